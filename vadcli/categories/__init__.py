@@ -1,0 +1,1 @@
+"""Category lists for `--categories @NAME`, one category a line, # starts a comment."""

@@ -1,0 +1,120 @@
+"""Filling an option set from its layers.
+
+First wins: command line > `VADCLI_*` environment > `./vadcli.toml` (or `--config FILE`) > the user's own file > defaults.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vadcli.errors import UsageError
+
+CONFIG_NAME = "vadcli.toml"
+
+T = TypeVar("T")
+
+
+def resolve(
+    kind: type[T], *, section: str, given: Mapping[str, Any], config: Path | None = None, env: Mapping[str, str] | None = None
+) -> T:
+    """Fill an option set from every layer.
+
+    Args:
+        kind: the option dataclass.
+        section: the command's table in a TOML file.
+        given: what the command line gave; None is "not given".
+        config: `--config FILE`, read in place of `./vadcli.toml`.
+        env: the environment; the process's own where None.
+
+    Raises:
+        UsageError: a value or key that can't be used, naming the layer it stands in.
+    """
+    env = os.environ if env is None else env
+    known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for source, layer in _file_layers(section, known, config):
+        values |= {name: _coerce(hints[name], value, f"{source}: {name}", known[name]) for name, value in layer.items()}
+    for name, item in known.items():
+        variable = env_name(name)
+        if variable in env:
+            values[name] = _coerce(hints[name], env[variable], variable, item)
+    for name, value in given.items():
+        if value is not None:
+            values[name] = _coerce(hints[name], value, f"--{name.replace('_', '-')}", known[name])
+    return kind(**values)
+
+
+def env_name(name: str) -> str:
+    """The environment variable of an option."""
+    return f"VADCLI_{name.upper()}"
+
+
+def _file_layers(section: str, known: Mapping[str, Any], config: Path | None) -> Iterator[tuple[Path, dict[str, Any]]]:
+    from platformdirs import user_config_path
+
+    for path, required in (
+        (user_config_path("vadcli") / CONFIG_NAME, False),
+        (config or Path(CONFIG_NAME), config is not None),
+    ):
+        if required or path.is_file():
+            yield path, _read_toml(path, section, known)
+
+
+def _read_toml(path: Path, section: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path}: can't be read as TOML: {error}") from error
+    table = document.get(section, {})
+    if not isinstance(table, dict):
+        raise UsageError(f"{path}: {section} must be a table, [{section}]")
+    values = {key.replace("-", "_"): value for key, value in table.items()}
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise UsageError(f"{path}: [{section}] has no option {key!r}", hint=f"did you mean {near[0]}?" if near else "")
+    return values
+
+
+def _coerce(hint: Any, value: Any, where: str, item: Field[Any]) -> Any:
+    """A value of the field's type from a command line, TOML or environment value."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    try:
+        result = _convert(hint, value)
+    except (TypeError, ValueError) as error:
+        kind = getattr(hint, "__name__", "list")
+        raise UsageError(f"{where}: {value!r} is not a value of type {kind}") from error
+    choices = item.metadata.get("choices", ())
+    if choices and result not in choices:
+        raise UsageError(f"{where}: {result!r} is not one of {', '.join(choices)}")
+    return result
+
+
+def _convert(hint: Any, value: Any) -> Any:
+    if typing.get_origin(hint) is tuple:
+        parts = value.split(",") if isinstance(value, str) else value
+        return tuple(str(part).strip() for part in parts)
+    if hint is bool:
+        return value if isinstance(value, bool) else _truth(str(value))
+    if hint is int and (isinstance(value, bool) or (isinstance(value, float) and value != int(value))):
+        raise ValueError(value)
+    if hint is str and not isinstance(value, str):
+        return f"{value}"
+    return Path(value).expanduser() if hint is Path else hint(value)
+
+
+def _truth(text: str) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False, "": False}
+    if text.strip().lower() not in words:
+        raise ValueError(text)
+    return words[text.strip().lower()]
