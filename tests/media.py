@@ -1,0 +1,169 @@
+"""Small test videos, made on the fly with imageio-ffmpeg's binary; frame i carries its own number, so tests can read back
+which frame they got and which way up it is.
+
+A frame is a grey picture: top left a white square (orientation mark), below it a row of BITS bars, bit k of the frame's number
+white or black. `read_index` and `is_upright` read a decoded frame of any size; lossy codecs don't disturb them.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+BITS = 8
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+CODECS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "h264": (".mp4", ("-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-pix_fmt", "yuv420p")),
+    "hevc": (".mp4", ("-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=none", "-pix_fmt", "yuv420p10le")),
+    "mpeg4": (".avi", ("-c:v", "mpeg4", "-q:v", "2", "-pix_fmt", "yuv420p")),
+    "mpeg1": (".mpeg", ("-c:v", "mpeg1video", "-q:v", "2", "-pix_fmt", "yuv420p")),
+    "mpegts": (".ts", ("-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-pix_fmt", "yuv420p")),
+    "vp8": (".webm", ("-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "8", "-b:v", "1M", "-pix_fmt", "yuv420p")),
+    "vp9": (".webm", ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-b:v", "1M", "-pix_fmt", "yuv420p")),
+    "av1": (".mkv", ("-c:v", "libsvtav1", "-preset", "12", "-svtav1-params", "lp=1", "-pix_fmt", "yuv420p")),
+    "ffv1": (".mkv", ("-c:v", "ffv1", "-pix_fmt", "gray")),
+    "mjpeg": (".avi", ("-c:v", "mjpeg", "-q:v", "2", "-pix_fmt", "yuvj420p")),
+    "gif": (".gif", ()),
+}
+"""Name -> (suffix, encoder arguments)."""
+
+
+@functools.cache
+def ffmpeg_exe() -> str:
+    """The ffmpeg that makes test media: always imageio-ffmpeg's, so that the media don't depend on the machine."""
+    return str(imageio_ffmpeg.get_ffmpeg_exe())
+
+
+def run_ffmpeg(*arguments: str, stdin: bytes | None = None) -> str:
+    """Run ffmpeg, overwrite the output, and return what it said."""
+    command = [ffmpeg_exe(), "-hide_banner", "-y", "-threads", "1", *(["-nostdin"] if stdin is None else []), *arguments]
+    done = subprocess.run(command, input=stdin, capture_output=True, timeout=60, check=False)
+    said = done.stderr.decode(errors="replace")
+    assert done.returncode == 0, f"{' '.join(command)}\n{said[-2000:]}"
+    return said
+
+
+def picture(index: int, width: int = 96, height: int = 64) -> NDArray[np.uint8]:
+    """(H, W) grey picture of frame `index`."""
+    image = np.full((height, width), 64, np.uint8)
+    image[: height // 2, : width // 4] = 255
+    edges = np.linspace(0, width, BITS + 1).astype(int)
+    for bit in range(BITS):
+        image[height // 2 :, edges[bit] : edges[bit + 1]] = 255 if index >> bit & 1 else 0
+    return image
+
+
+def read_index(image: NDArray[np.uint8]) -> int:
+    """The number (modulo 2**BITS) of a decoded upright frame, (H, W) or (H, W, C)."""
+    gray = image if image.ndim == 2 else image.mean(axis=2)
+    height, width = gray.shape
+    edges = np.linspace(0, width, BITS + 1)
+    row = gray[int(height * 0.6) : int(height * 0.9)].mean(axis=0)
+    bars = [row[round(a + (b - a) * 0.3) : max(round(a + (b - a) * 0.7), round(a + (b - a) * 0.3) + 1)].mean()
+            for a, b in zip(edges[:-1], edges[1:], strict=True)]  # fmt: skip
+    return sum(1 << bit for bit, bar in enumerate(bars) if bar > 128)
+
+
+def is_upright(image: NDArray[np.uint8]) -> bool:
+    """True where the orientation mark is at the top left."""
+    gray = image if image.ndim == 2 else image.mean(axis=2)
+    height, width = gray.shape
+    mark = gray[: max(1, height * 3 // 8), : max(1, width // 5)].mean()
+    rest = gray[: max(1, height * 3 // 8), width * 3 // 8 :].mean()
+    return bool(mark > 180 and rest < 130)
+
+
+def make_video(
+    path: Path,
+    codec: str = "h264",
+    *,
+    frames: int = 24,
+    fps: int = 25,
+    size: tuple[int, int] = (96, 64),
+    gop: int = 8,
+    audio: bool = False,
+    options: Sequence[str] = (),
+) -> Path:
+    """A video of `frames` numbered pictures; the suffix of `path` picks the container (see CODECS for one that fits).
+
+    `options` are output options, e.g. ("-vf", "setpts=...").
+    """
+    raw = b"".join(picture(i, *size).tobytes() for i in range(frames))
+    _, encoder = CODECS[codec]
+    sound = ("-f", "lavfi", "-i", f"sine=frequency=440:duration={frames / fps}") if audio else ()
+    source = ("-f", "rawvideo", "-pix_fmt", "gray", "-s", f"{size[0]}x{size[1]}", "-r", str(fps), "-i", "pipe:0")
+    group = ("-g", str(gop)) if codec not in ("gif", "mjpeg", "ffv1") else ()
+    run_ffmpeg(*source, *sound, *encoder, *group, "-threads", "1", *options, f"file:{path}", stdin=raw)
+    return path
+
+
+def remux(source: Path, target: Path, *, before: Iterable[str] = (), after: Iterable[str] = ()) -> Path:
+    """Copy packets into another file: `before` are input options, `after` output options."""
+    run_ffmpeg(*before, "-i", f"file:{source}", "-c", "copy", *after, f"file:{target}")
+    return target
+
+
+def make_rotated(path: Path, degrees_clockwise: int, **options: object) -> Path:
+    """A phone video: stored so that a player has to turn it by this much clockwise to show it upright."""
+    upright = {0: None, 90: "transpose=cclock", 180: "hflip,vflip", 270: "transpose=clock"}[degrees_clockwise]
+    stored = path.with_name(f"stored-{path.name}")
+    make_video(stored, options=("-vf", upright) if upright else (), **options)  # type: ignore[arg-type]
+    remux(stored, path, before=("-display_rotation:v:0", str(-degrees_clockwise)))
+    stored.unlink()
+    return path
+
+
+def make_vfr(path: Path, codec: str = "h264", **options: object) -> Path:
+    """Variable frame rate: every third frame stays twice as long, and there is one long gap after frame 9."""
+    pace = "setpts='(N+floor(N/3)+gt(N,9)*25)/(10*TB)',settb=1/1000"
+    return make_video(path, codec, options=("-vf", pace, "-fps_mode", "passthrough"), **options)  # type: ignore[arg-type]
+
+
+def make_edit_list(path: Path, *, skip_s: float = 0.55, **options: object) -> Path:
+    """An MP4 whose edit list hides the first packets (cut without re-encoding, between two keyframes)."""
+    whole = path.with_name(f"whole-{path.name}")
+    make_video(whole, **options)  # type: ignore[arg-type]
+    remux(whole, path, before=("-ss", str(skip_s)))
+    whole.unlink()
+    return path
+
+
+def make_audio_only(path: Path) -> Path:
+    """Sound without pictures."""
+    run_ffmpeg("-f", "lavfi", "-i", "sine=frequency=440:duration=1", "-c:a", "aac", f"file:{path}")
+    return path
+
+
+def truncate(source: Path, target: Path, share: float) -> Path:
+    """The first `share` of a file's bytes."""
+    data = source.read_bytes()
+    target.write_bytes(data[: int(len(data) * share)])
+    return target
+
+
+def damage(source: Path, target: Path, *, start: float = 0.4, length: int = 400, seed: int = 0) -> Path:
+    """A copy with `length` random bytes in the middle of the data, from `start` (share of the file)."""
+    shutil.copyfile(source, target)
+    data = bytearray(target.read_bytes())
+    at = int(len(data) * start)
+    noise = np.random.default_rng(seed).integers(0, 256, length, dtype=np.uint8).tobytes()
+    data[at : at + length] = noise[: max(0, len(data) - at)]
+    target.write_bytes(data)
+    return target
+
+
+def make_image_folder(folder: Path, frames: int = 12, *, suffix: str = ".png", size: tuple[int, int] = (96, 64)) -> Path:
+    """Numbered images without leading zeros (so that only natural order is right)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(frames):
+        Image.fromarray(picture(i, *size)).save(folder / f"frame{i}{suffix}")
+    return folder
