@@ -1,0 +1,213 @@
+"""Scores to events: hysteresis, merge gaps, drop the short, pad. Pure numpy; knows no file and no detector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vadcli.types import Box, Event, FloatArray, IndexArray, ScoreTable, Thresholds, TimeArray
+
+TIME_TOLERANCE_S = 1e-6
+"""Times that differ by less are the same: decimal thresholds meet binary timestamps."""
+
+Spans = IndexArray
+"""(E, 2) int64, half-open rows, ascending, never overlapping."""
+
+
+@dataclass(frozen=True)
+class EventBoxes:
+    """Where each sampled row's mask is at 0.5 or more.
+
+    Attributes:
+        rows: (S,) int64, ascending rows.
+        boxes: (S, 4) int32 x, y, width, height in display pixels; width 0 where the mask is empty.
+    """
+
+    rows: IndexArray
+    boxes: NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        if self.boxes.shape != (len(self.rows), 4):
+            raise ValueError(f"{len(self.rows)} rows need ({len(self.rows)}, 4) boxes, not {self.boxes.shape}")
+        if np.any(np.diff(self.rows) <= 0):
+            raise ValueError("the rows of boxes must ascend")
+
+
+def cut_events(table: ScoreTable, thresholds: Thresholds, *, duration_s: float, boxes: EventBoxes | None = None) -> list[Event]:
+    """Events of one video, in order, never overlapping.
+
+    An event opens where the score reaches `high` and runs back and forward while it stays at `low` or above. Events no
+    further apart than `merge_gap_s` become one; then those shorter than `min_duration_s` are dropped; then each is padded
+    to the rows that `pad_s` touches, and those that now touch become one. A row lasts until the next row's timestamp, the
+    last one until `duration_s`.
+
+    Args:
+        table: a row a frame; carried rows have their sample's score.
+        thresholds: in the scores' own scale.
+        duration_s: where the last frame ends, seconds from the first pts.
+        boxes: for the events' bounding boxes; a box lasts until the next sampled row.
+    """
+    if not len(table):
+        return []
+    edges = _edges(table.timestamp, duration_s)
+    spans = _hysteresis(table.score, high=thresholds.high, low=thresholds.low)
+    spans = _merge(spans, _gaps_s(spans, edges) <= thresholds.merge_gap_s + TIME_TOLERANCE_S)
+    lengths = edges[spans[:, 1]] - edges[spans[:, 0]]
+    spans = spans[lengths >= thresholds.min_duration_s - TIME_TOLERANCE_S]
+    if thresholds.pad_s > 0:
+        spans = _pad(spans, edges, thresholds.pad_s)
+        spans = _merge(spans, spans[1:, 0] <= spans[:-1, 1])
+    return _describe(spans, table.score, edges, boxes)
+
+
+def inherit_categories(new: Sequence[Event], old: Sequence[Event]) -> list[Event]:
+    """`new` events with the category of the old event that each shares most rows with (the earlier one of equals), else none.
+
+    Both lists are in order and free of overlap, as `cut_events` makes them.
+    """
+    starts = np.array([event.start_frame for event in old], np.int64)
+    ends = np.array([event.end_frame for event in old], np.int64)
+    return [_inherit(event, old, starts, ends) for event in new]
+
+
+def _inherit(event: Event, old: Sequence[Event], starts: IndexArray, ends: IndexArray) -> Event:
+    first = int(np.searchsorted(ends, event.start_frame, "right"))
+    last = int(np.searchsorted(starts, event.end_frame, "left"))
+    if first >= last:
+        return replace(event, category=None, category_scores={})
+    shared = np.minimum(ends[first:last], event.end_frame) - np.maximum(starts[first:last], event.start_frame)
+    best = old[first + int(shared.argmax())]
+    return replace(event, category=best.category, category_scores=dict(best.category_scores))
+
+
+def _edges(timestamp: TimeArray, duration_s: float) -> TimeArray:
+    """(N + 1,) seconds: row i lasts from edge i to edge i + 1."""
+    return np.append(timestamp, max(duration_s, float(timestamp[-1])))
+
+
+def _hysteresis(score: FloatArray, *, high: float, low: float) -> Spans:
+    """Runs of rows at `low` or above that hold at least one at `high` or above."""
+    stays = score >= np.float32(low)
+    edges = np.diff(stays.astype(np.int8), prepend=0, append=0)
+    spans = np.stack([np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)], axis=1).astype(np.int64)
+    opens = np.append(0, np.cumsum(score >= np.float32(high)))
+    return spans[opens[spans[:, 1]] > opens[spans[:, 0]]]
+
+
+def _gaps_s(spans: Spans, edges: TimeArray) -> TimeArray:
+    """(E - 1,) seconds between the end of each event and the start of the next."""
+    return edges[spans[1:, 0]] - edges[spans[:-1, 1]]
+
+
+def _merge(spans: Spans, joins: NDArray[np.bool_]) -> Spans:
+    """Make one of each event and the next where `joins` (E - 1,) says so."""
+    if len(spans) < 2:
+        return spans
+    starts = spans[np.append(True, ~joins), 0]
+    ends = spans[np.append(~joins, True), 1]
+    return np.stack([starts, ends], axis=1)
+
+
+def _pad(spans: Spans, edges: TimeArray, pad_s: float) -> Spans:
+    """Widen each event to every row that the padding touches."""
+    timestamp = edges[:-1]
+    first = np.searchsorted(timestamp, edges[spans[:, 0]] - pad_s + TIME_TOLERANCE_S, "right") - 1
+    last = np.searchsorted(timestamp, edges[spans[:, 1]] + pad_s - TIME_TOLERANCE_S, "left")
+    starts = np.minimum(np.maximum(first, 0), spans[:, 0])
+    return np.stack([starts, np.maximum(last, spans[:, 1])], axis=1)
+
+
+def _describe(spans: Spans, score: FloatArray, edges: TimeArray, boxes: EventBoxes | None) -> list[Event]:
+    if not len(spans):
+        return []
+    peaks = _first_highest(spans, score)
+    means = _reduce(np.add, score.astype(np.float64), spans) / (spans[:, 1] - spans[:, 0])
+    columns = zip(
+        spans.tolist(),
+        edges[spans].tolist(),
+        peaks.tolist(),
+        edges[peaks].tolist(),
+        score[peaks].tolist(),
+        means.tolist(),
+        _unions(spans, boxes),
+        strict=True,
+    )
+    return [
+        Event(
+            id=number,
+            start_frame=start,
+            end_frame=end,
+            start_s=start_s,
+            end_s=end_s,
+            peak_frame=peak,
+            peak_s=peak_s,
+            peak_score=peak_score,
+            mean_score=mean,
+            bbox=box,
+        )
+        for number, ((start, end), (start_s, end_s), peak, peak_s, peak_score, mean, box) in enumerate(columns, 1)
+    ]
+
+
+def _reduce(operation: np.ufunc, values: NDArray[Any], spans: Spans) -> NDArray[Any]:
+    """(E,) or (E, C): the operation over the values of each span, none of them empty."""
+    padded = np.concatenate([values, values[-1:]])
+    reduced: NDArray[Any] = operation.reduceat(padded, spans.ravel(), axis=0)[::2]
+    return reduced
+
+
+def _first_highest(spans: Spans, score: FloatArray) -> IndexArray:
+    """(E,) the first row of each event at its highest score."""
+    top = np.repeat(_reduce(np.maximum, score, spans), spans[:, 1] - spans[:, 0])
+    rows = np.flatnonzero(_inside(spans, len(score)))
+    at_top = rows[score[rows] == top]
+    first: IndexArray = at_top[np.searchsorted(at_top, spans[:, 0])]
+    return first
+
+
+def _unions(spans: Spans, boxes: EventBoxes | None) -> list[Box | None]:
+    """The smallest box around all boxes of each event, None where it has none."""
+    unions: list[Box | None] = [None] * len(spans)
+    if boxes is None or not np.any(boxes.boxes[:, 2] > 0):
+        return unions
+    lasts = np.append(boxes.rows[1:], np.iinfo(np.int64).max)
+    filled = boxes.boxes[:, 2] > 0
+    corners = _corners(boxes.boxes[filled])
+    first = np.searchsorted(lasts[filled], spans[:, 0], "right")
+    last = np.searchsorted(boxes.rows[filled], spans[:, 1], "left")
+    found = np.flatnonzero(last > first)
+    if not len(found):
+        return unions
+    ranges = np.stack([first[found], last[found]], axis=1)
+    near = _reduce(np.minimum, corners[:, :2], ranges)
+    far = _reduce(np.maximum, corners[:, 2:], ranges)
+    for event, (left, top), (width, height) in zip(found.tolist(), near.tolist(), (far - near).tolist(), strict=True):
+        unions[event] = (left, top, width, height)
+    return unions
+
+
+def _corners(boxes: NDArray[np.int32]) -> IndexArray:
+    """(S, 4) left, top, right, bottom."""
+    corners = boxes.astype(np.int64)
+    corners[:, 2:] += corners[:, :2]
+    return corners
+
+
+def _inside(spans: Spans, frames: int) -> NDArray[np.bool_]:
+    """(N,) bool, True in every row of a span."""
+    steps = np.zeros(frames + 1, np.int8)
+    steps[spans[:, 0]] = 1
+    steps[spans[:, 1]] = -1
+    return np.cumsum(steps[:-1], dtype=np.int8).astype(np.bool_)
+
+
+def event_rows(events: Sequence[Event], frames: int) -> NDArray[np.bool_]:
+    """(N,) bool, True in every row that lies in an event."""
+    inside = np.zeros(frames, np.bool_)
+    for event in events:
+        inside[event.start_frame : event.end_frame] = True
+    return inside
