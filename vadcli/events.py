@@ -126,6 +126,7 @@ def _describe(spans: Spans, score: FloatArray, edges: TimeArray, boxes: EventBox
         return []
     peaks = _first_highest(spans, score)
     means = _reduce(np.add, score.astype(np.float64), spans) / (spans[:, 1] - spans[:, 0])
+    means = np.minimum(means, score[peaks])  # a sum of equal values may round up
     columns = zip(
         spans.tolist(),
         edges[spans].tolist(),

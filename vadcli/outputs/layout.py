@@ -13,6 +13,7 @@ CHECKPOINT_SUFFIX = ".parquet.part"
 _LONGEST_NAME_BYTES = 255
 _LONGEST_STEM_BYTES = _LONGEST_NAME_BYTES - len(CHECKPOINT_SUFFIX)
 _HASH_DIGITS = 8
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
 _LOOKS_ENCODED = re.compile(rb"%(?=25|2E|0[0-9A-F]|1[0-9A-F]|7F|[89A-F][0-9A-F])")
 
 
@@ -24,13 +25,16 @@ def encode_name(relative: str | bytes | PurePath) -> str:
     """
     raw = os.fsencode(relative.as_posix() if isinstance(relative, PurePath) else relative)
     text = _LOOKS_ENCODED.sub(b"%25", raw).decode("utf-8", "surrogateescape")
-    return "".join(_encode_character(character) for character in text)
+    return "".join(_encode_character(character) for character in printable(text))
+
+
+def printable(text: str) -> str:
+    """Text that may hold a raw path, as UTF-8 can write it: bytes that are not UTF-8 become %XX, all else stays."""
+    return _NOT_UTF8.sub(lambda match: f"%{ord(match[0]) - 0xDC00:02X}", text)
 
 
 def _encode_character(character: str) -> str:
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:
-        return f"%{code - 0xDC00:02X}"
     if code < 0x20 or 0x7F <= code < 0xA0:
         return "".join(f"%{byte:02X}" for byte in character.encode())
     return character

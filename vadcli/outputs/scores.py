@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vadcli.errors import DocumentError
+from vadcli.outputs.layout import printable
 from vadcli.types import SCORES_SCHEMA_VERSION, ScoreTable
 
 SCHEMA = pa.schema(
@@ -105,7 +106,7 @@ class ScoresMetadata:
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False)
+    return printable(json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False))
 
 
 def write_scores(path: Path, table: ScoreTable, metadata: ScoresMetadata) -> None:

@@ -1,0 +1,177 @@
+"""Masks as run lengths: a Parquet row a sampled row, COCO compressed RLE of the pixels that reach 0.5."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+
+from vadcli.errors import DocumentError
+from vadcli.outputs.mask_video import MASK_THRESHOLD
+from vadcli.types import Box, ByteArray, IndexArray
+
+MASKS_SCHEMA_VERSION = 1
+SCHEMA = pa.schema(
+    [
+        pa.field("frame_index", pa.int64(), nullable=False),
+        pa.field("pts", pa.int64(), nullable=False),
+        pa.field("rle", pa.struct([("size", pa.list_(pa.int32(), 2)), ("counts", pa.string())]), nullable=False),
+        pa.field("area", pa.int64(), nullable=False),
+        pa.field("bbox", pa.list_(pa.int32(), 4)),
+    ]
+)
+_ROWS_A_GROUP = 1024
+_RESCAN = "scan the video again with --masks rle --force"
+
+
+@dataclass(frozen=True)
+class MaskRow:
+    """The mask of one sampled row.
+
+    Attributes:
+        frame_index: 0-based row in the scores.
+        pts: in the stream's time base.
+        rle: {"size": [height, width], "counts": text}, as pycocotools decodes it.
+        area: pixels that reach 0.5.
+        bbox: around them, None where there are none.
+    """
+
+    frame_index: int
+    pts: int
+    rle: dict[str, Any]
+    area: int
+    bbox: Box | None
+
+    def decode(self) -> ByteArray:
+        """(H, W) uint8, 1 where the pixel score is 0.5 or more."""
+        decoded: ByteArray = coco.decode(self.rle)
+        return decoded
+
+
+class MaskRleWriter:
+    """Writes the masks of one video, row by row; a context manager. Holds at most a thousand rows.
+
+    Args:
+        path: where to, a temporary that the caller renames.
+        video: the relative path, kept in the metadata.
+        width, height: display size in pixels.
+    """
+
+    def __init__(self, path: Path, video: str, width: int, height: int) -> None:
+        self.width = width
+        self.height = height
+        self._rows: list[dict[str, Any]] = []
+        metadata = {
+            "vadcli.schema_version": str(MASKS_SCHEMA_VERSION),
+            "vadcli.path": video,
+            "vadcli.mask_size": f"{width}x{height}",
+            "vadcli.mask_threshold": "0.5",
+        }
+        self._file = path.open("wb")
+        try:
+            self._parquet = pq.ParquetWriter(self._file, SCHEMA.with_metadata(metadata), compression="zstd")
+        except BaseException:
+            self._file.close()
+            raise
+
+    def write(self, frame: ByteArray, frame_index: int, pts: int) -> None:
+        """Add the mask of the next sampled row.
+
+        Args:
+            frame: (height, width) uint8, 0-255 = pixel score 0-1.
+            frame_index: its row in the scores.
+            pts: its presentation timestamp.
+
+        Raises:
+            OSError: it can't be written.
+            ValueError: a frame of another size.
+        """
+        if frame.shape != (self.height, self.width) or frame.dtype != np.uint8:
+            raise ValueError(f"a mask of {self.width} x {self.height} uint8 is wanted, not {frame.shape} {frame.dtype}")
+        rle = coco.encode(np.asfortranarray(frame >= MASK_THRESHOLD, np.uint8))
+        area = int(coco.area(rle))
+        self._rows.append(
+            {
+                "frame_index": frame_index,
+                "pts": pts,
+                "rle": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
+                "area": area,
+                "bbox": [int(side) for side in coco.toBbox(rle)] if area else None,
+            }
+        )
+        if len(self._rows) >= _ROWS_A_GROUP:
+            self._write_rows()
+
+    def close(self) -> None:
+        """Finish the file. More than once is harmless.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        if self._file.closed:
+            return
+        try:
+            self._write_rows()
+            self._parquet.close()
+        finally:
+            self._file.close()
+
+    def _write_rows(self) -> None:
+        rows, self._rows = self._rows, []
+        if rows:
+            self._parquet.write_batch(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
+
+    def __enter__(self) -> MaskRleWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            self.close()
+        else:
+            self._file.close()
+
+
+def read_mask_rle(path: Path) -> Iterator[MaskRow]:
+    """The stored masks in the order of the sampled rows; a thousand rows in memory at a time.
+
+    Raises:
+        DocumentError: it is missing, damaged, or no masks file of this version.
+    """
+    for batch in _batches(path, SCHEMA.names):
+        for row in batch.to_pylist():
+            yield MaskRow(row["frame_index"], row["pts"], row["rle"], row["area"], tuple(row["bbox"]) if row["bbox"] else None)
+
+
+def read_boxes(path: Path) -> tuple[IndexArray, NDArray[np.int32]]:
+    """Rows (S,) and boxes (S, 4) x, y, width, height of the stored masks; width 0 where a mask is empty. Decodes no mask.
+
+    Raises:
+        DocumentError: it is missing, damaged, or no masks file of this version.
+    """
+    rows, boxes = [np.zeros(0, np.int64)], [np.zeros((0, 4), np.int32)]
+    for batch in _batches(path, ["frame_index", "bbox"]):
+        rows.append(batch.column("frame_index").to_numpy())
+        boxes.append(np.array([box or (0, 0, 0, 0) for box in batch.column("bbox").to_pylist()], np.int32).reshape(-1, 4))
+    return np.concatenate(rows), np.concatenate(boxes)
+
+
+def _batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    try:
+        with path.open("rb") as file:
+            parquet = pq.ParquetFile(file)
+            version = (parquet.metadata.metadata or {}).get(b"vadcli.schema_version", b"").decode()
+            if version != str(MASKS_SCHEMA_VERSION) or not parquet.schema_arrow.equals(SCHEMA):
+                raise DocumentError(f"{path}: not a masks file of schema version {MASKS_SCHEMA_VERSION}", hint=_RESCAN)
+            yield from parquet.iter_batches(batch_size=_ROWS_A_GROUP, columns=columns)
+    except OSError as error:
+        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=_RESCAN) from error
+    except pa.ArrowException as error:
+        raise DocumentError(f"{path}: not a masks file: {' '.join(str(error).split())}", hint=_RESCAN) from error

@@ -1,0 +1,132 @@
+"""Masks as a lossless gray video: FFV1 in Matroska, one frame a sampled row, 0-255 = pixel score 0-1, display orientation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import av
+import numpy as np
+from av.codec.context import Flags
+from PIL import Image
+
+from vadcli.errors import DocumentError
+from vadcli.types import Box, ByteArray
+
+MASK_THRESHOLD = 128
+"""The first byte value that is a pixel score of 0.5 or more (255 × 0.5 = 127.5)."""
+
+_CLOCK = Fraction(1, 1000)
+_FFV1_OPTIONS = {"level": "3", "coder": "rice", "slicecrc": "1"}  # rice codes the black between the spots quickest
+_RESCAN = "scan the video again with --masks video --force"
+
+
+def upsample_mask(mask: ByteArray, width: int, height: int) -> ByteArray:
+    """A (h, w) uint8 mask at display size (height, width), bilinear; the same bytes everywhere."""
+    if mask.shape == (height, width):
+        return mask
+    return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def mask_box(mask: ByteArray) -> Box | None:
+    """x, y, width, height around the pixels of a (H, W) uint8 mask that reach 0.5; None where none does."""
+    strong = mask >= MASK_THRESHOLD
+    rows = np.flatnonzero(strong.any(axis=1))
+    if not len(rows):
+        return None
+    columns = np.flatnonzero(strong[rows[0] : rows[-1] + 1].any(axis=0))
+    left, top = int(columns[0]), int(rows[0])
+    return left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1
+
+
+class MaskVideoWriter:
+    """Writes the masks of one video, frame by frame; a context manager.
+
+    Equal masks and times make equal bytes. Matroska's clock has milliseconds: rows that are closer are told apart by their
+    order alone, and the k-th frame always belongs to the k-th sampled row.
+
+    Args:
+        path: where to, a temporary that the caller renames.
+        width, height: display size in pixels.
+        fps: written to the header for players; the frames' own times count.
+    """
+
+    def __init__(self, path: Path, width: int, height: int, *, fps: float = 25.0) -> None:
+        self.width = width
+        self.height = height
+        self._last_ms = -1
+        self._file = path.open("wb")
+        try:
+            self._container = av.open(self._file, "w", format="matroska", options={"fflags": "+bitexact"})
+            rate = Fraction(fps).limit_denominator(1001)
+            options = {**_FFV1_OPTIONS, "slices": "4" if min(width, height) > 1 else "1"}
+            self._stream = self._container.add_stream("ffv1", rate=max(rate, Fraction(1, 1000)), options=options)
+            self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "gray"
+            self._stream.codec_context.time_base = _CLOCK
+            self._stream.codec_context.flags |= Flags.bitexact
+        except BaseException:
+            self._file.close()
+            raise
+
+    def write(self, frame: ByteArray, timestamp_s: float) -> None:
+        """Add the mask of the next sampled row.
+
+        Args:
+            frame: (height, width) uint8.
+            timestamp_s: the row's timestamp.
+
+        Raises:
+            OSError: it can't be written.
+            ValueError: a frame of another size.
+        """
+        if frame.shape != (self.height, self.width) or frame.dtype != np.uint8:
+            raise ValueError(f"a mask of {self.width} x {self.height} uint8 is wanted, not {frame.shape} {frame.dtype}")
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="gray")
+        self._last_ms = max(round(timestamp_s * 1000), self._last_ms + 1)
+        picture.pts, picture.time_base = self._last_ms, _CLOCK
+        self._container.mux(self._stream.encode(picture))
+
+    def close(self) -> None:
+        """Finish the file. More than once is harmless.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        if self._file.closed:
+            return
+        try:
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
+        finally:
+            self._file.close()
+
+    def __enter__(self) -> MaskVideoWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            self.close()
+        else:
+            self._file.close()
+
+
+def read_masks(path: Path) -> Iterator[ByteArray]:
+    """The masks of a stored mask video in the order of the sampled rows, (H, W) uint8 each, one in memory at a time.
+
+    Raises:
+        DocumentError: it is missing, damaged, or no mask video.
+    """
+    try:
+        with path.open("rb") as file, av.open(file, "r", format="matroska") as container:
+            stream = container.streams.video[0]
+            if stream.codec_context.name != "ffv1" or stream.pix_fmt != "gray":
+                raise DocumentError(f"{path}: not a mask video: {stream.codec_context.name} {stream.pix_fmt}", hint=_RESCAN)
+            stream.thread_type = "NONE"
+            for frame in container.decode(stream):
+                yield frame.to_ndarray().astype(np.uint8, copy=False)
+    except (IndexError, av.error.FFmpegError) as error:
+        raise DocumentError(f"{path}: not a readable mask video: {error}", hint=_RESCAN) from error
+    except OSError as error:
+        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=_RESCAN) from error
