@@ -1,0 +1,32 @@
+"""Real processes for tests: a script that says when it is ready, killed or awaited by the test."""
+
+import subprocess
+import sys
+from contextlib import contextmanager
+
+
+@contextmanager
+def running(script, *arguments):
+    """A Python process that runs `script` and has printed its first line; killed at the end."""
+    process = start(script, *arguments)
+    try:
+        line = process.stdout.readline()
+        assert line, f"the process ended with {process.wait()}"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def start(script, *arguments):
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def finished(script, *arguments):
+    """The output of a process that must end well."""
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, check=False, text=True, timeout=100)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
