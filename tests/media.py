@@ -8,6 +8,7 @@ white or black. `read_index` and `is_upright` read a decoded frame of any size; 
 from __future__ import annotations
 
 import functools
+import itertools
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -69,7 +70,7 @@ def read_index(image: NDArray[np.uint8]) -> int:
     edges = np.linspace(0, width, BITS + 1)
     row = gray[int(height * 0.6) : int(height * 0.9)].mean(axis=0)
     bars = [row[round(a + (b - a) * 0.3) : max(round(a + (b - a) * 0.7), round(a + (b - a) * 0.3) + 1)].mean()
-            for a, b in zip(edges[:-1], edges[1:], strict=True)]  # fmt: skip
+            for a, b in itertools.pairwise(edges)]  # fmt: skip
     return sum(1 << bit for bit, bar in enumerate(bars) if bar > 128)
 
 

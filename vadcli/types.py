@@ -80,6 +80,8 @@ class VideoInfo:
         vfr: True where the distance between frames varies by more than rounding.
         edit_list: True where an edit list hides packets of the stream.
         images: file names of a frame folder in order, else empty.
+        shown_pts: (N,) int64 as a decoder reports them, repeats and jumps back included; empty where they are `pts`.
+        keyframes: (K,) int64 rows at which the container says that decoding can begin.
     """
 
     path: Path
@@ -96,6 +98,8 @@ class VideoInfo:
     vfr: bool = False
     edit_list: bool = False
     images: tuple[str, ...] = field(default=(), repr=False)
+    shown_pts: IndexArray = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
+    keyframes: IndexArray = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1:
@@ -556,6 +560,11 @@ class VideoResult:
     decoded_frames: int = 0
     seconds: float = 0.0
     events: int = 0
+
+    @property
+    def is_lost(self) -> bool:
+        """True where frames are missing: in this run, or in an earlier one of the same input that is not tried again."""
+        return self.status in (Status.FAILED, Status.PARTIAL) or (self.status is Status.SKIPPED and bool(self.stage))
 
     def to_json(self) -> dict[str, Any]:
         """In the order of the contract."""

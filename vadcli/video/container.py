@@ -1,0 +1,131 @@
+"""Opens a media file for demuxing, and only that file.
+
+ffmpeg's libraries follow references: a concat script, an HLS or DASH playlist or an SDP text named .mp4 makes them open other
+files and sockets. So the format that they detect is held against a list of real containers before its demuxer reads
+anything (`format_whitelist` is checked between the two), and nothing but plain files can be opened (`protocol_whitelist`).
+No frame is read here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import stat
+import threading
+from pathlib import Path
+from typing import Any
+
+import av
+import av.logging
+
+from vadcli.errors import NoVideoStream, ProbeError, UnsafeContainer
+
+_VIDEO = (
+    "mov matroska avi mpegts mpeg mpegvideo m4v flv live_flv asf asf_o ogg gif apng webp_anim ivf obu h264 hevc vvc evc h261 "
+    "h263 vc1 vc1test mjpeg mjpeg_2000 smjpeg mxf gxf nut rm dv wtv yuv4mpegpipe dhav ifv luodat nsv nuv cavsvideo avs2 avs3 dirac "
+    "pva lxf ty hxvs"
+)
+_SOUND = "mp3 aac wav flac aiff au caf amr ac3 eac3 dts ape tta w64 wv"  # opened to be able to say that they hold no video
+_ALLOWED = ",".join((_VIDEO + " " + _SOUND).split())
+
+_UNTIMED = frozenset(
+    {"mpegvideo", "m4v", "h264", "hevc", "vvc", "evc", "h261", "h263", "vc1", "cavsvideo", "avs2", "avs3"}
+    | {"dirac", "mjpeg", "mjpeg_2000"}
+)
+_UNORDERED = _UNTIMED | {"avi", "asf", "asf_o"}
+
+_log_level = threading.Lock()
+
+
+def has_times(demuxer: str) -> bool:
+    """False for elementary streams, which carry frames without times."""
+    return demuxer not in _UNTIMED
+
+
+def has_exact_pts(demuxer: str) -> bool:
+    """False where packets carry no or only decoding times, so that a decoder's pts can be shifted against the probe's."""
+    return demuxer not in _UNORDERED
+
+
+def shown(path: Path) -> str:
+    """The path as one printable line: control characters and bytes that are not UTF-8 are written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(path))
+
+
+def open_media(path: Path) -> Any:
+    """An open `av.container.InputContainer` of this file; the caller closes it.
+
+    Raises:
+        UnsafeContainer: a playlist, script, manifest, session description or any other format that isn't a plain container.
+        ProbeError: missing, unreadable, empty, not a regular file, or not a media file at all.
+    """
+    name = shown(path)
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ProbeError(f"{name}: can't be read: {error.strerror}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise ProbeError(f"{name}: not a regular file", hint="scan files or folders of images")
+    if status.st_size == 0:
+        raise ProbeError(f"{name}: the file is empty (0 bytes)")
+    options = {"format_whitelist": _ALLOWED, "protocol_whitelist": "file"}
+    try:
+        return av.open(f"file:{path}", options=options, metadata_errors="replace")
+    except av.error.FFmpegError as error:
+        raise _refusal(name, error) from error
+    except OSError as error:
+        raise ProbeError(f"{name}: can't be read: {error.strerror}") from error
+
+
+def _refusal(name: str, error: av.error.FFmpegError) -> ProbeError:
+    source, said = error.log[1:3] if error.log else ("", "")  # level, who, what
+    if "not on whitelist" in said:
+        return UnsafeContainer(f"{name}: not a video container: ffmpeg's format '{source}' is not allowed")
+    detail = f" ({said.strip()})" if said.strip() else ""
+    if isinstance(error, av.error.InvalidDataError):
+        return ProbeError(
+            f"{name}: not a readable video file{detail}", hint="it may be cut short, still being written, or no video"
+        )
+    return ProbeError(f"{name}: can't be read: {error.strerror}{detail}")
+
+
+def pick_stream(container: Any, name: str) -> Any:
+    """The video stream that ffmpeg would pick: most pixels, with a bonus for the default one; cover pictures don't count.
+
+    Raises:
+        NoVideoStream: there is none.
+        ProbeError: there is one, of a codec that is not known or without a size.
+    """
+    cover = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams if stream.type == "video" and not stream.disposition & cover]
+    if not streams:
+        raise NoVideoStream(f"{name}: no video stream")
+    usable = [stream for stream in streams if stream.codec_context is not None and stream.codec_context.width > 0]
+    if not usable:
+        raise ProbeError(f"{name}: the video stream's codec or size can't be told", hint="it may be damaged or of a rare codec")
+    return max(usable, key=lambda stream: (_preference(stream), -stream.index))
+
+
+def _preference(stream: Any) -> int:
+    default = bool(stream.disposition & av.stream.Disposition.default)
+    return int(stream.codec_context.width) * int(stream.codec_context.height) + 5_000_000 * default
+
+
+def display_matrix_degrees(container: Any, stream_index: int) -> float | None:
+    """Degrees clockwise that the stream's display matrix asks for; None without one.
+
+    PyAV shows the matrix nowhere else than in ffmpeg's own description of the file.
+    """
+    with _log_level:
+        before = av.logging.get_level()
+        av.logging.set_level(av.logging.INFO)
+        try:
+            described = container.dumps_format()
+        finally:
+            av.logging.set_level(before)
+    section = re.search(rf"Stream #0:{stream_index}\b(.*?)(?=\n  Stream #|\Z)", described, re.DOTALL)
+    matrix = re.search(r"display ?matrix: rotation of (\S+) degrees", section[1], re.IGNORECASE) if section else None
+    if not matrix:
+        return None
+    degrees = float(matrix[1])
+    return 0.0 if math.isnan(degrees) else -degrees % 360.0  # a matrix that can't be a rotation reads nan

@@ -1,0 +1,132 @@
+"""Frames of a video, row by row: one reader over decord, ffmpeg and folders of images.
+
+`auto` takes the decoder that is right and quick for the file and goes on with ffmpeg where decord stops. Rows are the same
+whichever decoder reads: every frame that a player shows, in presentation order, without gaps, lost ones included.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Generator
+from types import TracebackType
+from typing import Self
+
+from vadcli.errors import DecodeError
+from vadcli.types import DecoderName, VideoInfo
+from vadcli.video.container import shown
+from vadcli.video.ffmpeg_frames import FfmpegFrames
+from vadcli.video.frames import Backend, DecoderChoice, Frame, ReadRequest
+from vadcli.video.image_frames import ImageFrames
+from vadcli.video.rows import Row, RowMatcher, SeekMissed
+from vadcli.video.selection import choose_selection, seek_row
+
+__all__ = ["DecoderChoice", "Frame", "FrameReader", "ReadRequest"]
+
+
+class _Outcome(enum.Enum):
+    """How a decoder's turn ended."""
+
+    ENDED = enum.auto()
+    NOTHING = enum.auto()  # not one frame was shown
+    UNSELECTED = enum.auto()  # a sampled row came without an image: rows and selection have parted
+
+
+class FrameReader:
+    """Iterator over the rows of a video from `request.start` on, in order and without gaps.
+
+    It ends where the file ends, which may be before `info.frames`; a row between two others is never left out. Not safe to
+    share between threads. Close it, or use it in a `with` statement: an ffmpeg process hangs on it.
+
+    Attributes:
+        decoder: the one that delivered the last frame; `auto` may change from decord to ffmpeg on the way.
+        complaints: the last lines of what the decoder said.
+
+    Raises:
+        DecodeError: no decoder is there or none decodes a single frame.
+    """
+
+    def __init__(self, info: VideoInfo, request: ReadRequest, *, decoder: DecoderChoice = "auto", threads: int = 0) -> None:
+        self.decoder = DecoderName.IMAGES if info.demuxer == "images" else DecoderName.FFMPEG
+        self.complaints = ""
+        self._info = info
+        self._request = request
+        self._choice = decoder
+        self._threads = threads
+        self._due = request.start  # the row to be delivered next
+        self._rows = self._read()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Frame:
+        return next(self._rows)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the decoder; a second call does nothing."""
+        self._rows.close()
+
+    def _read(self) -> Generator[Frame, None, None]:
+        if self._info.demuxer == "images":
+            images = ImageFrames(self._info, self._request)
+            yield from self._deliver(images, RowMatcher(self._info, sought=self._due))
+        else:
+            yield from self._read_ffmpeg()
+
+    def _read_ffmpeg(self) -> Generator[Frame, None, None]:
+        """From the row due next to the end. ffmpeg is started again where a first plan does not hold."""
+        info, request = self._info, self._request
+        self.decoder = DecoderName.FFMPEG
+        may_seek, every_image = True, False
+        while True:
+            row = seek_row(info, self._due) if may_seek else None
+            seek_pts = None if row is None else int(info.pts[row])
+            selection = choose_selection(info, request.interval, self._due, sought=row is not None, every_image=every_image)
+            backend = FfmpegFrames(info, request.shape, selection, seek_pts=seek_pts, threads=self._threads)
+            try:
+                outcome = yield from self._deliver(backend, RowMatcher(info, sought=row))
+            except SeekMissed:
+                outcome = _Outcome.NOTHING
+            if outcome is _Outcome.UNSELECTED and not every_image:
+                every_image = True
+            elif outcome is _Outcome.NOTHING and row is not None:
+                may_seek = False
+            elif outcome is _Outcome.NOTHING:
+                raise DecodeError(f"{shown(info.path)}: no frame can be decoded", hint=self.complaints)
+            else:
+                return
+
+    def _deliver(self, backend: Backend, matcher: RowMatcher) -> Generator[Frame, None, _Outcome]:
+        """The rows of one decoder from the row due next on; the decoder is closed at the end."""
+        outcome = _Outcome.NOTHING
+        try:
+            for frame in backend:
+                outcome = _Outcome.ENDED
+                lost, row = matcher.place(frame.pts)
+                for gone in lost:
+                    if self._wants(gone):
+                        self._due = gone.index + 1
+                        yield Frame(gone.index, gone.pts, ok=False, image=None)
+                if self._is_past(row):
+                    return outcome
+                if self._wants(row):
+                    sampled = self._request.samples(row.index)
+                    if sampled and not frame.selected:
+                        return _Outcome.UNSELECTED
+                    self._due = row.index + 1
+                    yield Frame(row.index, row.pts, frame.ok, frame.image if sampled else None)
+            return outcome
+        finally:
+            backend.close()
+            self.complaints = backend.complaints or self.complaints
+
+    def _wants(self, row: Row) -> bool:
+        return row.index >= self._due and not self._is_past(row)
+
+    def _is_past(self, row: Row) -> bool:
+        return self._request.stop is not None and row.index >= self._request.stop

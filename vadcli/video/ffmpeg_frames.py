@@ -1,0 +1,183 @@
+"""ffmpeg as a decoder: one child process that decodes, turns, selects, scales and pipes raw pictures.
+
+Every frame that ffmpeg decodes is announced on its stderr (`-debug_ts`) with its time, before the select filter; a frame that it
+concealed is announced as corrupt by the same thread, in the line before. So times and damage of all frames come along although
+only the selected ones are scaled and piped. ffmpeg exits with 0 on files that end too early: what came is compared with the
+probe by the caller.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Iterator
+from typing import IO
+
+import ffmpeg
+import numpy as np
+
+from vadcli.errors import DecodeError
+from vadcli.types import ByteArray, PixelFormat, VideoInfo
+from vadcli.video.container import shown
+from vadcli.video.ffmpeg import ffmpeg_path, ffmpeg_version
+from vadcli.video.frames import Shown
+from vadcli.video.process import die_with_parent
+from vadcli.video.selection import Selection
+
+_DECODED = re.compile(rb"decoder -> .*?pts:(-?\d+|NOPTS)")
+_CORRUPT = b"corrupt decoded frame"
+_COMPLAINT = re.compile(rb"\[(?:warning|error|fatal|panic)\]")
+_KEPT_COMPLAINTS = 5
+_LONGEST_COMPLAINT = 300
+_F_SETPIPE_SZ = 1031  # fcntl; Linux
+_PIPE_BYTES = 1 << 20
+_PIXELS = {PixelFormat.GRAY: "gray", PixelFormat.RGB: "rgb24"}
+
+_Decoded = tuple[int | None, bool]  # pts, ok
+
+
+class FfmpegFrames:
+    """A Backend over one ffmpeg process. Not safe to share between threads.
+
+    Args:
+        info: what the probe says of the file.
+        shape: (H, W, C) of the images wanted.
+        selection: which frames come with an image.
+        seek_pts: begin at the keyframe at or before this time; None begins at the beginning.
+        threads: decoder threads; 0 lets ffmpeg choose.
+
+    Raises:
+        DecodeError: ffmpeg is missing or can't be started.
+    """
+
+    def __init__(
+        self,
+        info: VideoInfo,
+        shape: tuple[int, int, int],
+        selection: Selection,
+        *,
+        seek_pts: int | None = None,
+        threads: int = 0,
+    ) -> None:
+        self.complaints = ""
+        self._shape = shape
+        self._selection = selection
+        self._decoded: queue.SimpleQueue[list[_Decoded] | None] = queue.SimpleQueue()
+        command = build_command(info, shape, selection, seek_pts=seek_pts, threads=threads)
+        environment = {key: value for key, value in os.environ.items() if key != "FFREPORT"}  # would write a log file
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                env=environment,
+                preexec_fn=die_with_parent,
+            )
+        except OSError as error:
+            raise DecodeError(f"{shown(info.path)}: {command[0]} can't be started: {error.strerror}") from error
+        assert self._process.stdout is not None and self._process.stderr is not None
+        self._pictures = self._process.stdout
+        _widen(self._pictures)
+        self._listener = threading.Thread(target=self._listen, args=(self._process.stderr,), daemon=True)
+        self._listener.start()
+
+    def __iter__(self) -> Iterator[Shown]:
+        """What ffmpeg decodes, in the order of presentation."""
+        count = 0
+        while (batch := self._decoded.get()) is not None:
+            for pts, ok in batch:
+                selected = self._selection.takes(count, pts)
+                image = self._read_picture() if selected else None
+                if selected and image is None:  # ffmpeg ended between decoding the frame and handing it over
+                    return
+                count += 1
+                yield Shown(pts, ok, selected, image)
+
+    def close(self) -> None:
+        """Kill ffmpeg and wait for it; a second call does nothing."""
+        if self._pictures.closed:
+            return
+        self._process.kill()
+        self._process.wait()
+        self._pictures.close()
+        self._listener.join()
+
+    def _read_picture(self) -> ByteArray | None:
+        image = np.empty(self._shape, np.uint8)
+        rest = memoryview(image).cast("B")
+        while rest:
+            got = self._pictures.readinto(rest)  # type: ignore[attr-defined]
+            if not got:
+                return None
+            rest = rest[got:]
+        return image
+
+    def _listen(self, stderr: IO[bytes]) -> None:
+        """Drain stderr so that ffmpeg never waits for a reader; runs in a thread of its own until ffmpeg has ended."""
+        complaints: deque[bytes] = deque(maxlen=_KEPT_COMPLAINTS)
+        corrupt = False
+        unfinished = b""
+        with stderr:
+            while chunk := stderr.read(1 << 16):
+                lines = (unfinished + chunk).split(b"\n")
+                unfinished = lines.pop()
+                batch: list[_Decoded] = []
+                for line in lines:
+                    decoded = _DECODED.search(line)
+                    if decoded:
+                        batch.append((None if decoded[1] == b"NOPTS" else int(decoded[1]), not corrupt))
+                        corrupt = False
+                    elif _CORRUPT in line:
+                        corrupt = True
+                    elif _COMPLAINT.search(line):
+                        complaints.append(line[:_LONGEST_COMPLAINT])
+                        self.complaints = _readable(complaints)
+                if batch:
+                    self._decoded.put(batch)
+        self._decoded.put(None)
+
+
+def build_command(
+    info: VideoInfo, shape: tuple[int, int, int], selection: Selection, *, seek_pts: int | None, threads: int
+) -> list[str]:
+    """The ffmpeg command line; arguments as in `FfmpegFrames`."""
+    height, width, channels = shape
+    pixels = _PIXELS[PixelFormat.GRAY if channels == 1 else PixelFormat.RGB]
+    before: dict[str, object] = {
+        "f": info.demuxer,
+        "protocol_whitelist": "file",
+        "threads": threads,
+        "copyts": None,
+        "reinit_filter": 0,  # a new graph at a change of size would count frames from 0 again; scale follows the change itself
+    }
+    if seek_pts is not None:
+        before |= {"ss": f"{float(seek_pts * info.time_base):.6f}", "noaccurate_seek": None}
+    passthrough = {"fps_mode": "passthrough"} if ffmpeg_version() >= (5, 1) else {"vsync": "passthrough"}
+    picked = ffmpeg.input(f"file:{info.path}", **before)[str(info.stream_index)].filter("select", selection.expression)
+    scaled = picked.filter("scale", width, height, out_range="full").filter("format", pixels)
+    output = ffmpeg.output(scaled, "pipe:1", format="rawvideo", **passthrough)
+    quiet = ("-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+info", "-debug_ts")
+    command: list[str] = output.global_args(*quiet).compile(cmd=ffmpeg_path())
+    return command
+
+
+def _widen(pipe: IO[bytes]) -> None:
+    """A pipe that holds a few pictures spares switches between the processes; a refusal does no harm."""
+    try:
+        import fcntl
+
+        fcntl.fcntl(pipe, _F_SETPIPE_SZ, _PIPE_BYTES)
+    except (ImportError, OSError):
+        pass
+
+
+def _readable(lines: deque[bytes]) -> str:
+    """Complaints without the addresses that change from run to run."""
+    text = "; ".join(line.decode(errors="replace") for line in lines)
+    return re.sub(r" @ 0x[0-9a-f]+", "", text)
