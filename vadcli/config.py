@@ -108,8 +108,8 @@ def _convert(hint: Any, value: Any) -> Any:
         return value if isinstance(value, bool) else _truth(str(value))
     if hint is int and (isinstance(value, bool) or (isinstance(value, float) and value != int(value))):
         raise ValueError(value)
-    if hint is str and not isinstance(value, str):
-        return f"{value}"
+    if hint is str or typing.get_origin(hint) is typing.Literal:
+        return str(value)
     return Path(value).expanduser() if hint is Path else hint(value)
 
 

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vadcli.errors import UsageError
+from vadcli.types import Calibration, Thresholds
 
 DEFAULT_OUT = Path("vadcli-out")
 DETECTOR_CHOICES = ("auto", "motion")
@@ -44,14 +45,9 @@ def option(
     return field(default=default, metadata=metadata)
 
 
-FIND, HOW, EVENTS, OUTPUT, RUNNING, TALK = (
-    "Which videos",
-    "Detector",
-    "Events",
-    "Outputs",
-    "Running",
-    "Talking",
-)
+PANELS = ("Which videos", "Detector", "Events", "Outputs", "Running", "Talking")
+FIND, HOW, EVENTS, OUTPUT, RUNNING, TALK = PANELS
+DecoderChoice = Literal["auto", "decord", "ffmpeg"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +87,31 @@ class ThresholdOptions:
         for name in ("min_duration", "merge_gap", "pad"):
             if getattr(self, name) is not None:
                 parse_duration(getattr(self, name), name)
+
+    def thresholds(self, default: Thresholds, calibration: Calibration | None) -> Thresholds:
+        """The thresholds to cut events with.
+
+        Args:
+            default: the detector's own.
+            calibration: how its scores read as alarms an hour.
+
+        Raises:
+            UsageError: --alarms-per-hour for scores that are not calibrated, or thresholds that contradict each other.
+        """
+        high = default.high if self.threshold is None else self.threshold
+        if self.alarms_per_hour is not None:
+            if calibration is None:
+                raise UsageError("--alarms-per-hour: these scores are not calibrated", hint="give --threshold instead")
+            high = calibration.score_at(self.alarms_per_hour)
+        low = min(default.low, high) if self.low is None else self.low
+        if low > high:
+            raise UsageError(f"--low {low:g} is above the threshold {high:g}", hint="an event must close below where it opens")
+
+        def seconds(name: str) -> float:
+            text = getattr(self, name)
+            return float(getattr(default, f"{name}_s")) if text is None else parse_duration(text, name)
+
+        return Thresholds(high, low, seconds("min_duration"), seconds("merge_gap"), seconds("pad"))
 
 
 @dataclass(frozen=True)
@@ -138,7 +159,7 @@ class FindOptions:
 class DecodeOptions:
     """How frames are read."""
 
-    decoder: str = option("auto", "Force a decoder.", panel=RUNNING, choices=("auto", "decord", "ffmpeg"))
+    decoder: DecoderChoice = option("auto", "Force a decoder.", panel=RUNNING, choices=("auto", "decord", "ffmpeg"))
     decode_timeout: str = option(
         "60s", "Give up on a file whose decoder makes no progress for this long.", panel=RUNNING, metavar="TIME"
     )
@@ -217,6 +238,7 @@ class EventsOptions(ThresholdOptions, TalkOptions):
     """Everything `vadcli events` can be told."""
 
     format: str = option("json", "What to print.", panel=OUTPUT, choices=("json", "csv", "vtt", "edl"))
+    to: Path | None = option(None, "Write one file a video into this folder instead of printing.", panel=OUTPUT, metavar="DIR")
     write: bool = option(False, "Also rewrite the stored events documents.", panel=OUTPUT)
     validate: bool = option(False, "Check the stored documents against the published schema, and stop.", panel=OUTPUT)
     include: tuple[str, ...] = option((), "Only videos matching this glob; repeatable.", panel=FIND, metavar="GLOB")

@@ -25,6 +25,7 @@ class Detector(Protocol):
 
     Attributes:
         name: the registry's name.
+        model_version: of the camera models it fits; a stored model of another version is fitted again.
         needs: what the loader delivers.
         channels: K names of the raw values.
         thresholds: default thresholds for events.
@@ -34,6 +35,7 @@ class Detector(Protocol):
     """
 
     name: str
+    model_version: int
     needs: ClipNeeds
     channels: tuple[str, ...]
     thresholds: Thresholds

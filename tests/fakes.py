@@ -1,0 +1,60 @@
+"""Small fakes shared by tests."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vadcli.types import (
+    Calibration,
+    CameraModel,
+    CameraSample,
+    ClipBatch,
+    ClipNeeds,
+    ClipScores,
+    FrameScores,
+    PixelFormat,
+    RawTrack,
+    SizeRule,
+    Thresholds,
+)
+
+
+class DifferenceDetector:
+    """Frame difference against the mean brightness that it fitted: quick, deterministic, easy to predict."""
+
+    name = "difference"
+    model_version = 1
+    needs = ClipNeeds(frames=8, overlap=1, rate_hz=10, size=SizeRule(4096), pixel_format=PixelFormat.GRAY)
+    channels = ("difference", "brightness")
+    thresholds = Thresholds(high=0.5, low=0.4)
+    calibration = Calibration(1.0, 2.0)
+    uses_categories = False
+
+    def __init__(self, *, fits_camera: bool = True) -> None:
+        self.fits_camera = fits_camera
+        self.fitted: list[str] = []
+        self.scored_frames = 0
+
+    def fit(self, sample: CameraSample) -> CameraModel | None:
+        """The mean brightness of the sample."""
+        self.fitted.append(sample.camera)
+        mean = float(np.mean([clip.frames.mean() for clip in sample.clips]))
+        return CameraModel(sample.camera, self.name, self.model_version, {}, {"mean": mean, "clips": len(sample.clips)})
+
+    def score(self, batch: ClipBatch) -> ClipScores:
+        """Mean absolute difference to the frame before, and mean brightness less the camera's."""
+        frames = batch.frames[..., 0].astype(np.float32)
+        step = np.abs(np.diff(frames, axis=1))
+        step = np.concatenate([step[:, :1], step], axis=1)
+        mean = np.array([model.values["mean"] if model else 0.0 for model in batch.models], np.float32)
+        raw = np.stack([step.mean(axis=(2, 3)), frames.mean(axis=(2, 3)) - mean[:, None]], axis=-1)
+        self.scored_frames += int(batch.valid.sum())
+        return ClipScores(raw.astype(np.float32), np.minimum(step[:, :, ::2, ::2] / 64, 1).astype(np.float32))
+
+    def finish(self, track: RawTrack) -> FrameScores:
+        """The difference as a logit."""
+        return FrameScores((track.raw[:, 0] - 8).astype(np.float32), moving_camera=None)
+
+    def fingerprint(self) -> dict[str, object]:
+        """Nothing but its name changes its scores."""
+        return {"version": 1}

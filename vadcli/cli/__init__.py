@@ -1,0 +1,63 @@
+"""The command line: the table of commands, and the one place where an error becomes a message and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from vadcli import __version__
+from vadcli.cli._output import log, say_error
+from vadcli.cli.doctor import doctor
+from vadcli.cli.events import events
+from vadcli.cli.render import render
+from vadcli.cli.scan import scan
+from vadcli.errors import VadcliError
+
+app = typer.Typer(
+    name="vadcli",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+)
+for command in (scan, events, render, doctor):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vadcli {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def vadcli(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Find anomalies in video archives: per-frame scores, events and masks.
+
+    Exit codes: 0 fine, 1 fatal, 2 usage or no video, 3 some videos failed or are partial, 4 no device or weights,
+    10 events found (--fail-on-event), 130 and 143 interrupted.
+    """
+
+
+def main() -> None:
+    """Run the command line and exit with the contract's code."""
+    try:
+        app()
+    except VadcliError as error:
+        log.debug("", exc_info=error)
+        say_error(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of stdout has seen enough. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

@@ -1,0 +1,181 @@
+"""Talking: data to stdout, everything else to stderr; a bar for people, lines for logs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.handlers
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from vadcli.errors import UsageError, VadcliError
+from vadcli.options import TalkOptions
+from vadcli.types import Status, VideoResult
+
+log = logging.getLogger("vadcli")
+
+HEARTBEAT_S = 60.0
+LOG_BYTES = 10_000_000
+LOG_FILES = 5
+
+
+class _StderrHandler(logging.Handler):
+    """Writes above a running bar without tearing it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        try:
+            tqdm.write(_painted(record), file=sys.stderr)
+        except (OSError, ValueError):
+            self.handleError(record)
+
+
+def _painted(record: logging.LogRecord) -> str:
+    text = record.getMessage()
+    if record.exc_info and record.exc_info[0] is not None and log.isEnabledFor(logging.DEBUG):
+        text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
+    if os.environ.get("NO_COLOR") or not sys.stderr.isatty() or record.levelno < logging.WARNING:
+        return text
+    return f"\x1b[{33 if record.levelno == logging.WARNING else 31}m{text}\x1b[0m"
+
+
+def set_up_talk(options: TalkOptions) -> None:
+    """Point the log at stderr and, if asked, at a rotating file.
+
+    Raises:
+        UsageError: the log file can't be written.
+    """
+    log.handlers.clear()
+    log.propagate = False
+    log.addHandler(_StderrHandler())
+    log.setLevel(logging.WARNING if options.quiet else logging.DEBUG if options.verbose else logging.INFO)
+    if options.log_file is None:
+        return
+    try:
+        options.log_file.parent.mkdir(parents=True, exist_ok=True)
+        file = logging.handlers.RotatingFileHandler(
+            options.log_file, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8"
+        )
+    except OSError as error:
+        raise UsageError(f"--log-file {options.log_file}: {error.strerror}") from error
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(file)
+
+
+def say_error(error: VadcliError) -> None:
+    """One line for what went wrong, one for how to mend it."""
+    hint = f"  {error.hint}\n" if error.hint else ""
+    sys.stderr.write(f"vadcli: error: {error.message}\n{hint}")
+
+
+def emit_json(document: Mapping[str, Any]) -> None:
+    """One JSON object on a line of stdout, flushed so that a reader sees it now."""
+    sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+class ScanDisplay:
+    """Progress over the whole archive: a bar on a terminal, else one line a file and a heartbeat a minute.
+
+    Shares of work are counted in bytes, since a file's length is not known before it is opened.
+    """
+
+    def __init__(self, *, sizes: Mapping[str, int], options: TalkOptions) -> None:
+        from tqdm import tqdm
+
+        self.sizes = sizes
+        self.total = max(1, sum(sizes.values()))
+        self.finished = self.frames = 0
+        self.video_s = self.done = self.worked = 0.0
+        self._counted: dict[str, float] = {}
+        self._started = self._last_beat = time.monotonic()
+        self._quiet = options.quiet
+        show = sys.stderr.isatty() and not options.quiet
+        bar_format = "{percentage:3.0f}%|{bar}| {desc}"
+        self._bar = tqdm(total=self.total, file=sys.stderr, bar_format=bar_format, disable=not show, leave=False)
+
+    def advance(self, video: str, *, frames: int, video_s: float, size: float) -> None:
+        """Count work on a video: frames, seconds of footage, bytes of input."""
+        self.frames += frames
+        self.video_s += video_s
+        self.worked += size
+        self._counted[video] = self._counted.get(video, 0.0) + size
+        self._move(size)
+
+    def result(self, result: VideoResult) -> None:
+        """One line a file; failed ones are said even when quiet."""
+        self.finished += 1
+        self._move(self.sizes.get(result.video, 0) - self._counted.pop(result.video, 0.0))
+        if result.is_lost:
+            log.error("%s: %s: %s", result.video, result.status, result.reason)
+        elif result.status is Status.SKIPPED:
+            log.debug("%s: skipped: %s", result.video, result.reason)
+        else:
+            moving = ", the camera moves" if result.moving_camera else ""
+            found = _events(result.events)
+            log.info("%s: %d frames, %s, %.1f s%s", result.video, result.decoded_frames, found, result.seconds, moving)
+
+    def rates(self) -> str:
+        """`310 frames/s, 10.3x real time`."""
+        spent = self._spent_s()
+        return f"{self.frames / spent:.0f} frames/s, {self.video_s / spent:.1f}x real time"
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.close()
+
+    def _spent_s(self) -> float:
+        return max(1e-6, time.monotonic() - self._started)
+
+    def _state(self) -> str:
+        left_s = self._spent_s() * max(0.0, self.total - self.done) / self.worked if self.worked > 0 else None
+        eta = "?" if left_s is None else _clock(left_s)
+        return f"{self.finished}/{len(self.sizes)} videos, {self.rates()}, ETA {eta}"
+
+    def _move(self, size: float) -> None:
+        self.done += size
+        if not self._bar.disable:
+            self._bar.set_description_str(self._state(), refresh=False)
+            self._bar.update(min(size, self.total - self._bar.n))
+            return
+        now = time.monotonic()
+        if not self._quiet and now - self._last_beat >= HEARTBEAT_S:
+            self._last_beat = now
+            log.info("%3.0f%% %s", min(100.0, 100 * self.done / self.total), self._state())
+
+
+class RenderDisplay:
+    """A bar of one video's frames on a terminal; nothing elsewhere."""
+
+    def __init__(self, video: str, options: TalkOptions) -> None:
+        self._video = video
+        self._hidden = options.quiet or not sys.stderr.isatty()
+        self._bar: Any = None
+
+    def advance(self, written: int, expected: int) -> None:
+        """Show how many frames are written of how many."""
+        if self._hidden:
+            return
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=expected, desc=self._video, unit=" frames", file=sys.stderr, leave=False)
+        self._bar.update(written - self._bar.n)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _events(count: int) -> str:
+    return "no events" if count == 0 else f"{count} event{'s' if count > 1 else ''}"
+
+
+def _clock(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

@@ -1,0 +1,119 @@
+"""`vadcli scan`: paths and options to a plan, the plan to results."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vadcli.cli._options import with_options
+from vadcli.cli._output import ScanDisplay, emit_json, log, set_up_talk
+from vadcli.errors import NoVideoFound
+from vadcli.options import ScanOptions, parse_categories, parse_duration
+from vadcli.types import VideoResult
+
+if TYPE_CHECKING:
+    from vadcli.scan.local import LocalScan, Stop
+
+Paths = Annotated[list[Path] | None, typer.Argument(metavar="PATHS...", help="Files and folders of footage.")]
+
+
+@with_options(ScanOptions, section="scan")
+def scan(*, paths: Paths = None, options: ScanOptions) -> None:
+    """Score every frame of the videos below PATHS and cut events from the scores.
+
+    \b
+    Examples:
+      vadcli scan ./footage
+      vadcli scan ./footage --categories "fight,fire" --masks video --out results
+      find /nvr -name "*.mp4" -mtime -1 -print0 | vadcli scan --files-from - --min-age 5m --quiet
+    """  # noqa: D301
+    from vadcli.scan.local import LocalScan, Stop, choose_detector, exit_code
+    from vadcli.scan.plan import make_plan
+
+    set_up_talk(options)
+    categories = parse_categories(options.categories)
+    plan = make_plan(paths or [], options, out=options.out, camera_from=options.camera_from)
+    if not plan.units and not plan.unusable:
+        if options.allow_empty:
+            log.info("no video found")
+            return
+        raise NoVideoFound(f"no video below {', '.join(plan.roots) or options.files_from}")
+    detector = choose_detector(options)
+    if categories and not detector.uses_categories:
+        log.warning("the %s detector can't read categories; they are ignored (%s)", detector.name, ", ".join(categories))
+    stop = Stop(None if options.max_runtime is None else parse_duration(options.max_runtime, "max_runtime"))
+    run = LocalScan(plan, options, detector, stop=stop, command=["vadcli", *sys.argv[1:]])
+    if options.dry_run:
+        _list(run, options)
+        return
+    with _signals(stop):
+        _show(run, options)
+    code = exit_code(run.totals, stop=stop, fail_on_event=options.fail_on_event)
+    raise typer.Exit(code)
+
+
+def _show(run: LocalScan, options: ScanOptions) -> None:
+    started = time.monotonic()
+    display = ScanDisplay(sizes={unit.video: unit.size for unit in run.units}, options=options)
+    with closing(display), closing(run.run()) as updates:
+        for update in updates:
+            if not isinstance(update, VideoResult):
+                display.advance(update.video, frames=update.frames, video_s=update.video_s, size=update.size)
+                continue
+            display.result(update)
+            if options.json:
+                emit_json({"type": "video", **update.to_json()})
+    summary = _summary(run, time.monotonic() - started)
+    if options.json:
+        emit_json({"type": "summary", **summary})
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(run.totals.by_status.items()))
+    log.info("%s; %d events; %s; results in %s", counts, run.totals.events, display.rates(), options.out)
+
+
+def _summary(run: LocalScan, seconds: float) -> dict[str, Any]:
+    return {
+        "videos": sum(run.totals.by_status.values()),
+        **run.totals.by_status,
+        "events": run.totals.events,
+        "frames": run.totals.frames,
+        "video_s": round(run.totals.video_s, 3),
+        "seconds": round(seconds, 3),
+        "out": str(run.options.out),
+        "stopped": run.stop.reason or None,
+    }
+
+
+def _list(run: LocalScan, options: ScanOptions) -> None:
+    """What a scan would do, a line a video on stdout."""
+    for video, need in run.preview():
+        if options.json:
+            emit_json({"type": "plan", "video": video, "need": need})
+        else:
+            typer.echo(f"{need}\t{video}")
+
+
+@contextmanager
+def _signals(stop: Stop) -> Iterator[None]:
+    """The first SIGINT or SIGTERM ends the scan in an orderly way; the second one ends it now."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop.signal is not None:
+            raise SystemExit(128 + number)
+        name = signal.Signals(number).name
+        stop.set(name, number)
+        log.warning("%s: finishing the running clips; the next run goes on from there (once more to stop now)", name)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,149 @@
+"""What is on this machine for vadcli to work with, and what to do about what is not."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from vadcli import __version__, detectors
+from vadcli.errors import VadcliError
+from vadcli.video.ffmpeg import ffmpeg_path, ffmpeg_version
+
+LOW_DISK_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at.
+
+    Attributes:
+        name: what.
+        ok: True where it is as it should be.
+        found: what is there.
+        advice: what to do about it; empty where nothing is to be done.
+        required: False for what vadcli can do without.
+    """
+
+    name: str
+    ok: bool
+    found: str
+    advice: str = ""
+    required: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """As `vadcli doctor --json` prints it."""
+        return {"name": self.name, "ok": self.ok, "found": self.found, "advice": self.advice or None, "required": self.required}
+
+
+def examine(out: Path) -> Iterator[Check]:
+    """Look at everything, the quick things first.
+
+    Args:
+        out: the output folder that a scan would use.
+    """
+    checks: tuple[Callable[[], Check], ...] = (_python, _machine, _ffmpeg, _decord, _pyav, _torch, _device, _weights)
+    for check in checks:
+        yield check()
+    yield _disk(out)
+
+
+def _python() -> Check:
+    return Check(
+        "python",
+        sys.version_info >= (3, 11),
+        f"{platform.python_version()}, vadcli {__version__}",
+        "install Python 3.11 or newer",
+    )
+
+
+def _machine() -> Check:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = psutil.virtual_memory()
+    return Check(
+        "machine", True, f"{platform.machine()}, {cores} cores, {_size(memory.available)} of {_size(memory.total)} memory free"
+    )
+
+
+def _ffmpeg() -> Check:
+    try:
+        major, minor = ffmpeg_version()
+        path = ffmpeg_path()
+    except VadcliError as error:
+        return Check("ffmpeg", False, error.message, error.hint)
+    number = "from git" if major >= 1000 else f"{major}.{minor}"
+    return Check("ffmpeg", major >= 4, f"{number} ({path})", "" if major >= 4 else "install ffmpeg 4 or newer")
+
+
+def _decord() -> Check:
+    found = _version("decord")
+    advice = "" if found else "pip install decord where there is a wheel; without it ffmpeg reads everything"
+    return Check("decord", found is not None, found or "not installed", advice, required=False)
+
+
+def _pyav() -> Check:
+    found = _version("av")
+    return Check("PyAV", found is not None, found or "not installed", "" if found else "pip install av")
+
+
+def _torch() -> Check:
+    found = _version("torch")
+    advice = "" if found else "pip install torch; only detectors with weights need it"
+    return Check("torch", found is not None, found or "not installed", advice, required=False)
+
+
+def _device() -> Check:
+    if importlib.util.find_spec("torch") is None:
+        return Check("device", True, "cpu", required=False)
+    import torch
+
+    if not torch.cuda.is_available():
+        return Check("device", True, "cpu (torch sees no CUDA device)", required=False)
+    names = []
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        names.append(f"cuda:{index} {torch.cuda.get_device_name(index)}, {_size(free)} of {_size(total)} free")
+    return Check("device", True, "; ".join(names), required=False)
+
+
+def _weights() -> Check:
+    names = sorted(name for name in detectors.DETECTORS if name != "motion")
+    if names:
+        return Check("weights", True, ", ".join(names), required=False)
+    text = "none; the motion detector needs none"
+    return Check("weights", True, text, "this version has no detector that reads categories", required=False)
+
+
+def _disk(out: Path) -> Check:
+    folder = next(parent for parent in (out.absolute(), *out.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(folder).free
+    if not os.access(folder, os.W_OK):
+        return Check("disk", False, f"{folder} is not writable", "choose another folder with --out")
+    enough = free >= LOW_DISK_BYTES
+    return Check(
+        "disk", enough, f"{_size(free)} free at {folder}", "" if enough else "free space or choose another folder with --out"
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package) if importlib.util.find_spec(package) else None
+    except PackageNotFoundError:
+        return None
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"

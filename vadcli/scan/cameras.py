@@ -1,0 +1,218 @@
+"""Camera models: loaded where they are stored, else fitted once from a bounded, seeded sample of the camera's footage.
+
+The sample comes from the whole input list, before sharding and whatever is done already, so that every shard, resume and
+second process fits the same model. A camera with little footage is fitted on all of it, and those clips are scored
+without being decoded again; a camera with more is fitted on short bursts spread over it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import chain
+
+import numpy as np
+
+from vadcli.detectors.base import Detector
+from vadcli.errors import DocumentError
+from vadcli.outputs.atomic import Scratch
+from vadcli.outputs.camera_model import read_camera, write_camera
+from vadcli.outputs.layout import OutputLayout
+from vadcli.outputs.locks import FileLock
+from vadcli.scan.plan import WorkUnit
+from vadcli.types import CameraModel, CameraSample, Clip, ClipNeeds
+from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, LoaderOptions, Opened
+from vadcli.video.sampling import SamplingPlan
+
+# Footage up to this many clips (about 200 s of motion's) is read once, held in memory, fitted on and then scored.
+HELD_CLIPS = 64
+# Longer footage is sampled in this many bursts of one clip.
+BURSTS = 16
+WAIT_S = 0.2
+
+
+@dataclass
+class Cameras:
+    """The camera models of one output folder.
+
+    Attributes:
+        layout, scratch: where models are stored.
+        detector: what fits them.
+        needs: what the scan reads; the detector's own needs but for the options that change the sampling.
+        loader_options: for reading bursts.
+        seed: of the sample.
+        refit: fit again, once a run, though there is a model.
+        stopped: asked while waiting for another process.
+    """
+
+    layout: OutputLayout
+    scratch: Scratch
+    detector: Detector
+    needs: ClipNeeds
+    loader_options: LoaderOptions
+    seed: int
+    refit: bool
+    stopped: Callable[[], bool]
+    _fitted: dict[str, CameraModel | None] = field(default_factory=dict)
+
+    def stored(self, camera: str) -> CameraModel | None:
+        """The model to use without fitting; None where one must be fitted first."""
+        if camera in self._fitted or not self.refit:
+            return self._fitted.get(camera) or self._read(camera)
+        return None
+
+    def needs_fit(self, camera: str) -> bool:
+        """True where the detector fits cameras and this one has no usable model yet."""
+        return self.detector.fits_camera and camera not in self._fitted and self.stored(camera) is None
+
+    def _read(self, camera: str) -> CameraModel | None:
+        path = self.layout.camera(camera)
+        if not path.exists():
+            return None
+        try:
+            model = read_camera(path)
+        except DocumentError:
+            return None
+        return model if self._is_ours(model) else None
+
+    def _is_ours(self, model: CameraModel) -> bool:
+        return model.detector == self.detector.name and model.version == self.detector.model_version
+
+    def fit(self, camera: str, clips: Sequence[Clip]) -> CameraModel | None:
+        """Fit and store; where another process was quicker, its model, which is the same for the same input."""
+        with self._claim(camera):
+            model = None if self.refit else self._read(camera)
+            if model is None:
+                model = self.detector.fit(CameraSample(camera, tuple(clips), self.seed)) if clips else None
+                if model is not None:
+                    with self.scratch.replace(self.layout.camera(camera)) as temporary:
+                        write_camera(temporary, model)
+        self._fitted[camera] = model
+        return model
+
+    @contextmanager
+    def _claim(self, camera: str) -> Iterator[None]:
+        """One process fits a camera at a time."""
+        path = self.layout.camera(camera).with_suffix(".json.part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock.acquire(path)
+        while lock is None and not self.stopped():
+            time.sleep(WAIT_S)
+            lock = FileLock.acquire(path)
+        try:
+            yield
+        finally:
+            if lock is not None:
+                lock.release(delete=True)
+
+
+def fit_on_the_way(
+    cameras: Cameras,
+    camera: str,
+    whole: Sequence[WorkUnit],
+    items: Iterator[Item],
+    request: Callable[[WorkUnit], ClipRequest],
+) -> Iterator[Item]:
+    """Fit a camera from the first items of its scan, then hand on every item, in order.
+
+    Args:
+        cameras: where the model goes.
+        camera: its name.
+        whole: all videos of the camera, of which `items` may read only some.
+        items: the running scan of the camera's videos, each from its beginning.
+        request: how a unit is asked for.
+
+    Yields:
+        The items; the first one comes when the model is there. None at all where the scan is stopped before.
+    """
+    held = _Held(cameras.needs)
+    held.take(items)
+    if not held.items:
+        return
+    if not held.is_too_long and held.ended != {unit.video for unit in whole}:
+        held_whole = _Held(cameras.needs)
+        with ClipLoader(cameras.needs, cameras.loader_options) as loader:
+            held_whole.take(loader.run(request(unit) for unit in whole))
+    else:
+        held_whole = held
+    if held_whole.is_too_long:
+        clips = _read_bursts(cameras, camera, whole, request)
+    else:
+        clips = sorted(held_whole.clips(), key=lambda clip: (clip.video, clip.index))
+    if not cameras.stopped():
+        cameras.fit(camera, clips)
+        yield from chain(held.items, items)
+
+
+class _Held:
+    """Items kept in memory, as long as the videos they come from are short enough together."""
+
+    def __init__(self, needs: ClipNeeds) -> None:
+        self.needs = needs
+        self.items: list[Item] = []
+        self.ended: set[str] = set()
+        self.total_clips = 0
+
+    @property
+    def is_too_long(self) -> bool:
+        """Decided by the videos' lengths alone, so that the order in which they come makes no difference."""
+        return self.total_clips > HELD_CLIPS
+
+    def take(self, items: Iterator[Item]) -> None:
+        for item in items:
+            self.items.append(_owned(item) if isinstance(item, ClipReady) else item)
+            if isinstance(item, Opened):
+                self.total_clips += SamplingPlan.of(self.needs, item.info.fps).clips(item.info.frames)
+            elif isinstance(item, Finished):
+                self.ended.add(item.video)
+            if self.is_too_long:
+                return
+
+    def clips(self) -> Iterator[Clip]:
+        return (item.clip for item in self.items if isinstance(item, ClipReady))
+
+
+def _owned(item: ClipReady) -> ClipReady:
+    """A copy that outlives the loader's memory."""
+    return replace(item, clip=replace(item.clip, frames=item.clip.frames.copy()))
+
+
+def _read_bursts(
+    cameras: Cameras, camera: str, whole: Sequence[WorkUnit], request: Callable[[WorkUnit], ClipRequest]
+) -> list[Clip]:
+    wanted = burst_positions(whole, camera=camera, seed=cameras.seed)
+    requests = (replace(request(unit), start_clip=0, bursts=wanted[unit.video]) for unit in whole if unit.video in wanted)
+    held: list[Clip] = []
+    with ClipLoader(cameras.needs, cameras.loader_options) as loader:
+        for item in loader.run(requests):
+            if isinstance(item, ClipReady):
+                held.append(_owned(item).clip)
+            if cameras.stopped():
+                break
+    return sorted(held, key=lambda clip: (clip.video, clip.index, float(clip.timestamp[0])))
+
+
+def burst_positions(units: Sequence[WorkUnit], *, camera: str, seed: int, bursts: int = BURSTS) -> dict[str, tuple[float, ...]]:
+    """Where to read a camera's bursts: spread evenly over its bytes, each moved at random within its share.
+
+    Args:
+        units: the camera's videos, in plan order.
+        camera, seed: what the random shifts depend on.
+        bursts: how many.
+
+    Returns:
+        Video -> positions as fractions [0, 1) of that video, increasing.
+    """
+    digest = hashlib.sha256(f"{seed}:{camera}".encode()).digest()
+    shifts = np.random.default_rng(int.from_bytes(digest[:8], "big")).random(bursts)
+    ends = np.cumsum([max(1, unit.size) for unit in units], dtype=np.float64)
+    points = (np.arange(bursts) + shifts) / bursts * ends[-1]
+    found: dict[str, list[float]] = {}
+    for point, k in zip(points, np.searchsorted(ends, points, side="right"), strict=True):
+        unit, end = units[min(int(k), len(units) - 1)], ends[min(int(k), len(units) - 1)]
+        fraction = (point - (end - max(1, unit.size))) / max(1, unit.size)
+        found.setdefault(unit.video, []).append(float(min(max(fraction, 0.0), 1 - 1e-9)))
+    return {video: tuple(sorted(positions)) for video, positions in found.items()}

@@ -1,0 +1,320 @@
+"""A scan on this machine: plan, cameras, claims and stream put together, and the run's record kept while they work."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+
+from vadcli import __version__, detectors
+from vadcli.detectors.base import Detector
+from vadcli.errors import DeviceError, UsageError, VideoError
+from vadcli.options import ScanOptions, effective, parse_categories, parse_duration, parse_shard
+from vadcli.outputs.atomic import Scratch
+from vadcli.outputs.layout import OutputLayout
+from vadcli.outputs.run_record import RunInfo, RunRecord
+from vadcli.scan.cameras import Cameras, fit_on_the_way
+from vadcli.scan.claims import UNKNOWN, Claims
+from vadcli.scan.fingerprint import Recipe
+from vadcli.scan.job import Need, ScanJob, judge
+from vadcli.scan.plan import Plan, WorkUnit, by_camera
+from vadcli.scan.stream import ScanStream, Update
+from vadcli.scan.writer import Task
+from vadcli.types import ClipNeeds, Status, VideoResult
+from vadcli.video.loader import ClipLoader, ClipRequest, Item, LoaderOptions
+
+log = logging.getLogger("vadcli")
+
+DEFAULT_BATCH = 1
+
+
+class Stop:
+    """A wish to end early: set by a signal or a deadline, asked by everything that loops."""
+
+    def __init__(self, deadline_s: float | None = None) -> None:
+        self.reason = ""
+        self.signal: int | None = None
+        self._deadline = None if deadline_s is None else time.monotonic() + deadline_s
+
+    def set(self, reason: str, signal: int | None = None) -> None:
+        """Ask for the end."""
+        self.reason, self.signal = self.reason or reason, self.signal or signal
+
+    def __call__(self) -> bool:
+        """True once the end was asked for or the deadline has come."""
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            self.set("--max-runtime is over")
+        return bool(self.reason)
+
+
+@dataclass
+class Totals:
+    """Counts of a run.
+
+    Attributes:
+        by_status: videos of each status.
+        lost: videos that failed or are partial, now or in an earlier run with the same input.
+        events: events in all videos of the plan.
+        frames, video_s: work done.
+    """
+
+    by_status: Counter[str] = field(default_factory=Counter)
+    lost: int = 0
+    events: int = 0
+    frames: int = 0
+    video_s: float = 0.0
+
+    def add(self, result: VideoResult) -> None:
+        """Count a result."""
+        self.by_status[str(result.status)] += 1
+        self.lost += result.status in (Status.FAILED, Status.PARTIAL) or (
+            result.status is Status.SKIPPED and bool(result.stage)
+        )
+        self.events += result.events
+
+
+def exit_code(totals: Totals, *, stop: Stop, fail_on_event: bool) -> int:
+    """The contract's exit code of a run that was not fatal: the first that applies."""
+    if stop.signal is not None:
+        return 128 + stop.signal
+    if totals.lost:
+        return 3
+    return 10 if fail_on_event and totals.events else 0
+
+
+def choose_detector(options: ScanOptions) -> Detector:
+    """The detector asked for; with `auto` the best one whose weights are here.
+
+    Raises:
+        UsageError: there is no such detector.
+        DeviceError: the device is not there.
+    """
+    check_device(options.device)
+    return detectors.load("motion" if options.detector == "auto" else options.detector)
+
+
+def check_device(device: str) -> None:
+    """Raise DeviceError where the device is not there, UsageError where it is none. `auto` and `cpu` load no torch."""
+    if device in ("auto", "cpu"):
+        return
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or (number and not number.isdigit()):
+        raise UsageError(f"--device {device!r} is not a device", hint="write auto, cpu, cuda or cuda:N")
+    import torch
+
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(number or 0) >= found:
+        raise DeviceError(f"--device {device}: torch {torch.__version__} sees {found} CUDA devices")
+
+
+def effective_needs(detector: Detector, options: ScanOptions) -> ClipNeeds:
+    """The detector's needs under --interval and --sample-fps."""
+    needs = detector.needs
+    return replace(needs, interval=options.interval, rate_hz=options.sample_fps or needs.rate_hz)
+
+
+class LocalScan:
+    """One run over a plan with the devices and cores of this machine.
+
+    Args:
+        plan: what to scan.
+        options: how.
+        detector: through what.
+        stop: asked throughout.
+        command: the command line, for the run's record.
+    """
+
+    def __init__(self, plan: Plan, options: ScanOptions, detector: Detector, *, stop: Stop, command: list[str]) -> None:
+        self.plan = plan
+        self.options = options
+        self.detector = detector
+        self.stop = stop
+        self.command = command
+        self.totals = Totals()
+        self.shard = parse_shard(options.shard)
+        self.units = plan.shard(*self.shard)
+        self._mine = {unit.video for unit in self.units}
+        self._stack = ExitStack()
+
+    def run(self) -> Generator[Update, None, None]:
+        """Scan; yields progress and one result a video. The run's record is complete when the iterator ends.
+
+        Raises:
+            OutputError: OUT can't be written at all.
+        """
+        layout = OutputLayout(self.options.out)
+        with self._stack as stack:
+            scratch = stack.enter_context(Scratch(layout.scratch))
+            record = stack.enter_context(self._open_record(layout, scratch))
+            job = self._job(layout, scratch)
+            loader_options = self._loader_options()
+            loader = stack.enter_context(ClipLoader(job.needs, loader_options))
+            cameras = Cameras(
+                layout, scratch, self.detector, job.needs, loader_options, self.options.seed, self.options.refit, self.stop
+            )
+            for update in self._updates(job, cameras, loader):
+                if isinstance(update, VideoResult):
+                    self.totals.add(update)
+                    record.add(update)
+                else:
+                    self.totals.frames += update.frames
+                    self.totals.video_s += update.video_s
+                yield update
+            code = exit_code(self.totals, stop=self.stop, fail_on_event=self.options.fail_on_event)
+            record.close(code)
+
+    def preview(self) -> Iterator[tuple[str, str]]:
+        """What the run would do with each video, without doing or writing anything: (video, need)."""
+        layout = OutputLayout(self.options.out)
+        job = self._job(layout, Scratch(layout.scratch))
+        cameras = Cameras(
+            layout, job.scratch, self.detector, job.needs, self._loader_options(), 0, self.options.refit, self.stop
+        )
+        for item in self.plan.unusable:
+            yield item.video, "failed" if item.failed else "skip"
+        for unit in self.units:
+            model = cameras.stored(unit.camera) if self.detector.fits_camera else None
+            try:
+                need = judge(job, unit, model).need
+            except VideoError:
+                need = Need.SCAN
+            yield unit.video, str(Need.SCAN if cameras.needs_fit(unit.camera) else need)
+
+    def _updates(self, job: ScanJob, cameras: Cameras, loader: ClipLoader) -> Iterator[Update]:
+        for item in self.plan.unusable:
+            yield VideoResult(
+                item.video, Status.FAILED if item.failed else Status.SKIPPED, "open" if item.failed else "", item.reason
+            )
+        seen: set[str] = set()
+        for update in self._cameras(job, cameras, loader):
+            if isinstance(update, VideoResult):
+                seen.add(update.video)
+            yield update
+        for unit in self.units if self.stop() else ():
+            if unit.video not in seen:
+                yield VideoResult(unit.video, Status.SKIPPED, reason=f"not finished: {self.stop.reason}", camera=unit.camera)
+
+    def _cameras(self, job: ScanJob, cameras: Cameras, loader: ClipLoader) -> Iterator[Update]:
+        """Camera by camera where one must be fitted, else as many as follow each other in one stream."""
+        for camera, whole in by_camera(self.plan.units):
+            mine = [unit for unit in whole if unit.video in self._mine]
+            if self.stop() or not mine:
+                continue
+            work = _CameraWork(job, cameras, loader, camera, whole, self._request, self.stop)
+            yield from work.run(mine, batch_size=self.options.batch_size or DEFAULT_BATCH)
+
+    def _request(self, unit: WorkUnit) -> ClipRequest:
+        return ClipRequest(unit.video, unit.path, fps=self.options.fps if unit.is_frames else None)
+
+    def _loader_options(self) -> LoaderOptions:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return LoaderOptions(
+            workers=self.options.workers or max(1, min(cores, len(self.units))),
+            timeout_s=parse_duration(self.options.decode_timeout, "decode_timeout"),
+            memory_limit_mib=self.options.decode_memory,
+            decoder=self.options.decoder,
+        )
+
+    def _job(self, layout: OutputLayout, scratch: Scratch) -> ScanJob:
+        options = self.options
+        categories = parse_categories(options.categories)
+        needs = effective_needs(self.detector, options)
+        return ScanJob(
+            layout=layout,
+            scratch=scratch,
+            root=self.plan.root,
+            detector=self.detector,
+            needs=needs,
+            recipe=Recipe.of(self.detector, needs, decoder=options.decoder, fps=options.fps, categories=categories),
+            thresholds=options.thresholds(self.detector.thresholds, self.detector.calibration),
+            categories=categories,
+            mask_video=options.masks in ("video", "both"),
+            mask_rle=options.masks in ("rle", "both"),
+            force=options.force or not options.skip_existing,
+            retry_failed=options.retry_failed,
+            checkpoint_s=parse_duration(options.checkpoint_every, "checkpoint_every"),
+        )
+
+    def _open_record(self, layout: OutputLayout, scratch: Scratch) -> RunRecord:
+        info = RunInfo(
+            version=__version__,
+            command=tuple(self.command),
+            config=effective(self.options),
+            detector={"name": self.detector.name, **self.detector.fingerprint()},
+            roots=self.plan.roots,
+            root=str(self.plan.root),
+            shard=self.options.shard,
+        )
+        return RunRecord(layout, scratch, info)
+
+
+@dataclass
+class _CameraWork:
+    """One camera's videos, from judging to results."""
+
+    job: ScanJob
+    cameras: Cameras
+    loader: ClipLoader
+    camera: str
+    whole: list[WorkUnit]
+    request: Callable[[WorkUnit], ClipRequest]
+    stop: Stop
+
+    def run(self, mine: list[WorkUnit], *, batch_size: int) -> Iterator[Update]:
+        claims = Claims(self.job, self.request, self.stop)
+        stream = ScanStream(self.job, batch_size=batch_size)
+        if self.cameras.needs_fit(self.camera):
+            items = self._fit_first(mine, claims, stream)
+        else:
+            model = self.cameras.stored(self.camera) if self.job.detector.fits_camera else None
+            todo: list[WorkUnit] = []
+            for found in claims.sift(mine, model):
+                if isinstance(found, VideoResult):
+                    yield found
+                else:
+                    todo.append(found)
+            items = self._until_stopped(self.loader.run(claims.requests(todo, model, stream.expect)))
+        for update in stream.run(items):
+            yield update
+            yield from _drained(claims)
+        yield from _drained(claims)
+
+    def _until_stopped(self, items: Iterator[Item]) -> Iterator[Item]:
+        for item in items:
+            if self.stop():
+                return
+            yield item
+
+    def _fit_first(self, mine: list[WorkUnit], claims: Claims, stream: ScanStream) -> Iterator[Item]:
+        """Claim and read while the camera has no model; judge each video when it has one."""
+        claimed: dict[str, Task] = {}
+
+        def requests() -> Iterator[ClipRequest]:
+            for unit in mine:
+                claim = None if self.stop() else claims.claim(unit)
+                if claim is not None:
+                    claimed[unit.video] = Task(unit, claim, UNKNOWN, None)
+                    yield self.request(unit)
+
+        reading = self._until_stopped(self.loader.run(requests()))
+        try:
+            for item in fit_on_the_way(self.cameras, self.camera, self.whole, reading, self.request):
+                waiting = claimed.pop(item.video, None)
+                if waiting is not None:
+                    model = self.cameras.stored(self.camera)
+                    task = claims.task(waiting.unit, waiting.claim, model, resume=False)
+                    if task is not None:
+                        stream.expect(task)
+                yield item
+        finally:
+            for waiting in claimed.values():
+                waiting.claim.release(delete=False)
+
+
+def _drained(claims: Claims) -> Iterator[VideoResult]:
+    results, claims.results[:] = list(claims.results), []
+    yield from results

@@ -1,0 +1,50 @@
+"""Events cut anew from stored scores with other thresholds: no decoding, no detector."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from vadcli.events import EventBoxes, cut_events, inherit_categories
+from vadcli.outputs.atomic import Scratch
+from vadcli.outputs.event_json import EventsDocument, read_events, write_events
+from vadcli.outputs.layout import OutputLayout
+from vadcli.outputs.mask_rle import read_boxes
+from vadcli.outputs.mask_video import mask_box, read_masks
+from vadcli.outputs.scores import read_scores
+from vadcli.types import ScoreTable, Thresholds
+
+
+def recut(layout: OutputLayout, scratch: Scratch | None, video: str, thresholds: Thresholds) -> EventsDocument:
+    """The video's events under other thresholds; written down where there is a scratch folder.
+
+    Boxes come from stored masks where there are any; categories from the old event that overlaps most.
+
+    Raises:
+        DocumentError: the stored scores or events can't be read.
+        OutputError: the new document can't be written.
+    """
+    old = read_events(layout.events(video))
+    if old.failure is not None:
+        return replace(old, thresholds=thresholds)
+    table, metadata = read_scores(layout.scores(video))
+    duration_s = float(metadata.video["duration_s"]) if len(table) >= metadata.video["frames"] else float(table.timestamp[-1])
+    events = cut_events(table, thresholds, duration_s=duration_s, boxes=stored_boxes(layout, video, table))
+    document = replace(old, thresholds=thresholds, events=tuple(inherit_categories(events, old.events)))
+    if scratch is not None:
+        with scratch.replace(layout.events(video)) as path:
+            write_events(path, document)
+    return document
+
+
+def stored_boxes(layout: OutputLayout, video: str, table: ScoreTable) -> EventBoxes | None:
+    """Boxes of the stored masks; None where none are stored."""
+    rows = np.flatnonzero(table.sampled).astype(np.int64)
+    if layout.mask_rle(video).exists():
+        return EventBoxes(*read_boxes(layout.mask_rle(video)))
+    if layout.mask_video(video).exists():
+        boxes = [mask_box(mask) or (0, 0, 0, 0) for mask in read_masks(layout.mask_video(video))]
+        if len(boxes) == len(rows):
+            return EventBoxes(rows, np.array(boxes, np.int32).reshape(-1, 4))
+    return None

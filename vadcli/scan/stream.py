@@ -1,0 +1,179 @@
+"""The engine: clips of several open videos through one detector, each video into its own checkpointed writer.
+
+Batches are made of clips of one size, whichever videos they come from; a detector's scores don't depend on the company a
+clip keeps, so neither batch size nor worker count changes a result.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from vadcli.errors import OutputError, VideoError
+from vadcli.scan.job import ScanJob
+from vadcli.scan.writer import Task, VideoWriter, write_failure
+from vadcli.types import Clip, ClipBatch, Status, VideoResult
+from vadcli.video.loader import ClipReady, Finished, Item, Opened
+from vadcli.video.sampling import Rows
+
+log = logging.getLogger("vadcli")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Work done since the last one.
+
+    Attributes:
+        video: which video.
+        frames: rows scored or carried.
+        video_s: seconds of footage.
+        size: bytes of input, in proportion to the rows.
+    """
+
+    video: str
+    frames: int
+    video_s: float
+    size: float
+
+
+Update = Progress | VideoResult
+
+
+@dataclass
+class _Pending:
+    """A clip that waits for its batch; it owns its pixels."""
+
+    clip: Clip
+    rows: Rows
+
+
+class _Batcher:
+    """Clips of one size, up to a batch."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self._waiting: dict[tuple[int, ...], list[_Pending]] = {}
+
+    def add(self, clip: Clip, rows: Rows) -> list[_Pending]:
+        """Take a clip, whose memory may be reused afterwards; the full batch where it completes one, else nothing."""
+        owned = Clip(clip.video, clip.index, clip.frames.copy(), clip.frame_index, clip.timestamp, clip.valid, clip.interval)
+        group = self._waiting.setdefault(clip.frames.shape, [])
+        group.append(_Pending(owned, rows))
+        return self._waiting.pop(clip.frames.shape) if len(group) >= self.batch_size else []
+
+    def flush(self, video: str | None = None) -> list[list[_Pending]]:
+        """The batches that hold clips of a video, or all of them."""
+        keys = [key for key, group in self._waiting.items() if video is None or any(item.clip.video == video for item in group)]
+        return [self._waiting.pop(key) for key in keys]
+
+
+class ScanStream:
+    """Feeds the loader's items through the detector into writers.
+
+    Args:
+        job: the scan's settings.
+        batch_size: clips a call of the detector.
+    """
+
+    def __init__(self, job: ScanJob, *, batch_size: int) -> None:
+        self.job = job
+        self._batcher = _Batcher(batch_size)
+        self._tasks: dict[str, Task] = {}
+        self._writers: dict[str, VideoWriter] = {}
+        self._broken: dict[str, OutputError] = {}
+
+    def expect(self, task: Task) -> None:
+        """Announce a claimed video whose items will come."""
+        self._tasks[task.unit.video] = task
+
+    def run(self, items: Iterable[Item]) -> Iterator[Update]:
+        """Score what comes, until the items end; then every announced video that has not ended is suspended.
+
+        Yields:
+            Progress, and one result a video that ended.
+        """
+        try:
+            for item in items:
+                if item.video not in self._tasks:
+                    continue
+                if isinstance(item, Opened):
+                    self._writers[item.video] = VideoWriter(self.job, self._tasks[item.video], item.info)
+                elif isinstance(item, ClipReady):
+                    yield from self._score(self._batcher.add(item.clip, item.rows))
+                else:
+                    for batch in self._batcher.flush(item.video):
+                        yield from self._score(batch)
+                    yield self._finish(item)
+            for batch in self._batcher.flush():
+                yield from self._score(batch)
+        finally:
+            self._suspend()
+
+    def _score(self, batch: list[_Pending]) -> Iterator[Progress]:
+        if not batch:
+            return
+        clips = [item.clip for item in batch]
+        scores = self.job.detector.score(
+            ClipBatch(
+                frames=np.stack([clip.frames for clip in clips]),
+                timestamp=np.stack([clip.timestamp for clip in clips]),
+                valid=np.stack([clip.valid for clip in clips]),
+                videos=tuple(clip.video for clip in clips),
+                models=tuple(self._tasks[clip.video].model for clip in clips),
+                interval=np.array([clip.interval for clip in clips], np.int64),
+            )
+        )
+        for row, item in enumerate(batch):
+            mask = None if scores.mask is None else scores.mask[row]
+            yield self._store(item, scores.raw[row], mask)
+
+    def _store(self, item: _Pending, raw: np.ndarray, mask: np.ndarray | None) -> Progress:
+        video = item.clip.video
+        writer = self._writers[video]
+        if video not in self._broken:
+            try:
+                writer.add(item.clip, item.rows, raw, mask)
+            except OutputError as error:
+                self._broken[video] = error
+        share = len(item.rows) / max(1, writer.info.frames)
+        return Progress(video, len(item.rows), share * writer.info.duration_s, share * writer.task.unit.size)
+
+    def _finish(self, item: Finished) -> VideoResult:
+        task, writer = self._tasks[item.video], self._writers.get(item.video)
+        try:
+            if item.video in self._broken:
+                raise self._broken[item.video]
+            if writer is not None:
+                result = writer.finish(item)
+            else:
+                error = item.error or VideoError(f"{task.unit.path}: could not be opened")
+                result = write_failure(self.job, task, error, decoder=item.decoder)
+        except OutputError as error:
+            result = self._unwritten(task, writer, error)
+        self._forget(item.video)
+        return result
+
+    def _unwritten(self, task: Task, writer: VideoWriter | None, error: OutputError) -> VideoResult:
+        """A result that could not be written: not the video's fault, so nothing is stored and the next run tries again."""
+        try:
+            writer.suspend() if writer is not None else task.claim.release(delete=False)
+        except OutputError:
+            log.debug("%s: the checkpoint can't be written either", task.unit.video)
+        return VideoResult(task.unit.video, Status.FAILED, stage="write", reason=str(error), camera=task.unit.camera)
+
+    def _forget(self, video: str) -> None:
+        del self._tasks[video]
+        self._writers.pop(video, None)
+        self._broken.pop(video, None)
+
+    def _suspend(self) -> None:
+        for video, task in list(self._tasks.items()):
+            writer = self._writers.get(video)
+            try:
+                writer.suspend() if writer is not None else task.claim.release(delete=False)
+            except OutputError as error:
+                log.error("%s: the checkpoint can't be written: %s", video, error)
+            self._forget(video)
