@@ -29,6 +29,7 @@ CHECKPOINT_VERSION = 1
 _HEADER_KEY = b"vadcli.checkpoint"
 _FSYNC_EVERY_S = 5.0
 _MASK_ZLIB_LEVEL = 1
+_UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError)  # damaged lengths ask for absurd sizes
 
 
 @dataclass(frozen=True)
@@ -252,7 +253,7 @@ class Checkpoint:
             try:
                 for batch in _batches(file, self.end):
                     yield _from_arrow(batch, self.header, masks=masks)
-            except (pa.ArrowException, OSError, ValueError, zlib.error) as error:
+            except (*_UNREADABLE, StopIteration, zlib.error) as error:
                 raise DocumentError(
                     f"{self.path}: the checkpoint changed while it was read ({error})", hint="scan again"
                 ) from error
@@ -274,12 +275,12 @@ def _scan(path: Path, file: BinaryIO) -> Checkpoint | None:
     try:
         stream = pa.ipc.open_stream(pa.PythonFile(file, "r"))
         header = CheckpointHeader.from_bytes(stream.schema.metadata[_HEADER_KEY])
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
+    except (*_UNREADABLE, KeyError, TypeError):
         return None
     if not stream.schema.equals(_schema(header)):
         return None
     rows, last_row, end = 0, -1, file.tell()
-    with suppress(pa.ArrowException, OSError, ValueError, StopIteration):
+    with suppress(*_UNREADABLE, StopIteration):
         while True:
             batch = stream.read_next_batch()
             first, last = _checked(batch)
@@ -337,11 +338,14 @@ def _packed_masks(block: CheckpointBlock) -> list[bytes | None]:
 
 
 def _checksum(columns: list[pa.Array]) -> int:
-    """CRC-32 over the values of every column but the checksum itself."""
+    """CRC-32 over everything that the columns say: which values are there, how long each mask is, and the values."""
     crc = 0
     for column in columns:
+        crc = zlib.crc32(column.is_valid().to_numpy(zero_copy_only=False).tobytes(), crc)
         if pa.types.is_binary(column.type):
-            crc = zlib.crc32(b"".join(column.drop_null().to_pylist()), crc)
+            values = column.drop_null().to_pylist()
+            crc = zlib.crc32(np.array([len(value) for value in values], np.int64).tobytes(), crc)
+            crc = zlib.crc32(b"".join(values), crc)
         elif pa.types.is_fixed_size_list(column.type):
             crc = zlib.crc32(column.flatten().to_numpy().tobytes(), crc)
         else:
