@@ -1,0 +1,166 @@
+"""What the engine relies on, for every detector of the registry."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vadcli import detectors
+from vadcli.detectors.base import Detector
+from vadcli.types import CameraModel, CameraSample, Clip, ClipBatch, ClipScores, RawTrack, VideoInfo
+
+SIZES = [(48, 64), (47, 65), (1, 1), (2, 90), (3, 5)]
+
+
+@pytest.fixture(params=sorted(detectors.DETECTORS))
+def detector(request: pytest.FixtureRequest) -> Detector:
+    return detectors.load(request.param)
+
+
+def walker(rng: np.random.Generator, frames: int, height: int, width: int, *, speed: float = 2.0) -> np.ndarray:
+    """A textured scene with a bright block walking through it."""
+    scene = rng.integers(40, 160, (height, width))
+    film = np.repeat(scene[None], frames, axis=0)
+    for t in range(frames):
+        x = int(t * speed) % width
+        film[t, height // 3 : height // 3 + 12, x : x + 8] = 230
+    return np.clip(film + rng.integers(-3, 4, film.shape), 0, 255).astype(np.uint8)
+
+
+def make_clip(detector: Detector, *, seed: int, video: str, size: tuple[int, int] = (48, 64), start_s: float = 0.0) -> Clip:
+    needs = detector.needs
+    count = needs.frames
+    gray = walker(np.random.default_rng(seed), count, *size)[..., None]
+    frames = np.repeat(gray, needs.pixel_format.channels, axis=-1)
+    index = np.arange(count, dtype=np.int64)
+    return Clip(video, 0, frames, index, start_s + index / needs.rate_hz, np.ones(count, dtype=bool), 1)
+
+
+def make_sample(detector: Detector, count: int = 3, *, size: tuple[int, int] = (48, 64)) -> CameraSample:
+    clips = tuple(make_clip(detector, seed=k, video=f"cam/{k}.mp4", size=size) for k in range(count))
+    return CameraSample("cam", clips, seed=7)
+
+
+def batch_of(clips: list[Clip], models: list[CameraModel | None]) -> ClipBatch:
+    return ClipBatch(
+        frames=np.stack([clip.frames for clip in clips]),
+        timestamp=np.stack([clip.timestamp for clip in clips]),
+        valid=np.stack([clip.valid for clip in clips]),
+        videos=tuple(clip.video for clip in clips),
+        models=tuple(models),
+        interval=np.array([clip.interval for clip in clips]),
+    )
+
+
+def track_of(raw: np.ndarray, model: CameraModel | None, rate_hz: float) -> RawTrack:
+    count = len(raw)
+    info = VideoInfo(
+        Path("v.mp4"), "mov", "h264", 0, 64, 48, 0, Fraction(1, 1000), np.arange(count, dtype=np.int64) * 100, 10.0, count / 10
+    )
+    return RawTrack(info, np.arange(count) / rate_hz, raw, model)
+
+
+def same(a: ClipScores, b: ClipScores) -> None:
+    np.testing.assert_array_equal(a.raw, b.raw)
+    assert (a.mask is None) == (b.mask is None)
+    if a.mask is not None and b.mask is not None:
+        np.testing.assert_array_equal(a.mask, b.mask)
+
+
+def test_scoring_twice_gives_the_same(detector: Detector) -> None:
+    model = detector.fit(make_sample(detector))
+    batch = batch_of([make_clip(detector, seed=5, video="a.mp4")], [model])
+    same(detector.score(batch), detectors.load(detector.name).score(batch))
+
+
+def test_fitting_twice_gives_the_same_model(detector: Detector) -> None:
+    first, second = detector.fit(make_sample(detector)), detectors.load(detector.name).fit(make_sample(detector))
+    assert (first is None) == (second is None)
+    if first is not None and second is not None:
+        assert first.sha256 == second.sha256
+
+
+def test_a_clip_scores_the_same_in_any_batch(detector: Detector) -> None:
+    model = detector.fit(make_sample(detector))
+    clips = [make_clip(detector, seed=k, video=f"{k % 2}.mp4", start_s=3.0 * k) for k in range(4)]
+    models = [model, None, model, model]
+    together = detector.score(batch_of(clips, models))
+    for row, (clip, own) in enumerate(zip(clips, models, strict=True)):
+        alone = detector.score(batch_of([clip], [own]))
+        np.testing.assert_array_equal(alone.raw[0], together.raw[row])
+        if together.mask is not None and alone.mask is not None:
+            np.testing.assert_array_equal(alone.mask[0], together.mask[row])
+    backwards = detector.score(batch_of(clips[::-1], models[::-1]))
+    np.testing.assert_array_equal(backwards.raw[::-1], together.raw)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("fitted", [True, False])
+def test_shapes_and_ranges_at_every_size(detector: Detector, size: tuple[int, int], fitted: bool) -> None:
+    model = detector.fit(make_sample(detector, size=size)) if fitted else None
+    clips = [make_clip(detector, seed=k, video="a.mp4", size=size) for k in range(2)]
+    scores = detector.score(batch_of(clips, [model, model]))
+    assert scores.raw.shape == (2, detector.needs.frames, len(detector.channels))
+    assert scores.raw.dtype == np.float32
+    assert np.isfinite(scores.raw).all()
+    if scores.mask is not None:
+        assert scores.mask.shape[:2] == scores.raw.shape[:2]
+        assert scores.mask.dtype == np.float32
+        assert scores.mask.min() >= 0.0
+        assert scores.mask.max() <= 1.0
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 40])
+def test_finish_gives_one_finite_logit_a_sample(detector: Detector, count: int) -> None:
+    model = detector.fit(make_sample(detector))
+    clips = [make_clip(detector, seed=k, video="a.mp4") for k in range(2)]
+    raw = np.concatenate(list(detector.score(batch_of(clips, [model, model])).raw))[:count]
+    finished = detector.finish(track_of(raw, model, detector.needs.rate_hz))
+    assert finished.logit.shape == (count,)
+    assert finished.logit.dtype == np.float32
+    assert np.isfinite(finished.logit).all()
+
+
+def test_finish_takes_an_empty_track(detector: Detector) -> None:
+    empty = np.zeros((0, len(detector.channels)), dtype=np.float32)
+    assert detector.finish(track_of(empty, None, detector.needs.rate_hz)).logit.shape == (0,)
+
+
+def test_a_stored_model_scores_as_the_fresh_one(detector: Detector) -> None:
+    model = detector.fit(make_sample(detector))
+    if model is None:
+        assert not detector.fits_camera
+        return
+    text = json.dumps(model.to_json())
+    assert len(text) < 1_000_000
+    stored = CameraModel.from_json(json.loads(text))
+    assert (stored.detector, stored.version, stored.sha256) == (detector.name, detector.model_version, model.sha256)
+    clip = make_clip(detector, seed=9, video="cam/1.mp4")
+    fresh, again = detector.score(batch_of([clip], [model])), detector.score(batch_of([clip], [stored]))
+    same(fresh, again)
+    np.testing.assert_array_equal(
+        detector.finish(track_of(fresh.raw[0], model, 10.0)).logit, detector.finish(track_of(again.raw[0], stored, 10.0)).logit
+    )
+
+
+def test_fingerprint_is_json_and_stable(detector: Detector) -> None:
+    assert json.dumps(detector.fingerprint(), sort_keys=True) == json.dumps(
+        detectors.load(detector.name).fingerprint(), sort_keys=True
+    )
+
+
+def test_an_empty_sample_is_no_error(detector: Detector) -> None:
+    model = detector.fit(CameraSample("cam", ()))
+    clip = make_clip(detector, seed=1, video="a.mp4")
+    assert np.isfinite(detector.score(batch_of([clip], [model])).raw).all()
+
+
+def test_the_input_is_left_alone(detector: Detector) -> None:
+    clip = make_clip(detector, seed=3, video="a.mp4")
+    before = clip.frames.copy()
+    detector.score(batch_of([clip], [detector.fit(make_sample(detector))]))
+    np.testing.assert_array_equal(clip.frames, before)

@@ -1,0 +1,1 @@
+"""The weight-free detector: where and when something moves as this camera's footage rarely does."""

@@ -1,0 +1,113 @@
+"""The motion detector as the engine sees it: arrays in, arrays out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+
+from vadcli.detectors.motion.calibration import CALIBRATION, logit_of, sigmoid
+from vadcli.detectors.motion.camera import from_model, to_model
+from vadcli.detectors.motion.fitting import fit_camera
+from vadcli.detectors.motion.grid import grid_for
+from vadcli.detectors.motion.options import MODEL_VERSION, MotionOptions
+from vadcli.detectors.motion.scoring import measure, surprise_maps
+from vadcli.detectors.motion.smoothing import smooth
+from vadcli.types import (
+    Calibration,
+    CameraModel,
+    CameraSample,
+    ClipBatch,
+    ClipNeeds,
+    ClipScores,
+    FloatArray,
+    FrameScores,
+    PixelFormat,
+    RawTrack,
+    SizeRule,
+    Thresholds,
+)
+
+CHANNELS = ("motion", "rarity", "surprise", "camera_px", "usable")
+
+
+class MotionDetector:
+    """Finds where and when something moves as this camera's footage rarely does; needs no weights.
+
+    It can't see stillness, slow events, appearance, or what a category means.
+
+    Attributes: see `Detector`.
+    """
+
+    name = "motion"
+    model_version = MODEL_VERSION
+    channels: tuple[str, ...] = CHANNELS
+    calibration: Calibration | None = CALIBRATION
+    uses_categories = False
+    fits_camera = True
+
+    def __init__(self, options: MotionOptions | None = None) -> None:
+        self.options = options or MotionOptions()
+        self.needs = ClipNeeds(
+            frames=self.options.clip_frames,
+            overlap=1,
+            rate_hz=self.options.rate_hz,
+            size=SizeRule(self.options.max_area_px),
+            pixel_format=PixelFormat.GRAY,
+        )
+        self.thresholds = Thresholds(high=0.5, low=0.35, min_duration_s=0.3, merge_gap_s=2.0)
+
+    def fit(self, sample: CameraSample) -> CameraModel | None:
+        """Learn the camera's background, its usual motion and how often values are reached; None without any pair of frames."""
+        if all(len(clip.frames) < 2 for clip in sample.clips):
+            return None
+        return to_model(fit_camera(sample, self.options), sample.camera, self.name)
+
+    def score(self, batch: ClipBatch) -> ClipScores:
+        """(B, T, 5) raw channels and (B, T, h, w) calibrated cells."""
+        rows = [self._score_row(batch, row) for row in range(len(batch.videos))]
+        raw, mask = (np.stack(part) for part in zip(*rows, strict=True))
+        return ClipScores(raw, mask)
+
+    def finish(self, track: RawTrack) -> FrameScores:
+        """Smooth the frame values over time and read them as events an hour."""
+        if not len(track.timestamp):
+            return FrameScores(np.zeros(0, dtype=np.float32), None)
+        fitted = from_model(track.model)
+        surprise, camera_px, usable = (track.raw[:, CHANNELS.index(name)] for name in ("surprise", "camera_px", "usable"))
+        seen = usable > 0.5
+        smoothed = smooth(
+            surprise,
+            timestamp=track.timestamp,
+            usable=seen,
+            sigma_s=self.options.smoothing_s,
+            gap_s=self.options.gap_s,
+        )
+        moved = camera_px[seen] > self.options.moving_px
+        moving = bool(moved.mean() > self.options.moving_share) if len(moved) else None
+        return FrameScores(logit_of(fitted.frame.surprise(smoothed)), moving)
+
+    def fingerprint(self) -> dict[str, object]:
+        """Model version and every option."""
+        return {"detector": self.name, "model_version": MODEL_VERSION, "options": asdict(self.options)}
+
+    def _score_row(self, batch: ClipBatch, row: int) -> tuple[FloatArray, FloatArray]:
+        frames, timestamp = batch.frames[row, ..., 0], batch.timestamp[row]
+        grid = grid_for(*frames.shape[1:], self.options.cell_px, self.options.box_cells)
+        fitted = from_model(batch.models[row])
+        seen = batch.valid[row].copy()
+        seen[: self.needs.overlap] = True
+        maps = measure(frames, timestamp=timestamp, seen=seen, fitted=fitted, grid=grid, options=self.options)
+        found = surprise_maps(
+            maps, video=batch.videos[row], timestamp=timestamp, fitted=fitted, grid=grid, options=self.options
+        )
+        cells = [maps.motion, found.rarity, found.surprise]
+        # A row without a pair of its own shows what the next one does: the first of a video, the first after a cut.
+        for t in range(len(frames) - 2, -1, -1):
+            if not maps.usable[t] and maps.usable[t + 1]:
+                for values in cells:
+                    values[t] = values[t + 1]
+        peaks = [values.reshape(len(values), -1).max(axis=1) for values in cells]
+        raw = np.stack([*peaks, maps.camera_px, maps.usable.astype(np.float32)], axis=-1)
+        mask = sigmoid(logit_of(fitted.frame.surprise(found.surprise)))
+        return raw.astype(np.float32), mask
