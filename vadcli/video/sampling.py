@@ -1,0 +1,254 @@
+"""Which rows of a video are sampled, which clips they make, and how clips grow row by row; no files, no processes.
+
+Rows are a video's frames in presentation order, 0-based; samples are every `interval`-th row; a clip is T samples:
+
+    rows      0 1 2 3 4 5 6 7 8 9 ...        interval 2
+    samples   0   1   2   3   4   ...
+    clip 0    [0   1   2   3]                T = 4, overlap 1, stride 3: clip c starts at sample 3c
+    clip 1                [3   4 ...         sample 3 is shown again, and scored by clip 0 alone
+
+The last clip of a video is moved back so that it ends on the last sample; a video shorter than a clip repeats its last
+frame. Each sampled frame that was decoded is `valid` in exactly one clip.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+
+import numpy as np
+
+from vadcli.types import BoolArray, ByteArray, ClipNeeds, IndexArray
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """The arithmetic of one video's clips.
+
+    Attributes:
+        frames: T, samples a clip.
+        overlap: samples that a clip shares with the one before.
+        interval: rows from one sample to the next.
+    """
+
+    frames: int
+    overlap: int
+    interval: int
+
+    def __post_init__(self) -> None:
+        if self.interval < 1 or not 0 <= self.overlap < self.frames:
+            raise ValueError(f"no plan has {self.frames} frames, overlap {self.overlap}, interval {self.interval}")
+
+    @classmethod
+    def of(cls, needs: ClipNeeds, fps: float) -> SamplingPlan:
+        """The plan for a video of this average frame rate."""
+        return cls(needs.frames, needs.overlap, needs.interval_for(fps))
+
+    @property
+    def stride(self) -> int:
+        """Samples from one clip's start to the next one's."""
+        return self.frames - self.overlap
+
+    def samples(self, rows: int) -> int:
+        """How many of the first `rows` rows are sampled."""
+        return -(-rows // self.interval)
+
+    def first_new_sample(self, clip: int) -> int:
+        """The first sample that this clip, and none before it, scores."""
+        return clip * self.stride + self.overlap if clip else 0
+
+    def first_row(self, clip: int) -> int:
+        """The row after the last sample of the clip before: where a scan resumed with this clip goes on."""
+        return (self.first_new_sample(clip) - 1) * self.interval + 1 if clip else 0
+
+    def read_from(self, clip: int) -> int:
+        """The first row to decode when a scan resumes with this clip.
+
+        It lies before the clip's own start, because the clip may turn out to be the last and be moved back, and not after
+        `first_row`.
+        """
+        return max(0, clip * self.stride - max(self.stride - 1, 1 - self.overlap)) * self.interval
+
+    def whole_clips(self, rows: int) -> int:
+        """How many clips the first `rows` rows complete, none of them moved back or padded.
+
+        A scan that has stored `rows` rows resumes with the clip of this number, and keeps `first_row` of it.
+        """
+        samples = self.samples(rows)
+        return (samples - self.frames) // self.stride + 1 if samples >= self.frames else 0
+
+    def clips(self, rows: int) -> int:
+        """How many clips a video of this many rows makes."""
+        whole = self.whole_clips(rows)
+        return whole + (self.samples(rows) > self.first_new_sample(whole))
+
+    def clip_samples(self, clip: int, rows: int) -> IndexArray:
+        """(T,) the samples that a clip shows when only `rows` rows exist: moved back or repeated at the end."""
+        end = min(self.samples(rows), clip * self.stride + self.frames)
+        start = max(0, end - self.frames)
+        return np.minimum(np.arange(start, start + self.frames, dtype=np.int64), end - 1)
+
+    def burst_row(self, position: float, rows: int) -> int:
+        """The sampled row where a lone clip starts at this fraction of a video, moved back so that it fits in."""
+        samples = self.samples(rows)
+        return max(0, min(int(position * samples), samples - self.frames)) * self.interval
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Consecutive rows of a video.
+
+    Attributes:
+        first: index of the first row, or of the next one where there are none.
+        pts: (R,) int64 in the stream's time base.
+        decode_ok: (R,) bool, False where the decoder skipped or concealed the row.
+    """
+
+    first: int
+    pts: IndexArray
+    decode_ok: BoolArray
+
+    def __len__(self) -> int:
+        return len(self.pts)
+
+
+@dataclass(frozen=True)
+class ClipParts:
+    """A clip apart from its pixels.
+
+    Attributes:
+        index: number of the clip in its video.
+        frame_index: (T,) int64 row of each frame.
+        pts: (T,) int64 of each frame.
+        valid: (T,) bool, True where this clip scores the frame.
+        rows: all rows since the clip before, up to the clip's last sampled row.
+    """
+
+    index: int
+    frame_index: IndexArray
+    pts: IndexArray
+    valid: BoolArray
+    rows: Rows
+
+
+def fill_sources(lost: BoolArray) -> IndexArray:
+    """Where each frame of a clip takes its picture from: itself; if it was lost, the one before it.
+
+    A clip that opens with lost frames shows its first picture there, so that nothing seems to move; it takes nothing from
+    other clips, so that a resumed scan sees the same.
+
+    Args:
+        lost: (T,) True where there is no picture.
+
+    Returns:
+        (T,) positions in the clip, all -1 where the clip has no picture.
+    """
+    own = np.where(lost, -1, np.arange(len(lost)))
+    filled = np.maximum.accumulate(own)
+    have = own[own >= 0]
+    if len(have):
+        filled[filled < 0] = have[0]
+    return filled
+
+
+class ClipAssembler:
+    """Takes a video's rows one by one and says when a clip is complete; never holds more than T pictures.
+
+    After each `add` that returns True, and after `end` if it does, `take` must be called before anything else.
+
+    Args:
+        plan: the video's plan.
+        shape: (H, W, C) of a picture.
+        start_clip: first clip wanted; rows must then come from `plan.read_from(start_clip)` on.
+        origin: sampled row at which the clips are laid out, 0 but for a burst.
+    """
+
+    def __init__(self, plan: SamplingPlan, shape: tuple[int, int, int], *, start_clip: int = 0, origin: int = 0) -> None:
+        self._plan = plan
+        self._origin = origin
+        self._clip = start_clip
+        self._row = origin + plan.read_from(start_clip)
+        self._first = origin + plan.first_row(start_clip)
+        self._pts = array("q")
+        self._ok = bytearray()
+        self.shape = shape
+        self._pictures = np.empty((plan.frames, *shape), np.uint8)
+        self._sample_pts = np.zeros(plan.frames, np.int64)
+        self._lost = np.ones(plan.frames, np.bool_)
+        self._wanted = self._last_row_of(start_clip)
+
+    @property
+    def next_row(self) -> int:
+        """The row that is due."""
+        return self._row
+
+    @property
+    def has_picture(self) -> bool:
+        """True where any of the last T samples was decoded."""
+        return not self._lost.all()
+
+    def add(self, pts: int, ok: bool, picture: ByteArray | None) -> bool:
+        """Take the row that is due; True when it completes a clip.
+
+        Args:
+            pts: its timestamp.
+            ok: False where the decoder skipped or concealed it.
+            picture: H x W x C bytes of a sampled row, None where it was lost; ignored between samples.
+
+        Raises:
+            ValueError: the picture is not of the promised size.
+        """
+        row = self._row
+        self._row += 1
+        if row >= self._first:
+            self._pts.append(pts)
+            self._ok.append(ok)
+        sample, between = divmod(row - self._origin, self._plan.interval)
+        if between:
+            return False
+        place = sample % self._plan.frames
+        self._sample_pts[place] = pts
+        self._lost[place] = True
+        if picture is not None:
+            self._pictures[place] = picture.reshape(self.shape)
+            self._lost[place] = False
+        return row == self._wanted
+
+    def end(self) -> bool:
+        """Say that the video ended; True when samples are left that no clip has scored."""
+        return self._plan.samples(self._row - self._origin) > self._plan.first_new_sample(self._clip)
+
+    def take(self, out: ByteArray) -> ClipParts:
+        """Write the clip's pictures into `out`, (T, H, W, C), and return the rest of it."""
+        plan = self._plan
+        samples = plan.clip_samples(self._clip, self._row - self._origin)
+        places = samples % plan.frames
+        repeated = np.diff(samples, prepend=-1) == 0
+        lost = self._lost[places]
+        for position, source in enumerate(fill_sources(lost)):
+            out[position] = self._pictures[places[source]] if source >= 0 else 0
+        parts = ClipParts(
+            index=self._clip,
+            frame_index=samples * plan.interval + self._origin,
+            pts=self._sample_pts[places],
+            valid=(samples >= plan.first_new_sample(self._clip)) & ~repeated & ~lost,
+            rows=self._cut(int(samples[-1]) * plan.interval + self._origin + 1),
+        )
+        self._clip += 1
+        self._wanted = self._last_row_of(self._clip)
+        return parts
+
+    def rest(self) -> Rows:
+        """The rows that no clip has taken along."""
+        return self._cut(self._first + len(self._pts))
+
+    def _last_row_of(self, clip: int) -> int:
+        return self._origin + (clip * self._plan.stride + self._plan.frames - 1) * self._plan.interval
+
+    def _cut(self, end: int) -> Rows:
+        count = end - self._first
+        pts = np.array(self._pts[:count], np.int64)
+        rows = Rows(self._first, pts, np.frombuffer(bytes(self._ok[:count]), np.bool_))
+        del self._pts[:count], self._ok[:count]
+        self._first = end
+        return rows
