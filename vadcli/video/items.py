@@ -1,0 +1,149 @@
+"""What is asked of the loader, what it gives, and what its decoder processes send it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vadcli.errors import VideoError
+from vadcli.types import Clip, ClipNeeds, VideoInfo
+from vadcli.video.frames import DecoderChoice
+from vadcli.video.sampling import ClipParts, Rows
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """How videos are decoded, whoever wants the clips.
+
+    Attributes:
+        workers: decoder processes; each has one video open.
+        timeout_s: a decoder that reads no row for so long is hung.
+        memory_limit_mib: what a decoder process and its children may hold, shared memory apart.
+        decoder: which decoder reads.
+        threads: threads a decoder; 0 is the number of cores divided by workers.
+        prober: "module:attribute" of what opens a video, called in the decoder process like `vadcli.video.probe.probe`.
+        reader: "module:attribute" of what reads its frames, called in the decoder process like
+            `vadcli.video.decode.FrameReader`. Another decoder plugs in here; it must be importable by name.
+    """
+
+    workers: int = 1
+    timeout_s: float = 60.0
+    memory_limit_mib: int = 4096
+    decoder: DecoderChoice = "auto"
+    threads: int = 0
+    prober: str = "vadcli.video.probe:probe"
+    reader: str = "vadcli.video.decode:FrameReader"
+
+    def __post_init__(self) -> None:
+        if self.workers < 1 or self.threads < 0:
+            raise ValueError(f"{self.workers} workers of {self.threads} threads can't decode")
+        if not (self.timeout_s > 0 and self.memory_limit_mib > 0):
+            raise ValueError(f"time ({self.timeout_s} s) and memory ({self.memory_limit_mib} MiB) limits must be positive")
+
+
+@dataclass(frozen=True)
+class ClipRequest:
+    """One video, wanted as clips.
+
+    Attributes:
+        video: the key that items carry, the relative path.
+        path: the file, or the folder of images.
+        fps: for folders of images.
+        start_clip: the first clip wanted. Rows start at `SamplingPlan.first_row` of it: right after the last row that the
+            clip before brought.
+        bursts: where given, only one clip from each of these positions, fractions [0, 1) of the video's frames, numbered
+            in this order; no rows. A burst in which nothing was decoded is left out.
+    """
+
+    video: str
+    path: Path
+    fps: float | None = None
+    start_clip: int = 0
+    bursts: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.start_clip < 0 or (self.start_clip and self.bursts):
+            raise ValueError(f"{self.video}: can't start at clip {self.start_clip} with {len(self.bursts)} bursts")
+        if not all(0 <= position < 1 for position in self.bursts):
+            raise ValueError(f"{self.video}: burst positions {self.bursts} must lie in [0, 1)")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A video was probed; the first item of a video that can be read at all."""
+
+    video: str
+    info: VideoInfo
+
+
+@dataclass(frozen=True)
+class ClipReady:
+    """A clip, in memory that is valid until the next item is asked for.
+
+    Attributes:
+        rows: all rows since the previous clip's, up to and including the clip's last sampled row.
+    """
+
+    video: str
+    clip: Clip
+    rows: Rows
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The last item of a video, whatever happened to it.
+
+    Attributes:
+        info: None where the video could not be opened.
+        decoder: which decoder read it last, "" where none did or it is not known.
+        rows: the rows after the last clip's. None of those whose decoder process died before it sent them.
+        decoded_frames: how many rows with decode_ok the items of this request carried.
+        error: why the video is not whole, or None. Frames that were skipped or concealed alone are no error.
+        complaints: what the decoder said, for people.
+    """
+
+    video: str
+    info: VideoInfo | None
+    decoder: str
+    rows: Rows
+    decoded_frames: int
+    error: VideoError | None
+    complaints: str
+
+
+Item = Opened | ClipReady | Finished
+
+
+@dataclass(frozen=True)
+class Setup:
+    """First message to a decoder process; then come requests, and numbers of slots that are free again."""
+
+    needs: ClipNeeds
+    options: LoaderOptions
+    threads: int
+    slots: int
+
+
+@dataclass(frozen=True)
+class Filled:
+    """Message of a decoder process: a clip of this shape lies in this slot."""
+
+    slot: int
+    shape: tuple[int, ...]
+    parts: ClipParts
+    decoder: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """Message of a decoder process: the video has ended.
+
+    Attributes:
+        retiring: True where the process ends itself now, having grown too large.
+    """
+
+    decoder: str
+    rows: Rows
+    error: VideoError | None
+    complaints: str
+    retiring: bool

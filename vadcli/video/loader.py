@@ -1,0 +1,244 @@
+"""Videos in, clips out, with decoders kept in processes of their own: they can crash, hang or eat memory at one file's cost.
+
+    with ClipLoader(needs, LoaderOptions(workers=2)) as loader:
+        for item in loader.run(requests):
+            ...  # Opened, ClipReady ..., Finished of each video; look at or copy a clip before the next item
+
+The contract:
+
+- Processes. `workers` decoder processes are started when first needed, serve one video after the other over any number of
+  runs, and are replaced when they die. Nothing is forked; this process may hold threads and devices.
+- Memory. A process writes clips into a ring of SLOTS slots that it shares with this one, and holds one clip besides. A slot is
+  free again when the next item is asked for. When none is free the process waits. Nothing grows with a video's length or
+  with the number of videos; requests are pulled one by one as processes fall idle.
+- Order. The items of a video come in order, and exactly one Finished ends them, whatever happens. Videos interleave as they
+  come. What a clip holds depends on the file, the needs and the options alone, not on the number of processes.
+- Who kills whom. A keeper thread kills a process, with all it started, when it makes no step for `timeout_s` or holds more than
+  `memory_limit_mib`. Waiting for a video, for a free slot or for a reader of its messages is not standing still, so a slow
+  consumer kills nothing. A process dies when this one does, kill -9 included (the kernel's parent-death signal on
+  Linux, the end of its standard input elsewhere). ^C and signals to this process group don't reach it.
+- Errors. What a decoder raises, or how its process died, is the `error` of that video's Finished; other videos go on.
+  `run` itself raises what `requests` raises, and VadcliError if no decoder process can be started at all.
+- Ends. A run that is abandoned (by an exception, ^C or close() of the iterator) kills the processes; the next run starts
+  others. `close` may be called at any time and again; after it there is no child process, no shared memory (but for clips
+  that are still held), no thread.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from vadcli.errors import VadcliError, VideoError
+from vadcli.types import Clip, ClipNeeds, VideoInfo
+from vadcli.video.guard import DecoderProcess, Keeper
+from vadcli.video.items import ClipReady, ClipRequest, Done, Filled, Finished, Item, LoaderOptions, Opened, Setup
+from vadcli.video.ring import State
+from vadcli.video.sampling import Rows, SamplingPlan
+
+__all__ = ["SLOTS", "ClipLoader", "ClipReady", "ClipRequest", "Finished", "Item", "LoaderOptions", "Opened", "Rows"]
+
+SLOTS = 3
+"""Clips that a decoder process may have ready: one with the consumer, one waiting for it, one being written."""
+
+_AHEAD_ITEMS = 8
+_WAIT_S = 1.0
+
+
+@dataclass
+class _Job:
+    """A video that a process is busy with, as far as it is known."""
+
+    request: ClipRequest
+    info: VideoInfo | None = None
+    decoder: str = ""
+    next_row: int = 0
+    decoded_frames: int = 0
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An item that waits to be asked for, and the slot that is free once it was looked at."""
+
+    item: Item
+    process: DecoderProcess
+    slot: int | None = None
+
+
+class ClipLoader:
+    """Reads videos in decoder processes; see the top of this file. A context manager.
+
+    Args:
+        needs: what a clip is.
+        options: how to decode.
+    """
+
+    def __init__(self, needs: ClipNeeds, options: LoaderOptions) -> None:
+        self._needs = needs
+        self._workers = options.workers
+        threads = options.threads or max(1, _cores() // options.workers)
+        self._setup = Setup(needs, options, threads, SLOTS)
+        self._keeper: Keeper | None = None
+        self._processes: list[DecoderProcess] = []
+        self._jobs: dict[DecoderProcess, _Job] = {}
+        self._ready: deque[_Entry] = deque()
+        self._running = self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def run(self, requests: Iterable[ClipRequest]) -> Iterator[Item]:
+        """Read these videos and give their items as they come. One run at a time; may be called again.
+
+        A ClipReady's frames are a read-only view of a slot: it is valid until the next item is asked for. Copy what must
+        stay.
+
+        Args:
+            requests: pulled lazily, at most one ahead for each decoder process and a few for finished ones.
+
+        Raises:
+            VadcliError: no decoder process can be started.
+            RuntimeError: another run is not over, or the loader is closed.
+        """
+        if self._closed or self._running:
+            raise RuntimeError("the loader is closed" if self._closed else "another run of this loader is not over")
+        self._running = True
+        try:
+            yield from self._items(iter(requests))
+        except BaseException:  # GeneratorExit too: some process may be in the middle of a video, or short of a slot
+            self._reset()
+            raise
+        finally:
+            self._running = False
+
+    def close(self) -> None:
+        """Kill the decoder processes and free what they held; clips that are still held stay readable."""
+        self._closed = True
+        self._reset()
+
+    def _items(self, requests: Iterator[ClipRequest]) -> Iterator[Item]:
+        self._feed(requests)
+        while self._jobs or self._ready:
+            self._collect(0.0 if self._ready else _WAIT_S)
+            self._feed(requests)  # before an item is handed out, so that no process is idle while the consumer is at work
+            if self._ready:
+                entry = self._ready.popleft()
+                yield entry.item
+                if self._closed:
+                    raise RuntimeError("the loader was closed before its run was over")
+                if entry.slot is not None:
+                    entry.process.send(entry.slot)
+
+    def _feed(self, requests: Iterator[ClipRequest]) -> None:
+        while len(self._ready) <= _AHEAD_ITEMS and len(self._jobs) < self._workers:
+            request = next(requests, None)
+            if request is None:
+                return
+            self._assign(request)
+
+    def _assign(self, request: ClipRequest) -> None:
+        while True:
+            process = next((each for each in self._processes if each not in self._jobs), None) or self._start()
+            process.expect(request.path)
+            self._jobs[process] = _Job(request)
+            if process.send(request):
+                return
+            del self._jobs[process]
+            self._bury(process)  # it died while it was idle, of nothing that concerns this video
+
+    def _start(self) -> DecoderProcess:
+        if self._keeper is None:
+            self._keeper = Keeper(self._setup)
+        process = self._keeper.start()
+        self._processes.append(process)
+        return process
+
+    def _collect(self, timeout_s: float) -> None:
+        """Take all messages that are there, waiting for the first one for this long."""
+        connections = {process.connection: process for process in self._jobs}
+        for connection in wait(list(connections), timeout_s):
+            process = connections[connection]  # type: ignore[index]
+            try:
+                while process in self._jobs and process.connection.poll():
+                    self._take(process, process.connection.recv())
+            except (EOFError, OSError, pickle.UnpicklingError):
+                self._lose(process)
+        for process in [each for each in self._jobs if each.beyond_killing]:
+            self._lose(process)
+
+    def _take(self, process: DecoderProcess, message: Opened | Filled | Done) -> None:
+        job = self._jobs[process]
+        if isinstance(message, Opened):
+            job.info = message.info
+            job.next_row = SamplingPlan.of(self._needs, message.info.fps).first_row(job.request.start_clip)
+            self._ready.append(_Entry(message, process))
+        elif isinstance(message, Filled):
+            job.decoder = message.decoder
+            self._ready.append(_Entry(_clip_ready(self._needs, job, process, message), process, message.slot))
+        else:
+            job.decoder = message.decoder
+            del self._jobs[process]
+            self._finish(process, job, message.rows, message.error, message.complaints)
+            if message.retiring:
+                self._bury(process)
+
+    def _lose(self, process: DecoderProcess) -> None:
+        """A process died, or was killed, while it was busy."""
+        job = self._jobs.pop(process)
+        error, words = self._bury(process)
+        error = type(error)(f"{job.request.video}: {error.message}")
+        self._finish(process, job, Rows(job.next_row, np.zeros(0, np.int64), np.zeros(0, np.bool_)), error, words)
+
+    def _finish(self, process: DecoderProcess, job: _Job, rows: Rows, error: VideoError | None, complaints: str) -> None:
+        decoded = job.decoded_frames + int(rows.decode_ok.sum())
+        item = Finished(job.request.video, job.info, job.decoder, rows, decoded, error, complaints)
+        self._ready.append(_Entry(item, process))
+
+    def _bury(self, process: DecoderProcess) -> tuple[VideoError, str]:
+        assert self._keeper is not None
+        starting = process.ring.state is State.STARTING
+        self._processes.remove(process)
+        error, words = self._keeper.bury(process)
+        if starting:
+            raise VadcliError(f"no decoder process can be started: {error.message}")
+        return error, words
+
+    def _reset(self) -> None:
+        self._jobs.clear()
+        self._ready.clear()
+        self._processes.clear()
+        if self._keeper:
+            self._keeper.stop()
+            self._keeper = None
+
+
+def _clip_ready(needs: ClipNeeds, job: _Job, process: DecoderProcess, message: Filled) -> ClipReady:
+    assert job.info is not None
+    parts = message.parts
+    clip = Clip(
+        video=job.request.video,
+        index=parts.index,
+        frames=process.ring.slot(message.slot, message.shape),
+        frame_index=parts.frame_index,
+        timestamp=job.info.timestamps(parts.pts),
+        valid=parts.valid,
+        interval=needs.interval_for(job.info.fps),
+    )
+    job.next_row = parts.rows.first + len(parts.rows)
+    job.decoded_frames += int(parts.rows.decode_ok.sum())
+    return ClipReady(job.request.video, clip, parts.rows)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
