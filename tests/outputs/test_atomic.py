@@ -150,9 +150,9 @@ from pathlib import Path
 from vadcli.outputs.locks import FileLock
 lock = FileLock.acquire(Path(sys.argv[1]))
 if os.fork() == 0:
+    print("ready", flush=True)
     time.sleep(5)
     os._exit(0)
-print("ready", flush=True)
 time.sleep(60)
 """
 

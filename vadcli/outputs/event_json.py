@@ -209,7 +209,7 @@ def validate(document: Any, name: str) -> list[str]:
     """
     errors = sorted(_validator().iter_errors(document), key=lambda error: (list(map(str, error.absolute_path)), error.message))
     if errors:
-        return [f"{name}: {_where(error.absolute_path)}: {_shortened(_most_specific(error).message)}" for error in errors]
+        return [f"{name}: {_where(error.absolute_path)}: {_shortened(error.message)}" for error in errors]
     return [f"{name}: {where}: {what}" for where, what in _contradictions(document)]
 
 
@@ -223,13 +223,6 @@ def _validator() -> Any:
 def _where(path: Any) -> str:
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return text.lstrip(".") or "document"
-
-
-def _most_specific(error: Any) -> Any:
-    """Of a "null or this object" the object's own complaint says more than "matches neither"."""
-    import jsonschema
-
-    return jsonschema.exceptions.best_match(error.context) if error.context else error
 
 
 def _shortened(message: str) -> str:

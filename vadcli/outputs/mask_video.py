@@ -97,6 +97,8 @@ class MaskVideoWriter:
         if self._file.closed:
             return
         try:
+            if self._last_ms < 0:
+                self._container.start_encoding()  # a video without sampled rows is a file too
             self._container.mux(self._stream.encode(None))
             self._container.close()
         finally:
@@ -126,6 +128,8 @@ def read_masks(path: Path) -> Iterator[ByteArray]:
             stream.thread_type = "NONE"
             for frame in container.decode(stream):
                 yield frame.to_ndarray().astype(np.uint8, copy=False)
+    except av.error.EOFError:
+        return  # a header alone: no row was sampled
     except (IndexError, av.error.FFmpegError) as error:
         raise DocumentError(f"{path}: not a readable mask video: {error}", hint=_RESCAN) from error
     except OSError as error:

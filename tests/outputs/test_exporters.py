@@ -1,0 +1,105 @@
+"""Events in other formats."""
+
+import csv
+import io
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.outputs.documents import DOCUMENT, FIGHT, PLAIN, video_of
+from vadcli.outputs.exporters import CSV_COLUMNS, to_csv, to_edl, to_json, to_vtt
+from vadcli.types import Event
+
+QUIET = replace(video_of(DOCUMENT, path="quiet.mp4", fps=None), events=())
+
+
+def test_json_is_one_array_of_the_documents():
+    assert json.loads(to_json([DOCUMENT, QUIET])) == [DOCUMENT.to_json(), QUIET.to_json()]
+    assert json.loads(to_json([])) == []
+
+
+def test_csv_is_a_row_an_event_over_all_videos():
+    odd = replace(video_of(DOCUMENT, path='odd, "name".mp4', camera=None), events=(PLAIN,))
+    rows = list(csv.DictReader(io.StringIO(to_csv([DOCUMENT, QUIET, odd]))))
+    assert tuple(rows[0]) == CSV_COLUMNS
+    assert [row["video"] for row in rows] == ["cam1/a.mp4", "cam1/a.mp4", 'odd, "name".mp4']
+    assert rows[0] == {
+        "video": "cam1/a.mp4",
+        "camera": "cam1",
+        "id": "1",
+        "start_s": "1.0",
+        "end_s": "2.0",
+        "peak_s": "1.2",
+        "start_frame": "25",
+        "end_frame": "50",
+        "peak_frame": "30",
+        "peak_score": "0.875",
+        "mean_score": "0.75",
+        "category": "fight",
+        "bbox_x": "10",
+        "bbox_y": "20",
+        "bbox_width": "30",
+        "bbox_height": "40",
+    }
+    assert (rows[2]["camera"], rows[2]["category"], rows[2]["bbox_x"]) == ("", "", "")
+
+
+def test_vtt_has_a_cue_an_event():
+    odd = replace(PLAIN, start_s=3723.0004, end_s=3723.0004, peak_s=3723.0004, category="a --> b\n& <i>")
+    assert to_vtt(replace(DOCUMENT, events=(FIGHT, odd))) == (
+        "WEBVTT\n\n"
+        "1\n00:00:01.000 --> 00:00:02.000\nfight 0.88\n\n"
+        "2\n01:02:03.000 --> 01:02:03.001\na --&gt; b &amp; &lt;i&gt; 0.50\n"
+    )
+    assert to_vtt(QUIET) == "WEBVTT\n"
+
+
+def test_edl_lists_the_events_one_after_the_other():
+    assert to_edl(DOCUMENT) == (
+        "TITLE: cam1/a.mp4\n"
+        "FCM: NON-DROP FRAME\n"
+        "\n"
+        "001  AX       V     C        00:00:01:00 00:00:02:00 01:00:00:00 01:00:01:00\n"
+        "* FROM CLIP NAME: cam1/a.mp4\n"
+        "* COMMENT: fight 0.88\n"
+        "\n"
+        "002  AX       V     C        00:00:04:00 00:00:08:00 01:00:01:00 01:00:05:00\n"
+        "* FROM CLIP NAME: cam1/a.mp4\n"
+        "* COMMENT: anomaly 0.50\n"
+    )
+    assert to_edl(QUIET) == "TITLE: quiet.mp4\nFCM: NON-DROP FRAME\n"
+    with pytest.raises(ValueError, match="frame rate"):
+        to_edl(video_of(DOCUMENT, fps=None))
+
+
+def frames_in(timecode, nominal):
+    hours, minutes, seconds, frames = map(int, timecode.split(":"))
+    return ((hours * 60 + minutes) * 60 + seconds) * nominal + frames
+
+
+@given(
+    fps=st.sampled_from([1.0, 12.5, 24000 / 1001, 25.0, 30000 / 1001, 60.0]),
+    spans=st.lists(st.tuples(st.integers(1, 50_000), st.integers(1, 5_000)), min_size=1, max_size=5),
+)
+def test_edl_timecodes_count_the_frames_of_a_constant_rate(fps, spans):
+    events, row = [], 0
+    for number, (gap, length) in enumerate(spans, 1):
+        start, end = row + gap, row + gap + length
+        events.append(Event(number, start, end, start / fps, end / fps, start, start / fps, 0.9, 0.9))
+        row = end
+    nominal = round(fps)
+    lines = [
+        line.split()
+        for line in to_edl(replace(video_of(DOCUMENT, fps=fps), events=tuple(events))).splitlines()
+        if " AX " in line
+    ]
+    assert [int(line[0]) for line in lines] == [event.id for event in events]
+    record = 3600 * nominal
+    for line, event in zip(lines, events, strict=True):
+        source_in, source_out, record_in, record_out = (frames_in(code, nominal) for code in line[4:])
+        assert (source_in, source_out) == (event.start_frame, event.end_frame)
+        assert (record_in, record_out) == (record, record + event.end_frame - event.start_frame)
+        record = record_out
