@@ -1,0 +1,25 @@
+"""Fixtures that several suites share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test sees this machine's settings: an empty user configuration and no VADCLI_ variables but ffmpeg's."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+    for name in ("VADCLI_OUT", "VADCLI_CATEGORIES", "VADCLI_WORKERS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real footage beside the checkout, for local use only."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("no real footage in ../shared/data")
+    return SHARED_DATA

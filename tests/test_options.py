@@ -1,0 +1,126 @@
+"""Options from their layers, and values that can't be used."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vadcli.config import resolve
+from vadcli.errors import UsageError
+from vadcli.options import (
+    EventsOptions,
+    ScanOptions,
+    ThresholdOptions,
+    parse_categories,
+    parse_duration,
+    parse_shard,
+    preset_names,
+)
+from vadcli.types import Calibration, Thresholds
+
+
+def test_layers_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    user = tmp_path / "user" / "vadcli"
+    user.mkdir(parents=True)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "user"))
+    monkeypatch.chdir(tmp_path)
+    (user / "vadcli.toml").write_text('[scan]\nworkers = 1\nseed = 1\nmasks = "rle"\nmin-age = "1m"\n')
+    Path("vadcli.toml").write_text("[scan]\nworkers = 2\nseed = 2\nmasks = 'video'\n[events]\nthreshold = 0.9\n")
+    env = {"VADCLI_WORKERS": "3", "VADCLI_SEED": "3"}
+    options = resolve(ScanOptions, section="scan", given={"workers": 4, "seed": None}, env=env)
+    assert (options.workers, options.seed, options.masks, options.min_age) == (4, 3, "video", "1m")
+    assert resolve(EventsOptions, section="events", given={}, env={}).threshold == 0.9
+
+
+def test_an_explicit_file_replaces_the_local_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("vadcli.toml").write_text("[scan]\nseed = 1\n")
+    Path("other.toml").write_text("[scan]\nworkers = 7\n")
+    options = resolve(ScanOptions, section="scan", given={}, config=Path("other.toml"), env={})
+    assert (options.seed, options.workers) == (0, 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[scan]\nworkerz = 2\n", "did you mean workers"),
+        ("[scan]\nworkers = 'many'\n", "workers: 'many' is not a value of type int"),
+        ("[scan]\nmasks = 'all'\n", "not one of none, video, rle, both"),
+        ("[scan]\nquiet = 3\n", "not a value of type bool"),
+        ("[scan\n", "can't be read as TOML"),
+        ("scan = 3\n", "must be a table"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_key(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        resolve(ScanOptions, section="scan", given={}, config=path, env={})
+    assert words in str(caught.value)
+    assert "bad.toml" in str(caught.value)
+
+
+def test_the_environment_speaks_every_type() -> None:
+    env = {"VADCLI_QUIET": "yes", "VADCLI_INCLUDE": "*.a, *.b", "VADCLI_OUT": "x/y", "VADCLI_THRESHOLD": "0.25"}
+    options = resolve(ScanOptions, section="scan", given={}, env=env)
+    assert (options.quiet, options.include, options.out, options.threshold) == (True, ("*.a", "*.b"), Path("x/y"), 0.25)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"threshold": 1.5},
+        {"threshold": 0.5, "alarms_per_hour": 1.0},
+        {"interval": 2, "sample_fps": 5.0},
+        {"interval": 0},
+        {"workers": 0},
+        {"shard": "3/2"},
+        {"min_age": "soon"},
+        {"fps": 0.0},
+        {"decode_memory": 1},
+    ],
+)
+def test_values_that_contradict_or_make_no_sense(given: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        resolve(ScanOptions, section="scan", given=given, env={})
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("15m", 900), ("8h", 28800), ("2d", 172800), ("500ms", 0.5)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text, "pad") == seconds
+
+
+@given(st.integers(1, 50), st.integers(1, 50))
+def test_shards_count_from_one(part: int, parts: int) -> None:
+    if part <= parts:
+        assert parse_shard(f"{part}/{parts}") == (part, parts)
+    else:
+        with pytest.raises(UsageError):
+            parse_shard(f"{part}/{parts}")
+
+
+def test_categories_presets_and_files(tmp_path: Path) -> None:
+    own = tmp_path / "mine.txt"
+    own.write_text("# mine\nforklift speeding\nfight # again\n")
+    assert parse_categories(f"fight, fire ,fight,@{own}") == ("fight", "fire", "forklift speeding")
+    assert len(parse_categories("@ucf-crime")) == 13
+    assert all(parse_categories(f"@{name}") for name in preset_names())
+    with pytest.raises(UsageError, match="presets: "):
+        parse_categories("@nothing-of-the-kind")
+
+
+def test_thresholds_come_from_alarms_an_hour_where_scores_are_calibrated() -> None:
+    default, calibration = Thresholds(0.5, 0.4), Calibration(1.0, 2.0)
+    asked = ThresholdOptions(alarms_per_hour=0.1).thresholds(default, calibration)
+    assert math.isclose(asked.high, 1 / (1 + math.exp(-math.log(10) / 2)))
+    assert ThresholdOptions(threshold=0.3).thresholds(default, None).low == 0.3
+    with pytest.raises(UsageError, match="not calibrated"):
+        ThresholdOptions(alarms_per_hour=0.1).thresholds(default, None)
+    with pytest.raises(UsageError, match="above the threshold"):
+        ThresholdOptions(threshold=0.3, low=0.4).thresholds(default, None)
