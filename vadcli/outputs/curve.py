@@ -1,0 +1,189 @@
+"""A score curve as a picture: a window of it around a moment, and the whole video as a strip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from vadcli.types import BoolArray, ByteArray, Event, ScoreTable, Thresholds, TimeArray
+
+Colour = tuple[int, int, int]
+
+PANEL: Colour = (17, 21, 28)
+TRACK: Colour = (30, 36, 46)
+GRID: Colour = (42, 50, 62)
+BAR: Colour = (58, 68, 84)
+TEXT: Colour = (238, 241, 246)
+DIM: Colour = (150, 160, 175)
+NORMAL: Colour = (86, 180, 233)  # sky blue and orange are told apart by everyone
+EVENT: Colour = (240, 164, 30)
+LIMIT: Colour = (196, 204, 216)
+
+WHOLE_UP_TO_S = 45.0  # a video this short is shown whole
+WINDOW_S = 30.0
+_TRACK, _EVENT, _LIMIT = (np.array(colour, dtype=np.float32) for colour in (TRACK, EVENT, LIMIT))
+_SMOOTH = 3  # the curve is drawn this much larger and reduced
+
+
+class ScoreCurve:
+    """One video's scores over time, drawn in tiles as they are needed: memory doesn't grow with the length.
+
+    Args:
+        table: the scores.
+        events: its events; their stretch is drawn in another colour.
+        thresholds: the levels to mark.
+        width, height: of the window, px.
+        end_s: where the last frame ends.
+    """
+
+    def __init__(
+        self,
+        table: ScoreTable,
+        events: Sequence[Event],
+        thresholds: Thresholds,
+        *,
+        width: int,
+        height: int,
+        end_s: float,
+    ) -> None:
+        self.width, self.height, self.end_s = width, height, max(end_s, 1e-3)
+        self.whole = end_s <= WHOLE_UP_TO_S
+        self.s_per_px = (self.end_s if self.whole else WINDOW_S) / width
+        self._timestamp, self._score = table.timestamp, table.score
+        self._events, self._thresholds = tuple(events), thresholds
+        self._tile = lru_cache(maxsize=3)(self._draw_tile)
+
+    def window(self, at_s: float) -> tuple[Image.Image, int]:
+        """The curve around a moment and the moment's column in it; what is yet to come is dimmed."""
+        column = int(at_s / self.s_per_px)
+        last = max(0, round(self.end_s / self.s_per_px) - self.width)
+        left = min(max(0, column - self.width // 2), last)
+        playhead = min(max(column - left, 0), self.width - 1)
+        picture = Image.new("RGB", (self.width, self.height), TRACK)
+        first = left // self.width
+        for number in (first, first + 1):
+            x = number * self.width - left
+            if x >= self.width:
+                continue
+            past, future = self._tile(number)
+            picture.paste(future, (x, 0))
+            seen = playhead - x
+            if seen > 0:
+                picture.paste(past.crop((0, 0, min(seen, self.width), self.height)), (x, 0))
+        return picture, playhead
+
+    def strip(self, width: int, height: int) -> Image.Image:
+        """The whole video as a bar with its events marked, each at least two pixels wide."""
+        bar = Image.new("RGB", (width, height), BAR)
+        draw = ImageDraw.Draw(bar)
+        for event in self._events:
+            left = round(event.start_s / self.end_s * width)
+            right = max(left + 2, round(event.end_s / self.end_s * width))
+            draw.rectangle((min(left, width - 2), 0, right - 1, height), fill=EVENT)
+        return bar
+
+    def _draw_tile(self, number: int) -> tuple[Image.Image, Image.Image]:
+        """Tile `number` covers the columns from number × width on: (as seen, as yet to come)."""
+        start_s = number * self.width * self.s_per_px
+        edges = start_s + np.arange(self.width * _SMOOTH + 1, dtype=np.float64) * (self.s_per_px / _SMOOTH)
+        value = column_maxima(self._timestamp, self._score, edges)
+        value[edges[:-1] > self.end_s] = np.nan
+        fill, line = _strokes(value, self.height)
+        in_event = self._event_columns(start_s)
+        ground = self._ground(start_s, in_event)
+        colour = np.where(in_event[:, None], EVENT, NORMAL).astype(np.float32)[None]
+        seen = _blend(_blend(ground, colour, 0.38 * fill), colour, line)
+        seen = self._mark_thresholds(seen, start_s)
+        to_come = seen * 0.6 + _TRACK * 0.4
+        return _image(seen), _image(to_come)
+
+    def _event_columns(self, start_s: float) -> BoolArray:
+        """(width,) bool, True where an event touches the column."""
+        columns = np.zeros(self.width, dtype=bool)
+        for event in self._events:
+            left = int(np.floor((event.start_s - start_s) / self.s_per_px))
+            right = int(np.ceil((event.end_s - start_s) / self.s_per_px))
+            columns[max(left, 0) : max(right, left + 1, 0)] = True
+        return columns
+
+    def _ground(self, start_s: float, in_event: BoolArray) -> NDArray[np.float32]:
+        ground = np.empty((self.height, self.width, 3), dtype=np.float32)
+        ground[:] = TRACK
+        step_s = next((step for step in (1, 5, 10) if self.s_per_px * self.width / step <= 9), 10)
+        ticks = np.arange(np.ceil(start_s / step_s), (start_s / step_s + self.width * self.s_per_px / step_s)) * step_s
+        columns = ((ticks - start_s) / self.s_per_px).astype(int)
+        ground[:, columns[(columns > 0) & (columns < self.width)]] = GRID
+        ground[:, in_event] += 0.16 * (_EVENT - ground[:, in_event])
+        return ground
+
+    def _mark_thresholds(self, picture: NDArray[np.float32], start_s: float) -> NDArray[np.float32]:
+        """Dashed at the level where an event opens, dotted where it closes; dashes move with the curve."""
+        thick = max(1, self.height // 48)
+        column = round(start_s / self.s_per_px) + np.arange(self.width)
+        for level, on, off in ((self._thresholds.high, 6, 4), (self._thresholds.low, 2, 6)):
+            dash = column % (thick * (on + off)) < thick * on
+            y = round(level_y(level, self.height))
+            y = min(max(y - thick // 2, 0), self.height - thick)
+            row = picture[y : y + thick, dash]
+            picture[y : y + thick, dash] = row + 0.75 * (_LIMIT - row)
+        return picture
+
+
+def column_maxima(timestamp: TimeArray, score: NDArray[np.float32], edges: TimeArray) -> NDArray[np.float32]:
+    """The highest score shown within each column; a frame's score holds until the next frame.
+
+    Args:
+        timestamp: (N,) seconds, rising.
+        score: (N,).
+        edges: (C + 1,) seconds, rising: column c is [edges[c], edges[c + 1]).
+
+    Returns:
+        (C,) float32, NaN before the first frame.
+    """
+    begins = np.searchsorted(timestamp, edges[:-1], side="right") - 1  # the frame on show as the column begins
+    ends = np.searchsorted(timestamp, edges[1:], side="left")
+    value = np.full(len(edges) - 1, np.nan, dtype=np.float32)
+    known = ends > 0
+    first = np.maximum(begins[known], 0)
+    if not len(first):
+        return value
+    low, high = int(first[0]), int(ends[known][-1])
+    part = np.append(score[low:high], np.float32(0.0))  # reduceat takes no bound at its very end
+    bounds = np.stack([first - low, np.maximum(ends[known], first + 1) - low], axis=1).ravel()
+    value[known] = np.maximum.reduceat(part, bounds)[::2]
+    return value
+
+
+def level_y(level: float, height: int) -> float:
+    """The row of a score, in pixels from the top; 0 and 1 stay clear of the edges."""
+    margin = max(1.0, height * 0.06)
+    return margin + (1.0 - level) * (height - 1 - 2 * margin)
+
+
+def _strokes(value: NDArray[np.float32], height: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Opacity in [0, 1] of the area under the curve and of its line, both (height, width, 1), smooth-edged."""
+    tall, wide = height * _SMOOTH, len(value)
+    zero, one = level_y(0.0, tall), level_y(1.0, tall)
+    y = np.where(np.isnan(value), 4.0 * tall, zero + (one - zero) * value)
+    area = Image.fromarray(((np.arange(tall)[:, None] >= y[None]) * np.uint8(255)).astype(np.uint8))
+    line = Image.new("L", (wide, tall))
+    thick = max(_SMOOTH, round(tall / 36))
+    ImageDraw.Draw(line).line([(x, float(row)) for x, row in enumerate(y)], fill=255, width=thick)
+    return _reduce(area), _reduce(line)
+
+
+def _reduce(mask: Image.Image) -> NDArray[np.float32]:
+    return np.asarray(mask.reduce(_SMOOTH), dtype=np.float32)[..., None] / 255.0
+
+
+def _blend(ground: NDArray[np.float32], colour: NDArray[np.float32], opacity: NDArray[np.float32]) -> NDArray[np.float32]:
+    return ground + (colour - ground) * opacity
+
+
+def _image(picture: NDArray[np.float32]) -> Image.Image:
+    pixels: ByteArray = np.clip(picture, 0, 255).round().astype(np.uint8)
+    return Image.fromarray(pixels)
