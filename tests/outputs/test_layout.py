@@ -14,7 +14,7 @@ from vadcli.outputs.layout import OutputLayout, encode_name, printable
 def test_the_input_tree_is_mirrored_and_the_suffix_kept():
     layout = OutputLayout(Path("out"))
     assert layout.scores("cam1/a.mp4") == Path("out/scores/cam1/a.mp4.parquet")
-    assert layout.checkpoint("cam1/a.mp4") == Path("out/scores/cam1/a.mp4.parquet.part")
+    assert layout.checkpoint("cam1/a.mp4") == Path("out/scores/cam1/.a.mp4.parquet.part")
     assert layout.events("cam1/a.mp4") == Path("out/events/cam1/a.mp4.json")
     assert layout.mask_video("cam1/a.mp4") == Path("out/masks/cam1/a.mp4.mkv")
     assert layout.mask_rle("cam1/a.mp4") == Path("out/masks/cam1/a.mp4.parquet")
@@ -81,8 +81,8 @@ def test_a_name_too_long_is_cut_for_all_kinds_alike_and_stays_its_own(tmp_path):
     stem = layout.events(first).name.removesuffix(".json")
     assert re.fullmatch("é+-[0-9a-f]{8}", stem)
     assert layout.scores(first).name == f"{stem}.parquet"
-    assert layout.scores("x" * 242).name == "x" * 242 + ".parquet"
-    assert re.fullmatch("x{233}-[0-9a-f]{8}.parquet", layout.scores("x" * 243).name)
+    assert layout.scores("x" * 241).name == "x" * 241 + ".parquet"
+    assert re.fullmatch("x{232}-[0-9a-f]{8}.parquet", layout.scores("x" * 242).name)
 
 
 def test_stored_files_are_listed_in_order(tmp_path):

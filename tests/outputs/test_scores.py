@@ -3,6 +3,7 @@
 import importlib
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from vadcli.errors import DocumentError
+from vadcli.outputs.checkpoint import Claim
+from vadcli.outputs.layout import OutputLayout
 from vadcli.outputs.scores import SCHEMA, ScoresMetadata, read_metadata, read_scores, write_scores
 from vadcli.types import ScoreTable
 
@@ -98,12 +101,15 @@ def write_two(folder):
         write_scores(path, table_of(n, video), METADATA)
 
 
-def test_all_files_are_one_data_set(tmp_path):
+def test_all_files_are_one_data_set_while_a_scan_runs_too(tmp_path):
     write_two(tmp_path)
+    claim = Claim.acquire(tmp_path / OutputLayout(Path()).checkpoint("c.mp4").name)
+    os.write(claim.fd, b"running")
     data = ds.dataset(tmp_path, format="parquet").to_table()
     assert data.num_rows == 150
     assert sorted(data.column("video").unique().to_pylist()) == ["b.mp4", "cam=1/a.mp4"]
     assert data.schema.names == SCHEMA.names
+    claim.release(delete=False)
 
 
 def test_pandas_reads_them(tmp_path):

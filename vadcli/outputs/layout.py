@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 
 CHECKPOINT_SUFFIX = ".parquet.part"
 _LONGEST_NAME_BYTES = 255
-_LONGEST_STEM_BYTES = _LONGEST_NAME_BYTES - len(CHECKPOINT_SUFFIX)
+_LONGEST_STEM_BYTES = _LONGEST_NAME_BYTES - len(f".{CHECKPOINT_SUFFIX}")
 _HASH_DIGITS = 8
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 _LOOKS_ENCODED = re.compile(rb"%(?=25|2E|0[0-9A-F]|1[0-9A-F]|7F|[89A-F][0-9A-F])")
@@ -75,8 +75,9 @@ class OutputLayout:
         return self._of("scores", video, ".parquet")
 
     def checkpoint(self, video: str) -> Path:
-        """The unfinished scores of a video, also the claim on it."""
-        return self._of("scores", video, CHECKPOINT_SUFFIX)
+        """The unfinished scores of a video, also the claim on it; hidden, so that who reads all scores passes over it."""
+        path = self._of("scores", video, CHECKPOINT_SUFFIX)
+        return path.with_name(f".{path.name}")
 
     def events(self, video: str) -> Path:
         """The events document of a video."""
