@@ -22,8 +22,8 @@ from vadcli.errors import NoVideoStream, ProbeError, UnsafeContainer
 
 _VIDEO = (
     "mov matroska avi mpegts mpeg mpegvideo m4v flv live_flv asf asf_o ogg gif apng webp_anim ivf obu h264 hevc vvc evc h261 "
-    "h263 vc1 vc1test mjpeg mjpeg_2000 smjpeg mxf gxf nut rm dv wtv yuv4mpegpipe dhav ifv luodat nsv nuv cavsvideo avs2 avs3 dirac "
-    "pva lxf ty hxvs"
+    "h263 vc1 vc1test mjpeg mjpeg_2000 smjpeg mxf gxf nut rm dv wtv yuv4mpegpipe dhav ifv luodat nsv nuv cavsvideo avs2 avs3 "
+    "dirac pva lxf ty hxvs"
 )
 _SOUND = "mp3 aac wav flac aiff au caf amr ac3 eac3 dts ape tta w64 wv"  # opened to be able to say that they hold no video
 _ALLOWED = ",".join((_VIDEO + " " + _SOUND).split())
@@ -78,7 +78,8 @@ def open_media(path: Path) -> Any:
 
 
 def _refusal(name: str, error: av.error.FFmpegError) -> ProbeError:
-    source, said = error.log[1:3] if error.log else ("", "")  # level, who, what
+    log: Any = error.log  # level, who, what; None where ffmpeg said nothing
+    source, said = (log[1], log[2]) if log else ("", "")
     if "not on whitelist" in said:
         return UnsafeContainer(f"{name}: not a video container: ffmpeg's format '{source}' is not allowed")
     detail = f" ({said.strip()})" if said.strip() else ""

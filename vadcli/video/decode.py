@@ -1,7 +1,9 @@
 """Frames of a video, row by row: one reader over decord, ffmpeg and folders of images.
 
-`auto` takes the decoder that is right and quick for the file and goes on with ffmpeg where decord stops. Rows are the same
-whichever decoder reads: every frame that a player shows, in presentation order, without gaps, lost ones included.
+`auto` depends on the file alone: decord for short clips of the kinds that it reads right (grey frames, nothing damaged; see
+`decord_frames`), because no process has to be started; ffmpeg for everything else, which is as quick or quicker on longer ones
+and tells which frames it concealed. Rows are the same whichever decoder reads: every frame that a player shows, in
+presentation order, without gaps, lost ones included.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ from types import TracebackType
 from typing import Self
 
 from vadcli.errors import DecodeError
-from vadcli.types import DecoderName, VideoInfo
+from vadcli.types import DecoderName, PixelFormat, VideoInfo
 from vadcli.video.container import shown
-from vadcli.video.ffmpeg_frames import FfmpegFrames
+from vadcli.video.decord_frames import DecordFrames, can_read, is_short
+from vadcli.video.ffmpeg_frames import DamageFound, FfmpegFrames
 from vadcli.video.frames import Backend, DecoderChoice, Frame, ReadRequest
 from vadcli.video.image_frames import ImageFrames
 from vadcli.video.rows import Row, RowMatcher, SeekMissed
@@ -38,7 +41,7 @@ class FrameReader:
     share between threads. Close it, or use it in a `with` statement: an ffmpeg process hangs on it.
 
     Attributes:
-        decoder: the one that delivered the last frame; `auto` may change from decord to ffmpeg on the way.
+        decoder: the one that delivered the last frame.
         complaints: the last lines of what the decoder said.
 
     Raises:
@@ -75,10 +78,28 @@ class FrameReader:
         if self._info.demuxer == "images":
             images = ImageFrames(self._info, self._request)
             yield from self._deliver(images, RowMatcher(self._info, sought=self._due))
+        elif self._choice == "decord":
+            yield from self._read_decord(checked=False)
+        elif self._choice == "auto" and self._suits_decord():
+            try:
+                yield from self._read_decord(checked=True)
+            except DecodeError as error:  # damaged, or not as the probe foresaw; nothing was delivered yet
+                self.complaints = error.message
+                yield from self._read_ffmpeg(threads=1)
         else:
-            yield from self._read_ffmpeg()
+            yield from self._read_ffmpeg(threads=self._threads)
 
-    def _read_ffmpeg(self) -> Generator[Frame, None, None]:
+    def _suits_decord(self) -> bool:
+        return self._request.pixel_format is PixelFormat.GRAY and is_short(self._info) and can_read(self._info)
+
+    def _read_decord(self, *, checked: bool) -> Generator[Frame, None, None]:
+        if not can_read(self._info):
+            raise DecodeError(f"{shown(self._info.path)}: decord can't read it right", hint="leave --decoder at auto")
+        frames = DecordFrames(self._info, self._request, threads=self._threads, checked=checked)
+        self.decoder = DecoderName.DECORD
+        yield from self._deliver(frames, RowMatcher(self._info, sought=self._due))
+
+    def _read_ffmpeg(self, *, threads: int) -> Generator[Frame, None, None]:
         """From the row due next to the end. ffmpeg is started again where a first plan does not hold."""
         info, request = self._info, self._request
         self.decoder = DecoderName.FFMPEG
@@ -87,11 +108,15 @@ class FrameReader:
             row = seek_row(info, self._due) if may_seek else None
             seek_pts = None if row is None else int(info.pts[row])
             selection = choose_selection(info, request.interval, self._due, sought=row is not None, every_image=every_image)
-            backend = FfmpegFrames(info, request.shape, selection, seek_pts=seek_pts, threads=self._threads)
+            backend = FfmpegFrames(info, request.shape, selection, seek_pts=seek_pts, threads=threads)
             try:
                 outcome = yield from self._deliver(backend, RowMatcher(info, sought=row))
             except SeekMissed:
-                outcome = _Outcome.NOTHING
+                may_seek = False
+                continue
+            except DamageFound:
+                threads = 1
+                continue
             if outcome is _Outcome.UNSELECTED and not every_image:
                 every_image = True
             elif outcome is _Outcome.NOTHING and row is not None:

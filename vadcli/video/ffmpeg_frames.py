@@ -1,13 +1,18 @@
 """ffmpeg as a decoder: one child process that decodes, turns, selects, scales and pipes raw pictures.
 
-Every frame that ffmpeg decodes is announced on its stderr (`-debug_ts`) with its time, before the select filter; a frame that it
-concealed is announced as corrupt by the same thread, in the line before. So times and damage of all frames come along although
-only the selected ones are scaled and piped. ffmpeg exits with 0 on files that end too early: what came is compared with the
-probe by the caller.
+Every frame that ffmpeg decodes is announced on its stderr (`-debug_ts`) with its time, before the select filter; a frame that
+it concealed is announced as corrupt by the same thread, in the line before. So times and damage of all frames come along
+although only the selected ones are scaled and piped. ffmpeg exits with 0 on files that end too early: what came is compared
+with the probe by the caller.
+
+A decoder with several threads may copy a frame's damage flag before the thread that finds the damage has set it, but it
+never shows the frame before the error is logged. So a decoder with threads gives up at the first error (`DamageFound`), and the
+caller goes on with one thread, where the flags are exact.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import queue
 import re
@@ -15,7 +20,7 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Iterator
-from typing import IO
+from typing import cast
 
 import ffmpeg
 import numpy as np
@@ -31,6 +36,7 @@ from vadcli.video.selection import Selection
 _DECODED = re.compile(rb"decoder -> .*?pts:(-?\d+|NOPTS)")
 _CORRUPT = b"corrupt decoded frame"
 _COMPLAINT = re.compile(rb"\[(?:warning|error|fatal|panic)\]")
+_DECODER_ERROR = re.compile(rb"^\[(\w+) @ 0x[0-9a-f]+\] \[(?:error|fatal|panic)\]")
 _KEPT_COMPLAINTS = 5
 _LONGEST_COMPLAINT = 300
 _F_SETPIPE_SZ = 1031  # fcntl; Linux
@@ -38,6 +44,10 @@ _PIPE_BYTES = 1 << 20
 _PIXELS = {PixelFormat.GRAY: "gray", PixelFormat.RGB: "rgb24"}
 
 _Decoded = tuple[int | None, bool]  # pts, ok
+
+
+class DamageFound(Exception):
+    """A decoder with several threads met an error: which frames are damaged can be told with one thread only."""
 
 
 class FfmpegFrames:
@@ -48,7 +58,8 @@ class FfmpegFrames:
         shape: (H, W, C) of the images wanted.
         selection: which frames come with an image.
         seek_pts: begin at the keyframe at or before this time; None begins at the beginning.
-        threads: decoder threads; 0 lets ffmpeg choose.
+        threads: decoder threads; 0 lets ffmpeg choose. With 1, frames are flagged exactly; else iterating raises DamageFound
+            before the first frame that may be damaged.
 
     Raises:
         DecodeError: ffmpeg is missing or can't be started.
@@ -66,7 +77,9 @@ class FfmpegFrames:
         self.complaints = ""
         self._shape = shape
         self._selection = selection
-        self._decoded: queue.SimpleQueue[list[_Decoded] | None] = queue.SimpleQueue()
+        self._codec = info.codec.encode()
+        self._exact = threads == 1
+        self._decoded: queue.SimpleQueue[list[_Decoded] | type[DamageFound] | None] = queue.SimpleQueue()
         command = build_command(info, shape, selection, seek_pts=seek_pts, threads=threads)
         environment = {key: value for key, value in os.environ.items() if key != "FFREPORT"}  # would write a log file
         try:
@@ -77,20 +90,21 @@ class FfmpegFrames:
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 env=environment,
-                preexec_fn=die_with_parent,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - takes no lock, see its docstring
             )
         except OSError as error:
             raise DecodeError(f"{shown(info.path)}: {command[0]} can't be started: {error.strerror}") from error
-        assert self._process.stdout is not None and self._process.stderr is not None
-        self._pictures = self._process.stdout
+        self._pictures = cast(io.RawIOBase, self._process.stdout)
         _widen(self._pictures)
-        self._listener = threading.Thread(target=self._listen, args=(self._process.stderr,), daemon=True)
+        self._listener = threading.Thread(target=self._listen, args=(cast(io.RawIOBase, self._process.stderr),), daemon=True)
         self._listener.start()
 
     def __iter__(self) -> Iterator[Shown]:
         """What ffmpeg decodes, in the order of presentation."""
         count = 0
         while (batch := self._decoded.get()) is not None:
+            if not isinstance(batch, list):
+                raise batch
             for pts, ok in batch:
                 selected = self._selection.takes(count, pts)
                 image = self._read_picture() if selected else None
@@ -110,15 +124,15 @@ class FfmpegFrames:
 
     def _read_picture(self) -> ByteArray | None:
         image = np.empty(self._shape, np.uint8)
-        rest = memoryview(image).cast("B")
+        rest = memoryview(image.data).cast("B")
         while rest:
-            got = self._pictures.readinto(rest)  # type: ignore[attr-defined]
+            got = self._pictures.readinto(rest)
             if not got:
                 return None
             rest = rest[got:]
         return image
 
-    def _listen(self, stderr: IO[bytes]) -> None:
+    def _listen(self, stderr: io.RawIOBase) -> None:
         """Drain stderr so that ffmpeg never waits for a reader; runs in a thread of its own until ffmpeg has ended."""
         complaints: deque[bytes] = deque(maxlen=_KEPT_COMPLAINTS)
         corrupt = False
@@ -138,9 +152,16 @@ class FfmpegFrames:
                     elif _COMPLAINT.search(line):
                         complaints.append(line[:_LONGEST_COMPLAINT])
                         self.complaints = _readable(complaints)
-                if batch:
-                    self._decoded.put(batch)
+                        if not self._exact and self._is_damage(line):
+                            self._decoded.put(batch)
+                            self._decoded.put(DamageFound)
+                            batch = []
+                self._decoded.put(batch)
         self._decoded.put(None)
+
+    def _is_damage(self, line: bytes) -> bool:
+        said = _DECODER_ERROR.match(line)
+        return said is not None and (said[1] == self._codec or said[1].startswith(b"lib"))
 
 
 def build_command(
@@ -167,7 +188,7 @@ def build_command(
     return command
 
 
-def _widen(pipe: IO[bytes]) -> None:
+def _widen(pipe: io.RawIOBase) -> None:
     """A pipe that holds a few pictures spares switches between the processes; a refusal does no harm."""
     try:
         import fcntl
