@@ -80,8 +80,13 @@ def _filled(pts: Sequence[int | None], lasting: IndexArray) -> IndexArray:
 
 def _presentation_order(times: IndexArray, dts: Sequence[int | None]) -> IndexArray:
     """Stable order by time, within stretches whose decoding times don't jump back."""
-    decoding = [t if d is None else d for t, d in zip(times.tolist(), dts, strict=True)]
-    cuts = [0, *(i for i in range(1, len(decoding)) if dts[i] is not None and decoding[i] < decoding[i - 1]), len(decoding)]
+    cuts, last = [0], None
+    for i, decoded in enumerate(dts):
+        if decoded is not None:
+            if last is not None and decoded < last:
+                cuts.append(i)
+            last = decoded
+    cuts.append(len(times))
     parts = [a + np.argsort(times[a:b], kind="stable") for a, b in pairwise(cuts)]
     return np.concatenate(parts)
 
