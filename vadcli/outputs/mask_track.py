@@ -1,0 +1,71 @@
+"""A video's stored masks by row, whichever format they are stored in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from vadcli.errors import DocumentError
+from vadcli.outputs.layout import OutputLayout
+from vadcli.outputs.mask_rle import read_mask_rle
+from vadcli.outputs.mask_video import read_masks
+from vadcli.types import ByteArray, ScoreTable
+
+
+class MaskTrack:
+    """Reads masks forward as rows are asked for, one in memory at a time; an earlier row starts over.
+
+    The mask video is taken where there is one, else the run lengths, else there are no masks.
+
+    Args:
+        table: the video's scores; the k-th stored mask belongs to the k-th sampled row.
+        layout: where they are stored.
+
+    Attributes:
+        problems: why masks are missing from some row on, a line each.
+    """
+
+    def __init__(self, table: ScoreTable, layout: OutputLayout) -> None:
+        self._sampled = np.flatnonzero(table.sampled)
+        self._video, self._rle = layout.mask_video(table.video), layout.mask_rle(table.video)
+        self.problems: list[str] = []
+        self._row = -1
+        self._mask: ByteArray | None = None
+        self._next: tuple[int, ByteArray] | None = None
+        self._restart()
+
+    def at(self, row: int) -> ByteArray | None:
+        """The mask shown at a row: the last sampled row's, until the next one's.
+
+        Returns:
+            (H, W) uint8, 0–255 = pixel score 0–1, or 0 and 255 alone where only run lengths are stored; the same array
+            until the mask changes. None where there is none.
+        """
+        if row < self._row:
+            self._restart()
+        self._row = row
+        while self._next is not None and self._next[0] <= row:
+            self._mask = self._next[1]
+            self._advance()
+        return self._mask
+
+    def _restart(self) -> None:
+        self._mask = None
+        self._stored = self._read()
+        self._advance()
+
+    def _advance(self) -> None:
+        try:
+            self._next = next(self._stored, None)
+        except DocumentError as error:
+            self._next = None
+            if error.message not in self.problems:
+                self.problems.append(error.message)
+
+    def _read(self) -> Iterator[tuple[int, ByteArray]]:
+        if self._video.exists():
+            yield from zip(self._sampled.tolist(), read_masks(self._video), strict=False)
+        elif self._rle.exists():
+            for row in read_mask_rle(self._rle):
+                yield row.frame_index, row.decode() * np.uint8(255)
