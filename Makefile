@@ -1,0 +1,59 @@
+# Everything is installed in .venv and nowhere else; a second run of a target is quick and works offline.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+STAMP := $(VENV)/.installed
+
+.PHONY: help install demo test style quality completions docs clean
+
+help:
+	@echo "make demo        set up, make a small archive, scan and render it"
+	@echo "make test        set up and run the tests"
+	@echo "make install     set up .venv only"
+	@echo "make style       format and lint"
+	@echo "make quality     what CI checks besides the tests: format, lint, types, scripts"
+	@echo "make completions regenerate shell completions and docs/cli.md"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "vadcli needs Python 3.11 or newer: make install PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $(STAMP)
+
+demo: install
+	$(BIN)/python examples/synthetic_archive.py $(DEMO)/footage
+	$(BIN)/vadcli scan $(DEMO)/footage --out $(DEMO)/results --masks video
+	$(BIN)/vadcli render $(DEMO)/footage --out $(DEMO)/results
+	@echo
+	@echo "Events a line:   $(BIN)/vadcli events $(DEMO)/results --format csv"
+	@echo "What was put in: $(DEMO)/footage/truth.csv"
+	@echo "Look at:         $(DEMO)/results/rendered/"
+
+test: install
+	$(BIN)/python -m pytest -n 2
+
+style: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+quality: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/shellcheck .ci/run
+
+completions: install
+	_VADCLI_COMPLETE=source_bash $(BIN)/vadcli > completions/vadcli.bash
+	_VADCLI_COMPLETE=source_zsh $(BIN)/vadcli > completions/_vadcli
+	_VADCLI_COMPLETE=source_fish $(BIN)/vadcli > completions/vadcli.fish
+	$(BIN)/python -m typer vadcli.cli utils docs --name vadcli --title "Command reference" --output docs/cli.md
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist

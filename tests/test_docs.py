@@ -1,0 +1,77 @@
+"""Documentation that cannot drift: generated pages are fresh, and everything that exists is written down."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from vadcli import config
+from vadcli.cli import app
+from vadcli.options import EventsOptions, RenderOptions, ScanOptions, preset_names
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*command: str, **environment: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env={**os.environ, **environment})
+    return done.stdout
+
+
+def test_the_command_reference_is_fresh(tmp_path: Path) -> None:
+    page = tmp_path / "cli.md"
+    title = ("--name", "vadcli", "--title", "Command reference", "--output", str(page))
+    run(sys.executable, "-m", "typer", "vadcli.cli", "utils", "docs", *title)
+    assert (ROOT / "docs" / "cli.md").read_text() == page.read_text(), "run `make completions`"
+
+
+@pytest.mark.parametrize(("shell", "name"), [("bash", "vadcli.bash"), ("zsh", "_vadcli"), ("fish", "vadcli.fish")])
+def test_completions_are_fresh(shell: str, name: str) -> None:
+    vadcli = Path(sys.executable).with_name("vadcli")
+    made = run(str(vadcli), _VADCLI_COMPLETE=f"source_{shell}")
+    assert (ROOT / "completions" / name).read_text() == made, "run `make completions`"
+
+
+def test_every_command_is_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+    assert [name for name in names if f"vadcli {name}" not in readme] == []
+
+
+@pytest.mark.parametrize("kind", [ScanOptions, EventsOptions, RenderOptions])
+def test_every_option_has_help_and_an_environment_variable(kind: type) -> None:
+    reference = (ROOT / "docs" / "cli.md").read_text()
+    for item in fields(kind):
+        assert item.metadata["help"].endswith("."), item.name
+        assert f"--{item.name.replace('_', '-')}" in reference
+        assert config.env_name(item.name) == f"VADCLI_{item.name.upper()}"
+
+
+def test_presets_are_named_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert [name for name in preset_names() if f"@{name}" not in readme] == []
+
+
+@pytest.mark.parametrize("page", sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]))
+def test_links_to_files_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text()
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    missing = [link for link in links if not (ROOT / page).parent.joinpath(link).exists()]
+    assert missing == []
+
+
+def test_the_readme_opens_with_two_commands() -> None:
+    blocks = re.findall(r"```(?:sh|console|bash)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    commands = [line.split("#")[0].strip() for line in blocks[0].splitlines() if line.strip()]
+    assert commands == ["make demo", "make test"]
+
+
+def test_the_schema_is_valid_json_and_shipped() -> None:
+    path = ROOT / "vadcli" / "outputs" / "schemas" / "events-1.json"
+    assert json.loads(path.read_text())["$schema"].startswith("https://json-schema.org/")

@@ -1,0 +1,146 @@
+"""The house rules as data: who may import whom, where third-party packages are at home, and how quick the help is."""
+
+from __future__ import annotations
+
+import ast
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "vadcli"
+
+# Units by level. A unit imports from lower levels and from itself; inside L3 units don't import one another.
+LEVELS: dict[str, int] = {
+    "types": 0,
+    "errors": 0,
+    "options": 0,
+    "config": 0,
+    "categories": 0,
+    "video": 1,
+    "events": 1,
+    "outputs": 1,
+    "detectors": 2,
+    "scan": 3,
+    "render": 3,
+    "doctor": 3,
+    "cli": 4,
+}
+# L0 in its own order, since its files do lean on one another.
+GROUND = ["errors", "types", "options", "config"]
+
+HOMES: dict[str, tuple[str, ...]] = {
+    "decord": ("video/",),
+    "ffmpeg": ("video/", "render"),
+    "imageio_ffmpeg": ("video/",),
+    "av": ("video/", "outputs/mask_video", "outputs/mp4"),
+    "pyarrow": ("outputs/",),
+    "pycocotools": ("outputs/mask_rle",),
+    "jsonschema": ("outputs/event_json",),
+    "cv2": ("detectors/motion",),
+    "PIL": ("outputs/", "video/"),
+    "torch": ("detectors/", "scan/local", "doctor"),
+    "typer": ("cli/",),
+    "tqdm": ("cli/_output",),
+    "platformdirs": ("config",),
+    "psutil": ("video/", "doctor"),
+}
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE).with_suffix("").as_posix()
+        yield name, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports(name: str, tree: ast.Module) -> Iterator[str]:
+    """Dotted names imported anywhere in a module, relative ones made absolute."""
+    package = ["vadcli", *name.split("/")[:-1]]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            dotted = ".".join([*base, *(node.module.split(".") if node.module else [])])
+            yield dotted
+            yield from (f"{dotted}.{alias.name}" for alias in node.names)
+
+
+def unit(dotted: str) -> str | None:
+    parts = dotted.split(".")
+    return parts[1] if parts[0] == "vadcli" and len(parts) > 1 and parts[1] in LEVELS else None
+
+
+@pytest.mark.parametrize(("name", "tree"), [pytest.param(*item, id=item[0]) for item in modules()])
+def test_imports_point_down(name: str, tree: ast.Module) -> None:
+    own = name.split("/", maxsplit=1)[0]
+    if own in ("__init__", "__main__"):
+        return
+    assert own in LEVELS, f"vadcli/{name}.py belongs to no level"
+    for dotted in imports(name, tree):
+        other = unit(dotted)
+        if other is None or other == own:
+            continue
+        if own in GROUND:
+            assert GROUND.index(other) < GROUND.index(own), f"vadcli/{name}.py imports {dotted}"
+        else:
+            assert LEVELS[other] < LEVELS[own], f"vadcli/{name}.py imports {dotted}"
+
+
+@pytest.mark.parametrize(("name", "tree"), [pytest.param(*item, id=item[0]) for item in modules()])
+def test_third_party_packages_stay_at_home(name: str, tree: ast.Module) -> None:
+    for dotted in imports(name, tree):
+        homes = HOMES.get(dotted.split(".")[0])
+        assert homes is None or name.startswith(homes), f"vadcli/{name}.py imports {dotted}, which is at home in {homes}"
+
+
+def test_every_third_party_package_has_a_home() -> None:
+    known = {*sys.stdlib_module_names, "vadcli", "numpy", *HOMES}
+    for name, tree in modules():
+        for dotted in imports(name, tree):
+            assert dotted.split(".")[0] in known, f"vadcli/{name}.py imports {dotted}, which has no home"
+
+
+def test_no_import_cycles() -> None:
+    graph = {}
+    names = {name.removesuffix("/__init__") for name, _ in modules()}
+    for name, tree in modules():
+        at_top = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+        found = {dotted.removeprefix("vadcli.").replace(".", "/") for dotted in imports(name, at_top)}
+        graph[name.removesuffix("/__init__")] = (found & names) - {name.removesuffix("/__init__")}
+    done: set[str] = set()
+    while ready := [name for name in graph if name not in done and graph[name] <= done]:
+        done.update(ready)
+    assert set(graph) == done, f"import cycle among {sorted(set(graph) - done)}"
+
+
+def test_importing_vadcli_loads_nothing_heavy() -> None:
+    code = "import sys, vadcli; print(sorted({'torch', 'numpy', 'cv2', 'av', 'pyarrow'} & set(sys.modules)))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert said.strip() == "[]"
+
+
+HELP = """
+import sys; sys.argv = ["vadcli", "--help"]
+from vadcli.cli import main
+try: main()
+except SystemExit as end: assert not end.code
+print(sorted({"torch", "cv2", "av", "decord", "pyarrow", "transformers"} & set(sys.modules)), file=sys.stderr)
+"""
+
+
+def cpu_seconds_of_help() -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=True, timeout=60)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.stderr.strip() == "[]"
+    assert "scan" in done.stdout
+    return (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
+
+
+def test_help_imports_no_torch_and_takes_under_half_a_second_of_cpu() -> None:
+    # CPU time of the process itself is a promise to users; the best of three leaves out what a busy machine adds to it.
+    assert min(cpu_seconds_of_help() for _ in range(3)) < 0.5
