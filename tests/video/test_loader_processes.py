@@ -1,0 +1,307 @@
+"""Decoder processes that hang, crash and eat memory, runs that are abandoned, parents that are killed: with real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests import media
+from tests.video.loading import NEEDS, OPTIONS, QUICK, REAL, gather, load, request
+from vadcli.errors import DecodeError, DecoderCrashed, DecoderHung, VadcliError, VideoError
+from vadcli.types import SizeRule
+from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, Opened
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory) -> Path:
+    return media.make_video(tmp_path_factory.mktemp("real") / "a.mp4", frames=200, fps=10, size=(320, 240), gop=12)
+
+
+def descendants() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def wait_until(condition, limit_s: float = 20.0) -> bool:
+    """True as soon as the condition holds."""
+    end = time.monotonic() + limit_s
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    threads, descriptors = set(threading.enumerate()), open_descriptors()
+    yield
+    assert not descendants()
+    assert set(threading.enumerate()) <= threads
+    assert open_descriptors() <= descriptors
+
+
+def open_descriptors() -> int:
+    return psutil.Process().num_fds()
+
+
+def alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+# What goes wrong
+
+TROUBLES: list[tuple[str, type[VideoError], str]] = [
+    ("hang", DecoderHung, "stood still for 1.2 s"),
+    ("hang in C with the lock held", DecoderHung, "stood still for 1.2 s"),
+    ("hang with a child", DecoderHung, "stood still for 1.2 s"),
+    ("segfault", DecoderCrashed, "SIGSEGV"),
+    ("exit", DecoderCrashed, "exit code 7: the library gave up"),
+    ("eat memory", DecoderCrashed, "more than the 300 MiB allowed"),
+    ("read on for ever", DecoderHung, "stood still for 1.2 s"),
+]
+
+
+@pytest.mark.parametrize(("what", "kind", "words"), TROUBLES)
+def test_a_process_that_dies_costs_its_own_video(tmp_path, what, kind, words):
+    requests = [
+        request(tmp_path, "before", rows=30),
+        request(tmp_path, "bad", rows=40, at=20, do=what),
+        request(tmp_path, "after", rows=30),
+    ]
+    seen = load(requests, replace(OPTIONS if kind is DecoderCrashed else QUICK, memory_limit_mib=300))
+    bad = seen["bad"]
+    assert type(bad.end.error) is kind
+    assert words in str(bad.end.error)
+    assert str(bad.end.error).startswith("bad: ")
+    assert bad.row_numbers == list(range(19))  # of the three clips that were complete: up to their last sampled row
+    assert (bad.end.rows.first, bad.end.decoded_frames, bad.end.decoder) == (19, 19, "ffmpeg")
+    assert seen["before"].values()[:2] == seen["after"].values()[:2]
+    assert seen["after"].row_numbers == list(range(30))
+
+
+def test_a_crash_while_probing_costs_that_video(tmp_path):
+    asks = [request(tmp_path, "bad", rows=9, do="segfault while probing"), request(tmp_path, "good", rows=9)]
+    seen = load(asks)
+    assert isinstance(seen["bad"].end.error, DecoderCrashed)
+    assert (seen["bad"].end.info, seen["bad"].row_numbers) == (None, [])
+    assert seen["good"].end.error is None
+
+
+def test_a_reader_that_leaves_a_row_out_is_caught(tmp_path):
+    one = load([request(tmp_path, "a", rows=20)], replace(OPTIONS, reader="tests.video.fake_decoders:JumpingReader"))["a"]
+    assert isinstance(one.end.error, DecodeError)
+    assert "row 6 came where row 5 was due" in str(one.end.error)
+    assert one.row_numbers == list(range(5))
+
+
+def test_a_reader_that_returns_short_is_seen_in_the_rows(tmp_path):
+    options = replace(OPTIONS, reader="tests.video.fake_decoders:ShortReader")
+    one = load([request(tmp_path, "a", rows=20)], options)["a"]
+    assert one.end.error is None
+    assert one.end.info is not None
+    assert (one.end.decoded_frames, one.end.info.frames) == (10, 20)
+
+
+def test_a_video_without_one_decoded_row_fails(tmp_path):
+    options = replace(OPTIONS, reader="tests.video.fake_decoders:EmptyReader")
+    one = load([request(tmp_path, "a", rows=20)], options)["a"]
+    assert isinstance(one.end.error, DecodeError)
+    assert "not one frame" in str(one.end.error)
+
+
+def test_a_process_that_keeps_memory_from_earlier_videos_is_replaced_without_blame(tmp_path):
+    asks = [request(tmp_path, str(n), rows=9, at=3, do="leak") for n in range(4)]
+    seen = load(asks, replace(OPTIONS, memory_limit_mib=230))
+    assert [str(one.end.error) for one in seen.values()] == ["None"] * 4
+
+
+def test_a_slow_consumer_is_no_hang(tmp_path):
+    with ClipLoader(NEEDS, replace(QUICK, workers=2)) as loader:
+        items = loader.run([request(tmp_path, name, rows=60) for name in "ab"])
+        first = next(items)
+        time.sleep(2.0)  # both processes have filled their slots and wait
+        second = next(items)
+        time.sleep(2.0)
+        seen = gather(_chain(first, second, items))
+    assert [one.end.error for one in seen.values()] == [None, None]
+    assert all(one.row_numbers == list(range(60)) for one in seen.values())
+
+
+def test_reading_on_without_rows_is_no_hang(tmp_path):
+    ask = request(tmp_path, "a", rows=20, at=10, do="read on slowly")
+    with ask.path.open("a") as file:
+        file.write(" " * (1 << 20))
+    assert load([ask], QUICK)["a"].end.error is None
+
+
+def test_no_decoder_at_all_is_fatal(tmp_path):
+    with pytest.raises(VadcliError, match=r"no decoder process can be started.*no_such_module"):
+        load([request(tmp_path, "a", rows=20)], replace(OPTIONS, reader="no_such_module:Reader"))
+
+
+# How it ends
+
+
+def test_an_abandoned_ffmpeg_is_killed(video):
+    needs = replace(NEEDS, size=SizeRule(320 * 240))
+    with ClipLoader(needs, replace(REAL, workers=1, decoder="ffmpeg")) as loader:
+        items = loader.run([ClipRequest("a", video)])
+        next(items)
+        assert wait_until(lambda: len(descendants()) == 2)  # the process and its ffmpeg, both waiting for us
+        family = descendants()
+        items.close()
+        assert wait_until(lambda: not any(alive(process) for process in family))
+
+
+def test_requests_are_pulled_as_processes_fall_idle(tmp_path):
+    pulled = 0
+
+    def requests() -> Iterator[ClipRequest]:
+        nonlocal pulled
+        for n in range(200):
+            pulled += 1
+            yield ClipRequest(str(n), tmp_path / "gone")
+
+    with ClipLoader(NEEDS, replace(OPTIONS, workers=2)) as loader:
+        for count, _ in enumerate(loader.run(requests()), start=1):
+            assert pulled <= count + 20
+    assert count == 200
+
+
+def test_an_abandoned_run_leaves_a_loader_that_works(tmp_path):
+    asks = [request(tmp_path, "a", rows=60), request(tmp_path, "b", rows=9)]
+    with ClipLoader(NEEDS, replace(OPTIONS, workers=2)) as loader:
+        for _ in range(4):  # more often than there are slots
+            items = loader.run(asks)
+            assert any(isinstance(item, ClipReady) for item in items)
+            items.close()
+        seen = gather(loader.run(asks))
+    assert seen["a"].row_numbers == list(range(60))
+
+
+def test_what_the_requests_raise_is_raised(tmp_path):
+    def requests() -> Iterator[ClipRequest]:
+        yield request(tmp_path, "a", rows=60)
+        raise ZeroDivisionError
+
+    with ClipLoader(NEEDS, OPTIONS) as loader:
+        with pytest.raises(ZeroDivisionError):
+            list(loader.run(requests()))
+        assert gather(loader.run([request(tmp_path, "b", rows=9)]))["b"].end.error is None
+
+
+def test_an_interrupt_while_waiting_leaves_a_loader_that_works_and_closes(tmp_path):
+    with ClipLoader(NEEDS, OPTIONS) as loader:
+        items = loader.run([request(tmp_path, "a", rows=60, at=0, do="hang")])
+        assert isinstance(next(items), Opened)
+        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            next(items)
+        timer.join()
+        assert not descendants()
+        assert gather(loader.run([request(tmp_path, "b", rows=9)]))["b"].end.error is None
+
+
+def test_processes_persist_between_runs(tmp_path):
+    with ClipLoader(NEEDS, OPTIONS) as loader:
+        gather(loader.run([request(tmp_path, "a", rows=9)]))
+        first = descendants()
+        gather(loader.run([request(tmp_path, "b", rows=9)]))
+        assert descendants() == first
+        assert len(first) == 1
+
+
+def test_processes_outlive_the_thread_that_made_them_needed(tmp_path):
+    loader = ClipLoader(NEEDS, OPTIONS)
+    items = loader.run([request(tmp_path, "a", rows=60), request(tmp_path, "b", rows=60)])
+    got: list[Item] = []
+    thread = threading.Thread(target=lambda: got.append(next(items)))
+    thread.start()
+    thread.join()
+    seen = gather(_chain(*got, items))
+    assert [one.end.error for one in seen.values()] == [None, None]
+    loader.close()
+
+
+def test_closing_is_final_and_idempotent(tmp_path):
+    loader = ClipLoader(NEEDS, OPTIONS)
+    items = loader.run([request(tmp_path, "a", rows=60)])
+    assert isinstance(next(items), Opened)
+    held = next(items)
+    assert isinstance(held, ClipReady)
+    loader.close()
+    loader.close()
+    assert not descendants()
+    assert held.clip.frames[0].max() == 1
+    with pytest.raises(RuntimeError, match="closed"):
+        next(items)
+    with pytest.raises(RuntimeError, match="closed"):
+        next(loader.run([]))
+
+
+def test_two_runs_at_once_are_refused(tmp_path):
+    with ClipLoader(NEEDS, OPTIONS) as loader:
+        items = loader.run([request(tmp_path, "a", rows=60)])
+        next(items)
+        with pytest.raises(RuntimeError, match="another run"):
+            next(loader.run([]))
+        items.close()
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from tests.video.test_loader import NEEDS, OPTIONS, REAL, ClipLoader, ClipReady, ClipRequest, SizeRule, request, replace
+what, path = sys.argv[1], Path(sys.argv[2])
+if what == "decode":
+    loader = ClipLoader(replace(NEEDS, size=SizeRule(320 * 240)), replace(REAL, decoder="ffmpeg"))
+    requests = [ClipRequest("a", path)]
+else:
+    loader = ClipLoader(NEEDS, OPTIONS)
+    requests = [request(path, "a", rows=60, at=20, do=what)]
+for item in loader.run(requests):
+    if isinstance(item, ClipReady) and item.clip.index == 2:
+        print("ready", flush=True)
+        time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "processes"),
+    [("decode", 2), ("hang", 1), ("hang in C with the lock held", 1), ("hang with a child", 2)],
+)
+def test_nothing_outlives_a_parent_that_is_killed(tmp_path, video, what, processes):
+    command = [sys.executable, "-c", PARENT, what, str(video if what == "decode" else tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        try:
+            assert parent.stdout is not None
+            assert parent.stdout.readline() == "ready\n"
+            assert wait_until(lambda: len(psutil.Process(parent.pid).children(recursive=True)) == processes)
+            family = psutil.Process(parent.pid).children(recursive=True)
+            for process in family:
+                assert os.getsid(process.pid) != os.getsid(0)  # ^C at the terminal does not reach it
+                assert not any(
+                    item.path.startswith("/dev/shm") for item in getattr(process, "memory_maps", list)()
+                )  # no name to leak
+        finally:
+            parent.kill()
+    assert wait_until(lambda: not any(alive(process) for process in family)), family
+
+
+def _chain(*parts: Item | Iterator[Item]) -> Iterator[Item]:
+    for part in parts:
+        if isinstance(part, Opened | ClipReady | Finished):
+            yield part
+        else:
+            yield from part
