@@ -19,6 +19,19 @@ def running(script, *arguments):
         process.stdout.close()
 
 
+def side_by_side(script, *argument_lists):
+    """The outputs of processes that run at once and must all end well; none outlives the call."""
+    processes = [start(script, *arguments) for arguments in argument_lists]
+    try:
+        outputs = [process.communicate(timeout=100)[0] for process in processes]
+        assert [process.returncode for process in processes] == [0] * len(processes)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    return outputs
+
+
 def start(script, *arguments):
     command = [sys.executable, "-c", script, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

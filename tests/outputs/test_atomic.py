@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.outputs.processes import finished, running, start
+from tests.outputs.processes import finished, running, side_by_side
 from vadcli.errors import OutputError
 from vadcli.outputs.atomic import Scratch, output_error
 from vadcli.outputs.locks import FileLock
@@ -180,9 +180,6 @@ for number in range(150):
 
 
 def test_many_processes_open_and_close_side_by_side(tmp_path):
-    processes = [start(MANY, tmp_path, name) for name in "abc"]
-    for process in processes:
-        process.communicate(timeout=90)
-    assert [process.returncode for process in processes] == [0, 0, 0]
+    side_by_side(MANY, *[(tmp_path, name) for name in "abc"])
     assert len(files_under(tmp_path)) == 450
     assert not (tmp_path / ".tmp").exists()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.outputs.blocks import HEADER, block_of
-from tests.outputs.processes import finished, running, start
+from tests.outputs.processes import finished, running, side_by_side
 from vadcli.errors import DocumentError, OutputError
 from vadcli.outputs.checkpoint import CheckpointHeader, CheckpointWriter, Claim, read_checkpoint
 
@@ -259,11 +259,12 @@ import os, random, sys, time
 from pathlib import Path
 from vadcli.outputs.checkpoint import Claim
 path, holder = Path(sys.argv[1]), sys.argv[1] + ".holder"
-rng, wins = random.Random(int(sys.argv[2])), 0
-print("ready", flush=True)
-for attempt in range(6000):
+rng, wins, refusals = random.Random(int(sys.argv[2])), 0, 0
+while wins < 1500:
     claim = Claim.acquire(path)
     if claim is None:
+        refusals += 1
+        time.sleep(0)
         continue
     os.close(os.open(holder, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
     if rng.random() < 0.5:
@@ -271,18 +272,13 @@ for attempt in range(6000):
     wins += 1
     os.unlink(holder)
     claim.release(delete=rng.random() < 0.7)
-print(wins)
+print(refusals)
 """
 
 
 def test_of_processes_that_claim_one_video_exactly_one_wins_each_time(tmp_path):
-    processes = [start(CLAIMS, tmp_path / "a.part", seed) for seed in range(3)]
-    wins = []
-    for process in processes:
-        output, _ = process.communicate(timeout=100)
-        assert process.returncode == 0, "two held the claim at once"
-        wins.append(int(output.split()[-1]))
-    assert min(wins) > 100
+    refusals = sum(map(int, side_by_side(CLAIMS, *[(tmp_path / "a.part", seed) for seed in range(3)])))
+    assert refusals > 0, "they did meet"
 
 
 READS_MANY = """
