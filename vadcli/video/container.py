@@ -12,6 +12,8 @@ import math
 import re
 import stat
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ _UNTIMED = frozenset(
     | {"dirac", "mjpeg", "mjpeg_2000"}
 )
 _UNORDERED = _UNTIMED | {"avi", "asf", "asf_o"}
+_JUMPING = frozenset({"mpegts", "mpeg", "flv", "live_flv", "dhav", "pva", "wtv", "ty"})
 
 _log_level = threading.Lock()
 
@@ -45,6 +48,11 @@ def has_times(demuxer: str) -> bool:
 def has_exact_pts(demuxer: str) -> bool:
     """False where packets carry no or only decoding times, so that a decoder's pts can be shifted against the probe's."""
     return demuxer not in _UNORDERED
+
+
+def can_jump(demuxer: str) -> bool:
+    """True where files may be cut and joined anywhere, so that the clock may start anew; they store decoding times."""
+    return demuxer in _JUMPING
 
 
 def shown(path: Path) -> str:
@@ -68,26 +76,41 @@ def open_media(path: Path) -> Any:
         raise ProbeError(f"{name}: not a regular file", hint="scan files or folders of images")
     if status.st_size == 0:
         raise ProbeError(f"{name}: the file is empty (0 bytes)")
-    options = {"format_whitelist": _ALLOWED, "protocol_whitelist": "file"}
     try:
-        return av.open(f"file:{path}", options=options, metadata_errors="replace")
+        return _open(path)
     except av.error.FFmpegError as error:
-        raise _refusal(name, error) from error
-    except OSError as error:
-        raise ProbeError(f"{name}: can't be read: {error.strerror}") from error
+        raise _refusal(path, name, error) from error
 
 
-def _refusal(name: str, error: av.error.FFmpegError) -> ProbeError:
-    log: Any = error.log  # level, who, what; None where ffmpeg said nothing
-    source, said = (log[1], log[2]) if log else ("", "")
-    if "not on whitelist" in said:
-        return UnsafeContainer(f"{name}: not a video container: ffmpeg's format '{source}' is not allowed")
-    detail = f" ({said.strip()})" if said.strip() else ""
+def _open(path: Path) -> Any:
+    options = {"format_whitelist": _ALLOWED, "protocol_whitelist": "file"}
+    return av.open(f"file:{path}", options=options, metadata_errors="replace")
+
+
+def _refusal(path: Path, name: str, error: av.error.FFmpegError) -> ProbeError:
+    """Why it can't be opened: ffmpeg's libraries say more in their log than in their error, so it is opened once more."""
+    with _listening(av.logging.ERROR) as heard, suppress(av.error.FFmpegError):
+        _open(path).close()
+    for _, source, said in heard:
+        if "not on whitelist" in said:
+            return UnsafeContainer(f"{name}: not a video container: ffmpeg's format '{source}' is not allowed")
+    detail = f" ({heard[-1][2].strip()})" if heard else ""
     if isinstance(error, av.error.InvalidDataError):
-        return ProbeError(
-            f"{name}: not a readable video file{detail}", hint="it may be cut short, still being written, or no video"
-        )
+        return ProbeError(f"{name}: not a readable video file{detail}", hint="cut short, still being written, or no video")
     return ProbeError(f"{name}: can't be read: {error.strerror}{detail}")
+
+
+@contextmanager
+def _listening(level: int) -> Iterator[list[tuple[int, str, str]]]:
+    """(level, who, what) of what ffmpeg's libraries log meanwhile, down to this level."""
+    with _log_level:
+        before = av.logging.get_level()
+        av.logging.set_level(level)
+        try:
+            with av.logging.Capture(local=False) as heard:
+                yield heard
+        finally:
+            av.logging.set_level(before)
 
 
 def pick_stream(container: Any, name: str) -> Any:
@@ -117,13 +140,8 @@ def display_matrix_degrees(container: Any, stream_index: int) -> float | None:
 
     PyAV shows the matrix nowhere else than in ffmpeg's own description of the file.
     """
-    with _log_level:
-        before = av.logging.get_level()
-        av.logging.set_level(av.logging.INFO)
-        try:
-            described = container.dumps_format()
-        finally:
-            av.logging.set_level(before)
+    with _listening(av.logging.INFO):
+        described = container.dumps_format()
     section = re.search(rf"Stream #0:{stream_index}\b(.*?)(?=\n  Stream #|\Z)", described, re.DOTALL)
     matrix = re.search(r"display ?matrix: rotation of (\S+) degrees", section[1], re.IGNORECASE) if section else None
     if not matrix:

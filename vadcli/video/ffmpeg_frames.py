@@ -35,8 +35,11 @@ from vadcli.video.selection import Selection
 
 _DECODED = re.compile(rb"decoder -> .*?pts:(-?\d+|NOPTS)")
 _CORRUPT = b"corrupt decoded frame"
-_COMPLAINT = re.compile(rb"\[(?:warning|error|fatal|panic)\]")
+_COMPLAINT = re.compile(rb"^\[(?!vost|graph|swscaler|out#)[^\]]*\].* ?\[(?:warning|error|fatal|panic)\]")
 _DECODER_ERROR = re.compile(rb"^\[(\w+) @ 0x[0-9a-f]+\] \[(?:error|fatal|panic)\]")
+_BEFORE_FIRST_KEY = re.compile(
+    rb"non-existing PPS|no frame!|Invalid frame dimensions 0x0|[PSV]PS.*(?:out of range|does not exist)"
+)
 _KEPT_COMPLAINTS = 5
 _LONGEST_COMPLAINT = 300
 _F_SETPIPE_SZ = 1031  # fcntl; Linux
@@ -135,7 +138,7 @@ class FfmpegFrames:
     def _listen(self, stderr: io.RawIOBase) -> None:
         """Drain stderr so that ffmpeg never waits for a reader; runs in a thread of its own until ffmpeg has ended."""
         complaints: deque[bytes] = deque(maxlen=_KEPT_COMPLAINTS)
-        corrupt = False
+        begun = corrupt = False
         unfinished = b""
         with stderr:
             while chunk := stderr.read(1 << 16):
@@ -146,13 +149,14 @@ class FfmpegFrames:
                     decoded = _DECODED.search(line)
                     if decoded:
                         batch.append((None if decoded[1] == b"NOPTS" else int(decoded[1]), not corrupt))
-                        corrupt = False
+                        begun, corrupt = True, False
                     elif _CORRUPT in line:
                         corrupt = True
                     elif _COMPLAINT.search(line):
                         complaints.append(line[:_LONGEST_COMPLAINT])
                         self.complaints = _readable(complaints)
-                        if not self._exact and self._is_damage(line):
+                        waits = not begun and _BEFORE_FIRST_KEY.search(line)  # a recording cut at any packet
+                        if not self._exact and not waits and self._is_damage(line):
                             self._decoded.put(batch)
                             self._decoded.put(DamageFound)
                             batch = []
@@ -181,7 +185,8 @@ def build_command(
         before |= {"ss": f"{float(seek_pts * info.time_base):.6f}", "noaccurate_seek": None}
     passthrough = {"fps_mode": "passthrough"} if ffmpeg_version() >= (5, 1) else {"vsync": "passthrough"}
     picked = ffmpeg.input(f"file:{info.path}", **before)[str(info.stream_index)].filter("select", selection.expression)
-    scaled = picked.filter("scale", width, height, out_range="full").filter("format", pixels)
+    counted = picked.filter("setpts", "N")  # times that jump back would trouble the muxer
+    scaled = counted.filter("scale", width, height, out_range="full").filter("format", pixels)
     output = ffmpeg.output(scaled, "pipe:1", format="rawvideo", **passthrough)
     quiet = ("-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+info", "-debug_ts")
     command: list[str] = output.global_args(*quiet).compile(cmd=ffmpeg_path())

@@ -22,6 +22,8 @@ from vadcli.video.image_frames import probe_folder
 from vadcli.video.timeline import Timeline, build_timeline
 
 _DEFAULT_FPS = 25.0
+_CLOCK_JUMP_S = 0.25  # smaller falls are guesses of the demuxer's
+_BEGIN_AT_KEY = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "vp8", "vp9", "av1"})
 _ROUNDING_S = 0.0011  # containers that count milliseconds show a constant rate as 33 and 34
 
 
@@ -55,6 +57,7 @@ class _Packets:
     duration: list[int]
     keyframe: list[bool]
     hidden_by_edit: int = 0
+    hidden_key: bool = False  # an edit list hides a keyframe that what follows builds on
 
 
 def _read_packets(opened: Any, stream: Any, name: str) -> _Packets:
@@ -69,6 +72,7 @@ def _read_packets(opened: Any, stream: Any, name: str) -> _Packets:
                 continue
             if packet.is_discard:
                 packets.hidden_by_edit += 1
+                packets.hidden_key = packets.hidden_key or packet.is_keyframe
             elif is_hidden is None or not is_hidden(packet):
                 packets.pts.append(packet.pts)
                 packets.dts.append(packet.dts)
@@ -90,8 +94,16 @@ def _describe(path: Path, opened: Any, stream: Any, packets: _Packets) -> VideoI
     nominal = stream.average_rate or stream.guessed_rate or stream.base_rate
     tick_rate = 1 / time_base
     frame_ticks = max(1, round(tick_rate / nominal)) if nominal else max(1, round(tick_rate / Fraction(_DEFAULT_FPS)))
+    codec = str(stream.codec_context.codec.canonical_name)
     timeline = build_timeline(
-        packets.pts, packets.dts, packets.duration, packets.keyframe, frame_ticks=frame_ticks, timed=media.has_times(demuxer)
+        packets.pts,
+        packets.dts,
+        packets.duration,
+        packets.keyframe,
+        frame_ticks=frame_ticks,
+        jump_ticks=round(_CLOCK_JUMP_S / time_base) if media.can_jump(demuxer) else None,
+        timed=media.has_times(demuxer),
+        needs_key=codec in _BEGIN_AT_KEY and not packets.hidden_key,
     )
     degrees = media.display_matrix_degrees(opened, stream.index)
     rotation = _quarter_turn(degrees)
@@ -101,7 +113,7 @@ def _describe(path: Path, opened: Any, stream: Any, packets: _Packets) -> VideoI
     return VideoInfo(
         path=path,
         demuxer=demuxer,
-        codec=str(stream.codec_context.codec.canonical_name),
+        codec=codec,
         stream_index=int(stream.index),
         width=width,
         height=height,

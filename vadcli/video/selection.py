@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -71,24 +71,33 @@ class Count:
         return shown >= self.first and shown % self.interval == 0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Since:
-    """Every frame from a time on.
+    """Frames counted from a time on; ffmpeg keeps the count in the expression's first variable.
 
     Attributes:
-        first_pts: frames before are not selected.
+        first_pts: frames before are neither counted nor selected.
+        first_row: row of the first frame counted.
+        interval: rows with index % interval == 0 are selected.
     """
 
     first_pts: int
+    first_row: int
+    interval: int
+    _counted: int = field(default=0, repr=False)
 
     @property
     def expression(self) -> str:
         """For ffmpeg's select filter."""
-        return f"gte(pts,{self.first_pts})"
+        row = f"{self.first_row - 1}+ld(0)"
+        return f"if(gte(pts,{self.first_pts}),st(0,ld(0)+1)*0+not(mod({row},{self.interval})),0)"
 
     def takes(self, shown: int, pts: int | None) -> bool:
         """As in `Grid`."""
-        return pts is not None and pts >= self.first_pts
+        if pts is None or pts < self.first_pts:
+            return False
+        self._counted += 1
+        return (self.first_row - 1 + self._counted) % self.interval == 0
 
 
 Selection = Grid | Count | Since
@@ -110,7 +119,7 @@ def choose_selection(info: VideoInfo, interval: int, start: int, *, sought: bool
     if grid is not None:
         return grid
     if sought:
-        return Since(first_pts)
+        return Since(first_pts, start, 1 if every_image else interval)
     return Count(0, 1) if every_image else Count(start, interval)
 
 

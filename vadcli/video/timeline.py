@@ -35,14 +35,18 @@ def build_timeline(
     keyframe: Sequence[bool],
     *,
     frame_ticks: int,
+    jump_ticks: int | None,
     timed: bool,
+    needs_key: bool,
 ) -> Timeline:
     """Order packets (given in decoding order) by presentation.
 
     Args:
         pts, dts, duration, keyframe: one entry a shown frame; None where the container has no time, 0 where it has no duration.
         frame_ticks: a frame's nominal duration, for where the container says nothing.
+        jump_ticks: a fall of the decoding time by more than this is a new start of the clock; None: it has none.
         timed: False for elementary streams, whose times are counted, not read.
+        needs_key: True where a decoder shows nothing of what comes before the first keyframe (recordings cut at any packet).
     """
     lasting = np.asarray([ticks if ticks > 0 else frame_ticks for ticks in duration], np.int64)
     keys = np.asarray(keyframe, bool)
@@ -51,7 +55,9 @@ def build_timeline(
         order = np.arange(len(times))
     else:
         times = _filled(pts, lasting)
-        order = _presentation_order(times, dts)
+        order = _presentation_order(times, dts, jump_ticks)
+    if needs_key and keys.any():
+        order = _from_first_key(order, int(np.argmax(keys)))
     shown = times[order]
     increasing = _increasing(shown, lasting[order])
     return Timeline(
@@ -78,17 +84,19 @@ def _filled(pts: Sequence[int | None], lasting: IndexArray) -> IndexArray:
     return times
 
 
-def _presentation_order(times: IndexArray, dts: Sequence[int | None]) -> IndexArray:
-    """Stable order by time, within stretches whose decoding times don't jump back."""
-    cuts, last = [0], None
-    for i, decoded in enumerate(dts):
-        if decoded is not None:
-            if last is not None and decoded < last:
-                cuts.append(i)
-            last = decoded
-    cuts.append(len(times))
-    parts = [a + np.argsort(times[a:b], kind="stable") for a, b in pairwise(cuts)]
-    return np.concatenate(parts)
+def _presentation_order(times: IndexArray, dts: Sequence[int | None], jump_ticks: int | None) -> IndexArray:
+    """Stable order by time, within stretches between which the clock starts anew."""
+    if jump_ticks is None:
+        return np.argsort(times, kind="stable")
+    decoding = np.asarray([time if at is None else at for time, at in zip(times.tolist(), dts, strict=True)], np.int64)
+    cuts = [0, *(np.flatnonzero(np.diff(decoding) < -jump_ticks) + 1).tolist(), len(decoding)]
+    return np.concatenate([a + np.argsort(times[a:b], kind="stable") for a, b in pairwise(cuts)])
+
+
+def _from_first_key(order: IndexArray, first_key: int) -> IndexArray:
+    """Without what is decoded before the first keyframe, and what follows it but is to be shown before it."""
+    shown = order[int(np.flatnonzero(order == first_key)[0]) :]
+    return shown[shown >= first_key]
 
 
 def _increasing(shown: IndexArray, lasting: IndexArray) -> IndexArray:
