@@ -60,6 +60,12 @@ def test_a_short_video_repeats_its_last_frame(loader, tmp_path):
     assert one.row_numbers == [0, 1, 2, 3]
 
 
+def test_a_video_that_ends_on_a_sampled_row_has_an_empty_tail(loader, tmp_path):
+    one = gather(loader.run([request(tmp_path, "a", rows=23)]))["a"]
+    assert (one.end.rows.first, len(one.end.rows)) == (23, 0)
+    assert one.row_numbers == list(range(23))
+
+
 def test_colour_and_size_follow_the_needs(tmp_path):
     needs = replace(NEEDS, pixel_format=PixelFormat.RGB, size=SizeRule(100))
     one = load([request(tmp_path, "a", rows=8, size=[40, 20])], needs=needs)["a"]

@@ -17,7 +17,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from vadcli.video.sampling import ClipAssembler, Rows, SamplingPlan
 class _Outcome:
     decoder: str = ""
     complaints: str = ""
-    rows: Rows | None = None
+    rows: Rows = field(default_factory=lambda: Rows(0, np.zeros(0, np.int64), np.zeros(0, np.bool_)))
     error: VideoError | None = None
 
 
@@ -61,8 +61,7 @@ class _Worker:
             if isinstance(message, ClipRequest):
                 outcome = self._decode(message)
                 retiring = private_mib(self._process) > self._setup.options.memory_limit_mib / 2
-                rows = outcome.rows or Rows(0, np.zeros(0, np.int64), np.zeros(0, np.bool_))
-                self._send(Done(outcome.decoder, rows, outcome.error, outcome.complaints, retiring))
+                self._send(Done(outcome.decoder, outcome.rows, outcome.error, outcome.complaints, retiring))
 
     def _decode(self, request: ClipRequest) -> _Outcome:
         os.ftruncate(sys.stderr.fileno(), 0)
