@@ -6,105 +6,35 @@ process cuts that off and goes on in the same file. Each block carries a checksu
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from vadcli.errors import DocumentError
 from vadcli.outputs.atomic import writing
+from vadcli.outputs.checkpoint_blocks import (
+    CheckpointBlock,
+    CheckpointHeader,
+    checked_rows,
+    from_arrow,
+    header_of,
+    schema_of,
+    to_arrow,
+)
 from vadcli.outputs.locks import FileLock
-from vadcli.types import BoolArray, ByteArray, FloatArray, IndexArray
 
-CHECKPOINT_VERSION = 1
-_HEADER_KEY = b"vadcli.checkpoint"
+__all__ = ["Checkpoint", "CheckpointBlock", "CheckpointHeader", "CheckpointWriter", "Claim", "read_checkpoint"]
+
 _FSYNC_EVERY_S = 5.0
-_MASK_ZLIB_LEVEL = 1
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError)  # damaged lengths ask for absurd sizes
-
-
-@dataclass(frozen=True)
-class CheckpointHeader:
-    """What a checkpoint belongs to. One with another header can't be gone on with.
-
-    Attributes:
-        fingerprint: of everything that changes scores.
-        interval: frames between samples.
-        channels: K raw values a sampled row.
-        mask_shape: (h, w) of the stored masks, None where none are stored.
-        video: the probe and whatever else the next run needs, as JSON values.
-    """
-
-    fingerprint: str
-    interval: int
-    channels: int
-    mask_shape: tuple[int, int] | None = None
-    video: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.channels < 1 or self.interval < 1:
-            raise ValueError(f"a checkpoint needs channels ({self.channels}) and an interval ({self.interval}) of at least 1")
-
-    def to_bytes(self) -> bytes:
-        """JSON, as it stands in the stream's metadata."""
-        return json.dumps({"version": CHECKPOINT_VERSION, **asdict(self)}, sort_keys=True).encode()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> CheckpointHeader:
-        """The inverse of `to_bytes`.
-
-        Raises:
-            KeyError, TypeError, ValueError: it is no header, or one of another version.
-        """
-        values = dict(json.loads(data))
-        if values.pop("version") != CHECKPOINT_VERSION:
-            raise ValueError("a checkpoint of another version")
-        shape = values["mask_shape"]
-        return cls(**{**values, "mask_shape": None if shape is None else (int(shape[0]), int(shape[1]))})
-
-
-@dataclass(frozen=True)
-class CheckpointBlock:
-    """R consecutive rows of a running video.
-
-    Attributes:
-        frame_index: (R,) int64.
-        pts: (R,) int64.
-        decode_ok: (R,) bool.
-        sampled: (R,) bool.
-        raw: (R, K) float32; only sampled rows are kept, the others read back as NaN.
-        bbox: (R, 4) int32 x, y, width, height in display pixels; width 0 where there is none.
-        mask: (R, h, w) uint8, round(255 × pixel score); only sampled rows are kept, the others read back as 0. None where
-            none are stored or asked for.
-    """
-
-    frame_index: IndexArray
-    pts: IndexArray
-    decode_ok: BoolArray
-    sampled: BoolArray
-    raw: FloatArray
-    bbox: NDArray[np.int32]
-    mask: ByteArray | None = None
-
-    def __post_init__(self) -> None:
-        rows = len(self.frame_index)
-        others = (self.pts, self.decode_ok, self.sampled, self.raw, self.bbox)
-        if any(len(column) != rows for column in others) or (self.mask is not None and len(self.mask) != rows):
-            raise ValueError(f"a checkpoint block of {rows} rows has columns of other lengths")
-        if self.raw.ndim != 2 or self.bbox.shape != (rows, 4):
-            raise ValueError(f"raw must be (R, K) and bbox (R, 4), not {self.raw.shape} and {self.bbox.shape}")
-
-    def __len__(self) -> int:
-        return len(self.frame_index)
 
 
 class Claim:
@@ -170,7 +100,7 @@ class CheckpointWriter:
         self.header = header
         self.rows = resume.rows if resume else 0
         self._claim = claim
-        self._schema = _schema(header)
+        self._schema = schema_of(header)
         self._fsync_every_s = fsync_every_s
         self._synced_at = time.monotonic()
         self._last_row = resume.last_row if resume else -1
@@ -191,7 +121,7 @@ class CheckpointWriter:
             return
         self._check(block)
         with writing(self._claim.path):
-            self._write(_to_arrow(block, self.header, self._schema).serialize().to_pybytes())
+            self._write(to_arrow(block, self.header, self._schema).serialize().to_pybytes())
         self.rows += len(block)
         self._last_row = int(block.frame_index[-1])
 
@@ -252,7 +182,7 @@ class Checkpoint:
         with self.path.open("rb") as file:
             try:
                 for batch in _batches(file, self.end):
-                    yield _from_arrow(batch, self.header, masks=masks)
+                    yield from_arrow(batch, self.header, masks=masks)
             except (*_UNREADABLE, StopIteration, zlib.error) as error:
                 raise DocumentError(
                     f"{self.path}: the checkpoint changed while it was read ({error})", hint="scan again"
@@ -274,16 +204,14 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
 def _scan(path: Path, file: BinaryIO) -> Checkpoint | None:
     try:
         stream = pa.ipc.open_stream(pa.PythonFile(file, "r"))
-        header = CheckpointHeader.from_bytes(stream.schema.metadata[_HEADER_KEY])
+        header = header_of(stream.schema)
     except (*_UNREADABLE, KeyError, TypeError):
-        return None
-    if not stream.schema.equals(_schema(header)):
         return None
     rows, last_row, end = 0, -1, file.tell()
     with suppress(*_UNREADABLE, StopIteration):
         while True:
             batch = stream.read_next_batch()
-            first, last = _checked(batch)
+            first, last = checked_rows(batch)
             if first <= last_row:
                 break
             rows, last_row, end = rows + len(batch), last, file.tell()
@@ -294,95 +222,3 @@ def _batches(file: BinaryIO, end: int) -> Iterator[pa.RecordBatch]:
     stream = pa.ipc.open_stream(pa.PythonFile(file, "r"))
     while file.tell() < end:
         yield stream.read_next_batch()
-
-
-def _schema(header: CheckpointHeader) -> pa.Schema:
-    fields = [
-        ("frame_index", pa.int64()),
-        ("pts", pa.int64()),
-        ("decode_ok", pa.bool_()),
-        ("sampled", pa.bool_()),
-        ("raw", pa.list_(pa.float32(), header.channels)),
-        ("bbox", pa.list_(pa.int32(), 4)),
-        ("mask", pa.binary()),
-        ("checksum", pa.uint32()),
-    ]
-    return pa.schema(fields, metadata={_HEADER_KEY: header.to_bytes()})
-
-
-def _to_arrow(block: CheckpointBlock, header: CheckpointHeader, schema: pa.Schema) -> pa.RecordBatch:
-    missing = ~block.sampled
-    raw = np.ascontiguousarray(block.raw, np.float32).ravel()
-    bbox = np.ascontiguousarray(block.bbox, np.int32).ravel()
-    columns = [
-        pa.array(block.frame_index, pa.int64()),
-        pa.array(block.pts, pa.int64()),
-        pa.array(block.decode_ok, pa.bool_()),
-        pa.array(block.sampled, pa.bool_()),
-        pa.FixedSizeListArray.from_arrays(pa.array(raw), header.channels, mask=pa.array(missing)),
-        pa.FixedSizeListArray.from_arrays(pa.array(bbox), 4),
-        pa.array(_packed_masks(block), pa.binary()),
-    ]
-    checksum = np.full(len(block), _checksum(columns), np.uint32)
-    return pa.RecordBatch.from_arrays([*columns, pa.array(checksum)], schema=schema)
-
-
-def _packed_masks(block: CheckpointBlock) -> list[bytes | None]:
-    if block.mask is None:
-        return [None] * len(block)
-    masks = np.ascontiguousarray(block.mask, np.uint8)
-    return [
-        zlib.compress(mask.tobytes(), _MASK_ZLIB_LEVEL) if sampled else None
-        for mask, sampled in zip(masks, block.sampled, strict=True)
-    ]
-
-
-def _checksum(columns: list[pa.Array]) -> int:
-    """CRC-32 over everything that the columns say: which values are there, how long each mask is, and the values."""
-    crc = 0
-    for column in columns:
-        crc = zlib.crc32(column.is_valid().to_numpy(zero_copy_only=False).tobytes(), crc)
-        if pa.types.is_binary(column.type):
-            values = column.drop_null().to_pylist()
-            crc = zlib.crc32(np.array([len(value) for value in values], np.int64).tobytes(), crc)
-            crc = zlib.crc32(b"".join(values), crc)
-        elif pa.types.is_fixed_size_list(column.type):
-            crc = zlib.crc32(column.flatten().to_numpy().tobytes(), crc)
-        else:
-            crc = zlib.crc32(column.to_numpy(zero_copy_only=False).tobytes(), crc)
-    return crc
-
-
-def _checked(batch: pa.RecordBatch) -> tuple[int, int]:
-    """First and last row of a whole block.
-
-    Raises:
-        ValueError: its checksum is wrong, or it is no block.
-    """
-    batch.validate(full=True)
-    if not len(batch) or batch.column("checksum")[0].as_py() != _checksum(batch.columns[:-1]):
-        raise ValueError("the block is damaged")
-    frame_index = batch.column("frame_index")
-    return frame_index[0].as_py(), frame_index[-1].as_py()
-
-
-def _from_arrow(batch: pa.RecordBatch, header: CheckpointHeader, *, masks: bool) -> CheckpointBlock:
-    columns = {name: batch.column(name) for name in batch.schema.names}
-    sampled = columns["sampled"].to_numpy(zero_copy_only=False)
-    raw = np.full((len(batch), header.channels), np.nan, np.float32)
-    raw[sampled] = columns["raw"].flatten().to_numpy().reshape(-1, header.channels)
-    mask = None
-    if masks and header.mask_shape is not None:
-        mask = np.zeros((len(batch), *header.mask_shape), np.uint8)
-        for row, packed in enumerate(columns["mask"].to_pylist()):
-            if packed is not None:
-                mask[row] = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(header.mask_shape)
-    return CheckpointBlock(
-        frame_index=columns["frame_index"].to_numpy(),
-        pts=columns["pts"].to_numpy(),
-        decode_ok=columns["decode_ok"].to_numpy(zero_copy_only=False),
-        sampled=sampled,
-        raw=raw,
-        bbox=columns["bbox"].flatten().to_numpy().reshape(-1, 4),
-        mask=mask,
-    )
