@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import av
 import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
@@ -158,6 +159,18 @@ def damage(source: Path, target: Path, *, start: float = 0.4, length: int = 400,
     at = int(len(data) * start)
     noise = np.random.default_rng(seed).integers(0, 256, length, dtype=np.uint8).tobytes()
     data[at : at + length] = noise[: max(0, len(data) - at)]
+    target.write_bytes(data)
+    return target
+
+
+def break_packet(source: Path, target: Path, index: int) -> Path:
+    """A copy in which nothing of packet `index` (in decoding order) can be decoded."""
+    with av.open(str(source)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    data = bytearray(source.read_bytes())
+    at, size = packets[index].pos, packets[index].size
+    assert at is not None
+    data[at : at + size] = b"\xff" * size
     target.write_bytes(data)
     return target
 

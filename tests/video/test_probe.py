@@ -7,9 +7,12 @@ import re
 import socket
 import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given
@@ -120,8 +123,8 @@ def test_names_are_only_names(tmp_path: Path) -> None:
     assert probe(raw).frames == 24
 
 
-def _bait(folder: Path, port: int) -> dict[str, str]:
-    """Texts that make ffmpeg's libraries open the bait file or the socket; names of files in `folder`."""
+def _bait(port: int) -> dict[str, str]:
+    """Texts that make ffmpeg's libraries open bait.mp4 beside them, or the socket; name -> text."""
     url = f"http://127.0.0.1:{port}/x.ts"
     segments = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{}\n#EXT-X-ENDLIST\n"
     manifest = (
@@ -130,7 +133,7 @@ def _bait(folder: Path, port: int) -> dict[str, str]:
         'bandwidth="1"><BaseURL>{}</BaseURL></Representation></AdaptationSet></Period></MPD>'
     )
     return {
-        "concat.mp4": f"ffconcat version 1.0\nfile '{folder / 'bait.mp4'}'\n",
+        "concat.mp4": "ffconcat version 1.0\nfile bait.mp4\n",
         "concat-url.mp4": f"ffconcat version 1.0\nfile '{url}'\n",
         "hls.mp4": segments.format("bait.mp4"),
         "hls.m3u8": segments.format("bait.mp4"),
@@ -145,42 +148,51 @@ def _bait(folder: Path, port: int) -> dict[str, str]:
     }
 
 
-def test_nothing_but_the_file_is_opened(tmp_path: Path) -> None:
-    media.make_video(tmp_path / "bait.mp4")
-    opened = tmp_path / "bait-was-opened"
-    os.utime(tmp_path / "bait.mp4", (1, 1))  # an opening for reading would move the access time
+@pytest.fixture
+def visited() -> Iterator[tuple[int, list[object]]]:
+    """A listening socket's port and what connected to it."""
+    visitors: list[object] = []
+    stop = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(0.2)
-        visitors: list[object] = []
-        stop = threading.Event()
+        server.settimeout(0.1)
 
         def listen() -> None:
             while not stop.is_set():
-                try:
-                    visitors.append(server.accept())
-                except TimeoutError:
-                    continue
+                with suppress(TimeoutError):
+                    visitors.append(server.accept()[0].close())
 
         listener = threading.Thread(target=listen)
         listener.start()
-        try:
-            for name, text in _bait(tmp_path, server.getsockname()[1]).items():
-                (tmp_path / name).write_text(text)
-                with pytest.raises(ProbeError) as refused:
-                    probe(tmp_path / name)
-                assert name in str(refused.value)
-                assert "\n" not in str(refused.value)
-        finally:
-            stop.set()
-            listener.join()
+        yield server.getsockname()[1], visitors
+        stop.set()
+        listener.join()
+
+
+def test_nothing_but_the_file_is_opened(visited: tuple[int, list[object]], tmp_path: Path) -> None:
+    port, visitors = visited
+    bait = media.make_video(tmp_path / "bait.mp4")
+    texts = _bait(port)
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    everything = {"protocol_whitelist": "file,http,tcp,crypto,data"}
+    for name in ("concat.mp4", "hls.m3u8", "hls-url.m3u8"):  # without the allow-list the bait is taken
+        with suppress(av.error.FFmpegError), av.open(str(tmp_path / name), options=everything, timeout=5) as opened:
+            assert len(opened.streams.video) == 1
+    assert len(visitors) == 1
+    os.utime(bait, (1, 1))
+    visitors.clear()
+    for name in texts:
+        with pytest.raises(ProbeError) as refused:
+            probe(tmp_path / name)
+        assert name in str(refused.value)
+        assert "\n" not in str(refused.value)
+    assert bait.stat().st_atime == 1  # reading it would have moved its time of access
     assert not visitors
-    assert not opened.exists()
-    assert (tmp_path / "bait.mp4").stat().st_atime == 1
 
 
 @pytest.mark.parametrize("name", ["concat.mp4", "hls.m3u8", "session.mp4", "meta.mp4"])
 def test_a_script_is_called_unsafe(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_text(_bait(tmp_path, 1)[name])
+    (tmp_path / name).write_text(_bait(1)[name])
     with pytest.raises(UnsafeContainer, match="not allowed"):
         probe(tmp_path / name)
 

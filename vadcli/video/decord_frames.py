@@ -95,7 +95,7 @@ class DecordFrames:
         request, frames = self._request, self._info.frames
         try:
             if start:
-                reader.seek_accurate(min(start, frames - 1))
+                reader.skip_frames(min(start, frames))  # after its seeks, decord's skips count from elsewhere
             for row in range(start, frames):
                 selected = request.samples(row) and row >= request.start and (request.stop is None or row < request.stop)
                 image = _picture(reader, request) if selected else None

@@ -184,12 +184,13 @@ def build_command(
     if seek_pts is not None:
         before |= {"ss": f"{float(seek_pts * info.time_base):.6f}", "noaccurate_seek": None}
     passthrough = {"fps_mode": "passthrough"} if ffmpeg_version() >= (5, 1) else {"vsync": "passthrough"}
-    picked = ffmpeg.input(f"file:{info.path}", **before)[str(info.stream_index)].filter("select", selection.expression)
+    picked = ffmpeg.input("file:", **before)[str(info.stream_index)].filter("select", selection.expression)
     counted = picked.filter("setpts", "N")  # times that jump back would trouble the muxer
     scaled = counted.filter("scale", width, height, out_range="full").filter("format", pixels)
     output = ffmpeg.output(scaled, "pipe:1", format="rawvideo", **passthrough)
     quiet = ("-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+info", "-debug_ts")
     command: list[str] = output.global_args(*quiet).compile(cmd=ffmpeg_path())
+    command[command.index("file:")] = f"file:{info.path}"  # ffmpeg-python can't take names that are not UTF-8
     return command
 
 
