@@ -171,7 +171,7 @@ def test_a_list_on_stdin_and_the_environment(footage: Path, tmp_path: Path) -> N
 def test_kill_9_costs_at_most_a_checkpoint(long_footage: Path, undisturbed: Path, tmp_path: Path) -> None:
     out, segments = tmp_path / "out", shared_segments()
     running = start("scan", long_footage, "-o", out, "--masks", "video")
-    checkpoint = out / "scores" / "long.mp4.parquet.part"
+    checkpoint = out / "scores" / ".long.mp4.parquet.part"
     wait_until(lambda: (checkpoint.exists() and checkpoint.stat().st_size > 40_000) or running.poll() is not None)
     family = psutil.Process(running.pid).children(recursive=True)
     running.kill()
@@ -210,7 +210,7 @@ def test_a_signal_leaves_a_resumable_state(
 ) -> None:
     out = tmp_path / "out"
     running = start("scan", long_footage, "-o", out, "--masks", "video")
-    checkpoint = out / "scores" / "long.mp4.parquet.part"
+    checkpoint = out / "scores" / ".long.mp4.parquet.part"
     wait_until(lambda: (checkpoint.exists() and checkpoint.stat().st_size > 40_000) or running.poll() is not None)
     family = psutil.Process(running.pid).children(recursive=True)
     running.send_signal(number)
@@ -219,7 +219,7 @@ def test_a_signal_leaves_a_resumable_state(
     assert "the next run goes on" in said
     assert psutil.wait_procs(family, timeout=20)[1] == []
     assert json.loads((out / "run.json").read_text())["exit_code"] == code
-    assert litter(out) == ["long.mp4.parquet.part"]
+    assert litter(out) == [".long.mp4.parquet.part"]
     assert vadcli("scan", long_footage, "-o", out, "--masks", "video").returncode == 0
     assert_same_rows(undisturbed, out, "long.mp4")
     assert litter(out) == []
@@ -286,7 +286,7 @@ def test_a_misbehaving_decoder_costs_that_file_alone(footage: Path, tmp_path: Pa
 
 def limit_file_size() -> None:
     """As if the disk were full after the decoder's ring, which counts as a file, and before the end of the mask video."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8_500_000, 8_500_000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8_400_000, 8_400_000))
 
 
 def test_a_full_disk_is_one_line_a_file_and_nothing_is_half_written(long_footage: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from vadcli.outputs.layout import OutputLayout
 from vadcli.outputs.mask_rle import read_boxes
 from vadcli.outputs.mask_video import mask_box, read_masks
 from vadcli.outputs.scores import read_scores
+from vadcli.scan.writer import shown_s
 from vadcli.types import ScoreTable, Thresholds
 
 
@@ -29,8 +30,7 @@ def recut(layout: OutputLayout, scratch: Scratch | None, video: str, thresholds:
     if old.failure is not None:
         return replace(old, thresholds=thresholds)
     table, metadata = read_scores(layout.scores(video))
-    duration_s = float(metadata.video["duration_s"]) if len(table) >= metadata.video["frames"] else float(table.timestamp[-1])
-    events = cut_events(table, thresholds, duration_s=duration_s, boxes=stored_boxes(layout, video, table))
+    events = cut_events(table, thresholds, duration_s=shown_s(table, metadata.video), boxes=stored_boxes(layout, video, table))
     document = replace(old, thresholds=thresholds, events=tuple(inherit_categories(events, old.events)))
     if scratch is not None:
         with scratch.replace(layout.events(video)) as path:

@@ -6,9 +6,10 @@ The Parquet file is renamed into place last: where it is, everything of the vide
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,8 @@ from vadcli.types import (
 )
 from vadcli.video.loader import Finished
 from vadcli.video.sampling import Rows, SamplingPlan
+
+COMPLAINT_CHARACTERS = 160
 
 
 @dataclass(frozen=True)
@@ -175,11 +178,11 @@ class VideoWriter:
         stored = read_checkpoint(self.task.claim.path) if self._checkpoint is not None else None
         columns = _Columns.read(stored) if stored is not None and stored.rows else None
         if stored is None or columns is None or not columns.sampled.any():
-            error = end.error or VideoError(f"{self.task.unit.path}: no frame could be decoded", hint=end.complaints[-200:])
+            error = end.error or VideoError(f"{self.task.unit.path}: no frame could be decoded", hint=first_complaint(end))
             return write_failure(self.job, self.task, error, decoder=end.decoder, info=self.info, started=self.started)
         table, moving_camera = self._score(columns)
         result = self._result(end, columns, moving_camera)
-        events = cut_events(table, self.job.thresholds, duration_s=self._duration_s(table), boxes=columns.boxes())
+        events = cut_events(table, self.job.thresholds, duration_s=shown_s(table, self.info.to_json()), boxes=columns.boxes())
         result = replace(result, events=len(events))
         self._write(stored, columns, table, events, result)
         self.task.claim.release(delete=True)
@@ -197,12 +200,6 @@ class VideoWriter:
         )
         return table, finished.moving_camera
 
-    def _duration_s(self, table: ScoreTable) -> float:
-        """The end of the last row: a truncated video ends where its rows do."""
-        if len(table) >= self.info.frames:
-            return max(self.info.duration_s, float(table.timestamp[-1]))
-        return float(table.timestamp[-1]) + 1.0 / self.info.fps
-
     def _result(self, end: Finished, columns: _Columns, moving_camera: bool | None) -> VideoResult:
         decoded, expected = int(columns.decode_ok.sum()), max(self.info.frames, len(columns.pts))
         status, stage, reason = Status.DONE, "", ""
@@ -211,7 +208,7 @@ class VideoWriter:
         elif decoded < expected:
             status, stage = Status.PARTIAL, "decode"
             reason = f"{expected - decoded} of {expected} frames lost or damaged"
-            reason += f": {end.complaints.splitlines()[-1]}" if end.complaints.strip() else ""
+            reason += f": {first_complaint(end)}" if first_complaint(end) else ""
         return VideoResult(
             video=self.task.unit.video,
             status=status,
@@ -285,6 +282,23 @@ class _Columns:
     def boxes(self) -> EventBoxes:
         rows = np.flatnonzero(self.sampled).astype(np.int64)
         return EventBoxes(rows, self.bbox[rows])
+
+
+def shown_s(table: ScoreTable, probe: Mapping[str, Any]) -> float:
+    """Seconds from the first pts to the end of the last row; a truncated video ends where its rows do.
+
+    Args:
+        table: the video's rows, at least one.
+        probe: `VideoInfo.to_json()`.
+    """
+    last_s = float(table.timestamp[-1])
+    return max(last_s, float(probe["duration_s"])) if len(table) >= probe["frames"] else last_s + 1.0 / float(probe["fps"])
+
+
+def first_complaint(end: Finished) -> str:
+    """What the decoder said first, on one line: what follows is mostly its echo."""
+    line = " ".join(end.complaints.split(";")[0].split())
+    return line if len(line) <= COMPLAINT_CHARACTERS else f"{line[:COMPLAINT_CHARACTERS]}…"
 
 
 def _unsampled(rows: Rows, header: CheckpointHeader) -> CheckpointBlock:

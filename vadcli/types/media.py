@@ -1,0 +1,206 @@
+"""A video, what is asked of it, and a clip of it. Time travels with the frames.
+
+N frames of a video, T frames a clip, (H, W) the size delivered to the detector.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vadcli.types.arrays import BoolArray, ByteArray, IndexArray, TimeArray
+
+
+class PixelFormat(StrEnum):
+    """What a detector wants a pixel to be."""
+
+    GRAY = "gray"
+    RGB = "rgb"
+
+    @property
+    def channels(self) -> int:
+        """Bytes a pixel."""
+        return 1 if self is PixelFormat.GRAY else 3
+
+
+class DecoderName(StrEnum):
+    """Which decoder read a video."""
+
+    DECORD = "decord"
+    FFMPEG = "ffmpeg"
+    IMAGES = "images"
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What is known of a video without decoding it.
+
+    Attributes:
+        path: the file, or the folder of numbered images.
+        demuxer: ffmpeg's name of the container format; "images" for a folder.
+        codec: ffmpeg's decoder name, e.g. "h264".
+        stream_index: the stream that ffmpeg would pick.
+        width, height: display size in pixels, after rotation.
+        rotation: degrees clockwise (0, 90, 180, 270) that a player turns the stored frame by.
+        time_base: seconds a pts unit.
+        pts: (N,) int64, strictly increasing presentation timestamps of the frames that a player shows. An estimate until
+            decoding has reconciled it where the container does not tell.
+        fps: average frames a second, > 0.
+        duration_s: seconds from the first pts to the end of the last frame.
+        vfr: True where the distance between frames varies by more than rounding.
+        edit_list: True where an edit list hides packets of the stream.
+        images: file names of a frame folder in order, else empty.
+        shown_pts: (N,) int64 as a decoder reports them, repeats and jumps back included; empty where they are `pts`.
+        keyframes: (K,) int64 rows at which the container says that decoding can begin.
+    """
+
+    path: Path
+    demuxer: str
+    codec: str
+    stream_index: int
+    width: int
+    height: int
+    rotation: int
+    time_base: Fraction
+    pts: IndexArray = field(repr=False)
+    fps: float
+    duration_s: float
+    vfr: bool = False
+    edit_list: bool = False
+    images: tuple[str, ...] = field(default=(), repr=False)
+    shown_pts: IndexArray = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
+    keyframes: IndexArray = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.height < 1:
+            raise ValueError(f"{self.path}: frame size {self.width}x{self.height} is empty")
+        if self.rotation not in (0, 90, 180, 270):
+            raise ValueError(f"{self.path}: rotation {self.rotation} is not a quarter turn")
+        if self.pts.ndim != 1 or (len(self.pts) > 1 and np.any(np.diff(self.pts) <= 0)):
+            raise ValueError(f"{self.path}: pts must be one strictly increasing row")
+        if not self.fps > 0:
+            raise ValueError(f"{self.path}: fps {self.fps} must be positive")
+
+    @property
+    def frames(self) -> int:
+        """How many frames a player would show."""
+        return len(self.pts)
+
+    def timestamps(self, pts: IndexArray) -> TimeArray:
+        """Seconds from the video's first pts, exact to the rounding of a double."""
+        first = int(self.pts[0]) if len(self.pts) else 0
+        return (pts - first) * np.float64(self.time_base.numerator) / self.time_base.denominator
+
+    def to_json(self) -> dict[str, Any]:
+        """The probe as it is stored with the scores; the pts are the scores' own column."""
+        return {
+            "demuxer": self.demuxer,
+            "codec": self.codec,
+            "stream_index": self.stream_index,
+            "width": self.width,
+            "height": self.height,
+            "rotation": self.rotation,
+            "time_base": str(self.time_base),
+            "fps": self.fps,
+            "duration_s": self.duration_s,
+            "frames": self.frames,
+            "vfr": self.vfr,
+            "edit_list": self.edit_list,
+        }
+
+
+@dataclass(frozen=True)
+class SizeRule:
+    """The size at which frames are delivered: never enlarged, aspect kept, sides even where they are over 2 px.
+
+    Attributes:
+        max_area_px: the frame is shrunk until width × height is at most this.
+    """
+
+    max_area_px: int
+
+    def apply(self, width: int, height: int) -> tuple[int, int]:
+        """Delivered (width, height) of a frame of this display size; pure integers, same answer everywhere."""
+        scale = min(1.0, math.sqrt(self.max_area_px / (width * height)))
+        return _even(width * scale), _even(height * scale)
+
+
+def _even(side: float) -> int:
+    whole = max(1, math.floor(side + 1e-9))
+    return whole if whole <= 2 else whole - whole % 2
+
+
+@dataclass(frozen=True)
+class ClipNeeds:
+    """What a detector asks of the loader; the decoder delivers just that.
+
+    Attributes:
+        frames: T, sampled frames a clip.
+        overlap: sampled frames that a clip repeats from the end of the one before.
+        rate_hz: sampled frames a second wanted; the interval is round(fps / rate_hz), at least 1.
+        size: the delivered size.
+        pixel_format: gray (one channel) or rgb.
+        interval: frames between samples; overrides rate_hz where given.
+    """
+
+    frames: int
+    overlap: int
+    rate_hz: float
+    size: SizeRule
+    pixel_format: PixelFormat
+    interval: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or not 0 <= self.overlap < self.frames:
+            raise ValueError(f"a clip of {self.frames} frames can't overlap by {self.overlap}")
+        if self.interval is not None and self.interval < 1:
+            raise ValueError(f"interval {self.interval} must be at least 1 frame")
+        if not self.rate_hz > 0:
+            raise ValueError(f"rate {self.rate_hz} must be positive")
+
+    def interval_for(self, fps: float) -> int:
+        """Frames from one sample to the next in a video of this frame rate."""
+        return self.interval or max(1, round(fps / self.rate_hz))
+
+    @property
+    def max_clip_bytes(self) -> int:
+        """The most bytes that one clip can take."""
+        return self.frames * self.size.max_area_px * self.pixel_format.channels
+
+
+@dataclass(frozen=True)
+class Clip:
+    """T sampled frames of one video.
+
+    Attributes:
+        video: the video's relative path.
+        index: 0-based number of the clip in its video.
+        frames: (T, H, W, C) uint8, C = 1 (gray) or 3 (rgb), display orientation.
+        frame_index: (T,) int64, 0-based row of each frame in the video.
+        timestamp: (T,) float64, seconds from the video's first pts.
+        valid: (T,) bool, True where this clip is the one that scores the frame; False for repeated, padded or lost frames.
+        interval: frames between two samples.
+    """
+
+    video: str
+    index: int
+    frames: ByteArray
+    frame_index: IndexArray
+    timestamp: TimeArray
+    valid: BoolArray
+    interval: int
+
+    def __post_init__(self) -> None:
+        if self.frames.ndim != 4 or self.frames.dtype != np.uint8:
+            raise ValueError(
+                f"{self.video}: clip frames must be (T, H, W, C) uint8, not {self.frames.shape} {self.frames.dtype}"
+            )
+        t = len(self.frames)
+        if not len(self.frame_index) == len(self.timestamp) == len(self.valid) == t:
+            raise ValueError(f"{self.video}: a clip of {t} frames needs {t} indices, times and flags")
