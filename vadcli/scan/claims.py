@@ -9,7 +9,8 @@ from vadcli.outputs.checkpoint import Claim
 from vadcli.scan.job import Need, ScanJob, Verdict, judge
 from vadcli.scan.plan import WorkUnit
 from vadcli.scan.recut import recut
-from vadcli.scan.writer import Task, usable_checkpoint, write_failure
+from vadcli.scan.results import write_failure
+from vadcli.scan.task import Task, usable_checkpoint
 from vadcli.types import CameraModel, Status, VideoResult
 from vadcli.video.loader import ClipRequest
 

@@ -23,7 +23,7 @@ from vadcli.scan.fingerprint import Recipe
 from vadcli.scan.job import Need, ScanJob, judge
 from vadcli.scan.plan import Plan, WorkUnit, by_camera
 from vadcli.scan.stream import ScanStream, Update
-from vadcli.scan.writer import Task
+from vadcli.scan.task import Task
 from vadcli.types import ClipNeeds, Status, VideoResult
 from vadcli.video.loader import ClipLoader, ClipRequest, Item, LoaderOptions
 

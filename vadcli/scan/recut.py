@@ -13,7 +13,7 @@ from vadcli.outputs.layout import OutputLayout
 from vadcli.outputs.mask_rle import read_boxes
 from vadcli.outputs.mask_video import mask_box, read_masks
 from vadcli.outputs.scores import read_scores
-from vadcli.scan.writer import shown_s
+from vadcli.scan.results import shown_s
 from vadcli.types import ScoreTable, Thresholds
 
 

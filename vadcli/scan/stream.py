@@ -14,7 +14,9 @@ import numpy as np
 
 from vadcli.errors import OutputError, VideoError
 from vadcli.scan.job import ScanJob
-from vadcli.scan.writer import Task, VideoWriter, write_failure
+from vadcli.scan.results import write_failure
+from vadcli.scan.task import Task
+from vadcli.scan.writer import VideoWriter
 from vadcli.types import Clip, ClipBatch, Status, VideoResult
 from vadcli.video.loader import ClipReady, Finished, Item, Opened
 from vadcli.video.sampling import Rows
