@@ -305,3 +305,14 @@ def _chain(*parts: Item | Iterator[Item]) -> Iterator[Item]:
             yield part
         else:
             yield from part
+
+
+def test_a_run_ends_when_told_to_though_its_decoder_hangs(tmp_path):
+    told = threading.Event()
+    with ClipLoader(NEEDS, replace(OPTIONS, timeout_s=600)) as loader:
+        items = loader.run([request(tmp_path, "a", rows=60, at=0, do="hang")], stopped=told.is_set)
+        assert isinstance(next(items), Opened)
+        told.set()
+        assert list(items) == []
+        assert not descendants()
+        assert gather(loader.run([request(tmp_path, "b", rows=9)]))["b"].end.error is None

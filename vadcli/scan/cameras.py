@@ -135,7 +135,7 @@ def fit_on_the_way(
     if not held.is_too_long and held.ended != {unit.video for unit in whole}:
         held_whole = _Held(cameras.needs)
         with ClipLoader(cameras.needs, cameras.loader_options) as loader:
-            held_whole.take(loader.run(request(unit) for unit in whole))
+            held_whole.take(loader.run((request(unit) for unit in whole), stopped=cameras.stopped))
     else:
         held_whole = held
     if held_whole.is_too_long:
@@ -187,11 +187,9 @@ def _read_bursts(
     requests = (replace(request(unit), start_clip=0, bursts=wanted[unit.video]) for unit in whole if unit.video in wanted)
     held: list[Clip] = []
     with ClipLoader(cameras.needs, cameras.loader_options) as loader:
-        for item in loader.run(requests):
+        for item in loader.run(requests, stopped=cameras.stopped):
             if isinstance(item, ClipReady):
                 held.append(_owned(item).clip)
-            if cameras.stopped():
-                break
     return sorted(held, key=lambda clip: (clip.video, clip.index, float(clip.timestamp[0])))
 
 

@@ -277,17 +277,11 @@ class _CameraWork:
                     yield found
                 else:
                     todo.append(found)
-            items = self._until_stopped(self.loader.run(claims.requests(todo, model, stream.expect)))
+            items = self.loader.run(claims.requests(todo, model, stream.expect), stopped=self.stop)
         for update in stream.run(items):
             yield update
             yield from _drained(claims)
         yield from _drained(claims)
-
-    def _until_stopped(self, items: Iterator[Item]) -> Iterator[Item]:
-        for item in items:
-            if self.stop():
-                return
-            yield item
 
     def _fit_first(self, mine: list[WorkUnit], claims: Claims, stream: ScanStream) -> Iterator[Item]:
         """Claim and read while the camera has no model; judge each video when it has one."""
@@ -300,7 +294,7 @@ class _CameraWork:
                     claimed[unit.video] = Task(unit, claim, UNKNOWN, None)
                     yield self.request(unit)
 
-        reading = self._until_stopped(self.loader.run(requests()))
+        reading = self.loader.run(requests(), stopped=self.stop)
         try:
             for item in fit_on_the_way(self.cameras, self.camera, self.whole, reading, self.request):
                 waiting = claimed.pop(item.video, None)

@@ -29,7 +29,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from types import TracebackType
@@ -98,7 +98,7 @@ class ClipLoader:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def run(self, requests: Iterable[ClipRequest]) -> Iterator[Item]:
+    def run(self, requests: Iterable[ClipRequest], *, stopped: Callable[[], bool] | None = None) -> Iterator[Item]:
         """Read these videos and give their items as they come. One run at a time; may be called again.
 
         A ClipReady's frames are a read-only view of a slot: it is valid until the next item is asked for. Copy what must
@@ -106,6 +106,7 @@ class ClipLoader:
 
         Args:
             requests: pulled lazily, at most one ahead for each decoder process and a few for finished ones.
+            stopped: asked at least once a second; once it is True no more items come, whatever the decoders are at.
 
         Raises:
             VadcliError: no decoder process can be started.
@@ -115,7 +116,9 @@ class ClipLoader:
             raise RuntimeError("the loader is closed" if self._closed else "another run of this loader is not over")
         self._running = True
         try:
-            yield from self._items(iter(requests))
+            yield from self._items(iter(requests), stopped or (lambda: False))
+            if self._jobs:
+                self._reset()
         except BaseException:  # GeneratorExit too: some process may be in the middle of a video, or short of a slot
             self._reset()
             raise
@@ -127,9 +130,9 @@ class ClipLoader:
         self._closed = True
         self._reset()
 
-    def _items(self, requests: Iterator[ClipRequest]) -> Iterator[Item]:
+    def _items(self, requests: Iterator[ClipRequest], stopped: Callable[[], bool]) -> Iterator[Item]:
         self._feed(requests)
-        while self._jobs or self._ready:
+        while (self._jobs or self._ready) and not stopped():
             self._collect(0.0 if self._ready else _WAIT_S)
             self._feed(requests)  # before an item is handed out, so that no process is idle while the consumer is at work
             if self._ready:
