@@ -185,11 +185,9 @@ def _read_bursts(
 ) -> list[Clip]:
     wanted = burst_positions(whole, camera=camera, seed=cameras.seed)
     requests = (replace(request(unit), start_clip=0, bursts=wanted[unit.video]) for unit in whole if unit.video in wanted)
-    held: list[Clip] = []
     with ClipLoader(cameras.needs, cameras.loader_options) as loader:
-        for item in loader.run(requests, stopped=cameras.stopped):
-            if isinstance(item, ClipReady):
-                held.append(_owned(item).clip)
+        items = loader.run(requests, stopped=cameras.stopped)
+        held = [_owned(item).clip for item in items if isinstance(item, ClipReady)]
     return sorted(held, key=lambda clip: (clip.video, clip.index, float(clip.timestamp[0])))
 
 
