@@ -99,7 +99,7 @@ def _paving(x: NDArray[np.float64], y: NDArray[np.float64], slab_m: float, rng: 
     right, ahead = x / slab_m - column, y / slab_m - row
     edge = np.minimum.reduce([right, 1 - right, ahead, 1 - ahead])
     joint = np.clip(1 - edge * slab_m / 0.035, 0, 1) * np.clip(1.2 - y / 30, 0, 1)
-    return np.subtract(7 * shades[column % 64, row % 64], 34 * joint)
+    return np.asarray(7 * shades[column % 64, row % 64] - 34 * joint, dtype=np.float64)
 
 
 def plaza_ground(view: View, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -217,13 +217,13 @@ def odd_actor(what: str, enters_s: float, rng: np.random.Generator) -> Actor:
     """What doesn't belong; it enters from outside the picture."""
     looks = Looks.anyone(rng)
     if what == "cyclist":
-        return Actor(partial(cyclist, looks=looks), (-12, 11), (12, 14), 6.2, enters_s)
+        return Actor(partial(cyclist, looks=looks), (-12, 11), (12, 14), 7.0, enters_s)
     if what == "cart":
-        return Actor(partial(cart, paint=(214, 168, 52)), (14, 18), (-14, 13), 4.6, enters_s)
+        return Actor(partial(cart, paint=(214, 168, 52)), (13, 17), (-12, 10), 6.5, enters_s)
     if what == "runner against the flow":
-        return Actor(partial(person, looks=looks, stride_m=1.35), (-0.6, 3), (0.4, 30), 4.8, enters_s, sway_m=0.3)
+        return Actor(partial(person, looks=looks, stride_m=1.35), (-2.4, 2), (1.2, 26), 6.5, enters_s, sway_m=0.5)
     if what == "thrown bag":
-        return Actor(thrown_bag, (-7.5, 9), (2.4, 12), 7.0, enters_s, stays=True)
+        return Actor(thrown_bag, (-6.5, 6.5), (3.5, 9), 8.0, enters_s, stays=True)
     raise ValueError(f"nobody knows how to draw a {what}")
 
 
