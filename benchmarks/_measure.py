@@ -1,0 +1,111 @@
+"""Timing whole processes against one another in one run: the machine's speed drifts, ratios of neighbours drift less."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import imageio_ffmpeg
+import psutil
+
+WORK = Path(__file__).parent / "work"
+VADCLI = [sys.executable, "-m", "vadcli"]
+FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process from start to end: wall seconds, CPU seconds with its children, peak memory of the whole family in MiB."""
+
+    wall_s: float
+    cpu_s: float
+    peak_mib: float
+
+
+def run(command: list[str], *, memory: bool = False) -> Run:
+    """Run a command to its end. Memory is the sum of private memory over the family, looked at ten times a second."""
+    before, started = os.times(), time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    peak = 0.0
+    while memory and process.poll() is None:
+        peak = max(peak, family_mib(process.pid))
+        time.sleep(0.1)
+    _, said = process.communicate()
+    wall_s, after = time.monotonic() - started, os.times()
+    if process.returncode != 0:
+        raise SystemExit(f"{' '.join(command)} failed with {process.returncode}:\n{said.decode(errors='replace')[-2000:]}")
+    return Run(wall_s, after.children_user + after.children_system - before.children_user - before.children_system, peak)
+
+
+def family_mib(pid: int) -> float:
+    """MiB that a process and its descendants hold: proportional set sizes, so that shared memory counts once."""
+    total = 0
+    try:
+        for member in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+            try:
+                total += member.memory_full_info().pss
+            except (psutil.Error, AttributeError):
+                continue
+    except psutil.Error:
+        return 0.0
+    return total / 2**20
+
+
+def in_turn(contestants: dict[str, Callable[[], Run]], rounds: int) -> dict[str, list[Run]]:
+    """A B C A B C …, one list of runs a contestant."""
+    found: dict[str, list[Run]] = {name: [] for name in contestants}
+    for number in range(rounds):
+        for name, once in contestants.items():
+            found[name].append(once())
+            print(f"  round {number + 1}: {name}: {found[name][-1].wall_s:.1f} s wall", file=sys.stderr)
+    return found
+
+
+def median_ratio(numerator: list[float], denominator: list[float]) -> float:
+    """The median over rounds of the ratio within a round."""
+    return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
+
+
+def machine() -> str:
+    """What it ran on, as far as it matters."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} cores of {_cpu_name()}, Python {platform.python_version()}"
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.machine()
+
+
+def made_video(name: str, *, seconds: int, size: str = "1920x1080", fps: int = 30) -> Path:
+    """A noisy H.264 video with things that move, made once and kept in benchmarks/work."""
+    path = WORK / name
+    if not path.exists():
+        WORK.mkdir(exist_ok=True)
+        source = f"testsrc2=size={size}:rate={fps}:duration={seconds},noise=alls=6:allf=t"
+        half = path.with_suffix(".part.mp4")
+        codec = ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p"]
+        subprocess.run([FFMPEG, "-v", "error", "-y", "-f", "lavfi", "-i", source, *codec, str(half)], check=True)
+        half.rename(path)
+    return path
+
+
+def looped(source: Path, name: str, times: int) -> Path:
+    """The same video several times in one file, without encoding anew."""
+    path = WORK / name
+    if not path.exists():
+        half = path.with_suffix(".part.mp4")
+        command = [FFMPEG, "-v", "error", "-y", "-stream_loop", str(times - 1), "-i", str(source), "-c", "copy", str(half)]
+        subprocess.run(command, check=True)
+        half.rename(path)
+    return path
