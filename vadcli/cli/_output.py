@@ -26,6 +26,7 @@ class _StderrHandler(logging.Handler):
     """Writes above a running bar without tearing it."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
         from tqdm import tqdm
 
         try:

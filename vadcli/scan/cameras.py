@@ -162,6 +162,7 @@ class _Held:
         return self.total_clips > HELD_CLIPS
 
     def take(self, items: Iterator[Item]) -> None:
+        """Keep items until they end or are too long."""
         for item in items:
             self.items.append(_owned(item) if isinstance(item, ClipReady) else item)
             if isinstance(item, Opened):
@@ -172,6 +173,7 @@ class _Held:
                 return
 
     def clips(self) -> Iterator[Clip]:
+        """The clips among them."""
         return (item.clip for item in self.items if isinstance(item, ClipReady))
 
 

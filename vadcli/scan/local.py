@@ -265,19 +265,20 @@ class _CameraWork:
     stop: Stop
 
     def run(self, mine: list[WorkUnit], *, batch_size: int) -> Iterator[Update]:
+        """Judge, claim and scan this shard's videos of the camera."""
         claims = Claims(self.job, self.request, self.stop)
         stream = ScanStream(self.job, batch_size=batch_size)
         if self.cameras.needs_fit(self.camera):
             items = self._fit_first(mine, claims, stream)
         else:
             model = self.cameras.stored(self.camera) if self.job.detector.fits_camera else None
-            todo: list[WorkUnit] = []
+            pending: list[WorkUnit] = []
             for found in claims.sift(mine, model):
                 if isinstance(found, VideoResult):
                     yield found
                 else:
-                    todo.append(found)
-            items = self.loader.run(claims.requests(todo, model, stream.expect), stopped=self.stop)
+                    pending.append(found)
+            items = self.loader.run(claims.requests(pending, model, stream.expect), stopped=self.stop)
         for update in stream.run(items):
             yield update
             yield from _drained(claims)

@@ -191,6 +191,7 @@ class _Walk:
         self._folders: set[str] = set()
 
     def add(self, path: Path) -> None:
+        """Take a path as given: a file, a folder of videos or a folder of images."""
         if path.is_dir():
             self.bases.append(path)
             if self._is_frame_folder(path):
