@@ -259,6 +259,29 @@ def test_two_runs_at_once_are_refused(tmp_path):
         items.close()
 
 
+def test_a_run_ends_when_told_to_though_its_decoder_hangs(tmp_path):
+    told = threading.Event()
+    with ClipLoader(NEEDS, replace(OPTIONS, timeout_s=600)) as loader:
+        items = loader.run([request(tmp_path, "a", rows=60, at=0, do="hang")], stopped=told.is_set)
+        assert isinstance(next(items), Opened)
+        told.set()
+        assert list(items) == []
+        assert not descendants()
+        assert gather(loader.run([request(tmp_path, "b", rows=9)]))["b"].end.error is None
+
+
+def test_a_run_that_is_told_to_end_leaves_no_items_to_the_next_one(tmp_path):
+    told = threading.Event()
+    with ClipLoader(NEEDS, OPTIONS) as loader:
+        items = loader.run([request(tmp_path, "a", rows=9)], stopped=told.is_set)
+        next(items)
+        time.sleep(0.5)  # the whole video is decoded by now
+        next(items)
+        told.set()
+        assert list(items) == []
+        assert list(gather(loader.run([request(tmp_path, "b", rows=9)]))) == ["b"]
+
+
 PARENT = """
 import sys, time
 from pathlib import Path
@@ -305,14 +328,3 @@ def _chain(*parts: Item | Iterator[Item]) -> Iterator[Item]:
             yield part
         else:
             yield from part
-
-
-def test_a_run_ends_when_told_to_though_its_decoder_hangs(tmp_path):
-    told = threading.Event()
-    with ClipLoader(NEEDS, replace(OPTIONS, timeout_s=600)) as loader:
-        items = loader.run([request(tmp_path, "a", rows=60, at=0, do="hang")], stopped=told.is_set)
-        assert isinstance(next(items), Opened)
-        told.set()
-        assert list(items) == []
-        assert not descendants()
-        assert gather(loader.run([request(tmp_path, "b", rows=9)]))["b"].end.error is None

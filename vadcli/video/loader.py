@@ -19,8 +19,8 @@ The contract:
   Linux, the end of its standard input elsewhere). ^C and signals to this process group don't reach it.
 - Errors. What a decoder raises, or how its process died, is the `error` of that video's Finished; other videos go on.
   `run` itself raises what `requests` raises, and VadcliError if no decoder process can be started at all.
-- Ends. A run that is abandoned (by an exception, ^C or close() of the iterator) kills the processes; the next run starts
-  others. `close` may be called at any time and again; after it there is no child process, no shared memory (but for clips
+- Ends. A run that is abandoned (by an exception, ^C, `stopped` or close() of the iterator) kills the processes; the next run
+  starts others. `close` may be called at any time and again; after it there is no child process, no shared memory (but for clips
   that are still held), no thread.
 """
 
@@ -117,7 +117,7 @@ class ClipLoader:
         self._running = True
         try:
             yield from self._items(iter(requests), stopped or (lambda: False))
-            if self._jobs:
+            if self._jobs or self._ready:
                 self._reset()
         except BaseException:  # GeneratorExit too: some process may be in the middle of a video, or short of a slot
             self._reset()
