@@ -20,8 +20,8 @@ The contract:
 - Errors. What a decoder raises, or how its process died, is the `error` of that video's Finished; other videos go on.
   `run` itself raises what `requests` raises, and VadcliError if no decoder process can be started at all.
 - Ends. A run that is abandoned (by an exception, ^C, `stopped` or close() of the iterator) kills the processes; the next run
-  starts others. `close` may be called at any time and again; after it there is no child process, no shared memory (but for clips
-  that are still held), no thread.
+  starts others. `close` may be called at any time and again; after it there is no child process, no shared memory (but for
+  clips that are still held), no thread.
 """
 
 from __future__ import annotations
