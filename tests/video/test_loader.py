@@ -14,7 +14,9 @@ from tests.video.loading import NEEDS, OPTIONS, REAL, gather, load, request
 from vadcli.errors import DecodeError, FileChanged, NoVideoStream, ProbeError
 from vadcli.types import PixelFormat, SizeRule
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest
+from vadcli.video.probe import probe
 from vadcli.video.sampling import SamplingPlan
+from vadcli.video.worker import burst_rows
 
 
 @pytest.fixture(scope="module")
@@ -210,3 +212,15 @@ def test_a_real_video_is_resumed_in_its_middle(video):
             resumed = gather(loader.run([ClipRequest("a", video, start_clip=start_clip)]))["a"].values()
             assert resumed[0] == whole[0][start_clip:]
             assert resumed[1] == whole[1][start_clip:]
+
+
+def test_bursts_start_at_keyframes_and_never_twice_at_the_same(video):
+    info, plan = probe(video), replace(SamplingPlan.of(NEEDS, 10.0), overlap=0)
+    rows = burst_rows(info, plan, (0.1, 0.3, 0.31, 0.6))
+    keyframes = {-(-int(row) // plan.interval) * plan.interval for row in info.keyframes}
+    exact = [plan.burst_row(position, info.frames) for position in (0.1, 0.3, 0.31, 0.6)]
+    assert len(set(rows)) == len(rows)
+    assert all(0 <= wish - row < 12 for wish, row in zip(exact, rows, strict=True))
+    assert rows[0] in keyframes
+    assert rows[1] in keyframes
+    assert all(row % plan.interval == 0 for row in rows)

@@ -43,6 +43,21 @@ class _Outcome:
     error: VideoError | None = None
 
 
+def burst_rows(info: VideoInfo, plan: SamplingPlan, bursts: tuple[float, ...]) -> list[int]:
+    """Sampled rows at which bursts start: right after the keyframe before, where no other burst starts there.
+
+    From a keyframe on nothing is decoded in vain. Positions are wishes, a fit does not mind some seconds; only reading the
+    same rows twice would teach it nothing.
+    """
+    rows: list[int] = []
+    for position in bursts:
+        row = plan.burst_row(position, info.frames)
+        before = info.keyframes[info.keyframes <= row]
+        aligned = -(-int(before[-1]) // plan.interval) * plan.interval if len(before) else row
+        rows.append(aligned if aligned < row and aligned not in rows else row)
+    return rows
+
+
 class _Worker:
     def __init__(self, connection: Connection, ring: Ring, setup: Setup) -> None:
         self._connection = connection
@@ -99,8 +114,8 @@ class _Worker:
 
     def _read_bursts(self, info: VideoInfo, bursts: tuple[float, ...], outcome: _Outcome) -> None:
         plan = replace(SamplingPlan.of(self._setup.needs, info.fps), overlap=0)
-        for number, position in enumerate(bursts):
-            assembler = ClipAssembler(plan, self._shape(info), origin=plan.burst_row(position, info.frames))
+        for number, row in enumerate(burst_rows(info, plan, bursts)):
+            assembler = ClipAssembler(plan, self._shape(info), origin=row)
             self._read(info, plan, assembler, outcome, burst=number)
 
     def _read(
