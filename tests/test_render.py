@@ -143,7 +143,7 @@ def test_phone_videos_come_out_upright(tmp_path: Path, degrees: int) -> None:
 def test_folder_of_images(tmp_path: Path) -> None:
     source = media.make_image_folder(tmp_path / "clip", 7, size=(256, 96))
     layout, _, table = pretend_scan(source, tmp_path / "out", fps=5)
-    render(source, layout, replace(SETTINGS, fps=5))
+    render(source, layout)
     shown = watch(layout.rendered(VIDEO))
     assert numbers(shown.pictures, 96) == list(range(7))
     np.testing.assert_allclose(shown.time, table.timestamp, atol=1e-6)
@@ -332,6 +332,25 @@ def test_a_truncated_video_is_rendered_as_far_as_it_goes(tmp_path: Path) -> None
     assert 10 < len(shown.pictures) == result.frames < result.expected_frames == 60
     assert numbers(shown.pictures[:10], 96) == list(range(10))
     assert any(f"frame {result.frames} of 60" in problem for problem in result.problems)
+
+
+def test_clips_past_the_end_of_a_truncated_video_are_named(tmp_path: Path) -> None:
+    whole = media.make_video(tmp_path / "whole.mkv", frames=60, size=(256, 96))
+    layout, _, _ = pretend_scan(whole, tmp_path / "out", events=[(4, 8), (50, 55)])
+    source = media.truncate(whole, tmp_path / "clip.mkv", 0.5)
+    result = render(source, layout, replace(SETTINGS, events_only=True, pad_s=0))
+    assert result.files == (event_clip(layout.rendered(VIDEO), 1),)
+    assert numbers(watch(result.files[0]).pictures, 96) == [4, 5, 6, 7]
+    assert [problem for problem in result.problems if "frame 50" in problem]
+
+
+@pytest.mark.parametrize("name", ["2026-11-22T10:15", "file:x", "-o", "a b%d", "ünï"])
+def test_odd_names_of_output_folders(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = media.make_video(tmp_path / "clip.mp4", frames=3, audio=True)
+    layout, _, _ = pretend_scan(source, Path(name))
+    assert render(source, layout).problems == ()
+    assert watch(tmp_path / name / "rendered" / f"{VIDEO}.mp4").audio == "aac"
 
 
 def test_nothing_decodable_leaves_the_old_file_alone(tmp_path: Path) -> None:

@@ -6,17 +6,16 @@ clock in a whole rendered video shows the times of the events document.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
-from vadcli.errors import DecodeError, DocumentError, VideoError
+from vadcli.errors import DocumentError, VideoError
 from vadcli.outputs.atomic import Scratch
 from vadcli.outputs.event_json import EventsDocument, read_events
 from vadcli.outputs.layout import OutputLayout
@@ -25,7 +24,8 @@ from vadcli.outputs.mp4 import Mp4Writer
 from vadcli.outputs.overlay import Geometry, Overlay
 from vadcli.outputs.scores import ScoresMetadata, read_scores
 from vadcli.types import ByteArray, ClipNeeds, PixelFormat, ScoreTable, SizeRule, VideoInfo
-from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, LoaderOptions, Opened
+from vadcli.video.loader import ClipLoader, LoaderOptions
+from vadcli.video.pictures import PictureFeed
 from vadcli.video.sound import add_sound, sound_codec
 
 Progress = Callable[[int, int], None]
@@ -44,7 +44,7 @@ class RenderSettings:
         pad_s: with events_only, footage before and after an event.
         side_by_side: the untouched picture on the left, the annotated one on the right.
         max_height_px: taller pictures are shrunk to this.
-        fps: of folders of images, as in the scan.
+        fps: of folders of images; the scan's where None.
         crf: x264's constant quality, lower is better.
         preset: x264's preset.
         decode: how the video is read.
@@ -111,16 +111,30 @@ def render_video(
     expected = sum(map(len, spans))
     needs = clip_needs(*story.size, settings)
     with ClipLoader(needs, settings.decode) as loader:
-        feed = _Feed(loader, needs.frames, source, story.table, settings)
+        feed = PictureFeed(loader, needs.frames, source, video=video, frames=len(story.table), fps=story.fps(settings))
         tell = (lambda written: progress(written, expected)) if progress else (lambda written: None)
         renderer = _Renderer(feed, story, MaskTrack(story.table, layout), settings, tell)
-        for span in spans:
+        written, failed = _write_all(spans, renderer, scratch)
+    if failed and not written:
+        raise failed[0]
+    if settings.events_only:
+        _remove_clips_but([span.final for span in spans], layout.rendered(video))
+    problems = (*renderer.problems, *dict.fromkeys(error.message for error in failed))
+    return RenderResult(video, tuple(written), renderer.written, expected, problems)
+
+
+def _write_all(spans: list[_Span], renderer: _Renderer, scratch: Scratch) -> tuple[list[Path], list[VideoError]]:
+    """Each span's file, and the errors of those without a single picture."""
+    written: list[Path] = []
+    failed: list[VideoError] = []
+    for span in spans:
+        try:
             with scratch.replace(span.final) as temporary:
                 renderer.write(span, temporary)
-    files = tuple(span.final for span in spans)
-    if settings.events_only:
-        _remove_clips_but(files, layout.rendered(video))
-    return RenderResult(video, files, renderer.written, expected, renderer.problems)
+            written.append(span.final)
+        except VideoError as error:
+            failed.append(error)
+    return written, failed
 
 
 def event_clip(rendered: Path, event_id: int) -> Path:
@@ -149,6 +163,10 @@ class _Story:
     def size(self) -> tuple[int, int]:
         """Display (width, height), px."""
         return int(self.metadata.video["width"]), int(self.metadata.video["height"])
+
+    def fps(self, settings: RenderSettings) -> float:
+        """Average frames a second; what a folder of images was scanned at."""
+        return settings.fps or float(self.metadata.video["fps"])
 
     @property
     def end_s(self) -> float:
@@ -207,7 +225,7 @@ class _Renderer:
     """
 
     def __init__(
-        self, feed: _Feed, story: _Story, masks: MaskTrack, settings: RenderSettings, tell: Callable[[int], None]
+        self, feed: PictureFeed, story: _Story, masks: MaskTrack, settings: RenderSettings, tell: Callable[[int], None]
     ) -> None:
         self._feed, self._story, self._masks, self._settings, self._tell = feed, story, masks, settings, tell
         self._overlay: Overlay | None = None
@@ -297,82 +315,6 @@ class _Renderer:
         except VideoError as error:
             self.sound_problems.append(error.message)
             silent.replace(path)
-
-
-class _Feed:
-    """The video's pictures by row, from the guarded decoder.
-
-    Args:
-        loader: that delivers every frame in colour.
-        source: the footage.
-        table: its scores, which say what rows there are.
-        settings: how.
-    """
-
-    def __init__(self, loader: ClipLoader, clip_frames: int, source: Path, table: ScoreTable, settings: RenderSettings) -> None:
-        self._loader, self._clip_frames = loader, clip_frames
-        self._source, self._table, self._fps = source, table, settings.fps
-        self._info: VideoInfo | None = None
-        self._lost = 0
-        self._ends: list[str] = []
-
-    @property
-    def info(self) -> VideoInfo:
-        """The probe; there once a picture is."""
-        if self._info is None:
-            raise RuntimeError("no picture was asked for yet")
-        return self._info
-
-    def problems(self) -> list[str]:
-        """A line each."""
-        lost = [f"{self._lost} frames could not be decoded; the picture before each is shown"] if self._lost else []
-        return lost + self._ends
-
-    def pictures(self, first: int, last: int) -> Generator[tuple[int, ByteArray], None, None]:
-        """Rows [first, last) in order, each with its (H, W, 3) picture, valid until the next; fewer where the video ends early.
-
-        A row without a picture shows the one before.
-
-        Raises:
-            VideoError: there is not even one picture.
-        """
-        request = ClipRequest(self._table.video, self._source, fps=self._fps, start_clip=first // self._clip_frames)
-        row, shown = first, None
-        with closing(cast(Generator[Item, None, None], self._loader.run([request]))) as items:
-            for item in items:
-                if isinstance(item, Opened):
-                    self._info = item.info
-                    continue
-                if isinstance(item, Finished):
-                    known = min(last, item.rows.first + len(item.rows))
-                    if shown is None:
-                        raise item.error or DecodeError(f"{self._source}: no picture could be decoded from frame {first} on")
-                    self._lost += max(0, known - row)
-                    yield from ((lost, shown) for lost in range(row, known))
-                    if max(row, known) < last:
-                        self._ends.append(self._early_end(max(row, known), item.error))
-                    return
-                for index, own, lost in _rows_of(item, row, last):
-                    self._lost += lost
-                    picture = shown if lost and shown is not None else own
-                    yield from ((between, picture) for between in range(row, index + 1))
-                    row = index + 1
-                if row >= last:
-                    return
-                shown = item.clip.frames[-1].copy()
-
-    def _early_end(self, row: int, error: VideoError | None) -> str:
-        reason = error.message if error else "the file now holds fewer frames than were scored"
-        return f"ends at frame {row} of {len(self._table)}: {reason}"
-
-
-def _rows_of(item: ClipReady, first: int, last: int) -> Iterator[tuple[int, ByteArray, bool]]:
-    """(row, picture, lost) of a clip's rows in [first, last), each once."""
-    clip = item.clip
-    for index, picture, valid in zip(clip.frame_index.tolist(), clip.frames, clip.valid.tolist(), strict=True):
-        if first <= index < last:
-            yield index, picture, not valid
-            first = index + 1
 
 
 def clip_needs(width: int, height: int, settings: RenderSettings) -> ClipNeeds:

@@ -52,7 +52,7 @@ class Mp4Writer:
         self._kept = kept_time_base(time_base)
         self._last: int | None = None
         self._reformatter = VideoReformatter()
-        self._container = av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
+        self._container = av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"})
         rate = Fraction(fps).limit_denominator(1001)
         self._stream = self._container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": preset})
         context = self._stream.codec_context

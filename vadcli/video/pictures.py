@@ -1,0 +1,90 @@
+"""A video's pictures one by one, each row with a picture, however many were lost: what a renderer reads."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import cast
+
+from vadcli.errors import DecodeError, VideoError
+from vadcli.types import ByteArray, VideoInfo
+from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, Opened
+
+
+class PictureFeed:
+    """The video's pictures by row, from the guarded decoder.
+
+    Args:
+        loader: that delivers every frame in colour.
+        clip_frames: how many frames a clip of it has.
+        source: the footage.
+        video: its relative path.
+        frames: how many rows the video is known to have.
+        fps: of a folder of images.
+    """
+
+    def __init__(self, loader: ClipLoader, clip_frames: int, source: Path, *, video: str, frames: int, fps: float) -> None:
+        self._loader, self._clip_frames = loader, clip_frames
+        self._source, self._video, self._frames, self._fps = source, video, frames, fps
+        self._info: VideoInfo | None = None
+        self._lost = 0
+        self._ends: list[str] = []
+
+    @property
+    def info(self) -> VideoInfo:
+        """The probe; there once a picture is."""
+        if self._info is None:
+            raise RuntimeError("no picture was asked for yet")
+        return self._info
+
+    def problems(self) -> list[str]:
+        """A line each."""
+        lost = [f"{self._lost} frames could not be decoded; the picture before each is shown"] if self._lost else []
+        return lost + self._ends
+
+    def pictures(self, first: int, last: int) -> Generator[tuple[int, ByteArray], None, None]:
+        """Rows [first, last) in order, each with its (H, W, 3) picture, valid until the next; fewer where the video ends early.
+
+        A row without a picture shows the one before.
+
+        Raises:
+            VideoError: there is not even one picture.
+        """
+        request = ClipRequest(self._video, self._source, fps=self._fps, start_clip=first // self._clip_frames)
+        row, shown = first, None
+        with closing(cast(Generator[Item, None, None], self._loader.run([request]))) as items:
+            for item in items:
+                if isinstance(item, Opened):
+                    self._info = item.info
+                    continue
+                if isinstance(item, Finished):
+                    known = min(last, item.rows.first + len(item.rows))
+                    if shown is None:
+                        raise item.error or DecodeError(f"{self._source}: no picture could be decoded from frame {first} on")
+                    self._lost += max(0, known - row)
+                    yield from ((lost, shown) for lost in range(row, known))
+                    if max(row, known) < last:
+                        self._ends.append(self._early_end(max(row, known), item.error))
+                    return
+                for index, own, lost in _rows_of(item, row, last):
+                    self._lost += lost
+                    picture = shown if lost and shown is not None else own
+                    yield from ((between, picture) for between in range(row, index + 1))
+                    row = index + 1
+                if row >= last:
+                    return
+                shown = item.clip.frames[-1].copy()
+
+    def _early_end(self, row: int, error: VideoError | None) -> str:
+        reason = error.message if error else "the file now holds fewer frames than were scored"
+        return f"ends at frame {row} of {self._frames}: {reason}"
+
+
+def _rows_of(item: ClipReady, first: int, last: int) -> Iterator[tuple[int, ByteArray, bool]]:
+    """(row, picture, lost) of a clip's rows in [first, last), each once."""
+    clip = item.clip
+    for index, picture, valid in zip(clip.frame_index.tolist(), clip.frames, clip.valid.tolist(), strict=True):
+        if first <= index < last:
+            yield index, picture, not valid
+            first = index + 1
