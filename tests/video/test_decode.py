@@ -26,6 +26,7 @@ from vadcli.types import DecoderName, PixelFormat, SizeRule, VideoInfo
 from vadcli.video import ffmpeg as tool
 from vadcli.video.decode import DecoderChoice, Frame, FrameReader, ReadRequest
 from vadcli.video.decord_frames import can_read
+from vadcli.video.ffmpeg_frames import FfmpegFrames
 from vadcli.video.probe import probe
 from vadcli.video.rows import RowMatcher
 from vadcli.video.selection import Since, choose_selection, seek_row
@@ -129,6 +130,19 @@ def test_reading_begins_at_a_keyframe_where_that_is_exact(clips: dict[str, Video
     assert isinstance(choose_selection(clips["vfr"], 3, 20, sought=True, every_image=False), Since)
     for name in ("mpegts", "mpeg4", "edit list", "gif", "ffv1"):
         assert seek_row(clips[name], 20) is None
+
+
+@pytest.mark.parametrize("name", ["h264", "hevc", "vp9", "vfr", "vfr matroska", "late"])
+def test_seeking_spares_decoding(clips: dict[str, VideoInfo], name: str) -> None:
+    info = clips[name]
+    row = seek_row(info, 20)
+    assert row is not None
+    selection = choose_selection(info, 1, 20, sought=True, every_image=False)
+    frames = FfmpegFrames(info, (64, 96, 1), selection, seek_pts=int(info.pts[row]))
+    shown = [frame.pts for frame in frames]
+    frames.close()
+    assert shown[-1] == info.pts[-1]
+    assert 24 - row <= len(shown) < 24
 
 
 def test_decoders_are_named(clips: dict[str, VideoInfo]) -> None:
@@ -313,6 +327,13 @@ def test_images_of_any_kind_are_grey_or_rgb(tmp_path: Path) -> None:
     rgb = read(info, pixels=PixelFormat.RGB)[1].image
     assert rgb is not None
     assert rgb[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("flip", ["hflip", "vflip"])
+def test_a_mirrored_file_is_turned_back(flip: str, tmp_path: Path) -> None:
+    stored = media.make_video(tmp_path / "stored.mp4", options=("-vf", flip))
+    info = probe(media.remux(stored, tmp_path / "a.mp4", before=(f"-display_{flip}:v:0",)))
+    assert numbers(read(info, interval=8)) == [i if i % 8 == 0 else None for i in range(24)]
 
 
 def children() -> list[psutil.Process]:

@@ -21,6 +21,7 @@ from PIL import Image
 
 from tests import media
 from vadcli.errors import NoVideoStream, ProbeError, UnsafeContainer
+from vadcli.video.hidden import HIDDEN
 from vadcli.video.image_frames import list_images
 from vadcli.video.probe import probe
 from vadcli.video.timeline import build_timeline
@@ -85,12 +86,58 @@ def test_rotation_is_the_players(degrees: int, tmp_path: Path) -> None:
     assert (info.width, info.height) == (96, 64)
 
 
-def test_alternate_references_of_vp9_have_no_row(tmp_path: Path) -> None:
-    options = ("-deadline", "good", "-auto-alt-ref", "1", "-lag-in-frames", "12", "-b:v", "200k")
-    whole = media.make_video(tmp_path / "a.webm", "vp9", frames=60, options=options)
-    split = media.remux(whole, tmp_path / "b.mkv", after=("-bsf:v", "vp9_superframe_split"))
-    info = probe(split)
-    assert info.frames == len(shown_pts(split)) == 60
+def test_alternate_references_of_vp8_have_no_row(tmp_path: Path) -> None:
+    clip = tmp_path / "a.webm"
+    source = (
+        "-f",
+        "lavfi",
+        "-i",
+        "mandelbrot=size=96x64:rate=25",
+        "-frames:v",
+        "40",
+        "-c:v",
+        "libvpx",
+        "-b:v",
+        "150k",
+        "-g",
+        "300",
+    )
+    how = (
+        "-auto-alt-ref",
+        "1",
+        "-lag-in-frames",
+        "25",
+        "-deadline",
+        "good",
+        "-cpu-used",
+        "5",
+        "-passlogfile",
+        str(tmp_path / "log"),
+    )
+    media.run_ffmpeg(*source, *how, "-pass", "1", "-f", "null", "-")
+    media.run_ffmpeg(*source, *how, "-pass", "2", str(clip))
+    with av.open(str(clip)) as opened:
+        assert sum(packet.size > 0 for packet in opened.demux(video=0)) > 40
+    info = probe(clip)
+    assert info.frames == 40
+    assert info.pts.tolist() == shown_pts(clip)
+
+
+@pytest.mark.parametrize(
+    ("packet", "hidden"),
+    [
+        (b"\x84", True),  # profile 0, show_frame 0
+        (b"\x86", False),  # show_frame 1
+        (b"\x88", False),  # show_existing_frame
+        (b"\xb2", True),  # profile 3, show_frame 0
+        (b"\xb1", False),  # profile 3, show_frame 1
+        (b"\x84x\x86y\xc1\x02\x02\xc1", False),  # a superframe of a hidden and a shown frame
+        (b"\x84x\x84y\xc1\x02\x02\xc1", True),
+        (b"\x00", False),  # no VP9 at all: the decoder will tell
+    ],
+)
+def test_hidden_frames_of_vp9_are_told_by_their_headers(packet: bytes, hidden: bool) -> None:
+    assert HIDDEN["vp9"](packet) is hidden
 
 
 def test_a_clock_that_starts_anew_goes_on(tmp_path: Path) -> None:
@@ -159,7 +206,9 @@ def visited() -> Iterator[tuple[int, list[object]]]:
         def listen() -> None:
             while not stop.is_set():
                 with suppress(TimeoutError):
-                    visitors.append(server.accept()[0].close())
+                    visitor, _ = server.accept()
+                    visitors.append(visitor)
+                    visitor.close()
 
         listener = threading.Thread(target=listen)
         listener.start()

@@ -90,7 +90,7 @@ class FrameReader:
             yield from self._read_ffmpeg(threads=self._threads)
 
     def _suits_decord(self) -> bool:
-        return self._request.pixel_format is PixelFormat.GRAY and is_short(self._info) and can_read(self._info)
+        return self._request.pixel_format is PixelFormat.GRAY and is_short(self._info) and can_read(self._info, upright=True)
 
     def _read_decord(self, *, checked: bool) -> Generator[Frame, None, None]:
         if not can_read(self._info):
@@ -117,14 +117,14 @@ class FrameReader:
             except DamageFound:
                 threads = 1
                 continue
+            if outcome is _Outcome.ENDED:
+                return
             if outcome is _Outcome.UNSELECTED and not every_image:
                 every_image = True
-            elif outcome is _Outcome.NOTHING and row is not None:
+            elif row is not None:
                 may_seek = False
-            elif outcome is _Outcome.NOTHING:
-                raise DecodeError(f"{shown(info.path)}: no frame can be decoded", hint=self.complaints)
             else:
-                return
+                raise DecodeError(f"{shown(info.path)}: no frame can be decoded", hint=self.complaints)
 
     def _deliver(self, backend: Backend, matcher: RowMatcher) -> Generator[Frame, None, _Outcome]:
         """The rows of one decoder from the row due next on; the decoder is closed at the end."""

@@ -21,7 +21,7 @@ from PIL import Image
 
 from vadcli.errors import DecodeError
 from vadcli.types import ByteArray, PixelFormat, VideoInfo
-from vadcli.video.container import shown
+from vadcli.video.container import display_matrix_degrees, open_media, shown
 from vadcli.video.frames import ReadRequest, Shown
 
 SHORT_CLIP_PX = 64_000_000
@@ -38,10 +38,23 @@ _PTS_SLACK_S = 1e-3  # decord tells times as 32-bit floats
 _COMPLAINT = re.compile(rb"^\[[^\]]* @ 0x[0-9a-f]+\] (.*)$")
 
 
-def can_read(info: VideoInfo) -> bool:
-    """Whether decord is there and known to read this kind of file right."""
-    simple = info.codec in _CODECS and info.demuxer in _SIGNATURES and not info.edit_list and len(info.shown_pts) == 0
-    return simple and str(info.path).isprintable() and importlib.util.find_spec("decord") is not None and _begins_as(info)
+def can_read(info: VideoInfo, *, upright: bool = False) -> bool:
+    """Whether decord is there and known to read this kind of file right.
+
+    Args:
+        info: what the probe says of the file.
+        upright: refuse files with a display matrix too: decord turns by quarters, but mirrors nothing.
+    """
+    if info.codec not in _CODECS or info.demuxer not in _SIGNATURES or info.edit_list or len(info.shown_pts):
+        return False
+    if not str(info.path).isprintable() or importlib.util.find_spec("decord") is None or not _begins_as(info):
+        return False
+    return not upright or not _has_matrix(info)
+
+
+def _has_matrix(info: VideoInfo) -> bool:
+    with open_media(info.path) as opened:
+        return display_matrix_degrees(opened, info.stream_index) is not None
 
 
 def is_short(info: VideoInfo) -> bool:

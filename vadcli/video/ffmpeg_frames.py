@@ -16,10 +16,12 @@ import io
 import os
 import queue
 import re
+import signal
 import subprocess
 import threading
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from typing import cast
 
 import ffmpeg
@@ -42,6 +44,7 @@ _BEFORE_FIRST_KEY = re.compile(
 )
 _KEPT_COMPLAINTS = 5
 _LONGEST_COMPLAINT = 300
+_LISTENER_END_S = 1.0
 _F_SETPIPE_SZ = 1031  # fcntl; Linux
 _PIPE_BYTES = 1 << 20
 _PIXELS = {PixelFormat.GRAY: "gray", PixelFormat.RGB: "rgb24"}
@@ -93,7 +96,8 @@ class FfmpegFrames:
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 env=environment,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - takes no lock, see its docstring
+                start_new_session=True,  # Ctrl-C is for the one who reads, who ends ffmpeg in his own time
+                preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - takes no lock, see its docstring
             )
         except OSError as error:
             raise DecodeError(f"{shown(info.path)}: {command[0]} can't be started: {error.strerror}") from error
@@ -104,26 +108,31 @@ class FfmpegFrames:
 
     def __iter__(self) -> Iterator[Shown]:
         """What ffmpeg decodes, in the order of presentation."""
-        count = 0
-        while (batch := self._decoded.get()) is not None:
-            if not isinstance(batch, list):
-                raise batch
-            for pts, ok in batch:
-                selected = self._selection.takes(count, pts)
-                image = self._read_picture() if selected else None
-                if selected and image is None:  # ffmpeg ended between decoding the frame and handing it over
-                    return
-                count += 1
-                yield Shown(pts, ok, selected, image)
+        for count, (pts, ok) in enumerate(self._announced()):
+            selected = self._selection.takes(count, pts)
+            image = self._read_picture() if selected else None
+            if selected and image is None:  # ffmpeg ended between decoding the frame and handing it over
+                break
+            yield Shown(pts, ok, selected, image)
+        status = self._process.wait()
+        if status:
+            self.complaints = "; ".join(filter(None, [self.complaints, f"ffmpeg ended with status {status}"]))
 
     def close(self) -> None:
         """Kill ffmpeg and wait for it; a second call does nothing."""
         if self._pictures.closed:
             return
-        self._process.kill()
-        self._process.wait()
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)  # the group: a wrapper script may have children of its own
+            self._process.wait()
         self._pictures.close()
-        self._listener.join()
+        self._listener.join(_LISTENER_END_S)
+
+    def _announced(self) -> Iterator[_Decoded]:
+        while (batch := self._decoded.get()) is not None:
+            if not isinstance(batch, list):
+                raise batch
+            yield from batch
 
     def _read_picture(self) -> ByteArray | None:
         image = np.empty(self._shape, np.uint8)
@@ -182,11 +191,11 @@ def build_command(
         "reinit_filter": 0,  # a new graph at a change of size would count frames from 0 again; scale follows the change itself
     }
     if seek_pts is not None:
-        before |= {"ss": f"{float(seek_pts * info.time_base):.6f}", "noaccurate_seek": None}
+        before |= {"ss": f"{float(seek_pts * info.time_base):.6f}", "noaccurate_seek": None, "seek_timestamp": 1}
     passthrough = {"fps_mode": "passthrough"} if ffmpeg_version() >= (5, 1) else {"vsync": "passthrough"}
     picked = ffmpeg.input("file:", **before)[str(info.stream_index)].filter("select", selection.expression)
     counted = picked.filter("setpts", "N")  # times that jump back would trouble the muxer
-    scaled = counted.filter("scale", width, height, out_range="full").filter("format", pixels)
+    scaled = counted.filter("scale", width, height, flags="bilinear", out_range="full").filter("format", pixels)
     output = ffmpeg.output(scaled, "pipe:1", format="rawvideo", **passthrough)
     quiet = ("-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+info", "-debug_ts")
     command: list[str] = output.global_args(*quiet).compile(cmd=ffmpeg_path())

@@ -39,12 +39,8 @@ def _vp9_shows(frame: memoryview) -> bool:
     if len(frame) == 0 or frame[0] >> 6 != 0b10:
         return len(frame) > 0  # not a VP9 frame: let the decoder judge
     first = frame[0]
-    bit = 3 if (first >> 4 & 3) == 3 else 4  # profile 3 has one reserved bit more: two profile bits are bits 5 and 4
-    bit -= 1
-    show_existing = first >> bit & 1
-    if show_existing:
-        return True
-    return bool(first >> (bit - 2) & 1)  # frame_type, then show_frame
+    show_existing = 2 if first >> 4 & 3 == 3 else 3  # the bit; profile 3 has one reserved bit more before it
+    return bool(first >> show_existing & 1 or first >> (show_existing - 2) & 1)  # frame_type stands between it and show_frame
 
 
 HIDDEN: Mapping[str, Callable[[Any], bool]] = {"vp8": _vp8_hidden, "vp9": _vp9_hidden}

@@ -21,14 +21,12 @@ def die_with_parent(parent: int | None = None) -> None:
     that live as long as the children are wanted.
 
     Args:
-        parent: its process id. Where it isn't given, a parent with id 1 is taken for the system's init, so a program that
-            runs as the first process of a container must give it to its children.
+        parent: its process id where the caller knows it; a parent that died before the call is then noticed too.
     """
     if _LIBC is None:
         return
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    orphaned = os.getppid() != parent if parent else os.getppid() == 1 and os.getpid() != 1
-    if orphaned:  # the parent died before the call: nobody would send the signal
+    if parent is not None and os.getppid() != parent:  # it died before the call: nobody would send the signal
         os._exit(1)
 
 

@@ -88,8 +88,13 @@ def _presentation_order(times: IndexArray, dts: Sequence[int | None], jump_ticks
     """Stable order by time, within stretches between which the clock starts anew."""
     if jump_ticks is None:
         return np.argsort(times, kind="stable")
-    decoding = np.asarray([time if at is None else at for time, at in zip(times.tolist(), dts, strict=True)], np.int64)
-    cuts = [0, *(np.flatnonzero(np.diff(decoding) < -jump_ticks) + 1).tolist(), len(decoding)]
+    cuts, last = [0], None
+    for i, decoded in enumerate(dts):
+        if decoded is not None:
+            if last is not None and decoded < last - jump_ticks:
+                cuts.append(i)
+            last = decoded
+    cuts.append(len(times))
     return np.concatenate([a + np.argsort(times[a:b], kind="stable") for a, b in pairwise(cuts)])
 
 
