@@ -12,6 +12,8 @@ from vadcli.outputs.mask_rle import read_mask_rle
 from vadcli.outputs.mask_video import read_masks
 from vadcli.types import ByteArray, ScoreTable
 
+IN_RUN_LENGTHS = np.uint8(191)
+
 
 class MaskTrack:
     """Reads masks forward as rows are asked for, one in memory at a time; an earlier row starts over.
@@ -39,8 +41,8 @@ class MaskTrack:
         """The mask shown at a row: the last sampled row's, until the next one's.
 
         Returns:
-            (H, W) uint8, 0–255 = pixel score 0–1, or 0 and 255 alone where only run lengths are stored; the same array
-            until the mask changes. None where there is none.
+            (H, W) uint8, 0–255 = pixel score 0–1; where only run lengths are stored 0 and 191, the middle of what reaches
+            0.5. The same array until the mask changes. None where there is none.
         """
         if row < self._row:
             self._restart()
@@ -68,4 +70,4 @@ class MaskTrack:
             yield from zip(self._sampled.tolist(), read_masks(self._video), strict=False)
         elif self._rle.exists():
             for row in read_mask_rle(self._rle):
-                yield row.frame_index, row.decode() * np.uint8(255)
+                yield row.frame_index, row.decode() * IN_RUN_LENGTHS
