@@ -24,7 +24,7 @@ from vadcli.errors import NoVideoStream, ProbeError, UnsafeContainer
 from vadcli.video.hidden import HIDDEN
 from vadcli.video.image_frames import list_images
 from vadcli.video.probe import probe
-from vadcli.video.timeline import build_timeline
+from vadcli.video.timeline import NO_TIME, build_timeline
 
 
 def shown_pts(path: Path) -> list[int]:
@@ -329,7 +329,7 @@ def test_reordered_packets_come_back_in_order(steps: list[int], depth: int, star
     decoding = sorted(range(len(pts)), key=lambda i: (i // (depth + 1), -i))  # the last of each group is decoded first
     keyframe = [i == decoding[0] for i in decoding]
     timeline = build_timeline(
-        [pts[i] for i in decoding], [None] * len(pts), [0] * len(pts), keyframe,
+        np.array([pts[i] for i in decoding]), np.full(len(pts), NO_TIME), np.zeros(len(pts), np.int64), np.array(keyframe),
         frame_ticks=40, jump_ticks=250, timed=True, needs_key=False,
     )  # fmt: skip
     assert timeline.pts.tolist() == pts
@@ -339,9 +339,11 @@ def test_reordered_packets_come_back_in_order(steps: list[int], depth: int, star
 @given(times=st.lists(st.one_of(st.none(), st.integers(0, 5000)), min_size=1, max_size=60), ticks=st.integers(1, 50))
 def test_any_times_become_strictly_increasing(times: list[int | None], ticks: int) -> None:
     count = len(times)
+    pts = np.array([NO_TIME if time is None else time for time in times])
     timeline = build_timeline(
-        times, [None] * count, [0] * count, [True] * count, frame_ticks=ticks, jump_ticks=250, timed=True, needs_key=True
-    )
+        pts, np.full(count, NO_TIME), np.zeros(count, np.int64), np.ones(count, bool),
+        frame_ticks=ticks, jump_ticks=250, timed=True, needs_key=True,
+    )  # fmt: skip
     assert len(timeline.pts) <= count
     assert np.all(np.diff(timeline.pts) > 0)
 

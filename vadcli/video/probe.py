@@ -6,7 +6,8 @@ with is what `ffmpeg -i X -fps_mode passthrough` shows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from array import array
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from vadcli.types import IndexArray, VideoInfo
 from vadcli.video import container as media
 from vadcli.video.hidden import HIDDEN
 from vadcli.video.image_frames import probe_folder
-from vadcli.video.timeline import Timeline, build_timeline
+from vadcli.video.timeline import NO_TIME, Timeline, build_timeline
 
 _DEFAULT_FPS = 25.0
 _CLOCK_JUMP_S = 0.25  # smaller falls are guesses of the demuxer's
@@ -50,18 +51,25 @@ def probe(path: Path, *, fps: float | None = None) -> VideoInfo:
 
 @dataclass
 class _Packets:
-    """What demuxing one stream gave: one entry a shown frame, in decoding order."""
+    """What demuxing one stream gave: one entry a shown frame, in decoding order; compact, as a day has millions of them."""
 
-    pts: list[int | None]
-    dts: list[int | None]
-    duration: list[int]
-    keyframe: list[bool]
+    pts: array[int] = field(default_factory=lambda: array("q"))
+    dts: array[int] = field(default_factory=lambda: array("q"))
+    duration: array[int] = field(default_factory=lambda: array("q"))
+    keyframe: bytearray = field(default_factory=bytearray)
     hidden_by_edit: int = 0
     hidden_key: bool = False  # an edit list hides a keyframe that what follows builds on
 
+    def add(self, packet: Any) -> None:
+        """Append a packet that shows a frame."""
+        self.pts.append(NO_TIME if packet.pts is None else packet.pts)
+        self.dts.append(NO_TIME if packet.dts is None else packet.dts)
+        self.duration.append(packet.duration or 0)
+        self.keyframe.append(packet.is_keyframe)
+
 
 def _read_packets(opened: Any, stream: Any, name: str) -> _Packets:
-    packets = _Packets([], [], [], [])
+    packets = _Packets()
     is_hidden = HIDDEN.get(stream.codec_context.codec.canonical_name)
     for other in opened.streams:
         if other.index != stream.index and hasattr(other, "discard"):
@@ -74,10 +82,7 @@ def _read_packets(opened: Any, stream: Any, name: str) -> _Packets:
                 packets.hidden_by_edit += 1
                 packets.hidden_key = packets.hidden_key or packet.is_keyframe
             elif is_hidden is None or not is_hidden(packet):
-                packets.pts.append(packet.pts)
-                packets.dts.append(packet.dts)
-                packets.duration.append(packet.duration or 0)
-                packets.keyframe.append(packet.is_keyframe)
+                packets.add(packet)
     except av.error.FFmpegError as error:  # what was read before the damage still counts
         if not packets.pts:
             raise ProbeError(f"{name}: no packet of the video stream can be read: {error.strerror}") from error
@@ -96,10 +101,10 @@ def _describe(path: Path, opened: Any, stream: Any, packets: _Packets) -> VideoI
     frame_ticks = max(1, round(tick_rate / nominal)) if nominal else max(1, round(tick_rate / Fraction(_DEFAULT_FPS)))
     codec = str(stream.codec_context.codec.canonical_name)
     timeline = build_timeline(
-        packets.pts,
-        packets.dts,
-        packets.duration,
-        packets.keyframe,
+        np.frombuffer(packets.pts, np.int64),
+        np.frombuffer(packets.dts, np.int64),
+        np.frombuffer(packets.duration, np.int64),
+        np.frombuffer(packets.keyframe, np.bool_),
         frame_ticks=frame_ticks,
         jump_ticks=round(_CLOCK_JUMP_S / time_base) if media.can_jump(demuxer) else None,
         timed=media.has_times(demuxer),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-from vadcli.types import IndexArray
+from vadcli.types import BoolArray, IndexArray
+
+NO_TIME = int(np.iinfo(np.int64).min)
+"""Stands for a time that the container does not tell."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,10 @@ class Timeline:
 
 
 def build_timeline(
-    pts: Sequence[int | None],
-    dts: Sequence[int | None],
-    duration: Sequence[int],
-    keyframe: Sequence[bool],
+    pts: IndexArray,
+    dts: IndexArray,
+    duration: IndexArray,
+    keyframe: BoolArray,
     *,
     frame_ticks: int,
     jump_ticks: int | None,
@@ -42,59 +44,53 @@ def build_timeline(
     """Order packets (given in decoding order) by presentation.
 
     Args:
-        pts, dts, duration, keyframe: one entry a shown frame; None where the container has no time, 0 where it has no duration.
+        pts, dts, duration, keyframe: one entry a shown frame; NO_TIME where the container has none, 0 where it has no duration.
         frame_ticks: a frame's nominal duration, for where the container says nothing.
         jump_ticks: a fall of the decoding time by more than this is a new start of the clock; None: it has none.
         timed: False for elementary streams, whose times are counted, not read.
         needs_key: True where a decoder shows nothing of what comes before the first keyframe (recordings cut at any packet).
     """
-    lasting = np.asarray([ticks if ticks > 0 else frame_ticks for ticks in duration], np.int64)
-    keys = np.asarray(keyframe, bool)
-    if not timed or all(value is None for value in pts):
+    lasting = np.where(duration > 0, duration, frame_ticks)
+    if not timed or bool(np.all(pts == NO_TIME)):
         times = _counted(dts, lasting, timed)
         order = np.arange(len(times))
     else:
         times = _filled(pts, lasting)
         order = _presentation_order(times, dts, jump_ticks)
-    if needs_key and keys.any():
-        order = _from_first_key(order, int(np.argmax(keys)))
+    if needs_key and bool(keyframe.any()):
+        order = _from_first_key(order, int(np.argmax(keyframe)))
     shown = times[order]
     increasing = _increasing(shown, lasting[order])
     return Timeline(
         pts=increasing,
         shown_pts=shown if np.any(shown != increasing) else shown[:0],
-        keyframes=np.flatnonzero(keys[order]).astype(np.int64),
-        last_ticks=int(lasting[order][-1]),
+        keyframes=np.flatnonzero(keyframe[order]).astype(np.int64),
+        last_ticks=int(lasting[order[-1]]),
     )
 
 
-def _counted(dts: Sequence[int | None], lasting: IndexArray, timed: bool) -> IndexArray:
-    known = [value for value in dts if value is not None]
-    if timed and len(known) == len(dts):
-        return np.asarray(known, np.int64)
+def _counted(dts: IndexArray, lasting: IndexArray, timed: bool) -> IndexArray:
+    if timed and not bool(np.any(dts == NO_TIME)):
+        return dts
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lasting[:-1])])
 
 
-def _filled(pts: Sequence[int | None], lasting: IndexArray) -> IndexArray:
+def _filled(pts: IndexArray, lasting: IndexArray) -> IndexArray:
     """A missing time is the one before + the frame's duration."""
-    times = np.empty(len(pts), np.int64)
-    last = next(value for value in pts if value is not None)
-    for i, value in enumerate(pts):
-        times[i] = last = value if value is not None else (last + int(lasting[i - 1]) if i else last)
+    times = pts.copy()
+    missing = np.flatnonzero(pts == NO_TIME)
+    for i in missing.tolist():
+        times[i] = times[i - 1] + lasting[i - 1] if i else pts[pts != NO_TIME][0]
     return times
 
 
-def _presentation_order(times: IndexArray, dts: Sequence[int | None], jump_ticks: int | None) -> IndexArray:
+def _presentation_order(times: IndexArray, dts: IndexArray, jump_ticks: int | None) -> IndexArray:
     """Stable order by time, within stretches between which the clock starts anew."""
     if jump_ticks is None:
         return np.argsort(times, kind="stable")
-    cuts, last = [0], None
-    for i, decoded in enumerate(dts):
-        if decoded is not None:
-            if last is not None and decoded < last - jump_ticks:
-                cuts.append(i)
-            last = decoded
-    cuts.append(len(times))
+    known = np.flatnonzero(dts != NO_TIME)
+    falls = np.flatnonzero(np.diff(dts[known]) < -jump_ticks)
+    cuts = [0, *known[falls + 1].tolist(), len(times)]
     return np.concatenate([a + np.argsort(times[a:b], kind="stable") for a, b in pairwise(cuts)])
 
 
