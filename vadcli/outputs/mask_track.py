@@ -13,6 +13,7 @@ from vadcli.outputs.mask_video import read_masks
 from vadcli.types import ByteArray, ScoreTable
 
 IN_RUN_LENGTHS = np.uint8(191)
+_RESCAN = "scan the video again with --masks and --force"
 
 
 class MaskTrack:
@@ -66,8 +67,17 @@ class MaskTrack:
                 self.problems.append(error.message)
 
     def _read(self) -> Iterator[tuple[int, ByteArray]]:
+        sampled = self._sampled.tolist()
+        count = 0
         if self._video.exists():
-            yield from zip(self._sampled.tolist(), read_masks(self._video), strict=False)
+            path = self._video
+            for count, (row, mask) in enumerate(zip(sampled, read_masks(path), strict=False), 1):
+                yield row, mask
         elif self._rle.exists():
-            for row in read_mask_rle(self._rle):
-                yield row.frame_index, row.decode() * IN_RUN_LENGTHS
+            path = self._rle
+            for count, stored in enumerate(read_mask_rle(path), 1):
+                yield stored.frame_index, stored.decode() * IN_RUN_LENGTHS
+        else:
+            return
+        if count < len(sampled):
+            raise DocumentError(f"{path}: holds {count} masks for {len(sampled)} sampled frames", hint=_RESCAN)

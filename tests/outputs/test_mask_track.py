@@ -1,0 +1,78 @@
+"""Stored masks by row, from either format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vadcli.outputs.layout import OutputLayout
+from vadcli.outputs.mask_rle import MaskRleWriter
+from vadcli.outputs.mask_track import MaskTrack
+from vadcli.outputs.mask_video import MaskVideoWriter
+from vadcli.types import ScoreTable
+
+VIDEO = "a.mp4"
+ROWS, SAMPLED = 12, (2, 5, 6, 9)
+
+
+def table() -> ScoreTable:
+    rows = np.arange(ROWS)
+    score = np.full(ROWS, 0.5, np.float32)
+    return ScoreTable(VIDEO, rows, rows, rows / 25, score, score * 0, np.isin(rows, SAMPLED), np.ones(ROWS, bool))
+
+
+@pytest.fixture(params=["video", "rle"])
+def layout(request: pytest.FixtureRequest, tmp_path: Path) -> OutputLayout:
+    """Four masks, the k-th with column k set."""
+    stored = OutputLayout(tmp_path)
+    path = stored.mask_video(VIDEO) if request.param == "video" else stored.mask_rle(VIDEO)
+    path.parent.mkdir(parents=True)
+    with MaskVideoWriter(path, 8, 6) if request.param == "video" else MaskRleWriter(path, VIDEO, 8, 6) as writer:
+        for number, row in enumerate(SAMPLED):
+            mask = np.zeros((6, 8), np.uint8)
+            mask[:, number] = 255
+            writer.write(mask, *((row / 25,) if request.param == "video" else (row, row)))  # type: ignore[arg-type]
+    return stored
+
+
+def column_at(track: MaskTrack, row: int) -> int | None:
+    mask = track.at(row)
+    if mask is None:
+        return None
+    assert mask.dtype == np.uint8
+    [column] = np.flatnonzero((mask >= 128).all(axis=0))
+    return int(column)
+
+
+def test_a_mask_stays_until_the_next(layout: OutputLayout) -> None:
+    track = MaskTrack(table(), layout)
+    assert [column_at(track, row) for row in range(ROWS)] == [None, None, 0, 0, 0, 1, 2, 2, 2, 3, 3, 3]
+    assert track.problems == []
+
+
+def test_rows_may_be_skipped_and_asked_for_again(layout: OutputLayout) -> None:
+    track = MaskTrack(table(), layout)
+    assert [column_at(track, row) for row in (7, 11, 3, 0, 9)] == [2, 3, 0, None, 3]
+
+
+def test_the_array_is_the_same_until_the_mask_changes(layout: OutputLayout) -> None:
+    track = MaskTrack(table(), layout)
+    assert track.at(6) is track.at(8)
+    assert track.at(8) is not track.at(9)
+
+
+def test_no_masks(tmp_path: Path) -> None:
+    track = MaskTrack(table(), OutputLayout(tmp_path))
+    assert [track.at(row) for row in range(ROWS)] == [None] * ROWS
+    assert track.problems == []
+
+
+def test_damage_is_told_once(layout: OutputLayout) -> None:
+    for path in (layout.mask_video(VIDEO), layout.mask_rle(VIDEO)):
+        if path.exists():
+            path.write_bytes(path.read_bytes()[:40])
+    track = MaskTrack(table(), layout)
+    assert [track.at(row) for row in (3, 0, 3)] == [None] * 3
+    assert len(track.problems) == 1
