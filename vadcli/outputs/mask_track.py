@@ -67,17 +67,17 @@ class MaskTrack:
                 self.problems.append(error.message)
 
     def _read(self) -> Iterator[tuple[int, ByteArray]]:
-        sampled = self._sampled.tolist()
-        count = 0
+        masks: Iterator[tuple[int, ByteArray]]
         if self._video.exists():
-            path = self._video
-            for count, (row, mask) in enumerate(zip(sampled, read_masks(path), strict=False), 1):
-                yield row, mask
+            path, masks = self._video, zip(self._sampled.tolist(), read_masks(self._video), strict=False)
         elif self._rle.exists():
-            path = self._rle
-            for count, stored in enumerate(read_mask_rle(path), 1):
-                yield stored.frame_index, stored.decode() * IN_RUN_LENGTHS
+            rows = read_mask_rle(self._rle)
+            path, masks = self._rle, ((row.frame_index, row.decode() * IN_RUN_LENGTHS) for row in rows)
         else:
             return
-        if count < len(sampled):
-            raise DocumentError(f"{path}: holds {count} masks for {len(sampled)} sampled frames", hint=_RESCAN)
+        count = 0
+        for row_and_mask in masks:
+            count += 1
+            yield row_and_mask
+        if count < len(self._sampled):
+            raise DocumentError(f"{path}: holds {count} masks for {len(self._sampled)} sampled frames", hint=_RESCAN)
