@@ -15,6 +15,12 @@ DISAGREE_LEVELS = 15.0
 MOST_OF_PICTURE = 0.4
 """A background that disagrees on more of the picture than this shows another scene."""
 
+FLICKER_LEVELS = 1.0
+"""Pictures whose mean distance from the background stands out by more are matched one by one."""
+
+MEDIAN_PICTURES = 9
+"""Pictures of a shot that its median is taken over."""
+
 MATCH_PASSES = 3
 MATCH_SCALE = 8.0
 
@@ -69,15 +75,17 @@ def foreground(shot: FloatArray, scenes: Sequence[FloatArray], options: MotionOp
 
     The nearest of the camera's scenes is the background; the shot's own median where none of them is near.
     """
-    median = np.asarray(np.median(shot, axis=0), dtype=np.float32)
+    spread = np.linspace(0, len(shot) - 1, min(len(shot), MEDIAN_PICTURES)).round().astype(np.int64)
+    median = np.asarray(np.median(shot[spread], axis=0), dtype=np.float32)
     background = median
     if scenes:
         shares = [disagreement(scene, median) for scene in scenes]
         best = int(np.argmin(shares))
         if shares[best] <= MOST_OF_PICTURE:
             background = match_light(scenes[best], median)
-    gate = np.empty_like(shot)
-    for t, picture in enumerate(shot):
-        distance = np.abs(picture - match_light(background, picture))
-        gate[t] = (distance - options.foreground_low) / (options.foreground_high - options.foreground_low)
-    return np.clip(gate, 0.0, 1.0)
+    distance = shot - background
+    light = distance.mean(axis=(1, 2))
+    for t in np.flatnonzero(np.abs(light - np.median(light)) > FLICKER_LEVELS):
+        distance[t] = shot[t] - match_light(background, shot[t])
+    gate = (np.abs(distance) - options.foreground_low) / (options.foreground_high - options.foreground_low)
+    return np.asarray(np.clip(gate, 0.0, 1.0), dtype=np.float32)

@@ -7,14 +7,17 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from vadcli.detectors.motion.calibration import Tail
+from vadcli.detectors.motion.calibration import REFERENCE, Tail
 from vadcli.detectors.motion.options import MODEL_VERSION
+from vadcli.detectors.motion.perspective import Perspective
 from vadcli.detectors.motion.rarity import RaritySamples
 from vadcli.types import CameraModel, FloatArray
 
-MOTION_REFERENCE = Tail(active=0.5, median=1.5, scale=0.6)
-RARITY_REFERENCE = Tail(active=0.5, median=1.5, scale=0.6)
-FRAME_REFERENCE = Tail(active=0.5, median=1.5, scale=1.0)
+MOTION_REFERENCE = 4.0
+"""Usual motion of something that moves, over cameras: a person walking across a street camera's picture."""
+
+RARITY_REFERENCE = 1.5
+"""Usual rarity of a camera's own moving things, in scaled units."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +27,17 @@ class FittedCamera:
     Attributes:
         scenes: (height_px, width_px, (h, w) background) for each remembered empty scene.
         samples: for rarity; None where nothing moved or nothing was seen.
-        motion, rarity: tails of the two channels, a value being the highest cell of a frame.
-        frame: tail of the smoothed frame values that the two make together.
+        perspective: how motion grows down the picture.
+        usual_motion, usual_rarity: usual highest cell of a frame in which something moves.
+        tail: of the smoothed frame values that the two make together.
     """
 
     scenes: tuple[tuple[int, int, FloatArray], ...] = field(default=(), repr=False)
     samples: RaritySamples | None = None
-    motion: Tail = MOTION_REFERENCE
-    rarity: Tail = RARITY_REFERENCE
-    frame: Tail = FRAME_REFERENCE
+    perspective: Perspective = field(default_factory=Perspective)
+    usual_motion: float = MOTION_REFERENCE
+    usual_rarity: float = RARITY_REFERENCE
+    tail: Tail = REFERENCE
 
     def scenes_of(self, height_px: int, width_px: int) -> list[FloatArray]:
         """Backgrounds of this picture size."""
@@ -51,7 +56,10 @@ def to_model(fitted: FittedCamera, camera: str, detector: str) -> CameraModel:
         }
     values = {
         "scene_sizes_px": [[height, width] for height, width, _ in fitted.scenes],
-        "tails": {"motion": fitted.motion.to_json(), "rarity": fitted.rarity.to_json(), "frame": fitted.frame.to_json()},
+        "perspective": fitted.perspective.to_json(),
+        "usual_motion": fitted.usual_motion,
+        "usual_rarity": fitted.usual_rarity,
+        "tail": fitted.tail.to_json(),
     }
     return CameraModel(camera, detector, MODEL_VERSION, arrays, values)
 
@@ -70,5 +78,11 @@ def from_model(model: CameraModel | None) -> FittedCamera:
     if "sample_features" in model.arrays:
         names = ("sample_features", "sample_scale", "sample_video", "sample_time_s")
         samples = RaritySamples(*(model.arrays[name] for name in names))
-    tails = {name: Tail.from_json(tail) for name, tail in model.values["tails"].items()}
-    return FittedCamera(scenes, samples, tails["motion"], tails["rarity"], tails["frame"])
+    return FittedCamera(
+        scenes,
+        samples,
+        Perspective.from_json(model.values["perspective"]),
+        float(model.values["usual_motion"]),
+        float(model.values["usual_rarity"]),
+        Tail.from_json(model.values["tail"]),
+    )

@@ -11,7 +11,7 @@ from vadcli.detectors.motion.camera import from_model, to_model
 from vadcli.detectors.motion.fitting import fit_camera
 from vadcli.detectors.motion.grid import grid_for
 from vadcli.detectors.motion.options import MODEL_VERSION, MotionOptions
-from vadcli.detectors.motion.scoring import measure, surprise_maps
+from vadcli.detectors.motion.scoring import channels_of, measure, peaks
 from vadcli.detectors.motion.smoothing import smooth
 from vadcli.types import (
     Calibration,
@@ -28,7 +28,7 @@ from vadcli.types import (
     Thresholds,
 )
 
-CHANNELS = ("motion", "rarity", "surprise", "camera_px", "usable")
+CHANNELS = ("motion", "rarity", "together", "camera_px", "usable")
 
 
 class MotionDetector:
@@ -74,10 +74,10 @@ class MotionDetector:
         if not len(track.timestamp):
             return FrameScores(np.zeros(0, dtype=np.float32), None)
         fitted = from_model(track.model)
-        surprise, camera_px, usable = (track.raw[:, CHANNELS.index(name)] for name in ("surprise", "camera_px", "usable"))
+        together, camera_px, usable = (track.raw[:, CHANNELS.index(name)] for name in ("together", "camera_px", "usable"))
         seen = usable > 0.5
         smoothed = smooth(
-            surprise,
+            together,
             timestamp=track.timestamp,
             usable=seen,
             sigma_s=self.options.smoothing_s,
@@ -85,7 +85,7 @@ class MotionDetector:
         )
         moved = camera_px[seen] > self.options.moving_px
         moving = bool(moved.mean() > self.options.moving_share) if len(moved) else None
-        return FrameScores(logit_of(fitted.frame.surprise(smoothed)), moving)
+        return FrameScores(logit_of(fitted.tail.surprise(smoothed)), moving)
 
     def fingerprint(self) -> dict[str, object]:
         """Model version and every option."""
@@ -98,16 +98,14 @@ class MotionDetector:
         seen = batch.valid[row].copy()
         seen[: self.needs.overlap] = True
         maps = measure(frames, timestamp=timestamp, seen=seen, fitted=fitted, grid=grid, options=self.options)
-        found = surprise_maps(
-            maps, video=batch.videos[row], timestamp=timestamp, fitted=fitted, grid=grid, options=self.options
-        )
-        cells = [maps.motion, found.rarity, found.surprise]
+        found = channels_of(maps, video=batch.videos[row], timestamp=timestamp, fitted=fitted, grid=grid, options=self.options)
+        together = found.together(fitted)
+        cells = [found.motion, found.rarity, together]
         # A row without a pair of its own shows what the next one does: the first of a video, the first after a cut.
         for t in range(len(frames) - 2, -1, -1):
             if not maps.usable[t] and maps.usable[t + 1]:
                 for values in cells:
                     values[t] = values[t + 1]
-        peaks = [values.reshape(len(values), -1).max(axis=1) for values in cells]
-        raw = np.stack([*peaks, maps.camera_px, maps.usable.astype(np.float32)], axis=-1)
-        mask = sigmoid(logit_of(fitted.frame.surprise(found.surprise)))
+        raw = np.stack([*(peaks(values) for values in cells), maps.camera_px, maps.usable.astype(np.float32)], axis=-1)
+        mask = sigmoid(logit_of(fitted.tail.surprise(together)))
         return raw.astype(np.float32), mask

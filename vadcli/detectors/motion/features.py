@@ -11,6 +11,7 @@ from vadcli.detectors.motion.background import foreground, match_light
 from vadcli.detectors.motion.flow import DenseFlow
 from vadcli.detectors.motion.grid import Grid
 from vadcli.detectors.motion.options import MotionOptions
+from vadcli.detectors.motion.repeats import LONGEST_STEPS, stretches
 from vadcli.types import BoolArray, ByteArray, FloatArray, TimeArray
 
 CUT_LEVELS = 12.0
@@ -22,16 +23,25 @@ CUT_SHARE = 0.5
 TEXTURE_LEVELS = 2.0
 """Gray levels between neighbouring cells from which flow can be trusted to show camera motion."""
 
+STILL_PX = 0.05
+"""Where most of the textured cells move less than this, the camera stands still."""
+
+TOGETHER_SHARE = 0.5
+"""Camera motion is what more than this share of the textured cells do together."""
+
+SAME_LIGHT_LEVELS = 0.5
+"""Mean brightness that changes by less needs no matching of light."""
+
 
 @dataclass(frozen=True)
 class ClipMaps:
     """One clip on the grid; row t tells of the step from the sample before to sample t.
 
     Attributes:
-        motion: (T, h, w) float32, sqrt(gated speed x change), >= 0; 0 where the row is not usable.
-        speed: (T, h, w) float32, pixels a step beside the camera's own motion.
-        change: (T, h, w) float32, gray levels beyond noise and light.
-        foreground: (T, h, w) float32 in [0, 1].
+        motion: (T, h, w) float32, sqrt(speed x change), >= 0; 0 where the row is not usable.
+        speed: (T, h, w) float32, pixels a step of what isn't background, beside the camera's own motion; over a small square.
+        change: (T, h, w) float32, gray levels beyond noise and light; over a small square.
+        extent: (T, h, w) float32 in [0, 1], how much of a wider square isn't background.
         camera_px: (T,) float32, pixels a step that the whole picture moved.
         usable: (T,) bool, False for the first row, for cuts and for rows whose picture was lost.
     """
@@ -39,7 +49,7 @@ class ClipMaps:
     motion: FloatArray = field(repr=False)
     speed: FloatArray = field(repr=False)
     change: FloatArray = field(repr=False)
-    foreground: FloatArray = field(repr=False)
+    extent: FloatArray = field(repr=False)
     camera_px: FloatArray
     usable: BoolArray
 
@@ -63,76 +73,101 @@ def map_clip(
         grid: of this picture size.
         options: the detector's.
     """
-    pooled = grid.pool(frames.astype(np.float32))  # (T, h, w)
-    steps = _steps(frames=frames, pooled=pooled, timestamp=timestamp, seen=seen, grid=grid, options=options)
-    gate = np.empty_like(pooled)
-    for start, end in _shots(steps.cut):
-        gate[start:end] = foreground(pooled[start:end], scenes, options)
-    speed = grid.box(steps.speed * gate)
-    change = grid.box(steps.change)
-    motion = np.sqrt(speed * change)
-    return ClipMaps(motion, steps.speed, change, gate, steps.camera_px, steps.usable)
-
-
-@dataclass(frozen=True)
-class _Steps:
-    speed: FloatArray
-    change: FloatArray
-    camera_px: FloatArray
-    usable: BoolArray
-    cut: BoolArray
-
-
-def _steps(
-    *, frames: ByteArray, pooled: FloatArray, timestamp: TimeArray, seen: BoolArray, grid: Grid, options: MotionOptions
-) -> _Steps:
-    count = len(frames)
-    speed, change = np.zeros_like(pooled), np.zeros_like(pooled)
-    camera_px = np.zeros(count, dtype=np.float32)
-    usable, cut = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
-    engine, before = DenseFlow(), 0
-    for t in range(1, count):
-        if not seen[t]:
-            continue
+    padded = grid.pad(frames)
+    pooled = grid.pool(padded)  # (T, h, w)
+    steps = _Steps(padded, pooled, grid, options)
+    cut = np.zeros(len(frames), dtype=bool)
+    before = 0
+    for t in (np.flatnonzero(seen[1:]) + 1).tolist():
         cut[t] = _is_cut(pooled[before], pooled[t])
         if not cut[t]:
-            usable[t] = True
-            change[t] = _change(frames[before], frames[t], grid, options)
-            if change[t].any():
-                flow = np.moveaxis(engine.between(frames[before], frames[t]), -1, 0)
-                step = (timestamp[t] - timestamp[before]) * options.rate_hz
-                speed[t], camera_px[t] = _speed(grid.pool(flow), pooled[t], step, options)
+            steps.measure(before, t, step=(timestamp[t] - timestamp[before]) * options.rate_hz)
         before = t
-    return _Steps(speed, change, camera_px, usable, cut)
+    _spread_repeats(steps)
+    gate = np.empty_like(pooled)
+    for start, end in _shots(cut):
+        gate[start:end] = foreground(pooled[start:end], scenes, options)
+    speed, change = grid.box(steps.speed * gate), grid.box(steps.change)
+    return ClipMaps(np.sqrt(speed * change), speed, change, grid.wide_box(gate), steps.camera_px, steps.usable)
+
+
+class _Steps:
+    """What each step from one picture to the next shows; rows that are never measured stay zero and unusable."""
+
+    def __init__(self, padded: ByteArray, pooled: FloatArray, grid: Grid, options: MotionOptions) -> None:
+        self._padded, self._pooled, self._grid, self._options = padded, pooled, grid, options
+        self._flow = DenseFlow()
+        self.speed, self.change = np.zeros_like(pooled), np.zeros_like(pooled)
+        self.camera_px = np.zeros(len(pooled), dtype=np.float32)
+        self.usable = np.zeros(len(pooled), dtype=bool)
+
+    def measure(self, before: int, after: int, *, step: float) -> None:
+        """Fill row `after`; `step` is the time between the two in usual steps."""
+        self.usable[after] = True
+        scale = 1.0 / min(max(step, 0.25), 4.0)
+        light = _light(self._pooled[before], self._pooled[after])
+        # A thing that goes twice as far changes the picture more, but not twice as much: it leaves its own place only once.
+        self.change[after] = self._changed(self._padded[before], self._padded[after], light) * np.sqrt(scale)
+        if not self.change[after].any():
+            return
+        flow = self._grid.centres(self._flow.between(self._padded[before], self._padded[after]))
+        camera = _camera_motion(flow, self._pooled[before])
+        rest = np.hypot(flow[..., 0] - camera[0], flow[..., 1] - camera[1])
+        shake = float(np.hypot(*camera))
+        # What is left of the camera's motion after its median is taken away grows with it.
+        rest -= self._options.speed_floor_px + 0.25 * shake
+        self.speed[after] = np.clip(rest * scale, 0.0, self._options.speed_cap_px)
+        self.camera_px[after] = shake * scale
+
+    def _changed(self, before: ByteArray, after: ByteArray, light: int) -> FloatArray:
+        """Gray levels of change in each cell beyond a common shift of light and the pair's own noise."""
+        if light:
+            difference = np.abs(after.astype(np.int16) - before - np.int16(light)).astype(np.uint8)
+        else:
+            difference = np.maximum(after, before) - np.minimum(after, before)
+        cells = self._grid.pool(difference)
+        noise = self._options.noise_factor * _median(cells) + self._options.change_floor
+        return np.asarray(np.maximum(cells - np.float32(noise), 0.0), dtype=np.float32)
+
+
+def _spread_repeats(steps: _Steps) -> None:
+    """Give every row its share of a step that the camera made once for several of them."""
+    for stretch in stretches(steps.change.sum(axis=(1, 2)), steps.usable):
+        rows, share = slice(stretch.start, stretch.end), 1.0 / min(stretch.steps, LONGEST_STEPS)
+        steps.speed[rows] = steps.speed[stretch.source] * np.float32(share)
+        steps.change[rows] = steps.change[stretch.source] * np.float32(np.sqrt(share))
+        steps.camera_px[rows] = steps.camera_px[stretch.source] * np.float32(share)
 
 
 def _is_cut(before: FloatArray, after: FloatArray) -> bool:
-    new = np.abs(after - match_light(before, after)) > CUT_LEVELS
-    return float(np.mean(new)) > CUT_SHARE
+    if float(np.mean(np.abs(after - before) > CUT_LEVELS)) <= CUT_SHARE:
+        return False
+    return float(np.mean(np.abs(after - match_light(before, after)) > CUT_LEVELS)) > CUT_SHARE
 
 
-def _change(before: ByteArray, after: ByteArray, grid: Grid, options: MotionOptions) -> FloatArray:
-    """Gray levels of change in each cell beyond a common shift of light and the pair's own noise."""
-    difference = after.astype(np.int16) - before
-    light = np.int16(np.median(difference[::4, ::4]))
-    cells = grid.pool(np.abs(difference - light).astype(np.float32))
-    noise = options.noise_factor * float(np.median(cells)) + options.change_floor
-    return np.asarray(np.maximum(cells - noise, 0.0), dtype=np.float32)
+def _light(before: FloatArray, after: FloatArray) -> int:
+    """Gray levels by which the whole picture got lighter."""
+    if abs(float(after.mean()) - float(before.mean())) < SAME_LIGHT_LEVELS:
+        return 0
+    return round(_median(after - before))
 
 
-def _speed(flow: FloatArray, picture: FloatArray, step: float, options: MotionOptions) -> tuple[FloatArray, np.float32]:
-    """(2, h, w) flow -> speed beside the camera's own motion, and that motion, both at the options' rate."""
+def _camera_motion(flow: FloatArray, picture: FloatArray) -> tuple[float, float]:
+    """Median flow (x, y) where there is texture to see it by; 0 unless most of that moves together."""
     texture = np.zeros(picture.shape, dtype=np.float32)
-    texture[:, 1:] += np.abs(np.diff(picture, axis=1))
-    texture[1:] += np.abs(np.diff(picture, axis=0))
-    solid = texture > TEXTURE_LEVELS
-    camera = np.median(flow[:, solid], axis=1) if solid.mean() > 0.05 else np.zeros(2, dtype=np.float32)
-    rest = np.hypot(*(flow - camera[:, None, None]))
-    shake = np.float32(np.hypot(*camera))
-    # What is left of the camera's motion after its median is taken away grows with it.
-    rest = np.maximum(rest - np.float32(options.speed_floor_px) - np.float32(0.25) * shake, np.float32(0.0))
-    scale = np.float32(1.0 / min(max(step, 0.25), 4.0))
-    return np.minimum(rest * scale, np.float32(options.speed_cap_px)), shake * scale
+    texture[:, 1:] += np.abs(picture[:, 1:] - picture[:, :-1])
+    texture[1:] += np.abs(picture[1:] - picture[:-1])
+    solid = flow[texture > TEXTURE_LEVELS]
+    if len(solid) < 0.05 * texture.size or np.mean(np.abs(solid).max(axis=1) < STILL_PX) > 0.5:
+        return 0.0, 0.0
+    x, y = _median(solid[:, 0]), _median(solid[:, 1])
+    away = np.hypot(solid[:, 0] - x, solid[:, 1] - y)
+    return (x, y) if np.mean(away <= 0.5 + 0.25 * np.hypot(x, y)) > TOGETHER_SHARE else (0.0, 0.0)
+
+
+def _median(values: FloatArray) -> float:
+    middle = values.size // 2
+    return float(np.partition(values, middle, axis=None)[middle])
 
 
 def _shots(cut: BoolArray) -> list[tuple[int, int]]:

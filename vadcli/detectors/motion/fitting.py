@@ -8,13 +8,14 @@ from dataclasses import replace
 import numpy as np
 
 from vadcli.detectors.motion.background import learn_scenes
-from vadcli.detectors.motion.calibration import fit_tail
-from vadcli.detectors.motion.camera import FRAME_REFERENCE, MOTION_REFERENCE, RARITY_REFERENCE, FittedCamera
+from vadcli.detectors.motion.calibration import Footage, fit_tail, usual_level
+from vadcli.detectors.motion.camera import MOTION_REFERENCE, RARITY_REFERENCE, FittedCamera
 from vadcli.detectors.motion.features import ClipMaps
 from vadcli.detectors.motion.grid import Grid, grid_for
 from vadcli.detectors.motion.options import MotionOptions
-from vadcli.detectors.motion.rarity import SCALE_FLOORS, RaritySamples, describe, scaled, video_number
-from vadcli.detectors.motion.scoring import MOVING, measure, surprise_maps
+from vadcli.detectors.motion.perspective import Perspective, fit_perspective
+from vadcli.detectors.motion.rarity import SCALE_FLOORS, RaritySamples, coarse, describe, scaled, video_number
+from vadcli.detectors.motion.scoring import MOVING, channels_of, measure, peaks
 from vadcli.detectors.motion.smoothing import smooth
 from vadcli.types import BoolArray, CameraSample, Clip, FloatArray
 
@@ -37,8 +38,8 @@ def fit_camera(sample: CameraSample, options: MotionOptions) -> FittedCamera:
         )
         for clip, grid in zip(clips, grids, strict=True)
     ]
-    fitted = replace(fitted, samples=_draw(clips, grids, maps, sample.seed, options))
-    return _with_tails(fitted, clips, grids, maps, options)
+    fitted = replace(fitted, samples=_draw(clips, grids, maps, sample.seed, options), perspective=_perspective(grids, maps))
+    return _with_levels(fitted, clips, grids, maps, options)
 
 
 def _seen(clip: Clip) -> BoolArray:
@@ -51,11 +52,20 @@ def _scenes(clips: Sequence[Clip], grids: Sequence[Grid], options: MotionOptions
     by_size: dict[tuple[int, int], list[FloatArray]] = {}
     for clip, grid in zip(clips, grids, strict=True):
         size = (grid.height_px, grid.width_px)
-        by_size.setdefault(size, []).append(grid.pool(clip.frames[..., 0].astype(np.float32)))
+        by_size.setdefault(size, []).append(grid.pool(grid.pad(clip.frames[..., 0])))
     scenes: list[tuple[int, int, FloatArray]] = []
     for (height, width), bursts in sorted(by_size.items(), key=lambda item: -len(item[1])):
         scenes += [(height, width, scene) for scene in learn_scenes(bursts, options.max_scenes - len(scenes))]
     return tuple(scenes[: options.max_scenes])
+
+
+def _perspective(grids: Sequence[Grid], maps: Sequence[ClipMaps]) -> Perspective:
+    motion, height = [], []
+    for grid, one in zip(grids, maps, strict=True):
+        t, y, x = np.nonzero(coarse(one.motion > MOVING))
+        motion.append(one.motion[t, y, x])
+        height.append((y + 0.5) / grid.shape[0])
+    return fit_perspective(np.concatenate(motion), np.concatenate(height))
 
 
 def _draw(
@@ -66,49 +76,57 @@ def _draw(
     share = -(-options.samples // len(clips))
     features, videos, times = [], [], []
     for clip, grid, one in zip(clips, grids, maps, strict=True):
-        t, y, x = np.nonzero((one.motion > MOVING) & one.usable[:, None, None])
-        if not len(t):
-            continue
-        pick = np.sort(rng.choice(len(t), size=min(share, len(t)), replace=False))
-        features.append(describe(one, grid)[t[pick], y[pick], x[pick]])
+        moving = one.motion > MOVING
+        at = np.nonzero(moving)[0]
+        pick = np.sort(rng.choice(len(at), size=min(share, len(at)), replace=False))
+        features.append(describe(one, grid, moving)[pick])
         videos.append(np.full(len(pick), video_number(clip.video), dtype=np.int64))
-        times.append(clip.timestamp[t[pick]])
-    if not features:
-        return None
+        times.append(clip.timestamp[at[pick]])
     found = np.concatenate(features)
-    spread = np.quantile(found[:, :4], 0.9, axis=0) - np.quantile(found[:, :4], 0.1, axis=0)
+    if not len(found):
+        return None
+    spread = np.subtract(*np.quantile(found[:, : len(SCALE_FLOORS)], [0.9, 0.1], axis=0))
     scale = np.maximum(0.5 * spread, SCALE_FLOORS).astype(np.float32)
     return RaritySamples(scaled(found, scale, options), scale, np.concatenate(videos), np.concatenate(times))
 
 
-def _with_tails(
+def _with_levels(
     fitted: FittedCamera,
     clips: Sequence[Clip],
     grids: Sequence[Grid],
     maps: Sequence[ClipMaps],
     options: MotionOptions,
 ) -> FittedCamera:
-    seconds = sum(float(clip.timestamp[-1] - clip.timestamp[0]) for clip in clips)
+    footage = _footage(clips)
     channels = [
-        surprise_maps(one, video=clip.video, timestamp=clip.timestamp, fitted=fitted, grid=grid, options=options)
+        channels_of(one, video=clip.video, timestamp=clip.timestamp, fitted=fitted, grid=grid, options=options)
         for clip, grid, one in zip(clips, grids, maps, strict=True)
     ]
     usable = np.concatenate([one.usable for one in maps])
-    motion = np.concatenate([_peaks(one.motion) for one in maps])[usable]
-    rarity = np.concatenate([_peaks(one.rarity) for one in channels])[usable]
+    motion = np.concatenate([peaks(one.motion) for one in channels])[usable]
+    rarity = np.concatenate([peaks(one.rarity) for one in channels])[usable]
     fitted = replace(
         fitted,
-        motion=fit_tail(motion, seconds=seconds, reference=MOTION_REFERENCE),
-        rarity=fit_tail(rarity, seconds=seconds, reference=RARITY_REFERENCE),
+        usual_motion=usual_level(motion, footage=footage, reference=MOTION_REFERENCE),
+        usual_rarity=usual_level(rarity, footage=footage, reference=RARITY_REFERENCE),
     )
-    frames = []
-    for clip, one, channel in zip(clips, maps, channels, strict=True):
-        peaks = _peaks(channel.recombined(one, fitted))
-        frames.append(
-            smooth(peaks, timestamp=clip.timestamp, usable=one.usable, sigma_s=options.smoothing_s, gap_s=options.gap_s)
+    frames = [
+        smooth(
+            peaks(channel.together(fitted)),
+            timestamp=clip.timestamp,
+            usable=one.usable,
+            sigma_s=options.smoothing_s,
+            gap_s=options.gap_s,
         )
-    return replace(fitted, frame=fit_tail(np.concatenate(frames), seconds=seconds, reference=FRAME_REFERENCE))
+        for clip, one, channel in zip(clips, maps, channels, strict=True)
+    ]
+    return replace(fitted, tail=fit_tail(np.concatenate(frames), footage=footage))
 
 
-def _peaks(cells: FloatArray) -> FloatArray:
-    return np.asarray(cells.reshape(len(cells), -1).max(axis=1), dtype=np.float32)
+def _footage(clips: Sequence[Clip]) -> Footage:
+    """What the bursts hold, and what they are spread over: each video at least to the end of its last burst."""
+    sampled_s = sum(float(clip.timestamp[-1] - clip.timestamp[0]) for clip in clips)
+    last_s: dict[str, float] = {}
+    for clip in clips:
+        last_s[clip.video] = max(last_s.get(clip.video, 0.0), float(clip.timestamp[-1]))
+    return Footage(sampled_s, sum(last_s.values()))

@@ -1,4 +1,4 @@
-"""The grid of cells that everything is measured on, and averaging onto it as two small matrix products."""
+"""The grid of cells that everything is measured on."""
 
 from __future__ import annotations
 
@@ -7,40 +7,67 @@ from functools import lru_cache
 
 import numpy as np
 
-from vadcli.types import FloatArray
+from vadcli.types import ByteArray, FloatArray
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Cells of one picture size; a picture smaller than a cell is one cell.
+    """Square cells over one picture size; the last row and column may reach beyond the picture.
 
     Attributes:
         height_px, width_px: the picture.
-        rows: (h, H) float32, averages pixel rows into cell rows.
-        columns: (W, w) float32, averages pixel columns into cell columns.
-        box_rows: (h, h) float32, averages a cell with its neighbours above and below.
-        box_columns: (w, w) float32, the same sideways.
+        cell_px: a cell's side, at most 16.
+        box_rows, box_columns: (h, h) and (w, w) float32, average a cell with its neighbours.
+        wide_rows, wide_columns: the same over about twice as many.
     """
 
     height_px: int
     width_px: int
-    rows: FloatArray = field(repr=False)
-    columns: FloatArray = field(repr=False)
+    cell_px: int
     box_rows: FloatArray = field(repr=False)
     box_columns: FloatArray = field(repr=False)
+    wide_rows: FloatArray = field(repr=False)
+    wide_columns: FloatArray = field(repr=False)
 
     @property
     def shape(self) -> tuple[int, int]:
         """(h, w) cells."""
-        return len(self.rows), self.columns.shape[1]
+        return len(self.box_rows), len(self.box_columns)
 
-    def pool(self, image: FloatArray) -> FloatArray:
-        """(..., H, W) -> (..., h, w): the mean of each cell."""
-        return np.asarray(np.matmul(np.matmul(self.rows, image), self.columns), dtype=np.float32)
+    def pad(self, pictures: ByteArray) -> ByteArray:
+        """(..., H, W) -> (..., h * cell, w * cell): the border repeated to whole cells."""
+        h, w = self.shape
+        short = (h * self.cell_px - self.height_px, w * self.cell_px - self.width_px)
+        if not any(short):
+            return pictures
+        return np.pad(pictures, [*[(0, 0)] * (pictures.ndim - 2), (0, short[0]), (0, short[1])], mode="edge")
+
+    def pool(self, padded: ByteArray) -> FloatArray:
+        """(..., h * cell, w * cell) uint8 -> (..., h, w) float32: the mean of each cell."""
+        h, w = self.shape
+        rows = padded.reshape(*padded.shape[:-2], h, self.cell_px, w * self.cell_px).sum(axis=-2, dtype=np.uint16)
+        total = rows[..., 0 :: self.cell_px].copy()
+        for column in range(1, self.cell_px):
+            total += rows[..., column :: self.cell_px]
+        return np.asarray(total * np.float32(1.0 / self.cell_px**2), dtype=np.float32)
+
+    def centres(self, pictures: FloatArray) -> FloatArray:
+        """(H, W, ...) -> (h, w, ...): the value at each cell's middle; a view."""
+        h, w = self.shape
+        middle = self.cell_px // 2
+        if self.height_px > (h - 1) * self.cell_px + middle and self.width_px > (w - 1) * self.cell_px + middle:
+            return pictures[middle :: self.cell_px, middle :: self.cell_px]
+        y = np.minimum(np.arange(h) * self.cell_px + middle, self.height_px - 1)
+        x = np.minimum(np.arange(w) * self.cell_px + middle, self.width_px - 1)
+        return np.asarray(pictures[np.ix_(y, x)], dtype=np.float32)
 
     def box(self, cells: FloatArray) -> FloatArray:
         """(..., h, w) -> (..., h, w): the mean of each cell's square, cut at the border."""
-        return np.asarray(np.matmul(np.matmul(self.box_rows, cells), self.box_columns), dtype=np.float32)
+        return np.asarray(self.box_rows @ cells @ self.box_columns, dtype=np.float32)
+
+    def wide_box(self, cells: FloatArray) -> FloatArray:
+        """(..., h, w) -> (..., h, w): the mean of the square of about twice the side."""
+        return np.asarray(self.wide_rows @ cells @ self.wide_columns, dtype=np.float32)
 
     def positions(self) -> FloatArray:
         """(h, w, 2) float32: x and y of the cells' centres in picture widths."""
@@ -52,22 +79,10 @@ class Grid:
 
 @lru_cache(maxsize=32)
 def grid_for(height_px: int, width_px: int, cell_px: int, box_cells: int) -> Grid:
-    """The grid of a picture size. What is left over at the right and bottom makes narrower cells."""
-    rows, columns = _averaging(height_px, cell_px), _averaging(width_px, cell_px)
-    return Grid(
-        height_px,
-        width_px,
-        rows,
-        np.ascontiguousarray(columns.T),
-        _box(len(rows), box_cells),
-        np.ascontiguousarray(_box(len(columns), box_cells).T),
-    )
-
-
-def _averaging(size: int, cell: int) -> FloatArray:
-    owner = np.arange(size) // cell
-    matrix = (owner[None, :] == np.arange(owner[-1] + 1)[:, None]).astype(np.float32)
-    return np.asarray(matrix / matrix.sum(axis=1, keepdims=True), dtype=np.float32)
+    """The grid of a picture size; a picture smaller than a cell is one cell."""
+    h, w = -(-height_px // cell_px), -(-width_px // cell_px)
+    wide = 2 * box_cells - 1
+    return Grid(height_px, width_px, cell_px, _box(h, box_cells), _box(w, box_cells).T, _box(h, wide), _box(w, wide).T)
 
 
 def _box(cells: int, box: int) -> FloatArray:

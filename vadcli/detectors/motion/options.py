@@ -48,9 +48,9 @@ class MotionOptions:
     foreground_low: float = 6.0
     foreground_high: float = 18.0
     max_scenes: int = 4
-    samples: int = 800
+    samples: int = 600
     neighbour_share: float = 0.05
     exclude_s: float = 2.0
-    position_weight: float = 2.0
+    position_weight: float = 12.0
     moving_px: float = 0.5
     moving_share: float = 0.3

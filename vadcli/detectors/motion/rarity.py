@@ -10,10 +10,16 @@ import numpy as np
 from vadcli.detectors.motion.features import ClipMaps
 from vadcli.detectors.motion.grid import Grid
 from vadcli.detectors.motion.options import MotionOptions
-from vadcli.types import FloatArray, IndexArray, TimeArray
+from vadcli.types import BoolArray, FloatArray, IndexArray, TimeArray
 
-SCALE_FLOORS = np.array([0.1, 0.3, 2.0, 0.3], dtype=np.float32)
-"""Smallest spread of [foreground, speed, change, speed squared] that counts as one unit."""
+SCALE_FLOORS = np.array([0.1, 0.2, 1.0], dtype=np.float32)
+"""Smallest spread of [extent, speed, change] that counts as one unit."""
+
+FEWEST_SAMPLES = 20
+"""With fewer left to compare with, nothing is rare or usual."""
+
+STRIDE = 2
+"""Rarity is looked up at every second cell each way; what it is made of was averaged over more."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,7 @@ class RaritySamples:
 
     Attributes:
         features: (M, D) float32, scaled.
-        scale: (4,) float32, what the motion features were divided by.
+        scale: (3,) float32, what the motion features were divided by.
         video: (M,) int64, hash of the sample's video.
         time_s: (M,) float64, when in that video.
     """
@@ -40,28 +46,41 @@ def video_number(video: str) -> int:
     )
 
 
-def describe(maps: ClipMaps, grid: Grid) -> FloatArray:
-    """(T, h, w, 6) float32: foreground, speed, change, speed squared, then x and y in picture widths."""
-    own = np.stack([maps.foreground, maps.speed, maps.change, 0.1 * maps.speed**2], axis=-1)
-    where = np.broadcast_to(grid.positions(), (*own.shape[:3], 2))
-    return np.concatenate([own, where], axis=-1)
+def describe(maps: ClipMaps, grid: Grid, moving: BoolArray) -> FloatArray:
+    """The cells (T, h, w) that are asked for -> (Q, 5) float32: extent, speed, change, then x and y in picture widths."""
+    t, y, x = np.nonzero(moving)
+    own = [channel[t, y, x] for channel in (maps.extent, maps.speed, maps.change)]
+    return np.column_stack([*own, grid.positions()[y, x]])
+
+
+def coarse(moving: BoolArray) -> BoolArray:
+    """(T, h, w) -> (T, h, w): only the cells where rarity is looked up."""
+    thin = np.zeros_like(moving)
+    thin[:, ::STRIDE, ::STRIDE] = moving[:, ::STRIDE, ::STRIDE]
+    return thin
+
+
+def spread_out(thin: FloatArray) -> FloatArray:
+    """(T, h, w) with values at the coarse cells -> (T, h, w): their values for the cells beside them too."""
+    _, h, w = thin.shape
+    return np.repeat(np.repeat(thin[:, ::STRIDE, ::STRIDE], STRIDE, axis=1), STRIDE, axis=2)[:, :h, :w]
 
 
 def scaled(features: FloatArray, scale: FloatArray, options: MotionOptions) -> FloatArray:
-    """(..., 6) described -> (..., 6) as compared."""
+    """(..., 5) described -> (..., 5) as compared."""
     weights = np.concatenate([1.0 / scale, np.full(2, options.position_weight, dtype=np.float32)])
     return np.asarray(features * weights, dtype=np.float32)
 
 
 def rarity(query: FloatArray, samples: RaritySamples, *, video: int, time_s: float, options: MotionOptions) -> FloatArray:
-    """(Q, 6) scaled -> (Q,) float32, distance to the k-th nearest sample; 0 where too few samples are left.
+    """(Q, 5) scaled -> (Q,) float32, distance to the k-th nearest sample; NaN where too few samples are left to tell.
 
     Samples of the same video within `exclude_s` are left out: a thing must not make itself usual.
     """
     near = (samples.video == video) & (np.abs(samples.time_s - time_s) <= options.exclude_s)
     known = samples.features[~near]
-    if not len(known) or not len(query):
-        return np.zeros(len(query), dtype=np.float32)
+    if len(known) < FEWEST_SAMPLES or not len(query):
+        return np.full(len(query), np.nan, dtype=np.float32)
     rank = min(len(known) - 1, round(options.neighbour_share * len(known)))
     square = np.sum(query**2, axis=1)[:, None] + np.sum(known**2, axis=1)[None, :] - 2.0 * (query @ known.T)
     return np.asarray(np.sqrt(np.maximum(np.partition(square, rank, axis=1)[:, rank], 0.0)), dtype=np.float32)

@@ -10,7 +10,7 @@ from vadcli.detectors.motion.camera import FittedCamera
 from vadcli.detectors.motion.features import ClipMaps, map_clip
 from vadcli.detectors.motion.grid import Grid
 from vadcli.detectors.motion.options import MotionOptions
-from vadcli.detectors.motion.rarity import describe, rarity, scaled, video_number
+from vadcli.detectors.motion.rarity import coarse, describe, rarity, scaled, spread_out, video_number
 from vadcli.types import BoolArray, ByteArray, FloatArray, TimeArray
 
 MOVING = 0.3
@@ -18,18 +18,23 @@ MOVING = 0.3
 
 
 @dataclass(frozen=True)
-class SurpriseMaps:
-    """Attributes:
-    rarity: (T, h, w) float32, distance to the camera's usual moving cells; 0 where nothing moves.
-    surprise: (T, h, w) float32, the two channels together, in e-folds.
+class Channels:
+    """The two channels of one clip.
+
+    Attributes:
+        motion: (T, h, w) float32, brought to one distance from the camera.
+        rarity: (T, h, w) float32, distance to the camera's usual moving cells; 0 where nothing moves.
     """
 
+    motion: FloatArray = field(repr=False)
     rarity: FloatArray = field(repr=False)
-    surprise: FloatArray = field(repr=False)
 
-    def recombined(self, maps: ClipMaps, fitted: FittedCamera) -> FloatArray:
-        """The surprise under other tails."""
-        return combine(maps.motion, self.rarity, fitted)
+    def together(self, fitted: FittedCamera) -> FloatArray:
+        """(T, h, w) float32: geometric mean of the two, each by what is usual; motion alone where there are no samples."""
+        motion = self.motion / np.float32(fitted.usual_motion)
+        if fitted.samples is None:
+            return motion
+        return np.sqrt(motion * (self.rarity / np.float32(fitted.usual_rarity)))
 
 
 def measure(
@@ -40,26 +45,30 @@ def measure(
     return map_clip(frames, timestamp=timestamp, seen=seen, scenes=scenes, grid=grid, options=options)
 
 
-def surprise_maps(
+def channels_of(
     maps: ClipMaps, *, video: str, timestamp: TimeArray, fitted: FittedCamera, grid: Grid, options: MotionOptions
-) -> SurpriseMaps:
-    """How rare each moving cell is, and what both channels say together."""
-    rare = np.zeros_like(maps.motion)
+) -> Channels:
+    """How much each cell moves and how rare that is."""
+    motion = maps.motion / fitted.perspective.factors(grid)
+    rare = np.zeros_like(motion)
     if fitted.samples is not None:
         number = video_number(video)
-        described = scaled(describe(maps, grid), fitted.samples.scale, options)
-        moving = (maps.motion > MOVING) & maps.usable[:, None, None]
-        for t in np.flatnonzero(moving.any(axis=(1, 2))):
-            cells = moving[t]
-            rare[t][cells] = rarity(
-                described[t][cells], fitted.samples, video=number, time_s=float(timestamp[t]), options=options
-            )
-    return SurpriseMaps(rare, combine(maps.motion, rare, fitted))
+        moving = coarse(maps.motion > MOVING)
+        query = scaled(describe(maps, grid, moving), fitted.samples.scale, options)
+        parts = np.split(query, np.cumsum(moving.sum(axis=(1, 2)))[:-1])
+        rare[moving] = np.concatenate(
+            [
+                rarity(part, fitted.samples, video=number, time_s=float(at), options=options)
+                for part, at in zip(parts, timestamp, strict=True)
+            ]
+        )
+        rare = spread_out(rare)
+        # Where rarity can't be told, motion speaks for both.
+        as_motion = motion * np.float32(fitted.usual_rarity / fitted.usual_motion)
+        rare = np.where(np.isnan(rare), as_motion, rare)
+    return Channels(motion, rare)
 
 
-def combine(motion: FloatArray, rare: FloatArray, fitted: FittedCamera) -> FloatArray:
-    """The mean surprise of the two channels; motion alone where the camera has no samples."""
-    said = fitted.motion.surprise(motion)
-    if fitted.samples is None:
-        return said
-    return np.asarray(0.5 * (said + fitted.rarity.surprise(rare)), dtype=np.float32)
+def peaks(cells: FloatArray) -> FloatArray:
+    """(T, h, w) -> (T,): each frame's highest cell."""
+    return np.asarray(cells.reshape(len(cells), -1).max(axis=1), dtype=np.float32)
