@@ -178,6 +178,12 @@ def beep_after_flash_s(path: Path) -> float:
     raise AssertionError(f"no beep in {path}")
 
 
+def first_sound_packet_s(path: Path) -> float:
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        return min(float(packet.pts * stream.time_base) for packet in container.demux(stream) if packet.pts is not None)
+
+
 @pytest.mark.parametrize(
     ("name", "audio", "late"),
     [
@@ -195,6 +201,7 @@ def test_sound_stays_in_sync(tmp_path: Path, name: str, audio: str, late: dict[s
     result = render(source, layout)
     assert result.problems == ()
     assert watch(layout.rendered(VIDEO)).audio == "aac"
+    assert first_sound_packet_s(layout.rendered(VIDEO)) > -0.06
     assert beep_after_flash_s(layout.rendered(VIDEO)) == pytest.approx(beep_after_flash_s(source), abs=0.03)
 
 
@@ -205,6 +212,7 @@ def test_event_clips_have_their_own_sound(tmp_path: Path, name: str, audio: str)
     result = render(source, layout, replace(SETTINGS, events_only=True, pad_s=0.2))
     assert result.problems == ()
     assert beep_after_flash_s(result.files[0]) == pytest.approx(0.0, abs=0.03)
+    assert first_sound_packet_s(result.files[0]) > -0.06  # nothing that a player without edit lists would play early
 
 
 def test_a_broken_sound_track_costs_only_the_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

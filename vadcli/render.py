@@ -26,7 +26,7 @@ from vadcli.outputs.scores import ScoresMetadata, read_scores
 from vadcli.types import ByteArray, ClipNeeds, PixelFormat, ScoreTable, SizeRule, VideoInfo
 from vadcli.video.loader import ClipLoader, LoaderOptions
 from vadcli.video.pictures import PictureFeed
-from vadcli.video.sound import add_sound, sound_codec
+from vadcli.video.sound import Sound, add_sound, find_sound
 
 Progress = Callable[[int, int], None]
 """Called with the frames written so far and the frames to write."""
@@ -242,12 +242,12 @@ class _Renderer:
         with closing(self._feed.pictures(span.first, span.last)) as pictures:
             first = next(pictures)
             info = self._feed.info
-            codec = self._sound_codec(info)
-            silent = path.with_name(f"{path.stem}-silent.mp4") if codec else path
+            sound = self._find_sound(info)
+            silent = path.with_name(f"{path.stem}-silent.mp4") if sound else path
             try:
                 last = self._write_pictures(chain([first], pictures), span.first, silent)
-                if codec:
-                    self._add_sound(silent, path, codec, span.first, last)
+                if sound:
+                    self._add_sound(silent, path, sound, span.first, last)
             finally:
                 if silent != path:
                     silent.unlink(missing_ok=True)
@@ -293,21 +293,21 @@ class _Renderer:
             )
         return self._overlay
 
-    def _sound_codec(self, info: VideoInfo) -> str | None:
+    def _find_sound(self, info: VideoInfo) -> Sound | None:
         try:
-            return sound_codec(info, timeout_s=self._settings.decode.timeout_s)
+            return find_sound(info, timeout_s=self._settings.decode.timeout_s)
         except VideoError as error:
             self.sound_problems.append(error.message)
             return None
 
-    def _add_sound(self, silent: Path, path: Path, codec: str, first: int, last: int) -> None:
+    def _add_sound(self, silent: Path, path: Path, sound: Sound, first: int, last: int) -> None:
         start_s = float(self._story.table.timestamp[first])
         try:
             add_sound(
                 silent,
                 path,
                 info=self._feed.info,
-                codec=codec,
+                sound=sound,
                 start_s=start_s,
                 duration_s=self._story.end_of(last) - start_s,
                 timeout_s=self._settings.decode.timeout_s,

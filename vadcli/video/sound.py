@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 from vadcli.errors import DecodeError, DecoderHung
@@ -12,33 +13,56 @@ from vadcli.video.ffmpeg import ffmpeg_path
 from vadcli.video.process import die_with_parent
 
 _AUDIO_STREAM = re.compile(r"^\s*Stream #0:\d+.*?: Audio: (\w+)", re.MULTILINE)
+_START = re.compile(r"^\s*Duration: .*\bstart: (-?[\d.]+)", re.MULTILINE)
+_HIDDEN_AT_MOST_S = 0.05
 _BIT_RATE = "160k"
 
 
-def sound_codec(info: VideoInfo, *, timeout_s: float = 60.0) -> str | None:
-    """ffmpeg's name of the first audio stream's codec; None where there is no sound.
+@dataclass(frozen=True)
+class Sound:
+    """A video's first audio stream.
+
+    Attributes:
+        codec: ffmpeg's name of it.
+        earliest_s: time of the file's earliest packet; the sound starts there or later.
+    """
+
+    codec: str
+    earliest_s: float
+
+    def can_be_copied(self, zero_s: float) -> bool:
+        """Whether its packets can go into a file that starts at this time: AAC, and next to nothing to cut off.
+
+        What is cut off a copy stays in the file, hidden by an edit list that not every player heeds.
+        """
+        return self.codec == "aac" and zero_s - self.earliest_s < _HIDDEN_AT_MOST_S
+
+
+def find_sound(info: VideoInfo, *, timeout_s: float = 60.0) -> Sound | None:
+    """The first audio stream as the file's header describes it; None where there is no sound.
 
     Raises:
         DecoderHung: the header could not be read in time.
     """
     if info.images:
         return None
-    found = _AUDIO_STREAM.search(_run([*_source(info)], info, verbosity="info", timeout_s=timeout_s).stderr)
-    return found[1] if found else None
+    described = _run(_source(info), info, verbosity="info", timeout_s=timeout_s).stderr
+    found, start = _AUDIO_STREAM.search(described), _START.search(described)
+    return Sound(found[1], float(start[1]) if start else 0.0) if found else None
 
 
 def add_sound(
-    pictures: Path, target: Path, *, info: VideoInfo, codec: str, start_s: float, duration_s: float, timeout_s: float = 60.0
+    pictures: Path, target: Path, *, info: VideoInfo, sound: Sound, start_s: float, duration_s: float, timeout_s: float = 60.0
 ) -> None:
     """Write an MP4 of these pictures and the source's first audio stream, in the same sync as in the source.
 
-    AAC is copied, anything else is encoded as AAC. What sounds before the first picture is cut.
+    AAC is copied where nothing has to be cut off, else it is encoded anew, as AAC. What sounds before the first picture is cut.
 
     Args:
         pictures: an MP4 that starts at 0.
         target: the file to write.
         info: where the sound comes from.
-        codec: what `sound_codec` said.
+        sound: what `find_sound` said.
         start_s: time of the first picture, from the source's first pts.
         duration_s: of the pictures.
         timeout_s: how much longer than the pictures last this may take.
@@ -57,7 +81,7 @@ def add_sound(
         *("-itsoffset", f"{-zero_s:.6f}"),
         *_source(info),
         *("-map", "0:v:0", "-map", "1:a:0", "-c:v", "copy"),
-        *(["-c:a", "copy"] if codec == "aac" else encode),
+        *(["-c:a", "copy"] if sound.can_be_copied(zero_s) else encode),
         *("-copyts", "-t", f"{duration_s:.6f}", "-movflags", "+faststart", "-f", "mp4", f"file:{target}"),
     ]
     done = _run(["-y", *arguments], info, verbosity="error", timeout_s=timeout_s + duration_s)
