@@ -42,6 +42,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "jsonschema": ("outputs/event_json",),
     "cv2": ("detectors/motion",),
     "PIL": ("outputs/", "video/"),
+    "threadpoolctl": ("detectors/motion",),
     "torch": ("detectors/", "scan/local", "doctor"),
     "typer": ("cli/",),
     "tqdm": ("cli/_output",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from vadcli.detectors.motion.calibration import CALIBRATION, logit_of, sigmoid
 from vadcli.detectors.motion.camera import from_model, to_model
@@ -27,6 +28,9 @@ from vadcli.types import (
     SizeRule,
     Thresholds,
 )
+
+# The matrices here are small: threads that fight with the decoders for cores make their products a hundred times slower.
+_one_thread = ThreadpoolController().wrap(limits=1, user_api="blas")
 
 CHANNELS = ("motion", "rarity", "together", "camera_px", "usable")
 
@@ -57,12 +61,14 @@ class MotionDetector:
         )
         self.thresholds = Thresholds(high=0.5, low=0.35, min_duration_s=0.3, merge_gap_s=2.0)
 
+    @_one_thread
     def fit(self, sample: CameraSample) -> CameraModel | None:
         """Learn the camera's background, its usual motion and how often values are reached; None without any pair of frames."""
         if all(len(clip.frames) < 2 for clip in sample.clips):
             return None
         return to_model(fit_camera(sample, self.options), sample.camera, self.name)
 
+    @_one_thread
     def score(self, batch: ClipBatch) -> ClipScores:
         """(B, T, 5) raw channels and (B, T, h, w) calibrated cells."""
         rows = [self._score_row(batch, row) for row in range(len(batch.videos))]
