@@ -30,7 +30,7 @@ from vadcli.types import (
 )
 
 # The matrices here are small: threads that fight with the decoders for cores make their products a hundred times slower.
-_one_thread = ThreadpoolController().wrap(limits=1, user_api="blas")
+_BLAS = ThreadpoolController()
 
 CHANNELS = ("motion", "rarity", "together", "camera_px", "usable")
 
@@ -61,17 +61,17 @@ class MotionDetector:
         )
         self.thresholds = Thresholds(high=0.5, low=0.35, min_duration_s=0.3, merge_gap_s=2.0)
 
-    @_one_thread
     def fit(self, sample: CameraSample) -> CameraModel | None:
         """Learn the camera's background, its usual motion and how often values are reached; None without any pair of frames."""
         if all(len(clip.frames) < 2 for clip in sample.clips):
             return None
-        return to_model(fit_camera(sample, self.options), sample.camera, self.name)
+        with _BLAS.limit(limits=1, user_api="blas"):
+            return to_model(fit_camera(sample, self.options), sample.camera, self.name)
 
-    @_one_thread
     def score(self, batch: ClipBatch) -> ClipScores:
         """(B, T, 5) raw channels and (B, T, h, w) calibrated cells."""
-        rows = [self._score_row(batch, row) for row in range(len(batch.videos))]
+        with _BLAS.limit(limits=1, user_api="blas"):
+            rows = [self._score_row(batch, row) for row in range(len(batch.videos))]
         raw, mask = (np.stack(part) for part in zip(*rows, strict=True))
         return ClipScores(raw, mask)
 
