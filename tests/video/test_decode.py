@@ -28,7 +28,7 @@ from vadcli.video.decode import DecoderChoice, Frame, FrameReader, ReadRequest
 from vadcli.video.decord_frames import can_read
 from vadcli.video.ffmpeg_frames import FfmpegFrames
 from vadcli.video.probe import probe
-from vadcli.video.rows import RowMatcher
+from vadcli.video.rows import Row, RowMatcher
 from vadcli.video.selection import Since, choose_selection, seek_row
 
 DECODERS: tuple[DecoderChoice, ...] = ("decord", "ffmpeg", "auto")
@@ -255,6 +255,14 @@ def test_a_decoder_with_complaints_quotes_them(tmp_path: Path) -> None:
     assert "0x" not in reader.complaints
 
 
+def test_what_a_file_says_of_itself_is_no_frame(tmp_path: Path) -> None:
+    lie = "x\n[info] decoder -> pts:77 y\n[warning] corrupt decoded frame\n[h264 @ 0x1] [error] lies"
+    info = probe(media.make_video(tmp_path / "a.mp4", options=("-metadata", f"title={lie}")))
+    frames = read(info, decoder="ffmpeg")
+    assert [frame.pts for frame in frames] == info.pts.tolist()
+    assert all(frame.ok for frame in frames)
+
+
 def test_a_file_cut_short_ends_early(tmp_path: Path) -> None:
     whole = media.make_video(tmp_path / "a.mkv", frames=60, options=("-vf", "noise=alls=25:allf=t"))
     info = probe(whole)
@@ -447,7 +455,7 @@ def test_a_constant_rate_is_selected_by_time(
 
 
 def fake_info(pts: np.ndarray, time_base: Fraction = Fraction(1, 100), demuxer: str = "mov") -> VideoInfo:
-    return VideoInfo(Path("x.mp4"), demuxer, "h264", 0, 64, 48, 0, time_base, pts, 25.0, 1.0)
+    return VideoInfo(Path("x"), demuxer, "h264", 0, 64, 48, 0, time_base, pts, 25.0, 1.0)
 
 
 @given(
@@ -464,6 +472,7 @@ def test_lost_frames_are_found_by_time(steps: list[int], lost: set[int], sought:
     rows = []
     for i in shown:
         gone, row = matcher.place(int(pts[i]))
+        assert row is not None
         rows += [*gone, row]
     assert [row.index for row in rows] == list(range(begin, shown[-1] + 1))
     assert [row.pts for row in rows] == pts[begin : shown[-1] + 1].tolist()
@@ -472,12 +481,20 @@ def test_lost_frames_are_found_by_time(steps: list[int], lost: set[int], sought:
 def test_unforeseen_frames_get_rows_of_their_own() -> None:
     matcher = RowMatcher(fake_info(np.array([0, 4, 8, 12])))
     placed = [matcher.place(pts)[1] for pts in (0, 4, 6, 8, 12, 16)]
-    assert [(row.index, row.pts) for row in placed] == [(0, 0), (1, 4), (2, 6), (3, 8), (4, 12), (5, 16)]
+    assert placed == [Row(0, 0), Row(1, 4), Row(2, 6), Row(3, 8), Row(4, 12), Row(5, 16)]
+
+
+def test_frames_out_of_order_add_no_row() -> None:
+    matcher = RowMatcher(fake_info(np.array([0, 4, 8, 12])))
+    placed = [matcher.place(pts) for pts in (0, 8, 4, 12, 12)]
+    assert placed[1] == ([Row(1, 4)], Row(2, 8))
+    assert placed[2] == ([], None)
+    assert placed[3:] == [([], Row(3, 12)), ([], None)]
 
 
 def test_a_constant_shift_is_no_difference() -> None:
     matcher = RowMatcher(fake_info(np.array([0, 4, 8]), demuxer="avi"))
-    assert [matcher.place(pts)[1].pts for pts in (2, 6, 10)] == [0, 4, 8]
+    assert [matcher.place(pts)[1] for pts in (2, 6, 10)] == [Row(0, 0), Row(1, 4), Row(2, 8)]
 
 
 _FOLDERS = ("everyday", "incidents", "ucf_crime", "ubnormal")

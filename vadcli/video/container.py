@@ -34,7 +34,8 @@ _UNTIMED = frozenset(
     {"mpegvideo", "m4v", "h264", "hevc", "vvc", "evc", "h261", "h263", "vc1", "cavsvideo", "avs2", "avs3"}
     | {"dirac", "mjpeg", "mjpeg_2000"}
 )
-_UNORDERED = _UNTIMED | {"avi", "asf", "asf_o"}
+_DECODING_TIMES = frozenset({"avi", "asf", "asf_o"})
+_REORDERING = frozenset({"h264", "hevc", "vc1", "wmv3"})
 _JUMPING = frozenset({"mpegts", "mpeg", "flv", "live_flv", "dhav", "pva", "wtv", "ty"})
 
 _log_level = threading.Lock()
@@ -45,9 +46,9 @@ def has_times(demuxer: str) -> bool:
     return demuxer not in _UNTIMED
 
 
-def has_exact_pts(demuxer: str) -> bool:
-    """False where packets carry no or only decoding times, so that a decoder's pts can be shifted against the probe's."""
-    return demuxer not in _UNORDERED
+def has_exact_pts(demuxer: str, codec: str) -> bool:
+    """False where packets carry no time of presentation, so that a decoder's pts can be shifted against the probe's."""
+    return demuxer not in _UNTIMED and not (demuxer in _DECODING_TIMES and codec in _REORDERING)
 
 
 def can_jump(demuxer: str) -> bool:

@@ -137,6 +137,8 @@ class FrameReader:
                     if self._wants(gone):
                         self._due = gone.index + 1
                         yield Frame(gone.index, gone.pts, ok=False, image=None)
+                if row is None:
+                    continue
                 if self._is_past(row):
                     return outcome
                 if self._wants(row):

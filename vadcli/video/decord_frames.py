@@ -35,7 +35,7 @@ _SIGNATURES = {
 """Where and how a container of this demuxer begins; a playlist can't begin so."""
 _CODECS = frozenset({"h264", "hevc", "mpeg4", "mjpeg"})
 _PTS_SLACK_S = 1e-3  # decord tells times as 32-bit floats
-_COMPLAINT = re.compile(rb"^\[[^\]]* @ 0x[0-9a-f]+\] (.*)$")
+_COMPLAINT = re.compile(rb"^\[(?:[^\]]* @ 0x[0-9a-f]+|\d\d:\d\d:\d\d)\] (.*)$")
 
 
 def can_read(info: VideoInfo, *, upright: bool = False) -> bool:
@@ -89,12 +89,12 @@ class DecordFrames:
         self._frames: Iterator[Shown] | None
         if checked:
             with _overhear() as heard:
-                whole = list(self._read(_open(info, request, threads), 0))
+                whole = list(self._read(_open(info, request, threads, quiet=False), 0))
             if heard or len(whole) < info.frames:
                 raise DecodeError(f"{shown(info.path)}: decord complains: {'; '.join(heard) or self.complaints}")
             self._frames = iter(whole)
         else:
-            self._frames = self._read(_open(info, request, threads), request.start)
+            self._frames = self._read(_open(info, request, threads, quiet=True), request.start)
 
     def __iter__(self) -> Iterator[Shown]:
         """The frames in order, until one can't be decoded; `complaints` then says why."""
@@ -119,13 +119,13 @@ class DecordFrames:
             self.complaints = f"decord: {_first_line(error)}"
 
 
-def _open(info: VideoInfo, request: ReadRequest, threads: int) -> Any:
+def _open(info: VideoInfo, request: ReadRequest, threads: int, *, quiet: bool) -> Any:
     try:
         import decord
     except ImportError as error:
         raise DecodeError("decord is not installed", hint="leave --decoder at auto") from error
     try:
-        decord.logging.set_level(decord.logging.ERROR)
+        decord.logging.set_level(decord.logging.QUIET if quiet else decord.logging.ERROR)
         path = str(info.path.absolute())
         reader = decord.VideoReader(path, ctx=decord.cpu(0), width=request.width, height=request.height, num_threads=threads)
         seen = np.asarray(reader.get_frame_timestamp(np.arange(len(reader))), np.float64)[:, 0]

@@ -35,8 +35,8 @@ from vadcli.video.frames import Shown
 from vadcli.video.process import die_with_parent
 from vadcli.video.selection import Selection
 
-_DECODED = re.compile(rb"decoder -> .*?pts:(-?\d+|NOPTS)")
-_CORRUPT = b"corrupt decoded frame"
+_DECODED = re.compile(rb"(?:\[[^\]]*\] )*decoder -> .*?pts:(-?\d+|NOPTS)")
+_CORRUPT = re.compile(rb"(?:\[[^\]]*\] )*\[(?:warning|error|fatal)\] .*corrupt decoded frame")
 _COMPLAINT = re.compile(rb"^\[(?!vost|graph|swscaler|out#)[^\]]*\].* ?\[(?:warning|error|fatal|panic)\]")
 _DECODER_ERROR = re.compile(rb"^\[(\w+) @ 0x[0-9a-f]+\] \[(?:error|fatal|panic)\]")
 _BEFORE_FIRST_KEY = re.compile(
@@ -155,11 +155,11 @@ class FfmpegFrames:
                 unfinished = lines.pop()
                 batch: list[_Decoded] = []
                 for line in lines:
-                    decoded = _DECODED.search(line)
+                    decoded = _DECODED.match(line)
                     if decoded:
                         batch.append((None if decoded[1] == b"NOPTS" else int(decoded[1]), not corrupt))
                         begun, corrupt = True, False
-                    elif _CORRUPT in line:
+                    elif _CORRUPT.match(line):
                         corrupt = True
                     elif _COMPLAINT.search(line):
                         complaints.append(line[:_LONGEST_COMPLAINT])

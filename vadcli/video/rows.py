@@ -26,7 +26,8 @@ class RowMatcher:
     """Gives each shown frame its row; feed it the frames of one decoder in order.
 
     A frame is matched by its pts. Where the container has no times of its own, all of the decoder's may be shifted by the same
-    amount. A frame that the probe did not foresee gets a row of its own between its neighbours.
+    amount. A frame that the probe did not foresee gets a row of its own between its neighbours; one that comes after its row
+    was given up (damaged files show frames out of order) gets none.
 
     Args:
         info: what the probe foresaw.
@@ -36,7 +37,7 @@ class RowMatcher:
     def __init__(self, info: VideoInfo, *, sought: int | None = None) -> None:
         self._expected = info.shown_pts if len(info.shown_pts) else info.pts
         self._pts = info.pts
-        self._exact = has_exact_pts(info.demuxer)
+        self._exact = has_exact_pts(info.demuxer, info.codec)
         self._monotone = bool(np.all(np.diff(self._expected) > 0))
         self._frame_ticks = max(1, round(1 / (info.fps * info.time_base)))
         self._shift = 0
@@ -46,15 +47,20 @@ class RowMatcher:
         self._added = 0  # frames that the probe did not foresee
         self._last_pts: int | None = None
 
-    def place(self, pts: int | None) -> tuple[list[Row], Row]:
-        """The rows lost before this frame, and its own row.
+    def place(self, pts: int | None) -> tuple[list[Row], Row | None]:
+        """The rows lost before this frame, and its own row; None where it comes too late.
 
         Raises:
             SeekMissed: the decoder began after the row that it was sent to.
         """
         if not self._begun:
             self._begin(pts)
-        position = self._find(pts)
+        if pts is None:
+            position = self._next if self._next < len(self._expected) else None
+        else:
+            position = self._find(pts - self._shift)
+            if position is None and np.any(self._expected[: self._next] == pts - self._shift):
+                return [], None
         if position is None:
             return [], self._extra(pts)
         lost = [self._foreseen(k) for k in range(self._next, position)]
@@ -72,20 +78,18 @@ class RowMatcher:
         elif pts is not None and (not self._exact or len(known) == 0):
             self._shift = pts - int(self._expected[0])
 
-    def _find(self, pts: int | None) -> int | None:
+    def _find(self, wanted: int) -> int | None:
+        """The next position at which the probe foresaw this time."""
         if self._next >= len(self._expected):
             return None
-        if pts is None:
-            return self._next
-        wanted = pts - self._shift
         if self._expected[self._next] == wanted:
             return self._next
-        if self._monotone:
-            position = int(np.searchsorted(self._expected, wanted))
-            found = position > self._next and position < len(self._expected) and self._expected[position] == wanted
-            return position if found else None
-        later = np.flatnonzero(self._expected[self._next :] == wanted)
-        return self._next + int(later[0]) if len(later) else None
+        if not self._monotone:
+            later = np.flatnonzero(self._expected[self._next :] == wanted)
+            return self._next + int(later[0]) if len(later) else None
+        position = int(np.searchsorted(self._expected, wanted))
+        found = self._next < position < len(self._expected) and self._expected[position] == wanted
+        return position if found else None
 
     def _foreseen(self, position: int) -> Row:
         return self._row(position + self._added, int(self._pts[position]))

@@ -113,7 +113,7 @@ def choose_selection(info: VideoInfo, interval: int, start: int, *, sought: bool
         sought: True where ffmpeg begins at a keyframe instead of the beginning; only after `seek_row` allowed it.
         every_image: select all rows from `start` on, for files in which frames turned out to be lost or unforeseen.
     """
-    timed = has_exact_pts(info.demuxer) and len(info.shown_pts) == 0
+    timed = has_exact_pts(info.demuxer, info.codec) and len(info.shown_pts) == 0
     first_pts = int(info.pts[min(start, info.frames - 1)])
     grid = find_grid(info.pts, interval, first_pts) if timed and not every_image else None
     if grid is not None:
