@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vadcli.detectors.motion.background import foreground, match_light
+from vadcli.detectors.motion.camera_motion import camera_flow
 from vadcli.detectors.motion.flow import DenseFlow
 from vadcli.detectors.motion.grid import Grid
 from vadcli.detectors.motion.options import MotionOptions
@@ -20,14 +21,8 @@ CUT_LEVELS = 12.0
 CUT_SHARE = 0.5
 """A pair with more new cells than this is a cut, or a jump of light that no gain explains."""
 
-TEXTURE_LEVELS = 2.0
-"""Gray levels between neighbouring cells from which flow can be trusted to show camera motion."""
-
-STILL_PX = 0.05
-"""Where most of the textured cells move less than this, the camera stands still."""
-
-TOGETHER_SHARE = 0.5
-"""Camera motion is what more than this share of the textured cells do together."""
+LEFTOVER_SHARE = 0.25
+"""Of the camera's motion this share may be left in the flow beside it."""
 
 SAME_LIGHT_LEVELS = 0.5
 """Mean brightness that changes by less needs no matching of light."""
@@ -111,13 +106,16 @@ class _Steps:
         if not self.change[after].any():
             return
         flow = self._grid.centres(self._flow.between(self._padded[before], self._padded[after]))
-        camera = _camera_motion(flow, self._pooled[before])
-        rest = np.hypot(flow[..., 0] - camera[0], flow[..., 1] - camera[1])
-        shake = float(np.hypot(*camera))
-        # What is left of the camera's motion after its median is taken away grows with it.
-        rest -= self._options.speed_floor_px + 0.25 * shake
-        self.speed[after] = np.clip(rest * scale, 0.0, self._options.speed_cap_px)
-        self.camera_px[after] = shake * scale
+        camera = camera_flow(flow, self._pooled[before])
+        if camera is not None:
+            flow = flow - camera
+            shake = np.hypot(camera[..., 0], camera[..., 1])
+            self.camera_px[after] = float(shake.mean()) * scale
+        speed = np.hypot(flow[..., 0], flow[..., 1]) - self._options.speed_floor_px
+        if camera is not None:
+            # What is left of the camera's motion after it is taken away grows with it.
+            speed -= np.float32(LEFTOVER_SHARE) * shake
+        self.speed[after] = np.clip(speed * scale, 0.0, self._options.speed_cap_px)
 
     def _changed(self, before: ByteArray, after: ByteArray, light: int) -> FloatArray:
         """Gray levels of change in each cell beyond a common shift of light and the pair's own noise."""
@@ -150,19 +148,6 @@ def _light(before: FloatArray, after: FloatArray) -> int:
     if abs(float(after.mean()) - float(before.mean())) < SAME_LIGHT_LEVELS:
         return 0
     return round(_median(after - before))
-
-
-def _camera_motion(flow: FloatArray, picture: FloatArray) -> tuple[float, float]:
-    """Median flow (x, y) where there is texture to see it by; 0 unless most of that moves together."""
-    texture = np.zeros(picture.shape, dtype=np.float32)
-    texture[:, 1:] += np.abs(picture[:, 1:] - picture[:, :-1])
-    texture[1:] += np.abs(picture[1:] - picture[:-1])
-    solid = flow[texture > TEXTURE_LEVELS]
-    if len(solid) < 0.05 * texture.size or np.mean(np.abs(solid).max(axis=1) < STILL_PX) > 0.5:
-        return 0.0, 0.0
-    x, y = _median(solid[:, 0]), _median(solid[:, 1])
-    away = np.hypot(solid[:, 0] - x, solid[:, 1] - y)
-    return (x, y) if np.mean(away <= 0.5 + 0.25 * np.hypot(x, y)) > TOGETHER_SHARE else (0.0, 0.0)
 
 
 def _median(values: FloatArray) -> float:

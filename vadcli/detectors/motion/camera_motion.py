@@ -1,0 +1,81 @@
+"""The camera's own motion, as flow: panning, tilting, zooming and turning together, an affine field."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vadcli.types import BoolArray, FloatArray, TimeArray
+
+TEXTURE_LEVELS = 2.0
+"""Gray levels between neighbouring cells from which flow can be trusted."""
+
+FEWEST_TEXTURED = 0.05
+"""With a smaller share of textured cells nothing tells whether the camera moves."""
+
+STILL_PX = 0.05
+"""A cell whose flow is less stands still; where most of the textured cells do, so does the camera."""
+
+STILL_SHARE = 0.8
+"""With this share of all cells still the camera's motion needs no closer look."""
+
+TOGETHER_SHARE = 0.5
+"""Camera motion is what more than this share of the textured cells do together."""
+
+FIT_PASSES = 4
+
+
+def camera_flow(flow: FloatArray, picture: FloatArray) -> FloatArray | None:
+    """The part of the flow that is the camera's.
+
+    Args:
+        flow: (h, w, 2) pixels.
+        picture: (h, w) gray levels, to see where there is texture.
+
+    Returns:
+        (h, w, 2) pixels, or None where the camera stands still or nothing tells.
+    """
+    still = (np.abs(flow[..., 0]) < STILL_PX) & (np.abs(flow[..., 1]) < STILL_PX)
+    if np.count_nonzero(still) > STILL_SHARE * still.size:
+        return None
+    solid = _textured(picture)
+    seen = flow[solid].astype(np.float64)  # (n, 2)
+    if len(seen) < max(6, FEWEST_TEXTURED * still.size) or np.count_nonzero(still[solid]) > 0.5 * len(seen):
+        return None
+    where = _where(flow.shape[0], flow.shape[1])
+    basis = where[solid]
+    coefficients = _fit(basis, seen)
+    fitted = basis @ coefficients
+    away = np.hypot(*(seen - fitted).T)
+    allowed = 0.5 + 0.25 * np.hypot(*fitted.T)
+    if np.count_nonzero(away <= allowed) <= TOGETHER_SHARE * len(seen):
+        return None
+    return np.asarray(where @ coefficients, dtype=np.float32)
+
+
+def _textured(picture: FloatArray) -> BoolArray:
+    texture = np.zeros(picture.shape, dtype=np.float32)
+    texture[:, 1:] += np.abs(picture[:, 1:] - picture[:, :-1])
+    texture[1:] += np.abs(picture[1:] - picture[:-1])
+    return texture > TEXTURE_LEVELS
+
+
+def _where(h: int, w: int) -> TimeArray:
+    """(h, w, 3): 1, x, y with the picture's middle at 0 and its width 1."""
+    y, x = np.mgrid[:h, :w].astype(np.float64)
+    return np.stack([np.ones((h, w)), (x - (w - 1) / 2) / w, (y - (h - 1) / 2) / w], axis=-1)
+
+
+def _fit(basis: TimeArray, seen: TimeArray) -> TimeArray:
+    """(n, 3) and (n, 2) -> (3, 2): weighted least squares; cells that move on their own lose their say."""
+    middle = np.median(seen, axis=0)
+    away = np.hypot(*(seen - middle).T)
+    coefficients = np.zeros((3, 2))
+    for passed in range(FIT_PASSES):
+        scale = max(0.5, (1.5 if passed == 0 else 1.0) * float(np.median(away)))
+        weight = 1.0 / (1.0 + (away / scale) ** 2)
+        weighted = basis * weight[:, None]
+        # The ridge keeps slopes at 0 where the textured cells lie together.
+        normal = weighted.T @ basis + np.diag([1e-6, 1e-2, 1e-2]) * len(seen)
+        coefficients = np.linalg.solve(normal, weighted.T @ seen)
+        away = np.hypot(*(seen - basis @ coefficients).T)
+    return coefficients
