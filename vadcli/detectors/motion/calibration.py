@@ -101,8 +101,8 @@ class Footage:
 
 
 def usual_level(values: FloatArray, *, footage: Footage, reference: float) -> float:
-    """The lower quartile of the values above a floor, drawn towards the reference; a quarter of that is the floor."""
-    floor = 0.25 * reference
+    """The lower quartile of the values above a floor, drawn towards the reference; a sixth of that is the floor."""
+    floor = reference / 6.0
     active = values[values > floor]
     if not len(active):
         return reference

@@ -13,11 +13,11 @@ from vadcli.detectors.motion.perspective import Perspective
 from vadcli.detectors.motion.rarity import RaritySamples
 from vadcli.types import CameraModel, FloatArray
 
-MOTION_REFERENCE = 4.0
-"""Usual motion of something that moves, over cameras: a person walking across a street camera's picture."""
+MOTION_REFERENCE = 6.0
+"""Usual motion of something that moves: the geometric mean over a dozen cameras."""
 
-RARITY_REFERENCE = 1.5
-"""Usual rarity of a camera's own moving things, in scaled units."""
+RARITY_REFERENCE = 2.2
+"""Usual rarity of a camera's own moving things, in scaled units: the same."""
 
 
 @dataclass(frozen=True)

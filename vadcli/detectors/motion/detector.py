@@ -59,7 +59,7 @@ class MotionDetector:
             size=SizeRule(self.options.max_area_px),
             pixel_format=PixelFormat.GRAY,
         )
-        self.thresholds = Thresholds(high=0.5, low=0.35, min_duration_s=0.3, merge_gap_s=2.0)
+        self.thresholds = Thresholds(high=0.45, low=0.3, min_duration_s=0.3, merge_gap_s=2.0)
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
         """Learn the camera's background, its usual motion and how often values are reached; None without any pair of frames."""
@@ -106,12 +106,6 @@ class MotionDetector:
         maps = measure(frames, timestamp=timestamp, seen=seen, fitted=fitted, grid=grid, options=self.options)
         found = channels_of(maps, video=batch.videos[row], timestamp=timestamp, fitted=fitted, grid=grid, options=self.options)
         together = found.together(fitted)
-        cells = [found.motion, found.rarity, together]
-        # A row without a pair of its own shows what the next one does: the first of a video, the first after a cut.
-        for t in range(len(frames) - 2, -1, -1):
-            if not maps.usable[t] and maps.usable[t + 1]:
-                for values in cells:
-                    values[t] = values[t + 1]
-        raw = np.stack([*(peaks(values) for values in cells), maps.camera_px, maps.usable.astype(np.float32)], axis=-1)
+        raw = np.stack([*found.frame_values(), peaks(together), maps.camera_px, maps.usable.astype(np.float32)], axis=-1)
         mask = sigmoid(logit_of(fitted.tail.surprise(together)))
         return raw.astype(np.float32), mask

@@ -13,7 +13,7 @@ from vadcli.detectors.motion.flow import DenseFlow
 from vadcli.detectors.motion.grid import Grid
 from vadcli.detectors.motion.options import MotionOptions
 from vadcli.detectors.motion.repeats import LONGEST_STEPS, stretches
-from vadcli.types import BoolArray, ByteArray, FloatArray, TimeArray
+from vadcli.types import BoolArray, ByteArray, FloatArray, IndexArray, TimeArray
 
 CUT_LEVELS = 12.0
 """A cell that changes by this many gray levels beyond a change of light is a new picture there."""
@@ -39,6 +39,7 @@ class ClipMaps:
         extent: (T, h, w) float32 in [0, 1], how much of a wider square isn't background.
         camera_px: (T,) float32, pixels a step that the whole picture moved.
         usable: (T,) bool, False for the first row, for cuts and for rows whose picture was lost.
+        shot: (T,) int64, the number of the row's shot in the clip.
     """
 
     motion: FloatArray = field(repr=False)
@@ -47,6 +48,7 @@ class ClipMaps:
     extent: FloatArray = field(repr=False)
     camera_px: FloatArray
     usable: BoolArray
+    shot: IndexArray
 
 
 def map_clip(
@@ -83,7 +85,7 @@ def map_clip(
     for start, end in _shots(cut):
         gate[start:end] = foreground(pooled[start:end], scenes, options)
     speed, change = grid.box(steps.speed * gate), grid.box(steps.change)
-    return ClipMaps(np.sqrt(speed * change), speed, change, grid.wide_box(gate), steps.camera_px, steps.usable)
+    return ClipMaps(np.sqrt(speed * change), speed, change, grid.wide_box(gate), steps.camera_px, steps.usable, np.cumsum(cut))
 
 
 class _Steps:

@@ -103,8 +103,7 @@ def _with_levels(
         for clip, grid, one in zip(clips, grids, maps, strict=True)
     ]
     usable = np.concatenate([one.usable for one in maps])
-    motion = np.concatenate([peaks(one.motion) for one in channels])[usable]
-    rarity = np.concatenate([peaks(one.rarity) for one in channels])[usable]
+    motion, rarity = (np.concatenate(values)[usable] for values in zip(*(one.frame_values() for one in channels), strict=True))
     fitted = replace(
         fitted,
         usual_motion=usual_level(motion, footage=footage, reference=MOTION_REFERENCE),

@@ -18,7 +18,8 @@ class MotionOptions:
         max_area_px: delivered picture area.
         cell_px: side of a grid cell.
         box_cells: side of the square, in cells, over which motion is averaged: about the size of a person.
-        smoothing_s: standard deviation of the Gaussian over time.
+        steadying_s: standard deviation of the Gaussian over time of each cell; masks show these.
+        smoothing_s: standard deviation of the Gaussian over time of the frame values.
         gap_s: samples farther apart than this (and than 3 usual steps) are never smoothed together.
         change_floor: gray levels of change that count as nothing.
         noise_factor: a pair's median change, times this, counts as noise.
@@ -39,6 +40,7 @@ class MotionOptions:
     max_area_px: int = 86_400
     cell_px: int = 4
     box_cells: int = 5
+    steadying_s: float = 0.1
     smoothing_s: float = 0.4
     gap_s: float = 1.0
     change_floor: float = 1.0

@@ -44,6 +44,22 @@ def smooth(values: FloatArray, *, timestamp: TimeArray, usable: BoolArray, sigma
     return np.asarray(_fill(smoothed, said > 0, part, timestamp), dtype=np.float32)
 
 
+def steadying(timestamp: TimeArray, *, usable: BoolArray, shot: IndexArray, sigma_s: float) -> FloatArray:
+    """(T, T) float32 weights that turn a clip's rows into Gaussian means over time of its usable rows.
+
+    A row without a pair of its own, such as a shot's first, so shows what the nearest rows do. Rows of a shot without any
+    usable row are 0.
+    """
+    distance = timestamp[:, None] - timestamp[None, :]
+    near = usable[None, :] & (shot[:, None] == shot[None, :])
+    exponent = np.where(near, -0.5 * (distance / sigma_s) ** 2, -np.inf)
+    # Relative to the nearest: with samples seconds apart all weights would vanish else.
+    highest = exponent.max(axis=1, keepdims=True)
+    weight = np.exp(exponent - np.where(np.isfinite(highest), highest, 0.0))
+    total = weight.sum(axis=1, keepdims=True)
+    return np.asarray(np.divide(weight, total, out=np.zeros_like(weight), where=total > 0), dtype=np.float32)
+
+
 def _fill(values: TimeArray, known: BoolArray, part: IndexArray, timestamp: TimeArray) -> TimeArray:
     for row in np.flatnonzero(~known):
         same = np.flatnonzero(known & (part == part[row]))
