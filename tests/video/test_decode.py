@@ -275,6 +275,19 @@ def test_a_file_cut_short_ends_early(tmp_path: Path) -> None:
         read(info)
 
 
+@pytest.mark.parametrize("decoder", ["ffmpeg", "auto"])
+def test_a_file_cut_short_tells_what_it_should_hold(decoder: DecoderChoice, tmp_path: Path) -> None:
+    options = ("-vf", "noise=alls=25:allf=t", "-movflags", "+faststart")
+    whole = media.make_video(tmp_path / "a.mp4", frames=60, options=options)
+    info = probe(media.truncate(whole, tmp_path / "b.mp4", 0.5))
+    assert info.frames == 60
+    assert info.duration_s == pytest.approx(60 / 25, abs=0.2)  # B-frames at the end of what is left blur it
+    frames = read(info, decoder=decoder)
+    assert 20 < len(frames) < 40
+    assert [frame.index for frame in frames] == list(range(len(frames)))
+    assert probe(whole).pts.tolist()[: len(frames) - 4] == [frame.pts for frame in frames[:-4]]
+
+
 def test_a_change_of_size_is_scaled(tmp_path: Path) -> None:
     large = media.make_video(tmp_path / "a.ts", "mpegts", size=(192, 128))
     small = media.make_video(tmp_path / "b.ts", "mpegts", size=(96, 64))

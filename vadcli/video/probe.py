@@ -59,6 +59,7 @@ class _Packets:
     keyframe: bytearray = field(default_factory=bytearray)
     hidden_by_edit: int = 0
     hidden_key: bool = False  # an edit list hides a keyframe that what follows builds on
+    cut_off: int = 0  # listed in the file's index, but beyond its end
 
     def add(self, packet: Any) -> None:
         """Append a packet that shows a frame."""
@@ -87,10 +88,17 @@ def _read_packets(opened: Any, stream: Any, name: str) -> _Packets:
         if not packets.pts:
             raise ProbeError(f"{name}: no packet of the video stream can be read: {error.strerror}") from error
     if not packets.pts:
-        raise NoVideoStream(
-            f"{name}: the video stream holds no frames", hint="the recording may have been cut off at its start"
-        )
+        raise NoVideoStream(f"{name}: the video stream holds no frames", hint="the recording may be cut off at its start")
+    packets.cut_off = _count_cut_off(opened, stream)
     return packets
+
+
+def _count_cut_off(opened: Any, stream: Any) -> int:
+    """Frames that an MP4's index promises and the end of a truncated file took away."""
+    if not opened.format.name.startswith("mov"):
+        return 0
+    size = opened.size
+    return sum(entry.pos >= size and not entry.is_discard for entry in stream.index_entries)
 
 
 def _describe(path: Path, opened: Any, stream: Any, packets: _Packets) -> VideoInfo:
@@ -109,6 +117,7 @@ def _describe(path: Path, opened: Any, stream: Any, packets: _Packets) -> VideoI
         jump_ticks=round(_CLOCK_JUMP_S / time_base) if media.can_jump(demuxer) else None,
         timed=media.has_times(demuxer),
         needs_key=codec in _BEGIN_AT_KEY and not packets.hidden_key,
+        cut_off=packets.cut_off,
     )
     degrees = media.display_matrix_degrees(opened, stream.index)
     rotation = _quarter_turn(degrees)

@@ -40,6 +40,7 @@ def build_timeline(
     jump_ticks: int | None,
     timed: bool,
     needs_key: bool,
+    cut_off: int = 0,
 ) -> Timeline:
     """Order packets (given in decoding order) by presentation.
 
@@ -49,6 +50,7 @@ def build_timeline(
         jump_ticks: a fall of the decoding time by more than this is a new start of the clock; None: it has none.
         timed: False for elementary streams, whose times are counted, not read.
         needs_key: True where a decoder shows nothing of what comes before the first keyframe (recordings cut at any packet).
+        cut_off: frames that the file promises after the last packet and no longer holds; their times are guessed.
     """
     lasting = np.where(duration > 0, duration, frame_ticks)
     if not timed or bool(np.all(pts == NO_TIME)):
@@ -59,8 +61,8 @@ def build_timeline(
         order = _presentation_order(times, dts, jump_ticks)
     if needs_key and bool(keyframe.any()):
         order = _from_first_key(order, int(np.argmax(keyframe)))
-    shown = times[order]
-    increasing = _increasing(shown, lasting[order])
+    shown = np.concatenate([times[order], times[order].max() + frame_ticks * np.arange(1, cut_off + 1)])
+    increasing = _increasing(shown, np.concatenate([lasting[order], np.full(cut_off, frame_ticks)]))
     return Timeline(
         pts=increasing,
         shown_pts=shown if np.any(shown != increasing) else shown[:0],
