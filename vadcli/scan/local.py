@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from vadcli import __version__, detectors
 from vadcli.detectors.base import Detector
-from vadcli.errors import DeviceError, UsageError, VideoError
+from vadcli.errors import DeviceError, OutputError, UsageError, VideoError
 from vadcli.options import ScanOptions, effective, parse_categories, parse_duration, parse_shard
 from vadcli.outputs.atomic import Scratch
 from vadcli.outputs.layout import OutputLayout
@@ -139,6 +139,7 @@ class LocalScan:
         self.units = plan.shard(*self.shard)
         self._mine = {unit.video for unit in self.units}
         self._stack = ExitStack()
+        self._record_is_stale = False
 
     def run(self) -> Generator[Update, None, None]:
         """Scan; yields progress and one result a video. The run's record is complete when the iterator ends.
@@ -159,13 +160,22 @@ class LocalScan:
             for update in self._updates(job, cameras, loader):
                 if isinstance(update, VideoResult):
                     self.totals.add(update)
-                    record.add(update)
+                    self._note(record, update)
                 else:
                     self.totals.frames += update.frames
                     self.totals.video_s += update.video_s
                 yield update
             code = exit_code(self.totals, stop=self.stop, fail_on_event=self.options.fail_on_event)
             record.close(code)
+
+    def _note(self, record: RunRecord, result: VideoResult) -> None:
+        """Keep the record up to date; a disk that is full now need not be so when the run ends."""
+        try:
+            record.add(result)
+        except OutputError as error:
+            if not self._record_is_stale:
+                log.error("the run's record is not up to date: %s", error)
+            self._record_is_stale = True
 
     def preview(self) -> Iterator[tuple[str, str]]:
         """What the run would do with each video, without doing or writing anything: (video, need)."""
@@ -205,7 +215,15 @@ class LocalScan:
             if self.stop() or not mine:
                 continue
             work = _CameraWork(job, cameras, loader, camera, whole, self._request, self.stop)
-            yield from work.run(mine, batch_size=self.options.batch_size or DEFAULT_BATCH)
+            reported: set[str] = set()
+            try:
+                for update in work.run(mine, batch_size=self.options.batch_size or DEFAULT_BATCH):
+                    reported.add(update.video if isinstance(update, VideoResult) else "")
+                    yield update
+            except OutputError as error:  # the camera's model can't be written; other cameras may lie elsewhere
+                for unit in mine:
+                    if unit.video not in reported:
+                        yield VideoResult(unit.video, Status.FAILED, stage="write", reason=str(error), camera=camera)
 
     def _request(self, unit: WorkUnit) -> ClipRequest:
         return ClipRequest(unit.video, unit.path, fps=self.options.fps if unit.is_frames else None)
