@@ -200,6 +200,15 @@ def test_what_the_requests_raise_is_raised(tmp_path):
         assert gather(loader.run([request(tmp_path, "b", rows=9)]))["b"].end.error is None
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Python's own SIGINT handler: processes that run tests in parallel may ignore the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_while_waiting_leaves_a_loader_that_works_and_closes(tmp_path):
     with ClipLoader(NEEDS, OPTIONS) as loader:
         items = loader.run([request(tmp_path, "a", rows=60, at=0, do="hang")])

@@ -142,8 +142,10 @@ def _fsync(path: Path) -> None:
 def _own_folder(root: Path) -> tuple[Path, FileLock]:
     """A new folder with its lock held. Another process may take it for abandoned before it is locked: then another one."""
     while True:
-        root.mkdir(parents=True, exist_ok=True)
+        root.parent.mkdir(parents=True, exist_ok=True)
         folder = root / f"{os.getpid()}-{secrets.token_hex(4)}"
+        with suppress(FileExistsError):
+            root.mkdir()
         with suppress(FileNotFoundError):
             folder.mkdir()
             lock = FileLock.acquire(folder / _LOCK_NAME)
