@@ -267,7 +267,7 @@ def test_a_long_camera_is_fitted_on_bursts(tmp_path: Path) -> None:
     make_video(tmp_path / "footage" / "long.mp4", frames=600, fps=10)
     scan = Scan(tmp_path / "footage", tmp_path / "out")
     stored = json.loads((tmp_path / "out" / "cameras" / "%2E.json").read_text())
-    assert stored["values"]["clips"] == 16
+    assert stored["values"]["clips"] == 20
     assert scan.detector.scored_frames == 600
 
 

@@ -27,10 +27,14 @@ from vadcli.types import CameraModel, CameraSample, Clip, ClipNeeds
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, LoaderOptions, Opened
 from vadcli.video.sampling import SamplingPlan
 
-# Footage up to this many clips (about 200 s of motion's) is read once, held in memory, fitted on and then scored.
-HELD_CLIPS = 64
-# Longer footage is sampled in this many bursts of one clip.
-BURSTS = 16
+# Footage up to this many clips (about two minutes of motion's) is read once, held in memory, fitted on and then scored. With
+# more it costs less to read bursts first and to score while the rest is being decoded.
+HELD_CLIPS = 40
+# Of the clips held, this many are fitted on, evenly spread.
+SAMPLE_CLIPS = 12
+# Longer footage is sampled in this many bursts, each of a part of a clip.
+BURSTS = 20
+BURST_PART = 2
 WAIT_S = 0.2
 
 
@@ -141,7 +145,7 @@ def fit_on_the_way(
     if held_whole.is_too_long:
         clips = _read_bursts(cameras, camera, whole, request)
     else:
-        clips = sorted(held_whole.clips(), key=lambda clip: (clip.video, clip.index))
+        clips = _spread(sorted(held_whole.clips(), key=lambda clip: (clip.video, clip.index)))
     if not cameras.stopped():
         cameras.fit(camera, clips)
         yield from chain(held.items, items)
@@ -182,12 +186,19 @@ def _owned(item: ClipReady) -> ClipReady:
     return replace(item, clip=replace(item.clip, frames=item.clip.frames.copy()))
 
 
+def _spread(clips: Sequence[Clip]) -> list[Clip]:
+    """At most SAMPLE_CLIPS of them, evenly spread, the first and last among them."""
+    places = np.linspace(0, len(clips) - 1, min(len(clips), SAMPLE_CLIPS)).round().astype(int)
+    return [clips[place] for place in places]
+
+
 def _read_bursts(
     cameras: Cameras, camera: str, whole: Sequence[WorkUnit], request: Callable[[WorkUnit], ClipRequest]
 ) -> list[Clip]:
     wanted = burst_positions(whole, camera=camera, seed=cameras.seed)
     requests = (replace(request(unit), start_clip=0, bursts=wanted[unit.video]) for unit in whole if unit.video in wanted)
-    with ClipLoader(cameras.needs, cameras.loader_options) as loader:
+    frames = max(cameras.needs.overlap + 1, cameras.needs.frames // BURST_PART)
+    with ClipLoader(replace(cameras.needs, frames=frames), cameras.loader_options) as loader:
         items = loader.run(requests, stopped=cameras.stopped)
         held = [_owned(item).clip for item in items if isinstance(item, ClipReady)]
     return sorted(held, key=lambda clip: (clip.video, clip.index, float(clip.timestamp[0])))
