@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,6 +14,12 @@ DISAGREE_LEVELS = 15.0
 
 MOST_OF_PICTURE = 0.4
 """A background that disagrees on more of the picture than this shows another scene."""
+
+SAME_PATTERN = 0.4
+"""Correlation over the cells below which two pictures show different scenes."""
+
+FLAT_LEVELS = 4.0
+"""Pictures whose cells spread by less have no pattern to compare."""
 
 FLICKER_LEVELS = 1.0
 """Pictures whose mean distance from the background stands out by more are matched one by one."""
@@ -45,47 +51,73 @@ def match_light(reference: FloatArray, picture: FloatArray) -> FloatArray:
     return np.asarray(gain * reference + offset, dtype=np.float32)
 
 
-def disagreement(background: FloatArray, picture: FloatArray) -> float:
-    """Share of the cells that differ once the light is matched."""
-    return float(np.mean(np.abs(picture - match_light(background, picture)) > DISAGREE_LEVELS))
+def likeness(background: FloatArray, picture: FloatArray) -> float:
+    """How alike two (h, w) pictures are under the same light, 1 at most; below 0 where they show different scenes.
 
-
-def learn_scenes(bursts: Sequence[FloatArray], most: int) -> list[FloatArray]:
-    """Backgrounds of one picture size, from the pooled pictures (T, h, w) of each burst; at most `most`, largest first.
-
-    Bursts whose median disagrees with the scenes found so far (a turned camera, night instead of day) make the next one.
+    They show the same scene where most cells agree once the light is matched, and where light and dark lie alike.
     """
-    medians = [np.asarray(np.median(burst, axis=0), dtype=np.float32) for burst in bursts]
+    differ = float(np.mean(np.abs(picture - match_light(background, picture)) > DISAGREE_LEVELS))
+    if differ > MOST_OF_PICTURE:
+        return -differ
+    a, b = background - background.mean(), picture - picture.mean()
+    spread = float(np.sqrt((a * a).mean() * (b * b).mean()))
+    if spread > FLAT_LEVELS**2 and float((a * b).mean()) < SAME_PATTERN * spread:
+        return -1.0
+    return 1.0 - differ
+
+
+def learn_scenes(shots: Sequence[FloatArray], most: int) -> list[FloatArray]:
+    """Backgrounds of one picture size, from the pooled pictures (T, h, w) of each shot; at most `most`, commonest first.
+
+    Shots whose median is unlike the scenes found so far (a turned camera, night instead of day, another place) make the next.
+    """
+    medians = [_median(shot) for shot in shots]
+    groups: list[list[int]] = []
     left = list(range(len(medians)))
-    scenes: list[FloatArray] = []
-    while left and len(scenes) < most:
-        scene = np.asarray(np.median(np.stack([medians[k] for k in left]), axis=0), dtype=np.float32)
-        near = [k for k in left if disagreement(scene, medians[k]) <= MOST_OF_PICTURE]
-        if not near:
-            # A median over different places looks like none of them: start from one that is there.
-            scene = medians[left[0]]
-            near = [k for k in left if disagreement(scene, medians[k]) <= MOST_OF_PICTURE]
-        scenes.append(np.asarray(np.median(np.stack([medians[k] for k in near]), axis=0), dtype=np.float32))
-        left = [k for k in left if k not in near]
-    return scenes
+    while left:
+        groups.append(_alike(medians, left))
+        left = [k for k in left if k not in groups[-1]]
+    groups.sort(key=lambda group: -sum(len(shots[k]) for k in group))
+    backgrounds = (np.median(np.stack([medians[k] for k in group]), axis=0) for group in groups[:most])
+    return [(np.round(background * 4.0) / 4.0).astype(np.float32) for background in backgrounds]
 
 
-def foreground(shot: FloatArray, scenes: Sequence[FloatArray], options: MotionOptions) -> FloatArray:
-    """(T, h, w) pooled pictures of one shot -> (T, h, w) in [0, 1]: 0 where the empty scene shows, 1 where something is.
+def _alike(medians: Sequence[FloatArray], left: Sequence[int]) -> list[int]:
+    """The shots that show what their common median shows; a median of different places shows none, then the first's."""
+    for centre in (np.median(np.stack([medians[k] for k in left]), axis=0).astype(np.float32), medians[left[0]]):
+        alike = [k for k in left if likeness(centre, medians[k]) > 0]
+        if alike:
+            return alike
+    return [left[0]]
 
-    The nearest of the camera's scenes is the background; the shot's own median where none of them is near.
+
+def foreground(shot: FloatArray, scenes: Mapping[int, FloatArray], options: MotionOptions) -> tuple[FloatArray, int]:
+    """What of a shot isn't background, and which scene it shows.
+
+    Args:
+        shot: (T, h, w) pooled pictures.
+        scenes: backgrounds (h, w) by number.
+        options: the detector's.
+
+    Returns:
+        (T, h, w) in [0, 1], 0 where the empty scene shows and 1 where something is, and the scene's number. -1 where the shot
+        is like none of them; its own median is the background then.
     """
-    spread = np.linspace(0, len(shot) - 1, min(len(shot), MEDIAN_PICTURES)).round().astype(np.int64)
-    median = np.asarray(np.median(shot[spread], axis=0), dtype=np.float32)
-    background = median
-    if scenes:
-        shares = [disagreement(scene, median) for scene in scenes]
-        best = int(np.argmin(shares))
-        if shares[best] <= MOST_OF_PICTURE:
-            background = match_light(scenes[best], median)
+    median = _median(shot)
+    alike = {number: likeness(scene, median) for number, scene in scenes.items()}
+    best = max(alike, key=lambda number: alike[number], default=-1)
+    if best >= 0 and alike[best] > 0:
+        background = match_light(scenes[best], median)
+    else:
+        best, background = -1, median
     distance = shot - background
     light = distance.mean(axis=(1, 2))
     for t in np.flatnonzero(np.abs(light - np.median(light)) > FLICKER_LEVELS):
         distance[t] = shot[t] - match_light(background, shot[t])
     gate = (np.abs(distance) - options.foreground_low) / (options.foreground_high - options.foreground_low)
-    return np.asarray(np.clip(gate, 0.0, 1.0), dtype=np.float32)
+    return np.asarray(np.clip(gate, 0.0, 1.0), dtype=np.float32), best
+
+
+def _median(shot: FloatArray) -> FloatArray:
+    spread = np.linspace(0, len(shot) - 1, min(len(shot), MEDIAN_PICTURES)).round().astype(np.int64)
+    return np.asarray(np.median(shot[spread], axis=0), dtype=np.float32)

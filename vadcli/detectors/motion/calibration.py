@@ -65,7 +65,7 @@ class Tail:
         return cls(float(document["active"]), float(document["usual"]), float(document["scale"]))
 
 
-REFERENCE = Tail(active=0.5, usual=1.0, scale=0.25)
+REFERENCE = Tail(active=0.5, usual=1.0, scale=0.24)
 """The tail of values whose usual is 1, over cameras of normal footage."""
 
 USUAL_PRIOR = 3.0
@@ -86,6 +86,10 @@ class Footage:
 
     sampled_s: float
     spanned_s: float
+
+    def part(self, share: float) -> Footage:
+        """As much as this share of it."""
+        return Footage(share * self.sampled_s, share * self.spanned_s)
 
     def trust(self, share: float, prior: float, *, spread: bool) -> float:
         """Weight of the camera's own value against a reference worth `prior` moments.

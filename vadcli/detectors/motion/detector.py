@@ -59,7 +59,7 @@ class MotionDetector:
             size=SizeRule(self.options.max_area_px),
             pixel_format=PixelFormat.GRAY,
         )
-        self.thresholds = Thresholds(high=0.45, low=0.3, min_duration_s=0.3, merge_gap_s=2.0)
+        self.thresholds = Thresholds(high=0.4, low=0.3, min_duration_s=0.3, merge_gap_s=2.0)
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
         """Learn the camera's background, its usual motion and how often values are reached; None without any pair of frames."""
@@ -104,7 +104,7 @@ class MotionDetector:
         seen = batch.valid[row].copy()
         seen[: self.needs.overlap] = True
         maps = measure(frames, timestamp=timestamp, seen=seen, fitted=fitted, grid=grid, options=self.options)
-        found = channels_of(maps, video=batch.videos[row], timestamp=timestamp, fitted=fitted, grid=grid, options=self.options)
+        found = channels_of(maps, video=batch.videos[row], fitted=fitted, options=self.options)
         together = found.together(fitted)
         raw = np.stack([*found.frame_values(), peaks(together), maps.camera_px, maps.usable.astype(np.float32)], axis=-1)
         mask = sigmoid(logit_of(fitted.tail.surprise(together)))

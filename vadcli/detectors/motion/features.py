@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,6 +33,8 @@ class ClipMaps:
     """One clip on the grid; row t tells of the step from the sample before to sample t.
 
     Attributes:
+        grid: the cells.
+        timestamp: (T,) float64 seconds.
         motion: (T, h, w) float32, sqrt(speed x change), >= 0; 0 where the row is not usable.
         speed: (T, h, w) float32, pixels a step of what isn't background, beside the camera's own motion; over a small square.
         change: (T, h, w) float32, gray levels beyond noise and light; over a small square.
@@ -40,8 +42,11 @@ class ClipMaps:
         camera_px: (T,) float32, pixels a step that the whole picture moved.
         usable: (T,) bool, False for the first row, for cuts and for rows whose picture was lost.
         shot: (T,) int64, the number of the row's shot in the clip.
+        scene: (T,) int64, the number of the camera's scene that the shot shows, -1 for none of them.
     """
 
+    grid: Grid
+    timestamp: TimeArray = field(repr=False)
     motion: FloatArray = field(repr=False)
     speed: FloatArray = field(repr=False)
     change: FloatArray = field(repr=False)
@@ -49,6 +54,7 @@ class ClipMaps:
     camera_px: FloatArray
     usable: BoolArray
     shot: IndexArray
+    scene: IndexArray
 
 
 def map_clip(
@@ -56,7 +62,7 @@ def map_clip(
     *,
     timestamp: TimeArray,
     seen: BoolArray,
-    scenes: Sequence[FloatArray],
+    scenes: Mapping[int, FloatArray],
     grid: Grid,
     options: MotionOptions,
 ) -> ClipMaps:
@@ -66,7 +72,7 @@ def map_clip(
         frames: (T, H, W) uint8.
         timestamp: (T,) seconds; flow is brought to the options' rate.
         seen: (T,) bool, False where the row repeats an older picture.
-        scenes: the camera's backgrounds on this grid; may be empty.
+        scenes: the camera's backgrounds on this grid by number; may be empty.
         grid: of this picture size.
         options: the detector's.
     """
@@ -76,16 +82,27 @@ def map_clip(
     cut = np.zeros(len(frames), dtype=bool)
     before = 0
     for t in (np.flatnonzero(seen[1:]) + 1).tolist():
-        cut[t] = _is_cut(pooled[before], pooled[t])
+        cut[t] = is_cut(pooled[before], pooled[t])
         if not cut[t]:
             steps.measure(before, t, step=(timestamp[t] - timestamp[before]) * options.rate_hz)
         before = t
     _spread_repeats(steps)
-    gate = np.empty_like(pooled)
-    for start, end in _shots(cut):
-        gate[start:end] = foreground(pooled[start:end], scenes, options)
+    gate, scene = np.empty_like(pooled), np.empty(len(frames), dtype=np.int64)
+    for start, end in shots(cut):
+        gate[start:end], scene[start:end] = foreground(pooled[start:end], scenes, options)
     speed, change = grid.box(steps.speed * gate), grid.box(steps.change)
-    return ClipMaps(np.sqrt(speed * change), speed, change, grid.wide_box(gate), steps.camera_px, steps.usable, np.cumsum(cut))
+    return ClipMaps(
+        grid=grid,
+        timestamp=timestamp,
+        motion=np.sqrt(speed * change),
+        speed=speed,
+        change=change,
+        extent=grid.wide_box(gate),
+        camera_px=steps.camera_px,
+        usable=steps.usable,
+        shot=np.cumsum(cut),
+        scene=scene,
+    )
 
 
 class _Steps:
@@ -139,7 +156,8 @@ def _spread_repeats(steps: _Steps) -> None:
         steps.camera_px[rows] = steps.camera_px[stretch.source] * np.float32(share)
 
 
-def _is_cut(before: FloatArray, after: FloatArray) -> bool:
+def is_cut(before: FloatArray, after: FloatArray) -> bool:
+    """Whether two pooled pictures (h, w) in a row show different things, beyond what a change of light explains."""
     if float(np.mean(np.abs(after - before) > CUT_LEVELS)) <= CUT_SHARE:
         return False
     return float(np.mean(np.abs(after - match_light(before, after)) > CUT_LEVELS)) > CUT_SHARE
@@ -157,6 +175,7 @@ def _median(values: FloatArray) -> float:
     return float(np.partition(values, middle, axis=None)[middle])
 
 
-def _shots(cut: BoolArray) -> list[tuple[int, int]]:
+def shots(cut: BoolArray) -> list[tuple[int, int]]:
+    """(T,) True where a row begins a new shot -> the half-open rows of each."""
     starts = [0, *np.flatnonzero(cut).tolist()]
     return list(zip(starts, [*starts[1:], len(cut)], strict=True))

@@ -26,7 +26,7 @@ class MotionOptions:
         speed_floor_px: speed that counts as nothing.
         speed_cap_px: higher speeds are taken as this; optical flow is not to be trusted beyond.
         foreground_low, foreground_high: gray levels from the background where the gate begins to open and is open.
-        max_scenes: backgrounds kept a camera.
+        max_scenes: views kept a camera.
         samples: M, moving cells kept a camera for rarity.
         neighbour_share: rarity is the distance to the neighbour of this rank among the samples.
         exclude_s: samples of the same video within this time are not neighbours.
@@ -49,8 +49,8 @@ class MotionOptions:
     speed_cap_px: float = 16.0
     foreground_low: float = 6.0
     foreground_high: float = 18.0
-    max_scenes: int = 4
-    samples: int = 600
+    max_scenes: int = 8
+    samples: int = 800
     neighbour_share: float = 0.05
     exclude_s: float = 2.0
     position_weight: float = 12.0

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vadcli.detectors.motion.features import ClipMaps
-from vadcli.detectors.motion.grid import Grid
 from vadcli.detectors.motion.options import MotionOptions
 from vadcli.types import BoolArray, FloatArray, IndexArray, TimeArray
 
@@ -27,16 +26,21 @@ class RaritySamples:
     """Remembered moving cells of one camera.
 
     Attributes:
-        features: (M, D) float32, scaled.
-        scale: (3,) float32, what the motion features were divided by.
+        features: (M, 5) float32, scaled.
+        scene: (M,) int64, number of the scene that the sample was seen in.
         video: (M,) int64, hash of the sample's video.
         time_s: (M,) float64, when in that video.
     """
 
     features: FloatArray = field(repr=False)
-    scale: FloatArray
+    scene: IndexArray = field(repr=False)
     video: IndexArray = field(repr=False)
     time_s: TimeArray = field(repr=False)
+
+    def of_scene(self, scene: int) -> RaritySamples:
+        """Those seen in one scene."""
+        own = self.scene == scene
+        return RaritySamples(self.features[own], self.scene[own], self.video[own], self.time_s[own])
 
 
 def video_number(video: str) -> int:
@@ -46,11 +50,11 @@ def video_number(video: str) -> int:
     )
 
 
-def describe(maps: ClipMaps, grid: Grid, moving: BoolArray) -> FloatArray:
+def describe(maps: ClipMaps, moving: BoolArray) -> FloatArray:
     """The cells (T, h, w) that are asked for -> (Q, 5) float32: extent, speed, change, then x and y in picture widths."""
     t, y, x = np.nonzero(moving)
     own = [channel[t, y, x] for channel in (maps.extent, maps.speed, maps.change)]
-    return np.column_stack([*own, grid.positions()[y, x]])
+    return np.column_stack([*own, maps.grid.positions()[y, x]])
 
 
 def coarse(moving: BoolArray) -> BoolArray:
@@ -67,9 +71,9 @@ def spread_out(thin: FloatArray) -> FloatArray:
 
 
 def scaled(features: FloatArray, scale: FloatArray, options: MotionOptions) -> FloatArray:
-    """(..., 5) described -> (..., 5) as compared."""
-    weights = np.concatenate([1.0 / scale, np.full(2, options.position_weight, dtype=np.float32)])
-    return np.asarray(features * weights, dtype=np.float32)
+    """(Q, 5) described -> (Q, 5) as compared; `scale` is (3,) or (Q, 3) units of the first three."""
+    own = features[..., : len(SCALE_FLOORS)] / scale
+    return np.concatenate([own, features[..., len(SCALE_FLOORS) :] * np.float32(options.position_weight)], axis=-1)
 
 
 def rarity(query: FloatArray, samples: RaritySamples, *, video: int, time_s: float, options: MotionOptions) -> FloatArray:
