@@ -94,7 +94,7 @@ def made_video(name: str, *, seconds: int, size: str = "1920x1080", fps: int = 3
         WORK.mkdir(exist_ok=True)
         source = f"testsrc2=size={size}:rate={fps}:duration={seconds},noise=alls=6:allf=t"
         half = path.with_suffix(".part.mp4")
-        codec = ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p"]
+        codec = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "23", "-pix_fmt", "yuv420p"]
         subprocess.run([FFMPEG, "-v", "error", "-y", "-f", "lavfi", "-i", source, *codec, str(half)], check=True)
         half.rename(path)
     return path

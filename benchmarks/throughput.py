@@ -11,7 +11,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from _measure import FFMPEG, VADCLI, WORK, Run, in_turn, machine, made_video, median_ratio, run
+from _measure import FFMPEG, VADCLI, WORK, Run, in_turn, looped, machine, made_video, median_ratio, run
 
 from vadcli.video.probe import probe
 
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dvr-scan", help="a dvr-scan program, installed in an environment of its own")
     options = parser.parse_args()
-    video = options.video or made_video("1080p-120s.mp4", seconds=120)
+    video = options.video or looped(made_video("1080p-60s.mp4", seconds=60), "1080p-120s.mp4", 2)
     frames = probe(video).frames
     contestants = {
         "vadcli scan (motion)": lambda: scan(video),
