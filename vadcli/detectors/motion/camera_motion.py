@@ -1,4 +1,4 @@
-"""The camera's own motion, as flow: panning, tilting, zooming and turning together, an affine field."""
+"""Flow that the whole picture shares: a camera that pans, tilts, zooms and turns gives an affine field."""
 
 from __future__ import annotations
 
@@ -23,18 +23,22 @@ STRIDE = 2
 TOGETHER_SHARE = 0.5
 """Camera motion is what more than this share of the textured cells do together."""
 
+LEFT_SHARE = 0.4
+"""A field that leaves more of the flow than this is no camera that moves: noise has a mean, too."""
+
 FIT_PASSES = 3
 
 
-def camera_flow(flow: FloatArray, picture: FloatArray) -> FloatArray | None:
-    """The part of the flow that is the camera's.
+def camera_flow(flow: FloatArray, picture: FloatArray) -> tuple[FloatArray, bool] | None:
+    """The part of the flow that the whole picture shares.
 
     Args:
         flow: (h, w, 2) pixels.
         picture: (h, w) gray levels, to see where there is texture.
 
     Returns:
-        (h, w, 2) pixels, or None where the camera stands still or nothing tells.
+        (h, w, 2) pixels, and whether it explains most of the flow: then the camera moves, else it is a drift within noise.
+        None where the picture stands still or nothing tells.
     """
     solid = _textured(picture)[::STRIDE, ::STRIDE]
     seen = flow[::STRIDE, ::STRIDE][solid].astype(np.float64)  # (n, 2)
@@ -49,7 +53,8 @@ def camera_flow(flow: FloatArray, picture: FloatArray) -> FloatArray | None:
     allowed = 0.5 + 0.25 * np.hypot(*fitted.T)
     if np.count_nonzero(away <= allowed) <= TOGETHER_SHARE * len(seen):
         return None
-    return np.asarray(where @ coefficients, dtype=np.float32)
+    moves = bool(np.median(away) < LEFT_SHARE * np.median(np.hypot(*seen.T)))
+    return np.asarray(where @ coefficients, dtype=np.float32), moves
 
 
 def _textured(picture: FloatArray) -> BoolArray:

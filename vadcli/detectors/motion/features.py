@@ -125,15 +125,16 @@ class _Steps:
         if not self.change[after].any():
             return
         flow = self._grid.centres(self._flow.between(self._padded[before], self._padded[after]))
-        camera = camera_flow(flow, self._pooled[before])
-        if camera is not None:
-            flow = flow - camera
-            shake = np.hypot(camera[..., 0], camera[..., 1])
-            self.camera_px[after] = float(shake.mean()) * scale
-        speed = np.hypot(flow[..., 0], flow[..., 1]) - self._options.speed_floor_px
-        if camera is not None:
+        floor = np.full(flow.shape[:2], self._options.speed_floor_px, dtype=np.float32)
+        shared = camera_flow(flow, self._pooled[before])
+        if shared is not None:
+            common, moves = shared
+            flow = flow - common
+            shake = np.hypot(common[..., 0], common[..., 1])
+            self.camera_px[after] = moves * float(shake.mean()) * scale
             # What is left of the camera's motion after it is taken away grows with it.
-            speed -= np.float32(LEFTOVER_SHARE) * shake
+            floor += np.float32(LEFTOVER_SHARE) * shake
+        speed = np.hypot(flow[..., 0], flow[..., 1]) - floor
         self.speed[after] = np.clip(speed * scale, 0.0, self._options.speed_cap_px)
 
     def _changed(self, before: ByteArray, after: ByteArray, light: int) -> FloatArray:
