@@ -15,7 +15,7 @@ DISAGREE_LEVELS = 15.0
 MOST_OF_PICTURE = 0.4
 """A background that disagrees on more of the picture than this shows another scene."""
 
-SAME_PATTERN = 0.4
+SAME_PATTERN = 0.6
 """Correlation over the cells below which two pictures show different scenes."""
 
 FLAT_LEVELS = 4.0
