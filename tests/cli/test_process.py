@@ -113,6 +113,17 @@ def test_a_scan_talks_to_stderr_and_keeps_stdout_for_data(footage: Path, tmp_pat
     assert lines[-1]["done"] == 2
 
 
+def test_a_scan_goes_on_when_nobody_reads_stdout(footage: Path, tmp_path: Path) -> None:
+    command = " ".join([*VADCLI, "scan", str(footage), "-o", str(tmp_path / "out"), "--json"])
+    shell = subprocess.run(
+        ["bash", "-c", f"{command} | true; exit ${{PIPESTATUS[0]}}"], capture_output=True, timeout=WAIT_S, check=False
+    )
+    assert shell.returncode == 0, shell.stderr
+    assert len(list((tmp_path / "out" / "scores").glob("*.parquet"))) == 2
+    closed = subprocess.run(["bash", "-c", f"{command} --force >&- 2>&-"], timeout=WAIT_S, check=False)
+    assert closed.returncode == 0
+
+
 def test_categories_are_said_to_be_ignored_in_one_line(footage: Path, tmp_path: Path) -> None:
     done = vadcli("scan", footage, "-o", tmp_path / "out", "--categories", "fight,@ucf-crime")
     assert [line for line in done.stderr.splitlines() if "categories" in line and "ignored" in line] == [

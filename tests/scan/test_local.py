@@ -340,6 +340,29 @@ def test_an_output_that_fails_costs_that_video_for_now(footage: Path, tmp_path: 
     assert again.detector.scored_frames <= 8  # the checkpoint held all but the last clip
 
 
+@pytest.mark.parametrize("method", ["score", "finish"])
+def test_what_nobody_foresaw_costs_one_video(
+    footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    def fail(self: DifferenceDetector, given: object) -> object:
+        videos = getattr(given, "videos", None) or (given.info.path.name,)  # type: ignore[attr-defined]
+        if any(video.endswith("a.mp4") for video in videos):
+            raise ZeroDivisionError("a corner case")
+        return whole(self, given)
+
+    whole = getattr(DifferenceDetector, method)
+    monkeypatch.setattr(DifferenceDetector, method, fail)
+    scan = Scan(footage, tmp_path / "out")
+    assert scan.statuses == {"a.mp4": "failed", "cam/b.mp4": "done"}
+    assert "ZeroDivisionError: a corner case" in scan.results["a.mp4"].reason
+    assert not [name for name in files(tmp_path / "out") if name.endswith(".part") or ".tmp" in name]
+
+
+def test_the_frames_of_a_run_are_all_rows(footage: Path, tmp_path: Path) -> None:
+    scan = Scan(footage, tmp_path / "out", interval=7)
+    assert scan.run.totals.frames == sum(len(table(tmp_path / "out", video)) for video in ("a.mp4", "cam/b.mp4"))
+
+
 def test_max_runtime_leaves_a_resumable_state(footage: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ScanOptions(out=out, max_runtime="0s")

@@ -76,6 +76,14 @@ def test_linked_folders_only_when_asked_and_loops_end(tmp_path: Path) -> None:
     assert names([footage], follow_links=True) == ["a.mp4", "more/b.mp4"]
 
 
+def test_a_link_to_itself_is_named_and_stops_nothing(tmp_path: Path) -> None:
+    touch(tmp_path / "a.mp4")
+    (tmp_path / "self.mp4").symlink_to("self.mp4")
+    plan = plan_of([tmp_path])
+    assert [unit.video for unit in plan.units] == ["a.mp4"]
+    assert [(item.video, item.failed) for item in plan.unusable] == [("self.mp4", True)]
+
+
 def test_a_missing_path_is_a_usage_error_and_a_missing_listed_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no such"):
         plan_of([tmp_path / "nowhere"])

@@ -75,8 +75,12 @@ def say_error(error: VadcliError) -> None:
 
 def emit_json(document: Mapping[str, Any]) -> None:
     """One JSON object on a line of stdout, flushed so that a reader sees it now."""
-    sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        log.warning("whoever read stdout is gone; going on without it")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class ScanDisplay:
@@ -114,11 +118,13 @@ class ScanDisplay:
         if result.is_lost:
             log.error("%s: %s: %s", result.video, result.status, result.reason)
         elif result.status is Status.SKIPPED:
-            log.debug("%s: skipped: %s", result.video, result.reason)
+            log.log(logging.DEBUG if result.reason == "done" else logging.INFO, "%s: left out: %s", result.video, result.reason)
         else:
             moving = ", the camera moves" if result.moving_camera else ""
-            found = _events(result.events)
-            log.info("%s: %d frames, %s, %.1f s%s", result.video, result.decoded_frames, found, result.seconds, moving)
+            found = _count(result.events, "event")
+            log.info(
+                "%s: %s, %s, %.1f s%s", result.video, _count(result.decoded_frames, "frame"), found, result.seconds, moving
+            )
 
     def rates(self) -> str:
         """`310 frames/s, 10.3x real time`."""
@@ -173,8 +179,8 @@ class RenderDisplay:
             self._bar.close()
 
 
-def _events(count: int) -> str:
-    return "no events" if count == 0 else f"{count} event{'s' if count > 1 else ''}"
+def _count(number: int, noun: str) -> str:
+    return f"no {noun}s" if number == 0 else f"{number} {noun}{'s' if number > 1 else ''}"
 
 
 def _clock(seconds: float) -> str:

@@ -82,14 +82,16 @@ def _calibration(layout: OutputLayout, video: str) -> Calibration | None:
 def _print(documents: list[EventsDocument], options: EventsOptions) -> None:
     """To stdout, or one file a video where there is `--to`."""
     from vadcli.outputs import exporters
+    from vadcli.outputs.atomic import writing
 
     one = {"vtt": exporters.to_vtt, "edl": exporters.to_edl}.get(options.format)
     many = {"json": exporters.to_json, "csv": exporters.to_csv}.get(options.format)
     if options.to is not None:
         for document in documents:
             path = options.to / f"{document.video['path']}.{options.format}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(one(document) if one else many([document]) if many else "", encoding="utf-8")
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(one(document) if one else many([document]) if many else "", encoding="utf-8")
     elif options.json:
         for document in documents:
             emit_json(document.to_json())

@@ -84,7 +84,7 @@ def _render_one(
 
     done = layout.rendered(unit.video)
     if not options.force and not options.events_only and _is_newer(done, layout.events(unit.video)):
-        log.debug("%s: rendered already", unit.video)
+        log.info("%s: rendered already (--force renders again)", unit.video)
         return True
     display = RenderDisplay(unit.video, options)
     try:

@@ -74,6 +74,8 @@ def _show(run: LocalScan, options: ScanOptions) -> None:
     summary = _summary(run, time.monotonic() - started)
     if options.json:
         emit_json({"type": "summary", **summary})
+    if run.stop.reason:
+        log.warning("stopped (%s); what is not finished goes on with the next run", run.stop.reason)
     counts = ", ".join(f"{count} {status}" for status, count in sorted(run.totals.by_status.items()))
     log.info("%s; %d events; %s; results in %s", counts, run.totals.events, display.rates(), options.out)
 

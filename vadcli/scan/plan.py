@@ -220,7 +220,7 @@ class _Walk:
             relative = path.relative_to(base).as_posix()
             if _matches(entry.name, relative, self.options.exclude):
                 continue
-            if entry.is_dir():
+            if _leads_to_folder(entry):
                 if self.options.recursive and (self.options.follow_links or not entry.is_symlink()):
                     self._folder(path, base)
             elif self._wanted(entry.name, relative):
@@ -266,6 +266,14 @@ class _Walk:
         self._seen.add(os.path.realpath(folder))
         self.found.append(_Found(folder, sum(status.st_size for status in stats), newest, is_frames=True))
         return True
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    """False too for a link that leads to itself, which is then named as a file that can't be read."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _is_scan_output(folder: Path) -> bool:

@@ -77,7 +77,8 @@ def shown_s(table: ScoreTable, probe: Mapping[str, Any]) -> float:
 
 def first_complaint(end: Finished) -> str:
     """What the decoder said first, on one line: what follows is mostly its echo."""
-    line = " ".join(end.complaints.split(";")[0].split())
+    said = [" ".join(part.split()) for part in end.complaints.split(";")]
+    line = next((part for part in said if "muxer" not in part), "")  # the muxer only echoes what the decoder left out
     return line if len(line) <= COMPLAINT_CHARACTERS else f"{line[:COMPLAINT_CHARACTERS]}…"
 
 

@@ -85,7 +85,7 @@ class ScanStream:
         self._batcher = _Batcher(batch_size)
         self._tasks: dict[str, Task] = {}
         self._writers: dict[str, VideoWriter] = {}
-        self._broken: dict[str, OutputError] = {}
+        self._broken: dict[str, OutputError | VideoError] = {}
 
     def expect(self, task: Task) -> None:
         """Announce a claimed video whose items will come."""
@@ -108,29 +108,34 @@ class ScanStream:
                 else:
                     for batch in self._batcher.flush(item.video):
                         yield from self._score(batch)
-                    yield self._finish(item)
+                    yield from self._end(item)
             for batch in self._batcher.flush():
                 yield from self._score(batch)
         finally:
             self._suspend()
 
     def _score(self, batch: list[_Pending]) -> Iterator[Progress]:
-        if not batch:
+        waiting = [item for item in batch if item.clip.video not in self._broken]
+        if not waiting:
             return
-        clips = [item.clip for item in batch]
-        scores = self.job.detector.score(
-            ClipBatch(
-                frames=np.stack([clip.frames for clip in clips]),
-                timestamp=np.stack([clip.timestamp for clip in clips]),
-                valid=np.stack([clip.valid for clip in clips]),
-                videos=tuple(clip.video for clip in clips),
-                models=tuple(self._tasks[clip.video].model for clip in clips),
-                interval=np.array([clip.interval for clip in clips], np.int64),
-            )
+        try:
+            scores = self.job.detector.score(self._batch_of([item.clip for item in waiting]))
+        except Exception as error:
+            log.debug("the detector failed", exc_info=True)
+            self._broken |= {item.clip.video: _trouble("score", item.clip.video, error) for item in waiting}
+            return
+        for row, item in enumerate(waiting):
+            yield self._store(item, scores.raw[row], None if scores.mask is None else scores.mask[row])
+
+    def _batch_of(self, clips: list[Clip]) -> ClipBatch:
+        return ClipBatch(
+            frames=np.stack([clip.frames for clip in clips]),
+            timestamp=np.stack([clip.timestamp for clip in clips]),
+            valid=np.stack([clip.valid for clip in clips]),
+            videos=tuple(clip.video for clip in clips),
+            models=tuple(self._tasks[clip.video].model for clip in clips),
+            interval=np.array([clip.interval for clip in clips], np.int64),
         )
-        for row, item in enumerate(batch):
-            mask = None if scores.mask is None else scores.mask[row]
-            yield self._store(item, scores.raw[row], mask)
 
     def _store(self, item: _Pending, raw: np.ndarray, mask: np.ndarray | None) -> Progress:
         video = item.clip.video
@@ -140,23 +145,43 @@ class ScanStream:
                 writer.add(item.clip, item.rows, raw, mask)
             except OutputError as error:
                 self._broken[video] = error
-        share = len(item.rows) / max(1, writer.info.frames)
-        return Progress(video, len(item.rows), share * writer.info.duration_s, share * writer.task.unit.size)
+        return self._progress(writer, item.rows)
+
+    def _progress(self, writer: VideoWriter, rows: Rows) -> Progress:
+        share = len(rows) / max(1, writer.info.frames)
+        unit = writer.task.unit
+        return Progress(unit.video, len(rows), share * writer.info.duration_s, share * unit.size)
+
+    def _end(self, item: Finished) -> Iterator[Update]:
+        writer = self._writers.get(item.video)
+        if writer is not None and len(item.rows):
+            yield self._progress(writer, item.rows)
+        yield self._finish(item)
 
     def _finish(self, item: Finished) -> VideoResult:
         task, writer = self._tasks[item.video], self._writers.get(item.video)
         try:
-            if item.video in self._broken:
-                raise self._broken[item.video]
-            if writer is not None:
-                result = writer.finish(item)
-            else:
-                error = item.error or VideoError(f"{task.unit.path}: could not be opened")
-                result = write_failure(self.job, task, error, decoder=item.decoder)
+            result = self._result(task, writer, item)
         except OutputError as error:
             result = self._unwritten(task, writer, error)
         self._forget(item.video)
         return result
+
+    def _result(self, task: Task, writer: VideoWriter | None, item: Finished) -> VideoResult:
+        """The files of a video that ended; whatever is wrong with it or with writing it stays its own trouble."""
+        try:
+            if item.video in self._broken:
+                raise self._broken[item.video]
+            if writer is None:
+                raise item.error or VideoError(f"{task.unit.path}: could not be opened")
+            return writer.finish(item)
+        except OutputError:
+            raise
+        except VideoError as error:
+            return write_failure(self.job, task, error, decoder=item.decoder)
+        except Exception as error:
+            log.debug("%s: the results can't be made", item.video, exc_info=True)
+            return write_failure(self.job, task, _trouble("write", item.video, error), decoder=item.decoder)
 
     def _unwritten(self, task: Task, writer: VideoWriter | None, error: OutputError) -> VideoResult:
         """A result that could not be written: not the video's fault, so nothing is stored and the next run tries again."""
@@ -179,3 +204,11 @@ class ScanStream:
             except OutputError as error:
                 log.error("%s: the checkpoint can't be written: %s", video, error)
             self._forget(video)
+
+
+def _trouble(stage: str, video: str, error: Exception) -> VideoError:
+    """What nobody foresaw, as this one video's failure."""
+    words = " ".join(str(error).split())
+    failure = VideoError(f"{video}: {type(error).__name__}: {words}", hint="--verbose shows where")
+    failure.stage = stage
+    return failure
