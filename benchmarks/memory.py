@@ -16,9 +16,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=int, nargs="+", default=[1, 10, 60])
     parser.add_argument("--size", default="640x360")
+    parser.add_argument("--masks", default="none", help="as for vadcli scan")
     options = parser.parse_args()
     minute = made_video(f"{options.size}-60s.mp4", seconds=60, size=options.size)
-    print(f"\n{options.size} at 30 frames/s, --masks both; {machine()}\n")
+    print(f"\n{options.size} at 30 frames/s, --masks {options.masks}; {machine()}\n")
     print("| minutes | peak MiB, all processes | relative to the first |")
     print("|---|---|---|")
     first = 0.0
@@ -26,7 +27,7 @@ def main() -> None:
         video = looped(minute, f"{options.size}-{minutes}min.mp4", minutes)
         out = WORK / "out"
         shutil.rmtree(out, ignore_errors=True)
-        found = run([*VADCLI, "scan", str(video), "--out", str(out), "--masks", "both", "--quiet"], memory=True)
+        found = run([*VADCLI, "scan", str(video), "--out", str(out), "--masks", options.masks, "--quiet"], memory=True)
         first = first or found.peak_mib
         print(f"| {minutes} | {found.peak_mib:.0f} | {found.peak_mib / first:.2f} |", flush=True)
 
