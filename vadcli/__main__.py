@@ -1,6 +1,6 @@
 """`python -m vadcli` is `vadcli`."""
 
-from vadcli.cli import main
+from vadcli.cli import entry
 
 if __name__ == "__main__":
-    main()
+    entry()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -68,3 +70,21 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         say_error(VadcliError(f"{where}{error.strerror or error}"))
         sys.exit(1)
+
+
+def entry() -> None:
+    """The program: `main`, and an exit code that nothing can change any more.
+
+    Threads of the libraries underneath can still abort a process while it is being torn down, after all its work is done
+    and written. So the process ends here: everything of ours is closed by now.
+    """
+    code: object = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code
+    logging.shutdown()
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)

@@ -170,7 +170,7 @@ def _batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
             version = (parquet.metadata.metadata or {}).get(b"vadcli.schema_version", b"").decode()
             if version != str(MASKS_SCHEMA_VERSION) or not parquet.schema_arrow.equals(SCHEMA):
                 raise DocumentError(f"{path}: not a masks file of schema version {MASKS_SCHEMA_VERSION}", hint=_RESCAN)
-            yield from parquet.iter_batches(batch_size=_ROWS_A_GROUP, columns=columns)
+            yield from parquet.iter_batches(batch_size=_ROWS_A_GROUP, columns=columns, use_threads=False)
     except OSError as error:
         raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=_RESCAN) from error
     except pa.ArrowException as error:

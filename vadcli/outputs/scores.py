@@ -141,7 +141,7 @@ def read_scores(path: Path) -> tuple[ScoreTable, ScoresMetadata]:
         with path.open("rb") as file:
             parquet = pq.ParquetFile(file)
             metadata = ScoresMetadata.from_keys(_keys(parquet))
-            arrow = parquet.read(columns=SCHEMA.names)
+            arrow = parquet.read(columns=SCHEMA.names, use_threads=False)
         return _table(arrow), metadata
     except OSError as error:
         raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=_RESCAN) from error
