@@ -38,8 +38,8 @@ def test_a_higher_value_is_never_less_surprising(tail: Tail, values: list[float]
 @given(tails)
 def test_the_value_of_one_an_hour_scores_one_half(tail: Tail) -> None:
     moments_an_hour = 3600.0 / MOMENT_S
-    # active x 0.85 x exp(-(value - usual) / scale) = 1 / moments an hour, solved for the value
-    value = tail.usual + tail.scale * np.log(0.85 * tail.active * moments_an_hour)
+    # active x 0.75 x exp(-(value - usual) / scale) = 1 / moments an hour, solved for the value
+    value = tail.usual + tail.scale * np.log(0.75 * tail.active * moments_an_hour)
     logit = logit_of(tail.surprise(np.array([value], dtype=np.float32)))
     assert sigmoid(logit)[0] == pytest.approx(0.5, abs=0.01)
 

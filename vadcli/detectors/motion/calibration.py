@@ -17,8 +17,8 @@ from vadcli.types import Calibration, FloatArray
 MOMENT_S = 2.0
 """One event lasts about this long: an hour holds 1,800 of them."""
 
-USUAL = 0.15
-"""The quantile of the values while something moves that counts as usual; low, so that a long incident can't lift it much."""
+USUAL = 0.25
+"""The quantile of the values while something moves that counts as usual; low, so that a busy incident can't lift it much."""
 
 BULK = 0.9
 """The quantile up to which values shape the tail."""
@@ -32,11 +32,11 @@ CALIBRATION = Calibration(r0_per_hour=1.0, temperature=3.0)
 
 @dataclass(frozen=True)
 class Tail:
-    """Share of moments at or above a value: active x 0.85 x exp(-(value - usual) / scale) above what is usual.
+    """Share of moments at or above a value: active x 0.75 x exp(-(value - usual) / scale) above what is usual.
 
     Attributes:
         active: share of the moments in which anything moves.
-        usual: what 0.85 of the values reach while something moves.
+        usual: lower quartile of the values while something moves.
         scale: by how much the value grows for each e-fold of rarity.
     """
 
@@ -65,7 +65,7 @@ class Tail:
         return cls(float(document["active"]), float(document["usual"]), float(document["scale"]))
 
 
-REFERENCE = Tail(active=0.5, usual=1.0, scale=0.28)
+REFERENCE = Tail(active=0.5, usual=1.0, scale=0.24)
 """The tail of values whose usual is 1, over cameras of normal footage."""
 
 USUAL_PRIOR = 3.0
@@ -105,7 +105,7 @@ class Footage:
 
 
 def usual_level(values: FloatArray, *, footage: Footage, reference: float) -> float:
-    """What 0.85 of the values above a floor reach, drawn towards the reference; a sixth of that is the floor."""
+    """The lower quartile of the values above a floor, drawn towards the reference; a sixth of that is the floor."""
     floor = reference / 6.0
     active = values[values > floor]
     if not len(active):
