@@ -1,6 +1,7 @@
 # Everything is installed in .venv and nowhere else; a second run of a target is quick and works offline.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+SAM2 ?= sam2==1.1.0
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
@@ -25,6 +26,10 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@# the sam2 package, a second backend for the mask decoder; its own dependency list would replace torch, so it gets none
+	$(BIN)/python -m pip install --quiet "hydra-core>=1.3.2" "iopath>=0.1.10" setuptools wheel
+	SAM2_BUILD_CUDA=0 $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps "$(SAM2)" || \
+		echo "sam2 could not be installed; transformers' SAM2 does the same"
 	@touch $(STAMP)
 
 demo: install

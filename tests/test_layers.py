@@ -23,10 +23,13 @@ LEVELS: dict[str, int] = {
     "video": 1,
     "events": 1,
     "outputs": 1,
+    "weights": 1,
     "detectors": 2,
     "scan": 3,
     "render": 3,
     "doctor": 3,
+    "bench": 3,
+    "importing": 3,
     "cli": 4,
 }
 # L0 in its own order, since its files do lean on one another.
@@ -43,11 +46,17 @@ HOMES: dict[str, tuple[str, ...]] = {
     "cv2": ("detectors/motion",),
     "PIL": ("outputs/", "video/"),
     "threadpoolctl": ("detectors/motion",),
-    "torch": ("detectors/", "scan/local", "doctor"),
+    "torch": ("detectors/", "scan/local", "doctor", "bench", "importing"),
+    "transformers": ("detectors/lavida/", "importing"),
+    "tokenizers": ("detectors/lavida/prompts",),
+    "sam2": ("detectors/lavida/sam2_package", "doctor"),
+    "safetensors": ("detectors/lavida/checkpoint", "importing", "weights"),
+    "peft": ("detectors/lavida/checkpoint",),
+    "huggingface_hub": ("weights", "detectors/lavida/checkpoint"),
     "typer": ("cli/",),
     "tqdm": ("cli/_output",),
-    "platformdirs": ("config",),
-    "psutil": ("video/", "doctor"),
+    "platformdirs": ("config", "weights"),
+    "psutil": ("video/", "doctor", "bench"),
 }
 
 
@@ -129,7 +138,7 @@ import sys; sys.argv = ["vadcli", "--help"]
 from vadcli.cli import main
 try: main()
 except SystemExit as end: assert not end.code
-print(sorted({"torch", "cv2", "av", "decord", "pyarrow", "transformers"} & set(sys.modules)), file=sys.stderr)
+print(sorted({"torch", "cv2", "av", "decord", "pyarrow", "transformers", "huggingface_hub"} & set(sys.modules)), file=sys.stderr)
 """
 
 
