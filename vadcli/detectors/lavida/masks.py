@@ -1,0 +1,244 @@
+"""SAM2's image encoder and mask decoder (paper 3.8), every frame on its own and all frames of a batch in one call.
+
+What comes in are normalised pixels and one prompt a frame, what goes out are an object score and mask logits a frame.
+No memory bank: each frame is a conditioning frame. `propagate.py` has the memory, `sam2_package.py` the same contract by
+Meta's package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import Sam2VideoConfig, Sam2VideoModel
+
+from vadcli.detectors.lavida.sam2_sizes import STRIDE_PX, Sam2Sizes, sam2_config
+
+__all__ = [
+    "NO_OBJECT_LOGIT",
+    "ImageFeatures",
+    "MaskGate",
+    "MaskModel",
+    "MaskOutput",
+    "Sam2Sizes",
+    "TransformersMasks",
+    "gate",
+    "sam2_config",
+]
+
+NO_OBJECT_LOGIT = -1024.0  # what SAM2 writes into the masks of an absent object
+
+MaskGate = Literal["hard", "soft", "off"]
+Pyramid = tuple[Tensor, Tensor, Tensor]  # FPN levels: (N, 256, 4h, 4w), (N, 256, 2h, 2w), (N, 256, h, w)
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What the encoder saw in N frames; h = w = image size / 16.
+
+    Attributes:
+        embedding: F, (N, 256, h, w), without SAM2's no-memory embedding: the projector reads it as it is.
+        position: F's sine position encoding, (1, 256, h, w).
+        high: F_s0 (N, 32, 4h, 4w) and F_s1 (N, 64, 2h, 2w), projected for the decoder.
+    """
+
+    embedding: Tensor
+    position: Tensor
+    high: tuple[Tensor, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.embedding)
+
+    def __getitem__(self, rows: slice | Tensor) -> ImageFeatures:
+        """Some of the frames, by slice, index tensor (K,) or boolean mask (N,)."""
+        return ImageFeatures(self.embedding[rows], self.position, (self.high[0][rows], self.high[1][rows]))
+
+    @staticmethod
+    def cat(parts: list[ImageFeatures]) -> ImageFeatures:
+        """The frames of all parts, in order; one part is returned uncopied."""
+        if len(parts) == 1:
+            return parts[0]
+        high = (torch.cat([p.high[0] for p in parts]), torch.cat([p.high[1] for p in parts]))
+        return ImageFeatures(torch.cat([p.embedding for p in parts]), parts[0].position, high)
+
+
+@dataclass(frozen=True)
+class MaskOutput:
+    """What the decoder says of N frames, in float32; M is 1, or 3 where three masks were asked for.
+
+    Attributes:
+        object_logit: (N,), above 0 where there is something to segment.
+        mask_logit: (N, M, 4h, 4w), before any gate.
+        iou: (N, M), the decoder's own estimate of each mask's quality, 0 to 1.
+    """
+
+    object_logit: Tensor
+    mask_logit: Tensor
+    iou: Tensor
+
+
+class MaskModel(Protocol):
+    """An image encoder and mask decoder; `image_size` in pixels, `width` the channels of F and of a prompt."""
+
+    image_size: int
+    width: int
+
+    def encode(self, pixels: Tensor, *, chunk: int | None = None) -> ImageFeatures:
+        """Features of (N, 3, S, S) normalised pixels, `chunk` frames at a time (all at once by default)."""
+        ...
+
+    def decode(self, features: ImageFeatures, prompt: Tensor, *, multimask: bool = False) -> MaskOutput:
+        """Masks of all frames for a prompt each, (N, 1, width): one mask, or three with `multimask`."""
+        ...
+
+
+class TransformersMasks(nn.Module):
+    """SAM2 by transformers. Its state dict is that of a Sam2VideoModel under `sam2.`.
+
+    Everything runs in the wrapped model's dtype, but for position encodings, which are computed in float32 and then cast.
+    Nothing here switches gradients off: freeze `sam2.vision_encoder` by `requires_grad_(False)`, and gradients still reach the
+    projections of the high-resolution features in `features`.
+
+    Args:
+        sam2: the model to wrap, changed in place: the prompt encoder's copy of the position matrix becomes the image's.
+    """
+
+    def __init__(self, sam2: Any) -> None:
+        super().__init__()
+        self.sam2: Any = sam2
+        self.image_size = int(sam2.config.image_size)
+        self.width = int(sam2.config.vision_config.fpn_hidden_size)
+        sam2.vision_encoder.neck.position_encoding = SinePosition(self.width, finest=self.image_size // STRIDE_PX)
+        with torch.no_grad():
+            sam2.prompt_encoder.shared_embedding.positional_embedding.copy_(sam2.shared_image_embedding.positional_embedding)
+        self.train(self.training)
+
+    @classmethod
+    def from_config(cls, config: Sam2VideoConfig) -> TransformersMasks:
+        """A model with random weights, drawn from torch's current generator."""
+        return cls(Sam2VideoModel(config))
+
+    def train(self, mode: bool = True) -> TransformersMasks:
+        """As usual; the decoder's own flag stays down, because all it does is to switch off the choice of the stable mask."""
+        super().train(mode)
+        self.sam2.mask_decoder.training = False
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TransformersMasks:
+        embedding = self.sam2.shared_image_embedding
+        exact = embedding.positional_embedding
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        embedding.positional_embedding = keep_precision(exact, embedding.positional_embedding)
+        return self
+
+    def encode(self, pixels: Tensor, *, chunk: int | None = None) -> ImageFeatures:
+        """See MaskModel.encode."""
+        return ImageFeatures.cat(
+            [self.features(self.pyramid(part)) for part in torch.split(pixels, chunk or max(1, len(pixels)))]
+        )
+
+    def pyramid(self, pixels: Tensor) -> Pyramid:
+        """(N, 3, S, S) normalised pixels -> FPN levels at strides 4, 8 and 16, before the decoder's projections."""
+        fine, middle, embedding = self.sam2.vision_encoder(pixels, return_dict=True).fpn_hidden_states
+        return fine, middle, embedding
+
+    def features(self, levels: Pyramid) -> ImageFeatures:
+        """FPN levels -> what the decoder and the projector read; both projections belong to the decoder and train with it."""
+        fine, middle, embedding = levels
+        high = (self.sam2.mask_decoder.conv_s0(fine), self.sam2.mask_decoder.conv_s1(middle))
+        position = self.sam2.vision_encoder.neck.position_encoding(embedding[:1].shape, embedding.device, embedding.dtype)
+        return ImageFeatures(embedding, position, high)
+
+    def decode(self, features: ImageFeatures, prompt: Tensor, *, multimask: bool = False) -> MaskOutput:
+        """See MaskModel.decode; with one mask, SAM2's stability choice replaces an unstable one by the best of the three."""
+        embedding = features.embedding + self.sam2.no_memory_embedding.view(1, -1, 1, 1)
+        sparse = with_padding_point(prompt.to(embedding.dtype), self.sam2.prompt_encoder.not_a_point_embed.weight)
+        mask_logit, iou, _, object_logit = self.sam2.mask_decoder(
+            image_embeddings=embedding,
+            image_positional_embeddings=self.image_position(embedding),
+            sparse_prompt_embeddings=sparse.unsqueeze(1),  # (N, 1, 2, 256): one prompt a frame, of two tokens
+            dense_prompt_embeddings=self.sam2.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1),
+            multimask_output=multimask,
+            high_resolution_features=list(features.high),
+        )
+        return MaskOutput(object_logit[:, 0, 0].float(), mask_logit[:, 0].float(), iou[:, 0].float())
+
+    def image_position(self, embedding: Tensor) -> Tensor:
+        """The decoder's position encoding of the whole image, (1, 256, h, w), in the dtype of `embedding` (N, 256, h, w)."""
+        height, width = embedding.shape[-2:]
+        device = embedding.device
+        y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
+        x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
+        grid = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1)  # (h, w, 2)
+        position: Tensor = self.sam2.shared_image_embedding(grid)  # (h, w, 256) float32
+        return position.permute(2, 0, 1).unsqueeze(0).to(embedding.dtype)
+
+
+class SinePosition(nn.Module):
+    """The FPN's sine position encoding, computed in float32 for one frame and then cast.
+
+    Transformers' own computes it in the model's dtype, for every frame and level.
+
+    Args:
+        width: channels of the encoding.
+        finest: the largest grid anyone reads. Levels finer than it get zeros that take no memory; at stride 4 the real ones
+            would cost as much as the features.
+    """
+
+    def __init__(self, width: int, *, finest: int) -> None:
+        super().__init__()
+        self.width = width
+        self.finest = finest
+
+    def forward(self, shape: torch.Size, device: torch.device, dtype: torch.dtype, mask: None = None) -> Tensor:
+        """(N, C, h, w) and where to put it -> (N, width, h, w), the same for every frame; masks are not supported."""
+        frames, _, height, width = shape
+        if height > self.finest:
+            return torch.zeros(1, dtype=dtype, device=device).expand(frames, self.width, height, width)
+        channel = torch.arange(self.width // 2, device=device, dtype=torch.float32)
+        period = 10000 ** (2 * torch.div(channel, 2, rounding_mode="floor") / (self.width // 2))
+        rows = self._encode(height, period)[:, None].expand(height, width, -1)
+        columns = self._encode(width, period)[None].expand(height, width, -1)
+        position = torch.cat([rows, columns], dim=-1).permute(2, 0, 1)  # (width, h, w)
+        return position.to(dtype).expand(frames, -1, -1, -1)
+
+    @staticmethod
+    def _encode(length: int, period: Tensor) -> Tensor:
+        place = torch.arange(1, length + 1, device=period.device, dtype=torch.float32)
+        angle = (place / (length + 1e-6) * 2 * torch.pi)[:, None] / period  # (length, width / 2)
+        return torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], dim=-1).flatten(1)
+
+
+def with_padding_point(prompt: Tensor, padding: Tensor) -> Tensor:
+    """A prompt a frame (N, 1, 256) behind SAM2's "not a point" token (1, 256) -> (N, 2, 256)."""
+    return torch.cat([padding.unsqueeze(0).expand(len(prompt), -1, -1), prompt], dim=1)
+
+
+def keep_precision(exact: Tensor, moved: Tensor) -> Tensor:
+    """`moved`, unless it was cast on its way: then `exact` on the device of `moved`.
+
+    The random frequencies of SAM2's position encoding are multiplied by up to 2π and go into a sine, so a cast to
+    half precision would move every position.
+    """
+    return moved if moved.dtype == exact.dtype else exact.to(moved.device)
+
+
+def gate(output: MaskOutput, rule: MaskGate) -> Tensor:
+    """Mask logits (N, M, H, W) with the frame's object score applied.
+
+    Args:
+        output: what the decoder said.
+        rule: `hard` writes -1024 where the object logit is not above 0, as SAM2 does; `soft` gives the logit of the product of
+            both probabilities; `off` leaves the masks as they are.
+    """
+    masks, score = output.mask_logit, output.object_logit.view(-1, 1, 1, 1)
+    if rule == "off":
+        return masks
+    if rule == "hard":
+        return masks.masked_fill(score <= 0, NO_OBJECT_LOGIT)
+    # With p = σ(m)σ(o): (1 - p) / p = e^-m + e^-o + e^-(m + o)
+    score = score.expand_as(masks)
+    return -torch.logsumexp(torch.stack([-masks, -score, -masks - score]), dim=0)

@@ -1,0 +1,145 @@
+"""The sizes of a SAM2 model, and the transformers config that follows from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from transformers import Sam2VideoConfig
+
+STRIDE_PX = 16  # of the embedding F; the masks have a quarter of it
+
+
+@dataclass(frozen=True)
+class Sam2Sizes:
+    """The sizes of a SAM2 model; the defaults are those of SAM2.1 hiera-small at 1024 × 1024.
+
+    Attributes:
+        image_size: side of the square image in pixels.
+        embed_dim: channels of the encoder's first stage; they double at each of the four stages.
+        num_heads: attention heads of the first stage; they double too.
+        blocks: transformer blocks a stage.
+        windows: window side a stage, in tokens of that stage.
+        global_blocks: numbers of the blocks that attend to the whole image, counted over all stages.
+        background: size of the learned position grid that is stretched over the image.
+        width: channels of the FPN, the decoder, the prompts and the memory attention.
+        decoder_heads: attention heads of the mask decoder.
+        decoder_mlp: hidden channels of the mask decoder's feed-forward layers.
+        iou_hidden: hidden channels of the head that predicts a mask's quality.
+        memory_channels: channels of a memory.
+        memory_layers: layers of the memory attention.
+        memory_mlp: hidden channels of the memory attention's feed-forward layers.
+
+    Raises:
+        ValueError: no model has these sizes.
+    """
+
+    image_size: int = 1024
+    embed_dim: int = 96
+    num_heads: int = 1
+    blocks: tuple[int, ...] = (1, 2, 11, 2)
+    windows: tuple[int, ...] = (8, 4, 14, 7)
+    global_blocks: tuple[int, ...] = (7, 10, 13)
+    background: tuple[int, ...] = (7, 7)
+    width: int = 256
+    decoder_heads: int = 8
+    decoder_mlp: int = 2048
+    iou_hidden: int = 256
+    memory_channels: int = 64
+    memory_layers: int = 4
+    memory_mlp: int = 2048
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            whole = tuple(value) if isinstance(value, list | tuple) else (value,)
+            least = 0 if field.name == "global_blocks" else 1
+            _require(
+                all(type(n) is int and n >= least for n in whole), f"{field.name} {value}: must be whole numbers >= {least}"
+            )
+            if isinstance(value, list):  # where the sizes come from JSON
+                object.__setattr__(self, field.name, whole)
+        self._check_encoder()
+        self._check_widths()
+
+    def _check_encoder(self) -> None:
+        stages = (len(self.blocks), len(self.windows), len(self.background))
+        _require(
+            stages == (4, 4, 2), f"blocks {self.blocks} and windows {self.windows}: 4 each; background {self.background}: 2"
+        )
+        _require(self.image_size % 32 == 0, f"image_size {self.image_size} is not a multiple of 32")
+        tiles = self.image_size // 4 % self.windows[0] == 0
+        _require(tiles, f"image_size {self.image_size} is not a multiple of 4 × the first window, {self.windows[0]}")
+        for stage in (1, 2, 3):
+            first, window = sum(self.blocks[:stage]), self.windows[stage - 1]
+            _require(first not in self.global_blocks, f"block {first} is the first of a stage and can't attend globally")
+            _require(window % 2 == 0, f"windows {self.windows}: {window} must be even, because the next stage halves it")
+        depth = sum(self.blocks)
+        _require(max(self.global_blocks, default=0) < depth, f"global_blocks {self.global_blocks} go beyond {depth} blocks")
+        _require(
+            self.embed_dim % self.num_heads == 0, f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}"
+        )
+
+    def _check_widths(self) -> None:
+        heads, memory = self.decoder_heads, self.memory_channels
+        _require(self.width % 8 == 0, f"width {self.width} is not a multiple of 8")
+        _require(self.width % (2 * heads) == 0, f"width {self.width} is not a multiple of 2 × decoder_heads {heads}")
+        _require(memory % 4 == 0, f"memory_channels {memory} is not a multiple of 4")
+        _require(self.width % memory == 0, f"width {self.width} is not a multiple of memory_channels {memory}")
+
+
+def sam2_config(**sizes: Any) -> Sam2VideoConfig:
+    """A transformers config, everything derived consistently from the fields of Sam2Sizes.
+
+    Raises:
+        ValueError: no model has these sizes.
+        TypeError: a size that Sam2Sizes doesn't know.
+    """
+    size = Sam2Sizes(**sizes)
+    dims = [size.embed_dim * 2**stage for stage in range(4)]
+    grid = size.image_size // STRIDE_PX
+    return Sam2VideoConfig(
+        vision_config={
+            "backbone_config": _hiera_config(size, dims),
+            "backbone_channel_list": dims[::-1],
+            "backbone_feature_sizes": [[4 * grid] * 2, [2 * grid] * 2, [grid] * 2],
+            "fpn_hidden_size": size.width,
+        },
+        prompt_encoder_config={"hidden_size": size.width, "image_size": size.image_size, "patch_size": STRIDE_PX},
+        mask_decoder_config={
+            "hidden_size": size.width,
+            "mlp_dim": size.decoder_mlp,
+            "num_attention_heads": size.decoder_heads,
+            "iou_head_hidden_dim": size.iou_hidden,
+        },
+        image_size=size.image_size,
+        memory_attention_hidden_size=size.width,
+        memory_attention_num_layers=size.memory_layers,
+        memory_attention_feed_forward_hidden_size=size.memory_mlp,
+        memory_attention_rope_feat_sizes=[grid, grid],
+        memory_encoder_hidden_size=size.width,
+        memory_encoder_output_channels=size.memory_channels,
+        mask_downsampler_embed_dim=size.width,
+        memory_fuser_embed_dim=size.width,
+        memory_fuser_intermediate_dim=4 * size.width,
+    )
+
+
+def _hiera_config(size: Sam2Sizes, dims: list[int]) -> dict[str, Any]:
+    return {
+        "model_type": "sam2_hiera_det_model",
+        "hidden_size": size.embed_dim,
+        "num_attention_heads": size.num_heads,
+        "image_size": [size.image_size] * 2,
+        "blocks_per_stage": list(size.blocks),
+        "embed_dim_per_stage": dims,
+        "num_attention_heads_per_stage": [size.num_heads * 2**stage for stage in range(4)],
+        "window_size_per_stage": list(size.windows),
+        "window_positional_embedding_background_size": list(size.background),
+        "global_attention_blocks": list(size.global_blocks),
+    }
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
