@@ -1,0 +1,325 @@
+"""Are these the files they should be? Hashes against checksums.json, safetensors headers, and no pickles. Reads no tensor."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from vadcli.errors import WeightsError
+
+CHECKSUMS_NAME = "checksums.json"
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
+HEADER_LENGTH_BYTES = 8
+MAX_HEADER_BYTES = 100_000_000  # what the safetensors library itself allows
+MAX_JSON_BYTES = 64_000_000
+DTYPE_BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16}
+DTYPE_BITS |= {"I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64}
+PICKLE = re.compile(rb"PK\x03\x04|\x80[\x02-\x05][^\x00]")  # torch's zip files, and pickles themselves
+LFS_MAGIC = b"version "
+
+
+@dataclass(frozen=True)
+class FileSum:
+    """What a file should be.
+
+    Attributes:
+        sha256: of its contents, 64 lower-case hex digits.
+        bytes: its length.
+    """
+
+    sha256: str
+    bytes: int
+
+    def __post_init__(self) -> None:
+        if len(self.sha256) != 64 or not set(self.sha256) <= set("0123456789abcdef") or self.bytes < 0:
+            raise ValueError(f"not a SHA-256 and a size: {self.sha256!r}, {self.bytes!r}")
+
+    def to_json(self) -> dict[str, Any]:
+        """As checksums.json holds it."""
+        return {"sha256": self.sha256, "bytes": self.bytes}
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What holding a folder against its checksums gave; file names relative to the folder, with `/`.
+
+    Attributes:
+        folder: what was looked at.
+        checked: number of files listed.
+        missing: listed, not there.
+        changed: there, with other contents.
+        extra: there, not listed.
+    """
+
+    folder: Path
+    checked: int
+    missing: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Nothing is missing, changed or extra."""
+        return not (self.missing or self.changed or self.extra)
+
+    def to_json(self) -> dict[str, Any]:
+        """As `vadcli weights verify --json` prints it."""
+        return {
+            "folder": str(self.folder),
+            "ok": self.ok,
+            "checked": self.checked,
+            "missing": list(self.missing),
+            "changed": list(self.changed),
+            "extra": list(self.extra),
+        }
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says of itself.
+
+    Attributes:
+        metadata: free text values by name.
+        tensors: name -> (dtype as safetensors spells it, shape).
+    """
+
+    metadata: Mapping[str, str]
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]]
+
+
+def write_checksums(folder: Path) -> Path:
+    """Hash every file of a folder into its checksums.json, in one whole write.
+
+    Raises:
+        WeightsError: the folder holds a pickle or a file that is called .safetensors and is none.
+    """
+    refuse_pickles(folder)
+    sums = {name: file_sum(folder / name) for name in file_names(folder)}
+    path = folder / CHECKSUMS_NAME
+    write_json(path, {name: item.to_json() for name, item in sums.items()})
+    return path
+
+
+def verify(folder: Path) -> Verified:
+    """Hash every file of a folder anew and hold it against its checksums.json.
+
+    Raises:
+        WeightsError: there is no usable checksums.json, or the folder holds a pickle or a file that is called .safetensors
+            and is none.
+    """
+    if not folder.is_dir():
+        raise WeightsError(f"{folder}: there is no such folder", hint="`vadcli weights list` names those that are here")
+    listed = read_checksums(folder)
+    refuse_pickles(folder)
+    return compare(folder, listed)
+
+
+def compare(folder: Path, listed: Mapping[str, FileSum], *, extras_matter: bool = True) -> Verified:
+    """Hold a folder's files against what they should be."""
+    here = set(file_names(folder))
+    missing = tuple(name for name in listed if not (folder / name).is_file())
+    changed = tuple(name for name, item in listed.items() if name not in missing and not _fits(folder / name, item))
+    extra = tuple(sorted(here - listed.keys())) if extras_matter else ()
+    return Verified(folder, len(listed), missing, changed, extra)
+
+
+def fingerprint(folder: Path) -> str:
+    """One SHA-256 over every file of a folder, the same whether or not it has a checksums.json.
+
+    The listed hashes are believed where sizes fit, nothing is missing or extra and no file is newer than the list; else
+    every file is read. `verify` is the thorough look.
+    """
+    sums = _believable(folder) or {name: file_sum(folder / name).sha256 for name in file_names(folder)}
+    text = json.dumps(dict(sorted(sums.items())), ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_checksums(folder: Path) -> dict[str, FileSum]:
+    """The folder's checksums.json.
+
+    Raises:
+        WeightsError: it is missing or is not what it should be.
+    """
+    path = folder / CHECKSUMS_NAME
+    hint = "`vadcli weights import` and `vadcli train` write one; make the folder anew"
+    if not path.is_file():
+        raise WeightsError(f"{path}: there is none, so the files can't be held against anything", hint=hint)
+    try:
+        return parse_sums(read_json(path))
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: not a list of checksums", hint=hint) from error
+
+
+def parse_sums(document: Mapping[str, Any]) -> dict[str, FileSum]:
+    """Checksums from JSON values; a name that leaves the folder is a ValueError, as is anything else that is not right."""
+    for name in document:
+        parts = PurePosixPath(name).parts
+        if not parts or parts[0] == "/" or ".." in parts or "\\" in name:
+            raise ValueError(f"{name!r} is not a file of this folder")
+    return {name: FileSum(str(item["sha256"]), int(item["bytes"])) for name, item in document.items()}
+
+
+def read_header(path: Path) -> Header:
+    """The header of a safetensors file, checked against the file's length. No tensor is read.
+
+    Raises:
+        WeightsError: it is missing, a pickle, a Git LFS pointer, damaged or cut short.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            start = file.read(HEADER_LENGTH_BYTES)
+            length = int.from_bytes(start, "little")
+            text = file.read(length) if HEADER_LENGTH_BYTES + length <= size and length <= MAX_HEADER_BYTES else b""
+    except OSError as error:
+        raise WeightsError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+    try:
+        header = _parse_header(json.loads(text), size - HEADER_LENGTH_BYTES - length)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise WeightsError(
+            f"{path}: {_what_it_is(start, error)}", hint="fetch or make it anew; only safetensors are read"
+        ) from error
+    return header
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Look at the name of every file and the header of every .safetensors file.
+
+    Raises:
+        WeightsError: one is a pickle, or called .safetensors and is none.
+    """
+    for name in file_names(folder):
+        if name.lower().endswith(PICKLE_SUFFIXES):
+            raise WeightsError(f"{folder / name}: may be a pickle, which runs code when loaded", hint="remove or convert it")
+        if name.endswith(".safetensors"):
+            read_header(folder / name)
+
+
+def file_names(folder: Path) -> list[str]:
+    """Every file under a folder but checksums.json and hidden ones; relative, with `/`, sorted."""
+
+    def walk(here: Path) -> Iterator[Path]:
+        for path in here.iterdir():
+            if path.name.startswith("."):
+                continue
+            if path.is_dir():
+                yield from walk(path)
+            elif path != folder / CHECKSUMS_NAME:
+                yield path
+
+    return sorted(path.relative_to(folder).as_posix() for path in walk(folder))
+
+
+def file_sum(path: Path) -> FileSum:
+    """Hash a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+        return FileSum(digest.hexdigest(), file.tell())
+
+
+def git_object_id(path: Path) -> str:
+    """The id under which git keeps a file: what the hub declares of files too small for LFS."""
+
+    def sha1() -> Any:
+        return hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+
+    with path.open("rb") as file:
+        make: Callable[[], Any] = sha1
+        return str(hashlib.file_digest(file, make).hexdigest())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError(f"{path}: too large to be what it should be")
+    try:
+        document = json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError(f"{path}: nested too deeply") from error
+    if not isinstance(document, dict):
+        raise ValueError(f"{path}: not a JSON object")
+    return document
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a whole JSON file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            json.dump(document, file, indent=2, ensure_ascii=True)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _fits(path: Path, item: FileSum) -> bool:
+    return path.stat().st_size == item.bytes and file_sum(path) == item
+
+
+def _believable(folder: Path) -> dict[str, str] | None:
+    """name -> sha256 as listed, where nothing speaks against the list; None else."""
+    try:
+        listed = read_checksums(folder)
+        written_ns = (folder / CHECKSUMS_NAME).stat().st_mtime_ns
+        if set(listed) != set(file_names(folder)):
+            return None
+        states = {name: (folder / name).stat() for name in listed}
+    except (WeightsError, OSError):
+        return None
+    if any(state.st_size != listed[name].bytes or state.st_mtime_ns > written_ns for name, state in states.items()):
+        return None
+    return {name: item.sha256 for name, item in listed.items()}
+
+
+def _parse_header(document: Any, data_bytes: int) -> Header:
+    """Check every tensor's place in the file; ValueError with what is wrong."""
+    if not isinstance(document, dict) or not isinstance(document.get("__metadata__", {}), dict):
+        raise TypeError(type(document))
+    metadata = document.pop("__metadata__", {})
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+    spans: list[tuple[int, int]] = []
+    for name, item in document.items():
+        dtype, shape = str(item["dtype"]), tuple(int(extent) for extent in item["shape"])
+        begin, end = (int(offset) for offset in item["data_offsets"])
+        bits = DTYPE_BITS.get(dtype, 0)
+        for extent in shape:
+            bits *= extent
+        if begin > end or (bits and bits != 8 * (end - begin)):
+            raise ValueError(f"tensor {name!r} doesn't fit its place")
+        tensors[name] = (dtype, shape)
+        spans.append((begin, end))
+    spans.sort()
+    if any(before[1] != after[0] for before, after in zip([(0, 0), *spans], spans, strict=False)):
+        raise ValueError("its tensors overlap or leave gaps")
+    wanted = spans[-1][1] if spans else 0
+    if wanted > data_bytes:
+        raise ValueError(f"it is cut short: {wanted - data_bytes} bytes are missing")
+    if wanted < data_bytes:
+        raise ValueError(f"{data_bytes - wanted} bytes too many follow its tensors")
+    return Header({str(key): str(value) for key, value in metadata.items()}, tensors)
+
+
+def _what_it_is(start: bytes, error: Exception) -> str:
+    if PICKLE.match(start):
+        return "a pickle called .safetensors, which is refused"
+    if start == LFS_MAGIC:
+        return "a Git LFS pointer, not the weights themselves"
+    if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+        return f"not a sound safetensors file: {error}"
+    return "not a safetensors file: its header is damaged"

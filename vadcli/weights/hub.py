@@ -1,0 +1,387 @@
+"""Public base models: fetched into the ecosystem's own cache, pinned to what the hub declares of them, found there again.
+
+The cache and its switches are huggingface_hub's (HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_ENDPOINT, HF_TOKEN). A lock file a
+name under `home()/.locks` holds the commit and every file's size and hash.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vadcli.errors import VadcliError, WeightsError
+from vadcli.weights.checksums import (
+    PICKLE_SUFFIXES,
+    FileSum,
+    Verified,
+    compare,
+    file_sum,
+    git_object_id,
+    parse_sums,
+    read_header,
+    read_json,
+    write_json,
+)
+from vadcli.weights.manifest import Entry, entry, home
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo, RepoSibling
+
+WANTED_FILES = ("*.safetensors", "*.json", "*.txt", "tokenizer*", "LICENSE*")
+UNWANTED_FILES = tuple(f"*{suffix}" for suffix in PICKLE_SUFFIXES)
+CONVERTER = "SFconvertbot"  # the hub's own account that adds safetensors to repositories which have pickles only
+DISK_FULL = ("No space left", "os error 28", "Disk quota exceeded")
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What the hub says of a file: its length, and the SHA-256 of a large one or git's object id of a small one."""
+
+    bytes: int | None
+    sha256: str | None
+    git_id: str | None
+
+    def fits(self, path: Path) -> bool:
+        """Whether the file is the one that was declared."""
+        if not path.is_file() or (self.bytes is not None and path.stat().st_size != self.bytes):
+            return False
+        if self.sha256 is not None:
+            return file_sum(path).sha256 == self.sha256
+        return self.git_id is None or git_object_id(path) == self.git_id
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A base model as it was fetched.
+
+    Attributes:
+        repo_id: on the hub.
+        commit: the commit that its files are of.
+        files: every fetched file.
+    """
+
+    repo_id: str
+    commit: str
+    files: Mapping[str, FileSum]
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """A base model that is here now.
+
+    Attributes:
+        name: the manifest's name.
+        folder: where its files lie, inside the hub's cache.
+        commit: what they are of.
+        bytes: their total size.
+        fetched: False where all of it was here before.
+    """
+
+    name: str
+    folder: Path
+    commit: str
+    bytes: int
+    fetched: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """As `vadcli weights pull --json` prints it."""
+        return {
+            "name": self.name,
+            "folder": str(self.folder),
+            "commit": self.commit,
+            "bytes": self.bytes,
+            "fetched": self.fetched,
+        }
+
+
+def _silent(line: str) -> None:
+    """Says nothing."""
+
+
+def pull(
+    name: str, *, update: bool = False, progress: bool = False, say: Callable[[str], None] = _silent
+) -> tuple[Pulled, ...]:
+    """Fetch a base model, or every base model that a LAVIDA folder is built from.
+
+    What is here already is verified and not fetched again; what is damaged is. A broken-off download goes on where it ended.
+
+    Args:
+        name: of the manifest.
+        update: take the repository's newest state in place of the pinned one.
+        progress: let the hub's library draw its bars on stderr.
+        say: is called with one line for what is going on.
+
+    Raises:
+        WeightsError: an unknown name, nothing to fetch, a repository that is not there or not open to this user, or files
+            that are not what the hub declares.
+        VadcliError: no network, a full disk.
+    """
+    wanted = entry(name)
+    if wanted.kind == "base":
+        return (_pull_base(wanted, update=update, progress=progress, say=say),)
+    if not wanted.parts:
+        raise WeightsError(f"{name}: there is nothing to fetch", hint=f"it {wanted.note}")
+    bases = [entry(part) for part in wanted.parts.values()]
+    return tuple(_pull_base(base, update=update, progress=progress, say=say) for base in bases)
+
+
+def base_folder(name: str) -> Path | None:
+    """Where a base model lies in the hub's cache; None where it is not, or not whole. Never touches the network.
+
+    A model that other programs have fetched counts too, as long as it has safetensors.
+    """
+    item = entry(name)
+    lock = read_lock(item)
+    folder = _cached_snapshot(item, lock.commit if lock else item.revision)
+    if folder is None or lock is None:
+        return folder
+    return folder if all(_has_size(folder / file, known.bytes) for file, known in lock.files.items()) else None
+
+
+def verify_pulled(name: str) -> Verified:
+    """Hash a fetched base model anew and hold it against its lock.
+
+    Raises:
+        WeightsError: it was never pulled, or its folder is gone.
+    """
+    item = entry(name)
+    lock = read_lock(item)
+    folder = _cached_snapshot(item, lock.commit) if lock else None
+    if lock is None or folder is None:
+        raise WeightsError(f"{name}: not fetched by vadcli", hint=f"run `vadcli weights pull {name}`")
+    return compare(folder, lock.files, extras_matter=False)
+
+
+def read_lock(item: Entry) -> Lock | None:
+    """What was pinned when a base model was fetched; None where there is no lock, or one of another repository."""
+    path = _lock_path(item)
+    if not path.is_file():
+        return None
+    try:
+        document = read_json(path)
+        lock = Lock(str(document["repo_id"]), str(document["commit"]), parse_sums(document["files"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise WeightsError(f"{path}: not a lock of fetched weights", hint="delete it and pull again") from error
+    return lock if lock.repo_id == item.repo_id else None
+
+
+def _pull_base(item: Entry, *, update: bool, progress: bool, say: Callable[[str], None]) -> Pulled:
+    from huggingface_hub import constants
+
+    lock = None if update else read_lock(item)
+    if lock and (folder := _cached_snapshot(item, lock.commit)) and compare(folder, lock.files, extras_matter=False).ok:
+        return _pulled(item, folder, lock, fetched=False)
+    if constants.HF_HUB_OFFLINE:
+        return _offline(item, lock, say)
+    with _one_line(item):
+        commit, declared = _declaration(item, lock, say)
+        folder = _download(item, commit, declared, progress=progress, say=say)
+    lock = Lock(item.repo_id, commit, {file: file_sum(folder / file) for file in sorted(declared)})
+    _write_lock(item, lock)
+    return _pulled(item, folder, lock, fetched=True)
+
+
+def _offline(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> Pulled:
+    """What is cached, unverified where nothing was ever declared of it."""
+    folder = _cached_snapshot(item, lock.commit if lock else item.revision)
+    if folder is None or lock is not None:
+        what = "what is cached is damaged or incomplete" if folder else "it is not in the cache"
+        raise WeightsError(f"{item.name}: HF_HUB_OFFLINE is set and {what}", hint="unset it and pull again")
+    say(f"{item.name}: HF_HUB_OFFLINE is set: taken from the cache as it is, with nothing to hold it against")
+    files = {file: file_sum(folder / file) for file in _wanted(path.name for path in folder.iterdir())}
+    return _pulled(item, folder, Lock(item.repo_id, folder.name, files), fetched=False)
+
+
+def _declaration(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> tuple[str, dict[str, Declared]]:
+    """The commit to fetch, and what every wanted file of it should be: from the lock, else from the hub."""
+    if lock is not None:
+        return lock.commit, {file: Declared(known.bytes, known.sha256, None) for file, known in lock.files.items()}
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    info = api.model_info(item.repo_id, revision=item.revision, files_metadata=True)
+    if not any(name.endswith(".safetensors") for name in _siblings(info)):
+        info = _converted(api, item, info)
+        say(f"{item.repo_id} itself holds pickles only; taking the safetensors that the hub's {CONVERTER} made of them")
+    siblings = _siblings(info)
+    declared = {}
+    for name in _wanted(siblings):
+        known, file = item.files.get(name), siblings[name]
+        size = file.lfs.size if file.lfs else file.size
+        declared[name] = (
+            Declared(known.bytes, known.sha256, None)
+            if known
+            else Declared(size, file.lfs.sha256 if file.lfs else None, None if file.lfs else file.blob_id)
+        )
+    return str(info.sha), declared
+
+
+def _converted(api: Any, item: Entry, original: ModelInfo) -> ModelInfo:
+    """The pull request in which the hub's converter added safetensors made of just these pickles.
+
+    Raises:
+        WeightsError: there is none.
+    """
+
+    def pickles(info: ModelInfo) -> dict[str, str]:
+        return {name: file.lfs.sha256 for name, file in _siblings(info).items() if name.endswith(".bin") and file.lfs}
+
+    requests = api.get_repo_discussions(item.repo_id, author=CONVERTER, discussion_type="pull_request")
+    for request in requests:
+        if request.author != CONVERTER or request.status not in ("open", "draft"):
+            continue
+        info = api.model_info(item.repo_id, revision=f"refs/pr/{request.num}", files_metadata=True)
+        if any(name.endswith(".safetensors") for name in _siblings(info)) and pickles(info) == pickles(original):
+            return info  # type: ignore[no-any-return]
+    raise WeightsError(
+        f"{item.repo_id} has no safetensors, and pickles are not fetched",
+        hint="convert it with transformers' save_pretrained elsewhere and name the folder to `vadcli weights import`",
+    )
+
+
+def _download(
+    item: Entry, commit: str, declared: Mapping[str, Declared], *, progress: bool, say: Callable[[str], None]
+) -> Path:
+    """Fetch, then hold every file against its declaration; what doesn't fit is fetched once more."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+
+    if not progress:
+        disable_progress_bars()
+    here = _cached_snapshot(item, commit, whole=False)
+    absent = {name: known for name, known in declared.items() if here is None or not _has_size(here / name, known.bytes)}
+    missing_bytes = sum(known.bytes or 0 for known in absent.values())
+    _need_room(item, missing_bytes)
+    say(f"{item.name}: fetching {missing_bytes / 1e9:.2f} GB from {item.repo_id} at {commit[:12]}")
+    folder = _snapshot(item, commit, local=False)
+    for name in (name for name, known in declared.items() if not known.fits(folder / name)):
+        say(f"{item.name}: {name} is not what the hub declares; fetching it again")
+        path = Path(hf_hub_download(item.repo_id, name, revision=commit, force_download=True))
+        if not declared[name].fits(path):
+            raise WeightsError(
+                f"{path}: not what was declared of {item.repo_id} at {commit[:12]}, twice",
+                hint="something between here and the hub changes files, or the repository was rewritten: try --update",
+            )
+    for name in declared:
+        if name.endswith(".safetensors"):
+            read_header(folder / name)
+    return folder
+
+
+def _snapshot(item: Entry, revision: str | None, *, local: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    wanted, unwanted = list(WANTED_FILES), list(UNWANTED_FILES)
+    path = snapshot_download(
+        item.repo_id, revision=revision, local_files_only=local, allow_patterns=wanted, ignore_patterns=unwanted
+    )
+    return Path(path)
+
+
+def _cached_snapshot(item: Entry, revision: str | None, *, whole: bool = True) -> Path | None:
+    """A snapshot in the hub's cache; with `whole`, one that has a config, safetensors and all that its index names."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if not Path(constants.HF_HUB_CACHE).is_dir():
+        return None
+    try:
+        folder = _snapshot(item, revision, local=True)
+    except (LocalEntryNotFoundError, OSError) as error:
+        partial = getattr(error, "snapshot_path", None)
+        return Path(partial) if partial and not whole else None
+    return folder if not whole or _is_model(folder) else None
+
+
+def _is_model(folder: Path) -> bool:
+    if not (folder / "config.json").is_file():
+        return False
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return any(folder.glob("*.safetensors"))
+    try:
+        shards = set(read_json(index)["weight_map"].values())
+    except (KeyError, ValueError, AttributeError, OSError):
+        return False
+    return all((folder / str(shard)).is_file() for shard in shards)
+
+
+def _need_room(item: Entry, wanted_bytes: int) -> None:
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE).absolute()
+    folder = next(parent for parent in (cache, *cache.parents) if parent.exists())
+    free = shutil.disk_usage(folder).free
+    if wanted_bytes > free:
+        raise VadcliError(
+            f"{item.name}: {wanted_bytes / 1e9:.1f} GB to fetch and {free / 1e9:.1f} GB free at {folder}",
+            hint="free space, or set HF_HOME to a folder on a larger disk",
+        )
+
+
+@contextmanager
+def _one_line(item: Entry) -> Iterator[None]:
+    """Turn what the hub's library raises into one line and what to do about it."""
+    from huggingface_hub import errors
+
+    where = f"{item.name}: {item.repo_id}"
+    later = "what has arrived is kept; run the same command again to go on"
+    try:
+        yield
+    except VadcliError:
+        raise
+    except errors.GatedRepoError as error:
+        hint = f"accept its terms at https://huggingface.co/{item.repo_id} and log in with `hf auth login`"
+        raise WeightsError(f"{where} is open only to those who asked for access", hint=hint) from error
+    except errors.RepositoryNotFoundError as error:
+        hint = "it may have moved or be private: log in with `hf auth login`, or name a local folder to `weights import`"
+        raise WeightsError(f"{where}: the hub has no such repository", hint=hint) from error
+    except (errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as error:
+        raise WeightsError(f"{where}: the pinned revision is gone from the hub", hint="take the newest: --update") from error
+    except errors.HfHubHTTPError as error:
+        raise VadcliError(f"{where}: the hub answered {error.response.status_code}", hint=later) from error
+    except Exception as error:
+        text = " ".join(str(error).split())
+        if any(words in text for words in DISK_FULL) or getattr(error, "errno", None) in (28, 122):
+            hint = f"free space, or set HF_HOME to a folder on a larger disk; {later}"
+            raise VadcliError(f"{where}: no space left on the device", hint=hint) from error
+        if isinstance(error, PermissionError):
+            raise VadcliError(f"{error.filename}: {error.strerror}", hint="set HF_HOME to a folder you can write to") from error
+        library = type(error).__module__.partition(".")[0]
+        if not isinstance(error, OSError | RuntimeError | ValueError) and not library.startswith("httpx"):
+            raise
+        hint = f"check the network, or HF_ENDPOINT where you use a mirror; {later}"
+        raise VadcliError(f"{where}: can't be fetched: {text[:200] or type(error).__name__}", hint=hint) from error
+
+
+def _wanted(names: Iterable[str]) -> list[str]:
+    def any_of(patterns: Iterable[str], name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+    return sorted(name for name in names if any_of(WANTED_FILES, name) and not any_of(UNWANTED_FILES, name))
+
+
+def _siblings(info: ModelInfo) -> dict[str, RepoSibling]:
+    return {file.rfilename: file for file in info.siblings or []}
+
+
+def _has_size(path: Path, size: int | None) -> bool:
+    return path.is_file() and (size is None or path.stat().st_size == size)
+
+
+def _pulled(item: Entry, folder: Path, lock: Lock, *, fetched: bool) -> Pulled:
+    return Pulled(item.name, folder, lock.commit, sum(known.bytes for known in lock.files.values()), fetched)
+
+
+def _lock_path(item: Entry) -> Path:
+    return home() / ".locks" / f"{item.name}.json"
+
+
+def _write_lock(item: Entry, lock: Lock) -> None:
+    files = {name: known.to_json() for name, known in lock.files.items()}
+    write_json(_lock_path(item), {"format_version": 1, "repo_id": lock.repo_id, "commit": lock.commit, "files": files})
