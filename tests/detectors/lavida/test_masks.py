@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import Tensor
 from transformers import Sam2VideoConfig
 
 from vadcli.detectors.lavida.masks import ImageFeatures, MaskModel, MaskOutput, TransformersMasks, gate, sam2_config
+from vadcli.errors import WeightsError
 
 WIDTH, SIZE = 32, 128
 TINY: dict[str, Any] = {
@@ -56,9 +59,19 @@ def transformers_masks() -> TransformersMasks:
     return random_transformers()
 
 
-@pytest.fixture(scope="module")
-def masks(transformers_masks: TransformersMasks) -> MaskModel:
-    return transformers_masks
+@pytest.fixture(scope="module", params=["transformers", "sam2"])
+def masks(request: pytest.FixtureRequest, transformers_masks: TransformersMasks) -> MaskModel:
+    return transformers_masks if request.param == "transformers" else package_twin(transformers_masks)
+
+
+def package_twin(model: TransformersMasks) -> Any:
+    """The sam2 package's model with the same weights, drawn anew first so that a weight left out shows."""
+    pytest.importorskip("sam2", reason="the sam2 package is not installed")
+    from vadcli.detectors.lavida.sam2_package import PackageMasks
+
+    twin = PackageMasks(model.sam2.config).eval()
+    twin.load_transformers_state(model.sam2.state_dict())
+    return twin
 
 
 def frames(count: int, seed: int = 2) -> Tensor:
@@ -127,6 +140,38 @@ def test_the_single_mask_is_chosen_for_stability_in_training_too(masks: MaskMode
         assert_same(masks.decode(features, prompts(8)), one)
     finally:
         masks.eval()  # type: ignore[attr-defined]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("multimask", [False, True])
+def test_both_backends_give_the_same_masks(transformers_masks: TransformersMasks, multimask: bool) -> None:
+    twin = package_twin(transformers_masks)
+    ours, theirs = transformers_masks.encode(frames(6)), twin.encode(frames(6))
+    for one, other in zip(
+        (ours.embedding, ours.position, *ours.high), (theirs.embedding, theirs.position, *theirs.high), strict=True
+    ):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    assert_same(
+        transformers_masks.decode(ours, prompts(6), multimask=multimask), twin.decode(theirs, prompts(6), multimask=multimask)
+    )
+
+
+@torch.no_grad()
+def test_both_backends_agree_in_bfloat16(transformers_masks: TransformersMasks) -> None:
+    ours, theirs = (model.to(torch.bfloat16) for model in (copy.deepcopy(transformers_masks), package_twin(transformers_masks)))
+    one, other = (model.decode(model.encode(frames(2)), prompts(2), multimask=True) for model in (ours, theirs))
+    assert_same(one, other, tolerance=0.05)
+    assert torch.equal(ours.encode(frames(1)).position, theirs.encode(frames(1)).position)
+
+
+def test_a_missing_package_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vadcli.detectors.lavida.sam2_package import PackageMasks
+
+    monkeypatch.setitem(sys.modules, "sam2", None)
+    for name in [name for name in sys.modules if name.startswith("sam2.")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(WeightsError, match="sam2 package can't be used"):
+        PackageMasks(sam2_config(**TINY))
 
 
 @torch.no_grad()

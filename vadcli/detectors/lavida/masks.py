@@ -128,10 +128,9 @@ class TransformersMasks(nn.Module):
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TransformersMasks:
-        embedding = self.sam2.shared_image_embedding
-        exact = embedding.positional_embedding
+        exact = dict(self.named_buffers())
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        embedding.positional_embedding = keep_precision(exact, embedding.positional_embedding)
+        restore_precision(self, exact)
         return self
 
     def encode(self, pixels: Tensor, *, chunk: int | None = None) -> ImageFeatures:
@@ -217,13 +216,16 @@ def with_padding_point(prompt: Tensor, padding: Tensor) -> Tensor:
     return torch.cat([padding.unsqueeze(0).expand(len(prompt), -1, -1), prompt], dim=1)
 
 
-def keep_precision(exact: Tensor, moved: Tensor) -> Tensor:
-    """`moved`, unless it was cast on its way: then `exact` on the device of `moved`.
+def restore_precision(model: nn.Module, exact: dict[str, Tensor]) -> None:
+    """Put back, as `exact` has them, the buffers of `model` that were cast on their way to another device or dtype.
 
-    The random frequencies of SAM2's position encoding are multiplied by up to 2π and go into a sine, so a cast to
-    half precision would move every position.
+    SAM2's only buffers are frequencies of its position encodings. They are multiplied by places and go into a sine, so a cast
+    to half precision would move every position.
     """
-    return moved if moved.dtype == exact.dtype else exact.to(moved.device)
+    for name, buffer in list(model.named_buffers()):
+        if buffer.dtype != exact[name].dtype:
+            owner, _, own = name.rpartition(".")
+            setattr(model.get_submodule(owner), own, exact[name].to(buffer.device))
 
 
 def gate(output: MaskOutput, rule: MaskGate) -> Tensor:
