@@ -264,6 +264,42 @@ class RenderOptions(FindOptions, DecodeOptions, TalkOptions):
             raise UsageError(f"--max-height {self.max_height} is too small to see", hint="give at least 16")
 
 
+@dataclass(frozen=True)
+class WeightsPullOptions(TalkOptions):
+    """Everything `vadcli weights pull` can be told."""
+
+    update: bool = option(False, "Take the repository's newest state in place of the pinned one.", panel=RUNNING)
+
+
+@dataclass(frozen=True)
+class WeightsImportOptions(TalkOptions):
+    """Everything `vadcli weights import` can be told."""
+
+    qwen: Path | None = option(
+        None, "Folder of Qwen2-VL as transformers saves it.", panel=HOW, metavar="DIR", default_text="what was pulled"
+    )
+    sam2: Path | None = option(
+        None,
+        "Folder of SAM2.1 as transformers saves it, or Meta's .pt file.",
+        panel=HOW,
+        metavar="PATH",
+        default_text="the same",
+    )
+    clip: Path | None = option(
+        None, "Folder of CLIP as transformers saves it.", panel=HOW, metavar="DIR", default_text="the same"
+    )
+    own: Path | None = option(None, "LAVIDA's own part, trained: a .safetensors file.", panel=HOW, metavar="FILE")
+    lora: Path | None = option(None, "PEFT adapters of the language model.", panel=HOW, metavar="DIR")
+    random_weights: bool = option(
+        False, "Draw the base models that are not found, by the preset's sizes; such a model detects nothing.", panel=HOW
+    )
+    seed: int = option(0, "Seed of what is drawn.", panel=HOW)
+    to: Path | None = option(
+        None, "The folder to make.", panel=OUTPUT, metavar="DIR", default_text="the preset's name where weights lie"
+    )
+    force: bool = option(False, "Replace the LAVIDA folder that is there.", panel=RUNNING)
+
+
 def parse_duration(text: str, name: str) -> float:
     """Seconds of `90`, `90s`, `15m`, `8h`, `2d` or `500ms`.
 

@@ -16,6 +16,7 @@ from vadcli.cli.doctor import doctor
 from vadcli.cli.events import events
 from vadcli.cli.render import render
 from vadcli.cli.scan import scan
+from vadcli.cli.weights import weights_app
 from vadcli.errors import VadcliError
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 for command in (scan, events, render, doctor):
     app.command()(command)
+app.add_typer(weights_app, name="weights")
 
 
 def _print_version(wanted: bool) -> None:

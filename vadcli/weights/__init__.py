@@ -21,7 +21,7 @@ from vadcli.weights.checksums import (
     verify,
     write_checksums,
 )
-from vadcli.weights.folders import WeightsStatus, check_folder, is_trained, locate, status
+from vadcli.weights.folders import WeightsStatus, check_folder, find, is_trained, locate, status
 from vadcli.weights.hub import Pulled, base_folder, pull, verify_pulled
 from vadcli.weights.manifest import Entry, entry, home, manifest
 
@@ -36,6 +36,7 @@ __all__ = [
     "base_folder",
     "check_folder",
     "entry",
+    "find",
     "fingerprint",
     "home",
     "is_trained",

@@ -111,14 +111,15 @@ def verify(folder: Path) -> Verified:
     """Hash every file of a folder anew and hold it against its checksums.json.
 
     Raises:
-        WeightsError: there is no usable checksums.json, or the folder holds a pickle or a file that is called .safetensors
+        WeightsError: there is no usable checksums.json, or what it lists is a pickle or a file that is called .safetensors
             and is none.
     """
     if not folder.is_dir():
         raise WeightsError(f"{folder}: there is no such folder", hint="`vadcli weights list` names those that are here")
-    listed = read_checksums(folder)
-    refuse_pickles(folder)
-    return compare(folder, listed)
+    result = compare(folder, read_checksums(folder))
+    if result.ok:
+        refuse_pickles(folder)
+    return result
 
 
 def compare(folder: Path, listed: Mapping[str, FileSum], *, extras_matter: bool = True) -> Verified:

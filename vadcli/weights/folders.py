@@ -12,7 +12,7 @@ import vadcli
 from vadcli.errors import WeightsError
 from vadcli.weights.checksums import file_names, read_json, refuse_pickles
 from vadcli.weights.hub import base_folder, read_lock
-from vadcli.weights.manifest import Entry, entry, home, manifest
+from vadcli.weights.manifest import Entry, home, manifest
 
 PARTS = ("mllm", "text", "sam2")
 MAKE_ONE = (
@@ -84,26 +84,41 @@ def locate(model: str) -> Path:
     Raises:
         WeightsError: it is not there, or what is there is no LAVIDA folder that can be loaded.
     """
-    path = Path(model).expanduser()
-    if path.is_dir() or os.sep in model or (os.altsep and os.altsep in model) or model.startswith("~"):
-        if not path.is_dir():
-            raise WeightsError(f"{model}: there is no such folder", hint=MAKE_ONE)
-        check_folder(path)
-        return path
-    found = next((folder for folder in _candidates(model) if folder.is_dir()), None)
-    if found is not None:
-        check_folder(found)
-        return found
-    known = entry(model) if model in manifest() else None
-    if known is not None and known.kind == "base":
+    known = manifest().get(model)
+    if known is not None and known.kind == "base" and not Path(model).is_dir():
         hint = f"build a LAVIDA folder of it: `vadcli weights import`; it is {known.purpose}"
         raise WeightsError(f"{model}: a base model, not a LAVIDA folder", hint=hint)
+    folder = find(model)
+    check_folder(folder)
+    return folder
+
+
+def find(name: str) -> Path:
+    """The folder that a path or any name stands for, base models included; what is in it is not looked at.
+
+    Raises:
+        WeightsError: it is not on this machine.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if os.sep in name or (os.altsep and os.altsep in name) or name.startswith("~"):
+        raise WeightsError(f"{name}: there is no such folder", hint=MAKE_ONE)
+    known = manifest().get(name)
+    if known is not None and known.kind == "base":
+        cached = base_folder(name)
+        if cached is None:
+            raise WeightsError(f"{name}: not on this machine, or not whole", hint=f"run `vadcli weights pull {name}`")
+        return cached
+    found = next((folder for folder in _candidates(name) if folder.is_dir()), None)
+    if found is not None:
+        return found
     if known is not None:
         raise WeightsError(
-            f"{model}: not on this machine; {known.note}", hint="or use --detector motion, which needs no weights"
+            f"{name}: not on this machine; {known.note}", hint="or use --detector motion, which needs no weights"
         )
-    names = [item.name for item in status() if item.kind == "lavida"]
-    raise WeightsError(f"no LAVIDA weights are called {model!r}; known: {', '.join(names)}", hint=MAKE_ONE)
+    names = [*(item.name for item in manifest().values() if item.kind == "lavida"), *_own_names()]
+    raise WeightsError(f"no LAVIDA weights are called {name!r}; known: {', '.join(names)}", hint=MAKE_ONE)
 
 
 def is_trained(folder: Path) -> bool:

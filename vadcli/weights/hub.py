@@ -125,7 +125,7 @@ def pull(
     if wanted.kind == "base":
         return (_pull_base(wanted, update=update, progress=progress, say=say),)
     if not wanted.parts:
-        raise WeightsError(f"{name}: there is nothing to fetch", hint=f"it {wanted.note}")
+        raise WeightsError(f"{name}: there is nothing to fetch", hint=wanted.note)
     bases = [entry(part) for part in wanted.parts.values()]
     return tuple(_pull_base(base, update=update, progress=progress, say=say) for base in bases)
 

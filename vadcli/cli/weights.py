@@ -1,0 +1,182 @@
+"""`vadcli weights`: what weights there are, fetching, checking and finding them, and building LAVIDA folders of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vadcli.cli._options import with_options
+from vadcli.cli._output import emit_json, log, say_error, set_up_talk
+from vadcli.errors import WeightsError
+from vadcli.options import TalkOptions, WeightsImportOptions, WeightsPullOptions
+
+if TYPE_CHECKING:
+    from vadcli.weights import Verified, WeightsStatus
+
+weights_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, fetch, check, find and build weights.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="One of `vadcli weights list`.")]
+Named = Annotated[str, typer.Argument(metavar="NAME|DIR", help="One of `vadcli weights list`, or a LAVIDA folder.")]
+Some = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME|DIR]...", help="Names or LAVIDA folders; all that are here where none is given."),
+]
+Preset = Annotated[str, typer.Argument(metavar="PRESET", help="lavida-7b, lavida-2b or lavida-tiny.")]
+
+
+@weights_app.command("list")
+@with_options(TalkOptions, section="weights-list")
+def list_weights(*, options: TalkOptions) -> None:
+    """Say which weights there are, which of them are here, and what they are for.
+
+    \b
+    Examples:
+      vadcli weights list
+      vadcli weights list --json
+    """  # noqa: D301
+    from vadcli import weights
+
+    set_up_talk(options)
+    for item in weights.status():
+        if options.json:
+            emit_json(item.to_json())
+        else:
+            typer.echo(_line(item))
+
+
+@weights_app.command()
+@with_options(WeightsPullOptions, section="weights-pull")
+def pull(*, name: Name, options: WeightsPullOptions) -> None:
+    """Fetch public base models into the hub's cache, and hold every file against what the hub declares.
+
+    A LAVIDA name fetches the base models that it is built from. Only safetensors, JSON and text are fetched. HF_HOME,
+    HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are heeded.
+
+    \b
+    Examples:
+      vadcli weights pull lavida-2b
+      vadcli weights pull sam2.1-hiera-small --update
+    """  # noqa: D301
+    from vadcli import weights
+
+    set_up_talk(options)
+    progress = sys.stderr.isatty() and not options.quiet
+    for item in weights.pull(name, update=options.update, progress=progress, say=log.info):
+        if options.json:
+            emit_json(item.to_json())
+        else:
+            typer.echo(f"{item.name}\t{item.folder}")
+    note = weights.entry(name).note
+    if note:
+        log.info("%s: %s", name, note)
+
+
+@weights_app.command()
+@with_options(TalkOptions, section="weights-verify")
+def verify(*, names: Some = None, options: TalkOptions) -> None:
+    """Hash every file anew and name those that are missing, changed or extra. Exits 4 where there are any.
+
+    \b
+    Examples:
+      vadcli weights verify
+      vadcli weights verify lavida-2b ./my-lavida
+    """  # noqa: D301
+    from vadcli import weights
+
+    set_up_talk(options)
+    wanted = names or [
+        item.name for item in weights.status() if item.folder is not None and (item.commit or item.kind == "lavida")
+    ]
+    bad = False
+    for name in wanted:
+        known = weights.manifest().get(name)
+        is_base = known is not None and known.kind == "base" and not Path(name).is_dir()
+        try:
+            result = weights.verify_pulled(name) if is_base else weights.verify(weights.find(name))
+        except WeightsError as error:
+            bad = True
+            say_error(error)
+            continue
+        bad = bad or not result.ok
+        if options.json:
+            emit_json({"name": name, **result.to_json()})
+        else:
+            _print_verified(name, result)
+    if not wanted:
+        log.info("no weights are here that could be verified")
+    if bad:
+        raise typer.Exit(4)
+
+
+@weights_app.command()
+@with_options(TalkOptions, section="weights-path")
+def path(*, name: Named, options: TalkOptions) -> None:
+    """Print the folder that a name stands for.
+
+    \b
+    Examples:
+      vadcli weights path lavida-tiny
+      du -shL "$(vadcli weights path qwen2-vl-2b)"
+    """  # noqa: D301
+    from vadcli import weights
+
+    set_up_talk(options)
+    folder = weights.find(name)
+    if options.json:
+        emit_json({"name": name, "folder": str(folder)})
+    else:
+        typer.echo(folder)
+
+
+@weights_app.command("import")
+@with_options(WeightsImportOptions, section="weights-import")
+def import_weights(*, preset: Preset, options: WeightsImportOptions) -> None:
+    """Build a LAVIDA folder, which `--model` takes, from base models on this machine and a trained own part.
+
+    Base models that are not named are taken from where `vadcli weights pull` put them. Nothing is fetched.
+
+    \b
+    Examples:
+      vadcli weights import lavida-2b
+      vadcli weights import lavida-7b --sam2 sam2.1_hiera_small.pt --own lavida.safetensors --to ./lavida-7b
+      vadcli weights import lavida-tiny --random-weights
+    """  # noqa: D301
+    from vadcli import weights
+    from vadcli.importing import Sources, import_lavida
+
+    set_up_talk(options)
+    sources = Sources(options.qwen, options.sam2, options.clip, options.own, options.lora)
+    dest = options.to or weights.home() / preset
+    drawn, seed, force = options.random_weights, options.seed, options.force
+    result = import_lavida(preset, dest, sources, random_weights=drawn, seed=seed, force=force, say=log.info)
+    log.info("%d files linked, %d copied", len(result.linked), len(result.copied))
+    for note in result.notes:
+        log.info("note: %s", note)
+    if not result.trained:
+        log.warning("LAVIDA's own part is untrained: train it with `vadcli train`, or give a trained one with --own")
+    if options.json:
+        emit_json(result.to_json())
+    else:
+        typer.echo(result.folder)
+
+
+def _line(item: WeightsStatus) -> str:
+    """name, state, size, purpose and what else to know, in columns."""
+    known = item.entry
+    size = f"{item.bytes / 1e9:.1f} GB" if item.bytes is not None else ""
+    if not size and known is not None and known.download_gb is not None:
+        size = f"~{known.download_gb:g} GB"
+    words = (
+        [item.trouble] if item.trouble else [] if known is None else [known.purpose, known.repo_id, known.licence, known.note]
+    )
+    return f"{item.name:22} {item.state:9} {size:9} {'; '.join(word for word in words if word)}".rstrip()
+
+
+def _print_verified(name: str, result: Verified) -> None:
+    for what in ("missing", "changed", "extra"):
+        for file in getattr(result, what):
+            typer.echo(f"{what}\t{result.folder / file}")
+    log.info("%s: %s, %d files", name, "as it should be" if result.ok else "not what it should be", result.checked)

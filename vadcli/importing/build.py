@@ -1,0 +1,233 @@
+"""The folder itself, put together in a temporary place and renamed into the real one."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vadcli import weights
+from vadcli.errors import UsageError, VadcliError, WeightsError
+from vadcli.importing.files import OWN_NAME, Imported, files_of, model_type, place, place_model, read_config
+from vadcli.importing.sources import ADAPTER_FILES, META_SUFFIXES, Sources, check_extras, find_parts, need_room
+from vadcli.outputs.atomic import Scratch
+
+if TYPE_CHECKING:
+    from vadcli.detectors.lavida.config import LavidaConfig
+
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "special_tokens_map*", "added_tokens*", "LICENSE*")
+
+
+def import_lavida(
+    preset: str,
+    dest: Path,
+    sources: Sources,
+    *,
+    random_weights: bool = False,
+    seed: int = 0,
+    force: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> Imported:
+    """Build a LAVIDA folder.
+
+    Args:
+        preset: whose sizes, prompt and sampling the model has.
+        dest: the folder to make.
+        sources: where the parts are.
+        random_weights: draw base models that are not found, by the preset's sizes. Such a model detects nothing.
+        seed: of what is drawn.
+        force: replace a LAVIDA folder that is there.
+        say: is called with one line for what is going on.
+
+    Raises:
+        UsageError: no such preset, or `dest` is there.
+        WeightsError: a part is missing, damaged, of another size or a pickle.
+        VadcliError: the disk is full.
+    """
+    from vadcli.detectors.lavida.config import load_preset
+
+    try:
+        config = load_preset(preset)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    _refuse_existing(dest, force=force)
+    found = find_parts(config, sources, random_weights=random_weights)
+    check_extras(sources)
+    need_room(config, found, sources, dest)
+    result = Imported(dest)
+    with _quiet(), _disk_errors(dest), Scratch(dest.absolute().parent / ".importing") as scratch:
+        folder = scratch.folder / dest.name
+        _build(config, found, sources, folder, result, seed=seed, say=say or (lambda line: None))
+        weights.write_checksums(folder)
+        weights.check_folder(folder)
+        if dest.exists():
+            dest.rename(scratch.folder / "replaced")
+        folder.rename(dest)
+    return result
+
+
+def _build(
+    config: LavidaConfig,
+    found: Mapping[str, Path | None],
+    sources: Sources,
+    folder: Path,
+    result: Imported,
+    *,
+    seed: int,
+    say: Callable[[str], None],
+) -> None:
+    """Write every file of the folder but its checksums."""
+    drawn = [part for part, source in found.items() if source is None]
+    if drawn:
+        from vadcli.detectors.lavida.checkpoint import create
+
+        say(f"drawing {', '.join(drawn)} at random, seed {seed}")
+        create(config.name, folder, seed=seed)
+        result.notes.append(f"{', '.join(drawn)} drawn at random (seed {seed}): this model detects nothing until it is trained")
+        result.converted += drawn
+        if len(drawn) < len(found):
+            (folder / OWN_NAME).unlink(missing_ok=True)
+    builders = {"mllm": place_model, "text": _build_text, "sam2": _build_sam2}
+    for part, source in found.items():
+        if source is not None:
+            say(f"{part}: from {source}")
+            shutil.rmtree(folder / part, ignore_errors=True)
+            (folder / part).mkdir(parents=True)
+            builders[part](source, folder / part, result)
+    _fit_tokenizer(folder / "mllm", config, result)
+    if sources.own is not None:
+        (folder / OWN_NAME).unlink(missing_ok=True)
+        result.trained = weights.read_header(sources.own).metadata.get("trained") == "true"
+        place(sources.own, folder / OWN_NAME, result)
+        if not result.trained:
+            result.notes.append(f"{sources.own} doesn't say that it was trained: the folder counts as untrained")
+    if sources.lora is not None:
+        (folder / "lora").mkdir()
+        for name in ADAPTER_FILES:
+            place(sources.lora / name, folder / "lora" / name, result)
+    names = {part: str(source) if source else f"random, seed {seed}" for part, source in found.items()}
+    names |= {"own": str(sources.own)} if sources.own else {}
+    _write_config(replace(config, trained=result.trained, seed=seed, sources=names), folder)
+
+
+def _write_config(config: LavidaConfig, folder: Path) -> None:
+    document = {**config.to_json(), "parts": {}}
+    (folder / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def _build_text(source: Path, folder: Path, result: Imported) -> None:
+    """The text half of a CLIP folder; a CLIP text folder as it is."""
+    if model_type(source) == "clip_text_model":
+        place_model(source, folder, result)
+        return
+    import transformers
+
+    clip: Any = transformers.CLIPTextModel
+    with _as_weights_error(source):
+        model, info = clip.from_pretrained(
+            source, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype="auto"
+        )
+    if info["missing_keys"]:
+        raise WeightsError(f"{source}: {min(info['missing_keys'])} is missing", hint="fetch or make the folder anew")
+    model.save_pretrained(folder)
+    result.converted.append("text")
+    for path in files_of(source, TOKENIZER_FILES):
+        place(path, folder / path.name, result, link=False)
+
+
+def _build_sam2(source: Path, folder: Path, result: Imported) -> None:
+    if source.suffix in META_SUFFIXES:
+        from vadcli.importing.meta import convert_meta
+
+        convert_meta(source, folder)
+        result.converted.append("sam2")
+        return
+    if model_type(source) == "sam2":
+        result.notes.append(f"{source} is the image model: without a video memory, masks can't be propagated between frames")
+    place_model(source, folder, result)
+
+
+def _fit_tokenizer(folder: Path, config: LavidaConfig, result: Imported) -> None:
+    """Add `<SEG>` where the tokenizer lacks it, and see that the prompt can be written with it."""
+    import transformers
+
+    from vadcli.detectors.lavida.config import SEG
+    from vadcli.detectors.lavida.prompts import add_seg, build_prompt
+
+    with _as_weights_error(folder):
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        if SEG not in tokenizer.get_vocab():
+            add_seg(tokenizer)
+            tokenizer.save_pretrained(folder)
+            result.notes.append(f"{SEG} added to the tokenizer")
+        build_prompt(tokenizer, ["fire"], config.prompt)
+    seg = int(tokenizer.convert_tokens_to_ids(SEG))
+    shapes = (
+        shape
+        for path in sorted(folder.glob("*.safetensors"))
+        for name, (_, shape) in weights.read_header(path).tensors.items()
+        if name.endswith("embed_tokens.weight")
+    )
+    rows = next(shapes, (0,))[0]
+    if seg >= rows:
+        result.notes.append(
+            f"{SEG} is token {seg} and the embedding has {rows} rows: it is enlarged whenever the model is loaded"
+        )
+
+
+def _refuse_existing(dest: Path, *, force: bool) -> None:
+    if not dest.exists() and not dest.is_symlink():
+        return
+    if not force:
+        raise UsageError(f"{dest}: is there already", hint="choose another folder with --to, or replace it with --force")
+    ours = dest.is_dir() and not dest.is_symlink() and (not any(dest.iterdir()) or "format_version" in read_config(dest))
+    if not ours:
+        raise UsageError(f"{dest}: not a LAVIDA folder, so --force doesn't replace it", hint="remove it yourself")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bars and no advice from transformers on stderr."""
+    import transformers.utils.logging as theirs
+
+    talk: Any = theirs
+    level, bars = talk.get_verbosity(), talk.is_progress_bar_enabled()
+    talk.set_verbosity_error()
+    talk.disable_progress_bar()
+    try:
+        yield
+    finally:
+        talk.set_verbosity(level)
+        if bars:
+            talk.enable_progress_bar()
+
+
+@contextmanager
+def _as_weights_error(where: Path) -> Iterator[None]:
+    """What transformers raises over a folder, as one line."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise
+        words = " ".join(str(error).split())[:200]
+        raise WeightsError(f"{where}: can't be used: {words}", hint="fetch or make the folder anew") from error
+
+
+@contextmanager
+def _disk_errors(dest: Path) -> Iterator[None]:
+    try:
+        yield
+    except VadcliError:
+        raise
+    except Exception as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        if full:
+            hint = "free space, or choose another folder with --to; nothing half-built is left"
+            raise VadcliError(f"{dest}: no space left on the device", hint=hint) from error
+        raise
