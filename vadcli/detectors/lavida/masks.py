@@ -111,7 +111,9 @@ class TransformersMasks(nn.Module):
         self.sam2: Any = sam2
         self.image_size = int(sam2.config.image_size)
         self.width = int(sam2.config.vision_config.fpn_hidden_size)
-        sam2.vision_encoder.neck.position_encoding = SinePosition(self.width, finest=self.image_size // STRIDE_PX)
+        grid = self.image_size // STRIDE_PX
+        sam2.vision_encoder.neck.position_encoding = SinePosition(self.width, finest=grid)
+        sam2.memory_encoder.position_encoding = SinePosition(int(sam2.config.memory_encoder_output_channels), finest=grid)
         with torch.no_grad():
             sam2.prompt_encoder.shared_embedding.positional_embedding.copy_(sam2.shared_image_embedding.positional_embedding)
         self.train(self.training)
@@ -155,15 +157,34 @@ class TransformersMasks(nn.Module):
         """See MaskModel.decode; with one mask, SAM2's stability choice replaces an unstable one by the best of the three."""
         embedding = features.embedding + self.sam2.no_memory_embedding.view(1, -1, 1, 1)
         sparse = with_padding_point(prompt.to(embedding.dtype), self.sam2.prompt_encoder.not_a_point_embed.weight)
-        mask_logit, iou, _, object_logit = self.sam2.mask_decoder(
+        dense = self.sam2.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
+        mask_logit, iou, _, object_logit = self.heads(embedding, features.high, sparse, dense, multimask=multimask)
+        return MaskOutput(object_logit.float(), mask_logit.float(), iou.float())
+
+    def heads(
+        self, embedding: Tensor, high: tuple[Tensor, Tensor], sparse: Tensor, dense: Tensor, *, multimask: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The bare decoder, in the model's dtype.
+
+        Args:
+            embedding: (N, 256, h, w), whatever is to be added to F already in it.
+            high: F_s0 and F_s1.
+            sparse: prompt tokens, (N, P, 256).
+            dense: mask prompt, (N or 1, 256, h or 1, w or 1).
+            multimask: three masks in place of one.
+
+        Returns:
+            Mask logits (N, M, 4h, 4w), qualities (N, M), mask tokens (N, M, 256) and object logits (N,).
+        """
+        mask_logit, iou, tokens, object_logit = self.sam2.mask_decoder(
             image_embeddings=embedding,
             image_positional_embeddings=self.image_position(embedding),
-            sparse_prompt_embeddings=sparse.unsqueeze(1),  # (N, 1, 2, 256): one prompt a frame, of two tokens
-            dense_prompt_embeddings=self.sam2.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1),
+            sparse_prompt_embeddings=sparse.unsqueeze(1),  # (N, 1, P, 256): one prompt a frame
+            dense_prompt_embeddings=dense,
             multimask_output=multimask,
-            high_resolution_features=list(features.high),
+            high_resolution_features=list(high),
         )
-        return MaskOutput(object_logit[:, 0, 0].float(), mask_logit[:, 0].float(), iou[:, 0].float())
+        return mask_logit[:, 0], iou[:, 0], tokens[:, 0], object_logit[:, 0, 0]
 
     def image_position(self, embedding: Tensor) -> Tensor:
         """The decoder's position encoding of the whole image, (1, 256, h, w), in the dtype of `embedding` (N, 256, h, w)."""
@@ -177,7 +198,7 @@ class TransformersMasks(nn.Module):
 
 
 class SinePosition(nn.Module):
-    """The FPN's sine position encoding, computed in float32 for one frame and then cast.
+    """SAM2's sine position encoding, computed in float32 for one frame and then cast.
 
     Transformers' own computes it in the model's dtype, for every frame and level.
 

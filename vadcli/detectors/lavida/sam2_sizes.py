@@ -8,6 +8,7 @@ from typing import Any
 from transformers import Sam2VideoConfig
 
 STRIDE_PX = 16  # of the embedding F; the masks have a quarter of it
+MEMORY_CHANNELS = 64  # what transformers' memory attention reads, whatever the config says
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Sam2Sizes:
         decoder_heads: attention heads of the mask decoder.
         decoder_mlp: hidden channels of the mask decoder's feed-forward layers.
         iou_hidden: hidden channels of the head that predicts a mask's quality.
-        memory_channels: channels of a memory.
+        memory_channels: channels of a memory; with others than 64 all works but the propagation of masks.
         memory_layers: layers of the memory attention.
         memory_mlp: hidden channels of the memory attention's feed-forward layers.
 
@@ -45,7 +46,7 @@ class Sam2Sizes:
     decoder_heads: int = 8
     decoder_mlp: int = 2048
     iou_hidden: int = 256
-    memory_channels: int = 64
+    memory_channels: int = MEMORY_CHANNELS
     memory_layers: int = 4
     memory_mlp: int = 2048
 

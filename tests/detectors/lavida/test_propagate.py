@@ -1,0 +1,162 @@
+"""Masks carried between known frames by SAM2's memory, on small random weights."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import Sam2VideoInferenceSession
+
+from tests.detectors.lavida.test_masks import SIZE, one_thread, random_transformers  # noqa: F401  one_thread is a fixture
+from vadcli.detectors.lavida.masks import TransformersMasks
+from vadcli.detectors.lavida.propagate import propagate
+
+SIDE = SIZE // 4
+
+
+@pytest.fixture(scope="module")
+def model() -> TransformersMasks:
+    model = random_transformers(width=128, memory_channels=64)
+    with torch.no_grad():
+        last = model.sam2.mask_decoder.pred_obj_score_head.proj_out
+        last.bias.fill_(1.0)  # the object is there, or every mask would be -1024
+        model.sam2.memory_encoder.memory_fuser.layers[0].scale.fill_(0.5)
+    return model
+
+
+def film(count: int) -> Tensor:
+    """Noise that drifts to the right, so that neighbouring frames have something in common."""
+    still = torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(4))
+    return torch.cat([still.roll(4 * frame, dims=-1) for frame in range(count)])
+
+
+def blob(place: int, side: int = SIDE) -> Tensor:
+    mask = torch.full((side, side), -5.0)
+    mask[side // 4 : side // 2, place : place + side // 4] = 5.0
+    return mask
+
+
+def test_known_frames_come_back_as_given(model: TransformersMasks) -> None:
+    known = {0: blob(2), 3: blob(9), 4: torch.randn(SIDE, SIDE)}
+    masks = propagate(model, film(7), known)
+    assert (masks.shape, masks.dtype) == ((7, SIDE, SIDE), torch.float32)
+    for frame, logit in known.items():
+        assert torch.equal(masks[frame], logit)
+    assert torch.isfinite(masks).all()
+
+
+def test_where_all_is_known_nothing_is_computed(model: TransformersMasks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "encode", lambda *_: pytest.fail("encoded a frame"))
+    known = {frame: torch.randn(SIDE, SIDE) for frame in range(5)}
+    assert torch.equal(propagate(model, film(5), known), torch.stack(list(known.values())))
+
+
+def test_the_mask_matters_and_so_does_the_picture(model: TransformersMasks) -> None:
+    usual = propagate(model, film(4), {0: blob(2)})
+    assert (usual[1:] - propagate(model, film(4), {0: blob(20)})[1:]).abs().amax((1, 2)).min() > 1e-4
+    assert (usual[1:] - propagate(model, film(5)[1:], {0: blob(2)})[1:]).abs().amax((1, 2)).min() > 1e-4
+
+
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_a_stretch_is_independent_of_the_others(model: TransformersMasks, batch: int) -> None:
+    pixels = film(12)
+    known = {0: blob(2), 2: blob(4), 7: blob(6), 8: blob(8)}
+    together = propagate(model, pixels, known, batch=batch)
+    for start, end in ((0, 2), (2, 7), (7, 8), (8, 12)):
+        alone = propagate(model, pixels[start:end], {0: known[start]})
+        torch.testing.assert_close(together[start:end], alone, atol=1e-5, rtol=1e-5)
+    assert torch.equal(together, propagate(model, pixels, known, batch=batch)), "not deterministic"
+
+
+def test_memory_is_bounded(model: TransformersMasks, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    attend = model.sam2.memory_attention.forward
+
+    def watched(*, memory: Tensor, **rest: Any) -> Tensor:
+        lengths.append(len(memory))
+        return attend(memory=memory, **rest)
+
+    monkeypatch.setattr(model.sam2.memory_attention, "forward", watched)
+    masks = propagate(model, film(40), {0: blob(2)})
+    assert torch.isfinite(masks).all()
+    grid, splits = (SIZE // 16) ** 2, model.width // 64
+    assert lengths[0] == grid + splits
+    assert max(lengths) == lengths[-1] == 7 * grid + 16 * splits
+    assert lengths[20:] == [max(lengths)] * 19
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_tracks_as_transformers_does(model: TransformersMasks, monkeypatch: pytest.MonkeyPatch, present: bool) -> None:
+    """Transformers' own session over 20 frames, past the end of every bounded memory."""
+    sam2 = model.sam2
+    mask = blob(5) if present else blob(5) - 10
+    theirs_alone = sam2._single_frame_forward
+
+    def single(**inputs: Any) -> Any:
+        """Meta's code takes a mask prompt's pointer from the single mask, transformers from the best of three."""
+        return theirs_alone(**({"multimask_output": False} if inputs.get("input_masks") is not None else {}) | inputs)
+
+    monkeypatch.setattr(sam2, "_single_frame_forward", single)
+    frames = film(20)
+    session = Sam2VideoInferenceSession(video=frames, video_height=SIZE, video_width=SIZE, dtype=torch.float32)
+    full = torch.nn.functional.interpolate(mask[None, None], size=(SIZE, SIZE), mode="bilinear") > 0
+    session.add_mask_inputs(session.obj_id_to_idx(1), 0, full.float())
+    session.obj_with_new_inputs = [1]
+    theirs = [output.pred_masks[0, 0] for output in sam2.propagate_in_video_iterator(session, start_frame_idx=0)]
+    ours = propagate(model, frames, {0: mask})
+    torch.testing.assert_close(ours[1:], torch.stack(theirs[1:]), atol=1e-4, rtol=1e-4)
+
+
+def test_an_absent_object_is_carried_as_absent(model: TransformersMasks) -> None:
+    head = model.sam2.mask_decoder.pred_obj_score_head.proj_out
+    with torch.no_grad():
+        head.bias.sub_(100)
+        try:
+            masks = propagate(model, film(3), {0: blob(2)})
+        finally:
+            head.bias.add_(100)
+    assert (masks[1:] == -1024).all()
+
+
+def test_masks_of_another_size_are_resized(model: TransformersMasks) -> None:
+    masks = propagate(model, film(1), {0: blob(4, side=2 * SIDE)})
+    assert masks.shape == (1, SIDE, SIDE)
+    assert masks[0, SIDE // 4 + 2, 4] == 5.0
+
+
+def test_half_precision(model: TransformersMasks) -> None:
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    masks = propagate(half, film(4), {0: blob(2)})
+    assert masks.dtype == torch.float32
+    assert torch.isfinite(masks).all()
+
+
+@pytest.mark.parametrize(
+    ("known", "says"),
+    [
+        ({}, "frame 0 must be known"),
+        ({2: blob(0)}, r"known are \[2\]"),
+        ({0: blob(0), 3: blob(0)}, "frame 3 is known, but there are 3 frames"),
+        ({0: blob(0)[None]}, r"must be \(H, W\), not \(1, 32, 32\)"),
+    ],
+)
+def test_what_cannot_be_propagated(model: TransformersMasks, known: dict[int, Tensor], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        propagate(model, film(3), known)
+
+
+def test_memories_of_other_widths_are_refused() -> None:
+    with pytest.raises(ValueError, match="memory_channels 16"):
+        propagate(random_transformers(), film(1), {0: blob(0)})
+
+
+def test_not_in_training(model: TransformersMasks) -> None:
+    model.train()
+    try:
+        with pytest.raises(ValueError, match="eval"):
+            propagate(model, film(1), {0: blob(0)})
+    finally:
+        model.eval()
