@@ -1,7 +1,7 @@
 """The weights that vadcli knows, where they lie on this machine, and whether they are what they should be.
 
 A LAVIDA folder (what `--model` names) holds config.json, the transformers folders mllm/, text/ and sam2/, the own part
-lavida.safetensors, perhaps a PEFT adapter in lora/, and checksums.json. `manifest` is what exists by name, `checksums` holds
+lavida.safetensors, perhaps a PEFT adapter in lora/, and checksums.json. `entries` is what exists by name, `checksums` holds
 files against their hashes, `hub` fetches public base models, `folders` finds LAVIDA folders. Nothing here builds a model.
 
 The manifest carries no hash, size or commit that nobody has checked. The first pull therefore takes what the hub itself
@@ -21,9 +21,9 @@ from vadcli.weights.checksums import (
     verify,
     write_checksums,
 )
+from vadcli.weights.entries import Entry, entry, home, manifest
 from vadcli.weights.folders import WeightsStatus, check_folder, find, is_trained, locate, status
 from vadcli.weights.hub import Pulled, base_folder, pull, verify_pulled
-from vadcli.weights.manifest import Entry, entry, home, manifest
 
 __all__ = [
     "CHECKSUMS_NAME",

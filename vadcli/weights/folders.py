@@ -11,8 +11,8 @@ from typing import Any
 import vadcli
 from vadcli.errors import WeightsError
 from vadcli.weights.checksums import file_names, read_json, refuse_pickles
+from vadcli.weights.entries import Entry, home, manifest
 from vadcli.weights.hub import base_folder, read_lock
-from vadcli.weights.manifest import Entry, home, manifest
 
 PARTS = ("mllm", "text", "sam2")
 MAKE_ONE = (

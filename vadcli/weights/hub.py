@@ -7,8 +7,7 @@ name under `home()/.locks` holds the commit and every file's size and hash.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -27,7 +26,8 @@ from vadcli.weights.checksums import (
     read_json,
     write_json,
 )
-from vadcli.weights.manifest import Entry, entry, home
+from vadcli.weights.entries import Entry, entry, home
+from vadcli.weights.hub_errors import one_line
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 WANTED_FILES = ("*.safetensors", "*.json", "*.txt", "tokenizer*", "LICENSE*")
 UNWANTED_FILES = tuple(f"*{suffix}" for suffix in PICKLE_SUFFIXES)
 CONVERTER = "SFconvertbot"  # the hub's own account that adds safetensors to repositories which have pickles only
-DISK_FULL = ("No space left", "os error 28", "Disk quota exceeded")
 
 
 @dataclass(frozen=True)
@@ -178,7 +177,7 @@ def _pull_base(item: Entry, *, update: bool, progress: bool, say: Callable[[str]
         return _pulled(item, folder, lock, fetched=False)
     if constants.HF_HUB_OFFLINE:
         return _offline(item, lock, say)
-    with _one_line(item):
+    with one_line(item):
         commit, declared = _declaration(item, lock, say)
         folder = _download(item, commit, declared, progress=progress, say=say)
     lock = Lock(item.repo_id, commit, {file: file_sum(folder / file) for file in sorted(declared)})
@@ -257,12 +256,13 @@ def _download(
     absent = {name: known for name, known in declared.items() if here is None or not _has_size(here / name, known.bytes)}
     missing_bytes = sum(known.bytes or 0 for known in absent.values())
     _need_room(item, missing_bytes)
-    say(f"{item.name}: fetching {missing_bytes / 1e9:.2f} GB from {item.repo_id} at {commit[:12]}")
+    say(f"{item.name}: fetching {_size(missing_bytes)} from {item.repo_id} at {commit[:12]}")
     folder = _snapshot(item, commit, local=False)
     for name in (name for name, known in declared.items() if not known.fits(folder / name)):
         say(f"{item.name}: {name} is not what the hub declares; fetching it again")
         path = Path(hf_hub_download(item.repo_id, name, revision=commit, force_download=True))
         if not declared[name].fits(path):
+            path.resolve().unlink()
             raise WeightsError(
                 f"{path}: not what was declared of {item.repo_id} at {commit[:12]}, twice",
                 hint="something between here and the hub changes files, or the repository was rewritten: try --update",
@@ -294,8 +294,20 @@ def _cached_snapshot(item: Entry, revision: str | None, *, whole: bool = True) -
         folder = _snapshot(item, revision, local=True)
     except (LocalEntryNotFoundError, OSError) as error:
         partial = getattr(error, "snapshot_path", None)
+        if revision is None:
+            return _any_snapshot(item)
         return Path(partial) if partial and not whole else None
     return folder if not whole or _is_model(folder) else None
+
+
+def _any_snapshot(item: Entry) -> Path | None:
+    """The newest whole snapshot of a model whose default branch the cache doesn't know: it was fetched by commit or request."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    snapshots = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=item.repo_id, repo_type="model") / "snapshots"
+    found = [folder for folder in snapshots.glob("*") if _is_model(folder)]
+    return max(found, key=lambda folder: folder.stat().st_mtime_ns, default=None)
 
 
 def _is_model(folder: Path) -> bool:
@@ -303,7 +315,7 @@ def _is_model(folder: Path) -> bool:
         return False
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
-        return any(folder.glob("*.safetensors"))
+        return any(path.is_file() for path in folder.glob("*.safetensors"))
     try:
         shards = set(read_json(index)["weight_map"].values())
     except (KeyError, ValueError, AttributeError, OSError):
@@ -319,44 +331,9 @@ def _need_room(item: Entry, wanted_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if wanted_bytes > free:
         raise VadcliError(
-            f"{item.name}: {wanted_bytes / 1e9:.1f} GB to fetch and {free / 1e9:.1f} GB free at {folder}",
+            f"{item.name}: {_size(wanted_bytes)} to fetch and {_size(free)} free at {folder}",
             hint="free space, or set HF_HOME to a folder on a larger disk",
         )
-
-
-@contextmanager
-def _one_line(item: Entry) -> Iterator[None]:
-    """Turn what the hub's library raises into one line and what to do about it."""
-    from huggingface_hub import errors
-
-    where = f"{item.name}: {item.repo_id}"
-    later = "what has arrived is kept; run the same command again to go on"
-    try:
-        yield
-    except VadcliError:
-        raise
-    except errors.GatedRepoError as error:
-        hint = f"accept its terms at https://huggingface.co/{item.repo_id} and log in with `hf auth login`"
-        raise WeightsError(f"{where} is open only to those who asked for access", hint=hint) from error
-    except errors.RepositoryNotFoundError as error:
-        hint = "it may have moved or be private: log in with `hf auth login`, or name a local folder to `weights import`"
-        raise WeightsError(f"{where}: the hub has no such repository", hint=hint) from error
-    except (errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as error:
-        raise WeightsError(f"{where}: the pinned revision is gone from the hub", hint="take the newest: --update") from error
-    except errors.HfHubHTTPError as error:
-        raise VadcliError(f"{where}: the hub answered {error.response.status_code}", hint=later) from error
-    except Exception as error:
-        text = " ".join(str(error).split())
-        if any(words in text for words in DISK_FULL) or getattr(error, "errno", None) in (28, 122):
-            hint = f"free space, or set HF_HOME to a folder on a larger disk; {later}"
-            raise VadcliError(f"{where}: no space left on the device", hint=hint) from error
-        if isinstance(error, PermissionError):
-            raise VadcliError(f"{error.filename}: {error.strerror}", hint="set HF_HOME to a folder you can write to") from error
-        library = type(error).__module__.partition(".")[0]
-        if not isinstance(error, OSError | RuntimeError | ValueError) and not library.startswith("httpx"):
-            raise
-        hint = f"check the network, or HF_ENDPOINT where you use a mirror; {later}"
-        raise VadcliError(f"{where}: can't be fetched: {text[:200] or type(error).__name__}", hint=hint) from error
 
 
 def _wanted(names: Iterable[str]) -> list[str]:
@@ -368,6 +345,10 @@ def _wanted(names: Iterable[str]) -> list[str]:
 
 def _siblings(info: ModelInfo) -> dict[str, RepoSibling]:
     return {file.rfilename: file for file in info.siblings or []}
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _has_size(path: Path, size: int | None) -> bool:
