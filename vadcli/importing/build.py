@@ -49,25 +49,27 @@ def import_lavida(
         WeightsError: a part is missing, damaged, of another size or a pickle.
         VadcliError: the disk is full.
     """
-    from vadcli.detectors.lavida.config import load_preset
+    from vadcli.detectors.lavida.config import load_preset, preset_names
 
-    try:
-        config = load_preset(preset)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    if preset not in preset_names():
+        raise UsageError(f"no preset is called {preset!r}", hint=f"choose from: {', '.join(preset_names())}")
+    config = load_preset(preset)
     _refuse_existing(dest, force=force)
     found = find_parts(config, sources, random_weights=random_weights)
     check_extras(sources)
     need_room(config, found, sources, dest)
     result = Imported(dest)
+    tell = say or (lambda line: None)
     with _quiet(), _disk_errors(dest), Scratch(dest.absolute().parent / ".importing") as scratch:
         folder = scratch.folder / dest.name
-        _build(config, found, sources, folder, result, seed=seed, say=say or (lambda line: None))
+        _build(config, found, sources, folder, result, seed=seed, say=tell)
+        tell("hashing every file")
         weights.write_checksums(folder)
         weights.check_folder(folder)
         if dest.exists():
-            dest.rename(scratch.folder / "replaced")
-        folder.rename(dest)
+            _swap(folder, dest, scratch.folder / "replaced")
+        else:
+            folder.rename(dest)
     return result
 
 
@@ -178,6 +180,16 @@ def _fit_tokenizer(folder: Path, config: LavidaConfig, result: Imported) -> None
         result.notes.append(
             f"{SEG} is token {seg} and the embedding has {rows} rows: it is enlarged whenever the model is loaded"
         )
+
+
+def _swap(new: Path, dest: Path, old: Path) -> None:
+    """Put `new` in the place of `dest`, which becomes `old`; where that fails, `dest` is as it was."""
+    dest.rename(old)
+    try:
+        new.rename(dest)
+    except OSError:
+        old.rename(dest)
+        raise
 
 
 def _refuse_existing(dest: Path, *, force: bool) -> None:
