@@ -25,7 +25,7 @@ class Memory:
     """What is kept of one frame of B stretches.
 
     Attributes:
-        features: (h·w, B, C_mem), in bfloat16, as SAM2 keeps them.
+        features: (h·w, B, C_mem).
         position: their position encoding, (h·w, B, C_mem).
         pointer: the object in one vector, (B, 256).
     """
@@ -40,7 +40,7 @@ class Memory:
 
 
 class MemoryBank:
-    """A stretch's known frame, which stays, and the latest tracked ones, as far back as SAM2's attention reads anything of them."""
+    """A stretch's known frame, which stays, and the latest tracked ones, as far back as SAM2 reads anything of them."""
 
     def __init__(self, known: Memory, *, pointers: int) -> None:
         self.known = known
@@ -119,7 +119,7 @@ def _remember_known(model: TransformersMasks, features: ImageFeatures, masks: Te
     _, _, tokens, object_logit = model.heads(features.embedding, features.high, sparse, dense, multimask=False)
     present = masks.flatten(1).any(dim=1)
     pointer = _pointer(model, tokens[:, 0], present & (object_logit > 0))
-    return _remember(model, features, 20 * binary - 10, present, pointer, prompted=True)
+    return _remember(model, features, binary, present, pointer)
 
 
 def _track_frame(model: TransformersMasks, features: ImageFeatures, bank: MemoryBank) -> tuple[Tensor, Memory]:
@@ -135,8 +135,8 @@ def _track_frame(model: TransformersMasks, features: ImageFeatures, bank: Memory
     row, best, present = torch.arange(len(iou), device=iou.device), iou.argmax(dim=1), object_logit > 0
     chosen = mask_logit[row, best].float().masked_fill(~present[:, None, None], NO_OBJECT_LOGIT)  # (B, 4h, 4w)
     pointer = _pointer(model, tokens[row, best], present)
-    full = _resize(chosen[:, None], model.image_size).to(features.embedding.dtype)
-    return chosen, _remember(model, features, full, present, pointer, prompted=False)
+    soft = _resize(chosen[:, None], model.image_size).to(features.embedding.dtype).sigmoid()
+    return chosen, _remember(model, features, soft, present, pointer)
 
 
 def _conditioned(model: TransformersMasks, features: ImageFeatures, bank: MemoryBank) -> Tensor:
@@ -146,7 +146,7 @@ def _conditioned(model: TransformersMasks, features: ImageFeatures, bank: Memory
     attended: Tensor = model.sam2.memory_attention(
         current_vision_features=_tokens(features.embedding),
         current_vision_position_embeddings=_tokens(features.position),
-        memory=memory.to(features.embedding.dtype),
+        memory=memory,
         memory_posision_embeddings=position,  # so spelt in transformers
         num_object_pointer_tokens=pointers,
     )  # (1, B, h·w, 256)
@@ -171,17 +171,19 @@ def _memory_tokens(model: TransformersMasks, bank: MemoryBank, stretches: int) -
     return memory, position, len(vectors)
 
 
-def _remember(
-    model: TransformersMasks, features: ImageFeatures, mask_logit: Tensor, present: Tensor, pointer: Tensor, *, prompted: bool
-) -> Memory:
-    """A frame and its mask logits (B, 1, S, S) -> its memory; a prompted mask is remembered as a hard one."""
-    encoded, position = model.sam2._encode_new_memory(
-        current_vision_feats=_tokens(features.embedding),
-        pred_masks_high_res=mask_logit,
-        object_score_logits=20.0 * present[:, None, None] - 10.0,  # only its sign is read
-        is_mask_from_pts=prompted,
-    )
-    return Memory(encoded, position, pointer)
+def _remember(model: TransformersMasks, features: ImageFeatures, mask: Tensor, present: Tensor, pointer: Tensor) -> Memory:
+    """A frame and its mask (B, 1, S, S), 0 to 1 -> its memory.
+
+    SAM2 rounds memories to bfloat16. Here they stay as they are: a rounding makes the last bit of a sum, which changes with the
+    batch, visible in the masks of the frames that follow.
+    """
+    sam2 = model.sam2
+    scaled = mask * sam2.config.sigmoid_scale_for_mem_enc + sam2.config.sigmoid_bias_for_mem_enc
+    encoded, position = sam2.memory_encoder(features.embedding, scaled)  # (B, C_mem, h, w) each
+    if sam2.occlusion_spatial_embedding_parameter is not None:
+        absent = (~present).to(encoded.dtype).view(-1, 1, 1, 1)
+        encoded = encoded + absent * sam2.occlusion_spatial_embedding_parameter.view(1, -1, 1, 1)
+    return Memory(_tokens(encoded), _tokens(position), pointer)
 
 
 def _pointer(model: TransformersMasks, token: Tensor, present: Tensor) -> Tensor:
