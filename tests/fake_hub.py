@@ -43,6 +43,8 @@ class FakeHub:
         garbled: file names that are sent with one byte changed.
         cut: file names whose connection breaks off half-way.
         sizes: file name -> the size that is declared in place of its own.
+        stalled: file names of which half is sent, and the rest never.
+        closed: set when the hub is taken down.
     """
 
     url: str = ""
@@ -53,6 +55,8 @@ class FakeHub:
     garbled: set[str] = field(default_factory=set)
     cut: set[str] = field(default_factory=set)
     sizes: dict[str, int] = field(default_factory=dict)
+    stalled: set[str] = field(default_factory=set)
+    closed: threading.Event = field(default_factory=threading.Event)
 
     def revision(self, repo: str, name: str) -> Revision | None:
         refs = self.repos.get(repo, {})
@@ -74,6 +78,7 @@ def serve() -> Iterator[FakeHub]:
     try:
         yield hub
     finally:
+        hub.closed.set()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -158,6 +163,12 @@ class _Handler(BaseHTTPRequestHandler):
         if name in self.hub.garbled:
             data = data[:-1] + bytes([data[-1] ^ 1])
         headers = {"ETag": f'"{revision.etag(name)}"', "X-Repo-Commit": revision.commit}
+        if name in self.hub.stalled and self.command == "GET":
+            self._send(200, data[: len(data) // 2], headers, declared=len(data))
+            self.wfile.flush()
+            self.close_connection = True
+            self.hub.closed.wait()
+            return None
         if name in self.hub.cut and self.command == "GET":
             self.close_connection = True
             return self._send(200, data[: len(data) // 2], headers, declared=len(data))

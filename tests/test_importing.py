@@ -273,6 +273,17 @@ def test_a_failure_half_way_leaves_what_was_there(base: Sources, dest: Path, tmp
     assert left_over(dest) == []
 
 
+def test_an_interrupt_leaves_nothing(base: Sources, dest: Path) -> None:
+    def interrupt(line: str) -> None:
+        if "hashing" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        import_lavida("lavida-tiny", dest, base, say=interrupt)
+    assert not dest.exists()
+    assert left_over(dest) == []
+
+
 def spoiled(source: Path, folder: Path, what: str) -> Path:
     """A copy of a model folder with one thing wrong."""
     shutil.copytree(source, folder)

@@ -228,6 +228,19 @@ def test_a_pickle_gets_no_checksum(tmp_path: Path) -> None:
         weights.write_checksums(folder)
 
 
+def test_loops_pipes_and_dangling_links_hold_nothing_up(tmp_path: Path) -> None:
+    folder = lavida_folder(tmp_path / "model")
+    listed = weights.fingerprint(folder)
+    (folder / "text" / "loop").symlink_to(folder)
+    (folder / "text" / "gone.json").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(folder / "pipe.safetensors")
+    assert weights.verify(folder).ok
+    assert weights.fingerprint(folder) == listed
+    assert weights.locate(str(folder)) == folder
+    with pytest.raises(WeightsError, match="not a file"):
+        weights.read_header(folder / "pipe.safetensors")
+
+
 def test_the_fingerprint_is_of_the_contents_with_checksums_or_without(tmp_path: Path) -> None:
     folder = lavida_folder(tmp_path / "model")
     listed = weights.fingerprint(folder)

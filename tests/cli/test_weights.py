@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from tests.cli.test_process import vadcli
+from tests.cli.test_process import VADCLI, vadcli, wait_until
 from tests.fake_hub import Revision, serve
 
 Weights = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -122,6 +124,28 @@ def test_pull_from_a_hub_and_again_without_it(run: Weights) -> None:
     refused = run("pull", "qwen2-vl-2b", HF_HUB_OFFLINE="1")
     assert refused.returncode == 4
     one_line(refused, "HF_HUB_OFFLINE")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_pull_ends_at_once_and_goes_on_next_time(
+    run: Weights, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    with serve() as hub:
+        files = {"config.json": b"{}", "model.safetensors": save({"a": np.ones(300_000)})}
+        hub.repos["facebook/sam2.1-hiera-tiny"] = {"main": Revision("a" * 40, files)}
+        hub.stalled.add("model.safetensors")
+        own = {"VADCLI_WEIGHTS": str(tmp_path / "home"), "HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.url}
+        command = [*VADCLI, "weights", "pull", "sam2.1-hiera-tiny"]
+        running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **own})
+        wait_until(lambda: "model.safetensors" in hub.downloads() or running.poll() is not None)
+        running.send_signal(number)
+        _, said = running.communicate(timeout=60)
+        assert running.returncode == code, said
+        assert "run the same command again" in said
+        assert "Traceback" not in said
+        hub.stalled.clear()
+        assert run("pull", "sam2.1-hiera-tiny", HF_ENDPOINT=hub.url).returncode == 0
+    assert run("verify", "sam2.1-hiera-tiny").returncode == 0
 
 
 def test_listing_help_loads_nothing_heavy() -> None:

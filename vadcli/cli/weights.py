@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -64,7 +69,9 @@ def pull(*, name: Name, options: WeightsPullOptions) -> None:
 
     set_up_talk(options)
     progress = sys.stderr.isatty() and not options.quiet
-    for item in weights.pull(name, update=options.update, progress=progress, say=log.info):
+    with _stopped_at_once():
+        pulled = weights.pull(name, update=options.update, progress=progress, say=log.info)
+    for item in pulled:
         if options.json:
             emit_json(item.to_json())
         else:
@@ -151,7 +158,8 @@ def import_weights(*, preset: Preset, options: WeightsImportOptions) -> None:
     sources = Sources(options.qwen, options.sam2, options.clip, options.own, options.lora)
     dest = options.to or weights.home() / preset
     drawn, seed, force = options.random_weights, options.seed, options.force
-    result = import_lavida(preset, dest, sources, random_weights=drawn, seed=seed, force=force, say=log.info)
+    with _tidied_on_sigterm():
+        result = import_lavida(preset, dest, sources, random_weights=drawn, seed=seed, force=force, say=log.info)
     log.info("%d files linked, %d copied", len(result.linked), len(result.copied))
     for note in result.notes:
         log.info("note: %s", note)
@@ -161,6 +169,40 @@ def import_weights(*, preset: Preset, options: WeightsImportOptions) -> None:
         emit_json(result.to_json())
     else:
         typer.echo(result.folder)
+
+
+@contextmanager
+def _stopped_at_once() -> Iterator[None]:
+    """End the process when asked to: the hub's library would finish the files under way first, which may be gigabytes.
+
+    Nothing is lost by it: what has arrived of a file stays, and our own files are written whole or not at all.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        sys.stderr.write("vadcli: interrupted; what has arrived is kept: run the same command again to go on\n")
+        sys.stderr.flush()
+        os._exit(128 + number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _tidied_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM unwind as SIGINT does, so that nothing half-built is left."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _line(item: WeightsStatus) -> str:

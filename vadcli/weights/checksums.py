@@ -173,6 +173,8 @@ def read_header(path: Path) -> Header:
     Raises:
         WeightsError: it is missing, a pickle, a Git LFS pointer, damaged or cut short.
     """
+    if path.exists() and not path.is_file():
+        raise WeightsError(f"{path}: not a file", hint="name a .safetensors file")
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -204,18 +206,21 @@ def refuse_pickles(folder: Path) -> None:
 
 
 def file_names(folder: Path) -> list[str]:
-    """Every file under a folder but checksums.json and hidden ones; relative, with `/`, sorted."""
+    """Every file under a folder but checksums.json and hidden ones; relative, with `/`, sorted. Links are followed, loops end."""
 
-    def walk(here: Path) -> Iterator[Path]:
+    def walk(here: Path, above: frozenset[Path]) -> Iterator[Path]:
+        real = here.resolve()
+        if real in above:
+            return
         for path in here.iterdir():
             if path.name.startswith("."):
                 continue
             if path.is_dir():
-                yield from walk(path)
-            elif path != folder / CHECKSUMS_NAME:
+                yield from walk(path, above | {real})
+            elif path.is_file() and path != folder / CHECKSUMS_NAME:
                 yield path
 
-    return sorted(path.relative_to(folder).as_posix() for path in walk(folder))
+    return sorted(path.relative_to(folder).as_posix() for path in walk(folder, frozenset()))
 
 
 def file_sum(path: Path) -> FileSum:

@@ -204,6 +204,9 @@ def _lavida_status(name: str, item: Entry | None) -> WeightsStatus:
         return WeightsStatus(name, "lavida", folder, is_trained(folder), _size(folder), entry=item)
     except WeightsError as error:
         return WeightsStatus(name, "lavida", folder, entry=item, trouble=error.message)
+    except OSError as error:
+        trouble = f"{error.filename}: {error.strerror}"
+        return WeightsStatus(name, "lavida", folder, entry=item, trouble=trouble)
 
 
 def _size(folder: Path) -> int:
