@@ -206,7 +206,7 @@ def refuse_pickles(folder: Path) -> None:
 
 
 def file_names(folder: Path) -> list[str]:
-    """Every file under a folder but checksums.json and hidden ones; relative, with `/`, sorted. Links are followed, loops end."""
+    """Every file under a folder but checksums.json and hidden ones; relative, sorted. Links are followed, loops end."""
 
     def walk(here: Path, above: frozenset[Path]) -> Iterator[Path]:
         real = here.resolve()
