@@ -12,6 +12,7 @@ from vadcli.types import (
     ClipNeeds,
     ClipScores,
     FrameScores,
+    MaskScale,
     PixelFormat,
     RawTrack,
     SizeRule,
@@ -29,11 +30,17 @@ class DifferenceDetector:
     thresholds = Thresholds(high=0.5, low=0.4)
     calibration = Calibration(1.0, 2.0)
     uses_categories = False
+    mask_scale = MaskScale.SCORE
+    batch_size = 1
+    parallel = 1
 
     def __init__(self, *, fits_camera: bool = True) -> None:
         self.fits_camera = fits_camera
         self.fitted: list[str] = []
         self.scored_frames = 0
+
+    def prepare(self) -> None:
+        """There is nothing to load."""
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
         """The mean brightness of the sample."""

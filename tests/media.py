@@ -11,7 +11,7 @@ import functools
 import itertools
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import av
@@ -94,12 +94,14 @@ def make_video(
     gop: int = 8,
     audio: bool = False,
     options: Sequence[str] = (),
+    draw: Callable[[int, int, int], np.ndarray] | None = None,
 ) -> Path:
     """A video of `frames` numbered pictures; the suffix of `path` picks the container (see CODECS for one that fits).
 
-    `options` are output options, e.g. ("-vf", "setpts=...").
+    `options` are output options, e.g. ("-vf", "setpts=..."); `draw` makes other (height, width)
+    gray pictures of (number, width, height).
     """
-    raw = b"".join(picture(i, *size).tobytes() for i in range(frames))
+    raw = b"".join((draw or picture)(i, *size).tobytes() for i in range(frames))
     _, encoder = CODECS[codec]
     sound = ("-f", "lavfi", "-i", f"sine=frequency=440:duration={frames / fps}") if audio else ()
     source = ("-f", "rawvideo", "-pix_fmt", "gray", "-s", f"{size[0]}x{size[1]}", "-r", str(fps), "-i", "pipe:0")

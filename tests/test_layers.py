@@ -138,7 +138,8 @@ import sys; sys.argv = ["vadcli", "--help"]
 from vadcli.cli import main
 try: main()
 except SystemExit as end: assert not end.code
-print(sorted({"torch", "cv2", "av", "decord", "pyarrow", "transformers", "huggingface_hub"} & set(sys.modules)), file=sys.stderr)
+heavy = {"torch", "cv2", "av", "decord", "pyarrow", "transformers", "huggingface_hub"}
+print(sorted(heavy & set(sys.modules)), file=sys.stderr)
 """
 
 

@@ -6,23 +6,35 @@ from collections.abc import Callable
 
 from vadcli.detectors.base import Detector
 from vadcli.errors import UsageError
+from vadcli.options import DetectorOptions
 
 
-def _motion() -> Detector:
+def _motion(options: DetectorOptions) -> Detector:
     from vadcli.detectors.motion.detector import MotionDetector
 
     return MotionDetector()
 
 
-DETECTORS: dict[str, Callable[[], Detector]] = {"motion": _motion}
+def _lavida(options: DetectorOptions) -> Detector:
+    from vadcli.detectors.lavida.detector import LavidaDetector
+
+    return LavidaDetector(options)
 
 
-def load(name: str) -> Detector:
+DETECTORS: dict[str, Callable[[DetectorOptions], Detector]] = {"lavida": _lavida, "motion": _motion}
+
+
+def load(name: str, options: DetectorOptions | None = None) -> Detector:
     """The detector of that name.
 
+    Args:
+        name: a key of DETECTORS.
+        options: how it computes; the defaults where there are none.
+
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or the options don't fit it.
+        WeightsError: its weights are not there.
     """
     if name not in DETECTORS:
         raise UsageError(f"no detector is called {name!r}", hint=f"choose from: {', '.join(sorted(DETECTORS))}")
-    return DETECTORS[name]()
+    return DETECTORS[name](options or DetectorOptions())

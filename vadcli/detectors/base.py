@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from vadcli.types import (
     Calibration,
@@ -11,7 +11,9 @@ from vadcli.types import (
     ClipBatch,
     ClipNeeds,
     ClipScores,
+    FloatArray,
     FrameScores,
+    MaskScale,
     RawTrack,
     Thresholds,
 )
@@ -32,6 +34,9 @@ class Detector(Protocol):
         calibration: how scores read as events an hour, None where they don't.
         uses_categories: False where the categories in the user's words change nothing.
         fits_camera: True where `fit` makes a model; the engine then reads a sample of each camera's footage first.
+        mask_scale: how its masks read as pixel scores.
+        batch_size: clips that one call of `score` should hold; known after `prepare`.
+        parallel: how many calls of `score` may run at the same time, from as many threads; known after `prepare`.
     """
 
     name: str
@@ -42,6 +47,25 @@ class Detector(Protocol):
     calibration: Calibration | None
     uses_categories: bool
     fits_camera: bool
+    mask_scale: MaskScale
+
+    @property
+    def batch_size(self) -> int:
+        """See above."""
+        ...
+
+    @property
+    def parallel(self) -> int:
+        """See above."""
+        ...
+
+    def prepare(self) -> None:
+        """Load what scoring needs, once, before the first call of `score`.
+
+        Raises:
+            DeviceError, WeightsError: it is not there, or does not fit.
+        """
+        ...
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
         """Learn what is usual for one camera; None where the detector learns nothing of cameras. Deterministic."""
@@ -57,4 +81,18 @@ class Detector(Protocol):
 
     def fingerprint(self) -> dict[str, object]:
         """Everything of the detector that changes scores: options and weights, as JSON values."""
+        ...
+
+
+@runtime_checkable
+class Attributor(Protocol):
+    """A detector that can say which of its categories a clip shows."""
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """C names."""
+        ...
+
+    def attribute(self, batch: ClipBatch) -> FloatArray:
+        """(B, T, C) float32 scores in [0, 1] of each category asked for alone."""
         ...

@@ -14,6 +14,7 @@ from vadcli.outputs.atomic import Scratch
 from vadcli.outputs.event_json import EventsDocument, load
 from vadcli.outputs.layout import OutputLayout
 from vadcli.outputs.scores import read_metadata
+from vadcli.scan.attribution import Attribution
 from vadcli.scan.fingerprint import Recipe, source_of
 from vadcli.scan.plan import WorkUnit
 from vadcli.types import CameraModel, ClipNeeds, Status, Thresholds
@@ -35,6 +36,7 @@ class ScanJob:
         force: scan what is done as well.
         retry_failed: try failed and partial videos again.
         checkpoint_s: seconds between two fsyncs of a checkpoint.
+        attribution: fills in the categories of events, where the detector can.
     """
 
     layout: OutputLayout
@@ -50,6 +52,7 @@ class ScanJob:
     force: bool = False
     retry_failed: bool = False
     checkpoint_s: float = 30.0
+    attribution: Attribution | None = None
 
     @property
     def keeps_masks(self) -> bool:

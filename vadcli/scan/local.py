@@ -10,13 +10,14 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
-from vadcli import __version__, detectors
-from vadcli.detectors.base import Detector
-from vadcli.errors import DeviceError, OutputError, UsageError, VideoError
+from vadcli import __version__, detectors, weights
+from vadcli.detectors.base import Attributor, Detector
+from vadcli.errors import DeviceError, OutputError, UsageError, VideoError, WeightsError
 from vadcli.options import ScanOptions, effective, parse_categories, parse_duration, parse_shard
 from vadcli.outputs.atomic import Scratch
 from vadcli.outputs.layout import OutputLayout
 from vadcli.outputs.run_record import RunInfo, RunRecord
+from vadcli.scan.attribution import Attribution
 from vadcli.scan.cameras import Cameras, fit_on_the_way
 from vadcli.scan.claims import UNKNOWN, Claims
 from vadcli.scan.fingerprint import Recipe
@@ -28,8 +29,6 @@ from vadcli.types import ClipNeeds, Status, VideoResult
 from vadcli.video.loader import ClipLoader, ClipRequest, Item, LoaderOptions
 
 log = logging.getLogger("vadcli")
-
-DEFAULT_BATCH = 1
 
 
 class Stop:
@@ -87,14 +86,24 @@ def exit_code(totals: Totals, *, stop: Stop, fail_on_event: bool) -> int:
 
 
 def choose_detector(options: ScanOptions) -> Detector:
-    """The detector asked for; with `auto` the best one whose weights are here.
+    """The detector asked for; with `auto` LAVIDA where its trained weights are, else motion.
 
     Raises:
         UsageError: there is no such detector.
         DeviceError: the device is not there.
+        WeightsError: it lacks its weights.
     """
     check_device(options.device)
-    return detectors.load("motion" if options.detector == "auto" else options.detector)
+    if options.detector == "auto":
+        return detectors.load("lavida" if _has_trained(options.model) else "motion", options)
+    return detectors.load(options.detector, options)
+
+
+def _has_trained(model: str) -> bool:
+    try:
+        return weights.is_trained(weights.locate(model))
+    except WeightsError:
+        return False
 
 
 def check_device(device: str) -> None:
@@ -146,13 +155,15 @@ class LocalScan:
 
         Raises:
             OutputError: OUT can't be written at all.
+            DeviceError, WeightsError: the detector can't be loaded.
         """
         layout = OutputLayout(self.options.out)
+        self.detector.prepare()
         with self._stack as stack:
             scratch = stack.enter_context(Scratch(layout.scratch))
             record = stack.enter_context(self._open_record(layout, scratch))
-            job = self._job(layout, scratch)
             loader_options = self._loader_options()
+            job = replace(self._job(layout, scratch), attribution=self._attribution(stack, loader_options))
             loader = stack.enter_context(ClipLoader(job.needs, loader_options))
             cameras = Cameras(
                 layout, scratch, self.detector, job.needs, loader_options, self.options.seed, self.options.refit, self.stop
@@ -210,20 +221,21 @@ class LocalScan:
 
     def _cameras(self, job: ScanJob, cameras: Cameras, loader: ClipLoader) -> Iterator[Update]:
         """Camera by camera where one must be fitted, else as many as follow each other in one stream."""
-        for camera, whole in by_camera(self.plan.units):
+        groups = by_camera(self.plan.units) if self.detector.fits_camera else [("", list(self.plan.units))]
+        for camera, whole in groups:
             mine = [unit for unit in whole if unit.video in self._mine]
             if self.stop() or not mine:
                 continue
-            work = _CameraWork(job, cameras, loader, camera, whole, self._request, self.stop)
+            work = _Work(job, cameras, loader, camera, whole, self._request, self.stop)
             reported: set[str] = set()
             try:
-                for update in work.run(mine, batch_size=self.options.batch_size or DEFAULT_BATCH):
+                for update in work.run(mine, batch_size=self.options.batch_size or self.detector.batch_size):
                     reported.add(update.video if isinstance(update, VideoResult) else "")
                     yield update
             except OutputError as error:  # the camera's model can't be written; other cameras may lie elsewhere
                 for unit in mine:
                     if unit.video not in reported:
-                        yield VideoResult(unit.video, Status.FAILED, stage="write", reason=str(error), camera=camera)
+                        yield VideoResult(unit.video, Status.FAILED, stage="write", reason=str(error), camera=unit.camera)
 
     def _request(self, unit: WorkUnit) -> ClipRequest:
         return ClipRequest(unit.video, unit.path, fps=self.options.fps if unit.is_frames else None)
@@ -239,7 +251,7 @@ class LocalScan:
 
     def _job(self, layout: OutputLayout, scratch: Scratch) -> ScanJob:
         options = self.options
-        categories = parse_categories(options.categories)
+        categories = getattr(self.detector, "categories", ()) or parse_categories(options.categories)
         needs = effective_needs(self.detector, options)
         return ScanJob(
             layout=layout,
@@ -257,6 +269,13 @@ class LocalScan:
             checkpoint_s=parse_duration(options.checkpoint_every, "checkpoint_every"),
         )
 
+    def _attribution(self, stack: ExitStack, options: LoaderOptions) -> Attribution | None:
+        """What fills in categories, reading with a decoder process of its own."""
+        if not self.options.attribute or not isinstance(self.detector, Attributor):
+            return None
+        loader = stack.enter_context(ClipLoader(effective_needs(self.detector, self.options), replace(options, workers=1)))
+        return Attribution(self.detector, loader, self.options.batch_size or self.detector.batch_size)
+
     def _open_record(self, layout: OutputLayout, scratch: Scratch) -> RunRecord:
         info = RunInfo(
             version=__version__,
@@ -271,8 +290,8 @@ class LocalScan:
 
 
 @dataclass
-class _CameraWork:
-    """One camera's videos, from judging to results."""
+class _Work:
+    """Videos that share a stream, from judging to results: one camera's, or all where no camera is fitted."""
 
     job: ScanJob
     cameras: Cameras

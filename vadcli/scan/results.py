@@ -24,7 +24,7 @@ from vadcli.outputs.mask_video import MaskVideoWriter, upsample_mask
 from vadcli.outputs.scores import ScoresMetadata, write_scores
 from vadcli.scan.job import ScanJob
 from vadcli.scan.task import Task
-from vadcli.types import ByteArray, Event, FloatArray, IndexArray, ScoreTable, Status, VideoInfo, VideoResult
+from vadcli.types import ByteArray, Event, FloatArray, IndexArray, MaskScale, ScoreTable, Status, VideoInfo, VideoResult
 from vadcli.video.loader import Finished
 
 COMPLAINT_CHARACTERS = 160
@@ -100,25 +100,25 @@ def write_files(
     layout, video = job.layout, task.unit.video
     if job.mask_video:
         with job.scratch.replace(layout.mask_video(video)) as path:
-            _write_mask_video(path, stored, info)
+            _write_mask_video(path, stored, info, job.detector.mask_scale)
     if job.mask_rle:
         with job.scratch.replace(layout.mask_rle(video)) as path:
-            _write_mask_rle(path, stored, info, video)
+            _write_mask_rle(path, stored, info, video, job.detector.mask_scale)
     with job.scratch.replace(layout.events(video)) as path:
         write_events(path, _events_document(job, task, info, events, result, frames=len(table)))
     with job.scratch.replace(layout.scores(video)) as path:
         write_scores(path, table, _metadata(job, task, info, result, interval=stored.header.interval))
 
 
-def _write_mask_video(path: Path, stored: Checkpoint, info: VideoInfo) -> None:
+def _write_mask_video(path: Path, stored: Checkpoint, info: VideoInfo, scale: MaskScale) -> None:
     with MaskVideoWriter(path, info.width, info.height, fps=info.fps / stored.header.interval) as writer:
-        for _, pts, mask in _sampled_masks(stored, info):
+        for _, pts, mask in _sampled_masks(stored, info, scale):
             writer.write(mask, float(info.timestamps(np.array([pts]))[0]))
 
 
-def _write_mask_rle(path: Path, stored: Checkpoint, info: VideoInfo, video: str) -> None:
+def _write_mask_rle(path: Path, stored: Checkpoint, info: VideoInfo, video: str, scale: MaskScale) -> None:
     with MaskRleWriter(path, video, info.width, info.height) as writer:
-        for index, pts, mask in _sampled_masks(stored, info):
+        for index, pts, mask in _sampled_masks(stored, info, scale):
             writer.write(mask, index, pts)
 
 
@@ -138,12 +138,15 @@ def _metadata(job: ScanJob, task: Task, info: VideoInfo, result: VideoResult, *,
     )
 
 
-def _sampled_masks(stored: Checkpoint, info: VideoInfo) -> Iterator[tuple[int, int, ByteArray]]:
-    """Row, pts and full-size mask of every sampled row; one in memory at a time."""
+def _sampled_masks(stored: Checkpoint, info: VideoInfo, scale: MaskScale) -> Iterator[tuple[int, int, ByteArray]]:
+    """Row, pts and full-size pixel scores of every sampled row; one in memory at a time."""
+    scores = scale.pixel_scores()
     for block in stored.blocks(masks=True):
         assert block.mask is not None
         for row in np.flatnonzero(block.sampled):
-            yield int(block.frame_index[row]), int(block.pts[row]), upsample_mask(block.mask[row], info.width, info.height)
+            large = upsample_mask(block.mask[row], info.width, info.height)
+            pixels = large if scale is MaskScale.SCORE else scores[large]
+            yield int(block.frame_index[row]), int(block.pts[row]), pixels
 
 
 def _events_document(

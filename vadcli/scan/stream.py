@@ -7,6 +7,7 @@ clip keeps, so neither batch size nor worker count changes a result.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -15,13 +16,17 @@ import numpy as np
 from vadcli.errors import OutputError, VideoError
 from vadcli.scan.job import ScanJob
 from vadcli.scan.results import write_failure
+from vadcli.scan.scoring import ScoringPool
 from vadcli.scan.task import Task
 from vadcli.scan.writer import VideoWriter
-from vadcli.types import Clip, ClipBatch, Status, VideoResult
+from vadcli.types import Clip, ClipBatch, ClipScores, Status, VideoResult
 from vadcli.video.loader import ClipReady, Finished, Item, Opened
 from vadcli.video.sampling import Rows
 
 log = logging.getLogger("vadcli")
+
+MOST_ENDED = 8
+"""Videos that may wait for their last clips to be scored."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,9 @@ class _Batcher:
 class ScanStream:
     """Feeds the loader's items through the detector into writers.
 
+    A video that has ended waits for its last clips: they travel in a batch with the clips of the videos that come next, so
+    that no device waits for a file to end. At most MOST_ENDED videos wait so.
+
     Args:
         job: the scan's settings.
         batch_size: clips a call of the detector.
@@ -86,6 +94,8 @@ class ScanStream:
         self._tasks: dict[str, Task] = {}
         self._writers: dict[str, VideoWriter] = {}
         self._broken: dict[str, OutputError | VideoError] = {}
+        self._unscored: Counter[str] = Counter()
+        self._ended: dict[str, Finished] = {}
 
     def expect(self, task: Task) -> None:
         """Announce a claimed video whose items will come."""
@@ -98,34 +108,52 @@ class ScanStream:
             Progress, and one result a video that ended.
         """
         try:
-            for item in items:
-                if item.video not in self._tasks:
-                    continue
-                if isinstance(item, Opened):
-                    self._writers[item.video] = VideoWriter(self.job, self._tasks[item.video], item.info)
-                elif isinstance(item, ClipReady):
-                    yield from self._score(self._batcher.add(item.clip, item.rows))
-                else:
-                    for batch in self._batcher.flush(item.video):
-                        yield from self._score(batch)
-                    yield from self._end(item)
-            for batch in self._batcher.flush():
-                yield from self._score(batch)
+            with ScoringPool[list[_Pending]](self.job.detector) as pool:
+                for item in items:
+                    if item.video in self._tasks:
+                        yield from self._take(item, pool)
+                for batch in self._batcher.flush():
+                    yield from self._score(batch, pool)
+                yield from self._store_all(pool.drain())
         finally:
             self._suspend()
 
-    def _score(self, batch: list[_Pending]) -> Iterator[Progress]:
+    def _take(self, item: Item, pool: ScoringPool[list[_Pending]]) -> Iterator[Update]:
+        if isinstance(item, Opened):
+            self._writers[item.video] = VideoWriter(self.job, self._tasks[item.video], item.info)
+        elif isinstance(item, ClipReady):
+            self._unscored[item.video] += 1
+            yield from self._score(self._batcher.add(item.clip, item.rows), pool)
+        else:
+            self._ended[item.video] = item
+            yield from self._end_what_is_scored()
+            while len(self._ended) > MOST_ENDED:
+                for batch in self._batcher.flush(next(iter(self._ended))):
+                    yield from self._score(batch, pool)
+                yield from self._store_all(pool.drain())
+
+    def _score(self, batch: list[_Pending], pool: ScoringPool[list[_Pending]]) -> Iterator[Update]:
+        """Hand a batch on, and store what has come back meanwhile."""
         waiting = [item for item in batch if item.clip.video not in self._broken]
-        if not waiting:
-            return
-        try:
-            scores = self.job.detector.score(self._batch_of([item.clip for item in waiting]))
-        except Exception as error:
-            log.debug("the detector failed", exc_info=True)
-            self._broken |= {item.clip.video: _trouble("score", item.clip.video, error) for item in waiting}
-            return
-        for row, item in enumerate(waiting):
-            yield self._store(item, scores.raw[row], None if scores.mask is None else scores.mask[row])
+        for item in batch:
+            self._unscored[item.clip.video] -= item.clip.video in self._broken
+        if waiting:
+            yield from self._store_all(pool.submit(waiting, self._batch_of([item.clip for item in waiting])))
+
+    def _store_all(self, done: Iterable[tuple[list[_Pending], ClipScores | Exception]]) -> Iterator[Update]:
+        for batch, scores in done:
+            if isinstance(scores, Exception):
+                log.debug("the detector failed", exc_info=scores)
+                self._broken |= {item.clip.video: _trouble("score", item.clip.video, scores) for item in batch}
+            for row, item in enumerate(batch):
+                self._unscored[item.clip.video] -= 1
+                if not isinstance(scores, Exception):
+                    yield self._store(item, scores.raw[row], None if scores.mask is None else scores.mask[row])
+            yield from self._end_what_is_scored()
+
+    def _end_what_is_scored(self) -> Iterator[Update]:
+        for video in [video for video in self._ended if not self._unscored[video]]:
+            yield from self._end(self._ended.pop(video))
 
     def _batch_of(self, clips: list[Clip]) -> ClipBatch:
         return ClipBatch(
@@ -195,6 +223,8 @@ class ScanStream:
         del self._tasks[video]
         self._writers.pop(video, None)
         self._broken.pop(video, None)
+        self._ended.pop(video, None)
+        del self._unscored[video]
 
     def _suspend(self) -> None:
         for video, task in list(self._tasks.items()):

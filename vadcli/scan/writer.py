@@ -21,9 +21,9 @@ from vadcli.outputs.mask_video import MASK_THRESHOLD, mask_box, upsample_mask
 from vadcli.scan.job import ScanJob
 from vadcli.scan.results import Columns, carry, first_complaint, shown_s, write_failure, write_files
 from vadcli.scan.task import Task
-from vadcli.types import ByteArray, Clip, FloatArray, RawTrack, ScoreTable, Status, VideoInfo, VideoResult
+from vadcli.types import ByteArray, Clip, Event, FloatArray, RawTrack, ScoreTable, Status, VideoInfo, VideoResult
 from vadcli.video.loader import Finished
-from vadcli.video.sampling import Rows
+from vadcli.video.sampling import Rows, SamplingPlan
 
 
 class VideoWriter:
@@ -121,10 +121,18 @@ class VideoWriter:
         table, moving_camera = self._score(columns)
         result = self._result(end, columns, moving_camera)
         events = cut_events(table, self.job.thresholds, duration_s=shown_s(table, self.info.to_json()), boxes=columns.boxes())
+        events = self._attributed(events, table)
         result = replace(result, events=len(events))
         write_files(self.job, self.task, self.info, stored=stored, table=table, events=events, result=result)
         self.task.claim.release(delete=True)
         return result
+
+    def _attributed(self, events: list[Event], table: ScoreTable) -> list[Event]:
+        if self.job.attribution is None or not events:
+            return events
+        plan = SamplingPlan.of(self.job.needs, self.info.fps)
+        unit = self.task.unit
+        return self.job.attribution.fill(events, table, plan, path=unit.path, fps=self.info.fps if unit.is_frames else None)
 
     def _score(self, columns: Columns) -> tuple[ScoreTable, bool | None]:
         timestamp = self.info.timestamps(columns.pts)

@@ -2,12 +2,14 @@
 
 from vadcli.types.arrays import BoolArray, ByteArray, FloatArray, IndexArray, TimeArray
 from vadcli.types.detection import (
+    MASK_LOGIT_LIMIT,
     Calibration,
     CameraModel,
     CameraSample,
     ClipBatch,
     ClipScores,
     FrameScores,
+    MaskScale,
     RawTrack,
 )
 from vadcli.types.media import Clip, ClipNeeds, DecoderName, PixelFormat, SizeRule, VideoInfo
@@ -24,6 +26,7 @@ from vadcli.types.results import (
 
 __all__ = [
     "EVENTS_FORMAT_VERSION",
+    "MASK_LOGIT_LIMIT",
     "SCORES_SCHEMA_VERSION",
     "BoolArray",
     "Box",
@@ -40,6 +43,7 @@ __all__ = [
     "FloatArray",
     "FrameScores",
     "IndexArray",
+    "MaskScale",
     "PixelFormat",
     "RawTrack",
     "ScoreTable",

@@ -13,6 +13,7 @@ import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ from numpy.typing import NDArray
 
 from vadcli.types.arrays import BoolArray, ByteArray, FloatArray, IndexArray, TimeArray
 from vadcli.types.media import Clip, VideoInfo
+
+MASK_LOGIT_LIMIT = 8.0
+"""Pixel logits are stored within ± this: scores from .0003 to .9997."""
 
 
 @dataclass(frozen=True)
@@ -147,13 +151,33 @@ class ClipBatch:
             raise ValueError(f"a batch of {b} clips needs {b} videos, models and intervals")
 
 
+class MaskScale(StrEnum):
+    """How a detector's mask values read as pixel scores.
+
+    Masks are enlarged to the frame's size before they are read, and enlarging a logit keeps an edge sharp where enlarging a
+    probability blurs it.
+    """
+
+    SCORE = "score"
+    LOGIT = "logit"
+
+    def pixel_scores(self) -> ByteArray:
+        """(256,) uint8: the pixel score 0-255 of each stored byte; half of the scale means 0.5 in both."""
+        bytes_ = np.arange(256)
+        if self is MaskScale.SCORE:
+            return bytes_.astype(np.uint8)
+        logit = (bytes_ / 255 * 2 - 1) * MASK_LOGIT_LIMIT
+        return np.rint(255 / (1 + np.exp(-logit))).astype(np.uint8)
+
+
 @dataclass(frozen=True)
 class ClipScores:
     """What a detector says of a batch.
 
     Attributes:
         raw: (B, T, K) float32, the detector's own channels; finite.
-        mask: (B, T, h, w) float32 pixel scores in [0, 1], or None where the detector has none.
+        mask: (B, T, h, w) float32 in [0, 1] on the detector's mask scale, 0.5 where the pixel score is; None where the
+            detector has none. On the logit scale it is logit / (2 · MASK_LOGIT_LIMIT) + 0.5, cut to [0, 1].
     """
 
     raw: FloatArray

@@ -53,6 +53,7 @@ class ClipRequest:
             clip before brought.
         bursts: where given, only one clip from each of these positions, fractions [0, 1) of the video's frames, numbered
             in this order; no rows. A burst in which nothing was decoded is left out.
+        exact: bursts start at the very sample; else near it, where decoding is cheapest.
     """
 
     video: str
@@ -60,6 +61,7 @@ class ClipRequest:
     fps: float | None = None
     start_clip: int = 0
     bursts: tuple[float, ...] = ()
+    exact: bool = False
 
     def __post_init__(self) -> None:
         if self.start_clip < 0 or (self.start_clip and self.bursts):

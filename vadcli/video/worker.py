@@ -43,15 +43,18 @@ class _Outcome:
     error: VideoError | None = None
 
 
-def burst_rows(info: VideoInfo, plan: SamplingPlan, bursts: tuple[float, ...]) -> list[int]:
+def burst_rows(info: VideoInfo, plan: SamplingPlan, bursts: tuple[float, ...], *, exact: bool = False) -> list[int]:
     """Sampled rows at which bursts start: right after the keyframe before, where no other burst starts there.
 
-    From a keyframe on nothing is decoded in vain. Positions are wishes, a fit does not mind some seconds; only reading the
-    same rows twice would teach it nothing.
+    From a keyframe on nothing is decoded in vain. Positions are wishes unless they are `exact`: a fit does not mind some
+    seconds; only reading the same rows twice would teach it nothing.
     """
     rows: list[int] = []
     for position in bursts:
         row = plan.burst_row(position, info.frames)
+        if exact:
+            rows.append(row)
+            continue
         before = info.keyframes[info.keyframes <= row]
         aligned = -(-int(before[-1]) // plan.interval) * plan.interval if len(before) else row
         rows.append(aligned if aligned < row and aligned not in rows else row)
@@ -88,7 +91,7 @@ class _Worker:
             info = self._probe(request.path, fps=request.fps)
             self._send(Opened(request.video, info))
             if request.bursts:
-                self._read_bursts(info, request.bursts, outcome)
+                self._read_bursts(info, request, outcome)
             else:
                 self._read_all(info, request.start_clip, outcome)
         except VideoError as error:
@@ -112,9 +115,9 @@ class _Worker:
         if assembler.next_row == 0:
             raise DecodeError(f"{shown(info.path)}: not one frame could be decoded")
 
-    def _read_bursts(self, info: VideoInfo, bursts: tuple[float, ...], outcome: _Outcome) -> None:
+    def _read_bursts(self, info: VideoInfo, request: ClipRequest, outcome: _Outcome) -> None:
         plan = replace(SamplingPlan.of(self._setup.needs, info.fps), overlap=0)
-        for number, row in enumerate(burst_rows(info, plan, bursts)):
+        for number, row in enumerate(burst_rows(info, plan, request.bursts, exact=request.exact)):
             assembler = ClipAssembler(plan, self._shape(info), origin=row)
             self._read(info, plan, assembler, outcome, burst=number)
 

@@ -23,6 +23,7 @@ from vadcli.types import (
     ClipScores,
     FloatArray,
     FrameScores,
+    MaskScale,
     PixelFormat,
     RawTrack,
     SizeRule,
@@ -49,6 +50,9 @@ class MotionDetector:
     calibration: Calibration | None = CALIBRATION
     uses_categories = False
     fits_camera = True
+    mask_scale = MaskScale.SCORE
+    batch_size = 1
+    parallel = 1
 
     def __init__(self, options: MotionOptions | None = None) -> None:
         self.options = options or MotionOptions()
@@ -60,6 +64,9 @@ class MotionDetector:
             pixel_format=PixelFormat.GRAY,
         )
         self.thresholds = Thresholds(high=0.4, low=0.3, min_duration_s=0.3, merge_gap_s=2.0)
+
+    def prepare(self) -> None:
+        """There is nothing to load."""
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
         """Learn the camera's background, its usual motion and how often values are reached; None without any pair of frames."""

@@ -1,0 +1,283 @@
+"""LAVIDA folders: the bridge between files and the model. safetensors only; nothing is fetched.
+
+FOLDER/
+  config.json         LavidaConfig
+  mllm/ text/ sam2/   the base models, each a plain transformers folder with its tokenizer
+  lavida.safetensors  the own part: the projector, and what else was trained whole, by the names of Lavida's state dict
+  lora/               optional: adapters of the language model, merged when loaded
+  checksums.json      what the files should be
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import (
+    AutoTokenizer,
+    CLIPTextConfig,
+    CLIPTextModel,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Sam2VideoModel,
+)
+from transformers.utils import logging as transformers_logging
+
+from vadcli import weights
+from vadcli.detectors.lavida.config import SEG, LavidaConfig, load_preset
+from vadcli.detectors.lavida.masks import TransformersMasks
+from vadcli.detectors.lavida.mllm import MultimodalLM
+from vadcli.detectors.lavida.model import Lavida
+from vadcli.detectors.lavida.projector import build_projector
+from vadcli.detectors.lavida.prompts import CLIP_SPECIALS, TURN_END, VIDEO, add_seg, small_text_tokenizer, small_tokenizer
+from vadcli.detectors.lavida.sam2_sizes import sam2_config
+from vadcli.detectors.lavida.text import TextEncoder
+from vadcli.errors import WeightsError
+
+PARTS = ("mllm", "text", "sam2")
+OWN = "lavida.safetensors"
+ADAPTERS = "lora"
+SEG_STD = 0.02
+UNTRAINED_HINT = (
+    "no public LAVIDA checkpoint exists yet: train one with `vadcli train`, use --detector motion, "
+    "or scan with random weights by --allow-untrained"
+)
+
+
+def read_config(folder: Path) -> LavidaConfig:
+    """The folder's configuration.
+
+    Raises:
+        WeightsError: there is none, or it can't be used.
+    """
+    path = folder / "config.json"
+    try:
+        return LavidaConfig.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise WeightsError(
+            f"{folder}: not a LAVIDA folder: {path.name}: {error.strerror}", hint="`vadcli weights import` makes one"
+        ) from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path}: {' '.join(str(error).split())}", hint="is it from another version of vadcli?") from error
+
+
+def check(folder: Path, *, allow_untrained: bool) -> LavidaConfig:
+    """The folder's configuration, where it can be scanned with; loads no weights.
+
+    Raises:
+        WeightsError: a part is missing, or the own part was never trained and nobody allowed that.
+    """
+    config = read_config(folder)
+    missing = [part for part in PARTS if not (folder / part / "config.json").is_file()]
+    if missing:
+        raise WeightsError(
+            f"{folder}: the {' and '.join(missing)} part{'s are' if len(missing) > 1 else ' is'} missing",
+            hint=f"build the folder with `vadcli weights import {config.name}`",
+        )
+    if not allow_untrained and not (config.trained and (folder / OWN).is_file()):
+        raise WeightsError(f"{folder}: LAVIDA's own part was never trained", hint=UNTRAINED_HINT)
+    return config
+
+
+def image_size(folder: Path) -> int:
+    """Side of SAM2's square in pixels, by its config.json alone.
+
+    Raises:
+        WeightsError: it can't be read.
+    """
+    path = folder / "sam2" / "config.json"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return int(document.get("image_size") or document["vision_config"]["backbone_config"]["image_size"][0])
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise WeightsError(f"{path}: says no image_size ({error})", hint="is it a transformers SAM2 folder?") from error
+
+
+def load(
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    allow_untrained: bool = False,
+    attention: str = "sdpa",
+) -> Lavida:
+    """The model of a folder, ready to score. An own part that was never trained is drawn from the config's seed.
+
+    Raises:
+        WeightsError: a part is missing, damaged, of another size, or untrained without leave.
+    """
+    config = check(folder, allow_untrained=allow_untrained)
+    with _quiet(), _as_weights_error(folder):
+        plain = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
+        qwen = Qwen2VLForConditionalGeneration.from_pretrained(folder / "mllm", attn_implementation=attention, **plain)
+        clip = CLIPTextModel.from_pretrained(folder / "text", **{**plain, "dtype": torch.float32})
+        sam2 = Sam2VideoModel.from_pretrained(folder / "sam2", **{**plain, "dtype": torch.float32})
+        tokenizer = AutoTokenizer.from_pretrained(folder / "mllm", local_files_only=True)
+        words = AutoTokenizer.from_pretrained(folder / "text", local_files_only=True)
+        if (folder / ADAPTERS).is_dir():
+            qwen = _merged(qwen, folder / ADAPTERS)
+        model = _assemble(config, qwen=qwen, clip=clip, sam2=sam2, tokenizer=tokenizer, words=words)
+        if (folder / OWN).is_file():
+            _overlay(model, folder / OWN)
+        else:
+            _draw_seg(model)
+    return model.to(device=device, dtype=dtype).eval()
+
+
+def create(preset: str, folder: Path, *, seed: int = 0) -> LavidaConfig:
+    """Write a whole LAVIDA folder with random weights of a preset's sizes; the same seed gives the same bytes.
+
+    Raises:
+        ValueError: there is no such preset.
+        OSError: it can't be written.
+    """
+    config = load_preset(preset)
+    save(random_model(config, seed=seed), folder, trained=False)
+    return config
+
+
+def random_model(
+    config: LavidaConfig, *, seed: int = 0, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Lavida:
+    """A model of a preset's sizes with random weights, made on its device; with the small tokenizers."""
+    parts = config.parts
+    with torch.random.fork_rng(devices=_cuda_devices(device)), torch.device(device), _quiet():
+        torch.manual_seed(seed)
+        mllm = Qwen2VLConfig(**parts.mllm)
+        tokenizer = small_tokenizer(mllm.text_config.vocab_size)
+        mllm.video_token_id = tokenizer.convert_tokens_to_ids(VIDEO)
+        mllm.image_token_id = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        mllm.text_config.eos_token_id = tokenizer.convert_tokens_to_ids(TURN_END)
+        clip = CLIPTextConfig(**parts.text)
+        words = small_text_tokenizer(clip.vocab_size, clip.max_position_embeddings)
+        clip.bos_token_id, clip.eos_token_id = words.convert_tokens_to_ids(list(CLIP_SPECIALS))
+        clip.pad_token_id = clip.eos_token_id
+        qwen = Qwen2VLForConditionalGeneration._from_config(mllm, dtype=dtype)
+        text, sam2 = CLIPTextModel(clip), Sam2VideoModel(sam2_config(**parts.sam2))
+        model = _assemble(config, qwen=qwen, clip=text, sam2=sam2, tokenizer=tokenizer, words=words)
+        if config.random_gain is not None:
+            _draw(model, config.random_gain)
+    return model.to(device=device, dtype=dtype).eval()
+
+
+def save(model: Lavida, folder: Path, *, trained: bool) -> None:
+    """Write a model whole, base parts included, and its checksums last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with _quiet():
+        model.mllm.qwen.save_pretrained(folder / "mllm")
+        model.text.clip.save_pretrained(folder / "text")
+        model.masks.sam2.save_pretrained(folder / "sam2")  # type: ignore[attr-defined]
+        model.tokenizer.save_pretrained(folder / "mllm")
+        model.text.tokenizer.save_pretrained(folder / "text")
+    own = {name: value.contiguous() for name, value in model.state_dict().items() if name.startswith("projector.")}
+    save_file(own, folder / OWN, metadata={"trained": str(trained).lower()})
+    document = {**model.config.to_json(), "trained": trained, "parts": {}}
+    (folder / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    weights.write_checksums(folder)
+
+
+@torch.no_grad()
+def _draw(model: Lavida, gain: float) -> None:
+    """Draw all weights anew, from torch's current generator."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d):
+            nn.init.xavier_normal_(module.weight, gain=gain)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight)
+
+
+def _assemble(config: LavidaConfig, *, qwen: Any, clip: Any, sam2: Any, tokenizer: Any, words: Any) -> Lavida:
+    """Put the boxes together; the projector is drawn from the config's seed."""
+    seg = add_seg(tokenizer)
+    table = qwen.get_input_embeddings().weight
+    if seg >= len(table):
+        qwen.resize_token_embeddings(seg + 1)
+    masks = TransformersMasks(sam2)
+    with torch.random.fork_rng(devices=_cuda_devices(table.device)):
+        torch.manual_seed(config.seed)
+        projector = build_projector(
+            config.projector,
+            llm_width=qwen.config.text_config.hidden_size,
+            text_width=clip.config.hidden_size,
+            image_width=masks.width,
+        )
+    return Lavida(
+        config, mllm=MultimodalLM(qwen), text=TextEncoder(clip, words), masks=masks, projector=projector, tokenizer=tokenizer
+    )
+
+
+@torch.no_grad()
+def _draw_seg(model: Lavida) -> None:
+    """Draw the embedding of `<SEG>` from the config's seed, where nobody has trained it."""
+    table = model.mllm.qwen.get_input_embeddings().weight
+    generator = torch.Generator().manual_seed(model.config.seed)
+    table[model.tokenizer.convert_tokens_to_ids(SEG)] = torch.randn(table.shape[1], generator=generator).to(table) * SEG_STD
+
+
+def _overlay(model: Lavida, path: Path) -> None:
+    """Put trained tensors over the base models'."""
+    found = load_file(path)
+    own = model.state_dict()
+    strange = sorted(set(found) - set(own))
+    if strange:
+        raise WeightsError(f"{path}: {strange[0]!r} is no part of this model", hint="was it trained with another preset?")
+    wrong = [name for name in found if found[name].shape != own[name].shape]
+    if wrong:
+        name = sorted(wrong)[0]
+        raise WeightsError(
+            f"{path}: {name} is {tuple(found[name].shape)} where {tuple(own[name].shape)} is wanted",
+            hint="was it trained with another preset?",
+        )
+    lacking = [name for name in own if name.startswith("projector.") and name not in found]
+    if lacking:
+        raise WeightsError(f"{path}: {lacking[0]} is missing", hint="the file is incomplete: fetch or train it again")
+    model.load_state_dict(found, strict=False)
+
+
+def _merged(qwen: Any, folder: Path) -> Any:
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise WeightsError(f"{folder}: adapters need the peft package", hint="pip install 'vadcli[train]'") from error
+    return PeftModel.from_pretrained(qwen, folder).merge_and_unload()
+
+
+def _cuda_devices(device: torch.device | str) -> list[int]:
+    """The devices whose random state must be kept, for torch.random.fork_rng."""
+    chosen = torch.device(device)
+    return [chosen.index or 0] if chosen.type == "cuda" else []
+
+
+@contextmanager
+def _as_weights_error(folder: Path) -> Iterator[None]:
+    """What the libraries raise over damaged or missing files, as one line."""
+    try:
+        yield
+    except WeightsError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        words = " ".join(str(error).split())
+        raise WeightsError(
+            f"{folder}: can't be loaded: {words[:300]}", hint=f"`vadcli weights verify {folder}` says which file is damaged"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no advice from transformers on stderr."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,263 @@
+"""LAVIDA as the engine sees it: arrays in, arrays out. The bridge between a folder of weights, the devices and the scan."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, replace
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vadcli import weights
+from vadcli.detectors.lavida.config import LavidaConfig
+from vadcli.errors import WeightsError
+from vadcli.options import DetectorOptions, parse_categories
+from vadcli.types import (
+    MASK_LOGIT_LIMIT,
+    Calibration,
+    CameraModel,
+    CameraSample,
+    ClipBatch,
+    ClipNeeds,
+    ClipScores,
+    FloatArray,
+    FrameScores,
+    MaskScale,
+    PixelFormat,
+    RawTrack,
+    SizeRule,
+    Thresholds,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from vadcli.detectors.lavida.model import Lavida, Question
+    from vadcli.detectors.lavida.running import Runner
+
+log = logging.getLogger("vadcli")
+
+MODEL_VERSION = 1
+DEFAULT_CATEGORIES = "@general"
+
+
+class LavidaDetector:
+    """Scores frames by how well they show what the categories say, in the user's own words; marks where.
+
+    Building one reads the folder's config.json alone; `prepare` loads the weights.
+
+    Args:
+        options: model, categories, device and how to compute.
+
+    Raises:
+        UsageError: a category list that can't be read.
+        WeightsError: the model is not there, or was never trained and nobody allowed that.
+    """
+
+    name = "lavida"
+    model_version = MODEL_VERSION
+    channels: tuple[str, ...] = ("object_logit",)
+    calibration: Calibration | None = None
+    uses_categories = True
+    fits_camera = False
+    mask_scale = MaskScale.LOGIT
+
+    def __init__(self, options: DetectorOptions) -> None:
+        self.options = options
+        self.categories = parse_categories(options.categories) or parse_categories(DEFAULT_CATEGORIES)
+        self.folder, config = _find(options)
+        self.config = _adjusted(config, options)
+        sampling, side = self.config.sampling, self._image_size()
+        self.needs = ClipNeeds(
+            frames=sampling.frames,
+            overlap=0,
+            rate_hz=sampling.rate_hz,
+            size=SizeRule(side * side),
+            pixel_format=PixelFormat.RGB,
+        )
+        self.thresholds = Thresholds(high=0.5, low=0.4, min_duration_s=0.5, merge_gap_s=2.0)
+        self._workers: list[_Worker] = []
+        self._idle: SimpleQueue[_Worker] = SimpleQueue()
+        self._batch_size = 1
+
+    @property
+    def batch_size(self) -> int:
+        """Clips a call, as memory allows."""
+        return self._batch_size
+
+    @property
+    def parallel(self) -> int:
+        """Two calls a GPU, one computing while the other's frames are copied; one on a CPU."""
+        return max(1, sum(worker.calls for worker in self._workers))
+
+    def prepare(self) -> None:
+        """Load the model onto each device and ask how many clips it holds. Again does nothing."""
+        if self._workers:
+            return
+        from vadcli.detectors.lavida.running import devices_for
+
+        if len(self.categories) > self.config.prompt.max_categories:
+            log.warning(
+                "%d categories are asked for in several prompts of at most %d; the highest score counts",
+                len(self.categories),
+                self.config.prompt.max_categories,
+            )
+        for device in devices_for(self.options.device):
+            self._workers.append(_Worker(self, device))
+        for worker in self._workers:
+            for _ in range(worker.calls):
+                self._idle.put(worker)
+        self._batch_size = self.options.batch_size or self._workers[0].fitting_batch()
+
+    def fit(self, sample: CameraSample) -> CameraModel | None:
+        """LAVIDA learns nothing of cameras."""
+        return None
+
+    def score(self, batch: ClipBatch) -> ClipScores:
+        """(B, T, 1) object-score logits and (B, T, h, w) pixel logits on the logit scale."""
+        self.prepare()
+        worker = self._idle.get()
+        try:
+            logits, masks = worker.runner.run(worker.score, batch.frames)
+        finally:
+            self._idle.put(worker)
+        return ClipScores(logits[..., None], masks)
+
+    def attribute(self, batch: ClipBatch) -> FloatArray:
+        """(B, T, C) scores of each category asked for alone; the vision side is computed once."""
+        self.prepare()
+        worker = self._idle.get()
+        try:
+            (scores,) = worker.runner.run(worker.attribute, batch.frames)
+        finally:
+            self._idle.put(worker)
+        found: FloatArray = scores
+        return found
+
+    def finish(self, track: RawTrack) -> FrameScores:
+        """The object-score logit is the score's."""
+        return FrameScores(track.raw[:, 0].astype(np.float32))
+
+    def fingerprint(self) -> dict[str, object]:
+        """Weights, precision and everything of the config that changes scores."""
+        config = asdict(self.config)
+        return {
+            "detector": self.name,
+            "model_version": MODEL_VERSION,
+            "weights": weights.fingerprint(self.folder) if self.folder else f"random {self.config.name} {self.config.seed}",
+            "precision": self.options.precision,
+            "allow_untrained": self.options.allow_untrained and not self.config.trained,
+            **{name: config[name] for name in ("compression", "prompt", "sampling", "pixels", "mask_gate")},
+        }
+
+    def load(self, device: torch.device) -> Lavida:
+        """The model on a device."""
+        from vadcli.detectors.lavida import checkpoint
+        from vadcli.detectors.lavida.running import dtype_for
+
+        dtype = dtype_for(self.options.precision, device)
+        if self.folder is None:
+            model = checkpoint.random_model(self.config, seed=self.config.seed, device=device, dtype=dtype)
+        else:
+            model = checkpoint.load(
+                self.folder,
+                device=device,
+                dtype=dtype,
+                allow_untrained=self.options.allow_untrained,
+                attention=_attention(device, dtype),
+            )
+        model.config = self.config
+        if self.options.sam2 == "package":
+            _use_package(model)
+        if self.options.compile:
+            model.compile_parts()
+        return model
+
+    def _image_size(self) -> int:
+        """SAM2's side in pixels, without loading it."""
+        if self.folder is None:
+            return int(self.config.parts.sam2.get("image_size", 1024))
+        from vadcli.detectors.lavida.checkpoint import image_size
+
+        return image_size(self.folder)
+
+
+class _Worker:
+    """One device with its model and its questions."""
+
+    def __init__(self, detector: LavidaDetector, device: torch.device) -> None:
+        from vadcli.detectors.lavida.running import Runner
+
+        self.model = detector.load(device)
+        self.runner: Runner = Runner(device)
+        self.calls = 2 if device.type == "cuda" else 1
+        self._needs = detector.needs
+        self._side = detector.needs.size.max_area_px
+        self._questions: list[Question] = self.model.questions(detector.categories)
+        self._alone: list[Question] = [question for name in detector.categories for question in self.model.questions([name])]
+
+    def score(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        verdict = self.model(frames, self._questions)
+        mask = verdict.mask_logit.clamp(-MASK_LOGIT_LIMIT, MASK_LOGIT_LIMIT) / (2 * MASK_LOGIT_LIMIT) + 0.5
+        return verdict.object_logit, mask
+
+    def attribute(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        import torch
+
+        verdicts = self.model.each(self.model.watch(frames), self._alone)
+        return (torch.stack([verdict.object_logit.sigmoid() for verdict in verdicts], dim=-1),)
+
+    def fitting_batch(self) -> int:
+        side = int(self._side**0.5)
+        clip = np.zeros((self._needs.frames, side, side, 3), np.uint8)
+        return self.runner.find_batch_size(self.score, clip)
+
+
+def _find(options: DetectorOptions) -> tuple[Path | None, LavidaConfig]:
+    """The model's folder and config; no folder where a preset's weights are to be drawn whole."""
+    from vadcli.detectors.lavida import checkpoint
+    from vadcli.detectors.lavida.config import load_preset, preset_names
+
+    try:
+        folder = weights.locate(options.model)
+    except WeightsError:
+        if options.allow_untrained and options.model in preset_names():
+            return None, load_preset(options.model)
+        raise
+    return folder, checkpoint.check(folder, allow_untrained=options.allow_untrained)
+
+
+def _adjusted(config: LavidaConfig, options: DetectorOptions) -> LavidaConfig:
+    """The stored config under the user's options."""
+    if options.compression is not None:
+        config = replace(config, compression=replace(config.compression, ratio=options.compression))
+    if options.mask_gate is not None:
+        config = replace(config, mask_gate=options.mask_gate)  # type: ignore[arg-type]
+    if options.drop_static and config.pixels.static_threshold is None:
+        config = replace(config, pixels=replace(config.pixels, static_threshold=STATIC_THRESHOLD))
+    return config
+
+
+STATIC_THRESHOLD = 0.01
+"""Mean cosine distance to the first frame's patch below which a patch counts as static, as in the authors' code."""
+
+
+def _attention(device: torch.device, dtype: torch.dtype) -> str:
+    """FlashAttention where it is installed and can run, else torch's own."""
+    import torch
+    from transformers.utils import is_flash_attn_2_available
+
+    usable = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16) and is_flash_attn_2_available()
+    return "flash_attention_2" if usable else "sdpa"
+
+
+def _use_package(model: Lavida) -> None:
+    """Let the sam2 package run SAM2, with the same weights."""
+    from vadcli.detectors.lavida.sam2_package import PackageMasks
+
+    reference = model.masks.sam2  # type: ignore[attr-defined]
+    masks = PackageMasks(reference.config)
+    masks.load_transformers_state(reference.state_dict())
+    model.masks = masks.to(device=reference.device, dtype=reference.dtype).eval()

@@ -1,0 +1,247 @@
+"""Qwen2-VL as LAVIDA uses it: a clip's visual tokens, compressed, one prefill, and the hidden state at `<SEG>` (paper 3.5).
+
+It generates no text. B clips, P patches a clip, L visual tokens, M kept tokens, S tokens in the sequence, D model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vadcli.detectors.lavida.compress import CompressionOptions, compress
+from vadcli.detectors.lavida.pixels import Grid
+from vadcli.detectors.lavida.prompts import PromptTokens
+from vadcli.detectors.lavida.static import moving_groups
+
+
+@dataclass(frozen=True)
+class VisualTokens:
+    """One clip's tokens on their way into the language model.
+
+    Attributes:
+        tokens: (M, D).
+        positions: (3, M) int64: time, row and column of each token, from the place where the video begins.
+        extent: how far the position of the text behind the video moves on.
+        length: L, how many tokens there were before compression.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    extent: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The language model's state after the text before the video and the video itself, of some clips.
+
+    Attributes:
+        rows: which clips of the batch.
+        cache: keys and values of S tokens.
+        length: S.
+        next_position: where the text goes on.
+    """
+
+    rows: list[int]
+    cache: Any
+    length: int
+    next_position: int
+
+
+class MultimodalLM(nn.Module):
+    """Qwen2-VL with `<SEG>`.
+
+    Args:
+        qwen: transformers' Qwen2VLForConditionalGeneration.
+    """
+
+    def __init__(self, qwen: Any) -> None:
+        super().__init__()
+        self.qwen = qwen
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return int(self.qwen.config.text_config.hidden_size)
+
+    @property
+    def patch_px(self) -> int:
+        """Side of a patch."""
+        return int(self.qwen.config.vision_config.patch_size)
+
+    @property
+    def merge(self) -> int:
+        """Patches a side that become one token."""
+        return int(self.qwen.config.vision_config.spatial_merge_size)
+
+    def look(self, patches: Tensor, grid: Grid, static_threshold: float | None = None) -> list[tuple[Tensor, Tensor]]:
+        """The vision tower: visual tokens of each clip, and which of the grid's tokens they are.
+
+        Args:
+            patches: (B, P, 3·2·p·p).
+            grid: their layout.
+            static_threshold: drop groups of patches that stay as they were in the first frame; None keeps all.
+
+        Returns:
+            B pairs of (L, D) tokens and (L,) int64 ascending indices into the whole grid.
+        """
+        b, group = len(patches), grid.merge**2
+        embedded = self.qwen.model.visual.patch_embed(patches.flatten(0, 1)).view(b, grid.pairs, -1, group, self._tower_width)
+        everything = torch.arange(grid.tokens, device=patches.device)
+        if static_threshold is None:
+            tokens = self._tower(embedded.view(b * grid.pairs, -1, self._tower_width), self._angles(grid))
+            return [(clip, everything) for clip in tokens.view(b, grid.tokens, -1)]
+        return [self._look_at_moving(clip, grid, moving_groups(clip, static_threshold)) for clip in embedded]
+
+    def _look_at_moving(self, embedded: Tensor, grid: Grid, moving: Tensor) -> tuple[Tensor, Tensor]:
+        """One clip of (pairs, G, 4, E) patches of which only the `moving` (pairs, G) groups are looked at."""
+        cos, sin = (part.view(moving.shape[1], grid.merge**2, -1) for part in self._angles(grid))
+        steps = []
+        for step, wanted in zip(embedded, moving, strict=True):
+            angles = cos[wanted].flatten(0, 1), sin[wanted].flatten(0, 1)
+            if bool(wanted.any()):
+                steps.append(self._tower(step[wanted].flatten(0, 1)[None], angles))
+        return torch.cat(steps, dim=1)[0], moving.flatten().nonzero()[:, 0]
+
+    def compressed(self, clip: tuple[Tensor, Tensor], grid: Grid, options: CompressionOptions) -> VisualTokens:
+        """Compress one clip's tokens (paper 3.4) and give each its place in time and picture."""
+        tokens, index = clip
+        found = compress(tokens, options)
+        rows, columns = grid.rows // grid.merge, grid.columns // grid.merge
+        kept = index[found.kept]
+        if options.positions == "sequential":
+            row = torch.arange(len(kept), device=kept.device)
+            return VisualTokens(found.tokens, row.expand(3, -1), len(kept), len(tokens))
+        positions = torch.stack([kept // (rows * columns), kept // columns % rows, kept % columns])
+        return VisualTokens(found.tokens, positions, max(rows, columns), len(tokens))
+
+    def hidden_at_seg(self, clips: list[VisualTokens], prompt: PromptTokens) -> Tensor:
+        """One prefill a clip: the final-norm hidden state at `<SEG>` itself, (B, D). Later tokens can't change it."""
+        hidden = self._empty(len(clips))
+        for rows, group in _equal_lengths(clips):
+            embedded, positions = self._before(group, prompt)
+            tail, tail_positions = self._after(prompt, _next_position(group, prompt), len(group))
+            output = self.qwen.model.language_model(
+                inputs_embeds=torch.cat([embedded, tail], dim=1),
+                position_ids=torch.cat([positions, tail_positions], dim=2),
+                use_cache=False,
+            )
+            hidden[rows] = output.last_hidden_state[:, -1].to(hidden.dtype)
+        return hidden
+
+    def prefixes(self, clips: list[VisualTokens], prompt: PromptTokens) -> list[Prefix]:
+        """Read text and video up to where prompts differ, so that several prompts share that work."""
+        found = []
+        for rows, group in _equal_lengths(clips):
+            embedded, positions = self._before(group, prompt)
+            output = self.qwen.model.language_model(inputs_embeds=embedded, position_ids=positions, use_cache=True)
+            found.append(Prefix(rows, output.past_key_values, embedded.shape[1], _next_position(group, prompt)))
+        return found
+
+    def hidden_after(self, prefixes: list[Prefix], prompt: PromptTokens) -> Tensor:
+        """`hidden_at_seg` of the prefixes' clips; leaves the prefixes as they were."""
+        hidden = self._empty(sum(len(prefix.rows) for prefix in prefixes))
+        for prefix in prefixes:
+            tail, positions = self._after(prompt, prefix.next_position, len(prefix.rows))
+            with _growing(prefix):
+                output = self.qwen.model.language_model(
+                    inputs_embeds=tail, position_ids=positions, past_key_values=prefix.cache, use_cache=True
+                )
+            hidden[prefix.rows] = output.last_hidden_state[:, -1].to(hidden.dtype)
+        return hidden
+
+    @property
+    def _tower_width(self) -> int:
+        return int(self.qwen.config.vision_config.embed_dim)
+
+    def _angles(self, grid: Grid) -> tuple[Tensor, Tensor]:
+        """Rotary cosines and sines (n, head width) of one pair of frames' patches, in the merger's order."""
+        visual, m = self.qwen.model.visual, grid.merge
+        device = visual.patch_embed.proj.weight.device
+        row = torch.arange(grid.rows, device=device)[:, None].expand(-1, grid.columns)
+        column = torch.arange(grid.columns, device=device)[None].expand(grid.rows, -1)
+        places = torch.stack([row, column]).view(2, grid.rows // m, m, grid.columns // m, m)
+        places = places.transpose(2, 3).flatten(1).T  # (n, 2): the four patches of a group follow each other
+        cos, sin = visual.rotary_pos_emb(torch.empty(0, device=device), places)
+        return cos, sin
+
+    def _tower(self, hidden: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+        """The tower's blocks and merger over (N, n, E) patches of N pairs of frames that don't see each other.
+
+        The same sums as transformers' own forward, which takes the pairs one by one.
+        """
+        visual = self.qwen.model.visual
+        for block in visual.blocks:
+            hidden = hidden + _attend(block.attn, block.norm1(hidden), *angles)
+            hidden = hidden + block.mlp(block.norm2(hidden))
+        merged: Tensor = visual.merger(hidden)
+        return merged.view(len(hidden), -1, merged.shape[-1])  # (N, n / 4, D)
+
+    def _embed(self, ids: tuple[int, ...]) -> Tensor:
+        """(S, D) of token ids."""
+        table = self.qwen.model.language_model.embed_tokens
+        embedded: Tensor = table(torch.tensor(ids, device=table.weight.device))
+        return embedded
+
+    def _before(self, clips: list[VisualTokens], prompt: PromptTokens) -> tuple[Tensor, Tensor]:
+        """Embeddings (B, S, D) and positions (3, B, S) of the text before the video and the video."""
+        tokens = torch.stack([clip.tokens for clip in clips])
+        text = self._embed(prompt.before).to(tokens.dtype).expand(len(clips), -1, -1)
+        place = torch.stack([clip.positions for clip in clips], dim=1) + len(prompt.before)
+        row = torch.arange(len(prompt.before), device=place.device).expand(3, len(clips), -1)
+        return torch.cat([text, tokens], dim=1), torch.cat([row, place], dim=2)
+
+    def _after(self, prompt: PromptTokens, start: int, count: int) -> tuple[Tensor, Tensor]:
+        """Embeddings (B, S, D) and positions (3, B, S) of the text behind the video, up to `<SEG>`."""
+        embedded = self._embed(prompt.after[: prompt.seg + 1])
+        row = torch.arange(start, start + len(embedded), device=embedded.device)
+        return embedded.expand(count, -1, -1), row.expand(3, count, -1)
+
+    def _empty(self, clips: int) -> Tensor:
+        weight = self.qwen.model.language_model.norm.weight
+        return torch.empty(clips, self.width, dtype=weight.dtype, device=weight.device)
+
+
+def _attend(attention: Any, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Full attention inside each of N pairs of frames; angles in fp32 as in transformers."""
+    n, length, _ = hidden.shape
+    qkv = attention.qkv(hidden).view(n, length, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)  # (3, N, heads, n, e)
+    query, key = (_turned(part, cos, sin) for part in (qkv[0], qkv[1]))
+    mixed = F.scaled_dot_product_attention(query, key, qkv[2])
+    projected: Tensor = attention.proj(mixed.transpose(1, 2).reshape(n, length, -1))
+    return projected
+
+
+def _turned(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    wide = states.float()
+    half = wide.shape[-1] // 2
+    rotated = torch.cat([-wide[..., half:], wide[..., :half]], dim=-1)
+    return (wide * cos.float() + rotated * sin.float()).to(states.dtype)
+
+
+def _next_position(clips: list[VisualTokens], prompt: PromptTokens) -> int:
+    return len(prompt.before) + clips[0].extent
+
+
+def _equal_lengths(clips: list[VisualTokens]) -> Iterator[tuple[list[int], list[VisualTokens]]]:
+    """Clips with as many tokens as each other, and their rows: a batch without padding."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for row, clip in enumerate(clips):
+        groups.setdefault((len(clip.tokens), clip.extent), []).append(row)
+    for rows in groups.values():
+        yield rows, [clips[row] for row in rows]
+
+
+@contextmanager
+def _growing(prefix: Prefix) -> Iterator[None]:
+    """Let the cache grow by a tail, and cut it back."""
+    try:
+        yield
+    finally:
+        prefix.cache.crop(prefix.length - prefix.cache.get_seq_length())  # a negative number: how many to take off

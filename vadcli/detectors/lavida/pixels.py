@@ -1,0 +1,111 @@
+"""From delivered frames to what the two encoders see, on the frames' own device; nothing of it is learned.
+
+B clips, T frames a clip, (H, W) as delivered, (h, w) in patches, p = 14 px a patch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+LONGEST_ASPECT = 200
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Patches of one clip: pairs of frames × rows × columns.
+
+    Attributes:
+        pairs: T / 2.
+        rows, columns: h and w, even.
+        merge: patches a side that the vision tower merges into one token.
+    """
+
+    pairs: int
+    rows: int
+    columns: int
+    merge: int = 2
+
+    @property
+    def patches(self) -> int:
+        """Patches a clip."""
+        return self.pairs * self.rows * self.columns
+
+    @property
+    def tokens(self) -> int:
+        """L, visual tokens a clip after merging."""
+        return self.patches // self.merge**2
+
+
+def qwen_patches(
+    frames: Tensor, *, min_px: int, max_px: int, patch_px: int = 14, merge: int = 2, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Grid]:
+    """Resize by Qwen2-VL's rule, normalise, pair in time and cut into patches, as its image processor does.
+
+    Patches come in the order in which the vision tower merges them: the four of a 2 × 2 group follow each other.
+
+    Args:
+        frames: (B, T, H, W, 3) uint8, T even.
+        min_px, max_px: area of a resized frame.
+        patch_px, merge: of the vision tower.
+        dtype: of the result.
+
+    Returns:
+        (B, P, 3·2·p·p) patches and their grid.
+    """
+    b, t, height, width, _ = frames.shape
+    factor = patch_px * merge
+    tall, wide = _bounded_aspect(height, width)
+    new_h, new_w = smart_resize(tall, wide, factor=factor, min_pixels=min_px, max_pixels=max_px)
+    pixels = resize(frames.flatten(0, 1), new_h, new_w, mode="bicubic")  # (B·T, 3, h·p, w·p) in 0-255
+    pixels = normalise(pixels, CLIP_MEAN, CLIP_STD).to(dtype)
+    grid = Grid(t // 2, new_h // patch_px, new_w // patch_px, merge)
+    pixels = pixels.view(
+        b, grid.pairs, 2, 3, grid.rows // merge, merge, patch_px, grid.columns // merge, merge, patch_px
+    )  # (B, pairs, 2, 3, h/2, 2, p, w/2, 2, p)
+    pixels = pixels.permute(0, 1, 4, 7, 5, 8, 3, 2, 6, 9)  # (B, pairs, h/2, w/2, 2, 2, 3, 2, p, p)
+    return pixels.reshape(b, grid.patches, -1), grid
+
+
+def sam_pixels(frames: Tensor, size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Squeeze frames into SAM2's square and normalise them, as its image transform does.
+
+    Args:
+        frames: (N, H, W, 3) uint8.
+        size: side of the square.
+        dtype: of the result.
+
+    Returns:
+        (N, 3, size, size).
+    """
+    pixels = resize(frames, size, size, mode="bilinear")
+    return normalise(pixels, IMAGENET_MEAN, IMAGENET_STD).to(dtype)
+
+
+def resize(frames: Tensor, height: int, width: int, *, mode: str) -> Tensor:
+    """(N, H, W, 3) uint8 to (N, 3, height, width) float32, whole numbers in 0-255, smoothed where it shrinks (as PIL does)."""
+    pixels = frames.permute(0, 3, 1, 2).float()  # (N, 3, H, W)
+    if pixels.shape[-2:] != (height, width):
+        pixels = F.interpolate(pixels, size=(height, width), mode=mode, antialias=True, align_corners=False)
+        pixels = pixels.round().clamp(0, 255)
+    return pixels
+
+
+def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """(…, 3, H, W) in 0-255 to zero mean and unit deviation a channel."""
+    shift = torch.tensor(mean, device=pixels.device)[:, None, None]
+    scale = torch.tensor(std, device=pixels.device)[:, None, None]
+    return (pixels / 255 - shift) / scale
+
+
+def _bounded_aspect(height: int, width: int) -> tuple[int, int]:
+    """Sides for the size rule, which refuses pictures more than 200 times as long as wide."""
+    return max(height, -(-width // LONGEST_ASPECT)), max(width, -(-height // LONGEST_ASPECT))

@@ -1,0 +1,148 @@
+"""Words to token ids: the one prompt with `<SEG>` forced in its answer, and the small tokenizer of models made from nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from vadcli.detectors.lavida.config import SEG, PromptOptions
+
+VIDEO = "<|video_pad|>"
+TURN_END = "<|im_end|>"
+QWEN_SPECIALS = ("<|endoftext|>", "<|im_start|>", TURN_END, "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", VIDEO)
+CLIP_SPECIALS = ("<|startoftext|>", "<|endoftext|>")
+
+# Qwen2-VL's conversation format, for one text and one video a message.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+# What the small tokenizer learns its pieces from: the words that people look for in footage, and the prompt's own.
+CORPUS = (
+    "Detect the anomalies in this video. They may be: It is. You are a helpful assistant. system user assistant "
+    "a person people man woman child crowd car truck bus bicycle motorcycle skateboard dog bag box knife gun "
+    "running walking falling fighting jumping throwing climbing lying sitting pushing chasing loitering standing still "
+    "fire smoke explosion accident crash robbery burglary stealing shoplifting shooting assault abuse arrest arson vandalism "
+    "riot panic intrusion weapon fall fight theft traffic road wrong way direction pedestrian area driving riding "
+    "red green blue yellow orange purple cyan white black gray circle square triangle star cross ring diamond heart "
+    "left right up down in out fast slow moving turning growing shrinking blinking shaking"
+)
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """One prompt, with a hole for the visual tokens between `before` and `after`.
+
+    Attributes:
+        before: ids up to and including <|vision_start|>.
+        after: ids from <|vision_end|> to the end of the forced answer.
+        seg: position of `<SEG>` in `after`.
+    """
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    seg: int
+
+
+def messages(categories: Sequence[str], options: PromptOptions) -> list[dict[str, Any]]:
+    """The conversation: the video, then the question."""
+    question = options.question.format(categories=", ".join(categories))
+    return [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}]
+
+
+def build_prompt(tokenizer: Any, categories: Sequence[str], options: PromptOptions) -> PromptTokens:
+    """Token ids of the prompt and its forced answer (paper 3.5), by the tokenizer's own chat template.
+
+    Args:
+        tokenizer: Qwen2-VL's, with `<SEG>` added.
+        categories: 1 to `options.max_categories` names.
+        options: the words around them.
+
+    Raises:
+        ValueError: the template shows the video not exactly once, or the tokenizer does not know `<SEG>`.
+    """
+    text = tokenizer.apply_chat_template(messages(categories, options), tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(text + options.answer, add_special_tokens=False)["input_ids"]
+    video, seg = tokenizer.convert_tokens_to_ids(VIDEO), tokenizer.convert_tokens_to_ids(SEG)
+    if ids.count(video) != 1:
+        raise ValueError(f"the prompt must show the video once, not {ids.count(video)} times: {text!r}")
+    if seg == tokenizer.unk_token_id or ids.count(seg) != 1:
+        raise ValueError(f"the prompt must hold {SEG} once; is it in the tokenizer, and in no category?")
+    hole = ids.index(video)
+    after = tuple(ids[hole + 1 :])
+    return PromptTokens(tuple(ids[:hole]), after, after.index(seg))
+
+
+def split_categories(categories: Sequence[str], limit: int) -> list[tuple[str, ...]]:
+    """The categories in as few lists of at most `limit` as there must be, of nearly equal lengths, in order."""
+    lists = -(-len(categories) // limit)
+    edges = [round(number * len(categories) / lists) for number in range(lists + 1)] if lists else [0]
+    return [tuple(categories[start:end]) for start, end in pairwise(edges)]
+
+
+def add_seg(tokenizer: Any) -> int:
+    """Make `<SEG>` one token of this tokenizer; its id."""
+    tokenizer.add_special_tokens({"additional_special_tokens": [SEG]}, replace_extra_special_tokens=False)
+    return int(tokenizer.convert_tokens_to_ids(SEG))
+
+
+def small_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer for a small Qwen2-VL: any text, at most `vocab_size` ids, `<SEG>` among them. Deterministic."""
+    raw = _byte_pairs(vocab_size, (*QWEN_SPECIALS, SEG))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        eos_token=TURN_END,
+        pad_token=QWEN_SPECIALS[0],
+        model_max_length=4096,
+        clean_up_tokenization_spaces=False,
+    )
+    add_seg(tokenizer)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def small_text_tokenizer(vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer for a small CLIP text model: lower case, start and end marked as CLIP's does. Deterministic."""
+    start, end = CLIP_SPECIALS
+    raw = _byte_pairs(vocab_size, CLIP_SPECIALS)
+    raw.normalizer = normalizers.Lowercase()
+    raw.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}", special_tokens=[(name, raw.token_to_id(name)) for name in CLIP_SPECIALS]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        bos_token=start,
+        eos_token=end,
+        pad_token=end,
+        model_max_length=max_length,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _byte_pairs(vocab_size: int, specials: Sequence[str]) -> Tokenizer:
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=1,
+        special_tokens=list(specials),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    words = CORPUS.split()
+    raw.train_from_iterator([" ".join(words), ", ".join(words), CORPUS.lower()], trainer)
+    return raw

@@ -1,0 +1,135 @@
+"""A model at work on one device: copies beside computing, batches that fit into memory, nothing lost when they don't.
+
+Knows tensors and arrays; knows no file and no category.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vadcli.errors import DeviceError
+from vadcli.types import ByteArray
+
+log = logging.getLogger("vadcli")
+
+MEMORY_SHARE = 0.85
+"""Of a device's free memory that batches may take."""
+MOST_CLIPS = 32
+CPU_CLIPS = 2
+
+Step = Callable[[Tensor], tuple[Tensor, ...]]
+
+
+class Runner:
+    """Runs steps over batches of frames on one device. Any number of threads may call it; steps run one after the other.
+
+    While one thread's batch is computed, another's is copied to the device from pinned memory, on a stream of its own.
+
+    Args:
+        device: where.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.limit = MOST_CLIPS
+        self._lock = threading.Lock()
+        self._copies: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def run(self, step: Step, frames: ByteArray) -> tuple[np.ndarray, ...]:
+        """The step's outputs over (B, …) uint8 frames, as arrays with B rows.
+
+        Where the device runs out of memory the batch is halved, and so are the ones that follow.
+
+        Raises:
+            DeviceError: not even one clip fits.
+        """
+        clips, ready = self._upload(frames)
+        with self._lock, torch.inference_mode():
+            if ready is not None:
+                torch.cuda.current_stream(self.device).wait_event(ready)
+                clips.record_stream(torch.cuda.current_stream(self.device))
+            outputs = self._in_parts(step, clips)
+        return tuple(output.cpu().numpy() for output in outputs)
+
+    def find_batch_size(self, step: Step, clip: ByteArray) -> int:
+        """How many clips like `clip`, (T, H, W, 3), fit into the device's free memory; CPU_CLIPS on a CPU."""
+        if self.device.type != "cuda":
+            return CPU_CLIPS
+        one, two = (self._peak(step, np.stack([clip] * count)) for count in (1, 2))
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return batch_for(free * MEMORY_SHARE, first=one, further=two - one)
+
+    def _peak(self, step: Step, frames: ByteArray) -> int:
+        """Bytes that a batch takes over what is there before it."""
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        self.run(step, frames)
+        peak = torch.cuda.max_memory_allocated(self.device) - before
+        torch.cuda.empty_cache()
+        return peak
+
+    def _upload(self, frames: ByteArray) -> tuple[Tensor, torch.cuda.Event | None]:
+        clips = torch.from_numpy(frames if frames.flags.writeable else frames.copy())
+        if self._copies is None:
+            return clips.to(self.device), None
+        with torch.cuda.stream(self._copies):
+            moved = clips.pin_memory().to(self.device, non_blocking=True)
+            ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            ready.record(self._copies)
+        return moved, ready
+
+    def _in_parts(self, step: Step, clips: Tensor) -> tuple[Tensor, ...]:
+        """The step over as many clips at a time as have turned out to fit."""
+        done: list[tuple[Tensor, ...]] = []
+        start = 0
+        while start < len(clips):
+            part = clips[start : start + self.limit]
+            try:
+                done.append(step(part))
+                start += len(part)
+            except torch.OutOfMemoryError as error:
+                self._shrink(len(part), error)
+        return tuple(torch.cat(parts) for parts in zip(*done, strict=True))
+
+    def _shrink(self, clips: int, error: torch.OutOfMemoryError) -> None:
+        if clips == 1:
+            raise DeviceError(
+                f"{self.device}: one clip does not fit into memory",
+                hint="give a lower --compression, --precision fp16, a smaller --model, or free the device",
+            ) from error
+        self.limit = clips // 2
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        log.warning("%s is out of memory with %d clips; going on with %d", self.device, clips, self.limit)
+
+
+def batch_for(budget: float, *, first: float, further: float) -> int:
+    """Clips that fit into a budget where the first takes `first` bytes and each further one `further`."""
+    if further <= 0:
+        return MOST_CLIPS
+    return int(min(MOST_CLIPS, max(1, 1 + (budget - first) // further)))
+
+
+def devices_for(name: str) -> list[torch.device]:
+    """The devices that `auto`, `cpu`, `cuda` (all of them) or `cuda:N` stand for."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+    return [torch.device(name)]
+
+
+def dtype_for(precision: str, device: torch.device) -> torch.dtype:
+    """The number format that `auto`, `fp16`, `bf16` or `fp32` stands for on a device."""
+    if precision == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    return {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]

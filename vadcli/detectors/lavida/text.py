@@ -1,0 +1,41 @@
+"""CLIP's text model: one pooled feature a category name (paper 3.7's text branch). Run once a category list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class TextEncoder(nn.Module):
+    """CLIP's text model and its tokenizer.
+
+    Args:
+        clip: transformers' CLIPTextModel.
+        tokenizer: its tokenizer.
+    """
+
+    def __init__(self, clip: Any, tokenizer: Any) -> None:
+        super().__init__()
+        self.clip = clip
+        self.tokenizer = tokenizer
+
+    @property
+    def width(self) -> int:
+        """Of a feature, 512 for ViT-B/32."""
+        return int(self.clip.config.hidden_size)
+
+    def forward(self, categories: Sequence[str]) -> Tensor:
+        """(C, width) pooled features. A name longer than CLIP reads is cut, its end mark kept."""
+        ids = self.tokenizer(
+            list(categories),
+            padding=True,
+            truncation=True,
+            max_length=self.clip.config.max_position_embeddings,
+            return_tensors="pt",
+        ).to(self.clip.device)
+        with torch.no_grad():
+            pooled: Tensor = self.clip(input_ids=ids["input_ids"], attention_mask=ids["attention_mask"]).pooler_output
+        return pooled

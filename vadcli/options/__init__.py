@@ -1,0 +1,52 @@
+"""The options of every command as frozen dataclasses, each written down once.
+
+A field's metadata carries its help text and choices: the command line, the documentation and the run's record are made
+from it. `config.resolve` fills a set from the command line, the environment and TOML files.
+"""
+
+from vadcli.options.commands import (
+    DEFAULT_OUT,
+    MASK_CHOICES,
+    EventsOptions,
+    RenderOptions,
+    ScanOptions,
+    WeightsImportOptions,
+    WeightsPullOptions,
+)
+from vadcli.options.fields import PANELS, DecoderChoice, default_of, effective, option
+from vadcli.options.groups import (
+    DEFAULT_MODEL,
+    DETECTOR_CHOICES,
+    DecodeOptions,
+    DetectorOptions,
+    FindOptions,
+    TalkOptions,
+    ThresholdOptions,
+)
+from vadcli.options.parsing import parse_categories, parse_duration, parse_shard, preset_names
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "DEFAULT_OUT",
+    "DETECTOR_CHOICES",
+    "MASK_CHOICES",
+    "PANELS",
+    "DecodeOptions",
+    "DecoderChoice",
+    "DetectorOptions",
+    "EventsOptions",
+    "FindOptions",
+    "RenderOptions",
+    "ScanOptions",
+    "TalkOptions",
+    "ThresholdOptions",
+    "WeightsImportOptions",
+    "WeightsPullOptions",
+    "default_of",
+    "effective",
+    "option",
+    "parse_categories",
+    "parse_duration",
+    "parse_shard",
+    "preset_names",
+]

@@ -1,0 +1,130 @@
+"""Which category an event shows: a second look at its highest-scoring clips, with each category asked for alone.
+
+The prompt holds all categories at once and gives one score, so the first pass can't say which one it was. Events are few: their
+peak clips are read once more, so that this needs no memory while a video runs and gives the same after a resumed scan.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from vadcli.detectors.base import Attributor
+from vadcli.types import Clip, ClipBatch, Event, FloatArray, ScoreTable
+from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished
+from vadcli.video.sampling import SamplingPlan
+
+log = logging.getLogger("vadcli")
+
+PEAK_CLIPS = 2
+"""Clips that are looked at again for each event."""
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Fills in the categories of events.
+
+    Attributes:
+        detector: what can tell categories apart.
+        loader: reads the peaks; nothing else may use it at the same time.
+        batch_size: clips a call of the detector.
+    """
+
+    detector: Attributor
+    loader: ClipLoader
+    batch_size: int
+
+    def fill(
+        self, events: Sequence[Event], table: ScoreTable, plan: SamplingPlan, *, path: Path, fps: float | None
+    ) -> list[Event]:
+        """The events of one video with `category` and `category_scores`; without them where the peaks can't be read again.
+
+        Args:
+            events: in order, without overlap.
+            table: the video's rows.
+            plan: of its clips.
+            path, fps: where to read it.
+        """
+        names = self.detector.categories
+        if len(names) == 1:
+            return [_named(event, names, np.array([event.peak_score])) for event in events]
+        peaks = [peak_clips(event, table, plan) for event in events]
+        scores = self._scores(sorted({clip for clips in peaks for clip in clips}), len(table), plan, path=path, fps=fps)
+        found = []
+        for event, clips in zip(events, peaks, strict=True):
+            seen = [scores[clip].within(event) for clip in clips if clip in scores]
+            found.append(_named(event, names, np.mean(seen, axis=0)) if seen else event)
+        return found
+
+    def _scores(
+        self, clips: Sequence[int], rows: int, plan: SamplingPlan, *, path: Path, fps: float | None
+    ) -> dict[int, _ClipCategories]:
+        """Category scores of these clips, as far as they can be read."""
+        samples = plan.samples(rows)
+        starts = [min(clip * plan.stride, max(0, samples - plan.frames)) for clip in clips]
+        bursts = tuple((start + 0.5) / samples for start in starts)
+        request = ClipRequest(str(path), path, fps=fps, bursts=bursts, exact=True)
+        found: dict[int, _ClipCategories] = {}
+        for batch in self._batches(request):
+            scores = self.detector.attribute(_batch_of(batch))
+            found.update({clips[clip.index]: _ClipCategories(clip, scores[row]) for row, clip in enumerate(batch)})
+        return found
+
+    def _batches(self, request: ClipRequest) -> Iterator[list[Clip]]:
+        held: list[Clip] = []
+        for item in self.loader.run([request]):
+            if isinstance(item, ClipReady):
+                held.append(replace(item.clip, frames=item.clip.frames.copy()))
+            elif isinstance(item, Finished) and item.error is not None:
+                log.warning("%s: the categories of some events are not known: %s", request.path, item.error)
+            if len(held) >= self.batch_size:
+                yield held
+                held = []
+        if held:
+            yield held
+
+
+@dataclass(frozen=True)
+class _ClipCategories:
+    """(T, C) scores of a clip's frames."""
+
+    clip: Clip
+    scores: FloatArray
+
+    def within(self, event: Event) -> FloatArray:
+        """(C,) the highest score of each category in the event's frames, or in all where none of the clip's lies in it."""
+        inside = (self.clip.frame_index >= event.start_frame) & (self.clip.frame_index < event.end_frame)
+        highest: FloatArray = (self.scores[inside] if inside.any() else self.scores).max(axis=0)
+        return highest
+
+
+def peak_clips(event: Event, table: ScoreTable, plan: SamplingPlan) -> list[int]:
+    """Numbers of the clips in which the event scores highest, the highest first; of equals the earlier."""
+    rows = np.arange(event.start_frame, event.end_frame)
+    sampled = rows[table.sampled[event.start_frame : event.end_frame]]
+    if not len(sampled):  # a short event may lie between two samples: its score is the one before
+        sampled = rows[:1]
+    clips = sampled // plan.interval // plan.stride
+    numbers = np.unique(clips)
+    peaks = np.array([table.score[sampled[clips == number]].max() for number in numbers])
+    return [int(number) for number in numbers[np.argsort(-peaks, kind="stable")][:PEAK_CLIPS]]
+
+
+def _named(event: Event, names: Sequence[str], scores: FloatArray) -> Event:
+    listed = {name: round(float(score), 6) for name, score in zip(names, scores, strict=True)}
+    return replace(event, category=names[int(np.argmax(scores))], category_scores=listed)
+
+
+def _batch_of(clips: Sequence[Clip]) -> ClipBatch:
+    return ClipBatch(
+        frames=np.stack([clip.frames for clip in clips]),
+        timestamp=np.stack([clip.timestamp for clip in clips]),
+        valid=np.stack([clip.valid for clip in clips]),
+        videos=tuple(clip.video for clip in clips),
+        models=(None,) * len(clips),
+        interval=np.array([clip.interval for clip in clips], np.int64),
+    )
