@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from vadcli import __version__, detectors
+from vadcli import __version__, weights
 from vadcli.errors import VadcliError
 from vadcli.video.ffmpeg import ffmpeg_path, ffmpeg_version
 
@@ -51,19 +51,27 @@ def examine(out: Path) -> Iterator[Check]:
     Args:
         out: the output folder that a scan would use.
     """
-    checks: tuple[Callable[[], Check], ...] = (_python, _machine, _ffmpeg, _decord, _pyav, _torch, _device, _weights)
+    checks: tuple[Callable[[], Check], ...] = (
+        _python,
+        _machine,
+        _ffmpeg,
+        _decord,
+        _pyav,
+        _torch,
+        _transformers,
+        _sam2,
+        _device,
+        _weights,
+    )
     for check in checks:
         yield check()
     yield _disk(out)
 
 
 def _python() -> Check:
-    return Check(
-        "python",
-        sys.version_info >= (3, 11),
-        f"{platform.python_version()}, vadcli {__version__}",
-        "install Python 3.11 or newer",
-    )
+    new_enough = sys.version_info >= (3, 11)
+    advice = "" if new_enough else "install Python 3.11 or newer"
+    return Check("python", new_enough, f"{platform.python_version()}, vadcli {__version__}", advice)
 
 
 def _machine() -> Check:
@@ -101,6 +109,17 @@ def _torch() -> Check:
     return Check("torch", found is not None, found or "not installed", advice, required=False)
 
 
+def _transformers() -> Check:
+    found = _version("transformers")
+    advice = "" if found else "pip install transformers; only the lavida detector needs it"
+    return Check("transformers", found is not None, found or "not installed", advice, required=False)
+
+
+def _sam2() -> Check:
+    found = _version("sam2")
+    return Check("sam2", True, found or "not installed; transformers' SAM2 does the same", required=False)
+
+
 def _device() -> Check:
     if importlib.util.find_spec("torch") is None:
         return Check("device", True, "cpu", required=False)
@@ -116,11 +135,15 @@ def _device() -> Check:
 
 
 def _weights() -> Check:
-    names = sorted(name for name in detectors.DETECTORS if name != "motion")
-    if names:
-        return Check("weights", True, ", ".join(names), required=False)
-    text = "none; the motion detector needs none"
-    return Check("weights", True, text, "this version has no detector that reads categories", required=False)
+    known = [item for item in weights.status() if item.kind == "lavida" and item.state != "absent"]
+    if not known:
+        return Check(
+            "weights", True, "none; the motion detector needs none", "`vadcli weights list` tells more", required=False
+        )
+    found = ", ".join(f"{item.name} ({item.state})" for item in known)
+    damaged = [item.name for item in known if item.state == "damaged"]
+    advice = f"`vadcli weights verify {damaged[0]}`" if damaged else ""
+    return Check("weights", not damaged, found, advice, required=False)
 
 
 def _disk(out: Path) -> Check:

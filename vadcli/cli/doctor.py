@@ -33,8 +33,8 @@ def doctor(*, out: Out = DEFAULT_OUT, options: TalkOptions) -> None:
             emit_json(check.to_json())
             continue
         mark = "ok     " if check.ok else "MISSING" if check.required else "absent "
-        typer.echo(f"{mark} {check.name:8} {check.found}")
+        typer.echo(f"{mark} {check.name:12} {check.found}")
         if check.advice:
-            typer.echo(f"        {'':8} {check.advice}")
+            typer.echo(f"        {'':12} {check.advice}")
     if broken:
         raise typer.Exit(1)

@@ -104,6 +104,8 @@ class LavidaDetector:
                 len(self.categories),
                 self.config.prompt.max_categories,
             )
+        if self.folder is None or not self.config.trained:
+            log.warning("%s was never trained: its scores, masks and categories mean nothing", self.options.model)
         for device in devices_for(self.options.device):
             self._workers.append(_Worker(self, device))
         for worker in self._workers:

@@ -110,8 +110,9 @@ class Lavida(nn.Module):
         qwen = self.mllm.qwen.model
         for layer in (*qwen.language_model.layers, *(block.mlp for block in qwen.visual.blocks)):
             layer.compile(dynamic=True)
-        if isinstance(self.masks, nn.Module):
-            self.masks.compile_encoder()  # type: ignore[operator]
+        encoder = getattr(getattr(self.masks, "sam2", None), "vision_encoder", None)
+        if encoder is not None:
+            encoder.compile()
 
     def questions(self, categories: Sequence[str]) -> list[Question]:
         """The categories as prompts; a list longer than a prompt should be is split."""
