@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vadcli.detectors.scoring import ScoringPool
 from vadcli.errors import OutputError, VideoError
 from vadcli.scan.job import ScanJob
 from vadcli.scan.results import write_failure
-from vadcli.scan.scoring import ScoringPool
 from vadcli.scan.task import Task
 from vadcli.scan.writer import VideoWriter
 from vadcli.types import Clip, ClipBatch, ClipScores, Status, VideoResult

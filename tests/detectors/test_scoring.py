@@ -7,7 +7,7 @@ import threading
 import numpy as np
 
 from tests.fakes import DifferenceDetector
-from vadcli.scan.scoring import ScoringPool
+from vadcli.detectors.scoring import ScoringPool
 from vadcli.types import ClipBatch, ClipScores
 
 

@@ -1,4 +1,4 @@
-"""Batches through the detector in threads of their own, so that devices compute while this thread reads and writes."""
+"""Batches through the detector in threads of their own, so that devices compute while the caller reads and writes."""
 
 from __future__ import annotations
 
