@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.detectors.lavida.models import films, tiny
+from tests.detectors.lavida.models import PRESET, films, tiny
+from vadcli.detectors.lavida.checkpoint import random_model
 from vadcli.detectors.lavida.compress import CompressionOptions
+from vadcli.detectors.lavida.config import load_preset
 from vadcli.detectors.lavida.mllm import MultimodalLM, VisualTokens
 from vadcli.detectors.lavida.pixels import Grid, qwen_patches
 from vadcli.detectors.lavida.prompts import VIDEO, PromptTokens, build_prompt
@@ -145,3 +147,13 @@ def test_the_number_of_tokens_is_exact(ratio: float) -> None:
     (clip,) = visual(frames, CompressionOptions(ratio=ratio))
     assert len(clip.tokens) == max(1, int(grid.tokens * ratio + 1e-9))
     assert clip.length == grid.tokens
+
+
+def test_rotary_frequencies_keep_their_precision_when_weights_are_narrowed() -> None:
+    config = load_preset(PRESET)
+    exact, narrow = (random_model(config, seed=1, dtype=dtype).mllm for dtype in (torch.float32, torch.bfloat16))
+    assert {weight.dtype for weight in narrow.parameters()} == {torch.bfloat16}
+    frequencies = dict(exact.named_buffers())
+    assert any("inv_freq" in name for name in frequencies)
+    for name, buffer in narrow.named_buffers():
+        torch.testing.assert_close(buffer, frequencies[name], rtol=0, atol=0)

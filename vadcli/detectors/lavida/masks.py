@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import Sam2VideoConfig, Sam2VideoModel
 
+from vadcli.detectors.lavida.config import MaskGate
+from vadcli.detectors.lavida.precision import restore_precision
 from vadcli.detectors.lavida.sam2_sizes import STRIDE_PX, Sam2Sizes, sam2_config
 
 __all__ = [
@@ -31,7 +33,6 @@ __all__ = [
 
 NO_OBJECT_LOGIT = -1024.0  # what SAM2 writes into the masks of an absent object
 
-MaskGate = Literal["hard", "soft", "off"]
 Pyramid = tuple[Tensor, Tensor, Tensor]  # FPN levels: (N, 256, 4h, 4w), (N, 256, 2h, 2w), (N, 256, h, w)
 
 
@@ -235,18 +236,6 @@ class SinePosition(nn.Module):
 def with_padding_point(prompt: Tensor, padding: Tensor) -> Tensor:
     """A prompt a frame (N, 1, 256) behind SAM2's "not a point" token (1, 256) -> (N, 2, 256)."""
     return torch.cat([padding.unsqueeze(0).expand(len(prompt), -1, -1), prompt], dim=1)
-
-
-def restore_precision(model: nn.Module, exact: dict[str, Tensor]) -> None:
-    """Put back, as `exact` has them, the buffers of `model` that were cast on their way to another device or dtype.
-
-    SAM2's only buffers are frequencies of its position encodings. They are multiplied by places and go into a sine, so a cast
-    to half precision would move every position.
-    """
-    for name, buffer in list(model.named_buffers()):
-        if buffer.dtype != exact[name].dtype:
-            owner, _, own = name.rpartition(".")
-            setattr(model.get_submodule(owner), own, exact[name].to(buffer.device))
 
 
 def gate(output: MaskOutput, rule: MaskGate) -> Tensor:

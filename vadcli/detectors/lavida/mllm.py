@@ -5,7 +5,7 @@ It generates no text. B clips, P patches a clip, L visual tokens, M kept tokens,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vadcli.detectors.lavida.compress import CompressionOptions, compress
 from vadcli.detectors.lavida.pixels import Grid
+from vadcli.detectors.lavida.precision import restore_precision
 from vadcli.detectors.lavida.prompts import PromptTokens
 from vadcli.detectors.lavida.static import moving_groups
 
@@ -64,6 +65,12 @@ class MultimodalLM(nn.Module):
     def __init__(self, qwen: Any) -> None:
         super().__init__()
         self.qwen = qwen
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultimodalLM:
+        exact = dict(self.named_buffers())
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        restore_precision(self, exact)
+        return self
 
     @property
     def width(self) -> int:

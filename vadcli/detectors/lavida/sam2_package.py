@@ -22,9 +22,9 @@ from vadcli.detectors.lavida.masks import (
     MaskOutput,
     Pyramid,
     SinePosition,
-    restore_precision,
     with_padding_point,
 )
+from vadcli.detectors.lavida.precision import restore_precision
 from vadcli.errors import WeightsError
 
 
