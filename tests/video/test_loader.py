@@ -135,6 +135,39 @@ def test_a_burst_that_decodes_nothing_is_left_out(loader, tmp_path):
     assert (clip.index, clip.frame_index[0]) == (1, 6)
 
 
+def test_spans_give_the_clips_of_their_rows_alone(loader, tmp_path):
+    ask = replace(request(tmp_path, "a", rows=100, lost=[52, 70, 72, 74, 76]), spans=((6, 13), (40, 56), (70, 80), (94, 120)))
+    one = gather(loader.run([ask]))["a"]
+    assert [clip.index for clip in one.clips] == [0, 1, 1, 2, 3]
+    scored = [clip.frame_index[clip.valid].tolist() for clip in one.clips]
+    assert scored == [[6, 8, 10, 12], [40, 42, 44, 46], [48, 50, 54], [78], [94, 96, 98]]
+    for clip in one.clips:
+        assert (clip.frames[clip.valid][:, 0, 0, 0] == clip.frame_index[clip.valid] + 1).all()
+    assert one.row_numbers == []
+    assert one.end.error is None
+
+
+def test_spans_of_a_real_video_hold_its_pictures(video):
+    every = replace(NEEDS, interval=1, overlap=0)
+    with ClipLoader(every, REAL) as loader:
+        whole = gather(loader.run([ClipRequest("a", video)]))["a"]
+        parts = gather(loader.run([ClipRequest("a", video, spans=((5, 11), (11, 12), (97, 108), (190, 200)))]))["a"]
+    pictures = {row: frame for clip in whole.clips for row, frame in zip(clip.frame_index, clip.frames, strict=True)}
+    rows = [row for clip in parts.clips for row in clip.frame_index[clip.valid].tolist()]
+    assert rows == [*range(5, 12), *range(97, 108), *range(190, 200)]
+    for clip in parts.clips:
+        for row, frame in zip(clip.frame_index.tolist(), clip.frames, strict=True):
+            np.testing.assert_array_equal(frame, pictures[row])
+
+
+@pytest.mark.parametrize(
+    "asked", [{"spans": ((3, 3),)}, {"spans": ((5, 9), (8, 12))}, {"spans": ((0, 4),), "bursts": (0.5,)}, {"spans": ((-2, 4),)}]
+)
+def test_spans_that_make_no_sense(asked):
+    with pytest.raises(ValueError, match="spans"):
+        ClipRequest("a", Path("a"), **asked)
+
+
 def test_a_clip_is_a_view_that_the_consumer_cannot_write(loader, tmp_path):
     clips = [item.clip for item in loader.run([request(tmp_path, "a", rows=8)]) if isinstance(item, ClipReady)]
     with pytest.raises(ValueError, match="read-only"):

@@ -54,6 +54,8 @@ class ClipRequest:
         bursts: where given, only one clip from each of these positions, fractions [0, 1) of the video's frames, numbered
             in this order; no rows. A burst in which nothing was decoded is left out.
         exact: bursts start at the very sample; else near it, where decoding is cheapest.
+        spans: where given, only the rows of these ranges [first, last), in order and apart; each first is a sampled row. Each
+            range is cut into clips as if it were a video of its own; clips carry the range's number and bring no rows.
     """
 
     video: str
@@ -62,12 +64,18 @@ class ClipRequest:
     start_clip: int = 0
     bursts: tuple[float, ...] = ()
     exact: bool = False
+    spans: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.start_clip < 0 or (self.start_clip and self.bursts):
             raise ValueError(f"{self.video}: can't start at clip {self.start_clip} with {len(self.bursts)} bursts")
         if not all(0 <= position < 1 for position in self.bursts):
             raise ValueError(f"{self.video}: burst positions {self.bursts} must lie in [0, 1)")
+        if self.spans and (self.start_clip or self.bursts):
+            raise ValueError(f"{self.video}: spans come without bursts and from the first clip on")
+        edges = [0, *(row for span in self.spans for row in span)]
+        if any(first >= last for first, last in self.spans) or edges != sorted(edges):
+            raise ValueError(f"{self.video}: spans {self.spans} must hold rows, and come in order")
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,14 @@ class _Outcome:
     error: VideoError | None = None
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A part of a video: its number among those asked for, and the row where it stops."""
+
+    number: int
+    stop: int
+
+
 def burst_rows(info: VideoInfo, plan: SamplingPlan, bursts: tuple[float, ...], *, exact: bool = False) -> list[int]:
     """Sampled rows at which bursts start: right after the keyframe before, where no other burst starts there.
 
@@ -92,6 +100,8 @@ class _Worker:
             self._send(Opened(request.video, info))
             if request.bursts:
                 self._read_bursts(info, request, outcome)
+            elif request.spans:
+                self._read_spans(info, request, outcome)
             else:
                 self._read_all(info, request.start_clip, outcome)
         except VideoError as error:
@@ -119,13 +129,19 @@ class _Worker:
         plan = replace(SamplingPlan.of(self._setup.needs, info.fps), overlap=0)
         for number, row in enumerate(burst_rows(info, plan, request.bursts, exact=request.exact)):
             assembler = ClipAssembler(plan, self._shape(info), origin=row)
-            self._read(info, plan, assembler, outcome, burst=number)
+            self._read(info, plan, assembler, outcome, _Part(number, row + (plan.frames - 1) * plan.interval + 1))
+
+    def _read_spans(self, info: VideoInfo, request: ClipRequest, outcome: _Outcome) -> None:
+        plan = replace(SamplingPlan.of(self._setup.needs, info.fps), overlap=0)
+        for number, (first, last) in enumerate(request.spans):
+            assembler = ClipAssembler(plan, self._shape(info), origin=first)
+            self._read(info, plan, assembler, outcome, _Part(number, last))
 
     def _read(
-        self, info: VideoInfo, plan: SamplingPlan, assembler: ClipAssembler, outcome: _Outcome, burst: int | None = None
+        self, info: VideoInfo, plan: SamplingPlan, assembler: ClipAssembler, outcome: _Outcome, part: _Part | None = None
     ) -> None:
         start, (height, width, _) = assembler.next_row, assembler.shape
-        stop = None if burst is None else start + (plan.frames - 1) * plan.interval + 1
+        stop = None if part is None else part.stop
         wanted = ReadRequest(start, plan.interval, width, height, self._setup.needs.pixel_format, stop)
         reader = self._open_reader(info, wanted, decoder=self._setup.options.decoder, threads=self._setup.threads)
         try:
@@ -135,11 +151,11 @@ class _Worker:
                 self._ring.advance()
                 if assembler.add(frame.pts, frame.ok, frame.image):
                     outcome.decoder = reader.decoder
-                    self._send_clip(assembler, outcome, burst)
+                    self._send_clip(assembler, outcome, part)
         finally:  # what was read before an error counts
             outcome.decoder = reader.decoder
             if assembler.end():
-                self._send_clip(assembler, outcome, burst)
+                self._send_clip(assembler, outcome, part)
             reader.close()
             outcome.complaints = reader.complaints
 
@@ -147,15 +163,16 @@ class _Worker:
         width, height = self._setup.needs.size.apply(info.width, info.height)
         return height, width, self._setup.needs.pixel_format.channels
 
-    def _send_clip(self, assembler: ClipAssembler, outcome: _Outcome, burst: int | None) -> None:
-        if burst is not None and not assembler.has_picture:
-            return
+    def _send_clip(self, assembler: ClipAssembler, outcome: _Outcome, part: _Part | None) -> None:
         while not self._free:
             self._receive()
         shape = (self._setup.needs.frames, *assembler.shape)
+        seen = assembler.has_picture
         parts = assembler.take(self._ring.slot(self._free[-1], shape))
-        if burst is not None:
-            parts = replace(parts, index=burst, rows=Rows(0, parts.rows.pts[:0], parts.rows.decode_ok[:0]))
+        if part is not None:
+            if not seen:
+                return
+            parts = replace(parts, index=part.number, rows=Rows(0, parts.rows.pts[:0], parts.rows.decode_ok[:0]))
         self._send(Filled(self._free.pop(), shape, parts, outcome.decoder))
 
     def _receive(self) -> ClipRequest | None:
