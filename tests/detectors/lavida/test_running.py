@@ -51,6 +51,10 @@ def test_what_did_not_fit_is_not_tried_again(caplog: pytest.LogCaptureFixture) -
     step.sizes.clear()
     runner.run(step, frames(8))
     assert step.sizes == [2, 2, 2, 2]
+    step.sizes.clear()
+    runner.reset_limit()
+    runner.run(step, frames(4))
+    assert step.sizes == [4, 2, 2]
     assert "out of memory with 8 clips; going on with 4" in caplog.text
 
 

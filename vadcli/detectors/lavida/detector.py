@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import torch
 
     from vadcli.detectors.lavida.model import Lavida, Question
-    from vadcli.detectors.lavida.running import Runner
+    from vadcli.detectors.lavida.running import Clock, Runner
 
 log = logging.getLogger("vadcli")
 
@@ -112,6 +112,35 @@ class LavidaDetector:
             for _ in range(worker.calls):
                 self._idle.put(worker)
         self._batch_size = self.options.batch_size or self._workers[0].fitting_batch()
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Where it computes; known after `prepare`."""
+        return tuple(worker.runner.device for worker in self._workers)
+
+    @property
+    def largest_step(self) -> int:
+        """Clips that every device computes at a time at most; shrinks where memory has run out."""
+        return min(worker.runner.limit for worker in self._workers)
+
+    def reconfigure(self, config: LavidaConfig) -> None:
+        """Compute by another config of the same sizes from now on, with the same weights; not while anything is scored."""
+        self.config = config
+        for worker in self._workers:
+            worker.model.config = config
+            worker.runner.reset_limit()
+
+    def time_stages(self, clock: Clock) -> None:
+        """Run every stage of the work inside `clock(name)`, until another clock is set."""
+        for worker in self._workers:
+            worker.model.clock = worker.runner.clock = clock
+
+    def count_tokens(self, batch: ClipBatch) -> tuple[float, float]:
+        """(L, M): visual tokens a clip before and after compression, the mean over a batch."""
+        self.prepare()
+        worker = self._workers[0]
+        before, after = worker.runner.run(worker.count_tokens, batch.frames)
+        return float(before.mean()), float(after.mean())
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
         """LAVIDA learns nothing of cameras."""
@@ -210,6 +239,13 @@ class _Worker:
 
         verdicts = self.model.each(self.model.watch(frames), self._alone)
         return (torch.stack([verdict.object_logit.sigmoid() for verdict in verdicts], dim=-1),)
+
+    def count_tokens(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        import torch
+
+        visual = self.model.watch(frames).visual
+        counts = torch.tensor([(clip.length, len(clip.tokens)) for clip in visual], dtype=torch.float64)
+        return counts[:, 0], counts[:, 1]
 
     def fitting_batch(self) -> int:
         side = int(self._side**0.5)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +26,13 @@ MOST_CLIPS = 32
 CPU_CLIPS = 2
 
 Step = Callable[[Tensor], tuple[Tensor, ...]]
+Clock = Callable[[str], AbstractContextManager[Any]]
+"""What a named stage of the work runs inside, so that somebody can time it."""
+
+
+def untimed(stage: str) -> AbstractContextManager[Any]:
+    """The clock that measures nothing."""
+    return nullcontext()
 
 
 class Runner:
@@ -33,11 +42,16 @@ class Runner:
 
     Args:
         device: where.
+
+    Attributes:
+        limit: clips that are computed at a time at most.
+        clock: what `copy` and `fetch` run inside: frames to the device, results from it.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.limit = MOST_CLIPS
+        self.clock: Clock = untimed
         self._lock = threading.Lock()
         self._copies: torch.cuda.Stream | None = None
         if device.type == "cuda":
@@ -51,13 +65,19 @@ class Runner:
         Raises:
             DeviceError: not even one clip fits.
         """
-        clips, ready = self._upload(frames)
+        with self.clock("copy"):
+            clips, ready = self._upload(frames)
         with self._lock, torch.inference_mode():
             if ready is not None:
                 torch.cuda.current_stream(self.device).wait_event(ready)
                 clips.record_stream(torch.cuda.current_stream(self.device))
             outputs = self._in_parts(step, clips)
-        return tuple(output.cpu().numpy() for output in outputs)
+        with self.clock("fetch"):
+            return tuple(output.cpu().numpy() for output in outputs)
+
+    def reset_limit(self) -> None:
+        """Forget that memory once ran out: what is computed from now on may take less of it."""
+        self.limit = MOST_CLIPS
 
     def find_batch_size(self, step: Step, clip: ByteArray) -> int:
         """How many clips like `clip`, (T, H, W, 3), fit into the device's free memory; CPU_CLIPS on a CPU."""
