@@ -9,9 +9,9 @@ import pytest
 
 from vadcli.outputs.layout import OutputLayout
 from vadcli.outputs.mask_rle import MaskRleWriter
-from vadcli.outputs.mask_track import MaskTrack
+from vadcli.outputs.mask_track import MaskTrack, stored_rows
 from vadcli.outputs.mask_video import MaskVideoWriter
-from vadcli.types import ScoreTable
+from vadcli.types import MaskRows, ScoreTable
 
 VIDEO = "a.mp4"
 ROWS, SAMPLED = 12, (2, 5, 6, 9)
@@ -76,3 +76,49 @@ def test_damage_is_told_once(layout: OutputLayout) -> None:
     track = MaskTrack(table(), layout)
     assert [track.at(row) for row in (3, 0, 3)] == [None] * 3
     assert len(track.problems) == 1
+
+
+@pytest.fixture(params=["video", "rle"])
+def every_row(request: pytest.FixtureRequest, tmp_path: Path) -> OutputLayout:
+    """Twelve masks, those of rows 2k and 2k + 1 with column k set."""
+    stored = OutputLayout(tmp_path)
+    path = stored.mask_video(VIDEO) if request.param == "video" else stored.mask_rle(VIDEO)
+    path.parent.mkdir(parents=True)
+    kind = MaskRows.EVERY
+    video = request.param == "video"
+    with MaskVideoWriter(path, 8, 6, rows=kind) if video else MaskRleWriter(path, VIDEO, 8, 6, rows=kind) as writer:
+        for row in range(ROWS):
+            mask = np.zeros((6, 8), np.uint8)
+            mask[:, row // 2] = 255
+            writer.write(mask, *((row / 25,) if video else (row, row)))  # type: ignore[arg-type]
+    return stored
+
+
+def test_where_every_row_has_a_mask_each_shows_its_own(every_row: OutputLayout) -> None:
+    track = MaskTrack(table(), every_row)
+    assert [column_at(track, row) for row in range(ROWS)] == [row // 2 for row in range(ROWS)]
+    assert [column_at(track, row) for row in (7, 3, 11)] == [3, 1, 5]
+    assert track.at(4) is track.at(5), "an equal mask should cost its reader nothing"
+    assert track.problems == []
+
+
+def test_which_rows_have_masks_is_told(every_row: OutputLayout, tmp_path: Path) -> None:
+    assert stored_rows(VIDEO, every_row) is MaskRows.EVERY
+    assert stored_rows(VIDEO, OutputLayout(tmp_path / "empty")) is MaskRows.SAMPLED
+
+
+def test_masks_of_sampled_rows_are_told_from_those_of_every_row(layout: OutputLayout) -> None:
+    assert stored_rows(VIDEO, layout) is MaskRows.SAMPLED
+
+
+def test_missing_masks_of_every_row_are_told(tmp_path: Path) -> None:
+    layout = OutputLayout(tmp_path)
+    path = layout.mask_video(VIDEO)
+    path.parent.mkdir(parents=True)
+    with MaskVideoWriter(path, 8, 6, rows=MaskRows.EVERY) as writer:
+        for row in range(4):
+            writer.write(np.zeros((6, 8), np.uint8), row / 25)
+    track = MaskTrack(table(), layout)
+    assert track.at(11) is not None
+    assert len(track.problems) == 1
+    assert "4 masks for 12 frames" in track.problems[0]

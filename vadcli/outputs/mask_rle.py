@@ -1,4 +1,4 @@
-"""Masks as run lengths: a Parquet row a sampled row, COCO compressed RLE of the pixels that reach 0.5."""
+"""Masks as run lengths: a Parquet row a sampled row, or a row, COCO compressed RLE of the pixels that reach 0.5."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pycocotools import mask as coco
 
 from vadcli.errors import DocumentError
 from vadcli.outputs.mask_video import MASK_THRESHOLD
-from vadcli.types import Box, ByteArray, IndexArray
+from vadcli.types import Box, ByteArray, IndexArray, MaskRows
 
 MASKS_SCHEMA_VERSION = 1
 SCHEMA = pa.schema(
@@ -34,7 +34,7 @@ _RESCAN = "scan the video again with --masks rle --force"
 
 @dataclass(frozen=True)
 class MaskRow:
-    """The mask of one sampled row.
+    """The mask of one row.
 
     Attributes:
         frame_index: 0-based row in the scores.
@@ -63,9 +63,10 @@ class MaskRleWriter:
         path: where to, a temporary that the caller renames.
         video: the relative path, kept in the metadata.
         width, height: display size in pixels.
+        rows: which rows have masks, kept in the metadata.
     """
 
-    def __init__(self, path: Path, video: str, width: int, height: int) -> None:
+    def __init__(self, path: Path, video: str, width: int, height: int, *, rows: MaskRows = MaskRows.SAMPLED) -> None:
         self.width = width
         self.height = height
         self._rows: list[dict[str, Any]] = []
@@ -74,6 +75,7 @@ class MaskRleWriter:
             "vadcli.path": video,
             "vadcli.mask_size": f"{width}x{height}",
             "vadcli.mask_threshold": "0.5",
+            "vadcli.masks": str(rows),
         }
         self._file = path.open("wb")
         try:
@@ -83,7 +85,7 @@ class MaskRleWriter:
             raise
 
     def write(self, frame: ByteArray, frame_index: int, pts: int) -> None:
-        """Add the mask of the next sampled row.
+        """Add the mask of the next row.
 
         Args:
             frame: (height, width) uint8, 0-255 = pixel score 0-1.
@@ -139,8 +141,18 @@ class MaskRleWriter:
             self._file.close()
 
 
+def rle_rows(path: Path) -> MaskRows:
+    """Which rows the stored masks belong to; the sampled ones where the file can't be read."""
+    try:
+        with path.open("rb") as file:
+            metadata = pq.ParquetFile(file).metadata.metadata or {}
+            return MaskRows(metadata.get(b"vadcli.masks", b"sampled").decode())
+    except (OSError, ValueError, pa.ArrowException):
+        return MaskRows.SAMPLED
+
+
 def read_mask_rle(path: Path) -> Iterator[MaskRow]:
-    """The stored masks in the order of the sampled rows; a thousand rows in memory at a time.
+    """The stored masks in the order of their rows; a thousand rows in memory at a time.
 
     Raises:
         DocumentError: it is missing, damaged, or no masks file of this version.

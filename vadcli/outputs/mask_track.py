@@ -8,9 +8,9 @@ import numpy as np
 
 from vadcli.errors import DocumentError
 from vadcli.outputs.layout import OutputLayout
-from vadcli.outputs.mask_rle import read_mask_rle
-from vadcli.outputs.mask_video import read_masks
-from vadcli.types import ByteArray, ScoreTable
+from vadcli.outputs.mask_rle import read_mask_rle, rle_rows
+from vadcli.outputs.mask_video import masked_rows, read_masks
+from vadcli.types import ByteArray, MaskRows, ScoreTable
 
 IN_RUN_LENGTHS = np.uint8(191)
 _RESCAN = "scan the video again with --masks and --force"
@@ -22,7 +22,7 @@ class MaskTrack:
     The mask video is taken where there is one, else the run lengths, else there are no masks.
 
     Args:
-        table: the video's scores; the k-th stored mask belongs to the k-th sampled row.
+        table: the video's scores; the k-th stored mask belongs to the k-th sampled row, or row, as the file says.
         layout: where they are stored.
 
     Attributes:
@@ -30,7 +30,7 @@ class MaskTrack:
     """
 
     def __init__(self, table: ScoreTable, layout: OutputLayout) -> None:
-        self._sampled = np.flatnonzero(table.sampled)
+        self._sampled = table.sampled
         self._video, self._rle = layout.mask_video(table.video), layout.mask_rle(table.video)
         self.problems: list[str] = []
         self._row = -1
@@ -39,7 +39,7 @@ class MaskTrack:
         self._restart()
 
     def at(self, row: int) -> ByteArray | None:
-        """The mask shown at a row: the last sampled row's, until the next one's.
+        """The mask shown at a row: its own where it has one, else that of the last row that has one.
 
         Returns:
             (H, W) uint8, 0–255 = pixel score 0–1; where only run lengths are stored 0 and 191, the middle of what reaches
@@ -49,7 +49,8 @@ class MaskTrack:
             self._restart()
         self._row = row
         while self._next is not None and self._next[0] <= row:
-            self._mask = self._next[1]
+            if self._mask is None or not np.array_equal(self._mask, self._next[1]):
+                self._mask = self._next[1]
             self._advance()
         return self._mask
 
@@ -69,15 +70,22 @@ class MaskTrack:
     def _read(self) -> Iterator[tuple[int, ByteArray]]:
         masks: Iterator[tuple[int, ByteArray]]
         if self._video.exists():
-            path, masks = self._video, zip(self._sampled.tolist(), read_masks(self._video), strict=False)
+            path, rows = self._video, masked_rows(self._video).of(self._sampled)
+            masks = zip(rows.tolist(), read_masks(path), strict=False)
         elif self._rle.exists():
-            rows = read_mask_rle(self._rle)
-            path, masks = self._rle, ((row.frame_index, row.decode() * IN_RUN_LENGTHS) for row in rows)
+            path, rows = self._rle, rle_rows(self._rle).of(self._sampled)
+            masks = ((row.frame_index, row.decode() * IN_RUN_LENGTHS) for row in read_mask_rle(path))
         else:
             return
         count = 0
         for row_and_mask in masks:
             count += 1
             yield row_and_mask
-        if count < len(self._sampled):
-            raise DocumentError(f"{path}: holds {count} masks for {len(self._sampled)} sampled frames", hint=_RESCAN)
+        if count < len(rows):
+            raise DocumentError(f"{path}: holds {count} masks for {len(rows)} frames that should have one", hint=_RESCAN)
+
+
+def stored_rows(video: str, layout: OutputLayout) -> MaskRows:
+    """Which rows of a video the mask files that are there have masks of; the sampled ones where there are none."""
+    found = (masked_rows(layout.mask_video(video)), rle_rows(layout.mask_rle(video)))
+    return MaskRows.EVERY if MaskRows.EVERY in found else MaskRows.SAMPLED

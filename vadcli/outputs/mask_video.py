@@ -1,4 +1,7 @@
-"""Masks as a lossless gray video: FFV1 in Matroska, one frame a sampled row, 0-255 = pixel score 0-1, display orientation."""
+"""Masks as a lossless gray video: FFV1 in Matroska, one frame a row, 0-255 = pixel score 0-1, display orientation.
+
+The rows are the sampled ones; where they are all of the video's, the file's tag VADCLI_MASKS says so.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,14 @@ from av.codec.context import Flags
 from PIL import Image
 
 from vadcli.errors import DocumentError
-from vadcli.types import Box, ByteArray
+from vadcli.types import Box, ByteArray, MaskRows
 
 MASK_THRESHOLD = 128
 """The first byte value that is a pixel score of 0.5 or more (255 × 0.5 = 127.5)."""
 
 _CLOCK = Fraction(1, 1000)
 _FFV1_OPTIONS = {"level": "3", "coder": "rice", "slicecrc": "1"}  # rice codes the black between the spots quickest
+_ROWS_TAG = "VADCLI_MASKS"
 _RESCAN = "scan the video again with --masks video --force"
 
 
@@ -45,21 +49,24 @@ class MaskVideoWriter:
     """Writes the masks of one video, frame by frame; a context manager.
 
     Equal masks and times make equal bytes. Matroska's clock has milliseconds: rows that are closer are told apart by their
-    order alone, and the k-th frame always belongs to the k-th sampled row.
+    order alone, and the k-th frame always belongs to the k-th of the rows that have masks.
 
     Args:
         path: where to, a temporary that the caller renames.
         width, height: display size in pixels.
         fps: written to the header for players; the frames' own times count.
+        rows: which rows have masks.
     """
 
-    def __init__(self, path: Path, width: int, height: int, *, fps: float = 25.0) -> None:
+    def __init__(self, path: Path, width: int, height: int, *, fps: float = 25.0, rows: MaskRows = MaskRows.SAMPLED) -> None:
         self.width = width
         self.height = height
         self._last_ms = -1
         self._file = path.open("wb")
         try:
             self._container = av.open(self._file, "w", format="matroska", options={"fflags": "+bitexact"})
+            if rows is not MaskRows.SAMPLED:
+                self._container.metadata[_ROWS_TAG] = str(rows)
             rate = Fraction(fps).limit_denominator(1001)
             options = {**_FFV1_OPTIONS, "slices": "4" if min(width, height) > 1 else "1"}
             self._stream = self._container.add_stream("ffv1", rate=max(rate, Fraction(1, 1000)), options=options)
@@ -71,7 +78,7 @@ class MaskVideoWriter:
             raise
 
     def write(self, frame: ByteArray, timestamp_s: float) -> None:
-        """Add the mask of the next sampled row.
+        """Add the mask of the next row.
 
         Args:
             frame: (height, width) uint8.
@@ -98,7 +105,7 @@ class MaskVideoWriter:
             return
         try:
             if self._last_ms < 0:
-                self._container.start_encoding()  # a video without sampled rows is a file too
+                self._container.start_encoding()  # a video without such rows is a file too
             self._container.mux(self._stream.encode(None))
             self._container.close()
         finally:
@@ -114,8 +121,17 @@ class MaskVideoWriter:
             self._file.close()
 
 
+def masked_rows(path: Path) -> MaskRows:
+    """Which rows the masks of a stored mask video belong to; the sampled ones where it can't be read."""
+    try:
+        with path.open("rb") as file, av.open(file, "r", format="matroska") as container:
+            return MaskRows(container.metadata.get(_ROWS_TAG, MaskRows.SAMPLED))
+    except (OSError, ValueError, av.error.FFmpegError):
+        return MaskRows.SAMPLED
+
+
 def read_masks(path: Path) -> Iterator[ByteArray]:
-    """The masks of a stored mask video in the order of the sampled rows, (H, W) uint8 each, one in memory at a time.
+    """The masks of a stored mask video in the order of their rows, (H, W) uint8 each, one in memory at a time.
 
     Raises:
         DocumentError: it is missing, damaged, or no mask video.

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from vadcli.errors import DocumentError
 from vadcli.outputs.layout import printable
-from vadcli.types import SCORES_SCHEMA_VERSION, ScoreTable
+from vadcli.types import SCORES_SCHEMA_VERSION, MaskRows, ScoreTable
 
 SCHEMA = pa.schema(
     [
@@ -53,6 +53,7 @@ class ScoresMetadata:
         camera: the camera's name.
         calibration: `Calibration.to_json()` where scores read as events an hour.
         extra: whatever else the scan engine wants to find again.
+        masks: which rows have a mask in the mask files, where there are any.
     """
 
     version: str
@@ -65,6 +66,7 @@ class ScoresMetadata:
     camera: str
     calibration: Mapping[str, float] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    masks: MaskRows = MaskRows.SAMPLED
 
     def to_keys(self) -> dict[str, str]:
         """Parquet metadata, key to text."""
@@ -79,6 +81,7 @@ class ScoresMetadata:
             "vadcli.camera": self.camera,
             "vadcli.calibration": _json(None if self.calibration is None else dict(self.calibration)),
             "vadcli.extra": _json(dict(self.extra)),
+            "vadcli.masks": str(self.masks),
             "time_base": self.time_base,
         }
 
@@ -102,6 +105,7 @@ class ScoresMetadata:
             camera=keys["vadcli.camera"],
             calibration=json.loads(keys["vadcli.calibration"]),
             extra=json.loads(keys["vadcli.extra"]),
+            masks=MaskRows(keys.get("vadcli.masks", MaskRows.SAMPLED)),
         )
 
 

@@ -11,7 +11,7 @@ from vadcli.outputs.atomic import Scratch
 from vadcli.outputs.event_json import EventsDocument, read_events, write_events
 from vadcli.outputs.layout import OutputLayout
 from vadcli.outputs.mask_rle import read_boxes
-from vadcli.outputs.mask_video import mask_box, read_masks
+from vadcli.outputs.mask_video import mask_box, masked_rows, read_masks
 from vadcli.outputs.scores import read_scores
 from vadcli.scan.results import shown_s
 from vadcli.types import ScoreTable, Thresholds
@@ -40,10 +40,10 @@ def recut(layout: OutputLayout, scratch: Scratch | None, video: str, thresholds:
 
 def stored_boxes(layout: OutputLayout, video: str, table: ScoreTable) -> EventBoxes | None:
     """Boxes of the stored masks; None where none are stored."""
-    rows = np.flatnonzero(table.sampled).astype(np.int64)
     if layout.mask_rle(video).exists():
         return EventBoxes(*read_boxes(layout.mask_rle(video)))
     if layout.mask_video(video).exists():
+        rows = masked_rows(layout.mask_video(video)).of(table.sampled)
         boxes = [mask_box(mask) or (0, 0, 0, 0) for mask in read_masks(layout.mask_video(video))]
         if len(boxes) == len(rows):
             return EventBoxes(rows, np.array(boxes, np.int32).reshape(-1, 4))

@@ -66,6 +66,21 @@ class ScoreTable:
         return len(self.frame_index)
 
 
+class MaskRows(StrEnum):
+    """Which rows of a video have a stored mask."""
+
+    SAMPLED = "sampled"
+    EVERY = "every row"
+
+    def of(self, sampled: BoolArray) -> IndexArray:
+        """The rows, in order; the k-th stored mask belongs to the k-th of them.
+
+        Args:
+            sampled: (N,) True in the video's sampled rows.
+        """
+        return np.arange(len(sampled), dtype=np.int64) if self is MaskRows.EVERY else np.flatnonzero(sampled).astype(np.int64)
+
+
 @dataclass(frozen=True)
 class Thresholds:
     """How scores become events: hysteresis, then merge, drop the short, pad.
