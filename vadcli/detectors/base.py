@@ -89,6 +89,11 @@ class Attributor(Protocol):
     """A detector that can say which of its categories a clip shows."""
 
     @property
+    def batch_size(self) -> int:
+        """Clips a call, as for `score`."""
+        ...
+
+    @property
     def categories(self) -> tuple[str, ...]:
         """C names."""
         ...

@@ -49,6 +49,7 @@ def import_lavida(
         WeightsError: a part is missing, damaged, of another size or a pickle.
         VadcliError: the disk is full.
     """
+    from vadcli.detectors.lavida.checkpoint import quiet
     from vadcli.detectors.lavida.config import load_preset, preset_names
 
     if preset not in preset_names():
@@ -60,7 +61,7 @@ def import_lavida(
     need_room(config, found, sources, dest)
     result = Imported(dest)
     tell = say or (lambda line: None)
-    with _quiet(), _disk_errors(dest), Scratch(dest.absolute().parent / ".importing") as scratch:
+    with quiet(), _disk_errors(dest), Scratch(dest.absolute().parent / ".importing") as scratch:
         folder = scratch.folder / dest.name
         _build(config, found, sources, folder, result, seed=seed, say=tell)
         tell("hashing every file")
@@ -200,23 +201,6 @@ def _refuse_existing(dest: Path, *, force: bool) -> None:
     ours = dest.is_dir() and not dest.is_symlink() and (not any(dest.iterdir()) or "format_version" in read_config(dest))
     if not ours:
         raise UsageError(f"{dest}: not a LAVIDA folder, so --force doesn't replace it", hint="remove it yourself")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No bars and no advice from transformers on stderr."""
-    import transformers.utils.logging as theirs
-
-    talk: Any = theirs
-    level, bars = talk.get_verbosity(), talk.is_progress_bar_enabled()
-    talk.set_verbosity_error()
-    talk.disable_progress_bar()
-    try:
-        yield
-    finally:
-        talk.set_verbosity(level)
-        if bars:
-            talk.enable_progress_bar()
 
 
 @contextmanager

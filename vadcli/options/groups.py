@@ -152,7 +152,7 @@ class DetectorOptions:
     )
     detector: str = option(
         "auto",
-        "lavida reads the categories and needs weights; motion needs none. auto takes lavida where trained weights are.",
+        "lavida reads the categories and needs weights; motion needs none. auto takes lavida with --model or trained weights.",
         panel=HOW,
         short="-d",
         choices=DETECTOR_CHOICES,

@@ -31,12 +31,10 @@ class Attribution:
     Attributes:
         detector: what can tell categories apart.
         loader: reads the peaks; nothing else may use it at the same time.
-        batch_size: clips a call of the detector.
     """
 
     detector: Attributor
     loader: ClipLoader
-    batch_size: int
 
     def fill(
         self, events: Sequence[Event], table: ScoreTable, plan: SamplingPlan, *, path: Path, fps: float | None
@@ -81,7 +79,7 @@ class Attribution:
                 held.append(replace(item.clip, frames=item.clip.frames.copy()))
             elif isinstance(item, Finished) and item.error is not None:
                 log.warning("%s: the categories of some events are not known: %s", request.path, item.error)
-            if len(held) >= self.batch_size:
+            if len(held) >= self.detector.batch_size:
                 yield held
                 held = []
         if held:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from vadcli import __version__, detectors, weights
 from vadcli.detectors.base import Attributor, Detector
 from vadcli.errors import DeviceError, OutputError, UsageError, VideoError, WeightsError
-from vadcli.options import ScanOptions, effective, parse_categories, parse_duration, parse_shard
+from vadcli.options import DEFAULT_MODEL, ScanOptions, effective, parse_categories, parse_duration, parse_shard
 from vadcli.outputs.atomic import Scratch
 from vadcli.outputs.layout import OutputLayout
 from vadcli.outputs.run_record import RunInfo, RunRecord
@@ -86,7 +86,7 @@ def exit_code(totals: Totals, *, stop: Stop, fail_on_event: bool) -> int:
 
 
 def choose_detector(options: ScanOptions) -> Detector:
-    """The detector asked for; with `auto` LAVIDA where its trained weights are, else motion.
+    """The detector asked for; with `auto` LAVIDA where a model is named or its trained weights are, else motion.
 
     Raises:
         UsageError: there is no such detector.
@@ -95,7 +95,8 @@ def choose_detector(options: ScanOptions) -> Detector:
     """
     check_device(options.device)
     if options.detector == "auto":
-        return detectors.load("lavida" if _has_trained(options.model) else "motion", options)
+        wanted = options.model != DEFAULT_MODEL or _has_trained(options.model)
+        return detectors.load("lavida" if wanted else "motion", options)
     return detectors.load(options.detector, options)
 
 
@@ -158,7 +159,6 @@ class LocalScan:
             DeviceError, WeightsError: the detector can't be loaded.
         """
         layout = OutputLayout(self.options.out)
-        self.detector.prepare()
         with self._stack as stack:
             scratch = stack.enter_context(Scratch(layout.scratch))
             record = stack.enter_context(self._open_record(layout, scratch))
@@ -229,7 +229,7 @@ class LocalScan:
             work = _Work(job, cameras, loader, camera, whole, self._request, self.stop)
             reported: set[str] = set()
             try:
-                for update in work.run(mine, batch_size=self.options.batch_size or self.detector.batch_size):
+                for update in work.run(mine, batch_size=self.options.batch_size):
                     reported.add(update.video if isinstance(update, VideoResult) else "")
                     yield update
             except OutputError as error:  # the camera's model can't be written; other cameras may lie elsewhere
@@ -274,7 +274,7 @@ class LocalScan:
         if not self.options.attribute or not isinstance(self.detector, Attributor):
             return None
         loader = stack.enter_context(ClipLoader(effective_needs(self.detector, self.options), replace(options, workers=1)))
-        return Attribution(self.detector, loader, self.options.batch_size or self.detector.batch_size)
+        return Attribution(self.detector, loader)
 
     def _open_record(self, layout: OutputLayout, scratch: Scratch) -> RunRecord:
         info = RunInfo(
@@ -301,20 +301,26 @@ class _Work:
     request: Callable[[WorkUnit], ClipRequest]
     stop: Stop
 
-    def run(self, mine: list[WorkUnit], *, batch_size: int) -> Iterator[Update]:
-        """Judge, claim and scan this shard's videos of the camera."""
+    def run(self, mine: list[WorkUnit], *, batch_size: int | None) -> Iterator[Update]:
+        """Judge, claim and scan this shard's videos; the detector is loaded only where one of them needs scanning."""
         claims = Claims(self.job, self.request, self.stop)
-        stream = ScanStream(self.job, batch_size=batch_size)
+        detector = self.job.detector
         if self.cameras.needs_fit(self.camera):
+            detector.prepare()
+            stream = ScanStream(self.job, batch_size=batch_size or detector.batch_size)
             items = self._fit_first(mine, claims, stream)
         else:
-            model = self.cameras.stored(self.camera) if self.job.detector.fits_camera else None
+            model = self.cameras.stored(self.camera) if detector.fits_camera else None
             pending: list[WorkUnit] = []
             for found in claims.sift(mine, model):
                 if isinstance(found, VideoResult):
                     yield found
                 else:
                     pending.append(found)
+            if not pending:
+                return
+            detector.prepare()
+            stream = ScanStream(self.job, batch_size=batch_size or detector.batch_size)
             items = self.loader.run(claims.requests(pending, model, stream.expect), stopped=self.stop)
         for update in stream.run(items):
             yield update

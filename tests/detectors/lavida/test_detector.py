@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,17 @@ def test_out_of_memory_costs_no_clip(folder: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(Lavida, "watch", small)
     np.testing.assert_allclose(detector_of(folder).score(batch(5)).raw, whole.raw, atol=1e-5)
+
+
+def test_two_devices_score_as_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = detector_of(folder).score(batch(4))
+    monkeypatch.setattr("vadcli.detectors.lavida.running.devices_for", lambda name: [torch.device("cpu")] * 2)
+    detector = detector_of(folder)
+    detector.prepare()
+    assert detector.parallel == 2
+    with ThreadPoolExecutor(2) as threads:
+        parts = list(threads.map(lambda row: detector.score(replace_rows(batch(4), slice(row, row + 1))), range(4)))
+    np.testing.assert_allclose(np.concatenate([part.raw for part in parts]), whole.raw, atol=1e-5)
 
 
 def test_attribution_asks_for_each_category_alone(folder: Path) -> None:

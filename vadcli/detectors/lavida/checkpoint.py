@@ -114,7 +114,7 @@ def load(
         WeightsError: a part is missing, damaged, of another size, or untrained without leave.
     """
     config = check(folder, allow_untrained=allow_untrained)
-    with _quiet(), _as_weights_error(folder):
+    with quiet(), _as_weights_error(folder):
         plain = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
         qwen = Qwen2VLForConditionalGeneration.from_pretrained(folder / "mllm", attn_implementation=attention, **plain)
         clip = CLIPTextModel.from_pretrained(folder / "text", **{**plain, "dtype": torch.float32})
@@ -148,7 +148,7 @@ def random_model(
 ) -> Lavida:
     """A model of a preset's sizes with random weights, made on its device; with the small tokenizers."""
     parts = config.parts
-    with torch.random.fork_rng(devices=_cuda_devices(device)), torch.device(device), _quiet():
+    with torch.random.fork_rng(devices=_cuda_devices(device)), torch.device(device), quiet():
         torch.manual_seed(seed)
         mllm = Qwen2VLConfig(**parts.mllm)
         tokenizer = small_tokenizer(mllm.text_config.vocab_size)
@@ -170,7 +170,7 @@ def random_model(
 def save(model: Lavida, folder: Path, *, trained: bool) -> None:
     """Write a model whole, base parts included, and its checksums last."""
     folder.mkdir(parents=True, exist_ok=True)
-    with _quiet():
+    with quiet():
         model.mllm.qwen.save_pretrained(folder / "mllm")
         model.text.clip.save_pretrained(folder / "text")
         model.masks.sam2.save_pretrained(folder / "sam2")  # type: ignore[attr-defined]
@@ -270,7 +270,7 @@ def _as_weights_error(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and no advice from transformers on stderr."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

@@ -1,0 +1,69 @@
+"""LAVIDA on real footage, as a process: a portrait phone video and a lift, with random weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.detectors.lavida.models import tiny_folder
+from vadcli.outputs.event_json import read_events
+from vadcli.outputs.layout import OutputLayout
+from vadcli.outputs.mask_rle import read_boxes
+from vadcli.outputs.mask_video import read_masks
+from vadcli.outputs.scores import read_scores
+
+FOOTAGE = Path(__file__).resolve().parents[2] / "shared" / "data" / "incidents"
+NAMES = ("two_people_portrait_b.mp4", "elevator_panic.mp4")
+
+pytestmark = [
+    pytest.mark.shared,
+    pytest.mark.slow,
+    pytest.mark.skipif(not all((FOOTAGE / name).exists() for name in NAMES), reason="the real footage is not here"),
+]
+
+
+def vadcli(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).with_name("vadcli")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=110, check=False, env=environment)
+
+
+def test_a_scan_of_real_footage_writes_the_contract_and_renders(tmp_path: Path) -> None:
+    model, layout = tiny_folder(tmp_path / "tiny"), OutputLayout(tmp_path / "out")
+    paths = [FOOTAGE / name for name in NAMES]
+    asked = ("--detector", "lavida", "--model", model, "--out", layout.out, "--categories", "fight,fire")
+    refused = vadcli("scan", *paths, *asked)
+    assert refused.returncode == 4
+    assert "never trained" in refused.stderr
+    assert not layout.out.exists()
+
+    done = vadcli("scan", *paths, *asked, "--allow-untrained", "--masks", "both", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "mean nothing" in done.stderr
+    *videos, summary = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {video["video"] for video in videos} == set(NAMES)
+    assert summary["done"] == len(NAMES)
+    for name in NAMES:
+        table, metadata = read_scores(layout.scores(name))
+        assert len(table) == metadata.video["frames"]
+        assert table.sampled[0]
+        assert np.ptp(table.score) > 0
+        masks = list(read_masks(layout.mask_video(name)))
+        assert len(masks) == int(table.sampled.sum())
+        assert {mask.shape for mask in masks} == {(metadata.video["height"], metadata.video["width"])}
+        assert list(read_boxes(layout.mask_rle(name))[0]) == list(np.flatnonzero(table.sampled))
+        assert read_events(layout.events(name)).detector == "lavida"
+
+    rendered = vadcli("render", *paths, "--out", layout.out)
+    assert rendered.returncode == 0, rendered.stderr
+    assert all(layout.rendered(name).stat().st_size > 10_000 for name in NAMES)
+    again = vadcli("scan", *paths, *asked, "--allow-untrained", "--masks", "both")
+    assert again.returncode == 0
+    assert f"{len(NAMES)} skipped" in again.stderr
+    assert "mean nothing" not in again.stderr, "the model was loaded though nothing was to be scanned"
