@@ -26,6 +26,9 @@ from vadcli.detectors.lavida.pixels import qwen_patches, sam_pixels
 from vadcli.detectors.lavida.prompts import PromptTokens, build_prompt, split_categories
 from vadcli.detectors.lavida.text import TextEncoder
 
+ENCODED_FRAMES = 16
+"""Frames that go through SAM2's encoder at once: enough to fill a GPU, and its memory doesn't grow with the batch."""
+
 Clock = Callable[[str], AbstractContextManager[Any]]
 
 
@@ -140,7 +143,7 @@ class Lavida(nn.Module):
         with self.clock("compression"):
             visual = [self.mllm.compressed(clip, grid, self.config.compression) for clip in clips]
         with self.clock("sam2 encoder"):
-            image = self.masks.encode(squares)
+            image = self.masks.encode(squares, chunk=ENCODED_FRAMES)
         return Seen(visual, image, frames.shape[1])
 
     def forward(self, frames: Tensor, questions: Sequence[Question]) -> Verdict:
