@@ -1,0 +1,55 @@
+"""Metrics as pure functions over arrays: each gives an `Estimate`, whose `metric()` is a `Metric` with or without an interval.
+
+Knows no file, no data set and no detector. What can't be computed is None with a note, never NaN.
+"""
+
+from vadcli.metrics.event import (
+    IOU_LEVELS,
+    EventSet,
+    detection_recall,
+    false_alarms_per_hour,
+    match_events,
+    onset_error,
+    segment_f1,
+)
+from vadcli.metrics.frame import FrameSet, frame_ap, frame_ap_macro, frame_auc, frame_auc_macro
+from vadcli.metrics.intervals import Bootstrap, Estimate, difference
+from vadcli.metrics.pate import pate
+from vadcli.metrics.per_category import NORMAL, frames_of_category, per_category
+from vadcli.metrics.pixel import PixelAccumulator, PixelCounts, aupro, mask_iou, pixel_ap, pixel_auc
+from vadcli.metrics.region import Regions, Tracks, mask_regions, rbdc, tbdc
+from vadcli.metrics.result import Metric
+
+__all__ = [
+    "IOU_LEVELS",
+    "NORMAL",
+    "Bootstrap",
+    "Estimate",
+    "EventSet",
+    "FrameSet",
+    "Metric",
+    "PixelAccumulator",
+    "PixelCounts",
+    "Regions",
+    "Tracks",
+    "aupro",
+    "detection_recall",
+    "difference",
+    "false_alarms_per_hour",
+    "frame_ap",
+    "frame_ap_macro",
+    "frame_auc",
+    "frame_auc_macro",
+    "frames_of_category",
+    "mask_iou",
+    "mask_regions",
+    "match_events",
+    "onset_error",
+    "pate",
+    "per_category",
+    "pixel_ap",
+    "pixel_auc",
+    "rbdc",
+    "segment_f1",
+    "tbdc",
+]

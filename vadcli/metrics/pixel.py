@@ -1,0 +1,209 @@
+"""Pixel metrics from masks, frame after frame: memory depends on videos and bins, never on how many pixels there were."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from vadcli.metrics.curves import area_to_limit, average_precision, from_top, roc_auc
+from vadcli.metrics.intervals import Estimate, Numbers, ratio
+from vadcli.types import BoolArray, IndexArray
+
+BYTE_BINS = 256
+"""Bins of uint8 masks: one a value, so that nothing is lost."""
+
+PRO_LIMIT = 0.3
+"""Up to which false-positive rate AUPRO integrates, as its authors propose."""
+
+TOUCHING = np.ones((3, 3), np.int8)  # pixels that meet at a corner belong to one region, as in MVTec AD's own evaluation
+
+
+@dataclass(frozen=True)
+class PixelCounts:
+    """What is left of the pixels, a row a video.
+
+    Attributes:
+        names: (V,) the videos, in the order of their first frames.
+        positives, negatives: (V, K) int64 pixels by bins of ascending score.
+        overlap: (V, K) float64, the sum over true regions of the share of their pixels in each bin.
+        regions: (V,) int64 true regions, each frame's apart.
+        iou_sum: (V,) float64 over frames with a true pixel.
+        positive_frames: (V,) int64 frames with a true pixel.
+        exact: True where the scores were bytes, so that bins lose nothing.
+    """
+
+    names: tuple[str, ...]
+    positives: IndexArray
+    negatives: IndexArray
+    overlap: Numbers
+    regions: IndexArray
+    iou_sum: Numbers
+    positive_frames: IndexArray
+    exact: bool
+
+    @property
+    def note(self) -> str:
+        """How the scores were binned, where that loses something."""
+        return "" if self.exact else f"by {self.positives.shape[-1]} bins"
+
+
+class PixelAccumulator:
+    """Takes masks frame by frame and keeps counts.
+
+    uint8 masks (0 to 255) have 256 values: 256 bins are exact for them. Float maps in [0, 1] fall into `bins` equal bins, 1.0
+    into the last one, and every figure says by how many. One accumulator takes one kind.
+
+    Args:
+        bins: for float maps, 256 or more; uint8 masks always have 256.
+        mask_at: from which score on, in [0, 1], a pixel belongs to the predicted mask (for the IoU alone).
+    """
+
+    def __init__(self, *, bins: int = BYTE_BINS, mask_at: float = 0.5) -> None:
+        if bins < BYTE_BINS:
+            raise ValueError(f"pixel metrics need {BYTE_BINS} bins or more, not {bins}")
+        if not 0.0 <= mask_at <= 1.0:
+            raise ValueError(f"mask_at must lie in [0, 1], not {mask_at:g}")
+        self._bins = bins
+        self._mask_at = mask_at
+        self._bytes: bool | None = None
+        self._videos: dict[str, _Video] = {}
+
+    def add(self, video: str, scores: NDArray[Any], truth: NDArray[Any]) -> None:
+        """Count a frame or a stack of frames of one video.
+
+        Args:
+            video: its name.
+            scores: (H, W) or (F, H, W) uint8, or floats in [0, 1].
+            truth: the same shape, anything but 0 is abnormal. A caller who wants the masks smaller resizes both first (scores
+                with interpolation, truth with the nearest pixel).
+
+        Raises:
+            ValueError: shapes differ, floats lie outside [0, 1], or bytes and floats are mixed.
+        """
+        if scores.shape != truth.shape or scores.ndim not in (2, 3):
+            raise ValueError(f"{video}: scores {scores.shape} and truth {truth.shape} must be (H, W) or (F, H, W), alike")
+        is_bytes = scores.dtype == np.uint8
+        if self._bytes not in (None, is_bytes):
+            raise ValueError(f"{video}: bytes and floats can't be mixed, their bins differ")
+        if not is_bytes and scores.size and not (scores.min() >= 0.0 and scores.max() <= 1.0):
+            raise ValueError(f"{video}: scores must lie in [0, 1], not {scores.min():g} to {scores.max():g}")
+        self._bytes = is_bytes
+        counts = self._videos.setdefault(video, _Video(BYTE_BINS if is_bytes else self._bins))
+        size = scores.shape[-2:]
+        for frame, mask in zip(scores.reshape(-1, *size), truth.reshape(-1, *size), strict=True):
+            found = frame >= (self._mask_at * 255.0 if is_bytes else self._mask_at)
+            binned = frame if is_bytes else np.minimum((frame * self._bins).astype(np.int64), self._bins - 1)
+            counts.add(binned, found, mask != 0)
+
+    def counts(self) -> PixelCounts:
+        """What was counted so far."""
+        videos = list(self._videos.values())
+        empty = np.zeros((0, self._bins))
+        return PixelCounts(
+            names=tuple(self._videos),
+            positives=np.array([video.positives for video in videos] or empty, np.int64),
+            negatives=np.array([video.all - video.positives for video in videos] or empty, np.int64),
+            overlap=np.array([video.overlap for video in videos] or empty, np.float64),
+            regions=np.array([video.regions for video in videos], np.int64),
+            iou_sum=np.array([video.iou_sum for video in videos], np.float64),
+            positive_frames=np.array([video.positive_frames for video in videos], np.int64),
+            exact=bool(self._bytes),
+        )
+
+
+class _Video:
+    """The running counts of one video."""
+
+    def __init__(self, bins: int) -> None:
+        self.all = np.zeros(bins, np.int64)
+        self.positives = np.zeros(bins, np.int64)
+        self.overlap = np.zeros(bins, np.float64)
+        self.regions = 0
+        self.iou_sum = 0.0
+        self.positive_frames = 0
+
+    def add(self, binned: NDArray[Any], found: BoolArray, truth: BoolArray) -> None:
+        bins = len(self.all)
+        self.all += np.bincount(binned.ravel(), minlength=bins)
+        if not truth.any():
+            return
+        inside = binned[truth].astype(np.int64)
+        self.positives += np.bincount(inside, minlength=bins)
+        labelled, regions = ndimage.label(truth, TOUCHING)
+        region = labelled[truth].astype(np.int64) - 1
+        areas = np.bincount(region, minlength=regions)
+        self.overlap += np.bincount(inside, 1.0 / areas[region], minlength=bins)
+        self.regions += regions
+        self.iou_sum += float((found & truth).sum() / (found | truth).sum())
+        self.positive_frames += 1
+
+
+def pixel_auc(counts: PixelCounts) -> Estimate:
+    """ROC-AUC over the pixels of all frames together, ties half: `sklearn.metrics.roc_auc_score` of all pixels.
+
+    This is the pixel-level AUC of today's papers on Ped2, not the 40 % criterion of Mahadevan et al. (CVPR 2010). Exact for
+    bytes; scores of one bin count as tied else. Undefined without abnormal or without normal pixels.
+    """
+    return _by_curve(counts, roc_auc, "pixel ROC-AUC needs pixels of both classes")
+
+
+def pixel_ap(counts: PixelCounts) -> Estimate:
+    """Average precision over the pixels of all frames together, as `sklearn.metrics.average_precision_score` has it.
+
+    Exact for bytes; scores of one bin count as tied else. Undefined without abnormal pixels.
+    """
+    return _by_curve(counts, average_precision, "pixel average precision needs an abnormal pixel")
+
+
+def mask_iou(counts: PixelCounts) -> Estimate:
+    """The mean over frames with a true pixel of the IoU of predicted and true mask (`sklearn.metrics.jaccard_score`, a frame).
+
+    The predicted mask is what scores at least the accumulator's `mask_at`. Frames without a true pixel are left out: what is
+    predicted there doesn't count here. Undefined where no frame has a true pixel.
+    """
+    return ratio(counts.iou_sum, counts.positive_frames.astype(np.float64), undefined="mask IoU needs a frame with a true mask")
+
+
+def aupro(counts: PixelCounts, *, limit: float = PRO_LIMIT) -> Estimate:
+    """Area under the per-region overlap, up to a false-positive rate of `limit`, over `limit`, so that 1 is perfect.
+
+    Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 2021: at each threshold, the mean over true regions (of one frame
+    each, 8-connected) of the share that is found, against the share of normal pixels of all frames that is found; the curve
+    is cut on the line that crosses `limit`. Undefined without a true region or without normal pixels.
+    """
+    if not 0.0 < limit <= 1.0:
+        raise ValueError(f"the limit must lie in (0, 1], not {limit:g}")
+    regions = counts.regions.astype(np.float64)
+
+    def statistic(weights: Numbers) -> Numbers:
+        negatives = from_top(weights @ counts.negatives.astype(np.float64))
+        overlap = from_top(weights @ counts.overlap)
+        with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 is what makes a resample undefined
+            x = negatives[:, ::-1] / negatives[:, :1]
+            y = overlap[:, ::-1] / (weights @ regions)[:, None]
+        start = np.zeros((len(weights), 1))
+        area = area_to_limit(np.hstack([start, x]), np.hstack([start, y]), limit, flat=False) / limit
+        area[(negatives[:, 0] == 0) | (weights @ regions == 0)] = np.nan
+        return area
+
+    return _estimate(counts, statistic(np.ones((1, len(regions)))), statistic, "AUPRO needs a true region and normal pixels")
+
+
+def _by_curve(counts: PixelCounts, area: Any, undefined: str) -> Estimate:
+    def statistic(weights: Numbers) -> Numbers:
+        curve: Numbers = area(weights @ counts.positives.astype(np.float64), weights @ counts.negatives.astype(np.float64))
+        return curve
+
+    exact = area(counts.positives.sum(axis=0, keepdims=True), counts.negatives.sum(axis=0, keepdims=True))
+    return _estimate(counts, exact, statistic, undefined)
+
+
+def _estimate(counts: PixelCounts, value: Numbers, statistic: Any, undefined: str) -> Estimate:
+    figure = float(value[0])
+    if np.isnan(figure):
+        return Estimate(None, len(counts.names), statistic, undefined)
+    return Estimate(figure, len(counts.names), statistic, counts.note)

@@ -1,0 +1,221 @@
+"""Region metrics on boxes: RBDC and TBDC, which ask whether the right place was found, and how often the wrong one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from vadcli.metrics.curves import area_to_limit, bin_edges, from_top, histograms
+from vadcli.metrics.intervals import Estimate, Numbers, divided
+from vadcli.types import ByteArray, IndexArray
+
+ALPHA = 0.1
+"""The share of a track's regions that must be found for the track to be found."""
+BETA = 0.1
+"""The IoU from which on a region is found."""
+RESAMPLE_BINS = 2048  # distinct scores that resamples tell apart
+
+TOUCHING = np.ones((3, 3), np.int8)
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Detected regions.
+
+    Attributes:
+        video: (D,) int64, 0 to V - 1.
+        frame: (D,) int64, row in the video.
+        box: (D, 4) x, y, width, height in pixels. A box of the corner form whose far corner is its last pixel, as in the tracks
+            that Georgescu et al. publish, has width x_max - x_min + 1.
+        score: (D,) float64, higher is more anomalous.
+    """
+
+    video: IndexArray
+    frame: IndexArray
+    box: Numbers
+    score: Numbers
+
+    def __post_init__(self) -> None:
+        _check_boxes(self.video, self.frame, self.box)
+        if len(self.score) != len(self.video) or np.isnan(self.score).any():
+            raise ValueError(f"{len(self.video)} regions need as many scores, all of them numbers")
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """True regions, those of one object in one video a track.
+
+    Attributes:
+        video, frame, box: (G,), (G,), (G, 4) as in `Regions`.
+        track: (G,) int64, the same for the regions of one track; a number may return in another video.
+    """
+
+    video: IndexArray
+    frame: IndexArray
+    box: Numbers
+    track: IndexArray
+
+    def __post_init__(self) -> None:
+        _check_boxes(self.video, self.frame, self.box)
+        if len(self.track) != len(self.video):
+            raise ValueError(f"{len(self.video)} regions need as many track numbers, not {len(self.track)}")
+
+
+def rbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, beta: float = BETA) -> Estimate:
+    """Region-based detection criterion: the area under the share of true regions found against false regions a frame, up to 1.
+
+    Ramachandra and Jones, Street Scene: A New Dataset and Evaluation Protocol for Video Anomaly Detection, WACV 2020: a true
+    region is found by a region of its frame with an IoU of at least `beta`; a region with less than that to every true
+    region of its frame is false. As in the evaluator that UBnormal and Georgescu et al. (TPAMI 2021) use, the curve starts at
+    (0, 0) and its last point at or below 1 false region a frame is held up to 1; other than there, regions of equal score
+    come in together, so that their order doesn't matter. Undefined without true regions or without frames.
+
+    Args:
+        detected: regions of all videos.
+        tracks: true regions of all videos.
+        frames: (V,) int64, how many frames each video has, those without any region too.
+        beta: the IoU from which on a region is found.
+    """
+    _check_share("beta", beta)
+    best, false = _match(detected, tracks, beta)
+    return _criterion(detected, tracks.video, best, false, frames=frames, undefined="RBDC needs a true region and a frame")
+
+
+def tbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, alpha: float = ALPHA, beta: float = BETA) -> Estimate:
+    """Track-based detection criterion: as `rbdc`, with the share of true tracks found in place of regions.
+
+    The same source: a track is found where at least the share `alpha` of its regions is found. Undefined without true tracks
+    or without frames.
+    """
+    _check_share("alpha", alpha)
+    _check_share("beta", beta)
+    best, false = _match(detected, tracks, beta)
+    video, found_at = _tracks_found_at(tracks, best, alpha)
+    return _criterion(detected, video, found_at, false, frames=frames, undefined="TBDC needs a true track and a frame")
+
+
+def mask_regions(mask: ByteArray, *, at: float = 0.5) -> tuple[NDArray[np.int64], Numbers]:
+    """The boxes (R, 4) x, y, width, height of a mask's 8-connected regions, and the highest score (R,) in each, in [0, 1].
+
+    Args:
+        mask: (H, W) uint8.
+        at: from which score on, in [0, 1], a pixel belongs to a region; pixels of 0 never do.
+    """
+    labelled, count = ndimage.label((mask >= at * 255.0) & (mask > 0), TOUCHING)
+    boxes = [(x.start, y.start, x.stop - x.start, y.stop - y.start) for y, x in ndimage.find_objects(labelled)]
+    peaks = ndimage.maximum(mask, labelled, np.arange(1, count + 1)) if count else []
+    return np.array(boxes, np.int64).reshape(-1, 4), np.asarray(peaks, np.float64) / 255.0
+
+
+def _check_share(name: str, share: float) -> None:
+    if not 0.0 < share <= 1.0:
+        raise ValueError(f"{name} must lie in (0, 1], not {share:g}")
+
+
+def _check_boxes(video: IndexArray, frame: IndexArray, box: Numbers) -> None:
+    if len(frame) != len(video) or box.shape != (len(video), 4):
+        raise ValueError(f"{len(video)} regions need as many frames and (R, 4) boxes, not {len(frame)} and {box.shape}")
+    if len(video) and (box[:, 2:].min() <= 0 or video.min() < 0 or frame.min() < 0):
+        raise ValueError("a region needs a width and a height above 0, a video and a frame from 0 on")
+
+
+def _match(detected: Regions, tracks: Tracks, beta: float) -> tuple[Numbers, NDArray[np.bool_]]:
+    """(G,) the highest score that finds each true region, -inf where none does; (D,) True where a region finds none."""
+    first, second = _same_frame(detected, tracks)
+    hits = _iou(detected.box[first], tracks.box[second]) >= beta
+    best = np.full(len(tracks.video), -np.inf)
+    np.maximum.at(best, second[hits], detected.score[first[hits]])
+    false = np.ones(len(detected.video), np.bool_)
+    false[first[hits]] = False
+    return best, false
+
+
+def _same_frame(detected: Regions, tracks: Tracks) -> tuple[IndexArray, IndexArray]:
+    """All pairs (detected, true) of regions that share a frame."""
+    span = 1 + max(detected.frame.max(initial=0), tracks.frame.max(initial=0))
+    keys = tracks.video * span + tracks.frame
+    order = np.argsort(keys, kind="stable")
+    wanted = detected.video * span + detected.frame
+    low, high = np.searchsorted(keys[order], wanted, "left"), np.searchsorted(keys[order], wanted, "right")
+    counts = high - low
+    first = np.repeat(np.arange(len(wanted)), counts)
+    ramp = np.arange(len(first)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return first, order[np.repeat(low, counts) + ramp]
+
+
+def _iou(first: Numbers, second: Numbers) -> Numbers:
+    """(M,) of (M, 4) boxes with a width and a height."""
+    near = np.maximum(first[:, :2], second[:, :2])
+    far = np.minimum(first[:, :2] + first[:, 2:], second[:, :2] + second[:, 2:])
+    shared = np.maximum(far - near, 0.0).prod(axis=1)
+    iou: Numbers = shared / (first[:, 2:].prod(axis=1) + second[:, 2:].prod(axis=1) - shared)
+    return iou
+
+
+def _tracks_found_at(tracks: Tracks, best: Numbers, alpha: float) -> tuple[IndexArray, Numbers]:
+    """(T,) the video of each track; (T,) the highest threshold at which the share `alpha` of its regions is found."""
+    order = np.lexsort((-best, tracks.track, tracks.video))
+    video, track = tracks.video[order], tracks.track[order]
+    if not len(order):
+        return video, best
+    starts = np.flatnonzero(np.append(True, (video[1:] != video[:-1]) | (track[1:] != track[:-1])))
+    lengths = np.diff(np.append(starts, len(order)))
+    needed = np.maximum(np.ceil(alpha * lengths - 1e-9).astype(np.int64), 1)  # 0.1 * 30 is a hair above 3
+    return video[starts], best[order][starts + needed - 1]
+
+
+def _criterion(
+    detected: Regions,
+    video: IndexArray,
+    found_at: Numbers,
+    false: NDArray[np.bool_],
+    *,
+    frames: IndexArray,
+    undefined: str,
+) -> Estimate:
+    """The area for true things (T,) of `video`, each found from the threshold `found_at` down."""
+    videos = len(frames)
+    if np.any(video >= videos) or np.any(detected.video >= videos):
+        raise ValueError(f"a region's video is not one of the {videos} whose frames are given")
+    totals = np.bincount(video, minlength=videos).astype(np.float64)
+    length = np.asarray(frames, np.float64)
+    found = found_at > -np.inf
+
+    def tables(edges: Numbers) -> tuple[Numbers, Numbers]:
+        shape = (videos, len(edges) + 1)
+        hits = histograms(video[found], np.searchsorted(edges, found_at[found], "right"), shape)
+        return hits, histograms(detected.video[false], np.searchsorted(edges, detected.score[false], "right"), shape)
+
+    groups = [np.sort(found_at[found]), np.sort(detected.score[false])]
+
+    @cache  # made once, by the first interval that is asked for
+    def binned() -> tuple[Numbers, Numbers]:
+        return tables(bin_edges(groups, RESAMPLE_BINS))
+
+    def statistic(weights: Numbers) -> Numbers:
+        hits, alarms = binned()
+        return _area(weights @ hits, weights @ alarms, weights @ totals, weights @ length)
+
+    if not totals.any() or not length.any():
+        return Estimate(None, videos, statistic, undefined)
+    edges = np.unique(np.concatenate(groups))
+    columns = len(edges) + 1
+    hits = np.bincount(np.searchsorted(edges, groups[0], "right"), minlength=columns)[None].astype(np.float64)
+    alarms = np.bincount(np.searchsorted(edges, groups[1], "right"), minlength=columns)[None].astype(np.float64)
+    value = _area(hits, alarms, totals.sum(keepdims=True), length.sum(keepdims=True))
+    return Estimate(float(value[0]), videos, statistic)
+
+
+def _area(hits: Numbers, alarms: Numbers, totals: Numbers, frames: Numbers) -> Numbers:
+    """(B,) areas from (B, K) counts by ascending score; NaN where nothing is true or there are no frames."""
+    start = np.zeros((len(hits), 1))
+    rate = divided(from_top(hits)[:, ::-1], np.broadcast_to(totals[:, None], hits.shape))
+    false = divided(from_top(alarms)[:, ::-1], np.broadcast_to(frames[:, None], alarms.shape))
+    usable = (totals > 0) & (frames > 0)
+    x, y = np.where(usable[:, None], false, 0.0), np.where(usable[:, None], rate, 0.0)
+    area = area_to_limit(np.hstack([start, x]), np.hstack([start, y]), 1.0, flat=True)
+    return np.where(usable, area, np.nan)
