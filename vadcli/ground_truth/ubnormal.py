@@ -1,0 +1,181 @@
+"""UBnormal (Acsintoae et al., CVPR 2022): rendered videos, tracks of what is abnormal, pictures of every object.
+
+The official archive has SceneN/{normal,abnormal}_scene_N_scenario_M.mp4 and, beside each abnormal one, <video>_annotations/
+with <video>_tracks.txt, a line `object,first frame,last frame` a track, and <video>_%04d_gt.png, whose pixels are object
+numbers. lilygeorgescu/UBnormal's scripts/write_frame_level_ground_truth.py sets ground_truth[first : last + 1], so frames
+count from 0 and the last is abnormal too; scripts/create_tracks_for_tbdc_rbdc.py opens the picture of the same number, takes
+the pixels equal to the track's object, and of its outlines the one with the largest box; it prefers <video>_new_tracks.txt.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+
+from vadcli.errors import DocumentError
+from vadcli.ground_truth.annotation import FrameIntervals, Span
+from vadcli.ground_truth.files import bad_line, find_existing, numbered_lines, read_picture, whole
+from vadcli.ground_truth.truth import GroundTruth, Region, VideoTruth, video_truth
+from vadcli.types import BoolArray, Box
+
+_VIDEO = re.compile(r"(abnormal|normal)_scene_\d+_scenario_?\d+\w*")
+_SPLIT = ("{kind}_test_video_names.txt", "scripts/{kind}_test_video_names.txt")
+_ANEW = "unpack the archive anew"
+
+
+@dataclass(frozen=True)
+class Track:
+    """Something abnormal: the number of its pixels and the half-open frames of it."""
+
+    number: int
+    start_frame: int
+    end_frame: int
+
+
+class UBnormal(GroundTruth):
+    """UBnormal.
+
+    `root` holds the SceneN folders, all of them or a split's. Where the official {abnormal,normal}_test_video_names.txt lie
+    in it (or in its scripts folder), only the videos they name count. Normal videos are known by name and have no files.
+    """
+
+    name = "ubnormal"
+
+    def read(self) -> Iterable[VideoTruth]:
+        """The videos and annotations in the scenes' folders."""
+        split = self._split()
+        found: dict[str, Path] = {}
+        for path in sorted([*self.root.glob("Scene*/*"), *self.root.glob("*normal_scene_*")]):
+            video = path.name.removesuffix("_annotations") if path.is_dir() else path.stem
+            if _VIDEO.fullmatch(video) and (split is None or video in split):
+                found.setdefault(video, path.parent)
+        if split is not None and (lost := sorted(split - set(found))):
+            raise DocumentError(f"{self.root}: {len(lost)} test videos are missing, the first is {lost[0]}", hint=_ANEW)
+        return [self._video(video, scene) for video, scene in found.items()]
+
+    def _split(self) -> set[str] | None:
+        lists = [find_existing(self.root, [place.format(kind=kind) for place in _SPLIT]) for kind in ("abnormal", "normal")]
+        names = [line for path in lists if path is not None for _, line in numbered_lines(path)]
+        return set(names) if names else None
+
+    def _video(self, video: str, scene: Path) -> VideoTruth:
+        name = video if scene == self.root else f"{scene.name}/{video}"
+        folder = scene / f"{video}_annotations"
+        if video.startswith("normal"):
+            return VideoTruth(f"{name}.mp4", scene, partial(FrameIntervals, ()), masks=NoMasks())
+        tracks = read_object_tracks(folder / f"{video}_tracks.txt")
+        if not any(folder.glob(f"{video}_*_gt.png")):
+            return video_truth(f"{name}.mp4", folder, _intervals(tracks))
+        masks = ObjectMasks(folder, video, tracks)
+        return VideoTruth(f"{name}.mp4", folder, partial(_intervals, tracks), masks=masks, read_regions=masks.regions)
+
+
+class NoMasks:
+    """The pixel truth of a normal video."""
+
+    def mask(self, frame_index: int) -> BoolArray | None:
+        """None: nothing happens."""
+        return None
+
+
+@dataclass(frozen=True)
+class ObjectMasks:
+    """The pixel truth of an abnormal video: pictures of object numbers, and which of them are abnormal when.
+
+    Attributes:
+        folder: <video>_annotations.
+        video: the name without suffix.
+        tracks: what is abnormal.
+    """
+
+    folder: Path
+    video: str
+    tracks: tuple[Track, ...]
+
+    def mask(self, frame_index: int) -> BoolArray | None:
+        """True where the pixel's object is abnormal in this frame; None where no object is."""
+        numbers = [track.number for track in self.tracks if track.start_frame <= frame_index < track.end_frame]
+        return np.isin(self._objects(frame_index), numbers) if numbers else None
+
+    def regions(self) -> tuple[Region, ...]:
+        """The box of every abnormal object in every frame, tracks numbered from 0 by their line.
+
+        Raises:
+            DocumentError: a picture is missing or damaged, or has no pixel of an object that is abnormal then.
+        """
+        first, last = self._frames
+        by_frame: dict[int, list[tuple[int, Track]]] = {}
+        for place, track in enumerate(self._region_tracks()):
+            if track.start_frame < first or track.end_frame > last + 1:
+                raise self._missing(track.start_frame if track.start_frame < first else last + 1)
+            for frame in range(track.start_frame, track.end_frame):
+                by_frame.setdefault(frame, []).append((place, track))
+        regions = []
+        for frame, tracks in by_frame.items():
+            objects = self._objects(frame)
+            for place, track in tracks:
+                box = _largest_box(objects == track.number)
+                if box is None:
+                    raise DocumentError(f"{self._picture(frame)}: has no pixel of object {track.number}", hint=_ANEW)
+                regions.append(Region(place, frame, box))
+        return tuple(sorted(regions, key=lambda region: (region.track, region.frame)))
+
+    def _region_tracks(self) -> tuple[Track, ...]:
+        newer = self.folder / f"{self.video}_new_tracks.txt"
+        return read_object_tracks(newer) if newer.exists() else self.tracks
+
+    @cached_property
+    def _frames(self) -> tuple[int, int]:
+        name = re.compile(rf"{re.escape(self.video)}_(\d{{1,9}})_gt\.png")
+        numbers = [int(match[1]) for path in self.folder.iterdir() if (match := name.fullmatch(path.name))]
+        return min(numbers), max(numbers)
+
+    def _objects(self, frame: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        picture = self._picture(frame)
+        if not picture.exists():
+            raise self._missing(frame)
+        return read_picture(picture)
+
+    def _picture(self, frame: int) -> Path:
+        return self.folder / f"{self.video}_{frame:04d}_gt.png"
+
+    def _missing(self, frame: int) -> DocumentError:
+        return DocumentError(f"{self._picture(frame)}: is missing, though frame {frame} is abnormal", hint=_ANEW)
+
+
+def read_object_tracks(path: Path) -> tuple[Track, ...]:
+    """The tracks of a <video>_tracks.txt: object, first and last frame, counted from 0, last included.
+
+    Raises:
+        DocumentError: it is missing, has no track, or a line is something else.
+    """
+    tracks = []
+    for number, line in numbered_lines(path):
+        try:
+            key, first, last = (whole(part) for part in line.split(","))
+        except ValueError:
+            raise bad_line(path, number, f"{line[:80]!r} is not object,first frame,last frame") from None
+        if not (1 <= key <= 255 and 0 <= first <= last):
+            raise bad_line(path, number, f"{line[:80]!r} is no track: objects count from 1 to 255, frames from 0 and forward")
+        tracks.append(Track(key, first, last + 1))
+    if not tracks:
+        raise DocumentError(f"{path}: has no track, though the video is an abnormal one", hint=_ANEW)
+    return tuple(tracks)
+
+
+def _intervals(tracks: tuple[Track, ...]) -> FrameIntervals:
+    return FrameIntervals(tuple(Span(track.start_frame, track.end_frame) for track in tracks))
+
+
+def _largest_box(mask: BoolArray) -> Box | None:
+    """The box of the connected part whose box is largest, as x, y, width, height; None without a pixel."""
+    from scipy.ndimage import find_objects, label
+
+    parts = find_objects(label(mask, structure=np.ones((3, 3)))[0])
+    boxes = [(xs.start, ys.start, xs.stop - xs.start, ys.stop - ys.start) for ys, xs in parts]
+    return max(boxes, key=lambda box: box[2] * box[3], default=None)
