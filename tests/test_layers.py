@@ -47,7 +47,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "pycocotools": ("outputs/mask_rle",),
     "jsonschema": ("outputs/event_json",),
     "cv2": ("detectors/motion",),
-    "PIL": ("outputs/", "video/", "ground_truth/"),
+    "PIL": ("outputs/", "video/", "ground_truth/", "evaluate"),
     "scipy": ("metrics", "ground_truth"),
     "matplotlib": ("evaluate",),
     "threadpoolctl": ("detectors/motion",),

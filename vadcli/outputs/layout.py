@@ -99,6 +99,10 @@ class OutputLayout:
         """A camera's model; the root camera "." is the file %2E.json."""
         return self._of("cameras", camera, ".json")
 
+    def evaluation(self, dataset: str) -> Path:
+        """The figures of the newest evaluation against a data set."""
+        return self.out / "eval" / f"{_file_name(dataset)}.json"
+
     @property
     def runs(self) -> Path:
         """The folder of the runs' records."""

@@ -1,0 +1,232 @@
+"""An evaluation as a whole: what is read, what is measured, what is said, and the checks that would catch it lying."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from tests.evaluate.outputs import FPS, SIZE, write_scan, write_truth
+from vadcli.errors import DocumentError, UsageError
+from vadcli.evaluate import Protocol, Report, collect, measure
+from vadcli.evaluate.measure import Estimates
+from vadcli.evaluate.plots import curve, draw, moments
+from vadcli.evaluate.report import compared, to_latex, to_markdown, to_table
+from vadcli.ground_truth import open_ground_truth
+from vadcli.metrics import Bootstrap, Metric
+
+ROWS = 100
+ABNORMAL = {"a.mp4": (2.0, 5.0), "cam/b.mp4": (6.0, 8.0)}
+
+
+def labels(video: str) -> np.ndarray:
+    times = np.arange(ROWS) / FPS
+    start_s, end_s = ABNORMAL.get(video, (0.0, 0.0))
+    return (times >= start_s) & (times < end_s)
+
+
+def scores(video: str, seed: int, *, lift: float = 0.3) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.clip(rng.uniform(0, 0.6, ROWS) + lift * labels(video), 0, 1)
+
+
+VIDEOS = ("a.mp4", "cam/b.mp4", "cam/c.mp4")
+
+
+@pytest.fixture
+def truth(tmp_path: Path) -> Path:
+    rows = [f"{video},{start},{end},fight" for video, (start, end) in ABNORMAL.items()]
+    return write_truth(tmp_path / "truth.csv", [*rows, "cam/c.mp4,,,"])
+
+
+def evaluate(out: Path, truth: Path, protocol: Protocol | None = None, **options: object) -> tuple[Report, Estimates]:
+    protocol = protocol or Protocol(bootstrap=Bootstrap(200))
+    test = collect(out, open_ground_truth("csv", truth), **options)  # type: ignore[arg-type]
+    estimates = measure(test, protocol)
+    return Report.of("csv", test, protocol, estimates), estimates
+
+
+def figure(report: Report, name: str) -> Metric:
+    group, _, key = name.partition(".")
+    return report.metrics[group][key]
+
+
+def test_frame_figures_are_scikit_learns_over_all_rows(tmp_path: Path, truth: Path) -> None:
+    given = {video: scores(video, seed) for seed, video in enumerate(VIDEOS)}
+    report, _ = evaluate(write_scan(tmp_path / "out", given), truth)
+    flat = np.concatenate([given[video].astype(np.float32) for video in VIDEOS])
+    wanted = np.concatenate([labels(video) for video in VIDEOS])
+    assert figure(report, "frame.auc_micro").value == pytest.approx(roc_auc_score(wanted, flat), abs=1e-9)
+    assert figure(report, "frame.ap_micro").value == pytest.approx(average_precision_score(wanted, flat), abs=1e-9)
+    macro = figure(report, "frame.auc_macro")
+    own = [roc_auc_score(labels(video), given[video].astype(np.float32)) for video in ABNORMAL]
+    assert macro.value == pytest.approx(np.mean(own), abs=1e-9)
+    assert macro.videos == 2
+    assert "1" in macro.note
+
+
+def test_the_truth_as_scores_is_perfect_and_shuffled_labels_are_chance(tmp_path: Path, truth: Path) -> None:
+    perfect, _ = evaluate(write_scan(tmp_path / "perfect", {video: labels(video) * 1.0 for video in VIDEOS}), truth)
+    for name in ("frame.auc_micro", "frame.ap_micro", "event.f1_iou_0.5", "event.recall", "category.fight"):
+        assert figure(perfect, name).value == pytest.approx(1.0), name
+    assert figure(perfect, "event.onset_error_s").value == pytest.approx(0.0)
+    assert figure(perfect, "event.false_alarms_per_hour").value == 0.0
+    rng = np.random.default_rng(3)
+    shuffled = {f"v{number}.mp4": rng.uniform(0, 1, ROWS) for number in range(40)}
+    rows = [
+        f"{video},{start:.1f},{start + 3:.1f}," for video, start in zip(shuffled, rng.uniform(0, 6, 40).round(1), strict=True)
+    ]
+    chance, _ = evaluate(write_scan(tmp_path / "chance", shuffled), write_truth(tmp_path / "chance.csv", rows))
+    auc = figure(chance, "frame.auc_micro")
+    assert auc.ci_low is not None
+    assert auc.ci_high is not None
+    assert auc.ci_low < 0.5 < auc.ci_high
+    assert auc.ci_high - auc.ci_low < 0.1
+
+
+def test_one_frame_late_costs_what_it_must(tmp_path: Path, truth: Path) -> None:
+    late = {video: np.roll(labels(video), 1) * 1.0 for video in VIDEOS}
+    report, _ = evaluate(write_scan(tmp_path / "out", late), truth)
+    assert figure(report, "event.onset_error_s").value == pytest.approx(0.1)
+    # 300 rows, 50 abnormal: one row of each event is missed, one normal row each is called: AUC = 1 - (2/50 + 2/250) / 2.
+    assert figure(report, "frame.auc_micro").value == pytest.approx(1 - (2 / 50 + 2 / 250) / 2)
+    assert figure(report, "event.f1_iou_0.5").value == 1.0  # 29 of 31 and 19 of 21 frames overlap
+
+
+def test_endpoints_flatter_and_are_named(tmp_path: Path, truth: Path) -> None:
+    out = write_scan(tmp_path / "out", {video: scores(video, seed, lift=0.05) for seed, video in enumerate(VIDEOS)})
+    plain, _ = evaluate(out, truth)
+    flattered, _ = evaluate(out, truth, Protocol(endpoints=True))
+    values = [figure(report, "frame.auc_micro").value for report in (plain, flattered)]
+    assert values[1] > values[0]
+    assert "end points" in to_table([flattered])
+    assert "end points" not in to_table([plain])
+    assert flattered.to_json()["protocol"]["endpoints"] is True
+
+
+def test_only_sampled_rows(tmp_path: Path, truth: Path) -> None:
+    given = {video: np.repeat(scores(video, seed)[::4], 4) for seed, video in enumerate(VIDEOS)}
+    out = write_scan(tmp_path / "out", given, interval=4)
+    report, _ = evaluate(out, truth, Protocol(only_sampled=True))
+    flat = np.concatenate([given[video][::4].astype(np.float32) for video in VIDEOS])
+    wanted = np.concatenate([labels(video)[::4] for video in VIDEOS])
+    assert figure(report, "frame.auc_micro").value == pytest.approx(roc_auc_score(wanted, flat), abs=1e-9)
+
+
+def ped2_like(root: Path, masks: np.ndarray) -> Path:
+    """A miniature of UCSD's official layout: one test clip."""
+    from PIL import Image
+
+    (root / "Test" / "Test001").mkdir(parents=True)
+    (root / "Test" / "Test001_gt").mkdir()
+    for number, mask in enumerate(masks, 1):
+        Image.fromarray(np.zeros(SIZE, np.uint8)).save(root / "Test" / "Test001" / f"{number:03d}.tif")
+        Image.fromarray(mask.astype(np.uint8) * 255).save(root / "Test" / "Test001_gt" / f"{number:03d}.bmp")
+    spans = np.flatnonzero(np.diff(masks.any(axis=(1, 2)).astype(int), prepend=0, append=0))
+    ranges = ", ".join(f"{start + 1}:{end}" for start, end in zip(spans[::2], spans[1::2], strict=True))
+    (root / "Test" / "UCSDped2.m").write_text(f"TestVideoFile = {{}};\nTestVideoFile{{end+1}}.gt_frame = [{ranges}];\n")
+    return root
+
+
+def test_pixel_figures_read_the_mask_video(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    wanted = np.zeros((20, *SIZE), bool)
+    wanted[5:12, 4:14, 6:20] = True
+    stored = np.clip(rng.integers(0, 140, wanted.shape) + 90 * wanted, 0, 255).astype(np.uint8)
+    out = write_scan(tmp_path / "out", {"Test001": wanted.any(axis=(1, 2)) * 1.0}, masks={"Test001": stored})
+    root = ped2_like(tmp_path / "UCSDped2", wanted)
+    test = collect(out, open_ground_truth("ped2", root))
+    figures = measure(test, Protocol(groups=("pixel",)))["pixel"]
+    assert figures["auc"].value == pytest.approx(roc_auc_score(wanted.ravel(), stored.ravel()), abs=1e-9)
+    assert figures["ap"].value == pytest.approx(average_precision_score(wanted.ravel(), stored.ravel()), abs=1e-9)
+    ious = [
+        (found & there).sum() / (found | there).sum() for found, there in zip(stored[5:12] >= 128, wanted[5:12], strict=True)
+    ]
+    assert figures["mask_iou"].value == pytest.approx(np.mean(ious))
+    small = collect(out, open_ground_truth("ped2", root), pixel_size=(12, 16))
+    assert small.pixels is not None
+    assert int(small.pixels.positives.sum() + small.pixels.negatives.sum()) == 20 * 12 * 16
+
+
+def test_masks_of_another_size_are_refused_unless_resized(tmp_path: Path) -> None:
+    wanted = np.zeros((6, 12, 16), bool)
+    wanted[2:4] = True
+    stored = np.zeros((6, *SIZE), np.uint8)
+    out = write_scan(tmp_path / "out", {"Test001": [0.1] * 6}, masks={"Test001": stored})
+    truth = open_ground_truth("ped2", ped2_like(tmp_path / "UCSDped2", wanted))
+    with pytest.raises(DocumentError, match="16x12 where the video is 32x24"):
+        collect(out, truth)
+    assert collect(out, truth, pixel_size=(12, 16)).pixels is not None
+
+
+def test_a_missing_video_is_named_and_left_out_only_with_leave(tmp_path: Path, truth: Path) -> None:
+    out = write_scan(tmp_path / "out", {video: scores(video, 1) for video in (*VIDEOS[:2], "x.mp4")})
+    with pytest.raises(UsageError, match=r"'cam/c\.mp4'"):
+        evaluate(out, truth)
+    report, _ = evaluate(out, truth, allow_missing=True)
+    assert report.to_json()["left_out"] == {"unscored": ["cam/c.mp4"], "unknown": ["x.mp4"]}
+    assert "1 videos without scores left out" in to_table([report])
+
+
+def test_no_scan_at_all(tmp_path: Path, truth: Path) -> None:
+    with pytest.raises(UsageError, match="holds no scores"):
+        evaluate(tmp_path, truth)
+
+
+def test_two_runs_side_by_side(tmp_path: Path, truth: Path) -> None:
+    runs = [
+        write_scan(tmp_path / name, {video: scores(video, seed, lift=lift) for seed, video in enumerate(VIDEOS)})
+        for name, lift in (("good", 0.5), ("poor", 0.1))
+    ]
+    pairs = [evaluate(run, truth) for run in runs]
+    first, second = compared([report for report, _ in pairs], [estimates for _, estimates in pairs])
+    assert first.against is None
+    assert second.against is not None
+    lost = second.against["frame"]["auc_micro"]
+    values = [figure(report, "frame.auc_micro").value for report in (first, second)]
+    assert lost.value == pytest.approx(values[1] - values[0])
+    assert lost.value < 0
+    assert f"({lost.value:+.4f}" in to_table([first, second])
+    assert second.to_json()["difference_to_first"]["frame"]["auc_micro"]["value"] == lost.value
+    same, _ = evaluate(runs[0], truth)
+    _, nothing = compared([first, same], [pairs[0][1], pairs[0][1]])
+    assert nothing.against is not None
+    assert nothing.against["frame"]["auc_micro"] == Metric(0.0, 0.0, 0.0, videos=3, note=lost.note)
+
+
+def test_other_videos_can_not_be_compared(tmp_path: Path, truth: Path) -> None:
+    whole = evaluate(write_scan(tmp_path / "a", {video: scores(video, 1) for video in VIDEOS}), truth)
+    part = evaluate(write_scan(tmp_path / "b", {video: scores(video, 1) for video in VIDEOS[:2]}), truth, allow_missing=True)
+    with pytest.raises(ValueError, match="different videos"):
+        compared([whole[0], part[0]], [whole[1], part[1]])
+
+
+def test_what_is_printed(tmp_path: Path, truth: Path) -> None:
+    report, _ = evaluate(write_scan(tmp_path / "my_out", {video: scores(video, 1) for video in VIDEOS}), truth)
+    value = figure(report, "frame.auc_micro").value
+    assert f"frame ROC-AUC, all frames      {value:.4f} [" in to_table([report])
+    assert f"| frame ROC-AUC, all frames | {value:.4f} [" in to_markdown([report])
+    assert rf"frame ROC-AUC, all frames & {value:.4f} [" in to_latex([report])
+    document = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert document["metrics"]["frame"]["auc_micro"]["value"] == value
+    assert document["metrics"]["frame"]["auc_micro"]["ci_low"] <= value <= document["metrics"]["frame"]["auc_micro"]["ci_high"]
+    assert document["videos"] == 3
+    assert document["abnormal_frames"] == 50
+
+
+def test_pictures_are_drawn_and_moments_are_the_worst(tmp_path: Path, truth: Path) -> None:
+    report, _ = evaluate(write_scan(tmp_path / "out", {video: scores(video, seed) for seed, video in enumerate(VIDEOS)}), truth)
+    names = [path.name for path in draw([report], tmp_path / "plots")]
+    assert names == ["curves.png", "timelines-1.png"]  # no footage, so no sheets
+    assert all((tmp_path / "plots" / name).stat().st_size > 5000 for name in names)
+    false, found, precision = curve(report.test.frames)
+    area = np.trapezoid([0, *found], [0, *false])
+    assert area == pytest.approx(figure(report, "frame.auc_micro").value, abs=1e-3)
+    assert precision[-1] == pytest.approx(50 / 300)
+    alarms, misses = moments(report.test, abnormal=False), moments(report.test, abnormal=True)
+    assert [moment.score for moment in alarms] == sorted((moment.score for moment in alarms), reverse=True)
+    assert [moment.score for moment in misses] == sorted(moment.score for moment in misses)
+    assert len(misses) == 2

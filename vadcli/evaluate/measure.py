@@ -1,0 +1,134 @@
+"""Which metrics are computed of a test set, and under which protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from vadcli.evaluate.collect import Size, TestSet
+from vadcli.metrics import (
+    IOU_LEVELS,
+    Bootstrap,
+    Estimate,
+    aupro,
+    detection_recall,
+    false_alarms_per_hour,
+    frame_ap,
+    frame_ap_macro,
+    frame_auc,
+    frame_auc_macro,
+    mask_iou,
+    onset_error,
+    pate,
+    per_category,
+    pixel_ap,
+    pixel_auc,
+    rbdc,
+    segment_f1,
+    tbdc,
+)
+
+Estimates = dict[str, dict[str, Estimate]]
+"""Group and name to figure: `estimates["frame"]["auc_micro"]`."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Everything that changes a figure besides scores and truth.
+
+    Attributes:
+        endpoints: append (0, 0) and (1, 1) to labels and scores, as some published evaluators do.
+        only_sampled: leave out rows whose score is carried.
+        pixel_size: height and width that masks are resized to, None for the frames' own.
+        groups: which metrics.
+        bootstrap: how intervals are made, None for none.
+    """
+
+    endpoints: bool = False
+    only_sampled: bool = False
+    pixel_size: Size | None = None
+    groups: tuple[str, ...] = field(default=())
+    bootstrap: Bootstrap | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As written beside the figures."""
+        size = None if self.pixel_size is None else f"{self.pixel_size[0]}x{self.pixel_size[1]}"
+        drawn = self.bootstrap and {
+            "replicates": self.bootstrap.replicates,
+            "confidence": self.bootstrap.confidence,
+            "seed": self.bootstrap.seed,
+        }
+        return {
+            "endpoints": self.endpoints,
+            "only_sampled": self.only_sampled,
+            "pixel_size": size,
+            "groups": list(self.groups),
+            "bootstrap": drawn,
+        }
+
+
+def measure(test: TestSet, protocol: Protocol) -> Estimates:
+    """Every figure of the chosen groups that the test set has the truth and the masks for."""
+    found: Estimates = {}
+    for group in protocol.groups or tuple(GROUPS):
+        figures = dict(GROUPS[group](test, protocol))
+        if figures:
+            found[group] = figures
+    return found
+
+
+def _frame(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
+    frames = test.frames.only_sampled() if protocol.only_sampled else test.frames
+    for name, figure in FRAME.items():
+        yield name, figure(frames, endpoints=protocol.endpoints)
+
+
+def _pixel(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
+    if test.pixels is not None:
+        yield from ((name, figure(test.pixels)) for name, figure in PIXEL.items())
+
+
+def _region(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
+    if test.detected is not None and test.tracks is not None:
+        frames = np.diff(test.frames.offsets)
+        yield "rbdc", rbdc(test.detected, test.tracks, frames)
+        yield "tbdc", tbdc(test.detected, test.tracks, frames)
+
+
+def _event(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
+    for iou in IOU_LEVELS:
+        yield f"f1_iou_{iou:g}", segment_f1(test.events, iou=iou)
+    yield "recall", detection_recall(test.events)
+    yield "onset_error_s", onset_error(test.events)
+    yield "false_alarms_per_hour", false_alarms_per_hour(test.events)
+
+
+def _range(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
+    yield "pate", pate(test.frames)
+
+
+def _category(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
+    auc = partial(frame_auc, endpoints=protocol.endpoints)
+    yield from per_category(auc, test.frames, test.codes, test.categories).items()
+
+
+FRAME: dict[str, Callable[..., Estimate]] = {
+    "auc_micro": frame_auc,
+    "ap_micro": frame_ap,
+    "auc_macro": frame_auc_macro,
+    "ap_macro": frame_ap_macro,
+}
+PIXEL: dict[str, Callable[..., Estimate]] = {"auc": pixel_auc, "ap": pixel_ap, "mask_iou": mask_iou, "aupro": aupro}
+GROUPS: dict[str, Callable[[TestSet, Protocol], Iterator[tuple[str, Estimate]]]] = {
+    "frame": _frame,
+    "pixel": _pixel,
+    "region": _region,
+    "event": _event,
+    "range": _range,
+    "category": _category,
+}
+"""Group of metrics to what computes it."""

@@ -1,0 +1,196 @@
+"""Figures as people and programs read them: a table, JSON in full precision, Markdown and LaTeX rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vadcli import __version__
+from vadcli.evaluate.collect import TestSet
+from vadcli.evaluate.measure import Estimates, Protocol
+from vadcli.metrics import Metric, difference
+
+FORMAT_VERSION = 1
+TITLES = {
+    "frame.auc_micro": "frame ROC-AUC, all frames",
+    "frame.ap_micro": "frame AP, all frames",
+    "frame.auc_macro": "frame ROC-AUC, mean of videos",
+    "frame.ap_macro": "frame AP, mean of videos",
+    "pixel.auc": "pixel ROC-AUC",
+    "pixel.ap": "pixel AP",
+    "pixel.mask_iou": "mask IoU, positive frames",
+    "pixel.aupro": "AUPRO (FPR up to 0.3)",
+    "region.rbdc": "RBDC",
+    "region.tbdc": "TBDC",
+    "event.recall": "events found",
+    "event.onset_error_s": "onset error, s",
+    "event.false_alarms_per_hour": "false alarms an hour",
+    "range.pate": "PATE",
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """One evaluation.
+
+    Attributes:
+        dataset: its name.
+        test: what was read; counts and names alone are reported.
+        protocol: how it was measured.
+        metrics: group and name to figure.
+        against: group and name to this run minus another, where two are compared.
+    """
+
+    dataset: str
+    test: TestSet
+    protocol: Protocol
+    metrics: Mapping[str, Mapping[str, Metric]]
+    against: Mapping[str, Mapping[str, Metric]] | None = None
+
+    @classmethod
+    def of(cls, dataset: str, test: TestSet, protocol: Protocol, estimates: Estimates) -> Report:
+        """Draw the intervals and put the figures together."""
+        metrics = {
+            group: {name: estimate.metric(protocol.bootstrap) for name, estimate in figures.items()}
+            for group, figures in estimates.items()
+        }
+        return cls(dataset, test, protocol, metrics)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, in full precision: `metrics.frame.auc_micro.value` and the like."""
+        document: dict[str, Any] = {
+            "format_version": FORMAT_VERSION,
+            "generator": f"vadcli {__version__}",
+            "dataset": self.dataset,
+            "out": str(self.test.out),
+            "detector": list(self.test.detectors),
+            "videos": len(self.test.videos),
+            "frames": len(self.test.frames.scores),
+            "abnormal_frames": int(self.test.frames.labels.sum()),
+            "left_out": {"unscored": list(self.test.unscored), "unknown": list(self.test.unknown)},
+            "overhang_frames": self.test.overhang_frames,
+            "protocol": self.protocol.to_json(),
+            "metrics": _plain(self.metrics),
+        }
+        if self.against is not None:
+            document["difference_to_first"] = _plain(self.against)
+        return document
+
+
+def compared(reports: Sequence[Report], estimates: Sequence[Estimates]) -> list[Report]:
+    """The reports, each after the first with its paired bootstrap differences to the first.
+
+    Raises:
+        ValueError: the runs were made on different videos.
+    """
+    first, bootstrap = reports[0], reports[0].protocol.bootstrap
+    found = [first]
+    for report, theirs in zip(reports[1:], estimates[1:], strict=True):
+        if report.test.truths != first.test.truths:
+            raise ValueError(f"{first.test.out} and {report.test.out} hold different videos of {first.dataset}")
+        shared = {
+            group: {
+                name: difference(theirs[group][name], mine, bootstrap)
+                for name, mine in figures.items()
+                if name in theirs[group]
+            }
+            for group, figures in estimates[0].items()
+            if group in theirs and bootstrap is not None
+        }
+        found.append(Report(report.dataset, report.test, report.protocol, report.metrics, shared))
+    return found
+
+
+def to_table(reports: Sequence[Report]) -> str:
+    """Aligned columns for a terminal, one a run."""
+    rows = [("", *(str(report.test.out) for report in reports)) if len(reports) > 1 else ("", "value [interval]")]
+    rows += [(title, *cells) for title, cells in _cells(reports, _shown)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [_headline(reports[0])]
+    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += [f"note: {note}" for note in _notes(reports)]
+    return "\n".join(lines) + "\n"
+
+
+def to_markdown(reports: Sequence[Report]) -> str:
+    """A Markdown table."""
+    names = [str(report.test.out) for report in reports] if len(reports) > 1 else ["value"]
+    lines = [f"| {reports[0].dataset} | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    lines += [f"| {title} | " + " | ".join(cells) + " |" for title, cells in _cells(reports, _shown)]
+    return "\n".join([*lines, "", *(f"{note}  " for note in _notes(reports))]) + "\n"
+
+
+def to_latex(reports: Sequence[Report]) -> str:
+    """Rows of a LaTeX table, without the table."""
+    return "".join(
+        f"{_escaped(title)} & " + " & ".join(_escaped(cell) for cell in cells) + r" \\" + "\n"
+        for title, cells in _cells(reports, _shown)
+    )
+
+
+def _headline(report: Report) -> str:
+    test = report.test
+    return (
+        f"{report.dataset}: {len(test.videos)} videos, {len(test.frames.scores)} frames, "
+        f"{int(test.frames.labels.sum())} abnormal; detector {', '.join(test.detectors)}"
+    )
+
+
+def _cells(reports: Sequence[Report], shown: Any) -> Iterator[tuple[str, list[str]]]:
+    for group, figures in reports[0].metrics.items():
+        for name in figures:
+            title = _title(group, name)
+            cells = []
+            for report in reports:
+                metric = report.metrics.get(group, {}).get(name)
+                versus = (report.against or {}).get(group, {}).get(name)
+                cells.append("-" if metric is None else shown(metric, versus))
+            yield title, cells
+
+
+def _title(group: str, name: str) -> str:
+    if name.startswith("f1_iou_"):
+        return f"event F1 at IoU {name.removeprefix('f1_iou_')}"
+    return TITLES.get(f"{group}.{name}", f"{group}: {name}")
+
+
+def _shown(metric: Metric, versus: Metric | None) -> str:
+    if metric.value is None:
+        return "undefined"
+    text = f"{metric.value:.4f}"
+    if metric.ci_low is not None and metric.ci_high is not None:
+        text += f" [{metric.ci_low:.4f}, {metric.ci_high:.4f}]"
+    if versus is not None and versus.value is not None:
+        text += f" ({versus.value:+.4f}"
+        if versus.ci_low is not None and versus.ci_high is not None:
+            text += f" [{versus.ci_low:+.4f}, {versus.ci_high:+.4f}]"
+        text += ")"
+    return text
+
+
+def _notes(reports: Sequence[Report]) -> list[str]:
+    """What a reader must know: of the protocol, then of figures, those that share a note together."""
+    protocol, by_note = reports[0].protocol, dict[str, dict[str, None]]()
+    notes = ["frame figures over sampled rows alone"] if protocol.only_sampled else []
+    if protocol.pixel_size is not None:
+        notes.append("pixel figures at {}x{} (height x width)".format(*protocol.pixel_size))
+    for report in reports:
+        test = report.test
+        if test.overhang_frames:
+            notes.append(f"{test.overhang_frames} annotated frames lie past the last frame of their video and don't count")
+        for side, names in (("without scores", test.unscored), ("without truth", test.unknown)):
+            notes += [f"{len(names)} videos {side} left out"] if names else []
+        for group, figures in report.metrics.items():
+            for name, metric in figures.items():
+                if metric.note:
+                    by_note.setdefault(metric.note, {})[_title(group, name)] = None
+    return notes + [f"{', '.join(titles)}: {note}" for note, titles in by_note.items()]
+
+
+def _plain(metrics: Mapping[str, Mapping[str, Metric]]) -> dict[str, dict[str, Any]]:
+    return {group: {name: metric.to_json() for name, metric in figures.items()} for group, figures in metrics.items()}
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\{character}" if character in "&%$#_{}" else character for character in text)
