@@ -102,6 +102,20 @@ def test_only_sampled_rows_have_pictures(clips: dict[str, VideoInfo], name: str,
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("interval", [2, 3])
+@pytest.mark.parametrize("codec", ["h264", "hevc", "vfr"])
+def test_sampling_over_many_groups_of_pictures_keeps_each_picture_in_its_row(
+    tmp_path: Path, codec: str, interval: int, decoder: DecoderChoice
+) -> None:
+    path = tmp_path / "clip.mp4"
+    info = probe(media.make_vfr(path, frames=64) if codec == "vfr" else media.make_video(path, codec, frames=64))
+    skip_unless_read(info, decoder)
+    for start in (0, 21):
+        frames = read(info, start=start, interval=interval, decoder=decoder)
+        assert numbers(frames) == [row if row % interval == 0 else None for row in range(start, 64)]
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize(
     "name", ["h264", "hevc", "mpeg4", "mpegts", "vp9", "vfr", "vfr matroska", "edit list", "late", "images"]
 )

@@ -107,13 +107,12 @@ class DecordFrames:
     def _read(self, reader: Any, start: int) -> Iterator[Shown]:
         request, frames = self._request, self._info.frames
         try:
-            if start:
-                reader.skip_frames(min(start, frames))  # after its seeks, decord's skips count from elsewhere
+            for _ in range(min(start, frames)):
+                reader.next()
             for row in range(start, frames):
                 selected = request.samples(row) and row >= request.start and (request.stop is None or row < request.stop)
-                image = _picture(reader, request) if selected else None
-                if not selected:
-                    reader.skip_frames(1)
+                picture = reader.next()  # not skip_frames: in HEVC and at varying rates decord then goes on from another frame
+                image = _delivered(picture, request) if selected else None
                 yield Shown(int(self._info.pts[row]), True, selected, image)
         except (_decord_error(), RuntimeError, StopIteration) as error:
             self.complaints = f"decord: {_first_line(error)}"
@@ -137,8 +136,8 @@ def _open(info: VideoInfo, request: ReadRequest, threads: int, *, quiet: bool) -
     return reader
 
 
-def _picture(reader: Any, request: ReadRequest) -> ByteArray:
-    rgb: ByteArray = reader.next().asnumpy()
+def _delivered(picture: Any, request: ReadRequest) -> ByteArray:
+    rgb: ByteArray = picture.asnumpy()
     if rgb.shape != (request.height, request.width, 3):  # narrow pictures: decord takes the padding of a line for colours
         raise DecodeError(f"decord can't deliver pictures {request.width} px wide")
     if request.pixel_format is PixelFormat.RGB:
