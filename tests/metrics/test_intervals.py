@@ -61,9 +61,7 @@ def test_many_distinct_scores_are_resampled_by_bins_that_hardly_matter(ours, the
 def test_end_points_are_in_every_resample():
     scores, labels = some_videos(levels=20)
     bootstrap = Bootstrap(replicates=30)
-    figures = by_hand(
-        lambda y, s: roc_auc_score(np.append(y, [0, 1]), np.append(s, [0, 1])), scores, labels, bootstrap
-    )
+    figures = by_hand(lambda y, s: roc_auc_score(np.append(y, [0, 1]), np.append(s, [0, 1])), scores, labels, bootstrap)
     estimate = frame_auc(FrameSet.of(scores, labels), endpoints=True)
     assert np.concatenate([estimate.statistic(w) for w in bootstrap.weights(9)]) == pytest.approx(figures, abs=1e-9)
 

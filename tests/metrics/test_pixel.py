@@ -33,9 +33,7 @@ def slow_aupro(scores, truth, limit):
     x, y = [0.0], [0.0]
     for threshold in np.unique(scores)[::-1]:
         found = scores >= threshold
-        shares = [
-            found[f][regions == r].mean() for f, regions in enumerate(labelled) for r in range(1, regions.max() + 1)
-        ]
+        shares = [found[f][regions == r].mean() for f, regions in enumerate(labelled) for r in range(1, regions.max() + 1)]
         x.append(found[~truth].mean())
         y.append(np.mean(shares))
     x, y = np.array(x), np.array(y)
@@ -65,7 +63,7 @@ def test_aupro_against_thresholds_one_by_one(seed, limit):
 
 
 def test_aupro_worked_by_hand():
-    # Two regions of 1 and 3 pixels; at the high score all of the first and a third of the second are found with 1 of 8 normal pixels.
+    # Two regions of 1 and 3 pixels; at 200, all of one and a third of the other are found, with 1 of 8 normal pixels.
     truth = np.zeros((3, 4), bool)
     truth[0, 0] = truth[2, 1:4] = True
     scores = np.zeros((3, 4), np.uint8)

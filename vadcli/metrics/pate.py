@@ -52,7 +52,7 @@ def pate(
         max_thresholds: of the distinct scores that change the number of hits, evenly spaced quantiles, at most this many; None
             takes every distinct score, which is the definition itself and slow where there are many.
     """
-    if min((*early_frames, *late_frames), default=-1) < 0:
+    if min(early_frames, default=-1) < 0 or min(late_frames, default=-1) < 0:
         raise ValueError(f"buffers need sizes of 0 or more, not {list(early_frames)} and {list(late_frames)}")
     if max_thresholds is not None and max_thresholds < 1:
         raise ValueError(f"max_thresholds must be 1 or more, not {max_thresholds}")

@@ -179,8 +179,9 @@ def _criterion(
 ) -> Estimate:
     """The area for true things (T,) of `video`, each found from the threshold `found_at` down."""
     videos = len(frames)
-    if np.any(video >= videos) or np.any(detected.video >= videos):
-        raise ValueError(f"a region's video is not one of the {videos} whose frames are given")
+    beyond = max(video.max(initial=-1), detected.video.max(initial=-1))
+    if beyond >= videos:
+        raise ValueError(f"a region lies in video {beyond}, but the frames of {videos} videos are given")
     totals = np.bincount(video, minlength=videos).astype(np.float64)
     length = np.asarray(frames, np.float64)
     found = found_at > -np.inf
