@@ -12,6 +12,7 @@ import typer
 
 from vadcli import __version__
 from vadcli.cli._output import log, say_error
+from vadcli.cli.bench import bench
 from vadcli.cli.doctor import doctor
 from vadcli.cli.events import events
 from vadcli.cli.render import render
@@ -27,7 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
 )
-for command in (scan, events, render, doctor):
+for command in (scan, events, render, doctor, bench):
     app.command()(command)
 app.add_typer(weights_app, name="weights")
 

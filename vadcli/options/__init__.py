@@ -4,6 +4,7 @@ A field's metadata carries its help text and choices: the command line, the docu
 from it. `config.resolve` fills a set from the command line, the environment and TOML files.
 """
 
+from vadcli.options.bench import BenchOptions
 from vadcli.options.commands import (
     DEFAULT_OUT,
     MASK_CHOICES,
@@ -31,6 +32,7 @@ __all__ = [
     "DETECTOR_CHOICES",
     "MASK_CHOICES",
     "PANELS",
+    "BenchOptions",
     "DecodeOptions",
     "DecoderChoice",
     "DetectorOptions",

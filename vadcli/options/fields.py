@@ -30,6 +30,12 @@ def option(
     return field(default=default, metadata=metadata)
 
 
+def same(kind: type[Any], name: str) -> Any:
+    """Another set's option of that name, once more."""
+    found = next(item for item in fields(kind) if item.name == name)
+    return field(default=found.default, metadata=found.metadata)
+
+
 PANELS = ("Which videos", "Detector", "Events", "Outputs", "Running", "Talking")
 FIND, HOW, EVENTS, OUTPUT, RUNNING, TALK = PANELS
 DecoderChoice = Literal["auto", "decord", "ffmpeg"]

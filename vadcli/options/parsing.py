@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from importlib import resources
@@ -39,6 +40,22 @@ def parse_shard(text: str | None) -> tuple[int, int]:
     if not 1 <= part <= parts:
         raise UsageError(f"--shard {text!r} is not I/N", hint="write e.g. --shard 2/8, counting from 1")
     return part, parts
+
+
+def parse_numbers(text: str, name: str) -> tuple[float, ...]:
+    """The numbers of `1,0.5,0.2`, in order, each once.
+
+    Raises:
+        UsageError: there is none, or a word that is no finite number.
+    """
+    try:
+        found = tuple(dict.fromkeys(float(part) for part in text.split(",")))
+    except ValueError:
+        found = ()
+    if not found or not all(math.isfinite(value) for value in found):
+        flag = name.replace("_", "-")
+        raise UsageError(f"--{flag} {text!r} is not a list of numbers", hint="separate them by commas")
+    return found
 
 
 def parse_categories(text: str) -> tuple[str, ...]:

@@ -1,0 +1,91 @@
+"""`vadcli bench` as a shell sees it: real processes."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.cli.test_process import start, vadcli, wait_until
+from tests.media import make_video
+
+RANDOM = ("--model", "lavida-tiny", "--random-weights")
+TINY = (*RANDOM, "--device", "cpu", "--ratios", "0.5", "--batch-sizes", "2", "--workers", "1")
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """A home without weights and a temporary folder of its own, so that what is left there shows."""
+    for name in ("home", "tmp"):
+        (tmp_path / name).mkdir()
+    home = {"VADCLI_WEIGHTS": str(tmp_path / "home"), "HF_HOME": str(tmp_path / "home")}
+    return {**home, "TMPDIR": str(tmp_path / "tmp"), "OMP_NUM_THREADS": "1"}
+
+
+def test_figures_are_data_and_nothing_is_left(tmp_path: Path, environment: dict[str, str]) -> None:
+    video = make_video(tmp_path / "a.mp4", frames=40, fps=10)
+    done = vadcli("bench", video, *TINY, "--clips", "2", "--rounds", "1", "--json", cwd=tmp_path, **environment)
+    assert done.returncode == 0, done.stderr
+    baseline, setting, stages, summary = map(json.loads, done.stdout.splitlines())
+    assert (baseline["baseline"], setting["baseline"]) == (True, False)
+    assert (setting["ratio"], setting["batch_size"], setting["clips"]) == (0.5, 2, [2])
+    assert setting["clips_per_s"]["median"] == pytest.approx(2 / setting["seconds"][0], rel=0.01)
+    assert stages["kept_tokens"] == round(stages["tokens"] / 2)
+    assert summary["type"] == "summary"
+    assert "never trained" in done.stderr
+    assert list((tmp_path / "tmp").glob("vadcli-*")) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "home", "tmp"]
+
+
+def test_without_weights_it_says_how_to_do_without(tmp_path: Path, environment: dict[str, str]) -> None:
+    done = vadcli("bench", "--model", "lavida-2b", cwd=tmp_path, **environment)
+    assert done.returncode == 4
+    assert done.stdout == ""
+    first, second = done.stderr.strip().splitlines()
+    assert first.startswith("vadcli: error: ")
+    assert "--random-weights" in second
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("missing",), "missing: there is no such file"),
+        (("--ratios", "2"), "--ratios 2"),
+        (("--device", "tpu"), "--device 'tpu'"),
+        (("home",), "no video below"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path: Path, environment: dict[str, str], arguments: tuple[str, ...], words: str) -> None:
+    done = vadcli("bench", *RANDOM, *arguments, cwd=tmp_path, **environment)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2
+
+
+@pytest.mark.parametrize(("number", "code", "made"), [(signal.SIGTERM, 143, True), (signal.SIGINT, 130, False)])
+def test_an_interrupted_measurement_takes_its_footage_and_decoders_along(
+    tmp_path: Path, environment: dict[str, str], number: signal.Signals, code: int, made: bool
+) -> None:
+    named = [] if made else [make_video(tmp_path / "a.mp4", frames=40, fps=10)]
+    process = start("bench", *named, *TINY, "--seconds", "60", **environment)
+    children: list[psutil.Process] = []
+    ready: Callable[[], bool] = lambda: bool(_measuring(tmp_path, process.pid, children))  # noqa: E731
+    wait_until(ready)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == code, stderr
+    assert stdout == ""
+    assert list((tmp_path / "tmp").glob("vadcli-*")) == []
+    wait_until(lambda: not any(child.is_running() for child in children))
+
+
+def _measuring(folder: Path, pid: int, children: list[psutil.Process]) -> list[psutil.Process]:
+    """The decoders, once scores are being stored."""
+    if not list(folder.glob("tmp/*/scores.arrows")):
+        return []
+    children[:] = psutil.Process(pid).children(recursive=True)
+    return children

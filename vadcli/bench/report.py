@@ -1,0 +1,228 @@
+"""What was measured, as tables for people and as JSON."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vadcli.bench.rounds import Round
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way of scanning.
+
+    Attributes:
+        ratio: share of the visual tokens that are kept.
+        batch_size: clips a call.
+        is_baseline: True for the loop that one writes first.
+    """
+
+    ratio: float
+    batch_size: int
+    is_baseline: bool = False
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return "straightforward loop" if self.is_baseline else "vadcli"
+
+
+@dataclass
+class Throughput:
+    """The rounds of one setting.
+
+    Attributes:
+        setting: which.
+        rounds: in the order in which they were run.
+        device_bytes: most device memory over the weights alone; None without a GPU.
+        host_bytes: most resident memory of all processes.
+        computed: clips that the device computed at a time, fewer than the batch where memory ran out.
+    """
+
+    setting: Setting
+    rounds: list[Round] = field(default_factory=list)
+    device_bytes: int | None = None
+    host_bytes: int = 0
+    computed: int = 0
+
+    def rates(self) -> list[float]:
+        """Clips a second, a round each."""
+        return [one.clips / one.seconds for one in self.rounds]
+
+    def to_json(self, baseline: Throughput) -> dict[str, Any]:
+        """As `vadcli bench --json` prints it."""
+        rates = self.rates()
+        return {
+            "type": "throughput",
+            "name": self.setting.name,
+            "baseline": self.setting.is_baseline,
+            "ratio": self.setting.ratio,
+            "batch_size": self.setting.batch_size,
+            "computed_at_a_time": self.computed,
+            "clips": [one.clips for one in self.rounds],
+            "seconds": [round(one.seconds, 4) for one in self.rounds],
+            "clips_per_s": {"median": statistics.median(rates), "min": min(rates), "max": max(rates)},
+            "frames_per_s": statistics.median(one.rows / one.seconds for one in self.rounds),
+            "real_time": statistics.median(one.video_s / one.seconds for one in self.rounds),
+            "of_baseline": self.of(baseline),
+            "device_bytes": self.device_bytes,
+            "host_bytes": self.host_bytes,
+        }
+
+    def of(self, other: Throughput) -> float:
+        """The median over rounds of the speed relative to another's in the same round."""
+        return statistics.median(mine / its for mine, its in zip(self.rates(), other.rates(), strict=True))
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A closer look at one ratio.
+
+    Attributes:
+        ratio: share of the visual tokens that are kept.
+        batch_size: clips a batch.
+        tokens: L, visual tokens a clip.
+        kept: M of them.
+        ms: milliseconds a clip by stage.
+        added_bytes: by stage, device memory over what was there when it began; empty without a GPU.
+        busy: share of the time in which the device works during a scan; None without a GPU.
+    """
+
+    ratio: float
+    batch_size: int
+    tokens: float
+    kept: float
+    ms: dict[str, float]
+    added_bytes: dict[str, int]
+    busy: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As `vadcli bench --json` prints it."""
+        return {
+            "type": "stages",
+            "ratio": self.ratio,
+            "batch_size": self.batch_size,
+            "tokens": self.tokens,
+            "kept_tokens": self.kept,
+            "ms_per_clip": self.ms,
+            "added_device_bytes": self.added_bytes or None,
+            "device_busy": self.busy,
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything.
+
+    Attributes:
+        model: name, weights and number format.
+        machine: what it ran on.
+        footage: what was read.
+        sampling: which frames of it.
+        weights_bytes: device memory that the weights take; None without a GPU.
+        found_batch: clips a call that a scan would choose.
+        baseline: the straightforward loop's rounds.
+        settings: the others'.
+        stages: a closer look at each ratio.
+    """
+
+    model: str
+    machine: str
+    footage: str
+    sampling: str
+    weights_bytes: int | None
+    found_batch: int
+    baseline: Throughput
+    settings: Sequence[Throughput]
+    stages: Sequence[Stages]
+
+    def json_lines(self) -> Iterator[dict[str, Any]]:
+        """One object a setting, one a ratio, then the summary."""
+        for each in (self.baseline, *self.settings):
+            yield each.to_json(self.baseline)
+        for stages in self.stages:
+            yield stages.to_json()
+        best = max(self.settings, key=lambda each: each.of(self.baseline))
+        yield {
+            "type": "summary",
+            "model": self.model,
+            "machine": self.machine,
+            "footage": self.footage,
+            "sampling": self.sampling,
+            "weights_bytes": self.weights_bytes,
+            "found_batch_size": self.found_batch,
+            "rounds": len(self.baseline.rounds),
+            "best": {"ratio": best.setting.ratio, "batch_size": best.setting.batch_size, "of_baseline": best.of(self.baseline)},
+        }
+
+    def text(self) -> str:
+        """Tables, in Markdown that also reads well as it is."""
+        weights = "" if self.weights_bytes is None else f"; weights {self.weights_bytes / MIB:,.0f} MiB on the device"
+        size = self.stages[0].batch_size
+        lines = [
+            f"{self.model}; {self.machine}{weights}.",
+            f"Footage: {self.footage}; {self.sampling}. A scan here would score {self.found_batch} clips a call.",
+            "",
+            f"Throughput: medians of {len(self.baseline.rounds)} rounds in which all settings take turns (the slowest in",
+            "brackets); `x loop` is taken within a round. The straightforward loop decodes in its own process, frame by frame,",
+            "and scores one clip at a time, without overlap, batches or compression. Loading and starting are not counted.",
+            "",
+            *_table(self._throughput_rows()),
+            "",
+            f"Time a stage in ms a clip, measured apart in batches of {size}: the device is waited for",
+            "after every stage, so that nothing overlaps. decode is one decoder process alone, write is scores and masks into",
+            "a checkpoint.",
+            "",
+            *_table(self._stage_rows()),
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _throughput_rows(self) -> list[list[str]]:
+        head = ["what", "ratio", "batch", "clips/s", "frames/s", "x real time", "x loop", "device MiB", "host MiB"]
+        rows = [head]
+        for each in (self.baseline, *self.settings):
+            line = each.to_json(self.baseline)
+            batch = f"{each.setting.batch_size}" + (f" (by {each.computed})" if each.computed < each.setting.batch_size else "")
+            rates = line["clips_per_s"]
+            rows.append(
+                [
+                    each.setting.name,
+                    f"{each.setting.ratio:g}",
+                    batch,
+                    f"{rates['median']:.2f} ({rates['min']:.2f})",
+                    f"{line['frames_per_s']:.0f}",
+                    f"{line['real_time']:.2f}",
+                    f"{line['of_baseline']:.2f}",
+                    "" if each.device_bytes is None else f"{each.device_bytes / MIB:,.0f}",
+                    f"{each.host_bytes / MIB:,.0f}",
+                ]
+            )
+        return rows if self.weights_bytes is not None else [row[:-2] + row[-1:] for row in rows]
+
+    def _stage_rows(self) -> list[list[str]]:
+        rows = [["stage", *(f"ratio {each.ratio:g}" for each in self.stages)]]
+        rows.append(["visual tokens L", *(f"{each.tokens:.0f}" for each in self.stages)])
+        rows.append(["kept tokens M", *(f"{each.kept:.0f}" for each in self.stages)])
+        rows += [[f"{name} ms", *(f"{each.ms[name]:.2f}" for each in self.stages)] for name in self.stages[0].ms]
+        for name in self.stages[0].added_bytes:
+            rows.append([f"{name} adds, MiB", *(f"{each.added_bytes[name] / MIB:,.0f}" for each in self.stages)])
+        if any(each.busy is not None for each in self.stages):
+            rows.append(["device busy in a scan", *("" if each.busy is None else f"{each.busy:.2f}" for each in self.stages)])
+        return rows
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    """Markdown with columns of one width; all but the first lean to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+
+    def line(cells: list[str]) -> str:
+        padded = [cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))]
+        return f"| {' | '.join(padded)} |"
+
+    rule = f"|{'-' * (widths[0] + 2)}|" + "".join(f"{'-' * (width + 1)}:|" for width in widths[1:])
+    return [line(rows[0]), rule, *map(line, rows[1:])]

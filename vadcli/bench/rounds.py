@@ -1,0 +1,191 @@
+"""One round of measuring: clips from files to stored scores, the way a scan does it or the way one writes it first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from vadcli.bench.footage import Footage
+from vadcli.bench.naive import naive_clips
+from vadcli.detectors.base import Detector
+from vadcli.detectors.scoring import ScoringPool
+from vadcli.outputs.checkpoint import CheckpointBlock, CheckpointHeader, CheckpointWriter, Claim
+from vadcli.types import Clip, ClipBatch, ClipScores
+from vadcli.video.loader import ClipLoader, ClipReady, Item, Opened
+
+
+@dataclass(frozen=True)
+class Bound:
+    """When a round is over: after so many clips or so many seconds, whichever comes first.
+
+    Attributes:
+        seconds: no clip is taken after this.
+        clips: None leaves it to the time.
+    """
+
+    seconds: float
+    clips: int | None = None
+
+    def reached(self, clips: int, started: float) -> bool:
+        """True where no further clip is to be taken.
+
+        Args:
+            clips: taken so far.
+            started: time.perf_counter() when the round began.
+        """
+        return time.perf_counter() - started >= self.seconds or (self.clips is not None and clips >= self.clips)
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a round got done.
+
+    Attributes:
+        clips: scored and stored.
+        rows: frames of the videos that these scores stand for, sampled or not.
+        video_s: seconds of footage.
+        seconds: from the first wish for a clip to the last stored score.
+    """
+
+    clips: int
+    rows: int
+    video_s: float
+    seconds: float
+
+
+@dataclass
+class _Tally:
+    clips: int = 0
+    rows: int = 0
+    video_s: float = 0.0
+
+    def add(self, rows: int, fps: float) -> None:
+        self.clips += 1
+        self.rows += rows
+        self.video_s += rows / fps
+
+    def after(self, seconds: float) -> Round:
+        return Round(self.clips, self.rows, self.video_s, seconds)
+
+
+class ScoreStore:
+    """Where scores and masks go: a checkpoint as a scan keeps one, in a folder that is not kept. A context manager.
+
+    Args:
+        folder: where.
+        channels: K.
+    """
+
+    def __init__(self, folder: Path, *, channels: int) -> None:
+        self._channels = channels
+        claim = Claim.acquire(folder / "scores.arrows")
+        assert claim is not None
+        self._claim = claim
+        self._writer: CheckpointWriter | None = None
+        self._next = 0
+
+    def __enter__(self) -> ScoreStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._claim.release(delete=True)
+
+    def add(self, scores: ClipScores) -> None:
+        """Append the rows of a batch of clips."""
+        for row, raw in enumerate(scores.raw):
+            self._append(raw, None if scores.mask is None else np.rint(scores.mask[row] * 255).astype(np.uint8))
+
+    def _append(self, raw: np.ndarray, mask: np.ndarray | None) -> None:
+        count = len(raw)
+        if self._writer is None:
+            shape = None if mask is None else (int(mask.shape[1]), int(mask.shape[2]))
+            header = CheckpointHeader(fingerprint="bench", interval=1, channels=self._channels, mask_shape=shape, video={})
+            self._writer = CheckpointWriter(self._claim, header)
+        index = np.arange(self._next, self._next + count, dtype=np.int64)
+        self._next += count
+        seen = np.ones(count, np.bool_)
+        block = CheckpointBlock(index, index, seen, seen, raw.astype(np.float32), np.zeros((count, 4), np.int32), mask)
+        self._writer.append(block)
+        self._writer.flush()
+
+
+def scan_round(
+    detector: Detector, loader: ClipLoader, footage: Footage, *, batch_size: int, bound: Bound, store: ScoreStore
+) -> Round:
+    """Decoder processes, clips batched across files, scoring in threads, storing beside it: a scan's way.
+
+    Raises:
+        VideoError: a video can't be read.
+    """
+    tally, started = _Tally(), time.perf_counter()
+    items = cast("Generator[Item, None, None]", loader.run(footage.requests()))
+    with closing(items):
+        with ScoringPool[None](detector) as pool:
+            for batch in _batches(items, tally, batch_size=batch_size, is_over=lambda: bound.reached(tally.clips, started)):
+                for _, scores in pool.submit(None, batch):
+                    _keep(store, scores)
+            for _, scores in pool.drain():
+                _keep(store, scores)
+        seconds = time.perf_counter() - started  # the decoders, which are ahead, are stopped after this
+    return tally.after(seconds)
+
+
+def naive_round(detector: Detector, footage: Footage, *, bound: Bound, store: ScoreStore) -> Round:
+    """One clip after the other: decode, score, store; nothing overlaps."""
+    tally, started = _Tally(), time.perf_counter()
+    for request in footage.requests():
+        for clip, fps in naive_clips(request.video, request.path, detector.needs):
+            store.add(detector.score(batch_of([clip])))
+            tally.add(len(clip.frames) * clip.interval, fps)
+            if bound.reached(tally.clips, started):
+                return tally.after(time.perf_counter() - started)
+    raise AssertionError("requests have no end")
+
+
+def batch_of(clips: list[Clip]) -> ClipBatch:
+    """Clips of one size as a batch; no camera is known."""
+    return ClipBatch(
+        frames=np.stack([clip.frames for clip in clips]),
+        timestamp=np.stack([clip.timestamp for clip in clips]),
+        valid=np.stack([clip.valid for clip in clips]),
+        videos=tuple(clip.video for clip in clips),
+        models=(None,) * len(clips),
+        interval=np.array([clip.interval for clip in clips], np.int64),
+    )
+
+
+def owned(clip: Clip) -> Clip:
+    """The clip with pixels of its own, which outlive the loader's next item."""
+    return Clip(clip.video, clip.index, clip.frames.copy(), clip.frame_index, clip.timestamp, clip.valid, clip.interval)
+
+
+def _batches(items: Iterable[Item], tally: _Tally, *, batch_size: int, is_over: Callable[[], bool]) -> Iterator[ClipBatch]:
+    """Full batches of clips of one size until it is over, then what is left of them."""
+    waiting: dict[tuple[int, ...], list[Clip]] = {}
+    fps: dict[str, float] = {}
+    for item in items:
+        if isinstance(item, Opened):
+            fps[item.video] = item.info.fps
+        elif isinstance(item, ClipReady):
+            group = waiting.setdefault(item.clip.frames.shape, [])
+            group.append(owned(item.clip))
+            tally.add(len(item.rows), fps[item.video])
+            if len(group) == batch_size:
+                yield batch_of(waiting.pop(item.clip.frames.shape))
+            if is_over():
+                yield from map(batch_of, waiting.values())
+                return
+        elif item.error is not None:
+            raise item.error
+
+
+def _keep(store: ScoreStore, scores: ClipScores | Exception) -> None:
+    if isinstance(scores, Exception):
+        raise scores
+    store.add(scores)
