@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 from vadcli.types import (
+    ByteArray,
     Calibration,
     CameraModel,
     CameraSample,
@@ -100,4 +102,23 @@ class Attributor(Protocol):
 
     def attribute(self, batch: ClipBatch) -> FloatArray:
         """(B, T, C) float32 scores in [0, 1] of each category asked for alone."""
+        ...
+
+
+@runtime_checkable
+class Propagator(Protocol):
+    """A detector that can carry masks from known frames to those that follow."""
+
+    def propagate(self, frames: ByteArray, known: Mapping[int, FloatArray]) -> FloatArray:
+        """Masks of every frame, from those of some. Deterministic.
+
+        Args:
+            frames: (N, H, W, C) uint8 in order of time, of the size that `needs` asks for; stretches of different places in a
+                video may follow each other, as each begins with a known frame.
+            known: frame number -> mask (h, w) float32 on the detector's mask scale, as `score` gives them; frame 0 is among
+                them. What is carried to a frame depends on the last known frame and those since alone.
+
+        Returns:
+            (N, h, w) float32 on the same scale.
+        """
         ...

@@ -29,6 +29,9 @@ class ScanOptions(FindOptions, DecodeOptions, DetectorOptions, ThresholdOptions,
     seed: int = option(0, "Seed of the sample that a camera is learned from.", panel=HOW)
     out: Path = option(DEFAULT_OUT, "Where results go; never scanned itself.", panel=OUTPUT, short="-o", metavar="DIR")
     masks: str = option("none", "Also write pixel scores.", panel=OUTPUT, choices=MASK_CHOICES)
+    propagate_masks: bool = option(
+        False, "Between sampled frames carry masks by SAM2's memory instead of holding them; slower.", panel=OUTPUT
+    )
     workers: int | None = option(None, "Decoder processes.", panel=RUNNING, default_text="one a core, at most one a video")
     force: bool = option(False, "Scan again what is done.", panel=RUNNING)
     skip_existing: bool = option(True, "Skip what is done with the same options; --no-skip-existing is --force.", panel=RUNNING)
@@ -52,6 +55,10 @@ class ScanOptions(FindOptions, DecodeOptions, DetectorOptions, ThresholdOptions,
             raise UsageError(f"--sample-fps {self.sample_fps:g} must be above 0")
         if self.interval is not None and self.sample_fps is not None:
             raise UsageError("--interval and --sample-fps both set the sampling", hint="give one of them")
+        if self.propagate_masks and self.masks == "none":
+            raise UsageError("--propagate-masks: no masks are written", hint="add --masks video, rle or both")
+        if self.propagate_masks and self.sam2 == "package":
+            raise UsageError("--propagate-masks: the sam2 package can't do that here", hint="leave --sam2 at transformers")
         if self.max_runtime is not None:
             parse_duration(self.max_runtime, "max_runtime")
         parse_duration(self.checkpoint_every, "checkpoint_every")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -137,8 +138,11 @@ class MaskRleWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is None:
             self.close()
-        else:
-            self._file.close()
+            return
+        with suppress(OSError, pa.ArrowException):
+            self._parquet.close()
+        self._parquet.is_open = False  # else pyarrow tries once more when it is collected, and complains of the closed file
+        self._file.close()
 
 
 def rle_rows(path: Path) -> MaskRows:

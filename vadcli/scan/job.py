@@ -17,7 +17,8 @@ from vadcli.outputs.scores import read_metadata
 from vadcli.scan.attribution import Attribution
 from vadcli.scan.fingerprint import Recipe, source_of
 from vadcli.scan.plan import WorkUnit
-from vadcli.types import CameraModel, ClipNeeds, Status, Thresholds
+from vadcli.scan.propagation import Propagation
+from vadcli.types import CameraModel, ClipNeeds, MaskRows, Status, Thresholds
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,12 @@ class ScanJob:
         thresholds: how scores become events.
         categories: the user's words.
         mask_video, mask_rle: which masks to write.
+        masked_rows: of which rows.
         force: scan what is done as well.
         retry_failed: try failed and partial videos again.
         checkpoint_s: seconds between two fsyncs of a checkpoint.
         attribution: fills in the categories of events, where the detector can.
+        propagation: makes the masks of every row, where they are wanted.
     """
 
     layout: OutputLayout
@@ -49,10 +52,12 @@ class ScanJob:
     categories: tuple[str, ...] = ()
     mask_video: bool = False
     mask_rle: bool = False
+    masked_rows: MaskRows = MaskRows.SAMPLED
     force: bool = False
     retry_failed: bool = False
     checkpoint_s: float = 30.0
     attribution: Attribution | None = None
+    propagation: Propagation | None = None
 
     @property
     def keeps_masks(self) -> bool:
@@ -114,7 +119,7 @@ def judge(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Verdict:
         return Verdict(Need.SCAN, fingerprint, source)
     if document.failure:
         return Verdict(Need.FAILED_BEFORE, fingerprint, source, Status.FAILED, document.failure.stage, document.failure.error)
-    if metadata is None or metadata.fingerprint != fingerprint or not _has_masks(job, unit.video):
+    if metadata is None or metadata.fingerprint != fingerprint or not _has_masks(job, unit.video, metadata.masks):
         return Verdict(Need.SCAN, fingerprint, source)
     need = Need.NOTHING if document.thresholds == job.thresholds else Need.RECUT
     stage, reason = str(metadata.extra.get("stage", "")), str(metadata.extra.get("reason", ""))
@@ -137,6 +142,7 @@ def _is_anothers(stored: Mapping[str, Any], source: Mapping[str, Any], unit: Wor
     return (Path(str(root)) / unit.video).exists()
 
 
-def _has_masks(job: ScanJob, video: str) -> bool:
+def _has_masks(job: ScanJob, video: str, rows: MaskRows) -> bool:
+    """Whether the masks that are wanted are there, and of the rows that are wanted."""
     wanted = [job.layout.mask_video(video)] * job.mask_video + [job.layout.mask_rle(video)] * job.mask_rle
-    return all(path.exists() for path in wanted)
+    return all(path.exists() for path in wanted) and (rows is job.masked_rows or not wanted)

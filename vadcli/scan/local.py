@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from vadcli import __version__, detectors, weights
-from vadcli.detectors.base import Attributor, Detector
+from vadcli.detectors.base import Attributor, Detector, Propagator
 from vadcli.errors import DeviceError, OutputError, UsageError, VideoError, WeightsError
 from vadcli.options import DEFAULT_MODEL, ScanOptions, effective, parse_categories, parse_duration, parse_shard
 from vadcli.outputs.atomic import Scratch
@@ -23,9 +23,10 @@ from vadcli.scan.claims import UNKNOWN, Claims
 from vadcli.scan.fingerprint import Recipe
 from vadcli.scan.job import Need, ScanJob, judge
 from vadcli.scan.plan import Plan, WorkUnit, by_camera
+from vadcli.scan.propagation import Propagation
 from vadcli.scan.stream import ScanStream, Update
 from vadcli.scan.task import Task
-from vadcli.types import ClipNeeds, Status, VideoResult
+from vadcli.types import ClipNeeds, MaskRows, Status, VideoResult
 from vadcli.video.loader import ClipLoader, ClipRequest, Item, LoaderOptions
 
 log = logging.getLogger("vadcli")
@@ -136,9 +137,16 @@ class LocalScan:
         detector: through what.
         stop: asked throughout.
         command: the command line, for the run's record.
+
+    Raises:
+        UsageError: the detector can't do what the options ask for.
     """
 
     def __init__(self, plan: Plan, options: ScanOptions, detector: Detector, *, stop: Stop, command: list[str]) -> None:
+        if options.propagate_masks and not isinstance(detector, Propagator):
+            raise UsageError(
+                f"--propagate-masks: the {detector.name} detector can't propagate masks", hint="--detector lavida can"
+            )
         self.plan = plan
         self.options = options
         self.detector = detector
@@ -163,7 +171,11 @@ class LocalScan:
             scratch = stack.enter_context(Scratch(layout.scratch))
             record = stack.enter_context(self._open_record(layout, scratch))
             loader_options = self._loader_options()
-            job = replace(self._job(layout, scratch), attribution=self._attribution(stack, loader_options))
+            job = replace(
+                self._job(layout, scratch),
+                attribution=self._attribution(stack, loader_options),
+                propagation=self._propagation(stack, loader_options),
+            )
             loader = stack.enter_context(ClipLoader(job.needs, loader_options))
             cameras = Cameras(
                 layout, scratch, self.detector, job.needs, loader_options, self.options.seed, self.options.refit, self.stop
@@ -264,6 +276,7 @@ class LocalScan:
             categories=categories,
             mask_video=options.masks in ("video", "both"),
             mask_rle=options.masks in ("rle", "both"),
+            masked_rows=MaskRows.EVERY if options.propagate_masks else MaskRows.SAMPLED,
             force=options.force or not options.skip_existing,
             retry_failed=options.retry_failed,
             checkpoint_s=parse_duration(options.checkpoint_every, "checkpoint_every"),
@@ -275,6 +288,14 @@ class LocalScan:
             return None
         loader = stack.enter_context(ClipLoader(effective_needs(self.detector, self.options), replace(options, workers=1)))
         return Attribution(self.detector, loader)
+
+    def _propagation(self, stack: ExitStack, options: LoaderOptions) -> Propagation | None:
+        """What makes the masks of every row, reading with a decoder process of its own."""
+        if not self.options.propagate_masks or not isinstance(self.detector, Propagator):
+            return None
+        needs = replace(effective_needs(self.detector, self.options), interval=1, overlap=0)
+        loader = stack.enter_context(ClipLoader(needs, replace(options, workers=1)))
+        return Propagation(self.detector, loader, self.stop)
 
     def _open_record(self, layout: OutputLayout, scratch: Scratch) -> RunRecord:
         info = RunInfo(

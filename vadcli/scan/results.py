@@ -1,4 +1,4 @@
-"""A video's files, once it has ended: masks, events and scores, or why there are none.
+"""A video's files, once it has ended: events and scores, or why there are none (its masks: `mask_files`).
 
 The Parquet file is renamed into place last: where it is, everything of the video is.
 """
@@ -6,9 +6,8 @@ The Parquet file is renamed into place last: where it is, everything of the vide
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,11 @@ from vadcli.errors import VideoError
 from vadcli.events import EventBoxes
 from vadcli.outputs.checkpoint import Checkpoint
 from vadcli.outputs.event_json import EventsDocument, Failure, ScanState, describe_video, write_events
-from vadcli.outputs.mask_rle import MaskRleWriter
-from vadcli.outputs.mask_video import MaskVideoWriter, upsample_mask
+from vadcli.outputs.mask_track import stored_rows
 from vadcli.outputs.scores import ScoresMetadata, write_scores
 from vadcli.scan.job import ScanJob
 from vadcli.scan.task import Task
-from vadcli.types import ByteArray, Event, FloatArray, IndexArray, MaskScale, ScoreTable, Status, VideoInfo, VideoResult
+from vadcli.types import Event, FloatArray, IndexArray, ScoreTable, Status, VideoInfo, VideoResult
 from vadcli.video.loader import Finished
 
 COMPLAINT_CHARACTERS = 160
@@ -92,34 +90,16 @@ def write_files(
     events: list[Event],
     result: VideoResult,
 ) -> None:
-    """Write masks, events and scores, the scores last.
+    """Write events and scores, the scores last; the masks are there by now.
 
     Raises:
         OutputError: one can't be written; those before it are in place and are written again by the next run.
     """
     layout, video = job.layout, task.unit.video
-    if job.mask_video:
-        with job.scratch.replace(layout.mask_video(video)) as path:
-            _write_mask_video(path, stored, info, job.detector.mask_scale)
-    if job.mask_rle:
-        with job.scratch.replace(layout.mask_rle(video)) as path:
-            _write_mask_rle(path, stored, info, video, job.detector.mask_scale)
     with job.scratch.replace(layout.events(video)) as path:
         write_events(path, _events_document(job, task, info, events, result, frames=len(table)))
     with job.scratch.replace(layout.scores(video)) as path:
         write_scores(path, table, _metadata(job, task, info, result, interval=stored.header.interval))
-
-
-def _write_mask_video(path: Path, stored: Checkpoint, info: VideoInfo, scale: MaskScale) -> None:
-    with MaskVideoWriter(path, info.width, info.height, fps=info.fps / stored.header.interval) as writer:
-        for _, pts, mask in _sampled_masks(stored, info, scale):
-            writer.write(mask, float(info.timestamps(np.array([pts]))[0]))
-
-
-def _write_mask_rle(path: Path, stored: Checkpoint, info: VideoInfo, video: str, scale: MaskScale) -> None:
-    with MaskRleWriter(path, video, info.width, info.height) as writer:
-        for index, pts, mask in _sampled_masks(stored, info, scale):
-            writer.write(mask, index, pts)
 
 
 def _metadata(job: ScanJob, task: Task, info: VideoInfo, result: VideoResult, *, interval: int) -> ScoresMetadata:
@@ -135,18 +115,8 @@ def _metadata(job: ScanJob, task: Task, info: VideoInfo, result: VideoResult, *,
         camera=task.unit.camera,
         calibration=calibration.to_json() if calibration else None,
         extra={"decoder": result.decoder, "interval": interval, "stage": result.stage, "reason": result.reason},
+        masks=job.masked_rows if job.keeps_masks else stored_rows(task.unit.video, job.layout),
     )
-
-
-def _sampled_masks(stored: Checkpoint, info: VideoInfo, scale: MaskScale) -> Iterator[tuple[int, int, ByteArray]]:
-    """Row, pts and full-size pixel scores of every sampled row; one in memory at a time."""
-    scores = scale.pixel_scores()
-    for block in stored.blocks(masks=True):
-        assert block.mask is not None
-        for row in np.flatnonzero(block.sampled):
-            large = upsample_mask(block.mask[row], info.width, info.height)
-            pixels = large if scale is MaskScale.SCORE else scores[large]
-            yield int(block.frame_index[row]), int(block.pts[row]), pixels
 
 
 def _events_document(

@@ -16,6 +16,7 @@ import numpy as np
 from vadcli.detectors.scoring import ScoringPool
 from vadcli.errors import OutputError, VideoError
 from vadcli.scan.job import ScanJob
+from vadcli.scan.propagation import Interrupted
 from vadcli.scan.results import write_failure
 from vadcli.scan.task import Task
 from vadcli.scan.writer import VideoWriter
@@ -184,16 +185,18 @@ class ScanStream:
         writer = self._writers.get(item.video)
         if writer is not None and len(item.rows):
             yield self._progress(writer, item.rows)
-        yield self._finish(item)
+        yield from self._finish(item)
 
-    def _finish(self, item: Finished) -> VideoResult:
+    def _finish(self, item: Finished) -> Iterator[VideoResult]:
         task, writer = self._tasks[item.video], self._writers.get(item.video)
         try:
             result = self._result(task, writer, item)
         except OutputError as error:
             result = self._unwritten(task, writer, error)
+        except Interrupted:
+            return  # it is suspended with the others
         self._forget(item.video)
-        return result
+        yield result
 
     def _result(self, task: Task, writer: VideoWriter | None, item: Finished) -> VideoResult:
         """The files of a video that ended; whatever is wrong with it or with writing it stays its own trouble."""
@@ -203,7 +206,7 @@ class ScanStream:
             if writer is None:
                 raise item.error or VideoError(f"{task.unit.path}: could not be opened")
             return writer.finish(item)
-        except OutputError:
+        except (OutputError, Interrupted):
             raise
         except VideoError as error:
             return write_failure(self.job, task, error, decoder=item.decoder)

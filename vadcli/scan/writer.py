@@ -19,6 +19,7 @@ from vadcli.outputs.checkpoint import (
 )
 from vadcli.outputs.mask_video import MASK_THRESHOLD, mask_box, upsample_mask
 from vadcli.scan.job import ScanJob
+from vadcli.scan.mask_files import write_masks
 from vadcli.scan.results import Columns, carry, first_complaint, shown_s, write_failure, write_files
 from vadcli.scan.task import Task
 from vadcli.types import ByteArray, Clip, Event, FloatArray, RawTrack, ScoreTable, Status, VideoInfo, VideoResult
@@ -110,6 +111,7 @@ class VideoWriter:
 
         Raises:
             OutputError: a file can't be written; the checkpoint stays.
+            Interrupted: the scan is to end before the masks are whole; the checkpoint stays.
         """
         if self._checkpoint is not None and len(end.rows):
             self._append(_unsampled(end.rows, self._checkpoint.header))
@@ -119,10 +121,12 @@ class VideoWriter:
             error = end.error or VideoError(f"{self.task.unit.path}: no frame could be decoded", hint=first_complaint(end))
             return write_failure(self.job, self.task, error, decoder=end.decoder, info=self.info, started=self.started)
         table, moving_camera = self._score(columns)
-        result = self._result(end, columns, moving_camera)
-        events = cut_events(table, self.job.thresholds, duration_s=shown_s(table, self.info.to_json()), boxes=columns.boxes())
+        duration_s = shown_s(table, self.info.to_json())
+        events = cut_events(table, self.job.thresholds, duration_s=duration_s)
+        boxes = write_masks(self.job, self.task, self.info, stored=stored, columns=columns, events=events)
+        events = cut_events(table, self.job.thresholds, duration_s=duration_s, boxes=boxes)
         events = self._attributed(events, table)
-        result = replace(result, events=len(events))
+        result = replace(self._result(end, columns, moving_camera), events=len(events))
         write_files(self.job, self.task, self.info, stored=stored, table=table, events=events, result=result)
         self.task.claim.release(delete=True)
         return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -16,6 +17,7 @@ from vadcli.errors import WeightsError
 from vadcli.options import DetectorOptions, parse_categories
 from vadcli.types import (
     MASK_LOGIT_LIMIT,
+    ByteArray,
     Calibration,
     CameraModel,
     CameraSample,
@@ -167,6 +169,15 @@ class LavidaDetector:
         found: FloatArray = scores
         return found
 
+    def propagate(self, frames: ByteArray, known: Mapping[int, FloatArray]) -> FloatArray:
+        """Masks carried by SAM2's video memory; see `Propagator`."""
+        self.prepare()
+        worker = self._idle.get()
+        try:
+            return worker.propagate(frames, known)
+        finally:
+            self._idle.put(worker)
+
     def finish(self, track: RawTrack) -> FrameScores:
         """The object-score logit is the score's."""
         return FrameScores(track.raw[:, 0].astype(np.float32))
@@ -231,8 +242,7 @@ class _Worker:
 
     def score(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
         verdict = self.model(frames, self._questions)
-        mask = verdict.mask_logit.clamp(-MASK_LOGIT_LIMIT, MASK_LOGIT_LIMIT) / (2 * MASK_LOGIT_LIMIT) + 0.5
-        return verdict.object_logit, mask
+        return verdict.object_logit, _on_scale(verdict.mask_logit)
 
     def attribute(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
         import torch
@@ -247,10 +257,24 @@ class _Worker:
         counts = torch.tensor([(clip.length, len(clip.tokens)) for clip in visual], dtype=torch.float64)
         return counts[:, 0], counts[:, 1]
 
+    def propagate(self, frames: ByteArray, known: Mapping[int, FloatArray]) -> FloatArray:
+        import torch
+
+        logits = {number: (torch.from_numpy(mask) - 0.5) * (2 * MASK_LOGIT_LIMIT) for number, mask in known.items()}
+        masks: FloatArray = self.runner.run_whole(
+            lambda film, batch: _on_scale(self.model.carry(film, logits, batch=batch)), frames
+        )
+        return masks
+
     def fitting_batch(self) -> int:
         side = int(self._side**0.5)
         clip = np.zeros((self._needs.frames, side, side, 3), np.uint8)
         return self.runner.find_batch_size(self.score, clip)
+
+
+def _on_scale(mask_logit: torch.Tensor) -> torch.Tensor:
+    """Pixel logits on the mask scale, 0 to 1."""
+    return mask_logit.clamp(-MASK_LOGIT_LIMIT, MASK_LOGIT_LIMIT) / (2 * MASK_LOGIT_LIMIT) + 0.5
 
 
 def _find(options: DetectorOptions) -> tuple[Path | None, LavidaConfig]:

@@ -11,7 +11,7 @@ B clips, T frames a clip, C categories, (h, w) SAM2's mask size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from vadcli.detectors.lavida.config import LavidaConfig
-from vadcli.detectors.lavida.masks import ImageFeatures, MaskModel, MaskOutput, gate
+from vadcli.detectors.lavida.masks import ImageFeatures, MaskModel, MaskOutput, TransformersMasks, gate
 from vadcli.detectors.lavida.mllm import MultimodalLM, Prefix, VisualTokens
 from vadcli.detectors.lavida.pixels import qwen_patches, sam_pixels
 from vadcli.detectors.lavida.prompts import PromptTokens, build_prompt, split_categories
+from vadcli.detectors.lavida.propagate import propagate
 from vadcli.detectors.lavida.text import TextEncoder
 
 ENCODED_FRAMES = 16
@@ -183,6 +184,24 @@ class Lavida(nn.Module):
             prompt = self.projector(hidden, question.features, maps, image.position)  # (B, T, 1, 256)
         with self.clock("sam2 decoder"):
             return self.masks.decode(image, prompt.flatten(0, 1), multimask=multimask)
+
+    def carry(self, frames: Tensor, known: Mapping[int, Tensor], *, batch: int) -> Tensor:
+        """Mask logits of frames in order of time, carried by SAM2's video memory from those that are known.
+
+        Args:
+            frames: (N, H, W, 3) uint8.
+            known: frame number -> mask logits (h, w), 0 among them; each begins a stretch of its own.
+            batch: stretches side by side; the result doesn't depend on it.
+
+        Returns:
+            (N, h, w) float32.
+        """
+        if not isinstance(self.masks, TransformersMasks):
+            raise ValueError("only transformers' SAM2 propagates masks")
+        with self.clock("pixels"):
+            squares = sam_pixels(frames, self.masks.image_size, self.dtype)
+        with self.clock("sam2 memory"):
+            return propagate(self.masks, squares, known, batch=batch)
 
     def _hidden(self, prefixes: list[Prefix], question: Question) -> Tensor:
         with self.clock("llm"):

@@ -23,9 +23,12 @@ log = logging.getLogger("vadcli")
 MEMORY_SHARE = 0.85
 """Of a device's free memory that batches may take."""
 MOST_CLIPS = 32
+MOST_STRETCHES = 8
+"""Stretches of frames that masks are carried through side by side."""
 CPU_CLIPS = 2
 
 Step = Callable[[Tensor], tuple[Tensor, ...]]
+WholeStep = Callable[[Tensor, int], Tensor]
 Clock = Callable[[str], AbstractContextManager[Any]]
 """What a named stage of the work runs inside, so that somebody can time it."""
 
@@ -45,12 +48,14 @@ class Runner:
 
     Attributes:
         limit: clips that are computed at a time at most.
+        stretches: stretches of frames that masks are carried through side by side at most.
         clock: what `copy` and `fetch` run inside: frames to the device, results from it.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.limit = MOST_CLIPS
+        self.stretches = MOST_STRETCHES
         self.clock: Clock = untimed
         self._lock = threading.Lock()
         self._copies: torch.cuda.Stream | None = None
@@ -68,16 +73,31 @@ class Runner:
         with self.clock("copy"):
             clips, ready = self._upload(frames)
         with self._lock, torch.inference_mode():
-            if ready is not None:
-                torch.cuda.current_stream(self.device).wait_event(ready)
-                clips.record_stream(torch.cuda.current_stream(self.device))
+            self._await(clips, ready)
             outputs = self._in_parts(step, clips)
         with self.clock("fetch"):
             return tuple(output.cpu().numpy() for output in outputs)
 
+    def run_whole(self, step: WholeStep, frames: ByteArray) -> np.ndarray:
+        """The step's output over (N, …) uint8 frames that belong together; it is told how many parts to compute at a time.
+
+        Where the device runs out of memory that number is halved, and so it stays.
+
+        Raises:
+            DeviceError: not even one part fits.
+        """
+        pixels, ready = self._upload(frames)
+        with self._lock, torch.inference_mode():
+            self._await(pixels, ready)
+            while True:
+                try:
+                    return step(pixels, self.stretches).cpu().numpy()
+                except torch.OutOfMemoryError as error:
+                    self.stretches = self._halved(self.stretches, "frame", error)
+
     def reset_limit(self) -> None:
         """Forget that memory once ran out: what is computed from now on may take less of it."""
-        self.limit = MOST_CLIPS
+        self.limit, self.stretches = MOST_CLIPS, MOST_STRETCHES
 
     def find_batch_size(self, step: Step, clip: ByteArray) -> int:
         """How many clips like `clip`, (T, H, W, 3), fit into the device's free memory; CPU_CLIPS on a CPU."""
@@ -107,6 +127,11 @@ class Runner:
             ready.record(self._copies)
         return moved, ready
 
+    def _await(self, clips: Tensor, ready: torch.cuda.Event | None) -> None:
+        if ready is not None:
+            torch.cuda.current_stream(self.device).wait_event(ready)
+            clips.record_stream(torch.cuda.current_stream(self.device))
+
     def _in_parts(self, step: Step, clips: Tensor) -> tuple[Tensor, ...]:
         """The step over as many clips at a time as have turned out to fit."""
         done: list[tuple[Tensor, ...]] = []
@@ -117,19 +142,19 @@ class Runner:
                 done.append(step(part))
                 start += len(part)
             except torch.OutOfMemoryError as error:
-                self._shrink(len(part), error)
+                self.limit = self._halved(len(part), "clip", error)
         return tuple(torch.cat(parts) for parts in zip(*done, strict=True))
 
-    def _shrink(self, clips: int, error: torch.OutOfMemoryError) -> None:
-        if clips == 1:
+    def _halved(self, count: int, what: str, error: torch.OutOfMemoryError) -> int:
+        if count == 1:
             raise DeviceError(
-                f"{self.device}: one clip does not fit into memory",
+                f"{self.device}: one {what} does not fit into memory",
                 hint="give a lower --compression, --precision fp16, a smaller --model, or free the device",
             ) from error
-        self.limit = clips // 2
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        log.warning("%s is out of memory with %d clips; going on with %d", self.device, clips, self.limit)
+        log.warning("%s is out of memory with %d %ss; going on with %d", self.device, count, what, count // 2)
+        return count // 2
 
 
 def batch_for(budget: float, *, first: float, further: float) -> int:
