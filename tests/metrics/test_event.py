@@ -149,7 +149,7 @@ def test_one_side_alone_is_zero():
 
 
 def test_touching_is_no_overlap_and_an_event_without_length_overlaps_nothing():
-    events = EventSet.of([[(1, 2), (4, 4)]], [[(2.0000001, 3), (3.5, 5)]], [3600])
+    events = EventSet.of([[(1, 2), (4, 4)]], [[(1.9999999, 3), (3.5, 5)]], [3600])
     assert false_alarms_per_hour(events).value == 2.0
     assert detection_recall(events).value == 0.0
 
