@@ -44,6 +44,27 @@ def test_every_clip_is_computed_once_and_in_order_however_little_fits(count: int
     assert sum(size for size in step.sizes if size <= holds) == count
 
 
+@pytest.mark.parametrize(("holds", "tried"), [(99, [8]), (3, [8, 4, 2]), (1, [8, 4, 2, 1])])
+def test_what_belongs_together_stays_together(holds: int, tried: list[int]) -> None:
+    asked: list[int] = []
+
+    def step(film: Tensor, parts: int) -> Tensor:
+        asked.append(parts)
+        if parts > holds:
+            raise torch.OutOfMemoryError("out of memory")
+        return film.flatten(1).sum(dim=1, dtype=torch.float32).cumsum(0)
+
+    runner, film = Runner(CPU), frames(5)
+    wanted = film.reshape(5, -1).sum(axis=1, dtype=np.float32).cumsum()
+    np.testing.assert_array_equal(runner.run_whole(step, film), wanted)
+    runner.run_whole(step, film)
+    assert asked == [*tried, tried[-1]]
+    runner.reset_limit()
+    asked.clear()
+    runner.run_whole(step, film)
+    assert asked == tried
+
+
 def test_what_did_not_fit_is_not_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     step, runner = Small(3), Runner(CPU)
     runner.run(step, frames(8))
