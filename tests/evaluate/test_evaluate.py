@@ -167,7 +167,7 @@ def test_a_missing_video_is_named_and_left_out_only_with_leave(tmp_path: Path, t
     with pytest.raises(UsageError, match=r"'cam/c\.mp4'"):
         evaluate(out, truth)
     report, _ = evaluate(out, truth, allow_missing=True)
-    assert report.to_json()["left_out"] == {"unscored": ["cam/c.mp4"], "unknown": ["x.mp4"]}
+    assert report.to_json()["left_out"] == {"unscored": ["cam/c.mp4"], "unknown": ["x.mp4"], "unmasked": []}
     assert "1 videos without scores left out" in to_table([report])
 
 
@@ -200,7 +200,7 @@ def test_two_runs_side_by_side(tmp_path: Path, truth: Path) -> None:
 def test_other_videos_can_not_be_compared(tmp_path: Path, truth: Path) -> None:
     whole = evaluate(write_scan(tmp_path / "a", {video: scores(video, 1) for video in VIDEOS}), truth)
     part = evaluate(write_scan(tmp_path / "b", {video: scores(video, 1) for video in VIDEOS[:2]}), truth, allow_missing=True)
-    with pytest.raises(ValueError, match="different videos"):
+    with pytest.raises(UsageError, match="different videos"):
         compared([whole[0], part[0]], [whole[1], part[1]])
 
 
@@ -230,3 +230,82 @@ def test_pictures_are_drawn_and_moments_are_the_worst(tmp_path: Path, truth: Pat
     assert [moment.score for moment in alarms] == sorted((moment.score for moment in alarms), reverse=True)
     assert [moment.score for moment in misses] == sorted(moment.score for moment in misses)
     assert len(misses) == 2
+
+
+def ped2_clips(root: Path, masks: dict[str, np.ndarray]) -> Path:
+    """Ped2 in the layout with a label table: clips of (N, H, W) truth."""
+    from PIL import Image
+
+    lines = ["clip,frame_index0,label"]
+    for clip, wanted in masks.items():
+        (root / "test_masks" / clip).mkdir(parents=True)
+        for number, mask in enumerate(wanted):
+            Image.fromarray(mask.astype(np.uint8) * 255).save(root / "test_masks" / clip / f"{number:03d}.png")
+            lines.append(f"{clip},{number},{int(mask.any())}")
+    (root / "frame_labels.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_masks_of_some_videos_alone_are_refused_unless_allowed(tmp_path: Path) -> None:
+    wanted = np.zeros((6, *SIZE), bool)
+    wanted[2:4, :5] = True
+    stored = wanted * np.uint8(200)
+    out = write_scan(tmp_path / "out", {"01": [0.1] * 6, "02": [0.2] * 6}, masks={"01": stored})
+    truth = open_ground_truth("ped2", ped2_clips(tmp_path / "ped2", {"01": wanted, "02": wanted}))
+    with pytest.raises(UsageError, match=r"1 videos have no stored masks, '02'"):
+        collect(out, truth)
+    test = collect(out, truth, allow_missing=True)
+    report = Report.of("ped2", test, Protocol(), measure(test, Protocol()))
+    assert figure(report, "pixel.auc").videos == 1
+    assert "pixel figures over the 1 of 2 videos" in to_table([report])
+    assert report.to_json()["left_out"]["unmasked"] == ["02"]
+
+
+def test_a_mask_video_that_ends_early_is_an_error(tmp_path: Path) -> None:
+    wanted = np.zeros((6, *SIZE), bool)
+    wanted[2:4] = True
+    out = write_scan(tmp_path / "out", {"01": [0.1] * 6}, masks={"01": wanted[:4] * np.uint8(200)})
+    with pytest.raises(DocumentError, match="holds 4 masks for 6 frames"):
+        collect(out, open_ground_truth("ped2", ped2_clips(tmp_path / "ped2", {"01": wanted})))
+
+
+def test_a_group_asked_for_by_name_must_have_something_to_read(tmp_path: Path, truth: Path) -> None:
+    wanted = np.zeros((6, *SIZE), bool)
+    wanted[2:4] = True
+    out = write_scan(tmp_path / "out", {"01": [0.1] * 6})
+    ped2 = collect(out, open_ground_truth("ped2", ped2_clips(tmp_path / "ped2", {"01": wanted})))
+    with pytest.raises(UsageError, match="holds no masks for pixel figures"):
+        measure(ped2, Protocol(groups=("pixel",)))
+    with pytest.raises(UsageError, match="--metrics category"):
+        measure(ped2, Protocol(groups=("category",)))
+    assert "no pixel figures: no masks are stored" in to_table([Report.of("ped2", ped2, Protocol(), measure(ped2, Protocol()))])
+
+
+def test_what_is_found_in_a_normal_video_is_false_for_the_region_criteria(tmp_path: Path) -> None:
+    """UBnormal in miniature: one object found in the abnormal video, two places called in the normal one."""
+    from PIL import Image
+
+    scene = tmp_path / "UBnormal" / "Scene1"
+    folder = scene / "abnormal_scene_1_scenario_1_annotations"
+    folder.mkdir(parents=True)
+    (folder / "abnormal_scene_1_scenario_1_tracks.txt").write_text("1,2,3\n")
+    objects = np.zeros(SIZE, np.uint8)
+    objects[4:12, 6:16] = 1
+    for frame in range(6):
+        Image.fromarray(objects).save(folder / f"abnormal_scene_1_scenario_1_{frame:04d}_gt.png")
+    names = ("abnormal_scene_1_scenario_1.mp4", "normal_scene_1_scenario_1.mp4")
+    for name in names:
+        (scene / name).touch()
+    found, false = np.zeros((6, *SIZE), np.uint8), np.zeros((6, *SIZE), np.uint8)
+    found[2:4, 4:12, 6:16] = 200
+    false[:, 0:5, 0:5], false[:, 10:20, 20:30] = 250, 250
+    paths = [f"Scene1/{name}" for name in names]
+    truth = open_ground_truth("ubnormal", tmp_path / "UBnormal")
+
+    def rbdc_of(masks: tuple[np.ndarray, np.ndarray]) -> float | None:
+        out = write_scan(tmp_path / "out", {path: [0.1] * 6 for path in paths}, masks=dict(zip(paths, masks, strict=True)))
+        return measure(collect(out, truth), Protocol(groups=("region",)))["region"]["rbdc"].value
+
+    assert rbdc_of((found, np.zeros_like(false))) == pytest.approx(1.0)
+    # 12 false regions at .98 in 12 frames come before the two true ones at .78: found only where a frame has one false region.
+    assert rbdc_of((found, false)) == pytest.approx(0.0)

@@ -1,6 +1,6 @@
 """A scan's output and a data set's truth, video by video, put into the arrays that metrics read.
 
-Only what metrics need is kept: five bytes a row, spans and counts of pixels. Masks pass through one frame at a time.
+Only what metrics need is kept: fourteen bytes a row, spans and counts of pixels. Masks pass through one frame at a time.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class TestSet:
         events: predicted and true events in seconds.
         pixels: counts over masks, None where there is no pixel truth or no stored mask.
         detected, tracks: regions, None where the truth has no tracks or there is no stored mask.
+        region_frames: (V,) int64, frames of the videos whose regions were looked at, 0 for the others.
         unscored, unknown: videos on one side alone, where that was allowed.
+        unmasked: videos that have a truth of pixels or regions, but no stored masks.
         overhang_frames: annotated frames past the last row, which count for nothing.
     """
 
@@ -60,9 +62,21 @@ class TestSet:
     pixels: PixelCounts | None = None
     detected: Regions | None = None
     tracks: Tracks | None = None
+    region_frames: IndexArray = field(default_factory=lambda: np.empty(0, np.int64))
     unscored: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    unmasked: tuple[str, ...] = ()
     overhang_frames: int = 0
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is asked of one video's masks."""
+
+    number: int
+    masks: bool
+    regions: bool
+    size: Size | None
 
 
 @dataclass
@@ -80,11 +94,21 @@ class _Gathered:
     names: dict[str, int] = field(default_factory=dict)
     boxes: list[tuple[int, int, tuple[float, ...], float]] = field(default_factory=list)
     tracks: list[tuple[int, int, tuple[int, ...], int]] = field(default_factory=list)
+    pixels: PixelAccumulator = field(default_factory=PixelAccumulator)
+    region_frames: dict[int, int] = field(default_factory=dict)
+    masked: list[str] = field(default_factory=list)
+    unmasked: list[str] = field(default_factory=list)
     overhang_frames: int = 0
 
 
 def collect(
-    out: Path, truth: GroundTruth, *, allow_missing: bool = False, pixels: bool = True, pixel_size: Size | None = None
+    out: Path,
+    truth: GroundTruth,
+    *,
+    allow_missing: bool = False,
+    pixels: bool = True,
+    pixel_size: Size | None = None,
+    events: bool = True,
 ) -> TestSet:
     """Read a scan's output against a data set's truth.
 
@@ -94,9 +118,10 @@ def collect(
         allow_missing: leave out videos that are on one side alone.
         pixels: read stored masks where the truth has masks or regions.
         pixel_size: resize masks and truth to this height and width first; None keeps the frame's own size.
+        events: read the events documents; False leaves every video without a predicted event.
 
     Raises:
-        UsageError: no scan at `out`, or videos that don't match.
+        UsageError: no scan at `out`, videos that don't match, or masks stored for some of them only.
         DocumentError: a file is not what it should be, or the truth was made for another cut of a video.
     """
     layout = OutputLayout(out)
@@ -104,17 +129,20 @@ def collect(
     if not stored:
         raise UsageError(f"{out}: holds no scores", hint="name the --out folder of a scan")
     matching = truth.match(stored, allow_missing=allow_missing)
-    got, accumulator = _Gathered(), PixelAccumulator()
-    seen_masks = False
+    regional = pixels and any(each.has_regions for each in matching.pairs.values())
+    got = _Gathered()
     for number, (video, video_truth) in enumerate(matching.pairs.items()):
         table, metadata = read_scores(stored[video])
         labels, spans = video_truth.labels(table), video_truth.spans(table)
         _add_rows(got, table, metadata, labels, spans)
-        _add_events(got, layout, table, metadata, labels)
+        _add_events(got, layout.events(table.video) if events else None, table, metadata, labels)
         got.overhang_frames += video_truth.overhang_frames(table)
-        if pixels and (video_truth.has_masks or video_truth.has_regions):
-            seen_masks |= _add_masks(got, accumulator, layout, table, video_truth, number=number, size=pixel_size)
-    has_tracks = seen_masks and bool(got.tracks)
+        # a normal video of a data set with tracks has none of its own, but what is found in it is false
+        wanted = _Wanted(number, pixels and video_truth.has_masks, regional and _has_region_truth(video_truth), pixel_size)
+        if wanted.masks or wanted.regions:
+            _add_masks(got, layout, table, video_truth, wanted)
+    _check_masked(got, layout, allow_missing=allow_missing)
+    counts = got.pixels.counts()
     return TestSet(
         out=out,
         videos=tuple(matching.pairs),
@@ -124,13 +152,29 @@ def collect(
         codes=np.concatenate(got.codes) if got.codes else np.empty(0, np.int64),
         categories=tuple(got.names),
         events=EventSet.of(got.predicted, got.true, got.durations),
-        pixels=accumulator.counts() if accumulator.counts().names else None,
-        detected=_regions(got) if has_tracks else None,
-        tracks=_tracks(got) if has_tracks else None,
+        pixels=counts if counts.names else None,
+        detected=_regions(got) if got.tracks else None,
+        tracks=_tracks(got) if got.tracks else None,
+        region_frames=_region_frames(got, len(matching.pairs)),
         unscored=matching.unscored,
         unknown=matching.unknown,
+        unmasked=tuple(got.unmasked),
         overhang_frames=got.overhang_frames,
     )
+
+
+def _has_region_truth(truth: VideoTruth) -> bool:
+    return truth.has_regions or truth.is_normal
+
+
+def _check_masked(got: _Gathered, layout: OutputLayout, *, allow_missing: bool) -> None:
+    """Refuse figures over whichever videos happen to have masks."""
+    if got.masked and got.unmasked and not allow_missing:
+        raise UsageError(
+            f"{layout.out}: {len(got.unmasked)} videos have no stored masks, {got.unmasked[0]!r} the first; "
+            f"{len(got.masked)} have them",
+            hint="scan all with --masks and --force; --allow-missing takes pixel figures from those that have masks",
+        )
 
 
 def _video_of(path: Path, layout: OutputLayout) -> str:
@@ -149,9 +193,9 @@ def _add_rows(got: _Gathered, table: ScoreTable, metadata: ScoresMetadata, label
     got.codes.append(codes)
 
 
-def _add_events(got: _Gathered, layout: OutputLayout, table: ScoreTable, metadata: ScoresMetadata, labels: BoolArray) -> None:
-    document = read_events(layout.events(table.video))
-    got.predicted.append(np.array([(event.start_s, event.end_s) for event in document.events]).reshape(-1, 2))
+def _add_events(got: _Gathered, path: Path | None, table: ScoreTable, metadata: ScoresMetadata, labels: BoolArray) -> None:
+    found = read_events(path).events if path is not None else ()
+    got.predicted.append(np.array([(event.start_s, event.end_s) for event in found]).reshape(-1, 2))
     last_s = float(table.timestamp[-1]) if len(table) else 0.0
     duration_s = max(last_s, float(metadata.video["duration_s"]))
     edges = np.append(table.timestamp, duration_s)
@@ -160,34 +204,31 @@ def _add_events(got: _Gathered, layout: OutputLayout, table: ScoreTable, metadat
     got.durations.append(duration_s)
 
 
-def _add_masks(
-    got: _Gathered,
-    accumulator: PixelAccumulator,
-    layout: OutputLayout,
-    table: ScoreTable,
-    truth: VideoTruth,
-    *,
-    number: int,
-    size: Size | None,
-) -> bool:
-    """Count one video's masks row by row, carried ones too; False where none are stored."""
+def _add_masks(got: _Gathered, layout: OutputLayout, table: ScoreTable, truth: VideoTruth, wanted: _Wanted) -> None:
+    """Count one video's masks row by row, carried ones too."""
     track = MaskTrack(table, layout)
+    if track.at(0) is None and not track.problems:
+        got.unmasked += [table.video] if len(table) else []
+        return
     for row in range(len(table)):
         mask = track.at(row)
-        if mask is None:
+        if mask is None or track.problems:
             break
-        if truth.has_masks:
-            scores, wanted = _alike(mask, truth.mask(row), table.video, size)
-            accumulator.add(table.video, scores, wanted)
-        if truth.has_regions:
+        if wanted.masks:
+            got.pixels.add(table.video, *_alike(mask, truth.mask(row), table.video, wanted.size))
+        if wanted.regions:
             boxes, peaks = mask_regions(mask)
-            got.boxes.extend((number, row, tuple(box), float(peak)) for box, peak in zip(boxes, peaks, strict=True))
-    else:
-        got.tracks.extend((number, region.frame, region.box, region.track) for region in truth.regions)
-        return bool(len(table))
+            got.boxes.extend((wanted.number, row, tuple(box), float(peak)) for box, peak in zip(boxes, peaks, strict=True))
     for problem in track.problems:
         raise DocumentError(problem, hint="scan the video again with --masks and --force")
-    return False
+    got.masked.append(table.video)
+    if wanted.regions:
+        got.tracks.extend((wanted.number, region.frame, region.box, region.track) for region in truth.regions)
+        got.region_frames[wanted.number] = len(table)
+
+
+def _region_frames(got: _Gathered, videos: int) -> IndexArray:
+    return np.array([got.region_frames.get(number, 0) for number in range(videos)], np.int64)
 
 
 def _alike(mask: ByteArray, wanted: BoolArray | None, video: str, size: Size | None) -> tuple[ByteArray, BoolArray]:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
-
+from vadcli.errors import UsageError
 from vadcli.evaluate.collect import Size, TestSet
 from vadcli.metrics import (
     IOU_LEVELS,
@@ -54,6 +53,10 @@ class Protocol:
     groups: tuple[str, ...] = field(default=())
     bootstrap: Bootstrap | None = None
 
+    def wants(self, *groups: str) -> bool:
+        """True where one of the groups was chosen, or all are."""
+        return not self.groups or not set(groups).isdisjoint(self.groups)
+
     def to_json(self) -> dict[str, Any]:
         """As written beside the figures."""
         size = None if self.pixel_size is None else f"{self.pixel_size[0]}x{self.pixel_size[1]}"
@@ -72,13 +75,25 @@ class Protocol:
 
 
 def measure(test: TestSet, protocol: Protocol) -> Estimates:
-    """Every figure of the chosen groups that the test set has the truth and the masks for."""
+    """Every figure of the chosen groups that the test set has the truth and the masks for.
+
+    Raises:
+        UsageError: a group was asked for by name, and there is nothing to compute it from.
+    """
     found: Estimates = {}
     for group in protocol.groups or tuple(GROUPS):
         figures = dict(GROUPS[group](test, protocol))
         if figures:
             found[group] = figures
+        elif protocol.groups:
+            raise _nothing_for(group, test)
     return found
+
+
+def _nothing_for(group: str, test: TestSet) -> UsageError:
+    if test.unmasked and group in NEEDS_MASKS:
+        return UsageError(f"{test.out}: holds no masks for {group} figures", hint="scan again with --masks video --force")
+    return UsageError(f"--metrics {group}: the truth of {test.out} says nothing of it", hint="leave it out of --metrics")
 
 
 def _frame(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
@@ -94,9 +109,8 @@ def _pixel(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
 
 def _region(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
     if test.detected is not None and test.tracks is not None:
-        frames = np.diff(test.frames.offsets)
-        yield "rbdc", rbdc(test.detected, test.tracks, frames)
-        yield "tbdc", tbdc(test.detected, test.tracks, frames)
+        yield "rbdc", rbdc(test.detected, test.tracks, test.region_frames)
+        yield "tbdc", tbdc(test.detected, test.tracks, test.region_frames)
 
 
 def _event(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
@@ -123,6 +137,7 @@ FRAME: dict[str, Callable[..., Estimate]] = {
     "ap_macro": frame_ap_macro,
 }
 PIXEL: dict[str, Callable[..., Estimate]] = {"auc": pixel_auc, "ap": pixel_ap, "mask_iou": mask_iou, "aupro": aupro}
+NEEDS_MASKS = ("pixel", "region")
 GROUPS: dict[str, Callable[[TestSet, Protocol], Iterator[tuple[str, Estimate]]]] = {
     "frame": _frame,
     "pixel": _pixel,

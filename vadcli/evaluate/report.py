@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vadcli import __version__
+from vadcli.errors import UsageError
 from vadcli.evaluate.collect import TestSet
 from vadcli.evaluate.measure import Estimates, Protocol
 from vadcli.metrics import Metric, difference
@@ -68,7 +69,11 @@ class Report:
             "videos": len(self.test.videos),
             "frames": len(self.test.frames.scores),
             "abnormal_frames": int(self.test.frames.labels.sum()),
-            "left_out": {"unscored": list(self.test.unscored), "unknown": list(self.test.unknown)},
+            "left_out": {
+                "unscored": list(self.test.unscored),
+                "unknown": list(self.test.unknown),
+                "unmasked": list(self.test.unmasked),
+            },
             "overhang_frames": self.test.overhang_frames,
             "protocol": self.protocol.to_json(),
             "metrics": _plain(self.metrics),
@@ -82,13 +87,12 @@ def compared(reports: Sequence[Report], estimates: Sequence[Estimates]) -> list[
     """The reports, each after the first with its paired bootstrap differences to the first.
 
     Raises:
-        ValueError: the runs were made on different videos.
+        UsageError: the runs were made on different videos.
     """
     first, bootstrap = reports[0], reports[0].protocol.bootstrap
     found = [first]
     for report, theirs in zip(reports[1:], estimates[1:], strict=True):
-        if report.test.truths != first.test.truths:
-            raise ValueError(f"{first.test.out} and {report.test.out} hold different videos of {first.dataset}")
+        _check_same_videos(first.test, report.test, first.dataset)
         shared = {
             group: {
                 name: difference(theirs[group][name], mine, bootstrap)
@@ -100,6 +104,20 @@ def compared(reports: Sequence[Report], estimates: Sequence[Estimates]) -> list[
         }
         found.append(Report(report.dataset, report.test, report.protocol, report.metrics, shared))
     return found
+
+
+def _check_same_videos(first: TestSet, other: TestSet, dataset: str) -> None:
+    masked = [_masked_truths(test) for test in (first, other) if test.pixels is not None]
+    if first.truths != other.truths or (len(masked) == 2 and masked[0] != masked[1]):
+        which = "different videos" if first.truths != other.truths else "masks of different videos"
+        raise UsageError(
+            f"{first.out} and {other.out} hold {which} of {dataset}", hint="scan the same videos into both, or compare without"
+        )
+
+
+def _masked_truths(test: TestSet) -> list[str]:
+    names = dict(zip(test.videos, test.truths, strict=True))
+    return [names[video] for video in test.pixels.names] if test.pixels is not None else []
 
 
 def to_table(reports: Sequence[Report]) -> str:
@@ -181,6 +199,12 @@ def _notes(reports: Sequence[Report]) -> list[str]:
             notes.append(f"{test.overhang_frames} annotated frames lie past the last frame of their video and don't count")
         for side, names in (("without scores", test.unscored), ("without truth", test.unknown)):
             notes += [f"{len(names)} videos {side} left out"] if names else []
+        if test.pixels is not None and "pixel" in report.metrics and len(test.pixels.names) < len(test.videos):
+            notes.append(
+                f"pixel figures over the {len(test.pixels.names)} of {len(test.videos)} videos with pixel truth and masks"
+            )
+        if test.unmasked and test.pixels is None and not protocol.groups:
+            notes.append("no pixel figures: no masks are stored (scan with --masks video)")
         for group, figures in report.metrics.items():
             for name, metric in figures.items():
                 if metric.note:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,21 @@ class FrameSet:
             raise ValueError("these frames don't say which of them were sampled")
         return self.keep(self.sampled)
 
+    @cached_property
+    def counts(self) -> tuple[IndexArray, IndexArray]:
+        """(K,) positives and (K,) negatives at each distinct score, ascending; kept, as one sort serves every figure."""
+        return _counts(self.scores, self.labels)
+
+    @cached_property
+    def tables(self) -> tuple[Numbers, Numbers]:
+        """(V, K) positives and (V, K) negatives of each video by bins of ascending score, for resamples; kept."""
+        return _tables(self.scores, self.labels, self.video, self.videos)
+
+    def with_endpoints(self) -> FrameSet:
+        """One more video of two rows: label 0 with score 0 and label 1 with score 1; raises ValueError beyond [0, 1]."""
+        scores, labels = _appended(self.scores, self.labels)
+        return FrameSet(scores, labels, np.append(self.offsets, len(scores)))
+
     def without_empty(self) -> FrameSet:
         """Without videos that have no row."""
         offsets = np.append(0, self.offsets[1:][np.diff(self.offsets) > 0])
@@ -137,17 +152,12 @@ def _joined(flags: Sequence[BoolArray]) -> BoolArray:
 
 
 def _micro(frames: FrameSet, area: Area, undefined: str, *, endpoints: bool) -> Estimate:
-    scores, labels = _appended(frames.scores, frames.labels) if endpoints else (frames.scores, frames.labels)
-    value = float(area(*_counts(scores, labels)))
-    video = np.append(frames.video, [frames.videos] * 2) if endpoints else frames.video
-
-    @cache  # made once, by the first interval that is asked for
-    def tables() -> tuple[Numbers, Numbers]:
-        return _tables(scores, labels, video, frames.videos + endpoints)
+    used = frames.with_endpoints() if endpoints else frames
+    value = float(area(*used.counts))
 
     def statistic(weights: Numbers) -> Numbers:
         drawn = np.hstack([weights, np.ones((len(weights), 1))]) if endpoints else weights
-        positives, negatives = tables()
+        positives, negatives = used.tables
         return area(drawn @ positives, drawn @ negatives)
 
     if np.isnan(value):
