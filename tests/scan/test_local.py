@@ -12,6 +12,7 @@ import pytest
 
 from tests.fakes import DifferenceDetector
 from tests.media import damage, make_image_folder, make_vfr, make_video
+from vadcli.errors import DeviceError
 from vadcli.options import ScanOptions
 from vadcli.outputs.checkpoint import Claim
 from vadcli.outputs.event_json import read_events
@@ -22,7 +23,7 @@ from vadcli.outputs.scores import read_scores
 from vadcli.scan.local import LocalScan, Stop, exit_code
 from vadcli.scan.plan import make_plan
 from vadcli.scan.stream import Progress
-from vadcli.types import ScoreTable, Status, VideoResult
+from vadcli.types import ClipBatch, ClipScores, ScoreTable, Status, VideoResult
 
 
 @pytest.fixture
@@ -356,6 +357,27 @@ def test_what_nobody_foresaw_costs_one_video(
     assert scan.statuses == {"a.mp4": "failed", "cam/b.mp4": "done"}
     assert "ZeroDivisionError: a corner case" in scan.results["a.mp4"].reason
     assert not [name for name in files(tmp_path / "out") if name.endswith(".part") or ".tmp" in name]
+
+
+def test_a_device_that_fails_ends_the_run_and_costs_no_video(
+    footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: DifferenceDetector, given: ClipBatch) -> ClipScores:
+        if given.timestamp[0, 0] > 2:
+            raise DeviceError("cuda:0: one clip does not fit into memory")
+        return whole(self, given)
+
+    out, whole = tmp_path / "out", DifferenceDetector.score
+    with monkeypatch.context() as broken:
+        broken.setattr(DifferenceDetector, "score", fail)
+        with pytest.raises(DeviceError, match="does not fit"):
+            Scan(footage, out, workers=1)
+    assert not (out / "scores" / "a.mp4.parquet").exists()
+    again = Scan(footage, out, workers=1)
+    assert again.statuses == {"a.mp4": "done", "cam/b.mp4": "done"}
+    rows = table(out, "a.mp4")
+    Scan(footage, tmp_path / "undisturbed", workers=1)
+    assert_same_rows(rows, table(tmp_path / "undisturbed", "a.mp4"))
 
 
 def test_the_frames_of_a_run_are_all_rows(footage: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from vadcli import __version__
 from vadcli.cli._output import log, say_error
 from vadcli.cli.bench import bench
 from vadcli.cli.doctor import doctor
+from vadcli.cli.evaluate import evaluate
 from vadcli.cli.events import events
 from vadcli.cli.render import render
 from vadcli.cli.scan import scan
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 for command in (scan, events, render, doctor, bench):
     app.command()(command)
+app.command(name="eval")(evaluate)
 app.add_typer(weights_app, name="weights")
 
 

@@ -14,6 +14,7 @@ from vadcli.options.commands import (
     WeightsImportOptions,
     WeightsPullOptions,
 )
+from vadcli.options.evaluation import METRIC_GROUPS, EvalOptions
 from vadcli.options.fields import PANELS, DecoderChoice, default_of, effective, option
 from vadcli.options.groups import (
     DEFAULT_MODEL,
@@ -31,11 +32,13 @@ __all__ = [
     "DEFAULT_OUT",
     "DETECTOR_CHOICES",
     "MASK_CHOICES",
+    "METRIC_GROUPS",
     "PANELS",
     "BenchOptions",
     "DecodeOptions",
     "DecoderChoice",
     "DetectorOptions",
+    "EvalOptions",
     "EventsOptions",
     "FindOptions",
     "RenderOptions",

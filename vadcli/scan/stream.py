@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vadcli.detectors.scoring import ScoringPool
-from vadcli.errors import OutputError, VideoError
+from vadcli.errors import DeviceError, OutputError, VideoError, WeightsError
 from vadcli.scan.job import ScanJob
 from vadcli.scan.propagation import Interrupted
 from vadcli.scan.results import write_failure
@@ -107,6 +107,9 @@ class ScanStream:
 
         Yields:
             Progress, and one result a video that ended.
+
+        Raises:
+            DeviceError, WeightsError: the detector can't go on; what was scored is kept for the next run.
         """
         try:
             with ScoringPool[list[_Pending]](self.job.detector) as pool:
@@ -143,6 +146,8 @@ class ScanStream:
 
     def _store_all(self, done: Iterable[tuple[list[_Pending], ClipScores | Exception]]) -> Iterator[Update]:
         for batch, scores in done:
+            if isinstance(scores, DeviceError | WeightsError):  # no video's fault, and the next one fares no better
+                raise scores
             if isinstance(scores, Exception):
                 log.debug("the detector failed", exc_info=scores)
                 self._broken |= {item.clip.video: _trouble("score", item.clip.video, scores) for item in batch}
