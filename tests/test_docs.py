@@ -14,7 +14,16 @@ import pytest
 
 from vadcli import config
 from vadcli.cli import app
-from vadcli.options import EventsOptions, RenderOptions, ScanOptions, preset_names
+from vadcli.options import (
+    BenchOptions,
+    EvalOptions,
+    EventsOptions,
+    RenderOptions,
+    ScanOptions,
+    WeightsImportOptions,
+    WeightsPullOptions,
+    preset_names,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -41,10 +50,14 @@ def test_completions_are_fresh(shell: str, name: str) -> None:
 def test_every_command_is_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+    names += [group.name for group in app.registered_groups if group.name]
     assert [name for name in names if f"vadcli {name}" not in readme] == []
 
 
-@pytest.mark.parametrize("kind", [ScanOptions, EventsOptions, RenderOptions])
+@pytest.mark.parametrize(
+    "kind",
+    [ScanOptions, EventsOptions, RenderOptions, EvalOptions, BenchOptions, WeightsPullOptions, WeightsImportOptions],
+)
 def test_every_option_has_help_and_an_environment_variable(kind: type) -> None:
     reference = (ROOT / "docs" / "cli.md").read_text()
     for item in fields(kind):
