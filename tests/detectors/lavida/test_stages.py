@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from tests.detectors.lavida.models import films
 from vadcli.detectors.lavida.detector import LavidaDetector
@@ -65,3 +66,10 @@ def test_another_ratio_needs_no_other_weights(detector: LavidaDetector) -> None:
     assert np.abs(detector.score(batch()).raw - fifth).max() > 1e-4
     detector.reconfigure(before)
     np.testing.assert_array_equal(detector.score(batch()).raw, fifth)
+
+
+def test_single_precision_is_not_rounded_in_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    options = DetectorOptions(model="lavida-tiny", allow_untrained=True, device="cpu", precision="fp32")
+    LavidaDetector(options).load(torch.device("cpu"))
+    assert not torch.backends.cudnn.allow_tf32

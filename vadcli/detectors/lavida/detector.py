@@ -196,10 +196,14 @@ class LavidaDetector:
 
     def load(self, device: torch.device) -> Lavida:
         """The model on a device."""
+        import torch
+
         from vadcli.detectors.lavida import checkpoint
         from vadcli.detectors.lavida.running import dtype_for
 
         dtype = dtype_for(self.options.precision, device)
+        if dtype is torch.float32:
+            torch.backends.cudnn.allow_tf32 = False  # convolutions too: else fp32 would depend on the batch size
         if self.folder is None:
             model = checkpoint.random_model(self.config, seed=self.config.seed, device=device, dtype=dtype)
         else:
