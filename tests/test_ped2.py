@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from benchmarks._baselines import difference, smoothed
 from vadcli.outputs.mask_video import read_masks
 
 CLIPS = ("01", "02", "03", "04", "05", "06")
@@ -50,12 +50,8 @@ def histogram_auc(positive: np.ndarray, negative: np.ndarray) -> float:
 
 def plain_difference(ped2: Path, clip: str) -> np.ndarray:
     """What a detector must beat: the largest 5x5 box of the difference to the frame before, smoothed like the scores."""
-    frames = [np.asarray(Image.open(path).convert("L"), np.float32) for path in sorted((ped2 / "test" / clip).glob("*.jpg"))]
-    steps = [np.abs(b - a) for a, b in pairwise(frames)]
-    boxes = [np.lib.stride_tricks.sliding_window_view(step, (5, 5))[::2, ::2].mean(axis=(2, 3)).max() for step in steps]
-    kernel = np.exp(-0.5 * (np.arange(-16, 17) / 4.0) ** 2)  # sigma 0.4 s at 10 frames a second
-    values, ones = np.array([boxes[0], *boxes]), np.ones(len(frames))
-    return np.convolve(values, kernel, "same") / np.convolve(ones, kernel, "same")
+    frames = [np.asarray(Image.open(path).convert("L")) for path in sorted((ped2 / "test" / clip).glob("*.jpg"))]
+    return smoothed(difference(np.stack(frames), box_px=5).scores, 10.0)
 
 
 @pytest.mark.shared

@@ -1,0 +1,103 @@
+"""The words around the figures of accuracy.md, and the figures that others published."""
+
+from __future__ import annotations
+
+QUOTED = """\
+Copied from the tables of the LAVIDA paper, in percent; nothing of it was run here, and none of these rows has a
+published interval.
+
+Its Table 2, pixel ROC-AUC on UCSD Ped2: masks at 158×238, every frame scored (interval 1), the whole test set of 12
+clips. The nearest column above is "pixel ROC-AUC at 158×238"; it is over {count} clips.
+
+| method | training | pixel ROC-AUC |
+|---|---|---|
+| AdaCLIP | fine-tuned | 53.06 |
+| AnomalyCLIP | fine-tuned | 54.25 |
+| DDAD | supervised | 55.87 |
+| SimpleNet | supervised | 52.49 |
+| DRAEM | supervised | 69.58 |
+| TAO | fine-tuned | 75.11 |
+| LAVIDA, the paper itself | zero-shot | 87.68 |
+
+Its Table 1, frame figures on other data sets, none of which is measured above: all frames of the test set together, a
+score held up to the next sampled frame (every 4th frame of UBnormal, every 2nd of ShanghaiTech, every 128th of
+UCF-Crime and XD-Violence). The published evaluator appends artificial end points (0, 0) and (1, 1) to labels and
+scores, which `vadcli eval` does only with `--endpoints`, and it computes ROC-AUC on XD-Violence, where the table says
+AP.
+
+| method | training | UBnormal ROC-AUC | ShanghaiTech ROC-AUC | UCF-Crime ROC-AUC | XD-Violence AP as printed |
+|---|---|---|---|---|---|
+| MemAE (ICCV 2019) | unsupervised | – | 71.2 | – | – |
+| GODS (ICCV 2019) | unsupervised | – | – | 70.4 | 61.56 |
+| MSMA (ICLR 2021) | unsupervised | – | 76.7 | 64.5 | – |
+| GCL (CVPR 2022) | unsupervised | – | 79.62 | 74.2 | – |
+| FastAno (WACV 2022) | unsupervised | – | 72.2 | – | – |
+| FPDM (ICCV 2023) | unsupervised | 62.7 | 78.6 | 74.7 | – |
+| MULDE (CVPR 2024) | unsupervised | 72.8 | 81.3 | 78.5 | – |
+| AED-MAE (CVPR 2024) | unsupervised | 58.5 | 79.1 | – | – |
+| MA-PDM (AAAI 2025) | unsupervised | 63.4 | 79.2 | – | – |
+| CLIP-TSA (ICIP 2023) | weakly supervised | – | – | 87.58 | 82.19 |
+| TPWNG (CVPR 2024) | weakly supervised | – | – | 87.79 | 83.68 |
+| VadCLIP (AAAI 2024) | weakly supervised | – | – | 88.02 | 84.51 |
+| Holmes-VAU (CVPR 2025) | weakly supervised | – | – | 87.68 | 88.96 |
+| VERA (CVPR 2025) | weakly supervised | – | – | 86.55 | 56.27 |
+| PI-VAD (CVPR 2025) | weakly supervised | – | – | 90.33 | 85.37 |
+| Anomize (CVPR 2025) | weakly supervised | – | – | 84.49 | 69.31 |
+| AnomalyRuler (ECCV 2024) | few-shot | 71.9 | 85.2 | – | – |
+| LAVAD (CVPR 2024) | zero-shot | – | – | 80.82 | 62.01 |
+| AnyAnomaly (WACV 2026) | zero-shot | 74.5 | 79.7 | 80.7 | – |
+| EventVAD (ACM 2025) | zero-shot | – | – | 82.03 | 64.04 |
+| LAVIDA, the paper itself | zero-shot | 76.45 | 85.28 | 82.18 | 90.62 |
+
+The paper's own tables differ on the full model: ShanghaiTech is 85.28 in Tables 1 and 4, 85.02 in Table 3 and 80.64
+in Table 5.
+"""
+
+PAGE = """\
+# Accuracy
+
+Written by `python benchmarks/accuracy.py`; don't edit. Figures with their 95 % intervals from 1,000 resamples of the clips.
+
+## UCSD Ped2, measured here
+
+{count} test clips ({clips}), {frames} frames of 360×240 at 10 a second. No row has seen a label or a training clip.
+Every figure comes from `vadcli eval`; the last column is the paired difference to the first row, both weighed by the
+same drawn clips.
+
+| what | frame ROC-AUC | frame AP | pixel ROC-AUC | pixel ROC-AUC at 158×238 | pixel AP | frame ROC-AUC minus the first row's |
+|---|---|---|---|---|---|---|
+{figures}
+
+{verdict}
+
+The box of 21×21 pixels is about what the motion detector averages over (5×5 cells of 4×4 pixels); the one of 5×5
+pixels is the usual "plain frame difference". With {count} clips the intervals are wide, and Ped2 suits whatever takes
+fast for odd: expect less elsewhere. Neither flow nor difference has a scale that carries over to another camera,
+knows shots, light or a camera that moves, or says how often a value is usual; ROC-AUC asks for none of that.
+
+## How each row came about
+
+PED2 stands for the data set's folder.
+
+- **`motion`**: all clips scanned together, as frame folders of one camera, which is fitted on these same clips.
+- **its channels alone**: the same camera model, read back from the output's `cameras/`; *motion* is how much each
+  cell moves, *rarity* how far that is from what is usual there. Each is steadied over time as the two together are; a
+  frame's score is its highest cell.
+- **frame difference**: the change of a pixel to the frame before, averaged over a box; a frame's score is its highest
+  box, or the mean of the whole frame where the row says so. Pixel scores are the boxes, or the pixels' own.
+- **optical flow**: the length of OpenCV's DIS flow (medium) from the frame before, averaged over a box.
+- **MOG2**: OpenCV's background subtraction (variance threshold 16, no shadows), as common motion scanners use it; it
+  sees all clips once before it scores them. A frame's score is the share of foreground; pixels are foreground or not,
+  which costs it pixel figures.
+
+Frame scores of all rows are smoothed alike (Gaussian, 0.4 s); pixel scores are masks of 8 bits.
+`python benchmarks/accuracy.py` runs the scan below and writes the other rows' outputs as a scan writes them. Then, a
+row a pair of commands:
+
+```
+{commands}
+```
+
+## Quoted, not measured here
+
+{quoted}"""

@@ -1,0 +1,223 @@
+"""What runs without weights on UCSD Ped2, every figure through `vadcli eval`: writes benchmarks/accuracy.md.
+
+python benchmarks/accuracy.py [--root DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _accuracy_text import PAGE, QUOTED
+from _baselines import Baseline, Foreground, Motion, difference, mean_difference, optical_flow, smoothed
+from _measure import VADCLI, WORK
+from _outputs import Scored, write_output
+from PIL import Image
+
+from vadcli.detectors.motion.camera import from_model
+from vadcli.detectors.motion.detector import MotionDetector
+from vadcli.detectors.motion.grid import grid_for
+from vadcli.detectors.motion.scoring import Channels, channels_of, measure, peaks
+from vadcli.outputs.camera_model import read_camera
+from vadcli.outputs.mask_video import upsample_mask
+from vadcli.types import ByteArray, FloatArray
+
+REPO = Path(__file__).resolve().parents[1]
+SHARED = REPO.parent / "shared" / "data" / "ucsd_ped2"
+TARGET = Path(__file__).with_name("accuracy.md")
+FPS = 10.0
+CLIP = "[0-9][0-9]", "Test[0-9][0-9][0-9]"
+PAPER_SIZE = "158x238"
+TOP = 99.9  # the percentile of all pixels that becomes half of the masks' range
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: for people.
+        out: the output folder.
+    """
+
+    name: str
+    out: Path
+
+
+@dataclass(frozen=True)
+class Footage:
+    """The test clips.
+
+    Attributes:
+        root: the data set's folder, as `--root` takes it.
+        clips: frame folders in order.
+        frames: by clip's name, (N, H, W) uint8.
+    """
+
+    root: Path
+    clips: tuple[Path, ...]
+    frames: dict[str, ByteArray]
+
+    @classmethod
+    def of(cls, root: Path) -> Footage:
+        """Read all clips: test/NN of the plain layout, Test/TestNNN of the official archive."""
+        places = (root, root / "UCSDped2")
+        test = next((place / name for place in places for name in ("test", "Test") if (place / name).is_dir()), None)
+        clips = sorted(path for pattern in CLIP for path in (test.glob(pattern) if test else ()) if path.is_dir())
+        if not clips:
+            raise SystemExit(f"{root}: holds neither test/NN nor Test/TestNNN; name the folder of UCSD Ped2 with --root")
+        return cls(root, tuple(clips), {clip.name: _pictures(clip) for clip in clips})
+
+
+def _pictures(clip: Path) -> ByteArray:
+    paths = sorted(path for path in clip.iterdir() if path.suffix.lower() in (".jpg", ".tif", ".png"))
+    return np.stack([np.asarray(Image.open(path).convert("L")) for path in paths])
+
+
+def scanned(footage: Footage, work: Path) -> tuple[Row, str]:
+    """The motion detector through `vadcli scan`, and that command: all clips together, no labels and no training clips."""
+    out = work / "motion"
+    options = ["--frames-as-video", "--fps", f"{FPS:g}", "--masks", "video", "--out", str(out), "--quiet"]
+    command = ["scan", *map(str, footage.clips), *options]
+    subprocess.run([*VADCLI, *command], check=True)
+    return Row("`motion`", out), _shown(command, footage)
+
+
+def alone(footage: Footage, motion: Row) -> Iterator[Row]:
+    """Each channel of the motion detector by itself, with the camera that the scan fitted, smoothed and steadied alike."""
+    options = MotionDetector().options
+    fitted = from_model(read_camera(next((motion.out / "cameras").glob("*.json"))))
+    channels: dict[str, Channels] = {}
+    for clip, frames in footage.frames.items():
+        seen, times = np.ones(len(frames), np.bool_), np.arange(len(frames)) / FPS
+        grid = grid_for(*frames.shape[1:], options.cell_px, options.box_cells)
+        maps = measure(frames, timestamp=times, seen=seen, fitted=fitted, grid=grid, options=options)
+        channels[clip] = channels_of(maps, video=clip, fitted=fitted, options=options)
+    for name in ("motion", "rarity"):
+        cells = {clip: _steadied(found, getattr(found, name)) for clip, found in channels.items()}
+        found = {clip: Motion(each, peaks(each)) for clip, each in cells.items()}
+        yield _written(f"`motion`, its {name} channel alone", f"channel-{name}", footage, found, motion.out.parent)
+
+
+def _steadied(found: Channels, cells: FloatArray) -> FloatArray:
+    return np.tensordot(found.steadying, np.nan_to_num(cells), axes=1).astype(np.float32)
+
+
+def baselines(footage: Footage, work: Path) -> Iterator[Row]:
+    """What a detector has to beat."""
+    kinds: dict[str, tuple[str, Baseline]] = {
+        "difference-5": ("frame difference, highest 5×5 box", partial(difference, box_px=5)),
+        "difference-21": ("frame difference, highest 21×21 box", partial(difference, box_px=21)),
+        "difference-mean": ("frame difference, mean of the frame", mean_difference),
+        "flow-5": ("optical flow (DIS), highest 5×5 box", partial(optical_flow, box_px=5)),
+        "flow-21": ("optical flow (DIS), highest 21×21 box", partial(optical_flow, box_px=21)),
+        "mog2": ("MOG2, share of foreground", Foreground(list(footage.frames.values()))),
+    }
+    for key, (name, baseline) in kinds.items():
+        found = {clip: baseline(frames) for clip, frames in footage.frames.items()}
+        yield _written(name, key, footage, found, work)
+
+
+def _written(name: str, key: str, footage: Footage, found: dict[str, Motion], work: Path) -> Row:
+    """An output folder of scores and masks; x / (x + scale), one scale for all clips, keeps their order."""
+    pixels = np.concatenate([each.maps.ravel() for each in found.values()])
+    scale = max(float(np.percentile(pixels, TOP)), 1e-6)
+    middle = float(np.median(np.concatenate([each.scores for each in found.values()]))) or 1e-6
+
+    def scored() -> Iterator[Scored]:
+        for clip, each in found.items():
+            _, height, width = footage.frames[clip].shape
+            values = smoothed(each.scores, FPS)
+            masks = (upsample_mask(_bytes(cells / (cells + scale)), width, height) for cells in each.maps)
+            yield Scored(clip, FPS, width, height, values / (values + middle), masks)
+
+    return Row(name, write_output(work / key, scored(), detector=key))
+
+
+def _bytes(values: FloatArray) -> ByteArray:
+    return np.rint(values * 255).astype(np.uint8)
+
+
+def evaluated(rows: list[Row], footage: Footage, *options: str) -> list[dict[str, Any]]:
+    """What `vadcli eval` says of every row, with paired differences to the first."""
+    command = ["eval", "--compare", *(str(row.out) for row in rows), "--dataset", "ped2", "--root", str(footage.root), *options]
+    done = subprocess.run([*VADCLI, *command, "--no-save", "--json"], check=True, stdout=subprocess.PIPE, text=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def _commands(row: Row, footage: Footage) -> list[str]:
+    base = ["eval", str(row.out), "--dataset", "ped2", "--root", str(footage.root)]
+    small = ["--metrics", "pixel", "--pixel-size", PAPER_SIZE]
+    return [_shown(command, footage) for command in ([*base, "--metrics", "frame,pixel"], [*base, *small])]
+
+
+def _shown(command: list[str], footage: Footage) -> str:
+    """A command with PED2 for the data set's folder and paths from the repository's root."""
+    clips = " ".join(map(str, footage.clips))
+    text = shlex.join(["vadcli", *command]).replace(clips, f"{footage.clips[0].parent}/*")
+    return text.replace(str(footage.root), "PED2").replace(f"{REPO}/", "")
+
+
+def main() -> None:
+    """Scan, write the baselines, evaluate all of them and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", type=Path, default=SHARED, help="UCSD Ped2: test/NN, or the official archive's folder")
+    footage = Footage.of(parser.parse_args().root)
+    work = WORK / "accuracy"
+    shutil.rmtree(work, ignore_errors=True)
+    motion, scan = scanned(footage, work)
+    rows = [motion, *alone(footage, motion), *baselines(footage, work)]
+    whole = evaluated(rows, footage, "--metrics", "frame,pixel")
+    small = evaluated(rows, footage, "--metrics", "pixel", "--pixel-size", PAPER_SIZE)
+    commands = [scan, *(command for row in rows for command in _commands(row, footage))]
+    TARGET.write_text(_page(footage, rows, whole, small, commands), encoding="utf-8")
+    print(TARGET)
+
+
+def _page(footage: Footage, rows: list[Row], whole: list[Any], small: list[Any], commands: list[str]) -> str:
+    return PAGE.format(
+        clips=f"{footage.clips[0].name} to {footage.clips[-1].name}",
+        count=len(footage.clips),
+        frames=f"{sum(map(len, footage.frames.values())):,}",
+        figures="\n".join(_line(*each) for each in zip(rows, whole, small, strict=True)),
+        verdict=_verdict(rows, whole),
+        commands="\n".join(commands),
+        quoted=QUOTED.format(count=len(footage.clips)),
+    )
+
+
+def _line(row: Row, whole: dict[str, Any], small: dict[str, Any]) -> str:
+    frame, pixel = whole["metrics"]["frame"], whole["metrics"]["pixel"]
+    cells = [_cell(frame["auc_micro"]), _cell(frame["ap_micro"]), _cell(pixel["auc"])]
+    cells += [_cell(small["metrics"]["pixel"]["auc"]), _cell(pixel["ap"])]
+    difference_to_first = whole.get("difference_to_first")
+    cells.append(_cell(difference_to_first["frame"]["auc_micro"], sign="+") if difference_to_first else "")
+    return f"| {row.name} | " + " | ".join(cells) + " |"
+
+
+def _verdict(rows: list[Row], whole: list[dict[str, Any]]) -> str:
+    """Which rows rank frames at least as well as the first: said in words, so that nobody has to look for it."""
+    first = whole[0]["metrics"]["frame"]["auc_micro"]["value"]
+    better = [row.name for row, each in zip(rows, whole, strict=True) if each["metrics"]["frame"]["auc_micro"]["value"] > first]
+    if not better:
+        return "No other row ranks these frames better than the first."
+    return f"**On these clips the first row is beaten at ranking frames by: {'; '.join(better)}.**"
+
+
+def _cell(metric: dict[str, Any], sign: str = "") -> str:
+    if metric["value"] is None:
+        return "undefined"
+    return "{value:{sign}.3f} [{ci_low:{sign}.3f}, {ci_high:{sign}.3f}]".format(sign=sign, **metric)
+
+
+if __name__ == "__main__":
+    main()
