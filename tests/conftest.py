@@ -6,6 +6,13 @@ from pathlib import Path
 
 import pytest
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What tests/gpu reads."""
+    parser.addoption("--gpu", action="store_true", help="run tests/gpu; without a CUDA device they fail")
+    parser.addoption("--gpu-rehearsal", action="store_true", help="run on the CPU what of tests/gpu can run there")
+
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

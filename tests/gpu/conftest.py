@@ -1,0 +1,55 @@
+"""Tests that need a CUDA device. A run that asked for them can't pass by skipping them.
+
+pytest tests/gpu                  skipped, and says so
+pytest tests/gpu --gpu            on the GPU; an error where torch sees none (also by VADCLI_GPU_TESTS=1)
+pytest tests/gpu --gpu-rehearsal  what needs no CUDA by its nature, on the CPU: checks the tests, not the GPU
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+HERE = os.path.dirname(__file__)
+WITHOUT = "GPU tests are asked for by --gpu or VADCLI_GPU_TESTS=1"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted = config.getoption("--gpu") or os.environ.get("VADCLI_GPU_TESTS") == "1"
+    rehearsal = config.getoption("--gpu-rehearsal")
+    for item in items:
+        if not str(item.path).startswith(HERE):
+            continue
+        item.add_marker(pytest.mark.gpu)
+        if not wanted and not rehearsal:
+            item.add_marker(pytest.mark.skip(reason=WITHOUT))
+        elif not wanted and item.get_closest_marker("cuda_only"):
+            item.add_marker(pytest.mark.skip(reason="a rehearsal has no CUDA memory or kernels to look at"))
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Where the tests compute."""
+    if request.config.getoption("--gpu-rehearsal"):
+        torch.set_num_threads(1)
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        pytest.fail(f"GPU tests were asked for, and torch {torch.__version__} sees no CUDA device")
+    return torch.device("cuda", 0)
+
+
+@pytest.fixture(autouse=True)
+def tidy(device: torch.device) -> Iterator[None]:
+    """No test sees another's memory or limits; fp32 is not rounded, as in a scan."""
+    torch.backends.cudnn.allow_tf32 = False
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    yield
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        torch.cuda.empty_cache()

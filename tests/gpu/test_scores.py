@@ -1,0 +1,107 @@
+"""Scores on a GPU: those of the CPU, in fp16 as in fp32, whatever the batch and however many calls run at a time."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from tests.gpu.models import CATEGORIES, batch_of, built, clips, mid, tiny_detector, with_ratio
+from vadcli.detectors.lavida.compress import CompressionOptions, compress
+from vadcli.detectors.lavida.config import LavidaConfig, load_preset
+from vadcli.detectors.scoring import ScoringPool
+
+HALF_TOLERANCE = 0.005
+"""Largest difference of a frame's score between fp16 and fp32 where the same tokens are kept."""
+HALF_MEDIAN = 0.02
+"""Median difference where compression chooses for itself: fp16 tokens may tip a choice between near equals."""
+EXACT = 2e-4
+"""fp32 on a GPU sums in another order than on a CPU, and another one for another batch size."""
+
+TINY = load_preset("lavida-tiny")
+
+
+def scores_of(config: LavidaConfig, device: torch.device, dtype: torch.dtype, frames: np.ndarray) -> np.ndarray:
+    """(B, T) frame scores."""
+    model = built(config, device, dtype)
+    with torch.inference_mode():
+        verdict = model(torch.from_numpy(frames).to(device), model.questions(CATEGORIES))
+    return verdict.object_logit.sigmoid().double().cpu().numpy()
+
+
+@pytest.mark.parametrize("config", [pytest.param(TINY, id="tiny"), pytest.param(mid(), id="mid", marks=pytest.mark.cuda_only)])
+@pytest.mark.parametrize("ratio", [1.0, 0.2])
+def test_half_precision_gives_the_scores_of_single_precision(config: LavidaConfig, ratio: float, device: torch.device) -> None:
+    frames = clips(3 if config.name == "lavida-tiny" else 1)
+    single, half = (scores_of(with_ratio(config, ratio), device, dtype, frames) for dtype in (torch.float32, torch.float16))
+    assert np.isfinite(half).all()
+    difference = np.abs(single - half)
+    if ratio == 1.0:
+        assert difference.max() < HALF_TOLERANCE
+    assert np.median(difference) < HALF_MEDIAN
+
+
+def test_a_gpu_gives_the_scores_and_masks_of_a_cpu(device: torch.device) -> None:
+    given = batch_of(clips(4))
+    here, there = tiny_detector(device, precision="fp32").score(given), tiny_detector("cpu", precision="fp32").score(given)
+    np.testing.assert_allclose(here.raw, there.raw, atol=EXACT)
+    assert here.mask is not None
+    assert there.mask is not None
+    np.testing.assert_allclose(here.mask, there.mask, atol=EXACT)
+
+
+def test_compression_keeps_the_same_tokens_as_on_a_cpu(device: torch.device) -> None:
+    tokens = torch.randn(900, 256, generator=torch.Generator().manual_seed(0))
+    for ratio in (0.5, 0.1):
+        here, there = (compress(tokens.to(where), CompressionOptions(ratio)) for where in (device, torch.device("cpu")))
+        assert here.kept.tolist() == there.kept.tolist()
+        assert here.owner.tolist() == there.owner.tolist()
+        torch.testing.assert_close(here.tokens.cpu(), there.tokens, atol=1e-5, rtol=1e-5)
+
+
+def test_scores_do_not_depend_on_the_batch(device: torch.device) -> None:
+    detector = tiny_detector(device, precision="fp32")
+    frames = clips(8)
+    whole = detector.score(batch_of(frames)).raw
+    for size in (1, 3):
+        parts = [detector.score(batch_of(frames[start : start + size])).raw for start in range(0, 8, size)]
+        np.testing.assert_allclose(np.concatenate(parts), whole, atol=EXACT)
+
+
+def test_calls_at_the_same_time_do_not_disturb_each_other(device: torch.device) -> None:
+    """Copies run on a stream of their own beside the other call's computing: each must wait for its own."""
+    detector = tiny_detector(device, precision="fp32")
+    detector.prepare()
+    batches = [batch_of(clips(1 + number % 4, seed=number)) for number in range(24 if device.type == "cuda" else 6)]
+    alone = [detector.score(each).raw for each in batches]
+    with ThreadPoolExecutor(max(2, detector.parallel)) as threads:
+        together = [found.raw for found in threads.map(detector.score, batches)]
+    with ScoringPool[int](detector) as pool:
+        pooled = dict(found for number, each in enumerate(batches) for found in pool.submit(number, each)) | dict(pool.drain())
+    for number, wanted in enumerate(alone):
+        np.testing.assert_allclose(together[number], wanted, atol=EXACT)
+        found = pooled[number]
+        assert not isinstance(found, Exception)
+        np.testing.assert_allclose(found.raw, wanted, atol=EXACT)
+
+
+@pytest.mark.cuda_only
+def test_every_gpu_gives_the_same_scores(device: torch.device) -> None:
+    """With one GPU: its two calls at a time; with more: all of them."""
+    detector = tiny_detector("cuda", precision="fp32")
+    detector.prepare()
+    assert detector.parallel == 2 * torch.cuda.device_count()
+    batches = [batch_of(clips(2, seed=number)) for number in range(4 * detector.parallel)]
+    one = tiny_detector(device, precision="fp32")
+    with ThreadPoolExecutor(detector.parallel) as threads:
+        together = [found.raw for found in threads.map(detector.score, batches)]
+    for given, found in zip(batches, together, strict=True):
+        np.testing.assert_allclose(found, one.score(given).raw, atol=EXACT)
+
+
+@pytest.mark.cuda_only
+def test_a_gpu_computes_in_fp16_unless_told_otherwise(device: torch.device) -> None:
+    assert tiny_detector(device).load(device).dtype is torch.float16
+    assert tiny_detector(device, precision="bf16").load(device).dtype is torch.bfloat16
