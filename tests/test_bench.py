@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -279,6 +280,14 @@ def test_a_tables_rows_have_as_many_cells_as_its_head() -> None:
         for table in tables:
             assert len({line.count("|") for line in table}) == 1
             assert len({len(line) for line in table}) == 1
+
+
+@given(device_bytes=st.none() | st.integers(0, 2**40), busy=st.none() | st.floats(0, 1))
+def test_a_report_comes_back_from_its_json(device_bytes: int | None, busy: float | None) -> None:
+    found = report(device_bytes=device_bytes, busy=busy)
+    again = Report.from_json_lines(json.loads(json.dumps(line)) for line in found.json_lines())
+    assert again == found
+    assert again.text() == found.text()
 
 
 def tiny(**options: object) -> LavidaDetector:

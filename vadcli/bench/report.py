@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vadcli.bench.rounds import Round
@@ -64,8 +64,7 @@ class Throughput:
             "ratio": self.setting.ratio,
             "batch_size": self.setting.batch_size,
             "computed_at_a_time": self.computed,
-            "clips": [one.clips for one in self.rounds],
-            "seconds": [round(one.seconds, 4) for one in self.rounds],
+            "rounds": [asdict(one) for one in self.rounds],
             "clips_per_s": {"median": statistics.median(rates), "min": min(rates), "max": max(rates)},
             "frames_per_s": statistics.median(one.rows / one.seconds for one in self.rounds),
             "real_time": statistics.median(one.video_s / one.seconds for one in self.rounds),
@@ -73,6 +72,17 @@ class Throughput:
             "device_bytes": self.device_bytes,
             "host_bytes": self.host_bytes,
         }
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> Throughput:
+        """The inverse of `to_json`."""
+        return cls(
+            Setting(line["ratio"], line["batch_size"], line["baseline"]),
+            [Round(**one) for one in line["rounds"]],
+            line["device_bytes"],
+            line["host_bytes"],
+            line["computed_at_a_time"],
+        )
 
     def of(self, other: Throughput) -> float:
         """The median over rounds of the speed relative to another's in the same round."""
@@ -113,6 +123,19 @@ class Stages:
             "added_device_bytes": self.added_bytes or None,
             "device_busy": self.busy,
         }
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> Stages:
+        """The inverse of `to_json`."""
+        return cls(
+            line["ratio"],
+            line["batch_size"],
+            line["tokens"],
+            line["kept_tokens"],
+            line["ms_per_clip"],
+            line["added_device_bytes"] or {},
+            line["device_busy"],
+        )
 
 
 @dataclass(frozen=True)
@@ -156,9 +179,25 @@ class Report:
             "sampling": self.sampling,
             "weights_bytes": self.weights_bytes,
             "found_batch_size": self.found_batch,
-            "rounds": len(self.baseline.rounds),
             "best": {"ratio": best.setting.ratio, "batch_size": best.setting.batch_size, "of_baseline": best.of(self.baseline)},
         }
+
+    @classmethod
+    def from_json_lines(cls, lines: Iterable[Mapping[str, Any]]) -> Report:
+        """The inverse of `json_lines`."""
+        *measured, summary = lines
+        baseline, *settings = [Throughput.from_json(line) for line in measured if line["type"] == "throughput"]
+        return cls(
+            model=summary["model"],
+            machine=summary["machine"],
+            footage=summary["footage"],
+            sampling=summary["sampling"],
+            weights_bytes=summary["weights_bytes"],
+            found_batch=summary["found_batch_size"],
+            baseline=baseline,
+            settings=settings,
+            stages=[Stages.from_json(line) for line in measured if line["type"] == "stages"],
+        )
 
     def text(self) -> str:
         """Tables, in Markdown that also reads well as it is."""
