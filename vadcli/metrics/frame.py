@@ -93,6 +93,12 @@ class FrameSet:
         return _counts(self.scores, self.labels)
 
     @cached_property
+    def counts_by_video(self) -> tuple[tuple[IndexArray, IndexArray], ...]:
+        """`counts` of each video alone; kept."""
+        edges = zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True)
+        return tuple(_counts(self.scores[start:end], self.labels[start:end]) for start, end in edges)
+
+    @cached_property
     def tables(self) -> tuple[Numbers, Numbers]:
         """(V, K) positives and (V, K) negatives of each video by bins of ascending score, for resamples; kept."""
         return _tables(self.scores, self.labels, self.video, self.videos)
@@ -101,6 +107,12 @@ class FrameSet:
         """One more video of two rows: label 0 with score 0 and label 1 with score 1; raises ValueError beyond [0, 1]."""
         scores, labels = _appended(self.scores, self.labels)
         return FrameSet(scores, labels, np.append(self.offsets, len(scores)))
+
+    def each_with_endpoints(self) -> FrameSet:
+        """As `with_endpoints`, but two rows more at the end of each video."""
+        spans = zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True)
+        parts = [_appended(self.scores[start:end], self.labels[start:end]) for start, end in spans]
+        return FrameSet.of([scores for scores, _ in parts], [labels for _, labels in parts])
 
     def without_empty(self) -> FrameSet:
         """Without videos that have no row."""
@@ -166,10 +178,8 @@ def _micro(frames: FrameSet, area: Area, undefined: str, *, endpoints: bool) -> 
 
 
 def _macro(frames: FrameSet, area: Area, undefined: str, *, endpoints: bool) -> Estimate:
-    values = np.full(frames.videos, np.nan)
-    for video, (start, end) in enumerate(zip(frames.offsets[:-1].tolist(), frames.offsets[1:].tolist(), strict=True)):
-        scores, labels = frames.scores[start:end], frames.labels[start:end]
-        values[video] = area(*_counts(*(_appended(scores, labels) if endpoints else (scores, labels))))
+    used = frames.each_with_endpoints() if endpoints else frames
+    values = np.array([area(*counts) for counts in used.counts_by_video], np.float64)
     defined = ~np.isnan(values)
     count = int(defined.sum())
     notes = [ENDPOINTS] if endpoints else []
@@ -189,11 +199,20 @@ def _counts(scores: NDArray[Any], labels: BoolArray) -> tuple[IndexArray, IndexA
     """(K,) positives and negatives at each distinct score, ascending; K is 1 where there are no frames."""
     if not len(scores):
         return np.zeros(1, np.int64), np.zeros(1, np.int64)
-    order = np.argsort(scores)
-    ranked, truth = scores[order], labels[order]
+    classes = [_distinct(np.sort(scores[labels])), _distinct(np.sort(scores[~labels]))]  # far quicker than an argsort of all
+    values, _ = _distinct(np.sort(np.concatenate([found for found, _ in classes])))
+    counts = np.zeros((2, len(values)), np.int64)
+    for row, (found, many) in zip(counts, classes, strict=True):
+        row[np.searchsorted(values, found)] = many
+    return counts[0], counts[1]
+
+
+def _distinct(ranked: NDArray[Any]) -> tuple[NDArray[Any], IndexArray]:
+    """The distinct values of an ascending array, and how often each is there."""
+    if not len(ranked):
+        return ranked, np.empty(0, np.int64)
     starts = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))
-    positives = np.add.reduceat(truth, starts, dtype=np.int64)
-    return positives, np.diff(np.append(starts, len(ranked))) - positives
+    return ranked[starts], np.diff(np.append(starts, len(ranked)))
 
 
 def _tables(scores: NDArray[Any], labels: BoolArray, video: IndexArray, videos: int) -> tuple[Numbers, Numbers]:
