@@ -81,8 +81,8 @@ PED2 stands for the data set's folder.
 
 - **`motion`**: all clips scanned together, as frame folders of one camera, which is fitted on these same clips.
 - **its channels alone**: the same camera model, read back from the output's `cameras/`; *motion* is how much each
-  cell moves, *rarity* how far that is from what is usual there. Each is steadied over time as the two together are; a
-  frame's score is its highest cell.
+  cell moves, *rarity* how far that is from what is usual there. Each is steadied over time as the two together are,
+  over the whole clip at once; a frame's score is its highest cell.
 - **frame difference**: the change of a pixel to the frame before, averaged over a box; a frame's score is its highest
   box, or the mean of the whole frame where the row says so. Pixel scores are the boxes, or the pixels' own.
 - **optical flow**: the length of OpenCV's DIS flow (medium) from the frame before, averaged over a box.

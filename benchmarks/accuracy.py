@@ -1,6 +1,6 @@
 """What runs without weights on UCSD Ped2, every figure through `vadcli eval`: writes benchmarks/accuracy.md.
 
-python benchmarks/accuracy.py [--root DIR]
+python benchmarks/accuracy.py [--root DIR] [--page FILE]
 """
 
 from __future__ import annotations
@@ -171,7 +171,9 @@ def main() -> None:
     """Scan, write the baselines, evaluate all of them and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, default=SHARED, help="UCSD Ped2: test/NN, or the official archive's folder")
-    footage = Footage.of(parser.parse_args().root)
+    parser.add_argument("--page", type=Path, default=TARGET, help="what to write")
+    options = parser.parse_args()
+    footage = Footage.of(options.root)
     work = WORK / "accuracy"
     shutil.rmtree(work, ignore_errors=True)
     motion, scan = scanned(footage, work)
@@ -179,8 +181,8 @@ def main() -> None:
     whole = evaluated(rows, footage, "--metrics", "frame,pixel")
     small = evaluated(rows, footage, "--metrics", "pixel", "--pixel-size", PAPER_SIZE)
     commands = [scan, *(command for row in rows for command in _commands(row, footage))]
-    TARGET.write_text(_page(footage, rows, whole, small, commands), encoding="utf-8")
-    print(TARGET)
+    options.page.write_text(_page(footage, rows, whole, small, commands), encoding="utf-8")
+    print(options.page)
 
 
 def _page(footage: Footage, rows: list[Row], whole: list[Any], small: list[Any], commands: list[str]) -> str:
