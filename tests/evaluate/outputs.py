@@ -22,9 +22,15 @@ THRESHOLDS = Thresholds(0.5, 0.4, 0.0, 0.0)
 
 
 def write_scan(
-    out: Path, videos: dict[str, Sequence[float]], *, masks: dict[str, np.ndarray] | None = None, interval: int = 1
+    out: Path,
+    videos: dict[str, Sequence[float]],
+    *,
+    masks: dict[str, np.ndarray] | None = None,
+    interval: int = 1,
+    root: Path | None = None,
 ) -> Path:
-    """An output folder with these scores a row, every `interval`-th sampled; (S, H, W) uint8 masks a video where given."""
+    """An output folder with these scores a row, every `interval`-th sampled; (S, H, W) uint8 masks a video where given; `root`
+    is where the footage is said to lie."""
     layout = OutputLayout(out)
     for video, values in videos.items():
         rows = np.arange(len(values), dtype=np.int64)
@@ -39,7 +45,7 @@ def write_scan(
         for path in (layout.scores(video), layout.events(video)):
             path.parent.mkdir(parents=True, exist_ok=True)
         write_events(layout.events(video), document)
-        metadata = ScoresMetadata("0", "ab" * 32, {}, probe, (), "1/10", "fake", ".")
+        metadata = ScoresMetadata("0", "ab" * 32, {"root": str(root)} if root else {}, probe, (), "1/10", "fake", ".")
         write_scores(layout.scores(video), table, metadata)
         if masks and video in masks:
             layout.mask_video(video).parent.mkdir(parents=True, exist_ok=True)

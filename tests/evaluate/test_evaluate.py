@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -309,3 +310,31 @@ def test_what_is_found_in_a_normal_video_is_false_for_the_region_criteria(tmp_pa
     assert rbdc_of((found, np.zeros_like(false))) == pytest.approx(1.0)
     # 12 false regions at .98 in 12 frames come before the two true ones at .78: found only where a frame has one false region.
     assert rbdc_of((found, false)) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("suffix", ["", ".mp4"])
+def test_contact_sheets_show_the_very_row(tmp_path: Path, suffix: str) -> None:
+    """The frame of the worst miss and that of the worst false alarm have grey levels of their own."""
+    from PIL import Image
+
+    from tests.media import ffmpeg_exe
+
+    rows, miss, alarm = 30, 17, 4
+    frames = tmp_path / "footage" / "clip"
+    frames.mkdir(parents=True)
+    for row in range(rows):
+        level = {miss: 100, alarm: 180}.get(row, 30)
+        Image.fromarray(np.full((48, 64), level, np.uint8)).save(frames / f"{row:03d}.png")
+    if suffix:
+        lossless = ("-c:v", "libx264", "-qp", "0", "-pix_fmt", "yuv444p", "-bf", "2")
+        made = ("-framerate", str(FPS), "-i", str(frames / "%03d.png"), *lossless, str(frames.with_suffix(suffix)))
+        subprocess.run([ffmpeg_exe(), "-v", "error", *made], check=True)
+    given = np.full(rows, 0.1)
+    given[alarm], given[miss] = 0.9, 0.2
+    video = f"clip{suffix}"
+    out = write_scan(tmp_path / "out", {video: given}, root=frames.parent)
+    report, _ = evaluate(out, write_truth(tmp_path / "truth.csv", [f"{video},1.5,2.5,"]))
+    assert len(list(draw([report], tmp_path / "plots"))) == 4
+    for name, level in (("worst-misses", 100), ("worst-false-alarms", 180)):
+        picture = np.asarray(Image.open(tmp_path / "plots" / f"{name}.png").convert("L")).astype(int)
+        assert (np.abs(picture - level) <= 3).sum() > 5000, name
