@@ -164,9 +164,8 @@ def held_bytes(devices: Sequence[torch.device]) -> dict[torch.device, int]:
 
 
 def forget_peak(devices: Sequence[torch.device]) -> None:
-    """Begin a new peak, without what earlier work left behind in the allocator's hands."""
+    """Begin a new peak; what the allocator holds for later use doesn't count, and stays."""
     for device in cuda_of(devices):
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
 
 
