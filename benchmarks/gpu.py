@@ -1,0 +1,139 @@
+"""Everything that wants a GPU, in one go and under nine minutes: tests/gpu, then LAVIDA's real sizes with random weights.
+
+python benchmarks/gpu.py [--minutes M] [--models lavida-7b lavida-2b] [--out DIR]
+
+Writes benchmarks/results/<gpu>.md with every command, rewritten after each step, so that a run that is cut short leaves what
+it has. Exits 1 where a step fails or runs out of time, 4 without a GPU. `--rehearse` goes through the same steps on a CPU with
+lavida-tiny, to check the script itself; its file is no result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from vadcli.bench import Report
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).parent / "results"
+MINUTES = 8.5
+TESTS_SHARE = 0.4
+"""Of the time that the tests may take at most."""
+CLAIMS = """| claim | wanted | measured |
+|---|---|---|"""
+
+
+@dataclass
+class Page:
+    """The results file, step by step."""
+
+    path: Path
+    parts: list[str] = field(default_factory=list)
+    failed: bool = False
+
+    def add(self, command: list[str], said: str, seconds: float, *, failure: str = "") -> None:
+        """Write down a step: what was run, what it said, how long it took."""
+        shown = shlex.join(["python" if part == sys.executable else part for part in command])
+        self.failed = self.failed or bool(failure)
+        end = f"\n\n**{failure}**" if failure else ""
+        self.parts.append(f"`{shown}` ({seconds:.0f} s):\n\n{said.strip()}{end}\n")
+        self.write()
+
+    def write(self) -> None:
+        """As it stands."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text("\n".join(self.parts), encoding="utf-8")
+
+
+def run(command: list[str], limit_s: float) -> tuple[str, str, float]:
+    """(stdout, failure, seconds) of a command that is stopped after `limit_s`; what it says on stderr is passed on."""
+    print(f"$ {shlex.join(command)}", file=sys.stderr, flush=True)
+    started = time.monotonic()
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    failure = ""
+    try:
+        stdout, _ = process.communicate(timeout=max(1.0, limit_s))
+        if process.returncode:
+            failure = f"failed with exit code {process.returncode}"
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        try:
+            stdout, _ = process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            stdout, _ = process.communicate()
+        failure = f"stopped after {limit_s:.0f} s"
+    return stdout, failure, time.monotonic() - started
+
+
+def tests(page: Page, *, rehearse: bool, limit_s: float) -> None:
+    """The GPU tests; their own figures are among what they say."""
+    how = "--gpu-rehearsal" if rehearse else "--gpu"
+    command = [sys.executable, "-m", "pytest", "tests/gpu", how, "-rs", "--durations=5", "-p", "no:cacheprovider"]
+    said, failure, seconds = run(command, limit_s)
+    page.add(command, f"```\n{said.strip()}\n```", seconds, failure=failure)
+
+
+def bench(page: Page, model: str, *, rehearse: bool, limit_s: float) -> None:
+    """One model's tables, and what they say of the claims."""
+    options = ["--ratios", "1,0.2", "--batch-sizes", "1,8", "--seconds", "4", "--rounds", "3", "--json"]
+    if rehearse:
+        options = ["--ratios", "1,0.2", "--batch-sizes", "1,2", "--clips", "2", "--rounds", "1", "--device", "cpu", "--json"]
+    command = [sys.executable, "-m", "vadcli", "bench", "--model", model, "--random-weights", *options]
+    said, failure, seconds = run(command, limit_s)
+    lines = [json.loads(line) for line in said.splitlines()]
+    if failure or not lines:
+        page.add(command, said, seconds, failure=failure or "said nothing")
+        return
+    report = Report.from_json_lines(lines)
+    page.add(command, f"{report.text()}\n{claims(report)}", seconds)
+
+
+def claims(report: Report) -> str:
+    """The figures that were promised beside those that were measured."""
+    fifth = min(report.settings, key=lambda each: (each.setting.ratio, -each.setting.batch_size))
+    lines = [CLAIMS, f"| scan at ratio {fifth.setting.ratio:g} against the loop | >= 3 x | {fifth.of(report.baseline):.2f} x |"]
+    whole, least = report.stages[0], report.stages[-1]
+    if least.busy is not None:
+        lines.append(f"| GPU busy while files are scanned | >= 0.90 | {least.busy:.2f} |")
+    if least.added_bytes:
+        share = least.added_bytes["llm"] / whole.added_bytes["llm"]
+        lines.append(f"| prefill's memory, ratio {least.ratio:g} of ratio {whole.ratio:g} | <= 0.60 | {share:.2f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the steps, each within what is left of the time."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=MINUTES)
+    parser.add_argument("--models", nargs="+", default=["lavida-7b", "lavida-2b"])
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--rehearse", action="store_true", help="the same steps on a CPU, small")
+    options = parser.parse_args()
+    if not options.rehearse and not torch.cuda.is_available():
+        print(f"torch {torch.__version__} sees no CUDA device", file=sys.stderr)
+        sys.exit(4)
+    name = "rehearsal" if options.rehearse else torch.cuda.get_device_name(0)
+    page = Page(options.out / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', name).strip('-').lower()}.md")
+    page.parts.append(f"# {name}\n\nWritten by `python benchmarks/gpu.py`; see [the benchmarks' page](../README.md).\n")
+    end = time.monotonic() + 60 * options.minutes
+    tests(page, rehearse=options.rehearse, limit_s=60 * options.minutes * TESTS_SHARE)
+    models = ["lavida-tiny"] if options.rehearse else options.models
+    for number, model in enumerate(models):
+        left_s = end - time.monotonic()
+        bench(page, model, rehearse=options.rehearse, limit_s=left_s / (len(models) - number))
+    print(page.path)
+    sys.exit(page.failed)
+
+
+if __name__ == "__main__":
+    main()
