@@ -1,0 +1,50 @@
+"""Segmentation data sets in their official layouts, each a small class over one base; nothing is downloaded or unpacked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from vadcli.errors import UsageError
+from vadcli.train.datasets.ade20k import Ade20k
+from vadcli.train.datasets.base import ClipRule, DiskData
+from vadcli.train.datasets.cityscapes import Cityscapes
+from vadcli.train.datasets.mapillary import Mapillary
+from vadcli.train.datasets.mevis import MeVis
+from vadcli.train.datasets.ref_davis import RefDavis
+from vadcli.train.datasets.refcoco import RefCoco
+from vadcli.train.datasets.youtube_vos import RefYouTubeVos, YouTubeVos
+
+_VIDEOS: Mapping[str, Callable[..., DiskData]] = {
+    "youtube-vos": YouTubeVos,
+    "ref-youtube-vos": RefYouTubeVos,
+    "mevis": MeVis,
+    "ref-davis": RefDavis,
+    "refcoco": RefCoco,
+}
+_MAPS: Mapping[str, Callable[..., DiskData]] = {"cityscapes": Cityscapes, "ade20k": Ade20k, "mapillary": Mapillary}
+DATA_SETS: Mapping[str, Callable[..., DiskData]] = MappingProxyType({**_VIDEOS, **_MAPS})
+"""Every data set by the name that a recipe gives it."""
+
+
+def open_data(
+    name: str, root: Path, *, split: str = "train", rule: ClipRule | None = None, cache: Path | None = None
+) -> DiskData:
+    """Open a data set by its name.
+
+    Args:
+        name: one of `DATA_SETS`.
+        root: its folder, as its archives unpack.
+        split: `train`, or one of the data set's own.
+        rule: how videos are cut and pictures reduced.
+        cache: folder where what label maps show is kept; used by those that have maps of categories.
+
+    Raises:
+        UsageError: the name is unknown or the folder isn't this data set's.
+        DocumentError: a file is damaged.
+    """
+    if name not in DATA_SETS:
+        raise UsageError(f"{name!r} is no data set", hint=f"choose among {', '.join(DATA_SETS)}")
+    more = {"cache": cache} if name in _MAPS else {}
+    return DATA_SETS[name](root, split=split, rule=rule, **more)

@@ -1,0 +1,152 @@
+"""Annotation documents of data sets, read with bounds: whatever is wrong with one is one line that names the file.
+
+Names from inside a document never leave the data set's folder, and unpickling builds plain values alone.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vadcli.errors import DocumentError, UsageError
+
+MAX_DOCUMENT_BYTES = 4 * 2**30
+"""More than any annotation file of these data sets; MeViS's masks are the largest with some hundred MB."""
+
+ANEW = "unpack the official archive anew"
+Kind = TypeVar("Kind")
+
+
+def needed(root: Path, relative: str, *, name: str) -> Path:
+    """`root/relative`, which has to exist.
+
+    Raises:
+        UsageError: it doesn't.
+    """
+    path = root / relative
+    if not path.exists():
+        raise UsageError(
+            f"{root}: not a folder of {name}: {relative} is missing", hint="give the folder as the archives unpack"
+        )
+    return path
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        DocumentError: it can't be read or holds something else.
+    """
+    try:
+        found = json.loads(_read(path))
+    except (ValueError, RecursionError) as error:
+        raise DocumentError(f"{path}: not JSON: {_line(error)}", hint=ANEW) from error
+    return expect(path, "the file", found, dict)
+
+
+def read_lines(path: Path, *, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
+    """(number from 1, text) of every line that isn't blank.
+
+    Raises:
+        DocumentError: it can't be read or isn't text.
+    """
+    try:
+        text = _read(path).decode(encoding)
+    except UnicodeDecodeError as error:
+        raise DocumentError(f"{path}: not {encoding} text (byte {error.start})", hint=ANEW) from error
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            yield number, line.strip()
+
+
+def read_pickle(path: Path) -> object:
+    """Plain values from a pickle: numbers, texts, lists, dicts. One that asks for anything else is refused and runs nothing.
+
+    Raises:
+        DocumentError: it can't be read, is damaged or holds other things.
+    """
+    _read_size(path)
+    try:
+        with path.open("rb") as file:
+            return _PlainUnpickler(file, encoding="utf-8", errors="replace").load()
+    except OSError as error:
+        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=ANEW) from error
+    except Exception as error:  # a damaged pickle raises nearly anything
+        raise DocumentError(f"{path}: not a pickle of plain values: {_line(error)}", hint=ANEW) from error
+
+
+def expect(path: Path, where: str, value: object, kind: type[Kind]) -> Kind:
+    """`value`, which has to be of a kind.
+
+    Raises:
+        DocumentError: it isn't.
+    """
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise DocumentError(f"{path}: {where} should be {_KINDS.get(kind, kind.__name__)}, not {_short(value)}", hint=ANEW)
+    return value
+
+
+def entry(path: Path, where: str, holder: dict[str, Any], key: str, kind: type[Kind]) -> Kind:
+    """`holder[key]`, which has to be there and of a kind.
+
+    Raises:
+        DocumentError: it isn't.
+    """
+    if key not in holder:
+        raise DocumentError(f"{path}: {where} has no {key!r}", hint=ANEW)
+    return expect(path, f"{key!r} of {where}", holder[key], kind)
+
+
+def plain(path: Path, where: str, name: object) -> str:
+    """A name from inside a document, fit to be a file's or folder's name.
+
+    Raises:
+        DocumentError: it is empty or leads elsewhere.
+    """
+    text = expect(path, where, name, str)
+    if not text or text in {".", ".."} or any(sign in text for sign in "/\\\0"):
+        raise DocumentError(f"{path}: {where} should be a plain file name, not {_short(text)}", hint=ANEW)
+    return text
+
+
+def spoken(path: Path, where: str, text: object) -> str:
+    """A category or expression with single blanks; "" where there is no word."""
+    return " ".join(expect(path, where, text, str).split())
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> object:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+_KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "text", int: "a whole number"}
+
+
+def _read_size(path: Path) -> int:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=ANEW) from error
+    if not path.is_file() or size > MAX_DOCUMENT_BYTES:
+        raise DocumentError(f"{path}: not an annotation file ({size} bytes)", hint=ANEW)
+    return size
+
+
+def _read(path: Path) -> bytes:
+    _read_size(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=ANEW) from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
