@@ -118,3 +118,10 @@ def _truth(text: str) -> bool:
     if text.strip().lower() not in words:
         raise ValueError(text)
     return words[text.strip().lower()]
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept between runs, as the platform has it."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("vadcli")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
+from vadcli.config import cache_folder
 from vadcli.detectors.base import Detector
 from vadcli.errors import UsageError
 from vadcli.options import DetectorOptions
@@ -16,6 +18,8 @@ def _motion(options: DetectorOptions) -> Detector:
 
 
 def _lavida(options: DetectorOptions) -> Detector:
+    # torch makes this folder as soon as transformers is imported, by default among the temporary files, and leaves it there
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torchinductor"))
     from vadcli.detectors.lavida.detector import LavidaDetector
 
     return LavidaDetector(options)
