@@ -1,0 +1,245 @@
+"""Scenes drawn by lot: who plays, what they do, where, and what the place, the camera and the light are like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+
+from vadcli.train.synthetic.course import Course, course
+from vadcli.train.synthetic.options import WorldOptions
+from vadcli.train.synthetic.scene import Colour, Film, Light, Paint, Role, Scene, Sway, Thing
+from vadcli.train.synthetic.truth import BRIEF_FRAMES
+from vadcli.train.synthetic.words import COLOURS, DIRECTIONS, MOTIONS, SIZES, Pair
+
+T = TypeVar("T")
+
+RADII = {"small": (0.075, 0.1), "large": (0.155, 0.2), "": (0.1, 0.12)}
+_UNSIZED = ("growing", "shrinking")
+_PLANS = ("chase", "pass", "rest", "order")
+_PLACES_TRIED = 12
+
+
+@dataclass(frozen=True)
+class Palette:
+    """What may be drawn.
+
+    Attributes:
+        pairs: colours and shapes.
+        rare: pairs from which a share of the objects is drawn instead.
+        rare_share: that share.
+        motions: what objects may do.
+    """
+
+    pairs: tuple[Pair, ...]
+    rare: tuple[Pair, ...]
+    rare_share: float
+    motions: tuple[str, ...]
+
+    def pair(self, rng: np.random.Generator) -> Pair:
+        """A pair by lot."""
+        pool = self.rare if self.rare and rng.random() < self.rare_share else self.pairs
+        return _pick(pool, rng)
+
+    def motion(self, rng: np.random.Generator, *, other_than: str = "") -> str:
+        """A motion by lot."""
+        return _pick([motion for motion in self.motions if motion != other_than], rng)
+
+
+def draw_clip(options: WorldOptions, palette: Palette, rng: np.random.Generator) -> tuple[Scene, bool]:
+    """A clip's scene, and whether it is meant to be a hard one. Whether all of it can be seen is for `truth` to say."""
+    hard = bool(rng.random() < options.hard) and options.objects[1] > 1
+    count = max(int(rng.integers(options.objects[0], options.objects[1] + 1)), 1 + hard)
+    roles = [draw_role(palette, rng) for _ in range(count)]
+    planned = _pick(_PLANS, rng) if rng.random() < options.interactions else ""
+    planned = planned if count >= 2 + hard else ""  # the twin takes no part in it
+    roles = _arranged(roles, planned, palette, rng)
+    roles = _with_twin(roles, palette, rng) if hard else roles
+    middle_s = (options.frames - 1) / 2 / options.rate_hz
+    cast = [_enter(role, options, rng) for role in roles]
+    placed: list[Thing] = []
+    for thing in cast:
+        placed.append(place(thing, placed, middle_s=middle_s, rng=rng))
+    placed = _meeting(placed, planned, options, rng)
+    things = [placed[at] for at in rng.permutation(len(placed))]
+    return surround(things, options, middle_s=middle_s, rng=rng), hard
+
+
+def draw_role(palette: Palette, rng: np.random.Generator) -> Role:
+    """An object's words by lot; it comes or goes by itself nowhere."""
+    motion = palette.motion(rng)
+    return Role(palette.pair(rng), "" if motion in _UNSIZED else _pick(SIZES, rng), motion)
+
+
+def embody(role: Role, *, texture: float, rng: np.random.Generator) -> Thing:
+    """The object that plays a role, not yet placed."""
+    colour = tuple(float(np.clip(part + rng.uniform(-10, 10), 0, 255)) for part in COLOURS[role.pair[0]])
+    shade = (float(rng.uniform(-0.15, 0.15) * texture), float(rng.uniform(-0.15, 0.15) * texture))
+    stripes = (float(rng.choice([0.0, 0.14]) * texture), float(rng.uniform(3, 8)), float(rng.uniform(0, np.pi)))
+    radius = float(rng.uniform(*RADII[role.size]))
+    paint = Paint((colour[0], colour[1], colour[2]), shade, stripes)
+    return Thing(role.pair[1], Course(0.5, 0.5), radius, paint, angle=float(rng.uniform(-0.2, 0.2)), role=role)
+
+
+def place(thing: Thing, others: Sequence[Thing], *, middle_s: float, rng: np.random.Generator) -> Thing:
+    """The object on a course of its motion, where it can away from the others at `middle_s`."""
+    assert thing.role is not None
+    at = np.array([middle_s])
+    drawn = thing
+    for _ in range(_PLACES_TRIED):
+        margin = thing.radius + 0.02
+        spot = (float(rng.uniform(margin, 1 - margin)), float(rng.uniform(margin, 1 - margin)))
+        drawn = replace(thing, course=course(thing.role.motion, spot, middle_s=middle_s, rng=rng))
+        x, y = (part[0] for part in drawn.course.at(at))
+        centres = [(*(part[0] for part in other.course.at(at)), other.radius) for other in others]
+        if all(np.hypot(x - u, y - v) > 1.1 * (radius + thing.radius) for u, v, radius in centres):
+            break
+    return drawn
+
+
+def surround(cast: Sequence[Thing], options: WorldOptions, *, middle_s: float, rng: np.random.Generator) -> Scene:
+    """A place for the objects: grey things behind, among and before them, ground, camera, light and film."""
+    behind = [_clutter(rng, options, front=False) for _ in range(rng.integers(options.clutter + 1))]
+    front = [_clutter(rng, options, front=True) for _ in range(rng.integers(options.clutter + 1))]
+    among = list(cast)
+    for _ in range(rng.integers(options.distractors + 1)):
+        among.insert(int(rng.integers(len(among) + 1)), _distractor(rng, options, middle_s))
+    ground = _muted(rng, 45, 205)
+    lighting = options.lighting
+    gain = 1 + lighting * float(rng.uniform(-0.35, 0.15))
+    red, green, blue = (gain * (1 + lighting * float(part)) for part in rng.uniform(-0.06, 0.06, 3))
+    slope_x, slope_y = (lighting * float(part) for part in rng.uniform(-0.2, 0.2, 2))
+    flicker = (lighting * float(rng.uniform(0, 0.08)), float(rng.uniform(0.1, 2.0)), float(rng.uniform(0, 2 * np.pi)))
+    quality = int(rng.integers(12, 70))
+    film = Film(
+        float(rng.uniform(0, options.noise)),
+        quality if rng.random() < options.compressed else None,
+    )
+    light = Light((red, green, blue), (slope_x, slope_y), flicker)
+    things = (*behind, *among, *front)
+    return Scene(things, ground, options.texture, _sway(rng, options.shake), light, film, int(rng.integers(2**32)))
+
+
+def _with_twin(roles: list[Role], palette: Palette, rng: np.random.Generator) -> list[Role]:
+    """The last object looks like the first and does something else."""
+    first = roles[0]
+    motion = palette.motion(rng, other_than=first.motion)
+    size = "" if motion in _UNSIZED else first.size or _pick(SIZES, rng)
+    return [*roles[:-1], Role(first.pair, size, motion)]
+
+
+def _arranged(roles: list[Role], planned: str, palette: Palette, rng: np.random.Generator) -> list[Role]:
+    """The roles, the first two changed as a plan needs them, as far as their motions may be shown."""
+    moves = [motion for motion in palette.motions if motion.startswith("moving ")]
+    still = "standing still"
+    motions: tuple[str, str]
+    if planned == "chase" and moves:
+        motions = (_pick(moves, rng),) * 2
+    elif planned == "pass" and moves and still in palette.motions:
+        motions = (still, _pick(moves, rng))
+    elif planned in ("rest", "order") and still in palette.motions:
+        motions = (still, still)
+    else:
+        return roles
+    presence = "appearing" if planned == "order" else ""
+    changed = [
+        Role(role.pair, "small" if planned == "chase" else role.size or _pick(SIZES, rng), motion, presence)
+        for role, motion in zip(roles, motions, strict=False)
+    ]
+    return [*changed, *roles[2:]]
+
+
+def _enter(role: Role, options: WorldOptions, rng: np.random.Generator) -> Thing:
+    """The object that plays a role, with the time at which it comes or goes."""
+    frames = options.frames
+    first, last = 0, frames
+    if role.presence or role.motion in ("blinking", "falling") or rng.random() >= options.comings:
+        pass  # a planned order sets its times itself
+    elif role.motion == "standing still" and rng.random() < 0.7:
+        role = replace(role, presence="showing briefly")
+        first = int(rng.integers(1, frames - BRIEF_FRAMES))
+        last = first + int(rng.integers(2, BRIEF_FRAMES + 1))
+    else:
+        away = int(rng.integers(1, max(2, frames - 5)))
+        role = replace(role, presence=_pick(["appearing", "disappearing"], rng))
+        first, last = (away, frames) if role.presence == "appearing" else (0, frames - away)
+    thing = embody(role, texture=options.texture, rng=rng)
+    from_s = (first - 0.5) / options.rate_hz if first else -np.inf
+    until_s = (last - 0.5) / options.rate_hz if last < frames else np.inf
+    return replace(thing, from_s=from_s, until_s=until_s)
+
+
+def _meeting(cast: list[Thing], planned: str, options: WorldOptions, rng: np.random.Generator) -> list[Thing]:
+    """The first two brought together as planned, in space or in time, where their roles have come out so."""
+    if not planned:
+        return cast
+    one, other = cast[:2]
+    motions = [thing.role.motion for thing in (one, other) if thing.role]
+    apart = one.radius + other.radius
+    spot = one.course
+    match planned:
+        case "chase" if motions[0] == motions[1] and motions[0].startswith("moving "):
+            ahead = np.array(DIRECTIONS[motions[0].split()[1]]) * 0.5 * (apart + float(rng.uniform(0.03, 0.09)))
+            x, y = 0.25 + 0.5 * spot.x, 0.25 + 0.5 * spot.y  # nearer to the middle, so that both are seen
+            one = replace(one, course=replace(spot, x=x - float(ahead[0]), y=y - float(ahead[1])))
+            other = replace(other, course=replace(spot, x=x + float(ahead[0]), y=y + float(ahead[1])))
+        case "pass" if motions[1].startswith("moving "):
+            other = replace(other, course=replace(other.course, x=spot.x, y=spot.y))
+        case "rest" if motions == ["standing still"] * 2:
+            angle, near = float(rng.uniform(0, 2 * np.pi)), 0.75 * apart
+            x, y = spot.x + near * float(np.cos(angle)), spot.y + near * float(np.sin(angle))
+            other = replace(other, course=replace(other.course, x=x, y=y))
+        case "order" if motions == ["standing still"] * 2:
+            lead = int(rng.integers(1, options.frames - 4))
+            follow = int(rng.integers(lead + 2, options.frames - 1))
+            one = replace(one, from_s=(lead - 0.5) / options.rate_hz)
+            other = replace(other, from_s=(follow - 0.5) / options.rate_hz)
+    return [one, other, *cast[2:]]
+
+
+def _clutter(rng: np.random.Generator, options: WorldOptions, *, front: bool) -> Thing:
+    """A grey post, box or lump that stands still; narrow where it stands before the objects."""
+    kind = _pick(["post", "box", "lump"], rng)
+    spot = Course(float(rng.uniform(0, 1)), float(rng.uniform(0, 1)))
+    paint = _grey(rng, 0.2 * options.texture * float(rng.random()))
+    most = 0.6 if front else 1.0
+    if kind == "post":
+        upright = bool(rng.random() < 0.7)
+        thin = float(rng.uniform(0.025, 0.07)) * most / 0.6
+        middle = replace(spot, y=0.5) if upright else replace(spot, x=0.5)
+        return Thing("box", middle, 0.6, paint, wide=thin if upright else 1.0, tall=1.0 if upright else thin)
+    radius = float(rng.uniform(0.08, 0.22)) * most
+    return Thing(kind, spot, radius, paint, tall=float(rng.uniform(0.5, 1.0)))
+
+
+def _distractor(rng: np.random.Generator, options: WorldOptions, middle_s: float) -> Thing:
+    """A grey lump that moves like anything else, but has no name."""
+    moves = course(_pick(MOTIONS, rng), (float(rng.random()), float(rng.random())), middle_s=middle_s, rng=rng)
+    paint = _grey(rng, 0.15 * options.texture)
+    return Thing("lump", moves, float(rng.uniform(0.05, 0.12)), paint, tall=float(rng.uniform(0.6, 1.0)))
+
+
+def _grey(rng: np.random.Generator, contrast: float) -> Paint:
+    return Paint(_muted(rng, 40, 200), stripes=(contrast, float(rng.uniform(2, 9)), float(rng.uniform(0, np.pi))))
+
+
+def _muted(rng: np.random.Generator, low: float, high: float) -> Colour:
+    grey = rng.uniform(low, high)
+    red, green, blue = (float(np.clip(grey + part, 0, 255)) for part in rng.uniform(-14, 14, 3))
+    return red, green, blue
+
+
+def _sway(rng: np.random.Generator, most: float) -> Sway:
+    """Three waves for each direction, slow wide ones and a quick narrow one."""
+    strength = most * float(rng.random())
+    parts = np.array([0.5, 0.3, 0.2]) * strength
+    hz = rng.uniform([0.2, 0.8, 2.5], [0.6, 1.8, 6.0], (2, 3))
+    phases = rng.uniform(0, 2 * np.pi, (2, 3))
+    rows = tuple(tuple(map(float, row)) for row in np.stack([parts, parts]))
+    return Sway(rows, tuple(tuple(map(float, row)) for row in hz), tuple(tuple(map(float, row)) for row in phases))
+
+
+def _pick(pool: Sequence[T], rng: np.random.Generator) -> T:
+    return pool[int(rng.integers(len(pool)))]

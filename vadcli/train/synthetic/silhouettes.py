@@ -1,0 +1,106 @@
+"""Where things are seen: silhouettes with soft edges, and what remains visible of each behind those in front of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from vadcli.train.synthetic.scene import Scene, Thing
+from vadcli.train.synthetic.shapes import OUTLINES
+from vadcli.types import FloatArray, TimeArray
+
+_MARGIN = 1.15  # outlines lie within this many radii
+Window = tuple[slice, slice]
+
+
+@dataclass(frozen=True, eq=False)
+class Silhouette:
+    """A thing by itself, in a box that travels with it.
+
+    Attributes:
+        thing: what it is.
+        alpha: (T, b, c) float32, how much of each pixel it covers, beyond the picture too; 0 while it is not shown.
+        x, y: (T, b, c) float32, where the pixels are on the thing, in radii, turned with it.
+        top, left: (T,) int, where the box lies in the picture, which it may leave.
+    """
+
+    thing: Thing
+    alpha: FloatArray
+    x: FloatArray
+    y: FloatArray
+    top: list[int]
+    left: list[int]
+
+    def windows(self, size_px: int) -> Iterator[tuple[int, Window, Window]]:
+        """Frame, window in the picture, window in the box, of the frames in which any of it is in the picture."""
+        tall, wide = self.alpha.shape[1:]
+        for frame, (top, left) in enumerate(zip(self.top, self.left, strict=True)):
+            low, high, west, east = max(top, 0), min(top + tall, size_px), max(left, 0), min(left + wide, size_px)
+            if low < high and west < east and self.alpha[frame].any():
+                here = (slice(low, high), slice(west, east))
+                yield frame, here, (slice(low - top, high - top), slice(west - left, east - left))
+
+    @property
+    def area(self) -> FloatArray:
+        """(T,) px that it covers, the part beyond the picture and hidden parts included."""
+        covered: FloatArray = self.alpha.sum(axis=(1, 2))
+        return covered
+
+
+def silhouettes(scene: Scene, times_s: TimeArray, size_px: int) -> list[Silhouette]:
+    """Every thing's silhouette, far ones first, in a picture of this size."""
+    sway = scene.sway.at(times_s)
+    return [_silhouette(thing, times_s, sway, size_px) for thing in scene.things]
+
+
+def alone(shape: Silhouette, size_px: int) -> FloatArray:
+    """(T, H, W) coverage by one thing as if it were alone."""
+    cover = np.zeros((len(shape.alpha), size_px, size_px), np.float32)
+    for frame, here, there in shape.windows(size_px):
+        cover[frame][here] = shape.alpha[frame][there]
+    return cover
+
+
+def visible(shapes: list[Silhouette], size_px: int) -> FloatArray:
+    """(K, T, H, W) coverage by what is seen of each named object, far ones first."""
+    named = sum(shape.thing.role is not None for shape in shapes)
+    frames = len(shapes[0].alpha) if shapes else 0
+    cover = np.zeros((named, frames, size_px, size_px), np.float32)
+    behind = 0
+    for shape in shapes:
+        own = shape.thing.role is not None
+        for frame, here, there in shape.windows(size_px):
+            alpha = shape.alpha[frame][there]
+            if behind:
+                cover[(slice(behind), frame, *here)] *= 1 - alpha
+            if own:
+                cover[(behind, frame, *here)] = alpha
+        behind += own
+    return cover
+
+
+def _silhouette(thing: Thing, times_s: TimeArray, sway: TimeArray, size_px: int) -> Silhouette:
+    x, y = thing.course.at(times_s)
+    x, y = (x + sway[:, 0]) * size_px, (y + sway[:, 1]) * size_px
+    shown = thing.shown(times_s)
+    radius = thing.radius * thing.course.scale(times_s) * size_px  # (T,)
+    reach = float(radius[shown].max() if shown.any() else 1.0) * _MARGIN
+    wide, tall = thing.wide, thing.tall
+    if thing.angle and wide != tall:
+        wide = tall = float(np.hypot(wide, tall))
+    columns, rows = (2 * int(np.ceil(reach * stretch + 1)) + 1 for stretch in (wide, tall))
+    left, top = np.floor(x).astype(np.int64) - columns // 2, np.floor(y).astype(np.int64) - rows // 2
+    # Pixel middles, seen from the thing's own middle: (T, 1, c) and (T, b, 1), in radii.
+    east: FloatArray = ((left[:, None] + np.arange(columns) + 0.5 - x[:, None]) / radius[:, None]).astype(np.float32)[
+        :, None, :
+    ]
+    south: FloatArray = ((top[:, None] + np.arange(rows) + 0.5 - y[:, None]) / radius[:, None]).astype(np.float32)[:, :, None]
+    cos, sin = float(np.cos(thing.angle)), float(np.sin(thing.angle))
+    across = np.asarray((east * cos + south * sin) / thing.wide, np.float32)
+    down = np.asarray((south * cos - east * sin) / thing.tall, np.float32)
+    px = (radius * min(thing.wide, thing.tall)).astype(np.float32)[:, None, None]
+    alpha: FloatArray = np.clip(0.5 - OUTLINES[thing.outline](across, down) * px, 0, 1)
+    alpha *= shown[:, None, None]
+    return Silhouette(thing, alpha, across, down, top.tolist(), left.tolist())

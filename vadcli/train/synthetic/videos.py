@@ -1,0 +1,209 @@
+"""The synthetic world as video files with their truth, so that the whole tool can be measured: scan them, then `eval`.
+
+    write_videos(Path("films"), world, range(20), categories=["red star", "something falling"])
+    vadcli scan films --out out --categories "red star, something falling"
+    vadcli eval out --dataset csv --ground-truth films
+
+Objects come and go at their own times. Only what an object looks like and does can be asked for here: order and interaction
+belong to clips.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from vadcli.errors import UsageError
+from vadcli.ground_truth.annotation import runs
+from vadcli.ground_truth.table import HEADER
+from vadcli.outputs.atomic import Scratch
+from vadcli.outputs.mp4 import Mp4Writer
+from vadcli.train.synthetic.casting import Palette, draw_role, embody, place, surround
+from vadcli.train.synthetic.picture import paint
+from vadcli.train.synthetic.scene import Role, Scene, Thing
+from vadcli.train.synthetic.silhouettes import silhouettes
+from vadcli.train.synthetic.truth import Verdict, fits
+from vadcli.train.synthetic.words import SIZES, Name, performs
+from vadcli.train.synthetic.world import SyntheticWorld, object_masks, parsed
+from vadcli.types import BoolArray, ByteArray, TimeArray
+
+TRUTH_FILE = "ground_truth.csv"
+_STREAM = 1_000  # apart from the streams of clips
+_TRIES = 200
+# How long before and after its middle an object with a motion is there, s.
+_SPANS_S = {"growing": (0.9, 0.9), "shrinking": (0.9, 0.9), "falling": (0.5, 1.5)}
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """How videos are made.
+
+    Attributes:
+        seconds: how long each is.
+        fps: frames a second.
+        normal: share of videos that show nothing of the categories.
+        objects_per_s: how many objects begin in a second, on average.
+        wanted: share of the objects, in the other videos, that are of a category.
+    """
+
+    seconds: float = 12.0
+    fps: int = 30
+    normal: float = 0.3
+    objects_per_s: float = 0.5
+    wanted: float = 0.35
+
+    def __post_init__(self) -> None:
+        if not (self.seconds >= 1 and self.fps >= 1 and self.objects_per_s > 0):
+            raise UsageError(f"no video of {self.seconds} s at {self.fps} fps with {self.objects_per_s} objects a second")
+        if not (0 <= self.normal <= 1 and 0 <= self.wanted <= 1):
+            raise UsageError(f"normal {self.normal} and wanted {self.wanted} must be shares from 0 to 1")
+
+
+def write_videos(
+    folder: Path,
+    world: SyntheticWorld,
+    indices: Iterable[int],
+    *,
+    categories: Sequence[str],
+    options: VideoOptions | None = None,
+) -> Path:
+    """Write a video for each index, and their truth.
+
+    Args:
+        folder: where they go; made if need be. Files of the same names are replaced.
+        world: whose look, seed and split they have.
+        indices: which videos; each follows from world, index, categories and options alone.
+        categories: names of the world that the truth tells of, of appearance, size or motion.
+        options: how videos are made.
+
+    Returns:
+        The truth, a table as `vadcli.ground_truth.table` reads it.
+
+    Raises:
+        UsageError: a name that the world doesn't have, that its split may not speak of, or that only a clip can tell.
+        OutputError: the folder can't be written.
+    """
+    options = options or VideoOptions()
+    names = [_category(world, text) for text in categories]
+    if not names:
+        raise UsageError("videos need at least one category", hint="such as 'red star' or 'something falling'")
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[tuple[str, ...]] = [HEADER]
+    with Scratch(folder / ".tmp") as scratch:
+        for index in indices:
+            video = f"{world.split}-{world.seed}-{index:05d}.mp4"
+            scene = draw_video(world, index, names, options)
+            with scratch.replace(folder / video) as temporary:
+                seen = _write(temporary, scene, names, world.options.size_px, options)  # (C, frames)
+            found = [
+                (video, _seconds(start, options), _seconds(end, options), text)
+                for text, flags in zip(categories, seen, strict=True)
+                for start, end in runs(flags)
+            ]
+            rows += found or [(video, "", "", "")]
+        scratch.write_text(folder / TRUTH_FILE, _table(rows))
+    return folder / TRUTH_FILE
+
+
+def draw_video(world: SyntheticWorld, index: int, names: Sequence[Name], options: VideoOptions) -> Scene:
+    """The scene of a video: who comes when, among them what the names mean unless the video is a normal one."""
+    stated = [*("".join(map(str, names)).encode())]
+    rng = np.random.default_rng([world.seed, _STREAM, *world.split.encode(), index, *stated])
+    normal = rng.random() < options.normal
+    count = max(2, round(options.seconds * options.objects_per_s))
+    wanted = rng.random(count) < (0.0 if normal else options.wanted)
+    wanted[0] = not normal
+    cast: list[Thing] = []
+    for is_wanted in wanted:
+        name = names[int(rng.integers(len(names)))] if is_wanted else None
+        role = _role_of(name, world.palette, rng) if name is not None else _other_role(names, world.palette, rng)
+        middle_s = float(rng.uniform(0.08, 0.92)) * options.seconds
+        before, after = _span(role, rng)
+        there = [thing for thing in cast if thing.from_s < middle_s < thing.until_s]
+        thing = place(embody(role, texture=world.options.texture, rng=rng), there, middle_s=middle_s, rng=rng)
+        cast.append(replace(thing, from_s=middle_s - before, until_s=middle_s + after))
+    return surround(cast, world.options, middle_s=options.seconds / 2, rng=rng)
+
+
+def video_frames(scene: Scene, size_px: int, options: VideoOptions) -> Iterator[tuple[ByteArray, BoolArray]]:
+    """Stretches of a second at most: frames (T, H, W, 3) uint8 and masks (K, T, H, W) of the named objects, far ones first."""
+    count = round(options.seconds * options.fps)
+    for take, start in enumerate(range(0, count, options.fps)):
+        times_s: TimeArray = np.arange(start, min(start + options.fps, count)) / options.fps
+        shapes = silhouettes(scene, times_s, size_px)
+        yield paint(scene, shapes, times_s, size_px, take=take), object_masks(shapes, size_px)
+
+
+def _write(path: Path, scene: Scene, names: Sequence[Name], size_px: int, options: VideoOptions) -> BoolArray:
+    """Write one video; (C, frames) where something that a name means is seen."""
+    roles = [thing.role for thing in scene.cast if thing.role is not None]
+    meant = np.array([[fits(role, name) is Verdict.TRUE for role in roles] for name in names], np.bool_)  # (C, K)
+    seen: list[BoolArray] = []
+    time_base = Fraction(1, options.fps)
+    with Mp4Writer(path, width=size_px, height=size_px, time_base=time_base, fps=options.fps) as writer:
+        pts = 0
+        for frames, masks in video_frames(scene, size_px, options):
+            for frame in frames:
+                writer.write(frame, pts)
+                pts += 1
+            shown = np.asarray(masks.any(axis=(2, 3)))  # (K, T)
+            seen.append(np.asarray((meant[..., None] & shown[None]).any(axis=1)))
+    return np.concatenate(seen, axis=1)
+
+
+def _category(world: SyntheticWorld, text: str) -> Name:
+    name = parsed(text)
+    if name.kind not in ("appearance", "size", "motion"):
+        raise UsageError(f"{text!r} can't be told of a video", hint="order and interaction belong to clips")
+    if not world.allows(text):
+        raise UsageError(f"{text!r} is held out from {world.split}", hint="use the split that shows it")
+    return name
+
+
+def _role_of(name: Name, palette: Palette, rng: np.random.Generator) -> Role:
+    """A role that the name means."""
+    size = name.size or str(rng.choice(SIZES))
+    for _ in range(_TRIES):
+        drawn = draw_role(palette, rng)
+        pair = (name.colour or drawn.pair[0], name.shape or drawn.pair[1])
+        fitting = [motion for motion in palette.motions if not name.deed or name.deed in performs(motion)]
+        motion = fitting[int(rng.integers(len(fitting)))]
+        unsized = motion in ("growing", "shrinking")
+        role = Role(pair, "" if unsized else size, motion)
+        if pair in (*palette.pairs, *palette.rare) and fits(role, name) is Verdict.TRUE:
+            return role
+    raise UsageError(f"the world's options leave nothing that is called {str(name)!r}")
+
+
+def _other_role(names: Sequence[Name], palette: Palette, rng: np.random.Generator) -> Role:
+    """A role that none of the names means."""
+    for _ in range(_TRIES):
+        role = draw_role(palette, rng)
+        if all(fits(role, name) is Verdict.FALSE for name in names):
+            return role
+    raise UsageError(f"the categories leave nothing else to show: {', '.join(map(str, names))[:80]}")
+
+
+def _span(role: Role, rng: np.random.Generator) -> tuple[float, float]:
+    if role.motion.endswith("fast"):
+        return 3.2, 3.2  # long enough to come from beyond one edge and go beyond the other
+    if role.motion in _SPANS_S:
+        return _SPANS_S[role.motion]
+    half = float(rng.uniform(1.0, 2.2))
+    return half, half
+
+
+def _table(rows: Iterable[tuple[str, ...]]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _seconds(frame: int, options: VideoOptions) -> str:
+    return f"{frame / options.fps:.6f}"

@@ -1,0 +1,168 @@
+"""The language of the synthetic world: its words, every name made of them, and the pairs that training never meets.
+
+A name says which objects it means: those of which all of it is true.
+
+    star | something red | red star | something large | large red star       appearance and size
+    <head> <deed>          red star moving left, something blinking          motion, order and duration within a clip
+    <head> <relation> the <colour> <shape>                                   two objects: order and interaction
+                           red star chasing the blue ring, something appearing before the green heart
+
+A head is `something`, a colour (`something red`), a shape or both; before a relation it is `something` or both. What the deeds
+and relations mean exactly, stands in `truth`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from types import MappingProxyType
+from typing import Literal
+
+Pair = tuple[str, str]
+"""A colour and a shape."""
+Kind = Literal["appearance", "size", "motion", "order", "interaction"]
+
+COLOURS: Mapping[str, tuple[int, int, int]] = MappingProxyType(
+    {
+        "red": (212, 38, 40),
+        "orange": (244, 130, 28),
+        "yellow": (240, 214, 44),
+        "green": (42, 158, 58),
+        "cyan": (58, 200, 214),
+        "blue": (40, 78, 212),
+        "purple": (128, 58, 172),
+        "pink": (240, 122, 186),
+    }
+)
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "crescent")
+SIZES = ("small", "large")
+
+DIRECTIONS: Mapping[str, tuple[int, int]] = MappingProxyType({"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)})
+"""x to the right, y down."""
+MOTIONS = (
+    "standing still",
+    *(f"moving {direction} {pace}" for direction in DIRECTIONS for pace in ("slowly", "fast")),
+    *("circling", "growing", "shrinking", "blinking", "shaking", "falling"),
+)
+"""What an object does; each does one of them."""
+PRESENCES = ("appearing", "disappearing", "showing briefly")
+"""How an object comes and goes in the middle of the picture; most do neither."""
+RELATIONS = ("chasing", "touching", "in front of", "appearing before")
+
+IMPLIED: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {motion: (motion.rsplit(" ", 1)[0],) for motion in MOTIONS if motion.startswith("moving ")}
+    | {"falling": ("moving down",), "showing briefly": ("appearing", "disappearing")}
+)
+"""Deeds that are true wherever another one is."""
+ARGUABLE: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    dict.fromkeys(("growing", "shrinking", "blinking"), ("standing still",)) | {"falling": ("moving down fast",)}
+)
+"""Deeds about which people would disagree where another one is true."""
+DEEDS = tuple(dict.fromkeys((*MOTIONS, *(other for deed in MOTIONS for other in IMPLIED.get(deed, ())), *PRESENCES)))
+
+HELD_OUT_PAIRS: tuple[Pair, ...] = (
+    ("red", "square"),
+    ("orange", "ring"),
+    ("yellow", "circle"),
+    ("green", "heart"),
+    ("cyan", "triangle"),
+    ("blue", "crescent"),
+    ("purple", "star"),
+    ("pink", "cross"),
+    ("red", "ring"),
+    ("yellow", "star"),
+    ("cyan", "heart"),
+    ("purple", "square"),
+)
+"""Pairs that only the test split shows and names: every colour and shape is among those seen at least five times."""
+VALIDATION_PAIRS: tuple[Pair, ...] = (
+    ("orange", "triangle"),
+    ("green", "circle"),
+    ("blue", "cross"),
+    ("pink", "crescent"),
+)
+"""Pairs that only the validation split shows and names, so that stopping by unseen pairs never looks at the test's."""
+
+
+def performs(motion: str) -> frozenset[str]:
+    """The deeds that are true of something with this motion or presence."""
+    return frozenset({motion, *IMPLIED.get(motion, ())})
+
+
+@dataclass(frozen=True)
+class Name:
+    """A name taken apart. Empty where it says nothing.
+
+    Attributes:
+        size, colour, shape: of the objects that are meant.
+        deed: what they do, one of `DEEDS`.
+        relation: to another object, one of `RELATIONS`.
+        other: that object's colour and shape.
+    """
+
+    size: str = ""
+    colour: str = ""
+    shape: str = ""
+    deed: str = ""
+    relation: str = ""
+    other: Pair | None = None
+
+    def __str__(self) -> str:
+        """The name as people write it."""
+        words = [self.size, self.colour, self.shape] if self.shape else ["something", self.size, self.colour]
+        words += [self.deed, self.relation]
+        if self.other is not None:
+            words += ["the", *self.other]
+        return " ".join(word for word in words if word)
+
+    @property
+    def kind(self) -> Kind:
+        """What one must see to tell it; motion and order need a clip."""
+        if self.relation:
+            return "order" if self.relation == "appearing before" else "interaction"
+        if self.deed:
+            return "order" if self.deed in PRESENCES else "motion"
+        return "size" if self.size else "appearance"
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """The colour-shape pairs that it names."""
+        own = ((self.colour, self.shape),) if self.colour and self.shape else ()
+        return own if self.other is None else (*own, self.other)
+
+
+@cache
+def name_table() -> Mapping[str, Name]:
+    """Every name there is, as written, to its parts; in a fixed order, about 20,000."""
+    return MappingProxyType({str(name): name for name in _all_names()})
+
+
+def forms(size: str, pair: Pair, deeds: tuple[str, ...]) -> Iterator[Name]:
+    """The names of one object by itself.
+
+    Args:
+        size: its size, empty where that can't be said.
+        pair: its colour and shape.
+        deeds: all that is true of what it does.
+    """
+    colour, shape = pair
+    heads = (Name(), Name(shape=shape), Name(colour=colour), Name(colour=colour, shape=shape))
+    yield from heads[1:]
+    if size:
+        yield from (Name(size=size), Name(size=size, colour=colour, shape=shape))
+    yield from (Name(colour=head.colour, shape=head.shape, deed=deed) for deed in deeds for head in heads)
+
+
+def related(pair: Pair, relation: str, other: Pair) -> tuple[Name, Name]:
+    """The names of one object by its relation to another."""
+    return Name(relation=relation, other=other), Name("", *pair, "", relation, other)
+
+
+def _all_names() -> Iterator[Name]:
+    pairs = tuple(product(COLOURS, SHAPES))
+    for size, pair in product(SIZES, pairs):
+        yield from forms(size, pair, DEEDS)
+    for pair, relation, other in product(pairs, RELATIONS, pairs):
+        yield from related(pair, relation, other)

@@ -1,0 +1,254 @@
+"""The synthetic world as a data set: clip `index` follows from options, seed, split and index, whatever was asked before."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, replace
+from functools import cached_property, lru_cache
+from itertools import product
+from typing import Literal, get_args
+
+import numpy as np
+
+from vadcli.errors import UsageError
+from vadcli.train.samples import Segmentation, SegmentedObject
+from vadcli.train.synthetic.casting import Palette, draw_clip
+from vadcli.train.synthetic.options import WorldOptions
+from vadcli.train.synthetic.picture import paint
+from vadcli.train.synthetic.scene import Scene
+from vadcli.train.synthetic.silhouettes import Silhouette, silhouettes, visible
+from vadcli.train.synthetic.truth import Facts, Verdict, observe
+from vadcli.train.synthetic.words import COLOURS, DEEDS, SHAPES, SIZES, Kind, Name, Pair, name_table, performs, related
+from vadcli.types import BoolArray, ByteArray, TimeArray
+
+Split = Literal["train", "validation", "test"]
+
+WORLD_VERSION = 1
+"""Counts up whenever an index would give another clip or other names."""
+_TAKES = 50
+_SLIVER = 0.0006  # of the picture: less of an object than this in a frame is nothing to find
+_CACHED = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """A true name of a clip.
+
+    Attributes:
+        name: as it goes into a prompt.
+        masks: (T, H, W) bool, the visible parts of all objects that it means.
+        labels: (T,) bool, the frames in which there is any.
+    """
+
+    name: str
+    masks: BoolArray
+    labels: BoolArray
+
+
+class SyntheticWorld:
+    """Clips of coloured shapes that do things, with exact masks and every name that is true of them.
+
+    The streams of the splits are disjoint. Training and validation never show or name the test's held-out pairs, training and
+    test never the validation's; training never shows or names held-out motions.
+
+    Args:
+        options: how the world looks.
+        seed: 0 or more.
+        split: which stream.
+        length: how many clips there are.
+
+    Raises:
+        UsageError: no such split, a negative seed or length.
+    """
+
+    name = "synthetic"
+
+    def __init__(self, options: WorldOptions, *, seed: int, split: Split, length: int = 10_000) -> None:
+        if split not in get_args(Split):
+            raise UsageError(f"the synthetic world has no split {split!r}", hint=f"choose one of {', '.join(get_args(Split))}")
+        if seed < 0 or length < 0:
+            raise UsageError(f"seed {seed} and length {length} of the synthetic world must not be negative")
+        self.options = options
+        self.seed, self.split, self.length = seed, split, length
+        self._clip = lru_cache(maxsize=_CACHED)(self._draw)
+        self._names: dict[int, tuple[str, ...]] = {}
+
+    def __len__(self) -> int:
+        """How many clips there are."""
+        return self.length
+
+    def __getitem__(self, index: int) -> Segmentation:
+        """Clip `index` with an object for each of its true names, each the union of what the name means."""
+        objects = tuple(SegmentedObject(query.name, query.masks) for query in self.queries(index))
+        return Segmentation(f"{self.name}/{self.split}/{self.seed}/{index}", self.frames(index), objects)
+
+    def names(self, index: int) -> tuple[str, ...]:
+        """All true names of clip `index`, each once, without painting it."""
+        if index not in self._names:
+            self._names[index] = self.facts(index).names()
+        return self._names[index]
+
+    def frames(self, index: int) -> ByteArray:
+        """(T, H, W, 3) uint8 of clip `index`."""
+        scene = self.scene(index)
+        return paint(scene, self._shapes(scene), self.times_s, self.options.size_px)
+
+    def queries(self, index: int) -> list[Query]:
+        """All true names of clip `index` with their masks and frames, in the order of `names`."""
+        facts, parts = self.facts(index), self.masks(index)
+        made: dict[tuple[int, ...], tuple[BoolArray, BoolArray]] = {}
+        found = []
+        for text in self.names(index):
+            meant = facts.meant(name_table()[text])
+            if meant not in made:
+                masks = np.asarray(parts[list(meant)].any(axis=0))
+                made[meant] = (masks, np.asarray(masks.any(axis=(1, 2))))
+            found.append(Query(text, *made[meant]))
+        return found
+
+    def masks(self, index: int) -> BoolArray:
+        """(K, T, H, W) of the named objects of clip `index`, far ones first: pixels of which it is seen in more than half."""
+        scene = self.scene(index)
+        return object_masks(self._shapes(scene), self.options.size_px)
+
+    def scene(self, index: int) -> Scene:
+        """What clip `index` is made of."""
+        return self._clip(self._checked(index))[0]
+
+    def facts(self, index: int) -> Facts:
+        """What is true of clip `index`."""
+        return self._clip(self._checked(index))[1]
+
+    def is_true(self, index: int, name: str) -> bool:
+        """Whether a name holds in clip `index`.
+
+        Raises:
+            UsageError: the world has no such name.
+        """
+        return self.facts(index).verdict(parsed(name)) is Verdict.TRUE
+
+    def is_false(self, index: int, name: str) -> bool:
+        """Whether a name clearly doesn't hold: not merely that people could disagree.
+
+        Raises:
+            UsageError: the world has no such name.
+        """
+        return self.facts(index).verdict(parsed(name)) is Verdict.FALSE
+
+    def is_hard(self, index: int) -> bool:
+        """Whether two objects of clip `index` look alike and move differently."""
+        return self.facts(index).twins
+
+    def hard_negatives(self, index: int) -> tuple[str, ...]:
+        """Names that are clearly false in clip `index`, but near to what is there: a word of them is another."""
+        facts = self.facts(index)
+        near = {str(name): name for name in _near(facts)}
+        return tuple(text for text, name in near.items() if text in self.vocabulary and facts.verdict(name) is Verdict.FALSE)
+
+    def allows(self, name: str) -> bool:
+        """Whether this split may speak of a name; held-out ones may only where they are shown.
+
+        Raises:
+            UsageError: the world has no such name.
+        """
+        taken = parsed(name)
+        return not set(taken.pairs) & self._unspoken and not (taken.deed and taken.deed in self._unspoken_deeds)
+
+    @cached_property
+    def vocabulary(self) -> dict[str, Kind]:
+        """Every name that this split may speak of, with what one must see to tell it; in a fixed order."""
+        return {text: name.kind for text, name in name_table().items() if self.allows(text)}
+
+    @cached_property
+    def palette(self) -> Palette:
+        """What this split shows."""
+        options = self.options
+        held_out = {*options.held_out_pairs, *options.validation_pairs}
+        pairs = tuple(pair for pair in product(COLOURS, SHAPES) if pair not in held_out)
+        rare = {"train": (), "validation": options.validation_pairs, "test": options.held_out_pairs}[self.split]
+        return Palette(pairs, rare, options.unseen, options.motions(training=self.split == "train"))
+
+    @cached_property
+    def times_s(self) -> TimeArray:
+        """(T,) when the frames of a clip were taken."""
+        times: TimeArray = np.arange(self.options.frames) / self.options.rate_hz
+        return times
+
+    def fingerprint(self) -> str:
+        """Changes when a clip or a name could; hexadecimal."""
+        stated = (WORLD_VERSION, astuple(self.options), self.seed, self.split, self.length)
+        return hashlib.sha256(repr(stated).encode()).hexdigest()
+
+    @cached_property
+    def _unspoken(self) -> set[Pair]:
+        options = self.options
+        return {*options.held_out_pairs, *options.validation_pairs} - set(self.palette.rare)
+
+    @cached_property
+    def _unspoken_deeds(self) -> set[str]:
+        done = set(self.palette.motions)
+        shown = {deed for motion in done for deed in performs(motion)}
+        return {deed for motion in self.options.motions(training=False) for deed in performs(motion)} - shown
+
+    def _shapes(self, scene: Scene) -> list[Silhouette]:
+        return silhouettes(scene, self.times_s, self.options.size_px)
+
+    def _checked(self, index: int) -> int:
+        if not 0 <= index < self.length:
+            raise IndexError(f"the synthetic world has clips 0 to {self.length - 1}, not {index}")
+        return index
+
+    def _draw(self, index: int) -> tuple[Scene, Facts]:
+        """The first scene of the index's own lots in which all that is to be named can be seen."""
+        rng = np.random.default_rng([self.seed, get_args(Split).index(self.split), index])
+        for _ in range(_TAKES):
+            scene, hard = draw_clip(self.options, self.palette, rng)
+            facts = observe(scene, self.times_s)
+            if all(facts.evident) and facts.twins >= hard:
+                return scene, facts
+        return self._pruned(scene)
+
+    def _pruned(self, scene: Scene) -> tuple[Scene, Facts]:
+        """The scene without the objects that can't be seen as they are named."""
+        while not all((facts := observe(scene, self.times_s)).evident):
+            unseen = {id(thing) for thing, evident in zip(scene.cast, facts.evident, strict=True) if not evident}
+            scene = replace(scene, things=tuple(thing for thing in scene.things if id(thing) not in unseen))
+        return scene, facts
+
+
+def object_masks(shapes: list[Silhouette], size_px: int) -> BoolArray:
+    """(K, T, H, W) of the named objects, far ones first: pixels of which it is seen in more than half, without slivers."""
+    masks: BoolArray = visible(shapes, size_px) > 0.5
+    for mask in masks.reshape(-1, size_px, size_px):
+        if np.count_nonzero(mask) < _SLIVER * size_px**2:
+            mask[:] = False
+    return masks
+
+
+def parsed(name: str) -> Name:
+    """A name taken apart.
+
+    Raises:
+        UsageError: the world has no such name.
+    """
+    if name not in name_table():
+        raise UsageError(f"the synthetic world has no name {name!r}", hint="vadcli.train.synthetic.words lists all of them")
+    return name_table()[name]
+
+
+def _near(facts: Facts) -> Iterable[Name]:
+    """Names one word away from those of each object."""
+    for index, role in enumerate(facts.roles):
+        colour, shape = role.pair
+        pairs = [(other, shape) for other in COLOURS] + [(colour, other) for other in SHAPES]
+        yield from (Name(colour=one, shape=other) for one, other in pairs)
+        yield from (Name(size=size, colour=colour, shape=shape) for size in SIZES)
+        yield from (Name(colour=colour, shape=shape, deed=deed) for deed in DEEDS)
+        done = [deed for deed, verdict in facts.deeds[index].items() if verdict is Verdict.TRUE]
+        yield from (Name(colour=one, shape=other, deed=deed) for one, other in pairs for deed in done)
+    for (relation, one, other), verdict in facts.relations.items():
+        if verdict is Verdict.TRUE:
+            mine, its = facts.roles[one].pair, facts.roles[other].pair
+            yield from related(its, relation, mine)
+            yield from (Name("", mine[0], mine[1], "", relation, (colour, its[1])) for colour in COLOURS)
