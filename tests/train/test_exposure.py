@@ -5,6 +5,8 @@ Seeds are fixed, so a figure is the same in every run; bounds are at p = 1e-4, w
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -207,6 +209,12 @@ def test_words_in_common_leave_articles_out() -> None:
     alike = shared_words(["the dog on the left", "a dog", "the cat", "The Dog", "red dog"])
     assert sorted(set(alike("the dog"))) == ["a dog", "red dog", "the dog on the left"]
     assert not alike("on the")
+
+
+def test_drawing_samples_needs_no_torch() -> None:
+    code = "import sys, vadcli.train.mixture, vadcli.train.datasets; print('torch' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert said.strip() == "False"
 
 
 def test_the_papers_caps() -> None:

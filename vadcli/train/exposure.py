@@ -237,13 +237,14 @@ class AnomalyExposureSampler:
 
 def shared_words(names: Iterable[str]) -> HardNegatives:
     """Hard negatives among `names`: those that share a word with the given one, articles and the like apart."""
-    by_word: dict[str, list[str]] = {}
+    by_word: dict[str, list[tuple[str, str]]] = {}
     for name in names:
         for word in _words(name):
-            by_word.setdefault(word, []).append(name)
+            by_word.setdefault(word, []).append((same_name(name), name))
 
     def alike(name: str) -> list[str]:
-        return [other for word in _words(name) for other in by_word.get(word, ()) if same_name(other) != same_name(name)]
+        own = same_name(name)
+        return [other for word in _words(name) for key, other in by_word.get(word, ()) if key != own]
 
     return alike
 
