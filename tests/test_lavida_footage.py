@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +29,9 @@ pytestmark = [
 ]
 
 
-def vadcli(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str | Path, temporary: Path) -> subprocess.CompletedProcess[str]:
     program = Path(sys.executable).with_name("vadcli")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)}
     return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=110, check=False, env=environment)
 
 
@@ -38,6 +39,8 @@ def test_a_scan_of_real_footage_writes_the_contract_and_renders(tmp_path: Path) 
     model, layout = tiny_folder(tmp_path / "tiny"), OutputLayout(tmp_path / "out")
     paths = [FOOTAGE / name for name in NAMES]
     asked = ("--detector", "lavida", "--model", model, "--out", layout.out, "--categories", "fight,fire")
+    (temporary := tmp_path / "tmp").mkdir()
+    vadcli = partial(run, temporary=temporary)
     refused = vadcli("scan", *paths, *asked)
     assert refused.returncode == 4
     assert "never trained" in refused.stderr
@@ -67,3 +70,4 @@ def test_a_scan_of_real_footage_writes_the_contract_and_renders(tmp_path: Path) 
     assert again.returncode == 0
     assert f"{len(NAMES)} skipped" in again.stderr
     assert "mean nothing" not in again.stderr, "the model was loaded though nothing was to be scanned"
+    assert list(temporary.iterdir()) == [], "something is left among the temporary files"
