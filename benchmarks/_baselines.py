@@ -1,11 +1,10 @@
 """What moves in grey frames, by means that need no weights and no learning to speak of: what a detector has to beat.
 
-Each takes the frames of one clip, (N, H, W) uint8, and gives a map a frame and a score a frame, higher where more happens.
+Frames are those of one clip, (N, H, W) uint8; maps and scores are higher where more happens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -41,54 +40,45 @@ def smoothed(scores: FloatArray, fps: float) -> FloatArray:
 
 def difference(frames: ByteArray, box_px: int = 5) -> Motion:
     """Grey levels of change to the frame before, averaged over a box; a frame's score is its highest box."""
-    return _highest_box(_differences(frames), box_px)
+    return highest_box(differences(frames), box_px)
 
 
-def mean_difference(frames: ByteArray) -> Motion:
-    """Grey levels of change to the frame before; a frame's score is the mean of all its pixels."""
-    maps = _differences(frames)
-    return Motion(maps, maps.mean(axis=(1, 2)))
-
-
-def optical_flow(frames: ByteArray, box_px: int = 5) -> Motion:
-    """Speed in pixels a frame by OpenCV's DIS flow (medium), averaged over a box; a frame's score is its highest box."""
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    speeds = [np.linalg.norm(flow.calc(a, b, None), axis=2) for a, b in pairwise(frames)]
-    return _highest_box(_with_first(speeds, frames), box_px)
-
-
-class Foreground:
-    """OpenCV's MOG2: what isn't background; a frame's score is the share of such pixels.
-
-    One background for all clips: it sees each of them once before any is scored, as the motion detector does.
-    """
-
-    def __init__(self, clips: list[ByteArray]) -> None:
-        self._model = cv2.createBackgroundSubtractorMOG2(varThreshold=MOG2_VARIANCE, detectShadows=False)
-        for frames in clips:
-            for frame in frames:
-                self._model.apply(frame)
-
-    def __call__(self, frames: ByteArray) -> Motion:
-        maps = np.stack([self._model.apply(frame) for frame in frames]).astype(np.float32) / np.float32(255)
-        return Motion(maps, maps.mean(axis=(1, 2)))
-
-
-Baseline = Callable[[ByteArray], Motion]
-
-
-def _differences(frames: ByteArray) -> FloatArray:
+def differences(frames: ByteArray) -> FloatArray:
+    """(N, H, W) float32 grey levels of change to the frame before."""
     return _with_first([cv2.absdiff(a, b).astype(np.float32) for a, b in pairwise(frames)], frames)
 
 
-def _with_first(maps: list[FloatArray], frames: ByteArray) -> FloatArray:
-    """(N, H, W) float32: the first frame, which has none before it, gets the map of the second."""
-    return np.stack([maps[0] if maps else np.zeros(frames.shape[1:]), *maps]).astype(np.float32)
+def flow_speeds(frames: ByteArray) -> FloatArray:
+    """(N, H, W) float32 pixels a frame by OpenCV's DIS flow (medium)."""
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    return _with_first([np.linalg.norm(flow.calc(a, b, None), axis=2) for a, b in pairwise(frames)], frames)
 
 
-def _highest_box(maps: FloatArray, box_px: int) -> Motion:
+def highest_box(maps: FloatArray, box_px: int) -> Motion:
     """The highest of the boxes that lie inside the picture, every second one each way; the map has every pixel's box."""
     boxes = np.stack([cv2.blur(each, (box_px, box_px), borderType=cv2.BORDER_REPLICATE) for each in maps])
     edge = box_px // 2
     inside = boxes[:, edge : boxes.shape[1] - edge : 2, edge : boxes.shape[2] - edge : 2]
     return Motion(boxes, inside.max(axis=(1, 2)))
+
+
+def whole_frame(maps: FloatArray) -> Motion:
+    """The maps as they are; a frame's score is the mean of all its pixels."""
+    return Motion(maps, maps.mean(axis=(1, 2)))
+
+
+def foreground(clips: list[ByteArray]) -> list[FloatArray]:
+    """(N, H, W) float32 of each clip, 1 where OpenCV's MOG2 sees no background, else 0.
+
+    One background for all clips: it sees each of them once before any is measured, as the motion detector does.
+    """
+    model = cv2.createBackgroundSubtractorMOG2(varThreshold=MOG2_VARIANCE, detectShadows=False)
+    for frames in clips:
+        for frame in frames:
+            model.apply(frame)
+    return [np.stack([model.apply(frame) for frame in frames]).astype(np.float32) / np.float32(255) for frames in clips]
+
+
+def _with_first(maps: list[FloatArray], frames: ByteArray) -> FloatArray:
+    """(N, H, W) float32: the first frame, which has none before it, gets the map of the second."""
+    return np.stack([maps[0] if maps else np.zeros(frames.shape[1:]), *maps]).astype(np.float32)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from _accuracy_text import PAGE, QUOTED
-from _baselines import Baseline, Foreground, Motion, difference, mean_difference, optical_flow, smoothed
+from _baselines import Motion, differences, flow_speeds, foreground, highest_box, smoothed, whole_frame
 from _measure import VADCLI, WORK
 from _outputs import Scored, write_output
 from PIL import Image
@@ -114,17 +114,19 @@ def _steadied(found: Channels, cells: FloatArray) -> FloatArray:
 
 def baselines(footage: Footage, work: Path) -> Iterator[Row]:
     """What a detector has to beat."""
-    kinds: dict[str, tuple[str, Baseline]] = {
-        "difference-5": ("frame difference, highest 5×5 box", partial(difference, box_px=5)),
-        "difference-21": ("frame difference, highest 21×21 box", partial(difference, box_px=21)),
-        "difference-mean": ("frame difference, mean of the frame", mean_difference),
-        "flow-5": ("optical flow (DIS), highest 5×5 box", partial(optical_flow, box_px=5)),
-        "flow-21": ("optical flow (DIS), highest 21×21 box", partial(optical_flow, box_px=21)),
-        "mog2": ("MOG2, share of foreground", Foreground(list(footage.frames.values()))),
-    }
-    for key, (name, baseline) in kinds.items():
-        found = {clip: baseline(frames) for clip, frames in footage.frames.items()}
-        yield _written(name, key, footage, found, work)
+    clips = footage.frames
+    changes = {clip: differences(frames) for clip, frames in clips.items()}
+    speeds = {clip: flow_speeds(frames) for clip, frames in clips.items()}
+    shares = dict(zip(clips, foreground(list(clips.values())), strict=True))
+    for key, name, maps, read in (
+        ("difference-5", "frame difference, highest 5×5 box", changes, partial(highest_box, box_px=5)),
+        ("difference-21", "frame difference, highest 21×21 box", changes, partial(highest_box, box_px=21)),
+        ("difference-mean", "frame difference, mean of the frame", changes, whole_frame),
+        ("flow-5", "optical flow (DIS), highest 5×5 box", speeds, partial(highest_box, box_px=5)),
+        ("flow-21", "optical flow (DIS), highest 21×21 box", speeds, partial(highest_box, box_px=21)),
+        ("mog2", "MOG2, share of foreground", shares, whole_frame),
+    ):
+        yield _written(name, key, footage, {clip: read(each) for clip, each in maps.items()}, work)
 
 
 def _written(name: str, key: str, footage: Footage, found: dict[str, Motion], work: Path) -> Row:
