@@ -214,6 +214,11 @@ def test_reductions_keep_their_bounds(height: int, width: int, side: int) -> Non
         assert (np.diff(places) >= 1).all()
 
 
+def test_a_reduced_map_takes_the_middle_of_each_pixels_share() -> None:
+    reduction = Reduction.to_side(6, 9, 3)
+    assert reduction.labels(np.arange(54, dtype=np.uint8).reshape(6, 9)).tolist() == [[10, 13, 16], [37, 40, 43]]
+
+
 @given(arrays(np.bool_, st.tuples(st.integers(1, 40), st.integers(1, 40))))
 def test_run_length_codes_are_read_as_pycocotools_writes_them(mask: np.ndarray) -> None:
     code = coco.encode(np.asfortranarray(mask, np.uint8))

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from types import MappingProxyType
+from typing import overload
 from zlib import crc32
 
 import numpy as np
@@ -22,7 +25,7 @@ from vadcli.train.samples import ExposureSample, Segmentation, SegmentationData
 from vadcli.types import BoolArray, IndexArray
 
 HardNegatives = Callable[[str], Sequence[str]]
-"""For one name, names that are like it and mean something else; in the same order in every run."""
+"""For one name, names that are like it, in the same order in every run; the sampler leaves a sample's own names out of them."""
 
 CATEGORY_LIMITS: Mapping[str, int] = MappingProxyType({"cityscapes": 6, "mapillary": 20})
 """The paper's N for data sets with few categories; 30 elsewhere."""
@@ -215,13 +218,14 @@ class AnomalyExposureSampler:
 
     def _hard_names(self, rng: np.random.Generator, own: Mapping[str, str], taken: set[str], count: int) -> list[str]:
         """Up to `count` names like the sample's own; adds them to `taken`."""
-        alike = [name for mine in own.values() for name in self._hard(mine)]
+        alike = _Joined([self._hard(mine) for mine in own.values()])
         chosen: list[str] = []
-        for place in rng.choice(len(alike), size=min(len(alike), _TRIES * count), replace=False) if alike else ():
-            key = same_name(alike[int(place)])
+        for place in rng.choice(len(alike), size=min(len(alike), _TRIES * count), replace=False) if len(alike) else ():
+            name = alike[int(place)]
+            key = same_name(name)
             if key not in taken and key not in self._held_out and len(chosen) < count:
                 taken.add(key)
-                chosen.append(alike[int(place)])
+                chosen.append(name)
         return chosen
 
     def _rest(self, rng: np.random.Generator, taken: set[str], count: int) -> list[str]:
@@ -236,17 +240,35 @@ class AnomalyExposureSampler:
 
 
 def shared_words(names: Iterable[str]) -> HardNegatives:
-    """Hard negatives among `names`: those that share a word with the given one, articles and the like apart."""
-    by_word: dict[str, list[tuple[str, str]]] = {}
+    """Hard negatives among `names`: those that share a word with the given one, articles and the like apart; also itself."""
+    by_word: dict[str, list[str]] = {}
     for name in names:
         for word in _words(name):
-            by_word.setdefault(word, []).append((same_name(name), name))
+            by_word.setdefault(word, []).append(name)
+    return lambda name: _Joined([by_word.get(word, []) for word in _words(name)])
 
-    def alike(name: str) -> list[str]:
-        own = same_name(name)
-        return [other for word in _words(name) for key, other in by_word.get(word, ()) if key != own]
 
-    return alike
+class _Joined(Sequence[str]):
+    """Several sequences as one, without copying: a common word is shared by tens of thousands of expressions."""
+
+    def __init__(self, parts: Iterable[Sequence[str]]) -> None:
+        self._parts = [part for part in parts if len(part)]
+        self._ends = list(accumulate(map(len, self._parts)))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        part = bisect_right(self._ends, place)
+        return self._parts[part][place - self._ends[part] + len(self._parts[part])]
 
 
 def _words(name: str) -> list[str]:
