@@ -56,7 +56,8 @@ def _heart(x: FloatArray, y: FloatArray) -> FloatArray:
     x = np.abs(x)
     lobes = np.hypot(x - np.float32(0.48), y + np.float32(0.36)) - np.float32(0.52)
     tip = np.maximum(np.float32(0.758) * x + np.float32(0.653) * (y - np.float32(0.98)), -np.float32(0.15) - y)
-    outside: FloatArray = np.minimum(lobes, tip)
+    core = np.hypot(x, y + np.float32(0.02)) - np.float32(0.46)  # covers the seam where lobes and tip meet
+    outside: FloatArray = np.minimum(np.minimum(lobes, tip), core)
     return outside
 
 

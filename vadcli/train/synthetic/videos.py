@@ -2,7 +2,7 @@
 
     write_videos(Path("films"), world, range(20), categories=["red star", "something falling"])
     vadcli scan films --out out --categories "red star, something falling"
-    vadcli eval out --dataset csv --ground-truth films
+    vadcli eval out --root films/ground_truth.csv
 
 Objects come and go at their own times. Only what an object looks like and does can be asked for here: order and interaction
 belong to clips.

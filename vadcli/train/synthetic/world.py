@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from itertools import product
 from typing import Literal, get_args
 
@@ -73,6 +73,10 @@ class SyntheticWorld:
         self.seed, self.split, self.length = seed, split, length
         self._clip = lru_cache(maxsize=_CACHED)(self._draw)
         self._names: dict[int, tuple[str, ...]] = {}
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Worker processes get the world without what it has drawn so far."""
+        return (partial(SyntheticWorld, self.options, seed=self.seed, split=self.split, length=self.length), ())
 
     def __len__(self) -> int:
         """How many clips there are."""
