@@ -10,7 +10,7 @@ import typer
 
 from vadcli.cli._options import with_options
 from vadcli.cli._output import emit_json, log, set_up_talk
-from vadcli.errors import UsageError
+from vadcli.errors import OutputError, UsageError
 from vadcli.options import DEFAULT_OUT, EvalOptions
 
 if TYPE_CHECKING:
@@ -86,16 +86,19 @@ def _show(reports: list[Report], options: EvalOptions) -> None:
     from vadcli.outputs.atomic import Scratch
     from vadcli.outputs.layout import OutputLayout
 
-    for each in reports if options.save else ():
-        layout = OutputLayout(each.test.out)
-        with Scratch(layout.scratch) as scratch, scratch.replace(layout.evaluation(each.dataset)) as path:
-            path.write_text(json.dumps(each.to_json(), indent=2) + "\n", encoding="utf-8")
     if options.json:
         for each in reports:
             emit_json(each.to_json())
-        return
-    shown = {"table": report.to_table, "markdown": report.to_markdown, "latex": report.to_latex}[options.format]
-    typer.echo(shown(reports), nl=False)
+    else:
+        shown = {"table": report.to_table, "markdown": report.to_markdown, "latex": report.to_latex}[options.format]
+        typer.echo(shown(reports), nl=False)
+    for each in reports if options.save else ():
+        layout = OutputLayout(each.test.out)
+        try:
+            with Scratch(layout.scratch) as scratch, scratch.replace(layout.evaluation(each.dataset)) as path:
+                path.write_text(json.dumps(each.to_json(), indent=2) + "\n", encoding="utf-8")
+        except OutputError as error:
+            raise OutputError(f"the figures can't be kept: {error.message}", hint="--no-save only prints them") from error
 
 
 def _template(folders: list[Path]) -> str:
