@@ -13,7 +13,7 @@ from pycocotools import mask as coco
 from tests.outputs.processes import finished
 from vadcli.errors import DocumentError
 from vadcli.outputs.mask_rle import MaskRleWriter, read_boxes, read_mask_rle
-from vadcli.outputs.mask_video import MaskVideoWriter, mask_box, read_masks, upsample_mask
+from vadcli.outputs.mask_video import MaskVideoWriter, enlarged_box, mask_box, read_masks, upsample_mask
 
 
 def frames_of(n, height, width, seed=0):
@@ -202,3 +202,28 @@ def test_a_full_disk_leaves_no_half_mask_file(tmp_path):
     assert "larger than the system allows" in video
     assert "larger than the system allows" in runs
     assert left == "[]"
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    shown=st.tuples(st.integers(1, 200), st.integers(1, 200)),
+    seed=st.integers(0, 10_000),
+    top=st.sampled_from([100, 140, 255]),
+)
+def test_the_box_of_an_enlarged_mask_needs_no_enlarging(size, shown, seed, top):
+    mask = np.random.default_rng(seed).integers(0, top, size, dtype=np.uint8)
+    quick, slow = enlarged_box(mask, *shown), mask_box(upsample_mask(mask, *shown))
+    if slow is None or quick is None:
+        assert slow == quick or top == 140  # a lone value just at 0.5 may round to either side
+        return
+    corners = [(x, y, x + width, y + height) for x, y, width, height in (quick, slow)]
+    assert np.abs(np.subtract(*corners)).max() <= 1 + max(shown[0] / size[1], shown[1] / size[0])
+
+
+def test_the_box_of_a_clear_blob_is_the_very_same():
+    mask = np.zeros((64, 64), np.uint8)
+    mask[10:20, 30:44] = 255
+    mask[50, 5] = 200
+    for shown in ((64, 64), (1920, 1080), (333, 77), (32, 32)):
+        assert enlarged_box(mask, *shown) == mask_box(upsample_mask(mask, *shown))

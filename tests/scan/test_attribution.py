@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from vadcli.events import cut_events
 from vadcli.options import ScanOptions
 from vadcli.outputs.event_json import read_events
 from vadcli.outputs.layout import OutputLayout
+from vadcli.outputs.scores import read_scores
 from vadcli.scan.attribution import PEAK_CLIPS, peak_clips
 from vadcli.scan.local import LocalScan, Stop
 from vadcli.scan.plan import make_plan
@@ -42,13 +44,13 @@ class Brightness(DifferenceDetector):
         return np.stack([1 - mean, mean], axis=-1).astype(np.float32)[..., : len(self.categories)]
 
 
-def flash_film(path: Path, *, frames: int = 60, bright: range = range(22, 37)) -> Path:
+def flash_film(path: Path, *, frames: int = 60, bright: range = range(22, 37), options: Sequence[str] = ()) -> Path:
     """Dark, but for some bright frames."""
 
     def draw(number: int, width: int, height: int) -> np.ndarray:
         return np.full((height, width), 230 if number in bright else 20, np.uint8)
 
-    return make_video(path, frames=frames, fps=10, draw=draw)
+    return make_video(path, frames=frames, fps=10, draw=draw, options=options)
 
 
 def scan(footage: Path, out: Path, detector: DifferenceDetector, **options: object) -> None:
@@ -71,6 +73,38 @@ def test_an_event_gets_the_category_that_its_peak_shows(tmp_path: Path) -> None:
     starts = sorted(float(times[0]) for times in detector.looked_at)
     assert all(event.start_s - 0.4 < start < event.end_s for start in starts)
     assert all(abs(start / 0.4 - round(start / 0.4)) < 1e-6 for start in starts), "not the clips of the first pass"
+
+
+def test_a_cut_file_is_looked_at_where_its_events_are(tmp_path: Path) -> None:
+    """The container promises more rows than are left: the peaks must still be the first pass's clips."""
+    footage, out = tmp_path / "footage", tmp_path / "out"
+    footage.mkdir()
+    whole = flash_film(tmp_path / "whole.mp4", frames=120, bright=range(22, 37), options=("-movflags", "+faststart"))
+    data = whole.read_bytes()
+    (footage / "cut.mp4").write_bytes(data[: int(len(data) * 0.7)])
+    detector = Brightness()
+    scan(footage, out, detector)
+    layout = OutputLayout(out)
+    table, metadata = read_scores(layout.scores("cut.mp4"))
+    assert len(table) < metadata.video["frames"] == 120
+    (event,) = read_events(layout.events("cut.mp4")).events
+    assert event.category == "bright"
+    starts = [float(times[0]) for times in detector.looked_at]
+    assert starts
+    assert all(event.start_s - 0.4 < start < event.end_s for start in starts)
+
+
+def test_a_peak_that_can_not_be_read_again_leaves_the_category_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    footage, out = tmp_path / "footage", tmp_path / "out"
+    footage.mkdir()
+    flash_film(footage / "a.mp4")
+    monkeypatch.setattr("vadcli.scan.attribution.Attribution._batches", lambda self, request: iter(()))
+    scan(footage, out, Brightness())
+    (event,) = read_events(OutputLayout(out).events("a.mp4")).events
+    assert event.category is None
+    assert "can't be read again" in caplog.text
 
 
 def test_no_attribute_leaves_the_category_open(tmp_path: Path) -> None:

@@ -45,6 +45,25 @@ def mask_box(mask: ByteArray) -> Box | None:
     return left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1
 
 
+def enlarged_box(mask: ByteArray, width: int, height: int) -> Box | None:
+    """`mask_box` of a (h, w) mask at display size, without enlarging more of it than what may reach 0.5.
+
+    A value within a rounding of 0.5 can fall on the other side of it than in `upsample_mask`: then a side is some pixels off.
+    """
+    strong = mask >= MASK_THRESHOLD
+    rows = np.flatnonzero(strong.any(axis=1))
+    if not len(rows):
+        return None
+    columns = np.flatnonzero(strong.any(axis=0))
+    h, w = mask.shape
+    left, right = max(0, int(columns[0] - 1) * width // w), min(width, -(int(columns[-1] + 2) * -width // w))
+    top, bottom = max(0, int(rows[0] - 1) * height // h), min(height, -(int(rows[-1] + 2) * -height // h))
+    window = left * w / width, top * h / height, right * w / width, bottom * h / height
+    part = Image.fromarray(mask).resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=window)
+    box = mask_box(np.asarray(part))
+    return None if box is None else (box[0] + left, box[1] + top, box[2], box[3])
+
+
 class MaskVideoWriter:
     """Writes the masks of one video, frame by frame; a context manager.
 

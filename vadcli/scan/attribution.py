@@ -37,7 +37,7 @@ class Attribution:
     loader: ClipLoader
 
     def fill(
-        self, events: Sequence[Event], table: ScoreTable, plan: SamplingPlan, *, path: Path, fps: float | None
+        self, events: Sequence[Event], table: ScoreTable, plan: SamplingPlan, *, path: Path, frames: int, fps: float | None
     ) -> list[Event]:
         """The events of one video with `category` and `category_scores`; without them where the peaks can't be read again.
 
@@ -46,30 +46,39 @@ class Attribution:
             table: the video's rows.
             plan: of its clips.
             path, fps: where to read it.
+            frames: how many its probe counts, which may be more than there are rows.
         """
         names = self.detector.categories
         if len(names) == 1:
             return [_named(event, names, np.array([event.peak_score])) for event in events]
         peaks = [peak_clips(event, table, plan) for event in events]
-        scores = self._scores(sorted({clip for clips in peaks for clip in clips}), len(table), plan, path=path, fps=fps)
-        found = []
-        for event, clips in zip(events, peaks, strict=True):
-            seen = [scores[clip].within(event) for clip in clips if clip in scores]
-            found.append(_named(event, names, np.mean(seen, axis=0)) if seen else event)
-        return found
-
-    def _scores(
-        self, clips: Sequence[int], rows: int, plan: SamplingPlan, *, path: Path, fps: float | None
-    ) -> dict[int, _ClipCategories]:
-        """Category scores of these clips, as far as they can be read."""
-        samples = plan.samples(rows)
+        clips = sorted({clip for chosen in peaks for clip in chosen})
+        samples = plan.samples(len(table))
         starts = [min(clip * plan.stride, max(0, samples - plan.frames)) for clip in clips]
-        bursts = tuple((start + 0.5) / samples for start in starts)
-        request = ClipRequest(str(path), path, fps=fps, bursts=bursts, exact=True)
+        positions = tuple((start + 0.5) / plan.samples(max(frames, len(table))) for start in starts)
+        read = self._read(ClipRequest(str(path), path, fps=fps, bursts=positions, exact=True))
+        scores = {clips[number]: found for number, found in read.items()}
+        return [
+            self._named(event, [scores[clip] for clip in chosen if clip in scores], path)
+            for event, chosen in zip(events, peaks, strict=True)
+        ]
+
+    def _named(self, event: Event, looks: Sequence[_ClipCategories], path: Path) -> Event:
+        """The event with the mean of what its peaks show, where any of them could be read."""
+        seen = [scores for look in looks if (scores := look.within(event)) is not None]
+        if not seen:
+            log.warning(
+                "%s: the peak of the event at %.1f s can't be read again: its category is not known", path, event.peak_s
+            )
+            return event
+        return _named(event, self.detector.categories, np.mean(seen, axis=0))
+
+    def _read(self, request: ClipRequest) -> dict[int, _ClipCategories]:
+        """Category scores of the request's clips by their number, as far as they can be read."""
         found: dict[int, _ClipCategories] = {}
         for batch in self._batches(request):
             scores = self.detector.attribute(_batch_of(batch))
-            found.update({clips[clip.index]: _ClipCategories(clip, scores[row]) for row, clip in enumerate(batch)})
+            found.update({clip.index: _ClipCategories(clip, scores[row]) for row, clip in enumerate(batch)})
         return found
 
     def _batches(self, request: ClipRequest) -> Iterator[list[Clip]]:
@@ -93,11 +102,11 @@ class _ClipCategories:
     clip: Clip
     scores: FloatArray
 
-    def within(self, event: Event) -> FloatArray:
-        """(C,) the highest score of each category in the event's frames, or in all where none of the clip's lies in it."""
-        inside = (self.clip.frame_index >= event.start_frame) & (self.clip.frame_index < event.end_frame)
-        highest: FloatArray = (self.scores[inside] if inside.any() else self.scores).max(axis=0)
-        return highest
+    def within(self, event: Event) -> FloatArray | None:
+        """(C,) the highest score of each category in the samples whose score the event shows; None where the clip has none."""
+        rows = self.clip.frame_index
+        inside = self.clip.valid & (rows > event.start_frame - self.clip.interval) & (rows < event.end_frame)
+        return self.scores[inside].max(axis=0) if inside.any() else None
 
 
 def peak_clips(event: Event, table: ScoreTable, plan: SamplingPlan) -> list[int]:

@@ -119,6 +119,7 @@ class ScanStream:
                 for batch in self._batcher.flush():
                     yield from self._score(batch, pool)
                 yield from self._store_all(pool.drain())
+                yield from self._end_what_is_scored()
         finally:
             self._suspend()
 
@@ -143,6 +144,7 @@ class ScanStream:
             self._unscored[item.clip.video] -= item.clip.video in self._broken
         if waiting:
             yield from self._store_all(pool.submit(waiting, self._batch_of([item.clip for item in waiting])))
+        yield from self._end_what_is_scored()  # a batch of broken videos alone is never submitted
 
     def _store_all(self, done: Iterable[tuple[list[_Pending], ClipScores | Exception]]) -> Iterator[Update]:
         for batch, scores in done:

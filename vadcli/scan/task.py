@@ -46,4 +46,4 @@ def usable_checkpoint(claim: Claim, fingerprint: str, job: ScanJob) -> Checkpoin
     if checkpoint is None or checkpoint.header.fingerprint != fingerprint or not checkpoint.rows:
         return None
     has_masks = checkpoint.header.mask_shape is not None
-    return checkpoint if has_masks or not job.keeps_masks else None
+    return checkpoint if has_masks == job.keeps_masks else None  # boxes come from the masks where they are kept

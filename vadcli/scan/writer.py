@@ -17,7 +17,7 @@ from vadcli.outputs.checkpoint import (
     CheckpointWriter,
     read_checkpoint,
 )
-from vadcli.outputs.mask_video import MASK_THRESHOLD, mask_box, upsample_mask
+from vadcli.outputs.mask_video import MASK_THRESHOLD, enlarged_box
 from vadcli.scan.job import ScanJob
 from vadcli.scan.mask_files import write_masks
 from vadcli.scan.results import Columns, carry, first_complaint, shown_s, write_failure, write_files
@@ -75,8 +75,9 @@ class VideoWriter:
         kept = None
         if mask is not None:
             pixels = np.rint(mask[here] * 255).astype(np.uint8)
-            boxes[at] = _boxes(pixels, self.info.width, self.info.height)
-            if self.job.keeps_masks:
+            if not self.job.keeps_masks:  # else they are taken from the masks as they are written
+                boxes[at] = _boxes(pixels, self.info.width, self.info.height)
+            else:
                 kept = np.zeros((count, *mask.shape[1:]), np.uint8)
                 kept[at] = pixels
         index = np.arange(rows.first, rows.first + count, dtype=np.int64)
@@ -136,7 +137,8 @@ class VideoWriter:
             return events
         plan = SamplingPlan.of(self.job.needs, self.info.fps)
         unit = self.task.unit
-        return self.job.attribution.fill(events, table, plan, path=unit.path, fps=self.info.fps if unit.is_frames else None)
+        fps = self.info.fps if unit.is_frames else None
+        return self.job.attribution.fill(events, table, plan, path=unit.path, frames=self.info.frames, fps=fps)
 
     def _score(self, columns: Columns) -> tuple[ScoreTable, bool | None]:
         timestamp = self.info.timestamps(columns.pts)
@@ -206,5 +208,5 @@ def _boxes(masks: ByteArray, width: int, height: int) -> NDArray[np.int32]:
     """(S, 4) x, y, width, height around what reaches 0.5 in (S, h, w) masks at display size; width 0 where nothing does."""
     boxes = np.zeros((len(masks), 4), np.int32)
     for row in np.flatnonzero((masks >= MASK_THRESHOLD).any(axis=(1, 2))):
-        boxes[row] = mask_box(upsample_mask(masks[row], width, height)) or 0
+        boxes[row] = enlarged_box(masks[row], width, height) or 0
     return boxes

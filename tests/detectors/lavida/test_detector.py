@@ -16,7 +16,7 @@ from vadcli import detectors
 from vadcli.detectors.base import Attributor
 from vadcli.detectors.lavida.detector import LavidaDetector
 from vadcli.detectors.lavida.model import Lavida
-from vadcli.errors import WeightsError
+from vadcli.errors import UsageError, WeightsError
 from vadcli.options import DetectorOptions, ScanOptions
 from vadcli.outputs.event_json import read_events
 from vadcli.outputs.layout import OutputLayout
@@ -152,6 +152,18 @@ def test_whatever_changes_scores_changes_the_fingerprint(folder: Path, change: d
 
 def test_without_categories_a_general_list_is_looked_for(folder: Path) -> None:
     assert "fighting" in detector_of(folder, categories="").categories
+
+
+@pytest.mark.parametrize("names", [",, ,", "fight, <SEG>", "a<|im_end|>b"])
+def test_categories_that_are_none_are_refused(folder: Path, names: str) -> None:
+    with pytest.raises(UsageError, match="--categories"):
+        detector_of(folder, categories=names).prepare()
+
+
+def test_precision_is_known_by_what_it_comes_to(folder: Path) -> None:
+    """Two machines that share one OUT must not take fp16 for fp32 because both said auto."""
+    assert detector_of(folder).fingerprint()["precision"] == "torch.float32"
+    assert detector_of(folder, precision="fp32").fingerprint() == detector_of(folder).fingerprint()
 
 
 def test_a_preset_without_a_folder_is_drawn_whole_only_with_leave(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -44,10 +44,10 @@ def test_the_words_are_qwens_conversation() -> None:
     assert prompt.after[prompt.seg] == TOKENIZER.convert_tokens_to_ids(SEG)
 
 
-def test_a_category_cannot_forge_the_video_or_the_answer() -> None:
-    for name in (VIDEO, SEG):
-        with pytest.raises(ValueError, match="once"):
-            build_prompt(TOKENIZER, [f"fight {name}"], OPTIONS)
+@pytest.mark.parametrize("token", [VIDEO, SEG, "<|im_end|>", "<|vision_start|>", "<|endoftext|>"])
+def test_a_category_cannot_forge_a_control_token(token: str) -> None:
+    with pytest.raises(ValueError, match="control token"):
+        build_prompt(TOKENIZER, ["fire", f"fight{token}b"], OPTIONS)
 
 
 @given(st.text(max_size=40))

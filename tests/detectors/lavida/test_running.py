@@ -79,6 +79,29 @@ def test_what_did_not_fit_is_not_tried_again(caplog: pytest.LogCaptureFixture) -
     assert "out of memory with 8 clips; going on with 4" in caplog.text
 
 
+@pytest.mark.parametrize("words", ["CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate", None])
+def test_memory_may_run_out_in_the_copy_or_in_a_library_too(words: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner, upload = Runner(CPU), Runner._upload
+
+    def small(self: Runner, part: np.ndarray) -> object:
+        if len(part) > 2:
+            raise torch.OutOfMemoryError("pinned") if words is None else RuntimeError(words)
+        return upload(self, part)
+
+    monkeypatch.setattr(Runner, "_upload", small)
+    clips = frames(5)
+    total, _ = runner.run(Small(9), clips)
+    np.testing.assert_array_equal(total, clips.sum(axis=(1, 2, 3, 4), dtype=np.float32))
+
+
+def test_another_error_is_not_taken_for_lack_of_memory() -> None:
+    def step(clips: Tensor) -> tuple[Tensor, ...]:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        Runner(CPU).run(step, frames(4))
+
+
 def test_one_clip_that_does_not_fit_says_what_to_do() -> None:
     with pytest.raises(DeviceError, match=r"one clip does not fit.*--compression"):
         Runner(CPU).run(Small(0), frames(2))

@@ -13,7 +13,7 @@ import numpy as np
 
 from vadcli import weights
 from vadcli.detectors.lavida.config import LavidaConfig
-from vadcli.errors import WeightsError
+from vadcli.errors import UsageError, WeightsError
 from vadcli.options import DetectorOptions, parse_categories
 from vadcli.types import (
     MASK_LOGIT_LIMIT,
@@ -68,7 +68,9 @@ class LavidaDetector:
 
     def __init__(self, options: DetectorOptions) -> None:
         self.options = options
-        self.categories = parse_categories(options.categories) or parse_categories(DEFAULT_CATEGORIES)
+        self.categories = parse_categories(options.categories or DEFAULT_CATEGORIES)
+        if not self.categories:
+            raise UsageError(f"--categories {options.categories!r} names nothing", hint="leave it out to look for @general")
         self.folder, config = _find(options)
         self.config = _adjusted(config, options)
         sampling, side = self.config.sampling, self._image_size()
@@ -100,6 +102,8 @@ class LavidaDetector:
             return
         from vadcli.detectors.lavida.running import devices_for
 
+        if not self.options.categories:
+            log.info("no --categories: looking for %s (%s)", DEFAULT_CATEGORIES, ", ".join(self.categories))
         if len(self.categories) > self.config.prompt.max_categories:
             log.warning(
                 "%d categories are asked for in several prompts of at most %d; the highest score counts",
@@ -184,12 +188,14 @@ class LavidaDetector:
 
     def fingerprint(self) -> dict[str, object]:
         """Weights, precision and everything of the config that changes scores."""
+        from vadcli.detectors.lavida.running import devices_for, dtype_for
+
         config = asdict(self.config)
         return {
             "detector": self.name,
             "model_version": MODEL_VERSION,
             "weights": weights.fingerprint(self.folder) if self.folder else f"random {self.config.name} {self.config.seed}",
-            "precision": self.options.precision,
+            "precision": str(dtype_for(self.options.precision, devices_for(self.options.device)[0])),
             "allow_untrained": self.options.allow_untrained and not self.config.trained,
             **{name: config[name] for name in ("compression", "prompt", "sampling", "pixels", "mask_gate")},
         }
@@ -241,8 +247,11 @@ class _Worker:
         self.calls = 2 if device.type == "cuda" else 1
         self._needs = detector.needs
         self._side = detector.needs.size.max_area_px
-        self._questions: list[Question] = self.model.questions(detector.categories)
-        self._alone: list[Question] = [question for name in detector.categories for question in self.model.questions([name])]
+        try:
+            self._questions: list[Question] = self.model.questions(detector.categories)
+            self._alone = [question for name in detector.categories for question in self.model.questions([name])]
+        except ValueError as error:
+            raise UsageError(f"--categories: {error}", hint="say it in plain words") from error
 
     def score(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
         verdict = self.model(frames, self._questions)

@@ -72,15 +72,19 @@ def build_prompt(tokenizer: Any, categories: Sequence[str], options: PromptOptio
         options: the words around them.
 
     Raises:
-        ValueError: the template shows the video not exactly once, or the tokenizer does not know `<SEG>`.
+        ValueError: a category holds a control token, or the template shows the video not exactly once.
     """
+    for name in categories:
+        forged = next((token for token in tokenizer.get_added_vocab() if token in name), None)
+        if forged is not None:
+            raise ValueError(f"the category {name!r} holds {forged!r}, which the model takes for a control token")
     text = tokenizer.apply_chat_template(messages(categories, options), tokenize=False, add_generation_prompt=True)
     ids = tokenizer(text + options.answer, add_special_tokens=False)["input_ids"]
     video, seg = tokenizer.convert_tokens_to_ids(VIDEO), tokenizer.convert_tokens_to_ids(SEG)
     if ids.count(video) != 1:
         raise ValueError(f"the prompt must show the video once, not {ids.count(video)} times: {text!r}")
     if seg == tokenizer.unk_token_id or ids.count(seg) != 1:
-        raise ValueError(f"the prompt must hold {SEG} once; is it in the tokenizer, and in no category?")
+        raise ValueError(f"the prompt must hold {SEG} once: {text + options.answer!r}")
     hole = ids.index(video)
     after = tuple(ids[hole + 1 :])
     return PromptTokens(tuple(ids[:hole]), after, after.index(seg))

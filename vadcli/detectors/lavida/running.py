@@ -70,11 +70,23 @@ class Runner:
         Raises:
             DeviceError: not even one clip fits.
         """
+        done: list[tuple[np.ndarray, ...]] = []
+        start = 0
+        while start < len(frames):
+            part = frames[start : start + self.limit]
+            try:
+                done.append(self._run(step, part))
+                start += len(part)
+            except RuntimeError as error:
+                self.limit = self._halved(len(part), "clip", error)
+        return tuple(np.concatenate(parts) for parts in zip(*done, strict=True))
+
+    def _run(self, step: Step, frames: ByteArray) -> tuple[np.ndarray, ...]:
         with self.clock("copy"):
             clips, ready = self._upload(frames)
         with self._lock, torch.inference_mode():
             self._await(clips, ready)
-            outputs = self._in_parts(step, clips)
+            outputs = step(clips)
         with self.clock("fetch"):
             return tuple(output.cpu().numpy() for output in outputs)
 
@@ -86,14 +98,11 @@ class Runner:
         Raises:
             DeviceError: not even one part fits.
         """
-        pixels, ready = self._upload(frames)
-        with self._lock, torch.inference_mode():
-            self._await(pixels, ready)
-            while True:
-                try:
-                    return step(pixels, self.stretches).cpu().numpy()
-                except torch.OutOfMemoryError as error:
-                    self.stretches = self._halved(self.stretches, "frame", error)
+        while True:
+            try:
+                return self._run(lambda pixels: (step(pixels, self.stretches),), frames)[0]
+            except RuntimeError as error:
+                self.stretches = self._halved(self.stretches, "frame", error)
 
     def reset_limit(self) -> None:
         """Forget that memory once ran out: what is computed from now on may take less of it."""
@@ -132,20 +141,10 @@ class Runner:
             torch.cuda.current_stream(self.device).wait_event(ready)
             clips.record_stream(torch.cuda.current_stream(self.device))
 
-    def _in_parts(self, step: Step, clips: Tensor) -> tuple[Tensor, ...]:
-        """The step over as many clips at a time as have turned out to fit."""
-        done: list[tuple[Tensor, ...]] = []
-        start = 0
-        while start < len(clips):
-            part = clips[start : start + self.limit]
-            try:
-                done.append(step(part))
-                start += len(part)
-            except torch.OutOfMemoryError as error:
-                self.limit = self._halved(len(part), "clip", error)
-        return tuple(torch.cat(parts) for parts in zip(*done, strict=True))
-
-    def _halved(self, count: int, what: str, error: torch.OutOfMemoryError) -> int:
+    def _halved(self, count: int, what: str, error: RuntimeError) -> int:
+        """Half of a number that did not fit; raises `error` again where it has another cause."""
+        if not is_out_of_memory(error):
+            raise error
         if count == 1:
             raise DeviceError(
                 f"{self.device}: one {what} does not fit into memory",
@@ -155,6 +154,11 @@ class Runner:
             torch.cuda.empty_cache()
         log.warning("%s is out of memory with %d %ss; going on with %d", self.device, count, what, count // 2)
         return count // 2
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device had too little memory: the allocator says so, or a library that asked it for room of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
 
 
 def batch_for(budget: float, *, first: float, further: float) -> int:
