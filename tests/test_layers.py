@@ -161,3 +161,41 @@ def cpu_seconds_of_help() -> float:
 def test_help_imports_no_torch_and_takes_under_half_a_second_of_cpu() -> None:
     # CPU time of the process itself is a promise to users; the best of three leaves out what a busy machine adds to it.
     assert min(cpu_seconds_of_help() for _ in range(3)) < 0.5
+
+
+# LAVIDA's bridges: one between folders of weights and the model, one between the model and the scan engine.
+BRIDGES = ("base_models", "checkpoint", "detector")
+MODEL_MAY_IMPORT = {
+    "torch",
+    "transformers",
+    "tokenizers",
+    "sam2",  # the second backend
+    "numpy",
+    "vadcli.detectors.lavida",
+    "vadcli.errors",
+    "vadcli.types",
+}
+PURE = {
+    "__future__",
+    "collections",
+    "contextlib",
+    "dataclasses",
+    "fractions",
+    "functools",
+    "importlib",
+    "itertools",
+    "json",
+    "logging",
+}
+PURE |= {"math", "re", "threading", "types", "typing"}
+
+
+def test_lavidas_model_knows_no_path_no_video_and_no_command() -> None:
+    for name, tree in modules():
+        if not name.startswith("detectors/lavida/"):
+            continue
+        bridge = name.removeprefix("detectors/lavida/") in BRIDGES
+        for dotted in imports(name, tree):
+            assert unit(dotted) not in ("video", "scan", "outputs", "cli"), f"vadcli/{name}.py imports {dotted}"
+            ours = any(dotted == known or dotted.startswith(f"{known}.") for known in MODEL_MAY_IMPORT)
+            assert bridge or ours or dotted.split(".")[0] in PURE, f"vadcli/{name}.py imports {dotted}, and it is no bridge"
