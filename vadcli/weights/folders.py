@@ -10,11 +10,12 @@ from typing import Any
 
 import vadcli
 from vadcli.errors import WeightsError
-from vadcli.weights.checksums import file_names, read_json, refuse_pickles
+from vadcli.weights.checksums import file_names, read_header, read_json, refuse_pickles
 from vadcli.weights.entries import Entry, home, manifest
 from vadcli.weights.hub import base_folder, read_lock
 
 PARTS = ("mllm", "text", "sam2")
+OWN_NAME = "lavida.safetensors"
 MAKE_ONE = (
     "no public LAVIDA checkpoint exists yet: build one with `vadcli weights import` and train it with `vadcli train`, "
     "or use --detector motion"
@@ -122,12 +123,14 @@ def find(name: str) -> Path:
 
 
 def is_trained(folder: Path) -> bool:
-    """What the folder's config.json says of its own part.
+    """Whether the folder's own part was trained: its config.json and the file itself both have to say so.
 
     Raises:
-        WeightsError: there is no readable config.json.
+        WeightsError: there is no readable config.json, or the own part's header is damaged.
     """
-    return _config(folder).get("trained") is True
+    if _config(folder).get("trained") is not True or not (folder / OWN_NAME).is_file():
+        return False
+    return read_header(folder / OWN_NAME).metadata.get("trained") == "true"
 
 
 def check_folder(folder: Path) -> None:

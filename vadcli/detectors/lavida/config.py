@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from importlib import resources
-from typing import Any, Literal, get_args
+from math import isfinite
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vadcli.detectors.lavida.compress import CompressionOptions
 from vadcli.detectors.lavida.projector import ProjectorOptions
@@ -148,8 +150,9 @@ class LavidaConfig:
         """The inverse of `to_json`; absent groups and fields have their defaults.
 
         Raises:
-            ValueError: another format version, an unknown field or an impossible value.
+            ValueError: another format version, an unknown field, a value of another type or an impossible one.
         """
+        document = _value(Mapping, "config", document)
         version = document.get("format_version")
         if version != FORMAT_VERSION:
             raise ValueError(f"format_version {version!r} is not {FORMAT_VERSION}")
@@ -170,17 +173,44 @@ GROUPS: dict[str, type[Any]] = {
     "lora": LoraOptions,
     "parts": PartSizes,
 }
+KINDS: dict[type[Any], str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    tuple: "a list of texts",
+    Mapping: "an object",
+}
+"""JSON's types for people."""
 
 
-def _group(kind: type[Any], name: str, values: Mapping[str, Any]) -> Any:
-    known = {each.name for each in fields(kind)}
-    unknown = sorted(set(values) - known)
+def _group(kind: type[Any], name: str, values: Any) -> Any:
+    """A dataclass from a JSON object; ValueError with the field where it can't be one."""
+    values = _value(Mapping, name, values)
+    known = get_type_hints(kind)
+    unknown = sorted(set(values) - set(known))
     if unknown:
         raise ValueError(f"{name} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
     try:
-        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        return kind(**{key: _value(known[key], f"{name}: {key}", value) for key, value in values.items()})
     except TypeError as error:
         raise ValueError(f"{name}: {error}") from error
+
+
+def _value(wanted: Any, name: str, value: Any) -> Any:
+    """A JSON value as its field's annotation wants it: a float may come without a point, a tuple comes as a list."""
+    choices = get_args(wanted) if isinstance(wanted, UnionType) else (wanted,)
+    if value is None and type(None) in choices:
+        return None
+    kind = str if get_origin(choices[0]) is Literal else get_origin(choices[0]) or choices[0]
+    if kind is float and type(value) is int:
+        value = float(value)
+    if kind is tuple and isinstance(value, list) and all(isinstance(each, str) for each in value):
+        value = tuple(value)
+    is_one = type(value) is kind if kind in (bool, int, float) else isinstance(value, kind)
+    if not is_one or (kind is float and not isfinite(value)):
+        raise ValueError(f"{name} is {json.dumps(value, default=str)[:60]}, not {KINDS.get(kind, kind.__name__)}")
+    return value
 
 
 def preset_names() -> list[str]:
