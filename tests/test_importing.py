@@ -261,13 +261,13 @@ def test_a_failure_half_way_leaves_what_was_there(base: Sources, dest: Path, tmp
     silent = tmp_path / "silent"
     shutil.copytree(base.qwen, silent)
     (silent / "chat_template.jinja").unlink()
-    with pytest.raises(WeightsError, match="can't be used"):
+    with pytest.raises(WeightsError, match="can't be loaded"):
         import_lavida("lavida-tiny", dest, replace(base, qwen=silent))
     assert not dest.exists()
     assert left_over(dest) == []
     import_lavida("lavida-tiny", dest, base)
     before = weights.fingerprint(dest)
-    with pytest.raises(WeightsError, match="can't be used"):
+    with pytest.raises(WeightsError, match="can't be loaded"):
         import_lavida("lavida-tiny", dest, replace(base, qwen=silent), force=True)
     assert weights.fingerprint(dest) == before
     assert left_over(dest) == []
@@ -325,6 +325,49 @@ def test_a_base_model_that_is_none_is_refused_in_one_line(
     assert words in caught.value.message
     assert "\n" not in str(caught.value)
     assert not dest.exists()
+
+
+LACKING = {
+    "qwen": "model.layers.1.input_layernorm.weight",
+    "clip": "text_model.encoder.layers.1.layer_norm1.bias",
+    "sam2": "memory_attention.layer_norm.bias",
+}
+
+
+@pytest.mark.parametrize("part", LACKING)
+@pytest.mark.parametrize("what", ["missing", "renamed", "another size"])
+def test_an_incomplete_base_model_builds_no_folder(base: Sources, dest: Path, tmp_path: Path, part: str, what: str) -> None:
+    source = Path(shutil.copytree(getattr(base, part), tmp_path / "lacking"))
+    tensors = load_file(source / "model.safetensors")
+    name = LACKING[part]
+    tensor = tensors.pop(name)
+    if what == "renamed":
+        tensors[f"{name}_of_old"] = tensor
+    elif what == "another size":
+        tensors[name] = torch.ones(3)
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(WeightsError) as caught:
+        import_lavida("lavida-tiny", dest, replace(base, **{part: source}))
+    assert caught.value.message.startswith(f"{source}: ")
+    own_name = name.removeprefix("text_").removeprefix("model.").removeprefix("layers")
+    assert f"{own_name} is {'(3,) where' if what == 'another size' else 'missing'}" in caught.value.message
+    assert "\n" not in str(caught.value)
+    assert not dest.exists()
+    assert left_over(dest) == []
+
+
+def test_without_accelerate_base_models_are_held_against_their_configs_all_the_same(
+    base: Sources, dest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert base.sam2 is not None
+    monkeypatch.setattr("vadcli.detectors.lavida.base_models.is_accelerate_available", lambda: False)
+    source = Path(shutil.copytree(base.sam2, tmp_path / "lacking"))
+    tensors = load_file(source / "model.safetensors")
+    del tensors["no_memory_embedding"], tensors["mask_downsample.bias"]
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match=r"mask_downsample\.bias is missing \(2 tensors are missing\)"):
+        import_lavida("lavida-tiny", dest, replace(base, sam2=source))
+    import_lavida("lavida-tiny", dest, base)
 
 
 def test_what_is_no_own_part_is_refused(base: Sources, dest: Path, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def import_lavida(
         WeightsError: a part is missing, damaged, of another size or a pickle.
         VadcliError: the disk is full.
     """
-    from vadcli.detectors.lavida.checkpoint import quiet
+    from vadcli.detectors.lavida.base_models import quiet
     from vadcli.detectors.lavida.config import load_preset, preset_names
 
     if preset not in preset_names():
@@ -102,6 +102,7 @@ def _build(
             shutil.rmtree(folder / part, ignore_errors=True)
             (folder / part).mkdir(parents=True)
             builders[part](source, folder / part, result)
+            _check_whole(part, source, folder / part)
     _fit_tokenizer(folder / "mllm", config, result)
     if sources.own is not None:
         (folder / OWN_NAME).unlink(missing_ok=True)
@@ -118,6 +119,16 @@ def _build(
     _write_config(replace(config, trained=result.trained, seed=seed, sources=names), folder)
 
 
+def _check_whole(part: str, source: Path, folder: Path) -> None:
+    """Refuse a base model that lacks tensors, by the name of where it came from."""
+    from vadcli.detectors.lavida.base_models import check_model
+
+    try:
+        check_model(part, folder)
+    except WeightsError as error:
+        raise WeightsError(error.message.replace(str(folder), str(source)), hint=error.hint) from error
+
+
 def _write_config(config: LavidaConfig, folder: Path) -> None:
     document = {**config.to_json(), "parts": {}}
     (folder / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
@@ -128,15 +139,9 @@ def _build_text(source: Path, folder: Path, result: Imported) -> None:
     if model_type(source) == "clip_text_model":
         place_model(source, folder, result)
         return
-    import transformers
+    from vadcli.detectors.lavida.base_models import read_model
 
-    clip: Any = transformers.CLIPTextModel
-    with _as_weights_error(source):
-        model, info = clip.from_pretrained(
-            source, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype="auto"
-        )
-    if info["missing_keys"]:
-        raise WeightsError(f"{source}: {min(info['missing_keys'])} is missing", hint="fetch or make the folder anew")
+    model = read_model("text", source, extras_matter=False, dtype="auto")
     model.save_pretrained(folder)
     result.converted.append("text")
     for path in files_of(source, TOKENIZER_FILES):
@@ -159,10 +164,11 @@ def _fit_tokenizer(folder: Path, config: LavidaConfig, result: Imported) -> None
     """Add `<SEG>` where the tokenizer lacks it, and see that the prompt can be written with it."""
     import transformers
 
+    from vadcli.detectors.lavida.base_models import as_weights_error
     from vadcli.detectors.lavida.config import SEG
     from vadcli.detectors.lavida.prompts import add_seg, build_prompt
 
-    with _as_weights_error(folder):
+    with as_weights_error(folder):
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         if SEG not in tokenizer.get_vocab():
             add_seg(tokenizer)
@@ -201,18 +207,6 @@ def _refuse_existing(dest: Path, *, force: bool) -> None:
     ours = dest.is_dir() and not dest.is_symlink() and (not any(dest.iterdir()) or "format_version" in read_config(dest))
     if not ours:
         raise UsageError(f"{dest}: not a LAVIDA folder, so --force doesn't replace it", hint="remove it yourself")
-
-
-@contextmanager
-def _as_weights_error(where: Path) -> Iterator[None]:
-    """What transformers raises over a folder, as one line."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        if getattr(error, "errno", None) == errno.ENOSPC:
-            raise
-        words = " ".join(str(error).split())[:200]
-        raise WeightsError(f"{where}: can't be used: {words}", hint="fetch or make the folder anew") from error
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from tests.detectors.lavida.models import PRESET, films, tiny_folder
 from vadcli import weights
 from vadcli.detectors.lavida import checkpoint
+from vadcli.detectors.lavida.base_models import MEMORY
 from vadcli.errors import WeightsError
 
 
@@ -26,9 +27,23 @@ def folder(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "tiny"))
 
 
-def mark_trained(folder: Path) -> None:
+def configure(folder: Path, **values: object) -> None:
     document = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**document, "trained": True}))
+    (folder / "config.json").write_text(json.dumps({**document, **values}))
+
+
+def edit(path: Path, **values: torch.Tensor | None) -> None:
+    """Put tensors into a file, or take them out."""
+    tensors = {**load_file(path), **values}
+    save_file({name: value for name, value in tensors.items() if value is not None}, path, metadata={"format": "pt"})
+
+
+def drop_memory(folder: Path) -> list[str]:
+    """Make the folder's SAM2 a checkpoint for images."""
+    path = folder / "sam2" / "model.safetensors"
+    memory = [name for name in load_file(path) if name.split(".", maxsplit=1)[0] in MEMORY]
+    edit(path, **dict.fromkeys(memory))
+    return memory
 
 
 @torch.no_grad()
@@ -69,7 +84,7 @@ def test_an_untrained_model_is_refused_with_what_to_do(folder: Path) -> None:
 @torch.no_grad()
 def test_a_missing_own_part_is_drawn_from_the_seed(folder: Path) -> None:
     (folder / checkpoint.OWN).unlink()
-    mark_trained(folder)
+    configure(folder, trained=True)
     with pytest.raises(WeightsError, match="never trained"):
         checkpoint.load(folder)
     first, second = (checkpoint.load(folder, allow_untrained=True) for _ in range(2))
@@ -93,6 +108,133 @@ def test_a_damaged_file_is_one_line(folder: Path) -> None:
         checkpoint.load(folder, allow_untrained=True)
     assert "\n" not in str(caught.value)
     assert "weights verify" in caught.value.hint
+
+
+FIRST = {
+    "mllm": ("model.layers.1.input_layernorm.weight", "layers.1.input_layernorm.weight"),
+    "text": ("encoder.layers.0.layer_norm1.bias", "encoder.layers.0.layer_norm1.bias"),
+    "sam2": ("mask_decoder.conv_s0.bias", "mask_decoder.conv_s0.bias"),
+}
+
+
+@pytest.mark.parametrize("part", FIRST)
+def test_nothing_that_the_files_lack_is_drawn(folder: Path, part: str) -> None:
+    path = folder / part / "model.safetensors"
+    stored, name = FIRST[part]
+    whole = load_file(path)
+    edit(path, **{stored: torch.ones(3, 5)})
+    with pytest.raises(WeightsError, match=rf"{name} is \(3, 5\) where \(\d+,\) is wanted"):
+        checkpoint.load(folder, allow_untrained=True)
+    edit(path, **{stored: None, f"{stored}_of_old": whole[stored]})
+    with pytest.raises(WeightsError, match=f"{name} is missing") as caught:
+        checkpoint.load(folder, allow_untrained=True)
+    assert "\n" not in str(caught.value)
+    assert "incomplete" in caught.value.hint
+    assert caught.value.exit_code == 4
+    edit(path, **{stored: whole[stored]})
+    with pytest.raises(WeightsError, match="_of_old' is no part of this model"):
+        checkpoint.load(folder, allow_untrained=True)
+
+
+def test_it_is_said_how_many_tensors_are_missing(folder: Path) -> None:
+    path = folder / "sam2" / "model.safetensors"
+    gone = sorted(name for name in load_file(path) if name.startswith("memory_attention."))
+    edit(path, **dict.fromkeys(gone))
+    with pytest.raises(WeightsError, match=rf"{gone[0]} is missing \({len(gone)} tensors are missing\)"):
+        checkpoint.load(folder, allow_untrained=True)
+
+
+@torch.no_grad()
+def test_a_sam2_for_images_marks_frames_and_propagates_nothing(folder: Path, tmp_path: Path) -> None:
+    before = checkpoint.load(folder, allow_untrained=True)
+    memory = drop_memory(folder)
+    model = checkpoint.load(folder, allow_untrained=True)
+    frames = films(1)
+    wanted = before(frames, before.questions(["fight"])).mask_logit
+    assert torch.equal(model(frames, model.questions(["fight"])).mask_logit, wanted)
+    with pytest.raises(WeightsError, match="no memory to propagate masks by"):
+        model.carry(frames[0], {0: wanted[0, 0]}, batch=1)
+    checkpoint.save(model, tmp_path / "again", trained=False)
+    assert not set(memory) & set(load_file(tmp_path / "again" / "sam2" / "model.safetensors"))
+    assert not checkpoint.load(tmp_path / "again", allow_untrained=True).masks.has_memory
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("mllm/tokenizer.json", "{}"),
+        ("mllm/tokenizer.json", '{"version": "1.0", "model": {"type": "Strange"}}'),
+        ("text/tokenizer.json", "[]"),
+        ("mllm/config.json", "[1]"),
+        ("mllm/config.json", '{"model_type": "qwen2_vl", "text_config": 3}'),
+        ("text/config.json", "null"),
+        ("sam2/config.json", '{"model_type": "sam2_video", "vision_config": [1]}'),
+        ("mllm/tokenizer_config.json", "[1]"),
+    ],
+)
+def test_whatever_the_libraries_raise_is_one_line(folder: Path, file: str, text: str) -> None:
+    (folder / file).write_text(text)
+    with pytest.raises(WeightsError) as caught:
+        checkpoint.load(folder, allow_untrained=True)
+    assert str(folder) in caught.value.message
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["null", "[1]", "3", "{", "{}", '{"image_size": "large"}', '{"image_size": -1}', '{"vision_config": [1]}', "[" * 99999],
+)
+def test_sam2s_side_where_its_config_is_none(folder: Path, text: str) -> None:
+    assert checkpoint.image_size(folder) == 256
+    (folder / "sam2" / "config.json").write_text(text)
+    with pytest.raises(WeightsError, match="image_size"):
+        checkpoint.image_size(folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"sampling": {"frames": 8.0}}, "sampling: frames is 8.0, not a whole number"),
+        ({"sampling": {"rate_hz": "7.5"}}, 'sampling: rate_hz is "7.5", not a number'),
+        ({"sampling": [8, 7.5]}, "sampling is [8, 7.5], not an object"),
+        ({"pixels": {"static_threshold": float("nan")}}, "static_threshold is NaN, not a number"),
+        ({"trained": "yes"}, 'trained is "yes", not true or false'),
+        ({"trained": 1}, "trained is 1, not true or false"),
+        ({"seed": True}, "seed is true, not a whole number"),
+        ({"name": None}, "name is null, not a text"),
+        ({"mask_gate": ["hard"]}, 'mask_gate is ["hard"], not a text'),
+        ({"lora": {"targets": "q_proj"}}, 'targets is "q_proj", not a list of texts'),
+        ({"parts": {"mllm": None}}, "mllm is null, not an object"),
+    ],
+)
+def test_a_field_of_another_type_is_named(folder: Path, values: dict[str, object], words: str) -> None:
+    configure(folder, **values)
+    with pytest.raises(WeightsError) as caught:
+        checkpoint.check(folder, allow_untrained=True)
+    assert words in caught.value.message
+    assert caught.value.exit_code == 4
+
+
+def test_a_number_may_be_written_without_a_point(folder: Path) -> None:
+    configure(folder, sampling={"rate_hz": 8}, lora={"targets": ["q_proj"]}, random_gain=None)
+    config = checkpoint.check(folder, allow_untrained=True)
+    assert (config.sampling.rate_hz, type(config.sampling.rate_hz)) == (8.0, float)
+    assert config.lora.targets == ("q_proj",)
+
+
+def test_a_config_alone_makes_no_part_trained(folder: Path) -> None:
+    configure(folder, trained=True)
+    with pytest.raises(WeightsError, match="never trained"):
+        checkpoint.check(folder, allow_untrained=False)
+    assert not checkpoint.check(folder, allow_untrained=True).trained
+    assert not weights.is_trained(folder)
+    own = load_file(folder / checkpoint.OWN)
+    save_file(own, folder / checkpoint.OWN, metadata={"trained": "true"})
+    assert checkpoint.check(folder, allow_untrained=False).trained
+    assert weights.is_trained(folder)
+    configure(folder, trained=False)
+    assert not checkpoint.check(folder, allow_untrained=True).trained
+    assert not weights.is_trained(folder)
 
 
 def test_another_models_own_part_is_refused(folder: Path) -> None:

@@ -11,13 +11,11 @@ FOLDER/
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
@@ -28,9 +26,9 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
     Sam2VideoModel,
 )
-from transformers.utils import logging as transformers_logging
 
 from vadcli import weights
+from vadcli.detectors.lavida.base_models import as_weights_error, memory_names, quiet, read_model
 from vadcli.detectors.lavida.config import SEG, LavidaConfig, load_preset
 from vadcli.detectors.lavida.masks import TransformersMasks
 from vadcli.detectors.lavida.mllm import MultimodalLM
@@ -64,12 +62,12 @@ def read_config(folder: Path) -> LavidaConfig:
         raise WeightsError(
             f"{folder}: not a LAVIDA folder: {path.name}: {error.strerror}", hint="`vadcli weights import` makes one"
         ) from error
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: {' '.join(str(error).split())}", hint="is it from another version of vadcli?") from error
 
 
 def check(folder: Path, *, allow_untrained: bool) -> LavidaConfig:
-    """The folder's configuration, where it can be scanned with; loads no weights.
+    """The folder's configuration, where it can be scanned with; loads no weights. It is trained where the own part says so too.
 
     Raises:
         WeightsError: a part is missing, or the own part was never trained and nobody allowed that.
@@ -81,7 +79,8 @@ def check(folder: Path, *, allow_untrained: bool) -> LavidaConfig:
             f"{folder}: the {' and '.join(missing)} part{'s are' if len(missing) > 1 else ' is'} missing",
             hint=f"build the folder with `vadcli weights import {config.name}`",
         )
-    if not allow_untrained and not (config.trained and (folder / OWN).is_file()):
+    config = replace(config, trained=weights.is_trained(folder))
+    if not allow_untrained and not config.trained:
         raise WeightsError(f"{folder}: LAVIDA's own part was never trained", hint=UNTRAINED_HINT)
     return config
 
@@ -93,11 +92,15 @@ def image_size(folder: Path) -> int:
         WeightsError: it can't be read.
     """
     path = folder / "sam2" / "config.json"
+    hint = "is it a transformers SAM2 folder?"
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        return int(document.get("image_size") or document["vision_config"]["backbone_config"]["image_size"][0])
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise WeightsError(f"{path}: says no image_size ({error})", hint="is it a transformers SAM2 folder?") from error
+        side = document.get("image_size") or document["vision_config"]["backbone_config"]["image_size"][0]
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"{path}: says no image_size ({error})", hint=hint) from error
+    if type(side) is not int or side < 1:
+        raise WeightsError(f"{path}: image_size {side!r} is no number of pixels", hint=hint)
+    return side
 
 
 def load(
@@ -114,11 +117,9 @@ def load(
         WeightsError: a part is missing, damaged, of another size, or untrained without leave.
     """
     config = check(folder, allow_untrained=allow_untrained)
-    with quiet(), _as_weights_error(folder):
-        plain = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
-        qwen = Qwen2VLForConditionalGeneration.from_pretrained(folder / "mllm", attn_implementation=attention, **plain)
-        clip = CLIPTextModel.from_pretrained(folder / "text", **{**plain, "dtype": torch.float32})
-        sam2 = Sam2VideoModel.from_pretrained(folder / "sam2", **{**plain, "dtype": torch.float32})
+    qwen = read_model("mllm", folder / "mllm", dtype=dtype, attn_implementation=attention)
+    clip, sam2 = (read_model(part, folder / part, dtype=torch.float32) for part in ("text", "sam2"))
+    with quiet(), as_weights_error(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder / "mllm", local_files_only=True)
         words = AutoTokenizer.from_pretrained(folder / "text", local_files_only=True)
         if (folder / ADAPTERS).is_dir():
@@ -173,7 +174,7 @@ def save(model: Lavida, folder: Path, *, trained: bool) -> None:
     with quiet():
         model.mllm.qwen.save_pretrained(folder / "mllm")
         model.text.clip.save_pretrained(folder / "text")
-        model.masks.sam2.save_pretrained(folder / "sam2")  # type: ignore[attr-defined]
+        _save_sam2(model.masks, folder / "sam2")
         model.tokenizer.save_pretrained(folder / "mllm")
         model.text.tokenizer.save_pretrained(folder / "text")
     own = {name: value.contiguous() for name, value in model.state_dict().items() if name.startswith("projector.")}
@@ -181,6 +182,13 @@ def save(model: Lavida, folder: Path, *, trained: bool) -> None:
     document = {**model.config.to_json(), "trained": trained, "parts": {}}
     (folder / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     weights.write_checksums(folder)
+
+
+def _save_sam2(masks: Any, folder: Path) -> None:
+    """Write SAM2; a memory that was never read is not written either, or it would pass for a real one."""
+    memory = set() if masks.has_memory else memory_names(masks.sam2)
+    kept = {name: value for name, value in masks.sam2.state_dict().items() if name not in memory}
+    masks.sam2.save_pretrained(folder, state_dict=kept)
 
 
 @torch.no_grad()
@@ -253,31 +261,3 @@ def _cuda_devices(device: torch.device | str) -> list[int]:
     """The devices whose random state must be kept, for torch.random.fork_rng."""
     chosen = torch.device(device)
     return [chosen.index or 0] if chosen.type == "cuda" else []
-
-
-@contextmanager
-def _as_weights_error(folder: Path) -> Iterator[None]:
-    """What the libraries raise over damaged or missing files, as one line."""
-    try:
-        yield
-    except WeightsError:
-        raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        words = " ".join(str(error).split())
-        raise WeightsError(
-            f"{folder}: can't be loaded: {words[:300]}", hint=f"`vadcli weights verify {folder}` says which file is damaged"
-        ) from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars and no advice from transformers on stderr."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()

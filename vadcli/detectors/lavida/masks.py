@@ -105,11 +105,15 @@ class TransformersMasks(nn.Module):
 
     Args:
         sam2: the model to wrap, changed in place: the prompt encoder's copy of the position matrix becomes the image's.
+
+    Attributes:
+        has_memory: False where SAM2's video memory was not among its files, so that nothing can be propagated.
     """
 
     def __init__(self, sam2: Any) -> None:
         super().__init__()
         self.sam2: Any = sam2
+        self.has_memory = bool(getattr(sam2, "has_memory", True))
         self.image_size = int(sam2.config.image_size)
         self.width = int(sam2.config.vision_config.fpn_hidden_size)
         grid = self.image_size // STRIDE_PX

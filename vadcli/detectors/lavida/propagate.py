@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from vadcli.detectors.lavida.masks import NO_OBJECT_LOGIT, ImageFeatures, TransformersMasks, with_padding_point
 from vadcli.detectors.lavida.sam2_sizes import MEMORY_CHANNELS
+from vadcli.errors import WeightsError
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def propagate(model: TransformersMasks, pixels: Tensor, known: Mapping[int, Tens
         decoder says, -1024 throughout where the object is gone.
 
     Raises:
+        WeightsError: the checkpoint came without a video memory.
         ValueError: frame 0 isn't known, a number is out of range, a mask isn't (H, W), or the model can't remember: it is in
             training mode, or has memories of other than 64 channels.
     """
@@ -212,6 +214,9 @@ def _resize(masks: Tensor, side: int) -> Tensor:
 
 
 def _check(model: TransformersMasks, frames: int, known: Mapping[int, Tensor]) -> None:
+    if not model.has_memory:
+        hint = "scan without --propagate-masks, or build the folder from a SAM2.1 checkpoint for video"
+        raise WeightsError("the sam2 part is a checkpoint for images: it has no memory to propagate masks by", hint=hint)
     if model.training:
         raise ValueError("masks are propagated in evaluation mode: call eval() on the model first")
     channels = int(model.sam2.mem_dim)
