@@ -157,3 +157,18 @@ def test_rotary_frequencies_keep_their_precision_when_weights_are_narrowed() -> 
     assert any("inv_freq" in name for name in frequencies)
     for name, buffer in narrow.named_buffers():
         torch.testing.assert_close(buffer, frequencies[name], rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_training_reads_the_same_hidden_state_of_a_batch_of_different_prompts() -> None:
+    clips = visual(films(3), FIFTH)
+    asked = [prompt("fight"), prompt("fight", "fire", "a red car on the wrong side"), prompt("smoke", "fire")]
+    length = 4
+    hidden, logits = lm().answers(clips, asked, length)
+    assert logits.shape[:2] == (3, length + 1)
+    for row, (clip, one) in enumerate(zip(clips, asked, strict=True)):
+        torch.testing.assert_close(hidden[row], lm().hidden_at_seg([clip], one)[0], atol=1e-5, rtol=1e-5)
+        # The hidden state at <SEG> is final-norm, so the logits of the token behind it are its projection.
+        behind = len(one.after) - 1 - one.seg
+        wanted = lm().qwen.lm_head(hidden[row])
+        torch.testing.assert_close(logits[row, length - behind], wanted, atol=1e-4, rtol=1e-4)

@@ -130,3 +130,48 @@ def test_config_names_what_it_does_not_know() -> None:
         LavidaConfig.from_json({**document, "format_version": 7})
     with pytest.raises(ValueError, match="mask_gate 'ajar'"):
         LavidaConfig.from_json({**document, "mask_gate": "ajar"})
+
+
+@torch.no_grad()
+def test_an_image_is_a_clip_of_one_frame() -> None:
+    frames = films(2)[:, :1]
+    seen = tiny().watch(frames)
+    twice = tiny().watch(frames.expand(-1, 2, -1, -1, -1))
+    assert seen.frames == len(seen.image) // 2 == 1
+    for one, pair in zip(seen.visual, twice.visual, strict=True):
+        torch.testing.assert_close(one.tokens, pair.tokens)
+    assert tiny()(frames, tiny().questions(NAMES)).object_logit.shape == (2, 1)
+
+
+@torch.no_grad()
+def test_training_has_its_own_frame_areas() -> None:
+    config = tiny().config
+    pixels = replace(config.pixels, train_min_px=4 * 28 * 28, train_max_px=6 * 28 * 28)
+    model = checkpoint.random_model(replace(config, pixels=pixels), seed=1)
+    seen, training = model.watch(films(1)), model.watch(films(1), training=True)
+    assert training.visual[0].length <= 4 * 6 < seen.visual[0].length
+
+
+@torch.no_grad()
+def test_lists_of_several_lengths_share_a_batch() -> None:
+    model, frames = tiny(), films(2)
+    seen = model.watch(frames)
+    first, second = (model.questions(names)[0] for names in (("fight",), ("smoke", "fire", "car")))
+    hidden = torch.cat(
+        [model.mllm.hidden_at_seg(seen.visual, asked.tokens)[row : row + 1] for row, asked in enumerate((first, second))]
+    )
+    text = torch.zeros(2, 3, model.text.width)
+    text[0, :1], text[1] = first.features, second.features
+    counts = torch.tensor([[True, False, False], [True, True, True]])
+    together = model.prompts(seen, hidden, text, counts).view(2, 8, 1, -1)
+    for row, asked in enumerate((first, second)):
+        alone = model.prompts(model.watch(frames[row : row + 1]), hidden[row : row + 1], asked.features)
+        torch.testing.assert_close(together[row], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_names_are_pooled_with_gradients_only_where_that_is_asked_for() -> None:
+    text = tiny().text
+    assert not text(NAMES).requires_grad
+    pooled = text.pooled(NAMES)
+    assert pooled.requires_grad
+    assert torch.equal(pooled, text(NAMES))

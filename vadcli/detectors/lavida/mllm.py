@@ -163,6 +163,31 @@ class MultimodalLM(nn.Module):
             hidden[prefix.rows] = output.last_hidden_state[:, -1].to(hidden.dtype)
         return hidden
 
+    def answers(self, clips: list[VisualTokens], prompts: list[PromptTokens], length: int) -> tuple[Tensor, Tensor]:
+        """What training reads of whole sequences, a prompt a clip, in one call.
+
+        Shorter sequences are filled up behind their end, where causal attention lets nothing of the filling through.
+
+        Args:
+            clips: B.
+            prompts: B, each for its clip; all end in the same forced answer.
+            length: A, tokens of that answer.
+
+        Returns:
+            Hidden states at `<SEG>` (B, D); logits (B, A + 1, V) at the token before the answer and at each of the answer's.
+        """
+        parts = [self._whole(clip, prompt) for clip, prompt in zip(clips, prompts, strict=True)]
+        longest = max(len(embedded) for embedded, _ in parts)
+        output = self.qwen.model.language_model(
+            inputs_embeds=torch.stack([F.pad(embedded, (0, 0, 0, longest - len(embedded))) for embedded, _ in parts]),
+            position_ids=torch.stack([F.pad(place, (0, longest - place.shape[1])) for _, place in parts], dim=1),
+            use_cache=False,
+        )
+        hidden = output.last_hidden_state  # (B, S, D)
+        seg = [len(prompt.before) + len(clip.tokens) + prompt.seg for clip, prompt in zip(clips, prompts, strict=True)]
+        tails = [row[len(embedded) - length - 1 : len(embedded)] for row, (embedded, _) in zip(hidden, parts, strict=True)]
+        return torch.stack([row[place] for row, place in zip(hidden, seg, strict=True)]), self.qwen.lm_head(torch.stack(tails))
+
     @property
     def _tower_width(self) -> int:
         return int(self.qwen.config.vision_config.embed_dim)
@@ -209,6 +234,14 @@ class MultimodalLM(nn.Module):
         embedded = self._embed(prompt.after[: prompt.seg + 1])
         row = torch.arange(start, start + len(embedded), device=embedded.device)
         return embedded.expand(count, -1, -1), row.expand(3, count, -1)
+
+    def _whole(self, clip: VisualTokens, prompt: PromptTokens) -> tuple[Tensor, Tensor]:
+        """Embeddings (S, D) and positions (3, S) of one clip's sequence to the end of the answer."""
+        embedded, positions = self._before([clip], prompt)
+        tail = self._embed(prompt.after).to(embedded.dtype)
+        start = _next_position([clip], prompt)
+        row = torch.arange(start, start + len(tail), device=tail.device).expand(3, -1)
+        return torch.cat([embedded[0], tail]), torch.cat([positions[:, 0], row], dim=1)
 
     def _empty(self, clips: int) -> Tensor:
         weight = self.qwen.model.language_model.norm.weight

@@ -126,14 +126,19 @@ class Lavida(nn.Module):
                 for names in split_categories(categories, self.config.prompt.max_categories)
             ]
 
-    def watch(self, frames: Tensor) -> Seen:
-        """The vision side of (B, T, H, W, 3) uint8 frames (paper 3.4 and 3.6)."""
+    def watch(self, frames: Tensor, *, training: bool = False) -> Seen:
+        """The vision side of (B, T, H, W, 3) uint8 frames (paper 3.4 and 3.6).
+
+        Args:
+            frames: for Qwen2-VL, which pairs them in time, an odd number repeats its last one: an image is T = 1.
+            training: with the frame areas of training.
+        """
         pixels = self.config.pixels
         with self.clock("pixels"):
             patches, grid = qwen_patches(
-                frames,
-                min_px=pixels.min_px,
-                max_px=pixels.max_px,
+                torch.cat([frames, frames[:, -1:]], dim=1) if frames.shape[1] % 2 else frames,
+                min_px=pixels.train_min_px if training else pixels.min_px,
+                max_px=pixels.train_max_px if training else pixels.max_px,
                 patch_px=self.mllm.patch_px,
                 merge=self.mllm.merge,
                 dtype=self.dtype,
@@ -178,12 +183,17 @@ class Lavida(nn.Module):
             hidden: (B, D_llm) hidden states at `<SEG>`.
             multimask: three masks a frame, as in training.
         """
+        prompt = self.prompts(seen, hidden, question.features)
+        with self.clock("sam2 decoder"):
+            return self.masks.decode(seen.image, prompt, multimask=multimask)
+
+    def prompts(self, seen: Seen, hidden: Tensor, text: Tensor, text_mask: Tensor | None = None) -> Tensor:
+        """One sparse prompt a frame, (B·T, 1, 256); the arguments as in `Projector.forward`."""
         image = seen.image
         with self.clock("projector"):
             maps = image.embedding.view(len(seen.visual), seen.frames, *image.embedding.shape[1:])  # (B, T, 256, h/4, w/4)
-            prompt = self.projector(hidden, question.features, maps, image.position)  # (B, T, 1, 256)
-        with self.clock("sam2 decoder"):
-            return self.masks.decode(image, prompt.flatten(0, 1), multimask=multimask)
+            prompt: Tensor = self.projector(hidden, text, maps, image.position, text_mask)  # (B, T, 1, 256)
+        return prompt.flatten(0, 1)
 
     def carry(self, frames: Tensor, known: Mapping[int, Tensor], *, batch: int) -> Tensor:
         """Mask logits of frames in order of time, carried by SAM2's video memory from those that are known.

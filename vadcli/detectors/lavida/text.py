@@ -28,7 +28,12 @@ class TextEncoder(nn.Module):
         return int(self.clip.config.hidden_size)
 
     def forward(self, categories: Sequence[str]) -> Tensor:
-        """(C, width) pooled features. A name longer than CLIP reads is cut, its end mark kept."""
+        """(C, width) pooled features, without gradients. A name longer than CLIP reads is cut, its end mark kept."""
+        with torch.no_grad():
+            return self.pooled(categories)
+
+    def pooled(self, categories: Sequence[str]) -> Tensor:
+        """The same with gradients where the weights ask for them: a model made from nothing learns its words."""
         ids = self.tokenizer(
             list(categories),
             padding=True,
@@ -36,6 +41,5 @@ class TextEncoder(nn.Module):
             max_length=self.clip.config.max_position_embeddings,
             return_tensors="pt",
         ).to(self.clip.device)
-        with torch.no_grad():
-            pooled: Tensor = self.clip(input_ids=ids["input_ids"], attention_mask=ids["attention_mask"]).pooler_output
+        pooled: Tensor = self.clip(input_ids=ids["input_ids"], attention_mask=ids["attention_mask"]).pooler_output
         return pooled
