@@ -14,6 +14,7 @@ from tests.detectors.lavida.models import PRESET, films, tiny_folder
 from vadcli import weights
 from vadcli.detectors.lavida import checkpoint
 from vadcli.detectors.lavida.base_models import MEMORY
+from vadcli.detectors.lavida.masks import TransformersMasks
 from vadcli.errors import WeightsError
 
 
@@ -73,6 +74,16 @@ def test_there_is_no_pickle_and_it_is_small(made: Path) -> None:
     suffixes = {path.suffix for path in made.rglob("*") if path.is_file()}
     assert suffixes <= {".json", ".safetensors", ".jinja"}
     assert sum(path.stat().st_size for path in made.rglob("*") if path.is_file()) < 12 << 20
+
+
+def test_token_ids_lie_within_small_vocabularies(made: Path) -> None:
+    """Elsewhere transformers warns of them on stderr, again and again."""
+    mllm, text = (json.loads((made / part / "config.json").read_text()) for part in ("mllm", "text"))
+    size = mllm["text_config"]["vocab_size"]
+    for config in (mllm, mllm["text_config"], text):
+        ids = {name: value for name, value in config.items() if name.endswith("_token_id") and value is not None}
+        assert len(ids) >= 2
+        assert all(0 <= value < config.get("vocab_size", size) for value in ids.values()), ids
 
 
 def test_an_untrained_model_is_refused_with_what_to_do(folder: Path) -> None:
@@ -156,7 +167,9 @@ def test_a_sam2_for_images_marks_frames_and_propagates_nothing(folder: Path, tmp
         model.carry(frames[0], {0: wanted[0, 0]}, batch=1)
     checkpoint.save(model, tmp_path / "again", trained=False)
     assert not set(memory) & set(load_file(tmp_path / "again" / "sam2" / "model.safetensors"))
-    assert not checkpoint.load(tmp_path / "again", allow_untrained=True).masks.has_memory
+    again = checkpoint.load(tmp_path / "again", allow_untrained=True).masks
+    assert isinstance(again, TransformersMasks)
+    assert not again.has_memory
 
 
 @pytest.mark.parametrize(

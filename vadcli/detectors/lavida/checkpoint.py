@@ -11,6 +11,7 @@ FOLDER/
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,15 @@ from vadcli.detectors.lavida.masks import TransformersMasks
 from vadcli.detectors.lavida.mllm import MultimodalLM
 from vadcli.detectors.lavida.model import Lavida
 from vadcli.detectors.lavida.projector import build_projector
-from vadcli.detectors.lavida.prompts import CLIP_SPECIALS, TURN_END, VIDEO, add_seg, small_text_tokenizer, small_tokenizer
+from vadcli.detectors.lavida.prompts import (
+    CLIP_SPECIALS,
+    QWEN_SPECIALS,
+    TURN_END,
+    VIDEO,
+    add_seg,
+    small_text_tokenizer,
+    small_tokenizer,
+)
 from vadcli.detectors.lavida.sam2_sizes import sam2_config
 from vadcli.detectors.lavida.text import TextEncoder
 from vadcli.errors import WeightsError
@@ -43,6 +52,14 @@ PARTS = ("mllm", "text", "sam2")
 OWN = "lavida.safetensors"
 ADAPTERS = "lora"
 SEG_STD = 0.02
+QWEN_IDS = {
+    "video_token_id": VIDEO,
+    "image_token_id": "<|image_pad|>",
+    "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+}
+ENDS = {"bos_token_id": QWEN_SPECIALS[0], "eos_token_id": TURN_END}
+CLIP_IDS = {"bos_token_id": CLIP_SPECIALS[0], "eos_token_id": CLIP_SPECIALS[1], "pad_token_id": CLIP_SPECIALS[1]}
 UNTRAINED_HINT = (
     "no public LAVIDA checkpoint exists yet: train one with `vadcli train`, use --detector motion, "
     "or scan with random weights by --allow-untrained"
@@ -151,21 +168,22 @@ def random_model(
     parts = config.parts
     with torch.random.fork_rng(devices=_cuda_devices(device)), torch.device(device), quiet():
         torch.manual_seed(seed)
-        mllm = Qwen2VLConfig(**parts.mllm)
-        tokenizer = small_tokenizer(mllm.text_config.vocab_size)
-        mllm.video_token_id = tokenizer.convert_tokens_to_ids(VIDEO)
-        mllm.image_token_id = tokenizer.convert_tokens_to_ids("<|image_pad|>")
-        mllm.text_config.eos_token_id = tokenizer.convert_tokens_to_ids(TURN_END)
-        clip = CLIPTextConfig(**parts.text)
-        words = small_text_tokenizer(clip.vocab_size, clip.max_position_embeddings)
-        clip.bos_token_id, clip.eos_token_id = words.convert_tokens_to_ids(list(CLIP_SPECIALS))
-        clip.pad_token_id = clip.eos_token_id
+        sizes, text_sizes = parts.mllm["text_config"], parts.text
+        tokenizer = small_tokenizer(sizes["vocab_size"])
+        words = small_text_tokenizer(text_sizes["vocab_size"], text_sizes["max_position_embeddings"])
+        mllm = Qwen2VLConfig(**{**parts.mllm, **_ids(tokenizer, QWEN_IDS), "text_config": {**sizes, **_ids(tokenizer, ENDS)}})
+        clip = CLIPTextConfig(**{**text_sizes, **_ids(words, CLIP_IDS)})
         qwen = Qwen2VLForConditionalGeneration._from_config(mllm, dtype=dtype)
         text, sam2 = CLIPTextModel(clip), Sam2VideoModel(sam2_config(**parts.sam2))
         model = _assemble(config, qwen=qwen, clip=text, sam2=sam2, tokenizer=tokenizer, words=words)
         if config.random_gain is not None:
             _draw(model, config.random_gain)
     return model.to(device=device, dtype=dtype).eval()
+
+
+def _ids(tokenizer: Any, names: Mapping[str, str]) -> dict[str, int]:
+    """A configuration's fields of token ids. Their defaults are those of the public tokenizers, far outside a small one."""
+    return {name: int(tokenizer.convert_tokens_to_ids(token)) for name, token in names.items()}
 
 
 def save(model: Lavida, folder: Path, *, trained: bool) -> None:
