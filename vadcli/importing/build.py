@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vadcli import weights
-from vadcli.errors import UsageError, VadcliError, WeightsError
+from vadcli.errors import OutputError, UsageError, VadcliError, WeightsError
 from vadcli.importing.files import OWN_NAME, Imported, files_of, model_type, place, place_model, read_config
 from vadcli.importing.sources import ADAPTER_FILES, META_SUFFIXES, Sources, check_extras, find_parts, need_room
 from vadcli.outputs.atomic import Scratch
@@ -47,7 +47,7 @@ def import_lavida(
     Raises:
         UsageError: no such preset, or `dest` is there.
         WeightsError: a part is missing, damaged, of another size or a pickle.
-        VadcliError: the disk is full.
+        VadcliError: the disk is full, or `dest` can't be written.
     """
     from vadcli.detectors.lavida.base_models import quiet
     from vadcli.detectors.lavida.config import load_preset, preset_names
@@ -211,8 +211,13 @@ def _refuse_existing(dest: Path, *, force: bool) -> None:
 
 @contextmanager
 def _disk_errors(dest: Path) -> Iterator[None]:
+    """What writing the folder fails with, as one line that names `dest` and what to do here."""
     try:
         yield
+    except OutputError as error:
+        reason = error.message.rpartition(": ")[2]
+        hint = "choose a folder that can be written with --to; nothing half-built is left"
+        raise OutputError(f"{dest}: can't be made: {reason}", hint=hint) from error
     except VadcliError:
         raise
     except Exception as error:
