@@ -1,0 +1,59 @@
+"""A LAVIDA smaller than the smallest preset, and samples for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from vadcli.detectors.lavida import checkpoint
+from vadcli.detectors.lavida.config import LavidaConfig, PartSizes, PixelOptions, load_preset
+from vadcli.detectors.lavida.model import Lavida
+from vadcli.detectors.lavida.projector import ProjectorOptions
+from vadcli.train.samples import ExposureSample
+
+torch.set_num_threads(1)
+
+PX = 28 * 28
+
+
+def small_config() -> LavidaConfig:
+    """lavida-tiny with narrower and fewer layers."""
+    tiny = load_preset("lavida-tiny")
+    text = {**tiny.parts.mllm["text_config"], "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 96}
+    text |= {"num_attention_heads": 2, "num_key_value_heads": 1}
+    tower = {**tiny.parts.mllm["vision_config"], "depth": 1, "embed_dim": 32, "hidden_size": 64, "num_heads": 2}
+    parts = PartSizes(
+        mllm={**tiny.parts.mllm, "text_config": text, "vision_config": tower},
+        text={**tiny.parts.text, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2},
+        sam2={**tiny.parts.sam2, "image_size": 128, "embed_dim": 8, "decoder_heads": 2, "decoder_mlp": 48},
+    )
+    return replace(
+        tiny,
+        name="small",
+        random_gain=None,
+        projector=ProjectorOptions(width=32, queries=4, blocks=2, heads=2, mlp=48, category_heads=2),
+        pixels=PixelOptions(min_px=4 * PX, max_px=6 * PX, train_min_px=4 * PX, train_max_px=6 * PX),
+        parts=parts,
+    )
+
+
+def small_model(*, seed: int = 0) -> Lavida:
+    """Random weights of these sizes."""
+    return checkpoint.random_model(small_config(), seed=seed)
+
+
+def sample(
+    *categories: str, anomalous: bool = True, frames: int = 2, size: tuple[int, int] = (48, 64), seed: int = 0
+) -> ExposureSample:
+    """A textured clip with a bright block, which is the anomaly where there is one."""
+    rng = np.random.default_rng(seed)
+    pictures = rng.integers(0, 120, (frames, *size, 3), dtype=np.uint8)
+    masks = np.zeros((frames, *size), np.bool_)
+    if anomalous:
+        masks[:, 8:32, 8:40] = True
+        pictures[masks] = (240, 40, 40)
+    return ExposureSample(
+        f"clip{seed}", pictures, categories or ("red block", "dog"), masks, np.asarray(masks.any(axis=(1, 2))), anomalous
+    )

@@ -1,0 +1,168 @@
+"""One training step of LAVIDA: exposure samples in, losses out (paper 3.3 and 3.9).
+
+    frames ─ watch ─┬─ visual tokens ─┐
+    the sample's own names ─ prompt ──┴─ language model ─┬─ logits of the answer ─────────────── LM loss
+                    │                                    └─ h_seg ─┐
+    the sample's own names ─ CLIP text ────────────────────────────┤
+                    └─ F, F_s0, F_s1 ──────────────────────────────┴─ projector ─ mask decoder ─ mask, IoU and score losses
+
+Every sample has a prompt and a list of its own. The mask gate is not applied here: that is for inference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vadcli.detectors.lavida.masks import ImageFeatures
+from vadcli.detectors.lavida.model import Lavida, Seen, Verdict
+from vadcli.detectors.lavida.prompts import PromptTokens, build_prompt
+from vadcli.train.losses import IGNORED, Losses, LossWeights, anomaly_loss, answer_loss
+from vadcli.train.samples import ExposureSample
+
+
+class ExposureStep(nn.Module):
+    """LAVIDA with its losses, as one module to train.
+
+    Args:
+        model: set up to train by `parts.set_up`.
+        weights: of the losses; the paper's where None.
+        masks: 3 or 1, how many masks a prompt are trained.
+    """
+
+    def __init__(self, model: Lavida, *, weights: LossWeights | None = None, masks: int = 3) -> None:
+        super().__init__()
+        if masks not in (1, 3):
+            raise ValueError(f"the decoder gives 3 masks a prompt or 1, not {masks}")
+        self.model = model
+        self.weights = weights or LossWeights()
+        self.masks = masks
+
+    def forward(self, samples: Sequence[ExposureSample]) -> dict[str, Tensor]:
+        """The losses of a batch, each part and `total`, as `losses.Losses` names them.
+
+        Args:
+            samples: of as many frames each; their pictures may differ in size.
+        """
+        losses = self.losses(samples)
+        return {name: getattr(losses, name) for name in LOSS_NAMES}
+
+    def losses(self, samples: Sequence[ExposureSample]) -> Losses:
+        """As `forward`."""
+        seen = self._watch(samples, training=True)
+        prompt, answer = self._read(seen, samples)
+        output = self.model.masks.decode(seen.image, prompt, multimask=self.masks == 3)
+        size = output.mask_logit.shape[-2:]
+        masks = [decoder_masks(torch.from_numpy(sample.masks).to(self.device), (size[0], size[1])) for sample in samples]
+        present = torch.cat([torch.from_numpy(sample.labels) for sample in samples]).to(self.device)
+        return anomaly_loss(
+            mask_logits=output.mask_logit,
+            iou=output.iou,
+            score_logits=output.object_logit,
+            masks=torch.cat(masks),
+            present=present,
+            answer=answer,
+            weights=self.weights,
+        )
+
+    @torch.no_grad()
+    def judge(self, samples: Sequence[ExposureSample]) -> Verdict:
+        """What the model says of each sample under its own list, as in a scan: its picture sizes, its one mask; ungated."""
+        seen = self._watch(samples, training=False)
+        prompt, _ = self._read(seen, samples)
+        output = self.model.masks.decode(seen.image, prompt)
+        mask = output.mask_logit[:, 0]
+        b, t = len(samples), seen.frames
+        return Verdict(output.object_logit.view(b, t), mask.view(b, t, *mask.shape[1:]))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @cached_property
+    def answer(self) -> tuple[int, ...]:
+        """Token ids of the forced answer."""
+        ids = self.model.tokenizer(self.model.config.prompt.answer, add_special_tokens=False)["input_ids"]
+        return tuple(ids)
+
+    def _watch(self, samples: Sequence[ExposureSample], *, training: bool) -> Seen:
+        """The vision side; pictures of one size go through together."""
+        counts = {len(sample.frames) for sample in samples}
+        if len(counts) != 1:
+            raise ValueError(f"samples of {sorted(counts)} frames can't share a batch")
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for row, sample in enumerate(samples):
+            groups.setdefault(sample.frames.shape, []).append(row)
+        seen = [
+            self.model.watch(
+                torch.stack([torch.from_numpy(samples[row].frames) for row in rows]).to(self.device), training=training
+            )
+            for rows in groups.values()
+        ]
+        return seen[0] if len(seen) == 1 else _in_order(seen, [row for rows in groups.values() for row in rows])
+
+    def _read(self, seen: Seen, samples: Sequence[ExposureSample]) -> tuple[Tensor, Tensor]:
+        """Prompts of the mask decoder (B·T, 1, 256) and the language model's loss at the answer (B,)."""
+        asked = [self._prompt(sample) for sample in samples]
+        hidden, logits = self.model.mllm.answers(seen.visual, asked, len(self.answer))
+        labels = torch.tensor([[IGNORED, *self.answer]] * len(samples), device=self.device)
+        text, counts = self._texts(samples)
+        return self.model.prompts(seen, hidden, text, counts), answer_loss(logits, labels)
+
+    def _prompt(self, sample: ExposureSample) -> PromptTokens:
+        tokens = build_prompt(self.model.tokenizer, sample.categories, self.model.config.prompt)
+        if tokens.after[-len(self.answer) :] != self.answer:
+            raise ValueError(f"the answer {self.model.config.prompt.answer!r} has other tokens at the end of the prompt")
+        return tokens
+
+    def _texts(self, samples: Sequence[ExposureSample]) -> tuple[Tensor, Tensor]:
+        """Features of each sample's names (B, C, D), filled up with zeros, and which of them count (B, C)."""
+        names = list(dict.fromkeys(name for sample in samples for name in sample.categories))
+        features = self.model.text.pooled(names)  # each name once
+        place = {name: row for row, name in enumerate(names)}
+        longest = max(len(sample.categories) for sample in samples)
+        rows = [[place[name] for name in sample.categories] for sample in samples]
+        index = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=self.device)
+        lengths = torch.tensor([len(row) for row in rows], device=self.device)
+        counts = torch.arange(longest, device=self.device) < lengths[:, None]
+        # A product with a one-hot matrix rather than indexing: its gradient adds up in the same order in every run on a GPU.
+        chosen = F.one_hot(index, len(names)).to(features.dtype) * counts[..., None]
+        return chosen @ features, counts
+
+
+LOSS_NAMES = ("focal", "dice", "iou", "score", "lm", "total")
+
+
+def decoder_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Masks at the mask decoder's own size: a cell is in the mask where half of it or more is covered.
+
+    A frame whose mask is too thin or small for that keeps the cells that are covered most, so no labelled frame goes without a
+    target.
+
+    Args:
+        masks: (N, H, W) bool.
+        size: (h, w); the picture is squeezed into it as SAM2 sees it.
+
+    Returns:
+        (N, h, w) bool.
+    """
+    coverage = F.adaptive_avg_pool2d(masks.float().unsqueeze(1), size)[:, 0]  # (N, h, w)
+    found = coverage >= 0.5
+    most = coverage.amax(dim=(1, 2), keepdim=True)
+    lost = (most > 0) & ~found.any(dim=(1, 2), keepdim=True)
+    return torch.where(lost, coverage >= most, found)
+
+
+def _in_order(parts: list[Seen], rows: list[int]) -> Seen:
+    """Parts of a batch put together; `rows` says which clip of the batch each one is."""
+    frames = parts[0].frames
+    order = sorted(range(len(rows)), key=rows.__getitem__)
+    visual = [clip for part in parts for clip in part.visual]
+    image = ImageFeatures.cat([part.image for part in parts])
+    index = torch.tensor([place * frames + frame for place in order for frame in range(frames)], device=image.embedding.device)
+    return Seen([visual[place] for place in order], image[index], frames)
