@@ -176,7 +176,7 @@ def test_activations_computed_again_give_the_same_gradients() -> None:
         def count(*_: object) -> None:
             calls[-1] += 1
 
-        step.model.mllm.qwen.model.language_model.layers[0].mlp.register_forward_hook(count)
+        step.model.mllm.qwen.model.language_model.layers[0].input_layernorm.register_forward_hook(count)
         step([sample()])["total"].backward()
         found.append({name: value.grad for name, value in parts.trained_parameters(step)})
     assert calls == [1, 2]
