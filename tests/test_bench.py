@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.fakes import DifferenceDetector
 from tests.media import make_video
-from vadcli.bench import Bench, BenchPlan, Bound, footage, footage_of, rounds, usage
+from vadcli.bench import Bench, BenchPlan, Bound, footage, footage_of, room, rounds, usage
 from vadcli.bench.naive import naive_clips
 from vadcli.bench.report import Report, Setting, Stages, Throughput
 from vadcli.bench.rounds import Round, ScoreStore, naive_round, owned, scan_round
@@ -27,7 +27,7 @@ from vadcli.detectors.lavida import checkpoint
 from vadcli.detectors.lavida.config import load_preset
 from vadcli.detectors.lavida.detector import LavidaDetector
 from vadcli.detectors.lavida.model import Lavida
-from vadcli.errors import DecodeError, UsageError, VadcliError, VideoError
+from vadcli.errors import DecodeError, DeviceError, UsageError, VadcliError, VideoError
 from vadcli.options import BenchOptions, DetectorOptions
 from vadcli.types import ClipNeeds, PixelFormat, SizeRule
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, LoaderOptions
@@ -330,6 +330,55 @@ def test_real_sizes_are_drawn_where_they_are_needed_and_nowhere_else() -> None:
     assert {weight.device.type for weight in weights} == {"meta"}
     assert {weight.dtype for weight in weights} == {torch.float16}
     assert 8e9 < sum(weight.numel() for weight in weights) < 9e9
+
+
+def needs(model: str, precision: str = "auto") -> int:
+    model_bytes = room.weights_bytes(load_preset(model), {"auto": torch.float32, "bf16": torch.bfloat16}[precision])
+    assert model_bytes > 0
+    return model_bytes
+
+
+@pytest.mark.parametrize(
+    ("spare", "fits"),
+    [
+        (-1, "--precision bf16 (16.9 GB), --model lavida-2b (9.5 GB), --model lavida-tiny (9 MB)"),
+        (-(20 * 10**9), "--model lavida-2b"),
+        (-(30 * 10**9), "--model lavida-tiny"),
+        (-(10**11), "more memory"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_before_they_are_drawn(
+    monkeypatch: pytest.MonkeyPatch, spare: int, fits: str
+) -> None:
+    wanted = needs("lavida-7b")
+    monkeypatch.setattr(room, "free_bytes", lambda device: max(0, wanted + spare))
+    detector = tiny(model="lavida-7b")
+    with pytest.raises(DeviceError, match=r"lavida-7b: its weights take \d+\.\d GB in float32, and cpu has") as caught:
+        room.need_memory(detector)
+    assert fits in caught.value.hint
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 4
+    monkeypatch.setattr(room, "free_bytes", lambda device: wanted)
+    room.need_memory(detector)
+
+
+def test_weights_are_counted_in_their_number_format() -> None:
+    stored = sum(tensor.nbytes for tensor in checkpoint.random_model(load_preset("lavida-tiny")).parameters())
+    assert stored <= needs("lavida-tiny") < 1.1 * stored
+    assert 0.5 <= needs("lavida-2b", "bf16") / needs("lavida-2b") < 0.51
+
+
+def test_a_containers_limit_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, text in (("unlimited", "max\n"), ("limited", f"{2**30 + psutil.Process().memory_info().rss}\n")):
+        (tmp_path / name).write_text(text)
+    available = psutil.virtual_memory().available
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=available))
+    monkeypatch.setattr(room, "CGROUP_LIMITS", (tmp_path / "absent", tmp_path / "unlimited"))
+    assert room.free_bytes(CPU) == available
+    monkeypatch.setattr(room, "CGROUP_LIMITS", (tmp_path / "limited",))
+    assert room.free_bytes(CPU) <= 2**30
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (7, 9))
+    assert room.free_bytes(torch.device("cuda", 0)) == 7
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 from vadcli.bench.footage import Footage, footage_of
 from vadcli.bench.report import Report
+from vadcli.bench.room import need_memory
 from vadcli.bench.rounds import Bound
 from vadcli.bench.run import Bench, BenchPlan
 
-__all__ = ["Bench", "BenchPlan", "Bound", "Footage", "Report", "footage_of"]
+__all__ = ["Bench", "BenchPlan", "Bound", "Footage", "Report", "footage_of", "need_memory"]

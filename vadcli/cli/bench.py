@@ -32,7 +32,7 @@ def bench(*, paths: Paths = None, options: BenchOptions) -> None:
       vadcli bench --model lavida-tiny --random-weights --device cpu --json
     """  # noqa: D301
     from vadcli import detectors
-    from vadcli.bench import Bench, BenchPlan, Bound, footage_of
+    from vadcli.bench import Bench, BenchPlan, Bound, footage_of, need_memory
     from vadcli.detectors.lavida.detector import LavidaDetector
     from vadcli.scan.local import check_device
 
@@ -45,6 +45,7 @@ def bench(*, paths: Paths = None, options: BenchOptions) -> None:
         hint = "--random-weights measures a preset's real sizes without any" if not options.random_weights else error.hint
         raise WeightsError(error.message, hint=hint) from error
     assert isinstance(detector, LavidaDetector)
+    need_memory(detector)
     plan = BenchPlan(
         ratios=options.ratio_list(),
         batch_sizes=options.batch_size_list(),
