@@ -17,8 +17,10 @@ HALF_TOLERANCE = 0.005
 """Largest difference of a frame's score between fp16 and fp32 where the same tokens are kept."""
 HALF_MEDIAN = 0.02
 """Median difference where compression chooses for itself: fp16 tokens may tip a choice between near equals."""
-EXACT = 2e-4
-"""fp32 on a GPU sums in another order than on a CPU, and another one for another batch size."""
+ACROSS_DEVICES = 2e-4
+"""fp32 on a GPU sums in another order than on a CPU."""
+ACROSS_BATCHES = 1e-5
+"""fp32, without TF32: what a frame's score may change with the batch, its neighbours and the calls beside it."""
 
 TINY = load_preset("lavida-tiny")
 
@@ -28,7 +30,14 @@ def scores_of(config: LavidaConfig, device: torch.device, dtype: torch.dtype, fr
     model = built(config, device, dtype)
     with torch.inference_mode():
         verdict = model(torch.from_numpy(frames).to(device), model.questions(CATEGORIES))
-    return verdict.object_logit.sigmoid().double().cpu().numpy()
+    scores: np.ndarray = verdict.object_logit.sigmoid().double().cpu().numpy()
+    return scores
+
+
+def assert_same_scores(found: np.ndarray, wanted: np.ndarray) -> None:
+    """Object logits that give the same scores."""
+    mine, theirs = (1 / (1 + np.exp(-logits.astype(np.float64))) for logits in (found, wanted))
+    np.testing.assert_allclose(mine, theirs, rtol=0, atol=ACROSS_BATCHES)
 
 
 @pytest.mark.parametrize("config", [pytest.param(TINY, id="tiny"), pytest.param(mid(), id="mid", marks=pytest.mark.cuda_only)])
@@ -46,10 +55,10 @@ def test_half_precision_gives_the_scores_of_single_precision(config: LavidaConfi
 def test_a_gpu_gives_the_scores_and_masks_of_a_cpu(device: torch.device) -> None:
     given = batch_of(clips(4))
     here, there = tiny_detector(device, precision="fp32").score(given), tiny_detector("cpu", precision="fp32").score(given)
-    np.testing.assert_allclose(here.raw, there.raw, atol=EXACT)
+    np.testing.assert_allclose(here.raw, there.raw, atol=ACROSS_DEVICES)
     assert here.mask is not None
     assert there.mask is not None
-    np.testing.assert_allclose(here.mask, there.mask, atol=EXACT)
+    np.testing.assert_allclose(here.mask, there.mask, atol=ACROSS_DEVICES)
 
 
 def test_compression_keeps_the_same_tokens_as_on_a_cpu(device: torch.device) -> None:
@@ -67,7 +76,7 @@ def test_scores_do_not_depend_on_the_batch(device: torch.device) -> None:
     whole = detector.score(batch_of(frames)).raw
     for size in (1, 3):
         parts = [detector.score(batch_of(frames[start : start + size])).raw for start in range(0, 8, size)]
-        np.testing.assert_allclose(np.concatenate(parts), whole, atol=EXACT)
+        assert_same_scores(np.concatenate(parts), whole)
 
 
 def test_calls_at_the_same_time_do_not_disturb_each_other(device: torch.device) -> None:
@@ -81,10 +90,10 @@ def test_calls_at_the_same_time_do_not_disturb_each_other(device: torch.device) 
     with ScoringPool[int](detector) as pool:
         pooled = dict(found for number, each in enumerate(batches) for found in pool.submit(number, each)) | dict(pool.drain())
     for number, wanted in enumerate(alone):
-        np.testing.assert_allclose(together[number], wanted, atol=EXACT)
+        assert_same_scores(together[number], wanted)
         found = pooled[number]
         assert not isinstance(found, Exception)
-        np.testing.assert_allclose(found.raw, wanted, atol=EXACT)
+        assert_same_scores(found.raw, wanted)
 
 
 @pytest.mark.cuda_only
@@ -98,7 +107,7 @@ def test_every_gpu_gives_the_same_scores(device: torch.device) -> None:
     with ThreadPoolExecutor(detector.parallel) as threads:
         together = [found.raw for found in threads.map(detector.score, batches)]
     for given, found in zip(batches, together, strict=True):
-        np.testing.assert_allclose(found, one.score(given).raw, atol=EXACT)
+        assert_same_scores(found, one.score(given).raw)
 
 
 @pytest.mark.cuda_only
