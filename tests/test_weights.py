@@ -344,10 +344,13 @@ def test_a_disguised_pickle_in_a_folder_is_refused(tmp_path: Path) -> None:
 def test_status_tells_what_is_here(own_home: Path) -> None:
     lavida_folder(own_home / "lavida-2b")
     lavida_folder(own_home / "mine", trained=True)
+    save_file(TENSORS, lavida_folder(own_home / "claimed", trained=True) / "lavida.safetensors", metadata={"trained": "false"})
+    (lavida_folder(own_home / "bare", trained=True) / "lavida.safetensors").unlink()
     (lavida_folder(own_home / "lavida-tiny") / "sam2" / "model.safetensors").write_bytes(b"")
     states = {item.name: item.state for item in weights.status()}
     assert states["lavida-2b"] == "untrained"
     assert states["mine"] == "trained"
+    assert states["claimed"] == states["bare"] == "untrained", "the file itself has to say so"
     assert states["lavida-tiny"] == "damaged"
     assert states["lavida-7b"] == states["qwen2-vl-7b"] == "absent"
     assert [json.loads(json.dumps(item.to_json()))["name"] for item in weights.status()] == list(states)

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
 from tests.cli.test_process import start, vadcli, wait_until
 from tests.media import make_video
+from vadcli.cli import app
+from vadcli.errors import DeviceError
 
 RANDOM = ("--model", "lavida-tiny", "--random-weights")
 TINY = (*RANDOM, "--device", "cpu", "--ratios", "0.5", "--batch-sizes", "2", "--workers", "1")
@@ -48,6 +51,19 @@ def test_without_weights_it_says_how_to_do_without(tmp_path: Path, environment: 
     first, second = done.stderr.strip().splitlines()
     assert first.startswith("vadcli: error: ")
     assert "--random-weights" in second
+
+
+def test_weights_that_do_not_fit_are_refused_before_anything_is_made(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+) -> None:
+    """In this process, where no machine is too large for it."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("vadcli.bench.room.free_bytes", lambda device: 10**6)
+    monkeypatch.setattr("vadcli.bench.footage_of", lambda videos: pytest.fail("footage was made"))
+    done = CliRunner().invoke(app, ["bench", *TINY])
+    assert isinstance(done.exception, DeviceError)
+    assert "lavida-tiny: its weights take 9 MB in float32, and cpu has 1 MB free" in str(done.exception)
 
 
 @pytest.mark.parametrize(
