@@ -61,7 +61,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "accelerate": ("train/",),
     "huggingface_hub": ("weights", "detectors/lavida/checkpoint"),
     "typer": ("cli/",),
-    "tqdm": ("cli/_output", "train/trainer"),
+    "tqdm": ("cli/_output", "train/logs"),
     "platformdirs": ("config", "weights"),
     "psutil": ("video/", "doctor", "bench"),
 }

@@ -1,0 +1,257 @@
+"""Training from its beginning to a LAVIDA folder: the same twice, the same after a kill, validated apart from what it sees."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.train.small import small_model
+from vadcli.detectors.lavida import checkpoint
+from vadcli.errors import DocumentError, UsageError, VadcliError
+from vadcli.train import parts
+from vadcli.train.recipe import Recipe, parse_recipe
+from vadcli.train.state import Progress
+from vadcli.train.step import LOSS_NAMES
+from vadcli.train.trainer import Trainer
+from vadcli.train.validation import validate
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to start from, smaller than any preset."""
+    folder = tmp_path_factory.mktemp("start") / "small"
+    checkpoint.save(small_model(), folder, trained=False)
+    return folder
+
+
+def recipe_of(start: Path, *, steps: int = 6, lora: bool = False, every: int = 0, patience: int = 0, seed: int = 0) -> Recipe:
+    return parse_recipe(
+        {
+            "name": "small",
+            "seed": seed,
+            "model": {
+                "folder": str(start),
+                "train": list(parts.PAPER if lora else parts.WHOLE),
+                "masks": 3 if lora else 1,
+                "compression": 0.5,
+            },
+            "data": [{"name": "synthetic", "clips": 20, "max_categories": 4}],
+            "world": {"size_px": 64},
+            "schedule": {"epochs": 2, "steps": steps // 2, "batch": 1, "accumulation": 2, "rate": 1e-3, "warm_up_steps": 2},
+            "validation": {"clips": 4, "every": every, "patience": patience},
+            "running": {"checkpoint_every": 2},
+        }
+    )
+
+
+def losses_of(out: Path) -> list[list[str]]:
+    """The log without its seconds."""
+    with (out / "log.csv").open(newline="") as file:
+        return [row[:-1] for row in csv.reader(file)]
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_after(step: int) -> Callable[[Trainer], None]:
+    """Let a trainer's next steps end as a kill would: in the middle of a step, nothing tidied."""
+
+    def arm(trainer: Trainer) -> None:
+        train = trainer._train
+
+        def stop(samples: object, rate: float) -> dict[str, float]:
+            found = train(samples, rate)  # type: ignore[arg-type]
+            if trainer.progress.step == step:
+                raise Killed
+            return found
+
+        trainer._train = stop  # type: ignore[method-assign]
+
+    return arm
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_killed_training_ends_with_the_same_bytes_as_an_undisturbed_one(start: Path, tmp_path: Path, lora: bool) -> None:
+    recipe = recipe_of(start, lora=lora, every=3)
+    whole = Trainer(recipe, tmp_path / "whole", device="cpu").run()
+    rng = np.random.default_rng(1 + lora)
+    first = int(rng.integers(2, 5))
+    for step in (first, 5):
+        broken = Trainer(recipe, tmp_path / "broken", device="cpu")
+        killed_after(step)(broken)
+        with pytest.raises(Killed):
+            broken.run()
+        assert not (tmp_path / "broken" / "model").exists()
+    resumed = Trainer(recipe, tmp_path / "broken", device="cpu").run()
+    assert losses_of(tmp_path / "broken") == losses_of(tmp_path / "whole")
+    assert (tmp_path / "broken/validation.csv").read_bytes() == (tmp_path / "whole/validation.csv").read_bytes()
+    assert files_of(resumed) == files_of(whole)
+
+
+CHILD = """
+import sys; from pathlib import Path
+import torch; torch.set_num_threads(1)
+from vadcli.train.recipe import parse_recipe
+from vadcli.train.trainer import Trainer
+import json
+Trainer(parse_recipe(json.loads(sys.argv[1])), Path(sys.argv[2]), device="cpu").run()
+"""
+
+
+def test_a_process_killed_by_the_system_goes_on_to_the_same_bytes(start: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(start, steps=8)
+    document = recipe.to_json()
+    command = [sys.executable, "-c", CHILD, json.dumps(document), str(tmp_path / "broken")]
+    child = subprocess.Popen(command, start_new_session=True)
+    log, deadline = tmp_path / "broken" / "log.csv", time.monotonic() + 100
+    try:
+        while not (log.is_file() and len(log.read_text().splitlines()) > 4):
+            assert child.poll() is None, "the training ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+    resumed = Trainer(recipe, tmp_path / "broken", device="cpu").run()
+    whole = Trainer(recipe, tmp_path / "whole", device="cpu").run()
+    assert losses_of(tmp_path / "broken") == losses_of(tmp_path / "whole")
+    assert files_of(resumed) == files_of(whole)
+
+
+def test_one_seed_gives_one_training_and_another_seed_another(start: Path, tmp_path: Path) -> None:
+    for name, seed in (("first", 0), ("again", 0), ("other", 1)):
+        Trainer(recipe_of(start, steps=2, seed=seed), tmp_path / name, device="cpu").run()
+    assert losses_of(tmp_path / "first") == losses_of(tmp_path / "again") != losses_of(tmp_path / "other")
+    header, *rows = losses_of(tmp_path / "first")
+    assert header == ["step", *LOSS_NAMES, "rate"]
+    assert [row[0] for row in rows] == ["1", "2"]
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_the_folder_that_comes_out_scores_as_the_trained_model_did(start: Path, tmp_path: Path, lora: bool) -> None:
+    recipe = recipe_of(start, steps=4, lora=lora)
+    recipe = replace(recipe, schedule=replace(recipe.schedule, rate=1e-2))
+    trainer = Trainer(recipe, tmp_path, device="cpu")
+    folder = trainer.run()
+    model = checkpoint.load(folder)  # no leave to be untrained
+    assert model.config.trained
+    assert model.config.sources["training"]["recipe"] == recipe.to_json()
+    assert model.config.sources["training"]["data"] == trainer.mixture.fingerprint()
+    assert model.config.compression.ratio == 0.5
+    names = ("red star", "something falling")
+    frames = torch.from_numpy(trainer.mixture.sample(trainer.mixture.plan(0)[0]).frames)[None]
+    trained = trainer.step.eval().model
+    with torch.no_grad():
+        wanted, got = (one(frames, one.questions(names)) for one in (trained, model))
+        before = checkpoint.load(start, allow_untrained=True)
+        untrained = before(frames, before.questions(names))
+    torch.testing.assert_close(got.object_logit, wanted.object_logit, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(got.mask_logit, wanted.mask_logit, atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(got.object_logit, untrained.object_logit, atol=1e-2)
+    assert (folder / "lora").is_dir() == lora
+
+
+def test_the_best_validation_is_what_comes_out_and_waiting_ends(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = iter([0.6, 0.9, 0.7, 0.9])
+
+    def told(*args: object, **more: object) -> object:
+        return replace(validate(*args, **more), frame_auc=next(figures))  # type: ignore[arg-type]
+
+    monkeypatch.setattr("vadcli.train.trainer.validate", told)
+    recipe = recipe_of(start, steps=20, every=1, patience=2)
+    trainer = Trainer(recipe, tmp_path, device="cpu")
+    folder = trainer.run()
+    assert trainer.progress == Progress(step=4, best=0.9, best_step=2, waited=2)
+    training = json.loads((folder / "config.json").read_text())["sources"]["training"]
+    assert (training["steps"], training["validation_frame_auc"]) == (2, 0.9)
+    rows = (tmp_path / "validation.csv").read_text().splitlines()
+    assert [row.split(",")[:2] for row in rows[1:]] == [["1", "0.6"], ["2", "0.9"], ["3", "0.7"], ["4", "0.9"]]
+    # It stays stopped when it is run again.
+    assert files_of(Trainer(recipe, tmp_path, device="cpu").run()) == files_of(folder)
+
+
+def test_validation_shows_what_training_never_does(start: Path, tmp_path: Path) -> None:
+    trainer = Trainer(recipe_of(start, every=3), tmp_path, device="cpu")
+    assert trainer.validation is not None
+    assert len(trainer.validation) == 4
+    assert all("/validation/" in trainer.validation[place].key for place in range(4))
+    assert all("/train/" in trainer.mixture.sample(draw).key for draw in trainer.mixture.plan(0))
+    state = torch.get_rng_state()
+    found = validate(trainer.step, trainer.validation, batch=3)
+    assert torch.equal(torch.get_rng_state(), state), "validation must not move training's random numbers on"
+    assert found.frames == 4 * 8
+    assert found.frame_auc is not None
+    assert 0 <= found.frame_auc <= 1
+    assert found == validate(trainer.step, trainer.validation, batch=2)
+
+
+def test_another_recipe_does_not_go_on_with_a_training(start: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(start, steps=2)
+    Trainer(recipe, tmp_path, device="cpu").run()
+    other = replace(recipe, schedule=replace(recipe.schedule, rate=2e-3))
+    with pytest.raises(DocumentError, match="another recipe"):
+        Trainer(other, tmp_path, device="cpu").run()
+
+
+def test_checkpoints_are_whole_or_absent_and_only_the_newest_are_kept(start: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(start, steps=6)
+    left = tmp_path / "checkpoints" / ".step-00000002.new"
+    left.mkdir(parents=True)
+    (left / "state.json").write_text("{")  # a run that was killed while it wrote
+    Trainer(recipe, tmp_path, device="cpu").run()
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-00000004", "step-00000006"]
+    (tmp_path / "checkpoints/step-00000006/optimizer.safetensors").write_bytes(b"cut")
+    with pytest.raises(DocumentError, match=r"optimizer\.safetensors"):
+        Trainer(recipe, tmp_path, device="cpu").run()
+
+
+def test_a_loss_that_is_not_a_number_ends_training(start: Path, tmp_path: Path) -> None:
+    trainer = Trainer(recipe_of(start, steps=2), tmp_path, device="cpu")
+    with torch.no_grad():
+        trainer.parameters[0].fill_(float("nan"))
+    with pytest.raises(VadcliError, match="step 1: the loss is not a number"):
+        trainer.run()
+
+
+def test_reading_in_other_processes_changes_nothing(start: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(start, steps=2)
+    Trainer(recipe, tmp_path / "own", device="cpu").run()
+    Trainer(replace(recipe, running=replace(recipe.running, workers=1)), tmp_path / "other", device="cpu").run()
+    assert losses_of(tmp_path / "own") == losses_of(tmp_path / "other")
+
+
+def test_accumulated_batches_are_the_whole_batch(start: Path, tmp_path: Path) -> None:
+    found = []
+    for batch, accumulation in ((4, 1), (2, 2), (1, 4)):
+        recipe = recipe_of(start, steps=2)
+        schedule = replace(recipe.schedule, batch=batch, accumulation=accumulation)
+        out = tmp_path / str(batch)
+        Trainer(replace(recipe, schedule=schedule), out, device="cpu").run()
+        found.append([[float(value) for value in row] for row in losses_of(out)[1:]])
+    np.testing.assert_allclose(found[0], found[1], rtol=2e-3, atol=1e-4)
+    np.testing.assert_allclose(found[0], found[2], rtol=2e-3, atol=1e-4)
+
+
+def test_a_start_that_is_not_there_is_named(tmp_path: Path) -> None:
+    recipe = replace(recipe_of(tmp_path), model=replace(recipe_of(tmp_path).model, folder="", preset="lavida-huge"))
+    with pytest.raises(UsageError, match="lavida-huge"):
+        Trainer(recipe, tmp_path, device="cpu")

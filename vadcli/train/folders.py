@@ -1,0 +1,91 @@
+"""The LAVIDA folders at both ends of a training: the model to start from, and the one that comes out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import vadcli
+from vadcli import weights
+from vadcli.detectors.lavida import checkpoint
+from vadcli.detectors.lavida.config import LoraOptions, load_preset, preset_names
+from vadcli.detectors.lavida.model import Lavida
+from vadcli.errors import UsageError
+from vadcli.train.parts import LORA
+from vadcli.train.recipe import Recipe
+from vadcli.train.state import save_trained
+
+
+def start_model(recipe: Recipe) -> Lavida:
+    """The model to train, on the CPU in fp32, with the recipe's compression, adapters and frame areas in its config.
+
+    Raises:
+        UsageError: there is no such preset.
+        WeightsError: the folder can't be used.
+    """
+    chosen = recipe.model
+    if chosen.folder:
+        base = Path(chosen.folder).expanduser()
+        if LORA in chosen.train and (base / checkpoint.ADAPTERS).is_dir():
+            raise UsageError(
+                f"{base}: has adapters already", hint="start from a folder without lora/, or leave lora out of `train`"
+            )
+        model = checkpoint.load(base, allow_untrained=True)
+    else:
+        if chosen.preset not in preset_names():
+            raise UsageError(f"no preset is called {chosen.preset!r}", hint=f"there are {', '.join(preset_names())}")
+        # Each part's own start: the loud one of a model for demonstrations doesn't suit training.
+        config = replace(load_preset(chosen.preset), random_gain=None, seed=recipe.seed)
+        model = checkpoint.random_model(config, seed=recipe.seed)
+        model.masks.has_memory = False  # type: ignore[attr-defined]  # SAM2's video memory isn't trained: nothing to store
+    config, lora = model.config, recipe.lora
+    low, high = chosen.train_px or (config.pixels.train_min_px, config.pixels.train_max_px)
+    model.config = replace(
+        config,
+        name=recipe.name,
+        compression=replace(config.compression, ratio=chosen.compression),
+        lora=LoraOptions(lora.rank, lora.alpha, lora.dropout, lora.targets),
+        pixels=replace(config.pixels, train_min_px=low, train_max_px=high),
+    )
+    return model
+
+
+def write_model(model: Lavida, recipe: Recipe, folder: Path, sources: Mapping[str, Any]) -> None:
+    """Write the LAVIDA folder of a trained model; the same training gives the same bytes.
+
+    A model with adapters is written as its start's base parts, copied, with what was trained over them; another one whole.
+
+    Args:
+        model: as it is after training, adapters and all.
+        recipe: by which it was trained.
+        folder: to fill.
+        sources: what to store of the training in config.json.
+    """
+    told = {**model.config.sources, "training": {"vadcli": vadcli.__version__, **sources}}
+    model.config = replace(model.config, sources=told, trained=True)
+    if LORA not in recipe.model.train:
+        checkpoint.save(model, folder, trained=True)
+        return
+    if recipe.model.folder:
+        base = Path(recipe.model.folder).expanduser()
+        for part in checkpoint.PARTS:
+            shutil.copytree(base / part, folder / part)
+    else:
+        checkpoint.save(start_model(recipe), folder, trained=False)
+    save_trained(model, folder)
+    _keep_choice_of_mask(model, folder / "sam2" / "config.json")
+    document = {**model.config.to_json(), "parts": {}}
+    (folder / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    weights.write_checksums(folder)
+
+
+def _keep_choice_of_mask(model: Lavida, path: Path) -> None:
+    """Write into SAM2's configuration whether the decoder's single mask stands."""
+    chosen = model.masks.sam2.config.mask_decoder_config.dynamic_multimask_via_stability  # type: ignore[attr-defined]
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document.setdefault("mask_decoder_config", {})["dynamic_multimask_via_stability"] = chosen
+    path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")

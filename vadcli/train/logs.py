@@ -1,0 +1,111 @@
+"""What a training says of itself: two CSV files, a progress bar on a terminal, and TensorBoard where that is installed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+from vadcli.outputs.atomic import writing
+from vadcli.train.step import LOSS_NAMES
+from vadcli.train.validation import Validated
+
+STEP_COLUMNS = ("step", *LOSS_NAMES, "rate", "seconds")
+VALIDATION_COLUMNS = ("step", "frame_auc", "mask_iou", "frames")
+
+
+class TrainingLog:
+    """The log of one training, from a step on: rows of later steps, left by a run that was killed, are taken out.
+
+    Numbers are written in full, so that two logs of the same training are equal but for the seconds.
+
+    Args:
+        out: folder of the CSV files.
+        total: steps of the whole training.
+        start: steps done already.
+        main: False says nothing at all, for all processes but one.
+    """
+
+    def __init__(self, out: Path, *, total: int, start: int, main: bool) -> None:
+        self.main = main
+        self._steps, self._validations = out / "log.csv", out / "validation.csv"
+        self._bar: Any = None
+        self._board: Any = None
+        if main:
+            _begin(self._steps, STEP_COLUMNS, start)
+            _begin(self._validations, VALIDATION_COLUMNS, start)
+            self._bar = tqdm(total=total, initial=start, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+            self._board = _board(out / "tensorboard", start)
+
+    def __enter__(self) -> TrainingLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.main:
+            self._bar.close()
+            if self._board is not None:
+                self._board.close()
+
+    def step(self, step: int, losses: Mapping[str, float], rate: float, seconds: float) -> None:
+        """A row of one optimiser step."""
+        if not self.main:
+            return
+        _append(self._steps, [str(step), *(repr(losses[name]) for name in LOSS_NAMES), repr(rate), f"{seconds:.4f}"])
+        self._bar.set_postfix(loss=f"{losses['total']:.3f}", refresh=False)
+        self._bar.update()
+        self._tell(step, {**{f"loss/{name}": losses[name] for name in LOSS_NAMES}, "rate": rate})
+
+    def validation(self, step: int, found: Validated) -> None:
+        """A row of one validation; an empty cell is a figure that can't be computed."""
+        if not self.main:
+            return
+        figures = {"frame_auc": found.frame_auc, "mask_iou": found.mask_iou}
+        _append(
+            self._validations,
+            [str(step), *("" if value is None else repr(value) for value in figures.values()), str(found.frames)],
+        )
+        self._tell(step, {f"validation/{name}": value for name, value in figures.items() if value is not None})
+
+    def _tell(self, step: int, values: Mapping[str, float]) -> None:
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+
+def _begin(path: Path, columns: Sequence[str], start: int) -> None:
+    """Make a CSV file with its header, or cut an older one behind row `start`; whole under its name or as it was."""
+    rows: list[list[str]] = []
+    if start and path.is_file():
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.reader(file) if len(row) == len(columns) and row[0].isdigit() and int(row[0]) <= start]
+    temporary = path.with_name(f".{path.name}.new")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text("".join(_line(row) for row in [list(columns), *rows]), encoding="utf-8")
+        os.replace(temporary, path)
+
+
+def _append(path: Path, row: Sequence[str]) -> None:
+    with writing(path), path.open("a", encoding="utf-8", newline="") as file:
+        file.write(_line(row))
+
+
+def _line(row: Sequence[str]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerow(row)
+    return text.getvalue()
+
+
+def _board(folder: Path, start: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:  # it is no requirement
+        return None
+    return SummaryWriter(str(folder), purge_step=start + 1)
