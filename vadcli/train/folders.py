@@ -42,7 +42,12 @@ def start_model(recipe: Recipe) -> Lavida:
         config = replace(load_preset(chosen.preset), random_gain=None, seed=recipe.seed)
         model = checkpoint.random_model(config, seed=recipe.seed)
         model.masks.has_memory = False  # type: ignore[attr-defined]  # SAM2's video memory isn't trained: nothing to store
-    config, lora = model.config, recipe.lora
+    return configured(model, recipe)
+
+
+def configured(model: Lavida, recipe: Recipe) -> Lavida:
+    """The model with the recipe's name, compression, adapters and frame areas in its config."""
+    chosen, config, lora = recipe.model, model.config, recipe.lora
     low, high = chosen.train_px or (config.pixels.train_min_px, config.pixels.train_max_px)
     model.config = replace(
         config,

@@ -1,0 +1,141 @@
+"""Recipes: what is in the files that come with the project, and what is said of a bad one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vadcli.errors import UsageError
+from vadcli.train.mixture import LAVIDA_MIX
+from vadcli.train.parts import PAPER, WHOLE
+from vadcli.train.plan import plan_of, plan_text
+from vadcli.train.recipe import PAPER_PARTS, Recipe, ScheduleChoice, parse_recipe, read_recipe
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+
+
+def document(**more: Any) -> dict[str, Any]:
+    return {"name": "mine", "model": {"preset": "lavida-tiny"}, "data": [{"name": "synthetic"}], **more}
+
+
+def test_the_7b_recipe_is_the_papers() -> None:
+    recipe = read_recipe(RECIPES / "lavida-7b.toml")
+    assert {item.name: item.weight for item in recipe.data} == dict(LAVIDA_MIX)
+    assert recipe.model.train == PAPER == PAPER_PARTS
+    schedule = recipe.schedule
+    assert (schedule.total_steps, schedule.batch, schedule.accumulation) == (16_000, 2, 2)
+    assert (schedule.rate, schedule.betas, schedule.decay, schedule.clip) == (1e-5, (0.9, 0.999), 0.01, 1.0)
+    assert (recipe.lora.rank, recipe.lora.alpha, recipe.lora.dropout, recipe.lora.targets) == (
+        8,
+        16,
+        0.05,
+        ("q_proj", "v_proj"),
+    )
+    assert (recipe.loss.focal, recipe.loss.dice, recipe.loss.iou, recipe.loss.score, recipe.loss.lm) == (20, 2, 1, 2, 1)
+    assert recipe.running.precision == "bf16"
+    assert recipe.running.gradient_checkpointing
+
+
+def test_the_tiny_recipe_trains_everything_from_nothing() -> None:
+    recipe = read_recipe(RECIPES / "lavida-tiny.toml")
+    assert recipe.model.preset == "lavida-tiny"
+    assert set(recipe.model.train) == set(WHOLE)
+    assert [item.name for item in recipe.data] == ["synthetic"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"modle": {}}, "modle"),
+        ({"model": {"preset": "lavida-tiny", "compresion": 0.5}}, r"\[model\] has no key 'compresion'.*compression"),
+        ({"schedule": {"rate": "fast"}}, "schedule.rate is 'fast', not a value of type float"),
+        ({"schedule": {"batch": True}}, "schedule.batch is True, not a value of type int"),
+        ({"schedule": {"betas": [0.9]}}, "schedule.betas has 1 values, not 2"),
+        ({"schedule": {"steps": 0}}, "steps is 0"),
+        ({"running": {"precision": "fp8"}}, "fp8.*fp32, bf16, fp16"),
+        ({"data": [{"name": "mevis"}]}, "mevis.*root"),
+        ({"data": []}, "no .*data"),
+        ({"data": [{"name": "synthetic", "split": "test"}]}, "tests aren't trained on"),
+        ({"validation": {"split": "test"}}, "isn't chosen on a test set"),
+        ({"validation": {"split": "train", "every": 5}}, "validated on the split it is trained on"),
+        ({"model": {}}, "a preset or a folder"),
+        ({"model": {"preset": "a", "folder": "b"}}, "a preset or a folder"),
+        ({"world": {"size_px": 30}}, "size_px"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_what_can_not_be_used_is_named(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        parse_recipe(document(**changes))
+
+
+@pytest.mark.parametrize("text", ["name = ", 'name = "x"\n'])
+def test_an_error_names_the_file(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=r"mine\.toml"):
+        read_recipe(path)
+
+
+def test_a_recipe_survives_its_json() -> None:
+    for path in RECIPES.glob("*.toml"):
+        recipe = read_recipe(path)
+        assert parse_recipe(recipe.to_json()) == recipe
+
+
+def test_the_fingerprint_is_of_what_is_computed() -> None:
+    recipe = parse_recipe(document())
+    assert changed(recipe, schedule=replace(recipe.schedule, rate=2e-5))
+    assert changed(recipe, seed=1)
+    assert not changed(recipe, running=replace(recipe.running, workers=3, keep=5))
+    moved = [parse_recipe(document(data=[{"name": "mevis", "root": root}])).fingerprint() for root in ("/a", "/b")]
+    assert moved[0] == moved[1] != recipe.fingerprint()
+
+
+def changed(recipe: Recipe, **values: Any) -> bool:
+    return replace(recipe, **values).fingerprint() != recipe.fingerprint()
+
+
+def test_the_rate_rises_over_the_warm_up_and_falls_along_a_line() -> None:
+    schedule = ScheduleChoice(epochs=2, steps=10, rate=1.0, warm_up_steps=4)
+    rates = [schedule.rate_at(step) for step in range(schedule.total_steps)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4] == 1.0
+    assert rates[12] == pytest.approx(0.5)
+    assert rates[-1] == pytest.approx(1 / 16)
+    assert replace(schedule, warm_up_steps=0).rate_at(0) == 1.0
+
+
+def test_reading_a_recipe_loads_no_torch() -> None:
+    code = "import sys, vadcli.train.recipe; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+def test_the_plan_of_the_7b_recipe_needs_no_memory_and_no_data() -> None:
+    recipe = read_recipe(RECIPES / "lavida-7b.toml")
+    recipe = replace(recipe, model=replace(recipe.model, folder="", preset="lavida-7b"))
+    plan = plan_of(recipe)
+    trained = {size.name: size.trained for size in plan.sizes if size.trained}
+    assert set(trained) == set(PAPER)
+    # r · (in + out) of q (3584 -> 3584) and v (3584 -> 512), in 28 layers.
+    assert trained["lora"] == 28 * 8 * ((3584 + 3584) + (3584 + 512))
+    assert trained["tokens"] == trained["lm_head"] >= 152064 * 3584
+    assert plan.weights_bytes > 16 * sum(trained.values())
+    text = plan_text(plan)
+    assert "16,000 steps of 4 samples" in text
+    for name in PAPER:
+        assert name in text
+
+
+def test_the_plan_of_a_model_made_from_nothing() -> None:
+    plan = plan_of(read_recipe(RECIPES / "lavida-tiny.toml"))
+    for size in plan.sizes:
+        assert size.trained == (0 if size.name == "rest" else size.total)
+    without = plan_of(replace(plan.recipe, running=replace(plan.recipe.running, gradient_checkpointing=True)))
+    assert without.activations_bytes < plan.activations_bytes
+    assert without.weights_bytes == plan.weights_bytes

@@ -1,0 +1,121 @@
+"""What a training would be, without training: parts and their sizes, steps, data, and an estimate of memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vadcli.detectors.lavida import checkpoint
+from vadcli.detectors.lavida.compress import kept_count
+from vadcli.detectors.lavida.config import QWEN_PX, load_preset, preset_names
+from vadcli.detectors.lavida.model import Lavida
+from vadcli.train import folders
+from vadcli.train.mixture import Mixture
+from vadcli.train.parts import part_of, set_up
+from vadcli.train.recipe import Recipe
+
+PROMPT_TOKENS = 200
+"""Of text around a clip's visual tokens, about: 30 names and the words between them."""
+ADAM_BYTES = 16
+"""Of a trained weight in fp32: itself, its gradient and AdamW's two moments."""
+
+
+@dataclass(frozen=True)
+class PartSize:
+    """Parameters of one part: all, and those that are trained."""
+
+    name: str
+    total: int
+    trained: int
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """Sizes of a training.
+
+    Attributes:
+        recipe: whose.
+        sizes: of the parts, in the model's order.
+        weights_bytes: weights, gradients and moments: exact.
+        activations_bytes: what a batch keeps in the language model for the way back: an estimate. The encoders' and the
+            decoder's come on top, and what the libraries hold.
+    """
+
+    recipe: Recipe
+    sizes: tuple[PartSize, ...]
+    weights_bytes: int
+    activations_bytes: int
+
+
+def plan_of(recipe: Recipe) -> TrainingPlan:
+    """Sizes of a recipe's training. A model of a preset's sizes is laid out without memory; only unknown folders are read.
+
+    Raises:
+        UsageError: there is no such preset or part.
+        WeightsError: the folder to start from can't be used.
+    """
+    model = _laid_out(recipe)
+    set_up(model, recipe.model.train, masks=recipe.model.masks)
+    found: dict[str, list[int]] = {}
+    for name, value in model.named_parameters():
+        size = found.setdefault(part_of(name), [0, 0])
+        size[0] += value.numel()
+        size[1] += value.numel() * value.requires_grad
+    sizes = tuple(PartSize(name, *counts) for name, counts in found.items())
+    narrow = 4 if recipe.running.precision == "fp32" else 2
+    weights = sum(size.trained * ADAM_BYTES + (size.total - size.trained) * narrow for size in sizes)
+    return TrainingPlan(recipe, sizes, weights, _activations(model, recipe, narrow))
+
+
+def plan_text(plan: TrainingPlan, mixture: Mixture | None = None) -> str:
+    """The plan for a person, a line an item; with the data where the mixture is given."""
+    recipe, schedule = plan.recipe, plan.recipe.schedule
+    samples = schedule.batch * schedule.accumulation
+    lines = [f"{recipe.name}: {schedule.total_steps:,} steps of {samples} samples a process ({schedule.epochs} epochs)", ""]
+    lines.append(f"{'part':<16}{'parameters':>16}{'trained':>16}")
+    lines += [f"{size.name:<16}{size.total:>16,}{size.trained:>16,}" for size in plan.sizes]
+    total, trained = (sum(getattr(size, kind) for size in plan.sizes) for kind in ("total", "trained"))
+    lines += [f"{'all':<16}{total:>16,}{trained:>16,}", ""]
+    lines.append(f"memory: {_size(plan.weights_bytes)} for weights, gradients and AdamW's moments, and about")
+    lines.append(
+        f"        {_size(plan.activations_bytes)} for the language model's activations; encoders and decoder come on top"
+    )
+    if mixture is not None:
+        lines += ["", f"{'data':<20}{'clips':>10}{'an epoch':>10}"]
+        for sampler, quota in zip(mixture.samplers, mixture.quotas, strict=True):
+            lines.append(f"{sampler.data.name:<20}{len(sampler):>10,}{quota:>10,}")
+    return "\n".join(lines) + "\n"
+
+
+def _laid_out(recipe: Recipe) -> Lavida:
+    """The recipe's model, without memory wherever its sizes are those of a preset."""
+    name = recipe.model.preset
+    if recipe.model.folder:
+        name = checkpoint.read_config(Path(recipe.model.folder).expanduser()).name
+    if name not in preset_names():
+        return folders.start_model(recipe)
+    config = replace(load_preset(name), random_gain=None)
+    return folders.configured(checkpoint.random_model(config, device="meta"), recipe)
+
+
+def _activations(model: Lavida, recipe: Recipe, narrow: int) -> int:
+    """Bytes a batch: about 16 values of the model's width and 3 of its inner width a token and layer; one layer's with
+    checkpointing, beside each layer's input.
+    """
+    config = model.mllm.qwen.config.text_config
+    pairs = (model.config.sampling.frames + 1) // 2
+    visual = pairs * (model.config.pixels.train_max_px // QWEN_PX**2)
+    tokens = recipe.schedule.batch * (PROMPT_TOKENS + kept_count(visual, model.config.compression.ratio))
+    layer = 16 * config.hidden_size + 3 * config.intermediate_size
+    layers = int(config.num_hidden_layers)
+    kept = layer + layers * config.hidden_size if recipe.running.gradient_checkpointing else layers * layer
+    return int(tokens * kept * narrow)
+
+
+def _size(count: float) -> str:
+    """Bytes for a person."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
