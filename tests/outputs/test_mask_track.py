@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +123,46 @@ def test_missing_masks_of_every_row_are_told(tmp_path: Path) -> None:
     assert track.at(11) is not None
     assert len(track.problems) == 1
     assert "4 masks for 12 frames" in track.problems[0]
+
+
+def write_masks(layout: OutputLayout, kind: str, rows: tuple[int, ...]) -> None:
+    """An empty mask a row, of sampled rows."""
+    path = layout.mask_video(VIDEO) if kind == "video" else layout.mask_rle(VIDEO)
+    path.parent.mkdir(parents=True)
+    with MaskVideoWriter(path, 8, 6) if kind == "video" else MaskRleWriter(path, VIDEO, 8, 6) as writer:
+        for row in rows:
+            writer.write(np.zeros((6, 8), np.uint8), *((row / 25,) if kind == "video" else (row, row)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["video", "rle"])
+@pytest.mark.parametrize(
+    "rows", [(*SAMPLED, 11), tuple(range(ROWS)), SAMPLED[:-1]], ids=["one more", "of every row", "one less"]
+)
+def test_masks_of_other_scores_are_told_with_both_numbers(tmp_path: Path, kind: str, rows: tuple[int, ...]) -> None:
+    layout = OutputLayout(tmp_path)
+    write_masks(layout, kind, rows)
+    track = MaskTrack(table(), layout)
+    for _ in range(2):
+        for row in range(ROWS):
+            track.at(row)
+    assert len(track.problems) == 1
+    assert f"holds {len(rows)} masks for {len(SAMPLED)} frames that should have one" in track.problems[0]
+
+
+@pytest.mark.parametrize("kind", ["video", "rle"])
+def test_masks_where_no_row_should_have_one_are_told(tmp_path: Path, kind: str) -> None:
+    layout, rows = OutputLayout(tmp_path), table()
+    write_masks(layout, kind, (2, 5))
+    track = MaskTrack(replace(rows, sampled=np.zeros(ROWS, np.bool_)), layout)
+    assert [track.at(row) for row in range(ROWS)] == [None] * ROWS
+    [problem] = track.problems
+    assert "holds 2 masks for 0 frames" in problem
+
+
+def test_run_lengths_of_other_rows_are_told(tmp_path: Path) -> None:
+    layout = OutputLayout(tmp_path)
+    write_masks(layout, "rle", (2, 4, 6, 9))
+    track = MaskTrack(table(), layout)
+    assert track.at(ROWS - 1) is not None
+    [problem] = track.problems
+    assert "holds a mask of row 4 where one of row 5 should be" in problem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from vadcli.errors import DocumentError
 from vadcli.outputs.layout import OutputLayout
 from vadcli.outputs.mask_rle import read_mask_rle, rle_rows
 from vadcli.outputs.mask_video import masked_rows, read_masks
-from vadcli.types import ByteArray, MaskRows, ScoreTable
+from vadcli.types import ByteArray, IndexArray, MaskRows, ScoreTable
 
 IN_RUN_LENGTHS = np.uint8(191)
 _RESCAN = "scan the video again with --masks and --force"
@@ -26,7 +27,7 @@ class MaskTrack:
         layout: where they are stored.
 
     Attributes:
-        problems: why masks are missing from some row on, a line each.
+        problems: why masks are missing from some row on, or belong to other scores, a line each.
     """
 
     def __init__(self, table: ScoreTable, layout: OutputLayout) -> None:
@@ -68,21 +69,44 @@ class MaskTrack:
                 self.problems.append(error.message)
 
     def _read(self) -> Iterator[tuple[int, ByteArray]]:
-        masks: Iterator[tuple[int, ByteArray]]
+        stored: Iterator[tuple[int | None, ByteArray]]
         if self._video.exists():
             path, rows = self._video, masked_rows(self._video).of(self._sampled)
-            masks = zip(rows.tolist(), read_masks(path), strict=False)
+            stored = ((None, mask) for mask in read_masks(path))
         elif self._rle.exists():
             path, rows = self._rle, rle_rows(self._rle).of(self._sampled)
-            masks = ((row.frame_index, row.decode() * IN_RUN_LENGTHS) for row in read_mask_rle(path))
+            stored = ((row.frame_index, row.decode() * IN_RUN_LENGTHS) for row in read_mask_rle(path))
         else:
             return
-        count = 0
-        for row_and_mask in masks:
-            count += 1
-            yield row_and_mask
-        if count < len(rows):
-            raise DocumentError(f"{path}: holds {count} masks for {len(rows)} frames that should have one", hint=_RESCAN)
+        yield from _paired(path, rows, stored)
+
+
+def _paired(path: Path, rows: IndexArray, stored: Iterator[tuple[int | None, ByteArray]]) -> Iterator[tuple[int, ByteArray]]:
+    """The k-th stored mask with the k-th row that should have one, up to the first that doesn't fit.
+
+    Args:
+        path: the file, for the error.
+        rows: (S,) those that should have a mask.
+        stored: the masks, each with the row that the file says it is of, None where it says none.
+
+    Raises:
+        DocumentError: the masks are fewer or more, or one is of another row, so that they belong to other scores.
+    """
+    count = 0
+    for told, mask in stored:
+        fits = count < len(rows) and told in (None, int(rows[count]))
+        count += 1
+        if not fits:
+            total = count + sum(1 for _ in stored)
+            if total == len(rows):
+                raise DocumentError(
+                    f"{path}: holds a mask of row {told} where one of row {rows[count - 1]} should be", hint=_RESCAN
+                )
+            count = total
+            break
+        yield int(rows[count - 1]), mask
+    if count != len(rows):
+        raise DocumentError(f"{path}: holds {count} masks for {len(rows)} frames that should have one", hint=_RESCAN)
 
 
 def stored_rows(video: str, layout: OutputLayout) -> MaskRows:
