@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +12,31 @@ from tests.outputs.documents import DOCUMENT
 from vadcli.events import cut_events
 from vadcli.outputs.event_json import write_events
 from vadcli.outputs.layout import OutputLayout
+from vadcli.outputs.mask_rle import MaskRleWriter
 from vadcli.outputs.mask_video import MaskVideoWriter
-from vadcli.outputs.scores import ScoresMetadata, write_scores
+from vadcli.outputs.scores import ScoresMetadata, shown_s, write_scores
 from vadcli.types import ScoreTable, Thresholds
 
 FPS = 10.0
 SIZE = (24, 32)
 THRESHOLDS = Thresholds(0.5, 0.4, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Odd:
+    """What is out of the ordinary in a scan.
+
+    Attributes:
+        promised: frames by video that the container has, where they are not as many as the rows.
+        damaged: rows by video that were decoded with errors.
+        run_lengths: masks are stored as run lengths alone.
+        detector: its name.
+    """
+
+    promised: dict[str, int] = field(default_factory=dict)
+    damaged: dict[str, Sequence[int]] = field(default_factory=dict)
+    run_lengths: bool = False
+    detector: str = "fake"
 
 
 def write_scan(
@@ -28,31 +46,42 @@ def write_scan(
     masks: dict[str, np.ndarray] | None = None,
     interval: int = 1,
     root: Path | None = None,
+    odd: Odd | None = None,
 ) -> Path:
     """An output folder with these scores a row, every `interval`-th sampled; (S, H, W) uint8 masks a video where given; `root`
     is where the footage is said to lie."""
-    layout = OutputLayout(out)
+    layout, odd = OutputLayout(out), odd or Odd()
     for video, values in videos.items():
         rows = np.arange(len(values), dtype=np.int64)
         score = np.asarray(values, np.float32)
         logit = np.log(np.clip(score, 1e-6, 1 - 1e-6) / (1 - np.clip(score, 1e-6, 1 - 1e-6))).astype(np.float32)
-        table = ScoreTable(video, rows, rows, rows / FPS, score, logit, rows % interval == 0, np.ones(len(rows), np.bool_))
-        duration_s = len(values) / FPS
-        probe = {"frames": len(values), "fps": FPS, "duration_s": duration_s, "width": SIZE[1], "height": SIZE[0]}
-        events = cut_events(table, THRESHOLDS, duration_s=duration_s)
-        described = {**DOCUMENT.video, "path": video, "frames": len(values), "fps": FPS, "duration_s": duration_s}
+        decode_ok = ~np.isin(rows, odd.damaged.get(video, ()))
+        table = ScoreTable(video, rows, rows, rows / FPS, score, logit, rows % interval == 0, decode_ok)
+        frames = odd.promised.get(video, len(values))
+        probe = {"frames": frames, "fps": FPS, "duration_s": frames / FPS, "width": SIZE[1], "height": SIZE[0]}
+        events = cut_events(table, THRESHOLDS, duration_s=shown_s(table, probe))
+        described = {**DOCUMENT.video, "path": video, "frames": len(values), "fps": FPS, "duration_s": frames / FPS}
         document = replace(DOCUMENT, video=described, thresholds=THRESHOLDS, events=tuple(events))
         for path in (layout.scores(video), layout.events(video)):
             path.parent.mkdir(parents=True, exist_ok=True)
         write_events(layout.events(video), document)
-        metadata = ScoresMetadata("0", "ab" * 32, {"root": str(root)} if root else {}, probe, (), "1/10", "fake", ".")
+        metadata = ScoresMetadata("0", "ab" * 32, {"root": str(root)} if root else {}, probe, (), "1/10", odd.detector, ".")
         write_scores(layout.scores(video), table, metadata)
         if masks and video in masks:
-            layout.mask_video(video).parent.mkdir(parents=True, exist_ok=True)
-            with MaskVideoWriter(layout.mask_video(video), SIZE[1], SIZE[0], fps=FPS) as writer:
-                for number, mask in enumerate(masks[video]):
-                    writer.write(mask, number * interval / FPS)
+            _write_masks(layout, video, masks[video], interval, run_lengths=odd.run_lengths)
     return out
+
+
+def _write_masks(layout: OutputLayout, video: str, masks: np.ndarray, interval: int, *, run_lengths: bool) -> None:
+    layout.mask_video(video).parent.mkdir(parents=True, exist_ok=True)
+    if run_lengths:
+        with MaskRleWriter(layout.mask_rle(video), video, SIZE[1], SIZE[0]) as runs:
+            for number, mask in enumerate(masks):
+                runs.write(mask, number * interval, number * interval)
+        return
+    with MaskVideoWriter(layout.mask_video(video), SIZE[1], SIZE[0], fps=FPS) as writer:
+        for number, mask in enumerate(masks):
+            writer.write(mask, number * interval / FPS)
 
 
 def write_truth(path: Path, lines: Sequence[str]) -> Path:

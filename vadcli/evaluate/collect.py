@@ -6,7 +6,7 @@ Only what metrics need is kept: fourteen bytes a row, spans and counts of pixels
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from vadcli.metrics import NORMAL, EventSet, FrameSet, PixelAccumulator, PixelCo
 from vadcli.outputs.event_json import read_events
 from vadcli.outputs.layout import OutputLayout
 from vadcli.outputs.mask_track import MaskTrack
-from vadcli.outputs.scores import ScoresMetadata, read_scores
+from vadcli.outputs.scores import ScoresMetadata, is_partial, read_scores, shown_s
 from vadcli.types import BoolArray, ByteArray, IndexArray, ScoreTable, TimeArray
 
 log = logging.getLogger("vadcli")
@@ -47,6 +47,8 @@ class TestSet:
         unscored, unknown: videos on one side alone, where that was allowed.
         unmasked: videos that have a truth of pixels or regions, but no stored masks.
         overhang_frames: annotated frames past the last row, which count for nothing.
+        partial: videos whose rows end before the container said.
+        damaged: videos with rows that the decoder could not vouch for, and how many.
     """
 
     __test__ = False  # not a test class, whatever its name
@@ -67,6 +69,8 @@ class TestSet:
     unknown: tuple[str, ...] = ()
     unmasked: tuple[str, ...] = ()
     overhang_frames: int = 0
+    partial: tuple[str, ...] = ()
+    damaged: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,8 @@ class _Gathered:
     masked: list[str] = field(default_factory=list)
     unmasked: list[str] = field(default_factory=list)
     overhang_frames: int = 0
+    partial: list[str] = field(default_factory=list)
+    damaged: dict[str, int] = field(default_factory=dict)
 
 
 def collect(
@@ -160,6 +166,8 @@ def collect(
         unknown=matching.unknown,
         unmasked=tuple(got.unmasked),
         overhang_frames=got.overhang_frames,
+        partial=tuple(got.partial),
+        damaged=got.damaged,
     )
 
 
@@ -186,6 +194,9 @@ def _add_rows(got: _Gathered, table: ScoreTable, metadata: ScoresMetadata, label
     got.labels.append(labels)
     got.sampled.append(table.sampled)
     got.detectors.setdefault(metadata.detector)
+    got.partial += [table.video] if is_partial(table, metadata.video) else []
+    if broken := int((~table.decode_ok).sum()):
+        got.damaged[table.video] = broken
     codes = np.full(len(table), NORMAL, np.int64)
     for span in spans:
         if span.category is not None:
@@ -196,8 +207,7 @@ def _add_rows(got: _Gathered, table: ScoreTable, metadata: ScoresMetadata, label
 def _add_events(got: _Gathered, path: Path | None, table: ScoreTable, metadata: ScoresMetadata, labels: BoolArray) -> None:
     found = read_events(path).events if path is not None else ()
     got.predicted.append(np.array([(event.start_s, event.end_s) for event in found]).reshape(-1, 2))
-    last_s = float(table.timestamp[-1]) if len(table) else 0.0
-    duration_s = max(last_s, float(metadata.video["duration_s"]))
+    duration_s = shown_s(table, metadata.video) if len(table) else 0.0
     edges = np.append(table.timestamp, duration_s)
     flags = np.diff(labels.astype(np.int8), prepend=0, append=0)
     got.true.append(np.stack([edges[np.flatnonzero(flags == 1)], edges[np.flatnonzero(flags == -1)]], axis=1))

@@ -75,6 +75,8 @@ class Report:
                 "unmasked": list(self.test.unmasked),
             },
             "overhang_frames": self.test.overhang_frames,
+            "partial": list(self.test.partial),
+            "damaged_frames": dict(self.test.damaged),
             "protocol": self.protocol.to_json(),
             "metrics": _plain(self.metrics),
         }
@@ -197,6 +199,12 @@ def _notes(reports: Sequence[Report]) -> list[str]:
         test = report.test
         if test.overhang_frames:
             notes.append(f"{test.overhang_frames} annotated frames lie past the last frame of their video and don't count")
+        if test.partial:
+            notes.append(f"{len(test.partial)} videos are partial: they count up to their last row")
+        if test.damaged:
+            notes.append(
+                f"{sum(test.damaged.values())} frames of {len(test.damaged)} videos were decoded with errors, and count"
+            )
         for side, names in (("without scores", test.unscored), ("without truth", test.unknown)):
             notes += [f"{len(names)} videos {side} left out"] if names else []
         if test.pixels is not None and "pixel" in report.metrics and len(test.pixels.names) < len(test.videos):

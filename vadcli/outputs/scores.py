@@ -162,6 +162,22 @@ def read_metadata(path: Path) -> ScoresMetadata | None:
         return None
 
 
+def shown_s(table: ScoreTable, probe: Mapping[str, Any]) -> float:
+    """Seconds from the first pts to the end of the last row; a truncated video ends where its rows do.
+
+    Args:
+        table: the video's rows, at least one.
+        probe: `VideoInfo.to_json()`.
+    """
+    last_s = float(table.timestamp[-1])
+    return last_s + 1.0 / float(probe["fps"]) if is_partial(table, probe) else max(last_s, float(probe["duration_s"]))
+
+
+def is_partial(table: ScoreTable, probe: Mapping[str, Any]) -> bool:
+    """True where there are fewer rows than the container promised frames."""
+    return len(table) < int(probe["frames"])
+
+
 def _keys(parquet: pq.ParquetFile) -> dict[str, str]:
     raw = parquet.metadata.metadata or {}
     return {key.decode(): value.decode() for key, value in raw.items()}

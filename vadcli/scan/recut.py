@@ -12,8 +12,7 @@ from vadcli.outputs.event_json import EventsDocument, read_events, write_events
 from vadcli.outputs.layout import OutputLayout
 from vadcli.outputs.mask_rle import read_boxes
 from vadcli.outputs.mask_video import mask_box, masked_rows, read_masks
-from vadcli.outputs.scores import read_scores
-from vadcli.scan.results import shown_s
+from vadcli.outputs.scores import read_scores, shown_s
 from vadcli.types import ScoreTable, Thresholds
 
 

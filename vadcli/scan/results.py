@@ -6,9 +6,7 @@ The Parquet file is renamed into place last: where it is, everything of the vide
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +16,10 @@ from vadcli.errors import VideoError
 from vadcli.events import EventBoxes
 from vadcli.outputs.checkpoint import Checkpoint
 from vadcli.outputs.event_json import EventsDocument, Failure, ScanState, describe_video, write_events
-from vadcli.outputs.mask_track import stored_rows
 from vadcli.outputs.scores import ScoresMetadata, write_scores
 from vadcli.scan.job import ScanJob
 from vadcli.scan.task import Task
-from vadcli.types import Event, FloatArray, IndexArray, ScoreTable, Status, VideoInfo, VideoResult
+from vadcli.types import Event, FloatArray, IndexArray, MaskRows, ScoreTable, Status, VideoInfo, VideoResult
 from vadcli.video.loader import Finished
 
 COMPLAINT_CHARACTERS = 160
@@ -60,17 +57,6 @@ def carry(values: FloatArray, sampled: NDArray[np.bool_]) -> FloatArray:
         return np.zeros(len(sampled), np.float32)
     spread: FloatArray = values[np.maximum(np.cumsum(sampled) - 1, 0)]
     return spread
-
-
-def shown_s(table: ScoreTable, probe: Mapping[str, Any]) -> float:
-    """Seconds from the first pts to the end of the last row; a truncated video ends where its rows do.
-
-    Args:
-        table: the video's rows, at least one.
-        probe: `VideoInfo.to_json()`.
-    """
-    last_s = float(table.timestamp[-1])
-    return max(last_s, float(probe["duration_s"])) if len(table) >= probe["frames"] else last_s + 1.0 / float(probe["fps"])
 
 
 def first_complaint(end: Finished) -> str:
@@ -115,7 +101,7 @@ def _metadata(job: ScanJob, task: Task, info: VideoInfo, result: VideoResult, *,
         camera=task.unit.camera,
         calibration=calibration.to_json() if calibration else None,
         extra={"decoder": result.decoder, "interval": interval, "stage": result.stage, "reason": result.reason},
-        masks=job.masked_rows if job.keeps_masks else stored_rows(task.unit.video, job.layout),
+        masks=job.masked_rows if job.keeps_masks else MaskRows.SAMPLED,
     )
 
 

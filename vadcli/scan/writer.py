@@ -18,9 +18,10 @@ from vadcli.outputs.checkpoint import (
     read_checkpoint,
 )
 from vadcli.outputs.mask_video import MASK_THRESHOLD, enlarged_box
+from vadcli.outputs.scores import shown_s
 from vadcli.scan.job import ScanJob
 from vadcli.scan.mask_files import write_masks
-from vadcli.scan.results import Columns, carry, first_complaint, shown_s, write_failure, write_files
+from vadcli.scan.results import Columns, carry, first_complaint, write_failure, write_files
 from vadcli.scan.task import Task
 from vadcli.types import ByteArray, Clip, Event, FloatArray, RawTrack, ScoreTable, Status, VideoInfo, VideoResult
 from vadcli.video.loader import Finished
