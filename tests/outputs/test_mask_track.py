@@ -10,7 +10,7 @@ import pytest
 
 from vadcli.outputs.layout import OutputLayout
 from vadcli.outputs.mask_rle import MaskRleWriter
-from vadcli.outputs.mask_track import MaskTrack, stored_rows
+from vadcli.outputs.mask_track import MaskTrack
 from vadcli.outputs.mask_video import MaskVideoWriter
 from vadcli.types import MaskRows, ScoreTable
 
@@ -101,15 +101,6 @@ def test_where_every_row_has_a_mask_each_shows_its_own(every_row: OutputLayout) 
     assert [column_at(track, row) for row in (7, 3, 11)] == [3, 1, 5]
     assert track.at(4) is track.at(5), "an equal mask should cost its reader nothing"
     assert track.problems == []
-
-
-def test_which_rows_have_masks_is_told(every_row: OutputLayout, tmp_path: Path) -> None:
-    assert stored_rows(VIDEO, every_row) is MaskRows.EVERY
-    assert stored_rows(VIDEO, OutputLayout(tmp_path / "empty")) is MaskRows.SAMPLED
-
-
-def test_masks_of_sampled_rows_are_told_from_those_of_every_row(layout: OutputLayout) -> None:
-    assert stored_rows(VIDEO, layout) is MaskRows.SAMPLED
 
 
 def test_missing_masks_of_every_row_are_told(tmp_path: Path) -> None:

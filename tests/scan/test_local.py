@@ -17,6 +17,7 @@ from vadcli.options import ScanOptions
 from vadcli.outputs.checkpoint import Claim
 from vadcli.outputs.event_json import read_events
 from vadcli.outputs.layout import OutputLayout
+from vadcli.outputs.mask_track import MaskTrack
 from vadcli.outputs.mask_video import read_masks
 from vadcli.outputs.run_record import read_run
 from vadcli.outputs.scores import read_scores
@@ -210,6 +211,44 @@ def test_a_checkpoint_of_another_scan_is_not_gone_on_with(footage: Path, tmp_pat
     Scan(footage, out, interval=2)
     Scan(footage, tmp_path / "whole", interval=2)
     assert_same_rows(table(tmp_path / "whole", "a.mp4"), table(out, "a.mp4"))
+
+
+@pytest.mark.parametrize("before", ["video", "rle", "both"])
+@pytest.mark.parametrize("now", ["none", "video", "rle", "both"])
+def test_a_new_scan_leaves_no_masks_of_the_one_before(footage: Path, tmp_path: Path, before: str, now: str) -> None:
+    out = tmp_path / "out"
+    Scan(footage, out, masks=before)
+    assert {path.suffix for path in (out / "masks").iterdir() if path.is_file()} == mask_suffixes(before)
+    Scan(footage, out, masks=now, interval=5)
+    for video in ("a.mp4", "cam/b.mp4"):
+        assert {name.removeprefix(video) for name in files(out / "masks") if name.startswith(video)} == mask_suffixes(now)
+        rows, layout = table(out, video), OutputLayout(out)
+        track = MaskTrack(rows, layout)
+        assert (track.at(len(rows) - 1) is None) == (now == "none")
+        assert track.problems == []
+
+
+def mask_suffixes(masks: str) -> set[str]:
+    return {suffix for kind, suffix in (("video", ".mkv"), ("rle", ".parquet")) if masks in (kind, "both")}
+
+
+def test_a_scan_that_skips_a_video_leaves_its_masks(footage: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    Scan(footage, out, masks="both")
+    stored = files(out / "masks")
+    again = Scan(footage, out)
+    assert set(again.statuses.values()) == {"skipped"}
+    assert files(out / "masks") == stored
+    assert Scan(footage, out, threshold=0.9).detector.scored_frames == 0
+    assert files(out / "masks") == stored
+
+
+def test_a_failed_scan_leaves_no_masks_of_the_one_before(footage: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    Scan(footage, out, masks="both")
+    (footage / "a.mp4").write_text("not a video")
+    assert Scan(footage, out).statuses["a.mp4"] == "failed"
+    assert files(out / "masks") == {"cam/b.mp4.mkv", "cam/b.mp4.parquet"}
 
 
 def test_bad_files_are_named_and_the_others_are_whole(footage: Path, tmp_path: Path) -> None:

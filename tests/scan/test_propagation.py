@@ -206,7 +206,7 @@ def test_a_second_run_makes_the_masks_that_are_asked_for(tmp_path: Path) -> None
     assert statuses == ["done", "done", "skipped", "skipped", "skipped", "done", "skipped"]
 
 
-def test_files_of_the_other_kind_do_not_stay(tmp_path: Path) -> None:
+def test_mask_files_that_a_scan_does_not_write_do_not_stay(tmp_path: Path) -> None:
     footage, layout = footage_of(tmp_path), OutputLayout(tmp_path / "out")
     scan(footage, layout.out)
     scan(footage, layout.out, masks="rle", propagate_masks=False)
@@ -214,7 +214,7 @@ def test_files_of_the_other_kind_do_not_stay(tmp_path: Path) -> None:
     scan(footage, layout.out, masks="video")
     assert kinds(layout) == ["every row", 60, 0]
     scan(footage, layout.out, masks="none", propagate_masks=False, force=True)
-    assert kinds(layout) == ["every row", 60, 0]
+    assert kinds(layout) == ["sampled", 0, 0]
 
 
 def test_an_interruption_costs_nothing_that_was_scored(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from vadcli.errors import DocumentError
 from vadcli.outputs.layout import OutputLayout
 from vadcli.outputs.mask_rle import read_mask_rle, rle_rows
 from vadcli.outputs.mask_video import masked_rows, read_masks
-from vadcli.types import ByteArray, IndexArray, MaskRows, ScoreTable
+from vadcli.types import ByteArray, IndexArray, ScoreTable
 
 IN_RUN_LENGTHS = np.uint8(191)
 _RESCAN = "scan the video again with --masks and --force"
@@ -107,9 +107,3 @@ def _paired(path: Path, rows: IndexArray, stored: Iterator[tuple[int | None, Byt
         yield int(rows[count - 1]), mask
     if count != len(rows):
         raise DocumentError(f"{path}: holds {count} masks for {len(rows)} frames that should have one", hint=_RESCAN)
-
-
-def stored_rows(video: str, layout: OutputLayout) -> MaskRows:
-    """Which rows of a video the mask files that are there have masks of; the sampled ones where there are none."""
-    found = (masked_rows(layout.mask_video(video)), rle_rows(layout.mask_rle(video)))
-    return MaskRows.EVERY if MaskRows.EVERY in found else MaskRows.SAMPLED

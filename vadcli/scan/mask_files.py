@@ -11,8 +11,8 @@ import numpy as np
 
 from vadcli.events import EventBoxes
 from vadcli.outputs.checkpoint import Checkpoint
-from vadcli.outputs.mask_rle import MaskRleWriter, rle_rows
-from vadcli.outputs.mask_video import MaskVideoWriter, mask_box, masked_rows, upsample_mask
+from vadcli.outputs.mask_rle import MaskRleWriter
+from vadcli.outputs.mask_video import MaskVideoWriter, mask_box, upsample_mask
 from vadcli.scan.job import ScanJob
 from vadcli.scan.propagation import Stretches
 from vadcli.scan.results import Columns
@@ -25,7 +25,7 @@ NO_BOX: Box = (0, 0, 0, 0)
 def write_masks(
     job: ScanJob, task: Task, info: VideoInfo, *, stored: Checkpoint, columns: Columns, events: list[Event]
 ) -> EventBoxes:
-    """Write the masks that are wanted, if any.
+    """Write the masks that are wanted, if any, and remove those that an earlier scan left.
 
     Args:
         job, task, info: the scan and the video.
@@ -41,6 +41,7 @@ def write_masks(
         Interrupted: the scan is to end before they are whole; nothing was written.
     """
     if not job.keeps_masks:
+        _remove_earlier(job, task.unit.video)
         return columns.boxes()
     masks: Iterator[tuple[int, ByteArray]]
     if job.masked_rows is MaskRows.EVERY:
@@ -51,7 +52,7 @@ def write_masks(
     with ExitStack() as stack:
         sinks = _sinks(stack, job, task, info, interval=stored.header.interval)
         boxes = _write(masks, sinks, _Enlarger(info, job.detector.mask_scale), columns, timestamp)
-    _remove_contradicting(job, task.unit.video)
+    _remove_earlier(job, task.unit.video)
     return EventBoxes(job.masked_rows.of(columns.sampled), np.array(boxes, np.int32).reshape(-1, 4))
 
 
@@ -130,10 +131,9 @@ def _every_row(
     yield from job.propagation.every_row(stretches, _sampled_masks(stored), path=unit.path, fps=fps)
 
 
-def _remove_contradicting(job: ScanJob, video: str) -> None:
-    """A file of an earlier scan that has masks of other rows than this one's would be read wrongly with its scores."""
-    film, runs = job.layout.mask_video(video), job.layout.mask_rle(video)
-    if not job.mask_video and film.exists() and masked_rows(film) is not job.masked_rows:
-        film.unlink(missing_ok=True)
-    if not job.mask_rle and runs.exists() and rle_rows(runs) is not job.masked_rows:
-        runs.unlink(missing_ok=True)
+def _remove_earlier(job: ScanJob, video: str) -> None:
+    """Mask files that this scan doesn't write are an earlier one's, of other scores: nobody is to read them with these."""
+    if not job.mask_video:
+        job.layout.mask_video(video).unlink(missing_ok=True)
+    if not job.mask_rle:
+        job.layout.mask_rle(video).unlink(missing_ok=True)
