@@ -149,7 +149,7 @@ def test_losses_are_named_as_they_are() -> None:
 @pytest.mark.parametrize("precision", [torch.bfloat16])
 def test_frozen_parts_are_kept_narrow_and_what_is_trained_wide(precision: torch.dtype) -> None:
     step = made(parts.PAPER, masks=3)
-    parts.narrow_frozen(step.model, precision)
+    parts.set_precision(step.model, precision)
     with torch.autocast("cpu", precision):
         losses = step([sample(), sample("smoke", anomalous=False, seed=1)])
     losses["total"].backward()

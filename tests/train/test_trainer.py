@@ -15,16 +15,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
+from tests.train import miniatures
 from tests.train.small import small_model
 from vadcli.detectors.lavida import checkpoint
 from vadcli.errors import DocumentError, UsageError, VadcliError
 from vadcli.train import parts
-from vadcli.train.recipe import Recipe, parse_recipe
+from vadcli.train.mixture import LAVIDA_MIX
+from vadcli.train.recipe import Recipe, parse_recipe, read_recipe
 from vadcli.train.state import Progress
 from vadcli.train.step import LOSS_NAMES
 from vadcli.train.trainer import Trainer
 from vadcli.train.validation import validate
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    """Accelerate keeps the first precision of a process for good."""
+    AcceleratorState._reset_state(True)
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +260,49 @@ def test_accumulated_batches_are_the_whole_batch(start: Path, tmp_path: Path) ->
         found.append([[float(value) for value in row] for row in losses_of(out)[1:]])
     np.testing.assert_allclose(found[0], found[1], rtol=2e-3, atol=1e-4)
     np.testing.assert_allclose(found[0], found[2], rtol=2e-3, atol=1e-4)
+
+
+def test_the_7b_recipe_trains_a_small_model_on_every_data_set(start: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(RECIPES / "lavida-7b.toml")
+    data = tuple(
+        replace(item, root=str(miniature(tmp_path / name)))
+        for item in recipe.data
+        for name, miniature in miniatures.MINIATURES.items()
+        if name == item.name
+    )
+    assert len(data) == len(recipe.data) == 8
+    recipe = replace(
+        recipe,
+        data=data,
+        model=replace(recipe.model, folder=str(start)),
+        schedule=replace(recipe.schedule, epochs=1, steps=5),
+        validation=replace(recipe.validation, every=0),
+        running=replace(recipe.running, workers=0),
+    )
+    trainer = Trainer(recipe, tmp_path / "out", device="cpu")
+    # Weights that make a data set miss an epoch of 20 samples would be refused: the paper's least is 1 in 20.
+    assert dict(zip((one.data.name for one in trainer.mixture.samplers), trainer.mixture.quotas, strict=True)) == {
+        name: round(20 * weight) for name, weight in LAVIDA_MIX.items()
+    }
+    folder = trainer.run()
+    assert len(losses_of(tmp_path / "out")) == 1 + 5
+    assert checkpoint.load(folder).config.trained
+    counts = {len(trainer.mixture.sample(draw).frames) for draw in trainer.mixture.plan(0)}
+    assert counts == {1, 8}, "images and clips"
+
+
+def test_a_preset_is_a_start(tmp_path: Path) -> None:
+    recipe = read_recipe(RECIPES / "lavida-tiny.toml")
+    recipe = replace(
+        recipe,
+        data=(replace(recipe.data[0], clips=12),),
+        world=replace(recipe.world, size_px=64),
+        schedule=replace(recipe.schedule, epochs=1, steps=1, batch=1, accumulation=1),
+        validation=replace(recipe.validation, every=0),
+    )
+    folder = Trainer(recipe, tmp_path, device="cpu").run()
+    assert checkpoint.load(folder).config.name == "lavida-tiny"
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 10e6, "what the project ships is small"
 
 
 def test_a_start_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -76,11 +76,11 @@ def set_up(model: Lavida, trained: Collection[str], *, masks: int) -> None:
         use_single_mask(model)
 
 
-def narrow_frozen(model: Lavida, dtype: torch.dtype) -> None:
-    """Keep what isn't trained of the parts that scoring reads in a narrower number format; buffers stay as they are."""
+def set_precision(model: Lavida, dtype: torch.dtype) -> None:
+    """Keep what is trained in fp32, and the rest of what scoring reads in `dtype`; buffers stay as they are."""
     for name, value in model.named_parameters():
-        if not value.requires_grad and part_of(name) != REST:
-            value.data = value.data.to(dtype)
+        if value.requires_grad or part_of(name) != REST:
+            value.data = value.data.to(torch.float32 if value.requires_grad else dtype)
 
 
 def add_adapters(model: Lavida) -> None:

@@ -28,7 +28,7 @@ from vadcli.train import folders
 from vadcli.train.logs import TrainingLog
 from vadcli.train.losses import LossWeights
 from vadcli.train.materials import PlannedSamples, StepOrder, ValidationSet, mixture_of
-from vadcli.train.parts import checkpoint_activations, narrow_frozen, set_up, trained_parameters
+from vadcli.train.parts import checkpoint_activations, set_precision, set_up, trained_parameters
 from vadcli.train.recipe import Recipe
 from vadcli.train.samples import ExposureSample
 from vadcli.train.state import (
@@ -70,7 +70,7 @@ class Trainer:
         self.mixture = mixture_of(recipe, frames=frames, processes=self.processes)
         self.validation = ValidationSet(recipe, frames=frames) if recipe.validation.every else None
         set_up(model, recipe.model.train, masks=recipe.model.masks)
-        narrow_frozen(model, DTYPES[recipe.running.precision])
+        set_precision(model, DTYPES[recipe.running.precision])
         if recipe.running.gradient_checkpointing:
             checkpoint_activations(model)
         loss = recipe.loss
