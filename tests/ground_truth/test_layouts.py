@@ -310,14 +310,40 @@ def test_ubnormal_bad_tracks_are_one_line(tmp_path, tracks):
         open_ground_truth("ubnormal", ubnormal(tmp_path, tracks)).videos()
 
 
+@pytest.mark.parametrize("rows", [4, 6])
+def test_ubnormal_of_another_length_than_its_pictures_is_an_error(tmp_path, rows):
+    truth = open_ground_truth("ubnormal", ubnormal(tmp_path)).videos()[f"Scene1/{ABNORMAL}.mp4"]
+    assert truth.frames == 5
+    with pytest.raises(DocumentError, match=f"the truth has 5 frames, but x has scores for {rows}: one frame apart"):
+        truth.labels(table("x", rows))
+
+
+def test_ubnormal_without_pictures_has_no_length_and_no_masks(tmp_path):
+    root = ubnormal(tmp_path)
+    for path in root.glob("Scene1/*/*_gt.png"):
+        path.unlink()
+    truth = open_ground_truth("ubnormal", root).videos()[f"Scene1/{ABNORMAL}.mp4"]
+    assert (truth.frames, truth.has_masks, truth.has_regions) == (None, False, False)
+    assert true_rows(truth.labels(table("x", 9))) == [1, 2, 3]
+
+
 def test_ubnormal_track_past_the_video_or_its_pictures_is_an_error(tmp_path):
     truth = open_ground_truth("ubnormal", ubnormal(tmp_path, "3.0,1.0,999999999\n")).videos()[f"Scene1/{ABNORMAL}.mp4"]
     with pytest.raises(DocumentError, match=r"runs to frame 1000000000 .*5 frames"):
         truth.labels(table("x", 5))
-    with pytest.raises(DocumentError, match=r"_0007_gt.png: is missing, though frame 7 is abnormal"):
+    with pytest.raises(DocumentError, match=r"no frame 7 among 5"):
         truth.mask(7)
     with pytest.raises(DocumentError, match=r"_0005_gt.png: is missing, though frame 5 is abnormal"):
         _ = truth.regions
+
+
+def test_ubnormal_missing_picture_is_named(tmp_path):
+    root = ubnormal(tmp_path)
+    (root / f"Scene1/{ABNORMAL}_annotations/{ABNORMAL}_0002_gt.png").unlink()
+    truth = open_ground_truth("ubnormal", root).videos()[f"Scene1/{ABNORMAL}.mp4"]
+    assert true_rows(truth.labels(table("x", 5))) == [1, 2, 3]
+    with pytest.raises(DocumentError, match=r"_0002_gt.png: is missing, though frame 2 is abnormal"):
+        truth.mask(2)
 
 
 def test_ubnormal_split_lists_choose_the_videos(tmp_path):

@@ -69,10 +69,11 @@ class UBnormal(GroundTruth):
         if video.startswith("normal"):
             return VideoTruth(f"{name}.mp4", scene, partial(FrameIntervals, ()), masks=NoMasks())
         tracks = read_object_tracks(folder / f"{video}_tracks.txt")
-        if not any(folder.glob(f"{video}_*_gt.png")):
-            return video_truth(f"{name}.mp4", folder, _intervals(tracks))
         masks = ObjectMasks(folder, video, tracks)
-        return VideoTruth(f"{name}.mp4", folder, partial(_intervals, tracks), masks=masks, read_regions=masks.regions)
+        if not masks.frames:
+            return video_truth(f"{name}.mp4", folder, _intervals(tracks))
+        read = partial(_intervals, tracks, masks.frames)
+        return VideoTruth(f"{name}.mp4", folder, read, masks=masks, read_regions=masks.regions)
 
 
 class NoMasks:
@@ -96,6 +97,11 @@ class ObjectMasks:
     folder: Path
     video: str
     tracks: tuple[Track, ...]
+
+    @property
+    def frames(self) -> int:
+        """How many frames the truth was made for: each has a picture, numbered from 0; 0 without pictures."""
+        return self._frames[1] + 1
 
     def mask(self, frame_index: int) -> BoolArray | None:
         """True where the pixel's object is abnormal in this frame; None where no object is."""
@@ -133,7 +139,7 @@ class ObjectMasks:
     def _frames(self) -> tuple[int, int]:
         name = re.compile(rf"{re.escape(self.video)}_(\d{{1,9}})_gt\.png")
         numbers = [int(match[1]) for path in self.folder.iterdir() if (match := name.fullmatch(path.name))]
-        return min(numbers), max(numbers)
+        return min(numbers, default=0), max(numbers, default=-1)
 
     def _objects(self, frame: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
         picture = self._picture(frame)
@@ -168,8 +174,8 @@ def read_object_tracks(path: Path) -> tuple[Track, ...]:
     return tuple(tracks)
 
 
-def _intervals(tracks: tuple[Track, ...]) -> FrameIntervals:
-    return FrameIntervals(tuple(Span(track.start_frame, track.end_frame) for track in tracks))
+def _intervals(tracks: tuple[Track, ...], frames: int | None = None) -> FrameIntervals:
+    return FrameIntervals(tuple(Span(track.start_frame, track.end_frame) for track in tracks), frames)
 
 
 def _largest_box(mask: BoolArray) -> Box | None:
