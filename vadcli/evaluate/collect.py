@@ -1,13 +1,14 @@
 """A scan's output and a data set's truth, video by video, put into the arrays that metrics read.
 
-Only what metrics need is kept: fourteen bytes a row, spans and counts of pixels. Masks pass through one frame at a time.
+Only what metrics need is kept: six bytes a row and one a category, spans and counts of pixels. Masks pass
+through one frame at a time.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 
 from vadcli.errors import DocumentError, UsageError
 from vadcli.ground_truth import GroundTruth, Span, VideoTruth
-from vadcli.metrics import NORMAL, EventSet, FrameSet, PixelAccumulator, PixelCounts, Regions, Tracks, mask_regions
+from vadcli.metrics import EventSet, FrameSet, PixelAccumulator, PixelCounts, Regions, Tracks, mask_regions
 from vadcli.outputs.event_json import read_events
 from vadcli.outputs.layout import OutputLayout
 from vadcli.outputs.mask_track import MaskTrack
@@ -38,14 +39,15 @@ class TestSet:
         truths: V names of the truth's videos.
         detectors: names of the detectors that made the scores, usually one.
         frames: scores and labels of all rows.
-        codes: (N,) int32, the category of each abnormal row, NORMAL where it has none.
-        categories: names by code.
+        categories: (N,) bool by name, True in the category's rows; a row may have several, or none.
         events: predicted and true events in seconds.
         pixels: counts over masks, None where there is no pixel truth or no stored mask.
         detected, tracks: regions, None where the truth has no tracks or there is no stored mask.
         region_frames: (V,) int64, frames of the videos whose regions were looked at, 0 for the others.
         unscored, unknown: videos on one side alone, where that was allowed.
         unmasked: videos that have a truth of pixels or regions, but no stored masks.
+        two_level: videos whose masks are stored as run lengths alone: at 0.5 or below, nothing between.
+        masked: videos whose masks were read.
         overhang_frames: annotated frames past the last row, which count for nothing.
         partial: videos whose rows end before the container said.
         damaged: videos with rows that the decoder could not vouch for, and how many.
@@ -58,8 +60,7 @@ class TestSet:
     truths: tuple[str, ...]
     detectors: tuple[str, ...]
     frames: FrameSet
-    codes: IndexArray
-    categories: tuple[str, ...]
+    categories: Mapping[str, BoolArray]
     events: EventSet
     pixels: PixelCounts | None = None
     detected: Regions | None = None
@@ -68,6 +69,8 @@ class TestSet:
     unscored: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
     unmasked: tuple[str, ...] = ()
+    masked: tuple[str, ...] = ()
+    two_level: tuple[str, ...] = ()
     overhang_frames: int = 0
     partial: tuple[str, ...] = ()
     damaged: Mapping[str, int] = field(default_factory=dict)
@@ -90,18 +93,19 @@ class _Gathered:
     scores: list[np.ndarray] = field(default_factory=list)
     labels: list[BoolArray] = field(default_factory=list)
     sampled: list[BoolArray] = field(default_factory=list)
-    codes: list[IndexArray] = field(default_factory=list)
+    rows: int = 0
+    categories: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     predicted: list[TimeArray] = field(default_factory=list)
     true: list[TimeArray] = field(default_factory=list)
     durations: list[float] = field(default_factory=list)
     detectors: dict[str, None] = field(default_factory=dict)
-    names: dict[str, int] = field(default_factory=dict)
     boxes: list[tuple[int, int, tuple[float, ...], float]] = field(default_factory=list)
     tracks: list[tuple[int, int, tuple[int, ...], int]] = field(default_factory=list)
     pixels: PixelAccumulator = field(default_factory=PixelAccumulator)
     region_frames: dict[int, int] = field(default_factory=dict)
     masked: list[str] = field(default_factory=list)
     unmasked: list[str] = field(default_factory=list)
+    two_level: list[str] = field(default_factory=list)
     overhang_frames: int = 0
     partial: list[str] = field(default_factory=list)
     damaged: dict[str, int] = field(default_factory=dict)
@@ -141,7 +145,7 @@ def collect(
         table, metadata = read_scores(stored[video])
         labels, spans = video_truth.labels(table), video_truth.spans(table)
         _add_rows(got, table, metadata, labels, spans)
-        _add_events(got, layout.events(table.video) if events else None, table, metadata, labels)
+        _add_events(got, layout.events(table.video) if events else None, table, metadata, spans)
         got.overhang_frames += video_truth.overhang_frames(table)
         # a normal video of a data set with tracks has none of its own, but what is found in it is false
         wanted = _Wanted(number, pixels and video_truth.has_masks, regional and _has_region_truth(video_truth), pixel_size)
@@ -155,8 +159,7 @@ def collect(
         truths=tuple(each.video for each in matching.pairs.values()),
         detectors=tuple(got.detectors),
         frames=FrameSet.of(got.scores, got.labels, got.sampled),
-        codes=np.concatenate(got.codes) if got.codes else np.empty(0, np.int64),
-        categories=tuple(got.names),
+        categories=_categories(got),
         events=EventSet.of(got.predicted, got.true, got.durations),
         pixels=counts if counts.names else None,
         detected=_regions(got) if got.tracks else None,
@@ -165,6 +168,8 @@ def collect(
         unscored=matching.unscored,
         unknown=matching.unknown,
         unmasked=tuple(got.unmasked),
+        masked=tuple(got.masked),
+        two_level=tuple(got.two_level),
         overhang_frames=got.overhang_frames,
         partial=tuple(got.partial),
         damaged=got.damaged,
@@ -197,21 +202,44 @@ def _add_rows(got: _Gathered, table: ScoreTable, metadata: ScoresMetadata, label
     got.partial += [table.video] if is_partial(table, metadata.video) else []
     if broken := int((~table.decode_ok).sum()):
         got.damaged[table.video] = broken
-    codes = np.full(len(table), NORMAL, np.int64)
     for span in spans:
         if span.category is not None:
-            codes[span.start_frame : span.end_frame] = got.names.setdefault(span.category, len(got.names))
-    got.codes.append(codes)
+            got.categories.setdefault(span.category, []).append((got.rows + span.start_frame, got.rows + span.end_frame))
+    got.rows += len(table)
 
 
-def _add_events(got: _Gathered, path: Path | None, table: ScoreTable, metadata: ScoresMetadata, labels: BoolArray) -> None:
+def _add_events(
+    got: _Gathered, path: Path | None, table: ScoreTable, metadata: ScoresMetadata, spans: tuple[Span, ...]
+) -> None:
     found = read_events(path).events if path is not None else ()
     got.predicted.append(np.array([(event.start_s, event.end_s) for event in found]).reshape(-1, 2))
     duration_s = shown_s(table, metadata.video) if len(table) else 0.0
     edges = np.append(table.timestamp, duration_s)
-    flags = np.diff(labels.astype(np.int8), prepend=0, append=0)
-    got.true.append(np.stack([edges[np.flatnonzero(flags == 1)], edges[np.flatnonzero(flags == -1)]], axis=1))
+    rows = np.array([(span.start_frame, span.end_frame) for span in true_events(spans)], np.int64).reshape(-1, 2)
+    got.true.append(edges[rows])
     got.durations.append(duration_s)
+
+
+def true_events(spans: Sequence[Span]) -> list[Span]:
+    """The spans by start, those of one category (or of none) that overlap made one; adjacent ones stay apart."""
+    found: list[Span] = []
+    newest: dict[str | None, int] = {}
+    for span in sorted(spans, key=lambda span: (span.start_frame, span.end_frame)):
+        number = newest.get(span.category)
+        if number is not None and span.start_frame < found[number].end_frame:
+            found[number] = replace(found[number], end_frame=max(found[number].end_frame, span.end_frame))
+        else:
+            newest[span.category] = len(found)
+            found.append(span)
+    return found
+
+
+def _categories(got: _Gathered) -> dict[str, BoolArray]:
+    found = {name: np.zeros(got.rows, np.bool_) for name in got.categories}
+    for name, stretches in got.categories.items():
+        for start, end in stretches:
+            found[name][start:end] = True
+    return found
 
 
 def _add_masks(got: _Gathered, layout: OutputLayout, table: ScoreTable, truth: VideoTruth, wanted: _Wanted) -> None:
@@ -232,6 +260,7 @@ def _add_masks(got: _Gathered, layout: OutputLayout, table: ScoreTable, truth: V
     for problem in track.problems:
         raise DocumentError(problem, hint="scan the video again with --masks and --force")
     got.masked.append(table.video)
+    got.two_level += [] if layout.mask_video(table.video).exists() else [table.video]
     if wanted.regions:
         got.tracks.extend((wanted.number, region.frame, region.box, region.track) for region in truth.regions)
         got.region_frames[wanted.number] = len(table)

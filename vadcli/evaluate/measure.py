@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
+
+import numpy as np
 
 from vadcli.errors import UsageError
 from vadcli.evaluate.collect import Size, TestSet
 from vadcli.metrics import (
     IOU_LEVELS,
+    NORMAL,
     Bootstrap,
     Estimate,
     aupro,
@@ -20,10 +23,10 @@ from vadcli.metrics import (
     frame_ap_macro,
     frame_auc,
     frame_auc_macro,
+    frames_of_category,
     mask_iou,
     onset_error,
     pate,
-    per_category,
     pixel_ap,
     pixel_auc,
     rbdc,
@@ -104,13 +107,25 @@ def _frame(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
 
 def _pixel(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
     if test.pixels is not None:
-        yield from ((name, figure(test.pixels)) for name, figure in PIXEL.items())
+        for name, figure in PIXEL.items():
+            estimate = figure(test.pixels)
+            # the IoU asks for nothing but what reaches 0.5, so run lengths say all of it
+            yield name, estimate if name == "mask_iou" else _of_levels(estimate, test)
 
 
 def _region(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
     if test.detected is not None and test.tracks is not None:
-        yield "rbdc", rbdc(test.detected, test.tracks, test.region_frames)
-        yield "tbdc", tbdc(test.detected, test.tracks, test.region_frames)
+        yield "rbdc", _of_levels(rbdc(test.detected, test.tracks, test.region_frames), test)
+        yield "tbdc", _of_levels(tbdc(test.detected, test.tracks, test.region_frames), test)
+
+
+def _of_levels(estimate: Estimate, test: TestSet) -> Estimate:
+    """With a note where masks can't rank pixels or regions: run lengths only say what reaches 0.5."""
+    if not test.two_level:
+        return estimate
+    some = "" if len(test.two_level) == len(test.masked) else f" in {len(test.two_level)} of {len(test.masked)} videos"
+    note = f"{TWO_LEVELS}{some}: run lengths at 0.5"
+    return replace(estimate, note="; ".join(part for part in (estimate.note, note) if part))
 
 
 def _event(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
@@ -127,7 +142,11 @@ def _range(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
 
 def _category(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
     auc = partial(frame_auc, endpoints=protocol.endpoints)
-    yield from per_category(auc, test.frames, test.codes, test.categories).items()
+    sampled = test.frames.sampled if protocol.only_sampled else None
+    frames = test.frames.only_sampled() if protocol.only_sampled else test.frames
+    for name, rows in test.categories.items():
+        codes = np.where(rows if sampled is None else rows[sampled], 0, NORMAL)
+        yield name, auc(frames_of_category(frames, codes, 0))
 
 
 FRAME: dict[str, Callable[..., Estimate]] = {
@@ -138,6 +157,7 @@ FRAME: dict[str, Callable[..., Estimate]] = {
 }
 PIXEL: dict[str, Callable[..., Estimate]] = {"auc": pixel_auc, "ap": pixel_ap, "mask_iou": mask_iou, "aupro": aupro}
 NEEDS_MASKS = ("pixel", "region")
+TWO_LEVELS = "two levels"
 GROUPS: dict[str, Callable[[TestSet, Protocol], Iterator[tuple[str, Estimate]]]] = {
     "frame": _frame,
     "pixel": _pixel,

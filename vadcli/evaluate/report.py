@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vadcli import __version__
 from vadcli.errors import UsageError
 from vadcli.evaluate.collect import TestSet
-from vadcli.evaluate.measure import Estimates, Protocol
+from vadcli.evaluate.measure import GROUPS, NEEDS_MASKS, Estimates, Protocol
 from vadcli.metrics import Metric, difference
 
 FORMAT_VERSION = 1
+UNLIKE_MASKS = (
+    "some runs have mask videos, others run lengths of two levels: don't compare pixel and region figures between them"
+)
 TITLES = {
     "frame.auc_micro": "frame ROC-AUC, all frames",
     "frame.ap_micro": "frame AP, all frames",
@@ -75,6 +78,7 @@ class Report:
                 "unmasked": list(self.test.unmasked),
             },
             "overhang_frames": self.test.overhang_frames,
+            "two_level_masks": list(self.test.two_level),
             "partial": list(self.test.partial),
             "damaged_frames": dict(self.test.damaged),
             "protocol": self.protocol.to_json(),
@@ -95,9 +99,10 @@ def compared(reports: Sequence[Report], estimates: Sequence[Estimates]) -> list[
     found = [first]
     for report, theirs in zip(reports[1:], estimates[1:], strict=True):
         _check_same_videos(first.test, report.test, first.dataset)
+        unlike = bool(first.test.two_level) != bool(report.test.two_level)
         shared = {
             group: {
-                name: difference(theirs[group][name], mine, bootstrap)
+                name: _noted(difference(theirs[group][name], mine, bootstrap), unlike=unlike and group in NEEDS_MASKS)
                 for name, mine in figures.items()
                 if name in theirs[group]
             }
@@ -106,6 +111,11 @@ def compared(reports: Sequence[Report], estimates: Sequence[Estimates]) -> list[
         }
         found.append(Report(report.dataset, report.test, report.protocol, report.metrics, shared))
     return found
+
+
+def _noted(metric: Metric, *, unlike: bool) -> Metric:
+    """A difference of figures whose masks are unlike says so."""
+    return replace(metric, note="; ".join(part for part in (metric.note, UNLIKE_MASKS) if part)) if unlike else metric
 
 
 def _check_same_videos(first: TestSet, other: TestSet, dataset: str) -> None:
@@ -127,7 +137,7 @@ def to_table(reports: Sequence[Report]) -> str:
     rows = [("", *(str(report.test.out) for report in reports)) if len(reports) > 1 else ("", "value [interval]")]
     rows += [(title, *cells) for title, cells in _cells(reports, _shown)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [_headline(reports[0])]
+    lines = [_headline(reports)]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines += [f"note: {note}" for note in _notes(reports)]
     return "\n".join(lines) + "\n"
@@ -149,24 +159,30 @@ def to_latex(reports: Sequence[Report]) -> str:
     )
 
 
-def _headline(report: Report) -> str:
-    test = report.test
+def _headline(reports: Sequence[Report]) -> str:
+    test = reports[0].test
+    named = {str(report.test.out): ", ".join(report.test.detectors) for report in reports}
+    if len(set(named.values())) == 1:
+        made = f"detector {named[str(test.out)]}"
+    else:
+        made = "detectors " + "; ".join(f"{out}: {detectors}" for out, detectors in named.items())
     return (
-        f"{report.dataset}: {len(test.videos)} videos, {len(test.frames.scores)} frames, "
-        f"{int(test.frames.labels.sum())} abnormal; detector {', '.join(test.detectors)}"
+        f"{reports[0].dataset}: {len(test.videos)} videos, {len(test.frames.scores)} frames, "
+        f"{int(test.frames.labels.sum())} abnormal; {made}"
     )
 
 
 def _cells(reports: Sequence[Report], shown: Any) -> Iterator[tuple[str, list[str]]]:
-    for group, figures in reports[0].metrics.items():
-        for name in figures:
-            title = _title(group, name)
+    """A row for each figure that some run has, in the order of the groups."""
+    groups = [group for group in GROUPS if any(group in report.metrics for report in reports)]
+    for group in groups:
+        for name in dict.fromkeys(name for report in reports for name in report.metrics.get(group, {})):
             cells = []
             for report in reports:
                 metric = report.metrics.get(group, {}).get(name)
                 versus = (report.against or {}).get(group, {}).get(name)
                 cells.append("-" if metric is None else shown(metric, versus))
-            yield title, cells
+            yield _title(group, name), cells
 
 
 def _title(group: str, name: str) -> str:
@@ -190,33 +206,41 @@ def _shown(metric: Metric, versus: Metric | None) -> str:
 
 
 def _notes(reports: Sequence[Report]) -> list[str]:
-    """What a reader must know: of the protocol, then of figures, those that share a note together."""
-    protocol, by_note = reports[0].protocol, dict[str, dict[str, None]]()
-    notes = ["frame figures over sampled rows alone"] if protocol.only_sampled else []
+    """What a reader must know; what doesn't hold of every run says of which it does."""
+    by_note: dict[str, list[str]] = {}
+    for report in reports:
+        for note in _notes_of(report):
+            by_note.setdefault(note, []).append(str(report.test.out))
+    notes = [note if len(outs) == len(reports) else f"{', '.join(outs)}: {note}" for note, outs in by_note.items()]
+    two_level = [bool(report.test.two_level) for report in reports if report.test.masked]
+    if any(two_level) and not all(two_level):
+        notes.append(UNLIKE_MASKS)
+    return notes
+
+
+def _notes_of(report: Report) -> list[str]:
+    """Of the protocol, of what was read, then of figures, those that share a note together."""
+    protocol, test = report.protocol, report.test
+    notes = ["frame and category figures over sampled rows alone"] if protocol.only_sampled else []
     if protocol.pixel_size is not None:
         notes.append("pixel figures at {}x{} (height x width)".format(*protocol.pixel_size))
-    for report in reports:
-        test = report.test
-        if test.overhang_frames:
-            notes.append(f"{test.overhang_frames} annotated frames lie past the last frame of their video and don't count")
-        if test.partial:
-            notes.append(f"{len(test.partial)} videos are partial: they count up to their last row")
-        if test.damaged:
-            notes.append(
-                f"{sum(test.damaged.values())} frames of {len(test.damaged)} videos were decoded with errors, and count"
-            )
-        for side, names in (("without scores", test.unscored), ("without truth", test.unknown)):
-            notes += [f"{len(names)} videos {side} left out"] if names else []
-        if test.pixels is not None and "pixel" in report.metrics and len(test.pixels.names) < len(test.videos):
-            notes.append(
-                f"pixel figures over the {len(test.pixels.names)} of {len(test.videos)} videos with pixel truth and masks"
-            )
-        if test.unmasked and test.pixels is None and not protocol.groups:
-            notes.append("no pixel figures: no masks are stored (scan with --masks video)")
-        for group, figures in report.metrics.items():
-            for name, metric in figures.items():
-                if metric.note:
-                    by_note.setdefault(metric.note, {})[_title(group, name)] = None
+    if test.overhang_frames:
+        notes.append(f"{test.overhang_frames} annotated frames lie past the last frame of their video and don't count")
+    if test.partial:
+        notes.append(f"{len(test.partial)} videos are partial: they count up to their last row")
+    if test.damaged:
+        notes.append(f"{sum(test.damaged.values())} frames of {len(test.damaged)} videos were decoded with errors, and count")
+    for side, names in (("without scores", test.unscored), ("without truth", test.unknown)):
+        notes += [f"{len(names)} videos {side} left out"] if names else []
+    if test.pixels is not None and "pixel" in report.metrics and len(test.pixels.names) < len(test.videos):
+        notes.append(f"pixel figures over the {len(test.pixels.names)} of {len(test.videos)} videos with pixel truth and masks")
+    if test.unmasked and test.pixels is None and not protocol.groups:
+        notes.append("no pixel figures: no masks are stored (scan with --masks video)")
+    by_note: dict[str, dict[str, None]] = {}
+    for group, figures in report.metrics.items():
+        for name, metric in figures.items():
+            if metric.note:
+                by_note.setdefault(metric.note, {})[_title(group, name)] = None
     return notes + [f"{', '.join(titles)}: {note}" for note, titles in by_note.items()]
 
 
