@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -241,6 +243,31 @@ def test_a_loss_that_is_not_a_number_ends_training(start: Path, tmp_path: Path) 
         trainer.parameters[0].fill_(float("nan"))
     with pytest.raises(VadcliError, match="step 1: the loss is not a number"):
         trainer.run()
+
+
+def test_two_processes_train_as_one_does(start: Path, tmp_path: Path) -> None:
+    alone = recipe_of(start, steps=4, every=2)
+    alone = replace(alone, schedule=replace(alone.schedule, batch=2, accumulation=2), running=replace(alone.running, workers=0))
+    shared = replace(alone, schedule=replace(alone.schedule, batch=1))
+    Trainer(alone, tmp_path / "alone", device="cpu").run()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    children = []
+    for rank in ("0", "1"):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        command = [sys.executable, "-c", CHILD, json.dumps(shared.to_json()), str(tmp_path / "shared")]
+        children.append(
+            subprocess.Popen(command, env={**os.environ, **place, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"})
+        )
+    try:
+        assert [child.wait(timeout=100) for child in children] == [0, 0]
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+    one, two = ([[float(value) for value in row] for row in losses_of(tmp_path / name)[1:]] for name in ("alone", "shared"))
+    np.testing.assert_allclose(two, one, rtol=2e-3, atol=1e-4)
+    assert checkpoint.load(tmp_path / "shared" / "model").config.trained
 
 
 def test_reading_in_other_processes_changes_nothing(start: Path, tmp_path: Path) -> None:

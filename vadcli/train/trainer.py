@@ -178,7 +178,7 @@ class Trainer:
         if self.validation is None or progress.step % chosen.every:
             return
         with self.accelerator.autocast():
-            found: Validated = validate(self.step, self.validation, batch=chosen.batch)
+            found = self._agreed(validate(self.step, self.validation, batch=chosen.batch))
         self.step.train()
         log.validation(progress.step, found)
         figure = found.frame_auc
@@ -189,6 +189,14 @@ class Trainer:
                 write_whole(self.out / "best", lambda folder: save_trained(self.step.model, folder))
         else:
             self.progress = replace(progress, waited=progress.waited + 1)
+
+    def _agreed(self, found: Validated) -> Validated:
+        """The main process's figures in all of them: they must stop at the same step, whatever their last digits say."""
+        from accelerate.utils import broadcast_object_list
+
+        (agreed,) = broadcast_object_list([found])
+        told: Validated = agreed
+        return told
 
     def _save(self) -> None:
         own = random_state(self.accelerator.device).to(self.accelerator.device)
