@@ -91,6 +91,33 @@ def test_the_same_figures_in_every_format_and_in_the_stored_document(out: Path, 
     assert rf"frame ROC-AUC, all frames & {shown} \\" in vadcli("eval", out, "--root", truth, *options, "latex").stdout
 
 
+def test_a_narrower_run_keeps_the_other_groups_while_nothing_else_changes(tmp_path: Path, out: Path, truth: Path) -> None:
+    stored = out / "eval" / "csv.json"
+
+    def kept(*options: object) -> dict:
+        (printed,) = figures(vadcli("eval", out, "--root", truth, "--bootstrap", "0", "--json", *options))
+        document = json.loads(stored.read_text())
+        assert {group: document["metrics"][group] for group in printed["metrics"]} == printed["metrics"]
+        return document
+
+    first = kept("--metrics", "event")
+    assert first["root"] == str(truth)
+    both = kept("--metrics", "frame")
+    assert list(both["metrics"]) == both["protocol"]["groups"] == ["frame", "event"]
+    assert both["metrics"]["event"] == first["metrics"]["event"]
+    assert list(kept("--metrics", "frame", "--endpoints")["metrics"]) == ["frame"]  # another protocol
+    everything = kept()
+    assert list(everything["metrics"]) == ["frame", "event", "range", "category"]
+    assert kept("--metrics", "frame") == everything  # same figures, and of all groups still
+    write_truth(truth, ["cam/a.mp4,2,4,fight", "cam/b.mp4,1,2,fight", "cam/c.mp4,,,"])
+    assert list(kept("--metrics", "frame")["metrics"]) == ["frame"]  # another truth
+    kept("--metrics", "event")
+    scan(out, lift=0.3)
+    assert list(kept("--metrics", "frame")["metrics"]) == ["frame"]  # other scores
+    stored.write_text("[]")
+    assert list(kept("--metrics", "event")["metrics"]) == ["event"]
+
+
 def test_a_template_corrected_by_hand_is_a_truth(tmp_path: Path, out: Path) -> None:
     made = vadcli("eval", out, "--init")
     assert made.returncode == 0, made.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,7 +72,7 @@ def evaluate(*, outs: Outs = None, options: EvalOptions) -> None:
     ]
     if len(reports) > 1:
         reports = report.compared(reports, estimates)
-    _show(reports, options)
+    _show(reports, options, options.root)
     if options.plots is not None:
         from vadcli.evaluate.plots import draw
 
@@ -81,22 +80,21 @@ def evaluate(*, outs: Outs = None, options: EvalOptions) -> None:
             log.info("%s", path)
 
 
-def _show(reports: list[Report], options: EvalOptions) -> None:
+def _show(reports: list[Report], options: EvalOptions, root: Path) -> None:
     from vadcli.evaluate import report
-    from vadcli.outputs.atomic import Scratch
+    from vadcli.evaluate.store import document_of, keep
     from vadcli.outputs.layout import OutputLayout
 
+    documents = [document_of(each, root) for each in reports] if options.json or options.save else []
     if options.json:
-        for each in reports:
-            emit_json(each.to_json())
+        for document in documents:
+            emit_json(document)
     else:
         shown = {"table": report.to_table, "markdown": report.to_markdown, "latex": report.to_latex}[options.format]
         typer.echo(shown(reports), nl=False)
-    for each in reports if options.save else ():
-        layout = OutputLayout(each.test.out)
+    for each, document in zip(reports, documents, strict=True) if options.save else ():
         try:
-            with Scratch(layout.scratch) as scratch, scratch.replace(layout.evaluation(each.dataset)) as path:
-                path.write_text(json.dumps(each.to_json(), indent=2) + "\n", encoding="utf-8")
+            keep(document, OutputLayout(each.test.out))
         except OutputError as error:
             raise OutputError(f"the figures can't be kept: {error.message}", hint="--no-save only prints them") from error
 
