@@ -127,6 +127,7 @@ Trainer(parse_recipe(json.loads(sys.argv[1])), Path(sys.argv[2]), device="cpu").
 """
 
 
+@pytest.mark.slow
 def test_a_process_killed_by_the_system_goes_on_to_the_same_bytes(start: Path, tmp_path: Path) -> None:
     recipe = recipe_of(start, steps=8)
     document = recipe.to_json()
@@ -245,6 +246,7 @@ def test_a_loss_that_is_not_a_number_ends_training(start: Path, tmp_path: Path) 
         trainer.run()
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(start: Path, tmp_path: Path) -> None:
     alone = recipe_of(start, steps=4, every=2)
     alone = replace(alone, schedule=replace(alone.schedule, batch=2, accumulation=2), running=replace(alone.running, workers=0))
