@@ -71,7 +71,7 @@ def figures(done: subprocess.CompletedProcess[str]) -> list[dict]:
 
 def test_the_same_figures_in_every_format_and_in_the_stored_document(out: Path, truth: Path) -> None:
     before = written(out)
-    table = vadcli("eval", out, "--root", truth, "--metrics", "frame,event,category", "--bootstrap", "50")
+    table = vadcli("eval", out, "--root", truth, "--metrics", "frame,event,category", "--bootstrap", "100")
     assert table.returncode == 0, table.stderr
     stored = json.loads((out / "eval" / "csv.json").read_text())
     assert written(out) - before == {"eval/csv.json"}
@@ -83,10 +83,10 @@ def test_the_same_figures_in_every_format_and_in_the_stored_document(out: Path, 
     assert re.search(rf"^frame ROC-AUC, all frames +{re.escape(shown)}$", table.stdout, re.MULTILINE)
     assert "category: fight" in table.stdout
     (printed,) = figures(
-        vadcli("eval", out, "--root", truth, "--metrics", "frame,event,category", "--bootstrap", "50", "--json")
+        vadcli("eval", out, "--root", truth, "--metrics", "frame,event,category", "--bootstrap", "100", "--json")
     )
     assert printed == stored
-    options = ("--metrics", "frame", "--bootstrap", "50", "--no-save", "--format")
+    options = ("--metrics", "frame", "--bootstrap", "100", "--no-save", "--format")
     assert f"| frame ROC-AUC, all frames | {shown} |" in vadcli("eval", out, "--root", truth, *options, "markdown").stdout
     assert rf"frame ROC-AUC, all frames & {shown} \\" in vadcli("eval", out, "--root", truth, *options, "latex").stdout
 
@@ -150,7 +150,7 @@ def test_frame_labels_become_seconds_that_say_the_same(tmp_path: Path) -> None:
 
 def test_runs_are_compared_in_pairs(tmp_path: Path, out: Path, truth: Path) -> None:
     poor = scan(tmp_path / "poor", lift=0.05)
-    options = ("--root", truth, "--metrics", "frame", "--bootstrap", "50")
+    options = ("--root", truth, "--metrics", "frame", "--bootstrap", "100")
     first, second = figures(vadcli("eval", "--compare", out, poor, *options, "--json"))
     values = [report["metrics"]["frame"]["auc_micro"]["value"] for report in (first, second)]
     lost = second["difference_to_first"]["frame"]["auc_micro"]
@@ -164,11 +164,11 @@ def test_runs_are_compared_in_pairs(tmp_path: Path, out: Path, truth: Path) -> N
 
 def test_nothing_is_written_with_no_save_and_pictures_go_where_they_are_asked(tmp_path: Path, out: Path, truth: Path) -> None:
     before = written(tmp_path)
-    done = vadcli("eval", out, "--root", truth, "--metrics", "frame", "--bootstrap", "20", "--no-save")
+    done = vadcli("eval", out, "--root", truth, "--metrics", "frame", "--bootstrap", "100", "--no-save")
     assert done.returncode == 0, done.stderr
     assert written(tmp_path) == before
     plots = tmp_path / "pictures"
-    options = ("--metrics", "frame", "--bootstrap", "20", "--no-save", "--plots", plots)
+    options = ("--metrics", "frame", "--bootstrap", "100", "--no-save", "--plots", plots)
     done = vadcli("eval", out, "--root", truth, *options)
     assert done.returncode == 0, done.stderr
     assert written(tmp_path) - before == {"pictures/curves.png", "pictures/timelines-1.png"}
@@ -193,6 +193,10 @@ MALFORMED = "video,start_s,end_s\ncam/a.mp4,4,2\n"
         (("out", "--root", "longer.csv"), 1, "ends at 40 s, but cam/a.mp4 has scores up to 6 s"),
         (("out", "--root", "malformed.csv"), 1, "malformed.csv, line 2: '4' to '2' is no interval"),
         (("out", "--compare", "--root", "truth.csv"), 2, "--compare needs two OUT"),
+        (("out", "--root", "truth.csv", "--bootstrap", "99"), 2, "--bootstrap 99"),
+        (("out", "--root", "truth.csv", "--bootstrap", "-1"), 2, "--bootstrap -1"),
+        (("out", "--root", "truth.csv", "--pixel-size", "4097x2"), 2, "--pixel-size 4097x2: a side may have up to 4096"),
+        (("out", "--root", "truth.csv", "--init", "--from-frames"), 2, "--init and --from-frames"),
     ],
 )
 def test_what_can_not_be_evaluated_is_one_clear_line(

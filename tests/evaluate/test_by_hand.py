@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,15 @@ import pytest
 from PIL import Image
 
 from tests.evaluate.outputs import SIZE, Odd, write_scan, write_truth
+from tests.outputs.documents import DOCUMENT
+from vadcli.errors import UsageError
 from vadcli.evaluate import Protocol, Report, collect, measure
 from vadcli.evaluate.report import compared, to_table
 from vadcli.ground_truth import open_ground_truth
 from vadcli.metrics import Bootstrap
+from vadcli.outputs.event_json import Failure, write_events
+from vadcli.outputs.layout import OutputLayout
+from vadcli.outputs.scores import read_scores, write_scores
 
 
 def called(rows: int, *stretches: tuple[int, int]) -> np.ndarray:
@@ -30,6 +36,13 @@ def evaluated(out: Path, truth: Path, protocol: Protocol | None = None, *, datas
     protocol = protocol or Protocol()
     test = collect(out, open_ground_truth(dataset, truth), **options)
     return Report.of(dataset, test, protocol, measure(test, protocol))
+
+
+def longer(out: Path, *, duration_s: float) -> None:
+    """Make the containers of a scan last longer than their frames, as one with sound may."""
+    for path in OutputLayout(out).iter_scores():
+        table, metadata = read_scores(path)
+        write_scores(path, table, replace(metadata, video={**metadata.video, "duration_s": duration_s}))
 
 
 def value(report: Report, name: str) -> float | None:
@@ -130,3 +143,113 @@ def test_a_comparison_shows_what_either_run_has_and_says_which_run_a_note_is_abo
     assert f"note: {masked}: 1 frames of 1 videos were decoded with errors, and count" in lines
     assert any(line.startswith(f"note: {plain}: no pixel figures") for line in lines)
     assert any(line.startswith("note: onset error") for line in lines)  # of both, so of none by name
+
+
+def test_a_whole_evaluation_worked_out_by_hand(tmp_path: Path) -> None:
+    """Two videos of 10 s that the container says last 12 s; every fourth row is sampled.
+
+    a: true 2-4 s and 6-8 s. Called 2.4-4.4 s (1.6 of 2.4 s shared: an IoU of 2/3), 7.6-8.8 s (.4 of 2.8 s: 1/7), 0.4-0.8 s.
+    b: normal; called 4-4.8 s.
+    """
+    values = {"a.mp4": called(100, (24, 44), (76, 88), (4, 8)), "b.mp4": called(100, (40, 48))}
+    out = write_scan(tmp_path / "out", values, interval=4)
+    longer(out, duration_s=12.0)
+    truth = write_truth(tmp_path / "truth.csv", ["a.mp4,2,4,fight", "a.mp4,6,8,fight", "b.mp4,,,"])
+    report = evaluated(out, truth)
+    assert [value(report, f"event.f1_iou_{level}") for level in (0.1, 0.2, 0.5)] == pytest.approx([4 / 6, 2 / 6, 2 / 6])
+    assert value(report, "event.recall") == 1.0
+    assert value(report, "event.onset_error_s") == pytest.approx((0.4 + 1.6) / 2)
+    assert value(report, "event.false_alarms_per_hour") == pytest.approx(2 / (24 / 3600))
+    # 40 abnormal rows, 20 of them at .9; 160 normal, of which 4 + 8 + 4 + 8 = 24 at .9. Ties count half.
+    hit, false = 20 / 40, 24 / 160
+    auc = hit * (1 - false) + 0.5 * (hit * false + (1 - hit) * (1 - false))
+    assert value(report, "frame.auc_micro") == pytest.approx(auc)
+    assert value(report, "category.fight") == pytest.approx(auc)
+    assert value(report, "range.pate") is not None
+    # With the ends, a normal row at 0 and an abnormal one at 1: the abnormal one beats all, all beat the normal one.
+    ended = evaluated(out, truth, Protocol(endpoints=True))
+    flattered = (40 * (160 * auc + 1) + 161) / (41 * 161)
+    assert value(ended, "frame.auc_micro") == pytest.approx(flattered)
+    assert value(ended, "category.fight") == pytest.approx(flattered)
+
+
+def test_only_sampled_rows_count_for_categories_too_and_the_table_says_so(tmp_path: Path) -> None:
+    """Rows 0 and 4 are sampled: one normal row at .1, one abnormal at .9. The carried ones are all wrong."""
+    out = write_scan(tmp_path / "out", {"a.mp4": [0.1, 0.9, 0.9, 0.9, 0.9, 0.1, 0.1, 0.1]}, interval=4)
+    truth = write_truth(tmp_path / "truth.csv", ["a.mp4,0.4,0.8,fight"])
+    # over all rows an abnormal one at .9 and three at .1 meet a normal one at .1 and three at .9: (1 + 3/2 + 3/2) of 16 pairs
+    every, sampled = evaluated(out, truth), evaluated(out, truth, Protocol(only_sampled=True))
+    for name in ("frame.auc_micro", "category.fight"):
+        assert value(every, name) == pytest.approx(0.25)
+        assert value(sampled, name) == 1.0
+    note = "note: frame and category figures over sampled rows alone"
+    assert note in to_table([sampled])
+    assert note not in to_table([every])
+
+
+def test_what_a_table_notes_of_sizes_and_of_labels_past_the_end(tmp_path: Path) -> None:
+    truth = squares(tmp_path / "ped2", {"01": 8})
+    masks = {"01": np.stack([half(2 <= number < 6) for number in range(8)])}
+    out = write_scan(tmp_path / "out", {"01": called(8, (2, 6))}, masks=masks)
+    report = evaluated(out, truth, Protocol(pixel_size=(12, 16)), dataset="ped2", pixel_size=(12, 16))
+    assert "note: pixel figures at 12x16 (height x width)" in to_table([report])
+    lists = tmp_path / "ucf"
+    lists.mkdir()
+    line = "Abuse028_x264.mp4  Abuse  3  10  -1  -1"  # frames 3 to 10 of 8, counted from 1
+    (lists / "Temporal_Anomaly_Annotation_for_Testing_Videos.txt").write_text(line + "\n")
+    scan = write_scan(tmp_path / "ucf_out", {"Abuse028_x264.mp4": called(8, (2, 8))})
+    overhanging = evaluated(scan, lists, dataset="ucf-crime")
+    assert "note: 2 annotated frames lie past the last frame of their video" in to_table([overhanging])
+    assert overhanging.to_json()["overhang_frames"] == 2
+
+
+def test_a_row_without_a_mask_of_its_own_shows_the_last_one(tmp_path: Path) -> None:
+    """Masks of rows 0, 4 and 8 of 12; the left half is abnormal in rows 2 to 5, and shown from 4 to 7."""
+    truth = squares(tmp_path / "ped2", {"01": 12})
+    masks = {"01": np.stack([half(False), half(True), half(False)])}
+    report = evaluated(write_scan(tmp_path / "out", {"01": called(12)}, masks=masks, interval=4), truth, dataset="ped2")
+    # In halves of pictures: 4 are abnormal, 2 of them found; 20 are normal, 2 of them called.
+    hit, false = 2 / 4, 2 / 20
+    assert value(report, "pixel.auc") == pytest.approx(hit * (1 - false) + 0.5 * (hit * false + (1 - hit) * (1 - false)))
+    assert value(report, "pixel.mask_iou") == pytest.approx(2 / 4)
+
+
+def test_tracks_and_regions_are_told_apart(tmp_path: Path) -> None:
+    """Two of six regions of one track are found, without a false one: a third of the regions, and the track."""
+    scene = tmp_path / "UBnormal" / "Scene1"
+    name = "abnormal_scene_1_scenario_1"
+    folder = scene / f"{name}_annotations"
+    folder.mkdir(parents=True)
+    (folder / f"{name}_tracks.txt").write_text("1,0,5\n")
+    objects = np.zeros(SIZE, np.uint8)
+    objects[4:12, 6:16] = 1
+    for frame in range(6):
+        Image.fromarray(objects).save(folder / f"{name}_{frame:04d}_gt.png")
+    (scene / f"{name}.mp4").touch()
+    masks = np.zeros((6, *SIZE), np.uint8)
+    masks[2:4, 4:12, 6:16] = 200
+    video = f"Scene1/{name}.mp4"
+    out = write_scan(tmp_path / "out", {video: called(6)}, masks={video: masks})
+    report = evaluated(out, tmp_path / "UBnormal", Protocol(groups=("region",)), dataset="ubnormal")
+    assert value(report, "region.rbdc") == pytest.approx(1 / 3)
+    assert value(report, "region.tbdc") == pytest.approx(1.0)
+
+
+def test_a_listed_video_whose_scan_failed_is_named_with_the_reason(tmp_path: Path) -> None:
+    out = write_scan(tmp_path / "out", {"a.mp4": called(20), "b.mp4": called(20)})
+    layout = OutputLayout(out)
+    layout.scores("b.mp4").unlink()
+    failed = replace(
+        DOCUMENT, video={**DOCUMENT.video, "path": "b.mp4"}, events=(), failure=Failure("open", "moov atom not found")
+    )
+    write_events(layout.events("b.mp4"), failed)
+    truth = write_truth(tmp_path / "truth.csv", ["a.mp4,1,2,", "b.mp4,,,"])
+    with pytest.raises(UsageError, match=r"the scan of 'b\.mp4' failed: moov atom not found"):
+        evaluated(out, truth)
+    assert evaluated(out, truth, allow_missing=True).test.unscored == ("b.mp4",)
+
+
+def test_a_group_without_truth_names_the_data_set(tmp_path: Path) -> None:
+    out = write_scan(tmp_path / "out", {"a.mp4": called(20)})
+    with pytest.raises(UsageError, match="--metrics region: the truth of csv says nothing of it"):
+        evaluated(out, write_truth(tmp_path / "truth.csv", ["a.mp4,1,2,"]), Protocol(groups=("region",)))

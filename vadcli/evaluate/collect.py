@@ -6,6 +6,7 @@ through one frame at a time.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,9 +16,9 @@ import numpy as np
 from PIL import Image
 
 from vadcli.errors import DocumentError, UsageError
-from vadcli.ground_truth import GroundTruth, Span, VideoTruth
+from vadcli.ground_truth import GroundTruth, Matching, Span, VideoTruth
 from vadcli.metrics import EventSet, FrameSet, PixelAccumulator, PixelCounts, Regions, Tracks, mask_regions
-from vadcli.outputs.event_json import read_events
+from vadcli.outputs.event_json import EventsDocument, read_events
 from vadcli.outputs.layout import OutputLayout
 from vadcli.outputs.mask_track import MaskTrack
 from vadcli.outputs.scores import ScoresMetadata, is_partial, read_scores, shown_s
@@ -51,6 +52,7 @@ class TestSet:
         overhang_frames: annotated frames past the last row, which count for nothing.
         partial: videos whose rows end before the container said.
         damaged: videos with rows that the decoder could not vouch for, and how many.
+        dataset: the truth's name.
     """
 
     __test__ = False  # not a test class, whatever its name
@@ -74,6 +76,7 @@ class TestSet:
     overhang_frames: int = 0
     partial: tuple[str, ...] = ()
     damaged: Mapping[str, int] = field(default_factory=dict)
+    dataset: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ def collect(
     stored = {_video_of(path, layout): path for path in layout.iter_scores()} if out.is_dir() else {}
     if not stored:
         raise UsageError(f"{out}: holds no scores", hint="name the --out folder of a scan")
-    matching = truth.match(stored, allow_missing=allow_missing)
+    matching = _matched(truth, stored, layout, allow_missing=allow_missing)
     regional = pixels and any(each.has_regions for each in matching.pairs.values())
     got = _Gathered()
     for number, (video, video_truth) in enumerate(matching.pairs.items()):
@@ -173,7 +176,32 @@ def collect(
         overhang_frames=got.overhang_frames,
         partial=tuple(got.partial),
         damaged=got.damaged,
+        dataset=truth.name,
     )
+
+
+def _matched(truth: GroundTruth, stored: Mapping[str, Path], layout: OutputLayout, *, allow_missing: bool) -> Matching:
+    """`truth.match`; a listed video without scores because its scan failed is named with the reason.
+
+    Raises:
+        UsageError: as `truth.match`.
+    """
+    try:
+        return truth.match(stored, allow_missing=allow_missing)
+    except UsageError as error:
+        failed = {str(each.video["path"]): each.failure.error for each in _documents(layout) if each.failure}
+        lost = truth.match([*stored, *failed], allow_missing=True).pairs if failed else {}
+        for video, reason in failed.items():
+            if video in lost:
+                hint = "leave it out by --allow-missing, or scan it again"
+                raise UsageError(f"{error.message}; the scan of {video!r} failed: {reason}", hint=hint) from error
+        raise
+
+
+def _documents(layout: OutputLayout) -> Iterator[EventsDocument]:
+    for path in layout.iter_events():
+        with contextlib.suppress(DocumentError):
+            yield read_events(path)
 
 
 def _has_region_truth(truth: VideoTruth) -> bool:

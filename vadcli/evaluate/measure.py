@@ -96,7 +96,9 @@ def measure(test: TestSet, protocol: Protocol) -> Estimates:
 def _nothing_for(group: str, test: TestSet) -> UsageError:
     if test.unmasked and group in NEEDS_MASKS:
         return UsageError(f"{test.out}: holds no masks for {group} figures", hint="scan again with --masks video --force")
-    return UsageError(f"--metrics {group}: the truth of {test.out} says nothing of it", hint="leave it out of --metrics")
+    return UsageError(
+        f"--metrics {group}: the truth of {test.dataset or test.out} says nothing of it", hint="leave it out of --metrics"
+    )
 
 
 def _frame(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:

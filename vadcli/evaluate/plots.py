@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: ROC and PR curves, score timelines with the truth shaded, the worst false alarms and misses."""
+"""Pictures of an evaluation: curves, score timelines with the truth shaded, the highest normal and the lowest true stretches."""
 
 from __future__ import annotations
 
@@ -143,8 +143,8 @@ def _sheets(test: TestSet) -> Iterator[tuple[str, Figure]]:
     """Contact sheets, where the footage is still where it was scanned."""
     wanted = SHEET_COLUMNS * SHEET_ROWS
     chosen = {
-        "worst-false-alarms": moments(test, abnormal=False)[:wanted],
-        "worst-misses": moments(test, abnormal=True)[:wanted],
+        "highest-normal-stretches": moments(test, abnormal=False)[:wanted],
+        "lowest-true-events": moments(test, abnormal=True)[:wanted],
     }
     pictures = _pictures(test, [moment for kind in chosen.values() for moment in kind])
     for name, kind in chosen.items():

@@ -11,6 +11,8 @@ from vadcli.options.fields import EVENTS, HOW, OUTPUT, RUNNING, option
 from vadcli.options.groups import TalkOptions
 
 PIXEL_SIZE = re.compile(r"(\d+)x(\d+)", re.ASCII)
+FEWEST_RESAMPLES = 100
+LARGEST_SIDE_PX = 4096
 METRIC_GROUPS = ("frame", "pixel", "region", "event", "range", "category")
 
 
@@ -35,14 +37,16 @@ class EvalOptions(TalkOptions):
         metavar="LIST",
         default_text="all there is truth for",
     )
-    only_sampled: bool = option(False, "Frame metrics over the frames that the detector saw, without carried ones.", panel=HOW)
+    only_sampled: bool = option(
+        False, "Frame and category metrics over the frames that the detector saw, without carried ones.", panel=HOW
+    )
     endpoints: bool = option(
         False, "Append (0, 0) and (1, 1) to labels and scores, as some published evaluators do. It flatters.", panel=HOW
     )
     pixel_size: str = option(
         "full", "Resize masks and truth to HEIGHTxWIDTH first; papers on Ped2 use 158x238.", panel=HOW, metavar="HxW"
     )
-    bootstrap: int = option(1000, "Resamples of the videos for intervals; 0 for none.", panel=HOW)
+    bootstrap: int = option(1000, "Resamples of the videos for intervals, 100 or more; 0 for none.", panel=HOW)
     confidence: float = option(0.95, "Share of the resamples inside an interval.", panel=HOW)
     seed: int = option(0, "Seed of the resamples.", panel=HOW)
     compare: bool = option(
@@ -56,15 +60,23 @@ class EvalOptions(TalkOptions):
     )
     format: str = option("table", "How figures are printed.", panel=OUTPUT, choices=("table", "markdown", "latex"))
     plots: Path | None = option(
-        None, "Also draw ROC, PR, score timelines, worst false alarms and misses here.", panel=OUTPUT, metavar="DIR"
+        None,
+        "Also draw ROC, PR, score timelines, highest normal stretches and lowest true events here.",
+        panel=OUTPUT,
+        metavar="DIR",
     )
     save: bool = option(True, "Keep the figures in OUT/eval/.", panel=RUNNING)
 
     def __post_init__(self) -> None:
-        if self.bootstrap < 0:
-            raise UsageError(f"--bootstrap {self.bootstrap} must be at least 0")
+        if self.bootstrap != 0 and self.bootstrap < FEWEST_RESAMPLES:
+            raise UsageError(
+                f"--bootstrap {self.bootstrap} gives no interval worth the name",
+                hint=f"at least {FEWEST_RESAMPLES}, or 0 for none",
+            )
         if not 0.0 < self.confidence < 1.0:
             raise UsageError(f"--confidence {self.confidence:g} must lie between 0 and 1")
+        if self.init and self.from_frames:
+            raise UsageError("--init and --from-frames each print a table of their own", hint="give one of them")
         self.size()
         self.groups()
 
@@ -79,7 +91,10 @@ class EvalOptions(TalkOptions):
         match = PIXEL_SIZE.fullmatch(self.pixel_size)
         if match is None or "0" in match.groups():
             raise UsageError(f"--pixel-size {self.pixel_size!r} is no size", hint="write HEIGHTxWIDTH, e.g. 158x238, or full")
-        return int(match[1]), int(match[2])
+        height, width = int(match[1]), int(match[2])
+        if max(height, width) > LARGEST_SIDE_PX:
+            raise UsageError(f"--pixel-size {self.pixel_size}: a side may have up to {LARGEST_SIDE_PX} pixels")
+        return height, width
 
     def groups(self) -> tuple[str, ...]:
         """The chosen groups of metrics; empty for all.
