@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: curves, score timelines with the truth shaded, the highest normal and the lowest true stretches."""
+"""Pictures of an evaluation: curves, score timelines with the truth shaded, the highest normal and lowest true stretches."""
 
 from __future__ import annotations
 
