@@ -18,6 +18,7 @@ from vadcli.cli.evaluate import evaluate
 from vadcli.cli.events import events
 from vadcli.cli.render import render
 from vadcli.cli.scan import scan
+from vadcli.cli.train import train
 from vadcli.cli.weights import weights_app
 from vadcli.errors import VadcliError
 
@@ -32,6 +33,7 @@ app = typer.Typer(
 for command in (scan, events, render, doctor, bench):
     app.command()(command)
 app.command(name="eval")(evaluate)
+app.command()(train)
 app.add_typer(weights_app, name="weights")
 
 
