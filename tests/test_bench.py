@@ -21,7 +21,7 @@ from tests.media import make_video
 from vadcli.bench import Bench, BenchPlan, Bound, footage, footage_of, room, rounds, usage
 from vadcli.bench.naive import naive_clips
 from vadcli.bench.report import Report, Setting, Stages, Throughput
-from vadcli.bench.rounds import Round, ScoreStore, naive_round, owned, scan_round
+from vadcli.bench.rounds import Round, ScoreStore, naive_round, scan_round
 from vadcli.bench.usage import BusyMeter, HostMemory, StageClock, covered
 from vadcli.detectors.lavida import checkpoint
 from vadcli.detectors.lavida.config import load_preset
@@ -144,7 +144,7 @@ def test_without_a_gpu_there_is_no_share_and_no_device_memory() -> None:
 def test_the_naive_reader_gives_the_loaders_clips(video: Path) -> None:
     naive = [clip for clip, _ in naive_clips("a.mp4", video, NEEDS)]
     with ClipLoader(NEEDS, LoaderOptions(workers=1)) as loader:
-        loaded = [owned(item.clip) for item in loader.run([ClipRequest("a.mp4", video)]) if isinstance(item, ClipReady)]
+        loaded = [item.clip.owned() for item in loader.run([ClipRequest("a.mp4", video)]) if isinstance(item, ClipReady)]
     assert len(naive) == len(loaded) == 5
     for mine, theirs in zip(naive, loaded, strict=True):
         np.testing.assert_array_equal(mine.frame_index, theirs.frame_index)

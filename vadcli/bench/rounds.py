@@ -141,28 +141,11 @@ def naive_round(detector: Detector, footage: Footage, *, bound: Bound, store: Sc
     tally, started = _Tally(), time.perf_counter()
     for request in footage.requests():
         for clip, fps in naive_clips(request.video, request.path, detector.needs):
-            store.add(detector.score(batch_of([clip])))
+            store.add(detector.score(ClipBatch.of([clip])))
             tally.add(len(clip.frames) * clip.interval, fps)
             if bound.reached(tally.clips, started):
                 return tally.after(time.perf_counter() - started)
     raise AssertionError("requests have no end")
-
-
-def batch_of(clips: list[Clip]) -> ClipBatch:
-    """Clips of one size as a batch; no camera is known."""
-    return ClipBatch(
-        frames=np.stack([clip.frames for clip in clips]),
-        timestamp=np.stack([clip.timestamp for clip in clips]),
-        valid=np.stack([clip.valid for clip in clips]),
-        videos=tuple(clip.video for clip in clips),
-        models=(None,) * len(clips),
-        interval=np.array([clip.interval for clip in clips], np.int64),
-    )
-
-
-def owned(clip: Clip) -> Clip:
-    """The clip with pixels of its own, which outlive the loader's next item."""
-    return Clip(clip.video, clip.index, clip.frames.copy(), clip.frame_index, clip.timestamp, clip.valid, clip.interval)
 
 
 def _batches(items: Iterable[Item], tally: _Tally, *, batch_size: int, is_over: Callable[[], bool]) -> Iterator[ClipBatch]:
@@ -174,12 +157,12 @@ def _batches(items: Iterable[Item], tally: _Tally, *, batch_size: int, is_over: 
             fps[item.video] = item.info.fps
         elif isinstance(item, ClipReady):
             group = waiting.setdefault(item.clip.frames.shape, [])
-            group.append(owned(item.clip))
+            group.append(item.clip.owned())
             tally.add(len(item.rows), fps[item.video])
             if len(group) == batch_size:
-                yield batch_of(waiting.pop(item.clip.frames.shape))
+                yield ClipBatch.of(waiting.pop(item.clip.frames.shape))
             if is_over():
-                yield from map(batch_of, waiting.values())
+                yield from map(ClipBatch.of, waiting.values())
                 return
         elif item.error is not None:
             raise item.error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vadcli.bench.footage import Footage
 from vadcli.bench.report import Report, Setting, Stages, Throughput
-from vadcli.bench.rounds import Bound, ScoreStore, batch_of, naive_round, owned, scan_round
+from vadcli.bench.rounds import Bound, ScoreStore, naive_round, scan_round
 from vadcli.bench.usage import (
     BusyMeter,
     HostMemory,
@@ -119,7 +119,7 @@ class Bench:
         for number in range(self.plan.rounds):
             for each in found:
                 self._configure(each.setting.ratio)
-                self.detector.score(batch_of(_as_many(sample, each.setting.batch_size)))  # what is slow once
+                self.detector.score(ClipBatch.of(_as_many(sample, each.setting.batch_size)))  # what is slow once
                 self._wake(loader, workers)
                 forget_peak(self.detector.devices)
                 self._one_round(each, loader)
@@ -143,7 +143,7 @@ class Bench:
         """Stages, tokens and how busy the device is, at the largest batch size."""
         self._configure(ratio)
         size = max(self.plan.batch_sizes)
-        batch = batch_of(_as_many(sample, size))
+        batch = ClipBatch.of(_as_many(sample, size))
         tokens, kept = self.detector.count_tokens(batch)
         decode_ms = self._decode_ms()
         clock = self._timed(batch)
@@ -192,7 +192,7 @@ class Bench:
             if isinstance(item, Finished) and item.error is not None:
                 raise item.error
             if isinstance(item, ClipReady) and (not clips or item.clip.frames.shape == clips[0].frames.shape):
-                clips.append(owned(item.clip))
+                clips.append(item.clip.owned())
             if len(clips) == wanted:
                 break
         if not clips:

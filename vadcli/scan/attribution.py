@@ -77,7 +77,7 @@ class Attribution:
         """Category scores of the request's clips by their number, as far as they can be read."""
         found: dict[int, _ClipCategories] = {}
         for batch in self._batches(request):
-            scores = self.detector.attribute(_batch_of(batch))
+            scores = self.detector.attribute(ClipBatch.of(batch))
             found.update({clip.index: _ClipCategories(clip, scores[row]) for row, clip in enumerate(batch)})
         return found
 
@@ -85,7 +85,7 @@ class Attribution:
         held: list[Clip] = []
         for item in self.loader.run([request]):
             if isinstance(item, ClipReady):
-                held.append(replace(item.clip, frames=item.clip.frames.copy()))
+                held.append(item.clip.owned())
             elif isinstance(item, Finished) and item.error is not None:
                 log.warning("%s: the categories of some events are not known: %s", request.path, item.error)
             if len(held) >= self.detector.batch_size:
@@ -124,14 +124,3 @@ def peak_clips(event: Event, table: ScoreTable, plan: SamplingPlan) -> list[int]
 def _named(event: Event, names: Sequence[str], scores: FloatArray) -> Event:
     listed = {name: round(float(score), 6) for name, score in zip(names, scores, strict=True)}
     return replace(event, category=names[int(np.argmax(scores))], category_scores=listed)
-
-
-def _batch_of(clips: Sequence[Clip]) -> ClipBatch:
-    return ClipBatch(
-        frames=np.stack([clip.frames for clip in clips]),
-        timestamp=np.stack([clip.timestamp for clip in clips]),
-        valid=np.stack([clip.valid for clip in clips]),
-        videos=tuple(clip.video for clip in clips),
-        models=(None,) * len(clips),
-        interval=np.array([clip.interval for clip in clips], np.int64),
-    )

@@ -183,7 +183,7 @@ class _Held:
 
 def _owned(item: ClipReady) -> ClipReady:
     """A copy that outlives the loader's memory."""
-    return replace(item, clip=replace(item.clip, frames=item.clip.frames.copy()))
+    return replace(item, clip=item.clip.owned())
 
 
 def _spread(clips: Sequence[Clip]) -> list[Clip]:

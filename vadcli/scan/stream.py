@@ -67,9 +67,8 @@ class _Batcher:
 
     def add(self, clip: Clip, rows: Rows) -> list[_Pending]:
         """Take a clip, whose memory may be reused afterwards; the full batch where it completes one, else nothing."""
-        owned = Clip(clip.video, clip.index, clip.frames.copy(), clip.frame_index, clip.timestamp, clip.valid, clip.interval)
         group = self._waiting.setdefault(clip.frames.shape, [])
-        group.append(_Pending(owned, rows))
+        group.append(_Pending(clip.owned(), rows))
         return self._waiting.pop(clip.frames.shape) if len(group) >= self.batch_size else []
 
     def flush(self, video: str | None = None) -> list[list[_Pending]]:
@@ -143,7 +142,7 @@ class ScanStream:
         for item in batch:
             self._unscored[item.clip.video] -= item.clip.video in self._broken
         if waiting:
-            yield from self._store_all(pool.submit(waiting, self._batch_of([item.clip for item in waiting])))
+            yield from self._store_all(pool.submit(waiting, self._batch_of(waiting)))
         yield from self._end_what_is_scored()  # a batch of broken videos alone is never submitted
 
     def _store_all(self, done: Iterable[tuple[list[_Pending], ClipScores | Exception]]) -> Iterator[Update]:
@@ -163,15 +162,8 @@ class ScanStream:
         for video in [video for video in self._ended if not self._unscored[video]]:
             yield from self._end(self._ended.pop(video))
 
-    def _batch_of(self, clips: list[Clip]) -> ClipBatch:
-        return ClipBatch(
-            frames=np.stack([clip.frames for clip in clips]),
-            timestamp=np.stack([clip.timestamp for clip in clips]),
-            valid=np.stack([clip.valid for clip in clips]),
-            videos=tuple(clip.video for clip in clips),
-            models=tuple(self._tasks[clip.video].model for clip in clips),
-            interval=np.array([clip.interval for clip in clips], np.int64),
-        )
+    def _batch_of(self, waiting: list[_Pending]) -> ClipBatch:
+        return ClipBatch.of([item.clip for item in waiting], [self._tasks[item.clip.video].model for item in waiting])
 
     def _store(self, item: _Pending, raw: np.ndarray, mask: np.ndarray | None) -> Progress:
         video = item.clip.video

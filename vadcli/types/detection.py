@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -149,6 +149,18 @@ class ClipBatch:
             raise ValueError(f"a batch of {b} x {t} frames needs {b} x {t} times and flags")
         if not len(self.videos) == len(self.models) == len(self.interval) == b:
             raise ValueError(f"a batch of {b} clips needs {b} videos, models and intervals")
+
+    @classmethod
+    def of(cls, clips: Sequence[Clip], models: Sequence[CameraModel | None] | None = None) -> ClipBatch:
+        """Clips of one size as a batch, their pixels copied; without models no camera is known."""
+        return cls(
+            frames=np.stack([clip.frames for clip in clips]),
+            timestamp=np.stack([clip.timestamp for clip in clips]),
+            valid=np.stack([clip.valid for clip in clips]),
+            videos=tuple(clip.video for clip in clips),
+            models=tuple(models) if models is not None else (None,) * len(clips),
+            interval=np.array([clip.interval for clip in clips], np.int64),
+        )
 
 
 class MaskScale(StrEnum):

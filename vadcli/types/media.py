@@ -6,7 +6,7 @@ N frames of a video, T frames a clip, (H, W) the size delivered to the detector.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
@@ -204,3 +204,7 @@ class Clip:
         t = len(self.frames)
         if not len(self.frame_index) == len(self.timestamp) == len(self.valid) == t:
             raise ValueError(f"{self.video}: a clip of {t} frames needs {t} indices, times and flags")
+
+    def owned(self) -> Clip:
+        """The clip with pixels of its own, which outlive the loader's next item."""
+        return replace(self, frames=self.frames.copy())
