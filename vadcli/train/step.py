@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from vadcli.detectors.lavida.masks import ImageFeatures
 from vadcli.detectors.lavida.model import Lavida, Seen, Verdict
+from vadcli.detectors.lavida.projector import Prompts
 from vadcli.detectors.lavida.prompts import PromptTokens, build_prompt
 from vadcli.train.losses import IGNORED, Losses, LossWeights, anomaly_loss, answer_loss
 from vadcli.train.samples import ExposureSample
@@ -54,8 +55,8 @@ class ExposureStep(nn.Module):
     def losses(self, samples: Sequence[ExposureSample]) -> Losses:
         """As `forward`."""
         seen = self._watch(samples, training=True)
-        prompt, answer = self._read(seen, samples)
-        output = self.model.masks.decode(seen.image, prompt, multimask=self.masks == 3)
+        prompts, answer = self._read(seen, samples)
+        output = self.model.answer(seen, prompts, multimask=self.masks == 3)
         size = output.mask_logit.shape[-2:]
         masks = [decoder_masks(torch.from_numpy(sample.masks).to(self.device), (size[0], size[1])) for sample in samples]
         present = torch.cat([torch.from_numpy(sample.labels) for sample in samples]).to(self.device)
@@ -73,8 +74,8 @@ class ExposureStep(nn.Module):
     def judge(self, samples: Sequence[ExposureSample]) -> Verdict:
         """What the model says of each sample under its own list, as in a scan: its picture sizes, its one mask; ungated."""
         seen = self._watch(samples, training=False)
-        prompt, _ = self._read(seen, samples)
-        output = self.model.masks.decode(seen.image, prompt)
+        prompts, _ = self._read(seen, samples)
+        output = self.model.answer(seen, prompts)
         mask = output.mask_logit[:, 0]
         b, t = len(samples), seen.frames
         return Verdict(output.object_logit.view(b, t), mask.view(b, t, *mask.shape[1:]))
@@ -106,13 +107,13 @@ class ExposureStep(nn.Module):
         ]
         return seen[0] if len(seen) == 1 else _in_order(seen, [row for rows in groups.values() for row in rows])
 
-    def _read(self, seen: Seen, samples: Sequence[ExposureSample]) -> tuple[Tensor, Tensor]:
-        """Prompts of the mask decoder (B·T, 1, 256) and the language model's loss at the answer (B,)."""
+    def _read(self, seen: Seen, samples: Sequence[ExposureSample]) -> tuple[Prompts, Tensor]:
+        """Prompts of the mask decoder and the language model's loss at the answer (B,)."""
         asked = [self._prompt(sample) for sample in samples]
-        hidden, logits = self.model.mllm.answers(seen.visual, asked, len(self.answer))
+        read = self.model.mllm.answers(seen.visual, asked, len(self.answer))
         labels = torch.tensor([[IGNORED, *self.answer]] * len(samples), device=self.device)
         text, counts = self._texts(samples)
-        return self.model.prompts(seen, hidden, text, counts), answer_loss(logits, labels)
+        return self.model.prompts(seen, read.seg, text, counts), answer_loss(read.logits, labels)
 
     def _prompt(self, sample: ExposureSample) -> PromptTokens:
         tokens = build_prompt(self.model.tokenizer, sample.categories, self.model.config.prompt)

@@ -164,7 +164,9 @@ def test_training_reads_the_same_hidden_state_of_a_batch_of_different_prompts() 
     clips = visual(films(3), FIFTH)
     asked = [prompt("fight"), prompt("fight", "fire", "a red car on the wrong side"), prompt("smoke", "fire")]
     length = 4
-    hidden, logits = lm().answers(clips, asked, length)
+    read = lm().answers(clips, asked, length)
+    hidden, logits = read.seg, read.logits
+    assert read.names == []
     assert logits.shape[:2] == (3, length + 1)
     for row, (clip, one) in enumerate(zip(clips, asked, strict=True)):
         torch.testing.assert_close(hidden[row], lm().hidden_at_seg([clip], one)[0], atol=1e-5, rtol=1e-5)

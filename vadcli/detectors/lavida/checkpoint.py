@@ -45,11 +45,14 @@ from vadcli.detectors.lavida.prompts import (
     small_tokenizer,
 )
 from vadcli.detectors.lavida.sam2_sizes import sam2_config
+from vadcli.detectors.lavida.shared_sight import NamePooling, SharedSight
 from vadcli.detectors.lavida.text import TextEncoder
 from vadcli.errors import WeightsError
 
 PARTS = ("mllm", "text", "sam2")
 OWN = "lavida.safetensors"
+OWN_PARTS = ("projector.", "mllm.sight.", "mllm.pooling.")
+"""What no base model has, by the beginnings of the names in Lavida's state dict."""
 ADAPTERS = "lora"
 SEG_STD = 0.02
 QWEN_IDS = {
@@ -195,7 +198,7 @@ def save(model: Lavida, folder: Path, *, trained: bool) -> None:
         _save_sam2(model.masks, folder / "sam2")
         model.tokenizer.save_pretrained(folder / "mllm")
         model.text.tokenizer.save_pretrained(folder / "text")
-    own = {name: value.contiguous() for name, value in model.state_dict().items() if name.startswith("projector.")}
+    own = {name: value.contiguous() for name, value in model.state_dict().items() if name.startswith(OWN_PARTS)}
     save_file(own, folder / OWN, metadata={"trained": str(trained).lower()})
     document = {**model.config.to_json(), "trained": trained, "parts": {}}
     (folder / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
@@ -234,9 +237,13 @@ def _assemble(config: LavidaConfig, *, qwen: Any, clip: Any, sam2: Any, tokenize
             text_width=clip.config.hidden_size,
             image_width=masks.width,
         )
-    return Lavida(
-        config, mllm=MultimodalLM(qwen), text=TextEncoder(clip, words), masks=masks, projector=projector, tokenizer=tokenizer
-    )
+        width, added = int(qwen.config.text_config.hidden_size), config.additions
+        sight = (
+            SharedSight(image_width=masks.width, llm_width=width, motion_width=added.motion_width) if added.sight else None
+        )
+        pooling = NamePooling(width) if added.pooling else None
+    mllm = MultimodalLM(qwen, sight=sight, pooling=pooling)
+    return Lavida(config, mllm=mllm, text=TextEncoder(clip, words), masks=masks, projector=projector, tokenizer=tokenizer)
 
 
 @torch.no_grad()
@@ -261,7 +268,7 @@ def _overlay(model: Lavida, path: Path) -> None:
             f"{path}: {name} is {tuple(found[name].shape)} where {tuple(own[name].shape)} is wanted",
             hint="was it trained with another preset?",
         )
-    lacking = [name for name in own if name.startswith("projector.") and name not in found]
+    lacking = [name for name in own if name.startswith(OWN_PARTS) and name not in found]
     if lacking:
         raise WeightsError(f"{path}: {lacking[0]} is missing", hint="the file is incomplete: fetch or train it again")
     model.load_state_dict(found, strict=False)

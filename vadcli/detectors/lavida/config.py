@@ -96,6 +96,21 @@ class LoraOptions:
 
 
 @dataclass(frozen=True)
+class AdditionOptions:
+    """What a model made from nothing has beside the paper's parts; the base presets have none of it.
+
+    Attributes:
+        sight: visual tokens are SAM2's features in place of the vision tower's; see `shared_sight.SharedSight`.
+        motion_width: channels in which they tell change.
+        pooling: the names' own hidden states are gathered into `<SEG>`'s; see `shared_sight.NamePooling`.
+    """
+
+    sight: bool = False
+    motion_width: int = 32
+    pooling: bool = False
+
+
+@dataclass(frozen=True)
 class PartSizes:
     """Sizes of the three base models as their own transformers configurations' fields.
 
@@ -113,7 +128,7 @@ class LavidaConfig:
 
     Attributes:
         name: the preset it was made from.
-        projector, compression, prompt, sampling, pixels, lora: see there.
+        projector, compression, prompt, sampling, pixels, lora, additions: see there.
         mask_gate: what becomes of the mask where the frame's object score says that nothing is there.
         trained: True where the own part (projector, mask decoder, `<SEG>`) was trained.
         seed: of an own part that is drawn instead.
@@ -130,6 +145,7 @@ class LavidaConfig:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     pixels: PixelOptions = field(default_factory=PixelOptions)
     lora: LoraOptions = field(default_factory=LoraOptions)
+    additions: AdditionOptions = field(default_factory=AdditionOptions)
     mask_gate: MaskGate = "hard"
     trained: bool = False
     seed: int = 0
@@ -171,6 +187,7 @@ GROUPS: dict[str, type[Any]] = {
     "sampling": SamplingOptions,
     "pixels": PixelOptions,
     "lora": LoraOptions,
+    "additions": AdditionOptions,
     "parts": PartSizes,
 }
 KINDS: dict[type[Any], str] = {

@@ -18,6 +18,7 @@ from vadcli.detectors.lavida.compress import CompressionOptions, compress
 from vadcli.detectors.lavida.pixels import Grid
 from vadcli.detectors.lavida.precision import restore_precision
 from vadcli.detectors.lavida.prompts import PromptTokens
+from vadcli.detectors.lavida.shared_sight import NamePooling, SharedSight
 from vadcli.detectors.lavida.static import moving_groups
 
 
@@ -55,16 +56,35 @@ class Prefix:
     next_position: int
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What training reads of B clips, each under its own prompt.
+
+    Attributes:
+        seg: (B, D) as `hidden_at_seg` gives it.
+        logits: (B, A + 1, V) at the token before the answer and at each of its A tokens.
+        names: B times (C,), the logit of each of the prompt's names; none without pooling.
+    """
+
+    seg: Tensor
+    logits: Tensor
+    names: list[Tensor]
+
+
 class MultimodalLM(nn.Module):
     """Qwen2-VL with `<SEG>`.
 
     Args:
         qwen: transformers' Qwen2VLForConditionalGeneration.
+        sight: where visual tokens come from in place of the vision tower, if they do.
+        pooling: what gathers the names' hidden states into the one at `<SEG>`, if anything does.
     """
 
-    def __init__(self, qwen: Any) -> None:
+    def __init__(self, qwen: Any, *, sight: SharedSight | None = None, pooling: NamePooling | None = None) -> None:
         super().__init__()
         self.qwen = qwen
+        self.sight = sight
+        self.pooling = pooling
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultimodalLM:
         exact = dict(self.named_buffers())
@@ -139,7 +159,8 @@ class MultimodalLM(nn.Module):
                 position_ids=torch.cat([positions, tail_positions], dim=2),
                 use_cache=False,
             )
-            hidden[rows] = output.last_hidden_state[:, -1].to(hidden.dtype)
+            states = output.last_hidden_state[:, embedded.shape[1] :]
+            hidden[rows] = self._gathered(states, prompt)[0].to(hidden.dtype)
         return hidden
 
     def prefixes(self, clips: list[VisualTokens], prompt: PromptTokens) -> list[Prefix]:
@@ -160,10 +181,10 @@ class MultimodalLM(nn.Module):
                 output = self.qwen.model.language_model(
                     inputs_embeds=tail, position_ids=positions, past_key_values=prefix.cache, use_cache=True
                 )
-            hidden[prefix.rows] = output.last_hidden_state[:, -1].to(hidden.dtype)
+            hidden[prefix.rows] = self._gathered(output.last_hidden_state, prompt)[0].to(hidden.dtype)
         return hidden
 
-    def answers(self, clips: list[VisualTokens], prompts: list[PromptTokens], length: int) -> tuple[Tensor, Tensor]:
+    def answers(self, clips: list[VisualTokens], prompts: list[PromptTokens], length: int) -> Answers:
         """What training reads of whole sequences, a prompt a clip, in one call.
 
         Shorter sequences are filled up behind their end, where causal attention lets nothing of the filling through.
@@ -172,9 +193,6 @@ class MultimodalLM(nn.Module):
             clips: B.
             prompts: B, each for its clip; all end in the same forced answer.
             length: A, tokens of that answer.
-
-        Returns:
-            Hidden states at `<SEG>` (B, D); logits (B, A + 1, V) at the token before the answer and at each of the answer's.
         """
         parts = [self._whole(clip, prompt) for clip, prompt in zip(clips, prompts, strict=True)]
         longest = max(len(embedded) for embedded, _ in parts)
@@ -184,9 +202,20 @@ class MultimodalLM(nn.Module):
             use_cache=False,
         )
         hidden = output.last_hidden_state  # (B, S, D)
-        seg = [len(prompt.before) + len(clip.tokens) + prompt.seg for clip, prompt in zip(clips, prompts, strict=True)]
         tails = [row[len(embedded) - length - 1 : len(embedded)] for row, (embedded, _) in zip(hidden, parts, strict=True)]
-        return torch.stack([row[place] for row, place in zip(hidden, seg, strict=True)]), self.qwen.lm_head(torch.stack(tails))
+        starts = [len(prompt.before) + len(clip.tokens) for clip, prompt in zip(clips, prompts, strict=True)]
+        read = [
+            self._gathered(row[None, start:], prompt) for row, start, prompt in zip(hidden, starts, prompts, strict=True)
+        ]
+        names = [logits[0] for _, logits in read if logits is not None]
+        return Answers(torch.cat([seg for seg, _ in read]), self.qwen.lm_head(torch.stack(tails)), names)
+
+    def _gathered(self, states: Tensor, prompt: PromptTokens) -> tuple[Tensor, Tensor | None]:
+        """The hidden state at `<SEG>` (B, D) and the names' logits (B, C), of states (B, S, D) from behind the video on."""
+        seg = states[:, prompt.seg]
+        if self.pooling is None:
+            return seg, None
+        return self.pooling(seg, states[:, list(prompt.names)])
 
     @property
     def _tower_width(self) -> int:

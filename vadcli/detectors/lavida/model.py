@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from vadcli.detectors.lavida.config import LavidaConfig
 from vadcli.detectors.lavida.masks import ImageFeatures, MaskModel, MaskOutput, TransformersMasks, gate
 from vadcli.detectors.lavida.mllm import MultimodalLM, Prefix, VisualTokens
-from vadcli.detectors.lavida.pixels import qwen_patches, sam_pixels
+from vadcli.detectors.lavida.pixels import Grid, qwen_patches, sam_pixels
+from vadcli.detectors.lavida.projector import Prompts
 from vadcli.detectors.lavida.prompts import PromptTokens, build_prompt, split_categories
 from vadcli.detectors.lavida.propagate import propagate
 from vadcli.detectors.lavida.text import TextEncoder
@@ -133,6 +134,16 @@ class Lavida(nn.Module):
             frames: for Qwen2-VL, which pairs them in time, an odd number repeats its last one: an image is T = 1.
             training: with the frame areas of training.
         """
+        with self.clock("pixels"):
+            squares = sam_pixels(frames.flatten(0, 1), self.masks.image_size, self.dtype)
+        with self.clock("sam2 encoder"):
+            image = self.masks.encode(squares, chunk=ENCODED_FRAMES)
+        return Seen(self._visual(frames, image, training=training), image, frames.shape[1])
+
+    def _visual(self, frames: Tensor, image: ImageFeatures, *, training: bool) -> list[VisualTokens]:
+        """Each clip's compressed tokens, by the vision tower or by what stands in for it."""
+        if self.mllm.sight is not None:
+            return self.visual_from(image, frames.shape[1])
         pixels = self.config.pixels
         with self.clock("pixels"):
             patches, grid = qwen_patches(
@@ -143,14 +154,21 @@ class Lavida(nn.Module):
                 merge=self.mllm.merge,
                 dtype=self.dtype,
             )
-            squares = sam_pixels(frames.flatten(0, 1), self.masks.image_size, self.dtype)
         with self.clock("vision tower"):
             clips = self.mllm.look(patches, grid, pixels.static_threshold)
         with self.clock("compression"):
-            visual = [self.mllm.compressed(clip, grid, self.config.compression) for clip in clips]
-        with self.clock("sam2 encoder"):
-            image = self.masks.encode(squares, chunk=ENCODED_FRAMES)
-        return Seen(visual, image, frames.shape[1])
+            return [self.mllm.compressed(clip, grid, self.config.compression) for clip in clips]
+
+    def visual_from(self, image: ImageFeatures, frames: int) -> list[VisualTokens]:
+        """Compressed tokens of clips of T frames from what SAM2's encoder saw, where the model has a shared sight."""
+        assert self.mllm.sight is not None
+        maps = image.embedding.view(-1, frames, *image.embedding.shape[1:])  # (B, T, C, h, w)
+        with self.clock("vision tower"):
+            tokens = self.mllm.sight(maps)
+        everything = torch.arange(tokens.shape[1], device=tokens.device)
+        grid = Grid(frames, maps.shape[3], maps.shape[4], merge=1)
+        with self.clock("compression"):
+            return [self.mllm.compressed((clip, everything), grid, self.config.compression) for clip in tokens]
 
     def forward(self, frames: Tensor, questions: Sequence[Question]) -> Verdict:
         """Scores and masks of (B, T, H, W, 3) uint8 frames under one list of categories."""
@@ -183,17 +201,23 @@ class Lavida(nn.Module):
             hidden: (B, D_llm) hidden states at `<SEG>`.
             multimask: three masks a frame, as in training.
         """
-        prompt = self.prompts(seen, hidden, question.features)
-        with self.clock("sam2 decoder"):
-            return self.masks.decode(seen.image, prompt, multimask=multimask)
+        return self.answer(seen, self.prompts(seen, hidden, question.features), multimask=multimask)
 
-    def prompts(self, seen: Seen, hidden: Tensor, text: Tensor, text_mask: Tensor | None = None) -> Tensor:
-        """One sparse prompt a frame, (B·T, 1, 256); the arguments as in `Projector.forward`."""
+    def answer(self, seen: Seen, prompts: Prompts, *, multimask: bool = False) -> MaskOutput:
+        """The mask decoder's answer to prompts, what the projector says of presence added to its object score."""
+        with self.clock("sam2 decoder"):
+            output = self.masks.decode(seen.image, prompts.sparse.flatten(0, 1), multimask=multimask)
+        if prompts.presence is None:
+            return output
+        return replace(output, object_logit=output.object_logit + prompts.presence.flatten().float())
+
+    def prompts(self, seen: Seen, hidden: Tensor, text: Tensor, text_mask: Tensor | None = None) -> Prompts:
+        """One sparse prompt a frame; the arguments as in `Projector.forward`."""
         image = seen.image
         with self.clock("projector"):
-            maps = image.embedding.view(len(seen.visual), seen.frames, *image.embedding.shape[1:])  # (B, T, 256, h/4, w/4)
-            prompt: Tensor = self.projector(hidden, text, maps, image.position, text_mask)  # (B, T, 1, 256)
-        return prompt.flatten(0, 1)
+            maps = image.embedding.view(-1, seen.frames, *image.embedding.shape[1:])  # (B, T, 256, h/4, w/4)
+            found: Prompts = self.projector(hidden, text, maps, image.position, text_mask)
+        return found
 
     def carry(self, frames: Tensor, known: Mapping[int, Tensor], *, batch: int) -> Tensor:
         """Mask logits of frames in order of time, carried by SAM2's video memory from those that are known.

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 Kind = Literal["two_way", "qformer", "mlp"]
+ODDS = 8.0  # log odds beyond this say nothing more
+NULL_STD = 0.1  # of the key for "nowhere" at the start
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class ProjectorOptions:
         mlp: hidden width of their MLPs.
         downsample: how many times narrower than `width` the cross-attentions of two_way and of the frame semantics are inside.
         category_heads: heads of the frame semantics' attention.
+        null_key: a category's attention may also go to a learned key that stands for "nowhere in this frame". Not the paper's.
+        presence: two logits are added to the mask decoder's object score: one read from the updated queries, and, with
+            `null_key`, the odds of the likeliest category to be anywhere rather than nowhere, scaled. Not the paper's.
     """
 
     kind: Kind = "two_way"
@@ -44,6 +49,8 @@ class ProjectorOptions:
     mlp: int = 2048
     downsample: int = 2
     category_heads: int = 8
+    null_key: bool = False
+    presence: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -57,6 +64,19 @@ class ProjectorOptions:
                     f"projector width is {self.width}; give a multiple of downsample · {name} = "
                     f"{self.downsample * getattr(self, name)}"
                 )
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What a projector asks the mask decoder.
+
+    Attributes:
+        sparse: (B, T, 1, C_img), one sparse prompt a frame.
+        presence: (B, T) to be added to the decoder's object logit; None where the projector has no such output.
+    """
+
+    sparse: Tensor
+    presence: Tensor | None = None
 
 
 def build_projector(options: ProjectorOptions, *, llm_width: int, text_width: int, image_width: int) -> nn.Module:
@@ -87,8 +107,10 @@ class Projector(nn.Module):
             for index in range(options.blocks)
         )
         self.prompt = nn.Linear(options.queries * width, image_width)
+        self.presence = nn.Linear(options.queries * width, 1) if options.presence else None
+        self.odds_scale = nn.Parameter(torch.tensor(0.5)) if options.presence and options.null_key else None
 
-    def forward(self, seg: Tensor, text: Tensor, image: Tensor, position: Tensor, text_mask: Tensor | None = None) -> Tensor:
+    def forward(self, seg: Tensor, text: Tensor, image: Tensor, position: Tensor, text_mask: Tensor | None = None) -> Prompts:
         """One sparse prompt a frame.
 
         Args:
@@ -97,9 +119,6 @@ class Projector(nn.Module):
             image: (B, T, C_img, h, w) image embedding.
             position: (1, C_img, h, w) its position encoding.
             text_mask: (B, C) bool, True where a clip has that category; the others have no influence. All, where None.
-
-        Returns:
-            (B, T, 1, C_img).
         """
         clips, frames = image.shape[:2]
         text = text.expand(clips, -1, -1)  # (B, C, D_txt)
@@ -113,8 +132,14 @@ class Projector(nn.Module):
         query_position, key_position = queries, keys
         for block in self.blocks:
             queries, keys = block(queries, keys, query_position, key_position, mask)
-        prompt: Tensor = self.prompt(queries.flatten(1))  # (N, C_img)
-        return prompt.reshape(clips, frames, 1, -1)
+        flat = queries.flatten(1)
+        presence = None if self.presence is None else self.presence(flat).view(clips, frames)
+        if presence is not None and self.odds_scale is not None:
+            odds = self.frame_semantics.odds(text, image, position).clamp(-ODDS, ODDS)  # (N, C)
+            if text_mask is not None:
+                odds = odds.masked_fill(~text_mask.repeat_interleave(frames, dim=0), -ODDS)
+            presence = presence + self.odds_scale * odds.amax(dim=1).view(clips, frames)
+        return Prompts(self.prompt(flat).reshape(clips, frames, 1, -1), presence)
 
 
 class MlpProjector(nn.Module):
@@ -124,14 +149,17 @@ class MlpProjector(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(llm_width, llm_width), nn.ReLU(), nn.Linear(llm_width, image_width))
 
-    def forward(self, seg: Tensor, text: Tensor, image: Tensor, position: Tensor, text_mask: Tensor | None = None) -> Tensor:
+    def forward(self, seg: Tensor, text: Tensor, image: Tensor, position: Tensor, text_mask: Tensor | None = None) -> Prompts:
         """As Projector.forward, but text and what the image shows don't matter."""
         prompt: Tensor = self.layers(seg)  # (B, C_img)
-        return prompt[:, None, None].expand(-1, image.shape[1], -1, -1)
+        return Prompts(prompt[:, None, None].expand(-1, image.shape[1], -1, -1))
 
 
 class FrameSemantics(nn.Module):
-    """E: each category looks at one frame, E = Linear(LayerNorm(Q + CrossAttn(Q, V, V)))."""
+    """E: each category looks at one frame, E = Linear(LayerNorm(Q + CrossAttn(Q, V, V))).
+
+    With `null_key` one more key stands for "nowhere": what a category's attention leaves to it, says that it isn't there.
+    """
 
     def __init__(self, options: ProjectorOptions, *, text_width: int, image_width: int) -> None:
         super().__init__()
@@ -141,14 +169,33 @@ class FrameSemantics(nn.Module):
         self.attention = Attention(width, options.category_heads, downsample=options.downsample)
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, width)
+        self.null = nn.Parameter(NULL_STD * torch.randn(1, 1, width)) if options.null_key else None
 
     def forward(self, text: Tensor, image: Tensor, position: Tensor) -> Tensor:
         """(B, C, D_txt), (B, T, C_img, h, w), (1, C_img, h, w) -> (N, C, d)."""
-        pixels = (image + position.to(image.dtype)).flatten(0, 1).flatten(2).transpose(1, 2)  # (N, h · w, C_img)
-        values = self.image(pixels)  # (N, h · w, d)
-        queries = self.text(text).repeat_interleave(image.shape[1], dim=0)  # (N, C, d)
+        queries, values = self._sides(text, image, position)
         semantics: Tensor = self.out(self.norm(queries + self.attention(queries, values, values)))
         return semantics
+
+    def where(self, text: Tensor, image: Tensor, position: Tensor) -> Tensor:
+        """How much each category attends to each place, before the softmax, meaned over the heads: (N, C, h · w), and one more
+        column with `null_key`; the arguments as above.
+        """
+        queries, values = self._sides(text, image, position)
+        return self.attention.logits(queries, values).mean(dim=1)
+
+    def odds(self, text: Tensor, image: Tensor, position: Tensor) -> Tensor:
+        """The log odds that a category is anywhere rather than nowhere, (N, C); needs `null_key`."""
+        where = self.where(text, image, position)
+        return where[..., :-1].logsumexp(dim=-1) - where[..., -1]
+
+    def _sides(self, text: Tensor, image: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries (N, C, d) and keys, which are the values too, (N, h · w (+ 1), d)."""
+        pixels = (image + position.to(image.dtype)).flatten(0, 1).flatten(2).transpose(1, 2)  # (N, h · w, C_img)
+        values = self.image(pixels)  # (N, h · w, d)
+        if self.null is not None:
+            values = torch.cat([values, self.null.to(values.dtype).expand(len(values), -1, -1)], dim=1)
+        return self.text(text).repeat_interleave(image.shape[1], dim=0), values
 
 
 class TwoWayBlock(nn.Module):
@@ -225,6 +272,12 @@ class Attention(nn.Module):
         mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (N, heads, Q, inside / heads)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))  # (N, Q, d)
         return out
+
+    def logits(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """What the softmax is taken of: (N, Q, d), (N, K, d) -> (N, heads, Q, K)."""
+        q, k = self._split(self.q(queries)), self._split(self.k(keys))
+        found: Tensor = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
+        return found
 
     def _split(self, tokens: Tensor) -> Tensor:
         """(N, K, inside) -> (N, heads, K, inside / heads)."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from operator import itemgetter
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -50,11 +52,13 @@ class PromptTokens:
         before: ids up to and including <|vision_start|>.
         after: ids from <|vision_end|> to the end of the forced answer.
         seg: position of `<SEG>` in `after`.
+        names: for each category, the position of its last token in `after`.
     """
 
     before: tuple[int, ...]
     after: tuple[int, ...]
     seg: int
+    names: tuple[int, ...] = ()
 
 
 def messages(categories: Sequence[str], options: PromptOptions) -> list[dict[str, Any]]:
@@ -79,7 +83,8 @@ def build_prompt(tokenizer: Any, categories: Sequence[str], options: PromptOptio
         if forged is not None:
             raise ValueError(f"the category {name!r} holds {forged!r}, which the model takes for a control token")
     text = tokenizer.apply_chat_template(messages(categories, options), tokenize=False, add_generation_prompt=True)
-    ids = tokenizer(text + options.answer, add_special_tokens=False)["input_ids"]
+    encoded = tokenizer(text + options.answer, add_special_tokens=False, return_offsets_mapping=True)
+    ids = encoded["input_ids"]
     video, seg = tokenizer.convert_tokens_to_ids(VIDEO), tokenizer.convert_tokens_to_ids(SEG)
     if ids.count(video) != 1:
         raise ValueError(f"the prompt must show the video once, not {ids.count(video)} times: {text!r}")
@@ -87,7 +92,20 @@ def build_prompt(tokenizer: Any, categories: Sequence[str], options: PromptOptio
         raise ValueError(f"the prompt must hold {SEG} once: {text + options.answer!r}")
     hole = ids.index(video)
     after = tuple(ids[hole + 1 :])
-    return PromptTokens(tuple(ids[:hole]), after, after.index(seg))
+    ends = _name_ends(text, categories, options)
+    last = [bisect_left(encoded["offset_mapping"], end, key=itemgetter(1)) - hole - 1 for end in ends]
+    return PromptTokens(tuple(ids[:hole]), after, after.index(seg), tuple(last))
+
+
+def _name_ends(text: str, categories: Sequence[str], options: PromptOptions) -> list[int]:
+    """Where in the prompt's text each category ends, as the template renders them; none where it changes them."""
+    lead = options.question.partition("{categories}")[0]
+    listed = ", ".join(categories)
+    start = text.find(lead + listed)
+    if start < 0:
+        return []
+    start += len(lead)
+    return [start + end for end in accumulate((len(name) + 2 for name in categories), initial=-2)][1:]
 
 
 def split_categories(categories: Sequence[str], limit: int) -> list[tuple[str, ...]]:
