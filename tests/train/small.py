@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -57,3 +58,17 @@ def sample(
     return ExposureSample(
         f"clip{seed}", pictures, categories or ("red block", "dog"), masks, np.asarray(masks.any(axis=(1, 2))), anomalous
     )
+
+
+def scratch_folder(folder: Path) -> Path:
+    """A folder to start from with all that a model made from nothing has beside the paper's parts."""
+    whole = load_preset("lavida-tiny-scratch")
+    small = small_config()
+    parts = replace(small.parts, sam2={**whole.parts.sam2, "embed_dim": 8, "blocks": [1, 1, 1, 1], "width": 64, "image_size": 64})
+    projector = replace(small.projector, null_key=True, presence=True)
+    checkpoint.save(
+        checkpoint.random_model(replace(small, projector=projector, additions=whole.additions, parts=parts), seed=0),
+        folder,
+        trained=False,
+    )
+    return folder

@@ -193,7 +193,7 @@ def test_nothing_to_see_gives_zero_and_zero_gradients(frames: int) -> None:
         present=torch.zeros(frames, dtype=torch.bool),
     )
     assert loss.numbers() == pytest.approx(
-        {"focal": 0, "dice": 0, "iou": 0, "lm": 0, "score": LN2 if frames else 0, "total": 2 * LN2 if frames else 0}
+        {"focal": 0, "dice": 0, "iou": 0, "lm": 0, "names": 0, "score": LN2 if frames else 0, "total": 2 * LN2 if frames else 0}
     )
     assert set(grads) == {"mask_logits", "iou", "score_logits"}  # every head stays in the graph, as several GPUs need
     assert not grads["mask_logits"].any()

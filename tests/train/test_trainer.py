@@ -165,12 +165,12 @@ def test_the_folder_that_comes_out_scores_as_the_trained_model_did(start: Path, 
     folder = trainer.run()
     model = checkpoint.load(folder)  # no leave to be untrained
     assert model.config.trained
-    assert model.config.sources["training"]["recipe"] == recipe.to_json()
-    assert model.config.sources["training"]["data"] == trainer.mixture.fingerprint()
+    assert model.config.sources["exposure"]["recipe"] == recipe.to_json()
+    assert model.config.sources["exposure"]["data"] == trainer.job.fingerprint
     assert model.config.compression.ratio == 0.5
     names = ("red star", "something falling")
-    frames = torch.from_numpy(trainer.mixture.sample(trainer.mixture.plan(0)[0]).frames)[None]
-    trained = trainer.step.eval().model
+    frames = torch.from_numpy(trainer.job.samples.mixture.sample(trainer.job.samples.mixture.plan(0)[0]).frames)[None]
+    trained = trainer.job.module.eval().model
     with torch.no_grad():
         wanted, got = (one(frames, one.questions(names)) for one in (trained, model))
         before = checkpoint.load(start, allow_untrained=True)
@@ -194,7 +194,7 @@ def test_the_best_validation_is_what_comes_out_and_waiting_ends(
     trainer = Trainer(recipe, tmp_path, device="cpu")
     folder = trainer.run()
     assert trainer.progress == Progress(step=4, best=0.9, best_step=2, waited=2)
-    training = json.loads((folder / "config.json").read_text())["sources"]["training"]
+    training = json.loads((folder / "config.json").read_text())["sources"]["exposure"]
     assert (training["steps"], training["validation_frame_auc"]) == (2, 0.9)
     rows = (tmp_path / "validation.csv").read_text().splitlines()
     assert [row.split(",")[:2] for row in rows[1:]] == [["1", "0.6"], ["2", "0.9"], ["3", "0.7"], ["4", "0.9"]]
@@ -204,17 +204,17 @@ def test_the_best_validation_is_what_comes_out_and_waiting_ends(
 
 def test_validation_shows_what_training_never_does(start: Path, tmp_path: Path) -> None:
     trainer = Trainer(recipe_of(start, every=3), tmp_path, device="cpu")
-    assert trainer.validation is not None
-    assert len(trainer.validation) == 4
-    assert all("/validation/" in trainer.validation[place].key for place in range(4))
-    assert all("/train/" in trainer.mixture.sample(draw).key for draw in trainer.mixture.plan(0))
+    assert trainer.job.held is not None
+    assert len(trainer.job.held) == 4
+    assert all("/validation/" in trainer.job.held[place].key for place in range(4))
+    assert all("/train/" in trainer.job.samples.mixture.sample(draw).key for draw in trainer.job.samples.mixture.plan(0))
     state = torch.get_rng_state()
-    found = validate(trainer.step, trainer.validation, batch=3)
+    found = validate(trainer.job.module, trainer.job.held, batch=3)
     assert torch.equal(torch.get_rng_state(), state), "validation must not move training's random numbers on"
     assert found.frames == 4 * 8
     assert found.frame_auc is not None
     assert 0 <= found.frame_auc <= 1
-    assert found == validate(trainer.step, trainer.validation, batch=2)
+    assert found == validate(trainer.job.module, trainer.job.held, batch=2)
 
 
 def test_another_recipe_does_not_go_on_with_a_training(start: Path, tmp_path: Path) -> None:
@@ -310,13 +310,13 @@ def test_the_7b_recipe_trains_a_small_model_on_every_data_set(start: Path, tmp_p
     )
     trainer = Trainer(recipe, tmp_path / "out", device="cpu")
     # Weights that make a data set miss an epoch of 20 samples would be refused: the paper's least is 1 in 20.
-    assert dict(zip((one.data.name for one in trainer.mixture.samplers), trainer.mixture.quotas, strict=True)) == {
+    assert dict(zip((one.data.name for one in trainer.job.samples.mixture.samplers), trainer.job.samples.mixture.quotas, strict=True)) == {
         name: round(20 * weight) for name, weight in LAVIDA_MIX.items()
     }
     folder = trainer.run()
     assert len(losses_of(tmp_path / "out")) == 1 + 5
     assert checkpoint.load(folder).config.trained
-    counts = {len(trainer.mixture.sample(draw).frames) for draw in trainer.mixture.plan(0)}
+    counts = {len(trainer.job.samples.mixture.sample(draw).frames) for draw in trainer.job.samples.mixture.plan(0)}
     assert counts == {1, 8}, "images and clips"
 
 

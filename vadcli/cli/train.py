@@ -19,23 +19,24 @@ def train(
 ) -> None:
     """Train LAVIDA by a recipe; a training that was interrupted goes on from its newest checkpoint.
 
-    Experimental: no model has been trained with it yet. Needs the packages of `pip install "vadcli[train]"`.
+    Needs the packages of `pip install "vadcli[train]"`. Several processes, one a GPU or one a core, are started by
+    `torchrun --nproc-per-node N -m vadcli train ...`.
 
     \b
     Examples:
       vadcli train --config recipes/lavida-tiny.toml --dry-run
       vadcli train --config recipes/lavida-tiny.toml --out training
     """  # noqa: D301
-    from vadcli.train.recipe import read_recipe
+    from vadcli.train.recipe import read_recipes
 
     set_up_talk(TalkOptions())
-    recipe = read_recipe(config)
+    recipes = read_recipes(config)
     if dry_run:
         from vadcli.train.plan import plan_of, plan_text
 
-        typer.echo(plan_text(plan_of(recipe)), nl=False)
+        typer.echo("\n".join(plan_text(plan_of(recipe)) for recipe in recipes), nl=False)
         return
-    from vadcli.train.trainer import Trainer
+    from vadcli.train import series
 
-    folder = Trainer(recipe, out, device=None if device == "auto" else device).run()
+    folder = series.train(recipes, out, device=None if device == "auto" else device)
     log.info("trained: vadcli scan ./footage --detector lavida --model %s", folder)

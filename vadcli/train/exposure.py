@@ -176,7 +176,7 @@ class AnomalyExposureSampler:
             raise ValueError(f"{self.data.name}: {clip.key} has other objects than its names say")
         masks = _union(clip, listing.true)
         labels = np.asarray(masks.any(axis=(1, 2)))
-        return ExposureSample(clip.key, clip.frames, listing.categories, masks, labels, listing.anomalous)
+        return ExposureSample(clip.key, clip.frames, listing.categories, masks, labels, listing.anomalous, listing.true)
 
     def fingerprint(self) -> str:
         """Changes when the data, the options or the seed do; not with a caller's own hard negatives."""

@@ -9,12 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import vadcli
 from vadcli import weights
 from vadcli.detectors.lavida import checkpoint
 from vadcli.detectors.lavida.config import LoraOptions, load_preset, preset_names
 from vadcli.detectors.lavida.model import Lavida
 from vadcli.errors import UsageError
+from vadcli.train.base.start import draw
 from vadcli.train.parts import LORA
 from vadcli.train.recipe import Recipe
 from vadcli.train.state import save_trained
@@ -41,6 +44,10 @@ def start_model(recipe: Recipe) -> Lavida:
         # Each part's own start: the loud one of a model for demonstrations doesn't suit training.
         config = replace(load_preset(chosen.preset), random_gain=None, seed=recipe.seed)
         model = checkpoint.random_model(config, seed=recipe.seed)
+        if recipe.task == "pictures":
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(recipe.seed)
+                draw(model)
         model.masks.has_memory = False  # type: ignore[attr-defined]  # SAM2's video memory isn't trained: nothing to store
     return configured(model, recipe)
 
@@ -70,7 +77,7 @@ def write_model(model: Lavida, recipe: Recipe, folder: Path, sources: Mapping[st
         folder: to fill.
         sources: what to store of the training in config.json.
     """
-    told = {**model.config.sources, "training": {"vadcli": vadcli.__version__, **sources}}
+    told = {**model.config.sources, recipe.task: {"vadcli": vadcli.__version__, **sources}}
     model.config = replace(model.config, sources=told, trained=True)
     if LORA not in recipe.model.train:
         checkpoint.save(model, folder, trained=True)

@@ -14,10 +14,8 @@ from typing import Any
 from tqdm import tqdm
 
 from vadcli.outputs.atomic import writing
-from vadcli.train.step import LOSS_NAMES
 from vadcli.train.validation import Validated
 
-STEP_COLUMNS = ("step", *LOSS_NAMES, "rate", "seconds")
 VALIDATION_COLUMNS = ("step", "frame_auc", "mask_iou", "frames")
 
 
@@ -28,18 +26,19 @@ class TrainingLog:
 
     Args:
         out: folder of the CSV files.
+        names: of the losses.
         total: steps of the whole training.
         start: steps done already.
         main: False says nothing at all, for all processes but one.
     """
 
-    def __init__(self, out: Path, *, total: int, start: int, main: bool) -> None:
-        self.main = main
+    def __init__(self, out: Path, *, names: Sequence[str], total: int, start: int, main: bool) -> None:
+        self.main, self.names = main, tuple(names)
         self._steps, self._validations = out / "log.csv", out / "validation.csv"
         self._bar: Any = None
         self._board: Any = None
         if main:
-            _begin(self._steps, STEP_COLUMNS, start)
+            _begin(self._steps, ("step", *self.names, "rate", "seconds"), start)
             _begin(self._validations, VALIDATION_COLUMNS, start)
             self._bar = tqdm(total=total, initial=start, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
             self._board = _board(out / "tensorboard", start)
@@ -57,10 +56,10 @@ class TrainingLog:
         """A row of one optimiser step."""
         if not self.main:
             return
-        _append(self._steps, [str(step), *(repr(losses[name]) for name in LOSS_NAMES), repr(rate), f"{seconds:.4f}"])
+        _append(self._steps, [str(step), *(repr(losses[name]) for name in self.names), repr(rate), f"{seconds:.4f}"])
         self._bar.set_postfix(loss=f"{losses['total']:.3f}", refresh=False)
         self._bar.update()
-        self._tell(step, {**{f"loss/{name}": losses[name] for name in LOSS_NAMES}, "rate": rate})
+        self._tell(step, {**{f"loss/{name}": losses[name] for name in self.names}, "rate": rate})
 
     def validation(self, step: int, found: Validated) -> None:
         """A row of one validation; an empty cell is a figure that can't be computed."""

@@ -10,6 +10,7 @@ N frames, M masks a frame, (h, w) the mask decoder's own size, B clips. Two rule
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -39,6 +40,7 @@ class Losses:
 
     Attributes:
         focal, dice, iou, score, lm: the parts.
+        names: the names' own verdicts, where a model pools them; not the paper's.
         total: their sum by `LossWeights`.
     """
 
@@ -47,6 +49,7 @@ class Losses:
     iou: Tensor
     score: Tensor
     lm: Tensor
+    names: Tensor
     total: Tensor
 
     def numbers(self) -> dict[str, float]:
@@ -163,6 +166,17 @@ def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return sums / (labels != IGNORED).sum(dim=1).clamp(min=1)
 
 
+def names_loss(logits: Sequence[Tensor], truth: Sequence[Sequence[bool]]) -> Tensor:
+    """Binary cross-entropy of whether a clip shows each name of its list; the mean over all names.
+
+    Args:
+        logits: of each list (C,).
+        truth: which of its names hold.
+    """
+    wanted = torch.tensor([float(holds) for names in truth for holds in names], device=logits[0].device)
+    return F.binary_cross_entropy_with_logits(_exact(torch.cat(list(logits))), wanted)
+
+
 def mask_losses(logits: Tensor, iou: Tensor, targets: Tensor, *, weights: LossWeights | None = None) -> MaskLosses:
     """The mask terms of frames that all show an object.
 
@@ -221,7 +235,7 @@ def anomaly_loss(
         "lm": _exact(score_logits).new_zeros(()) if answer is None else _exact(answer).sum() / max(len(answer), 1),
     }
     total = torch.stack([getattr(weights, name) * part for name, part in parts.items()]).sum()
-    return Losses(**parts, total=total)
+    return Losses(**parts, total=total, names=total.new_zeros(()))
 
 
 def _exact(values: Tensor) -> Tensor:

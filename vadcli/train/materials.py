@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from vadcli.config import cache_folder
+from vadcli.train.base.naming import SpokenWorld
 from vadcli.train.datasets import open_data
 from vadcli.train.datasets.base import ClipRule
 from vadcli.train.exposure import AnomalyExposureSampler, ExposureOptions, paper_options
@@ -16,6 +17,7 @@ from vadcli.train.mixture import Mixture
 from vadcli.train.recipe import SYNTHETIC, DataChoice, Recipe
 from vadcli.train.samples import ExposureSample, SegmentationData
 from vadcli.train.synthetic import SyntheticWorld
+from vadcli.train.synthetic.painted import painted
 
 
 def mixture_of(recipe: Recipe, *, frames: int, processes: int = 1) -> Mixture:
@@ -45,8 +47,14 @@ class ValidationSet(Sequence[ExposureSample]):
 
     def __init__(self, recipe: Recipe, *, frames: int) -> None:
         chosen = recipe.validation
+        trained = next((item for item in recipe.data if item.name == chosen.name), None)
         item = DataChoice(
-            chosen.name, chosen.root, chosen.split, clips=chosen.clips, max_categories=_longest(recipe, chosen.name)
+            chosen.name,
+            chosen.root,
+            chosen.split,
+            clips=chosen.clips,
+            max_categories=trained.max_categories if trained else 0,
+            patterns=trained.patterns if trained else (),
         )
         self._sampler = _sampler(recipe, item, frames=frames)
         self._indices = [int(index) for index in self._sampler.plan(0)[: chosen.clips]]
@@ -100,9 +108,11 @@ class StepOrder:
             yield list(range(start, start + self.per_process))
 
 
-def _longest(recipe: Recipe, name: str) -> int:
-    """N of a data set that is trained on as well; the paper's where it isn't."""
-    return next((item.max_categories for item in recipe.data if item.name == name), 0)
+def world_of(recipe: Recipe, item: DataChoice, *, frames: int) -> SyntheticWorld:
+    """The synthetic world that a data choice means, from its folder where it is to be painted."""
+    options = replace(recipe.world, frames=frames)
+    world = SyntheticWorld(options, seed=recipe.seed, split=item.split, length=item.clips)  # type: ignore[arg-type]
+    return painted(world, cache_folder() / "training") if item.painted else world
 
 
 def _sampler(recipe: Recipe, item: DataChoice, *, frames: int) -> AnomalyExposureSampler:
@@ -122,7 +132,7 @@ def _sampler(recipe: Recipe, item: DataChoice, *, frames: int) -> AnomalyExposur
 
 def _open(recipe: Recipe, item: DataChoice, *, frames: int) -> SegmentationData:
     if item.name == SYNTHETIC:
-        world = replace(recipe.world, frames=frames)
-        return SyntheticWorld(world, seed=recipe.seed, split=item.split, length=item.clips)  # type: ignore[arg-type]
+        world = world_of(recipe, item, frames=frames)
+        return SpokenWorld(world, item.patterns) if item.patterns else world
     root = Path(item.root).expanduser()
     return open_data(item.name, root, split=item.split, rule=ClipRule(frames=frames), cache=cache_folder() / "training")

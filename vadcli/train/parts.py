@@ -33,13 +33,17 @@ PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "masks.sam2.prompt_encoder.no_mask_embed.",
         ),
         "projector": ("projector.",),
+        "sight": ("mllm.sight.",),
+        "pooling": ("mllm.pooling.",),
     }
 )
 """Parts and the beginnings of their parameters' names; the first that fits counts. Adapters are a part of their own, `lora`."""
 PAPER = (LORA, "tokens", "lm_head", "projector", "mask_decoder", "prompt_encoder")
 """What the paper trains (3.9)."""
-WHOLE = tuple(PARTS)
-"""Everything that takes part in scoring: for a model made from nothing."""
+ADDITIONS = ("sight", "pooling")
+"""What only a model made from nothing may have."""
+WHOLE = tuple(part for part in PARTS if part not in ADDITIONS)
+"""Everything of the paper that takes part in scoring."""
 REST = "rest"
 """Parameters of no part: SAM2's video memory and the prompts that LAVIDA doesn't give."""
 

@@ -71,7 +71,7 @@ def plan_text(plan: TrainingPlan, mixture: Mixture | None = None) -> str:
     """The plan for a person, a line an item; with the data where the mixture is given."""
     recipe, schedule = plan.recipe, plan.recipe.schedule
     samples = schedule.batch * schedule.accumulation
-    lines = [f"{recipe.name}: {schedule.total_steps:,} steps of {samples} samples a process ({schedule.epochs} epochs)", ""]
+    lines = [f"{recipe.name}, {recipe.task}: {schedule.total_steps:,} steps of {samples} samples a process ({schedule.epochs} epochs)", ""]
     lines.append(f"{'part':<16}{'parameters':>16}{'trained':>16}")
     lines += [f"{size.name:<16}{size.total:>16,}{size.trained:>16,}" for size in plan.sizes]
     total, trained = (sum(getattr(size, kind) for size in plan.sizes) for kind in ("total", "trained"))

@@ -22,6 +22,7 @@ from vadcli.train.synthetic import WorldOptions
 SYNTHETIC = "synthetic"
 PAPER_PARTS = ("lora", "tokens", "lm_head", "projector", "mask_decoder", "prompt_encoder")
 Precision = Literal["fp32", "bf16", "fp16"]
+Task = Literal["exposure", "pictures", "questions"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class DataChoice:
         weight: its share of the mixture, in proportion to the others'.
         clips: how many the synthetic world has.
         max_categories: N of this data set; the paper's where 0.
+        patterns: what the synthetic world's names may say, keys of `vadcli.train.base.naming.PATTERNS`; everything where empty.
+        painted: paint the synthetic world once, into the cache folder, and read it from there.
     """
 
     name: str
@@ -81,6 +84,8 @@ class DataChoice:
     weight: float = 1.0
     clips: int = 10_000
     max_categories: int = 0
+    patterns: tuple[str, ...] = ()
+    painted: bool = False
 
     def __post_init__(self) -> None:
         _check(
@@ -99,6 +104,29 @@ class ExposureChoice:
     min_irrelevant: int = 1
     hard_share: float = 0.0
     held_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BaseChoice:
+    """What the tasks `pictures` and `questions` ask; see `vadcli.train.base`.
+
+    Attributes:
+        patterns: what names say, keys of `vadcli.train.base.naming.PATTERNS`, equally likely.
+        lists: lists of names for each still or clip.
+        longest: names a list at most.
+        probability: that a still's list has a true name; that a name about a clip is true.
+        hard: share of the false names that are true but for one word.
+    """
+
+    patterns: tuple[str, ...] = ("pair",)
+    lists: int = 4
+    longest: int = 8
+    probability: float = 0.5
+    hard: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check(self.lists > 0 and self.longest > 0, "[base] lists and longest must be above 0")
+        _check(0 <= self.probability <= 1 and 0 <= self.hard <= 1, "[base] probability and hard must be 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -145,13 +173,24 @@ class ScheduleChoice:
 
 @dataclass(frozen=True)
 class LossChoice:
-    """What each part of the loss counts; see `vadcli.train.losses.LossWeights`."""
+    """What each part of the loss counts; see `vadcli.train.losses.LossWeights`.
+
+    Attributes:
+        focal, dice, iou, score, lm: the paper's.
+        align, cells: where names are in stills, and what fills a cell; task `pictures`.
+        tokens: what fills a cell, in the language model's words; task `questions`.
+        names: each name's own verdict, where the model pools them.
+    """
 
     focal: float = 20.0
     dice: float = 2.0
     iou: float = 1.0
     score: float = 2.0
     lm: float = 1.0
+    align: float = 3.0
+    cells: float = 1.0
+    tokens: float = 1.0
+    names: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -193,6 +232,7 @@ class RunningChoice:
         checkpoint_every: steps between checkpoints to go on from.
         keep: how many of them are kept.
         workers: processes that read samples beside each training process; 0 reads them in it.
+        remember: keep what a frozen image encoder saw of each clip, in half precision.
     """
 
     precision: Precision = "fp32"
@@ -200,6 +240,7 @@ class RunningChoice:
     checkpoint_every: int = 100
     keep: int = 2
     workers: int = 0
+    remember: bool = False
 
     def __post_init__(self) -> None:
         _check(self.checkpoint_every > 0 and self.keep > 0, "[running] checkpoint_every and keep must be above 0")
@@ -212,16 +253,19 @@ class Recipe:
 
     Attributes:
         name: of what comes out.
+        task: the paper's training, or one that makes a base model from nothing for it; see `vadcli.train.base`.
         seed: of the start's random weights, of the samples and their order.
-        model, lora, data, world, exposure, schedule, loss, validation, running: see there.
+        model, lora, data, world, base, exposure, schedule, loss, validation, running: see there.
     """
 
     name: str
     model: ModelChoice
     data: tuple[DataChoice, ...]
+    task: Task = "exposure"
     seed: int = 0
     lora: LoraChoice = field(default_factory=LoraChoice)
     world: WorldOptions = field(default_factory=WorldOptions)
+    base: BaseChoice = field(default_factory=BaseChoice)
     exposure: ExposureChoice = field(default_factory=ExposureChoice)
     schedule: ScheduleChoice = field(default_factory=ScheduleChoice)
     loss: LossChoice = field(default_factory=LossChoice)
@@ -252,7 +296,14 @@ class Recipe:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """A recipe from its file.
+    """A recipe of one stage from its file; as `read_recipes`."""
+    recipes = read_recipes(path)
+    _check(len(recipes) == 1, f"{path}: has {len(recipes)} stages")
+    return recipes[0]
+
+
+def read_recipes(path: Path) -> tuple[Recipe, ...]:
+    """The stages of a training from its file; a file without [[stage]] has one.
 
     Raises:
         UsageError: it can't be read, or holds a key or value that can't be used.
@@ -262,9 +313,32 @@ def read_recipe(path: Path) -> Recipe:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path}: can't be read as TOML: {error}") from error
     try:
-        return parse_recipe(document)
+        return parse_stages(document)
     except UsageError as error:
         raise UsageError(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def parse_stages(document: Mapping[str, Any]) -> tuple[Recipe, ...]:
+    """One recipe a [[stage]]: the document with the stage's values over it, table by table.
+
+    Each stage starts from what the one before it made; only the first one's `model` says where to start.
+
+    Raises:
+        UsageError: a key or value that can't be used.
+    """
+    common = {key: value for key, value in document.items() if key != "stage"}
+    stages = document.get("stage", [{}])
+    _check(isinstance(stages, list) and bool(stages), "stage must be tables, [[stage]]")
+    return tuple(parse_recipe(_over(common, stage)) for stage in stages)
+
+
+def _over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of both, tables in tables merged; where both have one, `over`'s counts."""
+    merged = dict(under)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _over(merged[key], value) if both else value
+    return merged
 
 
 def parse_recipe(document: Mapping[str, Any]) -> Recipe:

@@ -90,6 +90,7 @@ class ExposureSample:
         masks: (T, H, W) bool, union of the objects that `categories` names; all False in a normal sample.
         labels: (T,) bool, whether a frame's mask has a pixel.
         anomalous: whether true categories are in the list; an anomalous clip may still have frames labelled False.
+        true: those of the categories that are.
     """
 
     key: str
@@ -98,6 +99,7 @@ class ExposureSample:
     masks: BoolArray
     labels: BoolArray
     anomalous: bool
+    true: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_frames(self.key, self.frames)

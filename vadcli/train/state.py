@@ -32,6 +32,8 @@ from vadcli.train.parts import LORA, part_of, trained_parameters
 
 ADAPTER_FILE = "adapter_model.safetensors"
 STATE = "state.json"
+OWN_PARTS = ("projector", "sight", "pooling")
+"""What no base model has, so that a LAVIDA folder's own part is never without it."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Progress:
 def save_trained(model: Lavida, folder: Path) -> None:
     """Write what is trained and nothing else: `lavida.safetensors` and, where there are adapters, lora/.
 
-    The projector is written in any case: a LAVIDA folder's own part is never without it.
+    What no base model has is written in any case: a LAVIDA folder's own part is never without it.
     """
     own, adapters = _trained(model)
     folder.mkdir(parents=True, exist_ok=True)
@@ -198,7 +200,7 @@ def _trained(model: Lavida) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         if part == LORA:
             inside = name.removeprefix("mllm.qwen.").replace(".default.", ".")
             adapters[f"base_model.model.{inside}"] = value.detach()
-        elif value.requires_grad or part == "projector":
+        elif value.requires_grad or part in OWN_PARTS:
             own[name] = value.detach()
     return own, adapters
 

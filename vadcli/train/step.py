@@ -12,7 +12,9 @@ Every sample has a prompt and a list of its own. The mask gate is not applied he
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +24,12 @@ from vadcli.detectors.lavida.masks import ImageFeatures
 from vadcli.detectors.lavida.model import Lavida, Seen, Verdict
 from vadcli.detectors.lavida.projector import Prompts
 from vadcli.detectors.lavida.prompts import PromptTokens, build_prompt
-from vadcli.train.losses import IGNORED, Losses, LossWeights, anomaly_loss, answer_loss
+from vadcli.detectors.lavida.text import TextEncoder
+from vadcli.train.losses import IGNORED, Losses, LossWeights, anomaly_loss, answer_loss, names_loss
+from vadcli.train.memory import FeatureMemory
 from vadcli.train.samples import ExposureSample
+
+Seg = Literal["own", "next", "none"]
 
 
 class ExposureStep(nn.Module):
@@ -33,15 +39,27 @@ class ExposureStep(nn.Module):
         model: set up to train by `parts.set_up`.
         weights: of the losses; the paper's where None.
         masks: 3 or 1, how many masks a prompt are trained.
+        memory: what the frozen image encoder saw of each clip, for a model with a shared sight; looks every time, where None.
+        names: what each name's own verdict counts, where the model pools them; not the paper's.
     """
 
-    def __init__(self, model: Lavida, *, weights: LossWeights | None = None, masks: int = 3) -> None:
+    def __init__(
+        self,
+        model: Lavida,
+        *,
+        weights: LossWeights | None = None,
+        masks: int = 3,
+        memory: FeatureMemory | None = None,
+        names: float = 0.0,
+    ) -> None:
         super().__init__()
         if masks not in (1, 3):
             raise ValueError(f"the decoder gives 3 masks a prompt or 1, not {masks}")
         self.model = model
         self.weights = weights or LossWeights()
         self.masks = masks
+        self.memory = memory
+        self.names = names
 
     def forward(self, samples: Sequence[ExposureSample]) -> dict[str, Tensor]:
         """The losses of a batch, each part and `total`, as `losses.Losses` names them.
@@ -55,12 +73,12 @@ class ExposureStep(nn.Module):
     def losses(self, samples: Sequence[ExposureSample]) -> Losses:
         """As `forward`."""
         seen = self._watch(samples, training=True)
-        prompts, answer = self._read(seen, samples)
+        prompts, answer, names = self._read(seen, samples)
         output = self.model.answer(seen, prompts, multimask=self.masks == 3)
         size = output.mask_logit.shape[-2:]
         masks = [decoder_masks(torch.from_numpy(sample.masks).to(self.device), (size[0], size[1])) for sample in samples]
         present = torch.cat([torch.from_numpy(sample.labels) for sample in samples]).to(self.device)
-        return anomaly_loss(
+        losses = anomaly_loss(
             mask_logits=output.mask_logit,
             iou=output.iou,
             score_logits=output.object_logit,
@@ -69,12 +87,19 @@ class ExposureStep(nn.Module):
             answer=answer,
             weights=self.weights,
         )
+        return replace(losses, names=names, total=losses.total + self.names * names)
 
     @torch.no_grad()
-    def judge(self, samples: Sequence[ExposureSample]) -> Verdict:
-        """What the model says of each sample under its own list, as in a scan: its picture sizes, its one mask; ungated."""
+    def judge(self, samples: Sequence[ExposureSample], *, seg: Seg = "own") -> Verdict:
+        """What the model says of each sample under its own list, as in a scan: its picture sizes, its one mask; ungated.
+
+        Args:
+            samples: of as many frames each.
+            seg: `own`, or for measuring what `<SEG>` is good for: `next`, each sample gets that of the batch's next one, list and
+                clip; `none`, all get zeros.
+        """
         seen = self._watch(samples, training=False)
-        prompts, _ = self._read(seen, samples)
+        prompts, *_ = self._read(seen, samples, seg=seg)
         output = self.model.answer(seen, prompts)
         mask = output.mask_logit[:, 0]
         b, t = len(samples), seen.frames
@@ -96,6 +121,10 @@ class ExposureStep(nn.Module):
         counts = {len(sample.frames) for sample in samples}
         if len(counts) != 1:
             raise ValueError(f"samples of {sorted(counts)} frames can't share a batch")
+        if self.memory is not None:
+            image = self.memory.recall([(sample.key, sample.frames) for sample in samples])
+            frames = len(samples[0].frames)
+            return Seen(self.model.visual_from(image, frames), image, frames)
         groups: dict[tuple[int, ...], list[int]] = {}
         for row, sample in enumerate(samples):
             groups.setdefault(sample.frames.shape, []).append(row)
@@ -107,13 +136,17 @@ class ExposureStep(nn.Module):
         ]
         return seen[0] if len(seen) == 1 else _in_order(seen, [row for rows in groups.values() for row in rows])
 
-    def _read(self, seen: Seen, samples: Sequence[ExposureSample]) -> tuple[Prompts, Tensor]:
-        """Prompts of the mask decoder and the language model's loss at the answer (B,)."""
+    def _read(self, seen: Seen, samples: Sequence[ExposureSample], *, seg: Seg = "own") -> tuple[Prompts, Tensor, Tensor]:
+        """Prompts of the mask decoder, the language model's loss at the answer (B,), the loss of the names' own verdicts."""
         asked = [self._prompt(sample) for sample in samples]
         read = self.model.mllm.answers(seen.visual, asked, len(self.answer))
         labels = torch.tensor([[IGNORED, *self.answer]] * len(samples), device=self.device)
-        text, counts = self._texts(samples)
-        return self.model.prompts(seen, read.seg, text, counts), answer_loss(read.logits, labels)
+        text, counts = texts_of(self.model.text, [sample.categories for sample in samples])
+        names = read.seg.new_zeros(())
+        if read.names and self.names:
+            names = names_loss(read.names, [[name in sample.true for name in sample.categories] for sample in samples])
+        hidden = {"own": read.seg, "next": read.seg.roll(-1, dims=0), "none": torch.zeros_like(read.seg)}[seg]
+        return self.model.prompts(seen, hidden, text, counts), answer_loss(read.logits, labels), names
 
     def _prompt(self, sample: ExposureSample) -> PromptTokens:
         tokens = build_prompt(self.model.tokenizer, sample.categories, self.model.config.prompt)
@@ -121,22 +154,23 @@ class ExposureStep(nn.Module):
             raise ValueError(f"the answer {self.model.config.prompt.answer!r} has other tokens at the end of the prompt")
         return tokens
 
-    def _texts(self, samples: Sequence[ExposureSample]) -> tuple[Tensor, Tensor]:
-        """Features of each sample's names (B, C, D), filled up with zeros, and which of them count (B, C)."""
-        names = list(dict.fromkeys(name for sample in samples for name in sample.categories))
-        features = self.model.text.pooled(names)  # each name once
-        place = {name: row for row, name in enumerate(names)}
-        longest = max(len(sample.categories) for sample in samples)
-        rows = [[place[name] for name in sample.categories] for sample in samples]
-        index = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=self.device)
-        lengths = torch.tensor([len(row) for row in rows], device=self.device)
-        counts = torch.arange(longest, device=self.device) < lengths[:, None]
-        # A product with a one-hot matrix rather than indexing: its gradient adds up in the same order in every run on a GPU.
-        chosen = F.one_hot(index, len(names)).to(features.dtype) * counts[..., None]
-        return chosen @ features, counts
+
+def texts_of(encoder: TextEncoder, lists: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
+    """Features of each list's names (B, C, D), filled up with zeros, and which of them count (B, C)."""
+    names = list(dict.fromkeys(name for listed in lists for name in listed))
+    features = encoder.pooled(names)  # each name once
+    place = {name: row for row, name in enumerate(names)}
+    longest = max(map(len, lists))
+    rows = [[place[name] for name in listed] for listed in lists]
+    index = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=features.device)
+    lengths = torch.tensor([len(row) for row in rows], device=features.device)
+    counts = torch.arange(longest, device=features.device) < lengths[:, None]
+    # A product with a one-hot matrix rather than indexing: its gradient adds up in the same order in every run on a GPU.
+    chosen = F.one_hot(index, len(names)).to(features.dtype) * counts[..., None]
+    return chosen @ features, counts
 
 
-LOSS_NAMES = ("focal", "dice", "iou", "score", "lm", "total")
+LOSS_NAMES = ("focal", "dice", "iou", "score", "lm", "names", "total")
 
 
 def decoder_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:

@@ -13,7 +13,7 @@ follows from the recipe, the step's number and the checkpoint.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -25,12 +25,11 @@ from torch.utils.data import DataLoader
 
 from vadcli.errors import UsageError, VadcliError
 from vadcli.train import folders
+from vadcli.train.job import job_of
 from vadcli.train.logs import TrainingLog
-from vadcli.train.losses import LossWeights
-from vadcli.train.materials import PlannedSamples, StepOrder, ValidationSet, mixture_of
+from vadcli.train.materials import StepOrder
 from vadcli.train.parts import checkpoint_activations, set_precision, set_up, trained_parameters
 from vadcli.train.recipe import Recipe
-from vadcli.train.samples import ExposureSample
 from vadcli.train.state import (
     Checkpoints,
     Progress,
@@ -40,8 +39,7 @@ from vadcli.train.state import (
     set_random_state,
     write_whole,
 )
-from vadcli.train.step import LOSS_NAMES, ExposureStep
-from vadcli.train.validation import Validated, validate
+from vadcli.train.validation import Validated
 
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -66,21 +64,17 @@ class Trainer:
         self.main = bool(self.accelerator.is_main_process)
         torch.manual_seed(recipe.seed)
         model = folders.start_model(recipe)
-        frames = model.config.sampling.frames
-        self.mixture = mixture_of(recipe, frames=frames, processes=self.processes)
-        self.validation = ValidationSet(recipe, frames=frames) if recipe.validation.every else None
         set_up(model, recipe.model.train, masks=recipe.model.masks)
         set_precision(model, DTYPES[recipe.running.precision])
         if recipe.running.gradient_checkpointing:
             checkpoint_activations(model)
-        loss = recipe.loss
-        weights = LossWeights(loss.focal, loss.dice, loss.iou, loss.score, loss.lm)
-        self.step = ExposureStep(model.to(self.accelerator.device), weights=weights, masks=recipe.model.masks).train()
+        self.model = model.to(self.accelerator.device)
+        self.job = job_of(recipe, self.model, processes=self.processes)
         schedule = recipe.schedule
-        self.parameters = [value for _, value in trained_parameters(self.step)]
+        self.parameters = [value for _, value in trained_parameters(self.job.module)]
         optimizer = torch.optim.AdamW(self.parameters, lr=schedule.rate, betas=schedule.betas, weight_decay=schedule.decay)
-        self.module, self.optimizer = self.accelerator.prepare(self.step, optimizer)
-        identity = {"recipe": recipe.fingerprint(), "data": self.mixture.fingerprint()}
+        self.module, self.optimizer = self.accelerator.prepare(self.job.module, optimizer)
+        identity = {"recipe": recipe.fingerprint(), "data": self.job.fingerprint}
         self.checkpoints = Checkpoints(out / "checkpoints", keep=recipe.running.keep, identity=identity)
         self.progress = Progress()
         torch.manual_seed(recipe.seed + self.process)
@@ -95,7 +89,10 @@ class Trainer:
         """
         model = self.out / "model"
         self._resume()
-        with TrainingLog(self.out, total=self.recipe.schedule.total_steps, start=self.progress.step, main=self.main) as log:
+        total = self.recipe.schedule.total_steps
+        with TrainingLog(
+            self.out, names=self.job.names, total=total, start=self.progress.step, main=self.main
+        ) as log:
             for samples in self._samples():
                 began = time.perf_counter()
                 number = self.progress.step
@@ -111,9 +108,9 @@ class Trainer:
         if self.main:
             best = self.out / "best"
             if self.progress.best is not None and best.is_dir():
-                load_trained(self.step.model, best)
-            sources = {"recipe": self.recipe.to_json(), "data": self.mixture.fingerprint(), **self._figures()}
-            write_whole(model, lambda folder: folders.write_model(self.step.model, self.recipe, folder, sources))
+                load_trained(self.model, best)
+            sources = {"recipe": self.recipe.to_json(), "data": self.job.fingerprint, **self._figures()}
+            write_whole(model, lambda folder: folders.write_model(self.model, self.recipe, folder, sources))
         self.accelerator.wait_for_everyone()
         return model
 
@@ -128,19 +125,20 @@ class Trainer:
             return {"steps": progress.step}
         return {"steps": progress.best_step, "validation_frame_auc": progress.best}
 
-    def _train(self, samples: Sequence[ExposureSample], rate: float) -> dict[str, float]:
+    def _train(self, samples: Sequence[Any], rate: float) -> dict[str, float]:
         """One optimiser step; the losses of its samples, each sample counting the same."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        parts = list(_batches(samples, self.recipe.schedule.batch))
-        sums = torch.zeros(len(LOSS_NAMES), device=self.accelerator.device)
+        parts = list(_batches(samples, self.recipe.schedule.batch, self.job.kind))
+        names = self.job.names
+        sums = torch.zeros(len(names), device=self.accelerator.device)
         for place, part in enumerate(parts):
             share = len(part) / len(samples)
             with self.accelerator.no_sync(self.module) if place + 1 < len(parts) else nullcontext():
                 losses = self.module(part)
                 self.accelerator.backward(losses["total"] * share)
-            sums += torch.stack([losses[name].detach().float() for name in LOSS_NAMES]) * share
-        found = dict(zip(LOSS_NAMES, self.accelerator.reduce(sums, "mean").tolist(), strict=True))
+            sums += torch.stack([losses[name].detach().float() for name in names]) * share
+        found = dict(zip(names, self.accelerator.reduce(sums, "mean").tolist(), strict=True))
         if not all(-torch.inf < value < torch.inf for value in found.values()):
             told = ", ".join(f"{name} {value}" for name, value in found.items())
             hint = "lower the rate, or compute in bf16 or fp32; it goes on from the newest checkpoint"
@@ -150,7 +148,7 @@ class Trainer:
         self.optimizer.zero_grad()
         return found
 
-    def _samples(self) -> Iterator[list[ExposureSample]]:
+    def _samples(self) -> Iterator[list[Any]]:
         """Each step's samples of this process, from where training stands."""
         schedule = self.recipe.schedule
         order = StepOrder(
@@ -162,10 +160,9 @@ class Trainer:
         )
         if self._stopped:
             return
-        planned = PlannedSamples(self.mixture, schedule.epochs)
         # A generator of its own: a loader that drew its seed from torch's would move the training's random numbers on.
         yield from DataLoader(
-            planned,  # type: ignore[arg-type]
+            self.job.samples,  # type: ignore[arg-type]
             batch_sampler=order,
             num_workers=self.recipe.running.workers,
             collate_fn=list,
@@ -175,18 +172,18 @@ class Trainer:
     def _validate(self, log: TrainingLog) -> None:
         """Validate where that is due, and keep what is best."""
         chosen, progress = self.recipe.validation, self.progress
-        if self.validation is None or progress.step % chosen.every:
+        if self.job.validate is None or progress.step % chosen.every:
             return
         with self.accelerator.autocast():
-            found = self._agreed(validate(self.step, self.validation, batch=chosen.batch))
-        self.step.train()
+            found = self._agreed(self.job.validate())
+        self.job.module.train()
         log.validation(progress.step, found)
         figure = found.frame_auc
         better = figure is not None and (progress.best is None or figure > progress.best)
         if better:
             self.progress = replace(progress, best=figure, best_step=progress.step, waited=0)
             if self.main:
-                write_whole(self.out / "best", lambda folder: save_trained(self.step.model, folder))
+                write_whole(self.out / "best", lambda folder: save_trained(self.model, folder))
         else:
             self.progress = replace(progress, waited=progress.waited + 1)
 
@@ -204,12 +201,12 @@ class Trainer:
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {}
         if self.main:
             self.checkpoints.save(
-                self.step.model, self.optimizer.optimizer, progress=self.progress, random=random, scaler=scaler
+                self.model, self.optimizer.optimizer, progress=self.progress, random=random, scaler=scaler
             )
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> None:
-        found = self.checkpoints.load(self.step.model, self.optimizer.optimizer)
+        found = self.checkpoints.load(self.model, self.optimizer.optimizer)
         if found is None:
             return
         self.progress, random, scaler = found
@@ -220,12 +217,12 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(scaler)
 
 
-def _batches(samples: Sequence[ExposureSample], batch: int) -> Iterator[list[ExposureSample]]:
-    """Consecutive samples, at most `batch` together, and only those of as many frames: images apart from clips."""
+def _batches(samples: Sequence[Any], batch: int, kind: Callable[[Any], int]) -> Iterator[list[Any]]:
+    """Consecutive samples, at most `batch` together, and only those of one kind: images apart from clips."""
     for start in range(0, len(samples), batch):
-        groups: dict[int, list[ExposureSample]] = {}
+        groups: dict[int, list[Any]] = {}
         for sample in samples[start : start + batch]:
-            groups.setdefault(len(sample.frames), []).append(sample)
+            groups.setdefault(kind(sample), []).append(sample)
         yield from groups.values()
 
 

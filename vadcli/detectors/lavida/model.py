@@ -134,11 +134,15 @@ class Lavida(nn.Module):
             frames: for Qwen2-VL, which pairs them in time, an odd number repeats its last one: an image is T = 1.
             training: with the frame areas of training.
         """
+        image = self.see(frames)
+        return Seen(self._visual(frames, image, training=training), image, frames.shape[1])
+
+    def see(self, frames: Tensor) -> ImageFeatures:
+        """What SAM2's encoder sees in (B, T, H, W, 3) uint8 frames: features of B·T."""
         with self.clock("pixels"):
             squares = sam_pixels(frames.flatten(0, 1), self.masks.image_size, self.dtype)
         with self.clock("sam2 encoder"):
-            image = self.masks.encode(squares, chunk=ENCODED_FRAMES)
-        return Seen(self._visual(frames, image, training=training), image, frames.shape[1])
+            return self.masks.encode(squares, chunk=ENCODED_FRAMES)
 
     def _visual(self, frames: Tensor, image: ImageFeatures, *, training: bool) -> list[VisualTokens]:
         """Each clip's compressed tokens, by the vision tower or by what stands in for it."""
@@ -165,10 +169,14 @@ class Lavida(nn.Module):
         maps = image.embedding.view(-1, frames, *image.embedding.shape[1:])  # (B, T, C, h, w)
         with self.clock("vision tower"):
             tokens = self.mllm.sight(maps)
+        return self.compress(tokens, (frames, maps.shape[3], maps.shape[4]))
+
+    def compress(self, tokens: Tensor, grid: tuple[int, int, int]) -> list[VisualTokens]:
+        """Compressed tokens of each clip, of (B, L, D) that lie in a grid of frames, rows and columns."""
         everything = torch.arange(tokens.shape[1], device=tokens.device)
-        grid = Grid(frames, maps.shape[3], maps.shape[4], merge=1)
+        placed = Grid(*grid, merge=1)
         with self.clock("compression"):
-            return [self.mllm.compressed((clip, everything), grid, self.config.compression) for clip in tokens]
+            return [self.mllm.compressed((clip, everything), placed, self.config.compression) for clip in tokens]
 
     def forward(self, frames: Tensor, questions: Sequence[Question]) -> Verdict:
         """Scores and masks of (B, T, H, W, 3) uint8 frames under one list of categories."""

@@ -40,7 +40,8 @@ CORPUS = (
     "fire smoke explosion accident crash robbery burglary stealing shoplifting shooting assault abuse arrest arson vandalism "
     "riot panic intrusion weapon fall fight theft traffic road wrong way direction pedestrian area driving riding "
     "red green blue yellow orange purple cyan white black gray circle square triangle star cross ring diamond heart "
-    "left right up down in out fast slow moving turning growing shrinking blinking shaking"
+    "left right up down in out fast slow moving turning growing shrinking blinking shaking "
+    "something orange pink crescent small large slowly circling appearing disappearing showing briefly touching front before the"
 )
 
 
@@ -140,6 +141,7 @@ def small_text_tokenizer(vocab_size: int, max_length: int) -> PreTrainedTokenize
     """A byte-level tokenizer for a small CLIP text model: lower case, start and end marked as CLIP's does. Deterministic."""
     start, end = CLIP_SPECIALS
     raw = _byte_pairs(vocab_size, CLIP_SPECIALS)
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)  # a word is the same at a name's beginning as inside it
     raw.normalizer = normalizers.Lowercase()
     raw.post_processor = processors.TemplateProcessing(
         single=f"{start} $A {end}", special_tokens=[(name, raw.token_to_id(name)) for name in CLIP_SPECIALS]

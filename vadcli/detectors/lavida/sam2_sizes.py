@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
 from transformers import Sam2VideoConfig
 
+from vadcli.detectors.lavida.conv_trunk import ConvTrunkConfig
+
+Trunk = Literal["hiera", "conv"]
 STRIDE_PX = 16  # of the embedding F; the masks have a quarter of it
 MEMORY_CHANNELS = 64  # what transformers' memory attention reads, whatever the config says
 
@@ -17,6 +20,8 @@ class Sam2Sizes:
 
     Attributes:
         image_size: side of the square image in pixels.
+        trunk: `hiera`, SAM2's own, or `conv`, see `conv_trunk`; of the sizes up to `background` the latter reads embed_dim
+            and blocks alone.
         embed_dim: channels of the encoder's first stage; they double at each of the four stages.
         num_heads: attention heads of the first stage; they double too.
         blocks: transformer blocks a stage.
@@ -36,6 +41,7 @@ class Sam2Sizes:
     """
 
     image_size: int = 1024
+    trunk: Trunk = "hiera"
     embed_dim: int = 96
     num_heads: int = 1
     blocks: tuple[int, ...] = (1, 2, 11, 2)
@@ -51,8 +57,11 @@ class Sam2Sizes:
     memory_mlp: int = 2048
 
     def __post_init__(self) -> None:
+        _require(self.trunk in get_args(Trunk), f"trunk {self.trunk!r} is none of {', '.join(get_args(Trunk))}")
         for field in fields(self):
             value = getattr(self, field.name)
+            if isinstance(value, str):
+                continue
             whole = tuple(value) if isinstance(value, list | tuple) else (value,)
             least = 0 if field.name == "global_blocks" else 1
             _require(
@@ -60,7 +69,12 @@ class Sam2Sizes:
             )
             if isinstance(value, list):  # where the sizes come from JSON
                 object.__setattr__(self, field.name, whole)
-        self._check_encoder()
+        if self.trunk == "hiera":
+            self._check_encoder()
+        else:
+            _require(len(self.blocks) == 4, f"blocks {self.blocks}: 4 stages")
+            _require(self.embed_dim % 8 == 0, f"embed_dim {self.embed_dim} is not a multiple of 8")
+            _require(self.image_size % 32 == 0, f"image_size {self.image_size} is not a multiple of 32")
         self._check_widths()
 
     def _check_encoder(self) -> None:
@@ -101,7 +115,7 @@ def sam2_config(**sizes: Any) -> Sam2VideoConfig:
     grid = size.image_size // STRIDE_PX
     return Sam2VideoConfig(
         vision_config={
-            "backbone_config": _hiera_config(size, dims),
+            "backbone_config": _hiera_config(size, dims) if size.trunk == "hiera" else _conv_config(size, dims),
             "backbone_channel_list": dims[::-1],
             "backbone_feature_sizes": [[4 * grid] * 2, [2 * grid] * 2, [grid] * 2],
             "fpn_hidden_size": size.width,
@@ -139,6 +153,10 @@ def _hiera_config(size: Sam2Sizes, dims: list[int]) -> dict[str, Any]:
         "window_positional_embedding_background_size": list(size.background),
         "global_attention_blocks": list(size.global_blocks),
     }
+
+
+def _conv_config(size: Sam2Sizes, dims: list[int]) -> ConvTrunkConfig:
+    return ConvTrunkConfig(widths=dims, depths=size.blocks, image_size=[size.image_size] * 2)
 
 
 def _require(holds: bool, message: str) -> None:

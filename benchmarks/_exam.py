@@ -1,0 +1,173 @@
+"""What a small LAVIDA is asked about the synthetic world, and how it did: fresh clips, lists of given lengths, intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from vadcli.metrics import Bootstrap, FrameSet, Metric, PixelAccumulator, frame_auc, mask_iou, pixel_ap, pixel_auc
+from vadcli.train.base.naming import Naming
+from vadcli.train.samples import ExposureSample
+from vadcli.train.step import ExposureStep, Seg
+from vadcli.train.synthetic import SyntheticWorld
+from vadcli.train.synthetic.truth import Facts, Verdict
+from vadcli.train.synthetic.words import DEEDS, Name
+
+T = TypeVar("T")
+BOOTSTRAP = Bootstrap(resamples=1000)
+
+
+@dataclass(frozen=True)
+class Group:
+    """One kind of question: a list with a true name and one without, for each clip in which that can be asked.
+
+    Attributes:
+        name: for the table.
+        pattern: what the names of the list say.
+        pairs: `seen` in training, `unseen`, or `twin`: a colour-shape pair that another object of the clip has too, moving
+            otherwise, so that appearance can't tell; seen.
+        length: names a list.
+        wanted: the figure to reach; None where none is promised.
+    """
+
+    name: str
+    pattern: str
+    pairs: str
+    length: int
+    wanted: float | None = None
+
+
+GROUPS = (
+    Group("seen pairs, 1 name", "pair", "seen", 1),
+    Group("seen pairs, 8 names", "pair", "seen", 8, 0.98),
+    Group("seen pairs, 24 names", "pair", "seen", 24),
+    Group("pairs never shown, 1 name", "pair", "unseen", 1, 0.95),
+    Group("pairs never shown, 8 names", "pair", "unseen", 8, 0.90),
+    Group("pairs never shown, 24 names", "pair", "unseen", 24, 0.87),
+    Group("a motion that another object like it has, 1 name", "pair deed", "twin", 1, 0.90),
+    Group("a motion that another object like it has, 4 names", "pair deed", "twin", 4, 0.85),
+    Group("any motion, seen pairs, 1 name", "pair deed", "seen", 1),
+    Group("any motion, seen pairs, 8 names", "pair deed", "seen", 8),
+)
+
+
+@dataclass(frozen=True)
+class Marks:
+    """How a group went.
+
+    Attributes:
+        frames: frame AUC over all frames of both lists.
+        iou, ap, auc: mask IoU, pixel AP and pixel AUC over the frames that show what is named, whatever their score.
+        lists: how many were asked.
+    """
+
+    frames: Metric
+    iou: Metric
+    ap: Metric
+    auc: Metric
+    lists: int
+
+
+def samples_of(world: SyntheticWorld, group: Group, *, clips: int) -> Iterator[tuple[ExposureSample, ExposureSample]]:
+    """For each clip in which it can be asked: the list with a true name and the one without. Deterministic."""
+    naming = Naming(world, patterns=(group.pattern,), hard=0.3)
+    for index in range(clips):
+        rng = np.random.default_rng([world.seed, 7, index, group.length, *group.name.encode()])
+        facts = world.facts(index)
+        true = _true(facts, world, group, rng)
+        if true is None:
+            continue
+        frames, parts = world.frames(index), world.masks(index)
+        name, lure = true
+        others = [one for one in (lure, *(naming.false(facts, rng) for _ in range(4 * group.length))) if one is not None]
+        false = list(dict.fromkeys(map(str, others)))[: group.length]
+        if len(false) < group.length:
+            continue
+        shown = np.asarray(parts[list(facts.meant(name))].any(axis=0))
+        listed = [str(name), *false[: group.length - 1]]
+        key = f"{index}"
+        yield (
+            _sample(key, frames, [listed[place] for place in rng.permutation(group.length)], shown, str(name)),
+            _sample(key, frames, [false[place] for place in rng.permutation(group.length)], np.zeros_like(shown), ""),
+        )
+
+
+def examine(
+    step: ExposureStep, world: SyntheticWorld, group: Group, *, clips: int, batch: int = 16, seg: Seg = "own"
+) -> Marks:
+    """Ask a group's questions and mark the answers."""
+    step.eval()
+    scores: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    pixels = PixelAccumulator(bins=256)
+    count = 0
+    for some in _batches(samples_of(world, group, clips=clips), batch):
+        both = [sample for pair in some for sample in pair]
+        # A batch's next sample must be another clip's: first all with a true name, then all without.
+        order = [*both[::2], *both[1::2]]
+        verdict = step.judge(order, seg=seg)
+        found = list(zip(order, verdict.object_logit, verdict.mask_logit, strict=True))
+        for place in range(len(some)):
+            pair = (found[place], found[place + len(some)])
+            scores.append(np.concatenate([logit.float().numpy() for _, logit, _ in pair]))
+            labels.append(np.concatenate([sample.labels for sample, _, _ in pair]))
+            _mark_pixels(pixels, *found[place])
+        count += len(order)
+    counts = pixels.counts()
+    frames = frame_auc(FrameSet.of(scores, labels)).metric(BOOTSTRAP)
+    figures = [figure(counts).metric(BOOTSTRAP) for figure in (mask_iou, pixel_ap, pixel_auc)]
+    return Marks(frames, *figures, lists=count)
+
+
+def _mark_pixels(pixels: PixelAccumulator, sample: ExposureSample, logit: torch.Tensor, mask: torch.Tensor) -> None:
+    size = sample.masks.shape[1:]
+    wide = F.interpolate(mask[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0].sigmoid()
+    scores = (wide * 255).round().to(torch.uint8).numpy()
+    for frame in np.flatnonzero(sample.labels):
+        pixels.add(sample.key, scores[frame], sample.masks[frame])
+
+
+def _true(facts: Facts, world: SyntheticWorld, group: Group, rng: np.random.Generator) -> tuple[Name, Name | None] | None:
+    """A true name of the group's kind, and for twins a false one that differs from it in the motion alone."""
+    rare = set(world.options.held_out_pairs)
+    places = [place for place, role in enumerate(facts.roles) if (role.pair in rare) == (group.pairs == "unseen")]
+    if group.pairs == "twin":
+        pairs = [role.pair for role in facts.roles]
+        places = [place for place in places if pairs.count(facts.roles[place].pair) > 1]
+    choices = []
+    for place in places:
+        role = facts.roles[place]
+        if group.pattern == "pair":
+            choices.append((Name(colour=role.pair[0], shape=role.pair[1]), None))
+            continue
+        heads = {deed: Name(colour=role.pair[0], shape=role.pair[1], deed=deed) for deed in DEEDS}
+        true = [name for deed, name in heads.items() if facts.deeds[place][deed] is Verdict.TRUE]
+        if group.pairs == "twin":
+            like = sum(other.pair == role.pair for other in facts.roles)
+            true = [name for name in true if len(facts.meant(name)) < like]
+        false = [name for name in heads.values() if facts.verdict(name) is Verdict.FALSE]
+        if true and false:
+            lure = false[int(rng.integers(len(false)))] if group.pairs == "twin" else None
+            choices.append((true[int(rng.integers(len(true)))], lure))
+    return choices[int(rng.integers(len(choices)))] if choices else None
+
+
+def _sample(key: str, frames: np.ndarray, names: Sequence[str], masks: np.ndarray, true: str) -> ExposureSample:
+    labels = np.asarray(masks.any(axis=(1, 2)))
+    return ExposureSample(key, frames, tuple(names), masks, labels, bool(true), (true,) if true else ())
+
+
+def _batches(items: Iterator[T], size: int) -> Iterator[list[T]]:
+    some: list[T] = []
+    for item in items:
+        some.append(item)
+        if len(some) == size:
+            yield some
+            some = []
+    if some:
+        yield some

@@ -1,0 +1,191 @@
+"""Base tasks: losses against values worked out by hand, samples that follow from seed and number, and training that learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from tests.train.small import scratch_folder
+from vadcli.detectors.lavida import checkpoint
+from vadcli.errors import UsageError
+from vadcli.train import series
+from vadcli.train.base.naming import Naming
+from vadcli.train.base.pictures import WORDS, PictureSamples, align_loss, cells_loss
+from vadcli.train.base.questions import VOCABULARIES, QuestionSamples
+from vadcli.train.memory import FeatureMemory
+from vadcli.train.recipe import Recipe, parse_stages
+from vadcli.train.synthetic import SyntheticWorld, WorldOptions
+from vadcli.train.trainer import Trainer
+
+WORLD = SyntheticWorld(WorldOptions(size_px=64), seed=1, split="train", length=12)
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    """Accelerate keeps the first precision of a process for good."""
+    AcceleratorState._reset_state(True)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return scratch_folder(tmp_path_factory.mktemp("start") / "small")
+
+
+def stages(start: Path, *, steps: int = 4, **more: Any) -> tuple[Recipe, ...]:
+    common = {
+        "name": "small",
+        "model": {"folder": str(start), "masks": 1, "compression": 0.2, "train": ["projector"]},
+        "data": [{"name": "synthetic", "clips": 12}],
+        "world": {"size_px": 64},
+        "schedule": {"epochs": 1, "steps": steps, "batch": 2, "accumulation": 1, "rate": 1e-3, "warm_up_steps": 2},
+        "running": {"checkpoint_every": 2},
+    }
+    pictures = {"task": "pictures", "model": {"train": ["text", "image_encoder", "mask_decoder", "projector"]}}
+    questions = {"task": "questions", "model": {"train": ["sight", "pooling", "tokens", "language_model"]}}
+    exposure = {"model": {"train": ["pooling", "language_model", "projector"]}, "loss": {"names": 0.5}}
+    exposure["running"] = {"remember": True}
+    return parse_stages({**common, "stage": [pictures, questions, exposure], **more})
+
+
+# Losses
+
+
+def test_a_name_is_spread_over_the_cells_that_it_covers() -> None:
+    # Two cells and nowhere, all equally likely: ln 3 whatever is wanted, and names that don't count or hardly show are left out.
+    where = torch.zeros(1, 4, 3)
+    wanted = torch.tensor([[[0.5, 0.5], [0.0, 0.0], [0.1, 0.0], [0.9, 0.9]]])
+    counts = torch.tensor([[True, True, True, False]])
+    assert float(align_loss(where, wanted, counts)) == pytest.approx(np.log(3))
+    where[0, 0, :2] = 50.0  # both cells of the first name: ln 2 is left
+    where[0, 1, 2] = 50.0  # nowhere, rightly
+    assert float(align_loss(where, wanted, counts)) == pytest.approx(np.log(2) / 2)
+
+
+def test_a_cell_that_one_object_fills_tells_its_colour_and_its_shape() -> None:
+    where, wanted = torch.zeros(1, len(WORDS), 2), torch.zeros(1, len(WORDS), 2)
+    wanted[0, 3, 0] = wanted[0, 10, 0] = 0.8  # the first cell; the second one is empty
+    assert float(cells_loss(where, wanted)) == pytest.approx(2 * np.log(8))
+    wanted[0, 4, 0] = 0.5  # two colours in it: the shape alone is asked for
+    assert float(cells_loss(where, wanted)) == pytest.approx(np.log(8))
+    assert float(cells_loss(where, torch.zeros_like(wanted))) == 0
+
+
+# Samples
+
+
+def test_samples_follow_from_seed_and_number() -> None:
+    naming = Naming(WORLD, patterns=("pair", "pair deed"), hard=0.5)
+    for kind in (PictureSamples, QuestionSamples):
+        first, again, other = (
+            kind(WORLD, naming, seed=seed, total=20, lists=2, longest=4, probability=0.5) for seed in (0, 0, 1)
+        )
+        assert len(first) == 20
+        assert [first[7].lists, first[3].lists] == [again[7].lists, again[3].lists]
+        assert any(first[number].lists != other[number].lists for number in range(6))
+
+
+def test_grey_stills_ask_for_shapes_alone() -> None:
+    naming = Naming(WORLD, patterns=("pair",), hard=0.5)
+    samples = PictureSamples(WORLD, naming, seed=0, total=60, lists=1, longest=4, probability=0.5)
+    found = [samples[number] for number in range(60)]
+    assert not any(sample.grey for sample in found[:20]), "colours first"
+    grey = [sample for sample in found if sample.grey]
+    assert 0.1 < len(grey) / 40 < 0.5
+    for sample in grey:
+        assert (sample.frame == sample.frame[..., :1]).all()
+        assert not sample.lists
+        assert not any(sample.words[:8])
+    assert any(any(sample.words[:8]) for sample in found)
+
+
+def test_questions_tell_each_object_in_words() -> None:
+    naming = Naming(WORLD, patterns=("pair",), hard=0.5)
+    samples = QuestionSamples(WORLD, naming, seed=0, total=24, lists=1, longest=4, probability=0.5)
+    assert {samples[number].key for number in range(12)} == {f"train/1/{index}" for index in range(12)}, "each clip once"
+    sample = samples[0]
+    index = int(sample.key.rsplit("/", 1)[1])
+    for told, role in zip(sample.told, WORLD.facts(index).roles, strict=True):
+        words = tuple(words[place] for words, place in zip(VOCABULARIES, told, strict=True))
+        assert words == (*role.pair, role.motion)
+
+
+# Memory
+
+
+def test_what_was_seen_is_remembered_to_the_byte(start: Path) -> None:
+    model = checkpoint.load(start, allow_untrained=True)
+    clips = [(f"{index}", WORLD.frames(index)) for index in range(3)]
+    memory, small = FeatureMemory(model), FeatureMemory(model, most_bytes=1)
+    first = memory.recall(clips)
+    for found in (memory.recall(clips), FeatureMemory(model).recall(clips), small.recall(clips)):
+        assert torch.equal(found.embedding, first.embedding)
+        assert all(torch.equal(one, other) for one, other in zip(found.high, first.high, strict=True))
+    assert torch.equal(memory.recall(clips[1:2]).embedding, first.embedding[8:16]), "whatever the batch"
+    looked = model.see(torch.from_numpy(clips[0][1])[None])
+    torch.testing.assert_close(first.embedding[:8], looked.embedding, atol=2e-2, rtol=2e-3)
+    assert small.bytes == 0 < memory.bytes
+
+
+# Training
+
+
+def test_stages_follow_one_another_and_are_not_begun_again(start: Path, tmp_path: Path) -> None:
+    model = series.train(stages(start), tmp_path / "once", device="cpu")
+    assert model == tmp_path / "once" / "model"
+    loaded = checkpoint.load(model)
+    assert loaded.config.trained
+    assert set(loaded.config.sources) >= {"pictures", "questions", "exposure"}
+    for number, task in enumerate(("pictures", "questions", "exposure"), start=1):
+        assert (tmp_path / "once" / f"{number}-{task}" / "model").is_dir()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "once").rglob("*.safetensors")}
+    AcceleratorState._reset_state(True)
+    assert series.train(stages(start), tmp_path / "once", device="cpu") == model
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "once").rglob("*.safetensors")} == before
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_stage_that_was_stopped_goes_on_to_the_same_bytes(
+    start: Path, tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = stages(start)[number]
+    whole = Trainer(recipe, tmp_path / "whole", device="cpu").run()
+    trainer = Trainer(recipe, tmp_path / "cut", device="cpu")
+    train = trainer._train
+
+    def stops(samples: Any, rate: float) -> dict[str, float]:
+        if trainer.progress.step == 3:
+            raise KeyboardInterrupt
+        return train(samples, rate)
+
+    monkeypatch.setattr(trainer, "_train", stops)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    again = Trainer(recipe, tmp_path / "cut", device="cpu").run()
+    for path in whole.rglob("*.safetensors"):
+        assert (again / path.relative_to(whole)).read_bytes() == path.read_bytes(), path.name
+
+
+def test_pictures_are_learned(start: Path, tmp_path: Path) -> None:
+    recipe = stages(start, steps=40, schedule={"epochs": 1, "steps": 40, "batch": 4, "accumulation": 1, "rate": 3e-3})[0]
+    Trainer(recipe, tmp_path, device="cpu").run()
+    rows = [line.split(",") for line in (tmp_path / "log.csv").read_text().splitlines()]
+    align, focal = (
+        [float(row[rows[0].index(name)]) for row in rows[1:]] for name in ("align", "focal")
+    )
+    assert np.mean(align[-8:]) < 0.8 * np.mean(align[:8])
+    assert np.mean(focal[-8:]) < 0.5 * np.mean(focal[:8])
+
+
+def test_a_task_refuses_a_model_that_lacks_its_parts(tmp_path: Path) -> None:
+    for task, lacking in (("pictures", "null key"), ("questions", "sight and pooling")):
+        (recipe,) = parse_stages(
+            {"name": "x", "task": task, "model": {"preset": "lavida-tiny"}, "data": [{"name": "synthetic", "clips": 4}]}
+        )
+        AcceleratorState._reset_state(True)
+        with pytest.raises(UsageError, match=lacking):
+            Trainer(recipe, tmp_path, device="cpu")

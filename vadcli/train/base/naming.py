@@ -1,0 +1,163 @@
+"""Lists of names for clips of the synthetic world: true ones among false ones, many of them false by one word only."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vadcli.errors import UsageError
+from vadcli.train.samples import Segmentation
+from vadcli.train.synthetic.truth import Facts, Verdict
+from vadcli.train.synthetic.words import DEEDS, SIZES, Name, name_table
+from vadcli.train.synthetic.world import SyntheticWorld
+
+PATTERNS = {
+    "colour": ("colour",),
+    "shape": ("shape",),
+    "pair": ("colour", "shape"),
+    "size": ("size", "colour", "shape"),
+    "deed": ("deed",),
+    "colour deed": ("colour", "deed"),
+    "shape deed": ("shape", "deed"),
+    "pair deed": ("colour", "shape", "deed"),
+}
+"""What a name may say."""
+_TRIES = 40
+
+
+@dataclass(frozen=True)
+class NameList:
+    """A list of names and what they mean in a clip.
+
+    Attributes:
+        names: each once, shuffled.
+        meant: for each name the objects that it means; none where it is false.
+    """
+
+    names: tuple[str, ...]
+    meant: tuple[tuple[int, ...], ...]
+
+    @property
+    def true(self) -> tuple[bool, ...]:
+        """Which names hold."""
+        return tuple(bool(objects) for objects in self.meant)
+
+    @property
+    def objects(self) -> tuple[int, ...]:
+        """All objects that any of the names means."""
+        return tuple(sorted({place for objects in self.meant for place in objects}))
+
+
+class Naming:
+    """Draws names for clips of one world.
+
+    Args:
+        world: whose words; names that its split may not speak of are never drawn.
+        patterns: keys of `PATTERNS`, equally likely, so that a repeated one is drawn more often.
+        hard: share of the false names that are a true one but for one word.
+
+    Raises:
+        UsageError: no such pattern.
+    """
+
+    def __init__(self, world: SyntheticWorld, *, patterns: Sequence[str], hard: float) -> None:
+        unknown = sorted(set(patterns) - set(PATTERNS))
+        if unknown or not patterns:
+            raise UsageError(f"names have no pattern {unknown[0] if unknown else ''!r}", hint=f"choose among {', '.join(PATTERNS)}")
+        self.world, self.patterns, self.hard = world, tuple(patterns), hard
+        self._deeds = tuple(deed for deed in DEEDS if world.allows(f"something {deed}"))
+
+    def listing(self, facts: Facts, rng: np.random.Generator, *, length: int, true: int) -> NameList:
+        """A list of at most `length` names, of which up to `true` hold, drawn first."""
+        drawn: dict[str, Name] = {}
+        for number in range(2 * length):
+            if len(drawn) == length:
+                break
+            name = self.true(facts, rng) if number < true else self.false(facts, rng)
+            if name is not None:
+                drawn[str(name)] = name
+        items = list(drawn.items())
+        order = [items[place] for place in rng.permutation(len(items))]
+        return NameList(tuple(text for text, _ in order), tuple(facts.meant(name) for _, name in order))
+
+    def true(self, facts: Facts, rng: np.random.Generator) -> Name | None:
+        """A name that holds; None where the clip shows nothing that may be named."""
+        for _ in range(_TRIES if facts.roles else 0):
+            place = int(rng.integers(len(facts.roles)))
+            name = self._of(facts, place, self._pattern(rng), rng)
+            if name is not None and self.world.allows(str(name)):
+                return name
+        return None
+
+    def false(self, facts: Facts, rng: np.random.Generator) -> Name | None:
+        """A name that clearly doesn't hold; None where none was found."""
+        for _ in range(_TRIES):
+            pattern = self._pattern(rng)
+            name = None
+            if facts.roles and rng.random() < self.hard:
+                name = self._of(facts, int(rng.integers(len(facts.roles))), pattern, rng)
+            if name is None:
+                name = self._any(pattern, rng)
+            else:
+                part = pattern[int(rng.integers(len(pattern)))]
+                name = replace(name, **{part: getattr(self._any(pattern, rng), part)})
+            if self.world.allows(str(name)) and facts.verdict(name) is Verdict.FALSE:
+                return name
+        return None
+
+    def _pattern(self, rng: np.random.Generator) -> tuple[str, ...]:
+        return PATTERNS[self.patterns[int(rng.integers(len(self.patterns)))]]
+
+    def _of(self, facts: Facts, place: int, pattern: tuple[str, ...], rng: np.random.Generator) -> Name | None:
+        """What a pattern says of an object; None where that can't be said of it."""
+        role = facts.roles[place]
+        deeds = [deed for deed, verdict in facts.deeds[place].items() if verdict is Verdict.TRUE]
+        said = {"colour": role.pair[0], "shape": role.pair[1], "size": role.size, "deed": _pick(deeds, rng) if deeds else ""}
+        parts = {part: said[part] for part in pattern}
+        return Name(**parts) if all(parts.values()) else None
+
+    def _any(self, pattern: tuple[str, ...], rng: np.random.Generator) -> Name:
+        pair = self.world.palette.pair(rng)
+        said = {"colour": pair[0], "shape": pair[1], "size": _pick(SIZES, rng), "deed": _pick(self._deeds, rng)}
+        return Name(**{part: said[part] for part in pattern})
+
+
+class SpokenWorld:
+    """A synthetic world of which only some kinds of names are spoken; a `SegmentationData`.
+
+    Args:
+        world: the whole of it.
+        patterns: keys of `PATTERNS`.
+    """
+
+    def __init__(self, world: SyntheticWorld, patterns: Sequence[str]) -> None:
+        self.world, self.patterns = world, tuple(patterns)
+        self.name = world.name
+        self._parts = {frozenset(PATTERNS[pattern]) for pattern in self.patterns}
+
+    def __len__(self) -> int:
+        return len(self.world)
+
+    def __getitem__(self, index: int) -> Segmentation:
+        clip = self.world[index]
+        return replace(clip, objects=tuple(item for item in clip.objects if self._spoken(item.name)))
+
+    def names(self, index: int) -> tuple[str, ...]:
+        """The clip's true names of these kinds."""
+        return tuple(filter(self._spoken, self.world.names(index)))
+
+    def fingerprint(self) -> str:
+        """Changes when a clip or a name could; hexadecimal."""
+        return hashlib.sha256(repr((self.world.fingerprint(), self.patterns)).encode()).hexdigest()
+
+    def _spoken(self, text: str) -> bool:
+        name = name_table()[text]
+        said = {part for part in ("size", "colour", "shape", "deed", "relation") if getattr(name, part)}
+        return frozenset(said) in self._parts
+
+
+def _pick(pool: Sequence[str], rng: np.random.Generator) -> str:
+    return pool[int(rng.integers(len(pool)))]

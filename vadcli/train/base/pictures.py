@@ -1,0 +1,218 @@
+"""Pictures: an image encoder, a mask decoder and words that fit one another, from single frames of the synthetic world.
+
+    a still ─ SAM2's encoder ─ F ─┬─ where each asked name is, or nowhere ───────────────── align, cells
+                                  └─ lists of names ─ projector (no h_seg) ─ mask decoder ─ masks, IoU and score losses
+
+Colours, shapes and their pairs are asked for apart, so that what a pair means follows from its two words and pairs that were never
+shown can be named. Deeds are part of some names, where they say nothing of the place: the whole clip decides about them later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vadcli.detectors.lavida.model import Lavida, Seen
+from vadcli.train.base.naming import NameList, Naming
+from vadcli.train.losses import LossWeights, anomaly_loss
+from vadcli.train.step import decoder_masks, texts_of
+from vadcli.train.synthetic.words import COLOURS, DEEDS, SHAPES
+from vadcli.train.synthetic.world import SyntheticWorld
+from vadcli.types import BoolArray, ByteArray
+
+LOSS_NAMES = ("align", "cells", "focal", "dice", "iou", "score", "total")
+WORDS = (*(f"something {colour}" for colour in COLOURS), *SHAPES)
+"""Asked for in every still."""
+COVERED = 0.15
+"""Of a cell, from which a name may be looked for in it."""
+FILLED = 0.4
+"""Of a cell, from which what fills it alone is asked for."""
+GAIN, LIFT = (0.7, 1.25), 20.0
+DEED_SHARE = 0.3
+GREY_SHARE = 0.3
+GREY_AFTER = 1 / 3
+"""Of the training: shapes are first learned where colours set them off."""
+LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True, eq=False)
+class PictureSample:
+    """A still with its lists.
+
+    Attributes:
+        frame: (H, W, 3) uint8.
+        masks: (K, H, W) bool, its objects.
+        words: for each of `WORDS` the objects that it means.
+        asked: further names whose place is asked for.
+        lists: names whose masks and presence are asked for.
+        grey: it lost its colours, and only shapes are asked for: what a shape is doesn't depend on them.
+    """
+
+    frame: ByteArray
+    masks: BoolArray
+    words: tuple[tuple[int, ...], ...]
+    asked: NameList
+    lists: tuple[NameList, ...]
+    grey: bool = False
+
+
+class PictureSamples(Sequence[PictureSample]):
+    """Stills of a world, drawn anew for every number: each follows from seed and number.
+
+    Args:
+        world: where clips come from.
+        naming: how their names are drawn.
+        seed: 0 or more.
+        total: how many there are.
+        lists: a still.
+        longest: names a list at most; its length is uniform up to it.
+        probability: that a list has a true name.
+    """
+
+    def __init__(
+        self, world: SyntheticWorld, naming: Naming, *, seed: int, total: int, lists: int, longest: int, probability: float
+    ) -> None:
+        self.world, self.naming, self.seed, self.total = world, naming, seed, total
+        self.lists, self.longest, self.probability = lists, longest, probability
+        self._asking = Naming(world, patterns=("pair",), hard=0.7)
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __getitem__(self, number: int) -> PictureSample:  # type: ignore[override]
+        rng = np.random.default_rng([self.seed, 1, number])
+        index = int(rng.integers(len(self.world)))
+        at = int(rng.integers(self.world.options.frames))
+        facts = self.world.facts(index)
+        frame, masks = self.world.frames(index)[at], self.world.masks(index)[:, at]
+        if rng.random() < 0.5:
+            frame, masks = frame[:, ::-1], masks[..., ::-1]
+        frame = np.clip(frame * rng.uniform(*GAIN) + rng.uniform(-LIFT, LIFT), 0, 255).astype(np.uint8)
+        if rng.random() < GREY_SHARE and number >= GREY_AFTER * self.total:
+            grey = np.rint(frame @ LUMA).astype(np.uint8)[..., None].repeat(3, axis=-1)
+            words = [tuple(k for k, role in enumerate(facts.roles) if word == role.pair[1]) for word in WORDS]
+            return PictureSample(grey, np.ascontiguousarray(masks), tuple(words), NameList((), ()), (), grey=True)
+        asked = self._asking.listing(facts, rng, length=8, true=4)
+        words = [tuple(k for k, role in enumerate(facts.roles) if word.split()[-1] in role.pair) for word in WORDS]
+        lists = tuple(
+            self.naming.listing(
+                facts, rng, length=int(rng.integers(1, self.longest + 1)), true=int(rng.random() < self.probability)
+            )
+            for _ in range(self.lists)
+        )
+        asked = NameList(tuple(_perhaps_doing(name, rng) for name in asked.names), asked.meant)
+        return PictureSample(frame, np.ascontiguousarray(masks), tuple(words), asked, lists)
+
+
+class PictureStep(nn.Module):
+    """The losses of a batch of stills.
+
+    Args:
+        model: set up to train.
+        weights: of masks, IoU and score.
+        align, cells: what the two losses of words count.
+    """
+
+    def __init__(self, model: Lavida, *, weights: LossWeights, align: float, cells: float) -> None:
+        super().__init__()
+        self.model, self.weights, self.align, self.cells = model, weights, align, cells
+
+    def forward(self, samples: Sequence[PictureSample]) -> dict[str, Tensor]:
+        """The losses by `LOSS_NAMES`."""
+        model = self.model
+        frames = torch.stack([torch.from_numpy(sample.frame) for sample in samples])[:, None]  # (B, 1, H, W, 3)
+        image = model.see(frames)
+        h, w = image.embedding.shape[-2:]
+        cover = [_cover(sample.masks, (h, w)) for sample in samples]
+        names = [(*WORDS, *sample.asked.names) for sample in samples]
+        text, counts = texts_of(model.text, names)
+        where = model.projector.frame_semantics.where(text, image.embedding[:, None], image.position).float()  # (B, A, h·w + 1)
+        counts[torch.tensor([sample.grey for sample in samples]), : len(COLOURS)] = False
+        wanted = torch.from_numpy(
+            np.stack([_wanted(sample, one, text.shape[1]) for sample, one in zip(samples, cover, strict=True)])
+        )
+        align = align_loss(where, wanted, counts)
+        cells = cells_loss(where[:, : len(WORDS), :-1], wanted[:, : len(WORDS)])
+        masks = self._lists(samples, Seen([], image, 1))
+        total = self.align * align + self.cells * cells + masks["total"]
+        return {"align": align, "cells": cells, **masks, "total": total}
+
+    def _lists(self, samples: Sequence[PictureSample], seen: Seen) -> dict[str, Tensor]:
+        """Mask, IoU and score losses of every list, with nothing at `<SEG>`."""
+        model = self.model
+        rows = torch.tensor([row for row, sample in enumerate(samples) for one in sample.lists if one.names])
+        listed = [(sample, one) for sample in samples for one in sample.lists if one.names]
+        text, counts = texts_of(model.text, [one.names for _, one in listed])
+        part = Seen([], seen.image[rows], 1)
+        nothing = torch.zeros(len(listed), model.mllm.width, dtype=text.dtype)
+        output = model.answer(part, model.prompts(part, nothing, text, counts))
+        masks = torch.from_numpy(np.stack([sample.masks[list(one.objects)].any(axis=0) for sample, one in listed]))
+        size = output.mask_logit.shape[-2:]
+        losses = anomaly_loss(
+            mask_logits=output.mask_logit,
+            iou=output.iou,
+            score_logits=output.object_logit,
+            masks=decoder_masks(masks, (size[0], size[1])),
+            present=masks.flatten(1).any(dim=1),
+            weights=self.weights,
+        )
+        return {name: getattr(losses, name) for name in ("focal", "dice", "iou", "score", "total")}
+
+
+def align_loss(where: Tensor, wanted: Tensor, counts: Tensor) -> Tensor:
+    """Cross-entropy of where each name is against how it is spread over the cells, or "nowhere".
+
+    Args:
+        where: (B, A, cells + 1) logits, the last for nowhere.
+        wanted: (B, A, cells) how much of each cell the name covers; only cells covered enough count.
+        counts: (B, A) which names are asked. A name that covers little of every cell is left out.
+    """
+    spread = torch.where(wanted > COVERED, wanted, torch.zeros(()))
+    there = spread.sum(dim=-1, keepdim=True)
+    target = torch.cat([spread / there.clamp(min=1e-6), (there == 0).to(spread.dtype)], dim=-1)
+    clear = ((there[..., 0] > 0) | (wanted.amax(dim=-1) == 0)) & counts
+    entropy = -(target * where.log_softmax(dim=-1)).sum(dim=-1)  # (B, A)
+    return (entropy * clear).sum() / clear.sum().clamp(min=1)
+
+
+def cells_loss(where: Tensor, wanted: Tensor) -> Tensor:
+    """Cross-entropy of which colour and which shape fills a cell, over cells that one object fills, and it alone.
+
+    Args:
+        where: (B, words, cells) logits of `WORDS`.
+        wanted: the same, how much of each cell they cover.
+    """
+    loss = where.new_zeros(())
+    for words in (slice(len(COLOURS)), slice(len(COLOURS), len(WORDS))):
+        cover = wanted[:, words]
+        most = cover.amax(dim=1)
+        filled = (most > FILLED) & (cover.sum(dim=1) - most < COVERED)  # (B, cells)
+        logits = where[:, words].transpose(1, 2)[filled]
+        if len(logits):
+            loss = loss + F.cross_entropy(logits, cover.argmax(dim=1)[filled])
+    return loss
+
+
+def _cover(masks: BoolArray, size: tuple[int, int]) -> np.ndarray:
+    """(K, cells) how much of each cell an object covers."""
+    height, width = masks.shape[1] // size[0], masks.shape[2] // size[1]
+    blocks = masks.reshape(len(masks), size[0], height, size[1], width)
+    return blocks.mean(axis=(2, 4), dtype=np.float32).reshape(len(masks), -1)
+
+
+def _wanted(sample: PictureSample, cover: np.ndarray, names: int) -> np.ndarray:
+    """(A, cells) how much of each cell every asked name covers, filled up with zeros."""
+    wanted = np.zeros((names, cover.shape[1]), np.float32)
+    for row, objects in enumerate((*sample.words, *sample.asked.meant)):
+        if objects:
+            wanted[row] = cover[list(objects)].max(axis=0)
+    return wanted
+
+
+def _perhaps_doing(name: str, rng: np.random.Generator) -> str:
+    return f"{name} {DEEDS[int(rng.integers(len(DEEDS)))]}" if rng.random() < DEED_SHARE else name

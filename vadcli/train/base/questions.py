@@ -1,0 +1,148 @@
+"""Questions: a language model that tells of each name whether a clip shows it, from features that are trained already.
+
+    SAM2's features, remembered ─ sight ─┬─ colour, shape and motion of each cell, in the language model's own words ── tokens
+                                         └─ compression ─ prompt with a list of names ─ a verdict at the end of each ── names
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vadcli.detectors.lavida.model import Lavida
+from vadcli.detectors.lavida.prompts import build_prompt
+from vadcli.train.base.naming import NameList, Naming
+from vadcli.train.losses import names_loss
+from vadcli.train.memory import FeatureMemory
+from vadcli.train.synthetic.words import COLOURS, MOTIONS, SHAPES
+from vadcli.train.synthetic.world import SyntheticWorld
+from vadcli.types import BoolArray, ByteArray
+
+LOSS_NAMES = ("tokens", "names", "total")
+VOCABULARIES = (tuple(COLOURS), SHAPES, MOTIONS)
+"""What is told of a cell: one word or phrase of each."""
+FILLED = 0.4
+
+
+@dataclass(frozen=True, eq=False)
+class QuestionSample:
+    """A clip with its lists.
+
+    Attributes:
+        key: of the clip, for the memory of its features.
+        frames: (T, H, W, 3) uint8.
+        masks: (K, T, H, W) bool, its objects.
+        told: for each object the places of its colour, shape and motion in `VOCABULARIES`.
+        lists: names that are asked for.
+    """
+
+    key: str
+    frames: ByteArray
+    masks: BoolArray
+    told: tuple[tuple[int, int, int], ...]
+    lists: tuple[NameList, ...]
+
+
+class QuestionSamples(Sequence[QuestionSample]):
+    """Clips of a world with lists drawn anew for every number; each follows from seed and number.
+
+    Args:
+        world, naming, seed, total, lists, longest: as in `pictures.PictureSamples`.
+        probability: that a name is drawn as a true one.
+    """
+
+    def __init__(
+        self, world: SyntheticWorld, naming: Naming, *, seed: int, total: int, lists: int, longest: int, probability: float
+    ) -> None:
+        self.world, self.naming, self.seed, self.total = world, naming, seed, total
+        self.lists, self.longest, self.probability = lists, longest, probability
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __getitem__(self, number: int) -> QuestionSample:  # type: ignore[override]
+        epoch, place = divmod(number, len(self.world))
+        index = int(np.random.default_rng([self.seed, 2, epoch]).permutation(len(self.world))[place])
+        rng = np.random.default_rng([self.seed, 3, number])
+        facts = self.world.facts(index)
+        told = tuple(
+            (list(COLOURS).index(role.pair[0]), SHAPES.index(role.pair[1]), MOTIONS.index(role.motion)) for role in facts.roles
+        )
+        drawn = []
+        for _ in range(self.lists):
+            length = int(rng.integers(1, self.longest + 1))
+            drawn.append(self.naming.listing(facts, rng, length=length, true=int(rng.binomial(length, self.probability))))
+        key = f"{self.world.split}/{self.world.seed}/{index}"
+        return QuestionSample(key, self.world.frames(index), self.world.masks(index), told, tuple(drawn))
+
+
+class QuestionStep(nn.Module):
+    """The losses of a batch of clips, all of one size.
+
+    Args:
+        model: set up to train, with sight and pooling; its image encoder frozen.
+        memory: of the encoder's features.
+        tokens, names: what the two losses count.
+    """
+
+    def __init__(self, model: Lavida, *, memory: FeatureMemory, tokens: float, names: float) -> None:
+        super().__init__()
+        self.model, self.memory = model, memory
+        self.tokens, self.names = tokens, names
+
+    def forward(self, samples: Sequence[QuestionSample]) -> dict[str, Tensor]:
+        """The losses by `LOSS_NAMES`."""
+        model = self.model
+        sight = model.mllm.sight
+        assert sight is not None
+        image = self.memory.recall([(sample.key, sample.frames) for sample in samples])
+        frames = len(samples[0].frames)
+        maps = image.embedding.view(len(samples), frames, *image.embedding.shape[1:])
+        tokens = sight(maps)  # (B, L, D)
+        told = self._told(tokens, samples, (maps.shape[3], maps.shape[4]))
+        visual = model.compress(tokens, (frames, maps.shape[3], maps.shape[4]))
+        clips, asked, truth = [], [], []
+        for clip, sample in zip(visual, samples, strict=True):
+            for one in sample.lists:
+                if one.names:
+                    clips.append(clip)
+                    asked.append(build_prompt(model.tokenizer, one.names, model.config.prompt))
+                    truth.append(one.true)
+        read = model.mllm.answers(clips, asked, 1)
+        names = names_loss(read.names, truth)
+        return {"tokens": told, "names": names, "total": self.tokens * told + self.names * names}
+
+    def _told(self, tokens: Tensor, samples: Sequence[QuestionSample], size: tuple[int, int]) -> Tensor:
+        """Cross-entropy of each filled cell's words, by the products of its token with the words' own embeddings."""
+        labels = torch.from_numpy(np.stack([_labels(sample, size) for sample in samples]))  # (B, L, 3)
+        filled = labels[..., 0] >= 0
+        seen, labels = tokens[filled].float(), labels[filled]
+        loss = seen.new_zeros(())
+        for column, words in enumerate(VOCABULARIES):
+            if len(seen):
+                logits = seen @ self._embedded(words).T / seen.shape[1] ** 0.5
+                loss = loss + F.cross_entropy(logits, labels[:, column])
+        return loss
+
+    def _embedded(self, words: Sequence[str]) -> Tensor:
+        """(W, D): the mean of the embeddings of each phrase's tokens, as they stand inside a list."""
+        table = self.model.mllm.qwen.model.language_model.embed_tokens
+        ids = [self.model.tokenizer(f" {phrase}", add_special_tokens=False)["input_ids"] for phrase in words]
+        return torch.stack([table(torch.tensor(one, device=table.weight.device)).mean(dim=0) for one in ids]).float()
+
+
+def _labels(sample: QuestionSample, size: tuple[int, int]) -> np.ndarray:
+    """(L, 3) int64: the words of the object that fills a cell alone, -1 elsewhere."""
+    k, t = sample.masks.shape[:2]
+    high, wide = sample.masks.shape[2] // size[0], sample.masks.shape[3] // size[1]
+    cover = sample.masks.reshape(k, t, size[0], high, size[1], wide).mean(axis=(3, 5), dtype=np.float32).reshape(k, -1)
+    labels = np.full((cover.shape[1], 3), -1, np.int64)
+    if k:
+        filled = cover.max(axis=0) > FILLED
+        labels[filled] = np.array(sample.told, np.int64)[cover.argmax(axis=0)[filled]]
+    return labels

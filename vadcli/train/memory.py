@@ -1,0 +1,52 @@
+"""What a frozen image encoder saw, remembered by clip, so that it looks at each clip of a training once.
+
+Kept in half precision. Each clip is looked at by itself and rounded before its first use, so what comes back doesn't depend on
+what was remembered, nor on the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vadcli.detectors.lavida.masks import ImageFeatures
+from vadcli.detectors.lavida.model import Lavida
+from vadcli.types import ByteArray
+
+
+class FeatureMemory:
+    """Features of clips by their keys.
+
+    Args:
+        model: whose encoder looks; it must not be trained.
+        most_bytes: what is kept at most; clips beyond it are looked at every time.
+    """
+
+    def __init__(self, model: Lavida, *, most_bytes: int = 8 << 30) -> None:
+        self.model, self.most_bytes = model, most_bytes
+        self.bytes = 0
+        self._kept: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        self._position: Tensor | None = None
+
+    def recall(self, clips: Sequence[tuple[str, ByteArray]]) -> ImageFeatures:
+        """Features of (key, frames (T, H, W, 3) uint8), one behind the other."""
+        found = [self._of(key, frames) for key, frames in clips]
+        embedding, fine, middle = (torch.cat(parts).float() for parts in zip(*found, strict=True))
+        assert self._position is not None
+        return ImageFeatures(embedding, self._position, (fine, middle))
+
+    @torch.no_grad()
+    def _of(self, key: str, frames: ByteArray) -> tuple[Tensor, Tensor, Tensor]:
+        if key not in self._kept:
+            device = next(self.model.parameters()).device
+            image = self.model.see(torch.from_numpy(frames)[None].to(device))
+            self._position = image.position
+            parts = (image.embedding.half(), image.high[0].half(), image.high[1].half())
+            size = sum(part.numel() * part.element_size() for part in parts)
+            if self.bytes + size > self.most_bytes:
+                return parts
+            self.bytes += size
+            self._kept[key] = parts
+        return self._kept[key]

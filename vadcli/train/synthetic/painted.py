@@ -1,0 +1,158 @@
+"""The synthetic world painted once into a folder and read from there: what a training that looks at a clip often needs.
+
+    FOLDER/frames.npy   (N, T, H, W, 3) uint8
+    FOLDER/masks.npy    (N, K, T, H, W / 8) uint8: masks of at most K objects, a bit a pixel
+    FOLDER/facts.json   what is true of each clip
+
+The folder appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vadcli.errors import DocumentError
+from vadcli.outputs.atomic import writing
+from vadcli.train.synthetic.scene import Role
+from vadcli.train.synthetic.truth import Facts, Verdict
+from vadcli.train.synthetic.words import DEEDS
+from vadcli.train.synthetic.world import SyntheticWorld
+from vadcli.types import BoolArray, ByteArray
+
+_CHUNK = 16
+
+_painting: SyntheticWorld | None = None  # of a worker process
+
+
+class PaintedWorld(SyntheticWorld):
+    """A SyntheticWorld whose clips lie painted in a folder.
+
+    Args:
+        world: which one.
+        folder: where it was painted by `paint_world`.
+
+    Raises:
+        DocumentError: the folder holds another world, or is damaged.
+    """
+
+    def __init__(self, world: SyntheticWorld, folder: Path) -> None:
+        super().__init__(world.options, seed=world.seed, split=world.split, length=world.length)
+        self.folder = folder
+        try:
+            self._frames = np.load(folder / "frames.npy", mmap_mode="r")
+            self._masks = np.load(folder / "masks.npy", mmap_mode="r")
+            document = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+            self._facts = document["clips"]
+            whole = document["world"] == world.fingerprint() and len(self._facts) == len(self._frames) == world.length
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DocumentError(f"{folder}: can't be read: {error}", hint="remove this folder; it is painted again") from error
+        if not whole:
+            raise DocumentError(f"{folder}: holds another world", hint="remove this folder; it is painted again")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Worker processes open the folder for themselves."""
+        plain = SyntheticWorld(self.options, seed=self.seed, split=self.split, length=self.length)
+        return (PaintedWorld, (plain, self.folder))
+
+    def frames(self, index: int) -> ByteArray:
+        """As painted."""
+        return np.array(self._frames[self._checked(index)])
+
+    def masks(self, index: int) -> BoolArray:
+        """As painted."""
+        packed = self._masks[self._checked(index), : len(self.facts(index).roles)]
+        return np.unpackbits(packed, axis=-1).astype(np.bool_)
+
+    def facts(self, index: int) -> Facts:
+        """As observed when it was painted."""
+        return _facts_of(self._facts[self._checked(index)])
+
+
+def painted(world: SyntheticWorld, cache: Path, *, processes: int | None = None) -> PaintedWorld:
+    """The world from its folder below `cache`, painted first where it isn't there.
+
+    Raises:
+        OutputError: no space, no permission.
+        DocumentError: what is there is damaged.
+    """
+    folder = cache / f"synthetic-{world.split}-{world.seed}-{world.fingerprint()[:12]}"
+    if not folder.is_dir():
+        paint_world(world, folder, processes=processes)
+    return PaintedWorld(world, folder)
+
+
+def paint_world(world: SyntheticWorld, folder: Path, *, processes: int | None = None) -> None:
+    """Paint every clip into a new folder, by several processes.
+
+    Raises:
+        OutputError: no space, no permission.
+    """
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    options = world.options
+    shape = (len(world), options.frames, options.size_px, options.size_px)
+    with writing(folder):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        frames = np.lib.format.open_memmap(temporary / "frames.npy", mode="w+", dtype=np.uint8, shape=(*shape, 3))
+        packed = (shape[0], options.objects[1], *shape[1:3], options.size_px // 8)
+        masks = np.lib.format.open_memmap(temporary / "masks.npy", mode="w+", dtype=np.uint8, shape=packed)
+        told = []
+        for index, (pictures, found, facts) in enumerate(_clips(world, processes)):
+            frames[index] = pictures
+            masks[index, : len(found)] = found
+            told.append(facts)
+        frames.flush()
+        masks.flush()
+        document = {"world": world.fingerprint(), "clips": told}
+        (temporary / "facts.json").write_text(json.dumps(document), encoding="utf-8")
+        os.replace(temporary, folder)
+
+
+def _clips(world: SyntheticWorld, processes: int | None) -> Iterator[tuple[ByteArray, ByteArray, dict[str, Any]]]:
+    if processes == 0:
+        _begin(world)
+        yield from map(_paint, range(len(world)))
+        return
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_begin, initargs=(world,)) as pool:
+        yield from pool.map(_paint, range(len(world)), chunksize=_CHUNK)
+
+
+def _begin(world: SyntheticWorld) -> None:
+    global _painting  # noqa: PLW0603  # what a pool's worker is given once
+    _painting = world
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1)  # the processes themselves fill the cores
+
+
+def _paint(index: int) -> tuple[ByteArray, ByteArray, dict[str, Any]]:
+    assert _painting is not None
+    masks = np.packbits(_painting.masks(index), axis=-1)
+    return _painting.frames(index), masks, _told(_painting.facts(index))
+
+
+def _told(facts: Facts) -> dict[str, Any]:
+    return {
+        "roles": [[*role.pair, role.size, role.motion, role.presence] for role in facts.roles],
+        "deeds": [[int(verdicts[deed]) for deed in DEEDS] for verdicts in facts.deeds],
+        "relations": [[*key, int(verdict)] for key, verdict in facts.relations.items()],
+        "evident": list(facts.evident),
+    }
+
+
+def _facts_of(told: dict[str, Any]) -> Facts:
+    return Facts(
+        tuple(Role((colour, shape), size, motion, presence) for colour, shape, size, motion, presence in told["roles"]),
+        tuple(dict(zip(DEEDS, map(Verdict, verdicts), strict=True)) for verdicts in told["deeds"]),
+        {(relation, one, other): Verdict(verdict) for relation, one, other, verdict in told["relations"]},
+        tuple(told["evident"]),
+    )
