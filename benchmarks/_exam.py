@@ -19,7 +19,7 @@ from vadcli.train.synthetic.truth import Facts, Verdict
 from vadcli.train.synthetic.words import DEEDS, Name
 
 T = TypeVar("T")
-BOOTSTRAP = Bootstrap(resamples=1000)
+BOOTSTRAP = Bootstrap()
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,7 @@ def samples_of(world: SyntheticWorld, group: Group, *, clips: int) -> Iterator[t
         )
 
 
-def examine(
-    step: ExposureStep, world: SyntheticWorld, group: Group, *, clips: int, batch: int = 16, seg: Seg = "own"
-) -> Marks:
+def examine(step: ExposureStep, world: SyntheticWorld, group: Group, *, clips: int, batch: int = 16, seg: Seg = "own") -> Marks:
     """Ask a group's questions and mark the answers."""
     step.eval()
     scores: list[np.ndarray] = []

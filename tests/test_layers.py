@@ -51,7 +51,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "PIL": ("outputs/", "video/", "ground_truth/", "evaluate", "train/"),
     "scipy": ("metrics", "ground_truth"),
     "matplotlib": ("evaluate",),
-    "threadpoolctl": ("detectors/motion",),
+    "threadpoolctl": ("detectors/motion", "train/synthetic/painted"),
     "torch": ("detectors/", "scan/local", "doctor", "bench", "importing", "train/"),
     "transformers": ("detectors/lavida/", "importing"),
     "tokenizers": ("detectors/lavida/prompts",),

@@ -64,7 +64,9 @@ def scratch_folder(folder: Path) -> Path:
     """A folder to start from with all that a model made from nothing has beside the paper's parts."""
     whole = load_preset("lavida-tiny-scratch")
     small = small_config()
-    parts = replace(small.parts, sam2={**whole.parts.sam2, "embed_dim": 8, "blocks": [1, 1, 1, 1], "width": 64, "image_size": 64})
+    parts = replace(
+        small.parts, sam2={**whole.parts.sam2, "embed_dim": 8, "blocks": [1, 1, 1, 1], "width": 64, "image_size": 64}
+    )
     projector = replace(small.projector, null_key=True, presence=True)
     checkpoint.save(
         checkpoint.random_model(replace(small, projector=projector, additions=whole.additions, parts=parts), seed=0),

@@ -310,9 +310,9 @@ def test_the_7b_recipe_trains_a_small_model_on_every_data_set(start: Path, tmp_p
     )
     trainer = Trainer(recipe, tmp_path / "out", device="cpu")
     # Weights that make a data set miss an epoch of 20 samples would be refused: the paper's least is 1 in 20.
-    assert dict(zip((one.data.name for one in trainer.job.samples.mixture.samplers), trainer.job.samples.mixture.quotas, strict=True)) == {
-        name: round(20 * weight) for name, weight in LAVIDA_MIX.items()
-    }
+    assert dict(
+        zip((one.data.name for one in trainer.job.samples.mixture.samplers), trainer.job.samples.mixture.quotas, strict=True)
+    ) == {name: round(20 * weight) for name, weight in LAVIDA_MIX.items()}
     folder = trainer.run()
     assert len(losses_of(tmp_path / "out")) == 1 + 5
     assert checkpoint.load(folder).config.trained

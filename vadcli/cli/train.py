@@ -32,9 +32,11 @@ def train(
     set_up_talk(TalkOptions())
     recipes = read_recipes(config)
     if dry_run:
+        from vadcli.train.estimate import time_text
         from vadcli.train.plan import plan_of, plan_text
 
-        typer.echo("\n".join(plan_text(plan_of(recipe)) for recipe in recipes), nl=False)
+        for plan in map(plan_of, recipes):
+            typer.echo(plan_text(plan) + time_text(plan))
         return
     from vadcli.train import series
 

@@ -58,15 +58,16 @@ def job_of(recipe: Recipe, model: Lavida, *, processes: int) -> Job:
     world = world_of(recipe, recipe.data[0], frames=model.config.sampling.frames)
     chosen, loss, schedule = recipe.base, recipe.loss, recipe.schedule
     naming = Naming(world, patterns=chosen.patterns, hard=chosen.hard)
-    kind = pictures.PictureSamples if recipe.task == "pictures" else questions.QuestionSamples
-    samples = kind(
-        world,
-        naming,
-        seed=recipe.seed,
-        total=schedule.total_steps * schedule.batch * schedule.accumulation * processes,
-        lists=chosen.lists,
-        longest=chosen.longest,
-        probability=chosen.probability,
+    common: dict[str, Any] = {
+        "seed": recipe.seed,
+        "total": schedule.total_steps * schedule.batch * schedule.accumulation * processes,
+        **{name: getattr(chosen, name) for name in ("lists", "longest", "probability")},
+    }
+    changes = {name: getattr(chosen, name) for name in ("grey", "recoloured", "colours_first")}
+    samples: Sequence[Any] = (
+        pictures.PictureSamples(world, naming, **common, **changes)
+        if recipe.task == "pictures"
+        else questions.QuestionSamples(world, naming, **common)
     )
     fingerprint = hashlib.sha256(repr((recipe.task, world.fingerprint(), chosen, recipe.seed)).encode()).hexdigest()
     if recipe.task == "pictures":
@@ -91,7 +92,12 @@ def _exposure(recipe: Recipe, model: Lavida, processes: int) -> Job:
     mixture = mixture_of(recipe, frames=frames, processes=processes)
     memory = FeatureMemory(model) if recipe.running.remember else None
     step = ExposureStep(
-        model, weights=weights_of(recipe), masks=recipe.model.masks, memory=memory, names=recipe.loss.names
+        model,
+        weights=weights_of(recipe),
+        masks=recipe.model.masks,
+        memory=memory,
+        names=recipe.loss.names,
+        without_seg=recipe.exposure.without_seg,
     ).train()
     held = ValidationSet(recipe, frames=frames) if chosen.every else None
     check = None if held is None else lambda: validate(step, held, batch=chosen.batch)

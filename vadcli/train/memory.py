@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vadcli.detectors.lavida.masks import ImageFeatures
+from vadcli.detectors.lavida.mllm import VisualTokens
 from vadcli.detectors.lavida.model import Lavida
 from vadcli.types import ByteArray
 
@@ -28,6 +29,7 @@ class FeatureMemory:
         self.model, self.most_bytes = model, most_bytes
         self.bytes = 0
         self._kept: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        self._read: dict[str, VisualTokens] = {}
         self._position: Tensor | None = None
 
     def recall(self, clips: Sequence[tuple[str, ByteArray]]) -> ImageFeatures:
@@ -36,6 +38,17 @@ class FeatureMemory:
         embedding, fine, middle = (torch.cat(parts).float() for parts in zip(*found, strict=True))
         assert self._position is not None
         return ImageFeatures(embedding, self._position, (fine, middle))
+
+    def read(self, keys: Sequence[str], image: ImageFeatures, frames: int) -> list[VisualTokens]:
+        """Compressed visual tokens of clips of T frames, of what `recall` gave; remembered where the shared sight is frozen."""
+        sight = self.model.mllm.sight
+        assert sight is not None
+        if any(value.requires_grad for value in sight.parameters()):
+            return self.model.visual_from(image, frames)
+        for row, key in enumerate(keys):
+            if key not in self._read:
+                (self._read[key],) = self.model.visual_from(image[row * frames : (row + 1) * frames], frames)
+        return [self._read[key] for key in keys]
 
     @torch.no_grad()
     def _of(self, key: str, frames: ByteArray) -> tuple[Tensor, Tensor, Tensor]:

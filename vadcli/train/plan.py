@@ -54,7 +54,7 @@ def plan_of(recipe: Recipe) -> TrainingPlan:
         UsageError: there is no such preset or part.
         WeightsError: the folder to start from can't be used.
     """
-    model = _laid_out(recipe)
+    model = laid_out(recipe)
     set_up(model, recipe.model.train, masks=recipe.model.masks)
     found: dict[str, list[int]] = {}
     for name, value in model.named_parameters():
@@ -70,8 +70,11 @@ def plan_of(recipe: Recipe) -> TrainingPlan:
 def plan_text(plan: TrainingPlan, mixture: Mixture | None = None) -> str:
     """The plan for a person, a line an item; with the data where the mixture is given."""
     recipe, schedule = plan.recipe, plan.recipe.schedule
-    samples = schedule.batch * schedule.accumulation
-    lines = [f"{recipe.name}, {recipe.task}: {schedule.total_steps:,} steps of {samples} samples a process ({schedule.epochs} epochs)", ""]
+    steps, samples = schedule.total_steps, schedule.batch * schedule.accumulation
+    lines = [
+        f"{recipe.name}, {recipe.task}: {steps:,} steps of {samples} samples a process ({schedule.epochs} epochs)",
+        "",
+    ]
     lines.append(f"{'part':<16}{'parameters':>16}{'trained':>16}")
     lines += [f"{size.name:<16}{size.total:>16,}{size.trained:>16,}" for size in plan.sizes]
     total, trained = (sum(getattr(size, kind) for size in plan.sizes) for kind in ("total", "trained"))
@@ -87,7 +90,7 @@ def plan_text(plan: TrainingPlan, mixture: Mixture | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _laid_out(recipe: Recipe) -> Lavida:
+def laid_out(recipe: Recipe) -> Lavida:
     """The recipe's model, without memory wherever its sizes are those of a preset."""
     name = recipe.model.preset
     if recipe.model.folder:

@@ -97,13 +97,19 @@ class DataChoice:
 
 @dataclass(frozen=True)
 class ExposureChoice:
-    """How samples become anomalies; see `vadcli.train.exposure.ExposureOptions`."""
+    """How samples become anomalies; see `vadcli.train.exposure.ExposureOptions`.
+
+    Attributes:
+        probability, max_true, min_irrelevant, hard_share, held_out: see there.
+        without_seg: share of the samples that train with nothing at `<SEG>`; see `vadcli.train.step.ExposureStep`.
+    """
 
     probability: float = 0.5
     max_true: int = 2
     min_irrelevant: int = 1
     hard_share: float = 0.0
     held_out: tuple[str, ...] = ()
+    without_seg: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,7 @@ class BaseChoice:
         longest: names a list at most.
         probability: that a still's list has a true name; that a name about a clip is true.
         hard: share of the false names that are true but for one word.
+        grey, recoloured, colours_first: of stills; see `vadcli.train.base.pictures.PictureSamples`.
     """
 
     patterns: tuple[str, ...] = ("pair",)
@@ -123,10 +130,15 @@ class BaseChoice:
     longest: int = 8
     probability: float = 0.5
     hard: float = 0.5
+    grey: float = 0.0
+    recoloured: float = 0.0
+    colours_first: float = 0.0
 
     def __post_init__(self) -> None:
         _check(self.lists > 0 and self.longest > 0, "[base] lists and longest must be above 0")
-        _check(0 <= self.probability <= 1 and 0 <= self.hard <= 1, "[base] probability and hard must be 0 to 1")
+        for name in ("probability", "hard", "grey", "recoloured", "colours_first"):
+            _check(0 <= getattr(self, name) <= 1, f"[base] {name} is {getattr(self, name)}, not 0 to 1")
+        _check(self.grey + self.recoloured <= 1, "[base] grey and recoloured are more than all stills")
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,12 @@ def train(recipes: Sequence[Recipe], out: Path, *, device: str | None = None) ->
     last = made
     model = out / "model"
     if not model.is_dir():
-        write_whole(model, lambda folder: shutil.copytree(last, folder, dirs_exist_ok=True))
+        write_whole(model, lambda folder: _copy(last, folder))
     return model
+
+
+def _copy(source: Path, folder: Path) -> None:
+    shutil.copytree(source, folder, dirs_exist_ok=True)
 
 
 def behind(recipe: Recipe, made: Path) -> Recipe:

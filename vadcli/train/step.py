@@ -41,6 +41,8 @@ class ExposureStep(nn.Module):
         masks: 3 or 1, how many masks a prompt are trained.
         memory: what the frozen image encoder saw of each clip, for a model with a shared sight; looks every time, where None.
         names: what each name's own verdict counts, where the model pools them; not the paper's.
+        without_seg: share of the samples that train with nothing at `<SEG>`, so that what a frame shows by itself is enough for
+            names that need no more; not the paper's.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class ExposureStep(nn.Module):
         masks: int = 3,
         memory: FeatureMemory | None = None,
         names: float = 0.0,
+        without_seg: float = 0.0,
     ) -> None:
         super().__init__()
         if masks not in (1, 3):
@@ -60,6 +63,7 @@ class ExposureStep(nn.Module):
         self.masks = masks
         self.memory = memory
         self.names = names
+        self.without_seg = without_seg
 
     def forward(self, samples: Sequence[ExposureSample]) -> dict[str, Tensor]:
         """The losses of a batch, each part and `total`, as `losses.Losses` names them.
@@ -95,8 +99,8 @@ class ExposureStep(nn.Module):
 
         Args:
             samples: of as many frames each.
-            seg: `own`, or for measuring what `<SEG>` is good for: `next`, each sample gets that of the batch's next one, list and
-                clip; `none`, all get zeros.
+            seg: `own`, or for measuring what `<SEG>` is good for: `next`, each sample gets that of the batch's next one, of
+                another list and clip; `none`, all get zeros.
         """
         seen = self._watch(samples, training=False)
         prompts, *_ = self._read(seen, samples, seg=seg)
@@ -122,9 +126,9 @@ class ExposureStep(nn.Module):
         if len(counts) != 1:
             raise ValueError(f"samples of {sorted(counts)} frames can't share a batch")
         if self.memory is not None:
+            keys, frames = [sample.key for sample in samples], len(samples[0].frames)
             image = self.memory.recall([(sample.key, sample.frames) for sample in samples])
-            frames = len(samples[0].frames)
-            return Seen(self.model.visual_from(image, frames), image, frames)
+            return Seen(self.memory.read(keys, image, frames), image, frames)
         groups: dict[tuple[int, ...], list[int]] = {}
         for row, sample in enumerate(samples):
             groups.setdefault(sample.frames.shape, []).append(row)
@@ -146,6 +150,8 @@ class ExposureStep(nn.Module):
         if read.names and self.names:
             names = names_loss(read.names, [[name in sample.true for name in sample.categories] for sample in samples])
         hidden = {"own": read.seg, "next": read.seg.roll(-1, dims=0), "none": torch.zeros_like(read.seg)}[seg]
+        if self.without_seg and self.training:
+            hidden = hidden * (torch.rand(len(samples), 1, device=self.device) >= self.without_seg)
         return self.model.prompts(seen, hidden, text, counts), answer_loss(read.logits, labels), names
 
     def _prompt(self, sample: ExposureSample) -> PromptTokens:

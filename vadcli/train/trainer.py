@@ -90,9 +90,7 @@ class Trainer:
         model = self.out / "model"
         self._resume()
         total = self.recipe.schedule.total_steps
-        with TrainingLog(
-            self.out, names=self.job.names, total=total, start=self.progress.step, main=self.main
-        ) as log:
+        with TrainingLog(self.out, names=self.job.names, total=total, start=self.progress.step, main=self.main) as log:
             for samples in self._samples():
                 began = time.perf_counter()
                 number = self.progress.step
@@ -113,6 +111,10 @@ class Trainer:
             write_whole(model, lambda folder: folders.write_model(self.model, self.recipe, folder, sources))
         self.accelerator.wait_for_everyone()
         return model
+
+    def try_step(self, samples: Sequence[Any]) -> dict[str, float]:
+        """One optimiser step on any samples, outside the training's order, for measuring; its losses by name."""
+        return self._train(samples, self.recipe.schedule.rate_at(0))
 
     @property
     def _stopped(self) -> bool:
@@ -200,9 +202,7 @@ class Trainer:
         random: Tensor = self.accelerator.gather(own[None]).cpu()  # (processes, N)
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {}
         if self.main:
-            self.checkpoints.save(
-                self.model, self.optimizer.optimizer, progress=self.progress, random=random, scaler=scaler
-            )
+            self.checkpoints.save(self.model, self.optimizer.optimizer, progress=self.progress, random=random, scaler=scaler)
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> None:
@@ -234,7 +234,9 @@ def _accelerator(recipe: Recipe, device: str | None) -> Any:
     except ImportError as error:
         raise UsageError("training needs the accelerate package", hint="pip install 'vadcli[train]'") from error
     precision = recipe.running.precision
+    # Without being told that it is to be a CPU, accelerate takes processes side by side for trainings of their own.
+    cpu = device == "cpu" or not torch.cuda.is_available()
     try:
-        return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=device == "cpu")
+        return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
     except ValueError as error:
         raise UsageError(f"precision {precision} can't be used here: {error}", hint="choose fp32 or bf16") from error

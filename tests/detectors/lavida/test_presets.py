@@ -38,5 +38,7 @@ def test_the_projector_fits_its_neighbours(preset: str) -> None:
     llm, text = config.parts.mllm["text_config"]["hidden_size"], config.parts.text["hidden_size"]
     with torch.device("meta"):
         projector = build_projector(config.projector, llm_width=llm, text_width=text, image_width=256)
-        prompt = projector(torch.empty(2, llm), torch.empty(3, text), torch.empty(2, 8, 256, 4, 4), torch.empty(1, 256, 4, 4)).sparse
+        prompt = projector(
+            torch.empty(2, llm), torch.empty(3, text), torch.empty(2, 8, 256, 4, 4), torch.empty(1, 256, 4, 4)
+        ).sparse
     assert prompt.shape == (2, 8, 1, 256)

@@ -56,7 +56,7 @@ def stages(start: Path, *, steps: int = 4, **more: Any) -> tuple[Recipe, ...]:
 
 
 def test_a_name_is_spread_over_the_cells_that_it_covers() -> None:
-    # Two cells and nowhere, all equally likely: ln 3 whatever is wanted, and names that don't count or hardly show are left out.
+    # Two cells and nowhere, all equally likely: ln 3 whatever is wanted; names that don't count or hardly show are left out.
     where = torch.zeros(1, 4, 3)
     wanted = torch.tensor([[[0.5, 0.5], [0.0, 0.0], [0.1, 0.0], [0.9, 0.9]]])
     counts = torch.tensor([[True, True, True, False]])
@@ -174,9 +174,7 @@ def test_pictures_are_learned(start: Path, tmp_path: Path) -> None:
     recipe = stages(start, steps=40, schedule={"epochs": 1, "steps": 40, "batch": 4, "accumulation": 1, "rate": 3e-3})[0]
     Trainer(recipe, tmp_path, device="cpu").run()
     rows = [line.split(",") for line in (tmp_path / "log.csv").read_text().splitlines()]
-    align, focal = (
-        [float(row[rows[0].index(name)]) for row in rows[1:]] for name in ("align", "focal")
-    )
+    align, focal = ([float(row[rows[0].index(name)]) for row in rows[1:]] for name in ("align", "focal"))
     assert np.mean(align[-8:]) < 0.8 * np.mean(align[:8])
     assert np.mean(focal[-8:]) < 0.5 * np.mean(focal[:8])
 

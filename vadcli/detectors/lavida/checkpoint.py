@@ -238,9 +238,7 @@ def _assemble(config: LavidaConfig, *, qwen: Any, clip: Any, sam2: Any, tokenize
             image_width=masks.width,
         )
         width, added = int(qwen.config.text_config.hidden_size), config.additions
-        sight = (
-            SharedSight(image_width=masks.width, llm_width=width, motion_width=added.motion_width) if added.sight else None
-        )
+        sight = SharedSight(image_width=masks.width, llm_width=width, motion_width=added.motion_width) if added.sight else None
         pooling = NamePooling(width) if added.pooling else None
     mllm = MultimodalLM(qwen, sight=sight, pooling=pooling)
     return Lavida(config, mllm=mllm, text=TextEncoder(clip, words), masks=masks, projector=projector, tokenizer=tokenizer)

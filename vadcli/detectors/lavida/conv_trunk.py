@@ -1,7 +1,7 @@
 """A small convolutional trunk for SAM2's image encoder, in place of Hiera, for a model made from nothing.
 
-Published SAM2 variants for small devices do the same with trunks of their own. Hiera from random weights doesn't learn shapes from
-a few thousand clips; convolutions do. Everything behind it, from the feature pyramid on, is SAM2's.
+Published SAM2 variants for small devices do the same with trunks of their own. Hiera from random weights doesn't learn shapes
+from a few thousand clips; convolutions do. Everything behind it, from the feature pyramid on, is SAM2's.
 """
 
 from __future__ import annotations

@@ -204,9 +204,7 @@ class MultimodalLM(nn.Module):
         hidden = output.last_hidden_state  # (B, S, D)
         tails = [row[len(embedded) - length - 1 : len(embedded)] for row, (embedded, _) in zip(hidden, parts, strict=True)]
         starts = [len(prompt.before) + len(clip.tokens) for clip, prompt in zip(clips, prompts, strict=True)]
-        read = [
-            self._gathered(row[None, start:], prompt) for row, start, prompt in zip(hidden, starts, prompts, strict=True)
-        ]
+        read = [self._gathered(row[None, start:], prompt) for row, start, prompt in zip(hidden, starts, prompts, strict=True)]
         names = [logits[0] for _, logits in read if logits is not None]
         return Answers(torch.cat([seg for seg, _ in read]), self.qwen.lm_head(torch.stack(tails)), names)
 
@@ -215,7 +213,8 @@ class MultimodalLM(nn.Module):
         seg = states[:, prompt.seg]
         if self.pooling is None:
             return seg, None
-        return self.pooling(seg, states[:, list(prompt.names)])
+        gathered: tuple[Tensor, Tensor] = self.pooling(seg, states[:, list(prompt.names)])
+        return gathered
 
     @property
     def _tower_width(self) -> int:

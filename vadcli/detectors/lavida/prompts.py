@@ -41,7 +41,8 @@ CORPUS = (
     "riot panic intrusion weapon fall fight theft traffic road wrong way direction pedestrian area driving riding "
     "red green blue yellow orange purple cyan white black gray circle square triangle star cross ring diamond heart "
     "left right up down in out fast slow moving turning growing shrinking blinking shaking "
-    "something orange pink crescent small large slowly circling appearing disappearing showing briefly touching front before the"
+    "something orange pink crescent small large slowly circling appearing disappearing showing briefly touching front before "
+    "the"
 )
 
 

@@ -156,7 +156,7 @@ def _hiera_config(size: Sam2Sizes, dims: list[int]) -> dict[str, Any]:
 
 
 def _conv_config(size: Sam2Sizes, dims: list[int]) -> ConvTrunkConfig:
-    return ConvTrunkConfig(widths=dims, depths=size.blocks, image_size=[size.image_size] * 2)
+    return ConvTrunkConfig(widths=tuple(dims), depths=size.blocks, image_size=[size.image_size] * 2)
 
 
 def _require(holds: bool, message: str) -> None:

@@ -36,7 +36,8 @@ class SharedSight(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """(B, T, C_img, h, w) -> (B, T · h · w, D)."""
         pixels = self.norm(image.movedim(2, -1))  # (B, T, h, w, C_img)
-        place = _waves(*pixels.shape[1:4], device=image.device).to(pixels.dtype).expand(len(pixels), -1, -1, -1, -1)
+        frames, rows, columns = pixels.shape[1:4]
+        place = _waves(frames, rows, columns, image.device).to(pixels.dtype).expand(len(pixels), -1, -1, -1, -1)
         tokens: Tensor = self.token(torch.cat([pixels, self.motion(pixels), place], dim=-1))
         return tokens.flatten(1, 3)
 
@@ -45,7 +46,8 @@ class SharedSight(nn.Module):
         states = self.narrow(pixels).movedim(-1, 1)  # (B, m, T, h, w)
         for convolution in self.changes:
             states = states + nn.functional.gelu(convolution(states))
-        return states.movedim(1, -1)
+        moved: Tensor = states.movedim(1, -1)
+        return moved
 
 
 class NamePooling(nn.Module):

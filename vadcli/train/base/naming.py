@@ -66,7 +66,9 @@ class Naming:
     def __init__(self, world: SyntheticWorld, *, patterns: Sequence[str], hard: float) -> None:
         unknown = sorted(set(patterns) - set(PATTERNS))
         if unknown or not patterns:
-            raise UsageError(f"names have no pattern {unknown[0] if unknown else ''!r}", hint=f"choose among {', '.join(PATTERNS)}")
+            raise UsageError(
+                f"names have no pattern {unknown[0] if unknown else ''!r}", hint=f"choose among {', '.join(PATTERNS)}"
+            )
         self.world, self.patterns, self.hard = world, tuple(patterns), hard
         self._deeds = tuple(deed for deed in DEEDS if world.allows(f"something {deed}"))
 
@@ -116,13 +118,12 @@ class Naming:
         role = facts.roles[place]
         deeds = [deed for deed, verdict in facts.deeds[place].items() if verdict is Verdict.TRUE]
         said = {"colour": role.pair[0], "shape": role.pair[1], "size": role.size, "deed": _pick(deeds, rng) if deeds else ""}
-        parts = {part: said[part] for part in pattern}
-        return Name(**parts) if all(parts.values()) else None
+        return _named(pattern, said) if all(said[part] for part in pattern) else None
 
     def _any(self, pattern: tuple[str, ...], rng: np.random.Generator) -> Name:
         pair = self.world.palette.pair(rng)
         said = {"colour": pair[0], "shape": pair[1], "size": _pick(SIZES, rng), "deed": _pick(self._deeds, rng)}
-        return Name(**{part: said[part] for part in pattern})
+        return _named(pattern, said)
 
 
 class SpokenWorld:
@@ -157,6 +158,11 @@ class SpokenWorld:
         name = name_table()[text]
         said = {part for part in ("size", "colour", "shape", "deed", "relation") if getattr(name, part)}
         return frozenset(said) in self._parts
+
+
+def _named(pattern: tuple[str, ...], said: dict[str, str]) -> Name:
+    size, colour, shape, deed = (said[part] if part in pattern else "" for part in ("size", "colour", "shape", "deed"))
+    return Name(size, colour, shape, deed)
 
 
 def _pick(pool: Sequence[str], rng: np.random.Generator) -> str:

@@ -3,14 +3,17 @@
     a still ─ SAM2's encoder ─ F ─┬─ where each asked name is, or nowhere ───────────────── align, cells
                                   └─ lists of names ─ projector (no h_seg) ─ mask decoder ─ masks, IoU and score losses
 
-Colours, shapes and their pairs are asked for apart, so that what a pair means follows from its two words and pairs that were never
-shown can be named. Deeds are part of some names, where they say nothing of the place: the whole clip decides about them later.
+Colours, shapes and their pairs are asked for apart, so that what a pair means follows from its two words and pairs that were
+never shown can be named. Deeds are part of some names, where they say nothing of the place: the whole clip decides about them
+later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import colorsys
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +24,10 @@ from vadcli.detectors.lavida.model import Lavida, Seen
 from vadcli.train.base.naming import NameList, Naming
 from vadcli.train.losses import LossWeights, anomaly_loss
 from vadcli.train.step import decoder_masks, texts_of
-from vadcli.train.synthetic.words import COLOURS, DEEDS, SHAPES
+from vadcli.train.synthetic.truth import Facts
+from vadcli.train.synthetic.words import COLOURS, DEEDS, SHAPES, Pair
 from vadcli.train.synthetic.world import SyntheticWorld
-from vadcli.types import BoolArray, ByteArray
+from vadcli.types import BoolArray, ByteArray, FloatArray
 
 LOSS_NAMES = ("align", "cells", "focal", "dice", "iou", "score", "total")
 WORDS = (*(f"something {colour}" for colour in COLOURS), *SHAPES)
@@ -34,9 +38,7 @@ FILLED = 0.4
 """Of a cell, from which what fills it alone is asked for."""
 GAIN, LIFT = (0.7, 1.25), 20.0
 DEED_SHARE = 0.3
-GREY_SHARE = 0.3
-GREY_AFTER = 1 / 3
-"""Of the training: shapes are first learned where colours set them off."""
+TURNS_TRIED = 20
 LUMA = (0.299, 0.587, 0.114)
 
 
@@ -50,7 +52,7 @@ class PictureSample:
         words: for each of `WORDS` the objects that it means.
         asked: further names whose place is asked for.
         lists: names whose masks and presence are asked for.
-        grey: it lost its colours, and only shapes are asked for: what a shape is doesn't depend on them.
+        shapes_only: its colours aren't the clip's, and only shapes are asked for: what a shape is doesn't depend on them.
     """
 
     frame: ByteArray
@@ -58,7 +60,7 @@ class PictureSample:
     words: tuple[tuple[int, ...], ...]
     asked: NameList
     lists: tuple[NameList, ...]
-    grey: bool = False
+    shapes_only: bool = False
 
 
 class PictureSamples(Sequence[PictureSample]):
@@ -72,13 +74,27 @@ class PictureSamples(Sequence[PictureSample]):
         lists: a still.
         longest: names a list at most; its length is uniform up to it.
         probability: that a list has a true name.
+        grey, recoloured: shares of the stills that lose their colours, or change them for others; see `recolouring`.
+        colours_first: share of the training before any does: shapes are first learned where their colours set them off.
     """
 
     def __init__(
-        self, world: SyntheticWorld, naming: Naming, *, seed: int, total: int, lists: int, longest: int, probability: float
+        self,
+        world: SyntheticWorld,
+        naming: Naming,
+        *,
+        seed: int,
+        total: int,
+        lists: int,
+        longest: int,
+        probability: float,
+        grey: float = 0.0,
+        recoloured: float = 0.0,
+        colours_first: float = 0.0,
     ) -> None:
         self.world, self.naming, self.seed, self.total = world, naming, seed, total
         self.lists, self.longest, self.probability = lists, longest, probability
+        self.grey, self.recoloured, self.colours_first = grey, recoloured, colours_first
         self._asking = Naming(world, patterns=("pair",), hard=0.7)
 
     def __len__(self) -> int:
@@ -93,10 +109,11 @@ class PictureSamples(Sequence[PictureSample]):
         if rng.random() < 0.5:
             frame, masks = frame[:, ::-1], masks[..., ::-1]
         frame = np.clip(frame * rng.uniform(*GAIN) + rng.uniform(-LIFT, LIFT), 0, 255).astype(np.uint8)
-        if rng.random() < GREY_SHARE and number >= GREY_AFTER * self.total:
-            grey = np.rint(frame @ LUMA).astype(np.uint8)[..., None].repeat(3, axis=-1)
+        lot = rng.random()
+        changed = self._changed(frame, facts, lot, rng) if number >= self.colours_first * self.total else None
+        if changed is not None:
             words = [tuple(k for k, role in enumerate(facts.roles) if word == role.pair[1]) for word in WORDS]
-            return PictureSample(grey, np.ascontiguousarray(masks), tuple(words), NameList((), ()), (), grey=True)
+            return PictureSample(changed, np.ascontiguousarray(masks), tuple(words), NameList((), ()), (), shapes_only=True)
         asked = self._asking.listing(facts, rng, length=8, true=4)
         words = [tuple(k for k, role in enumerate(facts.roles) if word.split()[-1] in role.pair) for word in WORDS]
         lists = tuple(
@@ -107,6 +124,54 @@ class PictureSamples(Sequence[PictureSample]):
         )
         asked = NameList(tuple(_perhaps_doing(name, rng) for name in asked.names), asked.meant)
         return PictureSample(frame, np.ascontiguousarray(masks), tuple(words), asked, lists)
+
+    def _changed(self, frame: ByteArray, facts: Facts, lot: float, rng: np.random.Generator) -> ByteArray | None:
+        """The still without its colours or with others, as `lot` (0 to 1) says; None where it stays."""
+        if lot < self.grey:
+            grey: ByteArray = np.rint(frame @ LUMA).astype(np.uint8)[..., None].repeat(3, axis=-1)
+            return grey
+        if lot < self.grey + self.recoloured:
+            matrix = recolouring(facts, self._unspoken, rng)
+            return None if matrix is None else np.clip(frame @ matrix.T, 0, 255).astype(np.uint8)
+        return None
+
+    @property
+    def _unspoken(self) -> frozenset[Pair]:
+        options = self.world.options
+        return frozenset((*options.held_out_pairs, *options.validation_pairs))
+
+
+def recolouring(facts: Facts, unspoken: Collection[Pair], rng: np.random.Generator) -> FloatArray | None:
+    """A turn of all colours about grey, (3, 3), under which no object looks like one of a pair that isn't to be shown.
+
+    None where none was found.
+    """
+    for _ in range(TURNS_TRIED):
+        matrix = _turn(float(rng.uniform(0.1, 0.9)) * 2 * np.pi)
+        looks = ((_called(matrix @ np.array(COLOURS[role.pair[0]])), role.pair[1]) for role in facts.roles)
+        if not any(pair in unspoken for pair in looks):
+            return matrix
+    return None
+
+
+def _turn(angle: float) -> FloatArray:
+    """Colours turned about the grey axis."""
+    third, side = (1 - np.cos(angle)) / 3, np.sin(angle) / np.sqrt(3)
+    same = np.cos(angle) + third
+    before, after = third - side, third + side
+    matrix: FloatArray = np.array([[same, before, after], [after, same, before], [before, after, same]], np.float32)
+    return matrix
+
+
+def _called(colour: FloatArray) -> str:
+    """The world's colour whose hue is nearest."""
+    hue = _hue(colour)
+    return min(COLOURS, key=lambda name: abs((hue - _hue(np.array(COLOURS[name])) + 0.5) % 1 - 0.5))
+
+
+def _hue(colour: FloatArray) -> float:
+    red, green, blue = (float(part) for part in np.clip(colour, 0, 255) / 255)
+    return colorsys.rgb_to_hsv(red, green, blue)[0]
 
 
 class PictureStep(nn.Module):
@@ -131,8 +196,9 @@ class PictureStep(nn.Module):
         cover = [_cover(sample.masks, (h, w)) for sample in samples]
         names = [(*WORDS, *sample.asked.names) for sample in samples]
         text, counts = texts_of(model.text, names)
-        where = model.projector.frame_semantics.where(text, image.embedding[:, None], image.position).float()  # (B, A, h·w + 1)
-        counts[torch.tensor([sample.grey for sample in samples]), : len(COLOURS)] = False
+        look: Any = model.projector.frame_semantics
+        where: Tensor = look.where(text, image.embedding[:, None], image.position).float()  # (B, A, h·w + 1)
+        counts[torch.tensor([sample.shapes_only for sample in samples]), : len(COLOURS)] = False
         wanted = torch.from_numpy(
             np.stack([_wanted(sample, one, text.shape[1]) for sample, one in zip(samples, cover, strict=True)])
         )
@@ -145,6 +211,9 @@ class PictureStep(nn.Module):
     def _lists(self, samples: Sequence[PictureSample], seen: Seen) -> dict[str, Tensor]:
         """Mask, IoU and score losses of every list, with nothing at `<SEG>`."""
         model = self.model
+        if not any(one.names for sample in samples for one in sample.lists):  # all grey
+            nothing = seen.image.embedding.sum() * 0
+            return dict.fromkeys(("focal", "dice", "iou", "score", "total"), nothing)
         rows = torch.tensor([row for row, sample in enumerate(samples) for one in sample.lists if one.names])
         listed = [(sample, one) for sample in samples for one in sample.lists if one.names]
         text, counts = texts_of(model.text, [one.names for _, one in listed])
@@ -198,14 +267,15 @@ def cells_loss(where: Tensor, wanted: Tensor) -> Tensor:
     return loss
 
 
-def _cover(masks: BoolArray, size: tuple[int, int]) -> np.ndarray:
+def _cover(masks: BoolArray, size: tuple[int, int]) -> FloatArray:
     """(K, cells) how much of each cell an object covers."""
     height, width = masks.shape[1] // size[0], masks.shape[2] // size[1]
     blocks = masks.reshape(len(masks), size[0], height, size[1], width)
-    return blocks.mean(axis=(2, 4), dtype=np.float32).reshape(len(masks), -1)
+    cover: FloatArray = blocks.mean(axis=(2, 4), dtype=np.float32).reshape(len(masks), -1)
+    return cover
 
 
-def _wanted(sample: PictureSample, cover: np.ndarray, names: int) -> np.ndarray:
+def _wanted(sample: PictureSample, cover: FloatArray, names: int) -> FloatArray:
     """(A, cells) how much of each cell every asked name covers, filled up with zeros."""
     wanted = np.zeros((names, cover.shape[1]), np.float32)
     for row, objects in enumerate((*sample.words, *sample.asked.meant)):

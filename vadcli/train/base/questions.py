@@ -1,7 +1,7 @@
 """Questions: a language model that tells of each name whether a clip shows it, from features that are trained already.
 
-    SAM2's features, remembered ─ sight ─┬─ colour, shape and motion of each cell, in the language model's own words ── tokens
-                                         └─ compression ─ prompt with a list of names ─ a verdict at the end of each ── names
+SAM2's features, remembered ─ sight ─┬─ colour, shape and motion of each cell, in the language model's own words ── tokens
+                                     └─ compression ─ prompt with a list of names ─ a verdict at the end of each ── names
 """
 
 from __future__ import annotations

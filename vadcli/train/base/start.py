@@ -6,6 +6,8 @@ narrow layers. Everything here takes random numbers from torch's current generat
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -42,7 +44,7 @@ def _draw_words(model: Lavida) -> None:
 
 def _draw_comparison(model: Lavida) -> None:
     """Names and places are compared loudly."""
-    look = model.projector.frame_semantics
+    look: Any = model.projector.frame_semantics
     for linear, gain in ((look.text, 1.0), (look.image, IMAGE_GAIN), (look.attention.q, 1.0), (look.attention.k, 1.0)):
         nn.init.normal_(linear.weight, std=gain / linear.in_features**0.5)
 
