@@ -12,9 +12,9 @@ import pytest
 
 from vadcli.errors import UsageError
 from vadcli.train.mixture import LAVIDA_MIX
-from vadcli.train.parts import PAPER, WHOLE
+from vadcli.train.parts import ADDITIONS, PAPER, WHOLE
 from vadcli.train.plan import plan_of, plan_text
-from vadcli.train.recipe import PAPER_PARTS, Recipe, ScheduleChoice, parse_recipe, read_recipe
+from vadcli.train.recipe import PAPER_PARTS, Recipe, ScheduleChoice, parse_recipe, parse_stages, read_recipe, read_recipes
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
@@ -42,10 +42,12 @@ def test_the_7b_recipe_is_the_papers() -> None:
 
 
 def test_the_tiny_recipe_trains_everything_from_nothing() -> None:
-    recipe = read_recipe(RECIPES / "lavida-tiny.toml")
-    assert recipe.model.preset == "lavida-tiny"
-    assert set(recipe.model.train) == set(WHOLE)
-    assert [item.name for item in recipe.data] == ["synthetic"]
+    stages = read_recipes(RECIPES / "lavida-tiny.toml")
+    assert [recipe.task for recipe in stages] == ["pictures", "pictures", "questions", "exposure"]
+    assert {recipe.model.preset for recipe in stages} == {"lavida-tiny-scratch"}
+    trained = {part for recipe in stages for part in recipe.model.train}
+    assert trained == {*WHOLE, *ADDITIONS} - {"vision_tower"}, "its shared sight stands in for the tower"
+    assert {item.name for recipe in stages for item in recipe.data} == {"synthetic"}
 
 
 @pytest.mark.parametrize(
@@ -84,8 +86,8 @@ def test_an_error_names_the_file(tmp_path: Path, text: str) -> None:
 
 def test_a_recipe_survives_its_json() -> None:
     for path in RECIPES.glob("*.toml"):
-        recipe = read_recipe(path)
-        assert parse_recipe(recipe.to_json()) == recipe
+        for recipe in read_recipes(path):
+            assert parse_recipe(recipe.to_json()) == recipe
 
 
 def test_the_fingerprint_is_of_what_is_computed() -> None:
@@ -133,9 +135,32 @@ def test_the_plan_of_the_7b_recipe_needs_no_memory_and_no_data() -> None:
 
 
 def test_the_plan_of_a_model_made_from_nothing() -> None:
-    plan = plan_of(read_recipe(RECIPES / "lavida-tiny.toml"))
+    model = {"preset": "lavida-tiny", "train": list(WHOLE), "masks": 1}
+    plan = plan_of(parse_recipe(document(model=model)))
     for size in plan.sizes:
         assert size.trained == (0 if size.name == "rest" else size.total)
     without = plan_of(replace(plan.recipe, running=replace(plan.recipe.running, gradient_checkpointing=True)))
     assert without.activations_bytes < plan.activations_bytes
     assert without.weights_bytes == plan.weights_bytes
+
+
+def test_a_stage_is_the_recipe_with_its_own_values_over_it() -> None:
+    common = document(schedule={"steps": 5, "batch": 3}, exposure={"probability": 0.25})
+    first, second = parse_stages({**common, "stage": [{"task": "pictures"}, {"schedule": {"steps": 7}, "seed": 4}]})
+    assert (first.task, first.schedule.steps, first.schedule.batch, first.seed) == ("pictures", 5, 3, 0)
+    assert (second.task, second.schedule.steps, second.schedule.batch, second.seed) == ("exposure", 7, 3, 4)
+    assert first.exposure == second.exposure
+    assert parse_stages(common) == (parse_recipe(common),)
+
+
+@pytest.mark.parametrize(
+    ("stage", "told"),
+    [
+        ([], "stage must be tables"),
+        ({"task": "pictures"}, "stage must be tables"),
+        ([{"task": "cooking"}], "cooking.*pictures"),
+    ],
+)
+def test_stages_that_are_none_are_named(stage: Any, told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        parse_stages(document(stage=stage))

@@ -25,7 +25,7 @@ from vadcli.detectors.lavida import checkpoint
 from vadcli.errors import DocumentError, UsageError, VadcliError
 from vadcli.train import parts
 from vadcli.train.mixture import LAVIDA_MIX
-from vadcli.train.recipe import Recipe, parse_recipe, read_recipe
+from vadcli.train.recipe import Recipe, parse_recipe, read_recipe, read_recipes
 from vadcli.train.state import Progress
 from vadcli.train.step import LOSS_NAMES
 from vadcli.train.trainer import Trainer
@@ -321,10 +321,10 @@ def test_the_7b_recipe_trains_a_small_model_on_every_data_set(start: Path, tmp_p
 
 
 def test_a_preset_is_a_start(tmp_path: Path) -> None:
-    recipe = read_recipe(RECIPES / "lavida-tiny.toml")
+    recipe, *_ = read_recipes(RECIPES / "lavida-tiny.toml")
     recipe = replace(
         recipe,
-        data=(replace(recipe.data[0], clips=12),),
+        data=(replace(recipe.data[0], clips=12, painted=False),),
         world=replace(recipe.world, size_px=64),
         schedule=replace(recipe.schedule, epochs=1, steps=1, batch=1, accumulation=1),
         validation=replace(recipe.validation, every=0),

@@ -16,6 +16,7 @@ from vadcli import weights
 from vadcli.detectors.lavida import checkpoint
 from vadcli.detectors.lavida.config import LoraOptions, load_preset, preset_names
 from vadcli.detectors.lavida.model import Lavida
+from vadcli.detectors.lavida.projector import build_projector
 from vadcli.errors import UsageError
 from vadcli.train.base.start import draw
 from vadcli.train.parts import LORA
@@ -49,7 +50,22 @@ def start_model(recipe: Recipe) -> Lavida:
                 torch.manual_seed(recipe.seed)
                 draw(model)
         model.masks.has_memory = False  # type: ignore[attr-defined]  # SAM2's video memory isn't trained: nothing to store
-    return configured(model, recipe)
+    return configured(with_projector(model, recipe), recipe)
+
+
+def with_projector(model: Lavida, recipe: Recipe) -> Lavida:
+    """The model with a new random projector where the recipe wants one of another kind or size, drawn from its seed."""
+    chosen, options = recipe.model, model.config.projector
+    if not chosen.projector and not chosen.queries:
+        return model
+    options = replace(options, kind=chosen.projector or options.kind, queries=chosen.queries or options.queries)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model.projector = build_projector(
+            options, llm_width=model.mllm.width, text_width=model.text.width, image_width=model.masks.width
+        )
+    model.config = replace(model.config, projector=options)
+    return model
 
 
 def configured(model: Lavida, recipe: Recipe) -> Lavida:
@@ -59,7 +75,7 @@ def configured(model: Lavida, recipe: Recipe) -> Lavida:
     model.config = replace(
         config,
         name=recipe.name,
-        compression=replace(config.compression, ratio=chosen.compression),
+        compression=replace(config.compression, ratio=chosen.compression, method=chosen.method),
         lora=LoraOptions(lora.rank, lora.alpha, lora.dropout, lora.targets),
         pixels=replace(config.pixels, train_min_px=low, train_max_px=high),
     )

@@ -35,6 +35,9 @@ class ModelChoice:
         train: names of parts, as in `vadcli.train.parts`; the paper's by default.
         masks: 3 trains the decoder's three masks, as the paper; 1 its single mask, for a decoder made from nothing.
         compression: the ratio to train and store; the authors train with .5.
+        method: of compression, the paper's or one that it is compared with; see `CompressionOptions`.
+        projector: its kind, and `queries` its learnable queries, where a new one is to be drawn; the start's where neither is
+            said.
         train_px: least and greatest area of a frame for Qwen2-VL in training; the preset's or folder's where empty.
     """
 
@@ -43,12 +46,16 @@ class ModelChoice:
     train: tuple[str, ...] = PAPER_PARTS
     masks: int = 3
     compression: float = 0.5
+    method: Literal["reverse_attention", "mean", "densest", "least_dense", "random"] = "reverse_attention"
+    projector: Literal["", "two_way", "qformer", "mlp"] = ""
+    queries: int = 0
     train_px: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _check(bool(self.preset) != bool(self.folder), "[model] needs a preset or a folder to start from, and one alone")
         _check(bool(self.train), "[model] train is empty: name the parts to train")
         _check(self.masks in (1, 3), f"[model] masks is {self.masks}: the decoder gives 3 masks a prompt or 1")
+        _check(self.queries >= 0, f"[model] queries is {self.queries}, below 0")
         _check(0 < self.compression <= 1, f"[model] compression is {self.compression}: give a ratio above 0 and up to 1")
         _check(len(self.train_px) in (0, 2), f"[model] train_px is {list(self.train_px)}: give the least and the greatest area")
 

@@ -370,3 +370,39 @@ def test_options_check_themselves(wrong: dict[str, Any], value: str) -> None:
 def test_only_a_matrix_of_tokens_is_taken(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"give \(L, D\)"):
         compress(torch.zeros(shape), CompressionOptions())
+
+
+# What it is compared with
+
+
+def test_the_mean_takes_all_tokens_of_a_set_alike() -> None:
+    tokens = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    found = compress(tokens, CompressionOptions(ratio=0.25, method="mean"))
+    paper = compress(tokens, CompressionOptions(ratio=0.25))
+    assert torch.equal(found.kept, paper.kept)
+    assert torch.equal(found.owner, paper.owner)
+    for place in range(len(found.kept)):
+        torch.testing.assert_close(found.tokens[place], tokens[found.owner == place].mean(dim=0), atol=1e-6, rtol=1e-6)
+    assert not torch.allclose(found.tokens, paper.tokens, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["densest", "least_dense", "random"])
+def test_keeping_leaves_tokens_as_they_are(method: Any) -> None:
+    tokens = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
+    found = compress(tokens, CompressionOptions(ratio=0.25, method=method))
+    assert torch.equal(found.tokens, tokens[found.kept])
+    assert len(found.kept) == 10
+    density = densities(tokens, 8, 1024)
+    left = density[[place for place in range(40) if place not in found.kept.tolist()]]
+    if method == "densest":
+        assert density[found.kept].min() >= left.max()
+    if method == "least_dense":
+        assert density[found.kept].max() <= left.min()
+    if method == "random":
+        again = compress(torch.randn(40, 6), CompressionOptions(ratio=0.25, method=method))
+        assert torch.equal(again.kept, found.kept), "the same places of every clip"
+
+
+def test_an_unknown_method_is_named() -> None:
+    with pytest.raises(ValueError, match=r"best.*reverse_attention"):
+        CompressionOptions(method="best")  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from vadcli.detectors.lavida import checkpoint
 from vadcli.errors import UsageError
 from vadcli.train import series
 from vadcli.train.base.naming import Naming
-from vadcli.train.base.pictures import WORDS, PictureSamples, align_loss, cells_loss
+from vadcli.train.base.pictures import WORDS, PictureSample, PictureSamples, align_loss, cells_loss, recolouring
 from vadcli.train.base.questions import VOCABULARIES, QuestionSamples
 from vadcli.train.memory import FeatureMemory
 from vadcli.train.recipe import Recipe, parse_stages
 from vadcli.train.synthetic import SyntheticWorld, WorldOptions
+from vadcli.train.synthetic.words import COLOURS, SHAPES
 from vadcli.train.trainer import Trainer
 
 WORLD = SyntheticWorld(WorldOptions(size_px=64), seed=1, split="train", length=12)
@@ -89,18 +91,53 @@ def test_samples_follow_from_seed_and_number() -> None:
         assert any(first[number].lists != other[number].lists for number in range(6))
 
 
-def test_grey_stills_ask_for_shapes_alone() -> None:
+def changed(**shares: float) -> list[PictureSample]:
     naming = Naming(WORLD, patterns=("pair",), hard=0.5)
-    samples = PictureSamples(WORLD, naming, seed=0, total=60, lists=1, longest=4, probability=0.5)
-    found = [samples[number] for number in range(60)]
-    assert not any(sample.grey for sample in found[:20]), "colours first"
-    grey = [sample for sample in found if sample.grey]
+    samples = PictureSamples(WORLD, naming, seed=0, total=60, lists=1, longest=4, probability=0.5, **shares)
+    return [samples[number] for number in range(60)]
+
+
+def test_stills_without_their_colours_ask_for_shapes_alone() -> None:
+    found = changed(grey=0.3, colours_first=1 / 3)
+    assert not any(sample.shapes_only for sample in found[:20]), "colours first"
+    grey = [sample for sample in found if sample.shapes_only]
     assert 0.1 < len(grey) / 40 < 0.5
     for sample in grey:
         assert (sample.frame == sample.frame[..., :1]).all()
         assert not sample.lists
-        assert not any(sample.words[:8])
-    assert any(any(sample.words[:8]) for sample in found)
+        assert not any(sample.words[: len(COLOURS)])
+    assert any(any(sample.words[: len(COLOURS)]) for sample in found)
+
+
+def test_recoloured_stills_have_other_colours_and_the_same_brightness() -> None:
+    plain, turned = changed(), changed(recoloured=1.0)
+    assert sum(sample.shapes_only for sample in turned) > 50
+    for one, other in zip(plain, turned, strict=True):
+        if other.shapes_only:
+            assert not np.array_equal(one.frame, other.frame)
+            assert abs(float(one.frame.mean()) - float(other.frame.mean())) < 6
+
+
+def test_no_recoloured_object_looks_like_one_of_a_held_out_pair() -> None:
+    options = WORLD.options
+    unspoken = frozenset((*options.held_out_pairs, *options.validation_pairs))
+    rng, found = np.random.default_rng(3), 0
+    for index in range(12):
+        facts = WORLD.facts(index)
+        for _ in range(20):
+            matrix = recolouring(facts, unspoken, rng)
+            if matrix is None:
+                continue
+            found += 1
+            assert np.allclose(matrix.sum(axis=1), 1), "grey stays grey"
+            for role in facts.roles:
+                hue = colorsys.rgb_to_hsv(*np.clip(matrix @ np.array(COLOURS[role.pair[0]]), 0, 255) / 255)[0]
+                hues = {name: colorsys.rgb_to_hsv(*np.array(rgb) / 255)[0] for name, rgb in COLOURS.items()}
+                apart = {name: abs((hue - own + 0.5) % 1 - 0.5) for name, own in hues.items()}
+                assert (min(apart, key=apart.__getitem__), role.pair[1]) not in unspoken
+    assert found > 100
+    everything = frozenset((colour, shape) for colour in COLOURS for shape in SHAPES)
+    assert recolouring(WORLD.facts(0), everything, rng) is None
 
 
 def test_questions_tell_each_object_in_words() -> None:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 Positions = Literal["mrope", "sequential"]
+Method = Literal["reverse_attention", "mean", "densest", "least_dense", "random"]
 
 EPSILON = 1e-10  # keeps the density of equal tokens finite
 SPARE = 8  # columns measured beyond the neighbours asked for: more of them, fewer rows that need them all
@@ -35,6 +36,8 @@ class CompressionOptions:
 
     Args:
         ratio: share of the tokens to keep, in (0, 1]; 1 keeps all as they are.
+        method: `reverse_attention`, the paper's; what it is compared with: `mean` gives each reference the plain mean of its
+            tokens, `densest` and `least_dense` keep such tokens as they are, `random` any, the same ones of every clip.
         neighbours: k of the k nearest neighbours that the density is taken over, ≥ 1.
         positions: what the kept tokens' rotary positions are: their own 3-D ones, or counted on in one dimension. Only whoever
             places the tokens in the sequence reads it.
@@ -42,6 +45,7 @@ class CompressionOptions:
     """
 
     ratio: float = 0.2
+    method: Method = "reverse_attention"
     neighbours: int = 8
     positions: Positions = "mrope"
     chunk: int = 1024
@@ -49,6 +53,8 @@ class CompressionOptions:
     def __post_init__(self) -> None:
         if not 0 < self.ratio <= 1:
             raise ValueError(f"compression ratio is {self.ratio}; give a number above 0 and up to 1")
+        if self.method not in get_args(Method):
+            raise ValueError(f"compression method is {self.method!r}; give one of {', '.join(get_args(Method))}")
         if self.neighbours < 1:
             raise ValueError(f"compression neighbours is {self.neighbours}; give 1 or more")
         if self.positions not in get_args(Positions):
@@ -89,10 +95,22 @@ def compress(tokens: Tensor, options: CompressionOptions) -> Compressed:
     if count == length:
         everything = torch.arange(length, device=tokens.device)
         return Compressed(tokens, everything, everything)
-    density = densities(tokens, options.neighbours, options.chunk)  # (L,)
-    kept = references(density, count)  # (M,)
+    kept = _chosen(tokens, count, options)  # (M,)
     owner = assign(tokens, kept, options.chunk)  # (L,)
-    return Compressed(merge(tokens, kept, owner, options.chunk), kept, owner)
+    if options.method == "reverse_attention":
+        return Compressed(merge(tokens, kept, owner, options.chunk), kept, owner)
+    if options.method == "mean":
+        return Compressed(merge_evenly(tokens, owner, count), kept, owner)
+    return Compressed(tokens[kept], kept, owner)
+
+
+def _chosen(tokens: Tensor, count: int, options: CompressionOptions) -> Tensor:
+    """(M,) int64 ascending: the tokens that stand for all."""
+    if options.method == "random":
+        generator = torch.Generator().manual_seed(0)
+        return torch.randperm(len(tokens), generator=generator)[:count].sort().values.to(tokens.device)
+    density = densities(tokens, options.neighbours, options.chunk)  # (L,)
+    return references(-density if options.method == "least_dense" else density, count)
 
 
 def compress_clips(tokens: Tensor, options: CompressionOptions) -> list[Compressed]:
@@ -176,6 +194,12 @@ def merge(tokens: Tensor, kept: Tensor, owner: Tensor, chunk: int = 1024) -> Ten
     for part in parts:
         merged.index_add_(0, owner[part], tokens[part].double() * weight[part, None])
     return merged.to(tokens.dtype)
+
+
+def merge_evenly(tokens: Tensor, owner: Tensor, count: int) -> Tensor:
+    """The mean of the tokens that each of `count` references owns, (M, D) in the dtype of tokens."""
+    sums = tokens.new_zeros(count, tokens.shape[1], dtype=torch.float64).index_add(0, owner, tokens.double())
+    return (sums / torch.bincount(owner, minlength=count)[:, None]).to(tokens.dtype)
 
 
 def _slices(length: int, step: int) -> list[slice]:

@@ -310,6 +310,9 @@ def _adjusted(config: LavidaConfig, options: DetectorOptions) -> LavidaConfig:
         config = replace(config, compression=replace(config.compression, ratio=options.compression))
     if options.mask_gate is not None:
         config = replace(config, mask_gate=options.mask_gate)  # type: ignore[arg-type]
+    if options.drop_static and config.additions.sight:
+        hint = "leave --drop-static out: this model reads SAM2's features"
+        raise UsageError(f"{config.name}: has no vision tower whose patches could be dropped", hint=hint)
     if options.drop_static and config.pixels.static_threshold is None:
         config = replace(config, pixels=replace(config.pixels, static_threshold=STATIC_THRESHOLD))
     return config
@@ -330,9 +333,13 @@ def _attention(device: torch.device, dtype: torch.dtype) -> str:
 
 def _use_package(model: Lavida) -> None:
     """Let the sam2 package run SAM2, with the same weights."""
+    from vadcli.detectors.lavida.conv_trunk import ConvTrunkConfig
     from vadcli.detectors.lavida.sam2_package import PackageMasks
 
     reference = model.masks.sam2  # type: ignore[attr-defined]
+    trunk = reference.config.vision_config.backbone_config.model_type
+    if trunk == ConvTrunkConfig.model_type:
+        raise UsageError(f"{model.config.name}: the sam2 package doesn't know its image encoder", hint="leave --sam2 out")
     masks = PackageMasks(reference.config)
     masks.load_transformers_state(reference.state_dict())
     model.masks = masks.to(device=reference.device, dtype=reference.dtype).eval()

@@ -1,0 +1,224 @@
+"""The paper's tables in miniature: short trainings of the small model from a shared start, one change each, three seeds.
+
+    python benchmarks/miniature.py --start training/3-questions/model --table compression --budget 30
+    python benchmarks/miniature.py --write benchmarks/miniature.md
+
+A cell is one training and one exam. Finished cells are kept in benchmarks/miniature.json, an interrupted one goes on; a table may
+be filled over several runs, seed after seed, and says which cells are missing. Figures of the language model are printed only
+where the check stored with them says that `<SEG>` matters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from _exam import GROUPS, Group, examine
+
+from vadcli.detectors.lavida import checkpoint
+from vadcli.train.memory import FeatureMemory
+from vadcli.train.recipe import Recipe, read_recipes
+from vadcli.train.series import behind
+from vadcli.train.step import ExposureStep
+from vadcli.train.synthetic import SyntheticWorld, WorldOptions
+from vadcli.train.trainer import Trainer
+
+HERE = Path(__file__).resolve().parent
+STORE = HERE / "miniature.json"
+WORK = HERE / "work" / "miniature"
+RECIPE = HERE.parent / "recipes" / "lavida-tiny.toml"
+SEEDS = (0, 1, 2)
+STEPS = 150
+CLIPS = 150
+EXAM_SEED = 777
+MATTERS = 0.10
+"""Of frame AUC on twins, that another clip's `<SEG>` must cost."""
+METHODS = ("reverse_attention", "mean", "densest", "least_dense", "random")
+RATIOS = (1.0, 0.5, 0.2, 0.1, 0.05)
+ASKED = (
+    "seen pairs, 8 names",
+    "pairs never shown, 8 names",
+    "a motion that another object like it has, 1 name",
+    "a motion that another object like it has, 4 names",
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of a table: what it is called and which values of the recipe it changes, `table.key` to value."""
+
+    label: str
+    changes: dict[str, Any]
+
+
+TABLES: dict[str, tuple[Cell, ...]] = {
+    "compression": tuple(
+        Cell(f"{method}, ratio {ratio:g}", {"model.method": method, "model.compression": ratio})
+        for ratio in RATIOS
+        for method in METHODS
+        if ratio < 1 or method == METHODS[0]
+    ),
+    "projector": tuple(Cell(kind, {"model.projector": kind}) for kind in ("mlp", "qformer", "two_way")),
+    "categories": tuple(Cell(f"N = {count}", {"data.max_categories": count}) for count in (4, 8, 16, 24)),
+    "queries": tuple(Cell(f"{count} queries", {"model.queries": count}) for count in (4, 8, 12, 16)),
+    "probability": tuple(Cell(f"p = {share:g}", {"exposure.probability": share}) for share in (0.25, 0.5, 0.75)),
+    "seg": (Cell("with <SEG>", {"exposure.without_seg": 0.0}), Cell("without <SEG>", {"exposure.without_seg": 1.0})),
+}
+OF_THE_LANGUAGE_MODEL = ("compression", "seg")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--start", type=Path, help="the folder that every cell starts from: the recipe's stage before exposure")
+    parser.add_argument("--table", choices=sorted(TABLES), action="append", help="which to fill; all where left out")
+    parser.add_argument("--budget", type=float, default=0.0, help="minutes after which no new cell is begun")
+    parser.add_argument("--write", type=Path, help="a Markdown file for the tables")
+    chosen = parser.parse_args()
+    ends = time.monotonic() + 60 * chosen.budget
+    for table, cell, seed in wanted(chosen.table or sorted(TABLES)):
+        if chosen.start is None or time.monotonic() > ends:
+            break
+        keep(table, cell, seed, run(chosen.start, table, cell, seed))
+    text = report(stored())
+    if chosen.write:
+        chosen.write.write_text(text, encoding="utf-8")
+    print(text)
+
+
+def wanted(tables: list[str]) -> Iterator[tuple[str, Cell, int]]:
+    """Cells that are not there yet, all of a seed before the next."""
+    done = stored()
+    for seed in SEEDS:
+        for table in tables:
+            yield from (
+                (table, cell, seed) for cell in TABLES[table] if str(seed) not in done.get(table, {}).get(cell.label, {})
+            )
+
+
+def run(start: Path, table: str, cell: Cell, seed: int) -> dict[str, float]:
+    """Train and examine one cell."""
+    out = WORK / table / cell.label.replace(" ", "-").replace(",", "") / str(seed)
+    model = out / "model"
+    if not model.is_dir():
+        Trainer(recipe_of(start, cell, seed), out, device="cpu").run()
+    loaded = checkpoint.load(model).requires_grad_(False)
+    step = ExposureStep(loaded, masks=1, memory=FeatureMemory(loaded))
+    world = SyntheticWorld(WorldOptions(), seed=EXAM_SEED, split="test", length=CLIPS)
+    seg = "none" if cell.changes.get("exposure.without_seg") == 1.0 else "own"
+    found: dict[str, float] = {}
+    for group in (group for group in GROUPS if group.name in ASKED):
+        found[group.name] = auc(step, world, group, seg)
+    twins = next(group for group in GROUPS if group.name == ASKED[2])
+    found["another's <SEG>"] = auc(step, world, twins, "next")
+    found |= costs(step, world)
+    shutil.rmtree(out)
+    return found
+
+
+def auc(step: ExposureStep, world: SyntheticWorld, group: Group, seg: Any) -> float:
+    """Frame AUC of one group."""
+    value = examine(step, world, group, clips=CLIPS, seg=seg).frames.value
+    assert value is not None, group.name
+    return value
+
+
+def costs(step: ExposureStep, world: SyntheticWorld) -> dict[str, float]:
+    """Visual tokens a clip behind compression, and seconds a clip from pixels to the compressed tokens."""
+    clips = torch.stack([torch.from_numpy(world.frames(index)) for index in range(8)])
+    with torch.no_grad():
+        step.model.watch(clips[:2])
+        began = time.perf_counter()
+        seen = step.model.watch(clips)
+        seconds = (time.perf_counter() - began) / len(clips)
+    return {"tokens": float(len(seen.visual[0].tokens)), "seconds": seconds}
+
+
+def recipe_of(start: Path, cell: Cell, seed: int) -> Recipe:
+    """The recipe's exposure stage, short, with a cell's changes."""
+    recipe = behind(read_recipes(RECIPE)[-1], start)
+    parts: dict[str, dict[str, Any]] = {}
+    for key, value in cell.changes.items():
+        table, _, name = key.partition(".")
+        parts.setdefault(table, {})[name] = value
+    data = parts.pop("data", {})
+    changed = {table: replace(getattr(recipe, table), **values) for table, values in parts.items()}
+    return replace(
+        recipe,
+        seed=seed,
+        data=tuple(replace(item, clips=2000, **data) for item in recipe.data),
+        schedule=replace(recipe.schedule, epochs=1, steps=STEPS, warm_up_steps=20),
+        validation=replace(recipe.validation, every=0),
+        **changed,
+    )
+
+
+def stored() -> dict[str, Any]:
+    """What is there: table -> label -> seed -> figures."""
+    return json.loads(STORE.read_text(encoding="utf-8")) if STORE.is_file() else {}
+
+
+def keep(table: str, cell: Cell, seed: int, found: dict[str, float]) -> None:
+    """Add a cell to the store, whole or not at all."""
+    document = stored()
+    document.setdefault(table, {}).setdefault(cell.label, {})[str(seed)] = found
+    temporary = STORE.with_suffix(".new")
+    temporary.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.replace(STORE)
+    print(table, cell.label, seed, {name: round(value, 3) for name, value in found.items()}, flush=True)
+
+
+def report(done: dict[str, Any]) -> str:
+    """All tables, cells that are missing named."""
+    lines = ["# The paper's tables in miniature", "", *ABOUT, ""]
+    for table, cells in TABLES.items():
+        lines += [f"## {table}", ""]
+        found = done.get(table, {})
+        gap = seg_gap(found)
+        if table in OF_THE_LANGUAGE_MODEL and gap is not None and gap < MATTERS:
+            lines += [f"Not printed: another clip's `<SEG>` costs {gap:.3f} only, so this would say nothing.", ""]
+            continue
+        columns = (*ASKED, "another's <SEG>", "tokens", "seconds")
+        lines += [f"| | {' | '.join(columns)} | seeds |", "|---" * (len(columns) + 2) + "|"]
+        for cell in cells:
+            seeds = found.get(cell.label, {})
+            figures = [told([seed[column] for seed in seeds.values()]) for column in columns]
+            lines.append(f"| {cell.label} | {' | '.join(figures)} | {len(seeds) or 'missing'} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def seg_gap(found: dict[str, Any]) -> float | None:
+    """What another's `<SEG>` costs on twins where the model is trained as it is shipped; the greatest over a table's cells."""
+    gaps = [mean(seed[ASKED[2]] - seed["another's <SEG>"] for seed in seeds.values()) for seeds in found.values() if seeds]
+    return max(gaps) if gaps else None
+
+
+def told(values: list[float]) -> str:
+    """The mean, and from where to where the seeds went."""
+    if not values:
+        return "-"
+    digits = 0 if max(values) > 5 else 3
+    text = f"{mean(values):.{digits}f}"
+    return text if len(values) == 1 or digits == 0 else f"{text} [{min(values):.3f}, {max(values):.3f}]"
+
+
+ABOUT = (
+    "`python benchmarks/miniature.py --start training/3-questions/model`",
+    "",
+    f"{STEPS} steps of the recipe's exposure stage a cell, on 2,000 clips, from a shared start that was trained with reverse",
+    f"attention at a ratio of .2; then {CLIPS} fresh clips. Frame AUC, the mean over seeds and their range; tokens a clip behind",
+    "compression; seconds a clip from pixels to those. Short trainings favour what the start was trained with. A new projector",
+    "begins from random weights, two_way as well.",
+)
+
+
+if __name__ == "__main__":
+    main()
