@@ -3,9 +3,9 @@
     python benchmarks/miniature.py --start training/3-questions/model --table compression --budget 30
     python benchmarks/miniature.py --write benchmarks/miniature.md
 
-A cell is one training and one exam. Finished cells are kept in benchmarks/miniature.json, an interrupted one goes on; a table may
-be filled over several runs, seed after seed, and says which cells are missing. Figures of the language model are printed only
-where the check stored with them says that `<SEG>` matters.
+A cell is one training and one exam. Finished cells are kept in benchmarks/miniature.json, an interrupted one goes on; a table
+may be filled over several runs, seed after seed, and says which cells are missing. Figures of the language model are printed
+only where the check stored with them says that `<SEG>` matters.
 """
 
 from __future__ import annotations
@@ -213,10 +213,10 @@ def told(values: list[float]) -> str:
 ABOUT = (
     "`python benchmarks/miniature.py --start training/3-questions/model`",
     "",
-    f"{STEPS} steps of the recipe's exposure stage a cell, on 2,000 clips, from a shared start that was trained with reverse",
-    f"attention at a ratio of .2; then {CLIPS} fresh clips. Frame AUC, the mean over seeds and their range; tokens a clip behind",
-    "compression; seconds a clip from pixels to those. Short trainings favour what the start was trained with. A new projector",
-    "begins from random weights, two_way as well.",
+    f"{STEPS} steps of the recipe's exposure stage a cell, on 2,000 clips, from a shared start that was trained with",
+    f"reverse attention at a ratio of .2; then {CLIPS} fresh clips. Frame AUC, the mean over seeds and their range; tokens a",
+    "clip behind compression; seconds a clip from pixels to those. Short trainings favour what the start was trained with. A",
+    "new projector begins from random weights, two_way as well.",
 )
 
 

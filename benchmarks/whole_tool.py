@@ -1,0 +1,119 @@
+"""The small checkpoint through the whole tool: videos of the synthetic world are written, scanned and evaluated by commands.
+
+The same videos are judged by the trainer's own code, without files; the two frame AUCs should agree to .01.
+
+    python benchmarks/whole_tool.py --model weights/lavida-tiny --videos 20 --keep films
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vadcli.detectors.lavida import checkpoint
+from vadcli.detectors.lavida.model import Lavida
+from vadcli.metrics import FrameSet, frame_auc
+from vadcli.train.samples import ExposureSample
+from vadcli.train.step import ExposureStep
+from vadcli.train.synthetic import SyntheticWorld, WorldOptions
+from vadcli.train.synthetic.truth import Verdict, fits
+from vadcli.train.synthetic.videos import TRUTH_FILE, VideoOptions, draw_video, video_frames, write_videos
+from vadcli.train.synthetic.world import parsed
+
+SEED = 20_262
+LISTS = (
+    ("red star", "blue ring", "green cross"),
+    ("purple star", "red square"),  # pairs never shown in training
+    ("something falling", "something circling", "something growing"),
+)
+INTERVAL = 4  # frames between those that a scan samples, at 30 a second
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=Path("weights/lavida-tiny"))
+    parser.add_argument("--videos", type=int, default=20)
+    parser.add_argument("--keep", type=Path, help="a folder for videos and results; a temporary one where left out")
+    chosen = parser.parse_args()
+    model = checkpoint.load(chosen.model).requires_grad_(False)
+    print("| categories | through the tool | trainer's own | difference | videos |")
+    print("|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as temporary:
+        root = chosen.keep or Path(temporary)
+        for number, names in enumerate(LISTS):
+            through = by_the_tool(chosen.model, root / str(number), names, chosen.videos)
+            own = by_the_trainer(model, names, chosen.videos)
+            told = f"{through:.4f} | {own:.4f} | {through - own:+.4f} | {chosen.videos}"
+            print(f"| {', '.join(names)} | {told} |", flush=True)
+
+
+def world_of(videos: int) -> SyntheticWorld:
+    return SyntheticWorld(WorldOptions(), seed=SEED, split="test", length=videos)
+
+
+def by_the_tool(model: Path, folder: Path, names: tuple[str, ...], videos: int) -> float:
+    """Frame AUC as `vadcli eval` says it of what `vadcli scan` wrote."""
+    films, out = folder / "films", folder / "out"
+    write_videos(films, world_of(videos), range(videos), categories=names)
+    scan = ["scan", films, "--out", out, "--detector", "lavida", "--model", model.absolute(), "--masks", "video", "--quiet"]
+    command(*scan, "--categories", ",".join(names))
+    found = json.loads(command("eval", out, "--root", films / TRUTH_FILE, "--metrics", "frame", "--json"))
+    return float(found["metrics"]["frame"]["auc_micro"]["value"])
+
+
+def command(*arguments: object) -> str:
+    done = subprocess.run([sys.executable, "-m", "vadcli", *map(str, arguments)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"vadcli {arguments[0]} ended with {done.returncode}: {done.stderr[-500:]}")
+    return done.stdout
+
+
+def by_the_trainer(model: Lavida, names: tuple[str, ...], videos: int) -> float:
+    """The same videos from numbers to scores: every fourth frame in clips of eight, a score holding to the next."""
+    step = ExposureStep(model, masks=1).eval()
+    scores, labels = [], []
+    for frames, shown in films_of(names, videos):
+        sampled = frames[::INTERVAL]
+        logits = np.concatenate(list(judged(step, sampled, names)))[-len(sampled) :]
+        scores.append(np.repeat(logits, INTERVAL)[: len(frames)])
+        labels.append(shown)
+    value = frame_auc(FrameSet.of(scores, labels)).value
+    assert value is not None
+    return value
+
+
+def films_of(names: tuple[str, ...], videos: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Frames (N, H, W, 3) of each video, and in which of them something is seen that a name means."""
+    world, options = world_of(videos), VideoOptions()
+    wanted = [parsed(name) for name in names]
+    for index in range(videos):
+        scene = draw_video(world, index, wanted, options)
+        roles = [thing.role for thing in scene.cast if thing.role is not None]
+        meant = np.array([any(fits(role, name) is Verdict.TRUE for name in wanted) for role in roles])
+        parts = list(video_frames(scene, world.options.size_px, options))
+        frames = np.concatenate([frames for frames, _ in parts])
+        masks = np.concatenate([masks.any(axis=(2, 3)) for _, masks in parts], axis=1)  # (K, N)
+        yield frames, np.asarray(masks[meant].any(axis=0))
+
+
+def judged(step: ExposureStep, frames: np.ndarray, names: tuple[str, ...]) -> Iterator[np.ndarray]:
+    """Scores of clips one behind the other; the last one is shifted back and gives only the new ones."""
+    length = step.model.config.sampling.frames
+    for start in range(0, len(frames), length):
+        first = min(start, len(frames) - length)
+        clip = frames[first : first + length]
+        nothing = np.zeros(clip.shape[:3], np.bool_)
+        sample = ExposureSample("clip", clip, names, nothing, np.asarray(nothing.any(axis=(1, 2))), False)
+        yield torch.sigmoid(step.judge([sample]).object_logit[0]).numpy()[start - first :]
+
+
+if __name__ == "__main__":
+    main()
