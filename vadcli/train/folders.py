@@ -56,14 +56,24 @@ def start_model(recipe: Recipe) -> Lavida:
 def with_projector(model: Lavida, recipe: Recipe) -> Lavida:
     """The model with a new random projector where the recipe wants one of another kind or size, drawn from its seed."""
     chosen, options = recipe.model, model.config.projector
-    if not chosen.projector and not chosen.queries:
+    drawn = bool(chosen.projector or chosen.queries)
+    added = chosen.mask_prompt and not options.mask_prompt
+    if not drawn and not added:
         return model
-    options = replace(options, kind=chosen.projector or options.kind, queries=chosen.queries or options.queries)
+    options = replace(
+        options,
+        kind=chosen.projector or options.kind,
+        queries=chosen.queries or options.queries,
+        mask_prompt=options.mask_prompt or chosen.mask_prompt,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        model.projector = build_projector(
+        projector = build_projector(
             options, llm_width=model.mllm.width, text_width=model.text.width, image_width=model.masks.width
         )
+    if not drawn:
+        projector.load_state_dict(model.projector.state_dict(), strict=False)
+    model.projector = projector
     model.config = replace(model.config, projector=options)
     return model
 

@@ -38,6 +38,7 @@ class ModelChoice:
         method: of compression, the paper's or one that it is compared with; see `CompressionOptions`.
         projector: its kind, and `queries` its learnable queries, where a new one is to be drawn; the start's where neither is
             said.
+        mask_prompt: give the projector a mask prompt where it has none, at first without effect; see `ProjectorOptions`.
         train_px: least and greatest area of a frame for Qwen2-VL in training; the preset's or folder's where empty.
     """
 
@@ -49,6 +50,7 @@ class ModelChoice:
     method: Literal["reverse_attention", "mean", "densest", "least_dense", "random"] = "reverse_attention"
     projector: Literal["", "two_way", "qformer", "mlp"] = ""
     queries: int = 0
+    mask_prompt: bool = False
     train_px: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:

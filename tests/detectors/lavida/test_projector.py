@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vadcli.detectors.lavida.projector import Attention, ProjectorOptions, TwoWayBlock, build_projector
+from vadcli.detectors.lavida.projector import ODDS, Attention, ProjectorOptions, TwoWayBlock, anywhere, build_projector
 
 KINDS = ("two_way", "qformer", "mlp")
 LLM, TEXT, IMAGE = 20, 10, 12
@@ -219,3 +219,53 @@ def test_sizes_of_the_base_preset() -> None:
 def test_options_check_themselves(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ProjectorOptions(**wrong)
+
+
+# What is not the paper's
+
+
+def added(**more: Any) -> nn.Module:
+    torch.manual_seed(5)
+    options = ProjectorOptions(width=32, queries=4, blocks=2, heads=2, mlp=48, category_heads=2, null_key=True, **more)
+    return build_projector(options, llm_width=LLM, text_width=TEXT, image_width=IMAGE).eval()
+
+
+def test_additions_are_off_unless_asked_for() -> None:
+    prompts = small("two_way")(**inputs())
+    assert prompts.presence is None
+    assert prompts.dense is None
+
+
+@torch.no_grad()
+def test_presence_and_mask_prompt_follow_the_likeliest_category() -> None:
+    projector, given = added(presence=True, mask_prompt=True), inputs()
+    projector.mask_prompt.fill_(2.0)
+    clips, frames = given["image"].shape[:2]
+    prompts = projector(**given)
+    text = given["text"].expand(clips, -1, -1)
+    where = projector.frame_semantics.where(text, given["image"], given["position"])  # (N, C, h · w + 1)
+    odds = (where[..., :-1] - where[..., -1:]).clamp(-ODDS, ODDS)
+    wanted = 2 * odds.amax(dim=1).view(clips, frames, 1, *given["image"].shape[-2:]) / ODDS
+    assert close(prompts.dense, wanted.expand_as(prompts.dense))
+    strongest = anywhere(where).clamp(-ODDS, ODDS).amax(dim=1).view(clips, frames)
+    without = projector.odds_scale.clone()
+    projector.odds_scale.zero_()
+    assert close(prompts.presence - projector(**given).presence, without * strongest)
+
+
+@torch.no_grad()
+def test_categories_that_do_not_count_change_nothing_of_the_additions() -> None:
+    projector, given = added(presence=True, mask_prompt=True), inputs()
+    projector.mask_prompt.normal_()
+    clips = len(given["image"])
+    text = given["text"].expand(clips, -1, -1)
+    longer = torch.cat([text, torch.full_like(text[:, :2], 9.0)], dim=1)
+    mask = torch.tensor([[True] * text.shape[1] + [False] * 2] * clips)
+    alone, masked = projector(**{**given, "text": text}), projector(**{**given, "text": longer}, text_mask=mask)
+    for one, other in ((alone.sparse, masked.sparse), (alone.presence, masked.presence), (alone.dense, masked.dense)):
+        assert close(one, other)
+
+
+@torch.no_grad()
+def test_a_mask_prompt_begins_without_effect() -> None:
+    assert not added(mask_prompt=True)(**inputs()).dense.any()

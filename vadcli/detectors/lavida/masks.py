@@ -91,8 +91,13 @@ class MaskModel(Protocol):
         """Features of (N, 3, S, S) normalised pixels, `chunk` frames at a time (all at once by default)."""
         ...
 
-    def decode(self, features: ImageFeatures, prompt: Tensor, *, multimask: bool = False) -> MaskOutput:
-        """Masks of all frames for a prompt each, (N, 1, width): one mask, or three with `multimask`."""
+    def decode(
+        self, features: ImageFeatures, prompt: Tensor, *, multimask: bool = False, dense: Tensor | None = None
+    ) -> MaskOutput:
+        """Masks of all frames for a prompt each, (N, 1, width): one mask, or three with `multimask`.
+
+        `dense` (N, width, h, w) is added to the embedding of "no mask".
+        """
         ...
 
 
@@ -158,12 +163,15 @@ class TransformersMasks(nn.Module):
         position = self.sam2.vision_encoder.neck.position_encoding(embedding[:1].shape, embedding.device, embedding.dtype)
         return ImageFeatures(embedding, position, high)
 
-    def decode(self, features: ImageFeatures, prompt: Tensor, *, multimask: bool = False) -> MaskOutput:
+    def decode(
+        self, features: ImageFeatures, prompt: Tensor, *, multimask: bool = False, dense: Tensor | None = None
+    ) -> MaskOutput:
         """See MaskModel.decode; with one mask, SAM2's stability choice replaces an unstable one by the best of the three."""
         embedding = features.embedding + self.sam2.no_memory_embedding.view(1, -1, 1, 1)
         sparse = with_padding_point(prompt.to(embedding.dtype), self.sam2.prompt_encoder.not_a_point_embed.weight)
-        dense = self.sam2.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
-        mask_logit, iou, _, object_logit = self.heads(embedding, features.high, sparse, dense, multimask=multimask)
+        no_mask = self.sam2.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
+        given = no_mask if dense is None else no_mask + dense.to(embedding.dtype)
+        mask_logit, iou, _, object_logit = self.heads(embedding, features.high, sparse, given, multimask=multimask)
         return MaskOutput(object_logit.float(), mask_logit.float(), iou.float())
 
     def heads(

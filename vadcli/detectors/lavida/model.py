@@ -214,7 +214,8 @@ class Lavida(nn.Module):
     def answer(self, seen: Seen, prompts: Prompts, *, multimask: bool = False) -> MaskOutput:
         """The mask decoder's answer to prompts, what the projector says of presence added to its object score."""
         with self.clock("sam2 decoder"):
-            output = self.masks.decode(seen.image, prompts.sparse.flatten(0, 1), multimask=multimask)
+            dense = None if prompts.dense is None else prompts.dense.flatten(0, 1)
+            output = self.masks.decode(seen.image, prompts.sparse.flatten(0, 1), multimask=multimask, dense=dense)
         if prompts.presence is None:
             return output
         return replace(output, object_logit=output.object_logit + prompts.presence.flatten().float())

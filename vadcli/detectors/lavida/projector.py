@@ -39,6 +39,7 @@ class ProjectorOptions:
         null_key: a category's attention may also go to a learned key that stands for "nowhere in this frame". Not the paper's.
         presence: two logits are added to the mask decoder's object score: one read from the updated queries, and, with
             `null_key`, the odds of the likeliest category to be anywhere rather than nowhere, scaled. Not the paper's.
+        mask_prompt: with `null_key`, the place of the likeliest category is the mask decoder's mask prompt. Not the paper's.
     """
 
     kind: Kind = "two_way"
@@ -51,6 +52,7 @@ class ProjectorOptions:
     category_heads: int = 8
     null_key: bool = False
     presence: bool = False
+    mask_prompt: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -73,10 +75,12 @@ class Prompts:
     Attributes:
         sparse: (B, T, 1, C_img), one sparse prompt a frame.
         presence: (B, T) to be added to the decoder's object logit; None where the projector has no such output.
+        dense: (B, T, C_img, h, w) to be added to SAM2's embedding of "no mask"; None likewise.
     """
 
     sparse: Tensor
     presence: Tensor | None = None
+    dense: Tensor | None = None
 
 
 def build_projector(options: ProjectorOptions, *, llm_width: int, text_width: int, image_width: int) -> nn.Module:
@@ -109,6 +113,7 @@ class Projector(nn.Module):
         self.prompt = nn.Linear(options.queries * width, image_width)
         self.presence = nn.Linear(options.queries * width, 1) if options.presence else None
         self.odds_scale = nn.Parameter(torch.tensor(0.5)) if options.presence and options.null_key else None
+        self.mask_prompt = nn.Parameter(torch.zeros(image_width)) if options.mask_prompt and options.null_key else None
 
     def forward(self, seg: Tensor, text: Tensor, image: Tensor, position: Tensor, text_mask: Tensor | None = None) -> Prompts:
         """One sparse prompt a frame.
@@ -134,12 +139,19 @@ class Projector(nn.Module):
             queries, keys = block(queries, keys, query_position, key_position, mask)
         flat = queries.flatten(1)
         presence = None if self.presence is None else self.presence(flat).view(clips, frames)
+        sparse = self.prompt(flat).reshape(clips, frames, 1, -1)
+        if self.odds_scale is None and self.mask_prompt is None:
+            return Prompts(sparse, presence)
+        where = self.frame_semantics.where(text, image, position)  # (N, C, h · w + 1)
+        absent = None if text_mask is None else ~text_mask.repeat_interleave(frames, dim=0)
         if presence is not None and self.odds_scale is not None:
-            odds = self.frame_semantics.odds(text, image, position).clamp(-ODDS, ODDS)  # (N, C)
-            if text_mask is not None:
-                odds = odds.masked_fill(~text_mask.repeat_interleave(frames, dim=0), -ODDS)
-            presence = presence + self.odds_scale * odds.amax(dim=1).view(clips, frames)
-        return Prompts(self.prompt(flat).reshape(clips, frames, 1, -1), presence)
+            presence = presence + self.odds_scale * _likeliest(anywhere(where), absent).view(clips, frames)
+        dense = None
+        if self.mask_prompt is not None:
+            odds = where[..., :-1] - where[..., -1:]  # (N, C, h · w)
+            strongest = _likeliest(odds, absent).view(clips, frames, 1, *image.shape[-2:])
+            dense = strongest / ODDS * self.mask_prompt[:, None, None]
+        return Prompts(sparse, presence, dense)
 
 
 class MlpProjector(nn.Module):
@@ -183,11 +195,6 @@ class FrameSemantics(nn.Module):
         """
         queries, values = self._sides(text, image, position)
         return self.attention.logits(queries, values).mean(dim=1)
-
-    def odds(self, text: Tensor, image: Tensor, position: Tensor) -> Tensor:
-        """The log odds that a category is anywhere rather than nowhere, (N, C); needs `null_key`."""
-        where = self.where(text, image, position)
-        return where[..., :-1].logsumexp(dim=-1) - where[..., -1]
 
     def _sides(self, text: Tensor, image: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """Queries (N, C, d) and keys, which are the values too, (N, h · w (+ 1), d)."""
@@ -282,6 +289,19 @@ class Attention(nn.Module):
     def _split(self, tokens: Tensor) -> Tensor:
         """(N, K, inside) -> (N, heads, K, inside / heads)."""
         return tokens.reshape(*tokens.shape[:2], self.heads, -1).transpose(1, 2)
+
+
+def anywhere(where: Tensor) -> Tensor:
+    """The log odds that a category is anywhere rather than nowhere, of `FrameSemantics.where` with a null key: (N, C)."""
+    return where[..., :-1].logsumexp(dim=-1) - where[..., -1]
+
+
+def _likeliest(odds: Tensor, absent: Tensor | None) -> Tensor:
+    """The highest log odds over the categories, (N, C, …) -> (N, …); `absent` (N, C) names those that don't count."""
+    odds = odds.clamp(-ODDS, ODDS)
+    if absent is not None:
+        odds = odds.masked_fill(absent.view(*absent.shape, *[1] * (odds.dim() - 2)), -ODDS)
+    return odds.amax(dim=1)
 
 
 def _key_mask(text_mask: Tensor, frames: int) -> Tensor:

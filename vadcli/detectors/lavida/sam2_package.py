@@ -91,16 +91,19 @@ class PackageMasks(nn.Module):
         high = (self.sam_mask_decoder.conv_s0(fine), self.sam_mask_decoder.conv_s1(middle))
         return ImageFeatures(embedding, self.image_encoder.neck.position_encoding(embedding[:1]), high)
 
-    def decode(self, features: ImageFeatures, prompt: Tensor, *, multimask: bool = False) -> MaskOutput:
+    def decode(
+        self, features: ImageFeatures, prompt: Tensor, *, multimask: bool = False, dense: Tensor | None = None
+    ) -> MaskOutput:
         """See MaskModel.decode; with one mask, SAM2's stability choice replaces an unstable one by the best of the three."""
         embedding = features.embedding + self.no_mem_embed.view(1, -1, 1, 1)
+        no_mask = self.sam_prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
         mask_logit, iou, _, object_logit = self.sam_mask_decoder(
             image_embeddings=embedding,
             image_pe=self.sam_prompt_encoder.get_dense_pe().to(embedding.dtype),
             sparse_prompt_embeddings=with_padding_point(
                 prompt.to(embedding.dtype), self.sam_prompt_encoder.not_a_point_embed.weight
             ),
-            dense_prompt_embeddings=self.sam_prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1),
+            dense_prompt_embeddings=no_mask if dense is None else no_mask + dense.to(embedding.dtype),
             multimask_output=multimask,
             repeat_image=False,  # a frame a prompt
             high_res_features=list(features.high),
