@@ -14,18 +14,30 @@ from torch import Tensor
 from vadcli.detectors.lavida.masks import ImageFeatures
 from vadcli.detectors.lavida.mllm import VisualTokens
 from vadcli.detectors.lavida.model import Lavida
+from vadcli.errors import UsageError
+from vadcli.train.parts import part_of
 from vadcli.types import ByteArray
+
+PROJECTIONS = ("masks.sam2.mask_decoder.conv_s0.", "masks.sam2.mask_decoder.conv_s1.")
 
 
 class FeatureMemory:
     """Features of clips by their keys.
 
     Args:
-        model: whose encoder looks; it must not be trained.
+        model: whose encoder looks. The projections of the high-resolution features belong to what is remembered and are frozen.
         most_bytes: what is kept at most; clips beyond it are looked at every time.
+
+    Raises:
+        UsageError: the image encoder is trained.
     """
 
     def __init__(self, model: Lavida, *, most_bytes: int = 8 << 30) -> None:
+        if any(value.requires_grad and part_of(name) == "image_encoder" for name, value in model.named_parameters()):
+            raise UsageError("what a trained image encoder saw can't be remembered", hint="leave image_encoder out of `train`")
+        for name, value in model.named_parameters():
+            if name.startswith(PROJECTIONS):
+                value.requires_grad_(False)
         self.model, self.most_bytes = model, most_bytes
         self.bytes = 0
         self._kept: dict[str, tuple[Tensor, Tensor, Tensor]] = {}

@@ -156,6 +156,9 @@ def test_questions_tell_each_object_in_words() -> None:
 
 def test_what_was_seen_is_remembered_to_the_byte(start: Path) -> None:
     model = checkpoint.load(start, allow_untrained=True)
+    with pytest.raises(UsageError, match="image encoder"):
+        FeatureMemory(model)
+    model.requires_grad_(False)
     clips = [(f"{index}", WORLD.frames(index)) for index in range(3)]
     memory, small = FeatureMemory(model), FeatureMemory(model, most_bytes=1)
     first = memory.recall(clips)
