@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import argparse
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 
+import torch
 from _exam import GROUPS, Group, Marks, examine
 
 from vadcli.detectors.lavida import checkpoint
 from vadcli.metrics import Metric
 from vadcli.train.memory import FeatureMemory
-from vadcli.train.step import ExposureStep
+from vadcli.train.step import ExposureStep, Seg
 from vadcli.train.synthetic import SyntheticWorld, WorldOptions
 
 SEED = 20_261
@@ -39,30 +43,42 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=SEED, help="of the clips; training used 0")
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--only", default="", help="groups whose names hold this text")
     parser.add_argument("--write", type=Path, help="a Markdown file for the tables")
     chosen = parser.parse_args()
-    model = checkpoint.load(chosen.model).requires_grad_(False)
-    step = ExposureStep(model, masks=1, memory=FeatureMemory(model))
-    world = SyntheticWorld(WorldOptions(), seed=chosen.seed, split="test", length=chosen.clips)
     began = time.perf_counter()
-    rows = []
-    for group in (group for group in GROUPS if chosen.only in group.name):
-        marks = examine(step, world, group, clips=chosen.clips, batch=chosen.batch)
-        rows.append(line(group, marks))
-        print(rows[-1], flush=True)
-    exchanged = []
-    for group in GROUPS:
-        if group.name in EXCHANGED and chosen.only in group.name:
-            found = [
-                examine(step, world, group, clips=chosen.clips, batch=chosen.batch, seg=seg) for seg in ("own", "next", "none")
-            ]
-            exchanged.append(f"| {group.name} | {' | '.join(told(marks.frames) for marks in found)} |")
-            print(exchanged[-1], flush=True)
+    groups = [group for group in GROUPS if chosen.only in group.name]
+    asked = [(group, "own") for group in groups]
+    asked += [(group, seg) for group in groups if group.name in EXCHANGED for seg in ("next", "none")]
+    with ProcessPoolExecutor(chosen.processes, mp_context=get_context("spawn")) as pool:
+        given = (chosen.model, chosen.seed, chosen.clips, chosen.batch)
+        found = dict(zip(asked, pool.map(partial(ask, *given), asked), strict=True))
+    rows = [line(group, found[group, "own"]) for group in groups]
+    exchanged = [
+        f"| {group.name} | {' | '.join(told(found[group, seg].frames) for seg in ('own', 'next', 'none'))} |"
+        for group in groups
+        if group.name in EXCHANGED
+    ]
     text = report(chosen, rows, exchanged, time.perf_counter() - began)
     if chosen.write:
         chosen.write.write_text(text, encoding="utf-8")
     print(text)
+
+
+def ask(model: Path, seed: int, clips: int, batch: int, asked: tuple[Group, Seg]) -> Marks:
+    """One group's marks; in a process of its own, which keeps the model and what it saw."""
+    torch.set_num_threads(1)
+    step, world = _loaded(model, seed, clips)
+    group, seg = asked
+    return examine(step, world, group, clips=clips, batch=batch, seg=seg)
+
+
+@cache
+def _loaded(model: Path, seed: int, clips: int) -> tuple[ExposureStep, SyntheticWorld]:
+    loaded = checkpoint.load(model).requires_grad_(False)
+    world = SyntheticWorld(WorldOptions(), seed=seed, split="test", length=clips)
+    return ExposureStep(loaded, masks=1, memory=FeatureMemory(loaded)), world
 
 
 def line(group: Group, marks: Marks) -> str:

@@ -75,8 +75,8 @@ def test_the_manifest_names_base_models_and_the_lavida_folders_made_of_them() ->
         assert item.purpose
         assert item.licence
         if item.kind == "lavida":
-            assert not item.published
-            assert "vadcli weights import" in item.note
+            assert item.published == (item.name == "lavida-tiny"), "only the small one comes along"
+            assert "vadcli weights import" in item.note or "vadcli train" in item.note
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,6 @@ def test_weights_of_the_checkout_are_found_last(tmp_path: Path, own_home: Path, 
     ("model", "words"),
     [
         ("lavida-7b", "no public trained checkpoint exists"),
-        ("lavida-tiny", "--random-weights"),
         ("qwen2-vl-7b", "a base model"),
         ("nonsense", "known: lavida-7b, lavida-2b, lavida-tiny"),
         ("./nowhere", "no such folder"),
@@ -563,3 +562,11 @@ def test_locating_weights_imports_nothing_heavy(tmp_path: Path) -> None:
     )
     said = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True, timeout=60)
     assert said.stdout.strip() == "[]"
+
+
+def test_the_small_checkpoint_comes_along_whole_and_small() -> None:
+    folder = Path(__file__).resolve().parents[1] / "weights" / "lavida-tiny"
+    assert weights.locate("lavida-tiny") == folder
+    assert weights.is_trained(folder)
+    assert all(one.ok for one in weights.verify(folder))
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 10e6
