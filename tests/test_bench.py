@@ -291,7 +291,7 @@ def test_a_report_comes_back_from_its_json(device_bytes: int | None, busy: float
 
 
 def tiny(**options: object) -> LavidaDetector:
-    given = {"categories": "fight", "model": "lavida-tiny", "allow_untrained": True, "device": "cpu", **options}
+    given = {"categories": "fight", "model": "preset:lavida-tiny", "allow_untrained": True, "device": "cpu", **options}
     return LavidaDetector(DetectorOptions(**given))  # type: ignore[arg-type]
 
 
@@ -341,7 +341,7 @@ def needs(model: str, precision: str = "auto") -> int:
 @pytest.mark.parametrize(
     ("spare", "fits"),
     [
-        (-1, "--precision bf16 (16.9 GB), --model lavida-2b (9.5 GB), --model lavida-tiny (9 MB)"),
+        (-1, "--precision bf16 (16.9 GB), --model lavida-2b (9.5 GB), --model lavida-tiny-scratch"),
         (-(20 * 10**9), "--model lavida-2b"),
         (-(30 * 10**9), "--model lavida-tiny"),
         (-(10**11), "more memory"),
@@ -408,5 +408,5 @@ def test_options_reach_the_detector() -> None:
     assert options.ratio_list() == (1.0, 0.2)
     assert options.batch_size_list() == (8, 2)
     given = options.detector_options()
-    assert (given.model, given.precision, given.allow_untrained, given.detector) == ("lavida-2b", "bf16", True, "lavida")
+    assert (given.model, given.precision, given.allow_untrained, given.detector) == ("preset:lavida-2b", "bf16", True, "lavida")
     assert rounds.Bound(options.seconds, options.clips) == Bound(5.0, None)

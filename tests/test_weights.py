@@ -568,5 +568,5 @@ def test_the_small_checkpoint_comes_along_whole_and_small() -> None:
     folder = Path(__file__).resolve().parents[1] / "weights" / "lavida-tiny"
     assert weights.locate("lavida-tiny") == folder
     assert weights.is_trained(folder)
-    assert all(one.ok for one in weights.verify(folder))
+    assert weights.verify(folder).ok
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 10e6

@@ -15,10 +15,41 @@ def vadcli(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_dry_run_says_what_would_be_trained(tmp_path: Path) -> None:
-    done = vadcli("--config", ROOT / "recipes" / "lavida-tiny.toml", "--out", tmp_path / "out", "--dry-run")
+    small = tmp_path / "small.toml"
+    small.write_text(
+        """
+name = "small"
+[model]
+preset = "lavida-tiny-scratch"
+train = ["projector"]
+masks = 1
+[[data]]
+name = "synthetic"
+[schedule]
+batch = 1
+[[stage]]
+task = "pictures"
+[[stage]]
+task = "exposure"
+"""
+    )
+    done = vadcli("--config", small, "--out", tmp_path / "out", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "projector" in done.stdout
+    assert "small, pictures: 16,000 steps of 2 samples" in done.stdout
+    assert "small, exposure: 16,000 steps of 2 samples" in done.stdout
+    for word in ("projector", "memory:", "s a step here"):
+        assert done.stdout.count(word) == 2, word
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_of_the_papers_recipe_counts_what_it_takes(tmp_path: Path) -> None:
+    text = (ROOT / "recipes" / "lavida-7b.toml").read_text()
+    paper = tmp_path / "paper.toml"
+    paper.write_text(text.replace('folder = "weights/lavida-7b"', 'preset = "lavida-7b"'))
+    done = vadcli("--config", paper, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "lavida-7b, exposure" in done.stdout
+    assert "operations a step and process" in done.stdout
 
 
 def test_a_recipe_that_is_none_is_one_line(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ SIZES = [(48, 64), (47, 65), (1, 1), (2, 90), (3, 5)]
 
 
 TOLERANCE = {"lavida": 1e-5, "motion": 0.0}
-OPTIONS = {"lavida": DetectorOptions(categories="fight, fire", model="lavida-tiny", allow_untrained=True, device="cpu")}
+OPTIONS = {"lavida": DetectorOptions(categories="fight, fire", model="preset:lavida-tiny", allow_untrained=True, device="cpu")}
 
 
 def load(name: str) -> Detector:

@@ -38,7 +38,7 @@ def built(config: LavidaConfig, device: torch.device, dtype: torch.dtype = torch
 
 
 def tiny_detector(device: torch.device | str, **options: object) -> LavidaDetector:
-    given = {"categories": ", ".join(CATEGORIES), "model": "lavida-tiny", "allow_untrained": True, "mask_gate": "off"}
+    given = {"categories": ", ".join(CATEGORIES), "model": "preset:lavida-tiny", "allow_untrained": True, "mask_gate": "off"}
     return LavidaDetector(DetectorOptions(device=str(device), **{**given, **options}))  # type: ignore[arg-type]
 
 

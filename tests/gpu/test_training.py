@@ -50,7 +50,7 @@ def test_a_training_goes_on_after_a_stop(device: torch.device, tmp_path: Path, p
     checkpoint.save(small_model(), start, trained=False)
     recipe = recipe_of(start, precision, steps=6)
     whole = Trainer(recipe, tmp_path / "whole", device=place)
-    assert whole.step.device.type == device.type
+    assert whole.job.module.device.type == device.type
     whole.run()
     broken = Trainer(recipe, tmp_path / "broken", device=place)
     train, done = broken._train, []

@@ -165,8 +165,8 @@ def test_the_folder_that_comes_out_scores_as_the_trained_model_did(start: Path, 
     folder = trainer.run()
     model = checkpoint.load(folder)  # no leave to be untrained
     assert model.config.trained
-    assert model.config.sources["exposure"]["recipe"] == recipe.to_json()
-    assert model.config.sources["exposure"]["data"] == trainer.job.fingerprint
+    assert model.config.sources["training"][-1]["recipe"] == recipe.told()
+    assert model.config.sources["training"][-1]["data"] == trainer.job.fingerprint
     assert model.config.compression.ratio == 0.5
     names = ("red star", "something falling")
     frames = torch.from_numpy(trainer.job.samples.mixture.sample(trainer.job.samples.mixture.plan(0)[0]).frames)[None]
@@ -189,12 +189,12 @@ def test_the_best_validation_is_what_comes_out_and_waiting_ends(
     def told(*args: object, **more: object) -> object:
         return replace(validate(*args, **more), frame_auc=next(figures))  # type: ignore[arg-type]
 
-    monkeypatch.setattr("vadcli.train.trainer.validate", told)
+    monkeypatch.setattr("vadcli.train.job.validate", told)
     recipe = recipe_of(start, steps=20, every=1, patience=2)
     trainer = Trainer(recipe, tmp_path, device="cpu")
     folder = trainer.run()
     assert trainer.progress == Progress(step=4, best=0.9, best_step=2, waited=2)
-    training = json.loads((folder / "config.json").read_text())["sources"]["exposure"]
+    training = json.loads((folder / "config.json").read_text())["sources"]["training"][-1]
     assert (training["steps"], training["validation_frame_auc"]) == (2, 0.9)
     rows = (tmp_path / "validation.csv").read_text().splitlines()
     assert [row.split(",")[:2] for row in rows[1:]] == [["1", "0.6"], ["2", "0.9"], ["3", "0.7"], ["4", "0.9"]]

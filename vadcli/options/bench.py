@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from vadcli.errors import UsageError
 from vadcli.options.fields import HOW, RUNNING, option, same
-from vadcli.options.groups import DetectorOptions, TalkOptions
+from vadcli.options.groups import PRESET_MARK, DetectorOptions, TalkOptions
 from vadcli.options.parsing import parse_numbers
 
 LEAST_FRAME_PX = 28 * 28
@@ -81,4 +82,6 @@ class BenchOptions(TalkOptions):
         """The detector's own options among these."""
         shared = ("categories", "model", "device", "precision", "drop_static", "compile", "sam2")
         values = {name: getattr(self, name) for name in shared}
+        if self.random_weights and not Path(self.model).is_dir():
+            values["model"] = f"{PRESET_MARK}{self.model.removeprefix(PRESET_MARK)}"
         return DetectorOptions(**values, detector="lavida", allow_untrained=self.random_weights)

@@ -10,6 +10,8 @@ from vadcli.options.fields import EVENTS, FIND, HOW, RUNNING, TALK, DecoderChoic
 from vadcli.options.parsing import parse_duration
 from vadcli.types import Calibration, Thresholds
 
+PRESET_MARK = "preset:"
+"""Before a preset's name, where `--model` means random weights of its sizes though a model of that name is here."""
 DETECTOR_CHOICES = ("auto", "lavida", "motion")
 DEFAULT_MODEL = "lavida-7b"
 

@@ -101,10 +101,11 @@ def write_model(model: Lavida, recipe: Recipe, folder: Path, sources: Mapping[st
         model: as it is after training, adapters and all.
         recipe: by which it was trained.
         folder: to fill.
-        sources: what to store of the training in config.json.
+        sources: what to store of the training in config.json, beside the recipe and behind the stages before it.
     """
-    told = {**model.config.sources, recipe.task: {"vadcli": vadcli.__version__, **sources}}
-    model.config = replace(model.config, sources=told, trained=True)
+    before = model.config.sources
+    stages = [*before.get("training", []), {"vadcli": vadcli.__version__, "recipe": recipe.told(), **sources}]
+    model.config = replace(model.config, sources={**before, "training": stages}, trained=True)
     if LORA not in recipe.model.train:
         checkpoint.save(model, folder, trained=True)
         return

@@ -307,12 +307,18 @@ class Recipe:
         document: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return document
 
-    def fingerprint(self) -> str:
-        """Changes when what is computed does; not with where the files lie. Hexadecimal."""
+    def told(self) -> dict[str, Any]:
+        """As stored inside what was trained: all but where files lay."""
         document = self.to_json()
         for item in (*document["data"], document["validation"]):
             del item["root"]
-        del document["model"]["folder"], document["running"]["keep"], document["running"]["workers"]
+        del document["model"]["folder"]
+        return document
+
+    def fingerprint(self) -> str:
+        """Changes when what is computed does; not with where the files lie. Hexadecimal."""
+        document = self.told()
+        del document["running"]["keep"], document["running"]["workers"]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 

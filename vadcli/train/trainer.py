@@ -107,7 +107,7 @@ class Trainer:
             best = self.out / "best"
             if self.progress.best is not None and best.is_dir():
                 load_trained(self.model, best)
-            sources = {"recipe": self.recipe.to_json(), "data": self.job.fingerprint, **self._figures()}
+            sources = {"data": self.job.fingerprint, **self._figures()}
             write_whole(model, lambda folder: folders.write_model(self.model, self.recipe, folder, sources))
         self.accelerator.wait_for_everyone()
         return model

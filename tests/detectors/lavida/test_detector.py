@@ -169,8 +169,10 @@ def test_precision_is_known_by_what_it_comes_to(folder: Path) -> None:
 def test_a_preset_without_a_folder_is_drawn_whole_only_with_leave(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VADCLI_WEIGHTS", str(tmp_path))
     with pytest.raises(WeightsError):
-        detector_of("lavida-tiny", allow_untrained=False)
-    first, second = (detector_of("lavida-tiny").score(batch(1)).raw for _ in range(2))
+        detector_of("preset:lavida-tiny", allow_untrained=False)
+    with pytest.raises(UsageError, match="no preset is called 'lavida-huge'"):
+        detector_of("preset:lavida-huge")
+    first, second = (detector_of("preset:lavida-tiny").score(batch(1)).raw for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 

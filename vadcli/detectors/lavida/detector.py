@@ -15,6 +15,7 @@ from vadcli import weights
 from vadcli.detectors.lavida.config import LavidaConfig
 from vadcli.errors import UsageError, WeightsError
 from vadcli.options import DetectorOptions, parse_categories
+from vadcli.options.groups import PRESET_MARK
 from vadcli.types import (
     MASK_LOGIT_LIMIT,
     ByteArray,
@@ -295,6 +296,15 @@ def _find(options: DetectorOptions) -> tuple[Path | None, LavidaConfig]:
     from vadcli.detectors.lavida import checkpoint
     from vadcli.detectors.lavida.config import load_preset, preset_names
 
+    if options.model.startswith(PRESET_MARK):
+        name = options.model.removeprefix(PRESET_MARK)
+        if name not in preset_names():
+            raise UsageError(f"no preset is called {name!r}", hint=f"there are {', '.join(preset_names())}")
+        if not options.allow_untrained:
+            raise WeightsError(
+                f"{options.model}: a preset has no trained weights", hint="name a trained model, or --allow-untrained"
+            )
+        return None, load_preset(name)
     try:
         folder = weights.locate(options.model)
     except WeightsError:

@@ -134,20 +134,9 @@ class Lavida(nn.Module):
             frames: for Qwen2-VL, which pairs them in time, an odd number repeats its last one: an image is T = 1.
             training: with the frame areas of training.
         """
-        image = self.see(frames)
-        return Seen(self._visual(frames, image, training=training), image, frames.shape[1])
-
-    def see(self, frames: Tensor) -> ImageFeatures:
-        """What SAM2's encoder sees in (B, T, H, W, 3) uint8 frames: features of B·T."""
-        with self.clock("pixels"):
-            squares = sam_pixels(frames.flatten(0, 1), self.masks.image_size, self.dtype)
-        with self.clock("sam2 encoder"):
-            return self.masks.encode(squares, chunk=ENCODED_FRAMES)
-
-    def _visual(self, frames: Tensor, image: ImageFeatures, *, training: bool) -> list[VisualTokens]:
-        """Each clip's compressed tokens, by the vision tower or by what stands in for it."""
         if self.mllm.sight is not None:
-            return self.visual_from(image, frames.shape[1])
+            image = self.see(frames)
+            return Seen(self.visual_from(image, frames.shape[1]), image, frames.shape[1])
         pixels = self.config.pixels
         with self.clock("pixels"):
             patches, grid = qwen_patches(
@@ -158,10 +147,21 @@ class Lavida(nn.Module):
                 merge=self.mllm.merge,
                 dtype=self.dtype,
             )
+            squares = sam_pixels(frames.flatten(0, 1), self.masks.image_size, self.dtype)
         with self.clock("vision tower"):
             clips = self.mllm.look(patches, grid, pixels.static_threshold)
         with self.clock("compression"):
-            return [self.mllm.compressed(clip, grid, self.config.compression) for clip in clips]
+            visual = [self.mllm.compressed(clip, grid, self.config.compression) for clip in clips]
+        with self.clock("sam2 encoder"):
+            image = self.masks.encode(squares, chunk=ENCODED_FRAMES)
+        return Seen(visual, image, frames.shape[1])
+
+    def see(self, frames: Tensor) -> ImageFeatures:
+        """What SAM2's encoder sees in (B, T, H, W, 3) uint8 frames: features of B·T."""
+        with self.clock("pixels"):
+            squares = sam_pixels(frames.flatten(0, 1), self.masks.image_size, self.dtype)
+        with self.clock("sam2 encoder"):
+            return self.masks.encode(squares, chunk=ENCODED_FRAMES)
 
     def visual_from(self, image: ImageFeatures, frames: int) -> list[VisualTokens]:
         """Compressed tokens of clips of T frames from what SAM2's encoder saw, where the model has a shared sight."""
