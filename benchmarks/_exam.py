@@ -104,22 +104,38 @@ def examine(step: ExposureStep, world: SyntheticWorld, group: Group, *, clips: i
     labels: list[np.ndarray] = []
     pixels = PixelAccumulator(bins=256)
     count = 0
-    for some in _batches(samples_of(world, group, clips=clips), batch):
+    for number, some in enumerate(_batches(samples_of(world, group, clips=clips), batch)):
+        if seg == "next" and len(some) < 2:
+            continue  # there is no other clip in this batch
         both = [sample for pair in some for sample in pair]
-        # A batch's next sample must be another clip's: first all with a true name, then all without.
-        order = [*both[::2], *both[1::2]]
-        verdict = step.judge(order, seg=seg)
-        found = list(zip(order, verdict.object_logit, verdict.mask_logit, strict=True))
-        for place in range(len(some)):
-            pair = (found[place], found[place + len(some)])
-            scores.append(np.concatenate([logit.float().numpy() for _, logit, _ in pair]))
-            labels.append(np.concatenate([sample.labels for sample, _, _ in pair]))
-            _mark_pixels(pixels, *found[place])
-        count += len(order)
+        order = _mixed([sample.key for sample in both], np.random.default_rng([world.seed, 8, number]))
+        verdict = step.judge([both[place] for place in order], seg=seg)
+        back = np.argsort(order)
+        found = [
+            (both[place], verdict.object_logit[back[place]], verdict.mask_logit[back[place]]) for place in range(len(both))
+        ]
+        for true, false in zip(found[::2], found[1::2], strict=True):
+            scores.append(np.concatenate([logit.float().numpy() for _, logit, _ in (true, false)]))
+            labels.append(np.concatenate([sample.labels for sample, _, _ in (true, false)]))
+            _mark_pixels(pixels, *true)
+        count += len(both)
     counts = pixels.counts()
     frames = frame_auc(FrameSet.of(scores, labels)).metric(BOOTSTRAP)
     figures = [figure(counts).metric(BOOTSTRAP) for figure in (mask_iou, pixel_ap, pixel_auc)]
     return Marks(frames, *figures, lists=count)
+
+
+def _mixed(keys: Sequence[str], rng: np.random.Generator) -> list[int]:
+    """An order by lot in which none is followed by one of the same clip, the last one by the first.
+
+    Lists with and without a true name follow one another by chance, so that what the next one's `<SEG>` says of its own list
+    says nothing of this one's label.
+    """
+    while True:
+        order = [int(place) for place in rng.permutation(len(keys))]
+        followed = [keys[place] for place in order]
+        if len(set(keys)) < 2 or all(one != other for one, other in zip(followed, followed[1:] + followed[:1], strict=True)):
+            return order
 
 
 def _mark_pixels(pixels: PixelAccumulator, sample: ExposureSample, logit: torch.Tensor, mask: torch.Tensor) -> None:

@@ -25,7 +25,8 @@ from _exam import GROUPS, Group, examine
 
 from vadcli.detectors.lavida import checkpoint
 from vadcli.train.memory import FeatureMemory
-from vadcli.train.recipe import Recipe, read_recipes
+from vadcli.train.recipe import Recipe
+from vadcli.train.recipe_file import read_recipes
 from vadcli.train.series import behind
 from vadcli.train.step import ExposureStep
 from vadcli.train.synthetic import SyntheticWorld, WorldOptions

@@ -25,7 +25,8 @@ from vadcli.detectors.lavida import checkpoint
 from vadcli.errors import DocumentError, UsageError, VadcliError
 from vadcli.train import parts
 from vadcli.train.mixture import LAVIDA_MIX
-from vadcli.train.recipe import Recipe, parse_recipe, read_recipe, read_recipes
+from vadcli.train.recipe import Recipe
+from vadcli.train.recipe_file import parse_recipe, read_recipe, read_recipes
 from vadcli.train.state import Progress
 from vadcli.train.step import LOSS_NAMES
 from vadcli.train.trainer import Trainer

@@ -27,7 +27,7 @@ def train(
       vadcli train --config recipes/lavida-tiny.toml --dry-run
       vadcli train --config recipes/lavida-tiny.toml --out training
     """  # noqa: D301
-    from vadcli.train.recipe import read_recipes
+    from vadcli.train.recipe_file import read_recipes
 
     set_up_talk(TalkOptions())
     recipes = read_recipes(config)

@@ -12,7 +12,6 @@ from torch import nn
 from vadcli.detectors.lavida.model import Lavida
 from vadcli.errors import UsageError
 from vadcli.train.base import pictures, questions
-from vadcli.train.base.naming import Naming
 from vadcli.train.losses import LossWeights
 from vadcli.train.materials import PlannedSamples, ValidationSet, mixture_of, world_of
 from vadcli.train.memory import FeatureMemory
@@ -57,18 +56,9 @@ def job_of(recipe: Recipe, model: Lavida, *, processes: int) -> Job:
         raise UsageError(f"task {recipe.task!r} trains on the synthetic world alone", hint="give one [[data]], synthetic")
     world = world_of(recipe, recipe.data[0], frames=model.config.sampling.frames)
     chosen, loss, schedule = recipe.base, recipe.loss, recipe.schedule
-    naming = Naming(world, patterns=chosen.patterns, hard=chosen.hard)
-    common: dict[str, Any] = {
-        "seed": recipe.seed,
-        "total": schedule.total_steps * schedule.batch * schedule.accumulation * processes,
-        **{name: getattr(chosen, name) for name in ("lists", "longest", "probability")},
-    }
-    changes = {name: getattr(chosen, name) for name in ("grey", "recoloured", "colours_first")}
-    samples: Sequence[Any] = (
-        pictures.PictureSamples(world, naming, **common, **changes)
-        if recipe.task == "pictures"
-        else questions.QuestionSamples(world, naming, **common)
-    )
+    kind = pictures.PictureSamples if recipe.task == "pictures" else questions.QuestionSamples
+    total = schedule.total_steps * schedule.batch * schedule.accumulation * processes
+    samples: Sequence[Any] = kind(world, seed=recipe.seed, total=total, chosen=chosen)
     fingerprint = hashlib.sha256(repr((recipe.task, world.fingerprint(), chosen, recipe.seed)).encode()).hexdigest()
     if recipe.task == "pictures":
         if not model.config.projector.null_key:

@@ -1,20 +1,11 @@
-"""A training as data: what is trained on what, how, and how long; read from a TOML file.
-
-A key that a table doesn't have is named, as is a value of another type. Loads no torch.
-"""
+"""A training as data: what is trained on what, how, and how long; `recipe_file` reads it. Loads no torch."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import tomllib
-import types
-import typing
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
-from pathlib import Path
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from vadcli.errors import UsageError
 from vadcli.train.synthetic import WorldOptions
@@ -54,12 +45,12 @@ class ModelChoice:
     train_px: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        _check(bool(self.preset) != bool(self.folder), "[model] needs a preset or a folder to start from, and one alone")
-        _check(bool(self.train), "[model] train is empty: name the parts to train")
-        _check(self.masks in (1, 3), f"[model] masks is {self.masks}: the decoder gives 3 masks a prompt or 1")
-        _check(self.queries >= 0, f"[model] queries is {self.queries}, below 0")
-        _check(0 < self.compression <= 1, f"[model] compression is {self.compression}: give a ratio above 0 and up to 1")
-        _check(len(self.train_px) in (0, 2), f"[model] train_px is {list(self.train_px)}: give the least and the greatest area")
+        check(bool(self.preset) != bool(self.folder), "[model] needs a preset or a folder to start from, and one alone")
+        check(bool(self.train), "[model] train is empty: name the parts to train")
+        check(self.masks in (1, 3), f"[model] masks is {self.masks}: the decoder gives 3 masks a prompt or 1")
+        check(self.queries >= 0, f"[model] queries is {self.queries}, below 0")
+        check(0 < self.compression <= 1, f"[model] compression is {self.compression}: give a ratio above 0 and up to 1")
+        check(len(self.train_px) in (0, 2), f"[model] train_px is {list(self.train_px)}: give the least and the greatest area")
 
 
 @dataclass(frozen=True)
@@ -97,11 +88,9 @@ class DataChoice:
     painted: bool = False
 
     def __post_init__(self) -> None:
-        _check(
-            (self.name == SYNTHETIC) != bool(self.root), f"data {self.name!r}: root must be the folder of a data set on disk"
-        )
-        _check(self.weight > 0, f"data {self.name!r}: weight is {self.weight}, not above 0")
-        _check(self.clips > 0, f"data {self.name!r}: clips is {self.clips}, not above 0")
+        check((self.name == SYNTHETIC) != bool(self.root), f"data {self.name!r}: root must be the folder of a data set on disk")
+        check(self.weight > 0, f"data {self.name!r}: weight is {self.weight}, not above 0")
+        check(self.clips > 0, f"data {self.name!r}: clips is {self.clips}, not above 0")
 
 
 @dataclass(frozen=True)
@@ -144,10 +133,10 @@ class BaseChoice:
     colours_first: float = 0.0
 
     def __post_init__(self) -> None:
-        _check(self.lists > 0 and self.longest > 0, "[base] lists and longest must be above 0")
+        check(self.lists > 0 and self.longest > 0, "[base] lists and longest must be above 0")
         for name in ("probability", "hard", "grey", "recoloured", "colours_first"):
-            _check(0 <= getattr(self, name) <= 1, f"[base] {name} is {getattr(self, name)}, not 0 to 1")
-        _check(self.grey + self.recoloured <= 1, "[base] grey and recoloured are more than all stills")
+            check(0 <= getattr(self, name) <= 1, f"[base] {name} is {getattr(self, name)}, not 0 to 1")
+        check(self.grey + self.recoloured <= 1, "[base] grey and recoloured are more than all stills")
 
 
 @dataclass(frozen=True)
@@ -176,9 +165,9 @@ class ScheduleChoice:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "steps", "batch", "accumulation", "rate", "clip"):
-            _check(getattr(self, name) > 0, f"[schedule] {name} is {getattr(self, name)}, not above 0")
-        _check(self.warm_up_steps >= 0 and self.decay >= 0, "[schedule] warm_up_steps and decay must not be negative")
-        _check(all(0 <= beta < 1 for beta in self.betas), f"[schedule] betas are {list(self.betas)}, not from 0 to below 1")
+            check(getattr(self, name) > 0, f"[schedule] {name} is {getattr(self, name)}, not above 0")
+        check(self.warm_up_steps >= 0 and self.decay >= 0, "[schedule] warm_up_steps and decay must not be negative")
+        check(all(0 <= beta < 1 for beta in self.betas), f"[schedule] betas are {list(self.betas)}, not from 0 to below 1")
 
     @property
     def total_steps(self) -> int:
@@ -235,12 +224,12 @@ class ValidationChoice:
     batch: int = 4
 
     def __post_init__(self) -> None:
-        _check(
+        check(
             not self.split.startswith("test"), f"[validation] split is {self.split!r}: a checkpoint isn't chosen on a test set"
         )
-        _check((self.name == SYNTHETIC) != bool(self.root), f"[validation] {self.name!r}: root must be the data set's folder")
-        _check(self.clips > 0 and self.batch > 0, "[validation] clips and batch must be above 0")
-        _check(self.every >= 0 and self.patience >= 0, "[validation] every and patience must not be negative")
+        check((self.name == SYNTHETIC) != bool(self.root), f"[validation] {self.name!r}: root must be the data set's folder")
+        check(self.clips > 0 and self.batch > 0, "[validation] clips and batch must be above 0")
+        check(self.every >= 0 and self.patience >= 0, "[validation] every and patience must not be negative")
 
 
 @dataclass(frozen=True)
@@ -264,8 +253,8 @@ class RunningChoice:
     remember: bool = False
 
     def __post_init__(self) -> None:
-        _check(self.checkpoint_every > 0 and self.keep > 0, "[running] checkpoint_every and keep must be above 0")
-        _check(self.workers >= 0, f"[running] workers is {self.workers}, below 0")
+        check(self.checkpoint_every > 0 and self.keep > 0, "[running] checkpoint_every and keep must be above 0")
+        check(self.workers >= 0, f"[running] workers is {self.workers}, below 0")
 
 
 @dataclass(frozen=True)
@@ -294,13 +283,13 @@ class Recipe:
     running: RunningChoice = field(default_factory=RunningChoice)
 
     def __post_init__(self) -> None:
-        _check(self.seed >= 0, f"seed is {self.seed}, below 0")
-        _check(bool(self.data), "there is no [[data]] to train on")
+        check(self.seed >= 0, f"seed is {self.seed}, below 0")
+        check(bool(self.data), "there is no [[data]] to train on")
         seen = self.validation
         for item in self.data:
             same = item.name == seen.name and item.split.removesuffix("ing") == seen.split.removesuffix("ing")
-            _check(not (seen.every and same), f"{item.name} is validated on the split it is trained on")
-            _check(not item.split.startswith("test"), f"data {item.name!r}: split is {item.split!r}: tests aren't trained on")
+            check(not (seen.every and same), f"{item.name} is validated on the split it is trained on")
+            check(not item.split.startswith("test"), f"data {item.name!r}: split is {item.split!r}: tests aren't trained on")
 
     def to_json(self) -> dict[str, Any]:
         """All of it, as stored beside what was trained."""
@@ -322,102 +311,7 @@ class Recipe:
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
-def read_recipe(path: Path) -> Recipe:
-    """A recipe of one stage from its file; as `read_recipes`."""
-    recipes = read_recipes(path)
-    _check(len(recipes) == 1, f"{path}: has {len(recipes)} stages")
-    return recipes[0]
-
-
-def read_recipes(path: Path) -> tuple[Recipe, ...]:
-    """The stages of a training from its file; a file without [[stage]] has one.
-
-    Raises:
-        UsageError: it can't be read, or holds a key or value that can't be used.
-    """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path}: can't be read as TOML: {error}") from error
-    try:
-        return parse_stages(document)
-    except UsageError as error:
-        raise UsageError(f"{path}: {error.message}", hint=error.hint) from error
-
-
-def parse_stages(document: Mapping[str, Any]) -> tuple[Recipe, ...]:
-    """One recipe a [[stage]]: the document with the stage's values over it, table by table.
-
-    Each stage starts from what the one before it made; only the first one's `model` says where to start.
-
-    Raises:
-        UsageError: a key or value that can't be used.
-    """
-    common = {key: value for key, value in document.items() if key != "stage"}
-    stages = document.get("stage", [{}])
-    _check(isinstance(stages, list) and bool(stages), "stage must be tables, [[stage]]")
-    return tuple(parse_recipe(_over(common, stage)) for stage in stages)
-
-
-def _over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of both, tables in tables merged; where both have one, `over`'s counts."""
-    merged = dict(under)
-    for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _over(merged[key], value) if both else value
-    return merged
-
-
-def parse_recipe(document: Mapping[str, Any]) -> Recipe:
-    """A recipe from its tables.
-
-    Raises:
-        UsageError: a key or value that can't be used.
-    """
-    recipe: Recipe = _table(Recipe, "", document)
-    return recipe
-
-
-def _table(kind: Any, name: str, values: Any) -> Any:
-    """A dataclass from a TOML table."""
-    where = f"[{name}]" if name else "the recipe"
-    _check(isinstance(values, Mapping), f"{name} must be a table, {where}")
-    hints = typing.get_type_hints(kind)
-    for key in values:
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1)
-            raise UsageError(
-                f"{where} has no key {key!r}", hint=f"did you mean {near[0]}?" if near else f"it has {', '.join(hints)}"
-            )
-    for item in fields(kind):
-        if item.name not in values and item.default is MISSING and item.default_factory is MISSING:
-            raise UsageError(f"{where} lacks {item.name}")
-    found = {key: _value(hints[key], f"{name}.{key}" if name else key, value) for key, value in values.items()}
-    return kind(**found)
-
-
-def _value(hint: Any, name: str, value: Any) -> Any:
-    """A TOML value as its field's annotation wants it."""
-    origin, args = typing.get_origin(hint), get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        hint = next(part for part in args if part is not type(None))
-        origin, args = typing.get_origin(hint), get_args(hint)
-    if origin is Literal:
-        _check(value in args, f"{name} is {value!r}, none of {', '.join(map(str, args))}")
-        return value
-    if is_dataclass(hint):
-        return _table(hint, name, value)
-    if origin is tuple:
-        _check(isinstance(value, list), f"{name} is {value!r}, not a list")
-        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
-        _check(len(kinds) == len(value), f"{name} has {len(value)} values, not {len(kinds)}")
-        return tuple(_value(kind, name, part) for kind, part in zip(kinds, value, strict=True))
-    if hint is float and type(value) is int:
-        return float(value)
-    _check(type(value) is hint, f"{name} is {value!r}, not a value of type {hint.__name__}")
-    return value
-
-
-def _check(holds: bool, message: str) -> None:
+def check(holds: bool, message: str) -> None:
+    """Raise UsageError with the message unless it holds."""
     if not holds:
         raise UsageError(message)

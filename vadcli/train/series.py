@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from vadcli.train.recipe import Recipe
 from vadcli.train.state import write_whole
 from vadcli.train.trainer import Trainer
@@ -38,11 +40,14 @@ def train(recipes: Sequence[Recipe], out: Path, *, device: str | None = None) ->
         made = folder / "model"
         if not made.is_dir():
             Trainer(stage, folder, device=device).run()
+    from accelerate import PartialState  # the trainer has said so where it is missing
+
     assert made is not None
-    last = made
-    model = out / "model"
-    if not model.is_dir():
+    last, model = made, out / "model"
+    processes = PartialState(cpu=not torch.cuda.is_available())
+    if processes.is_main_process and not model.is_dir():
         write_whole(model, lambda folder: _copy(last, folder))
+    processes.wait_for_everyone()
     return model
 
 

@@ -69,7 +69,8 @@ class Trainer:
         if recipe.running.gradient_checkpointing:
             checkpoint_activations(model)
         self.model = model.to(self.accelerator.device)
-        self.job = job_of(recipe, self.model, processes=self.processes)
+        with self.accelerator.main_process_first():  # it paints and indexes; the others find that done
+            self.job = job_of(recipe, self.model, processes=self.processes)
         schedule = recipe.schedule
         self.parameters = [value for _, value in trained_parameters(self.job.module)]
         optimizer = torch.optim.AdamW(self.parameters, lr=schedule.rate, betas=schedule.betas, weight_decay=schedule.decay)
@@ -226,6 +227,13 @@ def _batches(samples: Sequence[Any], batch: int, kind: Callable[[Any], int]) -> 
         yield from groups.values()
 
 
+def _forget_precision() -> None:
+    """Let a training have its own precision where another ran before it in this process; accelerate keeps the first."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()
+
+
 def _accelerator(recipe: Recipe, device: str | None) -> Any:
     if device not in (None, "cpu"):
         raise UsageError(f"training on {device!r} isn't known", hint="give cpu, or choose GPUs by CUDA_VISIBLE_DEVICES")
@@ -234,6 +242,7 @@ def _accelerator(recipe: Recipe, device: str | None) -> Any:
     except ImportError as error:
         raise UsageError("training needs the accelerate package", hint="pip install 'vadcli[train]'") from error
     precision = recipe.running.precision
+    _forget_precision()
     # Without being told that it is to be a CPU, accelerate takes processes side by side for trainings of their own.
     cpu = device == "cpu" or not torch.cuda.is_available()
     try:

@@ -15,11 +15,11 @@ from tests.train.small import scratch_folder
 from vadcli.detectors.lavida import checkpoint
 from vadcli.errors import UsageError
 from vadcli.train import series
-from vadcli.train.base.naming import Naming
 from vadcli.train.base.pictures import WORDS, PictureSample, PictureSamples, align_loss, cells_loss, recolouring
 from vadcli.train.base.questions import VOCABULARIES, QuestionSamples
 from vadcli.train.memory import FeatureMemory
-from vadcli.train.recipe import Recipe, parse_stages
+from vadcli.train.recipe import BaseChoice, Recipe
+from vadcli.train.recipe_file import parse_stages
 from vadcli.train.synthetic import SyntheticWorld, WorldOptions
 from vadcli.train.synthetic.words import COLOURS, SHAPES
 from vadcli.train.trainer import Trainer
@@ -81,19 +81,16 @@ def test_a_cell_that_one_object_fills_tells_its_colour_and_its_shape() -> None:
 
 
 def test_samples_follow_from_seed_and_number() -> None:
-    naming = Naming(WORLD, patterns=("pair", "pair deed"), hard=0.5)
+    chosen = BaseChoice(patterns=("pair", "pair deed"), lists=2, longest=4)
     for kind in (PictureSamples, QuestionSamples):
-        first, again, other = (
-            kind(WORLD, naming, seed=seed, total=20, lists=2, longest=4, probability=0.5) for seed in (0, 0, 1)
-        )
+        first, again, other = (kind(WORLD, seed=seed, total=20, chosen=chosen) for seed in (0, 0, 1))
         assert len(first) == 20
         assert [first[7].lists, first[3].lists] == [again[7].lists, again[3].lists]
         assert any(first[number].lists != other[number].lists for number in range(6))
 
 
 def changed(**shares: float) -> list[PictureSample]:
-    naming = Naming(WORLD, patterns=("pair",), hard=0.5)
-    samples = PictureSamples(WORLD, naming, seed=0, total=60, lists=1, longest=4, probability=0.5, **shares)
+    samples = PictureSamples(WORLD, seed=0, total=60, chosen=BaseChoice(lists=1, longest=4, **shares))
     return [samples[number] for number in range(60)]
 
 
@@ -141,8 +138,7 @@ def test_no_recoloured_object_looks_like_one_of_a_held_out_pair() -> None:
 
 
 def test_questions_tell_each_object_in_words() -> None:
-    naming = Naming(WORLD, patterns=("pair",), hard=0.5)
-    samples = QuestionSamples(WORLD, naming, seed=0, total=24, lists=1, longest=4, probability=0.5)
+    samples = QuestionSamples(WORLD, seed=0, total=24, chosen=BaseChoice(lists=1, longest=4))
     assert {samples[number].key for number in range(12)} == {f"train/1/{index}" for index in range(12)}, "each clip once"
     sample = samples[0]
     index = int(sample.key.rsplit("/", 1)[1])

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from vadcli.detectors.lavida.model import Lavida, Seen
 from vadcli.train.base.naming import NameList, Naming
 from vadcli.train.losses import LossWeights, anomaly_loss
+from vadcli.train.recipe import BaseChoice
 from vadcli.train.step import decoder_masks, texts_of
 from vadcli.train.synthetic.truth import Facts
 from vadcli.train.synthetic.words import COLOURS, DEEDS, SHAPES, Pair
@@ -68,40 +69,21 @@ class PictureSamples(Sequence[PictureSample]):
 
     Args:
         world: where clips come from.
-        naming: how their names are drawn.
         seed: 0 or more.
         total: how many there are.
-        lists: a still.
-        longest: names a list at most; its length is uniform up to it.
-        probability: that a list has a true name.
-        grey, recoloured: shares of the stills that lose their colours, or change them for others; see `recolouring`.
-        colours_first: share of the training before any does: shapes are first learned where their colours set them off.
+        chosen: lists a still, their lengths and the like.
     """
 
-    def __init__(
-        self,
-        world: SyntheticWorld,
-        naming: Naming,
-        *,
-        seed: int,
-        total: int,
-        lists: int,
-        longest: int,
-        probability: float,
-        grey: float = 0.0,
-        recoloured: float = 0.0,
-        colours_first: float = 0.0,
-    ) -> None:
-        self.world, self.naming, self.seed, self.total = world, naming, seed, total
-        self.lists, self.longest, self.probability = lists, longest, probability
-        self.grey, self.recoloured, self.colours_first = grey, recoloured, colours_first
+    def __init__(self, world: SyntheticWorld, *, seed: int, total: int, chosen: BaseChoice) -> None:
+        self.world, self.seed, self.total, self.chosen = world, seed, total, chosen
+        self.naming = Naming(world, patterns=chosen.patterns, hard=chosen.hard)
         self._asking = Naming(world, patterns=("pair",), hard=0.7)
 
     def __len__(self) -> int:
         return self.total
 
     def __getitem__(self, number: int) -> PictureSample:  # type: ignore[override]
-        rng = np.random.default_rng([self.seed, 1, number])
+        chosen, rng = self.chosen, np.random.default_rng([self.seed, 1, number])
         index = int(rng.integers(len(self.world)))
         at = int(rng.integers(self.world.options.frames))
         facts = self.world.facts(index)
@@ -110,7 +92,7 @@ class PictureSamples(Sequence[PictureSample]):
             frame, masks = frame[:, ::-1], masks[..., ::-1]
         frame = np.clip(frame * rng.uniform(*GAIN) + rng.uniform(-LIFT, LIFT), 0, 255).astype(np.uint8)
         lot = rng.random()
-        changed = self._changed(frame, facts, lot, rng) if number >= self.colours_first * self.total else None
+        changed = self._changed(frame, facts, lot, rng) if number >= self.chosen.colours_first * self.total else None
         if changed is not None:
             words = [tuple(k for k, role in enumerate(facts.roles) if word == role.pair[1]) for word in WORDS]
             return PictureSample(changed, np.ascontiguousarray(masks), tuple(words), NameList((), ()), (), shapes_only=True)
@@ -118,19 +100,19 @@ class PictureSamples(Sequence[PictureSample]):
         words = [tuple(k for k, role in enumerate(facts.roles) if word.split()[-1] in role.pair) for word in WORDS]
         lists = tuple(
             self.naming.listing(
-                facts, rng, length=int(rng.integers(1, self.longest + 1)), true=int(rng.random() < self.probability)
+                facts, rng, length=int(rng.integers(1, chosen.longest + 1)), true=int(rng.random() < chosen.probability)
             )
-            for _ in range(self.lists)
+            for _ in range(chosen.lists)
         )
         asked = NameList(tuple(_perhaps_doing(name, rng) for name in asked.names), asked.meant)
         return PictureSample(frame, np.ascontiguousarray(masks), tuple(words), asked, lists)
 
     def _changed(self, frame: ByteArray, facts: Facts, lot: float, rng: np.random.Generator) -> ByteArray | None:
         """The still without its colours or with others, as `lot` (0 to 1) says; None where it stays."""
-        if lot < self.grey:
+        if lot < self.chosen.grey:
             grey: ByteArray = np.rint(frame @ LUMA).astype(np.uint8)[..., None].repeat(3, axis=-1)
             return grey
-        if lot < self.grey + self.recoloured:
+        if lot < self.chosen.grey + self.chosen.recoloured:
             matrix = recolouring(facts, self._unspoken, rng)
             return None if matrix is None else np.clip(frame @ matrix.T, 0, 255).astype(np.uint8)
         return None

@@ -19,6 +19,7 @@ from vadcli.detectors.lavida.prompts import build_prompt
 from vadcli.train.base.naming import NameList, Naming
 from vadcli.train.losses import names_loss
 from vadcli.train.memory import FeatureMemory
+from vadcli.train.recipe import BaseChoice
 from vadcli.train.synthetic.words import COLOURS, MOTIONS, SHAPES
 from vadcli.train.synthetic.world import SyntheticWorld
 from vadcli.types import BoolArray, ByteArray
@@ -52,15 +53,12 @@ class QuestionSamples(Sequence[QuestionSample]):
     """Clips of a world with lists drawn anew for every number; each follows from seed and number.
 
     Args:
-        world, naming, seed, total, lists, longest: as in `pictures.PictureSamples`.
-        probability: that a name is drawn as a true one.
+        world, seed, total, chosen: as in `pictures.PictureSamples`.
     """
 
-    def __init__(
-        self, world: SyntheticWorld, naming: Naming, *, seed: int, total: int, lists: int, longest: int, probability: float
-    ) -> None:
-        self.world, self.naming, self.seed, self.total = world, naming, seed, total
-        self.lists, self.longest, self.probability = lists, longest, probability
+    def __init__(self, world: SyntheticWorld, *, seed: int, total: int, chosen: BaseChoice) -> None:
+        self.world, self.seed, self.total, self.chosen = world, seed, total, chosen
+        self.naming = Naming(world, patterns=chosen.patterns, hard=chosen.hard)
 
     def __len__(self) -> int:
         return self.total
@@ -74,9 +72,10 @@ class QuestionSamples(Sequence[QuestionSample]):
             (list(COLOURS).index(role.pair[0]), SHAPES.index(role.pair[1]), MOTIONS.index(role.motion)) for role in facts.roles
         )
         drawn = []
-        for _ in range(self.lists):
-            length = int(rng.integers(1, self.longest + 1))
-            drawn.append(self.naming.listing(facts, rng, length=length, true=int(rng.binomial(length, self.probability))))
+        for _ in range(self.chosen.lists):
+            length = int(rng.integers(1, self.chosen.longest + 1))
+            true = int(rng.binomial(length, self.chosen.probability))
+            drawn.append(self.naming.listing(facts, rng, length=length, true=true))
         key = f"{self.world.split}/{self.world.seed}/{index}"
         return QuestionSample(key, self.world.frames(index), self.world.masks(index), told, tuple(drawn))
 

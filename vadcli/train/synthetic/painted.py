@@ -10,8 +10,6 @@ The folder appears whole or not at all.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -21,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from vadcli.errors import DocumentError
-from vadcli.outputs.atomic import writing
+from vadcli.outputs.atomic import Scratch, writing
 from vadcli.train.synthetic.scene import Role
 from vadcli.train.synthetic.truth import Facts, Verdict
 from vadcli.train.synthetic.words import DEEDS
@@ -91,17 +89,18 @@ def painted(world: SyntheticWorld, cache: Path, *, processes: int | None = None)
 
 
 def paint_world(world: SyntheticWorld, folder: Path, *, processes: int | None = None) -> None:
-    """Paint every clip into a new folder, by several processes.
+    """Paint every clip into a new folder, by several processes; where another has painted it meanwhile, that one stays.
+
+    What a painting that was killed has left is removed.
 
     Raises:
         OutputError: no space, no permission.
     """
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     options = world.options
     shape = (len(world), options.frames, options.size_px, options.size_px)
-    with writing(folder):
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+    with Scratch(folder.parent / ".tmp") as scratch, writing(folder):
+        temporary = scratch.folder / "world"
+        temporary.mkdir()
         frames = np.lib.format.open_memmap(temporary / "frames.npy", mode="w+", dtype=np.uint8, shape=(*shape, 3))
         packed = (shape[0], options.objects[1], *shape[1:3], options.size_px // 8)
         masks = np.lib.format.open_memmap(temporary / "masks.npy", mode="w+", dtype=np.uint8, shape=packed)
@@ -114,7 +113,11 @@ def paint_world(world: SyntheticWorld, folder: Path, *, processes: int | None = 
         masks.flush()
         document = {"world": world.fingerprint(), "clips": told}
         (temporary / "facts.json").write_text(json.dumps(document), encoding="utf-8")
-        os.replace(temporary, folder)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
 
 
 def _clips(world: SyntheticWorld, processes: int | None) -> Iterator[tuple[ByteArray, ByteArray, dict[str, Any]]]:
