@@ -60,3 +60,16 @@ def test_another_world_or_a_damaged_folder_is_named(cache: Path, tmp_path: Path)
         (broken / path.name).write_bytes(path.read_bytes()[:40])
     with pytest.raises(DocumentError, match="can't be read"):
         PaintedWorld(WORLD, broken)
+
+
+def test_what_a_killed_painting_left_is_removed_and_another_ones_world_stays(tmp_path: Path) -> None:
+    left = tmp_path / ".tmp" / "1-dead" / "world"
+    left.mkdir(parents=True)
+    (left / "frames.npy").write_bytes(b"half")
+    paint_world(WORLD, tmp_path / "world", processes=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["world"]
+    marked = tmp_path / "world" / "mark"
+    marked.touch()
+    paint_world(WORLD, tmp_path / "world", processes=0)
+    assert marked.exists(), "who comes second keeps what is there"
+    assert [path.name for path in tmp_path.iterdir()] == ["world"]

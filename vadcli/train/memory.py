@@ -47,7 +47,7 @@ class FeatureMemory:
     def recall(self, clips: Sequence[tuple[str, ByteArray]]) -> ImageFeatures:
         """Features of (key, frames (T, H, W, 3) uint8), one behind the other."""
         found = [self._of(key, frames) for key, frames in clips]
-        embedding, fine, middle = (torch.cat(parts).float() for parts in zip(*found, strict=True))
+        embedding, fine, middle = (torch.cat([part.float() for part in parts]) for parts in zip(*found, strict=True))
         assert self._position is not None
         return ImageFeatures(embedding, self._position, (fine, middle))
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import colorsys
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from tests.train.small import scratch_folder
+from vadcli import weights
 from vadcli.detectors.lavida import checkpoint
 from vadcli.errors import UsageError
 from vadcli.train import series
@@ -225,3 +230,55 @@ def test_a_task_refuses_a_model_that_lacks_its_parts(tmp_path: Path) -> None:
         AcceleratorState._reset_state(True)
         with pytest.raises(UsageError, match=lacking):
             Trainer(recipe, tmp_path, device="cpu")
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from vadcli.train import series
+from vadcli.train.recipe_file import read_recipes
+series.train(read_recipes(Path(sys.argv[1])), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="two processes would share one GPU")
+def test_two_processes_paint_once_and_train_one_model_in_stages(start: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        f"""
+name = "small"
+model = {{ folder = "{start}", masks = 1, compression = 0.2, train = ["projector"] }}
+data = [{{ name = "synthetic", clips = 12, painted = true }}]
+world = {{ size_px = 64 }}
+schedule = {{ epochs = 1, steps = 2, batch = 1, accumulation = 1, rate = 1e-3, warm_up_steps = 1 }}
+[[stage]]
+task = "pictures"
+[[stage]]
+task = "questions"
+model = {{ train = ["sight", "pooling", "language_model"] }}
+running = {{ precision = "bf16" }}
+"""
+    )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    shared["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    command = [sys.executable, "-c", CHILD, str(recipe), str(tmp_path / "out")]
+    children = [
+        subprocess.Popen(command, env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")
+    ]
+    try:
+        assert [child.wait(timeout=110) for child in children] == [0, 0]
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+    (painted_folder,) = (tmp_path / "cache" / "vadcli" / "training").iterdir()
+    assert painted_folder.name.startswith("synthetic-train-")
+    model = tmp_path / "out" / "model"
+    assert weights.verify(model).ok
+    stages_told = checkpoint.load(model).config.sources["training"]
+    assert [stage["recipe"]["task"] for stage in stages_told] == ["pictures", "questions"]
+    for folder in ("1-pictures", "2-questions"):
+        assert len((tmp_path / "out" / folder / "log.csv").read_text().splitlines()) == 1 + 2, "one log, written once"
