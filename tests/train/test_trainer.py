@@ -121,7 +121,7 @@ def test_a_killed_training_ends_with_the_same_bytes_as_an_undisturbed_one(start:
 CHILD = """
 import sys; from pathlib import Path
 import torch; torch.set_num_threads(1)
-from vadcli.train.recipe import parse_recipe
+from vadcli.train.recipe_file import parse_recipe
 from vadcli.train.trainer import Trainer
 import json
 Trainer(parse_recipe(json.loads(sys.argv[1])), Path(sys.argv[2]), device="cpu").run()

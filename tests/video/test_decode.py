@@ -455,6 +455,23 @@ def test_an_ffmpeg_that_dies_in_mid_file_ends_the_rows(other_ffmpeg: Path, tmp_p
     assert [frame.index for frame in frames] == list(range(10))
 
 
+def test_a_frame_announced_in_the_middle_of_another_threads_line_is_a_row(other_ffmpeg: Path, tmp_path: Path) -> None:
+    info = probe(media.make_video(tmp_path / "a.mp4"))
+    lines = [
+        "[info] title: decoder -> pts:7 x",  # the file's own words
+        "[dec] [info] decoder -> pts:0 x",
+        "[info] Output #0, rawvideo, decoder -> pts:512 x",
+        "[info]  to 'pipe:1':",
+        "[info]   Stream #0:0corrupt decoded frame",
+        "[info]     encoder : decoder -> pts:1024 x",
+    ]
+    tool.ffmpeg_version()
+    quoted = " ".join(f'"{line}"' for line in lines)
+    other_ffmpeg.write_text(f"#!/bin/sh\nprintf '%s\\n' {quoted} >&2\nhead -c {96 * 64 * 3} /dev/zero\n")
+    frames = read(info, decoder="ffmpeg", stop=3)
+    assert [(frame.pts, frame.ok) for frame in frames] == [(0, True), (512, True), (1024, False)]
+
+
 def test_an_ffmpeg_that_shows_nothing_is_an_error(other_ffmpeg: Path, tmp_path: Path) -> None:
     info = probe(media.make_video(tmp_path / "a.mp4"))
     tool.ffmpeg_version()

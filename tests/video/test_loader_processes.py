@@ -27,8 +27,12 @@ def video(tmp_path_factory) -> Path:
     return media.make_video(tmp_path_factory.mktemp("real") / "a.mp4", frames=200, fps=10, size=(320, 240), gop=12)
 
 
+_elders: set[psutil.Process] = set()  # another file's test may have left multiprocessing's resource tracker, which stays
+
+
 def descendants() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+    """What this process has started since the test began."""
+    return [process for process in psutil.Process().children(recursive=True) if process not in _elders]
 
 
 def wait_until(condition, limit_s: float = 20.0) -> bool:
@@ -44,6 +48,8 @@ def wait_until(condition, limit_s: float = 20.0) -> bool:
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind() -> Iterator[None]:
     threads, descriptors = set(threading.enumerate()), open_descriptors()
+    _elders.clear()
+    _elders.update(psutil.Process().children(recursive=True))
     yield
     assert not descendants()
     assert set(threading.enumerate()) <= threads

@@ -1,7 +1,8 @@
 """ffmpeg as a decoder: one child process that decodes, turns, selects, scales and pipes raw pictures.
 
 Every frame that ffmpeg decodes is announced on its stderr (`-debug_ts`) with its time, before the select filter; a frame that
-it concealed is announced as corrupt by the same thread, in the line before. So times and damage of all frames come along
+it concealed is announced as corrupt by the same thread, in the line before. The line may begin with half a line of another
+thread's: ffmpeg describes its output, in pieces, while it decodes on. So times and damage of all frames come along
 although only the selected ones are scaled and piped. ffmpeg exits with 0 on files that end too early: what came is compared
 with the probe by the caller.
 
@@ -35,6 +36,7 @@ from vadcli.video.frames import Shown
 from vadcli.video.process import die_with_parent
 from vadcli.video.selection import Selection
 
+# Searched for, not matched, once a frame has come: until then lines may tell of the file, in its own words.
 _DECODED = re.compile(rb"(?:\[[^\]]*\] )*decoder -> .*?pts:(-?\d+|NOPTS)")
 _CORRUPT = re.compile(rb"(?:\[[^\]]*\] )*\[(?:warning|error|fatal)\] .*corrupt decoded frame")
 _COMPLAINT = re.compile(rb"^\[(?!vost|graph|swscaler|out#)[^\]]*\].* ?\[(?:warning|error|fatal|panic)\]")
@@ -155,11 +157,11 @@ class FfmpegFrames:
                 unfinished = lines.pop()
                 batch: list[_Decoded] = []
                 for line in lines:
-                    decoded = _DECODED.match(line)
+                    decoded = _DECODED.search(line) if begun else _DECODED.match(line)
                     if decoded:
                         batch.append((None if decoded[1] == b"NOPTS" else int(decoded[1]), not corrupt))
                         begun, corrupt = True, False
-                    elif _CORRUPT.match(line):
+                    elif _CORRUPT.match(line) or (begun and line.endswith(b"corrupt decoded frame")):
                         corrupt = True
                     elif _COMPLAINT.search(line):
                         complaints.append(line[:_LONGEST_COMPLAINT])
@@ -196,7 +198,8 @@ def build_command(
     picked = ffmpeg.input("file:", **before)[str(info.stream_index)].filter("select", selection.expression)
     counted = picked.filter("setpts", "N")  # times that jump back would trouble the muxer
     scaled = counted.filter("scale", width, height, flags="bilinear", out_range="full").filter("format", pixels)
-    output = ffmpeg.output(scaled, "pipe:1", format="rawvideo", **passthrough)
+    # Without the file's own words, which would come among the frames' lines.
+    output = ffmpeg.output(scaled, "pipe:1", format="rawvideo", map_metadata=-1, **passthrough)
     quiet = ("-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+info", "-debug_ts")
     command: list[str] = output.global_args(*quiet).compile(cmd=ffmpeg_path())
     command[command.index("file:")] = f"file:{info.path}"  # ffmpeg-python can't take names that are not UTF-8
