@@ -1,6 +1,6 @@
 """The paper's tables in miniature: short trainings of the small model from a shared start, one change each, three seeds.
 
-    python benchmarks/miniature.py --start training/3-questions/model --table compression --budget 30
+    python benchmarks/miniature.py --start training/6-pictures/model --table compression --budget 30
     python benchmarks/miniature.py --write benchmarks/miniature.md
 
 A cell is one training and one exam. Finished cells are kept in benchmarks/miniature.json, an interrupted one goes on; a table
@@ -212,7 +212,7 @@ def told(values: list[float]) -> str:
 
 
 ABOUT = (
-    "`python benchmarks/miniature.py --start training/3-questions/model`",
+    "`python benchmarks/miniature.py --start training/6-pictures/model`",
     "",
     f"{STEPS} steps of the recipe's exposure stage a cell, on 2,000 clips, from a shared start that was trained with",
     f"reverse attention at a ratio of .2; then {CLIPS} fresh clips. Frame AUC, the mean over seeds and their range; tokens a",
