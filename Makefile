@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 DEMO := demo
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test style quality completions docs clean
+.PHONY: help install browser demo test style quality completions docs clean
 
 help:
 	@echo "make demo        set up, make a small archive, scan and render it"
 	@echo "make test        set up and run the tests"
 	@echo "make install     set up .venv only"
+	@echo "make browser     install a Chromium for the tests of the report where there is none"
 	@echo "make style       format and lint"
 	@echo "make quality     what CI checks besides the tests: format, lint, types, scripts"
 	@echo "make completions regenerate shell completions and docs/cli.md"
@@ -31,6 +32,12 @@ $(STAMP): pyproject.toml
 	SAM2_BUILD_CUDA=0 $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps "$(SAM2)" || \
 		echo "sam2 could not be installed; transformers' SAM2 does the same"
 	@touch $(STAMP)
+
+# Tests of the report need a Chromium; without one they are skipped.
+browser: install
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium; } || \
+		$(BIN)/python -m playwright install chromium
 
 demo: install
 	$(BIN)/python examples/synthetic_archive.py $(DEMO)/footage

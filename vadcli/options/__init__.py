@@ -26,6 +26,7 @@ from vadcli.options.groups import (
     ThresholdOptions,
 )
 from vadcli.options.parsing import parse_categories, parse_duration, parse_shard, preset_names
+from vadcli.options.report import REPORT_FORMATS, ReportOptions
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -34,6 +35,7 @@ __all__ = [
     "MASK_CHOICES",
     "METRIC_GROUPS",
     "PANELS",
+    "REPORT_FORMATS",
     "BenchOptions",
     "DecodeOptions",
     "DecoderChoice",
@@ -42,6 +44,7 @@ __all__ = [
     "EventsOptions",
     "FindOptions",
     "RenderOptions",
+    "ReportOptions",
     "ScanOptions",
     "TalkOptions",
     "ThresholdOptions",

@@ -1,0 +1,201 @@
+"""The page in a real browser, without a display: what a reader does with it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.report.archives import HOSTILE, make_archive
+from tests.report.test_report import report
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as running:
+        try:
+            started = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        except playwright.Error as error:
+            pytest.skip(f"no Chromium starts here: {error.message.splitlines()[0]}")
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    names = [name.replace("/", "∕") for name in HOSTILE]
+    layout = make_archive(tmp_path_factory.mktemp("archive") / "out", extra=names)
+    assert report(layout.out).returncode == 3
+    return layout.out / "report.html"
+
+
+@pytest.fixture
+def page(browser: Any, page_file: Path) -> Iterator[Any]:
+    """The page at 1280 px; a script's error or any request but its own fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    made = context.new_page()
+    wrong: list[str] = []
+    made.on("pageerror", lambda error: wrong.append(str(error)))
+    made.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+    made.on("request", lambda asked: None if asked.url.startswith(("file://", "data:", "blob:")) else wrong.append(asked.url))
+    made.goto(page_file.as_uri())
+    yield made
+    assert made.evaluate("window.hacked") is None
+    context.close()
+    assert wrong == []
+
+
+def scores(page: Any) -> list[float]:
+    return [float(text) for text in page.locator("#table tbody .score").all_inner_texts()]
+
+
+def rows(page: Any) -> Any:
+    return page.locator("#table tbody tr")
+
+
+def test_it_asks_for_nothing_but_itself(browser: Any, page_file: Path) -> None:
+    context = browser.new_context()
+    made = context.new_page()
+    asked: list[str] = []
+    made.on("request", lambda request: asked.append(request.url))
+    made.goto(page_file.as_uri())
+    made.wait_for_timeout(300)
+    context.close()
+    assert asked == [page_file.as_uri()]
+
+
+def test_events_are_sorted_by_any_column(page: Any) -> None:
+    assert scores(page) == sorted(scores(page), reverse=True)
+    page.get_by_role("button", name="Score").click()
+    assert scores(page) == sorted(scores(page))
+    assert page.locator("th[aria-sort]").get_attribute("aria-sort") == "ascending"
+    page.get_by_role("button", name="Starts").click()
+    starts = page.locator("#table tbody td[data-label=Starts]").all_inner_texts()
+    assert starts == sorted(starts)
+
+
+def test_events_are_filtered_by_each_field(page: Any) -> None:
+    page.get_by_label("Search").fill("C.MP4")
+    assert rows(page).count() == 2
+    page.get_by_label("Score from").fill("0.8")
+    assert scores(page) == [0.95]
+    page.get_by_role("button", name="Clear").click()
+    page.locator("[name=camera]").select_option(label="cam1")
+    assert rows(page).count() == 1
+    page.get_by_role("button", name="Clear").click()
+    page.locator("[name=category]").select_option(HOSTILE[2])
+    assert rows(page).count() == 1
+    page.get_by_role("button", name="Clear").click()
+    page.get_by_label("Time in video from").fill("0:02.5")
+    assert scores(page) == [0.95]
+    page.get_by_label("Search").fill("no such thing")
+    assert "No event is like that" in rows(page).inner_text()
+
+
+def test_names_are_shown_as_they_are(page: Any) -> None:
+    shown = page.locator("#table tbody td[data-label=Video]").all_inner_texts()
+    assert {name.replace("/", "∕") for name in HOSTILE} <= set(shown)
+
+
+def test_the_list_is_worked_by_keyboard_and_kept(page: Any) -> None:
+    rows(page).first.focus()
+    page.keyboard.press("t")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("f")
+    page.keyboard.press("n")
+    page.keyboard.type("a cat")
+    page.keyboard.press("Tab")
+    page.reload()
+    pressed = page.locator("#table [aria-pressed=true]").all_inner_texts()
+    assert pressed == ["true", "false"]
+    assert rows(page).nth(1).locator(".note").input_value() == "a cat"
+    rows(page).first.focus()
+    page.keyboard.press("Backspace")
+    assert page.locator("#table [aria-pressed=true]").all_inner_texts() == ["false"]
+    page.keyboard.press("Enter")
+    assert page.get_by_role("dialog").is_visible()
+    page.keyboard.press("Escape")
+    assert not page.get_by_role("dialog").is_visible()
+
+
+def test_a_review_goes_out_and_comes_back(page: Any, tmp_path: Path) -> None:
+    rows(page).nth(0).get_by_role("button", name="true").click()
+    rows(page).nth(2).get_by_role("button", name="unsure").click()
+    rows(page).nth(2).locator(".note").fill('=1+1, "quoted"')
+    rows(page).nth(2).locator(".note").blur()
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save review as JSON").click()
+    saved.value.save_as(tmp_path / "review.json")
+    review = json.loads((tmp_path / "review.json").read_text())
+    assert review["format_version"] == 1
+    assert [(entry["verdict"], entry["note"]) for entry in review["reviews"]].count(("unsure", '=1+1, "quoted"')) == 1
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="as CSV").click()
+    saved.value.save_as(tmp_path / "review.csv")
+    assert '"\'=1+1, ""quoted"""' in (tmp_path / "review.csv").read_text()
+    page.evaluate("localStorage.clear()")
+    page.reload()
+    assert page.locator("#table [aria-pressed=true]").count() == 0
+    page.locator("#load").set_input_files(tmp_path / "review.json")
+    playwright.expect(page.locator("#kept")).to_have_text("2 of 2 entries loaded")
+    assert sorted(page.locator("#table [aria-pressed=true]").all_inner_texts()) == ["true", "unsure"]
+
+
+def test_timelines_zoom_and_lead_to_events(page: Any) -> None:
+    chart = page.get_by_role("group", name="Score curve of cam2")
+    chart.scroll_into_view_if_needed()
+    chart.locator("canvas").wait_for()
+    mine = "vadcli.timelines.charts.find((chart) => chart.root.closest('[aria-label*=cam2]'))"
+    span = f"() => {{ const {{min, max}} = {mine}.scales.x; return max - min; }}"
+    before = page.evaluate(span)
+    assert before == 4
+    chart.focus()
+    page.keyboard.press("+")
+    page.wait_for_function(f"({span})() === {before / 2}")
+    page.keyboard.press("0")
+    page.wait_for_function(f"({span})() === {before}")
+    page.keyboard.press("n")
+    page.keyboard.press("Enter")
+    assert "cam2/c.mp4" in page.get_by_role("dialog").inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280, 3840])
+def test_it_fits_the_screen_in_both_schemes(browser: Any, page_file: Path, width: int, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    made = context.new_page()
+    made.goto(page_file.as_uri())
+    assert made.evaluate("document.documentElement.scrollWidth") <= width
+    channel = made.evaluate("Number(getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0])")
+    assert channel > 200 if scheme == "light" else channel < 60
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(browser: Any, page_file: Path, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme, bypass_csp=True)
+    made = context.new_page()
+    made.goto(page_file.as_uri())
+    made.wait_for_timeout(300)
+    rows(made).first.focus()
+    found = {}
+    for step in ("list", "dialog"):
+        if step == "dialog":
+            made.keyboard.press("Enter")
+        found[step] = axe.Axe().run(made).response["violations"]
+    context.close()
+    serious = [
+        f"{step}: {fault['id']}: {fault['help']}: {fault['nodes'][0]['html'][:200]}"
+        for step, faults in found.items()
+        for fault in faults
+        if fault["impact"] in ("serious", "critical")
+    ]
+    assert serious == []

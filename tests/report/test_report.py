@@ -1,0 +1,230 @@
+"""What a report tells of an archive, by the command and by the functions behind it."""
+
+from __future__ import annotations
+
+import base64
+import email
+import email.policy
+import html
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.media import make_video
+from tests.report.archives import GONE, HOSTILE, add_run, age_run, make_archive
+from vadcli.errors import UsageError
+from vadcli.outputs.layout import OutputLayout
+from vadcli.outputs.scores import read_scores
+from vadcli.report.archive import collect, moment
+from vadcli.report.curves import LEVELS, NO_SCORE, pack, peaks, points_for
+from vadcli.report.digest import to_json, to_markdown
+from vadcli.report.pictures import outlined, rows_of
+from vadcli.report.shelf import InPage
+from vadcli.types import Event
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> OutputLayout:
+    return make_archive(tmp_path / "out")
+
+
+def report(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vadcli", "report", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+
+
+class TestArchive:
+    def test_tells_cameras_events_and_failures(self, layout: OutputLayout) -> None:
+        archive = collect(layout)
+        assert {name: [video.video for video in videos] for name, videos in archive.cameras.items()} == {
+            "cam1": ["cam1/a.mp4", "cam1/b.mp4"],
+            "cam2": ["cam2/c.mp4"],
+        }
+        assert archive.events == 3
+        assert [(video.video, video.reason) for video in archive.failures] == [(GONE, "not a readable video file")]
+
+    def test_since_last_run_leaves_out_what_it_did_not_work_on(self, layout: OutputLayout) -> None:
+        age_run(layout)
+        add_run(layout, ["cam1/a.mp4"])
+        assert [video.video for video in collect(layout, since="last-run").videos] == ["cam1/a.mp4"]
+        assert len(collect(layout, since="2000-01-01").videos) == 4
+        assert [video.video for video in collect(layout, since="24h").videos] == ["cam1/a.mp4"]
+
+    def test_include_chooses_by_glob(self, layout: OutputLayout) -> None:
+        assert {video.video for video in collect(layout, include=("cam2/*",)).videos} == {"cam2/c.mp4", GONE}
+
+    def test_damaged_files_cost_only_themselves(self, layout: OutputLayout) -> None:
+        layout.events("cam1/a.mp4").write_text("{")
+        max(layout.iter_runs()).write_text("[]")
+        archive = collect(layout)
+        assert len(archive.problems) == 2
+        assert archive.events == 2
+
+    def test_a_folder_without_a_scan_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="no scan"):
+            collect(OutputLayout(tmp_path))
+
+    @pytest.mark.parametrize("since", ["yesterday", "", "12 parsecs"])
+    def test_a_time_that_is_none_is_refused(self, since: str) -> None:
+        with pytest.raises(UsageError, match="not understood"):
+            moment(since, [])
+
+
+class TestCurves:
+    @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50), st.integers(0, 10**6))
+    def test_budget_is_shared_by_length(self, durations: list[float], budget: int) -> None:
+        points = points_for(durations, budget)
+        assert all(count >= 2 for count in points)
+        assert sum(points) <= budget + 2 * len(points)
+
+    @given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=100))
+    def test_packed_scores_are_within_half_a_level(self, values: list[float]) -> None:
+        packed = np.frombuffer(base64.b64decode(pack(np.array(values, np.float32))), np.uint8)
+        assert np.abs(packed / LEVELS - np.array(values)).max() <= 0.5 / LEVELS + 1e-6
+
+    def test_no_score_has_a_level_of_its_own(self) -> None:
+        assert list(base64.b64decode(pack(np.array([np.nan, 0, 1], np.float32)))) == [NO_SCORE, 0, LEVELS]
+
+    def test_a_stretch_shows_its_highest_score(self, layout: OutputLayout) -> None:
+        table, _ = read_scores(layout.scores("cam1/a.mp4"))
+        assert peaks(table, 4.0, 4) == pytest.approx([0.1, 0.9, 0.1, 0.1])
+
+
+class TestPictures:
+    @given(st.integers(0, 50), st.integers(1, 60), st.integers(1, 9), st.data())
+    def test_rows_lie_in_the_event_and_hold_its_peak(self, start: int, length: int, count: int, data: st.DataObject) -> None:
+        peak = data.draw(st.integers(start, start + length - 1))
+        event = Event(1, start, start + length, 0.0, 1.0, peak, 0.5, 0.9, 0.8)
+        rows = rows_of(event, count)
+        assert peak in rows
+        assert rows == sorted(set(rows))
+        assert len(rows) <= count
+        assert start <= rows[0]
+        assert rows[-1] < start + length
+
+    def test_the_outline_is_the_masks_edge(self) -> None:
+        picture = np.zeros((40, 60, 3), np.uint8)
+        mask = np.zeros((80, 120), np.uint8)
+        mask[20:60, 40:80] = 255
+        drawn = outlined(picture, mask).any(axis=2)
+        inside = np.zeros((40, 60), bool)
+        inside[10:30, 20:40] = True
+        inside[11:29, 21:39] = False
+        assert np.array_equal(drawn, inside)
+        assert not picture.any()
+
+    def test_no_more_goes_into_a_page_than_there_is_room(self) -> None:
+        shelf = InPage(100)
+        assert shelf.put("a", b"x" * 40, "image/webp") is not None
+        assert shelf.put("b", b"x" * 40, "image/webp") is None
+        assert shelf.refused == 1
+
+
+class TestDigest:
+    def test_json_holds_every_event_highest_first(self, layout: OutputLayout) -> None:
+        told = to_json(collect(layout))
+        assert [round(event["peak_score"], 2) for event in told["events"]] == [0.95, 0.9, 0.7]
+        assert told["failures"] == [
+            {"video": GONE, "status": "failed", "reason": "not a readable video file", "lost_frames": 0}
+        ]
+        assert told["last_run"]["exit_code"] == 3
+
+    def test_markdown_shows_names_as_they_are(self, tmp_path: Path) -> None:
+        text = to_markdown(collect(make_archive(tmp_path / "out", extra=["a|b_*c*.mp4", "<b>.mp4"])))
+        assert r"a\|b\_\*c\*.mp4" in text
+        assert r"\<b\>.mp4" in text
+
+    def test_email_is_a_whole_message(self, layout: OutputLayout) -> None:
+        done = report(layout.out, "--format", "email", "--mail-to", "night@example.org", "--mail-to", "b@example.org")
+        assert done.returncode == 3
+        message = email.message_from_string(done.stdout, policy=email.policy.default)
+        assert message["To"] == "night@example.org, b@example.org"
+        assert "3 events in 0:00:12 of footage, 1 video not read or not whole" in message["Subject"]
+        for part in ("plain", "html"):
+            body = message.get_body((part,))
+            assert body is not None
+            assert "cam2/c.mp4" in body.get_content()
+
+    def test_a_header_can_not_be_smuggled_in(self, layout: OutputLayout) -> None:
+        assert report(layout.out, "--format", "email", "--mail-to", "a@b\nBcc: c@d").returncode == 2
+        done = report(layout.out, "--format", "email", "--title", "x\nBcc: c@d")
+        assert email.message_from_string(done.stdout, policy=email.policy.default)["Bcc"] is None
+
+
+class Scripts(HTMLParser):
+    """Collects scripts and what runs without being one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.bad: list[str] = []
+        self._open = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._open = tag == "script"
+        if self._open:
+            self.scripts.append((dict(attrs), ""))
+        self.bad += [name for name, _ in attrs if name.startswith("on")]
+        if tag in ("img", "iframe", "object", "link"):
+            self.bad.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if self._open:
+            attributes, text = self.scripts[-1]
+            self.scripts[-1] = attributes, text + data
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = False
+
+
+class TestPage:
+    def test_exit_codes_and_the_file(self, layout: OutputLayout) -> None:
+        done = report(layout.out)
+        assert done.returncode == 3
+        assert not done.stdout
+        assert (layout.out / "report.html").stat().st_size < 500_000
+        assert not (layout.out / ".tmp").exists()
+        os.unlink(layout.events(GONE))
+        assert report(layout.out).returncode == 0
+        assert report(layout.out, "--fail-on-event").returncode == 10
+        assert report(layout.out / "nothing").returncode == 2
+
+    def test_data_can_not_become_markup(self, tmp_path: Path) -> None:
+        layout = make_archive(tmp_path / "out", extra=[name.replace("/", "∕") for name in HOSTILE])
+        done = report(layout.out, "--to", "-", "--title", HOSTILE[0])
+        assert done.returncode == 3
+        page = Scripts()
+        page.feed(done.stdout)
+        assert page.bad == []
+        assert [attributes.get("id") for attributes, _ in page.scripts] == ["data", None]
+        data = json.loads(page.scripts[0][1])
+        assert {event[8] for event in data["events"]} >= {name.replace("/", "∕") for name in HOSTILE}
+
+    def test_nothing_is_asked_of_a_network(self, layout: OutputLayout) -> None:
+        text = report(layout.out, "--to", "-").stdout
+        without_data = re.sub(r'<script type="application/json".*?</script>', "", text, flags=re.DOTALL)
+        assert not re.findall(r'(?:src|href)="(?!#)', without_data)
+        assert "default-src 'none'" in html.unescape(text)
+
+    def test_thumbnails_and_clips_come_from_the_footage(self, tmp_path: Path) -> None:
+        (tmp_path / "footage" / "cam1").mkdir(parents=True)
+        make_video(tmp_path / "footage" / "cam1" / "a.mp4", frames=40, fps=10)
+        layout = make_archive(tmp_path / "out", root=tmp_path / "footage")
+        page = tmp_path / "elsewhere" / "page.html"
+        done = report(layout.out, "--to", page, "--assets", tmp_path / "elsewhere" / "files", "--clips", "--thumbnails", 2)
+        assert done.returncode == 3, done.stderr
+        assert "footage of 1 videos" in done.stderr
+        assert sorted(path.suffix for path in (page.parent / "files").iterdir()) == [".js", ".js", ".mp4", ".webp", ".webp"]
+        assert [path.name for path in page.parent.iterdir() if path.name.startswith(".")] == []
+        named = re.findall(r"files/[\w-]+\.(?:webp|mp4|js)", page.read_text())
+        assert all((page.parent / name).is_file() for name in named)
+        assert len(named) == 5

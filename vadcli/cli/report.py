@@ -1,0 +1,166 @@
+"""`vadcli report`: a page of what scans found and could not read, or a digest of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vadcli.cli._options import with_options
+from vadcli.cli._output import log, set_up_talk
+from vadcli.errors import DocumentError, UsageError, VideoError
+from vadcli.options import DEFAULT_OUT, ReportOptions, parse_duration
+from vadcli.outputs.atomic import Scratch
+from vadcli.outputs.layout import OutputLayout
+
+if TYPE_CHECKING:
+    from vadcli.report.archive import Archive, VideoStory
+    from vadcli.report.pictures import EventKey, Strip
+    from vadcli.types import Event
+    from vadcli.video.loader import LoaderOptions
+
+Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
+STDOUT = Path("-")
+CURVE_SHARE = 0.2
+POINTS_BESIDE = 4_000_000
+CLIP_HEIGHT_PX = 480
+
+
+@with_options(ReportOptions, section="report")
+def report(*, out: Out = DEFAULT_OUT, options: ReportOptions) -> None:
+    """Make one HTML page of the events, the score curves and what could not be read, to work through in a browser.
+
+    \b
+    Examples:
+      vadcli report vadcli-out
+      vadcli report vadcli-out --since last-run --format email --mail-to guard@example.org | sendmail -t
+      vadcli report vadcli-out --assets vadcli-out/report --to vadcli-out/report.html --clips
+    """  # noqa: D301
+    from vadcli.report.archive import collect
+
+    set_up_talk(options)
+    if not out.is_dir():
+        raise UsageError(f"{out}: there is no such folder", hint="name the --out folder of a scan")
+    layout = OutputLayout(out)
+    archive = collect(layout, since=options.since, include=options.include)
+    for line in archive.problems:
+        log.error("%s", line)
+    to = options.to or (layout.out / "report.html" if options.format == "html" else STDOUT)
+    _write(archive, to, options)
+    if archive.failures or archive.problems:
+        raise typer.Exit(3)
+    if options.fail_on_event and archive.events:
+        raise typer.Exit(10)
+
+
+def _write(archive: Archive, to: Path, options: ReportOptions) -> None:
+    with Scratch(archive.layout.scratch) as scratch:
+        text = _page(archive, to, scratch, options) if options.format == "html" else _digest(archive, options)
+        if to == STDOUT:
+            typer.echo(text, nl=False)
+        elif to.absolute().is_relative_to(archive.layout.out.absolute()):
+            scratch.write_text(to, text)
+        else:
+            with Scratch(to.absolute().parent / f".{to.name}.tmp") as beside:
+                beside.write_text(to, text)
+    if to != STDOUT:
+        log.info("%s: %.1f MB", to, len(text.encode()) / 1e6)
+
+
+def _digest(archive: Archive, options: ReportOptions) -> str:
+    import json
+
+    from vadcli.report.digest import to_email, to_json, to_markdown
+
+    if options.format == "json":
+        return json.dumps(to_json(archive), ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+    if options.format == "email":
+        return to_email(archive, sender=options.mail_from, recipients=options.mail_to, subject=options.title)
+    return to_markdown(archive)
+
+
+def _page(archive: Archive, to: Path, scratch: Scratch, options: ReportOptions) -> str:
+    from vadcli.report.curves import packed_curves
+    from vadcli.report.html import Shown, by_importance, make_page
+    from vadcli.report.pictures import strips
+    from vadcli.report.shelf import InFolder, InPage
+    from vadcli.video.loader import LoaderOptions
+
+    decode = LoaderOptions(
+        timeout_s=parse_duration(options.decode_timeout, "decode_timeout"),
+        memory_limit_mib=options.decode_memory,
+        decoder=options.decoder,
+    )
+    problems: list[str] = []
+    room = int(options.max_mb * 1e6)
+    points = int(room * CURVE_SHARE * 3 / 4) if options.assets is None else POINTS_BESIDE
+    curves = packed_curves(archive.layout, archive.cameras, budget=points, problems=problems)
+    pictured = by_importance(archive)[: options.pictured]
+    found: dict[EventKey, Strip] = {}
+    if options.thumbnails:
+        found = dict(
+            strips(archive, pictured, count=options.thumbnails, root=options.footage, decode=decode, problems=problems)
+        )
+    clips = (
+        _clips(archive, pictured, scratch=scratch, decode=decode, footage=options.footage, problems=problems)
+        if options.clips
+        else {}
+    )
+    shown = Shown(curves, found, clips)
+    for line in problems:
+        log.warning("%s", line)
+    if options.assets is None:
+        shelf = InPage(room - sum(map(len, curves.values())))
+        page = make_page(archive, shown, shelf, problems=problems, title=options.title)
+        if shelf.refused:
+            log.warning("%d pictures and clips are left out: the page would pass --max-mb %g", shelf.refused, options.max_mb)
+        return page
+    with Scratch(options.assets.absolute() / ".tmp") as beside:
+        return make_page(archive, shown, InFolder(options.assets, to, beside), problems=problems, title=options.title)
+
+
+@dataclass(frozen=True)
+class _ClipLayout(OutputLayout):
+    """The scan's folder, with rendered files elsewhere.
+
+    Attributes:
+        elsewhere: where these go.
+    """
+
+    elsewhere: Path
+
+    def rendered(self, video: str) -> Path:
+        return OutputLayout(self.elsewhere).rendered(video)
+
+
+def _clips(
+    archive: Archive,
+    pictured: list[tuple[VideoStory, Event]],
+    *,
+    scratch: Scratch,
+    decode: LoaderOptions,
+    footage: Path | None,
+    problems: list[str],
+) -> dict[EventKey, bytes]:
+    """An MP4 of each event whose footage is still there; what can't be made goes to `problems`."""
+    from vadcli.render import RenderSettings, event_clip, render_video
+
+    layout = _ClipLayout(archive.layout.out, scratch.folder / "clips")
+    settings = RenderSettings(events_only=True, max_height_px=CLIP_HEIGHT_PX, decode=decode)
+    wanted = {(video.video, event.id) for video, event in pictured}
+    found = {}
+    for video in sorted({video for video, _ in wanted}):
+        source = archive.footage(video, footage)
+        if source is None:
+            continue
+        try:
+            render_video(source, video=video, layout=layout, settings=settings, scratch=scratch)
+        except (DocumentError, VideoError) as error:
+            problems.append(f"{video}: no clips: {error.message}")
+        for key in (key for key in wanted if key[0] == video):
+            path = event_clip(layout.rendered(video), key[1])
+            if path.exists():
+                found[key] = path.read_bytes()
+    return found

@@ -1,0 +1,199 @@
+"""An archive as its scans left it: every video's events, what could not be read, and how the runs went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import unquote_to_bytes
+
+from vadcli.errors import DocumentError, UsageError
+from vadcli.options import parse_duration
+from vadcli.outputs.event_json import EventsDocument, read_events
+from vadcli.outputs.layout import OutputLayout
+from vadcli.outputs.run_record import StoredRun, read_run
+from vadcli.types import Event, Status, Thresholds, VideoResult
+
+LAST_RUN = "last-run"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class VideoStory:
+    """What is known of one video.
+
+    Attributes:
+        video: relative path.
+        camera: the camera's name; "" where the video could not be opened.
+        status: done, partial or failed.
+        reason: why it is not done; "" where it is.
+        duration_s: of the footage, as the probe tells; 0 where it failed.
+        frames: rows with a score.
+        lost_frames: that should have been there and could not be decoded.
+        detector: what scored it.
+        thresholds: what its events were cut with.
+        events: in order.
+    """
+
+    video: str
+    camera: str
+    status: Status
+    reason: str
+    duration_s: float
+    frames: int
+    lost_frames: int
+    detector: str
+    thresholds: Thresholds
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True)
+class Archive:
+    """All that a report tells of.
+
+    Attributes:
+        layout: the scans' output folder.
+        runs: in scope, oldest first.
+        videos: in the order of camera and name.
+        problems: files of the output folder that can't be read, a line each.
+    """
+
+    layout: OutputLayout
+    runs: tuple[StoredRun, ...]
+    videos: tuple[VideoStory, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def failures(self) -> tuple[VideoStory, ...]:
+        """The videos that could not be read, or not whole."""
+        return tuple(video for video in self.videos if video.status is not Status.DONE)
+
+    @property
+    def events(self) -> int:
+        """How many there are."""
+        return sum(len(video.events) for video in self.videos)
+
+    @property
+    def footage_s(self) -> float:
+        """Seconds of footage in videos that have scores."""
+        return sum(video.duration_s for video in self.videos)
+
+    @property
+    def cameras(self) -> dict[str, list[VideoStory]]:
+        """Camera -> its videos that have scores, in order."""
+        found: dict[str, list[VideoStory]] = {}
+        for video in self.videos:
+            if video.status is not Status.FAILED:
+                found.setdefault(video.camera, []).append(video)
+        return found
+
+    @property
+    def newest(self) -> StoredRun | None:
+        """The run that began last."""
+        return self.runs[-1] if self.runs else None
+
+    def footage(self, video: str, root: Path | None = None) -> Path | None:
+        """Where a video's footage is: below `root`, or where a run found it, the newest first; None where it is no more.
+
+        Names are stored with bytes that are not UTF-8 as %XX.
+        """
+        if ".." in video.split("/"):
+            return None
+        roots = [root] if root else list(dict.fromkeys(Path(run.info.root) for run in reversed(self.runs)))
+        names = [
+            name.decode("utf-8", "surrogateescape") for name in (video.encode(), unquote_to_bytes(video)) if b"\0" not in name
+        ]
+        return next((path for base in roots for name in names if (path := base / name).exists()), None)
+
+
+def collect(layout: OutputLayout, *, since: str | None = None, include: Collection[str] = ()) -> Archive:
+    """Read an output folder.
+
+    Args:
+        layout: the folder.
+        since: only what runs worked on that began then or later: "last-run", a time like 2026-11-27T06:00, or how long ago
+            ("24h"). Everything that is stored where None.
+        include: globs of relative paths; all videos where empty.
+
+    Raises:
+        UsageError: there is no scan, or `since` is not understood.
+    """
+    problems: list[str] = []
+    runs = list(_read_all(layout.iter_runs(), read_run, problems))
+    documents = list(_read_all(layout.iter_events(), read_events, problems))
+    if not runs and not documents and not problems:
+        raise UsageError(f"{layout.out}: no scan has left anything here", hint="name the --out folder of a scan")
+    results = _newest_results(runs)
+    chosen = runs
+    if since is not None:
+        begin = moment(since, runs)
+        chosen = [run for run in runs if run.start >= begin]
+        worked = {result.video for run in chosen for result in run.files if _concerns(result)}
+        documents = [document for document in documents if document.video["path"] in worked]
+    stories = [_story(document, results.get(str(document.video["path"]))) for document in documents]
+    stories = [story for story in stories if not include or any(fnmatchcase(story.video, glob) for glob in include)]
+    return Archive(
+        layout, tuple(chosen), tuple(sorted(stories, key=lambda story: (story.camera, story.video))), tuple(problems)
+    )
+
+
+def moment(since: str, runs: Sequence[StoredRun]) -> datetime:
+    """The time that `--since` means.
+
+    Raises:
+        UsageError: it is neither a time nor how long ago, or it is the last run's and there is none.
+    """
+    if since == LAST_RUN:
+        if not runs:
+            raise UsageError(f"--since {LAST_RUN}: no run has left a record", hint="leave --since out, or scan first")
+        return max(run.start for run in runs)
+    try:
+        told = datetime.fromisoformat(since)
+        return told if told.tzinfo else told.astimezone()
+    except ValueError:
+        pass
+    try:
+        return datetime.now(UTC) - timedelta(seconds=parse_duration(since, "since"))
+    except UsageError as error:
+        hint = f"give {LAST_RUN}, a time like 2026-11-27T06:00, or how long ago, like 24h"
+        raise UsageError(f"--since {since!r} is not understood", hint=hint) from error
+
+
+def _read_all(paths: Iterator[Path], read: Callable[[Path], T], problems: list[str]) -> Iterator[T]:
+    for path in paths:
+        try:
+            yield read(path)
+        except DocumentError as error:
+            problems.append(error.message)
+
+
+def _newest_results(runs: Sequence[StoredRun]) -> dict[str, VideoResult]:
+    """What the newest run that worked on each video says of it."""
+    return {result.video: result for run in runs for result in run.files if result.status is not Status.SKIPPED}
+
+
+def _concerns(result: VideoResult) -> bool:
+    """Whether a run worked on the video, or named it as lost still."""
+    return result.is_lost or result.status is Status.DONE
+
+
+def _story(document: EventsDocument, result: VideoResult | None) -> VideoStory:
+    video = document.video
+    status = document.scan.status if document.scan else Status.FAILED if document.failure else Status.DONE
+    lost = max(0, result.expected_frames - result.decoded_frames) if result and status is Status.PARTIAL else 0
+    reason = document.failure.error if document.failure else result.reason if result and status is not Status.DONE else ""
+    return VideoStory(
+        video=str(video["path"]),
+        camera=str(video["camera"] or ""),
+        status=status,
+        reason=reason or ("" if status is Status.DONE else "frames are missing; the run's record that says why is gone"),
+        duration_s=float(video["duration_s"] or 0.0),
+        frames=int(video["frames"] or 0),
+        lost_frames=lost,
+        detector=document.detector,
+        thresholds=document.thresholds,
+        events=document.events,
+    )

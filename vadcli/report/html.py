@@ -1,0 +1,180 @@
+"""The page: one HTML file that opens from disk, asks nothing of any network and runs nothing that data says."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from vadcli import __version__
+from vadcli.report.archive import Archive, VideoStory
+from vadcli.report.facts import clock, counted, run_facts
+from vadcli.report.pictures import EventKey, Strip
+from vadcli.report.shelf import Shelf
+from vadcli.types import Event
+
+SCRIPTS = ("uplot/uPlot.iife.min.js", "dom.js", "review.js", "timeline.js", "table.js", "main.js")
+STYLES = ("uplot/uPlot.min.css", "page.css")
+LIBRARIES = ("uPlot 1.6.32, MIT licence, © 2022 Leon Sorokin",)
+EVENT_FIELDS = (
+    "video", "id", "start_frame", "end_frame", "start_s", "end_s", "peak_s", "peak_score", "category", "strip", "clip",
+)  # fmt: skip
+_ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What goes into the page beside the archive's own facts.
+
+    Attributes:
+        curves: video -> packed curve.
+        strips: the thumbnails of some events, the most important first.
+        clips: MP4 files of some events.
+    """
+
+    curves: Mapping[str, str]
+    strips: Mapping[EventKey, Strip]
+    clips: Mapping[EventKey, bytes]
+
+
+def make_page(archive: Archive, shown: Shown, shelf: Shelf, *, problems: Sequence[str], title: str = "") -> str:
+    """The page's text.
+
+    Args:
+        archive: what it tells of.
+        shown: curves, thumbnails and clips.
+        shelf: where these go.
+        problems: what went wrong while they were made, a line each.
+        title: the heading; the archive's folder where empty.
+
+    Raises:
+        OutputError: the shelf can't write.
+    """
+    data = _data(archive, shown, shelf)
+    script = "\n".join(map(_asset, SCRIPTS))
+    style = "\n".join(map(_asset, STYLES))
+    environment = Environment(
+        loader=PackageLoader("vadcli.report", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"clock": clock, "counted": counted}
+    return environment.get_template("page.html.j2").render(
+        archive=archive,
+        title=title or archive.layout.out.absolute().name,
+        made=datetime.now(UTC),
+        version=__version__,
+        facts=run_facts(archive),
+        problems=[*archive.problems, *problems],
+        categories=sorted({event.category for video in archive.videos for event in video.events if event.category}),
+        libraries=LIBRARIES,
+        policy=_policy(script, style, beside=shelf.beside),
+        script=script,
+        style=style,
+        data=json.dumps(data, ensure_ascii=False, separators=(",", ":")).translate(_ESCAPES),
+    )
+
+
+def by_importance(archive: Archive) -> list[tuple[VideoStory, Event]]:
+    """Every event, the highest peak first."""
+    events = [(video, event) for video in archive.videos for event in video.events]
+    return sorted(events, key=lambda item: (-item[1].peak_score, item[0].video, item[1].id))
+
+
+def _data(archive: Archive, shown: Shown, shelf: Shelf) -> dict[str, Any]:
+    number = {video.video: place for place, video in enumerate(archive.videos)}
+    pictures = {(video.video, event.id): _pictures(video, event, shown, shelf) for video, event in by_importance(archive)}
+    return {
+        "archive": _identity(archive),
+        "generator": f"vadcli {__version__}",
+        "videos": [[video.video, video.camera] for video in archive.videos],
+        "cameras": [
+            _camera(place, name, videos, number=number, curves=shown.curves, shelf=shelf)
+            for place, (name, videos) in enumerate(archive.cameras.items())
+        ],
+        "fields": EVENT_FIELDS,
+        "events": [
+            _event(number[video.video], event, pictures[video.video, event.id])
+            for video in archive.videos
+            for event in video.events
+        ],
+    }
+
+
+def _camera(
+    place: int, name: str, videos: Iterable[VideoStory], *, number: Mapping[str, int], curves: Mapping[str, str], shelf: Shelf
+) -> dict[str, Any]:
+    """A camera's videos one after the other; their curves in a script of their own where files lie beside the page."""
+    at, spans, packed = 0.0, [], []
+    for video in videos:
+        spans.append([number[video.video], round(at, 3), round(video.duration_s, 3), video.thresholds.high])
+        packed.append(curves.get(video.video, ""))
+        at += video.duration_s
+    camera: dict[str, Any] = {"name": name, "spans": spans, "end_s": round(at, 3)}
+    if shelf.beside:
+        script = f"vadcli.curves({place},{json.dumps(packed)})\n"
+        return {**camera, "script": shelf.put(f"curves-{place}.js", script.encode(), "text/javascript")}
+    return {**camera, "curves": packed}
+
+
+def _pictures(video: VideoStory, event: Event, shown: Shown, shelf: Shelf) -> tuple[Any, str | None]:
+    """What the page says of an event's thumbnails, and the clip's URL."""
+    key = (video.video, event.id)
+    name = f"{hashlib.sha256(video.video.encode()).hexdigest()[:16]}-{event.id}"
+    strip, clip = shown.strips.get(key), shown.clips.get(key)
+    told = None
+    if strip:
+        urls = [shelf.put(f"{name}-{place}.webp", frame, "image/webp") for place, frame in enumerate(strip.frames)]
+        if all(urls):
+            told = [strip.width, strip.height, [round(second, 2) for second in strip.seconds], urls]
+    return told, shelf.put(f"{name}.mp4", clip, "video/mp4") if clip else None
+
+
+def _event(video: int, event: Event, pictures: tuple[Any, str | None]) -> list[Any]:
+    return [
+        video,
+        event.id,
+        event.start_frame,
+        event.end_frame,
+        round(event.start_s, 3),
+        round(event.end_s, 3),
+        round(event.peak_s, 3),
+        round(event.peak_score, 4),
+        event.category,
+        *pictures,
+    ]
+
+
+def _identity(archive: Archive) -> str:
+    """What the browser keeps a review under: the same for every report of one output folder."""
+    root = archive.newest.info.root if archive.newest else ""
+    return hashlib.sha256(f"{archive.layout.out.absolute()}\0{root}".encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _policy(script: str, style: str, *, beside: bool) -> str:
+    """The content security policy: what is in this file, and what lies beside it where files do."""
+    files = " file: 'self'" if beside else ""
+    return "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src '{_hash(script)}'{files}",
+            f"style-src '{_hash(style)}'",
+            f"img-src data:{files}",
+            f"media-src data:{files}",
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
+    )
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _asset(name: str) -> str:
+    return resources.files("vadcli.report").joinpath(f"page/{name}").read_text("utf-8")

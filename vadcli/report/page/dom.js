@@ -1,0 +1,43 @@
+"use strict";
+// Helpers of the page. Text from data only ever becomes textContent or an attribute's value.
+window.vadcli = {};
+vadcli.data = JSON.parse(document.getElementById("data").textContent);
+vadcli.$ = (id) => document.getElementById(id);
+
+vadcli.el = (tag, attributes = {}, ...children) => {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== undefined && value !== false) made.setAttribute(name, value === true ? "" : value);
+  }
+  made.append(...children.filter((child) => child !== null));
+  return made;
+};
+
+vadcli.clock = (seconds) => {
+  const whole = Math.max(0, Math.floor(seconds + 1e-6));
+  const two = (number) => String(number).padStart(2, "0");
+  return `${Math.floor(whole / 3600)}:${two(Math.floor(whole / 60) % 60)}:${two(whole % 60)}`;
+};
+
+vadcli.lasting = (seconds) => (seconds < 60 ? `${seconds.toFixed(1)} s` : vadcli.clock(seconds));
+
+// "90", "1:30" and "0:01:30" are all 90; null where it is no time.
+vadcli.seconds = (text) => {
+  const parts = text.trim().split(":");
+  if (!text.trim() || parts.length > 3 || !parts.every((part) => /^\d+(\.\d+)?$/.test(part))) return null;
+  return parts.reduce((sum, part) => sum * 60 + Number(part), 0);
+};
+
+vadcli.events = vadcli.data.events.map((row) => {
+  const event = Object.fromEntries(vadcli.data.fields.map((name, place) => [name, row[place]]));
+  const [video, camera] = vadcli.data.videos[event.video];
+  event.place = event.video;
+  event.video = video;
+  event.camera = camera;
+  event.length_s = event.end_s - event.start_s;
+  event.text = `${video}\n${camera}\n${event.category || ""}`.toLowerCase();
+  return event;
+});
+
+vadcli.colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();

@@ -1,0 +1,150 @@
+"""Thumbnails of events: a few frames each, with the outline of what the detector marked."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vadcli.errors import DocumentError, VideoError
+from vadcli.outputs.curve import EVENT
+from vadcli.outputs.mask_track import MaskTrack
+from vadcli.outputs.scores import read_scores
+from vadcli.report.archive import Archive, VideoStory
+from vadcli.types import BoolArray, ByteArray, ClipNeeds, Event, PixelFormat, SizeRule
+from vadcli.video.loader import ClipLoader, LoaderOptions
+from vadcli.video.pictures import PictureFeed
+
+AREA_PX = 192 * 108
+QUALITY = 62
+MARKED = 128  # of 255: pixel score 0.5
+
+EventKey = tuple[str, int]
+"""A video's relative path and the event's id."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """An event's thumbnails.
+
+    Attributes:
+        frames: WebP files.
+        seconds: the time of each in its video.
+        width, height: of each, px.
+    """
+
+    frames: tuple[bytes, ...]
+    seconds: tuple[float, ...]
+    width: int
+    height: int
+
+    def __len__(self) -> int:
+        return sum(map(len, self.frames))
+
+
+def rows_of(event: Event, count: int) -> list[int]:
+    """The rows to show of an event: its peak and others spread over it, in order, without repetition."""
+    last = event.end_frame - 1
+    spread = np.linspace(event.start_frame, last, count).round().astype(int).tolist()
+    if count == 1:
+        return [event.peak_frame]
+    nearest = min(range(count), key=lambda place: abs(spread[place] - event.peak_frame))
+    spread[nearest] = event.peak_frame
+    return sorted(set(spread))
+
+
+def strips(
+    archive: Archive,
+    events: Sequence[tuple[VideoStory, Event]],
+    *,
+    count: int,
+    root: Path | None,
+    decode: LoaderOptions,
+    problems: list[str],
+) -> Iterator[tuple[EventKey, Strip]]:
+    """The strip of each event whose footage is still there, video by video.
+
+    What can't be decoded goes to `problems`, a line a video.
+
+    Args:
+        archive: whose footage and masks are read.
+        events: those to show.
+        count: thumbnails an event.
+        root: where the footage is now; where it was scanned, if None.
+        decode: how it is read.
+        problems: is added to.
+    """
+    by_video: dict[str, list[tuple[VideoStory, Event]]] = {}
+    for story, event in events:
+        by_video.setdefault(story.video, []).append((story, event))
+    needs = ClipNeeds(frames=1, overlap=0, rate_hz=1.0, interval=1, size=SizeRule(AREA_PX), pixel_format=PixelFormat.RGB)
+    gone = 0
+    with ClipLoader(needs, decode) as loader:
+        for video, some in sorted(by_video.items()):
+            source = archive.footage(video, root)
+            if source is None:
+                gone += 1
+                continue
+            try:
+                yield from _strips_of(archive, loader, source, some, count)
+            except (DocumentError, VideoError) as error:
+                problems.append(f"{video}: no thumbnails: {error.message}")
+    if gone:
+        problems.append(f"the footage of {gone} videos with events is not where it was scanned: no thumbnails of them")
+
+
+def _strips_of(
+    archive: Archive, loader: ClipLoader, source: Path, some: Sequence[tuple[VideoStory, Event]], count: int
+) -> Iterator[tuple[EventKey, Strip]]:
+    video = some[0][0].video
+    table, metadata = read_scores(archive.layout.scores(video))
+    feed = PictureFeed(loader, 1, source, video=video, frames=len(table), fps=float(metadata.video["fps"]))
+    masks = MaskTrack(table, archive.layout)
+    for _, event in sorted(some, key=lambda item: item[1].start_frame):
+        rows = [row for row in rows_of(event, count) if row < len(table)]
+        shown = [_thumbnail(feed, row, masks.at(row)) for row in rows]
+        if shown:
+            seconds = tuple(float(table.timestamp[row]) for row in rows)
+            height, width = shown[0].shape[:2]
+            yield (video, event.id), Strip(tuple(map(_webp, shown)), seconds, width, height)
+
+
+def _thumbnail(feed: PictureFeed, row: int, mask: ByteArray | None) -> ByteArray:
+    with closing(feed.pictures(row, row + 1)) as pictures:
+        _, picture = next(pictures)
+        return outlined(picture, mask)
+
+
+def outlined(picture: ByteArray, mask: ByteArray | None) -> ByteArray:
+    """A copy of a picture with the edge of what is marked drawn in.
+
+    Args:
+        picture: (H, W, 3).
+        mask: of any size, 0–255 = pixel score 0–1; None where there is none.
+    """
+    drawn = picture.copy()
+    if mask is None or not (mask >= MARKED).any():
+        return drawn
+    height, width = picture.shape[:2]
+    small = Image.fromarray(mask).resize((width, height), Image.Resampling.BOX)
+    drawn[_edge(np.asarray(small) >= MARKED)] = EVENT
+    return drawn
+
+
+def _edge(inside: BoolArray) -> BoolArray:
+    """Marked pixels that have an unmarked one beside them."""
+    padded = np.pad(inside, 1, constant_values=True)
+    core = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    edge: BoolArray = inside & ~core
+    return edge
+
+
+def _webp(picture: ByteArray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "WEBP", quality=QUALITY, method=4)
+    return file.getvalue()
