@@ -228,3 +228,50 @@ class TestPage:
         named = re.findall(r"files/[\w-]+\.(?:webp|mp4|js)", page.read_text())
         assert all((page.parent / name).is_file() for name in named)
         assert len(named) == 5
+
+
+class TestReview:
+    """What `vadcli events` makes of a saved review."""
+
+    @pytest.fixture
+    def review(self, layout: OutputLayout, tmp_path: Path) -> Path:
+        path = tmp_path / "review.json"
+        verdicts = {("cam1/a.mp4", 1): "true", ("cam2/c.mp4", 1): "false", ("cam2/c.mp4", 2): "true"}
+        entries = [
+            {
+                "video": video.video,
+                "verdict": verdicts[video.video, event.id],
+                **{name: getattr(event, name) for name in ("start_s", "end_s", "peak_score")},
+            }
+            for video in collect(layout).videos
+            for event in video.events
+        ]
+        path.write_text(json.dumps({"format_version": 1, "reviews": entries}))
+        return path
+
+    def events(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "vadcli", "events", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    def test_events_called_false_are_left_out_and_stay_out_when_written(self, layout: OutputLayout, review: Path) -> None:
+        done = self.events(layout.out, "--review", review, "--write", "--json")
+        assert done.returncode == 3  # a video of the archive failed
+        told = {document["video"]["path"]: document["events"] for document in map(json.loads, done.stdout.splitlines())}
+        assert [(event["id"], round(event["peak_score"], 2)) for event in told["cam2/c.mp4"]] == [(1, 0.95)]
+        assert len(told["cam1/a.mp4"]) == 1
+        assert collect(layout).events == 2
+        assert self.events(layout.out, "--validate").returncode == 0
+
+    def test_thresholds_are_proposed_with_precision_and_alarms(self, layout: OutputLayout, review: Path) -> None:
+        done = self.events(layout.out, "--calibrate", review)
+        assert done.returncode == 0
+        low, high = json.loads(done.stdout)["thresholds"]
+        assert (round(low["threshold"], 3), low["precision"]) == (0.7, pytest.approx(2 / 3))
+        assert (round(high["threshold"], 3), high["precision"], high["kept"]) == (0.9, 1.0, 1.0)
+        assert high["alarms_per_hour"] == pytest.approx(2 / (12 / 3600))
+
+    def test_a_review_of_other_videos_is_refused(self, layout: OutputLayout, tmp_path: Path) -> None:
+        (tmp_path / "r.json").write_text('{"format_version": 1, "reviews": []}')
+        done = self.events(layout.out, "--calibrate", tmp_path / "r.json")
+        assert done.returncode == 2
+        assert "no verdict" in done.stderr

@@ -17,6 +17,7 @@ from vadcli.options import DEFAULT_OUT, EventsOptions
 from vadcli.types import Calibration
 
 if TYPE_CHECKING:
+    from vadcli.metrics import ThresholdChoice
     from vadcli.outputs.event_json import EventsDocument
     from vadcli.outputs.layout import OutputLayout
 
@@ -31,6 +32,8 @@ def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
     Examples:
       vadcli events vadcli-out --alarms-per-hour 0.2 --format csv
       vadcli events vadcli-out --threshold 0.7 --min-duration 1s --write
+      vadcli events vadcli-out --review review.json --write
+      vadcli events vadcli-out --calibrate review.json --format csv
       vadcli events vadcli-out --validate
     """  # noqa: D301
     from vadcli.outputs.layout import OutputLayout
@@ -41,6 +44,8 @@ def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
     layout = OutputLayout(out)
     if options.validate:
         raise typer.Exit(_validate(layout))
+    if options.calibrate is not None:
+        raise typer.Exit(_calibrate(layout, options.calibrate, options))
     bad: list[str] = []
     documents = list(_documents(layout, options, bad))
     _print(documents, options)
@@ -55,21 +60,76 @@ def _documents(layout: OutputLayout, options: EventsOptions, bad: list[str]) -> 
     """Every stored video's events under the options' thresholds; files that can't be read are said and noted in `bad`."""
     from vadcli.outputs.atomic import Scratch
     from vadcli.outputs.event_json import read_events
+    from vadcli.outputs.review import read_review
     from vadcli.scan.recut import recut
 
+    review = read_review(options.review) if options.review else ()
     with ExitStack() as stack:
         scratch = stack.enter_context(Scratch(layout.scratch)) if options.write else None
         for path in layout.iter_events():
             try:
                 stored = read_events(path)
                 video = str(stored.video["path"])
-                if options.include and not any(fnmatchcase(video, glob) for glob in options.include):
+                if not _wanted(video, options):
                     continue
                 thresholds = options.thresholds(stored.thresholds, _calibration(layout, video))
-                yield recut(layout, scratch, video, thresholds)
+                yield recut(layout, scratch, video, thresholds, review=review)
             except DocumentError as error:
                 log.error("%s", error)
                 bad.append(str(path))
+
+
+def _wanted(video: str, options: EventsOptions) -> bool:
+    return not options.include or any(fnmatchcase(video, glob) for glob in options.include)
+
+
+def _calibrate(layout: OutputLayout, review: Path, options: EventsOptions) -> int:
+    """Print what a review says of thresholds; 0, or 3 where stored documents can't be read.
+
+    Raises:
+        DocumentError: the review can't be read.
+        UsageError: it holds no verdict on these videos.
+    """
+    from vadcli.metrics import threshold_choices
+    from vadcli.outputs.event_json import read_events
+    from vadcli.outputs.review import read_review
+
+    entries = read_review(review)
+    documents, bad = [], 0
+    for path in layout.iter_events():
+        try:
+            documents.append(read_events(path))
+        except DocumentError as error:
+            log.error("%s", error)
+            bad += 1
+    documents = [one for one in documents if one.failure is None and _wanted(str(one.video["path"]), options)]
+    videos = {str(one.video["path"]) for one in documents}
+    entries = tuple(entry for entry in entries if entry.video in videos)
+    hours = sum(float(one.video["duration_s"] or 0.0) for one in documents) / 3600
+    choices = (
+        threshold_choices(entries, [event.peak_score for one in documents for event in one.events], hours) if videos else []
+    )
+    if not choices:
+        raise UsageError(
+            f"{review}: no verdict true or false on a video of {layout.out}", hint="review events in the report first"
+        )
+    _print_choices(choices, options)
+    return 3 if bad else 0
+
+
+def _print_choices(choices: list[ThresholdChoice], options: EventsOptions) -> None:
+    import json
+    from dataclasses import asdict
+
+    rows = [asdict(choice) for choice in choices]
+    if options.json:
+        for row in rows:
+            emit_json({"type": "threshold", **row})
+    elif options.format == "csv":
+        lines = [",".join(rows[0]), *(",".join(f"{value:.6g}" for value in row.values()) for row in rows)]
+        typer.echo("\n".join(lines))
+    else:
+        typer.echo(json.dumps({"thresholds": rows}, indent=2))
 
 
 def _calibration(layout: OutputLayout, video: str) -> Calibration | None:

@@ -19,6 +19,7 @@ from vadcli.metrics.per_category import NORMAL, frames_of_category, per_category
 from vadcli.metrics.pixel import PixelAccumulator, PixelCounts, aupro, mask_iou, pixel_ap, pixel_auc
 from vadcli.metrics.region import Regions, Tracks, mask_regions, rbdc, tbdc
 from vadcli.metrics.result import Metric
+from vadcli.metrics.review import ThresholdChoice, threshold_choices, without_false
 
 __all__ = [
     "IOU_LEVELS",
@@ -31,6 +32,7 @@ __all__ = [
     "PixelAccumulator",
     "PixelCounts",
     "Regions",
+    "ThresholdChoice",
     "Tracks",
     "aupro",
     "detection_recall",
@@ -52,4 +54,6 @@ __all__ = [
     "rbdc",
     "segment_f1",
     "tbdc",
+    "threshold_choices",
+    "without_false",
 ]

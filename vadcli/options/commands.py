@@ -73,8 +73,22 @@ class EventsOptions(ThresholdOptions, TalkOptions):
     to: Path | None = option(None, "Write one file a video into this folder instead of printing.", panel=OUTPUT, metavar="DIR")
     write: bool = option(False, "Also rewrite the stored events documents.", panel=OUTPUT)
     validate: bool = option(False, "Check the stored documents against the published schema, and stop.", panel=OUTPUT)
+    review: Path | None = option(
+        None, "Leave out the events that this review, saved from the report's page, calls false.", panel=OUTPUT, metavar="FILE"
+    )
+    calibrate: Path | None = option(
+        None,
+        "Print the thresholds that this review speaks for, each with its precision and alarms an hour, and stop.",
+        panel=OUTPUT,
+        metavar="FILE",
+    )
     include: tuple[str, ...] = option((), "Only videos matching this glob; repeatable.", panel=FIND, metavar="GLOB")
     fail_on_event: bool = option(False, "Exit 10 when there are events.", panel=RUNNING)
+
+    def __post_init__(self) -> None:
+        ThresholdOptions.__post_init__(self)
+        if self.calibrate is not None and self.format not in ("json", "csv"):
+            raise UsageError(f"--calibrate: thresholds are no {self.format}", hint="give --format json or csv")
 
 
 @dataclass(frozen=True)

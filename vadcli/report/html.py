@@ -144,7 +144,7 @@ def _event(video: int, event: Event, pictures: tuple[Any, str | None]) -> list[A
         round(event.start_s, 3),
         round(event.end_s, 3),
         round(event.peak_s, 3),
-        round(event.peak_score, 4),
+        event.peak_score,
         event.category,
         *pictures,
     ]

@@ -19,9 +19,11 @@ from vadcli.types.results import (
     Box,
     Event,
     MaskRows,
+    ReviewedEvent,
     ScoreTable,
     Status,
     Thresholds,
+    Verdict,
     VideoResult,
 )
 
@@ -48,11 +50,13 @@ __all__ = [
     "MaskScale",
     "PixelFormat",
     "RawTrack",
+    "ReviewedEvent",
     "ScoreTable",
     "SizeRule",
     "Status",
     "Thresholds",
     "TimeArray",
+    "Verdict",
     "VideoInfo",
     "VideoResult",
 ]

@@ -172,6 +172,40 @@ class Event:
         return cls(**values)
 
 
+class Verdict(StrEnum):
+    """What a reader says of an event."""
+
+    TRUE = "true"
+    FALSE = "false"
+    UNSURE = "unsure"
+
+
+@dataclass(frozen=True)
+class ReviewedEvent:
+    """An event that a reader has looked at.
+
+    Attributes:
+        video: relative path.
+        start_s, end_s: as it was cut then.
+        peak_score: its highest score.
+        verdict: what they say.
+        note: in their words.
+    """
+
+    video: str
+    start_s: float
+    end_s: float
+    peak_score: float
+    verdict: Verdict
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.start_s <= self.end_s:
+            raise ValueError(f"{self.video}: {self.start_s} to {self.end_s} s is no stretch of time")
+        if not 0.0 <= self.peak_score <= 1.0:
+            raise ValueError(f"{self.video}: {self.peak_score} is not a score")
+
+
 @dataclass(frozen=True)
 class VideoResult:
     """What a scan says of one video: a line of `--json` and a row of the run's record.
