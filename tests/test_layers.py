@@ -30,6 +30,7 @@ LEVELS: dict[str, int] = {
     "scan": 3,
     "render": 3,
     "report": 3,
+    "status": 3,
     "doctor": 3,
     "bench": 3,
     "evaluate": 3,
@@ -65,7 +66,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "typer": ("cli/",),
     "tqdm": ("cli/_output", "train/logs"),
     "platformdirs": ("config", "weights"),
-    "psutil": ("video/", "doctor", "bench"),
+    "psutil": ("video/", "doctor", "bench", "status"),
 }
 
 

@@ -19,6 +19,7 @@ from vadcli.cli.events import events
 from vadcli.cli.render import render
 from vadcli.cli.report import report
 from vadcli.cli.scan import scan
+from vadcli.cli.status import status
 from vadcli.cli.train import train
 from vadcli.cli.weights import weights_app
 from vadcli.errors import VadcliError
@@ -31,7 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
 )
-for command in (scan, events, render, report, doctor, bench):
+for command in (scan, status, events, render, report, doctor, bench):
     app.command()(command)
 app.command(name="eval")(evaluate)
 app.command()(train)

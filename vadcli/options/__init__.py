@@ -26,7 +26,7 @@ from vadcli.options.groups import (
     ThresholdOptions,
 )
 from vadcli.options.parsing import parse_categories, parse_duration, parse_shard, preset_names
-from vadcli.options.report import REPORT_FORMATS, ReportOptions
+from vadcli.options.report import REPORT_FORMATS, ReportOptions, StatusOptions
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -46,6 +46,7 @@ __all__ = [
     "RenderOptions",
     "ReportOptions",
     "ScanOptions",
+    "StatusOptions",
     "TalkOptions",
     "ThresholdOptions",
     "WeightsImportOptions",

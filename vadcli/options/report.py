@@ -1,4 +1,4 @@
-"""What `vadcli report` can be told."""
+"""What `vadcli report` and `vadcli status` can be told."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from vadcli.errors import UsageError
 from vadcli.options.fields import FIND, OUTPUT, RUNNING, option
 from vadcli.options.groups import DecodeOptions, TalkOptions
+from vadcli.options.parsing import parse_duration
 
 REPORT_FORMATS = ("html", "markdown", "json", "email")
 
@@ -65,3 +66,15 @@ class ReportOptions(DecodeOptions, TalkOptions):
         for address in (self.mail_from, *self.mail_to):
             if address and ("@" not in address or any(character in address for character in "\r\n")):
                 raise UsageError(f"{address!r} is not a mail address")
+
+
+@dataclass(frozen=True)
+class StatusOptions(TalkOptions):
+    """Everything `vadcli status` can be told."""
+
+    watch: bool = option(False, "Look again until no scan is running.", panel=RUNNING)
+    every: str = option("1s", "With --watch: how often.", panel=RUNNING, metavar="TIME")
+
+    def __post_init__(self) -> None:
+        if parse_duration(self.every, "every") <= 0:
+            raise UsageError("--every must be above 0")

@@ -14,10 +14,11 @@ from typing import Any
 from vadcli.errors import DocumentError
 from vadcli.outputs.atomic import Scratch
 from vadcli.outputs.layout import OutputLayout, printable
+from vadcli.outputs.run_progress import RunProgress
 from vadcli.types import Status, VideoResult
 
 RUN_FORMAT_VERSION = 1
-_WRITE_EVERY_S = 3.0
+_WRITE_EVERY_S = 1.0
 _SHARE_OF_TIME = 0.02
 """At most this share of a run's time goes into rewriting its record: a long list is rewritten less often."""
 
@@ -55,11 +56,21 @@ class RunRecord:
         layout: the output folder.
         scratch: for temporaries.
         info: what is known at the start.
+        progress: how far the run has come, where that is counted.
         write_every_s: least seconds between two rewrites by `add`.
     """
 
-    def __init__(self, layout: OutputLayout, scratch: Scratch, info: RunInfo, *, write_every_s: float = _WRITE_EVERY_S) -> None:
+    def __init__(
+        self,
+        layout: OutputLayout,
+        scratch: Scratch,
+        info: RunInfo,
+        *,
+        progress: RunProgress | None = None,
+        write_every_s: float = _WRITE_EVERY_S,
+    ) -> None:
         self.info = info
+        self.progress = progress
         self.start = datetime.now(UTC)
         self._layout = layout
         self._scratch = scratch
@@ -83,6 +94,8 @@ class RunRecord:
         document = result.to_json()
         self._totals.count(document, 1)
         self._lines[result.video] = json.dumps(document, ensure_ascii=False, allow_nan=False)
+        if self.progress is not None:
+            self.progress.finish(result.video)
         self.flush()
 
     def flush(self, *, force: bool = False) -> None:
@@ -136,6 +149,7 @@ class RunRecord:
             "end": end.isoformat() if end else None,
             "exit_code": exit_code,
             "totals": self._totals.to_json(),
+            "progress": self.progress.to_json() if self.progress else None,
         }
         opened = json.dumps(head, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
         files = ",\n    ".join(self._lines.values())
@@ -179,6 +193,7 @@ class StoredRun:
         exit_code: None likewise.
         totals: counts by status, sums of frames, seconds and events.
         files: what became of each video.
+        progress: how far it has come, as `RunProgress` counts; None in records from before it was counted.
     """
 
     path: Path
@@ -188,6 +203,7 @@ class StoredRun:
     exit_code: int | None
     totals: Mapping[str, Any]
     files: tuple[VideoResult, ...]
+    progress: Mapping[str, Any] | None = None
 
 
 def read_run(path: Path) -> StoredRun:
@@ -231,6 +247,7 @@ def _stored(path: Path, document: Mapping[str, Any]) -> StoredRun:
         exit_code=document["exit_code"],
         totals=document["totals"],
         files=tuple(_result(entry) for entry in document["files"]),
+        progress=document.get("progress"),
     )
 
 

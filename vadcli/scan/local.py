@@ -16,6 +16,7 @@ from vadcli.errors import DeviceError, OutputError, UsageError, VideoError, Weig
 from vadcli.options import DEFAULT_MODEL, ScanOptions, effective, parse_categories, parse_duration, parse_shard
 from vadcli.outputs.atomic import Scratch
 from vadcli.outputs.layout import OutputLayout
+from vadcli.outputs.run_progress import RunProgress
 from vadcli.outputs.run_record import RunInfo, RunRecord
 from vadcli.scan.attribution import Attribution
 from vadcli.scan.cameras import Cameras, fit_on_the_way
@@ -187,14 +188,19 @@ class LocalScan:
                 else:
                     self.totals.frames += update.frames
                     self.totals.video_s += update.video_s
+                    self._note(record, update)
                 yield update
             code = exit_code(self.totals, stop=self.stop, fail_on_event=self.options.fail_on_event)
             record.close(code)
 
-    def _note(self, record: RunRecord, result: VideoResult) -> None:
+    def _note(self, record: RunRecord, update: Update) -> None:
         """Keep the record up to date; a disk that is full now need not be so when the run ends."""
         try:
-            record.add(result)
+            if isinstance(update, VideoResult):
+                record.add(update)
+            elif record.progress is not None:
+                record.progress.advance(update.video, frames=update.frames, video_s=update.video_s, size=update.size)
+                record.flush()
         except OutputError as error:
             if not self._record_is_stale:
                 log.error("the run's record is not up to date: %s", error)
@@ -307,7 +313,7 @@ class LocalScan:
             root=str(self.plan.root),
             shard=self.options.shard,
         )
-        return RunRecord(layout, scratch, info)
+        return RunRecord(layout, scratch, info, progress=RunProgress({unit.video: unit.size for unit in self.units}))
 
 
 @dataclass

@@ -1,0 +1,145 @@
+"""How far a scan is, told beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.media import make_video
+from vadcli.errors import UsageError
+from vadcli.outputs.atomic import Scratch
+from vadcli.outputs.layout import OutputLayout
+from vadcli.outputs.run_progress import RunProgress
+from vadcli.outputs.run_record import RunInfo, RunRecord
+from vadcli.status import SILENT_S, RunState, read_status
+from vadcli.types import Status, VideoResult
+
+INFO = RunInfo("0", ("vadcli", "scan", "x"), {}, {"name": "fake"})
+SIZES = {"a.mp4": 1000, "b.mp4": 3000}
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> OutputLayout:
+    return OutputLayout(tmp_path)
+
+
+@pytest.fixture
+def record(layout: OutputLayout) -> Iterator[RunRecord]:
+    with Scratch(layout.scratch) as scratch:
+        yield RunRecord(layout, scratch, INFO, progress=RunProgress(SIZES), write_every_s=0.0)
+
+
+def work(record: RunRecord, video: str, frames: int, size: float) -> None:
+    assert record.progress is not None
+    record.progress.advance(video, frames=frames, video_s=frames / 10, size=size)
+    record.flush(force=True)
+
+
+def test_a_running_scan_tells_how_far_it_is(layout: OutputLayout, record: RunRecord) -> None:
+    work(record, "a.mp4", 50, 1000)
+    record.add(VideoResult("a.mp4", Status.DONE, decoded_frames=50, events=0))
+    work(record, "b.mp4", 30, 1000)
+    (status,) = read_status(layout, now=record.start + timedelta(seconds=8))
+    told = status.to_json()
+    assert (told["state"], told["planned_videos"], told["done"], told["frames"]) == ("running", 2, 1, 80)
+    assert told["running"] == [{"video": "b.mp4", "frames": 30}]
+    assert (told["frames_per_s"], told["times_real_time"], told["eta_s"]) == (10.0, 1.0, 8.0)
+
+
+def test_an_ended_scan_is_over(layout: OutputLayout, record: RunRecord) -> None:
+    work(record, "a.mp4", 50, 1000)
+    record.close(3)
+    (status,) = read_status(layout)
+    assert (status.state, status.eta_s, status.to_json()["running"]) == (RunState.ENDED, None, [])
+    assert status.run.exit_code == 3
+
+
+def test_a_scan_whose_process_is_gone_has_died(layout: OutputLayout, record: RunRecord) -> None:
+    document = json.loads(record.path.read_text())
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    document["progress"]["pid"] = int(gone.stdout)
+    record.path.write_text(json.dumps(document))
+    assert read_status(layout)[-1].state is RunState.DIED
+    # A process that began later has only got the number of the dead one.
+    document["progress"]["pid"] = os.getpid()
+    document["start"] = "2001-01-01T00:00:00+00:00"
+    record.path.write_text(json.dumps(document))
+    assert read_status(layout)[-1].state is RunState.DIED
+
+
+def test_another_machines_scan_lives_while_it_writes(layout: OutputLayout, record: RunRecord) -> None:
+    document = json.loads(record.path.read_text())
+    document["progress"]["host"] = f"not-{socket.gethostname()}"
+    record.path.write_text(json.dumps(document))
+    soon, late = (record.start + timedelta(seconds=SILENT_S * share) for share in (0.5, 2))
+    assert read_status(layout, now=soon)[-1].state is RunState.RUNNING
+    assert read_status(layout, now=late)[-1].state is RunState.DIED
+
+
+def test_two_scans_at_once_are_both_told(layout: OutputLayout, record: RunRecord) -> None:
+    with Scratch(layout.scratch) as scratch:
+        newer = RunRecord(layout, scratch, INFO, progress=RunProgress(SIZES))
+        assert [status.run.path for status in read_status(layout)] == [record.path, newer.path]
+        record.close(0)
+        assert [status.run.path for status in read_status(layout)] == [newer.path]
+
+
+def test_a_folder_without_a_record_is_refused(layout: OutputLayout) -> None:
+    with pytest.raises(UsageError, match="no scan"):
+        read_status(layout)
+
+
+@given(st.lists(st.tuples(st.sampled_from(sorted(SIZES)), st.floats(0, 1)), max_size=20))
+def test_all_is_done_when_every_video_is_over(pieces: list[tuple[str, float]]) -> None:
+    progress = RunProgress(SIZES)
+    for video, share in pieces:
+        progress.advance(video, frames=1, video_s=0.1, size=share * SIZES[video] / 20)
+    for video in SIZES:
+        progress.finish(video)
+    told = progress.to_json()
+    assert told["done_bytes"] == told["planned_bytes"] == 4000
+    assert told["running"] == []
+    assert told["frames"] == len(pieces)
+
+
+def status(out: Path) -> dict[str, object] | None:
+    command = [sys.executable, "-m", "vadcli", "status", str(out), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
+
+
+@pytest.mark.slow
+def test_beside_a_real_scan_until_it_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "footage").mkdir()
+    make_video(tmp_path / "footage" / "a.mp4", frames=30)
+    command = [sys.executable, "-m", "vadcli", "scan", str(tmp_path / "footage"), "--out", str(tmp_path / "out"), "--quiet"]
+    assert subprocess.run(command, timeout=100, check=False).returncode == 0
+    over = status(tmp_path / "out")
+    assert over is not None
+    assert (over["state"], over["done"], over["frames"]) == ("ended", 1, 30)
+    make_video(tmp_path / "footage" / "b.mp4", frames=3000, size=(640, 360))
+    scan = subprocess.Popen([*command, "--force"], start_new_session=True)
+    try:
+        until = time.monotonic() + 60
+        while (told := status(tmp_path / "out")) is None or told["state"] != "running":
+            assert time.monotonic() < until
+            assert scan.poll() is None
+        assert told["planned_videos"] == 2
+    finally:
+        os.killpg(scan.pid, signal.SIGKILL)
+        scan.wait()
+    told = status(tmp_path / "out")
+    assert told is not None
+    assert told["state"] == "died"
