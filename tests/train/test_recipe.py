@@ -44,7 +44,8 @@ def test_the_7b_recipe_is_the_papers() -> None:
 
 def test_the_tiny_recipe_trains_everything_from_nothing() -> None:
     stages = read_recipes(RECIPES / "lavida-tiny.toml")
-    assert [recipe.task for recipe in stages] == ["pictures", "pictures", "questions", "pictures", "exposure"]
+    tasks = ["pictures", "pictures", "questions", "pictures", "questions", "pictures", "exposure"]
+    assert [recipe.task for recipe in stages] == tasks
     assert {recipe.model.preset for recipe in stages} == {"lavida-tiny-scratch"}
     trained = {part for recipe in stages for part in recipe.model.train}
     assert trained == {*WHOLE, *ADDITIONS} - {"vision_tower"}, "its shared sight stands in for the tower"
