@@ -199,3 +199,19 @@ def test_axe_finds_no_serious_fault(browser: Any, page_file: Path, scheme: str) 
         if fault["impact"] in ("serious", "critical")
     ]
     assert serious == []
+
+
+@pytest.mark.parametrize("theme", ["system", "dark"])
+def test_it_prints_dark_on_light_whatever_the_screen_shows(browser: Any, page_file: Path, theme: str) -> None:
+    context = browser.new_context(viewport={"width": 794, "height": 1123}, color_scheme="dark")
+    made = context.new_page()
+    made.goto(page_file.as_uri())
+    while theme not in made.locator("#theme").inner_text():
+        made.locator("#theme").click()
+    made.emulate_media(media="print")
+    channel = "(place) => Number(getComputedStyle(document.querySelector('.cards dd'), null)[place].match(/\\d+/)[0])"
+    assert made.evaluate(channel, "color") < 60
+    assert made.evaluate(channel.replace(".cards dd", ".cards > div"), "backgroundColor") > 200
+    assert not made.locator("#filters").is_visible()
+    assert made.locator("#table thead").evaluate("(head) => getComputedStyle(head).display") == "table-header-group"
+    context.close()

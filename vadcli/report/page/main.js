@@ -12,6 +12,8 @@
   };
   $("theme").addEventListener("click", () => set(NEXT[root.dataset.theme || "system"]));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => timelines.redraw());
+  matchMedia("print").addEventListener("change", () => timelines.redraw());
+  addEventListener("beforeprint", () => document.querySelectorAll("img[loading]").forEach((image) => (image.loading = "eager")));
   vadcli.review.tell();
   vadcli.table.update();
 })();
