@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vadcli.status import RunStatus
 
 Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
-SHARE_OF_TIME = 0.005
+SHARE_OF_TIME = 0.008
 """At most this share of a core goes into looking again: long records are read less often."""
 CLEAR = "\x1b[H\x1b[2J"
 
