@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -125,7 +126,7 @@ def last_events(layout: OutputLayout, status: RunStatus) -> list[dict[str, Any]]
     return told[-LAST_VIDEOS:]
 
 
-def _others(paths: list[Any], now: datetime) -> Iterator[RunStatus]:
+def _others(paths: list[Path], now: datetime) -> Iterator[RunStatus]:
     for path in paths:
         try:
             yield RunStatus.of(read_run(path), now)

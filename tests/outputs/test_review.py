@@ -56,3 +56,11 @@ def test_what_is_no_review_is_refused(tmp_path: Path) -> None:
     (tmp_path / "f.csv").write_bytes(b"video\n\xff\n")
     with pytest.raises(DocumentError, match="not UTF-8"):
         read_review(tmp_path / "f.csv")
+
+
+def test_a_note_of_many_lines_and_apostrophes_comes_back_from_csv(tmp_path: Path) -> None:
+    note = "'=x\u2028y\r\nz"
+    table = tmp_path / "review.csv"
+    table.write_text(f'video,start_s,end_s,peak_score,verdict,note\r\na.mp4,1,2.5,0.75,true,"\'{note}"\r\n', newline="")
+    (entry,) = read_review(table)
+    assert entry.note == note

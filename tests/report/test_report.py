@@ -69,6 +69,16 @@ class TestArchive:
         assert len(archive.problems) == 2
         assert archive.events == 2
 
+    def test_footage_is_looked_for_below_its_root_alone(self, tmp_path: Path) -> None:
+        root = tmp_path / "footage"
+        root.mkdir()
+        (tmp_path / "secret.mp4").touch()
+        archive = collect(make_archive(tmp_path / "out", root=root))
+        for name in ("../secret.mp4", "%2E%2E/secret.mp4", str(tmp_path / "secret.mp4"), "a%00.mp4"):
+            assert archive.footage(name) is None
+        (root / "caf\udce9.mp4").touch()
+        assert archive.footage("caf%E9.mp4") == root / "caf\udce9.mp4"
+
     def test_a_folder_without_a_scan_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="no scan"):
             collect(OutputLayout(tmp_path))
@@ -214,6 +224,47 @@ class TestPage:
         without_data = re.sub(r'<script type="application/json".*?</script>', "", text, flags=re.DOTALL)
         assert not re.findall(r'(?:src|href)="(?!#)', without_data)
         assert "default-src 'none'" in html.unescape(text)
+
+    @pytest.mark.parametrize("form", ["html", "markdown", "json", "email"])
+    def test_an_output_folder_of_any_bytes_is_told_of(self, tmp_path: Path, form: str) -> None:
+        layout = make_archive(tmp_path / "o\udcff\n")
+        layout.events("cam1/a.mp4").write_text("{")
+        done = report(layout.out, "--format", form, "--to", "-", "--title", "t\udcff")
+        assert done.returncode == 3
+        assert "Traceback" not in done.stderr
+        assert "o%FF" in done.stdout
+
+    def test_a_pipe_is_written_into_and_a_folder_refused(self, layout: OutputLayout, tmp_path: Path) -> None:
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True)
+        assert report(layout.out, "--format", "markdown", "--to", pipe).returncode == 3
+        assert "cam2/c.mp4" in reader.communicate(timeout=30)[0]
+        assert pipe.is_fifo()
+        done = report(layout.out, "--to", tmp_path)
+        assert done.returncode == 1
+        assert f"{tmp_path}: is a directory" in done.stderr
+        assert "Traceback" not in done.stderr
+
+    def test_one_line_of_json_is_the_digest(self, layout: OutputLayout) -> None:
+        (line,) = report(layout.out, "--json").stdout.splitlines()
+        assert json.loads(line) == json.loads(report(layout.out, "--format", "json").stdout)
+        assert not (layout.out / "report.html").exists()
+
+    def test_a_page_stays_below_its_bound(self, tmp_path: Path) -> None:
+        (tmp_path / "footage").mkdir()
+        names = [f"{number}.mp4" for number in range(6)]
+        for name in names:
+            make_video(tmp_path / "footage" / name, frames=40, fps=10)
+        layout = make_archive(tmp_path / "out", root=tmp_path / "footage", extra=names)
+        page = layout.out / "report.html"
+        report(layout.out, "--thumbnails", 0)
+        bare = page.stat().st_size
+        report(layout.out)
+        bound = (bare + page.stat().st_size) // 2
+        done = report(layout.out, "--max-mb", bound / 1e6)
+        assert "left out" in done.stderr
+        assert bare < page.stat().st_size <= bound
 
     def test_thumbnails_and_clips_come_from_the_footage(self, tmp_path: Path) -> None:
         (tmp_path / "footage" / "cam1").mkdir(parents=True)

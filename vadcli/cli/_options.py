@@ -8,12 +8,15 @@ from collections.abc import Callable
 from dataclasses import Field, fields
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vadcli.config import resolve
-from vadcli.options import PANELS, default_of
+from vadcli.options import PANELS, DecodeOptions, default_of, parse_duration
+
+if TYPE_CHECKING:
+    from vadcli.video.loader import LoaderOptions
 
 Config = Annotated[
     Path | None,
@@ -98,3 +101,14 @@ def _default_text(default: Any, text: str) -> str | bool:
     if default is None or default is False or default in ((), ""):
         return False
     return "on" if default is True else str(default)
+
+
+def loader_options(options: DecodeOptions) -> LoaderOptions:
+    """How footage is read, by the options that say so."""
+    from vadcli.video.loader import LoaderOptions
+
+    return LoaderOptions(
+        timeout_s=parse_duration(options.decode_timeout, "decode_timeout"),
+        memory_limit_mib=options.decode_memory,
+        decoder=options.decoder,
+    )

@@ -140,7 +140,7 @@ class ScanDisplay:
 
     def _state(self) -> str:
         left_s = self._spent_s() * max(0.0, self.total - self.done) / self.worked if self.worked > 0 else None
-        eta = "?" if left_s is None else _clock(left_s)
+        eta = "?" if left_s is None else clock(left_s)
         return f"{self.finished}/{len(self.sizes)} videos, {self.rates()}, ETA {eta}"
 
     def _move(self, size: float) -> None:
@@ -183,6 +183,7 @@ def _count(number: int, noun: str) -> str:
     return f"no {noun}s" if number == 0 else f"{number} {noun}{'s' if number > 1 else ''}"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """0:00:00."""
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

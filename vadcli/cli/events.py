@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,6 +59,7 @@ def _documents(layout: OutputLayout, options: EventsOptions, bad: list[str]) -> 
     """Every stored video's events under the options' thresholds; files that can't be read are said and noted in `bad`."""
     from vadcli.outputs.atomic import Scratch
     from vadcli.outputs.event_json import read_events
+    from vadcli.outputs.layout import matches
     from vadcli.outputs.review import read_review
     from vadcli.scan.recut import recut
 
@@ -70,17 +70,13 @@ def _documents(layout: OutputLayout, options: EventsOptions, bad: list[str]) -> 
             try:
                 stored = read_events(path)
                 video = str(stored.video["path"])
-                if not _wanted(video, options):
+                if not matches(video, options.include):
                     continue
                 thresholds = options.thresholds(stored.thresholds, _calibration(layout, video))
                 yield recut(layout, scratch, video, thresholds, review=review)
             except DocumentError as error:
                 log.error("%s", error)
                 bad.append(str(path))
-
-
-def _wanted(video: str, options: EventsOptions) -> bool:
-    return not options.include or any(fnmatchcase(video, glob) for glob in options.include)
 
 
 def _calibrate(layout: OutputLayout, review: Path, options: EventsOptions) -> int:
@@ -92,6 +88,7 @@ def _calibrate(layout: OutputLayout, review: Path, options: EventsOptions) -> in
     """
     from vadcli.metrics import threshold_choices
     from vadcli.outputs.event_json import read_events
+    from vadcli.outputs.layout import matches
     from vadcli.outputs.review import read_review
 
     entries = read_review(review)
@@ -102,13 +99,12 @@ def _calibrate(layout: OutputLayout, review: Path, options: EventsOptions) -> in
         except DocumentError as error:
             log.error("%s", error)
             bad += 1
-    documents = [one for one in documents if one.failure is None and _wanted(str(one.video["path"]), options)]
+    documents = [one for one in documents if one.failure is None and matches(str(one.video["path"]), options.include)]
     videos = {str(one.video["path"]) for one in documents}
     entries = tuple(entry for entry in entries if entry.video in videos)
     hours = sum(float(one.video["duration_s"] or 0.0) for one in documents) / 3600
-    choices = (
-        threshold_choices(entries, [event.peak_score for one in documents for event in one.events], hours) if videos else []
-    )
+    peaks = [event.peak_score for one in documents for event in one.events]
+    choices = threshold_choices(entries, peaks, hours) if hours > 0 else []
     if not choices:
         raise UsageError(
             f"{review}: no verdict true or false on a video of {layout.out}", hint="review events in the report first"

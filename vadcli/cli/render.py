@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vadcli.cli._options import with_options
+from vadcli.cli._options import loader_options, with_options
 from vadcli.cli._output import RenderDisplay, emit_json, log, set_up_talk
 from vadcli.errors import DocumentError, NoVideoFound, UsageError, VideoError
 from vadcli.options import RenderOptions, parse_duration
@@ -37,7 +37,6 @@ def render(*, paths: Paths = None, options: RenderOptions) -> None:
     from vadcli.outputs.layout import OutputLayout
     from vadcli.render import RenderSettings
     from vadcli.scan.plan import make_plan
-    from vadcli.video.loader import LoaderOptions
 
     set_up_talk(options)
     if not options.out.is_dir():
@@ -52,11 +51,7 @@ def render(*, paths: Paths = None, options: RenderOptions) -> None:
         side_by_side=options.side_by_side,
         max_height_px=options.max_height,
         fps=options.fps,
-        decode=LoaderOptions(
-            timeout_s=parse_duration(options.decode_timeout, "decode_timeout"),
-            memory_limit_mib=options.decode_memory,
-            decoder=options.decoder,
-        ),
+        decode=loader_options(options),
     )
     with Scratch(layout.scratch) as scratch:
         lost = [unit.video for unit in plan.units if not _render_one(unit, layout, settings, scratch, options)]

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vadcli.cli._options import with_options
-from vadcli.cli._output import log, set_up_talk
+from vadcli.cli._options import loader_options, with_options
+from vadcli.cli._output import emit_json, log, set_up_talk
 from vadcli.errors import DocumentError, UsageError, VideoError
-from vadcli.options import DEFAULT_OUT, ReportOptions, parse_duration
-from vadcli.outputs.atomic import Scratch
-from vadcli.outputs.layout import OutputLayout
+from vadcli.options import DEFAULT_OUT, ReportOptions
+from vadcli.outputs.atomic import Scratch, writing
+from vadcli.outputs.layout import OutputLayout, printable
 
 if TYPE_CHECKING:
     from vadcli.report.archive import Archive, VideoStory
@@ -47,12 +47,20 @@ def report(*, out: Out = DEFAULT_OUT, options: ReportOptions) -> None:
     archive = collect(layout, since=options.since, include=options.include)
     for line in archive.problems:
         log.error("%s", line)
-    to = options.to or (layout.out / "report.html" if options.format == "html" else STDOUT)
-    _write(archive, to, options)
+    if options.json:
+        from vadcli.report.digest import to_json
+
+        emit_json(to_json(archive))
+    else:
+        _write(archive, options.to or _default_target(layout, options), options)
     if archive.failures or archive.problems:
         raise typer.Exit(3)
     if options.fail_on_event and archive.events:
         raise typer.Exit(10)
+
+
+def _default_target(layout: OutputLayout, options: ReportOptions) -> Path:
+    return layout.out / "report.html" if options.format == "html" else STDOUT
 
 
 def _write(archive: Archive, to: Path, options: ReportOptions) -> None:
@@ -60,6 +68,9 @@ def _write(archive: Archive, to: Path, options: ReportOptions) -> None:
         text = _page(archive, to, scratch, options) if options.format == "html" else _digest(archive, options)
         if to == STDOUT:
             typer.echo(text, nl=False)
+        elif to.exists() and not to.is_file():  # a pipe or a device is written into, never replaced
+            with writing(to):
+                to.write_text(text, encoding="utf-8")
         elif to.absolute().is_relative_to(archive.layout.out.absolute()):
             scratch.write_text(to, text)
         else:
@@ -77,7 +88,7 @@ def _digest(archive: Archive, options: ReportOptions) -> str:
     if options.format == "json":
         return json.dumps(to_json(archive), ensure_ascii=False, allow_nan=False, indent=2) + "\n"
     if options.format == "email":
-        return to_email(archive, sender=options.mail_from, recipients=options.mail_to, subject=options.title)
+        return to_email(archive, sender=options.mail_from, recipients=options.mail_to, subject=printable(options.title))
     return to_markdown(archive)
 
 
@@ -86,13 +97,8 @@ def _page(archive: Archive, to: Path, scratch: Scratch, options: ReportOptions) 
     from vadcli.report.html import Shown, by_importance, make_page
     from vadcli.report.pictures import strips
     from vadcli.report.shelf import InFolder, InPage
-    from vadcli.video.loader import LoaderOptions
 
-    decode = LoaderOptions(
-        timeout_s=parse_duration(options.decode_timeout, "decode_timeout"),
-        memory_limit_mib=options.decode_memory,
-        decoder=options.decoder,
-    )
+    decode = loader_options(options)
     problems: list[str] = []
     room = int(options.max_mb * 1e6)
     points = int(room * CURVE_SHARE * 3 / 4) if options.assets is None else POINTS_BESIDE
@@ -109,16 +115,19 @@ def _page(archive: Archive, to: Path, scratch: Scratch, options: ReportOptions) 
         else {}
     )
     shown = Shown(curves, found, clips)
+    problems = [printable(line) for line in problems]
+    title = printable(options.title)
     for line in problems:
         log.warning("%s", line)
     if options.assets is None:
-        shelf = InPage(room - sum(map(len, curves.values())))
-        page = make_page(archive, shown, shelf, problems=problems, title=options.title)
+        bare = make_page(archive, Shown(curves, {}, {}), InPage(0), problems=problems, title=title)
+        shelf = InPage(max(0, room - len(bare.encode())))
+        page = make_page(archive, shown, shelf, problems=problems, title=title)
         if shelf.refused:
             log.warning("%d pictures and clips are left out: the page would pass --max-mb %g", shelf.refused, options.max_mb)
         return page
     with Scratch(options.assets.absolute() / ".tmp") as beside:
-        return make_page(archive, shown, InFolder(options.assets, to, beside), problems=problems, title=options.title)
+        return make_page(archive, shown, InFolder(options.assets, to, beside), problems=problems, title=title)
 
 
 @dataclass(frozen=True)
@@ -156,7 +165,8 @@ def _clips(
         if source is None:
             continue
         try:
-            render_video(source, video=video, layout=layout, settings=settings, scratch=scratch)
+            result = render_video(source, video=video, layout=layout, settings=settings, scratch=scratch)
+            problems.extend(f"{video}: clips: {line}" for line in result.problems)
         except (DocumentError, VideoError) as error:
             problems.append(f"{video}: no clips: {error.message}")
         for key in (key for key in wanted if key[0] == video):

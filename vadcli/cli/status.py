@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vadcli.cli._options import with_options
-from vadcli.cli._output import emit_json, set_up_talk
+from vadcli.cli._output import clock, emit_json, set_up_talk
 from vadcli.errors import UsageError
 from vadcli.options import DEFAULT_OUT, StatusOptions, parse_duration
 from vadcli.outputs.layout import OutputLayout
@@ -76,20 +76,15 @@ def _lines(status: RunStatus) -> list[str]:
     first = f"{told['run'].removesuffix('.json')}: {told['state']}"
     if told["exit_code"] is not None:
         first += f", exit code {told['exit_code']}"
-    eta = f", {_clock(told['eta_s'])} to go" if told["eta_s"] is not None else ""
+    eta = f", {clock(told['eta_s'])} to go" if told["eta_s"] is not None else ""
     lines = [
-        f"{first}, {_clock(told['seconds'])}{eta}",
+        f"{first}, {clock(told['seconds'])}{eta}",
         f"  {status.over}/{status.planned} videos: {counts}; {told['events']} events; {speed}",
     ]
     return lines + [f"  now: {video['video']} ({video['frames']} frames)" for video in told["running"]]
 
 
 def _event_line(event: dict[str, Any]) -> str:
-    span = f"{_clock(event['start_s'])} to {_clock(event['end_s'])}"
+    span = f"{clock(event['start_s'])} to {clock(event['end_s'])}"
     category = f", {event['category']}" if event["category"] else ""
     return f"  event: {event['video']} {span}, peak {event['peak_score']:.2f}{category}"
-
-
-def _clock(seconds: float) -> str:
-    whole = int(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 
 CHECKPOINT_SUFFIX = ".parquet.part"
@@ -31,6 +32,11 @@ def encode_name(relative: str | bytes | PurePath) -> str:
 def printable(text: str) -> str:
     """Text that may hold a raw path, as UTF-8 can write it: bytes that are not UTF-8 become %XX, all else stays."""
     return _NOT_UTF8.sub(lambda match: f"%{ord(match[0]) - 0xDC00:02X}", text)
+
+
+def matches(video: str, globs: Collection[str]) -> bool:
+    """Whether a relative path is like one of these globs; any is where there are none."""
+    return not globs or any(fnmatchcase(video, glob) for glob in globs)
 
 
 def _encode_character(character: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from vadcli.errors import DocumentError
 from vadcli.types import ReviewedEvent, Verdict
 
 REVIEW_FORMAT_VERSION = 1
-_FORMULA = ("'=", "'+", "'-", "'@", "'\t", "'\r")
+_KEPT_FROM_RUNNING = re.compile(r"'+[=+\-@\t\r]")
 
 
 def read_review(path: Path) -> tuple[ReviewedEvent, ...]:
@@ -22,7 +24,7 @@ def read_review(path: Path) -> tuple[ReviewedEvent, ...]:
         DocumentError: it can't be read, or an entry is not understood.
     """
     try:
-        text = path.read_text("utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise DocumentError(f"{path}: can't be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -46,9 +48,13 @@ def _entries(path: Path, text: str) -> list[Any]:
 
 def _rows(text: str) -> list[dict[str, str]]:
     """A table's rows without the apostrophes that keep a spreadsheet from running a cell."""
-    rows = csv.DictReader(text.splitlines(keepends=True))
+    rows = csv.DictReader(io.StringIO(text, newline=""))
     return [
-        {name: cell[1:] if cell.startswith(_FORMULA) else cell for name, cell in row.items() if name and isinstance(cell, str)}
+        {
+            name: cell[1:] if _KEPT_FROM_RUNNING.match(cell) else cell
+            for name, cell in row.items()
+            if name and isinstance(cell, str)
+        }
         for row in rows
     ]
 

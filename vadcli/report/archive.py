@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote_to_bytes
@@ -13,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options import parse_duration
 from vadcli.outputs.event_json import EventsDocument, read_events
-from vadcli.outputs.layout import OutputLayout
+from vadcli.outputs.layout import OutputLayout, matches, printable
 from vadcli.outputs.run_record import StoredRun, read_run
 from vadcli.types import Event, Status, Thresholds, VideoResult
 
@@ -67,6 +66,11 @@ class Archive:
     problems: tuple[str, ...]
 
     @property
+    def name(self) -> str:
+        """The output folder's own name, as UTF-8 can write it."""
+        return printable(self.layout.out.absolute().name)
+
+    @property
     def failures(self) -> tuple[VideoStory, ...]:
         """The videos that could not be read, or not whole."""
         return tuple(video for video in self.videos if video.status is not Status.DONE)
@@ -100,13 +104,10 @@ class Archive:
 
         Names are stored with bytes that are not UTF-8 as %XX.
         """
-        if ".." in video.split("/"):
-            return None
         roots = [root] if root else list(dict.fromkeys(Path(run.info.root) for run in reversed(self.runs)))
-        names = [
-            name.decode("utf-8", "surrogateescape") for name in (video.encode(), unquote_to_bytes(video)) if b"\0" not in name
-        ]
-        return next((path for base in roots for name in names if (path := base / name).exists()), None)
+        names = [raw.decode("utf-8", "surrogateescape") for raw in (video.encode(), unquote_to_bytes(video))]
+        below = [name for name in names if not name.startswith("/") and ".." not in name.split("/") and "\0" not in name]
+        return next((path for base in roots for name in below if (path := base / name).exists()), None)
 
 
 def collect(layout: OutputLayout, *, since: str | None = None, include: Collection[str] = ()) -> Archive:
@@ -134,7 +135,7 @@ def collect(layout: OutputLayout, *, since: str | None = None, include: Collecti
         worked = {result.video for run in chosen for result in run.files if _concerns(result)}
         documents = [document for document in documents if document.video["path"] in worked]
     stories = [_story(document, results.get(str(document.video["path"]))) for document in documents]
-    stories = [story for story in stories if not include or any(fnmatchcase(story.video, glob) for glob in include)]
+    stories = [story for story in stories if matches(story.video, include)]
     return Archive(
         layout, tuple(chosen), tuple(sorted(stories, key=lambda story: (story.camera, story.video))), tuple(problems)
     )
@@ -167,7 +168,7 @@ def _read_all(paths: Iterator[Path], read: Callable[[Path], T], problems: list[s
         try:
             yield read(path)
         except DocumentError as error:
-            problems.append(error.message)
+            problems.append(printable(error.message))
 
 
 def _newest_results(runs: Sequence[StoredRun]) -> dict[str, VideoResult]:

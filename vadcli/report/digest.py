@@ -63,7 +63,7 @@ def to_json(archive: Archive) -> dict[str, Any]:
 
 def to_markdown(archive: Archive) -> str:
     """A few lines of Markdown: the headline, the highest events, what could not be read."""
-    lines = [f"# {_plain(archive.layout.out.absolute().name)}: {headline(archive)}", ""]
+    lines = [f"# {_plain(archive.name)}: {headline(archive)}", ""]
     shown = by_importance(archive)[:MOST_EVENTS]
     if shown:
         lines += ["| score | camera | video | starts | lasts | category |", "|---|---|---|---|---|---|"]
@@ -94,7 +94,7 @@ def to_email(archive: Archive, *, sender: str = "", recipients: tuple[str, ...] 
     message["From"] = sender or Address("vadcli", "vadcli", domain if domain.isascii() else "localhost")
     if recipients:
         message["To"] = ", ".join(recipients)
-    name = " ".join(archive.layout.out.absolute().name.split())
+    name = archive.name
     message["Subject"] = " ".join((subject or f"{name}: {headline(archive)}").split())
     message["Date"] = formatdate(localtime=False)
     message["Message-ID"] = make_msgid("vadcli", domain=domain if domain.isascii() else "localhost")

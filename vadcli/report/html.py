@@ -66,7 +66,7 @@ def make_page(archive: Archive, shown: Shown, shelf: Shelf, *, problems: Sequenc
     environment.filters |= {"clock": clock, "counted": counted}
     return environment.get_template("page.html.j2").render(
         archive=archive,
-        title=title or archive.layout.out.absolute().name,
+        title=title or archive.name,
         made=datetime.now(UTC),
         version=__version__,
         facts=run_facts(archive),

@@ -48,7 +48,7 @@ vadcli.review = (() => {
   // A cell that a spreadsheet would run as a formula gets an apostrophe in front.
   const cell = (value) => {
     let text = value === null ? "" : String(value);
-    if (/^[=+\-@\t\r]/.test(text)) text = `'${text}`;
+    if (/^'*[=+\-@\t\r]/.test(text)) text = `'${text}`;
     return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
   const asCsv = () => [COLUMNS.join(","), ...rows().map((row) => COLUMNS.map((name) => cell(row[name])).join(","))].join("\r\n") + "\r\n";
