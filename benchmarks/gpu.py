@@ -1,6 +1,6 @@
 """Everything that wants a GPU, in one go and under nine minutes: tests/gpu, then LAVIDA's real sizes with random weights.
 
-python benchmarks/gpu.py [--minutes M] [--models lavida-7b lavida-2b] [--out DIR]
+python benchmarks/gpu.py [--minutes M] [--models lavida-7b lavida-2b] [--tests EXPRESSION] [--bench OPTIONS] [--out DIR]
 
 Writes benchmarks/results/<gpu>.md with every command, rewritten after each step, so that a run that is cut short leaves what
 it has. Exits 1 where a step fails or runs out of time or a claim is missed, 4 without a GPU. `--rehearse` goes through the same
@@ -29,6 +29,9 @@ RESULTS = Path(__file__).parent / "results"
 MINUTES = 8.5
 TESTS_SHARE = 0.4
 """Of the time that the tests may take at most."""
+MEASURED = "--ratios 1,0.2 --batch-sizes 1,8 --seconds 10 --rounds 2"
+"""Rounds that are long beside the second or two in which sixteen decoders start and fill their memory."""
+REHEARSED = "--ratios 1,0.2 --batch-sizes 1,2 --clips 2 --rounds 1 --device cpu"
 LEAST_SPEED = 3.0
 LEAST_BUSY = 0.9
 MOST_MEMORY = 0.6
@@ -106,20 +109,20 @@ def run(command: list[str], limit_s: float) -> tuple[str, str, float]:
     return stdout, failure, time.monotonic() - started
 
 
-def tests(page: Page, *, rehearse: bool, limit_s: float) -> None:
+def tests(page: Page, chosen: str, *, rehearse: bool, limit_s: float) -> None:
     """The GPU tests; their own figures are among what they say."""
     how = "--gpu-rehearsal" if rehearse else "--gpu"
     command = [sys.executable, "-m", "pytest", "tests/gpu", how, "-rs", "--durations=5", "-p", "no:cacheprovider"]
+    if chosen:
+        command += ["-k", chosen]
     said, failure, seconds = run(command, limit_s)
     page.add(command, f"```\n{said.strip()}\n```", seconds, failure=failure)
 
 
-def bench(page: Page, model: str, *, rehearse: bool, limit_s: float) -> None:
+def bench(page: Page, model: str, *, options: str, rehearse: bool, limit_s: float) -> None:
     """One model's tables, and what they say of the claims."""
-    options = ["--ratios", "1,0.2", "--batch-sizes", "1,8", "--seconds", "4", "--rounds", "3", "--json"]
-    if rehearse:
-        options = ["--ratios", "1,0.2", "--batch-sizes", "1,2", "--clips", "2", "--rounds", "1", "--device", "cpu", "--json"]
-    command = [sys.executable, "-m", "vadcli", "bench", "--model", model, "--random-weights", *options]
+    chosen = shlex.split(REHEARSED if rehearse else options)
+    command = [sys.executable, "-m", "vadcli", "bench", "--model", model, "--random-weights", *chosen, "--json"]
     said, failure, seconds = run(command, limit_s)
     lines = [json.loads(line) for line in said.splitlines()]
     if failure or not lines:
@@ -154,6 +157,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--models", nargs="+", default=["lavida-7b", "lavida-2b"])
+    parser.add_argument("--bench", default=MEASURED, metavar="OPTIONS", help="of `vadcli bench`")
+    parser.add_argument("--tests", default="", metavar="EXPRESSION", help="pytest's -k: some of the tests only")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--rehearse", action="store_true", help="the same steps on a CPU, small")
     options = parser.parse_args()
@@ -164,11 +169,11 @@ def main() -> None:
     page = Page(options.out / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', name).strip('-').lower()}.md")
     page.parts.append(f"# {name}\n\nWritten by `python benchmarks/gpu.py`; see [the benchmarks' page](../README.md).\n")
     end = time.monotonic() + 60 * options.minutes
-    tests(page, rehearse=options.rehearse, limit_s=60 * options.minutes * TESTS_SHARE)
+    tests(page, options.tests, rehearse=options.rehearse, limit_s=60 * options.minutes * TESTS_SHARE)
     models = ["lavida-tiny"] if options.rehearse else options.models
     for number, model in enumerate(models):
         left_s = end - time.monotonic()
-        bench(page, model, rehearse=options.rehearse, limit_s=left_s / (len(models) - number))
+        bench(page, model, options=options.bench, rehearse=options.rehearse, limit_s=left_s / (len(models) - number))
     print(page.path)
     sys.exit(page.failed)
 

@@ -1,6 +1,6 @@
 """The paper's tables in miniature: short trainings of the small model from a shared start, one change each, three seeds.
 
-    python benchmarks/miniature.py --start training/6-pictures/model --table compression --budget 30
+    python benchmarks/miniature.py --start weights/lavida-tiny --table compression --budget 30
     python benchmarks/miniature.py --write benchmarks/miniature.md
 
 A cell is one training and one exam. Finished cells are kept in benchmarks/miniature.json, an interrupted one goes on; a table
@@ -78,7 +78,7 @@ OF_THE_LANGUAGE_MODEL = ("compression", "seg")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--start", type=Path, help="the folder that every cell starts from: the recipe's stage before exposure")
+    parser.add_argument("--start", type=Path, help="the folder that every cell starts from")
     parser.add_argument("--table", choices=sorted(TABLES), action="append", help="which to fill; all where left out")
     parser.add_argument("--budget", type=float, default=0.0, help="minutes after which no new cell is begun")
     parser.add_argument("--write", type=Path, help="a Markdown file for the tables")
@@ -212,12 +212,12 @@ def told(values: list[float]) -> str:
 
 
 ABOUT = (
-    "`python benchmarks/miniature.py --start training/6-pictures/model`",
+    "`python benchmarks/miniature.py --start weights/lavida-tiny`",
     "",
-    f"{STEPS} steps of the recipe's exposure stage a cell, on 2,000 clips, from a shared start that was trained with",
-    f"reverse attention at a ratio of .2; then {CLIPS} fresh clips. Frame AUC, the mean over seeds and their range; tokens a",
-    "clip behind compression; seconds a clip from pixels to those. Short trainings favour what the start was trained with. A",
-    "new projector begins from random weights, two_way as well.",
+    f"{STEPS} further steps of the recipe's exposure stage a cell, on 2,000 clips, from the shipped checkpoint, which was",
+    f"trained with reverse attention at a ratio of .2; then {CLIPS} fresh clips. Frame AUC, the mean over seeds and their",
+    "range; tokens a clip behind compression; seconds a clip from pixels to those. Short trainings favour what the start was",
+    "trained with. A new projector begins from random weights, two_way as well.",
 )
 
 

@@ -34,7 +34,13 @@ def with_ratio(config: LavidaConfig, ratio: float) -> LavidaConfig:
 
 
 def built(config: LavidaConfig, device: torch.device, dtype: torch.dtype = torch.float32) -> Lavida:
+    """Drawn on the device itself, so quick; another device or precision draws other weights."""
     return checkpoint.random_model(config, seed=1, device=device, dtype=dtype)
+
+
+def converted(config: LavidaConfig, device: torch.device, dtype: torch.dtype) -> Lavida:
+    """The same weights on every device and in every precision: drawn on the CPU in fp32."""
+    return checkpoint.random_model(config, seed=1).to(device=device, dtype=dtype)
 
 
 def tiny_detector(device: torch.device | str, **options: object) -> LavidaDetector:

@@ -25,7 +25,7 @@ def test_the_gpu_is_busy_while_made_files_are_scanned_and_it_is_fast(
     free, _ = torch.cuda.mem_get_info(device)
     preset = "lavida-7b" if free > 40 * 2**30 else "lavida-2b"
     detector = LavidaDetector(DetectorOptions(model=preset, allow_untrained=True, device=str(device), batch_size=8))
-    plan = BenchPlan(ratios=(0.2,), batch_sizes=(8,), bound=Bound(3.0), rounds=3)
+    plan = BenchPlan(ratios=(0.2,), batch_sizes=(8,), bound=Bound(8.0), rounds=2)
     with footage_of([]) as footage:
         report = Bench(detector, footage, plan).run()
     (stages,) = report.stages

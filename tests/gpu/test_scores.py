@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.gpu.models import CATEGORIES, batch_of, built, clips, mid, tiny_detector, with_ratio
+from tests.detectors.lavida.models import tiny_folder
+from tests.gpu.models import CATEGORIES, batch_of, clips, converted, mid, tiny_detector, with_ratio
 from vadcli.detectors.lavida.compress import CompressionOptions, compress
 from vadcli.detectors.lavida.config import LavidaConfig, load_preset
 from vadcli.detectors.scoring import ScoringPool
@@ -27,7 +29,7 @@ TINY = load_preset("lavida-tiny")
 
 def scores_of(config: LavidaConfig, device: torch.device, dtype: torch.dtype, frames: np.ndarray) -> np.ndarray:
     """(B, T) frame scores."""
-    model = built(config, device, dtype)
+    model = converted(config, device, dtype)
     with torch.inference_mode():
         verdict = model(torch.from_numpy(frames).to(device), model.questions(CATEGORIES))
     scores: np.ndarray = verdict.object_logit.sigmoid().double().cpu().numpy()
@@ -52,9 +54,9 @@ def test_half_precision_gives_the_scores_of_single_precision(config: LavidaConfi
     assert np.median(difference) < HALF_MEDIAN
 
 
-def test_a_gpu_gives_the_scores_and_masks_of_a_cpu(device: torch.device) -> None:
-    given = batch_of(clips(4))
-    here, there = tiny_detector(device, precision="fp32").score(given), tiny_detector("cpu", precision="fp32").score(given)
+def test_a_gpu_gives_the_scores_and_masks_of_a_cpu(device: torch.device, tmp_path: Path) -> None:
+    given, model = batch_of(clips(4)), str(tiny_folder(tmp_path / "tiny"))
+    here, there = (tiny_detector(where, precision="fp32", model=model).score(given) for where in (device, "cpu"))
     np.testing.assert_allclose(here.raw, there.raw, atol=ACROSS_DEVICES)
     assert here.mask is not None
     assert there.mask is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -14,9 +14,10 @@ import numpy as np
 from vadcli.bench.footage import Footage
 from vadcli.bench.naive import naive_clips
 from vadcli.detectors.base import Detector
+from vadcli.detectors.batches import ClipBatcher, GatheredBatch
 from vadcli.detectors.scoring import ScoringPool
 from vadcli.outputs.checkpoint import CheckpointBlock, CheckpointHeader, CheckpointWriter, Claim
-from vadcli.types import Clip, ClipBatch, ClipScores
+from vadcli.types import ClipBatch, ClipScores
 from vadcli.video.loader import ClipLoader, ClipReady, Item, Opened
 
 
@@ -116,20 +117,39 @@ class ScoreStore:
 
 
 def scan_round(
-    detector: Detector, loader: ClipLoader, footage: Footage, *, batch_size: int, bound: Bound, store: ScoreStore
+    detector: Detector,
+    loader: ClipLoader,
+    footage: Footage,
+    *,
+    batch_size: int,
+    bound: Bound,
+    store: ScoreStore,
+    steady: AbstractContextManager[object] | None = None,
 ) -> Round:
     """Decoder processes, clips batched across files, scoring in threads, storing beside it: a scan's way.
+
+    Args:
+        detector, loader, footage: what scores, reads and is read.
+        batch_size: clips a call.
+        bound: when no further clip is taken.
+        store: where scores go.
+        steady: entered when the first scores are there and left when no further clip is taken.
 
     Raises:
         VideoError: a video can't be read.
     """
-    tally, started = _Tally(), time.perf_counter()
+    tally, started, ahead = _Tally(), time.perf_counter(), [steady or nullcontext()]
+    batcher = ClipBatcher[None](batch_size)
     items = cast("Generator[Item, None, None]", loader.run(footage.requests()))
     with closing(items):
-        with ScoringPool[None](detector) as pool:
-            for batch in _batches(items, tally, batch_size=batch_size, is_over=lambda: bound.reached(tally.clips, started)):
-                for _, scores in pool.submit(None, batch):
+        with ScoringPool[GatheredBatch[None]](detector) as pool, ExitStack() as running:
+            for batch in _batches(items, tally, batcher, is_over=lambda: bound.reached(tally.clips, started)):
+                for done, scores in pool.submit(batch, batch.clip_batch()):
                     _keep(store, scores)
+                    batcher.give_back(done)
+                    if ahead:
+                        running.enter_context(ahead.pop())
+            running.close()
             for _, scores in pool.drain():
                 _keep(store, scores)
         seconds = time.perf_counter() - started  # the decoders, which are ahead, are stopped after this
@@ -148,21 +168,21 @@ def naive_round(detector: Detector, footage: Footage, *, bound: Bound, store: Sc
     raise AssertionError("requests have no end")
 
 
-def _batches(items: Iterable[Item], tally: _Tally, *, batch_size: int, is_over: Callable[[], bool]) -> Iterator[ClipBatch]:
+def _batches(
+    items: Iterable[Item], tally: _Tally, batcher: ClipBatcher[None], *, is_over: Callable[[], bool]
+) -> Iterator[GatheredBatch[None]]:
     """Full batches of clips of one size until it is over, then what is left of them."""
-    waiting: dict[tuple[int, ...], list[Clip]] = {}
     fps: dict[str, float] = {}
     for item in items:
         if isinstance(item, Opened):
             fps[item.video] = item.info.fps
         elif isinstance(item, ClipReady):
-            group = waiting.setdefault(item.clip.frames.shape, [])
-            group.append(item.clip.owned())
+            batch = batcher.add(item.clip, None)
             tally.add(len(item.rows), fps[item.video])
-            if len(group) == batch_size:
-                yield ClipBatch.of(waiting.pop(item.clip.frames.shape))
+            if batch is not None:
+                yield batch
             if is_over():
-                yield from map(ClipBatch.of, waiting.values())
+                yield from batcher.flush()
                 return
         elif item.error is not None:
             raise item.error

@@ -35,7 +35,7 @@ log = logging.getLogger("vadcli")
 DECODED_CLIPS = 12
 """Clips that the time of decoding is taken over."""
 TIMED_BATCHES = 3
-BUSY_S = 3.0
+BUSY_S = 6.0
 WHOLE = 1.0
 
 
@@ -152,8 +152,8 @@ class Bench:
         bound = replace(self.plan.bound, seconds=min(BUSY_S, self.plan.bound.seconds))
         busy = BusyMeter(self.detector.devices)
         if held_bytes(self.detector.devices):
-            with self._store() as store, busy:
-                scan_round(self.detector, loader, self.footage, batch_size=size, bound=bound, store=store)
+            with self._store() as store:
+                scan_round(self.detector, loader, self.footage, batch_size=size, bound=bound, store=store, steady=busy)
         return Stages(ratio, size, tokens, kept, {"decode": decode_ms, **ms}, dict(clock.added_bytes), busy.share)
 
     def _timed(self, batch: ClipBatch) -> StageClock:

@@ -16,7 +16,9 @@ from typing import Any
 import psutil
 import torch
 
-LOOK_EVERY_S = 0.1
+from vadcli.video.process import families
+
+LOOK_EVERY_S = 0.5
 
 
 class StageClock:
@@ -86,7 +88,7 @@ class HostMemory:
     def _look(self) -> None:
         me = psutil.Process()
         while True:
-            self.peak_bytes = max(self.peak_bytes, sum(_resident(member) for member in [me, *me.children(recursive=True)]))
+            self.peak_bytes = max(self.peak_bytes, sum(map(_resident, families([me])[0])))
             if self._over.wait(LOOK_EVERY_S):
                 return
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -183,7 +182,7 @@ class Checkpoint:
             try:
                 for batch in _batches(file, self.end):
                     yield from_arrow(batch, self.header, masks=masks)
-            except (*_UNREADABLE, StopIteration, zlib.error) as error:
+            except (*_UNREADABLE, StopIteration) as error:
                 raise DocumentError(
                     f"{self.path}: the checkpoint changed while it was read ({error})", hint="scan again"
                 ) from error

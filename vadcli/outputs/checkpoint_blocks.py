@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from vadcli.types import BoolArray, ByteArray, FloatArray, IndexArray
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 _HEADER_KEY = b"vadcli.checkpoint"
-_MASK_ZLIB_LEVEL = 1
+_MASK_CODEC, _MASK_LEVEL = "zstd", 1  # quick rather than small: masks are packed beside a device that waits for clips
 
 
 @dataclass(frozen=True)
@@ -143,10 +143,8 @@ def _packed_masks(block: CheckpointBlock) -> list[bytes | None]:
     if block.mask is None:
         return [None] * len(block)
     masks = np.ascontiguousarray(block.mask, np.uint8)
-    return [
-        zlib.compress(mask.tobytes(), _MASK_ZLIB_LEVEL) if sampled else None
-        for mask, sampled in zip(masks, block.sampled, strict=True)
-    ]
+    codec = pa.Codec(_MASK_CODEC, _MASK_LEVEL)
+    return [codec.compress(mask, asbytes=True) if sampled else None for mask, sampled in zip(masks, block.sampled, strict=True)]
 
 
 def _checksum(columns: list[pa.Array]) -> int:
@@ -187,9 +185,11 @@ def from_arrow(batch: pa.RecordBatch, header: CheckpointHeader, *, masks: bool) 
     mask = None
     if masks and header.mask_shape is not None:
         mask = np.zeros((len(batch), *header.mask_shape), np.uint8)
+        size = int(np.prod(header.mask_shape))
         for row, packed in enumerate(columns["mask"].to_pylist()):
             if packed is not None:
-                mask[row] = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(header.mask_shape)
+                unpacked = pa.decompress(packed, decompressed_size=size, codec=_MASK_CODEC, asbytes=True)
+                mask[row] = np.frombuffer(unpacked, np.uint8).reshape(header.mask_shape)
     return CheckpointBlock(
         frame_index=columns["frame_index"].to_numpy(),
         pts=columns["pts"].to_numpy(),

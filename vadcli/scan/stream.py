@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vadcli.detectors.batches import ClipBatcher, GatheredBatch
 from vadcli.detectors.scoring import ScoringPool
 from vadcli.errors import DeviceError, OutputError, VideoError, WeightsError
 from vadcli.scan.job import ScanJob
@@ -20,7 +21,7 @@ from vadcli.scan.propagation import Interrupted
 from vadcli.scan.results import write_failure
 from vadcli.scan.task import Task
 from vadcli.scan.writer import VideoWriter
-from vadcli.types import Clip, ClipBatch, ClipScores, Status, VideoResult
+from vadcli.types import Clip, ClipScores, Status, VideoResult
 from vadcli.video.loader import ClipReady, Finished, Item, Opened
 from vadcli.video.sampling import Rows
 
@@ -50,31 +51,7 @@ class Progress:
 Update = Progress | VideoResult
 
 
-@dataclass
-class _Pending:
-    """A clip that waits for its batch; it owns its pixels."""
-
-    clip: Clip
-    rows: Rows
-
-
-class _Batcher:
-    """Clips of one size, up to a batch."""
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self._waiting: dict[tuple[int, ...], list[_Pending]] = {}
-
-    def add(self, clip: Clip, rows: Rows) -> list[_Pending]:
-        """Take a clip, whose memory may be reused afterwards; the full batch where it completes one, else nothing."""
-        group = self._waiting.setdefault(clip.frames.shape, [])
-        group.append(_Pending(clip.owned(), rows))
-        return self._waiting.pop(clip.frames.shape) if len(group) >= self.batch_size else []
-
-    def flush(self, video: str | None = None) -> list[list[_Pending]]:
-        """The batches that hold clips of a video, or all of them."""
-        keys = [key for key, group in self._waiting.items() if video is None or any(item.clip.video == video for item in group)]
-        return [self._waiting.pop(key) for key in keys]
+_Batch = GatheredBatch[Rows]
 
 
 class ScanStream:
@@ -90,7 +67,7 @@ class ScanStream:
 
     def __init__(self, job: ScanJob, *, batch_size: int) -> None:
         self.job = job
-        self._batcher = _Batcher(batch_size)
+        self._batcher = ClipBatcher[Rows](batch_size)
         self._tasks: dict[str, Task] = {}
         self._writers: dict[str, VideoWriter] = {}
         self._broken: dict[str, OutputError | VideoError] = {}
@@ -111,7 +88,7 @@ class ScanStream:
             DeviceError, WeightsError: the detector can't go on; what was scored is kept for the next run.
         """
         try:
-            with ScoringPool[list[_Pending]](self.job.detector) as pool:
+            with ScoringPool[_Batch](self.job.detector) as pool:
                 for item in items:
                     if item.video in self._tasks:
                         yield from self._take(item, pool)
@@ -122,12 +99,14 @@ class ScanStream:
         finally:
             self._suspend()
 
-    def _take(self, item: Item, pool: ScoringPool[list[_Pending]]) -> Iterator[Update]:
+    def _take(self, item: Item, pool: ScoringPool[_Batch]) -> Iterator[Update]:
         if isinstance(item, Opened):
             self._writers[item.video] = VideoWriter(self.job, self._tasks[item.video], item.info)
         elif isinstance(item, ClipReady):
             self._unscored[item.video] += 1
-            yield from self._score(self._batcher.add(item.clip, item.rows), pool)
+            batch = self._batcher.add(item.clip, item.rows)
+            if batch is not None:
+                yield from self._score(batch, pool)
         else:
             self._ended[item.video] = item
             yield from self._end_what_is_scored()
@@ -136,44 +115,42 @@ class ScanStream:
                     yield from self._score(batch, pool)
                 yield from self._store_all(pool.drain())
 
-    def _score(self, batch: list[_Pending], pool: ScoringPool[list[_Pending]]) -> Iterator[Update]:
+    def _score(self, batch: _Batch, pool: ScoringPool[_Batch]) -> Iterator[Update]:
         """Hand a batch on, and store what has come back meanwhile."""
-        waiting = [item for item in batch if item.clip.video not in self._broken]
-        for item in batch:
-            self._unscored[item.clip.video] -= item.clip.video in self._broken
-        if waiting:
-            yield from self._store_all(pool.submit(waiting, self._batch_of(waiting)))
+        if any(clip.video in self._broken for clip in batch.clips):
+            self._unscored.subtract(clip.video for clip in batch.clips if clip.video in self._broken)
+            batch = batch.without(lambda clip: clip.video in self._broken)
+        if len(batch):
+            given = batch.clip_batch(lambda clip: self._tasks[clip.video].model)
+            yield from self._store_all(pool.submit(batch, given))
         yield from self._end_what_is_scored()  # a batch of broken videos alone is never submitted
 
-    def _store_all(self, done: Iterable[tuple[list[_Pending], ClipScores | Exception]]) -> Iterator[Update]:
+    def _store_all(self, done: Iterable[tuple[_Batch, ClipScores | Exception]]) -> Iterator[Update]:
         for batch, scores in done:
             if isinstance(scores, DeviceError | WeightsError):  # no video's fault, and the next one fares no better
                 raise scores
             if isinstance(scores, Exception):
                 log.debug("the detector failed", exc_info=scores)
-                self._broken |= {item.clip.video: _trouble("score", item.clip.video, scores) for item in batch}
-            for row, item in enumerate(batch):
-                self._unscored[item.clip.video] -= 1
+                self._broken |= {clip.video: _trouble("score", clip.video, scores) for clip in batch.clips}
+            for row, (clip, rows) in enumerate(zip(batch.clips, batch.tickets, strict=True)):
+                self._unscored[clip.video] -= 1
                 if not isinstance(scores, Exception):
-                    yield self._store(item, scores.raw[row], None if scores.mask is None else scores.mask[row])
+                    yield self._store(clip, rows, scores.raw[row], None if scores.mask is None else scores.mask[row])
+            self._batcher.give_back(batch)
             yield from self._end_what_is_scored()
 
     def _end_what_is_scored(self) -> Iterator[Update]:
         for video in [video for video in self._ended if not self._unscored[video]]:
             yield from self._end(self._ended.pop(video))
 
-    def _batch_of(self, waiting: list[_Pending]) -> ClipBatch:
-        return ClipBatch.of([item.clip for item in waiting], [self._tasks[item.clip.video].model for item in waiting])
-
-    def _store(self, item: _Pending, raw: np.ndarray, mask: np.ndarray | None) -> Progress:
-        video = item.clip.video
-        writer = self._writers[video]
-        if video not in self._broken:
+    def _store(self, clip: Clip, rows: Rows, raw: np.ndarray, mask: np.ndarray | None) -> Progress:
+        writer = self._writers[clip.video]
+        if clip.video not in self._broken:
             try:
-                writer.add(item.clip, item.rows, raw, mask)
+                writer.add(clip, rows, raw, mask)
             except OutputError as error:
-                self._broken[video] = error
-        return self._progress(writer, item.rows)
+                self._broken[clip.video] = error
+        return self._progress(writer, rows)
 
     def _progress(self, writer: VideoWriter, rows: Rows) -> Progress:
         share = len(rows) / max(1, writer.info.frames)

@@ -151,10 +151,18 @@ class ClipBatch:
             raise ValueError(f"a batch of {b} clips needs {b} videos, models and intervals")
 
     @classmethod
-    def of(cls, clips: Sequence[Clip], models: Sequence[CameraModel | None] | None = None) -> ClipBatch:
-        """Clips of one size as a batch, their pixels copied; without models no camera is known."""
+    def of(
+        cls, clips: Sequence[Clip], models: Sequence[CameraModel | None] | None = None, *, frames: ByteArray | None = None
+    ) -> ClipBatch:
+        """Clips of one size as a batch; without models no camera is known.
+
+        Args:
+            clips: B.
+            models: B.
+            frames: (B, T, H, W, C) the clips' pixels where they lie together already; else they are copied.
+        """
         return cls(
-            frames=np.stack([clip.frames for clip in clips]),
+            frames=np.stack([clip.frames for clip in clips]) if frames is None else frames,
             timestamp=np.stack([clip.timestamp for clip in clips]),
             valid=np.stack([clip.valid for clip in clips]),
             videos=tuple(clip.video for clip in clips),

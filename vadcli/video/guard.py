@@ -23,7 +23,7 @@ import psutil
 
 from vadcli.errors import DecoderCrashed, DecoderHung, VadcliError, VideoError
 from vadcli.video.items import LoaderOptions, Setup
-from vadcli.video.process import private_mib
+from vadcli.video.process import families, private_mib
 from vadcli.video.ring import Ring, State, anonymous_file, read_tail
 
 _START_S = 60.0
@@ -37,6 +37,9 @@ class DecoderProcess:
     """One `vadcli.video.worker` with its connection, its ring and the file that its standard error goes to.
 
     Must be made in a thread that outlives it.
+
+    Attributes:
+        process: the worker, for looking at.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -51,7 +54,7 @@ class DecoderProcess:
         finally:
             theirs.close()
             os.close(descriptor)
-        self._psutil = psutil.Process(self._popen.pid)
+        self.process = psutil.Process(self._popen.pid)
         self._progress = 0
         self._stalled_s = 0.0
         self._bytes_read = self._bytes_left = self._bytes_allowed = 0
@@ -86,13 +89,10 @@ class DecoderProcess:
         with contextlib.suppress(OSError):
             self._bytes_allowed = 2 * path.stat().st_size + _READ_AHEAD_BYTES
 
-    def check(self, elapsed_s: float, options: LoaderOptions) -> None:
-        """Kill it if it has stood still for too long or holds too much memory."""
+    def check(self, elapsed_s: float, options: LoaderOptions, family: list[psutil.Process]) -> None:
+        """Kill it if it has stood still for too long or holds too much memory, with what it started."""
         if os.fstat(self._words).st_size > _WORDS_LIMIT_BYTES:
             os.ftruncate(self._words, 0)
-        family = [self._psutil]
-        with contextlib.suppress(psutil.Error, OSError):
-            family += self._psutil.children(recursive=True)
         starting = self.ring.state is State.STARTING
         self._stalled_s = 0.0 if self._moved(family) else self._stalled_s + elapsed_s
         memory_mib = sum(map(private_mib, family))
@@ -201,16 +201,19 @@ class Keeper:
         before = time.monotonic()
         while True:
             with contextlib.suppress(queue.Empty):
-                order = self._orders.get(timeout=self._tick_s)
+                order = self._orders.get(timeout=max(0.0, before + self._tick_s - time.monotonic()))
                 if order is None:
                     return
                 self._fill(order)
             now = time.monotonic()
+            if now - before < self._tick_s:
+                continue
             # After a pause of this whole machine or process nobody has stood still longer than a tick or two.
             elapsed_s, before = min(now - before, 2 * self._tick_s), now
             with self._lock:
-                for process in self._processes:
-                    process.check(elapsed_s, self._setup.options)
+                found = families([process.process for process in self._processes])
+                for process, family in zip(self._processes, found, strict=True):
+                    process.check(elapsed_s, self._setup.options, family)
 
     def _fill(self, order: Future[DecoderProcess]) -> None:
         try:

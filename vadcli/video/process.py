@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
+from collections import defaultdict
+from collections.abc import Sequence
 
 import psutil
 
@@ -37,3 +40,26 @@ def private_mib(process: psutil.Process) -> float:
     except (psutil.Error, OSError):
         return 0.0
     return float(memory.rss - getattr(memory, "shared", 0)) / 2**20
+
+
+def families(elders: Sequence[psutil.Process]) -> list[list[psutil.Process]]:
+    """Each process with all that it started, directly or not, and that still runs, itself first.
+
+    One look at the machine's processes for all of them: looking takes longest, and beside threads that feed a GPU it counts.
+    """
+    children: dict[int, list[psutil.Process]] = defaultdict(list)
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            children[process.ppid()].append(process)
+    return [[elder, *_descendants(elder.pid, children)] for elder in elders]
+
+
+def _descendants(pid: int, children: dict[int, list[psutil.Process]]) -> list[psutil.Process]:
+    found, pids, seen = [], [pid], {pid}
+    while pids:
+        for child in children.get(pids.pop(), ()):
+            if child.pid not in seen:  # numbers given anew while looking could close a circle
+                seen.add(child.pid)
+                found.append(child)
+                pids.append(child.pid)
+    return found
