@@ -90,7 +90,7 @@ def test_a_missed_claim_fails_the_script_and_is_named(
 ) -> None:
     said = "\n".join(json.dumps(line) for line in report.json_lines())
     monkeypatch.setattr(gpu, "run", lambda command, limit_s: (said, "", 1.0))
-    monkeypatch.setattr(gpu, "tests", lambda page, *, rehearse, limit_s: None)
+    monkeypatch.setattr(gpu, "tests", lambda page, chosen, *, rehearse, limit_s: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A GPU")
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--models", "lavida-7b", "--out", str(tmp_path)])
@@ -102,5 +102,5 @@ def test_a_missed_claim_fails_the_script_and_is_named(
     assert ("**missed: " in text) is bool(missed)
     assert all(name in text.rpartition("**missed: ")[2] for name in missed)
     page = gpu.Page(tmp_path / "rehearsal.md")
-    gpu.bench(page, "lavida-tiny", rehearse=True, limit_s=1.0)
+    gpu.bench(page, "lavida-tiny", options="", rehearse=True, limit_s=1.0)
     assert not page.failed

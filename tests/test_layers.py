@@ -53,6 +53,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "PIL": ("outputs/", "video/", "ground_truth/", "evaluate", "train/", "report/pictures"),
     "jinja2": ("report/",),
     "scipy": ("metrics", "ground_truth"),
+    "opentimelineio": ("outputs/exporters/edit_lists",),
     "matplotlib": ("evaluate",),
     "threadpoolctl": ("detectors/motion", "train/synthetic/painted"),
     "torch": ("detectors/", "scan/local", "doctor", "bench", "importing", "train/"),

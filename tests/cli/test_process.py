@@ -388,6 +388,36 @@ def test_events_are_cut_anew_exported_and_checked(footage: Path, tmp_path: Path)
     assert "a.mp4.json" in broken.stderr
 
 
+def test_events_are_exported_to_the_tools_of_others_whole_or_not_at_all(footage: Path, tmp_path: Path) -> None:
+    out, to = tmp_path / "out", tmp_path / "exported"
+    vadcli("scan", footage, "-o", out, "--masks", "rle")
+    everything = ("events", out, "--threshold", "0", "--low", "0", "--format")
+    for name in ("fiftyone", "label-studio", "otio", "cvat"):
+        done = vadcli(*everything, name, "--to", to)
+        assert done.returncode == 0, done.stderr
+    names = {path.relative_to(to).as_posix() for path in to.rglob("*")}
+    assert names == {
+        "labels.json",
+        "label-studio.json",
+        "label-studio.xml",
+        *(f"{video}.mp4.{suffix}" for video in "ab" for suffix in ("otio", "cvat.xml")),
+    }
+    assert set(json.loads((to / "labels.json").read_text())["labels"]) == {"a", "b"}
+    assert len(json.loads((to / "label-studio.json").read_text())) == 2
+    assert "<name>a.mp4</name>" in (to / "a.mp4.cvat.xml").read_text()
+    one = vadcli(*everything, "cvat", "--include", "a.mp4")
+    assert one.stdout == (to / "a.mp4.cvat.xml").read_text()
+    assert vadcli(*everything, "cvat").returncode == 2
+    (to / "labels.json").write_text("as it was")
+    (out / "events" / "a.avi.json").write_text((out / "events" / "a.mp4.json").read_text().replace("a.mp4", "a.avi"))
+    (out / "scores" / "a.avi.parquet").write_bytes((out / "scores" / "a.mp4.parquet").read_bytes())
+    told = vadcli(*everything, "fiftyone", "--to", to)
+    assert told.returncode == 2
+    assert "a.avi" in told.stderr
+    assert (to / "labels.json").read_text() == "as it was"
+    assert not (to / ".tmp").exists()
+
+
 def test_render_after_scan(footage: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     vadcli("scan", footage, "-o", out, "--masks", "video")

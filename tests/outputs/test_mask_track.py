@@ -64,6 +64,22 @@ def test_the_array_is_the_same_until_the_mask_changes(layout: OutputLayout) -> N
     assert track.at(8) is not track.at(9)
 
 
+def test_the_masks_between_two_rows_are_their_own_alone(layout: OutputLayout) -> None:
+    track = MaskTrack(table(), layout)
+
+    def between(start: int, end: int) -> list[tuple[int, int]]:
+        return [(row, int(np.flatnonzero((mask >= 128).all(axis=0))[0])) for row, mask in track.between(start, end)]
+
+    assert between(0, 2) == []
+    assert between(2, 6) == [(2, 0), (5, 1)]
+    assert between(6, 9) == [(6, 2)]
+    assert between(9, 99) == [(9, 3)]
+    assert between(5, 7) == [(5, 1), (6, 2)]
+    assert column_at(track, 7) == 2
+    assert between(7, 9) == []
+    assert between(0, 99) == [(2, 0), (5, 1), (6, 2), (9, 3)]
+
+
 def test_no_masks(tmp_path: Path) -> None:
     track = MaskTrack(table(), OutputLayout(tmp_path))
     assert [track.at(row) for row in range(ROWS)] == [None] * ROWS

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,7 @@ from vadcli.types import Calibration
 if TYPE_CHECKING:
     from vadcli.metrics import ThresholdChoice
     from vadcli.outputs.event_json import EventsDocument
+    from vadcli.outputs.exporters import ExportedFile, MasksOf
     from vadcli.outputs.layout import OutputLayout
 
 Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
@@ -47,7 +49,7 @@ def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
         raise typer.Exit(_calibrate(layout, options.calibrate, options))
     bad: list[str] = []
     documents = list(_documents(layout, options, bad))
-    _print(documents, options)
+    bad.extend(_print(layout, documents, options))
     failed = [document for document in documents if document.failure]
     if bad or failed:
         raise typer.Exit(3)
@@ -135,29 +137,47 @@ def _calibration(layout: OutputLayout, video: str) -> Calibration | None:
     return Calibration(**metadata.calibration) if metadata and metadata.calibration else None
 
 
-def _print(documents: list[EventsDocument], options: EventsOptions) -> None:
-    """To stdout, or one file a video where there is `--to`."""
-    from vadcli.outputs import exporters
-    from vadcli.outputs.atomic import writing
+def _print(layout: OutputLayout, documents: list[EventsDocument], options: EventsOptions) -> list[str]:
+    """To stdout, or into files where there is `--to`; what is wrong with stored masks is said and given back."""
+    from vadcli.outputs.exporters import FORMATS
+    from vadcli.outputs.mask_track import MaskTrack, masks_of
 
-    one = {"vtt": exporters.to_vtt, "edl": exporters.to_edl}.get(options.format)
-    many = {"json": exporters.to_json, "csv": exporters.to_csv}.get(options.format)
+    exporter = FORMATS[options.format]
+    opened: list[MaskTrack] = []
+
+    def masks(document: EventsDocument) -> MaskTrack | None:
+        found = masks_of(layout, document)
+        opened.extend([found] if found else [])
+        return found
+
     if options.to is not None:
-        for document in documents:
-            path = options.to / f"{document.video['path']}.{options.format}"
-            with writing(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(one(document) if one else many([document]) if many else "", encoding="utf-8")
+        _write_files(exporter.files(documents), masks, options.to)
     elif options.json:
         for document in documents:
             emit_json(document.to_json())
-    elif many:
-        typer.echo(many(documents), nl=False)
-    elif one and len(documents) > 1:
+    elif exporter.one_video and len(documents) > 1:
         hint = "name a folder with --to, or one video with --include"
         raise UsageError(f"--format {options.format} holds one video, and there are {len(documents)}", hint=hint)
-    elif one:
-        typer.echo("".join(one(document) for document in documents), nl=False)
+    elif documents or not exporter.one_video:
+        exporter.write(documents, masks, sys.stdout)
+    problems = [problem for track in opened for problem in track.problems]
+    for problem in problems:
+        log.error("%s", problem)
+    return problems
+
+
+def _write_files(files: Iterable[ExportedFile], masks: MasksOf, folder: Path) -> None:
+    """Each file whole or not at all.
+
+    Raises:
+        OutputError: one can't be written; those before it stay.
+    """
+    from vadcli.outputs.atomic import Scratch
+
+    with Scratch(folder / ".tmp") as scratch:
+        for name, write, documents in files:
+            with scratch.replace(folder / name) as temporary, temporary.open("w", encoding="utf-8") as file:
+                write(documents, masks, file)
 
 
 def _validate(layout: OutputLayout) -> int:

@@ -65,12 +65,20 @@ class ScanOptions(FindOptions, DecodeOptions, DetectorOptions, ThresholdOptions,
         parse_shard(self.shard)
 
 
+EXPORT_FORMATS = ("json", "csv", "vtt", "edl", "otio", "fiftyone", "label-studio", "cvat")
+
+
 @dataclass(frozen=True)
 class EventsOptions(ThresholdOptions, TalkOptions):
     """Everything `vadcli events` can be told."""
 
-    format: str = option("json", "What to print.", panel=OUTPUT, choices=("json", "csv", "vtt", "edl"))
-    to: Path | None = option(None, "Write one file a video into this folder instead of printing.", panel=OUTPUT, metavar="DIR")
+    format: str = option("json", "What to print.", panel=OUTPUT, choices=EXPORT_FORMATS)
+    to: Path | None = option(
+        None,
+        "Write files into this folder instead of printing, one a video where the format goes by videos.",
+        panel=OUTPUT,
+        metavar="DIR",
+    )
     write: bool = option(False, "Also rewrite the stored events documents.", panel=OUTPUT)
     validate: bool = option(False, "Check the stored documents against the published schema, and stop.", panel=OUTPUT)
     review: Path | None = option(

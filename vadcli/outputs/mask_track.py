@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from vadcli.errors import DocumentError
+from vadcli.outputs.event_json import EventsDocument
 from vadcli.outputs.layout import OutputLayout
 from vadcli.outputs.mask_rle import read_mask_rle, rle_rows
 from vadcli.outputs.mask_video import masked_rows, read_masks
+from vadcli.outputs.scores import read_scores
 from vadcli.types import ByteArray, IndexArray, ScoreTable
 
 IN_RUN_LENGTHS = np.uint8(191)
@@ -54,6 +56,17 @@ class MaskTrack:
                 self._mask = self._next[1]
             self._advance()
         return self._mask
+
+    def between(self, start: int, end: int) -> Iterator[tuple[int, ByteArray]]:
+        """The masks that rows in [start, end) have of their own, each with its row; forward as `at`."""
+        if start <= self._row:
+            self._restart()
+            self._row = -1
+        while self._next is not None and self._next[0] < end:
+            row, _ = self._next
+            mask = self.at(row)
+            if row >= start and mask is not None:
+                yield row, mask
 
     def _restart(self) -> None:
         self._mask = None
@@ -107,3 +120,16 @@ def _paired(path: Path, rows: IndexArray, stored: Iterator[tuple[int | None, Byt
         yield int(rows[count - 1]), mask
     if count != len(rows):
         raise DocumentError(f"{path}: holds {count} masks for {len(rows)} frames that should have one", hint=_RESCAN)
+
+
+def masks_of(layout: OutputLayout, document: EventsDocument) -> MaskTrack | None:
+    """The masks of a document's video; None where it has no scores or none are stored.
+
+    Raises:
+        DocumentError: the scores can't be read.
+    """
+    video = str(document.video["path"])
+    if not layout.scores(video).is_file() or not (layout.mask_video(video).exists() or layout.mask_rle(video).exists()):
+        return None
+    table, _ = read_scores(layout.scores(video))
+    return MaskTrack(table, layout)
