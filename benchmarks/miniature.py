@@ -216,8 +216,9 @@ ABOUT = (
     "",
     f"{STEPS} further steps of the recipe's exposure stage a cell, on 2,000 clips, from the shipped checkpoint, which was",
     f"trained with reverse attention at a ratio of .2; then {CLIPS} fresh clips. Frame AUC, the mean over seeds and their",
-    "range; tokens a clip behind compression; seconds a clip from pixels to those. Short trainings favour what the start was",
-    "trained with. A new projector begins from random weights, two_way as well.",
+    "range; tokens a clip behind compression; seconds a clip from pixels to those, taken in each cell beside other work: read",
+    "them as orders of magnitude. Short trainings favour what the start was trained with. A new projector begins from random",
+    "weights, two_way as well. What the tables say is summed up in [the benchmarks' page](README.md).",
 )
 
 

@@ -1,0 +1,107 @@
+"""Make footage of unusual shapes from the synthetic archive: what reports and renderings have to cope with.
+
+    python examples/odd_shapes.py demo/shapes
+
+writes one camera a shape: upright, turned by its header alone, 4K, 240 lines, irregular frame times, an hour long, half a
+second long. Each holds what the archive's film holds, so something odd moves through all but the shortest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import imageio_ffmpeg
+from synthetic_archive import Script, film
+
+SEED = 7
+WIDTH = 960
+X264 = ("-c:v", "libx264", "-preset", "veryfast", "-crf", "24", "-pix_fmt", "yuv420p")
+QUIET, ODD = Script("plaza", "morning"), Script("plaza", "noon", "cyclist")
+LOOPS = 90
+"""Of the quiet film before and after the odd one: an hour in all."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One way to cut a film.
+
+    Attributes:
+        video: relative path of the result.
+        before, after: ffmpeg's options before and after its input.
+    """
+
+    video: str
+    after: Sequence[str]
+    before: Sequence[str] = ()
+
+
+SHAPES = (
+    Shape("upright/phone.mp4", ("-vf", "crop=ih*9/16:ih:iw*.36:0", *X264)),
+    Shape("4k/roof.mp4", ("-t", "14", "-vf", "scale=3840:-2", *X264)),
+    Shape("240p/old.avi", ("-vf", "scale=426:240,fps=10", "-c:v", "mpeg4", "-q:v", "5")),
+    Shape("irregular/web.mkv", ("-vf", r"select=lt(mod(n\,17)\,9)", "-fps_mode", "vfr", *X264)),
+    Shape("short/clip.mp4", ("-ss", "10", "-t", "0.5", *X264)),
+    Shape("short/frame.mp4", ("-ss", "11", "-frames:v", "1", *X264)),
+)
+
+
+def ffmpeg(*arguments: str) -> None:
+    """Run it; its complaints are shown."""
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *arguments], check=True, stdin=subprocess.DEVNULL)
+
+
+def make_shapes(out: Path, seconds: float = 20.0) -> list[str]:
+    """Write every shape; returns their relative paths."""
+    with tempfile.TemporaryDirectory() as folder:
+        films = Path(folder)
+        for script in (QUIET, ODD):
+            film(script, films, seconds=seconds, width=WIDTH, seed=SEED)
+        odd, quiet = films / ODD.video, films / QUIET.video
+        for shape in SHAPES:
+            target = out / shape.video
+            target.parent.mkdir(parents=True, exist_ok=True)
+            ffmpeg(*shape.before, "-i", str(odd), *shape.after, "-an", str(target))
+        return [*(shape.video for shape in SHAPES), turned(odd, out), hour(quiet, odd, films, out)]
+
+
+def turned(odd: Path, out: Path) -> str:
+    """Stored lying on its side, with a header that says how to turn it."""
+    video = "turned/helmet.mp4"
+    side = odd.with_name("side.mp4")
+    ffmpeg("-i", str(odd), "-vf", "transpose=2", *X264, "-an", str(side))
+    (out / video).parent.mkdir(parents=True, exist_ok=True)
+    ffmpeg("-display_rotation", "-90", "-i", str(side), "-c", "copy", str(out / video))
+    return video
+
+
+def hour(quiet: Path, odd: Path, work: Path, out: Path) -> str:
+    """The quiet film again and again, with the odd one in the middle."""
+    video = "hour/gate.mp4"
+    small = []
+    for source in (quiet, odd):
+        small.append(work / f"small-{source.name}")
+        ffmpeg("-i", str(source), "-vf", "scale=320:-2", *X264, "-an", str(small[-1]))
+    listed = work / "list.txt"
+    lines = [f"file '{path}'" for path in [small[0]] * LOOPS + [small[1]] + [small[0]] * LOOPS]
+    listed.write_text("\n".join(lines))
+    (out / video).parent.mkdir(parents=True, exist_ok=True)
+    ffmpeg("-f", "concat", "-safe", "0", "-i", str(listed), "-c", "copy", str(out / video))
+    return video
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Make footage of unusual shapes.")
+    parser.add_argument("out", type=Path, help="folder to write the footage to")
+    options = parser.parse_args()
+    for video in make_shapes(options.out):
+        print(options.out / video)
+
+
+if __name__ == "__main__":
+    main()
