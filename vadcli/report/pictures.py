@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,7 +90,7 @@ def strips(
                 gone += 1
                 continue
             try:
-                yield from _strips_of(archive, loader, source, some, count)
+                yield from _strips_of(archive, loader, source, some, count=count, problems=problems)
             except (DocumentError, VideoError) as error:
                 problems.append(f"{video}: no thumbnails: {error.message}")
     if gone:
@@ -99,25 +98,30 @@ def strips(
 
 
 def _strips_of(
-    archive: Archive, loader: ClipLoader, source: Path, some: Sequence[tuple[VideoStory, Event]], count: int
+    archive: Archive,
+    loader: ClipLoader,
+    source: Path,
+    some: Sequence[tuple[VideoStory, Event]],
+    *,
+    count: int,
+    problems: list[str],
 ) -> Iterator[tuple[EventKey, Strip]]:
     video = some[0][0].video
     table, metadata = read_scores(archive.layout.scores(video))
     feed = PictureFeed(loader, 1, source, video=video, frames=len(table), fps=float(metadata.video["fps"]))
     masks = MaskTrack(table, archive.layout)
-    for _, event in sorted(some, key=lambda item: item[1].start_frame):
-        rows = [row for row in rows_of(event, count) if row < len(table)]
-        shown = [_thumbnail(feed, row, masks.at(row)) for row in rows]
-        if shown:
-            seconds = tuple(float(table.timestamp[row]) for row in rows)
-            height, width = shown[0].shape[:2]
-            yield (video, event.id), Strip(tuple(map(_webp, shown)), seconds, width, height)
-
-
-def _thumbnail(feed: PictureFeed, row: int, mask: ByteArray | None) -> ByteArray:
-    with closing(feed.pictures(row, row + 1)) as pictures:
-        _, picture = next(pictures)
-        return outlined(picture, mask)
+    rows = {event.id: [row for row in rows_of(event, count) if row < len(table)] for _, event in some}
+    made: dict[int, bytes] = {}
+    height = width = 0
+    for row, picture in feed.some(sorted({row for each in rows.values() for row in each})):
+        height, width = picture.shape[:2]
+        made[row] = _webp(outlined(picture, masks.at(row)))
+    problems.extend(f"{video}: thumbnails: {line}" for line in feed.problems())
+    for number, wanted in rows.items():
+        seen = [row for row in wanted if row in made]
+        if seen:
+            seconds = tuple(float(table.timestamp[row]) for row in seen)
+            yield (video, number), Strip(tuple(made[row] for row in seen), seconds, width, height)
 
 
 def outlined(picture: ByteArray, mask: ByteArray | None) -> ByteArray:

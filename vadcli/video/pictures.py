@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import cast
@@ -10,6 +10,9 @@ from typing import cast
 from vadcli.errors import DecodeError, VideoError
 from vadcli.types import ByteArray, VideoInfo
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, Opened
+
+JOINED_ROWS = 100
+"""Rows this near to each other are read in one go: less work than to start a decoder at the keyframe before each."""
 
 
 class PictureFeed:
@@ -51,15 +54,16 @@ class PictureFeed:
         Raises:
             VideoError: there is not even one picture.
         """
-        request = ClipRequest(self._video, self._source, fps=self._fps, start_clip=first // self._clip_frames)
+        part = last < self._frames
         row, shown = first, None
-        with closing(cast(Generator[Item, None, None], self._loader.run([request]))) as items:
+        with closing(self._items(spans=((first, last),)) if part else self._items(first // self._clip_frames)) as items:
             for item in items:
                 if isinstance(item, Opened):
-                    self._info = item.info
                     continue
                 if isinstance(item, Finished):
-                    known = min(last, item.rows.first + len(item.rows))
+                    known = min(last, self.info.frames if part and not item.error else item.rows.first + len(item.rows))
+                    if row >= last:
+                        return
                     if shown is None:
                         raise item.error or DecodeError(f"{self._source}: no picture could be decoded from frame {first} on")
                     self._lost += max(0, known - row)
@@ -72,13 +76,52 @@ class PictureFeed:
                     picture = shown if lost and shown is not None else own
                     yield from ((between, picture) for between in range(row, index + 1))
                     row = index + 1
-                if row >= last:
+                if row >= last and not part:  # what is read in part ends by itself, and its decoder lives on
                     return
                 shown = item.clip.frames[-1].copy()
+
+    def some(self, rows: Sequence[int]) -> Generator[tuple[int, ByteArray], None, None]:
+        """These rows in order, each with its (H, W, 3) picture, valid until the next; those without a picture are left out.
+
+        Args:
+            rows: in order, each once.
+
+        Raises:
+            VideoError: there is not even one picture, and that has a reason.
+        """
+        wanted, found = set(rows), False
+        with closing(self._items(spans=joined(rows))) as items:
+            for item in items:
+                if isinstance(item, ClipReady):
+                    for row, picture, lost in _rows_of(item, 0, self._frames):
+                        if row in wanted and not lost:
+                            found = True
+                            yield row, picture
+                elif isinstance(item, Finished) and item.error:
+                    if not found:
+                        raise item.error
+                    self._ends.append(item.error.message)
+
+    def _items(self, start_clip: int = 0, spans: tuple[tuple[int, int], ...] = ()) -> Generator[Item, None, None]:
+        request = ClipRequest(self._video, self._source, fps=self._fps, start_clip=start_clip, spans=spans)
+        with closing(cast(Generator[Item, None, None], self._loader.run([request]))) as items:
+            for item in items:
+                if isinstance(item, Opened):
+                    self._info = item.info
+                yield item
 
     def _early_end(self, row: int, error: VideoError | None) -> str:
         reason = error.message if error else "the file now holds fewer frames than were scored"
         return f"ends at frame {row} of {self._frames}: {reason}"
+
+
+def joined(rows: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Spans [first, last) that hold these rows, given in order; near ones share one."""
+    spans: list[tuple[int, int]] = []
+    for row in rows:
+        first = spans.pop()[0] if spans and row - spans[-1][1] < JOINED_ROWS else row
+        spans.append((first, row + 1))
+    return tuple(spans)
 
 
 def _rows_of(item: ClipReady, first: int, last: int) -> Iterator[tuple[int, ByteArray, bool]]:

@@ -78,6 +78,7 @@ class _Worker:
         self._probe: Callable[..., VideoInfo] = pkgutil.resolve_name(setup.options.prober)
         self._open_reader: Callable[..., Any] = pkgutil.resolve_name(setup.options.reader)
         self._process = psutil.Process()
+        self._probed: tuple[object, VideoInfo] | None = None
 
     def serve(self) -> None:
         """Work until the loader goes, or until decoding has left too much memory behind."""
@@ -96,7 +97,7 @@ class _Worker:
         try:
             if before is None:
                 raise FileChanged(f"{shown(request.path)}: gone before it could be opened")
-            info = self._probe(request.path, fps=request.fps)
+            info = self._probe_once(request, before)
             self._send(Opened(request.video, info))
             if request.bursts:
                 self._read_bursts(info, request, outcome)
@@ -114,6 +115,13 @@ class _Worker:
             outcome.error = FileChanged(f"{shown(request.path)}: {what} while it was read")
         outcome.complaints = outcome.complaints or read_tail(sys.stderr.fileno())
         return outcome
+
+    def _probe_once(self, request: ClipRequest, identity: tuple[int, int]) -> VideoInfo:
+        """The probe; the last one where the same file is asked for part after part."""
+        key = (request.path, request.fps, identity)
+        if self._probed is None or self._probed[0] != key or not any(identity):
+            self._probed = (key, self._probe(request.path, fps=request.fps))
+        return self._probed[1]
 
     def _read_all(self, info: VideoInfo, start_clip: int, outcome: _Outcome) -> None:
         plan = SamplingPlan.of(self._setup.needs, info.fps)
