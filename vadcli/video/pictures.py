@@ -61,24 +61,31 @@ class PictureFeed:
                 if isinstance(item, Opened):
                     continue
                 if isinstance(item, Finished):
-                    known = min(last, self.info.frames if part and not item.error else item.rows.first + len(item.rows))
-                    if row >= last:
-                        return
-                    if shown is None:
-                        raise item.error or DecodeError(f"{self._source}: no picture could be decoded from frame {first} on")
-                    self._lost += max(0, known - row)
-                    yield from ((lost, shown) for lost in range(row, known))
-                    if max(row, known) < last:
-                        self._ends.append(self._early_end(max(row, known), item.error))
-                    return
+                    if row < last:
+                        yield from self._rest(item, row, last, shown)
+                    continue
+                seen = False
                 for index, own, lost in _rows_of(item, row, last):
                     self._lost += lost
-                    picture = shown if lost and shown is not None else own
+                    seen = seen or not lost
+                    picture = own if seen or shown is None else shown
                     yield from ((between, picture) for between in range(row, index + 1))
                     row = index + 1
                 if row >= last and not part:  # what is read in part ends by itself, and its decoder lives on
                     return
-                shown = item.clip.frames[-1].copy()
+                if item.clip.valid.any():
+                    shown = item.clip.frames[-1].copy()
+
+    def _rest(self, end: Finished, row: int, last: int, shown: ByteArray | None) -> Iterator[tuple[int, ByteArray]]:
+        """The rows after the last clip's, as far as the video is known to go."""
+        if shown is None:
+            raise end.error or DecodeError(f"{self._source}: no picture could be decoded from frame {row} on")
+        whole = last < self._frames and not end.error  # a part that was read to its end
+        known = max(row, min(last, self.info.frames if whole else end.rows.first + len(end.rows)))
+        self._lost += known - row
+        yield from ((lost, shown) for lost in range(row, known))
+        if known < last:
+            self._ends.append(self._early_end(known, end.error))
 
     def some(self, rows: Sequence[int]) -> Generator[tuple[int, ByteArray], None, None]:
         """These rows in order, each with its (H, W, 3) picture, valid until the next; those without a picture are left out.
