@@ -20,6 +20,7 @@ from synthetic_archive import Script, film
 
 SEED = 7
 WIDTH = 960
+SECONDS = 20.0
 X264 = ("-c:v", "libx264", "-preset", "veryfast", "-crf", "24", "-pix_fmt", "yuv420p")
 QUIET, ODD = Script("plaza", "morning"), Script("plaza", "noon", "cyclist")
 LOOPS = 90
@@ -55,18 +56,19 @@ def ffmpeg(*arguments: str) -> None:
     subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *arguments], check=True, stdin=subprocess.DEVNULL)
 
 
-def make_shapes(out: Path, seconds: float = 20.0) -> list[str]:
-    """Write every shape; returns their relative paths."""
+def make_shapes(out: Path, *, with_hour: bool = True) -> list[str]:
+    """Write every shape, or all but the hour; returns their relative paths."""
     with tempfile.TemporaryDirectory() as folder:
         films = Path(folder)
         for script in (QUIET, ODD):
-            film(script, films, seconds=seconds, width=WIDTH, seed=SEED)
+            film(script, films, seconds=SECONDS, width=WIDTH, seed=SEED)
         odd, quiet = films / ODD.video, films / QUIET.video
         for shape in SHAPES:
             target = out / shape.video
             target.parent.mkdir(parents=True, exist_ok=True)
             ffmpeg(*shape.before, "-i", str(odd), *shape.after, "-an", str(target))
-        return [*(shape.video for shape in SHAPES), turned(odd, out), hour(quiet, odd, films, out)]
+        videos = [*(shape.video for shape in SHAPES), turned(odd, out)]
+        return [*videos, hour(quiet, odd, films, out)] if with_hour else videos
 
 
 def turned(odd: Path, out: Path) -> str:

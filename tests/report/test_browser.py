@@ -162,6 +162,16 @@ def test_timelines_zoom_and_lead_to_events(page: Any) -> None:
     page.keyboard.press("0")
     page.wait_for_function(f"({span})() === {before}")
     page.keyboard.press("n")
+    reading = page.locator(".camera", has=chart).locator(".reading")
+    told = reading.inner_text()
+    assert told.startswith("event 1 of cam2/c.mp4")
+    page.keyboard.press("+")
+    page.keyboard.press("+")
+    page.wait_for_function(f"({span})() < {before / 2}")
+    event = page.evaluate("vadcli.events.find((event) => event.video === 'cam2/c.mp4')")
+    shown = page.evaluate(f"() => {mine}.scales.x")
+    assert shown["min"] <= (event["start_s"] + event["end_s"]) / 2 <= shown["max"]
+    assert reading.inner_text() == told
     page.keyboard.press("Enter")
     assert "cam2/c.mp4" in page.get_by_role("dialog").inner_text()
 

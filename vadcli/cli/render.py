@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from vadcli.render import RenderSettings
     from vadcli.scan.plan import WorkUnit
 
+MOST_LISTED = 3
+
 Paths = Annotated[list[Path] | None, typer.Argument(metavar="FOOTAGE...", help="The files and folders that were scanned.")]
 
 
@@ -101,7 +103,12 @@ def _say(video: str, files: list[str], problems: list[str], options: RenderOptio
     for problem in problems:
         log.error("%s: %s", video, problem)
     if not problems or files:
-        log.info("%s: %s", video, ", ".join(files) if files else "no events")
+        log.info("%s: %s", video, _listed(files) if files else "no events")
+
+
+def _listed(files: list[str]) -> str:
+    """All of them, or the first and the last where they are many."""
+    return ", ".join(files) if len(files) <= MOST_LISTED else f"{len(files)} files, {files[0]} to {Path(files[-1]).name}"
 
 
 def _is_newer(path: Path, than: Path) -> bool:

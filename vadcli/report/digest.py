@@ -24,7 +24,7 @@ _MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_[]
 
 def headline(archive: Archive) -> str:
     """One line: how many events in how much footage, and what failed."""
-    text = f"{counted(archive.events, 'event')} in {clock(archive.footage_s)} of footage"
+    text = f"{counted(archive.events, 'event')} in {lasting(archive.footage_s)} of footage"
     failed = len(archive.failures)
     return f"{text}, {counted(failed, 'video')} not read or not whole" if failed else text
 

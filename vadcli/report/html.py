@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vadcli import __version__
 from vadcli.report.archive import Archive, VideoStory
-from vadcli.report.facts import clock, counted, run_facts
+from vadcli.report.facts import counted, lasting, run_facts
 from vadcli.report.pictures import EventKey, Strip
 from vadcli.report.shelf import Shelf
 from vadcli.types import Event
@@ -63,7 +63,7 @@ def make_page(archive: Archive, shown: Shown, shelf: Shelf, *, problems: Sequenc
     environment = Environment(
         loader=PackageLoader("vadcli.report", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"clock": clock, "counted": counted}
+    environment.filters |= {"counted": counted, "lasting": lasting}
     return environment.get_template("page.html.j2").render(
         archive=archive,
         title=title or archive.name,

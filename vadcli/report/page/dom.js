@@ -14,10 +14,11 @@ vadcli.el = (tag, attributes = {}, ...children) => {
   return made;
 };
 
-vadcli.clock = (seconds) => {
-  const whole = Math.max(0, Math.floor(seconds + 1e-6));
+vadcli.clock = (seconds, tenths = false) => {
+  const parts = Math.max(0, Math.floor(seconds * 10 + 1e-5));
+  const whole = Math.floor(parts / 10);
   const two = (number) => String(number).padStart(2, "0");
-  return `${Math.floor(whole / 3600)}:${two(Math.floor(whole / 60) % 60)}:${two(whole % 60)}`;
+  return `${Math.floor(whole / 3600)}:${two(Math.floor(whole / 60) % 60)}:${two(whole % 60)}${tenths ? `.${parts % 10}` : ""}`;
 };
 
 vadcli.lasting = (seconds) => (seconds < 60 ? `${seconds.toFixed(1)} s` : vadcli.clock(seconds));

@@ -1,10 +1,10 @@
 "use strict";
 // A camera's footage as one score curve with its events, made when it comes into view.
 vadcli.timelines = (() => {
-  const {data, events, el, clock, colour} = vadcli;
+  const {data, events, el, clock, lasting, colour} = vadcli;
   const NO_SCORE = 255;
   const LEVELS = 254;
-  const STEPS_S = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800, 604800];
+  const STEPS_S = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800, 604800];
   const waiting = new Map();
   const made = [];
   vadcli.curves = (place, packed) => waiting.get(place)?.(packed);
@@ -81,9 +81,10 @@ vadcli.timelines = (() => {
         width: holder.clientWidth || 600,
         height: holder.clientHeight || 144,
         legend: {show: false},
+        padding: [null, 32, null, null],
         cursor: {drag: {x: true, y: false}, y: false},
         scales: {x: {time: false, range: (_, low, high) => [low, high]}, y: {range: [0, 1]}},
-        axes: [{...axis, size: 34, incrs: STEPS_S, values: (_, values) => values.map(clock), space: 70}, {...axis, size: 40, values: (_, values) => values.map((value) => value.toFixed(1)), space: 30}],
+        axes: [{...axis, size: 34, incrs: STEPS_S, values: (_, values, place, space, step) => values.map((value) => clock(value, step < 1)), space: 70}, {...axis, size: 40, values: (_, values) => values.map((value) => value.toFixed(1)), space: 30}],
         series: [{}, {stroke: () => colour("curve"), fill: () => colour("fill"), width: 1.5, points: {show: false}}],
         hooks: {
           drawClear: [(self) => drawGround(self, camera, marks)],
@@ -94,33 +95,46 @@ vadcli.timelines = (() => {
       holder,
     );
     const whole = [0, Math.max(camera.end_s, 1e-3)];
+    let current = -1;
+    let held = null; // the event that keys went to, until the mouse goes elsewhere
+    const inView = (seconds) => seconds >= chart.scales.x.min && seconds <= chart.scales.x.max;
+    const middleOf = ({from, to}) => (from + to) / 2;
+    const point = () => {
+      if (!held || !inView(middleOf(held))) return;
+      chart.setCursor({left: chart.valToPos(middleOf(held), "x"), top: 10});
+      const {id, video, start_s, peak_score} = held.event;
+      reading.textContent = `event ${id} of ${video} · ${clock(start_s)} · peak ${peak_score.toFixed(2)}`;
+    };
     const show = (from, to) => {
       const length = Math.min(whole[1], Math.max(1, to - from));
       const begin = Math.min(Math.max(0, from), whole[1] - length);
-      chart.setScale("x", {min: begin, max: begin + length});
+      chart.batch(() => chart.setScale("x", {min: begin, max: begin + length}));
+      point();
     };
-    const zoom = (factor, middle = null) => {
+    const around = (middle, length) => show(middle - length / 2, middle + length / 2);
+    const zoom = (factor) => {
       const {min, max} = chart.scales.x;
-      const centre = middle ?? (min + max) / 2;
-      show(centre - (centre - min) * factor, centre + (max - centre) * factor);
+      around(held && inView(middleOf(held)) ? middleOf(held) : (min + max) / 2, (max - min) * factor);
+    };
+    const zoomAt = (seconds, factor) => {
+      const {min, max} = chart.scales.x;
+      show(seconds - (seconds - min) * factor, seconds + (max - seconds) * factor);
     };
     const move = (share) => {
       const {min, max} = chart.scales.x;
       show(min + share * (max - min), max + share * (max - min));
     };
-    let current = -1;
     const visit = (step) => {
       if (!marks.length) return;
       current = (current + step + marks.length) % marks.length;
-      const {event, from, to} = marks[current];
+      held = marks[current];
       const {min, max} = chart.scales.x;
-      if (from < min || to > max) show((from + to) / 2 - (max - min) / 2, (from + to) / 2 + (max - min) / 2);
-      const at = (from + to) / 2;
-      chart.setCursor({left: chart.valToPos(at, "x"), top: 10});
-      reading.textContent = `event ${event.id} of ${event.video} · ${clock(event.start_s)} · peak ${event.peak_score.toFixed(2)}`;
+      if (held.from < min || held.to > max) around(middleOf(held), max - min);
+      else point();
     };
     show(...whole);
     let down = null;
+    chart.over.addEventListener("mousemove", () => (held = null));
     chart.over.addEventListener("mousedown", (press) => (down = press.clientX));
     chart.over.addEventListener("mouseup", (press) => {
       if (down === null || Math.abs(press.clientX - down) > 3) return;
@@ -135,7 +149,7 @@ vadcli.timelines = (() => {
       (turn) => {
         if (!turn.ctrlKey) return;
         turn.preventDefault();
-        zoom(turn.deltaY > 0 ? 1.25 : 0.8, chart.posToVal(turn.offsetX, "x"));
+        zoomAt(chart.posToVal(turn.offsetX, "x"), turn.deltaY > 0 ? 1.25 : 0.8);
       },
       {passive: false},
     );
@@ -157,7 +171,7 @@ vadcli.timelines = (() => {
     const best = marks.reduce((highest, {event}) => Math.max(highest, event.peak_score), 0);
     const told = marks.length ? `${marks.length} event${marks.length > 1 ? "s" : ""}, highest ${best.toFixed(2)}` : "no events";
     const reading = el("div", {class: "reading"});
-    const holder = el("div", {class: "chart", tabindex: "0", role: "group", "aria-label": `Score curve of ${name}: ${clock(camera.end_s)} of footage, ${told}`});
+    const holder = el("div", {class: "chart", tabindex: "0", role: "group", "aria-label": `Score curve of ${name}: ${lasting(camera.end_s)} of footage, ${told}`});
     let view = null;
     const press = (key) => view?.keys[key]?.();
     const button = (text, key, label) => el("button", {type: "button", class: "quiet", "aria-label": `${label}, ${name}`, onclick: () => press(key)}, text);
@@ -180,7 +194,7 @@ vadcli.timelines = (() => {
       observer.disconnect();
       wake();
     }, {rootMargin: "200px"}).observe(holder);
-    return el("div", {class: "camera"}, el("div", {class: "head"}, el("div", {}, heading, el("span", {class: "dim"}, `${clock(camera.end_s)} of footage, ${told}`)), buttons), holder, reading);
+    return el("div", {class: "camera"}, el("div", {class: "head"}, el("div", {}, heading, el("span", {class: "dim"}, `${lasting(camera.end_s)} of footage, ${told}`)), buttons), holder, reading);
   };
 
   vadcli.$("timelines").append(...data.cameras.map(section));

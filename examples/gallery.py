@@ -1,0 +1,182 @@
+"""Make the pictures of docs/gallery.md: real screenshots of the report and stills of rendered videos, of made footage.
+
+    python examples/gallery.py docs/gallery [--work DIR]
+
+Films the synthetic archive and the unusual shapes, scans both, makes the report, renders, and photographs what came out with
+a Chromium. Takes some ten minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from odd_shapes import SHAPES, ffmpeg, make_shapes
+from PIL import Image, ImageDraw
+from playwright.sync_api import Browser, Page, sync_playwright
+from synthetic_archive import make_archive
+
+QUALITY = 80
+CELL = (480, 330)
+LABEL_PX = 26
+COLUMNS = 2
+
+
+@dataclass(frozen=True)
+class View:
+    """One screenshot of the report.
+
+    Attributes:
+        name: the picture's.
+        width, height: of the window, CSS px.
+        scheme: light or dark.
+        act: what a reader does first.
+        part: the one element that is shown, by its selector; "" the window.
+    """
+
+    name: str
+    width: int
+    height: int
+    scheme: str = "light"
+    act: Callable[[Page], None] = lambda page: None
+    part: str = ""
+
+
+def open_event(page: Page) -> None:
+    """The first event's window, its clip at the middle and without the player's buttons, which fade away while one looks."""
+    page.locator("#table tbody tr").first.focus()
+    page.keyboard.press("Enter")
+    video = page.locator("dialog video")
+    video.evaluate("video => { video.controls = false; video.preload = 'auto'; video.load(); }")
+    video.evaluate("video => new Promise((done) => { if (video.readyState > 2) done(); else video.oncanplay = done; })")
+    video.evaluate("video => new Promise((done) => { video.onseeked = done; video.currentTime = video.duration / 2; })")
+    page.wait_for_timeout(300)
+
+
+def zoom_in(page: Page) -> None:
+    """The second event of a camera, by keyboard."""
+    chart = page.locator(".chart").first
+    chart.scroll_into_view_if_needed()
+    chart.focus()
+    for key in "nn+++":
+        page.keyboard.press(key)
+    page.wait_for_timeout(200)
+
+
+def triage(page: Page) -> None:
+    """Two events looked at and marked."""
+    page.locator("#table tbody tr").first.focus()
+    for key in ("t", "ArrowDown", "f"):
+        page.keyboard.press(key)
+    page.locator("#table .note").nth(1).fill("a cyclist, allowed here")
+
+
+VIEWS = (
+    View("report", 1280, 1000),
+    View("report-timeline", 1280, 1000, "dark", zoom_in),
+    View("report-events", 1280, 700, "light", triage, part="#events"),
+    View("report-event", 1280, 900, "dark", open_event),
+    View("report-phone", 390, 1000),
+)
+
+
+def vadcli(work: Path, *arguments: str) -> str:
+    """Run a command as a user would, in the folder of the footage; what it prints."""
+    print(f"$ vadcli {' '.join(arguments)}", file=sys.stderr)
+    command = [sys.executable, "-m", "vadcli", *arguments]
+    return subprocess.run(command, cwd=work, check=True, text=True, stdout=subprocess.PIPE).stdout
+
+
+def photograph(browser: Browser, report: Path, view: View, target: Path) -> None:
+    """A screenshot of the report; a script's error is one here as well."""
+    context = browser.new_context(viewport={"width": view.width, "height": view.height}, color_scheme=view.scheme)
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(report.absolute().as_uri())
+    page.wait_for_timeout(600)
+    view.act(page)
+    shot = page.locator(view.part).screenshot() if view.part else page.screenshot()
+    picture = Image.open(io.BytesIO(shot))
+    context.close()
+    if errors:
+        raise RuntimeError(f"{report}: {errors[0]}")
+    picture.convert("RGB").save(target, "WEBP", quality=QUALITY, method=6)
+
+
+def peaks(out: Path) -> dict[str, float]:
+    """Each video's time of highest score, where it has events."""
+    rows = list(csv.DictReader(io.StringIO(vadcli(out.parent, "events", out.name, "--format", "csv"))))
+    rows.sort(key=lambda row: float(row["peak_score"]))
+    return {row["video"]: float(row["peak_s"]) for row in rows}
+
+
+def still(video: Path, second: float, work: Path) -> Image.Image:
+    """One frame of a rendered video."""
+    path = work / "still.png"
+    ffmpeg("-ss", f"{second:.2f}", "-i", str(video), "-frames:v", "1", str(path))
+    return Image.open(path).convert("RGB")
+
+
+def sheet(stills: list[tuple[str, Image.Image]]) -> Image.Image:
+    """Pictures side by side, each in its own proportions above its name."""
+    width, height = CELL[0], CELL[1] + LABEL_PX
+    rows = -(-len(stills) // COLUMNS)
+    page = Image.new("RGB", (COLUMNS * width, rows * height), "white")
+    draw = ImageDraw.Draw(page)
+    for place, (name, picture) in enumerate(stills):
+        left, top = place % COLUMNS * width, place // COLUMNS * height
+        shown = picture.copy()
+        shown.thumbnail((CELL[0] - 8, CELL[1] - 8), Image.Resampling.LANCZOS)
+        page.paste(shown, (left + (width - shown.width) // 2, top + 4))
+        words = f"{name}   {picture.width} x {picture.height}"
+        draw.text((left + width / 2, top + shown.height + 10), words, fill="black", anchor="ma", font_size=15)
+    return page
+
+
+def main() -> None:
+    """Film, scan, report, render, photograph."""
+    parser = argparse.ArgumentParser(description="Make the pictures of docs/gallery.md.")
+    parser.add_argument("out", type=Path, help="folder of the pictures")
+    parser.add_argument("--work", type=Path, default=None, help="keep footage and results here, and use what is there")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = options.work or Path(temporary)
+        archive, shapes = work / "archive", work / "shapes"
+        if not archive.exists():
+            make_archive(archive, width=960)
+        if not shapes.exists():
+            make_shapes(shapes, with_hour=False)
+        for footage in (archive, shapes):
+            out = f"{footage.name}-results"
+            vadcli(work, "scan", footage.name, "--out", out, "--masks", "video", "--quiet")
+            vadcli(work, "render", footage.name, "--out", out, "--quiet")
+        results = work / "archive-results"
+        vadcli(work, "report", results.name, "--clips", "--title", "Last night", "--quiet")
+        chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+        with sync_playwright() as running:
+            browser = running.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            for view in VIEWS:
+                photograph(browser, results / "report.html", view, options.out / f"{view.name}.webp")
+            browser.close()
+        found = peaks(work / "shapes-results")
+        videos = [*(shape.video for shape in SHAPES), "turned/helmet.mp4"]
+        rendered = work / "shapes-results" / "rendered"
+        stills = [(video, still(rendered / f"{video}.mp4", found.get(video, 0.0), work)) for video in videos]
+        sheet(stills).save(options.out / "rendered-shapes.webp", "WEBP", quality=QUALITY, method=6)
+        video, second = max(peaks(results).items(), key=lambda item: item[0] == "plaza/noon.mp4")
+        picture = still(results / "rendered" / f"{video}.mp4", second, work)
+        picture.save(options.out / "rendered.webp", "WEBP", quality=QUALITY, method=6)
+
+
+if __name__ == "__main__":
+    main()
