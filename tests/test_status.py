@@ -21,6 +21,7 @@ from tests.media import make_video
 from vadcli.errors import UsageError
 from vadcli.outputs.atomic import Scratch
 from vadcli.outputs.layout import OutputLayout
+from vadcli.outputs.run_live import read_live
 from vadcli.outputs.run_progress import RunProgress
 from vadcli.outputs.run_record import RunInfo, RunRecord
 from vadcli.status import SILENT_S, RunState, read_status
@@ -94,6 +95,40 @@ def test_two_scans_at_once_are_both_told(layout: OutputLayout, record: RunRecord
         assert [status.run.path for status in read_status(layout)] == [record.path, newer.path]
         record.close(0)
         assert [status.run.path for status in read_status(layout)] == [newer.path]
+
+
+def test_what_a_run_says_is_told_before_its_long_record_is_rewritten(layout: OutputLayout) -> None:
+    sizes = {f"{number:05}.mp4": 10 for number in range(3000)}
+    with Scratch(layout.scratch) as scratch, RunRecord(layout, scratch, INFO, progress=RunProgress(sizes)) as record:
+        before = record.path.read_bytes()
+        for video in sizes:
+            record.add(VideoResult(video, Status.DONE, decoded_frames=5, events=video == "00007.mp4"))
+        assert record.progress is not None
+        record.progress.fit("gate", frames=40)
+        record.flush(force=True)
+        record.path.write_bytes(before)
+        (status,) = read_status(layout)
+        assert status.to_json()["fitting"] == {"camera": "gate", "frames": 40}
+        assert (status.over, status.last_videos, status.run.files) == (3000, ("00007.mp4",), ())
+
+
+def test_a_record_laid_out_otherwise_is_read_too(layout: OutputLayout, record: RunRecord) -> None:
+    record.add(VideoResult("a.mp4", Status.FAILED, stage="open", reason='not a video,\n  "files": ['))
+    record.close(3)
+    before = read_status(layout)[-1].to_json()
+    record.path.write_text(json.dumps(json.loads(record.path.read_text()), indent=1))
+    after = read_status(layout)[-1].to_json()
+    assert after == before
+    assert after["failed"] == 1
+
+
+def test_what_a_run_says_is_gone_with_it(layout: OutputLayout) -> None:
+    with Scratch(layout.scratch) as scratch, RunRecord(layout, scratch, INFO, progress=RunProgress(SIZES)) as record:
+        record.flush(force=True)
+        assert set(read_live(layout)) == {record.path.name}
+    assert not layout.scratch.exists()
+    assert read_live(layout) == {}
+    assert read_status(layout)[-1].state is RunState.ENDED
 
 
 def test_a_folder_without_a_record_is_refused(layout: OutputLayout) -> None:

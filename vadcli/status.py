@@ -1,12 +1,13 @@
-"""What is running in an output folder and how the newest run went, read from the runs' records alone."""
+"""What is running in an output folder and how the newest run went: the heads of the records, and what running scans say."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ import psutil
 from vadcli.errors import DocumentError, UsageError
 from vadcli.outputs.event_json import read_events
 from vadcli.outputs.layout import OutputLayout
-from vadcli.outputs.run_record import StoredRun, read_run
+from vadcli.outputs.run_live import read_live
+from vadcli.outputs.run_record import LAST_VIDEOS, StoredRun, read_run
 
 SILENT_S = 120.0
 """A process on another machine that has not written its record for so long is taken for dead."""
 RECENT_RUNS = 64
-LAST_VIDEOS = 5
 
 
 class RunState(StrEnum):
@@ -40,16 +41,21 @@ class RunStatus:
         state: died where its process is gone without having ended the record.
         seconds: from its start to its end, or to its last sign of life.
         eta_s: seconds to go; None where that can't be told yet, or the run is over.
+        last_videos: those with events that were over last; None where only the whole record tells.
     """
 
     run: StoredRun
     state: RunState
     seconds: float
     eta_s: float | None
+    last_videos: tuple[str, ...] | None = None
 
     @classmethod
-    def of(cls, run: StoredRun, now: datetime) -> RunStatus:
-        """A run's status at a moment."""
+    def of(cls, run: StoredRun, now: datetime, said: Mapping[str, Any] | None = None) -> RunStatus:
+        """A run's status at a moment, from its record and what it says while it runs."""
+        if said is not None and run.end is None:
+            run = replace(run, totals=said["totals"], progress=said["progress"])
+            return replace(cls.of(run, now), last_videos=tuple(said["last_videos"]))
         if run.end is not None:
             return cls(run, RunState.ENDED, (run.end - run.start).total_seconds(), None)
         progress = run.progress or {}
@@ -95,6 +101,7 @@ class RunStatus:
             "frames_per_s": round(self.frames / spent, 1),
             "times_real_time": round(progress["footage_s"] / spent, 2) if progress else None,
             "running": list(progress.get("running", [])) if self.state is RunState.RUNNING else [],
+            "fitting": progress.get("fitting") if self.state is RunState.RUNNING else None,
         }
 
 
@@ -109,13 +116,16 @@ def read_status(layout: OutputLayout, *, now: datetime | None = None) -> list[Ru
     if not paths:
         raise UsageError(f"{layout.out}: no scan has left a record here", hint="name the --out folder of a scan")
     moment = now or datetime.now(UTC)
-    newest = RunStatus.of(read_run(paths[-1]), moment)
-    return [*(one for one in _others(paths[:-1], moment) if one.state is RunState.RUNNING), newest]
+    said = read_live(layout)
+    newest = RunStatus.of(_head(paths[-1]), moment, said.get(paths[-1].name))
+    return [*(one for one in _others(paths[:-1], moment, said) if one.state is RunState.RUNNING), newest]
 
 
 def last_events(layout: OutputLayout, status: RunStatus) -> list[dict[str, Any]]:
     """The events of the videos that were over last, as JSON values, each with its video."""
-    found = [result.video for result in status.run.files if result.events][-LAST_VIDEOS:]
+    found = status.last_videos
+    if found is None:
+        found = tuple(result.video for result in read_run(status.run.path).files if result.events)[-LAST_VIDEOS:]
     told = []
     for video in found:
         try:
@@ -126,12 +136,26 @@ def last_events(layout: OutputLayout, status: RunStatus) -> list[dict[str, Any]]
     return told[-LAST_VIDEOS:]
 
 
-def _others(paths: list[Path], now: datetime) -> Iterator[RunStatus]:
+def _others(paths: list[Path], now: datetime, said: Mapping[str, Mapping[str, Any]]) -> Iterator[RunStatus]:
     for path in paths:
         try:
-            yield RunStatus.of(read_run(path), now)
+            yield RunStatus.of(_head(path), now, said.get(path.name))
         except DocumentError:
             continue
+
+
+def _head(path: Path) -> StoredRun:
+    """A record without its files, read again only when it was rewritten."""
+    try:
+        stored = path.stat()
+    except OSError as error:
+        raise DocumentError(f"{path}: can't be read: {error.strerror or error}") from error
+    return _read_head(path, stored.st_mtime_ns, stored.st_size, stored.st_ino)
+
+
+@lru_cache(maxsize=2 * RECENT_RUNS)
+def _read_head(path: Path, *version: int) -> StoredRun:
+    return read_run(path, head=True)
 
 
 def _lives(run: StoredRun, now: datetime, updated: datetime) -> bool:

@@ -9,11 +9,14 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vadcli.errors import UsageError, VadcliError
 from vadcli.options import TalkOptions
 from vadcli.types import Status, VideoResult
+
+if TYPE_CHECKING:
+    from vadcli.outputs.run_progress import RunProgress
 
 log = logging.getLogger("vadcli")
 
@@ -86,35 +89,37 @@ def emit_json(document: Mapping[str, Any]) -> None:
 class ScanDisplay:
     """Progress over the whole archive: a bar on a terminal, else one line a file and a heartbeat a minute.
 
-    Shares of work are counted in bytes, since a file's length is not known before it is opened.
+    Args:
+        progress: what the scan counts.
+        options: how much to say.
     """
 
-    def __init__(self, *, sizes: Mapping[str, int], options: TalkOptions) -> None:
+    def __init__(self, progress: RunProgress, options: TalkOptions) -> None:
         from tqdm import tqdm
 
-        self.sizes = sizes
-        self.total = max(1, sum(sizes.values()))
-        self.finished = self.frames = 0
-        self.video_s = self.done = self.worked = 0.0
-        self._counted: dict[str, float] = {}
+        self.progress = progress
+        self.total = max(1, progress.total)
         self._started = self._last_beat = time.monotonic()
         self._quiet = options.quiet
         show = sys.stderr.isatty() and not options.quiet
         bar_format = "{percentage:3.0f}%|{bar}| {desc}"
         self._bar = tqdm(total=self.total, file=sys.stderr, bar_format=bar_format, disable=not show, leave=False)
 
-    def advance(self, video: str, *, frames: int, video_s: float, size: float) -> None:
-        """Count work on a video: frames, seconds of footage, bytes of input."""
-        self.frames += frames
-        self.video_s += video_s
-        self.worked += size
-        self._counted[video] = self._counted.get(video, 0.0) + size
-        self._move(size)
+    def move(self) -> None:
+        """Show how far the scan is by now."""
+        done = min(self.progress.done, self.total)
+        if not self._bar.disable:
+            self._bar.set_description_str(self._state(), refresh=False)
+            self._bar.update(done - self._bar.n)
+            return
+        now = time.monotonic()
+        if not self._quiet and now - self._last_beat >= HEARTBEAT_S:
+            self._last_beat = now
+            log.info("%3.0f%% %s", 100 * done / self.total, self._state())
 
     def result(self, result: VideoResult) -> None:
         """One line a file; failed ones are said even when quiet."""
-        self.finished += 1
-        self._move(self.sizes.get(result.video, 0) - self._counted.pop(result.video, 0.0))
+        self.move()
         if result.is_lost:
             log.error("%s: %s: %s", result.video, result.status, result.reason)
         elif result.status is Status.SKIPPED:
@@ -129,7 +134,7 @@ class ScanDisplay:
     def rates(self) -> str:
         """`310 frames/s, 10.3x real time`."""
         spent = self._spent_s()
-        return f"{self.frames / spent:.0f} frames/s, {self.video_s / spent:.1f}x real time"
+        return f"{self.progress.frames / spent:.0f} frames/s, {self.progress.footage_s / spent:.1f}x real time"
 
     def close(self) -> None:
         """Take the bar away."""
@@ -139,20 +144,10 @@ class ScanDisplay:
         return max(1e-6, time.monotonic() - self._started)
 
     def _state(self) -> str:
-        left_s = self._spent_s() * max(0.0, self.total - self.done) / self.worked if self.worked > 0 else None
+        counted = self.progress
+        left_s = self._spent_s() * max(0.0, self.total - counted.done) / counted.worked if counted.worked > 0 else None
         eta = "?" if left_s is None else clock(left_s)
-        return f"{self.finished}/{len(self.sizes)} videos, {self.rates()}, ETA {eta}"
-
-    def _move(self, size: float) -> None:
-        self.done += size
-        if not self._bar.disable:
-            self._bar.set_description_str(self._state(), refresh=False)
-            self._bar.update(min(size, self.total - self._bar.n))
-            return
-        now = time.monotonic()
-        if not self._quiet and now - self._last_beat >= HEARTBEAT_S:
-            self._last_beat = now
-            log.info("%3.0f%% %s", min(100.0, 100 * self.done / self.total), self._state())
+        return f"{counted.finished}/{counted.planned} videos, {self.rates()}, ETA {eta}"
 
 
 class RenderDisplay:

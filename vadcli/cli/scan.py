@@ -62,11 +62,11 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
 
 def _show(run: LocalScan, options: ScanOptions) -> None:
     started = time.monotonic()
-    display = ScanDisplay(sizes={unit.video: unit.size for unit in run.units}, options=options)
+    display = ScanDisplay(run.progress, options)
     with closing(display), closing(run.run()) as updates:
         for update in updates:
             if not isinstance(update, VideoResult):
-                display.advance(update.video, frames=update.frames, video_s=update.video_s, size=update.size)
+                display.move()
                 continue
             display.result(update)
             if options.json:

@@ -81,6 +81,8 @@ def _lines(status: RunStatus) -> list[str]:
         f"{first}, {clock(told['seconds'])}{eta}",
         f"  {status.over}/{status.planned} videos: {counts}; {told['events']} events; {speed}",
     ]
+    if told["fitting"]:
+        lines.append(f"  now: fitting camera {told['fitting']['camera'] or '.'} ({told['fitting']['frames']} frames read)")
     return lines + [f"  now: {video['video']} ({video['frames']} frames)" for video in told["running"]]
 
 

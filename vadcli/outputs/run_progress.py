@@ -1,4 +1,4 @@
-"""How far a run has come, kept up with every piece of work and written into its record."""
+"""How far a run has come, kept up with every piece of work; told by its record, its bar and `vadcli status`."""
 
 from __future__ import annotations
 
@@ -14,28 +14,45 @@ class RunProgress:
 
     Args:
         sizes: bytes of every video that the run is to look at.
+
+    Attributes:
+        planned: how many videos these are.
+        total: their bytes.
+        finished: videos that are over, whatever became of them.
+        frames, footage_s: rows and seconds of footage scored.
+        worked: bytes read in this run.
+        done: bytes of videos that are over, and of the parts of those running.
     """
 
     def __init__(self, sizes: Mapping[str, int]) -> None:
         self._sizes = sizes
-        self._total = sum(sizes.values())
-        self._frames = 0
-        self._footage_s = self._worked = self._done = 0.0
+        self.planned = len(sizes)
+        self.total = sum(sizes.values())
+        self.finished = self.frames = 0
+        self.footage_s = self.worked = self.done = 0.0
         self._running: dict[str, tuple[int, float]] = {}
+        self._fitting: dict[str, Any] | None = None
 
     def advance(self, video: str, *, frames: int, video_s: float, size: float) -> None:
         """Count work on a video: rows, seconds of footage, bytes of input."""
+        self._fitting = None
         before_frames, before = self._running.get(video, (0, 0.0))
         self._running[video] = (before_frames + frames, before + size)
-        self._frames += frames
-        self._footage_s += video_s
-        self._worked += size
-        self._done += size
+        self.frames += frames
+        self.footage_s += video_s
+        self.worked += size
+        self.done += size
+
+    def fit(self, camera: str, *, frames: int) -> None:
+        """Count frames read to fit a camera to, until the first of its videos is worked on."""
+        before = self._fitting["frames"] if self._fitting and self._fitting["camera"] == camera else 0
+        self._fitting = {"camera": camera, "frames": before + frames}
 
     def finish(self, video: str) -> None:
         """Count a video as over, whatever became of it."""
+        self.finished += 1
         _, counted = self._running.pop(video, (0, 0.0))
-        self._done += self._sizes.get(video, 0) - counted
+        self.done += self._sizes.get(video, 0) - counted
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the record."""
@@ -43,11 +60,12 @@ class RunProgress:
             "updated": datetime.now(UTC).isoformat(),
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "planned_videos": len(self._sizes),
-            "planned_bytes": self._total,
-            "done_bytes": round(self._done),
-            "worked_bytes": round(self._worked),
-            "frames": self._frames,
-            "footage_s": round(self._footage_s, 3),
+            "planned_videos": self.planned,
+            "planned_bytes": self.total,
+            "done_bytes": round(self.done),
+            "worked_bytes": round(self.worked),
+            "frames": self.frames,
+            "footage_s": round(self.footage_s, 3),
             "running": [{"video": video, "frames": frames} for video, (frames, _) in self._running.items()],
+            "fitting": self._fitting,
         }

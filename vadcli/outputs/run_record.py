@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -14,11 +15,16 @@ from typing import Any
 from vadcli.errors import DocumentError
 from vadcli.outputs.atomic import Scratch
 from vadcli.outputs.layout import OutputLayout, printable
+from vadcli.outputs.run_live import write_live
 from vadcli.outputs.run_progress import RunProgress
 from vadcli.types import Status, VideoResult
 
 RUN_FORMAT_VERSION = 1
+LAST_VIDEOS = 5
+"""So many of the videos with events that were over last are told."""
 _WRITE_EVERY_S = 1.0
+_FILES_BEGIN = b'\n  "files": ['
+_HEAD_BYTES = 16384
 _SHARE_OF_TIME = 0.02
 """At most this share of a run's time goes into rewriting its record: a long list is rewritten less often."""
 
@@ -50,7 +56,8 @@ class RunInfo:
 class RunRecord:
     """Writes runs/<start>[-shard].json and its copy run.json; a context manager that closes with exit code 1 on an error.
 
-    Results are turned to text once, when they come; the file is rewritten every few seconds, whole or not at all.
+    Results are turned to text once, when they come; the file is rewritten every few seconds, whole or not at all. Where its
+    progress is counted, a short file among the temporaries says it every second.
 
     Args:
         layout: the output folder.
@@ -77,7 +84,8 @@ class RunRecord:
         self._lines: dict[str, str] = {}
         self._totals = _Totals()
         self._write_every_s = write_every_s
-        self._due = 0.0
+        self._due = self._live_due = 0.0
+        self._last_videos: deque[str] = deque(maxlen=LAST_VIDEOS)
         self._closed = False
         self.path = self._free_path()
         self._write(end=None, exit_code=None)
@@ -94,14 +102,27 @@ class RunRecord:
         document = result.to_json()
         self._totals.count(document, 1)
         self._lines[result.video] = json.dumps(document, ensure_ascii=False, allow_nan=False)
+        if result.events:
+            self._last_videos.append(result.video)
         if self.progress is not None:
             self.progress.finish(result.video)
         self.flush()
 
     def flush(self, *, force: bool = False) -> None:
-        """Rewrite the record where that is due, or in any case where `force`."""
-        if force or time.monotonic() >= self._due:
+        """Rewrite the record, and what is said of the run, where that is due; in any case where `force`."""
+        now = time.monotonic()
+        if force or now >= self._live_due:
+            self.say()
+        if force or now >= self._due:
             self._write(end=None, exit_code=None)
+
+    def say(self) -> None:
+        """Say how far the run is, now; nothing where that isn't counted."""
+        if self.progress is None:
+            return
+        said = {"run": self.path.name, "totals": self._totals.to_json(), "progress": self.progress.to_json()}
+        write_live(self._scratch, {**said, "last_videos": list(self._last_videos)})
+        self._live_due = time.monotonic() + self._write_every_s
 
     def close(self, exit_code: int) -> None:
         """Write how the run ended. Only the first call counts."""
@@ -192,7 +213,7 @@ class StoredRun:
         end: when it ended; None where it still runs or was killed.
         exit_code: None likewise.
         totals: counts by status, sums of frames, seconds and events.
-        files: what became of each video.
+        files: what became of each video; empty where only the head was read.
         progress: how far it has come, as `RunProgress` counts; None in records from before it was counted.
     """
 
@@ -206,14 +227,14 @@ class StoredRun:
     progress: Mapping[str, Any] | None = None
 
 
-def read_run(path: Path) -> StoredRun:
-    """A stored record.
+def read_run(path: Path, *, head: bool = False) -> StoredRun:
+    """A stored record, or where `head` all of it but the files, whose list may be long.
 
     Raises:
         DocumentError: it is missing, damaged, or no record of this version.
     """
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(_head(path) if head else path.read_bytes())
     except OSError as error:
         raise DocumentError(f"{path}: can't be read: {error.strerror or error}") from error
     except ValueError as error:
@@ -225,6 +246,18 @@ def read_run(path: Path) -> StoredRun:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         detail = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise DocumentError(f"{path}: not a run's record: {detail}") from error
+
+
+def _head(path: Path) -> bytes:
+    """A record with an empty list of files; the whole where it isn't laid out as we write it."""
+    text = b""
+    with path.open("rb") as file:
+        while (found := text.find(_FILES_BEGIN)) < 0:
+            read = file.read(_HEAD_BYTES)
+            if not read:
+                return text
+            text += read
+    return text[:found] + _FILES_BEGIN + b"]}"
 
 
 def _stored(path: Path, document: Mapping[str, Any]) -> StoredRun:

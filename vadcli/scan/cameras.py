@@ -50,6 +50,7 @@ class Cameras:
         seed: of the sample.
         refit: fit again, once a run, though there is a model.
         stopped: asked while waiting for another process.
+        told: told of a camera and how many of its frames were read just now, while it has no model.
     """
 
     layout: OutputLayout
@@ -60,6 +61,7 @@ class Cameras:
     seed: int
     refit: bool
     stopped: Callable[[], bool]
+    told: Callable[[str, int], None] = lambda camera, frames: None
     _fitted: dict[str, CameraModel | None] = field(default_factory=dict)
 
     def stored(self, camera: str) -> CameraModel | None:
@@ -133,13 +135,14 @@ def fit_on_the_way(
         The items; the first one comes when the model is there. None at all where the scan is stopped before.
     """
     held = _Held(cameras.needs)
-    held.take(items)
+    held.take(_watched(items, cameras, camera))
     if not held.items:
         return
     if not held.is_too_long and held.ended != {unit.video for unit in whole}:
         held_whole = _Held(cameras.needs)
         with ClipLoader(cameras.needs, cameras.loader_options) as loader:
-            held_whole.take(loader.run((request(unit) for unit in whole), stopped=cameras.stopped))
+            reading = loader.run((request(unit) for unit in whole), stopped=cameras.stopped)
+            held_whole.take(_watched(reading, cameras, camera))
     else:
         held_whole = held
     if held_whole.is_too_long:
@@ -149,6 +152,14 @@ def fit_on_the_way(
     if not cameras.stopped():
         cameras.fit(camera, clips)
         yield from chain(held.items, items)
+
+
+def _watched(items: Iterator[Item], cameras: Cameras, camera: str) -> Iterator[Item]:
+    """Items, each clip told of as it comes."""
+    for item in items:
+        if isinstance(item, ClipReady):
+            cameras.told(camera, len(item.clip.frame_index))
+        yield item
 
 
 class _Held:
@@ -199,7 +210,7 @@ def _read_bursts(
     requests = (replace(request(unit), start_clip=0, bursts=wanted[unit.video]) for unit in whole if unit.video in wanted)
     frames = max(cameras.needs.overlap + 1, cameras.needs.frames // BURST_PART)
     with ClipLoader(replace(cameras.needs, frames=frames), cameras.loader_options) as loader:
-        items = loader.run(requests, stopped=cameras.stopped)
+        items = _watched(loader.run(requests, stopped=cameras.stopped), cameras, camera)
         held = [_owned(item).clip for item in items if isinstance(item, ClipReady)]
     return sorted(held, key=lambda clip: (clip.video, clip.index, float(clip.timestamp[0])))
 

@@ -7,8 +7,9 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from vadcli import __version__, detectors, weights
 from vadcli.detectors.base import Attributor, Detector, Propagator
@@ -156,6 +157,7 @@ class LocalScan:
         self.totals = Totals()
         self.shard = parse_shard(options.shard)
         self.units = plan.shard(*self.shard)
+        self.progress = RunProgress({unit.video: unit.size for unit in self.units})
         self._mine = {unit.video for unit in self.units}
         self._stack = ExitStack()
         self._record_is_stale = False
@@ -178,29 +180,30 @@ class LocalScan:
                 propagation=self._propagation(stack, loader_options),
             )
             loader = stack.enter_context(ClipLoader(job.needs, loader_options))
-            cameras = Cameras(
-                layout, scratch, self.detector, job.needs, loader_options, self.options.seed, self.options.refit, self.stop
-            )
+            cameras = self._cameras_of(layout, job)
+            cameras.told = partial(self._note_fit, record)
             for update in self._updates(job, cameras, loader):
                 if isinstance(update, VideoResult):
                     self.totals.add(update)
-                    self._note(record, update)
                 else:
                     self.totals.frames += update.frames
                     self.totals.video_s += update.video_s
-                    self._note(record, update)
+                with self._noting():
+                    _note(record, update)
                 yield update
             code = exit_code(self.totals, stop=self.stop, fail_on_event=self.options.fail_on_event)
             record.close(code)
 
-    def _note(self, record: RunRecord, update: Update) -> None:
-        """Keep the record up to date; a disk that is full now need not be so when the run ends."""
+    def _note_fit(self, record: RunRecord, camera: str, frames: int) -> None:
+        self.progress.fit(camera, frames=frames)
+        with self._noting():
+            record.say()
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Say once that the record can't be kept up to date; a disk that is full now need not be so when the run ends."""
         try:
-            if isinstance(update, VideoResult):
-                record.add(update)
-            elif record.progress is not None:
-                record.progress.advance(update.video, frames=update.frames, video_s=update.video_s, size=update.size)
-                record.flush()
+            yield
         except OutputError as error:
             if not self._record_is_stale:
                 log.error("the run's record is not up to date: %s", error)
@@ -210,9 +213,7 @@ class LocalScan:
         """What the run would do with each video, without doing or writing anything: (video, need)."""
         layout = OutputLayout(self.options.out)
         job = self._job(layout, Scratch(layout.scratch))
-        cameras = Cameras(
-            layout, job.scratch, self.detector, job.needs, self._loader_options(), 0, self.options.refit, self.stop
-        )
+        cameras = self._cameras_of(layout, job)
         for item in self.plan.unusable:
             yield item.video, "failed" if item.failed else "skip"
         for unit in self.units:
@@ -254,6 +255,12 @@ class LocalScan:
                 for unit in mine:
                     if unit.video not in reported:
                         yield VideoResult(unit.video, Status.FAILED, stage="write", reason=str(error), camera=unit.camera)
+
+    def _cameras_of(self, layout: OutputLayout, job: ScanJob) -> Cameras:
+        options = self.options
+        return Cameras(
+            layout, job.scratch, self.detector, job.needs, self._loader_options(), options.seed, options.refit, self.stop
+        )
 
     def _request(self, unit: WorkUnit) -> ClipRequest:
         return ClipRequest(unit.video, unit.path, fps=self.options.fps if unit.is_frames else None)
@@ -313,7 +320,15 @@ class LocalScan:
             root=str(self.plan.root),
             shard=self.options.shard,
         )
-        return RunRecord(layout, scratch, info, progress=RunProgress({unit.video: unit.size for unit in self.units}))
+        return RunRecord(layout, scratch, info, progress=self.progress)
+
+
+def _note(record: RunRecord, update: Update) -> None:
+    if isinstance(update, VideoResult):
+        record.add(update)
+    elif record.progress is not None:
+        record.progress.advance(update.video, frames=update.frames, video_s=update.video_s, size=update.size)
+        record.flush()
 
 
 @dataclass

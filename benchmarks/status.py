@@ -1,0 +1,127 @@
+"""What `vadcli status --watch` costs beside a run of many videos, and how old what it tells is.
+
+python benchmarks/status.py [--videos 20 2000 40000] [--seconds 30]
+
+The run is a record that is kept as a scan keeps it, with a video over every few milliseconds until all are; its frames are the
+milliseconds since it began, so that what the watcher tells has its age in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import psutil
+from _measure import VADCLI, WORK, machine
+
+from vadcli.outputs.atomic import Scratch
+from vadcli.outputs.layout import OutputLayout
+from vadcli.outputs.run_progress import RunProgress
+from vadcli.outputs.run_record import RunInfo, RunRecord
+from vadcli.types import Status, VideoResult
+
+OUT = WORK / "status"
+TICK_S = 0.05
+INFO = RunInfo("0", ("vadcli", "scan", "made"), {}, {"name": "made"})
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What was seen of a watcher.
+
+    Attributes:
+        share: of a core, after its start.
+        ages_s: of what each line told, when it came.
+        record_mib: the record at the end.
+    """
+
+    share: float
+    ages_s: list[float]
+    record_mib: float
+
+
+class Watcher:
+    """A `status --watch` process, its lines stamped as they come."""
+
+    def __init__(self, began: float) -> None:
+        command = [*VADCLI, "status", str(OUT), "--watch", "--json"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.ages_s: list[float] = []
+        self._began = began
+        self._thread = threading.Thread(target=self._read, args=(self.process.stdout,))
+        self._thread.start()
+
+    def _read(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            now = time.monotonic() - self._began
+            told = json.loads(line)
+            if told["type"] == "run" and told["state"] == "running":
+                self.ages_s.append(now - told["frames"] / 1000)
+
+    def cpu_s(self) -> float:
+        """CPU seconds so far."""
+        times = psutil.Process(self.process.pid).cpu_times()
+        return times.user + times.system
+
+    def close(self) -> None:
+        """Wait until it has seen the run end."""
+        if self.process.wait(60) != 0:
+            raise SystemExit("vadcli status failed")
+        self._thread.join()
+
+
+def watch(videos: int, seconds: float) -> Watched:
+    """Keep the record of a run of so many videos for so long, with a watcher beside it from its middle on."""
+    shutil.rmtree(OUT, ignore_errors=True)
+    names = [f"camera/{number:06d}.mp4" for number in range(videos)]
+    layout = OutputLayout(OUT)
+    progress = RunProgress(dict.fromkeys(names, 1000))
+    with Scratch(layout.scratch) as scratch, RunRecord(layout, scratch, INFO, progress=progress) as record:
+        began = time.monotonic()
+        ready = 9 * videos // 10  # so many are over at once: what is watched is a run with a long record
+        for name in names[:ready]:
+            record.add(VideoResult(name, Status.DONE, decoded_frames=10))
+        watcher = Watcher(began)
+        cpu_s, at = 0.0, 0.0
+        steps = int(seconds / TICK_S)
+        for step in range(steps):
+            frames = int(1000 * (time.monotonic() - began)) - progress.frames
+            progress.advance(names[-1], frames=frames, video_s=TICK_S, size=0.0)
+            for name in names[ready + (videos - ready) * step // steps : ready + (videos - ready) * (step + 1) // steps]:
+                record.add(VideoResult(name, Status.DONE, decoded_frames=10))
+            record.flush()
+            if step == steps // 4:  # started by now
+                cpu_s, at = watcher.cpu_s(), time.monotonic()
+                watcher.ages_s.clear()
+            time.sleep(TICK_S)
+        share = (watcher.cpu_s() - cpu_s) / (time.monotonic() - at)
+        ages_s = list(watcher.ages_s)
+        size = record.path.stat().st_size
+    watcher.close()
+    return Watched(share, ages_s, size / 2**20)
+
+
+def main() -> None:
+    """Print a row a number of videos."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--videos", type=int, nargs="+", default=[20, 2000, 40000])
+    parser.add_argument("--seconds", type=float, default=30.0)
+    options = parser.parse_args()
+    print(f"\n{machine()}\n")
+    print("| videos in the run | record, MiB | share of a core | age of what is told, median s | at most, s | looks |")
+    print("|---|---|---|---|---|---|")
+    for videos in options.videos:
+        seen = watch(videos, options.seconds)
+        ages = sorted(seen.ages_s)
+        told = f"{ages[len(ages) // 2]:.2f} | {ages[-1]:.2f} | {len(ages)}"
+        print(f"| {videos:,} | {seen.record_mib:.2f} | {100 * seen.share:.2f} % | {told} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
