@@ -10,18 +10,20 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests import media
 from vadcli.errors import DecodeError, DocumentError, OutputError, VideoError
 from vadcli.outputs.atomic import Scratch
-from vadcli.outputs.event_json import EventsDocument, describe_video, write_events
+from vadcli.outputs.event_json import EventsDocument, describe_video, read_events, write_events
 from vadcli.outputs.layout import OutputLayout
 from vadcli.outputs.mask_rle import MaskRleWriter
 from vadcli.outputs.mask_video import MaskVideoWriter
 from vadcli.outputs.overlay import Geometry
 from vadcli.outputs.scores import ScoresMetadata, write_scores
-from vadcli.render import RenderResult, RenderSettings, clip_needs, event_clip, render_video
+from vadcli.render import RenderResult, RenderSettings, clip_needs, event_clip, render_video, shown_seconds
 from vadcli.types import Event, ScoreTable, SizeRule, Thresholds, VideoInfo
 from vadcli.video.loader import LoaderOptions
 from vadcli.video.probe import probe
@@ -240,6 +242,36 @@ def test_one_clip_an_event_with_padding(tmp_path: Path) -> None:
     assert all(clip.time[0] == 0 for clip in clips)
     assert not layout.rendered(VIDEO).exists()
     assert result.frames == result.expected_frames == 50
+
+
+def test_a_long_events_clip_shows_as_much_as_is_asked_around_its_peak(tmp_path: Path) -> None:
+    source = media.make_video(tmp_path / "clip.mp4", frames=100, size=(256, 64))
+    layout, _, table = pretend_scan(source, tmp_path / "out", events=[(10, 90), (92, 96)])
+    document = read_events(layout.events(VIDEO))
+    long, short = document.events
+    middle = replace(long, peak_frame=50, peak_s=float(table.timestamp[50]))
+    write_events(layout.events(VIDEO), replace(document, events=(middle, short)))
+    result = render(source, layout, replace(SETTINGS, events_only=True, pad_s=0, most_s=16.5 / 25))
+    shown, whole = (numbers(watch(path).pictures, 64) for path in result.files)
+    assert shown == list(range(42, 59))
+    assert whole == list(range(92, 96))
+
+
+@given(
+    start_s=st.floats(0, 1e5),
+    lasts_s=st.floats(0.01, 1e5),
+    peak=st.floats(0, 1),
+    most_s=st.none() | st.floats(0.01, 1e5),
+)
+def test_what_a_clip_shows_lies_in_its_event_and_has_the_peak(
+    start_s: float, lasts_s: float, peak: float, most_s: float | None
+) -> None:
+    end_s, peak_s = start_s + lasts_s, start_s + peak * lasts_s
+    event = Event(1, 0, 1, start_s, end_s, 0, peak_s, 0.9, 0.8)
+    first, last = shown_seconds(event, most_s)
+    assert start_s - 1e-6 <= first <= peak_s + 1e-6
+    assert peak_s - 1e-6 <= last <= end_s + 1e-6
+    assert last - first == pytest.approx(min(lasts_s, most_s or lasts_s), abs=1e-6)
 
 
 def test_clips_of_events_that_are_no_more_go(tmp_path: Path) -> None:

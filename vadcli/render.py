@@ -23,7 +23,7 @@ from vadcli.outputs.mask_track import MaskTrack
 from vadcli.outputs.mp4 import Mp4Writer
 from vadcli.outputs.overlay import Geometry, Overlay
 from vadcli.outputs.scores import ScoresMetadata, read_scores
-from vadcli.types import ByteArray, ClipNeeds, PixelFormat, ScoreTable, SizeRule, VideoInfo
+from vadcli.types import ByteArray, ClipNeeds, Event, PixelFormat, ScoreTable, SizeRule, VideoInfo
 from vadcli.video.loader import ClipLoader, LoaderOptions
 from vadcli.video.pictures import PictureFeed
 from vadcli.video.sound import Sound, add_sound, find_sound
@@ -42,6 +42,7 @@ class RenderSettings:
     Attributes:
         events_only: one file an event, `<video>.event-001.mp4` and so on, instead of the whole video.
         pad_s: with events_only, footage before and after an event.
+        most_s: with events_only, the most of an event that its file shows, around the peak; the whole where None.
         side_by_side: the untouched picture on the left, the annotated one on the right.
         max_height_px: taller pictures are shrunk to this.
         fps: of folders of images; the scan's where None.
@@ -52,6 +53,7 @@ class RenderSettings:
 
     events_only: bool = False
     pad_s: float = 2.0
+    most_s: float | None = None
     side_by_side: bool = False
     max_height_px: int | None = None
     fps: float | None = None
@@ -197,11 +199,21 @@ def _spans(story: _Story, settings: RenderSettings, rendered: Path) -> list[_Spa
     timestamp, pad_s = story.table.timestamp, settings.pad_s
     spans = []
     for event in story.document.events:
-        first = int(np.searchsorted(timestamp, event.start_s - pad_s, side="left"))
-        last = int(np.searchsorted(timestamp, event.end_s + pad_s, side="left"))
-        first, last = min(first, event.start_frame), min(max(last, event.end_frame), len(timestamp))
-        spans.append(_Span(first, last, event_clip(rendered, event.id)))
+        start_s, end_s = shown_seconds(event, settings.most_s)
+        first = int(np.searchsorted(timestamp, start_s - pad_s, side="left"))
+        last = int(np.searchsorted(timestamp, end_s + pad_s, side="left"))
+        if (start_s, end_s) == (event.start_s, event.end_s):
+            first, last = min(first, event.start_frame), max(last, event.end_frame)
+        spans.append(_Span(first, min(last, len(timestamp)), event_clip(rendered, event.id)))
     return spans
+
+
+def shown_seconds(event: Event, most_s: float | None) -> tuple[float, float]:
+    """From when to when an event's clip shows it: all of it, or `most_s` with the peak as near the middle as may be."""
+    if most_s is None or event.end_s - event.start_s <= most_s:
+        return event.start_s, event.end_s
+    start_s = min(max(event.start_s, event.peak_s - most_s / 2), event.end_s - most_s)
+    return start_s, start_s + most_s
 
 
 def _remove_clips_but(kept: Collection[Path], rendered: Path) -> None:

@@ -11,7 +11,7 @@ import typer
 from vadcli.cli._options import loader_options, with_options
 from vadcli.cli._output import emit_json, log, set_up_talk
 from vadcli.errors import DocumentError, UsageError, VideoError
-from vadcli.options import DEFAULT_OUT, ReportOptions
+from vadcli.options import DEFAULT_OUT, ReportOptions, parse_duration
 from vadcli.outputs.atomic import Scratch, writing
 from vadcli.outputs.layout import OutputLayout, printable
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from vadcli.report.archive import Archive, VideoStory
     from vadcli.report.pictures import EventKey, Strip
     from vadcli.types import Event
-    from vadcli.video.loader import LoaderOptions
 
 Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
 STDOUT = Path("-")
@@ -109,11 +108,7 @@ def _page(archive: Archive, to: Path, scratch: Scratch, options: ReportOptions) 
         found = dict(
             strips(archive, pictured, count=options.thumbnails, root=options.footage, decode=decode, problems=problems)
         )
-    clips = (
-        _clips(archive, pictured, scratch=scratch, decode=decode, footage=options.footage, problems=problems)
-        if options.clips
-        else {}
-    )
+    clips = _clips(archive, pictured, scratch=scratch, options=options, problems=problems) if options.clips else {}
     shown = Shown(curves, found, clips)
     problems = [printable(line) for line in problems]
     title = printable(options.title)
@@ -149,19 +144,20 @@ def _clips(
     pictured: list[tuple[VideoStory, Event]],
     *,
     scratch: Scratch,
-    decode: LoaderOptions,
-    footage: Path | None,
+    options: ReportOptions,
     problems: list[str],
 ) -> dict[EventKey, bytes]:
     """An MP4 of each event whose footage is still there; what can't be made goes to `problems`."""
     from vadcli.render import RenderSettings, event_clip, render_video
 
     layout = _ClipLayout(archive.layout.out, scratch.folder / "clips")
-    settings = RenderSettings(events_only=True, max_height_px=CLIP_HEIGHT_PX, decode=decode)
+    most_s = parse_duration(options.clip_length, "clip_length")
+    decode = loader_options(options)
+    settings = RenderSettings(events_only=True, most_s=most_s, max_height_px=CLIP_HEIGHT_PX, decode=decode)
     wanted = {(video.video, event.id) for video, event in pictured}
     found = {}
     for video in sorted({video for video, _ in wanted}):
-        source = archive.footage(video, footage)
+        source = archive.footage(video, options.footage)
         if source is None:
             continue
         try:

@@ -45,6 +45,9 @@ class ReportOptions(DecodeOptions, TalkOptions):
     thumbnails: int = option(3, "Pictures an event, 0 for none.", panel=OUTPUT, metavar="N")
     pictured: int = option(200, "Events with pictures at most, the highest scores first.", panel=OUTPUT, metavar="N")
     clips: bool = option(False, "Also a playable clip of each of these events.", panel=OUTPUT)
+    clip_length: str = option(
+        "60s", "At most so much of an event in its clip, around the highest score.", panel=OUTPUT, metavar="TIME"
+    )
     max_mb: float = option(
         5.0, "Without --assets: leave out pictures and clips beyond this size of page.", panel=OUTPUT, metavar="MB"
     )
@@ -59,6 +62,8 @@ class ReportOptions(DecodeOptions, TalkOptions):
                 raise UsageError(f"--{name} {getattr(self, name)} must be at least 0")
         if not self.max_mb > 0:
             raise UsageError(f"--max-mb {self.max_mb:g} must be above 0")
+        if parse_duration(self.clip_length, "clip_length") <= 0:
+            raise UsageError(f"--clip-length {self.clip_length} must be above 0")
         if self.format != "html" and (self.assets is not None or self.clips):
             raise UsageError(f"--format {self.format} holds no pictures", hint="leave --assets and --clips out")
         if str(self.to) == "-" and self.assets is not None:

@@ -135,7 +135,11 @@ vadcli.table = (() => {
     $("dialog-heading").textContent = `Event ${event.id} of ${event.video}`;
     const facts = `${clock(event.start_s)} – ${clock(event.end_s)}, ${lasting(event.length_s)} · peak ${event.peak_score.toFixed(3)} at ${clock(event.peak_s)}${event.category ? ` · ${event.category}` : ""}`;
     const parts = [el("p", {}, el("bdi", {}, facts))];
-    if (event.clip) parts.push(el("video", {src: event.clip, controls: true, loop: true, muted: true, playsinline: true, "aria-label": "Clip of the event"}));
+    if (event.clip) {
+      const part = el("p", {class: "dim", role: "status"});
+      const tell = ({target}) => (part.textContent = target.duration < event.length_s - 0.5 ? `The clip shows ${lasting(target.duration)} of it, around the peak.` : "");
+      parts.push(el("video", {src: event.clip, controls: true, loop: true, muted: true, playsinline: true, "aria-label": "Clip of the event", onloadedmetadata: tell}), part);
+    }
     if (event.strip) {
       const [width, height, times, sources] = event.strip;
       parts.push(el("div", {class: "frames"}, ...sources.map((src, place) => el("figure", {}, el("img", {src, width, height, alt: `Frame at ${clock(times[place])}`}), el("figcaption", {class: "dim"}, clock(times[place]))))));
