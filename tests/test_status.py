@@ -127,7 +127,10 @@ def test_what_a_run_says_is_gone_with_it(layout: OutputLayout) -> None:
         record.flush(force=True)
         assert set(read_live(layout)) == {record.path.name}
     assert not layout.scratch.exists()
-    assert read_live(layout) == {}
+    (layout.scratch / "1-a").mkdir(parents=True)
+    for damaged in ("", "[]", '{"run": "a.json"}'):
+        (layout.scratch / "1-a" / "live.json").write_text(damaged)
+        assert read_live(layout) == {}
     assert read_status(layout)[-1].state is RunState.ENDED
 
 

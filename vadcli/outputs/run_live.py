@@ -12,6 +12,7 @@ from vadcli.outputs.atomic import Scratch, writing
 from vadcli.outputs.layout import OutputLayout, printable
 
 _NAME = "live.json"
+_PARTS = ("totals", "progress", "last_videos")
 
 
 def write_live(scratch: Scratch, document: Mapping[str, Any]) -> None:
@@ -32,11 +33,11 @@ def write_live(scratch: Scratch, document: Mapping[str, Any]) -> None:
 
 
 def read_live(layout: OutputLayout) -> dict[str, dict[str, Any]]:
-    """What the running scans of an output folder say, by the names of their records."""
+    """What the running scans of an output folder say, by the names of their records; what is damaged is left out."""
     said = {}
     for path in layout.scratch.glob(f"*/{_NAME}"):
         # A run may end, and its temporaries vanish, between the listing and the reading.
         with suppress(OSError, ValueError, KeyError, TypeError):
             document = json.loads(path.read_bytes())
-            said[str(document["run"])] = document
+            said[str(document["run"])] = {part: document[part] for part in _PARTS}
     return said
