@@ -21,6 +21,7 @@ from PIL import Image
 
 from tests import media
 from vadcli.errors import NoVideoStream, ProbeError, UnsafeContainer
+from vadcli.video.container import shown
 from vadcli.video.hidden import HIDDEN
 from vadcli.video.image_frames import list_images
 from vadcli.video.probe import probe
@@ -373,3 +374,7 @@ def test_real_footage_agrees_with_ffmpeg() -> None:
 def test_real_broken_files_are_named(name: str, kind: type[ProbeError]) -> None:
     with pytest.raises(kind, match=name):
         probe(media.SHARED / "broken" / name)
+
+
+def test_a_path_is_shown_as_everywhere_else() -> None:
+    assert shown(Path("caf\udce9\n é.mp4")) == "caf%E9%0A é.mp4"

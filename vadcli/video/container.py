@@ -9,6 +9,7 @@ No frame is read here.
 from __future__ import annotations
 
 import math
+import os
 import re
 import stat
 import threading
@@ -57,8 +58,8 @@ def can_jump(demuxer: str) -> bool:
 
 
 def shown(path: Path) -> str:
-    """The path as one printable line: control characters and bytes that are not UTF-8 are written as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(path))
+    """The path as one printable line: control characters and bytes that are not UTF-8 are written as %XX."""
+    return "".join(c if c.isprintable() else "".join(f"%{byte:02X}" for byte in os.fsencode(c)) for c in str(path))
 
 
 def open_media(path: Path) -> Any:

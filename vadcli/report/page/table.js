@@ -11,6 +11,8 @@ vadcli.table = (() => {
   let page = 0;
   let rows = new Map();
 
+  const counted = (number) => `${number.toLocaleString("en")} ${number === 1 ? "event" : "events"}`;
+
   const valueOf = (event, key) => (key === "verdict" ? review.of(event).verdict || "" : event[key] ?? "");
   const compare = (one, other) => {
     const [a, b] = [valueOf(one, sorting.key), valueOf(other, sorting.key)];
@@ -112,7 +114,7 @@ vadcli.table = (() => {
     body.replaceChildren(...rows.values());
     if (!rows.size) body.append(el("tr", {role: "row"}, el("td", {role: "cell", colspan: "8"}, events.length ? "No event is like that." : "There are no events.")));
     else body.firstElementChild.tabIndex = 0;
-    $("count").textContent = found.length === events.length ? `${events.length.toLocaleString("en")} events` : `${found.length.toLocaleString("en")} of ${events.length.toLocaleString("en")} events`;
+    $("count").textContent = found.length === events.length ? counted(events.length) : `${found.length.toLocaleString("en")} of ${counted(events.length)}`;
     $("page").textContent = `page ${page + 1} of ${last + 1}`;
     $("before").disabled = page === 0;
     $("after").disabled = page === last;
