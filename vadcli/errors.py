@@ -65,7 +65,7 @@ class NoVideoFound(UsageError):
 class OutputError(VadcliError):
     """The output folder can't be written."""
 
-    default_hint = "free space or choose another folder with --out; finished videos are kept"
+    default_hint = "free space or choose another place for what is written; what was finished is kept"
 
 
 class DocumentError(VadcliError):

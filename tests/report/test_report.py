@@ -134,8 +134,8 @@ class TestPictures:
 
     def test_no_more_goes_into_a_page_than_there_is_room(self) -> None:
         shelf = InPage(100)
-        assert shelf.put("a", b"x" * 40, "image/webp") is not None
-        assert shelf.put("b", b"x" * 40, "image/webp") is None
+        assert shelf.put(b"x" * 40, "image/webp") is not None
+        assert shelf.put(b"x" * 40, "image/webp") is None
         assert shelf.refused == 1
 
 
@@ -274,7 +274,14 @@ class TestPage:
         done = report(layout.out, "--to", page, "--assets", tmp_path / "elsewhere" / "files", "--clips", "--thumbnails", 2)
         assert done.returncode == 3, done.stderr
         assert "footage of 1 videos" in done.stderr
-        assert sorted(path.suffix for path in (page.parent / "files").iterdir()) == [".js", ".js", ".mp4", ".webp", ".webp"]
+        assert sorted(path.suffix for path in (page.parent / "files").iterdir()) == [
+            ".js",
+            ".js",
+            ".json",
+            ".mp4",
+            ".webp",
+            ".webp",
+        ]
         assert [path.name for path in page.parent.iterdir() if path.name.startswith(".")] == []
         named = re.findall(r"files/[\w-]+\.(?:webp|mp4|js)", page.read_text())
         assert all((page.parent / name).is_file() for name in named)

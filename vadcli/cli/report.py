@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,7 @@ from vadcli.outputs.layout import OutputLayout, printable
 if TYPE_CHECKING:
     from vadcli.report.archive import Archive, VideoStory
     from vadcli.report.pictures import EventKey, Strip
+    from vadcli.report.shelf import InFolder
     from vadcli.types import Event
 
 Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
@@ -63,8 +65,12 @@ def _default_target(layout: OutputLayout, options: ReportOptions) -> Path:
 
 
 def _write(archive: Archive, to: Path, options: ReportOptions) -> None:
-    with Scratch(archive.layout.scratch) as scratch:
-        text = _page(archive, to, scratch, options) if options.format == "html" else _digest(archive, options)
+    from vadcli.report.shelf import InFolder
+
+    with ExitStack() as stack:
+        scratch = stack.enter_context(Scratch(archive.layout.scratch))
+        folder = None if options.assets is None else stack.enter_context(InFolder(options.assets, to))
+        text = _page(archive, folder, scratch, options) if options.format == "html" else _digest(archive, options)
         if to == STDOUT:
             typer.echo(text, nl=False)
         elif to.exists() and not to.is_file():  # a pipe or a device is written into, never replaced
@@ -75,6 +81,8 @@ def _write(archive: Archive, to: Path, options: ReportOptions) -> None:
         else:
             with Scratch(to.absolute().parent / f".{to.name}.tmp") as beside:
                 beside.write_text(to, text)
+        if folder is not None:
+            folder.settle()
     if to != STDOUT:
         log.info("%s: %.1f MB", to, len(text.encode()) / 1e6)
 
@@ -91,16 +99,16 @@ def _digest(archive: Archive, options: ReportOptions) -> str:
     return to_markdown(archive)
 
 
-def _page(archive: Archive, to: Path, scratch: Scratch, options: ReportOptions) -> str:
+def _page(archive: Archive, folder: InFolder | None, scratch: Scratch, options: ReportOptions) -> str:
     from vadcli.report.curves import packed_curves
     from vadcli.report.html import Shown, by_importance, make_page
     from vadcli.report.pictures import strips
-    from vadcli.report.shelf import InFolder, InPage
+    from vadcli.report.shelf import InPage
 
     decode = loader_options(options)
     problems: list[str] = []
     room = int(options.max_mb * 1e6)
-    points = int(room * CURVE_SHARE * 3 / 4) if options.assets is None else POINTS_BESIDE
+    points = int(room * CURVE_SHARE * 3 / 4) if folder is None else POINTS_BESIDE
     curves = packed_curves(archive.layout, archive.cameras, budget=points, problems=problems)
     pictured = by_importance(archive)[: options.pictured]
     found: dict[EventKey, Strip] = {}
@@ -114,15 +122,14 @@ def _page(archive: Archive, to: Path, scratch: Scratch, options: ReportOptions) 
     title = printable(options.title)
     for line in problems:
         log.warning("%s", line)
-    if options.assets is None:
-        bare = make_page(archive, Shown(curves, {}, {}), InPage(0), problems=problems, title=title)
-        shelf = InPage(max(0, room - len(bare.encode())))
-        page = make_page(archive, shown, shelf, problems=problems, title=title)
-        if shelf.refused:
-            log.warning("%d pictures and clips are left out: the page would pass --max-mb %g", shelf.refused, options.max_mb)
-        return page
-    with Scratch(options.assets.absolute() / ".tmp") as beside:
-        return make_page(archive, shown, InFolder(options.assets, to, beside), problems=problems, title=title)
+    if folder is not None:
+        return make_page(archive, shown, folder, problems=problems, title=title)
+    bare = make_page(archive, Shown(curves, {}, {}), InPage(0), problems=problems, title=title)
+    shelf = InPage(max(0, room - len(bare.encode())))
+    page = make_page(archive, shown, shelf, problems=problems, title=title)
+    if shelf.refused:
+        log.warning("%d pictures and clips are left out: the page would pass --max-mb %g", shelf.refused, options.max_mb)
+    return page
 
 
 @dataclass(frozen=True)

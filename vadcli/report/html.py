@@ -118,21 +118,20 @@ def _camera(
     camera: dict[str, Any] = {"name": name, "spans": spans, "end_s": round(at, 3)}
     if shelf.beside:
         script = f"vadcli.curves({place},{json.dumps(packed)})\n"
-        return {**camera, "script": shelf.put(f"curves-{place}.js", script.encode(), "text/javascript")}
+        return {**camera, "script": shelf.put(script.encode(), "text/javascript")}
     return {**camera, "curves": packed}
 
 
 def _pictures(video: VideoStory, event: Event, shown: Shown, shelf: Shelf) -> tuple[Any, str | None]:
     """What the page says of an event's thumbnails, and the clip's URL."""
     key = (video.video, event.id)
-    name = f"{hashlib.sha256(video.video.encode()).hexdigest()[:16]}-{event.id}"
     strip, clip = shown.strips.get(key), shown.clips.get(key)
     told = None
     if strip:
-        urls = [shelf.put(f"{name}-{place}.webp", frame, "image/webp") for place, frame in enumerate(strip.frames)]
+        urls = [shelf.put(frame, "image/webp") for frame in strip.frames]
         if all(urls):
             told = [strip.width, strip.height, [round(second, 2) for second in strip.seconds], urls]
-    return told, shelf.put(f"{name}.mp4", clip, "video/mp4") if clip else None
+    return told, shelf.put(clip, "video/mp4") if clip else None
 
 
 def _event(video: int, event: Event, pictures: tuple[Any, str | None]) -> list[Any]:
