@@ -63,14 +63,14 @@ def render(*, paths: Paths = None, options: RenderOptions) -> None:
 
 def scanned_root(layout: OutputLayout, paths: list[Path]) -> Path | None:
     """The folder that the results' names are relative to, where all paths lie below it; None where they do not."""
+    from vadcli.outputs.layout import told_paths
     from vadcli.outputs.run_record import read_run
 
     try:
-        root = Path(read_run(layout.run_json).info.root)
+        roots = map(Path, told_paths(read_run(layout.run_json).info.root))
     except DocumentError:
         return None
-    inside = all(Path(os.path.abspath(path)).is_relative_to(root) for path in paths)
-    return root if inside else None
+    return next((root for root in roots if all(Path(os.path.abspath(path)).is_relative_to(root) for path in paths)), None)
 
 
 def _render_one(

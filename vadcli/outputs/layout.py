@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
+from urllib.parse import unquote_to_bytes
 
 CHECKPOINT_SUFFIX = ".parquet.part"
 _LONGEST_NAME_BYTES = 255
@@ -32,6 +33,11 @@ def encode_name(relative: str | bytes | PurePath) -> str:
 def printable(text: str) -> str:
     """Text that may hold a raw path, as UTF-8 can write it: bytes that are not UTF-8 become %XX, all else stays."""
     return _NOT_UTF8.sub(lambda match: f"%{ord(match[0]) - 0xDC00:02X}", text)
+
+
+def told_paths(text: str) -> list[str]:
+    """The paths that a stored text may mean: itself, and with its %XX read as bytes."""
+    return list(dict.fromkeys((text, os.fsdecode(unquote_to_bytes(text)))))
 
 
 def matches(video: str, globs: Collection[str]) -> bool:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import unquote_to_bytes
 
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options import parse_duration
 from vadcli.outputs.event_json import EventsDocument, read_events
-from vadcli.outputs.layout import OutputLayout, matches, printable
+from vadcli.outputs.layout import OutputLayout, matches, printable, told_paths
 from vadcli.outputs.run_record import StoredRun, read_run
 from vadcli.types import Event, Status, Thresholds, VideoResult
 
@@ -104,9 +103,11 @@ class Archive:
 
         Names are stored with bytes that are not UTF-8 as %XX.
         """
-        roots = [root] if root else list(dict.fromkeys(Path(run.info.root) for run in reversed(self.runs)))
-        names = [raw.decode("utf-8", "surrogateescape") for raw in (video.encode(), unquote_to_bytes(video))]
-        below = [name for name in names if not name.startswith("/") and ".." not in name.split("/") and "\0" not in name]
+        told = dict.fromkeys(run.info.root for run in reversed(self.runs))
+        roots = [root] if root else [Path(path) for text in told for path in told_paths(text)]
+        below = [
+            name for name in told_paths(video) if not name.startswith("/") and ".." not in name.split("/") and "\0" not in name
+        ]
         return next((path for base in roots for name in below if (path := base / name).exists()), None)
 
 

@@ -1,0 +1,31 @@
+"""Footage below a folder whose name is not UTF-8: found again by what works on a scan's results."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.media import make_video
+
+
+def vadcli(*arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "vadcli", *map(os.fspath, arguments)]
+    return subprocess.run(command, capture_output=True, timeout=120, check=False)
+
+
+def test_report_and_render_find_the_footage_of_the_scan(tmp_path: Path) -> None:
+    root, out = tmp_path / os.fsdecode(b"caf\xe9"), tmp_path / "out"
+    (root / "cam1").mkdir(parents=True)
+    make_video(root / "cam1" / "a.mp4", frames=40, fps=10)
+    make_video(root / "cam2.mp4", frames=10, fps=10)
+    scanned = vadcli("scan", root, "--out", out, "--threshold", "0")
+    assert scanned.returncode == 0, scanned.stderr
+    made = vadcli("report", out)
+    assert made.returncode == 0, made.stderr
+    assert b"footage of" not in made.stderr  # "can't be found"
+    assert "data:image/webp" in (out / "report.html").read_text()
+    drawn = vadcli("render", root / "cam1", "--out", out)
+    assert drawn.returncode == 0, drawn.stderr
+    assert [path.suffix for path in (out / "rendered" / "cam1").iterdir()] == [".mp4"]
