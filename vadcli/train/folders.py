@@ -50,31 +50,37 @@ def start_model(recipe: Recipe) -> Lavida:
                 torch.manual_seed(recipe.seed)
                 draw(model)
         model.masks.has_memory = False  # type: ignore[attr-defined]  # SAM2's video memory isn't trained: nothing to store
+    if "pooling" in chosen.without:
+        model.mllm.pooling = None
+        model.config = replace(model.config, additions=replace(model.config.additions, pooling=False))
     return configured(with_projector(model, recipe), recipe)
 
 
 def with_projector(model: Lavida, recipe: Recipe) -> Lavida:
-    """The model with a new random projector where the recipe wants one of another kind or size, drawn from its seed."""
+    """The model with the projector that the recipe wants: a new random one, drawn from its seed, of another kind or size; or
+    the start's with an addition more or less.
+    """
     chosen, options = recipe.model, model.config.projector
     drawn = bool(chosen.projector or chosen.queries)
-    added = chosen.mask_prompt and not options.mask_prompt
-    if not drawn and not added:
-        return model
-    options = replace(
+    wanted = replace(
         options,
         kind=chosen.projector or options.kind,
         queries=chosen.queries or options.queries,
-        mask_prompt=options.mask_prompt or chosen.mask_prompt,
+        mask_prompt=(options.mask_prompt or chosen.mask_prompt) and "mask_prompt" not in chosen.without,
+        null_key=options.null_key and "null_key" not in chosen.without,
+        presence=options.presence and "presence" not in chosen.without,
     )
+    if wanted == options and not drawn:
+        return model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         projector = build_projector(
-            options, llm_width=model.mllm.width, text_width=model.text.width, image_width=model.masks.width
+            wanted, llm_width=model.mllm.width, text_width=model.text.width, image_width=model.masks.width
         )
     if not drawn:
         projector.load_state_dict(model.projector.state_dict(), strict=False)
     model.projector = projector
-    model.config = replace(model.config, projector=options)
+    model.config = replace(model.config, projector=wanted)
     return model
 
 

@@ -12,6 +12,8 @@ from vadcli.train.synthetic import WorldOptions
 
 SYNTHETIC = "synthetic"
 PAPER_PARTS = ("lora", "tokens", "lm_head", "projector", "mask_decoder", "prompt_encoder")
+ADDITIONS = ("null_key", "presence", "mask_prompt", "pooling")
+"""What a small model has that isn't the paper's, and can do without: three of the projector, one of the language model."""
 Precision = Literal["fp32", "bf16", "fp16"]
 Task = Literal["exposure", "pictures", "questions"]
 
@@ -30,6 +32,7 @@ class ModelChoice:
         projector: its kind, and `queries` its learnable queries, where a new one is to be drawn; the start's where neither is
             said.
         mask_prompt: give the projector a mask prompt where it has none, at first without effect; see `ProjectorOptions`.
+        without: additions of the start that are taken away, to see what they are good for; any of `ADDITIONS`.
         train_px: least and greatest area of a frame for Qwen2-VL in training; the preset's or folder's where empty.
     """
 
@@ -42,6 +45,7 @@ class ModelChoice:
     projector: Literal["", "two_way", "qformer", "mlp"] = ""
     queries: int = 0
     mask_prompt: bool = False
+    without: tuple[str, ...] = ()
     train_px: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -50,6 +54,8 @@ class ModelChoice:
         check(self.masks in (1, 3), f"[model] masks is {self.masks}: the decoder gives 3 masks a prompt or 1")
         check(self.queries >= 0, f"[model] queries is {self.queries}, below 0")
         check(0 < self.compression <= 1, f"[model] compression is {self.compression}: give a ratio above 0 and up to 1")
+        strange = sorted(set(self.without) - set(ADDITIONS))
+        check(not strange, f"[model] without names {strange}: give some of {', '.join(ADDITIONS)}")
         check(len(self.train_px) in (0, 2), f"[model] train_px is {list(self.train_px)}: give the least and the greatest area")
 
 

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from vadcli.train import series
 from vadcli.train.base.pictures import WORDS, PictureSample, PictureSamples, align_loss, cells_loss, recolouring
 from vadcli.train.base.questions import VOCABULARIES, QuestionSamples
 from vadcli.train.memory import FeatureMemory
-from vadcli.train.recipe import BaseChoice, Recipe
+from vadcli.train.recipe import ADDITIONS, BaseChoice, Recipe
 from vadcli.train.recipe_file import parse_stages
 from vadcli.train.synthetic import SyntheticWorld, WorldOptions
 from vadcli.train.synthetic.words import COLOURS, SHAPES
@@ -234,6 +235,7 @@ def test_a_task_refuses_a_model_that_lacks_its_parts(tmp_path: Path) -> None:
 
 CHILD = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from vadcli.train import series
 from vadcli.train.recipe_file import read_recipes
@@ -282,3 +284,19 @@ running = {{ precision = "bf16" }}
     assert [stage["recipe"]["task"] for stage in stages_told] == ["pictures", "questions"]
     for folder in ("1-pictures", "2-questions"):
         assert len((tmp_path / "out" / folder / "log.csv").read_text().splitlines()) == 1 + 2, "one log, written once"
+
+
+def test_what_is_not_the_papers_can_be_taken_away(start: Path, tmp_path: Path) -> None:
+    recipe = stages(start)[-1]
+    bare = replace(recipe, model=replace(recipe.model, without=ADDITIONS))
+    model = checkpoint.load(Trainer(bare, tmp_path / "out").run())
+    options = model.config.projector
+    assert (options.null_key, options.presence, options.mask_prompt, model.config.additions.pooling) == (False,) * 4
+    names = [name for name, _ in model.named_parameters()]
+    assert not [name for name in names if "null" in name or "projector.presence" in name or "odds" in name or "pooling" in name]
+    assert any(name.startswith("mllm.sight.") for name in names)  # its eyes stay
+
+
+def test_an_addition_that_there_is_none_is_named(start: Path) -> None:
+    with pytest.raises(UsageError, match="without"):
+        stages(start, model={"folder": str(start), "without": ["blocks"]})
