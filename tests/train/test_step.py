@@ -73,6 +73,18 @@ def test_what_can_not_be_trained_is_named(trained: list[str]) -> None:
         parts.set_up(small_model(), trained, masks=3)
 
 
+def test_a_module_within_a_trained_part_can_stay_as_it_is() -> None:
+    model = small_model()
+    parts.set_up(model, ["projector"], masks=1, freeze=["projector.frame_semantics"])
+    step = ExposureStep(model, masks=1).train()
+    step([sample()])["total"].backward()
+    got = moved(step)
+    assert any(yes for name, yes in got.items() if name.startswith("projector."))
+    assert not any(yes for name, yes in got.items() if name.startswith("projector.frame_semantics."))
+    with pytest.raises(UsageError, match="legs"):
+        parts.set_up(model, ["projector"], masks=1, freeze=["legs"])
+
+
 def test_two_samples_are_learned_by_heart() -> None:
     step = made()
     optimiser = torch.optim.AdamW([value for _, value in parts.trained_parameters(step)], lr=3e-3)

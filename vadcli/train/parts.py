@@ -55,7 +55,7 @@ def part_of(name: str) -> str:
     return next((part for part, starts in PARTS.items() if name.startswith(starts)), REST)
 
 
-def set_up(model: Lavida, trained: Collection[str], *, masks: int) -> None:
+def set_up(model: Lavida, trained: Collection[str], *, masks: int, freeze: Collection[str] = ()) -> None:
     """Make a model ready to train: adapters added, everything else frozen, the decoder's choice of mask settled.
 
     Args:
@@ -63,9 +63,10 @@ def set_up(model: Lavida, trained: Collection[str], *, masks: int) -> None:
         trained: names of parts.
         masks: 3 trains the decoder's three masks as the paper does, which suits a decoder whose single mask is trained already;
             1 trains the single one, and from then on it alone is read.
+        freeze: dotted names of modules that stay as they are though their part is trained.
 
     Raises:
-        UsageError: no such part, or both `lora` and the whole language model.
+        UsageError: no such part or module, or both `lora` and the whole language model.
     """
     unknown = sorted(set(trained) - {*PARTS, LORA})
     if unknown:
@@ -76,6 +77,11 @@ def set_up(model: Lavida, trained: Collection[str], *, masks: int) -> None:
         add_adapters(model)
     for name, value in model.named_parameters():
         value.requires_grad_(part_of(name) in trained)
+    modules = dict(model.named_modules())
+    for name in freeze:
+        if name not in modules:
+            raise UsageError(f"LAVIDA has no module {name!r} to freeze", hint="name one like projector.frame_semantics")
+        modules[name].requires_grad_(False)
     if masks == 1:
         use_single_mask(model)
 

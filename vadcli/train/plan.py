@@ -55,7 +55,7 @@ def plan_of(recipe: Recipe) -> TrainingPlan:
         WeightsError: the folder to start from can't be used.
     """
     model = laid_out(recipe)
-    set_up(model, recipe.model.train, masks=recipe.model.masks)
+    set_up(model, recipe.model.train, masks=recipe.model.masks, freeze=recipe.model.freeze)
     found: dict[str, list[int]] = {}
     for name, value in model.named_parameters():
         size = found.setdefault(part_of(name), [0, 0])

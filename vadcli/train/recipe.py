@@ -26,6 +26,7 @@ class ModelChoice:
         preset: start from random weights of these sizes.
         folder: start from this LAVIDA folder; one of the two must be given.
         train: names of parts, as in `vadcli.train.parts`; the paper's by default.
+        freeze: modules within these parts that stay as they are, by their dotted names, such as `projector.frame_semantics`.
         masks: 3 trains the decoder's three masks, as the paper; 1 its single mask, for a decoder made from nothing.
         compression: the ratio to train and store; the authors train with .5.
         method: of compression, the paper's or one that it is compared with; see `CompressionOptions`.
@@ -39,6 +40,7 @@ class ModelChoice:
     preset: str = ""
     folder: str = ""
     train: tuple[str, ...] = PAPER_PARTS
+    freeze: tuple[str, ...] = ()
     masks: int = 3
     compression: float = 0.5
     method: Literal["reverse_attention", "mean", "densest", "least_dense", "random"] = "reverse_attention"

@@ -64,7 +64,7 @@ class Trainer:
         self.main = bool(self.accelerator.is_main_process)
         torch.manual_seed(recipe.seed)
         model = folders.start_model(recipe)
-        set_up(model, recipe.model.train, masks=recipe.model.masks)
+        set_up(model, recipe.model.train, masks=recipe.model.masks, freeze=recipe.model.freeze)
         set_precision(model, DTYPES[recipe.running.precision])
         if recipe.running.gradient_checkpointing:
             checkpoint_activations(model)
