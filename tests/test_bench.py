@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,9 +51,8 @@ def video(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def read(video: Path) -> Iterator[footage.Footage]:
-    with footage_of([("a.mp4", video)]) as found:
-        yield found
+def read(video: Path, tmp_path: Path) -> footage.Footage:
+    return footage_of([("a.mp4", video)], tmp_path)
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 10))))
@@ -212,14 +210,13 @@ def test_time_ends_a_round_too(read: footage.Footage) -> None:
         assert naive_round(Colours(), read, bound=Bound(1e-9), store=store).clips == 1
 
 
-def test_made_footage_goes_when_it_was_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_made_footage_is_asked_for_without_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(footage, "MADE_S", 1)
-    with footage_of([], size=(64, 48)) as made:
-        paths = [path for _, path in made.videos]
-        assert len({path.read_bytes() for path in paths}) == len(paths) == footage.MADE_FILES
-        names = [request.video for request in itertools.islice(made.requests(), 2 * len(paths))]
-        assert len(set(names)) == 2 * len(paths)
-    assert not made.scratch.exists()
+    made = footage_of([], tmp_path, size=(64, 48))
+    paths = [path for _, path in made.videos]
+    assert len({path.read_bytes() for path in paths}) == len(paths) == footage.MADE_FILES
+    names = [request.video for request in itertools.islice(made.requests(), 2 * len(paths))]
+    assert len(set(names)) == 2 * len(paths)
 
 
 def test_footage_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

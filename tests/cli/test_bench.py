@@ -60,7 +60,7 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_made(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("vadcli.bench.room.free_bytes", lambda device: 10**6)
-    monkeypatch.setattr("vadcli.bench.footage_of", lambda videos: pytest.fail("footage was made"))
+    monkeypatch.setattr("vadcli.bench.footage_of", lambda *given: pytest.fail("footage was made"))
     done = CliRunner().invoke(app, ["bench", *TINY])
     assert isinstance(done.exception, DeviceError)
     assert "lavida-tiny: its weights take 9 MB in float32, and cpu has 1 MB free" in str(done.exception)

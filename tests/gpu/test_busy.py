@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,14 +21,13 @@ SPEED = 3.0
 
 @pytest.mark.timeout(240)
 def test_the_gpu_is_busy_while_made_files_are_scanned_and_it_is_fast(
-    device: torch.device, capsys: pytest.CaptureFixture[str]
+    device: torch.device, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     free, _ = torch.cuda.mem_get_info(device)
     preset = "lavida-7b" if free > 40 * 2**30 else "lavida-2b"
     detector = LavidaDetector(DetectorOptions(model=preset, allow_untrained=True, device=str(device), batch_size=8))
     plan = BenchPlan(ratios=(0.2,), batch_sizes=(8,), bound=Bound(8.0), rounds=2)
-    with footage_of([]) as footage:
-        report = Bench(detector, footage, plan).run()
+    report = Bench(detector, footage_of([], tmp_path), plan).run()
     (stages,) = report.stages
     speed = report.settings[0].of(report.baseline)
     with capsys.disabled():

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from vadcli.errors import VadcliError
 from vadcli.video.ffmpeg import ffmpeg_path
@@ -27,7 +25,7 @@ class Footage:
     Attributes:
         videos: name and path of each.
         warm_up: a small video that starts the decoders.
-        scratch: a folder for what measuring writes; it goes when the measurement is over.
+        scratch: a folder for what measuring writes.
         words: what it is, for people.
     """
 
@@ -45,27 +43,22 @@ class Footage:
             turn += 1
 
 
-@contextmanager
-def footage_of(videos: Sequence[tuple[str, Path]], *, size: tuple[int, int] = MADE_SIZE) -> Iterator[Footage]:
-    """The videos given, or made ones of `size` where there are none.
+def footage_of(videos: Sequence[tuple[str, Path]], scratch: Path, *, size: tuple[int, int] = MADE_SIZE) -> Footage:
+    """The videos given, or ones of `size` made in `scratch` where there are none.
 
     Raises:
         VadcliError: ffmpeg can't make them.
     """
-    with TemporaryDirectory(prefix="vadcli-bench-") as folder:
-        scratch = Path(folder)
-        warm_up = scratch / "warm-up.mp4"
-        make_video(warm_up, size=(64, 64), seconds=1, hue=0)
-        if videos:
-            yield Footage(
-                tuple(videos), warm_up, scratch, f"{len(videos)} video{'s' if len(videos) > 1 else ''} of the paths given"
-            )
-            return
-        made = [(f"{number}.mp4", scratch / f"{number}.mp4") for number in range(MADE_FILES)]
-        for number, (_, path) in enumerate(made):
-            make_video(path, size=size, seconds=MADE_S, hue=number * 360 // MADE_FILES)
-        words = f"{MADE_FILES} made H.264 videos, {size[0]}x{size[1]}, {MADE_FPS} frames/s, {MADE_S} s each"
-        yield Footage(tuple(made), warm_up, scratch, words)
+    warm_up = scratch / "warm-up.mp4"
+    make_video(warm_up, size=(64, 64), seconds=1, hue=0)
+    if videos:
+        words = f"{len(videos)} video{'s' if len(videos) > 1 else ''} of the paths given"
+        return Footage(tuple(videos), warm_up, scratch, words)
+    made = [(f"{number}.mp4", scratch / f"{number}.mp4") for number in range(MADE_FILES)]
+    for number, (_, path) in enumerate(made):
+        make_video(path, size=size, seconds=MADE_S, hue=number * 360 // MADE_FILES)
+    words = f"{MADE_FILES} made H.264 videos, {size[0]}x{size[1]}, {MADE_FPS} frames/s, {MADE_S} s each"
+    return Footage(tuple(made), warm_up, scratch, words)
 
 
 def make_video(path: Path, *, size: tuple[int, int], seconds: int, hue: int) -> None:

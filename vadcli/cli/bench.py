@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Annotated
 
@@ -54,8 +57,8 @@ def bench(*, paths: Paths = None, options: BenchOptions) -> None:
         frame_px=options.frame_px,
         workers=options.workers,
     )
-    with _ends_tidily(), footage_of(videos) as footage:
-        report = Bench(detector, footage, plan).run()
+    with _scratch() as scratch:
+        report = Bench(detector, footage_of(videos, scratch), plan).run()
     if not options.json:
         typer.echo(report.text(), nl=False)
     for line in report.json_lines() if options.json else ():
@@ -74,14 +77,21 @@ def _videos(paths: list[Path]) -> list[tuple[str, Path]]:
 
 
 @contextmanager
-def _ends_tidily() -> Iterator[None]:
-    """Let SIGTERM unwind what is open, so that made footage and decoders go as well."""
+def _scratch() -> Iterator[Path]:
+    """A temporary folder that goes whatever ends the measurement; SIGINT and SIGTERM end it at once.
 
-    def end(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+    Nothing is worth finishing, and an exception raised anywhere might leave a lock of the running threads held: so the signals
+    unwind nothing. Decoders don't outlive this process.
+    """
+    with TemporaryDirectory(prefix="vadcli-bench-") as folder:
 
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        def end(number: int, frame: FrameType | None) -> None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os._exit(128 + number)
+
+        before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield Path(folder)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
