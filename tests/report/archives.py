@@ -54,9 +54,10 @@ def make_archive(out: Path, *, root: Path | None = None, extra: Sequence[str] = 
     return layout
 
 
-def add_run(layout: OutputLayout, videos: Sequence[str], *, root: Path | None = None) -> None:
+def add_run(layout: OutputLayout, videos: Sequence[str], *, root: Path | None = None, shard: str | None = None) -> None:
     """The record of a run that worked on these."""
-    info = RunInfo("0", ("vadcli", "scan", "x"), {"categories": ""}, {"name": "fake"}, root=str(root or "/nowhere"))
+    where = str(root or "/nowhere")
+    info = RunInfo("0", ("vadcli", "scan", "x"), {"categories": ""}, {"name": "fake"}, root=where, shard=shard)
     with Scratch(layout.scratch) as scratch, RunRecord(layout, scratch, info) as record:
         for video in videos:
             failed = video == GONE

@@ -59,6 +59,21 @@ class TestArchive:
         assert len(collect(layout, since="2000-01-01").videos) == 4
         assert [video.video for video in collect(layout, since="24h").videos] == ["cam1/a.mp4"]
 
+    def test_shards_that_began_side_by_side_are_one_run(self, layout: OutputLayout) -> None:
+        def videos() -> list[str]:
+            return [video.video for video in collect(layout, since="last-run").videos]
+
+        age_run(layout)
+        add_run(layout, ["cam1/b.mp4"], shard="1/3")
+        age_run(layout)  # yesterday's, of the same shard
+        add_run(layout, ["cam1/a.mp4"], shard="1/3")
+        add_run(layout, ["cam2/c.mp4"], shard="2/3")
+        assert videos() == ["cam1/a.mp4", "cam2/c.mp4"]
+        add_run(layout, ["cam2/c.mp4"], shard="2/3")  # once more, alone
+        assert videos() == ["cam2/c.mp4"]
+        add_run(layout, ["cam1/a.mp4"])
+        assert videos() == ["cam1/a.mp4"]
+
     def test_include_chooses_by_glob(self, layout: OutputLayout) -> None:
         assert {video.video for video in collect(layout, include=("cam2/*",)).videos} == {"cam2/c.mp4", GONE}
 

@@ -16,6 +16,8 @@ from vadcli.outputs.run_record import StoredRun, read_run
 from vadcli.types import Event, Status, Thresholds, VideoResult
 
 LAST_RUN = "last-run"
+SIDE_BY_SIDE = timedelta(minutes=10)
+"""Shards that begin within this time of the next one are started together."""
 T = TypeVar("T")
 
 
@@ -151,7 +153,7 @@ def moment(since: str, runs: Sequence[StoredRun]) -> datetime:
     if since == LAST_RUN:
         if not runs:
             raise UsageError(f"--since {LAST_RUN}: no run has left a record", hint="leave --since out, or scan first")
-        return max(run.start for run in runs)
+        return last_run_start(runs)
     try:
         told = datetime.fromisoformat(since)
         return told if told.tzinfo else told.astimezone()
@@ -162,6 +164,27 @@ def moment(since: str, runs: Sequence[StoredRun]) -> datetime:
     except UsageError as error:
         hint = f"give {LAST_RUN}, a time like 2026-11-27T06:00, or how long ago, like 24h"
         raise UsageError(f"--since {since!r} is not understood", hint=hint) from error
+
+
+def last_run_start(runs: Sequence[StoredRun]) -> datetime:
+    """When the last run began. Shards of one scan that began side by side, each of another part, are one run.
+
+    Args:
+        runs: at least one.
+    """
+    newest, *earlier = sorted(runs, key=lambda run: run.start, reverse=True)
+    start, seen = newest.start, {newest.info.shard}
+    for run in earlier:
+        if start - run.start > SIDE_BY_SIDE or run.info.shard in seen or _parts(run) != _parts(newest):
+            break
+        start = run.start
+        seen.add(run.info.shard)
+    return start
+
+
+def _parts(run: StoredRun) -> str:
+    """The N of a shard K/N; "" of a whole run."""
+    return (run.info.shard or "").partition("/")[2]
 
 
 def _read_all(paths: Iterator[Path], read: Callable[[Path], T], problems: list[str]) -> Iterator[T]:
