@@ -143,8 +143,9 @@ def costs(step: ExposureStep, world: SyntheticWorld) -> dict[str, float]:
 
 
 def recipe_of(start: Path, cell: Cell, seed: int) -> Recipe:
-    """The recipe's exposure stage, short, with a cell's changes."""
+    """The recipe's exposure stage, short, with a cell's changes; nothing frozen, as a cell may draw a new projector."""
     recipe = behind(read_recipes(RECIPE)[-1], start)
+    recipe = replace(recipe, model=replace(recipe.model, freeze=()))
     parts: dict[str, dict[str, Any]] = {}
     for key, value in cell.changes.items():
         table, _, name = key.partition(".")
