@@ -1,6 +1,6 @@
 """The paper's tables in miniature: short trainings of the small model from a shared start, one change each, three seeds.
 
-    python benchmarks/miniature.py --start weights/lavida-tiny --table compression --budget 30
+    python benchmarks/miniature.py --start training/7-exposure/model --table compression --budget 30
     python benchmarks/miniature.py --write benchmarks/miniature.md
 
 A cell is one training and one exam. Finished cells are kept in benchmarks/miniature.json, an interrupted one goes on; a table
@@ -143,9 +143,8 @@ def costs(step: ExposureStep, world: SyntheticWorld) -> dict[str, float]:
 
 
 def recipe_of(start: Path, cell: Cell, seed: int) -> Recipe:
-    """The recipe's exposure stage, short, with a cell's changes; nothing frozen, as a cell may draw a new projector."""
-    recipe = behind(read_recipes(RECIPE)[-1], start)
-    recipe = replace(recipe, model=replace(recipe.model, freeze=()))
+    """The recipe's first exposure stage, which trains the language model too, short and with a cell's changes."""
+    recipe = behind(next(stage for stage in read_recipes(RECIPE) if stage.task == "exposure"), start)
     parts: dict[str, dict[str, Any]] = {}
     for key, value in cell.changes.items():
         table, _, name = key.partition(".")
@@ -213,10 +212,10 @@ def told(values: list[float]) -> str:
 
 
 ABOUT = (
-    "`python benchmarks/miniature.py --start weights/lavida-tiny`",
+    "`python benchmarks/miniature.py --start training/7-exposure/model`",
     "",
-    f"{STEPS} further steps of the recipe's exposure stage a cell, on 2,000 clips, from the shipped checkpoint, which was",
-    f"trained with reverse attention at a ratio of .2; then {CLIPS} fresh clips. Frame AUC, the mean over seeds and their",
+    f"{STEPS} further steps of the first exposure stage of recipes/lavida-tiny.toml a cell, on 2,000 clips, from what that",
+    f"stage made with reverse attention at a ratio of .2; then {CLIPS} fresh clips. Frame AUC, the mean over seeds and their",
     "range; tokens a clip behind compression; seconds a clip from pixels to those, taken in each cell beside other work: read",
     "them as orders of magnitude. Short trainings favour what the start was trained with. A new projector begins from random",
     "weights, two_way as well. What the tables say is summed up in [the benchmarks' page](README.md).",

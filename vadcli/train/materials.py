@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 from vadcli.config import cache_folder
@@ -47,14 +48,15 @@ class ValidationSet(Sequence[ExposureSample]):
 
     def __init__(self, recipe: Recipe, *, frames: int) -> None:
         chosen = recipe.validation
-        trained = next((item for item in recipe.data if item.name == chosen.name), None)
+        trained = [item for item in recipe.data if item.name == chosen.name]
+        spoken = [item.patterns for item in trained]
         item = DataChoice(
             chosen.name,
             chosen.root,
             chosen.split,
             clips=chosen.clips,
-            max_categories=trained.max_categories if trained else 0,
-            patterns=trained.patterns if trained else (),
+            max_categories=trained[0].max_categories if trained else 0,
+            patterns=tuple(dict.fromkeys(chain.from_iterable(spoken))) if all(spoken) else (),
         )
         self._sampler = _sampler(recipe, item, frames=frames)
         self._indices = [int(index) for index in self._sampler.plan(0)[: chosen.clips]]
@@ -133,6 +135,6 @@ def _sampler(recipe: Recipe, item: DataChoice, *, frames: int) -> AnomalyExposur
 def _open(recipe: Recipe, item: DataChoice, *, frames: int) -> SegmentationData:
     if item.name == SYNTHETIC:
         world = world_of(recipe, item, frames=frames)
-        return SpokenWorld(world, item.patterns) if item.patterns else world
+        return SpokenWorld(world, item.patterns, name=item.called or world.name) if item.patterns else world
     root = Path(item.root).expanduser()
     return open_data(item.name, root, split=item.split, rule=ClipRule(frames=frames), cache=cache_folder() / "training")

@@ -83,6 +83,7 @@ class DataChoice:
         clips: how many the synthetic world has.
         max_categories: N of this data set; the paper's where 0.
         patterns: what the synthetic world's names may say, keys of `vadcli.train.base.naming.PATTERNS`; everything where empty.
+        called: tells it from another choice of the synthetic world, with other patterns; a list holds names of one of them.
         painted: paint the synthetic world once, into the cache folder, and read it from there.
     """
 
@@ -93,9 +94,11 @@ class DataChoice:
     clips: int = 10_000
     max_categories: int = 0
     patterns: tuple[str, ...] = ()
+    called: str = ""
     painted: bool = False
 
     def __post_init__(self) -> None:
+        check(not self.called or bool(self.patterns), f"data {self.name!r}: called {self.called!r} needs patterns")
         check((self.name == SYNTHETIC) != bool(self.root), f"data {self.name!r}: root must be the folder of a data set on disk")
         check(self.weight > 0, f"data {self.name!r}: weight is {self.weight}, not above 0")
         check(self.clips > 0, f"data {self.name!r}: clips is {self.clips}, not above 0")

@@ -23,8 +23,9 @@ from vadcli.errors import UsageError
 from vadcli.train import series
 from vadcli.train.base.pictures import WORDS, PictureSample, PictureSamples, align_loss, cells_loss, recolouring
 from vadcli.train.base.questions import VOCABULARIES, QuestionSamples
+from vadcli.train.materials import PlannedSamples, ValidationSet, mixture_of
 from vadcli.train.memory import FeatureMemory
-from vadcli.train.recipe import ADDITIONS, BaseChoice, Recipe
+from vadcli.train.recipe import ADDITIONS, BaseChoice, ExposureChoice, Recipe
 from vadcli.train.recipe_file import parse_stages
 from vadcli.train.synthetic import SyntheticWorld, WorldOptions
 from vadcli.train.synthetic.words import COLOURS, SHAPES
@@ -300,3 +301,18 @@ def test_what_is_not_the_papers_can_be_taken_away(start: Path, tmp_path: Path) -
 def test_an_addition_that_there_is_none_is_named(start: Path) -> None:
     with pytest.raises(UsageError, match="without"):
         stages(start, model={"folder": str(start), "without": ["blocks"]})
+
+
+def test_one_world_can_be_in_the_mixture_twice_with_lists_of_their_own(start: Path) -> None:
+    looks = {"name": "synthetic", "clips": 12, "patterns": ["pair"], "called": "looks"}
+    motions = {"name": "synthetic", "clips": 12, "patterns": ["pair deed"], "called": "motions"}
+    recipe = replace(stages(start, data=[looks, motions])[-1], exposure=ExposureChoice(min_irrelevant=0))
+    samples = PlannedSamples(mixture_of(recipe, frames=8, processes=1), epochs=1)
+    lengths = [{len(name.split()) for name in samples[number].categories} for number in range(len(samples))]
+    assert {2} in lengths
+    assert any(min(one) > 2 for one in lengths)
+    assert not any(2 in one and len(one) > 1 for one in lengths)
+    held = ValidationSet(replace(recipe, validation=replace(recipe.validation, clips=8)), frames=8)
+    assert {len(name.split()) > 2 for sample in held for name in sample.categories} == {False, True}
+    with pytest.raises(UsageError, match="patterns"):
+        stages(start, data=[{"name": "synthetic", "called": "looks"}])

@@ -132,11 +132,12 @@ class SpokenWorld:
     Args:
         world: the whole of it.
         patterns: keys of `PATTERNS`.
+        name: the data set's; the world's where None.
     """
 
-    def __init__(self, world: SyntheticWorld, patterns: Sequence[str]) -> None:
+    def __init__(self, world: SyntheticWorld, patterns: Sequence[str], *, name: str | None = None) -> None:
         self.world, self.patterns = world, tuple(patterns)
-        self.name = world.name
+        self.name = name or world.name
         self._parts = {frozenset(PATTERNS[pattern]) for pattern in self.patterns}
 
     def __len__(self) -> int:
