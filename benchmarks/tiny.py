@@ -24,7 +24,7 @@ from vadcli.train.memory import FeatureMemory
 from vadcli.train.step import ExposureStep, Seg
 from vadcli.train.synthetic import SyntheticWorld, WorldOptions
 
-SEED = 20_261
+SEED = 20_262
 Asked = tuple[Group, Seg]
 EXCHANGED = (
     "a motion that another object like it has, 1 name",
