@@ -42,9 +42,9 @@ ABOUT = (
 
 
 EXACT = (
-    "The same start and as many steps of the last stage, by `recipes/lavida-tiny-exact.toml`, without what isn't the paper's:",
-    "no key for nowhere, no presence logit, no mask prompt, no pooled `<SEG>`, no loss of the names' own, nothing of the",
-    "projector frozen. What stands in for the base models, the convolutional trunk and the shared sight, stays.",
+    "From the same ninth stage, 1,500 steps of exposure by `recipes/lavida-tiny-exact.toml`, without what isn't the paper's:",
+    "no key for nowhere, no presence logit, no mask prompt, no pooled `<SEG>`, no loss of the names' own; the language model",
+    "and all of the projector are trained. What stands in for the base models, convolutional trunk and shared sight, stays.",
 )
 
 
