@@ -27,7 +27,7 @@ from vadcli.train.synthetic.picture import compressed, paint
 from vadcli.train.synthetic.scene import Film, Light, Paint, Role, Scene, Sway, Thing
 from vadcli.train.synthetic.silhouettes import silhouettes
 from vadcli.train.synthetic.truth import Verdict, observe
-from vadcli.train.synthetic.videos import VideoOptions, write_videos
+from vadcli.train.synthetic.videos import VideoOptions, draw_video, write_videos
 from vadcli.train.synthetic.words import COLOURS, MOTIONS, SHAPES, related
 from vadcli.train.synthetic.world import object_masks, parsed
 from vadcli.types import BoolArray, TimeArray
@@ -533,6 +533,7 @@ def test_held_out_motions_are_neither_shown_nor_named_in_training() -> None:
     [
         ({"size_px": 100}, "multiple of 16"),
         ({"frames": 4}, "at least 6"),
+        ({"frames": 31}, "no more than 4 s at 7.5 a second"),
         ({"objects": (3, 2)}, "fewest and most"),
         ({"hard": 1.5}, "share from 0 to 1"),
         ({"noise": -1}, "not negative"),
@@ -626,6 +627,27 @@ def test_videos_are_the_same_each_time_and_some_are_normal(tmp_path: Path) -> No
     assert {line.rsplit(",", 1)[1] for line in lines[0][1:]} <= {"", *names}
     videos = [(tmp_path / folder / "train-5-00003.mp4").read_bytes() for folder in "ab"]
     assert videos[0] == videos[1]
+
+
+@pytest.mark.parametrize("seconds", [12.0, 120.0])
+def test_what_grows_or_moves_without_a_name_comes_and_goes_in_a_long_video(seconds: float) -> None:
+    world, options = train(), VideoOptions(seconds=seconds)
+    every_s = np.arange(0, seconds, 0.5)
+    at_once, largest = [], 0.0
+    for index in range(10):
+        scene = draw_video(world, index, [parsed("red star")], options)
+        passing = [thing for thing in scene.things if thing.role is None and thing.outline == "lump" and thing.until_s < np.inf]
+        at_once.append(np.sum([thing.shown(every_s) for thing in passing], axis=0) if passing else np.zeros(len(every_s)))
+        for thing in scene.things:
+            if thing.course != Course(
+                thing.course.x, thing.course.y
+            ):  # clutter stands still and may be as large as the picture
+                shown = every_s[thing.shown(every_s)]
+                largest = max([largest, *(thing.radius * thing.course.scale(shown))])
+    assert 0.2 < largest < 0.36, "of the largest radius, .12, e to the .9"
+    assert 0.5 < np.mean(at_once) < 1.5, "a clip has 0 to 2"
+    thirds = np.array_split(np.mean(at_once, axis=0), 3)
+    assert min(part.mean() for part in thirds) > 0.25, "at any time"
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,8 @@ def surround(cast: Sequence[Thing], options: WorldOptions, *, middle_s: float, r
     front = [_clutter(rng, options, front=True) for _ in range(rng.integers(options.clutter + 1))]
     among = list(cast)
     for _ in range(rng.integers(options.distractors + 1)):
-        among.insert(int(rng.integers(len(among) + 1)), _distractor(rng, options, middle_s))
+        at = int(rng.integers(len(among) + 1))
+        among.insert(at, distractor(_pick(MOTIONS, rng), options, middle_s=middle_s, rng=rng))
     ground = _muted(rng, 45, 205)
     lighting = options.lighting
     gain = 1 + lighting * float(rng.uniform(-0.35, 0.15))
@@ -120,6 +121,13 @@ def surround(cast: Sequence[Thing], options: WorldOptions, *, middle_s: float, r
     light = Light((red, green, blue), (slope_x, slope_y), flicker)
     things = (*behind, *among, *front)
     return Scene(things, ground, options.texture, _sway(rng, options.shake), light, film, int(rng.integers(2**32)))
+
+
+def distractor(motion: str, options: WorldOptions, *, middle_s: float, rng: np.random.Generator) -> Thing:
+    """A grey lump that moves like anything else, but has no name."""
+    moves = course(motion, (float(rng.random()), float(rng.random())), middle_s=middle_s, rng=rng)
+    paint = _grey(rng, 0.15 * options.texture)
+    return Thing("lump", moves, float(rng.uniform(0.05, 0.12)), paint, tall=float(rng.uniform(0.6, 1.0)))
 
 
 def _with_twin(roles: list[Role], palette: Palette, rng: np.random.Generator) -> list[Role]:
@@ -212,13 +220,6 @@ def _clutter(rng: np.random.Generator, options: WorldOptions, *, front: bool) ->
         return Thing("box", middle, 0.6, paint, wide=thin if upright else 1.0, tall=1.0 if upright else thin)
     radius = float(rng.uniform(0.08, 0.22)) * most
     return Thing(kind, spot, radius, paint, tall=float(rng.uniform(0.5, 1.0)))
-
-
-def _distractor(rng: np.random.Generator, options: WorldOptions, middle_s: float) -> Thing:
-    """A grey lump that moves like anything else, but has no name."""
-    moves = course(_pick(MOTIONS, rng), (float(rng.random()), float(rng.random())), middle_s=middle_s, rng=rng)
-    paint = _grey(rng, 0.15 * options.texture)
-    return Thing("lump", moves, float(rng.uniform(0.05, 0.12)), paint, tall=float(rng.uniform(0.6, 1.0)))
 
 
 def _grey(rng: np.random.Generator, contrast: float) -> Paint:

@@ -18,6 +18,7 @@ from vadcli.train.synthetic.words import (
 )
 
 _SHARES = ("hard", "interactions", "comings", "unseen", "compressed")
+_LONGEST_S = 4.0
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class WorldOptions:
 
     Attributes:
         size_px: side of the square picture; a multiple of 16.
-        frames: of a clip, at least 6, or no motion could be told.
+        frames: of a clip, at least 6, or no motion could be told; of 4 s at most, or what grows would fill the picture.
         rate_hz: frames a second of a clip.
         objects: fewest and most named objects of a clip.
         clutter: most grey things that stand behind the objects, and in front of them.
@@ -70,6 +71,9 @@ class WorldOptions:
         self._check(self.size_px >= 32 and self.size_px % 16 == 0, "size_px", "a multiple of 16, at least 32")
         self._check(self.frames >= 6, "frames", "at least 6")
         self._check(self.rate_hz > 0, "rate_hz", "above 0")
+        self._check(
+            self.frames / self.rate_hz <= _LONGEST_S, "frames", f"no more than {_LONGEST_S:g} s at {self.rate_hz:g} a second"
+        )
         self._check(1 <= self.objects[0] <= self.objects[1] <= 8, "objects", "fewest and most, 1 to 8")
         for field in ("clutter", "distractors", "texture", "lighting", "noise", "shake"):
             self._check(getattr(self, field) >= 0, field, "not negative")

@@ -24,19 +24,21 @@ from vadcli.ground_truth.annotation import runs
 from vadcli.ground_truth.table import HEADER
 from vadcli.outputs.atomic import Scratch
 from vadcli.outputs.mp4 import Mp4Writer
-from vadcli.train.synthetic.casting import Palette, draw_role, embody, place, surround
+from vadcli.train.synthetic.casting import Palette, distractor, draw_role, embody, place, surround
+from vadcli.train.synthetic.options import WorldOptions
 from vadcli.train.synthetic.picture import paint
 from vadcli.train.synthetic.scene import Role, Scene, Thing
 from vadcli.train.synthetic.silhouettes import silhouettes
 from vadcli.train.synthetic.truth import Verdict, fits
-from vadcli.train.synthetic.words import SIZES, Name, performs
+from vadcli.train.synthetic.words import MOTIONS, SIZES, Name, performs
 from vadcli.train.synthetic.world import SyntheticWorld, object_masks, parsed
 from vadcli.types import BoolArray, ByteArray, TimeArray
 
 TRUTH_FILE = "ground_truth.csv"
 _STREAM = 1_000  # apart from the streams of clips
 _TRIES = 200
-# How long before and after its middle an object with a motion is there, s.
+_STAY_S = 3.2  # how long a thing stays, on average
+# How long before and after its middle a thing with a motion is there, s.
 _SPANS_S = {"growing": (0.9, 0.9), "shrinking": (0.9, 0.9), "falling": (0.5, 1.5)}
 
 
@@ -124,11 +126,12 @@ def draw_video(world: SyntheticWorld, index: int, names: Sequence[Name], options
         name = names[int(rng.integers(len(names)))] if is_wanted else None
         role = _role_of(name, world.palette, rng) if name is not None else _other_role(names, world.palette, rng)
         middle_s = float(rng.uniform(0.08, 0.92)) * options.seconds
-        before, after = _span(role, rng)
+        before, after = _span(role.motion, rng)
         there = [thing for thing in cast if thing.from_s < middle_s < thing.until_s]
         thing = place(embody(role, texture=world.options.texture, rng=rng), there, middle_s=middle_s, rng=rng)
         cast.append(replace(thing, from_s=middle_s - before, until_s=middle_s + after))
-    return surround(cast, world.options, middle_s=options.seconds / 2, rng=rng)
+    things = _disturbed(cast, world.options, options, rng)
+    return surround(things, replace(world.options, distractors=0), middle_s=options.seconds / 2, rng=rng)
 
 
 def video_frames(scene: Scene, size_px: int, options: VideoOptions) -> Iterator[tuple[ByteArray, BoolArray]]:
@@ -190,11 +193,25 @@ def _other_role(names: Sequence[Name], palette: Palette, rng: np.random.Generato
     raise UsageError(f"the categories leave nothing else to show: {', '.join(map(str, names))[:80]}")
 
 
-def _span(role: Role, rng: np.random.Generator) -> tuple[float, float]:
-    if role.motion.endswith("fast"):
+def _disturbed(cast: Sequence[Thing], world: WorldOptions, options: VideoOptions, rng: np.random.Generator) -> list[Thing]:
+    """The objects with distractors among them: about as many at a time as in a clip, each while its motion makes sense."""
+    among = list(cast)
+    for _ in range(rng.integers(round(world.distractors * options.seconds / _STAY_S) + 1)):
+        motion = str(rng.choice(MOTIONS))
+        middle_s = float(rng.random()) * options.seconds
+        before, after = _span(motion, rng)
+        thing = distractor(motion, world, middle_s=middle_s, rng=rng)
+        thing = replace(thing, from_s=middle_s - before, until_s=middle_s + after)
+        among.insert(int(rng.integers(len(among) + 1)), thing)
+    return among
+
+
+def _span(motion: str, rng: np.random.Generator) -> tuple[float, float]:
+    """How long before and after its middle a thing with this motion is there, s."""
+    if motion.endswith("fast"):
         return 3.2, 3.2  # long enough to come from beyond one edge and go beyond the other
-    if role.motion in _SPANS_S:
-        return _SPANS_S[role.motion]
+    if motion in _SPANS_S:
+        return _SPANS_S[motion]
     half = float(rng.uniform(1.0, 2.2))
     return half, half
 
