@@ -122,6 +122,23 @@ def test_weights_are_linked_and_what_is_written_to_is_not(base: Sources, dest: P
     assert SEG not in (base.qwen / "tokenizer.json").read_text()
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_others_may_read_what_is_written_as_the_umask_says(
+    base: Sources, dest: Path, monkeypatch: pytest.MonkeyPatch, umask: int, mode: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        import_lavida("lavida-tiny", dest, replace(base, sam2=None), random_weights=True)
+    finally:
+        os.umask(before)
+    assert base.qwen is not None
+    theirs = (base.qwen / "model.safetensors").stat().st_mode
+    assert (dest / "mllm" / "model.safetensors").stat().st_mode == theirs, "a link: not ours to change"
+    ours = {str(path.relative_to(dest)): path.stat() for path in [dest / "config.json", *dest.rglob("*.safetensors")]}
+    modes = {name: state.st_mode & 0o777 for name, state in ours.items() if state.st_nlink == 1}
+    assert modes == {"config.json": mode, "sam2/model.safetensors": mode, "text/model.safetensors": mode}
+
+
 def test_links_through_the_hub_caches_own_links(base: Sources, dest: Path, tmp_path: Path) -> None:
     assert base.sam2 is not None
     linked = tmp_path / "snapshot"

@@ -180,6 +180,7 @@ def test_the_folder_that_comes_out_scores_as_the_trained_model_did(start: Path, 
     torch.testing.assert_close(got.mask_logit, wanted.mask_logit, atol=1e-3, rtol=1e-3)
     assert not torch.allclose(got.object_logit, untrained.object_logit, atol=1e-2)
     assert (folder / "lora").is_dir() == lora
+    assert {path.stat().st_mode for path in folder.rglob("*.safetensors")} == {(folder / "config.json").stat().st_mode}
 
 
 def test_the_best_validation_is_what_comes_out_and_waiting_ends(

@@ -64,6 +64,7 @@ def import_lavida(
     with quiet(), _disk_errors(dest), Scratch(dest.absolute().parent / ".importing") as scratch:
         folder = scratch.folder / dest.name
         _build(config, found, sources, folder, result, seed=seed, say=tell)
+        weights.share(folder)
         tell("hashing every file")
         weights.write_checksums(folder)
         weights.check_folder(folder)

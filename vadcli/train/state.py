@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vadcli import weights
 from vadcli.detectors.lavida.checkpoint import ADAPTERS, OWN
 from vadcli.detectors.lavida.model import Lavida
 from vadcli.errors import DocumentError
@@ -67,6 +68,7 @@ def save_trained(model: Lavida, folder: Path) -> None:
         document = {key: _plain(value) for key, value in sorted(rule.to_dict().items())}
         (folder / ADAPTERS / "adapter_config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         _save(adapters, folder / ADAPTERS / ADAPTER_FILE, {"format": "pt"})
+    weights.share(folder)
 
 
 @torch.no_grad()

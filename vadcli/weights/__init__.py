@@ -22,7 +22,7 @@ from vadcli.weights.checksums import (
     write_checksums,
 )
 from vadcli.weights.entries import Entry, entry, home, manifest
-from vadcli.weights.folders import WeightsStatus, check_folder, find, is_trained, locate, status
+from vadcli.weights.folders import WeightsStatus, check_folder, find, is_trained, locate, share, status
 from vadcli.weights.hub import Pulled, base_folder, pull, verify_pulled
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "pull",
     "read_header",
     "refuse_pickles",
+    "share",
     "status",
     "verify",
     "verify_pulled",

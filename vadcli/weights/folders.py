@@ -94,6 +94,16 @@ def locate(model: str) -> Path:
     return folder
 
 
+def share(folder: Path) -> None:
+    """Let those read a folder's tensors who may read the folder: safetensors writes files for their owner alone.
+
+    Files that have another name elsewhere too stay as they are: they are somebody else's.
+    """
+    for path in folder.rglob("*.safetensors"):
+        if not path.is_symlink() and path.stat().st_nlink == 1:
+            path.chmod(path.parent.stat().st_mode & 0o666)
+
+
 def find(name: str) -> Path:
     """The folder that a path or any name stands for, base models included; what is in it is not looked at.
 

@@ -202,6 +202,7 @@ def save(model: Lavida, folder: Path, *, trained: bool) -> None:
     save_file(own, folder / OWN, metadata={"trained": str(trained).lower()})
     document = {**model.config.to_json(), "trained": trained, "parts": {}}
     (folder / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    weights.share(folder)
     weights.write_checksums(folder)
 
 
