@@ -64,6 +64,11 @@ def test_a_bad_file_is_named_with_its_key(tmp_path: Path, text: str, words: str)
     assert "bad.toml" in str(caught.value)
 
 
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"mine\.toml: can't be read: No such file or directory$"):
+        resolve(ScanOptions, section="scan", given={}, config=tmp_path / "mine.toml", env={})
+
+
 def test_the_environment_speaks_every_type() -> None:
     env = {"VADCLI_QUIET": "yes", "VADCLI_INCLUDE": "*.a, *.b", "VADCLI_OUT": "x/y", "VADCLI_THRESHOLD": "0.25"}
     options = resolve(ScanOptions, section="scan", given={}, env=env)

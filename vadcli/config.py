@@ -58,6 +58,20 @@ def env_name(name: str) -> str:
     return f"VADCLI_{name.upper()}"
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file.
+
+    Raises:
+        UsageError: it can't be read, or isn't TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read: {error.strerror or error}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path}: can't be read as TOML: {error}") from error
+
+
 def _file_layers(section: str, known: Mapping[str, Any], config: Path | None) -> Iterator[tuple[Path, dict[str, Any]]]:
     from platformdirs import user_config_path
 
@@ -66,15 +80,11 @@ def _file_layers(section: str, known: Mapping[str, Any], config: Path | None) ->
         (config or Path(CONFIG_NAME), config is not None),
     ):
         if required or path.is_file():
-            yield path, _read_toml(path, section, known)
+            yield path, _layer(path, section, known)
 
 
-def _read_toml(path: Path, section: str, known: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path}: can't be read as TOML: {error}") from error
-    table = document.get(section, {})
+def _layer(path: Path, section: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    table = read_toml(path).get(section, {})
     if not isinstance(table, dict):
         raise UsageError(f"{path}: {section} must be a table, [{section}]")
     values = {key.replace("-", "_"): value for key, value in table.items()}

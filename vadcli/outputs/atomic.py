@@ -30,6 +30,8 @@ def output_error(path: Path, error: OSError) -> OutputError:
     reason = _OUTPUT_ERRORS.get(error.errno or 0) or (error.strerror or str(error)).lower()
     if error.errno in (errno.EACCES, errno.EPERM):
         return OutputError(f"{path}: {reason}", hint="make the folder writable or choose another with --out")
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return OutputError(f"{path}: {reason}", hint="a file lies where a folder is needed: choose another place")
     if error.errno == errno.EXDEV:
         return OutputError(f"{path}: {reason}", hint="the output folder must lie on one file system")
     return OutputError(f"{path}: {reason}")

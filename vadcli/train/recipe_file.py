@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import tomllib
 import types
 import typing
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from vadcli.config import read_toml
 from vadcli.errors import UsageError
 from vadcli.train.recipe import Recipe, check
 
@@ -28,10 +28,7 @@ def read_recipes(path: Path) -> tuple[Recipe, ...]:
     Raises:
         UsageError: it can't be read, or holds a key or value that can't be used.
     """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path}: can't be read as TOML: {error}") from error
+    document = read_toml(path)
     try:
         return parse_stages(document)
     except UsageError as error:
