@@ -5,12 +5,14 @@ SAM2 ?= sam2==1.1.0
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
+SHAPES := "red star, blue ring, something falling"
 STAMP := $(VENV)/.installed
 
-.PHONY: help install browser demo test style quality completions docs clean
+.PHONY: help install browser demo demo-lavida test style quality completions docs clean
 
 help:
 	@echo "make demo        set up, make a small archive, scan and render it"
+	@echo "make demo-lavida the same with LAVIDA, on videos of the coloured shapes that its small checkpoint knows"
 	@echo "make test        set up and run the tests"
 	@echo "make install     set up .venv only"
 	@echo "make browser     install a Chromium for the tests of the report where there is none"
@@ -47,6 +49,14 @@ demo: install
 	@echo "Events a line:   $(BIN)/vadcli events $(DEMO)/results --format csv"
 	@echo "What was put in: $(DEMO)/footage/truth.csv"
 	@echo "Look at:         $(DEMO)/results/rendered/"
+
+demo-lavida: install
+	$(BIN)/python examples/coloured_shapes.py $(DEMO)/shapes --categories $(SHAPES)
+	$(BIN)/vadcli scan $(DEMO)/shapes --out $(DEMO)/named --detector lavida --model lavida-tiny --categories $(SHAPES) --masks video
+	$(BIN)/vadcli eval $(DEMO)/named --root $(DEMO)/shapes/ground_truth.csv --metrics frame
+	$(BIN)/vadcli render $(DEMO)/shapes --out $(DEMO)/named
+	@echo
+	@echo "Look at:         $(DEMO)/named/rendered/"
 
 test: install
 	$(BIN)/python -m pytest -n 2

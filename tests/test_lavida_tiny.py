@@ -14,6 +14,7 @@ from vadcli.metrics import FrameSet, frame_auc
 from vadcli.train.synthetic import SyntheticWorld, WorldOptions
 from vadcli.train.synthetic.videos import VideoOptions, write_videos
 
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "coloured_shapes.py"
 NAMES = ("red star", "blue ring", "green cross")
 VIDEOS = 3
 
@@ -33,6 +34,7 @@ def test_named_shapes_are_found_in_videos(tmp_path: Path) -> None:
         *("--categories", ", ".join(NAMES), "--masks", "video", "--quiet"),
     )
     assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "and nothing that a library has to say"
     scores, labels = [], []
     for path in sorted((tmp_path / "out" / "scores").glob("*.parquet")):
         table = pq.read_table(path)
@@ -48,3 +50,26 @@ def test_named_shapes_are_found_in_videos(tmp_path: Path) -> None:
     value = frame_auc(FrameSet.of(scores, labels)).value
     assert value is not None
     assert value > 0.9
+
+
+def example(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(EXAMPLE), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_example_makes_videos_with_their_truth(tmp_path: Path) -> None:
+    done = example(tmp_path, "--videos", 2, "--seconds", 1, "--categories", "something red, ring,")
+    assert (done.returncode, done.stderr) == (0, "")
+    made = sorted(path.name for path in tmp_path.iterdir())
+    assert made == ["ground_truth.csv", "test-7-00000.mp4", "test-7-00001.mp4"]
+    rows = [line.split(",") for line in (tmp_path / "ground_truth.csv").read_text().splitlines()[1:]]
+    assert {row[0] for row in rows} == set(made[1:])
+    assert {row[3] for row in rows} <= {"something red", "ring", ""}
+
+
+def test_the_example_says_what_it_can_not_show(tmp_path: Path) -> None:
+    done = example(tmp_path / "films", "--categories", "red star, a dog")
+    assert done.returncode == 1
+    assert done.stderr.startswith("coloured_shapes.py: the synthetic world has no name 'a dog'")
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "films").exists()

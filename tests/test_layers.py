@@ -192,7 +192,7 @@ PURE = {
     "json",
     "logging",
 }
-PURE |= {"bisect", "math", "operator", "re", "threading", "types", "typing"}
+PURE |= {"bisect", "inspect", "math", "operator", "re", "threading", "types", "typing"}
 
 
 def test_lavidas_model_knows_no_path_no_video_and_no_command() -> None:

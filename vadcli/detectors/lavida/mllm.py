@@ -5,6 +5,7 @@ It generates no text. B clips, P patches a clip, L visual tokens, M kept tokens,
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import DynamicCache, Qwen2VLTextModel
 
 from vadcli.detectors.lavida.compress import CompressionOptions, compress
 from vadcli.detectors.lavida.pixels import Grid
@@ -20,6 +22,9 @@ from vadcli.detectors.lavida.precision import restore_precision
 from vadcli.detectors.lavida.prompts import PromptTokens
 from vadcli.detectors.lavida.shared_sight import NamePooling, SharedSight
 from vadcli.detectors.lavida.static import moving_groups
+
+_CACHE = "cache" if "cache" in inspect.signature(Qwen2VLTextModel.forward).parameters else "past_key_values"
+"""What this version of transformers calls keys and values that are known already."""
 
 
 @dataclass(frozen=True)
@@ -168,8 +173,10 @@ class MultimodalLM(nn.Module):
         found = []
         for rows, group in _equal_lengths(clips):
             embedded, positions = self._before(group, prompt)
-            output = self.qwen.model.language_model(inputs_embeds=embedded, position_ids=positions, use_cache=True)
-            found.append(Prefix(rows, output.past_key_values, embedded.shape[1], _next_position(group, prompt)))
+            model = self.qwen.model.language_model
+            cache = DynamicCache(config=model.config)
+            model(inputs_embeds=embedded, position_ids=positions, use_cache=True, **{_CACHE: cache})
+            found.append(Prefix(rows, cache, embedded.shape[1], _next_position(group, prompt)))
         return found
 
     def hidden_after(self, prefixes: list[Prefix], prompt: PromptTokens) -> Tensor:
@@ -179,7 +186,7 @@ class MultimodalLM(nn.Module):
             tail, positions = self._after(prompt, prefix.next_position, len(prefix.rows))
             with _growing(prefix):
                 output = self.qwen.model.language_model(
-                    inputs_embeds=tail, position_ids=positions, past_key_values=prefix.cache, use_cache=True
+                    inputs_embeds=tail, position_ids=positions, use_cache=True, **{_CACHE: prefix.cache}
                 )
             hidden[prefix.rows] = self._gathered(output.last_hidden_state, prompt)[0].to(hidden.dtype)
         return hidden
