@@ -126,9 +126,9 @@ class ScanDisplay:
             log.log(logging.DEBUG if result.reason == "done" else logging.INFO, "%s: left out: %s", result.video, result.reason)
         else:
             moving = ", the camera moves" if result.moving_camera else ""
-            found = _count(result.events, "event")
+            found = counted(result.events, "event")
             log.info(
-                "%s: %s, %s, %.1f s%s", result.video, _count(result.decoded_frames, "frame"), found, result.seconds, moving
+                "%s: %s, %s, %.1f s%s", result.video, counted(result.decoded_frames, "frame"), found, result.seconds, moving
             )
 
     def rates(self) -> str:
@@ -174,7 +174,8 @@ class RenderDisplay:
             self._bar.close()
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """`no events`, `1 event`, `2 events`."""
     return f"no {noun}s" if number == 0 else f"{number} {noun}{'s' if number > 1 else ''}"
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vadcli.cli._options import with_options
-from vadcli.cli._output import ScanDisplay, emit_json, log, set_up_talk
+from vadcli.cli._output import ScanDisplay, counted, emit_json, log, set_up_talk
 from vadcli.errors import NoVideoFound
 from vadcli.options import ScanOptions, parse_categories, parse_duration
 from vadcli.types import VideoResult
@@ -77,7 +77,7 @@ def _show(run: LocalScan, options: ScanOptions) -> None:
     if run.stop.reason:
         log.warning("stopped (%s); what is not finished goes on with the next run", run.stop.reason)
     counts = ", ".join(f"{count} {status}" for status, count in sorted(run.totals.by_status.items()))
-    log.info("%s; %d events; %s; results in %s", counts, run.totals.events, display.rates(), options.out)
+    log.info("%s; %s; %s; results in %s", counts, counted(run.totals.events, "event"), display.rates(), options.out)
 
 
 def _summary(run: LocalScan, seconds: float) -> dict[str, Any]:

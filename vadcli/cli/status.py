@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vadcli.cli._options import with_options
-from vadcli.cli._output import clock, emit_json, set_up_talk
+from vadcli.cli._output import clock, counted, emit_json, set_up_talk
 from vadcli.errors import UsageError
 from vadcli.options import DEFAULT_OUT, StatusOptions, parse_duration
 from vadcli.outputs.layout import OutputLayout
@@ -79,7 +79,7 @@ def _lines(status: RunStatus) -> list[str]:
     eta = f", {clock(told['eta_s'])} to go" if told["eta_s"] is not None else ""
     lines = [
         f"{first}, {clock(told['seconds'])}{eta}",
-        f"  {status.over}/{status.planned} videos: {counts}; {told['events']} events; {speed}",
+        f"  {status.over}/{status.planned} videos: {counts}; {counted(told['events'], 'event')}; {speed}",
     ]
     if told["fitting"]:
         lines.append(f"  now: fitting camera {told['fitting']['camera'] or '.'} ({told['fitting']['frames']} frames read)")
