@@ -28,7 +28,7 @@ from vadcli.train.synthetic.truth import Verdict, fits
 from vadcli.train.synthetic.videos import TRUTH_FILE, VideoOptions, draw_video, video_frames, write_videos
 from vadcli.train.synthetic.world import parsed
 
-SEED = 20_262
+SEED = 20_263
 LISTS = (
     ("red star", "blue ring", "green cross"),
     ("purple star", "red square"),  # pairs never shown in training
