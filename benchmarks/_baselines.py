@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import cv2
 import numpy as np
@@ -50,7 +51,7 @@ def differences(frames: ByteArray) -> FloatArray:
 
 def flow_speeds(frames: ByteArray) -> FloatArray:
     """(N, H, W) float32 pixels a frame by OpenCV's DIS flow (medium)."""
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    flow: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     return _with_first([np.linalg.norm(flow.calc(a, b, None), axis=2) for a, b in pairwise(frames)], frames)
 
 

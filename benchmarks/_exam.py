@@ -121,8 +121,8 @@ def examine(step: ExposureStep, world: SyntheticWorld, group: Group, *, clips: i
         count += len(both)
     counts = pixels.counts()
     frames = frame_auc(FrameSet.of(scores, labels)).metric(BOOTSTRAP)
-    figures = [figure(counts).metric(BOOTSTRAP) for figure in (mask_iou, pixel_ap, pixel_auc)]
-    return Marks(frames, *figures, lists=count)
+    iou, ap, auc = (figure(counts).metric(BOOTSTRAP) for figure in (mask_iou, pixel_ap, pixel_auc))
+    return Marks(frames, iou, ap, auc, lists=count)
 
 
 def _mixed(keys: Sequence[str], rng: np.random.Generator) -> list[int]:
@@ -153,7 +153,7 @@ def _true(facts: Facts, world: SyntheticWorld, group: Group, rng: np.random.Gene
     if group.pairs == "twin":
         pairs = [role.pair for role in facts.roles]
         places = [place for place in places if pairs.count(facts.roles[place].pair) > 1]
-    choices = []
+    choices: list[tuple[Name, Name | None]] = []
     for place in places:
         role = facts.roles[place]
         if group.pattern == "pair":

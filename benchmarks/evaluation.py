@@ -63,7 +63,7 @@ def like_ped2() -> tuple[Path, Path]:
             noisy = upsample_mask(rng.integers(0, 120, GRID, np.uint8), PED2_SIZE[1], PED2_SIZE[0])
             wanted = _spot(frame, length)
             Image.fromarray(wanted.astype(np.uint8) * 255).save(root / "test_masks" / f"{clip:02d}" / f"{frame:03d}.png")
-            yield noisy + np.uint8(60) * wanted
+            yield noisy + 60 * wanted.astype(np.uint8)
 
     def made() -> Iterator[Scored]:
         for clip in range(1, PED2_CLIPS + 1):

@@ -67,7 +67,7 @@ class Watcher:
     def cpu_s(self) -> float:
         """CPU seconds so far."""
         times = psutil.Process(self.process.pid).cpu_times()
-        return times.user + times.system
+        return float(times.user + times.system)
 
     def close(self) -> None:
         """Wait until it has seen the run end."""
