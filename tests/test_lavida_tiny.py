@@ -52,6 +52,14 @@ def test_named_shapes_are_found_in_videos(tmp_path: Path) -> None:
     assert value > 0.9
 
 
+def test_a_scan_says_what_the_checkpoint_is_not_for(tmp_path: Path) -> None:
+    assert example(tmp_path / "films", "--videos", 1, "--seconds", 1).returncode == 0
+    scan = ("scan", tmp_path / "films", "--out", tmp_path / "out", "--detector", "lavida", "--model", "lavida-tiny")
+    done = vadcli(*scan, "--categories", "red star")
+    assert done.returncode == 0, done.stderr
+    assert "lavida-tiny knows a synthetic world of coloured shapes alone; it is no detector for real footage" in done.stderr
+
+
 def example(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(EXAMPLE), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

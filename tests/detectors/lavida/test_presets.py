@@ -1,6 +1,9 @@
-"""The presets' sizes: parameter counts of the published base models, on no memory."""
+"""The presets: parameter counts of the published base models, on no memory; and what a config says of its training."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -42,3 +45,20 @@ def test_the_projector_fits_its_neighbours(preset: str) -> None:
             torch.empty(2, llm), torch.empty(3, text), torch.empty(2, 8, 256, 4, 4), torch.empty(1, 256, 4, 4)
         ).sparse
     assert prompt.shape == (2, 8, 1, 256)
+
+
+@pytest.mark.parametrize(
+    ("sources", "names"),
+    [
+        ({"training": [{"recipe": {"data": [{"name": "mevis"}, {"name": "synthetic"}]}}]}, {"mevis", "synthetic"}),
+        (
+            {"training": [{"recipe": {"data": [{"name": "mevis"}]}}, {"recipe": {"data": [{"name": "ade20k"}]}}]},
+            {"mevis", "ade20k"},
+        ),
+        ({"training": [{"recipe": {"data": "mevis"}}]}, set()),
+        ({"training": 3}, set()),
+        ({"mllm": "/models/qwen"}, set()),
+    ],
+)
+def test_a_model_knows_what_it_was_trained_on(sources: dict[str, Any], names: set[str]) -> None:
+    assert replace(load_preset("lavida-tiny"), sources=sources).data_sets() == names

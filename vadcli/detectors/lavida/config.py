@@ -157,6 +157,13 @@ class LavidaConfig:
         if self.mask_gate not in get_args(MaskGate):
             raise ValueError(f"mask_gate {self.mask_gate!r} is none of {', '.join(get_args(MaskGate))}")
 
+    def data_sets(self) -> frozenset[str]:
+        """Names of the data sets that its stages of training name in `sources`; none where nothing is said of them."""
+        try:
+            return frozenset(str(item["name"]) for stage in self.sources["training"] for item in stage["recipe"]["data"])
+        except (KeyError, TypeError, IndexError):
+            return frozenset()
+
     def to_json(self) -> dict[str, Any]:
         """As stored in config.json."""
         return {"format_version": FORMAT_VERSION, **asdict(self)}

@@ -113,6 +113,10 @@ class LavidaDetector:
             )
         if self.folder is None or not self.config.trained:
             log.warning("%s was never trained: its scores, masks and categories mean nothing", self.options.model)
+        elif self.config.data_sets() == {"synthetic"}:
+            log.info(
+                "%s knows a synthetic world of coloured shapes alone; it is no detector for real footage", self.options.model
+            )
         for device in devices_for(self.options.device):
             self._workers.append(_Worker(self, device))
         for worker in self._workers:
