@@ -31,8 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=7, help="another seed, other videos (default: %(default)s)")
     options = parser.parse_args(arguments)
     categories = [name.strip() for name in options.categories.split(",") if name.strip()]
-    world = SyntheticWorld(WorldOptions(), seed=options.seed, split="test", length=options.videos)
+    if options.videos < 1:
+        parser.error(f"--videos {options.videos}: give 1 or more")
     try:
+        world = SyntheticWorld(WorldOptions(), seed=options.seed, split="test", length=options.videos)
         shape = VideoOptions(seconds=options.seconds)
         truth = write_videos(options.out, world, range(options.videos), categories=categories, options=shape)
     except VadcliError as error:

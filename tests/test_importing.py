@@ -134,9 +134,19 @@ def test_others_may_read_what_is_written_as_the_umask_says(
     assert base.qwen is not None
     theirs = (base.qwen / "model.safetensors").stat().st_mode
     assert (dest / "mllm" / "model.safetensors").stat().st_mode == theirs, "a link: not ours to change"
-    ours = {str(path.relative_to(dest)): path.stat() for path in [dest / "config.json", *dest.rglob("*.safetensors")]}
-    modes = {name: state.st_mode & 0o777 for name, state in ours.items() if state.st_nlink == 1}
-    assert modes == {"config.json": mode, "sam2/model.safetensors": mode, "text/model.safetensors": mode}
+    files = [dest / "config.json", dest / weights.CHECKSUMS_NAME, *dest.rglob("*.safetensors")]
+    modes = {str(path.relative_to(dest)): path.stat().st_mode & 0o777 for path in files if path.stat().st_nlink == 1}
+    ours = ("config.json", weights.CHECKSUMS_NAME, "sam2/model.safetensors", "text/model.safetensors")
+    assert modes == dict.fromkeys(ours, mode)
+
+
+def test_a_file_system_without_permissions_is_no_obstacle(base: Sources, dest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, mode: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    import_lavida("lavida-tiny", dest, replace(base, sam2=None), random_weights=True)
+    assert weights.verify(dest).ok
 
 
 def test_links_through_the_hub_caches_own_links(base: Sources, dest: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import av
 import numpy as np
 import pytest
 
-from vadcli.errors import UsageError
+from vadcli.errors import OutputError, UsageError
 from vadcli.ground_truth import open_ground_truth
 from vadcli.train.samples import SegmentationData
 from vadcli.train.synthetic import HELD_OUT_PAIRS, VALIDATION_PAIRS, SyntheticWorld, WorldOptions, name_table
@@ -639,15 +639,31 @@ def test_what_grows_or_moves_without_a_name_comes_and_goes_in_a_long_video(secon
         passing = [thing for thing in scene.things if thing.role is None and thing.outline == "lump" and thing.until_s < np.inf]
         at_once.append(np.sum([thing.shown(every_s) for thing in passing], axis=0) if passing else np.zeros(len(every_s)))
         for thing in scene.things:
-            if thing.course != Course(
-                thing.course.x, thing.course.y
-            ):  # clutter stands still and may be as large as the picture
-                shown = every_s[thing.shown(every_s)]
-                largest = max([largest, *(thing.radius * thing.course.scale(shown))])
+            if thing.course == Course(thing.course.x, thing.course.y):
+                continue  # clutter stands still and may be as large as the picture
+            shown = every_s[thing.shown(every_s)]
+            largest = max([largest, *(thing.radius * thing.course.scale(shown))])
     assert 0.2 < largest < 0.36, "of the largest radius, .12, e to the .9"
     assert 0.5 < np.mean(at_once) < 1.5, "a clip has 0 to 2"
     thirds = np.array_split(np.mean(at_once, axis=0), 3)
     assert min(part.mean() for part in thirds) > 0.25, "at any time"
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_video_of_an_hour_has_numbers_everywhere() -> None:
+    world, options = train(replace(WorldOptions(), size_px=32)), VideoOptions(seconds=3600, objects_per_s=0.1, normal=0.0)
+    scene = draw_video(world, 0, [parsed("something shrinking"), parsed("something growing")], options)
+    assert {"growing", "shrinking"} <= {thing.role.motion for thing in scene.cast if thing.role}
+    for start in (0, 1800, 3599):
+        shapes = silhouettes(scene, start + np.arange(4) / 30, 32)
+        assert all(np.isfinite(shape.alpha).all() for shape in shapes)
+        assert max(max(shape.alpha.shape[1:]) for shape in shapes) < 3 * 32
+
+
+def test_videos_that_can_not_be_written_are_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "films").write_text("a file")
+    with pytest.raises(OutputError, match="films: file exists"):
+        write_videos(tmp_path / "films", train(), [0], categories=["red star"], options=SHORT)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -268,10 +269,16 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
-            temporary.chmod(0o644)
+            share_file(temporary, path.parent)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def share_file(path: Path, folder: Path) -> None:
+    """Let those read a file who may read this folder, like any new file there; where that can't be set, it stays as it is."""
+    with suppress(OSError):
+        path.chmod(folder.stat().st_mode & 0o666)
 
 
 def _fits(path: Path, item: FileSum) -> bool:

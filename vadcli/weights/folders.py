@@ -10,7 +10,7 @@ from typing import Any
 
 import vadcli
 from vadcli.errors import WeightsError
-from vadcli.weights.checksums import file_names, read_header, read_json, refuse_pickles
+from vadcli.weights.checksums import file_names, read_header, read_json, refuse_pickles, share_file
 from vadcli.weights.entries import Entry, home, manifest
 from vadcli.weights.hub import base_folder, read_lock
 
@@ -101,7 +101,7 @@ def share(folder: Path) -> None:
     """
     for path in folder.rglob("*.safetensors"):
         if not path.is_symlink() and path.stat().st_nlink == 1:
-            path.chmod(path.parent.stat().st_mode & 0o666)
+            share_file(path, path.parent)
 
 
 def find(name: str) -> Path:

@@ -115,7 +115,7 @@ class LavidaDetector:
             log.warning("%s was never trained: its scores, masks and categories mean nothing", self.options.model)
         elif self.config.data_sets() == {"synthetic"}:
             log.info(
-                "%s knows a synthetic world of coloured shapes alone; it is no detector for real footage", self.options.model
+                "%s was trained on a synthetic world of shapes alone; it is no detector for real footage", self.options.model
             )
         for device in devices_for(self.options.device):
             self._workers.append(_Worker(self, device))

@@ -85,8 +85,10 @@ def _silhouette(thing: Thing, times_s: TimeArray, sway: TimeArray, size_px: int)
     x, y = thing.course.at(times_s)
     x, y = (x + sway[:, 0]) * size_px, (y + sway[:, 1]) * size_px
     shown = thing.shown(times_s)
-    radius = thing.radius * thing.course.scale(times_s) * size_px  # (T,)
-    reach = float(radius[shown].max() if shown.any() else 1.0) * _MARGIN
+    # (T,). What isn't shown may have shrunk to nothing or grown past any number by then.
+    radius = np.ones(len(times_s))
+    radius[shown] = thing.radius * thing.course.scale(times_s[shown]) * size_px
+    reach = float(radius[shown].max(initial=0.0) or 1.0) * _MARGIN
     wide, tall = thing.wide, thing.tall
     if thing.angle and wide != tall:
         wide = tall = float(np.hypot(wide, tall))

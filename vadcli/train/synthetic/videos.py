@@ -22,7 +22,7 @@ import numpy as np
 from vadcli.errors import UsageError
 from vadcli.ground_truth.annotation import runs
 from vadcli.ground_truth.table import HEADER
-from vadcli.outputs.atomic import Scratch
+from vadcli.outputs.atomic import Scratch, writing
 from vadcli.outputs.mp4 import Mp4Writer
 from vadcli.train.synthetic.casting import Palette, distractor, draw_role, embody, place, surround
 from vadcli.train.synthetic.options import WorldOptions
@@ -95,7 +95,8 @@ def write_videos(
     names = [_category(world, text) for text in categories]
     if not names:
         raise UsageError("videos need at least one category", hint="such as 'red star' or 'something falling'")
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     rows: list[tuple[str, ...]] = [HEADER]
     with Scratch(folder / ".tmp") as scratch:
         for index in indices:
