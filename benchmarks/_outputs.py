@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from vadcli import __version__
-from vadcli.events import cut_events
-from vadcli.outputs.event_json import EventsDocument, ScanState, write_events
-from vadcli.outputs.layout import OutputLayout
-from vadcli.outputs.mask_video import MaskVideoWriter
-from vadcli.outputs.scores import ScoresMetadata, write_scores
+from vadcli.cutting import cut_events
+from vadcli.store.events import EventsDocument, ScanState, write_events
+from vadcli.store.layout import OutputLayout
+from vadcli.store.mask_video import MaskVideoWriter
+from vadcli.store.scores import ScoresMetadata, write_scores
 from vadcli.types import ByteArray, FloatArray, ScoreTable, Status, Thresholds
 
 THRESHOLDS = Thresholds(high=0.5, low=0.4, min_duration_s=0.3, merge_gap_s=2.0)

@@ -27,8 +27,8 @@ from vadcli.detectors.motion.camera import from_model
 from vadcli.detectors.motion.detector import MotionDetector
 from vadcli.detectors.motion.grid import grid_for
 from vadcli.detectors.motion.scoring import Channels, channels_of, measure, peaks
-from vadcli.outputs.camera_model import read_camera
-from vadcli.outputs.mask_video import upsample_mask
+from vadcli.engine.cameras import read_camera
+from vadcli.store.mask_video import upsample_mask
 from vadcli.types import ByteArray, FloatArray
 
 REPO = Path(__file__).resolve().parents[1]

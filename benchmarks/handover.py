@@ -21,9 +21,9 @@ import psutil
 import pyarrow as pa
 from scipy.ndimage import gaussian_filter
 
-from vadcli.detectors.batches import ClipBatcher
+from vadcli.detectors.batching import ClipBatcher
 from vadcli.types import Clip, ClipBatch
-from vadcli.video.process import families
+from vadcli.video.ffmpeg import families
 
 ROUNDS = 9
 SHAPE = (8, 720, 1280, 3)

@@ -24,13 +24,11 @@ import torch
 from _exam import GROUPS, Group, examine
 
 from vadcli.detectors.lavida import checkpoint
-from vadcli.train.memory import FeatureMemory
 from vadcli.train.recipe import Recipe
 from vadcli.train.recipe_file import read_recipes
-from vadcli.train.series import behind
-from vadcli.train.step import ExposureStep
+from vadcli.train.step import ExposureStep, FeatureMemory
 from vadcli.train.synthetic import SyntheticWorld, WorldOptions
-from vadcli.train.trainer import Trainer
+from vadcli.train.trainer import Trainer, behind
 
 HERE = Path(__file__).resolve().parent
 STORE = HERE / "miniature.json"

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from vadcli.events import cut_events
-from vadcli.outputs.atomic import Scratch
-from vadcli.outputs.event_json import EventsDocument, ScanState, write_events
-from vadcli.outputs.layout import OutputLayout
-from vadcli.outputs.run_record import RunInfo, RunRecord
-from vadcli.outputs.scores import ScoresMetadata, write_scores
+from vadcli.cutting import cut_events
+from vadcli.store.atomic import Scratch
+from vadcli.store.events import EventsDocument, ScanState, write_events
+from vadcli.store.layout import OutputLayout
+from vadcli.store.run_record import RunInfo, RunRecord
+from vadcli.store.scores import ScoresMetadata, write_scores
 from vadcli.types import ScoreTable, Status, Thresholds, VideoResult
 
 FPS = 10.0

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 import psutil
 from _measure import VADCLI, WORK, machine
 
-from vadcli.outputs.atomic import Scratch
-from vadcli.outputs.layout import OutputLayout
-from vadcli.outputs.run_progress import RunProgress
-from vadcli.outputs.run_record import RunInfo, RunRecord
+from vadcli.store.atomic import Scratch
+from vadcli.store.layout import OutputLayout
+from vadcli.store.progress import RunProgress
+from vadcli.store.run_record import RunInfo, RunRecord
 from vadcli.types import Status, VideoResult
 
 OUT = WORK / "status"

@@ -21,8 +21,7 @@ from _exam import GROUPS, Group, Marks, examine
 
 from vadcli.detectors.lavida import checkpoint
 from vadcli.metrics import Metric
-from vadcli.train.memory import FeatureMemory
-from vadcli.train.step import ExposureStep, Seg
+from vadcli.train.step import ExposureStep, FeatureMemory, Seg
 from vadcli.train.synthetic import SyntheticWorld, WorldOptions
 
 SEED = 20_263

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from tests.fakes import DifferenceDetector
 from tests.media import make_video
-from vadcli.bench import Bench, BenchPlan, Bound, footage, footage_of, room, rounds, usage
-from vadcli.bench.naive import naive_clips
+from vadcli.bench import Bench, BenchPlan, Bound, footage, footage_of, rounds, usage
+from vadcli.bench import footage as room
 from vadcli.bench.report import Report, Setting, Stages, Throughput
-from vadcli.bench.rounds import Round, ScoreStore, naive_round, scan_round
+from vadcli.bench.rounds import Round, ScoreStore, naive_clips, naive_round, scan_round
 from vadcli.bench.usage import BusyMeter, HostMemory, StageClock, covered
 from vadcli.detectors.lavida import checkpoint
 from vadcli.detectors.lavida.config import load_preset

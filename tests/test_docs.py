@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from vadcli import config
 from vadcli.cli import app
 from vadcli.options import (
     BenchOptions,
@@ -22,6 +21,7 @@ from vadcli.options import (
     ScanOptions,
     WeightsImportOptions,
     WeightsPullOptions,
+    config,
     preset_names,
 )
 

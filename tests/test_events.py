@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vadcli.events import TIME_TOLERANCE_S, EventBoxes, cut_events, event_rows, inherit_categories
+from vadcli.cutting import TIME_TOLERANCE_S, EventBoxes, cut_events, event_rows, inherit_categories
 from vadcli.types import Event, ScoreTable, Thresholds
 
 

@@ -27,11 +27,12 @@ from transformers import (
 
 from vadcli import weights
 from vadcli.detectors.lavida.config import SEG, load_preset
-from vadcli.detectors.lavida.key_map import package_state
+from vadcli.detectors.lavida.import_build import import_lavida
+from vadcli.detectors.lavida.import_sources import Sources
 from vadcli.detectors.lavida.prompts import CHAT_TEMPLATE, CLIP_SPECIALS, QWEN_SPECIALS, small_text_tokenizer
+from vadcli.detectors.lavida.sam2_package import package_state
 from vadcli.detectors.lavida.sam2_sizes import sam2_config
 from vadcli.errors import UsageError, VadcliError, WeightsError
-from vadcli.importing import Sources, import_lavida
 
 PRESET = load_preset("lavida-tiny")
 

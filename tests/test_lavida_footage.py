@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from tests.detectors.lavida.models import tiny_folder
-from vadcli.outputs.event_json import read_events
-from vadcli.outputs.layout import OutputLayout
-from vadcli.outputs.mask_rle import read_boxes
-from vadcli.outputs.mask_video import read_masks
-from vadcli.outputs.scores import read_scores
+from vadcli.store.events import read_events
+from vadcli.store.layout import OutputLayout
+from vadcli.store.mask_video import read_masks
+from vadcli.store.masks import read_boxes
+from vadcli.store.scores import read_scores
 
 FOOTAGE = Path(__file__).resolve().parents[2] / "shared" / "data" / "incidents"
 NAMES = ("two_people_portrait_b.mp4", "elevator_panic.mp4")

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vadcli.config import resolve
 from vadcli.errors import UsageError
 from vadcli.options import (
     EventsOptions,
@@ -20,6 +19,7 @@ from vadcli.options import (
     parse_shard,
     preset_names,
 )
+from vadcli.options.config import resolve
 from vadcli.types import Calibration, Thresholds
 
 

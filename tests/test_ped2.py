@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from benchmarks._baselines import difference, smoothed
-from vadcli.outputs.mask_video import read_masks
+from vadcli.store.mask_video import read_masks
 
 CLIPS = ("01", "02", "03", "04", "05", "06")
 

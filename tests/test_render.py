@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests import media
+from vadcli.draw.overlay import Geometry
 from vadcli.errors import DecodeError, DocumentError, OutputError, VideoError
-from vadcli.outputs.atomic import Scratch
-from vadcli.outputs.event_json import EventsDocument, describe_video, read_events, write_events
-from vadcli.outputs.layout import OutputLayout
-from vadcli.outputs.mask_rle import MaskRleWriter
-from vadcli.outputs.mask_video import MaskVideoWriter
-from vadcli.outputs.overlay import Geometry
-from vadcli.outputs.scores import ScoresMetadata, write_scores
-from vadcli.render import RenderResult, RenderSettings, clip_needs, event_clip, render_video, shown_seconds
+from vadcli.rendering import RenderResult, RenderSettings, clip_needs, event_clip, render_video, shown_seconds
+from vadcli.store.atomic import Scratch
+from vadcli.store.events import EventsDocument, describe_video, read_events, write_events
+from vadcli.store.layout import OutputLayout
+from vadcli.store.mask_video import MaskVideoWriter
+from vadcli.store.masks import MaskRleWriter
+from vadcli.store.scores import ScoresMetadata, write_scores
 from vadcli.types import Event, ScoreTable, SizeRule, Thresholds, VideoInfo
 from vadcli.video.loader import LoaderOptions
 from vadcli.video.probe import probe

@@ -19,12 +19,11 @@ from hypothesis import strategies as st
 
 from tests.media import make_video
 from vadcli.errors import UsageError
-from vadcli.outputs.atomic import Scratch
-from vadcli.outputs.layout import OutputLayout
-from vadcli.outputs.run_live import read_live
-from vadcli.outputs.run_progress import RunProgress
-from vadcli.outputs.run_record import RunInfo, RunRecord
 from vadcli.status import SILENT_S, RunState, read_status
+from vadcli.store.atomic import Scratch
+from vadcli.store.layout import OutputLayout
+from vadcli.store.progress import RunProgress, read_live
+from vadcli.store.run_record import RunInfo, RunRecord
 from vadcli.types import Status, VideoResult
 
 INFO = RunInfo("0", ("vadcli", "scan", "x"), {}, {"name": "fake"})

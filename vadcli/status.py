@@ -14,10 +14,10 @@ from typing import Any
 import psutil
 
 from vadcli.errors import DocumentError, UsageError
-from vadcli.outputs.event_json import read_events
-from vadcli.outputs.layout import OutputLayout
-from vadcli.outputs.run_live import read_live
-from vadcli.outputs.run_record import LAST_VIDEOS, StoredRun, read_run
+from vadcli.store.events import read_events
+from vadcli.store.layout import OutputLayout
+from vadcli.store.progress import read_live
+from vadcli.store.run_record import LAST_VIDEOS, StoredRun, read_run
 
 SILENT_S = 120.0
 """A process on another machine that has not written its record for so long is taken for dead."""

@@ -208,7 +208,7 @@ def test_kill_9_costs_at_most_a_checkpoint(long_footage: Path, undisturbed: Path
 
 
 def pq_rows_of(checkpoint: Path) -> int:
-    from vadcli.outputs.checkpoint import read_checkpoint
+    from vadcli.store.checkpoint import read_checkpoint
 
     stored = read_checkpoint(checkpoint)
     return stored.rows if stored else 0

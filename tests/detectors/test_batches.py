@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vadcli.detectors.batches import SPARES, ClipBatcher
+from vadcli.detectors.batching import SPARES, ClipBatcher
 from vadcli.types import Clip
 
 SIZES = ((2, 3), (3, 2), (4, 4))

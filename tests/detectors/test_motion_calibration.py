@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vadcli.detectors.motion.calibration import (
+from vadcli.detectors.calibration import (
     CALIBRATION,
     MOMENT_S,
     REFERENCE,

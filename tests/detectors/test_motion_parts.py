@@ -8,15 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.detectors.films import texture
-from vadcli.detectors.motion.background import foreground, learn_scenes, likeness, match_light
-from vadcli.detectors.motion.camera import FittedCamera, Levels, Scene, from_model, to_model
-from vadcli.detectors.motion.camera_motion import camera_flow
-from vadcli.detectors.motion.flow import DenseFlow
-from vadcli.detectors.motion.grid import grid_for
+from vadcli.detectors.motion.background import camera_flow, foreground, learn_scenes, likeness, match_light
+from vadcli.detectors.motion.camera import FittedCamera, Levels, RaritySamples, Scene, from_model, rarity, to_model
+from vadcli.detectors.motion.features import DenseFlow, stretches
+from vadcli.detectors.motion.grid import Perspective, fit_perspective, grid_for
 from vadcli.detectors.motion.options import MotionOptions
-from vadcli.detectors.motion.perspective import Perspective, fit_perspective
-from vadcli.detectors.motion.rarity import RaritySamples, rarity
-from vadcli.detectors.motion.repeats import stretches
 from vadcli.types import CameraModel
 
 OPTIONS = MotionOptions()

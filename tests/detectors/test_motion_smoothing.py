@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from vadcli.detectors.motion.smoothing import segments, smooth, steadying
+from vadcli.detectors.motion.scoring import segments, smooth, steadying
 
 SIGMA_S, GAP_S = 0.4, 1.0
 

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 
 from tests.fakes import DifferenceDetector
-from vadcli.detectors.scoring import ScoringPool
+from vadcli.detectors.batching import ScoringPool
 from vadcli.types import ClipBatch, ClipScores
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from tests.outputs.documents import DOCUMENT
-from vadcli.events import cut_events
-from vadcli.outputs.event_json import write_events
-from vadcli.outputs.layout import OutputLayout
-from vadcli.outputs.mask_rle import MaskRleWriter
-from vadcli.outputs.mask_video import MaskVideoWriter
-from vadcli.outputs.scores import ScoresMetadata, shown_s, write_scores
+from vadcli.cutting import cut_events
+from vadcli.store.events import write_events
+from vadcli.store.layout import OutputLayout
+from vadcli.store.mask_video import MaskVideoWriter
+from vadcli.store.masks import MaskRleWriter
+from vadcli.store.scores import ScoresMetadata, shown_s, write_scores
 from vadcli.types import ScoreTable, Thresholds
 
 FPS = 10.0

@@ -15,13 +15,13 @@ from PIL import Image
 from tests.evaluate.outputs import SIZE, Odd, write_scan, write_truth
 from tests.outputs.documents import DOCUMENT
 from vadcli.errors import UsageError
-from vadcli.evaluate import Protocol, Report, collect, measure
-from vadcli.evaluate.report import compared, to_table
+from vadcli.evaluation import Protocol, Report, collect, measure
+from vadcli.evaluation.report import compared, to_table
 from vadcli.ground_truth import open_ground_truth
 from vadcli.metrics import Bootstrap
-from vadcli.outputs.event_json import Failure, write_events
-from vadcli.outputs.layout import OutputLayout
-from vadcli.outputs.scores import read_scores, write_scores
+from vadcli.store.events import Failure, write_events
+from vadcli.store.layout import OutputLayout
+from vadcli.store.scores import read_scores, write_scores
 
 
 def called(rows: int, *stretches: tuple[int, int]) -> np.ndarray:

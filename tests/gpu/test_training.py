@@ -14,7 +14,7 @@ import torch
 from tests.train.small import sample, small_model
 from vadcli.detectors.lavida import checkpoint
 from vadcli.detectors.lavida.config import load_preset
-from vadcli.train import parts
+from vadcli.train import state as parts
 from vadcli.train.recipe import Recipe
 from vadcli.train.recipe_file import parse_recipe
 from vadcli.train.step import ExposureStep

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vadcli.events import cut_events
+from vadcli.cutting import cut_events
 from vadcli.metrics import (
     Bootstrap,
     EventSet,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vadcli.outputs.checkpoint import CheckpointBlock, CheckpointHeader
+from vadcli.store.checkpoint import CheckpointBlock, CheckpointHeader
 
 HEADER = CheckpointHeader("f" * 8, interval=2, channels=3, mask_shape=(4, 6), video={"time_base": "1/90000", "frames": 40})
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from vadcli.outputs.event_json import EventsDocument, ScanState
+from vadcli.store.events import EventsDocument, ScanState
 from vadcli.types import Event, Status, Thresholds
 
 FIGHT = Event(1, 25, 50, 1.0, 2.0, 30, 1.2, 0.875, 0.75, "fight", {"fight": 0.9, "fire": 0.1}, (10, 20, 30, 40))

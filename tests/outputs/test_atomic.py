@@ -9,8 +9,7 @@ import pytest
 
 from tests.outputs.processes import finished, running, side_by_side
 from vadcli.errors import OutputError
-from vadcli.outputs.atomic import Scratch, output_error
-from vadcli.outputs.locks import FileLock
+from vadcli.store.atomic import FileLock, Scratch, output_error
 
 
 def files_under(folder):
@@ -94,7 +93,7 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from vadcli.errors import OutputError
-from vadcli.outputs.atomic import Scratch
+from vadcli.store.atomic import Scratch
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 out = Path(sys.argv[1])
 with Scratch(out / ".tmp") as scratch:
@@ -119,7 +118,7 @@ def test_a_full_disk_keeps_the_old_file_and_says_so(tmp_path):
 HOLDS_SCRATCH = """
 import sys, time
 from pathlib import Path
-from vadcli.outputs.atomic import Scratch
+from vadcli.store.atomic import Scratch
 with Scratch(Path(sys.argv[1])) as scratch:
     (scratch.folder / "deep").mkdir()
     (scratch.folder / "deep" / "half.mkv").write_bytes(b"x" * 1000)
@@ -149,7 +148,7 @@ def test_opening_removes_what_a_killed_process_left_and_not_what_a_living_one_us
 FORKS = """
 import os, sys, time
 from pathlib import Path
-from vadcli.outputs.locks import FileLock
+from vadcli.store.atomic import FileLock
 lock = FileLock.acquire(Path(sys.argv[1]))
 if os.fork() == 0:
     print("ready", flush=True)
@@ -173,7 +172,7 @@ def test_a_lock_dies_with_its_process_and_not_with_its_children(tmp_path):
 MANY = """
 import sys
 from pathlib import Path
-from vadcli.outputs.atomic import Scratch
+from vadcli.store.atomic import Scratch
 out = Path(sys.argv[1])
 for number in range(150):
     with Scratch(out / ".tmp") as scratch:

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from vadcli.engine.cameras import read_camera, write_camera
 from vadcli.errors import DocumentError
-from vadcli.outputs.camera_model import read_camera, write_camera
 from vadcli.types import CameraModel
 
 ARRAYS = {"background": np.arange(24, dtype=np.uint8).reshape(4, 6), "scale": np.linspace(0, 1, 5, dtype=np.float32)}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.outputs.blocks import HEADER, block_of
 from tests.outputs.processes import finished, running, side_by_side
 from vadcli.errors import DocumentError, OutputError
-from vadcli.outputs.checkpoint import CheckpointHeader, CheckpointWriter, Claim, read_checkpoint
+from vadcli.store.checkpoint import CheckpointHeader, CheckpointWriter, Claim, read_checkpoint
 
 
 def assert_same(first, second):
@@ -190,7 +190,7 @@ APPENDS = """
 import sys
 from pathlib import Path
 from tests.outputs.blocks import HEADER, block_of
-from vadcli.outputs.checkpoint import CheckpointWriter, Claim, read_checkpoint
+from vadcli.store.checkpoint import CheckpointWriter, Claim, read_checkpoint
 path = Path(sys.argv[1])
 claim = Claim.acquire(path)
 checkpoint = read_checkpoint(path)
@@ -229,7 +229,7 @@ import resource, sys
 from pathlib import Path
 from tests.outputs.blocks import HEADER, block_of
 from vadcli.errors import OutputError
-from vadcli.outputs.checkpoint import CheckpointWriter, Claim
+from vadcli.store.checkpoint import CheckpointWriter, Claim
 path = Path(sys.argv[1])
 writer = CheckpointWriter(Claim.acquire(path), HEADER)
 writer.append(block_of(0, 5))
@@ -257,7 +257,7 @@ def test_a_full_disk_keeps_the_whole_blocks_and_the_writer_can_go_on(tmp_path):
 CLAIMS = """
 import os, random, sys, time
 from pathlib import Path
-from vadcli.outputs.checkpoint import Claim
+from vadcli.store.checkpoint import Claim
 path, holder = Path(sys.argv[1]), sys.argv[1] + ".holder"
 rng, wins, refusals = random.Random(int(sys.argv[2])), 0, 0
 while wins < 1500:
@@ -285,7 +285,7 @@ READS_MANY = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from vadcli.outputs.checkpoint import CheckpointBlock, CheckpointHeader, CheckpointWriter, Claim, read_checkpoint
+from vadcli.store.checkpoint import CheckpointBlock, CheckpointHeader, CheckpointWriter, Claim, read_checkpoint
 
 header = CheckpointHeader("f", 1, 2, (60, 90))
 claim = Claim.acquire(Path(sys.argv[1]))

@@ -13,7 +13,7 @@ import pytest
 
 from tests.outputs.documents import DOCUMENT, FIGHT
 from vadcli.errors import DocumentError
-from vadcli.outputs.event_json import (
+from vadcli.store.events import (
     EventsDocument,
     Failure,
     ScanState,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.outputs.documents import DOCUMENT, FIGHT, PLAIN, video_of
-from vadcli.outputs.exporters import CSV_COLUMNS, to_csv, to_edl, to_json, to_vtt
+from vadcli.export import CSV_COLUMNS, to_csv, to_edl, to_json, to_vtt
 from vadcli.types import Event
 
 QUIET = replace(video_of(DOCUMENT, path="quiet.mp4", fps=None), events=())

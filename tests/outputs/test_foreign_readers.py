@@ -17,8 +17,7 @@ from hypothesis.extra import numpy as arrays
 
 from tests.outputs.documents import DOCUMENT, FIGHT, PLAIN, video_of
 from vadcli.errors import UsageError
-from vadcli.outputs.event_json import EventsDocument
-from vadcli.outputs.exporters import (
+from vadcli.export import (
     label_studio_config,
     to_edl,
     to_fiftyone,
@@ -27,7 +26,8 @@ from vadcli.outputs.exporters import (
     to_vtt,
     write_cvat,
 )
-from vadcli.outputs.exporters.cvat import runs
+from vadcli.export.cvat import runs
+from vadcli.store.events import EventsDocument
 
 HOSTILE = 'a "b" <c> & \u202e\U0001f600\x01'
 OTHER = replace(video_of(DOCUMENT, path="cam 2/ü#?.mkv"), events=(replace(PLAIN, category=HOSTILE),))

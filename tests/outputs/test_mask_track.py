@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vadcli.outputs.layout import OutputLayout
-from vadcli.outputs.mask_rle import MaskRleWriter
-from vadcli.outputs.mask_track import MaskTrack
-from vadcli.outputs.mask_video import MaskVideoWriter
+from vadcli.store.layout import OutputLayout
+from vadcli.store.mask_video import MaskVideoWriter
+from vadcli.store.masks import MaskRleWriter, MaskTrack
 from vadcli.types import MaskRows, ScoreTable
 
 VIDEO = "a.mp4"

@@ -12,8 +12,8 @@ from pycocotools import mask as coco
 
 from tests.outputs.processes import finished
 from vadcli.errors import DocumentError
-from vadcli.outputs.mask_rle import MaskRleWriter, read_boxes, read_mask_rle
-from vadcli.outputs.mask_video import MaskVideoWriter, enlarged_box, mask_box, read_masks, upsample_mask
+from vadcli.store.mask_video import MaskVideoWriter, enlarged_box, mask_box, read_masks, upsample_mask
+from vadcli.store.masks import MaskRleWriter, read_boxes, read_mask_rle
 
 
 def frames_of(n, height, width, seed=0):
@@ -171,9 +171,9 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from vadcli.errors import OutputError
-from vadcli.outputs.atomic import Scratch
-from vadcli.outputs.mask_rle import MaskRleWriter
-from vadcli.outputs.mask_video import MaskVideoWriter
+from vadcli.store.atomic import Scratch
+from vadcli.store.masks import MaskRleWriter
+from vadcli.store.mask_video import MaskVideoWriter
 out = Path(sys.argv[1])
 rng = np.random.default_rng(0)
 frames = rng.integers(0, 256, (20, 120, 160), np.uint8)

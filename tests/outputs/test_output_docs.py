@@ -11,15 +11,16 @@ import pytest
 from tests.outputs.documents import DOCUMENT
 from tests.outputs.test_masks import frames_of
 from tests.outputs.test_scores import METADATA, table_of
-from vadcli.outputs import mask_rle, scores
-from vadcli.outputs.atomic import Scratch
-from vadcli.outputs.event_json import schema, validate, write_events
-from vadcli.outputs.exporters import CSV_COLUMNS
-from vadcli.outputs.layout import OutputLayout
-from vadcli.outputs.mask_rle import MaskRleWriter
-from vadcli.outputs.mask_video import MaskVideoWriter
-from vadcli.outputs.run_record import RunInfo, RunRecord
-from vadcli.outputs.scores import write_scores
+from vadcli.export import CSV_COLUMNS
+from vadcli.store import masks as mask_rle
+from vadcli.store import scores
+from vadcli.store.atomic import Scratch
+from vadcli.store.events import schema, validate, write_events
+from vadcli.store.layout import OutputLayout
+from vadcli.store.mask_video import MaskVideoWriter
+from vadcli.store.masks import MaskRleWriter
+from vadcli.store.run_record import RunInfo, RunRecord
+from vadcli.store.scores import write_scores
 from vadcli.types import CameraModel, Status, VideoResult
 
 PAGE = (Path(__file__).parents[2] / "docs" / "output-format.md").read_text(encoding="utf-8")

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from vadcli.outputs.curve import EVENT, NORMAL, WHOLE_UP_TO_S, ScoreCurve, column_maxima
-from vadcli.outputs.heat import HeatLayer
-from vadcli.outputs.lettering import ELLIPSIS, Lettering
-from vadcli.outputs.overlay import MIN_CANVAS_PX, MIN_TYPE_PX, Geometry, Overlay, clock_text
+from vadcli.draw.curve import EVENT, NORMAL, WHOLE_UP_TO_S, ScoreCurve, column_maxima
+from vadcli.draw.heat import HeatLayer
+from vadcli.draw.overlay import ELLIPSIS, MIN_CANVAS_PX, MIN_TYPE_PX, Geometry, Lettering, Overlay, clock_text
 from vadcli.types import Event, ScoreTable, Thresholds
 
 GREY = 120
@@ -166,7 +165,7 @@ def test_cut_text_fits(text: str, room_px: int) -> None:
 
 
 def test_letters_that_no_face_has_lose_their_accents(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vadcli.outputs.lettering.SYSTEM_FACES", ())
+    monkeypatch.setattr("vadcli.draw.overlay.SYSTEM_FACES", ())
     assert Lettering(17).readable("Schlägerei  é\n打") == "Schlagerei e ?"
 
 

@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from vadcli.errors import DocumentError, UsageError
-from vadcli.outputs import run_record
-from vadcli.outputs.atomic import Scratch
-from vadcli.outputs.layout import OutputLayout
-from vadcli.outputs.run_record import RunInfo, RunRecord, read_run
+from vadcli.store import run_record
+from vadcli.store.atomic import Scratch
+from vadcli.store.layout import OutputLayout
+from vadcli.store.run_record import RunInfo, RunRecord, read_run
 from vadcli.types import Status, VideoResult
 
 INFO = RunInfo(

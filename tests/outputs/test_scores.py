@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from vadcli.errors import DocumentError
-from vadcli.outputs.checkpoint import Claim
-from vadcli.outputs.layout import OutputLayout
-from vadcli.outputs.scores import SCHEMA, ScoresMetadata, read_metadata, read_scores, write_scores
+from vadcli.store.checkpoint import Claim
+from vadcli.store.layout import OutputLayout
+from vadcli.store.scores import SCHEMA, ScoresMetadata, read_metadata, read_scores, write_scores
 from vadcli.types import ScoreTable
 
 METADATA = ScoresMetadata(

@@ -22,13 +22,12 @@ from hypothesis import strategies as st
 from tests.media import make_video
 from tests.report.archives import GONE, HOSTILE, add_run, age_run, make_archive
 from vadcli.errors import UsageError
-from vadcli.outputs.layout import OutputLayout
-from vadcli.outputs.scores import read_scores
-from vadcli.report.archive import collect, moment
-from vadcli.report.curves import LEVELS, NO_SCORE, pack, peaks, points_for
-from vadcli.report.digest import to_json, to_markdown
-from vadcli.report.pictures import outlined, rows_of
-from vadcli.report.shelf import InPage
+from vadcli.reporting.archive import collect, moment
+from vadcli.reporting.assets import InPage
+from vadcli.reporting.html import to_json, to_markdown
+from vadcli.reporting.pictures import LEVELS, NO_SCORE, outlined, pack, peaks, points_for, rows_of
+from vadcli.store.layout import OutputLayout
+from vadcli.store.scores import read_scores
 from vadcli.types import Event
 
 

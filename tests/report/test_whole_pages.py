@@ -16,8 +16,8 @@ import pytest
 from tests.media import make_video
 from tests.report.archives import make_archive
 from vadcli.errors import OutputError
-from vadcli.outputs.layout import OutputLayout
-from vadcli.report.shelf import InFolder
+from vadcli.reporting.assets import InFolder
+from vadcli.store.layout import OutputLayout
 
 WEBP, MP4 = "image/webp", "video/mp4"
 

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from tests.fakes import DifferenceDetector
 from tests.media import make_video
-from vadcli.events import cut_events
+from vadcli.cutting import cut_events
+from vadcli.engine.local import LocalScan, Stop
+from vadcli.engine.plan import make_plan
+from vadcli.engine.second_pass import PEAK_CLIPS, peak_clips
 from vadcli.options import ScanOptions
-from vadcli.outputs.event_json import read_events
-from vadcli.outputs.layout import OutputLayout
-from vadcli.outputs.scores import read_scores
-from vadcli.scan.attribution import PEAK_CLIPS, peak_clips
-from vadcli.scan.local import LocalScan, Stop
-from vadcli.scan.plan import make_plan
+from vadcli.store.events import read_events
+from vadcli.store.layout import OutputLayout
+from vadcli.store.scores import read_scores
 from vadcli.types import ClipBatch, ClipNeeds, FrameScores, PixelFormat, RawTrack, ScoreTable, SizeRule, Thresholds
 from vadcli.video.sampling import SamplingPlan
 
@@ -100,7 +100,7 @@ def test_a_peak_that_can_not_be_read_again_leaves_the_category_open(
     footage, out = tmp_path / "footage", tmp_path / "out"
     footage.mkdir()
     flash_film(footage / "a.mp4")
-    monkeypatch.setattr("vadcli.scan.attribution.Attribution._batches", lambda self, request: iter(()))
+    monkeypatch.setattr("vadcli.engine.second_pass.Attribution._batches", lambda self, request: iter(()))
     scan(footage, out, Brightness())
     (event,) = read_events(OutputLayout(out).events("a.mp4")).events
     assert event.category is None

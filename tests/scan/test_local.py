@@ -12,18 +12,18 @@ import pytest
 
 from tests.fakes import DifferenceDetector
 from tests.media import damage, make_image_folder, make_vfr, make_video
+from vadcli.engine.local import LocalScan, Stop, exit_code
+from vadcli.engine.plan import make_plan
+from vadcli.engine.stream import Progress
 from vadcli.errors import DeviceError
 from vadcli.options import ScanOptions
-from vadcli.outputs.checkpoint import Claim
-from vadcli.outputs.event_json import read_events
-from vadcli.outputs.layout import OutputLayout
-from vadcli.outputs.mask_track import MaskTrack
-from vadcli.outputs.mask_video import read_masks
-from vadcli.outputs.run_record import read_run
-from vadcli.outputs.scores import read_scores
-from vadcli.scan.local import LocalScan, Stop, exit_code
-from vadcli.scan.plan import make_plan
-from vadcli.scan.stream import Progress
+from vadcli.store.checkpoint import Claim
+from vadcli.store.events import read_events
+from vadcli.store.layout import OutputLayout
+from vadcli.store.mask_video import read_masks
+from vadcli.store.masks import MaskTrack
+from vadcli.store.run_record import read_run
+from vadcli.store.scores import read_scores
 from vadcli.types import ClipBatch, ClipScores, ScoreTable, Status, VideoResult
 
 

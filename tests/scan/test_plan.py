@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.media import make_image_folder
+from vadcli.engine.cameras import burst_positions
+from vadcli.engine.plan import Plan, WorkUnit, by_camera, make_plan
 from vadcli.errors import UsageError
 from vadcli.options import FindOptions
-from vadcli.scan.cameras import burst_positions
-from vadcli.scan.plan import Plan, WorkUnit, by_camera, make_plan
 
 
 def touch(*paths: Path) -> None:

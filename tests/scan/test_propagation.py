@@ -13,21 +13,20 @@ from hypothesis import strategies as st
 from tests.fakes import DifferenceDetector
 from tests.media import BITS, make_image_folder, make_vfr, make_video, read_index
 from tests.video import fake_decoders
+from vadcli.cutting import EventBoxes
+from vadcli.engine.claims import recut, stored_boxes
+from vadcli.engine.local import LocalScan, Stop
+from vadcli.engine.plan import make_plan
+from vadcli.engine.second_pass import Interrupted, Propagation, Stretches
 from vadcli.errors import UsageError
-from vadcli.events import EventBoxes
 from vadcli.options import ScanOptions
-from vadcli.outputs.atomic import Scratch
-from vadcli.outputs.event_json import read_events
-from vadcli.outputs.layout import OutputLayout
-from vadcli.outputs.mask_rle import read_mask_rle
-from vadcli.outputs.mask_track import MaskTrack
-from vadcli.outputs.mask_video import mask_box, read_masks
-from vadcli.outputs.scores import read_metadata, read_scores
-from vadcli.render import RenderSettings, render_video
-from vadcli.scan.local import LocalScan, Stop
-from vadcli.scan.plan import make_plan
-from vadcli.scan.propagation import Interrupted, Propagation, Stretches
-from vadcli.scan.recut import recut, stored_boxes
+from vadcli.rendering import RenderSettings, render_video
+from vadcli.store.atomic import Scratch
+from vadcli.store.events import read_events
+from vadcli.store.layout import OutputLayout
+from vadcli.store.mask_video import mask_box, read_masks
+from vadcli.store.masks import MaskTrack, read_mask_rle
+from vadcli.store.scores import read_metadata, read_scores
 from vadcli.types import (
     ClipBatch,
     ClipNeeds,

@@ -9,10 +9,10 @@ import pytest
 
 from tests.fakes import DifferenceDetector
 from tests.media import make_video
+from vadcli.engine.local import LocalScan, Stop, exit_code
+from vadcli.engine.plan import make_plan
+from vadcli.engine.stream import MOST_ENDED
 from vadcli.options import ScanOptions
-from vadcli.scan.local import LocalScan, Stop, exit_code
-from vadcli.scan.plan import make_plan
-from vadcli.scan.stream import MOST_ENDED
 from vadcli.types import ClipBatch, ClipScores, VideoResult
 
 

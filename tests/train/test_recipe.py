@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from vadcli.errors import UsageError
-from vadcli.train.mixture import LAVIDA_MIX
-from vadcli.train.parts import ADDITIONS, PAPER, WHOLE
+from vadcli.train.materials import LAVIDA_MIX
 from vadcli.train.plan import plan_of, plan_text
 from vadcli.train.recipe import PAPER_PARTS, Recipe, ScheduleChoice
 from vadcli.train.recipe_file import parse_recipe, parse_stages, read_recipe, read_recipes
+from vadcli.train.state import ADDITIONS, PAPER, WHOLE
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 

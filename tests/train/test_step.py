@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.train.small import sample, small_model
 from vadcli.errors import UsageError
-from vadcli.train import parts
+from vadcli.train import state as parts
 from vadcli.train.losses import Losses, LossWeights
 from vadcli.train.step import LOSS_NAMES, ExposureStep, decoder_masks
 

@@ -23,14 +23,14 @@ from tests.train import miniatures
 from tests.train.small import small_model
 from vadcli.detectors.lavida import checkpoint
 from vadcli.errors import DocumentError, UsageError, VadcliError
-from vadcli.train import parts
-from vadcli.train.mixture import LAVIDA_MIX
+from vadcli.train import state as parts
+from vadcli.train.logs import validate
+from vadcli.train.materials import LAVIDA_MIX
 from vadcli.train.recipe import Recipe
 from vadcli.train.recipe_file import parse_recipe, read_recipe, read_recipes
 from vadcli.train.state import Progress
 from vadcli.train.step import LOSS_NAMES
 from vadcli.train.trainer import Trainer
-from vadcli.train.validation import validate
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 

@@ -24,12 +24,11 @@ from tests.video.test_probe import shown_pts
 from vadcli.errors import DecodeError
 from vadcli.types import DecoderName, PixelFormat, SizeRule, VideoInfo
 from vadcli.video import ffmpeg as tool
-from vadcli.video.decode import DecoderChoice, Frame, FrameReader, ReadRequest
-from vadcli.video.decord_frames import can_read
-from vadcli.video.ffmpeg_frames import FfmpegFrames
+from vadcli.video.container import Since, choose_selection, seek_row
+from vadcli.video.decord import can_read
+from vadcli.video.ffmpeg import FfmpegFrames
 from vadcli.video.probe import probe
-from vadcli.video.rows import Row, RowMatcher
-from vadcli.video.selection import Since, choose_selection, seek_row
+from vadcli.video.reader import DecoderChoice, Frame, FrameReader, ReadRequest, Row, RowMatcher
 
 DECODERS: tuple[DecoderChoice, ...] = ("decord", "ffmpeg", "auto")
 SIZE = (96, 64)
@@ -405,7 +404,7 @@ def test_ffmpeg_dies_with_its_parent(long_video: VideoInfo) -> None:
     code = (
         "import sys, time, psutil; from pathlib import Path\n"
         "from vadcli.types import PixelFormat; from vadcli.video.probe import probe\n"
-        "from vadcli.video.decode import FrameReader, ReadRequest\n"
+        "from vadcli.video.reader import FrameReader, ReadRequest\n"
         "reader = FrameReader(probe(Path(sys.argv[1])), ReadRequest(0, 1, 640, 480, PixelFormat.RGB), decoder='ffmpeg')\n"
         "next(reader); print(psutil.Process().children()[0].pid, flush=True); time.sleep(60)\n"
     )

@@ -22,10 +22,8 @@ from PIL import Image
 from tests import media
 from vadcli.errors import NoVideoStream, ProbeError, UnsafeContainer
 from vadcli.video.container import shown
-from vadcli.video.hidden import HIDDEN
-from vadcli.video.image_frames import list_images
-from vadcli.video.probe import probe
-from vadcli.video.timeline import NO_TIME, build_timeline
+from vadcli.video.images import list_images
+from vadcli.video.probe import HIDDEN, NO_TIME, build_timeline, probe
 
 
 def shown_pts(path: Path) -> list[int]:

@@ -7,7 +7,7 @@ import sys
 
 import psutil
 
-from vadcli.video.process import families
+from vadcli.video.ffmpeg import families
 
 NEST = "import subprocess, sys, time; subprocess.Popen(['sleep', '60']); print('ready', flush=True); time.sleep(60)"
 

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import torch
 
-from vadcli.video.process import families
+from vadcli.video.ffmpeg import families
 
 LOOK_EVERY_S = 0.5
 

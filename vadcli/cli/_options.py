@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vadcli.config import resolve
 from vadcli.options import PANELS, DecodeOptions, default_of, parse_duration
+from vadcli.options.config import resolve
 
 if TYPE_CHECKING:
     from vadcli.video.loader import LoaderOptions

@@ -16,7 +16,7 @@ from vadcli.options import TalkOptions
 from vadcli.types import Status, VideoResult
 
 if TYPE_CHECKING:
-    from vadcli.outputs.run_progress import RunProgress
+    from vadcli.store.progress import RunProgress
 
 log = logging.getLogger("vadcli")
 

@@ -37,7 +37,7 @@ def bench(*, paths: Paths = None, options: BenchOptions) -> None:
     from vadcli import detectors
     from vadcli.bench import Bench, BenchPlan, Bound, footage_of, need_memory
     from vadcli.detectors.lavida.detector import LavidaDetector
-    from vadcli.scan.local import check_device
+    from vadcli.engine.local import check_device
 
     set_up_talk(options)
     videos = _videos(paths or [])
@@ -66,7 +66,7 @@ def bench(*, paths: Paths = None, options: BenchOptions) -> None:
 
 
 def _videos(paths: list[Path]) -> list[tuple[str, Path]]:
-    from vadcli.scan.plan import make_plan
+    from vadcli.engine.plan import make_plan
 
     if not paths:
         return []

@@ -13,7 +13,7 @@ from vadcli.errors import OutputError, UsageError
 from vadcli.options import DEFAULT_OUT, EvalOptions
 
 if TYPE_CHECKING:
-    from vadcli.evaluate import Report
+    from vadcli.evaluation import Report
     from vadcli.ground_truth import GroundTruth
 
 Outs = Annotated[list[Path] | None, typer.Argument(metavar="[OUT...]", help="Output folders of scans.")]
@@ -30,7 +30,7 @@ def evaluate(*, outs: Outs = None, options: EvalOptions) -> None:
       vadcli eval results --root truth.csv --plots plots
       vadcli eval --compare night-1 night-2 --root truth.csv --format markdown
     """  # noqa: D301
-    from vadcli.evaluate import Protocol, collect, measure, report
+    from vadcli.evaluation import Protocol, collect, measure, report
     from vadcli.ground_truth import open_ground_truth
     from vadcli.metrics import Bootstrap
 
@@ -74,16 +74,16 @@ def evaluate(*, outs: Outs = None, options: EvalOptions) -> None:
         reports = report.compared(reports, estimates)
     _show(reports, options, options.root)
     if options.plots is not None:
-        from vadcli.evaluate.plots import draw
+        from vadcli.evaluation.plots import draw
 
         for path in draw(reports, options.plots):
             log.info("%s", path)
 
 
 def _show(reports: list[Report], options: EvalOptions, root: Path) -> None:
-    from vadcli.evaluate import report
-    from vadcli.evaluate.store import document_of, keep
-    from vadcli.outputs.layout import OutputLayout
+    from vadcli.evaluation import report
+    from vadcli.evaluation.report import document_of, keep
+    from vadcli.store.layout import OutputLayout
 
     documents = [document_of(each, root) for each in reports] if options.json or options.save else []
     if options.json:
@@ -102,8 +102,8 @@ def _show(reports: list[Report], options: EvalOptions, root: Path) -> None:
 def _template(folders: list[Path]) -> str:
     """A ground truth to correct by hand, from the events of one scan."""
     from vadcli.ground_truth import template_from_events
-    from vadcli.outputs.event_json import read_events
-    from vadcli.outputs.layout import OutputLayout
+    from vadcli.store.events import read_events
+    from vadcli.store.layout import OutputLayout
 
     layout = OutputLayout(_single(folders, "--init"))
     documents = [read_events(path) for path in layout.iter_events()]
@@ -115,8 +115,8 @@ def _template(folders: list[Path]) -> str:
 def _in_seconds(folders: list[Path], truth: GroundTruth, *, allow_missing: bool) -> str:
     """The data set's labels a frame as intervals in seconds, by the timestamps of one scan."""
     from vadcli.ground_truth import template_from_labels
-    from vadcli.outputs.layout import OutputLayout
-    from vadcli.outputs.scores import read_scores
+    from vadcli.store.layout import OutputLayout
+    from vadcli.store.scores import read_scores
 
     layout = OutputLayout(_single(folders, "--from-frames"))
     tables = {table.video: table for table, _ in (read_scores(path) for path in layout.iter_scores())}

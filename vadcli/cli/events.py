@@ -17,10 +17,10 @@ from vadcli.options import DEFAULT_OUT, EventsOptions
 from vadcli.types import Calibration
 
 if TYPE_CHECKING:
+    from vadcli.export import ExportedFile, MasksOf
     from vadcli.metrics import ThresholdChoice
-    from vadcli.outputs.event_json import EventsDocument
-    from vadcli.outputs.exporters import ExportedFile, MasksOf
-    from vadcli.outputs.layout import OutputLayout
+    from vadcli.store.events import EventsDocument
+    from vadcli.store.layout import OutputLayout
 
 Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
 
@@ -37,7 +37,7 @@ def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
       vadcli events vadcli-out --calibrate review.json --format csv
       vadcli events vadcli-out --validate
     """  # noqa: D301
-    from vadcli.outputs.layout import OutputLayout
+    from vadcli.store.layout import OutputLayout
 
     set_up_talk(options)
     if not out.is_dir():
@@ -59,11 +59,11 @@ def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
 
 def _documents(layout: OutputLayout, options: EventsOptions, bad: list[str]) -> Iterator[EventsDocument]:
     """Every stored video's events under the options' thresholds; files that can't be read are said and noted in `bad`."""
-    from vadcli.outputs.atomic import Scratch
-    from vadcli.outputs.event_json import read_events
-    from vadcli.outputs.layout import matches
-    from vadcli.outputs.review import read_review
-    from vadcli.scan.recut import recut
+    from vadcli.engine.claims import recut
+    from vadcli.store.atomic import Scratch
+    from vadcli.store.events import read_events
+    from vadcli.store.layout import matches
+    from vadcli.store.review import read_review
 
     review = read_review(options.review) if options.review else ()
     with ExitStack() as stack:
@@ -89,9 +89,9 @@ def _calibrate(layout: OutputLayout, review: Path, options: EventsOptions) -> in
         UsageError: it holds no verdict on these videos.
     """
     from vadcli.metrics import threshold_choices
-    from vadcli.outputs.event_json import read_events
-    from vadcli.outputs.layout import matches
-    from vadcli.outputs.review import read_review
+    from vadcli.store.events import read_events
+    from vadcli.store.layout import matches
+    from vadcli.store.review import read_review
 
     entries = read_review(review)
     documents, bad = [], 0
@@ -131,7 +131,7 @@ def _print_choices(choices: list[ThresholdChoice], options: EventsOptions) -> No
 
 
 def _calibration(layout: OutputLayout, video: str) -> Calibration | None:
-    from vadcli.outputs.scores import read_metadata
+    from vadcli.store.scores import read_metadata
 
     metadata = read_metadata(layout.scores(video))
     return Calibration(**metadata.calibration) if metadata and metadata.calibration else None
@@ -139,8 +139,8 @@ def _calibration(layout: OutputLayout, video: str) -> Calibration | None:
 
 def _print(layout: OutputLayout, documents: list[EventsDocument], options: EventsOptions) -> list[str]:
     """To stdout, or into files where there is `--to`; what is wrong with stored masks is said and given back."""
-    from vadcli.outputs.exporters import FORMATS
-    from vadcli.outputs.mask_track import MaskTrack, masks_of
+    from vadcli.export import FORMATS
+    from vadcli.store.masks import MaskTrack, masks_of
 
     exporter = FORMATS[options.format]
     opened: list[MaskTrack] = []
@@ -172,7 +172,7 @@ def _write_files(files: Iterable[ExportedFile], masks: MasksOf, folder: Path) ->
     Raises:
         OutputError: one can't be written; those before it stay.
     """
-    from vadcli.outputs.atomic import Scratch
+    from vadcli.store.atomic import Scratch
 
     with Scratch(folder / ".tmp") as scratch:
         for name, write, documents in files:
@@ -182,7 +182,7 @@ def _write_files(files: Iterable[ExportedFile], masks: MasksOf, folder: Path) ->
 
 def _validate(layout: OutputLayout) -> int:
     """Say what is wrong with each stored document; 0 where nothing is, 3 otherwise."""
-    from vadcli.outputs.event_json import load, validate
+    from vadcli.store.events import load, validate
 
     checked = wrong = 0
     for path in layout.iter_events():

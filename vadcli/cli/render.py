@@ -14,10 +14,10 @@ from vadcli.errors import DocumentError, NoVideoFound, UsageError, VideoError
 from vadcli.options import RenderOptions, parse_duration
 
 if TYPE_CHECKING:
-    from vadcli.outputs.atomic import Scratch
-    from vadcli.outputs.layout import OutputLayout
-    from vadcli.render import RenderSettings
-    from vadcli.scan.plan import WorkUnit
+    from vadcli.engine.plan import WorkUnit
+    from vadcli.rendering import RenderSettings
+    from vadcli.store.atomic import Scratch
+    from vadcli.store.layout import OutputLayout
 
 MOST_LISTED = 3
 
@@ -35,10 +35,10 @@ def render(*, paths: Paths = None, options: RenderOptions) -> None:
       vadcli render ./footage
       vadcli render ./footage/cam1 --events-only --pad 5s --out results
     """  # noqa: D301
-    from vadcli.outputs.atomic import Scratch
-    from vadcli.outputs.layout import OutputLayout
-    from vadcli.render import RenderSettings
-    from vadcli.scan.plan import make_plan
+    from vadcli.engine.plan import make_plan
+    from vadcli.rendering import RenderSettings
+    from vadcli.store.atomic import Scratch
+    from vadcli.store.layout import OutputLayout
 
     set_up_talk(options)
     if not options.out.is_dir():
@@ -63,8 +63,8 @@ def render(*, paths: Paths = None, options: RenderOptions) -> None:
 
 def scanned_root(layout: OutputLayout, paths: list[Path]) -> Path | None:
     """The folder that the results' names are relative to, where all paths lie below it; None where they do not."""
-    from vadcli.outputs.layout import told_paths
-    from vadcli.outputs.run_record import read_run
+    from vadcli.store.layout import told_paths
+    from vadcli.store.run_record import read_run
 
     try:
         roots = map(Path, told_paths(read_run(layout.run_json).info.root))
@@ -77,7 +77,7 @@ def _render_one(
     unit: WorkUnit, layout: OutputLayout, settings: RenderSettings, scratch: Scratch, options: RenderOptions
 ) -> bool:
     """Render a video; False where it could not be done, or not whole."""
-    from vadcli.render import render_video
+    from vadcli.rendering import render_video
 
     done = layout.rendered(unit.video)
     if not options.force and not options.events_only and _is_newer(done, layout.events(unit.video)):

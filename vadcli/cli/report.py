@@ -13,13 +13,13 @@ from vadcli.cli._options import loader_options, with_options
 from vadcli.cli._output import emit_json, log, set_up_talk
 from vadcli.errors import DocumentError, UsageError, VideoError
 from vadcli.options import DEFAULT_OUT, ReportOptions, parse_duration
-from vadcli.outputs.atomic import Scratch, writing
-from vadcli.outputs.layout import OutputLayout, printable
+from vadcli.store.atomic import Scratch, writing
+from vadcli.store.layout import OutputLayout, printable
 
 if TYPE_CHECKING:
-    from vadcli.report.archive import Archive, VideoStory
-    from vadcli.report.pictures import EventKey, Strip
-    from vadcli.report.shelf import InFolder
+    from vadcli.reporting.archive import Archive, VideoStory
+    from vadcli.reporting.assets import InFolder
+    from vadcli.reporting.pictures import EventKey, Strip
     from vadcli.types import Event
 
 Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
@@ -39,7 +39,7 @@ def report(*, out: Out = DEFAULT_OUT, options: ReportOptions) -> None:
       vadcli report vadcli-out --since last-run --format email --mail-to guard@example.org | sendmail -t
       vadcli report vadcli-out --assets vadcli-out/report --to vadcli-out/report.html --clips
     """  # noqa: D301
-    from vadcli.report.archive import collect
+    from vadcli.reporting.archive import collect
 
     set_up_talk(options)
     if not out.is_dir():
@@ -49,7 +49,7 @@ def report(*, out: Out = DEFAULT_OUT, options: ReportOptions) -> None:
     for line in archive.problems:
         log.error("%s", line)
     if options.json:
-        from vadcli.report.digest import to_json
+        from vadcli.reporting.html import to_json
 
         emit_json(to_json(archive))
     else:
@@ -65,7 +65,7 @@ def _default_target(layout: OutputLayout, options: ReportOptions) -> Path:
 
 
 def _write(archive: Archive, to: Path, options: ReportOptions) -> None:
-    from vadcli.report.shelf import InFolder
+    from vadcli.reporting.assets import InFolder
 
     with ExitStack() as stack:
         scratch = stack.enter_context(Scratch(archive.layout.scratch))
@@ -90,7 +90,7 @@ def _write(archive: Archive, to: Path, options: ReportOptions) -> None:
 def _digest(archive: Archive, options: ReportOptions) -> str:
     import json
 
-    from vadcli.report.digest import to_email, to_json, to_markdown
+    from vadcli.reporting.html import to_email, to_json, to_markdown
 
     if options.format == "json":
         return json.dumps(to_json(archive), ensure_ascii=False, allow_nan=False, indent=2) + "\n"
@@ -100,10 +100,9 @@ def _digest(archive: Archive, options: ReportOptions) -> str:
 
 
 def _page(archive: Archive, folder: InFolder | None, scratch: Scratch, options: ReportOptions) -> str:
-    from vadcli.report.curves import packed_curves
-    from vadcli.report.html import Shown, by_importance, make_page
-    from vadcli.report.pictures import strips
-    from vadcli.report.shelf import InPage
+    from vadcli.reporting.assets import InPage
+    from vadcli.reporting.html import Shown, by_importance, make_page
+    from vadcli.reporting.pictures import packed_curves, strips
 
     decode = loader_options(options)
     problems: list[str] = []
@@ -155,7 +154,7 @@ def _clips(
     problems: list[str],
 ) -> dict[EventKey, bytes]:
     """An MP4 of each event whose footage is still there; what can't be made goes to `problems`."""
-    from vadcli.render import RenderSettings, event_clip, render_video
+    from vadcli.rendering import RenderSettings, event_clip, render_video
 
     layout = _ClipLayout(archive.layout.out, scratch.folder / "clips")
     most_s = parse_duration(options.clip_length, "clip_length")

@@ -20,7 +20,7 @@ from vadcli.options import ScanOptions, parse_categories, parse_duration
 from vadcli.types import VideoResult
 
 if TYPE_CHECKING:
-    from vadcli.scan.local import LocalScan, Stop
+    from vadcli.engine.local import LocalScan, Stop
 
 Paths = Annotated[list[Path] | None, typer.Argument(metavar="PATHS...", help="Files and folders of footage.")]
 
@@ -35,8 +35,8 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
       vadcli scan ./footage --categories "fight,fire" --masks video --out results
       find /nvr -name "*.mp4" -mtime -1 -print0 | vadcli scan --files-from - --min-age 5m --quiet
     """  # noqa: D301
-    from vadcli.scan.local import LocalScan, Stop, choose_detector, exit_code
-    from vadcli.scan.plan import make_plan
+    from vadcli.engine.local import LocalScan, Stop, choose_detector, exit_code
+    from vadcli.engine.plan import make_plan
 
     set_up_talk(options)
     categories = parse_categories(options.categories)

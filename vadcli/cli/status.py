@@ -13,7 +13,7 @@ from vadcli.cli._options import with_options
 from vadcli.cli._output import clock, counted, emit_json, set_up_talk
 from vadcli.errors import UsageError
 from vadcli.options import DEFAULT_OUT, StatusOptions, parse_duration
-from vadcli.outputs.layout import OutputLayout
+from vadcli.store.layout import OutputLayout
 
 if TYPE_CHECKING:
     from vadcli.status import RunStatus

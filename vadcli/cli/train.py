@@ -32,13 +32,12 @@ def train(
     set_up_talk(TalkOptions())
     recipes = read_recipes(config)
     if dry_run:
-        from vadcli.train.estimate import time_text
-        from vadcli.train.plan import plan_of, plan_text
+        from vadcli.train.plan import plan_of, plan_text, time_text
 
         for plan in map(plan_of, recipes):
             typer.echo(plan_text(plan) + time_text(plan))
         return
-    from vadcli.train import series
+    from vadcli.train import trainer as series
 
     folder = series.train(recipes, out, device=None if device == "auto" else device)
     log.info("trained: vadcli scan ./footage --detector lavida --model %s", folder)

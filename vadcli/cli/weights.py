@@ -152,7 +152,8 @@ def import_weights(*, preset: Preset, options: WeightsImportOptions) -> None:
       vadcli weights import lavida-tiny --random-weights
     """  # noqa: D301
     from vadcli import weights
-    from vadcli.importing import Sources, import_lavida
+    from vadcli.detectors.lavida.import_build import import_lavida
+    from vadcli.detectors.lavida.import_sources import Sources
 
     set_up_talk(options)
     sources = Sources(options.qwen, options.sam2, options.clip, options.own, options.lora)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from vadcli.config import cache_folder
 from vadcli.detectors.base import Detector
 from vadcli.errors import UsageError
 from vadcli.options import DetectorOptions
+from vadcli.options.config import cache_folder
 
 
 def _motion(options: DetectorOptions) -> Detector:

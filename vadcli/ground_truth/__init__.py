@@ -14,9 +14,8 @@ from pathlib import Path
 from vadcli.errors import UsageError
 from vadcli.ground_truth.annotation import Span
 from vadcli.ground_truth.avenue import Avenue
-from vadcli.ground_truth.lists import UCFCrime, XDViolence
+from vadcli.ground_truth.lists import CsvTruth, UCFCrime, XDViolence, template_from_events, template_from_labels
 from vadcli.ground_truth.shanghaitech import ShanghaiTech
-from vadcli.ground_truth.table import CsvTruth, template_from_events, template_from_labels
 from vadcli.ground_truth.truth import GroundTruth, Matching, Region, VideoTruth
 from vadcli.ground_truth.ubnormal import UBnormal
 from vadcli.ground_truth.ucsd import Ped1, Ped2

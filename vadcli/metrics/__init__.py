@@ -6,20 +6,29 @@ Knows no file, no data set and no detector. What can't be computed is None with 
 from vadcli.metrics.event import (
     IOU_LEVELS,
     EventSet,
+    ThresholdChoice,
     detection_recall,
     false_alarms_per_hour,
     match_events,
     onset_error,
     segment_f1,
+    threshold_choices,
+    without_false,
 )
-from vadcli.metrics.frame import FrameSet, frame_ap, frame_ap_macro, frame_auc, frame_auc_macro
-from vadcli.metrics.intervals import Bootstrap, Estimate, difference
+from vadcli.metrics.frame import (
+    NORMAL,
+    FrameSet,
+    frame_ap,
+    frame_ap_macro,
+    frame_auc,
+    frame_auc_macro,
+    frames_of_category,
+    per_category,
+)
+from vadcli.metrics.intervals import Bootstrap, Estimate, Metric, difference
 from vadcli.metrics.pate import pate
-from vadcli.metrics.per_category import NORMAL, frames_of_category, per_category
 from vadcli.metrics.pixel import PixelAccumulator, PixelCounts, aupro, mask_iou, pixel_ap, pixel_auc
 from vadcli.metrics.region import Regions, Tracks, mask_regions, rbdc, tbdc
-from vadcli.metrics.result import Metric
-from vadcli.metrics.review import ThresholdChoice, threshold_choices, without_false
 
 __all__ = [
     "IOU_LEVELS",

@@ -8,9 +8,8 @@ from itertools import product
 
 import numpy as np
 
-from vadcli.metrics.curves import from_top, histograms
 from vadcli.metrics.frame import FrameSet
-from vadcli.metrics.intervals import Estimate, Numbers, divided
+from vadcli.metrics.intervals import Estimate, Numbers, divided, from_top, histograms
 from vadcli.types import BoolArray, IndexArray
 
 MAX_THRESHOLDS = 250

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from vadcli.metrics.curves import area_to_limit, average_precision, from_top, roc_auc
-from vadcli.metrics.intervals import Estimate, Numbers, ratio
+from vadcli.metrics.intervals import Estimate, Numbers, area_to_limit, average_precision, from_top, ratio, roc_auc
 from vadcli.types import BoolArray, IndexArray
 
 BYTE_BINS = 256

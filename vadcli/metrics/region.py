@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from vadcli.metrics.curves import area_to_limit, bin_edges, from_top, histograms
-from vadcli.metrics.intervals import Estimate, Numbers, divided
+from vadcli.metrics.intervals import Estimate, Numbers, area_to_limit, bin_edges, divided, from_top, histograms
 from vadcli.types import ByteArray, IndexArray
 
 ALPHA = 0.1

@@ -4,18 +4,31 @@ A field's metadata carries its help text and choices: the command line, the docu
 from it. `config.resolve` fills a set from the command line, the environment and TOML files.
 """
 
-from vadcli.options.bench import BenchOptions
 from vadcli.options.commands import (
     DEFAULT_OUT,
     MASK_CHOICES,
+    REPORT_FORMATS,
+    BenchOptions,
     EventsOptions,
     RenderOptions,
+    ReportOptions,
     ScanOptions,
+    StatusOptions,
     WeightsImportOptions,
     WeightsPullOptions,
 )
 from vadcli.options.evaluation import METRIC_GROUPS, EvalOptions
-from vadcli.options.fields import PANELS, DecoderChoice, default_of, effective, option
+from vadcli.options.fields import (
+    PANELS,
+    DecoderChoice,
+    default_of,
+    effective,
+    option,
+    parse_categories,
+    parse_duration,
+    parse_shard,
+    preset_names,
+)
 from vadcli.options.groups import (
     DEFAULT_MODEL,
     DETECTOR_CHOICES,
@@ -25,8 +38,6 @@ from vadcli.options.groups import (
     TalkOptions,
     ThresholdOptions,
 )
-from vadcli.options.parsing import parse_categories, parse_duration, parse_shard, preset_names
-from vadcli.options.report import REPORT_FORMATS, ReportOptions, StatusOptions
 
 __all__ = [
     "DEFAULT_MODEL",

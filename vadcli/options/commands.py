@@ -1,4 +1,9 @@
-"""Everything that each command can be told."""
+"""Everything that each command can be told.
+
+What `vadcli bench` can be told.
+
+What `vadcli report` and `vadcli status` can be told.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vadcli.errors import UsageError
-from vadcli.options.fields import FIND, HOW, OUTPUT, RUNNING, option
-from vadcli.options.groups import DecodeOptions, DetectorOptions, FindOptions, TalkOptions, ThresholdOptions
-from vadcli.options.parsing import parse_duration, parse_shard
+from vadcli.options.fields import FIND, HOW, OUTPUT, RUNNING, option, parse_duration, parse_numbers, parse_shard, same
+from vadcli.options.groups import PRESET_MARK, DecodeOptions, DetectorOptions, FindOptions, TalkOptions, ThresholdOptions
 
 DEFAULT_OUT = Path("vadcli-out")
 MASK_CHOICES = ("none", "video", "rle", "both")
@@ -152,3 +156,155 @@ class WeightsImportOptions(TalkOptions):
         None, "The folder to make.", panel=OUTPUT, metavar="DIR", default_text="the preset's name where weights lie"
     )
     force: bool = option(False, "Replace the LAVIDA folder that is there.", panel=RUNNING)
+
+
+LEAST_FRAME_PX = 28 * 28
+"""Pixels of one visual token of one frame."""
+
+
+@dataclass(frozen=True)
+class BenchOptions(TalkOptions):
+    """Everything `vadcli bench` can be told."""
+
+    categories: str = same(DetectorOptions, "categories")
+    model: str = same(DetectorOptions, "model")
+    device: str = same(DetectorOptions, "device")
+    precision: str = same(DetectorOptions, "precision")
+    drop_static: bool = same(DetectorOptions, "drop_static")
+    compile: bool = same(DetectorOptions, "compile")
+    sam2: str = same(DetectorOptions, "sam2")
+    random_weights: bool = option(
+        False, "Draw weights of the model's real sizes where there are none: as slow and as large, and blind.", panel=HOW
+    )
+    ratios: str = option("1,0.5,0.2", "Compression ratios to measure.", panel=HOW, metavar="LIST")
+    batch_sizes: str = option("1,4,8", "Clips a call to measure.", panel=HOW, metavar="LIST")
+    frame_px: int | None = option(
+        None,
+        "Area of a frame for the language model, in pixels: more of them, more visual tokens.",
+        panel=HOW,
+        metavar="PX",
+        default_text="the model's own",
+    )
+    clips: int | None = option(None, "Clips a round, if they come before --seconds.", panel=RUNNING, metavar="N")
+    seconds: float = option(5.0, "Seconds a round.", panel=RUNNING)
+    rounds: int = option(3, "How often every setting takes its turn.", panel=RUNNING)
+    workers: int | None = option(None, "Decoder processes.", panel=RUNNING, default_text="one a core")
+
+    def __post_init__(self) -> None:
+        for name in ("clips", "rounds", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name} {value} must be at least 1")
+        if not self.seconds > 0:
+            raise UsageError(f"--seconds {self.seconds:g} must be above 0")
+        if self.frame_px is not None and self.frame_px < LEAST_FRAME_PX:
+            raise UsageError(
+                f"--frame-px {self.frame_px} is less than one visual token", hint=f"give at least {LEAST_FRAME_PX}"
+            )
+        self.ratio_list()
+        self.batch_size_list()
+
+    def ratio_list(self) -> tuple[float, ...]:
+        """--ratios as numbers.
+
+        Raises:
+            UsageError: one of them is no share.
+        """
+        ratios = parse_numbers(self.ratios, "ratios")
+        if not all(0 < ratio <= 1 for ratio in ratios):
+            raise UsageError(f"--ratios {self.ratios}: not all are shares", hint="give numbers above 0, at most 1")
+        return ratios
+
+    def batch_size_list(self) -> tuple[int, ...]:
+        """--batch-sizes as numbers.
+
+        Raises:
+            UsageError: one of them is no whole number from 1 on.
+        """
+        sizes = parse_numbers(self.batch_sizes, "batch_sizes")
+        if not all(size >= 1 and size == int(size) for size in sizes):
+            raise UsageError(f"--batch-sizes {self.batch_sizes}: not all are numbers of clips", hint="write e.g. 1,4,8")
+        return tuple(int(size) for size in sizes)
+
+    def detector_options(self) -> DetectorOptions:
+        """The detector's own options among these."""
+        shared = ("categories", "model", "device", "precision", "drop_static", "compile", "sam2")
+        values = {name: getattr(self, name) for name in shared}
+        if self.random_weights and not Path(self.model).is_dir():
+            values["model"] = f"{PRESET_MARK}{self.model.removeprefix(PRESET_MARK)}"
+        return DetectorOptions(**values, detector="lavida", allow_untrained=self.random_weights)
+
+
+REPORT_FORMATS = ("html", "markdown", "json", "email")
+
+
+@dataclass(frozen=True)
+class ReportOptions(DecodeOptions, TalkOptions):
+    """Everything `vadcli report` can be told."""
+
+    since: str | None = option(
+        None,
+        "Only what runs worked on that began then or later: last-run, a time like 2026-11-27T06:00, or how long ago, like 24h.",
+        panel=FIND,
+        metavar="WHEN",
+    )
+    include: tuple[str, ...] = option((), "Only videos matching this glob; repeatable.", panel=FIND, metavar="GLOB")
+    footage: Path | None = option(
+        None, "Where the footage is now.", panel=FIND, metavar="DIR", default_text="where it was scanned"
+    )
+    format: str = option("html", "A page, or a digest for a mail or a program.", panel=OUTPUT, choices=REPORT_FORMATS)
+    to: Path | None = option(
+        None,
+        "The file to write; - is stdout.",
+        panel=OUTPUT,
+        metavar="FILE",
+        default_text="OUT/report.html; digests go to stdout",
+    )
+    assets: Path | None = option(
+        None,
+        "Put pictures, clips and curves into this folder instead of the page; both move together.",
+        panel=OUTPUT,
+        metavar="DIR",
+    )
+    title: str = option("", "The page's heading, or the mail's subject.", panel=OUTPUT, default_text="the folder's name")
+    thumbnails: int = option(3, "Pictures an event, 0 for none.", panel=OUTPUT, metavar="N")
+    pictured: int = option(200, "Events with pictures at most, the highest scores first.", panel=OUTPUT, metavar="N")
+    clips: bool = option(False, "Also a playable clip of each of these events.", panel=OUTPUT)
+    clip_length: str = option(
+        "60s", "At most so much of an event in its clip, around the highest score.", panel=OUTPUT, metavar="TIME"
+    )
+    max_mb: float = option(
+        5.0, "Without --assets: leave out pictures and clips beyond this size of page.", panel=OUTPUT, metavar="MB"
+    )
+    mail_from: str = option("", "The mail's sender.", panel=OUTPUT, metavar="ADDRESS", default_text="vadcli at this machine")
+    mail_to: tuple[str, ...] = option((), "The mail's recipient; repeatable.", panel=OUTPUT, metavar="ADDRESS")
+    fail_on_event: bool = option(False, "Exit 10 when there are events.", panel=RUNNING)
+
+    def __post_init__(self) -> None:
+        DecodeOptions.__post_init__(self)
+        for name in ("thumbnails", "pictured"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"--{name} {getattr(self, name)} must be at least 0")
+        if not self.max_mb > 0:
+            raise UsageError(f"--max-mb {self.max_mb:g} must be above 0")
+        if parse_duration(self.clip_length, "clip_length") <= 0:
+            raise UsageError(f"--clip-length {self.clip_length} must be above 0")
+        if self.format != "html" and (self.assets is not None or self.clips):
+            raise UsageError(f"--format {self.format} holds no pictures", hint="leave --assets and --clips out")
+        if str(self.to) == "-" and self.assets is not None:
+            raise UsageError("--assets: a page on stdout can't name files beside it", hint="name a file with --to")
+        for address in (self.mail_from, *self.mail_to):
+            if address and ("@" not in address or any(character in address for character in "\r\n")):
+                raise UsageError(f"{address!r} is not a mail address")
+
+
+@dataclass(frozen=True)
+class StatusOptions(TalkOptions):
+    """Everything `vadcli status` can be told."""
+
+    watch: bool = option(False, "Look again until no scan is running.", panel=RUNNING)
+    every: str = option("1s", "With --watch: how often.", panel=RUNNING, metavar="TIME")
+
+    def __post_init__(self) -> None:
+        if parse_duration(self.every, "every") <= 0:
+            raise UsageError("--every must be above 0")

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vadcli.errors import UsageError
-from vadcli.options.fields import EVENTS, FIND, HOW, RUNNING, TALK, DecoderChoice, option
-from vadcli.options.parsing import parse_duration
+from vadcli.options.fields import EVENTS, FIND, HOW, RUNNING, TALK, DecoderChoice, option, parse_duration
 from vadcli.types import Calibration, Thresholds
 
 PRESET_MARK = "preset:"

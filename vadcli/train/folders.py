@@ -19,9 +19,8 @@ from vadcli.detectors.lavida.model import Lavida
 from vadcli.detectors.lavida.projector import build_projector
 from vadcli.errors import UsageError
 from vadcli.train.base.start import draw
-from vadcli.train.parts import LORA
 from vadcli.train.recipe import Recipe
-from vadcli.train.state import save_trained
+from vadcli.train.state import LORA, save_trained
 
 
 def start_model(recipe: Recipe) -> Lavida:

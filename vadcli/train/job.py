@@ -12,12 +12,11 @@ from torch import nn
 from vadcli.detectors.lavida.model import Lavida
 from vadcli.errors import UsageError
 from vadcli.train.base import pictures, questions
+from vadcli.train.logs import Validated, validate
 from vadcli.train.losses import LossWeights
 from vadcli.train.materials import PlannedSamples, ValidationSet, mixture_of, world_of
-from vadcli.train.memory import FeatureMemory
 from vadcli.train.recipe import SYNTHETIC, Recipe
-from vadcli.train.step import LOSS_NAMES, ExposureStep
-from vadcli.train.validation import Validated, validate
+from vadcli.train.step import LOSS_NAMES, ExposureStep, FeatureMemory
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class ModelChoice:
     Attributes:
         preset: start from random weights of these sizes.
         folder: start from this LAVIDA folder; one of the two must be given.
-        train: names of parts, as in `vadcli.train.parts`; the paper's by default.
+        train: names of parts, as in `vadcli.train.state`; the paper's by default.
         freeze: modules within these parts that stay as they are, by their dotted names, such as `projector.frame_semantics`.
         masks: 3 trains the decoder's three masks, as the paper; 1 its single mask, for a decoder made from nothing.
         compression: the ratio to train and store; the authors train with .5.

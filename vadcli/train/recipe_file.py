@@ -10,8 +10,8 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from vadcli.config import read_toml
 from vadcli.errors import UsageError
+from vadcli.options.config import read_toml
 from vadcli.train.recipe import Recipe, check
 
 

@@ -8,10 +8,18 @@
 
 A training that was killed goes on from its newest checkpoint with the same losses to the same bytes: everything about a step
 follows from the recipe, the step's number and the checkpoint.
+
+A training in stages: each starts from the folder that the one before it made.
+
+    OUT/1-pictures/, OUT/2-questions/, …   a stage's own folder, as `trainer` has it
+    OUT/model/                             the LAVIDA folder, there when all are done
+
+A stage that is done is not begun again, so an interrupted series goes on where it stopped.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -26,20 +34,22 @@ from torch.utils.data import DataLoader
 from vadcli.errors import UsageError, VadcliError
 from vadcli.train import folders
 from vadcli.train.job import job_of
-from vadcli.train.logs import TrainingLog
+from vadcli.train.logs import TrainingLog, Validated
 from vadcli.train.materials import StepOrder
-from vadcli.train.parts import checkpoint_activations, set_precision, set_up, trained_parameters
 from vadcli.train.recipe import Recipe
 from vadcli.train.state import (
     Checkpoints,
     Progress,
+    checkpoint_activations,
     load_trained,
     random_state,
     save_trained,
+    set_precision,
     set_random_state,
+    set_up,
+    trained_parameters,
     write_whole,
 )
-from vadcli.train.validation import Validated
 
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -249,3 +259,43 @@ def _accelerator(recipe: Recipe, device: str | None) -> Any:
         return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
     except ValueError as error:
         raise UsageError(f"precision {precision} can't be used here: {error}", hint="choose fp32 or bf16") from error
+
+
+def train(recipes: Sequence[Recipe], out: Path, *, device: str | None = None) -> Path:
+    """Train all stages; the LAVIDA folder.
+
+    Args:
+        recipes: the stages in order.
+        out: their folder.
+        device: as in `Trainer`.
+
+    Raises:
+        as `Trainer` and `Trainer.run`.
+    """
+    if len(recipes) == 1:
+        return Trainer(recipes[0], out, device=device).run()
+    made: Path | None = None
+    for number, recipe in enumerate(recipes, start=1):
+        folder = out / f"{number}-{recipe.task}"
+        stage = recipe if made is None else behind(recipe, made)
+        made = folder / "model"
+        if not made.is_dir():
+            Trainer(stage, folder, device=device).run()
+    from accelerate import PartialState  # the trainer has said so where it is missing
+
+    assert made is not None
+    last, model = made, out / "model"
+    processes = PartialState(cpu=not torch.cuda.is_available())
+    if processes.is_main_process and not model.is_dir():
+        write_whole(model, lambda folder: _copy(last, folder))
+    processes.wait_for_everyone()
+    return model
+
+
+def _copy(source: Path, folder: Path) -> None:
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+
+
+def behind(recipe: Recipe, made: Path) -> Recipe:
+    """A stage's recipe, to start from a folder."""
+    return replace(recipe, model=replace(recipe.model, preset="", folder=str(made)))

@@ -1,6 +1,5 @@
 """The values that cross vadcli's boundaries: frozen, self-checking, with shapes and units where they are born."""
 
-from vadcli.types.arrays import BoolArray, ByteArray, FloatArray, IndexArray, TimeArray
 from vadcli.types.detection import (
     MASK_LOGIT_LIMIT,
     Calibration,
@@ -12,7 +11,19 @@ from vadcli.types.detection import (
     MaskScale,
     RawTrack,
 )
-from vadcli.types.media import Clip, ClipNeeds, DecoderName, PixelFormat, SizeRule, VideoInfo
+from vadcli.types.media import (
+    BoolArray,
+    ByteArray,
+    Clip,
+    ClipNeeds,
+    DecoderName,
+    FloatArray,
+    IndexArray,
+    PixelFormat,
+    SizeRule,
+    TimeArray,
+    VideoInfo,
+)
 from vadcli.types.results import (
     EVENTS_FORMAT_VERSION,
     SCORES_SCHEMA_VERSION,

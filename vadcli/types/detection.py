@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vadcli.types.arrays import BoolArray, ByteArray, FloatArray, IndexArray, TimeArray
-from vadcli.types.media import Clip, VideoInfo
+from vadcli.types.media import BoolArray, ByteArray, Clip, FloatArray, IndexArray, TimeArray, VideoInfo
 
 MASK_LOGIT_LIMIT = 8.0
 """Pixel logits are stored within ± this: scores from .0003 to .9997."""

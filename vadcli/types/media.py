@@ -1,4 +1,6 @@
-"""A video, what is asked of it, and a clip of it. Time travels with the frames.
+"""The array types of vadcli, by what their numbers mean.
+
+A video, what is asked of it, and a clip of it. Time travels with the frames.
 
 N frames of a video, T frames a clip, (H, W) the size delivered to the detector.
 """
@@ -13,8 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vadcli.types.arrays import BoolArray, ByteArray, IndexArray, TimeArray
+BoolArray = NDArray[np.bool_]
+ByteArray = NDArray[np.uint8]
+FloatArray = NDArray[np.float32]
+IndexArray = NDArray[np.int64]
+TimeArray = NDArray[np.float64]
 
 
 class PixelFormat(StrEnum):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vadcli.types.arrays import BoolArray, FloatArray, IndexArray, TimeArray
+from vadcli.types.media import BoolArray, FloatArray, IndexArray, TimeArray
 
 SCORES_SCHEMA_VERSION = 1
 EVENTS_FORMAT_VERSION = 1

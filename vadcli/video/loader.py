@@ -39,10 +39,9 @@ import numpy as np
 
 from vadcli.errors import VadcliError, VideoError
 from vadcli.types import Clip, ClipNeeds, VideoInfo
-from vadcli.video.guard import DecoderProcess, Keeper
-from vadcli.video.items import ClipReady, ClipRequest, Done, Filled, Finished, Item, LoaderOptions, Opened, Setup
-from vadcli.video.ring import State
 from vadcli.video.sampling import Rows, SamplingPlan
+from vadcli.video.supervisor import DecoderProcess, Keeper
+from vadcli.video.transport import ClipReady, ClipRequest, Done, Filled, Finished, Item, LoaderOptions, Opened, Setup, State
 
 __all__ = ["SLOTS", "ClipLoader", "ClipReady", "ClipRequest", "Finished", "Item", "LoaderOptions", "Opened", "Rows"]
 

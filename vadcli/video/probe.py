@@ -1,4 +1,8 @@
-"""What a video holds, told without decoding it: every frame's time, size, rotation, frame rate.
+"""Packet times -> the times of the frames that a player shows; pure arithmetic.
+
+Which packets show nothing: VP8's and VP9's alternate references, told from the first bytes of the frame.
+
+What a video holds, told without decoding it: every frame's time, size, rotation, frame rate.
 
 The packets of the stream are read once, in file order, and their times put into the order of presentation. The truth to agree
 with is what `ffmpeg -i X -fps_mode passthrough` shows.
@@ -7,8 +11,10 @@ with is what `ffmpeg -i X -fps_mode passthrough` shows.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +22,160 @@ import av
 import numpy as np
 
 from vadcli.errors import NoVideoStream, ProbeError
-from vadcli.types import IndexArray, VideoInfo
+from vadcli.types import BoolArray, IndexArray, VideoInfo
 from vadcli.video import container as media
-from vadcli.video.hidden import HIDDEN
-from vadcli.video.image_frames import probe_folder
-from vadcli.video.timeline import NO_TIME, Timeline, build_timeline
+from vadcli.video.images import probe_folder
+
+NO_TIME = int(np.iinfo(np.int64).min)
+"""Stands for a time that the container does not tell."""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The frames of a stream in presentation order.
+
+    Attributes:
+        pts: (N,) int64, strictly increasing.
+        shown_pts: (N,) int64, as a decoder reports them: with repeats and jumps back; empty where they are `pts`.
+        keyframes: (K,) int64 rows at which the container says that decoding can begin.
+        last_ticks: duration of the last frame.
+    """
+
+    pts: IndexArray
+    shown_pts: IndexArray
+    keyframes: IndexArray
+    last_ticks: int
+
+
+def build_timeline(
+    pts: IndexArray,
+    dts: IndexArray,
+    duration: IndexArray,
+    keyframe: BoolArray,
+    *,
+    frame_ticks: int,
+    jump_ticks: int | None,
+    timed: bool,
+    needs_key: bool,
+    cut_off: int = 0,
+) -> Timeline:
+    """Order packets (given in decoding order) by presentation.
+
+    Args:
+        pts, dts, duration, keyframe: one entry a shown frame; NO_TIME where the container has none, 0 where it has no duration.
+        frame_ticks: a frame's nominal duration, for where the container says nothing.
+        jump_ticks: a fall of the decoding time by more than this is a new start of the clock; None: it has none.
+        timed: False for elementary streams, whose times are counted, not read.
+        needs_key: True where a decoder shows nothing of what comes before the first keyframe (recordings cut at any packet).
+        cut_off: frames that the file promises after the last packet and no longer holds; their times are guessed.
+    """
+    lasting = np.where(duration > 0, duration, frame_ticks)
+    if not timed or bool(np.all(pts == NO_TIME)):
+        times = _counted(dts, lasting, timed)
+        order = np.arange(len(times))
+    else:
+        times = _filled(pts, lasting)
+        order = _presentation_order(times, dts, jump_ticks)
+    if needs_key and bool(keyframe.any()):
+        order = _from_first_key(order, int(np.argmax(keyframe)))
+    shown = np.concatenate([times[order], times[order].max() + frame_ticks * np.arange(1, cut_off + 1)])
+    increasing = _increasing(shown, np.concatenate([lasting[order], np.full(cut_off, frame_ticks)]))
+    return Timeline(
+        pts=increasing,
+        shown_pts=shown if np.any(shown != increasing) else shown[:0],
+        keyframes=np.flatnonzero(keyframe[order]).astype(np.int64),
+        last_ticks=int(lasting[order[-1]]),
+    )
+
+
+def _counted(dts: IndexArray, lasting: IndexArray, timed: bool) -> IndexArray:
+    if timed and not bool(np.any(dts == NO_TIME)):
+        return dts
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lasting[:-1])])
+
+
+def _filled(pts: IndexArray, lasting: IndexArray) -> IndexArray:
+    """A missing time is the one before + the frame's duration."""
+    times = pts.copy()
+    missing = np.flatnonzero(pts == NO_TIME)
+    for i in missing.tolist():
+        times[i] = times[i - 1] + lasting[i - 1] if i else pts[pts != NO_TIME][0]
+    return times
+
+
+def _presentation_order(times: IndexArray, dts: IndexArray, jump_ticks: int | None) -> IndexArray:
+    """Stable order by time, within stretches between which the clock starts anew."""
+    if jump_ticks is None:
+        return np.argsort(times, kind="stable")
+    known = np.flatnonzero(dts != NO_TIME)
+    falls = np.flatnonzero(np.diff(dts[known]) < -jump_ticks)
+    cuts = [0, *known[falls + 1].tolist(), len(times)]
+    return np.concatenate([a + np.argsort(times[a:b], kind="stable") for a, b in pairwise(cuts)])
+
+
+def _from_first_key(order: IndexArray, first_key: int) -> IndexArray:
+    """Without what is decoded before the first keyframe, and what follows it but is to be shown before it."""
+    shown = order[int(np.flatnonzero(order == first_key)[0]) :]
+    return shown[shown >= first_key]
+
+
+def _increasing(shown: IndexArray, lasting: IndexArray) -> IndexArray:
+    """Strictly increasing times: a repeat or a jump back goes on from the frame before, and what follows moves with it."""
+    steps = np.diff(shown)
+    if bool(np.all(steps > 0)):
+        return shown
+    result = shown.copy()
+    moved = 0
+    for i in range(1, len(result)):
+        wanted = int(shown[i]) + moved
+        if wanted <= result[i - 1]:
+            repeat = shown[i] == shown[i - 1]
+            wanted = int(result[i - 1]) + int(lasting[i - 1])
+            moved = moved if repeat else wanted - int(shown[i])
+        result[i] = wanted
+    return result
+
+
+def _vp8_hidden(packet: Any) -> bool:
+    """RFC 6386, 9.1: bit 4 of the first byte is show_frame."""
+    return not memoryview(packet)[0] >> 4 & 1
+
+
+def _vp9_hidden(packet: Any) -> bool:
+    """VP9 bitstream specification, 6.2 and annex B: hidden where no frame of the packet is shown."""
+    data = memoryview(packet)
+    return not any(_vp9_shows(data[start : start + size]) for start, size in _vp9_frames(data))
+
+
+def _vp9_frames(data: memoryview) -> list[tuple[int, int]]:
+    """(start, size) of the frames of a superframe; the whole packet where it is none."""
+    marker = data[-1]
+    if marker >> 5 != 0b110:
+        return [(0, len(data))]
+    count, width = (marker & 7) + 1, (marker >> 3 & 3) + 1
+    index = len(data) - 2 - count * width
+    if index < 0 or data[index] != marker:
+        return [(0, len(data))]
+    frames, start = [], 0
+    for k in range(count):
+        at = index + 1 + k * width
+        size = int.from_bytes(data[at : at + width], "little")
+        frames.append((start, size))
+        start += size
+    return frames
+
+
+def _vp9_shows(frame: memoryview) -> bool:
+    if len(frame) == 0 or frame[0] >> 6 != 0b10:
+        return len(frame) > 0  # not a VP9 frame: let the decoder judge
+    first = frame[0]
+    show_existing = 2 if first >> 4 & 3 == 3 else 3  # the bit; profile 3 has one reserved bit more before it
+    return bool(first >> show_existing & 1 or first >> (show_existing - 2) & 1)  # frame_type stands between it and show_frame
+
+
+HIDDEN: Mapping[str, Callable[[Any], bool]] = {"vp8": _vp8_hidden, "vp9": _vp9_hidden}
+"""Codec name -> whether a packet shows nothing."""
+
 
 _DEFAULT_FPS = 25.0
 _CLOCK_JUMP_S = 0.25  # smaller falls are guesses of the demuxer's

@@ -28,11 +28,10 @@ import psutil
 from vadcli.errors import DecodeError, FileChanged, VideoError
 from vadcli.types import VideoInfo
 from vadcli.video.container import shown
-from vadcli.video.frames import ReadRequest
-from vadcli.video.items import ClipRequest, Done, Filled, Opened, Setup
-from vadcli.video.process import die_with_parent, private_mib
-from vadcli.video.ring import Ring, State, read_tail
+from vadcli.video.ffmpeg import die_with_parent, private_mib
+from vadcli.video.images import ReadRequest
 from vadcli.video.sampling import ClipAssembler, Rows, SamplingPlan
+from vadcli.video.transport import ClipRequest, Done, Filled, Opened, Ring, Setup, State, read_tail
 
 
 @dataclass

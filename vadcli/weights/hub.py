@@ -26,8 +26,7 @@ from vadcli.weights.checksums import (
     read_json,
     write_json,
 )
-from vadcli.weights.entries import Entry, entry, home
-from vadcli.weights.hub_errors import one_line
+from vadcli.weights.entries import Entry, entry, home, one_line
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo, RepoSibling

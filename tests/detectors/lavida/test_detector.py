@@ -16,15 +16,15 @@ from vadcli import detectors
 from vadcli.detectors.base import Attributor
 from vadcli.detectors.lavida.detector import LavidaDetector
 from vadcli.detectors.lavida.model import Lavida
+from vadcli.engine.local import LocalScan, Stop
+from vadcli.engine.plan import make_plan
 from vadcli.errors import UsageError, WeightsError
 from vadcli.options import DetectorOptions, ScanOptions
-from vadcli.outputs.event_json import read_events
-from vadcli.outputs.layout import OutputLayout
-from vadcli.outputs.mask_rle import read_boxes
-from vadcli.outputs.mask_video import read_masks
-from vadcli.outputs.scores import read_metadata, read_scores
-from vadcli.scan.local import LocalScan, Stop
-from vadcli.scan.plan import make_plan
+from vadcli.store.events import read_events
+from vadcli.store.layout import OutputLayout
+from vadcli.store.mask_video import read_masks
+from vadcli.store.masks import read_boxes
+from vadcli.store.scores import read_metadata, read_scores
 from vadcli.types import ClipBatch, MaskScale, VideoResult
 
 

@@ -16,15 +16,15 @@ from vadcli.detectors.base import Propagator
 from vadcli.detectors.lavida.detector import LavidaDetector
 from vadcli.detectors.lavida.running import MOST_STRETCHES
 from vadcli.detectors.lavida.sam2_package import PackageMasks
+from vadcli.engine.local import LocalScan, Stop
+from vadcli.engine.plan import make_plan
 from vadcli.errors import DeviceError
 from vadcli.options import DetectorOptions, ScanOptions
-from vadcli.outputs.event_json import read_events
-from vadcli.outputs.layout import OutputLayout
-from vadcli.outputs.mask_rle import read_mask_rle
-from vadcli.outputs.mask_video import read_masks, upsample_mask
-from vadcli.outputs.scores import read_scores
-from vadcli.scan.local import LocalScan, Stop
-from vadcli.scan.plan import make_plan
+from vadcli.store.events import read_events
+from vadcli.store.layout import OutputLayout
+from vadcli.store.mask_video import read_masks, upsample_mask
+from vadcli.store.masks import read_mask_rle
+from vadcli.store.scores import read_scores
 from vadcli.types import ClipBatch, MaskScale, VideoResult
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, LoaderOptions
 

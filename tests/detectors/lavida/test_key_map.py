@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import Sam2VideoModel
 
 from tests.detectors.lavida.test_masks import TINY
-from vadcli.detectors.lavida import key_map
+from vadcli.detectors.lavida import sam2_package as key_map
 from vadcli.detectors.lavida.masks import TransformersMasks, sam2_config
 
 

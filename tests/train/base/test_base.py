@@ -20,13 +20,13 @@ from tests.train.small import scratch_folder
 from vadcli import weights
 from vadcli.detectors.lavida import checkpoint
 from vadcli.errors import UsageError
-from vadcli.train import series
+from vadcli.train import trainer as series
 from vadcli.train.base.pictures import WORDS, PictureSample, PictureSamples, align_loss, cells_loss, recolouring
 from vadcli.train.base.questions import VOCABULARIES, QuestionSamples
 from vadcli.train.materials import PlannedSamples, ValidationSet, mixture_of
-from vadcli.train.memory import FeatureMemory
 from vadcli.train.recipe import ADDITIONS, BaseChoice, ExposureChoice, Recipe
 from vadcli.train.recipe_file import parse_stages
+from vadcli.train.step import FeatureMemory
 from vadcli.train.synthetic import SyntheticWorld, WorldOptions
 from vadcli.train.synthetic.words import COLOURS, SHAPES
 from vadcli.train.trainer import Trainer

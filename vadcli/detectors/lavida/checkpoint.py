@@ -30,6 +30,7 @@ from transformers import (
 
 from vadcli import weights
 from vadcli.detectors.lavida.base_models import as_weights_error, memory_names, quiet, read_model
+from vadcli.detectors.lavida.compress import NamePooling, SharedSight
 from vadcli.detectors.lavida.config import SEG, LavidaConfig, load_preset
 from vadcli.detectors.lavida.masks import TransformersMasks
 from vadcli.detectors.lavida.mllm import MultimodalLM
@@ -45,7 +46,6 @@ from vadcli.detectors.lavida.prompts import (
     small_tokenizer,
 )
 from vadcli.detectors.lavida.sam2_sizes import sam2_config
-from vadcli.detectors.lavida.shared_sight import NamePooling, SharedSight
 from vadcli.detectors.lavida.text import TextEncoder
 from vadcli.errors import WeightsError
 

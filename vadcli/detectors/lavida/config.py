@@ -239,7 +239,7 @@ def _value(wanted: Any, name: str, value: Any) -> Any:
 
 def preset_names() -> list[str]:
     """Names of the presets that come with vadcli."""
-    folder = resources.files("vadcli.detectors.lavida.presets")
+    folder = resources.files("vadcli.detectors.lavida").joinpath("presets")
     return sorted(entry.name.removesuffix(".json") for entry in folder.iterdir() if entry.name.endswith(".json"))
 
 
@@ -251,5 +251,5 @@ def load_preset(name: str) -> LavidaConfig:
     """
     if name not in preset_names():
         raise ValueError(f"no preset is called {name!r}; there are {', '.join(preset_names())}")
-    text = resources.files("vadcli.detectors.lavida.presets").joinpath(f"{name}.json").read_text(encoding="utf-8")
+    text = resources.files("vadcli.detectors.lavida").joinpath("presets").joinpath(f"{name}.json").read_text(encoding="utf-8")
     return LavidaConfig.from_json(json.loads(text))

@@ -347,8 +347,8 @@ def _attention(device: torch.device, dtype: torch.dtype) -> str:
 
 def _use_package(model: Lavida) -> None:
     """Let the sam2 package run SAM2, with the same weights."""
-    from vadcli.detectors.lavida.conv_trunk import ConvTrunkConfig
     from vadcli.detectors.lavida.sam2_package import PackageMasks
+    from vadcli.detectors.lavida.sam2_sizes import ConvTrunkConfig
 
     reference = model.masks.sam2  # type: ignore[attr-defined]
     trunk = reference.config.vision_config.backbone_config.model_type

@@ -16,12 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache, Qwen2VLTextModel
 
-from vadcli.detectors.lavida.compress import CompressionOptions, compress
-from vadcli.detectors.lavida.pixels import Grid
-from vadcli.detectors.lavida.precision import restore_precision
+from vadcli.detectors.lavida.compress import CompressionOptions, NamePooling, SharedSight, compress
+from vadcli.detectors.lavida.pixels import Grid, moving_groups, restore_precision
 from vadcli.detectors.lavida.prompts import PromptTokens
-from vadcli.detectors.lavida.shared_sight import NamePooling, SharedSight
-from vadcli.detectors.lavida.static import moving_groups
 
 _CACHE = "cache" if "cache" in inspect.signature(Qwen2VLTextModel.forward).parameters else "past_key_values"
 """What this version of transformers calls keys and values that are known already."""

@@ -1,4 +1,10 @@
-"""From delivered frames to what the two encoders see, on the frames' own device; nothing of it is learned.
+"""Buffers that keep their number format when a model is narrowed.
+
+Static-patch drop: what stands still through a clip need not go through the vision tower more than once. Optional.
+
+Says which merge groups of patches move; leaving out the others, and their positions with them, is the caller's part.
+
+From delivered frames to what the two encoders see, on the frames' own device; nothing of it is learned.
 
 B clips, T frames a clip, (H, W) as delivered, (h, w) in patches, p = 14 px a patch.
 """
@@ -9,8 +15,60 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import normalize
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+
+def restore_precision(model: nn.Module, exact: dict[str, Tensor]) -> None:
+    """Put back, as `exact` has them, the buffers of `model` that were cast on their way to another device or dtype.
+
+    The only buffers of Qwen2-VL and SAM2 are frequencies of position encodings. They are multiplied by places and go into a
+    sine, so a cast to half precision would move every position: in bf16 by tenths of a radian.
+    """
+    for name, buffer in list(model.named_buffers()):
+        if buffer.dtype != exact[name].dtype:
+            owner, _, own = name.rpartition(".")
+            setattr(model.get_submodule(owner), own, exact[name].to(buffer.device))
+
+
+STATIC_DISTANCE = 0.01
+
+
+@torch.no_grad()
+def moving_groups(patches: Tensor, threshold: float = STATIC_DISTANCE) -> Tensor:
+    """Which merge groups to keep: all of the first temporal step, of later steps those that move during the clip.
+
+    A group moves if the cosine distance of its patches to the same patches in the first step, meaned over its patches and all
+    later steps, is at least the threshold. A static group is dropped at every later step.
+
+    Args:
+        patches: (T, G, P, D) patch embeddings of one clip: temporal steps, merge groups, patches of a group (4), width.
+        threshold: mean cosine distance, in [0, 2]; 0 keeps everything.
+
+    Returns:
+        (T, G) bool, True where kept.
+
+    Raises:
+        ValueError: a threshold outside [0, 2], or patches of another shape.
+    """
+    if not 0 <= threshold <= 2:
+        raise ValueError(f"static-patch threshold is {threshold}; give a cosine distance in [0, 2]")
+    if patches.dim() != 4 or patches.shape[0] < 1:
+        raise ValueError(f"patches have the shape {tuple(patches.shape)}; give (T, G, 4, D) with T ≥ 1")
+    steps, groups = patches.shape[:2]
+    keep = torch.ones(steps, groups, dtype=torch.bool, device=patches.device)
+    if steps == 1 or threshold == 0:
+        return keep
+    first = normalize(patches[0].double(), dim=-1)  # (G, P, D)
+    distance = torch.zeros(groups, dtype=torch.float64, device=patches.device)
+    for step in patches[1:]:
+        # Half the squared chord is the cosine distance, precise where it is small, and 0 for equal patches, zeros too.
+        chord = normalize(step.double(), dim=-1) - first
+        distance += chord.square().sum(dim=-1).mean(dim=-1) / 2
+    keep[1:] = distance / (steps - 1) >= threshold
+    return keep
+
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

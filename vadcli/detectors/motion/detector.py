@@ -7,13 +7,11 @@ from dataclasses import asdict
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from vadcli.detectors.motion.calibration import CALIBRATION, logit_of, sigmoid
+from vadcli.detectors.calibration import CALIBRATION, logit_of, sigmoid
 from vadcli.detectors.motion.camera import from_model, to_model
-from vadcli.detectors.motion.fitting import fit_camera
 from vadcli.detectors.motion.grid import grid_for
 from vadcli.detectors.motion.options import MODEL_VERSION, MotionOptions
-from vadcli.detectors.motion.scoring import channels_of, measure, peaks
-from vadcli.detectors.motion.smoothing import smooth
+from vadcli.detectors.motion.scoring import channels_of, fit_camera, measure, peaks, smooth
 from vadcli.types import (
     Calibration,
     CameraModel,

@@ -18,8 +18,8 @@ from vadcli.detectors.lavida.model import Lavida
 from vadcli.detectors.lavida.prompts import build_prompt
 from vadcli.train.base.naming import NameList, Naming
 from vadcli.train.losses import names_loss
-from vadcli.train.memory import FeatureMemory
 from vadcli.train.recipe import BaseChoice
+from vadcli.train.step import FeatureMemory
 from vadcli.train.synthetic.words import COLOURS, MOTIONS, SHAPES
 from vadcli.train.synthetic.world import SyntheticWorld
 from vadcli.types import BoolArray, ByteArray

@@ -7,14 +7,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from vadcli.errors import UsageError
-from vadcli.train.datasets.ade20k import Ade20k
 from vadcli.train.datasets.base import ClipRule, DiskData
-from vadcli.train.datasets.cityscapes import Cityscapes
-from vadcli.train.datasets.mapillary import Mapillary
-from vadcli.train.datasets.mevis import MeVis
-from vadcli.train.datasets.ref_davis import RefDavis
 from vadcli.train.datasets.refcoco import RefCoco
-from vadcli.train.datasets.youtube_vos import RefYouTubeVos, YouTubeVos
+from vadcli.train.datasets.semantic import Ade20k, Cityscapes, Mapillary
+from vadcli.train.datasets.video import MeVis, RefDavis, RefYouTubeVos, YouTubeVos
 
 _VIDEOS: Mapping[str, Callable[..., DiskData]] = {
     "youtube-vos": YouTubeVos,

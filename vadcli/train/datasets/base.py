@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from vadcli.errors import DocumentError, UsageError
-from vadcli.train.datasets.pictures import Reduction, read_frame, read_labels
-from vadcli.train.samples import Segmentation, SegmentedObject
+from vadcli.train.samples import Reduction, Segmentation, SegmentedObject, read_frame, read_labels
 from vadcli.types import BoolArray, ByteArray
 
 Mark = Hashable

@@ -16,9 +16,8 @@ from typing import Any
 
 from vadcli.errors import DocumentError, UsageError
 from vadcli.train.datasets.base import ClipEntry, ClipRule, DiskData, Mark
-from vadcli.train.datasets.documents import ANEW, entry, expect, needed, plain, read_json, read_pickle, spoken
-from vadcli.train.datasets.pictures import Reduction
-from vadcli.train.datasets.rle import decoded
+from vadcli.train.datasets.documents import ANEW, decoded, entry, expect, needed, plain, read_json, read_pickle, spoken
+from vadcli.train.samples import Reduction
 from vadcli.types import BoolArray
 
 REFS = {"refcoco": "refs(unc).p", "refcoco+": "refs(unc).p", "refcocog": "refs(umd).p"}

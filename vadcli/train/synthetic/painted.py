@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from vadcli.errors import DocumentError
-from vadcli.outputs.atomic import Scratch, writing
+from vadcli.store.atomic import Scratch, writing
 from vadcli.train.synthetic.scene import Role
 from vadcli.train.synthetic.truth import Facts, Verdict
 from vadcli.train.synthetic.words import DEEDS

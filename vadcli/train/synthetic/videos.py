@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
+from vadcli.draw.mp4 import Mp4Writer
 from vadcli.errors import UsageError
 from vadcli.ground_truth.annotation import runs
-from vadcli.ground_truth.table import HEADER
-from vadcli.outputs.atomic import Scratch, writing
-from vadcli.outputs.mp4 import Mp4Writer
+from vadcli.ground_truth.lists import HEADER
+from vadcli.store.atomic import Scratch, writing
 from vadcli.train.synthetic.casting import Palette, distractor, draw_role, embody, place, surround
 from vadcli.train.synthetic.options import WorldOptions
 from vadcli.train.synthetic.picture import paint
@@ -85,7 +85,7 @@ def write_videos(
         options: how videos are made.
 
     Returns:
-        The truth, a table as `vadcli.ground_truth.table` reads it.
+        The truth, a table as `vadcli.ground_truth.lists` reads it.
 
     Raises:
         UsageError: a name that the world doesn't have, that its split may not speak of, or that only a clip can tell.

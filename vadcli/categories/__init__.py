@@ -1,1 +1,0 @@
-"""Category lists for `--categories @NAME`, one category a line, # starts a comment."""

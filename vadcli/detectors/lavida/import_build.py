@@ -1,0 +1,298 @@
+"""Meta's SAM2.1 checkpoints as transformers folders: the same tensors under other names.
+
+The folder itself, put together in a temporary place and renamed into the real one.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import pickle
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import Sam2VideoModel
+
+from vadcli import weights
+from vadcli.detectors.lavida.import_sources import (
+    ADAPTER_FILES,
+    META_SUFFIXES,
+    OWN_NAME,
+    Imported,
+    Sources,
+    check_extras,
+    files_of,
+    find_parts,
+    model_type,
+    need_room,
+    place,
+    place_model,
+    read_config,
+)
+from vadcli.detectors.lavida.sam2_package import transformers_state
+from vadcli.detectors.lavida.sam2_sizes import sam2_config
+from vadcli.errors import OutputError, UsageError, VadcliError, WeightsError
+from vadcli.store.atomic import Scratch
+
+if TYPE_CHECKING:
+    from vadcli.detectors.lavida.config import LavidaConfig
+
+OLD_HINT = "is it a checkpoint of SAM2 before 2.1? fetch facebook/sam2.1-hiera-small"
+
+# Meta's four sizes by (channels of the first stage, number of blocks), as the sam2 package's configurations have them.
+META_SIZES: dict[tuple[int, int], dict[str, Any]] = {
+    (96, 12): {"blocks": (1, 2, 7, 2), "global_blocks": (5, 7, 9)},
+    (96, 16): {"blocks": (1, 2, 11, 2), "global_blocks": (7, 10, 13)},
+    (112, 24): {"num_heads": 2, "blocks": (2, 3, 16, 3), "global_blocks": (12, 16, 20), "background": (14, 14)},
+    (144, 48): {"num_heads": 2, "blocks": (2, 6, 36, 4), "windows": (8, 4, 16, 8), "global_blocks": (23, 33, 43)},
+}
+
+
+def convert_meta(path: Path, folder: Path) -> None:
+    """Write Meta's SAM2.1 checkpoint as a folder of transformers' Sam2VideoModel.
+
+    Raises:
+        WeightsError: it is not one of Meta's SAM2.1 checkpoints.
+    """
+    tensors = _read_meta(path)
+    blocks = {name.split(".")[3] for name in tensors if name.startswith("image_encoder.trunk.blocks.")}
+    embed = tensors.get("image_encoder.trunk.patch_embed.proj.weight")
+    size = META_SIZES.get((len(embed), len(blocks))) if embed is not None else None
+    if embed is None or size is None:
+        raise WeightsError(f"{path}: not one of Meta's four SAM2.1 sizes", hint="fetch facebook/sam2.1-hiera-small")
+    with torch.device("meta"):
+        model = Sam2VideoModel(sam2_config(embed_dim=len(embed), **size))
+    try:
+        converted = transformers_state(tensors)
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}", hint=OLD_HINT) from error
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name in sorted(wanted.keys() | converted.keys()):
+        if wanted.get(name) != (tuple(converted[name].shape) if name in converted else None):
+            raise WeightsError(f"{path}: {name} is missing or of another shape", hint=OLD_HINT)
+    model.load_state_dict(converted, assign=True)
+    model.save_pretrained(folder)
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    try:
+        document = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        tensors = document["model"]
+        if not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+            raise TypeError(path)
+    except (OSError, RuntimeError, KeyError, TypeError, AttributeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        hint = "fetch Meta's file again; a pickle that holds more than tensors is refused"
+        raise WeightsError(f"{path}: not Meta's SAM2.1 checkpoint", hint=hint) from error
+    return dict(tensors)
+
+
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "special_tokens_map*", "added_tokens*", "LICENSE*")
+
+
+def import_lavida(
+    preset: str,
+    dest: Path,
+    sources: Sources,
+    *,
+    random_weights: bool = False,
+    seed: int = 0,
+    force: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> Imported:
+    """Build a LAVIDA folder.
+
+    Args:
+        preset: whose sizes, prompt and sampling the model has.
+        dest: the folder to make.
+        sources: where the parts are.
+        random_weights: draw base models that are not found, by the preset's sizes. Such a model detects nothing.
+        seed: of what is drawn.
+        force: replace a LAVIDA folder that is there.
+        say: is called with one line for what is going on.
+
+    Raises:
+        UsageError: no such preset, or `dest` is there.
+        WeightsError: a part is missing, damaged, of another size or a pickle.
+        VadcliError: the disk is full, or `dest` can't be written.
+    """
+    from vadcli.detectors.lavida.base_models import quiet
+    from vadcli.detectors.lavida.config import load_preset, preset_names
+
+    if preset not in preset_names():
+        raise UsageError(f"no preset is called {preset!r}", hint=f"choose from: {', '.join(preset_names())}")
+    config = load_preset(preset)
+    _refuse_existing(dest, force=force)
+    found = find_parts(config, sources, random_weights=random_weights)
+    check_extras(sources)
+    need_room(config, found, sources, dest)
+    result = Imported(dest)
+    tell = say or (lambda line: None)
+    with quiet(), _disk_errors(dest), Scratch(dest.absolute().parent / ".importing") as scratch:
+        folder = scratch.folder / dest.name
+        _build(config, found, sources, folder, result, seed=seed, say=tell)
+        weights.share(folder)
+        tell("hashing every file")
+        weights.write_checksums(folder)
+        weights.check_folder(folder)
+        if dest.exists():
+            _swap(folder, dest, scratch.folder / "replaced")
+        else:
+            folder.rename(dest)
+    return result
+
+
+def _build(
+    config: LavidaConfig,
+    found: Mapping[str, Path | None],
+    sources: Sources,
+    folder: Path,
+    result: Imported,
+    *,
+    seed: int,
+    say: Callable[[str], None],
+) -> None:
+    """Write every file of the folder but its checksums."""
+    drawn = [part for part, source in found.items() if source is None]
+    if drawn:
+        from vadcli.detectors.lavida.checkpoint import create
+
+        say(f"drawing {', '.join(drawn)} at random, seed {seed}")
+        create(config.name, folder, seed=seed)
+        result.notes.append(f"{', '.join(drawn)} drawn at random (seed {seed}): this model detects nothing until it is trained")
+        result.converted += drawn
+        if len(drawn) < len(found):
+            (folder / OWN_NAME).unlink(missing_ok=True)
+    builders = {"mllm": place_model, "text": _build_text, "sam2": _build_sam2}
+    for part, source in found.items():
+        if source is not None:
+            say(f"{part}: from {source}")
+            shutil.rmtree(folder / part, ignore_errors=True)
+            (folder / part).mkdir(parents=True)
+            builders[part](source, folder / part, result)
+            _check_whole(part, source, folder / part)
+    _fit_tokenizer(folder / "mllm", config, result)
+    if sources.own is not None:
+        (folder / OWN_NAME).unlink(missing_ok=True)
+        result.trained = weights.read_header(sources.own).metadata.get("trained") == "true"
+        place(sources.own, folder / OWN_NAME, result)
+        if not result.trained:
+            result.notes.append(f"{sources.own} doesn't say that it was trained: the folder counts as untrained")
+    if sources.lora is not None:
+        (folder / "lora").mkdir()
+        for name in ADAPTER_FILES:
+            place(sources.lora / name, folder / "lora" / name, result)
+    names = {part: str(source) if source else f"random, seed {seed}" for part, source in found.items()}
+    names |= {"own": str(sources.own)} if sources.own else {}
+    _write_config(replace(config, trained=result.trained, seed=seed, sources=names), folder)
+
+
+def _check_whole(part: str, source: Path, folder: Path) -> None:
+    """Refuse a base model that lacks tensors, by the name of where it came from."""
+    from vadcli.detectors.lavida.base_models import check_model
+
+    try:
+        check_model(part, folder)
+    except WeightsError as error:
+        raise WeightsError(error.message.replace(str(folder), str(source)), hint=error.hint) from error
+
+
+def _write_config(config: LavidaConfig, folder: Path) -> None:
+    document = {**config.to_json(), "parts": {}}
+    (folder / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def _build_text(source: Path, folder: Path, result: Imported) -> None:
+    """The text half of a CLIP folder; a CLIP text folder as it is."""
+    if model_type(source) == "clip_text_model":
+        place_model(source, folder, result)
+        return
+    from vadcli.detectors.lavida.base_models import read_model
+
+    model = read_model("text", source, extras_matter=False, dtype="auto")
+    model.save_pretrained(folder)
+    result.converted.append("text")
+    for path in files_of(source, TOKENIZER_FILES):
+        place(path, folder / path.name, result, link=False)
+
+
+def _build_sam2(source: Path, folder: Path, result: Imported) -> None:
+    if source.suffix in META_SUFFIXES:
+        convert_meta(source, folder)
+        result.converted.append("sam2")
+        return
+    if model_type(source) == "sam2":
+        result.notes.append(f"{source} is the image model: without a video memory, masks can't be propagated between frames")
+    place_model(source, folder, result)
+
+
+def _fit_tokenizer(folder: Path, config: LavidaConfig, result: Imported) -> None:
+    """Add `<SEG>` where the tokenizer lacks it, and see that the prompt can be written with it."""
+    import transformers
+
+    from vadcli.detectors.lavida.base_models import as_weights_error
+    from vadcli.detectors.lavida.config import SEG
+    from vadcli.detectors.lavida.prompts import add_seg, build_prompt
+
+    with as_weights_error(folder):
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        if SEG not in tokenizer.get_vocab():
+            add_seg(tokenizer)
+            tokenizer.save_pretrained(folder)
+            result.notes.append(f"{SEG} added to the tokenizer")
+        build_prompt(tokenizer, ["fire"], config.prompt)
+    seg = int(tokenizer.convert_tokens_to_ids(SEG))
+    shapes = (
+        shape
+        for path in sorted(folder.glob("*.safetensors"))
+        for name, (_, shape) in weights.read_header(path).tensors.items()
+        if name.endswith("embed_tokens.weight")
+    )
+    rows = next(shapes, (0,))[0]
+    if seg >= rows:
+        result.notes.append(
+            f"{SEG} is token {seg} and the embedding has {rows} rows: it is enlarged whenever the model is loaded"
+        )
+
+
+def _swap(new: Path, dest: Path, old: Path) -> None:
+    """Put `new` in the place of `dest`, which becomes `old`; where that fails, `dest` is as it was."""
+    dest.rename(old)
+    try:
+        new.rename(dest)
+    except OSError:
+        old.rename(dest)
+        raise
+
+
+def _refuse_existing(dest: Path, *, force: bool) -> None:
+    if not dest.exists() and not dest.is_symlink():
+        return
+    if not force:
+        raise UsageError(f"{dest}: is there already", hint="choose another folder with --to, or replace it with --force")
+    ours = dest.is_dir() and not dest.is_symlink() and (not any(dest.iterdir()) or "format_version" in read_config(dest))
+    if not ours:
+        raise UsageError(f"{dest}: not a LAVIDA folder, so --force doesn't replace it", hint="remove it yourself")
+
+
+@contextmanager
+def _disk_errors(dest: Path) -> Iterator[None]:
+    """What writing the folder fails with, as one line that names `dest` and what to do here."""
+    try:
+        yield
+    except OutputError as error:
+        reason = error.message.rpartition(": ")[2]
+        hint = "choose a folder that can be written with --to; nothing half-built is left"
+        raise OutputError(f"{dest}: can't be made: {reason}", hint=hint) from error
+    except VadcliError:
+        raise
+    except Exception as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        if full:
+            hint = "free space, or choose another folder with --to; nothing half-built is left"
+            raise VadcliError(f"{dest}: no space left on the device", hint=hint) from error
+        raise

@@ -1,0 +1,385 @@
+"""Type for pictures: one face at one size, words cut to fit, scripts that the built-in face lacks.
+
+What a rendered frame looks like: the picture with its heat map, and under it a panel with time, caption and curve.
+
+Nothing but the heat map and a frame around events is drawn on the picture itself: what the camera saw stays visible, its
+own time stamp too.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from vadcli.draw.curve import BAR, DIM, EVENT, LIMIT, NORMAL, PANEL, TEXT, TRACK, WHOLE_UP_TO_S, Colour, ScoreCurve, level_y
+from vadcli.draw.heat import HeatLayer
+from vadcli.errors import OutputError
+from vadcli.types import ByteArray, Event, ScoreTable, Thresholds
+
+ELLIPSIS = "…"
+
+# Pillow's own face holds ASCII; other scripts need a face of the machine's. Pillow looks these names up where the
+# system keeps its fonts.
+SYSTEM_FACES = (
+    "DejaVuSans.ttf",
+    "NotoSans-Regular.ttf",
+    "LiberationSans-Regular.ttf",
+    "Arial Unicode.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "WenQuanYi Zen Hei.ttc",
+    "Hiragino Sans GB.ttc",
+    "AppleSDGothicNeo.ttc",
+    "msyh.ttc",
+)
+
+
+class Lettering:
+    """One size of type.
+
+    Args:
+        size_px: height of an em.
+
+    Attributes:
+        face: the built-in face.
+        cap_px: height of a capital.
+    """
+
+    def __init__(self, size_px: int) -> None:
+        self.size_px = size_px
+        self.face = _built_in_face(size_px)
+        self.cap_px = -self.face.getbbox("H", anchor="ls")[1]
+
+    def centred_baseline(self, height_px: int) -> int:
+        """Where the baseline is for capitals and figures to stand in the middle of a line of this height."""
+        return round((height_px + self.cap_px) / 2)
+
+    def width_px(self, text: str) -> int:
+        """How wide the text is when it is drawn by `face_for(text)`."""
+        return math.ceil(self.face_for(text).getlength(text))
+
+    def face_for(self, text: str) -> ImageFont.FreeTypeFont:
+        """The face that draws the text: the built-in one where it has every letter."""
+        if covers(self.face, text):
+            return self.face
+        return next((face for face in _system_faces(self.size_px) if covers(face, text)), self.face)
+
+    def readable(self, text: str) -> str:
+        """The text on one line; letters that no face here has lose their accents or become "?"."""
+        line = " ".join(text.split())
+        if covers(self.face_for(line), line):
+            return line
+        plain = (mark for mark in unicodedata.normalize("NFKD", line) if not unicodedata.combining(mark))
+        return "".join(mark if covers(self.face, mark) else "?" for mark in plain)
+
+    def fit(self, text: str, room_px: int) -> str:
+        """The longest beginning of the text that fits, with an ellipsis where it is cut; "" where not even that fits."""
+        if self.width_px(text) <= room_px:
+            return text
+        low, high = 0, len(text)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.width_px(text[:middle].rstrip() + ELLIPSIS) <= room_px:
+                low = middle
+            else:
+                high = middle - 1
+        return text[:low].rstrip() + ELLIPSIS if low else ""
+
+
+def covers(face: ImageFont.FreeTypeFont, text: str) -> bool:
+    """Whether the face has a glyph for every letter of the text."""
+    return all(_has_glyph(face, mark) for mark in set(text))
+
+
+def _built_in_face(size_px: int) -> ImageFont.FreeTypeFont:
+    face = ImageFont.load_default(size_px)
+    if not isinstance(face, ImageFont.FreeTypeFont):
+        raise OutputError(
+            "this Pillow draws no scalable type", hint="reinstall it from a wheel: pip install --force-reinstall pillow"
+        )
+    return face
+
+
+@lru_cache(maxsize=4096)
+def _has_glyph(face: ImageFont.FreeTypeFont, mark: str) -> bool:
+    if mark.isspace() or unicodedata.category(mark) == "Cf":
+        return True
+    return bytes(face.getmask(mark)) != bytes(face.getmask("\uffff"))
+
+
+@lru_cache(maxsize=16)
+def _system_faces(size_px: int) -> tuple[ImageFont.FreeTypeFont, ...]:
+    faces = []
+    for name in SYSTEM_FACES:
+        try:
+            faces.append(ImageFont.truetype(name, size_px))
+        except OSError:
+            continue
+    return tuple(faces)
+
+
+MIN_CANVAS_PX = 240  # a narrower picture is enlarged by a whole factor
+MIN_TYPE_PX = 12
+MIN_SMALL_PX = 10
+MAX_SIDE_PX = 4096
+MAX_MACROBLOCKS = 36864  # of 16×16 px: H.264 level 5.2, the most that common hardware plays
+_INK: Colour = (24, 18, 4)  # on an event's colour
+_LINE_EM = 1.5  # height of a plate
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where things are on the canvas, in pixels.
+
+    Attributes:
+        width, height: of the canvas, even.
+        enlarge: whole factor by which the picture is enlarged.
+        picture_x: left edge of each picture: one, or two side by side.
+        picture_width, picture_height: after enlarging.
+        type_px: size of the type.
+        caption_below: True where a caption gets a line of its own.
+    """
+
+    width: int
+    height: int
+    enlarge: int
+    picture_x: tuple[int, ...]
+    picture_width: int
+    picture_height: int
+    type_px: int
+    caption_below: bool
+
+    @classmethod
+    def of(cls, width: int, height: int, *, side_by_side: bool = False) -> Geometry:
+        """The canvas for pictures of this size."""
+        enlarge = max(1, min(-(-MIN_CANVAS_PX // width), MAX_SIDE_PX // 2 // max(width, height)))
+        wide, tall = width * enlarge, height * enlarge
+        gap = max(2, wide // 160) if side_by_side else 0
+        pictures = 2 * wide + gap if side_by_side else wide
+        canvas = max(MIN_CANVAS_PX, pictures + pictures % 2)
+        left = (canvas - pictures) // 2
+        starts = (left, left + wide + gap) if side_by_side else (left,)
+        type_px = max(MIN_TYPE_PX, round(min(canvas, tall) / 34), round(canvas / 80))
+        below = canvas < 30 * type_px
+        panel = round(type_px * (7.6 if below else 6.0))
+        panel += (tall + panel) % 2
+        return cls(canvas, tall + panel, enlarge, starts, wide, tall, type_px, below)
+
+    @property
+    def plays_anywhere(self) -> bool:
+        """Whether common H.264 players take a video of this size."""
+        blocks = -(-self.width // 16) * -(-self.height // 16)
+        return blocks <= MAX_MACROBLOCKS and max(self.width, self.height) <= MAX_SIDE_PX
+
+
+class Overlay:
+    """Draws one video's frames; everything that doesn't change from frame to frame is prepared once.
+
+    Args:
+        table: the video's scores.
+        events: its events.
+        thresholds: the levels that made them.
+        width, height: of the pictures that will come, px.
+        end_s: where the last frame ends.
+        side_by_side: the picture as it is on the left, the annotated one on the right.
+        title: shown where there is room, e.g. the video's name.
+
+    Attributes:
+        geometry: the canvas.
+    """
+
+    def __init__(
+        self,
+        table: ScoreTable,
+        events: Sequence[Event],
+        thresholds: Thresholds,
+        *,
+        width: int,
+        height: int,
+        end_s: float,
+        side_by_side: bool = False,
+        title: str = "",
+    ) -> None:
+        self.geometry = place = Geometry.of(width, height, side_by_side=side_by_side)
+        self._table, self._events = table, tuple(events)
+        self._thresholds = thresholds
+        self._event_of_row = np.full(len(table), -1, dtype=np.int32)
+        for number, event in enumerate(self._events):
+            self._event_of_row[event.start_frame : event.end_frame] = number
+        self._end_s = end_s
+        self._line_px = max(1, round(place.type_px / 9))
+        self._heat = HeatLayer(place.picture_width, place.picture_height, line_px=self._line_px)
+        self._type = Lettering(place.type_px)
+        self._small = Lettering(round(0.6 * place.type_px))
+        self._lay_out_panel(end_s)
+        self._plate = lru_cache(maxsize=4)(self._draw_plate)
+        self._event_words = lru_cache(maxsize=4)(self._name_event)
+        self._fit_title = lru_cache(maxsize=1)(lambda room_px: self._type.fit(self._type.readable(title), room_px))
+
+    def draw(self, picture: ByteArray, row: int, mask: ByteArray | None = None) -> ByteArray:
+        """One frame of the rendered video.
+
+        Args:
+            picture: (H, W, 3) uint8 RGB.
+            row: the frame's row in the scores.
+            mask: (h, w) uint8, 0–255 = pixel score 0–1, or None where none is stored. Hand over the same array for as long
+                as the mask stays the same.
+
+        Returns:
+            (geometry.height, geometry.width, 3) uint8 RGB.
+        """
+        place = self.geometry
+        canvas = np.empty((place.height, place.width, 3), dtype=np.uint8)
+        tall, wide = place.picture_height, place.picture_width
+        shown = picture
+        if place.enlarge > 1:
+            shown = picture.repeat(place.enlarge, axis=0).repeat(place.enlarge, axis=1)
+        end = 0
+        for left in place.picture_x:
+            canvas[:tall, end:left] = PANEL
+            end = left + wide
+            canvas[:tall, left:end] = shown
+        canvas[:tall, end:] = PANEL
+        left = place.picture_x[-1]
+        target = canvas[:tall, left : left + wide]
+        if mask is not None:
+            self._heat.draw(target, mask)
+        if self._event_of_row[row] >= 0:
+            _border(target, 2 * self._line_px)
+        if place.width - end == 1:
+            canvas[:tall, -1] = canvas[:tall, -2]  # the one column that makes the width even
+        canvas[tall:] = np.asarray(self._panel(row))
+        return canvas
+
+    def _lay_out_panel(self, end_s: float) -> None:
+        place = self.geometry
+        em = place.type_px
+        height = place.height - place.picture_height
+        self._margin = round(0.5 * em)
+        self._head_y = round(0.3 * em)
+        lines = 2 if place.caption_below else 1
+        curve_y = self._head_y + round((_LINE_EM + 0.3) * em) * lines
+        width = place.width - 2 * self._margin
+        strip = max(4, round(0.3 * em))
+        short = end_s <= WHOLE_UP_TO_S
+        bottom = height - round(0.45 * em)
+        self._strip_y = bottom - strip
+        curve_height = (bottom if short else self._strip_y - max(2, round(0.18 * em))) - curve_y
+        self._curve_at = (self._margin, curve_y)
+        self._curve = ScoreCurve(self._table, self._events, self._thresholds, width=width, height=curve_height, end_s=end_s)
+        self._ground = Image.new("RGB", (place.width, height), PANEL)
+        if not short:
+            self._ground.paste(self._curve.strip(width, strip), (self._margin, self._strip_y))
+        self._strip_px = 0 if short else strip
+
+    def _panel(self, row: int) -> Image.Image:
+        panel = self._ground.copy()
+        draw = ImageDraw.Draw(panel)
+        at_s = float(self._table.timestamp[row])
+        self._draw_head(panel, draw, row, at_s)
+        curve, playhead = self._curve.window(at_s)
+        left, top = self._curve_at
+        panel.paste(curve, self._curve_at)
+        self._label_thresholds(draw)
+        half = self._line_px // 2
+        x = left + playhead - half
+        draw.rectangle((x, top, x + self._line_px - 1, top + curve.height - 1), fill=TEXT)
+        if self._strip_px:
+            x = left + min(round(at_s / self._end_s * self._curve.width), self._curve.width - 1) - self._line_px
+            over = max(1, self._line_px // 2)
+            box = (x, self._strip_y - over, x + 2 * self._line_px, self._strip_y + self._strip_px + over - 1)
+            draw.rectangle(box, fill=TEXT, outline=PANEL)
+        return panel
+
+    def _label_thresholds(self, draw: ImageDraw.ImageDraw) -> None:
+        """The level where events open, in small figures above its line, where they are legible."""
+        small = self._small
+        if small.size_px < MIN_SMALL_PX:
+            return
+        left, top = self._curve_at
+        line = top + round(level_y(self._thresholds.high, self._curve.height))
+        above = line - 2 * self._line_px
+        y = above if above - small.size_px > top else line + small.size_px + self._line_px
+        at = (left + self._margin // 2, y)
+        draw.text(
+            at, f"{self._thresholds.high:.2f}", font=small.face, fill=LIMIT, anchor="ls", stroke_width=2, stroke_fill=TRACK
+        )
+
+    def _draw_head(self, panel: Image.Image, draw: ImageDraw.ImageDraw, row: int, at_s: float) -> None:
+        """Time on the left, score on the right, between them the event's plate or the title."""
+        place, kind = self.geometry, self._type
+        em, face = place.type_px, kind.face
+        baseline = self._head_y + kind.centred_baseline(round(_LINE_EM * em))
+        number = int(self._event_of_row[row])
+        colour = EVENT if number >= 0 else NORMAL
+        clock = clock_text(at_s)
+        draw.text((self._margin, baseline), clock, font=face, fill=TEXT, anchor="ls")
+        left = self._margin + kind.width_px(clock)
+        score = f"{self._table.score[row]:.2f}"
+        right = place.width - self._margin
+        draw.text((right, baseline), score, font=face, fill=colour, anchor="rs")
+        right -= kind.width_px("0.00") + round(0.35 * em)
+        if place.width >= 24 * em:
+            draw.text((right, baseline), "score", font=face, fill=DIM, anchor="rs")
+            right -= kind.width_px("score")
+        gap = em
+        top = self._head_y
+        if place.caption_below:
+            left, right, gap, top = self._margin, place.width - self._margin, 0, top + round((_LINE_EM + 0.15) * em)
+        room = right - left - 2 * gap - em
+        caption, ground, ink = self._caption(row, number, room)
+        if caption:
+            panel.paste(self._plate(caption, ground, ink), (left + gap, top))
+
+    def _caption(self, row: int, number: int, room_px: int) -> tuple[str, Colour, Colour]:
+        """(words that fit, ground, ink) of the plate; no words where there is nothing to say or no room."""
+        ground, ink = (EVENT, _INK) if number >= 0 else (BAR, TEXT)
+        if not self._table.decode_ok[row]:
+            return self._type.fit("frame lost", room_px), ground, ink
+        if number >= 0:
+            return self._event_words(number, room_px), ground, ink
+        return self._fit_title(room_px), PANEL, DIM
+
+    def _name_event(self, number: int, room_px: int) -> str:
+        """Number, category and peak; the category is cut first."""
+        event, kind = self._events[number], self._type
+        begin, end = f"Event {event.id}", f"peak {event.peak_score:.2f}"
+        dot = "  ·  "
+        if event.category:
+            category = kind.readable(event.category)
+            left = room_px - kind.width_px(begin + dot + dot + end)
+            category = kind.fit(category, left)
+            if category:
+                return dot.join((begin, category, end))
+        return kind.fit(begin + dot + end, room_px)
+
+    def _draw_plate(self, text: str, ground: Colour, ink: Colour) -> Image.Image:
+        """Words on a rounded plate."""
+        em, kind = self.geometry.type_px, self._type
+        inset = round(0.5 * em) if ground != PANEL else 0
+        size = (kind.width_px(text) + 2 * inset, round(_LINE_EM * em))
+        big = Image.new("RGB", (size[0] * 4, size[1] * 4), PANEL)
+        ImageDraw.Draw(big).rounded_rectangle((0, 0, big.width - 1, big.height - 1), radius=round(1.4 * em), fill=ground)
+        plate = big.reduce(4)
+        baseline = kind.centred_baseline(size[1])
+        ImageDraw.Draw(plate).text((inset, baseline), text, font=kind.face_for(text), fill=ink, anchor="ls")
+        return plate
+
+
+def clock_text(at_s: float) -> str:
+    """Seconds as h:mm:ss.mmm."""
+    whole_ms = round(at_s * 1000)
+    minutes, rest_ms = divmod(whole_ms, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest_ms // 1000:02d}.{rest_ms % 1000:03d}"
+
+
+def _border(picture: ByteArray, thick: int) -> None:
+    thick = min(thick, *picture.shape[:2])
+    for edge in (picture[:thick], picture[-thick:], picture[:, :thick], picture[:, -thick:]):
+        edge[:] = EVENT

@@ -1,0 +1,276 @@
+"""A camera's model as a JSON file in cameras/. What it means is the detector's business.
+
+Camera models: loaded where they are stored, else fitted once from a bounded, seeded sample of the camera's footage.
+
+The sample comes from the whole input list, before sharding and whatever is done already, so that every shard, resume and
+second process fits the same model. A camera with little footage is fitted on all of it, and those clips are scored
+without being decoded again; a camera with more is fitted on short bursts spread over it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from vadcli.detectors.base import Detector
+from vadcli.engine.plan import WorkUnit
+from vadcli.errors import DocumentError
+from vadcli.store.atomic import FileLock, Scratch
+from vadcli.store.layout import OutputLayout
+from vadcli.types import CameraModel, CameraSample, Clip, ClipNeeds
+from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, LoaderOptions, Opened
+from vadcli.video.sampling import SamplingPlan
+
+_REFIT = "fit the camera again with --refit"
+
+
+def read_camera(path: Path) -> CameraModel:
+    """A stored camera model.
+
+    Raises:
+        DocumentError: it is missing, damaged, or no camera model of this version.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=_REFIT) from error
+    except ValueError as error:
+        raise DocumentError(f"{path}: not JSON: {error}", hint=_REFIT) from error
+    if not isinstance(document, dict) or document.get("format_version") != 1:
+        raise DocumentError(f"{path}: not a camera model of format version 1", hint=_REFIT)
+    try:
+        return CameraModel.from_json(document)
+    except (AttributeError, KeyError, TypeError, ValueError, zlib.error) as error:
+        detail = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise DocumentError(f"{path}: not a camera model: {detail}", hint=_REFIT) from error
+
+
+def write_camera(path: Path, model: CameraModel) -> None:
+    """Write a camera model at `path`, a temporary that the caller renames.
+
+    Raises:
+        OSError: it can't be written.
+        ValueError: a value of the model is not JSON.
+    """
+    text = json.dumps(model.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+# Footage up to this many clips (about two minutes of motion's) is read once, held in memory, fitted on and then scored. With
+# more it costs less to read bursts first and to score while the rest is being decoded.
+HELD_CLIPS = 40
+# Of the clips held, this many are fitted on, evenly spread.
+SAMPLE_CLIPS = 12
+# Longer footage is sampled in this many bursts, each of a part of a clip.
+BURSTS = 20
+BURST_PART = 2
+WAIT_S = 0.2
+
+
+@dataclass
+class Cameras:
+    """The camera models of one output folder.
+
+    Attributes:
+        layout, scratch: where models are stored.
+        detector: what fits them.
+        needs: what the scan reads; the detector's own needs but for the options that change the sampling.
+        loader_options: for reading bursts.
+        seed: of the sample.
+        refit: fit again, once a run, though there is a model.
+        stopped: asked while waiting for another process.
+        told: told of a camera and how many of its frames were read just now, while it has no model.
+    """
+
+    layout: OutputLayout
+    scratch: Scratch
+    detector: Detector
+    needs: ClipNeeds
+    loader_options: LoaderOptions
+    seed: int
+    refit: bool
+    stopped: Callable[[], bool]
+    told: Callable[[str, int], None] = lambda camera, frames: None
+    _fitted: dict[str, CameraModel | None] = field(default_factory=dict)
+
+    def stored(self, camera: str) -> CameraModel | None:
+        """The model to use without fitting; None where one must be fitted first."""
+        if camera in self._fitted or not self.refit:
+            return self._fitted.get(camera) or self._read(camera)
+        return None
+
+    def needs_fit(self, camera: str) -> bool:
+        """True where the detector fits cameras and this one has no usable model yet."""
+        return self.detector.fits_camera and camera not in self._fitted and self.stored(camera) is None
+
+    def _read(self, camera: str) -> CameraModel | None:
+        path = self.layout.camera(camera)
+        if not path.exists():
+            return None
+        try:
+            model = read_camera(path)
+        except DocumentError:
+            return None
+        return model if self._is_ours(model) else None
+
+    def _is_ours(self, model: CameraModel) -> bool:
+        return model.detector == self.detector.name and model.version == self.detector.model_version
+
+    def fit(self, camera: str, clips: Sequence[Clip]) -> CameraModel | None:
+        """Fit and store; where another process was quicker, its model, which is the same for the same input."""
+        with self._claim(camera):
+            model = None if self.refit else self._read(camera)
+            if model is None:
+                model = self.detector.fit(CameraSample(camera, tuple(clips), self.seed)) if clips else None
+                if model is not None:
+                    with self.scratch.replace(self.layout.camera(camera)) as temporary:
+                        write_camera(temporary, model)
+        self._fitted[camera] = model
+        return model
+
+    @contextmanager
+    def _claim(self, camera: str) -> Iterator[None]:
+        """One process fits a camera at a time."""
+        path = self.layout.camera(camera).with_suffix(".json.part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock.acquire(path)
+        while lock is None and not self.stopped():
+            time.sleep(WAIT_S)
+            lock = FileLock.acquire(path)
+        try:
+            yield
+        finally:
+            if lock is not None:
+                lock.release(delete=True)
+
+
+def fit_on_the_way(
+    cameras: Cameras,
+    camera: str,
+    whole: Sequence[WorkUnit],
+    items: Iterator[Item],
+    request: Callable[[WorkUnit], ClipRequest],
+) -> Iterator[Item]:
+    """Fit a camera from the first items of its scan, then hand on every item, in order.
+
+    Args:
+        cameras: where the model goes.
+        camera: its name.
+        whole: all videos of the camera, of which `items` may read only some.
+        items: the running scan of the camera's videos, each from its beginning.
+        request: how a unit is asked for.
+
+    Yields:
+        The items; the first one comes when the model is there. None at all where the scan is stopped before.
+    """
+    held = _Held(cameras.needs)
+    held.take(_watched(items, cameras, camera))
+    if not held.items:
+        return
+    if not held.is_too_long and held.ended != {unit.video for unit in whole}:
+        held_whole = _Held(cameras.needs)
+        with ClipLoader(cameras.needs, cameras.loader_options) as loader:
+            reading = loader.run((request(unit) for unit in whole), stopped=cameras.stopped)
+            held_whole.take(_watched(reading, cameras, camera))
+    else:
+        held_whole = held
+    if held_whole.is_too_long:
+        clips = _read_bursts(cameras, camera, whole, request)
+    else:
+        clips = _spread(sorted(held_whole.clips(), key=lambda clip: (clip.video, clip.index)))
+    if not cameras.stopped():
+        cameras.fit(camera, clips)
+        yield from chain(held.items, items)
+
+
+def _watched(items: Iterator[Item], cameras: Cameras, camera: str) -> Iterator[Item]:
+    """Items, each clip told of as it comes."""
+    for item in items:
+        if isinstance(item, ClipReady):
+            cameras.told(camera, len(item.clip.frame_index))
+        yield item
+
+
+class _Held:
+    """Items kept in memory, as long as the videos they come from are short enough together."""
+
+    def __init__(self, needs: ClipNeeds) -> None:
+        self.needs = needs
+        self.items: list[Item] = []
+        self.ended: set[str] = set()
+        self.total_clips = 0
+
+    @property
+    def is_too_long(self) -> bool:
+        """Decided by the videos' lengths alone, so that the order in which they come makes no difference."""
+        return self.total_clips > HELD_CLIPS
+
+    def take(self, items: Iterator[Item]) -> None:
+        """Keep items until they end or are too long."""
+        for item in items:
+            self.items.append(_owned(item) if isinstance(item, ClipReady) else item)
+            if isinstance(item, Opened):
+                self.total_clips += SamplingPlan.of(self.needs, item.info.fps).clips(item.info.frames)
+            elif isinstance(item, Finished):
+                self.ended.add(item.video)
+            if self.is_too_long:
+                return
+
+    def clips(self) -> Iterator[Clip]:
+        """The clips among them."""
+        return (item.clip for item in self.items if isinstance(item, ClipReady))
+
+
+def _owned(item: ClipReady) -> ClipReady:
+    """A copy that outlives the loader's memory."""
+    return replace(item, clip=item.clip.owned())
+
+
+def _spread(clips: Sequence[Clip]) -> list[Clip]:
+    """At most SAMPLE_CLIPS of them, evenly spread, the first and last among them."""
+    places = np.linspace(0, len(clips) - 1, min(len(clips), SAMPLE_CLIPS)).round().astype(int)
+    return [clips[place] for place in places]
+
+
+def _read_bursts(
+    cameras: Cameras, camera: str, whole: Sequence[WorkUnit], request: Callable[[WorkUnit], ClipRequest]
+) -> list[Clip]:
+    wanted = burst_positions(whole, camera=camera, seed=cameras.seed)
+    requests = (replace(request(unit), start_clip=0, bursts=wanted[unit.video]) for unit in whole if unit.video in wanted)
+    frames = max(cameras.needs.overlap + 1, cameras.needs.frames // BURST_PART)
+    with ClipLoader(replace(cameras.needs, frames=frames), cameras.loader_options) as loader:
+        items = _watched(loader.run(requests, stopped=cameras.stopped), cameras, camera)
+        held = [_owned(item).clip for item in items if isinstance(item, ClipReady)]
+    return sorted(held, key=lambda clip: (clip.video, clip.index, float(clip.timestamp[0])))
+
+
+def burst_positions(units: Sequence[WorkUnit], *, camera: str, seed: int, bursts: int = BURSTS) -> dict[str, tuple[float, ...]]:
+    """Where to read a camera's bursts: spread evenly over its bytes, each moved at random within its share.
+
+    Args:
+        units: the camera's videos, in plan order.
+        camera, seed: what the random shifts depend on.
+        bursts: how many.
+
+    Returns:
+        Video -> positions as fractions [0, 1) of that video, increasing.
+    """
+    digest = hashlib.sha256(f"{seed}:{camera}".encode()).digest()
+    shifts = np.random.default_rng(int.from_bytes(digest[:8], "big")).random(bursts)
+    ends = np.cumsum([max(1, unit.size) for unit in units], dtype=np.float64)
+    points = (np.arange(bursts) + shifts) / bursts * ends[-1]
+    found: dict[str, list[float]] = {}
+    for point, k in zip(points, np.searchsorted(ends, points, side="right"), strict=True):
+        unit, end = units[min(int(k), len(units) - 1)], ends[min(int(k), len(units) - 1)]
+        fraction = (point - (end - max(1, unit.size))) / max(1, unit.size)
+        found.setdefault(unit.video, []).append(float(min(max(fraction, 0.0), 1 - 1e-9)))
+    return {video: tuple(sorted(positions)) for video, positions in found.items()}

@@ -1,0 +1,286 @@
+"""What makes two scans of a video the same scan: its content and every option that changes a score.
+
+The content is known by its size and three samples of 64 KiB, so that a night's 40,000 unchanged files cost a `stat` each:
+where size and modification time are those of last time, the content of last time is taken.
+
+What all videos of one scan share, and whether a video needs scanning at all.
+
+A claimed video on its way through the scan, and where an interrupted one goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from vadcli.detectors.base import Detector
+from vadcli.engine.plan import WorkUnit
+from vadcli.engine.second_pass import Attribution, Propagation
+from vadcli.errors import DocumentError, FileChanged, ProbeError
+from vadcli.store.atomic import Scratch
+from vadcli.store.checkpoint import Checkpoint, Claim, read_checkpoint
+from vadcli.store.events import EventsDocument, load
+from vadcli.store.layout import OutputLayout
+from vadcli.store.scores import read_metadata
+from vadcli.types import CameraModel, ClipNeeds, MaskRows, Status, Thresholds
+from vadcli.video.sampling import SamplingPlan
+
+SAMPLE_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The part of a fingerprint that all videos of a run share."""
+
+    detector: str
+    detector_state: Mapping[str, object]
+    needs: Mapping[str, object]
+    decoder: str
+    fps: float | None
+    categories: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, detector: Detector, needs: ClipNeeds, *, decoder: str, fps: float | None, categories: tuple[str, ...]
+    ) -> Recipe:
+        """Categories count only where the detector reads them."""
+        asked = {
+            "frames": needs.frames,
+            "overlap": needs.overlap,
+            "rate_hz": needs.rate_hz,
+            "interval": needs.interval,
+            "max_area_px": needs.size.max_area_px,
+            "pixel_format": str(needs.pixel_format),
+        }
+        return cls(detector.name, detector.fingerprint(), asked, decoder, fps, categories if detector.uses_categories else ())
+
+    def fingerprint(self, content: str, model: CameraModel | None) -> str:
+        """Of one video scanned by this recipe with this camera model."""
+        parts = {
+            "content": content,
+            "detector": self.detector,
+            "detector_state": dict(self.detector_state),
+            "needs": dict(self.needs),
+            "decoder": self.decoder,
+            "fps": self.fps,
+            "categories": list(self.categories),
+            "camera_model": model.sha256 if model else None,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def source_of(unit: WorkUnit, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Size, modification time and content hash of a unit, as stored with its results.
+
+    Args:
+        unit: the video.
+        known: what was stored last time; its content hash is taken over where size and time have not changed.
+
+    Raises:
+        FileChanged, ProbeError: the file vanished or can't be read.
+    """
+    if known and (known.get("size"), known.get("mtime_ns")) == (unit.size, unit.mtime_ns) and known.get("content"):
+        content = str(known["content"])
+    else:
+        content = content_sample(unit)
+    return {"size": unit.size, "mtime_ns": unit.mtime_ns, "content": content}
+
+
+def content_sample(unit: WorkUnit) -> str:
+    """Hash of the unit's size and of samples from its start, middle and end.
+
+    Raises:
+        FileChanged, ProbeError: it vanished or can't be read.
+    """
+    digest = hashlib.sha256(str(unit.size).encode())
+    try:
+        if unit.is_frames:
+            names = sorted(path.name for path in unit.path.iterdir())
+            digest.update("\0".join(names).encode(errors="surrogateescape"))
+            for name in (names[0], names[len(names) // 2], names[-1]) if names else ():
+                _sample(unit.path / name, digest)
+        else:
+            _sample(unit.path, digest)
+    except FileNotFoundError as error:
+        raise FileChanged(f"{unit.path}: vanished before it was scanned") from error
+    except OSError as error:
+        raise ProbeError(f"{unit.path}: can't be read: {error.strerror}", hint="check the file and its permissions") from error
+    return digest.hexdigest()
+
+
+def _sample(path: Path, digest: Any) -> None:
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        for start in (0, max(0, size // 2 - SAMPLE_BYTES // 2), max(0, size - SAMPLE_BYTES)):
+            file.seek(start)
+            digest.update(file.read(SAMPLE_BYTES))
+
+
+@dataclass(frozen=True)
+class ScanJob:
+    """One scan's settings, as far as they concern a single video.
+
+    Attributes:
+        layout, scratch: where results and temporaries go.
+        root: what relative paths are relative to.
+        detector: what scores.
+        needs: what it is fed, after the options that change the sampling.
+        recipe: the shared part of the fingerprints.
+        thresholds: how scores become events.
+        categories: the user's words.
+        mask_video, mask_rle: which masks to write.
+        masked_rows: of which rows.
+        force: scan what is done as well.
+        retry_failed: try failed and partial videos again.
+        checkpoint_s: seconds between two fsyncs of a checkpoint.
+        attribution: fills in the categories of events, where the detector can.
+        propagation: makes the masks of every row, where they are wanted.
+    """
+
+    layout: OutputLayout
+    scratch: Scratch
+    root: Path
+    detector: Detector
+    needs: ClipNeeds
+    recipe: Recipe
+    thresholds: Thresholds
+    categories: tuple[str, ...] = ()
+    mask_video: bool = False
+    mask_rle: bool = False
+    masked_rows: MaskRows = MaskRows.SAMPLED
+    force: bool = False
+    retry_failed: bool = False
+    checkpoint_s: float = 30.0
+    attribution: Attribution | None = None
+    propagation: Propagation | None = None
+
+    @property
+    def keeps_masks(self) -> bool:
+        """True where masks are written."""
+        return self.mask_video or self.mask_rle
+
+
+class Need(StrEnum):
+    """What a video needs."""
+
+    SCAN = "scan"
+    NOTHING = "done"
+    RECUT = "recut"
+    FAILED_BEFORE = "failed"
+    TAKEN = "taken"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a video needs, and why.
+
+    Attributes:
+        need: what is to be done.
+        fingerprint: of the scan it would get; empty where it can't be known before the camera is fitted.
+        source: size, time and content of the input.
+        status, stage, reason: how an earlier scan of the same input ended.
+        events: how many events that scan found.
+    """
+
+    need: Need
+    fingerprint: str
+    source: Mapping[str, Any]
+    status: Status = Status.DONE
+    stage: str = ""
+    reason: str = ""
+    events: int = 0
+
+
+def judge(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Verdict:
+    """What a video needs, by what is stored for it.
+
+    Raises:
+        FileChanged, ProbeError: the input can't be read.
+    """
+    metadata = read_metadata(job.layout.scores(unit.video))
+    document = _stored_events(job.layout.events(unit.video))
+    state = document.scan if document else None
+    known = metadata.source if metadata else state.source if state else None
+    source = source_of(unit, known)
+    source["root"] = str(job.root)
+    fingerprint = job.recipe.fingerprint(str(source["content"]), model)
+    if known and not job.force and _is_anothers(known, source, unit):
+        reason = f"OUT holds the results of {Path(str(known['root'])) / unit.video}"
+        hint = "give another --out, or --force to replace them"
+        return Verdict(Need.TAKEN, fingerprint, source, Status.FAILED, "write", f"{reason} ({hint})")
+    if job.force or document is None or state is None or state.fingerprint != fingerprint:
+        return Verdict(Need.SCAN, fingerprint, source)
+    if state.status is not Status.DONE and job.retry_failed:
+        return Verdict(Need.SCAN, fingerprint, source)
+    if document.failure:
+        return Verdict(Need.FAILED_BEFORE, fingerprint, source, Status.FAILED, document.failure.stage, document.failure.error)
+    if metadata is None or metadata.fingerprint != fingerprint or not _has_masks(job, unit.video, metadata.masks):
+        return Verdict(Need.SCAN, fingerprint, source)
+    need = Need.NOTHING if document.thresholds == job.thresholds else Need.RECUT
+    stage, reason = str(metadata.extra.get("stage", "")), str(metadata.extra.get("reason", ""))
+    return Verdict(need, fingerprint, source, state.status, stage, reason, len(document.events))
+
+
+def _stored_events(path: Path) -> EventsDocument | None:
+    """The document of an earlier scan, not held against the schema: that would cost more than the rest of a night's look."""
+    try:
+        return EventsDocument.from_json(load(path))
+    except (DocumentError, AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _is_anothers(stored: Mapping[str, Any], source: Mapping[str, Any], unit: WorkUnit) -> bool:
+    """Results of a different file that is still there under another root must not be written over unasked."""
+    root = stored.get("root")
+    if root in (None, source["root"]) or stored.get("content") == source["content"]:
+        return False
+    return (Path(str(root)) / unit.video).exists()
+
+
+def _has_masks(job: ScanJob, video: str, rows: MaskRows) -> bool:
+    """Whether the masks that are wanted are there, and of the rows that are wanted."""
+    wanted = [job.layout.mask_video(video)] * job.mask_video + [job.layout.mask_rle(video)] * job.mask_rle
+    return all(path.exists() for path in wanted) and (rows is job.masked_rows or not wanted)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A claimed video on its way through the scan.
+
+    Attributes:
+        unit: the video.
+        claim: the right to write it.
+        verdict: its fingerprint and source.
+        model: its camera's model.
+        resume: the checkpoint to go on from, or None.
+    """
+
+    unit: WorkUnit
+    claim: Claim
+    verdict: Verdict
+    model: CameraModel | None
+    resume: Checkpoint | None = None
+
+    def start_clip(self, job: ScanJob) -> int:
+        """The first clip that the checkpoint does not hold."""
+        return resume_clip(self.resume, job) if self.resume else 0
+
+
+def resume_clip(checkpoint: Checkpoint, job: ScanJob) -> int:
+    """The first clip that a checkpoint does not hold whole."""
+    plan = SamplingPlan(job.needs.frames, job.needs.overlap, checkpoint.header.interval)
+    return plan.whole_clips(checkpoint.last_row + 1)
+
+
+def usable_checkpoint(claim: Claim, fingerprint: str, job: ScanJob) -> Checkpoint | None:
+    """The claimed video's checkpoint where it belongs to this very scan and holds at least one clip."""
+    checkpoint = read_checkpoint(claim.path)
+    if checkpoint is None or checkpoint.header.fingerprint != fingerprint or not checkpoint.rows:
+        return None
+    has_masks = checkpoint.header.mask_shape is not None
+    return checkpoint if has_masks == job.keeps_masks else None  # boxes come from the masks where they are kept

@@ -1,0 +1,397 @@
+"""A scan on this machine: plan, cameras, claims and stream put together, and the run's record kept while they work."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from vadcli import __version__, detectors, weights
+from vadcli.detectors.base import Attributor, Detector, Propagator
+from vadcli.engine.cameras import Cameras, fit_on_the_way
+from vadcli.engine.claims import UNKNOWN, Claims
+from vadcli.engine.job import Need, Recipe, ScanJob, Task, judge
+from vadcli.engine.plan import Plan, WorkUnit, by_camera
+from vadcli.engine.second_pass import Attribution, Propagation
+from vadcli.engine.stream import ScanStream, Update
+from vadcli.errors import DeviceError, OutputError, UsageError, VideoError, WeightsError
+from vadcli.options import DEFAULT_MODEL, ScanOptions, effective, parse_categories, parse_duration, parse_shard
+from vadcli.store.atomic import Scratch
+from vadcli.store.layout import OutputLayout
+from vadcli.store.progress import RunProgress
+from vadcli.store.run_record import RunInfo, RunRecord
+from vadcli.types import ClipNeeds, MaskRows, Status, VideoResult
+from vadcli.video.loader import ClipLoader, ClipRequest, Item, LoaderOptions
+
+log = logging.getLogger("vadcli")
+
+
+class Stop:
+    """A wish to end early: set by a signal or a deadline, asked by everything that loops."""
+
+    def __init__(self, deadline_s: float | None = None) -> None:
+        self.reason = ""
+        self.signal: int | None = None
+        self._deadline = None if deadline_s is None else time.monotonic() + deadline_s
+
+    def set(self, reason: str, signal: int | None = None) -> None:
+        """Ask for the end."""
+        self.reason, self.signal = self.reason or reason, self.signal or signal
+
+    def __call__(self) -> bool:
+        """True once the end was asked for or the deadline has come."""
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            self.set("--max-runtime is over")
+        return bool(self.reason)
+
+
+@dataclass
+class Totals:
+    """Counts of a run.
+
+    Attributes:
+        by_status: videos of each status.
+        lost: videos that failed or are partial, now or in an earlier run with the same input.
+        events: events in all videos of the plan.
+        frames, video_s: work done.
+    """
+
+    by_status: Counter[str] = field(default_factory=Counter)
+    lost: int = 0
+    events: int = 0
+    frames: int = 0
+    video_s: float = 0.0
+
+    def add(self, result: VideoResult) -> None:
+        """Count a result."""
+        self.by_status[str(result.status)] += 1
+        self.lost += result.status in (Status.FAILED, Status.PARTIAL) or (
+            result.status is Status.SKIPPED and bool(result.stage)
+        )
+        self.events += result.events
+
+
+def exit_code(totals: Totals, *, stop: Stop, fail_on_event: bool) -> int:
+    """The contract's exit code of a run that was not fatal: the first that applies."""
+    if stop.signal is not None:
+        return 128 + stop.signal
+    if totals.lost:
+        return 3
+    return 10 if fail_on_event and totals.events else 0
+
+
+def choose_detector(options: ScanOptions) -> Detector:
+    """The detector asked for; with `auto` LAVIDA where a model is named or its trained weights are, else motion.
+
+    Raises:
+        UsageError: there is no such detector.
+        DeviceError: the device is not there.
+        WeightsError: it lacks its weights.
+    """
+    check_device(options.device)
+    if options.detector == "auto":
+        wanted = options.model != DEFAULT_MODEL or _has_trained(options.model)
+        return detectors.load("lavida" if wanted else "motion", options)
+    return detectors.load(options.detector, options)
+
+
+def _has_trained(model: str) -> bool:
+    try:
+        return weights.is_trained(weights.locate(model))
+    except WeightsError:
+        return False
+
+
+def check_device(device: str) -> None:
+    """Raise DeviceError where the device is not there, UsageError where it is none. `auto` and `cpu` load no torch."""
+    if device in ("auto", "cpu"):
+        return
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or (number and not number.isdigit()):
+        raise UsageError(f"--device {device!r} is not a device", hint="write auto, cpu, cuda or cuda:N")
+    import torch
+
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(number or 0) >= found:
+        raise DeviceError(f"--device {device}: torch {torch.__version__} sees {found} CUDA devices")
+
+
+def effective_needs(detector: Detector, options: ScanOptions) -> ClipNeeds:
+    """The detector's needs under --interval and --sample-fps."""
+    needs = detector.needs
+    return replace(needs, interval=options.interval, rate_hz=options.sample_fps or needs.rate_hz)
+
+
+class LocalScan:
+    """One run over a plan with the devices and cores of this machine.
+
+    Args:
+        plan: what to scan.
+        options: how.
+        detector: through what.
+        stop: asked throughout.
+        command: the command line, for the run's record.
+
+    Raises:
+        UsageError: the detector can't do what the options ask for.
+    """
+
+    def __init__(self, plan: Plan, options: ScanOptions, detector: Detector, *, stop: Stop, command: list[str]) -> None:
+        if options.propagate_masks and not isinstance(detector, Propagator):
+            raise UsageError(
+                f"--propagate-masks: the {detector.name} detector can't propagate masks", hint="--detector lavida can"
+            )
+        self.plan = plan
+        self.options = options
+        self.detector = detector
+        self.stop = stop
+        self.command = command
+        self.totals = Totals()
+        self.shard = parse_shard(options.shard)
+        self.units = plan.shard(*self.shard)
+        self.progress = RunProgress({unit.video: unit.size for unit in self.units})
+        self._mine = {unit.video for unit in self.units}
+        self._stack = ExitStack()
+        self._record_is_stale = False
+
+    def run(self) -> Generator[Update, None, None]:
+        """Scan; yields progress and one result a video. The run's record is complete when the iterator ends.
+
+        Raises:
+            OutputError: OUT can't be written at all.
+            DeviceError, WeightsError: the detector can't be loaded.
+        """
+        layout = OutputLayout(self.options.out)
+        with self._stack as stack:
+            scratch = stack.enter_context(Scratch(layout.scratch))
+            record = stack.enter_context(self._open_record(layout, scratch))
+            loader_options = self._loader_options()
+            job = replace(
+                self._job(layout, scratch),
+                attribution=self._attribution(stack, loader_options),
+                propagation=self._propagation(stack, loader_options),
+            )
+            loader = stack.enter_context(ClipLoader(job.needs, loader_options))
+            cameras = self._cameras_of(layout, job)
+            cameras.told = partial(self._note_fit, record)
+            for update in self._updates(job, cameras, loader):
+                if isinstance(update, VideoResult):
+                    self.totals.add(update)
+                else:
+                    self.totals.frames += update.frames
+                    self.totals.video_s += update.video_s
+                with self._noting():
+                    _note(record, update)
+                yield update
+            code = exit_code(self.totals, stop=self.stop, fail_on_event=self.options.fail_on_event)
+            record.close(code)
+
+    def _note_fit(self, record: RunRecord, camera: str, frames: int) -> None:
+        self.progress.fit(camera, frames=frames)
+        with self._noting():
+            record.say()
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Say once that the record can't be kept up to date; a disk that is full now need not be so when the run ends."""
+        try:
+            yield
+        except OutputError as error:
+            if not self._record_is_stale:
+                log.error("the run's record is not up to date: %s", error)
+            self._record_is_stale = True
+
+    def preview(self) -> Iterator[tuple[str, str]]:
+        """What the run would do with each video, without doing or writing anything: (video, need)."""
+        layout = OutputLayout(self.options.out)
+        job = self._job(layout, Scratch(layout.scratch))
+        cameras = self._cameras_of(layout, job)
+        for item in self.plan.unusable:
+            yield item.video, "failed" if item.failed else "skip"
+        for unit in self.units:
+            model = cameras.stored(unit.camera) if self.detector.fits_camera else None
+            try:
+                need = judge(job, unit, model).need
+            except VideoError:
+                need = Need.SCAN
+            yield unit.video, str(Need.SCAN if cameras.needs_fit(unit.camera) else need)
+
+    def _updates(self, job: ScanJob, cameras: Cameras, loader: ClipLoader) -> Iterator[Update]:
+        for item in self.plan.unusable:
+            yield VideoResult(
+                item.video, Status.FAILED if item.failed else Status.SKIPPED, "open" if item.failed else "", item.reason
+            )
+        seen: set[str] = set()
+        for update in self._cameras(job, cameras, loader):
+            if isinstance(update, VideoResult):
+                seen.add(update.video)
+            yield update
+        for unit in self.units if self.stop() else ():
+            if unit.video not in seen:
+                yield VideoResult(unit.video, Status.SKIPPED, reason=f"not finished: {self.stop.reason}", camera=unit.camera)
+
+    def _cameras(self, job: ScanJob, cameras: Cameras, loader: ClipLoader) -> Iterator[Update]:
+        """Camera by camera where one must be fitted, else as many as follow each other in one stream."""
+        groups = by_camera(self.plan.units) if self.detector.fits_camera else [("", list(self.plan.units))]
+        for camera, whole in groups:
+            mine = [unit for unit in whole if unit.video in self._mine]
+            if self.stop() or not mine:
+                continue
+            work = _Work(job, cameras, loader, camera, whole, self._request, self.stop)
+            reported: set[str] = set()
+            try:
+                for update in work.run(mine, batch_size=self.options.batch_size):
+                    reported.add(update.video if isinstance(update, VideoResult) else "")
+                    yield update
+            except OutputError as error:  # the camera's model can't be written; other cameras may lie elsewhere
+                for unit in mine:
+                    if unit.video not in reported:
+                        yield VideoResult(unit.video, Status.FAILED, stage="write", reason=str(error), camera=unit.camera)
+
+    def _cameras_of(self, layout: OutputLayout, job: ScanJob) -> Cameras:
+        options = self.options
+        return Cameras(
+            layout, job.scratch, self.detector, job.needs, self._loader_options(), options.seed, options.refit, self.stop
+        )
+
+    def _request(self, unit: WorkUnit) -> ClipRequest:
+        return ClipRequest(unit.video, unit.path, fps=self.options.fps if unit.is_frames else None)
+
+    def _loader_options(self) -> LoaderOptions:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return LoaderOptions(
+            workers=self.options.workers or max(1, min(cores, len(self.units))),
+            timeout_s=parse_duration(self.options.decode_timeout, "decode_timeout"),
+            memory_limit_mib=self.options.decode_memory,
+            decoder=self.options.decoder,
+        )
+
+    def _job(self, layout: OutputLayout, scratch: Scratch) -> ScanJob:
+        options = self.options
+        categories = getattr(self.detector, "categories", ()) or parse_categories(options.categories)
+        needs = effective_needs(self.detector, options)
+        return ScanJob(
+            layout=layout,
+            scratch=scratch,
+            root=self.plan.root,
+            detector=self.detector,
+            needs=needs,
+            recipe=Recipe.of(self.detector, needs, decoder=options.decoder, fps=options.fps, categories=categories),
+            thresholds=options.thresholds(self.detector.thresholds, self.detector.calibration),
+            categories=categories,
+            mask_video=options.masks in ("video", "both"),
+            mask_rle=options.masks in ("rle", "both"),
+            masked_rows=MaskRows.EVERY if options.propagate_masks else MaskRows.SAMPLED,
+            force=options.force or not options.skip_existing,
+            retry_failed=options.retry_failed,
+            checkpoint_s=parse_duration(options.checkpoint_every, "checkpoint_every"),
+        )
+
+    def _attribution(self, stack: ExitStack, options: LoaderOptions) -> Attribution | None:
+        """What fills in categories, reading with a decoder process of its own."""
+        if not self.options.attribute or not isinstance(self.detector, Attributor):
+            return None
+        loader = stack.enter_context(ClipLoader(effective_needs(self.detector, self.options), replace(options, workers=1)))
+        return Attribution(self.detector, loader)
+
+    def _propagation(self, stack: ExitStack, options: LoaderOptions) -> Propagation | None:
+        """What makes the masks of every row, reading with a decoder process of its own."""
+        if not self.options.propagate_masks or not isinstance(self.detector, Propagator):
+            return None
+        needs = replace(effective_needs(self.detector, self.options), interval=1, overlap=0)
+        loader = stack.enter_context(ClipLoader(needs, replace(options, workers=1)))
+        return Propagation(self.detector, loader, self.stop)
+
+    def _open_record(self, layout: OutputLayout, scratch: Scratch) -> RunRecord:
+        info = RunInfo(
+            version=__version__,
+            command=tuple(self.command),
+            config=effective(self.options),
+            detector={"name": self.detector.name, **self.detector.fingerprint()},
+            roots=self.plan.roots,
+            root=str(self.plan.root),
+            shard=self.options.shard,
+        )
+        return RunRecord(layout, scratch, info, progress=self.progress)
+
+
+def _note(record: RunRecord, update: Update) -> None:
+    if isinstance(update, VideoResult):
+        record.add(update)
+    elif record.progress is not None:
+        record.progress.advance(update.video, frames=update.frames, video_s=update.video_s, size=update.size)
+        record.flush()
+
+
+@dataclass
+class _Work:
+    """Videos that share a stream, from judging to results: one camera's, or all where no camera is fitted."""
+
+    job: ScanJob
+    cameras: Cameras
+    loader: ClipLoader
+    camera: str
+    whole: list[WorkUnit]
+    request: Callable[[WorkUnit], ClipRequest]
+    stop: Stop
+
+    def run(self, mine: list[WorkUnit], *, batch_size: int | None) -> Iterator[Update]:
+        """Judge, claim and scan this shard's videos; the detector is loaded only where one of them needs scanning."""
+        claims = Claims(self.job, self.request, self.stop)
+        detector = self.job.detector
+        if self.cameras.needs_fit(self.camera):
+            detector.prepare()
+            stream = ScanStream(self.job, batch_size=batch_size or detector.batch_size)
+            items = self._fit_first(mine, claims, stream)
+        else:
+            model = self.cameras.stored(self.camera) if detector.fits_camera else None
+            pending: list[WorkUnit] = []
+            for found in claims.sift(mine, model):
+                if isinstance(found, VideoResult):
+                    yield found
+                else:
+                    pending.append(found)
+            if not pending:
+                return
+            detector.prepare()
+            stream = ScanStream(self.job, batch_size=batch_size or detector.batch_size)
+            items = self.loader.run(claims.requests(pending, model, stream.expect), stopped=self.stop)
+        for update in stream.run(items):
+            yield update
+            yield from _drained(claims)
+        yield from _drained(claims)
+
+    def _fit_first(self, mine: list[WorkUnit], claims: Claims, stream: ScanStream) -> Iterator[Item]:
+        """Claim and read while the camera has no model; judge each video when it has one."""
+        claimed: dict[str, Task] = {}
+
+        def requests() -> Iterator[ClipRequest]:
+            for unit in mine:
+                claim = None if self.stop() else claims.claim(unit)
+                if claim is not None:
+                    claimed[unit.video] = Task(unit, claim, UNKNOWN, None)
+                    yield self.request(unit)
+
+        reading = self.loader.run(requests(), stopped=self.stop)
+        try:
+            for item in fit_on_the_way(self.cameras, self.camera, self.whole, reading, self.request):
+                waiting = claimed.pop(item.video, None)
+                if waiting is not None:
+                    model = self.cameras.stored(self.camera)
+                    task = claims.task(waiting.unit, waiting.claim, model, resume=False)
+                    if task is not None:
+                        stream.expect(task)
+                yield item
+        finally:
+            for waiting in claimed.values():
+                waiting.claim.release(delete=False)
+
+
+def _drained(claims: Claims) -> Iterator[VideoResult]:
+    results, claims.results[:] = list(claims.results), []
+    yield from results

@@ -1,0 +1,293 @@
+"""A video's files, once it has ended: events and scores, or why there are none (its masks: `mask_files`).
+
+The Parquet file is renamed into place last: where it is, everything of the video is.
+
+A video's mask files, once it has ended: in one pass over its masks, whichever rows have one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vadcli import __version__
+from vadcli.cutting import EventBoxes
+from vadcli.engine.job import ScanJob, Task
+from vadcli.engine.second_pass import Stretches
+from vadcli.errors import VideoError
+from vadcli.store.checkpoint import Checkpoint
+from vadcli.store.events import EventsDocument, Failure, ScanState, describe_video, write_events
+from vadcli.store.mask_video import MaskVideoWriter, mask_box, upsample_mask
+from vadcli.store.masks import MaskRleWriter
+from vadcli.store.scores import ScoresMetadata, write_scores
+from vadcli.types import (
+    Box,
+    ByteArray,
+    Event,
+    FloatArray,
+    IndexArray,
+    MaskRows,
+    MaskScale,
+    ScoreTable,
+    Status,
+    TimeArray,
+    VideoInfo,
+    VideoResult,
+)
+from vadcli.video.loader import Finished
+
+COMPLAINT_CHARACTERS = 160
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A checkpoint's rows without its masks."""
+
+    frame_index: IndexArray
+    pts: IndexArray
+    decode_ok: NDArray[np.bool_]
+    sampled: NDArray[np.bool_]
+    raw: FloatArray
+    bbox: NDArray[np.int32]
+
+    @classmethod
+    def read(cls, stored: Checkpoint) -> Columns:
+        """All rows of a checkpoint that holds some."""
+        blocks = list(stored.blocks())
+        return cls(*(np.concatenate([getattr(block, name) for block in blocks]) for name in cls.__dataclass_fields__))
+
+    def boxes(self) -> EventBoxes:
+        """The boxes of the sampled rows."""
+        rows = np.flatnonzero(self.sampled).astype(np.int64)
+        return EventBoxes(rows, self.bbox[rows])
+
+
+def carry(values: FloatArray, sampled: NDArray[np.bool_]) -> FloatArray:
+    """(S,) values of the sampled rows spread over all N rows: each holds until the next, the first also before it.
+
+    A video in which nothing was sampled gets zeros.
+    """
+    if not len(values):
+        return np.zeros(len(sampled), np.float32)
+    spread: FloatArray = values[np.maximum(np.cumsum(sampled) - 1, 0)]
+    return spread
+
+
+def first_complaint(end: Finished) -> str:
+    """What the decoder said first, on one line: what follows is mostly its echo."""
+    said = [" ".join(part.split()) for part in end.complaints.split(";")]
+    line = next((part for part in said if "muxer" not in part), "")  # the muxer only echoes what the decoder left out
+    return line if len(line) <= COMPLAINT_CHARACTERS else f"{line[:COMPLAINT_CHARACTERS]}…"
+
+
+def write_files(
+    job: ScanJob,
+    task: Task,
+    info: VideoInfo,
+    *,
+    stored: Checkpoint,
+    table: ScoreTable,
+    events: list[Event],
+    result: VideoResult,
+) -> None:
+    """Write events and scores, the scores last; the masks are there by now.
+
+    Raises:
+        OutputError: one can't be written; those before it are in place and are written again by the next run.
+    """
+    layout, video = job.layout, task.unit.video
+    with job.scratch.replace(layout.events(video)) as path:
+        write_events(path, _events_document(job, task, info, events, result, frames=len(table)))
+    with job.scratch.replace(layout.scores(video)) as path:
+        write_scores(path, table, _metadata(job, task, info, result, interval=stored.header.interval))
+
+
+def _metadata(job: ScanJob, task: Task, info: VideoInfo, result: VideoResult, *, interval: int) -> ScoresMetadata:
+    calibration = job.detector.calibration
+    return ScoresMetadata(
+        version=__version__,
+        fingerprint=task.verdict.fingerprint,
+        source=task.verdict.source,
+        video=info.to_json(),
+        categories=job.categories,
+        time_base=str(info.time_base),
+        detector=job.detector.name,
+        camera=task.unit.camera,
+        calibration=calibration.to_json() if calibration else None,
+        extra={"decoder": result.decoder, "interval": interval, "stage": result.stage, "reason": result.reason},
+        masks=job.masked_rows if job.keeps_masks else MaskRows.SAMPLED,
+    )
+
+
+def _events_document(
+    job: ScanJob, task: Task, info: VideoInfo | None, events: list[Event], result: VideoResult, *, frames: int | None = None
+) -> EventsDocument:
+    """What is written for people: the video, its events, or why there are none."""
+    unit, verdict = task.unit, task.verdict
+    return EventsDocument(
+        video=describe_video(unit.video, unit.camera, info, frames=frames, moving_camera=result.moving_camera),
+        detector=job.detector.name,
+        categories=job.categories,
+        thresholds=job.thresholds,
+        events=tuple(events),
+        failure=Failure(result.stage, result.reason) if result.status is Status.FAILED else None,
+        scan=ScanState(result.status, verdict.fingerprint, verdict.source),
+    )
+
+
+def write_failure(
+    job: ScanJob,
+    task: Task,
+    error: VideoError,
+    *,
+    decoder: str = "",
+    info: VideoInfo | None = None,
+    started: float | None = None,
+) -> VideoResult:
+    """Write down that a video failed, take away older results of it, and give the claim back.
+
+    Raises:
+        OutputError: even that can't be written.
+    """
+    result = VideoResult(
+        video=task.unit.video,
+        status=Status.FAILED,
+        stage=error.stage,
+        reason=str(error),
+        camera=task.unit.camera,
+        decoder=decoder,
+        expected_frames=info.frames if info else 0,
+        seconds=time.monotonic() - started if started is not None else 0.0,
+    )
+    with job.scratch.replace(job.layout.events(task.unit.video)) as path:
+        write_events(path, _events_document(job, task, info, [], result))
+    for old in (job.layout.scores, job.layout.mask_video, job.layout.mask_rle):
+        old(task.unit.video).unlink(missing_ok=True)
+    task.claim.release(delete=True)
+    return result
+
+
+NO_BOX: Box = (0, 0, 0, 0)
+
+
+def write_masks(
+    job: ScanJob, task: Task, info: VideoInfo, *, stored: Checkpoint, columns: Columns, events: list[Event]
+) -> EventBoxes:
+    """Write the masks that are wanted, if any, and remove those that an earlier scan left.
+
+    Args:
+        job, task, info: the scan and the video.
+        stored: its checkpoint, with masks where some are wanted.
+        columns: the checkpoint's rows.
+        events: between whose sampled rows masks are propagated, where that is wanted.
+
+    Returns:
+        The boxes of the rows that have masks.
+
+    Raises:
+        OutputError: one can't be written; those before it are in place and are written again by the next run.
+        Interrupted: the scan is to end before they are whole; nothing was written.
+    """
+    if not job.keeps_masks:
+        _remove_earlier(job, task.unit.video)
+        return columns.boxes()
+    masks: Iterator[tuple[int, ByteArray]]
+    if job.masked_rows is MaskRows.EVERY:
+        masks = _every_row(job, task, info, stored=stored, stretches=Stretches.of(columns.sampled, events))
+    else:
+        masks = zip(np.flatnonzero(columns.sampled).tolist(), _sampled_masks(stored), strict=True)
+    timestamp = info.timestamps(columns.pts)
+    with ExitStack() as stack:
+        sinks = _sinks(stack, job, task, info, interval=stored.header.interval)
+        boxes = _write(masks, sinks, _Enlarger(info, job.detector.mask_scale), columns, timestamp)
+    _remove_earlier(job, task.unit.video)
+    return EventBoxes(job.masked_rows.of(columns.sampled), np.array(boxes, np.int32).reshape(-1, 4))
+
+
+@dataclass(frozen=True)
+class _Sinks:
+    """The files that are written."""
+
+    video: MaskVideoWriter | None
+    rle: MaskRleWriter | None
+
+
+def _sinks(stack: ExitStack, job: ScanJob, task: Task, info: VideoInfo, *, interval: int) -> _Sinks:
+    video, rows = task.unit.video, job.masked_rows
+    fps = info.fps if rows is MaskRows.EVERY else info.fps / interval
+
+    def temporary(final: Path) -> Path:
+        return stack.enter_context(job.scratch.replace(final))
+
+    film = runs = None
+    if job.mask_video:
+        path = temporary(job.layout.mask_video(video))
+        film = stack.enter_context(MaskVideoWriter(path, info.width, info.height, fps=fps, rows=rows))
+    if job.mask_rle:
+        path = temporary(job.layout.mask_rle(video))
+        runs = stack.enter_context(MaskRleWriter(path, video, info.width, info.height, rows=rows))
+    return _Sinks(film, runs)
+
+
+def _write(
+    masks: Iterable[tuple[int, ByteArray]], sinks: _Sinks, enlarge: _Enlarger, columns: Columns, timestamp: TimeArray
+) -> list[Box]:
+    """Write masks of rising rows; their boxes, in the same order."""
+    boxes: list[Box] = []
+    last, pixels, box = None, None, NO_BOX
+    for row, mask in masks:
+        if pixels is None or mask is not last:
+            last, pixels = mask, enlarge(mask)
+            box = mask_box(pixels) or NO_BOX
+        if sinks.video:
+            sinks.video.write(pixels, float(timestamp[row]))
+        if sinks.rle:
+            sinks.rle.write(pixels, row, int(columns.pts[row]))
+        boxes.append(box)
+    return boxes
+
+
+class _Enlarger:
+    """Masks on a detector's scale -> (height, width) uint8 pixel scores at the video's display size."""
+
+    def __init__(self, info: VideoInfo, scale: MaskScale) -> None:
+        self._size = info.width, info.height
+        self._scores = None if scale is MaskScale.SCORE else scale.pixel_scores()
+
+    def __call__(self, mask: ByteArray) -> ByteArray:
+        large = upsample_mask(mask, *self._size)
+        return large if self._scores is None else self._scores[large]
+
+
+def _sampled_masks(stored: Checkpoint) -> Iterator[ByteArray]:
+    """The (h, w) masks of the sampled rows, on the detector's scale; one block in memory at a time."""
+    for block in stored.blocks(masks=True):
+        assert block.mask is not None
+        yield from (block.mask[row] for row in np.flatnonzero(block.sampled))
+
+
+def _every_row(
+    job: ScanJob, task: Task, info: VideoInfo, *, stored: Checkpoint, stretches: Stretches
+) -> Iterator[tuple[int, ByteArray]]:
+    """Every row with its mask; before the first sampled one nothing is known, and masks are empty."""
+    assert job.propagation is not None
+    assert stored.header.mask_shape is not None
+    unit = task.unit
+    empty = np.zeros(stored.header.mask_shape, np.uint8)
+    yield from ((row, empty) for row in range(int(stretches.starts[0])))
+    fps = info.fps if unit.is_frames else None
+    yield from job.propagation.every_row(stretches, _sampled_masks(stored), path=unit.path, fps=fps)
+
+
+def _remove_earlier(job: ScanJob, video: str) -> None:
+    """Mask files that this scan doesn't write are an earlier one's, of other scores: nobody is to read them with these."""
+    if not job.mask_video:
+        job.layout.mask_video(video).unlink(missing_ok=True)
+    if not job.mask_rle:
+        job.layout.mask_rle(video).unlink(missing_ok=True)

@@ -1,0 +1,344 @@
+"""Which category an event shows: a second look at its highest-scoring clips, with each category asked for alone.
+
+The prompt holds all categories at once and gives one score, so the first pass can't say which one it was. Events are few: their
+peak clips are read once more, so that this needs no memory while a video runs and gives the same after a resumed scan.
+
+Masks between the sampled rows of events, carried from frame to frame by the detector's memory.
+
+It takes every frame of an event, and the first pass delivers the sampled ones alone. Events are few: their rows are read once
+more when the video has ended, and the known masks come from its checkpoint, so that this needs no memory while a video runs
+and gives the same after a resumed scan. Nothing here grows with the length of an event.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self, cast
+
+import numpy as np
+
+from vadcli.cutting import event_rows
+from vadcli.detectors.base import Attributor, Propagator
+from vadcli.types import BoolArray, ByteArray, Clip, ClipBatch, Event, FloatArray, IndexArray, ScoreTable
+from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item
+from vadcli.video.sampling import SamplingPlan
+
+log = logging.getLogger("vadcli")
+
+PEAK_CLIPS = 2
+"""Clips that are looked at again for each event."""
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Fills in the categories of events.
+
+    Attributes:
+        detector: what can tell categories apart.
+        loader: reads the peaks; nothing else may use it at the same time.
+    """
+
+    detector: Attributor
+    loader: ClipLoader
+
+    def fill(
+        self, events: Sequence[Event], table: ScoreTable, plan: SamplingPlan, *, path: Path, frames: int, fps: float | None
+    ) -> list[Event]:
+        """The events of one video with `category` and `category_scores`; without them where the peaks can't be read again.
+
+        Args:
+            events: in order, without overlap.
+            table: the video's rows.
+            plan: of its clips.
+            path, fps: where to read it.
+            frames: how many its probe counts, which may be more than there are rows.
+        """
+        names = self.detector.categories
+        if len(names) == 1:
+            return [_named(event, names, np.array([event.peak_score])) for event in events]
+        peaks = [peak_clips(event, table, plan) for event in events]
+        clips = sorted({clip for chosen in peaks for clip in chosen})
+        samples = plan.samples(len(table))
+        starts = [min(clip * plan.stride, max(0, samples - plan.frames)) for clip in clips]
+        positions = tuple((start + 0.5) / plan.samples(max(frames, len(table))) for start in starts)
+        read = self._read(ClipRequest(str(path), path, fps=fps, bursts=positions, exact=True))
+        scores = {clips[number]: found for number, found in read.items()}
+        return [
+            self._named(event, [scores[clip] for clip in chosen if clip in scores], path)
+            for event, chosen in zip(events, peaks, strict=True)
+        ]
+
+    def _named(self, event: Event, looks: Sequence[_ClipCategories], path: Path) -> Event:
+        """The event with the mean of what its peaks show, where any of them could be read."""
+        seen = [scores for look in looks if (scores := look.within(event)) is not None]
+        if not seen:
+            log.warning(
+                "%s: the peak of the event at %.1f s can't be read again: its category is not known", path, event.peak_s
+            )
+            return event
+        return _named(event, self.detector.categories, np.mean(seen, axis=0))
+
+    def _read(self, request: ClipRequest) -> dict[int, _ClipCategories]:
+        """Category scores of the request's clips by their number, as far as they can be read."""
+        found: dict[int, _ClipCategories] = {}
+        for batch in self._batches(request):
+            scores = self.detector.attribute(ClipBatch.of(batch))
+            found.update({clip.index: _ClipCategories(clip, scores[row]) for row, clip in enumerate(batch)})
+        return found
+
+    def _batches(self, request: ClipRequest) -> Iterator[list[Clip]]:
+        held: list[Clip] = []
+        for item in self.loader.run([request]):
+            if isinstance(item, ClipReady):
+                held.append(item.clip.owned())
+            elif isinstance(item, Finished) and item.error is not None:
+                log.warning("%s: the categories of some events are not known: %s", request.path, item.error)
+            if len(held) >= self.detector.batch_size:
+                yield held
+                held = []
+        if held:
+            yield held
+
+
+@dataclass(frozen=True)
+class _ClipCategories:
+    """(T, C) scores of a clip's frames."""
+
+    clip: Clip
+    scores: FloatArray
+
+    def within(self, event: Event) -> FloatArray | None:
+        """(C,) the highest score of each category in the samples whose score the event shows; None where the clip has none."""
+        rows = self.clip.frame_index
+        inside = self.clip.valid & (rows > event.start_frame - self.clip.interval) & (rows < event.end_frame)
+        return self.scores[inside].max(axis=0) if inside.any() else None
+
+
+def peak_clips(event: Event, table: ScoreTable, plan: SamplingPlan) -> list[int]:
+    """Numbers of the clips in which the event scores highest, the highest first; of equals the earlier."""
+    rows = np.arange(event.start_frame, event.end_frame)
+    sampled = rows[table.sampled[event.start_frame : event.end_frame]]
+    if not len(sampled):  # a short event may lie between two samples: its score is the one before
+        sampled = rows[:1]
+    clips = sampled // plan.interval // plan.stride
+    numbers = np.unique(clips)
+    peaks = np.array([table.score[sampled[clips == number]].max() for number in numbers])
+    return [int(number) for number in numbers[np.argsort(-peaks, kind="stable")][:PEAK_CLIPS]]
+
+
+def _named(event: Event, names: Sequence[str], scores: FloatArray) -> Event:
+    listed = {name: round(float(score), 6) for name, score in zip(names, scores, strict=True)}
+    return replace(event, category=names[int(np.argmax(scores))], category_scores=listed)
+
+
+MOST_FRAMES = 32
+"""Frames a call of the detector. A longer stretch goes on from the mask that was carried last, as if that were known."""
+
+
+class Interrupted(Exception):
+    """The scan is to end before a video's masks are whole; all that is known of it lies in its checkpoint."""
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """A video's rows from one sampled row up to the next.
+
+    Attributes:
+        starts: (S,) the sampled rows.
+        ends: (S,) the row after each stretch's last.
+        carried: (S,) True where an event touches the stretch, and there is more of it than the sampled row.
+    """
+
+    starts: IndexArray
+    ends: IndexArray
+    carried: BoolArray
+
+    @classmethod
+    def of(cls, sampled: BoolArray, events: Sequence[Event]) -> Stretches:
+        """The stretches of a video.
+
+        Args:
+            sampled: (N,) True in the sampled rows.
+            events: in order, without overlap.
+        """
+        rows = len(sampled)
+        starts = np.flatnonzero(sampled).astype(np.int64)
+        ends = np.append(starts[1:], rows).astype(np.int64)[: len(starts)]
+        touched = np.append(0, np.cumsum(event_rows(events, rows)))
+        return cls(starts, ends, (touched[ends] > touched[starts]) & (ends - starts > 1))
+
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """The rows of the carried stretches as ranges [first, last), those that touch in one."""
+        edges = np.diff(self.carried.astype(np.int8), prepend=0, append=0)
+        firsts, lasts = self.starts[np.flatnonzero(edges == 1)], self.ends[np.flatnonzero(edges == -1) - 1]
+        return tuple(zip(firsts.tolist(), lasts.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Rows [first, end), and the stored (h, w) mask of the first."""
+
+    first: int
+    end: int
+    mask: ByteArray
+
+    def __len__(self) -> int:
+        return self.end - self.first
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A frame and its mask, from which a stretch goes on."""
+
+    picture: ByteArray
+    mask: ByteArray
+
+
+@dataclass(frozen=True)
+class Propagation:
+    """Makes masks for every row of a video from those of the sampled rows.
+
+    Attributes:
+        detector: what carries masks.
+        loader: reads every row in clips without overlap; nothing else may use it at the same time.
+        stopped: asked now and then; True where the scan is to end.
+        most_frames: frames a call of the detector.
+    """
+
+    detector: Propagator
+    loader: ClipLoader
+    stopped: Callable[[], bool] = lambda: False
+    most_frames: int = MOST_FRAMES
+
+    def every_row(
+        self, stretches: Stretches, masks: Iterable[ByteArray], *, path: Path, fps: float | None
+    ) -> Iterator[tuple[int, ByteArray]]:
+        """Each row from the first sampled one on, with its (h, w) uint8 mask; the same array for as long as a mask holds.
+
+        Where no event is, and where frames can't be read again, a row holds the mask of the row before.
+
+        Args:
+            stretches: of the video.
+            masks: (h, w) uint8 of the sampled rows, on the detector's scale; taken as they are needed.
+            path, fps: where to read the video.
+
+        Raises:
+            Interrupted: the scan is to end.
+        """
+        spans = stretches.spans()
+        requests = [ClipRequest(str(path), path, fps=fps, spans=spans)] if spans else []
+        with _Pictures(self.loader, requests, self.stopped) as pictures:
+            group: list[_Stretch] = []
+            columns = (stretches.starts.tolist(), stretches.ends.tolist(), stretches.carried.tolist())
+            for first, end, carried, mask in zip(*columns, masks, strict=True):
+                stretch = _Stretch(first, end, mask)
+                if group and (not carried or sum(map(len, group)) + len(stretch) > self.most_frames):
+                    yield from self._carry(group, pictures)
+                    group = []
+                if carried:
+                    group.append(stretch)
+                else:
+                    yield from ((row, mask) for row in range(first, end))
+            if group:
+                yield from self._carry(group, pictures)
+
+    def _carry(self, group: list[_Stretch], pictures: _Pictures) -> Iterator[tuple[int, ByteArray]]:
+        """Rows and masks of stretches that follow each other: several in one call, or a long one in several."""
+        known = {stretch.first: stretch.mask for stretch in group}
+        rows = range(group[0].first, group[-1].end)
+        mask, before = group[0].mask, None
+        for start in range(0, len(rows), self.most_frames):
+            part = rows[start : start + self.most_frames]
+            carried, before = self._carried(part, pictures.of(part), known, before)
+            for row in part:
+                mask = known.get(row, carried.get(row, mask))
+                yield row, mask
+
+    def _carried(
+        self, rows: range, seen: dict[int, ByteArray], known: dict[int, ByteArray], before: _Known | None
+    ) -> tuple[dict[int, ByteArray], _Known | None]:
+        """The masks of the rows whose pictures were seen, and what the next rows of the same stretch go on from.
+
+        A stretch whose sampled row can't be seen again has nothing to start from: none of its rows gets a mask.
+        """
+        frames = [before.picture] if before else []
+        given = {0: before.mask} if before else {}
+        places: dict[int, int] = {}
+        going = before is not None
+        for row in rows:
+            if row in known:
+                going = row in seen
+                if going:
+                    given[len(frames)] = known[row]
+            if going and row in seen:
+                places[row] = len(frames)
+                frames.append(seen[row])
+        if not going and not places:
+            return {}, None
+        masks = self._propagate(frames, given)
+        after = _Known(frames[-1], masks[-1]) if going else None
+        return {row: masks[place] for row, place in places.items()}, after
+
+    def _propagate(self, frames: list[ByteArray], given: dict[int, ByteArray]) -> list[ByteArray]:
+        if len(given) == len(frames):
+            return [given[place] for place in range(len(frames))]
+        scaled = {place: np.divide(mask, 255, dtype=np.float32) for place, mask in given.items()}
+        masks = self.detector.propagate(np.stack(frames), scaled)
+        carried = np.rint(masks * 255).astype(np.uint8)
+        return [given.get(place, carried[place]) for place in range(len(frames))]
+
+
+class _Pictures:
+    """The pictures of rising ranges of rows, read as they are asked for. A context manager.
+
+    Args:
+        loader: what reads.
+        requests: one or none.
+        stopped: True where reading is to end.
+    """
+
+    def __init__(self, loader: ClipLoader, requests: list[ClipRequest], stopped: Callable[[], bool]) -> None:
+        self._items = cast(Generator[Item, None, None], loader.run(requests, stopped=stopped))
+        self._waiting: deque[tuple[int, ByteArray]] = deque()
+        self._ended = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            for item in self._items:
+                self._take(item)
+        self._items.close()
+
+    def of(self, rows: range) -> dict[int, ByteArray]:
+        """Row -> (H, W, C) uint8, for those of these rows that can be decoded; earlier rows can't be asked for afterwards.
+
+        Raises:
+            Interrupted: the scan is to end.
+        """
+        while not self._ended and not (self._waiting and self._waiting[-1][0] >= rows[-1]):
+            item = next(self._items, None)
+            if item is None:  # only a loader that was stopped ends without a last item
+                raise Interrupted
+            self._take(item)
+        found: dict[int, ByteArray] = {}
+        while self._waiting and self._waiting[0][0] < rows.stop:
+            row, picture = self._waiting.popleft()
+            found[row] = picture
+        return {row: found[row] for row in rows if row in found}
+
+    def _take(self, item: Item) -> None:
+        if isinstance(item, ClipReady):
+            rows, valid = item.clip.frame_index.tolist(), item.clip.valid.tolist()
+            shown = zip(rows, item.clip.frames, valid, strict=True)
+            self._waiting.extend((row, picture.copy()) for row, picture, own in shown if own)
+        elif isinstance(item, Finished):
+            self._ended = True
+            if item.error is not None:
+                log.warning("%s: the masks of some rows are held, not propagated: %s", item.video, item.error)

@@ -1,0 +1,221 @@
+"""The engine: clips of several open videos through one detector, each video into its own checkpointed writer.
+
+Batches are made of clips of one size, whichever videos they come from; a detector's scores don't depend on the company a
+clip keeps, so neither batch size nor worker count changes a result.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from vadcli.detectors.batching import ClipBatcher, GatheredBatch, ScoringPool
+from vadcli.engine.job import ScanJob, Task
+from vadcli.engine.results import write_failure
+from vadcli.engine.second_pass import Interrupted
+from vadcli.engine.writer import VideoWriter
+from vadcli.errors import DeviceError, OutputError, VideoError, WeightsError
+from vadcli.types import Clip, ClipScores, Status, VideoResult
+from vadcli.video.loader import ClipReady, Finished, Item, Opened
+from vadcli.video.sampling import Rows
+
+log = logging.getLogger("vadcli")
+
+MOST_ENDED = 8
+"""Videos that may wait for their last clips to be scored."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Work done since the last one.
+
+    Attributes:
+        video: which video.
+        frames: rows scored or carried.
+        video_s: seconds of footage.
+        size: bytes of input, in proportion to the rows.
+    """
+
+    video: str
+    frames: int
+    video_s: float
+    size: float
+
+
+Update = Progress | VideoResult
+
+
+_Batch = GatheredBatch[Rows]
+
+
+class ScanStream:
+    """Feeds the loader's items through the detector into writers.
+
+    A video that has ended waits for its last clips: they travel in a batch with the clips of the videos that come next, so
+    that no device waits for a file to end. At most MOST_ENDED videos wait so.
+
+    Args:
+        job: the scan's settings.
+        batch_size: clips a call of the detector.
+    """
+
+    def __init__(self, job: ScanJob, *, batch_size: int) -> None:
+        self.job = job
+        self._batcher = ClipBatcher[Rows](batch_size)
+        self._tasks: dict[str, Task] = {}
+        self._writers: dict[str, VideoWriter] = {}
+        self._broken: dict[str, OutputError | VideoError] = {}
+        self._unscored: Counter[str] = Counter()
+        self._ended: dict[str, Finished] = {}
+
+    def expect(self, task: Task) -> None:
+        """Announce a claimed video whose items will come."""
+        self._tasks[task.unit.video] = task
+
+    def run(self, items: Iterable[Item]) -> Iterator[Update]:
+        """Score what comes, until the items end; then every announced video that has not ended is suspended.
+
+        Yields:
+            Progress, and one result a video that ended.
+
+        Raises:
+            DeviceError, WeightsError: the detector can't go on; what was scored is kept for the next run.
+        """
+        try:
+            with ScoringPool[_Batch](self.job.detector) as pool:
+                for item in items:
+                    if item.video in self._tasks:
+                        yield from self._take(item, pool)
+                for batch in self._batcher.flush():
+                    yield from self._score(batch, pool)
+                yield from self._store_all(pool.drain())
+                yield from self._end_what_is_scored()
+        finally:
+            self._suspend()
+
+    def _take(self, item: Item, pool: ScoringPool[_Batch]) -> Iterator[Update]:
+        if isinstance(item, Opened):
+            self._writers[item.video] = VideoWriter(self.job, self._tasks[item.video], item.info)
+        elif isinstance(item, ClipReady):
+            self._unscored[item.video] += 1
+            batch = self._batcher.add(item.clip, item.rows)
+            if batch is not None:
+                yield from self._score(batch, pool)
+        else:
+            self._ended[item.video] = item
+            yield from self._end_what_is_scored()
+            while len(self._ended) > MOST_ENDED:
+                for batch in self._batcher.flush(next(iter(self._ended))):
+                    yield from self._score(batch, pool)
+                yield from self._store_all(pool.drain())
+
+    def _score(self, batch: _Batch, pool: ScoringPool[_Batch]) -> Iterator[Update]:
+        """Hand a batch on, and store what has come back meanwhile."""
+        if any(clip.video in self._broken for clip in batch.clips):
+            self._unscored.subtract(clip.video for clip in batch.clips if clip.video in self._broken)
+            batch = batch.without(lambda clip: clip.video in self._broken)
+        if len(batch):
+            given = batch.clip_batch(lambda clip: self._tasks[clip.video].model)
+            yield from self._store_all(pool.submit(batch, given))
+        yield from self._end_what_is_scored()  # a batch of broken videos alone is never submitted
+
+    def _store_all(self, done: Iterable[tuple[_Batch, ClipScores | Exception]]) -> Iterator[Update]:
+        for batch, scores in done:
+            if isinstance(scores, DeviceError | WeightsError):  # no video's fault, and the next one fares no better
+                raise scores
+            if isinstance(scores, Exception):
+                log.debug("the detector failed", exc_info=scores)
+                self._broken |= {clip.video: _trouble("score", clip.video, scores) for clip in batch.clips}
+            for row, (clip, rows) in enumerate(zip(batch.clips, batch.tickets, strict=True)):
+                self._unscored[clip.video] -= 1
+                if not isinstance(scores, Exception):
+                    yield self._store(clip, rows, scores.raw[row], None if scores.mask is None else scores.mask[row])
+            self._batcher.give_back(batch)
+            yield from self._end_what_is_scored()
+
+    def _end_what_is_scored(self) -> Iterator[Update]:
+        for video in [video for video in self._ended if not self._unscored[video]]:
+            yield from self._end(self._ended.pop(video))
+
+    def _store(self, clip: Clip, rows: Rows, raw: np.ndarray, mask: np.ndarray | None) -> Progress:
+        writer = self._writers[clip.video]
+        if clip.video not in self._broken:
+            try:
+                writer.add(clip, rows, raw, mask)
+            except OutputError as error:
+                self._broken[clip.video] = error
+        return self._progress(writer, rows)
+
+    def _progress(self, writer: VideoWriter, rows: Rows) -> Progress:
+        share = len(rows) / max(1, writer.info.frames)
+        unit = writer.task.unit
+        return Progress(unit.video, len(rows), share * writer.info.duration_s, share * unit.size)
+
+    def _end(self, item: Finished) -> Iterator[Update]:
+        writer = self._writers.get(item.video)
+        if writer is not None and len(item.rows):
+            yield self._progress(writer, item.rows)
+        yield from self._finish(item)
+
+    def _finish(self, item: Finished) -> Iterator[VideoResult]:
+        task, writer = self._tasks[item.video], self._writers.get(item.video)
+        try:
+            result = self._result(task, writer, item)
+        except OutputError as error:
+            result = self._unwritten(task, writer, error)
+        except Interrupted:
+            return  # it is suspended with the others
+        self._forget(item.video)
+        yield result
+
+    def _result(self, task: Task, writer: VideoWriter | None, item: Finished) -> VideoResult:
+        """The files of a video that ended; whatever is wrong with it or with writing it stays its own trouble."""
+        try:
+            if item.video in self._broken:
+                raise self._broken[item.video]
+            if writer is None:
+                raise item.error or VideoError(f"{task.unit.path}: could not be opened")
+            return writer.finish(item)
+        except (OutputError, Interrupted):
+            raise
+        except VideoError as error:
+            return write_failure(self.job, task, error, decoder=item.decoder)
+        except Exception as error:
+            log.debug("%s: the results can't be made", item.video, exc_info=True)
+            return write_failure(self.job, task, _trouble("write", item.video, error), decoder=item.decoder)
+
+    def _unwritten(self, task: Task, writer: VideoWriter | None, error: OutputError) -> VideoResult:
+        """A result that could not be written: not the video's fault, so nothing is stored and the next run tries again."""
+        try:
+            writer.suspend() if writer is not None else task.claim.release(delete=False)
+        except OutputError:
+            log.debug("%s: the checkpoint can't be written either", task.unit.video)
+        return VideoResult(task.unit.video, Status.FAILED, stage="write", reason=str(error), camera=task.unit.camera)
+
+    def _forget(self, video: str) -> None:
+        del self._tasks[video]
+        self._writers.pop(video, None)
+        self._broken.pop(video, None)
+        self._ended.pop(video, None)
+        del self._unscored[video]
+
+    def _suspend(self) -> None:
+        for video, task in list(self._tasks.items()):
+            writer = self._writers.get(video)
+            try:
+                writer.suspend() if writer is not None else task.claim.release(delete=False)
+            except OutputError as error:
+                log.error("%s: the checkpoint can't be written: %s", video, error)
+            self._forget(video)
+
+
+def _trouble(stage: str, video: str, error: Exception) -> VideoError:
+    """What nobody foresaw, as this one video's failure."""
+    words = " ".join(str(error).split())
+    failure = VideoError(f"{video}: {type(error).__name__}: {words}", hint="--verbose shows where")
+    failure.stage = stage
+    return failure

@@ -1,0 +1,205 @@
+"""One video's scores while it runs: into its checkpoint clip by clip, then through the detector's last word into files."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vadcli.cutting import cut_events
+from vadcli.engine.job import ScanJob, Task
+from vadcli.engine.results import Columns, carry, first_complaint, write_failure, write_files, write_masks
+from vadcli.errors import VideoError
+from vadcli.store.checkpoint import Checkpoint, CheckpointBlock, CheckpointHeader, CheckpointWriter, read_checkpoint
+from vadcli.store.mask_video import MASK_THRESHOLD, enlarged_box
+from vadcli.store.scores import shown_s
+from vadcli.types import ByteArray, Clip, Event, FloatArray, RawTrack, ScoreTable, Status, VideoInfo, VideoResult
+from vadcli.video.loader import Finished
+from vadcli.video.sampling import Rows, SamplingPlan
+
+
+class VideoWriter:
+    """Collects what is known of one video and writes it down.
+
+    Args:
+        job: the scan's settings.
+        task: the claimed video.
+        info: its probe.
+    """
+
+    def __init__(self, job: ScanJob, task: Task, info: VideoInfo) -> None:
+        self.job = job
+        self.task = task
+        self.info = info
+        self.started = time.monotonic()
+        self.interval = job.needs.interval_for(info.fps)
+        self._checkpoint: CheckpointWriter | None = None
+        self._stored = -1
+        if task.resume:
+            self._go_on(task.resume.header, task.resume)
+
+    def _go_on(self, header: CheckpointHeader, resume: Checkpoint | None) -> CheckpointWriter:
+        self._checkpoint = CheckpointWriter(self.task.claim, header, resume=resume, fsync_every_s=self.job.checkpoint_s)
+        self._stored = resume.last_row if resume else -1
+        return self._checkpoint
+
+    def add(self, clip: Clip, rows: Rows, raw: FloatArray, mask: FloatArray | None) -> None:
+        """Store a scored clip.
+
+        Args:
+            clip: (T,) frames, of which the valid ones count.
+            rows: every row since the clip before.
+            raw: (T, K) scores.
+            mask: (T, h, w) pixel scores or None.
+
+        Raises:
+            OutputError: the checkpoint can't be written.
+        """
+        count = len(rows)
+        here = np.flatnonzero(clip.valid & (clip.frame_index >= rows.first))
+        at = clip.frame_index[here] - rows.first
+        sampled = np.zeros(count, np.bool_)
+        sampled[at] = True
+        values = np.zeros((count, raw.shape[1]), np.float32)
+        values[at] = raw[here]
+        boxes = np.zeros((count, 4), np.int32)
+        kept = None
+        if mask is not None:
+            pixels = np.rint(mask[here] * 255).astype(np.uint8)
+            if not self.job.keeps_masks:  # else they are taken from the masks as they are written
+                boxes[at] = _boxes(pixels, self.info.width, self.info.height)
+            else:
+                kept = np.zeros((count, *mask.shape[1:]), np.uint8)
+                kept[at] = pixels
+        index = np.arange(rows.first, rows.first + count, dtype=np.int64)
+        self._append(CheckpointBlock(index, rows.pts, rows.decode_ok, sampled, values, boxes, kept))
+
+    def _append(self, block: CheckpointBlock) -> None:
+        """Append what the checkpoint does not hold yet: a resumed scan brings the last clip's rows once more."""
+        checkpoint = self._checkpoint or self._go_on(self._header_for(block), None)
+        block = _after(block, self._stored)
+        if len(block):
+            checkpoint.append(block)
+            checkpoint.flush()
+            self._stored = int(block.frame_index[-1])
+
+    def _header_for(self, block: CheckpointBlock) -> CheckpointHeader:
+        return CheckpointHeader(
+            fingerprint=self.task.verdict.fingerprint,
+            interval=self.interval,
+            channels=block.raw.shape[1],
+            mask_shape=None if block.mask is None else (int(block.mask.shape[1]), int(block.mask.shape[2])),
+            video=self.info.to_json(),
+        )
+
+    def suspend(self) -> None:
+        """Leave the video as it is, for the next run to go on with."""
+        if self._checkpoint is not None:
+            self._checkpoint.flush(force=True)
+        self.task.claim.release(delete=False)
+
+    def finish(self, end: Finished) -> VideoResult:
+        """Write every file of the video, or its failure.
+
+        Raises:
+            OutputError: a file can't be written; the checkpoint stays.
+            Interrupted: the scan is to end before the masks are whole; the checkpoint stays.
+        """
+        if self._checkpoint is not None and len(end.rows):
+            self._append(_unsampled(end.rows, self._checkpoint.header))
+        stored = read_checkpoint(self.task.claim.path) if self._checkpoint is not None else None
+        columns = Columns.read(stored) if stored is not None and stored.rows else None
+        if stored is None or columns is None or not columns.sampled.any():
+            error = end.error or VideoError(f"{self.task.unit.path}: no frame could be decoded", hint=first_complaint(end))
+            return write_failure(self.job, self.task, error, decoder=end.decoder, info=self.info, started=self.started)
+        table, moving_camera = self._score(columns)
+        duration_s = shown_s(table, self.info.to_json())
+        events = cut_events(table, self.job.thresholds, duration_s=duration_s)
+        boxes = write_masks(self.job, self.task, self.info, stored=stored, columns=columns, events=events)
+        events = cut_events(table, self.job.thresholds, duration_s=duration_s, boxes=boxes)
+        events = self._attributed(events, table)
+        result = replace(self._result(end, columns, moving_camera), events=len(events))
+        write_files(self.job, self.task, self.info, stored=stored, table=table, events=events, result=result)
+        self.task.claim.release(delete=True)
+        return result
+
+    def _attributed(self, events: list[Event], table: ScoreTable) -> list[Event]:
+        if self.job.attribution is None or not events:
+            return events
+        plan = SamplingPlan.of(self.job.needs, self.info.fps)
+        unit = self.task.unit
+        fps = self.info.fps if unit.is_frames else None
+        return self.job.attribution.fill(events, table, plan, path=unit.path, frames=self.info.frames, fps=fps)
+
+    def _score(self, columns: Columns) -> tuple[ScoreTable, bool | None]:
+        timestamp = self.info.timestamps(columns.pts)
+        sampled = np.flatnonzero(columns.sampled)
+        track = RawTrack(self.info, timestamp[sampled], columns.raw[sampled], self.task.model)
+        finished = self.job.detector.finish(track)
+        logit = carry(finished.logit.astype(np.float32), columns.sampled)
+        score = (1.0 / (1.0 + np.exp(-logit.astype(np.float64)))).astype(np.float32)
+        table = ScoreTable(
+            self.task.unit.video, columns.frame_index, columns.pts, timestamp, score, logit, columns.sampled, columns.decode_ok
+        )
+        return table, finished.moving_camera
+
+    def _result(self, end: Finished, columns: Columns, moving_camera: bool | None) -> VideoResult:
+        decoded, expected = int(columns.decode_ok.sum()), max(self.info.frames, len(columns.pts))
+        status, stage, reason = Status.DONE, "", ""
+        if end.error is not None:
+            status, stage, reason = Status.PARTIAL, end.error.stage, str(end.error)
+        elif decoded < expected:
+            status, stage = Status.PARTIAL, "decode"
+            reason = f"{expected - decoded} of {expected} frames lost or damaged"
+            reason += f": {first_complaint(end)}" if first_complaint(end) else ""
+        return VideoResult(
+            video=self.task.unit.video,
+            status=status,
+            stage=stage,
+            reason=reason,
+            camera=self.task.unit.camera,
+            moving_camera=moving_camera,
+            decoder=end.decoder,
+            expected_frames=expected,
+            decoded_frames=decoded,
+            seconds=time.monotonic() - self.started,
+        )
+
+
+def _unsampled(rows: Rows, header: CheckpointHeader) -> CheckpointBlock:
+    """Rows after the last sampled one: nothing was seen in them."""
+    count, shape = len(rows), header.mask_shape
+    return CheckpointBlock(
+        frame_index=np.arange(rows.first, rows.first + count, dtype=np.int64),
+        pts=rows.pts,
+        decode_ok=rows.decode_ok,
+        sampled=np.zeros(count, np.bool_),
+        raw=np.zeros((count, header.channels), np.float32),
+        bbox=np.zeros((count, 4), np.int32),
+        mask=np.zeros((count, *shape), np.uint8) if shape else None,
+    )
+
+
+def _after(block: CheckpointBlock, last_row: int) -> CheckpointBlock:
+    if len(block) == 0 or block.frame_index[0] > last_row:
+        return block
+    new = block.frame_index > last_row
+    return CheckpointBlock(
+        frame_index=block.frame_index[new],
+        pts=block.pts[new],
+        decode_ok=block.decode_ok[new],
+        sampled=block.sampled[new],
+        raw=block.raw[new],
+        bbox=block.bbox[new],
+        mask=None if block.mask is None else block.mask[new],
+    )
+
+
+def _boxes(masks: ByteArray, width: int, height: int) -> NDArray[np.int32]:
+    """(S, 4) x, y, width, height around what reaches 0.5 in (S, h, w) masks at display size; width 0 where nothing does."""
+    boxes = np.zeros((len(masks), 4), np.int32)
+    for row in np.flatnonzero((masks >= MASK_THRESHOLD).any(axis=(1, 2))):
+        boxes[row] = enlarged_box(masks[row], width, height) or 0
+    return boxes

@@ -1,0 +1,337 @@
+"""A scan's output and a data set's truth, video by video, put into the arrays that metrics read.
+
+Only what metrics need is kept: six bytes a row and one a category, spans and counts of pixels. Masks pass
+through one frame at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vadcli.errors import DocumentError, UsageError
+from vadcli.ground_truth import GroundTruth, Matching, Span, VideoTruth
+from vadcli.metrics import EventSet, FrameSet, PixelAccumulator, PixelCounts, Regions, Tracks, mask_regions
+from vadcli.store.events import EventsDocument, read_events
+from vadcli.store.layout import OutputLayout
+from vadcli.store.masks import MaskTrack
+from vadcli.store.scores import ScoresMetadata, is_partial, read_scores, shown_s
+from vadcli.types import BoolArray, ByteArray, IndexArray, ScoreTable, TimeArray
+
+log = logging.getLogger("vadcli")
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """A scanned test set and its truth.
+
+    Attributes:
+        out: the scan's output folder.
+        videos: V relative paths, in the truth's order.
+        truths: V names of the truth's videos.
+        detectors: names of the detectors that made the scores, usually one.
+        frames: scores and labels of all rows.
+        categories: (N,) bool by name, True in the category's rows; a row may have several, or none.
+        events: predicted and true events in seconds.
+        pixels: counts over masks, None where there is no pixel truth or no stored mask.
+        detected, tracks: regions, None where the truth has no tracks or there is no stored mask.
+        region_frames: (V,) int64, frames of the videos whose regions were looked at, 0 for the others.
+        unscored, unknown: videos on one side alone, where that was allowed.
+        unmasked: videos that have a truth of pixels or regions, but no stored masks.
+        two_level: videos whose masks are stored as run lengths alone: at 0.5 or below, nothing between.
+        masked: videos whose masks were read.
+        overhang_frames: annotated frames past the last row, which count for nothing.
+        partial: videos whose rows end before the container said.
+        damaged: videos with rows that the decoder could not vouch for, and how many.
+        dataset: the truth's name.
+    """
+
+    __test__ = False  # not a test class, whatever its name
+
+    out: Path
+    videos: tuple[str, ...]
+    truths: tuple[str, ...]
+    detectors: tuple[str, ...]
+    frames: FrameSet
+    categories: Mapping[str, BoolArray]
+    events: EventSet
+    pixels: PixelCounts | None = None
+    detected: Regions | None = None
+    tracks: Tracks | None = None
+    region_frames: IndexArray = field(default_factory=lambda: np.empty(0, np.int64))
+    unscored: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    unmasked: tuple[str, ...] = ()
+    masked: tuple[str, ...] = ()
+    two_level: tuple[str, ...] = ()
+    overhang_frames: int = 0
+    partial: tuple[str, ...] = ()
+    damaged: Mapping[str, int] = field(default_factory=dict)
+    dataset: str = ""
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is asked of one video's masks."""
+
+    number: int
+    masks: bool
+    regions: bool
+    size: Size | None
+
+
+@dataclass
+class _Gathered:
+    """What has been read so far, a list entry a video."""
+
+    scores: list[np.ndarray] = field(default_factory=list)
+    labels: list[BoolArray] = field(default_factory=list)
+    sampled: list[BoolArray] = field(default_factory=list)
+    rows: int = 0
+    categories: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    predicted: list[TimeArray] = field(default_factory=list)
+    true: list[TimeArray] = field(default_factory=list)
+    durations: list[float] = field(default_factory=list)
+    detectors: dict[str, None] = field(default_factory=dict)
+    boxes: list[tuple[int, int, tuple[float, ...], float]] = field(default_factory=list)
+    tracks: list[tuple[int, int, tuple[int, ...], int]] = field(default_factory=list)
+    pixels: PixelAccumulator = field(default_factory=PixelAccumulator)
+    region_frames: dict[int, int] = field(default_factory=dict)
+    masked: list[str] = field(default_factory=list)
+    unmasked: list[str] = field(default_factory=list)
+    two_level: list[str] = field(default_factory=list)
+    overhang_frames: int = 0
+    partial: list[str] = field(default_factory=list)
+    damaged: dict[str, int] = field(default_factory=dict)
+
+
+def collect(
+    out: Path,
+    truth: GroundTruth,
+    *,
+    allow_missing: bool = False,
+    pixels: bool = True,
+    pixel_size: Size | None = None,
+    events: bool = True,
+) -> TestSet:
+    """Read a scan's output against a data set's truth.
+
+    Args:
+        out: the scan's output folder.
+        truth: the data set.
+        allow_missing: leave out videos that are on one side alone.
+        pixels: read stored masks where the truth has masks or regions.
+        pixel_size: resize masks and truth to this height and width first; None keeps the frame's own size.
+        events: read the events documents; False leaves every video without a predicted event.
+
+    Raises:
+        UsageError: no scan at `out`, videos that don't match, or masks stored for some of them only.
+        DocumentError: a file is not what it should be, or the truth was made for another cut of a video.
+    """
+    layout = OutputLayout(out)
+    stored = {_video_of(path, layout): path for path in layout.iter_scores()} if out.is_dir() else {}
+    if not stored:
+        raise UsageError(f"{out}: holds no scores", hint="name the --out folder of a scan")
+    matching = _matched(truth, stored, layout, allow_missing=allow_missing)
+    regional = pixels and any(each.has_regions for each in matching.pairs.values())
+    got = _Gathered()
+    for number, (video, video_truth) in enumerate(matching.pairs.items()):
+        table, metadata = read_scores(stored[video])
+        labels, spans = video_truth.labels(table), video_truth.spans(table)
+        _add_rows(got, table, metadata, labels, spans)
+        _add_events(got, layout.events(table.video) if events else None, table, metadata, spans)
+        got.overhang_frames += video_truth.overhang_frames(table)
+        # a normal video of a data set with tracks has none of its own, but what is found in it is false
+        wanted = _Wanted(number, pixels and video_truth.has_masks, regional and _has_region_truth(video_truth), pixel_size)
+        if wanted.masks or wanted.regions:
+            _add_masks(got, layout, table, video_truth, wanted)
+    _check_masked(got, layout, allow_missing=allow_missing)
+    counts = got.pixels.counts()
+    return TestSet(
+        out=out,
+        videos=tuple(matching.pairs),
+        truths=tuple(each.video for each in matching.pairs.values()),
+        detectors=tuple(got.detectors),
+        frames=FrameSet.of(got.scores, got.labels, got.sampled),
+        categories=_categories(got),
+        events=EventSet.of(got.predicted, got.true, got.durations),
+        pixels=counts if counts.names else None,
+        detected=_regions(got) if got.tracks else None,
+        tracks=_tracks(got) if got.tracks else None,
+        region_frames=_region_frames(got, len(matching.pairs)),
+        unscored=matching.unscored,
+        unknown=matching.unknown,
+        unmasked=tuple(got.unmasked),
+        masked=tuple(got.masked),
+        two_level=tuple(got.two_level),
+        overhang_frames=got.overhang_frames,
+        partial=tuple(got.partial),
+        damaged=got.damaged,
+        dataset=truth.name,
+    )
+
+
+def _matched(truth: GroundTruth, stored: Mapping[str, Path], layout: OutputLayout, *, allow_missing: bool) -> Matching:
+    """`truth.match`; a listed video without scores because its scan failed is named with the reason.
+
+    Raises:
+        UsageError: as `truth.match`.
+    """
+    try:
+        return truth.match(stored, allow_missing=allow_missing)
+    except UsageError as error:
+        failed = {str(each.video["path"]): each.failure.error for each in _documents(layout) if each.failure}
+        lost = truth.match([*stored, *failed], allow_missing=True).pairs if failed else {}
+        for video, reason in failed.items():
+            if video in lost:
+                hint = "leave it out by --allow-missing, or scan it again"
+                raise UsageError(f"{error.message}; the scan of {video!r} failed: {reason}", hint=hint) from error
+        raise
+
+
+def _documents(layout: OutputLayout) -> Iterator[EventsDocument]:
+    for path in layout.iter_events():
+        with contextlib.suppress(DocumentError):
+            yield read_events(path)
+
+
+def _has_region_truth(truth: VideoTruth) -> bool:
+    return truth.has_regions or truth.is_normal
+
+
+def _check_masked(got: _Gathered, layout: OutputLayout, *, allow_missing: bool) -> None:
+    """Refuse figures over whichever videos happen to have masks."""
+    if got.masked and got.unmasked and not allow_missing:
+        raise UsageError(
+            f"{layout.out}: {len(got.unmasked)} videos have no stored masks, {got.unmasked[0]!r} the first; "
+            f"{len(got.masked)} have them",
+            hint="scan all with --masks and --force; --allow-missing takes pixel figures from those that have masks",
+        )
+
+
+def _video_of(path: Path, layout: OutputLayout) -> str:
+    return path.relative_to(layout.out / "scores").as_posix().removesuffix(".parquet")
+
+
+def _add_rows(got: _Gathered, table: ScoreTable, metadata: ScoresMetadata, labels: BoolArray, spans: tuple[Span, ...]) -> None:
+    got.scores.append(table.score)
+    got.labels.append(labels)
+    got.sampled.append(table.sampled)
+    got.detectors.setdefault(metadata.detector)
+    got.partial += [table.video] if is_partial(table, metadata.video) else []
+    if broken := int((~table.decode_ok).sum()):
+        got.damaged[table.video] = broken
+    for span in spans:
+        if span.category is not None:
+            got.categories.setdefault(span.category, []).append((got.rows + span.start_frame, got.rows + span.end_frame))
+    got.rows += len(table)
+
+
+def _add_events(
+    got: _Gathered, path: Path | None, table: ScoreTable, metadata: ScoresMetadata, spans: tuple[Span, ...]
+) -> None:
+    found = read_events(path).events if path is not None else ()
+    got.predicted.append(np.array([(event.start_s, event.end_s) for event in found]).reshape(-1, 2))
+    duration_s = shown_s(table, metadata.video) if len(table) else 0.0
+    edges = np.append(table.timestamp, duration_s)
+    rows = np.array([(span.start_frame, span.end_frame) for span in true_events(spans)], np.int64).reshape(-1, 2)
+    got.true.append(edges[rows])
+    got.durations.append(duration_s)
+
+
+def true_events(spans: Sequence[Span]) -> list[Span]:
+    """The spans by start, those of one category (or of none) that overlap made one; adjacent ones stay apart."""
+    found: list[Span] = []
+    newest: dict[str | None, int] = {}
+    for span in sorted(spans, key=lambda span: (span.start_frame, span.end_frame)):
+        number = newest.get(span.category)
+        if number is not None and span.start_frame < found[number].end_frame:
+            found[number] = replace(found[number], end_frame=max(found[number].end_frame, span.end_frame))
+        else:
+            newest[span.category] = len(found)
+            found.append(span)
+    return found
+
+
+def _categories(got: _Gathered) -> dict[str, BoolArray]:
+    found = {name: np.zeros(got.rows, np.bool_) for name in got.categories}
+    for name, stretches in got.categories.items():
+        for start, end in stretches:
+            found[name][start:end] = True
+    return found
+
+
+def _add_masks(got: _Gathered, layout: OutputLayout, table: ScoreTable, truth: VideoTruth, wanted: _Wanted) -> None:
+    """Count one video's masks row by row, carried ones too."""
+    track = MaskTrack(table, layout)
+    if track.at(0) is None and not track.problems:
+        got.unmasked += [table.video] if len(table) else []
+        return
+    for row in range(len(table)):
+        mask = track.at(row)
+        if mask is None or track.problems:
+            break
+        if wanted.masks:
+            got.pixels.add(table.video, *_alike(mask, truth.mask(row), table.video, wanted.size))
+        if wanted.regions:
+            boxes, peaks = mask_regions(mask)
+            got.boxes.extend((wanted.number, row, tuple(box), float(peak)) for box, peak in zip(boxes, peaks, strict=True))
+    for problem in track.problems:
+        raise DocumentError(problem, hint="scan the video again with --masks and --force")
+    got.masked.append(table.video)
+    got.two_level += [] if layout.mask_video(table.video).exists() else [table.video]
+    if wanted.regions:
+        got.tracks.extend((wanted.number, region.frame, region.box, region.track) for region in truth.regions)
+        got.region_frames[wanted.number] = len(table)
+
+
+def _region_frames(got: _Gathered, videos: int) -> IndexArray:
+    return np.array([got.region_frames.get(number, 0) for number in range(videos)], np.int64)
+
+
+def _alike(mask: ByteArray, wanted: BoolArray | None, video: str, size: Size | None) -> tuple[ByteArray, BoolArray]:
+    """Mask and truth of one frame at one size."""
+    if wanted is None:
+        wanted = np.zeros(mask.shape, np.bool_)
+    if size is None and wanted.shape != mask.shape:
+        theirs, ours = (f"{shape[1]}x{shape[0]}" for shape in (wanted.shape, mask.shape))
+        raise DocumentError(
+            f"{video}: the truth's masks are {theirs} where the video is {ours}",
+            hint="scan the original footage, or give --pixel-size to resize both",
+        )
+    return _resized(mask, size, Image.Resampling.BILINEAR), _resized(wanted, size, Image.Resampling.NEAREST)
+
+
+def _resized(picture: np.ndarray, size: Size | None, how: Image.Resampling) -> np.ndarray:
+    if size is None or picture.shape == size:
+        return picture
+    image = Image.fromarray(picture.astype(np.uint8))
+    return np.asarray(image.resize((size[1], size[0]), how)).astype(picture.dtype)
+
+
+def _regions(got: _Gathered) -> Regions:
+    video, frame, box, score = _columns(got.boxes)
+    return Regions(video, frame, box, np.array(score, np.float64))
+
+
+def _tracks(got: _Gathered) -> Tracks:
+    video, frame, box, track = _columns(got.tracks)
+    return Tracks(video, frame, box, np.array(track, np.int64))
+
+
+def _columns(
+    rows: list[tuple[int, int, tuple[float, ...], float]] | list[tuple[int, int, tuple[int, ...], int]],
+) -> tuple[IndexArray, IndexArray, np.ndarray, list[float]]:
+    parts: Iterator[tuple[object, ...]] = zip(*rows, strict=True)
+    video, frame, box, last = parts if rows else ((), (), (), ())
+    boxes = np.array(box, np.float64).reshape(-1, 4)
+    return np.array(video, np.int64), np.array(frame, np.int64), boxes, list(last)  # type: ignore[arg-type]

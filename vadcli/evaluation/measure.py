@@ -1,0 +1,171 @@
+"""Which metrics are computed of a test set, and under which protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from vadcli.errors import UsageError
+from vadcli.evaluation.collect import Size, TestSet
+from vadcli.metrics import (
+    IOU_LEVELS,
+    NORMAL,
+    Bootstrap,
+    Estimate,
+    aupro,
+    detection_recall,
+    false_alarms_per_hour,
+    frame_ap,
+    frame_ap_macro,
+    frame_auc,
+    frame_auc_macro,
+    frames_of_category,
+    mask_iou,
+    onset_error,
+    pate,
+    pixel_ap,
+    pixel_auc,
+    rbdc,
+    segment_f1,
+    tbdc,
+)
+
+Estimates = dict[str, dict[str, Estimate]]
+"""Group and name to figure: `estimates["frame"]["auc_micro"]`."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Everything that changes a figure besides scores and truth.
+
+    Attributes:
+        endpoints: append (0, 0) and (1, 1) to labels and scores, as some published evaluators do.
+        only_sampled: leave out rows whose score is carried.
+        pixel_size: height and width that masks are resized to, None for the frames' own.
+        groups: which metrics.
+        bootstrap: how intervals are made, None for none.
+    """
+
+    endpoints: bool = False
+    only_sampled: bool = False
+    pixel_size: Size | None = None
+    groups: tuple[str, ...] = field(default=())
+    bootstrap: Bootstrap | None = None
+
+    def wants(self, *groups: str) -> bool:
+        """True where one of the groups was chosen, or all are."""
+        return not self.groups or not set(groups).isdisjoint(self.groups)
+
+    def to_json(self) -> dict[str, Any]:
+        """As written beside the figures."""
+        size = None if self.pixel_size is None else f"{self.pixel_size[0]}x{self.pixel_size[1]}"
+        drawn = self.bootstrap and {
+            "replicates": self.bootstrap.replicates,
+            "confidence": self.bootstrap.confidence,
+            "seed": self.bootstrap.seed,
+        }
+        return {
+            "endpoints": self.endpoints,
+            "only_sampled": self.only_sampled,
+            "pixel_size": size,
+            "groups": list(self.groups),
+            "bootstrap": drawn,
+        }
+
+
+def measure(test: TestSet, protocol: Protocol) -> Estimates:
+    """Every figure of the chosen groups that the test set has the truth and the masks for.
+
+    Raises:
+        UsageError: a group was asked for by name, and there is nothing to compute it from.
+    """
+    found: Estimates = {}
+    for group in protocol.groups or tuple(GROUPS):
+        figures = dict(GROUPS[group](test, protocol))
+        if figures:
+            found[group] = figures
+        elif protocol.groups:
+            raise _nothing_for(group, test)
+    return found
+
+
+def _nothing_for(group: str, test: TestSet) -> UsageError:
+    if test.unmasked and group in NEEDS_MASKS:
+        return UsageError(f"{test.out}: holds no masks for {group} figures", hint="scan again with --masks video --force")
+    return UsageError(
+        f"--metrics {group}: the truth of {test.dataset or test.out} says nothing of it", hint="leave it out of --metrics"
+    )
+
+
+def _frame(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
+    frames = test.frames.only_sampled() if protocol.only_sampled else test.frames
+    for name, figure in FRAME.items():
+        yield name, figure(frames, endpoints=protocol.endpoints)
+
+
+def _pixel(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
+    if test.pixels is not None:
+        for name, figure in PIXEL.items():
+            estimate = figure(test.pixels)
+            # the IoU asks for nothing but what reaches 0.5, so run lengths say all of it
+            yield name, estimate if name == "mask_iou" else _of_levels(estimate, test)
+
+
+def _region(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
+    if test.detected is not None and test.tracks is not None:
+        yield "rbdc", _of_levels(rbdc(test.detected, test.tracks, test.region_frames), test)
+        yield "tbdc", _of_levels(tbdc(test.detected, test.tracks, test.region_frames), test)
+
+
+def _of_levels(estimate: Estimate, test: TestSet) -> Estimate:
+    """With a note where masks can't rank pixels or regions: run lengths only say what reaches 0.5."""
+    if not test.two_level:
+        return estimate
+    some = "" if len(test.two_level) == len(test.masked) else f" in {len(test.two_level)} of {len(test.masked)} videos"
+    note = f"{TWO_LEVELS}{some}: run lengths at 0.5"
+    return replace(estimate, note="; ".join(part for part in (estimate.note, note) if part))
+
+
+def _event(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
+    for iou in IOU_LEVELS:
+        yield f"f1_iou_{iou:g}", segment_f1(test.events, iou=iou)
+    yield "recall", detection_recall(test.events)
+    yield "onset_error_s", onset_error(test.events)
+    yield "false_alarms_per_hour", false_alarms_per_hour(test.events)
+
+
+def _range(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
+    yield "pate", pate(test.frames)
+
+
+def _category(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
+    auc = partial(frame_auc, endpoints=protocol.endpoints)
+    sampled = test.frames.sampled if protocol.only_sampled else None
+    frames = test.frames.only_sampled() if protocol.only_sampled else test.frames
+    for name, rows in test.categories.items():
+        codes = np.where(rows if sampled is None else rows[sampled], 0, NORMAL)
+        yield name, auc(frames_of_category(frames, codes, 0))
+
+
+FRAME: dict[str, Callable[..., Estimate]] = {
+    "auc_micro": frame_auc,
+    "ap_micro": frame_ap,
+    "auc_macro": frame_auc_macro,
+    "ap_macro": frame_ap_macro,
+}
+PIXEL: dict[str, Callable[..., Estimate]] = {"auc": pixel_auc, "ap": pixel_ap, "mask_iou": mask_iou, "aupro": aupro}
+NEEDS_MASKS = ("pixel", "region")
+TWO_LEVELS = "two levels"
+GROUPS: dict[str, Callable[[TestSet, Protocol], Iterator[tuple[str, Estimate]]]] = {
+    "frame": _frame,
+    "pixel": _pixel,
+    "region": _region,
+    "event": _event,
+    "range": _range,
+    "category": _category,
+}
+"""Group of metrics to what computes it."""

@@ -1,0 +1,210 @@
+"""Pictures of an evaluation: curves, score timelines with the truth shaded, the highest normal and lowest true stretches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vadcli.evaluation.collect import TestSet
+from vadcli.evaluation.report import Report
+from vadcli.metrics import FrameSet
+from vadcli.store.atomic import Scratch, writing
+from vadcli.store.layout import OutputLayout
+from vadcli.store.scores import read_metadata, read_scores
+from vadcli.types import ByteArray, ClipNeeds, PixelFormat, ScoreTable, SizeRule
+from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, LoaderOptions
+
+matplotlib.use("Agg")
+
+
+log = logging.getLogger("vadcli")
+
+CURVE_POINTS = 2000
+TIMELINE_POINTS = 4000
+TIMELINES_A_PAGE = 12
+SHEET_COLUMNS, SHEET_ROWS = 4, 3
+PICTURE_PX = 320 * 240
+TRUTH, SCORE, SECOND = "#e8590c", "#1864ab", "#868e96"
+
+
+def draw(reports: Sequence[Report], folder: Path) -> Iterator[Path]:
+    """Draw everything into a folder, one PNG each.
+
+    Args:
+        reports: one or more runs on the same videos; timelines and sheets are of the first.
+        folder: made where it is missing.
+
+    Yields:
+        What was written.
+
+    Raises:
+        OutputError: the folder can't be written.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    test = reports[0].test
+    figures: list[tuple[str, Figure]] = [("curves.png", _curves(reports))]
+    figures += [(f"timelines-{page}.png", figure) for page, figure in enumerate(_timelines(test), 1)]
+    figures += [(f"{name}.png", figure) for name, figure in _sheets(test)]
+    with Scratch(folder / ".tmp") as scratch:
+        for name, figure in figures:
+            with scratch.replace(folder / name) as path:
+                figure.savefig(path, format="png", dpi=110)
+            yield folder / name
+
+
+def curve(frames: FrameSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """False-positive rate, true-positive rate and precision at each distinct score, the highest first; thinned for drawing.
+
+    Empty where the frames are of one class.
+    """
+    order = np.argsort(-frames.scores, kind="stable")
+    scores, labels = frames.scores[order], frames.labels[order]
+    last = np.flatnonzero(np.append(np.diff(scores) != 0, True))
+    found = np.cumsum(labels)[last].astype(np.float64)
+    false = last + 1 - found
+    if not len(found) or not found[-1] or not false[-1]:
+        return np.empty(0), np.empty(0), np.empty(0)
+    thin = np.unique(np.linspace(0, len(last) - 1, min(len(last), CURVE_POINTS)).round().astype(int))
+    return (false / false[-1])[thin], (found / found[-1])[thin], (found / (found + false))[thin]
+
+
+def _curves(reports: Sequence[Report]) -> Figure:
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    roc, pr = figure.subplots(1, 2)
+    roc.plot([0, 1], [0, 1], color=SECOND, linewidth=0.8, linestyle=":")
+    for report in reports:
+        false, found, precision = curve(report.test.frames)
+        auc, ap = (report.metrics.get("frame", {}).get(name) for name in ("auc_micro", "ap_micro"))
+        name = str(report.test.out)
+        roc.step([0, *false], [0, *found], where="post", label=_labelled(name, auc.value if auc else None))
+        pr.step(found, precision, where="pre", label=_labelled(name, ap.value if ap else None))
+    share = float(reports[0].test.frames.labels.mean()) if len(reports[0].test.frames.labels) else 0.0
+    pr.axhline(share, color=SECOND, linewidth=0.8, linestyle=":")
+    _dress(roc, "ROC, all frames", "false-positive rate", "true-positive rate")
+    _dress(pr, "precision and recall, all frames", "recall", "precision")
+    return figure
+
+
+def _labelled(name: str, value: float | None) -> str:
+    return name if value is None else f"{name} ({value:.3f})"
+
+
+def _dress(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set(title=title, xlabel=x, ylabel=y, xlim=(0, 1), ylim=(0, 1.02))
+    axes.legend(fontsize=8, loc="lower right")
+    axes.grid(alpha=0.2)
+
+
+def _timelines(test: TestSet) -> Iterator[Figure]:
+    layout = OutputLayout(test.out)
+    for start in range(0, len(test.videos), TIMELINES_A_PAGE):
+        names = test.videos[start : start + TIMELINES_A_PAGE]
+        figure = Figure(figsize=(11, 1.3 * len(names) + 0.6), layout="constrained")
+        rows = figure.subplots(len(names), 1, squeeze=False)[:, 0]
+        for number, (axes, video) in enumerate(zip(rows, names, strict=True), start):
+            table, _ = read_scores(layout.scores(video))
+            _timeline(axes, table, test, number)
+        rows[-1].set_xlabel("seconds; true events shaded, events found underlined")
+        yield figure
+
+
+def _timeline(axes: Axes, table: ScoreTable, test: TestSet, number: int) -> None:
+    step = max(1, len(table) // TIMELINE_POINTS)
+    count = len(table) // step * step
+    peaks = table.score[:count].reshape(-1, step).max(axis=1) if count else table.score
+    axes.plot(table.timestamp[:count:step], peaks, color=SCORE, linewidth=0.8)
+    for start_s, end_s in test.events.true[number]:
+        axes.axvspan(start_s, end_s, color=TRUTH, alpha=0.25, linewidth=0)
+    for start_s, end_s in test.events.predicted[number]:
+        axes.plot([start_s, end_s], [0.02, 0.02], color=TRUTH, linewidth=3, solid_capstyle="butt")
+    axes.set(ylim=(0, 1), xlim=(0, max(float(test.events.duration_s[number]), 1e-3)))
+    axes.set_ylabel(table.video if len(table.video) < 18 else f"…{table.video[-16:]}", rotation=0, ha="right", fontsize=7)
+    axes.tick_params(labelsize=7)
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """A row worth a look."""
+
+    number: int
+    row: int
+    score: float
+
+
+def _sheets(test: TestSet) -> Iterator[tuple[str, Figure]]:
+    """Contact sheets, where the footage is still where it was scanned."""
+    wanted = SHEET_COLUMNS * SHEET_ROWS
+    chosen = {
+        "highest-normal-stretches": moments(test, abnormal=False)[:wanted],
+        "lowest-true-events": moments(test, abnormal=True)[:wanted],
+    }
+    pictures = _pictures(test, [moment for kind in chosen.values() for moment in kind])
+    for name, kind in chosen.items():
+        shown = [(moment, pictures[moment]) for moment in kind if moment in pictures]
+        if shown:
+            yield name, _sheet(name.replace("-", " "), shown, test)
+        elif kind:
+            log.warning("%s: no picture, the footage is not where it was scanned", name)
+
+
+def moments(test: TestSet, *, abnormal: bool) -> list[_Moment]:
+    """The highest row of each run of equal labels: normal runs by falling score, abnormal ones by rising score."""
+    found: list[_Moment] = []
+    for number, (start, end) in enumerate(zip(test.frames.offsets[:-1], test.frames.offsets[1:], strict=True)):
+        labels, scores = test.frames.labels[start:end], test.frames.scores[start:end]
+        edges = np.flatnonzero(np.diff(labels.astype(np.int8), prepend=-1, append=-1))
+        for first, last in pairwise(edges):
+            if labels[first] == abnormal:
+                row = int(first + np.argmax(scores[first:last]))
+                found.append(_Moment(number, row, float(scores[row])))
+    return sorted(found, key=lambda moment: (moment.score if abnormal else -moment.score, moment.number, moment.row))
+
+
+def _pictures(test: TestSet, wanted: Sequence[_Moment]) -> dict[_Moment, ByteArray]:
+    """The footage at these moments, as far as it can be read."""
+    by_video: dict[int, list[_Moment]] = {}
+    for moment in wanted:
+        by_video.setdefault(moment.number, []).append(moment)
+    needs = ClipNeeds(1, 0, 25.0, SizeRule(PICTURE_PX), PixelFormat.RGB, interval=1)
+    found: dict[_Moment, ByteArray] = {}
+    asked = (_request(test, number, at) for number, at in by_video.items())
+    requests = [request for request in asked if request is not None]
+    with ClipLoader(needs, LoaderOptions()) as loader:
+        for item in loader.run(requests):
+            if isinstance(item, ClipReady):
+                number = test.videos.index(item.video)
+                found[by_video[number][item.clip.index]] = item.clip.frames[0].copy()
+    return found
+
+
+def _request(test: TestSet, number: int, at: Sequence[_Moment]) -> ClipRequest | None:
+    video = test.videos[number]
+    metadata = read_metadata(OutputLayout(test.out).scores(video))
+    path = Path(str(metadata.source.get("root", ""))) / video if metadata else Path()
+    if metadata is None or not path.exists():
+        return None
+    rows = int(test.frames.offsets[number + 1] - test.frames.offsets[number])
+    bursts = tuple((moment.row + 0.5) / rows for moment in at)
+    fps = float(metadata.video["fps"]) if path.is_dir() else None
+    return ClipRequest(video, path, fps=fps, bursts=bursts, exact=True)
+
+
+def _sheet(title: str, shown: Sequence[tuple[_Moment, ByteArray]], test: TestSet) -> Figure:
+    rows = -(-len(shown) // SHEET_COLUMNS)
+    figure = Figure(figsize=(12, 2.6 * rows + 0.5), layout="constrained")
+    figure.suptitle(title)
+    for axes in (places := figure.subplots(rows, SHEET_COLUMNS, squeeze=False).ravel()):
+        axes.set_axis_off()
+    for axes, (moment, picture) in zip(places, shown, strict=False):
+        axes.imshow(picture)
+        axes.set_title(f"{test.videos[moment.number]} row {moment.row}: {moment.score:.3f}", fontsize=8)
+    return figure

@@ -1,0 +1,340 @@
+"""Figures as people and programs read them: a table, JSON in full precision, Markdown and LaTeX rows.
+
+Figures kept in the scan's output: what was measured before of the same things under the same protocol stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vadcli import __version__
+from vadcli.errors import UsageError
+from vadcli.evaluation.collect import TestSet
+from vadcli.evaluation.measure import GROUPS, NEEDS_MASKS, Estimates, Protocol
+from vadcli.metrics import Metric, difference
+from vadcli.store.atomic import Scratch
+from vadcli.store.layout import OutputLayout
+
+FORMAT_VERSION = 1
+UNLIKE_MASKS = (
+    "some runs have mask videos, others run lengths of two levels: don't compare pixel and region figures between them"
+)
+TITLES = {
+    "frame.auc_micro": "frame ROC-AUC, all frames",
+    "frame.ap_micro": "frame AP, all frames",
+    "frame.auc_macro": "frame ROC-AUC, mean of videos",
+    "frame.ap_macro": "frame AP, mean of videos",
+    "pixel.auc": "pixel ROC-AUC",
+    "pixel.ap": "pixel AP",
+    "pixel.mask_iou": "mask IoU, positive frames",
+    "pixel.aupro": "AUPRO (FPR up to 0.3)",
+    "region.rbdc": "RBDC",
+    "region.tbdc": "TBDC",
+    "event.recall": "events found",
+    "event.onset_error_s": "onset error, s",
+    "event.false_alarms_per_hour": "false alarms an hour",
+    "range.pate": "PATE",
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """One evaluation.
+
+    Attributes:
+        dataset: its name.
+        test: what was read; counts and names alone are reported.
+        protocol: how it was measured.
+        metrics: group and name to figure.
+        against: group and name to this run minus another, where two are compared.
+    """
+
+    dataset: str
+    test: TestSet
+    protocol: Protocol
+    metrics: Mapping[str, Mapping[str, Metric]]
+    against: Mapping[str, Mapping[str, Metric]] | None = None
+
+    @classmethod
+    def of(cls, dataset: str, test: TestSet, protocol: Protocol, estimates: Estimates) -> Report:
+        """Draw the intervals and put the figures together."""
+        metrics = {
+            group: {name: estimate.metric(protocol.bootstrap) for name, estimate in figures.items()}
+            for group, figures in estimates.items()
+        }
+        return cls(dataset, test, protocol, metrics)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, in full precision: `metrics.frame.auc_micro.value` and the like."""
+        document: dict[str, Any] = {
+            "format_version": FORMAT_VERSION,
+            "generator": f"vadcli {__version__}",
+            "dataset": self.dataset,
+            "out": str(self.test.out),
+            "detector": list(self.test.detectors),
+            "videos": len(self.test.videos),
+            "frames": len(self.test.frames.scores),
+            "abnormal_frames": int(self.test.frames.labels.sum()),
+            "left_out": {
+                "unscored": list(self.test.unscored),
+                "unknown": list(self.test.unknown),
+                "unmasked": list(self.test.unmasked),
+            },
+            "overhang_frames": self.test.overhang_frames,
+            "two_level_masks": list(self.test.two_level),
+            "partial": list(self.test.partial),
+            "damaged_frames": dict(self.test.damaged),
+            "protocol": self.protocol.to_json(),
+            "metrics": _plain(self.metrics),
+        }
+        if self.against is not None:
+            document["difference_to_first"] = _plain(self.against)
+        return document
+
+
+def compared(reports: Sequence[Report], estimates: Sequence[Estimates]) -> list[Report]:
+    """The reports, each after the first with its paired bootstrap differences to the first.
+
+    Raises:
+        UsageError: the runs were made on different videos.
+    """
+    first, bootstrap = reports[0], reports[0].protocol.bootstrap
+    found = [first]
+    for report, theirs in zip(reports[1:], estimates[1:], strict=True):
+        _check_same_videos(first.test, report.test, first.dataset)
+        unlike = bool(first.test.two_level) != bool(report.test.two_level)
+        shared = {
+            group: {
+                name: _noted(difference(theirs[group][name], mine, bootstrap), unlike=unlike and group in NEEDS_MASKS)
+                for name, mine in figures.items()
+                if name in theirs[group]
+            }
+            for group, figures in estimates[0].items()
+            if group in theirs and bootstrap is not None
+        }
+        found.append(Report(report.dataset, report.test, report.protocol, report.metrics, shared))
+    return found
+
+
+def _noted(metric: Metric, *, unlike: bool) -> Metric:
+    """A difference of figures whose masks are unlike says so."""
+    return replace(metric, note="; ".join(part for part in (metric.note, UNLIKE_MASKS) if part)) if unlike else metric
+
+
+def _check_same_videos(first: TestSet, other: TestSet, dataset: str) -> None:
+    masked = [_masked_truths(test) for test in (first, other) if test.pixels is not None]
+    if first.truths != other.truths or (len(masked) == 2 and masked[0] != masked[1]):
+        which = "different videos" if first.truths != other.truths else "masks of different videos"
+        raise UsageError(
+            f"{first.out} and {other.out} hold {which} of {dataset}", hint="scan the same videos into both, or compare without"
+        )
+
+
+def _masked_truths(test: TestSet) -> list[str]:
+    names = dict(zip(test.videos, test.truths, strict=True))
+    return [names[video] for video in test.pixels.names] if test.pixels is not None else []
+
+
+def to_table(reports: Sequence[Report]) -> str:
+    """Aligned columns for a terminal, one a run."""
+    rows = [("", *(str(report.test.out) for report in reports)) if len(reports) > 1 else ("", "value [interval]")]
+    rows += [(title, *cells) for title, cells in _cells(reports, _shown)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [_headline(reports)]
+    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += [f"note: {note}" for note in _notes(reports)]
+    return "\n".join(lines) + "\n"
+
+
+def to_markdown(reports: Sequence[Report]) -> str:
+    """A Markdown table."""
+    names = [str(report.test.out) for report in reports] if len(reports) > 1 else ["value"]
+    lines = [f"| {reports[0].dataset} | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    lines += [f"| {title} | " + " | ".join(cells) + " |" for title, cells in _cells(reports, _shown)]
+    return "\n".join([*lines, "", *(f"{note}  " for note in _notes(reports))]) + "\n"
+
+
+def to_latex(reports: Sequence[Report]) -> str:
+    """Rows of a LaTeX table, without the table."""
+    return "".join(
+        f"{_escaped(title)} & " + " & ".join(_escaped(cell) for cell in cells) + r" \\" + "\n"
+        for title, cells in _cells(reports, _shown)
+    )
+
+
+def _headline(reports: Sequence[Report]) -> str:
+    test = reports[0].test
+    named = {str(report.test.out): ", ".join(report.test.detectors) for report in reports}
+    if len(set(named.values())) == 1:
+        made = f"detector {named[str(test.out)]}"
+    else:
+        made = "detectors " + "; ".join(f"{out}: {detectors}" for out, detectors in named.items())
+    return (
+        f"{reports[0].dataset}: {len(test.videos)} videos, {len(test.frames.scores)} frames, "
+        f"{int(test.frames.labels.sum())} abnormal; {made}"
+    )
+
+
+def _cells(reports: Sequence[Report], shown: Any) -> Iterator[tuple[str, list[str]]]:
+    """A row for each figure that some run has, in the order of the groups."""
+    groups = [group for group in GROUPS if any(group in report.metrics for report in reports)]
+    for group in groups:
+        for name in dict.fromkeys(name for report in reports for name in report.metrics.get(group, {})):
+            cells = []
+            for report in reports:
+                metric = report.metrics.get(group, {}).get(name)
+                versus = (report.against or {}).get(group, {}).get(name)
+                cells.append("-" if metric is None else shown(metric, versus))
+            yield _title(group, name), cells
+
+
+def _title(group: str, name: str) -> str:
+    if name.startswith("f1_iou_"):
+        return f"event F1 at IoU {name.removeprefix('f1_iou_')}"
+    return TITLES.get(f"{group}.{name}", f"{group}: {name}")
+
+
+def _shown(metric: Metric, versus: Metric | None) -> str:
+    if metric.value is None:
+        return "undefined"
+    text = f"{metric.value:.4f}"
+    if metric.ci_low is not None and metric.ci_high is not None:
+        text += f" [{metric.ci_low:.4f}, {metric.ci_high:.4f}]"
+    if versus is not None and versus.value is not None:
+        text += f" ({versus.value:+.4f}"
+        if versus.ci_low is not None and versus.ci_high is not None:
+            text += f" [{versus.ci_low:+.4f}, {versus.ci_high:+.4f}]"
+        text += ")"
+    return text
+
+
+def _notes(reports: Sequence[Report]) -> list[str]:
+    """What a reader must know; what doesn't hold of every run says of which it does."""
+    by_note: dict[str, list[str]] = {}
+    for report in reports:
+        for note in _notes_of(report):
+            by_note.setdefault(note, []).append(str(report.test.out))
+    notes = [note if len(outs) == len(reports) else f"{', '.join(outs)}: {note}" for note, outs in by_note.items()]
+    two_level = [bool(report.test.two_level) for report in reports if report.test.masked]
+    if any(two_level) and not all(two_level):
+        notes.append(UNLIKE_MASKS)
+    return notes
+
+
+def _notes_of(report: Report) -> list[str]:
+    """Of the protocol, of what was read, then of figures, those that share a note together."""
+    protocol, test = report.protocol, report.test
+    notes = ["frame and category figures over sampled rows alone"] if protocol.only_sampled else []
+    if protocol.pixel_size is not None:
+        notes.append("pixel figures at {}x{} (height x width)".format(*protocol.pixel_size))
+    if test.overhang_frames:
+        notes.append(f"{test.overhang_frames} annotated frames lie past the last frame of their video and don't count")
+    if test.partial:
+        notes.append(f"{len(test.partial)} videos are partial: they count up to their last row")
+    if test.damaged:
+        notes.append(f"{sum(test.damaged.values())} frames of {len(test.damaged)} videos were decoded with errors, and count")
+    for side, names in (("without scores", test.unscored), ("without truth", test.unknown)):
+        notes += [f"{len(names)} videos {side} left out"] if names else []
+    if test.pixels is not None and "pixel" in report.metrics and len(test.pixels.names) < len(test.videos):
+        notes.append(f"pixel figures over the {len(test.pixels.names)} of {len(test.videos)} videos with pixel truth and masks")
+    if test.unmasked and test.pixels is None and not protocol.groups:
+        notes.append("no pixel figures: no masks are stored (scan with --masks video)")
+    by_note: dict[str, dict[str, None]] = {}
+    for group, figures in report.metrics.items():
+        for name, metric in figures.items():
+            if metric.note:
+                by_note.setdefault(metric.note, {})[_title(group, name)] = None
+    return notes + [f"{', '.join(titles)}: {note}" for note, titles in by_note.items()]
+
+
+def _plain(metrics: Mapping[str, Mapping[str, Metric]]) -> dict[str, dict[str, Any]]:
+    return {group: {name: metric.to_json() for name, metric in figures.items()} for group, figures in metrics.items()}
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\{character}" if character in "&%$#_{}" else character for character in text)
+
+
+SAME = ("format_version", "generator", "dataset", "root", "inputs")
+"""What must agree for two documents to be of the same figures, besides the protocol without its groups."""
+
+
+def document_of(report: Report, root: Path) -> dict[str, Any]:
+    """A report with what it was measured from: the truth's path and a digest of what was read."""
+    return {**report.to_json(), "root": str(root), "inputs": inputs_of(report.test)}
+
+
+def keep(document: dict[str, Any], layout: OutputLayout) -> Path:
+    """Write a document of `document_of` to OUT/eval/<dataset>.json, with the groups that an earlier one has besides.
+
+    Raises:
+        OutputError: it can't be written.
+    """
+    final = layout.evaluation(document["dataset"])
+    with Scratch(layout.scratch) as scratch, scratch.replace(final) as path:
+        path.write_text(json.dumps(merged(_earlier(final), document), indent=2) + "\n", encoding="utf-8")
+    return final
+
+
+def merged(earlier: dict[str, Any] | None, document: dict[str, Any]) -> dict[str, Any]:
+    """The document with the groups that only the earlier one has; as it is where the two are not of the same."""
+    if earlier is None or not _same(earlier, document):
+        return document
+    lost = [group for group in earlier["metrics"] if group not in document["metrics"]]
+    if not lost:
+        return document
+    figures = {**earlier["metrics"], **document["metrics"]}
+    asked = (earlier["protocol"]["groups"], document["protocol"]["groups"])
+    groups = [group for group in GROUPS if group in asked[0] or group in asked[1]] if all(asked) else []
+    whole = {**document, "metrics": {group: figures[group] for group in GROUPS if group in figures}}
+    whole["protocol"] = {**document["protocol"], "groups": groups}
+    if not set(lost).isdisjoint(NEEDS_MASKS) and set(document["metrics"]).isdisjoint(NEEDS_MASKS):
+        whole["two_level_masks"] = earlier["two_level_masks"]
+        whole["left_out"] = {**document["left_out"], "unmasked": earlier["left_out"]["unmasked"]}
+    return whole
+
+
+def inputs_of(test: TestSet) -> str:
+    """Hexadecimal digest of what figures are made from: scores, labels and events by content, stored masks by size and time.
+
+    The pictures of a pixel truth are not in it.
+    """
+    digest, layout = hashlib.sha256(), OutputLayout(test.out)
+    digest.update(json.dumps([test.videos, list(test.categories)]).encode())
+    frames = test.frames
+    for array in (frames.scores, frames.labels, frames.offsets, frames.sampled, *test.categories.values(), *test.events.true):
+        if array is not None:
+            digest.update(array.tobytes())
+    for video in test.videos:
+        digest.update(_content(layout.events(video)))
+        for path in (layout.mask_video(video), layout.mask_rle(video)):
+            state = path.stat() if path.exists() else None
+            digest.update(f"{state.st_size} {state.st_mtime_ns}".encode() if state else b"-")
+    return digest.hexdigest()
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError:
+        return b"-"
+
+
+def _same(earlier: dict[str, Any], document: dict[str, Any]) -> bool:
+    protocols = [{**each["protocol"], "groups": None} for each in (earlier, document)]
+    return protocols[0] == protocols[1] and all(earlier[key] == document[key] for key in SAME)
+
+
+def _earlier(path: Path) -> dict[str, Any] | None:
+    """The stored document; None where there is none, or none of this kind."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    needed = {*SAME, "protocol", "metrics", "left_out", "two_level_masks"}
+    return found if isinstance(found, dict) and needed <= set(found) else None

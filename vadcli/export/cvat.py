@@ -1,0 +1,129 @@
+"""Events as CVAT for video 1.1: the masks of each event's frames, or its box where no masks are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import TextIOBase
+from typing import TextIO, cast
+from xml.sax.saxutils import XMLGenerator
+from xml.sax.xmlreader import AttributesImpl
+
+import numpy as np
+
+from vadcli.export.text import UNNAMED, label, legal_in_xml
+from vadcli.store.events import EventsDocument
+from vadcli.store.mask_video import mask_box, upsample_mask
+from vadcli.store.masks import MaskTrack
+from vadcli.types import BoolArray, Event
+
+HALF = 128
+"""The mask byte from which a pixel belongs to the mask: a pixel score of 0.5."""
+
+
+def write_cvat(document: EventsDocument, masks: MaskTrack | None, file: TextIO) -> None:
+    """Write one video's events.
+
+    CVAT has no tracks of masks and reads a track of masks as its first one, so every mask is a track of its own.
+
+    Args:
+        document: the video's events.
+        masks: its stored masks; None where there are none.
+        file: where to.
+    """
+    xml = XMLGenerator(cast(TextIOBase, file), "utf-8", short_empty_elements=True)
+    xml.startDocument()
+    _open(xml, "annotations")
+    _text(xml, "version", "1.1")
+    _head(xml, document)
+    number = 0
+    for event in document.events:
+        size = (document.video["width"], document.video["height"])
+        shapes = list(_masks(event, masks, size)) if masks is not None and all(size) else []
+        for tag, frames in shapes or _boxes(event, document):
+            _open(xml, "track", id=number, label=label(event), source="auto")
+            for attributes in frames:
+                _open(xml, tag, **attributes)
+                xml.endElement(tag)
+            xml.endElement("track")
+            number += 1
+    xml.endElement("annotations")
+    xml.endDocument()
+    file.write("\n")
+
+
+_Shape = tuple[str, list[dict[str, object]]]
+
+
+def _masks(event: Event, masks: MaskTrack, size: tuple[int, int]) -> Iterator[_Shape]:
+    for row, stored in masks.between(event.start_frame, event.end_frame):
+        mask = upsample_mask(stored, *size) >= HALF
+        box = mask_box(mask.astype(np.uint8) * 255)
+        if box is None:
+            continue
+        left, top, width, height = box
+        shape: dict[str, object] = {
+            "frame": row,
+            "keyframe": 1,
+            "outside": 0,
+            "occluded": 0,
+            "rle": ", ".join(map(str, runs(mask[top : top + height, left : left + width]))),
+            "left": left,
+            "top": top,
+            "width": width,
+            "height": height,
+            "z_order": 0,
+        }
+        yield "mask", [shape]
+
+
+def runs(mask: BoolArray) -> list[int]:
+    """Lengths of the runs of a mask, row by row, of pixels outside and inside in turn; the first may be 0."""
+    flat = np.concatenate([[False], mask.ravel()])
+    changes = np.flatnonzero(flat[1:] != flat[:-1])
+    return [int(length) for length in np.diff(np.concatenate([[0], changes, [mask.size]]))]
+
+
+def _boxes(event: Event, document: EventsDocument) -> Iterator[_Shape]:
+    if event.bbox is None:
+        return
+    left, top, width, height = event.bbox
+    place = {"xtl": left, "ytl": top, "xbr": left + width, "ybr": top + height, "z_order": 0}
+    frames: list[dict[str, object]] = [{"frame": event.start_frame, "keyframe": 1, "outside": 0, "occluded": 0, **place}]
+    if event.end_frame < (document.video["frames"] or event.end_frame + 1):
+        frames.append({"frame": event.end_frame, "keyframe": 1, "outside": 1, "occluded": 0, **place})
+    yield "box", frames
+
+
+def _head(xml: XMLGenerator, document: EventsDocument) -> None:
+    video, size = document.video, int(document.video["frames"] or 0)
+    _open(xml, "meta")
+    _open(xml, "task")
+    _text(xml, "name", str(video["path"]))
+    _text(xml, "size", size)
+    _text(xml, "mode", "interpolation")
+    _text(xml, "start_frame", 0)
+    _text(xml, "stop_frame", max(0, size - 1))
+    _open(xml, "labels")
+    for name in sorted({label(event) for event in document.events} | {UNNAMED}):
+        _open(xml, "label")
+        _text(xml, "name", name)
+        _text(xml, "type", "any")
+        _text(xml, "attributes", "")
+        xml.endElement("label")
+    xml.endElement("labels")
+    _open(xml, "original_size")
+    _text(xml, "width", video["width"] or 0)
+    _text(xml, "height", video["height"] or 0)
+    xml.endElement("original_size")
+    xml.endElement("task")
+    xml.endElement("meta")
+
+
+def _text(xml: XMLGenerator, tag: str, content: object) -> None:
+    _open(xml, tag)
+    xml.characters(legal_in_xml(str(content)))
+    xml.endElement(tag)
+
+
+def _open(xml: XMLGenerator, tag: str, **attributes: object) -> None:
+    xml.startElement(tag, AttributesImpl({name: legal_in_xml(str(value)) for name, value in attributes.items()}))

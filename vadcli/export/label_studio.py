@@ -1,0 +1,96 @@
+"""Events as Label Studio predictions: tasks to import, and the labelling configuration that they are drawn by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import quote
+from xml.sax.saxutils import quoteattr
+
+from vadcli.export.text import UNNAMED, label, legal_in_xml
+from vadcli.store.events import EventsDocument
+from vadcli.types import Box, Event
+
+LOCAL_FILES = "/data/local-files/?d="
+"""Where Label Studio serves files of a storage of its own machine; the rest is the path relative to the scan's folder."""
+
+
+def to_label_studio(documents: Iterable[EventsDocument]) -> str:
+    """Tasks with predictions, a task a video: a stretch of the timeline an event, and a box where one is known."""
+    return json.dumps([_task(document) for document in documents], indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def label_studio_config(documents: Iterable[EventsDocument]) -> str:
+    """The labelling configuration with the labels that occur."""
+    names = sorted({_label(event) for document in documents for event in document.events} | {UNNAMED})
+    labels = "".join(f"\n    <Label value={quoteattr(name)}/>" for name in names)
+    return (
+        "<View>\n"
+        '  <Video name="video" value="$video" framerate="$fps"/>\n'
+        f'  <TimelineLabels name="event" toName="video">{labels}\n  </TimelineLabels>\n'
+        f'  <Labels name="boxed" toName="video">{labels}\n  </Labels>\n'
+        '  <VideoRectangle name="box" toName="video"/>\n'
+        "</View>\n"
+    )
+
+
+def _label(event: Event) -> str:
+    """As the configuration, which is XML, can hold it."""
+    return legal_in_xml(label(event))
+
+
+def _task(document: EventsDocument) -> dict[str, Any]:
+    video = document.video
+    results: list[dict[str, Any]] = []
+    for event in document.events:
+        results.append(_stretch(event))
+        if event.bbox and video["width"] and video["height"]:
+            results.append(_box(event, event.bbox, document))
+    predictions = {
+        "model_version": f"{document.generator} {document.detector}",
+        "score": max((event.peak_score for event in document.events), default=0.0),
+        "result": results,
+    }
+    data = {
+        "video": LOCAL_FILES + quote(str(video["path"])),
+        "fps": video["fps"],
+        "path": video["path"],
+        "camera": video["camera"],
+    }
+    return {"data": data, "predictions": [predictions]}
+
+
+def _stretch(event: Event) -> dict[str, Any]:
+    """Frames count from 1, the last one included."""
+    return {
+        "id": f"event-{event.id}",
+        "from_name": "event",
+        "to_name": "video",
+        "type": "timelinelabels",
+        "score": event.peak_score,
+        "value": {"ranges": [{"start": event.start_frame + 1, "end": event.end_frame}], "timelinelabels": [_label(event)]},
+    }
+
+
+def _box(event: Event, box: Box, document: EventsDocument) -> dict[str, Any]:
+    """The event's box over all its frames, in percent of the picture."""
+    video = document.video
+    across, down = 100 / video["width"], 100 / video["height"]
+    place = {"x": box[0] * across, "y": box[1] * down, "width": box[2] * across, "height": box[3] * down, "rotation": 0}
+    shown = {"frame": event.start_frame + 1, "enabled": True, "time": event.start_s, **place}
+    hidden = {"frame": event.end_frame, "enabled": False, "time": event.end_s, **place}
+    value = {
+        "framesCount": video["frames"] or event.end_frame,
+        "duration": video["duration_s"] or event.end_s,
+        "sequence": [shown, hidden],
+        "labels": [_label(event)],
+    }
+    return {
+        "id": f"box-{event.id}",
+        "from_name": "box",
+        "to_name": "video",
+        "type": "videorectangle",
+        "score": event.peak_score,
+        "value": value,
+    }

@@ -1,0 +1,105 @@
+"""How an event is called where there is room for a word or a line.
+
+Events as tables: JSON and CSV.
+
+Events as WebVTT, which players show as captions or chapters.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable
+
+from vadcli.store.events import EventsDocument
+from vadcli.types import Event
+
+UNNAMED = "anomaly"
+"""What an event without a category is called."""
+
+
+def label(event: Event) -> str:
+    """The event's category."""
+    return event.category or UNNAMED
+
+
+def caption(event: Event) -> str:
+    """The event's category and how sure it is."""
+    return f"{label(event)} {event.peak_score:.2f}"
+
+
+def one_line(text: str) -> str:
+    """Text without line ends, for formats that are read line by line."""
+    return " ".join(text.split())
+
+
+_NOT_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
+
+
+def legal_in_xml(text: str) -> str:
+    """Text with a mark in place of each character that no XML file may hold, escaped or not."""
+    return _NOT_XML.sub("\ufffd", text)
+
+
+CSV_COLUMNS = (
+    "video",
+    "camera",
+    "id",
+    "start_s",
+    "end_s",
+    "peak_s",
+    "start_frame",
+    "end_frame",
+    "peak_frame",
+    "peak_score",
+    "mean_score",
+    "category",
+    "bbox_x",
+    "bbox_y",
+    "bbox_width",
+    "bbox_height",
+)
+
+
+def to_json(documents: Iterable[EventsDocument]) -> str:
+    """One JSON array of all documents."""
+    return json.dumps([document.to_json() for document in documents], indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_csv(documents: Iterable[EventsDocument]) -> str:
+    """One row an event over all videos, a header row first; empty where there is no value."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for document in documents:
+        writer.writerows(_csv_row(document, event) for event in document.events)
+    return text.getvalue()
+
+
+def _csv_row(document: EventsDocument, event: Event) -> list[object]:
+    values = {"video": document.video["path"], "camera": document.video["camera"], **event.to_json()}
+    values.update(zip(("bbox_x", "bbox_y", "bbox_width", "bbox_height"), event.bbox or (None,) * 4, strict=True))
+    return ["" if values[name] is None else values[name] for name in CSV_COLUMNS]
+
+
+def to_vtt(document: EventsDocument) -> str:
+    """WebVTT captions of one video: a cue an event, for any player."""
+    blocks = ["WEBVTT"]
+    for event in document.events:
+        start_ms = round(event.start_s * 1000)
+        end_ms = max(round(event.end_s * 1000), start_ms + 1)
+        blocks.append(f"{event.id}\n{_clock(start_ms)} --> {_clock(end_ms)}\n{_escaped(caption(event))}")
+    return "\n\n".join(blocks) + "\n"
+
+
+def _clock(milliseconds: int) -> str:
+    seconds, milliseconds = divmod(milliseconds, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02d}:{minutes:02d}:{seconds:02d}.{milliseconds:03d}"
+
+
+def _escaped(text: str) -> str:
+    return one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,346 @@
+"""A scanned video made visible: its pictures with heat map, score curve, time and captions, as an MP4 that plays anywhere.
+
+The scores, events and masks are the stored ones; nothing is scored here. A clip's time 0 is its first picture, so a player's
+clock in a whole rendered video shows the times of the events document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from vadcli.draw.mp4 import Mp4Writer
+from vadcli.draw.overlay import Geometry, Overlay
+from vadcli.errors import DocumentError, VideoError
+from vadcli.store.atomic import Scratch
+from vadcli.store.events import EventsDocument, read_events
+from vadcli.store.layout import OutputLayout
+from vadcli.store.masks import MaskTrack
+from vadcli.store.scores import ScoresMetadata, read_scores
+from vadcli.types import ByteArray, ClipNeeds, Event, PixelFormat, ScoreTable, SizeRule, VideoInfo
+from vadcli.video.audio import Sound, add_sound, find_sound
+from vadcli.video.loader import ClipLoader, LoaderOptions
+from vadcli.video.pictures import PictureFeed
+
+Progress = Callable[[int, int], None]
+"""Called with the frames written so far and the frames to write."""
+
+CLIP_BYTES = 48 << 20
+LONGEST_CLIP_FRAMES = 8
+
+
+@dataclass(frozen=True)
+class RenderSettings:
+    """How a video is rendered.
+
+    Attributes:
+        events_only: one file an event, `<video>.event-001.mp4` and so on, instead of the whole video.
+        pad_s: with events_only, footage before and after an event.
+        most_s: with events_only, the most of an event that its file shows, around the peak; the whole where None.
+        side_by_side: the untouched picture on the left, the annotated one on the right.
+        max_height_px: taller pictures are shrunk to this.
+        fps: of folders of images; the scan's where None.
+        crf: x264's constant quality, lower is better.
+        preset: x264's preset.
+        decode: how the video is read.
+    """
+
+    events_only: bool = False
+    pad_s: float = 2.0
+    most_s: float | None = None
+    side_by_side: bool = False
+    max_height_px: int | None = None
+    fps: float | None = None
+    crf: int = 21
+    preset: str = "veryfast"
+    decode: LoaderOptions = field(default_factory=LoaderOptions)
+
+
+@dataclass(frozen=True)
+class RenderResult:
+    """What a rendering made.
+
+    Attributes:
+        video: relative path.
+        files: what was written, none where only events were wanted and there are none.
+        frames: written into them.
+        expected_frames: that the scores have for them.
+        problems: what was lost on the way, a line each; empty where all is well.
+    """
+
+    video: str
+    files: tuple[Path, ...]
+    frames: int
+    expected_frames: int
+    problems: tuple[str, ...]
+
+
+def render_video(
+    source: Path,
+    *,
+    video: str,
+    layout: OutputLayout,
+    settings: RenderSettings,
+    scratch: Scratch,
+    progress: Progress | None = None,
+) -> RenderResult:
+    """Render one scanned video.
+
+    Frames that can't be decoded, masks that end early and sound that can't be read cost only themselves and are named in the
+    result. Clips of events that are no more are removed.
+
+    Args:
+        source: the footage.
+        video: its relative path in the scan.
+        layout: where the scan's results are and the rendered files go.
+        settings: how.
+        scratch: the process's temporaries in the same output folder.
+        progress: told after every frame.
+
+    Raises:
+        DocumentError: the video was not scanned, or what the scan left is damaged.
+        VideoError: no picture at all could be decoded.
+        OutputError: the output can't be written; files written before stay as they are.
+    """
+    story = _Story.load(layout, video)
+    spans = _spans(story, settings, layout.rendered(video))
+    expected = sum(map(len, spans))
+    needs = clip_needs(*story.size, settings)
+    with ClipLoader(needs, settings.decode) as loader:
+        feed = PictureFeed(loader, needs.frames, source, video=video, frames=len(story.table), fps=story.fps(settings))
+        tell = (lambda written: progress(written, expected)) if progress else (lambda written: None)
+        renderer = _Renderer(feed, story, MaskTrack(story.table, layout), settings, tell)
+        written, failed = _write_all(spans, renderer, scratch)
+    if failed and not written:
+        raise failed[0]
+    if settings.events_only:
+        _remove_clips_but([span.final for span in spans], layout.rendered(video))
+    problems = (*renderer.problems, *dict.fromkeys(error.message for error in failed))
+    return RenderResult(video, tuple(written), renderer.written, expected, problems)
+
+
+def _write_all(spans: list[_Span], renderer: _Renderer, scratch: Scratch) -> tuple[list[Path], list[VideoError]]:
+    """Each span's file, and the errors of those without a single picture."""
+    written: list[Path] = []
+    failed: list[VideoError] = []
+    for span in spans:
+        try:
+            with scratch.replace(span.final) as temporary:
+                renderer.write(span, temporary)
+            written.append(span.final)
+        except VideoError as error:
+            failed.append(error)
+    return written, failed
+
+
+def event_clip(rendered: Path, event_id: int) -> Path:
+    """The file of one event's clip, beside where the whole rendered video goes."""
+    return rendered.with_name(f"{rendered.stem}.event-{event_id:03d}.mp4")
+
+
+@dataclass(frozen=True)
+class _Story:
+    """What the scan stored of a video."""
+
+    table: ScoreTable
+    metadata: ScoresMetadata
+    document: EventsDocument
+
+    @classmethod
+    def load(cls, layout: OutputLayout, video: str) -> _Story:
+        if not layout.scores(video).exists():
+            raise DocumentError(f"{video}: no scores in {layout.out}", hint=f"scan it first: vadcli scan … --out {layout.out}")
+        table, metadata = read_scores(layout.scores(video))
+        if not len(table):
+            raise DocumentError(f"{video}: its scores hold no frame", hint="scan it again with --force")
+        return cls(table, metadata, read_events(layout.events(video)))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Display (width, height), px."""
+        return int(self.metadata.video["width"]), int(self.metadata.video["height"])
+
+    def fps(self, settings: RenderSettings) -> float:
+        """Average frames a second; what a folder of images was scanned at."""
+        return settings.fps or float(self.metadata.video["fps"])
+
+    @property
+    def end_s(self) -> float:
+        """Where the last frame ends."""
+        return max(float(self.metadata.video["duration_s"]), float(self.table.timestamp[-1]))
+
+    def end_of(self, row: int) -> float:
+        """Where this row's frame ends, seconds."""
+        return float(self.table.timestamp[row + 1]) if row + 1 < len(self.table) else self.end_s
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Rows [first, last) that become one file."""
+
+    first: int
+    last: int
+    final: Path
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+
+def _spans(story: _Story, settings: RenderSettings, rendered: Path) -> list[_Span]:
+    """What to write: the whole video, or one file an event."""
+    if not settings.events_only:
+        return [_Span(0, len(story.table), rendered)]
+    timestamp, pad_s = story.table.timestamp, settings.pad_s
+    spans = []
+    for event in story.document.events:
+        start_s, end_s = shown_seconds(event, settings.most_s)
+        first = int(np.searchsorted(timestamp, start_s - pad_s, side="left"))
+        last = int(np.searchsorted(timestamp, end_s + pad_s, side="left"))
+        if (start_s, end_s) == (event.start_s, event.end_s):
+            first, last = min(first, event.start_frame), max(last, event.end_frame)
+        spans.append(_Span(first, min(last, len(timestamp)), event_clip(rendered, event.id)))
+    return spans
+
+
+def shown_seconds(event: Event, most_s: float | None) -> tuple[float, float]:
+    """From when to when an event's clip shows it: all of it, or `most_s` with the peak as near the middle as may be."""
+    if most_s is None or event.end_s - event.start_s <= most_s:
+        return event.start_s, event.end_s
+    start_s = min(max(event.start_s, event.peak_s - most_s / 2), event.end_s - most_s)
+    return start_s, start_s + most_s
+
+
+def _remove_clips_but(kept: Collection[Path], rendered: Path) -> None:
+    beginning = f"{rendered.stem}.event-"
+    with suppress(FileNotFoundError):
+        for path in list(rendered.parent.iterdir()):
+            number = path.name.removeprefix(beginning).removesuffix(".mp4")
+            if path.name == f"{beginning}{number}.mp4" and number.isdecimal() and path not in kept:
+                path.unlink()
+
+
+class _Renderer:
+    """Writes spans of one video and keeps account of what was lost.
+
+    Args:
+        feed: where the pictures come from.
+        story: what the scan stored.
+        masks: the stored masks.
+        settings: how.
+        tell: called after every frame.
+    """
+
+    def __init__(
+        self, feed: PictureFeed, story: _Story, masks: MaskTrack, settings: RenderSettings, tell: Callable[[int], None]
+    ) -> None:
+        self._feed, self._story, self._masks, self._settings, self._tell = feed, story, masks, settings, tell
+        self._overlay: Overlay | None = None
+        self.written = 0
+        self.sound_problems: list[str] = []
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """A line each."""
+        return tuple(dict.fromkeys([*self._feed.problems(), *self._masks.problems, *self.sound_problems]))
+
+    def write(self, span: _Span, path: Path) -> None:
+        """Make one file, with sound where there is any."""
+        with closing(self._feed.pictures(span.first, span.last)) as pictures:
+            first = next(pictures)
+            info = self._feed.info
+            sound = self._find_sound(info)
+            silent = path.with_name(f"{path.stem}-silent.mp4") if sound else path
+            try:
+                last = self._write_pictures(chain([first], pictures), span.first, silent)
+                if sound:
+                    self._add_sound(silent, path, sound, span.first, last)
+            finally:
+                if silent != path:
+                    silent.unlink(missing_ok=True)
+
+    def _write_pictures(self, pictures: Iterable[tuple[int, ByteArray]], first: int, path: Path) -> int:
+        """Encode the pictures; the last row that there was a picture for."""
+        pts = self._story.table.pts
+        row = first
+        with ExitStack() as stack:
+            writer: Mp4Writer | None = None
+            for row, picture in pictures:
+                overlay = self._overlay_for(picture)
+                writer = writer or stack.enter_context(self._writer(path, overlay.geometry))
+                writer.write(overlay.draw(picture, row, self._masks.at(row)), int(pts[row] - pts[first]))
+                self.written += 1
+                self._tell(self.written)
+        return row
+
+    def _writer(self, path: Path, canvas: Geometry) -> Mp4Writer:
+        metadata, settings = self._story.metadata, self._settings
+        return Mp4Writer(
+            path,
+            width=canvas.width,
+            height=canvas.height,
+            time_base=Fraction(metadata.time_base),
+            fps=float(metadata.video["fps"]),
+            crf=settings.crf,
+            preset=settings.preset,
+        )
+
+    def _overlay_for(self, picture: ByteArray) -> Overlay:
+        if self._overlay is None:
+            story = self._story
+            self._overlay = Overlay(
+                story.table,
+                story.document.events,
+                story.document.thresholds,
+                width=picture.shape[1],
+                height=picture.shape[0],
+                end_s=story.end_s,
+                side_by_side=self._settings.side_by_side,
+                title=story.table.video,
+            )
+        return self._overlay
+
+    def _find_sound(self, info: VideoInfo) -> Sound | None:
+        try:
+            return find_sound(info, timeout_s=self._settings.decode.timeout_s)
+        except VideoError as error:
+            self.sound_problems.append(error.message)
+            return None
+
+    def _add_sound(self, silent: Path, path: Path, sound: Sound, first: int, last: int) -> None:
+        start_s = float(self._story.table.timestamp[first])
+        try:
+            add_sound(
+                silent,
+                path,
+                info=self._feed.info,
+                sound=sound,
+                start_s=start_s,
+                duration_s=self._story.end_of(last) - start_s,
+                timeout_s=self._settings.decode.timeout_s,
+            )
+        except VideoError as error:
+            self.sound_problems.append(error.message)
+            silent.replace(path)
+
+
+def clip_needs(width: int, height: int, settings: RenderSettings) -> ClipNeeds:
+    """Every frame in colour, as large as the rendered video can take, few at a time where they are large.
+
+    Args:
+        width, height: display size of the video, px.
+        settings: how.
+    """
+    area = width * height
+    if settings.max_height_px and height > settings.max_height_px:
+        area = round(area * (settings.max_height_px / height) ** 2)
+    size = SizeRule(area)
+    while not Geometry.of(*size.apply(width, height), side_by_side=settings.side_by_side).plays_anywhere:
+        size = SizeRule(size.max_area_px * 49 // 50)
+    frames = max(1, min(LONGEST_CLIP_FRAMES, CLIP_BYTES // (3 * size.max_area_px)))
+    return ClipNeeds(frames=frames, overlap=0, rate_hz=1.0, interval=1, size=size, pixel_format=PixelFormat.RGB)

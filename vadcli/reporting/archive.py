@@ -1,0 +1,285 @@
+"""An archive as its scans left it: every video's events, what could not be read, and how the runs went.
+
+An archive's facts in words: how long, how many, by what, how fast.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from vadcli.errors import DocumentError, UsageError
+from vadcli.options import parse_duration
+from vadcli.store.events import EventsDocument, read_events
+from vadcli.store.layout import OutputLayout, matches, printable, told_paths
+from vadcli.store.run_record import StoredRun, read_run
+from vadcli.types import Event, Status, Thresholds, VideoResult
+
+LAST_RUN = "last-run"
+SIDE_BY_SIDE = timedelta(minutes=10)
+"""Shards that begin within this time of the next one are started together."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class VideoStory:
+    """What is known of one video.
+
+    Attributes:
+        video: relative path.
+        camera: the camera's name; "" where the video could not be opened.
+        status: done, partial or failed.
+        reason: why it is not done; "" where it is.
+        duration_s: of the footage, as the probe tells; 0 where it failed.
+        frames: rows with a score.
+        lost_frames: that should have been there and could not be decoded.
+        detector: what scored it.
+        thresholds: what its events were cut with.
+        events: in order.
+    """
+
+    video: str
+    camera: str
+    status: Status
+    reason: str
+    duration_s: float
+    frames: int
+    lost_frames: int
+    detector: str
+    thresholds: Thresholds
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True)
+class Archive:
+    """All that a report tells of.
+
+    Attributes:
+        layout: the scans' output folder.
+        runs: in scope, oldest first.
+        videos: in the order of camera and name.
+        problems: files of the output folder that can't be read, a line each.
+    """
+
+    layout: OutputLayout
+    runs: tuple[StoredRun, ...]
+    videos: tuple[VideoStory, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The output folder's own name, as UTF-8 can write it."""
+        return printable(self.layout.out.absolute().name)
+
+    @property
+    def failures(self) -> tuple[VideoStory, ...]:
+        """The videos that could not be read, or not whole."""
+        return tuple(video for video in self.videos if video.status is not Status.DONE)
+
+    @property
+    def events(self) -> int:
+        """How many there are."""
+        return sum(len(video.events) for video in self.videos)
+
+    @property
+    def footage_s(self) -> float:
+        """Seconds of footage in videos that have scores."""
+        return sum(video.duration_s for video in self.videos)
+
+    @property
+    def cameras(self) -> dict[str, list[VideoStory]]:
+        """Camera -> its videos that have scores, in order."""
+        found: dict[str, list[VideoStory]] = {}
+        for video in self.videos:
+            if video.status is not Status.FAILED:
+                found.setdefault(video.camera, []).append(video)
+        return found
+
+    @property
+    def newest(self) -> StoredRun | None:
+        """The run that began last."""
+        return self.runs[-1] if self.runs else None
+
+    def footage(self, video: str, root: Path | None = None) -> Path | None:
+        """Where a video's footage is: below `root`, or where a run found it, the newest first; None where it is no more.
+
+        Names are stored with bytes that are not UTF-8 as %XX.
+        """
+        told = dict.fromkeys(run.info.root for run in reversed(self.runs))
+        roots = [root] if root else [Path(path) for text in told for path in told_paths(text)]
+        below = [
+            name for name in told_paths(video) if not name.startswith("/") and ".." not in name.split("/") and "\0" not in name
+        ]
+        return next((path for base in roots for name in below if (path := base / name).exists()), None)
+
+
+def collect(layout: OutputLayout, *, since: str | None = None, include: Collection[str] = ()) -> Archive:
+    """Read an output folder.
+
+    Args:
+        layout: the folder.
+        since: only what runs worked on that began then or later: "last-run", a time like 2026-11-27T06:00, or how long ago
+            ("24h"). Everything that is stored where None.
+        include: globs of relative paths; all videos where empty.
+
+    Raises:
+        UsageError: there is no scan, or `since` is not understood.
+    """
+    problems: list[str] = []
+    runs = list(_read_all(layout.iter_runs(), read_run, problems))
+    documents = list(_read_all(layout.iter_events(), read_events, problems))
+    if not runs and not documents and not problems:
+        raise UsageError(f"{layout.out}: no scan has left anything here", hint="name the --out folder of a scan")
+    results = _newest_results(runs)
+    chosen = runs
+    if since is not None:
+        begin = moment(since, runs)
+        chosen = [run for run in runs if run.start >= begin]
+        worked = {result.video for run in chosen for result in run.files if _concerns(result)}
+        documents = [document for document in documents if document.video["path"] in worked]
+    stories = [_story(document, results.get(str(document.video["path"]))) for document in documents]
+    stories = [story for story in stories if matches(story.video, include)]
+    return Archive(
+        layout, tuple(chosen), tuple(sorted(stories, key=lambda story: (story.camera, story.video))), tuple(problems)
+    )
+
+
+def moment(since: str, runs: Sequence[StoredRun]) -> datetime:
+    """The time that `--since` means.
+
+    Raises:
+        UsageError: it is neither a time nor how long ago, or it is the last run's and there is none.
+    """
+    if since == LAST_RUN:
+        if not runs:
+            raise UsageError(f"--since {LAST_RUN}: no run has left a record", hint="leave --since out, or scan first")
+        return last_run_start(runs)
+    try:
+        told = datetime.fromisoformat(since)
+        return told if told.tzinfo else told.astimezone()
+    except ValueError:
+        pass
+    try:
+        return datetime.now(UTC) - timedelta(seconds=parse_duration(since, "since"))
+    except UsageError as error:
+        hint = f"give {LAST_RUN}, a time like 2026-11-27T06:00, or how long ago, like 24h"
+        raise UsageError(f"--since {since!r} is not understood", hint=hint) from error
+
+
+def last_run_start(runs: Sequence[StoredRun]) -> datetime:
+    """When the last run began. Shards of one scan that began side by side, each of another part, are one run.
+
+    Args:
+        runs: at least one.
+    """
+    newest, *earlier = sorted(runs, key=lambda run: run.start, reverse=True)
+    start, seen = newest.start, {newest.info.shard}
+    for run in earlier:
+        if start - run.start > SIDE_BY_SIDE or run.info.shard in seen or _parts(run) != _parts(newest):
+            break
+        start = run.start
+        seen.add(run.info.shard)
+    return start
+
+
+def _parts(run: StoredRun) -> str:
+    """The N of a shard K/N; "" of a whole run."""
+    return (run.info.shard or "").partition("/")[2]
+
+
+def _read_all(paths: Iterator[Path], read: Callable[[Path], T], problems: list[str]) -> Iterator[T]:
+    for path in paths:
+        try:
+            yield read(path)
+        except DocumentError as error:
+            problems.append(printable(error.message))
+
+
+def _newest_results(runs: Sequence[StoredRun]) -> dict[str, VideoResult]:
+    """What the newest run that worked on each video says of it."""
+    return {result.video: result for run in runs for result in run.files if result.status is not Status.SKIPPED}
+
+
+def _concerns(result: VideoResult) -> bool:
+    """Whether a run worked on the video, or named it as lost still."""
+    return result.is_lost or result.status is Status.DONE
+
+
+def _story(document: EventsDocument, result: VideoResult | None) -> VideoStory:
+    video = document.video
+    status = document.scan.status if document.scan else Status.FAILED if document.failure else Status.DONE
+    lost = max(0, result.expected_frames - result.decoded_frames) if result and status is Status.PARTIAL else 0
+    reason = document.failure.error if document.failure else result.reason if result and status is not Status.DONE else ""
+    return VideoStory(
+        video=str(video["path"]),
+        camera=str(video["camera"] or ""),
+        status=status,
+        reason=reason or ("" if status is Status.DONE else "frames are missing; the run's record that says why is gone"),
+        duration_s=float(video["duration_s"] or 0.0),
+        frames=int(video["frames"] or 0),
+        lost_frames=lost,
+        detector=document.detector,
+        thresholds=document.thresholds,
+        events=document.events,
+    )
+
+
+_SHORT_HASH = 12
+
+
+def clock(seconds: float) -> str:
+    """0:00:00, rounded down like a player's clock."""
+    whole = int(seconds + 1e-6)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def lasting(seconds: float) -> str:
+    """`2.7 s` under a minute, else like `clock`."""
+    return f"{seconds:.1f} s" if seconds < 60 else clock(seconds)
+
+
+def counted(number: int, noun: str) -> str:
+    """`no events`, `1 event`, `1,204 events`."""
+    return f"no {noun}s" if number == 0 else f"{number:,} {noun}{'s' if number > 1 else ''}"
+
+
+def run_facts(archive: Archive) -> list[tuple[str, str]]:
+    """What the newest run in scope was: a name and a value each."""
+    run = archive.newest
+    if run is None:
+        return [("Run", "no run's record is here")]
+    facts = [
+        ("Detector", str(run.info.detector.get("name", "?"))),
+        ("Weights", ", ".join(f"{name} {sha[:_SHORT_HASH]}" for name, sha in run.info.weights.items()) or "none needed"),
+        ("Looked for", str(run.info.config.get("categories") or "anything that stands out")),
+        ("Run", f"{when(run.start)}, {_ending(run)}"),
+        ("Speed", speed(run) or "not known"),
+        ("Footage from", run.info.root),
+        ("Command", shlex.join(run.info.command)),
+        ("Version", f"vadcli {run.info.version}"),
+    ]
+    others = len(archive.runs) - 1
+    return [*facts, ("Runs before", str(others))] if others else facts
+
+
+def speed(run: StoredRun) -> str:
+    """`310 frames/s`; "" where the run has not ended or decoded nothing."""
+    frames = int(run.totals.get("decoded_frames", 0))
+    if run.end is None or not frames:
+        return ""
+    return f"{frames / max(1e-3, (run.end - run.start).total_seconds()):.0f} frames/s"
+
+
+def when(moment: datetime) -> str:
+    """A moment in UTC to the minute."""
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
+def _ending(run: StoredRun) -> str:
+    if run.end is None:
+        return "not ended: it runs still, or was killed"
+    return f"{lasting((run.end - run.start).total_seconds())}, exit code {run.exit_code}"

@@ -1,0 +1,314 @@
+"""The page: one HTML file that opens from disk, asks nothing of any network and runs nothing that data says.
+
+The night in a few lines, for a mail or another program: what happened, where, and what could not be read.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.utils import formatdate, make_msgid
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from vadcli import __version__
+from vadcli.reporting.archive import Archive, VideoStory, clock, counted, lasting, run_facts
+from vadcli.reporting.assets import Shelf
+from vadcli.reporting.pictures import EventKey, Strip
+from vadcli.types import Event
+
+SCRIPTS = ("uplot/uPlot.iife.min.js", "dom.js", "review.js", "timeline.js", "table.js", "main.js")
+STYLES = ("uplot/uPlot.min.css", "page.css")
+LIBRARIES = ("uPlot 1.6.32, MIT licence, © 2022 Leon Sorokin",)
+EVENT_FIELDS = (
+    "video", "id", "start_frame", "end_frame", "start_s", "end_s", "peak_s", "peak_score", "category", "strip", "clip",
+)  # fmt: skip
+_ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What goes into the page beside the archive's own facts.
+
+    Attributes:
+        curves: video -> packed curve.
+        strips: the thumbnails of some events, the most important first.
+        clips: MP4 files of some events.
+    """
+
+    curves: Mapping[str, str]
+    strips: Mapping[EventKey, Strip]
+    clips: Mapping[EventKey, bytes]
+
+
+def make_page(archive: Archive, shown: Shown, shelf: Shelf, *, problems: Sequence[str], title: str = "") -> str:
+    """The page's text.
+
+    Args:
+        archive: what it tells of.
+        shown: curves, thumbnails and clips.
+        shelf: where these go.
+        problems: what went wrong while they were made, a line each.
+        title: the heading; the archive's folder where empty.
+
+    Raises:
+        OutputError: the shelf can't write.
+    """
+    data = _data(archive, shown, shelf)
+    script = "\n".join(map(_asset, SCRIPTS))
+    style = "\n".join(map(_asset, STYLES))
+    environment = Environment(
+        loader=PackageLoader("vadcli.reporting", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"counted": counted, "lasting": lasting}
+    return environment.get_template("page.html.j2").render(
+        archive=archive,
+        title=title or archive.name,
+        made=datetime.now(UTC),
+        version=__version__,
+        facts=run_facts(archive),
+        problems=[*archive.problems, *problems],
+        categories=sorted({event.category for video in archive.videos for event in video.events if event.category}),
+        libraries=LIBRARIES,
+        policy=_policy(script, style, beside=shelf.beside),
+        script=script,
+        style=style,
+        data=json.dumps(data, ensure_ascii=False, separators=(",", ":")).translate(_ESCAPES),
+    )
+
+
+def by_importance(archive: Archive) -> list[tuple[VideoStory, Event]]:
+    """Every event, the highest peak first."""
+    events = [(video, event) for video in archive.videos for event in video.events]
+    return sorted(events, key=lambda item: (-item[1].peak_score, item[0].video, item[1].id))
+
+
+def _data(archive: Archive, shown: Shown, shelf: Shelf) -> dict[str, Any]:
+    number = {video.video: place for place, video in enumerate(archive.videos)}
+    pictures = {(video.video, event.id): _pictures(video, event, shown, shelf) for video, event in by_importance(archive)}
+    return {
+        "archive": _identity(archive),
+        "generator": f"vadcli {__version__}",
+        "videos": [[video.video, video.camera] for video in archive.videos],
+        "cameras": [
+            _camera(place, name, videos, number=number, curves=shown.curves, shelf=shelf)
+            for place, (name, videos) in enumerate(archive.cameras.items())
+        ],
+        "fields": EVENT_FIELDS,
+        "events": [
+            _event(number[video.video], event, pictures[video.video, event.id])
+            for video in archive.videos
+            for event in video.events
+        ],
+    }
+
+
+def _camera(
+    place: int, name: str, videos: Iterable[VideoStory], *, number: Mapping[str, int], curves: Mapping[str, str], shelf: Shelf
+) -> dict[str, Any]:
+    """A camera's videos one after the other; their curves in a script of their own where files lie beside the page."""
+    at, spans, packed = 0.0, [], []
+    for video in videos:
+        spans.append([number[video.video], round(at, 3), round(video.duration_s, 3), video.thresholds.high])
+        packed.append(curves.get(video.video, ""))
+        at += video.duration_s
+    camera: dict[str, Any] = {"name": name, "spans": spans, "end_s": round(at, 3)}
+    if shelf.beside:
+        script = f"vadcli.curves({place},{json.dumps(packed)})\n"
+        return {**camera, "script": shelf.put(script.encode(), "text/javascript")}
+    return {**camera, "curves": packed}
+
+
+def _pictures(video: VideoStory, event: Event, shown: Shown, shelf: Shelf) -> tuple[Any, str | None]:
+    """What the page says of an event's thumbnails, and the clip's URL."""
+    key = (video.video, event.id)
+    strip, clip = shown.strips.get(key), shown.clips.get(key)
+    told = None
+    if strip:
+        urls = [shelf.put(frame, "image/webp") for frame in strip.frames]
+        if all(urls):
+            told = [strip.width, strip.height, [round(second, 2) for second in strip.seconds], urls]
+    return told, shelf.put(clip, "video/mp4") if clip else None
+
+
+def _event(video: int, event: Event, pictures: tuple[Any, str | None]) -> list[Any]:
+    return [
+        video,
+        event.id,
+        event.start_frame,
+        event.end_frame,
+        round(event.start_s, 3),
+        round(event.end_s, 3),
+        round(event.peak_s, 3),
+        event.peak_score,
+        event.category,
+        *pictures,
+    ]
+
+
+def _identity(archive: Archive) -> str:
+    """What the browser keeps a review under: the same for every report of one output folder."""
+    root = archive.newest.info.root if archive.newest else ""
+    return hashlib.sha256(f"{archive.layout.out.absolute()}\0{root}".encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _policy(script: str, style: str, *, beside: bool) -> str:
+    """The content security policy: what is in this file, and what lies beside it where files do."""
+    files = " file: 'self'" if beside else ""
+    return "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src '{_hash(script)}'{files}",
+            f"style-src '{_hash(style)}'",
+            f"img-src data:{files}",
+            f"media-src data:{files}",
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
+    )
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _asset(name: str) -> str:
+    return resources.files("vadcli.reporting").joinpath(f"page/{name}").read_text("utf-8")
+
+
+DIGEST_FORMAT_VERSION = 1
+MOST_EVENTS = 20
+MOST_FAILURES = 50
+_MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_[]#|<>~"})
+
+
+def headline(archive: Archive) -> str:
+    """One line: how many events in how much footage, and what failed."""
+    text = f"{counted(archive.events, 'event')} in {lasting(archive.footage_s)} of footage"
+    failed = len(archive.failures)
+    return f"{text}, {counted(failed, 'video')} not read or not whole" if failed else text
+
+
+def to_json(archive: Archive) -> dict[str, Any]:
+    """Every event and failure as JSON values, the highest peaks first."""
+    newest = archive.newest
+    return {
+        "format_version": DIGEST_FORMAT_VERSION,
+        "generator": f"vadcli {__version__}",
+        "runs": [run.path.name for run in archive.runs],
+        "last_run": {
+            "start": newest.start.isoformat(),
+            "end": newest.end.isoformat() if newest.end else None,
+            "exit_code": newest.exit_code,
+        }
+        if newest
+        else None,
+        "videos": len(archive.videos),
+        "footage_s": round(archive.footage_s, 3),
+        "events": [
+            {"video": video.video, "camera": video.camera, **event.to_json()} for video, event in by_importance(archive)
+        ],
+        "failures": [
+            {
+                "video": video.video,
+                "status": str(video.status),
+                "reason": video.reason,
+                "lost_frames": video.lost_frames,
+            }
+            for video in archive.failures
+        ],
+        "problems": list(archive.problems),
+    }
+
+
+def to_markdown(archive: Archive) -> str:
+    """A few lines of Markdown: the headline, the highest events, what could not be read."""
+    lines = [f"# {_plain(archive.name)}: {headline(archive)}", ""]
+    shown = by_importance(archive)[:MOST_EVENTS]
+    if shown:
+        lines += ["| score | camera | video | starts | lasts | category |", "|---|---|---|---|---|---|"]
+        lines += [f"| {' | '.join(map(_plain, _cells(video, event)))} |" for video, event in shown]
+        lines += ["", *_more(archive.events - len(shown), "event")]
+    if archive.failures:
+        lines += ["## Not read, or not whole", ""]
+        lines += [
+            f"- {_plain(video.video)}: {video.status}: {_plain(video.reason)}" for video in archive.failures[:MOST_FAILURES]
+        ]
+        lines += ["", *_more(len(archive.failures) - MOST_FAILURES, "video")]
+    lines += [f"- {_plain(problem)}" for problem in archive.problems]
+    lines += [f"{name}: {_plain(value)}  " for name, value in run_facts(archive)]
+    return "\n".join(lines) + "\n"
+
+
+def to_email(archive: Archive, *, sender: str = "", recipients: tuple[str, ...] = (), subject: str = "") -> str:
+    """A whole message, plain text and HTML, for `sendmail -t` or any mailer's standard input.
+
+    Args:
+        archive: what it tells of.
+        sender: an address; `vadcli@` this machine where empty.
+        recipients: addresses for To.
+        subject: the headline where empty.
+    """
+    message = EmailMessage()
+    domain = socket.getfqdn()
+    message["From"] = sender or Address("vadcli", "vadcli", domain if domain.isascii() else "localhost")
+    if recipients:
+        message["To"] = ", ".join(recipients)
+    name = archive.name
+    message["Subject"] = " ".join((subject or f"{name}: {headline(archive)}").split())
+    message["Date"] = formatdate(localtime=False)
+    message["Message-ID"] = make_msgid("vadcli", domain=domain if domain.isascii() else "localhost")
+    message["Auto-Submitted"] = "auto-generated"
+    message.set_content(_text(archive))
+    environment = Environment(loader=PackageLoader("vadcli.reporting", "page"), autoescape=True, undefined=StrictUndefined)
+    shown = by_importance(archive)[:MOST_EVENTS]
+    page = environment.get_template("mail.html.j2").render(
+        headline=headline(archive),
+        events=[_cells(video, event) for video, event in shown],
+        more=" ".join(_more(archive.events - len(shown), "event")),
+        failures=archive.failures[:MOST_FAILURES],
+        more_failures=" ".join(_more(len(archive.failures) - MOST_FAILURES, "video")),
+        problems=archive.problems,
+        facts=run_facts(archive),
+    )
+    message.add_alternative(page, subtype="html")
+    return message.as_bytes().decode("ascii")
+
+
+def _text(archive: Archive) -> str:
+    lines = [headline(archive), ""]
+    shown = by_importance(archive)[:MOST_EVENTS]
+    for video, event in shown:
+        score, _, name, starts, lasts, category = _cells(video, event)
+        lines.append(f"{score}  {name}  {starts}  {lasts}" + (f"  {category}" if event.category else ""))
+    lines += ["", *_more(archive.events - len(shown), "event")] if shown else []
+    if archive.failures:
+        lines.append("Not read, or not whole:")
+        lines += [f"  {video.video}: {video.status}: {video.reason}" for video in archive.failures[:MOST_FAILURES]]
+        lines += ["", *_more(len(archive.failures) - MOST_FAILURES, "video")]
+    lines += [*archive.problems, *(f"{name}: {value}" for name, value in run_facts(archive))]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(video: VideoStory, event: Event) -> tuple[str, str, str, str, str, str]:
+    lasts = lasting(event.end_s - event.start_s)
+    return f"{event.peak_score:.3f}", video.camera, video.video, clock(event.start_s), lasts, event.category or ""
+
+
+def _more(number: int, noun: str) -> list[str]:
+    """A line and an empty one that say how many are not shown; nothing where all are."""
+    return [f"and {counted(number, f'more {noun}')}", ""] if number > 0 else []
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return " ".join(text.split()).translate(_MARKDOWN)

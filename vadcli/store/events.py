@@ -1,0 +1,262 @@
+"""The events document of one video: written, read back, and checked against its published JSON Schema."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, NoReturn
+
+from vadcli import __version__
+from vadcli.errors import DocumentError
+from vadcli.store.layout import printable
+from vadcli.types import EVENTS_FORMAT_VERSION, Event, Status, Thresholds, VideoInfo
+
+_REWRITE = "write it again with `vadcli scan --force` or `vadcli events`"
+_VIDEO_FIELDS = ("path", "camera", "width", "height", "rotation", "fps", "duration_s", "frames", "moving_camera")
+
+
+def describe_video(
+    path: str,
+    camera: str | None,
+    info: VideoInfo | None = None,
+    *,
+    frames: int | None = None,
+    moving_camera: bool | None = None,
+) -> dict[str, Any]:
+    """The document's `video`; null where the probe failed.
+
+    Args:
+        path: relative path.
+        camera: the camera's name.
+        info: the probe.
+        frames: rows in the scores file where decoding has corrected the probe.
+        moving_camera: what the detector says of the camera.
+    """
+    return {
+        "path": path,
+        "camera": camera,
+        "width": info.width if info else None,
+        "height": info.height if info else None,
+        "rotation": info.rotation if info else None,
+        "fps": info.fps if info else None,
+        "duration_s": info.duration_s if info else None,
+        "frames": info.frames if info and frames is None else frames,
+        "moving_camera": moving_camera,
+    }
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a video has no scores.
+
+    Attributes:
+        stage: probe, open, decode, score or write.
+        error: one line for a person.
+    """
+
+    stage: str
+    error: str
+
+
+@dataclass(frozen=True)
+class ScanState:
+    """What the next scan needs to skip or retry a video.
+
+    Attributes:
+        status: done, partial or failed.
+        fingerprint: of everything that changes scores.
+        source: what tells a changed file.
+    """
+
+    status: Status
+    fingerprint: str
+    source: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.status not in (Status.DONE, Status.PARTIAL, Status.FAILED):
+            raise ValueError(f"a stored scan is done, partial or failed, not {self.status}")
+
+
+@dataclass(frozen=True)
+class EventsDocument:
+    """One video's events, or why there are none.
+
+    Attributes:
+        video: as `describe_video` makes it.
+        detector: the registry's name.
+        categories: as the user gave them.
+        thresholds: what the events were cut with.
+        events: in order.
+        failure: None where the video has scores.
+        scan: for the next scan.
+        generator: who wrote it.
+    """
+
+    video: Mapping[str, Any]
+    detector: str
+    categories: tuple[str, ...]
+    thresholds: Thresholds
+    events: tuple[Event, ...] = ()
+    failure: Failure | None = None
+    scan: ScanState | None = None
+    generator: str = field(default=f"vadcli {__version__}")
+
+    def __post_init__(self) -> None:
+        if tuple(self.video) != _VIDEO_FIELDS:
+            raise ValueError(f"video needs the fields {', '.join(_VIDEO_FIELDS)}, not {', '.join(self.video)}")
+        if self.failure and self.events:
+            raise ValueError(f"{self.video['path']}: a failed video has no events")
+
+    def to_json(self) -> dict[str, Any]:
+        """In the order of the contract."""
+        return {
+            "format_version": EVENTS_FORMAT_VERSION,
+            "generator": self.generator,
+            "video": dict(self.video),
+            "detector": self.detector,
+            "categories": list(self.categories),
+            "threshold": self.thresholds.to_json(),
+            "failure": {"stage": self.failure.stage, "error": self.failure.error} if self.failure else None,
+            "scan": _scan_json(self.scan) if self.scan else None,
+            "events": [event.to_json() for event in self.events],
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> EventsDocument:
+        """The inverse of `to_json`, for a document that `validate` finds nothing wrong with."""
+        failure, scan, video = document["failure"], document.get("scan"), document["video"]
+        return cls(
+            video={name: video[name] for name in _VIDEO_FIELDS},
+            detector=document["detector"],
+            categories=tuple(document["categories"]),
+            thresholds=Thresholds(**document["threshold"]),
+            events=tuple(Event.from_json(event) for event in document["events"]),
+            failure=Failure(failure["stage"], failure["error"]) if failure else None,
+            scan=ScanState(Status(scan["status"]), scan["fingerprint"], scan["source"]) if scan else None,
+            generator=document["generator"],
+        )
+
+
+def _scan_json(scan: ScanState) -> dict[str, Any]:
+    return {"status": str(scan.status), "fingerprint": scan.fingerprint, "source": dict(scan.source)}
+
+
+def to_text(document: EventsDocument) -> str:
+    """The document as it is stored."""
+    return printable(json.dumps(document.to_json(), indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
+
+
+def write_events(path: Path, document: EventsDocument) -> None:
+    """Write a document at `path`, a temporary that the caller renames.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    path.write_text(to_text(document), encoding="utf-8")
+
+
+def read_events(path: Path) -> EventsDocument:
+    """A stored document.
+
+    Raises:
+        DocumentError: it is missing, damaged, or no events document of this version; the first thing wrong is named.
+    """
+    document = load(path)
+    errors = validate(document, str(path))
+    if errors:
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise DocumentError(errors[0] + more, hint=_REWRITE)
+    return EventsDocument.from_json(document)
+
+
+def load(path: Path) -> Any:
+    """The JSON value in a file, not yet checked.
+
+    Raises:
+        DocumentError: it can't be read or is not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+    except OSError as error:
+        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=_REWRITE) from error
+    except (ValueError, RecursionError) as error:
+        raise DocumentError(f"{path}: not JSON: {error}", hint=_REWRITE) from error
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def schema() -> dict[str, Any]:
+    """The published JSON Schema of this format version."""
+    text = resources.files("vadcli.store").joinpath(f"schemas/events-{EVENTS_FORMAT_VERSION}.json").read_text("utf-8")
+    loaded: dict[str, Any] = json.loads(text)
+    return loaded
+
+
+def validate(document: Any, name: str) -> list[str]:
+    """One line an error, "name: where: what"; empty where the document is right.
+
+    Beyond the schema, it checks what a schema can't say: rows and times in order and inside the video, no overlap.
+
+    Args:
+        document: a JSON value.
+        name: what to call it, a path.
+    """
+    errors = sorted(_validator().iter_errors(document), key=lambda error: (list(map(str, error.absolute_path)), error.message))
+    if errors:
+        return [f"{name}: {_where(error.absolute_path)}: {_shortened(error.message)}" for error in errors]
+    return [f"{name}: {where}: {what}" for where, what in _contradictions(document)]
+
+
+@functools.cache
+def _validator() -> Any:
+    import jsonschema
+
+    return jsonschema.Draft202012Validator(schema())
+
+
+def _where(path: Any) -> str:
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.lstrip(".") or "document"
+
+
+def _shortened(message: str) -> str:
+    line = " ".join(message.split())
+    return line if len(line) <= 200 else f"{line[:120]} … {line[-60:]}"
+
+
+def _contradictions(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    threshold, events = document["threshold"], document["events"]
+    if threshold["low"] > threshold["high"]:
+        yield "threshold", f"low ({threshold['low']}) is above high ({threshold['high']})"
+    if document["failure"] and events:
+        yield "events", "a failed video has no events"
+    end_frame, end_s = 0, 0.0
+    for index, event in enumerate(events):
+        yield from ((f"events[{index}]", what) for what in _event_contradictions(event, document["video"]))
+        if event["id"] != index + 1:
+            yield f"events[{index}].id", f"{event['id']} instead of {index + 1}"
+        if event["start_frame"] < end_frame or event["start_s"] < end_s:
+            yield f"events[{index}]", "starts before the event before it ends"
+        end_frame, end_s = event["end_frame"], event["end_s"]
+
+
+def _event_contradictions(event: Mapping[str, Any], video: Mapping[str, Any]) -> Iterator[str]:
+    if not event["start_frame"] <= event["peak_frame"] < event["end_frame"]:
+        yield f"rows {event['start_frame']} <= {event['peak_frame']} < {event['end_frame']} don't hold"
+    if not event["start_s"] <= event["peak_s"] <= event["end_s"]:
+        yield f"times {event['start_s']} <= {event['peak_s']} <= {event['end_s']} don't hold"
+    if event["mean_score"] > event["peak_score"]:
+        yield f"mean_score ({event['mean_score']}) is above peak_score ({event['peak_score']})"
+    if video["frames"] is not None and event["end_frame"] > video["frames"]:
+        yield f"ends at row {event['end_frame']} of {video['frames']}"
+    box = event["bbox"]
+    if box and video["width"] is not None and video["height"] is not None:
+        right, bottom = box[0] + box[2], box[1] + box[3]
+        if right > video["width"] or bottom > video["height"]:
+            yield f"bbox reaches {right}, {bottom} in a video of {video['width']} x {video['height']}"

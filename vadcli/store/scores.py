@@ -1,0 +1,197 @@
+"""A finished video's scores as Parquet: a row a frame, everything that a later run needs in the file's metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vadcli.errors import DocumentError
+from vadcli.store.layout import printable
+from vadcli.types import SCORES_SCHEMA_VERSION, MaskRows, ScoreTable
+
+SCHEMA = pa.schema(
+    [
+        pa.field("video", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+        pa.field("frame_index", pa.int64(), nullable=False),
+        pa.field("pts", pa.int64(), nullable=False),
+        pa.field("timestamp", pa.float64(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+        pa.field("logit", pa.float32(), nullable=False),
+        pa.field("sampled", pa.bool_(), nullable=False),
+        pa.field("decode_ok", pa.bool_(), nullable=False),
+    ]
+)
+_ENCODINGS = {
+    "frame_index": "DELTA_BINARY_PACKED",
+    "pts": "DELTA_BINARY_PACKED",
+    "timestamp": "PLAIN",
+    "score": "PLAIN",
+    "logit": "PLAIN",
+}
+_RESCAN = "scan the video again with --force"
+
+
+@dataclass(frozen=True)
+class ScoresMetadata:
+    """What a scores file says of itself.
+
+    Attributes:
+        version: the vadcli that wrote it.
+        fingerprint: of everything that changes scores.
+        source: what tells a changed file: size, mtime_ns, content sample, root.
+        video: `VideoInfo.to_json()`.
+        categories: as the user gave them.
+        time_base: seconds a pts unit, as a fraction: "1/90000".
+        detector: the registry's name.
+        camera: the camera's name.
+        calibration: `Calibration.to_json()` where scores read as events an hour.
+        extra: whatever else the scan engine wants to find again.
+        masks: which rows have a mask in the mask files, where there are any.
+    """
+
+    version: str
+    fingerprint: str
+    source: Mapping[str, Any]
+    video: Mapping[str, Any]
+    categories: tuple[str, ...]
+    time_base: str
+    detector: str
+    camera: str
+    calibration: Mapping[str, float] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    masks: MaskRows = MaskRows.SAMPLED
+
+    def to_keys(self) -> dict[str, str]:
+        """Parquet metadata, key to text."""
+        return {
+            "vadcli.schema_version": str(SCORES_SCHEMA_VERSION),
+            "vadcli.version": self.version,
+            "vadcli.fingerprint": self.fingerprint,
+            "vadcli.source": _json(dict(self.source)),
+            "vadcli.video": _json(dict(self.video)),
+            "vadcli.categories": _json(list(self.categories)),
+            "vadcli.detector": self.detector,
+            "vadcli.camera": self.camera,
+            "vadcli.calibration": _json(None if self.calibration is None else dict(self.calibration)),
+            "vadcli.extra": _json(dict(self.extra)),
+            "vadcli.masks": str(self.masks),
+            "time_base": self.time_base,
+        }
+
+    @classmethod
+    def from_keys(cls, keys: Mapping[str, str]) -> ScoresMetadata:
+        """The inverse of `to_keys`.
+
+        Raises:
+            KeyError, TypeError, ValueError: not the metadata of a scores file of this version.
+        """
+        if int(keys["vadcli.schema_version"]) != SCORES_SCHEMA_VERSION:
+            raise ValueError(f"schema version {keys['vadcli.schema_version']} instead of {SCORES_SCHEMA_VERSION}")
+        return cls(
+            version=keys["vadcli.version"],
+            fingerprint=keys["vadcli.fingerprint"],
+            source=json.loads(keys["vadcli.source"]),
+            video=json.loads(keys["vadcli.video"]),
+            categories=tuple(json.loads(keys["vadcli.categories"])),
+            time_base=keys["time_base"],
+            detector=keys["vadcli.detector"],
+            camera=keys["vadcli.camera"],
+            calibration=json.loads(keys["vadcli.calibration"]),
+            extra=json.loads(keys["vadcli.extra"]),
+            masks=MaskRows(keys.get("vadcli.masks", MaskRows.SAMPLED)),
+        )
+
+
+def _json(value: object) -> str:
+    return printable(json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False))
+
+
+def write_scores(path: Path, table: ScoreTable, metadata: ScoresMetadata) -> None:
+    """Write a scores file at `path`, a temporary that the caller renames.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    video = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(table), np.int32)), pa.array([table.video]))
+    columns = [
+        video,
+        pa.array(table.frame_index, pa.int64()),
+        pa.array(table.pts, pa.int64()),
+        pa.array(table.timestamp, pa.float64()),
+        pa.array(table.score, pa.float32()),
+        pa.array(table.logit, pa.float32()),
+        pa.array(table.sampled, pa.bool_()),
+        pa.array(table.decode_ok, pa.bool_()),
+    ]
+    arrow = pa.Table.from_arrays(columns, schema=SCHEMA.with_metadata(metadata.to_keys()))
+    with path.open("wb") as file:
+        pq.write_table(arrow, file, compression="zstd", use_dictionary=["video"], column_encoding=_ENCODINGS)
+
+
+def read_scores(path: Path) -> tuple[ScoreTable, ScoresMetadata]:
+    """A scores file with all its rows.
+
+    Raises:
+        DocumentError: it is missing, damaged, or no scores file of this version.
+    """
+    try:
+        with path.open("rb") as file:
+            parquet = pq.ParquetFile(file)
+            metadata = ScoresMetadata.from_keys(_keys(parquet))
+            arrow = parquet.read(columns=SCHEMA.names, use_threads=False)
+        return _table(arrow), metadata
+    except OSError as error:
+        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=_RESCAN) from error
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise DocumentError(f"{path}: not a scores file of this version: {_one_line(error)}", hint=_RESCAN) from error
+
+
+def read_metadata(path: Path) -> ScoresMetadata | None:
+    """What a scores file says of itself, from its footer alone; None where it is missing, damaged or of another version."""
+    try:
+        with path.open("rb") as file:
+            return ScoresMetadata.from_keys(_keys(pq.ParquetFile(file)))
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        return None
+
+
+def shown_s(table: ScoreTable, probe: Mapping[str, Any]) -> float:
+    """Seconds from the first pts to the end of the last row; a truncated video ends where its rows do.
+
+    Args:
+        table: the video's rows, at least one.
+        probe: `VideoInfo.to_json()`.
+    """
+    last_s = float(table.timestamp[-1])
+    return last_s + 1.0 / float(probe["fps"]) if is_partial(table, probe) else max(last_s, float(probe["duration_s"]))
+
+
+def is_partial(table: ScoreTable, probe: Mapping[str, Any]) -> bool:
+    """True where there are fewer rows than the container promised frames."""
+    return len(table) < int(probe["frames"])
+
+
+def _keys(parquet: pq.ParquetFile) -> dict[str, str]:
+    raw = parquet.metadata.metadata or {}
+    return {key.decode(): value.decode() for key, value in raw.items()}
+
+
+def _table(arrow: pa.Table) -> ScoreTable:
+    arrow = arrow.select(SCHEMA.names).cast(SCHEMA).combine_chunks()
+    videos = arrow.column("video").unique().to_pylist()
+    if len(videos) > 1:
+        raise ValueError(f"rows of {len(videos)} videos in one file")
+    columns = {name: arrow.column(name).to_numpy() for name in SCHEMA.names[1:]}
+    return ScoreTable(video=videos[0] if videos else "", **columns)
+
+
+def _one_line(error: Exception) -> str:
+    text = f"no {error}" if isinstance(error, KeyError) else str(error)
+    return " ".join(text.split())

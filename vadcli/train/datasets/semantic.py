@@ -1,0 +1,291 @@
+"""Images with a label map each: which categories a map shows is found once, by reading it, and can be kept in a file.
+
+ADE20K as the scene parsing challenge of 2016 gives it: 150 categories.
+
+    ROOT/images/training/ADE_train_00000001.jpg    ROOT/annotations/training/ADE_train_00000001.png    ROOT/objectInfo150.txt
+
+A map's 0 is what has no category. A line of `objectInfo150.txt` is number, shares and names, apart by tabs; of the names, which
+commas part, the first is taken. ROOT is the archive's ADEChallengeData2016, or the folder that holds it.
+
+Cityscapes: streets with fine label maps, by the 19 categories that are evaluated.
+
+    ROOT/leftImg8bit/train/CITY/CITY_000000_000019_leftImg8bit.png
+    ROOT/gtFine/train/CITY/CITY_000000_000019_gtFine_labelIds.png
+
+The layout and the categories' ids are those of the archives leftImg8bit_trainvaltest and gtFine_trainvaltest and of the
+cityscapesScripts' labels; other ids (ego vehicle, static, parking, …) have no name here.
+
+Mapillary Vistas, version 2.0 or 1.2: streets of the whole world with label maps of 124 or 66 categories.
+
+    ROOT/training/images/KEY.jpg    ROOT/training/v2.0/labels/KEY.png    ROOT/config_v2.0.json
+
+The configuration lists the categories in the order of the maps' numbers, each with a name to read and whether it is evaluated;
+those that aren't (unlabeled, ego vehicle, car mount, …) have no name here. The layout is that of the official archive.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from vadcli.errors import DocumentError, UsageError
+from vadcli.store.atomic import Scratch
+from vadcli.train.datasets.base import ClipEntry, ClipRule, LabelMapData
+from vadcli.train.datasets.documents import ANEW, entry, expect, needed, read_json, read_lines, spoken
+from vadcli.train.samples import read_labels
+
+_VERSION = 1
+_READERS = 4
+
+Known = dict[str, tuple[int, int, tuple[int, ...]]]
+"""Of each map, relative to the root: its size in bytes, its time in ns, the numbers in it."""
+
+
+class SemanticData(LabelMapData):
+    """Images whose map numbers stand for categories, "stuff" and things alike; all objects of a category are one.
+
+    The first opening reads every map, some minutes for the larger data sets; with `cache` the next one reads only what changed.
+
+    Args:
+        name: of the data set.
+        root: its folder.
+        pairs: (image, map), both relative to the root; an image's path is its key.
+        labels: number -> category; other numbers are nothing that has a name.
+        rule: how large pictures become.
+        cache: folder for the file that keeps what the maps show; none is kept where None.
+
+    Raises:
+        UsageError: no image shows a category.
+        DocumentError: a map is damaged.
+        OutputError: the cache can't be written.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: Path,
+        pairs: Sequence[tuple[str, str]],
+        labels: Mapping[int, str],
+        *,
+        rule: ClipRule | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        shown = map_numbers(root, [label_map for _, label_map in pairs], file=cache / f"{name}.json" if cache else None)
+        clips = (
+            ClipEntry(image, (image,), tuple((labels[number], number) for number in numbers if number in labels), (label_map,))
+            for (image, label_map), numbers in zip(pairs, shown, strict=True)
+        )
+        super().__init__(name, root, clips, rule or ClipRule())
+
+
+def map_numbers(root: Path, maps: Sequence[str], *, file: Path | None = None) -> list[tuple[int, ...]]:
+    """The numbers in each label map, ascending.
+
+    Args:
+        root: the data set's folder.
+        maps: relative to it.
+        file: what was found is kept here; a map counts as changed with its size or time. A damaged file is made anew.
+    """
+    known = _load(file) if file else {}
+    stamps = {name: _stamp(root / name) for name in maps}
+    unread = [name for name in maps if known.get(name, ())[:2] != stamps[name]]
+    with ThreadPoolExecutor(_READERS) as readers:  # decoding lets other threads run
+        for name, numbers in zip(unread, readers.map(lambda name: _numbers(root / name), unread), strict=True):
+            known[name] = (*stamps[name], numbers)
+    if file and unread:
+        _store(file, known)
+    return [known[name][2] for name in maps]
+
+
+def paired(root: Path, images: str, maps: str, *, suffix: str = ".jpg") -> list[tuple[str, str]]:
+    """(image, map) of two folders with the same names, in the order of their names.
+
+    Raises:
+        DocumentError: an image has no map.
+    """
+    pairs = [(f"{images}/{name}{suffix}", f"{maps}/{name}.png") for name in names_in(root / images, suffix)]
+    there = set(names_in(root / maps, ".png"))
+    for image, label_map in pairs:
+        if Path(label_map).stem not in there:
+            raise DocumentError(f"{root / label_map}: is missing, the label map of {Path(image).name}", hint=ANEW)
+    return pairs
+
+
+def names_in(folder: Path, suffix: str) -> Iterable[str]:
+    """Names without their suffix of a folder's files that have it, sorted.
+
+    Raises:
+        DocumentError: the folder can't be read.
+    """
+    try:
+        return sorted(name.removesuffix(suffix) for name in os.listdir(folder) if name.endswith(suffix))
+    except OSError as error:
+        raise DocumentError(f"{folder}: can't be read: {error.strerror or error}", hint=ANEW) from error
+
+
+def _numbers(path: Path) -> tuple[int, ...]:
+    counts = np.bincount(read_labels(path).ravel(), minlength=256)
+    return tuple(int(number) for number in np.flatnonzero(counts))
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=ANEW) from error
+    return found.st_size, found.st_mtime_ns
+
+
+def _load(file: Path) -> Known:
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        told = json.loads(file.read_text(encoding="utf-8"))
+        if told["version"] == _VERSION:
+            return {name: (int(size), int(time), tuple(map(int, found))) for name, (size, time, found) in told["maps"].items()}
+    return {}
+
+
+def _store(file: Path, known: Known) -> None:
+    with Scratch(file.parent / ".tmp") as scratch:
+        scratch.write_text(file, json.dumps({"version": _VERSION, "maps": known}))
+
+
+_INNER = "ADEChallengeData2016"
+
+
+class Ade20k(SemanticData):
+    """ADE20K's 150 categories.
+
+    Args:
+        root: the unpacked archive.
+        split: `training` or `validation`; `train` and `val` are the same.
+        rule: how large pictures become.
+        cache: folder for what the maps show.
+    """
+
+    def __init__(self, root: Path, *, split: str = "training", rule: ClipRule | None = None, cache: Path | None = None) -> None:
+        root = root / _INNER if (root / _INNER).is_dir() else root
+        split = {"train": "training", "val": "validation"}.get(split, split)
+        labels = read_ade20k_categories(needed(root, "objectInfo150.txt", name="ADE20K"))
+        for folder in ("images", "annotations"):
+            needed(root, f"{folder}/{split}", name="ADE20K")
+        pairs = paired(root, f"images/{split}", f"annotations/{split}")
+        super().__init__("ade20k", root, pairs, labels, rule=rule, cache=cache)
+
+
+def read_ade20k_categories(path: Path) -> dict[int, str]:
+    """Number -> category.
+
+    Raises:
+        DocumentError: a line isn't what it should be.
+    """
+    found: dict[int, str] = {}
+    for number, line in read_lines(path):
+        parts = line.split("\t")
+        first = spoken(path, f"line {number}", parts[-1].split(",")[0])
+        if number == 1 and not parts[0].strip().isdecimal():
+            continue
+        if len(parts) < 2 or not parts[0].strip().isdecimal() or not 1 <= int(parts[0]) <= 255 or not first:
+            raise DocumentError(f"{path}: line {number} should be number, shares and names apart by tabs", hint=ANEW)
+        found[int(parts[0])] = first
+    return found
+
+
+CATEGORIES: Mapping[int, str] = MappingProxyType(
+    {
+        7: "road",
+        8: "sidewalk",
+        11: "building",
+        12: "wall",
+        13: "fence",
+        17: "pole",
+        19: "traffic light",
+        20: "traffic sign",
+        21: "vegetation",
+        22: "terrain",
+        23: "sky",
+        24: "person",
+        25: "rider",
+        26: "car",
+        27: "truck",
+        28: "bus",
+        31: "train",
+        32: "motorcycle",
+        33: "bicycle",
+    }
+)
+
+
+class Cityscapes(SemanticData):
+    """Cityscapes' fine annotations; an image is a clip.
+
+    Args:
+        root: the folder that holds `leftImg8bit` and `gtFine`.
+        split: `train` or `val`.
+        rule: how large pictures become.
+        cache: folder for what the maps show.
+    """
+
+    def __init__(self, root: Path, *, split: str = "train", rule: ClipRule | None = None, cache: Path | None = None) -> None:
+        for folder in ("leftImg8bit", "gtFine"):
+            needed(root, f"{folder}/{split}", name="Cityscapes")
+        super().__init__("cityscapes", root, list(_pairs(root, split)), CATEGORIES, rule=rule, cache=cache)
+
+
+def _pairs(root: Path, split: str) -> Iterator[tuple[str, str]]:
+    for city in sorted(item.name for item in os.scandir(root / "leftImg8bit" / split) if item.is_dir()):
+        there = set(names_in(root / "gtFine" / split / city, "_gtFine_labelIds.png"))
+        for name in names_in(root / "leftImg8bit" / split / city, "_leftImg8bit.png"):
+            label_map = f"gtFine/{split}/{city}/{name}_gtFine_labelIds.png"
+            if name not in there:
+                raise DocumentError(f"{root / label_map}: is missing, the label map of {name}", hint=ANEW)
+            yield f"leftImg8bit/{split}/{city}/{name}_leftImg8bit.png", label_map
+
+
+VERSIONS = ("v2.0", "v1.2")
+
+
+class Mapillary(SemanticData):
+    """Mapillary Vistas; an image is a clip.
+
+    Args:
+        root: the unpacked archive.
+        split: `training` or `validation`; `train` and `val` are the same.
+        rule: how large pictures become.
+        cache: folder for what the maps show.
+    """
+
+    def __init__(self, root: Path, *, split: str = "training", rule: ClipRule | None = None, cache: Path | None = None) -> None:
+        split = {"train": "training", "val": "validation"}.get(split, split)
+        version = next((name for name in VERSIONS if (root / f"config_{name}.json").exists()), None)
+        if version is None:
+            raise UsageError(
+                f"{root}: not a folder of Mapillary Vistas: config_v2.0.json is missing",
+                hint="give the folder as the archives unpack",
+            )
+        for folder in (f"{split}/images", f"{split}/{version}/labels"):
+            needed(root, folder, name="Mapillary Vistas")
+        labels = read_mapillary_categories(root / f"config_{version}.json")
+        pairs = paired(root, f"{split}/images", f"{split}/{version}/labels")
+        super().__init__("mapillary", root, pairs, labels, rule=rule, cache=cache)
+
+
+def read_mapillary_categories(path: Path) -> dict[int, str]:
+    """Number -> category, in lower case.
+
+    Raises:
+        DocumentError: the configuration isn't what it should be.
+    """
+    found: dict[int, str] = {}
+    for number, value in enumerate(entry(path, "the file", read_json(path), "labels", list)):
+        label = expect(path, f"label {number}", value, dict)
+        name = spoken(path, f"label {number}", entry(path, f"label {number}", label, "readable", str)).lower()
+        if name and label.get("evaluate", True):
+            found[number] = name
+    return found

@@ -1,0 +1,307 @@
+"""YouTube-VOS by categories and Ref-YouTube-VOS by expressions: one layout, pictures at 6 a second.
+
+    ROOT/train/JPEGImages/VIDEO/00000.jpg            ROOT/train/meta.json
+    ROOT/train/Annotations/VIDEO/00000.png           ROOT/meta_expressions/train/meta_expressions.json   (Ref-YouTube-VOS)
+
+`meta.json` names each object's category and the frames that show it; a label map's pixels hold the objects' ids.
+The layout is that of the archives of the YouTube-VOS challenges, as ReferFormer's data page describes it.
+
+Ref-DAVIS17: DAVIS 2017's videos with two annotators' expressions; pictures at 24 a second, of which every third is taken.
+
+    ROOT/DAVIS/JPEGImages/480p/VIDEO/00000.jpg               ROOT/DAVIS/ImageSets/2017/train.txt
+    ROOT/DAVIS/Annotations_unsupervised/480p/VIDEO/00000.png ROOT/davis_text_annotations/Davis17_annot1.txt, …
+
+A line of the texts is: VIDEO ID "EXPRESSION". There are up to four: two annotators, each from the first frame and from the
+whole video. The layout is that of the archives as ReferFormer's data page unpacks them; its form after conversion, which is
+Ref-YouTube-VOS's, is read as well.
+
+MeViS: objects by expressions of their motion, one or more objects for each; pictures at about 6 a second.
+
+    ROOT/train/JPEGImages/VIDEO/00000.jpg    ROOT/train/meta_expressions.json    ROOT/train/mask_dict.json
+
+`meta_expressions.json` has each video's frames and each expression's annotation ids; `mask_dict.json` of each id one COCO run
+length code a frame, null where the object isn't seen. The layout is that of the MeViS repository's own loader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from vadcli.errors import DocumentError
+from vadcli.train.datasets.base import ClipEntry, ClipRule, DiskData, LabelMapData, Mark
+from vadcli.train.datasets.documents import ANEW, decoded, entry, expect, needed, plain, read_json, read_lines, spoken
+from vadcli.train.samples import Reduction
+from vadcli.types import BoolArray
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video of such a data set.
+
+    Attributes:
+        name: its folder's.
+        frames: its pictures' names without suffix, in order.
+        objects: (name, id) pairs.
+        shown: of each id the frames that show it; of an id that isn't here that isn't known.
+    """
+
+    name: str
+    frames: tuple[str, ...]
+    objects: tuple[tuple[str, int], ...]
+    shown: dict[int, frozenset[str]]
+
+    def clips(self, split: str, rule: ClipRule, *, every: int) -> Iterator[ClipEntry]:
+        """Its clips, each with the objects that it shows."""
+        for places in rule.cut(len(self.frames), every):
+            frames = tuple(self.frames[place] for place in places)
+            seen = {number for number, shown in self.shown.items() if not shown.isdisjoint(frames)}
+            yield ClipEntry(
+                f"{self.name}/{frames[0]}",
+                tuple(f"{split}/JPEGImages/{self.name}/{frame}.jpg" for frame in frames),
+                tuple((name, number) for name, number in self.objects if number not in self.shown or number in seen),
+                tuple(f"{split}/Annotations/{self.name}/{frame}.png" for frame in frames),
+                places,
+            )
+
+
+class YouTubeVos(LabelMapData):
+    """YouTube-VOS: objects by category.
+
+    Args:
+        root: the folder that holds `train`.
+        split: a folder with annotations; the challenge gives them for `train` alone.
+        rule: how videos are cut.
+    """
+
+    def __init__(self, root: Path, *, split: str = "train", rule: ClipRule | None = None) -> None:
+        rule = rule or ClipRule()
+        meta = needed(root, f"{split}/meta.json", name="YouTube-VOS")
+        clips = (clip for video in _with_categories(root / split, meta) for clip in video.clips(split, rule, every=1))
+        super().__init__("youtube-vos", root, clips, rule)
+
+
+class RefYouTubeVos(LabelMapData):
+    """Ref-YouTube-VOS: objects by expressions, usually several for each.
+
+    Args:
+        root: the folder that holds `train` and `meta_expressions`.
+        split: a folder with annotations.
+        rule: how videos are cut.
+    """
+
+    def __init__(self, root: Path, *, split: str = "train", rule: ClipRule | None = None) -> None:
+        rule = rule or ClipRule()
+        clips = (
+            clip for video in with_expressions(root, split, "Ref-YouTube-VOS") for clip in video.clips(split, rule, every=1)
+        )
+        super().__init__("ref-youtube-vos", root, clips, rule)
+
+
+def with_expressions(root: Path, split: str, name: str) -> Iterator[Video]:
+    """Videos whose objects are named by expressions.
+
+    Raises:
+        UsageError: a file of the layout is missing.
+        DocumentError: one is damaged.
+    """
+    path = needed(root, f"meta_expressions/{split}/meta_expressions.json", name=name)
+    meta = needed(root, f"{split}/meta.json", name=name)
+    known = entry(meta, "the file", read_json(meta), "videos", dict)
+    for video, where, told in videos(path):
+        frames = [plain(path, f"a frame of {where}", frame) for frame in entry(path, where, told, "frames", list)]
+        objects = []
+        for place, said in expressions(path, where, told):
+            text = spoken(path, place, said.get("exp", ""))
+            if text:
+                objects.append((text, object_id(path, place, said.get("obj_id"))))
+        about = expect(meta, where, known.get(video, {}), dict)
+        yield Video(video, tuple(sorted(frames)), tuple(objects), _shown(meta, where, about))
+
+
+def videos(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(name, "video NAME", what is told) of every video of such a document, in its order; those without frames are left out."""
+    for video, value in entry(path, "the file", read_json(path), "videos", dict).items():
+        where = f"video {video}"
+        told = expect(path, where, value, dict)
+        if told.get("frames", True):
+            yield plain(path, where, video), where, told
+
+
+def expressions(path: Path, where: str, told: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """("expression NUMBER of video NAME", what is said) of each of a video's expressions."""
+    for number, value in entry(path, where, told, "expressions", dict).items():
+        place = f"expression {number} of {where}"
+        yield place, expect(path, place, value, dict)
+
+
+def object_id(path: Path, where: str, value: object) -> int:
+    """An object's number, 1 to 255, which documents give as text or number.
+
+    Raises:
+        DocumentError: it is no such number.
+    """
+    if not str(value).isdecimal() or not 1 <= int(str(value)) <= 255:
+        raise DocumentError(f"{path}: {where} has no object id of 1 to 255 but {value!r}", hint=ANEW)
+    return int(str(value))
+
+
+def _with_categories(folder: Path, meta: Path) -> Iterator[Video]:
+    for video, where, told in videos(meta):
+        objects = [
+            (spoken(meta, f"object {number} of {where}", expect(meta, where, what, dict).get("category", "")), number)
+            for number, what in entry(meta, where, told, "objects", dict).items()
+        ]
+        try:
+            frames = sorted(item.stem for item in (folder / "Annotations" / video).iterdir() if item.suffix == ".png")
+        except OSError as error:
+            raise DocumentError(f"{folder / 'Annotations' / video}: can't be read: {error.strerror}", hint=ANEW) from error
+        if frames:
+            named = tuple((name, object_id(meta, where, number)) for name, number in objects if name)
+            yield Video(video, tuple(frames), named, _shown(meta, where, told))
+
+
+def _shown(meta: Path, where: str, told: dict[str, Any]) -> dict[int, frozenset[str]]:
+    """Of each object the frames that show it, where the document says so."""
+    objects = expect(meta, f"'objects' of {where}", told.get("objects", {}), dict)
+    return {
+        object_id(meta, where, number): frozenset(map(str, expect(meta, where, what["frames"], list)))
+        for number, what in objects.items()
+        if isinstance(what, dict) and "frames" in what
+    }
+
+
+EVERY = 3
+"""24 frames a second become 8."""
+TEXTS = {
+    "Davis17_annot1.txt": "utf-8",
+    "Davis17_annot1_full_video.txt": "utf-8",
+    "Davis17_annot2.txt": "latin-1",
+    "Davis17_annot2_full_video.txt": "latin-1",
+}
+_MISSPELT = {"clasic-car": "classic-car", "dog-scale": "dogs-scale", "motor-bike": "motorbike"}
+_PICTURES = "DAVIS/JPEGImages/480p"
+_MAPS = "DAVIS/Annotations_unsupervised/480p"
+
+
+class RefDavis(LabelMapData):
+    """Ref-DAVIS17.
+
+    Args:
+        root: the folder that holds `DAVIS` and `davis_text_annotations`, or `train` and `meta_expressions` after conversion.
+        split: `train` or `val`.
+        rule: how videos are cut.
+    """
+
+    def __init__(self, root: Path, *, split: str = "train", rule: ClipRule | None = None) -> None:
+        rule = rule or ClipRule()
+        clips = _converted(root, split, rule) if (root / "meta_expressions").is_dir() else _official(root, split, rule)
+        super().__init__("ref-davis", root, clips, rule)
+
+
+def _converted(root: Path, split: str, rule: ClipRule) -> Iterator[ClipEntry]:
+    folder = "valid" if split == "val" else split
+    for video in with_expressions(root, folder, "Ref-DAVIS17"):
+        yield from video.clips(folder, rule, every=EVERY)
+
+
+def _official(root: Path, split: str, rule: ClipRule) -> Iterator[ClipEntry]:
+    listed = needed(root, f"DAVIS/ImageSets/2017/{split}.txt", name="Ref-DAVIS17")
+    said = _expressions(needed(root, "davis_text_annotations", name="Ref-DAVIS17"))
+    for number, line in read_lines(listed):
+        video = plain(listed, f"line {number}", line)
+        folder = root / _MAPS / video
+        try:
+            frames = sorted(item.stem for item in folder.iterdir() if item.suffix == ".png")
+        except OSError as error:
+            raise DocumentError(f"{folder}: can't be read: {error.strerror}", hint=ANEW) from error
+        for places in rule.cut(len(frames), EVERY) if frames else ():
+            yield ClipEntry(
+                f"{video}/{frames[places[0]]}",
+                tuple(f"{_PICTURES}/{video}/{frames[place]}.jpg" for place in places),
+                tuple(said.get(video, ())),
+                tuple(f"{_MAPS}/{video}/{frames[place]}.png" for place in places),
+                places,
+            )
+
+
+def _expressions(folder: Path) -> dict[str, list[tuple[str, int]]]:
+    """Of each video its (expression, id) pairs, in the order of the texts."""
+    found: dict[str, list[tuple[str, int]]] = {}
+    present = [folder / name for name in TEXTS if (folder / name).exists()]
+    if not present:
+        raise DocumentError(f"{folder}: has none of {', '.join(TEXTS)}", hint=ANEW)
+    for path in present:
+        for number, line in read_lines(path, encoding=TEXTS[path.name]):
+            parts = line.split(maxsplit=2)
+            where = f"line {number}"
+            if len(parts) < 3:
+                raise DocumentError(f'{path}: {where} should be VIDEO ID "EXPRESSION", not {line[:60]!r}', hint=ANEW)
+            text = spoken(path, where, parts[2].strip().strip('"'))
+            if text:
+                pair = (text, object_id(path, where, parts[1]))
+                found.setdefault(_MISSPELT.get(parts[0], parts[0]), []).append(pair)
+    return found
+
+
+Codes = dict[str, list[Any]]
+
+
+class MeVis(DiskData):
+    """MeViS. Its masks stay in memory as they are coded, some hundred MB in the official data.
+
+    Args:
+        root: the folder that holds `train`.
+        split: a folder with annotations: `train` or `valid_u`.
+        rule: how videos are cut.
+    """
+
+    def __init__(self, root: Path, *, split: str = "train", rule: ClipRule | None = None) -> None:
+        rule = rule or ClipRule()
+        told = needed(root, f"{split}/meta_expressions.json", name="MeViS")
+        self._path = needed(root, f"{split}/mask_dict.json", name="MeViS")
+        self._codes: Codes = read_json(self._path)
+        super().__init__("mevis", root, self._clips(told, split, rule), rule)
+
+    def masks(self, item: ClipEntry, reduction: Reduction) -> dict[Mark, BoolArray]:
+        """The union of each expression's annotations, whose ids are the mark."""
+        marks = dict.fromkeys(cast("tuple[str, ...]", mark) for _, mark in item.objects)
+        return {ids: np.stack([self._union(ids, place, reduction) for place in item.places]) for ids in marks}
+
+    def _union(self, ids: tuple[str, ...], place: int, reduction: Reduction) -> BoolArray:
+        whole = np.zeros((reduction.height, reduction.width), np.bool_)
+        for number in ids:
+            code = self._codes[number][place]
+            if code is not None:
+                whole |= decoded(self._path, f"annotation {number}, frame {place}", code, whole.shape)
+        return reduction.mask(whole)
+
+    def _clips(self, path: Path, split: str, rule: ClipRule) -> Iterator[ClipEntry]:
+        for video, where, told in videos(path):
+            frames = sorted(plain(path, f"a frame of {where}", frame) for frame in entry(path, where, told, "frames", list))
+            named = list(self._named(path, where, told, len(frames)))
+            for places in rule.cut(len(frames), every=1):
+                seen = [(name, ids) for name, ids in named if any(self._codes[one][place] for one in ids for place in places)]
+                yield ClipEntry(
+                    f"{video}/{frames[places[0]]}",
+                    tuple(f"{split}/JPEGImages/{video}/{frames[place]}.jpg" for place in places),
+                    tuple(seen),
+                    places=places,
+                )
+
+    def _named(self, path: Path, where: str, told: dict[str, Any], length: int) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """(expression, annotation ids), those that refer to nothing left out."""
+        for place, said in expressions(path, where, told):
+            ids = tuple(str(number) for number in entry(path, place, said, "anno_id", list))
+            for number in ids:
+                codes = expect(self._path, f"annotation {number}, that {place} asks for,", self._codes.get(number), list)
+                if len(codes) != length:
+                    what = f"{self._path}: annotation {number} has {len(codes)} masks where {where} has {length} frames"
+                    raise DocumentError(what, hint=ANEW)
+            text = spoken(path, place, said.get("exp", ""))
+            if text and ids:
+                yield text, ids

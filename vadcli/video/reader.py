@@ -1,0 +1,260 @@
+"""Which row of the video a decoded frame is: the probe's frames reconciled with those that a decoder shows.
+
+Frames of a video, row by row: one reader over decord, ffmpeg and folders of images.
+
+`auto` depends on the file alone: decord for short clips of the kinds that it reads right (grey frames, nothing damaged; see
+`decord_frames`), because no process has to be started; ffmpeg for everything else, which is as quick or quicker on longer ones
+and tells which frames it concealed. Rows are the same whichever decoder reads: every frame that a player shows, in
+presentation order, without gaps, lost ones included.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Generator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from vadcli.errors import DecodeError
+from vadcli.types import DecoderName, PixelFormat, VideoInfo
+from vadcli.video.container import choose_selection, has_exact_pts, seek_row, shown
+from vadcli.video.decord import DecordFrames, can_read, is_short
+from vadcli.video.ffmpeg import DamageFound, FfmpegFrames
+from vadcli.video.images import Backend, DecoderChoice, Frame, ImageFrames, ReadRequest
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the video: its index and its pts."""
+
+    index: int
+    pts: int
+
+
+class SeekMissed(Exception):
+    """A decoder began after the row that it was sent to, or at a time that names no row."""
+
+
+class RowMatcher:
+    """Gives each shown frame its row; feed it the frames of one decoder in order.
+
+    A frame is matched by its pts. Where the container has no times of its own, all of the decoder's may be shifted by the same
+    amount. A frame that the probe did not foresee gets a row of its own between its neighbours; one that comes after its row
+    was given up (damaged files show frames out of order) gets none.
+
+    Args:
+        info: what the probe foresaw.
+        sought: the row that the decoder was sent to; it may begin there or earlier. None: it begins at the beginning.
+    """
+
+    def __init__(self, info: VideoInfo, *, sought: int | None = None) -> None:
+        self._expected = info.shown_pts if len(info.shown_pts) else info.pts
+        self._pts = info.pts
+        self._exact = has_exact_pts(info.demuxer, info.codec)
+        self._monotone = bool(np.all(np.diff(self._expected) > 0))
+        self._frame_ticks = max(1, round(1 / (info.fps * info.time_base)))
+        self._shift = 0
+        self._begun = False
+        self._sought = sought
+        self._next = 0  # position in the probe's frames
+        self._added = 0  # frames that the probe did not foresee
+        self._last_pts: int | None = None
+
+    def place(self, pts: int | None) -> tuple[list[Row], Row | None]:
+        """The rows lost before this frame, and its own row; None where it comes too late.
+
+        Raises:
+            SeekMissed: the decoder began after the row that it was sent to.
+        """
+        if not self._begun:
+            self._begin(pts)
+        if pts is None:
+            position = self._next if self._next < len(self._expected) else None
+        else:
+            position = self._find(pts - self._shift)
+            if position is None and np.any(self._expected[: self._next] == pts - self._shift):
+                return [], None
+        if position is None:
+            return [], self._extra(pts)
+        lost = [self._foreseen(k) for k in range(self._next, position)]
+        row = self._foreseen(position)
+        self._next = position + 1
+        return lost, row
+
+    def _begin(self, pts: int | None) -> None:
+        self._begun = True
+        known = np.flatnonzero(self._expected == pts) if pts is not None else self._expected[:0]
+        if self._sought is not None:
+            if len(known) != 1 or known[0] > self._sought:
+                raise SeekMissed
+            self._next = int(known[0])
+        elif pts is not None and (not self._exact or len(known) == 0):
+            self._shift = pts - int(self._expected[0])
+
+    def _find(self, wanted: int) -> int | None:
+        """The next position at which the probe foresaw this time."""
+        if self._next >= len(self._expected):
+            return None
+        if self._expected[self._next] == wanted:
+            return self._next
+        if not self._monotone:
+            later = np.flatnonzero(self._expected[self._next :] == wanted)
+            return self._next + int(later[0]) if len(later) else None
+        position = int(np.searchsorted(self._expected, wanted))
+        found = self._next < position < len(self._expected) and self._expected[position] == wanted
+        return position if found else None
+
+    def _foreseen(self, position: int) -> Row:
+        return self._row(position + self._added, int(self._pts[position]))
+
+    def _extra(self, pts: int | None) -> Row:
+        index = self._next + self._added
+        self._added += 1
+        if pts is None and self._last_pts is not None:
+            return self._row(index, self._last_pts + self._frame_ticks)
+        return self._row(index, 0 if pts is None else pts - self._shift)
+
+    def _row(self, index: int, pts: int) -> Row:
+        if self._last_pts is not None and pts <= self._last_pts:
+            pts = self._last_pts + 1
+        self._last_pts = pts
+        return Row(index, pts)
+
+
+__all__ = ["DecoderChoice", "Frame", "FrameReader", "ReadRequest"]
+
+
+class _Outcome(enum.Enum):
+    """How a decoder's turn ended."""
+
+    ENDED = enum.auto()
+    NOTHING = enum.auto()  # not one frame was shown
+    UNSELECTED = enum.auto()  # a sampled row came without an image: rows and selection have parted
+
+
+class FrameReader:
+    """Iterator over the rows of a video from `request.start` on, in order and without gaps.
+
+    It ends where the file ends, which may be before `info.frames`; a row between two others is never left out. Not safe to
+    share between threads. Close it, or use it in a `with` statement: an ffmpeg process hangs on it.
+
+    Attributes:
+        decoder: the one that delivered the last frame.
+        complaints: the last lines of what the decoder said.
+
+    Raises:
+        DecodeError: no decoder is there or none decodes a single frame.
+    """
+
+    def __init__(self, info: VideoInfo, request: ReadRequest, *, decoder: DecoderChoice = "auto", threads: int = 0) -> None:
+        self.decoder = DecoderName.IMAGES if info.demuxer == "images" else DecoderName.FFMPEG
+        self.complaints = ""
+        self._info = info
+        self._request = request
+        self._choice = decoder
+        self._threads = threads
+        self._due = request.start  # the row to be delivered next
+        self._rows = self._read()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Frame:
+        return next(self._rows)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the decoder; a second call does nothing."""
+        self._rows.close()
+
+    def _read(self) -> Generator[Frame, None, None]:
+        if self._info.demuxer == "images":
+            images = ImageFrames(self._info, self._request)
+            yield from self._deliver(images, RowMatcher(self._info, sought=self._due))
+        elif self._choice == "decord":
+            yield from self._read_decord(checked=False)
+        elif self._choice == "auto" and self._suits_decord():
+            try:
+                yield from self._read_decord(checked=True)
+            except DecodeError as error:  # damaged, or not as the probe foresaw; nothing was delivered yet
+                self.complaints = error.message
+                yield from self._read_ffmpeg(threads=1)
+        else:
+            yield from self._read_ffmpeg(threads=self._threads)
+
+    def _suits_decord(self) -> bool:
+        return self._request.pixel_format is PixelFormat.GRAY and is_short(self._info) and can_read(self._info, upright=True)
+
+    def _read_decord(self, *, checked: bool) -> Generator[Frame, None, None]:
+        if not can_read(self._info):
+            raise DecodeError(f"{shown(self._info.path)}: decord can't read it right", hint="leave --decoder at auto")
+        frames = DecordFrames(self._info, self._request, threads=self._threads, checked=checked)
+        self.decoder = DecoderName.DECORD
+        yield from self._deliver(frames, RowMatcher(self._info, sought=self._due))
+
+    def _read_ffmpeg(self, *, threads: int) -> Generator[Frame, None, None]:
+        """From the row due next to the end. ffmpeg is started again where a first plan does not hold."""
+        info, request = self._info, self._request
+        self.decoder = DecoderName.FFMPEG
+        may_seek, every_image = True, False
+        while True:
+            row = seek_row(info, self._due) if may_seek else None
+            seek_pts = None if row is None else int(info.pts[row])
+            selection = choose_selection(info, request.interval, self._due, sought=row is not None, every_image=every_image)
+            backend = FfmpegFrames(info, request.shape, selection, seek_pts=seek_pts, threads=threads)
+            try:
+                outcome = yield from self._deliver(backend, RowMatcher(info, sought=row))
+            except SeekMissed:
+                may_seek = False
+                continue
+            except DamageFound:
+                threads = 1
+                continue
+            if outcome is _Outcome.ENDED:
+                return
+            if outcome is _Outcome.UNSELECTED and not every_image:
+                every_image = True
+            elif row is not None:
+                may_seek = False
+            else:
+                raise DecodeError(f"{shown(info.path)}: no frame can be decoded", hint=self.complaints)
+
+    def _deliver(self, backend: Backend, matcher: RowMatcher) -> Generator[Frame, None, _Outcome]:
+        """The rows of one decoder from the row due next on; the decoder is closed at the end."""
+        outcome = _Outcome.NOTHING
+        try:
+            for frame in backend:
+                outcome = _Outcome.ENDED
+                lost, row = matcher.place(frame.pts)
+                for gone in lost:
+                    if self._wants(gone):
+                        self._due = gone.index + 1
+                        yield Frame(gone.index, gone.pts, ok=False, image=None)
+                if row is None:
+                    continue
+                if self._is_past(row):
+                    return outcome
+                if self._wants(row):
+                    sampled = self._request.samples(row.index)
+                    if sampled and not frame.selected:
+                        return _Outcome.UNSELECTED
+                    self._due = row.index + 1
+                    yield Frame(row.index, row.pts, frame.ok, frame.image if sampled else None)
+            return outcome
+        finally:
+            backend.close()
+            self.complaints = backend.complaints or self.complaints
+
+    def _wants(self, row: Row) -> bool:
+        return row.index >= self._due and not self._is_past(row)
+
+    def _is_past(self, row: Row) -> bool:
+        return self._request.stop is not None and row.index >= self._request.stop
