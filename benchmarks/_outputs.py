@@ -12,8 +12,8 @@ import numpy as np
 
 from vadcli import __version__
 from vadcli.cutting import cut_events
+from vadcli.store import OutputLayout
 from vadcli.store.events import EventsDocument, ScanState, write_events
-from vadcli.store.layout import OutputLayout
 from vadcli.store.mask_video import MaskVideoWriter
 from vadcli.store.scores import ScoresMetadata, write_scores
 from vadcli.types import ByteArray, FloatArray, ScoreTable, Status, Thresholds

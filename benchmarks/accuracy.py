@@ -23,9 +23,9 @@ from _measure import VADCLI, WORK
 from _outputs import Scored, write_output
 from PIL import Image
 
+from vadcli.detectors.motion.background import grid_for
 from vadcli.detectors.motion.camera import from_model
 from vadcli.detectors.motion.detector import MotionDetector
-from vadcli.detectors.motion.grid import grid_for
 from vadcli.detectors.motion.scoring import Channels, channels_of, measure, peaks
 from vadcli.engine.cameras import read_camera
 from vadcli.store.mask_video import upsample_mask

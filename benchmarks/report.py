@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from vadcli.cutting import cut_events
+from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
 from vadcli.store.events import EventsDocument, ScanState, write_events
-from vadcli.store.layout import OutputLayout
 from vadcli.store.run_record import RunInfo, RunRecord
 from vadcli.store.scores import ScoresMetadata, write_scores
 from vadcli.types import ScoreTable, Status, Thresholds, VideoResult

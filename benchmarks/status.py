@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import psutil
 from _measure import VADCLI, WORK, machine
 
+from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
-from vadcli.store.layout import OutputLayout
 from vadcli.store.progress import RunProgress
 from vadcli.store.run_record import RunInfo, RunRecord
 from vadcli.types import Status, VideoResult

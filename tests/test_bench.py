@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 
 from tests.fakes import DifferenceDetector
 from tests.media import make_video
-from vadcli.bench import Bench, BenchPlan, Bound, footage, footage_of, rounds, usage
-from vadcli.bench import footage as room
+from vadcli.bench import Bench, BenchPlan, Bound, footage_of, rounds
+from vadcli.bench import machine as footage
+from vadcli.bench import machine as room
+from vadcli.bench import machine as usage
+from vadcli.bench.machine import BusyMeter, HostMemory, StageClock, covered
 from vadcli.bench.report import Report, Setting, Stages, Throughput
 from vadcli.bench.rounds import Round, ScoreStore, naive_clips, naive_round, scan_round
-from vadcli.bench.usage import BusyMeter, HostMemory, StageClock, covered
 from vadcli.detectors.lavida import checkpoint
 from vadcli.detectors.lavida.config import load_preset
 from vadcli.detectors.lavida.detector import LavidaDetector

@@ -388,7 +388,7 @@ def test_without_accelerate_base_models_are_held_against_their_configs_all_the_s
     base: Sources, dest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert base.sam2 is not None
-    monkeypatch.setattr("vadcli.detectors.lavida.base_models.is_accelerate_available", lambda: False)
+    monkeypatch.setattr("vadcli.detectors.lavida.checkpoint.is_accelerate_available", lambda: False)
     source = Path(shutil.copytree(base.sam2, tmp_path / "lacking"))
     tensors = load_file(source / "model.safetensors")
     del tensors["no_memory_embedding"], tensors["mask_downsample.bias"]

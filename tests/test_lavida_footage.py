@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from tests.detectors.lavida.models import tiny_folder
+from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
-from vadcli.store.layout import OutputLayout
 from vadcli.store.mask_video import read_masks
 from vadcli.store.masks import read_boxes
 from vadcli.store.scores import read_scores

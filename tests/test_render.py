@@ -18,9 +18,9 @@ from tests import media
 from vadcli.draw.overlay import Geometry
 from vadcli.errors import DecodeError, DocumentError, OutputError, VideoError
 from vadcli.rendering import RenderResult, RenderSettings, clip_needs, event_clip, render_video, shown_seconds
+from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
 from vadcli.store.events import EventsDocument, describe_video, read_events, write_events
-from vadcli.store.layout import OutputLayout
 from vadcli.store.mask_video import MaskVideoWriter
 from vadcli.store.masks import MaskRleWriter
 from vadcli.store.scores import ScoresMetadata, write_scores

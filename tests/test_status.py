@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from tests.media import make_video
 from vadcli.errors import UsageError
 from vadcli.status import SILENT_S, RunState, read_status
+from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
-from vadcli.store.layout import OutputLayout
 from vadcli.store.progress import RunProgress, read_live
 from vadcli.store.run_record import RunInfo, RunRecord
 from vadcli.types import Status, VideoResult

@@ -18,15 +18,14 @@ import numpy as np
 from vadcli.draw.mp4 import Mp4Writer
 from vadcli.draw.overlay import Geometry, Overlay
 from vadcli.errors import DocumentError, VideoError
+from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
 from vadcli.store.events import EventsDocument, read_events
-from vadcli.store.layout import OutputLayout
 from vadcli.store.masks import MaskTrack
 from vadcli.store.scores import ScoresMetadata, read_scores
 from vadcli.types import ByteArray, ClipNeeds, Event, PixelFormat, ScoreTable, SizeRule, VideoInfo
-from vadcli.video.audio import Sound, add_sound, find_sound
 from vadcli.video.loader import ClipLoader, LoaderOptions
-from vadcli.video.pictures import PictureFeed
+from vadcli.video.pictures import PictureFeed, Sound, add_sound, find_sound
 
 Progress = Callable[[int, int], None]
 """Called with the frames written so far and the frames to write."""

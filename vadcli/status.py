@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 
 from vadcli.errors import DocumentError, UsageError
+from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
-from vadcli.store.layout import OutputLayout
 from vadcli.store.progress import read_live
 from vadcli.store.run_record import LAST_VIDEOS, StoredRun, read_run
 

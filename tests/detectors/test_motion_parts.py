@@ -8,11 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.detectors.films import texture
-from vadcli.detectors.motion.background import camera_flow, foreground, learn_scenes, likeness, match_light
+from vadcli.detectors.motion import MotionOptions
+from vadcli.detectors.motion.background import (
+    Perspective,
+    camera_flow,
+    fit_perspective,
+    foreground,
+    grid_for,
+    learn_scenes,
+    likeness,
+    match_light,
+)
 from vadcli.detectors.motion.camera import FittedCamera, Levels, RaritySamples, Scene, from_model, rarity, to_model
 from vadcli.detectors.motion.features import DenseFlow, stretches
-from vadcli.detectors.motion.grid import Perspective, fit_perspective, grid_for
-from vadcli.detectors.motion.options import MotionOptions
 from vadcli.types import CameraModel
 
 OPTIONS = MotionOptions()

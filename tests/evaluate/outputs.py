@@ -10,8 +10,8 @@ import numpy as np
 
 from tests.outputs.documents import DOCUMENT
 from vadcli.cutting import cut_events
+from vadcli.store import OutputLayout
 from vadcli.store.events import write_events
-from vadcli.store.layout import OutputLayout
 from vadcli.store.mask_video import MaskVideoWriter
 from vadcli.store.masks import MaskRleWriter
 from vadcli.store.scores import ScoresMetadata, shown_s, write_scores

@@ -19,8 +19,8 @@ from vadcli.evaluation import Protocol, Report, collect, measure
 from vadcli.evaluation.report import compared, to_table
 from vadcli.ground_truth import open_ground_truth
 from vadcli.metrics import Bootstrap
+from vadcli.store import OutputLayout
 from vadcli.store.events import Failure, write_events
-from vadcli.store.layout import OutputLayout
 from vadcli.store.scores import read_scores, write_scores
 
 

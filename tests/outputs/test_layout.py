@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vadcli.store.layout import OutputLayout, encode_name, printable
+from vadcli.store import OutputLayout, encode_name, printable
 
 
 def test_the_input_tree_is_mirrored_and_the_suffix_kept():

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vadcli.store.layout import OutputLayout
+from vadcli.store import OutputLayout
 from vadcli.store.mask_video import MaskVideoWriter
 from vadcli.store.masks import MaskRleWriter, MaskTrack
 from vadcli.types import MaskRows, ScoreTable

@@ -12,11 +12,10 @@ from tests.outputs.documents import DOCUMENT
 from tests.outputs.test_masks import frames_of
 from tests.outputs.test_scores import METADATA, table_of
 from vadcli.export import CSV_COLUMNS
+from vadcli.store import OutputLayout, scores
 from vadcli.store import masks as mask_rle
-from vadcli.store import scores
 from vadcli.store.atomic import Scratch
 from vadcli.store.events import schema, validate, write_events
-from vadcli.store.layout import OutputLayout
 from vadcli.store.mask_video import MaskVideoWriter
 from vadcli.store.masks import MaskRleWriter
 from vadcli.store.run_record import RunInfo, RunRecord

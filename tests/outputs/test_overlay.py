@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from vadcli.draw.curve import EVENT, NORMAL, WHOLE_UP_TO_S, ScoreCurve, column_maxima
-from vadcli.draw.heat import HeatLayer
+from vadcli.draw.layers import EVENT, NORMAL, WHOLE_UP_TO_S, HeatLayer, ScoreCurve, column_maxima
 from vadcli.draw.overlay import ELLIPSIS, MIN_CANVAS_PX, MIN_TYPE_PX, Geometry, Lettering, Overlay, clock_text
 from vadcli.types import Event, ScoreTable, Thresholds
 

@@ -6,9 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from vadcli.errors import DocumentError, UsageError
-from vadcli.store import run_record
+from vadcli.store import OutputLayout, run_record
 from vadcli.store.atomic import Scratch
-from vadcli.store.layout import OutputLayout
 from vadcli.store.run_record import RunInfo, RunRecord, read_run
 from vadcli.types import Status, VideoResult
 

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from vadcli.errors import DocumentError
+from vadcli.store import OutputLayout
 from vadcli.store.checkpoint import Claim
-from vadcli.store.layout import OutputLayout
 from vadcli.store.scores import SCHEMA, ScoresMetadata, read_metadata, read_scores, write_scores
 from vadcli.types import ScoreTable
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from tests.evaluate.outputs import write_scan
 from tests.outputs.documents import DOCUMENT
+from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
 from vadcli.store.events import Failure, ScanState, read_events, write_events
-from vadcli.store.layout import OutputLayout
 from vadcli.store.run_record import RunInfo, RunRecord
 from vadcli.types import Status, VideoResult
 

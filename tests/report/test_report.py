@@ -23,10 +23,9 @@ from tests.media import make_video
 from tests.report.archives import GONE, HOSTILE, add_run, age_run, make_archive
 from vadcli.errors import UsageError
 from vadcli.reporting.archive import collect, moment
-from vadcli.reporting.assets import InPage
 from vadcli.reporting.html import to_json, to_markdown
-from vadcli.reporting.pictures import LEVELS, NO_SCORE, outlined, pack, peaks, points_for, rows_of
-from vadcli.store.layout import OutputLayout
+from vadcli.reporting.pictures import LEVELS, NO_SCORE, InPage, outlined, pack, peaks, points_for, rows_of
+from vadcli.store import OutputLayout
 from vadcli.store.scores import read_scores
 from vadcli.types import Event
 

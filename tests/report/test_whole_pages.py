@@ -16,8 +16,8 @@ import pytest
 from tests.media import make_video
 from tests.report.archives import make_archive
 from vadcli.errors import OutputError
-from vadcli.reporting.assets import InFolder
-from vadcli.store.layout import OutputLayout
+from vadcli.reporting.pictures import InFolder
+from vadcli.store import OutputLayout
 
 WEBP, MP4 = "image/webp", "video/mp4"
 

@@ -17,8 +17,8 @@ from vadcli.engine.local import LocalScan, Stop
 from vadcli.engine.plan import make_plan
 from vadcli.engine.second_pass import PEAK_CLIPS, peak_clips
 from vadcli.options import ScanOptions
+from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
-from vadcli.store.layout import OutputLayout
 from vadcli.store.scores import read_scores
 from vadcli.types import ClipBatch, ClipNeeds, FrameScores, PixelFormat, RawTrack, ScoreTable, SizeRule, Thresholds
 from vadcli.video.sampling import SamplingPlan

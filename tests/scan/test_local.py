@@ -17,9 +17,9 @@ from vadcli.engine.plan import make_plan
 from vadcli.engine.stream import Progress
 from vadcli.errors import DeviceError
 from vadcli.options import ScanOptions
+from vadcli.store import OutputLayout
 from vadcli.store.checkpoint import Claim
 from vadcli.store.events import read_events
-from vadcli.store.layout import OutputLayout
 from vadcli.store.mask_video import read_masks
 from vadcli.store.masks import MaskTrack
 from vadcli.store.run_record import read_run

@@ -21,9 +21,9 @@ from vadcli.engine.second_pass import Interrupted, Propagation, Stretches
 from vadcli.errors import UsageError
 from vadcli.options import ScanOptions
 from vadcli.rendering import RenderSettings, render_video
+from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
 from vadcli.store.events import read_events
-from vadcli.store.layout import OutputLayout
 from vadcli.store.mask_video import mask_box, read_masks
 from vadcli.store.masks import MaskTrack, read_mask_rle
 from vadcli.store.scores import read_metadata, read_scores

@@ -19,8 +19,8 @@ from tests.train import miniatures
 from tests.train.miniatures import HEIGHT, MINIATURES, WIDTH, label_map, moving, write_json, write_map, write_picture
 from vadcli.errors import DocumentError, UsageError, VadcliError
 from vadcli.train.datasets import DATA_SETS, ClipRule, DiskData, open_data
-from vadcli.train.datasets.documents import decoded
-from vadcli.train.datasets.refcoco import RefCoco
+from vadcli.train.datasets.base import decoded
+from vadcli.train.datasets.images import RefCoco
 from vadcli.train.exposure import AnomalyExposureSampler, ExposureOptions
 from vadcli.train.materials import LAVIDA_MIX, Mixture
 from vadcli.train.samples import MAX_PIXELS, Reduction, Segmentation, read_frame, read_labels
@@ -177,7 +177,7 @@ def test_what_maps_show_is_read_once_and_again_where_it_changed(tmp_path: Path, 
         read.append(path.name)
         return read_labels(path)
 
-    monkeypatch.setattr("vadcli.train.datasets.semantic.read_labels", watched)
+    monkeypatch.setattr("vadcli.train.datasets.images.read_labels", watched)
     assert open_data("ade20k", root, cache=cache).fingerprint() == first.fingerprint()
     assert read == []
     changed = root / "ADEChallengeData2016/annotations/training/ADE_train_00000002.png"

@@ -191,7 +191,7 @@ def test_the_best_validation_is_what_comes_out_and_waiting_ends(
     def told(*args: object, **more: object) -> object:
         return replace(validate(*args, **more), frame_auc=next(figures))  # type: ignore[arg-type]
 
-    monkeypatch.setattr("vadcli.train.job.validate", told)
+    monkeypatch.setattr("vadcli.train.step.validate", told)
     recipe = recipe_of(start, steps=20, every=1, patience=2)
     trainer = Trainer(recipe, tmp_path, device="cpu")
     folder = trainer.run()

@@ -15,7 +15,7 @@ from typing import cast
 import av
 import numpy as np
 
-from vadcli.bench.footage import Footage
+from vadcli.bench.machine import Footage
 from vadcli.detectors.base import Detector
 from vadcli.detectors.batching import ClipBatcher, GatheredBatch, ScoringPool
 from vadcli.errors import DecodeError

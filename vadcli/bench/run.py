@@ -8,11 +8,9 @@ from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
-from vadcli.bench.footage import Footage
-from vadcli.bench.report import Report, Setting, Stages, Throughput
-from vadcli.bench.rounds import Bound, ScoreStore, naive_round, scan_round
-from vadcli.bench.usage import (
+from vadcli.bench.machine import (
     BusyMeter,
+    Footage,
     HostMemory,
     StageClock,
     cores,
@@ -21,6 +19,8 @@ from vadcli.bench.usage import (
     machine,
     peak_over,
 )
+from vadcli.bench.report import Report, Setting, Stages, Throughput
+from vadcli.bench.rounds import Bound, ScoreStore, naive_round, scan_round
 from vadcli.detectors.lavida.detector import LavidaDetector
 from vadcli.detectors.lavida.running import dtype_for, untimed
 from vadcli.errors import VideoError

@@ -11,16 +11,13 @@ from typing import Annotated
 import typer
 
 from vadcli import __version__
-from vadcli.cli._output import log, say_error
-from vadcli.cli.bench import bench
-from vadcli.cli.doctor import doctor
+from vadcli.cli._shared import log, say_error
 from vadcli.cli.evaluate import evaluate
 from vadcli.cli.events import events
+from vadcli.cli.machine import bench, doctor, status, train
 from vadcli.cli.render import render
 from vadcli.cli.report import report
 from vadcli.cli.scan import scan
-from vadcli.cli.status import status
-from vadcli.cli.train import train
 from vadcli.cli.weights import weights_app
 from vadcli.errors import VadcliError
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vadcli.cli._options import with_options
-from vadcli.cli._output import emit_json, log, set_up_talk
+from vadcli.cli._shared import emit_json, log, set_up_talk, with_options
 from vadcli.errors import OutputError, UsageError
 from vadcli.options import DEFAULT_OUT, EvalOptions
 
@@ -83,7 +82,7 @@ def evaluate(*, outs: Outs = None, options: EvalOptions) -> None:
 def _show(reports: list[Report], options: EvalOptions, root: Path) -> None:
     from vadcli.evaluation import report
     from vadcli.evaluation.report import document_of, keep
-    from vadcli.store.layout import OutputLayout
+    from vadcli.store import OutputLayout
 
     documents = [document_of(each, root) for each in reports] if options.json or options.save else []
     if options.json:
@@ -102,8 +101,8 @@ def _show(reports: list[Report], options: EvalOptions, root: Path) -> None:
 def _template(folders: list[Path]) -> str:
     """A ground truth to correct by hand, from the events of one scan."""
     from vadcli.ground_truth import template_from_events
+    from vadcli.store import OutputLayout
     from vadcli.store.events import read_events
-    from vadcli.store.layout import OutputLayout
 
     layout = OutputLayout(_single(folders, "--init"))
     documents = [read_events(path) for path in layout.iter_events()]
@@ -115,7 +114,7 @@ def _template(folders: list[Path]) -> str:
 def _in_seconds(folders: list[Path], truth: GroundTruth, *, allow_missing: bool) -> str:
     """The data set's labels a frame as intervals in seconds, by the timestamps of one scan."""
     from vadcli.ground_truth import template_from_labels
-    from vadcli.store.layout import OutputLayout
+    from vadcli.store import OutputLayout
     from vadcli.store.scores import read_scores
 
     layout = OutputLayout(_single(folders, "--from-frames"))

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vadcli.cli._options import with_options
-from vadcli.cli._output import emit_json, log, set_up_talk
+from vadcli.cli._shared import emit_json, log, set_up_talk, with_options
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options import DEFAULT_OUT, EventsOptions
 from vadcli.types import Calibration
@@ -19,8 +18,8 @@ from vadcli.types import Calibration
 if TYPE_CHECKING:
     from vadcli.export import ExportedFile, MasksOf
     from vadcli.metrics import ThresholdChoice
+    from vadcli.store import OutputLayout
     from vadcli.store.events import EventsDocument
-    from vadcli.store.layout import OutputLayout
 
 Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
 
@@ -37,7 +36,7 @@ def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
       vadcli events vadcli-out --calibrate review.json --format csv
       vadcli events vadcli-out --validate
     """  # noqa: D301
-    from vadcli.store.layout import OutputLayout
+    from vadcli.store import OutputLayout
 
     set_up_talk(options)
     if not out.is_dir():
@@ -60,10 +59,9 @@ def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
 def _documents(layout: OutputLayout, options: EventsOptions, bad: list[str]) -> Iterator[EventsDocument]:
     """Every stored video's events under the options' thresholds; files that can't be read are said and noted in `bad`."""
     from vadcli.engine.claims import recut
+    from vadcli.store import matches
     from vadcli.store.atomic import Scratch
-    from vadcli.store.events import read_events
-    from vadcli.store.layout import matches
-    from vadcli.store.review import read_review
+    from vadcli.store.events import read_events, read_review
 
     review = read_review(options.review) if options.review else ()
     with ExitStack() as stack:
@@ -89,9 +87,8 @@ def _calibrate(layout: OutputLayout, review: Path, options: EventsOptions) -> in
         UsageError: it holds no verdict on these videos.
     """
     from vadcli.metrics import threshold_choices
-    from vadcli.store.events import read_events
-    from vadcli.store.layout import matches
-    from vadcli.store.review import read_review
+    from vadcli.store import matches
+    from vadcli.store.events import read_events, read_review
 
     entries = read_review(review)
     documents, bad = [], 0

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vadcli.cli._options import loader_options, with_options
-from vadcli.cli._output import RenderDisplay, emit_json, log, set_up_talk
+from vadcli.cli._shared import RenderDisplay, emit_json, loader_options, log, set_up_talk, with_options
 from vadcli.errors import DocumentError, NoVideoFound, UsageError, VideoError
 from vadcli.options import RenderOptions, parse_duration
 
 if TYPE_CHECKING:
     from vadcli.engine.plan import WorkUnit
     from vadcli.rendering import RenderSettings
+    from vadcli.store import OutputLayout
     from vadcli.store.atomic import Scratch
-    from vadcli.store.layout import OutputLayout
 
 MOST_LISTED = 3
 
@@ -37,8 +36,8 @@ def render(*, paths: Paths = None, options: RenderOptions) -> None:
     """  # noqa: D301
     from vadcli.engine.plan import make_plan
     from vadcli.rendering import RenderSettings
+    from vadcli.store import OutputLayout
     from vadcli.store.atomic import Scratch
-    from vadcli.store.layout import OutputLayout
 
     set_up_talk(options)
     if not options.out.is_dir():
@@ -63,7 +62,7 @@ def render(*, paths: Paths = None, options: RenderOptions) -> None:
 
 def scanned_root(layout: OutputLayout, paths: list[Path]) -> Path | None:
     """The folder that the results' names are relative to, where all paths lie below it; None where they do not."""
-    from vadcli.store.layout import told_paths
+    from vadcli.store import told_paths
     from vadcli.store.run_record import read_run
 
     try:

@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vadcli.cli._options import loader_options, with_options
-from vadcli.cli._output import emit_json, log, set_up_talk
+from vadcli.cli._shared import emit_json, loader_options, log, set_up_talk, with_options
 from vadcli.errors import DocumentError, UsageError, VideoError
 from vadcli.options import DEFAULT_OUT, ReportOptions, parse_duration
+from vadcli.store import OutputLayout, printable
 from vadcli.store.atomic import Scratch, writing
-from vadcli.store.layout import OutputLayout, printable
 
 if TYPE_CHECKING:
     from vadcli.reporting.archive import Archive, VideoStory
-    from vadcli.reporting.assets import InFolder
-    from vadcli.reporting.pictures import EventKey, Strip
+    from vadcli.reporting.pictures import EventKey, InFolder, Strip
     from vadcli.types import Event
 
 Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
@@ -65,7 +63,7 @@ def _default_target(layout: OutputLayout, options: ReportOptions) -> Path:
 
 
 def _write(archive: Archive, to: Path, options: ReportOptions) -> None:
-    from vadcli.reporting.assets import InFolder
+    from vadcli.reporting.pictures import InFolder
 
     with ExitStack() as stack:
         scratch = stack.enter_context(Scratch(archive.layout.scratch))
@@ -100,9 +98,8 @@ def _digest(archive: Archive, options: ReportOptions) -> str:
 
 
 def _page(archive: Archive, folder: InFolder | None, scratch: Scratch, options: ReportOptions) -> str:
-    from vadcli.reporting.assets import InPage
     from vadcli.reporting.html import Shown, by_importance, make_page
-    from vadcli.reporting.pictures import packed_curves, strips
+    from vadcli.reporting.pictures import InPage, packed_curves, strips
 
     decode = loader_options(options)
     problems: list[str] = []

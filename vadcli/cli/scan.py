@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vadcli.cli._options import with_options
-from vadcli.cli._output import ScanDisplay, counted, emit_json, log, set_up_talk
+from vadcli.cli._shared import ScanDisplay, counted, emit_json, log, set_up_talk, with_options
 from vadcli.errors import NoVideoFound
 from vadcli.options import ScanOptions, parse_categories, parse_duration
 from vadcli.types import VideoResult

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vadcli.cli._options import with_options
-from vadcli.cli._output import emit_json, log, say_error, set_up_talk
+from vadcli.cli._shared import emit_json, log, say_error, set_up_talk, with_options
 from vadcli.errors import WeightsError
 from vadcli.options import TalkOptions, WeightsImportOptions, WeightsPullOptions
 

@@ -17,8 +17,21 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vadcli.draw.curve import BAR, DIM, EVENT, LIMIT, NORMAL, PANEL, TEXT, TRACK, WHOLE_UP_TO_S, Colour, ScoreCurve, level_y
-from vadcli.draw.heat import HeatLayer
+from vadcli.draw.layers import (
+    BAR,
+    DIM,
+    EVENT,
+    LIMIT,
+    NORMAL,
+    PANEL,
+    TEXT,
+    TRACK,
+    WHOLE_UP_TO_S,
+    Colour,
+    HeatLayer,
+    ScoreCurve,
+    level_y,
+)
 from vadcli.errors import OutputError
 from vadcli.types import ByteArray, Event, ScoreTable, Thresholds
 

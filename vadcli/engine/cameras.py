@@ -24,8 +24,8 @@ import numpy as np
 from vadcli.detectors.base import Detector
 from vadcli.engine.plan import WorkUnit
 from vadcli.errors import DocumentError
+from vadcli.store import OutputLayout
 from vadcli.store.atomic import FileLock, Scratch
-from vadcli.store.layout import OutputLayout
 from vadcli.types import CameraModel, CameraSample, Clip, ClipNeeds
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, LoaderOptions, Opened
 from vadcli.video.sampling import SamplingPlan

@@ -16,10 +16,10 @@ from vadcli.engine.plan import WorkUnit
 from vadcli.engine.results import write_failure
 from vadcli.errors import OutputError, VideoError
 from vadcli.metrics import without_false
+from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
 from vadcli.store.checkpoint import Claim
 from vadcli.store.events import EventsDocument, read_events, write_events
-from vadcli.store.layout import OutputLayout
 from vadcli.store.mask_video import mask_box, masked_rows, read_masks
 from vadcli.store.masks import read_boxes
 from vadcli.store.scores import read_scores, shown_s

@@ -22,10 +22,10 @@ from vadcli.detectors.base import Detector
 from vadcli.engine.plan import WorkUnit
 from vadcli.engine.second_pass import Attribution, Propagation
 from vadcli.errors import DocumentError, FileChanged, ProbeError
+from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
 from vadcli.store.checkpoint import Checkpoint, Claim, read_checkpoint
 from vadcli.store.events import EventsDocument, load
-from vadcli.store.layout import OutputLayout
 from vadcli.store.scores import read_metadata
 from vadcli.types import CameraModel, ClipNeeds, MaskRows, Status, Thresholds
 from vadcli.video.sampling import SamplingPlan

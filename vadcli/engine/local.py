@@ -21,8 +21,8 @@ from vadcli.engine.second_pass import Attribution, Propagation
 from vadcli.engine.stream import ScanStream, Update
 from vadcli.errors import DeviceError, OutputError, UsageError, VideoError, WeightsError
 from vadcli.options import DEFAULT_MODEL, ScanOptions, effective, parse_categories, parse_duration, parse_shard
+from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
-from vadcli.store.layout import OutputLayout
 from vadcli.store.progress import RunProgress
 from vadcli.store.run_record import RunInfo, RunRecord
 from vadcli.types import ClipNeeds, MaskRows, Status, VideoResult

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from vadcli.errors import UsageError
 from vadcli.options import FindOptions, parse_duration
-from vadcli.store.layout import encode_name
+from vadcli.store import encode_name
 
 # Suffixes of containers that the probe accepts; anything else is a video only if --include or the command line names it.
 VIDEO_SUFFIXES = frozenset(

@@ -18,8 +18,8 @@ from PIL import Image
 from vadcli.errors import DocumentError, UsageError
 from vadcli.ground_truth import GroundTruth, Matching, Span, VideoTruth
 from vadcli.metrics import EventSet, FrameSet, PixelAccumulator, PixelCounts, Regions, Tracks, mask_regions
+from vadcli.store import OutputLayout
 from vadcli.store.events import EventsDocument, read_events
-from vadcli.store.layout import OutputLayout
 from vadcli.store.masks import MaskTrack
 from vadcli.store.scores import ScoresMetadata, is_partial, read_scores, shown_s
 from vadcli.types import BoolArray, ByteArray, IndexArray, ScoreTable, TimeArray

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from vadcli.evaluation.collect import TestSet
 from vadcli.evaluation.report import Report
 from vadcli.metrics import FrameSet
+from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch, writing
-from vadcli.store.layout import OutputLayout
 from vadcli.store.scores import read_metadata, read_scores
 from vadcli.types import ByteArray, ClipNeeds, PixelFormat, ScoreTable, SizeRule
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, LoaderOptions

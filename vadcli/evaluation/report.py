@@ -17,8 +17,8 @@ from vadcli.errors import UsageError
 from vadcli.evaluation.collect import TestSet
 from vadcli.evaluation.measure import GROUPS, NEEDS_MASKS, Estimates, Protocol
 from vadcli.metrics import Metric, difference
+from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
-from vadcli.store.layout import OutputLayout
 
 FORMAT_VERSION = 1
 UNLIKE_MASKS = (

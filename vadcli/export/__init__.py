@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
+from vadcli.export.annotation import label_studio_config, to_fiftyone, to_label_studio
 from vadcli.export.cvat import write_cvat
 from vadcli.export.edit_lists import to_edl, to_otio
-from vadcli.export.fiftyone import to_fiftyone
-from vadcli.export.label_studio import label_studio_config, to_label_studio
 from vadcli.export.text import CSV_COLUMNS, to_csv, to_json, to_vtt
 from vadcli.store.events import EventsDocument
 from vadcli.store.masks import MaskTrack

@@ -18,9 +18,16 @@ from vadcli.options.commands import (
     WeightsPullOptions,
 )
 from vadcli.options.evaluation import METRIC_GROUPS, EvalOptions
-from vadcli.options.fields import (
+from vadcli.options.groups import (
+    DEFAULT_MODEL,
+    DETECTOR_CHOICES,
     PANELS,
+    DecodeOptions,
     DecoderChoice,
+    DetectorOptions,
+    FindOptions,
+    TalkOptions,
+    ThresholdOptions,
     default_of,
     effective,
     option,
@@ -28,15 +35,6 @@ from vadcli.options.fields import (
     parse_duration,
     parse_shard,
     preset_names,
-)
-from vadcli.options.groups import (
-    DEFAULT_MODEL,
-    DETECTOR_CHOICES,
-    DecodeOptions,
-    DetectorOptions,
-    FindOptions,
-    TalkOptions,
-    ThresholdOptions,
 )
 
 __all__ = [

@@ -11,8 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vadcli.errors import UsageError
-from vadcli.options.fields import FIND, HOW, OUTPUT, RUNNING, option, parse_duration, parse_numbers, parse_shard, same
-from vadcli.options.groups import PRESET_MARK, DecodeOptions, DetectorOptions, FindOptions, TalkOptions, ThresholdOptions
+from vadcli.options.groups import (
+    FIND,
+    HOW,
+    OUTPUT,
+    PRESET_MARK,
+    RUNNING,
+    DecodeOptions,
+    DetectorOptions,
+    FindOptions,
+    TalkOptions,
+    ThresholdOptions,
+    option,
+    parse_duration,
+    parse_numbers,
+    parse_shard,
+    same,
+)
 
 DEFAULT_OUT = Path("vadcli-out")
 MASK_CHOICES = ("none", "video", "rle", "both")

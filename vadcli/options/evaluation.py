@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vadcli.errors import UsageError
-from vadcli.options.fields import EVENTS, HOW, OUTPUT, RUNNING, option
-from vadcli.options.groups import TalkOptions
+from vadcli.options.groups import EVENTS, HOW, OUTPUT, RUNNING, TalkOptions, option
 
 PIXEL_SIZE = re.compile(r"(\d+)x(\d+)", re.ASCII)
 FEWEST_RESAMPLES = 100

@@ -14,8 +14,8 @@ from typing import TypeVar
 
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options import parse_duration
+from vadcli.store import OutputLayout, matches, printable, told_paths
 from vadcli.store.events import EventsDocument, read_events
-from vadcli.store.layout import OutputLayout, matches, printable, told_paths
 from vadcli.store.run_record import StoredRun, read_run
 from vadcli.types import Event, Status, Thresholds, VideoResult
 

@@ -22,8 +22,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vadcli import __version__
 from vadcli.reporting.archive import Archive, VideoStory, clock, counted, lasting, run_facts
-from vadcli.reporting.assets import Shelf
-from vadcli.reporting.pictures import EventKey, Strip
+from vadcli.reporting.pictures import EventKey, Shelf, Strip
 from vadcli.types import Event
 
 SCRIPTS = ("uplot/uPlot.iife.min.js", "dom.js", "review.js", "timeline.js", "table.js", "main.js")

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from vadcli.errors import DocumentError
+from vadcli.store import OutputLayout
 from vadcli.store.events import EventsDocument
-from vadcli.store.layout import OutputLayout
 from vadcli.store.mask_video import MASK_THRESHOLD, masked_rows, read_masks
 from vadcli.store.scores import read_scores
 from vadcli.types import Box, ByteArray, IndexArray, MaskRows, ScoreTable

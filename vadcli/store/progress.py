@@ -13,8 +13,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
+from vadcli.store import OutputLayout, printable
 from vadcli.store.atomic import Scratch, writing
-from vadcli.store.layout import OutputLayout, printable
 
 _NAME = "live.json"
 _PARTS = ("totals", "progress", "last_videos")

@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Any
 
 from vadcli.errors import DocumentError
+from vadcli.store import OutputLayout, printable
 from vadcli.store.atomic import Scratch
-from vadcli.store.layout import OutputLayout, printable
 from vadcli.store.progress import RunProgress, write_live
 from vadcli.types import Status, VideoResult
 

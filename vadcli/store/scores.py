@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vadcli.errors import DocumentError
-from vadcli.store.layout import printable
+from vadcli.store import printable
 from vadcli.types import SCORES_SCHEMA_VERSION, MaskRows, ScoreTable
 
 SCHEMA = pa.schema(

@@ -33,7 +33,6 @@ from torch.utils.data import DataLoader
 
 from vadcli.errors import UsageError, VadcliError
 from vadcli.train import folders
-from vadcli.train.job import job_of
 from vadcli.train.logs import TrainingLog, Validated
 from vadcli.train.materials import StepOrder
 from vadcli.train.recipe import Recipe
@@ -50,6 +49,7 @@ from vadcli.train.state import (
     trained_parameters,
     write_whole,
 )
+from vadcli.train.step import job_of
 
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tests.detectors.lavida.models import PRESET, films, tiny_folder
 from vadcli import weights
 from vadcli.detectors.lavida import checkpoint
-from vadcli.detectors.lavida.base_models import MEMORY
+from vadcli.detectors.lavida.checkpoint import MEMORY
 from vadcli.detectors.lavida.masks import TransformersMasks
 from vadcli.errors import WeightsError
 

@@ -20,8 +20,8 @@ from vadcli.engine.local import LocalScan, Stop
 from vadcli.engine.plan import make_plan
 from vadcli.errors import UsageError, WeightsError
 from vadcli.options import DetectorOptions, ScanOptions
+from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
-from vadcli.store.layout import OutputLayout
 from vadcli.store.mask_video import read_masks
 from vadcli.store.masks import read_boxes
 from vadcli.store.scores import read_metadata, read_scores

@@ -120,7 +120,7 @@ def import_lavida(
         WeightsError: a part is missing, damaged, of another size or a pickle.
         VadcliError: the disk is full, or `dest` can't be written.
     """
-    from vadcli.detectors.lavida.base_models import quiet
+    from vadcli.detectors.lavida.checkpoint import quiet
     from vadcli.detectors.lavida.config import load_preset, preset_names
 
     if preset not in preset_names():
@@ -193,7 +193,7 @@ def _build(
 
 def _check_whole(part: str, source: Path, folder: Path) -> None:
     """Refuse a base model that lacks tensors, by the name of where it came from."""
-    from vadcli.detectors.lavida.base_models import check_model
+    from vadcli.detectors.lavida.checkpoint import check_model
 
     try:
         check_model(part, folder)
@@ -211,7 +211,7 @@ def _build_text(source: Path, folder: Path, result: Imported) -> None:
     if model_type(source) == "clip_text_model":
         place_model(source, folder, result)
         return
-    from vadcli.detectors.lavida.base_models import read_model
+    from vadcli.detectors.lavida.checkpoint import read_model
 
     model = read_model("text", source, extras_matter=False, dtype="auto")
     model.save_pretrained(folder)
@@ -234,7 +234,7 @@ def _fit_tokenizer(folder: Path, config: LavidaConfig, result: Imported) -> None
     """Add `<SEG>` where the tokenizer lacks it, and see that the prompt can be written with it."""
     import transformers
 
-    from vadcli.detectors.lavida.base_models import as_weights_error
+    from vadcli.detectors.lavida.checkpoint import as_weights_error
     from vadcli.detectors.lavida.config import SEG
     from vadcli.detectors.lavida.prompts import add_seg, build_prompt
 

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadcli.detectors.calibration import REFERENCE, Tail
+from vadcli.detectors.motion import MODEL_VERSION, MotionOptions
+from vadcli.detectors.motion.background import Perspective
 from vadcli.detectors.motion.features import ClipMaps
-from vadcli.detectors.motion.grid import Perspective
-from vadcli.detectors.motion.options import MODEL_VERSION, MotionOptions
 from vadcli.types import BoolArray, CameraModel, FloatArray, IndexArray, TimeArray
 
 SCALE_FLOORS = np.array([0.1, 0.2, 1.0], dtype=np.float32)

@@ -8,9 +8,9 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from vadcli.detectors.calibration import CALIBRATION, logit_of, sigmoid
+from vadcli.detectors.motion import MODEL_VERSION, MotionOptions
+from vadcli.detectors.motion.background import grid_for
 from vadcli.detectors.motion.camera import from_model, to_model
-from vadcli.detectors.motion.grid import grid_for
-from vadcli.detectors.motion.options import MODEL_VERSION, MotionOptions
 from vadcli.detectors.motion.scoring import channels_of, fit_camera, measure, peaks, smooth
 from vadcli.types import (
     Calibration,

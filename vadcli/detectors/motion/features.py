@@ -14,9 +14,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vadcli.detectors.motion.background import camera_flow, foreground, match_light
-from vadcli.detectors.motion.grid import Grid
-from vadcli.detectors.motion.options import MotionOptions
+from vadcli.detectors.motion import MotionOptions
+from vadcli.detectors.motion.background import Grid, camera_flow, foreground, match_light
 from vadcli.types import BoolArray, ByteArray, FloatArray, IndexArray, TimeArray
 
 SMALLEST_SIDE_PX = 32

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from vadcli.detectors.calibration import Footage, Tail, fit_tail, usual_level
-from vadcli.detectors.motion.background import learn_scenes
+from vadcli.detectors.motion import MotionOptions
+from vadcli.detectors.motion.background import Grid, fit_perspective, grid_for, learn_scenes
 from vadcli.detectors.motion.camera import (
     MOTION_REFERENCE,
     RARITY_REFERENCE,
@@ -30,8 +31,6 @@ from vadcli.detectors.motion.camera import (
     video_number,
 )
 from vadcli.detectors.motion.features import ClipMaps, is_cut, map_clip, shots
-from vadcli.detectors.motion.grid import Grid, fit_perspective, grid_for
-from vadcli.detectors.motion.options import MotionOptions
 from vadcli.types import BoolArray, ByteArray, CameraSample, Clip, FloatArray, IndexArray, TimeArray
 
 REACH = 3.0

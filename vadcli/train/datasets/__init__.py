@@ -8,8 +8,7 @@ from types import MappingProxyType
 
 from vadcli.errors import UsageError
 from vadcli.train.datasets.base import ClipRule, DiskData
-from vadcli.train.datasets.refcoco import RefCoco
-from vadcli.train.datasets.semantic import Ade20k, Cityscapes, Mapillary
+from vadcli.train.datasets.images import Ade20k, Cityscapes, Mapillary, RefCoco
 from vadcli.train.datasets.video import MeVis, RefDavis, RefYouTubeVos, YouTubeVos
 
 _VIDEOS: Mapping[str, Callable[..., DiskData]] = {

@@ -1,18 +1,246 @@
-"""What every data set on disk has in common: clips cut from videos, pictures read and reduced, masks by name."""
+"""Annotation documents of data sets, read with bounds: whatever is wrong with one is one line that names the file.
+
+Names from inside a document never leave the data set's folder, and unpickling builds plain values alone.
+
+COCO's mask codes: run lengths and polygons, checked before they are decoded.
+
+What every data set on disk has in common: clips cut from videos, pictures read and reduced, masks by name.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import pickle
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+from pycocotools import mask as coco
 
 from vadcli.errors import DocumentError, UsageError
 from vadcli.train.samples import Reduction, Segmentation, SegmentedObject, read_frame, read_labels
 from vadcli.types import BoolArray, ByteArray
+
+MAX_DOCUMENT_BYTES = 4 * 2**30
+"""More than any annotation file of these data sets; MeViS's masks are the largest with some hundred MB."""
+
+ANEW = "unpack the official archive anew"
+Kind = TypeVar("Kind")
+
+
+def needed(root: Path, relative: str, *, name: str) -> Path:
+    """`root/relative`, which has to exist.
+
+    Raises:
+        UsageError: it doesn't.
+    """
+    path = root / relative
+    if not path.exists():
+        raise UsageError(
+            f"{root}: not a folder of {name}: {relative} is missing", hint="give the folder as the archives unpack"
+        )
+    return path
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        DocumentError: it can't be read or holds something else.
+    """
+    try:
+        found = json.loads(_read(path))
+    except (ValueError, RecursionError) as error:
+        raise DocumentError(f"{path}: not JSON: {_line(error)}", hint=ANEW) from error
+    return expect(path, "the file", found, dict)
+
+
+def read_lines(path: Path, *, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
+    """(number from 1, text) of every line that isn't blank.
+
+    Raises:
+        DocumentError: it can't be read or isn't text.
+    """
+    try:
+        text = _read(path).decode(encoding)
+    except UnicodeDecodeError as error:
+        raise DocumentError(f"{path}: not {encoding} text (byte {error.start})", hint=ANEW) from error
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            yield number, line.strip()
+
+
+def read_pickle(path: Path) -> object:
+    """Plain values from a pickle: numbers, texts, lists, dicts. One that asks for anything else is refused and runs nothing.
+
+    Raises:
+        DocumentError: it can't be read, is damaged or holds other things.
+    """
+    _read_size(path)
+    try:
+        with path.open("rb") as file:
+            return _PlainUnpickler(file, encoding="utf-8", errors="replace").load()
+    except OSError as error:
+        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=ANEW) from error
+    except Exception as error:  # a damaged pickle raises nearly anything
+        raise DocumentError(f"{path}: not a pickle of plain values: {_line(error)}", hint=ANEW) from error
+
+
+def expect(path: Path, where: str, value: object, kind: type[Kind]) -> Kind:
+    """`value`, which has to be of a kind.
+
+    Raises:
+        DocumentError: it isn't.
+    """
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise DocumentError(f"{path}: {where} should be {_KINDS.get(kind, kind.__name__)}, not {_short(value)}", hint=ANEW)
+    return value
+
+
+def entry(path: Path, where: str, holder: dict[str, Any], key: str, kind: type[Kind]) -> Kind:
+    """`holder[key]`, which has to be there and of a kind.
+
+    Raises:
+        DocumentError: it isn't.
+    """
+    if key not in holder:
+        raise DocumentError(f"{path}: {where} has no {key!r}", hint=ANEW)
+    return expect(path, f"{key!r} of {where}", holder[key], kind)
+
+
+def plain(path: Path, where: str, name: object) -> str:
+    """A name from inside a document, fit to be a file's or folder's name.
+
+    Raises:
+        DocumentError: it is empty or leads elsewhere.
+    """
+    text = expect(path, where, name, str)
+    if not text or text in {".", ".."} or any(sign in text for sign in "/\\\0"):
+        raise DocumentError(f"{path}: {where} should be a plain file name, not {_short(text)}", hint=ANEW)
+    return text
+
+
+def spoken(path: Path, where: str, text: object) -> str:
+    """A category or expression with single blanks; "" where there is no word."""
+    return " ".join(expect(path, where, text, str).split())
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> object:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+_KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "text", int: "a whole number"}
+
+
+def _read_size(path: Path) -> int:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=ANEW) from error
+    if not path.is_file() or size > MAX_DOCUMENT_BYTES:
+        raise DocumentError(f"{path}: not an annotation file ({size} bytes)", hint=ANEW)
+    return size
+
+
+def _read(path: Path) -> bytes:
+    _read_size(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=ANEW) from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+_LONGEST = 40
+"""Bits of a run; a picture has fewer pixels than that can say."""
+_FARTHEST = 10**5
+"""Pixels from the origin; the corners of real polygons lie in their picture."""
+
+
+def decoded(path: Path, where: str, code: object, shape: Sequence[int]) -> BoolArray:
+    """(height, width) bool of a run length code or a list of polygons.
+
+    Args:
+        path: the document, for the error.
+        where: in it.
+        code: {"size", "counts"} with counts as COCO's text or a list, or [[x, y, x, y, …], …].
+        shape: the picture's height and width.
+
+    Raises:
+        DocumentError: it is no such code, or of another size.
+    """
+    height, width = shape
+    try:
+        if isinstance(code, list):
+            return _polygons(code, height, width)
+        return _filled(_runs(code, height, width), height, width)
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        what = " ".join(str(error).split())
+        raise DocumentError(f"{path}: {where}: not a mask of {width} x {height} pixels: {what}", hint=ANEW) from error
+
+
+def _polygons(parts: list[object], height: int, width: int) -> BoolArray:
+    if not parts:
+        return np.zeros((height, width), np.bool_)
+    codes = coco.frPyObjects([_corners(part) for part in parts], height, width)
+    return np.asarray(coco.decode(coco.merge(codes)), np.bool_)
+
+
+def _corners(part: object) -> list[float]:
+    corners = [float(number) for number in part] if isinstance(part, list) else []
+    if len(corners) < 6 or len(corners) % 2 or not all(abs(number) <= _FARTHEST for number in corners):
+        raise ValueError(f"a polygon needs three corners or more near the picture, not {len(corners)} numbers")
+    return corners
+
+
+def _runs(code: object, height: int, width: int) -> list[int]:
+    if not isinstance(code, dict) or list(code.get("size", [])) != [height, width]:
+        raise ValueError(f"its size is {code.get('size') if isinstance(code, dict) else None}")
+    counts = code["counts"]
+    return [int(run) for run in counts] if isinstance(counts, list) else _spelled(counts)
+
+
+def _spelled(text: str) -> list[int]:
+    """The runs of COCO's text: five bits a sign from 48 on, 32 for one that goes on, two's complement; from the fourth run on
+    the difference to the run before the last. pycocotools reads it too, but leaves what short runs don't reach unset.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for sign in text:
+        bits = ord(sign) - 48
+        if not 0 <= bits < 64 or shift > _LONGEST:
+            raise ValueError(f"{sign!r} is no sign of a run length code")
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    return runs
+
+
+def _filled(runs: list[int], height: int, width: int) -> BoolArray:
+    """Runs of nothing and something in turns, column by column."""
+    if any(run < 0 for run in runs) or sum(runs) != height * width:
+        raise ValueError("its runs don't fill it")
+    turns = np.arange(len(runs)) % 2 == 1
+    return np.repeat(turns, runs).reshape(width, height).T
+
 
 Mark = Hashable
 """What tells an object from the others of its clip in the annotations: a pixel's number, an annotation's id."""

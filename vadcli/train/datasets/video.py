@@ -33,8 +33,22 @@ from typing import Any, cast
 import numpy as np
 
 from vadcli.errors import DocumentError
-from vadcli.train.datasets.base import ClipEntry, ClipRule, DiskData, LabelMapData, Mark
-from vadcli.train.datasets.documents import ANEW, decoded, entry, expect, needed, plain, read_json, read_lines, spoken
+from vadcli.train.datasets.base import (
+    ANEW,
+    ClipEntry,
+    ClipRule,
+    DiskData,
+    LabelMapData,
+    Mark,
+    decoded,
+    entry,
+    expect,
+    needed,
+    plain,
+    read_json,
+    read_lines,
+    spoken,
+)
 from vadcli.train.samples import Reduction
 from vadcli.types import BoolArray
 

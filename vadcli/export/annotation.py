@@ -1,16 +1,55 @@
-"""Events as Label Studio predictions: tasks to import, and the labelling configuration that they are drawn by."""
+"""Events as a FiftyOne temporal detection dataset's labels.json (fiftyone.types.FiftyOneTemporalDetectionDataset).
+
+Events as Label Studio predictions: tasks to import, and the labelling configuration that they are drawn by.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
+from vadcli.errors import UsageError
 from vadcli.export.text import UNNAMED, label, legal_in_xml
 from vadcli.store.events import EventsDocument
 from vadcli.types import Box, Event
+
+
+def to_fiftyone(documents: Iterable[EventsDocument]) -> str:
+    """Labels of all videos, to be read with the scan's folder as `data_path`.
+
+    Videos are named by their path without its suffix, as FiftyOne looks them up; frames count from 1, the last one included.
+
+    Raises:
+        UsageError: two videos differ in their suffix alone, which FiftyOne can't tell apart.
+    """
+    labels: dict[str, list[dict[str, Any]]] = {}
+    named: dict[str, str] = {}
+    for document in documents:
+        path = str(document.video["path"])
+        key = str(PurePosixPath(path).with_suffix(""))
+        if key in named:
+            raise UsageError(
+                f"FiftyOne can't tell {named[key]} from {path}: it drops the suffix", hint="export one of them by --include"
+            )
+        named[key] = path
+        labels[key] = [_detection(event) for event in document.events]
+    classes = sorted({found["label"] for listed in labels.values() for found in listed})
+    return json.dumps({"classes": classes, "labels": labels}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _detection(event: Event) -> dict[str, Any]:
+    attributes = {"event": event.id, "mean_score": event.mean_score, "peak_frame": event.peak_frame + 1}
+    return {
+        "label": label(event),
+        "support": [event.start_frame + 1, event.end_frame],
+        "confidence": event.peak_score,
+        "attributes": attributes,
+    }
+
 
 LOCAL_FILES = "/data/local-files/?d="
 """Where Label Studio serves files of a storage of its own machine; the rest is the path relative to the scan's folder."""

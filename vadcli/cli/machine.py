@@ -1,0 +1,244 @@
+"""`vadcli status`: what is running in an output folder, how far it is, and how the newest run went.
+
+`vadcli doctor`: what is there, and what to do about what isn't.
+
+`vadcli bench`: what LAVIDA's scans would reach on this machine, as tables or JSON.
+
+`vadcli train`: a recipe to a LAVIDA folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vadcli.cli._shared import clock, counted, emit_json, log, set_up_talk, with_options
+from vadcli.errors import NoVideoFound, UsageError, WeightsError
+from vadcli.options import DEFAULT_OUT, BenchOptions, FindOptions, StatusOptions, TalkOptions, parse_duration
+from vadcli.store import OutputLayout
+
+if TYPE_CHECKING:
+    from vadcli.status import RunStatus
+
+Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
+SHARE_OF_TIME = 0.008
+"""At most this share of a core goes into looking again: long records are read less often."""
+CLEAR = "\x1b[H\x1b[2J"
+
+
+@with_options(StatusOptions, section="status")
+def status(*, out: Out = DEFAULT_OUT, options: StatusOptions) -> None:
+    """Say how far a running scan is: videos, speed, time to go, last events. Reads only; safe beside the scan.
+
+    \b
+    Examples:
+      vadcli status vadcli-out
+      vadcli status vadcli-out --watch
+      vadcli status vadcli-out --json
+    """  # noqa: D301
+    from vadcli.status import RunState, read_status
+
+    set_up_talk(options)
+    if not out.is_dir():
+        raise UsageError(f"{out}: there is no such folder", hint="name the --out folder of a scan")
+    layout = OutputLayout(out)
+    every_s = parse_duration(options.every, "every")
+    while True:
+        began = time.process_time()
+        runs = read_status(layout)
+        _tell(layout, runs, options)
+        if not options.watch or all(run.state is not RunState.RUNNING for run in runs):
+            return
+        time.sleep(max(every_s, (time.process_time() - began) / SHARE_OF_TIME))
+
+
+def _tell(layout: OutputLayout, runs: list[RunStatus], options: StatusOptions) -> None:
+    from vadcli.status import last_events
+
+    events = last_events(layout, runs[-1])
+    if options.json:
+        for run in runs:
+            emit_json(run.to_json())
+        for event in events:
+            emit_json({"type": "event", **event})
+        return
+    lines = [line for run in runs for line in _lines(run)]
+    lines += [_event_line(event) for event in events]
+    typer.echo((CLEAR if options.watch and sys.stdout.isatty() else "") + "\n".join(lines))
+
+
+def _lines(status: RunStatus) -> list[str]:
+    told = status.to_json()
+    counts = ", ".join(
+        f"{told[name]} {name}" for name in ("done", "partial", "failed", "skipped") if told[name] or name == "done"
+    )
+    speed = f"{told['frames_per_s']:.0f} frames/s"
+    if told["times_real_time"] is not None:
+        speed += f", {told['times_real_time']:.1f}x real time"
+    first = f"{told['run'].removesuffix('.json')}: {told['state']}"
+    if told["exit_code"] is not None:
+        first += f", exit code {told['exit_code']}"
+    eta = f", {clock(told['eta_s'])} to go" if told["eta_s"] is not None else ""
+    lines = [
+        f"{first}, {clock(told['seconds'])}{eta}",
+        f"  {status.over}/{status.planned} videos: {counts}; {counted(told['events'], 'event')}; {speed}",
+    ]
+    if told["fitting"]:
+        lines.append(f"  now: fitting camera {told['fitting']['camera'] or '.'} ({told['fitting']['frames']} frames read)")
+    return lines + [f"  now: {video['video']} ({video['frames']} frames)" for video in told["running"]]
+
+
+def _event_line(event: dict[str, Any]) -> str:
+    span = f"{clock(event['start_s'])} to {clock(event['end_s'])}"
+    category = f", {event['category']}" if event["category"] else ""
+    return f"  event: {event['video']} {span}, peak {event['peak_score']:.2f}{category}"
+
+
+DoctorOut = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The output folder to look at.")]
+
+
+@with_options(TalkOptions, section="doctor")
+def doctor(*, out: DoctorOut = DEFAULT_OUT, options: TalkOptions) -> None:
+    """Say what this machine has: decoders, ffmpeg, torch, devices, weights, disk. Exits 1 where something needed is missing.
+
+    \b
+    Examples:
+      vadcli doctor
+      vadcli doctor --json
+    """  # noqa: D301
+    from vadcli.doctor import examine
+
+    set_up_talk(options)
+    broken = False
+    for check in examine(out):
+        broken = broken or (check.required and not check.ok)
+        if options.json:
+            emit_json(check.to_json())
+            continue
+        mark = "ok     " if check.ok else "MISSING" if check.required else "absent "
+        typer.echo(f"{mark} {check.name:12} {check.found}")
+        if check.advice:
+            typer.echo(f"        {'':12} {check.advice}")
+    if broken:
+        raise typer.Exit(1)
+
+
+Paths = Annotated[
+    list[Path] | None, typer.Argument(metavar="[PATHS]...", help="Footage to read; made for the purpose where none is named.")
+]
+
+
+@with_options(BenchOptions, section="bench")
+def bench(*, paths: Paths = None, options: BenchOptions) -> None:
+    """Measure LAVIDA on this machine: clips/s beside a straightforward loop, time a stage, memory. Writes nothing.
+
+    \b
+    Examples:
+      vadcli bench --random-weights
+      vadcli bench ./footage --model lavida-2b --ratios 1,0.2 --batch-sizes 8
+      vadcli bench --model lavida-tiny --random-weights --device cpu --json
+    """  # noqa: D301
+    from vadcli import detectors
+    from vadcli.bench import Bench, BenchPlan, Bound, footage_of, need_memory
+    from vadcli.detectors.lavida.detector import LavidaDetector
+    from vadcli.engine.local import check_device
+
+    set_up_talk(options)
+    videos = _videos(paths or [])
+    check_device(options.device)
+    try:
+        detector = detectors.load("lavida", options.detector_options())
+    except WeightsError as error:
+        hint = "--random-weights measures a preset's real sizes without any" if not options.random_weights else error.hint
+        raise WeightsError(error.message, hint=hint) from error
+    assert isinstance(detector, LavidaDetector)
+    need_memory(detector)
+    plan = BenchPlan(
+        ratios=options.ratio_list(),
+        batch_sizes=options.batch_size_list(),
+        bound=Bound(options.seconds, options.clips),
+        rounds=options.rounds,
+        frame_px=options.frame_px,
+        workers=options.workers,
+    )
+    with _scratch() as scratch:
+        report = Bench(detector, footage_of(videos, scratch), plan).run()
+    if not options.json:
+        typer.echo(report.text(), nl=False)
+    for line in report.json_lines() if options.json else ():
+        emit_json(line)
+
+
+def _videos(paths: list[Path]) -> list[tuple[str, Path]]:
+    from vadcli.engine.plan import make_plan
+
+    if not paths:
+        return []
+    plan = make_plan(paths, FindOptions(), out=DEFAULT_OUT)
+    if not plan.units:
+        raise NoVideoFound(f"no video below {', '.join(plan.roots)}", hint="without PATHS, footage is made")
+    return [(unit.video, unit.path) for unit in plan.units]
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A temporary folder that goes whatever ends the measurement; SIGINT and SIGTERM end it at once.
+
+    Nothing is worth finishing, and an exception raised anywhere might leave a lock of the running threads held: so the signals
+    unwind nothing. Decoders don't outlive this process.
+    """
+    with TemporaryDirectory(prefix="vadcli-bench-") as folder:
+
+        def end(number: int, frame: FrameType | None) -> None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os._exit(128 + number)
+
+        before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield Path(folder)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def train(
+    config: Annotated[Path, typer.Option("--config", metavar="FILE", help="The recipe.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Log, checkpoints and the model.")] = Path("training"),
+    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and stop.")] = False,
+) -> None:
+    """Train LAVIDA by a recipe; a training that was interrupted goes on from its newest checkpoint.
+
+    Needs the packages of `pip install "vadcli[train]"`. Several processes, one a GPU or one a core, are started by
+    `torchrun --nproc-per-node N -m vadcli train ...`.
+
+    \b
+    Examples:
+      vadcli train --config recipes/lavida-tiny.toml --dry-run
+      vadcli train --config recipes/lavida-tiny.toml --out training
+    """  # noqa: D301
+    from vadcli.train.recipe_file import read_recipes
+
+    set_up_talk(TalkOptions())
+    recipes = read_recipes(config)
+    if dry_run:
+        from vadcli.train.plan import plan_of, plan_text, time_text
+
+        for plan in map(plan_of, recipes):
+            typer.echo(plan_text(plan) + time_text(plan))
+        return
+    from vadcli.train import trainer as series
+
+    folder = series.train(recipes, out, device=None if device == "auto" else device)
+    log.info("trained: vadcli scan ./footage --detector lavida --model %s", folder)
