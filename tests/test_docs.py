@@ -86,5 +86,5 @@ def test_the_readme_opens_with_two_commands() -> None:
 
 
 def test_the_schema_is_valid_json_and_shipped() -> None:
-    path = ROOT / "vadcli" / "outputs" / "schemas" / "events-1.json"
+    path = ROOT / "vadcli" / "store" / "schemas" / "events-1.json"
     assert json.loads(path.read_text())["$schema"].startswith("https://json-schema.org/")

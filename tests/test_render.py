@@ -224,7 +224,7 @@ def test_a_broken_sound_track_costs_only_the_sound(tmp_path: Path, monkeypatch: 
     def fail(*_: object, **__: object) -> None:
         raise DecodeError("no sound today")
 
-    monkeypatch.setattr("vadcli.render.add_sound", fail)
+    monkeypatch.setattr("vadcli.rendering.add_sound", fail)
     result = render(source, layout)
     assert result.problems == ("no sound today",)
     assert len(watch(layout.rendered(VIDEO)).pictures) == 5

@@ -238,7 +238,7 @@ CHILD = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from vadcli.train import series
+from vadcli.train import trainer as series
 from vadcli.train.recipe_file import read_recipes
 series.train(read_recipes(Path(sys.argv[1])), Path(sys.argv[2]))
 """
