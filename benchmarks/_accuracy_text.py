@@ -1,4 +1,4 @@
-"""The words around the figures of accuracy.md, and the figures that others published."""
+"""The text around the figures of accuracy.md, and the figures that others have published."""
 
 from __future__ import annotations
 

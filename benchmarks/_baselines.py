@@ -1,6 +1,6 @@
-"""What moves in grey frames, by means that need no weights and no learning to speak of: what a detector has to beat.
+"""Simple measures of motion in grey frames, without weights: the baselines that a detector has to beat.
 
-Frames are those of one clip, (N, H, W) uint8; maps and scores are higher where more happens.
+Frames are those of one clip, (N, H, W) uint8. Maps and scores are higher where more moves.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MOG2_VARIANCE = 16.0  # dvr-scan's, as OpenCV's own
 
 @dataclass(frozen=True)
 class Motion:
-    """What was measured in one clip.
+    """The motion that was measured in one clip.
 
     Attributes:
         maps: (N, H, W) float32, >= 0.
@@ -34,29 +34,29 @@ class Motion:
 
 
 def smoothed(scores: FloatArray, fps: float) -> FloatArray:
-    """(N,) scores smoothed over time by the motion detector's own Gaussian."""
+    """Return (N,) scores, smoothed over time by the motion detector's own Gaussian."""
     times = np.arange(len(scores)) / fps
     return smooth(scores, timestamp=times, usable=np.ones(len(scores), np.bool_), sigma_s=SMOOTHING_S, gap_s=1.0)
 
 
 def difference(frames: ByteArray, box_px: int = 5) -> Motion:
-    """Grey levels of change to the frame before, averaged over a box; a frame's score is its highest box."""
+    """Measure the change from the previous frame, in grey levels, averaged over a box. A frame's score is its highest box."""
     return highest_box(differences(frames), box_px)
 
 
 def differences(frames: ByteArray) -> FloatArray:
-    """(N, H, W) float32 grey levels of change to the frame before."""
+    """Return the change from the previous frame: (N, H, W) float32 grey levels."""
     return _with_first([cv2.absdiff(a, b).astype(np.float32) for a, b in pairwise(frames)], frames)
 
 
 def flow_speeds(frames: ByteArray) -> FloatArray:
-    """(N, H, W) float32 pixels a frame by OpenCV's DIS flow (medium)."""
+    """Return the speed by OpenCV's DIS flow (medium): (N, H, W) float32, pixels per frame."""
     flow: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     return _with_first([np.linalg.norm(flow.calc(a, b, None), axis=2) for a, b in pairwise(frames)], frames)
 
 
 def highest_box(maps: FloatArray, box_px: int) -> Motion:
-    """The highest of the boxes that lie inside the picture, every second one each way; the map has every pixel's box."""
+    """Score each frame by its highest box inside the picture, of every second one; the map has the box of every pixel."""
     boxes = np.stack([cv2.blur(each, (box_px, box_px), borderType=cv2.BORDER_REPLICATE) for each in maps])
     edge = box_px // 2
     inside = boxes[:, edge : boxes.shape[1] - edge : 2, edge : boxes.shape[2] - edge : 2]
@@ -64,14 +64,14 @@ def highest_box(maps: FloatArray, box_px: int) -> Motion:
 
 
 def whole_frame(maps: FloatArray) -> Motion:
-    """The maps as they are; a frame's score is the mean of all its pixels."""
+    """Keep the maps as they are; a frame's score is the mean of its pixels."""
     return Motion(maps, maps.mean(axis=(1, 2)))
 
 
 def foreground(clips: list[ByteArray]) -> list[FloatArray]:
-    """(N, H, W) float32 of each clip, 1 where OpenCV's MOG2 sees no background, else 0.
+    """Return one (N, H, W) float32 array per clip: 1 for what OpenCV's MOG2 calls foreground, else 0.
 
-    One background for all clips: it sees each of them once before any is measured, as the motion detector does.
+    All clips share one background model. It sees each clip once before any is measured, as the motion detector does.
     """
     model = cv2.createBackgroundSubtractorMOG2(varThreshold=MOG2_VARIANCE, detectShadows=False)
     for frames in clips:
@@ -81,5 +81,5 @@ def foreground(clips: list[ByteArray]) -> list[FloatArray]:
 
 
 def _with_first(maps: list[FloatArray], frames: ByteArray) -> FloatArray:
-    """(N, H, W) float32: the first frame, which has none before it, gets the map of the second."""
+    """Give the first frame, which has no previous one, the map of the second: (N, H, W) float32."""
     return np.stack([maps[0] if maps else np.zeros(frames.shape[1:]), *maps]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Timing whole processes against one another in one run: the machine's speed drifts, ratios of neighbours drift less."""
+"""Time whole processes in turn, in one run. The machine's speed drifts; ratios of neighbouring runs drift less."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 
 @dataclass(frozen=True)
 class Run:
-    """One process from start to end: wall seconds, CPU seconds with its children, peak memory of the whole family in MiB."""
+    """One finished process: wall seconds, CPU seconds with its children, and peak MiB of all its processes."""
 
     wall_s: float
     cpu_s: float
@@ -30,7 +30,7 @@ class Run:
 
 
 def run(command: list[str], *, memory: bool = False) -> Run:
-    """Run a command to its end. Memory is the sum of private memory over the family, looked at ten times a second."""
+    """Run a command to its end. Its memory is the sum over all its processes, sampled ten times per second."""
     before, started = os.times(), time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     peak = 0.0
@@ -45,7 +45,7 @@ def run(command: list[str], *, memory: bool = False) -> Run:
 
 
 def family_mib(pid: int) -> float:
-    """MiB that a process and its descendants hold: proportional set sizes, so that shared memory counts once."""
+    """Return the MiB that a process and its descendants use: proportional set sizes, so that shared memory counts once."""
     total = 0
     try:
         for member in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
@@ -59,7 +59,7 @@ def family_mib(pid: int) -> float:
 
 
 def in_turn(contestants: dict[str, Callable[[], Run]], rounds: int) -> dict[str, list[Run]]:
-    """A B C A B C …, one list of runs a contestant."""
+    """Run the commands in turn (A B C A B C …); returns one list of runs per command."""
     found: dict[str, list[Run]] = {name: [] for name in contestants}
     for number in range(rounds):
         for name, once in contestants.items():
@@ -69,12 +69,12 @@ def in_turn(contestants: dict[str, Callable[[], Run]], rounds: int) -> dict[str,
 
 
 def median_ratio(numerator: list[float], denominator: list[float]) -> float:
-    """The median over rounds of the ratio within a round."""
+    """Return the median over rounds of the ratio within one round."""
     return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
 
 
 def machine() -> str:
-    """What it ran on, as far as it matters."""
+    """Describe the machine in one line."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{cores} cores of {_cpu_name()}, Python {platform.python_version()}"
 
@@ -88,7 +88,7 @@ def _cpu_name() -> str:
 
 
 def made_video(name: str, *, seconds: int, size: str = "1920x1080", fps: int = 30) -> Path:
-    """A noisy H.264 video with things that move, made once and kept in benchmarks/work."""
+    """Return a noisy H.264 video with moving things; it is made once and kept in benchmarks/work."""
     path = WORK / name
     if not path.exists():
         WORK.mkdir(exist_ok=True)
@@ -101,7 +101,7 @@ def made_video(name: str, *, seconds: int, size: str = "1920x1080", fps: int = 3
 
 
 def looped(source: Path, name: str, times: int) -> Path:
-    """The same video several times in one file, without encoding anew."""
+    """Return one file with the same video several times, without encoding it again."""
     path = WORK / name
     if not path.exists():
         half = path.with_suffix(".part.mp4")

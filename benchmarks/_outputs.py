@@ -1,4 +1,4 @@
-"""Outputs of scores that no scan made, written as a scan writes them, so that `vadcli eval` reads them like any other."""
+"""Write made-up scores as a scan would, so that `vadcli eval` can read them."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Scored:
 
     Attributes:
         video: relative path.
-        fps: frames a second, evenly spaced.
+        fps: frames per second, evenly spaced.
         width, height: display size in pixels.
-        scores: (N,) in [0, 1], one a frame.
-        masks: N times (height, width) uint8, one a frame; none where empty.
+        scores: (N,) in [0, 1], one per frame.
+        masks: N masks (height, width) uint8, one per frame; empty if there are none.
     """
 
     video: str
@@ -44,7 +44,7 @@ class Scored:
 
 
 def write_output(out: Path, videos: Iterable[Scored], *, detector: str) -> Path:
-    """An output folder anew with the scores, the events cut at THRESHOLDS, and the masks where there are any."""
+    """Write a new output folder with the scores, the events cut at THRESHOLDS, and the masks if there are any."""
     shutil.rmtree(out, ignore_errors=True)
     layout = OutputLayout(out)
     for scored in videos:

@@ -1,4 +1,4 @@
-"""What runs without weights on UCSD Ped2, every figure through `vadcli eval`: writes benchmarks/accuracy.md.
+"""Compare the methods that need no weights on UCSD Ped2, through `vadcli eval`; writes benchmarks/accuracy.md.
 
 python benchmarks/accuracy.py [--root DIR] [--page FILE]
 """
@@ -37,7 +37,7 @@ TARGET = Path(__file__).with_name("accuracy.md")
 FPS = 10.0
 CLIP = "[0-9][0-9]", "Test[0-9][0-9][0-9]"
 PAPER_SIZE = "158x238"
-TOP = 99.9  # the percentile of all pixels that becomes half of the masks' range
+TOP = 99.9  # this percentile of all pixels becomes .5 in the masks
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Row:
     """One line of the table.
 
     Attributes:
-        name: for people.
+        name: as readers see it.
         out: the output folder.
     """
 
@@ -60,7 +60,7 @@ class Footage:
     Attributes:
         root: the data set's folder, as `--root` takes it.
         clips: frame folders in order.
-        frames: by clip's name, (N, H, W) uint8.
+        frames: clip name -> (N, H, W) uint8.
     """
 
     root: Path
@@ -69,7 +69,7 @@ class Footage:
 
     @classmethod
     def of(cls, root: Path) -> Footage:
-        """Read all clips: test/NN of the plain layout, Test/TestNNN of the official archive."""
+        """Read all clips: test/NN in the plain layout, Test/TestNNN in the official archive."""
         places = (root, root / "UCSDped2")
         test = next((place / name for place in places for name in ("test", "Test") if (place / name).is_dir()), None)
         clips = sorted(path for pattern in CLIP for path in (test.glob(pattern) if test else ()) if path.is_dir())
@@ -84,7 +84,7 @@ def _pictures(clip: Path) -> ByteArray:
 
 
 def scanned(footage: Footage, work: Path) -> tuple[Row, str]:
-    """The motion detector through `vadcli scan`, and that command: all clips together, no labels and no training clips."""
+    """Scan all clips together with the motion detector, without labels or training clips; returns the row and the command."""
     out = work / "motion"
     options = ["--frames-as-video", "--fps", f"{FPS:g}", "--masks", "video", "--out", str(out), "--quiet"]
     command = ["scan", *map(str, footage.clips), *options]
@@ -93,7 +93,7 @@ def scanned(footage: Footage, work: Path) -> tuple[Row, str]:
 
 
 def alone(footage: Footage, motion: Row) -> Iterator[Row]:
-    """Each channel of the motion detector by itself, with the camera that the scan fitted, smoothed and steadied alike."""
+    """Score each channel of the motion detector alone, with the camera model that the scan fitted and the same smoothing."""
     options = MotionDetector().options
     fitted = from_model(read_camera(next((motion.out / "cameras").glob("*.json"))))
     channels: dict[str, Channels] = {}
@@ -113,7 +113,7 @@ def _steadied(found: Channels, cells: FloatArray) -> FloatArray:
 
 
 def baselines(footage: Footage, work: Path) -> Iterator[Row]:
-    """What a detector has to beat."""
+    """Score the baselines that a detector has to beat."""
     clips = footage.frames
     changes = {clip: differences(frames) for clip, frames in clips.items()}
     speeds = {clip: flow_speeds(frames) for clip, frames in clips.items()}
@@ -130,7 +130,7 @@ def baselines(footage: Footage, work: Path) -> Iterator[Row]:
 
 
 def _written(name: str, key: str, footage: Footage, found: dict[str, Motion], work: Path) -> Row:
-    """An output folder of scores and masks; x / (x + scale), one scale for all clips, keeps their order."""
+    """Write an output folder of scores and masks. x / (x + scale), with one scale for all clips, keeps their order."""
     pixels = np.concatenate([each.maps.ravel() for each in found.values()])
     scale = max(float(np.percentile(pixels, TOP)), 1e-6)
     middle = float(np.median(np.concatenate([each.scores for each in found.values()]))) or 1e-6
@@ -150,7 +150,7 @@ def _bytes(values: FloatArray) -> ByteArray:
 
 
 def evaluated(rows: list[Row], footage: Footage, *options: str) -> list[dict[str, Any]]:
-    """What `vadcli eval` says of every row, with paired differences to the first."""
+    """Evaluate every row with `vadcli eval`, with paired differences from the first one."""
     command = ["eval", "--compare", *(str(row.out) for row in rows), "--dataset", "ped2", "--root", str(footage.root), *options]
     done = subprocess.run([*VADCLI, *command, "--no-save", "--json"], check=True, stdout=subprocess.PIPE, text=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -163,7 +163,7 @@ def _commands(row: Row, footage: Footage) -> list[str]:
 
 
 def _shown(command: list[str], footage: Footage) -> str:
-    """A command with PED2 for the data set's folder and paths from the repository's root."""
+    """Show a command with PED2 in place of the data set's folder, and paths relative to the repository."""
     clips = " ".join(map(str, footage.clips))
     text = shlex.join(["vadcli", *command]).replace(clips, f"{footage.clips[0].parent}/*")
     return text.replace(str(footage.root), "PED2").replace(f"{REPO}/", "")
@@ -209,7 +209,7 @@ def _line(row: Row, whole: dict[str, Any], small: dict[str, Any]) -> str:
 
 
 def _verdict(rows: list[Row], whole: list[dict[str, Any]]) -> str:
-    """Which rows rank frames at least as well as the first: said in words, so that nobody has to look for it."""
+    """Say in words which rows rank frames at least as well as the first one."""
     first = whole[0]["metrics"]["frame"]["auc_micro"]["value"]
     better = [row.name for row, each in zip(rows, whole, strict=True) if each["metrics"]["frame"]["auc_micro"]["value"] > first]
     if not better:

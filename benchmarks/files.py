@@ -1,4 +1,4 @@
-"""Time and memory a file against the number of files, and a second run that finds all of them done.
+"""Measure time and memory per file against the number of files, and a second run that finds all of them done.
 
 python benchmarks/files.py [--counts 1 100 2000]
 """
@@ -13,7 +13,7 @@ from _measure import VADCLI, WORK, machine, made_video, run
 
 
 def main() -> None:
-    """Print a row a count."""
+    """Print one row per number of files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 100, 2000])
     options = parser.parse_args()

@@ -1,10 +1,10 @@
-"""Everything that wants a GPU, in one go and under nine minutes: tests/gpu, then LAVIDA's real sizes with random weights.
+"""Run all that needs a GPU, in under nine minutes: tests/gpu, then LAVIDA's real sizes with random weights.
 
 python benchmarks/gpu.py [--minutes M] [--models lavida-7b lavida-2b] [--tests EXPRESSION] [--bench OPTIONS] [--out DIR]
 
-Writes benchmarks/results/<gpu>.md with every command, rewritten after each step, so that a run that is cut short leaves what
-it has. Exits 1 where a step fails or runs out of time or a claim is missed, 4 without a GPU. `--rehearse` goes through the same
-steps on a CPU with lavida-tiny, to check the script itself; its file is no result, and no claim is judged by it.
+Writes benchmarks/results/<gpu>.md with every command. The file is written again after each step, so that an interrupted run
+keeps what it has measured. Exits 1 if a step fails or runs out of time or a claim is missed, and 4 without a GPU. `--rehearse`
+runs the same steps on a CPU with lavida-tiny, to check the script itself; its file is not a result, and no claim is judged.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class Claim:
     """A figure that was promised.
 
     Attributes:
-        name: of what.
-        measured: None where nothing was, which keeps no promise.
-        least, most: what it may be.
+        name: what was promised.
+        measured: None if nothing was measured; then the promise is not kept.
+        least, most: the range that keeps the promise.
     """
 
     name: str
@@ -56,11 +56,11 @@ class Claim:
 
     @property
     def kept(self) -> bool:
-        """What was measured is as promised."""
+        """True if the measured figure is within the promised range."""
         return self.measured is not None and self.least <= self.measured <= self.most
 
     def row(self) -> str:
-        """A line of the table."""
+        """Return one line of the table."""
         wanted = f">= {self.least:g}" if self.most == math.inf else f"<= {self.most:g}"
         measured = "not measured" if self.measured is None else f"{self.measured:.2f}"
         return f"| {self.name} | {wanted} | {measured} | {'kept' if self.kept else '**missed**'} |"
@@ -75,7 +75,7 @@ class Page:
     failed: bool = False
 
     def add(self, command: list[str], said: str, seconds: float, *, failure: str = "") -> None:
-        """Write down a step: what was run, what it said, how long it took."""
+        """Record a step: its command, output and duration."""
         shown = shlex.join(["python" if part == sys.executable else part for part in command])
         self.failed = self.failed or bool(failure)
         end = f"\n\n**{failure}**" if failure else ""
@@ -83,13 +83,13 @@ class Page:
         self.write()
 
     def write(self) -> None:
-        """As it stands."""
+        """Write the page with the steps so far."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text("\n".join(self.parts), encoding="utf-8")
 
 
 def run(command: list[str], limit_s: float) -> tuple[str, str, float]:
-    """(stdout, failure, seconds) of a command that is stopped after `limit_s`; what it says on stderr is passed on."""
+    """Run a command for at most `limit_s`; returns (stdout, failure, seconds). Its stderr is passed on."""
     print(f"$ {shlex.join(command)}", file=sys.stderr, flush=True)
     started = time.monotonic()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -110,7 +110,7 @@ def run(command: list[str], limit_s: float) -> tuple[str, str, float]:
 
 
 def tests(page: Page, chosen: str, *, rehearse: bool, limit_s: float) -> None:
-    """The GPU tests; their own figures are among what they say."""
+    """Run the GPU tests; their output contains figures of their own."""
     how = "--gpu-rehearsal" if rehearse else "--gpu"
     command = [sys.executable, "-m", "pytest", "tests/gpu", how, "-rs", "--durations=5", "-p", "no:cacheprovider"]
     if chosen:
@@ -120,7 +120,7 @@ def tests(page: Page, chosen: str, *, rehearse: bool, limit_s: float) -> None:
 
 
 def bench(page: Page, model: str, *, options: str, rehearse: bool, limit_s: float) -> None:
-    """One model's tables, and what they say of the claims."""
+    """Run the bench of one model; returns its tables and the figures for the claims."""
     chosen = shlex.split(REHEARSED if rehearse else options)
     command = [sys.executable, "-m", "vadcli", "bench", "--model", model, "--random-weights", *chosen, "--json"]
     said, failure, seconds = run(command, limit_s)
@@ -136,7 +136,7 @@ def bench(page: Page, model: str, *, options: str, rehearse: bool, limit_s: floa
 
 
 def claims(report: Report) -> list[Claim]:
-    """The figures that were promised beside those that were measured."""
+    """Return the promised figures beside the measured ones."""
     fifth = min(report.settings, key=lambda each: (each.setting.ratio, -each.setting.batch_size))
     whole, least = report.stages[0], report.stages[-1]
     share = least.added_bytes["llm"] / whole.added_bytes["llm"] if least.added_bytes and whole.added_bytes else None
@@ -148,12 +148,12 @@ def claims(report: Report) -> list[Claim]:
 
 
 def table(found: list[Claim]) -> str:
-    """Claims in Markdown; those that were missed are marked."""
+    """Return the claims as a Markdown table; missed ones are marked."""
     return "\n".join([CLAIMS, *(claim.row() for claim in found)])
 
 
 def main() -> None:
-    """Run the steps, each within what is left of the time."""
+    """Run the steps, each within the time that is left."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--models", nargs="+", default=["lavida-7b", "lavida-2b"])

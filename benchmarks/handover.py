@@ -1,9 +1,9 @@
-"""What the scan's own threads do beside the device, as first written and now: gathering, packing masks, watching decoders.
+"""Compare the scan's work on the CPU beside the device, as first written and now: gather clips, pack masks, watch decoders.
 
 python benchmarks/handover.py [--clips 8] [--workers 16]
 
-Prints a row a task: milliseconds by the first way and by the one in use, and their ratio. While this thread works, no clip
-reaches the device; on a machine with a quick GPU that is what bounds a scan.
+Prints one row per task: milliseconds of the first version and of the present one, and their ratio. No clip reaches the device
+while this thread works; with a fast GPU this limits the speed of a scan.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def compare(task: str, first: Callable[[], object], now: Callable[[], object]) -> None:
-    """Both ways in turns; a row of the table."""
+    """Time both versions in turn; returns one row of the table."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(ROUNDS):
         for way, found in zip((first, now), times, strict=True):
@@ -59,7 +59,7 @@ def compare(task: str, first: Callable[[], object], now: Callable[[], object]) -
 
 
 def gathering(count: int) -> tuple[Callable[[], object], Callable[[], object]]:
-    """A copy a clip and then one of all, against one copy into memory that is used again."""
+    """Compare one copy per clip plus one of the batch with a single copy into memory that is used again."""
     rng = np.random.default_rng(0)
     index = np.arange(SHAPE[0])
     frames = [rng.integers(0, 255, SHAPE, np.uint8) for _ in range(count)]
@@ -75,7 +75,7 @@ def gathering(count: int) -> tuple[Callable[[], object], Callable[[], object]]:
 
 
 def packing(count: int) -> tuple[Callable[[], object], Callable[[], object]]:
-    """zlib's quickest against zstd's."""
+    """Compare the fastest levels of zlib and zstd."""
     rng = np.random.default_rng(0)
     smooth = gaussian_filter(rng.normal(size=(count, 256, 256)), (0, 6, 6))
     masks = np.clip(smooth / smooth.std() * 50 + 100, 0, 255).astype(np.uint8)
@@ -84,7 +84,7 @@ def packing(count: int) -> tuple[Callable[[], object], Callable[[], object]]:
 
 
 def looking(children: list[subprocess.Popen[bytes]]) -> tuple[Callable[[], object], Callable[[], object]]:
-    """All processes of the machine once for each decoder, against once."""
+    """Compare listing all processes once per decoder with listing them once."""
     elders = [psutil.Process(child.pid) for child in children]
     return lambda: [elder.children(recursive=True) for elder in elders], lambda: families(elders)
 

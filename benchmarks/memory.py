@@ -1,4 +1,4 @@
-"""Peak memory of a scan against the video's length.
+"""Measure the peak memory of a scan against the length of the video.
 
 python benchmarks/memory.py [--minutes 1 10 60]
 """
@@ -12,7 +12,7 @@ from _measure import VADCLI, WORK, looped, machine, made_video, run
 
 
 def main() -> None:
-    """Print a row a length with the ratio to the first one."""
+    """Print one row per length, with the ratio to the first one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=int, nargs="+", default=[1, 10, 60])
     parser.add_argument("--size", default="640x360")

@@ -1,4 +1,4 @@
-"""Time and peak memory of the metrics on data of real sizes, each in a process of its own.
+"""Measure time and peak memory of each metric on data of real size, each in its own process.
 
 python benchmarks/metrics.py [--rows 10000000] [--clips 12] [--only NAME ...]
 """
@@ -33,7 +33,7 @@ VIDEOS = 290  # as many as UCF-Crime's test set has
 
 
 def frames_of(rows: int) -> FrameSet:
-    """Distinct float32 scores in VIDEOS equal videos, a tenth of the rows abnormal in stretches of 500."""
+    """Make distinct float32 scores in VIDEOS equal videos; a tenth of the rows is abnormal, in spans of 500."""
     rng = np.random.default_rng(0)
     labels = np.repeat(rng.random(rows // 500 + 1) < 0.1, 500)[:rows]
     scores = rng.random(rows, np.float32) * np.float32(0.8)
@@ -42,7 +42,7 @@ def frames_of(rows: int) -> FrameSet:
 
 
 def pixels_of(clips: int) -> tuple[PixelAccumulator, int, float]:
-    """Counted byte masks with two true regions in each other frame, how many pixels, and the seconds of counting alone."""
+    """Count byte masks with two true regions in every second frame; returns masks, pixels and seconds of counting."""
     rng = np.random.default_rng(0)
     clip = rng.integers(0, 256, (PED2_FRAMES, PED2_HEIGHT, PED2_WIDTH), np.uint8)
     truth = np.zeros(clip.shape, np.bool_)
@@ -71,7 +71,7 @@ def measure_pixels(clips: int) -> tuple[str, float]:
 
 
 def once(name: str, rows: int, clips: int) -> tuple[str, float]:
-    """One row of the table."""
+    """Return one row of the table."""
     cases: dict[str, Callable[[], tuple[str, float]]] = {
         "frame AUC": lambda: measure_frames(lambda frames: frame_auc(frames).metric(), rows),
         "frame AUC with interval": lambda: measure_frames(lambda frames: frame_auc(frames).metric(Bootstrap()), rows),
@@ -92,7 +92,7 @@ NAMES = (
 
 
 def main() -> None:
-    """Print a row a metric; memory is the peak of its process, the made data included."""
+    """Print one row per metric; memory is the peak of its process, including the data."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--clips", type=int, default=12)

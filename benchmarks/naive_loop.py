@@ -1,4 +1,4 @@
-"""The loop that one writes first: decode in process, frame by frame, score each clip as it fills. The benchmarks' baseline."""
+"""The baseline of the benchmarks: decode frame by frame in one process, and score each clip when it is full."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vadcli.video.probe import probe
 
 
 def main(path: Path) -> None:
-    """Fit on the video's own clips, held in memory, and score them."""
+    """Fit on the video's own clips, kept in memory, and score them."""
     detector, info = detectors.load("motion"), probe(path)
     needs = detector.needs
     interval, size = needs.interval_for(info.fps), needs.size.apply(info.width, info.height)

@@ -1,4 +1,4 @@
-"""How long the report of a large archive takes to build, to open and to filter, and how large it is.
+"""Measure how long the report of a large archive takes to build, open and filter, and how large it is.
 
 python benchmarks/report.py --videos 2000 --events 10000
 """
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def make_archive(out: Path, videos: int, events: int, frames: int) -> None:
-    """Scores and events as a scan writes them, no footage."""
+    """Write scores and events as a scan does, without footage."""
     layout = OutputLayout(out)
     rng = np.random.default_rng(0)
     rows = np.arange(frames, dtype=np.int64)
@@ -92,7 +92,7 @@ def make_archive(out: Path, videos: int, events: int, frames: int) -> None:
 
 
 def look(page: Path) -> None:
-    """Open the page in Chromium, filter it, and say how long that took."""
+    """Open the page in Chromium and filter it; returns the seconds of each."""
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -1,9 +1,9 @@
-"""What `vadcli status --watch` costs beside a run of many videos, and how old what it tells is.
+"""Measure the cost of `vadcli status --watch` beside a run of many videos, and the age of what it prints.
 
 python benchmarks/status.py [--videos 20 2000 40000] [--seconds 30]
 
-The run is a record that is kept as a scan keeps it, with a video over every few milliseconds until all are; its frames are the
-milliseconds since it began, so that what the watcher tells has its age in it.
+The run is simulated: its record is kept as a scan keeps it, and a video ends every few milliseconds. The frames in the
+record is the milliseconds since the start, so that each line that the watcher prints shows its own age.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ INFO = RunInfo("0", ("vadcli", "scan", "made"), {}, {"name": "made"})
 
 @dataclass(frozen=True)
 class Watched:
-    """What was seen of a watcher.
+    """What was measured of one watcher.
 
     Attributes:
-        share: of a core, after its start.
-        ages_s: of what each line told, when it came.
-        record_mib: the record at the end.
+        share: share of one core that it used after its start.
+        ages_s: age in seconds of each line when it arrived.
+        record_mib: size of the run record at the end.
     """
 
     share: float
@@ -47,7 +47,7 @@ class Watched:
 
 
 class Watcher:
-    """A `status --watch` process, its lines stamped as they come."""
+    """A `status --watch` process; each line gets a time stamp when it arrives."""
 
     def __init__(self, began: float) -> None:
         command = [*VADCLI, "status", str(OUT), "--watch", "--json"]
@@ -65,19 +65,19 @@ class Watcher:
                 self.ages_s.append(now - told["frames"] / 1000)
 
     def cpu_s(self) -> float:
-        """CPU seconds so far."""
+        """Return the CPU seconds used so far."""
         times = psutil.Process(self.process.pid).cpu_times()
         return float(times.user + times.system)
 
     def close(self) -> None:
-        """Wait until it has seen the run end."""
+        """Wait until it has seen the end of the run."""
         if self.process.wait(60) != 0:
             raise SystemExit("vadcli status failed")
         self._thread.join()
 
 
 def watch(videos: int, seconds: float) -> Watched:
-    """Keep the record of a run of so many videos for so long, with a watcher beside it from its middle on."""
+    """Simulate a run of so many videos for so long; a watcher starts in the middle of it."""
     shutil.rmtree(OUT, ignore_errors=True)
     names = [f"camera/{number:06d}.mp4" for number in range(videos)]
     layout = OutputLayout(OUT)
@@ -108,7 +108,7 @@ def watch(videos: int, seconds: float) -> Watched:
 
 
 def main() -> None:
-    """Print a row a number of videos."""
+    """Print one row per number of videos."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--videos", type=int, nargs="+", default=[20, 2000, 40000])
     parser.add_argument("--seconds", type=float, default=30.0)

@@ -1,4 +1,4 @@
-"""Scan throughput with the motion detector, fit and decoding included, against its neighbours on the same file.
+"""Compare the speed of a motion scan, with fit and decoding, with other tools on the same file.
 
 python benchmarks/throughput.py [--video FILE] [--rounds N] [--dvr-scan PATH]
 """
@@ -17,14 +17,14 @@ from vadcli.video.probe import probe
 
 
 def scan(video: Path) -> Run:
-    """A scan from nothing into a new output folder."""
+    """Scan the video into a new output folder."""
     out = WORK / "out"
     shutil.rmtree(out, ignore_errors=True)
     return run([*VADCLI, "scan", str(video), "--out", str(out), "--quiet"])
 
 
 def main() -> None:
-    """Print a table of frames a second and of ratios to the scan."""
+    """Print a table of frames per second and ratios to the scan."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--video", type=Path, help="your own file instead of a made 1080p one of two minutes")
     parser.add_argument("--rounds", type=int, default=3)

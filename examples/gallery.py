@@ -1,9 +1,9 @@
-"""Make the pictures of docs/gallery.md: real screenshots of the report and stills of rendered videos, of made footage.
+"""Make the pictures of docs/gallery.md: screenshots of the report and stills of rendered videos.
 
     python examples/gallery.py docs/gallery [--work DIR]
 
-Films the synthetic archive, the unusual shapes and the coloured ones, scans them, makes the report, renders, and photographs
-what came out with a Chromium. Takes some ten minutes on two cores.
+Makes the synthetic archive, the unusual shapes and the coloured ones, scans and renders them, makes the report, and takes
+screenshots with Chromium. Takes about ten minutes on two cores.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class View:
     """One screenshot of the report.
 
     Attributes:
-        name: the picture's.
+        name: of the picture.
         width, height: of the window, CSS px.
         scheme: light or dark.
-        act: what a reader does first.
-        part: the one element that is shown, by its selector; "" the window.
+        act: what the reader does before the screenshot.
+        part: selector of the element that is shown; "" shows the window.
     """
 
     name: str
@@ -53,7 +53,7 @@ class View:
 
 
 def open_event(page: Page) -> None:
-    """The first event's window, its clip at the middle and without the player's buttons, which fade away while one looks."""
+    """Open the first event, with its clip at the middle and without the player's buttons."""
     page.locator("#table tbody tr").first.focus()
     page.keyboard.press("Enter")
     video = page.locator("dialog video")
@@ -64,7 +64,7 @@ def open_event(page: Page) -> None:
 
 
 def zoom_in(page: Page) -> None:
-    """The second event of a camera, by keyboard."""
+    """Go to the second event of a camera by keyboard."""
     chart = page.locator(".chart").first
     chart.scroll_into_view_if_needed()
     chart.focus()
@@ -74,7 +74,7 @@ def zoom_in(page: Page) -> None:
 
 
 def triage(page: Page) -> None:
-    """Two events looked at and marked."""
+    """Look at two events and mark them."""
     page.locator("#table tbody tr").first.focus()
     for key in ("t", "ArrowDown", "f"):
         page.keyboard.press(key)
@@ -91,14 +91,14 @@ VIEWS = (
 
 
 def vadcli(work: Path, *arguments: str) -> str:
-    """Run a command as a user would, in the folder of the footage; what it prints."""
+    """Run a command in the folder of the footage, as a user would; returns what it prints."""
     print(f"$ vadcli {' '.join(arguments)}", file=sys.stderr)
     command = [sys.executable, "-m", "vadcli", *arguments]
     return subprocess.run(command, cwd=work, check=True, text=True, stdout=subprocess.PIPE).stdout
 
 
 def photograph(browser: Browser, report: Path, view: View, target: Path) -> None:
-    """A screenshot of the report; a script's error is one here as well."""
+    """Take a screenshot of the report; an error in the page's script is raised here."""
     context = browser.new_context(viewport={"width": view.width, "height": view.height}, color_scheme=view.scheme)
     page = context.new_page()
     errors: list[str] = []
@@ -115,21 +115,21 @@ def photograph(browser: Browser, report: Path, view: View, target: Path) -> None
 
 
 def peaks(out: Path, of: str = "video") -> dict[str, tuple[str, float]]:
-    """Video and time of the highest score of each video, or of each category, that has events."""
+    """Return video and time of the highest score of each video, or of each category, that has events."""
     rows = list(csv.DictReader(io.StringIO(vadcli(out.parent, "events", out.name, "--format", "csv"))))
     rows.sort(key=lambda row: float(row["peak_score"]))
     return {row[of]: (row["video"], float(row["peak_s"])) for row in rows}
 
 
 def still(video: Path, second: float, work: Path) -> Image.Image:
-    """One frame of a rendered video."""
+    """Return one frame of a rendered video."""
     path = work / "still.png"
     ffmpeg("-ss", f"{second:.2f}", "-i", str(video), "-frames:v", "1", str(path))
     return Image.open(path).convert("RGB")
 
 
 def sheet(stills: list[tuple[str, Image.Image]], *, columns: int, cell: tuple[int, int]) -> Image.Image:
-    """Pictures side by side in cells of this width and height, each in its own proportions above its name."""
+    """Put pictures side by side in cells of this size, each with its own proportions and its name below."""
     width, height = cell[0], cell[1] + LABEL_PX
     rows = -(-len(stills) // columns)
     page = Image.new("RGB", (columns * width, rows * height), "white")
@@ -144,12 +144,12 @@ def sheet(stills: list[tuple[str, Image.Image]], *, columns: int, cell: tuple[in
 
 
 def save(picture: Image.Image, target: Path) -> None:
-    """As the gallery has its pictures."""
+    """Save a picture in the gallery's format."""
     picture.convert("RGB").save(target, "WEBP", quality=QUALITY, method=6)
 
 
 def film_shapes(results: Path, work: Path) -> Image.Image:
-    """One rendered frame of each unusual shape."""
+    """Save one rendered frame of each unusual shape."""
     found = peaks(results)
     videos = [*(shape.video for shape in SHAPES), "turned/helmet.mp4"]
     stills = [
@@ -160,7 +160,7 @@ def film_shapes(results: Path, work: Path) -> Image.Image:
 
 
 def film_names(work: Path) -> Image.Image:
-    """What LAVIDA's small checkpoint finds by each name: the frame of its highest score."""
+    """Save the frame with the highest score of each category, by LAVIDA's small checkpoint."""
     films, results = work / "named", work / "named-results"
     if not films.exists():
         coloured_shapes.main([str(films), "--categories", ", ".join(NAMES), "--videos", "12"])
@@ -175,7 +175,7 @@ def film_names(work: Path) -> Image.Image:
 
 
 def main() -> None:
-    """Film, scan, report, render, photograph."""
+    """Make the footage, scan it, make the report, render, and take the pictures."""
     parser = argparse.ArgumentParser(description="Make the pictures of docs/gallery.md.")
     parser.add_argument("out", type=Path, help="folder of the pictures")
     parser.add_argument("--work", type=Path, default=None, help="keep footage and results here, and use what is there")

@@ -1,9 +1,9 @@
-"""Make footage of unusual shapes from the synthetic archive: what reports and renderings have to cope with.
+"""Make footage of unusual shapes from the synthetic archive, to test reports and renderings.
 
     python examples/odd_shapes.py demo/shapes
 
-writes one camera a shape: upright, turned by its header alone, 4K, 240 lines, irregular frame times, an hour long, half a
-second long. Each holds what the archive's film holds, so something odd moves through all but the shortest.
+writes one camera per shape: upright, rotated by its header alone, 4K, 240 lines, irregular frame times, one hour long, half a
+second long. Each shows what the archive's video shows, so something odd moves through all but the shortest one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LOOPS = 90
 
 @dataclass(frozen=True)
 class Shape:
-    """One way to cut a film.
+    """One way to convert a video.
 
     Attributes:
         video: relative path of the result.
@@ -52,12 +52,12 @@ SHAPES = (
 
 
 def ffmpeg(*arguments: str) -> None:
-    """Run it; its complaints are shown."""
+    """Run ffmpeg; its errors are shown."""
     subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *arguments], check=True, stdin=subprocess.DEVNULL)
 
 
 def make_shapes(out: Path, *, with_hour: bool = True) -> list[str]:
-    """Write every shape, or all but the hour; returns their relative paths."""
+    """Write every shape, or all but the one-hour video; returns their relative paths."""
     with tempfile.TemporaryDirectory() as folder:
         films = Path(folder)
         for script in (QUIET, ODD):
@@ -72,7 +72,7 @@ def make_shapes(out: Path, *, with_hour: bool = True) -> list[str]:
 
 
 def turned(odd: Path, out: Path) -> str:
-    """Stored lying on its side, with a header that says how to turn it."""
+    """Write a video whose frames are stored on their side and whose header says how to rotate them."""
     video = "turned/helmet.mp4"
     side = odd.with_name("side.mp4")
     ffmpeg("-i", str(odd), "-vf", "transpose=2", *X264, "-an", str(side))
@@ -82,7 +82,7 @@ def turned(odd: Path, out: Path) -> str:
 
 
 def hour(quiet: Path, odd: Path, work: Path, out: Path) -> str:
-    """The quiet film again and again, with the odd one in the middle."""
+    """Write the quiet video many times over, with the odd one in the middle."""
     video = "hour/gate.mp4"
     small = []
     for source in (quiet, odd):
@@ -97,7 +97,7 @@ def hour(quiet: Path, odd: Path, work: Path, out: Path) -> str:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Make footage of unusual shapes.")
     parser.add_argument("out", type=Path, help="folder to write the footage to")
     options = parser.parse_args()

@@ -1,8 +1,8 @@
-"""Make a small synthetic archive: two fixed cameras, people who walk, and now and then something that doesn't belong.
+"""Make a small synthetic archive: two fixed cameras, people who walk, and sometimes something that does not belong.
 
     python examples/synthetic_archive.py demo/footage
 
-writes six videos of 20 s and `truth.csv` (video, start_s, end_s, what: the stretches in which something odd moves through the
+writes six videos of 20 s and `truth.csv` (video, start_s, end_s, what: the spans in which something odd moves through the
 picture). The same seed makes the same files. How it works, from the bottom up:
 
     View       a pinhole camera above the ground: points in metres -> pixels
@@ -32,8 +32,8 @@ from synthetic_figures import Actor, Looks, Pose, Stroke, cart, cyclist, person,
 
 FPS = 25
 SMOOTH = 2  # pictures are drawn this much larger and reduced: smooth edges
-THIN_PX = 4  # nobody sees whether the ends of a thinner line are round
-SUN = np.array([0.55, 0.35])  # metres that a shadow runs over the ground, per metre of height
+THIN_PX = 4  # below this width, round ends are not visible
+SUN = np.array([0.55, 0.35])  # length of a shadow in metres per metre of height
 SOUND_RATE_HZ = 48_000
 
 Points = NDArray[np.float64]
@@ -57,7 +57,7 @@ class View:
     focal: float
 
     def project(self, points: Points) -> Points:
-        """(N, 3) metres -> (N, 2) pixels."""
+        """Project (N, 3) metres to (N, 2) pixels."""
         x, y, z = points[:, 0], points[:, 1], points[:, 2] - self.height_m
         depth = y * math.cos(self.pitch) - z * math.sin(self.pitch)
         up = y * math.sin(self.pitch) + z * math.cos(self.pitch)
@@ -65,18 +65,18 @@ class View:
         return np.stack([self.width / 2 + x * scale, self.height / 2 - up * scale], axis=1)
 
     def px_per_m(self, points: Points) -> Points:
-        """(N, 3) metres -> (N,) how many pixels a metre is long there."""
+        """Return (N,) pixels per metre at each of the (N, 3) points."""
         depth = points[:, 1] * math.cos(self.pitch) + (self.height_m - points[:, 2]) * math.sin(self.pitch)
         return np.divide(self.focal * self.width, np.maximum(depth, 0.1))
 
     def is_near(self, pose: Pose) -> bool:
-        """False for what is too far outside the picture to reach into it, shadow included."""
+        """False for what is so far outside the picture that not even its shadow is visible."""
         at = np.array([(pose.x, pose.y, 0.0)])
         (x, y), metre = self.project(at)[0], float(self.px_per_m(at)[0])
         return bool(-3 * metre < x < self.width + 3 * metre and -3 * metre < y < self.height + 5 * metre)
 
     def ground(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(H, W) metres x and y of the ground that each pixel sees."""
+        """Return (H, W) metres x and y of the ground at each pixel."""
         column, row = np.meshgrid(np.arange(self.width) + 0.5, np.arange(self.height) + 0.5)
         right = (column - self.width / 2) / (self.focal * self.width)
         up = (self.height / 2 - row) / (self.focal * self.width)
@@ -86,14 +86,14 @@ class View:
 
 
 def _noise(shape: tuple[int, int], grain: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """(H, W) smooth noise in about [-1, 1] with blobs of this many pixels."""
+    """Return (H, W) smooth noise in about [-1, 1], with blobs of this many pixels."""
     small = rng.normal(size=(shape[0] // grain + 2, shape[1] // grain + 2)).astype(np.float32)
     big = Image.fromarray(small).resize((shape[1] + grain, shape[0] + grain), Image.Resampling.BICUBIC)
     return np.divide(np.array(big, dtype=np.float64)[: shape[0], : shape[1]], 2)
 
 
 def _paving(x: NDArray[np.float64], y: NDArray[np.float64], slab_m: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """(H, W) brightness of slabs: each its own shade, with dark joints that fade with the distance."""
+    """Return the (H, W) brightness of paving slabs of different shades, with dark joints that fade with distance."""
     shades = rng.uniform(-1, 1, size=(64, 64))
     column, row = np.floor(x / slab_m).astype(int), np.floor(y / slab_m).astype(int)
     right, ahead = x / slab_m - column, y / slab_m - row
@@ -103,7 +103,7 @@ def _paving(x: NDArray[np.float64], y: NDArray[np.float64], slab_m: float, rng: 
 
 
 def plaza_ground(view: View, rng: np.random.Generator) -> NDArray[np.float64]:
-    """(H, W, 3) a square of stone slabs with a darker ring, and a lawn beyond."""
+    """Return an (H, W, 3) square of stone slabs with a darker ring, and a lawn behind it."""
     x, y = view.ground()
     stone = np.array([176.0, 168.0, 156.0]) + (_paving(x, y, 1.0, rng) + 5 * _noise(x.shape, 14, rng))[..., None]
     ring = np.abs(np.hypot(x - 0.5, y - 13.5) - 4.2) < 0.45
@@ -115,7 +115,7 @@ def plaza_ground(view: View, rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def walkway_ground(view: View, rng: np.random.Generator) -> NDArray[np.float64]:
-    """(H, W, 3) an asphalt way between lawns, with the broken light under trees."""
+    """Return an (H, W, 3) asphalt path between lawns, in the patchy light under trees."""
     x, y = view.ground()
     asphalt = np.array([112.0, 114.0, 120.0]) + (9 * _noise(x.shape, 2, rng) + 7 * _noise(x.shape, 30, rng))[..., None]
     lawn = np.array([96.0, 128.0, 66.0]) + (18 * _noise(x.shape, 3, rng) + 12 * _noise(x.shape, 26, rng))[..., None]
@@ -133,9 +133,9 @@ class Scene:
 
     Attributes:
         ground: paints the ground.
-        ways: (start, end) points between which people walk, either way.
-        people_a_minute: how many come.
-        one_way: share of the people who take their way from start to end.
+        ways: (start, end) points between which people walk in both directions.
+        people_a_minute: how many people come per minute.
+        one_way: share of the people who walk from start to end.
     """
 
     ground: Callable[[View, np.random.Generator], NDArray[np.float64]]
@@ -146,11 +146,11 @@ class Scene:
     one_way: float = 0.5
 
     def view(self, width: int, height: int) -> View:
-        """The camera at this picture size."""
+        """Return the camera for this picture size."""
         return View(width, height, self.height_m, self.pitch, focal=0.86)
 
     def crowd(self, seconds: float, rng: np.random.Generator) -> Iterator[Actor]:
-        """The people of one video; some are there when it starts."""
+        """Return the people of one video; some are there when it starts."""
         time_s = -30.0
         while time_s < seconds:
             time_s += float(rng.exponential(60 / self.people_a_minute))
@@ -190,7 +190,7 @@ SCENES = {
 
 @dataclass(frozen=True)
 class Script:
-    """One video: where, what happens, and whether it can be heard."""
+    """One video: its scene, what happens, and whether it has sound."""
 
     scene: str
     name: str
@@ -199,7 +199,7 @@ class Script:
 
     @property
     def video(self) -> str:
-        """Relative path."""
+        """Return the relative path of the video."""
         return f"{self.scene}/{self.name}.mp4"
 
 
@@ -214,7 +214,7 @@ SCRIPTS = (
 
 
 def odd_actor(what: str, enters_s: float, rng: np.random.Generator) -> Actor:
-    """What doesn't belong; it enters from outside the picture."""
+    """Return what does not belong; it enters from outside the picture."""
     looks = Looks.anyone(rng)
     if what == "cyclist":
         return Actor(partial(cyclist, looks=looks), (-12, 11), (12, 14), 7.0, enters_s)
@@ -249,21 +249,21 @@ def film(script: Script, out: Path, *, seconds: float, width: int, seed: int) ->
 
 
 def cast_of(script: Script, seconds: float, seed: int) -> tuple[list[Actor], list[Actor]]:
-    """Who is in a video: the crowd, and what doesn't belong."""
+    """Return all actors of a video: the crowd, and what does not belong."""
     rng = np.random.default_rng([seed, crc32(script.video.encode())])
     crowd = list(SCENES[script.scene].crowd(seconds, rng))
     return crowd, [odd_actor(script.oddity, enters_s=0.45 * seconds, rng=rng)] if script.oddity else []
 
 
 def in_view(view: View, actor: Actor, time_s: float) -> bool:
-    """Whether the camera sees any of it."""
+    """True if the camera sees any part of it."""
     points = np.array([point for stroke in actor.draw(actor.pose(time_s)) for point in stroke.points])
     return bool(np.any(np.all((view.project(points) >= 0) & (view.project(points) < (view.width, view.height)), axis=1)))
 
 
 @cache
 def lit_ground(name: str, width: int, height: int, seed: int) -> Image.Image:
-    """A scene's ground in low light, warmer on one side, darker in the corners; the same in all videos of a camera."""
+    """Return a scene's ground in low light, warmer on one side and darker in the corners; equal in all videos of a camera."""
     scene, rng = SCENES[name], np.random.default_rng([seed, crc32(name.encode())])
     ground = scene.ground(scene.view(width * SMOOTH, height * SMOOTH), rng)
     down, right = np.linspace(-1, 1, ground.shape[0])[:, None], np.linspace(-1, 1, ground.shape[1])
@@ -273,9 +273,9 @@ def lit_ground(name: str, width: int, height: int, seed: int) -> Image.Image:
 
 
 def draw(view: View, ground: Image.Image, actors: Sequence[Actor], time_s: float) -> Picture:
-    """(H, W, 3) what the camera sees at this time."""
+    """Return the (H, W, 3) picture at this time."""
     poses = [(actor.pose(time_s), actor) for actor in actors if actor.is_there(time_s)]
-    poses = sorted((pair for pair in poses if view.is_near(pair[0])), key=lambda pair: -pair[0].y)  # far ones first
+    poses = sorted((pair for pair in poses if view.is_near(pair[0])), key=lambda pair: -pair[0].y)  # draw far actors first
     strokes = [stroke for pose, actor in poses for stroke in actor.draw(pose)]
     picture = ground.copy()
     if strokes:
@@ -293,7 +293,7 @@ def draw(view: View, ground: Image.Image, actors: Sequence[Actor], time_s: float
 
 
 def darken(picture: Image.Image, shadow: Image.Image) -> None:
-    """Lay soft shadows, drawn at the size before smoothing, over the picture."""
+    """Darken the picture with soft shadows, which are drawn at the size before smoothing."""
     box = shadow.getbbox()
     if box is None:
         return
@@ -304,7 +304,7 @@ def darken(picture: Image.Image, shadow: Image.Image) -> None:
 
 
 def paint(picture: Image.Image, strokes: Sequence[Stroke], points: Points, thick_px: Points, *, shadows: bool = False) -> None:
-    """Draw strokes whose points, one after the other, are at these pixels (N, 2); shadows in white alone."""
+    """Draw strokes whose points are at these pixels (N, 2), in order; shadows are drawn in white."""
     draw = ImageDraw.Draw(picture)
     corners, widths = [(x, y) for x, y in points.tolist()], thick_px.tolist()
     first = 0
@@ -324,7 +324,7 @@ def paint(picture: Image.Image, strokes: Sequence[Stroke], points: Points, thick
 
 
 class Grain:
-    """A camera's noise: a sheet of it, laid over the pictures at random places."""
+    """A camera's noise: one large sheet, of which a random part is added to each picture."""
 
     def __init__(self, width: int, height: int, rng: np.random.Generator) -> None:
         self._rng, self._slack = rng, 40
@@ -332,7 +332,7 @@ class Grain:
         self._sheet = (rng.normal(0, 2.2, size=(*shape, 1)) + rng.normal(0, 0.8, size=(*shape, 3))).round().astype(np.int16)
 
     def over(self, picture: Picture) -> Picture:
-        """The picture with noise."""
+        """Return the picture with noise added."""
         height, width = picture.shape[:2]
         down, right = self._rng.integers(self._slack, size=2)
         noise = self._sheet[down : down + height, right : right + width]
@@ -340,7 +340,7 @@ class Grain:
 
 
 def hum(seconds: float, truth: Sequence[tuple[str, float, float, str]]) -> NDArray[np.float32]:
-    """(samples,) a low hum, and a bell while something odd is there."""
+    """Return (samples,) of a low hum, with a bell while something odd is in the picture."""
     time_s = np.arange(round(seconds * SOUND_RATE_HZ)) / SOUND_RATE_HZ
     sound = 0.05 * np.sin(2 * np.pi * 110 * time_s) + 0.03 * np.sin(2 * np.pi * 165 * time_s)
     for _, start_s, end_s, _ in truth:
@@ -367,7 +367,7 @@ def encode(path: Path, frames: Iterator[Picture], width: int, height: int, sound
 
 
 def make_archive(out: Path, *, seconds: float = 20.0, width: int = 640, seed: int = 7, jobs: int | None = None) -> Path:
-    """Film every script and write the truth beside; returns the path of truth.csv."""
+    """Make every video and write the ground truth beside them; returns the path of truth.csv."""
     work = partial(film, out=out, seconds=seconds, width=width, seed=seed)
     if jobs == 1:
         truths = list(map(work, SCRIPTS))
@@ -382,7 +382,7 @@ def make_archive(out: Path, *, seconds: float = 20.0, width: int = 640, seed: in
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Make a small synthetic video archive for trying vadcli out.")
     parser.add_argument("out", type=Path, help="folder to write the footage and truth.csv to")
     parser.add_argument("--seconds", type=float, default=20.0, help="length of each video (default: %(default)s)")

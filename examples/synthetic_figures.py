@@ -1,6 +1,6 @@
 """The figures of the synthetic archive: people, a cyclist, a cart, a thrown bag, each as strokes in metres.
 
-A figure is a function from a pose to its strokes, far ones first. It knows no camera and no light.
+A figure is a function from a pose to its strokes, the farthest first. It does not depend on camera or light.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HAIRS: tuple[Colour, ...] = ((38, 30, 26), (92, 62, 38), (168, 130, 80), (120, 1
 
 @dataclass(frozen=True)
 class Stroke:
-    """A chain of points with round ends, or a filled polygon where it has no thickness."""
+    """A chain of points with round ends, or a filled polygon if it has no thickness."""
 
     points: Sequence[Point]
     colour: Colour
@@ -34,7 +34,7 @@ class Stroke:
 
 @dataclass(frozen=True)
 class Pose:
-    """Where something is and which way it faces: (x, y) metres, a unit heading, and the metres gone so far."""
+    """The place of an actor: (x, y) metres, a unit heading, and the metres that it has moved so far."""
 
     x: float
     y: float
@@ -43,12 +43,12 @@ class Pose:
     gone: float
 
     def point(self, ahead: float, aside: float, up: float) -> Point:
-        """A point of the thing itself, given in its own directions (aside is to its left)."""
+        """Return a point in world coordinates, given in the figure's own directions (aside is to its left)."""
         return (self.x + ahead * self.east - aside * self.north, self.y + ahead * self.north + aside * self.east, up)
 
     @property
     def far_side(self) -> int:
-        """1 where its left is the side away from the camera, else -1."""
+        """1 if its left side is away from the camera, else -1."""
         return 1 if self.east > 0 else -1
 
 
@@ -57,12 +57,12 @@ class Actor:
     """Something that crosses the ground in a straight line.
 
     Attributes:
-        draw: the strokes that it is drawn with in a pose, far ones first.
-        start, end: (x, y) metres of its way.
-        speed: metres a second.
-        enters_s: when it is at the start.
-        sway_m: how far it wanders to the sides.
-        stays: whether it lies where it ends, or is gone then.
+        draw: returns its strokes in a pose, the farthest first.
+        start, end: (x, y) metres, the ends of its path.
+        speed: metres per second.
+        enters_s: time in seconds at which it is at the start.
+        sway_m: how far it moves sideways, in metres.
+        stays: True if it stays at the end of its path, False if it disappears there.
     """
 
     draw: Callable[[Pose], list[Stroke]]
@@ -74,15 +74,15 @@ class Actor:
     stays: bool = False
 
     def moves(self, time_s: float) -> bool:
-        """Whether it is on its way."""
+        """True while it moves."""
         return 0 <= (time_s - self.enters_s) * self.speed <= math.dist(self.start, self.end)
 
     def is_there(self, time_s: float) -> bool:
-        """Whether there is anything to draw."""
+        """True while there is something to draw."""
         return self.moves(time_s) or (self.stays and time_s > self.enters_s)
 
     def pose(self, time_s: float) -> Pose:
-        """Where it is at this time."""
+        """Return its pose at this time."""
         length = math.dist(self.start, self.end)
         east, north = (self.end[0] - self.start[0]) / length, (self.end[1] - self.start[1]) / length
         gone = min((time_s - self.enters_s) * self.speed, length)
@@ -93,7 +93,7 @@ class Actor:
 
 @dataclass(frozen=True)
 class Looks:
-    """What a person wears and how tall they are."""
+    """A person's clothes and height."""
 
     shirt: Colour
     trousers: Colour
@@ -103,13 +103,13 @@ class Looks:
 
     @classmethod
     def anyone(cls, rng: np.random.Generator) -> Looks:
-        """Drawn by lot."""
+        """Return a random person."""
         shirt, trousers, skin, hair = (pool[rng.integers(len(pool))] for pool in (SHIRTS, TROUSERS, SKINS, HAIRS))
         return cls(shirt, trousers, skin, hair, tall_m=float(rng.uniform(1.55, 1.9)))
 
 
 def person(pose: Pose, *, looks: Looks, stride_m: float) -> list[Stroke]:
-    """Someone on foot; a longer stride swings arms and legs further and leans forward."""
+    """Return the strokes of a walking person; a longer stride swings arms and legs further and leans forward."""
     at, tall = pose.point, looks.tall_m
     hip, neck, lean = 0.52 * tall, 0.82 * tall, 0.12 * (stride_m - 0.6)
     phase = math.pi * pose.gone / stride_m
@@ -140,7 +140,7 @@ def person(pose: Pose, *, looks: Looks, stride_m: float) -> list[Stroke]:
 
 
 def cyclist(pose: Pose, *, looks: Looks) -> list[Stroke]:
-    """Someone on a bicycle."""
+    """Return the strokes of a cyclist."""
 
     def at(ahead: float, up: float, aside: float = 0.0) -> Point:
         return pose.point(ahead, aside, up)
@@ -169,11 +169,11 @@ def cyclist(pose: Pose, *, looks: Looks) -> list[Stroke]:
 
 
 def cart(pose: Pose, *, paint: Colour) -> list[Stroke]:
-    """A small truck with a load."""
+    """Return the strokes of a small cart with a load."""
     at, near = pose.point, -pose.far_side
 
     def box(back: float, front: float, low: float, high: float, half: float, *, colour: Colour) -> list[Stroke]:
-        end = back if pose.north > 0 else front  # the end that the camera sees
+        end = back if pose.north > 0 else front  # the end that faces the camera
         flank = [(back, low), (front, low), (front, high), (back, high)]
         gable = [(-half, low), (half, low), (half, high), (-half, high)]
         roof = [(back, -half), (front, -half), (front, half), (back, half)]
@@ -200,7 +200,7 @@ def cart(pose: Pose, *, paint: Colour) -> list[Stroke]:
 
 
 def thrown_bag(pose: Pose) -> list[Stroke]:
-    """A bag that flies, bounces once and lies."""
+    """Return the strokes of a bag that flies, bounces once and stays on the ground."""
     flight_m, hop_m = 8.0, 2.34
     part = pose.gone / flight_m if pose.gone < flight_m else (pose.gone - flight_m) / hop_m
     up = 0.25 + 4 * (2.4 if pose.gone < flight_m else 0.5) * max(0.0, part * (1 - part))
