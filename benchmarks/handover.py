@@ -23,7 +23,7 @@ from scipy.ndimage import gaussian_filter
 
 from vadcli.detectors.batching import ClipBatcher
 from vadcli.types import Clip, ClipBatch
-from vadcli.video.ffmpeg import families
+from vadcli.video.ffmpeg import process_trees
 
 ROUNDS = 9
 SHAPE = (8, 720, 1280, 3)
@@ -86,7 +86,7 @@ def packing(count: int) -> tuple[Callable[[], object], Callable[[], object]]:
 def looking(children: list[subprocess.Popen[bytes]]) -> tuple[Callable[[], object], Callable[[], object]]:
     """Compare listing all processes once per decoder with listing them once."""
     elders = [psutil.Process(child.pid) for child in children]
-    return lambda: [elder.children(recursive=True) for elder in elders], lambda: families(elders)
+    return lambda: [elder.children(recursive=True) for elder in elders], lambda: process_trees(elders)
 
 
 if __name__ == "__main__":

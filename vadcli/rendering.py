@@ -25,7 +25,7 @@ from vadcli.store.masks import MaskTrack
 from vadcli.store.scores import ScoresMetadata, read_scores
 from vadcli.types import ByteArray, ClipNeeds, Event, PixelFormat, ScoreTable, SizeRule, VideoInfo
 from vadcli.video.loader import ClipLoader, LoaderOptions
-from vadcli.video.pictures import PictureFeed, Sound, add_sound, find_sound
+from vadcli.video.pictures import FrameFeed, Sound, add_sound, find_sound
 
 Progress = Callable[[int, int], None]
 """Called with the frames written so far and the frames to write."""
@@ -112,7 +112,7 @@ def render_video(
     expected = sum(map(len, spans))
     needs = clip_needs(*story.size, settings)
     with ClipLoader(needs, settings.decode) as loader:
-        feed = PictureFeed(loader, needs.frames, source, video=video, frames=len(story.table), fps=story.fps(settings))
+        feed = FrameFeed(loader, needs.frames, source, video=video, frames=len(story.table), fps=story.fps(settings))
         tell = (lambda written: progress(written, expected)) if progress else (lambda written: None)
         renderer = _Renderer(feed, story, MaskTrack(story.table, layout), settings, tell)
         written, failed = _write_all(spans, renderer, scratch)
@@ -236,7 +236,7 @@ class _Renderer:
     """
 
     def __init__(
-        self, feed: PictureFeed, story: _Story, masks: MaskTrack, settings: RenderSettings, tell: Callable[[int], None]
+        self, feed: FrameFeed, story: _Story, masks: MaskTrack, settings: RenderSettings, tell: Callable[[int], None]
     ) -> None:
         self._feed, self._story, self._masks, self._settings, self._tell = feed, story, masks, settings, tell
         self._overlay: Overlay | None = None

@@ -264,7 +264,7 @@ esac
 @pytest.mark.parametrize(
     ("misbehave", "words"),
     [
-        ("sleep 600", "stood still"),
+        ("sleep 600", "made no progress"),
         ("kill -SEGV $$", ""),
         ('"{real}" "$@" 2>&2 | head -c 20000', "lost"),
         ("exit 0", ""),

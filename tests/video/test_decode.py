@@ -24,7 +24,7 @@ from tests.video.test_probe import shown_pts
 from vadcli.errors import DecodeError
 from vadcli.types import DecoderName, PixelFormat, SizeRule, VideoInfo
 from vadcli.video import ffmpeg as tool
-from vadcli.video.container import Since, choose_selection, seek_row
+from vadcli.video.container import CountSince, choose_selection, seek_row
 from vadcli.video.decord import can_read
 from vadcli.video.ffmpeg import FfmpegFrames
 from vadcli.video.probe import probe
@@ -140,7 +140,7 @@ def test_stop_is_the_first_row_not_wanted(clips: dict[str, VideoInfo], name: str
 def test_reading_begins_at_a_keyframe_where_that_is_exact(clips: dict[str, VideoInfo]) -> None:
     assert seek_row(clips["h264"], 20) == 16
     assert seek_row(clips["h264"], 7) is None
-    assert isinstance(choose_selection(clips["vfr"], 3, 20, sought=True, every_image=False), Since)
+    assert isinstance(choose_selection(clips["vfr"], 3, 20, sought=True, every_image=False), CountSince)
     for name in ("mpegts", "mpeg4", "edit list", "gif", "ffv1"):
         assert seek_row(clips[name], 20) is None
 

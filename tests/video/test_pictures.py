@@ -15,21 +15,21 @@ from tests.video.loading import NEEDS, OPTIONS, REAL, request
 from vadcli.errors import VideoError
 from vadcli.types import SizeRule
 from vadcli.video.loader import ClipLoader
-from vadcli.video.pictures import JOINED_ROWS, PictureFeed, joined
+from vadcli.video.pictures import JOINED_ROWS, FrameFeed, join_rows
 
 EVERY = replace(NEEDS, interval=1, overlap=0)
 ROWS = 100
 
 
-def feed_of(tmp_path: Path, loader: ClipLoader, *, rows: int = ROWS, **story: object) -> PictureFeed:
+def feed_of(tmp_path: Path, loader: ClipLoader, *, rows: int = ROWS, **story: object) -> FrameFeed:
     """Of a made-up video whose row n shows n + 1."""
     ask = request(tmp_path, "a", rows=rows, **story)
-    return PictureFeed(loader, EVERY.frames, ask.path, video="a", frames=ROWS, fps=10)
+    return FrameFeed(loader, EVERY.frames, ask.path, video="a", frames=ROWS, fps=10)
 
 
 @given(st.lists(st.integers(0, 2000), unique=True, max_size=20).map(sorted))
 def test_spans_hold_the_rows_and_join_near_ones(rows: list[int]) -> None:
-    spans = joined(rows)
+    spans = join_rows(rows)
     held = [row for first, last in spans for row in range(first, last)]
     assert held == sorted(set(held))
     assert set(rows) <= set(held)
@@ -49,7 +49,7 @@ def test_a_part_shows_each_row_once_and_a_lost_one_as_the_one_before(tmp_path: P
         expected.append((row, before))
     assert shown == expected
     count = len([row for row in lost if part[0] <= row < part[1]])
-    assert feed.problems() == ([f"{count} frames could not be decoded; the picture before each is shown"] if count else [])
+    assert feed.problems() == ([f"{count} frames could not be decoded; the frame before each is shown"] if count else [])
 
 
 def test_part_after_part_is_read_by_one_decoder(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_rows_past_the_end_of_what_is_left_are_named(tmp_path: Path) -> None:
     with ClipLoader(EVERY, OPTIONS) as loader:
         feed = feed_of(tmp_path, loader, rows=20)
         assert [row for row, _ in feed.pictures(15, 30)] == [15, 16, 17, 18, 19]
-        assert feed.problems() == ["ends at frame 20 of 100: the file now holds fewer frames than were scored"]
+        assert feed.problems() == ["ends at frame 20 of 100: the file now has fewer frames than were scored"]
         with pytest.raises(VideoError):
             list(feed.pictures(50, 60))
 
@@ -82,13 +82,13 @@ def test_a_file_that_is_no_video_has_no_picture(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     path.write_text("no video")
     with ClipLoader(EVERY, REAL) as loader, pytest.raises(VideoError):
-        list(PictureFeed(loader, 4, path, video="a.mp4", frames=10, fps=10).some([1, 2]))
+        list(FrameFeed(loader, 4, path, video="a.mp4", frames=10, fps=10).some([1, 2]))
 
 
 def test_a_file_rewritten_between_two_parts_is_probed_anew(tmp_path: Path) -> None:
     path = media.make_video(tmp_path / "a.mp4", frames=40, size=(256, 96))
     with ClipLoader(replace(EVERY, size=SizeRule(256 * 96)), REAL) as loader:
-        feed = PictureFeed(loader, 4, path, video="a.mp4", frames=40, fps=10)
+        feed = FrameFeed(loader, 4, path, video="a.mp4", frames=40, fps=10)
         list(feed.pictures(2, 4))
         assert feed.info.frames == 40
         media.make_video(path, frames=30, size=(256, 96))

@@ -7,7 +7,7 @@ import sys
 
 import psutil
 
-from vadcli.video.ffmpeg import families
+from vadcli.video.ffmpeg import process_trees
 
 NEST = "import subprocess, sys, time; subprocess.Popen(['sleep', '60']); print('ready', flush=True); time.sleep(60)"
 
@@ -19,13 +19,13 @@ def test_each_family_is_whole_and_apart_from_the_others() -> None:
             assert elder.stdout is not None
             assert elder.stdout.readline() == "ready\n"
         looked_at = [psutil.Process(elder.pid) for elder in elders]
-        found = families(looked_at)
+        found = process_trees(looked_at)
         assert [family[0].pid for family in found] == [elder.pid for elder in elders]
         assert [[member.name() for member in family[1:]] for family in found] == [["sleep"], ["sleep"]]
         assert found[0][1].ppid() == elders[0].pid
-        assert families([]) == []
+        assert process_trees([]) == []
     finally:
-        for family in families([psutil.Process(elder.pid) for elder in elders]):
+        for family in process_trees([psutil.Process(elder.pid) for elder in elders]):
             for member in family:
                 member.kill()
         for elder in elders:

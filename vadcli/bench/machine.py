@@ -28,7 +28,7 @@ from vadcli.detectors.lavida.config import LavidaConfig, load_preset, preset_nam
 from vadcli.detectors.lavida.detector import LavidaDetector
 from vadcli.detectors.lavida.running import devices_for, dtype_for
 from vadcli.errors import DeviceError, VadcliError
-from vadcli.video.ffmpeg import families, ffmpeg_path
+from vadcli.video.ffmpeg import ffmpeg_path, process_trees
 from vadcli.video.loader import ClipRequest
 
 MADE_FILES = 4
@@ -225,7 +225,7 @@ class HostMemory:
     def _look(self) -> None:
         me = psutil.Process()
         while True:
-            self.peak_bytes = max(self.peak_bytes, sum(map(_resident, families([me])[0])))
+            self.peak_bytes = max(self.peak_bytes, sum(map(_resident, process_trees([me])[0])))
             if self._over.wait(LOOK_EVERY_S):
                 return
 

@@ -32,7 +32,7 @@ from vadcli.store.masks import MaskTrack
 from vadcli.store.scores import read_scores
 from vadcli.types import BoolArray, ByteArray, ClipNeeds, Event, FloatArray, PixelFormat, ScoreTable, SizeRule
 from vadcli.video.loader import ClipLoader, LoaderOptions
-from vadcli.video.pictures import PictureFeed
+from vadcli.video.pictures import FrameFeed
 
 SUFFIXES = {"image/webp": "webp", "video/mp4": "mp4", "text/javascript": "js"}
 PAGES = "pages.json"
@@ -303,7 +303,7 @@ def _strips_of(
 ) -> Iterator[tuple[EventKey, Strip]]:
     video = some[0][0].video
     table, metadata = read_scores(archive.layout.scores(video))
-    feed = PictureFeed(loader, 1, source, video=video, frames=len(table), fps=float(metadata.video["fps"]))
+    feed = FrameFeed(loader, 1, source, video=video, frames=len(table), fps=float(metadata.video["fps"]))
     masks = MaskTrack(table, archive.layout)
     rows = {event.id: [row for row in rows_of(event, count) if row < len(table)] for _, event in some}
     made: dict[int, bytes] = {}

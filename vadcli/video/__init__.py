@@ -1,4 +1,4 @@
-"""Video in: what a file holds (probe), its frames (decode), and batches of clips from child processes (loader).
+"""Reads videos: what a file holds (`probe`), its frames (`reader`), and its clips from child processes (`loader`).
 
-Level 1: imports types and errors only. Nothing here scores, writes outputs or knows a detector.
+Imports only types and errors of vadcli. Nothing here scores a frame, writes outputs or knows a detector.
 """

@@ -1,11 +1,11 @@
-"""Opens a media file for demuxing, and only that file.
+"""Opens a media file safely, and chooses which of its frames ffmpeg delivers. No frame is decoded here.
 
-ffmpeg's libraries follow references: a concat script, an HLS or DASH playlist or an SDP text named .mp4 makes them open other
-files and sockets. So the format that they detect is held against a list of real containers before its demuxer reads
-anything (`format_whitelist` is checked between the two), and nothing but plain files can be opened (`protocol_whitelist`).
-No frame is read here.
+Opening: ffmpeg's libraries follow references. A concat script, an HLS or DASH playlist or an SDP text named .mp4 makes them
+open other files and sockets. So the detected format is compared with a list of real containers before its demuxer reads
+anything (`format_whitelist`), and only plain files can be opened (`protocol_whitelist`).
 
-Which frames ffmpeg scales and hands over: one `select` expression and its exact twin in Python.
+Selecting: a `Selection` is an expression for ffmpeg's `select` filter together with the same rule in Python, so that the caller
+knows which frames come with an image.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _VIDEO = (
     "h263 vc1 vc1test mjpeg mjpeg_2000 smjpeg mxf gxf nut rm dv wtv yuv4mpegpipe dhav ifv luodat nsv nuv cavsvideo avs2 avs3 "
     "dirac pva lxf ty hxvs"
 )
-_SOUND = "mp3 aac wav flac aiff au caf amr ac3 eac3 dts ape tta w64 wv"  # opened to be able to say that they hold no video
+_SOUND = "mp3 aac wav flac aiff au caf amr ac3 eac3 dts ape tta w64 wv"  # allowed so that the error can say "no video stream"
 _ALLOWED = ",".join((_VIDEO + " " + _SOUND).split())
 
 _UNTIMED = frozenset(
@@ -48,31 +48,31 @@ _log_level = threading.Lock()
 
 
 def has_times(demuxer: str) -> bool:
-    """False for elementary streams, which carry frames without times."""
+    """Whether the container stores times; elementary streams hold frames without times."""
     return demuxer not in _UNTIMED
 
 
 def has_exact_pts(demuxer: str, codec: str) -> bool:
-    """False where packets carry no time of presentation, so that a decoder's pts can be shifted against the probe's."""
+    """Whether packets carry presentation times; if not, all pts of a decoder may differ from the probe's by a constant."""
     return demuxer not in _UNTIMED and not (demuxer in _DECODING_TIMES and codec in _REORDERING)
 
 
 def can_jump(demuxer: str) -> bool:
-    """True where files may be cut and joined anywhere, so that the clock may start anew; they store decoding times."""
+    """Whether the clock may restart within a file, because such files are often cut and joined; they store decoding times."""
     return demuxer in _JUMPING
 
 
 def shown(path: Path) -> str:
-    """The path as one printable line: control characters and bytes that are not UTF-8 are written as %XX."""
+    """Return the path as one printable line: control characters and bytes that are not UTF-8 become %XX."""
     return "".join(c if c.isprintable() else "".join(f"%{byte:02X}" for byte in os.fsencode(c)) for c in str(path))
 
 
 def open_media(path: Path) -> Any:
-    """An open `av.container.InputContainer` of this file; the caller closes it.
+    """Open a media file as `av.container.InputContainer`; the caller closes it.
 
     Raises:
-        UnsafeContainer: a playlist, script, manifest, session description or any other format that isn't a plain container.
-        ProbeError: missing, unreadable, empty, not a regular file, or not a media file at all.
+        UnsafeContainer: a playlist, script, manifest, session description or any other format that is not a plain container.
+        ProbeError: the file is missing, unreadable, empty, not a regular file, or not a media file.
     """
     name = shown(path)
     try:
@@ -95,7 +95,7 @@ def _open(path: Path) -> Any:
 
 
 def _refusal(path: Path, name: str, error: av.error.FFmpegError) -> ProbeError:
-    """Why it can't be opened: ffmpeg's libraries say more in their log than in their error, so it is opened once more."""
+    """The error to raise. ffmpeg's libraries say more in their log than in their error, so the file is opened once more."""
     with _listening(av.logging.ERROR) as heard, suppress(av.error.FFmpegError):
         _open(path).close()
     for _, source, said in heard:
@@ -109,7 +109,7 @@ def _refusal(path: Path, name: str, error: av.error.FFmpegError) -> ProbeError:
 
 @contextmanager
 def _listening(level: int) -> Iterator[list[tuple[int, str, str]]]:
-    """(level, who, what) of what ffmpeg's libraries log meanwhile, down to this level."""
+    """Collect (level, source, message) of what ffmpeg's libraries log inside the `with` block, down to this level."""
     with _log_level:
         before = av.logging.get_level()
         av.logging.set_level(level)
@@ -121,11 +121,11 @@ def _listening(level: int) -> Iterator[list[tuple[int, str, str]]]:
 
 
 def pick_stream(container: Any, name: str) -> Any:
-    """The video stream that ffmpeg would pick: most pixels, with a bonus for the default one; cover pictures don't count.
+    """Return the video stream that ffmpeg would pick: most pixels, with a bonus for the default one; never a cover picture.
 
     Raises:
-        NoVideoStream: there is none.
-        ProbeError: there is one, of a codec that is not known or without a size.
+        NoVideoStream: the file has none.
+        ProbeError: it has one, but its codec or size is unknown.
     """
     cover = av.stream.Disposition.attached_pic
     streams = [stream for stream in container.streams if stream.type == "video" and not stream.disposition & cover]
@@ -133,19 +133,21 @@ def pick_stream(container: Any, name: str) -> Any:
         raise NoVideoStream(f"{name}: no video stream")
     usable = [stream for stream in streams if stream.codec_context is not None and stream.codec_context.width > 0]
     if not usable:
-        raise ProbeError(f"{name}: the video stream's codec or size can't be told", hint="it may be damaged or of a rare codec")
-    return max(usable, key=lambda stream: (_preference(stream), -stream.index))
+        hint = "it may be damaged or use a rare codec"
+        raise ProbeError(f"{name}: the codec or the size of the video stream is unknown", hint=hint)
 
+    def preference(stream: Any) -> tuple[int, int]:
+        pixels = int(stream.codec_context.width) * int(stream.codec_context.height)
+        is_default = bool(stream.disposition & av.stream.Disposition.default)
+        return pixels + 5_000_000 * is_default, -stream.index
 
-def _preference(stream: Any) -> int:
-    default = bool(stream.disposition & av.stream.Disposition.default)
-    return int(stream.codec_context.width) * int(stream.codec_context.height) + 5_000_000 * default
+    return max(usable, key=preference)
 
 
 def display_matrix_degrees(container: Any, stream_index: int) -> float | None:
-    """Degrees clockwise that the stream's display matrix asks for; None without one.
+    """Return the clockwise rotation in degrees that the stream's display matrix asks for; None if it has no matrix.
 
-    PyAV shows the matrix nowhere else than in ffmpeg's own description of the file.
+    PyAV offers the matrix only as part of ffmpeg's own description of the file.
     """
     with _listening(av.logging.INFO):
         described = container.dumps_format()
@@ -154,55 +156,55 @@ def display_matrix_degrees(container: Any, stream_index: int) -> float | None:
     if not matrix:
         return None
     degrees = float(matrix[1])
-    return 0.0 if math.isnan(degrees) else -degrees % 360.0  # a matrix that can't be a rotation reads nan
+    return 0.0 if math.isnan(degrees) else -degrees % 360.0  # ffmpeg prints nan for a matrix that is not a rotation
 
 
 _INDEXED = frozenset({"mov", "matroska"})
 _CLEAN_KEYFRAMES = frozenset({"h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video", "vp8", "vp9", "av1", "mjpeg"})
-_SAFE_ROUNDING = 0.4  # rows; nearer to a half, two machines could round differently
+_SAFE_ROUNDING = 0.4  # rows; closer to one half, two machines could round differently
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Constant frame rate: a frame's row follows from its pts, so that a lost frame moves no other.
+class TimeGrid:
+    """Selects by pts, for a constant frame rate: a frame's row follows from its pts, so a lost frame shifts no other.
 
     Attributes:
         origin: pts of row 0.
-        rows_a_tick: 1 / frame duration.
+        rows_per_tick: 1 / frame duration in ticks of the time base.
         interval: rows with index % interval == 0 are selected.
-        first_pts: frames before are not selected.
+        first_pts: frames before this time are not selected.
     """
 
     origin: int
-    rows_a_tick: float
+    rows_per_tick: float
     interval: int
     first_pts: int
 
     @property
     def expression(self) -> str:
         """For ffmpeg's select filter."""
-        row = f"floor((pts-({self.origin}))*{self.rows_a_tick!r}+0.5)"
+        row = f"floor((pts-({self.origin}))*{self.rows_per_tick!r}+0.5)"
         return f"gte(pts,{self.first_pts})*not(mod({row},{self.interval}))"
 
     def takes(self, shown: int, pts: int | None) -> bool:
-        """Whether ffmpeg selects the frame; ask once a frame, in order.
+        """Whether ffmpeg selects the frame; call it once per frame, in order.
 
         Args:
-            shown: how many frames were shown before it.
-            pts: its time.
+            shown: how many frames were shown before this one.
+            pts: time of the frame; None if unknown.
         """
         if pts is None or pts < self.first_pts:
             return False
-        return math.floor((pts - self.origin) * self.rows_a_tick + 0.5) % self.interval == 0
+        return math.floor((pts - self.origin) * self.rows_per_tick + 0.5) % self.interval == 0
 
 
 @dataclass(frozen=True)
 class Count:
-    """Frames counted from the first that is shown.
+    """Selects by counting frames from the first one shown.
 
     Attributes:
-        first: frames before are not selected.
-        interval: counted from the first frame shown.
+        first: frames before this number are not selected.
+        interval: frames with number % interval == 0 are selected.
     """
 
     first: int
@@ -214,17 +216,17 @@ class Count:
         return f"gte(n,{self.first})*not(mod(n,{self.interval}))"
 
     def takes(self, shown: int, pts: int | None) -> bool:
-        """As in `Grid`."""
+        """Whether ffmpeg selects the frame; see `TimeGrid.takes`."""
         return shown >= self.first and shown % self.interval == 0
 
 
 @dataclass
-class Since:
-    """Frames counted from a time on; ffmpeg keeps the count in the expression's first variable.
+class CountSince:
+    """Selects by counting frames from a given time; ffmpeg keeps the count in the expression's first variable.
 
     Attributes:
-        first_pts: frames before are neither counted nor selected.
-        first_row: row of the first frame counted.
+        first_pts: frames before this time are neither counted nor selected.
+        first_row: row of the first frame that is counted.
         interval: rows with index % interval == 0 are selected.
     """
 
@@ -240,41 +242,41 @@ class Since:
         return f"if(gte(pts,{self.first_pts}),st(0,ld(0)+1)*0+not(mod({row},{self.interval})),0)"
 
     def takes(self, shown: int, pts: int | None) -> bool:
-        """As in `Grid`."""
+        """Whether ffmpeg selects the frame; see `TimeGrid.takes`."""
         if pts is None or pts < self.first_pts:
             return False
         self._counted += 1
         return (self.first_row - 1 + self._counted) % self.interval == 0
 
 
-Selection = Grid | Count | Since
+Selection = TimeGrid | Count | CountSince
 
 
 def choose_selection(info: VideoInfo, interval: int, start: int, *, sought: bool, every_image: bool) -> Selection:
-    """How ffmpeg is to select the sampled rows.
+    """Return how ffmpeg selects the sampled rows.
 
     Args:
         info: the video.
         interval: rows with index % interval == 0 are sampled.
         start: first row wanted.
-        sought: True where ffmpeg begins at a keyframe instead of the beginning; only after `seek_row` allowed it.
-        every_image: select all rows from `start` on, for files in which frames turned out to be lost or unforeseen.
+        sought: True if ffmpeg starts at a keyframe and not at the beginning; only after `seek_row` allowed it.
+        every_image: select all rows from `start` on, for files in which frames turned out to be lost or unexpected.
     """
     timed = has_exact_pts(info.demuxer, info.codec) and len(info.shown_pts) == 0
     first_pts = int(info.pts[min(start, info.frames - 1)])
-    grid = find_grid(info.pts, interval, first_pts) if timed and not every_image else None
+    grid = _find_time_grid(info.pts, interval, first_pts) if timed and not every_image else None
     if grid is not None:
         return grid
     if sought:
-        return Since(first_pts, start, 1 if every_image else interval)
+        return CountSince(first_pts, start, 1 if every_image else interval)
     return Count(0, 1) if every_image else Count(start, interval)
 
 
 def seek_row(info: VideoInfo, start: int) -> int | None:
-    """The row at which decoding can begin so that rows from `start` on come out as in an undisturbed read.
+    """Return the row of a keyframe from which rows `start` and later decode as in a read from the beginning.
 
-    None where only the beginning will do: containers without an index of keyframes, times that repeat or jump back, codecs
-    whose keyframes don't clear the decoder's memory.
+    None if decoding must start at the beginning: containers without an index of keyframes, times that repeat or jump back,
+    codecs whose keyframes do not reset the decoder.
     """
     trusted = info.demuxer in _INDEXED and info.codec in _CLEAN_KEYFRAMES and not info.edit_list and len(info.shown_pts) == 0
     if not trusted or start == 0:
@@ -283,13 +285,13 @@ def seek_row(info: VideoInfo, start: int) -> int | None:
     return int(before[-1]) if len(before) and before[-1] > 0 else None
 
 
-def find_grid(pts: IndexArray, interval: int, first_pts: int) -> Grid | None:
-    """The grid on which all these frames lie, or None where their rate varies."""
+def _find_time_grid(pts: IndexArray, interval: int, first_pts: int) -> TimeGrid | None:
+    """The grid on which all these frames lie; None if their rate varies."""
     if len(pts) < 2:
         return None
     span = int(pts[-1]) - int(pts[0])
-    rows_a_tick = (len(pts) - 1) / span
-    rows = (pts - pts[0]) * rows_a_tick
+    rows_per_tick = (len(pts) - 1) / span
+    rows = (pts - pts[0]) * rows_per_tick
     if float(np.abs(rows - np.arange(len(pts))).max()) > _SAFE_ROUNDING:
         return None
-    return Grid(int(pts[0]), rows_a_tick, interval, first_pts)
+    return TimeGrid(int(pts[0]), rows_per_tick, interval, first_pts)

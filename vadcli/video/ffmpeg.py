@@ -1,18 +1,17 @@
-"""Child processes: they don't outlive their parent, and what they hold can be told.
+"""Decodes with ffmpeg as a child process, which rotates, selects, scales and pipes raw images.
 
-Which ffmpeg is called.
+The file has three parts: helpers for child processes of any kind, the search for the ffmpeg program, and the decoder
+`FfmpegFrames`.
 
-ffmpeg as a decoder: one child process that decodes, turns, selects, scales and pipes raw pictures.
+How the decoder learns the time of every frame: ffmpeg announces each frame that it decodes on stderr (`-debug_ts`), before the
+select filter. If it concealed damage in the frame, the same thread reports it as corrupt in the line before. So the times and
+the damage of all frames are known, although only the selected ones are scaled and piped. A line may begin with half a line of
+another thread, because ffmpeg describes its output in pieces while it decodes. ffmpeg exits with 0 on files that end too early,
+so the caller compares what came with the probe.
 
-Every frame that ffmpeg decodes is announced on its stderr (`-debug_ts`) with its time, before the select filter; a frame that
-it concealed is announced as corrupt by the same thread, in the line before. The line may begin with half a line of another
-thread's: ffmpeg describes its output, in pieces, while it decodes on. So times and damage of all frames come along
-although only the selected ones are scaled and piped. ffmpeg exits with 0 on files that end too early: what came is compared
-with the probe by the caller.
-
-A decoder with several threads may copy a frame's damage flag before the thread that finds the damage has set it, but it
-never shows the frame before the error is logged. So a decoder with threads gives up at the first error (`DamageFound`), and the
-caller goes on with one thread, where the flags are exact.
+Why one thread after damage: a decoder with several threads may copy a frame's damage flag before the thread that finds the
+damage has set it, but it never shows the frame before the error is logged. So a decoder with several threads stops at the first
+error (`DamageFound`), and the caller continues with one thread, whose flags are exact.
 """
 
 from __future__ import annotations
@@ -48,24 +47,24 @@ _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def die_with_parent(parent: int | None = None) -> None:
-    """Ask the kernel to kill this process when its parent dies, even by SIGKILL; call it first thing in the child.
+    """Ask the kernel to kill this process when its parent dies, even by SIGKILL. Call it first in the child.
 
-    Fit for `preexec_fn`: it takes no lock and imports nothing. On systems without the call it does nothing, and a child
-    there ends by the broken pipe instead. The parent is the thread that made the child: start children from threads
-    that live as long as the children are wanted.
+    It can be a `preexec_fn`: it takes no lock and imports nothing. Outside Linux it does nothing, and a child ends when its
+    pipe breaks. For the kernel, the parent is the thread that started the child, so start children from a thread that lives as
+    long as they are needed.
 
     Args:
-        parent: its process id where the caller knows it; a parent that died before the call is then noticed too.
+        parent: process id of the parent, if known; then a parent that died before this call is noticed too.
     """
     if _LIBC is None:
         return
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if parent is not None and os.getppid() != parent:  # it died before the call: nobody would send the signal
+    if parent is not None and os.getppid() != parent:  # the parent died before the call, so no signal will come
         os._exit(1)
 
 
 def private_mib(process: psutil.Process) -> float:
-    """Resident MiB of a process that it shares with no other, so neither libraries nor shared memory; 0 if it is gone."""
+    """Return the resident MiB that a process shares with no other (no libraries, no shared memory); 0 if it has ended."""
     try:
         memory = process.memory_info()
     except (psutil.Error, OSError):
@@ -73,23 +72,23 @@ def private_mib(process: psutil.Process) -> float:
     return float(memory.rss - getattr(memory, "shared", 0)) / 2**20
 
 
-def families(elders: Sequence[psutil.Process]) -> list[list[psutil.Process]]:
-    """Each process with all that it started, directly or not, and that still runs, itself first.
+def process_trees(roots: Sequence[psutil.Process]) -> list[list[psutil.Process]]:
+    """Return each process followed by all its running descendants.
 
-    One look at the machine's processes for all of them: looking takes longest, and beside threads that feed a GPU it counts.
+    The processes of the machine are listed once for all roots: this is slow, and would delay the threads that feed a GPU.
     """
     children: dict[int, list[psutil.Process]] = defaultdict(list)
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             children[process.ppid()].append(process)
-    return [[elder, *_descendants(elder.pid, children)] for elder in elders]
+    return [[root, *_descendants(root.pid, children)] for root in roots]
 
 
 def _descendants(pid: int, children: dict[int, list[psutil.Process]]) -> list[psutil.Process]:
     found, pids, seen = [], [pid], {pid}
     while pids:
         for child in children.get(pids.pop(), ()):
-            if child.pid not in seen:  # numbers given anew while looking could close a circle
+            if child.pid not in seen:  # process ids that are reused meanwhile could form a circle
                 seen.add(child.pid)
                 found.append(child)
                 pids.append(child.pid)
@@ -101,10 +100,10 @@ _INSTALL_HINT = "pip install imageio-ffmpeg, install ffmpeg, or set VADCLI_FFMPE
 
 @functools.cache
 def ffmpeg_path() -> str:
-    """The ffmpeg to call: VADCLI_FFMPEG, else the system's, else the one that imageio-ffmpeg brings.
+    """Return the ffmpeg program: VADCLI_FFMPEG, else the system's, else the one in the imageio-ffmpeg package.
 
     Raises:
-        DecodeError: there is none, or VADCLI_FFMPEG names a file that can't be run.
+        DecodeError: there is none, or VADCLI_FFMPEG names a file that is not a program.
     """
     named = os.environ.get("VADCLI_FFMPEG")
     if named:
@@ -125,10 +124,10 @@ def ffmpeg_path() -> str:
 
 @functools.cache
 def ffmpeg_version() -> tuple[int, int]:
-    """(major, minor) of `ffmpeg_path()`; builds from git without a number count as the newest.
+    """Return (major, minor) of `ffmpeg_path()`; a build from git without a number counts as the newest.
 
     Raises:
-        DecodeError: it can't be run.
+        DecodeError: it does not run.
     """
     path = ffmpeg_path()
     try:
@@ -139,7 +138,7 @@ def ffmpeg_version() -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (1000, 0)
 
 
-# Searched for, not matched, once a frame has come: until then lines may tell of the file, in its own words.
+# Until the first frame, lines may quote text from the file, so `_DECODED` must match at the start; later it is searched for.
 _DECODED = re.compile(rb"(?:\[[^\]]*\] )*decoder -> .*?pts:(-?\d+|NOPTS)")
 _CORRUPT = re.compile(rb"(?:\[[^\]]*\] )*\[(?:warning|error|fatal)\] .*corrupt decoded frame")
 _COMPLAINT = re.compile(rb"^\[(?!vost|graph|swscaler|out#)[^\]]*\].* ?\[(?:warning|error|fatal|panic)\]")
@@ -158,22 +157,22 @@ _Decoded = tuple[int | None, bool]  # pts, ok
 
 
 class DamageFound(Exception):
-    """A decoder with several threads met an error: which frames are damaged can be told with one thread only."""
+    """A decoder with several threads met an error; only a decoder with one thread says which frames are damaged."""
 
 
 class FfmpegFrames:
-    """A Backend over one ffmpeg process. Not safe to share between threads.
+    """A Backend for one ffmpeg process. Not safe to share between threads.
 
     Args:
-        info: what the probe says of the file.
-        shape: (H, W, C) of the images wanted.
+        info: the probe's description of the file.
+        shape: (H, W, C) of the images.
         selection: which frames come with an image.
-        seek_pts: begin at the keyframe at or before this time; None begins at the beginning.
-        threads: decoder threads; 0 lets ffmpeg choose. With 1, frames are flagged exactly; else iterating raises DamageFound
-            before the first frame that may be damaged.
+        seek_pts: start at the keyframe at or before this time; None starts at the beginning.
+        threads: decoder threads; 0 lets ffmpeg choose. With 1, damaged frames are flagged exactly; otherwise iterating raises
+            DamageFound before the first frame that may be damaged.
 
     Raises:
-        DecodeError: ffmpeg is missing or can't be started.
+        DecodeError: ffmpeg is missing or cannot be started.
     """
 
     def __init__(
@@ -201,22 +200,22 @@ class FfmpegFrames:
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 env=environment,
-                start_new_session=True,  # Ctrl-C is for the one who reads, who ends ffmpeg in his own time
+                start_new_session=True,  # Ctrl-C must reach only this process, which then ends ffmpeg itself
                 preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - takes no lock, see its docstring
             )
         except OSError as error:
-            raise DecodeError(f"{shown(info.path)}: {command[0]} can't be started: {error.strerror}") from error
+            raise DecodeError(f"{shown(info.path)}: {command[0]} cannot be started: {error.strerror}") from error
         self._pictures = cast(io.RawIOBase, self._process.stdout)
         _widen(self._pictures)
         self._listener = threading.Thread(target=self._listen, args=(cast(io.RawIOBase, self._process.stderr),), daemon=True)
         self._listener.start()
 
     def __iter__(self) -> Iterator[Shown]:
-        """What ffmpeg decodes, in the order of presentation."""
+        """Yield every frame that ffmpeg decodes, in presentation order."""
         for count, (pts, ok) in enumerate(self._announced()):
             selected = self._selection.takes(count, pts)
             image = self._read_picture() if selected else None
-            if selected and image is None:  # ffmpeg ended between decoding the frame and handing it over
+            if selected and image is None:  # ffmpeg ended after it announced the frame and before it piped the image
                 break
             yield Shown(pts, ok, selected, image)
         status = self._process.wait()
@@ -228,7 +227,7 @@ class FfmpegFrames:
         if self._pictures.closed:
             return
         if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)  # the group: a wrapper script may have children of its own
+            os.killpg(self._process.pid, signal.SIGKILL)  # the whole group: VADCLI_FFMPEG may be a script with children
             self._process.wait()
         self._pictures.close()
         self._listener.join(_LISTENER_END_S)
@@ -250,7 +249,7 @@ class FfmpegFrames:
         return image
 
     def _listen(self, stderr: io.RawIOBase) -> None:
-        """Drain stderr so that ffmpeg never waits for a reader; runs in a thread of its own until ffmpeg has ended."""
+        """Read stderr until ffmpeg ends, in a thread of its own, so that ffmpeg never blocks on a full pipe."""
         complaints: deque[bytes] = deque(maxlen=_KEPT_COMPLAINTS)
         begun = corrupt = False
         unfinished = b""
@@ -269,7 +268,7 @@ class FfmpegFrames:
                     elif _COMPLAINT.search(line):
                         complaints.append(line[:_LONGEST_COMPLAINT])
                         self.complaints = _readable(complaints)
-                        waits = not begun and _BEFORE_FIRST_KEY.search(line)  # a recording cut at any packet
+                        waits = not begun and _BEFORE_FIRST_KEY.search(line)  # normal if the recording was cut at any packet
                         if not self._exact and not waits and self._is_damage(line):
                             self._decoded.put(batch)
                             self._decoded.put(DamageFound)
@@ -285,7 +284,7 @@ class FfmpegFrames:
 def build_command(
     info: VideoInfo, shape: tuple[int, int, int], selection: Selection, *, seek_pts: int | None, threads: int
 ) -> list[str]:
-    """The ffmpeg command line; arguments as in `FfmpegFrames`."""
+    """Return the ffmpeg command line; for the arguments see `FfmpegFrames`."""
     height, width, channels = shape
     pixels = _PIXELS[PixelFormat.GRAY if channels == 1 else PixelFormat.RGB]
     before: dict[str, object] = {
@@ -293,24 +292,24 @@ def build_command(
         "protocol_whitelist": "file",
         "threads": threads,
         "copyts": None,
-        "reinit_filter": 0,  # a new graph at a change of size would count frames from 0 again; scale follows the change itself
+        "reinit_filter": 0,  # rebuilding the filters when the size changes would count frames from 0; scale adapts by itself
     }
     if seek_pts is not None:
         before |= {"ss": f"{float(seek_pts * info.time_base):.6f}", "noaccurate_seek": None, "seek_timestamp": 1}
     passthrough = {"fps_mode": "passthrough"} if ffmpeg_version() >= (5, 1) else {"vsync": "passthrough"}
     picked = ffmpeg.input("file:", **before)[str(info.stream_index)].filter("select", selection.expression)
-    counted = picked.filter("setpts", "N")  # times that jump back would trouble the muxer
+    counted = picked.filter("setpts", "N")  # the muxer rejects times that jump back
     scaled = counted.filter("scale", width, height, flags="bilinear", out_range="full").filter("format", pixels)
-    # Without the file's own words, which would come among the frames' lines.
+    # Without metadata: ffmpeg would print the file's own texts between the lines that announce frames.
     output = ffmpeg.output(scaled, "pipe:1", format="rawvideo", map_metadata=-1, **passthrough)
     quiet = ("-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+info", "-debug_ts")
     command: list[str] = output.global_args(*quiet).compile(cmd=ffmpeg_path())
-    command[command.index("file:")] = f"file:{info.path}"  # ffmpeg-python can't take names that are not UTF-8
+    command[command.index("file:")] = f"file:{info.path}"  # ffmpeg-python fails on names that are not UTF-8
     return command
 
 
 def _widen(pipe: io.RawIOBase) -> None:
-    """A pipe that holds a few pictures spares switches between the processes; a refusal does no harm."""
+    """Enlarge the pipe to hold a few images, so that the two processes switch less often; harmless if refused."""
     try:
         import fcntl
 
@@ -320,6 +319,6 @@ def _widen(pipe: io.RawIOBase) -> None:
 
 
 def _readable(lines: deque[bytes]) -> str:
-    """Complaints without the addresses that change from run to run."""
+    """Join messages, without the memory addresses that differ from run to run."""
     text = "; ".join(line.decode(errors="replace") for line in lines)
     return re.sub(r" @ 0x[0-9a-f]+", "", text)

@@ -1,6 +1,7 @@
-"""What is asked of a decoder and what it answers: the values that the decoders, `decode` and the loader share.
+"""The types that all decoders share, and the decoder of folders of numbered images.
 
-Folders of numbered images as videos.
+A decoder (`Backend`) gets a `ReadRequest` and yields each frame that it shows as a `Shown`. `FrameReader` matches these with
+the rows of the video and yields each row as a `Frame`. A row is the index of a frame in presentation order.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ DecoderChoice = Literal["auto", "decord", "ffmpeg"]
 
 @dataclass(frozen=True)
 class ReadRequest:
-    """What to read of a video.
+    """Which rows of a video to read, and the size and pixel format of their images.
 
     Attributes:
         start: first row (frame index) wanted; 0 is the beginning.
         interval: rows with index % interval == 0 come with an image.
-        width, height: delivered size in pixels, display orientation.
+        width, height: size of the images in pixels, in display orientation.
         pixel_format: gray or rgb.
-        stop: first row not wanted; None reads to the end.
+        stop: first row after the wanted ones; None reads to the end.
     """
 
     start: int
@@ -46,12 +47,12 @@ class ReadRequest:
             raise ValueError(f"can't read from row {self.start} every {self.interval} rows at {self.width}x{self.height}")
 
     def samples(self, index: int) -> bool:
-        """True where this row comes with an image."""
+        """Whether this row comes with an image."""
         return index % self.interval == 0
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of a delivered image."""
+        """(H, W, C) of an image."""
         return self.height, self.width, self.pixel_format.channels
 
 
@@ -60,10 +61,10 @@ class Frame:
     """One row of a video.
 
     Attributes:
-        index: 0-based row, presentation order, no gaps.
+        index: 0-based row in presentation order, without gaps.
         pts: in the stream's time base.
-        ok: False where the decoder lost or concealed the frame.
-        image: (H, W, C) uint8; None where the row isn't sampled or its image is lost.
+        ok: False if the decoder lost or concealed the frame.
+        image: (H, W, C) uint8; None if the row is not sampled or its image is lost.
     """
 
     index: int
@@ -74,13 +75,13 @@ class Frame:
 
 @dataclass(frozen=True)
 class Shown:
-    """A frame as one decoder shows it, before it is matched with a row.
+    """A frame as a decoder shows it, before it is matched with a row.
 
     Attributes:
-        pts: as the decoder reports it; None where it has none.
-        ok: False where the decoder concealed damage.
-        selected: True where the decoder was to deliver the image.
-        image: (H, W, C) uint8 where selected; None also where it can't be read.
+        pts: as the decoder reports it; None if it reports none.
+        ok: False if the decoder concealed damage.
+        selected: True if the decoder was asked for the image.
+        image: (H, W, C) uint8; None if not selected or not readable.
     """
 
     pts: int | None
@@ -90,10 +91,10 @@ class Shown:
 
 
 class Backend(Protocol):
-    """One decoder at work on one file; iterating it gives what it shows, in order."""
+    """One decoder that reads one file; iterate over it to get the frames that it shows, in order."""
 
     complaints: str
-    """The last lines of what the decoder said; complete after the last frame."""
+    """The decoder's last messages; complete after the last frame."""
 
     def __iter__(self) -> Iterator[Shown]: ...
 
@@ -110,7 +111,7 @@ _MODES = {PixelFormat.GRAY: "L", PixelFormat.RGB: "RGB"}
 
 
 def list_images(folder: Path) -> tuple[str, ...]:
-    """Names of the images of a folder, hidden ones left out, in natural order: frame2 before frame10."""
+    """Return the names of a folder's images in natural order (frame2 before frame10), without hidden files."""
     names = [
         entry.name
         for entry in folder.iterdir()
@@ -126,22 +127,22 @@ def _natural(name: str) -> tuple[tuple[tuple[bool, int, str], ...], str]:
 
 
 def probe_folder(folder: Path, *, fps: float | None = None) -> VideoInfo:
-    """A folder of numbered images as a video of `fps` frames a second (default 10); pts are 0 … N-1.
+    """Describe a folder of numbered images as a video of `fps` frames per second (default 10); pts are 0 … N-1.
 
     Raises:
-        NoVideoStream: it holds no images.
-        ProbeError: it can't be read, its first readable image is none, or fps is not a positive number.
+        NoVideoStream: the folder has no images.
+        ProbeError: the folder or all of its images are unreadable, or fps is not a positive number.
     """
     name = shown(folder)
     rate = _DEFAULT_FPS if fps is None else fps
     if not 0 < rate < 1e6:
-        raise ProbeError(f"{name}: {fps} frames a second is not a frame rate", hint="give --fps a number over 0")
+        raise ProbeError(f"{name}: {fps} frames per second is not a frame rate", hint="give --fps a number above 0")
     try:
         names = list_images(folder)
     except OSError as error:
         raise ProbeError(f"{name}: can't be read: {error.strerror}") from error
     if not names:
-        raise NoVideoStream(f"{name}: the folder holds no images")
+        raise NoVideoStream(f"{name}: the folder has no images")
     width, height = _first_size(folder, names)
     per_second = Fraction(rate).limit_denominator(100_000)
     return VideoInfo(
@@ -173,7 +174,7 @@ def _first_size(folder: Path, names: tuple[str, ...]) -> tuple[int, int]:
 
 
 class ImageFrames:
-    """A Backend over a folder of images; a row that isn't sampled is not read, only looked for."""
+    """A Backend for a folder of images. The file of a row that is not sampled is not read; only its size is checked."""
 
     def __init__(self, info: VideoInfo, request: ReadRequest) -> None:
         self.complaints = ""
@@ -181,7 +182,7 @@ class ImageFrames:
         self._request = request
 
     def __iter__(self) -> Iterator[Shown]:
-        """The images from the first row wanted on; an image that can't be read is not ok and has no picture."""
+        """Yield the images from the first wanted row; an unreadable image has ok False and image None."""
         request = self._request
         for row in range(request.start, self._info.frames):
             path = self._info.path / self._info.images[row]
@@ -195,20 +196,20 @@ class ImageFrames:
             yield Shown(int(self._info.pts[row]), ok, selected, image)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no file stays open."""
 
 
 def read_image(path: Path, width: int, height: int, pixel_format: PixelFormat) -> ByteArray:
-    """(H, W, C) uint8 of one image, upright.
+    """Read one image as (H, W, C) uint8 in display orientation.
 
     Raises:
-        OSError, SyntaxError, ValueError: it can't be read; Pillow's own.
+        OSError, SyntaxError, ValueError: Pillow cannot read it.
     """
     mode = _MODES[pixel_format]
     with Image.open(path) as opened:
         opened.draft(mode, (width, height))
         upright = ImageOps.exif_transpose(opened)
-        if upright.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8
+        if upright.mode.startswith("I;16"):  # Pillow's convert would clip 16-bit values at 255, not scale them
             upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
         image = upright.convert(mode)
     if image.size != (width, height):

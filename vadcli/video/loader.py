@@ -1,27 +1,27 @@
-"""Videos in, clips out, with decoders kept in processes of their own: they can crash, hang or eat memory at one file's cost.
+"""Reads videos as clips in child processes, so that a decoder that crashes, hangs or takes too much memory costs one file only.
 
     with ClipLoader(needs, LoaderOptions(workers=2)) as loader:
         for item in loader.run(requests):
-            ...  # Opened, ClipReady ..., Finished of each video; look at or copy a clip before the next item
+            ...  # for each video Opened, ClipReady ..., Finished; use or copy a clip before the next item
 
 The contract:
 
-- Processes. `workers` decoder processes are started when first needed, serve one video after the other over any number of
-  runs, and are replaced when they die. Nothing is forked; this process may hold threads and devices.
-- Memory. A process writes clips into a ring of SLOTS slots that it shares with this one, and holds one clip besides. A slot is
-  free again when the next item is asked for. When none is free the process waits. Nothing grows with a video's length or
-  with the number of videos; requests are pulled one by one as processes fall idle.
-- Order. The items of a video come in order, and exactly one Finished ends them, whatever happens. Videos interleave as they
-  come. What a clip holds depends on the file, the needs and the options alone, not on the number of processes.
-- Who kills whom. A keeper thread kills a process, with all it started, when it makes no step for `timeout_s` or holds more than
-  `memory_limit_mib`. Waiting for a video, for a free slot or for a reader of its messages is not standing still, so a slow
-  consumer kills nothing. A process dies when this one does, kill -9 included (the kernel's parent-death signal on
-  Linux, the end of its standard input elsewhere). ^C and signals to this process group don't reach it.
-- Errors. What a decoder raises, or how its process died, is the `error` of that video's Finished; other videos go on.
-  `run` itself raises what `requests` raises, and VadcliError if no decoder process can be started at all.
+- Processes. `workers` decoder processes are started when first needed, read one video after another over any number of runs,
+  and are replaced when they die. Nothing is forked; this process may hold threads and devices.
+- Memory. Each process writes clips into a ring of SLOTS slots that it shares with this process, and holds one more clip. A slot
+  is free again when the next item is requested. If no slot is free, the process waits. Nothing grows with the length or the
+  number of videos; a request is taken from the iterable only when a process is idle.
+- Order. The items of a video come in order, and exactly one Finished ends them, whatever happens. Items of different videos
+  interleave. The content of a clip depends only on the file, the needs and the options, not on the number of processes.
+- Killing. A supervisor thread kills a process and its children if it makes no progress for `timeout_s` or holds more than
+  `memory_limit_mib`. Waiting for a video, for a free slot or for this process to read its messages counts as progress, so a
+  slow consumer never causes a kill. A process dies when this process dies, even by kill -9 (the kernel's parent-death signal on
+  Linux, the end of its standard input elsewhere). ^C and signals to this process group do not reach it.
+- Errors. What a decoder raises, or how its process died, is the `error` of that video's Finished; other videos continue. `run`
+  itself raises what `requests` raises, and VadcliError if no decoder process can be started.
 - Ends. A run that is abandoned (by an exception, ^C, `stopped` or close() of the iterator) kills the processes; the next run
-  starts others. `close` may be called at any time and again; after it there is no child process, no shared memory (but for
-  clips that are still held), no thread.
+  starts new ones. `close` may be called at any time and more than once; after it there is no child process, no thread and no
+  shared memory (except of clips that are still in use).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ import numpy as np
 from vadcli.errors import VadcliError, VideoError
 from vadcli.types import Clip, ClipNeeds, VideoInfo
 from vadcli.video.sampling import Rows, SamplingPlan
-from vadcli.video.supervisor import DecoderProcess, Keeper
+from vadcli.video.supervisor import DecoderProcess, Supervisor
 from vadcli.video.transport import ClipReady, ClipRequest, Done, Filled, Finished, Item, LoaderOptions, Opened, Setup, State
 
 __all__ = ["SLOTS", "ClipLoader", "ClipReady", "ClipRequest", "Finished", "Item", "LoaderOptions", "Opened", "Rows"]
@@ -54,7 +54,7 @@ _WAIT_S = 1.0
 
 @dataclass
 class _Job:
-    """A video that a process is busy with, as far as it is known."""
+    """The video that a process is reading, and what its messages have said so far."""
 
     request: ClipRequest
     info: VideoInfo | None = None
@@ -65,7 +65,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Entry:
-    """An item that waits to be asked for, and the slot that is free once it was looked at."""
+    """An item that was not yet requested, and the slot to free after the caller has used it."""
 
     item: Item
     process: DecoderProcess
@@ -73,7 +73,7 @@ class _Entry:
 
 
 class ClipLoader:
-    """Reads videos in decoder processes; see the top of this file. A context manager.
+    """Reads videos in decoder processes; the top of this file states the contract. A context manager.
 
     Args:
         needs: what a clip is.
@@ -85,7 +85,7 @@ class ClipLoader:
         self._workers = options.workers
         threads = options.threads or max(1, _cores() // options.workers)
         self._setup = Setup(needs, options, threads, SLOTS)
-        self._keeper: Keeper | None = None
+        self._supervisor: Supervisor | None = None
         self._processes: list[DecoderProcess] = []
         self._jobs: dict[DecoderProcess, _Job] = {}
         self._ready: deque[_Entry] = deque()
@@ -98,34 +98,33 @@ class ClipLoader:
         self.close()
 
     def run(self, requests: Iterable[ClipRequest], *, stopped: Callable[[], bool] | None = None) -> Iterator[Item]:
-        """Read these videos and give their items as they come. One run at a time; may be called again.
+        """Read these videos and yield their items as they come. Only one run at a time; may be called again.
 
-        A ClipReady's frames are a read-only view of a slot: it is valid until the next item is asked for. Copy what must
-        stay.
+        The frames of a ClipReady are a read-only view that is valid until the next item is requested; copy what you keep.
 
         Args:
-            requests: pulled lazily, at most one ahead for each decoder process and a few for finished ones.
-            stopped: asked at least once a second; once it is True no more items come, whatever the decoders are at.
+            requests: taken one by one, at most one ahead per decoder process and a few for finished videos.
+            stopped: called at least once per second; once it returns True, no more items come.
 
         Raises:
             VadcliError: no decoder process can be started.
-            RuntimeError: another run is not over, or the loader is closed.
+            RuntimeError: another run has not ended, or the loader is closed.
         """
         if self._closed or self._running:
-            raise RuntimeError("the loader is closed" if self._closed else "another run of this loader is not over")
+            raise RuntimeError("the loader is closed" if self._closed else "another run of this loader has not ended")
         self._running = True
         try:
             yield from self._items(iter(requests), stopped or (lambda: False))
             if self._jobs or self._ready:
                 self._reset()
-        except BaseException:  # GeneratorExit too: some process may be in the middle of a video, or short of a slot
+        except BaseException:  # GeneratorExit too: a process may be in the middle of a video or wait for a slot
             self._reset()
             raise
         finally:
             self._running = False
 
     def close(self) -> None:
-        """Kill the decoder processes and free what they held; clips that are still held stay readable."""
+        """Kill the decoder processes and free their memory; clips that are still in use stay readable."""
         self._closed = True
         self._reset()
 
@@ -133,12 +132,12 @@ class ClipLoader:
         self._feed(requests)
         while (self._jobs or self._ready) and not stopped():
             self._collect(0.0 if self._ready else _WAIT_S)
-            self._feed(requests)  # before an item is handed out, so that no process is idle while the consumer is at work
+            self._feed(requests)  # before the next item is yielded, so that no process is idle while the caller works
             if self._ready:
                 entry = self._ready.popleft()
                 yield entry.item
                 if self._closed:
-                    raise RuntimeError("the loader was closed before its run was over")
+                    raise RuntimeError("the loader was closed before its run had ended")
                 if entry.slot is not None:
                     entry.process.send(entry.slot)
 
@@ -157,17 +156,17 @@ class ClipLoader:
             if process.send(request):
                 return
             del self._jobs[process]
-            self._bury(process)  # it died while it was idle, of nothing that concerns this video
+            self._reap(process)  # it died while it was idle, so this video is not the cause
 
     def _start(self) -> DecoderProcess:
-        if self._keeper is None:
-            self._keeper = Keeper(self._setup)
-        process = self._keeper.start()
+        if self._supervisor is None:
+            self._supervisor = Supervisor(self._setup)
+        process = self._supervisor.start()
         self._processes.append(process)
         return process
 
     def _collect(self, timeout_s: float) -> None:
-        """Take all messages that are there, waiting for the first one for this long."""
+        """Handle all messages that have arrived; wait at most this long for the first one."""
         connections = {process.connection: process for process in self._jobs}
         for connection in wait(list(connections), timeout_s):
             process = connections[connection]  # type: ignore[index]
@@ -176,7 +175,7 @@ class ClipLoader:
                     self._take(process, process.connection.recv())
             except (EOFError, OSError, pickle.UnpicklingError):
                 self._lose(process)
-        for process in [each for each in self._jobs if each.beyond_killing]:
+        for process in [each for each in self._jobs if each.survives_kill]:
             self._lose(process)
 
     def _take(self, process: DecoderProcess, message: Opened | Filled | Done) -> None:
@@ -193,36 +192,36 @@ class ClipLoader:
             del self._jobs[process]
             self._finish(process, job, message.rows, message.error, message.complaints)
             if message.retiring:
-                self._bury(process)
+                self._reap(process)
 
     def _lose(self, process: DecoderProcess) -> None:
-        """A process died, or was killed, while it was busy."""
+        """Handle a process that died or was killed while it read a video."""
         job = self._jobs.pop(process)
-        error, words = self._bury(process)
+        error, stderr = self._reap(process)
         error = type(error)(f"{job.request.video}: {error.message}")
-        self._finish(process, job, Rows(job.next_row, np.zeros(0, np.int64), np.zeros(0, np.bool_)), error, words)
+        self._finish(process, job, Rows(job.next_row, np.zeros(0, np.int64), np.zeros(0, np.bool_)), error, stderr)
 
     def _finish(self, process: DecoderProcess, job: _Job, rows: Rows, error: VideoError | None, complaints: str) -> None:
         decoded = job.decoded_frames + int(rows.decode_ok.sum())
         item = Finished(job.request.video, job.info, job.decoder, rows, decoded, error, complaints)
         self._ready.append(_Entry(item, process))
 
-    def _bury(self, process: DecoderProcess) -> tuple[VideoError, str]:
-        assert self._keeper is not None
+    def _reap(self, process: DecoderProcess) -> tuple[VideoError, str]:
+        assert self._supervisor is not None
         starting = process.ring.state is State.STARTING
         self._processes.remove(process)
-        error, words = self._keeper.bury(process)
+        error, stderr = self._supervisor.reap(process)
         if starting:
             raise VadcliError(f"no decoder process can be started: {error.message}")
-        return error, words
+        return error, stderr
 
     def _reset(self) -> None:
         self._jobs.clear()
         self._ready.clear()
         self._processes.clear()
-        if self._keeper:
-            self._keeper.stop()
-            self._keeper = None
+        if self._supervisor:
+            self._supervisor.stop()
+            self._supervisor = None
 
 
 def _clip_ready(needs: ClipNeeds, job: _Job, process: DecoderProcess, message: Filled) -> ClipReady:

@@ -1,6 +1,7 @@
-"""A video's pictures one by one, each row with a picture, however many were lost: what a renderer reads.
+"""Frames and sound of a video for drawing on it: every row has an image, even if its frame was lost (`FrameFeed`).
 
-A video's sound, put under pictures made from it. ffmpeg does it as a child: a broken track costs just the sound.
+The sound of the video can be added to the MP4 that is drawn (`add_sound`). A child process with ffmpeg does this, so a broken
+audio track costs only the sound.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ from vadcli.video.ffmpeg import die_with_parent, ffmpeg_path
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, Opened
 
 JOINED_ROWS = 100
-"""Rows this near to each other are read in one go: less work than to start a decoder at the keyframe before each."""
+"""Rows that are this close are read in one span: that costs less than starting a decoder at the keyframe before each."""
 
 
-class PictureFeed:
-    """The video's pictures by row, from the guarded decoder.
+class FrameFeed:
+    """The images of one video by row, read by a `ClipLoader`.
 
     Args:
-        loader: that delivers every frame in colour.
-        clip_frames: how many frames a clip of it has.
-        source: the footage.
-        video: its relative path.
+        loader: must deliver every frame, in color.
+        clip_frames: how many frames its clips have.
+        source: the video file or folder of images.
+        video: relative path of the video.
         frames: how many rows the video is known to have.
-        fps: of a folder of images.
+        fps: frame rate of a folder of images.
     """
 
     def __init__(self, loader: ClipLoader, clip_frames: int, source: Path, *, video: str, frames: int, fps: float) -> None:
@@ -43,23 +44,27 @@ class PictureFeed:
 
     @property
     def info(self) -> VideoInfo:
-        """The probe; there once a picture is."""
+        """The probe's description of the video; known after the first image.
+
+        Raises:
+            RuntimeError: no image was read yet.
+        """
         if self._info is None:
-            raise RuntimeError("no picture was asked for yet")
+            raise RuntimeError("no image was read yet")
         return self._info
 
     def problems(self) -> list[str]:
-        """A line each."""
-        lost = [f"{self._lost} frames could not be decoded; the picture before each is shown"] if self._lost else []
+        """Return what went wrong so far, one line per problem."""
+        lost = [f"{self._lost} frames could not be decoded; the frame before each is shown"] if self._lost else []
         return lost + self._ends
 
     def pictures(self, first: int, last: int) -> Generator[tuple[int, ByteArray], None, None]:
-        """Rows [first, last) in order, each with its (H, W, 3) picture, valid until the next; fewer where the video ends early.
+        """Yield each row of [first, last) with its (H, W, 3) image; fewer rows if the video ends early.
 
-        A row without a picture shows the one before.
+        An image is valid until the next one. A row whose frame was lost gets the image before it.
 
         Raises:
-            VideoError: there is not even one picture.
+            VideoError: no image could be decoded.
         """
         part = last < self._frames
         row, shown = first, None
@@ -78,15 +83,15 @@ class PictureFeed:
                     picture = own if seen or shown is None else shown
                     yield from ((between, picture) for between in range(row, index + 1))
                     row = index + 1
-                if row >= last and not part:  # what is read in part ends by itself, and its decoder lives on
+                if row >= last and not part:  # a part ends by itself, and then its decoder stays usable
                     return
                 if item.clip.valid.any():
                     shown = item.clip.frames[-1].copy()
 
     def _rest(self, end: Finished, row: int, last: int, shown: ByteArray | None) -> Iterator[tuple[int, ByteArray]]:
-        """The rows after the last clip's, as far as the video is known to go."""
+        """Yield the rows after the last clip, up to the known end of the video."""
         if shown is None:
-            raise end.error or DecodeError(f"{self._source}: no picture could be decoded from frame {row} on")
+            raise end.error or DecodeError(f"{self._source}: no frame could be decoded after frame {row}")
         whole = last < self._frames and not end.error  # a part that was read to its end
         known = max(row, min(last, self.info.frames if whole else end.rows.first + len(end.rows)))
         self._lost += known - row
@@ -95,16 +100,18 @@ class PictureFeed:
             self._ends.append(self._early_end(known, end.error))
 
     def some(self, rows: Sequence[int]) -> Generator[tuple[int, ByteArray], None, None]:
-        """These rows in order, each with its (H, W, 3) picture, valid until the next; those without a picture are left out.
+        """Yield these rows in order, each with its (H, W, 3) image; rows whose frame was lost are left out.
+
+        An image is valid until the next one.
 
         Args:
             rows: in order, each once.
 
         Raises:
-            VideoError: there is not even one picture, and that has a reason.
+            VideoError: the video failed before the first image.
         """
         wanted, found = set(rows), False
-        with closing(self._items(spans=joined(rows))) as items:
+        with closing(self._items(spans=join_rows(rows))) as items:
             for item in items:
                 if isinstance(item, ClipReady):
                     for row, picture, lost in _rows_of(item, 0, self._frames):
@@ -125,12 +132,12 @@ class PictureFeed:
                 yield item
 
     def _early_end(self, row: int, error: VideoError | None) -> str:
-        reason = error.message if error else "the file now holds fewer frames than were scored"
+        reason = error.message if error else "the file now has fewer frames than were scored"
         return f"ends at frame {row} of {self._frames}: {reason}"
 
 
-def joined(rows: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Spans [first, last) that hold these rows, given in order; near ones share one."""
+def join_rows(rows: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Return spans [first, last) that contain these ordered rows; rows that are close share a span."""
     spans: list[tuple[int, int]] = []
     for row in rows:
         first = spans.pop()[0] if spans and row - spans[-1][1] < JOINED_ROWS else row
@@ -139,7 +146,7 @@ def joined(rows: Sequence[int]) -> tuple[tuple[int, int], ...]:
 
 
 def _rows_of(item: ClipReady, first: int, last: int) -> Iterator[tuple[int, ByteArray, bool]]:
-    """(row, picture, lost) of a clip's rows in [first, last), each once."""
+    """(row, image, lost) of a clip's rows in [first, last), each once."""
     clip = item.clip
     for index, picture, valid in zip(clip.frame_index.tolist(), clip.frames, clip.valid.tolist(), strict=True):
         if first <= index < last:
@@ -158,7 +165,7 @@ class Sound:
     """A video's first audio stream.
 
     Attributes:
-        codec: ffmpeg's name of it.
+        codec: ffmpeg's name of the codec.
         earliest_s: time of the file's earliest packet; the sound starts there or later.
     """
 
@@ -166,18 +173,18 @@ class Sound:
     earliest_s: float
 
     def can_be_copied(self, zero_s: float) -> bool:
-        """Whether its packets can go into a file that starts at this time: AAC, and next to nothing to cut off.
+        """Whether its packets can be copied into a file that starts at this time: AAC, with almost nothing to cut off.
 
-        What is cut off a copy stays in the file, hidden by an edit list that not every player heeds.
+        In a copy, the part that is cut off stays in the file, hidden by an edit list that some players ignore.
         """
         return self.codec == "aac" and zero_s - self.earliest_s < _HIDDEN_AT_MOST_S
 
 
 def find_sound(info: VideoInfo, *, timeout_s: float = 60.0) -> Sound | None:
-    """The first audio stream as the file's header describes it; None where there is no sound.
+    """Return the first audio stream according to the file's header; None if the video has no sound.
 
     Raises:
-        DecoderHung: the header could not be read in time.
+        DecoderHung: the header could not be read within the time limit.
     """
     if info.images:
         return None
@@ -189,26 +196,27 @@ def find_sound(info: VideoInfo, *, timeout_s: float = 60.0) -> Sound | None:
 def add_sound(
     pictures: Path, target: Path, *, info: VideoInfo, sound: Sound, start_s: float, duration_s: float, timeout_s: float = 60.0
 ) -> None:
-    """Write an MP4 of these pictures and the source's first audio stream, in the same sync as in the source.
+    """Write an MP4 of a silent video and the source's first audio stream, synchronized as in the source.
 
-    AAC is copied where nothing has to be cut off, else it is encoded anew, as AAC. What sounds before the first picture is cut.
+    AAC is copied if almost nothing has to be cut off; otherwise the sound is encoded again as AAC. Sound before the first
+    frame is cut.
 
     Args:
-        pictures: an MP4 that starts at 0.
+        pictures: a silent MP4 that starts at time 0.
         target: the file to write.
-        info: where the sound comes from.
-        sound: what `find_sound` said.
-        start_s: time of the first picture, from the source's first pts.
-        duration_s: of the pictures.
-        timeout_s: how much longer than the pictures last this may take.
+        info: the video that the sound comes from.
+        sound: the result of `find_sound`.
+        start_s: time of the first frame, measured from the source's first pts.
+        duration_s: duration of the silent MP4.
+        timeout_s: how much longer than `duration_s` this may take.
 
     Raises:
-        DecodeError: ffmpeg could not do it; the message is its last line.
+        DecodeError: ffmpeg failed; the message is its last line.
         DecoderHung: it took too long.
     """
     zero_s = float(info.pts[0] * info.time_base) + start_s
     seek = ["-noaccurate_seek", "-seek_timestamp", "1", "-ss", f"{zero_s:.6f}"] if start_s > 0 else []
-    # Padding and trimming to 0 spares the encoded track an edit list.
+    # Padding and trimming to time 0 avoids an edit list in the encoded track.
     encode = ["-c:a", "aac", "-b:a", _BIT_RATE, "-ac", "2", "-af", "atrim=start=0,aresample=async=1:first_pts=0"]
     arguments = [
         *("-i", f"file:{pictures}"),
@@ -226,7 +234,7 @@ def add_sound(
 
 
 def _source(info: VideoInfo) -> list[str]:
-    """This file and no other: the demuxer is named, and only files can be opened."""
+    """Input arguments that open this file and no other: the demuxer is named, and only plain files can be opened."""
     return ["-protocol_whitelist", "file", "-f", info.demuxer.split(",")[0], "-i", f"file:{info.path}"]
 
 

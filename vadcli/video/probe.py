@@ -1,11 +1,10 @@
-"""Packet times -> the times of the frames that a player shows; pure arithmetic.
+"""Finds out what a video holds without decoding it: the time of every frame, size, rotation, frame rate.
 
-Which packets show nothing: VP8's and VP9's alternate references, told from the first bytes of the frame.
+The packets of the video stream are read once, in file order. Packets that show nothing are left out, and the times of the
+others are put into the order of presentation. The frames found must be those that `ffmpeg -i X -fps_mode passthrough` shows.
 
-What a video holds, told without decoding it: every frame's time, size, rotation, frame rate.
-
-The packets of the stream are read once, in file order, and their times put into the order of presentation. The truth to agree
-with is what `ffmpeg -i X -fps_mode passthrough` shows.
+The file has three parts: `probe`; the arithmetic from packet times to frame times (`build_timeline`); and the check for packets
+of VP8 and VP9 that show nothing (`HIDDEN`).
 """
 
 from __future__ import annotations
@@ -27,173 +26,24 @@ from vadcli.video import container as media
 from vadcli.video.images import probe_folder
 
 NO_TIME = int(np.iinfo(np.int64).min)
-"""Stands for a time that the container does not tell."""
-
-
-@dataclass(frozen=True)
-class Timeline:
-    """The frames of a stream in presentation order.
-
-    Attributes:
-        pts: (N,) int64, strictly increasing.
-        shown_pts: (N,) int64, as a decoder reports them: with repeats and jumps back; empty where they are `pts`.
-        keyframes: (K,) int64 rows at which the container says that decoding can begin.
-        last_ticks: duration of the last frame.
-    """
-
-    pts: IndexArray
-    shown_pts: IndexArray
-    keyframes: IndexArray
-    last_ticks: int
-
-
-def build_timeline(
-    pts: IndexArray,
-    dts: IndexArray,
-    duration: IndexArray,
-    keyframe: BoolArray,
-    *,
-    frame_ticks: int,
-    jump_ticks: int | None,
-    timed: bool,
-    needs_key: bool,
-    cut_off: int = 0,
-) -> Timeline:
-    """Order packets (given in decoding order) by presentation.
-
-    Args:
-        pts, dts, duration, keyframe: one entry a shown frame; NO_TIME where the container has none, 0 where it has no duration.
-        frame_ticks: a frame's nominal duration, for where the container says nothing.
-        jump_ticks: a fall of the decoding time by more than this is a new start of the clock; None: it has none.
-        timed: False for elementary streams, whose times are counted, not read.
-        needs_key: True where a decoder shows nothing of what comes before the first keyframe (recordings cut at any packet).
-        cut_off: frames that the file promises after the last packet and no longer holds; their times are guessed.
-    """
-    lasting = np.where(duration > 0, duration, frame_ticks)
-    if not timed or bool(np.all(pts == NO_TIME)):
-        times = _counted(dts, lasting, timed)
-        order = np.arange(len(times))
-    else:
-        times = _filled(pts, lasting)
-        order = _presentation_order(times, dts, jump_ticks)
-    if needs_key and bool(keyframe.any()):
-        order = _from_first_key(order, int(np.argmax(keyframe)))
-    shown = np.concatenate([times[order], times[order].max() + frame_ticks * np.arange(1, cut_off + 1)])
-    increasing = _increasing(shown, np.concatenate([lasting[order], np.full(cut_off, frame_ticks)]))
-    return Timeline(
-        pts=increasing,
-        shown_pts=shown if np.any(shown != increasing) else shown[:0],
-        keyframes=np.flatnonzero(keyframe[order]).astype(np.int64),
-        last_ticks=int(lasting[order[-1]]),
-    )
-
-
-def _counted(dts: IndexArray, lasting: IndexArray, timed: bool) -> IndexArray:
-    if timed and not bool(np.any(dts == NO_TIME)):
-        return dts
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lasting[:-1])])
-
-
-def _filled(pts: IndexArray, lasting: IndexArray) -> IndexArray:
-    """A missing time is the one before + the frame's duration."""
-    times = pts.copy()
-    missing = np.flatnonzero(pts == NO_TIME)
-    for i in missing.tolist():
-        times[i] = times[i - 1] + lasting[i - 1] if i else pts[pts != NO_TIME][0]
-    return times
-
-
-def _presentation_order(times: IndexArray, dts: IndexArray, jump_ticks: int | None) -> IndexArray:
-    """Stable order by time, within stretches between which the clock starts anew."""
-    if jump_ticks is None:
-        return np.argsort(times, kind="stable")
-    known = np.flatnonzero(dts != NO_TIME)
-    falls = np.flatnonzero(np.diff(dts[known]) < -jump_ticks)
-    cuts = [0, *known[falls + 1].tolist(), len(times)]
-    return np.concatenate([a + np.argsort(times[a:b], kind="stable") for a, b in pairwise(cuts)])
-
-
-def _from_first_key(order: IndexArray, first_key: int) -> IndexArray:
-    """Without what is decoded before the first keyframe, and what follows it but is to be shown before it."""
-    shown = order[int(np.flatnonzero(order == first_key)[0]) :]
-    return shown[shown >= first_key]
-
-
-def _increasing(shown: IndexArray, lasting: IndexArray) -> IndexArray:
-    """Strictly increasing times: a repeat or a jump back goes on from the frame before, and what follows moves with it."""
-    steps = np.diff(shown)
-    if bool(np.all(steps > 0)):
-        return shown
-    result = shown.copy()
-    moved = 0
-    for i in range(1, len(result)):
-        wanted = int(shown[i]) + moved
-        if wanted <= result[i - 1]:
-            repeat = shown[i] == shown[i - 1]
-            wanted = int(result[i - 1]) + int(lasting[i - 1])
-            moved = moved if repeat else wanted - int(shown[i])
-        result[i] = wanted
-    return result
-
-
-def _vp8_hidden(packet: Any) -> bool:
-    """RFC 6386, 9.1: bit 4 of the first byte is show_frame."""
-    return not memoryview(packet)[0] >> 4 & 1
-
-
-def _vp9_hidden(packet: Any) -> bool:
-    """VP9 bitstream specification, 6.2 and annex B: hidden where no frame of the packet is shown."""
-    data = memoryview(packet)
-    return not any(_vp9_shows(data[start : start + size]) for start, size in _vp9_frames(data))
-
-
-def _vp9_frames(data: memoryview) -> list[tuple[int, int]]:
-    """(start, size) of the frames of a superframe; the whole packet where it is none."""
-    marker = data[-1]
-    if marker >> 5 != 0b110:
-        return [(0, len(data))]
-    count, width = (marker & 7) + 1, (marker >> 3 & 3) + 1
-    index = len(data) - 2 - count * width
-    if index < 0 or data[index] != marker:
-        return [(0, len(data))]
-    frames, start = [], 0
-    for k in range(count):
-        at = index + 1 + k * width
-        size = int.from_bytes(data[at : at + width], "little")
-        frames.append((start, size))
-        start += size
-    return frames
-
-
-def _vp9_shows(frame: memoryview) -> bool:
-    if len(frame) == 0 or frame[0] >> 6 != 0b10:
-        return len(frame) > 0  # not a VP9 frame: let the decoder judge
-    first = frame[0]
-    show_existing = 2 if first >> 4 & 3 == 3 else 3  # the bit; profile 3 has one reserved bit more before it
-    return bool(first >> show_existing & 1 or first >> (show_existing - 2) & 1)  # frame_type stands between it and show_frame
-
-
-HIDDEN: Mapping[str, Callable[[Any], bool]] = {"vp8": _vp8_hidden, "vp9": _vp9_hidden}
-"""Codec name -> whether a packet shows nothing."""
-
-
+"""Marks a time that the container does not state."""
 _DEFAULT_FPS = 25.0
-_CLOCK_JUMP_S = 0.25  # smaller falls are guesses of the demuxer's
+_CLOCK_JUMP_S = 0.25  # smaller steps back come from the demuxer's guesses
 _BEGIN_AT_KEY = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "vp8", "vp9", "av1"})
-_ROUNDING_S = 0.0011  # containers that count milliseconds show a constant rate as 33 and 34
+_ROUNDING_S = 0.0011  # containers that count milliseconds store a constant rate as steps of 33 and 34
 
 
 def probe(path: Path, *, fps: float | None = None) -> VideoInfo:
-    """What is known of a video file or a folder of numbered images.
+    """Describe a video file or a folder of numbered images without decoding it.
 
     Args:
         path: the file or the folder.
-        fps: frames a second of a folder of images (default 10); files tell their own.
+        fps: frames per second of a folder of images (default 10); ignored for files, which state their own rate.
 
     Raises:
         UnsafeContainer: the file could make a decoder open other files or sockets.
-        NoVideoStream: it holds sound or data only; the folder holds no images.
-        ProbeError: it can't be read, is cut short, or is no video.
+        NoVideoStream: the file has only sound or data, or the folder has no images.
+        ProbeError: it cannot be read, is cut short, or is not a video.
     """
     if path.is_dir():
         return probe_folder(path, fps=fps)
@@ -206,15 +56,15 @@ def probe(path: Path, *, fps: float | None = None) -> VideoInfo:
 
 @dataclass
 class _Packets:
-    """What demuxing one stream gave: one entry a shown frame, in decoding order; compact, as a day has millions of them."""
+    """The packets of one stream: one entry per shown frame, in decoding order. Arrays, because a day has millions of frames."""
 
     pts: array[int] = field(default_factory=lambda: array("q"))
     dts: array[int] = field(default_factory=lambda: array("q"))
     duration: array[int] = field(default_factory=lambda: array("q"))
     keyframe: bytearray = field(default_factory=bytearray)
     hidden_by_edit: int = 0
-    hidden_key: bool = False  # an edit list hides a keyframe that what follows builds on
-    cut_off: int = 0  # listed in the file's index, but beyond its end
+    hidden_key: bool = False  # an edit list hides a keyframe that later frames refer to
+    cut_off: int = 0  # frames that the file's index lists beyond the end of the file
 
     def add(self, packet: Any) -> None:
         """Append a packet that shows a frame."""
@@ -229,7 +79,7 @@ def _read_packets(opened: Any, stream: Any, name: str) -> _Packets:
     is_hidden = HIDDEN.get(stream.codec_context.codec.canonical_name)
     for other in opened.streams:
         if other.index != stream.index and hasattr(other, "discard"):
-            other.discard = av.stream.Discard.all  # spares reading the sound
+            other.discard = av.stream.Discard.all  # saves reading the sound
     try:
         for packet in opened.demux(stream):
             if packet.size == 0:
@@ -239,17 +89,17 @@ def _read_packets(opened: Any, stream: Any, name: str) -> _Packets:
                 packets.hidden_key = packets.hidden_key or packet.is_keyframe
             elif is_hidden is None or not is_hidden(packet):
                 packets.add(packet)
-    except av.error.FFmpegError as error:  # what was read before the damage still counts
+    except av.error.FFmpegError as error:  # packets read before the damage are still used
         if not packets.pts:
             raise ProbeError(f"{name}: no packet of the video stream can be read: {error.strerror}") from error
     if not packets.pts:
-        raise NoVideoStream(f"{name}: the video stream holds no frames", hint="the recording may be cut off at its start")
+        raise NoVideoStream(f"{name}: the video stream has no frames", hint="the start of the recording may be missing")
     packets.cut_off = _count_cut_off(opened, stream)
     return packets
 
 
 def _count_cut_off(opened: Any, stream: Any) -> int:
-    """Frames that an MP4's index promises and the end of a truncated file took away."""
+    """How many frames an MP4's index lists that a truncated file no longer holds."""
     if not opened.format.name.startswith("mov"):
         return 0
     size = opened.size
@@ -299,7 +149,7 @@ def _describe(path: Path, opened: Any, stream: Any, packets: _Packets) -> VideoI
 
 
 def _quarter_turn(degrees: float | None) -> int:
-    """ffmpeg turns by a quarter only where the matrix is within one degree of it; other angles keep the frame's size."""
+    """0, 90, 180 or 270. Like ffmpeg, turns only if the angle is within one degree of a quarter turn."""
     if degrees is None:
         return 0
     nearest = round(degrees / 90.0) * 90
@@ -319,3 +169,150 @@ def _is_vfr(pts: IndexArray, time_base: Fraction) -> bool:
     steps = np.diff(pts)
     slack = max(2.0, _ROUNDING_S / float(time_base))
     return bool(int(steps.max()) - int(steps.min()) > slack)
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The frames of a stream in presentation order.
+
+    Attributes:
+        pts: (N,) int64, strictly increasing.
+        shown_pts: (N,) int64, as a decoder reports them, with repeats and jumps back; empty if they equal `pts`.
+        keyframes: (K,) int64 rows at which decoding can begin, according to the container.
+        last_ticks: duration of the last frame in ticks of the time base.
+    """
+
+    pts: IndexArray
+    shown_pts: IndexArray
+    keyframes: IndexArray
+    last_ticks: int
+
+
+def build_timeline(
+    pts: IndexArray,
+    dts: IndexArray,
+    duration: IndexArray,
+    keyframe: BoolArray,
+    *,
+    frame_ticks: int,
+    jump_ticks: int | None,
+    timed: bool,
+    needs_key: bool,
+    cut_off: int = 0,
+) -> Timeline:
+    """Order packets (given in decoding order) by presentation.
+
+    Args:
+        pts, dts, duration, keyframe: one entry per shown frame; NO_TIME for an unknown time, 0 for an unknown duration.
+        frame_ticks: a frame's nominal duration, used if the container states none.
+        jump_ticks: if the decoding time falls by more than this, the clock has restarted; None if the clock never restarts.
+        timed: False for elementary streams: they have no times, so frames are counted.
+        needs_key: True if a decoder shows nothing before the first keyframe (recordings that were cut at any packet).
+        cut_off: frames that the file lists after the last packet but no longer holds; their times are guessed.
+    """
+    lasting = np.where(duration > 0, duration, frame_ticks)
+    if not timed or bool(np.all(pts == NO_TIME)):
+        times = _counted(dts, lasting, timed)
+        order = np.arange(len(times))
+    else:
+        times = _filled(pts, lasting)
+        order = _presentation_order(times, dts, jump_ticks)
+    if needs_key and bool(keyframe.any()):
+        order = _from_first_key(order, int(np.argmax(keyframe)))
+    shown = np.concatenate([times[order], times[order].max() + frame_ticks * np.arange(1, cut_off + 1)])
+    increasing = _increasing(shown, np.concatenate([lasting[order], np.full(cut_off, frame_ticks)]))
+    return Timeline(
+        pts=increasing,
+        shown_pts=shown if np.any(shown != increasing) else shown[:0],
+        keyframes=np.flatnonzero(keyframe[order]).astype(np.int64),
+        last_ticks=int(lasting[order[-1]]),
+    )
+
+
+def _counted(dts: IndexArray, lasting: IndexArray, timed: bool) -> IndexArray:
+    if timed and not bool(np.any(dts == NO_TIME)):
+        return dts
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lasting[:-1])])
+
+
+def _filled(pts: IndexArray, lasting: IndexArray) -> IndexArray:
+    """Replace each missing time by the time before it plus that frame's duration."""
+    times = pts.copy()
+    missing = np.flatnonzero(pts == NO_TIME)
+    for i in missing.tolist():
+        times[i] = times[i - 1] + lasting[i - 1] if i else pts[pts != NO_TIME][0]
+    return times
+
+
+def _presentation_order(times: IndexArray, dts: IndexArray, jump_ticks: int | None) -> IndexArray:
+    """Stable order by time; where the clock restarts, the parts before and after are ordered separately."""
+    if jump_ticks is None:
+        return np.argsort(times, kind="stable")
+    known = np.flatnonzero(dts != NO_TIME)
+    falls = np.flatnonzero(np.diff(dts[known]) < -jump_ticks)
+    cuts = [0, *known[falls + 1].tolist(), len(times)]
+    return np.concatenate([a + np.argsort(times[a:b], kind="stable") for a, b in pairwise(cuts)])
+
+
+def _from_first_key(order: IndexArray, first_key: int) -> IndexArray:
+    """Leave out frames decoded before the first keyframe, and frames decoded after it that are shown before it."""
+    shown = order[int(np.flatnonzero(order == first_key)[0]) :]
+    return shown[shown >= first_key]
+
+
+def _increasing(shown: IndexArray, lasting: IndexArray) -> IndexArray:
+    """Make times strictly increase: a repeat or a jump back continues from the frame before, and later frames move along."""
+    steps = np.diff(shown)
+    if bool(np.all(steps > 0)):
+        return shown
+    result = shown.copy()
+    moved = 0
+    for i in range(1, len(result)):
+        wanted = int(shown[i]) + moved
+        if wanted <= result[i - 1]:
+            repeat = shown[i] == shown[i - 1]
+            wanted = int(result[i - 1]) + int(lasting[i - 1])
+            moved = moved if repeat else wanted - int(shown[i])
+        result[i] = wanted
+    return result
+
+
+def _vp8_hidden(packet: Any) -> bool:
+    """RFC 6386, 9.1: bit 4 of the first byte is show_frame."""
+    return not memoryview(packet)[0] >> 4 & 1
+
+
+def _vp9_hidden(packet: Any) -> bool:
+    """VP9 bitstream specification, 6.2 and annex B: a packet is hidden if none of its frames is shown."""
+    data = memoryview(packet)
+    return not any(_vp9_shows(data[start : start + size]) for start, size in _vp9_frames(data))
+
+
+def _vp9_frames(data: memoryview) -> list[tuple[int, int]]:
+    """(start, size) of each frame of a superframe; the whole packet if it is not a superframe."""
+    marker = data[-1]
+    if marker >> 5 != 0b110:
+        return [(0, len(data))]
+    count, width = (marker & 7) + 1, (marker >> 3 & 3) + 1
+    index = len(data) - 2 - count * width
+    if index < 0 or data[index] != marker:
+        return [(0, len(data))]
+    frames, start = [], 0
+    for k in range(count):
+        at = index + 1 + k * width
+        size = int.from_bytes(data[at : at + width], "little")
+        frames.append((start, size))
+        start += size
+    return frames
+
+
+def _vp9_shows(frame: memoryview) -> bool:
+    if len(frame) == 0 or frame[0] >> 6 != 0b10:
+        return len(frame) > 0  # not a VP9 frame: let the decoder judge
+    first = frame[0]
+    show_existing = 2 if first >> 4 & 3 == 3 else 3  # number of the bit; profile 3 has one more reserved bit before it
+    return bool(first >> show_existing & 1 or first >> (show_existing - 2) & 1)  # frame_type lies between it and show_frame
+
+
+HIDDEN: Mapping[str, Callable[[Any], bool]] = {"vp8": _vp8_hidden, "vp9": _vp9_hidden}
+"""Codec name -> function that says whether a packet shows nothing. Other codecs have no such packets."""

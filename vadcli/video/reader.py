@@ -1,11 +1,11 @@
-"""Which row of the video a decoded frame is: the probe's frames reconciled with those that a decoder shows.
+"""Reads the frames of a video in order with decord, ffmpeg or from a folder of images (`FrameReader`).
 
-Frames of a video, row by row: one reader over decord, ffmpeg and folders of images.
+The choice `auto` depends only on the file. decord reads short clips of the kinds that it is known to read correctly (gray
+frames, no damage; see `vadcli.video.decord`), because it needs no process. ffmpeg reads everything else: it is as fast or
+faster on long videos and says which frames it concealed.
 
-`auto` depends on the file alone: decord for short clips of the kinds that it reads right (grey frames, nothing damaged; see
-`decord_frames`), because no process has to be started; ffmpeg for everything else, which is as quick or quicker on longer ones
-and tells which frames it concealed. Rows are the same whichever decoder reads: every frame that a player shows, in
-presentation order, without gaps, lost ones included.
+The rows are the same for every decoder: each frame that a player shows, in presentation order, without gaps, lost frames
+included. `RowMatcher` finds the row of each decoded frame by comparing its time with those that the probe found.
 """
 
 from __future__ import annotations
@@ -25,29 +25,31 @@ from vadcli.video.decord import DecordFrames, can_read, is_short
 from vadcli.video.ffmpeg import DamageFound, FfmpegFrames
 from vadcli.video.images import Backend, DecoderChoice, Frame, ImageFrames, ReadRequest
 
+__all__ = ["DecoderChoice", "Frame", "FrameReader", "ReadRequest"]
+
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the video: its index and its pts."""
+    """Index and pts of one frame of the video."""
 
     index: int
     pts: int
 
 
 class SeekMissed(Exception):
-    """A decoder began after the row that it was sent to, or at a time that names no row."""
+    """After a seek, a decoder began later than the row that was asked for, or at a time that is not any row's."""
 
 
 class RowMatcher:
-    """Gives each shown frame its row; feed it the frames of one decoder in order.
+    """Finds the row of each shown frame; give it the frames of one decoder in order.
 
-    A frame is matched by its pts. Where the container has no times of its own, all of the decoder's may be shifted by the same
-    amount. A frame that the probe did not foresee gets a row of its own between its neighbours; one that comes after its row
-    was given up (damaged files show frames out of order) gets none.
+    A frame is matched by its pts. If the container has no presentation times, all pts of the decoder may be shifted by a
+    constant. A frame that the probe did not find gets a row of its own between its neighbours. A frame that comes after its row
+    was given up as lost gets none (damaged files show frames out of order).
 
     Args:
-        info: what the probe foresaw.
-        sought: the row that the decoder was sent to; it may begin there or earlier. None: it begins at the beginning.
+        info: the probe's description of the video.
+        sought: the row that the decoder seeks to; it may begin there or earlier. None: it begins at the beginning.
     """
 
     def __init__(self, info: VideoInfo, *, sought: int | None = None) -> None:
@@ -60,14 +62,14 @@ class RowMatcher:
         self._begun = False
         self._sought = sought
         self._next = 0  # position in the probe's frames
-        self._added = 0  # frames that the probe did not foresee
+        self._added = 0  # frames that the probe did not find
         self._last_pts: int | None = None
 
     def place(self, pts: int | None) -> tuple[list[Row], Row | None]:
-        """The rows lost before this frame, and its own row; None where it comes too late.
+        """Return the rows lost before this frame, and its own row (None if it comes too late).
 
         Raises:
-            SeekMissed: the decoder began after the row that it was sent to.
+            SeekMissed: the decoder began after the row that it was asked to seek to.
         """
         if not self._begun:
             self._begin(pts)
@@ -95,7 +97,7 @@ class RowMatcher:
             self._shift = pts - int(self._expected[0])
 
     def _find(self, wanted: int) -> int | None:
-        """The next position at which the probe foresaw this time."""
+        """The next position at which the probe found this time."""
         if self._next >= len(self._expected):
             return None
         if self._expected[self._next] == wanted:
@@ -124,29 +126,26 @@ class RowMatcher:
         return Row(index, pts)
 
 
-__all__ = ["DecoderChoice", "Frame", "FrameReader", "ReadRequest"]
-
-
 class _Outcome(enum.Enum):
-    """How a decoder's turn ended."""
+    """How the work of one decoder ended."""
 
     ENDED = enum.auto()
-    NOTHING = enum.auto()  # not one frame was shown
-    UNSELECTED = enum.auto()  # a sampled row came without an image: rows and selection have parted
+    NOTHING = enum.auto()  # no frame was shown
+    UNSELECTED = enum.auto()  # a sampled row came without an image: rows and selection no longer agree
 
 
 class FrameReader:
-    """Iterator over the rows of a video from `request.start` on, in order and without gaps.
+    """Iterates over the rows of a video from `request.start`, in order and without gaps.
 
     It ends where the file ends, which may be before `info.frames`; a row between two others is never left out. Not safe to
-    share between threads. Close it, or use it in a `with` statement: an ffmpeg process hangs on it.
+    share between threads. Close it, or use it in a `with` statement: it may hold an ffmpeg process.
 
     Attributes:
         decoder: the one that delivered the last frame.
-        complaints: the last lines of what the decoder said.
+        complaints: the decoder's last messages.
 
     Raises:
-        DecodeError: no decoder is there or none decodes a single frame.
+        DecodeError: there is no decoder, or no frame can be decoded.
     """
 
     def __init__(self, info: VideoInfo, request: ReadRequest, *, decoder: DecoderChoice = "auto", threads: int = 0) -> None:
@@ -156,7 +155,7 @@ class FrameReader:
         self._request = request
         self._choice = decoder
         self._threads = threads
-        self._due = request.start  # the row to be delivered next
+        self._due = request.start  # the next row to yield
         self._rows = self._read()
 
     def __iter__(self) -> Self:
@@ -184,7 +183,7 @@ class FrameReader:
         elif self._choice == "auto" and self._suits_decord():
             try:
                 yield from self._read_decord(checked=True)
-            except DecodeError as error:  # damaged, or not as the probe foresaw; nothing was delivered yet
+            except DecodeError as error:  # damaged, or not as the probe found it; no frame was yielded yet
                 self.complaints = error.message
                 yield from self._read_ffmpeg(threads=1)
         else:
@@ -195,13 +194,13 @@ class FrameReader:
 
     def _read_decord(self, *, checked: bool) -> Generator[Frame, None, None]:
         if not can_read(self._info):
-            raise DecodeError(f"{shown(self._info.path)}: decord can't read it right", hint="leave --decoder at auto")
+            raise DecodeError(f"{shown(self._info.path)}: decord cannot read this kind of file", hint="use --decoder auto")
         frames = DecordFrames(self._info, self._request, threads=self._threads, checked=checked)
         self.decoder = DecoderName.DECORD
         yield from self._deliver(frames, RowMatcher(self._info, sought=self._due))
 
     def _read_ffmpeg(self, *, threads: int) -> Generator[Frame, None, None]:
-        """From the row due next to the end. ffmpeg is started again where a first plan does not hold."""
+        """Yield the next row and all later ones. ffmpeg is started again if seeking, selecting or threads turn out unsafe."""
         info, request = self._info, self._request
         self.decoder = DecoderName.FFMPEG
         may_seek, every_image = True, False
@@ -228,7 +227,7 @@ class FrameReader:
                 raise DecodeError(f"{shown(info.path)}: no frame can be decoded", hint=self.complaints)
 
     def _deliver(self, backend: Backend, matcher: RowMatcher) -> Generator[Frame, None, _Outcome]:
-        """The rows of one decoder from the row due next on; the decoder is closed at the end."""
+        """Yield one decoder's rows from the next one on; close the decoder at the end."""
         outcome = _Outcome.NOTHING
         try:
             for frame in backend:

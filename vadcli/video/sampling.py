@@ -1,11 +1,11 @@
-"""Which rows of a video are sampled, which clips they make, and how clips grow row by row; no files, no processes.
+"""Says which frames of a video are sampled and which clips they form, and collects clips frame by frame. Pure arithmetic.
 
-Rows are a video's frames in presentation order, 0-based; samples are every `interval`-th row; a clip is T samples:
+A row is the 0-based index of a frame in presentation order; every `interval`-th row is a sample; a clip is T samples:
 
     rows      0 1 2 3 4 5 6 7 8 9 ...        interval 2
     samples   0   1   2   3   4   ...
     clip 0    [0   1   2   3]                T = 4, overlap 1, stride 3: clip c starts at sample 3c
-    clip 1                [3   4 ...         sample 3 is shown again, and scored by clip 0 alone
+    clip 1                [3   4 ...         sample 3 is in both clips, but only clip 0 scores it
 
 The last clip of a video is moved back so that it ends on the last sample; a video shorter than a clip repeats its last
 frame. Each sampled frame that was decoded is `valid` in exactly one clip.
@@ -26,7 +26,7 @@ class SamplingPlan:
     """The arithmetic of one video's clips.
 
     Attributes:
-        frames: T, samples a clip.
+        frames: T, samples per clip.
         overlap: samples that a clip shares with the one before.
         interval: rows from one sample to the next.
     """
@@ -37,11 +37,12 @@ class SamplingPlan:
 
     def __post_init__(self) -> None:
         if self.interval < 1 or not 0 <= self.overlap < self.frames:
-            raise ValueError(f"no plan has {self.frames} frames, overlap {self.overlap}, interval {self.interval}")
+            text = f"{self.frames} frames, overlap {self.overlap}, interval {self.interval}"
+            raise ValueError(f"cannot cut clips with {text}: overlap must be below frames, interval at least 1")
 
     @classmethod
     def of(cls, needs: ClipNeeds, fps: float) -> SamplingPlan:
-        """The plan for a video of this average frame rate."""
+        """Return the plan for a video of this average frame rate."""
         return cls(needs.frames, needs.overlap, needs.interval_for(fps))
 
     @property
@@ -54,42 +55,41 @@ class SamplingPlan:
         return -(-rows // self.interval)
 
     def first_new_sample(self, clip: int) -> int:
-        """The first sample that this clip, and none before it, scores."""
+        """The first sample that this clip scores and no earlier clip does."""
         return clip * self.stride + self.overlap if clip else 0
 
     def first_row(self, clip: int) -> int:
-        """The row after the last sample of the clip before: where a scan resumed with this clip goes on."""
+        """The row after the last sample of the previous clip: a scan that resumes with this clip continues there."""
         return (self.first_new_sample(clip) - 1) * self.interval + 1 if clip else 0
 
     def read_from(self, clip: int) -> int:
-        """The first row to decode when a scan resumes with this clip.
+        """The first row to decode when a scan resumes with this clip; never after `first_row`.
 
-        It lies before the clip's own start, because the clip may turn out to be the last and be moved back, and not after
-        `first_row`.
+        It is before the clip's own start, because the clip may turn out to be the last one and be moved back.
         """
         return max(0, clip * self.stride - max(self.stride - 1, 1 - self.overlap)) * self.interval
 
     def whole_clips(self, rows: int) -> int:
-        """How many clips the first `rows` rows complete, none of them moved back or padded.
+        """How many clips the first `rows` rows complete, without one that is moved back or padded.
 
-        A scan that has stored `rows` rows resumes with the clip of this number, and keeps `first_row` of it.
+        A scan that has stored `rows` rows resumes with the clip of this number, and keeps the rows before its `first_row`.
         """
         samples = self.samples(rows)
         return (samples - self.frames) // self.stride + 1 if samples >= self.frames else 0
 
     def clips(self, rows: int) -> int:
-        """How many clips a video of this many rows makes."""
+        """How many clips a video with this many rows has."""
         whole = self.whole_clips(rows)
         return whole + (self.samples(rows) > self.first_new_sample(whole))
 
     def clip_samples(self, clip: int, rows: int) -> IndexArray:
-        """(T,) the samples that a clip shows when only `rows` rows exist: moved back or repeated at the end."""
+        """(T,) samples of a clip of a video with `rows` rows: moved back or repeated if the video ends within the clip."""
         end = min(self.samples(rows), clip * self.stride + self.frames)
         start = max(0, end - self.frames)
         return np.minimum(np.arange(start, start + self.frames, dtype=np.int64), end - 1)
 
     def burst_row(self, position: float, rows: int) -> int:
-        """The sampled row where a lone clip starts at this fraction of a video, moved back so that it fits in."""
+        """The sampled row at which a single clip starts at this fraction of a video, moved back so that it fits."""
         samples = self.samples(rows)
         return max(0, min(int(position * samples), samples - self.frames)) * self.interval
 
@@ -99,9 +99,9 @@ class Rows:
     """Consecutive rows of a video.
 
     Attributes:
-        first: index of the first row, or of the next one where there are none.
+        first: index of the first row, or of the next row if there are none.
         pts: (R,) int64 in the stream's time base.
-        decode_ok: (R,) bool, False where the decoder skipped or concealed the row.
+        decode_ok: (R,) bool, False if the decoder skipped or concealed the frame.
     """
 
     first: int
@@ -114,14 +114,14 @@ class Rows:
 
 @dataclass(frozen=True)
 class ClipParts:
-    """A clip apart from its pixels.
+    """Everything about a clip except its pixels.
 
     Attributes:
         index: number of the clip in its video.
         frame_index: (T,) int64 row of each frame.
         pts: (T,) int64 of each frame.
-        valid: (T,) bool, True where this clip scores the frame.
-        rows: all rows since the clip before, up to the clip's last sampled row.
+        valid: (T,) bool, True if this clip scores the frame.
+        rows: all rows after those of the previous clip, up to this clip's last sample.
     """
 
     index: int
@@ -132,16 +132,16 @@ class ClipParts:
 
 
 def fill_sources(lost: BoolArray) -> IndexArray:
-    """Where each frame of a clip takes its picture from: itself; if it was lost, the one before it.
+    """Return the position from which each frame of a clip takes its image: its own, or the one before if it was lost.
 
-    A clip that opens with lost frames shows its first picture there, so that nothing seems to move; it takes nothing from
-    other clips, so that a resumed scan sees the same.
+    If the first frames are lost, they get the first image of the clip, so that nothing seems to move. A clip never takes an
+    image from another clip, so that a resumed scan scores the same.
 
     Args:
-        lost: (T,) True where there is no picture.
+        lost: (T,) True if the frame has no image.
 
     Returns:
-        (T,) positions in the clip, all -1 where the clip has no picture.
+        (T,) positions in the clip; all -1 if the clip has no image.
     """
     own = np.where(lost, -1, np.arange(len(lost)))
     filled = np.maximum.accumulate(own)
@@ -152,15 +152,15 @@ def fill_sources(lost: BoolArray) -> IndexArray:
 
 
 class ClipAssembler:
-    """Takes a video's rows one by one and says when a clip is complete; never holds more than T pictures.
+    """Takes a video's rows one by one and says when a clip is complete; never holds more than T images.
 
-    After each `add` that returns True, and after `end` if it does, `take` must be called before anything else.
+    If `add` or `end` returns True, call `take` before anything else.
 
     Args:
         plan: the video's plan.
-        shape: (H, W, C) of a picture.
-        start_clip: first clip wanted; rows must then come from `plan.read_from(start_clip)` on.
-        origin: sampled row at which the clips are laid out, 0 but for a burst.
+        shape: (H, W, C) of an image.
+        start_clip: first clip wanted; the first row added must then be `plan.read_from(start_clip)`.
+        origin: sampled row at which clip 0 starts; 0 unless only a part of the video is read.
     """
 
     def __init__(self, plan: SamplingPlan, shape: tuple[int, int, int], *, start_clip: int = 0, origin: int = 0) -> None:
@@ -179,24 +179,24 @@ class ClipAssembler:
 
     @property
     def next_row(self) -> int:
-        """The row that is due."""
+        """The row that the next `add` is for."""
         return self._row
 
     @property
     def has_picture(self) -> bool:
-        """True where any of the last T samples was decoded."""
+        """Whether any of the last T samples was decoded."""
         return not self._lost.all()
 
     def add(self, pts: int, ok: bool, picture: ByteArray | None) -> bool:
-        """Take the row that is due; True when it completes a clip.
+        """Add the next row; return True if it completes a clip.
 
         Args:
-            pts: its timestamp.
-            ok: False where the decoder skipped or concealed it.
-            picture: H x W x C bytes of a sampled row, None where it was lost; ignored between samples.
+            pts: time of the row.
+            ok: False if the decoder skipped or concealed it.
+            picture: H x W x C bytes of a sampled row, None if it was lost; ignored between samples.
 
         Raises:
-            ValueError: the picture is not of the promised size.
+            ValueError: the image does not have the size given at the start.
         """
         row = self._row
         self._row += 1
@@ -215,11 +215,11 @@ class ClipAssembler:
         return row == self._wanted
 
     def end(self) -> bool:
-        """Say that the video ended; True when samples are left that no clip has scored."""
+        """Tell that the video has ended; return True if samples are left that no clip has scored."""
         return self._plan.samples(self._row - self._origin) > self._plan.first_new_sample(self._clip)
 
     def take(self, out: ByteArray) -> ClipParts:
-        """Write the clip's pictures into `out`, (T, H, W, C), and return the rest of it."""
+        """Write the clip's images into `out`, (T, H, W, C), and return everything else about the clip."""
         plan = self._plan
         samples = plan.clip_samples(self._clip, self._row - self._origin)
         places = samples % plan.frames
@@ -239,7 +239,7 @@ class ClipAssembler:
         return parts
 
     def rest(self) -> Rows:
-        """The rows that no clip has taken along."""
+        """Return the rows after those of the last clip."""
         return self._cut(self._first + len(self._pts))
 
     def _last_row_of(self, clip: int) -> int:

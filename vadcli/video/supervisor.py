@@ -1,7 +1,7 @@
-"""Decoder processes as the loader sees them: started, watched and killed here, from one thread of their own.
+"""Starts, watches and kills decoder processes, from one thread of its own (`Supervisor`).
 
-The thread that starts them lives as long as the loader, because on Linux a process that asked to die with its parent
-dies with the *thread* that started it.
+That thread lives as long as the loader, because on Linux a process that asked to die with its parent dies with the *thread*
+that started it.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from pathlib import Path
 import psutil
 
 from vadcli.errors import DecoderCrashed, DecoderHung, VadcliError, VideoError
-from vadcli.video.ffmpeg import families, private_mib
+from vadcli.video.ffmpeg import private_mib, process_trees
 from vadcli.video.transport import LoaderOptions, Ring, Setup, State, anonymous_file, read_tail
 
-_START_S = 60.0
+_START_S = 60.0  # a process may take this long to start, even if `timeout_s` is shorter
 _LONGEST_TICK_S = 1.0
-_REAP_S = 5.0
+_REAP_S = 5.0  # a killed process that has not ended after this time is given up
 _READ_AHEAD_BYTES = 64 << 20
-_WORDS_LIMIT_BYTES = 1 << 20
+_STDERR_LIMIT_BYTES = 1 << 20
 
 
 class DecoderProcess:
-    """One `vadcli.video.worker` with its connection, its ring and the file that its standard error goes to.
+    """One `vadcli.video.worker` with its connection, its ring and the file that receives its standard error.
 
-    Must be made in a thread that outlives it.
+    Create it in a thread that outlives it.
 
     Attributes:
-        process: the worker, for looking at.
+        process: the running worker, to be inspected.
     """
 
     def __init__(self, setup: Setup) -> None:
         slot_bytes = setup.needs.max_clip_bytes
         descriptor = anonymous_file(Ring.size(setup.slots, slot_bytes))
-        self._words = anonymous_file(0)
-        fcntl.fcntl(self._words, fcntl.F_SETFL, fcntl.fcntl(self._words, fcntl.F_GETFL) | os.O_APPEND)
+        self._stderr = anonymous_file(0)
+        fcntl.fcntl(self._stderr, fcntl.F_SETFL, fcntl.fcntl(self._stderr, fcntl.F_GETFL) | os.O_APPEND)
         self.connection, theirs = Pipe()
         try:
             self.ring = Ring(descriptor, slots=setup.slots, slot_bytes=slot_bytes, writable=False)
@@ -57,26 +57,26 @@ class DecoderProcess:
         self._progress = 0
         self._stalled_s = 0.0
         self._bytes_read = self._bytes_left = self._bytes_allowed = 0
-        self._verdict: tuple[type[VideoError], str] | None = None
-        self._condemned_at = 0.0
+        self._kill_reason: tuple[type[VideoError], str] | None = None
+        self._killed_at = 0.0
         self.send(setup)
 
     def _start(self, connection: Connection, descriptor: int) -> subprocess.Popen[bytes]:
         numbers = (connection.fileno(), descriptor)
-        # -P and sys.path: it imports what this process would import, and nothing from the folder it happens to run in.
+        # -P and sys.path: it imports what this process would import, and nothing from the current folder.
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "vadcli.video.worker", *map(str, (os.getpid(), *numbers))],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            stderr=self._words,
+            stderr=self._stderr,
             pass_fds=numbers,
             start_new_session=True,
             env={**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"},
         )
 
     def send(self, message: object) -> bool:
-        """Send a message; False if the process is gone."""
+        """Send a message; return False if the process has ended."""
         try:
             self.connection.send(message)
         except OSError:
@@ -84,89 +84,93 @@ class DecoderProcess:
         return True
 
     def expect(self, path: Path) -> None:
-        """Say which file it is about to read, before the request is sent."""
+        """Announce the file of the next request, so that reading it counts as progress. Call it before `send`."""
         with contextlib.suppress(OSError):
             self._bytes_allowed = 2 * path.stat().st_size + _READ_AHEAD_BYTES
 
-    def check(self, elapsed_s: float, options: LoaderOptions, family: list[psutil.Process]) -> None:
-        """Kill it if it has stood still for too long or holds too much memory, with what it started."""
-        if os.fstat(self._words).st_size > _WORDS_LIMIT_BYTES:
-            os.ftruncate(self._words, 0)
-        starting = self.ring.state is State.STARTING
-        self._stalled_s = 0.0 if self._moved(family) else self._stalled_s + elapsed_s
-        memory_mib = sum(map(private_mib, family))
-        if self._stalled_s >= (max(options.timeout_s, _START_S) if starting else options.timeout_s):
-            self._condemn(DecoderHung, f"the decoder stood still for {options.timeout_s:g} s and was killed")
-        elif memory_mib > options.memory_limit_mib:
-            text = (
-                f"the decoder took {memory_mib:.0f} MiB, more than the {options.memory_limit_mib} MiB allowed, and was killed"
-            )
-            self._condemn(DecoderCrashed, text)
+    def check(self, elapsed_s: float, options: LoaderOptions, tree: list[psutil.Process]) -> None:
+        """Kill the process and its children if it made no progress for too long or holds too much memory.
 
-    def _moved(self, family: list[psutil.Process]) -> bool:
-        progress, bytes_read = self.ring.progress, sum(map(_bytes_read, family))
+        Args:
+            elapsed_s: seconds since the last check.
+            options: the limits.
+            tree: the process and all its descendants.
+        """
+        if os.fstat(self._stderr).st_size > _STDERR_LIMIT_BYTES:
+            os.ftruncate(self._stderr, 0)
+        starting = self.ring.state is State.STARTING
+        self._stalled_s = 0.0 if self._has_progressed(tree) else self._stalled_s + elapsed_s
+        memory_mib = sum(map(private_mib, tree))
+        if self._stalled_s >= (max(options.timeout_s, _START_S) if starting else options.timeout_s):
+            self._kill_for(DecoderHung, f"the decoder made no progress for {options.timeout_s:g} s and was killed")
+        elif memory_mib > options.memory_limit_mib:
+            limit = f"more than the {options.memory_limit_mib} MiB allowed"
+            self._kill_for(DecoderCrashed, f"the decoder took {memory_mib:.0f} MiB, {limit}, and was killed")
+
+    def _has_progressed(self, tree: list[psutil.Process]) -> bool:
+        progress, bytes_read = self.ring.progress, sum(map(_bytes_read, tree))
         more, self._bytes_read = bytes_read - self._bytes_read, bytes_read
         if progress != self._progress or self.ring.state is State.WAITING:
             self._progress, self._bytes_left = progress, self._bytes_allowed
             return True
-        # Opening a long file, or looking for the middle of one, brings no rows for a while: reading on is progress too,
-        # until everything could have been read twice.
+        # Opening a long file, or seeking in it, delivers no frame for a while. So reading bytes is progress too, until the
+        # whole file could have been read twice.
         self._bytes_left -= max(0, more)
         return more > 0 and self._bytes_left > 0
 
-    def _condemn(self, kind: type[VideoError], text: str) -> None:
-        if self._verdict is None:
-            self._verdict = (kind, text)
-            self._condemned_at = time.monotonic()
+    def _kill_for(self, kind: type[VideoError], text: str) -> None:
+        if self._kill_reason is None:
+            self._kill_reason = (kind, text)
+            self._killed_at = time.monotonic()
             self._kill()
 
     @property
-    def beyond_killing(self) -> bool:
-        """True where it was killed and is still there, as in a read from a network drive that is gone."""
-        return self._verdict is not None and time.monotonic() - self._condemned_at > _REAP_S
+    def survives_kill(self) -> bool:
+        """Whether it was killed but does not end, for example while it reads from a network drive that is gone."""
+        return self._kill_reason is not None and time.monotonic() - self._killed_at > _REAP_S
 
     def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._popen.pid, signal.SIGKILL)
 
-    def bury(self) -> tuple[VideoError, str]:
-        """Kill it and all it started, free what it held, and say what it died of and its last words.
+    def reap(self) -> tuple[VideoError, str]:
+        """Kill the process and its children and free its memory; return why it ended and the end of its stderr.
 
-        The watching thread must have forgotten it. Slots that are still being looked at stay readable.
+        The supervisor's thread must no longer watch it. Slots that are still in use stay readable.
         """
-        self._kill()  # before it is waited for, while its number can't belong to another
+        self._kill()  # before waiting for it: afterwards its process id may belong to another process
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(_REAP_S)
-        words = read_tail(self._words)
-        kind, text = self._verdict or (DecoderCrashed, _cause(self._popen.returncode, words))
+        stderr = read_tail(self._stderr)
+        kind, text = self._kill_reason or (DecoderCrashed, _cause(self._popen.returncode, stderr))
         self.connection.close()
         if self._popen.stdin is not None:
             self._popen.stdin.close()
-        os.close(self._words)
+        os.close(self._stderr)
         self.ring.close()
-        return kind(text), words
+        return kind(text), stderr
 
 
 def _bytes_read(process: psutil.Process) -> int:
     try:
         return int(process.io_counters().read_chars)
-    except (psutil.Error, OSError, AttributeError):  # gone, or a system that doesn't count them
+    except (psutil.Error, OSError, AttributeError):  # it has ended, or the system does not count bytes
         return 0
 
 
-def _cause(code: int | None, words: str) -> str:
+def _cause(code: int | None, stderr: str) -> str:
     if code is None:
-        return "the decoder hangs in the system and can't be killed"
+        return "the decoder hangs in the system and cannot be killed"
     if code == -signal.SIGKILL:
-        return "the decoder was killed from outside (SIGKILL), perhaps for want of memory"
+        return "the decoder was killed from outside (SIGKILL), perhaps because memory ran out"
     if code < 0:
         return f"the decoder died of {signal.Signals(-code).name}"
-    last = words.splitlines()[-1] if words else "no word"
+    last = stderr.splitlines()[-1] if stderr else "no message"
     return f"the decoder ended with exit code {code}: {last}"
 
 
-class Keeper:
-    """The thread that starts decoder processes and looks after them until they are buried."""
+class Supervisor:
+    """The thread that starts decoder processes and watches them until they are reaped."""
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
@@ -174,29 +178,29 @@ class Keeper:
         self._orders: queue.SimpleQueue[Future[DecoderProcess] | None] = queue.SimpleQueue()
         self._processes: list[DecoderProcess] = []
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._keep, name="vadcli-decoder-keeper", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="vadcli-decoder-supervisor", daemon=True)
         self._thread.start()
 
     def start(self) -> DecoderProcess:
-        """A new process, watched from now on."""
+        """Start a process and watch it from now on."""
         order: Future[DecoderProcess] = Future()
         self._orders.put(order)
         return order.result()
 
-    def bury(self, process: DecoderProcess) -> tuple[VideoError, str]:
-        """Forget a process and bury it."""
+    def reap(self, process: DecoderProcess) -> tuple[VideoError, str]:
+        """Stop watching a process and reap it; returns as `DecoderProcess.reap`."""
         with self._lock:
             self._processes.remove(process)
-        return process.bury()
+        return process.reap()
 
     def stop(self) -> None:
-        """Bury all processes and end the thread. May be called again."""
+        """Reap all processes and end the thread; a second call does nothing."""
         self._orders.put(None)
         self._thread.join()
         while self._processes:
-            self.bury(self._processes[-1])
+            self.reap(self._processes[-1])
 
-    def _keep(self) -> None:
+    def _watch(self) -> None:
         before = time.monotonic()
         while True:
             with contextlib.suppress(queue.Empty):
@@ -207,17 +211,17 @@ class Keeper:
             now = time.monotonic()
             if now - before < self._tick_s:
                 continue
-            # After a pause of this whole machine or process nobody has stood still longer than a tick or two.
+            # If this process or the whole machine was suspended, the decoders were not hung for all that time.
             elapsed_s, before = min(now - before, 2 * self._tick_s), now
             with self._lock:
-                found = families([process.process for process in self._processes])
-                for process, family in zip(self._processes, found, strict=True):
-                    process.check(elapsed_s, self._setup.options, family)
+                trees = process_trees([process.process for process in self._processes])
+                for process, tree in zip(self._processes, trees, strict=True):
+                    process.check(elapsed_s, self._setup.options, tree)
 
     def _fill(self, order: Future[DecoderProcess]) -> None:
         try:
             process = DecoderProcess(self._setup)
-        except Exception as error:  # whoever waits for the order must hear of it
+        except Exception as error:  # the thread that waits in `start` must get it
             order.set_exception(VadcliError(f"no decoder process can be started: {error}"))
             return
         with self._lock:

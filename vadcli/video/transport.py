@@ -1,8 +1,7 @@
-"""What is asked of the loader, what it gives, and what its decoder processes send it.
+"""What passes between a caller, the loader and its decoder processes: requests, items, messages and shared memory.
 
-Memory that the loader and one decoder process share: clip slots, a progress counter, the decoder's last words.
-
-None of it has a name, so nothing can be left behind: it goes when the last process that maps it goes.
+The shared memory (`Ring`) holds clips and a progress counter. It has no name in any file system, so nothing is left behind: the
+system frees it when the last process that maps it ends.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ from vadcli.video.sampling import ClipParts, Rows
 
 @dataclass(frozen=True)
 class LoaderOptions:
-    """How videos are decoded, whoever wants the clips.
+    """How videos are decoded, for any detector.
 
     Attributes:
-        workers: decoder processes; each has one video open.
-        timeout_s: a decoder that reads no row for so long is hung.
-        memory_limit_mib: what a decoder process and its children may hold, shared memory apart.
+        workers: number of decoder processes; each has one video open.
+        timeout_s: a decoder that reads no frame for this long counts as hung.
+        memory_limit_mib: most memory that a decoder process and its children may hold, not counting shared memory.
         decoder: which decoder reads.
-        threads: threads a decoder; 0 is the number of cores divided by workers.
-        prober: "module:attribute" of what opens a video, called in the decoder process like `vadcli.video.probe.probe`.
-        reader: "module:attribute" of what reads its frames, called in the decoder process like
-            `vadcli.video.reader.FrameReader`. Another decoder plugs in here; it must be importable by name.
+        threads: threads per decoder; 0 is the number of cores divided by workers.
+        prober: "module:attribute" that describes a video; called in the decoder process like `vadcli.video.probe.probe`.
+        reader: "module:attribute" that reads its frames; called in the decoder process like
+            `vadcli.video.reader.FrameReader`. Use it to plug in another decoder.
     """
 
     workers: int = 1
@@ -48,26 +47,26 @@ class LoaderOptions:
 
     def __post_init__(self) -> None:
         if self.workers < 1 or self.threads < 0:
-            raise ValueError(f"{self.workers} workers of {self.threads} threads can't decode")
+            raise ValueError(f"{self.workers} workers with {self.threads} threads cannot decode")
         if not (self.timeout_s > 0 and self.memory_limit_mib > 0):
             raise ValueError(f"time ({self.timeout_s} s) and memory ({self.memory_limit_mib} MiB) limits must be positive")
 
 
 @dataclass(frozen=True)
 class ClipRequest:
-    """One video, wanted as clips.
+    """One video to read as clips.
 
     Attributes:
-        video: the key that items carry, the relative path.
+        video: relative path of the video; all of its items carry it.
         path: the file, or the folder of images.
-        fps: for folders of images.
-        start_clip: the first clip wanted. Rows start at `SamplingPlan.first_row` of it: right after the last row that the
-            clip before brought.
-        bursts: where given, only one clip from each of these positions, fractions [0, 1) of the video's frames, numbered
-            in this order; no rows. A burst in which nothing was decoded is left out.
-        exact: bursts start at the very sample; else near it, where decoding is cheapest.
-        spans: where given, only the rows of these ranges [first, last), in order and apart; each first is a sampled row. Each
-            range is cut into clips as if it were a video of its own; clips carry the range's number and bring no rows.
+        fps: frame rate of a folder of images.
+        start_clip: the first clip wanted. Rows start at `SamplingPlan.first_row` of it, right after the last row of the clip
+            before.
+        bursts: if given, read only one clip at each of these positions (fractions [0, 1) of the video's frames), numbered in
+            this order, without rows. A burst in which no frame was decoded is left out.
+        exact: whether bursts start at exactly that sample; otherwise near it, where decoding is cheapest.
+        spans: if given, read only these ranges of rows [first, last), which are ordered and do not overlap; each first is a
+            sampled row. Each range is cut into clips like a video of its own; clips carry the number of the range and no rows.
     """
 
     video: str
@@ -80,19 +79,19 @@ class ClipRequest:
 
     def __post_init__(self) -> None:
         if self.start_clip < 0 or (self.start_clip and self.bursts):
-            raise ValueError(f"{self.video}: can't start at clip {self.start_clip} with {len(self.bursts)} bursts")
+            raise ValueError(f"{self.video}: cannot start at clip {self.start_clip} with {len(self.bursts)} bursts")
         if not all(0 <= position < 1 for position in self.bursts):
-            raise ValueError(f"{self.video}: burst positions {self.bursts} must lie in [0, 1)")
+            raise ValueError(f"{self.video}: burst positions {self.bursts} must be in [0, 1)")
         if self.spans and (self.start_clip or self.bursts):
-            raise ValueError(f"{self.video}: spans come without bursts and from the first clip on")
+            raise ValueError(f"{self.video}: spans cannot be combined with bursts or a start clip")
         edges = [0, *(row for span in self.spans for row in span)]
         if any(first >= last for first, last in self.spans) or edges != sorted(edges):
-            raise ValueError(f"{self.video}: spans {self.spans} must hold rows, and come in order")
+            raise ValueError(f"{self.video}: spans {self.spans} must be non-empty and in order")
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A video was probed; the first item of a video that can be read at all."""
+    """The first item of a video: it was probed. A video that cannot be probed has no such item."""
 
     video: str
     info: VideoInfo
@@ -100,10 +99,10 @@ class Opened:
 
 @dataclass(frozen=True)
 class ClipReady:
-    """A clip, in memory that is valid until the next item is asked for.
+    """A clip; its frames are valid until the next item is requested.
 
     Attributes:
-        rows: all rows since the previous clip's, up to and including the clip's last sampled row.
+        rows: all rows after those of the previous clip, up to and including this clip's last sample.
     """
 
     video: str
@@ -113,15 +112,15 @@ class ClipReady:
 
 @dataclass(frozen=True)
 class Finished:
-    """The last item of a video, whatever happened to it.
+    """The last item of every video, whatever happened to it.
 
     Attributes:
-        info: None where the video could not be opened.
-        decoder: which decoder read it last, "" where none did or it is not known.
-        rows: the rows after the last clip's. None of those whose decoder process died before it sent them.
+        info: None if the video could not be opened.
+        decoder: which decoder read it last; "" if none did or it is not known.
+        rows: the rows after those of the last clip. If the decoder process died, the rows that it had not sent are missing.
         decoded_frames: how many rows with decode_ok the items of this request carried.
-        error: why the video is not whole, or None. Frames that were skipped or concealed alone are no error.
-        complaints: what the decoder said, for people.
+        error: why the video was not read to its end, or None. Skipped or concealed frames alone are not an error.
+        complaints: the decoder's messages, for people to read.
     """
 
     video: str
@@ -138,7 +137,7 @@ Item = Opened | ClipReady | Finished
 
 @dataclass(frozen=True)
 class Setup:
-    """First message to a decoder process; then come requests, and numbers of slots that are free again."""
+    """The first message to a decoder process. Later messages are requests, or numbers of slots that are free again."""
 
     needs: ClipNeeds
     options: LoaderOptions
@@ -148,7 +147,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Filled:
-    """Message of a decoder process: a clip of this shape lies in this slot."""
+    """Message from a decoder process: a clip of this shape is in this slot."""
 
     slot: int
     shape: tuple[int, ...]
@@ -158,10 +157,10 @@ class Filled:
 
 @dataclass(frozen=True)
 class Done:
-    """Message of a decoder process: the video has ended.
+    """Message from a decoder process: the video has ended.
 
     Attributes:
-        retiring: True where the process ends itself now, having grown too large.
+        retiring: True if the process now ends because its memory has grown too large.
     """
 
     decoder: str
@@ -179,11 +178,11 @@ class State(IntEnum):
 
     STARTING = 0
     WORKING = 1
-    WAITING = 2  # for a video, for a free slot, or for the loader to read a message: not hung however long it takes
+    WAITING = 2  # for a video, a free slot, or the loader to read a message; never counts as hung
 
 
 def anonymous_file(size: int) -> int:
-    """A descriptor of zeroed memory (or of a file without a name, where there is no memfd), closed by the caller."""
+    """Return a descriptor of zeroed memory (of a file without a name if the system has no memfd); the caller closes it."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("vadcli")
     else:
@@ -194,18 +193,18 @@ def anonymous_file(size: int) -> int:
 
 
 def read_tail(descriptor: int, limit: int = 4000) -> str:
-    """The last `limit` bytes of a file as text, wherever its position is."""
+    """Return the last `limit` bytes of an open file as text; its position does not matter and is not changed."""
     size = os.fstat(descriptor).st_size
     return os.pread(descriptor, limit, max(0, size - limit)).decode(errors="replace").strip()
 
 
 class Ring:
-    """Slots of one size behind a header of two numbers. The decoder process writes, the loader only reads.
+    """Shared memory of a header with two numbers and slots of one size. The decoder process writes, the loader reads.
 
     Args:
-        descriptor: from `anonymous_file(Ring.size(...))`; the ring keeps its own hold of it.
+        descriptor: from `anonymous_file(Ring.size(...))`; it may be closed after this call.
         slots: how many clips fit.
-        slot_bytes: room for a clip.
+        slot_bytes: size of a slot, enough for one clip.
         writable: True in the decoder process.
     """
 
@@ -217,12 +216,12 @@ class Ring:
 
     @staticmethod
     def size(slots: int, slot_bytes: int) -> int:
-        """Bytes of a ring; only those that are written to take memory."""
+        """Bytes of a ring; only the pages that are written take memory."""
         return _HEADER_BYTES + slots * slot_bytes
 
     @property
     def state(self) -> State:
-        """What the decoder process is doing; WORKING where it has overwritten the answer."""
+        """What the decoder process is doing; WORKING if a faulty decoder has overwritten the number."""
         number = int(self._header[0])
         return State(number) if number in list(State) else State.WORKING
 
@@ -232,7 +231,7 @@ class Ring:
 
     @property
     def progress(self) -> int:
-        """How many steps (rows, messages) the decoder process has made in its life."""
+        """How many steps (rows and messages) the decoder process has made since it started."""
         return int(self._header[1])
 
     def advance(self) -> None:
@@ -240,19 +239,19 @@ class Ring:
         self._header[1] += 1
 
     def slot(self, number: int, shape: tuple[int, ...]) -> ByteArray:
-        """A view of a slot as a uint8 array, read-only on the loader's side.
+        """Return a view of a slot as a uint8 array, read-only for the loader.
 
         Raises:
-            ValueError: the shape has more bytes than a slot.
+            ValueError: the shape needs more bytes than a slot has.
         """
         count = int(np.prod(shape))
         if count > self._slot_bytes:
-            raise ValueError(f"a clip of {shape} takes {count} bytes, a slot has {self._slot_bytes}")
+            raise ValueError(f"a clip of shape {shape} needs {count} bytes, but a slot has {self._slot_bytes}")
         offset = _HEADER_BYTES + number * self._slot_bytes
         return np.frombuffer(self._map, np.uint8, count=count, offset=offset).reshape(shape)
 
     def close(self) -> None:
-        """Let go of the memory; views that are still held keep it until they go."""
+        """Release the memory; it is freed once no view of a slot is left."""
         del self._header
         with contextlib.suppress(BufferError):
             self._map.close()

@@ -1,10 +1,9 @@
-"""A decoder process: opens one video after the other and puts its clips into shared memory.
+"""The program of a decoder process: it reads one video after another and puts the clips into shared memory.
 
-It is started by the loader as `python -m vadcli.video.worker PARENT CONNECTION RING`, the loader's process id and two open
-descriptors, with a pipe on standard input that ends when the loader's process does. It leads its own session, so that
-neither ^C nor a signal to the loader's process group reaches it, and so that it can be killed together with what it
-started. Errors of a video are sent, not raised; whatever kills the process is seen by the loader. It never outlives the
-loader.
+The loader starts it as `python -m vadcli.video.worker PARENT CONNECTION RING` (its own process id and two open descriptors).
+Its standard input is a pipe that closes when the loader's process ends. It leads its own session, so that ^C and signals to the
+loader's process group do not reach it, and so that it can be killed together with its children. Errors of a video are sent to
+the loader, not raised; if the process dies, the loader notices. It never outlives the loader.
 """
 
 from __future__ import annotations
@@ -44,17 +43,18 @@ class _Outcome:
 
 @dataclass(frozen=True)
 class _Part:
-    """A part of a video: its number among those asked for, and the row where it stops."""
+    """A burst or span of a video: its number within the request, and the row before which it stops."""
 
     number: int
     stop: int
 
 
 def burst_rows(info: VideoInfo, plan: SamplingPlan, bursts: tuple[float, ...], *, exact: bool = False) -> list[int]:
-    """Sampled rows at which bursts start: right after the keyframe before, where no other burst starts there.
+    """Return the sampled row at which each burst starts.
 
-    From a keyframe on nothing is decoded in vain. Positions are wishes unless they are `exact`: a fit does not mind some
-    seconds; only reading the same rows twice would teach it nothing.
+    Unless `exact`, a burst starts at the first sampled row after the keyframe before its position, because decoding that starts
+    at a keyframe wastes no frame, and for a fit some seconds make no difference. If another burst already starts there, it
+    starts at its position, because a fit learns nothing from the same frames twice.
     """
     rows: list[int] = []
     for position in bursts:
@@ -80,7 +80,7 @@ class _Worker:
         self._probed: tuple[object, VideoInfo] | None = None
 
     def serve(self) -> None:
-        """Work until the loader goes, or until decoding has left too much memory behind."""
+        """Answer requests until the loader ends, or until decoding has leaked too much memory."""
         retiring = False
         while not retiring:
             message = self._receive()
@@ -95,7 +95,7 @@ class _Worker:
         before = _identity(request.path)
         try:
             if before is None:
-                raise FileChanged(f"{shown(request.path)}: gone before it could be opened")
+                raise FileChanged(f"{shown(request.path)}: vanished before it could be opened")
             info = self._probe_once(request, before)
             self._send(Opened(request.video, info))
             if request.bursts:
@@ -106,7 +106,7 @@ class _Worker:
                 self._read_all(info, request.start_clip, outcome)
         except VideoError as error:
             outcome.error = error
-        except Exception as error:  # one video must not stop the others, whatever its decoder raises
+        except Exception as error:  # whatever a decoder raises for one video must not stop the others
             outcome.error = DecodeError(f"{shown(request.path)}: {type(error).__name__}: {error}")
         after = _identity(request.path)
         if before != after:
@@ -116,7 +116,7 @@ class _Worker:
         return outcome
 
     def _probe_once(self, request: ClipRequest, identity: tuple[int, int]) -> VideoInfo:
-        """The probe; the last one where the same file is asked for part after part."""
+        """Probe the video, unless the last request was for the same file, as when its parts are requested one by one."""
         key = (request.path, request.fps, identity)
         if self._probed is None or self._probed[0] != key or not any(identity):
             self._probed = (key, self._probe(request.path, fps=request.fps))
@@ -130,7 +130,7 @@ class _Worker:
         finally:
             outcome.rows = assembler.rest()
         if assembler.next_row == 0:
-            raise DecodeError(f"{shown(info.path)}: not one frame could be decoded")
+            raise DecodeError(f"{shown(info.path)}: no frame could be decoded")
 
     def _read_bursts(self, info: VideoInfo, request: ClipRequest, outcome: _Outcome) -> None:
         plan = replace(SamplingPlan.of(self._setup.needs, info.fps), overlap=0)
@@ -154,12 +154,13 @@ class _Worker:
         try:
             for frame in reader:
                 if frame.index != assembler.next_row:
-                    raise DecodeError(f"{shown(info.path)}: row {frame.index} came where row {assembler.next_row} was due")
+                    expected = assembler.next_row
+                    raise DecodeError(f"{shown(info.path)}: the decoder delivered frame {frame.index} instead of {expected}")
                 self._ring.advance()
                 if assembler.add(frame.pts, frame.ok, frame.image):
                     outcome.decoder = reader.decoder
                     self._send_clip(assembler, outcome, part)
-        finally:  # what was read before an error counts
+        finally:  # frames read before an error are sent too
             outcome.decoder = reader.decoder
             if assembler.end():
                 self._send_clip(assembler, outcome, part)
@@ -183,7 +184,7 @@ class _Worker:
         self._send(Filled(self._free.pop(), shape, parts, outcome.decoder))
 
     def _receive(self) -> ClipRequest | None:
-        """The next request; None where the message was a slot that is free again."""
+        """The next request; None if the message was about a slot that is free again."""
         with self._waiting():
             message = self._connection.recv()
         if isinstance(message, ClipRequest):
@@ -201,7 +202,7 @@ class _Worker:
         try:
             yield
         except (EOFError, OSError):
-            os._exit(0)  # the loader is gone, and with it everyone who could be told
+            os._exit(0)  # the loader has ended, so nobody is left to report to
         self._ring.advance()
         self._ring.state = State.WORKING
 
@@ -212,7 +213,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     except OSError:
-        return (0, 0)  # there, but closed to us: opening it says why
+        return (0, 0)  # it exists but is not accessible: opening it will say why
     return status.st_size, status.st_mtime_ns
 
 
@@ -223,7 +224,7 @@ def _end_with_loader() -> None:
 
 
 def main() -> None:
-    """Entry of the process."""
+    """Run the decoder process until the loader ends."""
     parent, connection_number, descriptor = map(int, sys.argv[1:])
     die_with_parent(parent)
     connection = Connection(connection_number)
@@ -235,7 +236,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # Nothing to tidy up: some decoders crash when they are torn down, and the loader takes a closed connection for death.
+    # os._exit skips clean-up: some decoders crash in it, and the loader needs nothing but the closed connection.
     try:
         main()
     except BaseException:
