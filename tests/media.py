@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.patience import PATIENCE_S
+
 BITS = 8
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -48,7 +50,7 @@ def ffmpeg_exe() -> str:
 def run_ffmpeg(*arguments: str, stdin: bytes | None = None) -> str:
     """Run ffmpeg, overwrite the output, and return what it said."""
     command = [ffmpeg_exe(), "-hide_banner", "-y", "-threads", "1", *(["-nostdin"] if stdin is None else []), *arguments]
-    done = subprocess.run(command, input=stdin, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(command, input=stdin, capture_output=True, timeout=PATIENCE_S, check=False)
     said = done.stderr.decode(errors="replace")
     assert done.returncode == 0, f"{' '.join(command)}\n{said[-2000:]}"
     return said

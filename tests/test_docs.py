@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from vadcli.cli import app
 from vadcli.options import (
     BenchOptions,
@@ -29,7 +30,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(*command: str, **environment: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env={**os.environ, **environment})
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE_S, check=True, env={**os.environ, **environment}
+    )
     return done.stdout
 
 

@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from tests.patience import PATIENCE_S
 from vadcli.bench import Report
 from vadcli.bench.report import Setting, Stages, Throughput
 from vadcli.bench.rounds import Round
@@ -22,8 +23,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-rs", *arguments]
-    given = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment}
-    return subprocess.run(command, capture_output=True, text=True, timeout=110, cwd=ROOT, env=given, check=False)
+    # One thread: on a busy machine the threads of several processes would wait for one another.
+    given = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=ROOT, env=given, check=False)
 
 
 def test_they_are_skipped_and_say_so() -> None:

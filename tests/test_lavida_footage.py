@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.detectors.lavida.models import tiny_folder
+from tests.patience import PATIENCE_S
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
 from vadcli.store.mask_video import read_masks
@@ -32,7 +33,9 @@ pytestmark = [
 def run(*arguments: str | Path, temporary: Path) -> subprocess.CompletedProcess[str]:
     program = Path(sys.executable).with_name("vadcli")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)}
-    return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=110, check=False, env=environment)
+    return subprocess.run(
+        [program, *arguments], capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=environment
+    )
 
 
 def test_a_scan_of_real_footage_writes_the_contract_and_renders(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from tests.patience import PATIENCE_S
 from vadcli.metrics import FrameSet, frame_auc
 from vadcli.train.synthetic import SyntheticWorld, WorldOptions
 from vadcli.train.synthetic.videos import VideoOptions, write_videos
@@ -21,7 +22,7 @@ VIDEOS = 3
 
 def vadcli(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "vadcli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 @pytest.mark.slow
@@ -62,7 +63,7 @@ def test_a_scan_says_what_the_checkpoint_is_not_for(tmp_path: Path) -> None:
 
 def example(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(EXAMPLE), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 def test_the_example_makes_videos_with_their_truth(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
+
 PACKAGE = Path(__file__).resolve().parents[1] / "vadcli"
 
 # Units by level. A unit imports from lower levels and from itself; inside L3 units don't import one another.
@@ -139,7 +141,7 @@ def test_no_import_cycles() -> None:
 
 def test_importing_vadcli_loads_nothing_heavy() -> None:
     code = "import sys, vadcli; print(sorted({'torch', 'numpy', 'cv2', 'av', 'pyarrow'} & set(sys.modules)))"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE_S).stdout
     assert said.strip() == "[]"
 
 
@@ -155,7 +157,7 @@ print(sorted(heavy & set(sys.modules)), file=sys.stderr)
 
 def cpu_seconds_of_help() -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.stderr.strip() == "[]"
     assert "scan" in done.stdout

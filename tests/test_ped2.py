@@ -14,6 +14,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from benchmarks._baselines import difference, smoothed
+from tests.patience import PATIENCE_S
 from vadcli.store.mask_video import read_masks
 
 CLIPS = ("01", "02", "03", "04", "05", "06")
@@ -29,7 +30,7 @@ def scanned(ped2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Test clips 01-06 scanned together as frame folders, with no labels and no training clips."""
     out = tmp_path_factory.mktemp("ped2") / "out"
     options = ["--frames-as-video", "--fps", "10", "--masks", "video", "--out", str(out), "--quiet"]
-    subprocess.run([sys.executable, "-m", "vadcli", "scan", str(ped2 / "test"), *options], check=True, timeout=110)
+    subprocess.run([sys.executable, "-m", "vadcli", "scan", str(ped2 / "test"), *options], check=True, timeout=PATIENCE_S)
     return out
 
 

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.media import make_video
+from tests.patience import PATIENCE_S
 from vadcli.errors import UsageError
 from vadcli.status import SILENT_S, RunState, read_status
 from vadcli.store import OutputLayout
@@ -153,7 +154,7 @@ def test_all_is_done_when_every_video_is_over(pieces: list[tuple[str, float]]) -
 
 def status(out: Path) -> dict[str, object] | None:
     command = [sys.executable, "-m", "vadcli", "status", str(out), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
 
 
@@ -162,14 +163,14 @@ def test_beside_a_real_scan_until_it_is_killed(tmp_path: Path) -> None:
     (tmp_path / "footage").mkdir()
     make_video(tmp_path / "footage" / "a.mp4", frames=30)
     command = [sys.executable, "-m", "vadcli", "scan", str(tmp_path / "footage"), "--out", str(tmp_path / "out"), "--quiet"]
-    assert subprocess.run(command, timeout=100, check=False).returncode == 0
+    assert subprocess.run(command, timeout=PATIENCE_S, check=False).returncode == 0
     over = status(tmp_path / "out")
     assert over is not None
     assert (over["state"], over["done"], over["frames"]) == ("ended", 1, 30)
     make_video(tmp_path / "footage" / "b.mp4", frames=3000, size=(640, 360))
     scan = subprocess.Popen([*command, "--force"], start_new_session=True)
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + PATIENCE_S
         while (told := status(tmp_path / "out")) is None or told["state"] != "running":
             assert time.monotonic() < until
             assert scan.poll() is None

@@ -13,6 +13,8 @@ import av
 import numpy as np
 import pytest
 
+from tests.patience import PATIENCE_S
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SECONDS, WIDTH = 8.0, 128
 
@@ -33,7 +35,7 @@ def test_the_command_makes_an_archive(tmp_path: Path) -> None:
         "--width",
         "128",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     assert "6 videos" in done.stdout
     videos = sorted(path.relative_to(tmp_path / "footage").as_posix() for path in tmp_path.rglob("*.mp4"))
     assert len(videos) == 6
@@ -48,7 +50,7 @@ def test_the_command_makes_an_archive(tmp_path: Path) -> None:
 
 def test_bad_widths_are_refused(tmp_path: Path) -> None:
     command = [sys.executable, str(EXAMPLES / "synthetic_archive.py"), str(tmp_path / "footage"), "--width", "129"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 2
     assert "--width 129" in done.stderr
     assert not (tmp_path / "footage").exists()

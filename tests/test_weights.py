@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 
 from tests.fake_hub import FakeHub, Revision, serve
+from tests.patience import PATIENCE_S
 from vadcli import weights
 from vadcli.errors import VadcliError, WeightsError
 from vadcli.weights.entries import parse_manifest
@@ -560,7 +561,9 @@ def test_locating_weights_imports_nothing_heavy(tmp_path: Path) -> None:
         "import sys; from vadcli import weights; weights.locate(sys.argv[1]); weights.fingerprint(weights.locate(sys.argv[1]));"
         "print(sorted({'torch', 'transformers', 'huggingface_hub', 'numpy', 'httpx'} & set(sys.modules)))"
     )
-    said = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True, timeout=60)
+    said = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True, timeout=PATIENCE_S
+    )
     assert said.stdout.strip() == "[]"
 
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from tests.cli.test_process import start, vadcli, wait_until
 from tests.media import make_video
+from tests.patience import PATIENCE_S
 from vadcli.cli import app
 from vadcli.errors import DeviceError
 
@@ -92,7 +93,7 @@ def test_an_interrupted_measurement_takes_its_footage_and_decoders_along(
     ready: Callable[[], bool] = lambda: bool(_measuring(tmp_path, process.pid, children))  # noqa: E731
     wait_until(ready)
     process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == code, stderr
     assert stdout == ""
     assert list((tmp_path / "tmp").glob("vadcli-*")) == []

@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 from tests.media import make_video
+from tests.patience import PATIENCE_S
 
 
 def vadcli(*arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "vadcli", *map(os.fspath, arguments)]
-    return subprocess.run(command, capture_output=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False)
 
 
 def test_report_and_render_find_the_footage_of_the_scan(tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.media import ffmpeg_exe, make_video
+from tests.patience import PATIENCE_S
 
 VADCLI = [sys.executable, "-m", "vadcli"]
-WAIT_S = 100
+WAIT_S = PATIENCE_S
 
 
 def vadcli(
@@ -187,7 +188,7 @@ def test_kill_9_costs_at_most_a_checkpoint(long_footage: Path, undisturbed: Path
     running.kill()
     running.communicate()
     assert family
-    assert psutil.wait_procs(family, timeout=20)[1] == []
+    assert psutil.wait_procs(family, timeout=PATIENCE_S)[1] == []
     assert checkpoint.exists()
     finished = list((out / "scores").glob("*.parquet"))
     before = {path: path.stat().st_mtime_ns for path in finished}
@@ -227,7 +228,7 @@ def test_a_signal_leaves_a_resumable_state(
     _, said = running.communicate(timeout=WAIT_S)
     assert running.returncode == code, said
     assert "the next run goes on" in said
-    assert psutil.wait_procs(family, timeout=20)[1] == []
+    assert psutil.wait_procs(family, timeout=PATIENCE_S)[1] == []
     assert json.loads((out / "run.json").read_text())["exit_code"] == code
     assert litter(out) == [".long.mp4.parquet.part"]
     assert vadcli("scan", long_footage, "-o", out, "--masks", "video").returncode == 0

@@ -16,6 +16,7 @@ from safetensors.numpy import save
 
 from tests.cli.test_process import VADCLI, vadcli, wait_until
 from tests.fake_hub import Revision, serve
+from tests.patience import PATIENCE_S
 
 Weights = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -140,7 +141,7 @@ def test_an_interrupted_pull_ends_at_once_and_goes_on_next_time(
         running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **own})
         wait_until(lambda: "model.safetensors" in hub.downloads() or running.poll() is not None)
         running.send_signal(number)
-        _, said = running.communicate(timeout=60)
+        _, said = running.communicate(timeout=PATIENCE_S)
         assert running.returncode == code, said
         assert "run the same command again" in said
         assert "Traceback" not in said
@@ -157,6 +158,6 @@ def test_listing_help_loads_nothing_heavy() -> None:
         "except SystemExit as end: assert not end.code\n"
         "print(sorted({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     assert done.stderr.strip() == "[]"
     assert "--random-weights" in done.stdout

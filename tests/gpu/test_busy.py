@@ -19,7 +19,6 @@ SPEED = 3.0
 """Of a scan at ratio 0.2, relative to the loop that takes one clip after the other and keeps every token."""
 
 
-@pytest.mark.timeout(240)
 def test_the_gpu_is_busy_while_made_files_are_scanned_and_it_is_fast(
     device: torch.device, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
+from tests.patience import PATIENCE_S
+
 
 @contextmanager
 def running(script, *arguments):
@@ -23,7 +25,7 @@ def side_by_side(script, *argument_lists):
     """The outputs of processes that run at once and must all end well; none outlives the call."""
     processes = [start(script, *arguments) for arguments in argument_lists]
     try:
-        outputs = [process.communicate(timeout=100)[0] for process in processes]
+        outputs = [process.communicate(timeout=PATIENCE_S)[0] for process in processes]
         assert [process.returncode for process in processes] == [0] * len(processes)
     finally:
         for process in processes:
@@ -40,6 +42,6 @@ def start(script, *arguments):
 def finished(script, *arguments):
     """The output of a process that must end well."""
     command = [sys.executable, "-c", script, *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, check=False, text=True, timeout=100)
+    result = subprocess.run(command, capture_output=True, check=False, text=True, timeout=PATIENCE_S)
     assert result.returncode == 0, result.stderr
     return result.stdout

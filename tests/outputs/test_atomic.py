@@ -124,7 +124,7 @@ with Scratch(Path(sys.argv[1])) as scratch:
     (scratch.folder / "deep" / "half.mkv").write_bytes(b"x" * 1000)
     (scratch.folder / "1.json").touch()
     print("ready", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -154,7 +154,7 @@ if os.fork() == 0:
     print("ready", flush=True)
     time.sleep(5)
     os._exit(0)
-time.sleep(60)
+time.sleep(600)
 """
 
 

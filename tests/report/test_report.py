@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.media import make_video
+from tests.patience import PATIENCE_S
 from tests.report.archives import GONE, HOSTILE, add_run, age_run, make_archive
 from vadcli.errors import UsageError
 from vadcli.reporting.archive import collect, moment
@@ -37,7 +38,7 @@ def layout(tmp_path: Path) -> OutputLayout:
 
 def report(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "vadcli", "report", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 class TestArchive:
@@ -252,7 +253,7 @@ class TestPage:
         os.mkfifo(pipe)
         reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True)
         assert report(layout.out, "--format", "markdown", "--to", pipe).returncode == 3
-        assert "cam2/c.mp4" in reader.communicate(timeout=30)[0]
+        assert "cam2/c.mp4" in reader.communicate(timeout=PATIENCE_S)[0]
         assert pipe.is_fifo()
         done = report(layout.out, "--to", tmp_path)
         assert done.returncode == 1
@@ -322,7 +323,7 @@ class TestReview:
 
     def events(self, *arguments: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "vadcli", "events", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
     def test_events_called_false_are_left_out_and_stay_out_when_written(self, layout: OutputLayout, review: Path) -> None:
         done = self.events(layout.out, "--review", review, "--write", "--json")

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.media import make_video
+from tests.patience import PATIENCE_S
 from tests.report.archives import make_archive
 from vadcli.errors import OutputError
 from vadcli.reporting.pictures import InFolder
@@ -113,7 +114,12 @@ def test_a_full_disk_keeps_the_earlier_page_and_says_so(layout: OutputLayout) ->
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
     done = subprocess.run(
-        command(layout.out, "--thumbnails", 0), capture_output=True, text=True, timeout=100, check=False, preexec_fn=small
+        command(layout.out, "--thumbnails", 0),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+        preexec_fn=small,
     )
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if "report.html" in line]
@@ -126,11 +132,11 @@ def test_a_full_disk_keeps_the_earlier_page_and_says_so(layout: OutputLayout) ->
 def test_killed_in_its_middle_the_earlier_page_is_whole_and_the_next_report_clears_up(layout: OutputLayout) -> None:
     page, files = layout.out / "report.html", layout.out / "files"
     options = (layout.out, "--assets", files, "--thumbnails", 2)
-    assert subprocess.run(command(*options), capture_output=True, timeout=100, check=False).returncode == 3
+    assert subprocess.run(command(*options), capture_output=True, timeout=PATIENCE_S, check=False).returncode == 3
     before, beside = page.read_bytes(), names(files)
     for _ in range(2):
         process = subprocess.Popen(command(*options, "--clips"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + PATIENCE_S
         while not list(files.glob(".tmp/*")) and process.poll() is None and time.monotonic() < limit:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
@@ -138,7 +144,7 @@ def test_killed_in_its_middle_the_earlier_page_is_whole_and_the_next_report_clea
         assert page.read_bytes() == before
         assert beside <= names(files)
     assert list(files.glob(".tmp/*"))
-    assert subprocess.run(command(*options), capture_output=True, timeout=100, check=False).returncode == 3
+    assert subprocess.run(command(*options), capture_output=True, timeout=PATIENCE_S, check=False).returncode == 3
     assert names(files) == beside
     assert json.loads((files / "pages.json").read_text()) == ["../report.html"]
     assert not layout.scratch.exists()

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from tests.patience import PATIENCE_S
 from vadcli.train.exposure import AnomalyExposureSampler, ExposureOptions, paper_options, same_name, shared_words
 from vadcli.train.materials import LAVIDA_MIX, Mixture
 from vadcli.train.samples import Segmentation, SegmentedObject
@@ -214,7 +215,7 @@ def test_words_in_common_leave_articles_out() -> None:
 
 def test_drawing_samples_needs_no_torch() -> None:
     code = "import sys, vadcli.train.materials, vadcli.train.datasets; print('torch' in sys.modules)"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE_S).stdout
     assert said.strip() == "False"
 
 

@@ -17,6 +17,7 @@ import av
 import numpy as np
 import pytest
 
+from tests.patience import PATIENCE_S
 from vadcli.errors import OutputError, UsageError
 from vadcli.ground_truth import open_ground_truth
 from vadcli.train.samples import SegmentationData
@@ -117,7 +118,7 @@ def test_another_process_with_another_hash_seed_makes_the_same_clip() -> None:
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=PATIENCE_S,
         ).stdout
         for seed in ("1", "2")
     ]

@@ -19,6 +19,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from tests.patience import PATIENCE_S
 from tests.train import miniatures
 from tests.train.small import small_model
 from vadcli.detectors.lavida import checkpoint
@@ -134,7 +135,7 @@ def test_a_process_killed_by_the_system_goes_on_to_the_same_bytes(start: Path, t
     document = recipe.to_json()
     command = [sys.executable, "-c", CHILD, json.dumps(document), str(tmp_path / "broken")]
     child = subprocess.Popen(command, start_new_session=True)
-    log, deadline = tmp_path / "broken" / "log.csv", time.monotonic() + 100
+    log, deadline = tmp_path / "broken" / "log.csv", time.monotonic() + PATIENCE_S
     try:
         while not (log.is_file() and len(log.read_text().splitlines()) > 4):
             assert child.poll() is None, "the training ended before it could be killed"
@@ -264,7 +265,7 @@ def test_two_processes_train_as_one_does(start: Path, tmp_path: Path) -> None:
             subprocess.Popen(command, env={**os.environ, **place, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"})
         )
     try:
-        assert [child.wait(timeout=100) for child in children] == [0, 0]
+        assert [child.wait(timeout=PATIENCE_S) for child in children] == [0, 0]
     finally:
         for child in children:
             child.kill()

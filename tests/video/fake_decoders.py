@@ -69,7 +69,8 @@ class Reader:
             yield Frame(row, row * 10 + 50, ok, image)
 
     def close(self) -> None:
-        pass
+        if "when_read" in self._story:
+            Path(self._story["when_read"]).touch()
 
 
 _kept: list[bytearray] = []
@@ -88,7 +89,7 @@ def act(what: str, path: Path) -> None:
     elif what == "vanish":
         path.unlink()
     elif what == "read on slowly":
-        _read_on(path, pause_s=0.3, times=8)
+        _read_on(path, pause_s=0.4, times=10)
     elif what == "read on for ever":
         _read_on(Path("/dev/zero"), pause_s=0.0, times=sys.maxsize)
     else:

@@ -11,9 +11,10 @@ from vadcli.types import Clip, ClipNeeds, PixelFormat, SizeRule
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, LoaderOptions, Opened, Rows
 
 NEEDS = ClipNeeds(4, 1, 5.0, SizeRule(1000), PixelFormat.GRAY)  # every 2nd row of the fakes' 10 a second
-OPTIONS = LoaderOptions(timeout_s=20, prober=fake.PROBER, reader=fake.READER)
-QUICK = replace(OPTIONS, timeout_s=1.2)
-REAL = LoaderOptions(timeout_s=20, workers=2)
+OPTIONS = LoaderOptions(timeout_s=100, prober=fake.PROBER, reader=fake.READER)
+QUICK = replace(OPTIONS, timeout_s=2.5)
+"""For tests that wait for the timeout: short, and still longer than a busy machine keeps a process from running."""
+REAL = LoaderOptions(timeout_s=100, workers=2)
 
 
 @dataclass

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests import media
+from tests.patience import PATIENCE_S
 from tests.video.test_probe import shown_pts
 from vadcli.errors import DecodeError
 from vadcli.types import DecoderName, PixelFormat, SizeRule, VideoInfo
@@ -406,7 +407,7 @@ def test_ffmpeg_dies_with_its_parent(long_video: VideoInfo) -> None:
         "from vadcli.types import PixelFormat; from vadcli.video.probe import probe\n"
         "from vadcli.video.reader import FrameReader, ReadRequest\n"
         "reader = FrameReader(probe(Path(sys.argv[1])), ReadRequest(0, 1, 640, 480, PixelFormat.RGB), decoder='ffmpeg')\n"
-        "next(reader); print(psutil.Process().children()[0].pid, flush=True); time.sleep(60)\n"
+        "next(reader); print(psutil.Process().children()[0].pid, flush=True); time.sleep(600)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(long_video.path)], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
@@ -414,7 +415,7 @@ def test_ffmpeg_dies_with_its_parent(long_video: VideoInfo) -> None:
         assert psutil.pid_exists(pid)
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline, "ffmpeg outlived its parent"
         time.sleep(0.02)

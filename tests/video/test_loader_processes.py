@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from tests import media
+from tests.patience import PATIENCE_S
 from tests.video.loading import NEEDS, OPTIONS, QUICK, REAL, gather, load, request
 from vadcli.errors import DecodeError, DecoderCrashed, DecoderHung, VadcliError, VideoError
 from vadcli.types import SizeRule
@@ -35,7 +36,7 @@ def descendants() -> list[psutil.Process]:
     return [process for process in psutil.Process().children(recursive=True) if process not in _elders]
 
 
-def wait_until(condition, limit_s: float = 20.0) -> bool:
+def wait_until(condition, limit_s: float = PATIENCE_S) -> bool:
     """True as soon as the condition holds."""
     end = time.monotonic() + limit_s
     while time.monotonic() < end:
@@ -67,13 +68,13 @@ def alive(process: psutil.Process) -> bool:
 # What goes wrong
 
 TROUBLES: list[tuple[str, type[VideoError], str]] = [
-    ("hang", DecoderHung, "made no progress for 1.2 s"),
-    ("hang in C with the lock held", DecoderHung, "made no progress for 1.2 s"),
-    ("hang with a child", DecoderHung, "made no progress for 1.2 s"),
+    ("hang", DecoderHung, "made no progress for 2.5 s"),
+    ("hang in C with the lock held", DecoderHung, "made no progress for 2.5 s"),
+    ("hang with a child", DecoderHung, "made no progress for 2.5 s"),
     ("segfault", DecoderCrashed, "SIGSEGV"),
     ("exit", DecoderCrashed, "exit code 7: the library gave up"),
     ("eat memory", DecoderCrashed, "more than the 300 MiB allowed"),
-    ("read on for ever", DecoderHung, "made no progress for 1.2 s"),
+    ("read on for ever", DecoderHung, "made no progress for 2.5 s"),
 ]
 
 
@@ -135,9 +136,9 @@ def test_a_slow_consumer_is_no_hang(tmp_path):
     with ClipLoader(NEEDS, replace(QUICK, workers=2)) as loader:
         items = loader.run([request(tmp_path, name, rows=60) for name in "ab"])
         first = next(items)
-        time.sleep(2.0)  # both processes have filled their slots and wait
+        time.sleep(1.5 * QUICK.timeout_s)  # both processes have filled their slots and wait
         second = next(items)
-        time.sleep(2.0)
+        time.sleep(1.5 * QUICK.timeout_s)
         seen = gather(_chain(first, second, items))
     assert [one.end.error for one in seen.values()] == [None, None]
     assert all(one.row_numbers == list(range(60)) for one in seen.values())
@@ -217,13 +218,24 @@ def interruptible() -> Iterator[None]:
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_while_waiting_leaves_a_loader_that_works_and_closes(tmp_path):
     with ClipLoader(NEEDS, OPTIONS) as loader:
-        items = loader.run([request(tmp_path, "a", rows=60, at=0, do="hang")])
+        waits = threading.Event()
+
+        def stopped() -> bool:  # the loader calls it between two waits for messages
+            waits.set()
+            return False
+
+        def interrupt() -> None:
+            waits.wait()
+            os.kill(os.getpid(), signal.SIGINT)
+
+        items = loader.run([request(tmp_path, "a", rows=60, at=0, do="hang")], stopped=stopped)
         assert isinstance(next(items), Opened)
-        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
+        waits.clear()
+        thread = threading.Thread(target=interrupt)
+        thread.start()
         with pytest.raises(KeyboardInterrupt):
             next(items)
-        timer.join()
+        thread.join()
         assert not descendants()
         assert gather(loader.run([request(tmp_path, "b", rows=9)]))["b"].end.error is None
 
@@ -288,9 +300,9 @@ def test_a_run_ends_when_told_to_though_its_decoder_hangs(tmp_path):
 def test_a_run_that_is_told_to_end_leaves_no_items_to_the_next_one(tmp_path):
     told = threading.Event()
     with ClipLoader(NEEDS, OPTIONS) as loader:
-        items = loader.run([request(tmp_path, "a", rows=9)], stopped=told.is_set)
+        items = loader.run([request(tmp_path, "a", rows=9, when_read=str(tmp_path / "read"))], stopped=told.is_set)
         next(items)
-        time.sleep(0.5)  # the whole video is decoded by now
+        assert wait_until((tmp_path / "read").exists)  # so that several items wait to be yielded
         next(items)
         told.set()
         assert list(items) == []

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests import media
+from tests.patience import PATIENCE_S
 from vadcli.errors import NoVideoStream, ProbeError, UnsafeContainer
 from vadcli.video.container import shown
 from vadcli.video.images import list_images
@@ -30,7 +31,7 @@ def shown_pts(path: Path) -> list[int]:
     """The times of the frames that ffmpeg shows."""
     command = [media.ffmpeg_exe(), "-nostdin", "-hide_banner", "-copyts", "-i", f"file:{path}", "-map", "0:v:0"]
     command += ["-vf", "showinfo=checksum=0", "-fps_mode", "passthrough", "-f", "null", "-"]
-    said = subprocess.run(command, capture_output=True, timeout=120, check=False).stderr
+    said = subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False).stderr
     return [int(pts) for pts in re.findall(rb"\] n: *\d+ pts: *(-?\d+) ", said)]
 
 

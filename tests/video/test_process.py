@@ -9,7 +9,7 @@ import psutil
 
 from vadcli.video.ffmpeg import process_trees
 
-NEST = "import subprocess, sys, time; subprocess.Popen(['sleep', '60']); print('ready', flush=True); time.sleep(60)"
+NEST = "import subprocess, sys, time; subprocess.Popen(['sleep', '600']); print('ready', flush=True); time.sleep(600)"
 
 
 def test_each_family_is_whole_and_apart_from_the_others() -> None:

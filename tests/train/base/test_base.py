@@ -16,6 +16,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from tests.patience import PATIENCE_S
 from tests.train.small import scratch_folder
 from vadcli import weights
 from vadcli.detectors.lavida import checkpoint
@@ -272,7 +273,7 @@ running = {{ precision = "bf16" }}
         subprocess.Popen(command, env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")
     ]
     try:
-        assert [child.wait(timeout=110) for child in children] == [0, 0]
+        assert [child.wait(timeout=PATIENCE_S) for child in children] == [0, 0]
     finally:
         for child in children:
             child.kill()
