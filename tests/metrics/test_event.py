@@ -128,7 +128,7 @@ def test_the_truth_is_perfect():
         ("onset", [], [], 10, "matched"),
         ("onset", [(0, 1)], [(5, 6)], 10, "matched"),
         ("signed", [(0, 1)], [], 10, "matched"),
-        ("alarms", [(0, 1)], [], 0, "videos that last"),
+        ("alarms", [(0, 1)], [], 0, "videos with a duration"),
         ("recall", [(0, 1)], [], 10, "a true event"),
     ],
 )

@@ -123,7 +123,7 @@ def test_no_interval_where_no_resample_defines_the_figure():
     events = EventSet.of([[], [(0, 1)]], [[], []], [9, 9])
     none = segment_f1(events, iou=0.5).metric(Bootstrap(replicates=1, seed=seed_that_draws_the_first_twice()))
     assert (none.value, none.ci_low) == (0.0, None)
-    assert "no resample" in none.note
+    assert "undefined in every resample" in none.note
 
 
 def seed_that_draws_the_first_twice():

@@ -164,7 +164,7 @@ def test_resamples_without_a_true_region_are_left_out():
 def test_bad_input_is_refused():
     accumulator = PixelAccumulator()
     byte, floats = np.zeros((2, 2), np.uint8), np.zeros((2, 2))
-    with pytest.raises(ValueError, match="alike"):
+    with pytest.raises(ValueError, match="must both be"):
         accumulator.add("v", byte, np.zeros((2, 3), bool))
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         accumulator.add("v", floats + 2, byte)

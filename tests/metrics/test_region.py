@@ -196,7 +196,7 @@ def test_bad_regions_are_refused():
         Regions(np.zeros(2, np.int64), np.zeros(2, np.int64), np.ones((1, 4)), np.zeros(2))
     with pytest.raises(ValueError, match="track numbers"):
         Tracks(np.zeros(1, np.int64), np.zeros(1, np.int64), np.ones((1, 4)), np.zeros(2, np.int64))
-    with pytest.raises(ValueError, match="video 1, but the frames of 1 videos"):
+    with pytest.raises(ValueError, match="video 1, but frames are given for 1 videos"):
         rbdc(detected((1, 0, BOX, 0.5)), tracked((0, 0, BOX, 0)), np.array([1]))
 
 

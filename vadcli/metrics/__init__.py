@@ -1,6 +1,6 @@
-"""Metrics as pure functions over arrays: each gives an `Estimate`, whose `metric()` is a `Metric` with or without an interval.
+"""Metrics as pure functions over arrays; each returns an `Estimate`, whose `metric()` is a value with or without an interval.
 
-Knows no file, no data set and no detector. What can't be computed is None with a note, never NaN.
+Nothing here knows a file, a data set or a detector. A value that cannot be computed is None with a note, never NaN.
 """
 
 from vadcli.metrics.event import (

@@ -1,6 +1,8 @@
-"""Event metrics in seconds: what was found, how late, and how often nobody should have been called.
+"""Event metrics in seconds, and what a person's review of events says about thresholds.
 
-What a reader's verdicts tell of thresholds: how many alarms are right, and how many there are an hour.
+The metrics compare predicted with true events: which are found, how late they start, and how many false alarms there are per
+hour. `threshold_choices` uses reviewed events instead of a ground truth: the precision and the alarms per hour of each
+threshold.
 """
 
 from __future__ import annotations
@@ -22,8 +24,11 @@ IOU_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5)
 """The temporal IoUs at which segment F1 is reported."""
 
 TOLERANCE_S = 1e-6
-"""Overlaps of no more than this are none: decimal annotations meet binary timestamps."""
+"""An overlap of at most this does not count, because decimal annotations are compared with binary timestamps."""
 IOU_TOLERANCE = 1e-9
+
+LEVEL = 0.95
+"""Confidence level of the intervals in `ThresholdChoice`."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,8 @@ class EventSet:
     """Predicted and true events of a test set, both by video.
 
     Attributes:
-        predicted, true: V arrays (E, 2) float64, start and end in seconds of the video, end >= start; any order.
-        duration_s: (V,) float64, how long each video is.
+        predicted, true: V arrays (E, 2) float64, start and end in seconds from the start of the video, end >= start; any order.
+        duration_s: (V,) float64, duration of each video.
     """
 
     predicted: tuple[TimeArray, ...]
@@ -52,17 +57,17 @@ class EventSet:
 
     @classmethod
     def of(cls, predicted: Sequence[ArrayLike], true: Sequence[ArrayLike], duration_s: ArrayLike) -> EventSet:
-        """From lists of (start, end) a video; an empty list is a video without events."""
+        """Build from one list of (start, end) per video; an empty list is a video without events."""
         return cls(tuple(map(_spans, predicted)), tuple(map(_spans, true)), np.asarray(duration_s, np.float64))
 
 
 def match_events(predicted: TimeArray, true: TimeArray, iou: float) -> IndexArray:
-    """(M, 2) pairs (predicted, true) of one video with a temporal IoU of at least `iou` that overlap at all, one to one.
+    """Match the events of one video one to one; return (M, 2) pairs (predicted, true) with a temporal IoU of at least `iou`.
 
-    The matching has as many pairs as any can have, and among those the highest sum of IoUs: the optimal matching of sed_eval
-    (Mesaros et al., Metrics for Polyphonic Sound Event Detection, 2016) and mir_eval, which depends on no score and no order.
-    ActivityNet's greedy matching by score gives the same pairs where no two candidates compete for an event, so always where
-    events of one side don't overlap and the IoU is above 0.5.
+    Paired events always overlap. The matching has as many pairs as possible, and among such matchings the highest sum of IoUs.
+    This is the optimal matching of sed_eval (Mesaros et al., Metrics for Polyphonic Sound Event Detection, 2016) and mir_eval,
+    which depends on no score and no order. ActivityNet's greedy matching by score gives the same pairs if no two candidates
+    compete for an event; this is always so if the events of each side do not overlap one another and `iou` is above 0.5.
     """
     first, second, shared = _overlaps(predicted, true)
     union = (predicted[first, 1] - predicted[first, 0]) + (true[second, 1] - true[second, 0]) - shared
@@ -72,11 +77,10 @@ def match_events(predicted: TimeArray, true: TimeArray, iou: float) -> IndexArra
 
 
 def segment_f1(events: EventSet, *, iou: float) -> Estimate:
-    """F1 of events matched one to one at a temporal IoU of at least `iou`, over all videos together.
+    """Return the F1 of events matched by `match_events`, over all videos together.
 
     2 TP / (predicted + true), as the segmental F1 of Lea et al. (Temporal Convolutional Networks, CVPR 2017) and the event F1
-    of sed_eval; matched as `match_events` says. 0 where there are events on one side alone. Undefined where no video has
-    an event on either side.
+    of sed_eval. 0 if only one side has events; undefined if neither has.
     """
     if not 0.0 < iou <= 1.0:
         raise ValueError(f"the IoU must lie in (0, 1], not {iou:g}")
@@ -86,15 +90,15 @@ def segment_f1(events: EventSet, *, iou: float) -> Estimate:
 
 
 def onset_error(events: EventSet, *, iou: float = IOU_LEVELS[0], signed: bool = False) -> Estimate:
-    """The mean distance in seconds from the start of a true event to that of the predicted event matched with it.
+    """Return the mean distance in seconds between the starts of a true event and of the predicted event matched with it.
 
-    Its definition is this project's own, as papers on video anomaly detection share none: pairs are those of `match_events` at
-    `iou`; events without a partner don't count, so read it beside the recall. Undefined where nothing is matched.
+    This project defines it, because papers on video anomaly detection share no definition. The pairs are those of
+    `match_events`; events without a partner do not count, so read it together with the recall. Undefined without a pair.
 
     Args:
         events: of all videos.
-        iou: from which temporal IoU on events may be paired.
-        signed: True gives the mean of predicted minus true: below 0 is early.
+        iou: lowest temporal IoU of a pair.
+        signed: True returns the mean of predicted minus true start: a value below 0 is early.
     """
     if not 0.0 < iou <= 1.0:
         raise ValueError(f"the IoU must lie in (0, 1], not {iou:g}")
@@ -109,24 +113,25 @@ def onset_error(events: EventSet, *, iou: float = IOU_LEVELS[0], signed: bool = 
 
 
 def false_alarms_per_hour(events: EventSet) -> Estimate:
-    """Predicted events that overlap no true event, by the hours of all videos, abnormal stretches included.
+    """Return the number of predicted events that overlap no true event, per hour of all videos.
 
-    The false-alarm rate of surveillance evaluations (TRECVID's event detection counts it so, NIST 2010) with the mildest match:
-    touching a true event is enough not to be a false alarm. Undefined where the videos have no length.
+    The hours include the abnormal parts of the videos. This is the false-alarm rate of surveillance evaluations (TRECVID event
+    detection, NIST 2010) with the most lenient match: any overlap with a true event is enough. Undefined if the videos have no
+    duration.
     """
     alarms = [
         len(predicted) - len(np.unique(_overlaps(predicted, true)[0]))
         for predicted, true in zip(events.predicted, events.true, strict=True)
     ]
     hours = events.duration_s / 3600.0
-    return ratio(np.array(alarms, np.float64), hours, undefined="false alarms an hour need videos that last")
+    return ratio(np.array(alarms, np.float64), hours, undefined="false alarms per hour need videos with a duration")
 
 
 def detection_recall(events: EventSet) -> Estimate:
-    """The share of true events that some predicted event overlaps, however little.
+    """Return the share of true events that overlap a predicted event, however little.
 
-    The existence term of range-based recall (Tatbul et al., Precision and Recall for Time Series, NeurIPS 2018, section 4.1).
-    Undefined without true events.
+    This is the existence term of range-based recall (Tatbul et al., Precision and Recall for Time Series, NeurIPS 2018, section
+    4.1). Undefined without true events.
     """
     found = [
         len(np.unique(_overlaps(predicted, true)[1])) for predicted, true in zip(events.predicted, events.true, strict=True)
@@ -145,7 +150,7 @@ def _lengths(events: Sequence[TimeArray]) -> list[int]:
 
 
 def _overlaps(predicted: TimeArray, true: TimeArray) -> tuple[IndexArray, IndexArray, Numbers]:
-    """All pairs (predicted, true) that overlap, and by how many seconds; an event without length overlaps nothing."""
+    """All pairs (predicted, true) that overlap, and by how many seconds; an event of duration 0 overlaps nothing."""
     order = np.argsort(predicted[:, 0], kind="stable")
     starts = predicted[order, 0]
     reach = np.maximum.accumulate(predicted[order, 1]) if len(order) else starts
@@ -160,38 +165,38 @@ def _overlaps(predicted: TimeArray, true: TimeArray) -> tuple[IndexArray, IndexA
 
 
 def _assign(first: IndexArray, second: IndexArray, ious: Numbers, predicted: int, true: int) -> IndexArray:
-    """(M, 2) the one-to-one pairs out of candidates: most of them, then the highest sum of IoUs; each knot of rivals apart."""
+    """(M, 2) one-to-one pairs chosen from candidates: as many as possible, then with the highest sum of IoUs.
+
+    Candidates that share no event, directly or through others, are solved separately, so that the assignment stays small.
+    """
     graph = coo_array((np.ones(len(first)), (first, predicted + second)), shape=(predicted + true,) * 2)
-    knots = connected_components(graph, directed=False)[1][first] if len(first) else first
-    order = np.argsort(knots, kind="stable")
+    components = connected_components(graph, directed=False)[1][first] if len(first) else first
+    order = np.argsort(components, kind="stable")
     pairs = []
-    for members in np.split(order, np.flatnonzero(np.diff(knots[order])) + 1):
+    for members in np.split(order, np.flatnonzero(np.diff(components[order])) + 1):
         if len(members) == 1:
             pairs.append((first[members[0]], second[members[0]]))
             continue
         rows, row = np.unique(first[members], return_inverse=True)
         columns, column = np.unique(second[members], return_inverse=True)
         gain = np.zeros((len(rows), len(columns)))
-        gain[row, column] = 1.0 + ious[members] / (len(members) + 1)  # one pair more outweighs all IoUs together
+        gain[row, column] = 1.0 + ious[members] / (len(members) + 1)  # one more pair outweighs the sum of all IoUs
         chosen = linear_sum_assignment(gain, maximize=True)
         pairs.extend((rows[r], columns[c]) for r, c in zip(*chosen, strict=True) if gain[r, c] > 0)
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
-LEVEL = 0.95
-
-
 @dataclass(frozen=True)
 class ThresholdChoice:
-    """What a threshold would give.
+    """What remains at a higher threshold, according to reviewed events.
 
     Attributes:
         threshold: an event opens at this score.
-        true, false: reviewed events that would stay.
-        precision: share of true ones among these.
-        low, high: its 95 % interval (Jeffreys).
-        kept: share of all reviewed true events that would stay.
-        alarms_per_hour: events, reviewed or not, an hour of footage.
+        true, false: how many reviewed true and false events remain.
+        precision: share of true events among these.
+        low, high: 95 % interval of the precision (Jeffreys).
+        kept: share of all reviewed true events that remain.
+        alarms_per_hour: remaining events, reviewed or not, per hour of video.
     """
 
     threshold: float
@@ -205,21 +210,21 @@ class ThresholdChoice:
 
 
 def threshold_choices(reviewed: Sequence[ReviewedEvent], peaks: Sequence[float], hours: float) -> list[ThresholdChoice]:
-    """The thresholds worth choosing among, rising: each the lowest with its precision, and each more precise than those below.
+    """Return the thresholds worth choosing from, ascending; each is more precise than all lower ones.
 
-    A higher threshold removes exactly the events whose peak lies below it. What a lower one than the scan's would add is not
-    known: nobody has looked at it.
+    A higher threshold removes exactly the events whose peak is below it. A threshold below the scan's is not offered, because
+    nobody has reviewed the events that it would add.
 
     Args:
-        reviewed: events with a verdict; unsure ones don't count.
+        reviewed: events with a verdict; unsure ones do not count.
         peaks: peak scores of all stored events.
-        hours: footage that these come from.
+        hours: total duration of the videos with these events.
 
     Raises:
-        ValueError: there is no footage.
+        ValueError: `hours` is not positive.
     """
     if hours <= 0:
-        raise ValueError("no footage, no alarms an hour")
+        raise ValueError(f"alarms per hour need videos with a duration, not {hours:g} hours")
     judged = [event for event in reviewed if event.verdict is not Verdict.UNSURE]
     found: list[ThresholdChoice] = []
     for threshold in sorted({event.peak_score for event in judged}):
@@ -248,14 +253,14 @@ def _choice(judged: Sequence[ReviewedEvent], peaks: Sequence[float], hours: floa
 
 
 def without_false(events: Sequence[tuple[float, float]], reviewed: Sequence[ReviewedEvent]) -> list[int]:
-    """Places of the events of one video that no reader called false.
+    """Return the indices of the events of one video that no review called false.
 
-    An event is the reviewed one that shares more than half of their common stretch with it, so that a review holds for
-    events that were cut anew as well.
+    A review applies to the event whose temporal IoU with the reviewed event is above one half, so it also holds after the
+    events were cut again with other thresholds.
 
     Args:
-        events: (start_s, end_s) of each.
-        reviewed: of the same video.
+        events: (start_s, end_s) of each event.
+        reviewed: reviewed events of the same video.
     """
     return [place for place, span in enumerate(events) if _verdict(span, reviewed) is not Verdict.FALSE]
 

@@ -1,7 +1,4 @@
-"""Frame metrics: ROC-AUC and average precision over all frames together (micro) and per video (macro).
-
-One figure for each category of anomaly, against everything normal.
-"""
+"""Frame metrics: ROC-AUC and average precision over all frames together (micro), per video (macro) and per category."""
 
 from __future__ import annotations
 
@@ -17,8 +14,11 @@ from vadcli.metrics.intervals import Counts, Estimate, Numbers, average_precisio
 from vadcli.types import BoolArray, IndexArray
 
 RESAMPLE_BINS = 4096
-"""Bins a resampled curve has at most: half of equal shares of the positives, half of the negatives."""
-RESAMPLE_CELLS = 1 << 25  # videos times bins, of two float64 tables: with very many videos the bins get fewer
+"""Most bins of a resampled curve: one half with equal shares of the positives, one half with equal shares of the negatives."""
+RESAMPLE_CELLS = 1 << 25  # most videos times bins of the two float64 tables; with very many videos there are fewer bins
+
+NORMAL = -1
+"""The category code of a row without a category."""
 
 AUC_UNDEFINED = "ROC-AUC needs frames of both classes"
 AP_UNDEFINED = "average precision needs a positive frame"
@@ -35,7 +35,7 @@ class FrameSet:
         scores: (N,) floats, higher is more anomalous; no NaN.
         labels: (N,) bool, True in an anomaly.
         offsets: (V + 1,) int64, video v has the rows offsets[v] to offsets[v + 1].
-        sampled: (N,) bool, True where the model saw the frame; None where that isn't known. Other rows carry a score.
+        sampled: (N,) bool, True if the model saw the frame; None if not known. Other rows have a score carried forward.
     """
 
     scores: NDArray[np.floating[Any]]
@@ -58,19 +58,19 @@ class FrameSet:
     def of(
         cls, scores: Sequence[ArrayLike], labels: Sequence[ArrayLike], sampled: Sequence[ArrayLike] | None = None
     ) -> FrameSet:
-        """From one array a video; raises ValueError where a video's arrays differ in length."""
+        """Build from one array per video; raises ValueError if the arrays of a video differ in length."""
         videos = [np.asarray(part) for part in scores]
         truth = [np.asarray(part, np.bool_) for part in labels]
         lengths = [len(part) for part in videos]
         if lengths != [len(part) for part in truth]:
             raise ValueError(f"videos of {lengths} scores have {[len(part) for part in truth]} labels")
         offsets = np.append(0, np.cumsum(lengths, dtype=np.int64))
-        flags = None if sampled is None else _joined([np.asarray(part, np.bool_) for part in sampled])
-        return cls(np.concatenate(videos or [np.empty(0, np.float32)]), _joined(truth), offsets, flags)
+        flags = None if sampled is None else _concatenate([np.asarray(part, np.bool_) for part in sampled])
+        return cls(np.concatenate(videos or [np.empty(0, np.float32)]), _concatenate(truth), offsets, flags)
 
     @property
     def videos(self) -> int:
-        """How many videos there are, empty ones counted."""
+        """The number of videos, including empty ones."""
         return len(self.offsets) - 1
 
     @property
@@ -79,89 +79,138 @@ class FrameSet:
         return np.repeat(np.arange(self.videos), np.diff(self.offsets))
 
     def keep(self, rows: BoolArray) -> FrameSet:
-        """The rows where `rows` (N,) is True. Videos stay, empty or not."""
+        """Keep the rows where `rows` (N,) is True. All videos stay, even empty ones."""
         kept = np.append(0, np.cumsum(rows, dtype=np.int64))[self.offsets]
         return FrameSet(self.scores[rows], self.labels[rows], kept, None if self.sampled is None else self.sampled[rows])
 
     def only_sampled(self) -> FrameSet:
-        """Without the carried rows; raises ValueError where it isn't known which they are."""
+        """Keep only sampled rows; raises ValueError if `sampled` is None."""
         if self.sampled is None:
-            raise ValueError("these frames don't say which of them were sampled")
+            raise ValueError("it is not known which of these frames were sampled")
         return self.keep(self.sampled)
 
     @cached_property
     def counts(self) -> tuple[IndexArray, IndexArray]:
-        """(K,) positives and (K,) negatives at each distinct score, ascending; kept, as one sort serves every figure."""
+        """(K,) positives and (K,) negatives at each distinct score, ascending; cached, so all metrics share one sort."""
         return _counts(self.scores, self.labels)
 
     @cached_property
     def counts_by_video(self) -> tuple[tuple[IndexArray, IndexArray], ...]:
-        """`counts` of each video alone; kept."""
+        """`counts` of each video; cached."""
         edges = zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True)
         return tuple(_counts(self.scores[start:end], self.labels[start:end]) for start, end in edges)
 
     @cached_property
     def tables(self) -> tuple[Numbers, Numbers]:
-        """(V, K) positives and (V, K) negatives of each video by bins of ascending score, for resamples; kept."""
+        """(V, K) positives and (V, K) negatives per video and bin of ascending score, for resampling; cached."""
         return _tables(self.scores, self.labels, self.video, self.videos)
 
     def with_endpoints(self) -> FrameSet:
-        """One more video of two rows: label 0 with score 0 and label 1 with score 1; raises ValueError beyond [0, 1]."""
+        """Add a video of two rows: label 0 with score 0, label 1 with score 1; raises ValueError for scores outside [0, 1]."""
         scores, labels = _appended(self.scores, self.labels)
         return FrameSet(scores, labels, np.append(self.offsets, len(scores)))
 
     def each_with_endpoints(self) -> FrameSet:
-        """As `with_endpoints`, but two rows more at the end of each video."""
+        """Like `with_endpoints`, but add the two rows to the end of each video."""
         spans = zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True)
         parts = [_appended(self.scores[start:end], self.labels[start:end]) for start, end in spans]
         return FrameSet.of([scores for scores, _ in parts], [labels for _, labels in parts])
 
     def without_empty(self) -> FrameSet:
-        """Without videos that have no row."""
+        """Remove the videos that have no row."""
         offsets = np.append(0, self.offsets[1:][np.diff(self.offsets) > 0])
         return FrameSet(self.scores, self.labels, offsets, self.sampled)
 
 
 def frame_auc(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
-    """ROC-AUC over all frames together, ties half: `sklearn.metrics.roc_auc_score` of the concatenated test set.
+    """Return the ROC-AUC over all frames together; equals `sklearn.metrics.roc_auc_score` of the concatenated test set.
 
-    The value is exact. Its interval is exact where positives and negatives have at most half of RESAMPLE_BINS distinct scores
-    each. Else resamples tie the scores within a bin, which holds about 2 / RESAMPLE_BINS of either class, ties of one score
-    apart, and moves the area by less than that (by far less in practice, as the errors of bins cancel).
-    Undefined without abnormal or without normal frames, unless `endpoints` adds one of each.
+    The value is exact. Its interval is exact if positives and negatives each have at most half of RESAMPLE_BINS distinct
+    scores. Otherwise, resamples treat the scores within a bin as ties. A bin holds about 2 / RESAMPLE_BINS of one class (more
+    only if many rows share one score), and the area changes by less than that (far less in practice, as the errors of bins
+    cancel). Undefined without abnormal or without normal frames, unless `endpoints` adds one of each.
 
     Args:
-        frames: of all videos; `only_sampled()` first for the frames that the model saw.
-        endpoints: append label 0 with score 0 and label 1 with score 1, as the evaluators that Georgescu et al. (A
-            Background-Agnostic Framework, TPAMI 2021) and others published do. It flatters; scores must lie in [0, 1].
+        frames: of all videos; call `only_sampled()` first to evaluate only the frames that the model saw.
+        endpoints: append label 0 with score 0 and label 1 with score 1, as the published evaluators of Georgescu et al. (A
+            Background-Agnostic Framework, TPAMI 2021) and others do. This raises the value; scores must lie in [0, 1].
     """
     return _micro(frames, roc_auc, AUC_UNDEFINED, endpoints=endpoints)
 
 
 def frame_ap(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
-    """Average precision over all frames together: `sklearn.metrics.average_precision_score` of the concatenated test set.
+    """Return the average precision over all frames; equals `sklearn.metrics.average_precision_score` of the test set.
 
-    As for `frame_auc`, but resamples in bins of ties err by up to the change of precision within a bin. Undefined without
+    See `frame_auc` for intervals; here, bins change a resample by up to the change of precision within a bin. Undefined without
     abnormal frames, unless `endpoints` adds one.
     """
     return _micro(frames, average_precision, AP_UNDEFINED, endpoints=endpoints)
 
 
 def frame_auc_macro(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
-    """The mean of the videos' own ROC-AUCs, as Georgescu et al. (TPAMI 2021, section 4.2) report beside the micro one.
+    """Return the mean of the ROC-AUCs of the single videos, as in Georgescu et al. (TPAMI 2021, section 4.2).
 
-    Undefined for a video of one class only: such videos are left out and counted in the note; with `endpoints`, which those
-    authors use, none is. Undefined as a whole where all videos are. The interval is exact.
+    A video with only one class has no ROC-AUC: it is left out and counted in the note. With `endpoints`, which those authors
+    use, every video has one. Undefined if no video has one. The interval is exact.
     """
     return _macro(frames, roc_auc, AUC_UNDEFINED, endpoints=endpoints)
 
 
 def frame_ap_macro(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
-    """The mean of the videos' own average precisions. Undefined for a video without abnormal frames, see `frame_auc_macro`."""
+    """Return the mean of the average precisions of the single videos; see `frame_auc_macro`.
+
+    Videos without abnormal frames are left out.
+    """
     return _macro(frames, average_precision, AP_UNDEFINED, endpoints=endpoints)
 
 
-def _joined(flags: Sequence[BoolArray]) -> BoolArray:
+def frames_of_category(frames: FrameSet, codes: IndexArray, code: int, *, own_videos: bool = False) -> FrameSet:
+    """Return the frames that evaluate one category: its abnormal frames and the normal ones, without other categories' frames.
+
+    Args:
+        frames: of all videos.
+        codes: (N,) integers, the category of each abnormal row; NORMAL for abnormal rows without a category.
+        code: the category to evaluate.
+        own_videos: True keeps only videos that contain the category, so that only the time within a video is evaluated.
+    """
+    if len(codes) != len(frames.labels):
+        raise ValueError(f"{len(frames.labels)} frames need as many category codes, not {len(codes)}")
+    of_category = frames.labels & (codes == code)
+    rows = of_category | ~frames.labels
+    if own_videos:
+        rows &= np.isin(frames.video, frames.video[of_category])
+    return frames.keep(rows).without_empty()
+
+
+def per_category(
+    figure: Callable[[FrameSet], Estimate],
+    frames: FrameSet,
+    codes: IndexArray,
+    names: Sequence[str],
+    *,
+    own_videos: bool = False,
+) -> dict[str, Estimate]:
+    """Return `figure` for each category by name, on the frames that `frames_of_category` returns.
+
+    Papers on UCF-Crime (Sultani et al., CVPR 2018) and XD-Violence report such values without a common definition. Here the
+    normal frames are those of all videos, or with `own_videos` those of the category's videos. Undefined for a category without
+    frames.
+
+    Args:
+        figure: a metric such as `frame_auc`; `functools.partial` sets its options.
+        frames: of all videos.
+        codes: (N,) integers, 0 to len(names) - 1, or NORMAL.
+        names: names of the categories, by code.
+        own_videos: see `frames_of_category`.
+    """
+    return {name: figure(frames_of_category(frames, codes, code, own_videos=own_videos)) for code, name in enumerate(names)}
+
+
+def _concatenate(flags: Sequence[BoolArray]) -> BoolArray:
+    return np.concatenate([np.empty(0, np.bool_), *flags])
+
+
+def _concatenate(flags: Sequence[BoolArray]) -> BoolArray:
     return np.concatenate([np.empty(0, np.bool_), *flags])
 
 
@@ -193,15 +242,15 @@ def _macro(frames: FrameSet, area: Area, undefined: str, *, endpoints: bool) -> 
 
 def _appended(scores: NDArray[Any], labels: BoolArray) -> tuple[NDArray[Any], BoolArray]:
     if len(scores) and not (scores.min() >= 0.0 and scores.max() <= 1.0):
-        raise ValueError(f"end points need scores in [0, 1], not {scores.min():g} to {scores.max():g}")
+        raise ValueError(f"artificial end points need scores in [0, 1], not {scores.min():g} to {scores.max():g}")
     return np.append(scores, np.array([0, 1], scores.dtype)), np.append(labels, [False, True])
 
 
 def _counts(scores: NDArray[Any], labels: BoolArray) -> tuple[IndexArray, IndexArray]:
-    """(K,) positives and negatives at each distinct score, ascending; K is 1 where there are no frames."""
+    """(K,) positives and negatives at each distinct score, ascending; K is 1 if there are no frames."""
     if not len(scores):
         return np.zeros(1, np.int64), np.zeros(1, np.int64)
-    classes = [_distinct(np.sort(scores[labels])), _distinct(np.sort(scores[~labels]))]  # far quicker than an argsort of all
+    classes = [_distinct(np.sort(scores[labels])), _distinct(np.sort(scores[~labels]))]  # much faster than an argsort of all
     values, _ = _distinct(np.sort(np.concatenate([found for found, _ in classes])))
     counts = np.zeros((2, len(values)), np.int64)
     for row, (found, many) in zip(counts, classes, strict=True):
@@ -210,7 +259,7 @@ def _counts(scores: NDArray[Any], labels: BoolArray) -> tuple[IndexArray, IndexA
 
 
 def _distinct(ranked: NDArray[Any]) -> tuple[NDArray[Any], IndexArray]:
-    """The distinct values of an ascending array, and how often each is there."""
+    """The distinct values of an ascending array, and how often each occurs."""
     if not len(ranked):
         return ranked, np.empty(0, np.int64)
     starts = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))
@@ -218,55 +267,8 @@ def _distinct(ranked: NDArray[Any]) -> tuple[NDArray[Any], IndexArray]:
 
 
 def _tables(scores: NDArray[Any], labels: BoolArray, video: IndexArray, videos: int) -> tuple[Numbers, Numbers]:
-    """(V, K) positives and (V, K) negatives of each video by bins of ascending score."""
     bins = max(256, min(RESAMPLE_BINS, RESAMPLE_CELLS // max(videos, 1)))
     edges = bin_edges([np.sort(scores[labels]), np.sort(scores[~labels])], bins)
     column = np.searchsorted(edges, scores, "right")
     shape = (videos, len(edges) + 1)
     return histograms(video[labels], column[labels], shape), histograms(video[~labels], column[~labels], shape)
-
-
-NORMAL = -1
-"""The code of a row without a category."""
-
-
-def frames_of_category(frames: FrameSet, codes: IndexArray, code: int, *, own_videos: bool = False) -> FrameSet:
-    """The frames to judge one category by: its abnormal frames and the normal ones; other categories' frames are left out.
-
-    Args:
-        frames: of all videos.
-        codes: (N,) integers, the category of each abnormal row; abnormal rows of none have NORMAL.
-        code: the category that stays.
-        own_videos: True leaves only videos that hold the category, so that nothing but the moment is judged.
-    """
-    if len(codes) != len(frames.labels):
-        raise ValueError(f"{len(frames.labels)} frames need as many category codes, not {len(codes)}")
-    of_category = frames.labels & (codes == code)
-    rows = of_category | ~frames.labels
-    if own_videos:
-        rows &= np.isin(frames.video, frames.video[of_category])
-    return frames.keep(rows).without_empty()
-
-
-def per_category(
-    figure: Callable[[FrameSet], Estimate],
-    frames: FrameSet,
-    codes: IndexArray,
-    names: Sequence[str],
-    *,
-    own_videos: bool = False,
-) -> dict[str, Estimate]:
-    """`figure` for each category by name, on the frames that `frames_of_category` leaves.
-
-    Papers on UCF-Crime (Sultani et al., CVPR 2018) and XD-Violence report such figures without a shared definition. Here it is
-    all normal frames by default, those of the category's videos with `own_videos`. Undefined where `figure` is, so for a
-    category without frames.
-
-    Args:
-        figure: `frame_auc` and the like; `functools.partial` sets its options.
-        frames: of all videos.
-        codes: (N,) integers, 0 to len(names) - 1, NORMAL elsewhere.
-        names: of the categories, by code.
-        own_videos: as for `frames_of_category`.
-    """
-    return {name: figure(frames_of_category(frames, codes, code, own_videos=own_videos)) for code, name in enumerate(names)}

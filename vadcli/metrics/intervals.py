@@ -1,12 +1,11 @@
-"""A figure as it is reported: its value, its interval, the videos that it rests on, and what a reader must know beside it.
+"""What all metrics share: values with bootstrap intervals (`Metric`, `Estimate`), and areas under curves.
 
-Bootstrap intervals over videos: a figure is a function of how often each video counts, so that nothing is sorted twice.
+Intervals: the bootstrap draws videos with replacement, never frames, because the frames of one video depend on one another.
+Each metric is a function of how often each video counts, so that nothing has to be sorted again for a resample.
 
-Frames of one video depend on one another, videos hardly do: videos are drawn with replacement, never frames.
-
-Areas under curves from counts by ascending score: one arithmetic for exact scores, bins and resamples.
-
-Every function takes (..., K) counts, column k being all that scores the k-th lowest value (or bin), and gives (...) areas.
+Areas: the functions from `roc_auc` on compute from counts by ascending score, so that the same code serves exact scores, bins
+and resamples. They take (..., K) counts, in which column k counts everything with the k-th lowest score (or bin), and return
+(...) areas.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure. What can't be computed is None with a note that says why; a NaN is refused.
+    """A metric's value as it is reported. An undefined value is None with a note that says why; NaN is refused.
 
     Attributes:
-        value: the figure, or None where it is undefined.
-        ci_low, ci_high: the interval's ends, both or neither.
-        videos: how many videos the figure rests on.
-        note: what a reader must know; always there where the value is None.
+        value: None if undefined.
+        ci_low, ci_high: both ends of the interval, or both None.
+        videos: how many videos the value is computed from.
+        note: what a reader must know; never empty if the value is None.
     """
 
     value: float | None
@@ -45,10 +44,10 @@ class Metric:
         if (self.ci_low is None) != (self.ci_high is None):
             raise ValueError(f"an interval has both ends or none, not {self.ci_low} and {self.ci_high}")
         if self.ci_low is not None and self.ci_high is not None and self.ci_low > self.ci_high:
-            raise ValueError(f"an interval's low end {self.ci_low} lies above its high end {self.ci_high}")
+            raise ValueError(f"an interval's low end {self.ci_low} is above its high end {self.ci_high}")
 
     def to_json(self) -> dict[str, float | int | str | None]:
-        """In full precision, as written into `--json`."""
+        """Return the fields in full precision, as printed by `--json`."""
         return {
             "value": self.value,
             "ci_low": self.ci_low,
@@ -60,19 +59,19 @@ class Metric:
 
 Numbers = NDArray[np.float64]
 Statistic = Callable[[Numbers], Numbers]
-"""(B, V) weights, how often each video counts, to (B,) figures, NaN where a figure is undefined."""
+"""Maps (B, V) weights (how often each video counts in each resample) to (B,) values, NaN if undefined."""
 
-CHUNK = 64  # replicates weighed at once: bounds memory, changes no result
+CHUNK = 64  # resamples computed together; bounds memory and changes no result
 NEED_TWO = "an interval needs two videos or more"
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How intervals are made: the percentile method (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13).
+    """Settings of the percentile intervals (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13).
 
     Attributes:
-        replicates: how many times the videos are drawn.
-        confidence: the share of replicates inside the interval.
+        replicates: number of resamples.
+        confidence: share of resamples inside the interval.
         seed: the same seed, videos and replicates give the same interval.
     """
 
@@ -87,7 +86,7 @@ class Bootstrap:
             raise ValueError(f"confidence must lie between 0 and 1, not {self.confidence:g}")
 
     def weights(self, videos: int) -> Iterator[Numbers]:
-        """(up to CHUNK, V) float64 at a time: how often each video was drawn."""
+        """Yield arrays of at most (CHUNK, V) float64: how often each video was drawn in each resample."""
         generator = np.random.default_rng(self.seed)
         shares = np.full(videos, 1.0 / videos)
         for start in range(0, self.replicates, CHUNK):
@@ -97,14 +96,14 @@ class Bootstrap:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure that knows how to be resampled.
+    """A metric's value together with the function that computes it for resamples.
 
     Attributes:
-        value: the exact figure of all videos, or None where it is undefined.
-        drawn: V, how many videos a resample draws from.
-        statistic: the figure under (B, V) weights; called only where an interval is asked for.
-        note: why it is undefined, or what a reader must know.
-        used: how many videos the figure rests on; V where None.
+        value: the exact value over all videos; None if undefined.
+        drawn: V, the number of videos that a resample draws from.
+        statistic: the values for (B, V) weights; called only if an interval is requested.
+        note: why the value is undefined, or what a reader must know.
+        used: how many videos the value is computed from; None means V.
     """
 
     value: float | None
@@ -114,25 +113,28 @@ class Estimate:
     used: int | None = None
 
     def metric(self, bootstrap: Bootstrap | None = None) -> Metric:
-        """The figure, with its percentile interval over videos where `bootstrap` is given.
+        """Return the value, with its percentile interval over videos if `bootstrap` is given.
 
-        The interval is None with a note where the figure is undefined, there is one video alone, or no resample defines the
-        figure. Resamples that leave it undefined (one class only, say) are left out and counted in the note.
+        There is no interval, but a note, if the value is undefined, if there is only one video, or if the value is undefined in
+        every resample. Resamples in which it is undefined (for example with one class only) are left out and counted in the
+        note.
         """
         videos = self.drawn if self.used is None else self.used
         if self.value is None or bootstrap is None:
             return Metric(self.value, videos=videos, note=self.note)
         if self.drawn < 2:
-            return Metric(self.value, videos=videos, note=_joined(self.note, NEED_TWO))
+            return Metric(self.value, videos=videos, note=_join(self.note, NEED_TWO))
         figures = np.concatenate([self.statistic(weights) for weights in bootstrap.weights(self.drawn)])
         return _with_interval(self.value, figures, bootstrap, videos, self.note)
 
 
 def difference(first: Estimate, second: Estimate, bootstrap: Bootstrap) -> Metric:
-    """`first` minus `second`, with the interval of paired resamples: both runs are weighed by the same drawn videos.
+    """Return `first` minus `second` with the interval of paired resamples, in which both use the same drawn videos.
 
-    Undefined where either figure is. Raises ValueError where the runs don't have equally many videos; that they are the same
-    ones, in the same order, is for the caller to see to.
+    Undefined if either value is. The caller must make sure that both have the same videos in the same order.
+
+    Raises:
+        ValueError: the numbers of videos differ.
     """
     if first.drawn != second.drawn:
         raise ValueError(f"paired runs need the same videos, not {first.drawn} and {second.drawn}")
@@ -147,11 +149,11 @@ def difference(first: Estimate, second: Estimate, bootstrap: Bootstrap) -> Metri
 
 
 def ratio(numerator: Numbers, denominator: Numbers, *, undefined: str, note: str = "", used: int | None = None) -> Estimate:
-    """The sum of (V,) numerators over the sum of (V,) denominators; None with the note `undefined` where that sum is 0."""
+    """Return the sum of (V,) numerators over the sum of (V,) denominators; None with the note `undefined` if that is 0."""
     above, below = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
 
     def statistic(weights: Numbers) -> Numbers:
-        return divided(weights @ above, weights @ below)
+        return divide(weights @ above, weights @ below)
 
     total = float(below.sum())
     if total == 0.0:
@@ -159,8 +161,8 @@ def ratio(numerator: Numbers, denominator: Numbers, *, undefined: str, note: str
     return Estimate(float(above.sum()) / total, len(below), statistic, note, used)
 
 
-def divided(numerator: Numbers, denominator: Numbers) -> Numbers:
-    """Their quotient, NaN where the denominator is 0."""
+def divide(numerator: Numbers, denominator: Numbers) -> Numbers:
+    """Return the elementwise quotient; NaN where the denominator is 0."""
     quotient = np.full(np.shape(denominator), np.nan)
     np.divide(numerator, denominator, out=quotient, where=np.asarray(denominator) != 0)
     return quotient
@@ -169,16 +171,16 @@ def divided(numerator: Numbers, denominator: Numbers) -> Numbers:
 def _with_interval(value: float, figures: Numbers, bootstrap: Bootstrap, videos: int, note: str) -> Metric:
     kept = figures[~np.isnan(figures)]
     if not len(kept):
-        return Metric(value, videos=videos, note=_joined(note, "no interval: no resample defines the figure"))
+        return Metric(value, videos=videos, note=_join(note, "no interval: undefined in every resample"))
     lost = len(figures) - len(kept)
     if lost:
-        note = _joined(note, f"undefined in {lost} of {len(figures)} resamples, left out of the interval")
+        note = _join(note, f"undefined in {lost} of {len(figures)} resamples, left out of the interval")
     tail = (1.0 - bootstrap.confidence) / 2.0
     low, high = np.quantile(kept, [tail, 1.0 - tail])
     return Metric(value, float(low), float(high), videos, note)
 
 
-def _joined(*notes: str) -> str:
+def _join(*notes: str) -> str:
     return "; ".join(note for note in notes if note)
 
 
@@ -186,41 +188,41 @@ Counts = NDArray[np.int64] | Numbers
 
 
 def roc_auc(positives: Counts, negatives: Counts) -> Numbers:
-    """Area under the ROC curve: the chance that a positive scores above a negative, ties half (Mann and Whitney, 1947).
+    """Return the area under the ROC curve: the probability that a positive scores above a negative, with ties as one half.
 
-    Equal to `sklearn.metrics.roc_auc_score`. NaN without positives or without negatives.
+    Equals `sklearn.metrics.roc_auc_score` (Mann and Whitney, 1947). NaN without positives or without negatives.
     """
     total = positives.sum(axis=-1, keepdims=True)
     above = total - np.cumsum(positives, axis=-1)
     wins = (negatives * (above + positives / 2.0)).sum(axis=-1)
-    return divided(wins, total[..., 0] * negatives.sum(axis=-1, dtype=np.float64))
+    return divide(wins, total[..., 0] * negatives.sum(axis=-1, dtype=np.float64))
 
 
 def average_precision(positives: Counts, negatives: Counts) -> Numbers:
-    """Average precision: precision at each distinct score, weighed by the recall that it adds, nothing interpolated.
+    """Return the average precision: the precision at each distinct score, weighted by the recall that it adds.
 
-    Equal to `sklearn.metrics.average_precision_score`. NaN without positives; 1 without negatives.
+    Equals `sklearn.metrics.average_precision_score`, without interpolation. NaN without positives; 1 without negatives.
     """
     true, false = from_top(positives), from_top(negatives)
     found = true + false
     precision = np.divide(true, found, out=np.zeros(found.shape), where=found != 0)
-    return divided((positives * precision).sum(axis=-1), np.asarray(true[..., 0], np.float64))
+    return divide((positives * precision).sum(axis=-1), np.asarray(true[..., 0], np.float64))
 
 
 def from_top(counts: NDArray[Any]) -> NDArray[Any]:
-    """(..., K) running sums from the highest score down: what a threshold at column k lets through."""
+    """Return (..., K) running sums from the highest score down: how many pass a threshold at column k."""
     sums: NDArray[Any] = np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1]
     return sums
 
 
 def area_to_limit(x: Numbers, y: Numbers, limit: float, *, flat: bool) -> Numbers:
-    """(...) areas of piecewise linear (..., K) curves from x = 0 to `limit`; x never falls and starts at 0.
+    """Return the (...) areas under piecewise linear (..., K) curves from x = 0 to `limit`; x starts at 0 and never falls.
 
     Args:
         x, y: (..., K) points in order.
         limit: where the area ends.
-        flat: True holds the last point within the limit up to it, False cuts the line that crosses it. A curve that ends before
-            the limit is held either way.
+        flat: True continues horizontally from the last point within the limit; False cuts the line that crosses the limit. A
+            curve that ends before the limit always continues horizontally.
     """
     steps = np.diff(x, axis=-1)
     within = np.clip(limit - x[..., :-1], 0.0, steps)
@@ -237,14 +239,14 @@ def area_to_limit(x: Numbers, y: Numbers, limit: float, *, flat: bool) -> Number
 
 
 def bin_edges(groups: list[NDArray[Any]], bins: int) -> NDArray[Any]:
-    """Ascending values that part each group into about `bins / len(groups)` equal shares; with few distinct values all of them.
+    """Return ascending values that divide each group into about `bins / len(groups)` equal shares.
 
-    Bin k holds edge k - 1 <= value < edge k (`numpy.searchsorted(edges, values, "right")`), so that ties are never parted and
-    order between bins is kept. Where every distinct value is an edge, nothing is lost.
+    A group with few distinct values has all of them as edges, and then nothing is lost. Bin k holds edge k - 1 <= value < edge
+    k (`numpy.searchsorted(edges, values, "right")`), so that ties stay together and the order between bins is kept.
 
     Args:
-        groups: each ascending; positives and negatives apart, so that the rarer of them is resolved as finely.
-        bins: how many at most, about.
+        groups: each ascending; one for positives and one for negatives, so that the rarer class gets as many bins.
+        bins: approximate maximum number of bins.
     """
     edges = []
     for group in groups:
@@ -257,6 +259,6 @@ def bin_edges(groups: list[NDArray[Any]], bins: int) -> NDArray[Any]:
 def histograms(
     rows: NDArray[np.int64], bins: NDArray[np.int64], shape: tuple[int, int], weights: Numbers | None = None
 ) -> Numbers:
-    """(V, K) float64: how many (or how much weight of) the entries have row v and bin k."""
+    """Return (V, K) float64: the number (or the total weight) of entries with row v and bin k."""
     flat = np.bincount(rows * shape[1] + bins, weights, minlength=shape[0] * shape[1])
     return flat.reshape(shape).astype(np.float64, copy=False)

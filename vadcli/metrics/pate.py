@@ -1,4 +1,4 @@
-"""PATE: a precision-recall area that gives part of the credit to alarms shortly before and after an anomaly."""
+"""PATE: an area under a precision-recall curve that gives partial credit to alarms shortly before and after an anomaly."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from itertools import product
 import numpy as np
 
 from vadcli.metrics.frame import FrameSet
-from vadcli.metrics.intervals import Estimate, Numbers, divided, from_top, histograms
+from vadcli.metrics.intervals import Estimate, Numbers, divide, from_top, histograms
 from vadcli.types import BoolArray, IndexArray
 
 MAX_THRESHOLDS = 250
 BUFFERS = (0, 100)
-CELLS = 1 << 24  # thresholds times rows of one anomaly looked at at once
+CELLS = 1 << 24  # most thresholds times rows of one anomaly that are computed together
 
 
 @dataclass(frozen=True)
 class _Runs:
-    """(A,) anomalies in order: their video, and their first and last row among all rows."""
+    """(A,) anomalies in order: the video, the first and the last row of each, counted over all videos."""
 
     video: IndexArray
     first: IndexArray
@@ -33,23 +33,28 @@ def pate(
     late_frames: Sequence[int] = BUFFERS,
     max_thresholds: int | None = MAX_THRESHOLDS,
 ) -> Estimate:
-    """Proximity-Aware Time series anomaly Evaluation, the mean over buffer sizes of a weighted precision-recall area.
+    """Return PATE: the mean over buffer sizes of a weighted area under the precision-recall curve.
 
     Ghorbani, Reinders and Tax, PATE: Proximity-Aware Time series anomaly Evaluation, KDD 2024 (arXiv 2405.12096). At each
-    threshold an alarm inside an anomaly is true by 1; after it, within the late buffer, and before it, within the early buffer
-    and only where the anomaly itself is hit, by a weight that falls linearly with the distance from the anomaly's middle to 0
-    at the buffer's end, the rest of it being false; anywhere else it is false by 1. A missed anomaly lacks 1 a frame; in one
-    that is hit, missed frames lack 1 up to as many frames from its onset as its first hit run is long, and less further on.
-    Points where the recall falls with the threshold are left out of the area.
+    threshold, every frame with an alarm counts as follows:
 
-    What the paper leaves open is as in the authors' package PATE 0.1.1, whose defaults these are: for one video the value is
-    that package's. More videos are added up, and buffers end with the video. Undefined without abnormal frames.
+    - inside an anomaly: true with weight 1;
+    - in the late buffer after an anomaly, or in the early buffer before one that is hit: true with a weight that falls linearly
+      with the distance from the middle of the anomaly, to 0 at the end of the buffer, and false with the remaining weight;
+    - anywhere else: false with weight 1.
+
+    Every frame of a missed anomaly counts as missed with weight 1. In an anomaly that is hit, a missed frame has weight 1 up to
+    as many frames from the onset as the first run of hits is long, and less further on. Points at which the recall falls with
+    the threshold are left out of the area.
+
+    What the paper leaves open follows the authors' package PATE 0.1.1, whose defaults are used: for one video the value equals
+    that package's. The counts of several videos are added, and buffers end with the video. Undefined without abnormal frames.
 
     Args:
         frames: of all videos.
-        early_frames, late_frames: the buffer sizes, in frames, that the mean is taken over, every early with every late one.
-        max_thresholds: of the distinct scores that change the number of hits, evenly spaced quantiles, at most this many; None
-            takes every distinct score, which is the definition itself and slow where there are many.
+        early_frames, late_frames: buffer sizes in frames; the mean is over all pairs of an early and a late one.
+        max_thresholds: use at most this many thresholds, at evenly spaced quantiles of the distinct scores that change the
+            number of hits. None uses every distinct score, which is the exact definition but slow if there are many.
     """
     if min(early_frames, default=-1) < 0 or min(late_frames, default=-1) < 0:
         raise ValueError(f"buffers need sizes of 0 or more, not {list(early_frames)} and {list(late_frames)}")
@@ -104,12 +109,12 @@ def _thresholds(frames: FrameSet, limit: int | None) -> Numbers:
 
 
 def _reached(video: IndexArray, level: IndexArray, shape: tuple[int, int], weights: Numbers | None = None) -> Numbers:
-    """(V, T) how much of each video reaches each threshold."""
+    """(V, T) number (or weight) of rows of each video that reach each threshold."""
     return from_top(histograms(video, level, shape, weights))[:, 1:]
 
 
 def _true(frames: FrameSet, runs: _Runs, level: IndexArray, buffers: tuple[int, int], shape: tuple[int, int]) -> Numbers:
-    """(V, T) weighted true alarms, for one pair of buffer sizes."""
+    """(V, T) sum of the weights of true alarms, for one pair of buffer sizes."""
     early, late = buffers
     starts, ends = frames.offsets[runs.video], frames.offsets[runs.video + 1]
     alone = np.append(True, runs.video[1:] != runs.video[:-1])
@@ -138,7 +143,7 @@ def _rows(starts: IndexArray, ends: IndexArray) -> tuple[IndexArray, IndexArray]
 
 
 def _missed(scores: Numbers, runs: _Runs, thresholds: Numbers, shape: tuple[int, int]) -> Numbers:
-    """(V, T) weighted frames of anomalies that no alarm finds."""
+    """(V, T) sum of the weights of missed frames."""
     missed = np.zeros((shape[0], len(thresholds)))
     for video, first, last in zip(runs.video.tolist(), runs.first.tolist(), runs.last.tolist(), strict=True):
         step = max(CELLS // (last - first + 1), 1)
@@ -149,7 +154,7 @@ def _missed(scores: Numbers, runs: _Runs, thresholds: Numbers, shape: tuple[int,
 
 
 def _missed_of_one(hit: BoolArray) -> Numbers:
-    """(T,) of one anomaly, from (T, L) where it is hit at each threshold."""
+    """(T,) sum of the weights of missed frames of one anomaly, from (T, L) whether each frame is hit at each threshold."""
     length = hit.shape[1]
     index = np.arange(length)
     onset = hit.argmax(axis=1)
@@ -164,15 +169,15 @@ def _missed_of_one(hit: BoolArray) -> Numbers:
 
 
 def _area(true: Numbers, found: Numbers, lost: Numbers) -> Numbers:
-    """(B,) areas from (B, T) by ascending threshold: linear between points, from recall 0 at precision 1."""
+    """(B,) areas from (B, T) values by ascending threshold; linear between points, starting at recall 0 and precision 1."""
 
     def from_highest(values: Numbers) -> Numbers:
         backwards: Numbers = np.nan_to_num(values[:, ::-1])
         return backwards
 
     start = np.zeros((len(true), 1))
-    recall = np.hstack([start, from_highest(divided(true, true + lost))])
-    precision = np.hstack([start + 1.0, from_highest(divided(true, found))])
+    recall = np.hstack([start, from_highest(divide(true, true + lost))])
+    precision = np.hstack([start + 1.0, from_highest(divide(true, found))])
     rises = recall >= np.maximum.accumulate(recall, axis=1)
     return np.array([_trapezoids(*row) for row in zip(recall, precision, rises, strict=True)], np.float64)
 

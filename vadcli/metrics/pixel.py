@@ -1,4 +1,4 @@
-"""Pixel metrics from masks, frame after frame: memory depends on videos and bins, never on how many pixels there were."""
+"""Pixel metrics from masks that are added frame by frame; memory depends on the number of videos and bins, not of pixels."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from vadcli.metrics.intervals import Estimate, Numbers, area_to_limit, average_p
 from vadcli.types import BoolArray, IndexArray
 
 BYTE_BINS = 256
-"""Bins of uint8 masks: one a value, so that nothing is lost."""
+"""Bins of uint8 masks: one per value, so that nothing is lost."""
 
 PRO_LIMIT = 0.3
-"""Up to which false-positive rate AUPRO integrates, as its authors propose."""
+"""The highest false-positive rate of the AUPRO integral, as its authors propose."""
 
-TOUCHING = np.ones((3, 3), np.int8)  # pixels that meet at a corner belong to one region, as in MVTec AD's own evaluation
+TOUCHING = np.ones((3, 3), np.int8)  # pixels that touch at a corner belong to one region, as in MVTec AD's own evaluation
 
 
 @dataclass(frozen=True)
 class PixelCounts:
-    """What is left of the pixels, a row a video.
+    """Pixel counts with one row per video.
 
     Attributes:
-        names: (V,) the videos, in the order of their first frames.
+        names: (V,) the videos, in the order in which they were added.
         positives, negatives: (V, K) int64 pixels by bins of ascending score.
         overlap: (V, K) float64, the sum over true regions of the share of their pixels in each bin.
-        regions: (V,) int64 true regions, each frame's apart.
-        iou_sum: (V,) float64 over frames with a true pixel.
+        regions: (V,) int64 true regions, counted in each frame separately.
+        iou_sum: (V,) float64, the sum of IoUs over frames with a true pixel.
         positive_frames: (V,) int64 frames with a true pixel.
-        exact: True where the scores were bytes, so that bins lose nothing.
+        exact: True if the scores were bytes, so that bins lose nothing.
     """
 
     names: tuple[str, ...]
@@ -46,19 +46,19 @@ class PixelCounts:
 
     @property
     def note(self) -> str:
-        """How the scores were binned, where that loses something."""
+        """How many bins the scores were put into; empty if that loses nothing."""
         return "" if self.exact else f"by {self.positives.shape[-1]} bins"
 
 
 class PixelAccumulator:
-    """Takes masks frame by frame and keeps counts.
+    """Takes masks frame by frame and keeps only counts.
 
-    uint8 masks (0 to 255) have 256 values: 256 bins are exact for them. Float maps in [0, 1] fall into `bins` equal bins, 1.0
-    into the last one, and every figure says by how many. One accumulator takes one kind.
+    uint8 masks (0 to 255) have one bin per value, so they are exact. Float maps in [0, 1] are divided into `bins` equal bins,
+    and the note of every metric says how many. One accumulator takes either bytes or floats.
 
     Args:
         bins: for float maps, 256 or more; uint8 masks always have 256.
-        mask_at: from which score on, in [0, 1], a pixel belongs to the predicted mask (for the IoU alone).
+        mask_at: lowest score in [0, 1] of a pixel of the predicted mask; only used for the IoU.
     """
 
     def __init__(self, *, bins: int = BYTE_BINS, mask_at: float = 0.5) -> None:
@@ -75,19 +75,19 @@ class PixelAccumulator:
         """Count a frame or a stack of frames of one video.
 
         Args:
-            video: its name.
+            video: name of the video.
             scores: (H, W) or (F, H, W) uint8, or floats in [0, 1].
-            truth: the same shape, anything but 0 is abnormal. A caller who wants the masks smaller resizes both first (scores
+            truth: the same shape; every value except 0 is abnormal. To compute at a smaller size, resize both first (scores
                 with interpolation, truth with the nearest pixel).
 
         Raises:
-            ValueError: shapes differ, floats lie outside [0, 1], or bytes and floats are mixed.
+            ValueError: shapes differ, floats are outside [0, 1], or bytes and floats are mixed.
         """
         if scores.shape != truth.shape or scores.ndim not in (2, 3):
-            raise ValueError(f"{video}: scores {scores.shape} and truth {truth.shape} must be (H, W) or (F, H, W), alike")
+            raise ValueError(f"{video}: scores {scores.shape} and truth {truth.shape} must both be (H, W) or both (F, H, W)")
         is_bytes = scores.dtype == np.uint8
         if self._bytes not in (None, is_bytes):
-            raise ValueError(f"{video}: bytes and floats can't be mixed, their bins differ")
+            raise ValueError(f"{video}: bytes and floats cannot be mixed because their bins differ")
         if not is_bytes and scores.size and not (scores.min() >= 0.0 and scores.max() <= 1.0):
             raise ValueError(f"{video}: scores must lie in [0, 1], not {scores.min():g} to {scores.max():g}")
         self._bytes = is_bytes
@@ -99,7 +99,7 @@ class PixelAccumulator:
             counts.add(binned, found, mask != 0)
 
     def counts(self) -> PixelCounts:
-        """What was counted so far."""
+        """Return what was counted so far."""
         videos = list(self._videos.values())
         empty = np.zeros((0, self._bins))
         return PixelCounts(
@@ -142,37 +142,38 @@ class _Video:
 
 
 def pixel_auc(counts: PixelCounts) -> Estimate:
-    """ROC-AUC over the pixels of all frames together, ties half: `sklearn.metrics.roc_auc_score` of all pixels.
+    """Return the ROC-AUC over all pixels of all frames; equals `sklearn.metrics.roc_auc_score` of all pixels.
 
-    This is the pixel-level AUC of today's papers on Ped2, not the 40 % criterion of Mahadevan et al. (CVPR 2010). Exact for
-    bytes; scores of one bin count as tied else. Undefined without abnormal or without normal pixels.
+    This is the pixel-level AUC of recent papers on Ped2, not the 40 % criterion of Mahadevan et al. (CVPR 2010). Exact for
+    bytes; for floats, scores in one bin count as ties. Undefined without abnormal or without normal pixels.
     """
     return _by_curve(counts, roc_auc, "pixel ROC-AUC needs pixels of both classes")
 
 
 def pixel_ap(counts: PixelCounts) -> Estimate:
-    """Average precision over the pixels of all frames together, as `sklearn.metrics.average_precision_score` has it.
+    """Return the average precision over all pixels of all frames; equals `sklearn.metrics.average_precision_score`.
 
-    Exact for bytes; scores of one bin count as tied else. Undefined without abnormal pixels.
+    Exact for bytes; for floats, scores in one bin count as ties. Undefined without abnormal pixels.
     """
     return _by_curve(counts, average_precision, "pixel average precision needs an abnormal pixel")
 
 
 def mask_iou(counts: PixelCounts) -> Estimate:
-    """The mean over frames with a true pixel of the IoU of predicted and true mask (`sklearn.metrics.jaccard_score`, a frame).
+    """Return the mean IoU of predicted and true mask over frames with a true pixel (`sklearn.metrics.jaccard_score` per frame).
 
-    The predicted mask is what scores at least the accumulator's `mask_at`. Frames without a true pixel are left out: what is
-    predicted there doesn't count here. Undefined where no frame has a true pixel.
+    The predicted mask has the pixels that score at least the accumulator's `mask_at`. Frames without a true pixel are left out,
+    whatever is predicted there. Undefined if no frame has a true pixel.
     """
     return ratio(counts.iou_sum, counts.positive_frames.astype(np.float64), undefined="mask IoU needs a frame with a true mask")
 
 
 def aupro(counts: PixelCounts, *, limit: float = PRO_LIMIT) -> Estimate:
-    """Area under the per-region overlap, up to a false-positive rate of `limit`, over `limit`, so that 1 is perfect.
+    """Return the area under the per-region overlap curve up to a false-positive rate of `limit`, divided by `limit`.
 
-    Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 2021: at each threshold, the mean over true regions (of one frame
-    each, 8-connected) of the share that is found, against the share of normal pixels of all frames that is found; the curve
-    is cut on the line that crosses `limit`. Undefined without a true region or without normal pixels.
+    Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 2021. The curve has one point per threshold: the mean over true
+    regions (8-connected, within one frame) of the share of their pixels that is found, against the share of normal pixels that
+    is found. The line that crosses `limit` is cut there. 1 is perfect. Undefined without a true region or without normal
+    pixels.
     """
     if not 0.0 < limit <= 1.0:
         raise ValueError(f"the limit must lie in (0, 1], not {limit:g}")
@@ -181,7 +182,7 @@ def aupro(counts: PixelCounts, *, limit: float = PRO_LIMIT) -> Estimate:
     def statistic(weights: Numbers) -> Numbers:
         negatives = from_top(weights @ counts.negatives.astype(np.float64))
         overlap = from_top(weights @ counts.overlap)
-        with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 is what makes a resample undefined
+        with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 occurs in a resample that is undefined
             x = negatives[:, ::-1] / negatives[:, :1]
             y = overlap[:, ::-1] / (weights @ regions)[:, None]
         start = np.zeros((len(weights), 1))

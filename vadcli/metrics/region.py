@@ -1,4 +1,4 @@
-"""Region metrics on boxes: RBDC and TBDC, which ask whether the right place was found, and how often the wrong one."""
+"""Region metrics on boxes, RBDC and TBDC: whether anomalies are found at the right place, and how often a wrong place is."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from vadcli.metrics.intervals import Estimate, Numbers, area_to_limit, bin_edges, divided, from_top, histograms
+from vadcli.metrics.intervals import Estimate, Numbers, area_to_limit, bin_edges, divide, from_top, histograms
 from vadcli.types import ByteArray, IndexArray
 
 ALPHA = 0.1
 """The share of a track's regions that must be found for the track to be found."""
 BETA = 0.1
-"""The IoU from which on a region is found."""
-RESAMPLE_BINS = 2048  # distinct scores that resamples tell apart
+"""The lowest IoU at which a region is found."""
+RESAMPLE_BINS = 2048  # most score bins in a resample
 
 TOUCHING = np.ones((3, 3), np.int8)
 
@@ -28,8 +28,8 @@ class Regions:
     Attributes:
         video: (D,) int64, 0 to V - 1.
         frame: (D,) int64, row in the video.
-        box: (D, 4) x, y, width, height in pixels. A box of the corner form whose far corner is its last pixel, as in the tracks
-            that Georgescu et al. publish, has width x_max - x_min + 1.
+        box: (D, 4) x, y, width, height in pixels. If a box is given by its first and last pixel, as in the tracks that
+            Georgescu et al. publish, its width is x_max - x_min + 1.
         score: (D,) float64, higher is more anomalous.
     """
 
@@ -46,11 +46,11 @@ class Regions:
 
 @dataclass(frozen=True)
 class Tracks:
-    """True regions, those of one object in one video a track.
+    """True regions; the regions of one object in one video are a track.
 
     Attributes:
         video, frame, box: (G,), (G,), (G, 4) as in `Regions`.
-        track: (G,) int64, the same for the regions of one track; a number may return in another video.
+        track: (G,) int64, the same for all regions of one track; another video may use the same number for another track.
     """
 
     video: IndexArray
@@ -65,19 +65,21 @@ class Tracks:
 
 
 def rbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, beta: float = BETA) -> Estimate:
-    """Region-based detection criterion: the area under the share of true regions found against false regions a frame, up to 1.
+    """Return the region-based detection criterion: the mean share of found true regions at 0 to 1 false regions per frame.
 
-    Ramachandra and Jones, Street Scene: A New Dataset and Evaluation Protocol for Video Anomaly Detection, WACV 2020: a true
-    region is found by a region of its frame with an IoU of at least `beta`; a region with less than that to every true
-    region of its frame is false. As in the evaluator that UBnormal and Georgescu et al. (TPAMI 2021) use, the curve starts at
-    (0, 0) and its last point at or below 1 false region a frame is held up to 1; other than there, regions of equal score
-    come in together, so that their order doesn't matter. Undefined without true regions or without frames.
+    It is the area under the curve of that share against the false regions per frame.
+
+    Ramachandra and Jones, Street Scene: A New Dataset and Evaluation Protocol for Video Anomaly Detection, WACV 2020. A true
+    region is found by a detected region of its frame with an IoU of at least `beta`. A detected region with a lower IoU with
+    every true region of its frame is false. As in the evaluator of UBnormal and Georgescu et al. (TPAMI 2021), the curve starts
+    at (0, 0) and continues horizontally from its last point at or below 1 false region per frame. Unlike there, regions of
+    equal score are added together, so that their order does not matter. Undefined without true regions or without frames.
 
     Args:
         detected: regions of all videos.
         tracks: true regions of all videos.
-        frames: (V,) int64, how many frames each video has, those without any region too.
-        beta: the IoU from which on a region is found.
+        frames: (V,) int64, the number of frames of each video, including frames without any region.
+        beta: lowest IoU at which a region is found.
     """
     _check_share("beta", beta)
     best, false = _match(detected, tracks, beta)
@@ -85,9 +87,9 @@ def rbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, beta: float =
 
 
 def tbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, alpha: float = ALPHA, beta: float = BETA) -> Estimate:
-    """Track-based detection criterion: as `rbdc`, with the share of true tracks found in place of regions.
+    """Return the track-based detection criterion: like `rbdc`, but with the share of found true tracks.
 
-    The same source: a track is found where at least the share `alpha` of its regions is found. Undefined without true tracks
+    From the same paper: a track is found if at least the share `alpha` of its regions is found. Undefined without true tracks
     or without frames.
     """
     _check_share("alpha", alpha)
@@ -98,11 +100,11 @@ def tbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, alpha: float 
 
 
 def mask_regions(mask: ByteArray, *, at: float = 0.5) -> tuple[NDArray[np.int64], Numbers]:
-    """The boxes (R, 4) x, y, width, height of a mask's 8-connected regions, and the highest score (R,) in each, in [0, 1].
+    """Return the boxes (R, 4) x, y, width, height of a mask's 8-connected regions, and the highest score (R,) of each.
 
     Args:
         mask: (H, W) uint8.
-        at: from which score on, in [0, 1], a pixel belongs to a region; pixels of 0 never do.
+        at: lowest score in [0, 1] of a pixel of a region; pixels of value 0 never belong to one.
     """
     labelled, count = ndimage.label((mask >= at * 255.0) & (mask > 0), TOUCHING)
     boxes = [(x.start, y.start, x.stop - x.start, y.stop - y.start) for y, x in ndimage.find_objects(labelled)]
@@ -119,11 +121,11 @@ def _check_boxes(video: IndexArray, frame: IndexArray, box: Numbers) -> None:
     if len(frame) != len(video) or box.shape != (len(video), 4):
         raise ValueError(f"{len(video)} regions need as many frames and (R, 4) boxes, not {len(frame)} and {box.shape}")
     if len(video) and (box[:, 2:].min() <= 0 or video.min() < 0 or frame.min() < 0):
-        raise ValueError("a region needs a width and a height above 0, a video and a frame from 0 on")
+        raise ValueError("a region needs a width and a height above 0, and a video and a frame of at least 0")
 
 
 def _match(detected: Regions, tracks: Tracks, beta: float) -> tuple[Numbers, NDArray[np.bool_]]:
-    """(G,) the highest score that finds each true region, -inf where none does; (D,) True where a region finds none."""
+    """(G,) the highest score that finds each true region, -inf if none does; (D,) True if a detected region finds none."""
     first, second = _same_frame(detected, tracks)
     hits = _iou(detected.box[first], tracks.box[second]) >= beta
     best = np.full(len(tracks.video), -np.inf)
@@ -163,7 +165,7 @@ def _tracks_found_at(tracks: Tracks, best: Numbers, alpha: float) -> tuple[Index
         return video, best
     starts = np.flatnonzero(np.append(True, (video[1:] != video[:-1]) | (track[1:] != track[:-1])))
     lengths = np.diff(np.append(starts, len(order)))
-    needed = np.maximum(np.ceil(alpha * lengths - 1e-9).astype(np.int64), 1)  # 0.1 * 30 is a hair above 3
+    needed = np.maximum(np.ceil(alpha * lengths - 1e-9).astype(np.int64), 1)  # - 1e-9 because 0.1 * 30 is slightly above 3
     return video[starts], best[order][starts + needed - 1]
 
 
@@ -176,11 +178,11 @@ def _criterion(
     frames: IndexArray,
     undefined: str,
 ) -> Estimate:
-    """The area for true things (T,) of `video`, each found from the threshold `found_at` down."""
+    """The area for (T,) true regions or tracks: their videos, and the highest threshold at which each is found."""
     videos = len(frames)
     beyond = max(video.max(initial=-1), detected.video.max(initial=-1))
     if beyond >= videos:
-        raise ValueError(f"a region lies in video {beyond}, but the frames of {videos} videos are given")
+        raise ValueError(f"a region is in video {beyond}, but frames are given for {videos} videos")
     totals = np.bincount(video, minlength=videos).astype(np.float64)
     length = np.asarray(frames, np.float64)
     found = found_at > -np.inf
@@ -192,7 +194,7 @@ def _criterion(
 
     groups = [np.sort(found_at[found]), np.sort(detected.score[false])]
 
-    @cache  # made once, by the first interval that is asked for
+    @cache  # computed once, when the first interval is requested
     def binned() -> tuple[Numbers, Numbers]:
         return tables(bin_edges(groups, RESAMPLE_BINS))
 
@@ -211,10 +213,10 @@ def _criterion(
 
 
 def _area(hits: Numbers, alarms: Numbers, totals: Numbers, frames: Numbers) -> Numbers:
-    """(B,) areas from (B, K) counts by ascending score; NaN where nothing is true or there are no frames."""
+    """(B,) areas from (B, K) counts by ascending score; NaN without true regions or without frames."""
     start = np.zeros((len(hits), 1))
-    rate = divided(from_top(hits)[:, ::-1], np.broadcast_to(totals[:, None], hits.shape))
-    false = divided(from_top(alarms)[:, ::-1], np.broadcast_to(frames[:, None], alarms.shape))
+    rate = divide(from_top(hits)[:, ::-1], np.broadcast_to(totals[:, None], hits.shape))
+    false = divide(from_top(alarms)[:, ::-1], np.broadcast_to(frames[:, None], alarms.shape))
     usable = (totals > 0) & (frames > 0)
     x, y = np.where(usable[:, None], false, 0.0), np.where(usable[:, None], rate, 0.0)
     area = area_to_limit(np.hstack([start, x]), np.hstack([start, y]), 1.0, flat=True)
