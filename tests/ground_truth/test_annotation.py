@@ -46,7 +46,7 @@ def test_overlapping_intervals_stay_apart_as_spans_and_join_as_labels():
 
 
 def test_an_interval_past_the_end_is_an_error():
-    with pytest.raises(DocumentError, match=r"runs to frame 11 .*scores for 10 frames"):
+    with pytest.raises(DocumentError, match=r"ends at frame 11 .*scores for 10 frames"):
         truth_of(FrameIntervals((Span(5, 11),))).labels(table("a.mp4", 10))
 
 
@@ -89,7 +89,7 @@ def test_an_end_rounded_up_to_a_second_is_no_other_cut_but_more_is():
 
 
 def test_an_interval_between_two_frames_is_an_error_not_nothing():
-    with pytest.raises(DocumentError, match=r"no frame of a.mp4 lies in"):
+    with pytest.raises(DocumentError, match=r"a.mp4 has no frame between"):
         truth_of(TimeIntervals((TimeInterval(0.041, 0.079),))).labels(table("a.mp4", 10))
 
 

@@ -78,7 +78,7 @@ def test_ucsd_ranges_masks_and_clips_must_fit_the_frames(tmp_path):
         open_ground_truth("ped2", ucsd(tmp_path / "b", 2, masks=5)).videos()
     root = ucsd(tmp_path / "c", 2)
     (root / "UCSDped2/Test/Test003").mkdir()
-    with pytest.raises(DocumentError, match="has frame ranges of 2 clips, but 3 lie beside it"):
+    with pytest.raises(DocumentError, match="has frame ranges of 2 clips, but its folder has 3 clips"):
         open_ground_truth("ped2", root).videos()
     (root / "UCSDped2/Test/Test003").rmdir()
     (root / "UCSDped2/Test/Test002/003.tif").unlink()
@@ -93,7 +93,7 @@ def test_a_damaged_or_huge_mask_is_one_line(tmp_path):
     Image.new("1", (30_000, 30_000)).save(folder / "003.bmp")
     truth = open_ground_truth("ped2", root).videos()["Test/Test001"]
     for row in (1, 2):
-        with pytest.raises(DocumentError, match="not a readable picture") as caught:
+        with pytest.raises(DocumentError, match="not a readable image") as caught:
             truth.mask(row)
         assert f"00{row + 1}.bmp" in caught.value.message
     with pytest.raises(DocumentError, match="no frame 6 among 6"):
@@ -120,12 +120,12 @@ def test_ped2_label_table_counts_from_zero(tmp_path):
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ("01,1,0\n", "line 2: clip '01' goes on with frame 1 instead of 0"),
+        ("01,1,0\n", "line 2: clip '01' continues with frame 1 instead of 0"),
         ("01,0,0\n01,2,0\n", "line 3"),
         ("01,0,2\n", "line 2: the label is 2"),
         ("01,x,0\n", "line 2"),
         ("01\n", "line 2"),
-        ("../../etc,0,0\n", "no clip's name"),
+        ("../../etc,0,0\n", "not a clip's name"),
     ],
 )
 def test_ped2_bad_label_table_says_its_line(tmp_path, body, says):
@@ -329,11 +329,11 @@ def test_ubnormal_without_pictures_has_no_length_and_no_masks(tmp_path):
 
 def test_ubnormal_track_past_the_video_or_its_pictures_is_an_error(tmp_path):
     truth = open_ground_truth("ubnormal", ubnormal(tmp_path, "3.0,1.0,999999999\n")).videos()[f"Scene1/{ABNORMAL}.mp4"]
-    with pytest.raises(DocumentError, match=r"runs to frame 1000000000 .*5 frames"):
+    with pytest.raises(DocumentError, match=r"ends at frame 1000000000 .*5 frames"):
         truth.labels(table("x", 5))
     with pytest.raises(DocumentError, match=r"no frame 7 among 5"):
         truth.mask(7)
-    with pytest.raises(DocumentError, match=r"_0005_gt.png: is missing, though frame 5 is abnormal"):
+    with pytest.raises(DocumentError, match=r"_0005_gt.png: is missing, although frame 5 is abnormal"):
         _ = truth.regions
 
 
@@ -342,7 +342,7 @@ def test_ubnormal_missing_picture_is_named(tmp_path):
     (root / f"Scene1/{ABNORMAL}_annotations/{ABNORMAL}_0002_gt.png").unlink()
     truth = open_ground_truth("ubnormal", root).videos()[f"Scene1/{ABNORMAL}.mp4"]
     assert true_rows(truth.labels(table("x", 5))) == [1, 2, 3]
-    with pytest.raises(DocumentError, match=r"_0002_gt.png: is missing, though frame 2 is abnormal"):
+    with pytest.raises(DocumentError, match=r"_0002_gt.png: is missing, although frame 2 is abnormal"):
         truth.mask(2)
 
 
@@ -385,7 +385,7 @@ def test_ucf_crime_ends_up_to_three_frames_late_and_says_so(tmp_path):
     assert truth.spans(table("x", 1266))[-1] == Span(679, 1266, "arson")
     assert truth.overhang_frames(table("x", 1266)) == 1
     assert truth.overhang_frames(table("x", 1267)) == 0
-    with pytest.raises(DocumentError, match=r"runs to frame 1267 .*scores for 1263"):
+    with pytest.raises(DocumentError, match=r"ends at frame 1267 .*scores for 1263"):
         truth.spans(table("x", 1263))
 
 

@@ -98,7 +98,7 @@ def test_a_scored_video_without_truth_is_an_error_unless_allowed():
 
 
 def test_no_video_in_common_is_an_error_even_if_missing_is_allowed():
-    with pytest.raises(UsageError, match=r"no scored video is one of named's: 'x' against 'a.mp4'"):
+    with pytest.raises(UsageError, match=r"no scored video belongs to named: scored are 'x', named has 'a.mp4'"):
         truth_of("a.mp4").match(["x"], allow_missing=True)
 
 
@@ -111,7 +111,7 @@ def test_pairs_come_in_the_order_of_the_truth_and_long_lists_are_cut():
 
 
 def test_a_video_twice_or_none_at_all_is_a_bad_truth():
-    with pytest.raises(DocumentError, match=r"'a.mp4' is there twice"):
+    with pytest.raises(DocumentError, match=r"'a.mp4' occurs twice"):
         truth_of("a.mp4", "a.mp4").videos()
     with pytest.raises(DocumentError, match="no video"):
         truth_of().videos()

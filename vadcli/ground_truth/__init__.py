@@ -1,4 +1,4 @@
-"""Ground truth of anomaly detection: readers of benchmark annotations, each turning them into labels a row and masks a frame.
+"""Ground truth of anomaly detection: readers that turn annotations of a data set into one label per row and masks per frame.
 
     truth = open_ground_truth("ped2", Path("UCSD_Anomaly_Dataset.v1p2"))
     for video, video_truth in truth.match(scored).pairs.items():
@@ -13,9 +13,8 @@ from pathlib import Path
 
 from vadcli.errors import UsageError
 from vadcli.ground_truth.annotation import Span
-from vadcli.ground_truth.avenue import Avenue
+from vadcli.ground_truth.campus import Avenue, ShanghaiTech
 from vadcli.ground_truth.lists import CsvTruth, UCFCrime, XDViolence, template_from_events, template_from_labels
-from vadcli.ground_truth.shanghaitech import ShanghaiTech
 from vadcli.ground_truth.truth import GroundTruth, Matching, Region, VideoTruth
 from vadcli.ground_truth.ubnormal import UBnormal
 from vadcli.ground_truth.ucsd import Ped1, Ped2
@@ -27,14 +26,14 @@ READERS: dict[str, type[GroundTruth]] = {
 
 
 def open_ground_truth(name: str, root: Path) -> GroundTruth:
-    """A data set's truth by name; files are read when its videos are asked for.
+    """Return the ground truth of a data set; its files are read when its videos are requested.
 
     Args:
         name: one of `READERS`.
-        root: the folder or file of the annotations, as the reader's docstring says.
+        root: the folder or file of the annotations; the docstring of each reader says which.
 
     Raises:
-        UsageError: there is no such data set, or nothing at `root`.
+        UsageError: there is no such data set, or `root` does not exist.
     """
     if name not in READERS:
         raise UsageError(f"no data set is called {name!r}", hint=f"choose one of {', '.join(READERS)}")

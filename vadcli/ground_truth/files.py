@@ -1,6 +1,6 @@
-"""The file formats of annotations, read with bounds: text lines, .npy, .mat, pictures, JSON labels. A damaged one is one line.
+"""Reads the file formats of annotations safely: text lines, .npy, .mat, images, JSON labels. A damaged file is a DocumentError.
 
-No path ever comes from inside a file, nothing is unpickled, and no number from a file sizes an array.
+No path is taken from inside a file, nothing is unpickled, and no number in a file determines the size of an array.
 """
 
 from __future__ import annotations
@@ -18,59 +18,61 @@ from vadcli.errors import DocumentError, UsageError
 from vadcli.ground_truth.truth import Region
 from vadcli.types import BoolArray
 
-PICTURES = ("bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff")
+UNPACK = "unpack the archive again"
+"""The hint of most errors: official files are rarely damaged except by an interrupted download or copy."""
+
+_IMAGE_SUFFIXES = ("bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff")
 _MAX_TEXT_BYTES = 256 * 2**20
 _MAX_FRAME = 2**40
-_ANEW = "unpack the archive anew"
 
 
 def bad_line(path: Path, line: int, what: str) -> DocumentError:
-    """The error of a line that can't be understood."""
-    return DocumentError(f"{path}, line {line}: {what}", hint="correct the line, or unpack the official file anew")
+    """Return the error for a line that has another form than expected."""
+    return DocumentError(f"{path}, line {line}: {what}", hint="correct the line, or unpack the official file again")
 
 
 def first_existing(root: Path, candidates: Iterable[str], *, name: str, wanted: str) -> Path:
-    """The first of `candidates` under `root` that exists ("." is root itself).
+    """Return the first of `candidates` under `root` that exists.
 
     Raises:
-        UsageError: none does; says what was wanted.
+        UsageError: none exists; the message names the data set (`name`) and the file that is missing (`wanted`).
     """
     found = find_existing(root, candidates)
     if found is None:
         raise UsageError(
-            f"{root}: not a folder of {name}: {wanted} is missing", hint="give --root as the official archive unpacks"
+            f"{root}: not a folder of {name}: {wanted} is missing", hint="set --root to the unpacked official archive"
         )
     return found
 
 
 def find_existing(root: Path, candidates: Iterable[str]) -> Path | None:
-    """The first of `candidates` under `root` that exists, or None."""
+    """Return the first of `candidates` under `root` that exists, or None."""
     return next((root / name for name in candidates if (root / name).exists()), None)
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 text, with or without a byte order mark.
+    """Read a UTF-8 text, with or without a byte order mark.
 
     Raises:
-        DocumentError: it can't be read, is no text, or is too big for one.
+        DocumentError: it cannot be read, is not UTF-8, or is too large for an annotation.
     """
     try:
         if path.exists() and not path.is_file():
-            raise DocumentError(f"{path}: not a regular file", hint=_ANEW)
+            raise DocumentError(f"{path}: not a regular file", hint=UNPACK)
         if path.stat().st_size > _MAX_TEXT_BYTES:
-            raise DocumentError(f"{path}: {path.stat().st_size} bytes are too many for an annotation", hint=_ANEW)
+            raise DocumentError(f"{path}: {path.stat().st_size} bytes are too many for an annotation", hint=UNPACK)
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=_ANEW) from error
+        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=UNPACK) from error
     except UnicodeDecodeError as error:
-        raise DocumentError(f"{path}: not a UTF-8 text (byte {error.start})", hint=_ANEW) from error
+        raise DocumentError(f"{path}: not a UTF-8 text (byte {error.start})", hint=UNPACK) from error
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, text) of every line that is not blank.
+    """Yield (line number from 1, text) of every line that is not blank.
 
     Raises:
-        DocumentError: it can't be read or is no text.
+        DocumentError: as in `read_text`.
     """
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         if line.strip():
@@ -78,44 +80,42 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def whole(text: str) -> int:
-    """A frame number, also one that was saved as a float ("12.0000e+00").
+    """Read a whole number such as a frame number, also if it was saved as a float ("12.0000e+00").
 
     Raises:
-        ValueError: not a whole number, or beyond any video.
+        ValueError: it is not a whole number, or larger than any video is long.
     """
     number = int(text) if re.fullmatch(r"\s*-?\d{1,15}\s*", text) else float(text)
     if not abs(number) < _MAX_FRAME or number != int(number):
-        raise ValueError(f"{text!r} is no frame number")
+        raise ValueError(f"{text!r} is not a frame number")
     return int(number)
 
 
-def numbered_pictures(folder: Path, pattern: str = r"(\d+)") -> list[Path]:
-    """The pictures of a folder in the order of their numbers, which run without gaps; other files don't count.
-
-    Args:
-        folder: where they lie.
-        pattern: what a name without suffix looks like; its first group is the number.
+def numbered_images(folder: Path) -> list[Path]:
+    """Return the images of a folder that are named by a number, in order; empty if there is no such folder.
 
     Raises:
-        DocumentError: the folder can't be read, a number is missing or there twice.
+        DocumentError: the folder cannot be read, or a number is missing or occurs twice.
     """
-    name = re.compile(rf"{pattern}\.({'|'.join(PICTURES)})", re.IGNORECASE)
+    if not folder.is_dir():
+        return []
+    name = re.compile(rf"(\d+)\.({'|'.join(_IMAGE_SUFFIXES)})", re.IGNORECASE)
     try:
         found = sorted((int(match[1]), path) for path in folder.iterdir() if (match := name.fullmatch(path.name)))
     except OSError as error:
-        raise DocumentError(f"{folder}: can't be read: {error.strerror or error}", hint=_ANEW) from error
+        raise DocumentError(f"{folder}: can't be read: {error.strerror or error}", hint=UNPACK) from error
     for wanted, (number, path) in enumerate(found, start=found[0][0] if found else 0):
         if number != wanted:
-            what = f"{path.name} is there twice" if number < wanted else f"picture {wanted} is missing before {path.name}"
-            raise DocumentError(f"{folder}: {what}", hint=_ANEW)
+            what = f"{path.name} occurs twice" if number < wanted else f"image {wanted} is missing before {path.name}"
+            raise DocumentError(f"{folder}: {what}", hint=UNPACK)
     return [path for _, path in found]
 
 
-def read_picture(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """(H, W) uint8 grey values of a picture; a bilevel one is 0 and 255, colours count by their luminance.
+def read_image(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Read an image as (H, W) uint8 gray values; a black-and-white image has 0 and 255, a color image its luminance.
 
     Raises:
-        DocumentError: it is missing, damaged or a bomb.
+        DocumentError: it is missing, damaged, or has far too many pixels.
     """
     from PIL import Image
 
@@ -123,84 +123,98 @@ def read_picture(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
         with Image.open(path) as image:
             return np.array(image.convert("L"), np.uint8)
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
-        raise DocumentError(f"{path}: not a readable picture: {one_line(error)}", hint=_ANEW) from error
+        raise DocumentError(f"{path}: not a readable image: {_one_line(error)}", hint=UNPACK) from error
 
 
 def read_npy(path: Path, *, dimensions: int) -> np.ndarray[Any, np.dtype[Any]]:
-    """An array of numbers, mapped rather than read; never unpickled.
+    """Map an array of numbers into memory, without reading all of it; never unpickles.
 
     Raises:
-        DocumentError: it is missing, damaged, or of other dimensions.
+        DocumentError: it is missing or damaged, or has another number of dimensions.
     """
     try:
         array: np.ndarray[Any, np.dtype[Any]] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError, SyntaxError, OverflowError) as error:
-        raise DocumentError(f"{path}: not a readable .npy file: {one_line(error)}", hint=_ANEW) from error
+        raise DocumentError(f"{path}: not a readable .npy file: {_one_line(error)}", hint=UNPACK) from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "buif":
-        raise DocumentError(f"{path}: holds no array of numbers", hint=_ANEW)
+        raise DocumentError(f"{path}: is not an array of numbers", hint=UNPACK)
     if array.ndim != dimensions:
-        raise DocumentError(f"{path}: has the shape {array.shape} instead of {dimensions} dimensions", hint=_ANEW)
+        raise DocumentError(f"{path}: has the shape {array.shape} instead of {dimensions} dimensions", hint=UNPACK)
     return array
 
 
-def binary(values: np.ndarray[Any, np.dtype[Any]], path: Path) -> BoolArray:
-    """Labels of 0 and 1 as bool.
+def read_label_array(path: Path) -> BoolArray:
+    """Read the labels 0 and 1 of a one-dimensional .npy file as bool.
 
     Raises:
-        DocumentError: there are other values; says the first and its index.
+        DocumentError: as in `read_npy`, or there is another value; the message names the first one and its index.
     """
+    values = read_npy(path, dimensions=1)
     wrong = np.flatnonzero(~np.isin(values, (0, 1)))
     if len(wrong):
         value = values.reshape(-1)[wrong[0]]
-        raise DocumentError(f"{path}: label {wrong[0]} is {value}, neither 0 nor 1", hint=_ANEW)
+        raise DocumentError(f"{path}: label {wrong[0]} is {value}, neither 0 nor 1", hint=UNPACK)
     return np.asarray(values, np.bool_)
 
 
 def read_mat(path: Path, variable: str) -> Any:
-    """One variable of a MATLAB file up to version 7.
+    """Read one variable of a MATLAB file up to version 7.
 
     Raises:
-        DocumentError: it is missing, damaged, of version 7.3, or doesn't hold the variable.
+        DocumentError: the file is missing, damaged or of version 7.3, or does not have the variable.
     """
     from scipy.io import loadmat
 
     try:
         return loadmat(path, variable_names=[variable])[variable]
     except KeyError as error:
-        raise DocumentError(f"{path}: doesn't hold {variable}", hint=_ANEW) from error
-    except Exception as error:  # a damaged file makes scipy raise nearly anything
-        raise DocumentError(f"{path}: not a readable .mat file: {one_line(error)}", hint=_ANEW) from error
+        raise DocumentError(f"{path}: has no variable {variable}", hint=UNPACK) from error
+    except Exception as error:  # on a damaged file, scipy may raise almost anything
+        raise DocumentError(f"{path}: not a readable .mat file: {_one_line(error)}", hint=UNPACK) from error
 
 
 def read_json_labels(path: Path) -> dict[str, BoolArray]:
-    """Labels a clip: {"clip": [0, 0, 1, …], …}.
+    """Read one list of labels per clip: {"clip": [0, 0, 1, …], …}.
 
     Raises:
-        DocumentError: it is something else.
+        DocumentError: the document has another form.
     """
     try:
         document = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
-        raise DocumentError(f"{path}: not JSON: {one_line(error)}", hint=_ANEW) from error
+        raise DocumentError(f"{path}: not JSON: {_one_line(error)}", hint=UNPACK) from error
     if not isinstance(document, dict) or not document:
-        raise DocumentError(f"{path}: must be an object of clips, each a list of labels", hint=_ANEW)
+        raise DocumentError(f"{path}: must be an object with one list of labels per clip", hint=UNPACK)
     labels = {}
     for clip, values in document.items():
         if not isinstance(values, list) or not all(isinstance(value, int | float) and value in (0, 1) for value in values):
-            raise DocumentError(f"{path}: clip {clip!r} is no list of labels 0 and 1", hint=_ANEW)
+            raise DocumentError(f"{path}: clip {clip!r} is not a list of labels 0 and 1", hint=UNPACK)
         labels[clip] = np.array(values, np.bool_)
     return labels
 
 
-def read_tracks(path: Path) -> tuple[Region, ...]:
-    """Tracked boxes a line: track, 0-based frame, x_min, y_min, x_max, y_max, corners included.
-
-    The format of the RBDC and TBDC evaluation code of Georgescu et al. (lilygeorgescu/AED, annotations/ShanghaiTech and
-    evaluation/compute_tbdc_rbdc.py, whose overlap counts both corners; frame 154 of 01_0014.txt is the first that the frame
-    labels call abnormal when counted from 0).
+def read_clip_list(path: Path) -> dict[int, BoolArray]:
+    """Read a JSON object of labels whose keys "0", "1", … number the clips in the order of their names.
 
     Raises:
-        DocumentError: a line is something else.
+        DocumentError: the document has another form, or a clip is missing.
+    """
+    labels = read_json_labels(path)
+    if set(labels) != {str(clip) for clip in range(len(labels))}:
+        hint = "the key of each clip must be its position, counted from 0"
+        raise DocumentError(f"{path}: clips are not numbered 0 to {len(labels) - 1}", hint=hint)
+    return {clip: labels[str(clip)] for clip in range(len(labels))}
+
+
+def read_tracks(path: Path) -> tuple[Region, ...]:
+    """Read tracked boxes, one per line: track, 0-based frame, x_min, y_min, x_max, y_max; both corners belong to the box.
+
+    This is the format of the RBDC and TBDC evaluation code of Georgescu et al. (lilygeorgescu/AED, annotations/ShanghaiTech).
+    Its evaluation/compute_tbdc_rbdc.py counts both corners as inside. Frames count from 0: only then is frame 154, the first
+    one of 01_0014.txt, also the first abnormal one of the frame labels.
+
+    Raises:
+        DocumentError: a line has another form.
     """
     regions = []
     for number, line in numbered_lines(path):
@@ -209,51 +223,47 @@ def read_tracks(path: Path) -> tuple[Region, ...]:
         except ValueError:
             raise bad_line(path, number, f"{line[:80]!r} is not track,frame,x_min,y_min,x_max,y_max") from None
         if min(track, frame, right - left, bottom - top) < 0:
-            raise bad_line(path, number, f"{line[:80]!r} has a negative number or corners the wrong way round")
+            raise bad_line(path, number, f"{line[:80]!r} has a negative number, or its corners are swapped")
         regions.append(Region(track, frame, (left, top, right - left + 1, bottom - top + 1)))
     return tuple(sorted(regions, key=lambda region: (region.track, region.frame)))
 
 
-def one_line(error: BaseException) -> str:
-    """An error's words in one line, or its kind where it has none."""
+def _one_line(error: BaseException) -> str:
+    """The error's text in one line, or its type if it has no text."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 @dataclass(frozen=True)
-class PictureMasks:
-    """Masks as pictures, one a frame.
+class ImageMasks:
+    """Masks as one image per frame.
 
     Attributes:
-        pictures: in the order of the frames.
+        images: in the order of the frames.
     """
 
-    pictures: tuple[Path, ...]
+    images: tuple[Path, ...]
 
     def mask(self, frame_index: int) -> BoolArray | None:
-        """True where the picture is brighter than half."""
-        if not 0 <= frame_index < len(self.pictures):
-            raise DocumentError(f"there is no mask of frame {frame_index} among {len(self.pictures)}")
-        return read_picture(self.pictures[frame_index]) > 127
+        """Return the pixels that are brighter than half."""
+        if not 0 <= frame_index < len(self.images):
+            raise DocumentError(f"there is no mask for frame {frame_index}, only {len(self.images)} masks")
+        return read_image(self.images[frame_index]) > 127
 
 
 @dataclass(frozen=True)
 class ArrayMasks:
-    """Masks as one (N, H, W) .npy file, mapped when asked for.
-
-    Attributes:
-        path: the file.
-    """
+    """Masks as one (N, H, W) .npy file, which is mapped into memory when a mask is requested."""
 
     path: Path
 
     def mask(self, frame_index: int) -> BoolArray | None:
-        """True where the array is not 0."""
+        """Return the pixels that are not 0."""
         array = read_npy(self.path, dimensions=3)
         if not 0 <= frame_index < len(array):
-            raise DocumentError(f"{self.path}: there is no mask of frame {frame_index} among {len(array)}")
+            raise DocumentError(f"{self.path}: has no mask for frame {frame_index}, only {len(array)} masks")
         return np.asarray(array[frame_index] != 0)
 
 
 def npy_files(folder: Path) -> Mapping[str, Path]:
-    """The .npy files of a folder by name without suffix, in order; hidden files don't count."""
+    """Return the .npy files of a folder by name without suffix, in order, without hidden files."""
     return {path.stem: path for path in sorted(folder.glob("*.npy")) if not path.name.startswith(".") and path.is_file()}

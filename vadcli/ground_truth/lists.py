@@ -1,24 +1,24 @@
-"""The user's own truth: a CSV table of intervals in seconds, read and made.
+"""Ground truth in one text file of intervals: a user's own CSV table, UCF-Crime and XD-Violence.
+
+The CSV table has intervals in seconds; `template_from_events` and `template_from_labels` write one:
 
     video,start_s,end_s,category
     cam1/a.mp4,12.4,15,fighting
     cam1/b.mp4,,,
 
-A frame is inside where start_s <= its timestamp < end_s, within a microsecond. A video of several intervals has several
-rows, a normal one a single row with empty times; the category is optional. Paths are as a scan writes them; where that is
-unambiguous, folders in front and the suffix may differ.
+A frame is inside if start_s <= its timestamp < end_s, within a microsecond. A video with several intervals has several rows, a
+normal video one row with empty times; the category is optional. Paths are written as in a scan's output; leading folders and
+the suffix may differ if this is not ambiguous.
 
-UCF-Crime (Sultani et al., CVPR 2018) and XD-Violence (Wu et al., ECCV 2020): one text file of frame intervals.
+UCF-Crime (Sultani et al., CVPR 2018): Temporal_Anomaly_Annotation_for_Testing_Videos.txt has one line `video class first last
+first last` per test video, with -1 for no interval. The official Evaluate_Anomaly_Detector.m
+(WaqasSultani/AnomalyDetectionCVPR2018) sets GT(max(first, 1) : min(last, frames)) = 1 in MATLAB: frames count from 1 and both
+ends are inside. A few intervals end one or two frames after the video (Arson011, Fighting003 and Shooting015, by the frame
+counts of ekosman's port).
 
-UCF-Crime's Temporal_Anomaly_Annotation_for_Testing_Videos.txt has a line `video class first last first last` a test video,
--1 where there is no interval. The official Evaluate_Anomaly_Detector.m (WaqasSultani/AnomalyDetectionCVPR2018) sets
-GT(max(first, 1) : min(last, frames)) = 1 in MATLAB: frames count from 1 and both ends are inside. A few intervals end one or
-two frames past the video (Arson011, Fighting003 and Shooting015, by the frame counts of ekosman's port).
-
-XD-Violence's annotations.txt has a line `video start end start end …` a violent test video. The official list/make_gt.py
-(Roc-Ng/XDVioDet) sets gt[start:end] = 1 in Python: frames count from 0 and the end is outside. A normal video has no line
-but the label A in its name, the violent ones up to three of B1 fighting, B2 shooting, B4 riot, B5 abuse, B6 car accident and
-G explosion.
+XD-Violence (Wu et al., ECCV 2020): annotations.txt has one line `video start end start end …` per violent test video. The
+official list/make_gt.py (Roc-Ng/XDVioDet) sets gt[start:end] = 1 in Python: frames count from 0 and the end is outside. Normal
+videos have no line, but the label A in their name; violent ones have up to three of the labels in `XD_CATEGORIES`.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from vadcli.ground_truth.truth import GroundTruth, VideoTruth, stem, video_truth
 from vadcli.types import BoolArray, Event, ScoreTable
 
 HEADER = ("video", "start_s", "end_s", "category")
-_SECOND = "seconds as plain numbers, start before end, or both empty for a normal video"
+_TIMES_HINT = "write seconds as plain numbers, start before end, or leave both empty for a normal video"
 
 
 class CsvTruth(GroundTruth):
-    """The user's own intervals; `root` is the table, or a folder with ground_truth.csv."""
+    """A user's own intervals; `root` is the table, or a folder with ground_truth.csv."""
 
     name = "csv"
     stem_alone = False
 
     def read(self) -> Iterable[VideoTruth]:
-        """The videos of the table, in its order."""
+        """Yield the videos of the table, in its order."""
         path = self.root
         if not path.is_file():
             path = first_existing(path, ["ground_truth.csv"], name=self.name, wanted="ground_truth.csv")
@@ -56,9 +56,7 @@ class CsvTruth(GroundTruth):
             known = video in videos
             intervals = videos.setdefault(video, [])
             if video in normal or (interval is None and known):
-                raise bad_line(
-                    path, line, f"{video!r} has a row with empty times, which says that it is normal, and another one"
-                )
+                raise bad_line(path, line, f"{video!r} has several rows, but one with empty times says that it is normal")
             if interval is None:
                 normal.add(video)
             else:
@@ -69,28 +67,29 @@ class CsvTruth(GroundTruth):
 
 
 def template_from_events(events: Mapping[str, Sequence[Event]]) -> str:
-    """A table to correct by hand, from what a scan found.
+    """Return a CSV table of the events of a scan, to be corrected by hand.
 
     Args:
-        events: relative path to its events, none for a video in which nothing was found.
+        events: for each relative path its events; an empty list for a video without events.
     """
     rows: list[tuple[str, ...]] = []
     for video, found in events.items():
         rows.extend((video, _seconds(event.start_s), _seconds(event.end_s), event.category or "") for event in found)
         if not found:
             rows.append((video, "", "", ""))
-    return _written(rows)
+    return _csv_text(rows)
 
 
 def template_from_labels(labels: Iterable[tuple[ScoreTable, BoolArray]]) -> str:
-    """A table that says of each row what its label says, from labels a frame: the frames of another truth in seconds.
+    """Return a CSV table with the intervals of frame labels, to convert another ground truth from frames to seconds.
+
+    Reading the table gives the same labels if timestamps are at least two microseconds apart.
 
     Args:
-        labels: scored videos and (N,) bool of each. Read back, the table gives the same labels where timestamps are at least
-            two microseconds apart.
+        labels: scored videos, each with (N,) bool labels.
 
     Raises:
-        ValueError: a video has another number of labels than rows.
+        ValueError: the numbers of labels and rows of a video differ.
     """
     rows: list[tuple[str, ...]] = []
     for table, flags in labels:
@@ -105,7 +104,7 @@ def template_from_labels(labels: Iterable[tuple[ScoreTable, BoolArray]]) -> str:
         rows.extend((table.video, _seconds(times[start]), _seconds(times[end]), "") for start, end in spans)
         if not len(spans):
             rows.append((table.video, "", "", ""))
-    return _written(rows)
+    return _csv_text(rows)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, str, TimeInterval | None]]:
@@ -132,15 +131,15 @@ def _row(path: Path, line: int, row: Sequence[str], columns: int) -> tuple[str, 
     try:
         return video, TimeInterval(float(start), float(end), category or None)
     except ValueError:
-        message = f"{path}, line {line}: {start[:40]!r} to {end[:40]!r} is no interval"
-        raise DocumentError(message, hint=_SECOND) from None
+        message = f"{path}, line {line}: {start[:40]!r} to {end[:40]!r} is not an interval"
+        raise DocumentError(message, hint=_TIMES_HINT) from None
 
 
 def _seconds(value: float) -> str:
     return f"{value:.6f}".rstrip("0").rstrip(".")
 
 
-def _written(rows: Iterable[tuple[str, ...]]) -> str:
+def _csv_text(rows: Iterable[tuple[str, ...]]) -> str:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([HEADER, *rows])
     return text.getvalue()
@@ -166,7 +165,7 @@ UCF_CATEGORIES = {
     "Stealing": "stealing",
     "Vandalism": "vandalism",
 }
-"""The file's classes, as the category lists spell them."""
+"""The classes of the file, as the category lists spell them."""
 XD_CATEGORIES = {
     "B1": "fighting",
     "B2": "shooting",
@@ -175,7 +174,7 @@ XD_CATEGORIES = {
     "B6": "car accident",
     "G": "explosion",
 }
-"""The codes in the names, as the category lists spell them."""
+"""The labels in the names of videos, as the category lists spell them."""
 _XD_LABEL = re.compile(r".*_label_(A|[A-Z0-9]+(?:-[A-Z0-9]+)*)", re.DOTALL)
 
 
@@ -185,18 +184,19 @@ class UCFCrime(GroundTruth):
     name = "ucf-crime"
 
     def read(self) -> Iterable[VideoTruth]:
-        """The videos of the file."""
+        """Yield the videos of the file."""
         path = _file(self, _UCF_FILES)
         for number, line in numbered_lines(path):
             video, *rest = line.split()
             kind, numbers = "".join(rest[:1]), rest[1:]
             if kind != "Normal" and kind not in UCF_CATEGORIES:
-                raise bad_line(path, number, f"{kind[:40]!r} is no class of UCF-Crime")
+                raise bad_line(path, number, f"{kind[:40]!r} is not a class of UCF-Crime")
             if len(numbers) != 4:
                 raise bad_line(path, number, f"has {len(numbers)} frame numbers instead of 4")
             pairs = [pair for pair in _pairs(path, number, numbers) if pair != (-1, -1)]
             if any(not 1 <= first <= last for first, last in pairs):
-                raise bad_line(path, number, f"{' '.join(numbers)[:80]} are no intervals: frames count from 1 and forward")
+                text = f"{' '.join(numbers)[:80]} are not intervals: they need 1 <= first <= last"
+                raise bad_line(path, number, text)
             if (kind == "Normal") != (not pairs):
                 raise bad_line(path, number, f"a video of class {kind} has {len(pairs)} intervals")
             category = UCF_CATEGORIES.get(kind)
@@ -208,21 +208,21 @@ class UCFCrime(GroundTruth):
 class XDViolence(GroundTruth):
     """XD-Violence's 800 test videos; `root` is annotations.txt or a folder with it.
 
-    Of the normal test videos, which no file lists, those count that lie beside the file or in its folders "videos" and
-    "test…", and those that were scored.
+    No file lists the normal test videos. Those are included that are in the folder of the file, in its folders "videos" and
+    "test…", or among the scored videos.
     """
 
     name = "xd-violence"
 
     def read(self) -> Iterable[VideoTruth]:
-        """The violent videos of the file, then the normal ones that are found."""
+        """Yield the violent videos of the file, then the normal ones that are found."""
         path = _file(self, ("annotations.txt",))
         for number, line in numbered_lines(path):
             video, *numbers = line.split()
             categories = _xd_categories(path, number, video)
             pairs = _pairs(path, number, numbers)
             if not pairs or any(not 0 <= start < end for start, end in pairs):
-                raise bad_line(path, number, f"{' '.join(numbers)[:80]!r} are no intervals: frames count from 0 and forward")
+                raise bad_line(path, number, f"{' '.join(numbers)[:80]!r} are not intervals: they need 0 <= start < end")
             category = categories[0] if len(categories) == 1 else None
             spans = tuple(Span(start, end, category) for start, end in pairs)
             annotation = FrameIntervals(spans, slack_frames=OVERHANG_FRAMES)
@@ -233,7 +233,7 @@ class XDViolence(GroundTruth):
                 yield video_truth(file.relative_to(folder).as_posix(), folder, FrameIntervals(()))
 
     def implied(self, scored: str) -> VideoTruth | None:
-        """Normal where the name says label A."""
+        """Return a normal video if the name has the label A."""
         return video_truth(scored, self.root, FrameIntervals(())) if stem(scored).endswith("_label_A") else None
 
 
@@ -249,7 +249,7 @@ def _pairs(path: Path, number: int, texts: Sequence[str]) -> list[tuple[int, int
     except ValueError as error:
         raise bad_line(path, number, str(error)[:120]) from None
     if len(values) % 2:
-        raise bad_line(path, number, f"has {len(values)} frame numbers, which make no pairs")
+        raise bad_line(path, number, f"has {len(values)} frame numbers, but they must come in pairs")
     return list(zip(values[::2], values[1::2], strict=True))
 
 
@@ -257,5 +257,5 @@ def _xd_categories(path: Path, number: int, video: str) -> tuple[str, ...]:
     match = _XD_LABEL.fullmatch(stem(video))
     codes = [code for code in match[1].split("-") if code != "0"] if match else []
     if not codes or any(code not in XD_CATEGORIES for code in codes):
-        raise bad_line(path, number, f"{video[-60:]!r} doesn't end in the labels of a violent video, as _label_B1-0-0 does")
+        raise bad_line(path, number, f"{video[-60:]!r} does not end in labels of a violent video such as _label_B1-0-0")
     return tuple(XD_CATEGORIES[code] for code in codes)

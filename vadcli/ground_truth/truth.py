@@ -1,6 +1,7 @@
-"""Which scored video is which of the truth's: by path, tolerant to suffixes and folders, never by guess. Touches no file.
+"""The ground truth of one video and of a data set, and the pairing of scored videos with it. Reads no file itself.
 
-One video's truth, and a data set's truth as a mapping of them: what every reader delivers and the evaluation uses.
+A reader of a data set is a subclass of `GroundTruth` that yields one `VideoTruth` per video. Scored videos are paired with them
+by path; folders and suffixes may differ, but an ambiguous pair is an error, never a guess.
 """
 
 from __future__ import annotations
@@ -22,28 +23,29 @@ _VIDEO = ".mp4 .avi .mkv .mov .webm .mpg .mpeg .m4v .ts .m2ts .mts .flv .wmv .as
 _SUFFIXES = frozenset(_VIDEO.split())
 
 PathParts = tuple[str, ...]
-"""A relative path's parts."""
+"""The parts of a relative path."""
+
+_SHOWN = 5  # most names in an error message
 
 
 def stem(name: str) -> str:
-    """The last part of a name without a video's suffix; other dots belong to the name."""
+    """Return the last part of a path without the suffix of a video; other dots belong to the name."""
     return _parts(name, suffix=False)[-1]
 
 
 def pair(scored: Iterable[str], truths: Iterable[str], *, stem_alone: bool) -> dict[str, str]:
-    """Scored video to truth, for those that can be told; each at most once.
+    """Return scored video -> truth, for all that can be paired; each occurs at most once.
 
-    The first rule that fits decides: the same path; the same path but for the suffix; one path the end of the other ("a.mp4"
-    and "cam1/a.mp4"); that but for the suffix; with `stem_alone`, the same name whatever the folders, where no other video
-    has it.
+    The first rule that fits decides: the same path; the same path without the suffix; one path is the end of the other ("a.mp4"
+    and "cam1/a.mp4"); the same without the suffix; with `stem_alone`, the same name in any folder, if no other video has it.
 
     Args:
         scored: relative paths of scored videos.
-        truths: the data set's names.
-        stem_alone: the data set's names tell its videos apart without their folders.
+        truths: names of the data set's videos.
+        stem_alone: the names of the data set's videos differ even without their folders.
 
     Raises:
-        UsageError: a rule fits two videos alike.
+        UsageError: a rule fits two videos equally.
     """
     groups: defaultdict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
     for side, names in enumerate((scored, truths)):
@@ -69,7 +71,7 @@ def _pair_group(scored: list[str], truths: list[str], *, stem_alone: bool) -> Ma
 
 
 def _edges(scored: Mapping[str, PathParts], truths: Mapping[str, PathParts], *, tails: bool) -> Iterator[tuple[str, str]]:
-    """Every (scored, truth) of the same path, or, with `tails`, of which one path is the end of the other."""
+    """Every (scored, truth) with the same path, or with `tails` also those in which one path is the end of the other."""
     whole, ends = defaultdict(list), defaultdict(list)
     for truth, parts in truths.items():
         whole[parts].append(truth)
@@ -107,26 +109,23 @@ def _parts(name: str, *, suffix: bool) -> PathParts:
     return tuple(parts)
 
 
-_SHOWN = 5
-
-
 class Masks(Protocol):
-    """The pixel truth of one video, read a frame at a time."""
+    """The masks of one video, read one frame at a time."""
 
     def mask(self, frame_index: int) -> BoolArray | None:
-        """(H, W) bool of a 0-based frame, True where something happens; None where nothing does and no picture says so.
+        """Return (H, W) bool of a 0-based frame, True for abnormal pixels; None if the frame is normal and has no mask.
 
         Raises:
-            DocumentError: the picture is missing, damaged or outside the video.
+            DocumentError: the mask is missing or damaged, or the frame is outside the video.
         """
 
 
 @dataclass(frozen=True)
 class Region:
-    """Something that happens, in one frame.
+    """An abnormal object in one frame.
 
     Attributes:
-        track: the thing, a number that its regions share within the video.
+        track: number of the object; its regions in the video share it.
         frame: 0-based.
         box: x, y, width, height in pixels.
     """
@@ -138,15 +137,15 @@ class Region:
 
 @dataclass(frozen=True, eq=False)
 class VideoTruth:
-    """What a data set says of one video. Big files behind it are read when they are asked for.
+    """The ground truth of one video. Large files are read only when they are needed.
 
     Attributes:
-        video: the data set's own name, a relative path without "..".
-        source: the file that says so, for errors.
-        read: gives the annotation; `annotation` keeps it.
-        categories: everything that happens in the video, by the data set's classes; empty where it has none or it is normal.
-        masks: the pixel truth, None where there is none.
-        read_regions: gives the tracked regions, None where there are none.
+        video: the data set's name for the video, a relative path without "..".
+        source: the file with the annotation, for error messages.
+        read: returns the annotation; use `annotation`, which caches it.
+        categories: all kinds of anomalies in the video; empty if the video is normal or the data set has no categories.
+        masks: None if the data set has none for this video.
+        read_regions: returns the tracked regions; None if there are none.
     """
 
     video: str
@@ -158,71 +157,71 @@ class VideoTruth:
 
     @cached_property
     def annotation(self) -> Annotation:
-        """When something happens.
+        """When anomalies happen.
 
         Raises:
-            DocumentError: the file that says so is not what it should be.
+            DocumentError: the file of the annotation has another form than it should have.
         """
         return self.read()
 
     @property
     def frames(self) -> int | None:
-        """How many frames the truth was made for; None where it doesn't say."""
+        """The number of frames that the annotation was made for; None if it does not say."""
         return self.annotation.frames
 
     @property
     def is_normal(self) -> bool:
-        """True where nothing happens."""
+        """Whether the video has no anomaly."""
         return self.annotation.is_normal
 
     @property
     def has_masks(self) -> bool:
-        """True where there is a pixel truth."""
+        """Whether the data set has masks for this video."""
         return self.masks is not None
 
     @property
     def has_regions(self) -> bool:
-        """True where tracked regions are given."""
+        """Whether the data set has tracked regions for this video."""
         return self.read_regions is not None
 
     def labels(self, table: ScoreTable) -> BoolArray:
-        """(N,) bool, a label a row.
+        """Return (N,) bool, one label per row.
 
         Raises:
-            DocumentError: the truth was made for another cut of the video; never cropped to fit.
+            DocumentError: the annotation was made for another version of the video; it is never cropped to fit.
         """
         return fill(self.spans(table), len(table))
 
     def spans(self, table: ScoreTable) -> tuple[Span, ...]:
-        """The rows in which something happens, by start, with categories; spans may overlap where the data set's do.
+        """Return the rows with anomalies, ordered by start, with categories; spans may overlap.
 
         Raises:
-            DocumentError: the truth was made for another cut of the video.
+            DocumentError: the annotation was made for another version of the video.
         """
         return self.annotation.spans(table, self._where)
 
     def overhang_frames(self, table: ScoreTable) -> int:
-        """How many annotated frames lie past the last row and count for nothing: worth a line where it is not 0."""
+        """Return how many annotated frames are after the last row and are ignored; report them if there are any."""
         return self.annotation.overhang_frames(table)
 
     def mask(self, frame_index: int) -> BoolArray | None:
-        """(H, W) bool of a 0-based frame; None without a pixel truth, or where nothing happens and no picture says so.
+        """Return (H, W) bool of a 0-based frame; None without masks, or if the frame is normal and has no mask.
 
         Raises:
-            DocumentError: the picture is missing, damaged or outside the video.
+            DocumentError: the mask is missing or damaged, or the frame is outside the video.
         """
         if self.masks is None:
             return None
         if frame_index < 0 or (self.frames is not None and frame_index >= self.frames):
-            raise DocumentError(f"{self._where}: there is no frame {frame_index} among {self.frames}")
+            raise DocumentError(f"{self._where}: there is no frame {frame_index}, only {self.frames} frames")
         return self.masks.mask(frame_index)
 
     @cached_property
     def regions(self) -> tuple[Region, ...]:
-        """The tracked regions by track and frame; empty without any.
+        """The tracked regions, ordered by track and frame; empty if there are none.
 
         Raises:
-            DocumentError: the file that says so is not what it should be.
+            DocumentError: the file of the regions has another form than it should have.
         """
         return self.read_regions() if self.read_regions is not None else ()
 
@@ -233,18 +232,18 @@ class VideoTruth:
 
 
 def video_truth(video: str, source: Path, annotation: Annotation, *, categories: Iterable[str] = ()) -> VideoTruth:
-    """A truth that is read already, without pixels."""
+    """Return a truth without masks whose annotation is already read."""
     return VideoTruth(video, source, lambda: annotation, tuple(categories))
 
 
 @dataclass(frozen=True)
 class Matching:
-    """Scored videos and their truth.
+    """Scored videos paired with their truth.
 
     Attributes:
-        pairs: relative path of the scored video to its truth, in the truth's order.
-        unscored: truths that no scored video matched.
-        unknown: scored videos that the truth doesn't know.
+        pairs: relative path of the scored video -> its truth, in the order of the truth.
+        unscored: videos of the truth without scores.
+        unknown: scored videos without a truth.
     """
 
     pairs: Mapping[str, VideoTruth]
@@ -253,21 +252,21 @@ class Matching:
 
 
 class GroundTruth(ABC):
-    """A data set's truth: a reader says how its files are laid out, the rest is the same for all.
+    """The ground truth of a data set. A reader only implements `read`; pairing with scored videos is the same for all.
 
     Attributes:
-        name: as `--dataset` takes it.
-        stem_alone: the names tell the videos apart without their folders.
+        name: the value of `--dataset`.
+        stem_alone: whether the names of the videos differ even without their folders.
     """
 
     name: ClassVar[str]
     stem_alone: ClassVar[bool] = True
 
     def __init__(self, root: Path) -> None:
-        """Open a data set; nothing is read yet.
+        """Set the folder or file of the annotations; nothing is read yet.
 
         Raises:
-            UsageError: there is nothing at `root`.
+            UsageError: `root` does not exist.
         """
         if not root.exists():
             raise UsageError(f"{root}: no such file or folder", hint=f"give the folder or file of {self.name}'s ground truth")
@@ -275,19 +274,19 @@ class GroundTruth(ABC):
 
     @abstractmethod
     def read(self) -> Iterable[VideoTruth]:
-        """Every video of the truth, normal ones too.
+        """Return every video of the data set, including normal ones.
 
         Raises:
-            UsageError: `root` has another layout.
-            DocumentError: a file is not what it should be.
+            UsageError: the folder `root` does not have the layout of this data set.
+            DocumentError: a file has another form than it should have.
         """
 
     def videos(self) -> Mapping[str, VideoTruth]:
-        """The truth by the data set's own names, in its order; read once.
+        """Return the truth of each video by the data set's name for it, in its order; read once.
 
         Raises:
-            UsageError: `root` has another layout.
-            DocumentError: a file is not what it should be.
+            UsageError: the folder `root` does not have the layout of this data set.
+            DocumentError: a file has another form than it should have.
         """
         return self._videos
 
@@ -296,14 +295,14 @@ class GroundTruth(ABC):
         found: dict[str, VideoTruth] = {}
         for truth in self.read():
             if truth.video in found:
-                raise DocumentError(f"{truth.source}: {truth.video!r} is there twice", hint="keep one of the two")
+                raise DocumentError(f"{truth.source}: {truth.video!r} occurs twice", hint="remove one of the two")
             found[truth.video] = truth
         if not found:
             raise DocumentError(f"{self.root}: the ground truth of {self.name} has no video")
         return found
 
     def implied(self, scored: str) -> VideoTruth | None:
-        """The truth of a scored video that no file lists but whose name says it; None where it doesn't."""
+        """Return the truth of a scored video that no file lists, if its name states the truth; otherwise None."""
         return None
 
     def match(self, scored: Iterable[str], *, allow_missing: bool = False) -> Matching:
@@ -311,11 +310,11 @@ class GroundTruth(ABC):
 
         Args:
             scored: relative paths as a scan wrote them.
-            allow_missing: leave out truths without scores and scored videos without truth, instead of an error.
+            allow_missing: leave out truths without scores and scored videos without a truth; otherwise they are errors.
 
         Raises:
-            UsageError: a video could be either of two; or one is missing on either side and that is not allowed; or none
-                is left.
+            UsageError: a video could be either of two; or a truth or scores are missing and this is not allowed; or no pair is
+                found.
         """
         names, truths = list(scored), self.videos()
         found = pair(names, truths, stem_alone=self.stem_alone)
@@ -329,7 +328,7 @@ class GroundTruth(ABC):
         )
         if not pairs:
             raise UsageError(
-                f"no scored video is one of {self.name}'s: {_listed(names)} against {_listed(list(truths))}",
+                f"no scored video belongs to {self.name}: scored are {_list(names)}, {self.name} has {_list(truths)}",
                 hint="check --dataset and --root, and that OUT is the scan of this data set",
             )
         if not allow_missing:
@@ -340,13 +339,13 @@ class GroundTruth(ABC):
         hint = "--allow-missing evaluates the videos that have both"
         if matching.unscored:
             lost = f"{len(matching.unscored)} of {truths} videos of {self.name} have no scores"
-            raise UsageError(f"{lost}: {_listed(matching.unscored)}", hint=f"scan them too; {hint}")
+            raise UsageError(f"{lost}: {_list(matching.unscored)}", hint=f"scan them too; {hint}")
         if matching.unknown:
             lost = f"{len(matching.unknown)} of {scored} scored videos are not in the truth of {self.name}"
-            raise UsageError(f"{lost}: {_listed(matching.unknown)}", hint=f"scan the test videos alone; {hint}")
+            raise UsageError(f"{lost}: {_list(matching.unknown)}", hint=f"scan only the test videos; {hint}")
 
 
-def _listed(names: Iterable[str]) -> str:
+def _list(names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return (", ".join(repr(name) for name in names[:_SHOWN]) or "none") + more

@@ -1,10 +1,11 @@
-"""UBnormal (Acsintoae et al., CVPR 2022): rendered videos, tracks of what is abnormal, pictures of every object.
+"""UBnormal (Acsintoae et al., CVPR 2022): rendered videos, tracks of abnormal objects, images with the number of every object.
 
-The official archive has SceneN/{normal,abnormal}_scene_N_scenario_M.mp4 and, beside each abnormal one, <video>_annotations/
-with <video>_tracks.txt, a line `object,first frame,last frame` a track, and <video>_%04d_gt.png, whose pixels are object
-numbers. lilygeorgescu/UBnormal's scripts/write_frame_level_ground_truth.py sets ground_truth[first : last + 1], so frames
-count from 0 and the last is abnormal too; scripts/create_tracks_for_tbdc_rbdc.py opens the picture of the same number, takes
-the pixels equal to the track's object, and of its outlines the one with the largest box; it prefers <video>_new_tracks.txt.
+The official archive has SceneN/{normal,abnormal}_scene_N_scenario_M.mp4. Each abnormal video has a folder <video>_annotations/
+with <video>_tracks.txt (one line `object,first frame,last frame` per track) and <video>_%04d_gt.png, whose pixels are object
+numbers. The official scripts are in lilygeorgescu/UBnormal. scripts/write_frame_level_ground_truth.py sets
+ground_truth[first : last + 1], so frames count from 0 and the last one is abnormal too. scripts/create_tracks_for_tbdc_rbdc.py
+opens the image with the number of the frame, takes the pixels of the track's object, and of their outlines the one with the
+largest box; it prefers <video>_new_tracks.txt.
 """
 
 from __future__ import annotations
@@ -19,18 +20,17 @@ import numpy as np
 
 from vadcli.errors import DocumentError
 from vadcli.ground_truth.annotation import FrameIntervals, Span
-from vadcli.ground_truth.files import bad_line, find_existing, numbered_lines, read_picture, whole
+from vadcli.ground_truth.files import UNPACK, bad_line, find_existing, numbered_lines, read_image, whole
 from vadcli.ground_truth.truth import GroundTruth, Region, VideoTruth, video_truth
 from vadcli.types import BoolArray, Box
 
 _VIDEO = re.compile(r"(abnormal|normal)_scene_\d+_scenario_?\d+\w*")
 _SPLIT = ("{kind}_test_video_names.txt", "scripts/{kind}_test_video_names.txt")
-_ANEW = "unpack the archive anew"
 
 
 @dataclass(frozen=True)
 class Track:
-    """Something abnormal: the number of its pixels and the half-open frames of it."""
+    """An abnormal object: the value of its pixels, and the half-open range of its frames."""
 
     number: int
     start_frame: int
@@ -40,14 +40,15 @@ class Track:
 class UBnormal(GroundTruth):
     """UBnormal.
 
-    `root` holds the SceneN folders, all of them or a split's. Where the official {abnormal,normal}_test_video_names.txt lie
-    in it (or in its scripts folder), only the videos they name count. Normal videos are known by name and have no files.
+    `root` has the SceneN folders, either all or those of one split. If the official {abnormal,normal}_test_video_names.txt are
+    in it (or in its scripts folder), only the videos that they name are used. Normal videos are recognized by name; they have
+    no annotation.
     """
 
     name = "ubnormal"
 
     def read(self) -> Iterable[VideoTruth]:
-        """The videos and annotations in the scenes' folders."""
+        """Return the videos and annotations in the folders of the scenes."""
         split = self._split()
         found: dict[str, Path] = {}
         for path in sorted([*self.root.glob("Scene*/*"), *self.root.glob("*normal_scene_*")]):
@@ -55,7 +56,7 @@ class UBnormal(GroundTruth):
             if _VIDEO.fullmatch(video) and (split is None or video in split):
                 found.setdefault(video, path.parent)
         if split is not None and (lost := sorted(split - set(found))):
-            raise DocumentError(f"{self.root}: {len(lost)} test videos are missing, the first is {lost[0]}", hint=_ANEW)
+            raise DocumentError(f"{self.root}: {len(lost)} test videos are missing, the first is {lost[0]}", hint=UNPACK)
         return [self._video(video, scene) for video, scene in found.items()]
 
     def _split(self) -> set[str] | None:
@@ -77,21 +78,21 @@ class UBnormal(GroundTruth):
 
 
 class NoMasks:
-    """The pixel truth of a normal video."""
+    """The masks of a normal video."""
 
     def mask(self, frame_index: int) -> BoolArray | None:
-        """None: nothing happens."""
+        """Return None, because no frame is abnormal."""
         return None
 
 
 @dataclass(frozen=True)
 class ObjectMasks:
-    """The pixel truth of an abnormal video: pictures of object numbers, and which of them are abnormal when.
+    """The masks of an abnormal video, from images of object numbers and the tracks of abnormal objects.
 
     Attributes:
         folder: <video>_annotations.
         video: the name without suffix.
-        tracks: what is abnormal.
+        tracks: the abnormal objects.
     """
 
     folder: Path
@@ -100,19 +101,19 @@ class ObjectMasks:
 
     @property
     def frames(self) -> int:
-        """How many frames the truth was made for: each has a picture, numbered from 0; 0 without pictures."""
+        """The number of frames that the truth was made for; each has an image, numbered from 0. 0 without images."""
         return self._frames[1] + 1
 
     def mask(self, frame_index: int) -> BoolArray | None:
-        """True where the pixel's object is abnormal in this frame; None where no object is."""
+        """Return the pixels of objects that are abnormal in this frame; None if there are none."""
         numbers = [track.number for track in self.tracks if track.start_frame <= frame_index < track.end_frame]
         return np.isin(self._objects(frame_index), numbers) if numbers else None
 
     def regions(self) -> tuple[Region, ...]:
-        """The box of every abnormal object in every frame, tracks numbered from 0 by their line.
+        """Return the box of every abnormal object in every frame; tracks are numbered from 0 in the order of their lines.
 
         Raises:
-            DocumentError: a picture is missing or damaged, or has no pixel of an object that is abnormal then.
+            DocumentError: an image is missing or damaged, or has no pixel of an object that is abnormal in its frame.
         """
         first, last = self._frames
         by_frame: dict[int, list[tuple[int, Track]]] = {}
@@ -127,7 +128,7 @@ class ObjectMasks:
             for place, track in tracks:
                 box = _largest_box(objects == track.number)
                 if box is None:
-                    raise DocumentError(f"{self._picture(frame)}: has no pixel of object {track.number}", hint=_ANEW)
+                    raise DocumentError(f"{self._image(frame)}: has no pixel of object {track.number}", hint=UNPACK)
                 regions.append(Region(place, frame, box))
         return tuple(sorted(regions, key=lambda region: (region.track, region.frame)))
 
@@ -142,23 +143,23 @@ class ObjectMasks:
         return min(numbers, default=0), max(numbers, default=-1)
 
     def _objects(self, frame: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-        picture = self._picture(frame)
-        if not picture.exists():
+        image = self._image(frame)
+        if not image.exists():
             raise self._missing(frame)
-        return read_picture(picture)
+        return read_image(image)
 
-    def _picture(self, frame: int) -> Path:
+    def _image(self, frame: int) -> Path:
         return self.folder / f"{self.video}_{frame:04d}_gt.png"
 
     def _missing(self, frame: int) -> DocumentError:
-        return DocumentError(f"{self._picture(frame)}: is missing, though frame {frame} is abnormal", hint=_ANEW)
+        return DocumentError(f"{self._image(frame)}: is missing, although frame {frame} is abnormal", hint=UNPACK)
 
 
 def read_object_tracks(path: Path) -> tuple[Track, ...]:
-    """The tracks of a <video>_tracks.txt: object, first and last frame, counted from 0, last included.
+    """Read the tracks of a <video>_tracks.txt: object, first and last frame, counted from 0, last included.
 
     Raises:
-        DocumentError: it is missing, has no track, or a line is something else.
+        DocumentError: it is missing, has no track, or a line has another form.
     """
     tracks = []
     for number, line in numbered_lines(path):
@@ -167,10 +168,11 @@ def read_object_tracks(path: Path) -> tuple[Track, ...]:
         except ValueError:
             raise bad_line(path, number, f"{line[:80]!r} is not object,first frame,last frame") from None
         if not (1 <= key <= 255 and 0 <= first <= last):
-            raise bad_line(path, number, f"{line[:80]!r} is no track: objects count from 1 to 255, frames from 0 and forward")
+            text = f"{line[:80]!r} is not a track: it needs an object from 1 to 255 and 0 <= first frame <= last frame"
+            raise bad_line(path, number, text)
         tracks.append(Track(key, first, last + 1))
     if not tracks:
-        raise DocumentError(f"{path}: has no track, though the video is an abnormal one", hint=_ANEW)
+        raise DocumentError(f"{path}: has no track, although the video is abnormal", hint=UNPACK)
     return tuple(tracks)
 
 
@@ -179,7 +181,7 @@ def _intervals(tracks: tuple[Track, ...], frames: int | None = None) -> FrameInt
 
 
 def _largest_box(mask: BoolArray) -> Box | None:
-    """The box of the connected part whose box is largest, as x, y, width, height; None without a pixel."""
+    """The largest box of a connected part, as x, y, width, height; None without a pixel."""
     from scipy.ndimage import find_objects, label
 
     parts = find_objects(label(mask, structure=np.ones((3, 3)))[0])

@@ -1,7 +1,7 @@
-"""UCSD Ped1 and Ped2 (Mahadevan et al., CVPR 2010): frame folders, frame ranges as MATLAB text, mask folders.
+"""UCSD Ped1 and Ped2 (Mahadevan et al., CVPR 2010): folders of frames, frame ranges as MATLAB text, folders of masks.
 
-The official archive UCSD_Anomaly_Dataset.v1p2 has, in UCSDped1 and UCSDped2, Test/TestNNN/NNN.tif (numbered from 001),
-Test/TestNNN_gt/NNN.bmp (all of Ped2's clips, 10 of Ped1's) and Test/UCSDpedN.m, whose k-th line
+The official archive UCSD_Anomaly_Dataset.v1p2 has in UCSDped1 and UCSDped2 the frames Test/TestNNN/NNN.tif (numbered from
+001), the masks Test/TestNNN_gt/NNN.bmp (for all clips of Ped2 and 10 of Ped1) and Test/UCSDpedN.m, whose k-th line
 `TestVideoFile{end+1}.gt_frame = [61:180];` belongs to the k-th clip (its README: "gt_frame indicates frames that contain
 abnormal events"). MATLAB ranges count from 1 and include both ends: [61:180] are the rows 60 to 179.
 """
@@ -19,13 +19,14 @@ import numpy as np
 from vadcli.errors import DocumentError
 from vadcli.ground_truth.annotation import FrameIntervals, FrameLabels, Span
 from vadcli.ground_truth.files import (
-    PictureMasks,
+    UNPACK,
+    ImageMasks,
     bad_line,
     find_existing,
     first_existing,
+    numbered_images,
     numbered_lines,
-    numbered_pictures,
-    read_json_labels,
+    read_clip_list,
     read_text,
     whole,
 )
@@ -33,17 +34,16 @@ from vadcli.ground_truth.truth import GroundTruth, VideoTruth, video_truth
 
 _RANGES = re.compile(r"TestVideoFile\{[^}]*\}\.gt_frame\s*=\s*\[([^\]]*)\]\s*;?\s*(%.*)?")
 _RANGE = re.compile(r"(\d{1,9})(?::(\d{1,9}))?")
-_ANEW = "unpack the archive anew"
 
 
 class Ped1(GroundTruth):
-    """UCSD Ped1: 36 test clips; `root` is the archive's folder, UCSDped1, its Test folder or the .m file in it."""
+    """UCSD Ped1: 36 test clips. `root` is the archive's folder, UCSDped1, its Test folder or the .m file in it."""
 
     name = "ped1"
     folder = "UCSDped1"
 
     def read(self) -> Iterable[VideoTruth]:
-        """The clips of the .m file."""
+        """Yield the clips of the .m file."""
         return self._official()
 
     def _official(self) -> Iterable[VideoTruth]:
@@ -59,60 +59,62 @@ class Ped1(GroundTruth):
     def _check_clips(self, script: Path, expected: int) -> None:
         clips = [path.name for path in script.parent.iterdir() if re.fullmatch(r"Test\d+", path.name) and path.is_dir()]
         if clips and len(clips) != expected:
-            raise DocumentError(f"{script}: has frame ranges of {expected} clips, but {len(clips)} lie beside it", hint=_ANEW)
+            text = f"has frame ranges of {expected} clips, but its folder has {len(clips)} clips"
+            raise DocumentError(f"{script}: {text}", hint=UNPACK)
 
     def _clip(self, script: Path, clip: str, intervals: tuple[Span, ...]) -> VideoTruth:
-        frames = _count(script.parent / clip)
+        frames = len(numbered_images(script.parent / clip)) or None
         folder = script.parent / f"{clip}_gt"
-        pictures = numbered_pictures(folder) if folder.is_dir() else []
-        if pictures and frames is not None and len(pictures) != frames:
-            raise DocumentError(f"{folder}: has {len(pictures)} masks for the {frames} frames of {clip}", hint=_ANEW)
-        frames = frames if frames is not None else len(pictures) or None
+        images = numbered_images(folder)
+        if images and frames is not None and len(images) != frames:
+            raise DocumentError(f"{folder}: has {len(images)} masks for the {frames} frames of {clip}", hint=UNPACK)
+        frames = frames or len(images) or None
         last = max((span.end_frame for span in intervals), default=0)
         if frames is not None and last > frames:
-            raise DocumentError(f"{script}: {clip} is abnormal up to frame {last}, but has {frames} frames", hint=_ANEW)
-        masks = PictureMasks(tuple(pictures)) if pictures else None
+            raise DocumentError(f"{script}: {clip} is abnormal up to frame {last}, but has {frames} frames", hint=UNPACK)
+        masks = ImageMasks(tuple(images)) if images else None
         return VideoTruth(f"Test/{clip}", script, lambda: FrameIntervals(intervals, frames), masks=masks)
 
 
 class Ped2(Ped1):
     """UCSD Ped2: 12 test clips.
 
-    `root` is the archive's folder, UCSDped2, its Test folder or the .m file in it; or a folder of test/NN frames with
-    frame_labels.csv (clip, 0-based frame, label) and test_masks/NN/NNN.png; or a gt_label.json with a list of labels a clip,
-    "0" being testing/frames/01 (as LiUzHiAn/hf2vad gives them).
+    `root` is one of these: the archive's folder, UCSDped2, its Test folder or the .m file in it; a folder with frames in
+    test/NN, frame_labels.csv (clip, 0-based frame, label) and test_masks/NN/NNN.png; a gt_label.json with one list of labels
+    per clip, in which "0" is testing/frames/01 (as published by LiUzHiAn/hf2vad).
     """
 
     name = "ped2"
     folder = "UCSDped2"
 
     def read(self) -> Iterable[VideoTruth]:
-        """The clips of whichever layout is there."""
+        """Yield the clips of the layout found under `root`."""
         if self.root.is_file() and self.root.suffix != ".m":
             for number, labels in read_clip_list(self.root).items():
-                yield video_truth(f"testing/frames/{number + 1:02d}", self.root, labels)
+                yield video_truth(f"testing/frames/{number + 1:02d}", self.root, FrameLabels(labels))
         elif (table := find_existing(self.root, ["frame_labels.csv"])) is not None:
-            for clip, labels in read_label_table(table).items():
-                yield self._labelled(table, clip, labels)
+            for clip, frame_labels in read_label_table(table).items():
+                yield self._labelled_clip(table, clip, frame_labels)
         else:
             yield from self._official()
 
-    def _labelled(self, table: Path, clip: str, labels: FrameLabels) -> VideoTruth:
+    def _labelled_clip(self, table: Path, clip: str, labels: FrameLabels) -> VideoTruth:
         if not re.fullmatch(r"[\w-]+", clip):
-            raise DocumentError(f"{table}: {clip!r} is no clip's name", hint="clips are named as their folders are: 01, 02 …")
+            hint = "clips have the names of their folders: 01, 02 …"
+            raise DocumentError(f"{table}: {clip!r} is not a clip's name", hint=hint)
         folder = table.parent / "test_masks" / clip
-        pictures = numbered_pictures(folder) if folder.is_dir() else []
-        if pictures and len(pictures) != labels.frames:
-            raise DocumentError(f"{folder}: has {len(pictures)} masks for {labels.frames} frame labels", hint=_ANEW)
-        masks = PictureMasks(tuple(pictures)) if pictures else None
+        images = numbered_images(folder)
+        if images and len(images) != labels.frames:
+            raise DocumentError(f"{folder}: has {len(images)} masks for {labels.frames} frame labels", hint=UNPACK)
+        masks = ImageMasks(tuple(images)) if images else None
         return VideoTruth(f"test/{clip}", table, lambda: labels, masks=masks)
 
 
 def read_ranges(script: Path) -> list[tuple[Span, ...]]:
-    """The intervals of each clip in a UCSDpedN.m file, as half-open rows.
+    """Return the intervals of each clip in a UCSDpedN.m file, as half-open rows.
 
     Raises:
-        DocumentError: a line is something else, or a range runs backwards.
+        DocumentError: a line has another form, or a range ends before it starts.
     """
     clips = []
     for number, line in numbered_lines(script):
@@ -126,17 +128,17 @@ def read_ranges(script: Path) -> list[tuple[Span, ...]]:
             found = _RANGE.fullmatch(part)
             first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
             if not 1 <= first <= last:
-                raise bad_line(script, number, f"{part[:40]!r} is no range of frames counted from 1")
+                raise bad_line(script, number, f"{part[:40]!r} is not a range of frames counted from 1")
             spans.append(Span(first - 1, last))
         clips.append(tuple(spans))
     return clips
 
 
 def read_label_table(path: Path) -> dict[str, FrameLabels]:
-    """The labels a clip of a table of clip, 0-based frame and label, with a row a frame in order.
+    """Return the labels of each clip from a table with one row per frame, in order: clip, 0-based frame, label.
 
     Raises:
-        DocumentError: the header or a row is something else, or a frame is missing.
+        DocumentError: the header or a row has another form, or a frame is missing.
     """
     rows = csv.reader(io.StringIO(read_text(path)))
     if next(rows, []) != ["clip", "frame_index0", "label"]:
@@ -151,26 +153,8 @@ def read_label_table(path: Path) -> dict[str, FrameLabels]:
             raise bad_line(path, rows.line_num, f"{','.join(row)[:80]!r} is not clip,frame,label") from None
         labels = clips.setdefault(clip, [])
         if frame != len(labels):
-            raise bad_line(path, rows.line_num, f"clip {clip!r} goes on with frame {frame} instead of {len(labels)}")
+            raise bad_line(path, rows.line_num, f"clip {clip!r} continues with frame {frame} instead of {len(labels)}")
         if label not in (0, 1):
             raise bad_line(path, rows.line_num, f"the label is {label}, neither 0 nor 1")
         labels.append(bool(label))
     return {clip: FrameLabels(np.array(labels, np.bool_)) for clip, labels in clips.items()}
-
-
-def read_clip_list(path: Path) -> dict[int, FrameLabels]:
-    """The labels of a JSON object whose keys "0", "1", … number the clips in the order of their names.
-
-    Raises:
-        DocumentError: it is something else, or a clip is missing.
-    """
-    labels = read_json_labels(path)
-    if set(labels) != {str(clip) for clip in range(len(labels))}:
-        raise DocumentError(
-            f"{path}: clips are not numbered 0 to {len(labels) - 1}", hint="key the clips by their place from 0"
-        )
-    return {clip: FrameLabels(labels[str(clip)]) for clip in range(len(labels))}
-
-
-def _count(folder: Path) -> int | None:
-    return (len(numbered_pictures(folder)) or None) if folder.is_dir() else None
