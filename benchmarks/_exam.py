@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -11,12 +13,14 @@ import torch
 import torch.nn.functional as F
 
 from vadcli.metrics import Bootstrap, FrameSet, Metric, PixelAccumulator, frame_auc, mask_iou, pixel_ap, pixel_auc
-from vadcli.train.base.naming import Naming
 from vadcli.train.samples import ExposureSample
 from vadcli.train.step import ExposureStep, Seg
-from vadcli.train.synthetic import SyntheticWorld
-from vadcli.train.synthetic.truth import Facts, Verdict
-from vadcli.train.synthetic.words import DEEDS, Name
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout: tools/ is not part of the wheel
+from tools.tiny_world import SyntheticWorld
+from tools.tiny_world.naming import Naming
+from tools.tiny_world.truth import Facts, Verdict
+from tools.tiny_world.words import DEEDS, Name
 
 T = TypeVar("T")
 BOOTSTRAP = Bootstrap()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,11 +25,13 @@ import torch
 from _exam import GROUPS, Group, examine
 
 from vadcli.detectors.lavida import checkpoint
-from vadcli.train.recipe import Recipe
-from vadcli.train.recipe_file import read_recipes
 from vadcli.train.step import ExposureStep, FeatureMemory
-from vadcli.train.synthetic import SyntheticWorld, WorldOptions
-from vadcli.train.trainer import Trainer, behind
+from vadcli.train.trainer import behind
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout: tools/ is not part of the wheel
+from tools.tiny_world import SyntheticWorld, WorldOptions
+from tools.tiny_world.recipe import TinyRecipe, read_tiny_recipes
+from tools.tiny_world.training import tiny_trainer
 
 HERE = Path(__file__).resolve().parent
 STORE = HERE / "miniature.json"
@@ -107,7 +110,7 @@ def run(start: Path, table: str, cell: Cell, seed: int) -> dict[str, float]:
     out = WORK / table / cell.label.replace(" ", "-").replace(",", "") / str(seed)
     model = out / "model"
     if not model.is_dir():
-        Trainer(recipe_of(start, cell, seed), out, device="cpu").run()
+        tiny_trainer(recipe_of(start, cell, seed), out, device="cpu").run()
     loaded = checkpoint.load(model).requires_grad_(False)
     step = ExposureStep(loaded, masks=1, memory=FeatureMemory(loaded))
     world = SyntheticWorld(WorldOptions(), seed=EXAM_SEED, split="test", length=CLIPS)
@@ -140,9 +143,9 @@ def costs(step: ExposureStep, world: SyntheticWorld) -> dict[str, float]:
     return {"tokens": float(len(seen.visual[0].tokens)), "seconds": seconds}
 
 
-def recipe_of(start: Path, cell: Cell, seed: int) -> Recipe:
+def recipe_of(start: Path, cell: Cell, seed: int) -> TinyRecipe:
     """The recipe's first exposure stage, which trains the language model too, short and with a cell's changes."""
-    recipe = behind(next(stage for stage in read_recipes(RECIPE) if stage.task == "exposure"), start)
+    recipe = behind(next(stage for stage in read_tiny_recipes(RECIPE) if stage.task == "exposure"), start)
     parts: dict[str, dict[str, Any]] = {}
     for key, value in cell.changes.items():
         table, _, name = key.partition(".")

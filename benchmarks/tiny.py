@@ -9,6 +9,7 @@ file to write already says of that model stays.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,7 +23,9 @@ from _exam import GROUPS, Group, Marks, examine
 from vadcli.detectors.lavida import checkpoint
 from vadcli.metrics import Metric
 from vadcli.train.step import ExposureStep, FeatureMemory, Seg
-from vadcli.train.synthetic import SyntheticWorld, WorldOptions
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout: tools/ is not part of the wheel
+from tools.tiny_world import SyntheticWorld, WorldOptions
 
 SEED = 20_263
 Asked = tuple[Group, Seg]

@@ -23,10 +23,12 @@ from vadcli.detectors.lavida.model import Lavida
 from vadcli.metrics import FrameSet, frame_auc
 from vadcli.train.samples import ExposureSample
 from vadcli.train.step import ExposureStep
-from vadcli.train.synthetic import SyntheticWorld, WorldOptions
-from vadcli.train.synthetic.truth import Verdict, fits
-from vadcli.train.synthetic.videos import TRUTH_FILE, VideoOptions, draw_video, video_frames, write_videos
-from vadcli.train.synthetic.world import parsed
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout: tools/ is not part of the wheel
+from tools.tiny_world import SyntheticWorld, WorldOptions
+from tools.tiny_world.truth import Verdict, fits
+from tools.tiny_world.videos import TRUTH_FILE, VideoOptions, draw_video, video_frames, write_videos
+from tools.tiny_world.world import parsed
 
 SEED = 20_263
 LISTS = (

@@ -6,11 +6,14 @@ python benchmarks/world.py --clips 300
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from pathlib import Path
 
 from _measure import machine
 
-from vadcli.train.synthetic import SyntheticWorld, WorldOptions
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout: tools/ is not part of the wheel
+from tools.tiny_world import SyntheticWorld, WorldOptions
 
 
 def main() -> None:

@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vadcli.errors import VadcliError
-from vadcli.train.synthetic import SyntheticWorld, WorldOptions
-from vadcli.train.synthetic.videos import VideoOptions, write_videos
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout: tools/ is not part of the wheel
+from tools.tiny_world import SyntheticWorld, WorldOptions
+from tools.tiny_world.videos import VideoOptions, write_videos
 
 CATEGORIES = "red star, blue ring, something falling"
 

@@ -10,8 +10,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from _exam import GROUPS, _mixed, samples_of
 
-from vadcli.train.synthetic import HELD_OUT_PAIRS, SyntheticWorld, WorldOptions, name_table
-from vadcli.train.synthetic.truth import Verdict
+from tools.tiny_world import HELD_OUT_PAIRS, SyntheticWorld, WorldOptions, name_table
+from tools.tiny_world.truth import Verdict
 
 WORLD = SyntheticWorld(WorldOptions(size_px=32), seed=12, split="test", length=40)
 UNSEEN = set(HELD_OUT_PAIRS)

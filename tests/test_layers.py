@@ -56,7 +56,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "scipy": ("metrics", "ground_truth"),
     "opentimelineio": ("export/edit_lists",),
     "matplotlib": ("evaluation",),
-    "threadpoolctl": ("detectors/motion", "train/synthetic/painted"),
+    "threadpoolctl": ("detectors/motion",),
     "torch": ("detectors/", "engine/local", "doctor", "bench", "train/"),
     "transformers": ("detectors/lavida/",),
     "tokenizers": ("detectors/lavida/prompts",),
@@ -66,7 +66,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "accelerate": ("train/",),
     "huggingface_hub": ("weights", "detectors/lavida/checkpoint"),
     "typer": ("cli/",),
-    "tqdm": ("cli/_output", "train/logs"),
+    "tqdm": ("cli/_shared", "train/logs"),
     "platformdirs": ("options/config", "weights"),
     "psutil": ("video/", "doctor", "bench", "status"),
 }

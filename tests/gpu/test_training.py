@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from tests.train.small import sample, small_model
+from tools.tiny_world.recipe import parse_tiny_recipe
+from tools.tiny_world.training import tiny_trainer
 from vadcli.detectors.lavida import checkpoint
 from vadcli.detectors.lavida.config import load_preset
 from vadcli.train import state as parts
 from vadcli.train.recipe import Recipe
-from vadcli.train.recipe_file import parse_recipe
 from vadcli.train.step import ExposureStep
-from vadcli.train.trainer import Trainer
 
 
 def recipe_of(start: Path, precision: str, *, steps: int) -> Recipe:
-    return parse_recipe(
+    return parse_tiny_recipe(
         {
             "name": "small",
             "model": {"folder": str(start), "masks": 3, "compression": 0.5},
@@ -50,10 +50,10 @@ def test_a_training_goes_on_after_a_stop(device: torch.device, tmp_path: Path, p
     start = tmp_path / "start"
     checkpoint.save(small_model(), start, trained=False)
     recipe = recipe_of(start, precision, steps=6)
-    whole = Trainer(recipe, tmp_path / "whole", device=place)
-    assert whole.job.module.device.type == device.type
+    whole = tiny_trainer(recipe, tmp_path / "whole", device=place)
+    assert whole.work.module.device.type == device.type
     whole.run()
-    broken = Trainer(recipe, tmp_path / "broken", device=place)
+    broken = tiny_trainer(recipe, tmp_path / "broken", device=place)
     train, done = broken._train, []
 
     def stop(samples: object, rate: float) -> dict[str, float]:
@@ -65,7 +65,7 @@ def test_a_training_goes_on_after_a_stop(device: torch.device, tmp_path: Path, p
     broken._train = stop  # type: ignore[method-assign, assignment]
     with pytest.raises(KeyboardInterrupt):
         broken.run()
-    Trainer(recipe, tmp_path / "broken", device=place).run()
+    tiny_trainer(recipe, tmp_path / "broken", device=place).run()
     wanted, got = losses_of(tmp_path / "whole"), losses_of(tmp_path / "broken")
     print(f"{precision}: largest difference {np.abs(wanted - got).max():.2e}")
     np.testing.assert_allclose(got, wanted, rtol=2e-2, atol=1e-3)

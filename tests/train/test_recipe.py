@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from tools.tiny_world.recipe import parse_tiny_recipe, parse_tiny_stages, read_tiny_recipes
 from vadcli.errors import UsageError
 from vadcli.train.materials import LAVIDA_MIX
 from vadcli.train.plan import plan_of, plan_text
 from vadcli.train.recipe import PAPER_PARTS, Recipe, ScheduleChoice
-from vadcli.train.recipe_file import parse_recipe, parse_stages, read_recipe, read_recipes
+from vadcli.train.recipe_file import read_recipe
 from vadcli.train.state import ADDITIONS, PAPER, WHOLE
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -26,7 +27,7 @@ def document(**more: Any) -> dict[str, Any]:
 
 
 def test_the_7b_recipe_is_the_papers() -> None:
-    recipe = read_recipe(RECIPES / "lavida-7b.toml")
+    recipe = read_recipe(RECIPES / "lavida-7b.toml", Recipe)
     assert {item.name: item.weight for item in recipe.data} == dict(LAVIDA_MIX)
     assert recipe.model.train == PAPER == PAPER_PARTS
     schedule = recipe.schedule
@@ -44,7 +45,7 @@ def test_the_7b_recipe_is_the_papers() -> None:
 
 
 def test_the_tiny_recipe_trains_everything_from_nothing() -> None:
-    stages = read_recipes(RECIPES / "lavida-tiny.toml")
+    stages = read_tiny_recipes(RECIPES / "lavida-tiny.toml")
     tasks = [recipe.task for recipe in stages]
     assert (tasks[0], tasks[-1], set(tasks)) == ("pictures", "exposure", {"pictures", "questions", "exposure"})
     assert {recipe.model.preset for recipe in stages} == {"lavida-tiny-scratch"}
@@ -56,7 +57,7 @@ def test_the_tiny_recipe_trains_everything_from_nothing() -> None:
 def test_the_checkpoint_says_by_which_stages_of_the_recipe_it_was_trained() -> None:
     document = json.loads((RECIPES.parent / "weights" / "lavida-tiny" / "config.json").read_text())
     told = [stage["recipe"] for stage in document["sources"]["training"]]
-    stages = [recipe.told() for recipe in read_recipes(RECIPES / "lavida-tiny.toml")[-len(told) :]]
+    stages = [recipe.told() for recipe in read_tiny_recipes(RECIPES / "lavida-tiny.toml")[-len(told) :]]
     assert len(told) >= 7
     for mine, theirs in zip(told, stages, strict=True):
         for key in ("task", "seed", "schedule", "loss", "base"):
@@ -86,7 +87,7 @@ def test_the_checkpoint_says_by_which_stages_of_the_recipe_it_was_trained() -> N
 )
 def test_what_can_not_be_used_is_named(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(UsageError, match=told):
-        parse_recipe(document(**changes))
+        parse_tiny_recipe(document(**changes))
 
 
 @pytest.mark.parametrize("text", ["name = ", 'name = "x"\n'])
@@ -94,21 +95,21 @@ def test_an_error_names_the_file(tmp_path: Path, text: str) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(text)
     with pytest.raises(UsageError, match=r"mine\.toml"):
-        read_recipe(path)
+        read_recipe(path, Recipe)
 
 
 def test_a_recipe_survives_its_json() -> None:
     for path in RECIPES.glob("*.toml"):
-        for recipe in read_recipes(path):
-            assert parse_recipe(recipe.to_json()) == recipe
+        for recipe in read_tiny_recipes(path):
+            assert parse_tiny_recipe(recipe.to_json()) == recipe
 
 
 def test_the_fingerprint_is_of_what_is_computed() -> None:
-    recipe = parse_recipe(document())
+    recipe = parse_tiny_recipe(document())
     assert changed(recipe, schedule=replace(recipe.schedule, rate=2e-5))
     assert changed(recipe, seed=1)
     assert not changed(recipe, running=replace(recipe.running, workers=3, keep=5))
-    moved = [parse_recipe(document(data=[{"name": "mevis", "root": root}])).fingerprint() for root in ("/a", "/b")]
+    moved = [parse_tiny_recipe(document(data=[{"name": "mevis", "root": root}])).fingerprint() for root in ("/a", "/b")]
     assert moved[0] == moved[1] != recipe.fingerprint()
 
 
@@ -132,7 +133,7 @@ def test_reading_a_recipe_loads_no_torch() -> None:
 
 
 def test_the_plan_of_the_7b_recipe_needs_no_memory_and_no_data() -> None:
-    recipe = read_recipe(RECIPES / "lavida-7b.toml")
+    recipe = read_recipe(RECIPES / "lavida-7b.toml", Recipe)
     recipe = replace(recipe, model=replace(recipe.model, folder="", preset="lavida-7b"))
     plan = plan_of(recipe)
     trained = {size.name: size.trained for size in plan.sizes if size.trained}
@@ -149,7 +150,7 @@ def test_the_plan_of_the_7b_recipe_needs_no_memory_and_no_data() -> None:
 
 def test_the_plan_of_a_model_made_from_nothing() -> None:
     model = {"preset": "lavida-tiny", "train": list(WHOLE), "masks": 1}
-    plan = plan_of(parse_recipe(document(model=model)))
+    plan = plan_of(parse_tiny_recipe(document(model=model)))
     for size in plan.sizes:
         assert size.trained == (0 if size.name == "rest" else size.total)
     without = plan_of(replace(plan.recipe, running=replace(plan.recipe.running, gradient_checkpointing=True)))
@@ -159,11 +160,11 @@ def test_the_plan_of_a_model_made_from_nothing() -> None:
 
 def test_a_stage_is_the_recipe_with_its_own_values_over_it() -> None:
     common = document(schedule={"steps": 5, "batch": 3}, exposure={"probability": 0.25})
-    first, second = parse_stages({**common, "stage": [{"task": "pictures"}, {"schedule": {"steps": 7}, "seed": 4}]})
+    first, second = parse_tiny_stages({**common, "stage": [{"task": "pictures"}, {"schedule": {"steps": 7}, "seed": 4}]})
     assert (first.task, first.schedule.steps, first.schedule.batch, first.seed) == ("pictures", 5, 3, 0)
     assert (second.task, second.schedule.steps, second.schedule.batch, second.seed) == ("exposure", 7, 3, 4)
     assert first.exposure == second.exposure
-    assert parse_stages(common) == (parse_recipe(common),)
+    assert parse_tiny_stages(common) == (parse_tiny_recipe(common),)
 
 
 @pytest.mark.parametrize(
@@ -176,4 +177,4 @@ def test_a_stage_is_the_recipe_with_its_own_values_over_it() -> None:
 )
 def test_stages_that_are_none_are_named(stage: Any, told: str) -> None:
     with pytest.raises(UsageError, match=told):
-        parse_stages(document(stage=stage))
+        parse_tiny_stages(document(stage=stage))

@@ -22,13 +22,15 @@ from accelerate.state import AcceleratorState
 from tests.patience import PATIENCE_S
 from tests.train import miniatures
 from tests.train.small import small_model
+from tools.tiny_world.recipe import parse_tiny_recipe, read_tiny_recipes
+from tools.tiny_world.training import tiny_trainer
 from vadcli.detectors.lavida import checkpoint
 from vadcli.errors import DocumentError, UsageError, VadcliError
 from vadcli.train import state as parts
 from vadcli.train.logs import validate
 from vadcli.train.materials import LAVIDA_MIX
 from vadcli.train.recipe import Recipe
-from vadcli.train.recipe_file import parse_recipe, read_recipe, read_recipes
+from vadcli.train.recipe_file import read_recipe
 from vadcli.train.state import Progress
 from vadcli.train.step import LOSS_NAMES
 from vadcli.train.trainer import Trainer
@@ -51,7 +53,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe_of(start: Path, *, steps: int = 6, lora: bool = False, every: int = 0, patience: int = 0, seed: int = 0) -> Recipe:
-    return parse_recipe(
+    return parse_tiny_recipe(
         {
             "name": "small",
             "seed": seed,
@@ -104,16 +106,16 @@ def killed_after(step: int) -> Callable[[Trainer], None]:
 @pytest.mark.parametrize("lora", [False, True])
 def test_a_killed_training_ends_with_the_same_bytes_as_an_undisturbed_one(start: Path, tmp_path: Path, lora: bool) -> None:
     recipe = recipe_of(start, lora=lora, every=3)
-    whole = Trainer(recipe, tmp_path / "whole", device="cpu").run()
+    whole = tiny_trainer(recipe, tmp_path / "whole", device="cpu").run()
     rng = np.random.default_rng(1 + lora)
     first = int(rng.integers(2, 5))
     for step in (first, 5):
-        broken = Trainer(recipe, tmp_path / "broken", device="cpu")
+        broken = tiny_trainer(recipe, tmp_path / "broken", device="cpu")
         killed_after(step)(broken)
         with pytest.raises(Killed):
             broken.run()
         assert not (tmp_path / "broken" / "model").exists()
-    resumed = Trainer(recipe, tmp_path / "broken", device="cpu").run()
+    resumed = tiny_trainer(recipe, tmp_path / "broken", device="cpu").run()
     assert losses_of(tmp_path / "broken") == losses_of(tmp_path / "whole")
     assert (tmp_path / "broken/validation.csv").read_bytes() == (tmp_path / "whole/validation.csv").read_bytes()
     assert files_of(resumed) == files_of(whole)
@@ -122,10 +124,10 @@ def test_a_killed_training_ends_with_the_same_bytes_as_an_undisturbed_one(start:
 CHILD = """
 import sys; from pathlib import Path
 import torch; torch.set_num_threads(1)
-from vadcli.train.recipe_file import parse_recipe
-from vadcli.train.trainer import Trainer
+from tools.tiny_world.recipe import parse_tiny_recipe
+from tools.tiny_world.training import tiny_trainer
 import json
-Trainer(parse_recipe(json.loads(sys.argv[1])), Path(sys.argv[2]), device="cpu").run()
+tiny_trainer(parse_tiny_recipe(json.loads(sys.argv[1])), Path(sys.argv[2]), device="cpu").run()
 """
 
 
@@ -144,15 +146,15 @@ def test_a_process_killed_by_the_system_goes_on_to_the_same_bytes(start: Path, t
     finally:
         child.send_signal(signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL
-    resumed = Trainer(recipe, tmp_path / "broken", device="cpu").run()
-    whole = Trainer(recipe, tmp_path / "whole", device="cpu").run()
+    resumed = tiny_trainer(recipe, tmp_path / "broken", device="cpu").run()
+    whole = tiny_trainer(recipe, tmp_path / "whole", device="cpu").run()
     assert losses_of(tmp_path / "broken") == losses_of(tmp_path / "whole")
     assert files_of(resumed) == files_of(whole)
 
 
 def test_one_seed_gives_one_training_and_another_seed_another(start: Path, tmp_path: Path) -> None:
     for name, seed in (("first", 0), ("again", 0), ("other", 1)):
-        Trainer(recipe_of(start, steps=2, seed=seed), tmp_path / name, device="cpu").run()
+        tiny_trainer(recipe_of(start, steps=2, seed=seed), tmp_path / name, device="cpu").run()
     assert losses_of(tmp_path / "first") == losses_of(tmp_path / "again") != losses_of(tmp_path / "other")
     header, *rows = losses_of(tmp_path / "first")
     assert header == ["step", *LOSS_NAMES, "rate"]
@@ -163,16 +165,16 @@ def test_one_seed_gives_one_training_and_another_seed_another(start: Path, tmp_p
 def test_the_folder_that_comes_out_scores_as_the_trained_model_did(start: Path, tmp_path: Path, lora: bool) -> None:
     recipe = recipe_of(start, steps=4, lora=lora)
     recipe = replace(recipe, schedule=replace(recipe.schedule, rate=1e-2))
-    trainer = Trainer(recipe, tmp_path, device="cpu")
+    trainer = tiny_trainer(recipe, tmp_path, device="cpu")
     folder = trainer.run()
     model = checkpoint.load(folder)  # no leave to be untrained
     assert model.config.trained
     assert model.config.sources["training"][-1]["recipe"] == recipe.told()
-    assert model.config.sources["training"][-1]["data"] == trainer.job.fingerprint
+    assert model.config.sources["training"][-1]["data"] == trainer.work.fingerprint
     assert model.config.compression.ratio == 0.5
     names = ("red star", "something falling")
-    frames = torch.from_numpy(trainer.job.samples.mixture.sample(trainer.job.samples.mixture.plan(0)[0]).frames)[None]
-    trained = trainer.job.module.eval().model
+    frames = torch.from_numpy(trainer.work.samples.mixture.sample(trainer.work.samples.mixture.plan(0)[0]).frames)[None]
+    trained = trainer.work.module.eval().model
     with torch.no_grad():
         wanted, got = (one(frames, one.questions(names)) for one in (trained, model))
         before = checkpoint.load(start, allow_untrained=True)
@@ -192,9 +194,9 @@ def test_the_best_validation_is_what_comes_out_and_waiting_ends(
     def told(*args: object, **more: object) -> object:
         return replace(validate(*args, **more), frame_auc=next(figures))  # type: ignore[arg-type]
 
-    monkeypatch.setattr("vadcli.train.step.validate", told)
+    monkeypatch.setattr("vadcli.train.training.validate", told)
     recipe = recipe_of(start, steps=20, every=1, patience=2)
-    trainer = Trainer(recipe, tmp_path, device="cpu")
+    trainer = tiny_trainer(recipe, tmp_path, device="cpu")
     folder = trainer.run()
     assert trainer.progress == Progress(step=4, best=0.9, best_step=2, waited=2)
     training = json.loads((folder / "config.json").read_text())["sources"]["training"][-1]
@@ -202,30 +204,30 @@ def test_the_best_validation_is_what_comes_out_and_waiting_ends(
     rows = (tmp_path / "validation.csv").read_text().splitlines()
     assert [row.split(",")[:2] for row in rows[1:]] == [["1", "0.6"], ["2", "0.9"], ["3", "0.7"], ["4", "0.9"]]
     # It stays stopped when it is run again.
-    assert files_of(Trainer(recipe, tmp_path, device="cpu").run()) == files_of(folder)
+    assert files_of(tiny_trainer(recipe, tmp_path, device="cpu").run()) == files_of(folder)
 
 
 def test_validation_shows_what_training_never_does(start: Path, tmp_path: Path) -> None:
-    trainer = Trainer(recipe_of(start, every=3), tmp_path, device="cpu")
-    assert trainer.job.held is not None
-    assert len(trainer.job.held) == 4
-    assert all("/validation/" in trainer.job.held[place].key for place in range(4))
-    assert all("/train/" in trainer.job.samples.mixture.sample(draw).key for draw in trainer.job.samples.mixture.plan(0))
+    trainer = tiny_trainer(recipe_of(start, every=3), tmp_path, device="cpu")
+    assert trainer.work.held is not None
+    assert len(trainer.work.held) == 4
+    assert all("/validation/" in trainer.work.held[place].key for place in range(4))
+    assert all("/train/" in trainer.work.samples.mixture.sample(draw).key for draw in trainer.work.samples.mixture.plan(0))
     state = torch.get_rng_state()
-    found = validate(trainer.job.module, trainer.job.held, batch=3)
+    found = validate(trainer.work.module, trainer.work.held, batch=3)
     assert torch.equal(torch.get_rng_state(), state), "validation must not move training's random numbers on"
     assert found.frames == 4 * 8
     assert found.frame_auc is not None
     assert 0 <= found.frame_auc <= 1
-    assert found == validate(trainer.job.module, trainer.job.held, batch=2)
+    assert found == validate(trainer.work.module, trainer.work.held, batch=2)
 
 
 def test_another_recipe_does_not_go_on_with_a_training(start: Path, tmp_path: Path) -> None:
     recipe = recipe_of(start, steps=2)
-    Trainer(recipe, tmp_path, device="cpu").run()
+    tiny_trainer(recipe, tmp_path, device="cpu").run()
     other = replace(recipe, schedule=replace(recipe.schedule, rate=2e-3))
     with pytest.raises(DocumentError, match="another recipe"):
-        Trainer(other, tmp_path, device="cpu").run()
+        tiny_trainer(other, tmp_path, device="cpu").run()
 
 
 def test_checkpoints_are_whole_or_absent_and_only_the_newest_are_kept(start: Path, tmp_path: Path) -> None:
@@ -233,16 +235,16 @@ def test_checkpoints_are_whole_or_absent_and_only_the_newest_are_kept(start: Pat
     left = tmp_path / "checkpoints" / ".step-00000002.new"
     left.mkdir(parents=True)
     (left / "state.json").write_text("{")  # a run that was killed while it wrote
-    Trainer(recipe, tmp_path, device="cpu").run()
+    tiny_trainer(recipe, tmp_path, device="cpu").run()
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-00000004", "step-00000006"]
     (tmp_path / "checkpoints/step-00000006/optimizer.safetensors").write_bytes(b"cut")
     with pytest.raises(DocumentError, match=r"optimizer\.safetensors"):
-        Trainer(recipe, tmp_path, device="cpu").run()
+        tiny_trainer(recipe, tmp_path, device="cpu").run()
 
 
 def test_a_loss_that_is_not_a_number_ends_training(start: Path, tmp_path: Path) -> None:
-    trainer = Trainer(recipe_of(start, steps=2), tmp_path, device="cpu")
+    trainer = tiny_trainer(recipe_of(start, steps=2), tmp_path, device="cpu")
     with torch.no_grad():
         trainer.parameters[0].fill_(float("nan"))
     with pytest.raises(VadcliError, match="step 1: the loss is not a number"):
@@ -254,7 +256,7 @@ def test_two_processes_train_as_one_does(start: Path, tmp_path: Path) -> None:
     alone = recipe_of(start, steps=4, every=2)
     alone = replace(alone, schedule=replace(alone.schedule, batch=2, accumulation=2), running=replace(alone.running, workers=0))
     shared = replace(alone, schedule=replace(alone.schedule, batch=1))
-    Trainer(alone, tmp_path / "alone", device="cpu").run()
+    tiny_trainer(alone, tmp_path / "alone", device="cpu").run()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     children = []
@@ -277,8 +279,8 @@ def test_two_processes_train_as_one_does(start: Path, tmp_path: Path) -> None:
 
 def test_reading_in_other_processes_changes_nothing(start: Path, tmp_path: Path) -> None:
     recipe = recipe_of(start, steps=2)
-    Trainer(recipe, tmp_path / "own", device="cpu").run()
-    Trainer(replace(recipe, running=replace(recipe.running, workers=1)), tmp_path / "other", device="cpu").run()
+    tiny_trainer(recipe, tmp_path / "own", device="cpu").run()
+    tiny_trainer(replace(recipe, running=replace(recipe.running, workers=1)), tmp_path / "other", device="cpu").run()
     assert losses_of(tmp_path / "own") == losses_of(tmp_path / "other")
 
 
@@ -288,14 +290,14 @@ def test_accumulated_batches_are_the_whole_batch(start: Path, tmp_path: Path) ->
         recipe = recipe_of(start, steps=2)
         schedule = replace(recipe.schedule, batch=batch, accumulation=accumulation)
         out = tmp_path / str(batch)
-        Trainer(replace(recipe, schedule=schedule), out, device="cpu").run()
+        tiny_trainer(replace(recipe, schedule=schedule), out, device="cpu").run()
         found.append([[float(value) for value in row] for row in losses_of(out)[1:]])
     np.testing.assert_allclose(found[0], found[1], rtol=2e-3, atol=1e-4)
     np.testing.assert_allclose(found[0], found[2], rtol=2e-3, atol=1e-4)
 
 
 def test_the_7b_recipe_trains_a_small_model_on_every_data_set(start: Path, tmp_path: Path) -> None:
-    recipe = read_recipe(RECIPES / "lavida-7b.toml")
+    recipe = read_recipe(RECIPES / "lavida-7b.toml", Recipe)
     data = tuple(
         replace(item, root=str(miniature(tmp_path / name)))
         for item in recipe.data
@@ -314,17 +316,17 @@ def test_the_7b_recipe_trains_a_small_model_on_every_data_set(start: Path, tmp_p
     trainer = Trainer(recipe, tmp_path / "out", device="cpu")
     # Weights that make a data set miss an epoch of 20 samples would be refused: the paper's least is 1 in 20.
     assert dict(
-        zip((one.data.name for one in trainer.job.samples.mixture.samplers), trainer.job.samples.mixture.quotas, strict=True)
+        zip((one.data.name for one in trainer.work.samples.mixture.samplers), trainer.work.samples.mixture.quotas, strict=True)
     ) == {name: round(20 * weight) for name, weight in LAVIDA_MIX.items()}
     folder = trainer.run()
     assert len(losses_of(tmp_path / "out")) == 1 + 5
     assert checkpoint.load(folder).config.trained
-    counts = {len(trainer.job.samples.mixture.sample(draw).frames) for draw in trainer.job.samples.mixture.plan(0)}
+    counts = {len(trainer.work.samples.mixture.sample(draw).frames) for draw in trainer.work.samples.mixture.plan(0)}
     assert counts == {1, 8}, "images and clips"
 
 
 def test_a_preset_is_a_start(tmp_path: Path) -> None:
-    recipe, *_ = read_recipes(RECIPES / "lavida-tiny.toml")
+    recipe, *_ = read_tiny_recipes(RECIPES / "lavida-tiny.toml")
     recipe = replace(
         recipe,
         data=(replace(recipe.data[0], clips=12, painted=False),),
@@ -332,7 +334,7 @@ def test_a_preset_is_a_start(tmp_path: Path) -> None:
         schedule=replace(recipe.schedule, epochs=1, steps=1, batch=1, accumulation=1),
         validation=replace(recipe.validation, every=0),
     )
-    folder = Trainer(recipe, tmp_path, device="cpu").run()
+    folder = tiny_trainer(recipe, tmp_path, device="cpu").run()
     assert checkpoint.load(folder).config.name == "lavida-tiny"
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 10e6, "what the project ships is small"
 
@@ -340,4 +342,4 @@ def test_a_preset_is_a_start(tmp_path: Path) -> None:
 def test_a_start_that_is_not_there_is_named(tmp_path: Path) -> None:
     recipe = replace(recipe_of(tmp_path), model=replace(recipe_of(tmp_path).model, folder="", preset="lavida-huge"))
     with pytest.raises(UsageError, match="lavida-huge"):
-        Trainer(recipe, tmp_path, device="cpu")
+        tiny_trainer(recipe, tmp_path, device="cpu")

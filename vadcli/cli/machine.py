@@ -213,32 +213,37 @@ def _scratch() -> Iterator[Path]:
 
 
 def train(
-    config: Annotated[Path, typer.Option("--config", metavar="FILE", help="The recipe.")],
+    recipe: Annotated[Path | None, typer.Option("--recipe", metavar="FILE", help="The recipe: a TOML file.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Log, checkpoints and the model.")] = Path("training"),
     device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and stop.")] = False,
+    config: Annotated[Path | None, typer.Option("--config", hidden=True, help="The old name of --recipe.")] = None,
 ) -> None:
-    """Train LAVIDA by a recipe; a training that was interrupted goes on from its newest checkpoint.
+    """Train LAVIDA by a recipe. An interrupted training continues from its newest checkpoint.
 
-    Needs the packages of `pip install "vadcli[train]"`. Several processes, one a GPU or one a core, are started by
+    Needs the packages of `pip install "vadcli[train]"`. To use several processes, one per GPU or core, run
     `torchrun --nproc-per-node N -m vadcli train ...`.
 
     \b
     Examples:
-      vadcli train --config recipes/lavida-tiny.toml --dry-run
-      vadcli train --config recipes/lavida-tiny.toml --out training
+      vadcli train --recipe recipes/lavida-7b.toml --dry-run
+      vadcli train --recipe recipes/lavida-7b.toml --out training
     """  # noqa: D301
+    from vadcli.train.recipe import Recipe
     from vadcli.train.recipe_file import read_recipes
 
     set_up_talk(TalkOptions())
-    recipes = read_recipes(config)
+    chosen = recipe or config
+    if chosen is None:
+        raise UsageError("vadcli train needs a recipe", hint="name a TOML file with --recipe")
+    recipes = read_recipes(chosen, Recipe)
     if dry_run:
         from vadcli.train.plan import plan_of, plan_text, time_text
 
         for plan in map(plan_of, recipes):
             typer.echo(plan_text(plan) + time_text(plan))
         return
-    from vadcli.train import trainer as series
+    from vadcli.train import trainer
 
-    folder = series.train(recipes, out, device=None if device == "auto" else device)
+    folder = trainer.train(recipes, out, device=None if device == "auto" else device)
     log.info("trained: vadcli scan ./footage --detector lavida --model %s", folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,14 @@ from vadcli import weights
 from vadcli.detectors.lavida import checkpoint
 from vadcli.detectors.lavida.config import LoraOptions, load_preset, preset_names
 from vadcli.detectors.lavida.model import Lavida
-from vadcli.detectors.lavida.projector import build_projector
+from vadcli.detectors.lavida.projector import ProjectorOptions, build_projector
 from vadcli.errors import UsageError
-from vadcli.train.base.start import draw
 from vadcli.train.recipe import Recipe
 from vadcli.train.state import LORA, save_trained
 
 
-def start_model(recipe: Recipe) -> Lavida:
-    """The model to train, on the CPU in fp32, with the recipe's compression, adapters and frame areas in its config.
+def first_model(recipe: Recipe) -> Lavida:
+    """Load the folder to start from, or draw a preset's random weights from the recipe's seed; on the CPU in fp32.
 
     Raises:
         UsageError: there is no such preset.
@@ -44,32 +43,24 @@ def start_model(recipe: Recipe) -> Lavida:
         # Each part's own start: the loud one of a model for demonstrations doesn't suit training.
         config = replace(load_preset(chosen.preset), random_gain=None, seed=recipe.seed)
         model = checkpoint.random_model(config, seed=recipe.seed)
-        if recipe.task == "pictures":
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(recipe.seed)
-                draw(model)
         model.masks.has_memory = False  # type: ignore[attr-defined]  # SAM2's video memory isn't trained: nothing to store
-    if "pooling" in chosen.without:
-        model.mllm.pooling = None
-        model.config = replace(model.config, additions=replace(model.config.additions, pooling=False))
-    return configured(with_projector(model, recipe), recipe)
+    return model
 
 
-def with_projector(model: Lavida, recipe: Recipe) -> Lavida:
-    """The model with the projector that the recipe wants: a new random one, drawn from its seed, of another kind or size; or
-    the start's with an addition more or less.
-    """
+def projector_options(model: Lavida, recipe: Recipe) -> ProjectorOptions:
+    """Return the options of the projector that the recipe asks for: the start's, with the recipe's kind and queries."""
     chosen, options = recipe.model, model.config.projector
-    drawn = bool(chosen.projector or chosen.queries)
-    wanted = replace(
-        options,
-        kind=chosen.projector or options.kind,
-        queries=chosen.queries or options.queries,
-        mask_prompt=(options.mask_prompt or chosen.mask_prompt) and "mask_prompt" not in chosen.without,
-        null_key=options.null_key and "null_key" not in chosen.without,
-        presence=options.presence and "presence" not in chosen.without,
-    )
-    if wanted == options and not drawn:
+    return replace(options, kind=chosen.projector or options.kind, queries=chosen.queries or options.queries)
+
+
+def with_projector(model: Lavida, recipe: Recipe, wanted: ProjectorOptions) -> Lavida:
+    """Give the model a projector with these options.
+
+    A new one is drawn from the recipe's seed if the recipe names a kind or a number of queries. Otherwise the weights of the
+    start's projector are kept as far as they fit.
+    """
+    drawn = bool(recipe.model.projector or recipe.model.queries)
+    if wanted == model.config.projector and not drawn:
         return model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -97,7 +88,9 @@ def configured(model: Lavida, recipe: Recipe) -> Lavida:
     return model
 
 
-def write_model(model: Lavida, recipe: Recipe, folder: Path, sources: Mapping[str, Any]) -> None:
+def write_model(
+    model: Lavida, recipe: Recipe, folder: Path, sources: Mapping[str, Any], *, start: Callable[[Recipe], Lavida]
+) -> None:
     """Write the LAVIDA folder of a trained model; the same training gives the same bytes.
 
     A model with adapters is written as its start's base parts, copied, with what was trained over them; another one whole.
@@ -107,6 +100,7 @@ def write_model(model: Lavida, recipe: Recipe, folder: Path, sources: Mapping[st
         recipe: by which it was trained.
         folder: to fill.
         sources: what to store of the training in config.json, beside the recipe and behind the stages before it.
+        start: makes the model that the training started from.
     """
     before = model.config.sources
     stages = [*before.get("training", []), {"vadcli": vadcli.__version__, "recipe": recipe.told(), **sources}]
@@ -119,7 +113,7 @@ def write_model(model: Lavida, recipe: Recipe, folder: Path, sources: Mapping[st
         for part in checkpoint.PARTS:
             shutil.copytree(base / part, folder / part)
     else:
-        checkpoint.save(start_model(recipe), folder, trained=False)
+        checkpoint.save(start(recipe), folder, trained=False)
     save_trained(model, folder)
     _keep_choice_of_mask(model, folder / "sam2" / "config.json")
     document = {**model.config.to_json(), "parts": {}}

@@ -6,24 +6,23 @@ What a recipe trains on and is validated on: data sets opened, mixed and read in
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
 from vadcli.options.config import cache_folder
-from vadcli.train.base.naming import SpokenWorld
 from vadcli.train.datasets import open_data
 from vadcli.train.datasets.base import ClipRule
 from vadcli.train.exposure import AnomalyExposureSampler, ExposureOptions, paper_options
-from vadcli.train.recipe import SYNTHETIC, DataChoice, Recipe
+from vadcli.train.recipe import DataChoice, Recipe
 from vadcli.train.samples import ExposureSample, SegmentationData
-from vadcli.train.synthetic import SyntheticWorld
-from vadcli.train.synthetic.painted import painted
+
+Open = Callable[[DataChoice, int], SegmentationData]
+"""Opens a data set: (choice, frames per clip) -> data set."""
 
 LAVIDA_MIX: Mapping[str, float] = MappingProxyType(
     {
@@ -123,20 +122,27 @@ def _quotas(weights: Sequence[float], draws: int) -> tuple[int, ...]:
     return tuple(int(quota) for quota in quotas)
 
 
-def mixture_of(recipe: Recipe, *, frames: int, processes: int = 1) -> Mixture:
+def open_choice(item: DataChoice, frames: int) -> SegmentationData:
+    """Open one of the data sets that the paper trains on, with clips of so many frames."""
+    root = Path(item.root).expanduser()
+    return open_data(item.name, root, split=item.split, rule=ClipRule(frames=frames), cache=cache_folder() / "training")
+
+
+def mixture_of(recipe: Recipe, *, frames: int, processes: int = 1, opened: Open = open_choice) -> Mixture:
     """The training mixture; an epoch has as many samples as its steps take.
 
     Args:
         recipe: data sets and how samples become anomalies.
         frames: T of a video's clip.
         processes: that train side by side, each with its own batches.
+        opened: opens each data set.
 
     Raises:
         UsageError: a folder isn't its data set's.
         DocumentError: a file is damaged.
     """
     schedule = recipe.schedule
-    parts = [(_sampler(recipe, item, frames=frames), item.weight) for item in recipe.data]
+    parts = [(_sampler(recipe, item, opened(item, frames)), item.weight) for item in recipe.data]
     return Mixture(parts, schedule.steps * schedule.batch * schedule.accumulation * processes, recipe.seed)
 
 
@@ -148,20 +154,9 @@ class ValidationSet(Sequence[ExposureSample]):
         DocumentError: a file is damaged.
     """
 
-    def __init__(self, recipe: Recipe, *, frames: int) -> None:
-        chosen = recipe.validation
-        trained = [item for item in recipe.data if item.name == chosen.name]
-        spoken = [item.patterns for item in trained]
-        item = DataChoice(
-            chosen.name,
-            chosen.root,
-            chosen.split,
-            clips=chosen.clips,
-            max_categories=trained[0].max_categories if trained else 0,
-            patterns=tuple(dict.fromkeys(chain.from_iterable(spoken))) if all(spoken) else (),
-        )
-        self._sampler = _sampler(recipe, item, frames=frames)
-        self._indices = [int(index) for index in self._sampler.plan(0)[: chosen.clips]]
+    def __init__(self, recipe: Recipe, item: DataChoice, *, frames: int, opened: Open = open_choice) -> None:
+        self._sampler = _sampler(recipe, item, opened(item, frames))
+        self._indices = [int(index) for index in self._sampler.plan(0)[: recipe.validation.clips]]
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -212,14 +207,7 @@ class StepOrder:
             yield list(range(start, start + self.per_process))
 
 
-def world_of(recipe: Recipe, item: DataChoice, *, frames: int) -> SyntheticWorld:
-    """The synthetic world that a data choice means, from its folder where it is to be painted."""
-    options = replace(recipe.world, frames=frames)
-    world = SyntheticWorld(options, seed=recipe.seed, split=item.split, length=item.clips)  # type: ignore[arg-type]
-    return painted(world, cache_folder() / "training") if item.painted else world
-
-
-def _sampler(recipe: Recipe, item: DataChoice, *, frames: int) -> AnomalyExposureSampler:
+def _sampler(recipe: Recipe, item: DataChoice, data: SegmentationData) -> AnomalyExposureSampler:
     chosen = recipe.exposure
     options: ExposureOptions = replace(
         paper_options(item.name),
@@ -231,12 +219,4 @@ def _sampler(recipe: Recipe, item: DataChoice, *, frames: int) -> AnomalyExposur
     )
     if item.max_categories:
         options = replace(options, max_categories=item.max_categories)
-    return AnomalyExposureSampler(_open(recipe, item, frames=frames), options, recipe.seed)
-
-
-def _open(recipe: Recipe, item: DataChoice, *, frames: int) -> SegmentationData:
-    if item.name == SYNTHETIC:
-        world = world_of(recipe, item, frames=frames)
-        return SpokenWorld(world, item.patterns, name=item.called or world.name) if item.patterns else world
-    root = Path(item.root).expanduser()
-    return open_data(item.name, root, split=item.split, rule=ClipRule(frames=frames), cache=cache_folder() / "training")
+    return AnomalyExposureSampler(data, options, recipe.seed)

@@ -19,58 +19,57 @@ from vadcli.detectors.lavida.config import QWEN_PX, load_preset, preset_names
 from vadcli.detectors.lavida.model import Lavida
 from vadcli.train import folders
 from vadcli.train.materials import Mixture
-from vadcli.train.recipe import SYNTHETIC, Recipe
+from vadcli.train.recipe import Recipe
 from vadcli.train.state import part_of, set_up
 from vadcli.train.trainer import Trainer
+from vadcli.train.training import PaperTraining
 
 SMALL = 50_000_000
 """Parameters up to which steps are tried."""
 TRIED = 2
-CLIPS = 32
 RATE = 1e14
 """Operations a second for the figure of a large model: what one data-centre GPU sustains in bf16 with care."""
 
 
-def time_text(plan: TrainingPlan) -> str:
-    """A line about the time of all steps, for a person."""
+def time_text(plan: TrainingPlan, training: PaperTraining | None = None) -> str:
+    """Return a line for people about the time of all steps."""
     recipe = plan.recipe
     steps = recipe.schedule.total_steps
-    synthetic = all(item.name == SYNTHETIC for item in recipe.data)
-    if synthetic and sum(size.total for size in plan.sizes) <= SMALL:
-        seconds = step_seconds(recipe)
+    training = training or PaperTraining()
+    brief = training.sample_recipe(recipe)
+    if brief is not None and sum(size.total for size in plan.sizes) <= SMALL:
+        seconds = step_seconds(brief, training)
         return f"time:   {seconds:.2f} s a step here, the quicker of {TRIED}: about {_long(seconds * steps)} in all\n"
-    operations = step_operations(recipe)
+    operations = step_operations(recipe, training)
     told = f"time:   about {operations:.1e} operations a step and process, data loading apart:"
     return f"{told}\n        {_long(operations * steps / RATE)} in all at 1e14 a second\n"
 
 
-def step_seconds(recipe: Recipe) -> float:
-    """Seconds of one optimiser step of this process, the quickest of a few on clips that are painted for it.
+def step_seconds(brief: Recipe, training: PaperTraining) -> float:
+    """Measure the seconds of one optimiser step of this process, the quickest of a few.
 
     Raises:
         UsageError: as `Trainer`.
     """
-    data = tuple(replace(item, painted=False, clips=CLIPS) for item in recipe.data)
-    brief = replace(recipe, data=data, validation=replace(recipe.validation, every=0))
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(brief, Path(folder))
+        trainer = Trainer(brief, Path(folder), training=training)
         samples = brief.schedule.batch * brief.schedule.accumulation
         taken = []
         for step in range(TRIED):
-            some = [trainer.job.samples[step * samples + place] for place in range(samples)]
+            some = [trainer.work.samples[step * samples + place] for place in range(samples)]
             began = time.perf_counter()
             trainer.try_step(some)
             taken.append(time.perf_counter() - began)
         return min(taken)
 
 
-def step_operations(recipe: Recipe) -> float:
+def step_operations(recipe: Recipe, training: PaperTraining) -> float:
     """Floating-point operations of one process's optimiser step, about.
 
     The image encoder's are counted; the language model's and the vision tower's are two a weight and token on the way there,
     and as many again for each kind of gradient on the way back.
     """
-    model = laid_out(recipe).to("meta")
+    model = laid_out(recipe, training).to("meta")
     frames, side = model.config.sampling.frames, model.masks.image_size
     with FlopCounterMode(display=False) as counter:
         model.masks.encode(torch.empty(frames, 3, side, side, device="meta"))
@@ -127,14 +126,14 @@ class TrainingPlan:
     activations_bytes: int
 
 
-def plan_of(recipe: Recipe) -> TrainingPlan:
+def plan_of(recipe: Recipe, training: PaperTraining | None = None) -> TrainingPlan:
     """Sizes of a recipe's training. A model of a preset's sizes is laid out without memory; only unknown folders are read.
 
     Raises:
         UsageError: there is no such preset or part.
         WeightsError: the folder to start from can't be used.
     """
-    model = laid_out(recipe)
+    model = laid_out(recipe, training or PaperTraining())
     set_up(model, recipe.model.train, masks=recipe.model.masks, freeze=recipe.model.freeze)
     found: dict[str, list[int]] = {}
     for name, value in model.named_parameters():
@@ -170,13 +169,13 @@ def plan_text(plan: TrainingPlan, mixture: Mixture | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def laid_out(recipe: Recipe) -> Lavida:
+def laid_out(recipe: Recipe, training: PaperTraining) -> Lavida:
     """The recipe's model, without memory wherever its sizes are those of a preset."""
     name = recipe.model.preset
     if recipe.model.folder:
         name = checkpoint.read_config(Path(recipe.model.folder).expanduser()).name
     if name not in preset_names():
-        return folders.start_model(recipe)
+        return training.start_model(recipe)
     config = replace(load_preset(name), random_gain=None)
     return folders.configured(checkpoint.random_model(config, device="meta"), recipe)
 

@@ -8,14 +8,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from vadcli.errors import UsageError
-from vadcli.train.synthetic import WorldOptions
 
-SYNTHETIC = "synthetic"
 PAPER_PARTS = ("lora", "tokens", "lm_head", "projector", "mask_decoder", "prompt_encoder")
-ADDITIONS = ("null_key", "presence", "mask_prompt", "pooling")
-"""What a small model has that isn't the paper's, and can do without: three of the projector, one of the language model."""
 Precision = Literal["fp32", "bf16", "fp16"]
-Task = Literal["exposure", "pictures", "questions"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +27,6 @@ class ModelChoice:
         method: of compression, the paper's or one that it is compared with; see `CompressionOptions`.
         projector: its kind, and `queries` its learnable queries, where a new one is to be drawn; the start's where neither is
             said.
-        mask_prompt: give the projector a mask prompt where it has none, at first without effect; see `ProjectorOptions`.
-        without: additions of the start that are taken away, to see what they are good for; any of `ADDITIONS`.
         train_px: least and greatest area of a frame for Qwen2-VL in training; the preset's or folder's where empty.
     """
 
@@ -46,8 +39,6 @@ class ModelChoice:
     method: Literal["reverse_attention", "mean", "densest", "least_dense", "random"] = "reverse_attention"
     projector: Literal["", "two_way", "qformer", "mlp"] = ""
     queries: int = 0
-    mask_prompt: bool = False
-    without: tuple[str, ...] = ()
     train_px: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -56,8 +47,6 @@ class ModelChoice:
         check(self.masks in (1, 3), f"[model] masks is {self.masks}: the decoder gives 3 masks a prompt or 1")
         check(self.queries >= 0, f"[model] queries is {self.queries}, below 0")
         check(0 < self.compression <= 1, f"[model] compression is {self.compression}: give a ratio above 0 and up to 1")
-        strange = sorted(set(self.without) - set(ADDITIONS))
-        check(not strange, f"[model] without names {strange}: give some of {', '.join(ADDITIONS)}")
         check(len(self.train_px) in (0, 2), f"[model] train_px is {list(self.train_px)}: give the least and the greatest area")
 
 
@@ -76,32 +65,26 @@ class DataChoice:
     """One data set of the mixture.
 
     Attributes:
-        name: `synthetic` or one of `vadcli.train.datasets.DATA_SETS`.
-        root: its folder; the synthetic world has none.
+        name: one of `vadcli.train.datasets.DATA_SETS`.
+        root: its folder.
         split: what is trained on.
         weight: its share of the mixture, in proportion to the others'.
-        clips: how many the synthetic world has.
-        max_categories: N of this data set; the paper's where 0.
-        patterns: what the synthetic world's names may say, keys of `vadcli.train.base.naming.PATTERNS`; everything where empty.
-        called: tells it from another choice of the synthetic world, with other patterns; a list holds names of one of them.
-        painted: paint the synthetic world once, into the cache folder, and read it from there.
+        max_categories: N of this data set; 0 means the paper's N.
     """
 
     name: str
     root: str = ""
     split: str = "train"
     weight: float = 1.0
-    clips: int = 10_000
     max_categories: int = 0
-    patterns: tuple[str, ...] = ()
-    called: str = ""
-    painted: bool = False
 
     def __post_init__(self) -> None:
-        check(not self.called or bool(self.patterns), f"data {self.name!r}: called {self.called!r} needs patterns")
-        check((self.name == SYNTHETIC) != bool(self.root), f"data {self.name!r}: root must be the folder of a data set on disk")
+        self.check_root()
         check(self.weight > 0, f"data {self.name!r}: weight is {self.weight}, not above 0")
-        check(self.clips > 0, f"data {self.name!r}: clips is {self.clips}, not above 0")
+
+    def check_root(self) -> None:
+        """Raise UsageError if `root` does not fit the data set."""
+        check(bool(self.root), f"data {self.name!r}: root must be the folder of a data set on disk")
 
 
 @dataclass(frozen=True)
@@ -119,35 +102,6 @@ class ExposureChoice:
     hard_share: float = 0.0
     held_out: tuple[str, ...] = ()
     without_seg: float = 0.0
-
-
-@dataclass(frozen=True)
-class BaseChoice:
-    """What the tasks `pictures` and `questions` ask; see `vadcli.train.base`.
-
-    Attributes:
-        patterns: what names say, keys of `vadcli.train.base.naming.PATTERNS`, equally likely.
-        lists: lists of names for each still or clip.
-        longest: names a list at most.
-        probability: that a still's list has a true name; that a name about a clip is true.
-        hard: share of the false names that are true but for one word.
-        grey, recoloured, colours_first: of stills; see `vadcli.train.base.pictures.PictureSamples`.
-    """
-
-    patterns: tuple[str, ...] = ("pair",)
-    lists: int = 4
-    longest: int = 8
-    probability: float = 0.5
-    hard: float = 0.5
-    grey: float = 0.0
-    recoloured: float = 0.0
-    colours_first: float = 0.0
-
-    def __post_init__(self) -> None:
-        check(self.lists > 0 and self.longest > 0, "[base] lists and longest must be above 0")
-        for name in ("probability", "hard", "grey", "recoloured", "colours_first"):
-            check(0 <= getattr(self, name) <= 1, f"[base] {name} is {getattr(self, name)}, not 0 to 1")
-        check(self.grey + self.recoloured <= 1, "[base] grey and recoloured are more than all stills")
 
 
 @dataclass(frozen=True)
@@ -198,8 +152,6 @@ class LossChoice:
 
     Attributes:
         focal, dice, iou, score, lm: the paper's.
-        align, cells: where names are in stills, and what fills a cell; task `pictures`.
-        tokens: what fills a cell, in the language model's words; task `questions`.
         names: each name's own verdict, where the model pools them.
     """
 
@@ -208,9 +160,6 @@ class LossChoice:
     iou: float = 1.0
     score: float = 2.0
     lm: float = 1.0
-    align: float = 3.0
-    cells: float = 1.0
-    tokens: float = 1.0
     names: float = 0.0
 
 
@@ -226,7 +175,7 @@ class ValidationChoice:
         batch: samples at a time.
     """
 
-    name: str = SYNTHETIC
+    name: str = ""
     root: str = ""
     split: str = "validation"
     clips: int = 200
@@ -238,9 +187,13 @@ class ValidationChoice:
         check(
             not self.split.startswith("test"), f"[validation] split is {self.split!r}: a checkpoint isn't chosen on a test set"
         )
-        check((self.name == SYNTHETIC) != bool(self.root), f"[validation] {self.name!r}: root must be the data set's folder")
+        self.check_root()
         check(self.clips > 0 and self.batch > 0, "[validation] clips and batch must be above 0")
         check(self.every >= 0 and self.patience >= 0, "[validation] every and patience must not be negative")
+
+    def check_root(self) -> None:
+        """Raise UsageError if `root` does not fit the data set."""
+        check(bool(self.root) or not self.every, f"[validation] {self.name!r}: root must be the data set's folder")
 
 
 @dataclass(frozen=True)
@@ -274,19 +227,17 @@ class Recipe:
 
     Attributes:
         name: of what comes out.
-        task: the paper's training, or one that makes a base model from nothing for it; see `vadcli.train.base`.
+        task: what is trained, `exposure` for the paper's training.
         seed: of the start's random weights, of the samples and their order.
-        model, lora, data, world, base, exposure, schedule, loss, validation, running: see there.
+        model, lora, data, exposure, schedule, loss, validation, running: see there.
     """
 
     name: str
     model: ModelChoice
     data: tuple[DataChoice, ...]
-    task: Task = "exposure"
+    task: Literal["exposure"] = "exposure"
     seed: int = 0
     lora: LoraChoice = field(default_factory=LoraChoice)
-    world: WorldOptions = field(default_factory=WorldOptions)
-    base: BaseChoice = field(default_factory=BaseChoice)
     exposure: ExposureChoice = field(default_factory=ExposureChoice)
     schedule: ScheduleChoice = field(default_factory=ScheduleChoice)
     loss: LossChoice = field(default_factory=LossChoice)

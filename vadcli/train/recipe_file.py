@@ -8,34 +8,40 @@ import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from vadcli.errors import UsageError
 from vadcli.options.config import read_toml
 from vadcli.train.recipe import Recipe, check
 
+R = TypeVar("R", bound=Recipe)
 
-def read_recipe(path: Path) -> Recipe:
-    """A recipe of one stage from its file; as `read_recipes`."""
-    recipes = read_recipes(path)
+
+def read_recipe(path: Path, kind: type[R]) -> R:
+    """Read the recipe of one stage from its file; see `read_recipes`."""
+    recipes = read_recipes(path, kind)
     check(len(recipes) == 1, f"{path}: has {len(recipes)} stages")
     return recipes[0]
 
 
-def read_recipes(path: Path) -> tuple[Recipe, ...]:
-    """The stages of a training from its file; a file without [[stage]] has one.
+def read_recipes(path: Path, kind: type[R]) -> tuple[R, ...]:
+    """Read the stages of a training from its file; a file without [[stage]] has one.
+
+    Args:
+        path: a TOML file.
+        kind: the recipe's class, which says what tables and keys there are.
 
     Raises:
         UsageError: it can't be read, or holds a key or value that can't be used.
     """
     document = read_toml(path)
     try:
-        return parse_stages(document)
+        return parse_stages(document, kind)
     except UsageError as error:
         raise UsageError(f"{path}: {error.message}", hint=error.hint) from error
 
 
-def parse_stages(document: Mapping[str, Any]) -> tuple[Recipe, ...]:
+def parse_stages(document: Mapping[str, Any], kind: type[R]) -> tuple[R, ...]:
     """One recipe a [[stage]]: the document with the stage's values over it, table by table.
 
     Each stage starts from what the one before it made; only the first one's `model` says where to start.
@@ -46,7 +52,7 @@ def parse_stages(document: Mapping[str, Any]) -> tuple[Recipe, ...]:
     common = {key: value for key, value in document.items() if key != "stage"}
     stages = document.get("stage", [{}])
     check(isinstance(stages, list) and bool(stages), "stage must be tables, [[stage]]")
-    return tuple(parse_recipe(_over(common, stage)) for stage in stages)
+    return tuple(parse_recipe(_over(common, stage), kind) for stage in stages)
 
 
 def _over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,13 +64,13 @@ def _over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def parse_recipe(document: Mapping[str, Any]) -> Recipe:
+def parse_recipe(document: Mapping[str, Any], kind: type[R]) -> R:
     """A recipe from its tables.
 
     Raises:
         UsageError: a key or value that can't be used.
     """
-    recipe: Recipe = _table(Recipe, "", document)
+    recipe: R = _table(kind, "", document)
     return recipe
 
 

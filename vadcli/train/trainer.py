@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -49,8 +49,9 @@ from vadcli.train.state import (
     trained_parameters,
     write_whole,
 )
-from vadcli.train.step import job_of
+from vadcli.train.training import PaperTraining
 
+R = TypeVar("R", bound=Recipe)
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -61,31 +62,33 @@ class Trainer:
         recipe: all about it.
         out: its folder; where it holds checkpoints of the same recipe and data, training goes on.
         device: `cpu`, or None for what accelerate finds.
+        training: what is trained; the paper's training by default.
 
     Raises:
         UsageError: accelerate or peft is missing, or the recipe names something that isn't there.
         DocumentError: the folder holds another training, or a file is damaged.
     """
 
-    def __init__(self, recipe: Recipe, out: Path, *, device: str | None = None) -> None:
+    def __init__(self, recipe: Recipe, out: Path, *, device: str | None = None, training: PaperTraining | None = None) -> None:
         self.recipe, self.out = recipe, out
+        self.training = training or PaperTraining()
         self.accelerator = _accelerator(recipe, device)
         self.process, self.processes = int(self.accelerator.process_index), int(self.accelerator.num_processes)
         self.main = bool(self.accelerator.is_main_process)
         torch.manual_seed(recipe.seed)
-        model = folders.start_model(recipe)
+        model = self.training.start_model(recipe)
         set_up(model, recipe.model.train, masks=recipe.model.masks, freeze=recipe.model.freeze)
         set_precision(model, DTYPES[recipe.running.precision])
         if recipe.running.gradient_checkpointing:
             checkpoint_activations(model)
         self.model = model.to(self.accelerator.device)
         with self.accelerator.main_process_first():  # it paints and indexes; the others find that done
-            self.job = job_of(recipe, self.model, processes=self.processes)
+            self.work = self.training.work(recipe, self.model, processes=self.processes)
         schedule = recipe.schedule
-        self.parameters = [value for _, value in trained_parameters(self.job.module)]
+        self.parameters = [value for _, value in trained_parameters(self.work.module)]
         optimizer = torch.optim.AdamW(self.parameters, lr=schedule.rate, betas=schedule.betas, weight_decay=schedule.decay)
-        self.module, self.optimizer = self.accelerator.prepare(self.job.module, optimizer)
-        identity = {"recipe": recipe.fingerprint(), "data": self.job.fingerprint}
+        self.module, self.optimizer = self.accelerator.prepare(self.work.module, optimizer)
+        identity = {"recipe": recipe.fingerprint(), "data": self.work.fingerprint}
         self.checkpoints = Checkpoints(out / "checkpoints", keep=recipe.running.keep, identity=identity)
         self.progress = Progress()
         torch.manual_seed(recipe.seed + self.process)
@@ -101,7 +104,7 @@ class Trainer:
         model = self.out / "model"
         self._resume()
         total = self.recipe.schedule.total_steps
-        with TrainingLog(self.out, names=self.job.names, total=total, start=self.progress.step, main=self.main) as log:
+        with TrainingLog(self.out, names=self.work.names, total=total, start=self.progress.step, main=self.main) as log:
             for samples in self._samples():
                 began = time.perf_counter()
                 number = self.progress.step
@@ -118,10 +121,13 @@ class Trainer:
             best = self.out / "best"
             if self.progress.best is not None and best.is_dir():
                 load_trained(self.model, best)
-            sources = {"data": self.job.fingerprint, **self._figures()}
-            write_whole(model, lambda folder: folders.write_model(self.model, self.recipe, folder, sources))
+            sources = {"data": self.work.fingerprint, **self._figures()}
+            write_whole(model, lambda folder: self._write(folder, sources))
         self.accelerator.wait_for_everyone()
         return model
+
+    def _write(self, folder: Path, sources: Mapping[str, Any]) -> None:
+        folders.write_model(self.model, self.recipe, folder, sources, start=self.training.start_model)
 
     def try_step(self, samples: Sequence[Any]) -> dict[str, float]:
         """One optimiser step on any samples, outside the training's order, for measuring; its losses by name."""
@@ -142,8 +148,8 @@ class Trainer:
         """One optimiser step; the losses of its samples, each sample counting the same."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        parts = list(_batches(samples, self.recipe.schedule.batch, self.job.kind))
-        names = self.job.names
+        parts = list(_batches(samples, self.recipe.schedule.batch, self.work.kind))
+        names = self.work.names
         sums = torch.zeros(len(names), device=self.accelerator.device)
         for place, part in enumerate(parts):
             share = len(part) / len(samples)
@@ -175,7 +181,7 @@ class Trainer:
             return
         # A generator of its own: a loader that drew its seed from torch's would move the training's random numbers on.
         yield from DataLoader(
-            self.job.samples,  # type: ignore[arg-type]
+            self.work.samples,  # type: ignore[arg-type]
             batch_sampler=order,
             num_workers=self.recipe.running.workers,
             collate_fn=list,
@@ -185,11 +191,11 @@ class Trainer:
     def _validate(self, log: TrainingLog) -> None:
         """Validate where that is due, and keep what is best."""
         chosen, progress = self.recipe.validation, self.progress
-        if self.job.validate is None or progress.step % chosen.every:
+        if self.work.validate is None or progress.step % chosen.every:
             return
         with self.accelerator.autocast():
-            found = self._agreed(self.job.validate())
-        self.job.module.train()
+            found = self._agreed(self.work.validate())
+        self.work.module.train()
         log.validation(progress.step, found)
         figure = found.frame_auc
         better = figure is not None and (progress.best is None or figure > progress.best)
@@ -261,26 +267,26 @@ def _accelerator(recipe: Recipe, device: str | None) -> Any:
         raise UsageError(f"precision {precision} can't be used here: {error}", hint="choose fp32 or bf16") from error
 
 
-def train(recipes: Sequence[Recipe], out: Path, *, device: str | None = None) -> Path:
-    """Train all stages; the LAVIDA folder.
+def train(recipes: Sequence[Recipe], out: Path, *, device: str | None = None, training: PaperTraining | None = None) -> Path:
+    """Train all stages; returns the LAVIDA folder.
 
     Args:
         recipes: the stages in order.
         out: their folder.
-        device: as in `Trainer`.
+        device, training: as in `Trainer`.
 
     Raises:
         as `Trainer` and `Trainer.run`.
     """
     if len(recipes) == 1:
-        return Trainer(recipes[0], out, device=device).run()
+        return Trainer(recipes[0], out, device=device, training=training).run()
     made: Path | None = None
     for number, recipe in enumerate(recipes, start=1):
         folder = out / f"{number}-{recipe.task}"
         stage = recipe if made is None else behind(recipe, made)
         made = folder / "model"
         if not made.is_dir():
-            Trainer(stage, folder, device=device).run()
+            Trainer(stage, folder, device=device, training=training).run()
     from accelerate import PartialState  # the trainer has said so where it is missing
 
     assert made is not None
@@ -296,6 +302,6 @@ def _copy(source: Path, folder: Path) -> None:
     shutil.copytree(source, folder, dirs_exist_ok=True)
 
 
-def behind(recipe: Recipe, made: Path) -> Recipe:
+def behind(recipe: R, made: Path) -> R:
     """A stage's recipe, to start from a folder."""
     return replace(recipe, model=replace(recipe.model, preset="", folder=str(made)))

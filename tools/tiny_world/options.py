@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
-from vadcli.errors import UsageError
-from vadcli.train.synthetic.words import (
+from tools.tiny_world.words import (
     COLOURS,
     HELD_OUT_PAIRS,
     IMPLIED,
@@ -16,6 +15,7 @@ from vadcli.train.synthetic.words import (
     Pair,
     performs,
 )
+from vadcli.errors import UsageError
 
 _SHARES = ("hard", "interactions", "comings", "unseen", "compressed")
 _LONGEST_S = 4.0

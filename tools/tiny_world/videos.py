@@ -19,19 +19,19 @@ from pathlib import Path
 
 import numpy as np
 
+from tools.tiny_world.casting import Palette, distractor, draw_role, embody, place, surround
+from tools.tiny_world.options import WorldOptions
+from tools.tiny_world.picture import paint
+from tools.tiny_world.scene import Role, Scene, Thing
+from tools.tiny_world.silhouettes import silhouettes
+from tools.tiny_world.truth import Verdict, fits
+from tools.tiny_world.words import MOTIONS, SIZES, Name, performs
+from tools.tiny_world.world import SyntheticWorld, object_masks, parsed
 from vadcli.draw.mp4 import Mp4Writer
 from vadcli.errors import UsageError
 from vadcli.ground_truth.annotation import runs
 from vadcli.ground_truth.lists import HEADER
 from vadcli.store.atomic import Scratch, writing
-from vadcli.train.synthetic.casting import Palette, distractor, draw_role, embody, place, surround
-from vadcli.train.synthetic.options import WorldOptions
-from vadcli.train.synthetic.picture import paint
-from vadcli.train.synthetic.scene import Role, Scene, Thing
-from vadcli.train.synthetic.silhouettes import silhouettes
-from vadcli.train.synthetic.truth import Verdict, fits
-from vadcli.train.synthetic.words import MOTIONS, SIZES, Name, performs
-from vadcli.train.synthetic.world import SyntheticWorld, object_masks, parsed
 from vadcli.types import BoolArray, ByteArray, TimeArray
 
 TRUTH_FILE = "ground_truth.csv"

@@ -20,14 +20,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tools.tiny_world.naming import NameList, Naming
+from tools.tiny_world.recipe import BaseChoice
+from tools.tiny_world.truth import Facts
+from tools.tiny_world.words import COLOURS, DEEDS, SHAPES, Pair
+from tools.tiny_world.world import SyntheticWorld
 from vadcli.detectors.lavida.model import Lavida, Seen
-from vadcli.train.base.naming import NameList, Naming
 from vadcli.train.losses import LossWeights, anomaly_loss
-from vadcli.train.recipe import BaseChoice
 from vadcli.train.step import decoder_masks, texts_of
-from vadcli.train.synthetic.truth import Facts
-from vadcli.train.synthetic.words import COLOURS, DEEDS, SHAPES, Pair
-from vadcli.train.synthetic.world import SyntheticWorld
 from vadcli.types import BoolArray, ByteArray, FloatArray
 
 LOSS_NAMES = ("align", "cells", "focal", "dice", "iou", "score", "total")

@@ -29,9 +29,9 @@ from enum import IntEnum
 
 import numpy as np
 
-from vadcli.train.synthetic.scene import Role, Scene, Thing
-from vadcli.train.synthetic.silhouettes import Silhouette, alone, silhouettes, visible
-from vadcli.train.synthetic.words import (
+from tools.tiny_world.scene import Role, Scene, Thing
+from tools.tiny_world.silhouettes import Silhouette, alone, silhouettes, visible
+from tools.tiny_world.words import (
     ARGUABLE,
     DEEDS,
     DIRECTIONS,

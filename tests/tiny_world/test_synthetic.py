@@ -18,19 +18,19 @@ import numpy as np
 import pytest
 
 from tests.patience import PATIENCE_S
+from tools.tiny_world import HELD_OUT_PAIRS, VALIDATION_PAIRS, SyntheticWorld, WorldOptions, name_table
+from tools.tiny_world import world as world_module
+from tools.tiny_world.course import Course
+from tools.tiny_world.picture import compressed, paint
+from tools.tiny_world.scene import Film, Light, Paint, Role, Scene, Sway, Thing
+from tools.tiny_world.silhouettes import silhouettes
+from tools.tiny_world.truth import Verdict, observe
+from tools.tiny_world.videos import VideoOptions, draw_video, write_videos
+from tools.tiny_world.words import COLOURS, MOTIONS, SHAPES, related
+from tools.tiny_world.world import object_masks, parsed
 from vadcli.errors import OutputError, UsageError
 from vadcli.ground_truth import open_ground_truth
 from vadcli.train.samples import SegmentationData
-from vadcli.train.synthetic import HELD_OUT_PAIRS, VALIDATION_PAIRS, SyntheticWorld, WorldOptions, name_table
-from vadcli.train.synthetic import world as world_module
-from vadcli.train.synthetic.course import Course
-from vadcli.train.synthetic.picture import compressed, paint
-from vadcli.train.synthetic.scene import Film, Light, Paint, Role, Scene, Sway, Thing
-from vadcli.train.synthetic.silhouettes import silhouettes
-from vadcli.train.synthetic.truth import Verdict, observe
-from vadcli.train.synthetic.videos import VideoOptions, draw_video, write_videos
-from vadcli.train.synthetic.words import COLOURS, MOTIONS, SHAPES, related
-from vadcli.train.synthetic.world import object_masks, parsed
 from vadcli.types import BoolArray, TimeArray
 
 PLAIN = WorldOptions(texture=0, lighting=0, noise=0, compressed=0, shake=0)
@@ -105,7 +105,7 @@ def test_seeds_splits_and_options_are_different_worlds() -> None:
 
 def test_another_process_with_another_hash_seed_makes_the_same_clip() -> None:
     code = (
-        "from tests.train.test_synthetic import digest, train\n"
+        "from tests.tiny_world.test_synthetic import digest, train\n"
         "world = train()\n"
         "print(digest(world, 1), '|'.join(world.hard_negatives(1)))"
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vadcli.train.synthetic.words import DIRECTIONS
+from tools.tiny_world.words import DIRECTIONS
 from vadcli.types import BoolArray, TimeArray
 
 SLOW = (0.12, 0.18)

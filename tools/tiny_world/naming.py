@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tools.tiny_world.truth import Facts, Verdict
+from tools.tiny_world.words import DEEDS, SIZES, Name, name_table
+from tools.tiny_world.world import SyntheticWorld
 from vadcli.errors import UsageError
 from vadcli.train.samples import Segmentation
-from vadcli.train.synthetic.truth import Facts, Verdict
-from vadcli.train.synthetic.words import DEEDS, SIZES, Name, name_table
-from vadcli.train.synthetic.world import SyntheticWorld
 
 PATTERNS = {
     "colour": ("colour",),

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vadcli.train.synthetic.scene import Scene, Thing
-from vadcli.train.synthetic.shapes import OUTLINES
+from tools.tiny_world.scene import Scene, Thing
+from tools.tiny_world.shapes import OUTLINES
 from vadcli.types import FloatArray, TimeArray
 
 _MARGIN = 1.15  # outlines lie within this many radii

@@ -7,9 +7,9 @@ Made of numbers alone, so that training, tests and demonstrations need no downlo
 each means. It resembles no real footage.
 """
 
-from vadcli.train.synthetic.options import WorldOptions
-from vadcli.train.synthetic.words import HELD_OUT_PAIRS, VALIDATION_PAIRS, Name, name_table
-from vadcli.train.synthetic.world import WORLD_VERSION, Query, Split, SyntheticWorld
+from tools.tiny_world.options import WorldOptions
+from tools.tiny_world.words import HELD_OUT_PAIRS, VALIDATION_PAIRS, Name, name_table
+from tools.tiny_world.world import WORLD_VERSION, Query, Split, SyntheticWorld
 
 __all__ = [
     "HELD_OUT_PAIRS",

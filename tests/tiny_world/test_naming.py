@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tools.tiny_world import HELD_OUT_PAIRS, VALIDATION_PAIRS, SyntheticWorld, WorldOptions, name_table
+from tools.tiny_world.naming import PATTERNS, NameList, Naming, SpokenWorld
 from vadcli.errors import UsageError
-from vadcli.train.base.naming import PATTERNS, NameList, Naming, SpokenWorld
-from vadcli.train.synthetic import HELD_OUT_PAIRS, VALIDATION_PAIRS, SyntheticWorld, WorldOptions, name_table
 
 WORLD = SyntheticWorld(WorldOptions(size_px=32), seed=4, split="train", length=40)
 EVERYTHING = Naming(WORLD, patterns=tuple(PATTERNS), hard=0.5)

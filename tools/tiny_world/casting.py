@@ -8,11 +8,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from vadcli.train.synthetic.course import Course, course
-from vadcli.train.synthetic.options import WorldOptions
-from vadcli.train.synthetic.scene import Colour, Film, Light, Paint, Role, Scene, Sway, Thing
-from vadcli.train.synthetic.truth import BRIEF_FRAMES
-from vadcli.train.synthetic.words import COLOURS, DIRECTIONS, MOTIONS, SIZES, Pair
+from tools.tiny_world.course import Course, course
+from tools.tiny_world.options import WorldOptions
+from tools.tiny_world.scene import Colour, Film, Light, Paint, Role, Scene, Sway, Thing
+from tools.tiny_world.truth import BRIEF_FRAMES
+from tools.tiny_world.words import COLOURS, DIRECTIONS, MOTIONS, SIZES, Pair
 
 T = TypeVar("T")
 

@@ -11,15 +11,15 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from tools.tiny_world.casting import Palette, draw_clip
+from tools.tiny_world.options import WorldOptions
+from tools.tiny_world.picture import paint
+from tools.tiny_world.scene import Scene
+from tools.tiny_world.silhouettes import Silhouette, silhouettes, visible
+from tools.tiny_world.truth import Facts, Verdict, observe
+from tools.tiny_world.words import COLOURS, DEEDS, SHAPES, SIZES, Kind, Name, Pair, name_table, performs, related
 from vadcli.errors import UsageError
 from vadcli.train.samples import Segmentation, SegmentedObject
-from vadcli.train.synthetic.casting import Palette, draw_clip
-from vadcli.train.synthetic.options import WorldOptions
-from vadcli.train.synthetic.picture import paint
-from vadcli.train.synthetic.scene import Scene
-from vadcli.train.synthetic.silhouettes import Silhouette, silhouettes, visible
-from vadcli.train.synthetic.truth import Facts, Verdict, observe
-from vadcli.train.synthetic.words import COLOURS, DEEDS, SHAPES, SIZES, Kind, Name, Pair, name_table, performs, related
 from vadcli.types import BoolArray, ByteArray, TimeArray
 
 Split = Literal["train", "validation", "test"]
@@ -237,7 +237,7 @@ def parsed(name: str) -> Name:
         UsageError: the world has no such name.
     """
     if name not in name_table():
-        raise UsageError(f"the synthetic world has no name {name!r}", hint="vadcli.train.synthetic.words lists all of them")
+        raise UsageError(f"the synthetic world has no name {name!r}", hint="tools.tiny_world.words lists all of them")
     return name_table()[name]
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tools.tiny_world import SyntheticWorld, WorldOptions
+from tools.tiny_world.painted import PaintedWorld, paint_world, painted
 from vadcli.errors import DocumentError
-from vadcli.train.synthetic import SyntheticWorld, WorldOptions
-from vadcli.train.synthetic.painted import PaintedWorld, paint_world, painted
 
 WORLD = SyntheticWorld(WorldOptions(size_px=32), seed=2, split="validation", length=5)
 

@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tools.tiny_world.naming import NameList, Naming
+from tools.tiny_world.recipe import BaseChoice
+from tools.tiny_world.words import COLOURS, MOTIONS, SHAPES
+from tools.tiny_world.world import SyntheticWorld
 from vadcli.detectors.lavida.model import Lavida
 from vadcli.detectors.lavida.prompts import build_prompt
-from vadcli.train.base.naming import NameList, Naming
 from vadcli.train.losses import names_loss
-from vadcli.train.recipe import BaseChoice
 from vadcli.train.step import FeatureMemory
-from vadcli.train.synthetic.words import COLOURS, MOTIONS, SHAPES
-from vadcli.train.synthetic.world import SyntheticWorld
 from vadcli.types import BoolArray, ByteArray
 
 LOSS_NAMES = ("tokens", "names", "total")

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from tools.tiny_world.scene import Role
+from tools.tiny_world.truth import Facts, Verdict
+from tools.tiny_world.words import DEEDS
+from tools.tiny_world.world import SyntheticWorld
 from vadcli.errors import DocumentError
 from vadcli.store.atomic import Scratch, writing
-from vadcli.train.synthetic.scene import Role
-from vadcli.train.synthetic.truth import Facts, Verdict
-from vadcli.train.synthetic.words import DEEDS
-from vadcli.train.synthetic.world import SyntheticWorld
 from vadcli.types import BoolArray, ByteArray
 
 _CHUNK = 16

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from vadcli.train.synthetic.words import SHAPES
+from tools.tiny_world.words import SHAPES
 from vadcli.types import FloatArray
 
 Outline = Callable[[FloatArray, FloatArray], FloatArray]

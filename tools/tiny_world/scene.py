@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vadcli.train.synthetic.course import Course
-from vadcli.train.synthetic.words import Pair
+from tools.tiny_world.course import Course
+from tools.tiny_world.words import Pair
 from vadcli.types import BoolArray, TimeArray
 
 Colour = tuple[float, float, float]

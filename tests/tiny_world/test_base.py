@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,18 @@ from accelerate.state import AcceleratorState
 
 from tests.patience import PATIENCE_S
 from tests.train.small import scratch_folder
+from tools.tiny_world import SyntheticWorld, WorldOptions, training
+from tools.tiny_world.pictures import WORDS, PictureSample, PictureSamples, align_loss, cells_loss, recolouring
+from tools.tiny_world.questions import VOCABULARIES, QuestionSamples
+from tools.tiny_world.recipe import REMOVABLE, BaseChoice, TinyRecipe, parse_tiny_stages
+from tools.tiny_world.training import tiny_trainer
+from tools.tiny_world.words import COLOURS, SHAPES
 from vadcli import weights
 from vadcli.detectors.lavida import checkpoint
 from vadcli.errors import UsageError
-from vadcli.train import trainer as series
-from vadcli.train.base.pictures import WORDS, PictureSample, PictureSamples, align_loss, cells_loss, recolouring
-from vadcli.train.base.questions import VOCABULARIES, QuestionSamples
 from vadcli.train.materials import PlannedSamples, ValidationSet, mixture_of
-from vadcli.train.recipe import ADDITIONS, BaseChoice, ExposureChoice, Recipe
-from vadcli.train.recipe_file import parse_stages
+from vadcli.train.recipe import ExposureChoice
 from vadcli.train.step import FeatureMemory
-from vadcli.train.synthetic import SyntheticWorld, WorldOptions
-from vadcli.train.synthetic.words import COLOURS, SHAPES
-from vadcli.train.trainer import Trainer
 
 WORLD = SyntheticWorld(WorldOptions(size_px=64), seed=1, split="train", length=12)
 
@@ -46,7 +46,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return scratch_folder(tmp_path_factory.mktemp("start") / "small")
 
 
-def stages(start: Path, *, steps: int = 4, **more: Any) -> tuple[Recipe, ...]:
+def stages(start: Path, *, steps: int = 4, **more: Any) -> tuple[TinyRecipe, ...]:
     common = {
         "name": "small",
         "model": {"folder": str(start), "masks": 1, "compression": 0.2, "train": ["projector"]},
@@ -59,7 +59,7 @@ def stages(start: Path, *, steps: int = 4, **more: Any) -> tuple[Recipe, ...]:
     questions = {"task": "questions", "model": {"train": ["sight", "pooling", "tokens", "language_model"]}}
     exposure = {"model": {"train": ["pooling", "language_model", "projector"]}, "loss": {"names": 0.5}}
     exposure["running"] = {"remember": True}
-    return parse_stages({**common, "stage": [pictures, questions, exposure], **more})
+    return parse_tiny_stages({**common, "stage": [pictures, questions, exposure], **more})
 
 
 # Losses
@@ -179,7 +179,7 @@ def test_what_was_seen_is_remembered_to_the_byte(start: Path) -> None:
 
 
 def test_stages_follow_one_another_and_are_not_begun_again(start: Path, tmp_path: Path) -> None:
-    model = series.train(stages(start), tmp_path / "once", device="cpu")
+    model = training.train(stages(start), tmp_path / "once", device="cpu")
     assert model == tmp_path / "once" / "model"
     loaded = checkpoint.load(model)
     assert loaded.config.trained
@@ -190,7 +190,7 @@ def test_stages_follow_one_another_and_are_not_begun_again(start: Path, tmp_path
         assert (tmp_path / "once" / f"{number}-{task}" / "model").is_dir()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "once").rglob("*.safetensors")}
     AcceleratorState._reset_state(True)
-    assert series.train(stages(start), tmp_path / "once", device="cpu") == model
+    assert training.train(stages(start), tmp_path / "once", device="cpu") == model
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "once").rglob("*.safetensors")} == before
 
 
@@ -199,8 +199,8 @@ def test_a_stage_that_was_stopped_goes_on_to_the_same_bytes(
     start: Path, tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = stages(start)[number]
-    whole = Trainer(recipe, tmp_path / "whole", device="cpu").run()
-    trainer = Trainer(recipe, tmp_path / "cut", device="cpu")
+    whole = tiny_trainer(recipe, tmp_path / "whole", device="cpu").run()
+    trainer = tiny_trainer(recipe, tmp_path / "cut", device="cpu")
     train = trainer._train
 
     def stops(samples: Any, rate: float) -> dict[str, float]:
@@ -211,14 +211,14 @@ def test_a_stage_that_was_stopped_goes_on_to_the_same_bytes(
     monkeypatch.setattr(trainer, "_train", stops)
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
-    again = Trainer(recipe, tmp_path / "cut", device="cpu").run()
+    again = tiny_trainer(recipe, tmp_path / "cut", device="cpu").run()
     for path in whole.rglob("*.safetensors"):
         assert (again / path.relative_to(whole)).read_bytes() == path.read_bytes(), path.name
 
 
 def test_pictures_are_learned(start: Path, tmp_path: Path) -> None:
     recipe = stages(start, steps=40, schedule={"epochs": 1, "steps": 40, "batch": 4, "accumulation": 1, "rate": 3e-3})[0]
-    Trainer(recipe, tmp_path, device="cpu").run()
+    tiny_trainer(recipe, tmp_path, device="cpu").run()
     rows = [line.split(",") for line in (tmp_path / "log.csv").read_text().splitlines()]
     align, focal = ([float(row[rows[0].index(name)]) for row in rows[1:]] for name in ("align", "focal"))
     assert np.mean(align[-8:]) < 0.8 * np.mean(align[:8])
@@ -227,21 +227,21 @@ def test_pictures_are_learned(start: Path, tmp_path: Path) -> None:
 
 def test_a_task_refuses_a_model_that_lacks_its_parts(tmp_path: Path) -> None:
     for task, lacking in (("pictures", "null key"), ("questions", "sight and pooling")):
-        (recipe,) = parse_stages(
+        (recipe,) = parse_tiny_stages(
             {"name": "x", "task": task, "model": {"preset": "lavida-tiny"}, "data": [{"name": "synthetic", "clips": 4}]}
         )
         AcceleratorState._reset_state(True)
         with pytest.raises(UsageError, match=lacking):
-            Trainer(recipe, tmp_path, device="cpu")
+            tiny_trainer(recipe, tmp_path, device="cpu")
 
 
 CHILD = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from vadcli.train import trainer as series
-from vadcli.train.recipe_file import read_recipes
-series.train(read_recipes(Path(sys.argv[1])), Path(sys.argv[2]))
+from tools.tiny_world import training
+from tools.tiny_world.recipe import read_tiny_recipes
+training.train(read_tiny_recipes(Path(sys.argv[1])), Path(sys.argv[2]))
 """
 
 
@@ -290,8 +290,8 @@ running = {{ precision = "bf16" }}
 
 def test_what_is_not_the_papers_can_be_taken_away(start: Path, tmp_path: Path) -> None:
     recipe = stages(start)[-1]
-    bare = replace(recipe, model=replace(recipe.model, without=ADDITIONS))
-    model = checkpoint.load(Trainer(bare, tmp_path / "out").run())
+    bare = replace(recipe, model=replace(recipe.model, without=REMOVABLE))
+    model = checkpoint.load(tiny_trainer(bare, tmp_path / "out").run())
     options = model.config.projector
     assert (options.null_key, options.presence, options.mask_prompt, model.config.additions.pooling) == (False,) * 4
     names = [name for name, _ in model.named_parameters()]
@@ -308,12 +308,14 @@ def test_one_world_can_be_in_the_mixture_twice_with_lists_of_their_own(start: Pa
     looks = {"name": "synthetic", "clips": 12, "patterns": ["pair"], "called": "looks"}
     motions = {"name": "synthetic", "clips": 12, "patterns": ["pair deed"], "called": "motions"}
     recipe = replace(stages(start, data=[looks, motions])[-1], exposure=ExposureChoice(min_irrelevant=0))
-    samples = PlannedSamples(mixture_of(recipe, frames=8, processes=1), epochs=1)
+    opened = partial(training.TinyTraining().open_data, recipe)
+    samples = PlannedSamples(mixture_of(recipe, frames=8, opened=opened), epochs=1)
     lengths = [{len(name.split()) for name in samples[number].categories} for number in range(len(samples))]
     assert {2} in lengths
     assert any(min(one) > 2 for one in lengths)
     assert not any(2 in one and len(one) > 1 for one in lengths)
-    held = ValidationSet(replace(recipe, validation=replace(recipe.validation, clips=8)), frames=8)
+    held_recipe = replace(recipe, validation=replace(recipe.validation, clips=8))
+    held = ValidationSet(held_recipe, training.TinyTraining().held_data(held_recipe), frames=8, opened=opened)
     assert {len(name.split()) > 2 for sample in held for name in sample.categories} == {False, True}
     with pytest.raises(UsageError, match="patterns"):
         stages(start, data=[{"name": "synthetic", "called": "looks"}])

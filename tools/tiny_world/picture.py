@@ -6,8 +6,8 @@ from functools import cache
 
 import numpy as np
 
-from vadcli.train.synthetic.scene import Film, Light, Scene
-from vadcli.train.synthetic.silhouettes import Silhouette
+from tools.tiny_world.scene import Film, Light, Scene
+from tools.tiny_world.silhouettes import Silhouette
 from vadcli.types import ByteArray, FloatArray, TimeArray
 
 _OCTAVES = ((4, 26.0), (9, 16.0), (20, 9.0), (45, 6.0))  # knots along a side, grey levels

@@ -1,0 +1,51 @@
+"""The command that trains on the synthetic world, as a shell sees it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.patience import PATIENCE_S
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def tiny_world(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tools.tiny_world", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False, cwd=ROOT)
+
+
+def test_a_dry_run_says_what_would_be_trained(tmp_path: Path) -> None:
+    small = tmp_path / "small.toml"
+    small.write_text(
+        """
+name = "small"
+[model]
+preset = "lavida-tiny-scratch"
+train = ["projector"]
+masks = 1
+[[data]]
+name = "synthetic"
+[schedule]
+batch = 1
+[[stage]]
+task = "pictures"
+[[stage]]
+task = "exposure"
+"""
+    )
+    done = tiny_world("--recipe", small, "--out", tmp_path / "out", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "small, pictures: 16,000 steps of 2 samples" in done.stdout
+    assert "small, exposure: 16,000 steps of 2 samples" in done.stdout
+    for word in ("projector", "memory:", "s a step here"):
+        assert done.stdout.count(word) == 2, word
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_that_is_none_is_one_line(tmp_path: Path) -> None:
+    missing = tiny_world("--recipe", tmp_path / "none.toml")
+    assert missing.returncode in (1, 2)
+    assert str(tmp_path / "none.toml") in missing.stderr
+    assert "Traceback" not in missing.stderr

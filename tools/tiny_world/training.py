@@ -1,0 +1,130 @@
+"""Trainings on the synthetic world: the paper's, and the tasks that make small base models from nothing for it.
+
+What the public base models already know is taught to small ones in two tasks. The paper's own training follows them.
+
+    pictures    SAM2's image encoder and mask decoder, CLIP's words: what is where in a still
+    questions   Qwen2-VL's part: whether a clip shows what a name says
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from tools.tiny_world import pictures, questions
+from tools.tiny_world.naming import SpokenWorld
+from tools.tiny_world.painted import painted
+from tools.tiny_world.recipe import SYNTHETIC, TinyDataChoice, TinyRecipe
+from tools.tiny_world.start import draw
+from tools.tiny_world.world import SyntheticWorld
+from vadcli.detectors.lavida.model import Lavida
+from vadcli.errors import UsageError
+from vadcli.options.config import cache_folder
+from vadcli.train import folders, trainer
+from vadcli.train.recipe import DataChoice, Recipe
+from vadcli.train.samples import SegmentationData
+from vadcli.train.step import FeatureMemory
+from vadcli.train.training import PaperTraining, Work, weights_of
+
+TIMED_CLIPS = 32
+
+
+class TinyTraining(PaperTraining):
+    """Trains by a `TinyRecipe`."""
+
+    def start_model(self, recipe: Recipe) -> Lavida:
+        """Return the model to train; for the task `pictures`, a preset's weights are drawn so that small models learn."""
+        recipe = cast(TinyRecipe, recipe)
+        chosen, model = recipe.model, folders.first_model(recipe)
+        if recipe.task == "pictures" and not chosen.folder:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(recipe.seed)
+                draw(model)
+        if "pooling" in chosen.without:
+            model.mllm.pooling = None
+            model.config = replace(model.config, additions=replace(model.config.additions, pooling=False))
+        options = folders.projector_options(model, recipe)
+        wanted = replace(
+            options,
+            mask_prompt=(options.mask_prompt or chosen.mask_prompt) and "mask_prompt" not in chosen.without,
+            null_key=options.null_key and "null_key" not in chosen.without,
+            presence=options.presence and "presence" not in chosen.without,
+        )
+        return folders.configured(folders.with_projector(model, recipe, wanted), recipe)
+
+    def open_data(self, recipe: Recipe, item: DataChoice, frames: int) -> SegmentationData:
+        """Open the synthetic world with the names that the choice allows, or a data set on disk."""
+        if item.name != SYNTHETIC:
+            return super().open_data(recipe, item, frames)
+        item = cast(TinyDataChoice, item)
+        world = world_of(cast(TinyRecipe, recipe), item, frames=frames)
+        return SpokenWorld(world, item.patterns, name=item.called or world.name) if item.patterns else world
+
+    def held_data(self, recipe: Recipe) -> DataChoice:
+        """Return the data set to validate on, with the names of the worlds that are trained on."""
+        chosen = recipe.validation
+        trained = [item for item in cast(TinyRecipe, recipe).data if item.name == chosen.name]
+        spoken = [item.patterns for item in trained]
+        return TinyDataChoice(
+            chosen.name,
+            chosen.root,
+            chosen.split,
+            clips=chosen.clips,
+            max_categories=trained[0].max_categories if trained else 0,
+            patterns=tuple(dict.fromkeys(chain.from_iterable(spoken))) if all(spoken) else (),
+        )
+
+    def work(self, recipe: Recipe, model: Lavida, *, processes: int) -> Work:
+        """Return the work of a recipe's task; raises UsageError if the model lacks what the task trains."""
+        recipe = cast(TinyRecipe, recipe)
+        if recipe.task == "exposure":
+            return super().work(recipe, model, processes=processes)
+        if len(recipe.data) != 1 or recipe.data[0].name != SYNTHETIC:
+            raise UsageError(f"task {recipe.task!r} trains on the synthetic world alone", hint="give one [[data]], synthetic")
+        world = world_of(recipe, recipe.data[0], frames=model.config.sampling.frames)
+        chosen, loss, schedule = recipe.base, recipe.loss, recipe.schedule
+        kind = pictures.PictureSamples if recipe.task == "pictures" else questions.QuestionSamples
+        total = schedule.total_steps * schedule.batch * schedule.accumulation * processes
+        samples: Sequence[Any] = kind(world, seed=recipe.seed, total=total, chosen=chosen)
+        fingerprint = hashlib.sha256(repr((recipe.task, world.fingerprint(), chosen, recipe.seed)).encode()).hexdigest()
+        if recipe.task == "pictures":
+            if not model.config.projector.null_key:
+                raise UsageError("task 'pictures' needs a projector with a null key", hint="start from a preset that has one")
+            step: nn.Module = pictures.PictureStep(model, weights=weights_of(recipe), align=loss.align, cells=loss.cells)
+            return Work(step, samples, pictures.LOSS_NAMES, fingerprint, lambda sample: 0)
+        if not (model.config.additions.sight and model.config.additions.pooling):
+            raise UsageError("task 'questions' needs a model with sight and pooling", hint="start from a preset that has them")
+        step = questions.QuestionStep(model, memory=FeatureMemory(model), tokens=loss.tokens, names=loss.names)
+        return Work(step, samples, questions.LOSS_NAMES, fingerprint, lambda sample: len(sample.frames))
+
+    def sample_recipe(self, recipe: Recipe) -> Recipe | None:
+        """Return the recipe with a few clips, if it trains on the synthetic world alone."""
+        recipe = cast(TinyRecipe, recipe)
+        if any(item.name != SYNTHETIC for item in recipe.data):
+            return None
+        data = tuple(replace(item, painted=False, clips=TIMED_CLIPS) for item in recipe.data)
+        return replace(recipe, data=data, validation=replace(recipe.validation, every=0))
+
+
+def world_of(recipe: TinyRecipe, item: TinyDataChoice, *, frames: int) -> SyntheticWorld:
+    """Return the synthetic world of a data choice, read from the cache folder if it is to be painted."""
+    options = replace(recipe.world, frames=frames)
+    world = SyntheticWorld(options, seed=recipe.seed, split=item.split, length=item.clips)  # type: ignore[arg-type]
+    return painted(world, cache_folder() / "training") if item.painted else world
+
+
+def tiny_trainer(recipe: TinyRecipe, out: Path, *, device: str | None = None) -> trainer.Trainer:
+    """Return the trainer of one stage; raises as `Trainer`."""
+    return trainer.Trainer(recipe, out, device=device, training=TinyTraining())
+
+
+def train(recipes: Sequence[TinyRecipe], out: Path, *, device: str | None = None) -> Path:
+    """Train all stages of a recipe; returns the LAVIDA folder. Raises as `vadcli.train.trainer.train`."""
+    return trainer.train(recipes, out, device=device, training=TinyTraining())
