@@ -135,7 +135,7 @@ def test_what_a_run_says_is_gone_with_it(layout: OutputLayout) -> None:
 
 
 def test_a_folder_without_a_record_is_refused(layout: OutputLayout) -> None:
-    with pytest.raises(UsageError, match="no scan"):
+    with pytest.raises(UsageError, match="no scan has run"):
         read_status(layout)
 
 

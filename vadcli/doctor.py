@@ -1,4 +1,4 @@
-"""What is on this machine for vadcli to work with, and what to do about what is not."""
+"""Checks what vadcli needs on this machine, and advises what to do if something is missing."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ LOW_DISK_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at.
+    """The result of one check.
 
     Attributes:
-        name: what.
-        ok: True where it is as it should be.
-        found: what is there.
-        advice: what to do about it; empty where nothing is to be done.
-        required: False for what vadcli can do without.
+        name: what was checked.
+        ok: True if it is as it should be.
+        found: what was found.
+        advice: what to do; empty if there is nothing to do.
+        required: False if vadcli works without it.
     """
 
     name: str
@@ -41,12 +41,12 @@ class Check:
     required: bool = True
 
     def to_json(self) -> dict[str, Any]:
-        """As `vadcli doctor --json` prints it."""
+        """Return the JSON object that `vadcli doctor --json` prints."""
         return {"name": self.name, "ok": self.ok, "found": self.found, "advice": self.advice or None, "required": self.required}
 
 
 def examine(out: Path) -> Iterator[Check]:
-    """Look at everything, the quick things first.
+    """Run all checks, the fast ones first.
 
     Args:
         out: the output folder that a scan would use.
@@ -94,7 +94,7 @@ def _ffmpeg() -> Check:
 
 def _decord() -> Check:
     found = _version("decord")
-    advice = "" if found else "pip install decord where there is a wheel; without it ffmpeg reads everything"
+    advice = "" if found else "pip install decord if your platform has a wheel; without it ffmpeg reads all videos"
     return Check("decord", found is not None, found or "not installed", advice, required=False)
 
 
@@ -138,7 +138,7 @@ def _weights() -> Check:
     known = [item for item in weights.status() if item.kind == "lavida" and item.state != "absent"]
     if not known:
         return Check(
-            "weights", True, "none; the motion detector needs none", "`vadcli weights list` tells more", required=False
+            "weights", True, "none; the motion detector needs none", "`vadcli weights list` shows what exists", required=False
         )
     found = ", ".join(f"{item.name} ({item.state})" for item in known)
     damaged = [item.name for item in known if item.state == "damaged"]

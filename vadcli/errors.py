@@ -1,33 +1,33 @@
 """The errors that vadcli raises on purpose, each with a hint and an exit code.
 
-    VadcliError                 1    anything fatal that a person can mend
-    ├── UsageError              2    an option or argument that can't be used
-    │   └── NoVideoFound        2    the paths hold no video
-    ├── OutputError             1    OUT can't be written: full, read-only, not ours
-    ├── DocumentError           1    a file that vadcli reads back is not what it should be
-    ├── DeviceError             4    the device asked for is not there
+    VadcliError                 1    any fatal error that the user can fix
+    ├── UsageError              2    an invalid option or argument
+    │   └── NoVideoFound        2    the paths contain no video
+    ├── OutputError             1    the output folder cannot be written: full, read-only, or not vadcli's
+    ├── DocumentError           1    a file that vadcli reads is damaged or has the wrong form
+    ├── DeviceError             4    the requested device is not available
     ├── WeightsError            4    weights are missing or untrained
-    └── VideoError              3    one video can't be used; the scan goes on without it
+    └── VideoError              3    one video cannot be used; the scan continues without it
         ├── ProbeError          3    not a readable video file
         │   ├── UnsafeContainer 3    a playlist, script or URL that could open other files
-        │   └── NoVideoStream   3    sound or data only
-        ├── DecodeError         3    frames can't be decoded
-        ├── DecoderCrashed      3    the decoder's process died
-        ├── DecoderHung         3    the decoder made no progress in time
+        │   └── NoVideoStream   3    only sound or data
+        ├── DecodeError         3    frames cannot be decoded
+        ├── DecoderCrashed      3    the decoder process died
+        ├── DecoderHung         3    the decoder made no progress within the time limit
         └── FileChanged         3    the file grew, shrank or vanished while it was read
 
-A message says what and where and shows the value; the hint says how to mend it.
+A message says what is wrong and where, and shows the value; the hint says how to fix it.
 """
 
 from __future__ import annotations
 
 
 class VadcliError(Exception):
-    """Base of every error raised on purpose.
+    """Base of every error that vadcli raises on purpose.
 
     Args:
-        message: what went wrong and where, one line.
-        hint: how to mend it, one line; the class's own hint where empty.
+        message: what is wrong and where, in one line.
+        hint: how to fix it, in one line; if empty, the class's default hint is used.
     """
 
     exit_code = 1
@@ -42,7 +42,7 @@ class VadcliError(Exception):
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Errors cross process boundaries with their hint."""
+        """Keep the hint when the error is sent to another process."""
         return (_rebuild, (type(self), self.message, self.hint))
 
 
@@ -51,29 +51,29 @@ def _rebuild(kind: type[VadcliError], message: str, hint: str) -> VadcliError:
 
 
 class UsageError(VadcliError):
-    """An option or argument that can't be used."""
+    """An option or argument is invalid."""
 
     exit_code = 2
 
 
 class NoVideoFound(UsageError):
-    """The paths hold no video."""
+    """The paths contain no video."""
 
     default_hint = "check the paths and --include/--exclude; --allow-empty makes this exit 0"
 
 
 class OutputError(VadcliError):
-    """The output folder can't be written."""
+    """The output folder cannot be written."""
 
-    default_hint = "free space or choose another place for what is written; what was finished is kept"
+    default_hint = "free space or choose another output folder; finished results are kept"
 
 
 class DocumentError(VadcliError):
-    """A scores, events or camera file is not what it should be."""
+    """A file that vadcli reads (scores, events, camera model, annotation …) is damaged or has the wrong form."""
 
 
 class DeviceError(VadcliError):
-    """The device asked for is not there."""
+    """The requested device is not available."""
 
     exit_code = 4
     default_hint = "run `vadcli doctor` to see the devices; --device cpu always works"
@@ -86,9 +86,9 @@ class WeightsError(VadcliError):
 
 
 class VideoError(VadcliError):
-    """One video can't be used; the scan records it and goes on.
+    """One video cannot be used; the scan records it and continues.
 
-    `stage` says where: probe, open, decode, score or write.
+    `stage` says at which step: probe, open, decode, score or write.
     """
 
     exit_code = 3
@@ -96,31 +96,31 @@ class VideoError(VadcliError):
 
 
 class ProbeError(VideoError):
-    """Not a readable video file."""
+    """The file is not a readable video."""
 
     stage = "probe"
 
 
 class UnsafeContainer(ProbeError):
-    """A playlist, script, manifest or URL that could open other files."""
+    """The file is a playlist, script, manifest or URL that could open other files."""
 
     default_hint = "scan the media files themselves"
 
 
 class NoVideoStream(ProbeError):
-    """The file holds sound or data only."""
+    """The file has only sound or data."""
 
 
 class DecodeError(VideoError):
-    """Frames can't be decoded."""
+    """Frames cannot be decoded."""
 
 
 class DecoderCrashed(VideoError):
-    """The decoder's process died."""
+    """The decoder process died."""
 
 
 class DecoderHung(VideoError):
-    """The decoder made no progress in time."""
+    """The decoder made no progress within the time limit."""
 
     default_hint = "raise --decode-timeout if the storage is slow"
 

@@ -1,7 +1,7 @@
-"""A scanned video made visible: its pictures with heat map, score curve, time and captions, as an MP4 that plays anywhere.
+"""Renders scanned videos: frames with heat map, score curve, time and captions, as an MP4 that plays anywhere.
 
-The scores, events and masks are the stored ones; nothing is scored here. A clip's time 0 is its first picture, so a player's
-clock in a whole rendered video shows the times of the events document.
+Scores, events and masks are read from the output folder; nothing is scored here. Time 0 of a rendered file is its first frame,
+so in a rendered whole video the player shows the same times as the events document.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from vadcli.video.pictures import FrameFeed, Sound, add_sound, find_sound
 Progress = Callable[[int, int], None]
 """Called with the frames written so far and the frames to write."""
 
-CLIP_BYTES = 48 << 20
+CLIP_BYTES = 48 << 20  # most bytes of one clip of frames on their way from the decoder
 LONGEST_CLIP_FRAMES = 8
 
 
@@ -39,13 +39,13 @@ class RenderSettings:
     """How a video is rendered.
 
     Attributes:
-        events_only: one file an event, `<video>.event-001.mp4` and so on, instead of the whole video.
-        pad_s: with events_only, footage before and after an event.
-        most_s: with events_only, the most of an event that its file shows, around the peak; the whole where None.
-        side_by_side: the untouched picture on the left, the annotated one on the right.
-        max_height_px: taller pictures are shrunk to this.
-        fps: of folders of images; the scan's where None.
-        crf: x264's constant quality, lower is better.
+        events_only: one file per event, `<video>.event-001.mp4` and so on, instead of the whole video.
+        pad_s: with events_only, seconds shown before and after an event.
+        most_s: with events_only, the longest part of an event to show, around its peak; None shows all of it.
+        side_by_side: the original frame on the left, the annotated one on the right.
+        max_height_px: taller frames are scaled down to this height.
+        fps: frame rate of folders of images; None means that of the scan.
+        crf: x264's constant quality; lower is better.
         preset: x264's preset.
         decode: how the video is read.
     """
@@ -63,14 +63,14 @@ class RenderSettings:
 
 @dataclass(frozen=True)
 class RenderResult:
-    """What a rendering made.
+    """The files that `render_video` has written.
 
     Attributes:
         video: relative path.
-        files: what was written, none where only events were wanted and there are none.
-        frames: written into them.
-        expected_frames: that the scores have for them.
-        problems: what was lost on the way, a line each; empty where all is well.
+        files: the written files; none if only events were requested and there are none.
+        frames: how many frames were written.
+        expected_frames: how many frames the scores have for these files.
+        problems: what is missing, one line per problem; empty if nothing is.
     """
 
     video: str
@@ -89,23 +89,23 @@ def render_video(
     scratch: Scratch,
     progress: Progress | None = None,
 ) -> RenderResult:
-    """Render one scanned video.
+    """Render one scanned video and return the files.
 
-    Frames that can't be decoded, masks that end early and sound that can't be read cost only themselves and are named in the
-    result. Clips of events that are no more are removed.
+    Frames that cannot be decoded, masks that end early and unreadable sound are named in the result; everything else is
+    rendered. Files of events that no longer exist are removed.
 
     Args:
-        source: the footage.
+        source: the video file or folder of images.
         video: its relative path in the scan.
-        layout: where the scan's results are and the rendered files go.
-        settings: how.
-        scratch: the process's temporaries in the same output folder.
-        progress: told after every frame.
+        layout: the output folder with the scan's results; the rendered files go there too.
+        settings: how to render.
+        scratch: temporary files of this process in the same output folder.
+        progress: called after every frame.
 
     Raises:
-        DocumentError: the video was not scanned, or what the scan left is damaged.
-        VideoError: no picture at all could be decoded.
-        OutputError: the output can't be written; files written before stay as they are.
+        DocumentError: the video was not scanned, or its stored results are damaged.
+        VideoError: no frame could be decoded.
+        OutputError: the output cannot be written; files written before are kept.
     """
     story = _Story.load(layout, video)
     spans = _spans(story, settings, layout.rendered(video))
@@ -125,7 +125,7 @@ def render_video(
 
 
 def _write_all(spans: list[_Span], renderer: _Renderer, scratch: Scratch) -> tuple[list[Path], list[VideoError]]:
-    """Each span's file, and the errors of those without a single picture."""
+    """The file of each span, and the errors of spans in which no frame could be decoded."""
     written: list[Path] = []
     failed: list[VideoError] = []
     for span in spans:
@@ -139,7 +139,7 @@ def _write_all(spans: list[_Span], renderer: _Renderer, scratch: Scratch) -> tup
 
 
 def event_clip(rendered: Path, event_id: int) -> Path:
-    """The file of one event's clip, beside where the whole rendered video goes."""
+    """Return the file for one event, in the folder of the rendered whole video."""
     return rendered.with_name(f"{rendered.stem}.event-{event_id:03d}.mp4")
 
 
@@ -157,31 +157,30 @@ class _Story:
             raise DocumentError(f"{video}: no scores in {layout.out}", hint=f"scan it first: vadcli scan … --out {layout.out}")
         table, metadata = read_scores(layout.scores(video))
         if not len(table):
-            raise DocumentError(f"{video}: its scores hold no frame", hint="scan it again with --force")
+            raise DocumentError(f"{video}: its scores have no frame", hint="scan it again with --force")
         return cls(table, metadata, read_events(layout.events(video)))
 
     @property
     def size(self) -> tuple[int, int]:
-        """Display (width, height), px."""
+        """(width, height) in px, in display orientation."""
         return int(self.metadata.video["width"]), int(self.metadata.video["height"])
 
     def fps(self, settings: RenderSettings) -> float:
-        """Average frames a second; what a folder of images was scanned at."""
         return settings.fps or float(self.metadata.video["fps"])
 
     @property
     def end_s(self) -> float:
-        """Where the last frame ends."""
+        """The time at which the last frame ends."""
         return max(float(self.metadata.video["duration_s"]), float(self.table.timestamp[-1]))
 
     def end_of(self, row: int) -> float:
-        """Where this row's frame ends, seconds."""
+        """The time in seconds at which the frame of this row ends."""
         return float(self.table.timestamp[row + 1]) if row + 1 < len(self.table) else self.end_s
 
 
 @dataclass(frozen=True)
 class _Span:
-    """Rows [first, last) that become one file."""
+    """Rows [first, last) that are rendered into one file."""
 
     first: int
     last: int
@@ -192,7 +191,7 @@ class _Span:
 
 
 def _spans(story: _Story, settings: RenderSettings, rendered: Path) -> list[_Span]:
-    """What to write: the whole video, or one file an event."""
+    """What to render: the whole video, or one file per event."""
     if not settings.events_only:
         return [_Span(0, len(story.table), rendered)]
     timestamp, pad_s = story.table.timestamp, settings.pad_s
@@ -208,7 +207,7 @@ def _spans(story: _Story, settings: RenderSettings, rendered: Path) -> list[_Spa
 
 
 def shown_seconds(event: Event, most_s: float | None) -> tuple[float, float]:
-    """From when to when an event's clip shows it: all of it, or `most_s` with the peak as near the middle as may be."""
+    """Return start and end of the part of an event that is shown: all of it, or `most_s` with the peak near the middle."""
     if most_s is None or event.end_s - event.start_s <= most_s:
         return event.start_s, event.end_s
     start_s = min(max(event.start_s, event.peak_s - most_s / 2), event.end_s - most_s)
@@ -225,14 +224,14 @@ def _remove_clips_but(kept: Collection[Path], rendered: Path) -> None:
 
 
 class _Renderer:
-    """Writes spans of one video and keeps account of what was lost.
+    """Renders spans of one video and collects the problems.
 
     Args:
-        feed: where the pictures come from.
-        story: what the scan stored.
+        feed: the frames of the video.
+        story: the stored results of the scan.
         masks: the stored masks.
-        settings: how.
-        tell: called after every frame.
+        settings: how to render.
+        tell: called with the number of written frames after every frame.
     """
 
     def __init__(
@@ -245,11 +244,11 @@ class _Renderer:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """A line each."""
+        """What went wrong, one line per problem."""
         return tuple(dict.fromkeys([*self._feed.problems(), *self._masks.problems, *self.sound_problems]))
 
     def write(self, span: _Span, path: Path) -> None:
-        """Make one file, with sound where there is any."""
+        """Render one file, with sound if the video has any."""
         with closing(self._feed.pictures(span.first, span.last)) as pictures:
             first = next(pictures)
             info = self._feed.info
@@ -264,7 +263,7 @@ class _Renderer:
                     silent.unlink(missing_ok=True)
 
     def _write_pictures(self, pictures: Iterable[tuple[int, ByteArray]], first: int, path: Path) -> int:
-        """Encode the pictures; the last row that there was a picture for."""
+        """Encode the frames; return the last row."""
         pts = self._story.table.pts
         row = first
         with ExitStack() as stack:
@@ -329,11 +328,13 @@ class _Renderer:
 
 
 def clip_needs(width: int, height: int, settings: RenderSettings) -> ClipNeeds:
-    """Every frame in colour, as large as the rendered video can take, few at a time where they are large.
+    """Return the clips to request for rendering: every frame, in color, at the largest size that the rendered video allows.
+
+    Large frames come in shorter clips, which bounds memory.
 
     Args:
-        width, height: display size of the video, px.
-        settings: how.
+        width, height: size of the video in px, in display orientation.
+        settings: how to render.
     """
     area = width * height
     if settings.max_height_px and height > settings.max_height_px:

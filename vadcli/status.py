@@ -1,4 +1,7 @@
-"""What is running in an output folder and how the newest run went: the heads of the records, and what running scans say."""
+"""Reports which scans are running in an output folder and how the newest run went.
+
+It reads the first part of each run record (without the list of videos) and the progress that running scans write.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,12 @@ from vadcli.store.progress import read_live
 from vadcli.store.run_record import LAST_VIDEOS, StoredRun, read_run
 
 SILENT_S = 120.0
-"""A process on another machine that has not written its record for so long is taken for dead."""
-RECENT_RUNS = 64
+"""A scan on another machine counts as dead if it has not written its progress for this long."""
+RECENT_RUNS = 64  # how many run records are read, from the newest
 
 
 class RunState(StrEnum):
-    """Whether a run goes on."""
+    """Whether a run continues, has ended, or its process has died."""
 
     RUNNING = "running"
     ENDED = "ended"
@@ -34,14 +37,14 @@ class RunState(StrEnum):
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
         run: its record.
-        state: died where its process is gone without having ended the record.
+        state: "died" if its process is gone but the record has no end.
         seconds: from its start to its end, or to its last sign of life.
-        eta_s: seconds to go; None where that can't be told yet, or the run is over.
-        last_videos: those with events that were over last; None where only the whole record tells.
+        eta_s: estimated seconds until the end; None if not yet known or if the run has ended.
+        last_videos: the videos with events that finished last; None if only the whole run record names them.
     """
 
     run: StoredRun
@@ -52,7 +55,7 @@ class RunStatus:
 
     @classmethod
     def of(cls, run: StoredRun, now: datetime, said: Mapping[str, Any] | None = None) -> RunStatus:
-        """A run's status at a moment, from its record and what it says while it runs."""
+        """Return the status at a point in time, from the run record and the progress that a running scan writes."""
         if said is not None and run.end is None:
             run = replace(run, totals=said["totals"], progress=said["progress"])
             return replace(cls.of(run, now), last_videos=tuple(said["last_videos"]))
@@ -60,30 +63,30 @@ class RunStatus:
             return cls(run, RunState.ENDED, (run.end - run.start).total_seconds(), None)
         progress = run.progress or {}
         updated = datetime.fromisoformat(progress["updated"]) if progress else run.start
-        lives = _lives(run, now, updated)
-        seconds = max(0.0, ((now if lives else updated) - run.start).total_seconds())
+        alive = _is_alive(run, now, updated)
+        seconds = max(0.0, ((now if alive else updated) - run.start).total_seconds())
         worked = progress.get("worked_bytes", 0)
         left = progress.get("planned_bytes", 0) - progress.get("done_bytes", 0)
-        eta_s = max(0.0, seconds * left / worked) if lives and worked > 0 else None
-        return cls(run, RunState.RUNNING if lives else RunState.DIED, seconds, eta_s)
+        eta_s = max(0.0, seconds * left / worked) if alive and worked > 0 else None
+        return cls(run, RunState.RUNNING if alive else RunState.DIED, seconds, eta_s)
 
     @property
     def frames(self) -> int:
-        """Rows scored so far."""
+        """Number of frames scored so far."""
         return int((self.run.progress or {}).get("frames", self.run.totals["decoded_frames"]))
 
     @property
     def over(self) -> int:
-        """Videos that are done, partial, failed or left out."""
+        """Number of videos that are done, partial, failed or skipped."""
         return int(self.run.totals["videos"] - self.run.totals["running"])
 
     @property
     def planned(self) -> int:
-        """Videos that the run is to look at; those that are over, where the record doesn't say."""
+        """Number of videos of the whole run; those that are over if the record does not say."""
         return max(self.over, int((self.run.progress or {}).get("planned_videos", 0)))
 
     def to_json(self) -> dict[str, Any]:
-        """As `vadcli status --json` writes it."""
+        """Return the JSON object that `vadcli status --json` prints."""
         progress = self.run.progress or {}
         spent = max(1e-6, self.seconds)
         return {
@@ -106,15 +109,15 @@ class RunStatus:
 
 
 def read_status(layout: OutputLayout, *, now: datetime | None = None) -> list[RunStatus]:
-    """The newest run, and every other recent one that goes on; oldest first.
+    """Return the newest run, and every other recent run that is still running; oldest first.
 
     Raises:
-        UsageError: no run has left a record.
-        DocumentError: the newest record can't be read.
+        UsageError: there is no run record.
+        DocumentError: the newest record cannot be read.
     """
     paths = sorted(layout.iter_runs())[-RECENT_RUNS:]
     if not paths:
-        raise UsageError(f"{layout.out}: no scan has left a record here", hint="name the --out folder of a scan")
+        raise UsageError(f"{layout.out}: has no run record, so no scan has run here", hint="give the --out folder of a scan")
     moment = now or datetime.now(UTC)
     said = read_live(layout)
     newest = RunStatus.of(_head(paths[-1]), moment, said.get(paths[-1].name))
@@ -122,18 +125,18 @@ def read_status(layout: OutputLayout, *, now: datetime | None = None) -> list[Ru
 
 
 def last_events(layout: OutputLayout, status: RunStatus) -> list[dict[str, Any]]:
-    """The events of the videos that were over last, as JSON values, each with its video."""
+    """Return the events of the videos that finished last, as JSON objects with the video's path."""
     found = status.last_videos
     if found is None:
         found = tuple(result.video for result in read_run(status.run.path).files if result.events)[-LAST_VIDEOS:]
-    told = []
+    events: list[dict[str, Any]] = []
     for video in found:
         try:
             document = read_events(layout.events(video))
         except DocumentError:
             continue
-        told += [{"video": video, **event.to_json()} for event in document.events]
-    return told[-LAST_VIDEOS:]
+        events += [{"video": video, **event.to_json()} for event in document.events]
+    return events[-LAST_VIDEOS:]
 
 
 def _others(paths: list[Path], now: datetime, said: Mapping[str, Mapping[str, Any]]) -> Iterator[RunStatus]:
@@ -145,11 +148,11 @@ def _others(paths: list[Path], now: datetime, said: Mapping[str, Mapping[str, An
 
 
 def _head(path: Path) -> StoredRun:
-    """A record without its files, read again only when it was rewritten."""
+    """A run record without its list of videos; read again only if the file has changed."""
     try:
         stored = path.stat()
     except OSError as error:
-        raise DocumentError(f"{path}: can't be read: {error.strerror or error}") from error
+        raise DocumentError(f"{path}: cannot be read: {error.strerror or error}") from error
     return _read_head(path, stored.st_mtime_ns, stored.st_size, stored.st_ino)
 
 
@@ -158,12 +161,12 @@ def _read_head(path: Path, *version: int) -> StoredRun:
     return read_run(path, head=True)
 
 
-def _lives(run: StoredRun, now: datetime, updated: datetime) -> bool:
+def _is_alive(run: StoredRun, now: datetime, updated: datetime) -> bool:
     progress = run.progress
     if progress is None or progress["host"] != socket.gethostname():
         return (now - updated).total_seconds() < SILENT_S
     try:
-        # A process that began after the run has only got its number.
+        # A process that started after the run is another one that was given the same process id.
         return bool(psutil.Process(progress["pid"]).create_time() <= run.start.timestamp() + 1)
     except psutil.NoSuchProcess:
         return False

@@ -191,7 +191,7 @@ MALFORMED = "video,start_s,end_s\ncam/a.mp4,4,2\n"
         (("out", "--root", "truth.csv", "--metrics", "pixel"), 2, "--metrics pixel"),
         (("out", "--root", "other.csv"), 2, "'cam/b.mp4'"),
         (("out", "--root", "longer.csv"), 1, "ends at 40 s, but cam/a.mp4 has scores up to 6 s"),
-        (("out", "--root", "malformed.csv"), 1, "malformed.csv, line 2: '4' to '2' is no interval"),
+        (("out", "--root", "malformed.csv"), 1, "malformed.csv, line 2: '4' to '2' is not an interval"),
         (("out", "--compare", "--root", "truth.csv"), 2, "--compare needs two OUT"),
         (("out", "--root", "truth.csv", "--bootstrap", "99"), 2, "--bootstrap 99"),
         (("out", "--root", "truth.csv", "--bootstrap", "-1"), 2, "--bootstrap -1"),

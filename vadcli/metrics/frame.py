@@ -210,10 +210,6 @@ def _concatenate(flags: Sequence[BoolArray]) -> BoolArray:
     return np.concatenate([np.empty(0, np.bool_), *flags])
 
 
-def _concatenate(flags: Sequence[BoolArray]) -> BoolArray:
-    return np.concatenate([np.empty(0, np.bool_), *flags])
-
-
 def _micro(frames: FrameSet, area: Area, undefined: str, *, endpoints: bool) -> Estimate:
     used = frames.with_endpoints() if endpoints else frames
     value = float(area(*used.counts))
