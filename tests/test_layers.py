@@ -19,6 +19,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "vadcli"
 LEVELS: dict[str, int] = {
     "types": 0,
     "errors": 0,
+    "registry": 0,
     "options": 0,
     "video": 1,
     "cutting": 1,
@@ -40,7 +41,7 @@ LEVELS: dict[str, int] = {
     "cli": 4,
 }
 # L0 in its own order, since its files do lean on one another.
-GROUND = ["errors", "types", "options"]
+GROUND = ["errors", "registry", "types", "options"]
 
 HOMES: dict[str, tuple[str, ...]] = {
     "decord": ("video/",),

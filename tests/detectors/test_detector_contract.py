@@ -12,6 +12,7 @@ import pytest
 from vadcli import detectors
 from vadcli.detectors.base import Detector
 from vadcli.options import DetectorOptions
+from vadcli.registry import DETECTORS
 from vadcli.types import CameraModel, CameraSample, Clip, ClipBatch, ClipScores, RawTrack, VideoInfo
 
 SIZES = [(48, 64), (47, 65), (1, 1), (2, 90), (3, 5)]
@@ -25,7 +26,7 @@ def load(name: str) -> Detector:
     return detectors.load(name, OPTIONS.get(name))
 
 
-@pytest.fixture(params=sorted(detectors.DETECTORS))
+@pytest.fixture(params=sorted(DETECTORS.own))
 def detector(request: pytest.FixtureRequest) -> Detector:
     return load(request.param)
 

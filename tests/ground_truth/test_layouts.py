@@ -12,7 +12,8 @@ from scipy.io import savemat
 
 from tests.ground_truth.tables import SIZE, patch, picture, table, true_rows
 from vadcli.errors import DocumentError, UsageError
-from vadcli.ground_truth import READERS, Region, Span, open_ground_truth
+from vadcli.ground_truth import Region, Span, open_ground_truth
+from vadcli.registry import DATA_SETS
 
 
 def labels_of(name: str, root: Path, video: str, rows: int) -> list[int]:
@@ -448,14 +449,14 @@ def test_xd_violence_bad_lines_say_their_number(tmp_path, line):
 # All of them
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", DATA_SETS)
 def test_an_empty_folder_says_what_is_missing(tmp_path, name):
     with pytest.raises((UsageError, DocumentError)) as caught:
         open_ground_truth(name, tmp_path).videos()
     assert str(tmp_path) in caught.value.message
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", DATA_SETS)
 @pytest.mark.parametrize("content", [b"", b"\0\xff\xfe garbage \n\n", b"{]\n,,,\n", b"../../x 1 2\n"])
 def test_a_file_of_garbage_is_one_line(tmp_path, name, content):
     path = tmp_path / "truth"
@@ -466,7 +467,7 @@ def test_a_file_of_garbage_is_one_line(tmp_path, name, content):
     assert "truth" in caught.value.message
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", DATA_SETS)
 def test_a_device_is_not_read(name):
     with pytest.raises((UsageError, DocumentError)):
         open_ground_truth(name, Path("/dev/zero")).videos()

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.outputs.documents import DOCUMENT, FIGHT, PLAIN, video_of
-from vadcli.export import CSV_COLUMNS, to_csv, to_edl, to_json, to_vtt
+from vadcli.export.edit_lists import to_edl
+from vadcli.export.text import CSV_COLUMNS, to_csv, to_json, to_vtt
 from vadcli.types import Event
 
 QUIET = replace(video_of(DOCUMENT, path="quiet.mp4", fps=None), events=())

@@ -17,16 +17,10 @@ from hypothesis.extra import numpy as arrays
 
 from tests.outputs.documents import DOCUMENT, FIGHT, PLAIN, video_of
 from vadcli.errors import UsageError
-from vadcli.export import (
-    label_studio_config,
-    to_edl,
-    to_fiftyone,
-    to_label_studio,
-    to_otio,
-    to_vtt,
-    write_cvat,
-)
-from vadcli.export.cvat import runs
+from vadcli.export.annotation import label_studio_config, to_fiftyone, to_label_studio
+from vadcli.export.cvat import runs, write_cvat
+from vadcli.export.edit_lists import to_edl, to_otio
+from vadcli.export.text import to_vtt
 from vadcli.store.events import EventsDocument
 
 HOSTILE = 'a "b" <c> & \u202e\U0001f600\x01'

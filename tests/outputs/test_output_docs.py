@@ -11,7 +11,7 @@ import pytest
 from tests.outputs.documents import DOCUMENT
 from tests.outputs.test_masks import frames_of
 from tests.outputs.test_scores import METADATA, table_of
-from vadcli.export import CSV_COLUMNS
+from vadcli.export.text import CSV_COLUMNS
 from vadcli.store import OutputLayout, scores
 from vadcli.store import masks as mask_rle
 from vadcli.store.atomic import Scratch

@@ -16,7 +16,7 @@ from vadcli.options import DEFAULT_OUT, EventsOptions
 from vadcli.types import Calibration
 
 if TYPE_CHECKING:
-    from vadcli.export import ExportedFile, MasksOf
+    from vadcli.export import ExportedFile, Exporter, MasksOf
     from vadcli.metrics import ThresholdChoice
     from vadcli.store import OutputLayout
     from vadcli.store.events import EventsDocument
@@ -136,10 +136,10 @@ def _calibration(layout: OutputLayout, video: str) -> Calibration | None:
 
 def _print(layout: OutputLayout, documents: list[EventsDocument], options: EventsOptions) -> list[str]:
     """To stdout, or into files where there is `--to`; what is wrong with stored masks is said and given back."""
-    from vadcli.export import FORMATS
+    from vadcli.registry import EXPORTERS
     from vadcli.store.masks import MaskTrack, masks_of
 
-    exporter = FORMATS[options.format]
+    exporter: Exporter = EXPORTERS.load(options.format)
     opened: list[MaskTrack] = []
 
     def masks(document: EventsDocument) -> MaskTrack | None:

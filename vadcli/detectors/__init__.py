@@ -1,23 +1,24 @@
-"""The detectors by name. Loading one imports what it needs; naming one imports nothing."""
+"""Detectors: arrays in, arrays out. `vadcli.registry` has them by name; `base` says what a detector is."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 from vadcli.detectors.base import Detector
-from vadcli.errors import UsageError
 from vadcli.options import DetectorOptions
 from vadcli.options.config import cache_folder
+from vadcli.registry import DETECTORS
 
 
-def _motion(options: DetectorOptions) -> Detector:
+def make_motion(options: DetectorOptions) -> Detector:
+    """Return the motion detector, which has no options of its own."""
     from vadcli.detectors.motion.detector import MotionDetector
 
     return MotionDetector()
 
 
-def _lavida(options: DetectorOptions) -> Detector:
+def make_lavida(options: DetectorOptions) -> Detector:
+    """Return LAVIDA; raises WeightsError if its weights are missing."""
     # torch makes this folder as soon as transformers is imported, by default among the temporary files, and leaves it there
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torchinductor"))
     from vadcli.detectors.lavida.detector import LavidaDetector
@@ -25,20 +26,16 @@ def _lavida(options: DetectorOptions) -> Detector:
     return LavidaDetector(options)
 
 
-DETECTORS: dict[str, Callable[[DetectorOptions], Detector]] = {"lavida": _lavida, "motion": _motion}
-
-
 def load(name: str, options: DetectorOptions | None = None) -> Detector:
-    """The detector of that name.
+    """Return the detector of a name.
 
     Args:
-        name: a key of DETECTORS.
-        options: how it computes; the defaults where there are none.
+        name: a name in `registry.DETECTORS`.
+        options: how it computes; the defaults if there are none.
 
     Raises:
-        UsageError: there is none, or the options don't fit it.
-        WeightsError: its weights are not there.
+        UsageError: there is no such detector, or the options do not fit it.
+        WeightsError: its weights are missing.
     """
-    if name not in DETECTORS:
-        raise UsageError(f"no detector is called {name!r}", hint=f"choose from: {', '.join(sorted(DETECTORS))}")
-    return DETECTORS[name](options or DetectorOptions())
+    detector: Detector = DETECTORS.load(name)(options or DetectorOptions())
+    return detector

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from vadcli.errors import UsageError
+from vadcli.export import Exporter, all_videos
 from vadcli.export.text import UNNAMED, label, legal_in_xml
 from vadcli.store.events import EventsDocument
 from vadcli.types import Box, Event
@@ -133,3 +134,12 @@ def _box(event: Event, box: Box, document: EventsDocument) -> dict[str, Any]:
         "score": event.peak_score,
         "value": value,
     }
+
+
+FIFTYONE = Exporter(all_videos(to_fiftyone), ".json", name="labels.json")
+LABEL_STUDIO = Exporter(
+    all_videos(to_label_studio),
+    ".json",
+    name="label-studio.json",
+    beside={"label-studio.xml": all_videos(label_studio_config)},
+)

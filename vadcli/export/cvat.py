@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import TextIOBase
 from typing import TextIO, cast
 from xml.sax.saxutils import XMLGenerator
@@ -10,6 +10,7 @@ from xml.sax.xmlreader import AttributesImpl
 
 import numpy as np
 
+from vadcli.export import Exporter, MasksOf
 from vadcli.export.text import UNNAMED, label, legal_in_xml
 from vadcli.store.events import EventsDocument
 from vadcli.store.mask_video import mask_box, upsample_mask
@@ -127,3 +128,12 @@ def _text(xml: XMLGenerator, tag: str, content: object) -> None:
 
 def _open(xml: XMLGenerator, tag: str, **attributes: object) -> None:
     xml.startElement(tag, AttributesImpl({name: legal_in_xml(str(value)) for name, value in attributes.items()}))
+
+
+def write_all(documents: Sequence[EventsDocument], masks: MasksOf, file: TextIO) -> None:
+    """Write every video's annotations; see `write_cvat`."""
+    for document in documents:
+        write_cvat(document, masks(document), file)
+
+
+CVAT = Exporter(write_all, ".cvat.xml", one_video=True)

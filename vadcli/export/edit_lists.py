@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from vadcli.errors import UsageError
+from vadcli.export import Exporter, all_videos, each_video
 from vadcli.export.text import caption, label, one_line
 from vadcli.store.events import EventsDocument
 from vadcli.types import Event
@@ -92,3 +93,7 @@ def _otio_clip(otio: Any, document: EventsDocument, event: Event) -> Any:
     marker.metadata["vadcli"] = {"category": label(event)}
     clip.markers.append(marker)
     return clip
+
+
+EDL = Exporter(each_video(to_edl), ".edl", one_video=True)
+OTIO = Exporter(all_videos(to_otio), ".otio")

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterable
 
+from vadcli.export import Exporter, all_videos, each_video
 from vadcli.store.events import EventsDocument
 from vadcli.types import Event
 
@@ -103,3 +104,8 @@ def _clock(milliseconds: int) -> str:
 
 def _escaped(text: str) -> str:
     return one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+JSON = Exporter(all_videos(to_json), ".json")
+CSV = Exporter(all_videos(to_csv), ".csv")
+VTT = Exporter(each_video(to_vtt), ".vtt", one_video=True)

@@ -28,6 +28,7 @@ from vadcli.options.groups import (
     parse_shard,
     same,
 )
+from vadcli.registry import EXPORTERS
 
 DEFAULT_OUT = Path("vadcli-out")
 MASK_CHOICES = ("none", "video", "rle", "both")
@@ -84,14 +85,11 @@ class ScanOptions(FindOptions, DecodeOptions, DetectorOptions, ThresholdOptions,
         parse_shard(self.shard)
 
 
-EXPORT_FORMATS = ("json", "csv", "vtt", "edl", "otio", "fiftyone", "label-studio", "cvat")
-
-
 @dataclass(frozen=True)
 class EventsOptions(ThresholdOptions, TalkOptions):
     """Everything `vadcli events` can be told."""
 
-    format: str = option("json", "What to print.", panel=OUTPUT, choices=EXPORT_FORMATS)
+    format: str = option("json", "What to print.", panel=OUTPUT, choices=tuple(EXPORTERS))
     to: Path | None = option(
         None,
         "Write files into this folder instead of printing, one a video where the format goes by videos.",

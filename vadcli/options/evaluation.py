@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vadcli.errors import UsageError
 from vadcli.options.groups import EVENTS, HOW, OUTPUT, RUNNING, TalkOptions, option
+from vadcli.registry import DATA_SETS
 
 PIXEL_SIZE = re.compile(r"(\d+)x(\d+)", re.ASCII)
 FEWEST_RESAMPLES = 100
@@ -21,7 +22,7 @@ class EvalOptions(TalkOptions):
 
     dataset: str = option(
         "csv",
-        "Whose ground truth: ped1, ped2, avenue, shanghaitech, ubnormal, ucf-crime, xd-violence; csv: your own.",
+        f"Which ground truth: {', '.join(DATA_SETS)}; csv is a file of your own.",
         panel=HOW,
         metavar="NAME",
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vadcli.errors import UsageError
+from vadcli.registry import DETECTORS
 from vadcli.types import Calibration, Thresholds
 
 DURATION = re.compile(r"(?P<value>\d+(?:\.\d+)?)\s*(?P<unit>ms|s|m|h|d)?", re.ASCII)
@@ -154,7 +155,7 @@ def default_of(item: Field[Any]) -> Any:
 
 PRESET_MARK = "preset:"
 """Before a preset's name, where `--model` means random weights of its sizes though a model of that name is here."""
-DETECTOR_CHOICES = ("auto", "lavida", "motion")
+DETECTOR_CHOICES = ("auto", *DETECTORS)
 DEFAULT_MODEL = "lavida-7b"
 
 

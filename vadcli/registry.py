@@ -1,0 +1,110 @@
+"""The only list of detectors, exporters and data sets: a name, and where the code is. Nothing is imported until it is used.
+
+Another package can add to each list by an entry point, in its own pyproject.toml:
+
+    [project.entry-points."vadcli.detectors"]
+    still = "their_package:make_detector"
+
+The command line's choices, its help, `--detector auto` and the contract tests read these lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache, cached_property
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from vadcli.errors import UsageError
+
+
+@cache
+def _installed() -> Any:
+    return entry_points()  # reads the metadata of every installed package, so it is done once
+
+
+class Registry(Mapping[str, str]):
+    """Names and where their code is, as "module:attribute"; names of other packages follow our own.
+
+    Args:
+        kind: what the names stand for, in messages.
+        group: the entry points' group.
+        own: the names that come with vadcli. Another package cannot replace them.
+    """
+
+    def __init__(self, kind: str, group: str, own: Mapping[str, str]) -> None:
+        self.kind, self.group, self.own = kind, group, own
+
+    @cached_property
+    def _all(self) -> dict[str, str]:
+        found: list[EntryPoint] = sorted(_installed().select(group=self.group), key=lambda entry: entry.name)
+        return {**{entry.name: entry.value for entry in found}, **self.own}
+
+    def __getitem__(self, name: str) -> str:
+        return self._all[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys([*self.own, *self._all]))
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def load(self, name: str) -> Any:
+        """Import and return what a name stands for.
+
+        Raises:
+            UsageError: there is no such name, or the package that ships it cannot be imported.
+        """
+        if name not in self._all:
+            raise UsageError(f"no {self.kind} is called {name!r}", hint=f"choose one of {', '.join(self)}")
+        module, _, attribute = self._all[name].partition(":")
+        try:
+            return getattr(import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            if name in self.own:
+                raise
+            raise UsageError(
+                f"the {self.kind} {name!r} cannot be loaded from {self._all[name]}: {error}",
+                hint="reinstall or remove the package that ships it",
+            ) from error
+
+
+DETECTORS = Registry(
+    "detector",
+    "vadcli.detectors",
+    {"lavida": "vadcli.detectors:make_lavida", "motion": "vadcli.detectors:make_motion"},
+)
+"""What makes a detector: `DetectorOptions` -> `Detector`."""
+
+EXPORTERS = Registry(
+    "format",
+    "vadcli.exporters",
+    {
+        "json": "vadcli.export.text:JSON",
+        "csv": "vadcli.export.text:CSV",
+        "vtt": "vadcli.export.text:VTT",
+        "edl": "vadcli.export.edit_lists:EDL",
+        "otio": "vadcli.export.edit_lists:OTIO",
+        "fiftyone": "vadcli.export.annotation:FIFTYONE",
+        "label-studio": "vadcli.export.annotation:LABEL_STUDIO",
+        "cvat": "vadcli.export.cvat:CVAT",
+    },
+)
+"""Formats of events: `vadcli.export.Exporter` objects."""
+
+DATA_SETS = Registry(
+    "data set",
+    "vadcli.datasets",
+    {
+        "ped1": "vadcli.ground_truth.ucsd:Ped1",
+        "ped2": "vadcli.ground_truth.ucsd:Ped2",
+        "avenue": "vadcli.ground_truth.campus:Avenue",
+        "shanghaitech": "vadcli.ground_truth.campus:ShanghaiTech",
+        "ubnormal": "vadcli.ground_truth.ubnormal:UBnormal",
+        "ucf-crime": "vadcli.ground_truth.lists:UCFCrime",
+        "xd-violence": "vadcli.ground_truth.lists:XDViolence",
+        "csv": "vadcli.ground_truth.lists:CsvTruth",
+    },
+)
+"""Readers of ground truth: classes over `vadcli.ground_truth.GroundTruth`, made from a folder or file."""
