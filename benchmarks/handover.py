@@ -85,8 +85,8 @@ def packing(count: int) -> tuple[Callable[[], object], Callable[[], object]]:
 
 def looking(children: list[subprocess.Popen[bytes]]) -> tuple[Callable[[], object], Callable[[], object]]:
     """Compare listing all processes once per decoder with listing them once."""
-    elders = [psutil.Process(child.pid) for child in children]
-    return lambda: [elder.children(recursive=True) for elder in elders], lambda: process_trees(elders)
+    parents = [psutil.Process(child.pid) for child in children]
+    return lambda: [parent.children(recursive=True) for parent in parents], lambda: process_trees(parents)
 
 
 if __name__ == "__main__":

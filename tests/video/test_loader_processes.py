@@ -28,12 +28,12 @@ def video(tmp_path_factory) -> Path:
     return media.make_video(tmp_path_factory.mktemp("real") / "a.mp4", frames=200, fps=10, size=(320, 240), gop=12)
 
 
-_elders: set[psutil.Process] = set()  # another file's test may have left multiprocessing's resource tracker, which stays
+_before: set[psutil.Process] = set()  # another file's test may have left multiprocessing's resource tracker, which stays
 
 
 def descendants() -> list[psutil.Process]:
     """What this process has started since the test began."""
-    return [process for process in psutil.Process().children(recursive=True) if process not in _elders]
+    return [process for process in psutil.Process().children(recursive=True) if process not in _before]
 
 
 def wait_until(condition, limit_s: float = PATIENCE_S) -> bool:
@@ -49,8 +49,8 @@ def wait_until(condition, limit_s: float = PATIENCE_S) -> bool:
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind() -> Iterator[None]:
     threads, descriptors = set(threading.enumerate()), open_descriptors()
-    _elders.clear()
-    _elders.update(psutil.Process().children(recursive=True))
+    _before.clear()
+    _before.update(psutil.Process().children(recursive=True))
     yield
     assert not descendants()
     assert set(threading.enumerate()) <= threads

@@ -65,7 +65,7 @@ def test_part_after_part_is_read_by_one_decoder(tmp_path: Path) -> None:
 def test_some_rows_come_in_order_and_lost_ones_are_left_out(tmp_path: Path) -> None:
     with ClipLoader(EVERY, OPTIONS) as loader:
         feed = feed_of(tmp_path, loader, lost=[50, 51, 52, 53, 54])
-        assert [(row, int(picture.max())) for row, picture in feed.some([0, 7, 52, 98])] == [(0, 1), (7, 8), (98, 99)]
+        assert [(row, int(picture.max())) for row, picture in feed.at_rows([0, 7, 52, 98])] == [(0, 1), (7, 8), (98, 99)]
         assert feed.problems() == []
 
 
@@ -82,7 +82,7 @@ def test_a_file_that_is_no_video_has_no_picture(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     path.write_text("no video")
     with ClipLoader(EVERY, REAL) as loader, pytest.raises(VideoError):
-        list(FrameFeed(loader, 4, path, video="a.mp4", frames=10, fps=10).some([1, 2]))
+        list(FrameFeed(loader, 4, path, video="a.mp4", frames=10, fps=10).at_rows([1, 2]))
 
 
 def test_a_file_rewritten_between_two_parts_is_probed_anew(tmp_path: Path) -> None:

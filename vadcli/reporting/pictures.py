@@ -308,7 +308,7 @@ def _strips_of(
     rows = {event.id: [row for row in rows_of(event, count) if row < len(table)] for _, event in some}
     made: dict[int, bytes] = {}
     height = width = 0
-    for row, picture in feed.some(sorted({row for each in rows.values() for row in each})):
+    for row, picture in feed.at_rows(sorted({row for each in rows.values() for row in each})):
         height, width = picture.shape[:2]
         made[row] = _webp(outlined(picture, masks.at(row)))
     problems.extend(f"{video}: thumbnails: {line}" for line in feed.problems())

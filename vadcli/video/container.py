@@ -62,7 +62,7 @@ def can_jump(demuxer: str) -> bool:
     return demuxer in _JUMPING
 
 
-def shown(path: Path) -> str:
+def printable(path: Path) -> str:
     """Return the path as one printable line: control characters and bytes that are not UTF-8 become %XX."""
     return "".join(c if c.isprintable() else "".join(f"%{byte:02X}" for byte in os.fsencode(c)) for c in str(path))
 
@@ -74,7 +74,7 @@ def open_media(path: Path) -> Any:
         UnsafeContainer: a playlist, script, manifest, session description or any other format that is not a plain container.
         ProbeError: the file is missing, unreadable, empty, not a regular file, or not a media file.
     """
-    name = shown(path)
+    name = printable(path)
     try:
         status = path.stat()
     except OSError as error:

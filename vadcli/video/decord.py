@@ -21,8 +21,8 @@ from PIL import Image
 
 from vadcli.errors import DecodeError
 from vadcli.types import ByteArray, PixelFormat, VideoInfo
-from vadcli.video.container import display_matrix_degrees, open_media, shown
-from vadcli.video.images import ReadRequest, Shown
+from vadcli.video.container import display_matrix_degrees, open_media, printable
+from vadcli.video.images import DecodedFrame, ReadRequest
 
 SHORT_CLIP_PX = 64_000_000
 """Width × height × frames up to which decord takes less CPU time than starting an ffmpeg process (measured, 240p to 1080p)."""
@@ -85,17 +85,17 @@ class DecordFrames:
         self.complaints = ""
         self._info = info
         self._request = request
-        self._frames: Iterator[Shown] | None
+        self._frames: Iterator[DecodedFrame] | None
         if checked:
             with _libav_messages() as heard:
                 whole = list(self._read(_open(info, request, threads, quiet=False), 0))
             if heard or len(whole) < info.frames:
-                raise DecodeError(f"{shown(info.path)}: decord reports: {'; '.join(heard) or self.complaints}")
+                raise DecodeError(f"{printable(info.path)}: decord reports: {'; '.join(heard) or self.complaints}")
             self._frames = iter(whole)
         else:
             self._frames = self._read(_open(info, request, threads, quiet=True), request.start)
 
-    def __iter__(self) -> Iterator[Shown]:
+    def __iter__(self) -> Iterator[DecodedFrame]:
         """Yield the frames in order, until one cannot be decoded; `complaints` then says why."""
         return self._frames or iter(())
 
@@ -103,7 +103,7 @@ class DecordFrames:
         """Free the reader; a second call does nothing."""
         self._frames = None
 
-    def _read(self, reader: Any, start: int) -> Iterator[Shown]:
+    def _read(self, reader: Any, start: int) -> Iterator[DecodedFrame]:
         request, frames = self._request, self._info.frames
         try:
             for _ in range(min(start, frames)):
@@ -112,7 +112,7 @@ class DecordFrames:
                 selected = request.samples(row) and row >= request.start and (request.stop is None or row < request.stop)
                 picture = reader.next()  # not skip_frames: with HEVC or a varying rate, decord then continues at a wrong frame
                 image = _delivered(picture, request) if selected else None
-                yield Shown(int(self._info.pts[row]), True, selected, image)
+                yield DecodedFrame(int(self._info.pts[row]), True, selected, image)
         except (_decord_error(), RuntimeError, StopIteration) as error:
             self.complaints = f"decord: {_first_line(error)}"
 
@@ -128,11 +128,11 @@ def _open(info: VideoInfo, request: ReadRequest, threads: int, *, quiet: bool) -
         reader = decord.VideoReader(path, ctx=decord.cpu(0), width=request.width, height=request.height, num_threads=threads)
         seen = np.asarray(reader.get_frame_timestamp(np.arange(len(reader))), np.float64)[:, 0]
     except (_decord_error(), RuntimeError, IndexError, ValueError) as error:
-        raise DecodeError(f"{shown(info.path)}: decord cannot open it: {_first_line(error)}") from error
+        raise DecodeError(f"{printable(info.path)}: decord cannot open it: {_first_line(error)}") from error
     expected = info.timestamps(info.pts)
     if len(seen) != len(expected) or np.abs(seen - seen[0] - expected).max() > _PTS_SLACK_S + 1e-6 * (seen[0] + expected[-1]):
         text = f"decord finds {len(seen)} frames and the probe {len(expected)}, or their times differ"
-        raise DecodeError(f"{shown(info.path)}: {text}")
+        raise DecodeError(f"{printable(info.path)}: {text}")
     return reader
 
 

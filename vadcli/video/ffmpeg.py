@@ -39,8 +39,8 @@ import psutil
 
 from vadcli.errors import DecodeError
 from vadcli.types import ByteArray, PixelFormat, VideoInfo
-from vadcli.video.container import Selection, shown
-from vadcli.video.images import Shown
+from vadcli.video.container import Selection, printable
+from vadcli.video.images import DecodedFrame
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -204,20 +204,20 @@ class FfmpegFrames:
                 preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - takes no lock, see its docstring
             )
         except OSError as error:
-            raise DecodeError(f"{shown(info.path)}: {command[0]} cannot be started: {error.strerror}") from error
+            raise DecodeError(f"{printable(info.path)}: {command[0]} cannot be started: {error.strerror}") from error
         self._pictures = cast(io.RawIOBase, self._process.stdout)
         _widen(self._pictures)
         self._listener = threading.Thread(target=self._listen, args=(cast(io.RawIOBase, self._process.stderr),), daemon=True)
         self._listener.start()
 
-    def __iter__(self) -> Iterator[Shown]:
+    def __iter__(self) -> Iterator[DecodedFrame]:
         """Yield every frame that ffmpeg decodes, in presentation order."""
         for count, (pts, ok) in enumerate(self._announced()):
             selected = self._selection.takes(count, pts)
             image = self._read_picture() if selected else None
             if selected and image is None:  # ffmpeg ended after it announced the frame and before it piped the image
                 break
-            yield Shown(pts, ok, selected, image)
+            yield DecodedFrame(pts, ok, selected, image)
         status = self._process.wait()
         if status:
             self.complaints = "; ".join(filter(None, [self.complaints, f"ffmpeg ended with status {status}"]))

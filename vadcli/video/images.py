@@ -1,7 +1,7 @@
 """The types that all decoders share, and the decoder of folders of numbered images.
 
-A decoder (`Backend`) gets a `ReadRequest` and yields each frame that it shows as a `Shown`. `FrameReader` matches these with
-the rows of the video and yields each row as a `Frame`. A row is the index of a frame in presentation order.
+A decoder (`Backend`) gets a `ReadRequest` and yields each frame that it decodes as a `DecodedFrame`. `FrameReader` matches
+these with the rows of the video and yields each row as a `Frame`. A row is the index of a frame in presentation order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vadcli.errors import NoVideoStream, ProbeError
 from vadcli.types import ByteArray, PixelFormat, VideoInfo
-from vadcli.video.container import shown
+from vadcli.video.container import printable
 
 DecoderChoice = Literal["auto", "decord", "ffmpeg"]
 
@@ -74,7 +74,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Shown:
+class DecodedFrame:
     """A frame as a decoder shows it, before it is matched with a row.
 
     Attributes:
@@ -96,7 +96,7 @@ class Backend(Protocol):
     complaints: str
     """The decoder's last messages; complete after the last frame."""
 
-    def __iter__(self) -> Iterator[Shown]: ...
+    def __iter__(self) -> Iterator[DecodedFrame]: ...
 
     def close(self) -> None:
         """End the decoder; a second call does nothing."""
@@ -133,7 +133,7 @@ def probe_folder(folder: Path, *, fps: float | None = None) -> VideoInfo:
         NoVideoStream: the folder has no images.
         ProbeError: the folder or all of its images are unreadable, or fps is not a positive number.
     """
-    name = shown(folder)
+    name = printable(folder)
     rate = _DEFAULT_FPS if fps is None else fps
     if not 0 < rate < 1e6:
         raise ProbeError(f"{name}: {fps} frames per second is not a frame rate", hint="give --fps a number above 0")
@@ -170,7 +170,7 @@ def _first_size(folder: Path, names: tuple[str, ...]) -> tuple[int, int]:
                 return image.size if upright else (image.height, image.width)
         except _UNREADABLE:
             continue
-    raise ProbeError(f"{shown(folder)}: none of its {len(names)} images can be read")
+    raise ProbeError(f"{printable(folder)}: none of its {len(names)} images can be read")
 
 
 class ImageFrames:
@@ -181,7 +181,7 @@ class ImageFrames:
         self._info = info
         self._request = request
 
-    def __iter__(self) -> Iterator[Shown]:
+    def __iter__(self) -> Iterator[DecodedFrame]:
         """Yield the images from the first wanted row; an unreadable image has ok False and image None."""
         request = self._request
         for row in range(request.start, self._info.frames):
@@ -191,9 +191,9 @@ class ImageFrames:
                 image = read_image(path, request.width, request.height, request.pixel_format) if selected else None
                 ok = selected or path.stat().st_size > 0
             except _UNREADABLE as error:
-                self.complaints = f"{shown(path)}: {error}"
+                self.complaints = f"{printable(path)}: {error}"
                 image, ok = None, False
-            yield Shown(int(self._info.pts[row]), ok, selected, image)
+            yield DecodedFrame(int(self._info.pts[row]), ok, selected, image)
 
     def close(self) -> None:
         """Do nothing: no file stays open."""

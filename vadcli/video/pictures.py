@@ -99,7 +99,7 @@ class FrameFeed:
         if known < last:
             self._ends.append(self._early_end(known, end.error))
 
-    def some(self, rows: Sequence[int]) -> Generator[tuple[int, ByteArray], None, None]:
+    def at_rows(self, rows: Sequence[int]) -> Generator[tuple[int, ByteArray], None, None]:
         """Yield these rows in order, each with its (H, W, 3) image; rows whose frame was lost are left out.
 
         An image is valid until the next one.

@@ -47,7 +47,7 @@ def probe(path: Path, *, fps: float | None = None) -> VideoInfo:
     """
     if path.is_dir():
         return probe_folder(path, fps=fps)
-    name = media.shown(path)
+    name = media.printable(path)
     with media.open_media(path) as opened:
         stream = media.pick_stream(opened, name)
         packets = _read_packets(opened, stream, name)

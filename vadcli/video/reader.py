@@ -20,7 +20,7 @@ import numpy as np
 
 from vadcli.errors import DecodeError
 from vadcli.types import DecoderName, PixelFormat, VideoInfo
-from vadcli.video.container import choose_selection, has_exact_pts, seek_row, shown
+from vadcli.video.container import choose_selection, has_exact_pts, printable, seek_row
 from vadcli.video.decord import DecordFrames, can_read, is_short
 from vadcli.video.ffmpeg import DamageFound, FfmpegFrames
 from vadcli.video.images import Backend, DecoderChoice, Frame, ImageFrames, ReadRequest
@@ -194,7 +194,7 @@ class FrameReader:
 
     def _read_decord(self, *, checked: bool) -> Generator[Frame, None, None]:
         if not can_read(self._info):
-            raise DecodeError(f"{shown(self._info.path)}: decord cannot read this kind of file", hint="use --decoder auto")
+            raise DecodeError(f"{printable(self._info.path)}: decord cannot read this kind of file", hint="use --decoder auto")
         frames = DecordFrames(self._info, self._request, threads=self._threads, checked=checked)
         self.decoder = DecoderName.DECORD
         yield from self._deliver(frames, RowMatcher(self._info, sought=self._due))
@@ -224,7 +224,7 @@ class FrameReader:
             elif row is not None:
                 may_seek = False
             else:
-                raise DecodeError(f"{shown(info.path)}: no frame can be decoded", hint=self.complaints)
+                raise DecodeError(f"{printable(info.path)}: no frame can be decoded", hint=self.complaints)
 
     def _deliver(self, backend: Backend, matcher: RowMatcher) -> Generator[Frame, None, _Outcome]:
         """Yield one decoder's rows from the next one on; close the decoder at the end."""
@@ -234,14 +234,14 @@ class FrameReader:
                 outcome = _Outcome.ENDED
                 lost, row = matcher.place(frame.pts)
                 for gone in lost:
-                    if self._wants(gone):
+                    if self._is_wanted(gone):
                         self._due = gone.index + 1
                         yield Frame(gone.index, gone.pts, ok=False, image=None)
                 if row is None:
                     continue
                 if self._is_past(row):
                     return outcome
-                if self._wants(row):
+                if self._is_wanted(row):
                     sampled = self._request.samples(row.index)
                     if sampled and not frame.selected:
                         return _Outcome.UNSELECTED
@@ -252,7 +252,7 @@ class FrameReader:
             backend.close()
             self.complaints = backend.complaints or self.complaints
 
-    def _wants(self, row: Row) -> bool:
+    def _is_wanted(self, row: Row) -> bool:
         return row.index >= self._due and not self._is_past(row)
 
     def _is_past(self, row: Row) -> bool:

@@ -26,7 +26,7 @@ import psutil
 
 from vadcli.errors import DecodeError, FileChanged, VideoError
 from vadcli.types import VideoInfo
-from vadcli.video.container import shown
+from vadcli.video.container import printable
 from vadcli.video.ffmpeg import die_with_parent, private_mib
 from vadcli.video.images import ReadRequest
 from vadcli.video.sampling import ClipAssembler, Rows, SamplingPlan
@@ -95,7 +95,7 @@ class _Worker:
         before = _identity(request.path)
         try:
             if before is None:
-                raise FileChanged(f"{shown(request.path)}: vanished before it could be opened")
+                raise FileChanged(f"{printable(request.path)}: vanished before it could be opened")
             info = self._probe_once(request, before)
             self._send(Opened(request.video, info))
             if request.bursts:
@@ -107,11 +107,11 @@ class _Worker:
         except VideoError as error:
             outcome.error = error
         except Exception as error:  # whatever a decoder raises for one video must not stop the others
-            outcome.error = DecodeError(f"{shown(request.path)}: {type(error).__name__}: {error}")
+            outcome.error = DecodeError(f"{printable(request.path)}: {type(error).__name__}: {error}")
         after = _identity(request.path)
         if before != after:
             what = "grew or was rewritten" if after else "vanished"
-            outcome.error = FileChanged(f"{shown(request.path)}: {what} while it was read")
+            outcome.error = FileChanged(f"{printable(request.path)}: {what} while it was read")
         outcome.complaints = outcome.complaints or read_tail(sys.stderr.fileno())
         return outcome
 
@@ -130,7 +130,7 @@ class _Worker:
         finally:
             outcome.rows = assembler.rest()
         if assembler.next_row == 0:
-            raise DecodeError(f"{shown(info.path)}: no frame could be decoded")
+            raise DecodeError(f"{printable(info.path)}: no frame could be decoded")
 
     def _read_bursts(self, info: VideoInfo, request: ClipRequest, outcome: _Outcome) -> None:
         plan = replace(SamplingPlan.of(self._setup.needs, info.fps), overlap=0)
@@ -155,7 +155,9 @@ class _Worker:
             for frame in reader:
                 if frame.index != assembler.next_row:
                     expected = assembler.next_row
-                    raise DecodeError(f"{shown(info.path)}: the decoder delivered frame {frame.index} instead of {expected}")
+                    raise DecodeError(
+                        f"{printable(info.path)}: the decoder delivered frame {frame.index} instead of {expected}"
+                    )
                 self._ring.advance()
                 if assembler.add(frame.pts, frame.ok, frame.image):
                     outcome.decoder = reader.decoder
