@@ -1,0 +1,146 @@
+"""A package from outside adds a detector, an exporter and a data set; the command line uses them, with no change of ours."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.media import make_video
+from tests.patience import PATIENCE_S
+
+CODE = '''
+import numpy as np
+
+from vadcli.export import Exporter, all_videos
+from vadcli.ground_truth.lists import CsvTruth
+from vadcli.types import (
+    ClipNeeds, ClipScores, FrameScores, MaskScale, PixelFormat, SizeRule, Thresholds
+)
+
+
+class Late:
+    """Scores a frame by its row: what comes late is odd."""
+
+    name = "late"
+    model_version = 1
+    needs = ClipNeeds(frames=4, overlap=0, rate_hz=30, size=SizeRule(4096), pixel_format=PixelFormat.GRAY)
+    channels = ("row",)
+    thresholds = Thresholds(high=0.5, low=0.5, min_duration_s=0.0)
+    calibration = None
+    uses_categories = False
+    fits_camera = False
+    mask_scale = MaskScale.SCORE
+    batch_size = 1
+    parallel = 1
+
+    def prepare(self):
+        pass
+
+    def fit(self, sample):
+        return None
+
+    def score(self, batch):
+        shape = batch.frames.shape
+        return ClipScores(np.zeros((*shape[:2], 1), np.float32), np.zeros((*shape[:2], 4, 4), np.float32))
+
+    def finish(self, track):
+        return FrameScores(np.arange(len(track.raw), dtype=np.float32) - 9.5, moving_camera=None)
+
+    def fingerprint(self):
+        return {"version": 1}
+
+
+def make_late(options):
+    return Late()
+
+
+def lines(documents):
+    return "".join(f"{one.video['path']} {event.start_s:.2f}\\n" for one in documents for event in one.events)
+
+
+LINES = Exporter(all_videos(lines), ".txt")
+
+
+class Mine(CsvTruth):
+    name = "mine"
+'''
+
+ENTRY_POINTS = """
+[vadcli.detectors]
+late = outsider:make_late
+broken = no_such_module:thing
+
+[vadcli.exporters]
+lines = outsider:LINES
+
+[vadcli.datasets]
+mine = outsider:Mine
+"""
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A folder as pip would fill it."""
+    site = tmp_path / "site"
+    info = site / "outsider-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "outsider.py").write_text(CODE)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outsider\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(ENTRY_POINTS)
+    return site
+
+
+def vadcli(site: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.run(
+        [sys.executable, "-m", "vadcli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path, "COLUMNS": "200"},
+        cwd=site.parent,
+    )
+
+
+def test_a_detector_an_exporter_and_a_data_set_from_outside(outside: Path, tmp_path: Path) -> None:
+    (tmp_path / "footage").mkdir()
+    make_video(tmp_path / "footage" / "a.mp4", frames=20)
+    assert "late" in vadcli(outside, "scan", "--help").stdout
+    assert "lines" in vadcli(outside, "events", "--help").stdout
+    assert "mine" in vadcli(outside, "eval", "--help").stdout
+
+    out = tmp_path / "out"
+    scanned = vadcli(outside, "scan", tmp_path / "footage", "--out", out, "--detector", "late", "--sample-fps", "30")
+    assert scanned.returncode == 0, scanned.stderr
+    told = vadcli(outside, "events", out, "--format", "lines")
+    assert told.returncode == 0, told.stderr
+    video, start = told.stdout.split()
+    assert video.endswith("a.mp4")
+    assert float(start) > 0
+
+    truth = tmp_path / "truth.csv"
+    truth.write_text(f"video,start_s,end_s\n{video},{start},0.8\n")
+    judged = vadcli(outside, "eval", out, "--dataset", "mine", "--root", truth, "--metrics", "frame", "--bootstrap", "0")
+    assert judged.returncode == 0, judged.stderr
+    assert "1.0" in judged.stdout
+
+
+def test_a_detector_that_cannot_be_loaded_is_one_line(outside: Path, tmp_path: Path) -> None:
+    (tmp_path / "footage").mkdir()
+    make_video(tmp_path / "footage" / "a.mp4", frames=8)
+    failed = vadcli(outside, "scan", tmp_path / "footage", "--out", tmp_path / "out", "--detector", "broken")
+    assert failed.returncode == 2
+    assert "no_such_module" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_a_name_that_is_not_registered_is_refused_with_the_names_there_are(tmp_path: Path, outside: Path) -> None:
+    failed = vadcli(outside, "scan", tmp_path, "--detector", "still")
+    assert failed.returncode == 2
+    for name in ("still", "motion", "lavida", "late"):
+        assert name in failed.stderr
