@@ -91,7 +91,7 @@ class FrameFeed:
     def _rest(self, end: Finished, row: int, last: int, shown: ByteArray | None) -> Iterator[tuple[int, ByteArray]]:
         """Yield the rows after the last clip, up to the known end of the video."""
         if shown is None:
-            raise end.error or DecodeError(f"{self._source}: no frame could be decoded after frame {row}")
+            raise end.error or DecodeError(f"{self._source}: no frame could be decoded from frame {row} on")
         whole = last < self._frames and not end.error  # a part that was read to its end
         known = max(row, min(last, self.info.frames if whole else end.rows.first + len(end.rows)))
         self._lost += known - row
