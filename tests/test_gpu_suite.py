@@ -1,4 +1,4 @@
-"""The GPU tests' own rules: skipped with a reason unless asked for, never passed by skipping, and rehearsed without a GPU."""
+"""Rules of the GPU tests: skipped with a reason by default, never passed by skipping, and rehearsed on the CPU."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_rehearsal_passes_on_the_cpu() -> None:
 
 @pytest.fixture(scope="module")
 def gpu() -> ModuleType:
-    """benchmarks/gpu.py."""
+    """The script benchmarks/gpu.py as a module."""
     spec = importlib.util.spec_from_file_location("benchmarks_gpu", ROOT / "benchmarks" / "gpu.py")
     assert spec is not None
     assert spec.loader is not None
@@ -64,7 +64,7 @@ def gpu() -> ModuleType:
 
 
 def measured(*, speed: float = 3.5, busy: float | None = 0.95, memory: float = 0.5) -> Report:
-    """What bench might say of a GPU."""
+    """Return a report as `vadcli bench` might write it on a GPU."""
 
     def throughput(setting: Setting, rate: float) -> Throughput:
         return Throughput(setting, [Round(clips=10, rows=320, video_s=10.0, seconds=10 / rate)], 2**30, 2**30, 1)

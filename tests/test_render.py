@@ -1,4 +1,4 @@
-"""`render_video` through its public interface: real files in, real MP4s out, looked at with PyAV."""
+"""`render_video` through its public interface: real files in, real MP4s out, checked with PyAV."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SETTINGS = RenderSettings(decode=LoaderOptions(workers=1, timeout_s=20, threads=
 def pretend_scan(
     source: Path, out: Path, *, events: list[tuple[int, int]] | None = None, every: int = 1, fps: float | None = None
 ) -> tuple[OutputLayout, VideoInfo, ScoreTable]:
-    """What a scan would have left of this video: scores, and events in the given rows."""
+    """Write what a scan of this video would have stored: scores, and events in the given rows."""
     layout, info = OutputLayout(out), probe(source, fps=fps)
     rows = np.arange(info.frames)
     score = np.full(len(rows), 0.1, np.float32)
@@ -71,7 +71,7 @@ def render(source: Path, layout: OutputLayout, settings: RenderSettings = SETTIN
 
 
 def watch(path: Path) -> SimpleNamespace:
-    """Everything in a rendered file: pictures (N, H, W, 3), their times from 0, and the sound."""
+    """Return everything in a rendered file: images (N, H, W, 3), their times from 0, and the sound."""
     with av.open(str(path)) as container:
         video = container.streams.video[0]
         frames = [(float(frame.pts * video.time_base), frame.to_ndarray(format="rgb24")) for frame in container.decode(video)]
@@ -164,7 +164,7 @@ def flash_and_beep(path: Path, *, audio: str, picture_late_s: float = 0.0, sound
 
 
 def beep_after_flash_s(path: Path) -> float:
-    """How long after the flash the beep starts."""
+    """Return how many seconds after the flash the beep starts."""
     with av.open(str(path)) as container:
         video = container.streams.video[0]
         flash = next(
@@ -335,7 +335,7 @@ def test_side_by_side_keeps_the_untouched_picture(tmp_path: Path) -> None:
     assert picture.shape[1] > 640
     left, right = picture[:180, :320].astype(int), picture[:180, -320:].astype(int)
     assert np.abs(left - media.picture(1, 320, 180)[..., None]).mean() < 6
-    assert np.ptp(left[0].reshape(-1, 3), axis=1).max() < 20  # grey to the edge
+    assert np.ptp(left[0].reshape(-1, 3), axis=1).max() < 20  # gray to the edge
     assert (right[0, 100:, 0] - right[0, 100:, 2]).mean() > 80  # the frame around an event
 
 

@@ -1,4 +1,4 @@
-"""How far a scan is, told beside it."""
+"""The status of a running, ended or dead scan."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_scan_whose_process_is_gone_has_died(layout: OutputLayout, record: Run
     document["progress"]["pid"] = int(gone.stdout)
     record.path.write_text(json.dumps(document))
     assert read_status(layout)[-1].state is RunState.DIED
-    # A process that began later has only got the number of the dead one.
+    # A process that started later has only been given the process id of the dead one.
     document["progress"]["pid"] = os.getpid()
     document["start"] = "2001-01-01T00:00:00+00:00"
     record.path.write_text(json.dumps(document))

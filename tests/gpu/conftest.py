@@ -1,8 +1,8 @@
-"""Tests that need a CUDA device. A run that asked for them can't pass by skipping them.
+"""Tests that need a CUDA device. If a run asks for them, it cannot pass by skipping them.
 
 pytest tests/gpu                  skipped, and says so
-pytest tests/gpu --gpu            on the GPU; an error where torch sees none (also by VADCLI_GPU_TESTS=1)
-pytest tests/gpu --gpu-rehearsal  what needs no CUDA by its nature, on the CPU: checks the tests, not the GPU
+pytest tests/gpu --gpu            on the GPU; an error if torch finds none (also with VADCLI_GPU_TESTS=1)
+pytest tests/gpu --gpu-rehearsal  the tests that can run on the CPU: checks the tests, not the GPU
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """Where the tests compute."""
+    """The device of the tests."""
     if request.config.getoption("--gpu-rehearsal"):
         torch.set_num_threads(1)
         return torch.device("cpu")
@@ -43,7 +43,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 @pytest.fixture(autouse=True)
 def tidy(device: torch.device) -> Iterator[None]:
-    """No test sees another's memory or limits; fp32 is not rounded, as in a scan."""
+    """Reset memory and limits between tests; do not round fp32, as in a scan."""
     torch.backends.cudnn.allow_tf32 = False
     if device.type == "cuda":
         torch.cuda.synchronize(device)

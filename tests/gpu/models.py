@@ -34,12 +34,12 @@ def with_ratio(config: LavidaConfig, ratio: float) -> LavidaConfig:
 
 
 def built(config: LavidaConfig, device: torch.device, dtype: torch.dtype = torch.float32) -> Lavida:
-    """Drawn on the device itself, so quick; another device or precision draws other weights."""
+    """Draw the weights on the device, which is fast; another device or precision gives other weights."""
     return checkpoint.random_model(config, seed=1, device=device, dtype=dtype)
 
 
 def converted(config: LavidaConfig, device: torch.device, dtype: torch.dtype) -> Lavida:
-    """The same weights on every device and in every precision: drawn on the CPU in fp32."""
+    """Draw the weights on the CPU in fp32, so that they are the same for every device and precision."""
     return checkpoint.random_model(config, seed=1).to(device=device, dtype=dtype)
 
 

@@ -1,4 +1,4 @@
-"""How busy a GPU is while files are scanned, and how much faster that is than the loop one writes first."""
+"""How busy a GPU is during a scan, and how much faster a scan is than a straightforward loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.cuda_only
 
 BUSY = 0.9
 SPEED = 3.0
-"""Of a scan at ratio 0.2, relative to the loop that takes one clip after the other and keeps every token."""
+"""Lowest speed of a scan at ratio 0.2, relative to a loop that scores one clip at a time and keeps every token."""
 
 
 def test_the_gpu_is_busy_while_made_files_are_scanned_and_it_is_fast(

@@ -1,4 +1,4 @@
-"""Memory of a GPU: what compression saves, what is done where it runs out, and how many clips are said to fit."""
+"""GPU memory: how much compression saves, what happens if it runs out, and how many clips fit."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def step_of(model: Lavida) -> Any:
 
 
 def peak_of(runner: Runner, step: Any, frames: np.ndarray) -> int:
-    """Bytes that a batch has in use at once, weights included: with less it can't be done."""
+    """Return the most bytes in use while a batch is scored, including the weights."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(runner.device)
     runner.run(step, frames)
@@ -92,9 +92,9 @@ def seven_billion(device: torch.device) -> LavidaConfig:
 
 
 def prefill_adds(model: Lavida, ratio: float, device: torch.device) -> tuple[int, int]:
-    """Bytes that one prefill of CLIPS clips takes over the weights, visual tokens included, and how many tokens a clip."""
+    """Return the bytes that one prefill of CLIPS clips adds to the weights (with visual tokens), and the tokens per clip."""
     mllm, config = model.mllm, model.config
-    grid = Grid(pairs=4, rows=2 * 12, columns=2 * 16, merge=2)  # 192 tokens a pair, as large as the preset's frames get
+    grid = Grid(pairs=4, rows=2 * 12, columns=2 * 16, merge=2)  # 192 tokens per pair, as large as the preset's frames get
     gc.collect()
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated(device)

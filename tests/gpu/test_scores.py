@@ -1,4 +1,4 @@
-"""Scores on a GPU: those of the CPU, in fp16 as in fp32, whatever the batch and however many calls run at a time."""
+"""Scores on a GPU equal those of the CPU, in fp16 and fp32, for any batch and any number of parallel calls."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from vadcli.detectors.lavida.compress import CompressionOptions, compress
 from vadcli.detectors.lavida.config import LavidaConfig, load_preset
 
 HALF_TOLERANCE = 0.005
-"""Largest difference of a frame's score between fp16 and fp32 where the same tokens are kept."""
+"""Largest difference of a frame's score between fp16 and fp32 if the same tokens are kept."""
 HALF_MEDIAN = 0.02
-"""Median difference where compression chooses for itself: fp16 tokens may tip a choice between near equals."""
+"""Median difference if compression chooses the tokens: in fp16 it may choose another of two nearly equal tokens."""
 ACROSS_DEVICES = 2e-4
-"""fp32 on a GPU sums in another order than on a CPU."""
+"""Tolerance between devices: a GPU sums fp32 values in another order than a CPU."""
 ACROSS_BATCHES = 1e-5
-"""fp32, without TF32: what a frame's score may change with the batch, its neighbours and the calls beside it."""
+"""Tolerance in fp32 without TF32: how much a score may depend on the batch and on parallel calls."""
 
 TINY = load_preset("lavida-tiny")
 
@@ -82,7 +82,7 @@ def test_scores_do_not_depend_on_the_batch(device: torch.device) -> None:
 
 
 def test_calls_at_the_same_time_do_not_disturb_each_other(device: torch.device) -> None:
-    """Copies run on a stream of their own beside the other call's computing: each must wait for its own."""
+    """Copies run on their own stream while another call computes; each call must wait for its own copies."""
     detector = tiny_detector(device, precision="fp32")
     detector.prepare()
     batches = [batch_of(clips(1 + number % 4, seed=number)) for number in range(24 if device.type == "cuda" else 6)]
@@ -100,7 +100,7 @@ def test_calls_at_the_same_time_do_not_disturb_each_other(device: torch.device) 
 
 @pytest.mark.cuda_only
 def test_every_gpu_gives_the_same_scores(device: torch.device) -> None:
-    """With one GPU: its two calls at a time; with more: all of them."""
+    """Two parallel calls per GPU."""
     detector = tiny_detector("cuda", precision="fp32")
     detector.prepare()
     assert detector.parallel == 2 * torch.cuda.device_count()

@@ -1,4 +1,4 @@
-"""What each way of annotating says of a video's rows, and that no other cut of the video gets through."""
+"""Which rows each kind of annotation marks, and that an annotation of another version of the video is an error."""
 
 from __future__ import annotations
 

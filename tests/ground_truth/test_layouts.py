@@ -1,4 +1,4 @@
-"""Each official layout as a miniature: which row is abnormal, which pixel, and what a damaged file says."""
+"""A small copy of each official layout: abnormal rows and pixels, and the errors of damaged files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which scored video is which: tolerant to folders and suffixes, never a guess, and nothing lost in silence."""
+"""Pairing of scored videos with the truth: folders and suffixes may differ, ambiguity and missing videos are errors."""
 
 from __future__ import annotations
 

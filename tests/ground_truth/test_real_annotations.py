@@ -1,4 +1,4 @@
-"""The official annotation files themselves, where they lie beside the checkout."""
+"""The official annotation files, if they are next to the checkout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The user's own table: what it says, what is wrong with it, and that a made one reads back."""
+"""The user's CSV table: its labels, its errors, and that a written table can be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Event metrics by worked examples, against a matching by brute force, and where they are undefined."""
+"""Event metrics: worked examples, comparison with a brute-force matching, and undefined cases."""
 
 from itertools import permutations
 
@@ -65,7 +65,7 @@ def iou_of(a, b):
 
 
 def best_by_brute_force(predicted, true, level):
-    """(pairs, IoUs) of the best of all matchings."""
+    """Return (pairs, IoUs) of the best of all matchings."""
     best = (0, 0.0)
     few, many = sorted((predicted, true), key=len)
     for chosen in permutations(many, len(few)):

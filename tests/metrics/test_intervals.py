@@ -1,4 +1,4 @@
-"""Intervals against resampling by hand, and what they say where they can't be made."""
+"""Intervals: comparison with resampling by hand, and the notes when there is no interval."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def some_videos(seed=0, videos=9, strength=1.0, levels=None, frames=60):
 
 
 def by_hand(theirs, scores, labels, bootstrap):
-    """Videos drawn and glued together again, one resample after another."""
+    """Draw videos and concatenate them, one resample after another."""
     figures = []
     for chunk in bootstrap.weights(len(scores)):
         for drawn in chunk.astype(int):

@@ -1,4 +1,4 @@
-"""PATE by hand, against figures of its authors' package, and where it is undefined."""
+"""PATE: examples computed by hand, comparison with values of its authors' package, and undefined cases."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from vadcli.metrics import Bootstrap, FrameSet, pate
 
 
 def wave(frames, seed):
-    """Numbers that are the same with every random generator."""
+    """Return numbers that do not depend on a random generator."""
     return (np.arange(frames) * (seed * 37 + 11) % 101) / 101
 
 

@@ -1,4 +1,4 @@
-"""Pixel metrics against scikit-learn and a slow, obvious AUPRO."""
+"""Pixel metrics compared with scikit-learn and with a slow, simple AUPRO."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""RBDC and TBDC by worked examples and against one threshold after another."""
+"""RBDC and TBDC: worked examples, and comparison with a loop over all thresholds."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_worked_by_hand():
         (0, 4, FAR, 0.5),  # 3 of 22; 2 of 20 is a tenth: track 1
     )
     frames = np.array([40])
-    # Steps of 1/40 at 1/22 and 2/22, then held at 3/22 up to one false region a frame.
+    # Steps of 1/40 at 1/22 and 2/22, then held at 3/22 up to one false region per frame.
     assert rbdc(found, truth, frames).value == pytest.approx((1 / 22 + 2 / 22) / 40 + 3 / 22 * 38 / 40)
     assert tbdc(found, truth, frames).value == pytest.approx((1 / 2 + 1 / 2) / 40 + 1.0 * 38 / 40)
     assert tbdc(found, truth, frames, alpha=0.11).value == pytest.approx(1 / 2)
@@ -72,7 +72,7 @@ def test_the_overlap_that_counts():
 
 
 def slow(found, truth, frames, alpha=0.1, beta=0.1):
-    """(RBDC, TBDC) with every threshold and every pair looked at."""
+    """Return (RBDC, TBDC) from a loop over every threshold and every pair."""
 
     def iou(a, b):
         w = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])

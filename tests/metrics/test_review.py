@@ -1,4 +1,4 @@
-"""Thresholds from a reader's verdicts, and events without those called false."""
+"""Thresholds from reviewed events, and events without those reviewed as false."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What would catch a metric lying: chance is a half, the truth is perfect, one frame late is one frame late."""
+"""Sanity checks of metrics: random scores give one half, the truth is perfect, one frame late is one frame late."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ PLAIN = Thresholds(high=0.5, low=0.5, merge_gap_s=0.0)
 
 
 def films(videos=40, frames=200, seed=0):
-    """Scores that follow labels, a video each."""
+    """Return scores that follow the labels of each video."""
     rng = np.random.default_rng(seed)
     labels = [np.zeros(frames, bool) for _ in range(videos)]
     for part in labels[: videos * 3 // 4]:
@@ -83,7 +83,7 @@ def events_of(score, fps=25.0):
 
 
 def test_one_frame_late_is_one_frame_late():
-    # 100 frames at 25 a second; abnormal are rows 25 to 49, so 1.00 s to 2.00 s, and row 80 alone, 3.20 s to 3.24 s.
+    # 100 frames at 25 per second; abnormal are rows 25 to 49, so 1.00 s to 2.00 s, and row 80 alone, 3.20 s to 3.24 s.
     labels = np.zeros(100, bool)
     labels[25:50] = labels[80] = True
     exact, late = labels.astype(np.float32), np.roll(labels, 1).astype(np.float32)

@@ -1,7 +1,7 @@
-"""A prober and a reader of text files that say how a decoder behaves on them; named in `LoaderOptions`, so that the loader's
-own processes import and run them. Imports no test tools: processes start quickly.
+"""A prober and a reader that behave as a text file tells them to. `LoaderOptions` names them, so that the loader's processes
+import and run them. This file imports no test tools, so that processes start quickly.
 
-A file holds JSON: {"rows": 40, "fps": 10, "lost": [3], "at": 20, "do": "hang"}; row r is a picture full of r % 251 + 1.
+A file holds JSON: {"rows": 40, "fps": 10, "lost": [3], "at": 20, "do": "hang"}; all pixels of row r have the value r % 251 + 1.
 """
 
 from __future__ import annotations
@@ -132,21 +132,21 @@ def _read_on(path: Path, *, pause_s: float, times: int) -> None:
 
 
 class JumpingReader(Reader):
-    """Leaves a row out."""
+    """Skips one row."""
 
     def __iter__(self) -> Iterator[Frame]:
         yield from (frame for frame in super().__iter__() if frame.index != 5)
 
 
 class EmptyReader(Reader):
-    """Ends without a single row."""
+    """Ends without any row."""
 
     def __iter__(self) -> Iterator[Frame]:
         yield from ()
 
 
 class ShortReader(Reader):
-    """Ends half-way and says nothing."""
+    """Ends in the middle of the video without an error."""
 
     def __iter__(self) -> Iterator[Frame]:
         yield from (frame for frame in super().__iter__() if frame.index < self._story["rows"] // 2)

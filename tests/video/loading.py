@@ -1,4 +1,4 @@
-"""What the tests of the loader share: requests for stories (see fake_decoders), and everything that came of them."""
+"""Helpers of the loader's tests: requests for fake videos (see fake_decoders), and all items of each video."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from tests.video import fake_decoders as fake
 from vadcli.types import Clip, ClipNeeds, PixelFormat, SizeRule
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, LoaderOptions, Opened, Rows
 
-NEEDS = ClipNeeds(4, 1, 5.0, SizeRule(1000), PixelFormat.GRAY)  # every 2nd row of the fakes' 10 a second
+NEEDS = ClipNeeds(4, 1, 5.0, SizeRule(1000), PixelFormat.GRAY)  # every 2nd row of the fakes' 10 per second
 OPTIONS = LoaderOptions(timeout_s=100, prober=fake.PROBER, reader=fake.READER)
 QUICK = replace(OPTIONS, timeout_s=2.5)
-"""For tests that wait for the timeout: short, and still longer than a busy machine keeps a process from running."""
+"""For tests that wait for the timeout. It is short, but a busy machine does not stop a process for that long."""
 REAL = LoaderOptions(timeout_s=100, workers=2)
 
 
 @dataclass
 class Seen:
-    """All that came of one video."""
+    """All items of one video."""
 
     opened: int = 0
     clips: list[Clip] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Seen:
         return [row for rows in self.rows for row in range(rows.first, rows.first + len(rows))]
 
     def values(self) -> list[object]:
-        """Everything that must not depend on circumstances."""
+        """Return everything that must be the same for any number of processes."""
         clips = [
             (c.index, c.frames.tolist(), c.frame_index.tolist(), c.timestamp.tolist(), c.valid.tolist(), c.interval)
             for c in self.clips
@@ -47,7 +47,7 @@ class Seen:
 
 
 def gather(items: Iterable[Item]) -> dict[str, Seen]:
-    """Copy what comes, and hold the loader to its order."""
+    """Collect the items of each video, and check their order."""
     seen: dict[str, Seen] = {}
     for item in items:
         one = seen.setdefault(item.video, Seen())

@@ -1,4 +1,4 @@
-"""One contract for every decoder: the same rows, times, orientation and pictures, wherever reading begins."""
+"""One contract for all decoders: the same rows, times, orientation and images, wherever reading begins."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def read(
 
 
 def numbers(frames: list[Frame]) -> list[int | None]:
-    """What stands on the pictures; None where there is none."""
+    """The number painted on each image; None without an image."""
     return [None if frame.image is None else media.read_index(frame.image) for frame in frames]
 
 
@@ -182,7 +182,7 @@ def test_decord_is_refused_what_it_reads_wrong(clips: dict[str, VideoInfo], name
 
 @pytest.fixture(scope="session")
 def picture_video(tmp_path_factory: pytest.TempPathFactory) -> VideoInfo:
-    """Colours, edges and movement."""
+    """An image with colors, edges and movement."""
     path = tmp_path_factory.mktemp("picture") / "a.mp4"
     source = ("-f", "lavfi", "-i", "testsrc2=size=320x240:rate=10", "-frames:v", "12")
     media.run_ffmpeg(*source, "-c:v", "libx264", "-pix_fmt", "yuv420p", str(path))
@@ -423,7 +423,7 @@ def test_ffmpeg_dies_with_its_parent(long_video: VideoInfo) -> None:
 
 @pytest.fixture
 def other_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A script that takes ffmpeg's place; the test writes it."""
+    """The path of a script, written by the test, that replaces ffmpeg."""
     script = tmp_path / "ffmpeg"
     script.write_text("#!/bin/sh\necho ffmpeg version 7.1\n")
     script.chmod(0o755)

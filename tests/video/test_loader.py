@@ -1,4 +1,4 @@
-"""What the loader gives, whatever becomes of its processes (see test_loader_processes for that)."""
+"""What the loader yields; test_loader_processes tests what happens to its processes."""
 
 from __future__ import annotations
 

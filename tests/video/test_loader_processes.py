@@ -1,4 +1,4 @@
-"""Decoder processes that hang, crash and eat memory, runs that are abandoned, parents that are killed: with real processes."""
+"""Real decoder processes that hang, crash or take too much memory, abandoned runs, and killed parents."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _before: set[psutil.Process] = set()  # another file's test may have left multip
 
 
 def descendants() -> list[psutil.Process]:
-    """What this process has started since the test began."""
+    """The processes that this process has started since the test began."""
     return [process for process in psutil.Process().children(recursive=True) if process not in _before]
 
 
 def wait_until(condition, limit_s: float = PATIENCE_S) -> bool:
-    """True as soon as the condition holds."""
+    """Return True as soon as the condition holds."""
     end = time.monotonic() + limit_s
     while time.monotonic() < end:
         if condition():
@@ -209,7 +209,7 @@ def test_what_the_requests_raise_is_raised(tmp_path):
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Python's own SIGINT handler: processes that run tests in parallel may ignore the signal."""
+    """Install Python's default SIGINT handler, because processes that run tests in parallel may ignore the signal."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

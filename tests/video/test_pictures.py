@@ -1,4 +1,4 @@
-"""Pictures by row: each row asked for shows its own picture, whatever part of the video is read."""
+"""FrameFeed: each requested row gets its own image, whatever part of the video is read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROWS = 100
 
 
 def feed_of(tmp_path: Path, loader: ClipLoader, *, rows: int = ROWS, **story: object) -> FrameFeed:
-    """Of a made-up video whose row n shows n + 1."""
+    """The feed of a fake video in which row n has the value n + 1."""
     ask = request(tmp_path, "a", rows=rows, **story)
     return FrameFeed(loader, EVERY.frames, ask.path, video="a", frames=ROWS, fps=10)
 

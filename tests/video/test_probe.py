@@ -1,4 +1,4 @@
-"""The probe against what ffmpeg shows, and against everything that only calls itself a video."""
+"""The probe compared with what ffmpeg shows, and files that only claim to be videos."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from vadcli.video.probe import HIDDEN, NO_TIME, build_timeline, probe
 
 
 def shown_pts(path: Path) -> list[int]:
-    """The times of the frames that ffmpeg shows."""
+    """Return the times of the frames that ffmpeg shows."""
     command = [media.ffmpeg_exe(), "-nostdin", "-hide_banner", "-copyts", "-i", f"file:{path}", "-map", "0:v:0"]
     command += ["-vf", "showinfo=checksum=0", "-fps_mode", "passthrough", "-f", "null", "-"]
     said = subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False).stderr

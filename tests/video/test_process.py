@@ -1,4 +1,4 @@
-"""What a process has started, as the loader sees it."""
+"""The descendants of a process."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def pts_of(row: int) -> int:
 
 
 def assemble(plan: SamplingPlan, rows: int, lost: frozenset[int] = frozenset(), start_clip: int = 0) -> Assembled:
-    """A whole video through an assembler; picture of row r is full of r + 1, so zeros mean that there was none."""
+    """Run a whole video through an assembler. Row r has the value r + 1, so 0 means that there was no image."""
     assembler = ClipAssembler(plan, SHAPE, start_clip=start_clip)
     clips = []
 
