@@ -1,78 +1,17 @@
-"""Events cut anew from stored scores with other thresholds: no decoding, no detector.
-
-Which videos this process may scan: judged by what is stored, claimed by a lock, judged once more under it.
-"""
+"""Which videos this process may scan: judged by what is stored, claimed by a lock, judged again under the lock."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
 
-import numpy as np
-
-from vadcli.cutting import EventBoxes, cut_events, inherit_categories
 from vadcli.engine.job import Need, ScanJob, Task, Verdict, judge, usable_checkpoint
 from vadcli.engine.plan import WorkUnit
+from vadcli.engine.recut import recut
 from vadcli.engine.results import write_failure
 from vadcli.errors import OutputError, VideoError
-from vadcli.metrics import without_false
-from vadcli.store import OutputLayout
-from vadcli.store.atomic import Scratch
 from vadcli.store.checkpoint import Claim
-from vadcli.store.events import EventsDocument, read_events, write_events
-from vadcli.store.mask_video import mask_box, masked_rows, read_masks
-from vadcli.store.masks import read_boxes
-from vadcli.store.scores import read_scores, shown_s
-from vadcli.types import CameraModel, Event, ReviewedEvent, ScoreTable, Status, Thresholds, VideoResult
+from vadcli.types import CameraModel, Status, VideoResult
 from vadcli.video.loader import ClipRequest
-
-
-def recut(
-    layout: OutputLayout,
-    scratch: Scratch | None,
-    video: str,
-    thresholds: Thresholds,
-    *,
-    review: Sequence[ReviewedEvent] = (),
-) -> EventsDocument:
-    """The video's events under other thresholds; written down where there is a scratch folder.
-
-    Boxes come from stored masks where there are any; categories from the old event that overlaps most. Events that a reader
-    called false are left out, and the others numbered anew.
-
-    Raises:
-        DocumentError: the stored scores or events can't be read.
-        OutputError: the new document can't be written.
-    """
-    old = read_events(layout.events(video))
-    if old.failure is not None:
-        return replace(old, thresholds=thresholds)
-    table, metadata = read_scores(layout.scores(video))
-    events = cut_events(table, thresholds, duration_s=shown_s(table, metadata.video), boxes=stored_boxes(layout, video, table))
-    events = _reviewed(inherit_categories(events, old.events), [entry for entry in review if entry.video == video])
-    document = replace(old, thresholds=thresholds, events=tuple(events))
-    if scratch is not None:
-        with scratch.replace(layout.events(video)) as path:
-            write_events(path, document)
-    return document
-
-
-def _reviewed(events: Sequence[Event], review: Sequence[ReviewedEvent]) -> list[Event]:
-    kept = without_false([(event.start_s, event.end_s) for event in events], review)
-    return [replace(events[place], id=number) for number, place in enumerate(kept, 1)]
-
-
-def stored_boxes(layout: OutputLayout, video: str, table: ScoreTable) -> EventBoxes | None:
-    """Boxes of the stored masks; None where none are stored."""
-    if layout.mask_rle(video).exists():
-        return EventBoxes(*read_boxes(layout.mask_rle(video)))
-    if layout.mask_video(video).exists():
-        rows = masked_rows(layout.mask_video(video)).of(table.sampled)
-        boxes = [mask_box(mask) or (0, 0, 0, 0) for mask in read_masks(layout.mask_video(video))]
-        if len(boxes) == len(rows):
-            return EventBoxes(rows, np.array(boxes, np.int32).reshape(-1, 4))
-    return None
-
 
 UNKNOWN = Verdict(Need.SCAN, "", {})
 

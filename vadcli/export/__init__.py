@@ -7,10 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TextIO
 
+from vadcli.errors import UsageError
+from vadcli.registry import EXPORTERS
+from vadcli.store import OutputLayout
+from vadcli.store.atomic import Scratch
 from vadcli.store.events import EventsDocument
-from vadcli.store.masks import MaskTrack
+from vadcli.store.masks import MaskTrack, masks_of
 
 MasksOf = Callable[[EventsDocument], MaskTrack | None]
 Write = Callable[[Sequence[EventsDocument], MasksOf, TextIO], None]
@@ -53,3 +58,40 @@ def all_videos(text: Callable[[Sequence[EventsDocument]], str]) -> Write:
 def each_video(text: Callable[[EventsDocument], str]) -> Write:
     """Return what writes the text of each video, one after the other."""
     return lambda documents, masks, file: print(*map(text, documents), sep="", end="", file=file)
+
+
+def export(
+    documents: Sequence[EventsDocument], name: str, *, layout: OutputLayout, to: Path | None = None, file: TextIO
+) -> list[str]:
+    """Write events in the format of a name, into a folder or an open file; returns one line per problem with stored masks.
+
+    Args:
+        documents: the videos' events.
+        name: a name in `registry.EXPORTERS`.
+        layout: of the scan, for its masks.
+        to: a folder; each file in it is written whole or not at all. None writes to `file`.
+        file: where the text goes if there is no folder.
+
+    Raises:
+        UsageError: there is no such format, or a file of it holds one video and there are several.
+        OutputError: a file cannot be written; those before it stay.
+    """
+    exporter: Exporter = EXPORTERS.load(name)
+    opened: list[MaskTrack] = []
+
+    def masks(document: EventsDocument) -> MaskTrack | None:
+        found = masks_of(layout, document)
+        opened.extend([found] if found else [])
+        return found
+
+    if to is not None:
+        with Scratch(to / ".tmp") as scratch:
+            for relative, write, some in exporter.files(documents):
+                with scratch.replace(to / relative) as temporary, temporary.open("w", encoding="utf-8") as target:
+                    write(some, masks, target)
+    elif exporter.one_video and len(documents) > 1:
+        hint = "name a folder with --to, or one video with --include"
+        raise UsageError(f"--format {name} holds one video, and there are {len(documents)}", hint=hint)
+    elif documents or not exporter.one_video:
+        exporter.write(documents, masks, file)
+    return [problem for track in opened for problem in track.problems]

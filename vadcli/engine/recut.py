@@ -1,0 +1,160 @@
+"""Events cut again from stored scores, with other thresholds. Nothing is decoded and no detector is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from vadcli.cutting import EventBoxes, cut_events, inherit_categories
+from vadcli.errors import DocumentError, UsageError
+from vadcli.metrics import ThresholdChoice, threshold_choices, without_false
+from vadcli.options import EventsOptions
+from vadcli.store import OutputLayout, matches
+from vadcli.store.atomic import Scratch
+from vadcli.store.events import EventsDocument, load, read_events, read_review, validate, write_events
+from vadcli.store.mask_video import mask_box, masked_rows, read_masks
+from vadcli.store.masks import read_boxes
+from vadcli.store.scores import read_metadata, read_scores, shown_s
+from vadcli.types import Calibration, Event, ReviewedEvent, ScoreTable, Thresholds
+
+
+@dataclass(frozen=True)
+class StoredEvents:
+    """The events of the videos in an output folder.
+
+    Attributes:
+        documents: one per video.
+        problems: one line per document that could not be read.
+    """
+
+    documents: tuple[EventsDocument, ...]
+    problems: tuple[str, ...]
+
+
+def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
+    """Cut the events of every stored video again; `options.write` also stores them.
+
+    Raises:
+        UsageError: there is no such folder.
+        DocumentError: the review cannot be read.
+        OutputError: a document cannot be written.
+    """
+    layout = stored(out)
+    review = read_review(options.review) if options.review else ()
+    documents, problems = [], []
+    with ExitStack() as stack:
+        scratch = stack.enter_context(Scratch(layout.scratch)) if options.write else None
+        for path in layout.iter_events():
+            try:
+                old = read_events(path)
+                video = str(old.video["path"])
+                if matches(video, options.include):
+                    thresholds = options.thresholds(old.thresholds, _calibration(layout, video))
+                    documents.append(recut(layout, scratch, video, thresholds, review=review))
+            except DocumentError as error:
+                problems.append(str(error))
+    return StoredEvents(tuple(documents), tuple(problems))
+
+
+def stored(out: Path) -> OutputLayout:
+    """Return the layout of a scan's output folder; raises UsageError if there is no such folder."""
+    if not out.is_dir():
+        raise UsageError(f"{out}: there is no such folder", hint="name the --out folder of a scan")
+    return OutputLayout(out)
+
+
+def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[ThresholdChoice], list[str]]:
+    """Return the thresholds that the review in `options.calibrate` supports, and one line per unreadable document.
+
+    Raises:
+        DocumentError: the review cannot be read.
+        UsageError: there is no such folder, or the review has no verdict on these videos.
+    """
+    layout, review = stored(out), options.calibrate
+    entries = () if review is None else read_review(review)
+    documents, problems = [], []
+    for path in layout.iter_events():
+        try:
+            documents.append(read_events(path))
+        except DocumentError as error:
+            problems.append(str(error))
+    documents = [one for one in documents if one.failure is None and matches(str(one.video["path"]), options.include)]
+    videos = {str(one.video["path"]) for one in documents}
+    entries = tuple(entry for entry in entries if entry.video in videos)
+    hours = sum(float(one.video["duration_s"] or 0.0) for one in documents) / 3600
+    peaks = [event.peak_score for one in documents for event in one.events]
+    choices = threshold_choices(entries, peaks, hours) if hours > 0 else []
+    if not choices:
+        raise UsageError(
+            f"{review}: no verdict true or false on a video of {layout.out}", hint="review events in the report first"
+        )
+    return choices, problems
+
+
+def validate_all(out: Path) -> Iterator[list[str]]:
+    """Check each stored document against the published schema; yields what is wrong with it, nothing if it is right.
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    for path in stored(out).iter_events():
+        try:
+            yield validate(load(path), str(path))
+        except DocumentError as error:
+            yield [error.message]
+
+
+def _calibration(layout: OutputLayout, video: str) -> Calibration | None:
+    metadata = read_metadata(layout.scores(video))
+    return Calibration(**metadata.calibration) if metadata and metadata.calibration else None
+
+
+def recut(
+    layout: OutputLayout,
+    scratch: Scratch | None,
+    video: str,
+    thresholds: Thresholds,
+    *,
+    review: Sequence[ReviewedEvent] = (),
+) -> EventsDocument:
+    """Cut one video's events with other thresholds; they are stored if there is a scratch folder.
+
+    Boxes come from stored masks if there are any, categories from the old event that overlaps most. Events that a reviewer
+    called false are left out, and the others are numbered again.
+
+    Raises:
+        DocumentError: the stored scores or events can't be read.
+        OutputError: the new document can't be written.
+    """
+    old = read_events(layout.events(video))
+    if old.failure is not None:
+        return replace(old, thresholds=thresholds)
+    table, metadata = read_scores(layout.scores(video))
+    events = cut_events(table, thresholds, duration_s=shown_s(table, metadata.video), boxes=stored_boxes(layout, video, table))
+    events = _reviewed(inherit_categories(events, old.events), [entry for entry in review if entry.video == video])
+    document = replace(old, thresholds=thresholds, events=tuple(events))
+    if scratch is not None:
+        with scratch.replace(layout.events(video)) as path:
+            write_events(path, document)
+    return document
+
+
+def _reviewed(events: Sequence[Event], review: Sequence[ReviewedEvent]) -> list[Event]:
+    kept = without_false([(event.start_s, event.end_s) for event in events], review)
+    return [replace(events[place], id=number) for number, place in enumerate(kept, 1)]
+
+
+def stored_boxes(layout: OutputLayout, video: str, table: ScoreTable) -> EventBoxes | None:
+    """Return the boxes of the stored masks; None if no masks are stored."""
+    if layout.mask_rle(video).exists():
+        return EventBoxes(*read_boxes(layout.mask_rle(video)))
+    if layout.mask_video(video).exists():
+        rows = masked_rows(layout.mask_video(video)).of(table.sampled)
+        boxes = [mask_box(mask) or (0, 0, 0, 0) for mask in read_masks(layout.mask_video(video))]
+        if len(boxes) == len(rows):
+            return EventBoxes(rows, np.array(boxes, np.int32).reshape(-1, 4))
+    return None
