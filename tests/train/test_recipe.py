@@ -15,8 +15,7 @@ from tools.tiny_world.recipe import parse_tiny_recipe, parse_tiny_stages, read_t
 from vadcli.errors import UsageError
 from vadcli.train.materials import LAVIDA_MIX
 from vadcli.train.plan import plan_of, plan_text
-from vadcli.train.recipe import PAPER_PARTS, Recipe, ScheduleChoice
-from vadcli.train.recipe_file import read_recipe
+from vadcli.train.recipe import PAPER_PARTS, Recipe, ScheduleChoice, read_recipe
 from vadcli.train.state import ADDITIONS, PAPER, WHOLE
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"

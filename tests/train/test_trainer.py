@@ -29,9 +29,8 @@ from vadcli.errors import DocumentError, UsageError, VadcliError
 from vadcli.train import state as parts
 from vadcli.train.logs import validate
 from vadcli.train.materials import LAVIDA_MIX
-from vadcli.train.recipe import Recipe
-from vadcli.train.recipe_file import read_recipe
-from vadcli.train.state import Progress
+from vadcli.train.recipe import Recipe, read_recipe
+from vadcli.train.state import TrainerState
 from vadcli.train.step import LOSS_NAMES
 from vadcli.train.trainer import Trainer
 
@@ -198,7 +197,7 @@ def test_the_best_validation_is_what_comes_out_and_waiting_ends(
     recipe = recipe_of(start, steps=20, every=1, patience=2)
     trainer = tiny_trainer(recipe, tmp_path, device="cpu")
     folder = trainer.run()
-    assert trainer.progress == Progress(step=4, best=0.9, best_step=2, waited=2)
+    assert trainer.progress == TrainerState(step=4, best=0.9, best_step=2, waited=2)
     training = json.loads((folder / "config.json").read_text())["sources"]["training"][-1]
     assert (training["steps"], training["validation_frame_auc"]) == (2, 0.9)
     rows = (tmp_path / "validation.csv").read_text().splitlines()

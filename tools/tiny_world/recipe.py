@@ -8,8 +8,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tools.tiny_world.options import WorldOptions
-from vadcli.train.recipe import DataChoice, LossChoice, ModelChoice, Recipe, ValidationChoice, check
-from vadcli.train.recipe_file import parse_recipe, parse_stages, read_recipes
+from vadcli.train.recipe import (
+    DataChoice,
+    LossChoice,
+    ModelChoice,
+    Recipe,
+    ValidationChoice,
+    check,
+    parse_recipe,
+    parse_stages,
+    read_recipes,
+)
 
 SYNTHETIC = "synthetic"
 REMOVABLE = ("null_key", "presence", "mask_prompt", "pooling")

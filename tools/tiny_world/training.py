@@ -27,11 +27,11 @@ from tools.tiny_world.world import SyntheticWorld
 from vadcli.detectors.lavida.model import Lavida
 from vadcli.errors import UsageError
 from vadcli.options.config import cache_folder
-from vadcli.train import folders, trainer
+from vadcli.train import trainer
 from vadcli.train.recipe import DataChoice, Recipe
 from vadcli.train.samples import SegmentationData
 from vadcli.train.step import FeatureMemory
-from vadcli.train.training import PaperTraining, Work, weights_of
+from vadcli.train.training import PaperTraining, Work, configured, first_model, projector_options, weights_of, with_projector
 
 TIMED_CLIPS = 32
 
@@ -42,7 +42,7 @@ class TinyTraining(PaperTraining):
     def start_model(self, recipe: Recipe) -> Lavida:
         """Return the model to train; for the task `pictures`, a preset's weights are drawn so that small models learn."""
         recipe = cast(TinyRecipe, recipe)
-        chosen, model = recipe.model, folders.first_model(recipe)
+        chosen, model = recipe.model, first_model(recipe)
         if recipe.task == "pictures" and not chosen.folder:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(recipe.seed)
@@ -50,14 +50,14 @@ class TinyTraining(PaperTraining):
         if "pooling" in chosen.without:
             model.mllm.pooling = None
             model.config = replace(model.config, additions=replace(model.config.additions, pooling=False))
-        options = folders.projector_options(model, recipe)
+        options = projector_options(model, recipe)
         wanted = replace(
             options,
             mask_prompt=(options.mask_prompt or chosen.mask_prompt) and "mask_prompt" not in chosen.without,
             null_key=options.null_key and "null_key" not in chosen.without,
             presence=options.presence and "presence" not in chosen.without,
         )
-        return folders.configured(folders.with_projector(model, recipe, wanted), recipe)
+        return configured(with_projector(model, recipe, wanted), recipe)
 
     def open_data(self, recipe: Recipe, item: DataChoice, frames: int) -> SegmentationData:
         """Open the synthetic world with the names that the choice allows, or a data set on disk."""

@@ -229,8 +229,7 @@ def train(
       vadcli train --recipe recipes/lavida-7b.toml --dry-run
       vadcli train --recipe recipes/lavida-7b.toml --out training
     """  # noqa: D301
-    from vadcli.train.recipe import Recipe
-    from vadcli.train.recipe_file import read_recipes
+    from vadcli.train.recipe import Recipe, read_recipes
 
     set_up_talk(TalkOptions())
     chosen = recipe or config

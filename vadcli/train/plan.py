@@ -17,12 +17,11 @@ from vadcli.detectors.lavida import checkpoint
 from vadcli.detectors.lavida.compress import kept_count
 from vadcli.detectors.lavida.config import QWEN_PX, load_preset, preset_names
 from vadcli.detectors.lavida.model import Lavida
-from vadcli.train import folders
 from vadcli.train.materials import Mixture
 from vadcli.train.recipe import Recipe
 from vadcli.train.state import part_of, set_up
 from vadcli.train.trainer import Trainer
-from vadcli.train.training import PaperTraining
+from vadcli.train.training import PaperTraining, configured
 
 SMALL = 50_000_000
 """Parameters up to which steps are tried."""
@@ -177,7 +176,7 @@ def laid_out(recipe: Recipe, training: PaperTraining) -> Lavida:
     if name not in preset_names():
         return training.start_model(recipe)
     config = replace(load_preset(name), random_gain=None)
-    return folders.configured(checkpoint.random_model(config, device="meta"), recipe)
+    return configured(checkpoint.random_model(config, device="meta"), recipe)
 
 
 def _activations(model: Lavida, recipe: Recipe, narrow: int) -> int:

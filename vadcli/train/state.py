@@ -166,7 +166,7 @@ OWN_PARTS = ("projector", "sight", "pooling")
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainerState:
     """Where a training stands.
 
     Attributes:
@@ -256,7 +256,7 @@ class Checkpoints:
         """Those that are whole."""
         return sorted(path for path in self.folder.glob("step-*") if (path / STATE).is_file())
 
-    def save(self, model: Lavida, optimizer: Any, *, progress: Progress, random: Tensor, scaler: Mapping[str, Any]) -> None:
+    def save(self, model: Lavida, optimizer: Any, *, progress: TrainerState, random: Tensor, scaler: Mapping[str, Any]) -> None:
         """Write one, and remove the oldest.
 
         Args:
@@ -278,7 +278,7 @@ class Checkpoints:
         for old in self.all()[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
 
-    def load(self, model: Lavida, optimizer: Any) -> tuple[Progress, Tensor, dict[str, Any]] | None:
+    def load(self, model: Lavida, optimizer: Any) -> tuple[TrainerState, Tensor, dict[str, Any]] | None:
         """Put the newest one back; None where there is none.
 
         Returns:
@@ -293,7 +293,7 @@ class Checkpoints:
         path = found[-1]
         try:
             document = json.loads((path / STATE).read_text(encoding="utf-8"))
-            progress = Progress(**document["progress"])
+            progress = TrainerState(**document["progress"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DocumentError(f"{path / STATE}: can't be read: {error}", hint="remove this checkpoint") from error
         for name, value in self.identity.items():

@@ -32,13 +32,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vadcli.errors import UsageError, VadcliError
-from vadcli.train import folders
 from vadcli.train.logs import TrainingLog, Validated
 from vadcli.train.materials import StepOrder
 from vadcli.train.recipe import Recipe
 from vadcli.train.state import (
     Checkpoints,
-    Progress,
+    TrainerState,
     checkpoint_activations,
     load_trained,
     random_state,
@@ -49,7 +48,7 @@ from vadcli.train.state import (
     trained_parameters,
     write_whole,
 )
-from vadcli.train.training import PaperTraining
+from vadcli.train.training import PaperTraining, write_model
 
 R = TypeVar("R", bound=Recipe)
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -90,7 +89,7 @@ class Trainer:
         self.module, self.optimizer = self.accelerator.prepare(self.work.module, optimizer)
         identity = {"recipe": recipe.fingerprint(), "data": self.work.fingerprint}
         self.checkpoints = Checkpoints(out / "checkpoints", keep=recipe.running.keep, identity=identity)
-        self.progress = Progress()
+        self.progress = TrainerState()
         torch.manual_seed(recipe.seed + self.process)
 
     def run(self) -> Path:
@@ -127,7 +126,7 @@ class Trainer:
         return model
 
     def _write(self, folder: Path, sources: Mapping[str, Any]) -> None:
-        folders.write_model(self.model, self.recipe, folder, sources, start=self.training.start_model)
+        write_model(self.model, self.recipe, folder, sources, start=self.training.start_model)
 
     def try_step(self, samples: Sequence[Any]) -> dict[str, float]:
         """One optimiser step on any samples, outside the training's order, for measuring; its losses by name."""

@@ -6,19 +6,29 @@ task; `tools/tiny_world` has one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+import vadcli
+from vadcli import weights
+from vadcli.detectors.lavida import checkpoint
+from vadcli.detectors.lavida.config import LoraOptions, load_preset, preset_names
 from vadcli.detectors.lavida.model import Lavida
-from vadcli.train import folders
+from vadcli.detectors.lavida.projector import ProjectorOptions, build_projector
+from vadcli.errors import UsageError
 from vadcli.train.logs import Validated, validate
 from vadcli.train.losses import LossWeights
 from vadcli.train.materials import PlannedSamples, ValidationSet, mixture_of, open_choice
 from vadcli.train.recipe import DataChoice, Recipe
 from vadcli.train.samples import SegmentationData
+from vadcli.train.state import LORA, save_trained
 from vadcli.train.step import LOSS_NAMES, ExposureStep, FeatureMemory
 
 
@@ -55,9 +65,9 @@ class PaperTraining:
             UsageError: there is no such preset.
             WeightsError: the folder cannot be used.
         """
-        model = folders.first_model(recipe)
-        model = folders.with_projector(model, recipe, folders.projector_options(model, recipe))
-        return folders.configured(model, recipe)
+        model = first_model(recipe)
+        model = with_projector(model, recipe, projector_options(model, recipe))
+        return configured(model, recipe)
 
     def open_data(self, recipe: Recipe, item: DataChoice, frames: int) -> SegmentationData:
         """Open one data set of a recipe, with clips of so many frames.
@@ -109,3 +119,110 @@ def weights_of(recipe: Recipe) -> LossWeights:
     """Return the weights of the losses of masks, IoU, score and answer."""
     loss = recipe.loss
     return LossWeights(loss.focal, loss.dice, loss.iou, loss.score, loss.lm)
+
+
+def first_model(recipe: Recipe) -> Lavida:
+    """Load the folder to start from, or draw a preset's random weights from the recipe's seed; on the CPU in fp32.
+
+    Raises:
+        UsageError: there is no such preset.
+        WeightsError: the folder can't be used.
+    """
+    chosen = recipe.model
+    if chosen.folder:
+        base = Path(chosen.folder).expanduser()
+        if LORA in chosen.train and (base / checkpoint.ADAPTERS).is_dir():
+            raise UsageError(
+                f"{base}: has adapters already", hint="start from a folder without lora/, or leave lora out of `train`"
+            )
+        model = checkpoint.load(base, allow_untrained=True)
+    else:
+        if chosen.preset not in preset_names():
+            raise UsageError(f"no preset is called {chosen.preset!r}", hint=f"there are {', '.join(preset_names())}")
+        # Each part's own start: the loud one of a model for demonstrations doesn't suit training.
+        config = replace(load_preset(chosen.preset), random_gain=None, seed=recipe.seed)
+        model = checkpoint.random_model(config, seed=recipe.seed)
+        model.masks.has_memory = False  # type: ignore[attr-defined]  # SAM2's video memory isn't trained: nothing to store
+    return model
+
+
+def projector_options(model: Lavida, recipe: Recipe) -> ProjectorOptions:
+    """Return the options of the projector that the recipe asks for: the start's, with the recipe's kind and queries."""
+    chosen, options = recipe.model, model.config.projector
+    return replace(options, kind=chosen.projector or options.kind, queries=chosen.queries or options.queries)
+
+
+def with_projector(model: Lavida, recipe: Recipe, wanted: ProjectorOptions) -> Lavida:
+    """Give the model a projector with these options.
+
+    A new one is drawn from the recipe's seed if the recipe names a kind or a number of queries. Otherwise the weights of the
+    start's projector are kept as far as they fit.
+    """
+    drawn = bool(recipe.model.projector or recipe.model.queries)
+    if wanted == model.config.projector and not drawn:
+        return model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        projector = build_projector(
+            wanted, llm_width=model.mllm.width, text_width=model.text.width, image_width=model.masks.width
+        )
+    if not drawn:
+        projector.load_state_dict(model.projector.state_dict(), strict=False)
+    model.projector = projector
+    model.config = replace(model.config, projector=wanted)
+    return model
+
+
+def configured(model: Lavida, recipe: Recipe) -> Lavida:
+    """The model with the recipe's name, compression, adapters and frame areas in its config."""
+    chosen, config, lora = recipe.model, model.config, recipe.lora
+    low, high = chosen.train_px or (config.pixels.train_min_px, config.pixels.train_max_px)
+    model.config = replace(
+        config,
+        name=recipe.name,
+        compression=replace(config.compression, ratio=chosen.compression, method=chosen.method),
+        lora=LoraOptions(lora.rank, lora.alpha, lora.dropout, lora.targets),
+        pixels=replace(config.pixels, train_min_px=low, train_max_px=high),
+    )
+    return model
+
+
+def write_model(
+    model: Lavida, recipe: Recipe, folder: Path, sources: Mapping[str, Any], *, start: Callable[[Recipe], Lavida]
+) -> None:
+    """Write the LAVIDA folder of a trained model; the same training gives the same bytes.
+
+    A model with adapters is written as its start's base parts, copied, with what was trained over them; another one whole.
+
+    Args:
+        model: as it is after training, adapters and all.
+        recipe: by which it was trained.
+        folder: to fill.
+        sources: what to store of the training in config.json, beside the recipe and behind the stages before it.
+        start: makes the model that the training started from.
+    """
+    before = model.config.sources
+    stages = [*before.get("training", []), {"vadcli": vadcli.__version__, "recipe": recipe.told(), **sources}]
+    model.config = replace(model.config, sources={**before, "training": stages}, trained=True)
+    if LORA not in recipe.model.train:
+        checkpoint.save(model, folder, trained=True)
+        return
+    if recipe.model.folder:
+        base = Path(recipe.model.folder).expanduser()
+        for part in checkpoint.PARTS:
+            shutil.copytree(base / part, folder / part)
+    else:
+        checkpoint.save(start(recipe), folder, trained=False)
+    save_trained(model, folder)
+    _keep_choice_of_mask(model, folder / "sam2" / "config.json")
+    document = {**model.config.to_json(), "parts": {}}
+    (folder / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    weights.write_checksums(folder)
+
+
+def _keep_choice_of_mask(model: Lavida, path: Path) -> None:
+    """Write into SAM2's configuration whether the decoder's single mask stands."""
+    chosen = model.masks.sam2.config.mask_decoder_config.dynamic_multimask_via_stability  # type: ignore[attr-defined]
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document.setdefault("mask_decoder_config", {})["dynamic_multimask_via_stability"] = chosen
+    path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
