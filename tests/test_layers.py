@@ -32,13 +32,14 @@ LEVELS: dict[str, int] = {
     "detectors": 2,
     "engine": 3,
     "rendering": 3,
-    "reporting": 3,
     "status": 3,
     "doctor": 3,
     "bench": 3,
     "evaluation": 3,
     "train": 3,
-    "cli": 4,
+    "reporting": 4,  # shows clips that rendering makes
+    "api": 5,
+    "cli": 6,
 }
 # L0 in its own order, since its files do lean on one another.
 GROUND = ["errors", "registry", "types", "options"]

@@ -1,3 +1,32 @@
-"""vadcli finds anomalies in video archives: per-frame scores, events and masks from the command line."""
+"""vadcli finds anomalies in video archives: per-frame scores, events and masks.
+
+    import vadcli
+
+    for result in vadcli.scan("./footage", categories=["fight", "fire"], out="results"):
+        print(result.video, result.status, result.events)
+
+`scan`, `events`, `render`, `report` and `evaluate` do what the commands do (docs/library.md). They are loaded when they are
+first used: importing vadcli loads neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vadcli.api import evaluate, events, render, report, scan
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "evaluate", "events", "render", "report", "scan"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from vadcli import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,7 +6,8 @@ so in a rendered whole video the player shows the same times as the events docum
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+import os
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -18,13 +19,15 @@ import numpy as np
 from vadcli.draw.mp4 import Mp4Writer
 from vadcli.draw.overlay import Geometry, Overlay
 from vadcli.errors import DocumentError, VideoError
-from vadcli.store import OutputLayout
+from vadcli.options import RenderOptions, parse_duration
+from vadcli.store import OutputLayout, told_paths
 from vadcli.store.atomic import Scratch
 from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.masks import MaskTrack
+from vadcli.store.run_record import read_run
 from vadcli.store.scores import ScoresMetadata, read_scores
 from vadcli.types import ByteArray, ClipNeeds, Event, PixelFormat, ScoreTable, SizeRule, VideoInfo
-from vadcli.video.loader import ClipLoader, LoaderOptions
+from vadcli.video.loader import ClipLoader, LoaderOptions, loader_options
 from vadcli.video.pictures import FrameFeed, Sound, add_sound, find_sound
 
 Progress = Callable[[int, int], None]
@@ -71,6 +74,7 @@ class RenderResult:
         frames: how many frames were written.
         expected_frames: how many frames the scores have for these files.
         problems: what is missing, one line per problem; empty if nothing is.
+        skipped: True if the video was rendered earlier and nothing was written now.
     """
 
     video: str
@@ -78,6 +82,7 @@ class RenderResult:
     frames: int
     expected_frames: int
     problems: tuple[str, ...]
+    skipped: bool = False
 
 
 def render_video(
@@ -344,3 +349,34 @@ def clip_needs(width: int, height: int, settings: RenderSettings) -> ClipNeeds:
         size = SizeRule(size.max_area_px * 49 // 50)
     frames = max(1, min(LONGEST_CLIP_FRAMES, CLIP_BYTES // (3 * size.max_area_px)))
     return ClipNeeds(frames=frames, overlap=0, rate_hz=1.0, interval=1, size=size, pixel_format=PixelFormat.RGB)
+
+
+def render_settings(options: RenderOptions) -> RenderSettings:
+    """Return what the options of `vadcli render` ask for."""
+    return RenderSettings(
+        events_only=options.events_only,
+        pad_s=parse_duration(options.pad, "pad"),
+        side_by_side=options.side_by_side,
+        max_height_px=options.max_height,
+        fps=options.fps,
+        decode=loader_options(options),
+    )
+
+
+def scanned_root(layout: OutputLayout, paths: Sequence[Path]) -> Path | None:
+    """Return the folder that the names of the results are relative to; None if a path is outside it."""
+    try:
+        roots = map(Path, told_paths(read_run(layout.run_json).info.root))
+    except DocumentError:
+        return None
+    return next((root for root in roots if all(Path(os.path.abspath(path)).is_relative_to(root) for path in paths)), None)
+
+
+def is_rendered(layout: OutputLayout, video: str, options: RenderOptions) -> bool:
+    """True if a video was rendered after its events were cut, and nothing asks to render it again."""
+    if options.force or options.events_only:
+        return False
+    try:
+        return layout.rendered(video).stat().st_mtime_ns > layout.events(video).stat().st_mtime_ns
+    except OSError:
+        return False

@@ -22,13 +22,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vadcli.errors import UsageError, VadcliError
-from vadcli.options import PANELS, DecodeOptions, TalkOptions, default_of, parse_duration
+from vadcli.options import PANELS, TalkOptions, default_of
 from vadcli.options.config import resolve
 from vadcli.types import Status, VideoResult
 
 if TYPE_CHECKING:
     from vadcli.store.progress import RunProgress
-    from vadcli.video.loader import LoaderOptions
 
 log = logging.getLogger("vadcli")
 
@@ -280,14 +279,3 @@ def _default_text(default: Any, text: str) -> str | bool:
     if default is None or default is False or default in ((), ""):
         return False
     return "on" if default is True else str(default)
-
-
-def loader_options(options: DecodeOptions) -> LoaderOptions:
-    """How footage is read, by the options that say so."""
-    from vadcli.video.loader import LoaderOptions
-
-    return LoaderOptions(
-        timeout_s=parse_duration(options.decode_timeout, "decode_timeout"),
-        memory_limit_mib=options.decode_memory,
-        decoder=options.decoder,
-    )

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vadcli.cli._shared import ScanDisplay, counted, emit_json, log, set_up_talk, with_options
-from vadcli.errors import NoVideoFound
-from vadcli.options import ScanOptions, parse_categories, parse_duration
+from vadcli.options import ScanOptions, parse_duration
 from vadcli.types import VideoResult
 
 if TYPE_CHECKING:
@@ -34,22 +33,17 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
       vadcli scan ./footage --categories "fight,fire" --masks video --out results
       find /nvr -name "*.mp4" -mtime -1 -print0 | vadcli scan --files-from - --min-age 5m --quiet
     """  # noqa: D301
-    from vadcli.engine.local import LocalScan, Stop, choose_detector, exit_code
-    from vadcli.engine.plan import make_plan
+    from vadcli.api import ignored_categories, open_scan
+    from vadcli.engine.local import Stop, exit_code
 
     set_up_talk(options)
-    categories = parse_categories(options.categories)
-    plan = make_plan(paths or [], options, out=options.out, camera_from=options.camera_from)
-    if not plan.units and not plan.unusable:
-        if options.allow_empty:
-            log.info("no video found")
-            return
-        raise NoVideoFound(f"no video below {', '.join(plan.roots) or options.files_from}")
-    detector = choose_detector(options)
-    if categories and not detector.uses_categories:
-        log.warning("the %s detector can't read categories; they are ignored (%s)", detector.name, ", ".join(categories))
     stop = Stop(None if options.max_runtime is None else parse_duration(options.max_runtime, "max_runtime"))
-    run = LocalScan(plan, options, detector, stop=stop, command=["vadcli", *sys.argv[1:]])
+    run = open_scan(paths or [], options, stop=stop, command=["vadcli", *sys.argv[1:]])
+    if not run.plan.units and not run.plan.unusable:
+        log.info("no video found")
+        return
+    if ignored := ignored_categories(run):
+        log.warning("the %s detector can't read categories; they are ignored (%s)", run.detector.name, ", ".join(ignored))
     if options.dry_run:
         _list(run, options)
         return

@@ -1,9 +1,110 @@
-"""Stored scores against a data set's ground truth: collect, measure, report, compare. Runs no model and reads no footage."""
+"""Stored scores measured against a data set's ground truth. Runs no model and reads no footage.
+
+`collect` reads scores and truth, `measure` has the figures, `report` puts them together and prints them, `plots` draws them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
+from vadcli.errors import OutputError, UsageError
 from vadcli.evaluation.collect import TestSet, collect
 from vadcli.evaluation.measure import GROUPS, Protocol, measure
-from vadcli.evaluation.report import Report
+from vadcli.evaluation.report import Report, compared, document_of, keep
+from vadcli.ground_truth import open_ground_truth, template_from_events, template_from_labels
+from vadcli.metrics import Bootstrap
+from vadcli.options import EvalOptions
+from vadcli.store import OutputLayout
+from vadcli.store.events import read_events
+from vadcli.store.scores import read_scores
 
-__all__ = ["GROUPS", "Protocol", "Report", "TestSet", "collect", "measure"]
+__all__ = [
+    "GROUPS",
+    "Protocol",
+    "Report",
+    "TestSet",
+    "collect",
+    "evaluate_outputs",
+    "events_as_truth",
+    "keep_figures",
+    "measure",
+    "truth_in_seconds",
+]
+
+
+def evaluate_outputs(outs: Sequence[Path], options: EvalOptions) -> list[Report]:
+    """Measure the scores in each output folder; several are compared with the first one.
+
+    Raises:
+        UsageError: an option, folder or data set cannot be used.
+        DocumentError: an annotation or stored file is damaged.
+    """
+    if options.compare and len(outs) < 2:
+        raise UsageError("--compare needs two OUT or more", hint="name the --out folders of the scans to compare")
+    truth = open_ground_truth(options.dataset, _root(options))
+    bootstrap = Bootstrap(options.bootstrap, options.confidence, options.seed) if options.bootstrap else None
+    protocol = Protocol(
+        endpoints=options.endpoints,
+        only_sampled=options.only_sampled,
+        pixel_size=options.size(),
+        groups=options.groups(),
+        bootstrap=bootstrap,
+    )
+    tests = [
+        collect(
+            out,
+            truth,
+            allow_missing=options.allow_missing,
+            pixels=protocol.wants("pixel", "region"),
+            pixel_size=protocol.pixel_size,
+            events=protocol.wants("event") or options.plots is not None,
+        )
+        for out in outs
+    ]
+    estimates = [measure(test, protocol) for test in tests]
+    reports = [Report.of(options.dataset, test, protocol, figures) for test, figures in zip(tests, estimates, strict=True)]
+    if len(reports) > 1:
+        reports = compared(reports, estimates)
+    return reports
+
+
+def keep_figures(reports: Sequence[Report], options: EvalOptions) -> None:
+    """Store the figures in each output folder, unless `options.save` is off; raises OutputError."""
+    for each in reports if options.save else ():
+        try:
+            keep(document_of(each, _root(options)), OutputLayout(each.test.out))
+        except OutputError as error:
+            raise OutputError(f"the figures can't be stored: {error.message}", hint="--no-save only prints them") from error
+
+
+def events_as_truth(outs: Sequence[Path]) -> str:
+    """Return a ground truth to correct by hand, as CSV, from the events of one scan."""
+    layout = OutputLayout(_single(outs, "--init"))
+    documents = [read_events(path) for path in layout.iter_events()]
+    if not documents:
+        raise UsageError(f"{layout.out}: holds no events", hint="name the --out folder of a scan")
+    return template_from_events({str(each.video["path"]): each.events for each in documents if not each.failure})
+
+
+def truth_in_seconds(outs: Sequence[Path], options: EvalOptions) -> str:
+    """Return a data set's labels per frame as a CSV of intervals in seconds, by the timestamps of one scan."""
+    truth = open_ground_truth(options.dataset, _root(options))
+    layout = OutputLayout(_single(outs, "--from-frames"))
+    tables = {table.video: table for table, _ in (read_scores(path) for path in layout.iter_scores())}
+    if not tables:
+        raise UsageError(f"{layout.out}: holds no scores", hint="name the --out folder of a scan")
+    matching = truth.match(tables, allow_missing=options.allow_missing)
+    return template_from_labels((tables[video], each.labels(tables[video])) for video, each in matching.pairs.items())
+
+
+def _root(options: EvalOptions) -> Path:
+    if options.root is None:
+        raise UsageError("--root is missing", hint="name the data set's folder, or a CSV; --init makes one to start from")
+    return options.root
+
+
+def _single(outs: Sequence[Path], option: str) -> Path:
+    if len(outs) > 1:
+        raise UsageError(f"{option} makes one table from one scan, not {len(outs)}", hint="name a single OUT")
+    return outs[0]

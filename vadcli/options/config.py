@@ -10,7 +10,7 @@ import os
 import tomllib
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,6 +50,29 @@ def resolve(
     for name, value in given.items():
         if value is not None:
             values[name] = _coerce(hints[name], value, f"--{name.replace('_', '-')}", known[name])
+    return kind(**values)
+
+
+def from_keywords(kind: type[T], given: Mapping[str, Any]) -> T:
+    """Fill an option set from keyword arguments alone, for the library; None means "not given".
+
+    Args:
+        kind: the option dataclass.
+        given: options by name. A list of words may stand for an option that takes words separated by commas.
+
+    Raises:
+        UsageError: there is no such option, or its value cannot be used.
+    """
+    known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
+    hints, values = typing.get_type_hints(kind), {}
+    for name, value in given.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise UsageError(f"there is no option {name!r}", hint=f"did you mean {near[0]}?" if near else "see docs/cli.md")
+        if hints[name] is str and not isinstance(value, str | None) and isinstance(value, Iterable):
+            value = ",".join(map(str, value))  # noqa: PLW2901 - categories=["fight", "fire"] reads as "fight,fire"
+        if value is not None:
+            values[name] = _coerce(hints[name], value, name, known[name])
     return kind(**values)
 
 

@@ -1,7 +1,173 @@
-"""What people look at in the morning: a page of an archive's events and failures, and a digest for a mail.
+"""What people look at in the morning: one page of an archive's events and failures, or a digest of it for a mail.
 
-`archive` reads what the scans left, `curves` and `pictures` make it small enough to show, `html` is the page,
-`digest` the words.
+`archive` reads what the scans stored, `pictures` reduces curves and frames to what a page can hold, `html` writes the page and
+the digests.
 """
 
 from __future__ import annotations
+
+import json
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from vadcli.errors import DocumentError, UsageError, VideoError
+from vadcli.options import ReportOptions, parse_duration
+from vadcli.rendering import RenderSettings, event_clip, render_video
+from vadcli.reporting.archive import Archive, VideoStory, collect
+from vadcli.reporting.html import Shown, by_importance, make_page, to_email, to_json, to_markdown
+from vadcli.reporting.pictures import EventKey, InFolder, InPage, Strip, packed_curves, strips
+from vadcli.store import OutputLayout, printable
+from vadcli.store.atomic import Scratch, writing
+from vadcli.types import Event
+from vadcli.video.loader import loader_options
+
+log = logging.getLogger("vadcli")
+
+STDOUT = Path("-")
+CURVE_SHARE = 0.2  # of a page's size, for the score curves
+POINTS_BESIDE = 4_000_000  # of all curves, if they are files beside the page
+CLIP_HEIGHT_PX = 480
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report that was made.
+
+    Attributes:
+        archive: the events and failures that it shows.
+        text: the page or digest.
+        file: where it was written; None if `options.to` is "-", then nobody has written it.
+    """
+
+    archive: Archive
+    text: str
+    file: Path | None
+
+
+def read_archive(out: Path, options: ReportOptions) -> Archive:
+    """Read what the scans stored in a folder, as far as the options ask for it.
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    if not out.is_dir():
+        raise UsageError(f"{out}: there is no such folder", hint="name the --out folder of a scan")
+    return collect(OutputLayout(out), since=options.since, include=options.include)
+
+
+def make_report(archive: Archive, options: ReportOptions) -> Report:
+    """Make the page or digest of an archive, and write it whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    to = options.to or (archive.layout.out / "report.html" if options.format == "html" else STDOUT)
+    with ExitStack() as stack:
+        scratch = stack.enter_context(Scratch(archive.layout.scratch))
+        folder = None if options.assets is None else stack.enter_context(InFolder(options.assets, to))
+        text = _page(archive, folder, scratch, options) if options.format == "html" else _digest(archive, options)
+        if to != STDOUT:
+            _write(text, to, archive, scratch)
+        if folder is not None:
+            folder.settle()
+    return Report(archive, text, None if to == STDOUT else to)
+
+
+def _write(text: str, to: Path, archive: Archive, scratch: Scratch) -> None:
+    if to.exists() and not to.is_file():  # a pipe or a device is written into, never replaced
+        with writing(to):
+            to.write_text(text, encoding="utf-8")
+    elif to.absolute().is_relative_to(archive.layout.out.absolute()):
+        scratch.write_text(to, text)
+    else:
+        with Scratch(to.absolute().parent / f".{to.name}.tmp") as beside:
+            beside.write_text(to, text)
+
+
+def _digest(archive: Archive, options: ReportOptions) -> str:
+
+    if options.format == "json":
+        return json.dumps(to_json(archive), ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+    if options.format == "email":
+        return to_email(archive, sender=options.mail_from, recipients=options.mail_to, subject=printable(options.title))
+    return to_markdown(archive)
+
+
+def _page(archive: Archive, folder: InFolder | None, scratch: Scratch, options: ReportOptions) -> str:
+
+    decode = loader_options(options)
+    problems: list[str] = []
+    room = int(options.max_mb * 1e6)
+    points = int(room * CURVE_SHARE * 3 / 4) if folder is None else POINTS_BESIDE
+    curves = packed_curves(archive.layout, archive.cameras, budget=points, problems=problems)
+    pictured = by_importance(archive)[: options.pictured]
+    found: dict[EventKey, Strip] = {}
+    if options.thumbnails:
+        found = dict(
+            strips(archive, pictured, count=options.thumbnails, root=options.footage, decode=decode, problems=problems)
+        )
+    clips = _clips(archive, pictured, scratch=scratch, options=options, problems=problems) if options.clips else {}
+    shown = Shown(curves, found, clips)
+    problems = [printable(line) for line in problems]
+    title = printable(options.title)
+    for line in problems:
+        log.warning("%s", line)
+    if folder is not None:
+        return make_page(archive, shown, folder, problems=problems, title=title)
+    bare = make_page(archive, Shown(curves, {}, {}), InPage(0), problems=problems, title=title)
+    store = InPage(max(0, room - len(bare.encode())))
+    page = make_page(archive, shown, store, problems=problems, title=title)
+    if store.refused:
+        log.warning(
+            "%d pictures and clips are left out: with them the page would be larger than --max-mb %g",
+            store.refused,
+            options.max_mb,
+        )
+    return page
+
+
+@dataclass(frozen=True)
+class _ClipLayout(OutputLayout):
+    """The layout of a scan's folder, with rendered files elsewhere.
+
+    Attributes:
+        elsewhere: the folder of the rendered files.
+    """
+
+    elsewhere: Path
+
+    def rendered(self, video: str) -> Path:
+        return OutputLayout(self.elsewhere).rendered(video)
+
+
+def _clips(
+    archive: Archive,
+    pictured: list[tuple[VideoStory, Event]],
+    *,
+    scratch: Scratch,
+    options: ReportOptions,
+    problems: list[str],
+) -> dict[EventKey, bytes]:
+    """Return one MP4 per event whose footage is still there; what cannot be made goes to `problems`."""
+    layout = _ClipLayout(archive.layout.out, scratch.folder / "clips")
+    most_s = parse_duration(options.clip_length, "clip_length")
+    decode = loader_options(options)
+    settings = RenderSettings(events_only=True, most_s=most_s, max_height_px=CLIP_HEIGHT_PX, decode=decode)
+    wanted = {(video.video, event.id) for video, event in pictured}
+    found = {}
+    for video in sorted({video for video, _ in wanted}):
+        source = archive.footage(video, options.footage)
+        if source is None:
+            continue
+        try:
+            result = render_video(source, video=video, layout=layout, settings=settings, scratch=scratch)
+            problems.extend(f"{video}: clips: {line}" for line in result.problems)
+        except (DocumentError, VideoError) as error:
+            problems.append(f"{video}: no clips: {error.message}")
+        for key in (key for key in wanted if key[0] == video):
+            path = event_clip(layout.rendered(video), key[1])
+            if path.exists():
+                found[key] = path.read_bytes()
+    return found

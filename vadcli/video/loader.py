@@ -38,6 +38,7 @@ from typing import Self
 import numpy as np
 
 from vadcli.errors import VadcliError, VideoError
+from vadcli.options import DecodeOptions, parse_duration
 from vadcli.types import Clip, ClipNeeds, VideoInfo
 from vadcli.video.sampling import Rows, SamplingPlan
 from vadcli.video.supervisor import DecoderProcess, Supervisor
@@ -243,3 +244,13 @@ def _clip_ready(needs: ClipNeeds, job: _Job, process: DecoderProcess, message: F
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def loader_options(options: DecodeOptions, *, workers: int = 1) -> LoaderOptions:
+    """Return how footage is read, as a command's options say it."""
+    return LoaderOptions(
+        workers=workers,
+        timeout_s=parse_duration(options.decode_timeout, "decode_timeout"),
+        memory_limit_mib=options.decode_memory,
+        decoder=options.decoder,
+    )

@@ -1,0 +1,86 @@
+"""The library does what the command line does, and docs/library.md is true."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vadcli
+from tests.media import make_video
+from tests.patience import PATIENCE_S
+from vadcli.errors import NoVideoFound, UsageError
+from vadcli.types import Status
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def footage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two small videos and their truth, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "footage"
+    folder.mkdir()
+    for name in ("a", "b"):
+        make_video(folder / f"{name}.mp4", frames=40)
+    (folder / "truth.csv").write_text("video,start_s,end_s\na.mp4,0.4,0.8\nb.mp4,,\n")
+    return folder
+
+
+def test_every_example_of_the_page_runs(footage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, object] = {}
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text(encoding="utf-8"), re.S)
+    assert len(blocks) == 6
+    for block in blocks:
+        exec(block, names)
+    said = capsys.readouterr().out
+    assert "a.mp4 done" in said
+    assert "there is no option 'treshold' (did you mean threshold?)" in said
+    assert (footage.parent / "results" / "report.html").is_file()
+    assert (footage.parent / "results" / "rendered").is_dir()
+
+
+def test_the_library_and_the_command_store_the_same_scores(footage: Path) -> None:
+    results = list(vadcli.scan([footage / "a.mp4", footage / "b.mp4"], out="library"))
+    assert [result.status for result in results] == [Status.DONE, Status.DONE]
+    command = [sys.executable, "-m", "vadcli", "scan", "footage/a.mp4", "footage/b.mp4", "--out", "command", "--quiet"]
+    subprocess.run(command, check=True, timeout=PATIENCE_S)
+    for name in ("a", "b"):
+        ours, theirs = (next(Path(out, "events").rglob(f"{name}*.json")).read_bytes() for out in ("library", "command"))
+        assert ours == theirs
+    assert [result.status for result in vadcli.scan(footage, out="library")] == [Status.SKIPPED, Status.SKIPPED]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"detector": "still"}, "still"),
+        ({"treshold": 0.5}, "did you mean threshold"),
+        ({"masks": "some"}, "masks"),
+        ({"interval": 0}, "interval"),
+    ],
+)
+def test_options_are_checked_before_anything_is_read(footage: Path, options: dict[str, object], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        vadcli.scan(footage, out="out", **options)
+    assert not Path("out").exists()
+
+
+def test_a_folder_without_videos_and_a_missing_output_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(NoVideoFound):
+        vadcli.scan(tmp_path, out=tmp_path / "out")
+    for call in (vadcli.events, vadcli.report):
+        with pytest.raises(UsageError, match="no such folder"):
+            call(tmp_path / "out")
+    with pytest.raises(AttributeError, match="no attribute"):
+        vadcli.scam
+
+
+def test_a_list_of_categories_is_what_the_command_gets(footage: Path) -> None:
+    for result in vadcli.scan(footage / "a.mp4", out="out", categories=["a fight", "fire"]):
+        assert result.status is Status.DONE
+    (document,) = vadcli.events("out").documents
+    assert list(document.categories) == ["a fight", "fire"]

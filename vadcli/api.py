@@ -1,0 +1,189 @@
+"""The library: what each command does, as one function per command. `import vadcli` has them as `vadcli.scan()` and so on.
+
+Keyword arguments are the options of the command, with underscores (docs/cli.md). Neither vadcli.toml nor the environment is
+read. Errors are those of `vadcli.errors`; an unknown option or a value outside its range raises UsageError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vadcli.errors import DocumentError, NoVideoFound, UsageError, VideoError
+from vadcli.options import (
+    DEFAULT_OUT,
+    EvalOptions,
+    EventsOptions,
+    RenderOptions,
+    ReportOptions,
+    ScanOptions,
+    parse_categories,
+    parse_duration,
+)
+from vadcli.options.config import from_keywords
+from vadcli.types import VideoResult
+
+if TYPE_CHECKING:
+    from vadcli.engine.local import LocalScan, Stop
+    from vadcli.engine.recut import StoredEvents
+    from vadcli.evaluation.report import Report as Evaluation
+    from vadcli.rendering import Progress, RenderResult
+    from vadcli.reporting import Report
+
+PathGiven = str | PathLike[str]
+Watch = Callable[[str], AbstractContextManager["Progress | None"]]
+
+
+def scan(
+    paths: PathGiven | Iterable[PathGiven], *, categories: Sequence[str] | str = (), **options: Any
+) -> Iterator[VideoResult]:
+    """Scan videos; yields the result of each video when it is finished. Results are stored in `out`.
+
+    Args:
+        paths: files and folders of footage.
+        categories: what to look for, in your own words.
+        **options: those of `vadcli scan`, such as `out`, `masks`, `detector`, `alarms_per_hour`.
+
+    Raises:
+        UsageError, NoVideoFound, DeviceError, WeightsError: at once, before any video is read.
+        OutputError: `out` cannot be written.
+    """
+    run = open_scan(_paths(paths), from_keywords(ScanOptions, {"categories": categories, **options}))
+    return (update for update in run.run() if isinstance(update, VideoResult))
+
+
+def open_scan(
+    paths: Sequence[Path], options: ScanOptions, *, stop: Stop | None = None, command: Sequence[str] = ("vadcli.scan",)
+) -> LocalScan:
+    """Return a scan that is ready to run; raises as `scan`."""
+    from vadcli.engine.local import LocalScan, Stop, choose_detector
+    from vadcli.engine.plan import make_plan
+
+    plan = make_plan(paths, options, out=options.out, camera_from=options.camera_from)
+    if not plan.units and not plan.unusable and not options.allow_empty:
+        raise NoVideoFound(f"no video below {', '.join(plan.roots) or options.files_from}")
+    if stop is None:
+        stop = Stop(None if options.max_runtime is None else parse_duration(options.max_runtime, "max_runtime"))
+    return LocalScan(plan, options, choose_detector(options), stop=stop, command=list(command))
+
+
+def ignored_categories(run: LocalScan) -> tuple[str, ...]:
+    """Return the categories that the scan's detector cannot read; empty if it reads them or none were given."""
+    return () if run.detector.uses_categories else parse_categories(run.options.categories)
+
+
+def events(out: PathGiven = DEFAULT_OUT, **options: Any) -> StoredEvents:
+    """Cut the events of stored scores again, with other thresholds. Nothing is decoded.
+
+    Args:
+        out: a scan's output folder.
+        **options: those of `vadcli events`, such as `threshold`, `alarms_per_hour`, `min_duration`, `write`, `review`.
+
+    Returns:
+        `documents`, one per video, and `problems`, one line per document that could not be read.
+
+    Raises:
+        UsageError: there is no such folder.
+        DocumentError: the review cannot be read.
+        OutputError: a document cannot be written.
+    """
+    from vadcli.engine.recut import recut_all
+
+    return recut_all(Path(out), from_keywords(EventsOptions, options))
+
+
+def render(paths: PathGiven | Iterable[PathGiven], **options: Any) -> Iterator[RenderResult]:
+    """Render scanned videos with masks, scores and events; yields what was written for each video.
+
+    Args:
+        paths: the footage that was scanned, or a part of it.
+        **options: those of `vadcli render`, such as `out`, `events_only`, `pad`, `side_by_side`.
+
+    Raises:
+        UsageError: there are no results, or no video.
+    """
+    return render_all(_paths(paths), from_keywords(RenderOptions, options))
+
+
+def render_all(paths: Sequence[Path], options: RenderOptions, *, watch: Watch | None = None) -> Iterator[RenderResult]:
+    """Render the videos below some paths; as `render`. `watch` gets each video and gives what its progress is reported to."""
+    from vadcli.engine.plan import make_plan
+    from vadcli.rendering import scanned_root
+    from vadcli.store import OutputLayout
+
+    if not options.out.is_dir():
+        raise UsageError(f"{options.out}: there are no results", hint="scan first, or name the scan's folder with --out")
+    layout = OutputLayout(options.out)
+    plan = make_plan(paths, options, out=options.out, root=scanned_root(layout, paths))
+    if not plan.units and not options.allow_empty:
+        raise NoVideoFound(f"no video below {', '.join(plan.roots)}")
+    return _rendered([(unit.video, unit.path) for unit in plan.units], options, watch or (lambda video: nullcontext()))
+
+
+def _rendered(videos: Sequence[tuple[str, Path]], options: RenderOptions, watch: Watch) -> Iterator[RenderResult]:
+    from vadcli.rendering import RenderResult, is_rendered, render_settings, render_video
+    from vadcli.store import OutputLayout
+    from vadcli.store.atomic import Scratch
+
+    layout, settings = OutputLayout(options.out), render_settings(options)
+    with Scratch(layout.scratch) as scratch:
+        for video, path in videos:
+            if is_rendered(layout, video, options):
+                yield RenderResult(video, (layout.rendered(video),), 0, 0, (), skipped=True)
+                continue
+            with watch(video) as progress:
+                try:
+                    result = render_video(
+                        path, video=video, layout=layout, settings=settings, scratch=scratch, progress=progress
+                    )
+                except (DocumentError, VideoError) as error:
+                    result = RenderResult(video, (), 0, 0, (str(error),))
+            yield result
+
+
+def report(out: PathGiven = DEFAULT_OUT, **options: Any) -> Report:
+    """Make the page, or a digest, of what scans found and could not read; it is written to `to`.
+
+    Args:
+        out: a scan's output folder.
+        **options: those of `vadcli report`, such as `to`, `format`, `since`, `clips`, `title`.
+
+    Returns:
+        `archive` (videos, events, failures), `text`, and `file`, where it was written.
+
+    Raises:
+        UsageError: there is no such folder.
+        OutputError: the page cannot be written.
+    """
+    from vadcli.reporting import make_report, read_archive
+
+    chosen = from_keywords(ReportOptions, options)
+    return make_report(read_archive(Path(out), chosen), chosen)
+
+
+def evaluate(outs: PathGiven | Iterable[PathGiven] = DEFAULT_OUT, **options: Any) -> list[Evaluation]:
+    """Measure stored scores against ground truth; one result per output folder, compared with the first one.
+
+    Args:
+        outs: output folders of scans.
+        **options: those of `vadcli eval`, such as `dataset`, `root`, `metrics`, `bootstrap`.
+
+    Raises:
+        UsageError: an option, folder or data set cannot be used.
+        DocumentError: an annotation or stored file is damaged.
+    """
+    from vadcli.evaluation import evaluate_outputs, keep_figures
+
+    chosen = from_keywords(EvalOptions, options)
+    reports = evaluate_outputs(_paths(outs), chosen)
+    keep_figures(reports, chosen)
+    return reports
+
+
+def _paths(given: PathGiven | Iterable[PathGiven]) -> list[Path]:
+    if isinstance(given, str | PathLike):
+        return [Path(given)]
+    return [Path(each) for each in given]
