@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vadcli.cli._shared import emit_json, log, set_up_talk, with_options
+from vadcli.errors import UsageError
 from vadcli.options import DEFAULT_OUT, EvalOptions
 
 Outs = Annotated[list[Path] | None, typer.Argument(metavar="[OUT...]", help="Output folders of scans.")]
@@ -28,6 +29,8 @@ def evaluate(*, outs: Outs = None, options: EvalOptions) -> None:
 
     set_up_talk(options)
     folders = outs or [DEFAULT_OUT]
+    if options.compare and len(folders) < 2:
+        raise UsageError("--compare needs two OUT or more", hint="name the --out folders of the scans to compare")
     if options.init:
         typer.echo(events_as_truth(folders), nl=False)
         return
