@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.patience import PATIENCE_S
+from tools.tiny_world import SyntheticWorld, WorldOptions
+from tools.tiny_world.videos import VideoOptions, write_videos
 from vadcli.metrics import FrameSet, frame_auc
-from vadcli.train.synthetic import SyntheticWorld, WorldOptions
-from vadcli.train.synthetic.videos import VideoOptions, write_videos
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "coloured_shapes.py"
 NAMES = ("red star", "blue ring", "green cross")
