@@ -20,7 +20,7 @@ from vadcli.cutting import cut_events
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
 from vadcli.store.events import EventsDocument, ScanState, write_events
-from vadcli.store.run_record import RunInfo, RunRecord
+from vadcli.store.run_log import RunInfo, RunRecord
 from vadcli.store.scores import ScoresMetadata, write_scores
 from vadcli.types import ScoreTable, Status, Thresholds, VideoResult
 

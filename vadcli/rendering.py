@@ -24,7 +24,7 @@ from vadcli.store import OutputLayout, told_paths
 from vadcli.store.atomic import Scratch
 from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.masks import MaskTrack
-from vadcli.store.run_record import read_run
+from vadcli.store.run_log import read_run
 from vadcli.store.scores import ScoresMetadata, read_scores
 from vadcli.types import ByteArray, ClipNeeds, Event, PixelFormat, ScoreTable, SizeRule, VideoInfo
 from vadcli.video.loader import ClipLoader, LoaderOptions, loader_options

@@ -19,8 +19,7 @@ import psutil
 from vadcli.errors import DocumentError, UsageError
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
-from vadcli.store.progress import read_live
-from vadcli.store.run_record import LAST_VIDEOS, StoredRun, read_run
+from vadcli.store.run_log import LAST_VIDEOS, StoredRun, read_live, read_run
 
 SILENT_S = 120.0
 """A scan on another machine counts as dead if it has not written its progress for this long."""

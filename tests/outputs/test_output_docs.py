@@ -18,7 +18,7 @@ from vadcli.store.atomic import Scratch
 from vadcli.store.events import schema, validate, write_events
 from vadcli.store.mask_video import MaskVideoWriter
 from vadcli.store.masks import MaskRleWriter
-from vadcli.store.run_record import RunInfo, RunRecord
+from vadcli.store.run_log import RunInfo, RunRecord
 from vadcli.store.scores import write_scores
 from vadcli.types import CameraModel, Status, VideoResult
 

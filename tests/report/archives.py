@@ -13,7 +13,7 @@ from tests.outputs.documents import DOCUMENT
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
 from vadcli.store.events import Failure, ScanState, read_events, write_events
-from vadcli.store.run_record import RunInfo, RunRecord
+from vadcli.store.run_log import RunInfo, RunRecord
 from vadcli.types import Status, VideoResult
 
 QUIET = [0.1] * 40

@@ -12,8 +12,9 @@ import pytest
 
 from tests.fakes import DifferenceDetector
 from tests.media import damage, make_image_folder, make_vfr, make_video
-from vadcli.engine.local import LocalScan, Stop, exit_code
+from vadcli.engine.local import LocalScan
 from vadcli.engine.plan import make_plan
+from vadcli.engine.runner import Stop, exit_code
 from vadcli.engine.stream import Progress
 from vadcli.errors import DeviceError
 from vadcli.options import ScanOptions
@@ -22,7 +23,7 @@ from vadcli.store.checkpoint import Claim
 from vadcli.store.events import read_events
 from vadcli.store.mask_video import read_masks
 from vadcli.store.masks import MaskTrack
-from vadcli.store.run_record import read_run
+from vadcli.store.run_log import read_run
 from vadcli.store.scores import read_scores
 from vadcli.types import ClipBatch, ClipScores, ScoreTable, Status, VideoResult
 

@@ -27,7 +27,7 @@ from vadcli.options.config import resolve
 from vadcli.types import Status, VideoResult
 
 if TYPE_CHECKING:
-    from vadcli.store.progress import RunProgress
+    from vadcli.store.run_log import RunProgress
 
 log = logging.getLogger("vadcli")
 

@@ -3,128 +3,29 @@
 from __future__ import annotations
 
 import logging
-import os
-import time
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
-from vadcli import __version__, detectors, weights
+from vadcli import __version__
 from vadcli.detectors.base import Attributor, Detector, Propagator
 from vadcli.engine.cameras import Cameras, fit_on_the_way
 from vadcli.engine.claims import UNKNOWN, Claims
 from vadcli.engine.job import Need, Recipe, ScanJob, Task, judge
 from vadcli.engine.plan import Plan, WorkUnit, by_camera
+from vadcli.engine.runner import ScanSettings, Stop, Totals, effective_needs, exit_code
 from vadcli.engine.second_pass import Attribution, Propagation
 from vadcli.engine.stream import ScanStream, Update
-from vadcli.errors import DeviceError, OutputError, UsageError, VideoError, WeightsError
-from vadcli.options import DEFAULT_MODEL, ScanOptions, effective, parse_categories, parse_duration, parse_shard
+from vadcli.errors import OutputError, UsageError, VideoError
+from vadcli.options import ScanOptions, effective, parse_duration
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
-from vadcli.store.progress import RunProgress
-from vadcli.store.run_record import RunInfo, RunRecord
-from vadcli.types import ClipNeeds, MaskRows, Status, VideoResult
-from vadcli.video.loader import ClipLoader, ClipRequest, Item, LoaderOptions
+from vadcli.store.run_log import RunInfo, RunProgress, RunRecord
+from vadcli.types import MaskRows, Status, VideoResult
+from vadcli.video.loader import ClipLoader, ClipRequest, Item, LoaderOptions, core_count, loader_options
 
 log = logging.getLogger("vadcli")
-
-
-class Stop:
-    """A wish to end early: set by a signal or a deadline, asked by everything that loops."""
-
-    def __init__(self, deadline_s: float | None = None) -> None:
-        self.reason = ""
-        self.signal: int | None = None
-        self._deadline = None if deadline_s is None else time.monotonic() + deadline_s
-
-    def set(self, reason: str, signal: int | None = None) -> None:
-        """Ask for the end."""
-        self.reason, self.signal = self.reason or reason, self.signal or signal
-
-    def __call__(self) -> bool:
-        """True once the end was asked for or the deadline has come."""
-        if self._deadline is not None and time.monotonic() >= self._deadline:
-            self.set("--max-runtime is over")
-        return bool(self.reason)
-
-
-@dataclass
-class Totals:
-    """Counts of a run.
-
-    Attributes:
-        by_status: videos of each status.
-        lost: videos that failed or are partial, now or in an earlier run with the same input.
-        events: events in all videos of the plan.
-        frames, video_s: work done.
-    """
-
-    by_status: Counter[str] = field(default_factory=Counter)
-    lost: int = 0
-    events: int = 0
-    frames: int = 0
-    video_s: float = 0.0
-
-    def add(self, result: VideoResult) -> None:
-        """Count a result."""
-        self.by_status[str(result.status)] += 1
-        self.lost += result.status in (Status.FAILED, Status.PARTIAL) or (
-            result.status is Status.SKIPPED and bool(result.stage)
-        )
-        self.events += result.events
-
-
-def exit_code(totals: Totals, *, stop: Stop, fail_on_event: bool) -> int:
-    """The contract's exit code of a run that was not fatal: the first that applies."""
-    if stop.signal is not None:
-        return 128 + stop.signal
-    if totals.lost:
-        return 3
-    return 10 if fail_on_event and totals.events else 0
-
-
-def choose_detector(options: ScanOptions) -> Detector:
-    """The detector asked for; with `auto` LAVIDA where a model is named or its trained weights are, else motion.
-
-    Raises:
-        UsageError: there is no such detector.
-        DeviceError: the device is not there.
-        WeightsError: it lacks its weights.
-    """
-    check_device(options.device)
-    if options.detector == "auto":
-        wanted = options.model != DEFAULT_MODEL or _has_trained(options.model)
-        return detectors.load("lavida" if wanted else "motion", options)
-    return detectors.load(options.detector, options)
-
-
-def _has_trained(model: str) -> bool:
-    try:
-        return weights.is_trained(weights.locate(model))
-    except WeightsError:
-        return False
-
-
-def check_device(device: str) -> None:
-    """Raise DeviceError where the device is not there, UsageError where it is none. `auto` and `cpu` load no torch."""
-    if device in ("auto", "cpu"):
-        return
-    kind, _, number = device.partition(":")
-    if kind != "cuda" or (number and not number.isdigit()):
-        raise UsageError(f"--device {device!r} is not a device", hint="write auto, cpu, cuda or cuda:N")
-    import torch
-
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if int(number or 0) >= found:
-        raise DeviceError(f"--device {device}: torch {torch.__version__} sees {found} CUDA devices")
-
-
-def effective_needs(detector: Detector, options: ScanOptions) -> ClipNeeds:
-    """The detector's needs under --interval and --sample-fps."""
-    needs = detector.needs
-    return replace(needs, interval=options.interval, rate_hz=options.sample_fps or needs.rate_hz)
 
 
 class LocalScan:
@@ -146,14 +47,12 @@ class LocalScan:
             raise UsageError(
                 f"--propagate-masks: the {detector.name} detector can't propagate masks", hint="--detector lavida can"
             )
-        self.plan = plan
-        self.options = options
+        self.settings = ScanSettings(plan, options, tuple(command))
+        self.plan, self.options = plan, options
         self.detector = detector
         self.stop = stop
-        self.command = command
         self.totals = Totals()
-        self.shard = parse_shard(options.shard)
-        self.units = plan.shard(*self.shard)
+        self.units = self.settings.units
         self.progress = RunProgress({unit.video: unit.size for unit in self.units})
         self._mine = {unit.video for unit in self.units}
         self._stack = ExitStack()
@@ -177,8 +76,7 @@ class LocalScan:
                 propagation=self._propagation(stack, loader_options),
             )
             loader = stack.enter_context(ClipLoader(job.needs, loader_options))
-            cameras = self._cameras_of(layout, job)
-            cameras.told = partial(self._note_fit, record)
+            cameras = self._cameras_of(layout, job, told=partial(self._note_fit, record))
             for update in self._updates(job, cameras, loader):
                 if isinstance(update, VideoResult):
                     self.totals.add(update)
@@ -253,27 +151,24 @@ class LocalScan:
                     if unit.video not in reported:
                         yield VideoResult(unit.video, Status.FAILED, stage="write", reason=str(error), camera=unit.camera)
 
-    def _cameras_of(self, layout: OutputLayout, job: ScanJob) -> Cameras:
+    def _cameras_of(
+        self, layout: OutputLayout, job: ScanJob, *, told: Callable[[str, int], None] = lambda camera, frames: None
+    ) -> Cameras:
         options = self.options
         return Cameras(
-            layout, job.scratch, self.detector, job.needs, self._loader_options(), options.seed, options.refit, self.stop
+            layout, job.scratch, self.detector, job.needs, self._loader_options(), options.seed, options.refit, self.stop, told
         )
 
     def _request(self, unit: WorkUnit) -> ClipRequest:
         return ClipRequest(unit.video, unit.path, fps=self.options.fps if unit.is_frames else None)
 
     def _loader_options(self) -> LoaderOptions:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return LoaderOptions(
-            workers=self.options.workers or max(1, min(cores, len(self.units))),
-            timeout_s=parse_duration(self.options.decode_timeout, "decode_timeout"),
-            memory_limit_mib=self.options.decode_memory,
-            decoder=self.options.decoder,
-        )
+        workers = self.options.workers or max(1, min(core_count(), len(self.units)))
+        return loader_options(self.options, workers=workers)
 
     def _job(self, layout: OutputLayout, scratch: Scratch) -> ScanJob:
         options = self.options
-        categories = getattr(self.detector, "categories", ()) or parse_categories(options.categories)
+        categories = self.settings.categories_of(self.detector)
         needs = effective_needs(self.detector, options)
         return ScanJob(
             layout=layout,
@@ -310,9 +205,10 @@ class LocalScan:
     def _open_record(self, layout: OutputLayout, scratch: Scratch) -> RunRecord:
         info = RunInfo(
             version=__version__,
-            command=tuple(self.command),
+            command=self.settings.command,
             config=effective(self.options),
             detector={"name": self.detector.name, **self.detector.fingerprint()},
+            weights=self.detector.weights,
             roots=self.plan.roots,
             root=str(self.plan.root),
             shard=self.options.shard,

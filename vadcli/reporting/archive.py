@@ -16,7 +16,7 @@ from vadcli.errors import DocumentError, UsageError
 from vadcli.options import parse_duration
 from vadcli.store import OutputLayout, matches, printable, told_paths
 from vadcli.store.events import EventsDocument, read_events
-from vadcli.store.run_record import StoredRun, read_run
+from vadcli.store.run_log import StoredRun, read_run
 from vadcli.types import Event, Status, Thresholds, VideoResult
 
 LAST_RUN = "last-run"
@@ -254,7 +254,7 @@ def run_facts(archive: Archive) -> list[tuple[str, str]]:
         return [("Run", "no run's record is here")]
     facts = [
         ("Detector", str(run.info.detector.get("name", "?"))),
-        ("Weights", ", ".join(f"{name} {sha[:_SHORT_HASH]}" for name, sha in run.info.weights.items()) or "none needed"),
+        ("Weights", ", ".join(f"{name} {sha[:_SHORT_HASH]}" for name, sha in run.info.weights.items()) or "none"),
         ("Looked for", str(run.info.config.get("categories") or "anything that stands out")),
         ("Run", f"{when(run.start)}, {_ending(run)}"),
         ("Speed", speed(run) or "not known"),

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from vadcli.errors import DocumentError, UsageError
-from vadcli.store import OutputLayout, run_record
+from vadcli.store import OutputLayout, run_log
 from vadcli.store.atomic import Scratch
-from vadcli.store.run_record import RunInfo, RunRecord, read_run
+from vadcli.store.run_log import RunInfo, RunRecord, read_run
 from vadcli.types import Status, VideoResult
 
 INFO = RunInfo(
@@ -108,7 +108,7 @@ def test_a_run_that_fails_says_so(layout, scratch, problem, code):
 
 def test_appending_results_does_not_rewrite_the_record_each_time(layout, scratch, monkeypatch):
     clock = iter(range(10**9))
-    monkeypatch.setattr(run_record.time, "monotonic", lambda: next(clock) / 1000)
+    monkeypatch.setattr(run_log.time, "monotonic", lambda: next(clock) / 1000)
     written = []
     monkeypatch.setattr(
         scratch,

@@ -1,0 +1,372 @@
+"""The log of a run: its record with what became of each video, and what the running scan reports every second.
+
+The record is `runs/<start>.json` and its copy `run.json`. It may be long, so a running scan also keeps a short live file among
+its temporaries, which `vadcli status` reads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from vadcli.errors import DocumentError
+from vadcli.store import OutputLayout, printable
+from vadcli.store.atomic import Scratch, writing
+from vadcli.types import Status, VideoResult
+
+RUN_FORMAT_VERSION = 1
+LAST_VIDEOS = 5
+"""The live file names this many of the last finished videos that have events."""
+_WRITE_EVERY_S = 1.0
+_SHARE_OF_TIME = 0.02
+"""At most this share of a run's time is spent on rewriting its record, so a long record is rewritten less often."""
+_FILES_BEGIN = b'\n  "files": ['
+_HEAD_BYTES = 16384
+_LIVE_NAME = "live.json"
+_LIVE_PARTS = ("totals", "progress", "last_videos")
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What is known about a run when it starts.
+
+    Attributes:
+        version: the version of vadcli.
+        command: the command line.
+        config: the effective options, as JSON values.
+        detector: its name and fingerprint, as JSON values.
+        weights: name -> sha256; empty if the detector has no weights.
+        roots: the absolute paths that the user gave.
+        root: their common ancestor, from which relative paths start.
+        shard: such as "1/4"; None if the run is not sharded.
+    """
+
+    version: str
+    command: tuple[str, ...]
+    config: Mapping[str, Any]
+    detector: Mapping[str, Any]
+    weights: Mapping[str, str] = field(default_factory=dict)
+    roots: tuple[str, ...] = ()
+    root: str = ""
+    shard: str | None = None
+
+
+class RunProgress:
+    """Counts how far a run has come, for its record, its progress bar and `vadcli status`.
+
+    Progress is measured in bytes of input, because the length of a video is not known before it is opened.
+
+    Args:
+        sizes: video -> bytes, for every video of the run.
+
+    Attributes:
+        planned: number of videos in the run.
+        total: their bytes.
+        finished: number of videos that are over, with any status.
+        frames, footage_s: rows and seconds of video scored in this run.
+        worked: bytes read in this run.
+        done: bytes of the videos that are over, plus the bytes read so far of the running ones.
+    """
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        self._sizes = sizes
+        self.planned = len(sizes)
+        self.total = sum(sizes.values())
+        self.finished = self.frames = 0
+        self.footage_s = self.worked = self.done = 0.0
+        self._running: dict[str, tuple[int, float]] = {}
+        self._fitting: dict[str, Any] | None = None
+
+    def advance(self, video: str, *, frames: int, video_s: float, size: float) -> None:
+        """Counts work on a video: rows, seconds of video, bytes of input."""
+        self._fitting = None
+        before_frames, before = self._running.get(video, (0, 0.0))
+        self._running[video] = (before_frames + frames, before + size)
+        self.frames += frames
+        self.footage_s += video_s
+        self.worked += size
+        self.done += size
+
+    def fit(self, camera: str, *, frames: int) -> None:
+        """Counts frames read to fit a camera model; the count ends when a video is scored."""
+        before = self._fitting["frames"] if self._fitting and self._fitting["camera"] == camera else 0
+        self._fitting = {"camera": camera, "frames": before + frames}
+
+    def finish(self, video: str) -> None:
+        """Counts a video as over, with any status."""
+        self.finished += 1
+        _, counted = self._running.pop(video, (0, 0.0))
+        self.done += self._sizes.get(video, 0) - counted
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON values that the record stores."""
+        return {
+            "updated": datetime.now(UTC).isoformat(),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "planned_videos": self.planned,
+            "planned_bytes": self.total,
+            "done_bytes": round(self.done),
+            "worked_bytes": round(self.worked),
+            "frames": self.frames,
+            "footage_s": round(self.footage_s, 3),
+            "running": [{"video": video, "frames": frames} for video, (frames, _) in self._running.items()],
+            "fitting": self._fitting,
+        }
+
+
+class _Totals:
+    """Totals over the results, updated with each result."""
+
+    def __init__(self) -> None:
+        self._statuses = dict.fromkeys(map(str, Status), 0)
+        self._sums = {"expected_frames": 0, "decoded_frames": 0, "events": 0}
+        self._seconds = 0.0
+
+    def count(self, result: Mapping[str, Any], sign: int) -> None:
+        """Adds the JSON of a result (sign 1) or subtracts it (sign -1)."""
+        self._statuses[result["status"]] += sign
+        for name in self._sums:
+            self._sums[name] += sign * result[name]
+        self._seconds += sign * result["seconds"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON values that the record stores."""
+        return {
+            "videos": sum(self._statuses.values()),
+            **self._statuses,
+            **self._sums,
+            "seconds": round(self._seconds, 3),
+        }
+
+
+class RunRecord:
+    """Writes runs/<start>[-shard].json and its copy run.json, and the live file if progress is counted.
+
+    A context manager: an error closes the record with its exit code, or 1 if it has none. Each result is turned into JSON text
+    once, when it is added. The record is rewritten every few seconds, each time atomically.
+
+    Args:
+        layout: the output folder.
+        scratch: the folder for temporaries.
+        info: what is known at the start.
+        progress: how far the run has come; None if nobody counts it.
+        write_every_s: `add` rewrites the record at most once in this many seconds.
+    """
+
+    def __init__(
+        self,
+        layout: OutputLayout,
+        scratch: Scratch,
+        info: RunInfo,
+        *,
+        progress: RunProgress | None = None,
+        write_every_s: float = _WRITE_EVERY_S,
+    ) -> None:
+        self.info = info
+        self.progress = progress
+        self.start = datetime.now(UTC)
+        self._layout = layout
+        self._scratch = scratch
+        self._files: dict[str, tuple[dict[str, Any], str]] = {}  # video -> its result as a dict and as text
+        self._totals = _Totals()
+        self._write_every_s = write_every_s
+        self._due = self._live_due = 0.0
+        self._last_videos: deque[str] = deque(maxlen=LAST_VIDEOS)
+        self._closed = False
+        self.path = self._free_path()
+        self._write(end=None, exit_code=None)
+
+    def add(self, result: VideoResult) -> None:
+        """Records the result of a video in place of any earlier one, and rewrites the record if that is due.
+
+        Raises:
+            OutputError: the record can't be written.
+        """
+        before = self._files.get(result.video)
+        if before is not None:
+            self._totals.count(before[0], -1)
+        document = result.to_json()
+        self._totals.count(document, 1)
+        self._files[result.video] = document, json.dumps(document, ensure_ascii=False, allow_nan=False)
+        if result.events:
+            self._last_videos.append(result.video)
+        if self.progress is not None:
+            self.progress.finish(result.video)
+        self.flush()
+
+    def flush(self, *, force: bool = False) -> None:
+        """Rewrites the record and the live file if they are due, or both if `force` is true."""
+        now = time.monotonic()
+        if force or now >= self._live_due:
+            self.say()
+        if force or now >= self._due:
+            self._write(end=None, exit_code=None)
+
+    def say(self) -> None:
+        """Replaces the live file with the run's state now; does nothing if progress is not counted.
+
+        Raises:
+            OutputError: the live file can't be written.
+        """
+        if self.progress is None:
+            return
+        live = {
+            "run": self.path.name,
+            "totals": self._totals.to_json(),
+            "progress": self.progress.to_json(),
+            "last_videos": list(self._last_videos),
+        }
+        path = self._scratch.folder / _LIVE_NAME
+        temporary = path.with_suffix(".new")
+        # Without fsync: the file is of no use once this process has ended.
+        with writing(path):
+            temporary.write_text(printable(json.dumps(live, ensure_ascii=False, allow_nan=False)), encoding="utf-8")
+            os.replace(temporary, path)
+        self._live_due = time.monotonic() + self._write_every_s
+
+    def close(self, exit_code: int) -> None:
+        """Writes how the run ended. Only the first call counts."""
+        if self._closed:
+            return
+        self._closed = True
+        self._write(end=datetime.now(UTC), exit_code=exit_code)
+
+    def __enter__(self) -> RunRecord:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close(0 if error is None else getattr(error, "exit_code", 1))
+
+    def _free_path(self) -> Path:
+        """Returns an unused path: if two runs start in the same microsecond, the second start is moved by one."""
+        suffix = f"-{self.info.shard.replace('/', 'of')}" if self.info.shard else ""
+        while True:
+            path = self._layout.runs / f"{self.start:%Y%m%dT%H%M%S.%fZ}{suffix}.json"
+            if not path.exists():
+                return path
+            self.start += timedelta(microseconds=1)
+
+    def _write(self, *, end: datetime | None, exit_code: int | None) -> None:
+        began = time.monotonic()
+        text = self._text(end, exit_code)
+        self._scratch.write_text(self.path, text)
+        if max(self._layout.iter_runs()) == self.path:
+            self._scratch.write_text(self._layout.run_json, text)
+        now = time.monotonic()
+        self._due = now + max(self._write_every_s, (now - began) / _SHARE_OF_TIME)
+
+    def _text(self, end: datetime | None, exit_code: int | None) -> str:
+        head = {
+            "format_version": RUN_FORMAT_VERSION,
+            **{name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(self.info).items()},
+            "start": self.start.isoformat(),
+            "end": end.isoformat() if end else None,
+            "exit_code": exit_code,
+            "totals": self._totals.to_json(),
+            "progress": self.progress.to_json() if self.progress else None,
+        }
+        opened = json.dumps(head, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
+        files = ",\n    ".join(text for _, text in self._files.values())
+        return printable(f'{opened},\n  "files": [' + (f"\n    {files}\n  " if files else "") + "]\n}\n")
+
+
+def read_live(layout: OutputLayout) -> dict[str, dict[str, Any]]:
+    """Reads the live files of the scans that run in an output folder: record name -> content. Skips damaged files."""
+    said = {}
+    for path in layout.scratch.glob(f"*/{_LIVE_NAME}"):
+        # A run may end, and its temporaries disappear, after the folder was listed.
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            document = json.loads(path.read_bytes())
+            said[str(document["run"])] = {part: document[part] for part in _LIVE_PARTS}
+    return said
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run record that was read from its file.
+
+    Attributes:
+        path: the file.
+        info: what was known when the run started.
+        start: when the run began.
+        end: when the run ended; None if it is still running or was killed.
+        exit_code: None if `end` is None.
+        totals: number of videos by status; sums of frames, seconds and events.
+        files: the result of each video; empty if only the head was read.
+        progress: how far the run has come, as `RunProgress.to_json` writes it; None in records of older versions.
+    """
+
+    path: Path
+    info: RunInfo
+    start: datetime
+    end: datetime | None
+    exit_code: int | None
+    totals: Mapping[str, Any]
+    files: tuple[VideoResult, ...]
+    progress: Mapping[str, Any] | None = None
+
+
+def read_run(path: Path, *, head: bool = False) -> StoredRun:
+    """Reads a run record; with `head`, everything except the list of files, which may be long.
+
+    Raises:
+        DocumentError: the file is missing or damaged, or is not a run record of this version.
+    """
+    try:
+        document = json.loads(_head(path) if head else path.read_bytes())
+    except OSError as error:
+        raise DocumentError(f"{path}: can't be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise DocumentError(f"{path}: not JSON: {error}") from error
+    if not isinstance(document, dict) or document.get("format_version") != RUN_FORMAT_VERSION:
+        raise DocumentError(f"{path}: not a run record of format version {RUN_FORMAT_VERSION}")
+    try:
+        return _stored(path, document)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        detail = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise DocumentError(f"{path}: not a run record: {detail}") from error
+
+
+def _head(path: Path) -> bytes:
+    """Returns the record with an empty list of files, or the whole file if its layout is not ours."""
+    text = b""
+    with path.open("rb") as file:
+        while (found := text.find(_FILES_BEGIN)) < 0:
+            read = file.read(_HEAD_BYTES)
+            if not read:
+                return text
+            text += read
+    return text[:found] + _FILES_BEGIN + b"]}"
+
+
+def _stored(path: Path, document: Mapping[str, Any]) -> StoredRun:
+    known = {one.name: document[one.name] for one in fields(RunInfo)}
+    info = RunInfo(**{**known, "command": tuple(known["command"]), "roots": tuple(known["roots"])})
+    end = document["end"]
+    return StoredRun(
+        path=path,
+        info=info,
+        start=datetime.fromisoformat(document["start"]),
+        end=datetime.fromisoformat(end) if end else None,
+        exit_code=document["exit_code"],
+        totals=document["totals"],
+        files=tuple(_result(entry) for entry in document["files"]),
+        progress=document.get("progress"),
+    )
+
+
+def _result(entry: Mapping[str, Any]) -> VideoResult:
+    values = {one.name: entry[one.name] for one in fields(VideoResult)}
+    values |= {name: values[name] or "" for name in ("stage", "reason", "camera", "decoder")}
+    return VideoResult(**{**values, "status": Status(values["status"])})
