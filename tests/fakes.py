@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import numpy as np
 
 from vadcli.types import (
@@ -30,6 +33,8 @@ class DifferenceDetector:
     thresholds = Thresholds(high=0.5, low=0.4)
     calibration = Calibration(1.0, 2.0)
     uses_categories = False
+    categories: tuple[str, ...] = ()
+    weights: Mapping[str, str] = MappingProxyType({})
     mask_scale = MaskScale.SCORE
     batch_size = 1
     parallel = 1

@@ -32,6 +32,8 @@ class Late:
     thresholds = Thresholds(high=0.5, low=0.5, min_duration_s=0.0)
     calibration = None
     uses_categories = False
+    categories = ()
+    weights = {}
     fits_camera = False
     mask_scale = MaskScale.SCORE
     batch_size = 1

@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "vadcli"
 
 # Units by level. A unit imports from lower levels and from itself; inside L3 units don't import one another.
 LEVELS: dict[str, int] = {
+    "clock": 0,
     "types": 0,
     "errors": 0,
     "registry": 0,
@@ -42,7 +43,7 @@ LEVELS: dict[str, int] = {
     "cli": 6,
 }
 # L0 in its own order, since its files do lean on one another.
-GROUND = ["errors", "registry", "types", "options"]
+GROUND = ["clock", "errors", "registry", "types", "options"]
 
 HOMES: dict[str, tuple[str, ...]] = {
     "decord": ("video/",),
@@ -59,7 +60,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "opentimelineio": ("export/edit_lists",),
     "matplotlib": ("evaluation",),
     "threadpoolctl": ("detectors/motion",),
-    "torch": ("detectors/", "engine/local", "doctor", "bench", "train/"),
+    "torch": ("detectors/", "engine/runner", "doctor", "bench", "train/"),
     "transformers": ("detectors/lavida/",),
     "tokenizers": ("detectors/lavida/prompts",),
     "sam2": ("detectors/lavida/sam2_package", "doctor"),

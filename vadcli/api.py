@@ -27,8 +27,9 @@ from vadcli.options.config import from_keywords
 from vadcli.types import VideoResult
 
 if TYPE_CHECKING:
-    from vadcli.engine.local import LocalScan, Stop
+    from vadcli.engine.local import LocalScan
     from vadcli.engine.recut import StoredEvents
+    from vadcli.engine.runner import Stop
     from vadcli.evaluation.report import Report as Evaluation
     from vadcli.rendering import Progress, RenderResult
     from vadcli.reporting import Report
@@ -59,8 +60,9 @@ def open_scan(
     paths: Sequence[Path], options: ScanOptions, *, stop: Stop | None = None, command: Sequence[str] = ("vadcli.scan",)
 ) -> LocalScan:
     """Return a scan that is ready to run; raises as `scan`."""
-    from vadcli.engine.local import LocalScan, Stop, choose_detector
+    from vadcli.engine.local import LocalScan
     from vadcli.engine.plan import make_plan
+    from vadcli.engine.runner import Stop, choose_detector
 
     plan = make_plan(paths, options, out=options.out, camera_from=options.camera_from)
     if not plan.units and not plan.unusable and not options.allow_empty:

@@ -18,6 +18,7 @@ import psutil
 from vadcli import __version__, weights
 from vadcli.errors import VadcliError
 from vadcli.video.ffmpeg import ffmpeg_path, ffmpeg_version
+from vadcli.video.loader import core_count
 
 LOW_DISK_BYTES = 1 << 30
 
@@ -75,7 +76,7 @@ def _python() -> Check:
 
 
 def _machine() -> Check:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = core_count()
     memory = psutil.virtual_memory()
     return Check(
         "machine", True, f"{platform.machine()}, {cores} cores, {_size(memory.available)} of {_size(memory.total)} memory free"

@@ -172,3 +172,9 @@ def test_the_input_is_left_alone(detector: Detector) -> None:
     before = clip.frames.copy()
     detector.score(batch_of([clip], [detector.fit(make_sample(detector))]))
     np.testing.assert_array_equal(clip.frames, before)
+
+
+def test_it_names_its_weights_and_what_it_looks_for(detector: Detector) -> None:
+    assert bool(detector.categories) == detector.uses_categories
+    assert all(len(digest) == 64 and int(digest, 16) >= 0 for digest in detector.weights.values())
+    assert all(digest in str(detector.fingerprint()) for digest in detector.weights.values())

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from tests.fakes import DifferenceDetector
 from tests.media import make_video
 from vadcli.cutting import cut_events
-from vadcli.engine.local import LocalScan, Stop
+from vadcli.engine.local import LocalScan
 from vadcli.engine.plan import make_plan
+from vadcli.engine.runner import Stop
 from vadcli.engine.second_pass import PEAK_CLIPS, peak_clips
 from vadcli.options import ScanOptions
 from vadcli.store import OutputLayout

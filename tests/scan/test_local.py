@@ -348,6 +348,14 @@ def test_a_moved_archive_is_still_done(footage: Path, tmp_path: Path) -> None:
     assert set(Scan(moved, tmp_path / "out").statuses.values()) == {"skipped"}
 
 
+def test_the_record_names_the_weights(footage: Path, tmp_path: Path) -> None:
+    detector = DifferenceDetector()
+    detector.weights = {"small": "ab" * 32}
+    options = ScanOptions(out=tmp_path / "out", detector="motion")
+    list(LocalScan(make_plan([footage], options, out=options.out), options, detector, stop=Stop(), command=[]).run())
+    assert dict(read_run(tmp_path / "out" / "run.json").info.weights) == {"small": "ab" * 32}
+
+
 def test_the_record_tells_what_became_of_each_video(footage: Path, tmp_path: Path) -> None:
     (footage / "empty.mp4").touch()
     scan = Scan(footage, tmp_path / "out", seed=3)

@@ -14,9 +14,10 @@ from tests.fakes import DifferenceDetector
 from tests.media import BITS, make_image_folder, make_vfr, make_video, read_index
 from tests.video import fake_decoders
 from vadcli.cutting import EventBoxes
-from vadcli.engine.local import LocalScan, Stop
+from vadcli.engine.local import LocalScan
 from vadcli.engine.plan import make_plan
 from vadcli.engine.recut import recut, stored_boxes
+from vadcli.engine.runner import Stop
 from vadcli.engine.second_pass import Interrupted, Propagation, Stretches
 from vadcli.errors import UsageError
 from vadcli.options import ScanOptions

@@ -9,8 +9,9 @@ import pytest
 
 from tests.fakes import DifferenceDetector
 from tests.media import make_video
-from vadcli.engine.local import LocalScan, Stop, exit_code
+from vadcli.engine.local import LocalScan
 from vadcli.engine.plan import make_plan
+from vadcli.engine.runner import Stop, exit_code
 from vadcli.engine.stream import MOST_ENDED
 from vadcli.options import ScanOptions
 from vadcli.types import ClipBatch, ClipScores, VideoResult

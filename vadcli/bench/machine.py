@@ -8,7 +8,6 @@ What measuring sees of the machine: time and memory of each stage, memory of the
 from __future__ import annotations
 
 import gc
-import os
 import platform
 import subprocess
 import threading
@@ -29,7 +28,7 @@ from vadcli.detectors.lavida.detector import LavidaDetector
 from vadcli.detectors.lavida.running import devices_for, dtype_for
 from vadcli.errors import DeviceError, VadcliError
 from vadcli.video.ffmpeg import ffmpeg_path, process_trees
-from vadcli.video.loader import ClipRequest
+from vadcli.video.loader import ClipRequest, core_count
 
 MADE_FILES = 4
 MADE_S = 10
@@ -313,16 +312,11 @@ def peak_over(held: dict[torch.device, int]) -> int | None:
     return max((torch.cuda.max_memory_allocated(device) - before for device, before in held.items()), default=None)
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def machine(devices: Sequence[torch.device]) -> str:
     """What it is measured on, as far as it matters."""
     names = [torch.cuda.get_device_name(device) for device in cuda_of(devices)]
     where = ", ".join(dict.fromkeys(f"{names.count(name)} x {name}" for name in names)) or "no GPU"
-    return f"{where}; {cores()} cores of {_processor()}; Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{where}; {core_count()} cores of {_processor()}; Python {platform.python_version()}, torch {torch.__version__}"
 
 
 def _processor() -> str:

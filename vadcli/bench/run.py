@@ -13,7 +13,6 @@ from vadcli.bench.machine import (
     Footage,
     HostMemory,
     StageClock,
-    cores,
     forget_peak,
     held_bytes,
     machine,
@@ -25,7 +24,7 @@ from vadcli.detectors.lavida.detector import LavidaDetector
 from vadcli.detectors.lavida.running import dtype_for, untimed
 from vadcli.errors import VideoError
 from vadcli.types import Clip, ClipBatch
-from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, LoaderOptions
+from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, LoaderOptions, core_count
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +86,7 @@ class Bench:
             VideoError: the footage can't be read.
         """
         self.detector.prepare()
-        workers = self.plan.workers or cores()
+        workers = self.plan.workers or core_count()
         with ClipLoader(self.detector.needs, LoaderOptions(workers=workers)) as loader:
             sample, words = self._sample(loader)
             held = held_bytes(self.detector.devices)

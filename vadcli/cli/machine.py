@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vadcli.cli._shared import clock, counted, emit_json, log, set_up_talk, with_options
+from vadcli.cli._shared import counted, emit_json, log, set_up_talk, with_options
+from vadcli.clock import clock
 from vadcli.errors import NoVideoFound, UsageError, WeightsError
 from vadcli.options import DEFAULT_OUT, BenchOptions, FindOptions, StatusOptions, TalkOptions, parse_duration
 from vadcli.store import OutputLayout
@@ -152,7 +153,7 @@ def bench(*, paths: Paths = None, options: BenchOptions) -> None:
     from vadcli import detectors
     from vadcli.bench import Bench, BenchPlan, Bound, footage_of, need_memory
     from vadcli.detectors.lavida.detector import LavidaDetector
-    from vadcli.engine.local import check_device
+    from vadcli.engine.runner import check_device
 
     set_up_talk(options)
     videos = _videos(paths or [])

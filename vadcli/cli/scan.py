@@ -18,7 +18,8 @@ from vadcli.options import ScanOptions, parse_duration
 from vadcli.types import VideoResult
 
 if TYPE_CHECKING:
-    from vadcli.engine.local import LocalScan, Stop
+    from vadcli.engine.local import LocalScan
+    from vadcli.engine.runner import Stop
 
 Paths = Annotated[list[Path] | None, typer.Argument(metavar="PATHS...", help="Files and folders of footage.")]
 
@@ -34,7 +35,7 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
       find /nvr -name "*.mp4" -mtime -1 -print0 | vadcli scan --files-from - --min-age 5m --quiet
     """  # noqa: D301
     from vadcli.api import ignored_categories, open_scan
-    from vadcli.engine.local import Stop, exit_code
+    from vadcli.engine.runner import Stop, exit_code
 
     set_up_talk(options)
     stop = Stop(None if options.max_runtime is None else parse_duration(options.max_runtime, "max_runtime"))

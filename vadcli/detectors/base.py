@@ -34,7 +34,9 @@ class Detector(Protocol):
         channels: K names of the raw values.
         thresholds: default thresholds for events.
         calibration: how scores read as events an hour, None where they don't.
-        uses_categories: False where the categories in the user's words change nothing.
+        uses_categories: False if the categories in the user's words change nothing.
+        categories: what the detector looks for; empty if it reads none.
+        weights: name -> SHA-256 of the weights that it loads; empty if it loads none.
         fits_camera: True where `fit` makes a model; the engine then reads a sample of each camera's footage first.
         mask_scale: how its masks read as pixel scores.
         batch_size: clips that one call of `score` should hold; known after `prepare`.
@@ -50,6 +52,16 @@ class Detector(Protocol):
     uses_categories: bool
     fits_camera: bool
     mask_scale: MaskScale
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """See above."""
+        ...
+
+    @property
+    def weights(self) -> Mapping[str, str]:
+        """See above."""
+        ...
 
     @property
     def batch_size(self) -> int:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
+from vadcli.clock import clock
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options import parse_duration
 from vadcli.store import OutputLayout, matches, printable, told_paths
@@ -229,12 +230,6 @@ def _story(document: EventsDocument, result: VideoResult | None) -> VideoStory:
 
 
 _SHORT_HASH = 12
-
-
-def clock(seconds: float) -> str:
-    """0:00:00, rounded down like a player's clock."""
-    whole = int(seconds + 1e-6)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 def lasting(seconds: float) -> str:

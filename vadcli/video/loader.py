@@ -84,7 +84,7 @@ class ClipLoader:
     def __init__(self, needs: ClipNeeds, options: LoaderOptions) -> None:
         self._needs = needs
         self._workers = options.workers
-        threads = options.threads or max(1, _cores() // options.workers)
+        threads = options.threads or max(1, core_count() // options.workers)
         self._setup = Setup(needs, options, threads, SLOTS)
         self._supervisor: Supervisor | None = None
         self._processes: list[DecoderProcess] = []
@@ -242,7 +242,8 @@ def _clip_ready(needs: ClipNeeds, job: _Job, process: DecoderProcess, message: F
     return ClipReady(job.request.video, clip, parts.rows)
 
 
-def _cores() -> int:
+def core_count() -> int:
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

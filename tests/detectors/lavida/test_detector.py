@@ -16,8 +16,9 @@ from vadcli import detectors
 from vadcli.detectors.base import Attributor
 from vadcli.detectors.lavida.detector import LavidaDetector
 from vadcli.detectors.lavida.model import Lavida
-from vadcli.engine.local import LocalScan, Stop
+from vadcli.engine.local import LocalScan
 from vadcli.engine.plan import make_plan
+from vadcli.engine.runner import Stop
 from vadcli.errors import UsageError, WeightsError
 from vadcli.options import DetectorOptions, ScanOptions
 from vadcli.store import OutputLayout

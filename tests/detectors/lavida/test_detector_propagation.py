@@ -16,8 +16,9 @@ from vadcli.detectors.base import Propagator
 from vadcli.detectors.lavida.detector import LavidaDetector
 from vadcli.detectors.lavida.running import MOST_STRETCHES
 from vadcli.detectors.lavida.sam2_package import PackageMasks
-from vadcli.engine.local import LocalScan, Stop
+from vadcli.engine.local import LocalScan
 from vadcli.engine.plan import make_plan
+from vadcli.engine.runner import Stop
 from vadcli.errors import DeviceError
 from vadcli.options import DetectorOptions, ScanOptions
 from vadcli.store import OutputLayout

@@ -191,6 +191,11 @@ class LavidaDetector:
         """The object-score logit is the score's."""
         return FrameScores(track.raw[:, 0].astype(np.float32))
 
+    @property
+    def weights(self) -> dict[str, str]:
+        """SHA-256 of the model folder by the model's name; empty with random weights."""
+        return {self.config.name: weights.fingerprint(self.folder)} if self.folder else {}
+
     def fingerprint(self) -> dict[str, object]:
         """Weights, precision and everything of the config that changes scores."""
         from vadcli.detectors.lavida.running import devices_for, dtype_for

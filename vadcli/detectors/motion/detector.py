@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
+from types import MappingProxyType
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -47,6 +49,8 @@ class MotionDetector:
     channels: tuple[str, ...] = CHANNELS
     calibration: Calibration | None = CALIBRATION
     uses_categories = False
+    categories: tuple[str, ...] = ()
+    weights: Mapping[str, str] = MappingProxyType({})
     fits_camera = True
     mask_scale = MaskScale.SCORE
     batch_size = 1
