@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from vadcli.draw.layers import EVENT, NORMAL, WHOLE_UP_TO_S, HeatLayer, ScoreCurve, column_maxima
-from vadcli.draw.overlay import ELLIPSIS, MIN_CANVAS_PX, MIN_TYPE_PX, Geometry, Lettering, Overlay, clock_text
+from vadcli.draw.overlay import ELLIPSIS, MIN_CANVAS_PX, MIN_TYPE_PX, Geometry, Lettering, Overlay
 from vadcli.types import Event, ScoreTable, Thresholds
 
 GREY = 120
@@ -166,20 +166,6 @@ def test_cut_text_fits(text: str, room_px: int) -> None:
 def test_letters_that_no_face_has_lose_their_accents(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vadcli.draw.overlay.SYSTEM_FACES", ())
     assert Lettering(17).readable("Schlägerei  é\n打") == "Schlagerei e ?"
-
-
-@pytest.mark.parametrize(
-    ("at_s", "text"),
-    [
-        (0.0, "0:00:00.000"),
-        (59.9996, "0:01:00.000"),
-        (61.5, "0:01:01.500"),
-        (36_000.04, "10:00:00.040"),
-        (3599.999, "0:59:59.999"),
-    ],
-)
-def test_clock(at_s: float, text: str) -> None:
-    assert clock_text(at_s) == text
 
 
 @given(

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vadcli.clock import clock
 from vadcli.errors import UsageError, VadcliError
 from vadcli.options import PANELS, TalkOptions, default_of
 from vadcli.options.config import resolve
@@ -188,12 +189,6 @@ class RenderDisplay:
 def counted(number: int, noun: str) -> str:
     """`no events`, `1 event`, `2 events`."""
     return f"no {noun}s" if number == 0 else f"{number} {noun}{'s' if number > 1 else ''}"
-
-
-def clock(seconds: float) -> str:
-    """0:00:00."""
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 Config = Annotated[

@@ -17,6 +17,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from vadcli.clock import clock_ms
 from vadcli.draw.layers import (
     BAR,
     DIM,
@@ -330,7 +331,7 @@ class Overlay:
         baseline = self._head_y + kind.centred_baseline(round(_LINE_EM * em))
         number = int(self._event_of_row[row])
         colour = EVENT if number >= 0 else NORMAL
-        clock = clock_text(at_s)
+        clock = clock_ms(at_s)
         draw.text((self._margin, baseline), clock, font=face, fill=TEXT, anchor="ls")
         left = self._margin + kind.width_px(clock)
         score = f"{self._table.score[row]:.2f}"
@@ -382,14 +383,6 @@ class Overlay:
         baseline = kind.centred_baseline(size[1])
         ImageDraw.Draw(plate).text((inset, baseline), text, font=kind.face_for(text), fill=ink, anchor="ls")
         return plate
-
-
-def clock_text(at_s: float) -> str:
-    """Seconds as h:mm:ss.mmm."""
-    whole_ms = round(at_s * 1000)
-    minutes, rest_ms = divmod(whole_ms, 60_000)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest_ms // 1000:02d}.{rest_ms % 1000:03d}"
 
 
 def _border(picture: ByteArray, thick: int) -> None:

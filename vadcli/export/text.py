@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterable
 
+from vadcli.clock import clock_ms
 from vadcli.export import Exporter, all_videos, each_video
 from vadcli.store.events import EventsDocument
 from vadcli.types import Event
@@ -91,15 +92,9 @@ def to_vtt(document: EventsDocument) -> str:
     for event in document.events:
         start_ms = round(event.start_s * 1000)
         end_ms = max(round(event.end_s * 1000), start_ms + 1)
-        blocks.append(f"{event.id}\n{_clock(start_ms)} --> {_clock(end_ms)}\n{_escaped(caption(event))}")
+        span = " --> ".join(clock_ms(ms / 1000, hour_digits=2) for ms in (start_ms, end_ms))
+        blocks.append(f"{event.id}\n{span}\n{_escaped(caption(event))}")
     return "\n\n".join(blocks) + "\n"
-
-
-def _clock(milliseconds: int) -> str:
-    seconds, milliseconds = divmod(milliseconds, 1000)
-    minutes, seconds = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:02d}:{minutes:02d}:{seconds:02d}.{milliseconds:03d}"
 
 
 def _escaped(text: str) -> str:

@@ -21,7 +21,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vadcli import __version__
-from vadcli.reporting.archive import Archive, VideoStory, clock, counted, lasting, run_facts
+from vadcli.clock import clock
+from vadcli.reporting.archive import Archive, VideoStory, counted, lasting, run_facts
 from vadcli.reporting.pictures import EventKey, Shelf, Strip
 from vadcli.types import Event
 
