@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -11,9 +12,9 @@ from functools import partial
 from vadcli import __version__
 from vadcli.detectors.base import Attributor, Detector, Propagator
 from vadcli.engine.cameras import Cameras, fit_on_the_way
-from vadcli.engine.claims import UNKNOWN, Claims
-from vadcli.engine.job import Need, Recipe, ScanJob, Task, judge
+from vadcli.engine.job import Need, Recipe, ScanJob, judge
 from vadcli.engine.plan import Plan, WorkUnit, by_camera
+from vadcli.engine.queue import ClaimQueue
 from vadcli.engine.runner import ScanSettings, Stop, Totals, effective_needs, exit_code
 from vadcli.engine.second_pass import Attribution, Propagation
 from vadcli.engine.stream import ScanStream, Update
@@ -21,8 +22,9 @@ from vadcli.errors import OutputError, UsageError, VideoError
 from vadcli.options import ScanOptions, effective, parse_duration
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
+from vadcli.store.checkpoint import Claim
 from vadcli.store.run_log import RunInfo, RunProgress, RunRecord
-from vadcli.types import MaskRows, Status, VideoResult
+from vadcli.types import CameraModel, MaskRows, Status, VideoResult
 from vadcli.video.loader import ClipLoader, ClipRequest, Item, LoaderOptions, core_count, loader_options
 
 log = logging.getLogger("vadcli")
@@ -237,17 +239,19 @@ class _Work:
     stop: Stop
 
     def run(self, mine: list[WorkUnit], *, batch_size: int | None) -> Iterator[Update]:
-        """Judge, claim and scan this shard's videos; the detector is loaded only where one of them needs scanning."""
-        claims = Claims(self.job, self.request, self.stop)
+        """Judge, claim and scan this shard's videos; the detector is loaded only if one of them needs scanning."""
+        queue = ClaimQueue(self.job, self.request, self.stop)
+        # Results of videos that turn out to need no scan when the loader asks for the next one.
+        settled: deque[VideoResult] = deque()
         detector = self.job.detector
         if self.cameras.needs_fit(self.camera):
             detector.prepare()
             stream = ScanStream(self.job, batch_size=batch_size or detector.batch_size)
-            items = self._fit_first(mine, claims, stream)
+            items = self._fit_first(mine, queue, stream, settled)
         else:
             model = self.cameras.stored(self.camera) if detector.fits_camera else None
             pending: list[WorkUnit] = []
-            for found in claims.sift(mine, model):
+            for found in queue.sift(mine, model):
                 if isinstance(found, VideoResult):
                     yield found
                 else:
@@ -256,38 +260,57 @@ class _Work:
                 return
             detector.prepare()
             stream = ScanStream(self.job, batch_size=batch_size or detector.batch_size)
-            items = self.loader.run(claims.requests(pending, model, stream.expect), stopped=self.stop)
+            items = self.loader.run(self._requests(queue, pending, model, stream, settled), stopped=self.stop)
         for update in stream.run(items):
             yield update
-            yield from _drained(claims)
-        yield from _drained(claims)
+            while settled:
+                yield settled.popleft()
+        yield from settled
 
-    def _fit_first(self, mine: list[WorkUnit], claims: Claims, stream: ScanStream) -> Iterator[Item]:
+    def _requests(
+        self,
+        queue: ClaimQueue,
+        pending: list[WorkUnit],
+        model: CameraModel | None,
+        stream: ScanStream,
+        settled: deque[VideoResult],
+    ) -> Iterator[ClipRequest]:
+        """Yield a request per task, each announced to the stream before; results go to `settled`."""
+        for found in queue.take(pending, model):
+            if isinstance(found, VideoResult):
+                settled.append(found)
+            else:
+                stream.expect(found)
+                yield queue.request_of(found)
+
+    def _fit_first(
+        self, mine: list[WorkUnit], queue: ClaimQueue, stream: ScanStream, settled: deque[VideoResult]
+    ) -> Iterator[Item]:
         """Claim and read while the camera has no model; judge each video when it has one."""
-        claimed: dict[str, Task] = {}
+        claimed: dict[str, tuple[WorkUnit, Claim]] = {}
 
         def requests() -> Iterator[ClipRequest]:
             for unit in mine:
-                claim = None if self.stop() else claims.claim(unit)
-                if claim is not None:
-                    claimed[unit.video] = Task(unit, claim, UNKNOWN, None)
+                if self.stop():
+                    return
+                claim = queue.claim(unit)
+                if isinstance(claim, VideoResult):
+                    settled.append(claim)
+                else:
+                    claimed[unit.video] = unit, claim
                     yield self.request(unit)
 
         reading = self.loader.run(requests(), stopped=self.stop)
         try:
             for item in fit_on_the_way(self.cameras, self.camera, self.whole, reading, self.request):
-                waiting = claimed.pop(item.video, None)
-                if waiting is not None:
-                    model = self.cameras.stored(self.camera)
-                    task = claims.task(waiting.unit, waiting.claim, model, resume=False)
-                    if task is not None:
+                if item.video in claimed:
+                    unit, claim = claimed.pop(item.video)
+                    task = queue.task(unit, claim, self.cameras.stored(self.camera), resume=False)
+                    if isinstance(task, VideoResult):
+                        settled.append(task)
+                    else:
                         stream.expect(task)
                 yield item
         finally:
-            for waiting in claimed.values():
-                waiting.claim.release(delete=False)
-
-
-def _drained(claims: Claims) -> Iterator[VideoResult]:
-    results, claims.results[:] = list(claims.results), []
-    yield from results
+            for _, claim in claimed.values():
+                claim.release(delete=False)

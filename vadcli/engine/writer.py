@@ -79,7 +79,7 @@ class VideoWriter:
     def _append(self, block: CheckpointBlock) -> None:
         """Append what the checkpoint does not hold yet: a resumed scan brings the last clip's rows once more."""
         checkpoint = self._checkpoint or self._go_on(self._header_for(block), None)
-        block = _after(block, self._stored)
+        block = block[block.frame_index > self._stored]
         if len(block):
             checkpoint.append(block)
             checkpoint.flush()
@@ -179,21 +179,6 @@ def _unsampled(rows: Rows, header: CheckpointHeader) -> CheckpointBlock:
         raw=np.zeros((count, header.channels), np.float32),
         bbox=np.zeros((count, 4), np.int32),
         mask=np.zeros((count, *shape), np.uint8) if shape else None,
-    )
-
-
-def _after(block: CheckpointBlock, last_row: int) -> CheckpointBlock:
-    if len(block) == 0 or block.frame_index[0] > last_row:
-        return block
-    new = block.frame_index > last_row
-    return CheckpointBlock(
-        frame_index=block.frame_index[new],
-        pts=block.pts[new],
-        decode_ok=block.decode_ok[new],
-        sampled=block.sampled[new],
-        raw=block.raw[new],
-        bbox=block.bbox[new],
-        mask=None if block.mask is None else block.mask[new],
     )
 
 

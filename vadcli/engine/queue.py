@@ -1,4 +1,8 @@
-"""Which videos this process may scan: judged by what is stored, claimed by a lock, judged again under the lock."""
+"""The queue of a scan: each video becomes a task with its lock, or a result at once.
+
+A video is judged by what is stored, claimed by a lock, and judged again under the lock, because another scan may have finished
+it in between.
+"""
 
 from __future__ import annotations
 
@@ -16,23 +20,22 @@ from vadcli.video.loader import ClipRequest
 UNKNOWN = Verdict(Need.SCAN, "", {})
 
 
-class Claims:
-    """Hands out tasks; what becomes of the other videos is collected in `results`.
+class ClaimQueue:
+    """Turns videos into tasks, or into results if there is nothing to scan.
 
     Args:
         job: the scan's settings.
-        request: how a unit is asked for.
-        stopped: no more claims are made once this is True.
+        request: makes the loader's request for a video.
+        stopped: once it returns True, nothing more is claimed.
     """
 
     def __init__(self, job: ScanJob, request: Callable[[WorkUnit], ClipRequest], stopped: Callable[[], bool]) -> None:
         self.job = job
         self.request = request
         self.stopped = stopped
-        self.results: list[VideoResult] = []
 
     def sift(self, units: Iterable[WorkUnit], model: CameraModel | None) -> Iterator[WorkUnit | VideoResult]:
-        """The units that need scanning; for the others a result, events cut anew where the thresholds changed."""
+        """Yield each video that needs scanning, and a result for each other one; events are cut again if thresholds changed."""
         for unit in units:
             if self.stopped():
                 return
@@ -44,59 +47,52 @@ class Claims:
             result = self._without_scan(unit, verdict)
             yield unit if result is None else result
 
-    def claim(self, unit: WorkUnit) -> Claim | None:
-        """The right to write a unit's files; None where another process has it or OUT can't be written."""
+    def claim(self, unit: WorkUnit) -> Claim | VideoResult:
+        """Return the lock on a video's files, or a result if another process has it or OUT cannot be written."""
         try:
             claim = Claim.acquire(self.job.layout.checkpoint(unit.video))
         except OutputError as error:
-            self.results.append(VideoResult(unit.video, Status.FAILED, stage="write", reason=str(error), camera=unit.camera))
-            return None
+            return VideoResult(unit.video, Status.FAILED, stage="write", reason=str(error), camera=unit.camera)
         if claim is None:
-            self._skip(unit, "another scan is working on it")
+            reason = "another scan is working on it"
+            return VideoResult(unit.video, Status.SKIPPED, reason=reason, camera=unit.camera)
         return claim
 
-    def task(self, unit: WorkUnit, claim: Claim, model: CameraModel | None, *, resume: bool) -> Task | None:
-        """The claimed unit as a task; None, with the claim given back, where it needs no scan after all.
+    def task(self, unit: WorkUnit, claim: Claim, model: CameraModel | None, *, resume: bool) -> Task | VideoResult:
+        """Return a claimed video as a task, or a result, with the lock released, if it needs no scan after all.
 
         Args:
             unit: the video.
-            claim: of this unit.
+            claim: its lock.
             model: its camera's model.
-            resume: go on from a checkpoint where there is one.
+            resume: continue from a checkpoint if there is one.
         """
         try:
             verdict = judge(self.job, unit, model)
         except VideoError as error:
-            self._fail(Task(unit, claim, UNKNOWN, model), error)
-            return None
+            return self._failed(Task(unit, claim, UNKNOWN, model), error)
         result = self._without_scan(unit, verdict)
         if result is not None:
             claim.release(delete=True)
-            self.results.append(result)
-            return None
+            return result
         checkpoint = usable_checkpoint(claim, verdict.fingerprint, self.job) if resume and not self.job.force else None
         return Task(unit, claim, verdict, model, checkpoint)
 
-    def requests(
-        self, units: Iterable[WorkUnit], model: CameraModel | None, expect: Callable[[Task], None]
-    ) -> Iterator[ClipRequest]:
-        """Claim the units one by one as the loader asks for work; each task is announced before its request."""
+    def take(self, units: Iterable[WorkUnit], model: CameraModel | None) -> Iterator[Task | VideoResult]:
+        """Claim the videos one by one, each when it is asked for; yields a task or a result per video."""
         for unit in units:
             if self.stopped():
                 return
             claim = self.claim(unit)
-            task = self.task(unit, claim, model, resume=True) if claim else None
-            if task is not None:
-                expect(task)
-                yield self._from(task)
+            yield claim if isinstance(claim, VideoResult) else self.task(unit, claim, model, resume=True)
 
-    def _from(self, task: Task) -> ClipRequest:
+    def request_of(self, task: Task) -> ClipRequest:
+        """Return the loader's request for a task, from the clip at which it continues."""
         request = self.request(task.unit)
-        start = task.start_clip(self.job)
-        return ClipRequest(request.video, request.path, request.fps, start_clip=start)
+        return ClipRequest(request.video, request.path, request.fps, start_clip=task.start_clip(self.job))
 
     def _without_scan(self, unit: WorkUnit, verdict: Verdict) -> VideoResult | None:
-        """The result of a video that is not scanned; None where it must be."""
+        """Return the result of a video that needs no scan; None if it must be scanned."""
         if verdict.need is Need.SCAN:
             return None
         events = (
@@ -117,13 +113,9 @@ class Claims:
             events=verdict.events if events is None else len(events.events),
         )
 
-    def _skip(self, unit: WorkUnit, reason: str) -> None:
-        self.results.append(VideoResult(unit.video, Status.SKIPPED, reason=reason, camera=unit.camera))
-
-    def _fail(self, task: Task, error: VideoError) -> None:
+    def _failed(self, task: Task, error: VideoError) -> VideoResult:
         try:
-            self.results.append(write_failure(self.job, task, error))
+            return write_failure(self.job, task, error)
         except OutputError as trouble:
             task.claim.release(delete=False)
-            result = VideoResult(task.unit.video, Status.FAILED, stage="write", reason=str(trouble), camera=task.unit.camera)
-            self.results.append(result)
+            return VideoResult(task.unit.video, Status.FAILED, stage="write", reason=str(trouble), camera=task.unit.camera)
