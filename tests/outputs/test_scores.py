@@ -13,7 +13,7 @@ import pytest
 
 from vadcli.errors import DocumentError
 from vadcli.store import OutputLayout
-from vadcli.store.checkpoint import Claim
+from vadcli.store.checkpoint import CheckpointBlock, Claim
 from vadcli.store.scores import SCHEMA, ScoresMetadata, read_metadata, read_scores, write_scores
 from vadcli.types import ScoreTable
 
@@ -199,3 +199,18 @@ def test_paths_that_are_not_utf8_are_written_and_kept(tmp_path):
     metadata = replace(METADATA, source={"root": str(folder)})
     write_scores(folder / "a.parquet", table_of(3), metadata)
     assert read_scores(folder / "a.parquet")[1].source == {"root": f"{tmp_path}/caf%E9"}
+
+
+def test_a_row_table_slices_every_column_and_keeps_what_is_not_a_column():
+    block = CheckpointBlock(
+        frame_index=np.arange(4),
+        pts=np.arange(4) * 10,
+        decode_ok=np.ones(4, np.bool_),
+        sampled=np.array([True, False, True, False]),
+        raw=np.zeros((4, 2), np.float32),
+        bbox=np.zeros((4, 4), np.int32),
+    )
+    some = block[block.frame_index > 1]
+    assert (len(block), len(some), some.mask) == (4, 2, None)
+    assert (some.pts.tolist(), some.sampled.tolist(), some.raw.shape) == ([20, 30], [True, False], (2, 2))
+    assert block[:1].frame_index.tolist() == [0]

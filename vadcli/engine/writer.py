@@ -79,7 +79,8 @@ class VideoWriter:
     def _append(self, block: CheckpointBlock) -> None:
         """Append what the checkpoint does not hold yet: a resumed scan brings the last clip's rows once more."""
         checkpoint = self._checkpoint or self._go_on(self._header_for(block), None)
-        block = block[block.frame_index > self._stored]
+        if len(block) and block.frame_index[0] <= self._stored:
+            block = block[block.frame_index > self._stored]
         if len(block):
             checkpoint.append(block)
             checkpoint.flush()

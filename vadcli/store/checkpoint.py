@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from vadcli.errors import DocumentError
 from vadcli.store.atomic import FileLock, writing
-from vadcli.types import BoolArray, ByteArray, FloatArray, IndexArray
+from vadcli.types import BoolArray, ByteArray, FloatArray, IndexArray, RowTable
 
 CHECKPOINT_VERSION = 2
 _HEADER_KEY = b"vadcli.checkpoint"
@@ -75,7 +75,7 @@ class CheckpointHeader:
 
 
 @dataclass(frozen=True)
-class CheckpointBlock:
+class CheckpointBlock(RowTable):
     """R consecutive rows of a running video, one row per frame.
 
     Attributes:
@@ -99,14 +99,10 @@ class CheckpointBlock:
 
     def __post_init__(self) -> None:
         rows = len(self.frame_index)
-        others = (self.pts, self.decode_ok, self.sampled, self.raw, self.bbox)
-        if any(len(column) != rows for column in others) or (self.mask is not None and len(self.mask) != rows):
+        if any(len(column) != rows for column in self.columns().values()):
             raise ValueError(f"a checkpoint block of {rows} rows has columns of other lengths")
         if self.raw.ndim != 2 or self.bbox.shape != (rows, 4):
             raise ValueError(f"raw must be (R, K) and bbox (R, 4), not {self.raw.shape} and {self.bbox.shape}")
-
-    def __len__(self) -> int:
-        return len(self.frame_index)
 
 
 class Claim:

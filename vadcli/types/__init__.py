@@ -1,4 +1,4 @@
-"""The values that cross vadcli's boundaries: frozen, self-checking, with shapes and units where they are born."""
+"""The values that cross vadcli's boundaries: frozen dataclasses that check themselves and state shapes and units."""
 
 from vadcli.types.detection import (
     MASK_LOGIT_LIMIT,
@@ -31,6 +31,7 @@ from vadcli.types.results import (
     Event,
     MaskRows,
     ReviewedEvent,
+    RowTable,
     ScoreTable,
     Status,
     Thresholds,
@@ -62,6 +63,7 @@ __all__ = [
     "PixelFormat",
     "RawTrack",
     "ReviewedEvent",
+    "RowTable",
     "ScoreTable",
     "SizeRule",
     "Status",

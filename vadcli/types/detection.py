@@ -1,7 +1,7 @@
 """What goes into a detector and what comes out of it.
 
-B clips a batch, T frames a clip, (H, W) the delivered size, (h, w) the detector's own mask size, K raw channels, S sampled
-frames of a video.
+In shapes, B is the number of clips per batch, T of frames per clip, K of raw channels and S of sampled frames of a video;
+(H, W) is the delivered size and (h, w) the size of the detector's masks.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ from numpy.typing import NDArray
 from vadcli.types.media import BoolArray, ByteArray, Clip, FloatArray, IndexArray, TimeArray, VideoInfo
 
 MASK_LOGIT_LIMIT = 8.0
-"""Pixel logits are stored within ± this: scores from .0003 to .9997."""
+"""Pixel logits are stored within ± this value, that is scores from .0003 to .9997."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How a calibrated score reads as events an hour: logit = ln(r0 / r) / temperature.
+    """How a calibrated score translates to events per hour: logit = ln(r0 / r) / temperature.
 
     Attributes:
-        r0_per_hour: events an hour at a score of 0.5.
-        temperature: how many e-folds of rarity make one unit of logit.
+        r0_per_hour: events per hour at a score of 0.5.
+        temperature: if the logit rises by 1, events become rarer by a factor of e to this power.
     """
 
     r0_per_hour: float
     temperature: float
 
     def score_at(self, alarms_per_hour: float) -> float:
-        """The score that footage like the camera's own reaches this many times an hour."""
+        """Returns the score that normal video of this camera reaches this many times per hour."""
         logit = math.log(self.r0_per_hour / alarms_per_hour) / self.temperature
         return 1.0 / (1.0 + math.exp(-logit))
 
     def to_json(self) -> dict[str, float]:
-        """As stored with the scores."""
+        """Returns the JSON that is stored with the scores."""
         return {"r0_per_hour": self.r0_per_hour, "temperature": self.temperature}
 
 
 @dataclass(frozen=True)
 class CameraModel:
-    """What a detector learned of one camera: named arrays and values, meaningful to that detector alone.
+    """What a detector learned about one camera: named arrays and values that only this detector understands.
 
     Attributes:
         camera: the camera's name, a folder's relative path ("." is the root).
         detector: name of the detector that fitted it.
-        version: the detector's model version; another version is refitted.
+        version: the detector's model version; a model of another version is fitted again.
         arrays: name -> array.
         values: name -> JSON value.
     """
@@ -66,7 +66,7 @@ class CameraModel:
     values: Mapping[str, Any] = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """As stored in cameras/; arrays are zlib-compressed, base64, little-endian."""
+        """Returns the JSON stored in cameras/; arrays are little-endian, zlib-compressed and base64-encoded."""
         arrays = {name: _pack(array) for name, array in sorted(self.arrays.items())}
         return {
             "format_version": 1,
@@ -79,7 +79,7 @@ class CameraModel:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> CameraModel:
-        """The inverse of `to_json`.
+        """Reads what `to_json` wrote.
 
         Raises:
             KeyError, ValueError: the document is not a camera model.
@@ -107,12 +107,12 @@ def _unpack(packed: Mapping[str, Any]) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class CameraSample:
-    """What a camera is fitted on: short bursts of clips spread over its videos.
+    """What a camera model is fitted on: short series of clips spread over the camera's videos.
 
     Attributes:
         camera: the camera's name.
-        clips: the bursts, in the order of the seeded sample. Their sizes may differ between videos.
-        seed: for any drawing that the fit does itself.
+        clips: in the order of the seeded sample. Their sizes may differ between videos.
+        seed: for random choices that the fit makes itself.
     """
 
     camera: str
@@ -127,10 +127,10 @@ class ClipBatch:
     Attributes:
         frames: (B, T, H, W, C) uint8.
         timestamp: (B, T) float64, seconds from each video's first pts.
-        valid: (B, T) bool, where the batch's scores are wanted.
+        valid: (B, T) bool, True if the score of the frame is needed.
         videos: B relative paths.
-        models: B camera models, None where the detector fits none.
-        interval: (B,) int64, frames between two samples.
+        models: B camera models; None for a detector that fits none.
+        interval: (B,) int64, frames from one sampled frame to the next.
     """
 
     frames: ByteArray
@@ -153,12 +153,12 @@ class ClipBatch:
     def of(
         cls, clips: Sequence[Clip], models: Sequence[CameraModel | None] | None = None, *, frames: ByteArray | None = None
     ) -> ClipBatch:
-        """Clips of one size as a batch; without models no camera is known.
+        """Returns clips of one size as a batch.
 
         Args:
-            clips: B.
-            models: B.
-            frames: (B, T, H, W, C) the clips' pixels where they lie together already; else they are copied.
+            clips: B clips.
+            models: B camera models; None if no camera has one.
+            frames: (B, T, H, W, C) uint8, the clips' pixels if they are in one array already; None copies them.
         """
         return cls(
             frames=np.stack([clip.frames for clip in clips]) if frames is None else frames,
@@ -171,17 +171,17 @@ class ClipBatch:
 
 
 class MaskScale(StrEnum):
-    """How a detector's mask values read as pixel scores.
+    """What the stored mask values of a detector mean: pixel scores or pixel logits.
 
-    Masks are enlarged to the frame's size before they are read, and enlarging a logit keeps an edge sharp where enlarging a
-    probability blurs it.
+    Masks are enlarged to the frame's size before they are converted to scores. Enlarged logits keep an edge sharp; enlarged
+    probabilities blur it.
     """
 
     SCORE = "score"
     LOGIT = "logit"
 
     def pixel_scores(self) -> ByteArray:
-        """(256,) uint8: the pixel score 0-255 of each stored byte; half of the scale means 0.5 in both."""
+        """Returns (256,) uint8: the pixel score (0-255) of each stored byte. In both scales, the middle means 0.5."""
         bytes_ = np.arange(256)
         if self is MaskScale.SCORE:
             return bytes_.astype(np.uint8)
@@ -191,12 +191,12 @@ class MaskScale(StrEnum):
 
 @dataclass(frozen=True)
 class ClipScores:
-    """What a detector says of a batch.
+    """What a detector returns for a batch.
 
     Attributes:
         raw: (B, T, K) float32, the detector's own channels; finite.
-        mask: (B, T, h, w) float32 in [0, 1] on the detector's mask scale, 0.5 where the pixel score is; None where the
-            detector has none. On the logit scale it is logit / (2 · MASK_LOGIT_LIMIT) + 0.5, cut to [0, 1].
+        mask: (B, T, h, w) float32 in [0, 1] on the detector's mask scale, where 0.5 means a pixel score of 0.5; None if
+            the detector makes no masks. On the logit scale it is logit / (2 · MASK_LOGIT_LIMIT) + 0.5, cut to [0, 1].
     """
 
     raw: FloatArray
@@ -213,13 +213,13 @@ class ClipScores:
 
 @dataclass(frozen=True)
 class RawTrack:
-    """One whole video's raw scores, for smoothing and calibration.
+    """The raw scores of a whole video, for smoothing and calibration.
 
     Attributes:
         info: the video.
         timestamp: (S,) float64 seconds of the sampled frames.
         raw: (S, K) float32.
-        model: the camera's model or None.
+        model: the camera model or None.
     """
 
     info: VideoInfo
@@ -230,11 +230,11 @@ class RawTrack:
 
 @dataclass(frozen=True)
 class FrameScores:
-    """A finished video: one logit a sampled frame.
+    """The final scores of a video: one logit per sampled frame.
 
     Attributes:
         logit: (S,) float32; score = sigmoid(logit).
-        moving_camera: True where the camera itself moved for a good part of the video; None where the detector can't tell.
+        moving_camera: True if the camera itself moved for much of the video; None if the detector can't tell.
     """
 
     logit: FloatArray

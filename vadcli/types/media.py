@@ -1,8 +1,6 @@
-"""The array types of vadcli, by what their numbers mean.
+"""Array types, a probed video, what a detector needs from it, and one clip of it with its times.
 
-A video, what is asked of it, and a clip of it. Time travels with the frames.
-
-N frames of a video, T frames a clip, (H, W) the size delivered to the detector.
+In shapes, N is the number of frames of a video, T the frames per clip, and (H, W) the size delivered to the detector.
 """
 
 from __future__ import annotations
@@ -25,14 +23,14 @@ TimeArray = NDArray[np.float64]
 
 
 class PixelFormat(StrEnum):
-    """What a detector wants a pixel to be."""
+    """The pixel format that a detector needs."""
 
     GRAY = "gray"
     RGB = "rgb"
 
     @property
     def channels(self) -> int:
-        """Bytes a pixel."""
+        """Bytes per pixel."""
         return 1 if self is PixelFormat.GRAY else 3
 
 
@@ -46,7 +44,7 @@ class DecoderName(StrEnum):
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What is known of a video without decoding it.
+    """What is known about a video without decoding it.
 
     Attributes:
         path: the file, or the folder of numbered images.
@@ -55,16 +53,16 @@ class VideoInfo:
         stream_index: the stream that ffmpeg would pick.
         width, height: display size in pixels, after rotation.
         rotation: degrees clockwise (0, 90, 180, 270) that a player turns the stored frame by.
-        time_base: seconds a pts unit.
-        pts: (N,) int64, strictly increasing presentation timestamps of the frames that a player shows. An estimate until
-            decoding has reconciled it where the container does not tell.
-        fps: average frames a second, > 0.
+        time_base: seconds per unit of pts.
+        pts: (N,) int64, strictly increasing presentation timestamps of the frames that a player shows. If the
+            container does not store them, this is an estimate until the video has been decoded.
+        fps: average frames per second, > 0.
         duration_s: seconds from the first pts to the end of the last frame.
-        vfr: True where the distance between frames varies by more than rounding.
-        edit_list: True where an edit list hides packets of the stream.
-        images: file names of a frame folder in order, else empty.
-        shown_pts: (N,) int64 as a decoder reports them, repeats and jumps back included; empty where they are `pts`.
-        keyframes: (K,) int64 rows at which the container says that decoding can begin.
+        vfr: True if the distance between frames varies by more than rounding.
+        edit_list: True if an edit list hides packets of the stream.
+        images: file names of a frame folder in order; empty for a file.
+        shown_pts: (N,) int64 as a decoder reports them, including repeats and jumps back; empty if equal to `pts`.
+        keyframes: (K,) int64 rows at which decoding can begin, according to the container.
     """
 
     path: Path
@@ -90,22 +88,22 @@ class VideoInfo:
         if self.rotation not in (0, 90, 180, 270):
             raise ValueError(f"{self.path}: rotation {self.rotation} is not a quarter turn")
         if self.pts.ndim != 1 or (len(self.pts) > 1 and np.any(np.diff(self.pts) <= 0)):
-            raise ValueError(f"{self.path}: pts must be one strictly increasing row")
+            raise ValueError(f"{self.path}: pts must be one-dimensional and strictly increasing")
         if not self.fps > 0:
             raise ValueError(f"{self.path}: fps {self.fps} must be positive")
 
     @property
     def frames(self) -> int:
-        """How many frames a player would show."""
+        """Number of frames that a player would show."""
         return len(self.pts)
 
     def timestamps(self, pts: IndexArray) -> TimeArray:
-        """Seconds from the video's first pts, exact to the rounding of a double."""
+        """Returns seconds from the video's first pts as float64, of the shape of `pts`."""
         first = int(self.pts[0]) if len(self.pts) else 0
         return (pts - first) * np.float64(self.time_base.numerator) / self.time_base.denominator
 
     def to_json(self) -> dict[str, Any]:
-        """The probe as it is stored with the scores; the pts are the scores' own column."""
+        """Returns the probe as it is stored with the scores, without pts: those are a column of the scores."""
         return {
             "demuxer": self.demuxer,
             "codec": self.codec,
@@ -124,7 +122,7 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class SizeRule:
-    """The size at which frames are delivered: never enlarged, aspect kept, sides even where they are over 2 px.
+    """The size at which frames are delivered: never enlarged, aspect ratio kept, sides over 2 px made even.
 
     Attributes:
         max_area_px: the frame is shrunk until width × height is at most this.
@@ -133,7 +131,7 @@ class SizeRule:
     max_area_px: int
 
     def apply(self, width: int, height: int) -> tuple[int, int]:
-        """Delivered (width, height) of a frame of this display size; pure integers, same answer everywhere."""
+        """Returns the delivered (width, height) in pixels of a frame with this display size."""
         scale = min(1.0, math.sqrt(self.max_area_px / (width * height)))
         return _even(width * scale), _even(height * scale)
 
@@ -145,15 +143,15 @@ def _even(side: float) -> int:
 
 @dataclass(frozen=True)
 class ClipNeeds:
-    """What a detector asks of the loader; the decoder delivers just that.
+    """What a detector needs from the loader; the decoder delivers exactly this.
 
     Attributes:
-        frames: T, sampled frames a clip.
-        overlap: sampled frames that a clip repeats from the end of the one before.
-        rate_hz: sampled frames a second wanted; the interval is round(fps / rate_hz), at least 1.
+        frames: T, sampled frames per clip.
+        overlap: number of sampled frames that a clip repeats from the end of the clip before it.
+        rate_hz: sampled frames per second; the interval is round(fps / rate_hz), at least 1.
         size: the delivered size.
         pixel_format: gray (one channel) or rgb.
-        interval: frames between samples; overrides rate_hz where given.
+        interval: frames from one sampled frame to the next; if given, it replaces rate_hz.
     """
 
     frames: int
@@ -172,12 +170,12 @@ class ClipNeeds:
             raise ValueError(f"rate {self.rate_hz} must be positive")
 
     def interval_for(self, fps: float) -> int:
-        """Frames from one sample to the next in a video of this frame rate."""
+        """Returns the frames from one sampled frame to the next in a video of this frame rate."""
         return self.interval or max(1, round(fps / self.rate_hz))
 
     @property
     def max_clip_bytes(self) -> int:
-        """The most bytes that one clip can take."""
+        """The largest possible size of a clip in bytes."""
         return self.frames * self.size.max_area_px * self.pixel_format.channels
 
 
@@ -191,8 +189,8 @@ class Clip:
         frames: (T, H, W, C) uint8, C = 1 (gray) or 3 (rgb), display orientation.
         frame_index: (T,) int64, 0-based row of each frame in the video.
         timestamp: (T,) float64, seconds from the video's first pts.
-        valid: (T,) bool, True where this clip is the one that scores the frame; False for repeated, padded or lost frames.
-        interval: frames between two samples.
+        valid: (T,) bool, True if this clip scores the frame; False for repeated, padded or lost frames.
+        interval: frames from one sampled frame to the next.
     """
 
     video: str
@@ -213,5 +211,5 @@ class Clip:
             raise ValueError(f"{self.video}: a clip of {t} frames needs {t} indices, times and flags")
 
     def owned(self) -> Clip:
-        """The clip with pixels of its own, which outlive the loader's next item."""
+        """Returns the clip with a copy of its pixels, because the loader reuses theirs for its next item."""
         return replace(self, frames=self.frames.copy())

@@ -1,11 +1,11 @@
-"""What a scan finds: a row a frame, events, and what became of each video."""
+"""What a scan finds: one row per frame, events, and the result of each video."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -18,8 +18,23 @@ Box = tuple[int, int, int, int]
 """x, y, width, height in display pixels."""
 
 
+class RowTable:
+    """A base for frozen dataclasses whose arrays are columns with one entry per row; `table[rows]` is a table of some rows."""
+
+    def columns(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Returns the columns by name; fields that are not arrays are not among them."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]
+        return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns().values())))
+
+    def __getitem__(self, rows: slice | BoolArray | IndexArray) -> Self:
+        return replace(self, **{name: column[rows] for name, column in self.columns().items()})  # type: ignore[type-var]
+
+
 class Status(StrEnum):
-    """What became of a video in a run."""
+    """The result of a video in a run."""
 
     DONE = "done"
     PARTIAL = "partial"
@@ -29,8 +44,8 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True)
-class ScoreTable:
-    """A row a frame, as written to Parquet.
+class ScoreTable(RowTable):
+    """The scores of a video, one row per frame, as written to Parquet.
 
     Attributes:
         video: relative path.
@@ -39,8 +54,8 @@ class ScoreTable:
         timestamp: (N,) float64 seconds from the first pts.
         score: (N,) float32 in [0, 1].
         logit: (N,) float32.
-        sampled: (N,) bool, True where the model saw the frame.
-        decode_ok: (N,) bool, False where the decoder skipped or concealed it.
+        sampled: (N,) bool, True for sampled frames; the other rows repeat the score of the last one.
+        decode_ok: (N,) bool, False if the decoder skipped or concealed the frame.
     """
 
     video: str
@@ -54,16 +69,13 @@ class ScoreTable:
 
     def __post_init__(self) -> None:
         n = len(self.frame_index)
-        columns = (self.pts, self.timestamp, self.score, self.logit, self.sampled, self.decode_ok)
-        if any(len(column) != n for column in columns):
-            raise ValueError(f"{self.video}: columns of different length {[len(c) for c in columns]}")
+        lengths = [len(column) for column in self.columns().values()]
+        if any(length != n for length in lengths):
+            raise ValueError(f"{self.video}: the columns have different lengths: {lengths}")
         if n and not np.array_equal(self.frame_index, np.arange(n)):
             raise ValueError(f"{self.video}: frame_index must run from 0 without gaps")
         if n and not (float(self.score.min()) >= 0.0 and float(self.score.max()) <= 1.0):
             raise ValueError(f"{self.video}: scores must lie in [0, 1]")
-
-    def __len__(self) -> int:
-        return len(self.frame_index)
 
 
 class MaskRows(StrEnum):
@@ -73,23 +85,23 @@ class MaskRows(StrEnum):
     EVERY = "every row"
 
     def of(self, sampled: BoolArray) -> IndexArray:
-        """The rows, in order; the k-th stored mask belongs to the k-th of them.
+        """Returns the rows in order; the k-th stored mask belongs to the k-th row returned.
 
         Args:
-            sampled: (N,) True in the video's sampled rows.
+            sampled: (N,) bool, True in the sampled rows of the video.
         """
         return np.arange(len(sampled), dtype=np.int64) if self is MaskRows.EVERY else np.flatnonzero(sampled).astype(np.int64)
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """How scores become events: hysteresis, then merge, drop the short, pad.
+    """How scores become events: hysteresis, merge close events, drop short ones, pad.
 
     Attributes:
-        high: an event opens where score >= high, in [0, 1].
-        low: it closes where score < low, low <= high.
+        high: an event opens when the score reaches this, in [0, 1].
+        low: it closes when the score falls below this; low <= high.
         min_duration_s: shorter events are dropped.
-        merge_gap_s: events closer than this become one.
+        merge_gap_s: events that are no further apart become one.
         pad_s: added at both ends, within the video.
     """
 
@@ -106,7 +118,7 @@ class Thresholds:
             raise ValueError("durations, gaps and padding can't be negative")
 
     def to_json(self) -> dict[str, float]:
-        """As written into an events document."""
+        """Returns the JSON that an events document stores."""
         return {
             "high": self.high,
             "low": self.low,
@@ -118,16 +130,16 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Event:
-    """A stretch of a video that stands out.
+    """A span of a video whose scores passed the thresholds.
 
     Attributes:
-        id: 1-based number in its video.
-        start_frame, end_frame: half-open rows.
-        start_s, end_s: seconds from the first pts; end_s is where the last frame ends.
-        peak_frame, peak_s, peak_score: the first highest row.
+        id: number in its video, from 1.
+        start_frame, end_frame: first row, and the row after the last.
+        start_s, end_s: seconds from the first pts; end_s is the end of the last frame.
+        peak_frame, peak_s, peak_score: the row with the highest score, the first if there are several.
         mean_score: over the event's rows.
-        category, category_scores: filled by detectors that read text.
-        bbox: union of the mask at >= 0.5 over the event, or None.
+        category, category_scores: filled in by detectors that read text.
+        bbox: around all mask pixels >= 0.5 of the event; None if there are none.
     """
 
     id: int
@@ -145,10 +157,12 @@ class Event:
 
     def __post_init__(self) -> None:
         if not 0 <= self.start_frame <= self.peak_frame < self.end_frame:
-            raise ValueError(f"event {self.id}: rows {self.start_frame} <= {self.peak_frame} < {self.end_frame} don't hold")
+            raise ValueError(
+                f"event {self.id}: rows {self.start_frame} <= {self.peak_frame} < {self.end_frame} are not in order"
+            )
 
     def to_json(self) -> dict[str, Any]:
-        """As written into an events document."""
+        """Returns the JSON that an events document stores."""
         return {
             "id": self.id,
             "start_frame": self.start_frame,
@@ -166,14 +180,14 @@ class Event:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Event:
-        """The inverse of `to_json`."""
+        """Reads what `to_json` wrote."""
         values = dict(document)
         values["bbox"] = tuple(values["bbox"]) if values.get("bbox") else None
         return cls(**values)
 
 
 class Verdict(StrEnum):
-    """What a reader says of an event."""
+    """What a reviewer says about an event."""
 
     TRUE = "true"
     FALSE = "false"
@@ -182,14 +196,14 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class ReviewedEvent:
-    """An event that a reader has looked at.
+    """An event that a reviewer has judged.
 
     Attributes:
         video: relative path.
-        start_s, end_s: as it was cut then.
+        start_s, end_s: the event's span when it was reviewed.
         peak_score: its highest score.
-        verdict: what they say.
-        note: in their words.
+        verdict: true, false or unsure.
+        note: the reviewer's own words.
     """
 
     video: str
@@ -201,19 +215,19 @@ class ReviewedEvent:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.start_s <= self.end_s:
-            raise ValueError(f"{self.video}: {self.start_s} to {self.end_s} s is no stretch of time")
+            raise ValueError(f"{self.video}: {self.start_s} to {self.end_s} s is not a span of time")
         if not 0.0 <= self.peak_score <= 1.0:
             raise ValueError(f"{self.video}: {self.peak_score} is not a score")
 
 
 @dataclass(frozen=True)
 class VideoResult:
-    """What a scan says of one video: a line of `--json` and a row of the run's record.
+    """The result of scanning one video: one line of `--json`, and one entry of the run record.
 
     Attributes:
-        stage, reason: where and why it failed or lost frames; empty when done.
-        seconds: wall time spent on it.
-        events: how many events were found.
+        stage, reason: where and why it failed or lost frames; empty if done.
+        seconds: wall time spent on the video.
+        events: number of events found.
     """
 
     video: str
@@ -230,11 +244,11 @@ class VideoResult:
 
     @property
     def is_lost(self) -> bool:
-        """True where frames are missing: in this run, or in an earlier one of the same input that is not tried again."""
+        """True if frames are missing, in this run or in an earlier run of the same input that is not repeated."""
         return self.status in (Status.FAILED, Status.PARTIAL) or (self.status is Status.SKIPPED and bool(self.stage))
 
     def to_json(self) -> dict[str, Any]:
-        """In the order of the contract."""
+        """Returns the documented fields in the documented order."""
         return {
             "video": self.video,
             "status": str(self.status),
