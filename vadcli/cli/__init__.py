@@ -12,11 +12,8 @@ import typer
 
 from vadcli import __version__
 from vadcli.cli._shared import log, say_error
-from vadcli.cli.evaluate import evaluate
-from vadcli.cli.events import events
 from vadcli.cli.machine import bench, doctor, status, train
-from vadcli.cli.render import render
-from vadcli.cli.report import report
+from vadcli.cli.results import evaluate, events, render, report
 from vadcli.cli.scan import scan
 from vadcli.cli.weights import weights_app
 from vadcli.errors import VadcliError

@@ -1,0 +1,211 @@
+"""The commands that work from an output folder: `vadcli events`, `render`, `report` and `eval`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vadcli.cli._shared import RenderDisplay, emit_json, log, set_up_talk, with_options
+from vadcli.errors import UsageError
+from vadcli.options import DEFAULT_OUT, EvalOptions, EventsOptions, RenderOptions, ReportOptions
+
+if TYPE_CHECKING:
+    from vadcli.metrics import ThresholdChoice
+    from vadcli.rendering import Progress, RenderResult
+
+Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
+
+
+@with_options(EventsOptions, section="events")
+def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
+    """Cut events again from stored scores and print them. Nothing is decoded.
+
+    \b
+    Examples:
+      vadcli events vadcli-out --alarms-per-hour 0.2 --format csv
+      vadcli events vadcli-out --threshold 0.7 --min-duration 1s --write
+      vadcli events vadcli-out --review review.json --write
+      vadcli events vadcli-out --calibrate review.json --format csv
+      vadcli events vadcli-out --validate
+    """  # noqa: D301
+    from vadcli.engine.recut import recut_all, thresholds_from_review
+    from vadcli.export import export
+    from vadcli.store import OutputLayout
+
+    set_up_talk(options)
+    if options.validate:
+        raise typer.Exit(_validate(out))
+    if options.calibrate is not None:
+        choices, problems = thresholds_from_review(out, options)
+        _print_choices(choices, options)
+        raise typer.Exit(_say(problems))
+    found = recut_all(out, options)
+    _say(found.problems)
+    problems = []
+    if options.json and options.to is None:
+        for document in found.documents:
+            emit_json(document.to_json())
+    else:
+        problems = export(found.documents, options.format, layout=OutputLayout(out), to=options.to, file=sys.stdout)
+        _say(problems)
+    if found.problems or problems or any(document.failure for document in found.documents):
+        raise typer.Exit(3)
+    if options.fail_on_event and any(document.events for document in found.documents):
+        raise typer.Exit(10)
+
+
+def _say(problems: list[str] | tuple[str, ...]) -> int:
+    for problem in problems:
+        log.error("%s", problem)
+    return 3 if problems else 0
+
+
+def _validate(out: Path) -> int:
+    from vadcli.engine.recut import validate_all
+
+    wrong = [_say(errors) for errors in validate_all(out)]
+    log.info("%d documents checked, %d wrong", len(wrong), sum(map(bool, wrong)))
+    return 3 if any(wrong) else 0
+
+
+def _print_choices(choices: list[ThresholdChoice], options: EventsOptions) -> None:
+    rows = [asdict(choice) for choice in choices]
+    if options.json:
+        for row in rows:
+            emit_json({"type": "threshold", **row})
+    elif options.format == "csv":
+        lines = [",".join(rows[0]), *(",".join(f"{value:.6g}" for value in row.values()) for row in rows)]
+        typer.echo("\n".join(lines))
+    else:
+        typer.echo(json.dumps({"thresholds": rows}, indent=2))
+
+
+MOST_LISTED = 3
+
+Paths = Annotated[list[Path] | None, typer.Argument(metavar="FOOTAGE...", help="The files and folders that were scanned.")]
+
+
+@with_options(RenderOptions, section="render")
+def render(*, paths: Paths = None, options: RenderOptions) -> None:
+    """Burn masks, score curve, time and event captions into MP4 videos.
+
+    Name the same FOOTAGE as in the scan, or any part of it.
+
+    \b
+    Examples:
+      vadcli render ./footage
+      vadcli render ./footage/cam1 --events-only --pad 5s --out results
+    """  # noqa: D301
+    from vadcli.api import render_all
+
+    set_up_talk(options)
+
+    @contextmanager
+    def watch(video: str) -> Iterator[Progress]:
+        with closing(RenderDisplay(video, options)) as display:
+            yield display.advance
+
+    incomplete = False
+    for result in render_all(paths or [], options, watch=watch):
+        _say_rendered(result, options)
+        incomplete |= bool(result.problems)
+    if incomplete:
+        raise typer.Exit(3)
+
+
+def _say_rendered(result: RenderResult, options: RenderOptions) -> None:
+    if result.skipped:
+        log.info("%s: rendered already (--force renders again)", result.video)
+        return
+    files = [str(path) for path in result.files]
+    if options.json:
+        emit_json({"type": "rendered", "video": result.video, "files": files, "problems": list(result.problems)})
+    for problem in result.problems:
+        log.error("%s: %s", result.video, problem)
+    if not result.problems or files:
+        log.info("%s: %s", result.video, _listed(files) if files else "no events")
+
+
+def _listed(files: list[str]) -> str:
+    """Name all files, or the first and the last of many."""
+    return ", ".join(files) if len(files) <= MOST_LISTED else f"{len(files)} files, {files[0]} to {Path(files[-1]).name}"
+
+
+@with_options(ReportOptions, section="report")
+def report(*, out: Out = DEFAULT_OUT, options: ReportOptions) -> None:
+    """Make one HTML page of the events, the score curves and what could not be read, to work through in a browser.
+
+    \b
+    Examples:
+      vadcli report vadcli-out
+      vadcli report vadcli-out --since last-run --format email --mail-to guard@example.org | sendmail -t
+      vadcli report vadcli-out --assets vadcli-out/report --to vadcli-out/report.html --clips
+    """  # noqa: D301
+    from vadcli.reporting import make_report, read_archive
+    from vadcli.reporting.html import to_json
+
+    set_up_talk(options)
+    archive = read_archive(out, options)
+    for line in archive.problems:
+        log.error("%s", line)
+    if options.json:
+        emit_json(to_json(archive))
+    else:
+        made = make_report(archive, options)
+        if made.file is None:
+            typer.echo(made.text, nl=False)
+        else:
+            log.info("%s: %.1f MB", made.file, len(made.text.encode()) / 1e6)
+    if archive.failures or archive.problems:
+        raise typer.Exit(3)
+    if options.fail_on_event and archive.events:
+        raise typer.Exit(10)
+
+
+Outs = Annotated[list[Path] | None, typer.Argument(metavar="[OUT...]", help="Output folders of scans.")]
+
+
+@with_options(EvalOptions, section="eval")
+def evaluate(*, outs: Outs = None, options: EvalOptions) -> None:
+    """Compare what scans wrote with a data set's ground truth. Runs no model and reads no footage.
+
+    \b
+    Examples:
+      vadcli eval results --dataset ped2 --root ../ucsd_ped2 --pixel-size 158x238
+      vadcli eval results --init > truth.csv        # correct it by hand, then:
+      vadcli eval results --root truth.csv --plots plots
+      vadcli eval --compare night-1 night-2 --root truth.csv --format markdown
+    """  # noqa: D301
+    from vadcli.evaluation import evaluate_outputs, events_as_truth, keep_figures, truth_in_seconds
+    from vadcli.evaluation.report import document_of, to_latex, to_markdown, to_table
+
+    set_up_talk(options)
+    folders = outs or [DEFAULT_OUT]
+    if options.compare and len(folders) < 2:
+        raise UsageError("--compare needs two OUT or more", hint="name the --out folders of the scans to compare")
+    if options.init:
+        typer.echo(events_as_truth(folders), nl=False)
+        return
+    if options.from_frames:
+        typer.echo(truth_in_seconds(folders, options), nl=False)
+        return
+    reports = evaluate_outputs(folders, options)
+    if options.json:
+        for each in reports:
+            emit_json(document_of(each, options.root or Path()))
+    else:
+        shown = {"table": to_table, "markdown": to_markdown, "latex": to_latex}[options.format]
+        typer.echo(shown(reports), nl=False)
+    keep_figures(reports, options)
+    if options.plots is not None:
+        from vadcli.evaluation.plots import draw
+
+        for path in draw(reports, options.plots):
+            log.info("%s", path)
