@@ -1,4 +1,4 @@
-"""Scores to events: hysteresis, merge gaps, drop the short, pad. Pure numpy; knows no file and no detector."""
+"""Cuts scores into events: hysteresis, merge gaps, drop short events, pad. Pure numpy; knows no file and no detector."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from vadcli.types import Box, Event, FloatArray, IndexArray, ScoreTable, Thresholds, TimeArray
 
 TIME_TOLERANCE_S = 1e-6
-"""Times that differ by less are the same: decimal thresholds meet binary timestamps."""
+"""Times that differ by less count as equal, because decimal thresholds are compared with binary timestamps."""
 
 Spans = IndexArray
-"""(E, 2) int64, half-open rows, ascending, never overlapping."""
+"""(E, 2) int64: first row, and row after the last; in order, without overlap."""
 
 
 @dataclass(frozen=True)
 class EventBoxes:
-    """Where each sampled row's mask is at 0.5 or more.
+    """The box around the mask pixels >= 0.5 of each sampled row.
 
     Attributes:
         rows: (S,) int64, ascending rows.
-        boxes: (S, 4) int32 x, y, width, height in display pixels; width 0 where the mask is empty.
+        boxes: (S, 4) int32 x, y, width, height in display pixels; the width is 0 if the mask has no such pixel.
     """
 
     rows: IndexArray
@@ -38,18 +38,18 @@ class EventBoxes:
 
 
 def cut_events(table: ScoreTable, thresholds: Thresholds, *, duration_s: float, boxes: EventBoxes | None = None) -> list[Event]:
-    """Events of one video, in order, never overlapping.
+    """Returns the events of one video, in order and without overlap.
 
-    An event opens where the score reaches `high` and runs back and forward while it stays at `low` or above. Events no
-    further apart than `merge_gap_s` become one; then those shorter than `min_duration_s` are dropped; then each is padded
-    to the rows that `pad_s` touches, and those that now touch become one. A row lasts until the next row's timestamp, the
-    last one until `duration_s`.
+    An event opens when the score reaches `high`. It extends in both directions while the score is at least `low`. Events no
+    further apart than `merge_gap_s` become one; then events shorter than `min_duration_s` are dropped; then each event is
+    padded to the rows that `pad_s` touches, and events that now touch become one. A row lasts until the timestamp of the next
+    row; the last row lasts until `duration_s`.
 
     Args:
-        table: a row a frame; carried rows have their sample's score.
-        thresholds: in the scores' own scale.
-        duration_s: where the last frame ends, seconds from the first pts.
-        boxes: for the events' bounding boxes; a box lasts until the next sampled row.
+        table: one row per frame; rows that are not sampled repeat the score of the last sampled row.
+        thresholds: on the scale of the scores.
+        duration_s: end of the last frame, in seconds from the first pts.
+        boxes: for the bounding boxes of the events; a box lasts until the next sampled row.
     """
     if not len(table):
         return []
@@ -65,9 +65,10 @@ def cut_events(table: ScoreTable, thresholds: Thresholds, *, duration_s: float, 
 
 
 def inherit_categories(new: Sequence[Event], old: Sequence[Event]) -> list[Event]:
-    """`new` events with the category of the old event that each shares most rows with (the earlier one of equals), else none.
+    """Returns `new` events, each with the category of the old event that it shares most rows with, or with none.
 
-    Both lists are in order and free of overlap, as `cut_events` makes them.
+    If two old events share equally many rows, the earlier one counts. Both lists are in order and without overlap, as
+    `cut_events` returns them.
     """
     starts = np.array([event.start_frame for event in old], np.int64)
     ends = np.array([event.end_frame for event in old], np.int64)
@@ -90,7 +91,7 @@ def _edges(timestamp: TimeArray, duration_s: float) -> TimeArray:
 
 
 def _hysteresis(score: FloatArray, *, high: float, low: float) -> Spans:
-    """Runs of rows at `low` or above that hold at least one at `high` or above."""
+    """Returns the runs of rows >= `low` that contain at least one row >= `high`."""
     stays = score >= np.float32(low)
     edges = np.diff(stays.astype(np.int8), prepend=0, append=0)
     spans = np.stack([np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)], axis=1).astype(np.int64)
@@ -104,7 +105,7 @@ def _gaps_s(spans: Spans, edges: TimeArray) -> TimeArray:
 
 
 def _merge(spans: Spans, joins: NDArray[np.bool_]) -> Spans:
-    """Make one of each event and the next where `joins` (E - 1,) says so."""
+    """Merges event i with event i + 1 if `joins[i]` is true; `joins` is (E - 1,)."""
     if len(spans) < 2:
         return spans
     starts = spans[np.append(True, ~joins), 0]
@@ -113,7 +114,7 @@ def _merge(spans: Spans, joins: NDArray[np.bool_]) -> Spans:
 
 
 def _pad(spans: Spans, edges: TimeArray, pad_s: float) -> Spans:
-    """Widen each event to every row that the padding touches."""
+    """Widens each event to all rows that the padding touches."""
     timestamp = edges[:-1]
     first = np.searchsorted(timestamp, edges[spans[:, 0]] - pad_s + TIME_TOLERANCE_S, "right") - 1
     last = np.searchsorted(timestamp, edges[spans[:, 1]] + pad_s - TIME_TOLERANCE_S, "left")
@@ -126,7 +127,7 @@ def _describe(spans: Spans, score: FloatArray, edges: TimeArray, boxes: EventBox
         return []
     peaks = _first_highest(spans, score)
     means = _reduce(np.add, score.astype(np.float64), spans) / (spans[:, 1] - spans[:, 0])
-    means = np.minimum(means, score[peaks])  # a sum of equal values may round up
+    means = np.minimum(means, score[peaks])  # the mean of equal values may round up to more than the peak
     columns = zip(
         spans.tolist(),
         edges[spans].tolist(),
@@ -155,14 +156,14 @@ def _describe(spans: Spans, score: FloatArray, edges: TimeArray, boxes: EventBox
 
 
 def _reduce(operation: np.ufunc, values: NDArray[Any], spans: Spans) -> NDArray[Any]:
-    """(E,) or (E, C): the operation over the values of each span, none of them empty."""
+    """Returns (E,) or (E, C): the operation over the values of each span. No span may be empty."""
     padded = np.concatenate([values, values[-1:]])
     reduced: NDArray[Any] = operation.reduceat(padded, spans.ravel(), axis=0)[::2]
     return reduced
 
 
 def _first_highest(spans: Spans, score: FloatArray) -> IndexArray:
-    """(E,) the first row of each event at its highest score."""
+    """Returns (E,): the first row with the highest score of each event."""
     top = np.repeat(_reduce(np.maximum, score, spans), spans[:, 1] - spans[:, 0])
     rows = np.flatnonzero(_inside(spans, len(score)))
     at_top = rows[score[rows] == top]
@@ -171,7 +172,7 @@ def _first_highest(spans: Spans, score: FloatArray) -> IndexArray:
 
 
 def _unions(spans: Spans, boxes: EventBoxes | None) -> list[Box | None]:
-    """The smallest box around all boxes of each event, None where it has none."""
+    """Returns the smallest box around all boxes of each event; None for an event without boxes."""
     unions: list[Box | None] = [None] * len(spans)
     if boxes is None or not np.any(boxes.boxes[:, 2] > 0):
         return unions
@@ -199,7 +200,7 @@ def _corners(boxes: NDArray[np.int32]) -> IndexArray:
 
 
 def _inside(spans: Spans, frames: int) -> NDArray[np.bool_]:
-    """(N,) bool, True in every row of a span."""
+    """Returns (N,) bool: True in every row of a span."""
     steps = np.zeros(frames + 1, np.int8)
     steps[spans[:, 0]] = 1
     steps[spans[:, 1]] = -1
@@ -207,7 +208,7 @@ def _inside(spans: Spans, frames: int) -> NDArray[np.bool_]:
 
 
 def event_rows(events: Sequence[Event], frames: int) -> NDArray[np.bool_]:
-    """(N,) bool, True in every row that lies in an event."""
+    """Returns (N,) bool: True in every row of an event."""
     inside = np.zeros(frames, np.bool_)
     for event in events:
         inside[event.start_frame : event.end_frame] = True

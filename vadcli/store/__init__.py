@@ -1,4 +1,12 @@
-"""Where every file of an output folder lies, and how a video's relative path becomes a file name. Touches no file."""
+"""Everything that is stored in an output folder. This file says where each file lies; it touches no file.
+
+- atomic: file locks, and writing a whole file or none
+- checkpoint: the raw scores of a running video
+- scores: the scores of a finished video, as Parquet
+- events: the events document of a video, and saved reviews
+- mask_video, masks: the masks of a video, as a gray video or as run lengths
+- run_log: the run record, and what a running scan reports every second
+"""
 
 from __future__ import annotations
 
@@ -20,10 +28,10 @@ _LOOKS_ENCODED = re.compile(rb"%(?=25|2E|0[0-9A-F]|1[0-9A-F]|7F|[89A-F][0-9A-F])
 
 
 def encode_name(relative: str | bytes | PurePath) -> str:
-    """A relative path as it is written everywhere: UTF-8, `/` separators, no control characters.
+    """Returns a relative path as it is written everywhere: UTF-8, `/` separators, no control characters.
 
-    Bytes that are not UTF-8 and control characters become %XX. A percent sign that would read as such a byte becomes %25,
-    so that two files never share a name; any other one ("50% off", "a%20b") stays as it is.
+    Bytes that are not UTF-8 and control characters become %XX. A percent sign that looks like the start of such a byte becomes
+    %25, so that two files never share a name; any other percent sign ("50% off", "a%20b") is kept.
     """
     raw = os.fsencode(relative.as_posix() if isinstance(relative, PurePath) else relative)
     text = _LOOKS_ENCODED.sub(b"%25", raw).decode("utf-8", "surrogateescape")
@@ -31,17 +39,17 @@ def encode_name(relative: str | bytes | PurePath) -> str:
 
 
 def printable(text: str) -> str:
-    """Text that may hold a raw path, as UTF-8 can write it: bytes that are not UTF-8 become %XX, all else stays."""
+    """Returns text that can be written as UTF-8: bytes of raw paths that are not UTF-8 become %XX."""
     return _NOT_UTF8.sub(lambda match: f"%{ord(match[0]) - 0xDC00:02X}", text)
 
 
 def told_paths(text: str) -> list[str]:
-    """The paths that a stored text may mean: itself, and with its %XX read as bytes."""
+    """Returns the paths that a stored text may mean: the text itself, and the text with %XX decoded."""
     return list(dict.fromkeys((text, os.fsdecode(unquote_to_bytes(text)))))
 
 
 def matches(video: str, globs: Collection[str]) -> bool:
-    """Whether a relative path is like one of these globs; any is where there are none."""
+    """Whether a relative path matches one of these globs. Without globs, every path matches."""
     return not globs or any(fnmatchcase(video, glob) for glob in globs)
 
 
@@ -53,7 +61,7 @@ def _encode_character(character: str) -> str:
 
 
 def _file_name(part: str) -> str:
-    """One part of a path as a file name: cut to what fits with the longest suffix, the cut made unique by a hash."""
+    """Returns one part of a path as a file name. A name that is too long is cut and gets a hash, to stay unique."""
     if part in (".", ".."):
         return part.replace(".", "%2E")
     raw = part.encode()
@@ -83,11 +91,11 @@ class OutputLayout:
     out: Path
 
     def scores(self, video: str) -> Path:
-        """The finished scores of a video."""
+        """The scores of a finished video."""
         return self._of("scores", video, ".parquet")
 
     def checkpoint(self, video: str) -> Path:
-        """The unfinished scores of a video, also the claim on it; hidden, so that who reads all scores passes over it."""
+        """The checkpoint of a video, also the claim on it. Hidden, so that tools that read all scores skip it."""
         path = self._of("scores", video, CHECKPOINT_SUFFIX)
         return path.with_name(f".{path.name}")
 
@@ -96,11 +104,11 @@ class OutputLayout:
         return self._of("events", video, ".json")
 
     def mask_video(self, video: str) -> Path:
-        """The masks of a video as a gray video."""
+        """The masks of a video, stored as a gray video."""
         return self._of("masks", video, ".mkv")
 
     def mask_rle(self, video: str) -> Path:
-        """The masks of a video as run lengths."""
+        """The masks of a video, stored as run lengths."""
         return self._of("masks", video, ".parquet")
 
     def rendered(self, video: str) -> Path:
@@ -108,42 +116,42 @@ class OutputLayout:
         return self._of("rendered", video, ".mp4")
 
     def camera(self, camera: str) -> Path:
-        """A camera's model; the root camera "." is the file %2E.json."""
+        """The camera model of a camera. The file of the root camera "." is %2E.json."""
         return self._of("cameras", camera, ".json")
 
     def evaluation(self, dataset: str) -> Path:
-        """The figures of the newest evaluation against a data set."""
+        """The results of the newest evaluation on a data set."""
         return self.out / "eval" / f"{_file_name(dataset)}.json"
 
     @property
     def runs(self) -> Path:
-        """The folder of the runs' records."""
+        """The folder of the run records."""
         return self.out / "runs"
 
     @property
     def run_json(self) -> Path:
-        """A copy of the newest run's record."""
+        """A copy of the newest run record."""
         return self.out / "run.json"
 
     @property
     def scratch(self) -> Path:
-        """The folder of temporaries; gone when no process works here."""
+        """The folder of temporaries; it is removed when no process works here."""
         return self.out / ".tmp"
 
     def iter_scores(self) -> Iterator[Path]:
-        """Every stored scores file, in the order of the names."""
+        """Yields every scores file, in the order of the names."""
         return _files_under(self.out / "scores", ".parquet")
 
     def iter_events(self) -> Iterator[Path]:
-        """Every stored events document, in the order of the names."""
+        """Yields every events document, in the order of the names."""
         return _files_under(self.out / "events", ".json")
 
     def iter_checkpoints(self) -> Iterator[Path]:
-        """The checkpoint of every video that is running or was interrupted."""
+        """Yields the checkpoint of every video that is running or was interrupted."""
         return _files_under(self.out / "scores", CHECKPOINT_SUFFIX)
 
     def iter_runs(self) -> Iterator[Path]:
-        """Every run's record, oldest first."""
+        """Yields every run record, oldest first."""
         return _files_under(self.runs, ".json")
 
     def _of(self, kind: str, relative: str, suffix: str) -> Path:

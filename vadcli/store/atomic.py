@@ -1,6 +1,6 @@
-"""A lock on a file that dies with the process that holds it, children or not.
+"""File locks that end with their process, and writing a whole file or none.
 
-Whole files or none: write to a temporary, fsync, rename; and nothing is left of temporaries whatever ends the process.
+A file is written to a temporary, synced with fsync and renamed. The next process removes what a killed one left.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ _held: weakref.WeakSet[FileLock] = weakref.WeakSet()
 class FileLock:
     """An exclusive lock on the file at `path`; made by `acquire`.
 
-    The file may be deleted and made anew by others at any time: whoever holds a FileLock holds the file that was at the
-    path when the lock was got, and it stays there until the holder deletes it. A forked child closes its copy, so that
-    the lock is gone as soon as the process that took it is.
+    Only the holder of the lock may delete the file. A forked child closes its copy of the descriptor; otherwise the child
+    would keep the lock after the process that took it has ended.
 
     Attributes:
         path: the locked file.
@@ -42,11 +41,11 @@ class FileLock:
 
     @classmethod
     def acquire(cls, path: Path) -> FileLock | None:
-        """Lock the file, making it where it is missing; None where another process holds it.
+        """Locks the file and creates it if needed; None if another process holds the lock.
 
         Raises:
-            OSError: the file can't be made.
-            OutputError: the file system has no locks.
+            OSError: the file can't be created.
+            OutputError: the file system does not support locks.
         """
         while True:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -62,7 +61,7 @@ class FileLock:
             os.close(fd)
 
     def release(self, *, delete: bool = False) -> None:
-        """Give the lock back; the file goes with it where `delete`. More than once is harmless."""
+        """Releases the lock, and deletes the file if `delete` is true. Calling it again does nothing."""
         if self.fd < 0:
             return
         try:
@@ -122,12 +121,12 @@ _FSYNC_NOT_OFFERED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
-    """The one line that says why `path` can't be written."""
+    """Returns the error that says in one line why `path` can't be written."""
     reason = _OUTPUT_ERRORS.get(error.errno or 0) or (error.strerror or str(error)).lower()
     if error.errno in (errno.EACCES, errno.EPERM):
         return OutputError(f"{path}: {reason}", hint="make the folder writable or choose another with --out")
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
-        return OutputError(f"{path}: {reason}", hint="a file lies where a folder is needed: choose another place")
+        return OutputError(f"{path}: {reason}", hint="there is a file where a folder is needed: choose another place")
     if error.errno == errno.EXDEV:
         return OutputError(f"{path}: {reason}", hint="the output folder must lie on one file system")
     return OutputError(f"{path}: {reason}")
@@ -135,7 +134,7 @@ def output_error(path: Path, error: OSError) -> OutputError:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an OSError of the block, which writes to `path` alone, into an OutputError."""
+    """Turns an OSError of the block into an OutputError; the block must only write to `path`."""
     try:
         yield
     except OSError as error:
@@ -143,9 +142,9 @@ def writing(path: Path) -> Iterator[None]:
 
 
 class Scratch:
-    """The temporaries of one process: a locked folder of its own under OUT/.tmp, open as a context manager.
+    """A context manager with a folder for the temporaries of one process, which is a locked folder under OUT/.tmp.
 
-    Opening removes what dead processes left; closing removes its own folder, and OUT/.tmp where nobody else works.
+    Opening it removes the folders of dead processes. Closing it removes its own folder, and OUT/.tmp if that is then empty.
 
     Args:
         root: OUT/.tmp.
@@ -159,7 +158,7 @@ class Scratch:
 
     @property
     def folder(self) -> Path:
-        """This process's own folder."""
+        """The folder of this process."""
         if self._folder is None:
             raise RuntimeError("the scratch folder is not open")
         return self._folder
@@ -180,12 +179,12 @@ class Scratch:
 
     @contextmanager
     def replace(self, final: Path) -> Iterator[Path]:
-        """A temporary path to write; it takes the final name when the block ends well and vanishes when not.
+        """Yields a temporary path to write; it is renamed to `final` at the end of the block, or removed after an error.
 
-        The temporary has the final name's suffix. Folders on the way are made.
+        The temporary has the same suffix as `final`. Missing folders are created.
 
         Raises:
-            OutputError: no space, no permission, a read-only file system; `final` is as it was before.
+            OutputError: no space, no permission or a read-only file system; `final` is unchanged.
         """
         temporary = self.folder / f"{next(self._numbers)}{final.suffix}"
         try:
@@ -198,18 +197,18 @@ class Scratch:
                 temporary.unlink(missing_ok=True)
 
     def write_bytes(self, final: Path, data: bytes) -> None:
-        """Write a whole file or none."""
+        """Writes a whole file or none."""
         with self.replace(final) as temporary:
             temporary.write_bytes(data)
 
     def write_text(self, final: Path, text: str) -> None:
-        """Write a whole UTF-8 file or none."""
+        """Writes a whole UTF-8 file or none."""
         self.write_bytes(final, text.encode())
 
 
 @contextmanager
 def _output_errors(final: Path, temporary: Path) -> Iterator[None]:
-    """Like `writing`, for a block that may read other files too: their errors stay what they are."""
+    """Like `writing`, for a block that may also read other files; the errors of those are not changed."""
     try:
         yield
     except OSError as error:
@@ -238,7 +237,7 @@ def _fsync(path: Path) -> None:
 
 
 def _own_folder(root: Path) -> tuple[Path, FileLock]:
-    """A new folder with its lock held. Another process may take it for abandoned before it is locked: then another one."""
+    """Returns a new folder and its lock. Tries again if another process removes the folder before it is locked."""
     while True:
         root.parent.mkdir(parents=True, exist_ok=True)
         folder = root / f"{os.getpid()}-{secrets.token_hex(4)}"
@@ -252,7 +251,7 @@ def _own_folder(root: Path) -> tuple[Path, FileLock]:
 
 
 def remove_abandoned(root: Path) -> None:
-    """Remove the folders of processes that are dead; those of living ones, and of other users, stay."""
+    """Removes the folders of dead processes. Keeps those of running processes and of other users."""
     try:
         folders = [entry for entry in root.iterdir() if entry.is_dir()]
     except FileNotFoundError:
@@ -265,7 +264,7 @@ def remove_abandoned(root: Path) -> None:
 
 
 def _remove(folder: Path, lock: FileLock) -> None:
-    """Remove a folder that we hold; its lock goes last, so that nobody takes a half-removed folder for a new one."""
+    """Removes a folder whose lock we hold. The lock is deleted last, so no process can take a half-removed folder."""
     for entry in folder.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A finished video's scores as Parquet: a row a frame, everything that a later run needs in the file's metadata."""
+"""The scores of a finished video as Parquet: one row per frame, and in the metadata everything that later runs need."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ _RESCAN = "scan the video again with --force"
 
 @dataclass(frozen=True)
 class ScoresMetadata:
-    """What a scores file says of itself.
+    """The metadata of a scores file.
 
     Attributes:
-        version: the vadcli that wrote it.
-        fingerprint: of everything that changes scores.
-        source: what tells a changed file: size, mtime_ns, content sample, root.
+        version: the version of vadcli that wrote the file.
+        fingerprint: hash of everything that changes scores.
+        source: what shows that a video has changed: size, mtime_ns, content sample, root.
         video: `VideoInfo.to_json()`.
         categories: as the user gave them.
-        time_base: seconds a pts unit, as a fraction: "1/90000".
-        detector: the registry's name.
+        time_base: seconds per unit of pts, as a fraction such as "1/90000".
+        detector: its name in the registry.
         camera: the camera's name.
-        calibration: `Calibration.to_json()` where scores read as events an hour.
-        extra: whatever else the scan engine wants to find again.
-        masks: which rows have a mask in the mask files, where there are any.
+        calibration: `Calibration.to_json()` if scores are calibrated to events per hour, else None.
+        extra: other values that the scan engine needs again later.
+        masks: which rows have a mask, if masks are stored.
     """
 
     version: str
@@ -69,7 +69,7 @@ class ScoresMetadata:
     masks: MaskRows = MaskRows.SAMPLED
 
     def to_keys(self) -> dict[str, str]:
-        """Parquet metadata, key to text."""
+        """Returns the Parquet metadata: key -> text."""
         return {
             "vadcli.schema_version": str(SCORES_SCHEMA_VERSION),
             "vadcli.version": self.version,
@@ -87,10 +87,10 @@ class ScoresMetadata:
 
     @classmethod
     def from_keys(cls, keys: Mapping[str, str]) -> ScoresMetadata:
-        """The inverse of `to_keys`.
+        """Reads what `to_keys` wrote.
 
         Raises:
-            KeyError, TypeError, ValueError: not the metadata of a scores file of this version.
+            KeyError, TypeError, ValueError: this is not the metadata of a scores file of this version.
         """
         if int(keys["vadcli.schema_version"]) != SCORES_SCHEMA_VERSION:
             raise ValueError(f"schema version {keys['vadcli.schema_version']} instead of {SCORES_SCHEMA_VERSION}")
@@ -114,10 +114,10 @@ def _json(value: object) -> str:
 
 
 def write_scores(path: Path, table: ScoreTable, metadata: ScoresMetadata) -> None:
-    """Write a scores file at `path`, a temporary that the caller renames.
+    """Writes a scores file to `path`, a temporary that the caller renames.
 
     Raises:
-        OSError: it can't be written.
+        OSError: the file can't be written.
     """
     video = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(table), np.int32)), pa.array([table.video]))
     columns = [
@@ -136,10 +136,10 @@ def write_scores(path: Path, table: ScoreTable, metadata: ScoresMetadata) -> Non
 
 
 def read_scores(path: Path) -> tuple[ScoreTable, ScoresMetadata]:
-    """A scores file with all its rows.
+    """Reads a scores file with all its rows.
 
     Raises:
-        DocumentError: it is missing, damaged, or no scores file of this version.
+        DocumentError: the file is missing or damaged, or is not a scores file of this version.
     """
     try:
         with path.open("rb") as file:
@@ -154,7 +154,7 @@ def read_scores(path: Path) -> tuple[ScoreTable, ScoresMetadata]:
 
 
 def read_metadata(path: Path) -> ScoresMetadata | None:
-    """What a scores file says of itself, from its footer alone; None where it is missing, damaged or of another version."""
+    """Reads only the metadata of a scores file; None if the file is missing, damaged or of another version."""
     try:
         with path.open("rb") as file:
             return ScoresMetadata.from_keys(_keys(pq.ParquetFile(file)))
@@ -163,7 +163,7 @@ def read_metadata(path: Path) -> ScoresMetadata | None:
 
 
 def shown_s(table: ScoreTable, probe: Mapping[str, Any]) -> float:
-    """Seconds from the first pts to the end of the last row; a truncated video ends where its rows do.
+    """Returns the seconds from the first pts to the end of the last frame; a truncated video ends with its last row.
 
     Args:
         table: the video's rows, at least one.
@@ -174,7 +174,7 @@ def shown_s(table: ScoreTable, probe: Mapping[str, Any]) -> float:
 
 
 def is_partial(table: ScoreTable, probe: Mapping[str, Any]) -> bool:
-    """True where there are fewer rows than the container promised frames."""
+    """True if there are fewer rows than frames according to the container."""
     return len(table) < int(probe["frames"])
 
 
