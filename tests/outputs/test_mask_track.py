@@ -171,4 +171,4 @@ def test_run_lengths_of_other_rows_are_told(tmp_path: Path) -> None:
     track = MaskTrack(table(), layout)
     assert track.at(ROWS - 1) is not None
     [problem] = track.problems
-    assert "holds a mask of row 4 where one of row 5 should be" in problem
+    assert "holds the mask of row 4 instead of row 5" in problem

@@ -30,7 +30,7 @@ def test_json_and_csv_hold_the_same(tmp_path: Path) -> None:
     ("change", "said"),
     [
         ({"verdict": "maybe"}, "entry 2.*maybe"),
-        ({"start_s": 3.0}, "entry 2.*no stretch"),
+        ({"start_s": 3.0}, "entry 2.*not a span"),
         ({"peak_score": 7}, "entry 2.*not a score"),
         ({"end_s": "x"}, "entry 2"),
     ],
@@ -44,7 +44,7 @@ def test_what_is_no_review_is_refused(tmp_path: Path) -> None:
     missing = {name: value for name, value in ENTRY.items() if name != "video"}
     for path, said in [
         (write(tmp_path / "a.json", [missing]), "no 'video'"),
-        (write(tmp_path / "b.json", {}), "no list"),
+        (write(tmp_path / "b.json", {}), "is not a list"),
         (write(tmp_path / "c.json", [], version=2), "format version 1"),
         (tmp_path / "d.json", "can't be read"),
     ]:

@@ -1,6 +1,6 @@
-"""The events document of one video: written, read back, and checked against its published JSON Schema.
+"""Writes and reads the events document of a video, and checks it against its published JSON Schema.
 
-What a reader said of events: the files that the report's page saves, JSON or CSV.
+Also reads the review of events that the report page saves, as JSON or CSV.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def describe_video(
     frames: int | None = None,
     moving_camera: bool | None = None,
 ) -> dict[str, Any]:
-    """The document's `video`; null where the probe failed.
+    """Returns the `video` part of the document; its values are null if the probe failed.
 
     Args:
         path: relative path.
         camera: the camera's name.
         info: the probe.
-        frames: rows in the scores file where decoding has corrected the probe.
-        moving_camera: what the detector says of the camera.
+        frames: number of rows in the scores file, if decoding has corrected the probe.
+        moving_camera: whether the camera moves, according to the detector.
     """
     return {
         "path": path,
@@ -61,7 +61,7 @@ class Failure:
 
     Attributes:
         stage: probe, open, decode, score or write.
-        error: one line for a person.
+        error: one line for people to read.
     """
 
     stage: str
@@ -74,8 +74,8 @@ class ScanState:
 
     Attributes:
         status: done, partial or failed.
-        fingerprint: of everything that changes scores.
-        source: what tells a changed file.
+        fingerprint: hash of everything that changes scores.
+        source: what shows that a video has changed.
     """
 
     status: Status
@@ -89,17 +89,17 @@ class ScanState:
 
 @dataclass(frozen=True)
 class EventsDocument:
-    """One video's events, or why there are none.
+    """The events of one video, or why there are none.
 
     Attributes:
-        video: as `describe_video` makes it.
-        detector: the registry's name.
+        video: as `describe_video` returns it.
+        detector: its name in the registry.
         categories: as the user gave them.
-        thresholds: what the events were cut with.
+        thresholds: those that the events were cut with.
         events: in order.
-        failure: None where the video has scores.
-        scan: for the next scan.
-        generator: who wrote it.
+        failure: None if the video has scores.
+        scan: what the next scan needs.
+        generator: the program that wrote the document.
     """
 
     video: Mapping[str, Any]
@@ -118,7 +118,7 @@ class EventsDocument:
             raise ValueError(f"{self.video['path']}: a failed video has no events")
 
     def to_json(self) -> dict[str, Any]:
-        """In the order of the contract."""
+        """Returns the documented fields in the documented order."""
         return {
             "format_version": EVENTS_FORMAT_VERSION,
             "generator": self.generator,
@@ -133,7 +133,7 @@ class EventsDocument:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> EventsDocument:
-        """The inverse of `to_json`, for a document that `validate` finds nothing wrong with."""
+        """Reads what `to_json` wrote; check the document with `validate` first."""
         failure, scan, video = document["failure"], document.get("scan"), document["video"]
         return cls(
             video={name: video[name] for name in _VIDEO_FIELDS},
@@ -152,24 +152,24 @@ def _scan_json(scan: ScanState) -> dict[str, Any]:
 
 
 def to_text(document: EventsDocument) -> str:
-    """The document as it is stored."""
+    """Returns the text of the document as it is stored."""
     return printable(json.dumps(document.to_json(), indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def write_events(path: Path, document: EventsDocument) -> None:
-    """Write a document at `path`, a temporary that the caller renames.
+    """Writes a document to `path`, a temporary that the caller renames.
 
     Raises:
-        OSError: it can't be written.
+        OSError: the file can't be written.
     """
     path.write_text(to_text(document), encoding="utf-8")
 
 
 def read_events(path: Path) -> EventsDocument:
-    """A stored document.
+    """Reads and checks a stored document.
 
     Raises:
-        DocumentError: it is missing, damaged, or no events document of this version; the first thing wrong is named.
+        DocumentError: the file is missing or damaged, or is not an events document of this version; names the first error.
     """
     document = load(path)
     errors = validate(document, str(path))
@@ -180,10 +180,10 @@ def read_events(path: Path) -> EventsDocument:
 
 
 def load(path: Path) -> Any:
-    """The JSON value in a file, not yet checked.
+    """Reads the JSON value in a file without checking it.
 
     Raises:
-        DocumentError: it can't be read or is not JSON.
+        DocumentError: the file can't be read or is not JSON.
     """
     try:
         return json.loads(path.read_bytes(), parse_constant=_refuse_constant)
@@ -198,20 +198,20 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def schema() -> dict[str, Any]:
-    """The published JSON Schema of this format version."""
+    """Returns the published JSON Schema of this format version."""
     text = resources.files("vadcli.store").joinpath(f"schemas/events-{EVENTS_FORMAT_VERSION}.json").read_text("utf-8")
     loaded: dict[str, Any] = json.loads(text)
     return loaded
 
 
 def validate(document: Any, name: str) -> list[str]:
-    """One line an error, "name: where: what"; empty where the document is right.
+    """Returns one line "name: where: what" per error; an empty list if the document is valid.
 
-    Beyond the schema, it checks what a schema can't say: rows and times in order and inside the video, no overlap.
+    Checks the schema, and what a schema can't express: rows and times are in order and inside the video, without overlap.
 
     Args:
         document: a JSON value.
-        name: what to call it, a path.
+        name: the document's name in the messages, such as its path.
     """
     errors = sorted(_validator().iter_errors(document), key=lambda error: (list(map(str, error.absolute_path)), error.message))
     if errors:
@@ -248,15 +248,15 @@ def _contradictions(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if event["id"] != index + 1:
             yield f"events[{index}].id", f"{event['id']} instead of {index + 1}"
         if event["start_frame"] < end_frame or event["start_s"] < end_s:
-            yield f"events[{index}]", "starts before the event before it ends"
+            yield f"events[{index}]", "starts before the previous event ends"
         end_frame, end_s = event["end_frame"], event["end_s"]
 
 
 def _event_contradictions(event: Mapping[str, Any], video: Mapping[str, Any]) -> Iterator[str]:
     if not event["start_frame"] <= event["peak_frame"] < event["end_frame"]:
-        yield f"rows {event['start_frame']} <= {event['peak_frame']} < {event['end_frame']} don't hold"
+        yield f"rows {event['start_frame']} <= {event['peak_frame']} < {event['end_frame']} are not in order"
     if not event["start_s"] <= event["peak_s"] <= event["end_s"]:
-        yield f"times {event['start_s']} <= {event['peak_s']} <= {event['end_s']} don't hold"
+        yield f"times {event['start_s']} <= {event['peak_s']} <= {event['end_s']} are not in order"
     if event["mean_score"] > event["peak_score"]:
         yield f"mean_score ({event['mean_score']}) is above peak_score ({event['peak_score']})"
     if video["frames"] is not None and event["end_frame"] > video["frames"]:
@@ -273,10 +273,10 @@ _KEPT_FROM_RUNNING = re.compile(r"'+[=+\-@\t\r]")
 
 
 def read_review(path: Path) -> tuple[ReviewedEvent, ...]:
-    """The entries of a saved review, in its order; CSV where the name ends so, else JSON.
+    """Reads the entries of a saved review in their order; as CSV if the name ends in .csv, else as JSON.
 
     Raises:
-        DocumentError: it can't be read, or an entry is not understood.
+        DocumentError: the file can't be read, or an entry is not valid.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -292,17 +292,17 @@ def _entries(path: Path, text: str) -> list[Any]:
     try:
         document = json.loads(text)
     except ValueError as error:
-        raise DocumentError(f"{path}: not JSON: {error}", hint="give what the report's page saved") from error
+        raise DocumentError(f"{path}: not JSON: {error}", hint="give a file that the report page saved") from error
     if not isinstance(document, dict) or document.get("format_version") != REVIEW_FORMAT_VERSION:
         raise DocumentError(f"{path}: not a review of format version {REVIEW_FORMAT_VERSION}")
     entries = document.get("reviews")
     if not isinstance(entries, list):
-        raise DocumentError(f"{path}: its reviews are no list")
+        raise DocumentError(f"{path}: `reviews` is not a list")
     return entries
 
 
 def _rows(text: str) -> list[dict[str, str]]:
-    """A table's rows without the apostrophes that keep a spreadsheet from running a cell."""
+    """Returns the rows of a CSV without the apostrophes that stop a spreadsheet from running a cell as a formula."""
     rows = csv.DictReader(io.StringIO(text, newline=""))
     return [
         {

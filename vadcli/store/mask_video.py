@@ -1,6 +1,6 @@
-"""Masks as a lossless gray video: FFV1 in Matroska, one frame a row, 0-255 = pixel score 0-1, display orientation.
+"""Masks as a lossless gray video: FFV1 in Matroska, 0-255 = pixel score 0-1, in display orientation.
 
-The rows are the sampled ones; where they are all of the video's, the file's tag VADCLI_MASKS says so.
+The video has one frame per sampled row; if it has one frame per row, its tag VADCLI_MASKS says so.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ MASK_THRESHOLD = 128
 """The first byte value that is a pixel score of 0.5 or more (255 × 0.5 = 127.5)."""
 
 _CLOCK = Fraction(1, 1000)
-_FFV1_OPTIONS = {"level": "3", "coder": "rice", "slicecrc": "1"}  # rice codes the black between the spots quickest
+_FFV1_OPTIONS = {"level": "3", "coder": "rice", "slicecrc": "1"}  # rice is fastest for masks that are mostly black
 _ROWS_TAG = "VADCLI_MASKS"
 _RESCAN = "scan the video again with --masks video --force"
 
 
 def upsample_mask(mask: ByteArray, width: int, height: int) -> ByteArray:
-    """A (h, w) uint8 mask at display size (height, width), bilinear; the same bytes everywhere."""
+    """Returns a (h, w) uint8 mask enlarged bilinearly to (height, width); the same bytes on every machine."""
     if mask.shape == (height, width):
         return mask
     return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def mask_box(mask: ByteArray) -> Box | None:
-    """x, y, width, height around the pixels of a (H, W) uint8 mask that reach 0.5; None where none does."""
+    """Returns the box around all pixels >= 0.5 of a (H, W) uint8 mask; None if there are none."""
     strong = mask >= MASK_THRESHOLD
     rows = np.flatnonzero(strong.any(axis=1))
     if not len(rows):
@@ -46,9 +46,9 @@ def mask_box(mask: ByteArray) -> Box | None:
 
 
 def enlarged_box(mask: ByteArray, width: int, height: int) -> Box | None:
-    """`mask_box` of a (h, w) mask at display size, without enlarging more of it than what may reach 0.5.
+    """Returns `mask_box` of a (h, w) mask at display size; enlarges only the part that may reach 0.5.
 
-    A value within a rounding of 0.5 can fall on the other side of it than in `upsample_mask`: then a side is some pixels off.
+    Values very close to 0.5 may be rounded differently than in `upsample_mask`; then a side is a few pixels off.
     """
     strong = mask >= MASK_THRESHOLD
     rows = np.flatnonzero(strong.any(axis=1))
@@ -65,15 +65,15 @@ def enlarged_box(mask: ByteArray, width: int, height: int) -> Box | None:
 
 
 class MaskVideoWriter:
-    """Writes the masks of one video, frame by frame; a context manager.
+    """A context manager that writes the masks of one video, frame by frame.
 
-    Equal masks and times make equal bytes. Matroska's clock has milliseconds: rows that are closer are told apart by their
-    order alone, and the k-th frame always belongs to the k-th of the rows that have masks.
+    Equal masks and times give equal bytes. The k-th frame always belongs to the k-th row that has a mask: the times don't say
+    it reliably, because Matroska stores milliseconds and rows may be closer than that.
 
     Args:
-        path: where to, a temporary that the caller renames.
+        path: the file to write, a temporary that the caller renames.
         width, height: display size in pixels.
-        fps: written to the header for players; the frames' own times count.
+        fps: written to the header for players; the frames keep their own times.
         rows: which rows have masks.
     """
 
@@ -97,34 +97,34 @@ class MaskVideoWriter:
             raise
 
     def write(self, frame: ByteArray, timestamp_s: float) -> None:
-        """Add the mask of the next row.
+        """Adds the mask of the next row.
 
         Args:
             frame: (height, width) uint8.
-            timestamp_s: the row's timestamp.
+            timestamp_s: the row's timestamp in seconds.
 
         Raises:
-            OSError: it can't be written.
-            ValueError: a frame of another size.
+            OSError: the file can't be written.
+            ValueError: the frame has another size or type.
         """
         if frame.shape != (self.height, self.width) or frame.dtype != np.uint8:
-            raise ValueError(f"a mask of {self.width} x {self.height} uint8 is wanted, not {frame.shape} {frame.dtype}")
+            raise ValueError(f"a mask must be {self.width} x {self.height} uint8, not {frame.shape} {frame.dtype}")
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="gray")
         self._last_ms = max(round(timestamp_s * 1000), self._last_ms + 1)
         picture.pts, picture.time_base = self._last_ms, _CLOCK
         self._container.mux(self._stream.encode(picture))
 
     def close(self) -> None:
-        """Finish the file. More than once is harmless.
+        """Finishes the file. Calling it again does nothing.
 
         Raises:
-            OSError: it can't be written.
+            OSError: the file can't be written.
         """
         if self._file.closed:
             return
         try:
             if self._last_ms < 0:
-                self._container.start_encoding()  # a video without such rows is a file too
+                self._container.start_encoding()  # a video without sampled rows gets a file, too
             self._container.mux(self._stream.encode(None))
             self._container.close()
         finally:
@@ -141,7 +141,7 @@ class MaskVideoWriter:
 
 
 def masked_rows(path: Path) -> MaskRows:
-    """Which rows the masks of a stored mask video belong to; the sampled ones where it can't be read."""
+    """Returns which rows the masks of a mask video belong to; the sampled rows if the file can't be read."""
     try:
         with path.open("rb") as file, av.open(file, "r", format="matroska") as container:
             return MaskRows(container.metadata.get(_ROWS_TAG, MaskRows.SAMPLED))
@@ -150,10 +150,10 @@ def masked_rows(path: Path) -> MaskRows:
 
 
 def read_masks(path: Path) -> Iterator[ByteArray]:
-    """The masks of a stored mask video in the order of their rows, (H, W) uint8 each, one in memory at a time.
+    """Yields the masks of a mask video in the order of their rows, each (H, W) uint8, one in memory at a time.
 
     Raises:
-        DocumentError: it is missing, damaged, or no mask video.
+        DocumentError: the file is missing or damaged, or is not a mask video.
     """
     try:
         with path.open("rb") as file, av.open(file, "r", format="matroska") as container:
@@ -164,7 +164,7 @@ def read_masks(path: Path) -> Iterator[ByteArray]:
             for frame in container.decode(stream):
                 yield frame.to_ndarray().astype(np.uint8, copy=False)
     except av.error.EOFError:
-        return  # a header alone: no row was sampled
+        return  # only a header: no row was sampled
     except (IndexError, av.error.FFmpegError) as error:
         raise DocumentError(f"{path}: not a readable mask video: {error}", hint=_RESCAN) from error
     except OSError as error:

@@ -1,6 +1,6 @@
-"""Masks as run lengths: a Parquet row a sampled row, or a row, COCO compressed RLE of the pixels that reach 0.5.
+"""Masks as run lengths: a Parquet file with COCO compressed RLE of the pixels >= 0.5, for every sampled row or every row.
 
-A video's stored masks by row, whichever format they are stored in.
+Also reads the stored masks of a video by row, in whichever format they are stored.
 """
 
 from __future__ import annotations
@@ -35,20 +35,23 @@ SCHEMA = pa.schema(
         pa.field("bbox", pa.list_(pa.int32(), 4)),
     ]
 )
-_ROWS_A_GROUP = 1024
+_ROWS_PER_GROUP = 1024
 _RESCAN = "scan the video again with --masks rle --force"
+_RESCAN_ANY = "scan the video again with --masks and --force"
+IN_RUN_LENGTHS = np.uint8(191)
+"""The pixel value of masks from run lengths: the middle of the range from 0.5 to 1."""
 
 
 @dataclass(frozen=True)
 class MaskRow:
-    """The mask of one row.
+    """The mask of one row, as run lengths.
 
     Attributes:
         frame_index: 0-based row in the scores.
         pts: in the stream's time base.
         rle: {"size": [height, width], "counts": text}, as pycocotools decodes it.
-        area: pixels that reach 0.5.
-        bbox: around them, None where there are none.
+        area: number of pixels >= 0.5.
+        bbox: the box around them; None if there are none.
     """
 
     frame_index: int
@@ -58,19 +61,19 @@ class MaskRow:
     bbox: Box | None
 
     def decode(self) -> ByteArray:
-        """(H, W) uint8, 1 where the pixel score is 0.5 or more."""
+        """Returns (H, W) uint8: 1 if the pixel score is 0.5 or more, else 0."""
         decoded: ByteArray = coco.decode(self.rle)
         return decoded
 
 
 class MaskRleWriter:
-    """Writes the masks of one video, row by row; a context manager. Holds at most a thousand rows.
+    """A context manager that writes the masks of one video, row by row. Holds about a thousand rows in memory.
 
     Args:
-        path: where to, a temporary that the caller renames.
-        video: the relative path, kept in the metadata.
+        path: the file to write, a temporary that the caller renames.
+        video: the relative path, stored in the metadata.
         width, height: display size in pixels.
-        rows: which rows have masks, kept in the metadata.
+        rows: which rows have masks, stored in the metadata.
     """
 
     def __init__(self, path: Path, video: str, width: int, height: int, *, rows: MaskRows = MaskRows.SAMPLED) -> None:
@@ -92,7 +95,7 @@ class MaskRleWriter:
             raise
 
     def write(self, frame: ByteArray, frame_index: int, pts: int) -> None:
-        """Add the mask of the next row.
+        """Adds the mask of the next row.
 
         Args:
             frame: (height, width) uint8, 0-255 = pixel score 0-1.
@@ -100,11 +103,11 @@ class MaskRleWriter:
             pts: its presentation timestamp.
 
         Raises:
-            OSError: it can't be written.
-            ValueError: a frame of another size.
+            OSError: the file can't be written.
+            ValueError: the frame has another size or type.
         """
         if frame.shape != (self.height, self.width) or frame.dtype != np.uint8:
-            raise ValueError(f"a mask of {self.width} x {self.height} uint8 is wanted, not {frame.shape} {frame.dtype}")
+            raise ValueError(f"a mask must be {self.width} x {self.height} uint8, not {frame.shape} {frame.dtype}")
         rle = coco.encode(np.asfortranarray(frame >= MASK_THRESHOLD, np.uint8))
         area = int(coco.area(rle))
         self._rows.append(
@@ -116,14 +119,14 @@ class MaskRleWriter:
                 "bbox": [int(side) for side in coco.toBbox(rle)] if area else None,
             }
         )
-        if len(self._rows) >= _ROWS_A_GROUP:
+        if len(self._rows) >= _ROWS_PER_GROUP:
             self._write_rows()
 
     def close(self) -> None:
-        """Finish the file. More than once is harmless.
+        """Finishes the file. Calling it again does nothing.
 
         Raises:
-            OSError: it can't be written.
+            OSError: the file can't be written.
         """
         if self._file.closed:
             return
@@ -147,12 +150,12 @@ class MaskRleWriter:
             return
         with suppress(OSError, pa.ArrowException):
             self._parquet.close()
-        self._parquet.is_open = False  # else pyarrow tries once more when it is collected, and complains of the closed file
+        self._parquet.is_open = False  # else pyarrow tries to close it again later, and fails
         self._file.close()
 
 
 def rle_rows(path: Path) -> MaskRows:
-    """Which rows the stored masks belong to; the sampled ones where the file can't be read."""
+    """Returns which rows the stored masks belong to; the sampled rows if the file can't be read."""
     try:
         with path.open("rb") as file:
             metadata = pq.ParquetFile(file).metadata.metadata or {}
@@ -162,10 +165,10 @@ def rle_rows(path: Path) -> MaskRows:
 
 
 def read_mask_rle(path: Path) -> Iterator[MaskRow]:
-    """The stored masks in the order of their rows; a thousand rows in memory at a time.
+    """Yields the stored masks in the order of their rows; about a thousand rows are in memory at a time.
 
     Raises:
-        DocumentError: it is missing, damaged, or no masks file of this version.
+        DocumentError: the file is missing or damaged, or is not a masks file of this version.
     """
     for batch in _batches(path, SCHEMA.names):
         for row in batch.to_pylist():
@@ -173,10 +176,12 @@ def read_mask_rle(path: Path) -> Iterator[MaskRow]:
 
 
 def read_boxes(path: Path) -> tuple[IndexArray, NDArray[np.int32]]:
-    """Rows (S,) and boxes (S, 4) x, y, width, height of the stored masks; width 0 where a mask is empty. Decodes no mask.
+    """Returns the rows (S,) and boxes (S, 4) of the stored masks without decoding the masks.
+
+    A box is x, y, width, height; the width is 0 if a mask is empty.
 
     Raises:
-        DocumentError: it is missing, damaged, or no masks file of this version.
+        DocumentError: the file is missing or damaged, or is not a masks file of this version.
     """
     rows, boxes = [np.zeros(0, np.int64)], [np.zeros((0, 4), np.int32)]
     for batch in _batches(path, ["frame_index", "bbox"]):
@@ -192,28 +197,24 @@ def _batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
             version = (parquet.metadata.metadata or {}).get(b"vadcli.schema_version", b"").decode()
             if version != str(MASKS_SCHEMA_VERSION) or not parquet.schema_arrow.equals(SCHEMA):
                 raise DocumentError(f"{path}: not a masks file of schema version {MASKS_SCHEMA_VERSION}", hint=_RESCAN)
-            yield from parquet.iter_batches(batch_size=_ROWS_A_GROUP, columns=columns, use_threads=False)
+            yield from parquet.iter_batches(batch_size=_ROWS_PER_GROUP, columns=columns, use_threads=False)
     except OSError as error:
         raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=_RESCAN) from error
     except pa.ArrowException as error:
         raise DocumentError(f"{path}: not a masks file: {' '.join(str(error).split())}", hint=_RESCAN) from error
 
 
-IN_RUN_LENGTHS = np.uint8(191)
-_RESCAN_mask_track = "scan the video again with --masks and --force"
-
-
 class MaskTrack:
-    """Reads masks forward as rows are asked for, one in memory at a time; an earlier row starts over.
+    """Reads the masks of a video, one in memory at a time. Asking for an earlier row reads from the start again.
 
-    The mask video is taken where there is one, else the run lengths, else there are no masks.
+    Reads the mask video if there is one, else the run lengths; without either, there are no masks.
 
     Args:
-        table: the video's scores; the k-th stored mask belongs to the k-th sampled row, or row, as the file says.
-        layout: where they are stored.
+        table: the video's scores, which say which rows are sampled.
+        layout: the output folder.
 
     Attributes:
-        problems: why masks are missing from some row on, or belong to other scores, a line each.
+        problems: one line per reason why masks are missing or belong to other scores.
     """
 
     def __init__(self, table: ScoreTable, layout: OutputLayout) -> None:
@@ -226,11 +227,11 @@ class MaskTrack:
         self._restart()
 
     def at(self, row: int) -> ByteArray | None:
-        """The mask shown at a row: its own where it has one, else that of the last row that has one.
+        """Returns the mask to show at a row: its own, or that of the last row before it that has one.
 
         Returns:
-            (H, W) uint8, 0–255 = pixel score 0–1; where only run lengths are stored 0 and 191, the middle of what reaches
-            0.5. The same array until the mask changes. None where there is none.
+            (H, W) uint8, 0–255 = pixel score 0–1; the same array until the mask changes. From run lengths, only 0 and 191: the
+            middle of the range from 0.5 to 1. None if there is no mask.
         """
         if row < self._row:
             self._restart()
@@ -242,7 +243,7 @@ class MaskTrack:
         return self._mask
 
     def between(self, start: int, end: int) -> Iterator[tuple[int, ByteArray]]:
-        """The masks that rows in [start, end) have of their own, each with its row; forward as `at`."""
+        """Yields (row, mask) for each row in [start, end) that has its own mask."""
         if start <= self._row:
             self._restart()
             self._row = -1
@@ -279,15 +280,15 @@ class MaskTrack:
 
 
 def _paired(path: Path, rows: IndexArray, stored: Iterator[tuple[int | None, ByteArray]]) -> Iterator[tuple[int, ByteArray]]:
-    """The k-th stored mask with the k-th row that should have one, up to the first that doesn't fit.
+    """Yields the k-th stored mask with the k-th row that should have one, up to the first mismatch.
 
     Args:
         path: the file, for the error.
-        rows: (S,) those that should have a mask.
-        stored: the masks, each with the row that the file says it is of, None where it says none.
+        rows: (S,) the rows that should have a mask.
+        stored: the masks, each with its row according to the file, or None if the file stores no rows.
 
     Raises:
-        DocumentError: the masks are fewer or more, or one is of another row, so that they belong to other scores.
+        DocumentError: the number of masks or the row of a mask is wrong, so the masks belong to other scores.
     """
     count = 0
     for told, mask in stored:
@@ -296,18 +297,16 @@ def _paired(path: Path, rows: IndexArray, stored: Iterator[tuple[int | None, Byt
         if not fits:
             total = count + sum(1 for _ in stored)
             if total == len(rows):
-                raise DocumentError(
-                    f"{path}: holds a mask of row {told} where one of row {rows[count - 1]} should be", hint=_RESCAN_mask_track
-                )
+                raise DocumentError(f"{path}: holds the mask of row {told} instead of row {rows[count - 1]}", hint=_RESCAN_ANY)
             count = total
             break
         yield int(rows[count - 1]), mask
     if count != len(rows):
-        raise DocumentError(f"{path}: holds {count} masks for {len(rows)} frames that should have one", hint=_RESCAN_mask_track)
+        raise DocumentError(f"{path}: holds {count} masks for {len(rows)} frames that should have one", hint=_RESCAN_ANY)
 
 
 def masks_of(layout: OutputLayout, document: EventsDocument) -> MaskTrack | None:
-    """The masks of a document's video; None where it has no scores or none are stored.
+    """Returns the masks of a document's video; None if the video has no scores or no stored masks.
 
     Raises:
         DocumentError: the scores can't be read.
