@@ -1,1 +1,1 @@
-"""What is drawn: the score curve, the heat of masks, the overlay of a rendered frame, and MP4 files."""
+"""Draws rendered videos: the score curve, the heat map of masks, the overlay of a frame, and the MP4 file."""

@@ -1,7 +1,4 @@
-"""A score curve as a picture: a window of it around a moment, and the whole video as a strip.
-
-The heat map's look: which colour and how opaque a pixel score is, laid over a picture where it matters.
-"""
+"""Draws the score curve (a window of it, and the whole video as a strip) and the heat map of a mask over a picture."""
 
 from __future__ import annotations
 
@@ -22,25 +19,25 @@ GRID: Colour = (42, 50, 62)
 BAR: Colour = (58, 68, 84)
 TEXT: Colour = (238, 241, 246)
 DIM: Colour = (150, 160, 175)
-NORMAL: Colour = (86, 180, 233)  # sky blue and orange are told apart by everyone
+NORMAL: Colour = (86, 180, 233)  # sky blue and orange can be told apart with every kind of colour vision
 EVENT: Colour = (240, 164, 30)
 LIMIT: Colour = (196, 204, 216)
 
-WHOLE_UP_TO_S = 45.0  # a video this short is shown whole
+WHOLE_UP_TO_S = 45.0  # a video up to this length is shown whole
 WINDOW_S = 30.0
 _TRACK, _EVENT, _LIMIT = (np.array(colour, dtype=np.float32) for colour in (TRACK, EVENT, LIMIT))
-_SMOOTH = 3  # the curve is drawn this much larger and reduced
+_SMOOTH = 3  # the curve is drawn larger by this factor and then reduced, for smooth edges
 
 
 class ScoreCurve:
-    """One video's scores over time, drawn in tiles as they are needed: memory doesn't grow with the length.
+    """The score curve of one video, drawn in tiles when they are needed, so memory does not grow with the length.
 
     Args:
         table: the scores.
-        events: its events; their stretch is drawn in another colour.
+        events: the video's events; their spans are drawn in another colour.
         thresholds: the levels to mark.
-        width, height: of the window, px.
-        end_s: where the last frame ends.
+        width, height: size of the window in pixels.
+        end_s: end of the last frame.
     """
 
     def __init__(
@@ -61,7 +58,7 @@ class ScoreCurve:
         self._tile = lru_cache(maxsize=3)(self._draw_tile)
 
     def window(self, at_s: float) -> tuple[Image.Image, int]:
-        """The curve around a moment and the moment's column in it; what is yet to come is dimmed."""
+        """Returns the curve around a time and the column of that time; the part after it is dimmed."""
         column = int(at_s / self.s_per_px)
         last = max(0, round(self.end_s / self.s_per_px) - self.width)
         left = min(max(0, column - self.width // 2), last)
@@ -80,7 +77,7 @@ class ScoreCurve:
         return picture, playhead
 
     def strip(self, width: int, height: int) -> Image.Image:
-        """The whole video as a bar with its events marked, each at least two pixels wide."""
+        """Returns the whole video as a bar with its events marked, each at least two pixels wide."""
         bar = Image.new("RGB", (width, height), BAR)
         draw = ImageDraw.Draw(bar)
         for event in self._events:
@@ -90,7 +87,7 @@ class ScoreCurve:
         return bar
 
     def _draw_tile(self, number: int) -> tuple[Image.Image, Image.Image]:
-        """Tile `number` covers the columns from number × width on: (as seen, as yet to come)."""
+        """Returns (normal, dimmed) pictures of a tile; tile n starts at column n × width."""
         start_s = number * self.width * self.s_per_px
         edges = start_s + np.arange(self.width * _SMOOTH + 1, dtype=np.float64) * (self.s_per_px / _SMOOTH)
         value = column_maxima(self._timestamp, self._score, edges)
@@ -105,7 +102,7 @@ class ScoreCurve:
         return _image(seen), _image(to_come)
 
     def _event_columns(self, start_s: float) -> BoolArray:
-        """(width,) bool, True where an event touches the column."""
+        """Returns (width,) bool: True if an event touches the column."""
         columns = np.zeros(self.width, dtype=bool)
         for event in self._events:
             left = int(np.floor((event.start_s - start_s) / self.s_per_px))
@@ -124,7 +121,7 @@ class ScoreCurve:
         return ground
 
     def _mark_thresholds(self, picture: NDArray[np.float32], start_s: float) -> NDArray[np.float32]:
-        """Dashed at the level where an event opens, dotted where it closes; dashes move with the curve."""
+        """Draws a dashed line at the high threshold and a dotted one at the low; the dashes move with the curve."""
         thick = max(1, self.height // 48)
         column = round(start_s / self.s_per_px) + np.arange(self.width)
         for level, on, off in ((self._thresholds.high, 6, 4), (self._thresholds.low, 2, 6)):
@@ -137,17 +134,17 @@ class ScoreCurve:
 
 
 def column_maxima(timestamp: TimeArray, score: NDArray[np.float32], edges: TimeArray) -> NDArray[np.float32]:
-    """The highest score shown within each column; a frame's score holds until the next frame.
+    """Returns the highest score shown within each column; a frame's score lasts until the next frame.
 
     Args:
-        timestamp: (N,) seconds, rising.
+        timestamp: (N,) seconds, ascending.
         score: (N,).
-        edges: (C + 1,) seconds, rising: column c is [edges[c], edges[c + 1]).
+        edges: (C + 1,) seconds, ascending: column c is [edges[c], edges[c + 1]).
 
     Returns:
         (C,) float32, NaN before the first frame.
     """
-    begins = np.searchsorted(timestamp, edges[:-1], side="right") - 1  # the frame on show as the column begins
+    begins = np.searchsorted(timestamp, edges[:-1], side="right") - 1  # the frame that is shown when the column begins
     ends = np.searchsorted(timestamp, edges[1:], side="left")
     value = np.full(len(edges) - 1, np.nan, dtype=np.float32)
     known = ends > 0
@@ -155,20 +152,20 @@ def column_maxima(timestamp: TimeArray, score: NDArray[np.float32], edges: TimeA
     if not len(first):
         return value
     low, high = int(first[0]), int(ends[known][-1])
-    part = np.append(score[low:high], np.float32(0.0))  # reduceat takes no bound at its very end
+    part = np.append(score[low:high], np.float32(0.0))  # reduceat does not accept an index at the end of its array
     bounds = np.stack([first - low, np.maximum(ends[known], first + 1) - low], axis=1).ravel()
     value[known] = np.maximum.reduceat(part, bounds)[::2]
     return value
 
 
 def level_y(level: float, height: int) -> float:
-    """The row of a score, in pixels from the top; 0 and 1 stay clear of the edges."""
+    """Returns the height of a score in pixels from the top; 0 and 1 keep a distance from the edges."""
     margin = max(1.0, height * 0.06)
     return margin + (1.0 - level) * (height - 1 - 2 * margin)
 
 
 def _strokes(value: NDArray[np.float32], height: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Opacity in [0, 1] of the area under the curve and of its line, both (height, width, 1), smooth-edged."""
+    """Returns the opacity in [0, 1] of the area under the curve and of its line, both (height, width, 1)."""
     tall, wide = height * _SMOOTH, len(value)
     zero, one = level_y(0.0, tall), level_y(1.0, tall)
     y = np.where(np.isnan(value), 4.0 * tall, zero + (one - zero) * value)
@@ -192,13 +189,13 @@ def _image(picture: NDArray[np.float32]) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-# Dark violet over red and orange to pale yellow: brightness rises all the way, so the order survives every kind of
-# colour blindness and a grey print.
+# From dark violet over red and orange to pale yellow. Brightness always rises, so the order can be seen with every kind of
+# colour blindness and in a grey print.
 RAMP = ((0.0, (62, 15, 114)), (0.3, (130, 30, 120)), (0.5, (205, 62, 70)), (0.75, (249, 142, 20)), (1.0, (255, 214, 92)))
 FAINT = 0.15  # below this pixel score nothing is drawn
-STRONG = 0.6  # from this on the heat is at its most opaque
+STRONG = 0.6  # from this pixel score on the heat map has its highest opacity
 MOST_OPAQUE = 0.55
-OUTLINE = 128  # the outline runs where the mask reaches 0.5
+OUTLINE = 128  # the outline is drawn where the mask reaches 0.5
 OUTLINE_COLOUR = (255, 224, 130)
 
 
@@ -208,7 +205,7 @@ class HeatLayer:
     A mask that comes again, as it does between two sampled frames, costs only the blending.
 
     Args:
-        width, height: of the pictures, px.
+        width, height: size of the pictures in pixels.
         line_px: thickness of the outline around pixel scores >= 0.5.
     """
 
@@ -219,11 +216,11 @@ class HeatLayer:
         self._layer: tuple[tuple[int, int, int, int], Image.Image, Image.Image] | None = None
 
     def draw(self, picture: ByteArray, mask: ByteArray) -> None:
-        """Blend a mask into a picture.
+        """Blends a mask into a picture.
 
         Args:
             picture: (H, W, 3) uint8, changed in place.
-            mask: (h, w) uint8, 0–255 = pixel score 0–1; any size. Must not be changed while it is in use here.
+            mask: (h, w) uint8, 0–255 = pixel score 0–1; any size. Do not change the array while this object uses it.
         """
         if mask is not self._mask:
             self._mask, self._layer = mask, self._prepare(mask)
@@ -252,7 +249,7 @@ class HeatLayer:
 
 
 def _outline(grey: ByteArray, line_px: int) -> ByteArray:
-    """(H, W) uint8, 255 on the inner edge of the area at or above 0.5; the picture's own edge counts as inside."""
+    """Returns (H, W) uint8: 255 on the inner edge of the area >= 0.5; outside the picture counts as inside the area."""
     inside = np.pad(grey >= OUTLINE, line_px, mode="edge")
     height, width = grey.shape
     core = np.ones((height, width), dtype=bool)

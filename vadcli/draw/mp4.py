@@ -1,4 +1,4 @@
-"""An MP4 that plays anywhere, written frame by frame: H.264, 4:2:0, even sides, each frame at its own time, index in front."""
+"""Writes an MP4 that every player can play: H.264, 4:2:0, even sides, each frame at its own time, index at the start."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from vadcli.types import ByteArray
 FINEST_PER_S = 1_000_000  # finer time bases don't survive an MP4's 32-bit fields
 FALLBACK_TIME_BASE = Fraction(1, 90_000)
 KEYFRAME_EVERY_S = 2.0
-_HD_FROM_PX = 720  # players take the colours of smaller pictures for BT.601, of larger ones for BT.709
+_HD_FROM_PX = 720  # players assume BT.601 colours in smaller pictures and BT.709 in larger ones
 _SD_TAG, _HD_TAG = 6, 1  # SMPTE 170M and BT.709 in H.273
 
 
 class Mp4Writer:
-    """Encodes RGB frames; a context manager. Leaving it by an exception leaves an unusable file behind: write to a temporary.
+    """A context manager that encodes RGB frames. After an exception the file is unusable, so write to a temporary.
 
     Args:
         path: the file to write.
-        width, height: of every frame, even, px.
-        time_base: seconds a pts unit of the frames to come.
-        fps: about how many frames a second; steers the rate control and the distance of key frames, not the timing.
+        width, height: size of every frame in pixels, even.
+        time_base: seconds per unit of the frames' pts.
+        fps: approximate frames per second; affects rate control and the distance of key frames, not the timing.
         crf: x264's constant quality, lower is better.
         preset: x264's preset.
 
@@ -65,11 +65,11 @@ class Mp4Writer:
         context.colorspace = context.color_primaries = context.color_trc = _HD_TAG if hd else _SD_TAG
 
     def write(self, picture: ByteArray, pts: int) -> None:
-        """Encode the next frame.
+        """Encodes the next frame.
 
         Args:
             picture: (height, width, 3) uint8 RGB.
-            pts: when it is shown, in the time base given; later than the frame before.
+            pts: when it is shown, in units of `time_base`; later than the frame before.
         """
         frame = self._reformatter.reformat(
             av.VideoFrame.from_ndarray(picture, format="rgb24"),
@@ -97,5 +97,5 @@ class Mp4Writer:
 
 
 def kept_time_base(time_base: Fraction) -> Fraction:
-    """The time base that the file will have: the given one unless it is too fine."""
+    """Returns the time base of the file: the given one unless it is too fine for MP4."""
     return time_base if time_base.denominator <= FINEST_PER_S else FALLBACK_TIME_BASE

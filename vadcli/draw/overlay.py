@@ -1,9 +1,7 @@
-"""Type for pictures: one face at one size, words cut to fit, scripts that the built-in face lacks.
+"""Draws the frames of a rendered video: the picture with its heat map, and below it a panel with time, caption and curve.
 
-What a rendered frame looks like: the picture with its heat map, and under it a panel with time, caption and curve.
-
-Nothing but the heat map and a frame around events is drawn on the picture itself: what the camera saw stays visible, its
-own time stamp too.
+Only the heat map and a frame around events are drawn on the picture itself, so everything that the camera recorded stays
+visible, including its own time stamp. `Lettering` draws text in every script that this machine has a font for.
 """
 
 from __future__ import annotations
@@ -38,8 +36,8 @@ from vadcli.types import ByteArray, Event, ScoreTable, Thresholds
 
 ELLIPSIS = "…"
 
-# Pillow's own face holds ASCII; other scripts need a face of the machine's. Pillow looks these names up where the
-# system keeps its fonts.
+# Pillow's built-in font has only ASCII; other scripts need a font of this machine. Pillow looks for these names in the
+# system's font folders.
 SYSTEM_FACES = (
     "DejaVuSans.ttf",
     "NotoSans-Regular.ttf",
@@ -54,14 +52,14 @@ SYSTEM_FACES = (
 
 
 class Lettering:
-    """One size of type.
+    """Text in one size.
 
     Args:
         size_px: height of an em.
 
     Attributes:
-        face: the built-in face.
-        cap_px: height of a capital.
+        face: the built-in font.
+        cap_px: height of a capital letter.
     """
 
     def __init__(self, size_px: int) -> None:
@@ -70,21 +68,21 @@ class Lettering:
         self.cap_px = -self.face.getbbox("H", anchor="ls")[1]
 
     def centred_baseline(self, height_px: int) -> int:
-        """Where the baseline is for capitals and figures to stand in the middle of a line of this height."""
+        """Returns the baseline that centres capitals and digits in a line of this height."""
         return round((height_px + self.cap_px) / 2)
 
     def width_px(self, text: str) -> int:
-        """How wide the text is when it is drawn by `face_for(text)`."""
+        """Returns the width of the text if it is drawn with `face_for(text)`."""
         return math.ceil(self.face_for(text).getlength(text))
 
     def face_for(self, text: str) -> ImageFont.FreeTypeFont:
-        """The face that draws the text: the built-in one where it has every letter."""
+        """Returns a font that has every letter of the text; the built-in one if none has."""
         if covers(self.face, text):
             return self.face
         return next((face for face in _system_faces(self.size_px) if covers(face, text)), self.face)
 
     def readable(self, text: str) -> str:
-        """The text on one line; letters that no face here has lose their accents or become "?"."""
+        """Returns the text on one line; letters that no font here has lose their accents or become "?"."""
         line = " ".join(text.split())
         if covers(self.face_for(line), line):
             return line
@@ -92,7 +90,7 @@ class Lettering:
         return "".join(mark if covers(self.face, mark) else "?" for mark in plain)
 
     def fit(self, text: str, room_px: int) -> str:
-        """The longest beginning of the text that fits, with an ellipsis where it is cut; "" where not even that fits."""
+        """Returns the text, or as much of its start as fits with an ellipsis; "" if nothing fits."""
         if self.width_px(text) <= room_px:
             return text
         low, high = 0, len(text)
@@ -106,7 +104,7 @@ class Lettering:
 
 
 def covers(face: ImageFont.FreeTypeFont, text: str) -> bool:
-    """Whether the face has a glyph for every letter of the text."""
+    """Whether the font has a glyph for every letter of the text."""
     return all(_has_glyph(face, mark) for mark in set(text))
 
 
@@ -114,7 +112,7 @@ def _built_in_face(size_px: int) -> ImageFont.FreeTypeFont:
     face = ImageFont.load_default(size_px)
     if not isinstance(face, ImageFont.FreeTypeFont):
         raise OutputError(
-            "this Pillow draws no scalable type", hint="reinstall it from a wheel: pip install --force-reinstall pillow"
+            "this build of Pillow has no scalable font", hint="reinstall it from a wheel: pip install --force-reinstall pillow"
         )
     return face
 
@@ -137,26 +135,26 @@ def _system_faces(size_px: int) -> tuple[ImageFont.FreeTypeFont, ...]:
     return tuple(faces)
 
 
-MIN_CANVAS_PX = 240  # a narrower picture is enlarged by a whole factor
+MIN_CANVAS_PX = 240  # a narrower picture is enlarged by an integer factor
 MIN_TYPE_PX = 12
 MIN_SMALL_PX = 10
 MAX_SIDE_PX = 4096
 MAX_MACROBLOCKS = 36864  # of 16×16 px: H.264 level 5.2, the most that common hardware plays
-_INK: Colour = (24, 18, 4)  # on an event's colour
+_INK: Colour = (24, 18, 4)  # text on the colour of an event
 _LINE_EM = 1.5  # height of a plate
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where things are on the canvas, in pixels.
+    """The positions of all parts on the canvas, in pixels.
 
     Attributes:
-        width, height: of the canvas, even.
-        enlarge: whole factor by which the picture is enlarged.
+        width, height: size of the canvas; both are even.
+        enlarge: integer factor by which the picture is enlarged.
         picture_x: left edge of each picture: one, or two side by side.
         picture_width, picture_height: after enlarging.
-        type_px: size of the type.
-        caption_below: True where a caption gets a line of its own.
+        type_px: size of the text.
+        caption_below: True if the caption has a line of its own.
     """
 
     width: int
@@ -170,7 +168,7 @@ class Geometry:
 
     @classmethod
     def of(cls, width: int, height: int, *, side_by_side: bool = False) -> Geometry:
-        """The canvas for pictures of this size."""
+        """Returns the canvas for pictures of this size."""
         enlarge = max(1, min(-(-MIN_CANVAS_PX // width), MAX_SIDE_PX // 2 // max(width, height)))
         wide, tall = width * enlarge, height * enlarge
         gap = max(2, wide // 160) if side_by_side else 0
@@ -186,22 +184,22 @@ class Geometry:
 
     @property
     def plays_anywhere(self) -> bool:
-        """Whether common H.264 players take a video of this size."""
+        """Whether common H.264 players can play a video of this size."""
         blocks = -(-self.width // 16) * -(-self.height // 16)
         return blocks <= MAX_MACROBLOCKS and max(self.width, self.height) <= MAX_SIDE_PX
 
 
 class Overlay:
-    """Draws one video's frames; everything that doesn't change from frame to frame is prepared once.
+    """Draws the frames of one video. Prepares everything that is the same in all frames once.
 
     Args:
         table: the video's scores.
         events: its events.
-        thresholds: the levels that made them.
-        width, height: of the pictures that will come, px.
-        end_s: where the last frame ends.
-        side_by_side: the picture as it is on the left, the annotated one on the right.
-        title: shown where there is room, e.g. the video's name.
+        thresholds: those that the events were cut with.
+        width, height: size of the pictures in pixels.
+        end_s: end of the last frame.
+        side_by_side: show the original picture on the left and the annotated one on the right.
+        title: shown if there is room, for example the video's name.
 
     Attributes:
         geometry: the canvas.
@@ -236,12 +234,12 @@ class Overlay:
         self._fit_title = lru_cache(maxsize=1)(lambda room_px: self._type.fit(self._type.readable(title), room_px))
 
     def draw(self, picture: ByteArray, row: int, mask: ByteArray | None = None) -> ByteArray:
-        """One frame of the rendered video.
+        """Returns one frame of the rendered video.
 
         Args:
             picture: (H, W, 3) uint8 RGB.
             row: the frame's row in the scores.
-            mask: (h, w) uint8, 0–255 = pixel score 0–1, or None where none is stored. Hand over the same array for as long
+            mask: (h, w) uint8, 0–255 = pixel score 0–1, or None if no mask is stored. Pass the same array for as long
                 as the mask stays the same.
 
         Returns:
@@ -311,7 +309,7 @@ class Overlay:
         return panel
 
     def _label_thresholds(self, draw: ImageDraw.ImageDraw) -> None:
-        """The level where events open, in small figures above its line, where they are legible."""
+        """Writes the threshold that opens events in small digits above its line, if they are legible."""
         small = self._small
         if small.size_px < MIN_SMALL_PX:
             return
@@ -325,7 +323,7 @@ class Overlay:
         )
 
     def _draw_head(self, panel: Image.Image, draw: ImageDraw.ImageDraw, row: int, at_s: float) -> None:
-        """Time on the left, score on the right, between them the event's plate or the title."""
+        """Draws the time on the left, the score on the right, and the event's caption or the title between them."""
         place, kind = self.geometry, self._type
         em, face = place.type_px, kind.face
         baseline = self._head_y + kind.centred_baseline(round(_LINE_EM * em))
@@ -351,7 +349,7 @@ class Overlay:
             panel.paste(self._plate(caption, ground, ink), (left + gap, top))
 
     def _caption(self, row: int, number: int, room_px: int) -> tuple[str, Colour, Colour]:
-        """(words that fit, ground, ink) of the plate; no words where there is nothing to say or no room."""
+        """Returns (text that fits, background, text colour) of the caption; the text is "" if there is none or no room."""
         ground, ink = (EVENT, _INK) if number >= 0 else (BAR, TEXT)
         if not self._table.decode_ok[row]:
             return self._type.fit("frame lost", room_px), ground, ink
@@ -360,7 +358,7 @@ class Overlay:
         return self._fit_title(room_px), PANEL, DIM
 
     def _name_event(self, number: int, room_px: int) -> str:
-        """Number, category and peak; the category is cut first."""
+        """Returns number, category and peak score; if room is short, the category is cut first."""
         event, kind = self._events[number], self._type
         begin, end = f"Event {event.id}", f"peak {event.peak_score:.2f}"
         dot = "  ·  "
@@ -373,7 +371,7 @@ class Overlay:
         return kind.fit(begin + dot + end, room_px)
 
     def _draw_plate(self, text: str, ground: Colour, ink: Colour) -> Image.Image:
-        """Words on a rounded plate."""
+        """Draws text on a rounded background."""
         em, kind = self.geometry.type_px, self._type
         inset = round(0.5 * em) if ground != PANEL else 0
         size = (kind.width_px(text) + 2 * inset, round(_LINE_EM * em))
