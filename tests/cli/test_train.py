@@ -49,3 +49,10 @@ def test_the_old_name_of_the_option_works_and_is_not_in_the_help() -> None:
     assert "--config" not in vadcli("--help").stdout
     done = vadcli("--config", ROOT / "recipes" / "none.toml")
     assert "none.toml" in done.stderr
+
+
+def test_a_recipe_of_the_synthetic_world_names_the_command_that_trains_it() -> None:
+    done = vadcli("--recipe", ROOT / "recipes" / "lavida-tiny.toml", "--dry-run")
+    assert done.returncode == 2
+    assert "python -m tools.tiny_world --recipe" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -236,7 +236,13 @@ def train(
     chosen = recipe or config
     if chosen is None:
         raise UsageError("vadcli train needs a recipe", hint="name a TOML file with --recipe")
-    recipes = read_recipes(chosen, Recipe)
+    try:
+        recipes = read_recipes(chosen, Recipe)
+    except UsageError as error:
+        if chosen.is_file() and '"synthetic"' in chosen.read_text(encoding="utf-8", errors="replace"):
+            hint = f"a recipe of the synthetic world: in a checkout, run python -m tools.tiny_world --recipe {chosen}"
+            raise UsageError(error.message, hint=hint) from error
+        raise
     if dry_run:
         from vadcli.train.plan import plan_of, plan_text, time_text
 
