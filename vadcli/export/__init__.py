@@ -1,4 +1,4 @@
-"""Events in the formats of other tools: documents in, text out. Each file has one kind of format.
+"""Writes events in the formats of other tools. Each module holds formats of one kind.
 
 `vadcli.registry.EXPORTERS` has the formats by name, as `--format` takes them.
 """
@@ -20,19 +20,19 @@ from vadcli.store.masks import MaskTrack, masks_of
 MasksOf = Callable[[EventsDocument], MaskTrack | None]
 Write = Callable[[Sequence[EventsDocument], MasksOf, TextIO], None]
 ExportedFile = tuple[str, Write, Sequence[EventsDocument]]
-"""A file of an export: its relative name, what writes it, and the videos in it."""
+"""A file of an export: its relative name, the function that writes it, and the documents of its videos."""
 
 
 @dataclass(frozen=True)
 class Exporter:
-    """One format.
+    """One export format.
 
     Attributes:
-        write: writes these videos' events.
-        suffix: of a video's file.
-        one_video: a file holds one video only.
-        name: of the one file that holds all videos; where there is none, each has a file of its own.
-        beside: further files for the whole export, by their names.
+        write: the function that writes the events of some videos to a file.
+        suffix: suffix of the file, if there is one file per video.
+        one_video: True if a file can hold only one video.
+        name: name of the file that holds all videos; empty if there is one file per video.
+        beside: name -> function, for additional files of the whole export.
     """
 
     write: Write
@@ -42,7 +42,7 @@ class Exporter:
     beside: Mapping[str, Write] = field(default_factory=dict)
 
     def files(self, documents: Sequence[EventsDocument]) -> Iterator[ExportedFile]:
-        """Every file of an export into a folder."""
+        """Yields every file of an export into a folder."""
         if not self.name:
             yield from ((f"{document.video['path']}{self.suffix}", self.write, [document]) for document in documents)
             return
@@ -51,30 +51,30 @@ class Exporter:
 
 
 def all_videos(text: Callable[[Sequence[EventsDocument]], str]) -> Write:
-    """Return what writes the text of all videos together."""
+    """Returns a function that writes one text for all videos."""
     return lambda documents, masks, file: print(text(documents), end="", file=file)
 
 
 def each_video(text: Callable[[EventsDocument], str]) -> Write:
-    """Return what writes the text of each video, one after the other."""
+    """Returns a function that writes the texts of the videos one after the other."""
     return lambda documents, masks, file: print(*map(text, documents), sep="", end="", file=file)
 
 
 def export(
     documents: Sequence[EventsDocument], name: str, *, layout: OutputLayout, to: Path | None = None, file: TextIO
 ) -> list[str]:
-    """Write events in the format of a name, into a folder or an open file; returns one line per problem with stored masks.
+    """Writes events in one format to a folder or an open file; returns one line per problem with stored masks.
 
     Args:
         documents: the videos' events.
         name: a name in `registry.EXPORTERS`.
-        layout: of the scan, for its masks.
+        layout: the output folder of the scan, for its masks.
         to: a folder; each file in it is written whole or not at all. None writes to `file`.
-        file: where the text goes if there is no folder.
+        file: an open text file for the text if there is no folder.
 
     Raises:
-        UsageError: there is no such format, or a file of it holds one video and there are several.
-        OutputError: a file cannot be written; those before it stay.
+        UsageError: the format does not exist, or it holds one video per file and there are several.
+        OutputError: a file can't be written; the files written before it are kept.
     """
     exporter: Exporter = EXPORTERS.load(name)
     opened: list[MaskTrack] = []

@@ -1,6 +1,6 @@
-"""Events as a FiftyOne temporal detection dataset's labels.json (fiftyone.types.FiftyOneTemporalDetectionDataset).
+"""Events for annotation tools: labels.json of a FiftyOneTemporalDetectionDataset, and Label Studio predictions.
 
-Events as Label Studio predictions: tasks to import, and the labelling configuration that they are drawn by.
+Label Studio needs two files: the tasks to import, and the labelling configuration that shows them.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from vadcli.types import Box, Event
 
 
 def to_fiftyone(documents: Iterable[EventsDocument]) -> str:
-    """Labels of all videos, to be read with the scan's folder as `data_path`.
+    """Returns the labels of all videos; import them with the scanned folder as `data_path`.
 
-    Videos are named by their path without its suffix, as FiftyOne looks them up; frames count from 1, the last one included.
+    FiftyOne finds a video by its path without the suffix. It counts frames from 1 and includes the last one.
 
     Raises:
-        UsageError: two videos differ in their suffix alone, which FiftyOne can't tell apart.
+        UsageError: two videos differ only in their suffix, so FiftyOne can't tell them apart.
     """
     labels: dict[str, list[dict[str, Any]]] = {}
     named: dict[str, str] = {}
@@ -53,16 +53,16 @@ def _detection(event: Event) -> dict[str, Any]:
 
 
 LOCAL_FILES = "/data/local-files/?d="
-"""Where Label Studio serves files of a storage of its own machine; the rest is the path relative to the scan's folder."""
+"""The URL under which Label Studio serves local files; a path relative to the scanned folder follows."""
 
 
 def to_label_studio(documents: Iterable[EventsDocument]) -> str:
-    """Tasks with predictions, a task a video: a stretch of the timeline an event, and a box where one is known."""
+    """Returns one task per video with one timeline span per event, and its box if it has one."""
     return json.dumps([_task(document) for document in documents], indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def label_studio_config(documents: Iterable[EventsDocument]) -> str:
-    """The labelling configuration with the labels that occur."""
+    """Returns the labelling configuration, with the labels that the events have."""
     names = sorted({_label(event) for document in documents for event in document.events} | {UNNAMED})
     labels = "".join(f"\n    <Label value={quoteattr(name)}/>" for name in names)
     return (
@@ -76,7 +76,7 @@ def label_studio_config(documents: Iterable[EventsDocument]) -> str:
 
 
 def _label(event: Event) -> str:
-    """As the configuration, which is XML, can hold it."""
+    """Returns the label as the configuration, which is XML, can store it."""
     return legal_in_xml(label(event))
 
 
@@ -102,7 +102,7 @@ def _task(document: EventsDocument) -> dict[str, Any]:
 
 
 def _stretch(event: Event) -> dict[str, Any]:
-    """Frames count from 1, the last one included."""
+    """Returns the event's span; Label Studio counts frames from 1 and includes the last one."""
     return {
         "id": f"event-{event.id}",
         "from_name": "event",
@@ -114,7 +114,7 @@ def _stretch(event: Event) -> dict[str, Any]:
 
 
 def _box(event: Event, box: Box, document: EventsDocument) -> dict[str, Any]:
-    """The event's box over all its frames, in percent of the picture."""
+    """Returns the event's box over all its frames, in percent of the picture."""
     video = document.video
     across, down = 100 / video["width"], 100 / video["height"]
     place = {"x": box[0] * across, "y": box[1] * down, "width": box[2] * across, "height": box[3] * down, "rotation": 0}

@@ -1,4 +1,4 @@
-"""Events as CVAT for video 1.1: the masks of each event's frames, or its box where no masks are stored."""
+"""Events as CVAT for video 1.1: the masks of each event's frames, or its box if no masks are stored."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from vadcli.store.masks import MaskTrack
 from vadcli.types import BoolArray, Event
 
 HALF = 128
-"""The mask byte from which a pixel belongs to the mask: a pixel score of 0.5."""
+"""A pixel belongs to the mask from this byte value on, which is a pixel score of 0.5."""
 
 
 def write_cvat(document: EventsDocument, masks: MaskTrack | None, file: TextIO) -> None:
-    """Write one video's events.
+    """Writes the events of one video.
 
     CVAT has no tracks of masks and reads a track of masks as its first one, so every mask is a track of its own.
 
     Args:
         document: the video's events.
-        masks: its stored masks; None where there are none.
-        file: where to.
+        masks: the stored masks of the video; None if there are none.
+        file: an open text file.
     """
     xml = XMLGenerator(cast(TextIOBase, file), "utf-8", short_empty_elements=True)
     xml.startDocument()
@@ -78,7 +78,7 @@ def _masks(event: Event, masks: MaskTrack, size: tuple[int, int]) -> Iterator[_S
 
 
 def runs(mask: BoolArray) -> list[int]:
-    """Lengths of the runs of a mask, row by row, of pixels outside and inside in turn; the first may be 0."""
+    """Returns run lengths of a mask, row by row, alternating between outside and inside; the first may be 0."""
     flat = np.concatenate([[False], mask.ravel()])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
     return [int(length) for length in np.diff(np.concatenate([[0], changes, [mask.size]]))]
@@ -131,7 +131,7 @@ def _open(xml: XMLGenerator, tag: str, **attributes: object) -> None:
 
 
 def write_all(documents: Sequence[EventsDocument], masks: MasksOf, file: TextIO) -> None:
-    """Write every video's annotations; see `write_cvat`."""
+    """Writes the annotations of every video; see `write_cvat`."""
     for document in documents:
         write_cvat(document, masks(document), file)
 

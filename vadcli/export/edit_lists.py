@@ -13,12 +13,12 @@ from vadcli.store.events import EventsDocument
 from vadcli.types import Event
 
 _RECORD_START_S = 3600
-"""Edited programmes start at one hour by custom."""
+"""By convention, edited programmes start at one hour."""
 _DEFAULT_FPS = 25.0
 
 
 def to_edl(document: EventsDocument) -> str:
-    """A CMX 3600 edit list of one video: its events one after the other, in non-drop timecode at the video's frame rate.
+    """Returns a CMX 3600 edit list of one video's events, in non-drop timecode at the video's frame rate.
 
     The format counts in whole frames a second: of 29.97 it makes 30, as editors do with such a file.
 
@@ -56,12 +56,12 @@ def _timecode(frames: int, nominal: int) -> str:
 
 
 def to_otio(documents: Iterable[EventsDocument]) -> str:
-    """An OpenTimelineIO timeline: the events of all videos one after the other, each a clip with a marker at its peak.
+    """Returns an OpenTimelineIO timeline: one clip per event of all videos, with a marker at its peak.
 
     A clip refers to its video by the path relative to the scan's folder; what else is known of the event lies in the metadata.
 
     Raises:
-        UsageError: the opentimelineio package is missing.
+        UsageError: the opentimelineio package is not installed.
     """
     try:
         import opentimelineio as otio

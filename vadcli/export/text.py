@@ -1,9 +1,4 @@
-"""How an event is called where there is room for a word or a line.
-
-Events as tables: JSON and CSV.
-
-Events as WebVTT, which players show as captions or chapters.
-"""
+"""Events as JSON, CSV and WebVTT, which players show as captions or chapters; and the labels of events in all formats."""
 
 from __future__ import annotations
 
@@ -19,21 +14,21 @@ from vadcli.store.events import EventsDocument
 from vadcli.types import Event
 
 UNNAMED = "anomaly"
-"""What an event without a category is called."""
+"""The label of an event without a category."""
 
 
 def label(event: Event) -> str:
-    """The event's category."""
+    """Returns the event's category, or `UNNAMED` if it has none."""
     return event.category or UNNAMED
 
 
 def caption(event: Event) -> str:
-    """The event's category and how sure it is."""
+    """Returns the label of the event and its peak score."""
     return f"{label(event)} {event.peak_score:.2f}"
 
 
 def one_line(text: str) -> str:
-    """Text without line ends, for formats that are read line by line."""
+    """Returns text without line breaks, for formats that are read line by line."""
     return " ".join(text.split())
 
 
@@ -41,7 +36,7 @@ _NOT_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U001
 
 
 def legal_in_xml(text: str) -> str:
-    """Text with a mark in place of each character that no XML file may hold, escaped or not."""
+    """Returns text with every character replaced that XML does not allow, even escaped."""
     return _NOT_XML.sub("\ufffd", text)
 
 
@@ -66,12 +61,12 @@ CSV_COLUMNS = (
 
 
 def to_json(documents: Iterable[EventsDocument]) -> str:
-    """One JSON array of all documents."""
+    """Returns one JSON array of all documents."""
     return json.dumps([document.to_json() for document in documents], indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def to_csv(documents: Iterable[EventsDocument]) -> str:
-    """One row an event over all videos, a header row first; empty where there is no value."""
+    """Returns a header row and one row per event of all videos; a cell without a value is empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -87,7 +82,7 @@ def _csv_row(document: EventsDocument, event: Event) -> list[object]:
 
 
 def to_vtt(document: EventsDocument) -> str:
-    """WebVTT captions of one video: a cue an event, for any player."""
+    """Returns WebVTT captions of one video, with one cue per event."""
     blocks = ["WEBVTT"]
     for event in document.events:
         start_ms = round(event.start_s * 1000)
