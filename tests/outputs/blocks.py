@@ -1,4 +1,4 @@
-"""Checkpoint blocks, the same ones in every process."""
+"""Checkpoint blocks that are equal in every process."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Real processes for tests: a script that says when it is ready, killed or awaited by the test."""
+"""Real processes for tests: a script that reports when it is ready; the test kills it or waits for it."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Whole files or none, and nothing left behind."""
+"""Files are written whole or not at all, and no temporary is left behind."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Checkpoints: what a dead process leaves, and who may go on with it."""
+"""Checkpoints: what a dead process leaves, and which process may continue it."""
 
 import os
 import random

@@ -22,7 +22,7 @@ def test_json_is_one_array_of_the_documents():
     assert json.loads(to_json([])) == []
 
 
-def test_csv_is_a_row_an_event_over_all_videos():
+def test_csv_has_one_row_per_event_over_all_videos():
     odd = replace(video_of(DOCUMENT, path='odd, "name".mp4', camera=None), events=(PLAIN,))
     rows = list(csv.DictReader(io.StringIO(to_csv([DOCUMENT, QUIET, odd]))))
     assert tuple(rows[0]) == CSV_COLUMNS
@@ -48,7 +48,7 @@ def test_csv_is_a_row_an_event_over_all_videos():
     assert (rows[2]["camera"], rows[2]["category"], rows[2]["bbox_x"]) == ("", "", "")
 
 
-def test_vtt_has_a_cue_an_event():
+def test_vtt_has_one_cue_per_event():
     odd = replace(PLAIN, start_s=3723.0004, end_s=3723.0004, peak_s=3723.0004, category="a --> b\n& <i>")
     assert to_vtt(replace(DOCUMENT, events=(FIGHT, odd))) == (
         "WEBVTT\n\n"

@@ -1,4 +1,4 @@
-"""Exports read back by the tools that they are for: OpenTimelineIO and its edit lists, WebVTT, CVAT, Label Studio, FiftyOne."""
+"""Exports are read back by the tools that they are written for: OpenTimelineIO and its edit lists, WebVTT, CVAT, Label Studio, FiftyOne."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_edit_list_reader_of_opentimelineio_finds_the_same_cuts() -> None:
     assert [clip.name for clip in track] == ["cam1/a.mp4", "cam1/a.mp4"]
 
 
-def test_webvtt_reads_a_cue_an_event() -> None:
+def test_webvtt_reads_one_cue_per_event() -> None:
     webvtt = pytest.importorskip("webvtt")
     cues = list(webvtt.from_string(to_vtt(DOCUMENT)))
     assert [(cue.start, cue.end) for cue in cues] == [("00:00:01.000", "00:00:02.000"), ("00:00:04.000", "00:00:08.000")]

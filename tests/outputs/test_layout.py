@@ -1,4 +1,4 @@
-"""Where files lie and how names are made."""
+"""Where files lie and how their names are made."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What is drawn, looked at where it matters: sizes, colours, what stays untouched, words that fit."""
+"""Rendered frames: sizes, colours, which pixels stay unchanged, and text that fits."""
 
 from __future__ import annotations
 

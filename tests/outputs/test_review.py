@@ -1,4 +1,4 @@
-"""Reviews as the report's page saves them, read back."""
+"""Reviews that the report page saved are read back."""
 
 from __future__ import annotations
 

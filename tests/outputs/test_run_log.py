@@ -1,4 +1,4 @@
-"""The record of a run."""
+"""The run record."""
 
 import json
 from datetime import UTC, datetime, timedelta
