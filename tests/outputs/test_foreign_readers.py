@@ -1,4 +1,4 @@
-"""Exports are read back by the tools that they are written for: OpenTimelineIO and its edit lists, WebVTT, CVAT, Label Studio, FiftyOne."""
+"""The tools that exports are written for read them: OpenTimelineIO and edit lists, WebVTT, CVAT, Label Studio, FiftyOne."""
 
 from __future__ import annotations
 
