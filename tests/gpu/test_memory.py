@@ -15,7 +15,7 @@ from vadcli.detectors.lavida.compress import kept_count
 from vadcli.detectors.lavida.config import LavidaConfig, load_preset
 from vadcli.detectors.lavida.mllm import VisualTokens
 from vadcli.detectors.lavida.model import Lavida
-from vadcli.detectors.lavida.pixels import Grid
+from vadcli.detectors.lavida.pixels import PatchGrid
 from vadcli.detectors.lavida.prompts import build_prompt
 from vadcli.detectors.lavida.running import MOST_CLIPS, Runner
 
@@ -94,7 +94,7 @@ def seven_billion(device: torch.device) -> LavidaConfig:
 def prefill_adds(model: Lavida, ratio: float, device: torch.device) -> tuple[int, int]:
     """Return the bytes that one prefill of CLIPS clips adds to the weights (with visual tokens), and the tokens per clip."""
     mllm, config = model.mllm, model.config
-    grid = Grid(pairs=4, rows=2 * 12, columns=2 * 16, merge=2)  # 192 tokens per pair, as large as the preset's frames get
+    grid = PatchGrid(pairs=4, rows=2 * 12, columns=2 * 16, merge=2)  # 192 tokens per pair, as large as the preset's frames get
     gc.collect()
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated(device)

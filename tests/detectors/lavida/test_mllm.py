@@ -11,7 +11,7 @@ from vadcli.detectors.lavida.checkpoint import random_model
 from vadcli.detectors.lavida.compress import CompressionOptions
 from vadcli.detectors.lavida.config import load_preset
 from vadcli.detectors.lavida.mllm import MultimodalLM, VisualTokens
-from vadcli.detectors.lavida.pixels import Grid, qwen_patches
+from vadcli.detectors.lavida.pixels import PatchGrid, qwen_patches
 from vadcli.detectors.lavida.prompts import VIDEO, PromptTokens, build_prompt
 
 WHOLE = CompressionOptions(ratio=1.0)
@@ -23,7 +23,7 @@ def lm() -> MultimodalLM:
     return tiny().mllm
 
 
-def patches_of(frames: Tensor) -> tuple[Tensor, Grid]:
+def patches_of(frames: Tensor) -> tuple[Tensor, PatchGrid]:
     return qwen_patches(frames, min_px=12 * PX, max_px=20 * PX)
 
 

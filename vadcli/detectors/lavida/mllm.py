@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, Qwen2VLTextModel
 
 from vadcli.detectors.lavida.compress import CompressionOptions, NamePooling, SharedSight, compress
-from vadcli.detectors.lavida.pixels import Grid, moving_groups, restore_precision
+from vadcli.detectors.lavida.pixels import PatchGrid, moving_groups, restore_precision
 from vadcli.detectors.lavida.prompts import PromptTokens
 
 _CACHE = "cache" if "cache" in inspect.signature(Qwen2VLTextModel.forward).parameters else "past_key_values"
@@ -109,7 +109,7 @@ class MultimodalLM(nn.Module):
         """Patches a side that become one token."""
         return int(self.qwen.config.vision_config.spatial_merge_size)
 
-    def look(self, patches: Tensor, grid: Grid, static_threshold: float | None = None) -> list[tuple[Tensor, Tensor]]:
+    def look(self, patches: Tensor, grid: PatchGrid, static_threshold: float | None = None) -> list[tuple[Tensor, Tensor]]:
         """The vision tower: visual tokens of each clip, and which of the grid's tokens they are.
 
         Args:
@@ -128,7 +128,7 @@ class MultimodalLM(nn.Module):
             return [(clip, everything) for clip in tokens.view(b, grid.tokens, -1)]
         return [self._look_at_moving(clip, grid, moving_groups(clip, static_threshold)) for clip in embedded]
 
-    def _look_at_moving(self, embedded: Tensor, grid: Grid, moving: Tensor) -> tuple[Tensor, Tensor]:
+    def _look_at_moving(self, embedded: Tensor, grid: PatchGrid, moving: Tensor) -> tuple[Tensor, Tensor]:
         """One clip of (pairs, G, 4, E) patches of which only the `moving` (pairs, G) groups are looked at."""
         cos, sin = (part.view(moving.shape[1], grid.merge**2, -1) for part in self._angles(grid))
         steps = []
@@ -138,7 +138,7 @@ class MultimodalLM(nn.Module):
                 steps.append(self._tower(step[wanted].flatten(0, 1)[None], angles))
         return torch.cat(steps, dim=1)[0], moving.flatten().nonzero()[:, 0]
 
-    def compressed(self, clip: tuple[Tensor, Tensor], grid: Grid, options: CompressionOptions) -> VisualTokens:
+    def compressed(self, clip: tuple[Tensor, Tensor], grid: PatchGrid, options: CompressionOptions) -> VisualTokens:
         """Compress one clip's tokens (paper 3.4) and give each its place in time and picture."""
         tokens, index = clip
         found = compress(tokens, options)
@@ -224,7 +224,7 @@ class MultimodalLM(nn.Module):
     def _tower_width(self) -> int:
         return int(self.qwen.config.vision_config.embed_dim)
 
-    def _angles(self, grid: Grid) -> tuple[Tensor, Tensor]:
+    def _angles(self, grid: PatchGrid) -> tuple[Tensor, Tensor]:
         """Rotary cosines and sines (n, head width) of one pair of frames' patches, in the merger's order."""
         visual, m = self.qwen.model.visual, grid.merge
         device = visual.patch_embed.proj.weight.device

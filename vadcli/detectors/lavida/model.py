@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from vadcli.detectors.lavida.config import LavidaConfig
 from vadcli.detectors.lavida.masks import ImageFeatures, MaskModel, MaskOutput, TransformersMasks, gate
 from vadcli.detectors.lavida.mllm import MultimodalLM, Prefix, VisualTokens
-from vadcli.detectors.lavida.pixels import Grid, qwen_patches, sam_pixels
+from vadcli.detectors.lavida.pixels import PatchGrid, qwen_patches, sam_pixels
 from vadcli.detectors.lavida.projector import Prompts
 from vadcli.detectors.lavida.prompts import PromptTokens, build_prompt, split_categories
 from vadcli.detectors.lavida.propagate import propagate
@@ -174,7 +174,7 @@ class Lavida(nn.Module):
     def compress(self, tokens: Tensor, grid: tuple[int, int, int]) -> list[VisualTokens]:
         """Compressed tokens of each clip, of (B, L, D) that lie in a grid of frames, rows and columns."""
         everything = torch.arange(tokens.shape[1], device=tokens.device)
-        placed = Grid(*grid, merge=1)
+        placed = PatchGrid(*grid, merge=1)
         with self.clock("compression"):
             return [self.mllm.compressed((clip, everything), placed, self.config.compression) for clip in tokens]
 

@@ -78,7 +78,7 @@ LONGEST_ASPECT = 200
 
 
 @dataclass(frozen=True)
-class Grid:
+class PatchGrid:
     """Patches of one clip: pairs of frames × rows × columns.
 
     Attributes:
@@ -105,7 +105,7 @@ class Grid:
 
 def qwen_patches(
     frames: Tensor, *, min_px: int, max_px: int, patch_px: int = 14, merge: int = 2, dtype: torch.dtype = torch.float32
-) -> tuple[Tensor, Grid]:
+) -> tuple[Tensor, PatchGrid]:
     """Resize by Qwen2-VL's rule, normalise, pair in time and cut into patches, as its image processor does.
 
     Patches come in the order in which the vision tower merges them: the four of a 2 × 2 group follow each other.
@@ -125,7 +125,7 @@ def qwen_patches(
     new_h, new_w = smart_resize(tall, wide, factor=factor, min_pixels=min_px, max_pixels=max_px)
     pixels = resize(frames.flatten(0, 1), new_h, new_w, mode="bicubic")  # (B·T, 3, h·p, w·p) in 0-255
     pixels = normalise(pixels, CLIP_MEAN, CLIP_STD).to(dtype)
-    grid = Grid(t // 2, new_h // patch_px, new_w // patch_px, merge)
+    grid = PatchGrid(t // 2, new_h // patch_px, new_w // patch_px, merge)
     pixels = pixels.view(
         b, grid.pairs, 2, 3, grid.rows // merge, merge, patch_px, grid.columns // merge, merge, patch_px
     )  # (B, pairs, 2, 3, h/2, 2, p, w/2, 2, p)

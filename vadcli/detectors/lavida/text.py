@@ -1,4 +1,4 @@
-"""CLIP's text model: one pooled feature a category name (paper 3.7's text branch). Run once a category list."""
+"""CLIP's text model: one pooled embedding per category (the text branch of paper 3.7), run once per list."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class TextEncoder(nn.Module):
 
     @property
     def width(self) -> int:
-        """Of a feature, 512 for ViT-B/32."""
+        """Width of an embedding, 512 for ViT-B/32."""
         return int(self.clip.config.hidden_size)
 
     def forward(self, categories: Sequence[str]) -> Tensor:
-        """(C, width) pooled features, without gradients. A name longer than CLIP reads is cut, its end mark kept."""
+        """(C, width) pooled embeddings, without gradients. A category too long for CLIP is cut and keeps its end token."""
         with torch.no_grad():
             return self.pooled(categories)
 
     def pooled(self, categories: Sequence[str]) -> Tensor:
-        """The same with gradients where the weights ask for them: a model made from nothing learns its words."""
+        """Returns the same as `forward`, with gradients if the weights require them."""
         ids = self.tokenizer(
             list(categories),
             padding=True,

@@ -21,7 +21,7 @@ from vadcli.types import BoolArray, ByteArray, FloatArray, TimeArray
 
 
 @dataclass(frozen=True)
-class Grid:
+class CellGrid:
     """Square cells over one picture size; the last row and column may reach beyond the picture.
 
     Attributes:
@@ -88,11 +88,11 @@ class Grid:
 
 
 @lru_cache(maxsize=32)
-def grid_for(height_px: int, width_px: int, cell_px: int, box_cells: int) -> Grid:
+def grid_for(height_px: int, width_px: int, cell_px: int, box_cells: int) -> CellGrid:
     """The grid of a picture size; a picture smaller than a cell is one cell."""
     h, w = -(-height_px // cell_px), -(-width_px // cell_px)
     wide = 2 * box_cells - 1
-    return Grid(height_px, width_px, cell_px, _box(h, box_cells), _box(w, box_cells).T, _box(h, wide), _box(w, wide).T)
+    return CellGrid(height_px, width_px, cell_px, _box(h, box_cells), _box(w, box_cells).T, _box(h, wide), _box(w, wide).T)
 
 
 def _box(cells: int, box: int) -> FloatArray:
@@ -125,7 +125,7 @@ class Perspective:
     top: float = 0.0
     bottom: float = 1.0
 
-    def factors(self, grid: Grid) -> FloatArray:
+    def factors(self, grid: CellGrid) -> FloatArray:
         """(h, 1) float32: what motion in each row of cells is divided by."""
         rows = grid.shape[0]
         height = np.clip((np.arange(rows) + 0.5) / rows, self.top, self.bottom) - self.centre

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from vadcli.detectors.motion import MotionOptions
-from vadcli.detectors.motion.background import Grid, camera_flow, foreground, match_light
+from vadcli.detectors.motion.background import CellGrid, camera_flow, foreground, match_light
 from vadcli.types import BoolArray, ByteArray, FloatArray, IndexArray, TimeArray
 
 SMALLEST_SIDE_PX = 32
@@ -135,7 +135,7 @@ class ClipMaps:
         scene: (T,) int64, the number of the camera's scene that the shot shows, -1 for none of them.
     """
 
-    grid: Grid
+    grid: CellGrid
     timestamp: TimeArray = field(repr=False)
     motion: FloatArray = field(repr=False)
     speed: FloatArray = field(repr=False)
@@ -153,7 +153,7 @@ def map_clip(
     timestamp: TimeArray,
     seen: BoolArray,
     scenes: Mapping[int, FloatArray],
-    grid: Grid,
+    grid: CellGrid,
     options: MotionOptions,
 ) -> ClipMaps:
     """Measure a clip.
@@ -198,7 +198,7 @@ def map_clip(
 class _Steps:
     """What each step from one picture to the next shows; rows that are never measured stay zero and unusable."""
 
-    def __init__(self, padded: ByteArray, pooled: FloatArray, grid: Grid, options: MotionOptions) -> None:
+    def __init__(self, padded: ByteArray, pooled: FloatArray, grid: CellGrid, options: MotionOptions) -> None:
         self._padded, self._pooled, self._grid, self._options = padded, pooled, grid, options
         self._flow = DenseFlow()
         self.speed, self.change = np.zeros_like(pooled), np.zeros_like(pooled)

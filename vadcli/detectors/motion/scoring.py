@@ -14,7 +14,7 @@ import numpy as np
 
 from vadcli.detectors.calibration import Footage, Tail, fit_tail, usual_level
 from vadcli.detectors.motion import MotionOptions
-from vadcli.detectors.motion.background import Grid, fit_perspective, grid_for, learn_scenes
+from vadcli.detectors.motion.background import CellGrid, fit_perspective, grid_for, learn_scenes
 from vadcli.detectors.motion.camera import (
     MOTION_REFERENCE,
     RARITY_REFERENCE,
@@ -132,7 +132,7 @@ class Channels:
 
 
 def measure(
-    frames: ByteArray, *, timestamp: TimeArray, seen: BoolArray, fitted: FittedCamera, grid: Grid, options: MotionOptions
+    frames: ByteArray, *, timestamp: TimeArray, seen: BoolArray, fitted: FittedCamera, grid: CellGrid, options: MotionOptions
 ) -> ClipMaps:
     """Maps of a clip (T, H, W) with the camera's backgrounds."""
     scenes = fitted.backgrounds(grid.height_px, grid.width_px)
@@ -203,7 +203,7 @@ def fit_camera(sample: CameraSample, options: MotionOptions) -> FittedCamera:
     return replace(fitted, tail=_tail(fitted, bursts, channels, footage, options))
 
 
-def _grid(clip: Clip, options: MotionOptions) -> Grid:
+def _grid(clip: Clip, options: MotionOptions) -> CellGrid:
     return grid_for(*clip.frames.shape[1:3], options.cell_px, options.box_cells)
 
 
