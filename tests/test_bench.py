@@ -17,13 +17,10 @@ from hypothesis import strategies as st
 
 from tests.fakes import DifferenceDetector
 from tests.media import make_video
-from vadcli.bench import Bench, BenchPlan, Bound, footage_of, rounds
-from vadcli.bench import machine as footage
-from vadcli.bench import machine as room
-from vadcli.bench import machine as usage
-from vadcli.bench.machine import BusyMeter, HostMemory, StageClock, covered
+from vadcli.bench import Bench, BenchPlan, Bound, footage_of, rounds, usage
 from vadcli.bench.report import Report, Setting, Stages, Throughput
 from vadcli.bench.rounds import Round, ScoreStore, naive_clips, naive_round, scan_round
+from vadcli.bench.usage import BusyMeter, HostMemory, StageClock, covered
 from vadcli.detectors.lavida import checkpoint
 from vadcli.detectors.lavida.config import load_preset
 from vadcli.detectors.lavida.detector import LavidaDetector
@@ -53,7 +50,7 @@ def video(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def read(video: Path, tmp_path: Path) -> footage.Footage:
+def read(video: Path, tmp_path: Path) -> usage.Footage:
     return footage_of([("a.mp4", video)], tmp_path)
 
 
@@ -168,7 +165,7 @@ def test_the_naive_reader_names_what_it_cannot_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("clips", [1, 5, 7])
 def test_a_round_scores_and_stores_every_clip_it_counts(
-    read: footage.Footage, clips: int, monkeypatch: pytest.MonkeyPatch
+    read: usage.Footage, clips: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored: list[int] = []
     add = ScoreStore.add
@@ -190,7 +187,7 @@ def test_a_round_scores_and_stores_every_clip_it_counts(
     assert by_scan.rows > (clips - 1) * 8  # a video's very last frame has no score of its own
 
 
-def test_a_round_that_fails_says_why(read: footage.Footage, tmp_path: Path) -> None:
+def test_a_round_that_fails_says_why(read: usage.Footage, tmp_path: Path) -> None:
     class Broken(Colours):
         def score(self, batch: object) -> object:  # type: ignore[override]
             raise RuntimeError("no")
@@ -207,23 +204,23 @@ def test_a_round_that_fails_says_why(read: footage.Footage, tmp_path: Path) -> N
             )  # fmt: skip
 
 
-def test_time_ends_a_round_too(read: footage.Footage) -> None:
+def test_time_ends_a_round_too(read: usage.Footage) -> None:
     with ScoreStore(read.scratch, channels=2) as store:
         assert naive_round(Colours(), read, bound=Bound(1e-9), store=store).clips == 1
 
 
 def test_made_footage_is_asked_for_without_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(footage, "MADE_S", 1)
+    monkeypatch.setattr(usage, "MADE_S", 1)
     made = footage_of([], tmp_path, size=(64, 48))
     paths = [path for _, path in made.videos]
-    assert len({path.read_bytes() for path in paths}) == len(paths) == footage.MADE_FILES
+    assert len({path.read_bytes() for path in paths}) == len(paths) == usage.MADE_FILES
     names = [request.video for request in itertools.islice(made.requests(), 2 * len(paths))]
     assert len(set(names)) == 2 * len(paths)
 
 
 def test_footage_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(VadcliError, match="name videos of your own"):
-        footage.make_video(tmp_path / "missing" / "a.mp4", size=(64, 48), seconds=1, hue=0)
+        usage.make_video(tmp_path / "missing" / "a.mp4", size=(64, 48), seconds=1, hue=0)
 
 
 def throughput(setting: Setting, *rates: float, device_bytes: int | None = None) -> Throughput:
@@ -294,8 +291,8 @@ def tiny(**options: object) -> LavidaDetector:
     return LavidaDetector(DetectorOptions(**given))  # type: ignore[arg-type]
 
 
-def test_a_measurement_of_the_real_detector(read: footage.Footage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vadcli.bench.run.TIMED_BATCHES", 1)
+def test_a_measurement_of_the_real_detector(read: usage.Footage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vadcli.bench.TIMED_BATCHES", 1)
     watch, sizes = Lavida.watch, []
 
     def narrow(self: Lavida, frames: torch.Tensor) -> object:
@@ -332,7 +329,7 @@ def test_real_sizes_are_drawn_where_they_are_needed_and_nowhere_else() -> None:
 
 
 def needs(model: str, precision: str = "auto") -> int:
-    model_bytes = room.weights_bytes(load_preset(model), {"auto": torch.float32, "bf16": torch.bfloat16}[precision])
+    model_bytes = usage.weights_bytes(load_preset(model), {"auto": torch.float32, "bf16": torch.bfloat16}[precision])
     assert model_bytes > 0
     return model_bytes
 
@@ -350,15 +347,15 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_drawn(
     monkeypatch: pytest.MonkeyPatch, spare: int, fits: str
 ) -> None:
     wanted = needs("lavida-7b")
-    monkeypatch.setattr(room, "free_bytes", lambda device: max(0, wanted + spare))
+    monkeypatch.setattr(usage, "free_bytes", lambda device: max(0, wanted + spare))
     detector = tiny(model="lavida-7b")
     with pytest.raises(DeviceError, match=r"lavida-7b: its weights take \d+\.\d GB in float32, and cpu has") as caught:
-        room.need_memory(detector)
+        usage.need_memory(detector)
     assert fits in caught.value.hint
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 4
-    monkeypatch.setattr(room, "free_bytes", lambda device: wanted)
-    room.need_memory(detector)
+    monkeypatch.setattr(usage, "free_bytes", lambda device: wanted)
+    usage.need_memory(detector)
 
 
 def test_weights_are_counted_in_their_number_format() -> None:
@@ -372,12 +369,12 @@ def test_a_containers_limit_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         (tmp_path / name).write_text(text)
     available = psutil.virtual_memory().available
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=available))
-    monkeypatch.setattr(room, "CGROUP_LIMITS", (tmp_path / "absent", tmp_path / "unlimited"))
-    assert room.free_bytes(CPU) == available
-    monkeypatch.setattr(room, "CGROUP_LIMITS", (tmp_path / "limited",))
-    assert room.free_bytes(CPU) <= 2**30
+    monkeypatch.setattr(usage, "CGROUP_LIMITS", (tmp_path / "absent", tmp_path / "unlimited"))
+    assert usage.free_bytes(CPU) == available
+    monkeypatch.setattr(usage, "CGROUP_LIMITS", (tmp_path / "limited",))
+    assert usage.free_bytes(CPU) <= 2**30
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (7, 9))
-    assert room.free_bytes(torch.device("cuda", 0)) == 7
+    assert usage.free_bytes(torch.device("cuda", 0)) == 7
 
 
 @pytest.mark.parametrize(

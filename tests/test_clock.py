@@ -7,9 +7,9 @@ import pytest
 
 from tests.outputs.documents import DOCUMENT, PLAIN
 from vadcli.cli.machine import _event_line
-from vadcli.clock import clock, clock_ms
 from vadcli.export.text import to_vtt
 from vadcli.reporting.html import _cells
+from vadcli.types.media import clock, clock_ms
 
 
 @pytest.mark.parametrize(

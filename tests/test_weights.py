@@ -77,7 +77,7 @@ def test_the_manifest_names_base_models_and_the_lavida_folders_made_of_them() ->
         assert item.licence
         if item.kind == "lavida":
             assert item.published == (item.name == "lavida-tiny"), "only the small one comes along"
-            assert "vadcli weights import" in item.note or "vadcli train" in item.note
+            assert "vadcli weights import" in item.note or "tools.tiny_world" in item.note
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vadcli.draw.mp4 import Mp4Writer
+from vadcli.draw import Mp4Writer
 from vadcli.draw.overlay import Geometry, Overlay
 from vadcli.errors import DocumentError, VideoError
 from vadcli.options import RenderOptions, parse_duration

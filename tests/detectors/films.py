@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vadcli.detectors.base import Detector
+from vadcli.detectors import Detector
 from vadcli.types import CameraModel, CameraSample, Clip, ClipBatch, RawTrack, VideoInfo
 
 HEIGHT_PX, WIDTH_PX, RATE_HZ = 120, 160, 10.0

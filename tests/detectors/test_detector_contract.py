@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vadcli import detectors
-from vadcli.detectors.base import Detector
+from vadcli.detectors import Detector
 from vadcli.options import DetectorOptions
 from vadcli.registry import DETECTORS
 from vadcli.types import CameraModel, CameraSample, Clip, ClipBatch, ClipScores, RawTrack, VideoInfo

@@ -27,7 +27,7 @@ from tools.tiny_world.silhouettes import silhouettes
 from tools.tiny_world.truth import Verdict, fits
 from tools.tiny_world.words import MOTIONS, SIZES, Name, performs
 from tools.tiny_world.world import SyntheticWorld, object_masks, parsed
-from vadcli.draw.mp4 import Mp4Writer
+from vadcli.draw import Mp4Writer
 from vadcli.errors import UsageError
 from vadcli.ground_truth.annotation import runs
 from vadcli.ground_truth.lists import HEADER

@@ -1,8 +1,232 @@
-"""How fast LAVIDA is on this machine, and what it needs: throughput, stages and memory, beside the loop one writes first."""
+"""How fast LAVIDA is on this machine, and what it needs: throughput, stages and memory, beside the loop one writes first.
 
-from vadcli.bench.machine import Footage, footage_of, need_memory
-from vadcli.bench.report import Report
-from vadcli.bench.rounds import Bound
-from vadcli.bench.run import Bench, BenchPlan
+The measurement: settings in turns, then a closer look at each ratio.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
+from typing import TYPE_CHECKING
+
+from vadcli.bench.report import Report, Setting, Stages, Throughput
+from vadcli.bench.rounds import Bound, ScoreStore, naive_round, scan_round
+from vadcli.bench.usage import (
+    BusyMeter,
+    Footage,
+    HostMemory,
+    StageClock,
+    footage_of,
+    forget_peak,
+    held_bytes,
+    machine,
+    need_memory,
+    peak_over,
+)
+from vadcli.detectors.lavida.detector import LavidaDetector
+from vadcli.detectors.lavida.running import dtype_for, untimed
+from vadcli.errors import VideoError
+from vadcli.types import Clip, ClipBatch
+from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, LoaderOptions, core_count
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Bench", "BenchPlan", "Bound", "Footage", "Report", "footage_of", "need_memory"]
+
+
+log = logging.getLogger("vadcli")
+
+DECODED_CLIPS = 12
+"""Clips that the time of decoding is taken over."""
+TIMED_BATCHES = 3
+BUSY_S = 6.0
+WHOLE = 1.0
+
+
+@dataclass(frozen=True)
+class BenchPlan:
+    """What is to be measured.
+
+    Attributes:
+        ratios: shares of the visual tokens that are kept.
+        batch_sizes: clips a call.
+        bound: of a round.
+        rounds: how often every setting takes its turn.
+        frame_px: area of a frame for the language model; None leaves the model's own.
+        workers: decoder processes; None is one a core.
+    """
+
+    ratios: tuple[float, ...]
+    batch_sizes: tuple[int, ...]
+    bound: Bound
+    rounds: int
+    frame_px: int | None = None
+    workers: int | None = None
+
+    @property
+    def settings(self) -> list[Setting]:
+        """Every ratio with every batch size."""
+        return [Setting(ratio, size) for ratio in self.ratios for size in self.batch_sizes]
+
+
+class Bench:
+    """Measures one detector; its weights are loaded once and serve every setting.
+
+    Args:
+        detector: not yet prepared, or prepared.
+        footage: what to read.
+        plan: what to measure.
+    """
+
+    def __init__(self, detector: LavidaDetector, footage: Footage, plan: BenchPlan) -> None:
+        self.detector = detector
+        self.footage = footage
+        self.plan = plan
+
+    def run(self) -> Report:
+        """Measure everything.
+
+        Raises:
+            DeviceError, WeightsError: the model can't be loaded.
+            VideoError: the footage can't be read.
+        """
+        self.detector.prepare()
+        workers = self.plan.workers or core_count()
+        with ClipLoader(self.detector.needs, LoaderOptions(workers=workers)) as loader:
+            sample, words = self._sample(loader)
+            held = held_bytes(self.detector.devices)
+            measured = self._throughput(loader, workers, sample, held)
+            looks = [self._look_closer(ratio, loader, workers, sample) for ratio in self.plan.ratios]
+        return Report(
+            model=self._model(),
+            machine=machine(self.detector.devices),
+            footage=self.footage.words,
+            sampling=words,
+            weights_bytes=max(held.values(), default=None),
+            found_batch=self.detector.batch_size,
+            baseline=measured[0],
+            settings=measured[1:],
+            stages=looks,
+        )
+
+    def _model(self) -> str:
+        options, config = self.detector.options, self.detector.config
+        weights = "random weights" if self.detector.folder is None else "" if config.trained else "never trained"
+        dtype = str(dtype_for(options.precision, self.detector.devices[0])).removeprefix("torch.")
+        return ", ".join(part for part in (config.name, weights, f"{dtype} on {self.detector.devices[0].type}") if part)
+
+    def _throughput(
+        self, loader: ClipLoader, workers: int, sample: list[Clip], held: dict[torch.device, int]
+    ) -> list[Throughput]:
+        """Baseline and settings, round by round in turns."""
+        found = [Throughput(Setting(WHOLE, 1, is_baseline=True)), *map(Throughput, self.plan.settings)]
+        for number in range(self.plan.rounds):
+            for each in found:
+                self._configure(each.setting.ratio)
+                self.detector.score(ClipBatch.of(_as_many(sample, each.setting.batch_size)))  # what is slow once
+                self._wake(loader, workers)
+                forget_peak(self.detector.devices)
+                self._one_round(each, loader)
+                each.computed = min(each.setting.batch_size, self.detector.largest_step)
+                peak = peak_over(held)
+                each.device_bytes = None if peak is None else max(each.device_bytes or 0, peak)
+                log.info("round %d/%d: %s: %.2f clips/s", number + 1, self.plan.rounds, _shown(each.setting), each.rates()[-1])
+        return found
+
+    def _one_round(self, each: Throughput, loader: ClipLoader) -> None:
+        with self._store() as store, HostMemory() as memory:
+            if each.setting.is_baseline:
+                done = naive_round(self.detector, self.footage, bound=self.plan.bound, store=store)
+            else:
+                size = each.setting.batch_size
+                done = scan_round(self.detector, loader, self.footage, batch_size=size, bound=self.plan.bound, store=store)
+        each.rounds.append(done)
+        each.host_bytes = max(each.host_bytes, memory.peak_bytes)
+
+    def _look_closer(self, ratio: float, loader: ClipLoader, workers: int, sample: list[Clip]) -> Stages:
+        """Stages, tokens and how busy the device is, at the largest batch size."""
+        self._configure(ratio)
+        size = max(self.plan.batch_sizes)
+        batch = ClipBatch.of(_as_many(sample, size))
+        tokens, kept = self.detector.count_tokens(batch)
+        decode_ms = self._decode_ms()
+        clock = self._timed(batch)
+        ms = {name: 1000 * seconds / (TIMED_BATCHES * size) for name, seconds in clock.seconds.items()}
+        self._wake(loader, workers)
+        bound = replace(self.plan.bound, seconds=min(BUSY_S, self.plan.bound.seconds))
+        busy = BusyMeter(self.detector.devices)
+        if held_bytes(self.detector.devices):
+            with self._store() as store:
+                scan_round(self.detector, loader, self.footage, batch_size=size, bound=bound, store=store, steady=busy)
+        return Stages(ratio, size, tokens, kept, {"decode": decode_ms, **ms}, dict(clock.added_bytes), busy.share)
+
+    def _timed(self, batch: ClipBatch) -> StageClock:
+        """Some batches under a clock that waits for the device; the first is not counted."""
+        clock = StageClock(self.detector.devices)
+        self.detector.time_stages(clock)
+        try:
+            with self._store() as store:
+                for number in range(TIMED_BATCHES + 1):
+                    if number == 1:
+                        clock.reset()
+                    scores = self.detector.score(batch)
+                    with clock("write"):
+                        store.add(scores)
+        finally:
+            self.detector.time_stages(untimed)
+        return clock
+
+    def _decode_ms(self) -> float:
+        """Milliseconds a clip of one decoder process that has its core to itself."""
+        with ClipLoader(self.detector.needs, LoaderOptions(workers=1)) as loader:
+            self._wake(loader, 1)
+            started, clips = time.perf_counter(), 0
+            for item in loader.run(self.footage.requests()):
+                clips += isinstance(item, ClipReady)
+                if clips == DECODED_CLIPS:
+                    break
+            return 1000 * (time.perf_counter() - started) / clips
+
+    def _sample(self, loader: ClipLoader) -> tuple[list[Clip], str]:
+        """Clips of one size for single batches, at least one, and how they are sampled."""
+        wanted = max(self.plan.batch_sizes)
+        clips: list[Clip] = []
+        once = islice(self.footage.requests(), len(self.footage.videos))
+        for item in loader.run(once):
+            if isinstance(item, Finished) and item.error is not None:
+                raise item.error
+            if isinstance(item, ClipReady) and (not clips or item.clip.frames.shape == clips[0].frames.shape):
+                clips.append(item.clip.owned())
+            if len(clips) == wanted:
+                break
+        if not clips:
+            raise VideoError("the footage holds no clip", hint="name other videos")
+        frames, interval = clips[0].frames, clips[0].interval
+        return clips, f"one frame in {interval} is sampled, {len(frames)} a clip of {frames.shape[2]}x{frames.shape[1]}"
+
+    def _configure(self, ratio: float) -> None:
+        config = self.detector.config
+        config = replace(config, compression=replace(config.compression, ratio=ratio))
+        if self.plan.frame_px is not None:
+            config = replace(config, pixels=replace(config.pixels, min_px=self.plan.frame_px, max_px=self.plan.frame_px))
+        self.detector.reconfigure(config)
+
+    def _wake(self, loader: ClipLoader, workers: int) -> None:
+        """Have every decoder process running and idle."""
+        for item in loader.run([ClipRequest(f"warm-up/{number}", self.footage.warm_up) for number in range(workers)]):
+            if isinstance(item, Finished) and item.error is not None:
+                raise item.error
+
+    def _store(self) -> ScoreStore:
+        return ScoreStore(self.footage.scratch, channels=len(self.detector.channels))
+
+
+def _as_many(clips: list[Clip], count: int) -> list[Clip]:
+    return list(islice(cycle(clips), count))
+
+
+def _shown(setting: Setting) -> str:
+    return setting.name if setting.is_baseline else f"ratio {setting.ratio:g}, {setting.batch_size} clips a batch"

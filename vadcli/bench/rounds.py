@@ -15,8 +15,8 @@ from typing import cast
 import av
 import numpy as np
 
-from vadcli.bench.machine import Footage
-from vadcli.detectors.base import Detector
+from vadcli.bench.usage import Footage
+from vadcli.detectors import Detector
 from vadcli.detectors.batching import ClipBatcher, GatheredBatch, ScoringPool
 from vadcli.errors import DecodeError
 from vadcli.store.checkpoint import CheckpointBlock, CheckpointHeader, CheckpointWriter, Claim

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vadcli.clock import clock
 from vadcli.errors import UsageError, VadcliError
 from vadcli.options import PANELS, TalkOptions, default_of
 from vadcli.options.config import resolve
 from vadcli.types import Status, VideoResult
+from vadcli.types.media import clock
 
 if TYPE_CHECKING:
     from vadcli.store.run_log import RunProgress

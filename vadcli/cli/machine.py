@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vadcli.cli._shared import counted, emit_json, log, set_up_talk, with_options
-from vadcli.clock import clock
 from vadcli.errors import NoVideoFound, UsageError, WeightsError
 from vadcli.options import DEFAULT_OUT, BenchOptions, FindOptions, StatusOptions, TalkOptions, parse_duration
 from vadcli.store import OutputLayout
+from vadcli.types.media import clock
 
 if TYPE_CHECKING:
     from vadcli.status import RunStatus

@@ -17,7 +17,7 @@ from typing import Generic, Self, TypeVar
 
 import numpy as np
 
-from vadcli.detectors.base import Detector
+from vadcli.detectors import Detector
 from vadcli.types import ByteArray, CameraModel, Clip, ClipBatch, ClipScores
 
 Ticket = TypeVar("Ticket")

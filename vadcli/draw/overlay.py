@@ -15,7 +15,6 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vadcli.clock import clock_ms
 from vadcli.draw.layers import (
     BAR,
     DIM,
@@ -33,6 +32,7 @@ from vadcli.draw.layers import (
 )
 from vadcli.errors import OutputError
 from vadcli.types import ByteArray, Event, ScoreTable, Thresholds
+from vadcli.types.media import clock_ms
 
 ELLIPSIS = "…"
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vadcli.detectors.base import Detector
+from vadcli.detectors import Detector
 from vadcli.engine.plan import WorkUnit
 from vadcli.errors import DocumentError
 from vadcli.store import OutputLayout

@@ -18,7 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from vadcli.detectors.base import Detector
+from vadcli.detectors import Detector
 from vadcli.engine.plan import WorkUnit
 from vadcli.engine.second_pass import Attribution, Propagation
 from vadcli.errors import DocumentError, FileChanged, ProbeError

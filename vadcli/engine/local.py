@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from vadcli import __version__
-from vadcli.detectors.base import Attributor, Detector, Propagator
+from vadcli.detectors import Attributor, Detector, Propagator
 from vadcli.engine.cameras import Cameras, fit_on_the_way
 from vadcli.engine.job import Need, Recipe, ScanJob, judge
 from vadcli.engine.plan import Plan, WorkUnit, by_camera

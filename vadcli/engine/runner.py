@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from vadcli import detectors, weights
-from vadcli.detectors.base import Detector
+from vadcli.detectors import Detector
 from vadcli.engine.plan import Plan, WorkUnit
 from vadcli.engine.stream import Update
 from vadcli.errors import DeviceError, UsageError, WeightsError

@@ -23,7 +23,7 @@ from typing import Self, cast
 import numpy as np
 
 from vadcli.cutting import event_rows
-from vadcli.detectors.base import Attributor, Propagator
+from vadcli.detectors import Attributor, Propagator
 from vadcli.types import BoolArray, ByteArray, Clip, ClipBatch, Event, FloatArray, IndexArray, ScoreTable
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item
 from vadcli.video.sampling import SamplingPlan

@@ -8,10 +8,10 @@ import json
 import re
 from collections.abc import Iterable
 
-from vadcli.clock import clock_ms
 from vadcli.export import Exporter, all_videos, each_video
 from vadcli.store.events import EventsDocument
 from vadcli.types import Event
+from vadcli.types.media import clock_ms
 
 UNNAMED = "anomaly"
 """The label of an event without a category."""

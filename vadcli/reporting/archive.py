@@ -12,13 +12,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from vadcli.clock import clock
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options import parse_duration
 from vadcli.store import OutputLayout, matches, printable, told_paths
 from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.run_log import StoredRun, read_run
 from vadcli.types import Event, Status, Thresholds, VideoResult
+from vadcli.types.media import clock
 
 LAST_RUN = "last-run"
 SIDE_BY_SIDE = timedelta(minutes=10)

@@ -21,10 +21,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vadcli import __version__
-from vadcli.clock import clock
 from vadcli.reporting.archive import Archive, VideoStory, counted, lasting, run_facts
 from vadcli.reporting.pictures import EventKey, Shelf, Strip
 from vadcli.types import Event
+from vadcli.types.media import clock
 
 SCRIPTS = ("uplot/uPlot.iife.min.js", "dom.js", "review.js", "timeline.js", "table.js", "main.js")
 STYLES = ("uplot/uPlot.min.css", "page.css")

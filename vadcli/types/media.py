@@ -1,6 +1,8 @@
 """Array types, a probed video, what a detector needs from it, and one clip of it with its times.
 
 In shapes, N is the number of frames of a video, T the frames per clip, and (H, W) the size delivered to the detector.
+
+How a time in a video is printed. Everything that prints times uses these, so an event starts at the same time everywhere.
 """
 
 from __future__ import annotations
@@ -213,3 +215,14 @@ class Clip:
     def owned(self) -> Clip:
         """Returns the clip with a copy of its pixels, because the loader reuses theirs for its next item."""
         return replace(self, frames=self.frames.copy())
+
+
+def clock(seconds: float) -> str:
+    """Returns seconds as h:mm:ss, like the clock of a player: rounded down, so it is the start of `clock_ms`."""
+    return clock_ms(seconds).partition(".")[0]
+
+
+def clock_ms(seconds: float, *, hour_digits: int = 1) -> str:
+    """Returns seconds as h:mm:ss.mmm, rounded to milliseconds; the hours have at least `hour_digits` digits."""
+    whole_s, ms = divmod(round(seconds * 1000), 1000)
+    return f"{whole_s // 3600:0{hour_digits}d}:{whole_s // 60 % 60:02d}:{whole_s % 60:02d}.{ms:03d}"

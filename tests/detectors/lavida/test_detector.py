@@ -13,7 +13,7 @@ import torch
 from tests.detectors.lavida.models import films, tiny_folder
 from tests.media import make_video
 from vadcli import detectors
-from vadcli.detectors.base import Attributor
+from vadcli.detectors import Attributor
 from vadcli.detectors.lavida.detector import LavidaDetector
 from vadcli.detectors.lavida.model import Lavida
 from vadcli.engine.local import LocalScan

@@ -12,7 +12,7 @@ import torch
 from tests.detectors.lavida.models import films, tiny_folder
 from tests.media import run_ffmpeg
 from vadcli import detectors
-from vadcli.detectors.base import Propagator
+from vadcli.detectors import Propagator
 from vadcli.detectors.lavida.detector import LavidaDetector
 from vadcli.detectors.lavida.running import MOST_STRETCHES
 from vadcli.detectors.lavida.sam2_package import PackageMasks
