@@ -1,10 +1,8 @@
-"""A camera's model as a JSON file in cameras/. What it means is the detector's business.
+"""Camera models: JSON files in cameras/, fitted once from a seeded sample of the camera's footage.
 
-Camera models: loaded where they are stored, else fitted once from a bounded, seeded sample of the camera's footage.
-
-The sample comes from the whole input list, before sharding and whatever is done already, so that every shard, resume and
-second process fits the same model. A camera with little footage is fitted on all of it, and those clips are scored
-without being decoded again; a camera with more is fitted on short bursts spread over it.
+The sample comes from the whole input list, before sharding and whatever is already done. So every shard, every resumed scan and
+a second process fit the same model. A camera with little footage is fitted on all of it, and these clips are scored without
+being decoded again. A camera with more footage is fitted on short bursts that are spread over it.
 """
 
 from __future__ import annotations
@@ -34,10 +32,10 @@ _REFIT = "fit the camera again with --refit"
 
 
 def read_camera(path: Path) -> CameraModel:
-    """A stored camera model.
+    """Read a stored camera model.
 
     Raises:
-        DocumentError: it is missing, damaged, or no camera model of this version.
+        DocumentError: it is missing or damaged, or not a camera model of this version.
     """
     try:
         document = json.loads(path.read_bytes())
@@ -55,7 +53,7 @@ def read_camera(path: Path) -> CameraModel:
 
 
 def write_camera(path: Path, model: CameraModel) -> None:
-    """Write a camera model at `path`, a temporary that the caller renames.
+    """Write a camera model to `path`, a temporary file that the caller renames.
 
     Raises:
         OSError: it can't be written.
@@ -83,12 +81,12 @@ class Cameras:
     Attributes:
         layout, scratch: where models are stored.
         detector: what fits them.
-        needs: what the scan reads; the detector's own needs but for the options that change the sampling.
+        needs: what the scan reads: the detector's needs, changed by the options for sampling.
         loader_options: for reading bursts.
         seed: of the sample.
-        refit: fit again, once a run, though there is a model.
+        refit: fit again, once per run, although there is a model.
         stopped: asked while waiting for another process.
-        told: told of a camera and how many of its frames were read just now, while it has no model.
+        told: called with a camera and the number of frames that were just read for its fit.
     """
 
     layout: OutputLayout
@@ -103,13 +101,13 @@ class Cameras:
     _fitted: dict[str, CameraModel | None] = field(default_factory=dict)
 
     def stored(self, camera: str) -> CameraModel | None:
-        """The model to use without fitting; None where one must be fitted first."""
+        """Return the model to use; None if it must be fitted first."""
         if camera in self._fitted or not self.refit:
             return self._fitted.get(camera) or self._read(camera)
         return None
 
     def needs_fit(self, camera: str) -> bool:
-        """True where the detector fits cameras and this one has no usable model yet."""
+        """True if the detector fits cameras and this one has no usable model yet."""
         return self.detector.fits_camera and camera not in self._fitted and self.stored(camera) is None
 
     def _read(self, camera: str) -> CameraModel | None:
@@ -126,7 +124,7 @@ class Cameras:
         return model.detector == self.detector.name and model.version == self.detector.model_version
 
     def fit(self, camera: str, clips: Sequence[Clip]) -> CameraModel | None:
-        """Fit and store; where another process was quicker, its model, which is the same for the same input."""
+        """Fit and store a model. If another process was first, return its model, which is equal for equal input."""
         with self._claim(camera):
             model = None if self.refit else self._read(camera)
             if model is None:
@@ -139,7 +137,7 @@ class Cameras:
 
     @contextmanager
     def _claim(self, camera: str) -> Iterator[None]:
-        """One process fits a camera at a time."""
+        """Let one process at a time fit a camera."""
         path = self.layout.camera(camera).with_suffix(".json.part")
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock.acquire(path)
@@ -160,17 +158,17 @@ def fit_on_the_way(
     items: Iterator[Item],
     request: Callable[[WorkUnit], ClipRequest],
 ) -> Iterator[Item]:
-    """Fit a camera from the first items of its scan, then hand on every item, in order.
+    """Fit a camera from the first items of its scan, then pass on every item, in order.
 
     Args:
         cameras: where the model goes.
         camera: its name.
         whole: all videos of the camera, of which `items` may read only some.
         items: the running scan of the camera's videos, each from its beginning.
-        request: how a unit is asked for.
+        request: makes the loader's request for a video.
 
     Yields:
-        The items; the first one comes when the model is there. None at all where the scan is stopped before.
+        The items; the first one comes when the model exists. None if the scan is stopped before.
     """
     held = _Held(cameras.needs)
     held.take(_watched(items, cameras, camera))
@@ -193,7 +191,7 @@ def fit_on_the_way(
 
 
 def _watched(items: Iterator[Item], cameras: Cameras, camera: str) -> Iterator[Item]:
-    """Items, each clip told of as it comes."""
+    """Yield the items, and report each clip when it comes."""
     for item in items:
         if isinstance(item, ClipReady):
             cameras.told(camera, len(item.clip.frame_index))
@@ -201,7 +199,7 @@ def _watched(items: Iterator[Item], cameras: Cameras, camera: str) -> Iterator[I
 
 
 class _Held:
-    """Items kept in memory, as long as the videos they come from are short enough together."""
+    """Items that are kept in memory while their videos are short enough together."""
 
     def __init__(self, needs: ClipNeeds) -> None:
         self.needs = needs
@@ -211,7 +209,7 @@ class _Held:
 
     @property
     def is_too_long(self) -> bool:
-        """Decided by the videos' lengths alone, so that the order in which they come makes no difference."""
+        """True if the videos are too long together; depends on their lengths alone, not on the order in which they come."""
         return self.total_clips > HELD_CLIPS
 
     def take(self, items: Iterator[Item]) -> None:
@@ -226,17 +224,17 @@ class _Held:
                 return
 
     def clips(self) -> Iterator[Clip]:
-        """The clips among them."""
+        """Return the clips among the items."""
         return (item.clip for item in self.items if isinstance(item, ClipReady))
 
 
 def _owned(item: ClipReady) -> ClipReady:
-    """A copy that outlives the loader's memory."""
+    """Return a copy that does not depend on the loader's memory."""
     return replace(item, clip=item.clip.owned())
 
 
 def _spread(clips: Sequence[Clip]) -> list[Clip]:
-    """At most SAMPLE_CLIPS of them, evenly spread, the first and last among them."""
+    """Return at most SAMPLE_CLIPS clips, evenly spread, with the first and the last one."""
     places = np.linspace(0, len(clips) - 1, min(len(clips), SAMPLE_CLIPS)).round().astype(int)
     return [clips[place] for place in places]
 
@@ -254,7 +252,7 @@ def _read_bursts(
 
 
 def burst_positions(units: Sequence[WorkUnit], *, camera: str, seed: int, bursts: int = BURSTS) -> dict[str, tuple[float, ...]]:
-    """Where to read a camera's bursts: spread evenly over its bytes, each moved at random within its share.
+    """Return where to read a camera's bursts: evenly spread over its bytes, each at a random place within its share.
 
     Args:
         units: the camera's videos, in plan order.

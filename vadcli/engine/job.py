@@ -1,11 +1,8 @@
-"""What makes two scans of a video the same scan: its content and every option that changes a score.
+"""What a scan of one video depends on, whether the video needs scanning, and where an interrupted scan continues.
 
-The content is known by its size and three samples of 64 KiB, so that a night's 40,000 unchanged files cost a `stat` each:
-where size and modification time are those of last time, the content of last time is taken.
-
-What all videos of one scan share, and whether a video needs scanning at all.
-
-A claimed video on its way through the scan, and where an interrupted one goes on.
+Two scans of a video are equal if the video's content and every option that changes a score are equal; the fingerprint is for
+both. The content is identified by its size and three samples of 64 KiB. If size and modification time have not changed, the
+stored content hash is used, so an unchanged file costs one `stat`.
 """
 
 from __future__ import annotations
@@ -48,7 +45,7 @@ class Recipe:
     def of(
         cls, detector: Detector, needs: ClipNeeds, *, decoder: str, fps: float | None, categories: tuple[str, ...]
     ) -> Recipe:
-        """Categories count only where the detector reads them."""
+        """Return the shared part; categories count only if the detector reads them."""
         asked = {
             "frames": needs.frames,
             "overlap": needs.overlap,
@@ -75,14 +72,14 @@ class Recipe:
 
 
 def source_of(unit: WorkUnit, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Size, modification time and content hash of a unit, as stored with its results.
+    """Return size, modification time and content hash of a video, as they are stored with its results.
 
     Args:
         unit: the video.
-        known: what was stored last time; its content hash is taken over where size and time have not changed.
+        known: what was stored last time; its content hash is used if size and time have not changed.
 
     Raises:
-        FileChanged, ProbeError: the file vanished or can't be read.
+        FileChanged, ProbeError: the file vanished or cannot be read.
     """
     if known and (known.get("size"), known.get("mtime_ns")) == (unit.size, unit.mtime_ns) and known.get("content"):
         content = str(known["content"])
@@ -92,10 +89,10 @@ def source_of(unit: WorkUnit, known: Mapping[str, Any] | None = None) -> dict[st
 
 
 def content_sample(unit: WorkUnit) -> str:
-    """Hash of the unit's size and of samples from its start, middle and end.
+    """Return a hash of the video's size and of samples from its start, middle and end.
 
     Raises:
-        FileChanged, ProbeError: it vanished or can't be read.
+        FileChanged, ProbeError: it vanished or cannot be read.
     """
     digest = hashlib.sha256(str(unit.size).encode())
     try:
@@ -123,23 +120,23 @@ def _sample(path: Path, digest: Any) -> None:
 
 @dataclass(frozen=True)
 class ScanJob:
-    """One scan's settings, as far as they concern a single video.
+    """The settings of a scan that matter for a single video.
 
     Attributes:
-        layout, scratch: where results and temporaries go.
+        layout, scratch: where results and temporary files go.
         root: what relative paths are relative to.
         detector: what scores.
-        needs: what it is fed, after the options that change the sampling.
+        needs: what the detector gets, after the options that change the sampling.
         recipe: the shared part of the fingerprints.
         thresholds: how scores become events.
         categories: the user's words.
         mask_video, mask_rle: which masks to write.
         masked_rows: of which rows.
-        force: scan what is done as well.
+        force: also scan what is done.
         retry_failed: try failed and partial videos again.
         checkpoint_s: seconds between two fsyncs of a checkpoint.
-        attribution: fills in the categories of events, where the detector can.
-        propagation: makes the masks of every row, where they are wanted.
+        attribution: finds the categories of events, if the detector can.
+        propagation: makes a mask for every row, if the options ask for it.
     """
 
     layout: OutputLayout
@@ -161,7 +158,7 @@ class ScanJob:
 
     @property
     def keeps_masks(self) -> bool:
-        """True where masks are written."""
+        """True if masks are written."""
         return self.mask_video or self.mask_rle
 
 
@@ -181,7 +178,7 @@ class Verdict:
 
     Attributes:
         need: what is to be done.
-        fingerprint: of the scan it would get; empty where it can't be known before the camera is fitted.
+        fingerprint: of the scan that it would get; empty if the camera must be fitted first.
         source: size, time and content of the input.
         status, stage, reason: how an earlier scan of the same input ended.
         events: how many events that scan found.
@@ -197,10 +194,10 @@ class Verdict:
 
 
 def judge(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Verdict:
-    """What a video needs, by what is stored for it.
+    """Decide what a video needs, from what is stored for it.
 
     Raises:
-        FileChanged, ProbeError: the input can't be read.
+        FileChanged, ProbeError: the input cannot be read.
     """
     metadata = read_metadata(job.layout.scores(unit.video))
     document = _stored_events(job.layout.events(unit.video))
@@ -227,7 +224,7 @@ def judge(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Verdict:
 
 
 def _stored_events(path: Path) -> EventsDocument | None:
-    """The document of an earlier scan, not held against the schema: that would cost more than the rest of a night's look."""
+    """Read the document of an earlier scan. It is not checked against the schema, which costs more than all other checks."""
     try:
         return EventsDocument.from_json(load(path))
     except (DocumentError, AttributeError, KeyError, TypeError, ValueError):
@@ -235,7 +232,7 @@ def _stored_events(path: Path) -> EventsDocument | None:
 
 
 def _is_anothers(stored: Mapping[str, Any], source: Mapping[str, Any], unit: WorkUnit) -> bool:
-    """Results of a different file that is still there under another root must not be written over unasked."""
+    """True if these are results of another file that still exists under another root; they must not be overwritten unasked."""
     root = stored.get("root")
     if root in (None, source["root"]) or stored.get("content") == source["content"]:
         return False
@@ -243,7 +240,7 @@ def _is_anothers(stored: Mapping[str, Any], source: Mapping[str, Any], unit: Wor
 
 
 def _has_masks(job: ScanJob, video: str, rows: MaskRows) -> bool:
-    """Whether the masks that are wanted are there, and of the rows that are wanted."""
+    """True if the masks that the options ask for are stored, for the rows that they ask for."""
     wanted = [job.layout.mask_video(video)] * job.mask_video + [job.layout.mask_rle(video)] * job.mask_rle
     return all(path.exists() for path in wanted) and (rows is job.masked_rows or not wanted)
 
@@ -254,10 +251,10 @@ class Task:
 
     Attributes:
         unit: the video.
-        claim: the right to write it.
+        claim: the lock on its files.
         verdict: its fingerprint and source.
         model: its camera's model.
-        resume: the checkpoint to go on from, or None.
+        resume: the checkpoint to continue from, or None.
     """
 
     unit: WorkUnit
@@ -267,18 +264,18 @@ class Task:
     resume: Checkpoint | None = None
 
     def start_clip(self, job: ScanJob) -> int:
-        """The first clip that the checkpoint does not hold."""
+        """Return the number of the first clip that the checkpoint does not hold."""
         return resume_clip(self.resume, job) if self.resume else 0
 
 
 def resume_clip(checkpoint: Checkpoint, job: ScanJob) -> int:
-    """The first clip that a checkpoint does not hold whole."""
+    """Return the number of the first clip that a checkpoint does not hold completely."""
     plan = SamplingPlan(job.needs.frames, job.needs.overlap, checkpoint.header.interval)
     return plan.whole_clips(checkpoint.last_row + 1)
 
 
 def usable_checkpoint(claim: Claim, fingerprint: str, job: ScanJob) -> Checkpoint | None:
-    """The claimed video's checkpoint where it belongs to this very scan and holds at least one clip."""
+    """Return the claimed video's checkpoint if it belongs to this scan and holds at least one clip; else None."""
     checkpoint = read_checkpoint(claim.path)
     if checkpoint is None or checkpoint.header.fingerprint != fingerprint or not checkpoint.rows:
         return None

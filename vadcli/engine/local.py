@@ -1,4 +1,4 @@
-"""A scan on this machine: plan, cameras, claims and stream put together, and the run's record kept while they work."""
+"""A scan on this machine: connects plan, cameras, queue and stream, and keeps the run record while they work."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ log = logging.getLogger("vadcli")
 
 
 class LocalScan:
-    """One run over a plan with the devices and cores of this machine.
+    """Runs a plan with the devices and cores of this machine.
 
     Args:
         plan: what to scan.
         options: how.
         detector: through what.
-        stop: asked throughout.
-        command: the command line, for the run's record.
+        stop: ends the run early.
+        command: the command line, for the run record.
 
     Raises:
-        UsageError: the detector can't do what the options ask for.
+        UsageError: the detector cannot do what the options ask for.
     """
 
     def __init__(self, plan: Plan, options: ScanOptions, detector: Detector, *, stop: Stop, command: list[str]) -> None:
@@ -61,11 +61,11 @@ class LocalScan:
         self._record_is_stale = False
 
     def run(self) -> Generator[Update, None, None]:
-        """Scan; yields progress and one result a video. The run's record is complete when the iterator ends.
+        """Scan; yields progress, and one result per video. The run record is complete when the iterator ends.
 
         Raises:
-            OutputError: OUT can't be written at all.
-            DeviceError, WeightsError: the detector can't be loaded.
+            OutputError: OUT cannot be written at all.
+            DeviceError, WeightsError: the detector cannot be loaded.
         """
         layout = OutputLayout(self.options.out)
         with self._stack as stack:
@@ -98,7 +98,7 @@ class LocalScan:
 
     @contextmanager
     def _noting(self) -> Iterator[None]:
-        """Say once that the record can't be kept up to date; a disk that is full now need not be so when the run ends."""
+        """Log once that the record cannot be updated. This is not fatal: a full disk may have room again when the run ends."""
         try:
             yield
         except OutputError as error:
@@ -107,7 +107,7 @@ class LocalScan:
             self._record_is_stale = True
 
     def preview(self) -> Iterator[tuple[str, str]]:
-        """What the run would do with each video, without doing or writing anything: (video, need)."""
+        """Yield (video, need): what the run would do with each video, without doing or writing anything."""
         layout = OutputLayout(self.options.out)
         job = self._job(layout, Scratch(layout.scratch))
         cameras = self._cameras_of(layout, job)
@@ -136,7 +136,7 @@ class LocalScan:
                 yield VideoResult(unit.video, Status.SKIPPED, reason=f"not finished: {self.stop.reason}", camera=unit.camera)
 
     def _cameras(self, job: ScanJob, cameras: Cameras, loader: ClipLoader) -> Iterator[Update]:
-        """Camera by camera where one must be fitted, else as many as follow each other in one stream."""
+        """Scan camera by camera if the detector fits cameras, else all videos in one stream."""
         groups = by_camera(self.plan.units) if self.detector.fits_camera else [("", list(self.plan.units))]
         for camera, whole in groups:
             mine = [unit for unit in whole if unit.video in self._mine]
@@ -190,14 +190,14 @@ class LocalScan:
         )
 
     def _attribution(self, stack: ExitStack, options: LoaderOptions) -> Attribution | None:
-        """What fills in categories, reading with a decoder process of its own."""
+        """Return what finds the categories of events; it reads with its own decoder process."""
         if not self.options.attribute or not isinstance(self.detector, Attributor):
             return None
         loader = stack.enter_context(ClipLoader(effective_needs(self.detector, self.options), replace(options, workers=1)))
         return Attribution(self.detector, loader)
 
     def _propagation(self, stack: ExitStack, options: LoaderOptions) -> Propagation | None:
-        """What makes the masks of every row, reading with a decoder process of its own."""
+        """Return what makes the masks of every row; it reads with its own decoder process."""
         if not self.options.propagate_masks or not isinstance(self.detector, Propagator):
             return None
         needs = replace(effective_needs(self.detector, self.options), interval=1, overlap=0)
@@ -228,7 +228,7 @@ def _note(record: RunRecord, update: Update) -> None:
 
 @dataclass
 class _Work:
-    """Videos that share a stream, from judging to results: one camera's, or all where no camera is fitted."""
+    """Videos that share a stream, from the decision to the results: those of one camera, or all if no camera is fitted."""
 
     job: ScanJob
     cameras: Cameras

@@ -1,6 +1,6 @@
-"""From the paths a person gives to work units: what is a video, what is its name, which camera took it, whose shard it is.
+"""Turns paths into work units: what is a video, its name, its camera and its shard.
 
-Looks at names and file attributes only; opens nothing but folders.
+Only names and file attributes are read; no file is opened, only folders.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ class WorkUnit:
     """One video to scan.
 
     Attributes:
-        video: relative path with `/`, the name under which every result is filed.
+        video: relative path with `/`, the name under which every result is stored.
         path: where it is.
         camera: the camera's name.
-        size: bytes; of all images for a frame folder.
-        mtime_ns: last change; the newest image's for a frame folder.
+        size: bytes; of all images for a folder of frames.
+        mtime_ns: time of the last change; of the newest image for a folder of frames.
         is_frames: True for a folder of images.
     """
 
@@ -94,7 +94,7 @@ class WorkUnit:
 
 @dataclass(frozen=True)
 class Unusable:
-    """A path that can't be scanned, and why. `failed` is False where it is only left out for now."""
+    """A path that cannot be scanned, and why. `failed` is False if it is only left out for now."""
 
     video: str
     reason: str
@@ -109,7 +109,7 @@ class Plan:
         root: the folder that names are relative to.
         roots: the absolute paths given.
         units: every video, in order of camera and name.
-        unusable: what could not be looked at or is left out for now.
+        unusable: what could not be read or is left out for now.
     """
 
     root: Path
@@ -118,7 +118,7 @@ class Plan:
     unusable: tuple[Unusable, ...] = field(default=())
 
     def shard(self, part: int, parts: int) -> tuple[WorkUnit, ...]:
-        """The units of shard `part` of `parts`: by a hash of the name, so a new file never moves another to a new shard."""
+        """Return the units of shard `part` of `parts`, by a hash of the name: a new file never moves another one."""
         return tuple(unit for unit in self.units if _bucket(unit.video, parts) == part - 1)
 
 
@@ -134,12 +134,12 @@ def make_plan(
     Args:
         paths: files and folders as given.
         options: what counts as a video.
-        out: the output folder, which is never walked into.
+        out: the output folder, which is never scanned.
         camera_from: `folder`, `file` or `all`.
-        root: what names are relative to; the common ancestor of the paths where None.
+        root: the folder that names are relative to; None means the common ancestor of the paths.
 
     Raises:
-        UsageError: a path that is not there, or none at all.
+        UsageError: a path does not exist, or there is none.
     """
     listed = read_list(options.files_from) if options.files_from else []
     if not paths and not listed and options.files_from is None:
@@ -156,7 +156,7 @@ def make_plan(
 
 
 def read_list(source: Path) -> list[Path]:
-    """Paths of a list file or of stdin (`-`), one a line, or NUL-separated where there is a NUL.
+    """Return the paths of a list file or of stdin (`-`): one per line, or separated by NUL if there is a NUL.
 
     Raises:
         UsageError: it can't be read.
@@ -178,7 +178,7 @@ class _Found:
 
 
 class _Walk:
-    """Collects videos and trouble; remembers real paths so that nothing is scanned twice and loops end."""
+    """Collects videos and problems; remembers real paths, so that nothing is scanned twice and loops end."""
 
     def __init__(self, options: FindOptions, out: Path) -> None:
         self.options = options
@@ -191,7 +191,7 @@ class _Walk:
         self._folders: set[str] = set()
 
     def add(self, path: Path) -> None:
-        """Take a path as given: a file, a folder of videos or a folder of images."""
+        """Add a path that the user gave: a file, a folder of videos or a folder of images."""
         if path.is_dir():
             self.bases.append(path)
             if self._is_frame_folder(path):
@@ -269,7 +269,7 @@ class _Walk:
 
 
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
-    """False too for a link that leads to itself, which is then named as a file that can't be read."""
+    """True if a link leads to a folder; False for a link to itself, which is then reported as an unreadable file."""
     try:
         return entry.is_dir()
     except OSError:
@@ -277,7 +277,7 @@ def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_scan_output(folder: Path) -> bool:
-    """Results of an earlier scan, this one's or another's: its mask and rendered videos are not footage."""
+    """True for the output of any scan: its mask videos and rendered videos are not footage."""
     return (folder / "run.json").is_file() and (folder / "scores").is_dir()
 
 
@@ -318,7 +318,7 @@ def _in_order(unit: WorkUnit) -> tuple[str, str]:
 
 
 def video_name(path: Path, root: Path) -> str:
-    """The relative path under which a video's results are filed."""
+    """Return the relative path under which a video's results are stored."""
     return encode_name(os.path.relpath(path, root))
 
 
@@ -331,7 +331,7 @@ def _camera(video: str, camera_from: str) -> str:
 
 
 def by_camera(units: Iterable[WorkUnit]) -> Iterator[tuple[str, list[WorkUnit]]]:
-    """Units in runs of one camera; they must be in plan order."""
+    """Group units by camera; they must be in plan order."""
     group: list[WorkUnit] = []
     for unit in units:
         if group and group[0].camera != unit.camera:

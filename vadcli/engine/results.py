@@ -1,8 +1,6 @@
-"""A video's files, once it has ended: events and scores, or why there are none (its masks: `mask_files`).
+"""Writes the files of a video that has ended: masks, events and scores, or why there are none.
 
-The Parquet file is renamed into place last: where it is, everything of the video is.
-
-A video's mask files, once it has ended: in one pass over its masks, whichever rows have one.
+The Parquet file of the scores is renamed into place last. If it exists, all files of the video exist.
 """
 
 from __future__ import annotations
@@ -47,7 +45,7 @@ COMPLAINT_CHARACTERS = 160
 
 @dataclass(frozen=True)
 class Columns:
-    """A checkpoint's rows without its masks."""
+    """The rows of a checkpoint, without its masks."""
 
     frame_index: IndexArray
     pts: IndexArray
@@ -58,20 +56,20 @@ class Columns:
 
     @classmethod
     def read(cls, stored: Checkpoint) -> Columns:
-        """All rows of a checkpoint that holds some."""
+        """Read all rows of a checkpoint that is not empty."""
         blocks = list(stored.blocks())
         return cls(*(np.concatenate([getattr(block, name) for block in blocks]) for name in cls.__dataclass_fields__))
 
     def boxes(self) -> EventBoxes:
-        """The boxes of the sampled rows."""
+        """Return the boxes of the sampled rows."""
         rows = np.flatnonzero(self.sampled).astype(np.int64)
         return EventBoxes(rows, self.bbox[rows])
 
 
 def carry(values: FloatArray, sampled: NDArray[np.bool_]) -> FloatArray:
-    """(S,) values of the sampled rows spread over all N rows: each holds until the next, the first also before it.
+    """Carry (S,) values of the sampled rows forward to all N rows; rows before the first sampled one get its value.
 
-    A video in which nothing was sampled gets zeros.
+    A video without a sampled row gets zeros.
     """
     if not len(values):
         return np.zeros(len(sampled), np.float32)
@@ -80,7 +78,7 @@ def carry(values: FloatArray, sampled: NDArray[np.bool_]) -> FloatArray:
 
 
 def first_complaint(end: Finished) -> str:
-    """What the decoder said first, on one line: what follows is mostly its echo."""
+    """Return the decoder's first complaint, on one line; what follows mostly repeats it."""
     said = [" ".join(part.split()) for part in end.complaints.split(";")]
     line = next((part for part in said if "muxer" not in part), "")  # the muxer only echoes what the decoder left out
     return line if len(line) <= COMPLAINT_CHARACTERS else f"{line[:COMPLAINT_CHARACTERS]}…"
@@ -96,10 +94,10 @@ def write_files(
     events: list[Event],
     result: VideoResult,
 ) -> None:
-    """Write events and scores, the scores last; the masks are there by now.
+    """Write events, then scores; the masks are already written.
 
     Raises:
-        OutputError: one can't be written; those before it are in place and are written again by the next run.
+        OutputError: a file cannot be written; those before it are in place, and the next run writes them again.
     """
     layout, video = job.layout, task.unit.video
     with job.scratch.replace(layout.events(video)) as path:
@@ -128,7 +126,7 @@ def _metadata(job: ScanJob, task: Task, info: VideoInfo, result: VideoResult, *,
 def _events_document(
     job: ScanJob, task: Task, info: VideoInfo | None, events: list[Event], result: VideoResult, *, frames: int | None = None
 ) -> EventsDocument:
-    """What is written for people: the video, its events, or why there are none."""
+    """Return the events document: the video, and its events or why there are none."""
     unit, verdict = task.unit, task.verdict
     return EventsDocument(
         video=describe_video(unit.video, unit.camera, info, frames=frames, moving_camera=result.moving_camera),
@@ -150,10 +148,10 @@ def write_failure(
     info: VideoInfo | None = None,
     started: float | None = None,
 ) -> VideoResult:
-    """Write down that a video failed, take away older results of it, and give the claim back.
+    """Store that a video failed, remove its older results, and release its lock.
 
     Raises:
-        OutputError: even that can't be written.
+        OutputError: even that cannot be written.
     """
     result = VideoResult(
         video=task.unit.video,
@@ -179,20 +177,20 @@ NO_BOX: Box = (0, 0, 0, 0)
 def write_masks(
     job: ScanJob, task: Task, info: VideoInfo, *, stored: Checkpoint, columns: Columns, events: list[Event]
 ) -> EventBoxes:
-    """Write the masks that are wanted, if any, and remove those that an earlier scan left.
+    """Write the masks that the options ask for, and remove those of an earlier scan.
 
     Args:
         job, task, info: the scan and the video.
-        stored: its checkpoint, with masks where some are wanted.
+        stored: its checkpoint, with masks if some are needed.
         columns: the checkpoint's rows.
-        events: between whose sampled rows masks are propagated, where that is wanted.
+        events: masks are propagated between their sampled rows, if the options ask for it.
 
     Returns:
         The boxes of the rows that have masks.
 
     Raises:
-        OutputError: one can't be written; those before it are in place and are written again by the next run.
-        Interrupted: the scan is to end before they are whole; nothing was written.
+        OutputError: a file cannot be written; those before it are in place, and the next run writes them again.
+        Interrupted: the scan ends before they are complete; nothing was written.
     """
     if not job.keeps_masks:
         _remove_earlier(job, task.unit.video)
@@ -212,7 +210,7 @@ def write_masks(
 
 @dataclass(frozen=True)
 class _Sinks:
-    """The files that are written."""
+    """The mask files that are written."""
 
     video: MaskVideoWriter | None
     rle: MaskRleWriter | None
@@ -238,7 +236,7 @@ def _sinks(stack: ExitStack, job: ScanJob, task: Task, info: VideoInfo, *, inter
 def _write(
     masks: Iterable[tuple[int, ByteArray]], sinks: _Sinks, enlarge: _Enlarger, columns: Columns, timestamp: TimeArray
 ) -> list[Box]:
-    """Write masks of rising rows; their boxes, in the same order."""
+    """Write the masks of rows in ascending order; returns their boxes, in the same order."""
     boxes: list[Box] = []
     last, pixels, box = None, None, NO_BOX
     for row, mask in masks:
@@ -254,7 +252,7 @@ def _write(
 
 
 class _Enlarger:
-    """Masks on a detector's scale -> (height, width) uint8 pixel scores at the video's display size."""
+    """Turns masks on a detector's scale into (height, width) uint8 pixel scores of the video's display size."""
 
     def __init__(self, info: VideoInfo, scale: MaskScale) -> None:
         self._size = info.width, info.height
@@ -266,7 +264,7 @@ class _Enlarger:
 
 
 def _sampled_masks(stored: Checkpoint) -> Iterator[ByteArray]:
-    """The (h, w) masks of the sampled rows, on the detector's scale; one block in memory at a time."""
+    """Yield the (h, w) masks of the sampled rows, on the detector's scale; one block is in memory at a time."""
     for block in stored.blocks(masks=True):
         assert block.mask is not None
         yield from (block.mask[row] for row in np.flatnonzero(block.sampled))
@@ -275,7 +273,7 @@ def _sampled_masks(stored: Checkpoint) -> Iterator[ByteArray]:
 def _every_row(
     job: ScanJob, task: Task, info: VideoInfo, *, stored: Checkpoint, stretches: Stretches
 ) -> Iterator[tuple[int, ByteArray]]:
-    """Every row with its mask; before the first sampled one nothing is known, and masks are empty."""
+    """Yield every row with its mask; rows before the first sampled one have empty masks."""
     assert job.propagation is not None
     assert stored.header.mask_shape is not None
     unit = task.unit
@@ -286,7 +284,7 @@ def _every_row(
 
 
 def _remove_earlier(job: ScanJob, video: str) -> None:
-    """Mask files that this scan doesn't write are an earlier one's, of other scores: nobody is to read them with these."""
+    """Remove the mask files that this scan does not write: they belong to an earlier scan with other scores."""
     if not job.mask_video:
         job.layout.mask_video(video).unlink(missing_ok=True)
     if not job.mask_rle:

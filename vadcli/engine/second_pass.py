@@ -1,13 +1,13 @@
-"""Which category an event shows: a second look at its highest-scoring clips, with each category asked for alone.
+"""Second passes over the spans of events, after a video is scored: their categories, and masks for every row.
 
-The prompt holds all categories at once and gives one score, so the first pass can't say which one it was. Events are few: their
-peak clips are read once more, so that this needs no memory while a video runs and gives the same after a resumed scan.
+Attribution asks for each category alone in an event's highest-scoring clips. The first pass asks for all categories at once and
+gives one score, so it cannot say which category it was.
 
-Masks between the sampled rows of events, carried from frame to frame by the detector's memory.
+Propagation moves masks from the sampled rows to the rows between them with the detector's memory. It needs every frame of an
+event, and the first pass reads only the sampled ones.
 
-It takes every frame of an event, and the first pass delivers the sampled ones alone. Events are few: their rows are read once
-more when the video has ended, and the known masks come from its checkpoint, so that this needs no memory while a video runs
-and gives the same after a resumed scan. Nothing here grows with the length of an event.
+Both read their frames again when the video has ended, and known masks come from the checkpoint. So they need no memory while a
+video runs and give the same after a resumed scan. Memory does not grow with the length of an event.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Attribution:
     """Fills in the categories of events.
 
     Attributes:
-        detector: what can tell categories apart.
+        detector: scores each category alone.
         loader: reads the peaks; nothing else may use it at the same time.
     """
 
@@ -49,14 +49,14 @@ class Attribution:
     def fill(
         self, events: Sequence[Event], table: ScoreTable, plan: SamplingPlan, *, path: Path, frames: int, fps: float | None
     ) -> list[Event]:
-        """The events of one video with `category` and `category_scores`; without them where the peaks can't be read again.
+        """Return the events of one video with `category` and `category_scores`; without them if the peaks cannot be read again.
 
         Args:
             events: in order, without overlap.
             table: the video's rows.
             plan: of its clips.
             path, fps: where to read it.
-            frames: how many its probe counts, which may be more than there are rows.
+            frames: how many frames its probe counts, which may be more than there are rows.
         """
         names = self.detector.categories
         if len(names) == 1:
@@ -74,7 +74,7 @@ class Attribution:
         ]
 
     def _named(self, event: Event, looks: Sequence[_ClipCategories], path: Path) -> Event:
-        """The event with the mean of what its peaks show, where any of them could be read."""
+        """Return the event with the mean scores of its peaks, as far as they could be read."""
         seen = [scores for look in looks if (scores := look.within(event)) is not None]
         if not seen:
             log.warning(
@@ -84,7 +84,7 @@ class Attribution:
         return _named(event, self.detector.categories, np.mean(seen, axis=0))
 
     def _read(self, request: ClipRequest) -> dict[int, _ClipCategories]:
-        """Category scores of the request's clips by their number, as far as they can be read."""
+        """Return the category scores of the requested clips by their number, as far as they can be read."""
         found: dict[int, _ClipCategories] = {}
         for batch in self._batches(request):
             scores = self.detector.attribute(ClipBatch.of(batch))
@@ -113,14 +113,14 @@ class _ClipCategories:
     scores: FloatArray
 
     def within(self, event: Event) -> FloatArray | None:
-        """(C,) the highest score of each category in the samples whose score the event shows; None where the clip has none."""
+        """Return (C,) the highest score of each category in the event's samples; None if the clip has none of them."""
         rows = self.clip.frame_index
         inside = self.clip.valid & (rows > event.start_frame - self.clip.interval) & (rows < event.end_frame)
         return self.scores[inside].max(axis=0) if inside.any() else None
 
 
 def peak_clips(event: Event, table: ScoreTable, plan: SamplingPlan) -> list[int]:
-    """Numbers of the clips in which the event scores highest, the highest first; of equals the earlier."""
+    """Return the numbers of the clips in which the event scores highest, the highest first; of equal ones the earlier."""
     rows = np.arange(event.start_frame, event.end_frame)
     sampled = rows[table.sampled[event.start_frame : event.end_frame]]
     if not len(sampled):  # a short event may lie between two samples: its score is the one before
@@ -141,7 +141,7 @@ MOST_FRAMES = 32
 
 
 class Interrupted(Exception):
-    """The scan is to end before a video's masks are whole; all that is known of it lies in its checkpoint."""
+    """The scan ends before a video's masks are complete; what is known of the video is in its checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Stretches:
     Attributes:
         starts: (S,) the sampled rows.
         ends: (S,) the row after each stretch's last.
-        carried: (S,) True where an event touches the stretch, and there is more of it than the sampled row.
+        carried: (S,) True if an event touches the rows and there are more rows than the sampled one.
     """
 
     starts: IndexArray
@@ -173,7 +173,7 @@ class Stretches:
         return cls(starts, ends, (touched[ends] > touched[starts]) & (ends - starts > 1))
 
     def spans(self) -> tuple[tuple[int, int], ...]:
-        """The rows of the carried stretches as ranges [first, last), those that touch in one."""
+        """Return the rows to propagate to as ranges [first, last); ranges that touch are one."""
         edges = np.diff(self.carried.astype(np.int8), prepend=0, append=0)
         firsts, lasts = self.starts[np.flatnonzero(edges == 1)], self.ends[np.flatnonzero(edges == -1) - 1]
         return tuple(zip(firsts.tolist(), lasts.tolist(), strict=True))
@@ -204,10 +204,10 @@ class Propagation:
     """Makes masks for every row of a video from those of the sampled rows.
 
     Attributes:
-        detector: what carries masks.
+        detector: what propagates masks.
         loader: reads every row in clips without overlap; nothing else may use it at the same time.
-        stopped: asked now and then; True where the scan is to end.
-        most_frames: frames a call of the detector.
+        stopped: returns True once the scan is to end.
+        most_frames: frames per call of the detector.
     """
 
     detector: Propagator
@@ -218,13 +218,13 @@ class Propagation:
     def every_row(
         self, stretches: Stretches, masks: Iterable[ByteArray], *, path: Path, fps: float | None
     ) -> Iterator[tuple[int, ByteArray]]:
-        """Each row from the first sampled one on, with its (h, w) uint8 mask; the same array for as long as a mask holds.
+        """Yield each row from the first sampled one on, with its (h, w) uint8 mask; equal masks are the same array.
 
-        Where no event is, and where frames can't be read again, a row holds the mask of the row before.
+        Outside events, and if frames cannot be read again, a row has the mask of the previous row.
 
         Args:
             stretches: of the video.
-            masks: (h, w) uint8 of the sampled rows, on the detector's scale; taken as they are needed.
+            masks: (h, w) uint8 of the sampled rows, on the detector's scale; read when they are needed.
             path, fps: where to read the video.
 
         Raises:
@@ -294,12 +294,12 @@ class Propagation:
 
 
 class _Pictures:
-    """The pictures of rising ranges of rows, read as they are asked for. A context manager.
+    """Frames of ascending ranges of rows, read when they are requested. A context manager.
 
     Args:
         loader: what reads.
-        requests: one or none.
-        stopped: True where reading is to end.
+        requests: one request or none.
+        stopped: returns True once reading is to end.
     """
 
     def __init__(self, loader: ClipLoader, requests: list[ClipRequest], stopped: Callable[[], bool]) -> None:
@@ -317,14 +317,14 @@ class _Pictures:
         self._items.close()
 
     def of(self, rows: range) -> dict[int, ByteArray]:
-        """Row -> (H, W, C) uint8, for those of these rows that can be decoded; earlier rows can't be asked for afterwards.
+        """Return row -> (H, W, C) uint8 for the rows that can be decoded; earlier rows cannot be requested afterwards.
 
         Raises:
             Interrupted: the scan is to end.
         """
         while not self._ended and not (self._waiting and self._waiting[-1][0] >= rows[-1]):
             item = next(self._items, None)
-            if item is None:  # only a loader that was stopped ends without a last item
+            if item is None:  # a loader ends without a last item only if it was stopped
                 raise Interrupted
             self._take(item)
         found: dict[int, ByteArray] = {}

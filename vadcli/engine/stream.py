@@ -1,7 +1,7 @@
-"""The engine: clips of several open videos through one detector, each video into its own checkpointed writer.
+"""Sends clips of several open videos through one detector, and each video's scores to its own writer.
 
-Batches are made of clips of one size, whichever videos they come from; a detector's scores don't depend on the company a
-clip keeps, so neither batch size nor worker count changes a result.
+A batch has clips of one size, from any videos. A detector's scores do not depend on the other clips of a batch, so neither the
+batch size nor the number of workers changes a result.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ MOST_ENDED = 8
 
 @dataclass(frozen=True)
 class Progress:
-    """Work done since the last one.
+    """Work done since the last update.
 
     Attributes:
         video: which video.
-        frames: rows scored or carried.
+        frames: rows that got a score.
         video_s: seconds of footage.
         size: bytes of input, in proportion to the rows.
     """
@@ -53,14 +53,14 @@ _Batch = GatheredBatch[Rows]
 
 
 class ScanStream:
-    """Feeds the loader's items through the detector into writers.
+    """Sends the loader's items through the detector to writers.
 
-    A video that has ended waits for its last clips: they travel in a batch with the clips of the videos that come next, so
-    that no device waits for a file to end. At most MOST_ENDED videos wait so.
+    A video that has ended waits for its last clips: they share a batch with clips of the next videos, so that no device waits
+    for the end of a file. At most MOST_ENDED videos wait like this.
 
     Args:
         job: the scan's settings.
-        batch_size: clips a call of the detector.
+        batch_size: clips per call of the detector.
     """
 
     def __init__(self, job: ScanJob, *, batch_size: int) -> None:
@@ -77,13 +77,13 @@ class ScanStream:
         self._tasks[task.unit.video] = task
 
     def run(self, items: Iterable[Item]) -> Iterator[Update]:
-        """Score what comes, until the items end; then every announced video that has not ended is suspended.
+        """Score the items until they end; then suspend every announced video that has not ended.
 
         Yields:
-            Progress, and one result a video that ended.
+            Progress, and one result per video that ended.
 
         Raises:
-            DeviceError, WeightsError: the detector can't go on; what was scored is kept for the next run.
+            DeviceError, WeightsError: the detector cannot continue; what was scored is kept for the next run.
         """
         try:
             with ScoringPool[_Batch](self.job.detector) as pool:
@@ -114,7 +114,7 @@ class ScanStream:
                 yield from self._store_all(pool.drain())
 
     def _score(self, batch: _Batch, pool: ScoringPool[_Batch]) -> Iterator[Update]:
-        """Hand a batch on, and store what has come back meanwhile."""
+        """Submit a batch, and store the scores that have come back."""
         if any(clip.video in self._broken for clip in batch.clips):
             self._unscored.subtract(clip.video for clip in batch.clips if clip.video in self._broken)
             batch = batch.without(lambda clip: clip.video in self._broken)
@@ -125,7 +125,7 @@ class ScanStream:
 
     def _store_all(self, done: Iterable[tuple[_Batch, ClipScores | Exception]]) -> Iterator[Update]:
         for batch, scores in done:
-            if isinstance(scores, DeviceError | WeightsError):  # no video's fault, and the next one fares no better
+            if isinstance(scores, DeviceError | WeightsError):  # not the fault of a video, and the next one would fail too
                 raise scores
             if isinstance(scores, Exception):
                 log.debug("the detector failed", exc_info=scores)
@@ -173,7 +173,7 @@ class ScanStream:
         yield result
 
     def _result(self, task: Task, writer: VideoWriter | None, item: Finished) -> VideoResult:
-        """The files of a video that ended; whatever is wrong with it or with writing it stays its own trouble."""
+        """Write the files of a video that ended; an error in it, or in writing it, fails this video alone."""
         try:
             if item.video in self._broken:
                 raise self._broken[item.video]
@@ -189,7 +189,7 @@ class ScanStream:
             return write_failure(self.job, task, _trouble("write", item.video, error), decoder=item.decoder)
 
     def _unwritten(self, task: Task, writer: VideoWriter | None, error: OutputError) -> VideoResult:
-        """A result that could not be written: not the video's fault, so nothing is stored and the next run tries again."""
+        """Return the result of a video that could not be written. The video is not to blame, so the next run tries again."""
         try:
             writer.suspend() if writer is not None else task.claim.release(delete=False)
         except OutputError:
@@ -214,7 +214,7 @@ class ScanStream:
 
 
 def _trouble(stage: str, video: str, error: Exception) -> VideoError:
-    """What nobody foresaw, as this one video's failure."""
+    """Turn an unexpected error into the failure of this one video."""
     words = " ".join(str(error).split())
     failure = VideoError(f"{video}: {type(error).__name__}: {words}", hint="--verbose shows where")
     failure.stage = stage

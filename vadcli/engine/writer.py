@@ -1,4 +1,4 @@
-"""One video's scores while it runs: into its checkpoint clip by clip, then through the detector's last word into files."""
+"""Stores one video's scores: clip by clip in its checkpoint, then, after the detector's `finish`, in its files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vadcli.video.sampling import Rows, SamplingPlan
 
 
 class VideoWriter:
-    """Collects what is known of one video and writes it down.
+    """Collects the scores of one video and writes them.
 
     Args:
         job: the scan's settings.
@@ -49,13 +49,13 @@ class VideoWriter:
         """Store a scored clip.
 
         Args:
-            clip: (T,) frames, of which the valid ones count.
-            rows: every row since the clip before.
+            clip: (T,) frames, of which only the valid ones count.
+            rows: every row since the previous clip.
             raw: (T, K) scores.
             mask: (T, h, w) pixel scores or None.
 
         Raises:
-            OutputError: the checkpoint can't be written.
+            OutputError: the checkpoint cannot be written.
         """
         count = len(rows)
         here = np.flatnonzero(clip.valid & (clip.frame_index >= rows.first))
@@ -77,7 +77,7 @@ class VideoWriter:
         self._append(CheckpointBlock(index, rows.pts, rows.decode_ok, sampled, values, boxes, kept))
 
     def _append(self, block: CheckpointBlock) -> None:
-        """Append what the checkpoint does not hold yet: a resumed scan brings the last clip's rows once more."""
+        """Append what the checkpoint does not hold yet; a resumed scan reads the last clip's rows again."""
         checkpoint = self._checkpoint or self._go_on(self._header_for(block), None)
         if len(block) and block.frame_index[0] <= self._stored:
             block = block[block.frame_index > self._stored]
@@ -96,7 +96,7 @@ class VideoWriter:
         )
 
     def suspend(self) -> None:
-        """Leave the video as it is, for the next run to go on with."""
+        """Leave the video as it is, so that the next run can continue it."""
         if self._checkpoint is not None:
             self._checkpoint.flush(force=True)
         self.task.claim.release(delete=False)
@@ -105,8 +105,8 @@ class VideoWriter:
         """Write every file of the video, or its failure.
 
         Raises:
-            OutputError: a file can't be written; the checkpoint stays.
-            Interrupted: the scan is to end before the masks are whole; the checkpoint stays.
+            OutputError: a file cannot be written; the checkpoint stays.
+            Interrupted: the scan ends before the masks are complete; the checkpoint stays.
         """
         if self._checkpoint is not None and len(end.rows):
             self._append(_unsampled(end.rows, self._checkpoint.header))
@@ -170,7 +170,7 @@ class VideoWriter:
 
 
 def _unsampled(rows: Rows, header: CheckpointHeader) -> CheckpointBlock:
-    """Rows after the last sampled one: nothing was seen in them."""
+    """Return the rows after the last sampled one."""
     count, shape = len(rows), header.mask_shape
     return CheckpointBlock(
         frame_index=np.arange(rows.first, rows.first + count, dtype=np.int64),
@@ -184,7 +184,7 @@ def _unsampled(rows: Rows, header: CheckpointHeader) -> CheckpointBlock:
 
 
 def _boxes(masks: ByteArray, width: int, height: int) -> NDArray[np.int32]:
-    """(S, 4) x, y, width, height around what reaches 0.5 in (S, h, w) masks at display size; width 0 where nothing does."""
+    """Return (S, 4) x, y, width, height around all pixels of 0.5 or more, at display size; width 0 if there are none."""
     boxes = np.zeros((len(masks), 4), np.int32)
     for row in np.flatnonzero((masks >= MASK_THRESHOLD).any(axis=(1, 2))):
         boxes[row] = enlarged_box(masks[row], width, height) or 0
