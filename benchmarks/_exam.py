@@ -19,7 +19,7 @@ from vadcli.train.step import ExposureStep, Seg
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout: tools/ is not part of the wheel
 from tools.tiny_world import SyntheticWorld
 from tools.tiny_world.naming import Naming
-from tools.tiny_world.truth import Facts, Verdict
+from tools.tiny_world.truth import Answer, Facts
 from tools.tiny_world.words import DEEDS, Name
 
 T = TypeVar("T")
@@ -164,11 +164,11 @@ def _true(facts: Facts, world: SyntheticWorld, group: Group, rng: np.random.Gene
             choices.append((Name(colour=role.pair[0], shape=role.pair[1]), None))
             continue
         heads = {deed: Name(colour=role.pair[0], shape=role.pair[1], deed=deed) for deed in DEEDS}
-        true = [name for deed, name in heads.items() if facts.deeds[place][deed] is Verdict.TRUE]
+        true = [name for deed, name in heads.items() if facts.deeds[place][deed] is Answer.TRUE]
         if group.pairs == "twin":
             like = sum(other.pair == role.pair for other in facts.roles)
             true = [name for name in true if len(facts.meant(name)) < like]
-        false = [name for name in heads.values() if facts.verdict(name) is Verdict.FALSE]
+        false = [name for name in heads.values() if facts.answer(name) is Answer.FALSE]
         if true and false:
             lure = false[int(rng.integers(len(false)))] if group.pairs == "twin" else None
             choices.append((true[int(rng.integers(len(true)))], lure))

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from vadcli.bench import Report
+from vadcli.bench import BenchReport
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -128,14 +128,14 @@ def bench(page: Page, model: str, *, options: str, rehearse: bool, limit_s: floa
     if failure or not lines:
         page.add(command, said, seconds, failure=failure or "said nothing")
         return
-    report = Report.from_json_lines(lines)
+    report = BenchReport.from_json_lines(lines)
     found = claims(report)
     missed = [] if rehearse else [claim.name for claim in found if not claim.kept]
     failure = f"missed: {'; '.join(missed)}" if missed else ""
     page.add(command, f"{report.text()}\n{table(found)}", seconds, failure=failure)
 
 
-def claims(report: Report) -> list[Claim]:
+def claims(report: BenchReport) -> list[Claim]:
     """Return the promised figures beside the measured ones."""
     fifth = min(report.settings, key=lambda each: (each.setting.ratio, -each.setting.batch_size))
     whole, least = report.stages[0], report.stages[-1]

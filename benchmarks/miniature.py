@@ -136,9 +136,9 @@ def costs(step: ExposureStep, world: SyntheticWorld) -> dict[str, float]:
     """Visual tokens a clip behind compression, and seconds a clip from pixels to the compressed tokens."""
     clips = torch.stack([torch.from_numpy(world.frames(index)) for index in range(8)])
     with torch.no_grad():
-        step.model.watch(clips[:2])
+        step.model.encode(clips[:2])
         began = time.perf_counter()
-        seen = step.model.watch(clips)
+        seen = step.model.encode(clips)
         seconds = (time.perf_counter() - began) / len(clips)
     return {"tokens": float(len(seen.visual[0].tokens)), "seconds": seconds}
 

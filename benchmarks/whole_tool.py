@@ -26,7 +26,7 @@ from vadcli.train.step import ExposureStep
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout: tools/ is not part of the wheel
 from tools.tiny_world import SyntheticWorld, WorldOptions
-from tools.tiny_world.truth import Verdict, fits
+from tools.tiny_world.truth import Answer, fits
 from tools.tiny_world.videos import TRUTH_FILE, VideoOptions, draw_video, video_frames, write_videos
 from tools.tiny_world.world import parsed
 
@@ -119,7 +119,7 @@ def films_of(names: tuple[str, ...], videos: int) -> Iterator[tuple[np.ndarray, 
     for index in range(videos):
         scene = draw_video(world, index, wanted, options)
         roles = [thing.role for thing in scene.cast if thing.role is not None]
-        meant = np.array([any(fits(role, name) is Verdict.TRUE for name in wanted) for role in roles])
+        meant = np.array([any(fits(role, name) is Answer.TRUE for name in wanted) for role in roles])
         parts = list(video_frames(scene, world.options.size_px, options))
         frames = np.concatenate([frames for frames, _ in parts])
         masks = np.concatenate([masks.any(axis=(2, 3)) for _, masks in parts], axis=1)  # (K, N)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.fakes import DifferenceDetector
 from tests.media import make_video
 from vadcli.bench import Bench, BenchPlan, Bound, footage_of, rounds, usage
-from vadcli.bench.report import Report, Setting, Stages, Throughput
+from vadcli.bench.report import BenchReport, Setting, Stages, Throughput
 from vadcli.bench.rounds import Round, ScoreStore, naive_clips, naive_round, scan_round
 from vadcli.bench.usage import BusyMeter, HostMemory, StageClock, covered
 from vadcli.detectors.lavida import checkpoint
@@ -165,7 +165,7 @@ def test_the_naive_reader_names_what_it_cannot_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("clips", [1, 5, 7])
 def test_a_round_scores_and_stores_every_clip_it_counts(
-    read: usage.Footage, clips: int, monkeypatch: pytest.MonkeyPatch
+    read: usage.BenchVideos, clips: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored: list[int] = []
     add = ScoreStore.add
@@ -187,7 +187,7 @@ def test_a_round_scores_and_stores_every_clip_it_counts(
     assert by_scan.rows > (clips - 1) * 8  # a video's very last frame has no score of its own
 
 
-def test_a_round_that_fails_says_why(read: usage.Footage, tmp_path: Path) -> None:
+def test_a_round_that_fails_says_why(read: usage.BenchVideos, tmp_path: Path) -> None:
     class Broken(Colours):
         def score(self, batch: object) -> object:  # type: ignore[override]
             raise RuntimeError("no")
@@ -204,7 +204,7 @@ def test_a_round_that_fails_says_why(read: usage.Footage, tmp_path: Path) -> Non
             )  # fmt: skip
 
 
-def test_time_ends_a_round_too(read: usage.Footage) -> None:
+def test_time_ends_a_round_too(read: usage.BenchVideos) -> None:
     with ScoreStore(read.scratch, channels=2) as store:
         assert naive_round(Colours(), read, bound=Bound(1e-9), store=store).clips == 1
 
@@ -228,8 +228,8 @@ def throughput(setting: Setting, *rates: float, device_bytes: int | None = None)
     return Throughput(setting, done, device_bytes, host_bytes=2**30, computed=setting.batch_size)
 
 
-def report(*, device_bytes: int | None = None, busy: float | None = None) -> Report:
-    return Report(
+def report(*, device_bytes: int | None = None, busy: float | None = None) -> BenchReport:
+    return BenchReport(
         model="lavida-tiny",
         machine="a machine",
         footage="a video",
@@ -262,7 +262,7 @@ def test_the_slowest_round_is_told() -> None:
 def test_what_no_gpu_measured_is_absent_not_zero() -> None:
     line, *_ = report().json_lines()
     assert line["device_bytes"] is None
-    assert "device" not in report().text().split("Time a stage")[0].replace("on the device", "")
+    assert "device" not in report().text().split("Time per stage")[0].replace("on the device", "")
     with_gpu = report(device_bytes=3 * 2**20, busy=0.93)
     assert "device MiB" in with_gpu.text()
     assert "| llm adds, MiB" in with_gpu.text()
@@ -281,7 +281,7 @@ def test_a_tables_rows_have_as_many_cells_as_its_head() -> None:
 @given(device_bytes=st.none() | st.integers(0, 2**40), busy=st.none() | st.floats(0, 1))
 def test_a_report_comes_back_from_its_json(device_bytes: int | None, busy: float | None) -> None:
     found = report(device_bytes=device_bytes, busy=busy)
-    again = Report.from_json_lines(json.loads(json.dumps(line)) for line in found.json_lines())
+    again = BenchReport.from_json_lines(json.loads(json.dumps(line)) for line in found.json_lines())
     assert again == found
     assert again.text() == found.text()
 
@@ -291,17 +291,17 @@ def tiny(**options: object) -> LavidaDetector:
     return LavidaDetector(DetectorOptions(**given))  # type: ignore[arg-type]
 
 
-def test_a_measurement_of_the_real_detector(read: usage.Footage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_measurement_of_the_real_detector(read: usage.BenchVideos, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vadcli.bench.TIMED_BATCHES", 1)
-    watch, sizes = Lavida.watch, []
+    encode, sizes = Lavida.encode, []
 
     def narrow(self: Lavida, frames: torch.Tensor) -> object:
         sizes.append(len(frames))
         if len(frames) > 1 and self.config.compression.ratio == 1.0:
             raise torch.OutOfMemoryError("out of memory")
-        return watch(self, frames)
+        return encode(self, frames)
 
-    monkeypatch.setattr(Lavida, "watch", narrow)
+    monkeypatch.setattr(Lavida, "encode", narrow)
     plan = BenchPlan(ratios=(1.0, 0.5), batch_sizes=(2,), bound=Bound(60.0, 2), rounds=2, frame_px=4 * OWN_PX, workers=1)
     found = Bench(tiny(), read, plan).run()
     assert [each.setting.ratio for each in found.settings] == [1.0, 0.5]

@@ -22,8 +22,8 @@ from vadcli.options import (
     ScanOptions,
     WeightsImportOptions,
     WeightsPullOptions,
+    category_list_names,
     config,
-    preset_names,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,7 +71,7 @@ def test_every_option_has_help_and_an_environment_variable(kind: type) -> None:
 
 def test_presets_are_named_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
-    assert [name for name in preset_names() if f"@{name}" not in readme] == []
+    assert [name for name in category_list_names() if f"@{name}" not in readme] == []
 
 
 @pytest.mark.parametrize("page", sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]))

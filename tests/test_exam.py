@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from _exam import GROUPS, _mixed, samples_of
 
 from tools.tiny_world import HELD_OUT_PAIRS, SyntheticWorld, WorldOptions, name_table
-from tools.tiny_world.truth import Verdict
+from tools.tiny_world.truth import Answer
 
 WORLD = SyntheticWorld(WorldOptions(size_px=32), seed=12, split="test", length=40)
 UNSEEN = set(HELD_OUT_PAIRS)
@@ -24,10 +24,10 @@ def test_each_question_has_one_true_name_and_the_other_list_none() -> None:
         for true, false in pairs:
             facts = WORLD.facts(int(true.key))
             assert len(true.categories) == len(false.categories) == group.length
-            holds = [name for name in true.categories if facts.verdict(name_table()[name]) is Verdict.TRUE]
+            holds = [name for name in true.categories if facts.answer(name_table()[name]) is Answer.TRUE]
             assert holds == list(true.true)
             assert len(holds) == 1
-            assert all(facts.verdict(name_table()[name]) is Verdict.FALSE for name in false.categories)
+            assert all(facts.answer(name_table()[name]) is Answer.FALSE for name in false.categories)
             (pair,) = name_table()[holds[0]].pairs
             assert (pair in UNSEEN) == (group.pairs == "unseen")
             if group.pairs == "twin":

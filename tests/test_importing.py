@@ -264,7 +264,7 @@ def test_base_models_are_found_in_the_hubs_cache(base: Sources, dest: Path, tmp_
 def test_a_folder_that_is_there_stays_unless_forced(base: Sources, dest: Path) -> None:
     import_lavida("lavida-tiny", dest, base)
     before = weights.fingerprint(dest)
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         import_lavida("lavida-tiny", dest, base)
     assert weights.fingerprint(dest) == before
     import_lavida("lavida-tiny", dest, Sources(), random_weights=True, force=True)
@@ -338,9 +338,9 @@ def spoiled(source: Path, folder: Path, what: str) -> Path:
     [
         ("pickle", "a pickle called"),
         ("cut", "10 bytes are missing"),
-        ("bin", "no safetensors in it"),
+        ("bin", "contains no .safetensors file"),
         ("type", "says 'bert', not qwen2_vl"),
-        ("width", "3584 wide where lavida-tiny wants 128"),
+        ("width", "its width is 3584, but lavida-tiny needs 128"),
         ("config", "not a model folder"),
     ],
 )
@@ -378,7 +378,7 @@ def test_an_incomplete_base_model_builds_no_folder(base: Sources, dest: Path, tm
         import_lavida("lavida-tiny", dest, replace(base, **{part: source}))
     assert caught.value.message.startswith(f"{source}: ")
     own_name = name.removeprefix("text_").removeprefix("model.").removeprefix("layers")
-    assert f"{own_name} is {'(3,) where' if what == 'another size' else 'missing'}" in caught.value.message
+    assert f"{own_name} {'has shape (3,), not' if what == 'another size' else 'is missing'}" in caught.value.message
     assert "\n" not in str(caught.value)
     assert not dest.exists()
     assert left_over(dest) == []
@@ -401,7 +401,7 @@ def test_without_accelerate_base_models_are_held_against_their_configs_all_the_s
 def test_what_is_no_own_part_is_refused(base: Sources, dest: Path, tmp_path: Path) -> None:
     own = tmp_path / "own.safetensors"
     save_file({"head.weight": torch.ones(1)}, own)
-    with pytest.raises(WeightsError, match="holds no projector"):
+    with pytest.raises(WeightsError, match="has no projector"):
         import_lavida("lavida-tiny", dest, replace(base, own=own))
     own.write_bytes(pickle.dumps({"projector.x": 1}))
     with pytest.raises(WeightsError, match="a pickle called"):
@@ -462,7 +462,7 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_written(
     base: Sources, dest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 1000))
-    with pytest.raises(VadcliError, match="GB to write and") as caught:
+    with pytest.raises(VadcliError, match="GB, but only") as caught:
         import_lavida("lavida-tiny", dest, base)
     assert caught.value.exit_code == 1
     assert not dest.parent.exists()
@@ -484,7 +484,7 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(
 
 def test_a_place_that_cannot_be_written_is_named_with_the_right_option(base: Sources, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("words")
-    with pytest.raises(VadcliError, match=r"file/model: can't be made: not a directory") as caught:
+    with pytest.raises(VadcliError, match=r"file/model: can't be created: not a directory") as caught:
         import_lavida("lavida-tiny", tmp_path / "file" / "model", base)
     assert "--to" in caught.value.hint
     assert "--out" not in str(caught.value)

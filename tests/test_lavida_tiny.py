@@ -58,7 +58,7 @@ def test_a_scan_says_what_the_checkpoint_is_not_for(tmp_path: Path) -> None:
     scan = ("scan", tmp_path / "films", "--out", tmp_path / "out", "--detector", "lavida", "--model", "lavida-tiny")
     done = vadcli(*scan, "--categories", "red star")
     assert done.returncode == 0, done.stderr
-    assert "lavida-tiny was trained on a synthetic world of shapes alone; it is no detector for real footage" in done.stderr
+    assert "lavida-tiny was only trained on a synthetic world of shapes; it is not a detector for real videos" in done.stderr
 
 
 def example(*arguments: object) -> subprocess.CompletedProcess[str]:

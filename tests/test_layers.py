@@ -1,9 +1,8 @@
-"""The house rules as data: who may import whom, where third-party packages are at home, and how quick the help is."""
+"""The house rules as data: who may import whom, where third-party packages are at home, and what the help may load."""
 
 from __future__ import annotations
 
 import ast
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -152,23 +151,18 @@ import sys; sys.argv = ["vadcli", "--help"]
 from vadcli.cli import main
 try: main()
 except SystemExit as end: assert not end.code
-heavy = {"torch", "cv2", "av", "decord", "pyarrow", "transformers", "huggingface_hub"}
-print(sorted(heavy & set(sys.modules)), file=sys.stderr)
+heavy = {"torch", "cv2", "av", "decord", "pyarrow", "scipy", "transformers", "huggingface_hub"}
+print(sorted(heavy & set(sys.modules)), len(sys.modules), file=sys.stderr)
 """
 
 
-def cpu_seconds_of_help() -> float:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+def test_help_loads_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=True, timeout=PATIENCE_S)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.stderr.strip() == "[]"
+    found, count = done.stderr.rsplit(maxsplit=1)
+    assert found == "[]"
+    # Users wait for each module that the help loads; 325 take a third of a second. torch alone brings over 1,000.
+    assert int(count) < 600
     assert "scan" in done.stdout
-    return (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
-
-
-def test_help_imports_no_torch_and_takes_under_half_a_second_of_cpu() -> None:
-    # CPU time of the process itself is a promise to users; the best of three leaves out what a busy machine adds to it.
-    assert min(cpu_seconds_of_help() for _ in range(3)) < 0.5
 
 
 # LAVIDA's bridges: one between folders of weights and the model, one between the model and the scan engine.

@@ -14,10 +14,10 @@ from vadcli.options import (
     EventsOptions,
     ScanOptions,
     ThresholdOptions,
+    category_list_names,
     parse_categories,
     parse_duration,
     parse_shard,
-    preset_names,
 )
 from vadcli.options.config import resolve
 from vadcli.types import Calibration, Thresholds
@@ -115,8 +115,8 @@ def test_categories_presets_and_files(tmp_path: Path) -> None:
     own.write_text("# mine\nforklift speeding\nfight # again\n")
     assert parse_categories(f"fight, fire ,fight,@{own}") == ("fight", "fire", "forklift speeding")
     assert len(parse_categories("@ucf-crime")) == 13
-    assert all(parse_categories(f"@{name}") for name in preset_names())
-    with pytest.raises(UsageError, match="presets: "):
+    assert all(parse_categories(f"@{name}") for name in category_list_names())
+    with pytest.raises(UsageError, match="lists: "):
         parse_categories("@nothing-of-the-kind")
 
 

@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from vadcli.engine.local import LocalScan
     from vadcli.engine.recut import StoredEvents
     from vadcli.engine.runner import Stop
-    from vadcli.evaluation.report import Report as Evaluation
-    from vadcli.rendering import Progress, RenderResult
-    from vadcli.reporting import Report
+    from vadcli.evaluation.report import Evaluation
+    from vadcli.rendering import OnFrame, RenderResult
+    from vadcli.reporting import WrittenReport
 
 PathGiven = str | PathLike[str]
-Watch = Callable[[str], AbstractContextManager["Progress | None"]]
+Watch = Callable[[str], AbstractContextManager["OnFrame | None"]]
 
 
 def scan(
@@ -146,7 +146,7 @@ def _rendered(videos: Sequence[tuple[str, Path]], options: RenderOptions, watch:
             yield result
 
 
-def report(out: PathGiven = DEFAULT_OUT, **options: Any) -> Report:
+def report(out: PathGiven = DEFAULT_OUT, **options: Any) -> WrittenReport:
     """Make the page, or a digest, of what scans found and could not read; it is written to `to`.
 
     Args:

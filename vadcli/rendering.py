@@ -30,7 +30,7 @@ from vadcli.types import ByteArray, ClipNeeds, Event, PixelFormat, ScoreTable, S
 from vadcli.video.loader import ClipLoader, LoaderOptions, loader_options
 from vadcli.video.pictures import FrameFeed, Sound, add_sound, find_sound
 
-Progress = Callable[[int, int], None]
+OnFrame = Callable[[int, int], None]
 """Called with the frames written so far and the frames to write."""
 
 CLIP_BYTES = 48 << 20  # most bytes of one clip of frames on their way from the decoder
@@ -92,7 +92,7 @@ def render_video(
     layout: OutputLayout,
     settings: RenderSettings,
     scratch: Scratch,
-    progress: Progress | None = None,
+    progress: OnFrame | None = None,
 ) -> RenderResult:
     """Render one scanned video and return the files.
 

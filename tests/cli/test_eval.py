@@ -187,7 +187,7 @@ MALFORMED = "video,start_s,end_s\ncam/a.mp4,4,2\n"
         (("out",), 2, "--root is missing"),
         (("out", "--root", "nowhere.csv"), 2, "nowhere.csv: no such file or folder"),
         (("out", "--root", "truth.csv", "--dataset", "ped3"), 2, "no data set is called 'ped3'"),
-        (("out", "--root", "truth.csv", "--metrics", "frame,pixels"), 2, "--metrics: 'pixels' is no group of metrics"),
+        (("out", "--root", "truth.csv", "--metrics", "frame,pixels"), 2, "--metrics: 'pixels' is not a group of metrics"),
         (("out", "--root", "truth.csv", "--metrics", "pixel"), 2, "--metrics pixel"),
         (("out", "--root", "other.csv"), 2, "'cam/b.mp4'"),
         (("out", "--root", "longer.csv"), 1, "ends at 40 s, but cam/a.mp4 has scores up to 6 s"),

@@ -23,7 +23,7 @@ def test_a_dry_run_of_the_papers_recipe_counts_what_it_takes(tmp_path: Path) -> 
     done = vadcli("--recipe", paper, "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "lavida-7b, exposure" in done.stdout
-    assert "operations a step and process" in done.stdout
+    assert "operations per step and process" in done.stdout
 
 
 def test_a_recipe_that_is_none_is_one_line(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from vadcli.detectors.motion.background import (
     match_light,
 )
 from vadcli.detectors.motion.camera import FittedCamera, Levels, RaritySamples, Scene, from_model, rarity, to_model
-from vadcli.detectors.motion.features import DenseFlow, stretches
+from vadcli.detectors.motion.features import DenseFlow, repeated_rows
 from vadcli.types import CameraModel
 
 OPTIONS = MotionOptions()
@@ -196,14 +196,14 @@ def test_rarity_is_unknown_with_too_little_to_compare_with() -> None:
 def test_repeated_pictures_share_the_step_that_follows(activity: list[float], expected: list[tuple[int, int]]) -> None:
     usable = np.ones(len(activity), dtype=bool)
     usable[0] = False
-    found = stretches(np.array(activity, dtype=np.float32), usable)
+    found = repeated_rows(np.array(activity, dtype=np.float32), usable)
     assert [(one.start, one.end) for one in found] == expected
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=40), st.integers(0, 2**32 - 1))
 def test_stretches_are_short_apart_and_within_usable_rows(activity: list[float], seed: int) -> None:
     usable = np.random.default_rng(seed).random(len(activity)) < 0.9
-    found = stretches(np.array(activity, dtype=np.float32), usable)
+    found = repeated_rows(np.array(activity, dtype=np.float32), usable)
     rows = [row for one in found for row in range(one.start, one.end)]
     assert len(rows) == len(set(rows))
     assert usable[rows].all()

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.evaluate.outputs import SIZE, Odd, write_scan, write_truth
 from tests.outputs.documents import DOCUMENT
 from vadcli.errors import UsageError
-from vadcli.evaluation import Protocol, Report, collect, measure
+from vadcli.evaluation import Evaluation, Protocol, collect, measure
 from vadcli.evaluation.report import compared, to_table
 from vadcli.ground_truth import open_ground_truth
 from vadcli.metrics import Bootstrap
@@ -32,10 +32,10 @@ def called(rows: int, *stretches: tuple[int, int]) -> np.ndarray:
     return values
 
 
-def evaluated(out: Path, truth: Path, protocol: Protocol | None = None, *, dataset: str = "csv", **options: Any) -> Report:
+def evaluated(out: Path, truth: Path, protocol: Protocol | None = None, *, dataset: str = "csv", **options: Any) -> Evaluation:
     protocol = protocol or Protocol()
     test = collect(out, open_ground_truth(dataset, truth), **options)
-    return Report.of(dataset, test, protocol, measure(test, protocol))
+    return Evaluation.of(dataset, test, protocol, measure(test, protocol))
 
 
 def longer(out: Path, *, duration_s: float) -> None:
@@ -45,7 +45,7 @@ def longer(out: Path, *, duration_s: float) -> None:
         write_scores(path, table, replace(metadata, video={**metadata.video, "duration_s": duration_s}))
 
 
-def value(report: Report, name: str) -> float | None:
+def value(report: Evaluation, name: str) -> float | None:
     group, _, key = name.partition(".")
     return report.metrics[group][key].value
 
@@ -98,7 +98,7 @@ def test_run_lengths_have_two_levels_and_say_so(tmp_path: Path) -> None:
         out = write_scan(tmp_path / name, given, masks=masks, odd=Odd(run_lengths=name == "runs"))
         test = collect(out, open_ground_truth("ped2", truth))
         estimates.append(measure(test, Protocol(bootstrap=Bootstrap(100))))
-        reports.append(Report.of("ped2", test, Protocol(bootstrap=Bootstrap(100)), estimates[-1]))
+        reports.append(Evaluation.of("ped2", test, Protocol(bootstrap=Bootstrap(100)), estimates[-1]))
     video, runs = reports
     assert (value(video, "pixel.auc"), value(runs, "pixel.auc")) == (1.0, 0.5)
     note = "two levels: run lengths at 0.5"
@@ -108,10 +108,10 @@ def test_run_lengths_have_two_levels_and_say_so(tmp_path: Path) -> None:
     assert note in to_table([runs])
     assert "run lengths" not in to_table([video])
     both = compared(reports, estimates)
-    assert "some runs have mask videos, others run lengths" in to_table(both)
+    assert "some runs have mask videos, others only run lengths" in to_table(both)
     assert both[1].against is not None
-    assert "others run lengths" in both[1].against["pixel"]["auc"].note
-    assert "others run lengths" not in both[1].against["frame"]["auc_micro"].note
+    assert "others only run lengths" in both[1].against["pixel"]["auc"].note
+    assert "others only run lengths" not in both[1].against["frame"]["auc_micro"].note
 
 
 def test_true_events_are_the_intervals_and_rows_may_have_two_categories(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_comparison_shows_what_either_run_has_and_says_which_run_a_note_is_abo
     headline, *lines = table.splitlines()
     assert headline.endswith(f"detectors {plain}: fake; {masked}: other")
     assert any(re.fullmatch(r"pixel ROC-AUC +- +1\.0000", line) for line in lines)
-    assert f"note: {masked}: 1 frames of 1 videos were decoded with errors, and count" in lines
+    assert f"note: {masked}: 1 frames of 1 videos were decoded with errors; they count" in lines
     assert any(line.startswith(f"note: {plain}: no pixel figures") for line in lines)
     assert any(line.startswith("note: onset error") for line in lines)  # of both, so of none by name
 
@@ -182,7 +182,7 @@ def test_only_sampled_rows_count_for_categories_too_and_the_table_says_so(tmp_pa
     for name in ("frame.auc_micro", "category.fight"):
         assert value(every, name) == pytest.approx(0.25)
         assert value(sampled, name) == 1.0
-    note = "note: frame and category figures over sampled rows alone"
+    note = "note: frame and category figures over sampled frames only"
     assert note in to_table([sampled])
     assert note not in to_table([every])
 
@@ -251,5 +251,5 @@ def test_a_listed_video_whose_scan_failed_is_named_with_the_reason(tmp_path: Pat
 
 def test_a_group_without_truth_names_the_data_set(tmp_path: Path) -> None:
     out = write_scan(tmp_path / "out", {"a.mp4": called(20)})
-    with pytest.raises(UsageError, match="--metrics region: the truth of csv says nothing of it"):
+    with pytest.raises(UsageError, match="--metrics region: the truth of csv has no data for it"):
         evaluated(out, write_truth(tmp_path / "truth.csv", ["a.mp4,1,2,"]), Protocol(groups=("region",)))

@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from tests.evaluate.outputs import FPS, SIZE, write_scan, write_truth
 from vadcli.errors import DocumentError, UsageError
-from vadcli.evaluation import Protocol, Report, collect, measure
+from vadcli.evaluation import Evaluation, Protocol, collect, measure
 from vadcli.evaluation.measure import Estimates
 from vadcli.evaluation.plots import curve, draw, moments
 from vadcli.evaluation.report import compared, to_latex, to_markdown, to_table
@@ -43,14 +43,14 @@ def truth(tmp_path: Path) -> Path:
     return write_truth(tmp_path / "truth.csv", [*rows, "cam/c.mp4,,,"])
 
 
-def evaluate(out: Path, truth: Path, protocol: Protocol | None = None, **options: object) -> tuple[Report, Estimates]:
+def evaluate(out: Path, truth: Path, protocol: Protocol | None = None, **options: object) -> tuple[Evaluation, Estimates]:
     protocol = protocol or Protocol(bootstrap=Bootstrap(200))
     test = collect(out, open_ground_truth("csv", truth), **options)  # type: ignore[arg-type]
     estimates = measure(test, protocol)
-    return Report.of("csv", test, protocol, estimates), estimates
+    return Evaluation.of("csv", test, protocol, estimates), estimates
 
 
-def figure(report: Report, name: str) -> Metric:
+def figure(report: Evaluation, name: str) -> Metric:
     group, _, key = name.partition(".")
     return report.metrics[group][key]
 
@@ -158,7 +158,7 @@ def test_masks_of_another_size_are_refused_unless_resized(tmp_path: Path) -> Non
     stored = np.zeros((6, *SIZE), np.uint8)
     out = write_scan(tmp_path / "out", {"Test001": [0.1] * 6}, masks={"Test001": stored})
     truth = open_ground_truth("ped2", ped2_like(tmp_path / "UCSDped2", wanted))
-    with pytest.raises(DocumentError, match="16x12 where the video is 32x24"):
+    with pytest.raises(DocumentError, match="16x12, but the video is 32x24"):
         collect(out, truth)
     assert collect(out, truth, pixel_size=(12, 16)).pixels is not None
 
@@ -169,7 +169,7 @@ def test_a_missing_video_is_named_and_left_out_only_with_leave(tmp_path: Path, t
         evaluate(out, truth)
     report, _ = evaluate(out, truth, allow_missing=True)
     assert report.to_json()["left_out"] == {"unscored": ["cam/c.mp4"], "unknown": ["x.mp4"], "unmasked": []}
-    assert "1 videos without scores left out" in to_table([report])
+    assert "1 videos without scores are left out" in to_table([report])
 
 
 def test_no_scan_at_all(tmp_path: Path, truth: Path) -> None:
@@ -253,10 +253,10 @@ def test_masks_of_some_videos_alone_are_refused_unless_allowed(tmp_path: Path) -
     stored = wanted * np.uint8(200)
     out = write_scan(tmp_path / "out", {"01": [0.1] * 6, "02": [0.2] * 6}, masks={"01": stored})
     truth = open_ground_truth("ped2", ped2_clips(tmp_path / "ped2", {"01": wanted, "02": wanted}))
-    with pytest.raises(UsageError, match=r"1 videos have no stored masks, '02'"):
+    with pytest.raises(UsageError, match=r"1 videos have no stored masks, for example '02'"):
         collect(out, truth)
     test = collect(out, truth, allow_missing=True)
-    report = Report.of("ped2", test, Protocol(), measure(test, Protocol()))
+    report = Evaluation.of("ped2", test, Protocol(), measure(test, Protocol()))
     assert figure(report, "pixel.auc").videos == 1
     assert "pixel figures over the 1 of 2 videos" in to_table([report])
     assert report.to_json()["left_out"]["unmasked"] == ["02"]
@@ -279,7 +279,9 @@ def test_a_group_asked_for_by_name_must_have_something_to_read(tmp_path: Path, t
         measure(ped2, Protocol(groups=("pixel",)))
     with pytest.raises(UsageError, match="--metrics category"):
         measure(ped2, Protocol(groups=("category",)))
-    assert "no pixel figures: no masks are stored" in to_table([Report.of("ped2", ped2, Protocol(), measure(ped2, Protocol()))])
+    assert "no pixel figures: no masks are stored" in to_table(
+        [Evaluation.of("ped2", ped2, Protocol(), measure(ped2, Protocol()))]
+    )
 
 
 def test_what_is_found_in_a_normal_video_is_false_for_the_region_criteria(tmp_path: Path) -> None:

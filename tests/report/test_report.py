@@ -147,10 +147,10 @@ class TestPictures:
         assert not picture.any()
 
     def test_no_more_goes_into_a_page_than_there_is_room(self) -> None:
-        shelf = InPage(100)
-        assert shelf.put(b"x" * 40, "image/webp") is not None
-        assert shelf.put(b"x" * 40, "image/webp") is None
-        assert shelf.refused == 1
+        assets = InPage(100)
+        assert assets.put(b"x" * 40, "image/webp") is not None
+        assert assets.put(b"x" * 40, "image/webp") is None
+        assert assets.refused == 1
 
 
 class TestDigest:
@@ -172,7 +172,7 @@ class TestDigest:
         assert done.returncode == 3
         message = email.message_from_string(done.stdout, policy=email.policy.default)
         assert message["To"] == "night@example.org, b@example.org"
-        assert "3 events in 12.0 s of footage, 1 video not read or not whole" in message["Subject"]
+        assert "3 events in 12.0 s of footage, 1 video failed or partial" in message["Subject"]
         for part in ("plain", "html"):
             body = message.get_body((part,))
             assert body is not None

@@ -15,7 +15,7 @@ from tests.media import damage, make_image_folder, make_vfr, make_video
 from vadcli.engine.local import LocalScan
 from vadcli.engine.plan import make_plan
 from vadcli.engine.runner import Stop, exit_code
-from vadcli.engine.stream import Progress
+from vadcli.engine.stream import ClipsScored
 from vadcli.errors import DeviceError
 from vadcli.options import ScanOptions
 from vadcli.store import OutputLayout
@@ -51,7 +51,7 @@ class Scan:
         self.results: dict[str, VideoResult] = {}
         reports = 0
         for update in self.run.run():
-            if isinstance(update, Progress):
+            if isinstance(update, ClipsScored):
                 reports += 1
                 if stop_after is not None and reports >= stop_after:
                     self.stop.set("test", 2)

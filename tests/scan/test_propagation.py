@@ -18,7 +18,7 @@ from vadcli.engine.local import LocalScan
 from vadcli.engine.plan import make_plan
 from vadcli.engine.recut import recut, stored_boxes
 from vadcli.engine.runner import Stop
-from vadcli.engine.second_pass import Interrupted, Propagation, Stretches
+from vadcli.engine.second_pass import Interrupted, MaskSpans, Propagation
 from vadcli.errors import UsageError
 from vadcli.options import ScanOptions
 from vadcli.rendering import RenderSettings, render_video
@@ -116,10 +116,10 @@ def footage_of(tmp_path: Path, frames: int = 60) -> Path:
 
 def expected(rows: int, touched: tuple[range, ...]) -> list[tuple[int, int]]:
     """What each row's mask says, where these rows are in events."""
-    stretches = {row // INTERVAL for event in touched for row in event}
+    mask_spans = {row // INTERVAL for event in touched for row in event}
     held = [(row // INTERVAL * INTERVAL, 0) for row in range(rows)]
     return [
-        (row, start) if start != row and row // INTERVAL in stretches else (start, 0) for row, (start, _) in enumerate(held)
+        (row, start) if start != row and row // INTERVAL in mask_spans else (start, 0) for row, (start, _) in enumerate(held)
     ]
 
 
@@ -315,9 +315,9 @@ def carried(
 ) -> tuple[list[tuple[int, int]], Recorder]:
     """Every row with its mask's value, where the k-th sampled row's is 200 + k."""
     detector = Recorder()
-    stretches = Stretches.of(sampled, events)
-    known = (np.full((2, 2), 200 + number, np.uint8) for number in range(len(stretches.starts)))
-    rows = Propagation(detector, loader, most_frames=most).every_row(stretches, known, path=path, fps=None)
+    mask_spans = MaskSpans.of(sampled, events)
+    known = (np.full((2, 2), 200 + number, np.uint8) for number in range(len(mask_spans.starts)))
+    rows = Propagation(detector, loader, most_frames=most).every_row(mask_spans, known, path=path, fps=None)
     return [(row, int(mask[0, 0])) for row, mask in rows], detector
 
 
@@ -374,10 +374,10 @@ def test_it_ends_when_it_is_to_end(tmp_path: Path) -> None:
     seen: list[int] = []
     with ClipLoader(ClipNeeds(4, 0, 5.0, SizeRule(1000), PixelFormat.GRAY, interval=1), options) as loader:
         propagation = Propagation(Recorder(), loader, stopped=lambda: len(seen) > 20)
-        stretches = Stretches.of(np.arange(200) % 4 == 0, [event(0, 200)])
+        mask_spans = MaskSpans.of(np.arange(200) % 4 == 0, [event(0, 200)])
         masks = [np.zeros((2, 2), np.uint8)] * 50
         with pytest.raises(Interrupted):
-            seen.extend(row for row, _ in propagation.every_row(stretches, masks, path=path, fps=None) if not seen.append(row))
+            seen.extend(row for row, _ in propagation.every_row(mask_spans, masks, path=path, fps=None) if not seen.append(row))
     assert 20 < len(seen) < 120
 
 
@@ -386,15 +386,15 @@ def test_spans_hold_the_stretches_that_events_touch(flags: list[bool], edges: li
     sampled = np.array(flags)
     edges = sorted(edge for edge in edges if edge < len(flags))
     events = [event(start, end) for start, end in zip(edges[::2], edges[1::2], strict=False)]
-    stretches = Stretches.of(sampled, events)
-    read = {row for first, last in stretches.spans() for row in range(first, last)}
+    mask_spans = MaskSpans.of(sampled, events)
+    read = {row for first, last in mask_spans.spans() for row in range(first, last)}
     inside = {row for one in events for row in range(one.start_frame, one.end_frame)}
-    for start, end in zip(stretches.starts.tolist(), stretches.ends.tolist(), strict=True):
+    for start, end in zip(mask_spans.starts.tolist(), mask_spans.ends.tolist(), strict=True):
         rows = set(range(start, end))
         assert sampled[start]
         assert not sampled[start + 1 : end].any()
         assert (rows <= read) if len(rows) > 1 and rows & inside else not rows & read
-    assert stretches.starts.tolist() == np.flatnonzero(sampled).tolist()
+    assert mask_spans.starts.tolist() == np.flatnonzero(sampled).tolist()
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def test_what_was_seen_is_remembered_to_the_byte(start: Path) -> None:
         assert torch.equal(found.embedding, first.embedding)
         assert all(torch.equal(one, other) for one, other in zip(found.high, first.high, strict=True))
     assert torch.equal(memory.recall(clips[1:2]).embedding, first.embedding[8:16]), "whatever the batch"
-    looked = model.see(torch.from_numpy(clips[0][1])[None])
+    looked = model.encode_images(torch.from_numpy(clips[0][1])[None])
     torch.testing.assert_close(first.embedding[:8], looked.embedding, atol=2e-2, rtol=2e-3)
     assert small.bytes == 0 < memory.bytes
 

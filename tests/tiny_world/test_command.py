@@ -39,7 +39,7 @@ task = "exposure"
     assert done.returncode == 0, done.stderr
     assert "small, pictures: 16,000 steps of 2 samples" in done.stdout
     assert "small, exposure: 16,000 steps of 2 samples" in done.stdout
-    for word in ("projector", "memory:", "s a step here"):
+    for word in ("projector", "memory:", "s per step here"):
         assert done.stdout.count(word) == 2, word
     assert not (tmp_path / "out").exists()
 

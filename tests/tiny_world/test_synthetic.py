@@ -24,7 +24,7 @@ from tools.tiny_world.course import Course
 from tools.tiny_world.picture import compressed, paint
 from tools.tiny_world.scene import Film, Light, Paint, Role, Scene, Sway, Thing
 from tools.tiny_world.silhouettes import silhouettes
-from tools.tiny_world.truth import Verdict, observe
+from tools.tiny_world.truth import Answer, observe
 from tools.tiny_world.videos import VideoOptions, draw_video, write_videos
 from tools.tiny_world.words import COLOURS, MOTIONS, SHAPES, related
 from tools.tiny_world.world import object_masks, parsed
@@ -378,7 +378,7 @@ def pair_of(relation: str, *, wanted: int = 4) -> list[tuple[BoolArray, BoolArra
     found = []
     for index in range(MANY):
         for (named, one, other), verdict in world.facts(index).relations.items():
-            if named == relation and verdict is Verdict.TRUE:
+            if named == relation and verdict is Answer.TRUE:
                 masks = world.masks(index)
                 found.append((masks[one], masks[other]))
                 roles = world.facts(index).roles
@@ -446,23 +446,23 @@ def test_order_in_depth_and_time_is_told_the_right_way_round() -> None:
     red, blue = (Role((colour, "square"), "large", "standing still", "appearing") for colour in ("red", "blue"))
     times_s = np.arange(8) / 7.5
 
-    def verdicts(red_from: int, blue_from: int) -> tuple[Verdict, Verdict]:
+    def verdicts(red_from: int, blue_from: int) -> tuple[Answer, Answer]:
         far = replace(square(0.4, role=red), from_s=times_s[red_from] - 0.01)
         near = replace(square(0.6, role=blue), from_s=times_s[blue_from] - 0.01)
         facts = observe(by_hand(far, near), times_s)
-        assert facts.verdict(parsed("blue square in front of the red square")) is Verdict.TRUE
-        assert facts.verdict(parsed("red square in front of the blue square")) is Verdict.FALSE
-        assert facts.verdict(parsed("red square touching the blue square")) is Verdict.TRUE
+        assert facts.answer(parsed("blue square in front of the red square")) is Answer.TRUE
+        assert facts.answer(parsed("red square in front of the blue square")) is Answer.FALSE
+        assert facts.answer(parsed("red square touching the blue square")) is Answer.TRUE
         one, other = (
             parsed("red square appearing before the blue square"),
             parsed("blue square appearing before the red square"),
         )
-        return facts.verdict(one), facts.verdict(other)
+        return facts.answer(one), facts.answer(other)
 
-    assert verdicts(1, 4) == (Verdict.TRUE, Verdict.FALSE)
-    assert verdicts(5, 2) == (Verdict.FALSE, Verdict.TRUE)
-    assert verdicts(3, 4) == (Verdict.ARGUABLE, Verdict.FALSE)
-    assert verdicts(3, 3) == (Verdict.FALSE, Verdict.FALSE)
+    assert verdicts(1, 4) == (Answer.TRUE, Answer.FALSE)
+    assert verdicts(5, 2) == (Answer.FALSE, Answer.TRUE)
+    assert verdicts(3, 4) == (Answer.ARGUABLE, Answer.FALSE)
+    assert verdicts(3, 3) == (Answer.FALSE, Answer.FALSE)
 
 
 def test_what_stands_in_the_way_makes_presence_arguable() -> None:
@@ -471,8 +471,8 @@ def test_what_stands_in_the_way_makes_presence_arguable() -> None:
     wall = Thing("box", Course(0.45, 0.5), 0.12, Paint((50.0, 50.0, 50.0)))
     times_s = np.arange(8) / 7.5
     name = parsed("red circle disappearing")
-    assert observe(by_hand(thing), times_s).verdict(name) is Verdict.FALSE
-    assert observe(by_hand(thing, wall), times_s).verdict(name) is Verdict.ARGUABLE
+    assert observe(by_hand(thing), times_s).answer(name) is Answer.FALSE
+    assert observe(by_hand(thing, wall), times_s).answer(name) is Answer.ARGUABLE
 
 
 def test_the_table_holds_every_name_once() -> None:
@@ -534,14 +534,14 @@ def test_held_out_motions_are_neither_shown_nor_named_in_training() -> None:
     [
         ({"size_px": 100}, "multiple of 16"),
         ({"frames": 4}, "at least 6"),
-        ({"frames": 31}, "no more than 4 s at 7.5 a second"),
-        ({"objects": (3, 2)}, "fewest and most"),
+        ({"frames": 31}, "at most 4 s at 7.5 frames per second"),
+        ({"objects": (3, 2)}, "in ascending order"),
         ({"hard": 1.5}, "share from 0 to 1"),
-        ({"noise": -1}, "not negative"),
+        ({"noise": -1}, "0 or more"),
         ({"held_out_pairs": (("mauve", "star"),)}, "colours and shapes"),
-        ({"validation_pairs": HELD_OUT_PAIRS[:1]}, "each pair once"),
-        ({"held_out_motions": ("flying",)}, "among standing still"),
-        ({"held_out_motions": MOTIONS[1:]}, "at least two motions"),
+        ({"validation_pairs": HELD_OUT_PAIRS[:1]}, "different pairs"),
+        ({"held_out_motions": ("flying",)}, "some of standing still"),
+        ({"held_out_motions": MOTIONS[1:]}, "leave at least two"),
     ],
 )
 def test_options_that_make_no_world_say_so(change: dict[str, object], says: str) -> None:
@@ -671,7 +671,7 @@ def test_videos_that_can_not_be_written_are_said_in_one_line(tmp_path: Path) -> 
     ("categories", "says"),
     [
         (["red square"], "held out from train"),
-        (["red star appearing"], "can't be told of a video"),
+        (["red star appearing"], "can't be a category of a video"),
         (["a dog"], "no name 'a dog'"),
         ([], "at least one category"),
     ],

@@ -279,5 +279,5 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         {"iou": torch.ones(2, 3)},
         {"score_logits": torch.ones(2, 1)},
     ):
-        with pytest.raises(ValueError, match="shapes don't fit"):
+        with pytest.raises(ValueError, match="shapes do not fit"):
             anomaly_loss(**{**two_frames(), **wrong})

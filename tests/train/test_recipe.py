@@ -16,7 +16,7 @@ from vadcli.errors import UsageError
 from vadcli.train.materials import LAVIDA_MIX
 from vadcli.train.plan import plan_of, plan_text
 from vadcli.train.recipe import PAPER_PARTS, Recipe, ScheduleChoice, read_recipe
-from vadcli.train.state import ADDITIONS, PAPER, WHOLE
+from vadcli.train.state import OPTIONAL_PARTS, PAPER, WHOLE
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
@@ -49,7 +49,7 @@ def test_the_tiny_recipe_trains_everything_from_nothing() -> None:
     assert (tasks[0], tasks[-1], set(tasks)) == ("pictures", "exposure", {"pictures", "questions", "exposure"})
     assert {recipe.model.preset for recipe in stages} == {"lavida-tiny-scratch"}
     trained = {part for recipe in stages for part in recipe.model.train}
-    assert trained == {*WHOLE, *ADDITIONS} - {"vision_tower"}, "its shared sight stands in for the tower"
+    assert trained == {*WHOLE, *OPTIONAL_PARTS} - {"vision_tower"}, "its shared sight stands in for the tower"
     assert {item.name for recipe in stages for item in recipe.data} == {"synthetic"}
 
 
@@ -75,9 +75,9 @@ def test_the_checkpoint_says_by_which_stages_of_the_recipe_it_was_trained() -> N
         ({"running": {"precision": "fp8"}}, "fp8.*fp32, bf16, fp16"),
         ({"data": [{"name": "mevis"}]}, "mevis.*root"),
         ({"data": []}, "no .*data"),
-        ({"data": [{"name": "synthetic", "split": "test"}]}, "tests aren't trained on"),
-        ({"validation": {"split": "test"}}, "isn't chosen on a test set"),
-        ({"validation": {"split": "train", "every": 5}}, "validated on the split it is trained on"),
+        ({"data": [{"name": "synthetic", "split": "test"}]}, "do not train on a test set"),
+        ({"validation": {"split": "test"}}, "do not choose weights on a test set"),
+        ({"validation": {"split": "train", "every": 5}}, "validated on the split that it is trained on"),
         ({"model": {}}, "a preset or a folder"),
         ({"model": {"preset": "a", "folder": "b"}}, "a preset or a folder"),
         ({"world": {"size_px": 30}}, "size_px"),

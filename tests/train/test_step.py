@@ -142,7 +142,7 @@ def test_the_language_model_is_trained_at_the_answer_alone() -> None:
     assert step.model.tokenizer.decode(ids) == step.model.config.prompt.answer
     with torch.no_grad():
         losses = step([sample()])
-        seen = step.model.watch(torch.from_numpy(sample().frames)[None], training=True)
+        seen = step.model.encode(torch.from_numpy(sample().frames)[None], training=True)
         logits = step.model.mllm.answers(seen.visual, [step._prompt(sample())], len(ids)).logits
     wanted = torch.stack([-logits[0, place].log_softmax(0)[token] for place, token in enumerate(ids)]).mean()
     torch.testing.assert_close(losses["lm"], wanted, atol=1e-5, rtol=1e-5)

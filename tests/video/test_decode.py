@@ -23,13 +23,13 @@ from tests import media
 from tests.patience import PATIENCE_S
 from tests.video.test_probe import shown_pts
 from vadcli.errors import DecodeError
-from vadcli.types import DecoderName, PixelFormat, SizeRule, VideoInfo
+from vadcli.types import DecoderChoice, DecoderName, PixelFormat, SizeRule, VideoInfo
 from vadcli.video import ffmpeg as tool
 from vadcli.video.container import CountSince, choose_selection, seek_row
 from vadcli.video.decord import can_read
 from vadcli.video.ffmpeg import FfmpegFrames
 from vadcli.video.probe import probe
-from vadcli.video.reader import DecoderChoice, Frame, FrameReader, ReadRequest, Row, RowMatcher
+from vadcli.video.reader import Frame, FrameReader, ReadRequest, Row, RowMatcher
 
 DECODERS: tuple[DecoderChoice, ...] = ("decord", "ffmpeg", "auto")
 SIZE = (96, 64)

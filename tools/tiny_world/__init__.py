@@ -1,10 +1,11 @@
-"""The synthetic world: clips of coloured shapes that move, meet, come and go, with exact masks and all names true of them.
+"""The synthetic world: clips of moving coloured shapes, with exact masks and all true names.
 
-    words ─ options, shapes, course ─> scene ─ casting ─> silhouettes ─> truth (names)
-                                                                     └─> picture (pixels) ─> world (a data set), videos (files)
+    words ─ options, shapes, course ─> scene ─ casting ─> silhouettes ─┬─> truth (names)
+                                                                       └─> picture (pixels)
+    truth, picture ─> world (a data set), videos (files)
 
-Made of numbers alone, so that training, tests and demonstrations need no download. `words` lists the names, `truth` says what
-each means. It resembles no real footage.
+Everything is computed, so that training, tests and demonstrations need no download. `words` lists
+the names, and `truth` defines what each one means. The clips do not look like real videos.
 """
 
 from tools.tiny_world.options import WorldOptions

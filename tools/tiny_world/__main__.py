@@ -1,4 +1,7 @@
-"""Train a LAVIDA on the synthetic world: `python -m tools.tiny_world --recipe recipes/lavida-tiny.toml --out training`."""
+"""Train a small LAVIDA on the synthetic world.
+
+Example: python -m tools.tiny_world --recipe recipes/lavida-tiny.toml --out training
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,12 @@ from vadcli.errors import VadcliError
 
 
 def main() -> int:
-    """Run the command line; returns its exit code."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m tools.tiny_world", description=__doc__)
     parser.add_argument("--recipe", type=Path, required=True, help="a TOML file, such as recipes/lavida-tiny.toml")
-    parser.add_argument("--out", type=Path, default=Path("training"), help="log, checkpoints and the model")
+    parser.add_argument("--out", type=Path, default=Path("training"), help="folder for the log, the checkpoints and the model")
     parser.add_argument("--device", default="auto", help="auto or cpu")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be trained, and stop")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be trained and stop")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

@@ -1,4 +1,4 @@
-"""Scenes drawn by lot: who plays, what they do, where, and what the place, the camera and the light are like."""
+"""Draws random scenes: which objects there are, what they do and where, and what surrounds them."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Palette:
     """What may be drawn.
 
     Attributes:
-        pairs: colours and shapes.
-        rare: pairs from which a share of the objects is drawn instead.
-        rare_share: that share.
-        motions: what objects may do.
+        pairs: pairs of a colour and a shape.
+        rare: other pairs, from which `rare_share` of the objects are drawn.
+        rare_share: 0 to 1.
+        motions: the motions that objects may have.
     """
 
     pairs: tuple[Pair, ...]
@@ -39,22 +39,25 @@ class Palette:
     motions: tuple[str, ...]
 
     def pair(self, rng: np.random.Generator) -> Pair:
-        """A pair by lot."""
+        """Return a random pair."""
         pool = self.rare if self.rare and rng.random() < self.rare_share else self.pairs
         return _pick(pool, rng)
 
     def motion(self, rng: np.random.Generator, *, other_than: str = "") -> str:
-        """A motion by lot."""
+        """Return a random motion."""
         return _pick([motion for motion in self.motions if motion != other_than], rng)
 
 
 def draw_clip(options: WorldOptions, palette: Palette, rng: np.random.Generator) -> tuple[Scene, bool]:
-    """A clip's scene, and whether it is meant to be a hard one. Whether all of it can be seen is for `truth` to say."""
+    """Return a random scene for a clip, and whether it must contain a twin.
+
+    Some of its objects may be hidden or unrecognisable; `truth.observe` reports that.
+    """
     hard = bool(rng.random() < options.hard) and options.objects[1] > 1
     count = max(int(rng.integers(options.objects[0], options.objects[1] + 1)), 1 + hard)
     roles = [draw_role(palette, rng) for _ in range(count)]
     planned = _pick(_PLANS, rng) if rng.random() < options.interactions else ""
-    planned = planned if count >= 2 + hard else ""  # the twin takes no part in it
+    planned = planned if count >= 2 + hard else ""  # the twin does not take part in the plan
     roles = _arranged(roles, planned, palette, rng)
     roles = _with_twin(roles, palette, rng) if hard else roles
     middle_s = (options.frames - 1) / 2 / options.rate_hz
@@ -68,13 +71,13 @@ def draw_clip(options: WorldOptions, palette: Palette, rng: np.random.Generator)
 
 
 def draw_role(palette: Palette, rng: np.random.Generator) -> Role:
-    """An object's words by lot; it comes or goes by itself nowhere."""
+    """Return a random role of an object that does not appear or disappear."""
     motion = palette.motion(rng)
     return Role(palette.pair(rng), "" if motion in _UNSIZED else _pick(SIZES, rng), motion)
 
 
 def embody(role: Role, *, texture: float, rng: np.random.Generator) -> Thing:
-    """The object that plays a role, not yet placed."""
+    """Return an object with this role, at a preliminary position."""
     colour = tuple(float(np.clip(part + rng.uniform(-10, 10), 0, 255)) for part in COLOURS[role.pair[0]])
     shade = (float(rng.uniform(-0.15, 0.15) * texture), float(rng.uniform(-0.15, 0.15) * texture))
     stripes = (float(rng.choice([0.0, 0.14]) * texture), float(rng.uniform(3, 8)), float(rng.uniform(0, np.pi)))
@@ -84,7 +87,7 @@ def embody(role: Role, *, texture: float, rng: np.random.Generator) -> Thing:
 
 
 def place(thing: Thing, others: Sequence[Thing], *, middle_s: float, rng: np.random.Generator) -> Thing:
-    """The object on a course of its motion, where it can away from the others at `middle_s`."""
+    """Return the object on a random course, if possible apart from the others at `middle_s`."""
     assert thing.role is not None
     at = np.array([middle_s])
     drawn = thing
@@ -100,7 +103,7 @@ def place(thing: Thing, others: Sequence[Thing], *, middle_s: float, rng: np.ran
 
 
 def surround(cast: Sequence[Thing], options: WorldOptions, *, middle_s: float, rng: np.random.Generator) -> Scene:
-    """A place for the objects: grey things behind, among and before them, ground, camera, light and film."""
+    """Return a scene of these objects, random grey things, a ground, a camera and light."""
     behind = [_clutter(rng, options, front=False) for _ in range(rng.integers(options.clutter + 1))]
     front = [_clutter(rng, options, front=True) for _ in range(rng.integers(options.clutter + 1))]
     among = list(cast)
@@ -124,14 +127,14 @@ def surround(cast: Sequence[Thing], options: WorldOptions, *, middle_s: float, r
 
 
 def distractor(motion: str, options: WorldOptions, *, middle_s: float, rng: np.random.Generator) -> Thing:
-    """A grey lump that moves like anything else, but has no name."""
+    """Return a grey lump that moves like a named object but has no name."""
     moves = course(motion, (float(rng.random()), float(rng.random())), middle_s=middle_s, rng=rng)
     paint = _grey(rng, 0.15 * options.texture)
     return Thing("lump", moves, float(rng.uniform(0.05, 0.12)), paint, tall=float(rng.uniform(0.6, 1.0)))
 
 
 def _with_twin(roles: list[Role], palette: Palette, rng: np.random.Generator) -> list[Role]:
-    """The last object looks like the first and does something else."""
+    """Return the roles; the last object gets the first one's look but another motion."""
     first = roles[0]
     motion = palette.motion(rng, other_than=first.motion)
     size = "" if motion in _UNSIZED else first.size or _pick(SIZES, rng)
@@ -139,7 +142,7 @@ def _with_twin(roles: list[Role], palette: Palette, rng: np.random.Generator) ->
 
 
 def _arranged(roles: list[Role], planned: str, palette: Palette, rng: np.random.Generator) -> list[Role]:
-    """The roles, the first two changed as a plan needs them, as far as their motions may be shown."""
+    """Return the roles, the first two changed for the plan if the split may show the motions."""
     moves = [motion for motion in palette.motions if motion.startswith("moving ")]
     still = "standing still"
     motions: tuple[str, str]
@@ -160,11 +163,11 @@ def _arranged(roles: list[Role], planned: str, palette: Palette, rng: np.random.
 
 
 def _enter(role: Role, options: WorldOptions, rng: np.random.Generator) -> Thing:
-    """The object that plays a role, with the time at which it comes or goes."""
+    """Return an object with this role, and with the times at which it appears and disappears."""
     frames = options.frames
     first, last = 0, frames
     if role.presence or role.motion in ("blinking", "falling") or rng.random() >= options.comings:
-        pass  # a planned order sets its times itself
+        pass  # `_meeting` sets the times of a planned order
     elif role.motion == "standing still" and rng.random() < 0.7:
         role = replace(role, presence="showing briefly")
         first = int(rng.integers(1, frames - BRIEF_FRAMES))
@@ -180,7 +183,7 @@ def _enter(role: Role, options: WorldOptions, rng: np.random.Generator) -> Thing
 
 
 def _meeting(cast: list[Thing], planned: str, options: WorldOptions, rng: np.random.Generator) -> list[Thing]:
-    """The first two brought together as planned, in space or in time, where their roles have come out so."""
+    """Return the objects, the first two placed or timed as planned if their roles fit the plan."""
     if not planned:
         return cast
     one, other = cast[:2]
@@ -190,7 +193,7 @@ def _meeting(cast: list[Thing], planned: str, options: WorldOptions, rng: np.ran
     match planned:
         case "chase" if motions[0] == motions[1] and motions[0].startswith("moving "):
             ahead = np.array(DIRECTIONS[motions[0].split()[1]]) * 0.5 * (apart + float(rng.uniform(0.03, 0.09)))
-            x, y = 0.25 + 0.5 * spot.x, 0.25 + 0.5 * spot.y  # nearer to the middle, so that both are seen
+            x, y = 0.25 + 0.5 * spot.x, 0.25 + 0.5 * spot.y  # keeps both in the frame
             one = replace(one, course=replace(spot, x=x - float(ahead[0]), y=y - float(ahead[1])))
             other = replace(other, course=replace(spot, x=x + float(ahead[0]), y=y + float(ahead[1])))
         case "pass" if motions[1].startswith("moving "):
@@ -208,7 +211,7 @@ def _meeting(cast: list[Thing], planned: str, options: WorldOptions, rng: np.ran
 
 
 def _clutter(rng: np.random.Generator, options: WorldOptions, *, front: bool) -> Thing:
-    """A grey post, box or lump that stands still; narrow where it stands before the objects."""
+    """Return a grey post, box or lump that stands still; narrow if `front`."""
     kind = _pick(["post", "box", "lump"], rng)
     spot = Course(float(rng.uniform(0, 1)), float(rng.uniform(0, 1)))
     paint = _grey(rng, 0.2 * options.texture * float(rng.random()))
@@ -233,7 +236,7 @@ def _muted(rng: np.random.Generator, low: float, high: float) -> Colour:
 
 
 def _sway(rng: np.random.Generator, most: float) -> Sway:
-    """Three waves for each direction, slow wide ones and a quick narrow one."""
+    """Return three random waves per direction: large slow ones and a small fast one."""
     strength = most * float(rng.random())
     parts = np.array([0.5, 0.3, 0.2]) * strength
     hz = rng.uniform([0.2, 0.8, 2.5], [0.6, 1.8, 6.0], (2, 3))

@@ -1,4 +1,4 @@
-"""How things move: one formula for every motion, as a function of time, so that a clip and a long video share it."""
+"""How things move: one formula of time for every motion, the same for a clip and a long video."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vadcli.types import BoolArray, TimeArray
 
 SLOW = (0.12, 0.18)
 FAST = (0.42, 0.58)
-"""Sides of the picture a second; nothing moves at a speed between them, so that both words are clear."""
+"""Frame sides per second. No speed lies between the two ranges, so that both words are clear."""
 FALL = (1.1, 1.5)
 GROWTH = (0.8, 1.0)
 TURNS_HZ = (0.9, 1.15)
@@ -21,17 +21,19 @@ BLINKS_HZ = (1.6, 2.6)
 
 @dataclass(frozen=True)
 class Course:
-    """Where something is at any time.
+    """Where something is at any time. Lengths are in sides of the frame.
 
     Attributes:
-        x, y: its middle at `since_s`, without the swing; 0 to 1 across the picture, y down.
-        since_s: the time from which speed, fall and growth count.
-        speed: sides a second, (x, y).
-        fall: downward acceleration after `since_s`, sides a second².
-        swing: half width and half height of a periodic motion; at an angle of `turn` to one another, `swing_hz` times a second.
-        growth: its radius grows by e to this a second.
-        blink_hz: how often a second it goes out for half of the time; 0 never.
-        phase: where in their period swing and blinking begin, radians.
+        x, y: its centre at `since_s`, without the swing; 0 to 1 inside the frame, y points down.
+        since_s: the time at which speed, fall and growth start.
+        speed: sides per second, (x, y).
+        fall: downward acceleration after `since_s`, sides per second².
+        swing: amplitudes in x and y of a periodic motion.
+        swing_hz: periods per second of the swing.
+        turn: phase of y relative to x in the swing, radians.
+        growth: its radius grows by the factor exp(growth) per second.
+        blink_hz: blinks per second; it is invisible for half of each period. 0 is never.
+        phase: where in their periods the swing and the blinking start, radians.
     """
 
     x: float
@@ -47,7 +49,7 @@ class Course:
     phase: float = 0.0
 
     def at(self, times_s: TimeArray) -> tuple[TimeArray, TimeArray]:
-        """The middle's x and y, (T,) each."""
+        """Return the centre's x and y, (T,) each."""
         gone = times_s - self.since_s
         angle = 2 * np.pi * self.swing_hz * times_s + self.phase
         x = self.x + self.speed[0] * gone + self.swing[0] * np.sin(angle)
@@ -55,24 +57,24 @@ class Course:
         return x, y + 0.5 * self.fall * np.maximum(gone, 0) ** 2
 
     def scale(self, times_s: TimeArray) -> TimeArray:
-        """By how much it is larger than at `since_s`, (T,)."""
+        """Return the size relative to that at `since_s`, (T,)."""
         return np.exp(self.growth * (times_s - self.since_s))
 
     def lit(self, times_s: TimeArray) -> BoolArray:
-        """When it is not out by blinking, (T,)."""
+        """Return when blinking does not hide it, (T,)."""
         return (
             (times_s * self.blink_hz + self.phase / (2 * np.pi)) % 1 < 0.5 if self.blink_hz else np.ones(len(times_s), np.bool_)
         )
 
 
 def course(motion: str, spot: tuple[float, float], *, middle_s: float, rng: np.random.Generator) -> Course:
-    """A course of this motion, drawn by lot.
+    """Return a random course with this motion.
 
     Args:
         motion: one of `words.MOTIONS`.
-        spot: where it is at `middle_s`, or about; something that falls starts above.
-        middle_s: the middle of the time in which it is watched.
-        rng: where the lot comes from.
+        spot: where it is at `middle_s`, roughly; something that falls starts near the upper edge.
+        middle_s: the middle of the time in which it is shown.
+        rng: the source of random numbers.
     """
     x, y = spot
     phase = float(rng.uniform(0, 2 * np.pi))

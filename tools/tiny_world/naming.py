@@ -1,4 +1,7 @@
-"""Lists of names for clips of the synthetic world: true ones among false ones, many of them false by one word only."""
+"""Lists of true and false names for clips of the synthetic world.
+
+Many of the false names differ from a true one in only one word.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tools.tiny_world.truth import Facts, Verdict
+from tools.tiny_world.truth import Answer, Facts
 from tools.tiny_world.words import DEEDS, SIZES, Name, name_table
 from tools.tiny_world.world import SyntheticWorld
 from vadcli.errors import UsageError
@@ -24,7 +27,7 @@ PATTERNS = {
     "shape deed": ("shape", "deed"),
     "pair deed": ("colour", "shape", "deed"),
 }
-"""What a name may say."""
+"""The parts that a name may have, by kind of name."""
 _TRIES = 40
 
 
@@ -33,8 +36,8 @@ class NameList:
     """A list of names and what they mean in a clip.
 
     Attributes:
-        names: each once, shuffled.
-        meant: for each name the objects that it means; none where it is false.
+        names: each once, in random order.
+        meant: for each name, the indices of the objects that it means; empty if it is false.
     """
 
     names: tuple[str, ...]
@@ -42,12 +45,12 @@ class NameList:
 
     @property
     def true(self) -> tuple[bool, ...]:
-        """Which names hold."""
+        """Which names are true."""
         return tuple(bool(objects) for objects in self.meant)
 
     @property
     def objects(self) -> tuple[int, ...]:
-        """All objects that any of the names means."""
+        """The indices of all objects that any of the names means."""
         return tuple(sorted({place for objects in self.meant for place in objects}))
 
 
@@ -55,25 +58,25 @@ class Naming:
     """Draws names for clips of one world.
 
     Args:
-        world: whose words; names that its split may not speak of are never drawn.
-        patterns: keys of `PATTERNS`, equally likely, so that a repeated one is drawn more often.
-        hard: share of the false names that are a true one but for one word.
+        world: names that its split may not use are never drawn.
+        patterns: keys of `PATTERNS`, equally likely; a repeated one is drawn more often.
+        hard: share of the false names that differ from a true one in one word.
 
     Raises:
-        UsageError: no such pattern.
+        UsageError: a pattern does not exist, or there is none.
     """
 
     def __init__(self, world: SyntheticWorld, *, patterns: Sequence[str], hard: float) -> None:
         unknown = sorted(set(patterns) - set(PATTERNS))
         if unknown or not patterns:
             raise UsageError(
-                f"names have no pattern {unknown[0] if unknown else ''!r}", hint=f"choose among {', '.join(PATTERNS)}"
+                f"there is no name pattern {unknown[0] if unknown else ''!r}", hint=f"choose among {', '.join(PATTERNS)}"
             )
         self.world, self.patterns, self.hard = world, tuple(patterns), hard
         self._deeds = tuple(deed for deed in DEEDS if world.allows(f"something {deed}"))
 
     def listing(self, facts: Facts, rng: np.random.Generator, *, length: int, true: int) -> NameList:
-        """A list of at most `length` names, of which up to `true` hold, drawn first."""
+        """Return a list of at most `length` names, at most `true` of which are true."""
         drawn: dict[str, Name] = {}
         for number in range(2 * length):
             if len(drawn) == length:
@@ -86,7 +89,7 @@ class Naming:
         return NameList(tuple(text for text, _ in order), tuple(facts.meant(name) for _, name in order))
 
     def true(self, facts: Facts, rng: np.random.Generator) -> Name | None:
-        """A name that holds; None where the clip shows nothing that may be named."""
+        """Return a true name; None if none was found that the split may use."""
         for _ in range(_TRIES if facts.roles else 0):
             place = int(rng.integers(len(facts.roles)))
             name = self._of(facts, place, self._pattern(rng), rng)
@@ -95,7 +98,7 @@ class Naming:
         return None
 
     def false(self, facts: Facts, rng: np.random.Generator) -> Name | None:
-        """A name that clearly doesn't hold; None where none was found."""
+        """Return a clearly false name; None if none was found."""
         for _ in range(_TRIES):
             pattern = self._pattern(rng)
             name = None
@@ -106,7 +109,7 @@ class Naming:
             else:
                 part = pattern[int(rng.integers(len(pattern)))]
                 name = replace(name, **{part: getattr(self._any(pattern, rng), part)})
-            if self.world.allows(str(name)) and facts.verdict(name) is Verdict.FALSE:
+            if self.world.allows(str(name)) and facts.answer(name) is Answer.FALSE:
                 return name
         return None
 
@@ -114,9 +117,9 @@ class Naming:
         return PATTERNS[self.patterns[int(rng.integers(len(self.patterns)))]]
 
     def _of(self, facts: Facts, place: int, pattern: tuple[str, ...], rng: np.random.Generator) -> Name | None:
-        """What a pattern says of an object; None where that can't be said of it."""
+        """Return an object's name with the parts of a pattern; None if it lacks one of them."""
         role = facts.roles[place]
-        deeds = [deed for deed, verdict in facts.deeds[place].items() if verdict is Verdict.TRUE]
+        deeds = [deed for deed, verdict in facts.deeds[place].items() if verdict is Answer.TRUE]
         said = {"colour": role.pair[0], "shape": role.pair[1], "size": role.size, "deed": _pick(deeds, rng) if deeds else ""}
         return _named(pattern, said) if all(said[part] for part in pattern) else None
 
@@ -127,12 +130,12 @@ class Naming:
 
 
 class SpokenWorld:
-    """A synthetic world of which only some kinds of names are spoken; a `SegmentationData`.
+    """A synthetic world that is restricted to some kinds of names; a `SegmentationData`.
 
     Args:
-        world: the whole of it.
+        world: the world with all names.
         patterns: keys of `PATTERNS`.
-        name: the data set's; the world's where None.
+        name: name of the data set; by default that of the world.
     """
 
     def __init__(self, world: SyntheticWorld, patterns: Sequence[str], *, name: str | None = None) -> None:
@@ -148,11 +151,11 @@ class SpokenWorld:
         return replace(clip, objects=tuple(item for item in clip.objects if self._spoken(item.name)))
 
     def names(self, index: int) -> tuple[str, ...]:
-        """The clip's true names of these kinds."""
+        """Return the clip's true names of these kinds."""
         return tuple(filter(self._spoken, self.world.names(index)))
 
     def fingerprint(self) -> str:
-        """Changes when a clip or a name could; hexadecimal."""
+        """Return a hexadecimal hash that changes whenever a clip or a name may change."""
         return hashlib.sha256(repr((self.world.fingerprint(), self.patterns)).encode()).hexdigest()
 
     def _spoken(self, text: str) -> bool:

@@ -1,4 +1,7 @@
-"""What a recipe may set about the synthetic world. Lengths are shares of the picture's side unless they end in _px."""
+"""The options of the synthetic world in a recipe.
+
+Lengths are shares of the frame's side unless their names end in _px.
+"""
 
 from __future__ import annotations
 
@@ -26,26 +29,27 @@ class WorldOptions:
     """How the world looks and what happens in it.
 
     Attributes:
-        size_px: side of the square picture; a multiple of 16.
-        frames: of a clip, at least 6, or no motion could be told; of 4 s at most, or what grows would fill the picture.
-        rate_hz: frames a second of a clip.
-        objects: fewest and most named objects of a clip.
-        clutter: most grey things that stand behind the objects, and in front of them.
-        distractors: most grey lumps that move among the objects.
-        texture: how strong patterns on ground and objects are; 0 is flat.
-        lighting: how far light may vary over clip, picture and time; 0 is even, 1 the usual range.
-        noise: largest standard deviation of the sensor's noise, grey levels.
-        shake: largest sway of the camera.
+        size_px: side of the square frame; a multiple of 16.
+        frames: frames per clip. At least 6, so that motions can be recognised; at most 4 s, so that
+            growing objects do not fill the frame.
+        rate_hz: frames per second of a clip.
+        objects: lowest and highest number of named objects per clip.
+        clutter: highest number of grey things that stand behind the objects, and in front of them.
+        distractors: highest number of grey lumps that move among the objects.
+        texture: strength of the patterns on ground and objects; 0 is flat.
+        lighting: how much light varies over clips, space and time; 0 is even, 1 the usual range.
+        noise: highest standard deviation of the sensor noise, in grey levels.
+        shake: highest displacement by camera shake.
         compressed: share of clips with artefacts of 8×8 quantisation.
-        hard: share of clips in which an object has a twin: the same colour and shape, another motion.
-        interactions: share of clips with a planned chase, touch, passing or order of two objects.
-        comings: share of objects that appear or disappear in the picture.
-        unseen: share of the objects of a validation or test clip that are drawn from that split's own held-out pairs.
-        held_out_pairs, validation_pairs: colour-shape pairs that only the test or only the validation split knows.
-        held_out_motions: motions that training neither shows nor names; what implies one of them is held out with it.
+        hard: share of clips in which two objects look alike but move differently.
+        interactions: share of clips in which two objects meet or appear in order as planned.
+        comings: share of objects that appear or disappear inside the frame.
+        unseen: in a validation or test clip, share of objects from the split's own held-out pairs.
+        held_out_pairs, validation_pairs: colour-shape pairs for the test or validation split only.
+        held_out_motions: motions that training neither shows nor names, nor any that imply them.
 
     Raises:
-        UsageError: a value that makes no world.
+        UsageError: a value is out of range, or nothing is left to train on.
     """
 
     size_px: int = 128
@@ -72,29 +76,31 @@ class WorldOptions:
         self._check(self.frames >= 6, "frames", "at least 6")
         self._check(self.rate_hz > 0, "rate_hz", "above 0")
         self._check(
-            self.frames / self.rate_hz <= _LONGEST_S, "frames", f"no more than {_LONGEST_S:g} s at {self.rate_hz:g} a second"
+            self.frames / self.rate_hz <= _LONGEST_S,
+            "frames",
+            f"at most {_LONGEST_S:g} s at {self.rate_hz:g} frames per second",
         )
-        self._check(1 <= self.objects[0] <= self.objects[1] <= 8, "objects", "fewest and most, 1 to 8")
+        self._check(1 <= self.objects[0] <= self.objects[1] <= 8, "objects", "two numbers from 1 to 8 in ascending order")
         for field in ("clutter", "distractors", "texture", "lighting", "noise", "shake"):
-            self._check(getattr(self, field) >= 0, field, "not negative")
-        self._check(self.shake <= 0.1, "shake", "at most 0.1 of the picture")
+            self._check(getattr(self, field) >= 0, field, "0 or more")
+        self._check(self.shake <= 0.1, "shake", "at most 0.1 of the frame's side")
         for field in _SHARES:
             self._check(0 <= getattr(self, field) <= 1, field, "a share from 0 to 1")
         known = set(product(COLOURS, SHAPES))
         held_out = [*self.held_out_pairs, *self.validation_pairs]
-        self._check(set(held_out) <= known, "held_out_pairs", "colours and shapes of the world")
+        self._check(set(held_out) <= known, "held_out_pairs", "pairs of the world's colours and shapes")
         self._check(
-            len(set(held_out)) == len(held_out) < len(known), "held_out_pairs", "each pair once, and some left to train on"
+            len(set(held_out)) == len(held_out) < len(known), "held_out_pairs", "different pairs that leave some to train on"
         )
         implied = {deed for motion in MOTIONS for deed in IMPLIED.get(motion, ())}
-        self._check(set(self.held_out_motions) <= {*MOTIONS, *implied}, "held_out_motions", f"among {', '.join(MOTIONS)}")
-        self._check(len(self.motions(training=True)) > 1, "held_out_motions", "at least two motions left to train on")
+        self._check(set(self.held_out_motions) <= {*MOTIONS, *implied}, "held_out_motions", f"some of {', '.join(MOTIONS)}")
+        self._check(len(self.motions(training=True)) > 1, "held_out_motions", "motions that leave at least two to train on")
 
     def motions(self, *, training: bool) -> tuple[str, ...]:
-        """What objects may do, in training or elsewhere."""
+        """Return the motions that objects may have, in training or elsewhere."""
         held_out = set(self.held_out_motions) if training else set()
         return tuple(motion for motion in MOTIONS if not performs(motion) & held_out)
 
     def _check(self, holds: bool, field: str, wanted: str) -> None:
         if not holds:
-            raise UsageError(f"the synthetic world's {field} is {getattr(self, field)!r}", hint=f"wanted: {wanted}")
+            raise UsageError(f"the synthetic world's {field} is {getattr(self, field)!r}", hint=f"it must be: {wanted}")

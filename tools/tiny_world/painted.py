@@ -1,10 +1,10 @@
-"""The synthetic world painted once into a folder and read from there: what a training that looks at a clip often needs.
+"""The synthetic world painted once into a folder and read from there, for repeated use in training.
 
     FOLDER/frames.npy   (N, T, H, W, 3) uint8
-    FOLDER/masks.npy    (N, K, T, H, W / 8) uint8: masks of at most K objects, a bit a pixel
+    FOLDER/masks.npy    (N, K, T, H, W / 8) uint8: masks of at most K objects, one bit per pixel
     FOLDER/facts.json   what is true of each clip
 
-The folder appears whole or not at all.
+The folder gets its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from tools.tiny_world.scene import Role
-from tools.tiny_world.truth import Facts, Verdict
+from tools.tiny_world.truth import Answer, Facts
 from tools.tiny_world.words import DEEDS
 from tools.tiny_world.world import SyntheticWorld
 from vadcli.errors import DocumentError
@@ -28,18 +28,18 @@ from vadcli.types import BoolArray, ByteArray
 
 _CHUNK = 16
 
-_painting: SyntheticWorld | None = None  # of a worker process
+_painting: SyntheticWorld | None = None  # set once in each worker process
 
 
 class PaintedWorld(SyntheticWorld):
-    """A SyntheticWorld whose clips lie painted in a folder.
+    """A SyntheticWorld whose clips are read from a folder.
 
     Args:
-        world: which one.
-        folder: where it was painted by `paint_world`.
+        world: the world that was painted.
+        folder: the folder that `paint_world` made.
 
     Raises:
-        DocumentError: the folder holds another world, or is damaged.
+        DocumentError: the folder contains another world, or is damaged.
     """
 
     def __init__(self, world: SyntheticWorld, folder: Path) -> None:
@@ -52,35 +52,35 @@ class PaintedWorld(SyntheticWorld):
             self._facts = document["clips"]
             whole = document["world"] == world.fingerprint() and len(self._facts) == len(self._frames) == world.length
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DocumentError(f"{folder}: can't be read: {error}", hint="remove this folder; it is painted again") from error
+            raise DocumentError(f"{folder}: can't be read: {error}", hint="delete this folder to paint it again") from error
         if not whole:
-            raise DocumentError(f"{folder}: holds another world", hint="remove this folder; it is painted again")
+            raise DocumentError(f"{folder}: contains another world", hint="delete this folder to paint it again")
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Worker processes open the folder for themselves."""
+        """Pickle only the folder, so that each worker process opens it itself."""
         plain = SyntheticWorld(self.options, seed=self.seed, split=self.split, length=self.length)
         return (PaintedWorld, (plain, self.folder))
 
     def frames(self, index: int) -> ByteArray:
-        """As painted."""
+        """Return the stored frames of clip `index`."""
         return np.array(self._frames[self._checked(index)])
 
     def masks(self, index: int) -> BoolArray:
-        """As painted."""
+        """Return the stored masks of clip `index`."""
         packed = self._masks[self._checked(index), : len(self.facts(index).roles)]
         return np.unpackbits(packed, axis=-1).astype(np.bool_)
 
     def facts(self, index: int) -> Facts:
-        """As observed when it was painted."""
+        """Return the stored facts of clip `index`."""
         return _facts_of(self._facts[self._checked(index)])
 
 
 def painted(world: SyntheticWorld, cache: Path, *, processes: int | None = None) -> PaintedWorld:
-    """The world from its folder below `cache`, painted first where it isn't there.
+    """Return the world from its folder in `cache`; paints it first if there is none.
 
     Raises:
-        OutputError: no space, no permission.
-        DocumentError: what is there is damaged.
+        OutputError: the folder cannot be written.
+        DocumentError: the folder is damaged.
     """
     folder = cache / f"synthetic-{world.split}-{world.seed}-{world.fingerprint()[:12]}"
     if not folder.is_dir():
@@ -89,12 +89,13 @@ def painted(world: SyntheticWorld, cache: Path, *, processes: int | None = None)
 
 
 def paint_world(world: SyntheticWorld, folder: Path, *, processes: int | None = None) -> None:
-    """Paint every clip into a new folder, by several processes; where another has painted it meanwhile, that one stays.
+    """Paint every clip into a new folder, with several processes.
 
-    What a painting that was killed has left is removed.
+    If somebody else has made the folder in the meantime, theirs is kept. Temporary files of an
+    interrupted run are removed. `processes` = 0 paints in this process.
 
     Raises:
-        OutputError: no space, no permission.
+        OutputError: the folder cannot be written.
     """
     options = world.options
     shape = (len(world), options.frames, options.size_px, options.size_px)
@@ -130,11 +131,11 @@ def _clips(world: SyntheticWorld, processes: int | None) -> Iterator[tuple[ByteA
 
 
 def _begin(world: SyntheticWorld) -> None:
-    global _painting  # noqa: PLW0603  # what a pool's worker is given once
+    global _painting  # noqa: PLW0603  # sent once to each worker of the pool
     _painting = world
     from threadpoolctl import threadpool_limits
 
-    threadpool_limits(1)  # the processes themselves fill the cores
+    threadpool_limits(1)  # there is already one process per core
 
 
 def _paint(index: int) -> tuple[ByteArray, ByteArray, dict[str, Any]]:
@@ -155,7 +156,7 @@ def _told(facts: Facts) -> dict[str, Any]:
 def _facts_of(told: dict[str, Any]) -> Facts:
     return Facts(
         tuple(Role((colour, shape), size, motion, presence) for colour, shape, size, motion, presence in told["roles"]),
-        tuple(dict(zip(DEEDS, map(Verdict, verdicts), strict=True)) for verdicts in told["deeds"]),
-        {(relation, one, other): Verdict(verdict) for relation, one, other, verdict in told["relations"]},
+        tuple(dict(zip(DEEDS, map(Answer, verdicts), strict=True)) for verdicts in told["deeds"]),
+        {(relation, one, other): Answer(verdict) for relation, one, other, verdict in told["relations"]},
         tuple(told["evident"]),
     )

@@ -1,4 +1,7 @@
-"""Scenes painted: ground, things, light, noise and compression; numpy alone. Masks come from `silhouettes`, not from here."""
+"""Paints scenes: ground, things, light, noise and compression, with numpy only.
+
+Masks come from `silhouettes`.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,9 @@ from tools.tiny_world.scene import Film, Light, Scene
 from tools.tiny_world.silhouettes import Silhouette
 from vadcli.types import ByteArray, FloatArray, TimeArray
 
-_OCTAVES = ((4, 26.0), (9, 16.0), (20, 9.0), (45, 6.0))  # knots along a side, grey levels
+_OCTAVES = ((4, 26.0), (9, 16.0), (20, 9.0), (45, 6.0))  # knots per side, grey levels
 _BLOCK = 8
-# How coarsely JPEG's annex K quantises brightness and colour at quality 50.
+# Quantisation tables for brightness and colour at quality 50, from annex K of the JPEG standard.
 _LUMA = np.array(
     [
         [16, 11, 10, 16, 24, 40, 51, 61],
@@ -33,14 +36,14 @@ _TO_RGB = np.linalg.inv(_TO_YCC).astype(np.float32)
 
 
 def paint(scene: Scene, shapes: list[Silhouette], times_s: TimeArray, size_px: int, *, take: int = 0) -> ByteArray:
-    """The scene's frames, (T, H, W, 3) uint8.
+    """Return the scene's frames, (T, H, W, 3) uint8.
 
     Args:
         scene: what to paint.
-        shapes: its silhouettes at these times and this size.
+        shapes: its silhouettes at these times and in this size.
         times_s: (T,) seconds.
-        size_px: side of the picture.
-        take: numbers the stretches of a long scene, so that noise doesn't repeat.
+        size_px: side of the frame.
+        take: number of the clip in a long scene, so that the noise does not repeat.
     """
     frames = _ground(scene, times_s, size_px)
     for shape in shapes:
@@ -53,7 +56,7 @@ def paint(scene: Scene, shapes: list[Silhouette], times_s: TimeArray, size_px: i
 
 
 def _surface(shape: Silhouette) -> FloatArray:
-    """(T, b, c, 3) colours of a thing."""
+    """Return the colours of a thing, (T, b, c, 3)."""
     look = shape.thing.paint
     contrast, number, angle = look.stripes
     factor = 1 + np.float32(look.shade[0]) * shape.x + np.float32(look.shade[1]) * shape.y
@@ -64,10 +67,10 @@ def _surface(shape: Silhouette) -> FloatArray:
 
 
 def _ground(scene: Scene, times_s: TimeArray, size_px: int) -> FloatArray:
-    """(T, H, W, 3) float32: the ground as the camera sways over it."""
+    """Return the ground as seen by the shaking camera, (T, H, W, 3) float32."""
     spare = int(np.ceil(scene.sway.reach * size_px)) + 1
     ground = _texture(scene, size_px + 2 * spare)
-    off = spare - scene.sway.at(times_s) * size_px  # (T, 2) where the picture's corner lies on the ground, px
+    off = spare - scene.sway.at(times_s) * size_px  # (T, 2) px, the frame's corner on the ground
     whole = np.floor(off).astype(np.int64)
     part = (off - whole).astype(np.float32)
     frames = np.empty((len(times_s), size_px, size_px, 3), np.float32)
@@ -79,7 +82,7 @@ def _ground(scene: Scene, times_s: TimeArray, size_px: int) -> FloatArray:
 
 
 def _texture(scene: Scene, side_px: int) -> FloatArray:
-    """(side, side, 3): clouds of several grain sizes, on part of the grounds slabs or boards, and fine grain."""
+    """Return (side, side, 3): noise of several scales, half of the time with slabs or boards."""
     rng = np.random.default_rng([scene.grain_seed, 0])
     grey = np.zeros((side_px, side_px), np.float32)
     for knots, levels in _OCTAVES:
@@ -87,7 +90,7 @@ def _texture(scene: Scene, side_px: int) -> FloatArray:
     across, along = rng.uniform(8, 40, 2)
     steps = np.arange(side_px)
     match int(rng.integers(4)):
-        case 0:  # slabs, with joints between them
+        case 0:  # slabs with joints between them
             tones = rng.standard_normal((side_px // 8 + 1, side_px // 8 + 1), np.float32) * 9
             grey += tones[np.ix_((steps // across).astype(int), (steps // along).astype(int))]
             grey[(steps % across) < 1] -= 22
@@ -107,7 +110,7 @@ def _stretched(knots: FloatArray, side_px: int) -> FloatArray:
 
 @cache
 def _between(side_px: int, knots: int) -> FloatArray:
-    """(side, knots) weights of linear interpolation, smoothed at the knots."""
+    """Return (side, knots) weights of an interpolation that is smooth at the knots."""
     at = np.linspace(0, knots - 1, side_px)
     near = np.minimum(at.astype(np.int64), knots - 2)
     part = at - near
@@ -119,7 +122,7 @@ def _between(side_px: int, knots: int) -> FloatArray:
 
 
 def _light(frames: FloatArray, light: Light, times_s: TimeArray) -> None:
-    """Brighten and tint in place."""
+    """Brighten and tint the frames in place."""
     size_px = frames.shape[1]
     steps = np.linspace(-1, 1, size_px)
     over_picture = 1 + light.slope[0] * steps[None, :] + light.slope[1] * steps[:, None]
@@ -141,7 +144,10 @@ def _develop(frames: FloatArray, film: Film, rng: np.random.Generator) -> ByteAr
 
 
 def compressed(frames: FloatArray, quality: int) -> FloatArray:
-    """What is left of (T, H, W, 3) frames, 0 to 255, sides multiples of 16, after 8×8 quantisation as in a JPEG with 4:2:0."""
+    """Return frames after 8×8 quantisation as in a JPEG with 4:2:0 colour.
+
+    `frames` is (T, H, W, 3), 0 to 255; H and W are multiples of 16. Results may leave that range.
+    """
     scale = (5000 / quality if quality < 50 else 200 - 2 * quality) / 100
     count, tall, wide, _ = frames.shape
     ycc = frames @ _TO_YCC.T
@@ -154,7 +160,7 @@ def compressed(frames: FloatArray, quality: int) -> FloatArray:
 
 
 def _quantised(planes: FloatArray, table: FloatArray) -> FloatArray:
-    """(N, H, W) planes whose 8×8 blocks keep their cosine transform only in steps of the table."""
+    """Return (N, H, W) planes whose 8×8 blocks have cosines rounded to the table's steps."""
     count, tall, wide = planes.shape
     waves = _cosines()
     blocks = planes.reshape(count, tall // _BLOCK, _BLOCK, wide // _BLOCK, _BLOCK)
@@ -167,7 +173,7 @@ def _quantised(planes: FloatArray, table: FloatArray) -> FloatArray:
 
 @cache
 def _cosines() -> FloatArray:
-    """(8, 8) orthonormal cosines, a frequency a row."""
+    """Return (8, 8) orthonormal cosines, one frequency per row."""
     steps = np.arange(_BLOCK)
     waves = np.cos(np.pi * (2 * steps[None, :] + 1) * steps[:, None] / (2 * _BLOCK)) * np.sqrt(2 / _BLOCK)
     waves[0] /= np.sqrt(2)

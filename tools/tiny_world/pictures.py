@@ -1,11 +1,12 @@
-"""Pictures: an image encoder, a mask decoder and words that fit one another, from single frames of the synthetic world.
+"""The task `pictures`: trains image encoder, mask decoder and words on single frames (stills).
 
-    a still ─ SAM2's encoder ─ F ─┬─ where each asked name is, or nowhere ───────────────── align, cells
-                                  └─ lists of names ─ projector (no h_seg) ─ mask decoder ─ masks, IoU and score losses
+    still ─ SAM2 encoder ─ F ─┬─ where each asked name is, or nowhere ─ losses align, cells
+                              └─ lists of names ─ projector (no h_seg) ─ mask decoder
+                                                                       ─ mask, IoU, score losses
 
-Colours, shapes and their pairs are asked for apart, so that what a pair means follows from its two words and pairs that were
-never shown can be named. Deeds are part of some names, where they say nothing of the place: the whole clip decides about them
-later.
+Colours, shapes and pairs are asked separately, so that the meaning of a pair follows from its two
+words and the model can find pairs that were never shown. Some names get a random deed, which does
+not change the answer: only a whole clip can show deeds, and `questions` trains them later.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ from tools.tiny_world.recipe import BaseChoice
 from tools.tiny_world.truth import Facts
 from tools.tiny_world.words import COLOURS, DEEDS, SHAPES, Pair
 from tools.tiny_world.world import SyntheticWorld
-from vadcli.detectors.lavida.model import Lavida, Seen
+from vadcli.detectors.lavida.model import EncodedClips, Lavida
 from vadcli.train.losses import LossWeights, anomaly_loss
 from vadcli.train.step import decoder_masks, texts_of
 from vadcli.types import BoolArray, ByteArray, FloatArray
 
 LOSS_NAMES = ("align", "cells", "focal", "dice", "iou", "score", "total")
 WORDS = (*(f"something {colour}" for colour in COLOURS), *SHAPES)
-"""Asked for in every still."""
+"""Names that are asked about every still."""
 COVERED = 0.15
-"""Of a cell, from which a name may be looked for in it."""
+"""A name counts as being in a cell if it covers more than this share of the cell."""
 FILLED = 0.4
-"""Of a cell, from which what fills it alone is asked for."""
+"""An object fills a cell if it covers more than this share of the cell."""
 GAIN, LIFT = (0.7, 1.25), 20.0
 DEED_SHARE = 0.3
 TURNS_TRIED = 20
@@ -45,15 +46,15 @@ LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True, eq=False)
 class PictureSample:
-    """A still with its lists.
+    """A still and the names that are asked about it.
 
     Attributes:
         frame: (H, W, 3) uint8.
         masks: (K, H, W) bool, its objects.
-        words: for each of `WORDS` the objects that it means.
-        asked: further names whose place is asked for.
-        lists: names whose masks and presence are asked for.
-        shapes_only: its colours aren't the clip's, and only shapes are asked for: what a shape is doesn't depend on them.
+        words: for each of `WORDS`, the indices of the objects that it means.
+        asked: other names whose position is asked.
+        lists: lists of names whose masks and presence are asked.
+        shapes_only: the colours were changed, and only shapes are asked.
     """
 
     frame: ByteArray
@@ -65,13 +66,13 @@ class PictureSample:
 
 
 class PictureSamples(Sequence[PictureSample]):
-    """Stills of a world, drawn anew for every number: each follows from seed and number.
+    """Random stills of a world; a sample depends only on seed and number.
 
     Args:
-        world: where clips come from.
+        world: the source of the clips.
         seed: 0 or more.
-        total: how many there are.
-        chosen: lists a still, their lengths and the like.
+        total: number of samples.
+        chosen: lists per still, their lengths, and shares of grey and recoloured stills.
     """
 
     def __init__(self, world: SyntheticWorld, *, seed: int, total: int, chosen: BaseChoice) -> None:
@@ -108,7 +109,7 @@ class PictureSamples(Sequence[PictureSample]):
         return PictureSample(frame, np.ascontiguousarray(masks), tuple(words), asked, lists)
 
     def _changed(self, frame: ByteArray, facts: Facts, lot: float, rng: np.random.Generator) -> ByteArray | None:
-        """The still without its colours or with others, as `lot` (0 to 1) says; None where it stays."""
+        """Return the still in grey or other colours, chosen by `lot` (0 to 1); None to keep it."""
         if lot < self.chosen.grey:
             grey: ByteArray = np.rint(frame @ LUMA).astype(np.uint8)[..., None].repeat(3, axis=-1)
             return grey
@@ -124,9 +125,9 @@ class PictureSamples(Sequence[PictureSample]):
 
 
 def recolouring(facts: Facts, unspoken: Collection[Pair], rng: np.random.Generator) -> FloatArray | None:
-    """A turn of all colours about grey, (3, 3), under which no object looks like one of a pair that isn't to be shown.
+    """Return a (3, 3) rotation of all colours that makes no object look like an `unspoken` pair.
 
-    None where none was found.
+    None if none was found.
     """
     for _ in range(TURNS_TRIED):
         matrix = _turn(float(rng.uniform(0.1, 0.9)) * 2 * np.pi)
@@ -137,7 +138,7 @@ def recolouring(facts: Facts, unspoken: Collection[Pair], rng: np.random.Generat
 
 
 def _turn(angle: float) -> FloatArray:
-    """Colours turned about the grey axis."""
+    """Return the (3, 3) rotation of colours about the grey axis."""
     third, side = (1 - np.cos(angle)) / 3, np.sin(angle) / np.sqrt(3)
     same = np.cos(angle) + third
     before, after = third - side, third + side
@@ -146,7 +147,7 @@ def _turn(angle: float) -> FloatArray:
 
 
 def _called(colour: FloatArray) -> str:
-    """The world's colour whose hue is nearest."""
+    """Return the name of the world's colour with the nearest hue."""
     hue = _hue(colour)
     return min(COLOURS, key=lambda name: abs((hue - _hue(np.array(COLOURS[name])) + 0.5) % 1 - 0.5))
 
@@ -157,12 +158,12 @@ def _hue(colour: FloatArray) -> float:
 
 
 class PictureStep(nn.Module):
-    """The losses of a batch of stills.
+    """Computes the losses of a batch of stills.
 
     Args:
-        model: set up to train.
-        weights: of masks, IoU and score.
-        align, cells: what the two losses of words count.
+        model: prepared for training.
+        weights: weights of the mask, IoU and score losses.
+        align, cells: weights of the two losses of positions.
     """
 
     def __init__(self, model: Lavida, *, weights: LossWeights, align: float, cells: float) -> None:
@@ -170,10 +171,10 @@ class PictureStep(nn.Module):
         self.model, self.weights, self.align, self.cells = model, weights, align, cells
 
     def forward(self, samples: Sequence[PictureSample]) -> dict[str, Tensor]:
-        """The losses by `LOSS_NAMES`."""
+        """Return the losses by `LOSS_NAMES`."""
         model = self.model
         frames = torch.stack([torch.from_numpy(sample.frame) for sample in samples])[:, None]  # (B, 1, H, W, 3)
-        image = model.see(frames)
+        image = model.encode_images(frames)
         h, w = image.embedding.shape[-2:]
         cover = [_cover(sample.masks, (h, w)) for sample in samples]
         names = [(*WORDS, *sample.asked.names) for sample in samples]
@@ -186,20 +187,20 @@ class PictureStep(nn.Module):
         )
         align = align_loss(where, wanted, counts)
         cells = cells_loss(where[:, : len(WORDS), :-1], wanted[:, : len(WORDS)])
-        masks = self._lists(samples, Seen([], image, 1))
+        masks = self._lists(samples, EncodedClips([], image, 1))
         total = self.align * align + self.cells * cells + masks["total"]
         return {"align": align, "cells": cells, **masks, "total": total}
 
-    def _lists(self, samples: Sequence[PictureSample], seen: Seen) -> dict[str, Tensor]:
-        """Mask, IoU and score losses of every list, with nothing at `<SEG>`."""
+    def _lists(self, samples: Sequence[PictureSample], seen: EncodedClips) -> dict[str, Tensor]:
+        """Return the mask, IoU and score losses over all lists, with zeros for `h_seg`."""
         model = self.model
-        if not any(one.names for sample in samples for one in sample.lists):  # all grey
+        if not any(one.names for sample in samples for one in sample.lists):  # all recoloured
             nothing = seen.image.embedding.sum() * 0
             return dict.fromkeys(("focal", "dice", "iou", "score", "total"), nothing)
         rows = torch.tensor([row for row, sample in enumerate(samples) for one in sample.lists if one.names])
         listed = [(sample, one) for sample in samples for one in sample.lists if one.names]
         text, counts = texts_of(model.text, [one.names for _, one in listed])
-        part = Seen([], seen.image[rows], 1)
+        part = EncodedClips([], seen.image[rows], 1)
         nothing = torch.zeros(len(listed), model.mllm.width, dtype=text.dtype)
         output = model.answer(part, model.prompts(part, nothing, text, counts))
         masks = torch.from_numpy(np.stack([sample.masks[list(one.objects)].any(axis=0) for sample, one in listed]))
@@ -216,12 +217,15 @@ class PictureStep(nn.Module):
 
 
 def align_loss(where: Tensor, wanted: Tensor, counts: Tensor) -> Tensor:
-    """Cross-entropy of where each name is against how it is spread over the cells, or "nowhere".
+    """Return the cross-entropy between the predicted and the true position of each name.
+
+    The target is the name's share in each cell that it covers by more than `COVERED`, or "nowhere".
+    A name that is visible but covers too little of every cell is left out.
 
     Args:
-        where: (B, A, cells + 1) logits, the last for nowhere.
-        wanted: (B, A, cells) how much of each cell the name covers; only cells covered enough count.
-        counts: (B, A) which names are asked. A name that covers little of every cell is left out.
+        where: (B, A, cells + 1) logits, the last for "nowhere".
+        wanted: (B, A, cells) share of each cell that the name covers.
+        counts: (B, A) bool, which names are asked.
     """
     spread = torch.where(wanted > COVERED, wanted, torch.zeros(()))
     there = spread.sum(dim=-1, keepdim=True)
@@ -232,11 +236,11 @@ def align_loss(where: Tensor, wanted: Tensor, counts: Tensor) -> Tensor:
 
 
 def cells_loss(where: Tensor, wanted: Tensor) -> Tensor:
-    """Cross-entropy of which colour and which shape fills a cell, over cells that one object fills, and it alone.
+    """Return the cross-entropy of the colour and of the shape of cells that only one fills.
 
     Args:
         where: (B, words, cells) logits of `WORDS`.
-        wanted: the same, how much of each cell they cover.
+        wanted: (B, words, cells) share of each cell that they cover.
     """
     loss = where.new_zeros(())
     for words in (slice(len(COLOURS)), slice(len(COLOURS), len(WORDS))):
@@ -250,7 +254,7 @@ def cells_loss(where: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _cover(masks: BoolArray, size: tuple[int, int]) -> FloatArray:
-    """(K, cells) how much of each cell an object covers."""
+    """Return (K, cells): the share of each cell that an object covers."""
     height, width = masks.shape[1] // size[0], masks.shape[2] // size[1]
     blocks = masks.reshape(len(masks), size[0], height, size[1], width)
     cover: FloatArray = blocks.mean(axis=(2, 4), dtype=np.float32).reshape(len(masks), -1)
@@ -258,7 +262,7 @@ def _cover(masks: BoolArray, size: tuple[int, int]) -> FloatArray:
 
 
 def _wanted(sample: PictureSample, cover: FloatArray, names: int) -> FloatArray:
-    """(A, cells) how much of each cell every asked name covers, filled up with zeros."""
+    """Return (A, cells): the share of each cell that each asked name covers, padded with zeros."""
     wanted = np.zeros((names, cover.shape[1]), np.float32)
     for row, objects in enumerate((*sample.words, *sample.asked.meant)):
         if objects:

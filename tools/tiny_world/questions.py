@@ -1,7 +1,9 @@
-"""Questions: a language model that tells of each name whether a clip shows it, from features that are trained already.
+"""The task `questions`: trains a language model to say whether a clip shows each name of a list.
 
-SAM2's features, remembered ─ sight ─┬─ colour, shape and motion of each cell, in the language model's own words ── tokens
-                                     └─ compression ─ prompt with a list of names ─ a verdict at the end of each ── names
+The image encoder is already trained and stays frozen; its features are kept in memory.
+
+    SAM2 features ─ sight ─┬─ colour, shape, motion of each cell, in the model's words ─ loss tokens
+                           └─ compression ─ prompt with names ─ answer after each name ─ loss names
 """
 
 from __future__ import annotations
@@ -26,20 +28,20 @@ from vadcli.types import BoolArray, ByteArray
 
 LOSS_NAMES = ("tokens", "names", "total")
 VOCABULARIES = (tuple(COLOURS), SHAPES, MOTIONS)
-"""What is told of a cell: one word or phrase of each."""
+"""Colours, shapes and motions: each filled cell is labelled with one word or phrase of each."""
 FILLED = 0.4
 
 
 @dataclass(frozen=True, eq=False)
 class QuestionSample:
-    """A clip with its lists.
+    """A clip and the lists of names that are asked about it.
 
     Attributes:
-        key: of the clip, for the memory of its features.
+        key: identifies the clip in the memory of features.
         frames: (T, H, W, 3) uint8.
         masks: (K, T, H, W) bool, its objects.
-        told: for each object the places of its colour, shape and motion in `VOCABULARIES`.
-        lists: names that are asked for.
+        told: for each object, the indices of its colour, shape and motion in `VOCABULARIES`.
+        lists: the lists of names.
     """
 
     key: str
@@ -50,7 +52,7 @@ class QuestionSample:
 
 
 class QuestionSamples(Sequence[QuestionSample]):
-    """Clips of a world with lists drawn anew for every number; each follows from seed and number.
+    """Clips of a world with random lists of names; a sample depends only on seed and number.
 
     Args:
         world, seed, total, chosen: as in `pictures.PictureSamples`.
@@ -81,12 +83,12 @@ class QuestionSamples(Sequence[QuestionSample]):
 
 
 class QuestionStep(nn.Module):
-    """The losses of a batch of clips, all of one size.
+    """Computes the losses of a batch of clips of equal size.
 
     Args:
-        model: set up to train, with sight and pooling; its image encoder frozen.
-        memory: of the encoder's features.
-        tokens, names: what the two losses count.
+        model: prepared for training, with sight and pooling, and with a frozen image encoder.
+        memory: keeps the encoder's features.
+        tokens, names: weights of the two losses.
     """
 
     def __init__(self, model: Lavida, *, memory: FeatureMemory, tokens: float, names: float) -> None:
@@ -95,7 +97,7 @@ class QuestionStep(nn.Module):
         self.tokens, self.names = tokens, names
 
     def forward(self, samples: Sequence[QuestionSample]) -> dict[str, Tensor]:
-        """The losses by `LOSS_NAMES`."""
+        """Return the losses by `LOSS_NAMES`."""
         model = self.model
         sight = model.mllm.sight
         assert sight is not None
@@ -117,7 +119,10 @@ class QuestionStep(nn.Module):
         return {"tokens": told, "names": names, "total": self.tokens * told + self.names * names}
 
     def _told(self, tokens: Tensor, samples: Sequence[QuestionSample], size: tuple[int, int]) -> Tensor:
-        """Cross-entropy of each filled cell's words, by the products of its token with the words' own embeddings."""
+        """Return the cross-entropy of each filled cell's words.
+
+        The logits are the products of the cell's token with the embeddings of the words.
+        """
         labels = torch.from_numpy(np.stack([_labels(sample, size) for sample in samples]))  # (B, L, 3)
         filled = labels[..., 0] >= 0
         seen, labels = tokens[filled].float(), labels[filled]
@@ -129,14 +134,14 @@ class QuestionStep(nn.Module):
         return loss
 
     def _embedded(self, words: Sequence[str]) -> Tensor:
-        """(W, D): the mean of the embeddings of each phrase's tokens, as they stand inside a list."""
+        """Return (W, D): the mean embedding of each phrase's tokens, spelled as inside a list."""
         table = self.model.mllm.qwen.model.language_model.embed_tokens
         ids = [self.model.tokenizer(f" {phrase}", add_special_tokens=False)["input_ids"] for phrase in words]
         return torch.stack([table(torch.tensor(one, device=table.weight.device)).mean(dim=0) for one in ids]).float()
 
 
 def _labels(sample: QuestionSample, size: tuple[int, int]) -> np.ndarray:
-    """(L, 3) int64: the words of the object that fills a cell alone, -1 elsewhere."""
+    """Return (L, 3) int64: a cell's words if an object covers more than `FILLED` of it, else -1."""
     k, t = sample.masks.shape[:2]
     high, wide = sample.masks.shape[2] // size[0], sample.masks.shape[3] // size[1]
     cover = sample.masks.reshape(k, t, size[0], high, size[1], wide).mean(axis=(3, 5), dtype=np.float32).reshape(k, -1)

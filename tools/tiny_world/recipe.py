@@ -1,4 +1,4 @@
-"""Recipes of trainings on the synthetic world: the paper's recipe, with what only the small checkpoint needs."""
+"""Recipes for training on the synthetic world: the paper's recipe and the small model's options."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from vadcli.train.recipe import (
 
 SYNTHETIC = "synthetic"
 REMOVABLE = ("null_key", "presence", "mask_prompt", "pooling")
-"""Parts of the small model that the paper does not have: three of the projector, one of the language model."""
+"""Parts of the small model that are not in the paper: three of the projector, and the language
+model's pooling."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,9 @@ class TinyModelChoice(ModelChoice):
     """What is trained.
 
     Attributes:
-        mask_prompt: give the projector a mask prompt if it has none, at first without effect; see `ProjectorOptions`.
-        without: parts of the start that are taken away, to measure what they are good for; any of `REMOVABLE`.
+        mask_prompt: give the projector a mask prompt if it has none; it has no effect at first. See
+            `ProjectorOptions`.
+        without: parts to remove before training, to measure their use; any of `REMOVABLE`.
     """
 
     mask_prompt: bool = False
@@ -49,8 +51,9 @@ class TinyDataChoice(DataChoice):
 
     Attributes:
         clips: how many clips the synthetic world has.
-        patterns: what its names may say, keys of `tools.tiny_world.naming.PATTERNS`; empty allows everything.
-        called: tells it from another choice of the synthetic world with other patterns; a list holds names of one of them.
+        patterns: allowed kinds of names, keys of `naming.PATTERNS`; empty allows all.
+        called: name of this choice, if the synthetic world occurs several times with different
+            patterns. One list of names never mixes two choices.
         painted: paint the synthetic world once, into the cache folder, and read it from there.
     """
 
@@ -74,12 +77,13 @@ class BaseChoice:
     """What the tasks `pictures` and `questions` ask.
 
     Attributes:
-        patterns: what names say, keys of `tools.tiny_world.naming.PATTERNS`, equally likely.
-        lists: lists of names for each still or clip.
-        longest: names per list at most.
-        probability: that a still's list has a true name; that a name about a clip is true.
-        hard: share of the false names that are true but for one word.
-        grey, recoloured, colours_first: of stills; see `tools.tiny_world.pictures.PictureSamples`.
+        patterns: kinds of names, keys of `naming.PATTERNS`, equally likely.
+        lists: lists of names per still or clip.
+        longest: highest number of names per list.
+        probability: for stills, that a list has a true name; for clips, that a name is true.
+        hard: share of the false names that differ from a true one in one word.
+        grey, recoloured: shares of stills without colours, and with other colours.
+        colours_first: share of the training, from its start, in which no still changes colour.
     """
 
     patterns: tuple[str, ...] = ("pair",)
@@ -94,8 +98,8 @@ class BaseChoice:
     def __post_init__(self) -> None:
         check(self.lists > 0 and self.longest > 0, "[base] lists and longest must be above 0")
         for name in ("probability", "hard", "grey", "recoloured", "colours_first"):
-            check(0 <= getattr(self, name) <= 1, f"[base] {name} is {getattr(self, name)}, not 0 to 1")
-        check(self.grey + self.recoloured <= 1, "[base] grey and recoloured are more than all stills")
+            check(0 <= getattr(self, name) <= 1, f"[base] {name} is {getattr(self, name)}, outside 0-1")
+        check(self.grey + self.recoloured <= 1, "[base] grey and recoloured must be at most 1 together")
 
 
 @dataclass(frozen=True)
@@ -103,8 +107,8 @@ class TinyLossChoice(LossChoice):
     """The weight of each part of the loss.
 
     Attributes:
-        align, cells: where names are in stills, and what fills a cell; task `pictures`.
-        tokens: what fills a cell, in the language model's words; task `questions`.
+        align, cells: positions of names in stills, and the content of each cell; task `pictures`.
+        tokens: the content of each cell in the language model's words; task `questions`.
     """
 
     align: float = 3.0
@@ -114,7 +118,7 @@ class TinyLossChoice(LossChoice):
 
 @dataclass(frozen=True)
 class TinyValidationChoice(ValidationChoice):
-    """What the checkpoint is chosen by; the synthetic world by default."""
+    """The data set that selects the best checkpoint; the synthetic world by default."""
 
     name: str = SYNTHETIC
 
@@ -128,7 +132,7 @@ class TinyRecipe(Recipe):
     """A whole training on the synthetic world.
 
     Attributes:
-        task: the paper's training, or one that makes a base model from nothing for it.
+        task: `exposure` is the paper's training; `pictures` and `questions` make its base models.
         world: the synthetic world.
         base: what the tasks `pictures` and `questions` ask.
     """
@@ -143,7 +147,7 @@ class TinyRecipe(Recipe):
 
 
 def read_tiny_recipes(path: Path) -> tuple[TinyRecipe, ...]:
-    """Read the stages of a training on the synthetic world; raises UsageError as `read_recipes`."""
+    """Return the stages of a recipe file; raises UsageError as `read_recipes`."""
     return read_recipes(path, TinyRecipe)
 
 

@@ -1,4 +1,4 @@
-"""What a clip or video is made of, before any pixel: things in their order of depth, camera, light, film. Values only."""
+"""What a clip or video is made of: things in order of depth, camera, light and recording."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from tools.tiny_world.words import Pair
 from vadcli.types import BoolArray, TimeArray
 
 Colour = tuple[float, float, float]
-"""Red, green, blue, 0 to 255."""
+"""Red, green and blue, 0 to 255."""
 
 
 @dataclass(frozen=True)
 class Role:
-    """What is said of a named object.
+    """What a named object is and does, in words.
 
     Attributes:
         pair: its colour and shape.
-        size: `small`, `large`, or empty where it is between them or changes.
+        size: `small`, `large`, or empty if it is in between or changes.
         motion: one of `words.MOTIONS`.
-        presence: one of `words.PRESENCES`, or empty where it doesn't come or go by itself.
+        presence: one of `words.PRESENCES`, or empty if it does not appear or disappear by itself.
     """
 
     pair: Pair
@@ -36,9 +36,9 @@ class Paint:
     """What a thing's surface looks like.
 
     Attributes:
-        colour: on average.
-        shade: how much lighter it gets along x and y, by radius.
-        stripes: contrast of its stripes, their number by radius, and their angle in radians.
+        colour: the average colour.
+        shade: how much brighter it gets along x and y, per radius.
+        stripes: contrast of the stripes, their phase per radius and their angle, both in radians.
     """
 
     colour: Colour
@@ -48,17 +48,17 @@ class Paint:
 
 @dataclass(frozen=True)
 class Thing:
-    """Anything that stands or moves before the ground.
+    """Anything that stands or moves in front of the ground.
 
     Attributes:
         outline: one of `shapes.OUTLINES`.
         course: where it is at any time.
-        radius: in sides of the picture.
+        radius: in sides of the frame.
         paint: its surface.
-        wide, tall: its outline is stretched by these; only nameless things are.
-        angle: by which it is turned, radians.
-        from_s, until_s: when it is there.
-        role: what is said of it; None for what has no name.
+        wide, tall: factors by which the outline is stretched; 1 for named objects.
+        angle: by which it is rotated, radians.
+        from_s, until_s: when it exists; `until_s` is excluded.
+        role: what it is and does; None for a thing without a name.
     """
 
     outline: str
@@ -73,7 +73,7 @@ class Thing:
     role: Role | None = None
 
     def shown(self, times_s: TimeArray) -> BoolArray:
-        """When it is there and not out by blinking, in the picture or beside it: (T,)."""
+        """Return (T,): whether it exists and is not blinked out, inside or outside the frame."""
         return (times_s >= self.from_s) & (times_s < self.until_s) & self.course.lit(times_s)
 
 
@@ -82,8 +82,8 @@ class Sway:
     """How the camera shakes: three waves for each direction.
 
     Attributes:
-        widths: (2, 3) of x and y, sides of the picture.
-        hz, phases: (2, 3) of each wave.
+        widths: (2, 3) amplitudes in x and y, in sides of the frame.
+        hz, phases: (2, 3) frequency and phase (radians) of each wave.
     """
 
     widths: tuple[tuple[float, ...], ...]
@@ -91,14 +91,14 @@ class Sway:
     phases: tuple[tuple[float, ...], ...]
 
     def at(self, times_s: TimeArray) -> TimeArray:
-        """By how much everything is off its place: (T, 2), x and y."""
+        """Return the displacement of everything in x and y, (T, 2)."""
         angle = 2 * np.pi * np.array(self.hz)[None] * times_s[:, None, None] + np.array(self.phases)[None]
         offset: TimeArray = (np.array(self.widths)[None] * np.sin(angle)).sum(axis=-1)
         return offset
 
     @property
     def reach(self) -> float:
-        """The farthest offset there can be."""
+        """The largest possible displacement in x or y."""
         return float(np.abs(np.array(self.widths)).sum(axis=-1).max())
 
 
@@ -107,9 +107,9 @@ class Light:
     """How bright it is.
 
     Attributes:
-        tint: factor of each colour.
-        slope: how much brighter it gets over the picture along x and y.
-        flicker: width, hz and phase of its change over time.
+        tint: factor of each colour channel.
+        slope: how much brighter it gets from the frame's centre to its edge, along x and y.
+        flicker: amplitude, frequency in Hz and phase of the change over time.
     """
 
     tint: Colour = (1.0, 1.0, 1.0)
@@ -117,18 +117,18 @@ class Light:
     flicker: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def over_time(self, times_s: TimeArray) -> TimeArray:
-        """Factor of each frame, (T,)."""
+        """Return the factor of each frame, (T,)."""
         width, hz, phase = self.flicker
         return 1 + width * np.sin(2 * np.pi * hz * times_s + phase)
 
 
 @dataclass(frozen=True)
 class Film:
-    """What the recording adds.
+    """What the recording adds to the frames.
 
     Attributes:
-        noise: standard deviation, grey levels.
-        quality: of 8×8 quantisation as JPEG counts it, 1 to 100; None leaves it out.
+        noise: standard deviation in grey levels.
+        quality: JPEG quality of the 8×8 quantisation, 1 to 100; None for no quantisation.
     """
 
     noise: float = 0.0
@@ -137,14 +137,14 @@ class Film:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that follows from a seed, short of its pixels.
+    """Everything that determines a clip or video.
 
     Attributes:
-        things: far ones first.
-        ground: the ground's average colour.
-        texture: how strong the ground's patterns are.
-        sway, light, film: camera, light, recording.
-        grain_seed: of the ground's pattern and the noise.
+        things: all things, far ones first.
+        ground: average colour of the ground.
+        texture: strength of the ground's patterns.
+        sway, light, film: camera, light and recording.
+        grain_seed: seed of the ground's pattern and of the noise.
     """
 
     things: tuple[Thing, ...]

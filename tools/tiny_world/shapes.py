@@ -1,4 +1,7 @@
-"""Outlines as distances: how far points lie outside a shape, negative inside, in units of its radius. x right, y down."""
+"""Outlines as signed distances in units of the shape's radius: positive outside, negative inside.
+
+x points to the right, y points down.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def _triangle(x: FloatArray, y: FloatArray) -> FloatArray:
 
 def _star(x: FloatArray, y: FloatArray) -> FloatArray:
     fifth, notch = np.float32(2 * np.pi / 5), 0.45
-    # Folded onto half a tip: the tip lies at angle 0 and radius 1, the notch at half a fifth.
+    # All ten half tips are folded onto one: tip at angle 0 and radius 1, notch at fifth / 2.
     angle = np.abs((np.arctan2(x, -y) + fifth / 2) % fifth - fifth / 2)
     radius = np.hypot(x, y)
     across, along = notch * np.sin(np.pi / 5), 1 - notch * np.cos(np.pi / 5)
@@ -56,7 +59,7 @@ def _heart(x: FloatArray, y: FloatArray) -> FloatArray:
     x = np.abs(x)
     lobes = np.hypot(x - np.float32(0.48), y + np.float32(0.36)) - np.float32(0.52)
     tip = np.maximum(np.float32(0.758) * x + np.float32(0.653) * (y - np.float32(0.98)), -np.float32(0.15) - y)
-    core = np.hypot(x, y + np.float32(0.02)) - np.float32(0.46)  # covers the seam where lobes and tip meet
+    core = np.hypot(x, y + np.float32(0.02)) - np.float32(0.46)  # fills the gap
     outside: FloatArray = np.minimum(np.minimum(lobes, tip), core)
     return outside
 
@@ -91,6 +94,6 @@ OUTLINES: Mapping[str, Outline] = {
     "box": _box,
     "lump": _lump,
 }
-"""The named shapes, all within 1.15 of their middle, and `box` and `lump`, of which nameless things are made."""
+"""The named shapes, and `box` and `lump` for things without a name. All are within 1.15 radii."""
 
 assert set(SHAPES) < set(OUTLINES)

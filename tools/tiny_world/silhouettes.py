@@ -1,4 +1,4 @@
-"""Where things are seen: silhouettes with soft edges, and what remains visible of each behind those in front of it."""
+"""Silhouettes of things, with soft edges, and their visible parts."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from tools.tiny_world.scene import Scene, Thing
 from tools.tiny_world.shapes import OUTLINES
 from vadcli.types import FloatArray, TimeArray
 
-_MARGIN = 1.15  # outlines lie within this many radii
+_MARGIN = 1.15  # no outline reaches further, in radii
 Window = tuple[slice, slice]
 
 
 @dataclass(frozen=True, eq=False)
 class Silhouette:
-    """A thing by itself, in a box that travels with it.
+    """The pixels of one thing, without the others, in a box that moves with it.
 
     Attributes:
         thing: what it is.
-        alpha: (T, b, c) float32, how much of each pixel it covers, beyond the picture too; 0 while it is not shown.
-        x, y: (T, b, c) float32, where the pixels are on the thing, in radii, turned with it.
-        top, left: (T,) int, where the box lies in the picture, which it may leave.
+        alpha: (T, b, c) float32, the covered share of each pixel, also of pixels outside the frame;
+            0 while the thing is not shown.
+        x, y: (T, b, c) float32, the pixels' positions on the thing, in radii, rotated with it.
+        top, left: (T,) int, the position of the box in the frame, which may be outside.
     """
 
     thing: Thing
@@ -34,7 +35,7 @@ class Silhouette:
     left: list[int]
 
     def windows(self, size_px: int) -> Iterator[tuple[int, Window, Window]]:
-        """Frame, window in the picture, window in the box, of the frames in which any of it is in the picture."""
+        """Yield (frame, window in the frame, window in the box), if not empty."""
         tall, wide = self.alpha.shape[1:]
         for frame, (top, left) in enumerate(zip(self.top, self.left, strict=True)):
             low, high, west, east = max(top, 0), min(top + tall, size_px), max(left, 0), min(left + wide, size_px)
@@ -44,19 +45,19 @@ class Silhouette:
 
     @property
     def area(self) -> FloatArray:
-        """(T,) px that it covers, the part beyond the picture and hidden parts included."""
+        """(T,) covered pixels, with hidden parts and parts outside the frame."""
         covered: FloatArray = self.alpha.sum(axis=(1, 2))
         return covered
 
 
 def silhouettes(scene: Scene, times_s: TimeArray, size_px: int) -> list[Silhouette]:
-    """Every thing's silhouette, far ones first, in a picture of this size."""
+    """Return the silhouettes of all things, far ones first, for frames of this size."""
     sway = scene.sway.at(times_s)
     return [_silhouette(thing, times_s, sway, size_px) for thing in scene.things]
 
 
 def alone(shape: Silhouette, size_px: int) -> FloatArray:
-    """(T, H, W) coverage by one thing as if it were alone."""
+    """Return (T, H, W) coverage by one thing as if there were no others."""
     cover = np.zeros((len(shape.alpha), size_px, size_px), np.float32)
     for frame, here, there in shape.windows(size_px):
         cover[frame][here] = shape.alpha[frame][there]
@@ -64,7 +65,7 @@ def alone(shape: Silhouette, size_px: int) -> FloatArray:
 
 
 def visible(shapes: list[Silhouette], size_px: int) -> FloatArray:
-    """(K, T, H, W) coverage by what is seen of each named object, far ones first."""
+    """Return (K, T, H, W) coverage by the visible parts of each named object, far ones first."""
     named = sum(shape.thing.role is not None for shape in shapes)
     frames = len(shapes[0].alpha) if shapes else 0
     cover = np.zeros((named, frames, size_px, size_px), np.float32)
@@ -85,7 +86,7 @@ def _silhouette(thing: Thing, times_s: TimeArray, sway: TimeArray, size_px: int)
     x, y = thing.course.at(times_s)
     x, y = (x + sway[:, 0]) * size_px, (y + sway[:, 1]) * size_px
     shown = thing.shown(times_s)
-    # (T,). What isn't shown may have shrunk to nothing or grown past any number by then.
+    # (T,). Only where shown: at other times the scale may be zero or infinite.
     radius = np.ones(len(times_s))
     radius[shown] = thing.radius * thing.course.scale(times_s[shown]) * size_px
     reach = float(radius[shown].max(initial=0.0) or 1.0) * _MARGIN
@@ -94,7 +95,7 @@ def _silhouette(thing: Thing, times_s: TimeArray, sway: TimeArray, size_px: int)
         wide = tall = float(np.hypot(wide, tall))
     columns, rows = (2 * int(np.ceil(reach * stretch + 1)) + 1 for stretch in (wide, tall))
     left, top = np.floor(x).astype(np.int64) - columns // 2, np.floor(y).astype(np.int64) - rows // 2
-    # Pixel middles, seen from the thing's own middle: (T, 1, c) and (T, b, 1), in radii.
+    # Pixel centres relative to the thing's centre: (T, 1, c) and (T, b, 1), in radii.
     east: FloatArray = ((left[:, None] + np.arange(columns) + 0.5 - x[:, None]) / radius[:, None]).astype(np.float32)[
         :, None, :
     ]

@@ -1,7 +1,8 @@
-"""The random weights from which a small model learns pictures, words and questions.
+"""Draws the random weights with which a small model starts its training.
 
-The libraries' own starts are quiet: made for large models and long trainings, they hand next to no gradient through several
-narrow layers. Everything here takes random numbers from torch's current generator.
+The default initial weights of the libraries are too small here: they are made for large models and
+long trainings, and almost no gradient passes through several narrow layers. All random numbers come
+from torch's current generator.
 """
 
 from __future__ import annotations
@@ -14,22 +15,23 @@ from torch import nn
 from vadcli.detectors.lavida.model import Lavida
 
 PLACE_STD = 0.02
-IMAGE_GAIN = 2.5  # what an image encoder gives at its start is quiet
+IMAGE_GAIN = 2.5  # an untrained image encoder returns small values
 WORD_STD = 0.5
 
 
 @torch.no_grad()
 def draw(model: Lavida) -> None:
-    """Draw what `pictures` and `questions` train, for a model made from nothing."""
+    """Draw the weights that `pictures` and `questions` train, for a model without any training."""
     _draw_words(model)
     _draw_comparison(model)
     _draw_language(model)
 
 
 def _draw_words(model: Lavida) -> None:
-    """A name begins as the sum of its words, each loud and all alike in weight.
+    """Make the embedding of a name the sum of its words, with large values and equal weights.
 
-    What a pair of words means then follows from the two, and pairs that are never shown have a meaning from the start.
+    The meaning of a pair of words then follows from the two words, so that pairs which are never
+    shown have a meaning from the start.
     """
     text, tokenizer = model.text.clip, model.text.tokenizer
     nn.init.normal_(text.embeddings.token_embedding.weight)
@@ -37,20 +39,23 @@ def _draw_words(model: Lavida) -> None:
     nn.init.normal_(text.embeddings.position_embedding.weight, std=PLACE_STD)
     attention = text.encoder.layers[0].self_attn
     for part in (attention.q_proj, attention.k_proj):
-        nn.init.zeros_(part.weight)  # every token attends to all alike
+        nn.init.zeros_(part.weight)  # every token attends to all tokens equally
     for part in (attention.v_proj, attention.out_proj):
         nn.init.eye_(part.weight)
 
 
 def _draw_comparison(model: Lavida) -> None:
-    """Names and places are compared loudly."""
+    """Draw weights with which names and image positions get clearly different similarities."""
     look: Any = model.projector.frame_semantics
     for linear, gain in ((look.text, 1.0), (look.image, IMAGE_GAIN), (look.attention.q, 1.0), (look.attention.k, 1.0)):
         nn.init.normal_(linear.weight, std=gain / linear.in_features**0.5)
 
 
 def _draw_language(model: Lavida) -> None:
-    """The language model's layers keep the size of what goes through them; what each adds is held back by their number."""
+    """Draw linear layers that keep the size of their input.
+
+    What a block adds to the residual stream is scaled down by the number of blocks.
+    """
     language = model.mllm.qwen.model.language_model
     nn.init.normal_(language.embed_tokens.weight, std=WORD_STD)
     for layer in language.layers:

@@ -1,6 +1,6 @@
-"""Trainings on the synthetic world: the paper's, and the tasks that make small base models from nothing for it.
+"""Trains small models on the synthetic world: base models first, then the paper's training.
 
-What the public base models already know is taught to small ones in two tasks. The paper's own training follows them.
+Two tasks replace the pretraining of the public base models; the paper's own training follows.
 
     pictures    SAM2's image encoder and mask decoder, CLIP's words: what is where in a still
     questions   Qwen2-VL's part: whether a clip shows what a name says
@@ -40,7 +40,10 @@ class TinyTraining(PaperTraining):
     """Trains by a `TinyRecipe`."""
 
     def start_model(self, recipe: Recipe) -> Lavida:
-        """Return the model to train; for the task `pictures`, a preset's weights are drawn so that small models learn."""
+        """Return the model to train.
+
+        For the task `pictures`, a preset gets random weights with which small models learn.
+        """
         recipe = cast(TinyRecipe, recipe)
         chosen, model = recipe.model, first_model(recipe)
         if recipe.task == "pictures" and not chosen.folder:
@@ -60,7 +63,7 @@ class TinyTraining(PaperTraining):
         return configured(with_projector(model, recipe, wanted), recipe)
 
     def open_data(self, recipe: Recipe, item: DataChoice, frames: int) -> SegmentationData:
-        """Open the synthetic world with the names that the choice allows, or a data set on disk."""
+        """Return the synthetic world with the allowed names, or a data set on disk."""
         if item.name != SYNTHETIC:
             return super().open_data(recipe, item, frames)
         item = cast(TinyDataChoice, item)
@@ -68,7 +71,7 @@ class TinyTraining(PaperTraining):
         return SpokenWorld(world, item.patterns, name=item.called or world.name) if item.patterns else world
 
     def held_data(self, recipe: Recipe) -> DataChoice:
-        """Return the data set to validate on, with the names of the worlds that are trained on."""
+        """Return the data set to validate on, with the same kinds of names as in training."""
         chosen = recipe.validation
         trained = [item for item in cast(TinyRecipe, recipe).data if item.name == chosen.name]
         spoken = [item.patterns for item in trained]
@@ -82,12 +85,12 @@ class TinyTraining(PaperTraining):
         )
 
     def work(self, recipe: Recipe, model: Lavida, *, processes: int) -> Work:
-        """Return the work of a recipe's task; raises UsageError if the model lacks what the task trains."""
+        """Return the work of a recipe's task; raises UsageError if the model does not fit."""
         recipe = cast(TinyRecipe, recipe)
         if recipe.task == "exposure":
             return super().work(recipe, model, processes=processes)
         if len(recipe.data) != 1 or recipe.data[0].name != SYNTHETIC:
-            raise UsageError(f"task {recipe.task!r} trains on the synthetic world alone", hint="give one [[data]], synthetic")
+            raise UsageError(f"task {recipe.task!r} trains only on the synthetic world", hint="give one [[data]], synthetic")
         world = world_of(recipe, recipe.data[0], frames=model.config.sampling.frames)
         chosen, loss, schedule = recipe.base, recipe.loss, recipe.schedule
         kind = pictures.PictureSamples if recipe.task == "pictures" else questions.QuestionSamples
@@ -105,7 +108,7 @@ class TinyTraining(PaperTraining):
         return Work(step, samples, questions.LOSS_NAMES, fingerprint, lambda sample: len(sample.frames))
 
     def sample_recipe(self, recipe: Recipe) -> Recipe | None:
-        """Return the recipe with a few clips, if it trains on the synthetic world alone."""
+        """Return the recipe with few clips, to measure speed; None if it needs other data."""
         recipe = cast(TinyRecipe, recipe)
         if any(item.name != SYNTHETIC for item in recipe.data):
             return None
@@ -114,7 +117,7 @@ class TinyTraining(PaperTraining):
 
 
 def world_of(recipe: TinyRecipe, item: TinyDataChoice, *, frames: int) -> SyntheticWorld:
-    """Return the synthetic world of a data choice, read from the cache folder if it is to be painted."""
+    """Return the synthetic world of a data choice, from the cache folder if it is `painted`."""
     options = replace(recipe.world, frames=frames)
     world = SyntheticWorld(options, seed=recipe.seed, split=item.split, length=item.clips)  # type: ignore[arg-type]
     return painted(world, cache_folder() / "training") if item.painted else world
@@ -126,5 +129,5 @@ def tiny_trainer(recipe: TinyRecipe, out: Path, *, device: str | None = None) ->
 
 
 def train(recipes: Sequence[TinyRecipe], out: Path, *, device: str | None = None) -> Path:
-    """Train all stages of a recipe; returns the LAVIDA folder. Raises as `vadcli.train.trainer.train`."""
+    """Train all stages of a recipe and return the LAVIDA folder; raises as `trainer.train`."""
     return trainer.train(recipes, out, device=device, training=TinyTraining())

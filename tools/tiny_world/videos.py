@@ -1,11 +1,11 @@
-"""The synthetic world as video files with their truth, so that the whole tool can be measured: scan them, then `eval`.
+"""Writes videos of the synthetic world with their ground truth, to measure vadcli as a whole.
 
-    write_videos(Path("films"), world, range(20), categories=["red star", "something falling"])
-    vadcli scan films --out out --categories "red star, something falling"
-    vadcli eval out --root films/ground_truth.csv
+    write_videos(Path("videos"), world, range(20), categories=["red star", "something falling"])
+    vadcli scan videos --out out --categories "red star, something falling"
+    vadcli eval out --root videos/ground_truth.csv
 
-Objects come and go at their own times. Only what an object looks like and does can be asked for here: order and interaction
-belong to clips.
+Each object appears and disappears at its own time. Categories can be looks, sizes and motions, but
+not order and interaction, which are defined for clips.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tools.tiny_world.options import WorldOptions
 from tools.tiny_world.picture import paint
 from tools.tiny_world.scene import Role, Scene, Thing
 from tools.tiny_world.silhouettes import silhouettes
-from tools.tiny_world.truth import Verdict, fits
+from tools.tiny_world.truth import Answer, fits
 from tools.tiny_world.words import MOTIONS, SIZES, Name, performs
 from tools.tiny_world.world import SyntheticWorld, object_masks, parsed
 from vadcli.draw import Mp4Writer
@@ -35,10 +35,10 @@ from vadcli.store.atomic import Scratch, writing
 from vadcli.types import BoolArray, ByteArray, TimeArray
 
 TRUTH_FILE = "ground_truth.csv"
-_STREAM = 1_000  # apart from the streams of clips
+_STREAM = 1_000  # gives other random numbers than those of clips
 _TRIES = 200
-_STAY_S = 3.2  # how long a thing stays, on average
-# How long before and after its middle a thing with a motion is there, s.
+_STAY_S = 3.2  # how long a thing exists on average
+# How long a thing with this motion exists before and after the middle of its time, s.
 _SPANS_S = {"growing": (0.9, 0.9), "shrinking": (0.9, 0.9), "falling": (0.5, 1.5)}
 
 
@@ -47,11 +47,11 @@ class VideoOptions:
     """How videos are made.
 
     Attributes:
-        seconds: how long each is.
-        fps: frames a second.
-        normal: share of videos that show nothing of the categories.
-        objects_per_s: how many objects begin in a second, on average.
-        wanted: share of the objects, in the other videos, that are of a category.
+        seconds: length of each video.
+        fps: frames per second.
+        normal: share of videos without objects of the categories.
+        objects_per_s: average number of new objects per second.
+        wanted: share of the objects in the other videos that are of a category.
     """
 
     seconds: float = 12.0
@@ -62,7 +62,7 @@ class VideoOptions:
 
     def __post_init__(self) -> None:
         if not (self.seconds >= 1 and self.fps >= 1 and self.objects_per_s > 0):
-            raise UsageError(f"no video of {self.seconds} s at {self.fps} fps with {self.objects_per_s} objects a second")
+            raise UsageError(f"no video can have {self.seconds} s, {self.fps} fps and {self.objects_per_s} objects per second")
         if not (0 <= self.normal <= 1 and 0 <= self.wanted <= 1):
             raise UsageError(f"normal {self.normal} and wanted {self.wanted} must be shares from 0 to 1")
 
@@ -75,21 +75,21 @@ def write_videos(
     categories: Sequence[str],
     options: VideoOptions | None = None,
 ) -> Path:
-    """Write a video for each index, and their truth.
+    """Write one video per index, and their ground truth.
 
     Args:
-        folder: where they go; made if need be. Files of the same names are replaced.
-        world: whose look, seed and split they have.
-        indices: which videos; each follows from world, index, categories and options alone.
-        categories: names of the world that the truth tells of, of appearance, size or motion.
+        folder: where to write; made if missing. Files of the same names are replaced.
+        world: has the look, seed and split of the videos.
+        indices: which videos; each depends only on world, index, categories and options.
+        categories: names of the world for the ground truth: looks, sizes or motions.
         options: how videos are made.
 
     Returns:
-        The truth, a table as `vadcli.ground_truth.lists` reads it.
+        The path of the ground truth, a table for `vadcli.ground_truth.lists`.
 
     Raises:
-        UsageError: a name that the world doesn't have, that its split may not speak of, or that only a clip can tell.
-        OutputError: the folder can't be written.
+        UsageError: a category is not a name of the world, is held out, or is only for clips.
+        OutputError: the folder cannot be written.
     """
     options = options or VideoOptions()
     names = [_category(world, text) for text in categories]
@@ -115,7 +115,7 @@ def write_videos(
 
 
 def draw_video(world: SyntheticWorld, index: int, names: Sequence[Name], options: VideoOptions) -> Scene:
-    """The scene of a video: who comes when, among them what the names mean unless the video is a normal one."""
+    """Return the random scene of a video; unless it is a normal one, some objects fit the names."""
     stated = [*("".join(map(str, names)).encode())]
     rng = np.random.default_rng([world.seed, _STREAM, *world.split.encode(), index, *stated])
     normal = rng.random() < options.normal
@@ -136,7 +136,10 @@ def draw_video(world: SyntheticWorld, index: int, names: Sequence[Name], options
 
 
 def video_frames(scene: Scene, size_px: int, options: VideoOptions) -> Iterator[tuple[ByteArray, BoolArray]]:
-    """Stretches of a second at most: frames (T, H, W, 3) uint8 and masks (K, T, H, W) of the named objects, far ones first."""
+    """Yield frames and masks for at most one second at a time.
+
+    Frames are (T, H, W, 3) uint8. Masks of the named objects are (K, T, H, W) bool, far ones first.
+    """
     count = round(options.seconds * options.fps)
     for take, start in enumerate(range(0, count, options.fps)):
         times_s: TimeArray = np.arange(start, min(start + options.fps, count)) / options.fps
@@ -145,9 +148,9 @@ def video_frames(scene: Scene, size_px: int, options: VideoOptions) -> Iterator[
 
 
 def _write(path: Path, scene: Scene, names: Sequence[Name], size_px: int, options: VideoOptions) -> BoolArray:
-    """Write one video; (C, frames) where something that a name means is seen."""
+    """Write one video; return (C, frames) bool, whether an object of the category is visible."""
     roles = [thing.role for thing in scene.cast if thing.role is not None]
-    meant = np.array([[fits(role, name) is Verdict.TRUE for role in roles] for name in names], np.bool_)  # (C, K)
+    meant = np.array([[fits(role, name) is Answer.TRUE for role in roles] for name in names], np.bool_)  # (C, K)
     seen: list[BoolArray] = []
     time_base = Fraction(1, options.fps)
     with Mp4Writer(path, width=size_px, height=size_px, time_base=time_base, fps=options.fps) as writer:
@@ -164,14 +167,14 @@ def _write(path: Path, scene: Scene, names: Sequence[Name], size_px: int, option
 def _category(world: SyntheticWorld, text: str) -> Name:
     name = parsed(text)
     if name.kind not in ("appearance", "size", "motion"):
-        raise UsageError(f"{text!r} can't be told of a video", hint="order and interaction belong to clips")
+        raise UsageError(f"{text!r} can't be a category of a video", hint="use a look, a size or a motion")
     if not world.allows(text):
         raise UsageError(f"{text!r} is held out from {world.split}", hint="use the split that shows it")
     return name
 
 
 def _role_of(name: Name, palette: Palette, rng: np.random.Generator) -> Role:
-    """A role that the name means."""
+    """Return a random role that the name means."""
     size = name.size or str(rng.choice(SIZES))
     for _ in range(_TRIES):
         drawn = draw_role(palette, rng)
@@ -180,22 +183,22 @@ def _role_of(name: Name, palette: Palette, rng: np.random.Generator) -> Role:
         motion = fitting[int(rng.integers(len(fitting)))]
         unsized = motion in ("growing", "shrinking")
         role = Role(pair, "" if unsized else size, motion)
-        if pair in (*palette.pairs, *palette.rare) and fits(role, name) is Verdict.TRUE:
+        if pair in (*palette.pairs, *palette.rare) and fits(role, name) is Answer.TRUE:
             return role
-    raise UsageError(f"the world's options leave nothing that is called {str(name)!r}")
+    raise UsageError(f"the world's options allow no object with the name {str(name)!r}")
 
 
 def _other_role(names: Sequence[Name], palette: Palette, rng: np.random.Generator) -> Role:
-    """A role that none of the names means."""
+    """Return a random role that none of the names means."""
     for _ in range(_TRIES):
         role = draw_role(palette, rng)
-        if all(fits(role, name) is Verdict.FALSE for name in names):
+        if all(fits(role, name) is Answer.FALSE for name in names):
             return role
-    raise UsageError(f"the categories leave nothing else to show: {', '.join(map(str, names))[:80]}")
+    raise UsageError(f"every object would fit the categories {', '.join(map(str, names))[:80]}; use fewer")
 
 
 def _disturbed(cast: Sequence[Thing], world: WorldOptions, options: VideoOptions, rng: np.random.Generator) -> list[Thing]:
-    """The objects with distractors among them: about as many at a time as in a clip, each while its motion makes sense."""
+    """Return the objects with distractors among them, about as many at a time as in a clip."""
     among = list(cast)
     for _ in range(rng.integers(round(world.distractors * options.seconds / _STAY_S) + 1)):
         motion = str(rng.choice(MOTIONS))
@@ -208,9 +211,9 @@ def _disturbed(cast: Sequence[Thing], world: WorldOptions, options: VideoOptions
 
 
 def _span(motion: str, rng: np.random.Generator) -> tuple[float, float]:
-    """How long before and after its middle a thing with this motion is there, s."""
+    """Return how long a thing exists before and after the middle of its time, s."""
     if motion.endswith("fast"):
-        return 3.2, 3.2  # long enough to come from beyond one edge and go beyond the other
+        return 3.2, 3.2  # long enough to cross the frame from outside to outside
     if motion in _SPANS_S:
         return _SPANS_S[motion]
     half = float(rng.uniform(1.0, 2.2))

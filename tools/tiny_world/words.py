@@ -1,14 +1,15 @@
-"""The language of the synthetic world: its words, every name made of them, and the pairs that training never meets.
+"""The language of the synthetic world: words, names, and the pairs that training never sees.
 
-A name says which objects it means: those of which all of it is true.
+A name means those objects of which all of its parts are true.
 
-    star | something red | red star | something large | large red star       appearance and size
-    <head> <deed>          red star moving left, something blinking          motion, order and duration within a clip
-    <head> <relation> the <colour> <shape>                                   two objects: order and interaction
-                           red star chasing the blue ring, something appearing before the green heart
+    star, something red, red star, something large, large red star   appearance and size
+    <head> <deed>                            motion, order and duration within a clip
+        red star moving left, something blinking
+    <head> <relation> the <colour> <shape>   order and interaction of two objects
+        red star chasing the blue ring, something appearing before the green heart
 
-A head is `something`, a colour (`something red`), a shape or both; before a relation it is `something` or both. What the deeds
-and relations mean exactly, stands in `truth`.
+A head is `something`, a colour (`something red`), a shape or both; before a relation it is
+`something` or both. `truth` defines the deeds and relations exactly.
 """
 
 from __future__ import annotations
@@ -40,26 +41,26 @@ SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "cre
 SIZES = ("small", "large")
 
 DIRECTIONS: Mapping[str, tuple[int, int]] = MappingProxyType({"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)})
-"""x to the right, y down."""
+"""x points to the right, y down."""
 MOTIONS = (
     "standing still",
     *(f"moving {direction} {pace}" for direction in DIRECTIONS for pace in ("slowly", "fast")),
     *("circling", "growing", "shrinking", "blinking", "shaking", "falling"),
 )
-"""What an object does; each does one of them."""
+"""What an object does. Each object does exactly one of these."""
 PRESENCES = ("appearing", "disappearing", "showing briefly")
-"""How an object comes and goes in the middle of the picture; most do neither."""
+"""How an object comes or goes inside the frame. Most do neither."""
 RELATIONS = ("chasing", "touching", "in front of", "appearing before")
 
 IMPLIED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {motion: (motion.rsplit(" ", 1)[0],) for motion in MOTIONS if motion.startswith("moving ")}
     | {"falling": ("moving down",), "showing briefly": ("appearing", "disappearing")}
 )
-"""Deeds that are true wherever another one is."""
+"""For a deed, the other deeds that are always true with it."""
 ARGUABLE: Mapping[str, tuple[str, ...]] = MappingProxyType(
     dict.fromkeys(("growing", "shrinking", "blinking"), ("standing still",)) | {"falling": ("moving down fast",)}
 )
-"""Deeds about which people would disagree where another one is true."""
+"""For a motion, the other deeds about which people would then disagree."""
 DEEDS = tuple(dict.fromkeys((*MOTIONS, *(other for deed in MOTIONS for other in IMPLIED.get(deed, ())), *PRESENCES)))
 
 HELD_OUT_PAIRS: tuple[Pair, ...] = (
@@ -76,30 +77,31 @@ HELD_OUT_PAIRS: tuple[Pair, ...] = (
     ("cyan", "heart"),
     ("purple", "square"),
 )
-"""Pairs that only the test split shows and names: every colour and shape is among those seen at least five times."""
+"""Pairs that only the test split shows and names. Each word is in at least five other pairs."""
 VALIDATION_PAIRS: tuple[Pair, ...] = (
     ("orange", "triangle"),
     ("green", "circle"),
     ("blue", "cross"),
     ("pink", "crescent"),
 )
-"""Pairs that only the validation split shows and names, so that stopping by unseen pairs never looks at the test's."""
+"""Pairs that only the validation split shows and names, so that early stopping by unseen pairs does
+not use those of the test split."""
 
 
 def performs(motion: str) -> frozenset[str]:
-    """The deeds that are true of something with this motion or presence."""
+    """Return the deeds that are true of something with this motion or presence."""
     return frozenset({motion, *IMPLIED.get(motion, ())})
 
 
 @dataclass(frozen=True)
 class Name:
-    """A name taken apart. Empty where it says nothing.
+    """The parts of a name. A part that the name does not have is empty.
 
     Attributes:
-        size, colour, shape: of the objects that are meant.
+        size, colour, shape: of the objects that the name means.
         deed: what they do, one of `DEEDS`.
         relation: to another object, one of `RELATIONS`.
-        other: that object's colour and shape.
+        other: the other object's colour and shape.
     """
 
     size: str = ""
@@ -110,7 +112,7 @@ class Name:
     other: Pair | None = None
 
     def __str__(self) -> str:
-        """The name as people write it."""
+        """Return the name as people write it."""
         words = [self.size, self.colour, self.shape] if self.shape else ["something", self.size, self.colour]
         words += [self.deed, self.relation]
         if self.other is not None:
@@ -119,7 +121,7 @@ class Name:
 
     @property
     def kind(self) -> Kind:
-        """What one must see to tell it; motion and order need a clip."""
+        """The kind of name; only a clip can show motion and order."""
         if self.relation:
             return "order" if self.relation == "appearing before" else "interaction"
         if self.deed:
@@ -128,24 +130,24 @@ class Name:
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
-        """The colour-shape pairs that it names."""
+        """The colour-shape pairs in the name."""
         own = ((self.colour, self.shape),) if self.colour and self.shape else ()
         return own if self.other is None else (*own, self.other)
 
 
 @cache
 def name_table() -> Mapping[str, Name]:
-    """Every name there is, as written, to its parts; in a fixed order, about 20,000."""
+    """Return all names (about 20,000) as written, with their parts, in a fixed order."""
     return MappingProxyType({str(name): name for name in _all_names()})
 
 
 def forms(size: str, pair: Pair, deeds: tuple[str, ...]) -> Iterator[Name]:
-    """The names of one object by itself.
+    """Yield the names of one object without relations to others.
 
     Args:
-        size: its size, empty where that can't be said.
+        size: its size, empty if it is not clear.
         pair: its colour and shape.
-        deeds: all that is true of what it does.
+        deeds: all deeds that are true of it.
     """
     colour, shape = pair
     heads = (Name(), Name(shape=shape), Name(colour=colour), Name(colour=colour, shape=shape))
@@ -156,7 +158,7 @@ def forms(size: str, pair: Pair, deeds: tuple[str, ...]) -> Iterator[Name]:
 
 
 def related(pair: Pair, relation: str, other: Pair) -> tuple[Name, Name]:
-    """The names of one object by its relation to another."""
+    """Return the names of an object by its relation to another one."""
     return Name(relation=relation, other=other), Name("", *pair, "", relation, other)
 
 

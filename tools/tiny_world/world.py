@@ -1,4 +1,7 @@
-"""The synthetic world as a data set: clip `index` follows from options, seed, split and index, whatever was asked before."""
+"""The synthetic world as a data set.
+
+A clip depends only on options, seed, split and index, not on what was read before.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from tools.tiny_world.options import WorldOptions
 from tools.tiny_world.picture import paint
 from tools.tiny_world.scene import Scene
 from tools.tiny_world.silhouettes import Silhouette, silhouettes, visible
-from tools.tiny_world.truth import Facts, Verdict, observe
+from tools.tiny_world.truth import Answer, Facts, observe
 from tools.tiny_world.words import COLOURS, DEEDS, SHAPES, SIZES, Kind, Name, Pair, name_table, performs, related
 from vadcli.errors import UsageError
 from vadcli.train.samples import Segmentation, SegmentedObject
@@ -25,9 +28,9 @@ from vadcli.types import BoolArray, ByteArray, TimeArray
 Split = Literal["train", "validation", "test"]
 
 WORLD_VERSION = 1
-"""Counts up whenever an index would give another clip or other names."""
+"""Increased whenever an index gives another clip or other names than before."""
 _TAKES = 50
-_SLIVER = 0.0006  # of the picture: less of an object than this in a frame is nothing to find
+_SLIVER = 0.0006  # share of the frame; a smaller part of an object is not in its mask
 _CACHED = 64
 
 
@@ -36,9 +39,9 @@ class Query:
     """A true name of a clip.
 
     Attributes:
-        name: as it goes into a prompt.
+        name: as written in a prompt.
         masks: (T, H, W) bool, the visible parts of all objects that it means.
-        labels: (T,) bool, the frames in which there is any.
+        labels: (T,) bool, the frames in which the mask is not empty.
     """
 
     name: str
@@ -47,19 +50,19 @@ class Query:
 
 
 class SyntheticWorld:
-    """Clips of coloured shapes that do things, with exact masks and every name that is true of them.
+    """Clips of coloured shapes in motion, with exact masks and every name that is true of them.
 
-    The streams of the splits are disjoint. Training and validation never show or name the test's held-out pairs, training and
-    test never the validation's; training never shows or names held-out motions.
+    The splits have different random streams. Only the test split shows or names the test's held-out
+    pairs, only the validation split those of validation. Training has no held-out motions.
 
     Args:
         options: how the world looks.
         seed: 0 or more.
-        split: which stream.
-        length: how many clips there are.
+        split: train, validation or test.
+        length: number of clips.
 
     Raises:
-        UsageError: no such split, a negative seed or length.
+        UsageError: the split does not exist, or the seed or length is negative.
     """
 
     name = "synthetic"
@@ -75,31 +78,31 @@ class SyntheticWorld:
         self._names: dict[int, tuple[str, ...]] = {}
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Worker processes get the world without what it has drawn so far."""
+        """Pickle the world for worker processes without its cached clips."""
         return (partial(SyntheticWorld, self.options, seed=self.seed, split=self.split, length=self.length), ())
 
     def __len__(self) -> int:
-        """How many clips there are."""
+        """Return the number of clips."""
         return self.length
 
     def __getitem__(self, index: int) -> Segmentation:
-        """Clip `index` with an object for each of its true names, each the union of what the name means."""
+        """Return clip `index` with one object per true name: the union of what the name means."""
         objects = tuple(SegmentedObject(query.name, query.masks) for query in self.queries(index))
         return Segmentation(f"{self.name}/{self.split}/{self.seed}/{index}", self.frames(index), objects)
 
     def names(self, index: int) -> tuple[str, ...]:
-        """All true names of clip `index`, each once, without painting it."""
+        """Return all true names of clip `index`, each once, without painting it."""
         if index not in self._names:
             self._names[index] = self.facts(index).names()
         return self._names[index]
 
     def frames(self, index: int) -> ByteArray:
-        """(T, H, W, 3) uint8 of clip `index`."""
+        """Return the frames of clip `index`, (T, H, W, 3) uint8."""
         scene = self.scene(index)
         return paint(scene, self._shapes(scene), self.times_s, self.options.size_px)
 
     def queries(self, index: int) -> list[Query]:
-        """All true names of clip `index` with their masks and frames, in the order of `names`."""
+        """Return all true names of clip `index` with masks and labels, in the order of `names`."""
         facts, parts = self.facts(index), self.masks(index)
         made: dict[tuple[int, ...], tuple[BoolArray, BoolArray]] = {}
         found = []
@@ -112,46 +115,46 @@ class SyntheticWorld:
         return found
 
     def masks(self, index: int) -> BoolArray:
-        """(K, T, H, W) of the named objects of clip `index`, far ones first: pixels of which it is seen in more than half."""
+        """Return the masks of the named objects of clip `index`; see `object_masks`."""
         scene = self.scene(index)
         return object_masks(self._shapes(scene), self.options.size_px)
 
     def scene(self, index: int) -> Scene:
-        """What clip `index` is made of."""
+        """Return the things of which clip `index` is made."""
         return self._clip(self._checked(index))[0]
 
     def facts(self, index: int) -> Facts:
-        """What is true of clip `index`."""
+        """Return what is true of clip `index`."""
         return self._clip(self._checked(index))[1]
 
     def is_true(self, index: int, name: str) -> bool:
-        """Whether a name holds in clip `index`.
+        """Return whether a name is true of clip `index`.
 
         Raises:
             UsageError: the world has no such name.
         """
-        return self.facts(index).verdict(parsed(name)) is Verdict.TRUE
+        return self.facts(index).answer(parsed(name)) is Answer.TRUE
 
     def is_false(self, index: int, name: str) -> bool:
-        """Whether a name clearly doesn't hold: not merely that people could disagree.
+        """Return whether a name is clearly false of clip `index`, so that nobody would disagree.
 
         Raises:
             UsageError: the world has no such name.
         """
-        return self.facts(index).verdict(parsed(name)) is Verdict.FALSE
+        return self.facts(index).answer(parsed(name)) is Answer.FALSE
 
     def is_hard(self, index: int) -> bool:
-        """Whether two objects of clip `index` look alike and move differently."""
+        """Return whether two objects of clip `index` look alike and move differently."""
         return self.facts(index).twins
 
     def hard_negatives(self, index: int) -> tuple[str, ...]:
-        """Names that are clearly false in clip `index`, but near to what is there: a word of them is another."""
+        """Return clearly false names of clip `index` that differ from a true one in one word."""
         facts = self.facts(index)
         near = {str(name): name for name in _near(facts)}
-        return tuple(text for text, name in near.items() if text in self.vocabulary and facts.verdict(name) is Verdict.FALSE)
+        return tuple(text for text, name in near.items() if text in self.vocabulary and facts.answer(name) is Answer.FALSE)
 
     def allows(self, name: str) -> bool:
-        """Whether this split may speak of a name; held-out ones may only where they are shown.
+        """Return whether this split may use a name; a held-out one only in the split that shows it.
 
         Raises:
             UsageError: the world has no such name.
@@ -161,12 +164,12 @@ class SyntheticWorld:
 
     @cached_property
     def vocabulary(self) -> dict[str, Kind]:
-        """Every name that this split may speak of, with what one must see to tell it; in a fixed order."""
+        """Every name that this split may use, with its kind, in a fixed order."""
         return {text: name.kind for text, name in name_table().items() if self.allows(text)}
 
     @cached_property
     def palette(self) -> Palette:
-        """What this split shows."""
+        """The pairs and motions that this split shows."""
         options = self.options
         held_out = {*options.held_out_pairs, *options.validation_pairs}
         pairs = tuple(pair for pair in product(COLOURS, SHAPES) if pair not in held_out)
@@ -175,12 +178,12 @@ class SyntheticWorld:
 
     @cached_property
     def times_s(self) -> TimeArray:
-        """(T,) when the frames of a clip were taken."""
+        """(T,) seconds, the times of a clip's frames."""
         times: TimeArray = np.arange(self.options.frames) / self.options.rate_hz
         return times
 
     def fingerprint(self) -> str:
-        """Changes when a clip or a name could; hexadecimal."""
+        """Return a hexadecimal hash that changes whenever a clip or a name may change."""
         stated = (WORLD_VERSION, astuple(self.options), self.seed, self.split, self.length)
         return hashlib.sha256(repr(stated).encode()).hexdigest()
 
@@ -204,7 +207,10 @@ class SyntheticWorld:
         return index
 
     def _draw(self, index: int) -> tuple[Scene, Facts]:
-        """The first scene of the index's own lots in which all that is to be named can be seen."""
+        """Draw scenes from the index's random numbers until all named objects can be recognised.
+
+        If that never happens, the last scene loses the objects that cannot be recognised.
+        """
         rng = np.random.default_rng([self.seed, get_args(Split).index(self.split), index])
         for _ in range(_TAKES):
             scene, hard = draw_clip(self.options, self.palette, rng)
@@ -214,7 +220,7 @@ class SyntheticWorld:
         return self._pruned(scene)
 
     def _pruned(self, scene: Scene) -> tuple[Scene, Facts]:
-        """The scene without the objects that can't be seen as they are named."""
+        """Return the scene without the objects that cannot be recognised as they are named."""
         while not all((facts := observe(scene, self.times_s)).evident):
             unseen = {id(thing) for thing, evident in zip(scene.cast, facts.evident, strict=True) if not evident}
             scene = replace(scene, things=tuple(thing for thing in scene.things if id(thing) not in unseen))
@@ -222,7 +228,11 @@ class SyntheticWorld:
 
 
 def object_masks(shapes: list[Silhouette], size_px: int) -> BoolArray:
-    """(K, T, H, W) of the named objects, far ones first: pixels of which it is seen in more than half, without slivers."""
+    """Return the masks of the named objects, (K, T, H, W) bool, far ones first.
+
+    A pixel belongs to the object if more than half of it shows the object. Very small parts are
+    left out.
+    """
     masks: BoolArray = visible(shapes, size_px) > 0.5
     for mask in masks.reshape(-1, size_px, size_px):
         if np.count_nonzero(mask) < _SLIVER * size_px**2:
@@ -231,7 +241,7 @@ def object_masks(shapes: list[Silhouette], size_px: int) -> BoolArray:
 
 
 def parsed(name: str) -> Name:
-    """A name taken apart.
+    """Return the parts of a name.
 
     Raises:
         UsageError: the world has no such name.
@@ -242,17 +252,17 @@ def parsed(name: str) -> Name:
 
 
 def _near(facts: Facts) -> Iterable[Name]:
-    """Names one word away from those of each object."""
+    """Yield names that differ in one word from a name of an object."""
     for index, role in enumerate(facts.roles):
         colour, shape = role.pair
         pairs = [(other, shape) for other in COLOURS] + [(colour, other) for other in SHAPES]
         yield from (Name(colour=one, shape=other) for one, other in pairs)
         yield from (Name(size=size, colour=colour, shape=shape) for size in SIZES)
         yield from (Name(colour=colour, shape=shape, deed=deed) for deed in DEEDS)
-        done = [deed for deed, verdict in facts.deeds[index].items() if verdict is Verdict.TRUE]
+        done = [deed for deed, verdict in facts.deeds[index].items() if verdict is Answer.TRUE]
         yield from (Name(colour=one, shape=other, deed=deed) for one, other in pairs for deed in done)
     for (relation, one, other), verdict in facts.relations.items():
-        if verdict is Verdict.TRUE:
+        if verdict is Answer.TRUE:
             mine, its = facts.roles[one].pair, facts.roles[other].pair
             yield from related(its, relation, mine)
             yield from (Name("", mine[0], mine[1], "", relation, (colour, its[1])) for colour in COLOURS)

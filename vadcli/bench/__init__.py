@@ -1,6 +1,7 @@
-"""How fast LAVIDA is on this machine, and what it needs: throughput, stages and memory, beside the loop one writes first.
+"""Measures LAVIDA on this machine: throughput, time per stage and memory.
 
-The measurement: settings in turns, then a closer look at each ratio.
+Each round runs every setting and a straightforward loop, so that they share the machine's state.
+Then each compression ratio is measured in detail: time and memory per stage, GPU use.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
-from vadcli.bench.report import Report, Setting, Stages, Throughput
+from vadcli.bench.report import BenchReport, Setting, Stages, Throughput
 from vadcli.bench.rounds import Bound, ScoreStore, naive_round, scan_round
 from vadcli.bench.usage import (
+    BenchVideos,
     BusyMeter,
-    Footage,
     HostMemory,
     StageClock,
     footage_of,
@@ -34,13 +35,13 @@ from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Lo
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Bench", "BenchPlan", "Bound", "Footage", "Report", "footage_of", "need_memory"]
+__all__ = ["Bench", "BenchPlan", "BenchReport", "Bound", "Footage", "footage_of", "need_memory"]
 
 
 log = logging.getLogger("vadcli")
 
 DECODED_CLIPS = 12
-"""Clips that the time of decoding is taken over."""
+"""How many clips are decoded to measure the decoding time."""
 TIMED_BATCHES = 3
 BUSY_S = 6.0
 WHOLE = 1.0
@@ -48,15 +49,15 @@ WHOLE = 1.0
 
 @dataclass(frozen=True)
 class BenchPlan:
-    """What is to be measured.
+    """What to measure.
 
     Attributes:
-        ratios: shares of the visual tokens that are kept.
-        batch_sizes: clips a call.
-        bound: of a round.
-        rounds: how often every setting takes its turn.
-        frame_px: area of a frame for the language model; None leaves the model's own.
-        workers: decoder processes; None is one a core.
+        ratios: compression ratios, each the share of visual tokens that is kept.
+        batch_sizes: clips per batch.
+        bound: when a round ends.
+        rounds: how often each setting is run.
+        frame_px: area of a frame for the language model, in pixels; None keeps the model's own.
+        workers: decoder processes; None means one per core.
     """
 
     ratios: tuple[float, ...]
@@ -68,30 +69,30 @@ class BenchPlan:
 
     @property
     def settings(self) -> list[Setting]:
-        """Every ratio with every batch size."""
+        """Every combination of ratio and batch size."""
         return [Setting(ratio, size) for ratio in self.ratios for size in self.batch_sizes]
 
 
 class Bench:
-    """Measures one detector; its weights are loaded once and serve every setting.
+    """Measures one detector; its weights are loaded once for all settings.
 
     Args:
-        detector: not yet prepared, or prepared.
-        footage: what to read.
-        plan: what to measure.
+        detector: what to measure; may be prepared already.
+        footage: the videos to read.
+        plan: the settings and the number of rounds.
     """
 
-    def __init__(self, detector: LavidaDetector, footage: Footage, plan: BenchPlan) -> None:
+    def __init__(self, detector: LavidaDetector, footage: BenchVideos, plan: BenchPlan) -> None:
         self.detector = detector
         self.footage = footage
         self.plan = plan
 
-    def run(self) -> Report:
-        """Measure everything.
+    def run(self) -> BenchReport:
+        """Return the figures of all settings.
 
         Raises:
-            DeviceError, WeightsError: the model can't be loaded.
-            VideoError: the footage can't be read.
+            DeviceError, WeightsError: the model cannot be loaded.
+            VideoError: the footage cannot be read.
         """
         self.detector.prepare()
         workers = self.plan.workers or core_count()
@@ -100,7 +101,7 @@ class Bench:
             held = held_bytes(self.detector.devices)
             measured = self._throughput(loader, workers, sample, held)
             looks = [self._look_closer(ratio, loader, workers, sample) for ratio in self.plan.ratios]
-        return Report(
+        return BenchReport(
             model=self._model(),
             machine=machine(self.detector.devices),
             footage=self.footage.words,
@@ -121,12 +122,12 @@ class Bench:
     def _throughput(
         self, loader: ClipLoader, workers: int, sample: list[Clip], held: dict[torch.device, int]
     ) -> list[Throughput]:
-        """Baseline and settings, round by round in turns."""
+        """Return the baseline and all settings; each round runs every one of them."""
         found = [Throughput(Setting(WHOLE, 1, is_baseline=True)), *map(Throughput, self.plan.settings)]
         for number in range(self.plan.rounds):
             for each in found:
                 self._configure(each.setting.ratio)
-                self.detector.score(ClipBatch.of(_as_many(sample, each.setting.batch_size)))  # what is slow once
+                self.detector.score(ClipBatch.of(_as_many(sample, each.setting.batch_size)))  # warm-up
                 self._wake(loader, workers)
                 forget_peak(self.detector.devices)
                 self._one_round(each, loader)
@@ -147,7 +148,7 @@ class Bench:
         each.host_bytes = max(each.host_bytes, memory.peak_bytes)
 
     def _look_closer(self, ratio: float, loader: ClipLoader, workers: int, sample: list[Clip]) -> Stages:
-        """Stages, tokens and how busy the device is, at the largest batch size."""
+        """Return stage times, token counts and GPU use of a ratio at the largest batch size."""
         self._configure(ratio)
         size = max(self.plan.batch_sizes)
         batch = ClipBatch.of(_as_many(sample, size))
@@ -164,7 +165,7 @@ class Bench:
         return Stages(ratio, size, tokens, kept, {"decode": decode_ms, **ms}, dict(clock.added_bytes), busy.share)
 
     def _timed(self, batch: ClipBatch) -> StageClock:
-        """Some batches under a clock that waits for the device; the first is not counted."""
+        """Return the stage times of `TIMED_BATCHES` batches, after one warm-up batch."""
         clock = StageClock(self.detector.devices)
         self.detector.time_stages(clock)
         try:
@@ -180,7 +181,7 @@ class Bench:
         return clock
 
     def _decode_ms(self) -> float:
-        """Milliseconds a clip of one decoder process that has its core to itself."""
+        """Return the milliseconds per clip of a single decoder process."""
         with ClipLoader(self.detector.needs, LoaderOptions(workers=1)) as loader:
             self._wake(loader, 1)
             started, clips = time.perf_counter(), 0
@@ -191,7 +192,7 @@ class Bench:
             return 1000 * (time.perf_counter() - started) / clips
 
     def _sample(self, loader: ClipLoader) -> tuple[list[Clip], str]:
-        """Clips of one size for single batches, at least one, and how they are sampled."""
+        """Return clips of one size (at least one) to score, and how they are sampled, in words."""
         wanted = max(self.plan.batch_sizes)
         clips: list[Clip] = []
         once = islice(self.footage.requests(), len(self.footage.videos))
@@ -203,9 +204,9 @@ class Bench:
             if len(clips) == wanted:
                 break
         if not clips:
-            raise VideoError("the footage holds no clip", hint="name other videos")
+            raise VideoError("the footage contains no clip", hint="name other videos")
         frames, interval = clips[0].frames, clips[0].interval
-        return clips, f"one frame in {interval} is sampled, {len(frames)} a clip of {frames.shape[2]}x{frames.shape[1]}"
+        return clips, f"one frame in {interval} is sampled, {len(frames)} per clip of {frames.shape[2]}x{frames.shape[1]}"
 
     def _configure(self, ratio: float) -> None:
         config = self.detector.config
@@ -215,7 +216,7 @@ class Bench:
         self.detector.reconfigure(config)
 
     def _wake(self, loader: ClipLoader, workers: int) -> None:
-        """Have every decoder process running and idle."""
+        """Start every decoder process and wait until all are idle."""
         for item in loader.run([ClipRequest(f"warm-up/{number}", self.footage.warm_up) for number in range(workers)]):
             if isinstance(item, Finished) and item.error is not None:
                 raise item.error
@@ -229,4 +230,4 @@ def _as_many(clips: list[Clip], count: int) -> list[Clip]:
 
 
 def _shown(setting: Setting) -> str:
-    return setting.name if setting.is_baseline else f"ratio {setting.ratio:g}, {setting.batch_size} clips a batch"
+    return setting.name if setting.is_baseline else f"ratio {setting.ratio:g}, {setting.batch_size} clips per batch"

@@ -1,4 +1,4 @@
-"""What was measured, as tables for people and as JSON."""
+"""The results of `vadcli bench`, as Markdown tables and as JSON lines."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Setting:
     """One way of scanning.
 
     Attributes:
-        ratio: share of the visual tokens that are kept.
-        batch_size: clips a call.
-        is_baseline: True for the loop that one writes first.
+        ratio: share of the visual tokens that is kept.
+        batch_size: clips per batch.
+        is_baseline: True for the straightforward loop.
     """
 
     ratio: float
@@ -28,7 +28,7 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The name that the tables show."""
         return "straightforward loop" if self.is_baseline else "vadcli"
 
 
@@ -37,11 +37,11 @@ class Throughput:
     """The rounds of one setting.
 
     Attributes:
-        setting: which.
+        setting: how it scanned.
         rounds: in the order in which they were run.
-        device_bytes: most device memory over the weights alone; None without a GPU.
-        host_bytes: most resident memory of all processes.
-        computed: clips that the device computed at a time, fewer than the batch where memory ran out.
+        device_bytes: peak device memory without the weights; None without a GPU.
+        host_bytes: peak resident memory of all processes.
+        computed: clips that the device computed at a time; fewer than a batch if memory ran out.
     """
 
     setting: Setting
@@ -51,7 +51,7 @@ class Throughput:
     computed: int = 0
 
     def rates(self) -> list[float]:
-        """Clips a second, a round each."""
+        """Return the clips per second of each round."""
         return [one.clips / one.seconds for one in self.rounds]
 
     def to_json(self, baseline: Throughput) -> dict[str, Any]:
@@ -85,22 +85,22 @@ class Throughput:
         )
 
     def of(self, other: Throughput) -> float:
-        """The median over rounds of the speed relative to another's in the same round."""
+        """Return the median over rounds of this speed divided by the other's in the same round."""
         return statistics.median(mine / its for mine, its in zip(self.rates(), other.rates(), strict=True))
 
 
 @dataclass(frozen=True)
 class Stages:
-    """A closer look at one ratio.
+    """Details of one ratio.
 
     Attributes:
-        ratio: share of the visual tokens that are kept.
-        batch_size: clips a batch.
-        tokens: L, visual tokens a clip.
-        kept: M of them.
-        ms: milliseconds a clip by stage.
-        added_bytes: by stage, device memory over what was there when it began; empty without a GPU.
-        busy: share of the time in which the device works during a scan; None without a GPU.
+        ratio: share of the visual tokens that is kept.
+        batch_size: clips per batch.
+        tokens: L, visual tokens per clip.
+        kept: M, visual tokens per clip that are kept.
+        ms: milliseconds per clip, by stage.
+        added_bytes: device memory that each stage added, by stage; empty without a GPU.
+        busy: share of a scan's time in which the device works; None without a GPU.
     """
 
     ratio: float
@@ -139,19 +139,19 @@ class Stages:
 
 
 @dataclass(frozen=True)
-class Report:
-    """Everything.
+class BenchReport:
+    """All results of one run.
 
     Attributes:
         model: name, weights and number format.
-        machine: what it ran on.
-        footage: what was read.
-        sampling: which frames of it.
+        machine: devices, processor and versions.
+        footage: the videos, in words.
+        sampling: which frames were sampled, in words.
         weights_bytes: device memory that the weights take; None without a GPU.
-        found_batch: clips a call that a scan would choose.
+        found_batch: clips per batch that a scan would choose.
         baseline: the straightforward loop's rounds.
-        settings: the others'.
-        stages: a closer look at each ratio.
+        settings: the rounds of the other settings.
+        stages: the details of each ratio.
     """
 
     model: str
@@ -165,7 +165,7 @@ class Report:
     stages: Sequence[Stages]
 
     def json_lines(self) -> Iterator[dict[str, Any]]:
-        """One object a setting, one a ratio, then the summary."""
+        """Yields one object per setting, one per ratio, then the summary."""
         for each in (self.baseline, *self.settings):
             yield each.to_json(self.baseline)
         for stages in self.stages:
@@ -183,7 +183,7 @@ class Report:
         }
 
     @classmethod
-    def from_json_lines(cls, lines: Iterable[Mapping[str, Any]]) -> Report:
+    def from_json_lines(cls, lines: Iterable[Mapping[str, Any]]) -> BenchReport:
         """The inverse of `json_lines`."""
         *measured, summary = lines
         baseline, *settings = [Throughput.from_json(line) for line in measured if line["type"] == "throughput"]
@@ -200,22 +200,23 @@ class Report:
         )
 
     def text(self) -> str:
-        """Tables, in Markdown that also reads well as it is."""
+        """Return the results as Markdown tables that are also readable as plain text."""
         weights = "" if self.weights_bytes is None else f"; weights {self.weights_bytes / MIB:,.0f} MiB on the device"
         size = self.stages[0].batch_size
         lines = [
             f"{self.model}; {self.machine}{weights}.",
-            f"Footage: {self.footage}; {self.sampling}. A scan here would score {self.found_batch} clips a call.",
+            f"Footage: {self.footage}; {self.sampling}. A scan here would use batches of {self.found_batch} clips.",
             "",
-            f"Throughput: medians of {len(self.baseline.rounds)} rounds in which all settings take turns (the slowest in",
-            "brackets); `x loop` is taken within a round. The straightforward loop decodes in its own process, frame by frame,",
-            "and scores one clip at a time, without overlap, batches or compression. Loading and starting are not counted.",
+            f"Throughput: medians of {len(self.baseline.rounds)} rounds, with the slowest round in brackets. Every round",
+            "runs all settings; `x loop` compares speeds in the same round. The straightforward loop",
+            "decodes and scores one clip at a time in one process, without overlap, batches or",
+            "compression. Loading and starting are not counted.",
             "",
             *_table(self._throughput_rows()),
             "",
-            f"Time a stage in ms a clip, measured apart in batches of {size}: the device is waited for",
-            "after every stage, so that nothing overlaps. decode is one decoder process alone, write is scores and masks into",
-            "a checkpoint.",
+            f"Time per stage in ms per clip, measured separately in batches of {size}: the clock waits for the",
+            "device after every stage, so that nothing overlaps. `decode` is a single decoder process;",
+            "`write` stores scores and masks in a checkpoint.",
             "",
             *_table(self._stage_rows()),
         ]
@@ -256,7 +257,7 @@ class Report:
 
 
 def _table(rows: list[list[str]]) -> list[str]:
-    """Markdown with columns of one width; all but the first lean to the right."""
+    """Return an aligned Markdown table; all columns but the first are right-aligned."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
 
     def line(cells: list[str]) -> str:

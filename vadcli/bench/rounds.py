@@ -1,6 +1,6 @@
-"""Decoding as one writes it first: in this process, every frame in turn, one clip at a time. The baseline's reader.
+"""One timed round from video files to stored scores, by a scan or by a straightforward loop.
 
-One round of measuring: clips from files to stored scores, the way a scan does it or the way one writes it first.
+The loop is the baseline: it decodes in this process and scores one clip at a time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import cast
 import av
 import numpy as np
 
-from vadcli.bench.usage import Footage
+from vadcli.bench.usage import BenchVideos
 from vadcli.detectors import Detector
 from vadcli.detectors.batching import ClipBatcher, GatheredBatch, ScoringPool
 from vadcli.errors import DecodeError
@@ -24,16 +24,17 @@ from vadcli.types import ByteArray, Clip, ClipBatch, ClipNeeds, ClipScores
 from vadcli.video.loader import ClipLoader, ClipReady, Item, Opened
 
 NAIVE_FPS = 25.0
-"""Of files that don't say."""
+"""Frame rate of files that do not state one."""
 
 
 def naive_clips(video: str, path: Path, needs: ClipNeeds) -> Iterator[tuple[Clip, float]]:
-    """The clips of a video without overlap, the last one filled up with its last frame, and the video's frame rate.
+    """Yields each clip of a video with the video's frame rate; clips do not overlap.
 
-    Sampled frames alone are converted and scaled, by the decoder's own library, which is kinder than most such loops are.
+    The last clip repeats its last frame until it is full. Only sampled frames are converted and
+    scaled, by the decoder's own library: the baseline is faster than most such loops.
 
     Raises:
-        DecodeError: it can't be read.
+        DecodeError: the video cannot be read.
     """
     try:
         with av.open(str(path)) as container:
@@ -66,18 +67,18 @@ def _clip(video: str, number: int, frames: list[ByteArray], interval: int, fps: 
 
 @dataclass(frozen=True)
 class Bound:
-    """When a round is over: after so many clips or so many seconds, whichever comes first.
+    """When a round ends: after a number of clips or seconds, whichever comes first.
 
     Attributes:
         seconds: no clip is taken after this.
-        clips: None leaves it to the time.
+        clips: no more clips than this are taken; None for no limit.
     """
 
     seconds: float
     clips: int | None = None
 
     def reached(self, clips: int, started: float) -> bool:
-        """True where no further clip is to be taken.
+        """True if the round takes no more clips.
 
         Args:
             clips: taken so far.
@@ -88,13 +89,13 @@ class Bound:
 
 @dataclass(frozen=True)
 class Round:
-    """What a round got done.
+    """What one round scored, and how long it took.
 
     Attributes:
-        clips: scored and stored.
-        rows: frames of the videos that these scores stand for, sampled or not.
+        clips: number of clips scored and stored.
+        rows: frames that these scores cover, sampled or not.
         video_s: seconds of footage.
-        seconds: from the first wish for a clip to the last stored score.
+        seconds: from the first request for a clip to the last stored score.
     """
 
     clips: int
@@ -119,11 +120,11 @@ class _Tally:
 
 
 class ScoreStore:
-    """Where scores and masks go: a checkpoint as a scan keeps one, in a folder that is not kept. A context manager.
+    """Stores scores and masks in a checkpoint as a scan does, and deletes it on exit.
 
     Args:
-        folder: where.
-        channels: K.
+        folder: where the checkpoint is written.
+        channels: K, the detector's score channels.
     """
 
     def __init__(self, folder: Path, *, channels: int) -> None:
@@ -141,7 +142,7 @@ class ScoreStore:
         self._claim.release(delete=True)
 
     def add(self, scores: ClipScores) -> None:
-        """Append the rows of a batch of clips."""
+        """Append one row per frame of a batch of clips."""
         for row, raw in enumerate(scores.raw):
             self._append(raw, None if scores.mask is None else np.rint(scores.mask[row] * 255).astype(np.uint8))
 
@@ -162,24 +163,26 @@ class ScoreStore:
 def scan_round(
     detector: Detector,
     loader: ClipLoader,
-    footage: Footage,
+    footage: BenchVideos,
     *,
     batch_size: int,
     bound: Bound,
     store: ScoreStore,
     steady: AbstractContextManager[object] | None = None,
 ) -> Round:
-    """Decoder processes, clips batched across files, scoring in threads, storing beside it: a scan's way.
+    """Return one round of a scan: decoder processes, batches across files, scoring in threads.
 
     Args:
-        detector, loader, footage: what scores, reads and is read.
-        batch_size: clips a call.
-        bound: when no further clip is taken.
+        detector: scores the clips.
+        loader: reads the clips.
+        footage: the videos to read.
+        batch_size: clips per batch.
+        bound: when to take no more clips.
         store: where scores go.
-        steady: entered when the first scores are there and left when no further clip is taken.
+        steady: entered at the first scores and left at the bound, so it measures only full speed.
 
     Raises:
-        VideoError: a video can't be read.
+        VideoError: a video cannot be read.
     """
     tally, started, ahead = _Tally(), time.perf_counter(), [steady or nullcontext()]
     batcher = ClipBatcher[None](batch_size)
@@ -195,12 +198,12 @@ def scan_round(
             running.close()
             for _, scores in pool.drain():
                 _keep(store, scores)
-        seconds = time.perf_counter() - started  # the decoders, which are ahead, are stopped after this
+        seconds = time.perf_counter() - started  # the decoders stop later
     return tally.after(seconds)
 
 
-def naive_round(detector: Detector, footage: Footage, *, bound: Bound, store: ScoreStore) -> Round:
-    """One clip after the other: decode, score, store; nothing overlaps."""
+def naive_round(detector: Detector, footage: BenchVideos, *, bound: Bound, store: ScoreStore) -> Round:
+    """Return one round of the loop: decode, score and store one clip after another."""
     tally, started = _Tally(), time.perf_counter()
     for request in footage.requests():
         for clip, fps in naive_clips(request.video, request.path, detector.needs):
@@ -208,13 +211,13 @@ def naive_round(detector: Detector, footage: Footage, *, bound: Bound, store: Sc
             tally.add(len(clip.frames) * clip.interval, fps)
             if bound.reached(tally.clips, started):
                 return tally.after(time.perf_counter() - started)
-    raise AssertionError("requests have no end")
+    raise AssertionError("requests() never ends")
 
 
 def _batches(
     items: Iterable[Item], tally: _Tally, batcher: ClipBatcher[None], *, is_over: Callable[[], bool]
 ) -> Iterator[GatheredBatch[None]]:
-    """Full batches of clips of one size until it is over, then what is left of them."""
+    """Yields full batches of clips of one size; at the end also the incomplete ones."""
     fps: dict[str, float] = {}
     for item in items:
         if isinstance(item, Opened):

@@ -1,8 +1,8 @@
-"""What is read while measuring: videos of the user's own, or some made for the purpose and gone afterwards.
+"""What a benchmark uses: the videos to read, and the time and memory that a run takes.
 
-Is there room for a model's weights? Counted before any is drawn: the system's own answer is to kill the process.
-
-What measuring sees of the machine: time and memory of each stage, memory of the family, how busy the device is.
+The videos are the user's own or temporary test videos. `need_memory` refuses a model that does not
+fit before its weights are created; otherwise the system would kill the process. The rest measures:
+time and memory per stage, memory of all processes, GPU use.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ TIMEOUT_S = 300
 
 
 @dataclass(frozen=True)
-class Footage:
-    """Videos to be read over and over.
+class BenchVideos:
+    """Videos that are read repeatedly.
 
     Attributes:
-        videos: name and path of each.
-        warm_up: a small video that starts the decoders.
-        scratch: a folder for what measuring writes.
-        words: what it is, for people.
+        videos: name and path of each video.
+        warm_up: a small video, read to start the decoders.
+        scratch: folder for temporary files.
+        words: a description for people.
     """
 
     videos: tuple[tuple[str, Path], ...]
@@ -54,7 +54,7 @@ class Footage:
     words: str
 
     def requests(self) -> Iterator[ClipRequest]:
-        """The videos in turn, without end; names are never given twice."""
+        """Yields the videos again and again without end, with a new name each time."""
         turn = 0
         while True:
             for name, path in self.videos:
@@ -62,29 +62,29 @@ class Footage:
             turn += 1
 
 
-def footage_of(videos: Sequence[tuple[str, Path]], scratch: Path, *, size: tuple[int, int] = MADE_SIZE) -> Footage:
-    """The videos given, or ones of `size` made in `scratch` where there are none.
+def footage_of(videos: Sequence[tuple[str, Path]], scratch: Path, *, size: tuple[int, int] = MADE_SIZE) -> BenchVideos:
+    """Return the given videos, or if there are none, test videos of `size` made in `scratch`.
 
     Raises:
-        VadcliError: ffmpeg can't make them.
+        VadcliError: ffmpeg cannot make them.
     """
     warm_up = scratch / "warm-up.mp4"
     make_video(warm_up, size=(64, 64), seconds=1, hue=0)
     if videos:
-        words = f"{len(videos)} video{'s' if len(videos) > 1 else ''} of the paths given"
-        return Footage(tuple(videos), warm_up, scratch, words)
+        words = f"{len(videos)} video{'s' if len(videos) > 1 else ''} from the given paths"
+        return BenchVideos(tuple(videos), warm_up, scratch, words)
     made = [(f"{number}.mp4", scratch / f"{number}.mp4") for number in range(MADE_FILES)]
     for number, (_, path) in enumerate(made):
         make_video(path, size=size, seconds=MADE_S, hue=number * 360 // MADE_FILES)
-    words = f"{MADE_FILES} made H.264 videos, {size[0]}x{size[1]}, {MADE_FPS} frames/s, {MADE_S} s each"
-    return Footage(tuple(made), warm_up, scratch, words)
+    words = f"{MADE_FILES} generated H.264 videos, {size[0]}x{size[1]}, {MADE_FPS} frames/s, {MADE_S} s each"
+    return BenchVideos(tuple(made), warm_up, scratch, words)
 
 
 def make_video(path: Path, *, size: tuple[int, int], seconds: int, hue: int) -> None:
-    """A noisy test picture in which things move.
+    """Write a noisy test video with moving content.
 
     Raises:
-        VadcliError: ffmpeg can't make it.
+        VadcliError: ffmpeg cannot make it.
     """
     source = f"testsrc2=size={size[0]}x{size[1]}:rate={MADE_FPS}:duration={seconds},noise=alls=6:allf=t,hue=h={hue}"
     codec = ["-c:v", "libx264", "-preset", "ultrafast", "-g", "60", "-pix_fmt", "yuv420p"]
@@ -92,10 +92,10 @@ def make_video(path: Path, *, size: tuple[int, int], seconds: int, hue: int) -> 
     try:
         done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise VadcliError(f"no footage could be made: {error}", hint="name videos of your own") from error
+        raise VadcliError(f"cannot make test videos: {error}", hint="name videos of your own") from error
     if done.returncode != 0:
         words = " ".join(done.stderr.decode(errors="replace").split())
-        raise VadcliError(f"no footage could be made: ffmpeg: {words[-200:]}", hint="name videos of your own")
+        raise VadcliError(f"cannot make test videos: ffmpeg: {words[-200:]}", hint="name videos of your own")
 
 
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -103,10 +103,10 @@ HALVES = (torch.float16, torch.bfloat16)
 
 
 def need_memory(detector: LavidaDetector) -> None:
-    """Refuse a detector whose drawn weights alone are larger than what is free on one of its devices. Takes under a second.
+    """Refuse a detector with random weights that do not fit on one of its devices. Takes < 1 s.
 
     Raises:
-        DeviceError: they are; the hint names what would fit.
+        DeviceError: the weights are larger than the free memory; the hint names what would fit.
     """
     if detector.folder is not None:
         return
@@ -122,24 +122,24 @@ def need_memory(detector: LavidaDetector) -> None:
 
 
 def weights_bytes(config: LavidaConfig, dtype: torch.dtype) -> int:
-    """What a preset's parameters and buffers take; counted on a model without memory."""
+    """Return the size of a preset's parameters and buffers, without allocating them."""
     model = random_model(config, device="meta", dtype=dtype)
     return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device; for a CPU the host's, at most what this process's container may have."""
+    """Return the free memory of a device; for a CPU, within the limit of the container."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = int(psutil.virtual_memory().available)
     for path in CGROUP_LIMITS:
-        with suppress(OSError, ValueError):  # absent, or `max`
+        with suppress(OSError, ValueError):  # the file is missing or says `max`
             free = min(free, int(path.read_text()) - int(psutil.Process().memory_info().rss))
     return max(0, free)
 
 
 def _what_fits(config: LavidaConfig, dtype: torch.dtype, free: int) -> str:
-    """The same model in half precision and smaller presets, the largest first, with their sizes."""
+    """Return a hint that lists half precision and the smaller presets that fit, largest first."""
     fitting = []
     half = weights_bytes(config, torch.bfloat16)
     if dtype not in HALVES and half <= free:
@@ -158,17 +158,16 @@ LOOK_EVERY_S = 0.5
 
 
 class StageClock:
-    """Times the stages that run inside it, waiting for the devices after each, and notes what memory each adds.
+    """Measures time and added memory of the stages that run inside it.
 
-    Waiting keeps stages from overlapping, so that what runs under this clock is slower than it would be without.
+    It waits for the devices after each stage, so stages do not overlap and the whole is slower.
 
     Args:
         devices: where the stages compute.
 
     Attributes:
-        seconds: by stage, all its calls.
-        added_bytes: by stage, the most device memory that a call of it took over what was there when it began; empty without
-            a CUDA device.
+        seconds: total time of each stage.
+        added_bytes: the most device memory that a call of each stage added; empty without CUDA.
     """
 
     def __init__(self, devices: Sequence[torch.device]) -> None:
@@ -176,13 +175,13 @@ class StageClock:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Clear all measurements."""
         self.seconds: dict[str, float] = defaultdict(float)
         self.added_bytes: dict[str, int] = defaultdict(int)
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Time what runs inside."""
+        """Measure the code inside as a call of `stage`."""
         before = self._begin()
         started = time.perf_counter()
         yield
@@ -200,12 +199,12 @@ class StageClock:
 
 
 class HostMemory:
-    """The most resident memory that this process and its descendants hold while the context lasts.
+    """Measures the peak resident memory of this process and its descendants inside the context.
 
-    Memory that they share counts once for each of them.
+    Memory that processes share is counted once per process.
 
     Attributes:
-        peak_bytes: so far.
+        peak_bytes: the peak so far.
     """
 
     def __init__(self) -> None:
@@ -237,13 +236,13 @@ def _resident(process: psutil.Process) -> int:
 
 
 class BusyMeter:
-    """How much of its time a CUDA device spends in kernels and copies, as its own profiler records them. A context manager.
+    """Measures with torch's profiler how much of the time CUDA devices are busy.
 
     Args:
-        devices: those that work; without a CUDA one among them nothing is recorded.
+        devices: where the work runs; nothing is recorded if none is a CUDA device.
 
     Attributes:
-        share: mean over the devices, in [0, 1]; None without a CUDA device.
+        share: mean over the devices, in [0, 1], set on exit; None without a CUDA device.
     """
 
     def __init__(self, devices: Sequence[torch.device]) -> None:
@@ -276,7 +275,7 @@ def _profiler() -> Any:
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:
-    """Length of the union of spans (start, end)."""
+    """Return the length of the union of (start, end) spans."""
     total, reached = 0.0, float("-inf")
     for start, end in sorted(spans):
         total += max(0.0, end - max(start, reached))
@@ -285,35 +284,35 @@ def covered(spans: Iterable[tuple[float, float]]) -> float:
 
 
 def cuda_of(devices: Sequence[torch.device]) -> list[torch.device]:
-    """The CUDA devices among them."""
+    """Return those devices that are CUDA devices."""
     return [device for device in devices if device.type == "cuda"]
 
 
 def wait_for(devices: Sequence[torch.device]) -> None:
-    """Let CUDA devices come to the end of their work."""
+    """Wait until the CUDA devices have finished their work."""
     for device in cuda_of(devices):
         torch.cuda.synchronize(device)
 
 
 def held_bytes(devices: Sequence[torch.device]) -> dict[torch.device, int]:
-    """Device memory that is in use now; empty without a CUDA device."""
+    """Return the device memory in use now; empty without a CUDA device."""
     gc.collect()
     return {device: torch.cuda.memory_allocated(device) for device in cuda_of(devices)}
 
 
 def forget_peak(devices: Sequence[torch.device]) -> None:
-    """Begin a new peak; what the allocator holds for later use doesn't count, and stays."""
+    """Start a new memory peak; memory that the allocator only caches is not counted or freed."""
     for device in cuda_of(devices):
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_over(held: dict[torch.device, int]) -> int | None:
-    """The most memory that a device has used over what it held; None without a CUDA device."""
+    """Return the most memory that a device used beyond `held`; None without a CUDA device."""
     return max((torch.cuda.max_memory_allocated(device) - before for device, before in held.items()), default=None)
 
 
 def machine(devices: Sequence[torch.device]) -> str:
-    """What it is measured on, as far as it matters."""
+    """Return a description of the machine: GPUs, cores, processor, Python and torch."""
     names = [torch.cuda.get_device_name(device) for device in cuda_of(devices)]
     where = ", ".join(dict.fromkeys(f"{names.count(name)} x {name}" for name in names)) or "no GPU"
     return f"{where}; {core_count()} cores of {_processor()}; Python {platform.python_version()}, torch {torch.__version__}"

@@ -1,4 +1,4 @@
-"""The command line: the table of commands, and the one place where an error becomes a message and an exit code."""
+"""The table of commands, and the one place that turns an error into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def vadcli(
 ) -> None:
     """Find anomalies in video archives: per-frame scores, events and masks.
 
-    Exit codes: 0 fine, 1 fatal, 2 usage or no video, 3 some videos failed or are partial, 4 no device or weights,
-    10 events found (--fail-on-event), 130 and 143 interrupted.
+    Exit codes: 0 success, 1 fatal error, 2 wrong usage or no video, 3 some videos failed or are partial, 4 no device or
+    no weights, 10 events found (--fail-on-event), 130 and 143 interrupted.
     """
 
 
 def main() -> None:
-    """Run the command line and exit with the contract's code."""
-    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - closed by whoever started us
+    """Run the command line and exit with a documented code."""
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - our parent closed it
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     try:
         app()
@@ -66,7 +66,7 @@ def main() -> None:
         sys.exit(130)
     except OSError as error:
         if isinstance(error, BrokenPipeError):
-            # The reader of stdout has seen enough. Python would complain once more when it flushes at exit.
+            # Whoever reads stdout has stopped. Without this, Python would complain again when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
         log.debug("", exc_info=error)
@@ -76,10 +76,10 @@ def main() -> None:
 
 
 def entry() -> None:
-    """The program: `main`, and an exit code that nothing can change any more.
+    """Run `main`, then end the process at once with its exit code.
 
-    Threads of the libraries underneath can still abort a process while it is being torn down, after all its work is done
-    and written. So the process ends here: everything of ours is closed by now.
+    Threads of third-party libraries can abort a process while Python shuts down, after all results are written. To keep
+    the exit code, the process ends here; vadcli has closed everything by now.
     """
     code: object = 0
     try:

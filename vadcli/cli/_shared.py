@@ -1,6 +1,7 @@
-"""Talking: data to stdout, everything else to stderr; a bar for people, lines for logs.
+"""What all commands share: options, output and signals.
 
-Commands made from option sets: every field of an option dataclass becomes a Typer option, with nothing written twice.
+Data goes to stdout and everything else to stderr: a progress bar on a terminal, lines elsewhere. `with_options` makes a
+Typer option of each field of an option dataclass.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import json
 import logging
 import logging.handlers
 import os
+import signal
 import sys
 import time
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import Field, fields
 from functools import wraps
 from pathlib import Path
@@ -38,7 +41,7 @@ LOG_FILES = 5
 
 
 class _StderrHandler(logging.Handler):
-    """Writes above a running bar without tearing it."""
+    """Writes log lines above a running progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
@@ -60,7 +63,7 @@ def _painted(record: logging.LogRecord) -> str:
 
 
 def set_up_talk(options: TalkOptions) -> None:
-    """Point the log at stderr and, if asked, at a rotating file.
+    """Send the log to stderr and, if the user asked for it, to a rotating file.
 
     Raises:
         UsageError: the log file can't be written.
@@ -83,27 +86,27 @@ def set_up_talk(options: TalkOptions) -> None:
 
 
 def say_error(error: VadcliError) -> None:
-    """One line for what went wrong, one for how to mend it."""
+    """Print one line for what went wrong and one for how to mend it."""
     hint = f"  {error.hint}\n" if error.hint else ""
     sys.stderr.write(f"vadcli: error: {error.message}\n{hint}")
 
 
 def emit_json(document: Mapping[str, Any]) -> None:
-    """One JSON object on a line of stdout, flushed so that a reader sees it now."""
+    """Print one JSON object as a line on stdout, and flush it so that a reader sees it at once."""
     try:
         sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        log.warning("whoever read stdout is gone; going on without it")
+        log.warning("the reader of stdout has stopped; the work continues without it")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class ScanDisplay:
-    """Progress over the whole archive: a bar on a terminal, else one line a file and a heartbeat a minute.
+    """Shows progress over the whole archive: a bar on a terminal, else one line per video and one line per minute.
 
     Args:
-        progress: what the scan counts.
-        options: how much to say.
+        progress: the counters of the scan.
+        options: how much to report.
     """
 
     def __init__(self, progress: RunProgress, options: TalkOptions) -> None:
@@ -118,7 +121,7 @@ class ScanDisplay:
         self._bar = tqdm(total=self.total, file=sys.stderr, bar_format=bar_format, disable=not show, leave=False)
 
     def move(self) -> None:
-        """Show how far the scan is by now."""
+        """Show how far the scan is."""
         done = min(self.progress.done, self.total)
         if not self._bar.disable:
             self._bar.set_description_str(self._state(), refresh=False)
@@ -130,7 +133,7 @@ class ScanDisplay:
             log.info("%3.0f%% %s", 100 * done / self.total, self._state())
 
     def result(self, result: VideoResult) -> None:
-        """One line a file; failed ones are said even when quiet."""
+        """Report one video in one line; failed videos are reported even with --quiet."""
         self.move()
         if result.is_lost:
             log.error("%s: %s: %s", result.video, result.status, result.reason)
@@ -144,12 +147,12 @@ class ScanDisplay:
             )
 
     def rates(self) -> str:
-        """`310 frames/s, 10.3x real time`."""
+        """Returns the speed, like `310 frames/s, 10.3x real time`."""
         spent = self._spent_s()
         return f"{self.progress.frames / spent:.0f} frames/s, {self.progress.footage_s / spent:.1f}x real time"
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._bar.close()
 
     def _spent_s(self) -> float:
@@ -163,7 +166,7 @@ class ScanDisplay:
 
 
 class RenderDisplay:
-    """A bar of one video's frames on a terminal; nothing elsewhere."""
+    """Shows a bar of one video's frames on a terminal, and nothing elsewhere."""
 
     def __init__(self, video: str, options: TalkOptions) -> None:
         self._video = video
@@ -171,7 +174,7 @@ class RenderDisplay:
         self._bar: Any = None
 
     def advance(self, written: int, expected: int) -> None:
-        """Show how many frames are written of how many."""
+        """Show that `written` of `expected` frames are written."""
         if self._hidden:
             return
         if self._bar is None:
@@ -181,26 +184,39 @@ class RenderDisplay:
         self._bar.update(written - self._bar.n)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
 
 
+@contextmanager
+def on_signals(
+    handler: Callable[[int], None], numbers: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
+) -> Iterator[None]:
+    """Call `handler` with the number of a signal that arrives in this block; afterwards the old handlers are back."""
+    before = {number: signal.signal(number, lambda got, _: handler(got)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
 def counted(number: int, noun: str) -> str:
-    """`no events`, `1 event`, `2 events`."""
+    """Returns a number with its noun: `no events`, `1 event`, `2 events`."""
     return f"no {noun}s" if number == 0 else f"{number} {noun}{'s' if number > 1 else ''}"
 
 
 Config = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="TOML file to read in place of ./vadcli.toml.", rich_help_panel="Talking"),
+    typer.Option("--config", metavar="FILE", help="TOML file to read instead of ./vadcli.toml.", rich_help_panel="Talking"),
 ]
 
 
 def with_options(kind: type[Any], *, section: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command every option of an option set.
+    """Returns a decorator that gives a command every option of an option set.
 
-    The command takes its positional arguments by name and `options`, an instance of `kind` filled from all layers.
+    The command receives its positional arguments by name, and `options`: an instance of `kind`, filled from all layers.
 
     Args:
         kind: the option dataclass.
@@ -261,7 +277,7 @@ def _parameter(item: Field[Any], hint: Any) -> inspect.Parameter:
 
 
 def _plain(hint: Any) -> Any:
-    """The type a shell's word is turned into: X of `X | None`, str of a Literal."""
+    """Returns the type to which a word of the shell is converted: X of `X | None`, str of a Literal."""
     if typing.get_origin(hint) is typing.Literal:
         return str
     parts = [part for part in typing.get_args(hint) if part is not type(None)]

@@ -1,29 +1,20 @@
-"""`vadcli status`: what is running in an output folder, how far it is, and how the newest run went.
-
-`vadcli doctor`: what is there, and what to do about what isn't.
-
-`vadcli bench`: what LAVIDA's scans would reach on this machine, as tables or JSON.
-
-`vadcli train`: a recipe to a LAVIDA folder.
-"""
+"""The commands about this machine and its work: `vadcli status`, `doctor`, `bench` and `train`."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vadcli.cli._shared import counted, emit_json, log, set_up_talk, with_options
+from vadcli.cli._shared import counted, emit_json, log, on_signals, set_up_talk, with_options
 from vadcli.errors import NoVideoFound, UsageError, WeightsError
 from vadcli.options import DEFAULT_OUT, BenchOptions, FindOptions, StatusOptions, TalkOptions, parse_duration
 from vadcli.store import OutputLayout
@@ -34,13 +25,13 @@ if TYPE_CHECKING:
 
 Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
 SHARE_OF_TIME = 0.008
-"""At most this share of a core goes into looking again: long records are read less often."""
+"""Largest share of a core that `status --watch` may use: long run records are read less often."""
 CLEAR = "\x1b[H\x1b[2J"
 
 
 @with_options(StatusOptions, section="status")
 def status(*, out: Out = DEFAULT_OUT, options: StatusOptions) -> None:
-    """Say how far a running scan is: videos, speed, time to go, last events. Reads only; safe beside the scan.
+    """Report how far a running scan is: videos, speed, time left, last events. Only reads; safe beside the scan.
 
     \b
     Examples:
@@ -106,12 +97,12 @@ def _event_line(event: dict[str, Any]) -> str:
     return f"  event: {event['video']} {span}, peak {event['peak_score']:.2f}{category}"
 
 
-DoctorOut = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The output folder to look at.")]
+DoctorOut = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The output folder to examine.")]
 
 
 @with_options(TalkOptions, section="doctor")
 def doctor(*, out: DoctorOut = DEFAULT_OUT, options: TalkOptions) -> None:
-    """Say what this machine has: decoders, ffmpeg, torch, devices, weights, disk. Exits 1 where something needed is missing.
+    """Report what this machine has: decoders, ffmpeg, torch, devices, weights, disk. Exits with 1 if a needed part is missing.
 
     \b
     Examples:
@@ -136,13 +127,13 @@ def doctor(*, out: DoctorOut = DEFAULT_OUT, options: TalkOptions) -> None:
 
 
 Paths = Annotated[
-    list[Path] | None, typer.Argument(metavar="[PATHS]...", help="Footage to read; made for the purpose where none is named.")
+    list[Path] | None, typer.Argument(metavar="[PATHS]...", help="Footage to read; without PATHS, a synthetic video is made.")
 ]
 
 
 @with_options(BenchOptions, section="bench")
 def bench(*, paths: Paths = None, options: BenchOptions) -> None:
-    """Measure LAVIDA on this machine: clips/s beside a straightforward loop, time a stage, memory. Writes nothing.
+    """Measure LAVIDA on this machine: clips/s next to a plain loop, time per stage, memory. Stores nothing.
 
     \b
     Examples:
@@ -161,7 +152,11 @@ def bench(*, paths: Paths = None, options: BenchOptions) -> None:
     try:
         detector = detectors.load("lavida", options.detector_options())
     except WeightsError as error:
-        hint = "--random-weights measures a preset's real sizes without any" if not options.random_weights else error.hint
+        hint = (
+            "--random-weights measures a preset's real sizes without trained weights"
+            if not options.random_weights
+            else error.hint
+        )
         raise WeightsError(error.message, hint=hint) from error
     assert isinstance(detector, LavidaDetector)
     need_memory(detector)
@@ -188,29 +183,25 @@ def _videos(paths: list[Path]) -> list[tuple[str, Path]]:
         return []
     plan = make_plan(paths, FindOptions(), out=DEFAULT_OUT)
     if not plan.units:
-        raise NoVideoFound(f"no video below {', '.join(plan.roots)}", hint="without PATHS, footage is made")
+        raise NoVideoFound(f"no video below {', '.join(plan.roots)}", hint="without PATHS, a synthetic video is made")
     return [(unit.video, unit.path) for unit in plan.units]
 
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    """A temporary folder that goes whatever ends the measurement; SIGINT and SIGTERM end it at once.
+    """Yields a temporary folder that is removed however the measurement ends; SIGINT and SIGTERM end it at once.
 
-    Nothing is worth finishing, and an exception raised anywhere might leave a lock of the running threads held: so the signals
-    unwind nothing. Decoders don't outlive this process.
+    The signals end the process instead of raising: nothing needs to be finished, and an exception could leave a lock held
+    by a running thread. The decoders end with this process.
     """
     with TemporaryDirectory(prefix="vadcli-bench-") as folder:
 
-        def end(number: int, frame: FrameType | None) -> None:
+        def end(number: int) -> None:
             shutil.rmtree(folder, ignore_errors=True)
             os._exit(128 + number)
 
-        before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with on_signals(end):
             yield Path(folder)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def train(
@@ -220,7 +211,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and stop.")] = False,
     config: Annotated[Path | None, typer.Option("--config", hidden=True, help="The old name of --recipe.")] = None,
 ) -> None:
-    """Train LAVIDA by a recipe. An interrupted training continues from its newest checkpoint.
+    """Train LAVIDA with a recipe. An interrupted training continues from its newest checkpoint.
 
     Needs the packages of `pip install "vadcli[train]"`. To use several processes, one per GPU or core, run
     `torchrun --nproc-per-node N -m vadcli train ...`.
@@ -240,7 +231,7 @@ def train(
         recipes = read_recipes(chosen, Recipe)
     except UsageError as error:
         if chosen.is_file() and '"synthetic"' in chosen.read_text(encoding="utf-8", errors="replace"):
-            hint = f"a recipe of the synthetic world: in a checkout, run python -m tools.tiny_world --recipe {chosen}"
+            hint = f"this recipe is for the synthetic world: in a checkout, run python -m tools.tiny_world --recipe {chosen}"
             raise UsageError(error.message, hint=hint) from error
         raise
     if dry_run:

@@ -18,14 +18,14 @@ from vadcli.options import DEFAULT_OUT, EvalOptions, EventsOptions, RenderOption
 
 if TYPE_CHECKING:
     from vadcli.metrics import ThresholdChoice
-    from vadcli.rendering import Progress, RenderResult
+    from vadcli.rendering import OnFrame, RenderResult
 
 Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
 
 
 @with_options(EventsOptions, section="events")
 def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
-    """Cut events again from stored scores and print them. Nothing is decoded.
+    """Cut events again from stored scores and print them. No video is decoded.
 
     \b
     Examples:
@@ -94,9 +94,9 @@ Paths = Annotated[list[Path] | None, typer.Argument(metavar="FOOTAGE...", help="
 
 @with_options(RenderOptions, section="render")
 def render(*, paths: Paths = None, options: RenderOptions) -> None:
-    """Burn masks, score curve, time and event captions into MP4 videos.
+    """Draw masks, the score curve, the time and event captions into MP4 videos.
 
-    Name the same FOOTAGE as in the scan, or any part of it.
+    Give the same FOOTAGE as in the scan, or a part of it.
 
     \b
     Examples:
@@ -108,7 +108,7 @@ def render(*, paths: Paths = None, options: RenderOptions) -> None:
     set_up_talk(options)
 
     @contextmanager
-    def watch(video: str) -> Iterator[Progress]:
+    def watch(video: str) -> Iterator[OnFrame]:
         with closing(RenderDisplay(video, options)) as display:
             yield display.advance
 
@@ -134,13 +134,13 @@ def _say_rendered(result: RenderResult, options: RenderOptions) -> None:
 
 
 def _listed(files: list[str]) -> str:
-    """Name all files, or the first and the last of many."""
+    """Returns all file names, or the first and the last of many."""
     return ", ".join(files) if len(files) <= MOST_LISTED else f"{len(files)} files, {files[0]} to {Path(files[-1]).name}"
 
 
 @with_options(ReportOptions, section="report")
 def report(*, out: Out = DEFAULT_OUT, options: ReportOptions) -> None:
-    """Make one HTML page of the events, the score curves and what could not be read, to work through in a browser.
+    """Make one HTML page with the events, the score curves and the failures, to review in a browser.
 
     \b
     Examples:
@@ -174,7 +174,7 @@ Outs = Annotated[list[Path] | None, typer.Argument(metavar="[OUT...]", help="Out
 
 @with_options(EvalOptions, section="eval")
 def evaluate(*, outs: Outs = None, options: EvalOptions) -> None:
-    """Compare what scans wrote with a data set's ground truth. Runs no model and reads no footage.
+    """Measure stored scores against the ground truth of a data set. Runs no model and reads no footage.
 
     \b
     Examples:
@@ -189,7 +189,7 @@ def evaluate(*, outs: Outs = None, options: EvalOptions) -> None:
     set_up_talk(options)
     folders = outs or [DEFAULT_OUT]
     if options.compare and len(folders) < 2:
-        raise UsageError("--compare needs two OUT or more", hint="name the --out folders of the scans to compare")
+        raise UsageError("--compare needs two OUT or more", hint="give the --out folders of the scans to compare")
     if options.init:
         typer.echo(events_as_truth(folders), nl=False)
         return

@@ -1,4 +1,4 @@
-"""`vadcli scan`: paths and options to a plan, the plan to results."""
+"""`vadcli scan`: opens the scan, shows its progress and prints its results."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vadcli.cli._shared import ScanDisplay, counted, emit_json, log, set_up_talk, with_options
+from vadcli.cli._shared import ScanDisplay, counted, emit_json, log, on_signals, set_up_talk, with_options
 from vadcli.options import ScanOptions, parse_duration
 from vadcli.types import VideoResult
 
@@ -26,7 +25,7 @@ Paths = Annotated[list[Path] | None, typer.Argument(metavar="PATHS...", help="Fi
 
 @with_options(ScanOptions, section="scan")
 def scan(*, paths: Paths = None, options: ScanOptions) -> None:
-    """Score every frame of the videos below PATHS and cut events from the scores.
+    """Score every frame of the videos in PATHS and cut events from the scores.
 
     \b
     Examples:
@@ -44,7 +43,7 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
         log.info("no video found")
         return
     if ignored := ignored_categories(run):
-        log.warning("the %s detector can't read categories; they are ignored (%s)", run.detector.name, ", ".join(ignored))
+        log.warning("the %s detector can't read categories; it ignores %s", run.detector.name, ", ".join(ignored))
     if options.dry_run:
         _list(run, options)
         return
@@ -69,7 +68,7 @@ def _show(run: LocalScan, options: ScanOptions) -> None:
     if options.json:
         emit_json({"type": "summary", **summary})
     if run.stop.reason:
-        log.warning("stopped (%s); what is not finished goes on with the next run", run.stop.reason)
+        log.warning("stopped (%s); the next run continues from here", run.stop.reason)
     counts = ", ".join(f"{count} {status}" for status, count in sorted(run.totals.by_status.items()))
     log.info("%s; %s; %s; results in %s", counts, counted(run.totals.events, "event"), display.rates(), options.out)
 
@@ -88,7 +87,7 @@ def _summary(run: LocalScan, seconds: float) -> dict[str, Any]:
 
 
 def _list(run: LocalScan, options: ScanOptions) -> None:
-    """What a scan would do, a line a video on stdout."""
+    """Print what a scan would do, one line per video."""
     for video, need in run.preview():
         if options.json:
             emit_json({"type": "plan", "video": video, "need": need})
@@ -98,18 +97,14 @@ def _list(run: LocalScan, options: ScanOptions) -> None:
 
 @contextmanager
 def _signals(stop: Stop) -> Iterator[None]:
-    """The first SIGINT or SIGTERM ends the scan in an orderly way; the second one ends it now."""
+    """The first SIGINT or SIGTERM ends the scan in order; the second one ends it at once."""
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def ask(number: int) -> None:
         if stop.signal is not None:
             raise SystemExit(128 + number)
         name = signal.Signals(number).name
         stop.set(name, number)
-        log.warning("%s: finishing the running clips; the next run goes on from there (once more to stop now)", name)
+        log.warning("%s: finishing the current clips; the next run continues from there (send it again to stop now)", name)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with on_signals(ask):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

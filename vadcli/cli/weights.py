@@ -1,4 +1,4 @@
-"""`vadcli weights`: what weights there are, fetching, checking and finding them, and building LAVIDA folders of them."""
+"""`vadcli weights`: list, fetch, verify and find weights, and build LAVIDA folders from them."""
 
 from __future__ import annotations
 
@@ -8,25 +8,24 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vadcli.cli._shared import emit_json, log, say_error, set_up_talk, with_options
+from vadcli.cli._shared import emit_json, log, on_signals, say_error, set_up_talk, with_options
 from vadcli.errors import WeightsError
 from vadcli.options import TalkOptions, WeightsImportOptions, WeightsPullOptions
 
 if TYPE_CHECKING:
     from vadcli.weights import Verified, WeightsStatus
 
-weights_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, fetch, check, find and build weights.")
+weights_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, fetch, verify, find and build weights.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="One of `vadcli weights list`.")]
 Named = Annotated[str, typer.Argument(metavar="NAME|DIR", help="One of `vadcli weights list`, or a LAVIDA folder.")]
 Some = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[NAME|DIR]...", help="Names or LAVIDA folders; all that are here where none is given."),
+    typer.Argument(metavar="[NAME|DIR]...", help="Names or LAVIDA folders; by default all that are installed."),
 ]
 Preset = Annotated[str, typer.Argument(metavar="PRESET", help="lavida-7b, lavida-2b or lavida-tiny.")]
 
@@ -34,7 +33,7 @@ Preset = Annotated[str, typer.Argument(metavar="PRESET", help="lavida-7b, lavida
 @weights_app.command("list")
 @with_options(TalkOptions, section="weights-list")
 def list_weights(*, options: TalkOptions) -> None:
-    """Say which weights there are, which of them are here, and what they are for.
+    """List the known weights, which of them are installed, and what they are for.
 
     \b
     Examples:
@@ -54,10 +53,10 @@ def list_weights(*, options: TalkOptions) -> None:
 @weights_app.command()
 @with_options(WeightsPullOptions, section="weights-pull")
 def pull(*, name: Name, options: WeightsPullOptions) -> None:
-    """Fetch public base models into the hub's cache, and hold every file against what the hub declares.
+    """Fetch public base models into the hub's cache, and verify every file against the hub's checksum.
 
-    A LAVIDA name fetches the base models that it is built from. Only safetensors, JSON and text are fetched. HF_HOME,
-    HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are heeded.
+    For a LAVIDA name, fetches the base models that it is built from. Fetches only safetensors, JSON and text files. Uses
+    HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE.
 
     \b
     Examples:
@@ -83,7 +82,7 @@ def pull(*, name: Name, options: WeightsPullOptions) -> None:
 @weights_app.command()
 @with_options(TalkOptions, section="weights-verify")
 def verify(*, names: Some = None, options: TalkOptions) -> None:
-    """Hash every file anew and name those that are missing, changed or extra. Exits 4 where there are any.
+    """Hash every file again and list those that are missing, changed or extra. Exits with 4 if there are any.
 
     \b
     Examples:
@@ -112,7 +111,7 @@ def verify(*, names: Some = None, options: TalkOptions) -> None:
         else:
             _print_verified(name, result)
     if not wanted:
-        log.info("no weights are here that could be verified")
+        log.info("there are no weights to verify")
     if bad:
         raise typer.Exit(4)
 
@@ -120,7 +119,7 @@ def verify(*, names: Some = None, options: TalkOptions) -> None:
 @weights_app.command()
 @with_options(TalkOptions, section="weights-path")
 def path(*, name: Named, options: TalkOptions) -> None:
-    """Print the folder that a name stands for.
+    """Print the folder of named weights.
 
     \b
     Examples:
@@ -140,9 +139,9 @@ def path(*, name: Named, options: TalkOptions) -> None:
 @weights_app.command("import")
 @with_options(WeightsImportOptions, section="weights-import")
 def import_weights(*, preset: Preset, options: WeightsImportOptions) -> None:
-    """Build a LAVIDA folder, which `--model` takes, from base models on this machine and a trained own part.
+    """Build a LAVIDA folder for `--model` from base models on this machine and trained weights of LAVIDA's own part.
 
-    Base models that are not named are taken from where `vadcli weights pull` put them. Nothing is fetched.
+    Base models that are not named are taken from the cache of `vadcli weights pull`. Nothing is fetched.
 
     \b
     Examples:
@@ -164,7 +163,7 @@ def import_weights(*, preset: Preset, options: WeightsImportOptions) -> None:
     for note in result.notes:
         log.info("note: %s", note)
     if not result.trained:
-        log.warning("LAVIDA's own part is untrained: train it with `vadcli train`, or give a trained one with --own")
+        log.warning("LAVIDA's own part is untrained: train it with `vadcli train`, or give trained weights with --own")
     if options.json:
         emit_json(result.to_json())
     else:
@@ -173,40 +172,33 @@ def import_weights(*, preset: Preset, options: WeightsImportOptions) -> None:
 
 @contextmanager
 def _stopped_at_once() -> Iterator[None]:
-    """End the process when asked to: the hub's library would finish the files under way first, which may be gigabytes.
+    """SIGINT and SIGTERM end the process at once: the hub's library would first finish its running downloads.
 
-    Nothing is lost by it: what has arrived of a file stays, and our own files are written whole or not at all.
+    Nothing is lost: the arrived part of a file stays, and vadcli's own files are written whole or not at all.
     """
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        sys.stderr.write("vadcli: interrupted; what has arrived is kept: run the same command again to go on\n")
+    def stop(number: int) -> None:
+        sys.stderr.write("vadcli: interrupted; the arrived part is kept: run the same command again to continue\n")
         sys.stderr.flush()
         os._exit(128 + number)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with on_signals(stop):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
 def _tidied_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM unwind as SIGINT does, so that nothing half-built is left."""
+    """SIGTERM raises SystemExit, so that nothing half-built is left."""
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def stop(number: int) -> None:
         sys.exit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
+    with on_signals(stop, (signal.SIGTERM,)):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _line(item: WeightsStatus) -> str:
-    """name, state, size, purpose and what else to know, in columns."""
+    """Returns one line with name, state, size, purpose and notes in columns."""
     known = item.entry
     size = f"{item.bytes / 1e9:.1f} GB" if item.bytes is not None else ""
     if not size and known is not None and known.download_gb is not None:

@@ -1,6 +1,7 @@
-"""Detectors: arrays in, arrays out. A detector knows no file and no video; the scan engine knows no model.
+"""What a detector must offer to the scan engine, and how to load one: arrays in, arrays out.
 
-`vadcli.registry` has them by name.
+A detector never opens a video or another media file; the scan engine contains no model.
+`vadcli.registry` lists the detectors by name.
 """
 
 from __future__ import annotations
@@ -29,25 +30,27 @@ from vadcli.types import (
 
 
 class Detector(Protocol):
-    """One way of scoring footage.
+    """A detector turns clips into scores.
 
-    Scores must not depend on the batch a clip travels in, on its neighbours or on what was scored before: the engine
-    batches clips of several videos, runs them in any order between videos and resumes in the middle.
+    The scores of a clip must not depend on the other clips of its batch or on earlier calls: the
+    engine batches clips of several videos, scores videos in any order and resumes in the middle.
 
     Attributes:
-        name: the registry's name.
-        model_version: of the camera models it fits; a stored model of another version is fitted again.
+        name: its name in the registry.
+        model_version: version of the camera models that it fits; the engine fits a stored model of
+            another version again.
         needs: what the loader delivers.
-        channels: K names of the raw values.
+        channels: K names of the raw scores.
         thresholds: default thresholds for events.
-        calibration: how scores read as events an hour, None where they don't.
-        uses_categories: False if the categories in the user's words change nothing.
-        categories: what the detector looks for; empty if it reads none.
+        calibration: how scores become events per hour; None if the scores are not calibrated.
+        uses_categories: False if the user's categories change nothing.
+        categories: what the detector looks for; empty if it uses no categories.
         weights: name -> SHA-256 of the weights that it loads; empty if it loads none.
-        fits_camera: True where `fit` makes a model; the engine then reads a sample of each camera's footage first.
-        mask_scale: how its masks read as pixel scores.
-        batch_size: clips that one call of `score` should hold; known after `prepare`.
-        parallel: how many calls of `score` may run at the same time, from as many threads; known after `prepare`.
+        fits_camera: True if `fit` returns a model; the engine then first reads a sample of each
+            camera's videos.
+        mask_scale: how the values of its masks become pixel scores.
+        batch_size: clips that one call of `score` should get; known after `prepare`.
+        parallel: how many threads may call `score` at the same time; known after `prepare`.
     """
 
     name: str
@@ -62,46 +65,46 @@ class Detector(Protocol):
 
     @property
     def categories(self) -> tuple[str, ...]:
-        """See above."""
+        """Described in the class docstring."""
         ...
 
     @property
     def weights(self) -> Mapping[str, str]:
-        """See above."""
+        """Described in the class docstring."""
         ...
 
     @property
     def batch_size(self) -> int:
-        """See above."""
+        """Described in the class docstring."""
         ...
 
     @property
     def parallel(self) -> int:
-        """See above."""
+        """Described in the class docstring."""
         ...
 
     def prepare(self) -> None:
-        """Load what scoring needs, once, before the first call of `score`.
+        """Loads what `score` needs. The engine calls it once, before the first call of `score`.
 
         Raises:
-            DeviceError, WeightsError: it is not there, or does not fit.
+            DeviceError, WeightsError: the device or the weights are missing or unsuitable.
         """
         ...
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
-        """Learn what is usual for one camera; None where the detector learns nothing of cameras. Deterministic."""
+        """Returns a model of what is usual for one camera, or None. Deterministic."""
         ...
 
     def score(self, batch: ClipBatch) -> ClipScores:
-        """Raw scores (B, T, K) and pixel scores of a batch. Deterministic, row by row independent."""
+        """Returns raw scores (B, T, K) and masks. Deterministic; each clip is independent."""
         ...
 
     def finish(self, track: RawTrack) -> FrameScores:
-        """Smooth and calibrate one video's raw scores into logits."""
+        """Returns the logits of one video: its raw scores, smoothed and calibrated."""
         ...
 
     def fingerprint(self) -> dict[str, object]:
-        """Everything of the detector that changes scores: options and weights, as JSON values."""
+        """Returns everything that changes the scores, such as options and weights, as JSON."""
         ...
 
 
@@ -111,31 +114,33 @@ class Attributor(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Clips a call, as for `score`."""
+        """The number of clips per call, as for `score`."""
         ...
 
     @property
     def categories(self) -> tuple[str, ...]:
-        """C names."""
+        """The C categories."""
         ...
 
     def attribute(self, batch: ClipBatch) -> FloatArray:
-        """(B, T, C) float32 scores in [0, 1] of each category asked for alone."""
+        """Returns (B, T, C) float32 in [0, 1]: the score of each category, computed by itself."""
         ...
 
 
 @runtime_checkable
 class Propagator(Protocol):
-    """A detector that can carry masks from known frames to those that follow."""
+    """A detector that can propagate masks from known frames to the frames after them."""
 
     def propagate(self, frames: ByteArray, known: Mapping[int, FloatArray]) -> FloatArray:
-        """Masks of every frame, from those of some. Deterministic.
+        """Returns the masks of all frames, given those of some frames. Deterministic.
+
+        The mask of a frame depends only on the last known frame and the frames since then.
 
         Args:
-            frames: (N, H, W, C) uint8 in order of time, of the size that `needs` asks for; stretches of different places in a
-                video may follow each other, as each begins with a known frame.
-            known: frame number -> mask (h, w) float32 on the detector's mask scale, as `score` gives them; frame 0 is among
-                them. What is carried to a frame depends on the last known frame and those since alone.
+            frames: (N, H, W, C) uint8 in time order, in the size that `needs` asks for. They may
+                come from several spans of a video if each span begins with a known frame.
+            known: index in `frames` -> mask (h, w) float32 on the detector's mask scale, as
+                `score` returns it. It must contain index 0.
 
         Returns:
             (N, h, w) float32 on the same scale.
@@ -144,15 +149,16 @@ class Propagator(Protocol):
 
 
 def make_motion(options: DetectorOptions) -> Detector:
-    """Return the motion detector, which has no options of its own."""
+    """Returns the motion detector. It uses none of the options."""
     from vadcli.detectors.motion.detector import MotionDetector
 
     return MotionDetector()
 
 
 def make_lavida(options: DetectorOptions) -> Detector:
-    """Return LAVIDA; raises WeightsError if its weights are missing."""
-    # torch makes this folder as soon as transformers is imported, by default among the temporary files, and leaves it there
+    """Returns the LAVIDA detector; raises WeightsError if its weights are missing."""
+    # When transformers is imported, torch creates this folder and never removes it. By default it
+    # is among the temporary files.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torchinductor"))
     from vadcli.detectors.lavida.detector import LavidaDetector
 
@@ -160,14 +166,14 @@ def make_lavida(options: DetectorOptions) -> Detector:
 
 
 def load(name: str, options: DetectorOptions | None = None) -> Detector:
-    """Return the detector of a name.
+    """Returns the detector with a name.
 
     Args:
         name: a name in `registry.DETECTORS`.
-        options: how it computes; the defaults if there are none.
+        options: how it computes; None means the defaults.
 
     Raises:
-        UsageError: there is no such detector, or the options do not fit it.
+        UsageError: there is no detector with this name, or the options do not fit it.
         WeightsError: its weights are missing.
     """
     detector: Detector = DETECTORS.load(name)(options or DetectorOptions())

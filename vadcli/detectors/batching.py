@@ -1,9 +1,10 @@
-"""Clips of one size gathered into batches, each pixel copied once: from the loader's memory into the batch's own.
+"""Collects clips into batches, and scores the batches in threads.
 
-Fresh memory is dear: the system clears it page by page, and a clip of eight HD frames is 22 MB. So a batch's pixels are used
-again when its scores are there.
+Each pixel is copied once, from the loader's memory into the array of a batch. New memory is slow:
+the system clears it page by page, and a clip of eight HD frames has 22 MB. So the array of a batch
+is used again once the batch has its scores.
 
-Batches through the detector in threads of their own, so that devices compute while the caller reads and writes.
+Scoring has its own threads, so that devices compute while the caller reads and writes.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from vadcli.types import ByteArray, CameraModel, Clip, ClipBatch, ClipScores
 Ticket = TypeVar("Ticket")
 
 SPARES = 4
-"""Batches' worth of pixels that may wait to be used again."""
+"""The most pixel arrays that are kept to be used again."""
 
 
 @dataclass
 class GatheredBatch(Generic[Ticket]):
-    """Clips of one size that belong together.
+    """A batch of up to N clips of one size, with room for all of them.
 
     Attributes:
-        pixels: (N, T, H, W, C) uint8, of which the first rows are taken.
-        clips: at most N; their frames are rows of `pixels`, in order.
-        tickets: one a clip, whatever the caller wants back with it.
+        pixels: (N, T, H, W, C) uint8; the clips fill it from the start.
+        clips: at most N; the frames of clip i are a view of `pixels[i]`.
+        tickets: one per clip: any object that the caller needs back with the clip.
     """
 
     pixels: ByteArray
@@ -44,14 +45,14 @@ class GatheredBatch(Generic[Ticket]):
         return len(self.clips)
 
     def add(self, clip: Clip, ticket: Ticket) -> None:
-        """Copy a clip in."""
+        """Copies a clip into the batch."""
         row = self.pixels[len(self.clips)]
         row[...] = clip.frames
         self.clips.append(replace(clip, frames=row))
         self.tickets.append(ticket)
 
     def without(self, dropped: Callable[[Clip], bool]) -> GatheredBatch[Ticket]:
-        """The clips that are not dropped, moved together; this batch is not to be used any more."""
+        """Returns a batch of the clips that stay, in the same memory. Do not use this one again."""
         kept = GatheredBatch[Ticket](self.pixels, [], [])
         for clip, ticket in zip(self.clips, self.tickets, strict=True):
             if not dropped(clip):
@@ -59,15 +60,15 @@ class GatheredBatch(Generic[Ticket]):
         return kept
 
     def clip_batch(self, models: Callable[[Clip], CameraModel | None] = lambda clip: None) -> ClipBatch:
-        """For a detector; the pixels are not copied."""
+        """Returns the batch for a detector, without a copy of the pixels."""
         return ClipBatch.of(self.clips, [models(clip) for clip in self.clips], frames=self.pixels[: len(self.clips)])
 
 
 class ClipBatcher(Generic[Ticket]):
-    """Gathers clips into batches of one size each.
+    """Collects clips into batches; all clips of a batch have the same size.
 
     Args:
-        batch_size: clips a batch, at least 1.
+        batch_size: clips per batch, at least 1.
     """
 
     def __init__(self, batch_size: int) -> None:
@@ -76,7 +77,10 @@ class ClipBatcher(Generic[Ticket]):
         self._spare: deque[ByteArray] = deque(maxlen=SPARES)
 
     def add(self, clip: Clip, ticket: Ticket) -> GatheredBatch[Ticket] | None:
-        """Take a clip, whose memory may be used again afterwards; the full batch where it completes one."""
+        """Copies a clip; returns its batch if that is now full, else None.
+
+        The caller may use the clip's memory again afterwards.
+        """
         shape = clip.frames.shape
         if shape not in self._waiting:
             self._waiting[shape] = GatheredBatch(self._pixels(shape), [], [])
@@ -84,14 +88,14 @@ class ClipBatcher(Generic[Ticket]):
         return self._waiting.pop(shape) if len(self._waiting[shape]) >= self.batch_size else None
 
     def flush(self, video: str | None = None) -> list[GatheredBatch[Ticket]]:
-        """The batches that hold clips of a video, or all of them."""
+        """Returns and forgets the unfinished batches that contain clips of a video; None: all."""
         wanted = [
             shape for shape, batch in self._waiting.items() if video is None or any(clip.video == video for clip in batch.clips)
         ]
         return [self._waiting.pop(shape) for shape in wanted]
 
     def give_back(self, batch: GatheredBatch[Ticket]) -> None:
-        """Say that nobody will look at a batch's pixels any more: others may take their place."""
+        """Lets new clips overwrite the pixels of a batch that nobody needs any more."""
         self._spare.append(batch.pixels)
 
     def _pixels(self, shape: tuple[int, ...]) -> ByteArray:
@@ -103,13 +107,11 @@ class ClipBatcher(Generic[Ticket]):
 
 
 class ScoringPool(Generic[Ticket]):
-    """Scores batches and gives their scores back in the order in which they were submitted. A context manager.
+    """Scores batches in threads; returns the scores in the order of submission. A context manager.
 
-    As many batches are scored at a time as the detector allows; one more waits for each, so that a device that is done has
-    the next one at once. What was submitted is held until it is taken: `submit` gives back what must be taken first.
-
-    Args:
-        detector: what scores.
+    It scores as many batches at the same time as the detector allows. One more batch waits for each
+    of them, so that a device gets its next batch at once. The pool never keeps more batches than
+    that: `submit` returns older results first.
     """
 
     def __init__(self, detector: Detector) -> None:
@@ -125,13 +127,17 @@ class ScoringPool(Generic[Ticket]):
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def submit(self, ticket: Ticket, batch: ClipBatch) -> Iterator[tuple[Ticket, ClipScores | Exception]]:
-        """Score a batch some time soon; yields older ones that are done, waiting where too many are on their way."""
+        """Submits a batch; yields the results of older batches, and waits if there are too many.
+
+        A result is the ticket with the scores, or with the exception that scoring raised. This is a
+        generator: nothing is submitted before the caller iterates over it.
+        """
         self._running.append((ticket, self._threads.submit(self._detector.score, batch)))
         while self._running and (len(self._running) > self._most or self._running[0][1].done()):
             yield self._first()
 
     def drain(self) -> Iterator[tuple[Ticket, ClipScores | Exception]]:
-        """Wait for everything that is on its way."""
+        """Waits for all submitted batches; yields their results, as `submit` does."""
         while self._running:
             yield self._first()
 

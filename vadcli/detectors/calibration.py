@@ -1,7 +1,7 @@
-"""From a value to how often footage like the camera's own reaches it, and from there to a logit.
+"""Calibration: how often a camera's videos reach a value, and the logit for that rate.
 
-The tail is fitted to the bulk of the values, so a camera with a fight in it keeps a fight's high scores; with little
-footage it is drawn towards a reference measured on other cameras.
+A tail is fitted to the lower 90 % of the values. So a fight in the videos of a camera still gets
+high scores. If there is little footage, the fit is shrunk towards a reference from other cameras.
 """
 
 from __future__ import annotations
@@ -15,40 +15,48 @@ import numpy as np
 from vadcli.types import Calibration, FloatArray
 
 MOMENT_S = 2.0
-"""One event lasts about this long: an hour holds 1,800 of them."""
+"""Length of a moment, about that of one event. An hour has 1,800 moments."""
 
 USUAL = 0.25
-"""The quantile of the values while something moves that counts as usual; low, so that a busy incident can't lift it much."""
+"""The usual value is this quantile of the values while something moves.
+
+It is low, so that a busy incident cannot raise it much.
+"""
 
 BULK = 0.9
-"""The quantile up to which values shape the tail."""
+"""The tail is fitted to the values up to this quantile."""
 
 FAINT = 6.0
-"""E-folds given to what is fainter than usual."""
+"""The log rarity of the value 0 is minus this; one unit is a factor of e in rarity."""
 
 CALIBRATION = Calibration(r0_per_hour=1.0, temperature=3.0)
-"""With these an 8-bit mask orders pixels as its float does, to .001 of pixel AUC; nothing at all scores .011."""
+"""With these values, an 8-bit mask has the pixel AUC of the float mask to within .001.
+
+The value 0 (nothing moves) gets a score of .011.
+"""
 
 
 @dataclass(frozen=True)
 class Tail:
-    """Share of moments at or above a value: active x 0.75 x exp(-(value - usual) / scale) above what is usual.
+    """The share of moments that reach a value or exceed it.
+
+    Above the usual value it is active x 0.75 x exp(-(value - usual) / scale).
 
     Attributes:
         active: share of the moments in which anything moves.
         usual: lower quartile of the values while something moves.
-        scale: by how much the value grows for each e-fold of rarity.
+        scale: if the value rises by this much, it becomes rarer by a factor of e.
     """
 
     active: float
     usual: float
     scale: float
 
-    def surprise(self, value: FloatArray) -> FloatArray:
-        """-ln of the share of moments at or above each value; rising, same shape.
+    def log_rarity(self, value: FloatArray) -> FloatArray:
+        """Returns -ln of the share of moments that reach each value, in the same shape.
 
-        Below what is usual there is no frequency to tell: there it only orders, from -FAINT at 0, so that an 8-bit mask keeps
-        faint things apart.
+        It rises with the value. Below the usual value, no share can be estimated. There it starts
+        at -FAINT and only keeps the order, so that an 8-bit mask still separates faint motion.
         """
         at_usual = -np.log((1.0 - USUAL) * self.active)
         below = (at_usual + FAINT) * np.sqrt(np.minimum(value / self.usual, 1.0)) - FAINT
@@ -56,56 +64,59 @@ class Tail:
         return np.asarray(below + above, dtype=np.float32)
 
     def to_json(self) -> dict[str, float]:
-        """As stored in a camera model."""
+        """Returns the JSON that is stored in a camera model."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Tail:
-        """The inverse of `to_json`."""
+        """Returns the tail that `to_json` stored."""
         return cls(float(document["active"]), float(document["usual"]), float(document["scale"]))
 
 
 REFERENCE = Tail(active=0.5, usual=1.0, scale=0.24)
-"""The tail of values whose usual is 1, over cameras of normal footage."""
+"""The tail for a usual value of 1, measured on cameras with normal videos."""
 
 USUAL_PRIOR = 3.0
-"""The reference for what is usual weighs as much as this many moments of the camera's own."""
+"""The reference for the usual value weighs as much as this many moments of the camera."""
 
 TAIL_PRIOR = 300.0
-"""The reference for the tail weighs as much as this many moments: ten minutes."""
+"""The reference for the tail weighs as much as this many moments (ten minutes)."""
 
 
 @dataclass(frozen=True)
-class Footage:
-    """How much the fit has seen.
+class FittedTime:
+    """How much video a fit is based on.
 
     Attributes:
-        sampled_s: seconds in the bursts.
-        spanned_s: seconds of footage that the bursts are spread over, at least.
+        sampled_s: total seconds of the bursts.
+        spanned_s: seconds of video over which the bursts are spread; a lower bound.
     """
 
     sampled_s: float
     spanned_s: float
 
-    def part(self, share: float) -> Footage:
-        """As much as this share of it."""
-        return Footage(share * self.sampled_s, share * self.spanned_s)
+    def part(self, share: float) -> FittedTime:
+        """Returns both durations times a share."""
+        return FittedTime(share * self.sampled_s, share * self.spanned_s)
 
     def trust(self, share: float, prior: float, *, spread: bool) -> float:
-        """Weight of the camera's own value against a reference worth `prior` moments.
+        """Returns the weight of the camera's own value in [0, 1]; the reference gets the rest.
 
         Args:
-            share: of the moments that tell anything.
-            prior: moments that the reference is worth.
-            spread: count what the bursts are spread over, at most ten times what they hold.
+            share: share of the moments that give information.
+            prior: the reference weighs as much as this many moments.
+            spread: True counts `spanned_s`, up to ten times `sampled_s`; False counts `sampled_s`.
         """
         seconds = min(self.spanned_s, 10.0 * self.sampled_s) if spread else self.sampled_s
         own = share * max(seconds, self.sampled_s) / MOMENT_S
         return own / (own + prior)
 
 
-def usual_level(values: FloatArray, *, footage: Footage, reference: float) -> float:
-    """The lower quartile of the values above a floor, drawn towards the reference; a sixth of that is the floor."""
+def usual_level(values: FloatArray, *, footage: FittedTime, reference: float) -> float:
+    """Returns the lower quartile of the values above a floor, shrunk towards the reference.
+
+    The floor is a sixth of the reference.
+    """
     floor = reference / 6.0
     active = values[values > floor]
     if not len(active):
@@ -114,8 +125,8 @@ def usual_level(values: FloatArray, *, footage: Footage, reference: float) -> fl
     return _between(reference, float(np.quantile(active, USUAL)), trust)
 
 
-def fit_tail(values: FloatArray, *, footage: Footage) -> Tail:
-    """Fit the tail of smoothed frame values whose usual is about 1; 0 is nothing."""
+def fit_tail(values: FloatArray, *, footage: FittedTime) -> Tail:
+    """Returns the tail of smoothed frame values. About 1 is usual; 0 means no motion."""
     active = values[values > 0.25 * REFERENCE.usual]
     share = len(active) / max(1, len(values))
     trust = footage.trust(1.0, USUAL_PRIOR, spread=True)
@@ -129,15 +140,15 @@ def fit_tail(values: FloatArray, *, footage: Footage) -> Tail:
     return Tail(max(moving, 0.01), usual, _between(REFERENCE.scale * usual, scale, trust))
 
 
-def logit_of(surprise: FloatArray) -> FloatArray:
-    """ln(r0 / r) / temperature, where r = moments an hour x exp(-surprise)."""
+def logit_of(log_rarity: FloatArray) -> FloatArray:
+    """Returns ln(r0 / r) / temperature, where r = moments per hour x exp(-log_rarity)."""
     moments_an_hour = 3600.0 / MOMENT_S
-    rate = np.log(CALIBRATION.r0_per_hour / moments_an_hour) + surprise.astype(np.float64)
+    rate = np.log(CALIBRATION.r0_per_hour / moments_an_hour) + log_rarity.astype(np.float64)
     return np.asarray(rate / CALIBRATION.temperature, dtype=np.float32)
 
 
 def sigmoid(logit: FloatArray) -> FloatArray:
-    """The score of a logit, in [0, 1]."""
+    """Returns the scores of logits, in [0, 1]."""
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logit)), dtype=np.float32)
 
 

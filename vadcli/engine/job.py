@@ -31,7 +31,7 @@ SAMPLE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ScanIdentity:
     """The part of a fingerprint that all videos of a run share."""
 
     detector: str
@@ -44,7 +44,7 @@ class Recipe:
     @classmethod
     def of(
         cls, detector: Detector, needs: ClipNeeds, *, decoder: str, fps: float | None, categories: tuple[str, ...]
-    ) -> Recipe:
+    ) -> ScanIdentity:
         """Return the shared part; categories count only if the detector reads them."""
         asked = {
             "frames": needs.frames,
@@ -57,7 +57,7 @@ class Recipe:
         return cls(detector.name, detector.fingerprint(), asked, decoder, fps, categories if detector.uses_categories else ())
 
     def fingerprint(self, content: str, model: CameraModel | None) -> str:
-        """Of one video scanned by this recipe with this camera model."""
+        """Of one video scanned by this identity with this camera model."""
         parts = {
             "content": content,
             "detector": self.detector,
@@ -127,7 +127,7 @@ class ScanJob:
         root: what relative paths are relative to.
         detector: what scores.
         needs: what the detector gets, after the options that change the sampling.
-        recipe: the shared part of the fingerprints.
+        identity: the shared part of the fingerprints.
         thresholds: how scores become events.
         categories: the user's words.
         mask_video, mask_rle: which masks to write.
@@ -144,7 +144,7 @@ class ScanJob:
     root: Path
     detector: Detector
     needs: ClipNeeds
-    recipe: Recipe
+    identity: ScanIdentity
     thresholds: Thresholds
     categories: tuple[str, ...] = ()
     mask_video: bool = False
@@ -173,7 +173,7 @@ class Need(StrEnum):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Decision:
     """What a video needs, and why.
 
     Attributes:
@@ -193,7 +193,7 @@ class Verdict:
     events: int = 0
 
 
-def judge(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Verdict:
+def decide(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Decision:
     """Decide what a video needs, from what is stored for it.
 
     Raises:
@@ -205,22 +205,22 @@ def judge(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Verdict:
     known = metadata.source if metadata else state.source if state else None
     source = source_of(unit, known)
     source["root"] = str(job.root)
-    fingerprint = job.recipe.fingerprint(str(source["content"]), model)
+    fingerprint = job.identity.fingerprint(str(source["content"]), model)
     if known and not job.force and _is_anothers(known, source, unit):
         reason = f"OUT holds the results of {Path(str(known['root'])) / unit.video}"
         hint = "give another --out, or --force to replace them"
-        return Verdict(Need.TAKEN, fingerprint, source, Status.FAILED, "write", f"{reason} ({hint})")
+        return Decision(Need.TAKEN, fingerprint, source, Status.FAILED, "write", f"{reason} ({hint})")
     if job.force or document is None or state is None or state.fingerprint != fingerprint:
-        return Verdict(Need.SCAN, fingerprint, source)
+        return Decision(Need.SCAN, fingerprint, source)
     if state.status is not Status.DONE and job.retry_failed:
-        return Verdict(Need.SCAN, fingerprint, source)
+        return Decision(Need.SCAN, fingerprint, source)
     if document.failure:
-        return Verdict(Need.FAILED_BEFORE, fingerprint, source, Status.FAILED, document.failure.stage, document.failure.error)
+        return Decision(Need.FAILED_BEFORE, fingerprint, source, Status.FAILED, document.failure.stage, document.failure.error)
     if metadata is None or metadata.fingerprint != fingerprint or not _has_masks(job, unit.video, metadata.masks):
-        return Verdict(Need.SCAN, fingerprint, source)
+        return Decision(Need.SCAN, fingerprint, source)
     need = Need.NOTHING if document.thresholds == job.thresholds else Need.RECUT
     stage, reason = str(metadata.extra.get("stage", "")), str(metadata.extra.get("reason", ""))
-    return Verdict(need, fingerprint, source, state.status, stage, reason, len(document.events))
+    return Decision(need, fingerprint, source, state.status, stage, reason, len(document.events))
 
 
 def _stored_events(path: Path) -> EventsDocument | None:
@@ -252,14 +252,14 @@ class Task:
     Attributes:
         unit: the video.
         claim: the lock on its files.
-        verdict: its fingerprint and source.
+        decision: its fingerprint and source.
         model: its camera's model.
         resume: the checkpoint to continue from, or None.
     """
 
     unit: WorkUnit
     claim: Claim
-    verdict: Verdict
+    decision: Decision
     model: CameraModel | None
     resume: Checkpoint | None = None
 

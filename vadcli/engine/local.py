@@ -12,7 +12,7 @@ from functools import partial
 from vadcli import __version__
 from vadcli.detectors import Attributor, Detector, Propagator
 from vadcli.engine.cameras import Cameras, fit_on_the_way
-from vadcli.engine.job import Need, Recipe, ScanJob, judge
+from vadcli.engine.job import Need, ScanIdentity, ScanJob, decide
 from vadcli.engine.plan import Plan, WorkUnit, by_camera
 from vadcli.engine.queue import ClaimQueue
 from vadcli.engine.runner import ScanSettings, Stop, Totals, effective_needs, exit_code
@@ -116,7 +116,7 @@ class LocalScan:
         for unit in self.units:
             model = cameras.stored(unit.camera) if self.detector.fits_camera else None
             try:
-                need = judge(job, unit, model).need
+                need = decide(job, unit, model).need
             except VideoError:
                 need = Need.SCAN
             yield unit.video, str(Need.SCAN if cameras.needs_fit(unit.camera) else need)
@@ -178,7 +178,7 @@ class LocalScan:
             root=self.plan.root,
             detector=self.detector,
             needs=needs,
-            recipe=Recipe.of(self.detector, needs, decoder=options.decoder, fps=options.fps, categories=categories),
+            identity=ScanIdentity.of(self.detector, needs, decoder=options.decoder, fps=options.fps, categories=categories),
             thresholds=options.thresholds(self.detector.thresholds, self.detector.calibration),
             categories=categories,
             mask_video=options.masks in ("video", "both"),
@@ -286,7 +286,7 @@ class _Work:
     def _fit_first(
         self, mine: list[WorkUnit], queue: ClaimQueue, stream: ScanStream, settled: deque[VideoResult]
     ) -> Iterator[Item]:
-        """Claim and read while the camera has no model; judge each video when it has one."""
+        """Claim and read while the camera has no model; decide each video when it has one."""
         claimed: dict[str, tuple[WorkUnit, Claim]] = {}
 
         def requests() -> Iterator[ClipRequest]:

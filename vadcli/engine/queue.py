@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from vadcli.engine.job import Need, ScanJob, Task, Verdict, judge, usable_checkpoint
+from vadcli.engine.job import Decision, Need, ScanJob, Task, decide, usable_checkpoint
 from vadcli.engine.plan import WorkUnit
 from vadcli.engine.recut import recut
 from vadcli.engine.results import write_failure
@@ -17,7 +17,7 @@ from vadcli.store.checkpoint import Claim
 from vadcli.types import CameraModel, Status, VideoResult
 from vadcli.video.loader import ClipRequest
 
-UNKNOWN = Verdict(Need.SCAN, "", {})
+UNKNOWN = Decision(Need.SCAN, "", {})
 
 
 class ClaimQueue:
@@ -40,11 +40,11 @@ class ClaimQueue:
             if self.stopped():
                 return
             try:
-                verdict = judge(self.job, unit, model)
+                decision = decide(self.job, unit, model)
             except VideoError:
                 yield unit
                 continue
-            result = self._without_scan(unit, verdict)
+            result = self._without_scan(unit, decision)
             yield unit if result is None else result
 
     def claim(self, unit: WorkUnit) -> Claim | VideoResult:
@@ -68,15 +68,15 @@ class ClaimQueue:
             resume: continue from a checkpoint if there is one.
         """
         try:
-            verdict = judge(self.job, unit, model)
+            decision = decide(self.job, unit, model)
         except VideoError as error:
             return self._failed(Task(unit, claim, UNKNOWN, model), error)
-        result = self._without_scan(unit, verdict)
+        result = self._without_scan(unit, decision)
         if result is not None:
             claim.release(delete=True)
             return result
-        checkpoint = usable_checkpoint(claim, verdict.fingerprint, self.job) if resume and not self.job.force else None
-        return Task(unit, claim, verdict, model, checkpoint)
+        checkpoint = usable_checkpoint(claim, decision.fingerprint, self.job) if resume and not self.job.force else None
+        return Task(unit, claim, decision, model, checkpoint)
 
     def take(self, units: Iterable[WorkUnit], model: CameraModel | None) -> Iterator[Task | VideoResult]:
         """Claim the videos one by one, each when it is asked for; yields a task or a result per video."""
@@ -91,26 +91,26 @@ class ClaimQueue:
         request = self.request(task.unit)
         return ClipRequest(request.video, request.path, request.fps, start_clip=task.start_clip(self.job))
 
-    def _without_scan(self, unit: WorkUnit, verdict: Verdict) -> VideoResult | None:
+    def _without_scan(self, unit: WorkUnit, decision: Decision) -> VideoResult | None:
         """Return the result of a video that needs no scan; None if it must be scanned."""
-        if verdict.need is Need.SCAN:
+        if decision.need is Need.SCAN:
             return None
         events = (
-            recut(self.job.layout, self.job.scratch, unit.video, self.job.thresholds) if verdict.need is Need.RECUT else None
+            recut(self.job.layout, self.job.scratch, unit.video, self.job.thresholds) if decision.need is Need.RECUT else None
         )
-        lost = verdict.status in (Status.FAILED, Status.PARTIAL)
+        lost = decision.status in (Status.FAILED, Status.PARTIAL)
         why = (
             "done"
-            if verdict.status is Status.DONE
-            else f"{verdict.status} before, --retry-failed tries again: {verdict.reason}"
+            if decision.status is Status.DONE
+            else f"{decision.status} before, --retry-failed tries again: {decision.reason}"
         )
         return VideoResult(
             video=unit.video,
-            status=Status.FAILED if verdict.need is Need.TAKEN else Status.SKIPPED,
-            stage=verdict.stage if lost else "",
-            reason=verdict.reason if verdict.need is Need.TAKEN else why,
+            status=Status.FAILED if decision.need is Need.TAKEN else Status.SKIPPED,
+            stage=decision.stage if lost else "",
+            reason=decision.reason if decision.need is Need.TAKEN else why,
             camera=unit.camera,
-            events=verdict.events if events is None else len(events.events),
+            events=decision.events if events is None else len(events.events),
         )
 
     def _failed(self, task: Task, error: VideoError) -> VideoResult:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vadcli import __version__
 from vadcli.cutting import EventBoxes
 from vadcli.engine.job import ScanJob, Task
-from vadcli.engine.second_pass import Stretches
+from vadcli.engine.second_pass import MaskSpans
 from vadcli.errors import VideoError
 from vadcli.store.checkpoint import Checkpoint
 from vadcli.store.events import EventsDocument, Failure, ScanState, describe_video, write_events
@@ -66,7 +66,7 @@ class Columns:
         return EventBoxes(rows, self.bbox[rows])
 
 
-def carry(values: FloatArray, sampled: NDArray[np.bool_]) -> FloatArray:
+def carry_forward(values: FloatArray, sampled: NDArray[np.bool_]) -> FloatArray:
     """Carry (S,) values of the sampled rows forward to all N rows; rows before the first sampled one get its value.
 
     A video without a sampled row gets zeros.
@@ -110,8 +110,8 @@ def _metadata(job: ScanJob, task: Task, info: VideoInfo, result: VideoResult, *,
     calibration = job.detector.calibration
     return ScoresMetadata(
         version=__version__,
-        fingerprint=task.verdict.fingerprint,
-        source=task.verdict.source,
+        fingerprint=task.decision.fingerprint,
+        source=task.decision.source,
         video=info.to_json(),
         categories=job.categories,
         time_base=str(info.time_base),
@@ -127,7 +127,7 @@ def _events_document(
     job: ScanJob, task: Task, info: VideoInfo | None, events: list[Event], result: VideoResult, *, frames: int | None = None
 ) -> EventsDocument:
     """Return the events document: the video, and its events or why there are none."""
-    unit, verdict = task.unit, task.verdict
+    unit, decision = task.unit, task.decision
     return EventsDocument(
         video=describe_video(unit.video, unit.camera, info, frames=frames, moving_camera=result.moving_camera),
         detector=job.detector.name,
@@ -135,7 +135,7 @@ def _events_document(
         thresholds=job.thresholds,
         events=tuple(events),
         failure=Failure(result.stage, result.reason) if result.status is Status.FAILED else None,
-        scan=ScanState(result.status, verdict.fingerprint, verdict.source),
+        scan=ScanState(result.status, decision.fingerprint, decision.source),
     )
 
 
@@ -197,7 +197,7 @@ def write_masks(
         return columns.boxes()
     masks: Iterator[tuple[int, ByteArray]]
     if job.masked_rows is MaskRows.EVERY:
-        masks = _every_row(job, task, info, stored=stored, stretches=Stretches.of(columns.sampled, events))
+        masks = _every_row(job, task, info, stored=stored, mask_spans=MaskSpans.of(columns.sampled, events))
     else:
         masks = zip(np.flatnonzero(columns.sampled).tolist(), _sampled_masks(stored), strict=True)
     timestamp = info.timestamps(columns.pts)
@@ -223,14 +223,14 @@ def _sinks(stack: ExitStack, job: ScanJob, task: Task, info: VideoInfo, *, inter
     def temporary(final: Path) -> Path:
         return stack.enter_context(job.scratch.replace(final))
 
-    film = runs = None
+    mask_video = runs = None
     if job.mask_video:
         path = temporary(job.layout.mask_video(video))
-        film = stack.enter_context(MaskVideoWriter(path, info.width, info.height, fps=fps, rows=rows))
+        mask_video = stack.enter_context(MaskVideoWriter(path, info.width, info.height, fps=fps, rows=rows))
     if job.mask_rle:
         path = temporary(job.layout.mask_rle(video))
         runs = stack.enter_context(MaskRleWriter(path, video, info.width, info.height, rows=rows))
-    return _Sinks(film, runs)
+    return _Sinks(mask_video, runs)
 
 
 def _write(
@@ -271,16 +271,16 @@ def _sampled_masks(stored: Checkpoint) -> Iterator[ByteArray]:
 
 
 def _every_row(
-    job: ScanJob, task: Task, info: VideoInfo, *, stored: Checkpoint, stretches: Stretches
+    job: ScanJob, task: Task, info: VideoInfo, *, stored: Checkpoint, mask_spans: MaskSpans
 ) -> Iterator[tuple[int, ByteArray]]:
     """Yield every row with its mask; rows before the first sampled one have empty masks."""
     assert job.propagation is not None
     assert stored.header.mask_shape is not None
     unit = task.unit
     empty = np.zeros(stored.header.mask_shape, np.uint8)
-    yield from ((row, empty) for row in range(int(stretches.starts[0])))
+    yield from ((row, empty) for row in range(int(mask_spans.starts[0])))
     fps = info.fps if unit.is_frames else None
-    yield from job.propagation.every_row(stretches, _sampled_masks(stored), path=unit.path, fps=fps)
+    yield from job.propagation.every_row(mask_spans, _sampled_masks(stored), path=unit.path, fps=fps)
 
 
 def _remove_earlier(job: ScanJob, video: str) -> None:

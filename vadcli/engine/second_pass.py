@@ -137,7 +137,7 @@ def _named(event: Event, names: Sequence[str], scores: FloatArray) -> Event:
 
 
 MOST_FRAMES = 32
-"""Frames a call of the detector. A longer stretch goes on from the mask that was carried last, as if that were known."""
+"""Frames per call of the detector. A longer span continues from its last propagated mask, as if that mask were known."""
 
 
 class Interrupted(Exception):
@@ -145,22 +145,22 @@ class Interrupted(Exception):
 
 
 @dataclass(frozen=True)
-class Stretches:
+class MaskSpans:
     """A video's rows from one sampled row up to the next.
 
     Attributes:
         starts: (S,) the sampled rows.
-        ends: (S,) the row after each stretch's last.
-        carried: (S,) True if an event touches the rows and there are more rows than the sampled one.
+        ends: (S,) the row after each span's last.
+        propagated: (S,) True if an event touches the rows and there are more rows than the sampled one.
     """
 
     starts: IndexArray
     ends: IndexArray
-    carried: BoolArray
+    propagated: BoolArray
 
     @classmethod
-    def of(cls, sampled: BoolArray, events: Sequence[Event]) -> Stretches:
-        """The stretches of a video.
+    def of(cls, sampled: BoolArray, events: Sequence[Event]) -> MaskSpans:
+        """Returns the spans of a video.
 
         Args:
             sampled: (N,) True in the sampled rows.
@@ -174,13 +174,13 @@ class Stretches:
 
     def spans(self) -> tuple[tuple[int, int], ...]:
         """Return the rows to propagate to as ranges [first, last); ranges that touch are one."""
-        edges = np.diff(self.carried.astype(np.int8), prepend=0, append=0)
+        edges = np.diff(self.propagated.astype(np.int8), prepend=0, append=0)
         firsts, lasts = self.starts[np.flatnonzero(edges == 1)], self.ends[np.flatnonzero(edges == -1) - 1]
         return tuple(zip(firsts.tolist(), lasts.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
-class _Stretch:
+class _Span:
     """Rows [first, end), and the stored (h, w) mask of the first."""
 
     first: int
@@ -193,7 +193,7 @@ class _Stretch:
 
 @dataclass(frozen=True)
 class _Known:
-    """A frame and its mask, from which a stretch goes on."""
+    """A frame and its mask, from which a span continues."""
 
     picture: ByteArray
     mask: ByteArray
@@ -216,81 +216,81 @@ class Propagation:
     most_frames: int = MOST_FRAMES
 
     def every_row(
-        self, stretches: Stretches, masks: Iterable[ByteArray], *, path: Path, fps: float | None
+        self, mask_spans: MaskSpans, masks: Iterable[ByteArray], *, path: Path, fps: float | None
     ) -> Iterator[tuple[int, ByteArray]]:
         """Yield each row from the first sampled one on, with its (h, w) uint8 mask; equal masks are the same array.
 
         Outside events, and if frames cannot be read again, a row has the mask of the previous row.
 
         Args:
-            stretches: of the video.
+            mask_spans: the spans of the video.
             masks: (h, w) uint8 of the sampled rows, on the detector's scale; read when they are needed.
             path, fps: where to read the video.
 
         Raises:
             Interrupted: the scan is to end.
         """
-        spans = stretches.spans()
+        spans = mask_spans.spans()
         requests = [ClipRequest(str(path), path, fps=fps, spans=spans)] if spans else []
         with _Pictures(self.loader, requests, self.stopped) as pictures:
-            group: list[_Stretch] = []
-            columns = (stretches.starts.tolist(), stretches.ends.tolist(), stretches.carried.tolist())
-            for first, end, carried, mask in zip(*columns, masks, strict=True):
-                stretch = _Stretch(first, end, mask)
-                if group and (not carried or sum(map(len, group)) + len(stretch) > self.most_frames):
-                    yield from self._carry(group, pictures)
+            group: list[_Span] = []
+            columns = (mask_spans.starts.tolist(), mask_spans.ends.tolist(), mask_spans.propagated.tolist())
+            for first, end, propagated, mask in zip(*columns, masks, strict=True):
+                span = _Span(first, end, mask)
+                if group and (not propagated or sum(map(len, group)) + len(span) > self.most_frames):
+                    yield from self._propagate(group, pictures)
                     group = []
-                if carried:
-                    group.append(stretch)
+                if propagated:
+                    group.append(span)
                 else:
                     yield from ((row, mask) for row in range(first, end))
             if group:
-                yield from self._carry(group, pictures)
+                yield from self._propagate(group, pictures)
 
-    def _carry(self, group: list[_Stretch], pictures: _Pictures) -> Iterator[tuple[int, ByteArray]]:
-        """Rows and masks of stretches that follow each other: several in one call, or a long one in several."""
-        known = {stretch.first: stretch.mask for stretch in group}
+    def _propagate(self, group: list[_Span], pictures: _Pictures) -> Iterator[tuple[int, ByteArray]]:
+        """Yield rows and masks of adjacent spans: several short ones in one call, or a long one in several calls."""
+        known = {span.first: span.mask for span in group}
         rows = range(group[0].first, group[-1].end)
         mask, before = group[0].mask, None
         for start in range(0, len(rows), self.most_frames):
             part = rows[start : start + self.most_frames]
-            carried, before = self._carried(part, pictures.of(part), known, before)
+            made, before = self._masks(part, pictures.of(part), known, before)
             for row in part:
-                mask = known.get(row, carried.get(row, mask))
+                mask = known.get(row, made.get(row, mask))
                 yield row, mask
 
-    def _carried(
+    def _masks(
         self, rows: range, seen: dict[int, ByteArray], known: dict[int, ByteArray], before: _Known | None
     ) -> tuple[dict[int, ByteArray], _Known | None]:
-        """The masks of the rows whose pictures were seen, and what the next rows of the same stretch go on from.
+        """Return the masks of the rows that could be read, and the frame from which the span continues.
 
-        A stretch whose sampled row can't be seen again has nothing to start from: none of its rows gets a mask.
+        If the sampled row of a span cannot be read again, there is no mask to start from, and none of its rows gets one.
         """
         frames = [before.picture] if before else []
         given = {0: before.mask} if before else {}
         places: dict[int, int] = {}
-        going = before is not None
+        active = before is not None
         for row in rows:
             if row in known:
-                going = row in seen
-                if going:
+                active = row in seen
+                if active:
                     given[len(frames)] = known[row]
-            if going and row in seen:
+            if active and row in seen:
                 places[row] = len(frames)
                 frames.append(seen[row])
-        if not going and not places:
+        if not active and not places:
             return {}, None
-        masks = self._propagate(frames, given)
-        after = _Known(frames[-1], masks[-1]) if going else None
+        masks = self._call(frames, given)
+        after = _Known(frames[-1], masks[-1]) if active else None
         return {row: masks[place] for row, place in places.items()}, after
 
-    def _propagate(self, frames: list[ByteArray], given: dict[int, ByteArray]) -> list[ByteArray]:
+    def _call(self, frames: list[ByteArray], given: dict[int, ByteArray]) -> list[ByteArray]:
         if len(given) == len(frames):
             return [given[place] for place in range(len(frames))]
         scaled = {place: np.divide(mask, 255, dtype=np.float32) for place, mask in given.items()}
         masks = self.detector.propagate(np.stack(frames), scaled)
-        carried = np.rint(masks * 255).astype(np.uint8)
-        return [given.get(place, carried[place]) for place in range(len(frames))]
+        made = np.rint(masks * 255).astype(np.uint8)
+        return [given.get(place, made[place]) for place in range(len(frames))]
 
 
 class _Pictures:

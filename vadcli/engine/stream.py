@@ -30,7 +30,7 @@ MOST_ENDED = 8
 
 
 @dataclass(frozen=True)
-class Progress:
+class ClipsScored:
     """Work done since the last update.
 
     Attributes:
@@ -46,7 +46,7 @@ class Progress:
     size: float
 
 
-Update = Progress | VideoResult
+Update = ClipsScored | VideoResult
 
 
 _Batch = GatheredBatch[Rows]
@@ -80,7 +80,7 @@ class ScanStream:
         """Score the items until they end; then suspend every announced video that has not ended.
 
         Yields:
-            Progress, and one result per video that ended.
+            ClipsScored, and one result per video that ended.
 
         Raises:
             DeviceError, WeightsError: the detector cannot continue; what was scored is kept for the next run.
@@ -141,7 +141,7 @@ class ScanStream:
         for video in [video for video in self._ended if not self._unscored[video]]:
             yield from self._end(self._ended.pop(video))
 
-    def _store(self, clip: Clip, rows: Rows, raw: np.ndarray, mask: np.ndarray | None) -> Progress:
+    def _store(self, clip: Clip, rows: Rows, raw: np.ndarray, mask: np.ndarray | None) -> ClipsScored:
         writer = self._writers[clip.video]
         if clip.video not in self._broken:
             try:
@@ -150,10 +150,10 @@ class ScanStream:
                 self._broken[clip.video] = error
         return self._progress(writer, rows)
 
-    def _progress(self, writer: VideoWriter, rows: Rows) -> Progress:
+    def _progress(self, writer: VideoWriter, rows: Rows) -> ClipsScored:
         share = len(rows) / max(1, writer.info.frames)
         unit = writer.task.unit
-        return Progress(unit.video, len(rows), share * writer.info.duration_s, share * unit.size)
+        return ClipsScored(unit.video, len(rows), share * writer.info.duration_s, share * unit.size)
 
     def _end(self, item: Finished) -> Iterator[Update]:
         writer = self._writers.get(item.video)

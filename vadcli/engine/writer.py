@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vadcli.cutting import cut_events
 from vadcli.engine.job import ScanJob, Task
-from vadcli.engine.results import Columns, carry, first_complaint, write_failure, write_files, write_masks
+from vadcli.engine.results import Columns, carry_forward, first_complaint, write_failure, write_files, write_masks
 from vadcli.errors import VideoError
 from vadcli.store.checkpoint import Checkpoint, CheckpointBlock, CheckpointHeader, CheckpointWriter, read_checkpoint
 from vadcli.store.mask_video import MASK_THRESHOLD, enlarged_box
@@ -88,7 +88,7 @@ class VideoWriter:
 
     def _header_for(self, block: CheckpointBlock) -> CheckpointHeader:
         return CheckpointHeader(
-            fingerprint=self.task.verdict.fingerprint,
+            fingerprint=self.task.decision.fingerprint,
             interval=self.interval,
             channels=block.raw.shape[1],
             mask_shape=None if block.mask is None else (int(block.mask.shape[1]), int(block.mask.shape[2])),
@@ -139,7 +139,7 @@ class VideoWriter:
         sampled = np.flatnonzero(columns.sampled)
         track = RawTrack(self.info, timestamp[sampled], columns.raw[sampled], self.task.model)
         finished = self.job.detector.finish(track)
-        logit = carry(finished.logit.astype(np.float32), columns.sampled)
+        logit = carry_forward(finished.logit.astype(np.float32), columns.sampled)
         score = (1.0 / (1.0 + np.exp(-logit.astype(np.float64)))).astype(np.float32)
         table = ScoreTable(
             self.task.unit.video, columns.frame_index, columns.pts, timestamp, score, logit, columns.sampled, columns.decode_ok

@@ -1,6 +1,7 @@
-"""Stored scores measured against a data set's ground truth. Runs no model and reads no footage.
+"""Measures stored scores against a data set's ground truth. Runs no model.
 
-`collect` reads scores and truth, `measure` has the figures, `report` puts them together and prints them, `plots` draws them.
+`collect` reads scores and truth, `measure` computes the figures, `report` prints and stores them,
+`plots` draws them. Only `plots` reads footage, for its contact sheets.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 from vadcli.errors import OutputError, UsageError
 from vadcli.evaluation.collect import TestSet, collect
 from vadcli.evaluation.measure import GROUPS, Protocol, measure
-from vadcli.evaluation.report import Report, compared, document_of, keep
+from vadcli.evaluation.report import Evaluation, compared, document_of, keep
 from vadcli.ground_truth import open_ground_truth, template_from_events, template_from_labels
 from vadcli.metrics import Bootstrap
 from vadcli.options import EvalOptions
@@ -21,8 +22,8 @@ from vadcli.store.scores import read_scores
 
 __all__ = [
     "GROUPS",
+    "Evaluation",
     "Protocol",
-    "Report",
     "TestSet",
     "collect",
     "evaluate_outputs",
@@ -33,8 +34,8 @@ __all__ = [
 ]
 
 
-def evaluate_outputs(outs: Sequence[Path], options: EvalOptions) -> list[Report]:
-    """Measure the scores in each output folder; several are compared with the first one.
+def evaluate_outputs(outs: Sequence[Path], options: EvalOptions) -> list[Evaluation]:
+    """Return one report per output folder; later ones also hold their difference to the first.
 
     Raises:
         UsageError: an option, folder or data set cannot be used.
@@ -63,19 +64,19 @@ def evaluate_outputs(outs: Sequence[Path], options: EvalOptions) -> list[Report]
         for out in outs
     ]
     estimates = [measure(test, protocol) for test in tests]
-    reports = [Report.of(options.dataset, test, protocol, figures) for test, figures in zip(tests, estimates, strict=True)]
+    reports = [Evaluation.of(options.dataset, test, protocol, figures) for test, figures in zip(tests, estimates, strict=True)]
     if len(reports) > 1:
         reports = compared(reports, estimates)
     return reports
 
 
-def keep_figures(reports: Sequence[Report], options: EvalOptions) -> None:
+def keep_figures(reports: Sequence[Evaluation], options: EvalOptions) -> None:
     """Store the figures in each output folder, unless `options.save` is off; raises OutputError."""
     for each in reports if options.save else ():
         try:
             keep(document_of(each, _root(options)), OutputLayout(each.test.out))
         except OutputError as error:
-            raise OutputError(f"the figures can't be stored: {error.message}", hint="--no-save only prints them") from error
+            raise OutputError(f"cannot store the figures: {error.message}", hint="--no-save only prints them") from error
 
 
 def events_as_truth(outs: Sequence[Path]) -> str:
@@ -88,7 +89,7 @@ def events_as_truth(outs: Sequence[Path]) -> str:
 
 
 def truth_in_seconds(outs: Sequence[Path], options: EvalOptions) -> str:
-    """Return a data set's labels per frame as a CSV of intervals in seconds, by the timestamps of one scan."""
+    """Return a data set's frame labels as a CSV in seconds, with the timestamps of one scan."""
     truth = open_ground_truth(options.dataset, _root(options))
     layout = OutputLayout(_single(outs, "--from-frames"))
     tables = {table.video: table for table, _ in (read_scores(path) for path in layout.iter_scores())}

@@ -1,7 +1,7 @@
-"""A scan's output and a data set's truth, video by video, put into the arrays that metrics read.
+"""Reads a scan's output and a data set's truth into the arrays that the metrics need.
 
-Only what metrics need is kept: six bytes a row and one a category, spans and counts of pixels. Masks pass
-through one frame at a time.
+Memory stays small: six bytes per row, one more per row and category, spans and pixel counts. Masks
+are read one frame at a time and not kept.
 """
 
 from __future__ import annotations
@@ -36,26 +36,27 @@ class TestSet:
 
     Attributes:
         out: the scan's output folder.
-        videos: V relative paths, in the truth's order.
-        truths: V names of the truth's videos.
+        videos: relative paths of the V videos, in the truth's order.
+        truths: the V names of these videos in the truth.
         detectors: names of the detectors that made the scores, usually one.
-        frames: scores and labels of all rows.
-        categories: (N,) bool by name, True in the category's rows; a row may have several, or none.
+        frames: scores and labels, one row per frame.
+        categories: (N,) bool per category, True in its rows; a row may have several or none.
         events: predicted and true events in seconds.
-        pixels: counts over masks, None where there is no pixel truth or no stored mask.
-        detected, tracks: regions, None where the truth has no tracks or there is no stored mask.
-        region_frames: (V,) int64, frames of the videos whose regions were looked at, 0 for the others.
-        unscored, unknown: videos on one side alone, where that was allowed.
-        unmasked: videos that have a truth of pixels or regions, but no stored masks.
-        two_level: videos whose masks are stored as run lengths alone: at 0.5 or below, nothing between.
+        pixels: counts over masks; None without pixel truth or stored masks.
+        detected, tracks: regions; None if the truth has no tracks or no mask is stored.
+        region_frames: (V,) int64, frames of each video whose regions were read, otherwise 0.
+        unscored: videos of the truth without scores, if allowed.
+        unknown: scored videos without a truth, if allowed.
+        unmasked: videos with a truth of pixels or regions, but without stored masks.
         masked: videos whose masks were read.
-        overhang_frames: annotated frames past the last row, which count for nothing.
-        partial: videos whose rows end before the container said.
-        damaged: videos with rows that the decoder could not vouch for, and how many.
+        two_level: videos whose masks are stored only as run lengths, cut at 0.5.
+        overhang_frames: annotated frames past the last row; they are ignored.
+        partial: videos with fewer rows than the container announced.
+        damaged: number of rows decoded with errors, by video.
         dataset: the truth's name.
     """
 
-    __test__ = False  # not a test class, whatever its name
+    __test__ = False  # tells pytest that this is not a test class
 
     out: Path
     videos: tuple[str, ...]
@@ -81,7 +82,7 @@ class TestSet:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What is asked of one video's masks."""
+    """What to read from one video's masks."""
 
     number: int
     masks: bool
@@ -91,7 +92,7 @@ class _Wanted:
 
 @dataclass
 class _Gathered:
-    """What has been read so far, a list entry a video."""
+    """What has been read so far; most lists have one entry per video."""
 
     scores: list[np.ndarray] = field(default_factory=list)
     labels: list[BoolArray] = field(default_factory=list)
@@ -123,19 +124,19 @@ def collect(
     pixel_size: Size | None = None,
     events: bool = True,
 ) -> TestSet:
-    """Read a scan's output against a data set's truth.
+    """Return a scan's output together with a data set's truth.
 
     Args:
         out: the scan's output folder.
         truth: the data set.
-        allow_missing: leave out videos that are on one side alone.
-        pixels: read stored masks where the truth has masks or regions.
-        pixel_size: resize masks and truth to this height and width first; None keeps the frame's own size.
-        events: read the events documents; False leaves every video without a predicted event.
+        allow_missing: leave out videos without scores or without a truth.
+        pixels: read stored masks if the truth has masks or regions.
+        pixel_size: height and width to resize masks and truth to; None keeps the frame's size.
+        events: read the events documents; if False, no video has predicted events.
 
     Raises:
-        UsageError: no scan at `out`, videos that don't match, or masks stored for some of them only.
-        DocumentError: a file is not what it should be, or the truth was made for another cut of a video.
+        UsageError: no scan at `out`, videos that do not match, or only some videos have masks.
+        DocumentError: a file is damaged, or the truth was made for another cut of a video.
     """
     layout = OutputLayout(out)
     stored = {_video_of(path, layout): path for path in layout.iter_scores()} if out.is_dir() else {}
@@ -150,7 +151,7 @@ def collect(
         _add_rows(got, table, metadata, labels, spans)
         _add_events(got, layout.events(table.video) if events else None, table, metadata, spans)
         got.overhang_frames += video_truth.overhang_frames(table)
-        # a normal video of a data set with tracks has none of its own, but what is found in it is false
+        # a normal video has no tracks, but every region found in it is a false alarm
         wanted = _Wanted(number, pixels and video_truth.has_masks, regional and _has_region_truth(video_truth), pixel_size)
         if wanted.masks or wanted.regions:
             _add_masks(got, layout, table, video_truth, wanted)
@@ -181,11 +182,7 @@ def collect(
 
 
 def _matched(truth: GroundTruth, stored: Mapping[str, Path], layout: OutputLayout, *, allow_missing: bool) -> Matching:
-    """`truth.match`; a listed video without scores because its scan failed is named with the reason.
-
-    Raises:
-        UsageError: as `truth.match`.
-    """
+    """Return `truth.match`; its error also says why the scan of a missing video failed."""
     try:
         return truth.match(stored, allow_missing=allow_missing)
     except UsageError as error:
@@ -193,7 +190,7 @@ def _matched(truth: GroundTruth, stored: Mapping[str, Path], layout: OutputLayou
         lost = truth.match([*stored, *failed], allow_missing=True).pairs if failed else {}
         for video, reason in failed.items():
             if video in lost:
-                hint = "leave it out by --allow-missing, or scan it again"
+                hint = "leave it out with --allow-missing, or scan it again"
                 raise UsageError(f"{error.message}; the scan of {video!r} failed: {reason}", hint=hint) from error
         raise
 
@@ -209,12 +206,12 @@ def _has_region_truth(truth: VideoTruth) -> bool:
 
 
 def _check_masked(got: _Gathered, layout: OutputLayout, *, allow_missing: bool) -> None:
-    """Refuse figures over whichever videos happen to have masks."""
+    """Refuse pixel figures if only some videos have masks, unless the user allowed that."""
     if got.masked and got.unmasked and not allow_missing:
         raise UsageError(
-            f"{layout.out}: {len(got.unmasked)} videos have no stored masks, {got.unmasked[0]!r} the first; "
-            f"{len(got.masked)} have them",
-            hint="scan all with --masks and --force; --allow-missing takes pixel figures from those that have masks",
+            f"{layout.out}: {len(got.unmasked)} videos have no stored masks, for example {got.unmasked[0]!r}; "
+            f"{len(got.masked)} have masks",
+            hint="scan all with --masks and --force; --allow-missing uses only the videos with masks",
         )
 
 
@@ -249,7 +246,10 @@ def _add_events(
 
 
 def true_events(spans: Sequence[Span]) -> list[Span]:
-    """The spans by start, those of one category (or of none) that overlap made one; adjacent ones stay apart."""
+    """Return the spans sorted by start; overlapping ones of the same category (or none) are merged.
+
+    Adjacent spans stay separate.
+    """
     found: list[Span] = []
     newest: dict[str | None, int] = {}
     for span in sorted(spans, key=lambda span: (span.start_frame, span.end_frame)):
@@ -264,14 +264,14 @@ def true_events(spans: Sequence[Span]) -> list[Span]:
 
 def _categories(got: _Gathered) -> dict[str, BoolArray]:
     found = {name: np.zeros(got.rows, np.bool_) for name in got.categories}
-    for name, stretches in got.categories.items():
-        for start, end in stretches:
+    for name, spans in got.categories.items():
+        for start, end in spans:
             found[name][start:end] = True
     return found
 
 
 def _add_masks(got: _Gathered, layout: OutputLayout, table: ScoreTable, truth: VideoTruth, wanted: _Wanted) -> None:
-    """Count one video's masks row by row, carried ones too."""
+    """Count one video's masks row by row, including masks that are carried forward."""
     track = MaskTrack(table, layout)
     if track.at(0) is None and not track.problems:
         got.unmasked += [table.video] if len(table) else []
@@ -299,13 +299,13 @@ def _region_frames(got: _Gathered, videos: int) -> IndexArray:
 
 
 def _alike(mask: ByteArray, wanted: BoolArray | None, video: str, size: Size | None) -> tuple[ByteArray, BoolArray]:
-    """Mask and truth of one frame at one size."""
+    """Return the mask and the truth of one frame at the same size."""
     if wanted is None:
         wanted = np.zeros(mask.shape, np.bool_)
     if size is None and wanted.shape != mask.shape:
         theirs, ours = (f"{shape[1]}x{shape[0]}" for shape in (wanted.shape, mask.shape))
         raise DocumentError(
-            f"{video}: the truth's masks are {theirs} where the video is {ours}",
+            f"{video}: the truth's masks are {theirs}, but the video is {ours}",
             hint="scan the original footage, or give --pixel-size to resize both",
         )
     return _resized(mask, size, Image.Resampling.BILINEAR), _resized(wanted, size, Image.Resampling.NEAREST)

@@ -1,4 +1,4 @@
-"""Which metrics are computed of a test set, and under which protocol."""
+"""Computes the metrics of a test set, by group and under a protocol."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ from vadcli.metrics import (
 )
 
 Estimates = dict[str, dict[str, Estimate]]
-"""Group and name to figure: `estimates["frame"]["auc_micro"]`."""
+"""Figures by group and name: `estimates["frame"]["auc_micro"]`."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """Everything that changes a figure besides scores and truth.
+    """The settings that change a figure, apart from scores and truth.
 
     Attributes:
         endpoints: append (0, 0) and (1, 1) to labels and scores, as some published evaluators do.
-        only_sampled: leave out rows whose score is carried.
-        pixel_size: height and width that masks are resized to, None for the frames' own.
-        groups: which metrics.
-        bootstrap: how intervals are made, None for none.
+        only_sampled: leave out rows whose score is carried forward.
+        pixel_size: height and width that masks are resized to; None for the frames' size.
+        groups: the groups of metrics to compute; empty for all.
+        bootstrap: how intervals are computed; None for no intervals.
     """
 
     endpoints: bool = False
@@ -57,11 +57,11 @@ class Protocol:
     bootstrap: Bootstrap | None = None
 
     def wants(self, *groups: str) -> bool:
-        """True where one of the groups was chosen, or all are."""
+        """True if one of `groups` is to be computed."""
         return not self.groups or not set(groups).isdisjoint(self.groups)
 
     def to_json(self) -> dict[str, Any]:
-        """As written beside the figures."""
+        """Return the protocol as it is stored with the figures."""
         size = None if self.pixel_size is None else f"{self.pixel_size[0]}x{self.pixel_size[1]}"
         drawn = self.bootstrap and {
             "replicates": self.bootstrap.replicates,
@@ -78,10 +78,10 @@ class Protocol:
 
 
 def measure(test: TestSet, protocol: Protocol) -> Estimates:
-    """Every figure of the chosen groups that the test set has the truth and the masks for.
+    """Return every figure of the chosen groups that the truth and the masks allow.
 
     Raises:
-        UsageError: a group was asked for by name, and there is nothing to compute it from.
+        UsageError: a group was chosen by name, but the data for it is missing.
     """
     found: Estimates = {}
     for group in protocol.groups or tuple(GROUPS):
@@ -97,7 +97,7 @@ def _nothing_for(group: str, test: TestSet) -> UsageError:
     if test.unmasked and group in NEEDS_MASKS:
         return UsageError(f"{test.out}: holds no masks for {group} figures", hint="scan again with --masks video --force")
     return UsageError(
-        f"--metrics {group}: the truth of {test.dataset or test.out} says nothing of it", hint="leave it out of --metrics"
+        f"--metrics {group}: the truth of {test.dataset or test.out} has no data for it", hint="leave it out of --metrics"
     )
 
 
@@ -111,7 +111,7 @@ def _pixel(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
     if test.pixels is not None:
         for name, figure in PIXEL.items():
             estimate = figure(test.pixels)
-            # the IoU asks for nothing but what reaches 0.5, so run lengths say all of it
+            # the IoU only uses the cut at 0.5, which run lengths store exactly
             yield name, estimate if name == "mask_iou" else _of_levels(estimate, test)
 
 
@@ -122,7 +122,7 @@ def _region(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]
 
 
 def _of_levels(estimate: Estimate, test: TestSet) -> Estimate:
-    """With a note where masks can't rank pixels or regions: run lengths only say what reaches 0.5."""
+    """Add a note if masks are run lengths, which are cut at 0.5 and cannot rank regions."""
     if not test.two_level:
         return estimate
     some = "" if len(test.two_level) == len(test.masked) else f" in {len(test.two_level)} of {len(test.masked)} videos"
@@ -168,4 +168,4 @@ GROUPS: dict[str, Callable[[TestSet, Protocol], Iterator[tuple[str, Estimate]]]]
     "range": _range,
     "category": _category,
 }
-"""Group of metrics to what computes it."""
+"""The function that computes each group of metrics."""

@@ -1,4 +1,7 @@
-"""Pictures of an evaluation: curves, score timelines with the truth shaded, the highest normal and lowest true stretches."""
+"""Draws an evaluation as PNG files: ROC and PR curves, score timelines, and contact sheets.
+
+The sheets show the normal spans with the highest scores and the true events with the lowest.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vadcli.evaluation.collect import TestSet
-from vadcli.evaluation.report import Report
+from vadcli.evaluation.report import Evaluation
 from vadcli.metrics import FrameSet
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch, writing
@@ -35,18 +38,18 @@ PICTURE_PX = 320 * 240
 TRUTH, SCORE, SECOND = "#e8590c", "#1864ab", "#868e96"
 
 
-def draw(reports: Sequence[Report], folder: Path) -> Iterator[Path]:
-    """Draw everything into a folder, one PNG each.
+def draw(reports: Sequence[Evaluation], folder: Path) -> Iterator[Path]:
+    """Draw all figures of an evaluation into a folder, one PNG per figure.
 
     Args:
-        reports: one or more runs on the same videos; timelines and sheets are of the first.
-        folder: made where it is missing.
+        reports: one or more runs on the same videos; timelines and sheets show the first.
+        folder: is created if it is missing.
 
     Yields:
-        What was written.
+        The path of each file.
 
     Raises:
-        OutputError: the folder can't be written.
+        OutputError: the folder cannot be written.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -62,9 +65,9 @@ def draw(reports: Sequence[Report], folder: Path) -> Iterator[Path]:
 
 
 def curve(frames: FrameSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """False-positive rate, true-positive rate and precision at each distinct score, the highest first; thinned for drawing.
+    """Return false-positive rate, true-positive rate and precision by falling score.
 
-    Empty where the frames are of one class.
+    At most `CURVE_POINTS` of the distinct scores are kept. Empty if all frames are of one class.
     """
     order = np.argsort(-frames.scores, kind="stable")
     scores, labels = frames.scores[order], frames.labels[order]
@@ -77,7 +80,7 @@ def curve(frames: FrameSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return (false / false[-1])[thin], (found / found[-1])[thin], (found / (found + false))[thin]
 
 
-def _curves(reports: Sequence[Report]) -> Figure:
+def _curves(reports: Sequence[Evaluation]) -> Figure:
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     roc, pr = figure.subplots(1, 2)
     roc.plot([0, 1], [0, 1], color=SECOND, linewidth=0.8, linestyle=":")
@@ -113,7 +116,7 @@ def _timelines(test: TestSet) -> Iterator[Figure]:
         for number, (axes, video) in enumerate(zip(rows, names, strict=True), start):
             table, _ = read_scores(layout.scores(video))
             _timeline(axes, table, test, number)
-        rows[-1].set_xlabel("seconds; true events shaded, events found underlined")
+        rows[-1].set_xlabel("seconds; true events shaded, predicted events underlined")
         yield figure
 
 
@@ -133,7 +136,7 @@ def _timeline(axes: Axes, table: ScoreTable, test: TestSet, number: int) -> None
 
 @dataclass(frozen=True)
 class _Moment:
-    """A row worth a look."""
+    """A row that a contact sheet may show; `number` is the index of its video."""
 
     number: int
     row: int
@@ -141,7 +144,7 @@ class _Moment:
 
 
 def _sheets(test: TestSet) -> Iterator[tuple[str, Figure]]:
-    """Contact sheets, where the footage is still where it was scanned."""
+    """Yields contact sheets, if the footage is still where it was scanned."""
     wanted = SHEET_COLUMNS * SHEET_ROWS
     chosen = {
         "highest-normal-stretches": moments(test, abnormal=False)[:wanted],
@@ -153,11 +156,11 @@ def _sheets(test: TestSet) -> Iterator[tuple[str, Figure]]:
         if shown:
             yield name, _sheet(name.replace("-", " "), shown, test)
         elif kind:
-            log.warning("%s: no picture, the footage is not where it was scanned", name)
+            log.warning("%s: left out, the footage is not where it was scanned", name)
 
 
 def moments(test: TestSet, *, abnormal: bool) -> list[_Moment]:
-    """The highest row of each run of equal labels: normal runs by falling score, abnormal ones by rising score."""
+    """Return the highest row per run of equal labels, normal ones by falling score, else rising."""
     found: list[_Moment] = []
     for number, (start, end) in enumerate(zip(test.frames.offsets[:-1], test.frames.offsets[1:], strict=True)):
         labels, scores = test.frames.labels[start:end], test.frames.scores[start:end]
@@ -170,7 +173,7 @@ def moments(test: TestSet, *, abnormal: bool) -> list[_Moment]:
 
 
 def _pictures(test: TestSet, wanted: Sequence[_Moment]) -> dict[_Moment, ByteArray]:
-    """The footage at these moments, as far as it can be read."""
+    """Return the frame of each moment; those that cannot be read are missing."""
     by_video: dict[int, list[_Moment]] = {}
     for moment in wanted:
         by_video.setdefault(moment.number, []).append(moment)

@@ -1,6 +1,7 @@
-"""Figures as people and programs read them: a table, JSON in full precision, Markdown and LaTeX rows.
+"""An evaluation's figures as a table, JSON, Markdown or LaTeX rows, and as a stored document.
 
-Figures kept in the scan's output: what was measured before of the same things under the same protocol stays.
+The stored document keeps groups that were measured earlier, if they come from the same data under
+the same protocol.
 """
 
 from __future__ import annotations
@@ -21,9 +22,7 @@ from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
 
 FORMAT_VERSION = 1
-UNLIKE_MASKS = (
-    "some runs have mask videos, others run lengths of two levels: don't compare pixel and region figures between them"
-)
+UNLIKE_MASKS = "some runs have mask videos, others only run lengths (two levels): do not compare their pixel and region figures"
 TITLES = {
     "frame.auc_micro": "frame ROC-AUC, all frames",
     "frame.ap_micro": "frame AP, all frames",
@@ -37,21 +36,21 @@ TITLES = {
     "region.tbdc": "TBDC",
     "event.recall": "events found",
     "event.onset_error_s": "onset error, s",
-    "event.false_alarms_per_hour": "false alarms an hour",
+    "event.false_alarms_per_hour": "false alarms per hour",
     "range.pate": "PATE",
 }
 
 
 @dataclass(frozen=True)
-class Report:
-    """One evaluation.
+class Evaluation:
+    """The figures of one scan on one data set.
 
     Attributes:
-        dataset: its name.
-        test: what was read; counts and names alone are reported.
+        dataset: name of the data set.
+        test: what was read; only its counts and names are reported.
         protocol: how it was measured.
-        metrics: group and name to figure.
-        against: group and name to this run minus another, where two are compared.
+        metrics: figures by group and name.
+        against: this run minus the first one, by group and name, if runs are compared.
     """
 
     dataset: str
@@ -61,8 +60,8 @@ class Report:
     against: Mapping[str, Mapping[str, Metric]] | None = None
 
     @classmethod
-    def of(cls, dataset: str, test: TestSet, protocol: Protocol, estimates: Estimates) -> Report:
-        """Draw the intervals and put the figures together."""
+    def of(cls, dataset: str, test: TestSet, protocol: Protocol, estimates: Estimates) -> Evaluation:
+        """Return a report; computes the bootstrap intervals."""
         metrics = {
             group: {name: estimate.metric(protocol.bootstrap) for name, estimate in figures.items()}
             for group, figures in estimates.items()
@@ -70,7 +69,7 @@ class Report:
         return cls(dataset, test, protocol, metrics)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, in full precision: `metrics.frame.auc_micro.value` and the like."""
+        """Return all figures in full precision, such as `metrics.frame.auc_micro.value`."""
         document: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "generator": f"vadcli {__version__}",
@@ -97,11 +96,11 @@ class Report:
         return document
 
 
-def compared(reports: Sequence[Report], estimates: Sequence[Estimates]) -> list[Report]:
-    """The reports, each after the first with its paired bootstrap differences to the first.
+def compared(reports: Sequence[Evaluation], estimates: Sequence[Estimates]) -> list[Evaluation]:
+    """Return the reports, all but the first with paired bootstrap differences to the first.
 
     Raises:
-        UsageError: the runs were made on different videos.
+        UsageError: the runs have different videos, or masks of different videos.
     """
     first, bootstrap = reports[0], reports[0].protocol.bootstrap
     found = [first]
@@ -117,12 +116,12 @@ def compared(reports: Sequence[Report], estimates: Sequence[Estimates]) -> list[
             for group, figures in estimates[0].items()
             if group in theirs and bootstrap is not None
         }
-        found.append(Report(report.dataset, report.test, report.protocol, report.metrics, shared))
+        found.append(Evaluation(report.dataset, report.test, report.protocol, report.metrics, shared))
     return found
 
 
 def _noted(metric: Metric, *, unlike: bool) -> Metric:
-    """A difference of figures whose masks are unlike says so."""
+    """Add a note to a difference if one run has mask videos and the other run lengths."""
     return replace(metric, note="; ".join(part for part in (metric.note, UNLIKE_MASKS) if part)) if unlike else metric
 
 
@@ -131,7 +130,7 @@ def _check_same_videos(first: TestSet, other: TestSet, dataset: str) -> None:
     if first.truths != other.truths or (len(masked) == 2 and masked[0] != masked[1]):
         which = "different videos" if first.truths != other.truths else "masks of different videos"
         raise UsageError(
-            f"{first.out} and {other.out} hold {which} of {dataset}", hint="scan the same videos into both, or compare without"
+            f"{first.out} and {other.out} hold {which} of {dataset}", hint="scan the same videos into both folders"
         )
 
 
@@ -140,8 +139,8 @@ def _masked_truths(test: TestSet) -> list[str]:
     return [names[video] for video in test.pixels.names] if test.pixels is not None else []
 
 
-def to_table(reports: Sequence[Report]) -> str:
-    """Aligned columns for a terminal, one a run."""
+def to_table(reports: Sequence[Evaluation]) -> str:
+    """Return aligned columns for a terminal, one column per run."""
     rows = [("", *(str(report.test.out) for report in reports)) if len(reports) > 1 else ("", "value [interval]")]
     rows += [(title, *cells) for title, cells in _cells(reports, _shown)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -151,23 +150,23 @@ def to_table(reports: Sequence[Report]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def to_markdown(reports: Sequence[Report]) -> str:
-    """A Markdown table."""
+def to_markdown(reports: Sequence[Evaluation]) -> str:
+    """Return a Markdown table, followed by the notes."""
     names = [str(report.test.out) for report in reports] if len(reports) > 1 else ["value"]
     lines = [f"| {reports[0].dataset} | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     lines += [f"| {title} | " + " | ".join(cells) + " |" for title, cells in _cells(reports, _shown)]
     return "\n".join([*lines, "", *(f"{note}  " for note in _notes(reports))]) + "\n"
 
 
-def to_latex(reports: Sequence[Report]) -> str:
-    """Rows of a LaTeX table, without the table."""
+def to_latex(reports: Sequence[Evaluation]) -> str:
+    """Return the rows of a LaTeX table, without its environment."""
     return "".join(
         f"{_escaped(title)} & " + " & ".join(_escaped(cell) for cell in cells) + r" \\" + "\n"
         for title, cells in _cells(reports, _shown)
     )
 
 
-def _headline(reports: Sequence[Report]) -> str:
+def _headline(reports: Sequence[Evaluation]) -> str:
     test = reports[0].test
     named = {str(report.test.out): ", ".join(report.test.detectors) for report in reports}
     if len(set(named.values())) == 1:
@@ -180,8 +179,8 @@ def _headline(reports: Sequence[Report]) -> str:
     )
 
 
-def _cells(reports: Sequence[Report], shown: Any) -> Iterator[tuple[str, list[str]]]:
-    """A row for each figure that some run has, in the order of the groups."""
+def _cells(reports: Sequence[Evaluation], shown: Any) -> Iterator[tuple[str, list[str]]]:
+    """Yields one row per figure that any run has, in the order of the groups."""
     groups = [group for group in GROUPS if any(group in report.metrics for report in reports)]
     for group in groups:
         for name in dict.fromkeys(name for report in reports for name in report.metrics.get(group, {})):
@@ -213,8 +212,8 @@ def _shown(metric: Metric, versus: Metric | None) -> str:
     return text
 
 
-def _notes(reports: Sequence[Report]) -> list[str]:
-    """What a reader must know; what doesn't hold of every run says of which it does."""
+def _notes(reports: Sequence[Evaluation]) -> list[str]:
+    """Return the notes; a note that is not true of all runs names its runs."""
     by_note: dict[str, list[str]] = {}
     for report in reports:
         for note in _notes_of(report):
@@ -226,20 +225,20 @@ def _notes(reports: Sequence[Report]) -> list[str]:
     return notes
 
 
-def _notes_of(report: Report) -> list[str]:
-    """Of the protocol, of what was read, then of figures, those that share a note together."""
+def _notes_of(report: Evaluation) -> list[str]:
+    """Return notes on the protocol, on the data, then on figures (grouped by equal notes)."""
     protocol, test = report.protocol, report.test
-    notes = ["frame and category figures over sampled rows alone"] if protocol.only_sampled else []
+    notes = ["frame and category figures over sampled frames only"] if protocol.only_sampled else []
     if protocol.pixel_size is not None:
         notes.append("pixel figures at {}x{} (height x width)".format(*protocol.pixel_size))
     if test.overhang_frames:
-        notes.append(f"{test.overhang_frames} annotated frames lie past the last frame of their video and don't count")
+        notes.append(f"{test.overhang_frames} annotated frames lie past the last frame of their video and are ignored")
     if test.partial:
-        notes.append(f"{len(test.partial)} videos are partial: they count up to their last row")
+        notes.append(f"{len(test.partial)} videos are partial: they count up to their last frame")
     if test.damaged:
-        notes.append(f"{sum(test.damaged.values())} frames of {len(test.damaged)} videos were decoded with errors, and count")
+        notes.append(f"{sum(test.damaged.values())} frames of {len(test.damaged)} videos were decoded with errors; they count")
     for side, names in (("without scores", test.unscored), ("without truth", test.unknown)):
-        notes += [f"{len(names)} videos {side} left out"] if names else []
+        notes += [f"{len(names)} videos {side} are left out"] if names else []
     if test.pixels is not None and "pixel" in report.metrics and len(test.pixels.names) < len(test.videos):
         notes.append(f"pixel figures over the {len(test.pixels.names)} of {len(test.videos)} videos with pixel truth and masks")
     if test.unmasked and test.pixels is None and not protocol.groups:
@@ -261,19 +260,21 @@ def _escaped(text: str) -> str:
 
 
 SAME = ("format_version", "generator", "dataset", "root", "inputs")
-"""What must agree for two documents to be of the same figures, besides the protocol without its groups."""
+"""Keys that must agree before documents are merged, besides the protocol without its groups."""
 
 
-def document_of(report: Report, root: Path) -> dict[str, Any]:
-    """A report with what it was measured from: the truth's path and a digest of what was read."""
+def document_of(report: Evaluation, root: Path) -> dict[str, Any]:
+    """Return a report with its inputs: the truth's path and a digest of what was read."""
     return {**report.to_json(), "root": str(root), "inputs": inputs_of(report.test)}
 
 
 def keep(document: dict[str, Any], layout: OutputLayout) -> Path:
-    """Write a document of `document_of` to OUT/eval/<dataset>.json, with the groups that an earlier one has besides.
+    """Write a document of `document_of` to OUT/eval/<dataset>.json and return the path.
+
+    Groups that only an earlier document of the same inputs has are kept.
 
     Raises:
-        OutputError: it can't be written.
+        OutputError: the file cannot be written.
     """
     final = layout.evaluation(document["dataset"])
     with Scratch(layout.scratch) as scratch, scratch.replace(final) as path:
@@ -282,7 +283,7 @@ def keep(document: dict[str, Any], layout: OutputLayout) -> Path:
 
 
 def merged(earlier: dict[str, Any] | None, document: dict[str, Any]) -> dict[str, Any]:
-    """The document with the groups that only the earlier one has; as it is where the two are not of the same."""
+    """Return `document` with the groups that only `earlier` has, if both have the same inputs."""
     if earlier is None or not _same(earlier, document):
         return document
     lost = [group for group in earlier["metrics"] if group not in document["metrics"]]
@@ -300,9 +301,10 @@ def merged(earlier: dict[str, Any] | None, document: dict[str, Any]) -> dict[str
 
 
 def inputs_of(test: TestSet) -> str:
-    """Hexadecimal digest of what figures are made from: scores, labels and events by content, stored masks by size and time.
+    """Return a hexadecimal digest of the data that figures are computed from.
 
-    The pictures of a pixel truth are not in it.
+    Scores, labels and events count by content, stored masks by size and time. The images of a pixel
+    truth are not included.
     """
     digest, layout = hashlib.sha256(), OutputLayout(test.out)
     digest.update(json.dumps([test.videos, list(test.categories)]).encode())
@@ -331,7 +333,7 @@ def _same(earlier: dict[str, Any], document: dict[str, Any]) -> bool:
 
 
 def _earlier(path: Path) -> dict[str, Any] | None:
-    """The stored document; None where there is none, or none of this kind."""
+    """Return the stored document; None if there is none or its keys are not the expected ones."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

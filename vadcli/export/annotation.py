@@ -84,7 +84,7 @@ def _task(document: EventsDocument) -> dict[str, Any]:
     video = document.video
     results: list[dict[str, Any]] = []
     for event in document.events:
-        results.append(_stretch(event))
+        results.append(_span(event))
         if event.bbox and video["width"] and video["height"]:
             results.append(_box(event, event.bbox, document))
     predictions = {
@@ -101,7 +101,7 @@ def _task(document: EventsDocument) -> dict[str, Any]:
     return {"data": data, "predictions": [predictions]}
 
 
-def _stretch(event: Event) -> dict[str, Any]:
+def _span(event: Event) -> dict[str, Any]:
     """Returns the event's span; Label Studio counts frames from 1 and includes the last one."""
     return {
         "id": f"event-{event.id}",

@@ -20,7 +20,7 @@ _DEFAULT_FPS = 25.0
 def to_edl(document: EventsDocument) -> str:
     """Returns a CMX 3600 edit list of one video's events, in non-drop timecode at the video's frame rate.
 
-    The format counts in whole frames a second: of 29.97 it makes 30, as editors do with such a file.
+    The format counts in whole frames per second: 29.97 becomes 30, as in video editors.
 
     Raises:
         ValueError: the document has events but no frame rate.

@@ -1,7 +1,7 @@
-"""The options of every command as frozen dataclasses, each written down once.
+"""The options of every command as frozen dataclasses, each option declared once.
 
-A field's metadata carries its help text and choices: the command line, the documentation and the run's record are made
-from it. `config.resolve` fills a set from the command line, the environment and TOML files.
+A field's metadata holds its help text and choices. The command line, the reference page and the run record are made from
+it. `config.resolve` fills an option set from the command line, the environment and TOML files.
 """
 
 from vadcli.options.commands import (
@@ -23,18 +23,17 @@ from vadcli.options.groups import (
     DETECTOR_CHOICES,
     PANELS,
     DecodeOptions,
-    DecoderChoice,
     DetectorOptions,
     FindOptions,
     TalkOptions,
     ThresholdOptions,
+    category_list_names,
     default_of,
     effective,
     option,
     parse_categories,
     parse_duration,
     parse_shard,
-    preset_names,
 )
 
 __all__ = [
@@ -47,7 +46,6 @@ __all__ = [
     "REPORT_FORMATS",
     "BenchOptions",
     "DecodeOptions",
-    "DecoderChoice",
     "DetectorOptions",
     "EvalOptions",
     "EventsOptions",
@@ -60,11 +58,11 @@ __all__ = [
     "ThresholdOptions",
     "WeightsImportOptions",
     "WeightsPullOptions",
+    "category_list_names",
     "default_of",
     "effective",
     "option",
     "parse_categories",
     "parse_duration",
     "parse_shard",
-    "preset_names",
 ]

@@ -1,6 +1,7 @@
-"""Filling an option set from its layers.
+"""Fills an option set from its layers.
 
-First wins: command line > `VADCLI_*` environment > `./vadcli.toml` (or `--config FILE`) > the user's own file > defaults.
+The first layer that sets an option wins: command line > `VADCLI_*` environment > `./vadcli.toml` (or `--config FILE`) > the
+user's own file > defaults.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ def resolve(
     Args:
         kind: the option dataclass.
         section: the command's table in a TOML file.
-        given: what the command line gave; None is "not given".
-        config: `--config FILE`, read in place of `./vadcli.toml`.
-        env: the environment; the process's own where None.
+        given: values from the command line; None means "not given".
+        config: `--config FILE`, which replaces `./vadcli.toml`.
+        env: the environment; None stands for the process's own.
 
     Raises:
-        UsageError: a value or key that can't be used, naming the layer it stands in.
+        UsageError: a value or key is invalid; the message names its layer.
     """
     env = os.environ if env is None else env
     known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
@@ -77,15 +78,15 @@ def from_keywords(kind: type[T], given: Mapping[str, Any]) -> T:
 
 
 def env_name(name: str) -> str:
-    """The environment variable of an option."""
+    """Returns the name of an option's environment variable."""
     return f"VADCLI_{name.upper()}"
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file.
+    """Returns the content of a TOML file.
 
     Raises:
-        UsageError: it can't be read, or isn't TOML.
+        UsageError: the file can't be read or is not TOML.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -119,7 +120,7 @@ def _layer(path: Path, section: str, known: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _coerce(hint: Any, value: Any, where: str, item: Field[Any]) -> Any:
-    """A value of the field's type from a command line, TOML or environment value."""
+    """Convert a value of the command line, a TOML file or the environment to the field's type."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     try:
@@ -154,7 +155,7 @@ def _truth(text: str) -> bool:
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept between runs, as the platform has it."""
+    """Returns the platform's folder for data that can be made again."""
     from platformdirs import user_cache_path
 
     return user_cache_path("vadcli")

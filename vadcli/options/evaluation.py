@@ -1,4 +1,4 @@
-"""Everything that `vadcli eval` can be told."""
+"""The options of `vadcli eval`."""
 
 from __future__ import annotations
 
@@ -18,92 +18,100 @@ METRIC_GROUPS = ("frame", "pixel", "region", "event", "range", "category")
 
 @dataclass(frozen=True)
 class EvalOptions(TalkOptions):
-    """What is measured against which truth, and how it is shown."""
+    """What is measured, against which ground truth, and how it is shown."""
 
     dataset: str = option(
         "csv",
-        f"Which ground truth: {', '.join(DATA_SETS)}; csv is a file of your own.",
+        f"Format of the ground truth: {', '.join(DATA_SETS)}; csv is your own file.",
         panel=HOW,
         metavar="NAME",
     )
     root: Path | None = option(
         None, "The data set's folder, or the CSV file (video,start_s,end_s[,category]).", panel=HOW, metavar="PATH"
     )
-    allow_missing: bool = option(False, "Leave out videos that have no scores or no truth, instead of stopping.", panel=HOW)
+    allow_missing: bool = option(
+        False, "Leave out videos that have no scores or no ground truth, instead of stopping.", panel=HOW
+    )
     metrics: str = option(
         "",
-        f"Which groups of metrics, separated by commas: {', '.join(METRIC_GROUPS)}.",
+        f"Groups of metrics, separated by commas: {', '.join(METRIC_GROUPS)}.",
         panel=HOW,
         metavar="LIST",
-        default_text="all there is truth for",
+        default_text="all that the ground truth allows",
     )
     only_sampled: bool = option(
-        False, "Frame and category metrics over the frames that the detector saw, without carried ones.", panel=HOW
+        False, "Frame and category metrics over sampled frames only, without scores that are carried forward.", panel=HOW
     )
     endpoints: bool = option(
-        False, "Append (0, 0) and (1, 1) to labels and scores, as some published evaluators do. It flatters.", panel=HOW
+        False,
+        "Append (0, 0) and (1, 1) to labels and scores, as some published evaluators do; this raises the figures.",
+        panel=HOW,
     )
     pixel_size: str = option(
-        "full", "Resize masks and truth to HEIGHTxWIDTH first; papers on Ped2 use 158x238.", panel=HOW, metavar="HxW"
+        "full", "Resize masks and ground truth to HEIGHTxWIDTH first; papers on Ped2 use 158x238.", panel=HOW, metavar="HxW"
     )
-    bootstrap: int = option(1000, "Resamples of the videos for intervals, 100 or more; 0 for none.", panel=HOW)
-    confidence: float = option(0.95, "Share of the resamples inside an interval.", panel=HOW)
+    bootstrap: int = option(
+        1000, "Number of resamples of the videos for confidence intervals, at least 100; 0 for none.", panel=HOW
+    )
+    confidence: float = option(0.95, "Confidence level of the intervals.", panel=HOW)
     seed: int = option(0, "Seed of the resamples.", panel=HOW)
     compare: bool = option(
-        False, "Several OUT side by side, with paired differences to the first; implied by giving several.", panel=HOW
+        False, "Show several OUT side by side, with paired differences from the first; implied by several OUT.", panel=HOW
     )
     init: bool = option(
-        False, "Print a CSV of the events found, to correct by hand into a ground truth, and stop.", panel=EVENTS
+        False, "Only print a CSV of the events found, which you can correct by hand into a ground truth.", panel=EVENTS
     )
-    from_frames: bool = option(
-        False, "Print the truth of --dataset, which is by frames, as a CSV in seconds, and stop.", panel=EVENTS
-    )
-    format: str = option("table", "How figures are printed.", panel=OUTPUT, choices=("table", "markdown", "latex"))
+    from_frames: bool = option(False, "Only print the ground truth of --dataset as a CSV in seconds.", panel=EVENTS)
+    format: str = option("table", "Format of the figures.", panel=OUTPUT, choices=("table", "markdown", "latex"))
     plots: Path | None = option(
         None,
-        "Also draw ROC, PR, score timelines, highest normal stretches and lowest true events here.",
+        "Also draw ROC, PR, score timelines, highest normal spans and lowest true events into this folder.",
         panel=OUTPUT,
         metavar="DIR",
     )
-    save: bool = option(True, "Keep the figures in OUT/eval/.", panel=RUNNING)
+    save: bool = option(True, "Save the figures in OUT/eval/.", panel=RUNNING)
 
     def __post_init__(self) -> None:
         if self.bootstrap != 0 and self.bootstrap < FEWEST_RESAMPLES:
             raise UsageError(
-                f"--bootstrap {self.bootstrap} gives no interval worth the name",
-                hint=f"at least {FEWEST_RESAMPLES}, or 0 for none",
+                f"--bootstrap {self.bootstrap} is too few for an interval",
+                hint=f"give at least {FEWEST_RESAMPLES}, or 0 for none",
             )
         if not 0.0 < self.confidence < 1.0:
             raise UsageError(f"--confidence {self.confidence:g} must lie between 0 and 1")
         if self.init and self.from_frames:
-            raise UsageError("--init and --from-frames each print a table of their own", hint="give one of them")
+            raise UsageError("--init and --from-frames each print another table", hint="give one of them")
         self.size()
         self.groups()
 
     def size(self) -> tuple[int, int] | None:
-        """(height, width) that masks are resized to; None for the frames' own.
+        """Returns (height, width) that masks are resized to; None for the frames' own size.
 
         Raises:
-            UsageError: it is no size.
+            UsageError: the text is not a size.
         """
         if self.pixel_size == "full":
             return None
         match = PIXEL_SIZE.fullmatch(self.pixel_size)
         if match is None or "0" in match.groups():
-            raise UsageError(f"--pixel-size {self.pixel_size!r} is no size", hint="write HEIGHTxWIDTH, e.g. 158x238, or full")
+            raise UsageError(
+                f"--pixel-size {self.pixel_size!r} is not a size", hint="write HEIGHTxWIDTH, e.g. 158x238, or full"
+            )
         height, width = int(match[1]), int(match[2])
         if max(height, width) > LARGEST_SIDE_PX:
             raise UsageError(f"--pixel-size {self.pixel_size}: a side may have up to {LARGEST_SIDE_PX} pixels")
         return height, width
 
     def groups(self) -> tuple[str, ...]:
-        """The chosen groups of metrics; empty for all.
+        """Returns the chosen groups of metrics; empty for all.
 
         Raises:
-            UsageError: one is not known.
+            UsageError: a group does not exist.
         """
         names = tuple(name for name in (part.strip() for part in self.metrics.split(",")) if name)
         for name in names:
             if name not in METRIC_GROUPS:
-                raise UsageError(f"--metrics: {name!r} is no group of metrics", hint=f"choose from {', '.join(METRIC_GROUPS)}")
+                raise UsageError(
+                    f"--metrics: {name!r} is not a group of metrics", hint=f"choose from {', '.join(METRIC_GROUPS)}"
+                )
         return names

@@ -1,8 +1,7 @@
-"""Texts that options hold: lengths of time, shards, category lists.
+"""Groups of options that several commands share, and how their texts are read: durations, shards, category lists.
 
-An option, written down once: a dataclass field with its help text, from which the command line and the pages are made.
-
-Options that commands share, by what they are about.
+`option()` declares an option once, as a dataclass field with its help text. The command line, the TOML keys, the
+environment variables and the reference page are made from these fields.
 """
 
 from __future__ import annotations
@@ -13,34 +12,34 @@ from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 from vadcli.errors import UsageError
 from vadcli.registry import DETECTORS
-from vadcli.types import Calibration, Thresholds
+from vadcli.types import Calibration, DecoderChoice, Thresholds
 
 DURATION = re.compile(r"(?P<value>\d+(?:\.\d+)?)\s*(?P<unit>ms|s|m|h|d)?", re.ASCII)
 UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
 
 
 def parse_duration(text: str, name: str) -> float:
-    """Seconds of `90`, `90s`, `15m`, `8h`, `2d` or `500ms`.
+    """Returns the seconds of `90`, `90s`, `15m`, `8h`, `2d` or `500ms`.
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: the text has another form.
     """
     match = DURATION.fullmatch(str(text).strip())
     if match is None:
         flag = name.replace("_", "-")
-        raise UsageError(f"--{flag} {text!r} is not a length of time", hint="write 90s, 15m, 8h or 2d")
+        raise UsageError(f"--{flag} {text!r} is not a duration", hint="write 90s, 15m, 8h or 2d")
     return float(match["value"]) * UNIT_S[match["unit"]]
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:
-    """(i, n) of `i/n`, 1 <= i <= n; (1, 1) where there is none.
+    """Returns (i, n) of `i/n`, 1 <= i <= n; (1, 1) for None.
 
     Raises:
-        UsageError: it is not a shard.
+        UsageError: the text is not a shard.
     """
     if text is None:
         return 1, 1
@@ -52,10 +51,10 @@ def parse_shard(text: str | None) -> tuple[int, int]:
 
 
 def parse_numbers(text: str, name: str) -> tuple[float, ...]:
-    """The numbers of `1,0.5,0.2`, in order, each once.
+    """Returns the numbers of `1,0.5,0.2` in order, without repeats.
 
     Raises:
-        UsageError: there is none, or a word that is no finite number.
+        UsageError: there is no number, or a word is not a finite number.
     """
     try:
         found = tuple(dict.fromkeys(float(part) for part in text.split(",")))
@@ -68,10 +67,10 @@ def parse_numbers(text: str, name: str) -> tuple[float, ...]:
 
 
 def parse_categories(text: str) -> tuple[str, ...]:
-    """The categories of `a, b, @preset, @file.txt`, in order, each once.
+    """Returns the categories of `a, b, @preset, @file.txt` in order, without repeats.
 
     Raises:
-        UsageError: a preset or file that is not there.
+        UsageError: a preset or file does not exist.
     """
     found: dict[str, None] = {}
     for part in (piece.strip() for piece in text.split(",")):
@@ -81,8 +80,8 @@ def parse_categories(text: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def preset_names() -> list[str]:
-    """Names of the category lists that come with vadcli."""
+def category_list_names() -> list[str]:
+    """Returns the names of the category lists that come with vadcli."""
     return sorted(
         entry.name.removesuffix(".txt")
         for entry in resources.files("vadcli").joinpath("categories").iterdir()
@@ -91,14 +90,15 @@ def preset_names() -> list[str]:
 
 
 def _preset(name: str) -> Iterator[str]:
-    if name in preset_names():
+    if name in category_list_names():
         text = resources.files("vadcli").joinpath("categories").joinpath(f"{name}.txt").read_text(encoding="utf-8")
     else:
         try:
             text = Path(name).expanduser().read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(
-                f"@{name} is neither a category preset nor a readable file", hint=f"presets: {', '.join(preset_names())}"
+                f"@{name} is neither a category list of vadcli nor a readable file",
+                hint=f"lists: {', '.join(category_list_names())}",
             ) from error
     for line in text.splitlines():
         yield line.partition("#")[0].strip()
@@ -114,7 +114,7 @@ def option(
     metavar: str = "",
     default_text: str = "",
 ) -> Any:
-    """A dataclass field that is also a command-line option, a TOML key and an environment variable."""
+    """Returns a dataclass field that is also a command-line option, a TOML key and an environment variable."""
     metadata = {
         "help": text,
         "panel": panel,
@@ -127,18 +127,17 @@ def option(
 
 
 def same(kind: type[Any], name: str) -> Any:
-    """Another set's option of that name, once more."""
+    """Returns a copy of another option set's field."""
     found = next(item for item in fields(kind) if item.name == name)
     return field(default=found.default, metadata=found.metadata)
 
 
 PANELS = ("Which videos", "Detector", "Events", "Outputs", "Running", "Talking")
 FIND, HOW, EVENTS, OUTPUT, RUNNING, TALK = PANELS
-DecoderChoice = Literal["auto", "decord", "ffmpeg"]
 
 
 def effective(options: Any) -> dict[str, Any]:
-    """An option set as JSON values, for the run's record."""
+    """Returns an option set as JSON values, for the run record."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, tuple):
@@ -149,36 +148,39 @@ def effective(options: Any) -> dict[str, Any]:
 
 
 def default_of(item: Field[Any]) -> Any:
-    """A field's default value."""
+    """Returns a field's default value; None if it has none."""
     return item.default if item.default is not MISSING else None
 
 
 PRESET_MARK = "preset:"
-"""Before a preset's name, where `--model` means random weights of its sizes though a model of that name is here."""
+"""Prefix of a preset's name in `--model`: random weights of its sizes, even if a model of that name is installed."""
 DETECTOR_CHOICES = ("auto", *DETECTORS)
 DEFAULT_MODEL = "lavida-7b"
 
 
 @dataclass(frozen=True)
 class ThresholdOptions:
-    """How scores become events; None keeps the detector's own default."""
+    """How scores become events. None stands for the detector's own default."""
 
     threshold: float | None = option(
-        None, "An event opens at this score, 0-1.", panel=EVENTS, default_text="the detector's own"
+        None, "An event starts when the score reaches this value, 0-1.", panel=EVENTS, default_text="the detector's own"
     )
     low: float | None = option(
-        None, "It closes below this score.", panel=EVENTS, default_text="the detector's own, at most --threshold"
+        None,
+        "An event ends when the score falls below this value.",
+        panel=EVENTS,
+        default_text="the detector's own, at most --threshold",
     )
     alarms_per_hour: float | None = option(
         None,
-        "Set --threshold to the score that footage like the camera's own reaches this often (calibrated detectors).",
+        "Set --threshold so that the camera's normal footage gives this many alarms per hour (calibrated detectors).",
         panel=EVENTS,
     )
     min_duration: str | None = option(
-        None, "Drop events shorter than this.", panel=EVENTS, metavar="TIME", default_text="the detector's own"
+        None, "Drop events that are shorter than this.", panel=EVENTS, metavar="TIME", default_text="the detector's own"
     )
     merge_gap: str | None = option(
-        None, "Merge events closer than this.", panel=EVENTS, metavar="TIME", default_text="the detector's own"
+        None, "Merge events that are closer than this.", panel=EVENTS, metavar="TIME", default_text="the detector's own"
     )
     pad: str | None = option(
         None, "Add this much at both ends of an event.", panel=EVENTS, metavar="TIME", default_text="the detector's own"
@@ -188,7 +190,7 @@ class ThresholdOptions:
         for name in ("threshold", "low"):
             value = getattr(self, name)
             if value is not None and not 0.0 <= value <= 1.0:
-                raise UsageError(f"--{name} {value:g} is not a score", hint="scores lie between 0 and 1")
+                raise UsageError(f"--{name} {value:g} is outside 0-1", hint="scores lie between 0 and 1")
         if self.threshold is not None and self.alarms_per_hour is not None:
             raise UsageError("--threshold and --alarms-per-hour both set the threshold", hint="give one of them")
         if self.alarms_per_hour is not None and not self.alarms_per_hour > 0:
@@ -198,14 +200,14 @@ class ThresholdOptions:
                 parse_duration(getattr(self, name), name)
 
     def thresholds(self, default: Thresholds, calibration: Calibration | None) -> Thresholds:
-        """The thresholds to cut events with.
+        """Returns the thresholds with which events are cut.
 
         Args:
             default: the detector's own.
-            calibration: how its scores read as alarms an hour.
+            calibration: how its scores translate to alarms per hour; None if they are not calibrated.
 
         Raises:
-            UsageError: --alarms-per-hour for scores that are not calibrated, or thresholds that contradict each other.
+            UsageError: the scores are not calibrated, or the thresholds contradict each other.
         """
         high = default.high if self.threshold is None else self.threshold
         if self.alarms_per_hour is not None:
@@ -214,7 +216,9 @@ class ThresholdOptions:
             high = calibration.score_at(self.alarms_per_hour)
         low = min(default.low, high) if self.low is None else self.low
         if low > high:
-            raise UsageError(f"--low {low:g} is above the threshold {high:g}", hint="an event must close below where it opens")
+            raise UsageError(
+                f"--low {low:g} is above the threshold {high:g}", hint="an event must end at a lower score than it starts at"
+            )
 
         def seconds(name: str) -> float:
             text = getattr(self, name)
@@ -225,38 +229,40 @@ class ThresholdOptions:
 
 @dataclass(frozen=True)
 class TalkOptions:
-    """How much is said, and where. stdout carries data only; all of this goes to stderr."""
+    """How much is reported, and where. Data goes to stdout, all messages go to stderr."""
 
-    json: bool = option(False, "One JSON object a line on stdout.", panel=TALK)
-    quiet: bool = option(False, "Say only errors and failed files.", panel=TALK, short="-q")
-    verbose: bool = option(False, "Say more: each decision, full tracebacks.", panel=TALK, short="-v")
-    log_file: Path | None = option(None, "Also write the log here, rotated at 10 MB.", panel=TALK, metavar="FILE")
+    json: bool = option(False, "Print one JSON object per line on stdout.", panel=TALK)
+    quiet: bool = option(False, "Report only errors and failed files.", panel=TALK, short="-q")
+    verbose: bool = option(False, "Report more: each decision, full tracebacks.", panel=TALK, short="-v")
+    log_file: Path | None = option(
+        None, "Also write the log to this file, which is rotated at 10 MB.", panel=TALK, metavar="FILE"
+    )
 
 
 @dataclass(frozen=True)
 class FindOptions:
     """Which files are videos."""
 
-    recursive: bool = option(True, "Walk into sub-folders.", panel=FIND)
+    recursive: bool = option(True, "Include sub-folders.", panel=FIND)
     include: tuple[str, ...] = option(
         (),
-        "Only files matching this glob (name or relative path), whatever their suffix; repeatable.",
+        "Only files that match this glob (name or relative path), whatever their suffix; repeatable.",
         panel=FIND,
         metavar="GLOB",
     )
     exclude: tuple[str, ...] = option(
-        (), "Leave out files and folders matching this glob; repeatable.", panel=FIND, metavar="GLOB"
+        (), "Leave out files and folders that match this glob; repeatable.", panel=FIND, metavar="GLOB"
     )
     files_from: Path | None = option(
-        None, "Also take the files listed here, one a line or NUL-separated; - reads stdin.", panel=FIND, metavar="FILE"
+        None, "Also scan the files in this list, one per line or NUL-separated; - reads stdin.", panel=FIND, metavar="FILE"
     )
     follow_links: bool = option(False, "Follow symbolic links to folders.", panel=FIND)
-    frames_as_video: bool = option(False, "A folder of numbered images is a video.", panel=FIND)
+    frames_as_video: bool = option(False, "Treat a folder of numbered images as a video.", panel=FIND)
     fps: float | None = option(None, "Frame rate of folders of images.", panel=FIND, default_text="10")
     min_age: str = option(
-        "0s", "Leave out files changed more recently than this: they may still be recorded.", panel=FIND, metavar="TIME"
+        "0s", "Leave out files that changed more recently than this; they may still be recording.", panel=FIND, metavar="TIME"
     )
-    allow_empty: bool = option(False, "Exit 0 when there is no video.", panel=FIND)
+    allow_empty: bool = option(False, "Exit with code 0 if there is no video.", panel=FIND)
 
     def __post_init__(self) -> None:
         parse_duration(self.min_age, "min_age")
@@ -266,13 +272,15 @@ class FindOptions:
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """How frames are read."""
+    """How frames are decoded."""
 
-    decoder: DecoderChoice = option("auto", "Force a decoder.", panel=RUNNING, choices=("auto", "decord", "ffmpeg"))
+    decoder: DecoderChoice = option("auto", "Decoder to use.", panel=RUNNING, choices=get_args(DecoderChoice))
     decode_timeout: str = option(
-        "60s", "Give up on a file whose decoder makes no progress for this long.", panel=RUNNING, metavar="TIME"
+        "60s", "Give up on a file if its decoder makes no progress for this long.", panel=RUNNING, metavar="TIME"
     )
-    decode_memory: int = option(4096, "Give up on a file whose decoder takes more than this.", panel=RUNNING, metavar="MIB")
+    decode_memory: int = option(
+        4096, "Give up on a file if its decoder uses more memory than this.", panel=RUNNING, metavar="MIB"
+    )
 
     def __post_init__(self) -> None:
         if parse_duration(self.decode_timeout, "decode_timeout") <= 0:
@@ -285,11 +293,11 @@ class DecodeOptions:
 
 @dataclass(frozen=True)
 class DetectorOptions:
-    """Which detector, on what, and how it computes."""
+    """Which detector, what it looks for, and how it computes."""
 
     categories: str = option(
         "",
-        "What to look for, in your own words, separated by commas; @NAME is a preset, @FILE a list of your own.",
+        "What to look for, in your own words, separated by commas; @NAME is a list of vadcli, @FILE your own list.",
         panel=HOW,
         short="-c",
         metavar="LIST",
@@ -297,7 +305,7 @@ class DetectorOptions:
     )
     detector: str = option(
         "auto",
-        "lavida reads the categories and needs weights; motion needs none. auto takes lavida with --model or trained weights.",
+        "lavida reads the categories and needs weights; motion needs none. auto is lavida with --model or trained weights.",
         panel=HOW,
         short="-d",
         choices=DETECTOR_CHOICES,
@@ -307,9 +315,11 @@ class DetectorOptions:
     )
     device: str = option("auto", "auto, cpu, cuda (every GPU there is), cuda:N.", panel=HOW)
     precision: str = option(
-        "auto", "Number format; auto is fp16 on a GPU, else fp32.", panel=HOW, choices=("auto", "fp16", "bf16", "fp32")
+        "auto", "Number format; auto is fp16 on a GPU and fp32 on a CPU.", panel=HOW, choices=("auto", "fp16", "bf16", "fp32")
     )
-    batch_size: int | None = option(None, "Clips scored in one call.", panel=HOW, default_text="as memory allows")
+    batch_size: int | None = option(
+        None, "Number of clips that are scored together.", panel=HOW, default_text="as memory allows"
+    )
     compression: float | None = option(
         None,
         "Share of the visual tokens that the language model reads, 0-1.",
@@ -319,25 +329,25 @@ class DetectorOptions:
     )
     mask_gate: str | None = option(
         None,
-        "Masks of frames in which nothing is found: hard clears them, soft weakens them, off leaves them.",
+        "What to do with the mask of a frame in which nothing is found: hard clears it, soft weakens it, off keeps it.",
         panel=HOW,
         choices=("hard", "soft", "off"),
         default_text="the model's own, hard",
     )
     drop_static: bool = option(
-        False, "Leave out image patches that stay as they are throughout a clip (fixed cameras; quicker).", panel=HOW
+        False, "Leave out image patches that do not change during a clip (fixed cameras; faster).", panel=HOW
     )
-    attribute: bool = option(True, "Say which category an event shows, by a second look at its peak.", panel=HOW)
+    attribute: bool = option(True, "Name the category of each event, by a second pass over its peak.", panel=HOW)
     allow_untrained: bool = option(
-        False, "Scan with LAVIDA's own part drawn at random where it was never trained; the scores mean nothing.", panel=HOW
+        False, "Scan with random weights where LAVIDA's own part is untrained; the scores mean nothing.", panel=HOW
     )
-    compile: bool = option(False, "Compile the model first (torch.compile): slow to start, then quicker.", panel=HOW)
+    compile: bool = option(False, "Compile the model first (torch.compile): slower to start, then faster.", panel=HOW)
     sam2: str = option(
-        "transformers", "Which code runs SAM2; both give the same masks.", panel=HOW, choices=("transformers", "package")
+        "transformers", "Implementation of SAM2; both give the same masks.", panel=HOW, choices=("transformers", "package")
     )
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"--batch-size {self.batch_size} must be at least 1")
         if self.compression is not None and not 0.0 < self.compression <= 1.0:
-            raise UsageError(f"--compression {self.compression:g} is not a share", hint="give a number above 0, at most 1")
+            raise UsageError(f"--compression {self.compression:g} is outside 0-1", hint="give a number above 0 and at most 1")

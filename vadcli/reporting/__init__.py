@@ -1,7 +1,7 @@
-"""What people look at in the morning: one page of an archive's events and failures, or a digest of it for a mail.
+"""Reports of an archive's events and failures: an HTML page, or a digest for a mail or a program.
 
-`archive` reads what the scans stored, `pictures` reduces curves and frames to what a page can hold, `html` writes the page and
-the digests.
+`archive` reads what the scans stored, `pictures` makes curves and thumbnails small enough for a
+page, and `html` writes the page and the digests.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from vadcli.video.loader import loader_options
 log = logging.getLogger("vadcli")
 
 STDOUT = Path("-")
-CURVE_SHARE = 0.2  # of a page's size, for the score curves
-POINTS_BESIDE = 4_000_000  # of all curves, if they are files beside the page
+CURVE_SHARE = 0.2  # share of a page's size for the score curves
+POINTS_BESIDE = 4_000_000  # points of all curves, if they are files beside the page
 CLIP_HEIGHT_PX = 480
 
 
 @dataclass(frozen=True)
-class Report:
+class WrittenReport:
     """A report that was made.
 
     Attributes:
         archive: the events and failures that it shows.
         text: the page or digest.
-        file: where it was written; None if `options.to` is "-", then nobody has written it.
+        file: where it was written; None if `options.to` is "-": the caller prints the text.
     """
 
     archive: Archive
@@ -47,7 +47,7 @@ class Report:
 
 
 def read_archive(out: Path, options: ReportOptions) -> Archive:
-    """Read what the scans stored in a folder, as far as the options ask for it.
+    """Return what the scans stored in a folder, limited by `options.since` and `.include`.
 
     Raises:
         UsageError: there is no such folder.
@@ -57,11 +57,13 @@ def read_archive(out: Path, options: ReportOptions) -> Archive:
     return collect(OutputLayout(out), since=options.since, include=options.include)
 
 
-def make_report(archive: Archive, options: ReportOptions) -> Report:
-    """Make the page or digest of an archive, and write it whole or not at all.
+def make_report(archive: Archive, options: ReportOptions) -> WrittenReport:
+    """Return the page or digest of an archive, after writing it to `options.to`.
+
+    A failed report leaves an earlier file as it was.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the report cannot be written.
     """
     to = options.to or (archive.layout.out / "report.html" if options.format == "html" else STDOUT)
     with ExitStack() as stack:
@@ -72,11 +74,11 @@ def make_report(archive: Archive, options: ReportOptions) -> Report:
             _write(text, to, archive, scratch)
         if folder is not None:
             folder.settle()
-    return Report(archive, text, None if to == STDOUT else to)
+    return WrittenReport(archive, text, None if to == STDOUT else to)
 
 
 def _write(text: str, to: Path, archive: Archive, scratch: Scratch) -> None:
-    if to.exists() and not to.is_file():  # a pipe or a device is written into, never replaced
+    if to.exists() and not to.is_file():  # write into a pipe or a device; never replace it
         with writing(to):
             to.write_text(text, encoding="utf-8")
     elif to.absolute().is_relative_to(archive.layout.out.absolute()):
@@ -130,10 +132,10 @@ def _page(archive: Archive, folder: InFolder | None, scratch: Scratch, options: 
 
 @dataclass(frozen=True)
 class _ClipLayout(OutputLayout):
-    """The layout of a scan's folder, with rendered files elsewhere.
+    """The layout of a scan's folder, with the rendered files in another folder.
 
     Attributes:
-        elsewhere: the folder of the rendered files.
+        elsewhere: the folder for the rendered files.
     """
 
     elsewhere: Path
@@ -150,7 +152,7 @@ def _clips(
     options: ReportOptions,
     problems: list[str],
 ) -> dict[EventKey, bytes]:
-    """Return one MP4 per event whose footage is still there; what cannot be made goes to `problems`."""
+    """Return one MP4 per event whose footage is found; errors are added to `problems`."""
     layout = _ClipLayout(archive.layout.out, scratch.folder / "clips")
     most_s = parse_duration(options.clip_length, "clip_length")
     decode = loader_options(options)

@@ -1,6 +1,6 @@
-"""An archive as its scans left it: every video's events, what could not be read, and how the runs went.
+"""Reads what scans stored about an archive: events and failures of each video, and the runs.
 
-An archive's facts in words: how long, how many, by what, how fast.
+The functions at the end put these facts into words: durations, counts, detector, speed.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from vadcli.types.media import clock
 
 LAST_RUN = "last-run"
 SIDE_BY_SIDE = timedelta(minutes=10)
-"""Shards that begin within this time of the next one are started together."""
+"""Shards that start within this time of each other count as one run."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class VideoStory:
-    """What is known of one video.
+    """The stored facts of one video.
 
     Attributes:
         video: relative path.
-        camera: the camera's name; "" where the video could not be opened.
+        camera: the camera's name; "" if the video could not be opened.
         status: done, partial or failed.
-        reason: why it is not done; "" where it is.
-        duration_s: of the footage, as the probe tells; 0 where it failed.
-        frames: rows with a score.
-        lost_frames: that should have been there and could not be decoded.
-        detector: what scored it.
-        thresholds: what its events were cut with.
-        events: in order.
+        reason: why it is not done; "" if it is.
+        duration_s: duration that the probe reported; 0 if the probe failed.
+        frames: number of frames with a score.
+        lost_frames: number of expected frames that could not be decoded.
+        detector: name of the detector that scored it.
+        thresholds: the thresholds that its events passed.
+        events: the events in order of time.
     """
 
     video: str
@@ -57,13 +57,13 @@ class VideoStory:
 
 @dataclass(frozen=True)
 class Archive:
-    """All that a report tells of.
+    """Everything that a report shows.
 
     Attributes:
         layout: the scans' output folder.
-        runs: in scope, oldest first.
-        videos: in the order of camera and name.
-        problems: files of the output folder that can't be read, a line each.
+        runs: the runs in scope, oldest first.
+        videos: the videos, sorted by camera and name.
+        problems: one line per file of the output folder that cannot be read.
     """
 
     layout: OutputLayout
@@ -73,17 +73,17 @@ class Archive:
 
     @property
     def name(self) -> str:
-        """The output folder's own name, as UTF-8 can write it."""
+        """The output folder's name, with bytes that are not UTF-8 replaced."""
         return printable(self.layout.out.absolute().name)
 
     @property
     def failures(self) -> tuple[VideoStory, ...]:
-        """The videos that could not be read, or not whole."""
+        """The videos that failed or are partial."""
         return tuple(video for video in self.videos if video.status is not Status.DONE)
 
     @property
     def events(self) -> int:
-        """How many there are."""
+        """The number of events."""
         return sum(len(video.events) for video in self.videos)
 
     @property
@@ -93,7 +93,7 @@ class Archive:
 
     @property
     def cameras(self) -> dict[str, list[VideoStory]]:
-        """Camera -> its videos that have scores, in order."""
+        """The videos with scores, by camera, in order."""
         found: dict[str, list[VideoStory]] = {}
         for video in self.videos:
             if video.status is not Status.FAILED:
@@ -102,13 +102,13 @@ class Archive:
 
     @property
     def newest(self) -> StoredRun | None:
-        """The run that began last."""
+        """The run that started last; None if there is none."""
         return self.runs[-1] if self.runs else None
 
     def footage(self, video: str, root: Path | None = None) -> Path | None:
-        """Where a video's footage is: below `root`, or where a run found it, the newest first; None where it is no more.
+        """Return the path of a video, below `root` or where the newest run found it, or None.
 
-        Names are stored with bytes that are not UTF-8 as %XX.
+        Stored names have %XX in place of bytes that are not UTF-8, so both spellings are tried.
         """
         told = dict.fromkeys(run.info.root for run in reversed(self.runs))
         roots = [root] if root else [Path(path) for text in told for path in told_paths(text)]
@@ -119,13 +119,13 @@ class Archive:
 
 
 def collect(layout: OutputLayout, *, since: str | None = None, include: Collection[str] = ()) -> Archive:
-    """Read an output folder.
+    """Return what an output folder stores about its archive.
 
     Args:
         layout: the folder.
-        since: only what runs worked on that began then or later: "last-run", a time like 2026-11-27T06:00, or how long ago
-            ("24h"). Everything that is stored where None.
-        include: globs of relative paths; all videos where empty.
+        since: keep only videos that a run worked on since then: "last-run", a time like
+            2026-11-27T06:00, or how long ago ("24h"). None keeps all.
+        include: globs of relative paths; empty for all videos.
 
     Raises:
         UsageError: there is no scan, or `since` is not understood.
@@ -134,7 +134,7 @@ def collect(layout: OutputLayout, *, since: str | None = None, include: Collecti
     runs = list(_read_all(layout.iter_runs(), read_run, problems))
     documents = list(_read_all(layout.iter_events(), read_events, problems))
     if not runs and not documents and not problems:
-        raise UsageError(f"{layout.out}: no scan has left anything here", hint="name the --out folder of a scan")
+        raise UsageError(f"{layout.out}: contains no results of a scan", hint="name the --out folder of a scan")
     results = _newest_results(runs)
     chosen = runs
     if since is not None:
@@ -150,14 +150,14 @@ def collect(layout: OutputLayout, *, since: str | None = None, include: Collecti
 
 
 def moment(since: str, runs: Sequence[StoredRun]) -> datetime:
-    """The time that `--since` means.
+    """Return the time that `--since` means.
 
     Raises:
-        UsageError: it is neither a time nor how long ago, or it is the last run's and there is none.
+        UsageError: it is not a time, a duration or "last-run", or there is no run.
     """
     if since == LAST_RUN:
         if not runs:
-            raise UsageError(f"--since {LAST_RUN}: no run has left a record", hint="leave --since out, or scan first")
+            raise UsageError(f"--since {LAST_RUN}: there is no run record", hint="leave --since out, or scan first")
         return last_run_start(runs)
     try:
         told = datetime.fromisoformat(since)
@@ -172,7 +172,7 @@ def moment(since: str, runs: Sequence[StoredRun]) -> datetime:
 
 
 def last_run_start(runs: Sequence[StoredRun]) -> datetime:
-    """When the last run began. Shards of one scan that began side by side, each of another part, are one run.
+    """Return when the last run started; shards of a scan that started together are one run.
 
     Args:
         runs: at least one.
@@ -188,7 +188,7 @@ def last_run_start(runs: Sequence[StoredRun]) -> datetime:
 
 
 def _parts(run: StoredRun) -> str:
-    """The N of a shard K/N; "" of a whole run."""
+    """Return the N of a shard K/N; "" for a run without shards."""
     return (run.info.shard or "").partition("/")[2]
 
 
@@ -201,12 +201,12 @@ def _read_all(paths: Iterator[Path], read: Callable[[Path], T], problems: list[s
 
 
 def _newest_results(runs: Sequence[StoredRun]) -> dict[str, VideoResult]:
-    """What the newest run that worked on each video says of it."""
+    """Return each video's result from the newest run that worked on it."""
     return {result.video: result for run in runs for result in run.files if result.status is not Status.SKIPPED}
 
 
 def _concerns(result: VideoResult) -> bool:
-    """Whether a run worked on the video, or named it as lost still."""
+    """True if a run worked on the video, or reported it as still failed or partial."""
     return result.is_lost or result.status is Status.DONE
 
 
@@ -219,7 +219,7 @@ def _story(document: EventsDocument, result: VideoResult | None) -> VideoStory:
         video=str(video["path"]),
         camera=str(video["camera"] or ""),
         status=status,
-        reason=reason or ("" if status is Status.DONE else "frames are missing; the run's record that says why is gone"),
+        reason=reason or ("" if status is Status.DONE else "frames are missing; the run record with the reason was deleted"),
         duration_s=float(video["duration_s"] or 0.0),
         frames=int(video["frames"] or 0),
         lost_frames=lost,
@@ -233,20 +233,20 @@ _SHORT_HASH = 12
 
 
 def lasting(seconds: float) -> str:
-    """`2.7 s` under a minute, else like `clock`."""
+    """Return `2.7 s` below one minute, otherwise the form of `clock`."""
     return f"{seconds:.1f} s" if seconds < 60 else clock(seconds)
 
 
 def counted(number: int, noun: str) -> str:
-    """`no events`, `1 event`, `1,204 events`."""
+    """Return `no events`, `1 event` or `1,204 events`."""
     return f"no {noun}s" if number == 0 else f"{number:,} {noun}{'s' if number > 1 else ''}"
 
 
 def run_facts(archive: Archive) -> list[tuple[str, str]]:
-    """What the newest run in scope was: a name and a value each."""
+    """Return facts about the newest run in scope, as (name, value) pairs."""
     run = archive.newest
     if run is None:
-        return [("Run", "no run's record is here")]
+        return [("Run", "there is no run record")]
     facts = [
         ("Detector", str(run.info.detector.get("name", "?"))),
         ("Weights", ", ".join(f"{name} {sha[:_SHORT_HASH]}" for name, sha in run.info.weights.items()) or "none"),
@@ -258,11 +258,11 @@ def run_facts(archive: Archive) -> list[tuple[str, str]]:
         ("Version", f"vadcli {run.info.version}"),
     ]
     others = len(archive.runs) - 1
-    return [*facts, ("Runs before", str(others))] if others else facts
+    return [*facts, ("Earlier runs", str(others))] if others else facts
 
 
 def speed(run: StoredRun) -> str:
-    """`310 frames/s`; "" where the run has not ended or decoded nothing."""
+    """Return `310 frames/s`; "" if the run has not ended or decoded nothing."""
     frames = int(run.totals.get("decoded_frames", 0))
     if run.end is None or not frames:
         return ""
@@ -270,11 +270,11 @@ def speed(run: StoredRun) -> str:
 
 
 def when(moment: datetime) -> str:
-    """A moment in UTC to the minute."""
+    """Return a time in UTC, to the minute."""
     return f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
 def _ending(run: StoredRun) -> str:
     if run.end is None:
-        return "not ended: it runs still, or was killed"
+        return "not ended: it is still running, or was killed"
     return f"{lasting((run.end - run.start).total_seconds())}, exit code {run.exit_code}"

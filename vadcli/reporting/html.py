@@ -1,6 +1,7 @@
-"""The page: one HTML file that opens from disk, asks nothing of any network and runs nothing that data says.
+"""Writes a report as an HTML page, or as a digest in Markdown, JSON or mail form.
 
-The night in a few lines, for a mail or another program: what happened, where, and what could not be read.
+The page is one file that opens from disk without a network. Its content security policy allows
+only its own scripts, so that nothing in the data can run.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vadcli import __version__
 from vadcli.reporting.archive import Archive, VideoStory, counted, lasting, run_facts
-from vadcli.reporting.pictures import EventKey, Shelf, Strip
+from vadcli.reporting.pictures import AssetStore, EventKey, Strip
 from vadcli.types import Event
 from vadcli.types.media import clock
 
@@ -37,12 +38,12 @@ _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u20
 
 @dataclass(frozen=True)
 class Shown:
-    """What goes into the page beside the archive's own facts.
+    """The curves, thumbnails and clips of a page.
 
     Attributes:
-        curves: video -> packed curve.
+        curves: packed curve of each video.
         strips: the thumbnails of some events, the most important first.
-        clips: MP4 files of some events.
+        clips: MP4 data of some events.
     """
 
     curves: Mapping[str, str]
@@ -50,20 +51,20 @@ class Shown:
     clips: Mapping[EventKey, bytes]
 
 
-def make_page(archive: Archive, shown: Shown, shelf: Shelf, *, problems: Sequence[str], title: str = "") -> str:
-    """The page's text.
+def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: Sequence[str], title: str = "") -> str:
+    """Return the HTML of the page.
 
     Args:
-        archive: what it tells of.
+        archive: what the page shows.
         shown: curves, thumbnails and clips.
-        shelf: where these go.
-        problems: what went wrong while they were made, a line each.
-        title: the heading; the archive's folder where empty.
+        assets: the asset store that takes them.
+        problems: one line per error while they were made.
+        title: the heading; if empty, the name of the archive's folder.
 
     Raises:
-        OutputError: the shelf can't write.
+        OutputError: an asset cannot be written.
     """
-    data = _data(archive, shown, shelf)
+    data = _data(archive, shown, assets)
     script = "\n".join(map(_asset, SCRIPTS))
     style = "\n".join(map(_asset, STYLES))
     environment = Environment(
@@ -79,7 +80,7 @@ def make_page(archive: Archive, shown: Shown, shelf: Shelf, *, problems: Sequenc
         problems=[*archive.problems, *problems],
         categories=sorted({event.category for video in archive.videos for event in video.events if event.category}),
         libraries=LIBRARIES,
-        policy=_policy(script, style, beside=shelf.beside),
+        policy=_policy(script, style, beside=assets.beside),
         script=script,
         style=style,
         data=json.dumps(data, ensure_ascii=False, separators=(",", ":")).translate(_ESCAPES),
@@ -87,20 +88,20 @@ def make_page(archive: Archive, shown: Shown, shelf: Shelf, *, problems: Sequenc
 
 
 def by_importance(archive: Archive) -> list[tuple[VideoStory, Event]]:
-    """Every event, the highest peak first."""
+    """Return every event with its video, the highest peak score first."""
     events = [(video, event) for video in archive.videos for event in video.events]
     return sorted(events, key=lambda item: (-item[1].peak_score, item[0].video, item[1].id))
 
 
-def _data(archive: Archive, shown: Shown, shelf: Shelf) -> dict[str, Any]:
+def _data(archive: Archive, shown: Shown, assets: AssetStore) -> dict[str, Any]:
     number = {video.video: place for place, video in enumerate(archive.videos)}
-    pictures = {(video.video, event.id): _pictures(video, event, shown, shelf) for video, event in by_importance(archive)}
+    pictures = {(video.video, event.id): _pictures(video, event, shown, assets) for video, event in by_importance(archive)}
     return {
         "archive": _identity(archive),
         "generator": f"vadcli {__version__}",
         "videos": [[video.video, video.camera] for video in archive.videos],
         "cameras": [
-            _camera(place, name, videos, number=number, curves=shown.curves, shelf=shelf)
+            _camera(place, name, videos, number=number, curves=shown.curves, assets=assets)
             for place, (name, videos) in enumerate(archive.cameras.items())
         ],
         "fields": EVENT_FIELDS,
@@ -113,31 +114,37 @@ def _data(archive: Archive, shown: Shown, shelf: Shelf) -> dict[str, Any]:
 
 
 def _camera(
-    place: int, name: str, videos: Iterable[VideoStory], *, number: Mapping[str, int], curves: Mapping[str, str], shelf: Shelf
+    place: int,
+    name: str,
+    videos: Iterable[VideoStory],
+    *,
+    number: Mapping[str, int],
+    curves: Mapping[str, str],
+    assets: AssetStore,
 ) -> dict[str, Any]:
-    """A camera's videos one after the other; their curves in a script of their own where files lie beside the page."""
+    """Return a camera's videos in order; with a folder of assets, curves are a script there."""
     at, spans, packed = 0.0, [], []
     for video in videos:
         spans.append([number[video.video], round(at, 3), round(video.duration_s, 3), video.thresholds.high])
         packed.append(curves.get(video.video, ""))
         at += video.duration_s
     camera: dict[str, Any] = {"name": name, "spans": spans, "end_s": round(at, 3)}
-    if shelf.beside:
+    if assets.beside:
         script = f"vadcli.curves({place},{json.dumps(packed)})\n"
-        return {**camera, "script": shelf.put(script.encode(), "text/javascript")}
+        return {**camera, "script": assets.put(script.encode(), "text/javascript")}
     return {**camera, "curves": packed}
 
 
-def _pictures(video: VideoStory, event: Event, shown: Shown, shelf: Shelf) -> tuple[Any, str | None]:
-    """What the page says of an event's thumbnails, and the clip's URL."""
+def _pictures(video: VideoStory, event: Event, shown: Shown, assets: AssetStore) -> tuple[Any, str | None]:
+    """Return the data of an event's thumbnails and the clip's URL, or None for each."""
     key = (video.video, event.id)
     strip, clip = shown.strips.get(key), shown.clips.get(key)
     told = None
     if strip:
-        urls = [shelf.put(frame, "image/webp") for frame in strip.frames]
+        urls = [assets.put(frame, "image/webp") for frame in strip.frames]
         if all(urls):
             told = [strip.width, strip.height, [round(second, 2) for second in strip.seconds], urls]
-    return told, shelf.put(clip, "video/mp4") if clip else None
+    return told, assets.put(clip, "video/mp4") if clip else None
 
 
 def _event(video: int, event: Event, pictures: tuple[Any, str | None]) -> list[Any]:
@@ -156,13 +163,13 @@ def _event(video: int, event: Event, pictures: tuple[Any, str | None]) -> list[A
 
 
 def _identity(archive: Archive) -> str:
-    """What the browser keeps a review under: the same for every report of one output folder."""
+    """Return the browser's storage key for a review, equal for all reports of a folder."""
     root = archive.newest.info.root if archive.newest else ""
     return hashlib.sha256(f"{archive.layout.out.absolute()}\0{root}".encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def _policy(script: str, style: str, *, beside: bool) -> str:
-    """The content security policy: what is in this file, and what lies beside it where files do."""
+    """Return the content security policy: only this file, and with `beside` also its assets."""
     files = " file: 'self'" if beside else ""
     return "; ".join(
         [
@@ -192,14 +199,14 @@ _MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_[]
 
 
 def headline(archive: Archive) -> str:
-    """One line: how many events in how much footage, and what failed."""
+    """Return one line: the number of events, the length of the footage, and the failures."""
     text = f"{counted(archive.events, 'event')} in {lasting(archive.footage_s)} of footage"
     failed = len(archive.failures)
-    return f"{text}, {counted(failed, 'video')} not read or not whole" if failed else text
+    return f"{text}, {counted(failed, 'video')} failed or partial" if failed else text
 
 
 def to_json(archive: Archive) -> dict[str, Any]:
-    """Every event and failure as JSON values, the highest peaks first."""
+    """Return every event and failure as JSON values, the highest peak scores first."""
     newest = archive.newest
     return {
         "format_version": DIGEST_FORMAT_VERSION,
@@ -231,7 +238,7 @@ def to_json(archive: Archive) -> dict[str, Any]:
 
 
 def to_markdown(archive: Archive) -> str:
-    """A few lines of Markdown: the headline, the highest events, what could not be read."""
+    """Return a short Markdown text: headline, highest events, failures and facts of the run."""
     lines = [f"# {_plain(archive.name)}: {headline(archive)}", ""]
     shown = by_importance(archive)[:MOST_EVENTS]
     if shown:
@@ -239,7 +246,7 @@ def to_markdown(archive: Archive) -> str:
         lines += [f"| {' | '.join(map(_plain, _cells(video, event)))} |" for video, event in shown]
         lines += ["", *_more(archive.events - len(shown), "event")]
     if archive.failures:
-        lines += ["## Not read, or not whole", ""]
+        lines += ["## Failed or partial", ""]
         lines += [
             f"- {_plain(video.video)}: {video.status}: {_plain(video.reason)}" for video in archive.failures[:MOST_FAILURES]
         ]
@@ -250,13 +257,13 @@ def to_markdown(archive: Archive) -> str:
 
 
 def to_email(archive: Archive, *, sender: str = "", recipients: tuple[str, ...] = (), subject: str = "") -> str:
-    """A whole message, plain text and HTML, for `sendmail -t` or any mailer's standard input.
+    """Return a complete mail (plain text and HTML) for the standard input of `sendmail -t`.
 
     Args:
-        archive: what it tells of.
-        sender: an address; `vadcli@` this machine where empty.
+        archive: what the mail shows.
+        sender: an address; `vadcli@` this machine if empty.
         recipients: addresses for To.
-        subject: the headline where empty.
+        subject: the subject; if empty, the headline.
     """
     message = EmailMessage()
     domain = socket.getfqdn()
@@ -292,7 +299,7 @@ def _text(archive: Archive) -> str:
         lines.append(f"{score}  {name}  {starts}  {lasts}" + (f"  {category}" if event.category else ""))
     lines += ["", *_more(archive.events - len(shown), "event")] if shown else []
     if archive.failures:
-        lines.append("Not read, or not whole:")
+        lines.append("Failed or partial:")
         lines += [f"  {video.video}: {video.status}: {video.reason}" for video in archive.failures[:MOST_FAILURES]]
         lines += ["", *_more(len(archive.failures) - MOST_FAILURES, "video")]
     lines += [*archive.problems, *(f"{name}: {value}" for name, value in run_facts(archive))]
@@ -305,10 +312,10 @@ def _cells(video: VideoStory, event: Event) -> tuple[str, str, str, str, str, st
 
 
 def _more(number: int, noun: str) -> list[str]:
-    """A line and an empty one that say how many are not shown; nothing where all are."""
+    """Return a line with the number of hidden items and an empty line; [] if all are shown."""
     return [f"and {counted(number, f'more {noun}')}", ""] if number > 0 else []
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is."""
+    """Return text in which no character has a meaning in Markdown."""
     return " ".join(text.split()).translate(_MARKDOWN)

@@ -1,8 +1,7 @@
-"""Where a page's pictures, clips and curves go: into the page itself while there is room, or into a folder beside it.
+"""Makes a page's score curves and thumbnails, and stores its assets in the page or in a folder.
 
-Score curves small enough for a page: the highest score of each stretch of a video, a byte a stretch.
-
-Thumbnails of events: a few frames each, with the outline of what the detector marked.
+A curve has one byte per span of a video: the highest score in it. A thumbnail is a frame of an event
+with the outline of its mask.
 """
 
 from __future__ import annotations
@@ -40,33 +39,33 @@ _LOCK = ".lock"
 _OURS = re.compile(rb"[0-9a-f]{32}\.(?:webp|mp4|js)")
 
 
-class Shelf(Protocol):
-    """Takes files and says by what URL the page finds them."""
+class AssetStore(Protocol):
+    """An asset store: takes files and returns the URLs by which the page finds them."""
 
     beside: bool
-    """True where files lie beside the page, so that curves too are loaded only when they are looked at."""
+    """True if files lie beside the page, so that curves can be loaded when they are shown."""
 
     def put(self, data: bytes, media_type: str) -> str | None:
-        """The URL, None where there is no room left.
+        """Store a file and return its URL; None if there is no room left.
 
         Args:
             data: the whole file.
             media_type: one of `SUFFIXES`.
 
         Raises:
-            OutputError: the file can't be written.
+            OutputError: the file cannot be written.
         """
         ...
 
 
 class InPage:
-    """Everything inside the page, as data URLs.
+    """Stores assets inside the page, as data URLs.
 
     Args:
-        room: bytes of page that may be used.
+        room: bytes of the page that assets may use.
 
     Attributes:
-        refused: files that there was no room for.
+        refused: number of files for which there was no room.
     """
 
     beside = False
@@ -76,7 +75,7 @@ class InPage:
         self.refused = 0
 
     def put(self, data: bytes, media_type: str) -> str | None:
-        """See `Shelf`."""
+        """See `AssetStore`."""
         head = f"data:{media_type};base64,"
         size = len(head) + 4 * ((len(data) + 2) // 3)
         if size > self.room:
@@ -87,14 +86,15 @@ class InPage:
 
 
 class InFolder:
-    """Files in a folder, by relative URLs; open as a context manager.
+    """Stores assets in a folder, with relative URLs; use as a context manager.
 
-    A file's name is the hash of what it holds, so that an earlier page keeps its own files while this one is made, and several
-    pages may share the folder. `settle` removes what no page names any more; `pages.json` says which pages there are.
+    A file's name is the hash of its content: an earlier page keeps its files while this one is made,
+    and several pages can share the folder. `pages.json` lists the pages; `settle` removes the files
+    that no page uses.
 
     Args:
-        folder: where they go.
-        page: the file that names them.
+        folder: where the files go.
+        page: the HTML file that uses them.
     """
 
     beside = True
@@ -106,7 +106,7 @@ class InFolder:
         self._base = quote(Path(os.path.relpath(self._folder, self._page.parent)).as_posix())
 
     def __enter__(self) -> InFolder:
-        """Raises OutputError: another report is written into the folder, or it isn't one for pages' files."""
+        """Lock the folder; raises OutputError if it is in use or `pages.json` is damaged."""
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock.acquire(self._folder / _LOCK)
@@ -128,19 +128,19 @@ class InFolder:
             self._lock.release(delete=True)
 
     def put(self, data: bytes, media_type: str) -> str | None:
-        """See `Shelf`."""
+        """See `AssetStore`."""
         name = f"{hashlib.sha256(data).hexdigest()[:32]}.{SUFFIXES[media_type]}"
         if not (self._folder / name).exists():
             self._scratch.write_bytes(self._folder / name, data)
         return f"{self._base}/{name}"
 
     def settle(self) -> None:
-        """Once the page is written: note it, and remove the files that neither it nor another page names.
+        """Record the page, which must be written, and remove the files that no page uses.
 
         Raises:
-            OutputError: the note can't be written.
+            OutputError: `pages.json` cannot be written.
         """
-        if not self._page.is_file():  # a pipe: nobody knows what becomes of it
+        if not self._page.is_file():  # a pipe: no file to read the used names from
             return
         ours = Path(os.path.relpath(self._page, self._folder)).as_posix()
         pages = sorted({page for page in self._pages() if (self._folder / page).is_file()} | {ours})
@@ -151,20 +151,20 @@ class InFolder:
                 name = os.fsencode(entry.name)
                 if _OURS.fullmatch(name) and name not in named:
                     entry.unlink()
-        except OSError:  # a page that can't be read may name anything: everything stays
+        except OSError:  # an unreadable page may use any file: keep them all
             return
 
     def _pages(self) -> list[str]:
-        """The pages that have files here, relative to the folder."""
+        """Return the pages that use files of the folder, relative to it."""
         path = self._folder / PAGES
         try:
             pages = json.loads(path.read_bytes())
         except FileNotFoundError:
             return []
         except (OSError, ValueError) as error:
-            raise OutputError(f"{path}: can't be read: {error}", hint="choose another folder with --assets") from error
+            raise OutputError(f"{path}: cannot be read: {error}", hint="choose another folder with --assets") from error
         if not (isinstance(pages, list) and all(isinstance(page, str) for page in pages)):
-            raise OutputError(f"{path}: no list of pages", hint="choose another folder with --assets")
+            raise OutputError(f"{path}: is not a list of pages", hint="choose another folder with --assets")
         return pages
 
 
@@ -174,14 +174,14 @@ LEVELS = 254
 
 
 def points_for(durations_s: Sequence[float], budget: int) -> list[int]:
-    """How many points each video gets of a budget: in proportion to its length, at least `FEWEST_POINTS`."""
+    """Return each video's points, in proportion to its length but at least `FEWEST_POINTS`."""
     total = sum(durations_s)
     shares = [budget * duration / total if total > 0 else 0.0 for duration in durations_s]
     return [max(FEWEST_POINTS, int(share)) for share in shares]
 
 
 def peaks(table: ScoreTable, duration_s: float, points: int) -> FloatArray:
-    """(points,) float32: the highest score shown in each of as many equal stretches, NaN where there is none.
+    """Return (points,) float32: the highest score in each equal span, NaN if it has none.
 
     There are never more points than frames.
     """
@@ -192,7 +192,7 @@ def peaks(table: ScoreTable, duration_s: float, points: int) -> FloatArray:
 
 
 def pack(values: FloatArray) -> str:
-    """Scores in [0, 1] as base64 of a byte each, 0 to `LEVELS`; `NO_SCORE` stands for NaN."""
+    """Return scores in [0, 1] as base64, one byte each: 0 to `LEVELS`, or `NO_SCORE` for NaN."""
     levels = np.where(np.isnan(values), NO_SCORE, np.rint(np.nan_to_num(values) * LEVELS))
     return base64.b64encode(levels.astype(np.uint8).tobytes()).decode()
 
@@ -200,7 +200,7 @@ def pack(values: FloatArray) -> str:
 def packed_curves(
     layout: OutputLayout, cameras: Mapping[str, Sequence[VideoStory]], *, budget: int, problems: list[str]
 ) -> dict[str, str]:
-    """Video -> packed curve, of every video that has scores; files that can't be read go to `problems`, a line each."""
+    """Return the packed curve of each video with scores; unreadable files go to `problems`."""
     videos = [video for some in cameras.values() for video in some]
     shares = points_for([video.duration_s for video in videos], budget)
     found = {}
@@ -227,9 +227,9 @@ class Strip:
     """An event's thumbnails.
 
     Attributes:
-        frames: WebP files.
+        frames: the thumbnails as WebP data.
         seconds: the time of each in its video.
-        width, height: of each, px.
+        width, height: size of each thumbnail, in pixels.
     """
 
     frames: tuple[bytes, ...]
@@ -242,7 +242,7 @@ class Strip:
 
 
 def rows_of(event: Event, count: int) -> list[int]:
-    """The rows to show of an event: its peak and others spread over it, in order, without repetition."""
+    """Return the rows of an event to show: its peak and others spread evenly, in order."""
     last = event.end_frame - 1
     spread = np.linspace(event.start_frame, last, count).round().astype(int).tolist()
     if count == 1:
@@ -261,17 +261,15 @@ def strips(
     decode: LoaderOptions,
     problems: list[str],
 ) -> Iterator[tuple[EventKey, Strip]]:
-    """The strip of each event whose footage is still there, video by video.
-
-    What can't be decoded goes to `problems`, a line a video.
+    """Yields the thumbnails of each event whose footage is found, video by video.
 
     Args:
-        archive: whose footage and masks are read.
-        events: those to show.
-        count: thumbnails an event.
-        root: where the footage is now; where it was scanned, if None.
-        decode: how it is read.
-        problems: is added to.
+        archive: footage and masks are read from here.
+        events: the events to show.
+        count: thumbnails per event.
+        root: the folder that holds the footage now; None for where it was scanned.
+        decode: options for the decoders.
+        problems: gets one line per video that cannot be decoded.
     """
     by_video: dict[str, list[tuple[VideoStory, Event]]] = {}
     for story, event in events:
@@ -289,7 +287,7 @@ def strips(
             except (DocumentError, VideoError) as error:
                 problems.append(f"{video}: no thumbnails: {error.message}")
     if gone:
-        problems.append(f"the footage of {gone} videos with events is not where it was scanned: no thumbnails of them")
+        problems.append(f"the footage of {gone} videos with events is not where it was scanned: no thumbnails for them")
 
 
 def _strips_of(
@@ -320,11 +318,11 @@ def _strips_of(
 
 
 def outlined(picture: ByteArray, mask: ByteArray | None) -> ByteArray:
-    """A copy of a picture with the edge of what is marked drawn in.
+    """Return a copy of a frame with the outline of its mask drawn in.
 
     Args:
-        picture: (H, W, 3).
-        mask: of any size, 0–255 = pixel score 0–1; None where there is none.
+        picture: (H, W, 3) uint8.
+        mask: of any size, 0–255 = pixel score 0–1; None if there is no mask.
     """
     drawn = picture.copy()
     if mask is None or not (mask >= MARKED).any():
@@ -336,7 +334,7 @@ def outlined(picture: ByteArray, mask: ByteArray | None) -> ByteArray:
 
 
 def _edge(inside: BoolArray) -> BoolArray:
-    """Marked pixels that have an unmarked one beside them."""
+    """Return the marked pixels that have an unmarked neighbour."""
     padded = np.pad(inside, 1, constant_values=True)
     core = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     edge: BoolArray = inside & ~core

@@ -1,1 +1,4 @@
-"""Training LAVIDA: segmentation data sets, pseudo-anomalies made of them, and the losses. Importing this loads no torch."""
+"""Training of LAVIDA: segmentation data sets, the pseudo-anomalies made from them, and the losses.
+
+Importing this package does not load torch.
+"""

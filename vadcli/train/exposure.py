@@ -1,10 +1,11 @@
-"""Anomaly Exposure Sampler: segmented objects become pseudo-anomalies among names that don't belong (paper 3.3).
+"""Anomaly Exposure Sampler: turns segmented objects into pseudo-anomalies (paper 3.3).
 
-    a clip's objects ── probability ½ ──> one or two of their names + irrelevant names, shuffled; masks of those objects
-                     └─ otherwise ──────> irrelevant names only; empty masks
+    clip ─┬─ probability ½ ─> list: 1 or 2 names of its objects and irrelevant names, shuffled;
+          │                   masks of the listed objects
+          └─ otherwise ─────> list: irrelevant names only; empty masks
 
-The list's length is drawn before and apart from the label, so that it says nothing of it. Everything about a sample follows
-from (seed, data set, epoch, index): workers may take samples in any order.
+The length of the list is drawn in the same way for both labels, so it does not reveal the label.
+A sample depends only on (seed, data set, epoch, index), so workers may take samples in any order.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from vadcli.train.samples import ExposureSample, Segmentation, SegmentationData
 from vadcli.types import BoolArray, IndexArray
 
 HardNegatives = Callable[[str], Sequence[str]]
-"""For one name, names that are like it, in the same order in every run; the sampler leaves a sample's own names out of them."""
+"""name -> similar names in a fixed order; names of the sample itself may be among them."""
 
 CATEGORY_LIMITS: Mapping[str, int] = MappingProxyType({"cityscapes": 6, "mapillary": 20})
-"""The paper's N for data sets with few categories; 30 elsewhere."""
+"""The paper's N for data sets with few categories; N is 30 for all others."""
 
 _TRIES = 20
 _COMMON_WORDS = frozenset(
@@ -38,15 +39,17 @@ _COMMON_WORDS = frozenset(
 
 @dataclass(frozen=True)
 class ExposureOptions:
-    """How samples become anomalies.
+    """How clips become pseudo-anomalies.
 
     Attributes:
-        probability: of an anomaly.
-        max_categories: N, the longest list, true and irrelevant names together; the length is uniform up to it.
-        max_true: an anomaly shows 1 to max_true of its names, uniformly, or as many as it has.
-        min_irrelevant: the least number of irrelevant names beside true ones; 0 also allows lists of one true name.
-        hard_share: probability that an irrelevant name is a hard one, where there are hard ones.
-        held_out: names that are never listed, neither as true nor as irrelevant; compared as `same_name` does.
+        probability: probability that a sample is an anomaly.
+        max_categories: N, the longest list, with true and irrelevant names; lengths are uniform.
+        max_true: an anomaly lists 1 to max_true of its names, uniformly, but at most all it has.
+        min_irrelevant: smallest number of irrelevant names in the list of an anomaly; with 0 a list
+            may consist of one true name.
+        hard_share: probability that an irrelevant name is a hard negative, if there are any.
+        held_out: names that are never listed, neither as true nor as irrelevant; compared by
+            `same_name`.
     """
 
     probability: float = 0.5
@@ -58,14 +61,12 @@ class ExposureOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1 or not 0 <= self.hard_share <= 1:
-            raise ValueError(f"probability {self.probability} and hard_share {self.hard_share} must be 0 to 1")
+            raise ValueError(f"probability {self.probability} and hard_share {self.hard_share} must be in 0-1")
         if self.max_true < 1 or self.min_irrelevant < 0:
-            raise ValueError(
-                f"max_true must be 1 or more, min_irrelevant 0 or more, not {self.max_true}, {self.min_irrelevant}"
-            )
+            raise ValueError(f"max_true {self.max_true} must be 1 or more and min_irrelevant {self.min_irrelevant} 0 or more")
         if self.max_categories < 1 + self.min_irrelevant:
             raise ValueError(
-                f"max_categories {self.max_categories} leaves no room for a true name and {self.min_irrelevant} others"
+                f"max_categories {self.max_categories} leaves no room for one true name and {self.min_irrelevant} others"
             )
 
 
@@ -75,7 +76,7 @@ def paper_options(data_name: str) -> ExposureOptions:
 
 
 def same_name(name: str) -> str:
-    """What two spellings of one name have in common: neither case, blanks nor a full stop at the end count."""
+    """Normal form of a name: without case, extra spaces and a full stop at the end."""
     return " ".join(name.casefold().split()).rstrip(". ")
 
 
@@ -85,8 +86,8 @@ class Listing:
 
     Attributes:
         categories: the list for the prompt, shuffled.
-        true: those of them that name objects of the clip; empty in a normal sample.
-        anomalous: whether there are any.
+        true: the listed names of objects in the clip; empty in a normal sample.
+        anomalous: whether `true` has names.
     """
 
     categories: tuple[str, ...]
@@ -94,25 +95,25 @@ class Listing:
 
     @property
     def anomalous(self) -> bool:
-        """Whether true names are listed."""
+        """Whether the list has true names."""
         return bool(self.true)
 
 
 class AnomalyExposureSampler:
-    """Makes training samples of one data set.
+    """Makes training samples from one data set.
 
-    Names of other samples are drawn by taking another sample and one of its names, so that a frequent name is as frequent among
-    the irrelevant ones. A sample can't be used where all its names are held out, or where no name is left that it doesn't have;
-    `plan` leaves those out.
+    To draw an irrelevant name, the sampler draws a sample and then one of its names. So frequent
+    names of the data set are frequent among the irrelevant names. A sample is not usable if all
+    its names are held out, or if too few names of other samples are left; `plan` skips it.
 
     Args:
         data: the data set; its names are read once, here.
-        options: how samples become anomalies.
+        options: how clips become pseudo-anomalies.
         seed: 0 or more.
-        hard: where hard negatives come from; names of the data set that share a word, where None.
+        hard: source of hard negatives; if None, names of the data set that share a word.
 
     Raises:
-        ValueError: no sample can be used.
+        ValueError: no sample is usable.
     """
 
     def __init__(
@@ -128,33 +129,33 @@ class AnomalyExposureSampler:
             index for index, names in enumerate(self._names) if names and len(self._vocabulary) - len(names) >= least
         )
         if not self.usable:
-            raise ValueError(f"{data.name}: no sample has a name to show and another's name to hide it among")
+            raise ValueError(f"{data.name}: no sample has a name of its own and enough irrelevant names")
         self._hard = hard or (shared_words(self.vocabulary) if options.hard_share else _no_name)
 
     def __len__(self) -> int:
-        """How many samples can be used."""
+        """Number of usable samples."""
         return len(self.usable)
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        """Every name that may be listed, in the order of the data set."""
+        """All names that may be listed, in the order of the data set."""
         return tuple(spelling for spelling, _ in self._vocabulary.values())
 
     def plan(self, epoch: int) -> IndexArray:
-        """The usable samples of an epoch, each once, shuffled: (len(self),) int64."""
+        """Indices of the usable samples, each once, shuffled for an epoch: (len(self),) int64."""
         shuffled = np.random.default_rng([self.seed, crc32(self.data.name.encode()), epoch]).permutation(len(self))
         return np.asarray(self.usable, np.int64)[shuffled]
 
     def listing(self, index: int, epoch: int) -> Listing:
-        """The names of a sample; reads no pixels.
+        """Returns the names of a sample; reads no pixels.
 
         Raises:
-            LookupError: the sample can't be used.
+            LookupError: the sample is not usable.
         """
         own = self._names[index]
         spare = len(self._vocabulary) - len(own)
         if not own or spare < max(1, self.options.min_irrelevant):
-            raise LookupError(f"{self.data.name}: sample {index} has no name to show or none to hide it among")
+            raise LookupError(f"{self.data.name}: sample {index} has no name of its own or too few irrelevant names")
         rng = np.random.default_rng([self.seed, crc32(self.data.name.encode()), epoch, index])
         anomalous = rng.random() < self.options.probability
         shown, length = self._sizes(rng, len(own), spare)
@@ -164,45 +165,45 @@ class AnomalyExposureSampler:
         return Listing(tuple(listed[place] for place in rng.permutation(len(listed))), tuple(true))
 
     def sample(self, index: int, epoch: int) -> ExposureSample:
-        """Clip `index` as it is shown in an epoch.
+        """Returns the training sample that clip `index` gives in an epoch.
 
         Raises:
-            LookupError: the sample can't be used.
-            DocumentError: the data set can't read it.
+            LookupError: the sample is not usable.
+            DocumentError: the data set cannot read it.
         """
         listing = self.listing(index, epoch)
         clip = self.data[index]
         if clip.names != tuple(dict.fromkeys(self.data.names(index))):
-            raise ValueError(f"{self.data.name}: {clip.key} has other objects than its names say")
+            raise ValueError(f"{self.data.name}: {clip.key} has other objects than names() says")
         masks = _union(clip, listing.true)
         labels = np.asarray(masks.any(axis=(1, 2)))
         return ExposureSample(clip.key, clip.frames, listing.categories, masks, labels, listing.anomalous, listing.true)
 
     def fingerprint(self) -> str:
-        """Changes when the data, the options or the seed do; not with a caller's own hard negatives."""
+        """Changes when the data, the options or the seed change; does not cover `hard`."""
         options = self.options
         held_out = sorted(self._held_out)
         numbers = (options.probability, options.max_categories, options.max_true, options.min_irrelevant, options.hard_share)
         return hashlib.sha256(repr((self.data.fingerprint(), numbers, held_out, self.seed)).encode()).hexdigest()
 
     def _allowed(self, names: Iterable[str]) -> dict[str, str]:
-        """A sample's names that aren't held out: what is the same of them -> the first spelling."""
+        """Maps `same_name` to the first spelling of each name that is not held out."""
         found: dict[str, str] = {}
         for name in names:
             found.setdefault(same_name(name), name)
         return {key: name for key, name in found.items() if key not in self._held_out}
 
     def _sizes(self, rng: np.random.Generator, own: int, spare: int) -> tuple[int, int]:
-        """How many true names an anomaly would show and how long the list is; drawn alike for both labels."""
+        """Draws the number of true names and the list's length in the same way for both labels."""
         options = self.options
-        longest = min(options.max_categories, spare)  # what a normal list can be filled to
+        longest = min(options.max_categories, spare)  # a normal list cannot be longer
         room = max(1, longest - options.min_irrelevant)
         shown = min(int(rng.integers(1, options.max_true + 1)), own, room)
         shortest = shown + options.min_irrelevant
         return shown, int(rng.integers(shortest, max(longest, shortest) + 1))
 
     def _irrelevant(self, rng: np.random.Generator, own: Mapping[str, str], count: int) -> list[str]:
-        """`count` names that no object of the sample has, hard ones first."""
+        """Draws `count` names that no object of the sample has; hard negatives come first."""
         taken = set(own)
         hard = int(rng.binomial(count, self.options.hard_share))
         chosen = self._hard_names(rng, own, taken, hard) if hard else []
@@ -217,7 +218,7 @@ class AnomalyExposureSampler:
         return chosen + self._rest(rng, taken, count - len(chosen))
 
     def _hard_names(self, rng: np.random.Generator, own: Mapping[str, str], taken: set[str], count: int) -> list[str]:
-        """Up to `count` names like the sample's own; adds them to `taken`."""
+        """Draws up to `count` names similar to the sample's own; adds them to `taken`."""
         alike = _Joined([self._hard(mine) for mine in own.values()])
         chosen: list[str] = []
         for place in rng.choice(len(alike), size=min(len(alike), _TRIES * count), replace=False) if len(alike) else ():
@@ -229,7 +230,7 @@ class AnomalyExposureSampler:
         return chosen
 
     def _rest(self, rng: np.random.Generator, taken: set[str], count: int) -> list[str]:
-        """The last names where few are left, drawn from those with the same chances as by trying."""
+        """Draws names if random tries found too few; the probabilities are the same as in a try."""
         left = [item for key, item in self._vocabulary.items() if key not in taken]
         count = min(count, len(left))
         if not count:
@@ -240,7 +241,10 @@ class AnomalyExposureSampler:
 
 
 def shared_words(names: Iterable[str]) -> HardNegatives:
-    """Hard negatives among `names`: those that share a word with the given one, articles and the like apart; also itself."""
+    """Hard negatives: the `names` that share a word with a name, and the name itself.
+
+    Articles and other common words do not count.
+    """
     by_word: dict[str, list[str]] = {}
     for name in names:
         for word in _words(name):
@@ -249,7 +253,7 @@ def shared_words(names: Iterable[str]) -> HardNegatives:
 
 
 class _Joined(Sequence[str]):
-    """Several sequences as one, without copying: a common word is shared by tens of thousands of expressions."""
+    """Several sequences as one, without a copy: tens of thousands of names may share a word."""
 
     def __init__(self, parts: Iterable[Sequence[str]]) -> None:
         self._parts = [part for part in parts if len(part)]
@@ -272,23 +276,23 @@ class _Joined(Sequence[str]):
 
 
 def _words(name: str) -> list[str]:
-    """Its words, each once, of two letters or more, without those that say nothing of what is seen."""
+    """The words of a name, each once: two letters or more, and no common words."""
     words = dict.fromkeys(re.findall(r"\w{2,}", name.casefold()))
     return [word for word in words if word not in _COMMON_WORDS]
 
 
 def _no_name(name: str) -> tuple[str, ...]:
-    """No hard negatives at all."""
+    """No hard negatives."""
     return ()
 
 
 def _some(rng: np.random.Generator, items: list[str], count: int) -> list[str]:
-    """Up to `count` of them, uniformly, in random order."""
+    """Draws up to `count` items, uniformly, in random order."""
     return [items[place] for place in rng.permutation(len(items))[:count]]
 
 
 def _weigh(samples: Iterable[Mapping[str, str]]) -> dict[str, tuple[str, float]]:
-    """Each name's spelling and how likely it is to be drawn by way of a sample."""
+    """The spelling of each name, and its weight in the draw of a sample and one of its names."""
     found: dict[str, tuple[str, float]] = {}
     for names in samples:
         for key, name in names.items():
@@ -298,7 +302,7 @@ def _weigh(samples: Iterable[Mapping[str, str]]) -> dict[str, tuple[str, float]]
 
 
 def _union(clip: Segmentation, names: Iterable[str]) -> BoolArray:
-    """(T, H, W): where any object with one of the names is."""
+    """Union of the masks of all objects with one of the names: (T, H, W) bool."""
     shown = set(map(same_name, names))
     masks = np.zeros(clip.frames.shape[:3], np.bool_)
     for item in clip.objects:

@@ -1,6 +1,8 @@
-"""How good a model is on samples that it isn't trained on: frame AUC under each sample's own list, and the IoU of its masks.
+"""Validation of a model during training, and the log of a training.
 
-What a training says of itself: two CSV files, a progress bar on a terminal, and TensorBoard where that is installed.
+Validation measures the frame AUC and the IoU of the masks on samples that are not trained on, each
+with its own list of categories. The log has two CSV files, a progress bar on a terminal, and
+TensorBoard if it is installed.
 """
 
 from __future__ import annotations
@@ -28,12 +30,13 @@ from vadcli.train.step import ExposureStep
 
 @dataclass(frozen=True)
 class Validated:
-    """Figures of a validation.
+    """Results of one validation.
 
     Attributes:
-        frame_auc: ROC-AUC over all frames; None where they are all of one class.
-        mask_iou: mean over the frames that show an anomaly, at their own size, whatever their score; None without any.
-        frames: how many there were.
+        frame_auc: ROC-AUC over all frames; None if they are all of one class.
+        mask_iou: mean over the frames that show an anomaly, at their own size, whatever their
+            score; None if no frame shows one.
+        frames: number of frames.
     """
 
     frame_auc: float | None
@@ -42,12 +45,14 @@ class Validated:
 
 
 def validate(step: ExposureStep, samples: Sequence[ExposureSample], *, batch: int) -> Validated:
-    """Judge all samples as in a scan. Leaves the model in evaluation mode and takes no random number.
+    """Scores all samples as in a scan; leaves the model in evaluation mode.
+
+    Draws no random numbers, so that validation does not change the training.
 
     Args:
-        step: with the model.
+        step: holds the model.
         samples: read one batch at a time.
-        batch: samples at a time.
+        batch: samples per batch.
     """
     step.eval()
     scores, labels, ious = [], [], []
@@ -65,7 +70,7 @@ def validate(step: ExposureStep, samples: Sequence[ExposureSample], *, batch: in
 
 
 def _ious(mask: torch.Tensor, sample: ExposureSample) -> list[float]:
-    """IoU of each labelled frame's mask (T, h, w) of logits, brought to the frame's size."""
+    """IoU of each frame labelled True; the mask logits (T, h, w) are resized to the frame."""
     size = sample.masks.shape[1:]
     wide = F.interpolate(mask[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0]
     found, there = (wide > 0).cpu().numpy(), sample.masks
@@ -77,16 +82,17 @@ VALIDATION_COLUMNS = ("step", "frame_auc", "mask_iou", "frames")
 
 
 class TrainingLog:
-    """The log of one training, from a step on: rows of later steps, left by a run that was killed, are taken out.
+    """The log of one training, which may start at a later step.
 
-    Numbers are written in full, so that two logs of the same training are equal but for the seconds.
+    Rows of later steps are removed: a run that was killed left them, and they are computed again.
+    Numbers are written in full, so that two logs of the same training differ in the seconds only.
 
     Args:
         out: folder of the CSV files.
-        names: of the losses.
+        names: names of the losses.
         total: steps of the whole training.
-        start: steps done already.
-        main: False says nothing at all, for all processes but one.
+        start: steps that are done already.
+        main: False logs nothing; only one process is the main one.
     """
 
     def __init__(self, out: Path, *, names: Sequence[str], total: int, start: int, main: bool) -> None:
@@ -110,7 +116,7 @@ class TrainingLog:
                 self._board.close()
 
     def step(self, step: int, losses: Mapping[str, float], rate: float, seconds: float) -> None:
-        """A row of one optimiser step."""
+        """Logs one optimiser step."""
         if not self.main:
             return
         _append(self._steps, [str(step), *(repr(losses[name]) for name in self.names), repr(rate), f"{seconds:.4f}"])
@@ -119,7 +125,7 @@ class TrainingLog:
         self._tell(step, {**{f"loss/{name}": losses[name] for name in self.names}, "rate": rate})
 
     def validation(self, step: int, found: Validated) -> None:
-        """A row of one validation; an empty cell is a figure that can't be computed."""
+        """Logs one validation; a cell is empty if its figure cannot be computed."""
         if not self.main:
             return
         figures = {"frame_auc": found.frame_auc, "mask_iou": found.mask_iou}
@@ -136,7 +142,7 @@ class TrainingLog:
 
 
 def _begin(path: Path, columns: Sequence[str], start: int) -> None:
-    """Make a CSV file with its header, or cut an older one behind row `start`; whole under its name or as it was."""
+    """Writes a CSV file with its header and the old rows up to step `start`, in one replacement."""
     rows: list[list[str]] = []
     if start and path.is_file():
         with path.open(encoding="utf-8", newline="") as file:
@@ -162,6 +168,6 @@ def _line(row: Sequence[str]) -> str:
 def _board(folder: Path, start: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:  # it is no requirement
+    except ImportError:  # TensorBoard is optional
         return None
     return SummaryWriter(str(folder), purge_step=start + 1)

@@ -1,11 +1,12 @@
-"""The training loss and its parts as pure functions (paper 3.9; mask, IoU and score terms after SAM2's training loss).
+"""The training loss and its parts as pure functions (paper 3.9).
 
-N frames, M masks a frame, (h, w) the mask decoder's own size, B clips. Two rules hold for every part:
+The mask, IoU and score terms follow SAM2's training loss. Shapes: B clips, N frames, M masks per
+frame, (h, w) the output size of the mask decoder. Two rules hold for every part:
 
-- Computed in float32, whatever comes in (float64 stays), also under autocast.
-- A batch's loss is the mean of what each of its frames (or clips, for the language model) would give alone. A frame without
-  an object gives 0 to the mask terms and still counts. So a frame weighs the same whatever else is in the batch, and equal
-  micro-batches add up to the whole batch.
+- It is computed in float32 (float64 stays float64), also under autocast.
+- The loss of a batch is the mean over its frames, or over its clips for the language model. A frame
+  without an object adds 0 to the mask terms and still counts. So every frame has the same weight
+  whatever else is in the batch, and equal micro-batches add up to the whole batch.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from torch import Tensor
 FOCAL_ALPHA = 0.25
 FOCAL_GAMMA = 2.0
 IGNORED = -100
-"""Label of a token that isn't part of the answer, as transformers marks it."""
+"""Label of a token that is not part of the answer; the same number as in transformers."""
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What each part counts in the total; the paper's."""
+    """Weight of each part in the total; the defaults are the paper's."""
 
     focal: float = 20.0
     dice: float = 2.0
@@ -36,12 +37,12 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class Losses:
-    """Scalars: each part before its weight, and the weighted total to differentiate.
+    """The losses of a batch as scalars: each part without its weight, and the weighted total.
 
     Attributes:
-        focal, dice, iou, score, lm: the parts.
-        names: the names' own verdicts, where a model pools them; not the paper's.
-        total: their sum by `LossWeights`.
+        focal, dice, iou, score, lm: the parts in the paper.
+        names: loss of one logit per name, if the model pools them; not in the paper.
+        total: sum of the parts weighted by `LossWeights`; the one to differentiate.
     """
 
     focal: Tensor
@@ -53,18 +54,18 @@ class Losses:
     total: Tensor
 
     def numbers(self) -> dict[str, float]:
-        """For a log; waits for the device."""
+        """Returns the losses as floats for a log; waits for the device."""
         return {item.name: float(getattr(self, item.name).detach()) for item in fields(self)}
 
 
 @dataclass(frozen=True)
 class MaskLosses:
-    """The mask terms of each frame that shows an object, P of them.
+    """The mask terms of the P frames that show an object.
 
     Attributes:
-        focal, dice: (P,) of the best mask alone.
-        iou: (P,) mean over the heads of all M masks.
-        best: (P,) int64, which mask that was.
+        focal, dice: (P,) of the best mask only.
+        iou: (P,) mean over the IoU heads of all M masks.
+        best: (P,) int64, index of the best mask.
     """
 
     focal: Tensor
@@ -74,16 +75,16 @@ class MaskLosses:
 
 
 def focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = FOCAL_ALPHA, gamma: float = FOCAL_GAMMA) -> Tensor:
-    """Binary focal loss: α_t (1 − p_t)^γ · cross-entropy, the mean over a mask's pixels.
+    """Binary focal loss: mean of α_t (1 − p_t)^γ · cross-entropy over the pixels of a mask.
 
     Args:
         logits: (…, h, w).
         targets: (…, h, w) 0 to 1 or bool.
-        alpha: what a positive pixel counts; a negative one counts 1 − alpha.
-        gamma: how far pixels that are right already are left out.
+        alpha: weight of a positive pixel; a negative pixel has the weight 1 − alpha.
+        gamma: a higher value gives less weight to pixels that are already right.
 
     Returns:
-        (…,), one value a mask.
+        (…,), one value per mask.
     """
     logits, targets = _exact(logits), _exact(targets)
     entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
@@ -94,14 +95,14 @@ def focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = FOCAL_ALPHA, g
 
 
 def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """1 − (2 Σ p·t + 1) / (Σ p + Σ t + 1) over a mask's pixels, p = sigmoid(logits).
+    """Dice loss: 1 − (2 Σ p·t + 1) / (Σ p + Σ t + 1) over the pixels, p = sigmoid(logits).
 
     Args:
         logits: (…, h, w).
         targets: (…, h, w) 0 to 1 or bool.
 
     Returns:
-        (…,), one value a mask, 0 to 1.
+        (…,), one value per mask, 0 to 1.
     """
     positive, targets = _exact(logits).sigmoid(), _exact(targets)
     common = (positive * targets).sum(dim=(-2, -1))
@@ -110,10 +111,10 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def mask_iou(logits: Tensor, targets: Tensor) -> Tensor:
-    """Intersection over union of what is predicted (logit > 0) and what is there (target > 0); no gradient.
+    """Intersection over union of the prediction (logit > 0) and the target (> 0); no gradient.
 
     Returns:
-        (…,) float32, 0 where both are empty.
+        (…,) float32, 0 if both are empty.
     """
     predicted, there = logits.detach() > 0, targets > 0
     common = (predicted & there).sum(dim=(-2, -1))
@@ -122,11 +123,11 @@ def mask_iou(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def iou_loss(predicted: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-    """|predicted − actual IoU|; trains the IoU head alone, not the mask.
+    """IoU loss: |predicted − actual IoU|; trains only the IoU head, not the mask.
 
     Args:
-        predicted: (…,) the head's estimate, 0 to 1.
-        logits, targets: (…, h, w) the masks that it estimates.
+        predicted: (…,) the estimate of the head, 0 to 1.
+        logits, targets: (…, h, w) the masks whose IoU the head estimates.
 
     Returns:
         (…,).
@@ -135,7 +136,7 @@ def iou_loss(predicted: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def score_loss(logits: Tensor, present: Tensor) -> Tensor:
-    """Binary cross-entropy of the object score, frame by frame.
+    """Binary cross-entropy of the object score of each frame.
 
     Args:
         logits: (N,) object-score logits.
@@ -148,13 +149,14 @@ def score_loss(logits: Tensor, present: Tensor) -> Tensor:
 
 
 def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of the language model at the answer's tokens, the mean over a clip's.
+    """Cross-entropy of the language model, mean over the answer tokens of each clip.
 
-    Only the answer's rows are computed in float32: a vocabulary times a whole prompt would not fit.
+    Only the logits of the answer are converted to float32: those of a whole prompt, over the full
+    vocabulary, would not fit into memory.
 
     Args:
-        logits: (B, L, V), at each place those of the token after it.
-        labels: (B, L) int64 token ids, `IGNORED` outside the answer; label i is what logits i − 1 should say.
+        logits: (B, L, V), at each position the logits of the next token.
+        labels: (B, L) int64 token ids, `IGNORED` outside the answer; logits i − 1 predict label i.
 
     Returns:
         (B,), 0 for a clip whose labels are all ignored.
@@ -167,11 +169,11 @@ def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def names_loss(logits: Sequence[Tensor], truth: Sequence[Sequence[bool]]) -> Tensor:
-    """Binary cross-entropy of whether a clip shows each name of its list; the mean over all names.
+    """Binary cross-entropy of whether a clip shows each name of its list; mean over all names.
 
     Args:
-        logits: of each list (C,).
-        truth: which of its names hold.
+        logits: (C,) per list, one logit per name.
+        truth: per list, whether the clip shows each name.
     """
     wanted = torch.tensor([float(holds) for names in truth for holds in names], device=logits[0].device)
     return F.binary_cross_entropy_with_logits(_exact(torch.cat(list(logits))), wanted)
@@ -180,13 +182,14 @@ def names_loss(logits: Sequence[Tensor], truth: Sequence[Sequence[bool]]) -> Ten
 def mask_losses(logits: Tensor, iou: Tensor, targets: Tensor, *, weights: LossWeights | None = None) -> MaskLosses:
     """The mask terms of frames that all show an object.
 
-    Of several masks only the one with the least weighted focal + dice is trained, of equals the first; all IoU heads are.
+    Of the M masks only the one with the lowest weighted focal + dice is trained (the first one if
+    several are equal). All IoU heads are trained.
 
     Args:
         logits: (P, M, h, w).
         iou: (P, M).
         targets: (P, h, w).
-        weights: how focal and dice are weighed against one another; the paper's where None.
+        weights: weights of focal and dice in the choice of a mask; the paper's if None.
     """
     weights = weights or LossWeights()
     wanted = targets.unsqueeze(1).expand_as(logits)  # (P, M, h, w)
@@ -209,23 +212,23 @@ def anomaly_loss(
     """All parts of a batch and their weighted sum.
 
     Args:
-        mask_logits: (N, M, h, w), ungated.
+        mask_logits: (N, M, h, w), without the mask gate.
         iou: (N, M) estimated IoU of each mask.
         score_logits: (N,) object-score logits.
-        masks: (N, h, w) what should be seen, at the decoder's size; read only where `present`.
-        present: (N,) bool, the frames' labels.
-        answer: (B,) from `answer_loss`; its part is 0 where None.
-        weights: what each part counts; the paper's where None.
+        masks: (N, h, w) target masks at the decoder's size; read only where `present` is True.
+        present: (N,) bool, the labels of the frames.
+        answer: (B,) from `answer_loss`; if None, this part is 0.
+        weights: weight of each part; the paper's if None.
 
     Raises:
-        ValueError: shapes don't fit together.
+        ValueError: the shapes do not fit together.
     """
     weights = weights or LossWeights()
     count, heads = iou.shape
     shapes = [tuple(item.shape) for item in (mask_logits, score_logits, masks, present)]
     size = tuple(masks.shape[1:])
     if shapes != [(count, heads, *size), (count,), (count, *size), (count,)] or present.dtype != torch.bool:
-        raise ValueError(f"shapes don't fit: masks {shapes[0]}, IoU {(count, heads)}, scores {shapes[1]}, targets {shapes[2:]}")
+        raise ValueError(f"shapes do not fit: mask {shapes[0]}, IoU {(count, heads)}, score {shapes[1]}, targets {shapes[2:]}")
     seen = mask_losses(mask_logits[present], iou[present], masks[present], weights=weights)
     parts = {
         "focal": seen.focal.sum() / max(count, 1),

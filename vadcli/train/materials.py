@@ -1,6 +1,7 @@
-"""Several data sets in one training: how many samples each gives to an epoch, which, and in which order.
+"""The samples of a training: data sets are opened, mixed by weight and read in a planned order.
 
-What a recipe trains on and is validated on: data sets opened, mixed and read in the order of the plan.
+`Mixture` decides which samples of each data set an epoch has and in which order. `mixture_of` and
+`ValidationSet` make the samples to train on and to validate on from a recipe.
 """
 
 from __future__ import annotations
@@ -44,9 +45,10 @@ class Draw:
     """One sample of an epoch's plan.
 
     Attributes:
-        part: which data set, by its place in the mixture.
-        index: which of its samples.
-        reading: how often the data set was gone through before; the sampler's epoch, so that no two readings are alike.
+        part: index of the data set in the mixture.
+        index: index of the sample in the data set.
+        reading: number of complete passes over the data set before this one; it is the sampler's
+            epoch, so that every pass differs.
     """
 
     part: int
@@ -57,16 +59,17 @@ class Draw:
 class Mixture:
     """Data sets mixed by weight.
 
-    Every epoch has the same number of samples of each data set, as near to the weights as whole numbers come, shuffled.
-    A data set goes on in the next epoch where it stopped, so each of its samples comes once before any comes again.
+    The number of samples from each data set is the same in every epoch, as close to the weights as
+    whole numbers allow. A data set continues in the next epoch where it stopped, so each sample is
+    used once before any is used again.
 
     Args:
-        parts: (sampler, weight) pairs; weights needn't add up to 1.
-        draws: samples in an epoch.
-        seed: of the order, 0 or more.
+        parts: (sampler, weight) pairs; the weights need not add up to 1.
+        draws: samples per epoch.
+        seed: seed of the order, 0 or more.
 
     Raises:
-        ValueError: a weight isn't positive, or too small for a single sample in an epoch.
+        ValueError: a weight is not positive, or too small for a single sample per epoch.
     """
 
     def __init__(self, parts: Sequence[tuple[AnomalyExposureSampler, float]], draws: int, seed: int) -> None:
@@ -74,28 +77,28 @@ class Mixture:
         self.draws, self.seed = draws, seed
         names = [sampler.data.name for sampler in self.samplers]
         if len(set(names)) != len(names):
-            raise ValueError(f"a data set is in the mixture twice: {', '.join(names)}")
+            raise ValueError(f"the mixture has a data set twice: {', '.join(names)}")
         self.quotas = _quotas([weight for _, weight in parts], draws)
         for name, quota in zip(names, self.quotas, strict=True):
             if not quota:
-                raise ValueError(f"{name}: its weight gives it none of {draws} samples; raise the weight or leave it out")
+                raise ValueError(f"{name}: its weight gives it none of {draws} samples; raise the weight or remove it")
 
     def plan(self, epoch: int) -> tuple[Draw, ...]:
-        """The samples of an epoch in order; the same whenever it is asked for."""
+        """The samples of an epoch in order; every call gives the same."""
         drawn = [draw for part in range(len(self.samplers)) for draw in self._from_part(part, epoch)]
         order = np.random.default_rng([self.seed, epoch]).permutation(len(drawn))
         return tuple(drawn[place] for place in order)
 
     def sample(self, draw: Draw) -> ExposureSample:
-        """Read one sample of a plan.
+        """Reads one sample of a plan.
 
         Raises:
-            DocumentError: the data set can't read it.
+            DocumentError: the data set cannot read it.
         """
         return self.samplers[draw.part].sample(draw.index, draw.reading)
 
     def fingerprint(self) -> str:
-        """Changes when what a plan holds does; hexadecimal."""
+        """Hexadecimal; changes when the plan of any epoch changes."""
         parts = [(sampler.fingerprint(), quota) for sampler, quota in zip(self.samplers, self.quotas, strict=True)]
         return hashlib.sha256(repr((parts, self.draws, self.seed)).encode()).hexdigest()
 
@@ -111,7 +114,7 @@ class Mixture:
 
 
 def _quotas(weights: Sequence[float], draws: int) -> tuple[int, ...]:
-    """Whole numbers that add up to `draws`, by largest remainder; of equal remainders the first."""
+    """Splits `draws` by weight into whole numbers: largest remainders first, then by position."""
     shares = np.asarray(weights, np.float64)
     if not len(shares) or not (np.isfinite(shares) & (shares > 0)).all():
         raise ValueError(f"mixture weights must be positive numbers, not {list(weights)}")
@@ -123,22 +126,22 @@ def _quotas(weights: Sequence[float], draws: int) -> tuple[int, ...]:
 
 
 def open_choice(item: DataChoice, frames: int) -> SegmentationData:
-    """Open one of the data sets that the paper trains on, with clips of so many frames."""
+    """Opens a data set that the paper trains on, with `frames` frames per clip."""
     root = Path(item.root).expanduser()
     return open_data(item.name, root, split=item.split, rule=ClipRule(frames=frames), cache=cache_folder() / "training")
 
 
 def mixture_of(recipe: Recipe, *, frames: int, processes: int = 1, opened: Open = open_choice) -> Mixture:
-    """The training mixture; an epoch has as many samples as its steps take.
+    """Returns the training mixture; an epoch has as many samples as its steps need.
 
     Args:
-        recipe: data sets and how samples become anomalies.
-        frames: T of a video's clip.
-        processes: that train side by side, each with its own batches.
+        recipe: names the data sets, and how clips become pseudo-anomalies.
+        frames: T, frames per clip of a video.
+        processes: number of processes that train together, each with its own batches.
         opened: opens each data set.
 
     Raises:
-        UsageError: a folder isn't its data set's.
+        UsageError: a folder does not hold its data set.
         DocumentError: a file is damaged.
     """
     schedule = recipe.schedule
@@ -147,10 +150,10 @@ def mixture_of(recipe: Recipe, *, frames: int, processes: int = 1, opened: Open 
 
 
 class ValidationSet(Sequence[ExposureSample]):
-    """The samples that a training is validated on, read when they are asked for; the same in every run of a recipe.
+    """The samples to validate on, read on access; the same in every run of a recipe.
 
     Raises:
-        UsageError: the folder isn't the data set's.
+        UsageError: the folder does not hold this data set.
         DocumentError: a file is damaged.
     """
 
@@ -165,14 +168,14 @@ class ValidationSet(Sequence[ExposureSample]):
         return self._sampler.sample(self._indices[place], 0)
 
     def fingerprint(self) -> str:
-        """Changes when a sample could; hexadecimal."""
+        """Hexadecimal; changes when the samples change."""
         return hashlib.sha256(repr((self._sampler.fingerprint(), self._indices)).encode()).hexdigest()
 
 
 class PlannedSamples(Sequence[ExposureSample]):
-    """All samples of a training in the order in which they are looked at: sample n of the plan's epoch n // draws.
+    """All samples of a training in their order: sample n belongs to epoch n // draws.
 
-    Knows no process and no batch, so that reader processes may take samples in any order.
+    It knows neither processes nor batches, so reader processes may take samples in any order.
     """
 
     def __init__(self, mixture: Mixture, epochs: int) -> None:
@@ -180,7 +183,7 @@ class PlannedSamples(Sequence[ExposureSample]):
         self._plan = lru_cache(maxsize=2)(mixture.plan)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Worker processes plan for themselves."""
+        """Leaves out the cached plans; each worker process makes its own."""
         return (PlannedSamples, (self.mixture, self.epochs))
 
     def __len__(self) -> int:
@@ -192,7 +195,10 @@ class PlannedSamples(Sequence[ExposureSample]):
 
 
 class StepOrder:
-    """Which samples each step of one process takes, from a step on: its share of the step's consecutive samples."""
+    """Sample numbers for each step of one process, from step `first` on.
+
+    The samples of a step are consecutive, and each process takes its share of them.
+    """
 
     def __init__(self, *, first: int, total: int, per_process: int, processes: int, rank: int) -> None:
         self.first, self.total = first, total

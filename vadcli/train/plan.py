@@ -1,6 +1,7 @@
-"""How long a training would take: measured on a few real steps where they are quick, else counted and divided.
+"""The plan of a training, without training: sizes of parts, steps, data, memory and time.
 
-What a training would be, without training: parts and their sizes, steps, data, and an estimate of memory.
+The memory of weights is exact, that of activations an estimate. Time is measured on a few real
+steps if the model is small; otherwise it is estimated from the number of operations.
 """
 
 from __future__ import annotations
@@ -24,28 +25,28 @@ from vadcli.train.trainer import Trainer
 from vadcli.train.training import PaperTraining, configured
 
 SMALL = 50_000_000
-"""Parameters up to which steps are tried."""
-TRIED = 2
+"""Largest number of parameters of a model whose steps are measured."""
+TRIED = 2  # steps
 RATE = 1e14
-"""Operations a second for the figure of a large model: what one data-centre GPU sustains in bf16 with care."""
+"""Operations per second that one data-centre GPU can sustain in bf16; for large models."""
 
 
 def time_text(plan: TrainingPlan, training: PaperTraining | None = None) -> str:
-    """Return a line for people about the time of all steps."""
+    """Returns the time of all steps as text for a person."""
     recipe = plan.recipe
     steps = recipe.schedule.total_steps
     training = training or PaperTraining()
     brief = training.sample_recipe(recipe)
     if brief is not None and sum(size.total for size in plan.sizes) <= SMALL:
         seconds = step_seconds(brief, training)
-        return f"time:   {seconds:.2f} s a step here, the quicker of {TRIED}: about {_long(seconds * steps)} in all\n"
+        return f"time:   {seconds:.2f} s per step here (fastest of {TRIED}), about {_long(seconds * steps)} in total\n"
     operations = step_operations(recipe, training)
-    told = f"time:   about {operations:.1e} operations a step and process, data loading apart:"
-    return f"{told}\n        {_long(operations * steps / RATE)} in all at 1e14 a second\n"
+    told = f"time:   about {operations:.1e} operations per step and process, without data loading:"
+    return f"{told}\n        {_long(operations * steps / RATE)} in total at 1e14 operations per second\n"
 
 
 def step_seconds(brief: Recipe, training: PaperTraining) -> float:
-    """Measure the seconds of one optimiser step of this process, the quickest of a few.
+    """Measures one optimiser step of this process in seconds; the fastest of a few.
 
     Raises:
         UsageError: as `Trainer`.
@@ -63,10 +64,11 @@ def step_seconds(brief: Recipe, training: PaperTraining) -> float:
 
 
 def step_operations(recipe: Recipe, training: PaperTraining) -> float:
-    """Floating-point operations of one process's optimiser step, about.
+    """Estimates the floating-point operations of one optimiser step of one process.
 
-    The image encoder's are counted; the language model's and the vision tower's are two a weight and token on the way there,
-    and as many again for each kind of gradient on the way back.
+    Those of the image encoder are counted. Those of the language model and the vision tower are
+    two per weight and token in the forward pass, and as many again in the backward pass for each
+    kind of gradient.
     """
     model = laid_out(recipe, training).to("meta")
     frames, side = model.config.sampling.frames, model.masks.image_size
@@ -86,21 +88,21 @@ def _weights(model: Lavida, start: str) -> int:
 
 
 def _long(seconds: float) -> str:
-    """A duration for a person."""
+    """A duration as text for a person."""
     if seconds < 5400:
         return f"{max(1, round(seconds / 60))} min"
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
 
 
 PROMPT_TOKENS = 200
-"""Of text around a clip's visual tokens, about: 30 names and the words between them."""
+"""About the number of text tokens around the visual tokens of a clip, with 30 names."""
 ADAM_BYTES = 16
-"""Of a trained weight in fp32: itself, its gradient and AdamW's two moments."""
+"""Bytes per trained weight in fp32: the weight, its gradient and AdamW's two moments."""
 
 
 @dataclass(frozen=True)
 class PartSize:
-    """Parameters of one part: all, and those that are trained."""
+    """Number of parameters of one part: all, and the trained ones."""
 
     name: str
     total: int
@@ -112,11 +114,11 @@ class TrainingPlan:
     """Sizes of a training.
 
     Attributes:
-        recipe: whose.
-        sizes: of the parts, in the model's order.
-        weights_bytes: weights, gradients and moments: exact.
-        activations_bytes: what a batch keeps in the language model for the way back: an estimate. The encoders' and the
-            decoder's come on top, and what the libraries hold.
+        recipe: recipe of the training.
+        sizes: sizes of the parts, in the model's order.
+        weights_bytes: weights, gradients and moments; exact.
+        activations_bytes: estimate of what the language model keeps per batch for the backward
+            pass. The encoders, the decoder and the libraries need more memory on top of it.
     """
 
     recipe: Recipe
@@ -126,11 +128,13 @@ class TrainingPlan:
 
 
 def plan_of(recipe: Recipe, training: PaperTraining | None = None) -> TrainingPlan:
-    """Sizes of a recipe's training. A model of a preset's sizes is laid out without memory; only unknown folders are read.
+    """Returns the sizes of a recipe's training.
+
+    A model with the sizes of a preset is made without memory. Other models are read from disk.
 
     Raises:
-        UsageError: there is no such preset or part.
-        WeightsError: the folder to start from can't be used.
+        UsageError: the preset or a part does not exist.
+        WeightsError: the folder to start from cannot be used.
     """
     model = laid_out(recipe, training or PaperTraining())
     set_up(model, recipe.model.train, masks=recipe.model.masks, freeze=recipe.model.freeze)
@@ -146,30 +150,30 @@ def plan_of(recipe: Recipe, training: PaperTraining | None = None) -> TrainingPl
 
 
 def plan_text(plan: TrainingPlan, mixture: Mixture | None = None) -> str:
-    """The plan for a person, a line an item; with the data where the mixture is given."""
+    """The plan as text for a person, one line per item; lists the data if `mixture` is given."""
     recipe, schedule = plan.recipe, plan.recipe.schedule
     steps, samples = schedule.total_steps, schedule.batch * schedule.accumulation
     lines = [
-        f"{recipe.name}, {recipe.task}: {steps:,} steps of {samples} samples a process ({schedule.epochs} epochs)",
+        f"{recipe.name}, {recipe.task}: {steps:,} steps of {samples} samples per process ({schedule.epochs} epochs)",
         "",
     ]
     lines.append(f"{'part':<16}{'parameters':>16}{'trained':>16}")
     lines += [f"{size.name:<16}{size.total:>16,}{size.trained:>16,}" for size in plan.sizes]
     total, trained = (sum(getattr(size, kind) for size in plan.sizes) for kind in ("total", "trained"))
-    lines += [f"{'all':<16}{total:>16,}{trained:>16,}", ""]
+    lines += [f"{'total':<16}{total:>16,}{trained:>16,}", ""]
     lines.append(f"memory: {_size(plan.weights_bytes)} for weights, gradients and AdamW's moments, and about")
     lines.append(
-        f"        {_size(plan.activations_bytes)} for the language model's activations; encoders and decoder come on top"
+        f"        {_size(plan.activations_bytes)} for the language model's activations; encoders and decoder need more"
     )
     if mixture is not None:
-        lines += ["", f"{'data':<20}{'clips':>10}{'an epoch':>10}"]
+        lines += ["", f"{'data':<20}{'clips':>10}{'per epoch':>10}"]
         for sampler, quota in zip(mixture.samplers, mixture.quotas, strict=True):
             lines.append(f"{sampler.data.name:<20}{len(sampler):>10,}{quota:>10,}")
     return "\n".join(lines) + "\n"
 
 
 def laid_out(recipe: Recipe, training: PaperTraining) -> Lavida:
-    """The recipe's model, without memory wherever its sizes are those of a preset."""
+    """The recipe's model; without memory if it has the sizes of a preset."""
     name = recipe.model.preset
     if recipe.model.folder:
         name = checkpoint.read_config(Path(recipe.model.folder).expanduser()).name
@@ -180,8 +184,10 @@ def laid_out(recipe: Recipe, training: PaperTraining) -> Lavida:
 
 
 def _activations(model: Lavida, recipe: Recipe, narrow: int) -> int:
-    """Bytes a batch: about 16 values of the model's width and 3 of its inner width a token and layer; one layer's with
-    checkpointing, beside each layer's input.
+    """Estimates the bytes per batch.
+
+    Each token needs about 16 values of the model's width and 3 of its inner width per layer. With
+    gradient checkpointing these are kept for one layer only, plus the input of every layer.
     """
     config = model.mllm.qwen.config.text_config
     pairs = (model.config.sampling.frames + 1) // 2
@@ -194,7 +200,7 @@ def _activations(model: Lavida, recipe: Recipe, narrow: int) -> int:
 
 
 def _size(count: float) -> str:
-    """Bytes for a person."""
+    """A number of bytes as text for a person."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.1f} {unit}"

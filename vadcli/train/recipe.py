@@ -1,6 +1,7 @@
-"""A training as data: what is trained, on which data, how, and for how long; and how it is read from a TOML file.
+"""The recipe of a training: what is trained, on which data, how and for how long.
 
-A file describes one stage or several. Unknown keys and values of a wrong type are errors. Loads no torch.
+It is read from a TOML file, which describes one stage or several. Unknown keys and values of a
+wrong type are errors. This module does not load torch.
 """
 
 from __future__ import annotations
@@ -27,16 +28,17 @@ class ModelChoice:
     """What is trained.
 
     Attributes:
-        preset: start from random weights of these sizes.
-        folder: start from this LAVIDA folder; one of the two must be given.
+        preset: starts from random weights of this preset's sizes.
+        folder: starts from this LAVIDA folder; exactly one of the two must be set.
         train: names of parts, as in `vadcli.train.state`; the paper's by default.
-        freeze: modules within these parts that stay as they are, by their dotted names, such as `projector.frame_semantics`.
-        masks: 3 trains the decoder's three masks, as the paper; 1 its single mask, for a decoder made from nothing.
-        compression: the ratio to train and store; the authors train with .5.
-        method: of compression, the paper's or one that it is compared with; see `CompressionOptions`.
-        projector: its kind, and `queries` its learnable queries, where a new one is to be drawn; the start's where neither is
-            said.
-        train_px: least and greatest area of a frame for Qwen2-VL in training; the preset's or folder's where empty.
+        freeze: modules in these parts to keep frozen, by dotted name: `projector.frame_semantics`.
+        masks: 3 trains the decoder's three masks, as in the paper; 1 its single mask, for a decoder
+            with random weights.
+        compression: ratio to train with and to store; the authors train with 0.5.
+        method: compression method: the paper's or one of its baselines; see `CompressionOptions`.
+        projector: kind of a new projector with random weights; the starting model's if empty.
+        queries: learnable queries of a new projector; the starting model's if 0.
+        train_px: smallest and largest frame area for Qwen2-VL; if empty, the starting model's.
     """
 
     preset: str = ""
@@ -51,17 +53,17 @@ class ModelChoice:
     train_px: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        check(bool(self.preset) != bool(self.folder), "[model] needs a preset or a folder to start from, and one alone")
-        check(bool(self.train), "[model] train is empty: name the parts to train")
-        check(self.masks in (1, 3), f"[model] masks is {self.masks}: the decoder gives 3 masks a prompt or 1")
-        check(self.queries >= 0, f"[model] queries is {self.queries}, below 0")
-        check(0 < self.compression <= 1, f"[model] compression is {self.compression}: give a ratio above 0 and up to 1")
-        check(len(self.train_px) in (0, 2), f"[model] train_px is {list(self.train_px)}: give the least and the greatest area")
+        check(bool(self.preset) != bool(self.folder), "[model] needs either a preset or a folder to start from, not both")
+        check(bool(self.train), "[model] train is empty: give the parts to train")
+        check(self.masks in (1, 3), f"[model] masks is {self.masks}: it must be 3 or 1")
+        check(self.queries >= 0, f"[model] queries is {self.queries}; it must not be negative")
+        check(0 < self.compression <= 1, f"[model] compression is {self.compression}; it must be above 0 and at most 1")
+        check(len(self.train_px) in (0, 2), f"[model] train_px is {list(self.train_px)}: give smallest and largest area")
 
 
 @dataclass(frozen=True)
 class LoraChoice:
-    """Adapters of the language model, where `lora` is trained."""
+    """Adapters of the language model; used only if `lora` is trained."""
 
     rank: int = 8
     alpha: int = 16
@@ -75,10 +77,10 @@ class DataChoice:
 
     Attributes:
         name: one of `vadcli.train.datasets.DATA_SETS`.
-        root: its folder.
-        split: what is trained on.
-        weight: its share of the mixture, in proportion to the others'.
-        max_categories: N of this data set; 0 means the paper's N.
+        root: folder of the data set.
+        split: split to train on.
+        weight: share in the mixture, relative to the weights of the other data sets.
+        max_categories: N, the longest list of categories; 0 means the paper's N.
     """
 
     name: str
@@ -89,20 +91,20 @@ class DataChoice:
 
     def __post_init__(self) -> None:
         self.check_root()
-        check(self.weight > 0, f"data {self.name!r}: weight is {self.weight}, not above 0")
+        check(self.weight > 0, f"data {self.name!r}: weight is {self.weight}; it must be above 0")
 
     def check_root(self) -> None:
-        """Raise UsageError if `root` does not fit the data set."""
-        check(bool(self.root), f"data {self.name!r}: root must be the folder of a data set on disk")
+        """Raises UsageError if `root` does not fit the data set."""
+        check(bool(self.root), f"data {self.name!r}: root is empty: give the folder of the data set")
 
 
 @dataclass(frozen=True)
 class ExposureChoice:
-    """How samples become anomalies; see `vadcli.train.exposure.ExposureOptions`.
+    """How clips become pseudo-anomalies; see `vadcli.train.exposure.ExposureOptions`.
 
     Attributes:
-        probability, max_true, min_irrelevant, hard_share, held_out: see there.
-        without_seg: share of the samples that train with nothing at `<SEG>`; see `vadcli.train.step.ExposureStep`.
+        probability, max_true, min_irrelevant, hard_share, held_out: as in `ExposureOptions`.
+        without_seg: share of the samples trained without `<SEG>`; see `step.ExposureStep`.
     """
 
     probability: float = 0.5
@@ -115,16 +117,18 @@ class ExposureChoice:
 
 @dataclass(frozen=True)
 class ScheduleChoice:
-    """How long and in what steps.
+    """How long a training is, and its optimiser steps.
 
     Attributes:
-        epochs, steps: epochs, and optimiser steps in each.
-        batch: samples that a process looks at together.
-        accumulation: batches a step.
-        rate: AdamW's learning rate after warm-up.
-        betas, decay: AdamW's. The authors' file says .9/.95 and 1e-5 but doesn't pass them: these took effect.
-        warm_up_steps: over which the rate rises from 0; behind them it falls to 0 along a line.
-        clip: largest norm of a step's gradient.
+        epochs: number of epochs.
+        steps: optimiser steps per epoch.
+        batch: samples per batch and process.
+        accumulation: batches per step.
+        rate: AdamW's learning rate after the warm-up.
+        betas, decay: AdamW's. The authors' file sets 0.9/0.95 and 1e-5, but their code does not use
+            them: they trained with the values that are the defaults here.
+        warm_up_steps: steps in which the rate rises from 0; after them it falls linearly to 0.
+        clip: largest norm of the gradient of a step.
     """
 
     epochs: int = 8
@@ -139,9 +143,9 @@ class ScheduleChoice:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "steps", "batch", "accumulation", "rate", "clip"):
-            check(getattr(self, name) > 0, f"[schedule] {name} is {getattr(self, name)}, not above 0")
+            check(getattr(self, name) > 0, f"[schedule] {name} is {getattr(self, name)}; it must be above 0")
         check(self.warm_up_steps >= 0 and self.decay >= 0, "[schedule] warm_up_steps and decay must not be negative")
-        check(all(0 <= beta < 1 for beta in self.betas), f"[schedule] betas are {list(self.betas)}, not from 0 to below 1")
+        check(all(0 <= beta < 1 for beta in self.betas), f"[schedule] betas are {list(self.betas)}; they must be in [0, 1)")
 
     @property
     def total_steps(self) -> int:
@@ -149,7 +153,7 @@ class ScheduleChoice:
         return self.epochs * self.steps
 
     def rate_at(self, step: int) -> float:
-        """The learning rate of a step, the first being 0."""
+        """Learning rate of a step; the first step has number 0."""
         if step < self.warm_up_steps:
             return self.rate * (step + 1) / self.warm_up_steps
         return self.rate * (self.total_steps - step) / max(1, self.total_steps - self.warm_up_steps)
@@ -157,11 +161,11 @@ class ScheduleChoice:
 
 @dataclass(frozen=True)
 class LossChoice:
-    """What each part of the loss counts; see `vadcli.train.losses.LossWeights`.
+    """Weight of each part of the loss; see `vadcli.train.losses.LossWeights`.
 
     Attributes:
-        focal, dice, iou, score, lm: the paper's.
-        names: each name's own verdict, where the model pools them.
+        focal, dice, iou, score, lm: the parts in the paper, with the paper's weights.
+        names: loss of one logit per name, if the model pools them; not in the paper.
     """
 
     focal: float = 20.0
@@ -174,14 +178,14 @@ class LossChoice:
 
 @dataclass(frozen=True)
 class ValidationChoice:
-    """By what the checkpoint is chosen: frame AUC on samples of a split that is neither trained on nor a test set.
+    """How the best weights are chosen: by frame AUC on a split that is not for training or tests.
 
     Attributes:
         name, root, split: a data set, as in `DataChoice`.
-        clips: how many of its samples, always the same ones.
+        clips: number of samples; always the same ones.
         every: steps between validations; 0 never validates and keeps the last weights.
-        patience: validations without a better one after which training ends; 0 goes on to the last step.
-        batch: samples at a time.
+        patience: number of validations without improvement that ends the training; 0 never does.
+        batch: samples per batch.
     """
 
     name: str = ""
@@ -193,29 +197,27 @@ class ValidationChoice:
     batch: int = 4
 
     def __post_init__(self) -> None:
-        check(
-            not self.split.startswith("test"), f"[validation] split is {self.split!r}: a checkpoint isn't chosen on a test set"
-        )
+        check(not self.split.startswith("test"), f"[validation] split is {self.split!r}: do not choose weights on a test set")
         self.check_root()
         check(self.clips > 0 and self.batch > 0, "[validation] clips and batch must be above 0")
         check(self.every >= 0 and self.patience >= 0, "[validation] every and patience must not be negative")
 
     def check_root(self) -> None:
-        """Raise UsageError if `root` does not fit the data set."""
-        check(bool(self.root) or not self.every, f"[validation] {self.name!r}: root must be the data set's folder")
+        """Raises UsageError if `root` does not fit the data set."""
+        check(bool(self.root) or not self.every, f"[validation] {self.name!r}: root is empty: give the folder of the data set")
 
 
 @dataclass(frozen=True)
 class RunningChoice:
-    """How it is computed.
+    """How the training is computed.
 
     Attributes:
-        precision: of the products; what is trained is kept in fp32, what is frozen in this.
-        gradient_checkpointing: compute the language model's activations again instead of keeping them.
-        checkpoint_every: steps between checkpoints to go on from.
-        keep: how many of them are kept.
-        workers: processes that read samples beside each training process; 0 reads them in it.
-        remember: keep what a frozen image encoder saw of each clip, in half precision.
+        precision: precision of the computation and of frozen weights; trained weights are fp32.
+        gradient_checkpointing: computes the language model's activations twice to save memory.
+        checkpoint_every: steps between checkpoints.
+        keep: number of newest checkpoints that are kept.
+        workers: processes that read samples, per training process; 0 reads in that process itself.
+        remember: keeps the features of a frozen image encoder for each clip, in half precision.
     """
 
     precision: Precision = "fp32"
@@ -227,18 +229,18 @@ class RunningChoice:
 
     def __post_init__(self) -> None:
         check(self.checkpoint_every > 0 and self.keep > 0, "[running] checkpoint_every and keep must be above 0")
-        check(self.workers >= 0, f"[running] workers is {self.workers}, below 0")
+        check(self.workers >= 0, f"[running] workers is {self.workers}; it must not be negative")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole training.
+    """The recipe of one training, or of one stage.
 
     Attributes:
-        name: of what comes out.
-        task: what is trained, `exposure` for the paper's training.
-        seed: of the start's random weights, of the samples and their order.
-        model, lora, data, exposure, schedule, loss, validation, running: see there.
+        name: name of the trained model.
+        task: `exposure` for the paper's training.
+        seed: seed of random weights, of the samples and of their order.
+        model, lora, data, exposure, schedule, loss, validation, running: see their classes.
     """
 
     name: str
@@ -254,21 +256,21 @@ class Recipe:
     running: RunningChoice = field(default_factory=RunningChoice)
 
     def __post_init__(self) -> None:
-        check(self.seed >= 0, f"seed is {self.seed}, below 0")
-        check(bool(self.data), "there is no [[data]] to train on")
+        check(self.seed >= 0, f"seed is {self.seed}; it must not be negative")
+        check(bool(self.data), "the recipe has no [[data]] to train on")
         seen = self.validation
         for item in self.data:
             same = item.name == seen.name and item.split.removesuffix("ing") == seen.split.removesuffix("ing")
-            check(not (seen.every and same), f"{item.name} is validated on the split it is trained on")
-            check(not item.split.startswith("test"), f"data {item.name!r}: split is {item.split!r}: tests aren't trained on")
+            check(not (seen.every and same), f"{item.name} is validated on the split that it is trained on")
+            check(not item.split.startswith("test"), f"data {item.name!r}: split is {item.split!r}: do not train on a test set")
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, as stored beside what was trained."""
+        """The whole recipe as JSON, as it is stored beside the checkpoints."""
         document: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return document
 
     def told(self) -> dict[str, Any]:
-        """As stored inside what was trained: all but where files lay."""
+        """The recipe without paths, as it is stored in the trained model."""
         document = self.to_json()
         for item in (*document["data"], document["validation"]):
             del item["root"]
@@ -276,14 +278,14 @@ class Recipe:
         return document
 
     def fingerprint(self) -> str:
-        """Changes when what is computed does; not with where the files lie. Hexadecimal."""
+        """Hexadecimal; changes with everything that affects the result, but not with paths."""
         document = self.told()
         del document["running"]["keep"], document["running"]["workers"]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def check(holds: bool, message: str) -> None:
-    """Raise UsageError with the message unless it holds."""
+    """Raises UsageError with the message if `holds` is False."""
     if not holds:
         raise UsageError(message)
 
@@ -292,21 +294,21 @@ R = TypeVar("R", bound=Recipe)
 
 
 def read_recipe(path: Path, kind: type[R]) -> R:
-    """Read the recipe of one stage from its file; see `read_recipes`."""
+    """Reads the recipe of a training with one stage; see `read_recipes`."""
     recipes = read_recipes(path, kind)
-    check(len(recipes) == 1, f"{path}: has {len(recipes)} stages")
+    check(len(recipes) == 1, f"{path}: has {len(recipes)} stages; only one is allowed here")
     return recipes[0]
 
 
 def read_recipes(path: Path, kind: type[R]) -> tuple[R, ...]:
-    """Read the stages of a training from its file; a file without [[stage]] has one.
+    """Reads the stages of a training from its file; a file without [[stage]] has one stage.
 
     Args:
         path: a TOML file.
-        kind: the recipe's class, which says what tables and keys there are.
+        kind: class of the recipe; its fields are the tables and keys of the file.
 
     Raises:
-        UsageError: it can't be read, or holds a key or value that can't be used.
+        UsageError: the file cannot be read, or a key or value is not valid.
     """
     document = read_toml(path)
     try:
@@ -316,21 +318,22 @@ def read_recipes(path: Path, kind: type[R]) -> tuple[R, ...]:
 
 
 def parse_stages(document: Mapping[str, Any], kind: type[R]) -> tuple[R, ...]:
-    """One recipe a [[stage]]: the document with the stage's values over it, table by table.
+    """One recipe per [[stage]]: the values of the stage replace those of the document.
 
-    Each stage starts from what the one before it made; only the first one's `model` says where to start.
+    Each stage starts from the result of the stage before it. So only the `model` of the first stage
+    says where to start.
 
     Raises:
-        UsageError: a key or value that can't be used.
+        UsageError: a key or value is not valid.
     """
     common = {key: value for key, value in document.items() if key != "stage"}
     stages = document.get("stage", [{}])
-    check(isinstance(stages, list) and bool(stages), "stage must be tables, [[stage]]")
+    check(isinstance(stages, list) and bool(stages), "stage must be tables, written as [[stage]]")
     return tuple(parse_recipe(_over(common, stage), kind) for stage in stages)
 
 
 def _over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of both, tables in tables merged; where both have one, `over`'s counts."""
+    """The values of both, also of nested tables; `over` replaces values of `under`."""
     merged = dict(under)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -339,19 +342,19 @@ def _over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_recipe(document: Mapping[str, Any], kind: type[R]) -> R:
-    """A recipe from its tables.
+    """Makes a recipe from its tables.
 
     Raises:
-        UsageError: a key or value that can't be used.
+        UsageError: a key or value is not valid.
     """
     recipe: R = _table(kind, "", document)
     return recipe
 
 
 def _table(kind: Any, name: str, values: Any) -> Any:
-    """A dataclass from a TOML table."""
+    """Makes a dataclass from a TOML table."""
     where = f"[{name}]" if name else "the recipe"
-    check(isinstance(values, Mapping), f"{name} must be a table, {where}")
+    check(isinstance(values, Mapping), f"{name} must be a table, written as {where}")
     hints = typing.get_type_hints(kind)
     for key in values:
         if key not in hints:
@@ -361,19 +364,19 @@ def _table(kind: Any, name: str, values: Any) -> Any:
             )
     for item in fields(kind):
         if item.name not in values and item.default is MISSING and item.default_factory is MISSING:
-            raise UsageError(f"{where} lacks {item.name}")
+            raise UsageError(f"{where} has no {item.name}")
     found = {key: _value(hints[key], f"{name}.{key}" if name else key, value) for key, value in values.items()}
     return kind(**found)
 
 
 def _value(hint: Any, name: str, value: Any) -> Any:
-    """A TOML value as its field's annotation wants it."""
+    """Converts a TOML value to the type of its field's annotation."""
     origin, args = typing.get_origin(hint), get_args(hint)
     if origin in (typing.Union, types.UnionType):
         hint = next(part for part in args if part is not type(None))
         origin, args = typing.get_origin(hint), get_args(hint)
     if origin is Literal:
-        check(value in args, f"{name} is {value!r}, none of {', '.join(map(str, args))}")
+        check(value in args, f"{name} is {value!r}; choose one of {', '.join(map(str, args))}")
         return value
     if is_dataclass(hint):
         return _table(hint, name, value)

@@ -1,6 +1,7 @@
-"""The values of training: what a segmentation data set yields, and what the Anomaly Exposure Sampler makes of it.
+"""What training reads and trains on: the clips of a segmentation data set, and training samples.
 
-Pictures of data sets, reduced on reading: frames as RGB, label maps as the numbers of their pixels.
+The Anomaly Exposure Sampler (`exposure`) turns a `Segmentation` into an `ExposureSample`. The
+functions at the end read images and label maps from disk and reduce them to the size in use.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from vadcli.types import BoolArray, ByteArray, IndexArray
 class SegmentedObject:
     """One object of a clip, or one expression that refers to it.
 
-    Two expressions of one object are two of these with the same masks; two objects of one category are two with the same name.
+    Two expressions for one object are two instances with the same masks. Two objects of one
+    category are two instances with the same name.
 
     Attributes:
-        name: category or referring expression, as it goes into the prompt; never empty.
-        masks: (T, H, W) bool, where the object is seen; False everywhere in frames that don't show it.
+        name: category or referring expression, as it is written in the prompt; never empty.
+        masks: (T, H, W) bool, where the object is visible; all False in frames without it.
     """
 
     name: str
@@ -41,9 +43,9 @@ class Segmentation:
     """One clip of a segmentation data set, or one image (T = 1), with its objects.
 
     Attributes:
-        key: unique inside its data set and the same in every run.
+        key: unique in its data set and the same in every run.
         frames: (T, H, W, 3) uint8 RGB.
-        objects: the named objects; what is not among them is not known to be absent from the picture.
+        objects: the named objects. Other things may be visible too: the list need not be complete.
     """
 
     key: str
@@ -54,18 +56,19 @@ class Segmentation:
         _check_frames(self.key, self.frames)
         for item in self.objects:
             if item.masks.shape != self.frames.shape[:3]:
-                raise ValueError(f"{self.key}: masks of {item.name!r} are {item.masks.shape}, frames {self.frames.shape}")
+                raise ValueError(f"{self.key}: masks of {item.name!r} are {item.masks.shape}, frames are {self.frames.shape}")
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The objects' names, each once, in the order of the objects."""
+        """Each name of an object once, in the order of the objects."""
         return tuple(dict.fromkeys(item.name for item in self.objects))
 
 
 class SegmentationData(Protocol):
     """A segmentation data set: numbered clips, the same in every run and in every worker.
 
-    `data[index]` reads pixels and is a pure function of the index; `names(index)` is quick and reads none.
+    `data[index]` reads pixels and depends on nothing but the index. `names(index)` is quick and
+    reads no pixels.
     """
 
     @property
@@ -73,30 +76,30 @@ class SegmentationData(Protocol):
         """The data set's name, such as `mevis`."""
 
     def __len__(self) -> int:
-        """How many clips there are."""
+        """Number of clips."""
 
     def __getitem__(self, index: int) -> Segmentation:
-        """Clip `index`, 0 ≤ index < len; IndexError past the end."""
+        """Clip `index`, 0 ≤ index < len; raises IndexError past the end."""
 
     def names(self, index: int) -> tuple[str, ...]:
-        """The names of that clip's objects, each once: `data[index].names` without its pixels."""
+        """The same as `data[index].names`, without reading pixels."""
 
     def fingerprint(self) -> str:
-        """Changes when the clips, their order or their names do; hexadecimal."""
+        """Hexadecimal; changes when the clips, their order or their names change."""
 
 
 @dataclass(frozen=True, eq=False)
 class ExposureSample:
-    """A clip with a list of anomaly categories and the labels that follow from it: one training sample.
+    """One training sample: a clip, a list of anomaly categories, and the resulting labels.
 
     Attributes:
         key: the clip's key in its data set.
         frames: (T, H, W, 3) uint8 RGB.
         categories: the list for the prompt, shuffled, without repetition.
-        masks: (T, H, W) bool, union of the objects that `categories` names; all False in a normal sample.
-        labels: (T,) bool, whether a frame's mask has a pixel.
-        anomalous: whether true categories are in the list; an anomalous clip may still have frames labelled False.
-        true: those of the categories that are.
+        masks: (T, H, W) bool, union of the listed objects; all False in a normal sample.
+        labels: (T,) bool, whether the mask of a frame has any pixel.
+        anomalous: whether the list has true categories. Frames of an anomalous clip may be normal.
+        true: the categories that the clip shows; empty in a normal sample.
     """
 
     key: str
@@ -110,18 +113,18 @@ class ExposureSample:
     def __post_init__(self) -> None:
         _check_frames(self.key, self.frames)
         if self.masks.dtype != np.bool_ or self.masks.shape != self.frames.shape[:3]:
-            raise ValueError(f"{self.key}: masks are {self.masks.dtype} {self.masks.shape}, frames {self.frames.shape}")
+            raise ValueError(f"{self.key}: masks are {self.masks.dtype} {self.masks.shape}, frames are {self.frames.shape}")
         if self.labels.dtype != np.bool_ or not np.array_equal(self.labels, self.masks.any(axis=(1, 2))):
-            raise ValueError(f"{self.key}: a label must be True exactly where its frame's mask has a pixel")
+            raise ValueError(f"{self.key}: a label must be True if the mask of its frame has a pixel, else False")
         if self.masks.any() and not self.anomalous:
             raise ValueError(f"{self.key}: a normal sample has a mask")
         if not self.categories or len(set(self.categories)) != len(self.categories):
-            raise ValueError(f"{self.key}: categories must be there, each once, not {self.categories}")
+            raise ValueError(f"{self.key}: categories must not be empty or repeat a name: {self.categories}")
 
 
 def _check_name(name: str) -> None:
     if not name or name != name.strip():
-        raise ValueError(f"an object's name must be a word or more without blanks around it, not {name!r}")
+        raise ValueError(f"the name of an object is {name!r}; it must have text and no spaces around it")
 
 
 def _check_frames(key: str, frames: ByteArray) -> None:
@@ -132,18 +135,18 @@ def _check_frames(key: str, frames: ByteArray) -> None:
 
 
 MAX_PIXELS = 80 * 10**6
-"""More than any camera of these data sets; what claims to be larger isn't decoded."""
+"""More than any image of these data sets has. A larger image is refused before it is decoded."""
 
-_ANEW = "unpack the official archive anew"
+UNPACK_AGAIN = "unpack the official archive again"
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """From a picture's own size to the size that it is used at, which is never larger.
+    """How an image is reduced from its size on disk to the size in use, which is never larger.
 
     Attributes:
-        height, width: its own, in pixels.
-        rows, columns: (H,) and (W,) int64, the pixel of the own size at each used one's middle.
+        height, width: size on disk in pixels.
+        rows, columns: (H,) and (W,) int64, the original pixel at the centre of each pixel in use.
     """
 
     height: int
@@ -153,37 +156,39 @@ class Reduction:
 
     @classmethod
     def to_side(cls, height: int, width: int, max_side: int) -> Reduction:
-        """The longer side becomes at most `max_side`; both keep at least a pixel."""
+        """Reduces the longer side to at most `max_side`; each side keeps at least one pixel."""
         scale = min(1.0, max_side / max(height, width))
         return cls(height, width, _middles(height, scale), _middles(width, scale))
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(H, W) used."""
+        """(H, W), the size in use."""
         return len(self.rows), len(self.columns)
 
     def labels(self, values: ByteArray) -> ByteArray:
-        """(H, W) of (height, width) values, each the nearest one."""
+        """Reduces (height, width) values to (H, W) by taking the nearest."""
         return values[np.ix_(self.rows, self.columns)]
 
     def mask(self, mask: BoolArray) -> BoolArray:
-        """(H, W) of a (height, width) mask, each the nearest one."""
+        """Reduces a (height, width) mask to (H, W) by taking the nearest pixels."""
         return mask[np.ix_(self.rows, self.columns)]
 
 
 def read_frame(path: Path, *, max_side: int) -> tuple[ByteArray, Reduction]:
-    """(H, W, 3) uint8 RGB of a picture, and how it was reduced. EXIF data turn no picture: the masks aren't turned either.
+    """Returns an image as (H, W, 3) uint8 RGB, and how it was reduced.
+
+    EXIF rotation is ignored, because the masks are not rotated either.
 
     Raises:
-        DocumentError: it is missing, damaged or too large.
+        DocumentError: the file is missing, damaged or too large.
     """
     with _opened(path) as picture:
         reduction = Reduction.to_side(picture.height, picture.width, max_side)
         height, width = reduction.shape
         try:
-            picture.draft("RGB", (width, height))  # a JPEG is decoded near the size that is wanted
+            picture.draft("RGB", (width, height))  # decodes a JPEG at about the size in use
             colours = picture.convert("RGB")
-        except Exception as error:  # Pillow's plugins raise nearly anything on damage
+        except Exception as error:  # damaged files make Pillow raise many types
             raise _damaged(path, error) from error
         if colours.size != (width, height):
             colours = colours.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
@@ -191,14 +196,14 @@ def read_frame(path: Path, *, max_side: int) -> tuple[ByteArray, Reduction]:
 
 
 def read_labels(path: Path) -> ByteArray:
-    """(height, width) uint8 of a label map: a palette picture's numbers or a grey one's values.
+    """Returns a label map as (height, width) uint8: palette indices or grey values.
 
     Raises:
-        DocumentError: it is missing, damaged, too large or has colours instead of numbers.
+        DocumentError: the file is missing, damaged, too large, or has colours instead of numbers.
     """
     with _opened(path) as picture:
         if picture.mode not in ("P", "L"):
-            raise DocumentError(f"{path}: not a label map but a picture of mode {picture.mode}", hint=_ANEW)
+            raise DocumentError(f"{path}: is an image of mode {picture.mode}, not a label map", hint=UNPACK_AGAIN)
         try:
             return np.asarray(picture, np.uint8)
         except Exception as error:
@@ -209,12 +214,12 @@ def _opened(path: Path) -> Image.Image:
     try:
         picture = Image.open(path)
     except FileNotFoundError as error:
-        raise DocumentError(f"{path}: is missing", hint=_ANEW) from error
+        raise DocumentError(f"{path}: is missing", hint=UNPACK_AGAIN) from error
     except Exception as error:
         raise _damaged(path, error) from error
     if not 0 < picture.width * picture.height <= MAX_PIXELS:
         picture.close()
-        raise DocumentError(f"{path}: {picture.width} x {picture.height} pixels are too many", hint=_ANEW)
+        raise DocumentError(f"{path}: too large: {picture.width} x {picture.height} pixels", hint=UNPACK_AGAIN)
     return picture
 
 
@@ -225,4 +230,4 @@ def _middles(length: int, scale: float) -> IndexArray:
 
 def _damaged(path: Path, error: Exception) -> DocumentError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
-    return DocumentError(f"{path}: not a picture that can be read: {reason[:200]}", hint=_ANEW)
+    return DocumentError(f"{path}: cannot be read as an image: {reason[:200]}", hint=UNPACK_AGAIN)

@@ -1,17 +1,13 @@
-"""Which parts of LAVIDA a training changes, by name, and the low-rank adapters of its language model.
+"""What a training changes in LAVIDA (parts, low-rank adapters), and its checkpoints on disk.
 
-A part that isn't trained asks for no gradients, so nothing of it is recorded: frozen encoders run as under no_grad, and
-gradients still reach what is trained behind them, such as the decoder's projections of the high-resolution features.
+    OUT/checkpoints/step-00000100/
+      lavida.safetensors, lora/   trained weights, as in a LAVIDA folder
+      optimizer.safetensors       AdamW's moments by parameter name
+      random.safetensors          states of the random generators, one row per process
+      state.json                  progress of the training; fingerprints of its recipe and data
 
-What a training keeps on disk: what is trained, and where it stands, so that it goes on as if it had never stopped.
-
-    FOLDER/checkpoints/step-000100/
-      lavida.safetensors, lora/   what is trained, as in a LAVIDA folder
-      optimizer.safetensors       AdamW's moments by the names of the parameters
-      random.safetensors          states of the random generators, a row a process
-      state.json                  where the training stands, and of which recipe and data
-
-A checkpoint appears whole under its name or not at all. No pickles.
+A training that continues from a checkpoint gives the same result as one that never stopped. A
+checkpoint appears complete or not at all. There are no pickles.
 """
 
 from __future__ import annotations
@@ -32,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vadcli import weights
-from vadcli.detectors.lavida.checkpoint import ADAPTERS, OWN
+from vadcli.detectors.lavida.checkpoint import ADAPTERS
 from vadcli.detectors.lavida.model import Lavida
 from vadcli.errors import DocumentError, UsageError
 from vadcli.store.atomic import output_error
@@ -47,7 +43,7 @@ PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "text": ("text.clip.",),
         "image_encoder": ("masks.sam2.vision_encoder.", "masks.sam2.no_memory_embedding"),
         "mask_decoder": ("masks.sam2.mask_decoder.",),
-        # Of the prompt encoder only these two are ever read: LAVIDA's prompt is neither points nor boxes nor a mask.
+        # LAVIDA's prompt is no point, box or mask, so only these two parameters are read.
         "prompt_encoder": (
             "masks.sam2.prompt_encoder.not_a_point_embed.",
             "masks.sam2.prompt_encoder.no_mask_embed.",
@@ -57,42 +53,45 @@ PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "pooling": ("mllm.pooling.",),
     }
 )
-"""Parts and the beginnings of their parameters' names; the first that fits counts. Adapters are a part of their own, `lora`."""
+"""Prefixes of the parameter names of each part; the first match counts. `lora` is extra."""
 PAPER = (LORA, "tokens", "lm_head", "projector", "mask_decoder", "prompt_encoder")
-"""What the paper trains (3.9)."""
-ADDITIONS = ("sight", "pooling")
-"""What only a model made from nothing may have."""
-WHOLE = tuple(part for part in PARTS if part not in ADDITIONS)
-"""Everything of the paper that takes part in scoring."""
+"""Parts that the paper trains (3.9)."""
+OPTIONAL_PARTS = ("sight", "pooling")
+"""Parts that only a model trained from random weights may have."""
+WHOLE = tuple(part for part in PARTS if part not in OPTIONAL_PARTS)
+"""All parts in the paper that are used for scoring."""
 REST = "rest"
-"""Parameters of no part: SAM2's video memory and the prompts that LAVIDA doesn't give."""
+"""Parameters of no part: SAM2's video memory, and SAM2's prompts that LAVIDA does not use."""
 
 
 def part_of(name: str) -> str:
-    """The part that a parameter of Lavida belongs to, by its name."""
+    """Returns the part that a parameter of Lavida belongs to."""
     if ".lora_" in name:
         return LORA
     return next((part for part, starts in PARTS.items() if name.startswith(starts)), REST)
 
 
 def set_up(model: Lavida, trained: Collection[str], *, masks: int, freeze: Collection[str] = ()) -> None:
-    """Make a model ready to train: adapters added, everything else frozen, the decoder's choice of mask settled.
+    """Prepares a model for training: adds adapters, and freezes everything that is not trained.
+
+    Frozen encoders record nothing for the backward pass, since their parameters need no gradients.
+    Gradients still reach trained parameters behind them, such as the mask decoder's projections.
 
     Args:
         model: changed in place; new adapters are drawn from torch's current generator.
-        trained: names of parts.
-        masks: 3 trains the decoder's three masks as the paper does, which suits a decoder whose single mask is trained already;
-            1 trains the single one, and from then on it alone is read.
-        freeze: dotted names of modules that stay as they are though their part is trained.
+        trained: names of the parts to train.
+        masks: 3 trains the decoder's three masks as in the paper, if its single mask is trained
+            already; 1 trains the single mask, and from then on only that one is used.
+        freeze: dotted names of modules that stay frozen although their part is trained.
 
     Raises:
-        UsageError: no such part or module, or both `lora` and the whole language model.
+        UsageError: a part or module does not exist, or both `lora` and `language_model` are given.
     """
     unknown = sorted(set(trained) - {*PARTS, LORA})
     if unknown:
         raise UsageError(f"LAVIDA has no part {unknown[0]!r} to train", hint=f"choose among {', '.join((*PARTS, LORA))}")
     if LORA in trained and "language_model" in trained:
-        raise UsageError("lora and language_model can't both be trained", hint="leave one of them out of `train`")
+        raise UsageError("lora and language_model cannot both be trained", hint="leave one of them out of `train`")
     if LORA in trained:
         add_adapters(model)
     for name, value in model.named_parameters():
@@ -107,17 +106,19 @@ def set_up(model: Lavida, trained: Collection[str], *, masks: int, freeze: Colle
 
 
 def set_precision(model: Lavida, dtype: torch.dtype) -> None:
-    """Keep what is trained in fp32, and the rest of what scoring reads in `dtype`; buffers stay as they are."""
+    """Converts trained parameters to fp32, and the others used for scoring to `dtype`."""
     for name, value in model.named_parameters():
         if value.requires_grad or part_of(name) != REST:
             value.data = value.data.to(torch.float32 if value.requires_grad else dtype)
 
 
 def add_adapters(model: Lavida) -> None:
-    """Give the language model low-rank adapters as its config's `lora` says, drawn from torch's current generator.
+    """Adds low-rank adapters to the language model, as set in `model.config.lora`.
+
+    Their weights are drawn from torch's current generator.
 
     Raises:
-        UsageError: peft isn't installed.
+        UsageError: peft is not installed.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -134,19 +135,19 @@ def add_adapters(model: Lavida) -> None:
 
 
 def use_single_mask(model: Lavida) -> None:
-    """Let the decoder's single mask stand, stable or not: right where the other three were never trained."""
+    """Makes the decoder always use its single mask: its other three masks were never trained."""
     sam2 = model.masks.sam2  # type: ignore[attr-defined]
     sam2.mask_decoder.dynamic_multimask_via_stability = False
     sam2.config.mask_decoder_config.dynamic_multimask_via_stability = False
 
 
 def compress_by(model: Lavida, ratio: float) -> None:
-    """Set the compression that a model is trained and stored with."""
+    """Sets the compression ratio that a model is trained and stored with."""
     model.config = replace(model.config, compression=replace(model.config.compression, ratio=ratio))
 
 
 def checkpoint_activations(model: Lavida) -> None:
-    """Let the language model's layers compute their activations again on the way back instead of keeping them."""
+    """Makes the language model compute activations again in the backward pass, to save memory."""
     qwen, how = model.mllm.qwen, {"use_reentrant": False}
     if hasattr(qwen, "activation_checkpointing_enable"):  # its name since transformers 5.23
         qwen.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
@@ -155,25 +156,25 @@ def checkpoint_activations(model: Lavida) -> None:
 
 
 def trained_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """What is trained, in the model's order; a tensor that two names share comes once, by the first."""
+    """Yields trained parameters in the model's order; a shared one once, with its first name."""
     yield from ((name, value) for name, value in model.named_parameters() if value.requires_grad)
 
 
 ADAPTER_FILE = "adapter_model.safetensors"
 STATE = "state.json"
 OWN_PARTS = ("projector", "sight", "pooling")
-"""What no base model has, so that a LAVIDA folder's own part is never without it."""
+"""Parts that no base model has; a LAVIDA folder always stores them itself."""
 
 
 @dataclass(frozen=True)
 class TrainerState:
-    """Where a training stands.
+    """The progress of a training.
 
     Attributes:
-        step: steps done.
-        best: highest validation figure so far; None before the first.
-        best_step: after which step that was.
-        waited: validations since.
+        step: number of steps done.
+        best: highest frame AUC of a validation so far; None before the first.
+        best_step: number of steps done at that validation.
+        waited: number of validations since then.
     """
 
     step: int = 0
@@ -183,13 +184,13 @@ class TrainerState:
 
 
 def save_trained(model: Lavida, folder: Path) -> None:
-    """Write what is trained and nothing else: `lavida.safetensors` and, where there are adapters, lora/.
+    """Writes the trained weights only: `lavida.safetensors`, and lora/ if there are adapters.
 
-    What no base model has is written in any case: a LAVIDA folder's own part is never without it.
+    The parts that no base model has are always written, because a LAVIDA folder needs them.
     """
     own, adapters = _trained(model)
     folder.mkdir(parents=True, exist_ok=True)
-    _save(own, folder / OWN, {"trained": "true"})
+    _save(own, folder / weights.OWN_NAME, {"trained": "true"})
     if adapters:
         (folder / ADAPTERS).mkdir(exist_ok=True)
         rule = model.mllm.qwen.peft_config["default"]
@@ -201,29 +202,33 @@ def save_trained(model: Lavida, folder: Path) -> None:
 
 @torch.no_grad()
 def load_trained(model: Lavida, folder: Path) -> None:
-    """Put what `save_trained` wrote back into a model that is set up to train the same.
+    """Loads weights from `save_trained` into a model that is prepared for the same training.
 
     Raises:
-        DocumentError: the files are damaged or of another training.
+        DocumentError: the files are damaged or belong to another training.
     """
     own, adapters = _trained(model)
-    for path, tensors in ((folder / OWN, own), (folder / ADAPTERS / ADAPTER_FILE, adapters)):
+    for path, tensors in ((folder / weights.OWN_NAME, own), (folder / ADAPTERS / ADAPTER_FILE, adapters)):
         if tensors:
             found = _load(path)
             strange = sorted(set(found) ^ set(tensors)) or [
                 name for name in tensors if tensors[name].shape != found[name].shape
             ]
             if strange:
-                raise DocumentError(f"{path}: {strange[0]!r} doesn't fit", hint="was it trained by another recipe?")
+                raise DocumentError(
+                    f"{path}: {strange[0]!r} does not fit the model", hint="was it trained with another recipe?"
+                )
             for name, value in tensors.items():
                 value.copy_(found[name])
 
 
 def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a folder that appears under its name when it is done; one of that name is replaced.
+    """Lets `write` fill a folder, which appears under its name when it is complete.
+
+    An existing folder of that name is replaced.
 
     Raises:
-        OutputError: no space, no permission.
+        OutputError: the folder cannot be written.
     """
     temporary, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("new", "old"))
     try:
@@ -241,30 +246,30 @@ def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
 
 
 class Checkpoints:
-    """The checkpoints of one training, newest last; all but the newest few are removed.
+    """The checkpoints of one training; all but the newest few are removed.
 
     Args:
-        folder: of all of them.
-        keep: how many.
-        identity: what must be the same for a training to go on: fingerprints of recipe and data.
+        folder: folder of all checkpoints.
+        keep: number of checkpoints to keep.
+        identity: fingerprints of recipe and data, which must be equal for a training to continue.
     """
 
     def __init__(self, folder: Path, *, keep: int, identity: Mapping[str, str]) -> None:
         self.folder, self.keep, self.identity = folder, keep, dict(identity)
 
     def all(self) -> list[Path]:
-        """Those that are whole."""
+        """The complete checkpoints, newest last."""
         return sorted(path for path in self.folder.glob("step-*") if (path / STATE).is_file())
 
     def save(self, model: Lavida, optimizer: Any, *, progress: TrainerState, random: Tensor, scaler: Mapping[str, Any]) -> None:
-        """Write one, and remove the oldest.
+        """Writes a checkpoint, and removes old ones.
 
         Args:
-            model: what is trained of it.
+            model: its trained parameters are written.
             optimizer: a torch AdamW over `trained_parameters` in their order.
-            progress: where the training stands.
+            progress: progress of the training.
             random: (processes, N) uint8 from `random_state`.
-            scaler: the fp16 loss scale's state; empty where there is none.
+            scaler: state of the fp16 loss scaler; empty if there is none.
         """
 
         def write(folder: Path) -> None:
@@ -279,13 +284,13 @@ class Checkpoints:
             shutil.rmtree(old, ignore_errors=True)
 
     def load(self, model: Lavida, optimizer: Any) -> tuple[TrainerState, Tensor, dict[str, Any]] | None:
-        """Put the newest one back; None where there is none.
+        """Loads the newest checkpoint into model and optimizer; None if there is no checkpoint.
 
         Returns:
-            Where the training stands, the generators' states, the loss scale's state.
+            The progress, the states of the generators, and the state of the loss scaler.
 
         Raises:
-            DocumentError: it is damaged, or of another recipe or data.
+            DocumentError: it is damaged, or belongs to another recipe or other data.
         """
         found = self.all()
         if not found:
@@ -295,18 +300,18 @@ class Checkpoints:
             document = json.loads((path / STATE).read_text(encoding="utf-8"))
             progress = TrainerState(**document["progress"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DocumentError(f"{path / STATE}: can't be read: {error}", hint="remove this checkpoint") from error
+            raise DocumentError(f"{path / STATE}: cannot be read: {error}", hint="remove this checkpoint") from error
         for name, value in self.identity.items():
             if document.get(name) != value:
-                hint = "train into another folder, or go on with what it was begun with"
-                raise DocumentError(f"{path}: was begun with another {name}", hint=hint)
+                hint = f"use another output folder, or the {name} of this checkpoint"
+                raise DocumentError(f"{path}: was made with another {name}", hint=hint)
         load_trained(model, path)
         _put_moments(model, optimizer, _load(path / "optimizer.safetensors"))
         return progress, _load(path / "random.safetensors")["random"], dict(document["scaler"])
 
 
 def random_state(device: torch.device) -> Tensor:
-    """(N,) uint8 of this process's generators: torch's own, and the GPU's where there is one."""
+    """(N,) uint8, the states of torch's generators in this process: CPU, and GPU if used."""
     parts = [torch.get_rng_state()]
     if device.type == "cuda":
         parts.append(torch.cuda.get_rng_state(device))
@@ -314,7 +319,7 @@ def random_state(device: torch.device) -> Tensor:
 
 
 def set_random_state(state: Tensor, device: torch.device) -> None:
-    """The inverse of `random_state`."""
+    """Sets the generators to a state from `random_state`."""
     own = len(torch.get_rng_state())
     torch.set_rng_state(state[:own].clone())
     if device.type == "cuda":
@@ -322,7 +327,7 @@ def set_random_state(state: Tensor, device: torch.device) -> None:
 
 
 def _trained(model: Lavida) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Tensors by the names of the model's state dict, and those of its adapters by peft's."""
+    """Tensors to store by state-dict name, and those of the adapters by peft's names."""
     own: dict[str, Tensor] = {}
     adapters: dict[str, Tensor] = {}
     for name, value in model.named_parameters():
@@ -349,7 +354,7 @@ def _put_moments(model: Lavida, optimizer: Any, moments: Mapping[str, Tensor]) -
     for key, moment in moments.items():
         kind, _, name = key.partition("/")
         if name not in places:
-            raise DocumentError(f"the optimizer's {name!r} isn't trained", hint="was it trained by another recipe?")
+            raise DocumentError(f"optimizer state of {name!r}, which is not trained", hint="was it made with another recipe?")
         state.setdefault(places[name], {})[kind] = moment
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
@@ -362,19 +367,19 @@ def _load(path: Path) -> dict[str, Tensor]:
     try:
         found: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise DocumentError(f"{path}: can't be read: {error}", hint="remove this checkpoint") from error
+        raise DocumentError(f"{path}: cannot be read: {error}", hint="remove this checkpoint") from error
     return found
 
 
 def _plain(value: Any) -> Any:
-    """A JSON value of one of peft's options; sets in order, so that the same adapters give the same bytes."""
+    """JSON value of a peft option; sets are sorted, so that equal adapters give equal bytes."""
     if isinstance(value, set | frozenset):
         return sorted(value)
     return value if isinstance(value, str | int | float | bool | list | dict | None) else str(value)
 
 
 def _sync(folder: Path) -> None:
-    """See that what was written is on the disk before it gets its name."""
+    """Forces all files of a folder to disk, so that its final name never shows partial data."""
     for path in [*folder.rglob("*"), folder]:
         fd = os.open(path, os.O_RDONLY)
         try:

@@ -1,17 +1,12 @@
-"""What a frozen image encoder saw, remembered by clip, so that it looks at each clip of a training once.
+"""One training step of LAVIDA: exposure samples in, losses out (paper 3.3 and 3.9).
 
-Kept in half precision. Each clip is looked at by itself and rounded before its first use, so what comes back doesn't depend on
-what was remembered, nor on the batch.
+    frames                         → vision encoders → visual tokens and F, F_s0, F_s1
+    visual tokens, category names  → language model  → answer logits (LM loss) and h_seg
+    category names                 → CLIP text       → text features
+    F, F_s0, F_s1, h_seg, text     → projector → mask decoder → mask, IoU and score losses
 
-One training step of LAVIDA: exposure samples in, losses out (paper 3.3 and 3.9).
-
-    frames ─ watch ─┬─ visual tokens ─┐
-    the sample's own names ─ prompt ──┴─ language model ─┬─ logits of the answer ─────────────── LM loss
-                    │                                    └─ h_seg ─┐
-    the sample's own names ─ CLIP text ────────────────────────────┤
-                    └─ F, F_s0, F_s1 ──────────────────────────────┴─ projector ─ mask decoder ─ mask, IoU and score losses
-
-Every sample has a prompt and a list of its own. The mask gate is not applied here: that is for inference.
+Every sample has its own prompt and list of categories. The mask gate is for inference only and is
+not applied here. `FeatureMemory` keeps the features of a frozen image encoder between epochs.
 """
 
 from __future__ import annotations
@@ -27,7 +22,7 @@ from torch import Tensor, nn
 
 from vadcli.detectors.lavida.masks import ImageFeatures
 from vadcli.detectors.lavida.mllm import VisualTokens
-from vadcli.detectors.lavida.model import Lavida, Seen, Verdict
+from vadcli.detectors.lavida.model import EncodedClips, Lavida, LavidaOutput
 from vadcli.detectors.lavida.projector import Prompts
 from vadcli.detectors.lavida.prompts import PromptTokens, build_prompt
 from vadcli.detectors.lavida.text import TextEncoder
@@ -41,11 +36,15 @@ PROJECTIONS = ("masks.sam2.mask_decoder.conv_s0.", "masks.sam2.mask_decoder.conv
 
 
 class FeatureMemory:
-    """Features of clips by their keys.
+    """Features of a frozen image encoder by clip key, so that each clip is encoded once.
+
+    They are kept in half precision. Each clip is encoded by itself and rounded before its first
+    use, so the result depends neither on the batch nor on what is in memory.
 
     Args:
-        model: whose encoder looks. The projections of the high-resolution features belong to what is remembered and are frozen.
-        most_bytes: what is kept at most; clips beyond it are looked at every time.
+        model: holds the image encoder. The projections of its high-resolution features are frozen,
+            because the memory keeps their output.
+        most_bytes: largest total size; clips beyond it are encoded every time.
 
     Raises:
         UsageError: the image encoder is trained.
@@ -53,7 +52,7 @@ class FeatureMemory:
 
     def __init__(self, model: Lavida, *, most_bytes: int = 8 << 30) -> None:
         if any(value.requires_grad and part_of(name) == "image_encoder" for name, value in model.named_parameters()):
-            raise UsageError("what a trained image encoder saw can't be remembered", hint="leave image_encoder out of `train`")
+            raise UsageError("features of a trained image encoder cannot be kept", hint="leave image_encoder out of `train`")
         for name, value in model.named_parameters():
             if name.startswith(PROJECTIONS):
                 value.requires_grad_(False)
@@ -64,14 +63,17 @@ class FeatureMemory:
         self._position: Tensor | None = None
 
     def recall(self, clips: Sequence[tuple[str, ByteArray]]) -> ImageFeatures:
-        """Features of (key, frames (T, H, W, 3) uint8), one behind the other."""
+        """Features of (key, frames (T, H, W, 3) uint8) pairs, concatenated in their order."""
         found = [self._of(key, frames) for key, frames in clips]
         embedding, fine, middle = (torch.cat([part.float() for part in parts]) for parts in zip(*found, strict=True))
         assert self._position is not None
         return ImageFeatures(embedding, self._position, (fine, middle))
 
     def read(self, keys: Sequence[str], image: ImageFeatures, frames: int) -> list[VisualTokens]:
-        """Compressed visual tokens of clips of T frames, of what `recall` gave; remembered where the shared sight is frozen."""
+        """Compressed visual tokens of clips of T frames, from the result of `recall`.
+
+        They are kept too if the shared sight is frozen.
+        """
         sight = self.model.mllm.sight
         assert sight is not None
         if any(value.requires_grad for value in sight.parameters()):
@@ -85,7 +87,7 @@ class FeatureMemory:
     def _of(self, key: str, frames: ByteArray) -> tuple[Tensor, Tensor, Tensor]:
         if key not in self._kept:
             device = next(self.model.parameters()).device
-            image = self.model.see(torch.from_numpy(frames)[None].to(device))
+            image = self.model.encode_images(torch.from_numpy(frames)[None].to(device))
             self._position = image.position
             parts = (image.embedding.half(), image.high[0].half(), image.high[1].half())
             size = sum(part.numel() * part.element_size() for part in parts)
@@ -103,13 +105,14 @@ class ExposureStep(nn.Module):
     """LAVIDA with its losses, as one module to train.
 
     Args:
-        model: set up to train by `parts.set_up`.
-        weights: of the losses; the paper's where None.
-        masks: 3 or 1, how many masks a prompt are trained.
-        memory: what the frozen image encoder saw of each clip, for a model with a shared sight; looks every time, where None.
-        names: what each name's own verdict counts, where the model pools them; not the paper's.
-        without_seg: share of the samples that train with nothing at `<SEG>`, so that what a frame shows by itself is enough for
-            names that need no more; not the paper's.
+        model: prepared for training by `state.set_up`.
+        weights: weights of the losses; the paper's if None.
+        masks: 3 or 1, the number of masks per prompt that are trained.
+        memory: features by clip, for a model with a shared sight; if None, each clip is encoded
+            every time.
+        names: weight of the loss of one logit per name, if the model pools them; not in the paper.
+        without_seg: share of the samples that train with zeros at `<SEG>`, so that the model learns
+            to use the frame alone for names that need no more; not in the paper.
     """
 
     def __init__(
@@ -124,7 +127,7 @@ class ExposureStep(nn.Module):
     ) -> None:
         super().__init__()
         if masks not in (1, 3):
-            raise ValueError(f"the decoder gives 3 masks a prompt or 1, not {masks}")
+            raise ValueError(f"masks is {masks}; the decoder has 3 masks per prompt or 1")
         self.model = model
         self.weights = weights or LossWeights()
         self.masks = masks
@@ -133,19 +136,19 @@ class ExposureStep(nn.Module):
         self.without_seg = without_seg
 
     def forward(self, samples: Sequence[ExposureSample]) -> dict[str, Tensor]:
-        """The losses of a batch, each part and `total`, as `losses.Losses` names them.
+        """The losses of a batch: each part and `total`, with the names of `losses.Losses`.
 
         Args:
-            samples: of as many frames each; their pictures may differ in size.
+            samples: all with the same number of frames; the frame sizes may differ.
         """
         losses = self.losses(samples)
         return {name: getattr(losses, name) for name in LOSS_NAMES}
 
     def losses(self, samples: Sequence[ExposureSample]) -> Losses:
-        """As `forward`."""
-        seen = self._watch(samples, training=True)
-        prompts, answer, names = self._read(seen, samples)
-        output = self.model.answer(seen, prompts, multimask=self.masks == 3)
+        """The losses of a batch as `Losses`; see `forward`."""
+        encoded = self._encode(samples, training=True)
+        prompts, answer, names = self._read(encoded, samples)
+        output = self.model.answer(encoded, prompts, multimask=self.masks == 3)
         size = output.mask_logit.shape[-2:]
         masks = [decoder_masks(torch.from_numpy(sample.masks).to(self.device), (size[0], size[1])) for sample in samples]
         present = torch.cat([torch.from_numpy(sample.labels) for sample in samples]).to(self.device)
@@ -161,56 +164,61 @@ class ExposureStep(nn.Module):
         return replace(losses, names=names, total=losses.total + self.names * names)
 
     @torch.no_grad()
-    def judge(self, samples: Sequence[ExposureSample], *, seg: Seg = "own") -> Verdict:
-        """What the model says of each sample under its own list, as in a scan: its picture sizes, its one mask; ungated.
+    def judge(self, samples: Sequence[ExposureSample], *, seg: Seg = "own") -> LavidaOutput:
+        """Scores and masks of each sample with its own list, without the mask gate.
+
+        Frame sizes and the single mask are those of a scan.
 
         Args:
-            samples: of as many frames each.
-            seg: `own`, or for measuring what `<SEG>` is good for: `next`, each sample gets that of the batch's next one, of
-                another list and clip; `none`, all get zeros.
+            samples: all with the same number of frames.
+            seg: `own` is normal. The others measure what `<SEG>` contributes: with `next` each
+                sample gets the `<SEG>` of the next sample in the batch, which has another list and
+                clip; with `none` all get zeros.
         """
-        seen = self._watch(samples, training=False)
-        prompts, *_ = self._read(seen, samples, seg=seg)
-        output = self.model.answer(seen, prompts)
+        encoded = self._encode(samples, training=False)
+        prompts, *_ = self._read(encoded, samples, seg=seg)
+        output = self.model.answer(encoded, prompts)
         mask = output.mask_logit[:, 0]
-        b, t = len(samples), seen.frames
-        return Verdict(output.object_logit.view(b, t), mask.view(b, t, *mask.shape[1:]))
+        b, t = len(samples), encoded.frames
+        return LavidaOutput(output.object_logit.view(b, t), mask.view(b, t, *mask.shape[1:]))
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return next(self.model.parameters()).device
 
     @cached_property
     def answer(self) -> tuple[int, ...]:
-        """Token ids of the forced answer."""
+        """Token ids of the fixed answer."""
         ids = self.model.tokenizer(self.model.config.prompt.answer, add_special_tokens=False)["input_ids"]
         return tuple(ids)
 
-    def _watch(self, samples: Sequence[ExposureSample], *, training: bool) -> Seen:
-        """The vision side; pictures of one size go through together."""
+    def _encode(self, samples: Sequence[ExposureSample], *, training: bool) -> EncodedClips:
+        """Runs the vision encoders; clips with frames of one size share a batch."""
         counts = {len(sample.frames) for sample in samples}
         if len(counts) != 1:
-            raise ValueError(f"samples of {sorted(counts)} frames can't share a batch")
+            raise ValueError(f"samples of {sorted(counts)} frames cannot share a batch")
         if self.memory is not None:
             keys, frames = [sample.key for sample in samples], len(samples[0].frames)
             image = self.memory.recall([(sample.key, sample.frames) for sample in samples])
-            return Seen(self.memory.read(keys, image, frames), image, frames)
+            return EncodedClips(self.memory.read(keys, image, frames), image, frames)
         groups: dict[tuple[int, ...], list[int]] = {}
         for row, sample in enumerate(samples):
             groups.setdefault(sample.frames.shape, []).append(row)
-        seen = [
-            self.model.watch(
+        encoded = [
+            self.model.encode(
                 torch.stack([torch.from_numpy(samples[row].frames) for row in rows]).to(self.device), training=training
             )
             for rows in groups.values()
         ]
-        return seen[0] if len(seen) == 1 else _in_order(seen, [row for rows in groups.values() for row in rows])
+        return encoded[0] if len(encoded) == 1 else _in_order(encoded, [row for rows in groups.values() for row in rows])
 
-    def _read(self, seen: Seen, samples: Sequence[ExposureSample], *, seg: Seg = "own") -> tuple[Prompts, Tensor, Tensor]:
-        """Prompts of the mask decoder, the language model's loss at the answer (B,), the loss of the names' own verdicts."""
+    def _read(
+        self, encoded: EncodedClips, samples: Sequence[ExposureSample], *, seg: Seg = "own"
+    ) -> tuple[Prompts, Tensor, Tensor]:
+        """Prompts of the mask decoder, the loss (B,) of the answer, and the loss of the names."""
         asked = [self._prompt(sample) for sample in samples]
-        read = self.model.mllm.answers(seen.visual, asked, len(self.answer))
+        read = self.model.mllm.answers(encoded.visual, asked, len(self.answer))
         labels = torch.tensor([[IGNORED, *self.answer]] * len(samples), device=self.device)
         text, counts = texts_of(self.model.text, [sample.categories for sample in samples])
         names = read.seg.new_zeros(())
@@ -219,17 +227,17 @@ class ExposureStep(nn.Module):
         hidden = {"own": read.seg, "next": read.seg.roll(-1, dims=0), "none": torch.zeros_like(read.seg)}[seg]
         if self.without_seg and self.training:
             hidden = hidden * (torch.rand(len(samples), 1, device=self.device) >= self.without_seg)
-        return self.model.prompts(seen, hidden, text, counts), answer_loss(read.logits, labels), names
+        return self.model.prompts(encoded, hidden, text, counts), answer_loss(read.logits, labels), names
 
     def _prompt(self, sample: ExposureSample) -> PromptTokens:
         tokens = build_prompt(self.model.tokenizer, sample.categories, self.model.config.prompt)
         if tokens.after[-len(self.answer) :] != self.answer:
-            raise ValueError(f"the answer {self.model.config.prompt.answer!r} has other tokens at the end of the prompt")
+            raise ValueError(f"the answer {self.model.config.prompt.answer!r} has different tokens at the end of the prompt")
         return tokens
 
 
 def texts_of(encoder: TextEncoder, lists: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
-    """Features of each list's names (B, C, D), filled up with zeros, and which of them count (B, C)."""
+    """Text features of each list (B, C, D), padded with zeros, and the mask of real ones (B, C)."""
     names = list(dict.fromkeys(name for listed in lists for name in listed))
     features = encoder.pooled(names)  # each name once
     place = {name: row for row, name in enumerate(names)}
@@ -238,7 +246,8 @@ def texts_of(encoder: TextEncoder, lists: Sequence[Sequence[str]]) -> tuple[Tens
     index = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=features.device)
     lengths = torch.tensor([len(row) for row in rows], device=features.device)
     counts = torch.arange(longest, device=features.device) < lengths[:, None]
-    # A product with a one-hot matrix rather than indexing: its gradient adds up in the same order in every run on a GPU.
+    # A product with a one-hot matrix instead of indexing: on a GPU its gradient is summed in the
+    # same order in every run.
     chosen = F.one_hot(index, len(names)).to(features.dtype) * counts[..., None]
     return chosen @ features, counts
 
@@ -247,14 +256,14 @@ LOSS_NAMES = ("focal", "dice", "iou", "score", "lm", "names", "total")
 
 
 def decoder_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Masks at the mask decoder's own size: a cell is in the mask where half of it or more is covered.
+    """Masks at the size of the mask decoder: a pixel is True if at least half of it is covered.
 
-    A frame whose mask is too thin or small for that keeps the cells that are covered most, so no labelled frame goes without a
-    target.
+    If a mask is too thin or small for that, its most covered pixels are True, so that no labelled
+    frame is without a target.
 
     Args:
         masks: (N, H, W) bool.
-        size: (h, w); the picture is squeezed into it as SAM2 sees it.
+        size: (h, w); the frame is resized to it without keeping its aspect ratio, as in SAM2.
 
     Returns:
         (N, h, w) bool.
@@ -266,11 +275,11 @@ def decoder_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.where(lost, coverage >= most, found)
 
 
-def _in_order(parts: list[Seen], rows: list[int]) -> Seen:
-    """Parts of a batch put together; `rows` says which clip of the batch each one is."""
+def _in_order(parts: list[EncodedClips], rows: list[int]) -> EncodedClips:
+    """Joins parts of a batch; `rows` is the position in the batch of each of their clips."""
     frames = parts[0].frames
     order = sorted(range(len(rows)), key=rows.__getitem__)
     visual = [clip for part in parts for clip in part.visual]
     image = ImageFeatures.cat([part.image for part in parts])
     index = torch.tensor([place * frames + frame for place in order for frame in range(frames)], device=image.embedding.device)
-    return Seen([visual[place] for place in order], image[index], frames)
+    return EncodedClips([visual[place] for place in order], image[index], frames)

@@ -1,20 +1,14 @@
-"""The training loop: samples in the plan's order, optimiser steps, a log, checkpoints to go on from, and a LAVIDA folder.
+"""The training loop, with its log and checkpoints.
 
-    OUT/log.csv          a row a step: losses, rate, seconds
-    OUT/validation.csv   a row a validation
-    OUT/checkpoints/     the newest few; see `state`
-    OUT/best/            what is trained as it was at the best validation
-    OUT/model/           the LAVIDA folder, there when training is done
+    OUT/log.csv          one row per step: losses, rate, seconds
+    OUT/validation.csv   one row per validation
+    OUT/checkpoints/     the newest few checkpoints; see `state`
+    OUT/best/            the trained weights at the best validation
+    OUT/model/           the LAVIDA folder; appears when the training is done
 
-A training that was killed goes on from its newest checkpoint with the same losses to the same bytes: everything about a step
-follows from the recipe, the step's number and the checkpoint.
-
-A training in stages: each starts from the folder that the one before it made.
-
-    OUT/1-pictures/, OUT/2-questions/, …   a stage's own folder, as `trainer` has it
-    OUT/model/                             the LAVIDA folder, there when all are done
-
-A stage that is done is not begun again, so an interrupted series goes on where it stopped.
+With several stages each one has such a folder (OUT/1-pictures/, OUT/2-questions/, ...) and starts
+from the model of the stage before it. A killed training continues from its newest checkpoint and
+gives the same bytes: a step depends only on the recipe, its number and the checkpoint.
 """
 
 from __future__ import annotations
@@ -55,16 +49,16 @@ DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat
 
 
 class Trainer:
-    """One training, begun or gone on with.
+    """One training; it starts, or continues from a checkpoint.
 
     Args:
-        recipe: all about it.
-        out: its folder; where it holds checkpoints of the same recipe and data, training goes on.
-        device: `cpu`, or None for what accelerate finds.
+        recipe: recipe of the training.
+        out: output folder; if it has checkpoints of the same recipe and data, training continues.
+        device: `cpu`, or None to let accelerate choose.
         training: what is trained; the paper's training by default.
 
     Raises:
-        UsageError: accelerate or peft is missing, or the recipe names something that isn't there.
+        UsageError: accelerate, peft, or something that the recipe names is missing.
         DocumentError: the folder holds another training, or a file is damaged.
     """
 
@@ -81,7 +75,7 @@ class Trainer:
         if recipe.running.gradient_checkpointing:
             checkpoint_activations(model)
         self.model = model.to(self.accelerator.device)
-        with self.accelerator.main_process_first():  # it paints and indexes; the others find that done
+        with self.accelerator.main_process_first():  # caches the data sets for the others
             self.work = self.training.work(recipe, self.model, processes=self.processes)
         schedule = recipe.schedule
         self.parameters = [value for _, value in trained_parameters(self.work.module)]
@@ -93,12 +87,12 @@ class Trainer:
         torch.manual_seed(recipe.seed + self.process)
 
     def run(self) -> Path:
-        """Train to the end, or to where validation stops it; the LAVIDA folder.
+        """Trains to the end, or until validation stops it; returns the LAVIDA folder.
 
         Raises:
-            VadcliError: the loss is not a number.
-            DocumentError: a sample can't be read.
-            OutputError: the folder can't be written.
+            VadcliError: the loss is not a finite number.
+            DocumentError: a sample cannot be read.
+            OutputError: the folder cannot be written.
         """
         model = self.out / "model"
         self._resume()
@@ -129,7 +123,7 @@ class Trainer:
         write_model(self.model, self.recipe, folder, sources, start=self.training.start_model)
 
     def try_step(self, samples: Sequence[Any]) -> dict[str, float]:
-        """One optimiser step on any samples, outside the training's order, for measuring; its losses by name."""
+        """Runs one optimiser step on any samples, to measure it; returns the losses by name."""
         return self._train(samples, self.recipe.schedule.rate_at(0))
 
     @property
@@ -144,7 +138,7 @@ class Trainer:
         return {"steps": progress.best_step, "validation_frame_auc": progress.best}
 
     def _train(self, samples: Sequence[Any], rate: float) -> dict[str, float]:
-        """One optimiser step; the losses of its samples, each sample counting the same."""
+        """Runs one optimiser step; returns the mean losses, where every sample counts the same."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         parts = list(_batches(samples, self.recipe.schedule.batch, self.work.kind))
@@ -159,7 +153,7 @@ class Trainer:
         found = dict(zip(names, self.accelerator.reduce(sums, "mean").tolist(), strict=True))
         if not all(-torch.inf < value < torch.inf for value in found.values()):
             told = ", ".join(f"{name} {value}" for name, value in found.items())
-            hint = "lower the rate, or compute in bf16 or fp32; it goes on from the newest checkpoint"
+            hint = "lower the rate, or use bf16 or fp32, and train into another folder"
             raise VadcliError(f"step {self.progress.step + 1}: the loss is not a number: {told}", hint=hint)
         self.accelerator.clip_grad_norm_(self.parameters, self.recipe.schedule.clip)
         self.optimizer.step()
@@ -167,7 +161,7 @@ class Trainer:
         return found
 
     def _samples(self) -> Iterator[list[Any]]:
-        """Each step's samples of this process, from where training stands."""
+        """Yields the samples of this process for each step that is left."""
         schedule = self.recipe.schedule
         order = StepOrder(
             first=self.progress.step,
@@ -178,7 +172,8 @@ class Trainer:
         )
         if self._stopped:
             return
-        # A generator of its own: a loader that drew its seed from torch's would move the training's random numbers on.
+        # Its own generator: otherwise the loader draws a seed from torch's generator, which would
+        # change the random numbers of a training that continues from a checkpoint.
         yield from DataLoader(
             self.work.samples,  # type: ignore[arg-type]
             batch_sampler=order,
@@ -188,7 +183,7 @@ class Trainer:
         )
 
     def _validate(self, log: TrainingLog) -> None:
-        """Validate where that is due, and keep what is best."""
+        """Validates if this step is due, and stores the weights if they are the best so far."""
         chosen, progress = self.recipe.validation, self.progress
         if self.work.validate is None or progress.step % chosen.every:
             return
@@ -206,7 +201,7 @@ class Trainer:
             self.progress = replace(progress, waited=progress.waited + 1)
 
     def _agreed(self, found: Validated) -> Validated:
-        """The main process's figures in all of them: they must stop at the same step, whatever their last digits say."""
+        """Gives all processes the main one's results, so that they stop at the same step."""
         from accelerate.utils import broadcast_object_list
 
         (agreed,) = broadcast_object_list([found])
@@ -227,14 +222,14 @@ class Trainer:
             return
         self.progress, random, scaler = found
         if len(random) != self.processes:
-            raise UsageError(f"{self.out}: was begun with {len(random)} processes, not {self.processes}")
+            raise UsageError(f"{self.out}: was started with {len(random)} processes, not {self.processes}")
         set_random_state(random[self.process], self.accelerator.device)
         if scaler:
             self.accelerator.scaler.load_state_dict(scaler)
 
 
 def _batches(samples: Sequence[Any], batch: int, kind: Callable[[Any], int]) -> Iterator[list[Any]]:
-    """Consecutive samples, at most `batch` together, and only those of one kind: images apart from clips."""
+    """Batches of at most `batch` consecutive samples of one kind: never images with clips."""
     for start in range(0, len(samples), batch):
         groups: dict[int, list[Any]] = {}
         for sample in samples[start : start + batch]:
@@ -243,7 +238,7 @@ def _batches(samples: Sequence[Any], batch: int, kind: Callable[[Any], int]) -> 
 
 
 def _forget_precision() -> None:
-    """Let a training have its own precision where another ran before it in this process; accelerate keeps the first."""
+    """Resets accelerate, which would keep the precision of an earlier training in this process."""
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state()
@@ -251,31 +246,34 @@ def _forget_precision() -> None:
 
 def _accelerator(recipe: Recipe, device: str | None) -> Any:
     if device not in (None, "cpu"):
-        raise UsageError(f"training on {device!r} isn't known", hint="give cpu, or choose GPUs by CUDA_VISIBLE_DEVICES")
+        raise UsageError(f"cannot train on {device!r}", hint="give cpu, or choose GPUs with CUDA_VISIBLE_DEVICES")
     try:
         from accelerate import Accelerator
     except ImportError as error:
         raise UsageError("training needs the accelerate package", hint="pip install 'vadcli[train]'") from error
     precision = recipe.running.precision
     _forget_precision()
-    # Without being told that it is to be a CPU, accelerate takes processes side by side for trainings of their own.
+    # Several CPU processes train together only if accelerate gets cpu=True; otherwise each one
+    # would be a training of its own.
     cpu = device == "cpu" or not torch.cuda.is_available()
     try:
         return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
     except ValueError as error:
-        raise UsageError(f"precision {precision} can't be used here: {error}", hint="choose fp32 or bf16") from error
+        raise UsageError(f"precision {precision} cannot be used here: {error}", hint="choose fp32 or bf16") from error
 
 
 def train(recipes: Sequence[Recipe], out: Path, *, device: str | None = None, training: PaperTraining | None = None) -> Path:
-    """Train all stages; returns the LAVIDA folder.
+    """Trains all stages; returns the LAVIDA folder.
+
+    Stages that are done are skipped, so an interrupted training continues where it stopped.
 
     Args:
         recipes: the stages in order.
-        out: their folder.
+        out: output folder.
         device, training: as in `Trainer`.
 
     Raises:
-        as `Trainer` and `Trainer.run`.
+        VadcliError: as in `Trainer` and `Trainer.run`.
     """
     if len(recipes) == 1:
         return Trainer(recipes[0], out, device=device, training=training).run()
@@ -286,7 +284,7 @@ def train(recipes: Sequence[Recipe], out: Path, *, device: str | None = None, tr
         made = folder / "model"
         if not made.is_dir():
             Trainer(stage, folder, device=device, training=training).run()
-    from accelerate import PartialState  # the trainer has said so where it is missing
+    from accelerate import PartialState  # if it is missing, Trainer has raised
 
     assert made is not None
     last, model = made, out / "model"
@@ -302,5 +300,5 @@ def _copy(source: Path, folder: Path) -> None:
 
 
 def behind(recipe: R, made: Path) -> R:
-    """A stage's recipe, to start from a folder."""
+    """Returns the recipe, changed to start from the folder `made`."""
     return replace(recipe, model=replace(recipe.model, preset="", folder=str(made)))

@@ -1,7 +1,7 @@
-"""What the training loop runs: the model at the start, a module that turns samples into losses, and the samples in order.
+"""What the training loop runs: the model to start with, a module with its losses, and the samples.
 
-`PaperTraining` is the paper's training (3.3 and 3.9). A subclass can train on other data, from another start or for another
-task; `tools/tiny_world` has one.
+`PaperTraining` is the paper's training (3.3 and 3.9). A subclass can use other data, another
+starting model or another task; `tools/tiny_world` has one. `write_model` stores the result.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Work:
     """What one training computes.
 
     Attributes:
-        module: samples that may share a batch -> losses by name, `total` among them.
+        module: maps samples that may share a batch to losses by name; one of them is `total`.
         samples: all samples, in the order in which they are used.
-        names: names of the losses, as they are logged.
-        fingerprint: of the samples.
+        names: names of the losses in the log.
+        fingerprint: fingerprint of the samples.
         kind: samples of equal kind may share a batch.
-        held: what is validated on; None without validation.
+        held: the samples to validate on; None without validation.
         validate: measures the model on `held`; None without validation.
     """
 
@@ -59,10 +59,10 @@ class PaperTraining:
     """Anomaly exposure on segmentation data sets (paper 3.3)."""
 
     def start_model(self, recipe: Recipe) -> Lavida:
-        """Return the model to train, on the CPU in fp32, configured by the recipe.
+        """Returns the model to train, on the CPU in fp32, configured by the recipe.
 
         Raises:
-            UsageError: there is no such preset.
+            UsageError: the preset does not exist.
             WeightsError: the folder cannot be used.
         """
         model = first_model(recipe)
@@ -70,25 +70,25 @@ class PaperTraining:
         return configured(model, recipe)
 
     def open_data(self, recipe: Recipe, item: DataChoice, frames: int) -> SegmentationData:
-        """Open one data set of a recipe, with clips of so many frames.
+        """Opens one data set of a recipe, with `frames` frames per clip.
 
         Raises:
-            UsageError: the folder is not the data set's.
+            UsageError: the folder does not hold this data set.
             DocumentError: a file is damaged.
         """
         return open_choice(item, frames)
 
     def held_data(self, recipe: Recipe) -> DataChoice:
-        """Return the data set to validate on."""
+        """Returns the data set to validate on."""
         chosen = recipe.validation
         most = next((item.max_categories for item in recipe.data if item.name == chosen.name), 0)
         return DataChoice(chosen.name, chosen.root, chosen.split, max_categories=most)
 
     def work(self, recipe: Recipe, model: Lavida, *, processes: int) -> Work:
-        """Return the work of a recipe with a model that is set up to train.
+        """Returns the work of a recipe; the model must be prepared by `state.set_up`.
 
         Raises:
-            UsageError: a folder is not its data set's, or the model lacks what is trained.
+            UsageError: a folder does not hold its data set, or the model lacks a part to train.
             DocumentError: a file is damaged.
         """
         frames, chosen = model.config.sampling.frames, recipe.validation
@@ -111,52 +111,55 @@ class PaperTraining:
         return Work(step, samples, LOSS_NAMES, mixture.fingerprint(), lambda sample: len(sample.frames), held, check)
 
     def sample_recipe(self, recipe: Recipe) -> Recipe | None:
-        """Return a short form of the recipe whose steps are quick to measure; None if its data takes long to open."""
+        """Returns a short recipe to measure steps with; None if its data takes long to open."""
         return None
 
 
 def weights_of(recipe: Recipe) -> LossWeights:
-    """Return the weights of the losses of masks, IoU, score and answer."""
+    """Returns the weights of the losses of masks, IoU, score and answer."""
     loss = recipe.loss
     return LossWeights(loss.focal, loss.dice, loss.iou, loss.score, loss.lm)
 
 
 def first_model(recipe: Recipe) -> Lavida:
-    """Load the folder to start from, or draw a preset's random weights from the recipe's seed; on the CPU in fp32.
+    """Returns the model of the recipe's folder, or of its preset with random weights.
+
+    It is on the CPU in fp32. Random weights are drawn from the recipe's seed.
 
     Raises:
-        UsageError: there is no such preset.
-        WeightsError: the folder can't be used.
+        UsageError: the preset does not exist.
+        WeightsError: the folder cannot be used.
     """
     chosen = recipe.model
     if chosen.folder:
         base = Path(chosen.folder).expanduser()
         if LORA in chosen.train and (base / checkpoint.ADAPTERS).is_dir():
             raise UsageError(
-                f"{base}: has adapters already", hint="start from a folder without lora/, or leave lora out of `train`"
+                f"{base}: already has adapters", hint="start from a folder without lora/, or leave lora out of `train`"
             )
         model = checkpoint.load(base, allow_untrained=True)
     else:
         if chosen.preset not in preset_names():
-            raise UsageError(f"no preset is called {chosen.preset!r}", hint=f"there are {', '.join(preset_names())}")
-        # Each part's own start: the loud one of a model for demonstrations doesn't suit training.
+            raise UsageError(f"no preset is called {chosen.preset!r}", hint=f"choose from {', '.join(preset_names())}")
+        # Training needs the own initialisation of each part, not the large weights of a demo model.
         config = replace(load_preset(chosen.preset), random_gain=None, seed=recipe.seed)
         model = checkpoint.random_model(config, seed=recipe.seed)
-        model.masks.has_memory = False  # type: ignore[attr-defined]  # SAM2's video memory isn't trained: nothing to store
+        # SAM2's video memory is not trained, so it is not stored.
+        model.masks.has_memory = False  # type: ignore[attr-defined]
     return model
 
 
 def projector_options(model: Lavida, recipe: Recipe) -> ProjectorOptions:
-    """Return the options of the projector that the recipe asks for: the start's, with the recipe's kind and queries."""
+    """Returns the model's projector options, with the recipe's kind and queries if they are set."""
     chosen, options = recipe.model, model.config.projector
     return replace(options, kind=chosen.projector or options.kind, queries=chosen.queries or options.queries)
 
 
 def with_projector(model: Lavida, recipe: Recipe, wanted: ProjectorOptions) -> Lavida:
-    """Give the model a projector with these options.
+    """Returns the model, with a projector that has these options.
 
-    A new one is drawn from the recipe's seed if the recipe names a kind or a number of queries. Otherwise the weights of the
-    start's projector are kept as far as they fit.
+    If the recipe sets a kind or a number of queries, the weights are drawn from the recipe's seed.
+    Otherwise the weights of the old projector are kept as far as they fit.
     """
     drawn = bool(recipe.model.projector or recipe.model.queries)
     if wanted == model.config.projector and not drawn:
@@ -174,7 +177,7 @@ def with_projector(model: Lavida, recipe: Recipe, wanted: ProjectorOptions) -> L
 
 
 def configured(model: Lavida, recipe: Recipe) -> Lavida:
-    """The model with the recipe's name, compression, adapters and frame areas in its config."""
+    """Puts the recipe's name, compression, adapters and frame areas into the model's config."""
     chosen, config, lora = recipe.model, model.config, recipe.lora
     low, high = chosen.train_px or (config.pixels.train_min_px, config.pixels.train_max_px)
     model.config = replace(
@@ -190,15 +193,17 @@ def configured(model: Lavida, recipe: Recipe) -> Lavida:
 def write_model(
     model: Lavida, recipe: Recipe, folder: Path, sources: Mapping[str, Any], *, start: Callable[[Recipe], Lavida]
 ) -> None:
-    """Write the LAVIDA folder of a trained model; the same training gives the same bytes.
+    """Writes the LAVIDA folder of a trained model; the same training gives the same bytes.
 
-    A model with adapters is written as its start's base parts, copied, with what was trained over them; another one whole.
+    For a model with adapters, the base parts of the starting model are copied, and the trained
+    weights are written over them. A model without adapters is written as a whole.
 
     Args:
-        model: as it is after training, adapters and all.
-        recipe: by which it was trained.
-        folder: to fill.
-        sources: what to store of the training in config.json, beside the recipe and behind the stages before it.
+        model: the model after training, with its adapters.
+        recipe: the recipe of the training.
+        folder: folder to write to.
+        sources: facts about the training to store in config.json together with the recipe; they
+            are appended to those of the stages before it.
         start: makes the model that the training started from.
     """
     before = model.config.sources
@@ -221,7 +226,7 @@ def write_model(
 
 
 def _keep_choice_of_mask(model: Lavida, path: Path) -> None:
-    """Write into SAM2's configuration whether the decoder's single mask stands."""
+    """Stores in SAM2's config whether the decoder always uses its single mask."""
     chosen = model.masks.sam2.config.mask_decoder_config.dynamic_multimask_via_stability  # type: ignore[attr-defined]
     document = json.loads(path.read_text(encoding="utf-8"))
     document.setdefault("mask_decoder_config", {})["dynamic_multimask_via_stability"] = chosen

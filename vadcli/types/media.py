@@ -1,8 +1,7 @@
 """Array types, a probed video, what a detector needs from it, and one clip of it with its times.
 
 In shapes, N is the number of frames of a video, T the frames per clip, and (H, W) the size delivered to the detector.
-
-How a time in a video is printed. Everything that prints times uses these, so an event starts at the same time everywhere.
+All commands print times with `clock` and its neighbours, so that an event starts at the same time everywhere.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +33,9 @@ class PixelFormat(StrEnum):
     def channels(self) -> int:
         """Bytes per pixel."""
         return 1 if self is PixelFormat.GRAY else 3
+
+
+DecoderChoice = Literal["auto", "decord", "ffmpeg"]
 
 
 class DecoderName(StrEnum):

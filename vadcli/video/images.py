@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -19,8 +19,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from vadcli.errors import NoVideoStream, ProbeError
 from vadcli.types import ByteArray, PixelFormat, VideoInfo
 from vadcli.video.container import printable
-
-DecoderChoice = Literal["auto", "decord", "ffmpeg"]
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ from typing import Self
 import numpy as np
 
 from vadcli.errors import DecodeError
-from vadcli.types import DecoderName, PixelFormat, VideoInfo
+from vadcli.types import DecoderChoice, DecoderName, PixelFormat, VideoInfo
 from vadcli.video.container import choose_selection, has_exact_pts, printable, seek_row
 from vadcli.video.decord import DecordFrames, can_read, is_short
 from vadcli.video.ffmpeg import DamageFound, FfmpegFrames
-from vadcli.video.images import Backend, DecoderChoice, Frame, ImageFrames, ReadRequest
+from vadcli.video.images import Backend, Frame, ImageFrames, ReadRequest
 
-__all__ = ["DecoderChoice", "Frame", "FrameReader", "ReadRequest"]
+__all__ = ["Frame", "FrameReader", "ReadRequest"]
 
 
 @dataclass(frozen=True)

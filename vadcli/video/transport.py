@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from vadcli.errors import VideoError
-from vadcli.types import ByteArray, Clip, ClipNeeds, VideoInfo
-from vadcli.video.images import DecoderChoice
+from vadcli.types import ByteArray, Clip, ClipNeeds, DecoderChoice, VideoInfo
 from vadcli.video.sampling import ClipParts, Rows
 
 

@@ -1,15 +1,14 @@
-"""The weights that vadcli knows, where they lie on this machine, and whether they are what they should be.
+"""Finds, lists, checks and fetches weights. Nothing here builds a model.
 
-A LAVIDA folder (what `--model` names) holds config.json, the transformers folders mllm/, text/ and sam2/, the own part
-lavida.safetensors, perhaps a PEFT adapter in lora/, and checksums.json. `entries` is what exists by name, `checksums` holds
-files against their hashes, `hub` fetches public base models, `folders` finds LAVIDA folders. Nothing here builds a model.
+A LAVIDA folder (the value of `--model`) has config.json, the transformers folders mllm/, text/ and
+sam2/, the trained part lavida.safetensors, sometimes a PEFT adapter in lora/, and checksums.json.
+This file finds and checks such folders; `entries` reads the manifest of known weights, `checksums`
+compares files with their hashes, and `hub` fetches public base models.
 
-The manifest carries no hash, size or commit that nobody has checked. The first pull therefore takes what the hub itself
-declares (the resolved commit, sizes, SHA-256 of large files, git object ids of small ones), holds the download against that
-and pins it in a lock file: later pulls and verifications mean those very bytes. Only safetensors, JSON and text are fetched,
-never a pickle. Nothing here but `pull` touches the network, and no scan calls it.
-
-LAVIDA folders on this machine: found by path or name, looked over, listed. Nothing is loaded or fetched.
+The first pull compares the download with what the hub declares (commit, sizes, SHA-256 of large
+files, git object ids of small ones) and pins it in a lock file. Later pulls and checks require the
+same bytes. Only safetensors, JSON and text are fetched, never a pickle. Only `pull` uses the
+network, and no scan calls it.
 """
 
 from __future__ import annotations
@@ -80,14 +79,14 @@ class WeightsStatus:
     """One line of `vadcli weights list`.
 
     Attributes:
-        name: the manifest's, or that of a folder under `home()`.
+        name: a name of the manifest, or of a folder under `home()`.
         kind: base or lavida.
-        folder: where it lies; None where it is not here.
-        trained: of a LAVIDA folder that is here; None else.
-        bytes: size of what is here; None where it is not.
+        folder: the folder of the weights; None if they are not on this machine.
+        trained: whether a LAVIDA folder on this machine is trained; None for anything else.
+        bytes: size on this machine; None if the weights are not here.
         commit: of a base model that was pulled.
-        entry: the manifest's entry, if it has one.
-        trouble: why what is here can't be used; empty where it can.
+        entry: the entry in the manifest, if there is one.
+        trouble: why the weights cannot be used; empty if they can.
     """
 
     name: str
@@ -101,7 +100,7 @@ class WeightsStatus:
 
     @property
     def state(self) -> str:
-        """One word: damaged, absent, here, trained or untrained."""
+        """One of damaged, absent, here, trained and untrained."""
         if self.trouble:
             return "damaged"
         if self.folder is None:
@@ -109,7 +108,7 @@ class WeightsStatus:
         return "here" if self.trained is None else "trained" if self.trained else "untrained"
 
     def to_json(self) -> dict[str, Any]:
-        """As `vadcli weights list --json` prints it; the manifest's fields where there is an entry."""
+        """Returns what `vadcli weights list --json` prints; some fields need a manifest entry."""
         known = self.entry
         return {
             "name": self.name,
@@ -130,27 +129,29 @@ class WeightsStatus:
 
 
 def locate(model: str) -> Path:
-    """The LAVIDA folder that `--model` names: a path > a name under `home()` > a name in the checkout or the package.
+    """Returns the LAVIDA folder that `--model` names.
 
     Args:
-        model: an existing folder, anything with a path separator, or a name.
+        model: the path of a folder, or a name, which is looked up under `home()`, then in the
+            checkout or the package. Anything with a path separator is a path.
 
     Raises:
-        WeightsError: it is not there, or what is there is no LAVIDA folder that can be loaded.
+        WeightsError: there is no such folder, or it is not a complete LAVIDA folder.
     """
     known = manifest().get(model)
     if known is not None and known.kind == "base" and not Path(model).is_dir():
-        hint = f"build a LAVIDA folder of it: `vadcli weights import`; it is {known.purpose}"
-        raise WeightsError(f"{model}: a base model, not a LAVIDA folder", hint=hint)
+        hint = f"build a LAVIDA folder from it with `vadcli weights import`; it is {known.purpose}"
+        raise WeightsError(f"{model}: this is a base model, not a LAVIDA folder", hint=hint)
     folder = find(model)
     check_folder(folder)
     return folder
 
 
 def share(folder: Path) -> None:
-    """Let those read a folder's tensors who may read the folder: safetensors writes files for their owner alone.
+    """Makes the tensors of a folder readable for everyone who may read the folder.
 
-    Files that have another name elsewhere too stay as they are: they are somebody else's.
+    The safetensors library writes files that only their owner can read. Links and files with
+    several hard links are not changed, because they belong to somebody else.
     """
     for path in folder.rglob("*.safetensors"):
         if not path.is_symlink() and path.stat().st_nlink == 1:
@@ -158,10 +159,10 @@ def share(folder: Path) -> None:
 
 
 def find(name: str) -> Path:
-    """The folder that a path or any name stands for, base models included; what is in it is not looked at.
+    """Returns the folder of a path or a name, also of a base model; does not check its contents.
 
     Raises:
-        WeightsError: it is not on this machine.
+        WeightsError: the folder is not on this machine, or the base model is not complete.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -172,7 +173,7 @@ def find(name: str) -> Path:
     if known is not None and known.kind == "base":
         cached = base_folder(name)
         if cached is None:
-            raise WeightsError(f"{name}: not on this machine, or not whole", hint=f"run `vadcli weights pull {name}`")
+            raise WeightsError(f"{name}: not on this machine, or incomplete", hint=f"run `vadcli weights pull {name}`")
         return cached
     found = next((folder for folder in _candidates(name) if folder.is_dir()), None)
     if found is not None:
@@ -186,10 +187,10 @@ def find(name: str) -> Path:
 
 
 def is_trained(folder: Path) -> bool:
-    """Whether the folder's own part was trained: its config.json and the file itself both have to say so.
+    """True if both config.json and lavida.safetensors of the folder say that it was trained.
 
     Raises:
-        WeightsError: there is no readable config.json, or the own part's header is damaged.
+        WeightsError: config.json cannot be read, or the header of lavida.safetensors is damaged.
     """
     if _config(folder).get("trained") is not True or not (folder / OWN_NAME).is_file():
         return False
@@ -197,23 +198,23 @@ def is_trained(folder: Path) -> bool:
 
 
 def check_folder(folder: Path) -> None:
-    """Look over a LAVIDA folder without loading it: its config and parts are there, every safetensors header is sound.
+    """Checks a LAVIDA folder without loading it: config, parts and all safetensors headers.
 
     Raises:
-        WeightsError: something is missing or damaged, or there is a pickle.
+        WeightsError: something is missing or damaged, or the folder contains a pickle.
     """
     _config(folder)
     missing = [part for part in PARTS if not (folder / part / "config.json").is_file()]
     if missing:
-        hint = "build the folder anew with `vadcli weights import`"
+        hint = "build the folder again with `vadcli weights import`"
         raise WeightsError(
-            f"{folder}: not a whole LAVIDA folder: {', '.join(f'{part}/' for part in missing)} missing", hint=hint
+            f"{folder}: incomplete LAVIDA folder: {', '.join(f'{part}/' for part in missing)} missing", hint=hint
         )
     refuse_pickles(folder)
 
 
 def status() -> list[WeightsStatus]:
-    """Everything of the manifest, then what else lies under `home()`; cheap: no file is hashed."""
+    """Returns all weights of the manifest, then other folders under `home()`; hashes no file."""
     found = [_base_status(item) if item.kind == "base" else _lavida_status(item.name, item) for item in manifest().values()]
     return [*found, *(_lavida_status(name, None) for name in _own_names())]
 
@@ -227,16 +228,16 @@ def _config(folder: Path) -> dict[str, Any]:
         raise WeightsError(f"{folder}: not a LAVIDA folder: it has no config.json", hint=hint) from error
     except (OSError, ValueError) as error:
         raise WeightsError(
-            f"{path}: can't be read: {error}", hint="build the folder anew with `vadcli weights import`"
+            f"{path}: can't be read: {error}", hint="build the folder again with `vadcli weights import`"
         ) from error
     if "format_version" not in document:
-        hint = "a transformers folder is one part of it: `vadcli weights import` puts them together"
+        hint = "if this is a transformers folder: `vadcli weights import` builds a LAVIDA folder from such parts"
         raise WeightsError(f"{folder}: not a LAVIDA folder: its config.json has no format_version", hint=hint)
     return document
 
 
 def _candidates(name: str) -> Iterator[Path]:
-    """Where a LAVIDA folder of that name may lie, the first first."""
+    """Yields the places where a LAVIDA folder of that name can be, the preferred one first."""
     yield home() / name
     package = Path(vadcli.__file__).parent
     if (package.parent / "pyproject.toml").is_file():

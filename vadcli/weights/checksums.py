@@ -1,4 +1,7 @@
-"""Are these the files they should be? Hashes against checksums.json, safetensors headers, and no pickles. Reads no tensor."""
+"""Checks files of weights: hashes in checksums.json, safetensors headers, no pickles.
+
+No tensor is loaded.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,17 @@ from vadcli.errors import WeightsError
 CHECKSUMS_NAME = "checksums.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
 HEADER_LENGTH_BYTES = 8
-MAX_HEADER_BYTES = 100_000_000  # what the safetensors library itself allows
+MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 MAX_JSON_BYTES = 64_000_000
 DTYPE_BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16}
 DTYPE_BITS |= {"I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64}
-PICKLE = re.compile(rb"PK\x03\x04|\x80[\x02-\x05][^\x00]")  # torch's zip files, and pickles themselves
+PICKLE = re.compile(rb"PK\x03\x04|\x80[\x02-\x05][^\x00]")  # torch's zip files, plain pickles
 LFS_MAGIC = b"version "
 
 
 @dataclass(frozen=True)
 class FileSum:
-    """What a file should be.
+    """The expected hash and length of a file.
 
     Attributes:
         sha256: of its contents, 64 lower-case hex digits.
@@ -43,20 +46,20 @@ class FileSum:
             raise ValueError(f"not a SHA-256 and a size: {self.sha256!r}, {self.bytes!r}")
 
     def to_json(self) -> dict[str, Any]:
-        """As checksums.json holds it."""
+        """Returns the file's entry in checksums.json."""
         return {"sha256": self.sha256, "bytes": self.bytes}
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What holding a folder against its checksums gave; file names relative to the folder, with `/`.
+    """The result of comparing a folder with its checksums; names are relative, with `/`.
 
     Attributes:
-        folder: what was looked at.
-        checked: number of files listed.
-        missing: listed, not there.
-        changed: there, with other contents.
-        extra: there, not listed.
+        folder: the folder that was checked.
+        checked: number of listed files.
+        missing: listed files that do not exist.
+        changed: listed files with other contents.
+        extra: files that are not listed.
     """
 
     folder: Path
@@ -67,11 +70,11 @@ class Verified:
 
     @property
     def ok(self) -> bool:
-        """Nothing is missing, changed or extra."""
+        """True if nothing is missing, changed or extra."""
         return not (self.missing or self.changed or self.extra)
 
     def to_json(self) -> dict[str, Any]:
-        """As `vadcli weights verify --json` prints it."""
+        """Returns what `vadcli weights verify --json` prints."""
         return {
             "folder": str(self.folder),
             "ok": self.ok,
@@ -84,11 +87,11 @@ class Verified:
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file says of itself.
+    """The header of a safetensors file.
 
     Attributes:
-        metadata: free text values by name.
-        tensors: name -> (dtype as safetensors spells it, shape).
+        metadata: name -> free text.
+        tensors: name -> (dtype in the spelling of safetensors, shape).
     """
 
     metadata: Mapping[str, str]
@@ -96,10 +99,10 @@ class Header:
 
 
 def write_checksums(folder: Path) -> Path:
-    """Hash every file of a folder into its checksums.json, in one whole write.
+    """Hashes every file of a folder, writes checksums.json atomically and returns its path.
 
     Raises:
-        WeightsError: the folder holds a pickle or a file that is called .safetensors and is none.
+        WeightsError: the folder has a pickle, or a .safetensors file in another format.
     """
     refuse_pickles(folder)
     sums = {name: file_sum(folder / name) for name in file_names(folder)}
@@ -109,14 +112,14 @@ def write_checksums(folder: Path) -> Path:
 
 
 def verify(folder: Path) -> Verified:
-    """Hash every file of a folder anew and hold it against its checksums.json.
+    """Hashes every file of a folder and compares it with checksums.json.
 
     Raises:
-        WeightsError: there is no usable checksums.json, or what it lists is a pickle or a file that is called .safetensors
-            and is none.
+        WeightsError: checksums.json is missing or damaged, or it lists a pickle or a .safetensors
+            file in another format.
     """
     if not folder.is_dir():
-        raise WeightsError(f"{folder}: there is no such folder", hint="`vadcli weights list` names those that are here")
+        raise WeightsError(f"{folder}: there is no such folder", hint="`vadcli weights list` shows all weights")
     result = compare(folder, read_checksums(folder))
     if result.ok:
         refuse_pickles(folder)
@@ -124,7 +127,7 @@ def verify(folder: Path) -> Verified:
 
 
 def compare(folder: Path, listed: Mapping[str, FileSum], *, extras_matter: bool = True) -> Verified:
-    """Hold a folder's files against what they should be."""
+    """Compares the files of a folder with their expected hashes and sizes."""
     here = set(file_names(folder))
     missing = tuple(name for name in listed if not (folder / name).is_file())
     changed = tuple(name for name, item in listed.items() if name not in missing and not _fits(folder / name, item))
@@ -133,10 +136,10 @@ def compare(folder: Path, listed: Mapping[str, FileSum], *, extras_matter: bool 
 
 
 def fingerprint(folder: Path) -> str:
-    """One SHA-256 over every file of a folder, the same whether or not it has a checksums.json.
+    """Returns one SHA-256 over all files of a folder, with or without a checksums.json.
 
-    The listed hashes are believed where sizes fit, nothing is missing or extra and no file is newer than the list; else
-    every file is read. `verify` is the thorough look.
+    Listed hashes are used without reading the files if all sizes match, nothing is missing or
+    extra, and no file is newer than the list. `verify` always reads every file.
     """
     sums = _believable(folder) or {name: file_sum(folder / name).sha256 for name in file_names(folder)}
     text = json.dumps(dict(sorted(sums.items())), ensure_ascii=True, separators=(",", ":"))
@@ -144,15 +147,15 @@ def fingerprint(folder: Path) -> str:
 
 
 def read_checksums(folder: Path) -> dict[str, FileSum]:
-    """The folder's checksums.json.
+    """Returns the contents of the folder's checksums.json.
 
     Raises:
-        WeightsError: it is missing or is not what it should be.
+        WeightsError: the file is missing or damaged.
     """
     path = folder / CHECKSUMS_NAME
-    hint = "`vadcli weights import` and `vadcli train` write one; make the folder anew"
+    hint = "make the folder again: `vadcli weights import` and `vadcli train` write this file"
     if not path.is_file():
-        raise WeightsError(f"{path}: there is none, so the files can't be held against anything", hint=hint)
+        raise WeightsError(f"{path}: missing, so the files can't be checked", hint=hint)
     try:
         return parse_sums(read_json(path))
     except (KeyError, TypeError, ValueError) as error:
@@ -160,7 +163,12 @@ def read_checksums(folder: Path) -> dict[str, FileSum]:
 
 
 def parse_sums(document: Mapping[str, Any]) -> dict[str, FileSum]:
-    """Checksums from JSON values; a name that leaves the folder is a ValueError, as is anything else that is not right."""
+    """Returns checksums from parsed JSON.
+
+    Raises:
+        ValueError: a name points outside the folder, or a hash or size is not valid.
+        KeyError, TypeError: an entry has another form.
+    """
     for name in document:
         parts = PurePosixPath(name).parts
         if not parts or parts[0] == "/" or ".." in parts or "\\" in name:
@@ -169,10 +177,10 @@ def parse_sums(document: Mapping[str, Any]) -> dict[str, FileSum]:
 
 
 def read_header(path: Path) -> Header:
-    """The header of a safetensors file, checked against the file's length. No tensor is read.
+    """Returns the header of a safetensors file; checks it and the file's length, reads no tensor.
 
     Raises:
-        WeightsError: it is missing, a pickle, a Git LFS pointer, damaged or cut short.
+        WeightsError: the file is missing, a pickle, a Git LFS pointer, damaged or cut short.
     """
     if path.exists() and not path.is_file():
         raise WeightsError(f"{path}: not a file", hint="name a .safetensors file")
@@ -188,16 +196,16 @@ def read_header(path: Path) -> Header:
         header = _parse_header(json.loads(text), size - HEADER_LENGTH_BYTES - length)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise WeightsError(
-            f"{path}: {_what_it_is(start, error)}", hint="fetch or make it anew; only safetensors are read"
+            f"{path}: {_what_it_is(start, error)}", hint="fetch or make it again; only safetensors are read"
         ) from error
     return header
 
 
 def refuse_pickles(folder: Path) -> None:
-    """Look at the name of every file and the header of every .safetensors file.
+    """Checks the name of every file, and the header of every .safetensors file.
 
     Raises:
-        WeightsError: one is a pickle, or called .safetensors and is none.
+        WeightsError: a file is a pickle, or a .safetensors file has another format.
     """
     for name in file_names(folder):
         if name.lower().endswith(PICKLE_SUFFIXES):
@@ -207,7 +215,10 @@ def refuse_pickles(folder: Path) -> None:
 
 
 def file_names(folder: Path) -> list[str]:
-    """Every file under a folder but checksums.json and hidden ones; relative, sorted. Links are followed, loops end."""
+    """Returns the relative, sorted names of all files except checksums.json and hidden files.
+
+    Links to folders are followed, but not in a loop.
+    """
 
     def walk(here: Path, above: frozenset[Path]) -> Iterator[Path]:
         real = here.resolve()
@@ -225,14 +236,14 @@ def file_names(folder: Path) -> list[str]:
 
 
 def file_sum(path: Path) -> FileSum:
-    """Hash a file."""
+    """Returns the hash and length of a file."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
         return FileSum(digest.hexdigest(), file.tell())
 
 
 def git_object_id(path: Path) -> str:
-    """The id under which git keeps a file: what the hub declares of files too small for LFS."""
+    """Returns git's object id of a file; the hub declares it for files that are not in LFS."""
 
     def sha1() -> Any:
         return hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
@@ -243,13 +254,13 @@ def git_object_id(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
+    """Reads a JSON object from a file.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: the file is not a JSON object, is too large, or is nested too deeply.
     """
     if path.stat().st_size > MAX_JSON_BYTES:
-        raise ValueError(f"{path}: too large to be what it should be")
+        raise ValueError(f"{path}: too large for a JSON file of weights")
     try:
         document = json.loads(path.read_bytes())
     except RecursionError as error:
@@ -260,7 +271,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a whole JSON file or none."""
+    """Writes a JSON file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
         temporary = Path(file.name)
@@ -276,7 +287,7 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def share_file(path: Path, folder: Path) -> None:
-    """Let those read a file who may read this folder, like any new file there; where that can't be set, it stays as it is."""
+    """Makes a file readable for everyone who may read `folder`; does nothing if not allowed to."""
     with suppress(OSError):
         path.chmod(folder.stat().st_mode & 0o666)
 
@@ -286,7 +297,7 @@ def _fits(path: Path, item: FileSum) -> bool:
 
 
 def _believable(folder: Path) -> dict[str, str] | None:
-    """name -> sha256 as listed, where nothing speaks against the list; None else."""
+    """Returns name -> sha256 from the list; None if sizes, names or file times do not match it."""
     try:
         listed = read_checksums(folder)
         written_ns = (folder / CHECKSUMS_NAME).stat().st_mtime_ns
@@ -301,7 +312,7 @@ def _believable(folder: Path) -> dict[str, str] | None:
 
 
 def _parse_header(document: Any, data_bytes: int) -> Header:
-    """Check every tensor's place in the file; ValueError with what is wrong."""
+    """Checks the place of every tensor in the file; raises ValueError that says what is wrong."""
     if not isinstance(document, dict) or not isinstance(document.get("__metadata__", {}), dict):
         raise TypeError(type(document))
     metadata = document.pop("__metadata__", {})
@@ -314,7 +325,7 @@ def _parse_header(document: Any, data_bytes: int) -> Header:
         for extent in shape:
             bits *= extent
         if begin > end or (bits and bits != 8 * (end - begin)):
-            raise ValueError(f"tensor {name!r} doesn't fit its place")
+            raise ValueError(f"tensor {name!r} has a size that doesn't match its shape")
         tensors[name] = (dtype, shape)
         spans.append((begin, end))
     spans.sort()
@@ -324,15 +335,15 @@ def _parse_header(document: Any, data_bytes: int) -> Header:
     if wanted > data_bytes:
         raise ValueError(f"it is cut short: {wanted - data_bytes} bytes are missing")
     if wanted < data_bytes:
-        raise ValueError(f"{data_bytes - wanted} bytes too many follow its tensors")
+        raise ValueError(f"it has {data_bytes - wanted} extra bytes after its tensors")
     return Header({str(key): str(value) for key, value in metadata.items()}, tensors)
 
 
 def _what_it_is(start: bytes, error: Exception) -> str:
     if PICKLE.match(start):
-        return "a pickle called .safetensors, which is refused"
+        return "a pickle called .safetensors, which is not allowed"
     if start == LFS_MAGIC:
         return "a Git LFS pointer, not the weights themselves"
     if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
-        return f"not a sound safetensors file: {error}"
+        return f"damaged safetensors file: {error}"
     return "not a safetensors file: its header is damaged"

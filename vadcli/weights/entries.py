@@ -1,6 +1,6 @@
-"""What weights there are by name: weights.toml as values, and the folder on this machine that LAVIDA folders lie in.
+"""The manifest of known weights (weights.toml), and the folder for weights on this machine.
 
-What huggingface_hub raises while it fetches, as one line and what to do about it.
+`one_line` turns the errors of huggingface_hub into short messages with advice.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Entry:
-    """One name of the manifest.
+    """One entry of the manifest.
 
     Attributes:
-        name: what `weights pull` and `--model` call it.
+        name: its name in `weights pull` and `--model`.
         kind: a public base model, or a LAVIDA folder.
         purpose: what it is for.
         licence: of the weights.
-        repo_id: of the hub, base models only.
+        repo_id: repository on the hub; base models only.
         revision: branch, tag or commit there; None is the repository's default branch.
-        download_gb: what its files come to, rounded, for planning only; None where it isn't known.
-        files: what is known for certain of its files beforehand.
-        parts: of a LAVIDA folder: its sub-folder -> the base model behind it.
-        published: of a LAVIDA folder: somebody has published trained weights.
-        note: what else to know.
+        download_gb: rounded total size of the files in GB, for information; None if unknown.
+        files: name -> hash and size of files that are known for certain before a pull.
+        parts: LAVIDA folders only: sub-folder -> name of its base model.
+        published: LAVIDA folders only: whether somebody has published trained weights.
+        note: other information for the user.
     """
 
     name: str
@@ -55,11 +55,14 @@ class Entry:
 
     def __post_init__(self) -> None:
         if self.kind not in ("base", "lavida") or (self.kind == "base") != bool(self.repo_id):
-            raise ValueError(f"{self.name}: a base model has a repository, a LAVIDA folder has none")
+            raise ValueError(f"{self.name}: a base model needs a repo_id, a LAVIDA folder must not have one")
 
 
 def home() -> Path:
-    """Where LAVIDA folders and the locks of fetched base models lie: VADCLI_WEIGHTS, else the user's data directory."""
+    """Returns the folder of LAVIDA folders and of the lock files of fetched base models.
+
+    It is VADCLI_WEIGHTS if set, else a folder in the user's data directory.
+    """
     from platformdirs import user_data_path
 
     named = os.environ.get(HOME_VARIABLE)
@@ -68,13 +71,18 @@ def home() -> Path:
 
 @cache
 def manifest() -> dict[str, Entry]:
-    """Every entry of weights.toml by name, in its order."""
+    """Returns all entries of weights.toml by name, in the order of the file."""
     document = tomllib.loads(resources.files("vadcli").joinpath("weights.toml").read_text(encoding="utf-8"))
     return parse_manifest(document)
 
 
 def parse_manifest(document: Mapping[str, Any]) -> dict[str, Entry]:
-    """A manifest's entries; ValueError or TypeError where it is not one, KeyError where a part is no base entry."""
+    """Returns the entries of a parsed manifest by name.
+
+    Raises:
+        ValueError, TypeError: the document is not a manifest, or a part is not a base model.
+        KeyError: a part is not in the manifest, or a file has no hash or size.
+    """
     if document.get("format_version") != FORMAT_VERSION:
         raise ValueError(f"weights.toml has format_version {document.get('format_version')!r}, not {FORMAT_VERSION}")
     entries = {}
@@ -84,15 +92,15 @@ def parse_manifest(document: Mapping[str, Any]) -> dict[str, Entry]:
     for item in entries.values():
         for part in item.parts.values():
             if entries[part].kind != "base":
-                raise ValueError(f"{item.name}: its part {part} is no base model")
+                raise ValueError(f"{item.name}: its part {part} is not a base model")
     return entries
 
 
 def entry(name: str) -> Entry:
-    """The manifest's entry of that name.
+    """Returns the entry with that name.
 
     Raises:
-        WeightsError: there is none.
+        WeightsError: no entry has this name.
     """
     entries = manifest()
     if name not in entries:
@@ -107,28 +115,30 @@ DISK_FULL = ("No space left", "os error 28", "Disk quota exceeded")
 
 @contextmanager
 def one_line(item: Entry) -> Iterator[None]:
-    """Turn the errors of the block, which fetches `item`, into vadcli's own.
+    """Turns errors of the block, which fetches `item`, into vadcli's own errors.
 
     Raises:
-        WeightsError: the repository or revision is not there, or not open to this user.
-        VadcliError: no network, a hub in trouble, no space left.
+        WeightsError: the repository or revision does not exist, or this user has no access to it.
+        VadcliError: there is no network, the hub has a problem, or the disk is full.
     """
     from huggingface_hub import errors
 
     where = f"{item.name}: {item.repo_id}"
-    later = "what has arrived is kept; run the same command again to go on"
+    later = "the files fetched so far are kept; run the same command again to continue"
     try:
         yield
     except VadcliError:
         raise
     except errors.GatedRepoError as error:
         hint = f"accept its terms at https://huggingface.co/{item.repo_id} and log in with `hf auth login`"
-        raise WeightsError(f"{where} is open only to those who asked for access", hint=hint) from error
+        raise WeightsError(f"{where}: you need to ask for access to this repository", hint=hint) from error
     except errors.RepositoryNotFoundError as error:
-        hint = "it may have moved or be private: log in with `hf auth login`, or name a local folder to `weights import`"
+        hint = "it may have moved or be private: log in with `hf auth login`, or give `weights import` a local folder"
         raise WeightsError(f"{where}: the hub has no such repository", hint=hint) from error
     except (errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as error:
-        raise WeightsError(f"{where}: the pinned revision is gone from the hub", hint="take the newest: --update") from error
+        raise WeightsError(
+            f"{where}: the hub no longer has the pinned revision", hint="use --update to get the newest"
+        ) from error
     except errors.HfHubHTTPError as error:
         raise VadcliError(f"{where}: the hub answered {error.response.status_code}", hint=later) from error
     except Exception as error:
@@ -141,5 +151,5 @@ def one_line(item: Entry) -> Iterator[None]:
         library = type(error).__module__.partition(".")[0]
         if not isinstance(error, OSError | RuntimeError | ValueError) and not library.startswith("httpx"):
             raise
-        hint = f"check the network, or HF_ENDPOINT where you use a mirror; {later}"
+        hint = f"check the network, or HF_ENDPOINT if you use a mirror; {later}"
         raise VadcliError(f"{where}: can't be fetched: {text[:200] or type(error).__name__}", hint=hint) from error

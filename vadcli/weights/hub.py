@@ -1,7 +1,8 @@
-"""Public base models: fetched into the ecosystem's own cache, pinned to what the hub declares of them, found there again.
+"""Fetches public base models from the Hugging Face hub, pins their files and finds them again.
 
-The cache and its switches are huggingface_hub's (HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_ENDPOINT, HF_TOKEN). A lock file a
-name under `home()/.locks` holds the commit and every file's size and hash.
+The files are in the cache of huggingface_hub, which HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE,
+HF_ENDPOINT and HF_TOKEN control. `home()/.locks` has one lock file per base model, with the commit
+and the size and hash of every file.
 """
 
 from __future__ import annotations
@@ -33,19 +34,19 @@ if TYPE_CHECKING:
 
 WANTED_FILES = ("*.safetensors", "*.json", "*.txt", "tokenizer*", "LICENSE*")
 UNWANTED_FILES = tuple(f"*{suffix}" for suffix in PICKLE_SUFFIXES)
-CONVERTER = "SFconvertbot"  # the hub's own account that adds safetensors to repositories which have pickles only
+CONVERTER = "SFconvertbot"  # the hub's own account; adds safetensors to repositories of pickles
 
 
 @dataclass(frozen=True)
 class Declared:
-    """What the hub says of a file: its length, and the SHA-256 of a large one or git's object id of a small one."""
+    """What the hub declares of a file: length, and SHA-256 (large files) or git object id."""
 
     bytes: int | None
     sha256: str | None
     git_id: str | None
 
     def fits(self, path: Path) -> bool:
-        """Whether the file is the one that was declared."""
+        """True if the file is as declared."""
         if not path.is_file() or (self.bytes is not None and path.stat().st_size != self.bytes):
             return False
         if self.sha256 is not None:
@@ -58,9 +59,9 @@ class Lock:
     """A base model as it was fetched.
 
     Attributes:
-        repo_id: on the hub.
-        commit: the commit that its files are of.
-        files: every fetched file.
+        repo_id: repository on the hub.
+        commit: the commit of its files.
+        files: name -> hash and size of every fetched file.
     """
 
     repo_id: str
@@ -70,14 +71,14 @@ class Lock:
 
 @dataclass(frozen=True)
 class Pulled:
-    """A base model that is here now.
+    """A base model that is on this machine after a pull.
 
     Attributes:
-        name: the manifest's name.
-        folder: where its files lie, inside the hub's cache.
-        commit: what they are of.
+        name: its name in the manifest.
+        folder: the folder of its files in the hub's cache.
+        commit: the commit of the files.
         bytes: their total size.
-        fetched: False where all of it was here before.
+        fetched: False if all files were already here.
     """
 
     name: str
@@ -87,7 +88,7 @@ class Pulled:
     fetched: bool
 
     def to_json(self) -> dict[str, Any]:
-        """As `vadcli weights pull --json` prints it."""
+        """Returns what `vadcli weights pull --json` prints."""
         return {
             "name": self.name,
             "folder": str(self.folder),
@@ -98,26 +99,27 @@ class Pulled:
 
 
 def _silent(line: str) -> None:
-    """Says nothing."""
+    """Does nothing."""
 
 
 def pull(
     name: str, *, update: bool = False, progress: bool = False, say: Callable[[str], None] = _silent
 ) -> tuple[Pulled, ...]:
-    """Fetch a base model, or every base model that a LAVIDA folder is built from.
+    """Fetches a base model, or every base model that a LAVIDA folder is built from.
 
-    What is here already is verified and not fetched again; what is damaged is. A broken-off download goes on where it ended.
+    Files that are already here are verified, and fetched again only if they are damaged. An
+    interrupted download continues where it stopped.
 
     Args:
-        name: of the manifest.
-        update: take the repository's newest state in place of the pinned one.
-        progress: let the hub's library draw its bars on stderr.
-        say: is called with one line for what is going on.
+        name: a name of the manifest.
+        update: fetch the newest state of the repository instead of the pinned one.
+        progress: let huggingface_hub draw progress bars on stderr.
+        say: is called with one line per step.
 
     Raises:
-        WeightsError: an unknown name, nothing to fetch, a repository that is not there or not open to this user, or files
-            that are not what the hub declares.
-        VadcliError: no network, a full disk.
+        WeightsError: the name is unknown, there is nothing to fetch, the repository does not exist
+            or this user has no access to it, or files differ from what the hub declares.
+        VadcliError: there is no network, or the disk is full.
     """
     wanted = entry(name)
     if wanted.kind == "base":
@@ -129,9 +131,9 @@ def pull(
 
 
 def base_folder(name: str) -> Path | None:
-    """Where a base model lies in the hub's cache; None where it is not, or not whole. Never touches the network.
+    """Returns the folder of a base model in the hub's cache; None if it is absent or incomplete.
 
-    A model that other programs have fetched counts too, as long as it has safetensors.
+    Never uses the network. A model that another program fetched is found too if it has safetensors.
     """
     item = entry(name)
     lock = read_lock(item)
@@ -142,10 +144,10 @@ def base_folder(name: str) -> Path | None:
 
 
 def verify_pulled(name: str) -> Verified:
-    """Hash a fetched base model anew and hold it against its lock.
+    """Hashes a fetched base model and compares it with its lock file.
 
     Raises:
-        WeightsError: it was never pulled, or its folder is gone.
+        WeightsError: the model was never pulled, or its folder does not exist any more.
     """
     item = entry(name)
     lock = read_lock(item)
@@ -156,7 +158,11 @@ def verify_pulled(name: str) -> Verified:
 
 
 def read_lock(item: Entry) -> Lock | None:
-    """What was pinned when a base model was fetched; None where there is no lock, or one of another repository."""
+    """Returns the lock of a fetched base model; None if there is none for its repository.
+
+    Raises:
+        WeightsError: the lock file is damaged.
+    """
     path = _lock_path(item)
     if not path.is_file():
         return None
@@ -164,7 +170,7 @@ def read_lock(item: Entry) -> Lock | None:
         document = read_json(path)
         lock = Lock(str(document["repo_id"]), str(document["commit"]), parse_sums(document["files"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise WeightsError(f"{path}: not a lock of fetched weights", hint="delete it and pull again") from error
+        raise WeightsError(f"{path}: not a lock file of fetched weights", hint="delete it and pull again") from error
     return lock if lock.repo_id == item.repo_id else None
 
 
@@ -185,18 +191,18 @@ def _pull_base(item: Entry, *, update: bool, progress: bool, say: Callable[[str]
 
 
 def _offline(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> Pulled:
-    """What is cached, unverified where nothing was ever declared of it."""
+    """Returns what is cached; without a lock file it cannot be verified."""
     folder = _cached_snapshot(item, lock.commit if lock else item.revision)
     if folder is None or lock is not None:
-        what = "what is cached is damaged or incomplete" if folder else "it is not in the cache"
+        what = "the files in the cache are damaged or incomplete" if folder else "it is not in the cache"
         raise WeightsError(f"{item.name}: HF_HUB_OFFLINE is set and {what}", hint="unset it and pull again")
-    say(f"{item.name}: HF_HUB_OFFLINE is set: taken from the cache as it is, with nothing to hold it against")
+    say(f"{item.name}: HF_HUB_OFFLINE is set: taken from the cache without a check, because there is no lock file")
     files = {file: file_sum(folder / file) for file in _wanted(path.name for path in folder.iterdir())}
     return _pulled(item, folder, Lock(item.repo_id, folder.name, files), fetched=False)
 
 
 def _declaration(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> tuple[str, dict[str, Declared]]:
-    """The commit to fetch, and what every wanted file of it should be: from the lock, else from the hub."""
+    """Returns the commit to fetch and the declared files, from the lock or else from the hub."""
     if lock is not None:
         return lock.commit, {file: Declared(known.bytes, known.sha256, None) for file, known in lock.files.items()}
     from huggingface_hub import HfApi
@@ -205,7 +211,7 @@ def _declaration(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> 
     info = api.model_info(item.repo_id, revision=item.revision, files_metadata=True)
     if not any(name.endswith(".safetensors") for name in _siblings(info)):
         info = _converted(api, item, info)
-        say(f"{item.repo_id} itself holds pickles only; taking the safetensors that the hub's {CONVERTER} made of them")
+        say(f"{item.repo_id} itself has only pickles; using the safetensors that the hub's {CONVERTER} made from them")
     siblings = _siblings(info)
     declared = {}
     for name in _wanted(siblings):
@@ -220,10 +226,10 @@ def _declaration(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> 
 
 
 def _converted(api: Any, item: Entry, original: ModelInfo) -> ModelInfo:
-    """The pull request in which the hub's converter added safetensors made of just these pickles.
+    """Returns the pull request in which the hub's converter added safetensors of the same pickles.
 
     Raises:
-        WeightsError: there is none.
+        WeightsError: there is no such pull request.
     """
 
     def pickles(info: ModelInfo) -> dict[str, str]:
@@ -238,14 +244,14 @@ def _converted(api: Any, item: Entry, original: ModelInfo) -> ModelInfo:
             return info  # type: ignore[no-any-return]
     raise WeightsError(
         f"{item.repo_id} has no safetensors, and pickles are not fetched",
-        hint="convert it with transformers' save_pretrained elsewhere and name the folder to `vadcli weights import`",
+        hint="convert it with transformers' save_pretrained and give the folder to `vadcli weights import`",
     )
 
 
 def _download(
     item: Entry, commit: str, declared: Mapping[str, Declared], *, progress: bool, say: Callable[[str], None]
 ) -> Path:
-    """Fetch, then hold every file against its declaration; what doesn't fit is fetched once more."""
+    """Fetches all files and checks them; fetches a file once more if it is not as declared."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
@@ -263,8 +269,8 @@ def _download(
         if not declared[name].fits(path):
             path.resolve().unlink()
             raise WeightsError(
-                f"{path}: not what was declared of {item.repo_id} at {commit[:12]}, twice",
-                hint="something between here and the hub changes files, or the repository was rewritten: try --update",
+                f"{path}: fetched twice, and still not what {item.repo_id} declares at {commit[:12]}",
+                hint="a proxy or mirror changes files, or the repository was rewritten: try --update",
             )
     for name in declared:
         if name.endswith(".safetensors"):
@@ -283,7 +289,10 @@ def _snapshot(item: Entry, revision: str | None, *, local: bool) -> Path:
 
 
 def _cached_snapshot(item: Entry, revision: str | None, *, whole: bool = True) -> Path | None:
-    """A snapshot in the hub's cache; with `whole`, one that has a config, safetensors and all that its index names."""
+    """Returns a snapshot in the hub's cache, or None.
+
+    With `whole`, only one that has a config and all safetensors that its index lists.
+    """
     from huggingface_hub import constants
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -300,7 +309,10 @@ def _cached_snapshot(item: Entry, revision: str | None, *, whole: bool = True) -
 
 
 def _any_snapshot(item: Entry) -> Path | None:
-    """The newest whole snapshot of a model whose default branch the cache doesn't know: it was fetched by commit or request."""
+    """Returns the newest complete snapshot of a model, or None.
+
+    For models that were fetched by commit or pull request: the cache has no default branch then.
+    """
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
@@ -330,7 +342,7 @@ def _need_room(item: Entry, wanted_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if wanted_bytes > free:
         raise VadcliError(
-            f"{item.name}: {_size(wanted_bytes)} to fetch and {_size(free)} free at {folder}",
+            f"{item.name}: {_size(wanted_bytes)} to fetch, but only {_size(free)} free at {folder}",
             hint="free space, or set HF_HOME to a folder on a larger disk",
         )
 

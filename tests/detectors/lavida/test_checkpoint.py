@@ -94,7 +94,7 @@ def test_an_untrained_model_is_refused_with_what_to_do(folder: Path) -> None:
 
 @torch.no_grad()
 def test_a_missing_own_part_is_drawn_from_the_seed(folder: Path) -> None:
-    (folder / checkpoint.OWN).unlink()
+    (folder / weights.OWN_NAME).unlink()
     configure(folder, trained=True)
     with pytest.raises(WeightsError, match="never trained"):
         checkpoint.load(folder)
@@ -134,7 +134,7 @@ def test_nothing_that_the_files_lack_is_drawn(folder: Path, part: str) -> None:
     stored, name = FIRST[part]
     whole = load_file(path)
     edit(path, **{stored: torch.ones(3, 5)})
-    with pytest.raises(WeightsError, match=rf"{name} is \(3, 5\) where \(\d+,\) is wanted"):
+    with pytest.raises(WeightsError, match=rf"{name} has shape \(3, 5\), not \(\d+,\)"):
         checkpoint.load(folder, allow_untrained=True)
     edit(path, **{stored: None, f"{stored}_of_old": whole[stored]})
     with pytest.raises(WeightsError, match=f"{name} is missing") as caught:
@@ -143,7 +143,7 @@ def test_nothing_that_the_files_lack_is_drawn(folder: Path, part: str) -> None:
     assert "incomplete" in caught.value.hint
     assert caught.value.exit_code == 4
     edit(path, **{stored: whole[stored]})
-    with pytest.raises(WeightsError, match="_of_old' is no part of this model"):
+    with pytest.raises(WeightsError, match="_of_old' is not part of this model"):
         checkpoint.load(folder, allow_untrained=True)
 
 
@@ -163,8 +163,8 @@ def test_a_sam2_for_images_marks_frames_and_propagates_nothing(folder: Path, tmp
     frames = films(1)
     wanted = before(frames, before.questions(["fight"])).mask_logit
     assert torch.equal(model(frames, model.questions(["fight"])).mask_logit, wanted)
-    with pytest.raises(WeightsError, match="no memory to propagate masks by"):
-        model.carry(frames[0], {0: wanted[0, 0]}, batch=1)
+    with pytest.raises(WeightsError, match="no memory to propagate masks"):
+        model.propagate(frames[0], {0: wanted[0, 0]}, batch=1)
     checkpoint.save(model, tmp_path / "again", trained=False)
     assert not set(memory) & set(load_file(tmp_path / "again" / "sam2" / "model.safetensors"))
     again = checkpoint.load(tmp_path / "again", allow_untrained=True).masks
@@ -241,8 +241,8 @@ def test_a_config_alone_makes_no_part_trained(folder: Path) -> None:
         checkpoint.check(folder, allow_untrained=False)
     assert not checkpoint.check(folder, allow_untrained=True).trained
     assert not weights.is_trained(folder)
-    own = load_file(folder / checkpoint.OWN)
-    save_file(own, folder / checkpoint.OWN, metadata={"trained": "true"})
+    own = load_file(folder / weights.OWN_NAME)
+    save_file(own, folder / weights.OWN_NAME, metadata={"trained": "true"})
     assert checkpoint.check(folder, allow_untrained=False).trained
     assert weights.is_trained(folder)
     configure(folder, trained=False)
@@ -251,15 +251,15 @@ def test_a_config_alone_makes_no_part_trained(folder: Path) -> None:
 
 
 def test_another_models_own_part_is_refused(folder: Path) -> None:
-    own = load_file(folder / checkpoint.OWN)
+    own = load_file(folder / weights.OWN_NAME)
     name = sorted(own)[0]
-    save_file({**own, name: torch.zeros(3, 5)}, folder / checkpoint.OWN)
-    with pytest.raises(WeightsError, match=r"is \(3, 5\) where"):
+    save_file({**own, name: torch.zeros(3, 5)}, folder / weights.OWN_NAME)
+    with pytest.raises(WeightsError, match=r"has shape \(3, 5\), not"):
         checkpoint.load(folder, allow_untrained=True)
-    save_file({**own, "projector.strange": torch.zeros(1)}, folder / checkpoint.OWN)
+    save_file({**own, "projector.strange": torch.zeros(1)}, folder / weights.OWN_NAME)
     with pytest.raises(WeightsError, match=r"projector\.strange"):
         checkpoint.load(folder, allow_untrained=True)
-    save_file({key: value for key, value in own.items() if key != name}, folder / checkpoint.OWN)
+    save_file({key: value for key, value in own.items() if key != name}, folder / weights.OWN_NAME)
     with pytest.raises(WeightsError, match="is missing"):
         checkpoint.load(folder, allow_untrained=True)
 
@@ -268,8 +268,8 @@ def test_another_models_own_part_is_refused(folder: Path) -> None:
 def test_an_overlay_replaces_trained_parts_of_the_base_models(folder: Path) -> None:
     before = checkpoint.load(folder, allow_untrained=True)
     name = "masks.sam2.mask_decoder.obj_score_token.weight"
-    own = load_file(folder / checkpoint.OWN)
-    save_file({**own, name: before.state_dict()[name] + 1}, folder / checkpoint.OWN)
+    own = load_file(folder / weights.OWN_NAME)
+    save_file({**own, name: before.state_dict()[name] + 1}, folder / weights.OWN_NAME)
     after = checkpoint.load(folder, allow_untrained=True)
     torch.testing.assert_close(after.state_dict()[name], before.state_dict()[name] + 1)
 

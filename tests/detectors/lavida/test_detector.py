@@ -98,14 +98,14 @@ def test_half_of_the_mask_scale_is_half_a_pixel_score() -> None:
 
 def test_out_of_memory_costs_no_clip(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = detector_of(folder).score(batch(5))
-    watch = Lavida.watch
+    encode = Lavida.encode
 
     def small(self: Lavida, frames: torch.Tensor) -> object:
         if len(frames) > 2:
             raise torch.OutOfMemoryError("out of memory")
-        return watch(self, frames)
+        return encode(self, frames)
 
-    monkeypatch.setattr(Lavida, "watch", small)
+    monkeypatch.setattr(Lavida, "encode", small)
     np.testing.assert_allclose(detector_of(folder).score(batch(5)).raw, whole.raw, atol=1e-5)
 
 

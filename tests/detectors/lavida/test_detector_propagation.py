@@ -124,7 +124,7 @@ def test_the_package_is_refused(detector: LavidaDetector, film: np.ndarray, monk
     model = detector.load(torch.device("cpu"))
     model.masks = PackageMasks.__new__(PackageMasks)
     with pytest.raises(ValueError, match="only transformers' SAM2"):
-        model.carry(torch.from_numpy(film), {}, batch=1)
+        model.propagate(torch.from_numpy(film), {}, batch=1)
 
 
 def scan(footage: Path, out: Path, folder: Path, **options: object) -> dict[str, VideoResult]:

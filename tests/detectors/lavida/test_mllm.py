@@ -34,14 +34,14 @@ def prompt(*names: str) -> PromptTokens:
 @torch.no_grad()
 def visual(frames: Tensor, options: CompressionOptions, static: float | None = None) -> list[VisualTokens]:
     patches, grid = patches_of(frames)
-    return [lm().compressed(clip, grid, options) for clip in lm().look(patches, grid, static)]
+    return [lm().compressed(clip, grid, options) for clip in lm().encode_patches(patches, grid, static)]
 
 
 @torch.no_grad()
 def test_the_tower_equals_transformers() -> None:
     frames = films(3)
     patches, grid = patches_of(frames)
-    got = lm().look(patches, grid)
+    got = lm().encode_patches(patches, grid)
     thw = torch.tensor([[grid.pairs, grid.rows, grid.columns]] * 3)
     wanted = lm().qwen.model.visual(patches.flatten(0, 1), grid_thw=thw).pooler_output.view(3, grid.tokens, -1)
     for clip, (tokens, index) in enumerate(got):
@@ -116,15 +116,15 @@ def test_static_patches_leave_the_sequence_at_their_own_places() -> None:
     frames = films(2)
     frames[:, :, 24:] = frames[:, :1, 24:]  # the lower half stands still
     patches, grid = patches_of(frames)
-    looked = lm().look(patches, grid, 0.01)
+    looked = lm().encode_patches(patches, grid, 0.01)
     per_pair = grid.tokens // grid.pairs
     for tokens, index in looked:
         assert len(tokens) == len(index) < grid.tokens
         assert index[:per_pair].tolist() == list(range(per_pair)), "the first pair of frames is always kept"
         assert torch.all(index.diff() > 0)
     # The blocks see only what is left: with nothing static the tokens are those of the whole tower.
-    everything = lm().look(patches, grid, 0.0)
-    for (some, index), (whole, _) in zip(everything, lm().look(patches, grid), strict=True):
+    everything = lm().encode_patches(patches, grid, 0.0)
+    for (some, index), (whole, _) in zip(everything, lm().encode_patches(patches, grid), strict=True):
         torch.testing.assert_close(some, whole[index], atol=1e-5, rtol=1e-5)
 
 

@@ -11,12 +11,12 @@ from tests.detectors.lavida.models import films, tiny
 from vadcli.detectors.lavida import checkpoint
 from vadcli.detectors.lavida.compress import CompressionOptions
 from vadcli.detectors.lavida.config import LavidaConfig, PromptOptions, load_preset
-from vadcli.detectors.lavida.model import Lavida, Verdict
+from vadcli.detectors.lavida.model import Lavida, LavidaOutput
 
 NAMES = ("fight", "fire")
 
 
-def assert_equal(got: Verdict, wanted: Verdict, rows: slice = slice(None)) -> None:
+def assert_equal(got: LavidaOutput, wanted: LavidaOutput, rows: slice = slice(None)) -> None:
     torch.testing.assert_close(got.object_logit, wanted.object_logit[rows], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(got.mask_logit, wanted.mask_logit[rows], atol=1e-4, rtol=1e-5)
 
@@ -80,7 +80,7 @@ def test_a_long_list_is_the_highest_of_its_parts() -> None:
 def test_each_category_alone_equals_a_scan_for_it_alone() -> None:
     model, frames = ungated(), films(3)
     questions = [model.questions([name])[0] for name in ("fight", "a person lying on the ground", "fire")]
-    for question, verdict in zip(questions, model.each(model.watch(frames), questions), strict=True):
+    for question, verdict in zip(questions, model.each(model.encode(frames), questions), strict=True):
         assert_equal(verdict, model(frames, [question]))
 
 
@@ -89,7 +89,7 @@ def test_the_language_model_reaches_the_score() -> None:
     """The same frames with another clip's hidden state must score differently, or no ablation of it means anything."""
     model, frames = ungated(), films(2)
     (question,) = model.questions(NAMES)
-    seen = model.watch(frames)
+    seen = model.encode(frames)
     hidden = model.mllm.hidden_at_seg(seen.visual, question.tokens)
     own, swapped = model.judge(seen, question, hidden), model.judge(seen, question, hidden.flip(0))
     assert not torch.allclose(own.object_logit, swapped.object_logit, atol=1e-5)
@@ -135,8 +135,8 @@ def test_config_names_what_it_does_not_know() -> None:
 @torch.no_grad()
 def test_an_image_is_a_clip_of_one_frame() -> None:
     frames = films(2)[:, :1]
-    seen = tiny().watch(frames)
-    twice = tiny().watch(frames.expand(-1, 2, -1, -1, -1))
+    seen = tiny().encode(frames)
+    twice = tiny().encode(frames.expand(-1, 2, -1, -1, -1))
     assert seen.frames == len(seen.image) // 2 == 1
     for one, pair in zip(seen.visual, twice.visual, strict=True):
         torch.testing.assert_close(one.tokens, pair.tokens)
@@ -148,14 +148,14 @@ def test_training_has_its_own_frame_areas() -> None:
     config = tiny().config
     pixels = replace(config.pixels, train_min_px=4 * 28 * 28, train_max_px=6 * 28 * 28)
     model = checkpoint.random_model(replace(config, pixels=pixels), seed=1)
-    seen, training = model.watch(films(1)), model.watch(films(1), training=True)
+    seen, training = model.encode(films(1)), model.encode(films(1), training=True)
     assert training.visual[0].length <= 4 * 6 < seen.visual[0].length
 
 
 @torch.no_grad()
 def test_lists_of_several_lengths_share_a_batch() -> None:
     model, frames = tiny(), films(2)
-    seen = model.watch(frames)
+    seen = model.encode(frames)
     first, second = (model.questions(names)[0] for names in (("fight",), ("smoke", "fire", "car")))
     hidden = torch.cat(
         [model.mllm.hidden_at_seg(seen.visual, asked.tokens)[row : row + 1] for row, asked in enumerate((first, second))]
@@ -165,7 +165,7 @@ def test_lists_of_several_lengths_share_a_batch() -> None:
     counts = torch.tensor([[True, False, False], [True, True, True]])
     together = model.prompts(seen, hidden, text, counts).sparse
     for row, asked in enumerate((first, second)):
-        alone = model.prompts(model.watch(frames[row : row + 1]), hidden[row : row + 1], asked.features)
+        alone = model.prompts(model.encode(frames[row : row + 1]), hidden[row : row + 1], asked.features)
         torch.testing.assert_close(together[row : row + 1], alone.sparse, atol=1e-5, rtol=1e-5)
 
 

@@ -148,8 +148,8 @@ def test_half_precision(model: TransformersMasks) -> None:
     ("known", "says"),
     [
         ({}, "frame 0 must be known"),
-        ({2: blob(0)}, r"known are \[2\]"),
-        ({0: blob(0), 3: blob(0)}, "frame 3 is known, but there are 3 frames"),
+        ({2: blob(0)}, r"known: \[2\]"),
+        ({0: blob(0), 3: blob(0)}, "frame 3 is known, but there are only 3 frames"),
         ({0: blob(0)[None]}, r"must be \(H, W\), not \(1, 32, 32\)"),
     ],
 )
@@ -159,7 +159,7 @@ def test_what_cannot_be_propagated(model: TransformersMasks, known: dict[int, Te
 
 
 def test_memories_of_other_widths_are_refused() -> None:
-    with pytest.raises(ValueError, match="memory_channels 16"):
+    with pytest.raises(ValueError, match="memory_channels is 16"):
         propagate(random_transformers(), film(1), {0: blob(0)})
 
 

@@ -76,7 +76,7 @@ def test_what_did_not_fit_is_not_tried_again(caplog: pytest.LogCaptureFixture) -
     runner.reset_limit()
     runner.run(step, frames(4))
     assert step.sizes == [4, 2, 2]
-    assert "out of memory with 8 clips; going on with 4" in caplog.text
+    assert "out of memory with 8 clips; continuing with 4" in caplog.text
 
 
 @pytest.mark.parametrize("words", ["CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate", None])

@@ -1,17 +1,15 @@
-"""The three base models, read from transformers folders: whole, or not at all.
-
-Left to itself, transformers draws at random what a folder's files lack, and says so on stderr alone. Here every tensor that the
-model has must be in the files with its size, and every one in the files must be the model's. One thing may be absent: SAM2's
-video memory, as a whole, from a checkpoint published for images. Such a model marks single frames and can't propagate masks.
-
-LAVIDA folders: the bridge between files and the model. safetensors only; nothing is fetched.
+"""Loads and saves LAVIDA model folders. Only safetensors are read; nothing is downloaded.
 
 FOLDER/
   config.json         LavidaConfig
   mllm/ text/ sam2/   the base models, each a plain transformers folder with its tokenizer
-  lavida.safetensors  the own part: the projector, and what else was trained whole, by the names of Lavida's state dict
-  lora/               optional: adapters of the language model, merged when loaded
-  checksums.json      what the files should be
+  lavida.safetensors  the own part: the projector and all other tensors trained without LoRA
+  lora/               optional: adapters of the language model, merged on load
+  checksums.json      the expected hash of each file
+
+transformers draws missing tensors at random and only warns. Here each tensor of a base model must
+be in its files with the right shape, and no other. One exception: SAM2's whole video memory may be
+missing, as in checkpoints for images. Such a model can't propagate masks.
 """
 
 from __future__ import annotations
@@ -70,21 +68,21 @@ MEMORY = (
     "occlusion_spatial_embedding_parameter",
     "temporal_positional_encoding_projection_layer",
 )
-"""Parts of Sam2VideoModel that only propagation uses."""
-NOT_WHOLE = "its files are incomplete or belong to another model: fetch the folder anew"
+"""The parts of Sam2VideoModel that only propagation uses."""
+NOT_WHOLE = "its files are incomplete or belong to another model: fetch the folder again"
 
 
 def read_model(part: str, folder: Path, *, extras_matter: bool = True, **options: Any) -> Any:
-    """A base model with every tensor from its files.
+    """Returns a base model, with each of its tensors read from its files.
 
     Args:
         part: mllm, text or sam2.
         folder: a transformers folder.
-        extras_matter: False takes one part of a larger model out of its files.
+        extras_matter: False allows the files to hold a larger model that contains this one.
         options: for from_pretrained.
 
     Raises:
-        WeightsError: the files can't be read, or lack a tensor, hold one of another size or one that is not the model's.
+        WeightsError: the files can't be read, or a tensor is missing, unknown or of wrong shape.
     """
     with quiet(), as_weights_error(folder):
         model, info = MODELS[part].from_pretrained(
@@ -92,7 +90,7 @@ def read_model(part: str, folder: Path, *, extras_matter: bool = True, **options
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused below, by name
+            ignore_mismatched_sizes=True,  # refused below, with their names
             **options,
         )
     missing = set(info["missing_keys"])
@@ -101,33 +99,31 @@ def read_model(part: str, folder: Path, *, extras_matter: bool = True, **options
         model.has_memory = not memory <= missing
         missing -= memory if not model.has_memory else set()
     _refuse(folder, [f"{name} is missing" for name in sorted(missing)], "tensors are missing")
-    wrong = [
-        f"{name} is {tuple(found)} where {tuple(wanted)} is wanted" for name, found, wanted in sorted(info["mismatched_keys"])
-    ]
-    _refuse(folder, wrong, "tensors are of another size")
+    wrong = [f"{name} has shape {tuple(found)}, not {tuple(wanted)}" for name, found, wanted in sorted(info["mismatched_keys"])]
+    _refuse(folder, wrong, "tensors have the wrong shape")
     if extras_matter:
-        strange = [f"{name!r} is no part of this model" for name in sorted(info["unexpected_keys"])]
-        _refuse(folder, strange, "tensors are not its own")
+        strange = [f"{name!r} is not part of this model" for name in sorted(info["unexpected_keys"])]
+        _refuse(folder, strange, "tensors are not part of it")
     return model
 
 
 def check_model(part: str, folder: Path) -> None:
-    """Hold a folder's files against its configuration. No tensor is read where accelerate is installed.
+    """Checks a folder's files against its config. Reads no tensors if accelerate is installed.
 
     Raises:
-        WeightsError: as `read_model`.
+        WeightsError: as in `read_model`.
     """
     options: dict[str, Any] = {"device_map": "meta"} if is_accelerate_available() else {}
     read_model(part, folder, dtype="auto", **options)
 
 
 def memory_names(sam2: Any) -> set[str]:
-    """The tensors of a Sam2VideoModel that only propagation uses."""
+    """Returns the names of the tensors of a Sam2VideoModel that only propagation uses."""
     return {name for name in sam2.state_dict() if name.split(".", maxsplit=1)[0] in MEMORY}
 
 
 def _refuse(folder: Path, faults: Collection[str], what: str) -> None:
-    """Raise where there are faults: the first, and how many there are."""
+    """Raises WeightsError with the first fault and the number of faults, if there are any."""
     if faults:
         count = f" ({len(faults)} {what})" if len(faults) > 1 else ""
         raise WeightsError(f"{folder}: {next(iter(faults))}{count}", hint=NOT_WHOLE)
@@ -135,22 +131,22 @@ def _refuse(folder: Path, faults: Collection[str], what: str) -> None:
 
 @contextmanager
 def as_weights_error(folder: Path) -> Iterator[None]:
-    """What the libraries raise over damaged or missing files, as one line. They raise anything, tokenizers bare Exceptions."""
+    """Turns the libraries' errors for damaged or missing files into a WeightsError of one line."""
     try:
         yield
     except (VadcliError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:
+    except Exception as error:  # the libraries raise all types, tokenizers even a bare Exception
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             raise
         words = " ".join(str(error).split()) or type(error).__name__
-        hint = "`vadcli weights verify` names a LAVIDA folder's damaged files; else fetch or make it anew"
+        hint = "find damaged files with `vadcli weights verify`, or fetch or build the folder again"
         raise WeightsError(f"{folder}: can't be loaded: {words[:300]}", hint=hint) from error
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars and no advice from transformers on stderr."""
+    """Keeps progress bars and advice of transformers off stderr."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -163,9 +159,8 @@ def quiet() -> Iterator[None]:
 
 
 PARTS = ("mllm", "text", "sam2")
-OWN = "lavida.safetensors"
 OWN_PARTS = ("projector.", "mllm.sight.", "mllm.pooling.")
-"""What no base model has, by the beginnings of the names in Lavida's state dict."""
+"""Prefixes, in Lavida's state dict, of the tensors that no base model has."""
 ADAPTERS = "lora"
 SEG_STD = 0.02
 QWEN_IDS = {
@@ -178,32 +173,34 @@ ENDS = {"bos_token_id": QWEN_SPECIALS[0], "eos_token_id": TURN_END}
 CLIP_IDS = {"bos_token_id": CLIP_SPECIALS[0], "eos_token_id": CLIP_SPECIALS[1], "pad_token_id": CLIP_SPECIALS[1]}
 UNTRAINED_HINT = (
     "no public LAVIDA checkpoint exists yet: train one with `vadcli train`, use --detector motion, "
-    "or scan with random weights by --allow-untrained"
+    "or scan with random weights (--allow-untrained)"
 )
 
 
 def read_config(folder: Path) -> LavidaConfig:
-    """The folder's configuration.
+    """Returns the config of a folder.
 
     Raises:
-        WeightsError: there is none, or it can't be used.
+        WeightsError: there is no config, or it can't be used.
     """
     path = folder / "config.json"
     try:
         return LavidaConfig.from_json(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise WeightsError(
-            f"{folder}: not a LAVIDA folder: {path.name}: {error.strerror}", hint="`vadcli weights import` makes one"
+            f"{folder}: not a LAVIDA folder: {path.name}: {error.strerror}", hint="`vadcli weights import` builds one"
         ) from error
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: {' '.join(str(error).split())}", hint="is it from another version of vadcli?") from error
 
 
 def check(folder: Path, *, allow_untrained: bool) -> LavidaConfig:
-    """The folder's configuration, where it can be scanned with; loads no weights. It is trained where the own part says so too.
+    """Returns the config of a folder that can be used to scan; loads no weights.
+
+    `trained` is True only if config.json and the own part both say so.
 
     Raises:
-        WeightsError: a part is missing, or the own part was never trained and nobody allowed that.
+        WeightsError: a part is missing, or the own part is untrained and that is not allowed.
     """
     config = read_config(folder)
     missing = [part for part in PARTS if not (folder / part / "config.json").is_file()]
@@ -219,10 +216,10 @@ def check(folder: Path, *, allow_untrained: bool) -> LavidaConfig:
 
 
 def image_size(folder: Path) -> int:
-    """Side of SAM2's square in pixels, by its config.json alone.
+    """Returns the side of SAM2's input square in pixels. Only reads its config.json.
 
     Raises:
-        WeightsError: it can't be read.
+        WeightsError: config.json has no usable size.
     """
     path = folder / "sam2" / "config.json"
     hint = "is it a transformers SAM2 folder?"
@@ -230,9 +227,9 @@ def image_size(folder: Path) -> int:
         document = json.loads(path.read_text(encoding="utf-8"))
         side = document.get("image_size") or document["vision_config"]["backbone_config"]["image_size"][0]
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-        raise WeightsError(f"{path}: says no image_size ({error})", hint=hint) from error
+        raise WeightsError(f"{path}: has no usable image_size ({error})", hint=hint) from error
     if type(side) is not int or side < 1:
-        raise WeightsError(f"{path}: image_size {side!r} is no number of pixels", hint=hint)
+        raise WeightsError(f"{path}: image_size {side!r} is not a number of pixels", hint=hint)
     return side
 
 
@@ -244,10 +241,12 @@ def load(
     allow_untrained: bool = False,
     attention: str = "sdpa",
 ) -> Lavida:
-    """The model of a folder, ready to score. An own part that was never trained is drawn from the config's seed.
+    """Returns the model of a folder, ready to score.
+
+    If the folder has no own part, it is drawn at random from the config's seed.
 
     Raises:
-        WeightsError: a part is missing, damaged, of another size, or untrained without leave.
+        WeightsError: a part is missing, damaged, of the wrong size, or untrained but must not be.
     """
     config = check(folder, allow_untrained=allow_untrained)
     qwen = read_model("mllm", folder / "mllm", dtype=dtype, attn_implementation=attention)
@@ -258,19 +257,19 @@ def load(
         if (folder / ADAPTERS).is_dir():
             qwen = _merged(qwen, folder / ADAPTERS)
         model = _assemble(config, qwen=qwen, clip=clip, sam2=sam2, tokenizer=tokenizer, words=words)
-        if (folder / OWN).is_file():
-            _overlay(model, folder / OWN)
+        if (folder / weights.OWN_NAME).is_file():
+            _overlay(model, folder / weights.OWN_NAME)
         else:
             _draw_seg(model)
     return model.to(device=device, dtype=dtype).eval()
 
 
 def create(preset: str, folder: Path, *, seed: int = 0) -> LavidaConfig:
-    """Write a whole LAVIDA folder with random weights of a preset's sizes; the same seed gives the same bytes.
+    """Writes a LAVIDA folder with random weights. The same preset and seed give the same bytes.
 
     Raises:
         ValueError: there is no such preset.
-        OSError: it can't be written.
+        OSError: the folder can't be written.
     """
     config = load_preset(preset)
     save(random_model(config, seed=seed), folder, trained=False)
@@ -280,7 +279,7 @@ def create(preset: str, folder: Path, *, seed: int = 0) -> LavidaConfig:
 def random_model(
     config: LavidaConfig, *, seed: int = 0, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Lavida:
-    """A model of a preset's sizes with random weights, made on its device; with the small tokenizers."""
+    """Returns a model with random weights and the small tokenizers, created on its device."""
     parts = config.parts
     with torch.random.fork_rng(devices=_cuda_devices(device)), torch.device(device), quiet():
         torch.manual_seed(seed)
@@ -298,12 +297,12 @@ def random_model(
 
 
 def _ids(tokenizer: Any, names: Mapping[str, str]) -> dict[str, int]:
-    """A configuration's fields of token ids. Their defaults are those of the public tokenizers, far outside a small one."""
+    """Returns a config's token id fields. The defaults are far outside a small vocabulary."""
     return {name: int(tokenizer.convert_tokens_to_ids(token)) for name, token in names.items()}
 
 
 def save(model: Lavida, folder: Path, *, trained: bool) -> None:
-    """Write a model whole, base parts included, and its checksums last."""
+    """Writes the whole model, with its base models, and finally the checksums."""
     folder.mkdir(parents=True, exist_ok=True)
     with quiet():
         model.mllm.qwen.save_pretrained(folder / "mllm")
@@ -312,7 +311,7 @@ def save(model: Lavida, folder: Path, *, trained: bool) -> None:
         model.tokenizer.save_pretrained(folder / "mllm")
         model.text.tokenizer.save_pretrained(folder / "text")
     own = {name: value.contiguous() for name, value in model.state_dict().items() if name.startswith(OWN_PARTS)}
-    save_file(own, folder / OWN, metadata={"trained": str(trained).lower()})
+    save_file(own, folder / weights.OWN_NAME, metadata={"trained": str(trained).lower()})
     document = {**model.config.to_json(), "trained": trained, "parts": {}}
     (folder / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     weights.share(folder)
@@ -320,7 +319,7 @@ def save(model: Lavida, folder: Path, *, trained: bool) -> None:
 
 
 def _save_sam2(masks: Any, folder: Path) -> None:
-    """Write SAM2; a memory that was never read is not written either, or it would pass for a real one."""
+    """Writes SAM2, without its memory if that was never read: it is random but would look real."""
     memory = set() if masks.has_memory else memory_names(masks.sam2)
     kept = {name: value for name, value in masks.sam2.state_dict().items() if name not in memory}
     masks.sam2.save_pretrained(folder, state_dict=kept)
@@ -328,7 +327,7 @@ def _save_sam2(masks: Any, folder: Path) -> None:
 
 @torch.no_grad()
 def _draw(model: Lavida, gain: float) -> None:
-    """Draw all weights anew, from torch's current generator."""
+    """Draws all weights again, from torch's current generator."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d):
             nn.init.xavier_normal_(module.weight, gain=gain)
@@ -337,7 +336,7 @@ def _draw(model: Lavida, gain: float) -> None:
 
 
 def _assemble(config: LavidaConfig, *, qwen: Any, clip: Any, sam2: Any, tokenizer: Any, words: Any) -> Lavida:
-    """Put the boxes together; the projector is drawn from the config's seed."""
+    """Builds the model from its parts; draws the projector from the config's seed."""
     seg = add_seg(tokenizer)
     table = qwen.get_input_embeddings().weight
     if seg >= len(table):
@@ -360,24 +359,24 @@ def _assemble(config: LavidaConfig, *, qwen: Any, clip: Any, sam2: Any, tokenize
 
 @torch.no_grad()
 def _draw_seg(model: Lavida) -> None:
-    """Draw the embedding of `<SEG>` from the config's seed, where nobody has trained it."""
+    """Draws the untrained embedding of `<SEG>` from the config's seed."""
     table = model.mllm.qwen.get_input_embeddings().weight
     generator = torch.Generator().manual_seed(model.config.seed)
     table[model.tokenizer.convert_tokens_to_ids(SEG)] = torch.randn(table.shape[1], generator=generator).to(table) * SEG_STD
 
 
 def _overlay(model: Lavida, path: Path) -> None:
-    """Put trained tensors over the base models'."""
+    """Loads the own part, whose tensors may replace those of the base models."""
     found = load_file(path)
     own = model.state_dict()
     strange = sorted(set(found) - set(own))
     if strange:
-        raise WeightsError(f"{path}: {strange[0]!r} is no part of this model", hint="was it trained with another preset?")
+        raise WeightsError(f"{path}: {strange[0]!r} is not part of this model", hint="was it trained with another preset?")
     wrong = [name for name in found if found[name].shape != own[name].shape]
     if wrong:
         name = sorted(wrong)[0]
         raise WeightsError(
-            f"{path}: {name} is {tuple(found[name].shape)} where {tuple(own[name].shape)} is wanted",
+            f"{path}: {name} has shape {tuple(found[name].shape)}, not {tuple(own[name].shape)}",
             hint="was it trained with another preset?",
         )
     lacking = [name for name in own if name.startswith(OWN_PARTS) and name not in found]
@@ -395,6 +394,6 @@ def _merged(qwen: Any, folder: Path) -> Any:
 
 
 def _cuda_devices(device: torch.device | str) -> list[int]:
-    """The devices whose random state must be kept, for torch.random.fork_rng."""
+    """Returns the devices whose random state torch.random.fork_rng must restore."""
     chosen = torch.device(device)
     return [chosen.index or 0] if chosen.type == "cuda" else []

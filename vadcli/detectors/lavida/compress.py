@@ -1,21 +1,13 @@
-"""Visual token compression by reverse attention (paper 3.4): L tokens of a clip become about ratio · L, no weights involved.
+"""Compresses the L visual tokens of a clip to about ratio · L (reverse attention, paper 3.4).
 
-Densities -> the densest tokens are the background's references -> every token goes to its nearest reference -> each reference
-becomes a softmax-weighted sum of its tokens in which what resembles it least counts most.
+The densest tokens, which show the background, become references. Each token is assigned to its
+nearest reference. Each reference becomes a softmax-weighted sum of its tokens, in which the least
+similar ones count most. No weights are involved. Merging has a gradient, selecting has not.
+Everything is computed in float64 and cast back, so that the result doesn't depend on the order of
+a GPU's additions, on autocast or on TF32.
 
-Selecting carries no gradient, merging does. Whatever dtype comes in, everything is computed in float64 and cast back: then
-the order in which a GPU happens to add up doesn't show, and neither autocast nor TF32 applies.
-
-Distances are as exact as differences of coordinates, at the price of a matrix product: the product of the centred tokens
-gives a *lower bound* of every squared distance (its rounding error is bounded), the few columns of the lowest bounds are
-measured by their differences, and where the last of these bounds doesn't prove that no nearer column was left out, the row is
-measured against all of them.
-
-What a model made from nothing has in place of, and beside, Qwen2-VL's own parts: none of it is the paper's.
-
-A vision tower and a language model of a few million weights don't learn to see from a few thousand clips. So the small model's
-language model reads what SAM2's image encoder sees (`SharedSight`), and each name's own verdict is gathered into `<SEG>`
-(`NamePooling`). The base presets use neither.
+SharedSight and NamePooling are not in the paper. A small model needs them, because a few thousand
+clips can't teach it a vision tower. The base presets don't use them.
 """
 
 from __future__ import annotations
@@ -32,22 +24,23 @@ Positions = Literal["mrope", "sequential"]
 Method = Literal["reverse_attention", "mean", "densest", "least_dense", "random"]
 
 EPSILON = 1e-10  # keeps the density of equal tokens finite
-SPARE = 8  # columns measured beyond the neighbours asked for: more of them, fewer rows that need them all
-DEPTH = 512  # coordinates widened to float64 at a time
+SPARE = 8  # extra columns measured per row; more of them mean fewer rows that need all
+DEPTH = 512  # coordinates converted to float64 at a time
 
 
 @dataclass(frozen=True)
 class CompressionOptions:
-    """How strongly and by what neighbourhoods a clip's visual tokens are compressed.
+    """How much, and how, a clip's visual tokens are compressed.
 
     Args:
-        ratio: share of the tokens to keep, in (0, 1]; 1 keeps all as they are.
-        method: `reverse_attention`, the paper's; what it is compared with: `mean` gives each reference the plain mean of its
-            tokens, `densest` and `least_dense` keep such tokens as they are, `random` any, the same ones of every clip.
-        neighbours: k of the k nearest neighbours that the density is taken over, ≥ 1.
-        positions: what the kept tokens' rotary positions are: their own 3-D ones, or counted on in one dimension. Only whoever
-            places the tokens in the sequence reads it.
-        chunk: rows of the distance matrix held at a time, ≥ 1; changes memory and time, not the result.
+        ratio: share of the tokens to keep, in (0, 1]; 1 keeps all unchanged.
+        method: `reverse_attention` is the paper's. The others are for comparison: `mean` averages
+            each reference's tokens; `densest`, `least_dense` and `random` keep the densest, the
+            least dense or random tokens unchanged. The random positions are the same in all clips.
+        neighbours: k, the number of nearest neighbours that give the density, ≥ 1.
+        positions: rotary positions of the kept tokens: `mrope` keeps their 3-D positions,
+            `sequential` numbers them in one dimension. Not used in this file.
+        chunk: rows of the distance matrix per step, ≥ 1; changes memory and time, not the result.
     """
 
     ratio: float = 0.2
@@ -75,8 +68,8 @@ class Compressed:
 
     Args:
         tokens: (M, D), in the input's dtype.
-        kept: (M,) int64, ascending: which of the L tokens each one replaces.
-        owner: (L,) int64: which of the M each of the L tokens was merged into.
+        kept: (M,) int64, ascending: index in the L tokens of each reference.
+        owner: (L,) int64: index in the M tokens that each of the L tokens was merged into.
     """
 
     tokens: Tensor
@@ -85,14 +78,14 @@ class Compressed:
 
 
 def compress(tokens: Tensor, options: CompressionOptions) -> Compressed:
-    """Compress one clip's visual tokens.
+    """Returns one clip's visual tokens, compressed.
 
     Args:
         tokens: (L, D) floating point, finite, L ≥ 1.
-        options: ratio and neighbourhood.
+        options: ratio, method and neighbours.
 
     Raises:
-        ValueError: tokens is not a non-empty matrix.
+        ValueError: tokens is not a matrix, or is empty.
     """
     if tokens.dim() != 2 or tokens.shape[0] < 1:
         raise ValueError(f"tokens to compress have the shape {tuple(tokens.shape)}; give (L, D) with L ≥ 1")
@@ -111,7 +104,7 @@ def compress(tokens: Tensor, options: CompressionOptions) -> Compressed:
 
 
 def _chosen(tokens: Tensor, count: int, options: CompressionOptions) -> Tensor:
-    """(M,) int64 ascending: the tokens that stand for all."""
+    """Returns the references' indices, (M,) int64 ascending."""
     if options.method == "random":
         generator = torch.Generator().manual_seed(0)
         return torch.randperm(len(tokens), generator=generator)[:count].sort().values.to(tokens.device)
@@ -120,54 +113,64 @@ def _chosen(tokens: Tensor, count: int, options: CompressionOptions) -> Tensor:
 
 
 def compress_clips(tokens: Tensor, options: CompressionOptions) -> list[Compressed]:
-    """Compress B clips of one length, (B, L, D), each as if it were alone."""
+    """Compresses B clips of the same length, (B, L, D), independently of one another."""
     return [compress(clip, options) for clip in tokens]
 
 
 def kept_count(length: int, ratio: float) -> int:
-    """M = max(1, ⌊ratio · length⌋), of the ratio as it is written: 0.29 of 100 tokens are 29, though 0.29 * 100 is below 29."""
+    """Returns M = max(1, ⌊ratio · length⌋), exact for the ratio's decimal digits.
+
+    0.29 of 100 tokens are 29, although 0.29 * 100 is below 29 in floating point.
+    """
     return max(1, math.floor(Fraction(repr(float(ratio))) * length))
 
 
 @torch.no_grad()
 def densities(tokens: Tensor, neighbours: int, chunk: int) -> Tensor:
-    """Local reachability density of each token (LOF's): k / Σ over its k nearest of max(k-distance of the neighbour, distance).
+    """Returns each token's local reachability density, as in LOF (local outlier factor).
+
+    It is k / Σ max(the neighbour's k-distance, distance), summed over the k nearest neighbours.
 
     Args:
         tokens: (L, D), L ≥ 1.
-        neighbours: k; min(k, L - 1) where there are fewer others. Among equally near ones the lower index is the nearer.
-        chunk: rows of the distance matrix held at a time.
+        neighbours: k; at most L - 1 are used. Of equally near tokens, the lower index wins.
+        chunk: rows of the distance matrix per step.
 
     Returns:
         (L,) float64, all 1 for a single token.
     """
     if tokens.shape[0] == 1:
         return torch.ones(1, dtype=torch.float64, device=tokens.device)
-    # Equals are at distance 0: after k + 1 of them a further copy is nobody's neighbour and has the neighbours of the copy
-    # before it. Without this a clip of black frames would have all its rows measured in full.
+    # Equal tokens are at distance 0. After the first k + 1 of them, a further copy is nobody's
+    # neighbour and has the same neighbours as the copy before it, so it can be left out. Otherwise
+    # every row of a clip of black frames would be compared with all columns.
     few, stand_in = _without_surplus_copies(tokens, neighbours + 1)
     tokens = tokens[few]
     k = min(neighbours, tokens.shape[0] - 1)
     nearest, squared = _nearest(tokens, tokens, k, chunk=chunk, but_self=True)  # (L', k) each
     distance = (squared / tokens.shape[1]).sqrt()
     k_distance = distance[:, -1]  # (L',)
-    reach = torch.maximum(k_distance[nearest], distance).sort(dim=1).values  # (L', k), sorted: equal terms, equal sums
+    reach = (
+        torch.maximum(k_distance[nearest], distance).sort(dim=1).values
+    )  # (L', k), sorted so that equal terms give equal sums
     return (k / (reach.sum(dim=1) + EPSILON))[stand_in]
 
 
 def references(density: Tensor, count: int) -> Tensor:
-    """Indices of the `count` densest tokens, (M,) ascending; of equally dense ones the lower indices."""
+    """Returns the indices of the `count` densest tokens, ascending; ties go to lower indices."""
     return torch.sort(density, descending=True, stable=True).indices[:count].sort().values
 
 
 @torch.no_grad()
 def assign(tokens: Tensor, kept: Tensor, chunk: int) -> Tensor:
-    """Which reference each token is nearest to: (L,) int64 in 0..M-1, of equally near ones the lower; a reference is its own.
+    """Returns the number of each token's nearest reference: (L,) int64 in 0..M-1.
+
+    Ties go to the lower number. A reference is assigned to itself.
 
     Args:
         tokens: (L, D).
         kept: (M,) the references' indices, ascending.
-        chunk: rows of the distance matrix held at a time.
+        chunk: rows of the distance matrix per step.
     """
     few, _ = _without_surplus_copies(tokens[kept], 1)
     nearest, _ = _nearest(tokens, tokens[kept[few]], 1, chunk=chunk)  # (L, 1)
@@ -177,15 +180,16 @@ def assign(tokens: Tensor, kept: Tensor, chunk: int) -> Tensor:
 
 
 def merge(tokens: Tensor, kept: Tensor, owner: Tensor, chunk: int = 1024) -> Tensor:
-    """Reverse attention of each reference over its own tokens: Σ softmax(-⟨reference, token⟩ / √D) · token.
+    """Merges tokens by reverse attention: Σ softmax(-⟨reference, token⟩ / √D) · token.
 
-    Exact and segment by segment: O(L · D), no (M, L) attention. Differentiable in the tokens.
+    The sum runs over a reference's own tokens, so the cost is O(L · D) and no (M, L) matrix is
+    needed. The result is exact and differentiable in the tokens.
 
     Args:
         tokens: (L, D).
         kept: (M,) the references' indices.
-        owner: (L,) which reference each token belongs to; every reference owns at least itself.
-        chunk: tokens widened to float64 at a time.
+        owner: (L,) which reference each token belongs to; each reference owns at least itself.
+        chunk: tokens converted to float64 at a time.
 
     Returns:
         (M, D) in the dtype of tokens.
@@ -203,7 +207,7 @@ def merge(tokens: Tensor, kept: Tensor, owner: Tensor, chunk: int = 1024) -> Ten
 
 
 def merge_evenly(tokens: Tensor, owner: Tensor, count: int) -> Tensor:
-    """The mean of the tokens that each of `count` references owns, (M, D) in the dtype of tokens."""
+    """Returns the mean of each reference's tokens, (count, D), in the dtype of tokens."""
     sums = tokens.new_zeros(count, tokens.shape[1], dtype=torch.float64).index_add(0, owner, tokens.double())
     return (sums / torch.bincount(owner, minlength=count)[:, None]).to(tokens.dtype)
 
@@ -213,15 +217,16 @@ def _slices(length: int, step: int) -> list[slice]:
 
 
 def _without_surplus_copies(tokens: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """At most the `most` first of equal tokens each.
+    """Keeps only the first `most` copies of each distinct token.
 
     Returns:
-        (L',) their indices, ascending; (L,) which of them each token is, or, for a surplus copy, the last equal one left.
+        (L',) indices of the tokens kept, ascending; (L,) for each token, its position among those
+        kept; a surplus copy has the position of the last copy kept.
     """
     bits = tokens.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tokens.element_size()])
     group = torch.unique(bits, dim=0, return_inverse=True)[1]  # (L,)
-    group, order = torch.sort(group, stable=True)  # equals beside one another, by index
-    start = torch.searchsorted(group, group)  # (L,) where each one's equals begin
+    group, order = torch.sort(group, stable=True)  # equal tokens together, ordered by index
+    start = torch.searchsorted(group, group)  # (L,) where each token's copies begin
     place = torch.arange(len(group), device=tokens.device)
     representative = torch.empty_like(order)
     representative[order] = order[torch.minimum(place, start + most - 1)]
@@ -231,14 +236,19 @@ def _without_surplus_copies(tokens: Tensor, most: int) -> tuple[Tensor, Tensor]:
 
 
 def _nearest(rows: Tensor, columns: Tensor, count: int, *, chunk: int, but_self: bool = False) -> tuple[Tensor, Tensor]:
-    """The `count` columns nearest to each row, nearest first, and of equally near ones the lower index first.
+    """Returns the `count` columns nearest to each row, nearest first; ties go to the lower index.
+
+    Distances are as exact as differences of coordinates, but most are avoided. One matrix product
+    gives a lower bound of each squared distance. Only the columns with the lowest bounds are
+    measured exactly. If these bounds don't prove that no nearer column was left out, all columns
+    of the row are measured.
 
     Args:
         rows: (R, D).
         columns: (C, D).
         count: at most C, or C - 1 with but_self.
-        chunk: rows at a time: memory is O(chunk · (C + D)).
-        but_self: rows and columns are the same tokens, and none is its own neighbour.
+        chunk: rows per step: memory is O(chunk · (C + D)).
+        but_self: rows and columns are the same tokens, and a token is not its own neighbour.
 
     Returns:
         (R, count) int64 indices; (R, count) float64 squared distances.
@@ -255,9 +265,9 @@ def _nearest(rows: Tensor, columns: Tensor, count: int, *, chunk: int, but_self:
         index, squared = _by_distance(rows[part], columns, candidates, count, itself)
         indices.append(index)
         distances.append(squared)
-        doubtful.append(~(squared[:, -1] < bound[:, -1]))  # ~: what is not a number is doubtful too
+        doubtful.append(~(squared[:, -1] < bound[:, -1]))  # not >=, so that NaN is doubtful too
     index, squared = torch.cat(indices), torch.cat(distances)
-    if count + SPARE < len(columns):  # else all were measured
+    if count + SPARE < len(columns):  # otherwise all columns were measured
         unproven = torch.cat(doubtful).nonzero()[:, 0]
         for part in _slices(len(unproven), chunk):
             some = unproven[part]
@@ -271,10 +281,11 @@ def _squared_sizes(tokens: Tensor, centre: Tensor, chunk: int) -> Tensor:
 
 
 def _lower_bounds(rows: Tensor, columns: Tensor, centre: Tensor, column_size: Tensor) -> Tensor:
-    """(R, C) float64, never above the squared distances.
+    """Returns lower bounds of the squared distances, (R, C) float64.
 
-    A product of D terms is off by at most D·u·|a|·|b| in whatever order it is added up (u: half the spacing at 1), |a - b|²
-    worked out as |a|² + |b|² - 2ab by at most (D + 8)·u·(|a| + |b|)² ≤ 2·(D + 8)·u·(|a|² + |b|²). Twice that is taken off.
+    With u as half the spacing of floats at 1, a sum of D products is wrong by at most
+    D·u·|a|·|b|, in any order of addition. So |a|² + |b|² - 2ab differs from |a - b|² by at most
+    (D + 8)·u·(|a| + |b|)² ≤ 2·(D + 8)·u·(|a|² + |b|²). Twice that is subtracted.
     """
     slack = 4 * (rows.shape[1] + 8) * torch.finfo(torch.float64).eps / 2
     row_size = _squared_sizes(rows, centre, len(rows))
@@ -285,8 +296,8 @@ def _lower_bounds(rows: Tensor, columns: Tensor, centre: Tensor, column_size: Te
 
 
 def _by_distance(rows: Tensor, columns: Tensor, candidates: Tensor, count: int, itself: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The `count` nearest of each row's candidates (R, N), by the differences of their coordinates; see _nearest."""
-    candidates = candidates.sort(dim=1).values  # so that the stable sort below leaves ties to the lower index
+    """Returns the `count` nearest of each row's candidates (R, N), measured exactly."""
+    candidates = candidates.sort(dim=1).values  # ties go to the lower index below
     wide = rows.double()
     measured = [(columns[column].double().sub_(wide)).square_().sum(dim=1) for column in candidates.unbind(1)]
     squared = torch.stack(measured, dim=1)  # (R, N)
@@ -297,7 +308,7 @@ def _by_distance(rows: Tensor, columns: Tensor, candidates: Tensor, count: int, 
 
 
 def _search_all(rows: Tensor, columns: Tensor, count: int, itself: Tensor | None) -> Tensor:
-    """(R, count) nearest columns by the differences to all of them; see _nearest. Slow: only for the rows that need it."""
+    """Returns the (R, count) nearest of all columns, measured exactly. Slow; see _nearest."""
     distance = torch.cdist(rows.double(), columns.double(), compute_mode="donot_use_mm_for_euclid_dist")  # (R, C)
     if itself is not None:
         distance.scatter_(1, itself[:, None], math.inf)
@@ -310,14 +321,15 @@ WAVES = 4
 
 
 class SharedSight(nn.Module):
-    """Visual tokens from SAM2's embedding F: one a frame and cell, with how it changes and where it is.
+    """Makes visual tokens from SAM2's embedding F: one per frame and grid cell.
 
-    Change and place are part of a token before compression, so that they outlive the merging of tokens.
+    A token says what its cell shows, how it changes and where it is. Change and position are
+    added before compression, so that merging tokens doesn't lose them.
 
     Args:
         image_width: channels of F.
         llm_width: D.
-        motion_width: channels of the convolutions over time and picture.
+        motion_width: channels of the convolutions over time and space.
     """
 
     def __init__(self, *, image_width: int, llm_width: int, motion_width: int) -> None:
@@ -336,7 +348,7 @@ class SharedSight(nn.Module):
         return tokens.flatten(1, 3)
 
     def motion(self, pixels: Tensor) -> Tensor:
-        """How each cell changes: normed features (B, T, h, w, C_img) -> (B, T, h, w, motion_width)."""
+        """How each cell changes: (B, T, h, w, C_img) normalised -> (B, T, h, w, motion_width)."""
         states = self.narrow(pixels).movedim(-1, 1)  # (B, m, T, h, w)
         for convolution in self.changes:
             states = states + nn.functional.gelu(convolution(states))
@@ -345,7 +357,9 @@ class SharedSight(nn.Module):
 
 
 class NamePooling(nn.Module):
-    """`<SEG>`'s hidden state and the sum of the names', each weighed by how likely the name is there by its own state.
+    """Adds the categories' hidden states to that of `<SEG>`.
+
+    Each is weighted by the probability that its category is present, predicted from the state.
 
     Args:
         width: D.
@@ -356,13 +370,16 @@ class NamePooling(nn.Module):
         self.presence = nn.Linear(width, 1)
 
     def forward(self, seg: Tensor, names: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, D), (B, C, D) -> gathered (B, D), presence logits (B, C)."""
+        """(B, D), (B, C, D) -> sum (B, D), presence logits (B, C)."""
         logits = self.presence(names)[..., 0]
         return seg + (logits.sigmoid()[..., None] * names).sum(dim=1), logits
 
 
 def _waves(frames: int, rows: int, columns: int, device: torch.device) -> Tensor:
-    """(T, h, w, 6 · WAVES): sines and cosines of time, row and column, each from half a wave to four over its length."""
+    """Returns the position encoding, (T, h, w, 6 · WAVES): sines and cosines of time, row, column.
+
+    The frequencies double, from half a wave to four waves over the length of the axis.
+    """
     parts = []
     for axis, length in enumerate((frames, rows, columns)):
         at = (torch.arange(length, device=device) + 0.5) / length * torch.pi

@@ -1,4 +1,4 @@
-"""What a LAVIDA model is apart from its weights: sizes, prompt, sampling and gates, as data that is stored beside them."""
+"""The config of a LAVIDA model (sizes, prompt, sampling, gates), stored next to its weights."""
 
 from __future__ import annotations
 
@@ -17,17 +17,21 @@ FORMAT_VERSION = 1
 SEG = "<SEG>"
 MaskGate = Literal["hard", "soft", "off"]
 QWEN_PX = 28
-"""Qwen2-VL's sides are multiples of this: patches of 14 px, merged two by two."""
+"""The sides of Qwen2-VL's frames are multiples of this: 14 px patches, merged two by two."""
+
+STATIC_DISTANCE = 0.01
+"""Mean cosine distance below which a patch is static, as in the authors' code."""
 
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """The one prompt of all runs (paper 3.5).
+    """The prompt, the same in all runs (paper 3.5).
 
     Attributes:
-        question: {categories} stands for the names, joined by commas.
-        answer: forced, not generated; holds `<SEG>` once.
-        max_categories: names a prompt; longer lists are split into several prompts (the paper's own limit, Table 3).
+        question: {categories} is replaced by the categories, joined by commas.
+        answer: forced, not generated; contains `<SEG>` once.
+        max_categories: categories per prompt; longer lists are split into several prompts. The
+            paper's limit is 30 (Table 3).
     """
 
     question: str = "Detect the anomalies in this video. They may be: {categories}"
@@ -36,9 +40,9 @@ class PromptOptions:
 
     def __post_init__(self) -> None:
         if "{categories}" not in self.question:
-            raise ValueError(f"the question {self.question!r} has no place for {{categories}}")
+            raise ValueError(f"the question {self.question!r} must contain {{categories}}")
         if self.answer.count(SEG) != 1:
-            raise ValueError(f"the answer {self.answer!r} must hold {SEG} once")
+            raise ValueError(f"the answer {self.answer!r} must contain {SEG} exactly once")
         if self.max_categories < 1:
             raise ValueError(f"max_categories {self.max_categories} must be at least 1")
 
@@ -48,8 +52,8 @@ class SamplingOptions:
     """Which frames the model sees.
 
     Attributes:
-        frames: T, sampled frames a clip; even, since Qwen2-VL pairs them in time.
-        rate_hz: sampled frames a second; the interval is round(fps / rate_hz).
+        frames: T, sampled frames per clip; even, since Qwen2-VL pairs them in time.
+        rate_hz: sampled frames per second; the interval is round(fps / rate_hz) frames.
     """
 
     frames: int = 8
@@ -57,7 +61,7 @@ class SamplingOptions:
 
     def __post_init__(self) -> None:
         if self.frames < 2 or self.frames % 2:
-            raise ValueError(f"{self.frames} frames a clip can't be paired in time: give an even number")
+            raise ValueError(f"{self.frames} frames per clip can't be paired in time: give an even number")
         if not self.rate_hz > 0:
             raise ValueError(f"rate_hz {self.rate_hz} must be above 0")
 
@@ -69,8 +73,8 @@ class PixelOptions:
     Attributes:
         min_px, max_px: area of a frame for Qwen2-VL at inference; sides become multiples of 28.
         train_min_px, train_max_px: the same in training.
-        static_threshold: drop patches that differ from the clip's first frame by less than this mean cosine distance before
-            the vision tower's blocks; None keeps all.
+        static_threshold: patches whose mean cosine distance to the clip's first frame is below this
+            are dropped before the vision tower's blocks; None keeps all.
     """
 
     min_px: int = 160 * QWEN_PX**2
@@ -82,12 +86,12 @@ class PixelOptions:
     def __post_init__(self) -> None:
         for low, high in ((self.min_px, self.max_px), (self.train_min_px, self.train_max_px)):
             if not QWEN_PX**2 <= low <= high:
-                raise ValueError(f"frame areas {low} to {high} px must ascend from {QWEN_PX**2}")
+                raise ValueError(f"frame areas {low} to {high} px: give at least {QWEN_PX**2}, the smaller one first")
 
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """Low-rank adapters of the language model (trained; merged when a model is loaded)."""
+    """Low-rank adapters of the language model, merged into it when a model is loaded."""
 
     rank: int = 8
     alpha: int = 16
@@ -97,12 +101,16 @@ class LoraOptions:
 
 @dataclass(frozen=True)
 class AdditionOptions:
-    """What a model made from nothing has beside the paper's parts; the base presets have none of it.
+    """Parts that the paper does not have, for small models trained from nothing.
+
+    The base presets use none of them.
 
     Attributes:
-        sight: visual tokens are SAM2's features in place of the vision tower's; see `shared_sight.SharedSight`.
-        motion_width: channels in which they tell change.
-        pooling: the names' own hidden states are gathered into `<SEG>`'s; see `shared_sight.NamePooling`.
+        sight: the language model reads SAM2's image features instead of the vision tower's; see
+            `SharedSight` in compress.py.
+        motion_width: number of channels that describe how these features change over time.
+        pooling: the hidden state of each category is added to that of `<SEG>`, weighted by how
+            likely the category is present; see `NamePooling` in compress.py.
     """
 
     sight: bool = False
@@ -112,9 +120,9 @@ class AdditionOptions:
 
 @dataclass(frozen=True)
 class PartSizes:
-    """Sizes of the three base models as their own transformers configurations' fields.
+    """Sizes of the three base models, as fields of their transformers configs.
 
-    A LAVIDA folder doesn't repeat them: there each part's own config.json counts.
+    Empty in a LAVIDA folder, where each base model has its own config.json.
     """
 
     mllm: Mapping[str, Any] = field(default_factory=dict)
@@ -128,14 +136,14 @@ class LavidaConfig:
 
     Attributes:
         name: the preset it was made from.
-        projector, compression, prompt, sampling, pixels, lora, additions: see there.
-        mask_gate: what becomes of the mask where the frame's object score says that nothing is there.
-        trained: True where the own part (projector, mask decoder, `<SEG>`) was trained.
-        seed: of an own part that is drawn instead.
-        random_gain: of the Xavier-normal weights of a model drawn whole, loud enough for pictures and words to reach its
-            scores; None leaves each part's own start, which suits training.
+        projector, compression, prompt, sampling, pixels, lora, additions: see their classes.
+        mask_gate: what happens to the mask of a frame whose object score says that it is empty.
+        trained: True if the own part (projector, mask decoder, `<SEG>`) was trained.
+        seed: seed of an own part that is drawn at random instead.
+        random_gain: gain of the Xavier-normal weights of a random model, large enough for frames
+            and words to affect its scores; None keeps each part's own initialisation, for training.
         parts: sizes of the base models; empty in a folder.
-        sources: where each part came from, for people.
+        sources: where each part came from, for information.
     """
 
     name: str
@@ -155,25 +163,25 @@ class LavidaConfig:
 
     def __post_init__(self) -> None:
         if self.mask_gate not in get_args(MaskGate):
-            raise ValueError(f"mask_gate {self.mask_gate!r} is none of {', '.join(get_args(MaskGate))}")
+            raise ValueError(f"mask_gate {self.mask_gate!r} is not one of {', '.join(get_args(MaskGate))}")
 
     def data_sets(self) -> frozenset[str]:
-        """Names of the data sets that its stages of training name in `sources`; none where nothing is said of them."""
+        """Returns the data sets named by the training stages in `sources`; may be empty."""
         try:
             return frozenset(str(item["name"]) for stage in self.sources["training"] for item in stage["recipe"]["data"])
         except (KeyError, TypeError, IndexError):
             return frozenset()
 
     def to_json(self) -> dict[str, Any]:
-        """As stored in config.json."""
+        """Returns the document that is stored in config.json."""
         return {"format_version": FORMAT_VERSION, **asdict(self)}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> LavidaConfig:
-        """The inverse of `to_json`; absent groups and fields have their defaults.
+        """Returns the config of a `to_json` document; missing groups and fields get their defaults.
 
         Raises:
-            ValueError: another format version, an unknown field, a value of another type or an impossible one.
+            ValueError: wrong format version, unknown field, or a value of the wrong type or range.
         """
         document = _value(Mapping, "config", document)
         version = document.get("format_version")
@@ -205,11 +213,11 @@ KINDS: dict[type[Any], str] = {
     tuple: "a list of texts",
     Mapping: "an object",
 }
-"""JSON's types for people."""
+"""JSON types in words, for error messages."""
 
 
 def _group(kind: type[Any], name: str, values: Any) -> Any:
-    """A dataclass from a JSON object; ValueError with the field where it can't be one."""
+    """Returns a dataclass made from a JSON object, or raises ValueError that names the field."""
     values = _value(Mapping, name, values)
     known = get_type_hints(kind)
     unknown = sorted(set(values) - set(known))
@@ -222,7 +230,10 @@ def _group(kind: type[Any], name: str, values: Any) -> Any:
 
 
 def _value(wanted: Any, name: str, value: Any) -> Any:
-    """A JSON value as its field's annotation wants it: a float may come without a point, a tuple comes as a list."""
+    """Returns a JSON value as the type of its field, or raises ValueError.
+
+    A float may be written without a point; a tuple is written as a list.
+    """
     choices = get_args(wanted) if isinstance(wanted, UnionType) else (wanted,)
     if value is None and type(None) in choices:
         return None
@@ -238,18 +249,18 @@ def _value(wanted: Any, name: str, value: Any) -> Any:
 
 
 def preset_names() -> list[str]:
-    """Names of the presets that come with vadcli."""
+    """Returns the names of the presets that come with vadcli."""
     folder = resources.files("vadcli.detectors.lavida").joinpath("presets")
     return sorted(entry.name.removesuffix(".json") for entry in folder.iterdir() if entry.name.endswith(".json"))
 
 
 def load_preset(name: str) -> LavidaConfig:
-    """The preset of that name.
+    """Returns the preset with this name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such preset.
     """
     if name not in preset_names():
-        raise ValueError(f"no preset is called {name!r}; there are {', '.join(preset_names())}")
+        raise ValueError(f"no preset is called {name!r}; choose from {', '.join(preset_names())}")
     text = resources.files("vadcli.detectors.lavida").joinpath("presets").joinpath(f"{name}.json").read_text(encoding="utf-8")
     return LavidaConfig.from_json(json.loads(text))

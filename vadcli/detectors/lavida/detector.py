@@ -1,4 +1,4 @@
-"""LAVIDA as the engine sees it: arrays in, arrays out. The bridge between a folder of weights, the devices and the scan."""
+"""The LAVIDA detector: connects the engine with a model folder and the devices that compute."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vadcli import weights
-from vadcli.detectors.lavida.config import LavidaConfig
+from vadcli.detectors.lavida.config import STATIC_DISTANCE, LavidaConfig
 from vadcli.errors import UsageError, WeightsError
 from vadcli.options import DetectorOptions, parse_categories
 from vadcli.options.groups import PRESET_MARK
@@ -47,16 +47,16 @@ DEFAULT_CATEGORIES = "@general"
 
 
 class LavidaDetector:
-    """Scores frames by how well they show what the categories say, in the user's own words; marks where.
+    """Scores how well frames show the user's categories, and marks where.
 
-    Building one reads the folder's config.json alone; `prepare` loads the weights.
+    Creating a detector only reads the folder's config.json; `prepare` loads the weights.
 
     Args:
         options: model, categories, device and how to compute.
 
     Raises:
-        UsageError: a category list that can't be read.
-        WeightsError: the model is not there, or was never trained and nobody allowed that.
+        UsageError: the category list can't be read.
+        WeightsError: the model does not exist, or is untrained and that is not allowed.
     """
 
     name = "lavida"
@@ -71,7 +71,7 @@ class LavidaDetector:
         self.options = options
         self.categories = parse_categories(options.categories or DEFAULT_CATEGORIES)
         if not self.categories:
-            raise UsageError(f"--categories {options.categories!r} names nothing", hint="leave it out to look for @general")
+            raise UsageError(f"--categories {options.categories!r} contains no category", hint="omit it to look for @general")
         self.folder, config = _find(options)
         self.config = _adjusted(config, options)
         sampling, side = self.config.sampling, self._image_size()
@@ -89,16 +89,16 @@ class LavidaDetector:
 
     @property
     def batch_size(self) -> int:
-        """Clips a call, as memory allows."""
+        """Clips per call: as in the options, or as many as fit into memory."""
         return self._batch_size
 
     @property
     def parallel(self) -> int:
-        """Two calls a GPU, one computing while the other's frames are copied; one on a CPU."""
+        """Calls at a time: one on a CPU; two per GPU: one computes while one copies frames."""
         return max(1, sum(worker.calls for worker in self._workers))
 
     def prepare(self) -> None:
-        """Load the model onto each device and ask how many clips it holds. Again does nothing."""
+        """Loads the model onto each device and finds how many clips fit. Later calls do nothing."""
         if self._workers:
             return
         from vadcli.detectors.lavida.running import devices_for
@@ -107,7 +107,7 @@ class LavidaDetector:
             log.info("no --categories: looking for %s (%s)", DEFAULT_CATEGORIES, ", ".join(self.categories))
         if len(self.categories) > self.config.prompt.max_categories:
             log.warning(
-                "%d categories are asked for in several prompts of at most %d; the highest score counts",
+                "%d categories are split into several prompts of at most %d; the highest score counts",
                 len(self.categories),
                 self.config.prompt.max_categories,
             )
@@ -115,7 +115,7 @@ class LavidaDetector:
             log.warning("%s was never trained: its scores, masks and categories mean nothing", self.options.model)
         elif self.config.data_sets() == {"synthetic"}:
             log.info(
-                "%s was trained on a synthetic world of shapes alone; it is no detector for real footage", self.options.model
+                "%s was only trained on a synthetic world of shapes; it is not a detector for real videos", self.options.model
             )
         for device in devices_for(self.options.device):
             self._workers.append(_Worker(self, device))
@@ -126,39 +126,39 @@ class LavidaDetector:
 
     @property
     def devices(self) -> tuple[torch.device, ...]:
-        """Where it computes; known after `prepare`."""
+        """The devices that compute; empty before `prepare`."""
         return tuple(worker.runner.device for worker in self._workers)
 
     @property
     def largest_step(self) -> int:
-        """Clips that every device computes at a time at most; shrinks where memory has run out."""
+        """The most clips that every device computes at once; shrinks when memory runs out."""
         return min(worker.runner.limit for worker in self._workers)
 
     def reconfigure(self, config: LavidaConfig) -> None:
-        """Compute by another config of the same sizes from now on, with the same weights; not while anything is scored."""
+        """Uses another config with the same sizes from now on. Not to be called during `score`."""
         self.config = config
         for worker in self._workers:
             worker.model.config = config
             worker.runner.reset_limit()
 
     def time_stages(self, clock: Clock) -> None:
-        """Run every stage of the work inside `clock(name)`, until another clock is set."""
+        """Runs each stage of the work inside `clock(name)`, until another clock is set."""
         for worker in self._workers:
             worker.model.clock = worker.runner.clock = clock
 
     def count_tokens(self, batch: ClipBatch) -> tuple[float, float]:
-        """(L, M): visual tokens a clip before and after compression, the mean over a batch."""
+        """Returns (L, M): mean visual tokens per clip of a batch, before and after compression."""
         self.prepare()
         worker = self._workers[0]
         before, after = worker.runner.run(worker.count_tokens, batch.frames)
         return float(before.mean()), float(after.mean())
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
-        """LAVIDA learns nothing of cameras."""
+        """Returns None: LAVIDA learns nothing about cameras."""
         return None
 
     def score(self, batch: ClipBatch) -> ClipScores:
-        """(B, T, 1) object-score logits and (B, T, h, w) pixel logits on the logit scale."""
+        """Returns (B, T, 1) object-score logits and (B, T, h, w) masks, on MaskScale.LOGIT."""
         self.prepare()
         worker = self._idle.get()
         try:
@@ -168,7 +168,7 @@ class LavidaDetector:
         return ClipScores(logits[..., None], masks)
 
     def attribute(self, batch: ClipBatch) -> FloatArray:
-        """(B, T, C) scores of each category asked for alone; the vision side is computed once."""
+        """Returns (B, T, C) scores, with one prompt per category; the images are encoded once."""
         self.prepare()
         worker = self._idle.get()
         try:
@@ -179,7 +179,7 @@ class LavidaDetector:
         return found
 
     def propagate(self, frames: ByteArray, known: Mapping[int, FloatArray]) -> FloatArray:
-        """Masks carried by SAM2's video memory; see `Propagator`."""
+        """Returns masks propagated by SAM2's video memory; see `Propagator`."""
         self.prepare()
         worker = self._idle.get()
         try:
@@ -188,16 +188,16 @@ class LavidaDetector:
             self._idle.put(worker)
 
     def finish(self, track: RawTrack) -> FrameScores:
-        """The object-score logit is the score's."""
+        """Returns the object-score logits as the logits of the frame scores."""
         return FrameScores(track.raw[:, 0].astype(np.float32))
 
     @property
     def weights(self) -> dict[str, str]:
-        """SHA-256 of the model folder by the model's name; empty with random weights."""
+        """{model name: SHA-256 of its folder}; empty for random weights."""
         return {self.config.name: weights.fingerprint(self.folder)} if self.folder else {}
 
     def fingerprint(self) -> dict[str, object]:
-        """Weights, precision and everything of the config that changes scores."""
+        """Returns the weights, the precision and everything in the config that changes scores."""
         from vadcli.detectors.lavida.running import devices_for, dtype_for
 
         config = asdict(self.config)
@@ -211,7 +211,7 @@ class LavidaDetector:
         }
 
     def load(self, device: torch.device) -> Lavida:
-        """The model on a device."""
+        """Loads the model onto a device."""
         import torch
 
         from vadcli.detectors.lavida import checkpoint
@@ -219,7 +219,8 @@ class LavidaDetector:
 
         dtype = dtype_for(self.options.precision, device)
         if dtype is torch.float32:
-            torch.backends.cudnn.allow_tf32 = False  # convolutions too: else fp32 would depend on the batch size
+            # By default convolutions use TF32, whose results depend on the batch size.
+            torch.backends.cudnn.allow_tf32 = False
         if self.folder is None:
             model = checkpoint.random_model(self.config, seed=self.config.seed, device=device, dtype=dtype)
         else:
@@ -238,7 +239,7 @@ class LavidaDetector:
         return model
 
     def _image_size(self) -> int:
-        """SAM2's side in pixels, without loading it."""
+        """Returns the side of SAM2's input in pixels, without loading it."""
         if self.folder is None:
             return int(self.config.parts.sam2.get("image_size", 1024))
         from vadcli.detectors.lavida.checkpoint import image_size
@@ -247,7 +248,7 @@ class LavidaDetector:
 
 
 class _Worker:
-    """One device with its model and its questions."""
+    """One device with its model and its prompts."""
 
     def __init__(self, detector: LavidaDetector, device: torch.device) -> None:
         from vadcli.detectors.lavida.running import Runner
@@ -261,7 +262,7 @@ class _Worker:
             self._questions: list[Question] = self.model.questions(detector.categories)
             self._alone = [question for name in detector.categories for question in self.model.questions([name])]
         except ValueError as error:
-            raise UsageError(f"--categories: {error}", hint="say it in plain words") from error
+            raise UsageError(f"--categories: {error}", hint="use plain words") from error
 
     def score(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
         verdict = self.model(frames, self._questions)
@@ -270,13 +271,13 @@ class _Worker:
     def attribute(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
         import torch
 
-        verdicts = self.model.each(self.model.watch(frames), self._alone)
+        verdicts = self.model.each(self.model.encode(frames), self._alone)
         return (torch.stack([verdict.object_logit.sigmoid() for verdict in verdicts], dim=-1),)
 
     def count_tokens(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
         import torch
 
-        visual = self.model.watch(frames).visual
+        visual = self.model.encode(frames).visual
         counts = torch.tensor([(clip.length, len(clip.tokens)) for clip in visual], dtype=torch.float64)
         return counts[:, 0], counts[:, 1]
 
@@ -285,7 +286,7 @@ class _Worker:
 
         logits = {number: (torch.from_numpy(mask) - 0.5) * (2 * MASK_LOGIT_LIMIT) for number, mask in known.items()}
         masks: FloatArray = self.runner.run_whole(
-            lambda film, batch: _on_scale(self.model.carry(film, logits, batch=batch)), frames
+            lambda video, batch: _on_scale(self.model.propagate(video, logits, batch=batch)), frames
         )
         return masks
 
@@ -296,22 +297,22 @@ class _Worker:
 
 
 def _on_scale(mask_logit: torch.Tensor) -> torch.Tensor:
-    """Pixel logits on the mask scale, 0 to 1."""
+    """Maps pixel logits to the mask scale, 0 to 1."""
     return mask_logit.clamp(-MASK_LOGIT_LIMIT, MASK_LOGIT_LIMIT) / (2 * MASK_LOGIT_LIMIT) + 0.5
 
 
 def _find(options: DetectorOptions) -> tuple[Path | None, LavidaConfig]:
-    """The model's folder and config; no folder where a preset's weights are to be drawn whole."""
+    """Returns the model's folder and config; the folder is None for a preset's random weights."""
     from vadcli.detectors.lavida import checkpoint
     from vadcli.detectors.lavida.config import load_preset, preset_names
 
     if options.model.startswith(PRESET_MARK):
         name = options.model.removeprefix(PRESET_MARK)
         if name not in preset_names():
-            raise UsageError(f"no preset is called {name!r}", hint=f"there are {', '.join(preset_names())}")
+            raise UsageError(f"no preset is called {name!r}", hint=f"choose from {', '.join(preset_names())}")
         if not options.allow_untrained:
             raise WeightsError(
-                f"{options.model}: a preset has no trained weights", hint="name a trained model, or --allow-untrained"
+                f"{options.model}: a preset has no trained weights", hint="name a trained model, or add --allow-untrained"
             )
         return None, load_preset(name)
     try:
@@ -324,25 +325,21 @@ def _find(options: DetectorOptions) -> tuple[Path | None, LavidaConfig]:
 
 
 def _adjusted(config: LavidaConfig, options: DetectorOptions) -> LavidaConfig:
-    """The stored config under the user's options."""
+    """Returns the stored config, changed by the user's options."""
     if options.compression is not None:
         config = replace(config, compression=replace(config.compression, ratio=options.compression))
     if options.mask_gate is not None:
         config = replace(config, mask_gate=options.mask_gate)  # type: ignore[arg-type]
     if options.drop_static and config.additions.sight:
-        hint = "leave --drop-static out: this model reads SAM2's features"
-        raise UsageError(f"{config.name}: has no vision tower whose patches could be dropped", hint=hint)
+        hint = "omit --drop-static: this model reads SAM2's features"
+        raise UsageError(f"{config.name}: there is no vision tower whose patches can be dropped", hint=hint)
     if options.drop_static and config.pixels.static_threshold is None:
-        config = replace(config, pixels=replace(config.pixels, static_threshold=STATIC_THRESHOLD))
+        config = replace(config, pixels=replace(config.pixels, static_threshold=STATIC_DISTANCE))
     return config
 
 
-STATIC_THRESHOLD = 0.01
-"""Mean cosine distance to the first frame's patch below which a patch counts as static, as in the authors' code."""
-
-
 def _attention(device: torch.device, dtype: torch.dtype) -> str:
-    """FlashAttention where it is installed and can run, else torch's own."""
+    """Returns FlashAttention if it is installed and can run, otherwise torch's own attention."""
     import torch
     from transformers.utils import is_flash_attn_2_available
 
@@ -351,14 +348,14 @@ def _attention(device: torch.device, dtype: torch.dtype) -> str:
 
 
 def _use_package(model: Lavida) -> None:
-    """Let the sam2 package run SAM2, with the same weights."""
+    """Replaces SAM2 by that of the sam2 package, with the same weights."""
     from vadcli.detectors.lavida.sam2_package import PackageMasks
     from vadcli.detectors.lavida.sam2_sizes import ConvTrunkConfig
 
     reference = model.masks.sam2  # type: ignore[attr-defined]
     trunk = reference.config.vision_config.backbone_config.model_type
     if trunk == ConvTrunkConfig.model_type:
-        raise UsageError(f"{model.config.name}: the sam2 package doesn't know its image encoder", hint="leave --sam2 out")
+        raise UsageError(f"{model.config.name}: the sam2 package doesn't know its image encoder", hint="omit --sam2")
     masks = PackageMasks(reference.config)
     masks.load_transformers_state(reference.state_dict())
     model.masks = masks.to(device=reference.device, dtype=reference.dtype).eval()

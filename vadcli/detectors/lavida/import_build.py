@@ -1,6 +1,7 @@
-"""Meta's SAM2.1 checkpoints as transformers folders: the same tensors under other names.
+"""Builds a LAVIDA folder from base models, for `vadcli weights import`.
 
-The folder itself, put together in a temporary place and renamed into the real one.
+The folder is built under a temporary name and renamed when it is complete. Meta's SAM2.1
+checkpoints are converted to transformers folders: the same tensors under other names.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from vadcli import weights
 from vadcli.detectors.lavida.import_sources import (
     ADAPTER_FILES,
     META_SUFFIXES,
-    OWN_NAME,
     Imported,
     Sources,
     check_extras,
@@ -42,9 +42,9 @@ from vadcli.store.atomic import Scratch
 if TYPE_CHECKING:
     from vadcli.detectors.lavida.config import LavidaConfig
 
-OLD_HINT = "is it a checkpoint of SAM2 before 2.1? fetch facebook/sam2.1-hiera-small"
+OLD_HINT = "is it older than SAM2.1? fetch facebook/sam2.1-hiera-small"
 
-# Meta's four sizes by (channels of the first stage, number of blocks), as the sam2 package's configurations have them.
+# Meta's four sizes by (channels of the first stage, number of blocks), as in the sam2 package.
 META_SIZES: dict[tuple[int, int], dict[str, Any]] = {
     (96, 12): {"blocks": (1, 2, 7, 2), "global_blocks": (5, 7, 9)},
     (96, 16): {"blocks": (1, 2, 11, 2), "global_blocks": (7, 10, 13)},
@@ -54,7 +54,7 @@ META_SIZES: dict[tuple[int, int], dict[str, Any]] = {
 
 
 def convert_meta(path: Path, folder: Path) -> None:
-    """Write Meta's SAM2.1 checkpoint as a folder of transformers' Sam2VideoModel.
+    """Converts Meta's SAM2.1 checkpoint to a folder of transformers' Sam2VideoModel.
 
     Raises:
         WeightsError: it is not one of Meta's SAM2.1 checkpoints.
@@ -74,7 +74,7 @@ def convert_meta(path: Path, folder: Path) -> None:
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for name in sorted(wanted.keys() | converted.keys()):
         if wanted.get(name) != (tuple(converted[name].shape) if name in converted else None):
-            raise WeightsError(f"{path}: {name} is missing or of another shape", hint=OLD_HINT)
+            raise WeightsError(f"{path}: {name} is missing or has the wrong shape", hint=OLD_HINT)
     model.load_state_dict(converted, assign=True)
     model.save_pretrained(folder)
 
@@ -86,7 +86,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
         if not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
             raise TypeError(path)
     except (OSError, RuntimeError, KeyError, TypeError, AttributeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        hint = "fetch Meta's file again; a pickle that holds more than tensors is refused"
+        hint = "fetch Meta's file again; a pickle with anything but tensors is refused"
         raise WeightsError(f"{path}: not Meta's SAM2.1 checkpoint", hint=hint) from error
     return dict(tensors)
 
@@ -104,20 +104,21 @@ def import_lavida(
     force: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> Imported:
-    """Build a LAVIDA folder.
+    """Builds a LAVIDA folder.
 
     Args:
-        preset: whose sizes, prompt and sampling the model has.
-        dest: the folder to make.
+        preset: gives the model's sizes, prompt and sampling.
+        dest: the folder to create.
         sources: where the parts are.
-        random_weights: draw base models that are not found, by the preset's sizes. Such a model detects nothing.
-        seed: of what is drawn.
-        force: replace a LAVIDA folder that is there.
-        say: is called with one line for what is going on.
+        random_weights: draw base models that are not found at random, in the preset's sizes. Such a
+            model detects nothing.
+        seed: seed of the random weights.
+        force: replace an existing LAVIDA folder.
+        say: called with one line of text at each step.
 
     Raises:
-        UsageError: no such preset, or `dest` is there.
-        WeightsError: a part is missing, damaged, of another size or a pickle.
+        UsageError: there is no such preset, or `dest` exists.
+        WeightsError: a part is missing, damaged, of the wrong size or a pickle.
         VadcliError: the disk is full, or `dest` can't be written.
     """
     from vadcli.detectors.lavida.checkpoint import quiet
@@ -156,7 +157,7 @@ def _build(
     seed: int,
     say: Callable[[str], None],
 ) -> None:
-    """Write every file of the folder but its checksums."""
+    """Writes every file of the folder except its checksums."""
     drawn = [part for part, source in found.items() if source is None]
     if drawn:
         from vadcli.detectors.lavida.checkpoint import create
@@ -166,7 +167,7 @@ def _build(
         result.notes.append(f"{', '.join(drawn)} drawn at random (seed {seed}): this model detects nothing until it is trained")
         result.converted += drawn
         if len(drawn) < len(found):
-            (folder / OWN_NAME).unlink(missing_ok=True)
+            (folder / weights.OWN_NAME).unlink(missing_ok=True)
     builders = {"mllm": place_model, "text": _build_text, "sam2": _build_sam2}
     for part, source in found.items():
         if source is not None:
@@ -177,9 +178,9 @@ def _build(
             _check_whole(part, source, folder / part)
     _fit_tokenizer(folder / "mllm", config, result)
     if sources.own is not None:
-        (folder / OWN_NAME).unlink(missing_ok=True)
+        (folder / weights.OWN_NAME).unlink(missing_ok=True)
         result.trained = weights.read_header(sources.own).metadata.get("trained") == "true"
-        place(sources.own, folder / OWN_NAME, result)
+        place(sources.own, folder / weights.OWN_NAME, result)
         if not result.trained:
             result.notes.append(f"{sources.own} doesn't say that it was trained: the folder counts as untrained")
     if sources.lora is not None:
@@ -192,7 +193,7 @@ def _build(
 
 
 def _check_whole(part: str, source: Path, folder: Path) -> None:
-    """Refuse a base model that lacks tensors, by the name of where it came from."""
+    """Raises WeightsError, with the name of its source, if a base model lacks tensors."""
     from vadcli.detectors.lavida.checkpoint import check_model
 
     try:
@@ -207,7 +208,7 @@ def _write_config(config: LavidaConfig, folder: Path) -> None:
 
 
 def _build_text(source: Path, folder: Path, result: Imported) -> None:
-    """The text half of a CLIP folder; a CLIP text folder as it is."""
+    """Extracts the text model from a CLIP folder, or copies a CLIP text folder unchanged."""
     if model_type(source) == "clip_text_model":
         place_model(source, folder, result)
         return
@@ -226,12 +227,12 @@ def _build_sam2(source: Path, folder: Path, result: Imported) -> None:
         result.converted.append("sam2")
         return
     if model_type(source) == "sam2":
-        result.notes.append(f"{source} is the image model: without a video memory, masks can't be propagated between frames")
+        result.notes.append(f"{source} is the image model: it has no video memory, so masks can't be propagated")
     place_model(source, folder, result)
 
 
 def _fit_tokenizer(folder: Path, config: LavidaConfig, result: Imported) -> None:
-    """Add `<SEG>` where the tokenizer lacks it, and see that the prompt can be written with it."""
+    """Adds `<SEG>` if the tokenizer lacks it, and checks that it can write the prompt."""
     import transformers
 
     from vadcli.detectors.lavida.checkpoint import as_weights_error
@@ -243,7 +244,7 @@ def _fit_tokenizer(folder: Path, config: LavidaConfig, result: Imported) -> None
         if SEG not in tokenizer.get_vocab():
             add_seg(tokenizer)
             tokenizer.save_pretrained(folder)
-            result.notes.append(f"{SEG} added to the tokenizer")
+            result.notes.append(f"{SEG} was added to the tokenizer")
         build_prompt(tokenizer, ["fire"], config.prompt)
     seg = int(tokenizer.convert_tokens_to_ids(SEG))
     shapes = (
@@ -255,12 +256,12 @@ def _fit_tokenizer(folder: Path, config: LavidaConfig, result: Imported) -> None
     rows = next(shapes, (0,))[0]
     if seg >= rows:
         result.notes.append(
-            f"{SEG} is token {seg} and the embedding has {rows} rows: it is enlarged whenever the model is loaded"
+            f"{SEG} is token {seg} and the embedding has {rows} rows: it is enlarged each time the model is loaded"
         )
 
 
 def _swap(new: Path, dest: Path, old: Path) -> None:
-    """Put `new` in the place of `dest`, which becomes `old`; where that fails, `dest` is as it was."""
+    """Renames `dest` to `old` and `new` to `dest`; if that fails, `dest` stays as it was."""
     dest.rename(old)
     try:
         new.rename(dest)
@@ -273,26 +274,26 @@ def _refuse_existing(dest: Path, *, force: bool) -> None:
     if not dest.exists() and not dest.is_symlink():
         return
     if not force:
-        raise UsageError(f"{dest}: is there already", hint="choose another folder with --to, or replace it with --force")
+        raise UsageError(f"{dest}: already exists", hint="choose another folder with --to, or replace it with --force")
     ours = dest.is_dir() and not dest.is_symlink() and (not any(dest.iterdir()) or "format_version" in read_config(dest))
     if not ours:
-        raise UsageError(f"{dest}: not a LAVIDA folder, so --force doesn't replace it", hint="remove it yourself")
+        raise UsageError(f"{dest}: not a LAVIDA folder, so --force does not replace it", hint="remove it yourself")
 
 
 @contextmanager
 def _disk_errors(dest: Path) -> Iterator[None]:
-    """What writing the folder fails with, as one line that names `dest` and what to do here."""
+    """Turns write errors into one line that names `dest` and says what to do."""
     try:
         yield
     except OutputError as error:
         reason = error.message.rpartition(": ")[2]
-        hint = "choose a folder that can be written with --to; nothing half-built is left"
-        raise OutputError(f"{dest}: can't be made: {reason}", hint=hint) from error
+        hint = "choose a writable folder with --to; no incomplete folder is left"
+        raise OutputError(f"{dest}: can't be created: {reason}", hint=hint) from error
     except VadcliError:
         raise
     except Exception as error:
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
         if full:
-            hint = "free space, or choose another folder with --to; nothing half-built is left"
+            hint = "free some space, or choose another folder with --to; no incomplete folder is left"
             raise VadcliError(f"{dest}: no space left on the device", hint=hint) from error
         raise

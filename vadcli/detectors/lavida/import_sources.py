@@ -1,6 +1,6 @@
-"""Files from their source into the folder that is being built: linked where possible, copied else.
+"""Finds and checks the sources of a LAVIDA folder's parts, before anything is built.
 
-Where the parts of a LAVIDA folder come from, looked over before anything is built.
+Also copies their files into the new folder, or links them if possible.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from vadcli.errors import VadcliError, WeightsError
 if TYPE_CHECKING:
     from vadcli.detectors.lavida.config import LavidaConfig
 
-OWN_NAME = "lavida.safetensors"
 TEXT_FILES = ("*.json", "*.txt", "*.jinja", "LICENSE*")
 
 
@@ -30,11 +29,11 @@ class Imported:
     """A LAVIDA folder that was built.
 
     Attributes:
-        folder: where.
-        trained: its own part was trained.
-        linked, copied: files that share their bytes with their source, or hold their own.
-        converted: parts that were rewritten or drawn.
-        notes: what else a person should know.
+        folder: the folder.
+        trained: True if its own part was trained.
+        linked, copied: files that are hard links to their source; files that are copies.
+        converted: parts that were converted or drawn at random.
+        notes: what else the user should know.
     """
 
     folder: Path
@@ -45,7 +44,7 @@ class Imported:
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """As `vadcli weights import --json` prints it."""
+        """Returns the document that `vadcli weights import --json` prints."""
         return {
             "folder": str(self.folder),
             "trained": self.trained,
@@ -57,7 +56,7 @@ class Imported:
 
 
 def place_model(source: Path, folder: Path, result: Imported) -> None:
-    """Put a transformers folder's safetensors, configuration and tokenizer into `folder`, which is there already."""
+    """Puts the safetensors, config and tokenizer of `source` into `folder`, which must exist."""
     for path in files_of(source, ("*.safetensors",)):
         place(path, folder / path.name, result)
     for path in files_of(source, TEXT_FILES):
@@ -65,8 +64,11 @@ def place_model(source: Path, folder: Path, result: Imported) -> None:
 
 
 def place(source: Path, target: Path, result: Imported, *, link: bool = True) -> None:
-    """Link or copy a file. What may be written to later must not be linked: the source would change with it."""
-    name = target.relative_to(target.parents[1] if target.name != OWN_NAME else target.parent).as_posix()
+    """Links or copies a file.
+
+    Don't link a file that may be changed later: the source would change with it.
+    """
+    name = target.relative_to(target.parents[1] if target.name != weights.OWN_NAME else target.parent).as_posix()
     if link:
         try:
             os.link(source.resolve(), target)
@@ -81,32 +83,32 @@ def place(source: Path, target: Path, result: Imported, *, link: bool = True) ->
 
 
 def files_of(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """The files of a folder whose names match, sorted."""
+    """Returns the files of a folder whose names match, sorted; never its checksums."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != weights.CHECKSUMS_NAME)
     return [folder / name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def can_link(path: Path, folder: Path) -> bool:
-    """Whether a file of weights is likely to become a link in `folder`: both lie on one file system."""
+    """Whether a weights file can probably be linked into `folder`: both are on one file system."""
     return path.suffix == ".safetensors" and path.stat().st_dev == folder.stat().st_dev
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """A model folder's config.json.
+    """Returns a model folder's config.json.
 
     Raises:
-        WeightsError: there is none that can be read.
+        WeightsError: it does not exist or can't be read.
     """
     try:
         document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        hint = "name a folder that transformers' save_pretrained wrote"
+        hint = "name a folder that was written by transformers' save_pretrained"
         raise WeightsError(f"{folder}: not a model folder: its config.json can't be read", hint=hint) from error
     return document if isinstance(document, dict) else {}
 
 
 def model_type(folder: Path) -> str:
-    """What transformers calls the folder's architecture."""
+    """Returns transformers' name of the folder's architecture."""
     return str(read_config(folder).get("model_type"))
 
 
@@ -118,14 +120,14 @@ META_SUFFIXES = (".pt", ".pth")
 
 @dataclass(frozen=True)
 class Sources:
-    """Where parts come from; what is None is looked up in the hub's cache, by the manifest.
+    """Where parts come from. Base models that are None are looked up in the hub's cache.
 
     Attributes:
         qwen: a transformers folder of Qwen2-VL.
         sam2: a transformers folder of SAM2.1, or Meta's own .pt file.
         clip: a transformers folder of CLIP, or of its text model.
         own: trained safetensors of LAVIDA's own part.
-        lora: a PEFT folder with adapters of the language model.
+        lora: a PEFT folder with adapters for the language model.
     """
 
     qwen: Path | None = None
@@ -135,15 +137,16 @@ class Sources:
     lora: Path | None = None
 
     def of(self, part: str) -> Path | None:
-        """The path given for mllm, text or sam2."""
+        """Returns the path of mllm, text or sam2, if given."""
         return {"mllm": self.qwen, "text": self.clip, "sam2": self.sam2}[part]
 
 
 def find_parts(config: LavidaConfig, sources: Sources, *, random_weights: bool) -> dict[str, Path | None]:
-    """Part -> its source, looked over; None where it is to be drawn.
+    """Returns {part: its checked source}; None for a part that will be drawn at random.
 
     Raises:
-        WeightsError: a part is not here and not to be drawn, or what is here is damaged, a pickle, another model or size.
+        WeightsError: a part is not on this machine and must not be drawn, or it is damaged, a
+            pickle, another model or of the wrong size.
     """
     known = weights.manifest()[config.name].parts if config.name in weights.manifest() else {}
     found: dict[str, Path | None] = {}
@@ -161,13 +164,13 @@ def find_parts(config: LavidaConfig, sources: Sources, *, random_weights: bool) 
     if missing and not random_weights:
         options = "/".join(OPTION[name.split(" ", maxsplit=1)[0]] for name in missing)
         pull = f"`vadcli weights pull {config.name}` fetches what is public, " if known else ""
-        hint = f"{pull}{options} names a local one, --random-weights draws it"
+        hint = f"{pull}{options} names a local one, --random-weights draws it at random"
         raise WeightsError(f"{config.name}: no base model for {', '.join(missing)} on this machine", hint=hint)
     return found
 
 
 def _check_part(part: str, source: Path, config: LavidaConfig) -> None:
-    """Refuse what is no such model, has no safetensors, is damaged or doesn't fit the preset's widths."""
+    """Raises WeightsError if a source is damaged, another model or not as wide as the preset."""
     if part == "sam2" and source.suffix in META_SUFFIXES:
         if not source.is_file():
             raise WeightsError(f"{source}: there is no such file", hint="name Meta's SAM2.1 .pt file or a transformers folder")
@@ -178,8 +181,8 @@ def _check_part(part: str, source: Path, config: LavidaConfig) -> None:
         raise WeightsError(f"{source}: its config.json says {kind!r}, not {wanted}", hint=f"check {OPTION[part]}")
     files = sorted(source.glob("*.safetensors"))
     if not files:
-        hint = "convert it with transformers' save_pretrained elsewhere; pickles are not read"
-        raise WeightsError(f"{source}: no safetensors in it", hint=hint)
+        hint = "convert it with transformers' save_pretrained; pickles are not read"
+        raise WeightsError(f"{source}: contains no .safetensors file", hint=hint)
     for path in files:
         weights.read_header(path)
     document = read_config(source)
@@ -188,12 +191,12 @@ def _check_part(part: str, source: Path, config: LavidaConfig) -> None:
     sizes = config.parts.mllm.get("text_config", {}) if part == "mllm" else config.parts.text if part == "text" else {}
     wanted_width = sizes.get("hidden_size", width)
     if width is not None and width != wanted_width:
-        hint = "choose the preset of that size, `vadcli weights list` names them"
-        raise WeightsError(f"{source}: {width} wide where {config.name} wants {wanted_width}", hint=hint)
+        hint = "choose the preset of that size; `vadcli weights list` shows them"
+        raise WeightsError(f"{source}: its width is {width}, but {config.name} needs {wanted_width}", hint=hint)
 
 
 def check_extras(sources: Sources) -> None:
-    """Look over the own part and the adapters.
+    """Checks the own part and the adapters.
 
     Raises:
         WeightsError: they are something else, or damaged.
@@ -202,22 +205,22 @@ def check_extras(sources: Sources) -> None:
         tensors = weights.read_header(sources.own).tensors
         if not any(name.startswith("projector.") for name in tensors):
             hint = "name the lavida.safetensors that `vadcli train` wrote"
-            raise WeightsError(f"{sources.own}: holds no projector: not LAVIDA's own part", hint=hint)
+            raise WeightsError(f"{sources.own}: has no projector, so it is not LAVIDA's own part", hint=hint)
     if sources.lora is not None:
         for name in ADAPTER_FILES:
             if not (sources.lora / name).is_file():
-                hint = "save it with PEFT's save_pretrained, as safetensors"
+                hint = "save it with PEFT's save_pretrained as safetensors"
                 raise WeightsError(f"{sources.lora}: not a PEFT adapter: it has no {name}", hint=hint)
         weights.read_header(sources.lora / ADAPTER_FILES[1])
 
 
 def need_room(config: LavidaConfig, found: Mapping[str, Path | None], sources: Sources, dest: Path) -> None:
-    """Refuse to begin where what has to be copied, converted or drawn is larger than the free space."""
+    """Raises VadcliError if the files to copy, convert or draw don't fit into the free space."""
     parent = next(folder for folder in dest.absolute().parents if folder.exists())
     known = weights.manifest()[config.name].parts if config.name in weights.manifest() else {}
     wanted = 0.0
     for part, source in found.items():
-        if source is None:  # in float32, twice what is published
+        if source is None:  # float32, twice the published size
             wanted += 2e9 * (weights.entry(known[part]).download_gb or 0.0) if part in known else 0.0
         else:
             files = [source] if source.is_file() else files_of(source, ("*.safetensors", *TEXT_FILES))
@@ -227,5 +230,5 @@ def need_room(config: LavidaConfig, found: Mapping[str, Path | None], sources: S
         wanted += sources.own.stat().st_size
     free = shutil.disk_usage(parent).free
     if wanted > free:
-        hint = "free space, or choose another folder with --to; on the disk of the sources nothing is copied"
-        raise VadcliError(f"{dest}: {wanted / 1e9:.1f} GB to write and {free / 1e9:.1f} GB free", hint=hint)
+        hint = "free some space, or choose a folder on the disk of the sources with --to; there, links suffice"
+        raise VadcliError(f"{dest}: needs {wanted / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free", hint=hint)

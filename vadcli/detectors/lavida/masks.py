@@ -1,8 +1,9 @@
-"""SAM2's image encoder and mask decoder (paper 3.8), every frame on its own and all frames of a batch in one call.
+"""SAM2's image encoder and mask decoder (paper 3.8), for all frames of a batch in one call.
 
-What comes in are normalised pixels and one prompt a frame, what goes out are an object score and mask logits a frame.
-No memory bank: each frame is a conditioning frame. `propagate.py` has the memory, `sam2_package.py` the same contract by
-Meta's package.
+The input is normalised pixels and one prompt per frame; the output is an object score and mask
+logits per frame. Frames do not influence each other: there is no memory bank, and each frame is a
+conditioning frame. `propagate.py` adds the memory; `sam2_package.py` implements the same protocol
+with Meta's package.
 """
 
 from __future__ import annotations
@@ -31,18 +32,20 @@ __all__ = [
     "sam2_config",
 ]
 
-NO_OBJECT_LOGIT = -1024.0  # what SAM2 writes into the masks of an absent object
+NO_OBJECT_LOGIT = -1024.0  # SAM2 writes this into the mask of an absent object
 
-Pyramid = tuple[Tensor, Tensor, Tensor]  # FPN levels: (N, 256, 4h, 4w), (N, 256, 2h, 2w), (N, 256, h, w)
+# FPN levels: (N, 256, 4h, 4w), (N, 256, 2h, 2w), (N, 256, h, w)
+Pyramid = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """What the encoder saw in N frames; h = w = image size / 16.
+    """The encoder's output for N frames; h = w = image size / 16.
 
     Attributes:
-        embedding: F, (N, 256, h, w), without SAM2's no-memory embedding: the projector reads it as it is.
-        position: F's sine position encoding, (1, 256, h, w).
+        embedding: F, (N, 256, h, w). SAM2's no-memory embedding is not added yet, because the
+            projector reads F without it.
+        position: sine position encoding of F, (1, 256, h, w).
         high: F_s0 (N, 32, 4h, 4w) and F_s1 (N, 64, 2h, 2w), projected for the decoder.
     """
 
@@ -54,12 +57,12 @@ class ImageFeatures:
         return len(self.embedding)
 
     def __getitem__(self, rows: slice | Tensor) -> ImageFeatures:
-        """Some of the frames, by slice, index tensor (K,) or boolean mask (N,)."""
+        """Selects frames by slice, index tensor (K,) or boolean mask (N,)."""
         return ImageFeatures(self.embedding[rows], self.position, (self.high[0][rows], self.high[1][rows]))
 
     @staticmethod
     def cat(parts: list[ImageFeatures]) -> ImageFeatures:
-        """The frames of all parts, in order; one part is returned uncopied."""
+        """Joins the frames of all parts, in order; a single part is returned without a copy."""
         if len(parts) == 1:
             return parts[0]
         high = (torch.cat([p.high[0] for p in parts]), torch.cat([p.high[1] for p in parts]))
@@ -68,12 +71,12 @@ class ImageFeatures:
 
 @dataclass(frozen=True)
 class MaskOutput:
-    """What the decoder says of N frames, in float32; M is 1, or 3 where three masks were asked for.
+    """The decoder's output for N frames in float32; M is 1 mask, or 3 with `multimask`.
 
     Attributes:
-        object_logit: (N,), above 0 where there is something to segment.
+        object_logit: (N,), above 0 if the frame has something to segment.
         mask_logit: (N, M, 4h, 4w), before any gate.
-        iou: (N, M), the decoder's own estimate of each mask's quality, 0 to 1.
+        iou: (N, M), the decoder's own estimate of the quality of each mask, 0 to 1.
     """
 
     object_logit: Tensor
@@ -82,37 +85,47 @@ class MaskOutput:
 
 
 class MaskModel(Protocol):
-    """An image encoder and mask decoder; `image_size` in pixels, `width` the channels of F and of a prompt."""
+    """An image encoder with a mask decoder.
+
+    Attributes:
+        image_size: S, the side of the input square in pixels.
+        width: number of channels of F and of a prompt.
+    """
 
     image_size: int
     width: int
 
     def encode(self, pixels: Tensor, *, chunk: int | None = None) -> ImageFeatures:
-        """Features of (N, 3, S, S) normalised pixels, `chunk` frames at a time (all at once by default)."""
+        """Encodes (N, 3, S, S) normalised pixels, `chunk` frames at a time; None: all at once."""
         ...
 
     def decode(
         self, features: ImageFeatures, prompt: Tensor, *, multimask: bool = False, dense: Tensor | None = None
     ) -> MaskOutput:
-        """Masks of all frames for a prompt each, (N, 1, width): one mask, or three with `multimask`.
+        """Decodes one mask per frame, or three with `multimask`.
 
-        `dense` (N, width, h, w) is added to the embedding of "no mask".
+        Args:
+            features: of N frames.
+            prompt: one prompt per frame, (N, 1, width).
+            multimask: return three masks per frame.
+            dense: (N, width, h, w), added to SAM2's embedding of "no mask".
         """
         ...
 
 
 class TransformersMasks(nn.Module):
-    """SAM2 by transformers. Its state dict is that of a Sam2VideoModel under `sam2.`.
+    """SAM2 as implemented in transformers; its state dict is a Sam2VideoModel's under `sam2.`.
 
-    Everything runs in the wrapped model's dtype, but for position encodings, which are computed in float32 and then cast.
-    Nothing here switches gradients off: freeze `sam2.vision_encoder` by `requires_grad_(False)`, and gradients still reach the
-    projections of the high-resolution features in `features`.
+    Everything runs in the dtype of the wrapped model, except position encodings, which are computed
+    in float32 and then cast. Gradients are never switched off here: if `sam2.vision_encoder` is
+    frozen with `requires_grad_(False)`, they still reach the decoder's projections in `features`.
 
     Args:
-        sam2: the model to wrap, changed in place: the prompt encoder's copy of the position matrix becomes the image's.
+        sam2: the model to wrap. It is changed in place: the prompt encoder's position matrix is
+            overwritten with the image's.
 
     Attributes:
-        has_memory: False where SAM2's video memory was not among its files, so that nothing can be propagated.
+        has_memory: False if the weights lack SAM2's video memory; masks cannot be propagated then.
     """
 
     def __init__(self, sam2: Any) -> None:
@@ -130,11 +143,14 @@ class TransformersMasks(nn.Module):
 
     @classmethod
     def from_config(cls, config: Sam2VideoConfig) -> TransformersMasks:
-        """A model with random weights, drawn from torch's current generator."""
+        """Returns a model with random weights, drawn from torch's current generator."""
         return cls(Sam2VideoModel(config))
 
     def train(self, mode: bool = True) -> TransformersMasks:
-        """As usual; the decoder's own flag stays down, because all it does is to switch off the choice of the stable mask."""
+        """Sets the mode as usual, but keeps the mask decoder in evaluation mode.
+
+        The decoder's training flag only switches off the choice of a stable mask.
+        """
         super().train(mode)
         self.sam2.mask_decoder.training = False
         return self
@@ -152,12 +168,18 @@ class TransformersMasks(nn.Module):
         )
 
     def pyramid(self, pixels: Tensor) -> Pyramid:
-        """(N, 3, S, S) normalised pixels -> FPN levels at strides 4, 8 and 16, before the decoder's projections."""
+        """Turns (N, 3, S, S) normalised pixels into FPN levels at strides 4, 8 and 16.
+
+        The decoder's projections are not applied yet.
+        """
         fine, middle, embedding = self.sam2.vision_encoder(pixels, return_dict=True).fpn_hidden_states
         return fine, middle, embedding
 
     def features(self, levels: Pyramid) -> ImageFeatures:
-        """FPN levels -> what the decoder and the projector read; both projections belong to the decoder and train with it."""
+        """Turns FPN levels into the features that the decoder and the projector read.
+
+        The two projections used here belong to the decoder and are trained with it.
+        """
         fine, middle, embedding = levels
         high = (self.sam2.mask_decoder.conv_s0(fine), self.sam2.mask_decoder.conv_s1(middle))
         position = self.sam2.vision_encoder.neck.position_encoding(embedding[:1].shape, embedding.device, embedding.dtype)
@@ -166,7 +188,10 @@ class TransformersMasks(nn.Module):
     def decode(
         self, features: ImageFeatures, prompt: Tensor, *, multimask: bool = False, dense: Tensor | None = None
     ) -> MaskOutput:
-        """See MaskModel.decode; with one mask, SAM2's stability choice replaces an unstable one by the best of the three."""
+        """See MaskModel.decode.
+
+        Without `multimask`, SAM2 replaces an unstable mask with the best of its three masks.
+        """
         embedding = features.embedding + self.sam2.no_memory_embedding.view(1, -1, 1, 1)
         sparse = with_padding_point(prompt.to(embedding.dtype), self.sam2.prompt_encoder.not_a_point_embed.weight)
         no_mask = self.sam2.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
@@ -177,22 +202,23 @@ class TransformersMasks(nn.Module):
     def heads(
         self, embedding: Tensor, high: tuple[Tensor, Tensor], sparse: Tensor, dense: Tensor, *, multimask: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The bare decoder, in the model's dtype.
+        """Runs the decoder alone, in the model's dtype.
 
         Args:
-            embedding: (N, 256, h, w), whatever is to be added to F already in it.
+            embedding: (N, 256, h, w), F with everything that has to be added to it.
             high: F_s0 and F_s1.
             sparse: prompt tokens, (N, P, 256).
             dense: mask prompt, (N or 1, 256, h or 1, w or 1).
-            multimask: three masks in place of one.
+            multimask: return three masks instead of one.
 
         Returns:
-            Mask logits (N, M, 4h, 4w), qualities (N, M), mask tokens (N, M, 256) and object logits (N,).
+            Mask logits (N, M, 4h, 4w), IoU estimates (N, M), mask tokens (N, M, 256) and object
+            logits (N,).
         """
         mask_logit, iou, tokens, object_logit = self.sam2.mask_decoder(
             image_embeddings=embedding,
             image_positional_embeddings=self.image_position(embedding),
-            sparse_prompt_embeddings=sparse.unsqueeze(1),  # (N, 1, P, 256): one prompt a frame
+            sparse_prompt_embeddings=sparse.unsqueeze(1),  # (N, 1, P, 256): one prompt per frame
             dense_prompt_embeddings=dense,
             multimask_output=multimask,
             high_resolution_features=list(high),
@@ -200,12 +226,16 @@ class TransformersMasks(nn.Module):
         return mask_logit[:, 0], iou[:, 0], tokens[:, 0], object_logit[:, 0, 0]
 
     def image_position(self, embedding: Tensor) -> Tensor:
-        """The decoder's position encoding of the whole image, (1, 256, h, w), in the dtype of `embedding` (N, 256, h, w)."""
+        """Returns the decoder's position encoding of the whole image, (1, 256, h, w).
+
+        Size, device and dtype are those of `embedding` (N, 256, h, w).
+        """
         height, width = embedding.shape[-2:]
         device = embedding.device
         y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
         x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
-        grid = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1)  # (h, w, 2)
+        # (h, w, 2)
+        grid = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1)
         position: Tensor = self.sam2.shared_image_embedding(grid)  # (h, w, 256) float32
         return position.permute(2, 0, 1).unsqueeze(0).to(embedding.dtype)
 
@@ -213,12 +243,12 @@ class TransformersMasks(nn.Module):
 class SinePosition(nn.Module):
     """SAM2's sine position encoding, computed in float32 for one frame and then cast.
 
-    Transformers' own computes it in the model's dtype, for every frame and level.
+    The version in transformers computes it in the model's dtype, for every frame and level.
 
     Args:
         width: channels of the encoding.
-        finest: the largest grid anyone reads. Levels finer than it get zeros that take no memory; at stride 4 the real ones
-            would cost as much as the features.
+        finest: height of the largest grid whose encoding is used. Larger grids get zeros that take
+            no memory; at stride 4 the real values would take as much memory as the features.
     """
 
     def __init__(self, width: int, *, finest: int) -> None:
@@ -227,7 +257,10 @@ class SinePosition(nn.Module):
         self.finest = finest
 
     def forward(self, shape: torch.Size, device: torch.device, dtype: torch.dtype, mask: None = None) -> Tensor:
-        """(N, C, h, w) and where to put it -> (N, width, h, w), the same for every frame; masks are not supported."""
+        """Returns (N, width, h, w) for features of `shape` (N, C, h, w), the same for every frame.
+
+        `mask` is part of the interface of transformers and is ignored.
+        """
         frames, _, height, width = shape
         if height > self.finest:
             return torch.zeros(1, dtype=dtype, device=device).expand(frames, self.width, height, width)
@@ -246,17 +279,17 @@ class SinePosition(nn.Module):
 
 
 def with_padding_point(prompt: Tensor, padding: Tensor) -> Tensor:
-    """A prompt a frame (N, 1, 256) behind SAM2's "not a point" token (1, 256) -> (N, 2, 256)."""
+    """Puts SAM2's "not a point" token (1, 256) before each prompt (N, 1, 256) -> (N, 2, 256)."""
     return torch.cat([padding.unsqueeze(0).expand(len(prompt), -1, -1), prompt], dim=1)
 
 
 def gate(output: MaskOutput, rule: MaskGate) -> Tensor:
-    """Mask logits (N, M, H, W) with the frame's object score applied.
+    """Returns mask logits (N, M, H, W) to which the object score of the frame is applied.
 
     Args:
-        output: what the decoder said.
-        rule: `hard` writes -1024 where the object logit is not above 0, as SAM2 does; `soft` gives the logit of the product of
-            both probabilities; `off` leaves the masks as they are.
+        output: the decoder's output.
+        rule: `hard` writes -1024 into masks whose object logit is not above 0, as SAM2 does; `soft`
+            returns the logit of the product of both probabilities; `off` does not change the masks.
     """
     masks, score = output.mask_logit, output.object_logit.view(-1, 1, 1, 1)
     if rule == "off":

@@ -1,6 +1,7 @@
-"""Qwen2-VL as LAVIDA uses it: a clip's visual tokens, compressed, one prefill, and the hidden state at `<SEG>` (paper 3.5).
+"""Qwen2-VL as LAVIDA uses it (paper 3.5): visual tokens, compression, and one prefill.
 
-It generates no text. B clips, P patches a clip, L visual tokens, M kept tokens, S tokens in the sequence, D model width.
+The result is the hidden state at `<SEG>`; no text is generated. Letters in shapes: B clips, P
+patches per clip, L visual tokens, M of them kept, S tokens in the sequence, D model width.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ from vadcli.detectors.lavida.pixels import PatchGrid, moving_groups, restore_pre
 from vadcli.detectors.lavida.prompts import PromptTokens
 
 _CACHE = "cache" if "cache" in inspect.signature(Qwen2VLTextModel.forward).parameters else "past_key_values"
-"""What this version of transformers calls keys and values that are known already."""
+"""The argument for known keys and values; its name depends on the version of transformers."""
 
 
 @dataclass(frozen=True)
 class VisualTokens:
-    """One clip's tokens on their way into the language model.
+    """The compressed visual tokens of one clip, ready for the language model.
 
     Attributes:
         tokens: (M, D).
-        positions: (3, M) int64: time, row and column of each token, from the place where the video begins.
-        extent: how far the position of the text behind the video moves on.
-        length: L, how many tokens there were before compression.
+        positions: (3, M) int64: time, row and column of each token, counted from the video's start.
+        extent: number of positions that the video takes up; the text after it starts there.
+        length: L, the number of tokens before compression.
     """
 
     tokens: Tensor
@@ -43,13 +44,13 @@ class VisualTokens:
 
 @dataclass(frozen=True)
 class Prefix:
-    """The language model's state after the text before the video and the video itself, of some clips.
+    """The language model's state after it has read the first text and the video of some clips.
 
     Attributes:
-        rows: which clips of the batch.
+        rows: indices of these clips in the batch.
         cache: keys and values of S tokens.
         length: S.
-        next_position: where the text goes on.
+        next_position: position of the first token of the text after the video.
     """
 
     rows: list[int]
@@ -60,12 +61,12 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Answers:
-    """What training reads of B clips, each under its own prompt.
+    """The outputs that training needs for B clips, each with its own prompt.
 
     Attributes:
-        seg: (B, D) as `hidden_at_seg` gives it.
-        logits: (B, A + 1, V) at the token before the answer and at each of its A tokens.
-        names: B times (C,), the logit of each of the prompt's names; none without pooling.
+        seg: (B, D), as from `hidden_at_seg`.
+        logits: (B, A + 1, V), at the token before the answer and at each of its A tokens.
+        names: B tensors (C,), one logit per category of the prompt; empty without pooling.
     """
 
     seg: Tensor
@@ -74,12 +75,12 @@ class Answers:
 
 
 class MultimodalLM(nn.Module):
-    """Qwen2-VL with `<SEG>`.
+    """Qwen2-VL whose vocabulary includes `<SEG>`.
 
     Args:
-        qwen: transformers' Qwen2VLForConditionalGeneration.
-        sight: where visual tokens come from in place of the vision tower, if they do.
-        pooling: what gathers the names' hidden states into the one at `<SEG>`, if anything does.
+        qwen: Qwen2VLForConditionalGeneration of transformers.
+        sight: makes the visual tokens instead of the vision tower; None to use the tower.
+        pooling: adds the categories' hidden states to the one at `<SEG>`; None to leave it alone.
     """
 
     def __init__(self, qwen: Any, *, sight: SharedSight | None = None, pooling: NamePooling | None = None) -> None:
@@ -96,26 +97,29 @@ class MultimodalLM(nn.Module):
 
     @property
     def width(self) -> int:
-        """D."""
+        """D, the width of the language model."""
         return int(self.qwen.config.text_config.hidden_size)
 
     @property
     def patch_px(self) -> int:
-        """Side of a patch."""
+        """Side of a patch in pixels."""
         return int(self.qwen.config.vision_config.patch_size)
 
     @property
     def merge(self) -> int:
-        """Patches a side that become one token."""
+        """Side, in patches, of the square that becomes one token."""
         return int(self.qwen.config.vision_config.spatial_merge_size)
 
-    def look(self, patches: Tensor, grid: PatchGrid, static_threshold: float | None = None) -> list[tuple[Tensor, Tensor]]:
-        """The vision tower: visual tokens of each clip, and which of the grid's tokens they are.
+    def encode_patches(
+        self, patches: Tensor, grid: PatchGrid, static_threshold: float | None = None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Runs the vision tower; returns the visual tokens of each clip and their grid indices.
 
         Args:
             patches: (B, P, 3·2·p·p).
             grid: their layout.
-            static_threshold: drop groups of patches that stay as they were in the first frame; None keeps all.
+            static_threshold: drop groups of patches that stay as in the first pair of frames (see
+                `moving_groups`); None keeps all.
 
         Returns:
             B pairs of (L, D) tokens and (L,) int64 ascending indices into the whole grid.
@@ -126,10 +130,10 @@ class MultimodalLM(nn.Module):
         if static_threshold is None:
             tokens = self._tower(embedded.view(b * grid.pairs, -1, self._tower_width), self._angles(grid))
             return [(clip, everything) for clip in tokens.view(b, grid.tokens, -1)]
-        return [self._look_at_moving(clip, grid, moving_groups(clip, static_threshold)) for clip in embedded]
+        return [self._encode_moving(clip, grid, moving_groups(clip, static_threshold)) for clip in embedded]
 
-    def _look_at_moving(self, embedded: Tensor, grid: PatchGrid, moving: Tensor) -> tuple[Tensor, Tensor]:
-        """One clip of (pairs, G, 4, E) patches of which only the `moving` (pairs, G) groups are looked at."""
+    def _encode_moving(self, embedded: Tensor, grid: PatchGrid, moving: Tensor) -> tuple[Tensor, Tensor]:
+        """Encodes only the `moving` (pairs, G) groups of one clip's patches (pairs, G, 4, E)."""
         cos, sin = (part.view(moving.shape[1], grid.merge**2, -1) for part in self._angles(grid))
         steps = []
         for step, wanted in zip(embedded, moving, strict=True):
@@ -139,7 +143,7 @@ class MultimodalLM(nn.Module):
         return torch.cat(steps, dim=1)[0], moving.flatten().nonzero()[:, 0]
 
     def compressed(self, clip: tuple[Tensor, Tensor], grid: PatchGrid, options: CompressionOptions) -> VisualTokens:
-        """Compress one clip's tokens (paper 3.4) and give each its place in time and picture."""
+        """Compresses the tokens of one clip (paper 3.4) and gives each its time, row and column."""
         tokens, index = clip
         found = compress(tokens, options)
         rows, columns = grid.rows // grid.merge, grid.columns // grid.merge
@@ -151,7 +155,10 @@ class MultimodalLM(nn.Module):
         return VisualTokens(found.tokens, positions, max(rows, columns), len(tokens))
 
     def hidden_at_seg(self, clips: list[VisualTokens], prompt: PromptTokens) -> Tensor:
-        """One prefill a clip: the final-norm hidden state at `<SEG>` itself, (B, D). Later tokens can't change it."""
+        """Runs one prefill per clip; returns the hidden states at `<SEG>` after the norm, (B, D).
+
+        The tokens after `<SEG>` are not computed: under causal attention they cannot change it.
+        """
         hidden = self._empty(len(clips))
         for rows, group in _equal_lengths(clips):
             embedded, positions = self._before(group, prompt)
@@ -166,7 +173,7 @@ class MultimodalLM(nn.Module):
         return hidden
 
     def prefixes(self, clips: list[VisualTokens], prompt: PromptTokens) -> list[Prefix]:
-        """Read text and video up to where prompts differ, so that several prompts share that work."""
+        """Reads the text before the video and the video once, so that several prompts share it."""
         found = []
         for rows, group in _equal_lengths(clips):
             embedded, positions = self._before(group, prompt)
@@ -177,7 +184,7 @@ class MultimodalLM(nn.Module):
         return found
 
     def hidden_after(self, prefixes: list[Prefix], prompt: PromptTokens) -> Tensor:
-        """`hidden_at_seg` of the prefixes' clips; leaves the prefixes as they were."""
+        """Returns `hidden_at_seg` for the clips of the prefixes; the prefixes can be used again."""
         hidden = self._empty(sum(len(prefix.rows) for prefix in prefixes))
         for prefix in prefixes:
             tail, positions = self._after(prompt, prefix.next_position, len(prefix.rows))
@@ -189,14 +196,14 @@ class MultimodalLM(nn.Module):
         return hidden
 
     def answers(self, clips: list[VisualTokens], prompts: list[PromptTokens], length: int) -> Answers:
-        """What training reads of whole sequences, a prompt a clip, in one call.
+        """Runs whole sequences, one prompt per clip, in one call, for training.
 
-        Shorter sequences are filled up behind their end, where causal attention lets nothing of the filling through.
+        Shorter sequences are padded at their end; causal attention makes the padding harmless.
 
         Args:
-            clips: B.
-            prompts: B, each for its clip; all end in the same forced answer.
-            length: A, tokens of that answer.
+            clips: B clips.
+            prompts: B prompts, one per clip; all end in the same forced answer.
+            length: A, the number of tokens of that answer.
         """
         parts = [self._whole(clip, prompt) for clip, prompt in zip(clips, prompts, strict=True)]
         longest = max(len(embedded) for embedded, _ in parts)
@@ -213,7 +220,10 @@ class MultimodalLM(nn.Module):
         return Answers(torch.cat([seg for seg, _ in read]), self.qwen.lm_head(torch.stack(tails)), names)
 
     def _gathered(self, states: Tensor, prompt: PromptTokens) -> tuple[Tensor, Tensor | None]:
-        """The hidden state at `<SEG>` (B, D) and the names' logits (B, C), of states (B, S, D) from behind the video on."""
+        """Returns the hidden state at `<SEG>` (B, D) and the logits of the categories (B, C).
+
+        `states` (B, S, D) begin after the video; the logits are None without pooling.
+        """
         seg = states[:, prompt.seg]
         if self.pooling is None:
             return seg, None
@@ -225,20 +235,25 @@ class MultimodalLM(nn.Module):
         return int(self.qwen.config.vision_config.embed_dim)
 
     def _angles(self, grid: PatchGrid) -> tuple[Tensor, Tensor]:
-        """Rotary cosines and sines (n, head width) of one pair of frames' patches, in the merger's order."""
+        """Returns rotary cosines and sines (n, head width) for the n patches of one pair of frames.
+
+        They are in the merger's order.
+        """
         visual, m = self.qwen.model.visual, grid.merge
         device = visual.patch_embed.proj.weight.device
         row = torch.arange(grid.rows, device=device)[:, None].expand(-1, grid.columns)
         column = torch.arange(grid.columns, device=device)[None].expand(grid.rows, -1)
         places = torch.stack([row, column]).view(2, grid.rows // m, m, grid.columns // m, m)
-        places = places.transpose(2, 3).flatten(1).T  # (n, 2): the four patches of a group follow each other
+        # (n, 2); the four patches of a group are adjacent
+        places = places.transpose(2, 3).flatten(1).T
         cos, sin = visual.rotary_pos_emb(torch.empty(0, device=device), places)
         return cos, sin
 
     def _tower(self, hidden: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-        """The tower's blocks and merger over (N, n, E) patches of N pairs of frames that don't see each other.
+        """Runs the tower's blocks and merger on (N, n, E) patches; returns (N, n / 4, D).
 
-        The same sums as transformers' own forward, which takes the pairs one by one.
+        There is no attention between the N pairs of frames. The result equals that of the forward
+        pass in transformers, which processes one pair after another.
         """
         visual = self.qwen.model.visual
         for block in visual.blocks:
@@ -248,13 +263,13 @@ class MultimodalLM(nn.Module):
         return merged.view(len(hidden), -1, merged.shape[-1])  # (N, n / 4, D)
 
     def _embed(self, ids: tuple[int, ...]) -> Tensor:
-        """(S, D) of token ids."""
+        """Returns the embeddings (S, D) of token ids."""
         table = self.qwen.model.language_model.embed_tokens
         embedded: Tensor = table(torch.tensor(ids, device=table.weight.device))
         return embedded
 
     def _before(self, clips: list[VisualTokens], prompt: PromptTokens) -> tuple[Tensor, Tensor]:
-        """Embeddings (B, S, D) and positions (3, B, S) of the text before the video and the video."""
+        """Returns embeddings (B, S, D) and positions (3, B, S) of the first text and the video."""
         tokens = torch.stack([clip.tokens for clip in clips])
         text = self._embed(prompt.before).to(tokens.dtype).expand(len(clips), -1, -1)
         place = torch.stack([clip.positions for clip in clips], dim=1) + len(prompt.before)
@@ -262,13 +277,13 @@ class MultimodalLM(nn.Module):
         return torch.cat([text, tokens], dim=1), torch.cat([row, place], dim=2)
 
     def _after(self, prompt: PromptTokens, start: int, count: int) -> tuple[Tensor, Tensor]:
-        """Embeddings (B, S, D) and positions (3, B, S) of the text behind the video, up to `<SEG>`."""
+        """Returns embeddings (B, S, D) and positions (3, B, S) of the later text up to `<SEG>`."""
         embedded = self._embed(prompt.after[: prompt.seg + 1])
         row = torch.arange(start, start + len(embedded), device=embedded.device)
         return embedded.expand(count, -1, -1), row.expand(3, count, -1)
 
     def _whole(self, clip: VisualTokens, prompt: PromptTokens) -> tuple[Tensor, Tensor]:
-        """Embeddings (S, D) and positions (3, S) of one clip's sequence to the end of the answer."""
+        """Returns embeddings (S, D) and positions (3, S) of one clip's sequence with its answer."""
         embedded, positions = self._before([clip], prompt)
         tail = self._embed(prompt.after).to(embedded.dtype)
         start = _next_position([clip], prompt)
@@ -281,9 +296,13 @@ class MultimodalLM(nn.Module):
 
 
 def _attend(attention: Any, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Full attention inside each of N pairs of frames; angles in fp32 as in transformers."""
+    """Computes full attention inside each of N pairs of frames.
+
+    Angles are applied in float32, as in transformers.
+    """
     n, length, _ = hidden.shape
-    qkv = attention.qkv(hidden).view(n, length, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)  # (3, N, heads, n, e)
+    # (3, N, heads, n, e)
+    qkv = attention.qkv(hidden).view(n, length, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
     query, key = (_turned(part, cos, sin) for part in (qkv[0], qkv[1]))
     mixed = F.scaled_dot_product_attention(query, key, qkv[2])
     projected: Tensor = attention.proj(mixed.transpose(1, 2).reshape(n, length, -1))
@@ -302,7 +321,7 @@ def _next_position(clips: list[VisualTokens], prompt: PromptTokens) -> int:
 
 
 def _equal_lengths(clips: list[VisualTokens]) -> Iterator[tuple[list[int], list[VisualTokens]]]:
-    """Clips with as many tokens as each other, and their rows: a batch without padding."""
+    """Yields the row numbers and clips of each group of equal length, which needs no padding."""
     groups: dict[tuple[int, int], list[int]] = {}
     for row, clip in enumerate(clips):
         groups.setdefault((len(clip.tokens), clip.extent), []).append(row)
@@ -312,8 +331,9 @@ def _equal_lengths(clips: list[VisualTokens]) -> Iterator[tuple[list[int], list[
 
 @contextmanager
 def _growing(prefix: Prefix) -> Iterator[None]:
-    """Let the cache grow by a tail, and cut it back."""
+    """Lets the cache grow inside the block, and restores its length afterwards."""
     try:
         yield
     finally:
-        prefix.cache.crop(prefix.length - prefix.cache.get_seq_length())  # a negative number: how many to take off
+        # A negative number tells `crop` how many tokens to remove.
+        prefix.cache.crop(prefix.length - prefix.cache.get_seq_length())

@@ -1,12 +1,12 @@
-"""LAVIDA put together: one clip in, one score and one mask a frame out (paper, Figure 2).
+"""The whole LAVIDA network: clips in, one score and one mask per frame out (paper, Figure 2).
 
-    frames ─┬─ patches ─ vision tower ─ compression ─┐
-            │                     prompt with <SEG> ─┴─ prefill ─ h_seg ─┐
-            │                 categories ─ CLIP text ─────────── f_txt ─┤
-            └─ SAM2 image encoder ─ F ────────────────────────────────── projector ─ one prompt a frame ─┐
-                                  └─ F_s0, F_s1 ───────────────────────────────────────────────────────── mask decoder
+    frames ─┬─ vision tower ─ compression ─┐
+            │           prompt with <SEG> ─┴─ prefill ─ h_seg ─┐
+            │                  categories ─ CLIP text ─ f_txt ─┤
+            └─ SAM2 encoder ─┬─ F ─────────────────────────────┴─ projector ─ prompts ─┐
+                             └─ F, F_s0, F_s1 ─────────────────────────────────────────┴─ mask decoder
 
-B clips, T frames a clip, C categories, (h, w) SAM2's mask size.
+Letters in shapes: B clips, T frames per clip, C categories, (h, w) SAM2's mask size.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from vadcli.detectors.lavida.propagate import propagate
 from vadcli.detectors.lavida.text import TextEncoder
 
 ENCODED_FRAMES = 16
-"""Frames that go through SAM2's encoder at once: enough to fill a GPU, and its memory doesn't grow with the batch."""
+"""Frames per call of SAM2's encoder: enough to fill a GPU. A fixed number bounds its memory use."""
 
 Clock = Callable[[str], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
 class Question:
-    """One prompt's worth of categories, ready for any number of clips.
+    """The categories of one prompt, tokenised and embedded; it can be used for any number of clips.
 
     Attributes:
-        categories: C names.
+        categories: C categories.
         tokens: the prompt.
-        features: (C, D_txt) CLIP's.
+        features: (C, D_txt), their CLIP embeddings.
     """
 
     categories: tuple[str, ...]
@@ -50,11 +50,11 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """The vision side of a batch, which no category changes.
+class EncodedClips:
+    """The encoded frames of a batch, which do not depend on the categories.
 
     Attributes:
-        visual: B clips' compressed visual tokens.
+        visual: compressed visual tokens of B clips.
         image: SAM2's features of B·T frames.
         frames: T.
     """
@@ -65,12 +65,12 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What LAVIDA says of a batch.
+class LavidaOutput:
+    """LAVIDA's output for a batch.
 
     Attributes:
-        object_logit: (B, T) float32; frame score = sigmoid.
-        mask_logit: (B, T, h, w) float32, gated; pixel score = sigmoid.
+        object_logit: (B, T) float32; its sigmoid is the frame score.
+        mask_logit: (B, T, h, w) float32, gated; its sigmoid is the pixel score.
     """
 
     object_logit: Tensor
@@ -78,12 +78,12 @@ class Verdict:
 
 
 class Lavida(nn.Module):
-    """The whole detector as one module.
+    """The whole network as one module.
 
     Args:
-        config: what the weights don't say.
-        mllm, text, masks, projector: the boxes.
-        tokenizer: of the language model, with `<SEG>`.
+        config: the settings that the weights do not contain.
+        mllm, text, masks, projector: the parts in the figure above.
+        tokenizer: the language model's, with `<SEG>`.
     """
 
     def __init__(
@@ -107,11 +107,11 @@ class Lavida(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the large parts compute in."""
+        """The dtype in which the large parts compute."""
         return next(self.mllm.parameters()).dtype
 
     def compile_parts(self) -> None:
-        """Let torch.compile rewrite the parts that take the time: both encoders' and the language model's layers."""
+        """Compiles the slow parts: the layers of both encoders and of the language model."""
         qwen = self.mllm.qwen.model
         for layer in (*qwen.language_model.layers, *(block.mlp for block in qwen.visual.blocks)):
             layer.compile(dynamic=True)
@@ -120,23 +120,24 @@ class Lavida(nn.Module):
             encoder.compile()
 
     def questions(self, categories: Sequence[str]) -> list[Question]:
-        """The categories as prompts; a list longer than a prompt should be is split."""
+        """Turns the categories into prompts; splits them over several if one would be too long."""
         with self.clock("text"):
             return [
                 Question(names, build_prompt(self.tokenizer, names, self.config.prompt), self.text(names))
                 for names in split_categories(categories, self.config.prompt.max_categories)
             ]
 
-    def watch(self, frames: Tensor, *, training: bool = False) -> Seen:
-        """The vision side of (B, T, H, W, 3) uint8 frames (paper 3.4 and 3.6).
+    def encode(self, frames: Tensor, *, training: bool = False) -> EncodedClips:
+        """Encodes (B, T, H, W, 3) uint8 frames (paper 3.4 and 3.6).
 
         Args:
-            frames: for Qwen2-VL, which pairs them in time, an odd number repeats its last one: an image is T = 1.
-            training: with the frame areas of training.
+            frames: T = 1 for an image. Qwen2-VL needs pairs of frames, so if T is odd, it gets the
+                last frame twice.
+            training: use the frame areas of training.
         """
         if self.mllm.sight is not None:
-            image = self.see(frames)
-            return Seen(self.visual_from(image, frames.shape[1]), image, frames.shape[1])
+            image = self.encode_images(frames)
+            return EncodedClips(self.visual_from(image, frames.shape[1]), image, frames.shape[1])
         pixels = self.config.pixels
         with self.clock("pixels"):
             patches, grid = qwen_patches(
@@ -149,22 +150,25 @@ class Lavida(nn.Module):
             )
             squares = sam_pixels(frames.flatten(0, 1), self.masks.image_size, self.dtype)
         with self.clock("vision tower"):
-            clips = self.mllm.look(patches, grid, pixels.static_threshold)
+            clips = self.mllm.encode_patches(patches, grid, pixels.static_threshold)
         with self.clock("compression"):
             visual = [self.mllm.compressed(clip, grid, self.config.compression) for clip in clips]
         with self.clock("sam2 encoder"):
             image = self.masks.encode(squares, chunk=ENCODED_FRAMES)
-        return Seen(visual, image, frames.shape[1])
+        return EncodedClips(visual, image, frames.shape[1])
 
-    def see(self, frames: Tensor) -> ImageFeatures:
-        """What SAM2's encoder sees in (B, T, H, W, 3) uint8 frames: features of B·T."""
+    def encode_images(self, frames: Tensor) -> ImageFeatures:
+        """Encodes (B, T, H, W, 3) uint8 frames with SAM2's encoder; returns B·T features."""
         with self.clock("pixels"):
             squares = sam_pixels(frames.flatten(0, 1), self.masks.image_size, self.dtype)
         with self.clock("sam2 encoder"):
             return self.masks.encode(squares, chunk=ENCODED_FRAMES)
 
     def visual_from(self, image: ImageFeatures, frames: int) -> list[VisualTokens]:
-        """Compressed tokens of clips of T frames from what SAM2's encoder saw, where the model has a shared sight."""
+        """Makes compressed visual tokens from SAM2's features of clips of T frames.
+
+        Only for models with a `SharedSight`.
+        """
         assert self.mllm.sight is not None
         maps = image.embedding.view(-1, frames, *image.embedding.shape[1:])  # (B, T, C, h, w)
         with self.clock("vision tower"):
@@ -172,75 +176,80 @@ class Lavida(nn.Module):
         return self.compress(tokens, (frames, maps.shape[3], maps.shape[4]))
 
     def compress(self, tokens: Tensor, grid: tuple[int, int, int]) -> list[VisualTokens]:
-        """Compressed tokens of each clip, of (B, L, D) that lie in a grid of frames, rows and columns."""
+        """Compresses the tokens (B, L, D) of each clip; `grid` is frames, rows, columns."""
         everything = torch.arange(tokens.shape[1], device=tokens.device)
         placed = PatchGrid(*grid, merge=1)
         with self.clock("compression"):
             return [self.mllm.compressed((clip, everything), placed, self.config.compression) for clip in tokens]
 
-    def forward(self, frames: Tensor, questions: Sequence[Question]) -> Verdict:
-        """Scores and masks of (B, T, H, W, 3) uint8 frames under one list of categories."""
-        seen = self.watch(frames)
+    def forward(self, frames: Tensor, questions: Sequence[Question]) -> LavidaOutput:
+        """Scores (B, T, H, W, 3) uint8 frames for one list of categories, with masks."""
+        encoded = self.encode(frames)
         if len(questions) == 1:
             with self.clock("llm"):
-                hidden = self.mllm.hidden_at_seg(seen.visual, questions[0].tokens)
-            return self.judge(seen, questions[0], hidden)
-        return _strongest(self.each(seen, questions))
+                hidden = self.mllm.hidden_at_seg(encoded.visual, questions[0].tokens)
+            return self.judge(encoded, questions[0], hidden)
+        return _strongest(self.each(encoded, questions))
 
-    def each(self, seen: Seen, questions: Sequence[Question]) -> list[Verdict]:
-        """One verdict a question; the language model reads the video once for all of them."""
+    def each(self, encoded: EncodedClips, questions: Sequence[Question]) -> list[LavidaOutput]:
+        """Returns one output per question; the language model reads the video only once."""
         with self.clock("llm"):
-            prefixes = self.mllm.prefixes(seen.visual, questions[0].tokens)
-        return [self.judge(seen, question, self._hidden(prefixes, question)) for question in questions]
+            prefixes = self.mllm.prefixes(encoded.visual, questions[0].tokens)
+        return [self.judge(encoded, question, self._hidden(prefixes, question)) for question in questions]
 
-    def judge(self, seen: Seen, question: Question, hidden: Tensor) -> Verdict:
-        """Project what was understood into one prompt a frame, and decode it (paper 3.7 and 3.8)."""
-        output = self.decode(seen, question, hidden)
+    def judge(self, encoded: EncodedClips, question: Question, hidden: Tensor) -> LavidaOutput:
+        """Makes one mask prompt per frame from `hidden` and decodes it (paper 3.7 and 3.8)."""
+        output = self.decode(encoded, question, hidden)
         mask = gate(output, self.config.mask_gate)[:, 0]  # (B·T, h, w)
-        b, t = len(seen.visual), seen.frames
-        return Verdict(output.object_logit.view(b, t), mask.view(b, t, *mask.shape[1:]))
+        b, t = len(encoded.visual), encoded.frames
+        return LavidaOutput(output.object_logit.view(b, t), mask.view(b, t, *mask.shape[1:]))
 
-    def decode(self, seen: Seen, question: Question, hidden: Tensor, *, multimask: bool = False) -> MaskOutput:
-        """The mask decoder's own answer of B·T frames, before any gate.
+    def decode(self, encoded: EncodedClips, question: Question, hidden: Tensor, *, multimask: bool = False) -> MaskOutput:
+        """Returns the mask decoder's output for B·T frames, before any gate.
 
         Args:
-            seen: the vision side.
+            encoded: the encoded frames.
             question: C categories.
             hidden: (B, D_llm) hidden states at `<SEG>`.
-            multimask: three masks a frame, as in training.
+            multimask: return three masks per frame, as in training.
         """
-        return self.answer(seen, self.prompts(seen, hidden, question.features), multimask=multimask)
+        return self.answer(encoded, self.prompts(encoded, hidden, question.features), multimask=multimask)
 
-    def answer(self, seen: Seen, prompts: Prompts, *, multimask: bool = False) -> MaskOutput:
-        """The mask decoder's answer to prompts, what the projector says of presence added to its object score."""
+    def answer(self, encoded: EncodedClips, prompts: Prompts, *, multimask: bool = False) -> MaskOutput:
+        """Decodes prompts; adds the projector's presence logits, if any, to the object logits."""
         with self.clock("sam2 decoder"):
             dense = None if prompts.dense is None else prompts.dense.flatten(0, 1)
-            output = self.masks.decode(seen.image, prompts.sparse.flatten(0, 1), multimask=multimask, dense=dense)
+            output = self.masks.decode(encoded.image, prompts.sparse.flatten(0, 1), multimask=multimask, dense=dense)
         if prompts.presence is None:
             return output
         return replace(output, object_logit=output.object_logit + prompts.presence.flatten().float())
 
-    def prompts(self, seen: Seen, hidden: Tensor, text: Tensor, text_mask: Tensor | None = None) -> Prompts:
-        """One sparse prompt a frame; the arguments as in `Projector.forward`."""
-        image = seen.image
+    def prompts(self, encoded: EncodedClips, hidden: Tensor, text: Tensor, text_mask: Tensor | None = None) -> Prompts:
+        """Returns the projector's prompts, one sparse prompt per frame.
+
+        The arguments are those of `Projector.forward`.
+        """
+        image = encoded.image
         with self.clock("projector"):
-            maps = image.embedding.view(-1, seen.frames, *image.embedding.shape[1:])  # (B, T, 256, h/4, w/4)
+            # (B, T, 256, h/4, w/4)
+            maps = image.embedding.view(-1, encoded.frames, *image.embedding.shape[1:])
             found: Prompts = self.projector(hidden, text, maps, image.position, text_mask)
         return found
 
-    def carry(self, frames: Tensor, known: Mapping[int, Tensor], *, batch: int) -> Tensor:
-        """Mask logits of frames in order of time, carried by SAM2's video memory from those that are known.
+    def propagate(self, frames: Tensor, known: Mapping[int, Tensor], *, batch: int) -> Tensor:
+        """Propagates the known masks to all frames with SAM2's video memory; returns mask logits.
 
         Args:
-            frames: (N, H, W, 3) uint8.
-            known: frame number -> mask logits (h, w), 0 among them; each begins a stretch of its own.
-            batch: stretches side by side; the result doesn't depend on it.
+            frames: (N, H, W, 3) uint8, in order of time.
+            known: frame number -> mask logits (h, w). It must have frame 0. Each known frame starts
+                a new span.
+            batch: number of spans processed in parallel; it does not change the result.
 
         Returns:
             (N, h, w) float32.
         """
         if not isinstance(self.masks, TransformersMasks):
-            raise ValueError("only transformers' SAM2 propagates masks")
+            raise ValueError("only transformers' SAM2 can propagate masks")
         with self.clock("pixels"):
             squares = sam_pixels(frames, self.masks.image_size, self.dtype)
         with self.clock("sam2 memory"):
@@ -251,11 +260,11 @@ class Lavida(nn.Module):
             return self.mllm.hidden_after(prefixes, question.tokens)
 
 
-def _strongest(verdicts: Sequence[Verdict]) -> Verdict:
-    """A frame's highest score over several prompts, with the mask that goes with it; of equals the first."""
-    scores = torch.stack([verdict.object_logit for verdict in verdicts])  # (Q, B, T)
+def _strongest(outputs: Sequence[LavidaOutput]) -> LavidaOutput:
+    """Returns each frame's highest score over all prompts and its mask; the first wins ties."""
+    scores = torch.stack([output.object_logit for output in outputs])  # (Q, B, T)
     best = scores.argmax(dim=0)
-    masks = verdicts[0].mask_logit.clone()
-    for number, verdict in enumerate(verdicts):
-        masks[best == number] = verdict.mask_logit[best == number]
-    return Verdict(scores.amax(dim=0), masks)
+    masks = outputs[0].mask_logit.clone()
+    for number, output in enumerate(outputs):
+        masks[best == number] = output.mask_logit[best == number]
+    return LavidaOutput(scores.amax(dim=0), masks)

@@ -1,12 +1,11 @@
-"""Buffers that keep their number format when a model is narrowed.
+"""From frames to the inputs of the two encoders, computed on the device of the frames.
 
-Static-patch drop: what stands still through a clip need not go through the vision tower more than once. Optional.
+Nothing here is learned. `moving_groups` finds the patches that change during a clip, so that the
+vision tower encodes static ones only once (optional). `restore_precision` keeps position encodings
+in their own dtype when a model is cast.
 
-Says which merge groups of patches move; leaving out the others, and their positions with them, is the caller's part.
-
-From delivered frames to what the two encoders see, on the frames' own device; nothing of it is learned.
-
-B clips, T frames a clip, (H, W) as delivered, (h, w) in patches, p = 14 px a patch.
+Letters in shapes: B clips, T frames per clip, (H, W) frame size, (h, w) size in patches, p = 14 px
+per patch.
 """
 
 from __future__ import annotations
@@ -19,12 +18,15 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
+from vadcli.detectors.lavida.config import STATIC_DISTANCE
+
 
 def restore_precision(model: nn.Module, exact: dict[str, Tensor]) -> None:
-    """Put back, as `exact` has them, the buffers of `model` that were cast on their way to another device or dtype.
+    """Restores the values of `exact` in buffers of `model` that have been cast to another dtype.
 
-    The only buffers of Qwen2-VL and SAM2 are frequencies of position encodings. They are multiplied by places and go into a
-    sine, so a cast to half precision would move every position: in bf16 by tenths of a radian.
+    The only buffers of Qwen2-VL and SAM2 are frequencies of position encodings. They are multiplied
+    by positions and go into a sine, so a cast to half precision would shift every position: in
+    bfloat16 by tenths of a radian.
     """
     for name, buffer in list(model.named_buffers()):
         if buffer.dtype != exact[name].dtype:
@@ -32,25 +34,24 @@ def restore_precision(model: nn.Module, exact: dict[str, Tensor]) -> None:
             setattr(model.get_submodule(owner), own, exact[name].to(buffer.device))
 
 
-STATIC_DISTANCE = 0.01
-
-
 @torch.no_grad()
 def moving_groups(patches: Tensor, threshold: float = STATIC_DISTANCE) -> Tensor:
-    """Which merge groups to keep: all of the first temporal step, of later steps those that move during the clip.
+    """Returns which merge groups to keep: all of the first time step, and later only moving ones.
 
-    A group moves if the cosine distance of its patches to the same patches in the first step, meaned over its patches and all
-    later steps, is at least the threshold. A static group is dropped at every later step.
+    A group moves if the cosine distance between its patches and the same patches in the first step,
+    averaged over its patches and all later steps, is at least the threshold. A static group is
+    dropped at every later step. The caller drops the patches and their positions.
 
     Args:
-        patches: (T, G, P, D) patch embeddings of one clip: temporal steps, merge groups, patches of a group (4), width.
+        patches: (T, G, P, D) patch embeddings of one clip: time steps, merge groups, patches per
+            group (4), width.
         threshold: mean cosine distance, in [0, 2]; 0 keeps everything.
 
     Returns:
-        (T, G) bool, True where kept.
+        (T, G) bool, True where a group is kept.
 
     Raises:
-        ValueError: a threshold outside [0, 2], or patches of another shape.
+        ValueError: the threshold is outside [0, 2], or `patches` has another shape.
     """
     if not 0 <= threshold <= 2:
         raise ValueError(f"static-patch threshold is {threshold}; give a cosine distance in [0, 2]")
@@ -63,7 +64,8 @@ def moving_groups(patches: Tensor, threshold: float = STATIC_DISTANCE) -> Tensor
     first = normalize(patches[0].double(), dim=-1)  # (G, P, D)
     distance = torch.zeros(groups, dtype=torch.float64, device=patches.device)
     for step in patches[1:]:
-        # Half the squared chord is the cosine distance, precise where it is small, and 0 for equal patches, zeros too.
+        # Half the squared chord is the cosine distance. Computed this way, small distances are
+        # precise, and equal patches have distance 0, even if they are all zeros.
         chord = normalize(step.double(), dim=-1) - first
         distance += chord.square().sum(dim=-1).mean(dim=-1) / 2
     keep[1:] = distance / (steps - 1) >= threshold
@@ -79,12 +81,12 @@ LONGEST_ASPECT = 200
 
 @dataclass(frozen=True)
 class PatchGrid:
-    """Patches of one clip: pairs of frames × rows × columns.
+    """Layout of the patches of one clip: pairs of frames × rows × columns.
 
     Attributes:
         pairs: T / 2.
-        rows, columns: h and w, even.
-        merge: patches a side that the vision tower merges into one token.
+        rows, columns: h and w, multiples of `merge`.
+        merge: side, in patches, of the square that the vision tower merges into one token.
     """
 
     pairs: int
@@ -94,25 +96,26 @@ class PatchGrid:
 
     @property
     def patches(self) -> int:
-        """Patches a clip."""
+        """Patches per clip."""
         return self.pairs * self.rows * self.columns
 
     @property
     def tokens(self) -> int:
-        """L, visual tokens a clip after merging."""
+        """L, visual tokens per clip after merging."""
         return self.patches // self.merge**2
 
 
 def qwen_patches(
     frames: Tensor, *, min_px: int, max_px: int, patch_px: int = 14, merge: int = 2, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, PatchGrid]:
-    """Resize by Qwen2-VL's rule, normalise, pair in time and cut into patches, as its image processor does.
+    """Makes Qwen2-VL's patches as its image processor does: resize, normalise, pair frames, cut.
 
-    Patches come in the order in which the vision tower merges them: the four of a 2 × 2 group follow each other.
+    Patches are in the order in which the vision tower merges them: the four of a 2 × 2 group are
+    adjacent.
 
     Args:
         frames: (B, T, H, W, 3) uint8, T even.
-        min_px, max_px: area of a resized frame.
+        min_px, max_px: limits of the area of a resized frame, in pixels.
         patch_px, merge: of the vision tower.
         dtype: of the result.
 
@@ -123,7 +126,7 @@ def qwen_patches(
     factor = patch_px * merge
     tall, wide = _bounded_aspect(height, width)
     new_h, new_w = smart_resize(tall, wide, factor=factor, min_pixels=min_px, max_pixels=max_px)
-    pixels = resize(frames.flatten(0, 1), new_h, new_w, mode="bicubic")  # (B·T, 3, h·p, w·p) in 0-255
+    pixels = resize(frames.flatten(0, 1), new_h, new_w, mode="bicubic")  # (B·T, 3, h·p, w·p), 0-255
     pixels = normalise(pixels, CLIP_MEAN, CLIP_STD).to(dtype)
     grid = PatchGrid(t // 2, new_h // patch_px, new_w // patch_px, merge)
     pixels = pixels.view(
@@ -134,11 +137,11 @@ def qwen_patches(
 
 
 def sam_pixels(frames: Tensor, size: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Squeeze frames into SAM2's square and normalise them, as its image transform does.
+    """Resizes frames to SAM2's square, without keeping the aspect ratio, and normalises them.
 
     Args:
         frames: (N, H, W, 3) uint8.
-        size: side of the square.
+        size: side of the square in pixels.
         dtype: of the result.
 
     Returns:
@@ -149,7 +152,10 @@ def sam_pixels(frames: Tensor, size: int, dtype: torch.dtype = torch.float32) ->
 
 
 def resize(frames: Tensor, height: int, width: int, *, mode: str) -> Tensor:
-    """(N, H, W, 3) uint8 to (N, 3, height, width) float32, whole numbers in 0-255, smoothed where it shrinks (as PIL does)."""
+    """Resizes (N, H, W, 3) uint8 to (N, 3, height, width) float32, whole numbers in 0-255.
+
+    Shrinking is antialiased, as in PIL.
+    """
     pixels = frames.permute(0, 3, 1, 2).float()  # (N, 3, H, W)
     if pixels.shape[-2:] != (height, width):
         pixels = F.interpolate(pixels, size=(height, width), mode=mode, antialias=True, align_corners=False)
@@ -158,12 +164,12 @@ def resize(frames: Tensor, height: int, width: int, *, mode: str) -> Tensor:
 
 
 def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """(…, 3, H, W) in 0-255 to zero mean and unit deviation a channel."""
+    """Scales (…, 3, H, W) from 0-255 to 0-1, subtracts `mean` and divides by `std` per channel."""
     shift = torch.tensor(mean, device=pixels.device)[:, None, None]
     scale = torch.tensor(std, device=pixels.device)[:, None, None]
     return (pixels / 255 - shift) / scale
 
 
 def _bounded_aspect(height: int, width: int) -> tuple[int, int]:
-    """Sides for the size rule, which refuses pictures more than 200 times as long as wide."""
+    """Enlarges the shorter side where needed: `smart_resize` refuses aspect ratios over 200."""
     return max(height, -(-width // LONGEST_ASPECT)), max(width, -(-height // LONGEST_ASPECT))

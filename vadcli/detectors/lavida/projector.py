@@ -1,12 +1,14 @@
-"""Multi-scale semantic projector (paper 3.7): what the clip means and what each frame shows become one prompt a frame.
+"""Multi-scale semantic projector (paper 3.7): turns clip and frame semantics into mask prompts.
 
-    h_seg (B, D_llm) ───────────────────────────────────────────────┐
-    text (C, D_txt) ─┐                                              ├─> K (1 + C) ─┐
-    image, position ─┴─> frame semantics E (C a frame) ─────────────┘              ├─> blocks ─> flatten, linear ─> prompt
-    learnable queries P (48) ──────────────────────────────────────────────────────┘
+    h_seg (B, D_llm) ────────────────────────────┐
+    text (C, D_txt) ─┐                           ├─> keys (1 + C) ─┐
+    image, position ─┴─> frame semantics E (C) ──┘                 ├─> blocks ─> linear ─> prompt
+    learnable queries (48) ────────────────────────────────────────┘
 
-Three kinds, to repeat the paper's Table 4: `two_way` (the paper's; queries and keys update one another, as in SAM's decoder),
-`qformer` (only the queries are updated) and `mlp` (h_seg alone). Frames of a batch don't see one another: N = B · T below.
+There are three kinds, as in the paper's Table 4: `two_way` (the paper's choice; queries and keys
+update each other, as in SAM's decoder), `qformer` (only queries are updated) and `mlp` (h_seg
+alone). The frames of a batch do not influence each other. Letters in shapes: B clips, T frames per
+clip, N = B · T, C categories, Q queries, d width of queries and keys.
 """
 
 from __future__ import annotations
@@ -19,27 +21,31 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 Kind = Literal["two_way", "qformer", "mlp"]
-ODDS = 8.0  # log odds beyond this say nothing more
-NULL_STD = 0.1  # of the key for "nowhere" at the start
+ODDS = 8.0  # log odds are clamped to ±ODDS: larger values add no information
+NULL_STD = 0.1  # initial standard deviation of the "nowhere" key
 
 
 @dataclass(frozen=True)
 class ProjectorOptions:
-    """Sizes of the projector; the defaults are the base preset's.
+    """Kind and sizes of the projector; the defaults are those of the base preset.
 
     Args:
         kind: which of the three projectors.
         width: d of queries and keys.
-        queries: learnable queries.
-        blocks: transformer blocks.
-        heads: heads of their attentions.
-        mlp: hidden width of their MLPs.
-        downsample: how many times narrower than `width` the cross-attentions of two_way and of the frame semantics are inside.
-        category_heads: heads of the frame semantics' attention.
-        null_key: a category's attention may also go to a learned key that stands for "nowhere in this frame". Not the paper's.
-        presence: two logits are added to the mask decoder's object score: one read from the updated queries, and, with
-            `null_key`, the odds of the likeliest category to be anywhere rather than nowhere, scaled. Not the paper's.
-        mask_prompt: with `null_key`, the place of the likeliest category is the mask decoder's mask prompt. Not the paper's.
+        queries: number of learnable queries.
+        blocks: number of transformer blocks.
+        heads: attention heads in the blocks.
+        mlp: hidden width of the MLPs in the blocks.
+        downsample: `width` is divided by this inside the cross-attention of two_way and of the
+            frame semantics.
+        category_heads: attention heads of the frame semantics.
+        null_key: each category can also attend to a learned key that means "nowhere in this
+            frame". Not in the paper.
+        presence: add a logit read from the updated queries to the mask decoder's object logit.
+            With `null_key`, also add the scaled log odds that the likeliest category is somewhere
+            in the frame. Not in the paper.
+        mask_prompt: with `null_key`, give the mask decoder the place of the likeliest category as
+            a mask prompt. Not in the paper.
     """
 
     kind: Kind = "two_way"
@@ -70,12 +76,12 @@ class ProjectorOptions:
 
 @dataclass(frozen=True)
 class Prompts:
-    """What a projector asks the mask decoder.
+    """The projector's output, which the mask decoder takes as its input.
 
     Attributes:
-        sparse: (B, T, 1, C_img), one sparse prompt a frame.
-        presence: (B, T) to be added to the decoder's object logit; None where the projector has no such output.
-        dense: (B, T, C_img, h, w) to be added to SAM2's embedding of "no mask"; None likewise.
+        sparse: (B, T, 1, C_img), one sparse prompt per frame.
+        presence: (B, T), to add to the decoder's object logit; None without this output.
+        dense: (B, T, C_img, h, w), to add to SAM2's embedding of "no mask"; None likewise.
     """
 
     sparse: Tensor
@@ -84,13 +90,13 @@ class Prompts:
 
 
 def build_projector(options: ProjectorOptions, *, llm_width: int, text_width: int, image_width: int) -> nn.Module:
-    """The projector of `options.kind` with random weights; call it as Projector.forward says.
+    """Returns the projector of `options.kind` with random weights; see `Projector.forward`.
 
     Args:
         options: kind and sizes.
         llm_width: D_llm of h_seg.
         text_width: D_txt of the category features.
-        image_width: C_img of the image embedding, and the prompt's width.
+        image_width: C_img, the width of the image embedding and of the prompt.
     """
     if options.kind == "mlp":
         return MlpProjector(llm_width=llm_width, image_width=image_width)
@@ -98,7 +104,7 @@ def build_projector(options: ProjectorOptions, *, llm_width: int, text_width: in
 
 
 class Projector(nn.Module):
-    """The two_way and the qformer projector: learnable queries read the clip's and the frame's semantics."""
+    """The two_way and qformer projectors: learnable queries attend to clip and frame semantics."""
 
     def __init__(self, options: ProjectorOptions, *, llm_width: int, text_width: int, image_width: int) -> None:
         super().__init__()
@@ -116,19 +122,21 @@ class Projector(nn.Module):
         self.mask_prompt = nn.Parameter(torch.zeros(image_width)) if options.mask_prompt and options.null_key else None
 
     def forward(self, seg: Tensor, text: Tensor, image: Tensor, position: Tensor, text_mask: Tensor | None = None) -> Prompts:
-        """One sparse prompt a frame.
+        """Returns one sparse prompt per frame, and the optional outputs.
 
         Args:
-            seg: (B, D_llm) h_seg, the clip's meaning.
-            text: (C, D_txt) category features of all clips, or (B, C, D_txt) of each.
+            seg: (B, D_llm) h_seg, the clip semantics.
+            text: category features, (C, D_txt) for all clips or (B, C, D_txt) for each clip.
             image: (B, T, C_img, h, w) image embedding.
-            position: (1, C_img, h, w) its position encoding.
-            text_mask: (B, C) bool, True where a clip has that category; the others have no influence. All, where None.
+            position: (1, C_img, h, w), its position encoding.
+            text_mask: (B, C) bool, True for the categories of each clip; the others have no
+                influence. None means that every clip has all categories.
         """
         clips, frames = image.shape[:2]
         text = text.expand(clips, -1, -1)  # (B, C, D_txt)
         if text_mask is not None:
-            text = text.masked_fill(~text_mask[:, :, None], 0)  # lest what is not a number get through a weight of 0
+            # A NaN in an unused category would survive an attention weight of 0.
+            text = text.masked_fill(~text_mask[:, :, None], 0)
         clip = self.clip_semantics(seg)[:, None].repeat_interleave(frames, dim=0)  # (N, 1, d)
         frame = self.frame_semantics(text, image, position)  # (N, C, d)
         keys = torch.cat([clip, frame], dim=1)  # (N, 1 + C, d)
@@ -155,22 +163,22 @@ class Projector(nn.Module):
 
 
 class MlpProjector(nn.Module):
-    """The mlp projector: h_seg alone through two layers (LISA's), the same prompt for every frame of a clip."""
+    """The mlp projector: h_seg through two layers, as in LISA; one prompt for all frames."""
 
     def __init__(self, *, llm_width: int, image_width: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(llm_width, llm_width), nn.ReLU(), nn.Linear(llm_width, image_width))
 
     def forward(self, seg: Tensor, text: Tensor, image: Tensor, position: Tensor, text_mask: Tensor | None = None) -> Prompts:
-        """As Projector.forward, but text and what the image shows don't matter."""
+        """See `Projector.forward`; only `seg` and the number of frames are used."""
         prompt: Tensor = self.layers(seg)  # (B, C_img)
         return Prompts(prompt[:, None, None].expand(-1, image.shape[1], -1, -1))
 
 
 class FrameSemantics(nn.Module):
-    """E: each category looks at one frame, E = Linear(LayerNorm(Q + CrossAttn(Q, V, V))).
+    """Each category attends to one frame: E = Linear(LayerNorm(Q + CrossAttn(Q, V, V))).
 
-    With `null_key` one more key stands for "nowhere": what a category's attention leaves to it, says that it isn't there.
+    With `null_key`, one more key means "nowhere": a category that attends to it is probably absent.
     """
 
     def __init__(self, options: ProjectorOptions, *, text_width: int, image_width: int) -> None:
@@ -190,15 +198,18 @@ class FrameSemantics(nn.Module):
         return semantics
 
     def where(self, text: Tensor, image: Tensor, position: Tensor) -> Tensor:
-        """How much each category attends to each place, before the softmax, meaned over the heads: (N, C, h · w), and one more
-        column with `null_key`; the arguments as above.
+        """Returns attention logits of each category for each place, averaged over the heads.
+
+        The shape is (N, C, h · w), with one more column at the end if there is a null key. The
+        arguments are those of `forward`.
         """
         queries, values = self._sides(text, image, position)
         return self.attention.logits(queries, values).mean(dim=1)
 
     def _sides(self, text: Tensor, image: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries (N, C, d) and keys, which are the values too, (N, h · w (+ 1), d)."""
-        pixels = (image + position.to(image.dtype)).flatten(0, 1).flatten(2).transpose(1, 2)  # (N, h · w, C_img)
+        """Returns queries (N, C, d) and keys (N, h · w (+ 1), d); the keys are also the values."""
+        # (N, h · w, C_img)
+        pixels = (image + position.to(image.dtype)).flatten(0, 1).flatten(2).transpose(1, 2)
         values = self.image(pixels)  # (N, h · w, d)
         if self.null is not None:
             values = torch.cat([values, self.null.to(values.dtype).expand(len(values), -1, -1)], dim=1)
@@ -206,10 +217,11 @@ class FrameSemantics(nn.Module):
 
 
 class TwoWayBlock(nn.Module):
-    """SAM's two-way block: self-attention of the queries; queries read keys; MLP; keys read queries.
+    """SAM's two-way block: queries attend to themselves and to keys; MLP; keys attend to queries.
 
-    Every block, the first too, adds the position encodings: the learnable queries, and the keys as they were at first. Nothing
-    reads the keys after the last block, so that one doesn't update them and has no weights for it.
+    Every block, including the first, adds position encodings: the learnable queries and the initial
+    keys. The keys are not used after the last block, so the last block does not update them and has
+    no weights for that.
     """
 
     def __init__(self, options: ProjectorOptions, *, last: bool) -> None:
@@ -227,7 +239,15 @@ class TwoWayBlock(nn.Module):
     def forward(
         self, queries: Tensor, keys: Tensor, query_position: Tensor, key_position: Tensor, key_mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """(N, Q, d) queries, (N, K, d) keys, the same of positions, (N, 1, 1, K) bool -> queries, keys."""
+        """Returns the updated queries and keys.
+
+        Args:
+            queries: (N, Q, d).
+            keys: (N, K, d).
+            query_position: (N, Q, d).
+            key_position: (N, K, d).
+            key_mask: (N, 1, 1, K) bool, True for keys that count; None if all do.
+        """
         placed = queries + query_position
         queries = self.norm1(queries + self.self_attention(placed, placed, queries))
         placed, placed_keys = queries + query_position, keys + key_position
@@ -239,7 +259,10 @@ class TwoWayBlock(nn.Module):
 
 
 class QFormerBlock(nn.Module):
-    """A Q-Former's block: self-attention of the queries; queries read keys; MLP. Keys stay as they are, no positions."""
+    """The block of a Q-Former: queries attend to themselves and to keys; MLP.
+
+    Keys do not change, and positions are not used.
+    """
 
     def __init__(self, options: ProjectorOptions) -> None:
         super().__init__()
@@ -254,7 +277,7 @@ class QFormerBlock(nn.Module):
     def forward(
         self, queries: Tensor, keys: Tensor, query_position: Tensor, key_position: Tensor, key_mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """As TwoWayBlock.forward; the positions are not used."""
+        """See `TwoWayBlock.forward`; the positions are not used."""
         queries = self.norm1(queries + self.self_attention(queries, queries, queries))
         queries = self.norm2(queries + self.queries_to_keys(queries, keys, keys, key_mask))
         queries = self.norm3(queries + self.mlp(queries))
@@ -262,7 +285,7 @@ class QFormerBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention, `downsample` times narrower inside."""
+    """Multi-head attention with an inner width of `width // downsample`."""
 
     def __init__(self, width: int, heads: int, *, downsample: int = 1) -> None:
         super().__init__()
@@ -274,14 +297,17 @@ class Attention(nn.Module):
         self.out = nn.Linear(inside, width)
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(N, Q, d), (N, K, d), (N, K, d), mask (N, 1, 1, K) bool, True where a key counts -> (N, Q, d)."""
+        """Takes (N, Q, d), (N, K, d), (N, K, d); returns (N, Q, d).
+
+        `mask` is (N, 1, 1, K) bool, True for keys that count.
+        """
         q, k, v = self._split(self.q(queries)), self._split(self.k(keys)), self._split(self.v(values))
-        mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (N, heads, Q, inside / heads)
+        mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (N, heads, Q, d / heads)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))  # (N, Q, d)
         return out
 
     def logits(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """What the softmax is taken of: (N, Q, d), (N, K, d) -> (N, heads, Q, K)."""
+        """Returns the input of the softmax: (N, Q, d), (N, K, d) -> (N, heads, Q, K)."""
         q, k = self._split(self.q(queries)), self._split(self.k(keys))
         found: Tensor = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
         return found
@@ -292,12 +318,18 @@ class Attention(nn.Module):
 
 
 def anywhere(where: Tensor) -> Tensor:
-    """The log odds that a category is anywhere rather than nowhere, of `FrameSemantics.where` with a null key: (N, C)."""
+    """Returns the log odds (N, C) that a category is somewhere in the frame.
+
+    `where` is the result of `FrameSemantics.where` with a null key.
+    """
     return where[..., :-1].logsumexp(dim=-1) - where[..., -1]
 
 
 def _likeliest(odds: Tensor, absent: Tensor | None) -> Tensor:
-    """The highest log odds over the categories, (N, C, …) -> (N, …); `absent` (N, C) names those that don't count."""
+    """Returns the highest log odds over the categories, (N, C, …) -> (N, …).
+
+    `absent` (N, C) is True for categories that do not count.
+    """
     odds = odds.clamp(-ODDS, ODDS)
     if absent is not None:
         odds = odds.masked_fill(absent.view(*absent.shape, *[1] * (odds.dim() - 2)), -ODDS)
@@ -305,6 +337,6 @@ def _likeliest(odds: Tensor, absent: Tensor | None) -> Tensor:
 
 
 def _key_mask(text_mask: Tensor, frames: int) -> Tensor:
-    """(B, C) -> (N, 1, 1, 1 + C): the clip's semantics always count."""
+    """(B, C) -> (N, 1, 1, 1 + C); the first key, the clip semantics, always counts."""
     counts = torch.cat([text_mask.new_ones(len(text_mask), 1), text_mask], dim=1)
     return counts.repeat_interleave(frames, dim=0)[:, None, None]

@@ -1,4 +1,8 @@
-"""Words to token ids: the one prompt with `<SEG>` forced in its answer, and the small tokenizer of models made from nothing."""
+"""From words to token ids: LAVIDA's prompt, and tokenizers for small models.
+
+The prompt ends in a forced answer that contains `<SEG>`. The small tokenizers are for models that
+`vadcli` builds without a pretrained base.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ TURN_END = "<|im_end|>"
 QWEN_SPECIALS = ("<|endoftext|>", "<|im_start|>", TURN_END, "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", VIDEO)
 CLIP_SPECIALS = ("<|startoftext|>", "<|endoftext|>")
 
-# Qwen2-VL's conversation format, for one text and one video a message.
+# Qwen2-VL's conversation format, for one text and one video per message.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
@@ -32,7 +36,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
-# What the small tokenizer learns its pieces from: the words that people look for in footage, and the prompt's own.
+# The small tokenizers learn their tokens from these words: typical categories and the prompt.
 CORPUS = (
     "Detect the anomalies in this video. They may be: It is. You are a helpful assistant. system user assistant "
     "a person people man woman child crowd car truck bus bicycle motorcycle skateboard dog bag box knife gun "
@@ -48,13 +52,13 @@ CORPUS = (
 
 @dataclass(frozen=True)
 class PromptTokens:
-    """One prompt, with a hole for the visual tokens between `before` and `after`.
+    """Token ids of one prompt; the visual tokens go between `before` and `after`.
 
     Attributes:
         before: ids up to and including <|vision_start|>.
         after: ids from <|vision_end|> to the end of the forced answer.
-        seg: position of `<SEG>` in `after`.
-        names: for each category, the position of its last token in `after`.
+        seg: index of `<SEG>` in `after`.
+        names: index of the last token of each category in `after`.
     """
 
     before: tuple[int, ...]
@@ -64,34 +68,35 @@ class PromptTokens:
 
 
 def messages(categories: Sequence[str], options: PromptOptions) -> list[dict[str, Any]]:
-    """The conversation: the video, then the question."""
+    """Returns the conversation: one message with the video and the question."""
     question = options.question.format(categories=", ".join(categories))
     return [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}]
 
 
 def build_prompt(tokenizer: Any, categories: Sequence[str], options: PromptOptions) -> PromptTokens:
-    """Token ids of the prompt and its forced answer (paper 3.5), by the tokenizer's own chat template.
+    """Returns the token ids of the prompt and its forced answer (paper 3.5).
 
     Args:
-        tokenizer: Qwen2-VL's, with `<SEG>` added.
-        categories: 1 to `options.max_categories` names.
+        tokenizer: Qwen2-VL's, with `<SEG>` added; its chat template is used.
+        categories: 1 to `options.max_categories` categories.
         options: the words around them.
 
     Raises:
-        ValueError: a category holds a control token, or the template shows the video not exactly once.
+        ValueError: a category contains a control token, or the template does not contain the video
+            exactly once, or the prompt does not contain `<SEG>` exactly once.
     """
     for name in categories:
         forged = next((token for token in tokenizer.get_added_vocab() if token in name), None)
         if forged is not None:
-            raise ValueError(f"the category {name!r} holds {forged!r}, which the model takes for a control token")
+            raise ValueError(f"the category {name!r} contains the control token {forged!r}; remove it")
     text = tokenizer.apply_chat_template(messages(categories, options), tokenize=False, add_generation_prompt=True)
     encoded = tokenizer(text + options.answer, add_special_tokens=False, return_offsets_mapping=True)
     ids = encoded["input_ids"]
     video, seg = tokenizer.convert_tokens_to_ids(VIDEO), tokenizer.convert_tokens_to_ids(SEG)
     if ids.count(video) != 1:
-        raise ValueError(f"the prompt must show the video once, not {ids.count(video)} times: {text!r}")
+        raise ValueError(f"the prompt must contain the video once, not {ids.count(video)} times: {text!r}")
     if seg == tokenizer.unk_token_id or ids.count(seg) != 1:
-        raise ValueError(f"the prompt must hold {SEG} once: {text + options.answer!r}")
+        raise ValueError(f"the prompt must contain {SEG} once: {text + options.answer!r}")
     hole = ids.index(video)
     after = tuple(ids[hole + 1 :])
     ends = _name_ends(text, categories, options)
@@ -100,7 +105,10 @@ def build_prompt(tokenizer: Any, categories: Sequence[str], options: PromptOptio
 
 
 def _name_ends(text: str, categories: Sequence[str], options: PromptOptions) -> list[int]:
-    """Where in the prompt's text each category ends, as the template renders them; none where it changes them."""
+    """Returns the character offset at which each category ends in the prompt `text`.
+
+    The list is empty if the chat template changed the question.
+    """
     lead = options.question.partition("{categories}")[0]
     listed = ", ".join(categories)
     start = text.find(lead + listed)
@@ -111,20 +119,26 @@ def _name_ends(text: str, categories: Sequence[str], options: PromptOptions) -> 
 
 
 def split_categories(categories: Sequence[str], limit: int) -> list[tuple[str, ...]]:
-    """The categories in as few lists of at most `limit` as there must be, of nearly equal lengths, in order."""
+    """Splits the categories, in order, into as few lists of at most `limit` as possible.
+
+    The lists have nearly equal lengths.
+    """
     lists = -(-len(categories) // limit)
     edges = [round(number * len(categories) / lists) for number in range(lists + 1)] if lists else [0]
     return [tuple(categories[start:end]) for start, end in pairwise(edges)]
 
 
 def add_seg(tokenizer: Any) -> int:
-    """Make `<SEG>` one token of this tokenizer; its id."""
+    """Adds `<SEG>` to the tokenizer as one token and returns its id."""
     tokenizer.add_special_tokens({"additional_special_tokens": [SEG]}, replace_extra_special_tokens=False)
     return int(tokenizer.convert_tokens_to_ids(SEG))
 
 
 def small_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer for a small Qwen2-VL: any text, at most `vocab_size` ids, `<SEG>` among them. Deterministic."""
+    """Returns a byte-level tokenizer for a small Qwen2-VL; same `vocab_size`, same result.
+
+    It encodes any text with at most `vocab_size` ids, which include `<SEG>`.
+    """
     raw = _byte_pairs(vocab_size, (*QWEN_SPECIALS, SEG))
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw,
@@ -139,10 +153,14 @@ def small_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
 
 
 def small_text_tokenizer(vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer for a small CLIP text model: lower case, start and end marked as CLIP's does. Deterministic."""
+    """Returns a byte-level tokenizer for a small CLIP text model; same arguments, same result.
+
+    Like CLIP's, it uses lower case and adds a start and an end token.
+    """
     start, end = CLIP_SPECIALS
     raw = _byte_pairs(vocab_size, CLIP_SPECIALS)
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)  # a word is the same at a name's beginning as inside it
+    # With the prefix space, a word gets the same tokens at the start of a category and inside it.
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     raw.normalizer = normalizers.Lowercase()
     raw.post_processor = processors.TemplateProcessing(
         single=f"{start} $A {end}", special_tokens=[(name, raw.token_to_id(name)) for name in CLIP_SPECIALS]

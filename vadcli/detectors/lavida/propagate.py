@@ -1,9 +1,10 @@
-"""SAM2's video memory: carry masks from the sampled frames to the frames between them.
+"""Propagates masks from the sampled frames to the frames between them with SAM2's video memory.
 
-A stretch is a known frame and the frames up to the next known one. Its known mask is a mask prompt, which gives the first
-memory; the following frames are tracked one after the other, each from that memory and the latest tracked ones. Stretches know
-nothing of one another, so they run side by side, and a mask depends neither on the batch nor on frames outside its stretch.
-The steps are those of transformers' Sam2VideoModel, which does one object and one stretch at a time.
+A span is a known frame and all frames before the next known one. The known mask is given to SAM2 as
+a mask prompt, which makes the first memory. The following frames are tracked one by one, each from
+that memory and those of the latest tracked frames. Spans are independent and run in parallel: a
+mask depends neither on the batch nor on frames outside its span. The steps are those of
+Sam2VideoModel in transformers, which processes one object and one span at a time.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from vadcli.errors import WeightsError
 
 @dataclass(frozen=True)
 class Memory:
-    """What is kept of one frame of B stretches.
+    """The memory of one frame in each of B spans.
 
     Attributes:
         features: (h·w, B, C_mem).
         position: their position encoding, (h·w, B, C_mem).
-        pointer: the object in one vector, (B, 256).
+        pointer: SAM2's object pointer, one vector per object, (B, 256).
     """
 
     features: Tensor
@@ -36,47 +37,49 @@ class Memory:
     pointer: Tensor
 
     def first(self, count: int) -> Memory:
-        """The first `count` stretches."""
+        """Returns the memory of the first `count` spans."""
         return Memory(self.features[:, :count], self.position[:, :count], self.pointer[:count])
 
 
 class MemoryBank:
-    """A stretch's known frame, which stays, and the latest tracked ones, as far back as SAM2 reads anything of them."""
+    """Memories of the known frame and of the latest tracked frames, as many as SAM2 uses."""
 
     def __init__(self, known: Memory, *, pointers: int) -> None:
         self.known = known
-        self.tracked: deque[Memory] = deque(maxlen=pointers - 1)  # the latest last; pointers reach farther back than features
+        # The latest is last. SAM2 uses pointers of more frames than features.
+        self.tracked: deque[Memory] = deque(maxlen=pointers - 1)
         self.frames = 1
 
     def add(self, memory: Memory) -> None:
-        """Remember the next frame."""
+        """Adds the memory of the next frame."""
         self.tracked.append(memory)
         self.frames += 1
 
     def narrow(self, count: int) -> None:
-        """Forget all stretches but the first `count`; the others have ended."""
+        """Keeps only the first `count` spans; the others have ended."""
         self.known = self.known.first(count)
         self.tracked = deque((memory.first(count) for memory in self.tracked), maxlen=self.tracked.maxlen)
 
 
 @torch.no_grad()
 def propagate(model: TransformersMasks, pixels: Tensor, known: Mapping[int, Tensor], *, batch: int = 8) -> Tensor:
-    """Mask logits of every frame, from those of some.
+    """Returns mask logits of every frame, given those of some frames.
 
     Args:
-        model: in evaluation mode, as SAM2's memory has dropout.
+        model: in evaluation mode, because SAM2's memory has dropout.
         pixels: (N, 3, S, S) normalised, in order of time.
-        known: frame number -> mask logits (H, W) of any size; frame 0 must be among them. Where they are above 0 is the object.
-        batch: stretches side by side; the result doesn't depend on it, memory does.
+        known: frame number -> mask logits (H, W) of any size, above 0 on the object. Frame 0 must
+            be among them.
+        batch: spans processed in parallel; it changes memory use, not the result.
 
     Returns:
-        (N, 4h, 4w) float32. Known frames have their own logits, resized where their size differs; the others have what the
-        decoder says, -1024 throughout where the object is gone.
+        (N, 4h, 4w) float32. Known frames keep their logits, resized if necessary; the others get
+        the decoder's logits, which are all -1024 if the object is not in the frame.
 
     Raises:
-        WeightsError: the checkpoint came without a video memory.
-        ValueError: frame 0 isn't known, a number is out of range, a mask isn't (H, W), or the model can't remember: it is in
-            training mode, or has memories of other than 64 channels.
+        WeightsError: the checkpoint has no video memory.
+        ValueError: frame 0 is not known, a frame number is out of range, a mask is not (H, W), the
+            model is in training mode, or its memories do not have 64 channels.
     """
     _check(model, len(pixels), known)
     side = model.image_size // 4
@@ -85,25 +88,21 @@ def propagate(model: TransformersMasks, pixels: Tensor, known: Mapping[int, Tens
         masks[frame] = _resize(logit.to(pixels.device)[None, None], side)[0, 0]
     starts = sorted(known)
     lengths = {start: end - start for start, end in zip(starts, [*starts[1:], len(pixels)], strict=True)}
-    stretches = sorted(
-        (start for start in starts if lengths[start] > 1), key=lambda start: -lengths[start]
-    )  # the longest first
-    for first in range(0, len(stretches), batch):
-        side_by_side = stretches[first : first + batch]
+    spans = sorted((start for start in starts if lengths[start] > 1), key=lambda start: -lengths[start])  # the longest first
+    for first in range(0, len(spans), batch):
+        side_by_side = spans[first : first + batch]
         _track(model, pixels, masks, [range(start, start + lengths[start]) for start in side_by_side], known)
     return masks
 
 
-def _track(
-    model: TransformersMasks, pixels: Tensor, masks: Tensor, stretches: list[range], known: Mapping[int, Tensor]
-) -> None:
-    """Write the masks of the frames behind each stretch's first; stretches come by falling length."""
-    starts = [stretch.start for stretch in stretches]
+def _track(model: TransformersMasks, pixels: Tensor, masks: Tensor, spans: list[range], known: Mapping[int, Tensor]) -> None:
+    """Writes the masks of all frames after the first of each span; the longest span comes first."""
+    starts = [span.start for span in spans]
     prompts = torch.cat([_resize(known[start].to(pixels.device)[None, None], model.image_size) for start in starts]) > 0
     memory = _remember_known(model, model.encode(pixels[starts]), prompts)
     bank = MemoryBank(memory, pointers=int(model.sam2.config.max_object_pointers_in_encoder))
-    for step in range(1, len(stretches[0])):
-        frames = [stretch[step] for stretch in stretches if len(stretch) > step]
+    for step in range(1, len(spans[0])):
+        frames = [span[step] for span in spans if len(span) > step]
         bank.narrow(len(frames))
         features = model.encode(pixels[frames])
         masks[frames], memory = _track_frame(model, features, bank)
@@ -111,13 +110,15 @@ def _track(
 
 
 def _remember_known(model: TransformersMasks, features: ImageFeatures, masks: Tensor) -> Memory:
-    """Boolean masks (B, 1, S, S) as prompts -> their memory.
+    """Returns the memory of B known frames, given their boolean masks (B, 1, S, S) as prompts.
 
-    The object pointer comes from the token of the single mask, as in Meta's code; transformers takes the best of the three.
+    The object pointer comes from the token of the single mask, as in Meta's code; transformers uses
+    the best of three masks.
     """
     binary = masks.to(features.embedding.dtype)
     sparse = _no_points(model, len(features))
-    dense = model.sam2.prompt_encoder.mask_embed(model.sam2.mask_downsample(binary))  # (B, 256, h, w)
+    # (B, 256, h, w)
+    dense = model.sam2.prompt_encoder.mask_embed(model.sam2.mask_downsample(binary))
     _, _, tokens, object_logit = model.heads(features.embedding, features.high, sparse, dense, multimask=False)
     present = masks.flatten(1).any(dim=1)
     pointer = _pointer(model, tokens[:, 0], present & (object_logit > 0))
@@ -125,7 +126,7 @@ def _remember_known(model: TransformersMasks, features: ImageFeatures, masks: Te
 
 
 def _track_frame(model: TransformersMasks, features: ImageFeatures, bank: MemoryBank) -> tuple[Tensor, Memory]:
-    """The next frame of B stretches -> its mask logits (B, 4h, 4w) float32, its memory."""
+    """Returns mask logits (B, 4h, 4w) float32 and memory of the next frame of B spans."""
     multimask = bool(model.sam2._use_multimask(False, None))
     mask_logit, iou, tokens, object_logit = model.heads(
         _conditioned(model, features, bank),
@@ -135,38 +136,39 @@ def _track_frame(model: TransformersMasks, features: ImageFeatures, bank: Memory
         multimask=multimask,
     )
     row, best, present = torch.arange(len(iou), device=iou.device), iou.argmax(dim=1), object_logit > 0
-    chosen = mask_logit[row, best].float().masked_fill(~present[:, None, None], NO_OBJECT_LOGIT)  # (B, 4h, 4w)
+    # (B, 4h, 4w)
+    chosen = mask_logit[row, best].float().masked_fill(~present[:, None, None], NO_OBJECT_LOGIT)
     pointer = _pointer(model, tokens[row, best], present)
     soft = _resize(chosen[:, None], model.image_size).to(features.embedding.dtype).sigmoid()
     return chosen, _remember(model, features, soft, present, pointer)
 
 
 def _conditioned(model: TransformersMasks, features: ImageFeatures, bank: MemoryBank) -> Tensor:
-    """F with the memory attended to, (B, 256, h, w)."""
+    """Returns F after attention to the memories, (B, 256, h, w)."""
     frames, channels, height, width = features.embedding.shape
     memory, position, pointers = _memory_tokens(model, bank, frames)
     attended: Tensor = model.sam2.memory_attention(
         current_vision_features=_tokens(features.embedding),
         current_vision_position_embeddings=_tokens(features.position),
         memory=memory,
-        memory_posision_embeddings=position,  # so spelt in transformers
+        memory_posision_embeddings=position,  # transformers spells it like this
         num_object_pointer_tokens=pointers,
     )  # (1, B, h·w, 256)
     return attended.reshape(frames, height * width, channels).transpose(1, 2).reshape(frames, channels, height, width)
 
 
-def _memory_tokens(model: TransformersMasks, bank: MemoryBank, stretches: int) -> tuple[Tensor, Tensor, int]:
-    """What the attention reads: memories and their positions (L, B, C_mem), the last so many of which are object pointers."""
+def _memory_tokens(model: TransformersMasks, bank: MemoryBank, spans: int) -> tuple[Tensor, Tensor, int]:
+    """Returns memories and positions (L, B, C_mem), and how many at the end are object pointers."""
     sam2 = model.sam2
-    time = sam2.memory_temporal_positional_encoding  # (7, 1, 1, C_mem), the last for the known frame
-    ages = range(min(len(bank.tracked), int(sam2.num_maskmem) - 1), 0, -1)  # in frames, the oldest first
+    time = sam2.memory_temporal_positional_encoding  # (7, 1, 1, C_mem); last: the known frame
+    ages = range(min(len(bank.tracked), int(sam2.num_maskmem) - 1), 0, -1)  # oldest first
     recent = [(bank.tracked[-age], time[age - 1]) for age in ages]
     spatial = [(bank.known, time[-1]), *recent]
     pointer_ages = [bank.frames, *range(1, len(bank.tracked) + 1)]
     pointers = [bank.known.pointer, *(memory.pointer for memory in reversed(bank.tracked))]
     most = int(sam2.config.max_object_pointers_in_encoder)
     vectors, vector_position = sam2._process_object_pointers(
-        pointer_ages, pointers, most, stretches, model.width, bank.known.pointer.device
+        pointer_ages, pointers, most, spans, model.width, bank.known.pointer.device
     )
     memory = torch.cat([*(memory.features for memory, _ in spatial), vectors])
     position = torch.cat([*(memory.position + when for memory, when in spatial), vector_position])
@@ -174,10 +176,10 @@ def _memory_tokens(model: TransformersMasks, bank: MemoryBank, stretches: int) -
 
 
 def _remember(model: TransformersMasks, features: ImageFeatures, mask: Tensor, present: Tensor, pointer: Tensor) -> Memory:
-    """A frame and its mask (B, 1, S, S), 0 to 1 -> its memory.
+    """Returns the memory of frames whose masks are (B, 1, S, S), 0 to 1.
 
-    SAM2 rounds memories to bfloat16. Here they stay as they are: a rounding makes the last bit of a sum, which changes with the
-    batch, visible in the masks of the frames that follow.
+    SAM2 rounds memories to bfloat16; this code does not. The last bit of a sum depends on the
+    batch size, and rounding would turn it into visible changes in the masks of later frames.
     """
     sam2 = model.sam2
     scaled = mask * sam2.config.sigmoid_scale_for_mem_enc + sam2.config.sigmoid_bias_for_mem_enc
@@ -189,13 +191,13 @@ def _remember(model: TransformersMasks, features: ImageFeatures, mask: Tensor, p
 
 
 def _pointer(model: TransformersMasks, token: Tensor, present: Tensor) -> Tensor:
-    """Mask tokens (B, 256) -> object pointers (B, 256), the one for "no object" where there is none."""
+    """Returns object pointers (B, 256) of mask tokens (B, 256); SAM2's "no object" if absent."""
     pointer: Tensor = torch.where(present[:, None], model.sam2.object_pointer_proj(token), model.sam2.no_object_pointer)
     return pointer
 
 
 def _no_points(model: TransformersMasks, frames: int) -> Tensor:
-    """The prompt tokens of a frame that nobody points at: the padding point, padded, (B, 2, 256)."""
+    """Returns the prompt tokens of frames without point prompts: two padding points (B, 2, 256)."""
     padding = model.sam2.prompt_encoder.not_a_point_embed.weight
     return with_padding_point(padding.expand(frames, 1, -1), padding)
 
@@ -206,7 +208,7 @@ def _tokens(image: Tensor) -> Tensor:
 
 
 def _resize(masks: Tensor, side: int) -> Tensor:
-    """(B, 1, H, W) logits -> (B, 1, side, side) float32; those of that size stay as they are."""
+    """Resizes logits (B, 1, H, W) to (B, 1, side, side) float32 if they have another size."""
     masks = masks.float()
     if masks.shape[-2:] == (side, side):
         return masks
@@ -216,18 +218,16 @@ def _resize(masks: Tensor, side: int) -> Tensor:
 def _check(model: TransformersMasks, frames: int, known: Mapping[int, Tensor]) -> None:
     if not model.has_memory:
         hint = "scan without --propagate-masks, or build the folder from a SAM2.1 checkpoint for video"
-        raise WeightsError("the sam2 part is a checkpoint for images: it has no memory to propagate masks by", hint=hint)
+        raise WeightsError("the sam2 part is a checkpoint for images: it has no memory to propagate masks", hint=hint)
     if model.training:
-        raise ValueError("masks are propagated in evaluation mode: call eval() on the model first")
+        raise ValueError("masks can be propagated only in evaluation mode: call eval() on the model first")
     channels = int(model.sam2.mem_dim)
     if channels != MEMORY_CHANNELS:
-        raise ValueError(
-            f"memory_channels {channels}: SAM2's memory attention reads memories of {MEMORY_CHANNELS} channels alone"
-        )
+        raise ValueError(f"memory_channels is {channels}; SAM2's memory attention needs {MEMORY_CHANNELS}")
     if 0 not in known:
-        raise ValueError(f"frame 0 must be known, so that there is a mask to carry; known are {sorted(known)}")
+        raise ValueError(f"frame 0 must be known, so that there is a mask to propagate; known: {sorted(known)}")
     for frame, logit in known.items():
         if not 0 <= frame < frames:
-            raise ValueError(f"frame {frame} is known, but there are {frames} frames")
+            raise ValueError(f"frame {frame} is known, but there are only {frames} frames")
         if logit.ndim != 2:
             raise ValueError(f"the mask of frame {frame} must be (H, W), not {tuple(logit.shape)}")

@@ -1,6 +1,7 @@
-"""A model at work on one device: copies beside computing, batches that fit into memory, nothing lost when they don't.
+"""Runs a model on one device: copies data while the model computes, and fits batches into memory.
 
-Knows tensors and arrays; knows no file and no category.
+If a batch does not fit, it is split and computed again, so that no result is lost. This file
+handles tensors and arrays only; it does not know about files and categories.
 """
 
 from __future__ import annotations
@@ -21,41 +22,42 @@ from vadcli.types import ByteArray
 log = logging.getLogger("vadcli")
 
 MEMORY_SHARE = 0.85
-"""Of a device's free memory that batches may take."""
+"""Share of a device's free memory that batches may use."""
 MOST_CLIPS = 32
-MOST_STRETCHES = 8
-"""Stretches of frames that masks are carried through side by side."""
+MOST_SPANS = 8
+"""Spans of frames through which masks are propagated in parallel."""
 CPU_CLIPS = 2
 
 Step = Callable[[Tensor], tuple[Tensor, ...]]
 WholeStep = Callable[[Tensor, int], Tensor]
 Clock = Callable[[str], AbstractContextManager[Any]]
-"""What a named stage of the work runs inside, so that somebody can time it."""
+"""Returns a context in which the named stage of the work runs, so that it can be timed."""
 
 
 def untimed(stage: str) -> AbstractContextManager[Any]:
-    """The clock that measures nothing."""
+    """A clock that measures nothing."""
     return nullcontext()
 
 
 class Runner:
-    """Runs steps over batches of frames on one device. Any number of threads may call it; steps run one after the other.
+    """Runs steps on batches of frames on one device.
 
-    While one thread's batch is computed, another's is copied to the device from pinned memory, on a stream of its own.
+    Any number of threads may call it; only one step runs at a time. While it runs, the batch of
+    another thread is copied to the device from pinned memory, on a separate CUDA stream.
 
     Args:
-        device: where.
+        device: where the steps run.
 
     Attributes:
-        limit: clips that are computed at a time at most.
-        stretches: stretches of frames that masks are carried through side by side at most.
-        clock: what `copy` and `fetch` run inside: frames to the device, results from it.
+        limit: most clips that are computed at a time.
+        spans: most spans of frames through which masks are propagated in parallel.
+        clock: times the stages `copy` (frames to the device) and `fetch` (results from it).
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.limit = MOST_CLIPS
-        self.stretches = MOST_STRETCHES
+        self.spans = MOST_SPANS
         self.clock: Clock = untimed
         self._lock = threading.Lock()
         self._copies: torch.cuda.Stream | None = None
@@ -63,12 +65,12 @@ class Runner:
             self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def run(self, step: Step, frames: ByteArray) -> tuple[np.ndarray, ...]:
-        """The step's outputs over (B, …) uint8 frames, as arrays with B rows.
+        """Returns the step's outputs for (B, …) uint8 frames, as arrays with B rows.
 
-        Where the device runs out of memory the batch is halved, and so are the ones that follow.
+        If the device runs out of memory, this batch and all later ones are halved.
 
         Raises:
-            DeviceError: not even one clip fits.
+            DeviceError: not even one clip fits into memory.
         """
         done: list[tuple[np.ndarray, ...]] = []
         start = 0
@@ -91,25 +93,26 @@ class Runner:
             return tuple(output.cpu().numpy() for output in outputs)
 
     def run_whole(self, step: WholeStep, frames: ByteArray) -> np.ndarray:
-        """The step's output over (N, …) uint8 frames that belong together; it is told how many parts to compute at a time.
+        """Returns the step's output for (N, …) uint8 frames that cannot be split.
 
-        Where the device runs out of memory that number is halved, and so it stays.
+        The step gets the frames and the number of spans to compute in parallel. If the device runs
+        out of memory, that number is halved, also for later calls.
 
         Raises:
-            DeviceError: not even one part fits.
+            DeviceError: not even one span fits into memory.
         """
         while True:
             try:
-                return self._run(lambda pixels: (step(pixels, self.stretches),), frames)[0]
+                return self._run(lambda pixels: (step(pixels, self.spans),), frames)[0]
             except RuntimeError as error:
-                self.stretches = self._halved(self.stretches, "frame", error)
+                self.spans = self._halved(self.spans, "frame", error)
 
     def reset_limit(self) -> None:
-        """Forget that memory once ran out: what is computed from now on may take less of it."""
-        self.limit, self.stretches = MOST_CLIPS, MOST_STRETCHES
+        """Resets the limits, for work that may need less memory than the work before."""
+        self.limit, self.spans = MOST_CLIPS, MOST_SPANS
 
     def find_batch_size(self, step: Step, clip: ByteArray) -> int:
-        """How many clips like `clip`, (T, H, W, 3), fit into the device's free memory; CPU_CLIPS on a CPU."""
+        """Returns how many clips like `clip`, (T, H, W, 3), fit into memory; CPU_CLIPS on a CPU."""
         if self.device.type != "cuda":
             return CPU_CLIPS
         one, two = (self._peak(step, np.stack([clip] * count)) for count in (1, 2))
@@ -117,7 +120,7 @@ class Runner:
         return batch_for(free * MEMORY_SHARE, first=one, further=two - one)
 
     def _peak(self, step: Step, frames: ByteArray) -> int:
-        """Bytes that a batch takes over what is there before it."""
+        """Returns the bytes that a batch needs, without what was allocated before it."""
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device)
@@ -142,34 +145,37 @@ class Runner:
             clips.record_stream(torch.cuda.current_stream(self.device))
 
     def _halved(self, count: int, what: str, error: RuntimeError) -> int:
-        """Half of a number that did not fit; raises `error` again where it has another cause."""
+        """Returns half of `count` after an out-of-memory error; raises any other error again."""
         if not is_out_of_memory(error):
             raise error
         if count == 1:
             raise DeviceError(
                 f"{self.device}: one {what} does not fit into memory",
-                hint="give a lower --compression, --precision fp16, a smaller --model, or free the device",
+                hint="lower --compression, use --precision fp16 or a smaller --model, or free device memory",
             ) from error
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        log.warning("%s is out of memory with %d %ss; going on with %d", self.device, count, what, count // 2)
+        log.warning("%s is out of memory with %d %ss; continuing with %d", self.device, count, what, count // 2)
         return count // 2
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device had too little memory: the allocator says so, or a library that asked it for room of its own."""
+    """True if the device ran out of memory, in torch's allocator or in a library such as cuBLAS."""
     return isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
 
 
 def batch_for(budget: float, *, first: float, further: float) -> int:
-    """Clips that fit into a budget where the first takes `first` bytes and each further one `further`."""
+    """Returns how many clips fit into `budget` bytes, at most MOST_CLIPS and at least 1.
+
+    The first clip needs `first` bytes, each further one `further` bytes.
+    """
     if further <= 0:
         return MOST_CLIPS
     return int(min(MOST_CLIPS, max(1, 1 + (budget - first) // further)))
 
 
 def devices_for(name: str) -> list[torch.device]:
-    """The devices that `auto`, `cpu`, `cuda` (all of them) or `cuda:N` stand for."""
+    """Returns the devices that `auto`, `cpu`, `cuda` (all GPUs) or `cuda:N` stands for."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
@@ -178,7 +184,7 @@ def devices_for(name: str) -> list[torch.device]:
 
 
 def dtype_for(precision: str, device: torch.device) -> torch.dtype:
-    """The number format that `auto`, `fp16`, `bf16` or `fp32` stands for on a device."""
+    """Returns the dtype that `auto`, `fp16`, `bf16` or `fp32` stands for on a device."""
     if precision == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
     return {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]

@@ -1,13 +1,13 @@
-"""What the parameters of SAM2 are called in transformers' Sam2VideoModel and in Meta's `sam2` package and checkpoints.
+"""Runs SAM2's image encoder and mask decoder with Meta's `sam2` package instead of transformers.
 
-One table of names for both directions. The tensors are the same on both sides but for two: transformers keeps the four point
-embeddings in one tensor, and the matrix of the position encoding twice.
+PackageMasks implements the MaskModel of masks.py, with the same weights and the same masks. The
+package is optional, and no other file imports it. Its parts are built from the model's transformers
+config. hydra's configs and the package's image predictor, which needs torchvision, are not used.
 
-SAM2's image encoder and mask decoder by Meta's `sam2` package: the contract of `masks.py`, the same weights, the same masks.
-
-The package is optional and only this file knows it; nothing of it is imported before a PackageMasks is made. Its parts are
-built from the transformers config of the model, so that hydra's configs and the package's image predictor, which needs
-torchvision, stay unused.
+RULES is a table of SAM2's parameter names in transformers' Sam2VideoModel and in Meta's package and
+checkpoints, used in both directions. All tensors are the same on both sides with two exceptions:
+transformers keeps the four point embeddings in one tensor and has the matrix of the position
+encoding twice.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ PACKAGE_MATRIX = "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matri
 
 
 def _mlp(transformers: str, package: str, depth: int) -> list[tuple[str, str]]:
-    """The layers of a feed-forward network: transformers names the first and the last, the package counts."""
+    """Rules for a feed-forward network: transformers names some layers, the package numbers all."""
     names = ["proj_in", *(f"layers.{layer}" for layer in range(depth - 2)), "proj_out"]
     return [(f"{transformers}.{name}.{{}}", f"{package}.layers.{layer}.{{}}") for layer, name in enumerate(names)]
 
 
-# (transformers, package); a {} stands for one part of a dotted name, the same on both sides, or for the number at its end.
+# (transformers, package). A {} stands for the same text on both sides: one part of a dotted name
+# or the number at its end.
 RULES: tuple[tuple[str, str], ...] = (
     # Image encoder
     ("vision_encoder.backbone.pos_embed", "image_encoder.trunk.pos_embed"),
@@ -118,7 +119,7 @@ RULES: tuple[tuple[str, str], ...] = (
 
 
 def to_package(name: str) -> tuple[str, ...]:
-    """A parameter of Sam2VideoModel -> its names in the sam2 package: one, or four for the point embeddings.
+    """Returns a Sam2VideoModel parameter's names in the sam2 package: 1, or 4 for the points.
 
     Raises:
         ValueError: SAM2 has no such parameter.
@@ -131,7 +132,7 @@ def to_package(name: str) -> tuple[str, ...]:
 
 
 def to_transformers(name: str) -> tuple[str, ...]:
-    """A parameter of the sam2 package -> its names in Sam2VideoModel: one, or two for the matrix of the position encoding.
+    """Returns a sam2 package parameter's names in Sam2VideoModel: 1, or 2 for the position matrix.
 
     Raises:
         ValueError: SAM2 has no such parameter.
@@ -144,23 +145,23 @@ def to_transformers(name: str) -> tuple[str, ...]:
 
 
 def package_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of Sam2VideoModel, whole or in part -> that of the sam2 package; tensors are shared, not copied.
+    """Renames a Sam2VideoModel state dict, whole or part, for the sam2 package; copies no tensors.
 
     Raises:
         ValueError: a name that SAM2 doesn't have.
     """
     renamed: dict[str, Tensor] = {}
-    for name in sorted(state, key=lambda name: name == MATRICES[0]):  # the image's matrix comes last and stays
+    for name in sorted(state, key=lambda name: name == MATRICES[0]):  # the image's matrix wins
         names = to_package(name)
         renamed |= zip(names, torch.split(state[name], 1) if name == POINTS else [state[name]], strict=True)
     return renamed
 
 
 def transformers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of the sam2 package, whole or in part -> that of Sam2VideoModel.
+    """Renames a state dict of the sam2 package, whole or part, for Sam2VideoModel.
 
-    Meta's checkpoints hold such a state dict under `model`. Tensors are shared with `state` where they are the same, and no two
-    of the result share their memory, so that safetensors can write them.
+    Meta's checkpoints hold such a state dict under `model`. Tensors are shared with `state` if
+    possible, but no two in the result share memory, because safetensors can't write these.
 
     Raises:
         ValueError: a name that SAM2 doesn't have, or only some of the four point embeddings.
@@ -173,7 +174,7 @@ def transformers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             renamed[_translate(name, 1)] = tensor
     points = [state[name] for name in PACKAGE_POINTS if name in state]
     if points and len(points) < len(PACKAGE_POINTS):
-        raise ValueError(f"{len(points)} of SAM2's {len(PACKAGE_POINTS)} point embeddings: all or none are needed")
+        raise ValueError(f"{len(points)} of SAM2's {len(PACKAGE_POINTS)} point embeddings: give all or none")
     return renamed | ({POINTS: torch.cat(points)} if points else {})
 
 
@@ -195,12 +196,13 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 class PackageMasks(nn.Module):
-    """SAM2 by Meta's package. Its state dict has the names of Meta's checkpoints, without the video memory.
+    """SAM2 run by Meta's package. Its state dict has Meta's names; there is no video memory.
 
-    Everything runs in the model's dtype, but for position encodings, which are computed in float32 and then cast.
+    Everything runs in the model's dtype except position encodings, which are computed in float32
+    and then cast.
 
     Args:
-        config: the sizes; weights are random until `load_transformers_state`.
+        config: the sizes; weights are random until `load_transformers_state` is called.
 
     Raises:
         WeightsError: the sam2 package is not installed, or can't be imported.
@@ -209,7 +211,7 @@ class PackageMasks(nn.Module):
 
     def __init__(self, config: Sam2VideoConfig) -> None:
         super().__init__()
-        parts: Any = config  # transformers types its nested configs as dicts too, which they no longer are
+        parts: Any = config  # transformers' type hints say that nested configs may be dicts
         self.image_size = int(parts.image_size)
         self.width = int(parts.vision_config.fpn_hidden_size)
         self.image_encoder: Any = _image_encoder(parts.vision_config)
@@ -219,7 +221,7 @@ class PackageMasks(nn.Module):
         self.train(self.training)
 
     def load_transformers_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take the weights of a Sam2VideoModel's state dict; those of the video memory are left out.
+        """Loads the weights of a Sam2VideoModel's state dict, without those of the video memory.
 
         Raises:
             ValueError: a name that SAM2 doesn't have.
@@ -229,7 +231,7 @@ class PackageMasks(nn.Module):
         self.load_state_dict({name: tensor for name, tensor in package_state(state).items() if name in own})
 
     def train(self, mode: bool = True) -> PackageMasks:
-        """As usual; the decoder's own flag stays down, because all it does is to switch off the choice of the stable mask."""
+        """As in Module, but the decoder's flag stays False: True only turns off stable masks."""
         super().train(mode)
         self.sam_mask_decoder.training = False
         return self
@@ -246,13 +248,13 @@ class PackageMasks(nn.Module):
         return ImageFeatures.cat([self.features(self.pyramid(part)) for part in parts])
 
     def pyramid(self, pixels: Tensor) -> Pyramid:
-        """(N, 3, S, S) normalised pixels -> FPN levels at strides 4, 8 and 16, before the decoder's projections."""
+        """(N, 3, S, S) normalised pixels -> FPN levels at strides 4, 8, 16, not yet projected."""
         dtype = self.no_mem_embed.dtype
         fine, middle, embedding = self.image_encoder(pixels.to(dtype))["backbone_fpn"]
-        return fine, middle, embedding.to(dtype)  # the package's FPN leaves its sums in float32
+        return fine, middle, embedding.to(dtype)  # the package's FPN returns its sums in float32
 
     def features(self, levels: Pyramid) -> ImageFeatures:
-        """FPN levels -> what the decoder and the projector read; both projections belong to the decoder and train with it."""
+        """FPN levels -> what decoder and projector read; projected by the decoder's layers."""
         fine, middle, embedding = levels
         high = (self.sam_mask_decoder.conv_s0(fine), self.sam_mask_decoder.conv_s1(middle))
         return ImageFeatures(embedding, self.image_encoder.neck.position_encoding(embedding[:1]), high)
@@ -260,7 +262,7 @@ class PackageMasks(nn.Module):
     def decode(
         self, features: ImageFeatures, prompt: Tensor, *, multimask: bool = False, dense: Tensor | None = None
     ) -> MaskOutput:
-        """See MaskModel.decode; with one mask, SAM2's stability choice replaces an unstable one by the best of the three."""
+        """See MaskModel.decode. SAM2 replaces an unstable single mask by the best of three."""
         embedding = features.embedding + self.no_mem_embed.view(1, -1, 1, 1)
         no_mask = self.sam_prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
         mask_logit, iou, _, object_logit = self.sam_mask_decoder(
@@ -271,14 +273,14 @@ class PackageMasks(nn.Module):
             ),
             dense_prompt_embeddings=no_mask if dense is None else no_mask + dense.to(embedding.dtype),
             multimask_output=multimask,
-            repeat_image=False,  # a frame a prompt
+            repeat_image=False,  # one frame per prompt
             high_res_features=list(features.high),
         )
         return MaskOutput(object_logit[:, 0].float(), mask_logit.float(), iou.float())
 
 
 class _NeckPosition(SinePosition):
-    """The same encoding, asked for as the package's FPN does: by the features."""
+    """The same encoding, with the arguments of the package's FPN: the features."""
 
     def forward(self, features: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(features.shape, features.device, features.dtype)
@@ -291,7 +293,7 @@ def _image_encoder(vision: Any) -> nn.Module:
     for name, counts in (("embed_dim_per_stage", dims), ("num_attention_heads_per_stage", heads)):
         if any(2 * one != other for one, other in itertools.pairwise(counts)):
             raise ValueError(
-                f"{name} {counts}: the sam2 package doubles it at each stage, other sizes need the transformers backend"
+                f"{name} {counts}: the sam2 package doubles it at each stage; other sizes need the transformers backend"
             )
     trunk = hieradet.Hiera(
         embed_dim=dims[0],
@@ -355,5 +357,5 @@ def _part(module: str) -> Any:
     except ImportError as error:
         raise WeightsError(
             f"the sam2 package can't be used: {error}",
-            hint="install it with `make install`, or take the transformers backend, which gives the same masks",
+            hint="install it with `make install`, or use the transformers backend, which gives the same masks",
         ) from error

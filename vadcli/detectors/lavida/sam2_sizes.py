@@ -1,9 +1,8 @@
-"""A small convolutional trunk for SAM2's image encoder, in place of Hiera, for a model made from nothing.
+"""The sizes of a SAM2 model, and a small convolutional trunk that can replace Hiera in it.
 
-Published SAM2 variants for small devices do the same with trunks of their own. Hiera from random weights doesn't learn shapes
-from a few thousand clips; convolutions do. Everything behind it, from the feature pyramid on, is SAM2's.
-
-The sizes of a SAM2 model, and the transformers config that follows from them.
+`sam2_config` makes a transformers config from a few sizes. ConvTrunk is for models trained from
+nothing: with a few thousand clips, convolutions learn shapes and Hiera does not. All that follows
+the trunk, from the feature pyramid on, is SAM2's. SAM2 variants for small devices do the same.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ class ConvTrunkConfig(PreTrainedConfig):  # type: ignore[misc]
 
     Attributes:
         widths: channels of the four stages, at strides 4, 8, 16 and 32; multiples of 8.
-        depths: convolutions a stage, the one that halves the picture included.
+        depths: convolutions per stage, including the first, which halves the image.
     """
 
     model_type = "vadcli_conv_trunk"
@@ -38,7 +37,7 @@ class ConvTrunkConfig(PreTrainedConfig):  # type: ignore[misc]
 
 
 class ConvTrunk(PreTrainedModel):  # type: ignore[misc]
-    """Four stages of 3 × 3 convolutions, all but each stage's first with a bridge over them."""
+    """Four stages of 3 × 3 convolutions; all but the first of each stage are residual."""
 
     config_class = ConvTrunkConfig
     main_input_name = "pixel_values"
@@ -55,7 +54,10 @@ class ConvTrunk(PreTrainedModel):  # type: ignore[misc]
         self.post_init()
 
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> Any:
-        """(N, 3, S, S) -> the stages' outputs, (N, S/4, S/4, C1) to (N, S/32, S/32, C4), channels last as Hiera gives them."""
+        """Returns the outputs of the four stages, with channels last as in Hiera.
+
+        (N, 3, S, S) -> (N, S/4, S/4, C1) to (N, S/32, S/32, C4)
+        """
         states = self.stem(pixel_values)
         outputs = []
         for stage in self.stages:
@@ -72,7 +74,7 @@ class ConvTrunk(PreTrainedModel):  # type: ignore[misc]
 
 
 class Convolution(nn.Module):
-    """Convolution, group norm, GELU; what came in is added where it has the same shape."""
+    """Convolution, group norm, GELU; residual if input and output have the same shape."""
 
     def __init__(self, before: int, width: int, *, stride: int = 1) -> None:
         super().__init__()
@@ -91,8 +93,8 @@ AutoModel.register(ConvTrunkConfig, ConvTrunk)
 
 
 Trunk = Literal["hiera", "conv"]
-STRIDE_PX = 16  # of the embedding F; the masks have a quarter of it
-MEMORY_CHANNELS = 64  # what transformers' memory attention reads, whatever the config says
+STRIDE_PX = 16  # of the embedding F; the stride of the masks is a quarter of it
+MEMORY_CHANNELS = 64  # transformers' memory attention always reads 64, whatever the config says
 
 
 @dataclass(frozen=True)
@@ -101,19 +103,19 @@ class Sam2Sizes:
 
     Attributes:
         image_size: side of the square image in pixels.
-        trunk: `hiera`, SAM2's own, or `conv`, see `conv_trunk`; of the sizes up to `background` the latter reads embed_dim
-            and blocks alone.
-        embed_dim: channels of the encoder's first stage; they double at each of the four stages.
-        num_heads: attention heads of the first stage; they double too.
-        blocks: transformer blocks a stage.
-        windows: window side a stage, in tokens of that stage.
-        global_blocks: numbers of the blocks that attend to the whole image, counted over all stages.
+        trunk: `hiera` is SAM2's own; `conv` is ConvTrunk. Of the next six sizes, `conv` only uses
+            embed_dim and blocks.
+        embed_dim: channels of the first of the four stages; they double at each stage.
+        num_heads: attention heads of the first stage; they double at each stage, too.
+        blocks: transformer blocks per stage.
+        windows: window side per stage, in tokens of that stage.
+        global_blocks: indices, over all stages, of the blocks that attend to the whole image.
         background: size of the learned position grid that is stretched over the image.
         width: channels of the FPN, the decoder, the prompts and the memory attention.
         decoder_heads: attention heads of the mask decoder.
         decoder_mlp: hidden channels of the mask decoder's feed-forward layers.
         iou_hidden: hidden channels of the head that predicts a mask's quality.
-        memory_channels: channels of a memory; with others than 64 all works but the propagation of masks.
+        memory_channels: channels of a memory; masks can only be propagated if it is 64.
         memory_layers: layers of the memory attention.
         memory_mlp: hidden channels of the memory attention's feed-forward layers.
 
@@ -138,7 +140,7 @@ class Sam2Sizes:
     memory_mlp: int = 2048
 
     def __post_init__(self) -> None:
-        _require(self.trunk in get_args(Trunk), f"trunk {self.trunk!r} is none of {', '.join(get_args(Trunk))}")
+        _require(self.trunk in get_args(Trunk), f"trunk {self.trunk!r} is not one of {', '.join(get_args(Trunk))}")
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, str):
@@ -148,12 +150,12 @@ class Sam2Sizes:
             _require(
                 all(type(n) is int and n >= least for n in whole), f"{field.name} {value}: must be whole numbers >= {least}"
             )
-            if isinstance(value, list):  # where the sizes come from JSON
+            if isinstance(value, list):  # sizes that come from JSON
                 object.__setattr__(self, field.name, whole)
         if self.trunk == "hiera":
             self._check_encoder()
         else:
-            _require(len(self.blocks) == 4, f"blocks {self.blocks}: 4 stages")
+            _require(len(self.blocks) == 4, f"blocks {self.blocks}: give 4 stages")
             _require(self.embed_dim % 8 == 0, f"embed_dim {self.embed_dim} is not a multiple of 8")
             _require(self.image_size % 32 == 0, f"image_size {self.image_size} is not a multiple of 32")
         self._check_widths()
@@ -161,7 +163,8 @@ class Sam2Sizes:
     def _check_encoder(self) -> None:
         stages = (len(self.blocks), len(self.windows), len(self.background))
         _require(
-            stages == (4, 4, 2), f"blocks {self.blocks} and windows {self.windows}: 4 each; background {self.background}: 2"
+            stages == (4, 4, 2),
+            f"blocks {self.blocks} and windows {self.windows}: give 4 each; background {self.background}: give 2",
         )
         _require(self.image_size % 32 == 0, f"image_size {self.image_size} is not a multiple of 32")
         tiles = self.image_size // 4 % self.windows[0] == 0
@@ -171,7 +174,7 @@ class Sam2Sizes:
             _require(first not in self.global_blocks, f"block {first} is the first of a stage and can't attend globally")
             _require(window % 2 == 0, f"windows {self.windows}: {window} must be even, because the next stage halves it")
         depth = sum(self.blocks)
-        _require(max(self.global_blocks, default=0) < depth, f"global_blocks {self.global_blocks} go beyond {depth} blocks")
+        _require(max(self.global_blocks, default=0) < depth, f"global_blocks {self.global_blocks} are beyond {depth} blocks")
         _require(
             self.embed_dim % self.num_heads == 0, f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}"
         )
@@ -185,11 +188,11 @@ class Sam2Sizes:
 
 
 def sam2_config(**sizes: Any) -> Sam2VideoConfig:
-    """A transformers config, everything derived consistently from the fields of Sam2Sizes.
+    """Returns a transformers config, derived from the fields of Sam2Sizes.
 
     Raises:
         ValueError: no model has these sizes.
-        TypeError: a size that Sam2Sizes doesn't know.
+        TypeError: Sam2Sizes has no such size.
     """
     size = Sam2Sizes(**sizes)
     dims = [size.embed_dim * 2**stage for stage in range(4)]

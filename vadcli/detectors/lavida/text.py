@@ -1,4 +1,4 @@
-"""CLIP's text model: one pooled embedding per category (the text branch of paper 3.7), run once per list."""
+"""CLIP's text model: one pooled embedding per category (the text branch of paper 3.7)."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ class TextEncoder(nn.Module):
 
     @property
     def width(self) -> int:
-        """Width of an embedding, 512 for ViT-B/32."""
+        """Width of an embedding; 512 for ViT-B/32."""
         return int(self.clip.config.hidden_size)
 
     def forward(self, categories: Sequence[str]) -> Tensor:
-        """(C, width) pooled embeddings, without gradients. A category too long for CLIP is cut and keeps its end token."""
+        """Returns pooled embeddings (C, width) without gradients.
+
+        A category that is too long for CLIP is cut off; it keeps its end token.
+        """
         with torch.no_grad():
             return self.pooled(categories)
 

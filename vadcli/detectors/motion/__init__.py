@@ -1,38 +1,43 @@
-"""What the motion detector can be set to. Each value that changes scores is here and goes into the fingerprint."""
+"""The options of the motion detector.
+
+Every setting that changes scores is an option here, and so is part of the fingerprint.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 MODEL_VERSION = 1
-"""Raised when a stored camera model can't be read as before; older models are then refitted."""
+"""Increase this if stored camera models become unusable; the engine then fits them again."""
 
 
 @dataclass(frozen=True)
 class MotionOptions:
-    """The motion detector's settings; lengths in pixels are of the delivered picture, about 360x240.
+    """The motion detector's options. Pixels are those of the delivered frame, about 360x240.
 
     Attributes:
-        clip_frames: T, sampled frames a clip.
-        rate_hz: sampled frames a second.
-        max_area_px: delivered picture area.
+        clip_frames: T, sampled frames per clip.
+        rate_hz: sampled frames per second.
+        max_area_px: largest area of a delivered frame.
         cell_px: side of a grid cell.
-        box_cells: side of the square, in cells, over which motion is averaged: about the size of a person.
-        steadying_s: standard deviation of the Gaussian over time of each cell; masks show these.
-        smoothing_s: standard deviation of the Gaussian over time of the frame values.
-        gap_s: samples farther apart than this (and than 3 usual steps) are never smoothed together.
-        change_floor: gray levels of change that count as nothing.
-        noise_factor: a pair's median change, times this, counts as noise.
-        speed_floor_px: speed that counts as nothing.
-        speed_cap_px: higher speeds are taken as this; optical flow is not to be trusted beyond.
-        foreground_low, foreground_high: gray levels from the background where the gate begins to open and is open.
-        max_scenes: views kept a camera.
-        samples: M, moving cells kept a camera for rarity.
-        neighbour_share: rarity is the distance to the neighbour of this rank among the samples.
+        box_cells: side of the square, in cells, over which motion is averaged; about a person.
+        steadying_s: standard deviation of the Gaussian that smooths each cell (and so the masks)
+            over time.
+        smoothing_s: standard deviation of the Gaussian that smooths the frame values over time.
+        gap_s: no smoothing across gaps that are longer than this and than 3 usual steps.
+        change_floor: gray levels of change that are subtracted as noise.
+        noise_factor: the median change of a pair of frames, times this, is also subtracted.
+        speed_floor_px: speed that is subtracted as noise, in pixels per pair of frames.
+        speed_cap_px: higher speeds are cut to this; optical flow is not reliable beyond it.
+        foreground_low, foreground_high: the foreground weight rises from 0 to 1 between these
+            differences from the background, in gray levels.
+        max_scenes: the most scenes per camera.
+        samples: M, the moving cells that are kept per camera for rarity.
+        neighbour_share: rarity is the distance to the k-th nearest sample; k is this share of them.
         exclude_s: samples of the same video within this time are not neighbours.
-        position_weight: how much a picture's width of distance counts against one unit of a scaled feature.
-        moving_px: camera motion, pixels a sample, from which the camera counts as moving.
-        moving_share: share of the video's samples that makes it a moving camera.
+        position_weight: a distance of one frame width counts as this many feature units.
+        moving_px: camera motion from which the camera counts as moving, in pixels per sample.
+        moving_share: a video has a moving camera if it moves in more than this share of samples.
     """
 
     clip_frames: int = 32

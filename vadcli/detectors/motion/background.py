@@ -1,10 +1,9 @@
-"""The grid of cells that everything is measured on.
+"""The view of a camera: its grid of cells, perspective, backgrounds and own motion.
 
-How much faster things move lower in the picture, where they are nearer.
-
-What the empty scene looks like, and how far a cell is from it. Backgrounds live on the grid, in gray levels.
-
-Flow that the whole picture shares: a camera that pans, tilts, zooms and turns gives an affine field.
+All measurements are made on a grid of square cells. Things lower in the frame are nearer and so
+seem to move faster; a perspective corrects this. A background shows an empty scene, in gray levels
+per cell. Optical flow that the whole frame shares comes from the camera: panning, tilting, zooming
+and turning give an affine field.
 """
 
 from __future__ import annotations
@@ -22,13 +21,14 @@ from vadcli.types import BoolArray, ByteArray, FloatArray, TimeArray
 
 @dataclass(frozen=True)
 class CellGrid:
-    """Square cells over one picture size; the last row and column may reach beyond the picture.
+    """Square cells over a frame of one size; the last row and column may extend past its edge.
 
     Attributes:
-        height_px, width_px: the picture.
-        cell_px: a cell's side, at most 16.
-        box_rows, box_columns: (h, h) and (w, w) float32, average a cell with its neighbours.
-        wide_rows, wide_columns: the same over about twice as many.
+        height_px, width_px: size of the frame.
+        cell_px: side of a cell, at most 16.
+        box_rows, box_columns: (h, h) and (w, w) float32, matrices that average a cell with its
+            neighbours.
+        wide_rows, wide_columns: the same for a square with about twice the side.
     """
 
     height_px: int
@@ -41,11 +41,11 @@ class CellGrid:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(h, w) cells."""
+        """The number of cells (h, w)."""
         return len(self.box_rows), len(self.box_columns)
 
     def pad(self, pictures: ByteArray) -> ByteArray:
-        """(..., H, W) -> (..., h * cell, w * cell): the border repeated to whole cells."""
+        """(..., H, W) -> (..., h * cell, w * cell): the border is repeated to fill whole cells."""
         h, w = self.shape
         short = (h * self.cell_px - self.height_px, w * self.cell_px - self.width_px)
         if not any(short):
@@ -62,7 +62,7 @@ class CellGrid:
         return np.asarray(total * np.float32(1.0 / self.cell_px**2), dtype=np.float32)
 
     def centres(self, pictures: FloatArray) -> FloatArray:
-        """(H, W, ...) -> (h, w, ...): the value at each cell's middle; a view."""
+        """(H, W, ...) -> (h, w, ...): the value at the middle of each cell; a view if possible."""
         h, w = self.shape
         middle = self.cell_px // 2
         if self.height_px > (h - 1) * self.cell_px + middle and self.width_px > (w - 1) * self.cell_px + middle:
@@ -72,15 +72,15 @@ class CellGrid:
         return np.asarray(pictures[np.ix_(y, x)], dtype=np.float32)
 
     def box(self, cells: FloatArray) -> FloatArray:
-        """(..., h, w) -> (..., h, w): the mean of each cell's square, cut at the border."""
+        """(..., h, w) -> (..., h, w): the mean over a square around each cell, cut at the edge."""
         return np.asarray(self.box_rows @ cells @ self.box_columns, dtype=np.float32)
 
     def wide_box(self, cells: FloatArray) -> FloatArray:
-        """(..., h, w) -> (..., h, w): the mean of the square of about twice the side."""
+        """(..., h, w) -> (..., h, w): the same for a square with about twice the side."""
         return np.asarray(self.wide_rows @ cells @ self.wide_columns, dtype=np.float32)
 
     def positions(self) -> FloatArray:
-        """(h, w, 2) float32: x and y of the cells' centres in picture widths."""
+        """Returns (h, w, 2) float32: x and y of the cells' centres, in frame widths."""
         h, w = self.shape
         y = (np.arange(h, dtype=np.float32) + 0.5) / w
         x = (np.arange(w, dtype=np.float32) + 0.5) / w
@@ -89,7 +89,7 @@ class CellGrid:
 
 @lru_cache(maxsize=32)
 def grid_for(height_px: int, width_px: int, cell_px: int, box_cells: int) -> CellGrid:
-    """The grid of a picture size; a picture smaller than a cell is one cell."""
+    """Returns the grid for a frame size. A frame that is smaller than a cell has one cell."""
     h, w = -(-height_px // cell_px), -(-width_px // cell_px)
     wide = 2 * box_cells - 1
     return CellGrid(height_px, width_px, cell_px, _box(h, box_cells), _box(w, box_cells).T, _box(h, wide), _box(w, wide).T)
@@ -102,22 +102,24 @@ def _box(cells: int, box: int) -> FloatArray:
 
 
 RIDGE_CELLS = 100.0
-"""The slope is drawn towards none as if by this many cells of the usual spread in height."""
+"""The slope is shrunk towards 0 with the weight of this many cells of the usual SPREAD."""
 
 SPREAD = 0.15
-"""That usual spread: standard deviation of the cells' heights, in picture heights."""
+"""Usual standard deviation of the heights of moving cells, in frame heights."""
 
 STEEPEST = 3.0
-"""Largest slope of ln(motion) over a picture's height."""
+"""Largest slope of ln(motion) per frame height."""
 
 
 @dataclass(frozen=True)
 class Perspective:
-    """ln(motion) grows by `slope` from the top of the picture to its bottom, between `top` and `bottom`; flat beyond.
+    """How motion grows down the frame: ln(motion) is linear between `top` and `bottom`.
+
+    Above `top` and below `bottom` it is constant.
 
     Attributes:
-        slope: e-folds a picture height.
-        centre, top, bottom: in picture heights from the top.
+        slope: change of ln(motion) per frame height.
+        centre, top, bottom: in frame heights from the top.
     """
 
     slope: float = 0.0
@@ -126,23 +128,28 @@ class Perspective:
     bottom: float = 1.0
 
     def factors(self, grid: CellGrid) -> FloatArray:
-        """(h, 1) float32: what motion in each row of cells is divided by."""
+        """Returns (h, 1) float32: the divisor for the motion in each row of cells."""
         rows = grid.shape[0]
         height = np.clip((np.arange(rows) + 0.5) / rows, self.top, self.bottom) - self.centre
         return np.exp(self.slope * height).astype(np.float32)[:, None]
 
     def to_json(self) -> dict[str, float]:
-        """As stored in a camera model."""
+        """Returns the JSON that is stored in a camera model."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Perspective:
-        """The inverse of `to_json`."""
+        """Returns the perspective that `to_json` stored."""
         return cls(**{name: float(document[name]) for name in ("slope", "centre", "top", "bottom")})
 
 
 def fit_perspective(motion: FloatArray, height: FloatArray) -> Perspective:
-    """Fit to (M,) motion > 0 of moving cells and their heights in the picture, 0 the top and 1 the bottom."""
+    """Returns the perspective of M moving cells.
+
+    Args:
+        motion: (M,), all > 0.
+        height: (M,) position in the frame, from 0 (top) to 1 (bottom).
+    """
     if not len(motion):
         return Perspective()
     centre = float(height.mean())
@@ -153,31 +160,32 @@ def fit_perspective(motion: FloatArray, height: FloatArray) -> Perspective:
 
 
 DISAGREE_LEVELS = 15.0
-"""A cell this many gray levels from the background, after matching, disagrees with it."""
+"""After light matching, a cell that is more gray levels than this from a background differs."""
 
 MOST_OF_PICTURE = 0.4
-"""A background that disagrees on more of the picture than this shows another scene."""
+"""If more than this share of the cells differs from a background, it is another scene."""
 
 SAME_PATTERN = 0.6
-"""Correlation over the cells below which two pictures show different scenes."""
+"""Two frames show different scenes if the correlation of their cells is below this."""
 
 FLAT_LEVELS = 4.0
-"""Pictures whose cells spread by less have no pattern to compare."""
+"""Frames whose cells have a standard deviation below this have no pattern to compare."""
 
 FLICKER_LEVELS = 1.0
-"""Pictures whose mean distance from the background stands out by more are matched one by one."""
+"""A frame whose mean differs from its shot by more gray levels gets its own light matching."""
 
 MEDIAN_PICTURES = 9
-"""Pictures of a shot that its median is taken over."""
+"""The median of a shot is computed from at most this many of its frames."""
 
 MATCH_PASSES = 3
 MATCH_SCALE = 8.0
 
 
 def match_light(reference: FloatArray, picture: FloatArray) -> FloatArray:
-    """`reference` under the light of `picture`: gain and offset by iterated weighted least squares.
+    """Returns `reference` (h, w) under the light of `picture` (h, w), with a gain and an offset.
 
-    Cells that fit badly, where something stands in one of the two, lose their say. Both (h, w); so is the answer.
+    These come from iterated weighted least squares. Cells that fit badly, for example because an
+    object is in only one of the two frames, get a low weight.
     """
     x, y = reference.ravel(), picture.ravel()
     residual = y - x - np.median(y - x)
@@ -195,9 +203,10 @@ def match_light(reference: FloatArray, picture: FloatArray) -> FloatArray:
 
 
 def likeness(background: FloatArray, picture: FloatArray) -> float:
-    """How alike two (h, w) pictures are under the same light, 1 at most; below 0 where they show different scenes.
+    """Returns how similar a background and a frame (h, w) are: at most 1, below 0 for other scenes.
 
-    They show the same scene where most cells agree once the light is matched, and where light and dark lie alike.
+    They show the same scene if most cells agree after the light is matched, and if light and dark
+    cells are in the same places.
     """
     differ = float(np.mean(np.abs(picture - match_light(background, picture)) > DISAGREE_LEVELS))
     if differ > MOST_OF_PICTURE:
@@ -210,9 +219,10 @@ def likeness(background: FloatArray, picture: FloatArray) -> float:
 
 
 def learn_scenes(shots: Sequence[FloatArray], most: int) -> list[FloatArray]:
-    """Backgrounds of one picture size, from the pooled pictures (T, h, w) of each shot; at most `most`, commonest first.
+    """Returns at most `most` backgrounds (h, w) for one frame size, the most frequent scene first.
 
-    Shots whose median is unlike the scenes found so far (a turned camera, night instead of day, another place) make the next.
+    The pooled frames of a shot are (T, h, w). Shots that differ from all scenes found so far (a
+    turned camera, night instead of day, another place) make the next scene.
     """
     medians = [_median(shot) for shot in shots]
     groups: list[list[int]] = []
@@ -226,7 +236,10 @@ def learn_scenes(shots: Sequence[FloatArray], most: int) -> list[FloatArray]:
 
 
 def _alike(medians: Sequence[FloatArray], left: Sequence[int]) -> list[int]:
-    """The shots that show what their common median shows; a median of different places shows none, then the first's."""
+    """Returns the shots that are similar to the median of all shots that are left.
+
+    If they show different places, none may be; then returns those similar to the first shot.
+    """
     for centre in (np.median(np.stack([medians[k] for k in left]), axis=0).astype(np.float32), medians[left[0]]):
         alike = [k for k in left if likeness(centre, medians[k]) > 0]
         if alike:
@@ -235,16 +248,16 @@ def _alike(medians: Sequence[FloatArray], left: Sequence[int]) -> list[int]:
 
 
 def foreground(shot: FloatArray, scenes: Mapping[int, FloatArray], options: MotionOptions) -> tuple[FloatArray, int]:
-    """What of a shot isn't background, and which scene it shows.
+    """Returns the foreground of a shot and the number of the scene that it shows.
 
     Args:
-        shot: (T, h, w) pooled pictures.
-        scenes: backgrounds (h, w) by number.
-        options: the detector's.
+        shot: (T, h, w) pooled frames.
+        scenes: scene number -> background (h, w).
+        options: the detector's options.
 
     Returns:
-        (T, h, w) in [0, 1], 0 where the empty scene shows and 1 where something is, and the scene's number. -1 where the shot
-        is like none of them; its own median is the background then.
+        (T, h, w) in [0, 1], from 0 (background) to 1 (foreground); and the number of the scene. The
+        number is -1 if no scene is similar; then the background is the median of the shot.
     """
     median = _median(shot)
     alike = {number: likeness(scene, median) for number, scene in scenes.items()}
@@ -267,36 +280,39 @@ def _median(shot: FloatArray) -> FloatArray:
 
 
 TEXTURE_LEVELS = 2.0
-"""Gray levels between neighbouring cells from which flow can be trusted."""
+"""Flow is reliable in cells that differ from their neighbours by more gray levels than this."""
 
 FEWEST_TEXTURED = 0.05
-"""With a smaller share of textured cells nothing tells whether the camera moves."""
+"""If less than this share of the cells has texture, camera motion is unknown."""
 
 STILL_PX = 0.05
-"""A cell whose flow is less stands still; where most of the textured cells do, so does the camera."""
+"""A cell with less flow than this stands still. If most textured cells do, so does the camera."""
 
 STRIDE = 2
-"""Every second cell each way is enough to see it by."""
+"""Camera motion is fitted to every second cell in each direction; more are not necessary."""
 
 TOGETHER_SHARE = 0.5
-"""Camera motion is what more than this share of the textured cells do together."""
+"""Camera motion is a field that fits more than this share of the textured cells."""
 
 LEFT_SHARE = 0.4
-"""A field that leaves more of the flow than this is no camera that moves: noise has a mean, too."""
+"""The camera moves only if its field leaves less than this share of the flow.
+
+Noise has a mean too, and so gives a field.
+"""
 
 FIT_PASSES = 3
 
 
 def camera_flow(flow: FloatArray, picture: FloatArray) -> tuple[FloatArray, bool] | None:
-    """The part of the flow that the whole picture shares.
+    """Returns the part of the flow that the whole frame shares, and whether the camera moves.
 
     Args:
         flow: (h, w, 2) pixels.
-        picture: (h, w) gray levels, to see where there is texture.
+        picture: (h, w) gray levels; flow counts only where they have texture.
 
     Returns:
-        (h, w, 2) pixels, and whether it explains most of the flow: then the camera moves, else it is a drift within noise.
-        None where the picture stands still or nothing tells.
+        (h, w, 2) pixels; and True if it explains most of the flow, False if it is a drift within
+        the noise. None if the frame stands still, has too little texture or has no shared flow.
     """
     solid = _textured(picture)[::STRIDE, ::STRIDE]
     seen = flow[::STRIDE, ::STRIDE][solid].astype(np.float64)  # (n, 2)
@@ -324,13 +340,16 @@ def _textured(picture: FloatArray) -> BoolArray:
 
 @lru_cache(maxsize=32)
 def _where(h: int, w: int) -> TimeArray:
-    """(h, w, 3): 1, x, y with the picture's middle at 0 and its width 1."""
+    """Returns (h, w, 3): 1, x, y, measured from the middle of the frame in frame widths."""
     y, x = np.mgrid[:h, :w].astype(np.float64)
     return np.stack([np.ones((h, w)), (x - (w - 1) / 2) / w, (y - (h - 1) / 2) / w], axis=-1)
 
 
 def _fit(basis: TimeArray, seen: TimeArray) -> TimeArray:
-    """(n, 3) and (n, 2) -> (3, 2): weighted least squares; cells that move on their own lose their say."""
+    """(n, 3) and (n, 2) -> (3, 2) by weighted least squares.
+
+    Cells that move in their own way get a low weight.
+    """
     middle = np.median(seen, axis=0)
     away = np.hypot(*(seen - middle).T)
     coefficients = np.zeros((3, 2))
@@ -338,7 +357,7 @@ def _fit(basis: TimeArray, seen: TimeArray) -> TimeArray:
         scale = max(0.5, (1.5 if passed == 0 else 1.0) * float(np.median(away)))
         weight = 1.0 / (1.0 + (away / scale) ** 2)
         weighted = basis * weight[:, None]
-        # The ridge keeps slopes at 0 where the textured cells lie together.
+        # The ridge keeps the slopes at 0 if all textured cells are close together.
         normal = weighted.T @ basis + np.diag([1e-6, 1e-2, 1e-2]) * len(seen)
         coefficients = np.linalg.solve(normal, weighted.T @ seen)
         away = np.hypot(*(seen - basis @ coefficients).T)

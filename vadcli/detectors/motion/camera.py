@@ -1,6 +1,7 @@
-"""How unlike the camera's usual moving things one is: distance to its neighbours among remembered cells.
+"""What the motion detector stores for one camera, and how rare a moving cell is for that camera.
 
-What is remembered of one camera, and its form as a CameraModel.
+Rarity is the distance from a cell to its neighbours among the stored moving cells of the camera.
+`to_model` and `from_model` convert between a FittedCamera and a CameraModel.
 """
 
 from __future__ import annotations
@@ -20,24 +21,24 @@ from vadcli.detectors.motion.features import ClipMaps
 from vadcli.types import BoolArray, CameraModel, FloatArray, IndexArray, TimeArray
 
 SCALE_FLOORS = np.array([0.1, 0.2, 1.0], dtype=np.float32)
-"""Smallest spread of [extent, speed, change] that counts as one unit."""
+"""The smallest units of [extent, speed, change]."""
 
 FEWEST_SAMPLES = 20
-"""With fewer left to compare with, nothing is rare or usual."""
+"""With fewer samples than this, rarity is unknown."""
 
 STRIDE = 2
-"""Rarity is looked up at every second cell each way; what it is made of was averaged over more."""
+"""Rarity is computed at every second cell in each direction; its features are averages anyway."""
 
 
 @dataclass(frozen=True)
 class RaritySamples:
-    """Remembered moving cells of one camera.
+    """M stored moving cells of one camera.
 
     Attributes:
         features: (M, 5) float32, scaled.
-        scene: (M,) int64, number of the scene that the sample was seen in.
+        scene: (M,) int64, number of the scene that each sample comes from.
         video: (M,) int64, hash of the sample's video.
-        time_s: (M,) float64, when in that video.
+        time_s: (M,) float64, time in that video.
     """
 
     features: FloatArray = field(repr=False)
@@ -46,48 +47,55 @@ class RaritySamples:
     time_s: TimeArray = field(repr=False)
 
     def of_scene(self, scene: int) -> RaritySamples:
-        """Those seen in one scene."""
+        """Returns the samples of one scene."""
         own = self.scene == scene
         return RaritySamples(self.features[own], self.scene[own], self.video[own], self.time_s[own])
 
 
 def video_number(video: str) -> int:
-    """A number for a video's relative path, the same everywhere."""
+    """Returns a hash of a video's relative path, the same on every machine."""
     return int.from_bytes(
         hashlib.blake2b(video.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little", signed=True
     )
 
 
 def describe(maps: ClipMaps, moving: BoolArray) -> FloatArray:
-    """The cells (T, h, w) that are asked for -> (Q, 5) float32: extent, speed, change, then x and y in picture widths."""
+    """Returns the features (Q, 5) float32 of the Q cells that are True in `moving` (T, h, w).
+
+    They are extent, speed and change, then x and y in frame widths.
+    """
     t, y, x = np.nonzero(moving)
     own = [channel[t, y, x] for channel in (maps.extent, maps.speed, maps.change)]
     return np.column_stack([*own, maps.grid.positions()[y, x]])
 
 
 def coarse(moving: BoolArray) -> BoolArray:
-    """(T, h, w) -> (T, h, w): only the cells where rarity is looked up."""
+    """(T, h, w) -> (T, h, w): True only in cells where rarity is computed."""
     thin = np.zeros_like(moving)
     thin[:, ::STRIDE, ::STRIDE] = moving[:, ::STRIDE, ::STRIDE]
     return thin
 
 
 def spread_out(thin: FloatArray) -> FloatArray:
-    """(T, h, w) with values at the coarse cells -> (T, h, w): their values for the cells beside them too."""
+    """(T, h, w) -> (T, h, w): copies the values of the `coarse` cells to the cells beside them."""
     _, h, w = thin.shape
     return np.repeat(np.repeat(thin[:, ::STRIDE, ::STRIDE], STRIDE, axis=1), STRIDE, axis=2)[:, :h, :w]
 
 
 def scaled(features: FloatArray, scale: FloatArray, options: MotionOptions) -> FloatArray:
-    """(Q, 5) described -> (Q, 5) as compared; `scale` is (3,) or (Q, 3) units of the first three."""
+    """Scales features (Q, 5) from `describe` so that distances between them make sense.
+
+    `scale` holds the units of the first three: (3,) or (Q, 3).
+    """
     own = features[..., : len(SCALE_FLOORS)] / scale
     return np.concatenate([own, features[..., len(SCALE_FLOORS) :] * np.float32(options.position_weight)], axis=-1)
 
 
 def rarity(query: FloatArray, samples: RaritySamples, *, video: int, time_s: float, options: MotionOptions) -> FloatArray:
-    """(Q, 5) scaled -> (Q,) float32, distance to the k-th nearest sample; NaN where too few samples are left to tell.
+    """Returns (Q,) float32: the distance from scaled features (Q, 5) to the k-th nearest sample.
 
-    Samples of the same video within `exclude_s` are left out: a thing must not make itself usual.
+    All are NaN if there are too few samples. Samples of the same video within `exclude_s` do not
+    count: an object must not make itself usual.
     """
     near = (samples.video == video) & (np.abs(samples.time_s - time_s) <= options.exclude_s)
     known = samples.features[~near]
@@ -102,7 +110,7 @@ MOTION_REFERENCE = 6.0
 """Usual motion of something that moves: the geometric mean over a dozen cameras."""
 
 RARITY_REFERENCE = 2.2
-"""Usual rarity of a camera's own moving things, in scaled units: the same."""
+"""Usual rarity of a camera's own moving objects, in scaled units; the same mean."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +118,9 @@ class Levels:
     """What is usual in one scene.
 
     Attributes:
-        motion, rarity: usual highest cell of a frame in which something moves.
-        perspective: how motion grows down the picture.
-        scale: (3,) float32, one unit of [extent, speed, change] for rarity.
+        motion, rarity: usual value of the highest cell, in frames where something moves.
+        perspective: how motion grows down the frame.
+        scale: (3,) float32, units of [extent, speed, change] for rarity.
     """
 
     motion: float = MOTION_REFERENCE
@@ -121,7 +129,7 @@ class Levels:
     scale: FloatArray = field(default_factory=SCALE_FLOORS.copy)
 
     def to_json(self) -> dict[str, Any]:
-        """As stored in a camera model."""
+        """Returns the JSON that is stored in a camera model."""
         return {
             "motion": self.motion,
             "rarity": self.rarity,
@@ -131,7 +139,7 @@ class Levels:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Levels:
-        """The inverse of `to_json`."""
+        """Returns the levels that `to_json` stored."""
         perspective = Perspective.from_json(document["perspective"])
         scale = np.array(document["scale"], dtype=np.float32)
         return cls(float(document["motion"]), float(document["rarity"]), perspective, scale)
@@ -139,12 +147,12 @@ class Levels:
 
 @dataclass(frozen=True)
 class Scene:
-    """One view of the camera: by day, by night, turned elsewhere.
+    """One view of the camera, such as day, night or another direction.
 
     Attributes:
-        height_px, width_px: picture size.
-        background: (h, w) float32 gray levels on the grid.
-        levels: what is usual in it.
+        height_px, width_px: frame size.
+        background: (h, w) float32, gray levels on the grid.
+        levels: what is usual in this scene.
     """
 
     height_px: int
@@ -155,13 +163,13 @@ class Scene:
 
 @dataclass(frozen=True)
 class FittedCamera:
-    """A camera as the detector uses it.
+    """A camera model in the form that the detector uses.
 
     Attributes:
-        scenes: its views, by number.
-        elsewhere: what is taken as usual in a view that is none of them.
-        samples: for rarity; None where nothing moved or nothing was seen.
-        tail: of the smoothed frame values.
+        scenes: the camera's scenes; a scene's number is its index.
+        elsewhere: what is usual in a view that is none of the scenes.
+        samples: moving cells for rarity; None if nothing moved or there was no video.
+        tail: the tail of the smoothed frame values.
     """
 
     scenes: tuple[Scene, ...] = ()
@@ -170,17 +178,17 @@ class FittedCamera:
     tail: Tail = REFERENCE
 
     def backgrounds(self, height_px: int, width_px: int) -> dict[int, FloatArray]:
-        """Backgrounds of this picture size by the scenes' numbers."""
+        """Returns scene number -> background, for scenes of this frame size."""
         size = (height_px, width_px)
         return {n: scene.background for n, scene in enumerate(self.scenes) if (scene.height_px, scene.width_px) == size}
 
     def levels(self, scene: int) -> Levels:
-        """What is usual in a scene; -1 is elsewhere."""
+        """Returns what is usual in a scene; number -1 means none of the scenes."""
         return self.scenes[scene].levels if scene >= 0 else self.elsewhere
 
 
 def to_model(fitted: FittedCamera, camera: str, detector: str) -> CameraModel:
-    """As the engine stores it."""
+    """Returns the camera model that the engine stores."""
     arrays: dict[str, NDArray[Any]] = {f"background_{n}": scene.background for n, scene in enumerate(fitted.scenes)}
     if fitted.samples is not None:
         arrays |= {
@@ -201,10 +209,10 @@ def to_model(fitted: FittedCamera, camera: str, detector: str) -> CameraModel:
 
 
 def from_model(model: CameraModel | None) -> FittedCamera:
-    """The inverse of `to_model`; the reference camera where there is no model.
+    """Returns the camera that `to_model` stored; None gives the reference camera.
 
     Raises:
-        KeyError: the model lacks what this version stores.
+        KeyError: a field that this version stores is missing in the model.
     """
     if model is None:
         return FittedCamera()

@@ -1,4 +1,4 @@
-"""The motion detector as the engine sees it: arrays in, arrays out."""
+"""The motion detector: implements the `Detector` protocol on arrays."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from vadcli.types import (
     Thresholds,
 )
 
-# The matrices here are small: threads that fight with the decoders for cores make their products a hundred times slower.
+# The matrices here are small. BLAS threads compete with the decoders for cores, which makes the
+# products of these matrices a hundred times slower; so one thread computes them.
 _BLAS = ThreadpoolController()
 
 CHANNELS = ("motion", "rarity", "together", "camera_px", "usable")
 
 
 class MotionDetector:
-    """Finds where and when something moves as this camera's footage rarely does; needs no weights.
+    """Finds motion that is rare for the camera. It needs no weights.
 
-    It can't see stillness, slow events, appearance, or what a category means.
-
-    Attributes: see `Detector`.
+    It cannot see stillness, slow events, appearance, or what a category means. `Detector` describes
+    the attributes.
     """
 
     name = "motion"
@@ -68,24 +68,27 @@ class MotionDetector:
         self.thresholds = Thresholds(high=0.4, low=0.3, min_duration_s=0.3, merge_gap_s=2.0)
 
     def prepare(self) -> None:
-        """There is nothing to load."""
+        """Does nothing: there are no weights."""
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
-        """Learn the camera's background, its usual motion and how often values are reached; None without any pair of frames."""
+        """Returns the backgrounds, usual motion and tail of a camera.
+
+        None if no clip has two frames.
+        """
         if all(len(clip.frames) < 2 for clip in sample.clips):
             return None
         with _BLAS.limit(limits=1, user_api="blas"):
             return to_model(fit_camera(sample, self.options), sample.camera, self.name)
 
     def score(self, batch: ClipBatch) -> ClipScores:
-        """(B, T, 5) raw channels and (B, T, h, w) calibrated cells."""
+        """Returns raw scores (B, T, 5), see CHANNELS, and calibrated masks (B, T, h, w)."""
         with _BLAS.limit(limits=1, user_api="blas"):
             rows = [self._score_row(batch, row) for row in range(len(batch.videos))]
         raw, mask = (np.stack(part) for part in zip(*rows, strict=True))
         return ClipScores(raw, mask)
 
     def finish(self, track: RawTrack) -> FrameScores:
-        """Smooth the frame values over time and read them as events an hour."""
+        """Returns the logits of a video, and whether its camera moves (None if unknown)."""
         if not len(track.timestamp):
             return FrameScores(np.zeros(0, dtype=np.float32), None)
         fitted = from_model(track.model)
@@ -100,10 +103,10 @@ class MotionDetector:
         )
         moved = camera_px[seen] > self.options.moving_px
         moving = bool(moved.mean() > self.options.moving_share) if len(moved) else None
-        return FrameScores(logit_of(fitted.tail.surprise(smoothed)), moving)
+        return FrameScores(logit_of(fitted.tail.log_rarity(smoothed)), moving)
 
     def fingerprint(self) -> dict[str, object]:
-        """Model version and every option."""
+        """Returns the model version and all options."""
         return {"detector": self.name, "model_version": MODEL_VERSION, "options": asdict(self.options)}
 
     def _score_row(self, batch: ClipBatch, row: int) -> tuple[FloatArray, FloatArray]:
@@ -116,5 +119,5 @@ class MotionDetector:
         found = channels_of(maps, video=batch.videos[row], fitted=fitted, options=self.options)
         together = found.together(fitted)
         raw = np.stack([*found.frame_values(), peaks(together), maps.camera_px, maps.usable.astype(np.float32)], axis=-1)
-        mask = sigmoid(logit_of(fitted.tail.surprise(together)))
+        mask = sigmoid(logit_of(fitted.tail.log_rarity(together)))
         return raw.astype(np.float32), mask

@@ -1,8 +1,8 @@
-"""Dense optical flow between two gray pictures. The only use of OpenCV.
+"""Measures one clip per grid cell: speed, change and foreground.
 
-Footage in which pictures are repeated: a camera of 4 pictures a second in a file of 30.
-
-What one clip shows, cell by cell: how fast things move, how much the picture changes, what isn't background.
+Speed comes from dense optical flow; this is the only use of OpenCV. Some videos repeat frames, for
+example a camera with 4 frames per second in a file with 30. There, one step of the camera is spread
+over the sampled frames that it covers.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from vadcli.detectors.motion.background import CellGrid, camera_flow, foreground
 from vadcli.types import BoolArray, ByteArray, FloatArray, IndexArray, TimeArray
 
 SMALLEST_SIDE_PX = 32
-"""OpenCV's DIS flow refuses or, where they are long and thin, crashes on smaller pictures (5.0.0); they are padded."""
+"""Smaller frames are padded.
+
+OpenCV's DIS flow (5.0.0) rejects them, or crashes if they are long and thin.
+"""
 
 
 class DenseFlow:
-    """OpenCV's DIS flow at its ULTRAFAST preset: single-threaded, without memory between pairs."""
+    """OpenCV's DIS flow with its ULTRAFAST preset, in one thread; pairs are independent."""
 
     def __init__(self) -> None:
         cv2.setNumThreads(1)
@@ -31,7 +34,10 @@ class DenseFlow:
         self._flow: Any = opencv.DISOpticalFlow_create(opencv.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
 
     def between(self, before: ByteArray, after: ByteArray) -> FloatArray:
-        """(H, W) uint8 twice -> (H, W, 2) float32: where each pixel of `before` went, in pixels (x, y)."""
+        """Returns (H, W, 2) float32: the move (x, y) of each pixel of `before`, in pixels.
+
+        Both frames are (H, W) uint8.
+        """
         height, width = before.shape
         short = (max(0, SMALLEST_SIDE_PX - height), max(0, SMALLEST_SIDE_PX - width))
         if any(short):
@@ -42,15 +48,15 @@ class DenseFlow:
 
 
 LONGEST_STEPS = 4
-"""A picture is taken as repeated for at most this many sampled steps; beyond that the scene stood still."""
+"""A step of the camera covers at most this many sampled steps; a longer pause is stillness."""
 
 HELD_SHARE = 0.1
-"""A row that changes by less than this share of what the next changed row does shows a repeated picture."""
+"""A frame is a repetition if it changes by less than this share of the next real change."""
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Rows start ... end - 1 of a clip that show one step of the camera between them; row `source` saw it."""
+class RepeatedRows:
+    """Sampled frames start to end - 1 of a clip share one camera step, measured at `source`."""
 
     start: int
     end: int
@@ -58,22 +64,22 @@ class Stretch:
 
     @property
     def steps(self) -> int:
-        """How many sampled steps the camera's one step is spread over."""
+        """The number of sampled steps over which the camera's step is spread."""
         return self.end - self.start
 
 
-def stretches(activity: FloatArray, usable: BoolArray) -> list[Stretch]:
-    """Find what repeated pictures hide.
+def repeated_rows(activity: FloatArray, usable: BoolArray) -> list[RepeatedRows]:
+    """Returns the runs of repeated frames in a clip.
 
     Args:
-        activity: (T,) how much each row changes.
-        usable: (T,) rows that could be measured; a stretch doesn't reach across others.
+        activity: (T,) how much each sampled frame changes.
+        usable: (T,) True for frames that could be measured; a run contains no others.
 
     Returns:
-        The stretches of more than one row. A scene that begins to move after standing still looks like one, too: its first
-        step is spread over the rows before.
+        The runs of more than one frame. If a scene begins to move after a still time, this looks
+        like a run too: its first step is spread over the frames before it.
     """
-    found: list[Stretch] = []
+    found: list[RepeatedRows] = []
     row = len(activity) - 1
     while row > 0:
         start = row
@@ -81,7 +87,7 @@ def stretches(activity: FloatArray, usable: BoolArray) -> list[Stretch]:
             while start - 1 >= 0 and row - start + 1 < LONGEST_STEPS and _held(start - 1, row, activity, usable):
                 start -= 1
         if start < row:
-            found.append(Stretch(start, row + 1, row))
+            found.append(RepeatedRows(start, row + 1, row))
         row = start - 1
     return _with_end(found[::-1], activity, usable)
 
@@ -90,8 +96,11 @@ def _held(row: int, source: int, activity: FloatArray, usable: BoolArray) -> boo
     return bool(usable[row] and activity[row] < HELD_SHARE * activity[source])
 
 
-def _with_end(found: list[Stretch], activity: FloatArray, usable: BoolArray) -> list[Stretch]:
-    """At the end of a clip the step that repeats would show is not there yet: the last one seen stands in for it."""
+def _with_end(found: list[RepeatedRows], activity: FloatArray, usable: BoolArray) -> list[RepeatedRows]:
+    """Adds the run at the end of a clip, whose step appears only in the next clip.
+
+    The last step of this clip takes its place.
+    """
     changed = np.flatnonzero((activity > HELD_SHARE * activity.max(initial=0.0)) & usable)
     if not found or len(changed) < 3:
         return found
@@ -101,38 +110,39 @@ def _with_end(found: list[Stretch], activity: FloatArray, usable: BoolArray) -> 
     if not 2 <= usual <= LONGEST_STEPS or end == last + 1 or not usable[last:end].all():
         return found
     start = found[-1].start if found[-1].source == last else last
-    kept = [stretch for stretch in found if stretch.source < last]
-    return [*kept, Stretch(start, end, last)]
+    kept = [repeat for repeat in found if repeat.source < last]
+    return [*kept, RepeatedRows(start, end, last)]
 
 
 CUT_LEVELS = 12.0
-"""A cell that changes by this many gray levels beyond a change of light is a new picture there."""
+"""A cell is new if it changes by more gray levels than this, apart from a change of light."""
 
 CUT_SHARE = 0.5
-"""A pair with more new cells than this is a cut, or a jump of light that no gain explains."""
+"""A larger share of new cells means a cut, or a jump of light that no gain explains."""
 
 LEFTOVER_SHARE = 0.25
-"""Of the camera's motion this share may be left in the flow beside it."""
+"""This share of the camera's motion may remain in the flow after it is subtracted."""
 
 SAME_LIGHT_LEVELS = 0.5
-"""Mean brightness that changes by less needs no matching of light."""
+"""If the mean brightness changes by less than this, light is not matched."""
 
 
 @dataclass(frozen=True)
 class ClipMaps:
-    """One clip on the grid; row t tells of the step from the sample before to sample t.
+    """The measurements of one clip; entry t is about the step to sampled frame t.
 
     Attributes:
         grid: the cells.
         timestamp: (T,) float64 seconds.
-        motion: (T, h, w) float32, sqrt(speed x change), >= 0; 0 where the row is not usable.
-        speed: (T, h, w) float32, pixels a step of what isn't background, beside the camera's own motion; over a small square.
-        change: (T, h, w) float32, gray levels beyond noise and light; over a small square.
-        extent: (T, h, w) float32 in [0, 1], how much of a wider square isn't background.
-        camera_px: (T,) float32, pixels a step that the whole picture moved.
-        usable: (T,) bool, False for the first row, for cuts and for rows whose picture was lost.
-        shot: (T,) int64, the number of the row's shot in the clip.
-        scene: (T,) int64, the number of the camera's scene that the shot shows, -1 for none of them.
+        motion: (T, h, w) float32, sqrt(speed x change), >= 0; 0 in frames that are not usable.
+        speed: (T, h, w) float32, speed of the foreground without the camera's own motion, in pixels
+            per step; mean over a small square.
+        change: (T, h, w) float32, gray levels beyond noise and light; mean over a small square.
+        extent: (T, h, w) float32 in [0, 1], the share of foreground in a wider square.
+        camera_px: (T,) float32, motion of the whole frame in pixels per step.
+        usable: (T,) bool, False for the first frame, at cuts, and for frames not measured.
+        shot: (T,) int64, number of the frame's shot in the clip.
+        scene: (T,) int64, number of the scene that the shot shows; -1 for none.
     """
 
     grid: CellGrid
@@ -156,15 +166,15 @@ def map_clip(
     grid: CellGrid,
     options: MotionOptions,
 ) -> ClipMaps:
-    """Measure a clip.
+    """Returns the measurements of a clip.
 
     Args:
         frames: (T, H, W) uint8.
-        timestamp: (T,) seconds; flow is brought to the options' rate.
-        seen: (T,) bool, False where the row repeats an older picture.
-        scenes: the camera's backgrounds on this grid by number; may be empty.
-        grid: of this picture size.
-        options: the detector's.
+        timestamp: (T,) seconds; flow is scaled to the sampling rate of the options.
+        seen: (T,) bool, False for repeated, padded or lost frames.
+        scenes: scene number -> the camera's background on this grid; may be empty.
+        grid: the grid for this frame size.
+        options: the detector's options.
     """
     padded = grid.pad(frames)
     pooled = grid.pool(padded)  # (T, h, w)
@@ -196,7 +206,7 @@ def map_clip(
 
 
 class _Steps:
-    """What each step from one picture to the next shows; rows that are never measured stay zero and unusable."""
+    """Measurements of each step between frames. Steps not measured stay 0 and not usable."""
 
     def __init__(self, padded: ByteArray, pooled: FloatArray, grid: CellGrid, options: MotionOptions) -> None:
         self._padded, self._pooled, self._grid, self._options = padded, pooled, grid, options
@@ -206,11 +216,12 @@ class _Steps:
         self.usable = np.zeros(len(pooled), dtype=bool)
 
     def measure(self, before: int, after: int, *, step: float) -> None:
-        """Fill row `after`; `step` is the time between the two in usual steps."""
+        """Fills entry `after`; `step` is the time between the two frames, in usual steps."""
         self.usable[after] = True
         scale = 1.0 / min(max(step, 0.25), 4.0)
         light = _light(self._pooled[before], self._pooled[after])
-        # A thing that goes twice as far changes the picture more, but not twice as much: it leaves its own place only once.
+        # An object that moves twice as far changes more of the frame, but not twice as much: it
+        # leaves its own place only once.
         self.change[after] = self._changed(self._padded[before], self._padded[after], light) * np.sqrt(scale)
         if not self.change[after].any():
             return
@@ -222,13 +233,13 @@ class _Steps:
             flow = flow - common
             shake = np.hypot(common[..., 0], common[..., 1])
             self.camera_px[after] = moves * float(shake.mean()) * scale
-            # What is left of the camera's motion after it is taken away grows with it.
+            # The more the camera moves, the more of its motion remains after it is subtracted.
             floor += np.float32(LEFTOVER_SHARE) * shake
         speed = np.hypot(flow[..., 0], flow[..., 1]) - floor
         self.speed[after] = np.clip(speed * scale, 0.0, self._options.speed_cap_px)
 
     def _changed(self, before: ByteArray, after: ByteArray, light: int) -> FloatArray:
-        """Gray levels of change in each cell beyond a common shift of light and the pair's own noise."""
+        """Returns the change per cell in gray levels, beyond the change of light and the noise."""
         if light:
             difference = np.abs(after.astype(np.int16) - before - np.int16(light)).astype(np.uint8)
         else:
@@ -239,23 +250,23 @@ class _Steps:
 
 
 def _spread_repeats(steps: _Steps) -> None:
-    """Give every row its share of a step that the camera made once for several of them."""
-    for stretch in stretches(steps.change.sum(axis=(1, 2)), steps.usable):
-        rows, share = slice(stretch.start, stretch.end), 1.0 / min(stretch.steps, LONGEST_STEPS)
-        steps.speed[rows] = steps.speed[stretch.source] * np.float32(share)
-        steps.change[rows] = steps.change[stretch.source] * np.float32(np.sqrt(share))
-        steps.camera_px[rows] = steps.camera_px[stretch.source] * np.float32(share)
+    """Spreads each step of the camera over its run of repeated frames."""
+    for repeat in repeated_rows(steps.change.sum(axis=(1, 2)), steps.usable):
+        rows, share = slice(repeat.start, repeat.end), 1.0 / min(repeat.steps, LONGEST_STEPS)
+        steps.speed[rows] = steps.speed[repeat.source] * np.float32(share)
+        steps.change[rows] = steps.change[repeat.source] * np.float32(np.sqrt(share))
+        steps.camera_px[rows] = steps.camera_px[repeat.source] * np.float32(share)
 
 
 def is_cut(before: FloatArray, after: FloatArray) -> bool:
-    """Whether two pooled pictures (h, w) in a row show different things, beyond what a change of light explains."""
+    """Whether successive pooled frames (h, w) differ by more than a change of light explains."""
     if float(np.mean(np.abs(after - before) > CUT_LEVELS)) <= CUT_SHARE:
         return False
     return float(np.mean(np.abs(after - match_light(before, after)) > CUT_LEVELS)) > CUT_SHARE
 
 
 def _light(before: FloatArray, after: FloatArray) -> int:
-    """Gray levels by which the whole picture got lighter."""
+    """Returns the gray levels by which the whole frame became lighter."""
     if abs(float(after.mean()) - float(before.mean())) < SAME_LIGHT_LEVELS:
         return 0
     return round(_median(after - before))
@@ -267,6 +278,6 @@ def _median(values: FloatArray) -> float:
 
 
 def shots(cut: BoolArray) -> list[tuple[int, int]]:
-    """(T,) True where a row begins a new shot -> the half-open rows of each."""
+    """Returns the (start, end) of each shot; `cut` (T,) is True where a new shot begins."""
     starts = [0, *np.flatnonzero(cut).tolist()]
     return list(zip(starts, [*starts[1:], len(cut)], strict=True))

@@ -1,8 +1,7 @@
-"""Gaussian smoothing over real time: samples need not be evenly spaced, and gaps are not bridged.
+"""Scores clips with the model of their camera, and fits that model to short bursts of video.
 
-Scoring one clip against one camera.
-
-Learning one camera from short bursts of its footage.
+The order is: smoothing over time, scoring, fitting. Smoothing uses timestamps: samples need not be
+evenly spaced, and nothing is smoothed across gaps.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from vadcli.detectors.calibration import Footage, Tail, fit_tail, usual_level
+from vadcli.detectors.calibration import FittedTime, Tail, fit_tail, usual_level
 from vadcli.detectors.motion import MotionOptions
 from vadcli.detectors.motion.background import CellGrid, fit_perspective, grid_for, learn_scenes
 from vadcli.detectors.motion.camera import (
@@ -34,14 +33,17 @@ from vadcli.detectors.motion.features import ClipMaps, is_cut, map_clip, shots
 from vadcli.types import BoolArray, ByteArray, CameraSample, Clip, FloatArray, IndexArray, TimeArray
 
 REACH = 3.0
-"""Standard deviations beyond which a sample has no say."""
+"""Samples further away than this many standard deviations do not count."""
 
 LARGEST_LAG = 500
-"""Samples on either side that are looked at, however tightly the timestamps lie."""
+"""At most this many samples on either side count, however dense the timestamps are."""
 
 
 def segments(timestamp: TimeArray, gap_s: float) -> IndexArray:
-    """(S,) the number of the stretch each sample is in; a new one begins after more than `gap_s` and 3 usual steps."""
+    """Returns (S,) the number of the segment of each sample.
+
+    A new segment begins after a gap that is longer than `gap_s` and than 3 usual steps.
+    """
     if len(timestamp) < 2:
         return np.zeros(len(timestamp), dtype=np.int64)
     step = np.diff(timestamp)
@@ -49,9 +51,9 @@ def segments(timestamp: TimeArray, gap_s: float) -> IndexArray:
 
 
 def smooth(values: FloatArray, *, timestamp: TimeArray, usable: BoolArray, sigma_s: float, gap_s: float) -> FloatArray:
-    """(S,) -> (S,) Gaussian means of the usable values within each stretch.
+    """(S,) -> (S,): Gaussian means over time of the usable values within each segment.
 
-    Where no usable value is in reach, the nearest usable one of the stretch is taken, else 0.
+    If no usable value is in reach, takes the nearest usable one of the segment, or else 0.
     """
     count = len(values)
     part = segments(timestamp, gap_s)
@@ -72,15 +74,15 @@ def smooth(values: FloatArray, *, timestamp: TimeArray, usable: BoolArray, sigma
 
 
 def steadying(timestamp: TimeArray, *, usable: BoolArray, shot: IndexArray, sigma_s: float) -> FloatArray:
-    """(T, T) float32 weights that turn a clip's rows into Gaussian means over time of its usable rows.
+    """Returns (T, T) float32 weights for Gaussian means over time of a clip's usable frames.
 
-    A row without a pair of its own, such as a shot's first, so shows what the nearest rows do. Rows of a shot without any
-    usable row are 0.
+    So a frame that is not usable, such as the first of a shot, gets the values of the nearest
+    usable frames. If no frame of its shot is usable, its weights are 0.
     """
     distance = timestamp[:, None] - timestamp[None, :]
     near = usable[None, :] & (shot[:, None] == shot[None, :])
     exponent = np.where(near, -0.5 * (distance / sigma_s) ** 2, -np.inf)
-    # Relative to the nearest: with samples seconds apart all weights would vanish else.
+    # Relative to the nearest frame: with samples seconds apart, all weights would be 0 otherwise.
     highest = exponent.max(axis=1, keepdims=True)
     weight = np.exp(exponent - np.where(np.isfinite(highest), highest, 0.0))
     total = weight.sum(axis=1, keepdims=True)
@@ -96,7 +98,7 @@ def _fill(values: TimeArray, known: BoolArray, part: IndexArray, timestamp: Time
 
 
 MOVING = 0.3
-"""Motion from which a cell counts as moving; only those have a rarity."""
+"""A cell with more motion than this is moving; only moving cells have a rarity."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +106,11 @@ class Channels:
     """The two channels of one clip.
 
     Attributes:
-        motion: (T, h, w) float32, brought to one distance from the camera.
-        rarity: (T, h, w) float32, distance to the scene's usual moving cells; 0 where nothing moves, NaN where unknown.
-        steadying: (T, T) float32, means over time.
-        scene: (T,) int64, the scene of each row, -1 elsewhere.
+        motion: (T, h, w) float32, corrected for the distance from the camera.
+        rarity: (T, h, w) float32, distance to the usual moving cells of the scene; 0 where nothing
+            moves, NaN if unknown.
+        steadying: (T, T) float32, weights of the means over time.
+        scene: (T,) int64, number of each frame's scene, or -1.
     """
 
     motion: FloatArray = field(repr=False)
@@ -116,15 +119,18 @@ class Channels:
     scene: IndexArray
 
     def together(self, fitted: FittedCamera) -> FloatArray:
-        """(T, h, w) float32: geometric mean of the two, each by what is usual in the scene, steadied over time."""
+        """Returns (T, h, w) float32: the geometric mean of both channels, smoothed over time.
+
+        Each channel is first divided by what is usual in the scene.
+        """
         usual = [fitted.levels(number) for number in self.scene.tolist()]
         motion = self.motion / np.array([one.motion for one in usual], dtype=np.float32)[:, None, None]
         rare = self.rarity / np.array([one.rarity for one in usual], dtype=np.float32)[:, None, None]
-        # Where rarity can't be told, motion speaks for both.
+        # If rarity is unknown, motion counts for both.
         return self._steady(np.sqrt(motion * np.where(np.isnan(rare), motion, rare)))
 
     def frame_values(self) -> tuple[FloatArray, FloatArray]:
-        """(T,) each: the highest motion and the highest rarity of each frame."""
+        """Returns (T,) twice: the highest motion and the highest rarity of each frame, smoothed."""
         return self._steady(peaks(self.motion)), self._steady(peaks(np.nan_to_num(self.rarity)))
 
     def _steady(self, rows: FloatArray) -> FloatArray:
@@ -134,13 +140,13 @@ class Channels:
 def measure(
     frames: ByteArray, *, timestamp: TimeArray, seen: BoolArray, fitted: FittedCamera, grid: CellGrid, options: MotionOptions
 ) -> ClipMaps:
-    """Maps of a clip (T, H, W) with the camera's backgrounds."""
+    """Returns the measurements of a clip (T, H, W), with the camera's backgrounds."""
     scenes = fitted.backgrounds(grid.height_px, grid.width_px)
     return map_clip(frames, timestamp=timestamp, seen=seen, scenes=scenes, grid=grid, options=options)
 
 
 def channels_of(maps: ClipMaps, *, video: str, fitted: FittedCamera, options: MotionOptions) -> Channels:
-    """How much each cell moves and how rare that is."""
+    """Returns how much each cell moves and how rare that is."""
     motion = np.empty_like(maps.motion)
     rare = np.full_like(maps.motion, np.nan)
     for scene in np.unique(maps.scene).tolist():
@@ -154,14 +160,14 @@ def channels_of(maps: ClipMaps, *, video: str, fitted: FittedCamera, options: Mo
 
 
 def peaks(cells: FloatArray) -> FloatArray:
-    """(T, h, w) -> (T,): each frame's highest cell."""
+    """(T, h, w) -> (T,): the highest cell of each frame."""
     return np.asarray(cells.reshape(len(cells), -1).max(axis=1), dtype=np.float32)
 
 
 def _rarity(
     maps: ClipMaps, rows: BoolArray, samples: RaritySamples, *, video: str, units: FloatArray, options: MotionOptions
 ) -> FloatArray:
-    """(R, h, w) float32: rarity in the R rows that show the samples' scene."""
+    """Returns (R, h, w) float32: rarity in the R frames that show the samples' scene."""
     moving = coarse(maps.motion > MOVING) & rows[:, None, None]
     query = scaled(describe(maps, moving), units, options)
     parts = np.split(query, np.cumsum(moving.sum(axis=(1, 2)))[:-1])
@@ -183,13 +189,17 @@ class _Burst:
 
     @property
     def moving_rows(self) -> tuple[BoolArray, IndexArray]:
-        """(T, h, w) bool, cells that move in a known scene, and the (Q,) rows that they are in."""
+        """The cells (T, h, w) bool that move in a known scene, and the frame index of each (Q,)."""
         moving = (self.maps.motion > MOVING) & (self.maps.scene >= 0)[:, None, None]
         return moving, np.nonzero(moving)[0]
 
 
 def fit_camera(sample: CameraSample, options: MotionOptions) -> FittedCamera:
-    """Scenes first, then what moves in them, then how high its values usually go; each step uses the one before."""
+    """Returns the camera fitted to a sample of its clips.
+
+    The steps build on each other: scenes, then their perspectives and units, samples of moving
+    cells, usual values, and at last the tail.
+    """
     clips = [clip for clip in sample.clips if len(clip.frames) > 1]
     if not clips:
         return FittedCamera()
@@ -230,7 +240,7 @@ def _scenes(clips: Sequence[Clip], options: MotionOptions) -> tuple[Scene, ...]:
 
 
 def _with_units(scenes: Sequence[Scene], bursts: Sequence[_Burst]) -> tuple[Scene, ...]:
-    """Perspective and the units of rarity's features, scene by scene."""
+    """Returns the scenes with their perspectives and the units of their rarity features."""
     made = []
     for number, scene in enumerate(scenes):
         motion, height, found = [], [], []
@@ -249,7 +259,7 @@ def _with_units(scenes: Sequence[Scene], bursts: Sequence[_Burst]) -> tuple[Scen
 
 
 def _draw(fitted: FittedCamera, bursts: Sequence[_Burst], seed: int, options: MotionOptions) -> RaritySamples | None:
-    """An equal number of moving cells from each burst, so that one busy minute doesn't stand for the camera."""
+    """Draws as many moving cells from each burst, so that one busy minute does not dominate."""
     rng = np.random.default_rng(seed)
     share = -(-options.samples // len(bursts))
     features, scenes, videos, times = [], [], [], []
@@ -268,8 +278,10 @@ def _draw(fitted: FittedCamera, bursts: Sequence[_Burst], seed: int, options: Mo
     return RaritySamples(np.concatenate(features), np.concatenate(scenes), np.concatenate(videos), np.concatenate(times))
 
 
-def _with_usual(fitted: FittedCamera, bursts: Sequence[_Burst], channels: Sequence[Channels], footage: Footage) -> FittedCamera:
-    """What is usual in each scene, and over all of them for what is none."""
+def _with_usual(
+    fitted: FittedCamera, bursts: Sequence[_Burst], channels: Sequence[Channels], footage: FittedTime
+) -> FittedCamera:
+    """Returns the camera with what is usual in each scene and, for other views, in all of them."""
     usable = np.concatenate([burst.maps.usable for burst in bursts])
     scene = np.concatenate([burst.maps.scene for burst in bursts])[usable]
     motion, rare = (np.concatenate(values)[usable] for values in zip(*(one.frame_values() for one in channels), strict=True))
@@ -290,7 +302,7 @@ def _tail(
     fitted: FittedCamera,
     bursts: Sequence[_Burst],
     channels: Sequence[Channels],
-    footage: Footage,
+    footage: FittedTime,
     options: MotionOptions,
 ) -> Tail:
     frames = [
@@ -306,10 +318,13 @@ def _tail(
     return fit_tail(np.concatenate(frames), footage=footage)
 
 
-def _footage(clips: Sequence[Clip]) -> Footage:
-    """What the bursts hold, and what they are spread over: each video at least to the end of its last burst."""
+def _footage(clips: Sequence[Clip]) -> FittedTime:
+    """Returns how much video the bursts have and over how much they are spread.
+
+    Each video is known to last at least until the end of its last burst.
+    """
     sampled_s = sum(float(clip.timestamp[-1] - clip.timestamp[0]) for clip in clips)
     last_s: dict[str, float] = {}
     for clip in clips:
         last_s[clip.video] = max(last_s.get(clip.video, 0.0), float(clip.timestamp[-1]))
-    return Footage(sampled_s, sum(last_s.values()))
+    return FittedTime(sampled_s, sum(last_s.values()))

@@ -1,4 +1,4 @@
-"""Segmentation data sets in their official layouts, each a small class over one base; nothing is downloaded or unpacked."""
+"""Opens segmentation data sets in their official layouts. Downloads and unpacks nothing."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ _VIDEOS: Mapping[str, Callable[..., DiskData]] = {
 }
 _MAPS: Mapping[str, Callable[..., DiskData]] = {"cityscapes": Cityscapes, "ade20k": Ade20k, "mapillary": Mapillary}
 DATA_SETS: Mapping[str, Callable[..., DiskData]] = MappingProxyType({**_VIDEOS, **_MAPS})
-"""Every data set by the name that a recipe gives it."""
+"""Every data set, by its name in a recipe."""
 
 
 def open_data(
     name: str, root: Path, *, split: str = "train", rule: ClipRule | None = None, cache: Path | None = None
 ) -> DiskData:
-    """Open a data set by its name.
+    """Return the data set with a name.
 
     Args:
         name: one of `DATA_SETS`.
-        root: its folder, as its archives unpack.
-        split: `train`, or one of the data set's own.
-        rule: how videos are cut and pictures reduced.
-        cache: folder where what label maps show is kept; used by those that have maps of categories.
+        root: its folder, as the official archives unpack.
+        split: `train`, or another split of the data set.
+        rule: how videos are cut and how large images become.
+        cache: folder for the label numbers of each map; only used by data sets of images.
 
     Raises:
-        UsageError: the name is unknown or the folder isn't this data set's.
+        UsageError: the name is unknown, or the folder has another layout.
         DocumentError: a file is damaged.
     """
     if name not in DATA_SETS:
-        raise UsageError(f"{name!r} is no data set", hint=f"choose among {', '.join(DATA_SETS)}")
+        raise UsageError(f"{name!r} is not a data set", hint=f"choose among {', '.join(DATA_SETS)}")
     more = {"cache": cache} if name in _MAPS else {}
     return DATA_SETS[name](root, split=split, rule=rule, **more)

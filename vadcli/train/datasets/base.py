@@ -1,10 +1,8 @@
-"""Annotation documents of data sets, read with bounds: whatever is wrong with one is one line that names the file.
+"""The base of all data sets on disk: reads annotations, decodes COCO masks, cuts videos into clips.
 
-Names from inside a document never leave the data set's folder, and unpickling builds plain values alone.
-
-COCO's mask codes: run lengths and polygons, checked before they are decoded.
-
-What every data set on disk has in common: clips cut from videos, pictures read and reduced, masks by name.
+Annotation files are not trusted: they have a size limit, names in them cannot lead outside the data
+set's folder, pickles can only build plain values, and masks are checked before they are decoded.
+Every error is one line that names the file.
 """
 
 from __future__ import annotations
@@ -22,21 +20,20 @@ import numpy as np
 from pycocotools import mask as coco
 
 from vadcli.errors import DocumentError, UsageError
-from vadcli.train.samples import Reduction, Segmentation, SegmentedObject, read_frame, read_labels
+from vadcli.train.samples import UNPACK_AGAIN, Reduction, Segmentation, SegmentedObject, read_frame, read_labels
 from vadcli.types import BoolArray, ByteArray
 
 MAX_DOCUMENT_BYTES = 4 * 2**30
-"""More than any annotation file of these data sets; MeViS's masks are the largest with some hundred MB."""
+"""Size limit; the largest real annotation file, the masks of MeViS, has some hundred MB."""
 
-ANEW = "unpack the official archive anew"
 Kind = TypeVar("Kind")
 
 
 def needed(root: Path, relative: str, *, name: str) -> Path:
-    """`root/relative`, which has to exist.
+    """Return `root/relative`.
 
     Raises:
-        UsageError: it doesn't.
+        UsageError: it does not exist.
     """
     path = root / relative
     if not path.exists():
@@ -47,85 +44,87 @@ def needed(root: Path, relative: str, *, name: str) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds.
+    """Return the object that a JSON file holds.
 
     Raises:
-        DocumentError: it can't be read or holds something else.
+        DocumentError: the file cannot be read or holds something else.
     """
     try:
         found = json.loads(_read(path))
     except (ValueError, RecursionError) as error:
-        raise DocumentError(f"{path}: not JSON: {_line(error)}", hint=ANEW) from error
+        raise DocumentError(f"{path}: not JSON: {_line(error)}", hint=UNPACK_AGAIN) from error
     return expect(path, "the file", found, dict)
 
 
 def read_lines(path: Path, *, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
-    """(number from 1, text) of every line that isn't blank.
+    """Yields (line number from 1, text) of every line that is not blank.
 
     Raises:
-        DocumentError: it can't be read or isn't text.
+        DocumentError: the file cannot be read or is not text.
     """
     try:
         text = _read(path).decode(encoding)
     except UnicodeDecodeError as error:
-        raise DocumentError(f"{path}: not {encoding} text (byte {error.start})", hint=ANEW) from error
+        raise DocumentError(f"{path}: not {encoding} text (byte {error.start})", hint=UNPACK_AGAIN) from error
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
             yield number, line.strip()
 
 
 def read_pickle(path: Path) -> object:
-    """Plain values from a pickle: numbers, texts, lists, dicts. One that asks for anything else is refused and runs nothing.
+    """Return the plain values in a pickle: numbers, texts, lists, dicts. Never runs its code.
 
     Raises:
-        DocumentError: it can't be read, is damaged or holds other things.
+        DocumentError: the file cannot be read, is damaged or holds other types.
     """
     _read_size(path)
     try:
         with path.open("rb") as file:
             return _PlainUnpickler(file, encoding="utf-8", errors="replace").load()
     except OSError as error:
-        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=ANEW) from error
+        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=UNPACK_AGAIN) from error
     except Exception as error:  # a damaged pickle raises nearly anything
-        raise DocumentError(f"{path}: not a pickle of plain values: {_line(error)}", hint=ANEW) from error
+        raise DocumentError(f"{path}: not a pickle of plain values: {_line(error)}", hint=UNPACK_AGAIN) from error
 
 
 def expect(path: Path, where: str, value: object, kind: type[Kind]) -> Kind:
-    """`value`, which has to be of a kind.
+    """Return `value` after checking its type.
 
     Raises:
-        DocumentError: it isn't.
+        DocumentError: it is not of type `kind`.
     """
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise DocumentError(f"{path}: {where} should be {_KINDS.get(kind, kind.__name__)}, not {_short(value)}", hint=ANEW)
+        raise DocumentError(
+            f"{path}: {where} should be {_KINDS.get(kind, kind.__name__)}, not {_short(value)}", hint=UNPACK_AGAIN
+        )
     return value
 
 
 def entry(path: Path, where: str, holder: dict[str, Any], key: str, kind: type[Kind]) -> Kind:
-    """`holder[key]`, which has to be there and of a kind.
+    """Return `holder[key]` after checking its type.
 
     Raises:
-        DocumentError: it isn't.
+        DocumentError: the key is missing, or the value is not of type `kind`.
     """
     if key not in holder:
-        raise DocumentError(f"{path}: {where} has no {key!r}", hint=ANEW)
+        raise DocumentError(f"{path}: {where} has no {key!r}", hint=UNPACK_AGAIN)
     return expect(path, f"{key!r} of {where}", holder[key], kind)
 
 
 def plain(path: Path, where: str, name: object) -> str:
-    """A name from inside a document, fit to be a file's or folder's name.
+    """Return a name from a document that is safe as a file or folder name.
 
     Raises:
-        DocumentError: it is empty or leads elsewhere.
+        DocumentError: it is empty or leads to another folder.
     """
     text = expect(path, where, name, str)
     if not text or text in {".", ".."} or any(sign in text for sign in "/\\\0"):
-        raise DocumentError(f"{path}: {where} should be a plain file name, not {_short(text)}", hint=ANEW)
+        raise DocumentError(f"{path}: {where} should be a plain file name, not {_short(text)}", hint=UNPACK_AGAIN)
     return text
 
 
 def spoken(path: Path, where: str, text: object) -> str:
-    """A category or expression with single blanks; "" where there is no word."""
+    """Return a category or expression with single spaces; "" if it has no word."""
     return " ".join(expect(path, where, text, str).split())
 
 
@@ -141,9 +140,9 @@ def _read_size(path: Path) -> int:
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=ANEW) from error
+        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=UNPACK_AGAIN) from error
     if not path.is_file() or size > MAX_DOCUMENT_BYTES:
-        raise DocumentError(f"{path}: not an annotation file ({size} bytes)", hint=ANEW)
+        raise DocumentError(f"{path}: not an annotation file ({size} bytes)", hint=UNPACK_AGAIN)
     return size
 
 
@@ -152,7 +151,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=ANEW) from error
+        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=UNPACK_AGAIN) from error
 
 
 def _line(error: Exception) -> str:
@@ -165,22 +164,22 @@ def _short(value: object) -> str:
 
 
 _LONGEST = 40
-"""Bits of a run; a picture has fewer pixels than that can say."""
+"""Most bits of one run; no image has more pixels than this can count."""
 _FARTHEST = 10**5
-"""Pixels from the origin; the corners of real polygons lie in their picture."""
+"""Most pixels from the origin; the corners of real polygons lie inside their image."""
 
 
 def decoded(path: Path, where: str, code: object, shape: Sequence[int]) -> BoolArray:
-    """(height, width) bool of a run length code or a list of polygons.
+    """Return the (height, width) bool mask of a run length code or a list of polygons.
 
     Args:
         path: the document, for the error.
-        where: in it.
+        where: the place in the document, for the error.
         code: {"size", "counts"} with counts as COCO's text or a list, or [[x, y, x, y, …], …].
-        shape: the picture's height and width.
+        shape: the image's height and width.
 
     Raises:
-        DocumentError: it is no such code, or of another size.
+        DocumentError: the code is damaged or has another size.
     """
     height, width = shape
     try:
@@ -189,7 +188,7 @@ def decoded(path: Path, where: str, code: object, shape: Sequence[int]) -> BoolA
         return _filled(_runs(code, height, width), height, width)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         what = " ".join(str(error).split())
-        raise DocumentError(f"{path}: {where}: not a mask of {width} x {height} pixels: {what}", hint=ANEW) from error
+        raise DocumentError(f"{path}: {where}: not a mask of {width} x {height} pixels: {what}", hint=UNPACK_AGAIN) from error
 
 
 def _polygons(parts: list[object], height: int, width: int) -> BoolArray:
@@ -202,7 +201,7 @@ def _polygons(parts: list[object], height: int, width: int) -> BoolArray:
 def _corners(part: object) -> list[float]:
     corners = [float(number) for number in part] if isinstance(part, list) else []
     if len(corners) < 6 or len(corners) % 2 or not all(abs(number) <= _FARTHEST for number in corners):
-        raise ValueError(f"a polygon needs three corners or more near the picture, not {len(corners)} numbers")
+        raise ValueError(f"a polygon needs three corners or more near the image, not {len(corners)} numbers")
     return corners
 
 
@@ -214,15 +213,18 @@ def _runs(code: object, height: int, width: int) -> list[int]:
 
 
 def _spelled(text: str) -> list[int]:
-    """The runs of COCO's text: five bits a sign from 48 on, 32 for one that goes on, two's complement; from the fourth run on
-    the difference to the run before the last. pycocotools reads it too, but leaves what short runs don't reach unset.
+    """Return the runs in COCO's text form.
+
+    Each character, minus 48, holds five bits of a number (lowest first) and the bit 32 if more
+    follow. Numbers are in two's complement; from the fourth run on they are differences to the
+    second run before. pycocotools also reads this, but leaves pixels unset if the runs are too short.
     """
     runs: list[int] = []
     value = shift = 0
     for sign in text:
         bits = ord(sign) - 48
         if not 0 <= bits < 64 or shift > _LONGEST:
-            raise ValueError(f"{sign!r} is no sign of a run length code")
+            raise ValueError(f"{sign!r} is not a character of a run length code")
         value |= (bits & 31) << shift
         shift += 5
         if bits & 32:
@@ -235,25 +237,26 @@ def _spelled(text: str) -> list[int]:
 
 
 def _filled(runs: list[int], height: int, width: int) -> BoolArray:
-    """Runs of nothing and something in turns, column by column."""
+    """Return the (height, width) mask of alternating False and True runs, column by column."""
     if any(run < 0 for run in runs) or sum(runs) != height * width:
-        raise ValueError("its runs don't fill it")
+        raise ValueError("its runs do not fill it")
     turns = np.arange(len(runs)) % 2 == 1
     return np.repeat(turns, runs).reshape(width, height).T
 
 
 Mark = Hashable
-"""What tells an object from the others of its clip in the annotations: a pixel's number, an annotation's id."""
+"""What identifies an object in a clip's annotations: a label number or annotation ids."""
 
 
 @dataclass(frozen=True)
 class ClipRule:
-    """How videos are cut into clips and how large their pictures become.
+    """How videos are cut into clips and how large images become.
 
     Attributes:
-        frames: T of a video's clip; an image's is 1.
-        every: take each how-many-th picture of the video; None for the data set's own, which comes near 7 a second.
-        max_side: larger pictures are reduced until their longer side is this long, in pixels.
+        frames: T, frames per clip of a video; a still image is a clip with one frame.
+        every: interval between the frames of a clip; None for the data set's default, 6 to 8 per
+            second.
+        max_side: longest side in pixels; larger images are reduced to this.
     """
 
     frames: int = 8
@@ -265,10 +268,10 @@ class ClipRule:
             raise ValueError(f"frames, every and max_side must be 1 or more, not {self}")
 
     def cut(self, length: int, every: int) -> list[tuple[int, ...]]:
-        """Which pictures make up each clip of a video of `length`.
+        """Return the frame numbers of each clip of a video with `length` frames.
 
-        Clips don't overlap; the last one is moved back to end with the video; a video that is shorter than a clip repeats its
-        last picture.
+        Clips do not overlap, except that the last one is moved back to end with the video. A video
+        that is shorter than a clip repeats its last frame.
         """
         every = self.every or every
         span = (self.frames - 1) * every + 1
@@ -284,10 +287,10 @@ class ClipEntry:
 
     Attributes:
         key: unique in the data set.
-        frames: T picture files, relative to the root.
-        objects: (name, mark) of each object that the clip shows; one mark may have several names, one name several marks.
-        maps: T label maps, relative to the root, where the data set has them.
-        places: T, the frames' places in their video; (0,) for an image.
+        frames: T image files, relative to the root.
+        objects: (name, mark) of each object that the clip shows; marks and names may repeat.
+        maps: T label maps, relative to the root; empty if the data set has none.
+        places: T frame numbers in the video; (0,) for an image.
     """
 
     key: str
@@ -301,10 +304,10 @@ class DiskData(ABC):
     """A data set in its official layout; implements `vadcli.train.samples.SegmentationData`.
 
     Args:
-        name: of the data set.
+        name: name of the data set.
         root: its folder.
-        entries: its clips; those without an object are left out.
-        rule: how large pictures become.
+        entries: its clips; clips without an object are left out.
+        rule: how large images become.
 
     Raises:
         UsageError: no clip has an object.
@@ -317,18 +320,18 @@ class DiskData(ABC):
             raise UsageError(f"{root}: no clip of {name} has a named object", hint="give the folder as the archives unpack")
 
     def __len__(self) -> int:
-        """How many clips there are."""
+        """Return the number of clips."""
         return len(self.entries)
 
     def names(self, index: int) -> tuple[str, ...]:
-        """The names of a clip's objects, each once; reads no pixels."""
+        """Return the names of a clip's objects, without repetition; reads no pixels."""
         return tuple(dict.fromkeys(name for name, _ in self.entries[index].objects))
 
     def __getitem__(self, index: int) -> Segmentation:
-        """Read a clip.
+        """Return a clip with its frames and masks.
 
         Raises:
-            DocumentError: one of its files is missing, damaged or of another size than the others.
+            DocumentError: a file is missing, damaged or of another size than the others.
         """
         item = self.entries[index]
         frames, reduction = self._frames(item)
@@ -336,7 +339,7 @@ class DiskData(ABC):
         return Segmentation(item.key, frames, tuple(SegmentedObject(name, masks[mark]) for name, mark in item.objects))
 
     def fingerprint(self) -> str:
-        """Of the clips, their files' names, their objects and the size; not of the pixels."""
+        """Return a hash of the clips' file names, objects and size, but not of the pixels."""
         digest = hashlib.sha256(repr((self.name, self.rule.max_side)).encode())
         for item in self.entries:
             digest.update(repr((item.key, item.frames, item.objects)).encode())
@@ -344,10 +347,10 @@ class DiskData(ABC):
 
     @abstractmethod
     def masks(self, item: ClipEntry, reduction: Reduction) -> dict[Mark, BoolArray]:
-        """(T, H, W) of each mark in `item.objects`, at the reduced size.
+        """Return the (T, H, W) masks of each mark in `item.objects`, at the reduced size.
 
         Raises:
-            DocumentError: an annotation is missing, damaged or of another size than its picture.
+            DocumentError: an annotation is missing, damaged or of another size than its image.
         """
 
     def _frames(self, item: ClipEntry) -> tuple[ByteArray, Reduction]:
@@ -366,10 +369,10 @@ class DiskData(ABC):
 
 
 class LabelMapData(DiskData):
-    """A data set whose masks are label maps: a mark is a pixel's number."""
+    """A data set whose masks are label maps; a mark is a number in the map."""
 
     def masks(self, item: ClipEntry, reduction: Reduction) -> dict[Mark, BoolArray]:
-        """Where the maps have each number."""
+        """Return where the maps have each number."""
         maps: dict[str, ByteArray] = {}
         for name in item.maps:
             if name not in maps:
@@ -382,8 +385,8 @@ class LabelMapData(DiskData):
 
 
 def wrong_size(path: Path, size: Sequence[int], wanted: Reduction) -> DocumentError:
-    """The error of a file whose size isn't its clip's; sizes are height and width."""
+    """Return the error for a file whose size (height, width) differs from its clip's."""
     return DocumentError(
-        f"{path}: {size[1]} x {size[0]} pixels where the clip has {wanted.width} x {wanted.height}",
-        hint="unpack the official archive anew",
+        f"{path}: {size[1]} x {size[0]} pixels, but the clip has {wanted.width} x {wanted.height}",
+        hint=UNPACK_AGAIN,
     )

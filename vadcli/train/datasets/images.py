@@ -1,35 +1,8 @@
-"""Images with a label map each: which categories a map shows is found once, by reading it, and can be kept in a file.
+"""Data sets of still images: ADE20K, Cityscapes, Mapillary Vistas and RefCOCO; an image is a clip.
 
-ADE20K as the scene parsing challenge of 2016 gives it: 150 categories.
-
-    ROOT/images/training/ADE_train_00000001.jpg    ROOT/annotations/training/ADE_train_00000001.png    ROOT/objectInfo150.txt
-
-A map's 0 is what has no category. A line of `objectInfo150.txt` is number, shares and names, apart by tabs; of the names, which
-commas part, the first is taken. ROOT is the archive's ADEChallengeData2016, or the folder that holds it.
-
-Cityscapes: streets with fine label maps, by the 19 categories that are evaluated.
-
-    ROOT/leftImg8bit/train/CITY/CITY_000000_000019_leftImg8bit.png
-    ROOT/gtFine/train/CITY/CITY_000000_000019_gtFine_labelIds.png
-
-The layout and the categories' ids are those of the archives leftImg8bit_trainvaltest and gtFine_trainvaltest and of the
-cityscapesScripts' labels; other ids (ego vehicle, static, parking, …) have no name here.
-
-Mapillary Vistas, version 2.0 or 1.2: streets of the whole world with label maps of 124 or 66 categories.
-
-    ROOT/training/images/KEY.jpg    ROOT/training/v2.0/labels/KEY.png    ROOT/config_v2.0.json
-
-The configuration lists the categories in the order of the maps' numbers, each with a name to read and whether it is evaluated;
-those that aren't (unlabeled, ego vehicle, car mount, …) have no name here. The layout is that of the official archive.
-
-The RefCOCO family: COCO's images of 2014 with expressions for their objects.
-
-    ROOT/refcoco/refs(unc).p    ROOT/refcoco/instances.json    ROOT/images/mscoco/images/train2014/COCO_train2014_….jpg
-    ROOT/refcoco+/refs(unc).p   …                              (or ROOT/images/train2014, or ROOT/train2014)
-    ROOT/refcocog/refs(umd).p   …
-
-A ref is an object with several sentences and belongs to a split; `instances.json` is COCO's. The layout is that of the `refer`
-repository. The pickles are read without running what they might ask for.
+The first three have one label map per image. Reading all maps takes minutes, so the numbers in each
+map can be cached in a file. RefCOCO has expressions for single objects. The docstring of each class
+shows its files.
 """
 
 from __future__ import annotations
@@ -48,7 +21,6 @@ import numpy as np
 from vadcli.errors import DocumentError, UsageError
 from vadcli.store.atomic import Scratch
 from vadcli.train.datasets.base import (
-    ANEW,
     ClipEntry,
     ClipRule,
     DiskData,
@@ -64,33 +36,34 @@ from vadcli.train.datasets.base import (
     read_pickle,
     spoken,
 )
-from vadcli.train.samples import Reduction, read_labels
+from vadcli.train.samples import UNPACK_AGAIN, Reduction, read_labels
 from vadcli.types import BoolArray
 
 _VERSION = 1
 _READERS = 4
 
 Known = dict[str, tuple[int, int, tuple[int, ...]]]
-"""Of each map, relative to the root: its size in bytes, its time in ns, the numbers in it."""
+"""By map (relative to the root): its size in bytes, its time in ns, the numbers in it."""
 
 
 class SemanticData(LabelMapData):
-    """Images whose map numbers stand for categories, "stuff" and things alike; all objects of a category are one.
+    """Images with label maps; all pixels of a category are one object.
 
-    The first opening reads every map, some minutes for the larger data sets; with `cache` the next one reads only what changed.
+    The first opening reads every map, which takes minutes for the larger data sets. With `cache`,
+    later ones only read maps that changed.
 
     Args:
-        name: of the data set.
+        name: name of the data set.
         root: its folder.
         pairs: (image, map), both relative to the root; an image's path is its key.
-        labels: number -> category; other numbers are nothing that has a name.
-        rule: how large pictures become.
-        cache: folder for the file that keeps what the maps show; none is kept where None.
+        labels: category of each number; other numbers are ignored.
+        rule: how large images become.
+        cache: folder for the file with the numbers of each map; None for no file.
 
     Raises:
         UsageError: no image shows a category.
         DocumentError: a map is damaged.
-        OutputError: the cache can't be written.
+        OutputError: the cache cannot be written.
     """
 
     def __init__(
@@ -112,17 +85,18 @@ class SemanticData(LabelMapData):
 
 
 def map_numbers(root: Path, maps: Sequence[str], *, file: Path | None = None) -> list[tuple[int, ...]]:
-    """The numbers in each label map, ascending.
+    """Return the numbers in each label map, ascending.
 
     Args:
         root: the data set's folder.
-        maps: relative to it.
-        file: what was found is kept here; a map counts as changed with its size or time. A damaged file is made anew.
+        maps: the label maps, relative to it.
+        file: cache of the numbers. A map is read again if its size or time changed; a damaged
+            cache is written again.
     """
     known = _load(file) if file else {}
     stamps = {name: _stamp(root / name) for name in maps}
     unread = [name for name in maps if known.get(name, ())[:2] != stamps[name]]
-    with ThreadPoolExecutor(_READERS) as readers:  # decoding lets other threads run
+    with ThreadPoolExecutor(_READERS) as readers:  # decoding releases the GIL
         for name, numbers in zip(unread, readers.map(lambda name: _numbers(root / name), unread), strict=True):
             known[name] = (*stamps[name], numbers)
     if file and unread:
@@ -131,7 +105,7 @@ def map_numbers(root: Path, maps: Sequence[str], *, file: Path | None = None) ->
 
 
 def paired(root: Path, images: str, maps: str, *, suffix: str = ".jpg") -> list[tuple[str, str]]:
-    """(image, map) of two folders with the same names, in the order of their names.
+    """Return the (image, map) pairs of two folders with equal file names, sorted by name.
 
     Raises:
         DocumentError: an image has no map.
@@ -140,20 +114,20 @@ def paired(root: Path, images: str, maps: str, *, suffix: str = ".jpg") -> list[
     there = set(names_in(root / maps, ".png"))
     for image, label_map in pairs:
         if Path(label_map).stem not in there:
-            raise DocumentError(f"{root / label_map}: is missing, the label map of {Path(image).name}", hint=ANEW)
+            raise DocumentError(f"{root / label_map}: is missing, the label map of {Path(image).name}", hint=UNPACK_AGAIN)
     return pairs
 
 
 def names_in(folder: Path, suffix: str) -> Iterable[str]:
-    """Names without their suffix of a folder's files that have it, sorted.
+    """Return the names, without suffix, of a folder's files with this suffix, sorted.
 
     Raises:
-        DocumentError: the folder can't be read.
+        DocumentError: the folder cannot be read.
     """
     try:
         return sorted(name.removesuffix(suffix) for name in os.listdir(folder) if name.endswith(suffix))
     except OSError as error:
-        raise DocumentError(f"{folder}: can't be read: {error.strerror or error}", hint=ANEW) from error
+        raise DocumentError(f"{folder}: can't be read: {error.strerror or error}", hint=UNPACK_AGAIN) from error
 
 
 def _numbers(path: Path) -> tuple[int, ...]:
@@ -165,7 +139,7 @@ def _stamp(path: Path) -> tuple[int, int]:
     try:
         found = path.stat()
     except OSError as error:
-        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=ANEW) from error
+        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=UNPACK_AGAIN) from error
     return found.st_size, found.st_mtime_ns
 
 
@@ -186,13 +160,18 @@ _INNER = "ADEChallengeData2016"
 
 
 class Ade20k(SemanticData):
-    """ADE20K's 150 categories.
+    """ADE20K with 150 categories, as in the scene parsing challenge of 2016.
+
+        ROOT/images/training/ADE_train_00000001.jpg    ROOT/objectInfo150.txt
+        ROOT/annotations/training/ADE_train_00000001.png
+
+    0 in a map means no category. ROOT is the archive's ADEChallengeData2016, or its parent folder.
 
     Args:
         root: the unpacked archive.
         split: `training` or `validation`; `train` and `val` are the same.
-        rule: how large pictures become.
-        cache: folder for what the maps show.
+        rule: how large images become.
+        cache: folder for the numbers of each map.
     """
 
     def __init__(self, root: Path, *, split: str = "training", rule: ClipRule | None = None, cache: Path | None = None) -> None:
@@ -206,10 +185,13 @@ class Ade20k(SemanticData):
 
 
 def read_ade20k_categories(path: Path) -> dict[int, str]:
-    """Number -> category.
+    """Return the category of each number in `objectInfo150.txt`.
+
+    A line is number, shares and names, separated by tabs. Names are separated by commas; the first
+    one is used.
 
     Raises:
-        DocumentError: a line isn't what it should be.
+        DocumentError: a line has another form.
     """
     found: dict[int, str] = {}
     for number, line in read_lines(path):
@@ -218,7 +200,9 @@ def read_ade20k_categories(path: Path) -> dict[int, str]:
         if number == 1 and not parts[0].strip().isdecimal():
             continue
         if len(parts) < 2 or not parts[0].strip().isdecimal() or not 1 <= int(parts[0]) <= 255 or not first:
-            raise DocumentError(f"{path}: line {number} should be number, shares and names apart by tabs", hint=ANEW)
+            raise DocumentError(
+                f"{path}: line {number} should be number, shares and names separated by tabs", hint=UNPACK_AGAIN
+            )
         found[int(parts[0])] = first
     return found
 
@@ -249,13 +233,19 @@ CATEGORIES: Mapping[int, str] = MappingProxyType(
 
 
 class Cityscapes(SemanticData):
-    """Cityscapes' fine annotations; an image is a clip.
+    """Cityscapes with fine label maps and the 19 categories that are evaluated.
+
+        ROOT/leftImg8bit/train/CITY/CITY_000000_000019_leftImg8bit.png
+        ROOT/gtFine/train/CITY/CITY_000000_000019_gtFine_labelIds.png
+
+    These are the files of leftImg8bit_trainvaltest and gtFine_trainvaltest, with the ids of
+    cityscapesScripts. Other ids (ego vehicle, static, parking, …) are ignored.
 
     Args:
         root: the folder that holds `leftImg8bit` and `gtFine`.
         split: `train` or `val`.
-        rule: how large pictures become.
-        cache: folder for what the maps show.
+        rule: how large images become.
+        cache: folder for the numbers of each map.
     """
 
     def __init__(self, root: Path, *, split: str = "train", rule: ClipRule | None = None, cache: Path | None = None) -> None:
@@ -270,7 +260,7 @@ def _pairs(root: Path, split: str) -> Iterator[tuple[str, str]]:
         for name in names_in(root / "leftImg8bit" / split / city, "_leftImg8bit.png"):
             label_map = f"gtFine/{split}/{city}/{name}_gtFine_labelIds.png"
             if name not in there:
-                raise DocumentError(f"{root / label_map}: is missing, the label map of {name}", hint=ANEW)
+                raise DocumentError(f"{root / label_map}: is missing, the label map of {name}", hint=UNPACK_AGAIN)
             yield f"leftImg8bit/{split}/{city}/{name}_leftImg8bit.png", label_map
 
 
@@ -278,13 +268,15 @@ VERSIONS = ("v2.0", "v1.2")
 
 
 class Mapillary(SemanticData):
-    """Mapillary Vistas; an image is a clip.
+    """Mapillary Vistas, version 2.0 or 1.2, with 124 or 66 categories.
+
+        ROOT/training/images/KEY.jpg    ROOT/training/v2.0/labels/KEY.png    ROOT/config_v2.0.json
 
     Args:
         root: the unpacked archive.
         split: `training` or `validation`; `train` and `val` are the same.
-        rule: how large pictures become.
-        cache: folder for what the maps show.
+        rule: how large images become.
+        cache: folder for the numbers of each map.
     """
 
     def __init__(self, root: Path, *, split: str = "training", rule: ClipRule | None = None, cache: Path | None = None) -> None:
@@ -303,10 +295,13 @@ class Mapillary(SemanticData):
 
 
 def read_mapillary_categories(path: Path) -> dict[int, str]:
-    """Number -> category, in lower case.
+    """Return the category of each number, in lower case.
+
+    The configuration lists the categories in the order of the numbers. Those that are not evaluated
+    (unlabeled, ego vehicle, car mount, …) are left out.
 
     Raises:
-        DocumentError: the configuration isn't what it should be.
+        DocumentError: the configuration is damaged.
     """
     found: dict[int, str] = {}
     for number, value in enumerate(entry(path, "the file", read_json(path), "labels", list)):
@@ -322,13 +317,20 @@ _IMAGES = ("images/mscoco/images/train2014", "images/train2014", "train2014")
 
 
 class RefCoco(DiskData):
-    """One or several of the family as one data set; a clip is an image with all its expressions.
+    """RefCOCO, RefCOCO+ and RefCOCOg: COCO images of 2014 with expressions for their objects.
+
+        ROOT/refcoco/refs(unc).p    ROOT/refcoco/instances.json    (also refcoco+, refcocog)
+        ROOT/images/mscoco/images/train2014/COCO_train2014_….jpg
+        (or ROOT/images/train2014, or ROOT/train2014)
+
+    This is the layout of the `refer` repository. A ref is an object of a split with several
+    sentences. A clip is an image with all its expressions.
 
     Args:
         root: the folder that holds `refcoco`, `refcoco+`, `refcocog` and the images.
-        split: `train`, `val`, `testA`, `testB` or `test`, as the refs say.
-        rule: how large pictures become.
-        sets: which of the family; an image of several is a clip of each.
+        split: `train`, `val`, `testA`, `testB` or `test`, if the refs have it.
+        rule: how large images become.
+        sets: which of the three to use; an image in several is one clip per set.
     """
 
     def __init__(
@@ -336,7 +338,7 @@ class RefCoco(DiskData):
     ) -> None:
         unknown = sorted(set(sets) - set(REFS))
         if unknown:
-            raise UsageError(f"{unknown[0]} is not of the RefCOCO family", hint=f"choose among {', '.join(REFS)}")
+            raise UsageError(f"{unknown[0]} is not a RefCOCO data set", hint=f"choose among {', '.join(REFS)}")
         folder = next((name for name in _IMAGES if (root / name).is_dir()), _IMAGES[0])
         needed(root, folder, name="RefCOCO")
         self._codes: dict[Mark, tuple[Path, object]] = {}
@@ -344,7 +346,7 @@ class RefCoco(DiskData):
         super().__init__("refcoco", root, clips, rule or ClipRule())
 
     def masks(self, item: ClipEntry, reduction: Reduction) -> dict[Mark, BoolArray]:
-        """Each annotation's mask; a mark is (set, annotation id)."""
+        """Return the mask of each annotation; a mark is (set, annotation id)."""
         found: dict[Mark, BoolArray] = {}
         for _, mark in item.objects:
             if mark not in found:
@@ -369,14 +371,16 @@ class RefCoco(DiskData):
             file = expect(instances, f"the file of image {image}", files.get(image), str)
             for number in {number for _, number in objects}:
                 if codes.get(number) is None:
-                    raise DocumentError(f"{instances}: annotation {number}, that {refs.name} asks for, has no mask", hint=ANEW)
+                    raise DocumentError(
+                        f"{instances}: annotation {number}, used in {refs.name}, has no mask", hint=UNPACK_AGAIN
+                    )
                 self._codes[name, number] = (instances, codes[number])
             named = tuple((text, (name, number)) for text, number in objects)
             yield ClipEntry(f"{name}/{file}", (f"{folder}/{file}",), named)
 
 
 def _grouped(path: Path, split: str) -> dict[int, list[tuple[str, int]]]:
-    """Of each image of the split its (expression, annotation id) pairs."""
+    """Return the (expression, annotation id) pairs of each image of the split."""
     found: dict[int, list[tuple[str, int]]] = {}
     for place, value in enumerate(expect(path, "the file", read_pickle(path), list)):
         where = f"ref {place}"

@@ -1,26 +1,8 @@
-"""YouTube-VOS by categories and Ref-YouTube-VOS by expressions: one layout, pictures at 6 a second.
+"""Data sets of videos: YouTube-VOS, Ref-YouTube-VOS, Ref-DAVIS17 and MeViS.
 
-    ROOT/train/JPEGImages/VIDEO/00000.jpg            ROOT/train/meta.json
-    ROOT/train/Annotations/VIDEO/00000.png           ROOT/meta_expressions/train/meta_expressions.json   (Ref-YouTube-VOS)
-
-`meta.json` names each object's category and the frames that show it; a label map's pixels hold the objects' ids.
-The layout is that of the archives of the YouTube-VOS challenges, as ReferFormer's data page describes it.
-
-Ref-DAVIS17: DAVIS 2017's videos with two annotators' expressions; pictures at 24 a second, of which every third is taken.
-
-    ROOT/DAVIS/JPEGImages/480p/VIDEO/00000.jpg               ROOT/DAVIS/ImageSets/2017/train.txt
-    ROOT/DAVIS/Annotations_unsupervised/480p/VIDEO/00000.png ROOT/davis_text_annotations/Davis17_annot1.txt, …
-
-A line of the texts is: VIDEO ID "EXPRESSION". There are up to four: two annotators, each from the first frame and from the
-whole video. The layout is that of the archives as ReferFormer's data page unpacks them; its form after conversion, which is
-Ref-YouTube-VOS's, is read as well.
-
-MeViS: objects by expressions of their motion, one or more objects for each; pictures at about 6 a second.
-
-    ROOT/train/JPEGImages/VIDEO/00000.jpg    ROOT/train/meta_expressions.json    ROOT/train/mask_dict.json
-
-`meta_expressions.json` has each video's frames and each expression's annotation ids; `mask_dict.json` of each id one COCO run
-length code a frame, null where the object isn't seen. The layout is that of the MeViS repository's own loader.
+YouTube-VOS names objects by category, the others by expressions. MeViS stores masks as COCO run
+length codes, the others as label maps whose pixels hold the objects' ids. The docstring of each
+class shows its files.
 """
 
 from __future__ import annotations
@@ -34,7 +16,6 @@ import numpy as np
 
 from vadcli.errors import DocumentError
 from vadcli.train.datasets.base import (
-    ANEW,
     ClipEntry,
     ClipRule,
     DiskData,
@@ -49,19 +30,19 @@ from vadcli.train.datasets.base import (
     read_lines,
     spoken,
 )
-from vadcli.train.samples import Reduction
+from vadcli.train.samples import UNPACK_AGAIN, Reduction
 from vadcli.types import BoolArray
 
 
 @dataclass(frozen=True)
 class Video:
-    """One video of such a data set.
+    """One video of a data set with label maps.
 
     Attributes:
-        name: its folder's.
-        frames: its pictures' names without suffix, in order.
+        name: name of its folder.
+        frames: names of its images without suffix, in order.
         objects: (name, id) pairs.
-        shown: of each id the frames that show it; of an id that isn't here that isn't known.
+        shown: the frames that show each id; an id is missing if this is not known.
     """
 
     name: str
@@ -70,7 +51,7 @@ class Video:
     shown: dict[int, frozenset[str]]
 
     def clips(self, split: str, rule: ClipRule, *, every: int) -> Iterator[ClipEntry]:
-        """Its clips, each with the objects that it shows."""
+        """Yields the clips, each with the objects that it shows."""
         for places in rule.cut(len(self.frames), every):
             frames = tuple(self.frames[place] for place in places)
             seen = {number for number, shown in self.shown.items() if not shown.isdisjoint(frames)}
@@ -84,11 +65,17 @@ class Video:
 
 
 class YouTubeVos(LabelMapData):
-    """YouTube-VOS: objects by category.
+    """YouTube-VOS: objects by category, at 6 frames per second.
+
+        ROOT/train/JPEGImages/VIDEO/00000.jpg     ROOT/train/meta.json
+        ROOT/train/Annotations/VIDEO/00000.png
+
+    `meta.json` has each object's category and the frames that show it. The layout is that of the
+    challenge's archives, as ReferFormer's data page describes it.
 
     Args:
         root: the folder that holds `train`.
-        split: a folder with annotations; the challenge gives them for `train` alone.
+        split: a folder with annotations; the challenge has them only for `train`.
         rule: how videos are cut.
     """
 
@@ -100,7 +87,9 @@ class YouTubeVos(LabelMapData):
 
 
 class RefYouTubeVos(LabelMapData):
-    """Ref-YouTube-VOS: objects by expressions, usually several for each.
+    """Ref-YouTube-VOS: objects by expressions, usually several per object.
+
+    The files are those of YouTube-VOS and ROOT/meta_expressions/train/meta_expressions.json.
 
     Args:
         root: the folder that holds `train` and `meta_expressions`.
@@ -117,11 +106,11 @@ class RefYouTubeVos(LabelMapData):
 
 
 def with_expressions(root: Path, split: str, name: str) -> Iterator[Video]:
-    """Videos whose objects are named by expressions.
+    """Yields the videos of a data set whose objects are named by expressions.
 
     Raises:
         UsageError: a file of the layout is missing.
-        DocumentError: one is damaged.
+        DocumentError: a file is damaged.
     """
     path = needed(root, f"meta_expressions/{split}/meta_expressions.json", name=name)
     meta = needed(root, f"{split}/meta.json", name=name)
@@ -138,7 +127,7 @@ def with_expressions(root: Path, split: str, name: str) -> Iterator[Video]:
 
 
 def videos(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """(name, "video NAME", what is told) of every video of such a document, in its order; those without frames are left out."""
+    """Yields (name, "video NAME", its object in the document) of every video that has frames."""
     for video, value in entry(path, "the file", read_json(path), "videos", dict).items():
         where = f"video {video}"
         told = expect(path, where, value, dict)
@@ -147,20 +136,20 @@ def videos(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def expressions(path: Path, where: str, told: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """("expression NUMBER of video NAME", what is said) of each of a video's expressions."""
+    """Yields ("expression NUMBER of video NAME", its object) of each of a video's expressions."""
     for number, value in entry(path, where, told, "expressions", dict).items():
         place = f"expression {number} of {where}"
         yield place, expect(path, place, value, dict)
 
 
 def object_id(path: Path, where: str, value: object) -> int:
-    """An object's number, 1 to 255, which documents give as text or number.
+    """Return an object's id, 1 to 255; documents have it as text or number.
 
     Raises:
-        DocumentError: it is no such number.
+        DocumentError: it is not such a number.
     """
     if not str(value).isdecimal() or not 1 <= int(str(value)) <= 255:
-        raise DocumentError(f"{path}: {where} has no object id of 1 to 255 but {value!r}", hint=ANEW)
+        raise DocumentError(f"{path}: {where} should have an object id of 1 to 255, not {value!r}", hint=UNPACK_AGAIN)
     return int(str(value))
 
 
@@ -173,14 +162,16 @@ def _with_categories(folder: Path, meta: Path) -> Iterator[Video]:
         try:
             frames = sorted(item.stem for item in (folder / "Annotations" / video).iterdir() if item.suffix == ".png")
         except OSError as error:
-            raise DocumentError(f"{folder / 'Annotations' / video}: can't be read: {error.strerror}", hint=ANEW) from error
+            raise DocumentError(
+                f"{folder / 'Annotations' / video}: can't be read: {error.strerror}", hint=UNPACK_AGAIN
+            ) from error
         if frames:
             named = tuple((name, object_id(meta, where, number)) for name, number in objects if name)
             yield Video(video, tuple(frames), named, _shown(meta, where, told))
 
 
 def _shown(meta: Path, where: str, told: dict[str, Any]) -> dict[int, frozenset[str]]:
-    """Of each object the frames that show it, where the document says so."""
+    """Return the frames that show each object; objects without this entry are missing."""
     objects = expect(meta, f"'objects' of {where}", told.get("objects", {}), dict)
     return {
         object_id(meta, where, number): frozenset(map(str, expect(meta, where, what["frames"], list)))
@@ -190,7 +181,7 @@ def _shown(meta: Path, where: str, told: dict[str, Any]) -> dict[int, frozenset[
 
 
 EVERY = 3
-"""24 frames a second become 8."""
+"""24 frames per second become 8."""
 TEXTS = {
     "Davis17_annot1.txt": "utf-8",
     "Davis17_annot1_full_video.txt": "utf-8",
@@ -203,10 +194,19 @@ _MAPS = "DAVIS/Annotations_unsupervised/480p"
 
 
 class RefDavis(LabelMapData):
-    """Ref-DAVIS17.
+    """Ref-DAVIS17: the videos of DAVIS 2017 with expressions; every third of 24 frames per second.
+
+        ROOT/DAVIS/JPEGImages/480p/VIDEO/00000.jpg    ROOT/DAVIS/ImageSets/2017/train.txt
+        ROOT/DAVIS/Annotations_unsupervised/480p/VIDEO/00000.png
+        ROOT/davis_text_annotations/Davis17_annot1.txt, …
+
+    A line of the text files is: VIDEO ID "EXPRESSION". There are up to four files: two annotators,
+    for the first frame and for the whole video. ReferFormer's data page describes this layout; its
+    converted form, which is that of Ref-YouTube-VOS, is read too.
 
     Args:
-        root: the folder that holds `DAVIS` and `davis_text_annotations`, or `train` and `meta_expressions` after conversion.
+        root: the folder that holds `DAVIS` and `davis_text_annotations`, or, if converted,
+            `train` and `meta_expressions`.
         split: `train` or `val`.
         rule: how videos are cut.
     """
@@ -232,7 +232,7 @@ def _official(root: Path, split: str, rule: ClipRule) -> Iterator[ClipEntry]:
         try:
             frames = sorted(item.stem for item in folder.iterdir() if item.suffix == ".png")
         except OSError as error:
-            raise DocumentError(f"{folder}: can't be read: {error.strerror}", hint=ANEW) from error
+            raise DocumentError(f"{folder}: can't be read: {error.strerror}", hint=UNPACK_AGAIN) from error
         for places in rule.cut(len(frames), EVERY) if frames else ():
             yield ClipEntry(
                 f"{video}/{frames[places[0]]}",
@@ -244,17 +244,17 @@ def _official(root: Path, split: str, rule: ClipRule) -> Iterator[ClipEntry]:
 
 
 def _expressions(folder: Path) -> dict[str, list[tuple[str, int]]]:
-    """Of each video its (expression, id) pairs, in the order of the texts."""
+    """Return the (expression, id) pairs of each video, in the order of the text files."""
     found: dict[str, list[tuple[str, int]]] = {}
     present = [folder / name for name in TEXTS if (folder / name).exists()]
     if not present:
-        raise DocumentError(f"{folder}: has none of {', '.join(TEXTS)}", hint=ANEW)
+        raise DocumentError(f"{folder}: has none of {', '.join(TEXTS)}", hint=UNPACK_AGAIN)
     for path in present:
         for number, line in read_lines(path, encoding=TEXTS[path.name]):
             parts = line.split(maxsplit=2)
             where = f"line {number}"
             if len(parts) < 3:
-                raise DocumentError(f'{path}: {where} should be VIDEO ID "EXPRESSION", not {line[:60]!r}', hint=ANEW)
+                raise DocumentError(f'{path}: {where} should be VIDEO ID "EXPRESSION", not {line[:60]!r}', hint=UNPACK_AGAIN)
             text = spoken(path, where, parts[2].strip().strip('"'))
             if text:
                 pair = (text, object_id(path, where, parts[1]))
@@ -266,7 +266,15 @@ Codes = dict[str, list[Any]]
 
 
 class MeVis(DiskData):
-    """MeViS. Its masks stay in memory as they are coded, some hundred MB in the official data.
+    """MeViS: one or more objects by expressions of their motion, at about 6 frames per second.
+
+        ROOT/train/JPEGImages/VIDEO/00000.jpg    ROOT/train/meta_expressions.json
+        ROOT/train/mask_dict.json
+
+    `meta_expressions.json` has the frames of each video and the annotation ids of each expression.
+    `mask_dict.json` has one COCO run length code per id and frame, null if the object is not
+    visible; the codes stay in memory, some hundred MB in the official data. The layout is that of
+    the MeViS repository's loader.
 
     Args:
         root: the folder that holds `train`.
@@ -282,7 +290,7 @@ class MeVis(DiskData):
         super().__init__("mevis", root, self._clips(told, split, rule), rule)
 
     def masks(self, item: ClipEntry, reduction: Reduction) -> dict[Mark, BoolArray]:
-        """The union of each expression's annotations, whose ids are the mark."""
+        """Return the union of each expression's annotations; a mark is the tuple of their ids."""
         marks = dict.fromkeys(cast("tuple[str, ...]", mark) for _, mark in item.objects)
         return {ids: np.stack([self._union(ids, place, reduction) for place in item.places]) for ids in marks}
 
@@ -308,14 +316,14 @@ class MeVis(DiskData):
                 )
 
     def _named(self, path: Path, where: str, told: dict[str, Any], length: int) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """(expression, annotation ids), those that refer to nothing left out."""
+        """Yields (expression, annotation ids); expressions without annotations are left out."""
         for place, said in expressions(path, where, told):
             ids = tuple(str(number) for number in entry(path, place, said, "anno_id", list))
             for number in ids:
-                codes = expect(self._path, f"annotation {number}, that {place} asks for,", self._codes.get(number), list)
+                codes = expect(self._path, f"annotation {number} (used in {place})", self._codes.get(number), list)
                 if len(codes) != length:
-                    what = f"{self._path}: annotation {number} has {len(codes)} masks where {where} has {length} frames"
-                    raise DocumentError(what, hint=ANEW)
+                    what = f"{self._path}: annotation {number} has {len(codes)} masks, but {where} has {length} frames"
+                    raise DocumentError(what, hint=UNPACK_AGAIN)
             text = spoken(path, place, said.get("exp", ""))
             if text and ids:
                 yield text, ids
