@@ -27,9 +27,8 @@ from vadcli.options.config import from_keywords
 from vadcli.types import VideoResult
 
 if TYPE_CHECKING:
-    from vadcli.engine.local import LocalScan
     from vadcli.engine.recut import StoredEvents
-    from vadcli.engine.runner import Stop
+    from vadcli.engine.runner import Scan
     from vadcli.evaluation.report import Evaluation
     from vadcli.rendering import OnFrame, RenderResult
     from vadcli.reporting import WrittenReport
@@ -56,25 +55,24 @@ def scan(
     return (update for update in run.run() if isinstance(update, VideoResult))
 
 
-def open_scan(
-    paths: Sequence[Path], options: ScanOptions, *, stop: Stop | None = None, command: Sequence[str] = ("vadcli.scan",)
-) -> LocalScan:
+def open_scan(paths: Sequence[Path], options: ScanOptions, *, command: Sequence[str] = ("vadcli.scan",)) -> Scan:
     """Return a scan that is ready to run; raises as `scan`."""
-    from vadcli.engine.local import LocalScan
+    from vadcli.engine.local import LocalRunner
     from vadcli.engine.plan import make_plan
-    from vadcli.engine.runner import Stop, choose_detector
+    from vadcli.engine.runner import Scan, ScanSettings, Stop, choose_detector
 
+    stop = Stop(None if options.max_runtime is None else parse_duration(options.max_runtime, "max_runtime"))
     plan = make_plan(paths, options, out=options.out, camera_from=options.camera_from)
     if not plan.units and not plan.unusable and not options.allow_empty:
         raise NoVideoFound(f"no video below {', '.join(plan.roots) or options.files_from}")
-    if stop is None:
-        stop = Stop(None if options.max_runtime is None else parse_duration(options.max_runtime, "max_runtime"))
-    return LocalScan(plan, options, choose_detector(options), stop=stop, command=list(command))
+    detector = choose_detector(options)
+    settings = ScanSettings(plan, options, tuple(command))
+    return Scan(settings, detector, LocalRunner(settings, detector, stop=stop), stop=stop)
 
 
-def ignored_categories(run: LocalScan) -> tuple[str, ...]:
+def ignored_categories(run: Scan) -> tuple[str, ...]:
     """Return the categories that the scan's detector cannot read; empty if it reads them or none were given."""
-    return () if run.detector.uses_categories else parse_categories(run.options.categories)
+    return () if run.detector.uses_categories else parse_categories(run.settings.options.categories)
 
 
 def events(out: PathGiven = DEFAULT_OUT, **options: Any) -> StoredEvents:

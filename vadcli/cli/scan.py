@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vadcli.cli._shared import ScanDisplay, counted, emit_json, log, on_signals, set_up_talk, with_options
-from vadcli.options import ScanOptions, parse_duration
+from vadcli.options import ScanOptions
 from vadcli.types import VideoResult
 
 if TYPE_CHECKING:
-    from vadcli.engine.local import LocalScan
-    from vadcli.engine.runner import Stop
+    from vadcli.engine.runner import Scan, Stop
 
 Paths = Annotated[list[Path] | None, typer.Argument(metavar="PATHS...", help="Files and folders of footage.")]
 
@@ -34,12 +33,11 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
       find /nvr -name "*.mp4" -mtime -1 -print0 | vadcli scan --files-from - --min-age 5m --quiet
     """  # noqa: D301
     from vadcli.api import ignored_categories, open_scan
-    from vadcli.engine.runner import Stop, exit_code
+    from vadcli.engine.runner import exit_code
 
     set_up_talk(options)
-    stop = Stop(None if options.max_runtime is None else parse_duration(options.max_runtime, "max_runtime"))
-    run = open_scan(paths or [], options, stop=stop, command=["vadcli", *sys.argv[1:]])
-    if not run.plan.units and not run.plan.unusable:
+    run = open_scan(paths or [], options, command=["vadcli", *sys.argv[1:]])
+    if not run.settings.plan.units and not run.settings.plan.unusable:
         log.info("no video found")
         return
     if ignored := ignored_categories(run):
@@ -47,13 +45,13 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
     if options.dry_run:
         _list(run, options)
         return
-    with _signals(stop):
+    with _signals(run.stop):
         _show(run, options)
-    code = exit_code(run.totals, stop=stop, fail_on_event=options.fail_on_event)
+    code = exit_code(run.totals, stop=run.stop, fail_on_event=options.fail_on_event)
     raise typer.Exit(code)
 
 
-def _show(run: LocalScan, options: ScanOptions) -> None:
+def _show(run: Scan, options: ScanOptions) -> None:
     started = time.monotonic()
     display = ScanDisplay(run.progress, options)
     with closing(display), closing(run.run()) as updates:
@@ -73,7 +71,7 @@ def _show(run: LocalScan, options: ScanOptions) -> None:
     log.info("%s; %s; %s; results in %s", counts, counted(run.totals.events, "event"), display.rates(), options.out)
 
 
-def _summary(run: LocalScan, seconds: float) -> dict[str, Any]:
+def _summary(run: Scan, seconds: float) -> dict[str, Any]:
     return {
         "videos": sum(run.totals.by_status.values()),
         **run.totals.by_status,
@@ -81,12 +79,12 @@ def _summary(run: LocalScan, seconds: float) -> dict[str, Any]:
         "frames": run.totals.frames,
         "video_s": round(run.totals.video_s, 3),
         "seconds": round(seconds, 3),
-        "out": str(run.options.out),
+        "out": str(run.settings.options.out),
         "stopped": run.stop.reason or None,
     }
 
 
-def _list(run: LocalScan, options: ScanOptions) -> None:
+def _list(run: Scan, options: ScanOptions) -> None:
     """Print what a scan would do, one line per video."""
     for video, need in run.preview():
         if options.json:

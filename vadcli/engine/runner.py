@@ -1,24 +1,33 @@
-"""What every runner of a scan shares: its settings, when it stops, what it counts, its exit code and its detector.
+"""A scan, whatever executes it: its settings, its run record and totals, when it stops, its exit code and its detector.
 
-A runner executes a plan: on this machine (`local`), or on several. `ScanSettings` is what it needs to know; it can be pickled
-and sent to another process. Loaders, locks and devices live in the runner that uses them.
+`Scan` drives a runner, which executes the plan: on this machine (`local`), or on several. `ScanSettings` is all that a runner
+needs to know. It can be pickled and sent to another process; loaders, locks and devices live in the runner that uses them.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from vadcli import detectors, weights
+from vadcli import __version__, detectors, weights
 from vadcli.detectors import Detector
 from vadcli.engine.plan import Plan, WorkUnit
 from vadcli.engine.stream import Update
-from vadcli.errors import DeviceError, UsageError, WeightsError
-from vadcli.options import DEFAULT_MODEL, ScanOptions, parse_categories, parse_shard
-from vadcli.types import ClipNeeds, VideoResult
+from vadcli.errors import DeviceError, OutputError, UsageError, WeightsError
+from vadcli.options import DEFAULT_MODEL, ScanOptions, effective, parse_categories, parse_shard
+from vadcli.store import OutputLayout
+from vadcli.store.atomic import Scratch
+from vadcli.store.run_log import RunInfo, RunProgress, RunRecord
+from vadcli.types import ClipNeeds, Status, VideoResult
+
+log = logging.getLogger("vadcli")
+
+Fitting = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
@@ -26,19 +35,22 @@ class ScanSettings:
     """What a scan is to do.
 
     Attributes:
-        plan: which videos.
-        options: how.
+        plan: all videos, because a camera is fitted on a sample of all its videos.
+        options: the options of the scan.
         command: the command line, for the run record.
+        videos: the only videos to scan; None for all of the shard.
     """
 
     plan: Plan
     options: ScanOptions
     command: tuple[str, ...] = ()
+    videos: frozenset[str] | None = None
 
     @property
     def units(self) -> tuple[WorkUnit, ...]:
-        """The videos of this run's shard."""
-        return self.plan.shard(*parse_shard(self.options.shard))
+        """The videos to scan: those of this run's shard, or some of them."""
+        units = self.plan.shard(*parse_shard(self.options.shard))
+        return units if self.videos is None else tuple(unit for unit in units if unit.video in self.videos)
 
     def categories_of(self, detector: Detector) -> tuple[str, ...]:
         """Return what is looked for; if the detector reads no categories, what the user asked for is recorded all the same."""
@@ -46,18 +58,13 @@ class ScanSettings:
 
 
 class Runner(Protocol):
-    """Executes a scan.
+    """Executes the plan of a scan. It is made from `ScanSettings` and a `Stop`."""
 
-    Attributes:
-        totals: counts of the run so far.
-        stop: ends the run early.
-    """
+    def updates(self, fitting: Fitting) -> Generator[Update, None, None]:
+        """Scan the videos of the settings; yields progress, and one result per video that ended.
 
-    totals: Totals
-    stop: Stop
-
-    def run(self) -> Iterator[Update]:
-        """Scan; yields progress, and one result per video. The run record is complete when the iterator ends.
+        Args:
+            fitting: called with a camera and the number of frames just read to fit it.
 
         Raises:
             OutputError: OUT cannot be written at all.
@@ -111,6 +118,104 @@ class Totals:
         self.by_status[str(result.status)] += 1
         self.lost += result.is_lost
         self.events += result.events
+
+
+class Scan:
+    """A run of a scan: drives the runner, counts, and writes the run record.
+
+    Args:
+        settings: what to scan.
+        detector: for the run record.
+        runner: executes the plan.
+        stop: ends the run early; the runner has the same one.
+
+    Attributes:
+        totals: counts of the run so far.
+        progress: how far the run has come.
+    """
+
+    def __init__(self, settings: ScanSettings, detector: Detector, runner: Runner, *, stop: Stop) -> None:
+        self.settings, self.detector, self.runner, self.stop = settings, detector, runner, stop
+        self.totals = Totals()
+        self.progress = RunProgress({unit.video: unit.size for unit in settings.units})
+        self._record_is_stale = False
+
+    def run(self) -> Generator[Update, None, None]:
+        """Scan; yields progress, and one result per video. The run record is complete when the iterator ends.
+
+        Raises:
+            OutputError: OUT cannot be written at all.
+            DeviceError, WeightsError: the detector cannot be loaded.
+        """
+        layout = OutputLayout(self.settings.options.out)
+        with Scratch(layout.scratch) as scratch, self._open_record(layout, scratch) as record:
+            for update in self._updates(record):
+                with self._noting():
+                    self._note(record, update)
+                yield update
+            record.close(exit_code(self.totals, stop=self.stop, fail_on_event=self.settings.options.fail_on_event))
+
+    def preview(self) -> Iterator[tuple[str, str]]:
+        """Yield (video, need): what the run would do with each video, without doing or writing anything."""
+        for item in self.settings.plan.unusable:
+            yield item.video, "failed" if item.failed else "skip"
+        yield from self.runner.preview()
+
+    def _updates(self, record: RunRecord) -> Iterator[Update]:
+        """Yield what the runner yields, and a result for each video that it did not reach."""
+        for item in self.settings.plan.unusable:
+            yield VideoResult(
+                item.video, Status.FAILED if item.failed else Status.SKIPPED, "open" if item.failed else "", item.reason
+            )
+
+        def fitting(camera: str, frames: int) -> None:
+            self.progress.fit(camera, frames=frames)
+            with self._noting():
+                record.say()
+
+        reached: set[str] = set()
+        with closing(self.runner.updates(fitting)) as updates:
+            for update in updates:
+                if isinstance(update, VideoResult):
+                    reached.add(update.video)
+                yield update
+        for unit in self.settings.units if self.stop() else ():
+            if unit.video not in reached:
+                yield VideoResult(unit.video, Status.SKIPPED, reason=f"not finished: {self.stop.reason}", camera=unit.camera)
+
+    def _note(self, record: RunRecord, update: Update) -> None:
+        if isinstance(update, VideoResult):
+            self.totals.add(update)
+            record.add(update)
+            return
+        self.totals.frames += update.frames
+        self.totals.video_s += update.video_s
+        self.progress.advance(update.video, frames=update.frames, video_s=update.video_s, size=update.size)
+        record.flush()
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Log once that the record cannot be updated. This is not fatal: a full disk may have room again when the run ends."""
+        try:
+            yield
+        except OutputError as error:
+            if not self._record_is_stale:
+                log.error("the run's record is not up to date: %s", error)
+            self._record_is_stale = True
+
+    def _open_record(self, layout: OutputLayout, scratch: Scratch) -> RunRecord:
+        plan, options = self.settings.plan, self.settings.options
+        info = RunInfo(
+            version=__version__,
+            command=self.settings.command,
+            config=effective(options),
+            detector={"name": self.detector.name, **self.detector.fingerprint()},
+            weights=self.detector.weights,
+            roots=plan.roots,
+            root=str(plan.root),
+            shard=options.shard,
+        )
+        return RunRecord(layout, scratch, info, progress=self.progress)
 
 
 def exit_code(totals: Totals, *, stop: Stop, fail_on_event: bool) -> int:

@@ -7,7 +7,7 @@ batch size nor the number of workers changes a result.
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -71,10 +71,14 @@ class ScanStream:
         self._broken: dict[str, OutputError | VideoError] = {}
         self._unscored: Counter[str] = Counter()
         self._ended: dict[str, Finished] = {}
+        self._settled: deque[VideoResult] = deque()
 
-    def expect(self, task: Task) -> None:
-        """Announce a claimed video whose items will come."""
-        self._tasks[task.unit.video] = task
+    def expect(self, found: Task | VideoResult) -> None:
+        """Announce a task whose items will come, or the result of a video that needs no scan; `run` yields it in time."""
+        if isinstance(found, Task):
+            self._tasks[found.unit.video] = found
+        else:
+            self._settled.append(found)
 
     def run(self, items: Iterable[Item]) -> Iterator[Update]:
         """Score the items until they end; then suspend every announced video that has not ended.
@@ -88,14 +92,20 @@ class ScanStream:
         try:
             with ScoringPool[_Batch](self.job.detector) as pool:
                 for item in items:
+                    yield from self._results()
                     if item.video in self._tasks:
                         yield from self._take(item, pool)
+                yield from self._results()
                 for batch in self._batcher.flush():
                     yield from self._score(batch, pool)
                 yield from self._store_all(pool.drain())
                 yield from self._end_what_is_scored()
         finally:
             self._suspend()
+
+    def _results(self) -> Iterator[VideoResult]:
+        while self._settled:
+            yield self._settled.popleft()
 
     def _take(self, item: Item, pool: ScoringPool[_Batch]) -> Iterator[Update]:
         if isinstance(item, Opened):

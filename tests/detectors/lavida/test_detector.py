@@ -12,11 +12,11 @@ import torch
 
 from tests.detectors.lavida.models import films, tiny_folder
 from tests.media import make_video
+from tests.runs import local_scan
 from vadcli import detectors
 from vadcli.detectors import Attributor
 from vadcli.detectors.lavida.detector import LavidaDetector
 from vadcli.detectors.lavida.model import Lavida
-from vadcli.engine.local import LocalScan
 from vadcli.engine.plan import make_plan
 from vadcli.engine.runner import Stop
 from vadcli.errors import UsageError, WeightsError
@@ -187,7 +187,7 @@ def scan(footage: Path, out: Path, folder: Path, **options: object) -> dict[str,
         **{"categories": "fight, fire", **options},
     )  # type: ignore[arg-type]
     detector = detectors.load("lavida", given)
-    run = LocalScan(make_plan([footage], given, out=out), given, detector, stop=Stop(), command=["vadcli", "scan"])
+    run = local_scan(make_plan([footage], given, out=out), given, detector, stop=Stop(), command=["vadcli", "scan"])
     return {update.video: update for update in run.run() if isinstance(update, VideoResult)}
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from tests.fakes import DifferenceDetector
 from tests.media import BITS, make_image_folder, make_vfr, make_video, read_index
+from tests.runs import local_scan
 from tests.video import fake_decoders
 from vadcli.cutting import EventBoxes
-from vadcli.engine.local import LocalScan
 from vadcli.engine.plan import make_plan
 from vadcli.engine.recut import recut, stored_boxes
 from vadcli.engine.runner import Stop
@@ -103,7 +103,7 @@ def scan(footage: Path, out: Path, detector: DifferenceDetector | None = None, *
     stop = Stop()
     if isinstance(detector, Carrier) and detector.stop is not None:
         detector.stop = stop
-    run = LocalScan(make_plan([footage], given, out=out), given, detector, stop=stop, command=["vadcli", "scan"])
+    run = local_scan(make_plan([footage], given, out=out), given, detector, stop=stop, command=["vadcli", "scan"])
     return {update.video: update for update in run.run() if isinstance(update, VideoResult)}
 
 

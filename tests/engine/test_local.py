@@ -12,7 +12,8 @@ import pytest
 
 from tests.fakes import DifferenceDetector
 from tests.media import damage, make_image_folder, make_vfr, make_video
-from vadcli.engine.local import LocalScan
+from tests.runs import local_scan
+from vadcli.engine import runner
 from vadcli.engine.plan import make_plan
 from vadcli.engine.runner import Stop, exit_code
 from vadcli.engine.stream import ClipsScored
@@ -47,7 +48,7 @@ class Scan:
         self.detector = DifferenceDetector(fits_camera=fits)
         self.stop = Stop()
         plan = make_plan([footage], self.options, out=out)
-        self.run = LocalScan(plan, self.options, self.detector, stop=self.stop, command=["vadcli", "scan"])
+        self.run = local_scan(plan, self.options, self.detector, stop=self.stop, command=["vadcli", "scan"])
         self.results: dict[str, VideoResult] = {}
         reports = 0
         for update in self.run.run():
@@ -352,7 +353,7 @@ def test_the_record_names_the_weights(footage: Path, tmp_path: Path) -> None:
     detector = DifferenceDetector()
     detector.weights = {"small": "ab" * 32}
     options = ScanOptions(out=tmp_path / "out", detector="motion")
-    list(LocalScan(make_plan([footage], options, out=options.out), options, detector, stop=Stop(), command=[]).run())
+    list(local_scan(make_plan([footage], options, out=options.out), options, detector, stop=Stop(), command=[]).run())
     assert dict(read_run(tmp_path / "out" / "run.json").info.weights) == {"small": "ab" * 32}
 
 
@@ -436,7 +437,7 @@ def test_the_frames_of_a_run_are_all_rows(footage: Path, tmp_path: Path) -> None
 def test_max_runtime_leaves_a_resumable_state(footage: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ScanOptions(out=out, max_runtime="0s")
-    run = LocalScan(
+    run = local_scan(
         make_plan([footage], options, out=out), options, DifferenceDetector(), stop=Stop(deadline_s=0.0), command=["vadcli"]
     )
     results = [update for update in run.run() if isinstance(update, VideoResult)]
@@ -446,14 +447,14 @@ def test_max_runtime_leaves_a_resumable_state(footage: Path, tmp_path: Path) -> 
 
 
 @pytest.fixture
-def twin_scans(footage: Path, tmp_path: Path) -> tuple[LocalScan, ...]:
+def twin_scans(footage: Path, tmp_path: Path) -> tuple[runner.Scan, ...]:
     options = ScanOptions(out=tmp_path / "out", workers=1)
     plan = make_plan([footage], options, out=options.out)
     stop = Stop()
-    return tuple(LocalScan(plan, options, DifferenceDetector(), stop=stop, command=[]) for _ in range(2))
+    return tuple(local_scan(plan, options, DifferenceDetector(), stop=stop, command=[]) for _ in range(2))
 
 
-def test_two_scans_side_by_side_share_the_work(twin_scans: tuple[LocalScan, ...], footage: Path, tmp_path: Path) -> None:
+def test_two_scans_side_by_side_share_the_work(twin_scans: tuple[runner.Scan, ...], footage: Path, tmp_path: Path) -> None:
     left, right = (scan.run() for scan in twin_scans)
     seen: list[VideoResult] = [update for update in [next(left)] if isinstance(update, VideoResult)]
     seen += [update for update in right if isinstance(update, VideoResult)]

@@ -9,7 +9,7 @@ import pytest
 
 from tests.fakes import DifferenceDetector
 from tests.media import make_video
-from vadcli.engine.local import LocalScan
+from tests.runs import local_scan
 from vadcli.engine.plan import make_plan
 from vadcli.engine.runner import Stop, exit_code
 from vadcli.engine.stream import MOST_ENDED
@@ -39,7 +39,7 @@ def test_when_scoring_fails_every_video_is_a_failed_one(tmp_path: Path, delay_s:
         make_video(footage / f"{number:02d}.mp4", frames=15 + number, fps=10, size=(32 + 2 * number, 32))
     options = ScanOptions(out=tmp_path / "out", batch_size=batch_size, workers=1)
     stop = Stop()
-    run = LocalScan(make_plan([footage], options, out=options.out), options, Failing(delay_s), stop=stop, command=["vadcli"])
+    run = local_scan(make_plan([footage], options, out=options.out), options, Failing(delay_s), stop=stop, command=["vadcli"])
     results = [update for update in run.run() if isinstance(update, VideoResult)]
     assert sorted(result.video for result in results) == [f"{number:02d}.mp4" for number in range(count)]
     assert {str(result.status) for result in results} == {"failed"}

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tests.fakes import DifferenceDetector
 from tests.media import make_video
+from tests.runs import local_scan
 from vadcli.cutting import cut_events
-from vadcli.engine.local import LocalScan
 from vadcli.engine.plan import make_plan
 from vadcli.engine.runner import Stop
 from vadcli.engine.second_pass import PEAK_CLIPS, peak_clips
@@ -56,7 +56,7 @@ def flash_film(path: Path, *, frames: int = 60, bright: range = range(22, 37), o
 
 def scan(footage: Path, out: Path, detector: DifferenceDetector, **options: object) -> None:
     given = ScanOptions(out=out, **options)  # type: ignore[arg-type]
-    run = LocalScan(make_plan([footage], given, out=out), given, detector, stop=Stop(), command=["vadcli", "scan"])
+    run = local_scan(make_plan([footage], given, out=out), given, detector, stop=Stop(), command=["vadcli", "scan"])
     list(run.run())
 
 
