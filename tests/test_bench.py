@@ -21,12 +21,12 @@ from vadcli.bench import Bench, BenchPlan, Bound, footage_of, rounds, usage
 from vadcli.bench.report import BenchReport, Setting, Stages, Throughput
 from vadcli.bench.rounds import Round, ScoreStore, naive_clips, naive_round, scan_round
 from vadcli.bench.usage import BusyMeter, HostMemory, StageClock, covered
-from vadcli.detectors.lavida import checkpoint
+from vadcli.detectors.lavida import LavidaOptions, checkpoint
 from vadcli.detectors.lavida.config import load_preset
 from vadcli.detectors.lavida.detector import LavidaDetector
 from vadcli.detectors.lavida.model import Lavida
 from vadcli.errors import DecodeError, DeviceError, UsageError, VadcliError, VideoError
-from vadcli.options import BenchOptions, DetectorOptions
+from vadcli.options import BenchOptions
 from vadcli.types import ClipNeeds, PixelFormat, SizeRule
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, LoaderOptions
 
@@ -288,7 +288,7 @@ def test_a_report_comes_back_from_its_json(device_bytes: int | None, busy: float
 
 def tiny(**options: object) -> LavidaDetector:
     given = {"categories": "fight", "model": "preset:lavida-tiny", "allow_untrained": True, "device": "cpu", **options}
-    return LavidaDetector(DetectorOptions(**given))  # type: ignore[arg-type]
+    return LavidaDetector(LavidaOptions(**given))  # type: ignore[arg-type]
 
 
 def test_a_measurement_of_the_real_detector(read: usage.BenchVideos, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.outputs.documents import DOCUMENT, PLAIN
+from tests.store.documents import DOCUMENT, PLAIN
 from vadcli.cli.machine import _event_line
 from vadcli.export.text import to_vtt
 from vadcli.reporting.html import _cells

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,13 +14,26 @@ from tests.media import make_video
 from tests.patience import PATIENCE_S
 
 CODE = '''
+from dataclasses import dataclass
+
 import numpy as np
 
 from vadcli.export import Exporter, all_videos
 from vadcli.ground_truth.lists import CsvTruth
+from vadcli.options import DetectorOptions, option
 from vadcli.types import (
     ClipNeeds, ClipScores, FrameScores, MaskScale, PixelFormat, SizeRule, Thresholds
 )
+
+
+@dataclass(frozen=True)
+class LateOptions(DetectorOptions):
+    """The options of this detector alone."""
+
+    late_after: float = option(9.5, "Rows after this one are odd.", panel="Detector")
+
+    def is_ready(self):
+        return self.late_after == 3.5  # --detector auto takes it then
 
 
 class Late:
@@ -39,6 +53,9 @@ class Late:
     batch_size = 1
     parallel = 1
 
+    def __init__(self, options):
+        self.options = options
+
     def prepare(self):
         pass
 
@@ -50,14 +67,18 @@ class Late:
         return ClipScores(np.zeros((*shape[:2], 1), np.float32), np.zeros((*shape[:2], 4, 4), np.float32))
 
     def finish(self, track):
-        return FrameScores(np.arange(len(track.raw), dtype=np.float32) - 9.5, moving_camera=None)
+        return FrameScores(np.arange(len(track.raw), dtype=np.float32) - self.options.late_after, moving_camera=None)
 
     def fingerprint(self):
-        return {"version": 1}
+        return {"version": 1, "late_after": self.options.late_after}
 
 
 def make_late(options):
-    return Late()
+    return Late(options)
+
+
+def make_half(options):
+    return LateOptions()
 
 
 def lines(documents):
@@ -75,12 +96,19 @@ ENTRY_POINTS = """
 [vadcli.detectors]
 late = outsider:make_late
 broken = no_such_module:thing
+half = outsider:make_half
+
+[vadcli.detector_options]
+late = outsider:LateOptions
+broken = no_such_module:Options
 
 [vadcli.exporters]
 lines = outsider:LINES
+half = outsider:Late
 
 [vadcli.datasets]
 mine = outsider:Mine
+half = outsider:Late
 """
 
 
@@ -112,7 +140,9 @@ def vadcli(site: Path, *arguments: str | Path) -> subprocess.CompletedProcess[st
 def test_a_detector_an_exporter_and_a_data_set_from_outside(outside: Path, tmp_path: Path) -> None:
     (tmp_path / "footage").mkdir()
     make_video(tmp_path / "footage" / "a.mp4", frames=20)
-    assert "late" in vadcli(outside, "scan", "--help").stdout
+    told = vadcli(outside, "scan", "--help").stdout
+    assert "late" in told
+    assert "--late-after" in told
     assert "lines" in vadcli(outside, "events", "--help").stdout
     assert "mine" in vadcli(outside, "eval", "--help").stdout
 
@@ -130,6 +160,34 @@ def test_a_detector_an_exporter_and_a_data_set_from_outside(outside: Path, tmp_p
     judged = vadcli(outside, "eval", out, "--dataset", "mine", "--root", truth, "--metrics", "frame", "--bootstrap", "0")
     assert judged.returncode == 0, judged.stderr
     assert "1.0" in judged.stdout
+
+
+def test_auto_takes_a_detector_from_outside_that_is_ready(outside: Path, tmp_path: Path) -> None:
+    (tmp_path / "footage").mkdir()
+    make_video(tmp_path / "footage" / "a.mp4", frames=20)
+    out = tmp_path / "out"
+    for late_after, name in (("3.5", "late"), ("4.5", "motion")):
+        done = vadcli(outside, "scan", tmp_path / "footage", "--out", out, "--late-after", late_after)
+        assert done.returncode == 0, done.stderr
+        assert json.loads((out / "run.json").read_text())["detector"]["name"] == name
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("scan", "footage", "--detector", "half"), ("events", "out", "--format", "half"), ("eval", "out", "--dataset", "half")],
+)
+def test_what_is_not_what_it_should_be_is_one_line(outside: Path, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    (tmp_path / "footage").mkdir()
+    make_video(tmp_path / "footage" / "a.mp4", frames=8)
+    (tmp_path / "truth.csv").write_text("video,start_s,end_s\n")
+    assert vadcli(outside, "scan", tmp_path / "footage", "--out", tmp_path / "out", "--detector", "late").returncode == 0
+    command = [str(tmp_path / word) if word in ("footage", "out") else word for word in arguments]
+    root = ("--root", tmp_path / "truth.csv") if command[0] == "eval" else ()
+    failed = vadcli(outside, *command, *root)
+    assert failed.returncode == 2
+    assert "half" in failed.stderr
+    assert len(failed.stderr.strip().splitlines()) <= 2
+    assert "Traceback" not in failed.stderr
 
 
 def test_a_detector_that_cannot_be_loaded_is_one_line(outside: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.patience import PATIENCE_S
-from vadcli.bench import Report
+from vadcli.bench import BenchReport
 from vadcli.bench.report import Setting, Stages, Throughput
 from vadcli.bench.rounds import Round
 
@@ -63,7 +63,7 @@ def gpu() -> ModuleType:
     return module
 
 
-def measured(*, speed: float = 3.5, busy: float | None = 0.95, memory: float = 0.5) -> Report:
+def measured(*, speed: float = 3.5, busy: float | None = 0.95, memory: float = 0.5) -> BenchReport:
     """Return a report as `vadcli bench` might write it on a GPU."""
 
     def throughput(setting: Setting, rate: float) -> Throughput:
@@ -74,7 +74,7 @@ def measured(*, speed: float = 3.5, busy: float | None = 0.95, memory: float = 0
         for ratio, share in ((1.0, 1.0), (0.2, memory))
     ]
     baseline, setting = throughput(Setting(1.0, 1, is_baseline=True), 1.0), throughput(Setting(0.2, 8), speed)
-    return Report("lavida-7b", "a machine", "a video", "one frame in 4", 2**34, 8, baseline, [setting], stages)
+    return BenchReport("lavida-7b", "a machine", "a video", "one frame in 4", 2**34, 8, baseline, [setting], stages)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def measured(*, speed: float = 3.5, busy: float | None = 0.95, memory: float = 0
     ],
 )
 def test_a_missed_claim_fails_the_script_and_is_named(
-    gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: Report, missed: list[str]
+    gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: BenchReport, missed: list[str]
 ) -> None:
     said = "\n".join(json.dumps(line) for line in report.json_lines())
     monkeypatch.setattr(gpu, "run", lambda command, limit_s: (said, "", 1.0))

@@ -29,9 +29,9 @@ from vadcli import weights
 from vadcli.detectors.lavida.config import SEG, load_preset
 from vadcli.detectors.lavida.import_build import import_lavida
 from vadcli.detectors.lavida.import_sources import Sources
-from vadcli.detectors.lavida.prompts import CHAT_TEMPLATE, CLIP_SPECIALS, QWEN_SPECIALS, small_text_tokenizer
 from vadcli.detectors.lavida.sam2_package import package_state
 from vadcli.detectors.lavida.sam2_sizes import sam2_config
+from vadcli.detectors.lavida.text import CHAT_TEMPLATE, CLIP_SPECIALS, QWEN_SPECIALS, small_text_tokenizer
 from vadcli.errors import UsageError, VadcliError, WeightsError
 
 PRESET = load_preset("lavida-tiny")

@@ -60,7 +60,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "threadpoolctl": ("detectors/motion",),
     "torch": ("detectors/", "engine/runner", "doctor", "bench", "train/"),
     "transformers": ("detectors/lavida/",),
-    "tokenizers": ("detectors/lavida/prompts",),
+    "tokenizers": ("detectors/lavida/text",),
     "sam2": ("detectors/lavida/sam2_package", "doctor"),
     "safetensors": ("detectors/lavida/", "weights", "train/"),
     "peft": ("detectors/lavida/checkpoint", "train/state"),
@@ -166,7 +166,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 # LAVIDA's bridges: one between folders of weights and the model, one between the model and the scan engine.
-BRIDGES = ("base_models", "checkpoint", "detector")
+BRIDGES = ("__init__", "base_models", "checkpoint", "detector")
 IMPORTERS = ("import_build", "import_sources")  # build a folder of weights; the model does not know them
 MODEL_MAY_IMPORT = {
     "torch",

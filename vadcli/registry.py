@@ -4,6 +4,8 @@ Another package can add to each list by an entry point, in its own pyproject.tom
 
     [project.entry-points."vadcli.detectors"]
     still = "their_package:make_detector"
+    [project.entry-points."vadcli.detector_options"]
+    still = "their_package.options:StillOptions"
 
 The command line's choices, its help, `--detector auto` and the contract tests read these lists.
 """
@@ -17,6 +19,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from vadcli.errors import UsageError
+
+REINSTALL = "reinstall or remove the package that ships it"
 
 
 @cache
@@ -65,9 +69,13 @@ class Registry(Mapping[str, str]):
             if name in self.own:
                 raise
             raise UsageError(
-                f"the {self.kind} {name!r} cannot be loaded from {self._all[name]}: {error}",
-                hint="reinstall or remove the package that ships it",
+                f"the {self.kind} {name!r} cannot be loaded from {self._all[name]}: {error}", hint=REINSTALL
             ) from error
+
+    def check(self, name: str, *, ok: bool, what: str) -> None:
+        """Raise UsageError if what another package ships under a name is not what it should be."""
+        if not ok:
+            raise UsageError(f"the {self.kind} {name!r}, from {self._all[name]}, {what}", hint=REINSTALL)
 
 
 DETECTORS = Registry(
@@ -76,6 +84,16 @@ DETECTORS = Registry(
     {"lavida": "vadcli.detectors:make_lavida", "motion": "vadcli.detectors:make_motion"},
 )
 """What makes a detector: `DetectorOptions` -> `Detector`."""
+
+DETECTOR_OPTIONS = Registry(
+    "detector's option set", "vadcli.detector_options", {"lavida": "vadcli.detectors.lavida:LavidaOptions"}
+)
+"""The own options of a detector, under the same name: a subclass of `vadcli.options.DetectorOptions` that loads no model.
+
+If it has a method `is_ready()`, `--detector auto` can take the detector; the first in this list that is ready wins.
+"""
+FALLBACK = "motion"
+"""The detector that `--detector auto` takes if no other one is ready."""
 
 EXPORTERS = Registry(
     "format",

@@ -11,7 +11,7 @@ import pytest
 
 from vadcli import detectors
 from vadcli.detectors import Detector
-from vadcli.options import DetectorOptions
+from vadcli.detectors.lavida import LavidaOptions
 from vadcli.registry import DETECTORS
 from vadcli.types import CameraModel, CameraSample, Clip, ClipBatch, ClipScores, RawTrack, VideoInfo
 
@@ -19,7 +19,7 @@ SIZES = [(48, 64), (47, 65), (1, 1), (2, 90), (3, 5)]
 
 
 TOLERANCE = {"lavida": 1e-5, "motion": 0.0}
-OPTIONS = {"lavida": DetectorOptions(categories="fight, fire", model="preset:lavida-tiny", allow_untrained=True, device="cpu")}
+OPTIONS = {"lavida": LavidaOptions(categories="fight, fire", model="preset:lavida-tiny", allow_untrained=True, device="cpu")}
 
 
 def load(name: str) -> Detector:

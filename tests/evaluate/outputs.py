@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.outputs.documents import DOCUMENT
+from tests.store.documents import DOCUMENT
 from vadcli.cutting import cut_events
 from vadcli.store import OutputLayout
 from vadcli.store.events import write_events

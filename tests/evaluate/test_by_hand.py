@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.evaluate.outputs import SIZE, Odd, write_scan, write_truth
-from tests.outputs.documents import DOCUMENT
+from tests.store.documents import DOCUMENT
 from vadcli.errors import UsageError
 from vadcli.evaluation import Evaluation, Protocol, collect, measure
 from vadcli.evaluation.report import compared, to_table

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 
 from tests.detectors.lavida.models import films
-from vadcli.detectors.lavida import checkpoint
+from vadcli.detectors.lavida import LavidaOptions, checkpoint
 from vadcli.detectors.lavida.config import LavidaConfig, load_preset
 from vadcli.detectors.lavida.detector import LavidaDetector
 from vadcli.detectors.lavida.model import Lavida
-from vadcli.options import DetectorOptions
 from vadcli.types import ClipBatch
 
 CATEGORIES = ("fight", "fire")
@@ -45,7 +44,7 @@ def converted(config: LavidaConfig, device: torch.device, dtype: torch.dtype) ->
 
 def tiny_detector(device: torch.device | str, **options: object) -> LavidaDetector:
     given = {"categories": ", ".join(CATEGORIES), "model": "preset:lavida-tiny", "allow_untrained": True, "mask_gate": "off"}
-    return LavidaDetector(DetectorOptions(device=str(device), **{**given, **options}))  # type: ignore[arg-type]
+    return LavidaDetector(LavidaOptions(device=str(device), **{**given, **options}))  # type: ignore[arg-type]
 
 
 def clips(count: int, *, size: tuple[int, int] = (192, 256), seed: int = 0) -> np.ndarray:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from vadcli.bench import Bench, BenchPlan, Bound, footage_of
+from vadcli.detectors.lavida import LavidaOptions
 from vadcli.detectors.lavida.detector import LavidaDetector
-from vadcli.options import DetectorOptions
 
 pytestmark = pytest.mark.cuda_only
 
@@ -24,7 +24,7 @@ def test_the_gpu_is_busy_while_made_files_are_scanned_and_it_is_fast(
 ) -> None:
     free, _ = torch.cuda.mem_get_info(device)
     preset = "lavida-7b" if free > 40 * 2**30 else "lavida-2b"
-    detector = LavidaDetector(DetectorOptions(model=preset, allow_untrained=True, device=str(device), batch_size=8))
+    detector = LavidaDetector(LavidaOptions(model=preset, allow_untrained=True, device=str(device), batch_size=8))
     plan = BenchPlan(ratios=(0.2,), batch_sizes=(8,), bound=Bound(8.0), rounds=2)
     report = Bench(detector, footage_of([], tmp_path), plan).run()
     (stages,) = report.stages

@@ -16,8 +16,8 @@ from vadcli.detectors.lavida.config import LavidaConfig, load_preset
 from vadcli.detectors.lavida.mllm import VisualTokens
 from vadcli.detectors.lavida.model import Lavida
 from vadcli.detectors.lavida.pixels import PatchGrid
-from vadcli.detectors.lavida.prompts import build_prompt
 from vadcli.detectors.lavida.running import MOST_CLIPS, Runner
+from vadcli.detectors.lavida.text import build_prompt
 
 pytestmark = pytest.mark.cuda_only
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.evaluate.outputs import write_scan
-from tests.outputs.documents import DOCUMENT
+from tests.store.documents import DOCUMENT
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
 from vadcli.store.events import Failure, ScanState, read_events, write_events

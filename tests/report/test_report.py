@@ -94,7 +94,7 @@ class TestArchive:
         assert archive.footage("caf%E9.mp4") == root / "caf\udce9.mp4"
 
     def test_a_folder_without_a_scan_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="no scan"):
+        with pytest.raises(UsageError, match="contains no results"):
             collect(OutputLayout(tmp_path))
 
     @pytest.mark.parametrize("since", ["yesterday", "", "12 parsecs"])

@@ -21,7 +21,7 @@ from tools.tiny_world.recipe import BaseChoice
 from tools.tiny_world.words import COLOURS, MOTIONS, SHAPES
 from tools.tiny_world.world import SyntheticWorld
 from vadcli.detectors.lavida.model import Lavida
-from vadcli.detectors.lavida.prompts import build_prompt
+from vadcli.detectors.lavida.text import build_prompt
 from vadcli.train.losses import names_loss
 from vadcli.train.step import FeatureMemory
 from vadcli.types import BoolArray, ByteArray

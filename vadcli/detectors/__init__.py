@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from vadcli.options import DetectorOptions
 from vadcli.options.config import cache_folder
-from vadcli.registry import DETECTORS
+from vadcli.options.groups import DetectorOptions
+from vadcli.registry import DETECTOR_OPTIONS, DETECTORS
 from vadcli.types import (
     ByteArray,
     Calibration,
@@ -27,6 +27,9 @@ from vadcli.types import (
     RawTrack,
     Thresholds,
 )
+
+if TYPE_CHECKING:
+    from vadcli.detectors.lavida import LavidaOptions
 
 
 class Detector(Protocol):
@@ -155,7 +158,7 @@ def make_motion(options: DetectorOptions) -> Detector:
     return MotionDetector()
 
 
-def make_lavida(options: DetectorOptions) -> Detector:
+def make_lavida(options: LavidaOptions) -> Detector:
     """Returns the LAVIDA detector; raises WeightsError if its weights are missing."""
     # When transformers is imported, torch creates this folder and never removes it. By default it
     # is among the temporary files.
@@ -176,5 +179,16 @@ def load(name: str, options: DetectorOptions | None = None) -> Detector:
         UsageError: there is no detector with this name, or the options do not fit it.
         WeightsError: its weights are missing.
     """
-    detector: Detector = DETECTORS.load(name)(options or DetectorOptions())
+    make = DETECTORS.load(name)
+    if options is None:
+        options = DETECTOR_OPTIONS.load(name)() if name in DETECTOR_OPTIONS else DetectorOptions()
+    detector: Detector = make(options)
+    lacking = [
+        member for member in MEMBERS if not hasattr(type(detector), member) and member not in getattr(detector, "__dict__", ())
+    ]
+    DETECTORS.check(name, ok=not lacking, what=f"lacks {', '.join(lacking)}")
     return detector
+
+
+MEMBERS = tuple(sorted({*Detector.__annotations__, *(name for name in vars(Detector) if not name.startswith("_"))}))
+"""What every detector has."""

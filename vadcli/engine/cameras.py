@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from vadcli.errors import DocumentError
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import FileLock, Scratch
 from vadcli.types import CameraModel, CameraSample, Clip, ClipNeeds
+from vadcli.types.codec import document_errors, read_document
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, LoaderOptions, Opened
 from vadcli.video.sampling import SamplingPlan
 
@@ -37,19 +37,9 @@ def read_camera(path: Path) -> CameraModel:
     Raises:
         DocumentError: it is missing or damaged, or not a camera model of this version.
     """
-    try:
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=_REFIT) from error
-    except ValueError as error:
-        raise DocumentError(f"{path}: not JSON: {error}", hint=_REFIT) from error
-    if not isinstance(document, dict) or document.get("format_version") != 1:
-        raise DocumentError(f"{path}: not a camera model of format version 1", hint=_REFIT)
-    try:
+    document = read_document(path, version=1, what="a camera model", hint=_REFIT)
+    with document_errors(path, "a camera model", _REFIT):
         return CameraModel.from_json(document)
-    except (AttributeError, KeyError, TypeError, ValueError, zlib.error) as error:
-        detail = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise DocumentError(f"{path}: not a camera model: {detail}", hint=_REFIT) from error
 
 
 def write_camera(path: Path, model: CameraModel) -> None:

@@ -10,16 +10,17 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from vadcli import __version__, detectors, weights
+from vadcli import __version__, detectors
 from vadcli.detectors import Detector
 from vadcli.engine.plan import Plan, WorkUnit
 from vadcli.engine.stream import Update
-from vadcli.errors import DeviceError, OutputError, UsageError, WeightsError
-from vadcli.options import DEFAULT_MODEL, ScanOptions, effective, parse_categories, parse_shard
+from vadcli.errors import DeviceError, OutputError, UsageError
+from vadcli.options import ScanOptions, effective, parse_categories, parse_shard
+from vadcli.registry import DETECTOR_OPTIONS, FALLBACK
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
 from vadcli.store.run_log import RunInfo, RunProgress, RunRecord
@@ -228,7 +229,7 @@ def exit_code(totals: Totals, *, stop: Stop, fail_on_event: bool) -> int:
 
 
 def choose_detector(options: ScanOptions) -> Detector:
-    """Return the detector that the options ask for; `auto` takes LAVIDA if a model is named or trained, else motion.
+    """Return the detector that the options ask for; `auto` takes the first one that is ready (see `registry`).
 
     Raises:
         UsageError: there is no such detector.
@@ -236,17 +237,16 @@ def choose_detector(options: ScanOptions) -> Detector:
         WeightsError: it lacks its weights.
     """
     check_device(options.device)
-    if options.detector == "auto":
-        wanted = options.model != DEFAULT_MODEL or _has_trained(options.model)
-        return detectors.load("lavida" if wanted else "motion", options)
-    return detectors.load(options.detector, options)
+    return detectors.load(_best(options) if options.detector == "auto" else options.detector, options)
 
 
-def _has_trained(model: str) -> bool:
-    try:
-        return weights.is_trained(weights.locate(model))
-    except WeightsError:
-        return False
+def _best(options: ScanOptions) -> str:
+    for name in DETECTOR_OPTIONS:
+        with suppress(UsageError):  # a package that cannot be imported is not ready
+            is_ready = getattr(DETECTOR_OPTIONS.load(name), "is_ready", None)
+            if is_ready is not None and is_ready(options):
+                return name
+    return FALLBACK
 
 
 def check_device(device: str) -> None:

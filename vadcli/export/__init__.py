@@ -76,7 +76,8 @@ def export(
         UsageError: the format does not exist, or it holds one video per file and there are several.
         OutputError: a file can't be written; the files written before it are kept.
     """
-    exporter: Exporter = EXPORTERS.load(name)
+    exporter = EXPORTERS.load(name)
+    EXPORTERS.check(name, ok=isinstance(exporter, Exporter), what="is not an Exporter")
     opened: list[MaskTrack] = []
 
     def masks(document: EventsDocument) -> MaskTrack | None:

@@ -27,7 +27,9 @@ def open_ground_truth(name: str, root: Path) -> GroundTruth:
     Raises:
         UsageError: there is no such data set, or `root` does not exist.
     """
-    truth: GroundTruth = DATA_SETS.load(name)(root)
+    kind = DATA_SETS.load(name)
+    DATA_SETS.check(name, ok=isinstance(kind, type) and issubclass(kind, GroundTruth), what="is not a GroundTruth class")
+    truth: GroundTruth = kind(root)
     return truth
 
 

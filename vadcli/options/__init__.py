@@ -2,8 +2,13 @@
 
 A field's metadata holds its help text and choices. The command line, the reference page and the run record are made from
 it. `config.resolve` fills an option set from the command line, the environment and TOML files.
+
+`ScanOptions` also has the options that each detector of the registry owns.
 """
 
+from typing import TYPE_CHECKING
+
+from vadcli.options import commands
 from vadcli.options.commands import (
     DEFAULT_OUT,
     MASK_CHOICES,
@@ -12,7 +17,6 @@ from vadcli.options.commands import (
     EventsOptions,
     RenderOptions,
     ReportOptions,
-    ScanOptions,
     StatusOptions,
     WeightsImportOptions,
     WeightsPullOptions,
@@ -34,7 +38,13 @@ from vadcli.options.groups import (
     parse_categories,
     parse_duration,
     parse_shard,
+    with_detector_options,
 )
+
+if TYPE_CHECKING:
+    from vadcli.options.commands import ScanOptions
+else:
+    ScanOptions = with_detector_options(commands.ScanOptions)
 
 __all__ = [
     "DEFAULT_MODEL",

@@ -23,7 +23,7 @@ from vadcli.options.groups import (
     parse_shard,
     same,
 )
-from vadcli.registry import EXPORTERS
+from vadcli.registry import DETECTOR_OPTIONS, EXPORTERS
 
 DEFAULT_OUT = Path("vadcli-out")
 MASK_CHOICES = ("none", "video", "rle", "both")
@@ -82,8 +82,6 @@ class ScanOptions(FindOptions, DecodeOptions, DetectorOptions, ThresholdOptions,
             raise UsageError("--interval and --sample-fps both set the sampling", hint="give one of them")
         if self.propagate_masks and self.masks == "none":
             raise UsageError("--propagate-masks: no masks are written", hint="add --masks video, rle or both")
-        if self.propagate_masks and self.sam2 == "package":
-            raise UsageError("--propagate-masks: not supported with --sam2 package", hint="use --sam2 transformers")
         if self.max_runtime is not None:
             parse_duration(self.max_runtime, "max_runtime")
         parse_duration(self.checkpoint_every, "checkpoint_every")
@@ -181,6 +179,7 @@ class WeightsImportOptions(TalkOptions):
     force: bool = option(False, "Replace an existing LAVIDA folder.", panel=RUNNING)
 
 
+_LAVIDA = DETECTOR_OPTIONS.load("lavida")
 LEAST_FRAME_PX = 28 * 28
 """Area of one visual token in one frame, in pixels."""
 
@@ -193,9 +192,9 @@ class BenchOptions(TalkOptions):
     model: str = same(DetectorOptions, "model")
     device: str = same(DetectorOptions, "device")
     precision: str = same(DetectorOptions, "precision")
-    drop_static: bool = same(DetectorOptions, "drop_static")
+    drop_static: bool = same(_LAVIDA, "drop_static")
     compile: bool = same(DetectorOptions, "compile")
-    sam2: str = same(DetectorOptions, "sam2")
+    sam2: str = same(_LAVIDA, "sam2")
     random_weights: bool = option(
         False,
         "Use random weights of the model's real sizes if there are none: same speed and memory, but nothing is detected.",
@@ -261,7 +260,8 @@ class BenchOptions(TalkOptions):
         values = {name: getattr(self, name) for name in shared}
         if self.random_weights and not Path(self.model).is_dir():
             values["model"] = f"{PRESET_MARK}{self.model.removeprefix(PRESET_MARK)}"
-        return DetectorOptions(**values, detector="lavida", allow_untrained=self.random_weights)
+        found: DetectorOptions = _LAVIDA(**values, detector="lavida", allow_untrained=self.random_weights)
+        return found
 
 
 REPORT_FORMATS = ("html", "markdown", "json", "email")

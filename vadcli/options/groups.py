@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
 from vadcli.errors import UsageError
-from vadcli.registry import DETECTORS
+from vadcli.registry import DETECTOR_OPTIONS, DETECTORS
 from vadcli.types import Calibration, DecoderChoice, Thresholds
 
 DURATION = re.compile(r"(?P<value>\d+(?:\.\d+)?)\s*(?P<unit>ms|s|m|h|d)?", re.ASCII)
@@ -293,7 +294,7 @@ class DecodeOptions:
 
 @dataclass(frozen=True)
 class DetectorOptions:
-    """Which detector, what it looks for, and how it computes."""
+    """Which detector, what it looks for, and how it computes. A detector adds options of its own in a subclass of this."""
 
     categories: str = option(
         "",
@@ -305,13 +306,13 @@ class DetectorOptions:
     )
     detector: str = option(
         "auto",
-        "lavida reads the categories and needs weights; motion needs none. auto is lavida with --model or trained weights.",
+        "Detector to use; auto is the best one whose weights are installed. motion needs no weights.",
         panel=HOW,
         short="-d",
         choices=DETECTOR_CHOICES,
     )
     model: str = option(
-        DEFAULT_MODEL, "LAVIDA's weights: a folder, or a name of `vadcli weights list`.", panel=HOW, metavar="MODEL"
+        DEFAULT_MODEL, "Weights of the detector: a folder, or a name of `vadcli weights list`.", panel=HOW, metavar="MODEL"
     )
     device: str = option("auto", "auto, cpu, cuda (every GPU there is), cuda:N.", panel=HOW)
     precision: str = option(
@@ -320,34 +321,24 @@ class DetectorOptions:
     batch_size: int | None = option(
         None, "Number of clips that are scored together.", panel=HOW, default_text="as memory allows"
     )
-    compression: float | None = option(
-        None,
-        "Share of the visual tokens that the language model reads, 0-1.",
-        panel=HOW,
-        metavar="R",
-        default_text="the model's own, 0.2",
-    )
-    mask_gate: str | None = option(
-        None,
-        "What to do with the mask of a frame in which nothing is found: hard clears it, soft weakens it, off keeps it.",
-        panel=HOW,
-        choices=("hard", "soft", "off"),
-        default_text="the model's own, hard",
-    )
-    drop_static: bool = option(
-        False, "Leave out image patches that do not change during a clip (fixed cameras; faster).", panel=HOW
-    )
     attribute: bool = option(True, "Name the category of each event, by a second pass over its peak.", panel=HOW)
-    allow_untrained: bool = option(
-        False, "Scan with random weights where LAVIDA's own part is untrained; the scores mean nothing.", panel=HOW
-    )
     compile: bool = option(False, "Compile the model first (torch.compile): slower to start, then faster.", panel=HOW)
-    sam2: str = option(
-        "transformers", "Implementation of SAM2; both give the same masks.", panel=HOW, choices=("transformers", "package")
-    )
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"--batch-size {self.batch_size} must be at least 1")
-        if self.compression is not None and not 0.0 < self.compression <= 1.0:
-            raise UsageError(f"--compression {self.compression:g} is outside 0-1", hint="give a number above 0 and at most 1")
+
+
+def with_detector_options(kind: type[Any]) -> type[Any]:
+    """Returns an option set that also has the own options of each detector; an option of `kind` wins over one of that name."""
+    own = []
+    for name in DETECTOR_OPTIONS:
+        with suppress(UsageError):  # a broken package: the detector itself reports it when it is used
+            own.append(DETECTOR_OPTIONS.load(name))
+
+    def check(self: Any) -> None:
+        for part in (kind, *own):
+            part.__post_init__(self)
+
+    attributes = {"__module__": "vadcli.options", "__doc__": kind.__doc__, "__post_init__": check}
+    return dataclass(frozen=True)(type(kind.__name__, (kind, *own), attributes))

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from vadcli.errors import DocumentError
 from vadcli.store.atomic import FileLock, writing
 from vadcli.types import BoolArray, ByteArray, FloatArray, IndexArray, RowTable
+from vadcli.types.codec import structure
 
 CHECKPOINT_VERSION = 2
 _HEADER_KEY = b"vadcli.checkpoint"
@@ -70,8 +71,7 @@ class CheckpointHeader:
         values = dict(json.loads(data))
         if values.pop("version") != CHECKPOINT_VERSION:
             raise ValueError("this checkpoint was written by another version")
-        shape = values["mask_shape"]
-        return cls(**{**values, "mask_shape": None if shape is None else (int(shape[0]), int(shape[1]))})
+        return structure(cls, values, "checkpoint")
 
 
 @dataclass(frozen=True)

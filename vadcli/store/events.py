@@ -20,6 +20,7 @@ from vadcli import __version__
 from vadcli.errors import DocumentError
 from vadcli.store import printable
 from vadcli.types import EVENTS_FORMAT_VERSION, Event, ReviewedEvent, Status, Thresholds, Verdict, VideoInfo
+from vadcli.types.codec import read_document
 
 _REWRITE = "write it again with `vadcli scan --force` or `vadcli events`"
 _VIDEO_FIELDS = ("path", "camera", "width", "height", "rotation", "fps", "duration_s", "frames", "moving_camera")
@@ -289,15 +290,11 @@ def read_review(path: Path) -> tuple[ReviewedEvent, ...]:
 
 
 def _entries(path: Path, text: str) -> list[Any]:
-    try:
-        document = json.loads(text)
-    except ValueError as error:
-        raise DocumentError(f"{path}: not JSON: {error}", hint="give a file that the report page saved") from error
-    if not isinstance(document, dict) or document.get("format_version") != REVIEW_FORMAT_VERSION:
-        raise DocumentError(f"{path}: not a review of format version {REVIEW_FORMAT_VERSION}")
+    hint = "give a file that the report page saved"
+    document = read_document(path, version=REVIEW_FORMAT_VERSION, what="a review", hint=hint, read=lambda _: text.encode())
     entries = document.get("reviews")
     if not isinstance(entries, list):
-        raise DocumentError(f"{path}: `reviews` is not a list")
+        raise DocumentError(f"{path}: `reviews` is not a list", hint=hint)
     return entries
 
 

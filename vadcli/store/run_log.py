@@ -13,16 +13,16 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from vadcli.errors import DocumentError
 from vadcli.store import OutputLayout, printable
 from vadcli.store.atomic import Scratch, writing
 from vadcli.types import Status, VideoResult
+from vadcli.types.codec import document_errors, read_document, structure
 
 RUN_FORMAT_VERSION = 1
 LAST_VIDEOS = 5
@@ -323,19 +323,9 @@ def read_run(path: Path, *, head: bool = False) -> StoredRun:
     Raises:
         DocumentError: the file is missing or damaged, or is not a run record of this version.
     """
-    try:
-        document = json.loads(_head(path) if head else path.read_bytes())
-    except OSError as error:
-        raise DocumentError(f"{path}: can't be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise DocumentError(f"{path}: not JSON: {error}") from error
-    if not isinstance(document, dict) or document.get("format_version") != RUN_FORMAT_VERSION:
-        raise DocumentError(f"{path}: not a run record of format version {RUN_FORMAT_VERSION}")
-    try:
+    document = read_document(path, version=RUN_FORMAT_VERSION, what="a run record", read=_head if head else Path.read_bytes)
+    with document_errors(path, "a run record"):
         return _stored(path, document)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        detail = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise DocumentError(f"{path}: not a run record: {detail}") from error
 
 
 def _head(path: Path) -> bytes:
@@ -351,8 +341,7 @@ def _head(path: Path) -> bytes:
 
 
 def _stored(path: Path, document: Mapping[str, Any]) -> StoredRun:
-    known = {one.name: document[one.name] for one in fields(RunInfo)}
-    info = RunInfo(**{**known, "command": tuple(known["command"]), "roots": tuple(known["roots"])})
+    info = structure(RunInfo, document, extra=True)
     end = document["end"]
     return StoredRun(
         path=path,
@@ -367,6 +356,4 @@ def _stored(path: Path, document: Mapping[str, Any]) -> StoredRun:
 
 
 def _result(entry: Mapping[str, Any]) -> VideoResult:
-    values = {one.name: entry[one.name] for one in fields(VideoResult)}
-    values |= {name: values[name] or "" for name in ("stage", "reason", "camera", "decoder")}
-    return VideoResult(**{**values, "status": Status(values["status"])})
+    return structure(VideoResult, {key: value for key, value in entry.items() if value is not None}, "files", extra=True)

@@ -6,18 +6,16 @@ wrong type are errors. This module does not load torch.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 from vadcli.errors import UsageError
 from vadcli.options.config import read_toml
+from vadcli.types.codec import FieldError, structure
 
 PAPER_PARTS = ("lora", "tokens", "lm_head", "projector", "mask_decoder", "prompt_encoder")
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -347,45 +345,7 @@ def parse_recipe(document: Mapping[str, Any], kind: type[R]) -> R:
     Raises:
         UsageError: a key or value is not valid.
     """
-    recipe: R = _table(kind, "", document)
-    return recipe
-
-
-def _table(kind: Any, name: str, values: Any) -> Any:
-    """Makes a dataclass from a TOML table."""
-    where = f"[{name}]" if name else "the recipe"
-    check(isinstance(values, Mapping), f"{name} must be a table, written as {where}")
-    hints = typing.get_type_hints(kind)
-    for key in values:
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1)
-            raise UsageError(
-                f"{where} has no key {key!r}", hint=f"did you mean {near[0]}?" if near else f"it has {', '.join(hints)}"
-            )
-    for item in fields(kind):
-        if item.name not in values and item.default is MISSING and item.default_factory is MISSING:
-            raise UsageError(f"{where} has no {item.name}")
-    found = {key: _value(hints[key], f"{name}.{key}" if name else key, value) for key, value in values.items()}
-    return kind(**found)
-
-
-def _value(hint: Any, name: str, value: Any) -> Any:
-    """Converts a TOML value to the type of its field's annotation."""
-    origin, args = typing.get_origin(hint), get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        hint = next(part for part in args if part is not type(None))
-        origin, args = typing.get_origin(hint), get_args(hint)
-    if origin is Literal:
-        check(value in args, f"{name} is {value!r}; choose one of {', '.join(map(str, args))}")
-        return value
-    if is_dataclass(hint):
-        return _table(hint, name, value)
-    if origin is tuple:
-        check(isinstance(value, list), f"{name} is {value!r}, not a list")
-        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
-        check(len(kinds) == len(value), f"{name} has {len(value)} values, not {len(kinds)}")
-        return tuple(_value(kind, name, part) for kind, part in zip(kinds, value, strict=True))
-    if hint is float and type(value) is int:
-        return float(value)
-    check(type(value) is hint, f"{name} is {value!r}, not a value of type {hint.__name__}")
-    return value
+    try:
+        return structure(kind, document)
+    except FieldError as error:
+        raise UsageError(str(error), hint=error.hint) from error

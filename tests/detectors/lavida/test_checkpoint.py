@@ -207,17 +207,17 @@ def test_sam2s_side_where_its_config_is_none(folder: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"sampling": {"frames": 8.0}}, "sampling: frames is 8.0, not a whole number"),
-        ({"sampling": {"rate_hz": "7.5"}}, 'sampling: rate_hz is "7.5", not a number'),
-        ({"sampling": [8, 7.5]}, "sampling is [8, 7.5], not an object"),
+        ({"sampling": {"frames": 8.0}}, "sampling.frames is 8.0, not a whole number"),
+        ({"sampling": {"rate_hz": "7.5"}}, 'sampling.rate_hz is "7.5", not a number'),
+        ({"sampling": [8, 7.5]}, "sampling is [8, 7.5], not a table"),
         ({"pixels": {"static_threshold": float("nan")}}, "static_threshold is NaN, not a number"),
         ({"trained": "yes"}, 'trained is "yes", not true or false'),
         ({"trained": 1}, "trained is 1, not true or false"),
         ({"seed": True}, "seed is true, not a whole number"),
         ({"name": None}, "name is null, not a text"),
-        ({"mask_gate": ["hard"]}, 'mask_gate is ["hard"], not a text'),
-        ({"lora": {"targets": "q_proj"}}, 'targets is "q_proj", not a list of texts'),
-        ({"parts": {"mllm": None}}, "mllm is null, not an object"),
+        ({"mask_gate": ["hard"]}, 'mask_gate is ["hard"], not one of hard, soft, off'),
+        ({"lora": {"targets": "q_proj"}}, 'targets is "q_proj", not a list'),
+        ({"parts": {"mllm": None}}, "mllm is null, not a table"),
     ],
 )
 def test_a_field_of_another_type_is_named(folder: Path, values: dict[str, object], words: str) -> None:

@@ -15,12 +15,13 @@ from tests.media import make_video
 from tests.runs import local_scan
 from vadcli import detectors
 from vadcli.detectors import Attributor
+from vadcli.detectors.lavida import LavidaOptions
 from vadcli.detectors.lavida.detector import LavidaDetector
 from vadcli.detectors.lavida.model import Lavida
 from vadcli.engine.plan import make_plan
 from vadcli.engine.runner import Stop
 from vadcli.errors import UsageError, WeightsError
-from vadcli.options import DetectorOptions, ScanOptions
+from vadcli.options import ScanOptions
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
 from vadcli.store.mask_video import read_masks
@@ -36,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def detector_of(folder: Path | str, **options: object) -> LavidaDetector:
     given = {"categories": "fight, fire", "model": str(folder), "allow_untrained": True, "device": "cpu", **options}
-    return LavidaDetector(DetectorOptions(**given))  # type: ignore[arg-type]
+    return LavidaDetector(LavidaOptions(**given))  # type: ignore[arg-type]
 
 
 def batch(count: int, *, seed: int = 0, size: tuple[int, int] = (48, 64)) -> ClipBatch:

@@ -14,13 +14,14 @@ from tests.media import run_ffmpeg
 from tests.runs import local_scan
 from vadcli import detectors
 from vadcli.detectors import Propagator
+from vadcli.detectors.lavida import LavidaOptions
 from vadcli.detectors.lavida.detector import LavidaDetector
-from vadcli.detectors.lavida.running import MOST_STRETCHES
+from vadcli.detectors.lavida.running import MOST_SPANS
 from vadcli.detectors.lavida.sam2_package import PackageMasks
 from vadcli.engine.plan import make_plan
 from vadcli.engine.runner import Stop
 from vadcli.errors import DeviceError
-from vadcli.options import DetectorOptions, ScanOptions
+from vadcli.options import ScanOptions
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
 from vadcli.store.mask_video import read_masks, upsample_mask
@@ -44,7 +45,7 @@ def detector(folder: Path) -> LavidaDetector:
 
 def detector_of(folder: Path) -> LavidaDetector:
     return LavidaDetector(
-        DetectorOptions(categories="fire", model=str(folder), allow_untrained=True, device="cpu", mask_gate="off")
+        LavidaOptions(categories="fire", model=str(folder), allow_untrained=True, device="cpu", mask_gate="off")
     )
 
 
@@ -106,7 +107,7 @@ def test_out_of_memory_halves_the_stretches_side_by_side(
     detector = detector_of(folder)
     np.testing.assert_allclose(detector.propagate(film, known), whole, atol=1e-5)
     detector.propagate(film, known)
-    assert batches == [MOST_STRETCHES, 4, 2, 1, 1]
+    assert batches == [MOST_SPANS, 4, 2, 1, 1]
 
 
 def test_where_not_even_one_fits_it_is_said(

@@ -12,7 +12,7 @@ from vadcli.detectors.lavida.compress import CompressionOptions
 from vadcli.detectors.lavida.config import load_preset
 from vadcli.detectors.lavida.mllm import MultimodalLM, VisualTokens
 from vadcli.detectors.lavida.pixels import PatchGrid, qwen_patches
-from vadcli.detectors.lavida.prompts import VIDEO, PromptTokens, build_prompt
+from vadcli.detectors.lavida.text import VIDEO, PromptTokens, build_prompt
 
 WHOLE = CompressionOptions(ratio=1.0)
 FIFTH = CompressionOptions(ratio=0.2)

@@ -124,11 +124,11 @@ def test_config_survives_its_json() -> None:
 
 def test_config_names_what_it_does_not_know() -> None:
     document = load_preset("lavida-tiny").to_json()
-    with pytest.raises(ValueError, match="projector has no field colour"):
+    with pytest.raises(ValueError, match="projector has no key 'colour'"):
         LavidaConfig.from_json({**document, "projector": {"colour": 1}})
     with pytest.raises(ValueError, match="format_version 7"):
         LavidaConfig.from_json({**document, "format_version": 7})
-    with pytest.raises(ValueError, match="mask_gate 'ajar'"):
+    with pytest.raises(ValueError, match="mask_gate is \"ajar\""):
         LavidaConfig.from_json({**document, "mask_gate": "ajar"})
 
 

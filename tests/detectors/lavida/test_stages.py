@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from tests.detectors.lavida.models import films
+from vadcli.detectors.lavida import LavidaOptions
 from vadcli.detectors.lavida.detector import LavidaDetector
 from vadcli.detectors.lavida.running import untimed
-from vadcli.options import DetectorOptions
 from vadcli.types import ClipBatch
 
 STAGES = ["copy", "pixels", "vision tower", "compression", "sam2 encoder", "llm", "projector", "sam2 decoder", "fetch"]
@@ -22,7 +22,7 @@ STAGES = ["copy", "pixels", "vision tower", "compression", "sam2 encoder", "llm"
 @pytest.fixture(scope="module")
 def detector() -> LavidaDetector:
     found = LavidaDetector(
-        DetectorOptions(categories="fight, fire", model="preset:lavida-tiny", allow_untrained=True, device="cpu")
+        LavidaOptions(categories="fight, fire", model="preset:lavida-tiny", allow_untrained=True, device="cpu")
     )
     found.prepare()
     return found
@@ -72,6 +72,6 @@ def test_another_ratio_needs_no_other_weights(detector: LavidaDetector) -> None:
 
 def test_single_precision_is_not_rounded_in_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    options = DetectorOptions(model="preset:lavida-tiny", allow_untrained=True, device="cpu", precision="fp32")
+    options = LavidaOptions(model="preset:lavida-tiny", allow_untrained=True, device="cpu", precision="fp32")
     LavidaDetector(options).load(torch.device("cpu"))
     assert not torch.backends.cudnn.allow_tf32

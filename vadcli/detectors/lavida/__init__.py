@@ -1,1 +1,59 @@
-"""LAVIDA: a multimodal LLM's understanding of a clip, projected into SAM2's mask decoder, gives a score and a mask a frame."""
+"""LAVIDA: a multimodal LLM reads a clip; SAM2's mask decoder turns what it understood into a score and a mask per frame.
+
+This file holds the detector's options, which the command line shows without loading a model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vadcli.errors import UsageError, WeightsError
+from vadcli.options.groups import DEFAULT_MODEL, HOW, DetectorOptions, option
+
+
+@dataclass(frozen=True)
+class LavidaOptions(DetectorOptions):
+    """LAVIDA's own options."""
+
+    compression: float | None = option(
+        None,
+        "Share of the visual tokens that the language model reads, 0-1.",
+        panel=HOW,
+        metavar="R",
+        default_text="the model's own, 0.2",
+    )
+    mask_gate: str | None = option(
+        None,
+        "What to do with the mask of a frame in which nothing is found: hard clears it, soft weakens it, off keeps it.",
+        panel=HOW,
+        choices=("hard", "soft", "off"),
+        default_text="the model's own, hard",
+    )
+    drop_static: bool = option(
+        False, "Leave out image patches that do not change during a clip (fixed cameras; faster).", panel=HOW
+    )
+    allow_untrained: bool = option(
+        False, "Scan with random weights where LAVIDA's own part is untrained; the scores mean nothing.", panel=HOW
+    )
+    sam2: str = option(
+        "transformers", "Implementation of SAM2; both give the same masks.", panel=HOW, choices=("transformers", "package")
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.compression is not None and not 0.0 < self.compression <= 1.0:
+            raise UsageError(f"--compression {self.compression:g} is outside 0-1", hint="give a number above 0 and at most 1")
+        # --propagate-masks is an option of the scan; it is here if these options are part of a scan's.
+        if self.sam2 == "package" and getattr(self, "propagate_masks", False):
+            raise UsageError("--propagate-masks: not supported with --sam2 package", hint="use --sam2 transformers")
+
+    def is_ready(self) -> bool:
+        """True if a model is named or the default one is trained: `--detector auto` then takes LAVIDA."""
+        from vadcli import weights
+
+        if self.model != DEFAULT_MODEL:
+            return True
+        try:
+            return weights.is_trained(weights.locate(self.model))
+        except WeightsError:
+            return False

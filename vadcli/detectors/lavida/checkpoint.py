@@ -43,17 +43,17 @@ from vadcli.detectors.lavida.masks import TransformersMasks
 from vadcli.detectors.lavida.mllm import MultimodalLM
 from vadcli.detectors.lavida.model import Lavida
 from vadcli.detectors.lavida.projector import build_projector
-from vadcli.detectors.lavida.prompts import (
+from vadcli.detectors.lavida.sam2_sizes import sam2_config
+from vadcli.detectors.lavida.text import (
     CLIP_SPECIALS,
     QWEN_SPECIALS,
     TURN_END,
     VIDEO,
+    TextEncoder,
     add_seg,
     small_text_tokenizer,
     small_tokenizer,
 )
-from vadcli.detectors.lavida.sam2_sizes import sam2_config
-from vadcli.detectors.lavida.text import TextEncoder
 from vadcli.errors import VadcliError, WeightsError
 
 MODELS: Mapping[str, Any] = {"mllm": Qwen2VLForConditionalGeneration, "text": CLIPTextModel, "sam2": Sam2VideoModel}

@@ -6,12 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
-from math import isfinite
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args
 
 from vadcli.detectors.lavida.compress import CompressionOptions
 from vadcli.detectors.lavida.projector import ProjectorOptions
+from vadcli.types.codec import structure
 
 FORMAT_VERSION = 1
 SEG = "<SEG>"
@@ -183,69 +182,12 @@ class LavidaConfig:
         Raises:
             ValueError: wrong format version, unknown field, or a value of the wrong type or range.
         """
-        document = _value(Mapping, "config", document)
+        if not isinstance(document, Mapping):
+            raise ValueError("the file is not a table")
         version = document.get("format_version")
         if version != FORMAT_VERSION:
             raise ValueError(f"format_version {version!r} is not {FORMAT_VERSION}")
-        values = {key: value for key, value in document.items() if key != "format_version"}
-        for name, kind in GROUPS.items():
-            if name in values:
-                values[name] = _group(kind, name, values[name])
-        config: LavidaConfig = _group(cls, "config", values)
-        return config
-
-
-GROUPS: dict[str, type[Any]] = {
-    "projector": ProjectorOptions,
-    "compression": CompressionOptions,
-    "prompt": PromptOptions,
-    "sampling": SamplingOptions,
-    "pixels": PixelOptions,
-    "lora": LoraOptions,
-    "additions": AdditionOptions,
-    "parts": PartSizes,
-}
-KINDS: dict[type[Any], str] = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "a text",
-    tuple: "a list of texts",
-    Mapping: "an object",
-}
-"""JSON types in words, for error messages."""
-
-
-def _group(kind: type[Any], name: str, values: Any) -> Any:
-    """Returns a dataclass made from a JSON object, or raises ValueError that names the field."""
-    values = _value(Mapping, name, values)
-    known = get_type_hints(kind)
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise ValueError(f"{name} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
-    try:
-        return kind(**{key: _value(known[key], f"{name}: {key}", value) for key, value in values.items()})
-    except TypeError as error:
-        raise ValueError(f"{name}: {error}") from error
-
-
-def _value(wanted: Any, name: str, value: Any) -> Any:
-    """Returns a JSON value as the type of its field, or raises ValueError.
-
-    A float may be written without a point; a tuple is written as a list.
-    """
-    choices = get_args(wanted) if isinstance(wanted, UnionType) else (wanted,)
-    if value is None and type(None) in choices:
-        return None
-    kind = str if get_origin(choices[0]) is Literal else get_origin(choices[0]) or choices[0]
-    if kind is float and type(value) is int:
-        value = float(value)
-    if kind is tuple and isinstance(value, list) and all(isinstance(each, str) for each in value):
-        value = tuple(value)
-    is_one = type(value) is kind if kind in (bool, int, float) else isinstance(value, kind)
-    if not is_one or (kind is float and not isfinite(value)):
-        raise ValueError(f"{name} is {json.dumps(value, default=str)[:60]}, not {KINDS.get(kind, kind.__name__)}")
-    return value
+        return structure(cls, {key: value for key, value in document.items() if key != "format_version"})
 
 
 def preset_names() -> list[str]:

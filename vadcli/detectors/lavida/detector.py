@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vadcli import weights
+from vadcli.detectors.lavida import LavidaOptions
 from vadcli.detectors.lavida.config import STATIC_DISTANCE, LavidaConfig
 from vadcli.errors import UsageError, WeightsError
-from vadcli.options import DetectorOptions, parse_categories
+from vadcli.options import parse_categories
 from vadcli.options.groups import PRESET_MARK
 from vadcli.types import (
     MASK_LOGIT_LIMIT,
@@ -67,7 +68,7 @@ class LavidaDetector:
     fits_camera = False
     mask_scale = MaskScale.LOGIT
 
-    def __init__(self, options: DetectorOptions) -> None:
+    def __init__(self, options: LavidaOptions) -> None:
         self.options = options
         self.categories = parse_categories(options.categories or DEFAULT_CATEGORIES)
         if not self.categories:
@@ -301,7 +302,7 @@ def _on_scale(mask_logit: torch.Tensor) -> torch.Tensor:
     return mask_logit.clamp(-MASK_LOGIT_LIMIT, MASK_LOGIT_LIMIT) / (2 * MASK_LOGIT_LIMIT) + 0.5
 
 
-def _find(options: DetectorOptions) -> tuple[Path | None, LavidaConfig]:
+def _find(options: LavidaOptions) -> tuple[Path | None, LavidaConfig]:
     """Returns the model's folder and config; the folder is None for a preset's random weights."""
     from vadcli.detectors.lavida import checkpoint
     from vadcli.detectors.lavida.config import load_preset, preset_names
@@ -324,7 +325,7 @@ def _find(options: DetectorOptions) -> tuple[Path | None, LavidaConfig]:
     return folder, checkpoint.check(folder, allow_untrained=options.allow_untrained)
 
 
-def _adjusted(config: LavidaConfig, options: DetectorOptions) -> LavidaConfig:
+def _adjusted(config: LavidaConfig, options: LavidaOptions) -> LavidaConfig:
     """Returns the stored config, changed by the user's options."""
     if options.compression is not None:
         config = replace(config, compression=replace(config.compression, ratio=options.compression))

@@ -237,7 +237,7 @@ def _fit_tokenizer(folder: Path, config: LavidaConfig, result: Imported) -> None
 
     from vadcli.detectors.lavida.checkpoint import as_weights_error
     from vadcli.detectors.lavida.config import SEG
-    from vadcli.detectors.lavida.prompts import add_seg, build_prompt
+    from vadcli.detectors.lavida.text import add_seg, build_prompt
 
     with as_weights_error(folder):
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -19,7 +19,7 @@ from transformers import DynamicCache, Qwen2VLTextModel
 
 from vadcli.detectors.lavida.compress import CompressionOptions, NamePooling, SharedSight, compress
 from vadcli.detectors.lavida.pixels import PatchGrid, moving_groups, restore_precision
-from vadcli.detectors.lavida.prompts import PromptTokens
+from vadcli.detectors.lavida.text import PromptTokens
 
 _CACHE = "cache" if "cache" in inspect.signature(Qwen2VLTextModel.forward).parameters else "past_key_values"
 """The argument for known keys and values; its name depends on the version of transformers."""

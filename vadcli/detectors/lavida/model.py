@@ -24,9 +24,8 @@ from vadcli.detectors.lavida.masks import ImageFeatures, MaskModel, MaskOutput, 
 from vadcli.detectors.lavida.mllm import MultimodalLM, Prefix, VisualTokens
 from vadcli.detectors.lavida.pixels import PatchGrid, qwen_patches, sam_pixels
 from vadcli.detectors.lavida.projector import Prompts
-from vadcli.detectors.lavida.prompts import PromptTokens, build_prompt, split_categories
 from vadcli.detectors.lavida.propagate import propagate
-from vadcli.detectors.lavida.text import TextEncoder
+from vadcli.detectors.lavida.text import PromptTokens, TextEncoder, build_prompt, split_categories
 
 ENCODED_FRAMES = 16
 """Frames per call of SAM2's encoder: enough to fill a GPU. A fixed number bounds its memory use."""

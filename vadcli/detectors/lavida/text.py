@@ -1,16 +1,200 @@
-"""CLIP's text model: one pooled embedding per category (the text branch of paper 3.7)."""
+"""Words on their way into the network: the prompt as token ids, categories as CLIP embeddings, tokenizers for small models.
+
+The prompt ends in a forced answer that contains `<SEG>`. The small tokenizers are for models that `vadcli` builds without a
+pretrained base.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from operator import itemgetter
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from vadcli.detectors.lavida.config import SEG, PromptOptions
+
+VIDEO = "<|video_pad|>"
+TURN_END = "<|im_end|>"
+QWEN_SPECIALS = ("<|endoftext|>", "<|im_start|>", TURN_END, "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", VIDEO)
+CLIP_SPECIALS = ("<|startoftext|>", "<|endoftext|>")
+
+# Qwen2-VL's conversation format, for one text and one video per message.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+# The small tokenizers learn their tokens from these words: typical categories and the prompt.
+CORPUS = (
+    "Detect the anomalies in this video. They may be: It is. You are a helpful assistant. system user assistant "
+    "a person people man woman child crowd car truck bus bicycle motorcycle skateboard dog bag box knife gun "
+    "running walking falling fighting jumping throwing climbing lying sitting pushing chasing loitering standing still "
+    "fire smoke explosion accident crash robbery burglary stealing shoplifting shooting assault abuse arrest arson vandalism "
+    "riot panic intrusion weapon fall fight theft traffic road wrong way direction pedestrian area driving riding "
+    "red green blue yellow orange purple cyan white black gray circle square triangle star cross ring diamond heart "
+    "left right up down in out fast slow moving turning growing shrinking blinking shaking "
+    "something orange pink crescent small large slowly circling appearing disappearing showing briefly touching front before "
+    "the"
+)
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """Token ids of one prompt; the visual tokens go between `before` and `after`.
+
+    Attributes:
+        before: ids up to and including <|vision_start|>.
+        after: ids from <|vision_end|> to the end of the forced answer.
+        seg: index of `<SEG>` in `after`.
+        names: index of the last token of each category in `after`.
+    """
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    seg: int
+    names: tuple[int, ...] = ()
+
+
+def messages(categories: Sequence[str], options: PromptOptions) -> list[dict[str, Any]]:
+    """Returns the conversation: one message with the video and the question."""
+    question = options.question.format(categories=", ".join(categories))
+    return [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}]
+
+
+def build_prompt(tokenizer: Any, categories: Sequence[str], options: PromptOptions) -> PromptTokens:
+    """Returns the token ids of the prompt and its forced answer (paper 3.5).
+
+    Args:
+        tokenizer: Qwen2-VL's, with `<SEG>` added; its chat template is used.
+        categories: 1 to `options.max_categories` categories.
+        options: the words around them.
+
+    Raises:
+        ValueError: a category contains a control token, or the template does not contain the video
+            exactly once, or the prompt does not contain `<SEG>` exactly once.
+    """
+    for name in categories:
+        forged = next((token for token in tokenizer.get_added_vocab() if token in name), None)
+        if forged is not None:
+            raise ValueError(f"the category {name!r} contains the control token {forged!r}; remove it")
+    text = tokenizer.apply_chat_template(messages(categories, options), tokenize=False, add_generation_prompt=True)
+    encoded = tokenizer(text + options.answer, add_special_tokens=False, return_offsets_mapping=True)
+    ids = encoded["input_ids"]
+    video, seg = tokenizer.convert_tokens_to_ids(VIDEO), tokenizer.convert_tokens_to_ids(SEG)
+    if ids.count(video) != 1:
+        raise ValueError(f"the prompt must contain the video once, not {ids.count(video)} times: {text!r}")
+    if seg == tokenizer.unk_token_id or ids.count(seg) != 1:
+        raise ValueError(f"the prompt must contain {SEG} once: {text + options.answer!r}")
+    hole = ids.index(video)
+    after = tuple(ids[hole + 1 :])
+    ends = _name_ends(text, categories, options)
+    last = [bisect_left(encoded["offset_mapping"], end, key=itemgetter(1)) - hole - 1 for end in ends]
+    return PromptTokens(tuple(ids[:hole]), after, after.index(seg), tuple(last))
+
+
+def _name_ends(text: str, categories: Sequence[str], options: PromptOptions) -> list[int]:
+    """Returns the character offset at which each category ends in the prompt `text`.
+
+    The list is empty if the chat template changed the question.
+    """
+    lead = options.question.partition("{categories}")[0]
+    listed = ", ".join(categories)
+    start = text.find(lead + listed)
+    if start < 0:
+        return []
+    start += len(lead)
+    return [start + end for end in accumulate((len(name) + 2 for name in categories), initial=-2)][1:]
+
+
+def split_categories(categories: Sequence[str], limit: int) -> list[tuple[str, ...]]:
+    """Splits the categories, in order, into as few lists of at most `limit` as possible.
+
+    The lists have nearly equal lengths.
+    """
+    lists = -(-len(categories) // limit)
+    edges = [round(number * len(categories) / lists) for number in range(lists + 1)] if lists else [0]
+    return [tuple(categories[start:end]) for start, end in pairwise(edges)]
+
+
+def add_seg(tokenizer: Any) -> int:
+    """Adds `<SEG>` to the tokenizer as one token and returns its id."""
+    tokenizer.add_special_tokens({"additional_special_tokens": [SEG]}, replace_extra_special_tokens=False)
+    return int(tokenizer.convert_tokens_to_ids(SEG))
+
+
+def small_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
+    """Returns a byte-level tokenizer for a small Qwen2-VL; same `vocab_size`, same result.
+
+    It encodes any text with at most `vocab_size` ids, which include `<SEG>`.
+    """
+    raw = _byte_pairs(vocab_size, (*QWEN_SPECIALS, SEG))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        eos_token=TURN_END,
+        pad_token=QWEN_SPECIALS[0],
+        model_max_length=4096,
+        clean_up_tokenization_spaces=False,
+    )
+    add_seg(tokenizer)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def small_text_tokenizer(vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
+    """Returns a byte-level tokenizer for a small CLIP text model; same arguments, same result.
+
+    Like CLIP's, it uses lower case and adds a start and an end token.
+    """
+    start, end = CLIP_SPECIALS
+    raw = _byte_pairs(vocab_size, CLIP_SPECIALS)
+    # With the prefix space, a word gets the same tokens at the start of a category and inside it.
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    raw.normalizer = normalizers.Lowercase()
+    raw.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}", special_tokens=[(name, raw.token_to_id(name)) for name in CLIP_SPECIALS]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        bos_token=start,
+        eos_token=end,
+        pad_token=end,
+        model_max_length=max_length,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _byte_pairs(vocab_size: int, specials: Sequence[str]) -> Tokenizer:
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=1,
+        special_tokens=list(specials),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    words = CORPUS.split()
+    raw.train_from_iterator([" ".join(words), ", ".join(words), CORPUS.lower()], trainer)
+    return raw
 
 
 class TextEncoder(nn.Module):
-    """CLIP's text model and its tokenizer.
+    """CLIP's text model and its tokenizer: one pooled embedding per category (the text branch of paper 3.7).
 
     Args:
         clip: transformers' CLIPTextModel.

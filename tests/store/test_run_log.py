@@ -141,7 +141,7 @@ def test_of_two_runs_at_once_the_newer_is_the_one_in_run_json(layout, scratch):
     [
         (b"", "not JSON"),
         (b"[]", "format version 1"),
-        (b'{"format_version": 1}', "no 'version'"),
+        (b'{"format_version": 1}', "has no version"),
         (b'{"format_version": 9}', "format version 1"),
     ],
 )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
 
-from tests.outputs.processes import finished
+from tests.store.processes import finished
 from vadcli.errors import DocumentError
 from vadcli.store.mask_video import MaskVideoWriter, enlarged_box, mask_box, read_masks, upsample_mask
 from vadcli.store.masks import MaskRleWriter, read_boxes, read_mask_rle

@@ -11,7 +11,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from tests.outputs.documents import DOCUMENT, FIGHT
+from tests.store.documents import DOCUMENT, FIGHT
 from vadcli.errors import DocumentError
 from vadcli.store.events import (
     EventsDocument,

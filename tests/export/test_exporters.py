@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.outputs.documents import DOCUMENT, FIGHT, PLAIN, video_of
+from tests.store.documents import DOCUMENT, FIGHT, PLAIN, video_of
 from vadcli.export.edit_lists import to_edl
 from vadcli.export.text import CSV_COLUMNS, to_csv, to_json, to_vtt
 from vadcli.types import Event

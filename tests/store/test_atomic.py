@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.outputs.processes import finished, running, side_by_side
+from tests.store.processes import finished, running, side_by_side
 from vadcli.errors import OutputError
 from vadcli.store.atomic import FileLock, Scratch, output_error
 

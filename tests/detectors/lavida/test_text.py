@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from vadcli.detectors.lavida.config import SEG, PromptOptions
-from vadcli.detectors.lavida.prompts import (
+from vadcli.detectors.lavida.text import (
     VIDEO,
     build_prompt,
     messages,

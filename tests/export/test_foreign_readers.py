@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from tests.outputs.documents import DOCUMENT, FIGHT, PLAIN, video_of
+from tests.store.documents import DOCUMENT, FIGHT, PLAIN, video_of
 from vadcli.errors import UsageError
 from vadcli.export.annotation import label_studio_config, to_fiftyone, to_label_studio
 from vadcli.export.cvat import runs, write_cvat

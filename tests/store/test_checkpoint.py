@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.outputs.blocks import HEADER, block_of
-from tests.outputs.processes import finished, running, side_by_side
+from tests.store.blocks import HEADER, block_of
+from tests.store.processes import finished, running, side_by_side
 from vadcli.errors import DocumentError, OutputError
 from vadcli.store.checkpoint import CheckpointHeader, CheckpointWriter, Claim, read_checkpoint
 
@@ -189,7 +189,7 @@ def test_a_claim_that_can_t_be_made_is_one_clear_line(tmp_path):
 APPENDS = """
 import sys
 from pathlib import Path
-from tests.outputs.blocks import HEADER, block_of
+from tests.store.blocks import HEADER, block_of
 from vadcli.store.checkpoint import CheckpointWriter, Claim, read_checkpoint
 path = Path(sys.argv[1])
 claim = Claim.acquire(path)
@@ -227,7 +227,7 @@ def test_killed_again_and_again_in_mid_write_no_row_that_was_written_is_lost(tmp
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from tests.outputs.blocks import HEADER, block_of
+from tests.store.blocks import HEADER, block_of
 from vadcli.errors import OutputError
 from vadcli.store.checkpoint import CheckpointWriter, Claim
 path = Path(sys.argv[1])

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.outputs.documents import DOCUMENT
-from tests.outputs.test_masks import frames_of
-from tests.outputs.test_scores import METADATA, table_of
+from tests.store.documents import DOCUMENT
+from tests.store.test_masks import frames_of
+from tests.store.test_scores import METADATA, table_of
 from vadcli.export.text import CSV_COLUMNS
 from vadcli.store import OutputLayout, scores
 from vadcli.store import masks as mask_rle

@@ -1,0 +1,161 @@
+"""Dataclasses from JSON and TOML, and the one reader of versioned JSON files.
+
+`structure` is the inverse of `dataclasses.asdict`: it makes nested dataclasses from plain values and names the field that is
+wrong. Files written by vadcli carry a `format_version`; `read_document` refuses any other version.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import types
+import typing
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, fields, is_dataclass
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from vadcli.errors import DocumentError
+
+T = TypeVar("T")
+
+WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    tuple: "a list",
+    Mapping: "a table",
+}
+"""Types in words, for error messages."""
+
+
+class FieldError(ValueError):
+    """A field is missing, unknown, or has a value of the wrong type. `hint` says how to mend it, if that is known."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+def structure(kind: type[T], values: Any, where: str = "", *, extra: bool = False) -> T:
+    """Returns a dataclass made from the plain values of a JSON or TOML object; missing fields get their defaults.
+
+    A list becomes a tuple, a text an enum, and a whole number a float where the field asks for it.
+
+    Args:
+        kind: a dataclass; its fields may be dataclasses, tuples, mappings, literals, enums and optional values.
+        values: field -> value.
+        where: the key of the object in its file, dotted; empty for the whole file.
+        extra: ignore fields that `kind` does not have, such as those of a newer version.
+
+    Raises:
+        FieldError: a field is missing, unknown, or has a value of the wrong type.
+        ValueError: the dataclass refuses a value.
+    """
+    label = where or "the file"
+    if not isinstance(values, Mapping):
+        raise FieldError(f"{label} is {_short(values)}, not a table")
+    hints = _hints(typing.cast(Any, kind))
+    for key in () if extra else values:
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), hints, n=1)
+            raise FieldError(
+                f"{label} has no key {key!r}", f"did you mean {near[0]}?" if near else f"it has {', '.join(hints)}"
+            )
+    for item in fields(kind):  # type: ignore[arg-type]
+        if item.name not in values and item.default is MISSING and item.default_factory is MISSING:
+            raise FieldError(f"{label} has no {item.name}")
+    prefix = f"{where}." if where else ""
+    return kind(**{key: value_of(hints[key], value, prefix + key) for key, value in values.items() if key in hints})
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def value_of(hint: Any, value: Any, where: str) -> Any:
+    """Returns a plain value as the type of its annotation; raises FieldError if it has another type."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return value_of(next(part for part in args if part is not type(None)), value, where)
+    if origin is Literal:
+        if value not in args:
+            raise FieldError(f"{where} is {_short(value)}, not one of {', '.join(map(str, args))}")
+        return value
+    if is_dataclass(hint):
+        return structure(typing.cast(type[Any], hint), value, where)
+    if origin is tuple:
+        return _tuple(args, value, where)
+    return value if hint is Any else _plain(origin or hint, value, where)
+
+
+def _tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise FieldError(f"{where} is {_short(value)}, not a list")
+    kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+    if len(kinds) != len(value):
+        raise FieldError(f"{where} has {len(value)} values, not {len(kinds)}")
+    return tuple(value_of(kind, part, where) for kind, part in zip(kinds, value, strict=True))
+
+
+def _plain(kind: Any, value: Any, where: str) -> Any:
+    if issubclass(kind, Enum):
+        try:
+            return kind(value)
+        except ValueError as error:
+            raise FieldError(f"{where} is {_short(value)}, not a {kind.__name__}") from error
+    if kind is float and type(value) is int:
+        value = float(value)
+    fits = type(value) is kind if kind in (bool, int, float) else isinstance(value, kind)
+    if not fits or (kind is float and not math.isfinite(value)):
+        raise FieldError(f"{where} is {_short(value)}, not {WORDS.get(kind, kind.__name__)}")
+    return value
+
+
+def _short(value: Any) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False)[:60]
+
+
+def read_document(
+    path: Path, *, version: int, what: str, hint: str = "", read: Callable[[Path], bytes] = Path.read_bytes
+) -> dict[str, Any]:
+    """Returns the object in a JSON file that carries a `format_version`.
+
+    Args:
+        path: the file.
+        version: the only format version that is read.
+        what: names the kind of file in messages, such as "a run record".
+        hint: how to mend a damaged file.
+        read: reads the file, or the part of it that is needed.
+
+    Raises:
+        DocumentError: the file cannot be read, is not JSON, or has another version.
+    """
+    try:
+        document = json.loads(read(path))
+    except OSError as error:
+        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=hint) from error
+    except ValueError as error:
+        raise DocumentError(f"{path}: not JSON: {error}", hint=hint) from error
+    if not isinstance(document, dict) or document.get("format_version") != version:
+        raise DocumentError(f"{path}: not {what} of format version {version}", hint=hint)
+    return document
+
+
+@contextmanager
+def document_errors(path: Path, what: str, hint: str = "") -> Iterator[None]:
+    """Turns what a damaged document raises in this block into a DocumentError that names the file."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError, zlib.error) as error:
+        detail = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise DocumentError(f"{path}: not {what}: {detail}", hint=hint) from error
