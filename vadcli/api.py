@@ -12,11 +12,13 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vadcli.errors import DocumentError, NoVideoFound, UsageError, VideoError
+from vadcli.errors import DocumentError, NoVideoFound, UsageError, VideoError, WeightsError
 from vadcli.options import (
     DEFAULT_OUT,
+    BenchOptions,
     EvalOptions,
     EventsOptions,
+    FindOptions,
     RenderOptions,
     ReportOptions,
     ScanOptions,
@@ -27,6 +29,7 @@ from vadcli.options.config import from_keywords
 from vadcli.types import VideoResult
 
 if TYPE_CHECKING:
+    from vadcli.bench.report import BenchReport
     from vadcli.engine.recut import StoredEvents
     from vadcli.engine.runner import Scan
     from vadcli.evaluation.report import Evaluation
@@ -181,6 +184,46 @@ def evaluate(outs: PathGiven | Iterable[PathGiven] = DEFAULT_OUT, **options: Any
     reports = evaluate_outputs(_paths(outs), chosen)
     keep_figures(reports, chosen)
     return reports
+
+
+def measure_speed(paths: Sequence[Path], options: BenchOptions, *, scratch: Path) -> BenchReport:
+    """Measure the speed and memory of LAVIDA on this machine; what `vadcli bench` does.
+
+    Args:
+        paths: footage to read; if empty, a video is made.
+        options: those of `vadcli bench`.
+        scratch: an empty folder for temporary files.
+
+    Raises:
+        UsageError, NoVideoFound, DeviceError, WeightsError: before anything is measured.
+        VideoError: the footage cannot be read.
+    """
+    from vadcli import detectors
+    from vadcli.bench import Bench, BenchPlan, Bound, footage_of, need_memory
+    from vadcli.detectors.lavida.detector import LavidaDetector
+    from vadcli.engine.plan import make_plan
+    from vadcli.engine.runner import check_device
+
+    found = make_plan(paths, FindOptions(), out=DEFAULT_OUT) if paths else None
+    if found is not None and not found.units:
+        raise NoVideoFound(f"no video below {', '.join(found.roots)}", hint="without PATHS, a synthetic video is made")
+    check_device(options.device)
+    try:
+        detector = detectors.load("lavida", options.detector_options())
+    except WeightsError as error:
+        hint = error.hint if options.random_weights else "--random-weights measures the same sizes without trained weights"
+        raise WeightsError(error.message, hint=hint) from error
+    assert isinstance(detector, LavidaDetector)
+    need_memory(detector)
+    plan = BenchPlan(
+        ratios=options.ratio_list(),
+        batch_sizes=options.batch_size_list(),
+        bound=Bound(options.seconds, options.clips),
+        rounds=options.rounds,
+        frame_px=options.frame_px,
+        workers=options.workers,
+    )
+    return Bench(detector, footage_of([(unit.video, unit.path) for unit in found.units] if found else [], scratch), plan).run()
 
 
 def _paths(given: PathGiven | Iterable[PathGiven]) -> list[Path]:

@@ -17,6 +17,7 @@ import psutil
 
 from vadcli import __version__, weights
 from vadcli.errors import VadcliError
+from vadcli.types.media import size_text
 from vadcli.video.ffmpeg import ffmpeg_path, ffmpeg_version
 from vadcli.video.loader import core_count
 
@@ -79,7 +80,9 @@ def _machine() -> Check:
     cores = core_count()
     memory = psutil.virtual_memory()
     return Check(
-        "machine", True, f"{platform.machine()}, {cores} cores, {_size(memory.available)} of {_size(memory.total)} memory free"
+        "machine",
+        True,
+        f"{platform.machine()}, {cores} cores, {size_text(memory.available)} of {size_text(memory.total)} memory free",
     )
 
 
@@ -131,7 +134,7 @@ def _device() -> Check:
     names = []
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
-        names.append(f"cuda:{index} {torch.cuda.get_device_name(index)}, {_size(free)} of {_size(total)} free")
+        names.append(f"cuda:{index} {torch.cuda.get_device_name(index)}, {size_text(free)} of {size_text(total)} free")
     return Check("device", True, "; ".join(names), required=False)
 
 
@@ -154,7 +157,10 @@ def _disk(out: Path) -> Check:
         return Check("disk", False, f"{folder} is not writable", "choose another folder with --out")
     enough = free >= LOW_DISK_BYTES
     return Check(
-        "disk", enough, f"{_size(free)} free at {folder}", "" if enough else "free space or choose another folder with --out"
+        "disk",
+        enough,
+        f"{size_text(free)} free at {folder}",
+        "" if enough else "free space or choose another folder with --out",
     )
 
 
@@ -163,11 +169,3 @@ def _version(package: str) -> str | None:
         return version(package) if importlib.util.find_spec(package) else None
     except PackageNotFoundError:
         return None
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"

@@ -35,7 +35,7 @@ from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Lo
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Bench", "BenchPlan", "BenchReport", "Bound", "Footage", "footage_of", "need_memory"]
+__all__ = ["Bench", "BenchPlan", "BenchReport", "BenchVideos", "Bound", "footage_of", "need_memory"]
 
 
 log = logging.getLogger("vadcli")

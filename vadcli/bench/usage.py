@@ -27,6 +27,7 @@ from vadcli.detectors.lavida.config import LavidaConfig, load_preset, preset_nam
 from vadcli.detectors.lavida.detector import LavidaDetector
 from vadcli.detectors.lavida.running import devices_for, dtype_for
 from vadcli.errors import DeviceError, VadcliError
+from vadcli.types.media import size_text
 from vadcli.video.ffmpeg import ffmpeg_path, process_trees
 from vadcli.video.loader import ClipRequest, core_count
 
@@ -117,7 +118,9 @@ def need_memory(detector: LavidaDetector) -> None:
         if wanted <= free:
             continue
         number = str(dtype).removeprefix("torch.")
-        message = f"{detector.config.name}: its weights take {_gb(wanted)} in {number}, and {device} has {_gb(free)} free"
+        message = (
+            f"{detector.config.name}: its weights take {size_text(wanted)} in {number}, and {device} has {size_text(free)} free"
+        )
         raise DeviceError(message, hint=_what_fits(detector.config, dtype, free))
 
 
@@ -143,15 +146,11 @@ def _what_fits(config: LavidaConfig, dtype: torch.dtype, free: int) -> str:
     fitting = []
     half = weights_bytes(config, torch.bfloat16)
     if dtype not in HALVES and half <= free:
-        fitting.append(f"--precision bf16 ({_gb(half)})")
+        fitting.append(f"--precision bf16 ({size_text(half)})")
     sizes = {name: weights_bytes(load_preset(name), dtype) for name in preset_names() if name != config.name}
     smaller = sorted((size, name) for name, size in sizes.items() if size <= free)
-    fitting += [f"--model {name} ({_gb(size)})" for size, name in reversed(smaller)]
+    fitting += [f"--model {name} ({size_text(size)})" for size, name in reversed(smaller)]
     return f"what fits: {', '.join(fitting)}" if fitting else "end other programs, or use a machine with more memory"
-
-
-def _gb(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
 
 
 LOOK_EVERY_S = 0.5

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vadcli.cli._shared import counted, emit_json, log, on_signals, set_up_talk, with_options
-from vadcli.errors import NoVideoFound, UsageError, WeightsError
-from vadcli.options import DEFAULT_OUT, BenchOptions, FindOptions, StatusOptions, TalkOptions, parse_duration
+from vadcli.errors import UsageError
+from vadcli.options import DEFAULT_OUT, BenchOptions, StatusOptions, TalkOptions, parse_duration
 from vadcli.store import OutputLayout
 from vadcli.types.media import clock
 
@@ -141,50 +141,15 @@ def bench(*, paths: Paths = None, options: BenchOptions) -> None:
       vadcli bench ./footage --model lavida-2b --ratios 1,0.2 --batch-sizes 8
       vadcli bench --model lavida-tiny --random-weights --device cpu --json
     """  # noqa: D301
-    from vadcli import detectors
-    from vadcli.bench import Bench, BenchPlan, Bound, footage_of, need_memory
-    from vadcli.detectors.lavida.detector import LavidaDetector
-    from vadcli.engine.runner import check_device
+    from vadcli.api import measure_speed
 
     set_up_talk(options)
-    videos = _videos(paths or [])
-    check_device(options.device)
-    try:
-        detector = detectors.load("lavida", options.detector_options())
-    except WeightsError as error:
-        hint = (
-            "--random-weights measures a preset's real sizes without trained weights"
-            if not options.random_weights
-            else error.hint
-        )
-        raise WeightsError(error.message, hint=hint) from error
-    assert isinstance(detector, LavidaDetector)
-    need_memory(detector)
-    plan = BenchPlan(
-        ratios=options.ratio_list(),
-        batch_sizes=options.batch_size_list(),
-        bound=Bound(options.seconds, options.clips),
-        rounds=options.rounds,
-        frame_px=options.frame_px,
-        workers=options.workers,
-    )
     with _scratch() as scratch:
-        report = Bench(detector, footage_of(videos, scratch), plan).run()
+        report = measure_speed(paths or [], options, scratch=scratch)
     if not options.json:
         typer.echo(report.text(), nl=False)
     for line in report.json_lines() if options.json else ():
         emit_json(line)
-
-
-def _videos(paths: list[Path]) -> list[tuple[str, Path]]:
-    from vadcli.engine.plan import make_plan
-
-    if not paths:
-        return []
-    plan = make_plan(paths, FindOptions(), out=DEFAULT_OUT)
-    if not plan.units:
-        raise NoVideoFound(f"no video below {', '.join(plan.roots)}", hint="without PATHS, a synthetic video is made")
-    return [(unit.video, unit.path) for unit in plan.units]
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vadcli.cli._shared import RenderDisplay, emit_json, log, set_up_talk, with_options
-from vadcli.errors import UsageError
 from vadcli.options import DEFAULT_OUT, EvalOptions, EventsOptions, RenderOptions, ReportOptions
+from vadcli.types.media import size_text
 
 if TYPE_CHECKING:
     from vadcli.metrics import ThresholdChoice
@@ -162,7 +162,7 @@ def report(*, out: Out = DEFAULT_OUT, options: ReportOptions) -> None:
         if made.file is None:
             typer.echo(made.text, nl=False)
         else:
-            log.info("%s: %.1f MB", made.file, len(made.text.encode()) / 1e6)
+            log.info("%s: %s", made.file, size_text(len(made.text.encode())))
     if archive.failures or archive.problems:
         raise typer.Exit(3)
     if options.fail_on_event and archive.events:
@@ -188,8 +188,6 @@ def evaluate(*, outs: Outs = None, options: EvalOptions) -> None:
 
     set_up_talk(options)
     folders = outs or [DEFAULT_OUT]
-    if options.compare and len(folders) < 2:
-        raise UsageError("--compare needs two OUT or more", hint="give the --out folders of the scans to compare")
     if options.init:
         typer.echo(events_as_truth(folders), nl=False)
         return

@@ -15,6 +15,7 @@ import typer
 from vadcli.cli._shared import emit_json, log, on_signals, say_error, set_up_talk, with_options
 from vadcli.errors import WeightsError
 from vadcli.options import TalkOptions, WeightsImportOptions, WeightsPullOptions
+from vadcli.types.media import size_text
 
 if TYPE_CHECKING:
     from vadcli.weights import Verified, WeightsStatus
@@ -200,7 +201,7 @@ def _tidied_on_sigterm() -> Iterator[None]:
 def _line(item: WeightsStatus) -> str:
     """Returns one line with name, state, size, purpose and notes in columns."""
     known = item.entry
-    size = f"{item.bytes / 1e9:.1f} GB" if item.bytes is not None else ""
+    size = size_text(item.bytes) if item.bytes is not None else ""
     if not size and known is not None and known.download_gb is not None:
         size = f"~{known.download_gb:g} GB"
     words = (

@@ -42,7 +42,7 @@ def evaluate_outputs(outs: Sequence[Path], options: EvalOptions) -> list[Evaluat
         DocumentError: an annotation or stored file is damaged.
     """
     if options.compare and len(outs) < 2:
-        raise UsageError("--compare needs two OUT or more", hint="name the --out folders of the scans to compare")
+        raise UsageError("--compare needs two OUT or more", hint="give the --out folders of the scans to compare")
     truth = open_ground_truth(options.dataset, _root(options))
     bootstrap = Bootstrap(options.bootstrap, options.confidence, options.seed) if options.bootstrap else None
     protocol = Protocol(

@@ -23,6 +23,7 @@ from vadcli.train.recipe import Recipe
 from vadcli.train.state import part_of, set_up
 from vadcli.train.trainer import Trainer
 from vadcli.train.training import PaperTraining, configured
+from vadcli.types.media import size_text
 
 SMALL = 50_000_000
 """Largest number of parameters of a model whose steps are measured."""
@@ -161,9 +162,9 @@ def plan_text(plan: TrainingPlan, mixture: Mixture | None = None) -> str:
     lines += [f"{size.name:<16}{size.total:>16,}{size.trained:>16,}" for size in plan.sizes]
     total, trained = (sum(getattr(size, kind) for size in plan.sizes) for kind in ("total", "trained"))
     lines += [f"{'total':<16}{total:>16,}{trained:>16,}", ""]
-    lines.append(f"memory: {_size(plan.weights_bytes)} for weights, gradients and AdamW's moments, and about")
+    lines.append(f"memory: {size_text(plan.weights_bytes)} for weights, gradients and AdamW's moments, and about")
     lines.append(
-        f"        {_size(plan.activations_bytes)} for the language model's activations; encoders and decoder need more"
+        f"        {size_text(plan.activations_bytes)} for the language model's activations; encoders and decoder need more"
     )
     if mixture is not None:
         lines += ["", f"{'data':<20}{'clips':>10}{'per epoch':>10}"]
@@ -197,12 +198,3 @@ def _activations(model: Lavida, recipe: Recipe, narrow: int) -> int:
     layers = int(config.num_hidden_layers)
     kept = layer + layers * config.hidden_size if recipe.running.gradient_checkpointing else layers * layer
     return int(tokens * kept * narrow)
-
-
-def _size(count: float) -> str:
-    """A number of bytes as text for a person."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"

@@ -1,7 +1,8 @@
 """Array types, a probed video, what a detector needs from it, and one clip of it with its times.
 
 In shapes, N is the number of frames of a video, T the frames per clip, and (H, W) the size delivered to the detector.
-All commands print times with `clock` and its neighbours, so that an event starts at the same time everywhere.
+All commands print times with `clock` and its neighbours, so that an event starts at the same time everywhere, and sizes with
+`size_text`.
 """
 
 from __future__ import annotations
@@ -217,6 +218,15 @@ class Clip:
     def owned(self) -> Clip:
         """Returns the clip with a copy of its pixels, because the loader reuses theirs for its next item."""
         return replace(self, frames=self.frames.copy())
+
+
+def size_text(count: float) -> str:
+    """Returns a number of bytes as text, like `340 MB` or `15.3 GB` (decimal units)."""
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
 
 
 def clock(seconds: float) -> str:

@@ -261,7 +261,9 @@ def _download(
     absent = {name: known for name, known in declared.items() if here is None or not _has_size(here / name, known.bytes)}
     missing_bytes = sum(known.bytes or 0 for known in absent.values())
     _need_room(item, missing_bytes)
-    say(f"{item.name}: fetching {_size(missing_bytes)} from {item.repo_id} at {commit[:12]}")
+    from vadcli.types.media import size_text  # loads numpy, which finding weights does not need
+
+    say(f"{item.name}: fetching {size_text(missing_bytes)} from {item.repo_id} at {commit[:12]}")
     folder = _snapshot(item, commit, local=False)
     for name in (name for name, known in declared.items() if not known.fits(folder / name)):
         say(f"{item.name}: {name} is not what the hub declares; fetching it again")
@@ -337,12 +339,14 @@ def _is_model(folder: Path) -> bool:
 def _need_room(item: Entry, wanted_bytes: int) -> None:
     from huggingface_hub import constants
 
+    from vadcli.types.media import size_text
+
     cache = Path(constants.HF_HUB_CACHE).absolute()
     folder = next(parent for parent in (cache, *cache.parents) if parent.exists())
     free = shutil.disk_usage(folder).free
     if wanted_bytes > free:
         raise VadcliError(
-            f"{item.name}: {_size(wanted_bytes)} to fetch, but only {_size(free)} free at {folder}",
+            f"{item.name}: {size_text(wanted_bytes)} to fetch, but only {size_text(free)} free at {folder}",
             hint="free space, or set HF_HOME to a folder on a larger disk",
         )
 
@@ -356,10 +360,6 @@ def _wanted(names: Iterable[str]) -> list[str]:
 
 def _siblings(info: ModelInfo) -> dict[str, RepoSibling]:
     return {file.rfilename: file for file in info.siblings or []}
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _has_size(path: Path, size: int | None) -> bool:

@@ -128,7 +128,7 @@ def test_config_names_what_it_does_not_know() -> None:
         LavidaConfig.from_json({**document, "projector": {"colour": 1}})
     with pytest.raises(ValueError, match="format_version 7"):
         LavidaConfig.from_json({**document, "format_version": 7})
-    with pytest.raises(ValueError, match="mask_gate is \"ajar\""):
+    with pytest.raises(ValueError, match='mask_gate is "ajar"'):
         LavidaConfig.from_json({**document, "mask_gate": "ajar"})
 
 

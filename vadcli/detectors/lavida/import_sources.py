@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from vadcli import weights
 from vadcli.errors import VadcliError, WeightsError
+from vadcli.types.media import size_text
 
 if TYPE_CHECKING:
     from vadcli.detectors.lavida.config import LavidaConfig
@@ -231,4 +232,4 @@ def need_room(config: LavidaConfig, found: Mapping[str, Path | None], sources: S
     free = shutil.disk_usage(parent).free
     if wanted > free:
         hint = "free some space, or choose a folder on the disk of the sources with --to; there, links suffice"
-        raise VadcliError(f"{dest}: needs {wanted / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free", hint=hint)
+        raise VadcliError(f"{dest}: needs {size_text(wanted)}, but only {size_text(free)} are free", hint=hint)
