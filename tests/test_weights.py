@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 
+from tests.cli.test_process import vadcli
 from tests.fake_hub import FakeHub, Revision, serve
 from tests.patience import PATIENCE_S
 from vadcli import weights
@@ -70,7 +71,7 @@ def said_nothing(line: str) -> None:
 def test_the_manifest_names_base_models_and_the_lavida_folders_made_of_them() -> None:
     known = weights.manifest()
     assert {name for name, item in known.items() if item.kind == "lavida"} == {"lavida-7b", "lavida-2b", "lavida-tiny"}
-    assert known["lavida-7b"].parts == {"mllm": "qwen2-vl-7b", "text": "clip-vit-base-patch32", "sam2": "sam2.1-hiera-small"}
+    assert known["lavida-7b"].parts == {"mllm": "qwen2-vl-7b", "text": "clip-b32", "sam2": "sam2.1-hiera-small"}
     assert known["qwen2-vl-2b"].repo_id == "Qwen/Qwen2-VL-2B-Instruct"
     for item in known.values():
         assert item.purpose
@@ -78,6 +79,29 @@ def test_the_manifest_names_base_models_and_the_lavida_folders_made_of_them() ->
         if item.kind == "lavida":
             assert item.published == (item.name == "lavida-tiny"), "only the small one comes along"
             assert "vadcli weights import" in item.note or "tools.tiny_world" in item.note
+
+
+def test_the_encoders_are_known_and_no_two_entries_share_a_download() -> None:
+    encoders = {name: item.repo_id for name, item in weights.manifest().items() if item.kind == "encoder"}
+    assert encoders == {
+        "siglip2-b32": "google/siglip2-base-patch32-256",
+        "siglip2-b16": "google/siglip2-base-patch16-224",
+        "siglip2-so400m": "google/siglip2-so400m-patch14-384",
+        "clip-b32": CLIP,
+        "clip-b16": "openai/clip-vit-base-patch16",
+        "clip-l14-336": "openai/clip-vit-large-patch14-336",
+    }
+    assert weights.entry("clip-vit-base-patch32") is weights.entry("clip-b32")
+    assert next(iter(encoders)) == "siglip2-b32", "the default comes first"
+    assert all((item.download_gb or 0) > 0 for item in weights.manifest().values() if item.on_hub)
+
+
+def test_a_misspelt_encoder_gets_the_right_name() -> None:
+    with pytest.raises(WeightsError) as caught:
+        weights.find("siglip2-b23")
+    assert "siglip2-b" in caught.value.hint
+    with pytest.raises(WeightsError, match="an encoder, not a LAVIDA folder"):
+        weights.locate("siglip2-b32")
 
 
 @pytest.mark.parametrize(
@@ -89,11 +113,21 @@ def test_the_manifest_names_base_models_and_the_lavida_folders_made_of_them() ->
         ('format_version = 1\n[x]\nkind = "base"\npurpose = ""\nlicence = ""\nrepo_id = "a/b"\nsha = "1"', TypeError),
         (
             'format_version = 1\n[x]\nkind = "base"\npurpose = ""\nlicence = ""\nrepo_id = "a/b"\n'
+            '[y]\nkind = "encoder"\npurpose = ""\nlicence = ""\nrepo_id = "a/b"',
+            ValueError,
+        ),
+        (
+            'format_version = 1\n[x]\nkind = "base"\npurpose = ""\nlicence = ""\nrepo_id = "a/b"\naliases = ["y"]\n'
+            '[y]\nkind = "encoder"\npurpose = ""\nlicence = ""\nrepo_id = "a/c"',
+            ValueError,
+        ),
+        (
+            'format_version = 1\n[x]\nkind = "base"\npurpose = ""\nlicence = ""\nrepo_id = "a/b"\n'
             'files = {"a" = {sha256 = "12", bytes = 1}}',
             ValueError,
         ),
     ],
-    ids=["version", "no repository", "unknown part", "unknown field", "not a hash"],
+    ids=["version", "no repository", "unknown part", "unknown field", "one repository", "one name", "not a hash"],
 )
 def test_a_wrong_manifest_is_not_taken(text: str, error: type[Exception]) -> None:
     with pytest.raises(error):
@@ -518,10 +552,10 @@ def test_pickles_only_means_the_hubs_own_conversion_of_the_same_pickle(hub: Fake
     }
     hub.discussions[CLIP] = [(1, "somebody", "open"), (2, "SFconvertbot", "open")]
     with pytest.raises(WeightsError, match="no safetensors, and pickles are not fetched"):
-        weights.pull("clip-vit-base-patch32")
+        weights.pull("clip-b32")
     hub.discussions[CLIP].append((3, "SFconvertbot", "open"))
     lines: list[str] = []
-    (pulled,) = weights.pull("clip-vit-base-patch32", say=lines.append)
+    (pulled,) = weights.pull("clip-b32", say=lines.append)
     assert pulled.commit == "3" * 40
     assert not (pulled.folder / "pytorch_model.bin").exists()
     assert "SFconvertbot" in lines[0]
@@ -531,9 +565,154 @@ def test_a_lavida_name_pulls_its_base_models(hub: FakeHub) -> None:
     files = {"config.json": b"{}", "model.safetensors": save(TENSORS)}
     for number, part in enumerate(weights.entry("lavida-2b").parts.values()):
         hub.repos[weights.entry(part).repo_id] = {"main": Revision(str(number) * 40, files)}
-    assert [item.name for item in weights.pull("lavida-2b")] == ["qwen2-vl-2b", "clip-vit-base-patch32", "sam2.1-hiera-small"]
+    assert [item.name for item in weights.pull("lavida-2b")] == ["qwen2-vl-2b", "clip-b32", "sam2.1-hiera-small"]
     with pytest.raises(WeightsError, match="nothing to fetch"):
         weights.pull("lavida-tiny")
+
+
+SIGLIP = "google/siglip2-base-patch32-256"
+SIGLIP_NAMES = ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json")
+SIGLIP_FILES = {name: json.dumps({"file": name}).encode() for name in SIGLIP_NAMES}
+OTHER_FILES = {"tokenizer.model": b"the same once more", "README.md": b"#", ".gitattributes": b"", "onnx/model.onnx": b"x"}
+
+
+def test_an_encoder_is_pulled_with_its_tokenizer_and_nothing_that_is_not_read(hub: FakeHub) -> None:
+    hub.repos[SIGLIP] = {"main": Revision("e" * 40, {**SIGLIP_FILES, **OTHER_FILES, "model.safetensors": save(TENSORS)})}
+    (pulled,) = weights.pull("siglip2-b32")
+    assert sorted(hub.downloads()) == sorted([*SIGLIP_FILES, "model.safetensors"])
+    hub.requests.clear()
+    assert weights.find("siglip2-b32") == pulled.folder
+    assert hub.requests == []
+    assert {item.name: item.state for item in weights.status()}["siglip2-b32"] == "here"
+
+
+def clip_on(hub: FakeHub) -> None:
+    files = {"config.json": b"{}", "vocab.json": b'{"a": 1}', "merges.txt": b"a b", "model.safetensors": save(TENSORS)}
+    hub.repos[CLIP] = {"main": Revision("c" * 40, files)}
+
+
+def test_two_names_of_one_repository_are_one_download_and_one_line_of_the_list(hub: FakeHub, own_home: Path) -> None:
+    clip_on(hub)
+    lines: list[str] = []
+    (pulled,) = weights.pull("clip-vit-base-patch32", say=lines.append)
+    assert pulled.name == "clip-b32"
+    assert "clip-vit-base-patch32 is another name of clip-b32" in lines
+    hub.requests.clear()
+    assert not weights.pull("clip-b32")[0].fetched
+    assert hub.requests == []
+    assert weights.find("clip-vit-base-patch32") == weights.find("clip-b32") == pulled.folder
+    assert [item.name for item in weights.status() if item.entry and item.entry.repo_id == CLIP] == ["clip-b32"]
+    assert [path.name for path in (own_home / ".locks").iterdir()] == ["clip-b32.json"]
+
+
+def test_a_lock_under_the_older_name_still_counts(hub: FakeHub, own_home: Path) -> None:
+    clip_on(hub)
+    weights.pull("clip-b32")
+    (own_home / ".locks" / "clip-b32.json").rename(own_home / ".locks" / "clip-vit-base-patch32.json")
+    hub.requests.clear()
+    assert not weights.pull("clip-b32")[0].fetched
+    assert hub.requests == []
+    weights.remove("clip-b32")
+    assert list((own_home / ".locks").iterdir()) == []
+
+
+# Removing
+
+
+def test_what_was_pulled_is_removed_with_its_lock_and_can_be_pulled_again(hub: FakeHub, own_home: Path, tmp_path: Path) -> None:
+    (pulled,) = weights.pull("sam2.1-hiera-tiny")
+    hub.requests.clear()
+    removed = weights.remove("sam2.1-hiera-tiny")
+    assert (removed.commit, removed.freed_bytes, removed.kept_bytes) == (pulled.commit, pulled.bytes, 0)
+    assert hub.requests == [], "removing needs no network"
+    assert not pulled.folder.exists()
+    assert not [path for path in (tmp_path / "hub").rglob("*") if "snapshots" in path.parts or "blobs" in path.parts]
+    assert not list((own_home / ".locks").iterdir())
+    assert weights.base_folder("sam2.1-hiera-tiny") is None
+    assert {item.name: item.state for item in weights.status()}["sam2.1-hiera-tiny"] == "absent"
+    with pytest.raises(WeightsError, match="nothing to remove"):
+        weights.remove("sam2.1-hiera-tiny")
+    assert weights.pull("sam2.1-hiera-tiny")[0].fetched
+
+
+def test_another_revision_of_the_same_model_stays(hub: FakeHub) -> None:
+    (old,) = weights.pull("sam2.1-hiera-tiny")
+    newer = {**hub.repos[TINY]["main"].files, "config.json": b'{"new": 1}'}
+    hub.repos[TINY] = {"main": Revision("b" * 40, newer)}
+    (new,) = weights.pull("sam2.1-hiera-tiny", update=True)
+    lines: list[str] = []
+    removed = weights.remove("sam2.1-hiera-tiny", say=lines.append)
+    assert not new.folder.exists()
+    assert (old.folder / "model.safetensors").is_file(), "the older revision uses the same tensors"
+    assert removed.freed_bytes == len(b'{"new": 1}')
+    assert removed.kept_bytes == old.bytes
+    assert "other revisions" in lines[-1]
+
+
+def test_removing_says_who_else_uses_the_files(hub: FakeHub, tmp_path: Path) -> None:
+    clip_on(hub)
+    (pulled,) = weights.pull("clip-b32")
+    built = tmp_path / "linked.safetensors"
+    os.link((pulled.folder / "model.safetensors").resolve(), built)
+    lines: list[str] = []
+    removed = weights.remove("clip-vit-base-patch32", say=lines.append)
+    assert lines[0] == "clip-vit-base-patch32: the same files are also called clip-b32"
+    assert [line for line in lines if "lavida-2b is built from it" in line]
+    assert built.stat().st_size > 0
+    assert removed.freed_bytes == pulled.bytes - built.stat().st_size, "a file with another hard link frees nothing"
+
+
+def test_what_is_not_ours_to_remove_is_refused_in_one_line(
+    hub: FakeHub, own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = lavida_folder(own_home / "mine")
+    lavida_folder(own_home / "lavida-2b")
+    shutil.copytree(mine, tmp_path / "work" / "sam2.1-hiera-tiny")
+    monkeypatch.chdir(tmp_path / "work")
+    for name, words in {
+        "lavida-2b": "a LAVIDA folder is not removed",
+        "lavida-tiny": "a LAVIDA folder is not removed",
+        "mine": "a folder of your own is not removed",
+        str(mine): "a folder of your own is not removed",
+        "./nowhere": "a folder of your own is not removed",
+        "siglip2-b23": "no weights are called",
+        "sam2.1-hiera-tiny": "not fetched by vadcli",
+    }.items():
+        with pytest.raises(WeightsError, match=words) as caught:
+            weights.remove(name)
+        assert caught.value.hint
+        assert "\n" not in str(caught.value)
+    weights.pull("sam2.1-hiera-tiny")
+    weights.remove("sam2.1-hiera-tiny")
+    assert (tmp_path / "work" / "sam2.1-hiera-tiny" / "config.json").is_file(), "a folder of the same name is left alone"
+    assert mine.is_dir()
+
+
+def test_files_that_cannot_be_deleted_keep_the_lock(hub: FakeHub, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights.pull("sam2.1-hiera-tiny")
+    with monkeypatch.context() as patch:
+        patch.setattr("huggingface_hub.utils._cache_manager._try_delete_path", lambda *arguments, **options: None)
+        with pytest.raises(VadcliError, match="can't be deleted") as caught:
+            weights.remove("sam2.1-hiera-tiny")
+    assert caught.value.hint
+    assert (own_home / ".locks" / "sam2.1-hiera-tiny.json").is_file()
+    assert weights.remove("sam2.1-hiera-tiny").freed_bytes > 0
+
+
+def test_the_command_removes_several_and_exits_4_if_one_is_refused(tmp_path: Path) -> None:
+    with serve() as hub:
+        clip_on(hub)
+        environment = {"VADCLI_WEIGHTS": str(tmp_path / "home"), "HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.url}
+        assert vadcli("weights", "pull", "clip-b32", cwd=tmp_path, **environment).returncode == 0
+    done = vadcli("weights", "remove", "lavida-tiny", "clip-b32", "--json", cwd=tmp_path, **environment)
+    assert done.returncode == 4
+    assert "a LAVIDA folder is not removed" in done.stderr
+    (line,) = map(json.loads, done.stdout.splitlines())
+    assert line["name"] == "clip-b32"
+    assert line["freed_bytes"] > 0
+    assert "also called clip-vit-base-patch32" in done.stderr
+    table = vadcli("weights", "list", cwd=tmp_path, **environment).stdout
+    assert sum("clip-vit-base-patch32" in line for line in table.splitlines()) == 1
 
 
 def test_a_model_with_a_shard_missing_is_not_whole(hub: FakeHub) -> None:

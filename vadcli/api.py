@@ -22,6 +22,7 @@ from vadcli.options import (
     RenderOptions,
     ReportOptions,
     ScanOptions,
+    SearchOptions,
     parse_categories,
     parse_duration,
 )
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from vadcli.evaluation.report import Evaluation
     from vadcli.rendering import OnFrame, RenderResult
     from vadcli.reporting import WrittenReport
+    from vadcli.reporting.search_page import Found
+    from vadcli.searching import Moment
+    from vadcli.types import ByteArray
 
 PathGiven = str | PathLike[str]
 Watch = Callable[[str], AbstractContextManager["OnFrame | None"]]
@@ -59,7 +63,7 @@ def scan(
 
 
 def open_scan(paths: Sequence[Path], options: ScanOptions, *, command: Sequence[str] = ("vadcli.scan",)) -> Scan:
-    """Return a scan that is ready to run; raises as `scan`."""
+    """Return a scan that is ready to run; raises the same errors as `scan`."""
     from vadcli.engine.local import LocalRunner
     from vadcli.engine.plan import make_plan
     from vadcli.engine.runner import Scan, ScanSettings, Stop, choose_detector
@@ -102,7 +106,7 @@ def render(paths: PathGiven | Iterable[PathGiven], **options: Any) -> Iterator[R
     """Render scanned videos with masks, scores and events; yields what was written for each video.
 
     Args:
-        paths: the footage that was scanned, or a part of it.
+        paths: the files and folders that were scanned, or some of them.
         **options: those of `vadcli render`, such as `out`, `events_only`, `pad`, `side_by_side`.
 
     Raises:
@@ -112,7 +116,7 @@ def render(paths: PathGiven | Iterable[PathGiven], **options: Any) -> Iterator[R
 
 
 def render_all(paths: Sequence[Path], options: RenderOptions, *, watch: Watch | None = None) -> Iterator[RenderResult]:
-    """Render the videos below some paths; as `render`. `watch` gets each video and gives what its progress is reported to."""
+    """Render the videos below some paths, as `render` does; `watch` opens the progress display of each video."""
     from vadcli.engine.plan import make_plan
     from vadcli.rendering import scanned_root
     from vadcli.store import OutputLayout
@@ -165,6 +169,68 @@ def report(out: PathGiven = DEFAULT_OUT, **options: Any) -> WrittenReport:
 
     chosen = from_keywords(ReportOptions, options)
     return make_report(read_archive(Path(out), chosen), chosen)
+
+
+def search(out: PathGiven = DEFAULT_OUT, text: str = "", **options: Any) -> list[Moment]:
+    """Find the moments of scanned videos that fit a text or a picture best, the best first. Nothing is decoded.
+
+    Args:
+        out: a scan's output folder; the scan stored vectors (`detector="concept"`).
+        text: what to look for, as a sentence.
+        **options: those of `vadcli search`, such as `image`, `top`, `camera`, `since`.
+
+    Raises:
+        UsageError: there are no stored vectors, or neither or both of text and picture are given.
+        WeightsError: the encoder of the vectors is not installed, or has other weights.
+    """
+    return search_all(Path(out), text, from_keywords(SearchOptions, options)).moments
+
+
+def search_all(out: Path, text: str, options: SearchOptions) -> Found:
+    """Return what `search` finds, with the archive that it was found in and the problems."""
+    from vadcli.detectors.encoders import encoder_key, load_encoder
+    from vadcli.reporting.archive import collect
+    from vadcli.reporting.search_page import Found
+    from vadcli.searching import encoders_in, find, image_query, text_query
+    from vadcli.store import OutputLayout, matches
+
+    if bool(text) == (options.image is not None):
+        raise UsageError("search needs a text or --image FILE", hint='for example: vadcli search OUT "a red car"')
+    if not out.is_dir():
+        raise UsageError(f"{out}: there is no such folder", hint="name the --out folder of a scan")
+    layout, problems = OutputLayout(out), []
+    stored = encoders_in(layout)
+    if not stored:
+        raise UsageError(f"{out}: there are no stored vectors", hint="scan with --detector concept first")
+    archive = collect(layout, since=options.since, include=options.include)
+    name, key = next(((name, key) for name, key in stored if options.encoder in ("", name)), (options.encoder, ""))
+    encoder = load_encoder(name, device=options.device)
+    if encoder_key(encoder.fingerprint()) != key:
+        raise WeightsError(
+            f"the stored vectors are not of the encoder {name}", hint="give theirs with --encoder, or scan again"
+        )
+    query = text_query(encoder, text) if options.image is None else image_query(encoder, _picture(options.image))
+    known = {story.video for story in archive.videos}
+    moments = find(
+        layout,
+        query,
+        encoder_key=key,
+        top=options.top,
+        keep=lambda video, camera: video in known and matches(camera, options.camera),
+        problems=problems,
+    )
+    return Found(text or str(options.image), archive, moments, problems)
+
+
+def _picture(path: Path) -> ByteArray:
+    import numpy as np
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--image {path}: can't be read as a picture: {error}") from error
 
 
 def evaluate(outs: PathGiven | Iterable[PathGiven] = DEFAULT_OUT, **options: Any) -> list[Evaluation]:

@@ -65,7 +65,7 @@ def cut_events(table: ScoreTable, thresholds: Thresholds, *, duration_s: float, 
 
 
 def inherit_categories(new: Sequence[Event], old: Sequence[Event]) -> list[Event]:
-    """Returns `new` events, each with the category of the old event that it shares most rows with, or with none.
+    """Returns the `new` events; each gets the category of the old event with which it shares the most rows, if any.
 
     If two old events share equally many rows, the earlier one counts. Both lists are in order and without overlap, as
     `cut_events` returns them.
@@ -86,7 +86,7 @@ def _inherit(event: Event, old: Sequence[Event], starts: IndexArray, ends: Index
 
 
 def _edges(timestamp: TimeArray, duration_s: float) -> TimeArray:
-    """(N + 1,) seconds: row i lasts from edge i to edge i + 1."""
+    """Returns (N + 1,) seconds: row i lasts from edge i to edge i + 1."""
     return np.append(timestamp, max(duration_s, float(timestamp[-1])))
 
 
@@ -100,7 +100,7 @@ def _hysteresis(score: FloatArray, *, high: float, low: float) -> Spans:
 
 
 def _gaps_s(spans: Spans, edges: TimeArray) -> TimeArray:
-    """(E - 1,) seconds between the end of each event and the start of the next."""
+    """Returns (E - 1,) seconds between the end of each event and the start of the next."""
     return edges[spans[1:, 0]] - edges[spans[:-1, 1]]
 
 
@@ -193,7 +193,7 @@ def _unions(spans: Spans, boxes: EventBoxes | None) -> list[Box | None]:
 
 
 def _corners(boxes: NDArray[np.int32]) -> IndexArray:
-    """(S, 4) left, top, right, bottom."""
+    """Returns (S, 4): left, top, right, bottom."""
     corners = boxes.astype(np.int64)
     corners[:, 2:] += corners[:, :2]
     return corners

@@ -81,12 +81,18 @@ class Registry(Mapping[str, str]):
 DETECTORS = Registry(
     "detector",
     "vadcli.detectors",
-    {"lavida": "vadcli.detectors:make_lavida", "motion": "vadcli.detectors:make_motion"},
+    {
+        "lavida": "vadcli.detectors:make_lavida",
+        "concept": "vadcli.detectors:make_concept",
+        "motion": "vadcli.detectors:make_motion",
+    },
 )
 """What makes a detector: `DetectorOptions` -> `Detector`."""
 
 DETECTOR_OPTIONS = Registry(
-    "detector's option set", "vadcli.detector_options", {"lavida": "vadcli.detectors.lavida:LavidaOptions"}
+    "detector's option set",
+    "vadcli.detector_options",
+    {"lavida": "vadcli.detectors.lavida:LavidaOptions", "concept": "vadcli.detectors.concept:ConceptOptions"},
 )
 """The own options of a detector, under the same name: a subclass of `vadcli.options.DetectorOptions` that loads no model.
 
@@ -126,3 +132,13 @@ DATA_SETS = Registry(
     },
 )
 """Readers of ground truth: classes over `vadcli.ground_truth.GroundTruth`, made from a folder or file."""
+
+ENCODERS = Registry(
+    "image-text encoder",
+    "vadcli.encoders",
+    {"clip": "vadcli.detectors.encoders.clip:ClipEncoder", "siglip": "vadcli.detectors.encoders.siglip:SiglipEncoder"},
+)
+"""Families of image-text encoders, by the `model_type` of transformers (SigLIP 2 with a fixed picture size is also "siglip").
+
+Each makes an encoder: (name, folder, device=…, precision=…) -> `vadcli.detectors.encoders.Encoder`.
+"""

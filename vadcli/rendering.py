@@ -33,7 +33,7 @@ from vadcli.video.pictures import FrameFeed, Sound, add_sound, find_sound
 OnFrame = Callable[[int, int], None]
 """Called with the frames written so far and the frames to write."""
 
-CLIP_BYTES = 48 << 20  # most bytes of one clip of frames on their way from the decoder
+CLIP_BYTES = 48 << 20  # largest clip that a decoder may deliver, in bytes
 LONGEST_CLIP_FRAMES = 8
 
 
@@ -130,7 +130,7 @@ def render_video(
 
 
 def _write_all(spans: list[_Span], renderer: _Renderer, scratch: Scratch) -> tuple[list[Path], list[VideoError]]:
-    """The file of each span, and the errors of spans in which no frame could be decoded."""
+    """Return the file of each span, and the errors of spans in which no frame could be decoded."""
     written: list[Path] = []
     failed: list[VideoError] = []
     for span in spans:
@@ -150,7 +150,7 @@ def event_clip(rendered: Path, event_id: int) -> Path:
 
 @dataclass(frozen=True)
 class _Story:
-    """What the scan stored of a video."""
+    """What the scan stored about a video."""
 
     table: ScoreTable
     metadata: ScoresMetadata
@@ -179,7 +179,7 @@ class _Story:
         return max(float(self.metadata.video["duration_s"]), float(self.table.timestamp[-1]))
 
     def end_of(self, row: int) -> float:
-        """The time in seconds at which the frame of this row ends."""
+        """Return the time in seconds at which the frame of this row ends."""
         return float(self.table.timestamp[row + 1]) if row + 1 < len(self.table) else self.end_s
 
 
@@ -196,7 +196,7 @@ class _Span:
 
 
 def _spans(story: _Story, settings: RenderSettings, rendered: Path) -> list[_Span]:
-    """What to render: the whole video, or one file per event."""
+    """Return what to render: the whole video, or one file per event."""
     if not settings.events_only:
         return [_Span(0, len(story.table), rendered)]
     timestamp, pad_s = story.table.timestamp, settings.pad_s

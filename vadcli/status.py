@@ -41,7 +41,7 @@ class RunStatus:
     Attributes:
         run: its record.
         state: "died" if its process is gone but the record has no end.
-        seconds: from its start to its end, or to its last sign of life.
+        seconds: from its start to its end, or to the last time that it wrote its progress.
         eta_s: estimated seconds until the end; None if not yet known or if the run has ended.
         last_videos: the videos with events that finished last; None if only the whole run record names them.
     """
@@ -81,7 +81,7 @@ class RunStatus:
 
     @property
     def planned(self) -> int:
-        """Number of videos of the whole run; those that are over if the record does not say."""
+        """Number of videos of the whole run; if the record does not say, the number of those that are over."""
         return max(self.over, int((self.run.progress or {}).get("planned_videos", 0)))
 
     def to_json(self) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def _others(paths: list[Path], now: datetime, said: Mapping[str, Mapping[str, An
 
 
 def _head(path: Path) -> StoredRun:
-    """A run record without its list of videos; read again only if the file has changed."""
+    """Return a run record without its list of videos; it is read again only if the file has changed."""
     try:
         stored = path.stat()
     except OSError as error:

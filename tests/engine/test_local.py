@@ -20,7 +20,7 @@ from vadcli.engine.stream import ClipsScored
 from vadcli.errors import DeviceError
 from vadcli.options import ScanOptions
 from vadcli.store import OutputLayout
-from vadcli.store.checkpoint import Claim
+from vadcli.store.atomic import Claim
 from vadcli.store.events import read_events
 from vadcli.store.mask_video import read_masks
 from vadcli.store.masks import MaskTrack

@@ -208,7 +208,7 @@ def test_other_videos_can_not_be_compared(tmp_path: Path, truth: Path) -> None:
 def test_what_is_printed(tmp_path: Path, truth: Path) -> None:
     report, _ = evaluate(write_scan(tmp_path / "my_out", {video: scores(video, 1) for video in VIDEOS}), truth)
     value = figure(report, "frame.auc_micro").value
-    assert f"frame ROC-AUC, all frames      {value:.4f} [" in to_table([report])
+    assert f"frame ROC-AUC, all frames       {value:.4f} [" in to_table([report])
     assert f"| frame ROC-AUC, all frames | {value:.4f} [" in to_markdown([report])
     assert rf"frame ROC-AUC, all frames & {value:.4f} [" in to_latex([report])
     document = json.loads(json.dumps(report.to_json(), allow_nan=False))

@@ -98,7 +98,7 @@ def test_a_scored_video_without_truth_is_an_error_unless_allowed():
 
 
 def test_no_video_in_common_is_an_error_even_if_missing_is_allowed():
-    with pytest.raises(UsageError, match=r"no scored video belongs to named: scored are 'x', named has 'a.mp4'"):
+    with pytest.raises(UsageError, match=r"no scored video belongs to named: the scan has 'x', named has 'a.mp4'"):
         truth_of("a.mp4").match(["x"], allow_missing=True)
 
 

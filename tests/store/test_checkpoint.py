@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tests.store.blocks import HEADER, block_of
 from tests.store.processes import finished, running, side_by_side
 from vadcli.errors import DocumentError, OutputError
-from vadcli.store.checkpoint import CheckpointHeader, CheckpointWriter, Claim, read_checkpoint
+from vadcli.store.atomic import Claim
+from vadcli.store.checkpoint import CheckpointHeader, CheckpointWriter, read_checkpoint
 
 
 def assert_same(first, second):
@@ -257,7 +258,7 @@ def test_a_full_disk_keeps_the_whole_blocks_and_the_writer_can_go_on(tmp_path):
 CLAIMS = """
 import os, random, sys, time
 from pathlib import Path
-from vadcli.store.checkpoint import Claim
+from vadcli.store.atomic import Claim
 path, holder = Path(sys.argv[1]), sys.argv[1] + ".holder"
 rng, wins, refusals = random.Random(int(sys.argv[2])), 0, 0
 while wins < 1500:

@@ -13,7 +13,8 @@ import pytest
 
 from vadcli.errors import DocumentError
 from vadcli.store import OutputLayout
-from vadcli.store.checkpoint import CheckpointBlock, Claim
+from vadcli.store.atomic import Claim
+from vadcli.store.checkpoint import CheckpointBlock
 from vadcli.store.scores import SCHEMA, ScoresMetadata, read_metadata, read_scores, write_scores
 from vadcli.types import ScoreTable
 

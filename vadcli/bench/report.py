@@ -28,7 +28,7 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """The name that the tables show."""
+        """The name of the setting in the tables."""
         return "straightforward loop" if self.is_baseline else "vadcli"
 
 
@@ -55,7 +55,7 @@ class Throughput:
         return [one.clips / one.seconds for one in self.rounds]
 
     def to_json(self, baseline: Throughput) -> dict[str, Any]:
-        """As `vadcli bench --json` prints it."""
+        """Return what `vadcli bench --json` prints."""
         rates = self.rates()
         return {
             "type": "throughput",
@@ -75,7 +75,7 @@ class Throughput:
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> Throughput:
-        """The inverse of `to_json`."""
+        """Read what `to_json` returned."""
         return cls(
             Setting(line["ratio"], line["batch_size"], line["baseline"]),
             [Round(**one) for one in line["rounds"]],
@@ -112,7 +112,7 @@ class Stages:
     busy: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """As `vadcli bench --json` prints it."""
+        """Return what `vadcli bench --json` prints."""
         return {
             "type": "stages",
             "ratio": self.ratio,
@@ -126,7 +126,7 @@ class Stages:
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> Stages:
-        """The inverse of `to_json`."""
+        """Read what `to_json` returned."""
         return cls(
             line["ratio"],
             line["batch_size"],
@@ -184,7 +184,7 @@ class BenchReport:
 
     @classmethod
     def from_json_lines(cls, lines: Iterable[Mapping[str, Any]]) -> BenchReport:
-        """The inverse of `json_lines`."""
+        """Read what `json_lines` yielded."""
         *measured, summary = lines
         baseline, *settings = [Throughput.from_json(line) for line in measured if line["type"] == "throughput"]
         return cls(

@@ -19,7 +19,8 @@ from vadcli.bench.usage import BenchVideos
 from vadcli.detectors import Detector
 from vadcli.detectors.batching import ClipBatcher, GatheredBatch, ScoringPool
 from vadcli.errors import DecodeError
-from vadcli.store.checkpoint import CheckpointBlock, CheckpointHeader, CheckpointWriter, Claim
+from vadcli.store.atomic import Claim
+from vadcli.store.checkpoint import CheckpointBlock, CheckpointHeader, CheckpointWriter
 from vadcli.types import ByteArray, Clip, ClipBatch, ClipNeeds, ClipScores
 from vadcli.video.loader import ClipLoader, ClipReady, Item, Opened
 
@@ -78,7 +79,7 @@ class Bound:
     clips: int | None = None
 
     def reached(self, clips: int, started: float) -> bool:
-        """True if the round takes no more clips.
+        """Return True if the round takes no more clips.
 
         Args:
             clips: taken so far.

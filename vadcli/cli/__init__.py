@@ -12,8 +12,9 @@ import typer
 
 from vadcli import __version__
 from vadcli.cli._shared import log, say_error
+from vadcli.cli.categories import categories_app
 from vadcli.cli.machine import bench, doctor, status, train
-from vadcli.cli.results import evaluate, events, render, report
+from vadcli.cli.results import evaluate, events, render, report, search
 from vadcli.cli.scan import scan
 from vadcli.cli.weights import weights_app
 from vadcli.errors import VadcliError
@@ -26,11 +27,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
 )
-for command in (scan, status, events, render, report, doctor, bench):
+for command in (scan, status, events, render, report, search, doctor, bench):
     app.command()(command)
 app.command(name="eval")(evaluate)
 app.command()(train)
 app.add_typer(weights_app, name="weights")
+app.add_typer(categories_app, name="categories")
 
 
 def _print_version(wanted: bool) -> None:

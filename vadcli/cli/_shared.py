@@ -86,7 +86,7 @@ def set_up_talk(options: TalkOptions) -> None:
 
 
 def say_error(error: VadcliError) -> None:
-    """Print one line for what went wrong and one for how to mend it."""
+    """Print one line that says what went wrong and one that says how to fix it."""
     hint = f"  {error.hint}\n" if error.hint else ""
     sys.stderr.write(f"vadcli: error: {error.message}\n{hint}")
 
@@ -277,7 +277,7 @@ def _parameter(item: Field[Any], hint: Any) -> inspect.Parameter:
 
 
 def _plain(hint: Any) -> Any:
-    """Returns the type to which a word of the shell is converted: X of `X | None`, str of a Literal."""
+    """Returns the type to which a command-line word is converted: X for `X | None`, str for a Literal."""
     if typing.get_origin(hint) is typing.Literal:
         return str
     parts = [part for part in typing.get_args(hint) if part is not type(None)]

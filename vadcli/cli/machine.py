@@ -31,7 +31,7 @@ CLEAR = "\x1b[H\x1b[2J"
 
 @with_options(StatusOptions, section="status")
 def status(*, out: Out = DEFAULT_OUT, options: StatusOptions) -> None:
-    """Report how far a running scan is: videos, speed, time left, last events. Only reads; safe beside the scan.
+    """Report how far a running scan is: videos, speed, time left, last events. Only reads, so it never disturbs a scan.
 
     \b
     Examples:

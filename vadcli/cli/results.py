@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vadcli.cli._shared import RenderDisplay, emit_json, log, set_up_talk, with_options
-from vadcli.options import DEFAULT_OUT, EvalOptions, EventsOptions, RenderOptions, ReportOptions
+from vadcli.options import DEFAULT_OUT, EvalOptions, EventsOptions, RenderOptions, ReportOptions, SearchOptions
 from vadcli.types.media import size_text
 
 if TYPE_CHECKING:
@@ -167,6 +167,41 @@ def report(*, out: Out = DEFAULT_OUT, options: ReportOptions) -> None:
         raise typer.Exit(3)
     if options.fail_on_event and archive.events:
         raise typer.Exit(10)
+
+
+Text = Annotated[str, typer.Argument(metavar="[TEXT]", help="What to look for, as a sentence.")]
+
+
+@with_options(SearchOptions, section="search")
+def search(*, out: Out = DEFAULT_OUT, text: Text = "", options: SearchOptions) -> None:
+    """Find the moments that fit a sentence or a picture best, in the vectors that a scan stored. No video is decoded.
+
+    \b
+    Examples:
+      vadcli search vadcli-out "a person climbing over a fence"
+      vadcli search vadcli-out --image suspect.jpg --top 50 --camera "gate*"
+      vadcli search vadcli-out "a red car" --since 24h --format html
+    """  # noqa: D301
+    from vadcli.api import search_all
+    from vadcli.reporting.search_page import to_csv, to_page, to_table
+    from vadcli.store import OutputLayout
+    from vadcli.store.atomic import Scratch
+    from vadcli.video.loader import loader_options
+
+    set_up_talk(options)
+    found = search_all(out, text, options)
+    if options.json:
+        for moment in found.moments:
+            emit_json(moment.to_json())
+    elif options.format == "html" or options.to is not None:
+        to = options.to or out / "search.html"
+        with Scratch(OutputLayout(out).scratch) as scratch:
+            page = to_page(found, root=options.footage, decode=loader_options(options)) if options.format == "html" else ""
+            scratch.write_text(to, page or {"csv": to_csv, "table": to_table}[options.format](found))
+        log.info("%s: %d moments", to, len(found.moments))
+    else:
+        typer.echo({"csv": to_csv, "table": to_table}[options.format](found), nl=False)
+    raise typer.Exit(_say(found.problems))
 
 
 Outs = Annotated[list[Path] | None, typer.Argument(metavar="[OUT...]", help="Output folders of scans.")]

@@ -1,4 +1,4 @@
-"""`vadcli weights`: list, fetch, verify and find weights, and build LAVIDA folders from them."""
+"""`vadcli weights`: list, fetch, verify, test, find and remove weights, and build LAVIDA folders from them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,21 @@ from vadcli.types.media import size_text
 
 if TYPE_CHECKING:
     from vadcli.weights import Verified, WeightsStatus
+    from vadcli.weights_check import CheckResult
 
-weights_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, fetch, verify, find and build weights.")
+weights_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="List, fetch, verify, test, find, remove and build weights."
+)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="One of `vadcli weights list`.")]
 Named = Annotated[str, typer.Argument(metavar="NAME|DIR", help="One of `vadcli weights list`, or a LAVIDA folder.")]
 Some = Annotated[
     list[str] | None,
     typer.Argument(metavar="[NAME|DIR]...", help="Names or LAVIDA folders; by default all that are installed."),
+]
+Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of `vadcli weights list`.")]
+Testable = Annotated[
+    list[str], typer.Argument(metavar="NAME|DIR...", help="Names of `vadcli weights list`, or transformers folders.")
 ]
 Preset = Annotated[str, typer.Argument(metavar="PRESET", help="lavida-7b, lavida-2b or lavida-tiny.")]
 
@@ -54,13 +61,14 @@ def list_weights(*, options: TalkOptions) -> None:
 @weights_app.command()
 @with_options(WeightsPullOptions, section="weights-pull")
 def pull(*, name: Name, options: WeightsPullOptions) -> None:
-    """Fetch public base models into the hub's cache, and verify every file against the hub's checksum.
+    """Fetch public encoders and base models into the hub's cache, and verify every file against the hub's checksum.
 
     For a LAVIDA name, fetches the base models that it is built from. Fetches only safetensors, JSON and text files. Uses
     HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE.
 
     \b
     Examples:
+      vadcli weights pull siglip2-b32
       vadcli weights pull lavida-2b
       vadcli weights pull sam2.1-hiera-small --update
     """  # noqa: D301
@@ -98,10 +106,10 @@ def verify(*, names: Some = None, options: TalkOptions) -> None:
     ]
     bad = False
     for name in wanted:
-        known = weights.manifest().get(name)
-        is_base = known is not None and known.kind == "base" and not Path(name).is_dir()
+        item = weights.known(name)
+        on_hub = item is not None and item.on_hub and not Path(name).is_dir()
         try:
-            result = weights.verify_pulled(name) if is_base else weights.verify(weights.find(name))
+            result = weights.verify_pulled(name) if on_hub else weights.verify(weights.find(name))
         except WeightsError as error:
             bad = True
             say_error(error)
@@ -113,6 +121,76 @@ def verify(*, names: Some = None, options: TalkOptions) -> None:
             _print_verified(name, result)
     if not wanted:
         log.info("there are no weights to verify")
+    if bad:
+        raise typer.Exit(4)
+
+
+@weights_app.command()
+@with_options(TalkOptions, section="weights-check")
+def check(*, names: Testable, options: TalkOptions) -> None:
+    """Test with made pictures whether weights on this machine behave as they should. Exits with 4 if they do not.
+
+    An encoder must give drawn pictures (coloured shapes, discs, stripes, words, day and night) their right sentence, and not
+    one that describes another picture. SAM2 must find a disc from a point at its centre. Nothing is fetched.
+
+    \b
+    Examples:
+      vadcli weights check siglip2-b32
+      vadcli weights check ./my-clip sam2.1-hiera-small --json
+    """  # noqa: D301
+    from vadcli import weights_check
+
+    set_up_talk(options)
+    bad = False
+    for name in names:
+        try:
+            results = weights_check.check(name)
+        except WeightsError as error:
+            bad = True
+            say_error(error)
+            continue
+        for result in results:
+            if options.json:
+                emit_json({"weights": name, **result.to_json()})
+            else:
+                typer.echo(_checked_line(result))
+        failed = [result.name for result in results if not result.ok]
+        bad = bad or bool(failed)
+        if failed:
+            log.error("%s: failed: %s; these weights do not do what they should", name, ", ".join(failed))
+        else:
+            log.info("%s: all %d tests passed", name, len(results))
+    if bad:
+        raise typer.Exit(4)
+
+
+@weights_app.command()
+@with_options(TalkOptions, section="weights-remove")
+def remove(*, names: Names, options: TalkOptions) -> None:
+    """Delete models that `vadcli weights pull` fetched from the hub's cache.
+
+    LAVIDA folders, folders of your own and what other programs fetched are not touched.
+
+    \b
+    Examples:
+      vadcli weights remove clip-l14-336
+      vadcli weights remove qwen2-vl-2b sam2.1-hiera-small --json
+    """  # noqa: D301
+    from vadcli import weights
+
+    set_up_talk(options)
+    bad = False
+    for name in names:
+        try:
+            removed = weights.remove(name, say=log.info)
+        except WeightsError as error:
+            bad = True
+            say_error(error)
+            continue
+        if options.json:
+            emit_json(removed.to_json())
+        else:
+            typer.echo(f"{removed.name}\t{size_text(removed.freed_bytes)} freed")
     if bad:
         raise typer.Exit(4)
 
@@ -200,14 +278,21 @@ def _tidied_on_sigterm() -> Iterator[None]:
 
 def _line(item: WeightsStatus) -> str:
     """Returns one line with name, state, size, purpose and notes in columns."""
-    known = item.entry
+    entry = item.entry
     size = size_text(item.bytes) if item.bytes is not None else ""
-    if not size and known is not None and known.download_gb is not None:
-        size = f"~{known.download_gb:g} GB"
-    words = (
-        [item.trouble] if item.trouble else [] if known is None else [known.purpose, known.repo_id, known.licence, known.note]
-    )
+    if not size and entry is not None and entry.download_gb is not None:
+        size = f"~{entry.download_gb:g} GB"
+    words = [item.trouble] if item.trouble else []
+    if entry is not None and not words:
+        also = f"also called {', '.join(entry.aliases)}" if entry.aliases else ""
+        words = [entry.purpose, also, entry.repo_id, entry.licence, entry.note]
     return f"{item.name:22} {item.state:9} {size:9} {'; '.join(word for word in words if word)}".rstrip()
+
+
+def _checked_line(result: CheckResult) -> str:
+    """Returns one line with the test's name, ok or FAILED, its figures and what is needed, in columns."""
+    figures = f"{result.measure} {result.value:+.4f}  {result.right} of {result.count} right, {result.needed} needed"
+    return f"{result.name:16} {'ok' if result.ok else 'FAILED':7} {figures}  {result.what}"
 
 
 def _print_verified(name: str, result: Verified) -> None:

@@ -21,6 +21,7 @@ from vadcli.types import (
     ClipBatch,
     ClipNeeds,
     ClipScores,
+    Embeddings,
     FloatArray,
     FrameScores,
     MaskScale,
@@ -29,6 +30,7 @@ from vadcli.types import (
 )
 
 if TYPE_CHECKING:
+    from vadcli.detectors.concept import ConceptOptions
     from vadcli.detectors.lavida import LavidaOptions
 
 
@@ -131,6 +133,39 @@ class Attributor(Protocol):
 
 
 @runtime_checkable
+class Embedder(Protocol):
+    """A detector whose raw scores follow from one stored vector per sampled frame.
+
+    The engine stores the vectors if the options ask for it, and scores a video again from them, without decoding, if only the
+    categories changed.
+    """
+
+    @property
+    def encoder_name(self) -> str:
+        """The encoder's name, for people."""
+        ...
+
+    @property
+    def encoder_key(self) -> str:
+        """Hash of the encoder and its weights; vectors with one key can be compared."""
+        ...
+
+    @property
+    def embedding_key(self) -> str:
+        """Hash of everything that changes a vector, apart from the video."""
+        ...
+
+    @property
+    def keeps_embeddings(self) -> bool:
+        """True if the vectors are to be stored."""
+        ...
+
+    def score_embeddings(self, embeddings: Embeddings, model: CameraModel | None) -> FloatArray:
+        """Returns raw scores (S, K) of S vectors, equal to those of `score` bit for bit."""
+        ...
+
+
+@runtime_checkable
 class Propagator(Protocol):
     """A detector that can propagate masks from known frames to the frames after them."""
 
@@ -156,6 +191,13 @@ def make_motion(options: DetectorOptions) -> Detector:
     from vadcli.detectors.motion.detector import MotionDetector
 
     return MotionDetector()
+
+
+def make_concept(options: ConceptOptions) -> Detector:
+    """Returns the concept detector; raises WeightsError if its encoder is missing."""
+    from vadcli.detectors.concept.detector import ConceptDetector
+
+    return ConceptDetector(options)
 
 
 def make_lavida(options: LavidaOptions) -> Detector:

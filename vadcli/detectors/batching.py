@@ -88,7 +88,7 @@ class ClipBatcher(Generic[Ticket]):
         return self._waiting.pop(shape) if len(self._waiting[shape]) >= self.batch_size else None
 
     def flush(self, video: str | None = None) -> list[GatheredBatch[Ticket]]:
-        """Returns and forgets the unfinished batches that contain clips of a video; None: all."""
+        """Returns and forgets the unfinished batches that contain clips of a video; for None, all of them."""
         wanted = [
             shape for shape, batch in self._waiting.items() if video is None or any(clip.video == video for clip in batch.clips)
         ]

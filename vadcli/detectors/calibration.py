@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from scipy.special import log_ndtr
 
 from vadcli.types import Calibration, FloatArray
 
@@ -154,3 +155,49 @@ def sigmoid(logit: FloatArray) -> FloatArray:
 
 def _between(reference: float, own: float, trust: float) -> float:
     return float(np.exp((1.0 - trust) * np.log(reference) + trust * np.log(own)))
+
+
+@dataclass(frozen=True)
+class BellTail:
+    """The share of moments that reach a value, for values that spread to both sides of their median.
+
+    Up to BEND spreads above the median it is that of a normal distribution. Beyond, it falls by a factor of e whenever
+    the value rises by spread / hazard, because rare values are more frequent than in a normal distribution.
+
+    Attributes:
+        median: of the values.
+        spread: their standard deviation, estimated from the quartiles.
+        hazard: see above.
+    """
+
+    median: float
+    spread: float
+    hazard: float
+
+    BEND: ClassVar[float] = 2.0
+    HAZARD: ClassVar[float] = 2.373
+    """Density divided by tail of a normal distribution at BEND."""
+
+    def log_rarity(self, value: FloatArray) -> FloatArray:
+        """Returns -ln of the share of moments that reach each value, in the same shape."""
+        place = (np.asarray(value, dtype=np.float64) - self.median) / self.spread
+        inner = -log_ndtr(-np.minimum(place, self.BEND))
+        return np.asarray(inner + self.hazard * np.maximum(place - self.BEND, 0.0), dtype=np.float32)
+
+
+def fit_bell_tail(values: FloatArray, *, seconds: float, floor: float) -> BellTail:
+    """Returns the tail of a camera's values; what is odd in up to a tenth of them hardly changes it.
+
+    Args:
+        values: (n,) smoothed values of sampled frames.
+        seconds: how much video they are.
+        floor: smallest spread.
+    """
+    low, median, high, most, extreme = (float(value) for value in np.quantile(values, [0.25, 0.5, 0.75, 0.9, 0.95]))
+    # The lower side cannot hold anomalies of this category, so it bounds the spread from below.
+    spread = max((high - low) / 1.349, (median - low) / 0.6745, floor)
+    own = np.log(2.0) * spread / max(extreme - most, 0.05 * spread)
+    moments = seconds / MOMENT_S
+    trust = moments / (moments + TAIL_PRIOR)
+    hazard = float(np.clip(_between(BellTail.HAZARD, own, trust), 0.5 * BellTail.HAZARD, 2.0 * BellTail.HAZARD))
+    return BellTail(median, spread, hazard)

@@ -193,7 +193,7 @@ def _image(picture: NDArray[np.float32]) -> Image.Image:
 # colour blindness and in a grey print.
 RAMP = ((0.0, (62, 15, 114)), (0.3, (130, 30, 120)), (0.5, (205, 62, 70)), (0.75, (249, 142, 20)), (1.0, (255, 214, 92)))
 FAINT = 0.15  # below this pixel score nothing is drawn
-STRONG = 0.6  # from this pixel score on the heat map has its highest opacity
+STRONG = 0.6  # from this pixel score on, the heat map has its highest opacity
 MOST_OPAQUE = 0.55
 OUTLINE = 128  # the outline is drawn where the mask reaches 0.5
 OUTLINE_COLOUR = (255, 224, 130)
@@ -202,7 +202,7 @@ OUTLINE_COLOUR = (255, 224, 130)
 class HeatLayer:
     """Draws masks over pictures of one size.
 
-    A mask that comes again, as it does between two sampled frames, costs only the blending.
+    If the same mask is drawn again, as between two sampled frames, only the blending is computed.
 
     Args:
         width, height: size of the pictures in pixels.

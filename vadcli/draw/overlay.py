@@ -190,7 +190,7 @@ class Geometry:
 
 
 class Overlay:
-    """Draws the frames of one video. Prepares everything that is the same in all frames once.
+    """Draws the frames of one video. Prepares once what is the same in all frames.
 
     Args:
         table: the video's scores.

@@ -1,8 +1,8 @@
 """Camera models: JSON files in cameras/, fitted once from a seeded sample of the camera's footage.
 
-The sample comes from the whole input list, before sharding and whatever is already done. So every shard, every resumed scan and
-a second process fit the same model. A camera with little footage is fitted on all of it, and these clips are scored without
-being decoded again. A camera with more footage is fitted on short bursts that are spread over it.
+The sample comes from the whole input list, before sharding, and does not depend on what is already done. So every shard, every
+resumed scan and a second process fit the same model. A camera with little footage is fitted on all of it, and these clips are
+scored without being decoded again. A camera with more footage is fitted on short bursts that are spread over it.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def write_camera(path: Path, model: CameraModel) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-# Footage up to this many clips (about two minutes of motion's) is read once, held in memory, fitted on and then scored. With
-# more it costs less to read bursts first and to score while the rest is being decoded.
+# Footage of up to this many clips (about two minutes for the motion detector) is read once, kept in memory, used for the fit
+# and then scored. For more footage, it costs less to read bursts first and to score while the rest is being decoded.
 HELD_CLIPS = 40
-# Of the clips held, this many are fitted on, evenly spread.
+# The fit uses at most this many of the clips in memory, evenly spread.
 SAMPLE_CLIPS = 12
-# Longer footage is sampled in this many bursts, each of a part of a clip.
+# Longer footage is sampled in this many bursts, each shorter than a clip.
 BURSTS = 20
 BURST_PART = 2
 WAIT_S = 0.2
@@ -72,10 +72,10 @@ class Cameras:
         layout, scratch: where models are stored.
         detector: what fits them.
         needs: what the scan reads: the detector's needs, changed by the options for sampling.
-        loader_options: for reading bursts.
-        seed: of the sample.
+        loader_options: how bursts are read.
+        seed: seed of the sample.
         refit: fit again, once per run, although there is a model.
-        stopped: asked while waiting for another process.
+        stopped: called while waiting for another process; True ends the wait.
         told: called with a camera and the number of frames that were just read for its fit.
     """
 
@@ -151,14 +151,14 @@ def fit_on_the_way(
     """Fit a camera from the first items of its scan, then pass on every item, in order.
 
     Args:
-        cameras: where the model goes.
+        cameras: stores the model.
         camera: its name.
         whole: all videos of the camera, of which `items` may read only some.
         items: the running scan of the camera's videos, each from its beginning.
         request: makes the loader's request for a video.
 
     Yields:
-        The items; the first one comes when the model exists. None if the scan is stopped before.
+        The items; the first one comes when the model exists. No item comes if the scan is stopped before that.
     """
     held = _Held(cameras.needs)
     held.take(_watched(items, cameras, camera))
@@ -189,7 +189,7 @@ def _watched(items: Iterator[Item], cameras: Cameras, camera: str) -> Iterator[I
 
 
 class _Held:
-    """Items that are kept in memory while their videos are short enough together."""
+    """Items that are kept in memory as long as their videos are short enough in total."""
 
     def __init__(self, needs: ClipNeeds) -> None:
         self.needs = needs
@@ -199,7 +199,7 @@ class _Held:
 
     @property
     def is_too_long(self) -> bool:
-        """True if the videos are too long together; depends on their lengths alone, not on the order in which they come."""
+        """True if the videos are too long in total; depends on their lengths alone, not on the order in which they come."""
         return self.total_clips > HELD_CLIPS
 
     def take(self, items: Iterator[Item]) -> None:

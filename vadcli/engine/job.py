@@ -1,6 +1,6 @@
 """What a scan of one video depends on, whether the video needs scanning, and where an interrupted scan continues.
 
-Two scans of a video are equal if the video's content and every option that changes a score are equal; the fingerprint is for
+Two scans of a video are equal if the video's content and every option that changes a score are equal; the fingerprint covers
 both. The content is identified by its size and three samples of 64 KiB. If size and modification time have not changed, the
 stored content hash is used, so an unchanged file costs one `stat`.
 """
@@ -15,13 +15,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from vadcli.detectors import Detector
+from vadcli.detectors import Detector, Embedder
 from vadcli.engine.plan import WorkUnit
 from vadcli.engine.second_pass import Attribution, Propagation
 from vadcli.errors import DocumentError, FileChanged, ProbeError
 from vadcli.store import OutputLayout
-from vadcli.store.atomic import Scratch
-from vadcli.store.checkpoint import Checkpoint, Claim, read_checkpoint
+from vadcli.store.atomic import Claim, Scratch
+from vadcli.store.checkpoint import Checkpoint, read_checkpoint
 from vadcli.store.events import EventsDocument, load
 from vadcli.store.scores import read_metadata
 from vadcli.types import CameraModel, ClipNeeds, MaskRows, Status, Thresholds
@@ -57,7 +57,7 @@ class ScanIdentity:
         return cls(detector.name, detector.fingerprint(), asked, decoder, fps, categories if detector.uses_categories else ())
 
     def fingerprint(self, content: str, model: CameraModel | None) -> str:
-        """Of one video scanned by this identity with this camera model."""
+        """Return the fingerprint of one video that is scanned with these settings and this camera model."""
         parts = {
             "content": content,
             "detector": self.detector,
@@ -124,14 +124,14 @@ class ScanJob:
 
     Attributes:
         layout, scratch: where results and temporary files go.
-        root: what relative paths are relative to.
+        root: the folder where relative paths start.
         detector: what scores.
         needs: what the detector gets, after the options that change the sampling.
         identity: the shared part of the fingerprints.
         thresholds: how scores become events.
         categories: the user's words.
         mask_video, mask_rle: which masks to write.
-        masked_rows: of which rows.
+        masked_rows: the rows that get a mask.
         force: also scan what is done.
         retry_failed: try failed and partial videos again.
         checkpoint_s: seconds between two fsyncs of a checkpoint.
@@ -161,6 +161,11 @@ class ScanJob:
         """True if masks are written."""
         return self.mask_video or self.mask_rle
 
+    @property
+    def embedder(self) -> Embedder | None:
+        """The detector, if it makes vectors and they are to be stored."""
+        return self.detector if isinstance(self.detector, Embedder) and self.detector.keeps_embeddings else None
+
 
 class Need(StrEnum):
     """What a video needs."""
@@ -178,7 +183,7 @@ class Decision:
 
     Attributes:
         need: what is to be done.
-        fingerprint: of the scan that it would get; empty if the camera must be fitted first.
+        fingerprint: the fingerprint of the scan that is needed; empty if the camera must be fitted first.
         source: size, time and content of the input.
         status, stage, reason: how an earlier scan of the same input ended.
         events: how many events that scan found.
@@ -232,7 +237,7 @@ def _stored_events(path: Path) -> EventsDocument | None:
 
 
 def _is_anothers(stored: Mapping[str, Any], source: Mapping[str, Any], unit: WorkUnit) -> bool:
-    """True if these are results of another file that still exists under another root; they must not be overwritten unasked."""
+    """True if these are results of another file that still exists under another root; only --force overwrites them."""
     root = stored.get("root")
     if root in (None, source["root"]) or stored.get("content") == source["content"]:
         return False
@@ -247,7 +252,7 @@ def _has_masks(job: ScanJob, video: str, rows: MaskRows) -> bool:
 
 @dataclass(frozen=True)
 class Task:
-    """A claimed video on its way through the scan.
+    """A claimed video that is being scanned.
 
     Attributes:
         unit: the video.

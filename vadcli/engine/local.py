@@ -17,8 +17,7 @@ from vadcli.engine.stream import ScanStream, Update
 from vadcli.errors import OutputError, UsageError, VideoError
 from vadcli.options import parse_duration
 from vadcli.store import OutputLayout
-from vadcli.store.atomic import Scratch
-from vadcli.store.checkpoint import Claim
+from vadcli.store.atomic import Claim, Scratch
 from vadcli.types import CameraModel, MaskRows, Status, VideoResult
 from vadcli.video.loader import ClipLoader, ClipRequest, Item, LoaderOptions, core_count, loader_options
 
@@ -86,7 +85,7 @@ class LocalRunner:
                 for update in work.run(mine, batch_size=self.options.batch_size):
                     reported.add(update.video if isinstance(update, VideoResult) else "")
                     yield update
-            except OutputError as error:  # the camera's model can't be written; other cameras may lie elsewhere
+            except OutputError as error:  # the camera's model can't be written; that of another camera may be in another folder
                 for unit in mine:
                     if unit.video not in reported:
                         yield VideoResult(unit.video, Status.FAILED, stage="write", reason=str(error), camera=unit.camera)
@@ -154,7 +153,7 @@ class _Work:
     stop: Stop
 
     def run(self, mine: list[WorkUnit], *, batch_size: int | None) -> Iterator[Update]:
-        """Judge, claim and scan this shard's videos; the detector is loaded only if one of them needs scanning."""
+        """Claim and scan the videos of this shard that need it; the detector is loaded only if there is one."""
         queue = ClaimQueue(self.job, self.request, self.stop)
         detector = self.job.detector
         if self.cameras.needs_fit(self.camera):
@@ -186,7 +185,7 @@ class _Work:
                 yield queue.request_of(found)
 
     def _fit_first(self, mine: list[WorkUnit], queue: ClaimQueue, stream: ScanStream) -> Iterator[Item]:
-        """Claim and read while the camera has no model; decide each video when it has one."""
+        """Claim and read the videos before the camera has a model; decide what each one needs as soon as there is a model."""
         claimed: dict[str, tuple[WorkUnit, Claim]] = {}
 
         def requests() -> Iterator[ClipRequest]:

@@ -118,7 +118,7 @@ class Plan:
     unusable: tuple[Unusable, ...] = field(default=())
 
     def shard(self, part: int, parts: int) -> tuple[WorkUnit, ...]:
-        """Return the units of shard `part` of `parts`, by a hash of the name: a new file never moves another one."""
+        """Return the units of shard `part` of `parts`, by a hash of the name: a new file never changes the shard of another."""
         return tuple(unit for unit in self.units if _bucket(unit.video, parts) == part - 1)
 
 

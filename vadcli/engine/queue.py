@@ -1,7 +1,7 @@
 """The queue of a scan: each video becomes a task with its lock, or a result at once.
 
-A video is judged by what is stored, claimed by a lock, and judged again under the lock, because another scan may have finished
-it in between.
+What is stored decides whether a video needs scanning. If it does, the video is locked, and then the decision is made again,
+because another scan may have finished the video in between.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from vadcli.engine.job import Decision, Need, ScanJob, Task, decide, usable_checkpoint
 from vadcli.engine.plan import WorkUnit
 from vadcli.engine.recut import recut
+from vadcli.engine.rescore import can_rescore, rescore
 from vadcli.engine.results import write_failure
 from vadcli.errors import OutputError, VideoError
-from vadcli.store.checkpoint import Claim
+from vadcli.store.atomic import Claim
 from vadcli.types import CameraModel, Status, VideoResult
 from vadcli.video.loader import ClipRequest
 
@@ -59,7 +60,7 @@ class ClaimQueue:
         return claim
 
     def task(self, unit: WorkUnit, claim: Claim, model: CameraModel | None, *, resume: bool) -> Task | VideoResult:
-        """Return a claimed video as a task, or a result, with the lock released, if it needs no scan after all.
+        """Return a claimed video as a task. If it needs no scan after all, release the lock and return a result.
 
         Args:
             unit: the video.
@@ -75,6 +76,14 @@ class ClaimQueue:
         if result is not None:
             claim.release(delete=True)
             return result
+        try:
+            rescored = rescore(self.job, unit, decision, model) if can_rescore(self.job, unit, decision) else None
+        except OutputError as error:
+            claim.release(delete=False)
+            return VideoResult(unit.video, Status.FAILED, stage="write", reason=str(error), camera=unit.camera)
+        if rescored is not None:
+            claim.release(delete=True)
+            return rescored
         checkpoint = usable_checkpoint(claim, decision.fingerprint, self.job) if resume and not self.job.force else None
         return Task(unit, claim, decision, model, checkpoint)
 

@@ -1,4 +1,4 @@
-"""Events cut again from stored scores, with other thresholds. Nothing is decoded and no detector is loaded."""
+"""Cuts events again from stored scores, with other thresholds. Nothing is decoded and no detector is loaded."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[Thre
 
 
 def validate_all(out: Path) -> Iterator[list[str]]:
-    """Check each stored document against the published schema; yields what is wrong with it, nothing if it is right.
+    """Check each stored document against the published schema; yields the list of its errors, which is empty if there are none.
 
     Raises:
         UsageError: there is no such folder.

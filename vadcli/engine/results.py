@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +25,12 @@ from vadcli.store.mask_video import MaskVideoWriter, mask_box, upsample_mask
 from vadcli.store.masks import MaskRleWriter
 from vadcli.store.scores import ScoresMetadata, write_scores
 from vadcli.types import (
+    BoolArray,
     Box,
     ByteArray,
     Event,
     FloatArray,
+    FrameScores,
     IndexArray,
     MaskRows,
     MaskScale,
@@ -64,6 +66,31 @@ class Columns:
         """Return the boxes of the sampled rows."""
         rows = np.flatnonzero(self.sampled).astype(np.int64)
         return EventBoxes(rows, self.bbox[rows])
+
+
+def every_row(logit: FloatArray, sampled: BoolArray) -> tuple[FloatArray, FloatArray]:
+    """Return (N,) scores and logits of all rows from (S,) logits of the sampled ones."""
+    spread = carry_forward(logit.astype(np.float32), sampled)
+    score = (1.0 / (1.0 + np.exp(-spread.astype(np.float64)))).astype(np.float32)
+    return score, spread
+
+
+def with_categories(job: ScanJob, events: list[Event], scores: FrameScores, sampled: BoolArray) -> list[Event]:
+    """Return the events with their categories, from the detector's score per category; empty if it gives none."""
+    if scores.by_category is None:
+        return []
+    names = job.detector.categories
+    rows = np.flatnonzero(sampled)
+    found = []
+    for event in events:
+        inside = (rows >= event.start_frame) & (rows < event.end_frame)
+        if not inside.any():  # a short event between two sampled frames shows the score of the frame before it
+            before = int(np.searchsorted(rows, event.start_frame, side="right")) - 1
+            inside = np.arange(len(rows)) == max(0, before)
+        peaks = scores.by_category[inside].max(axis=0).astype(np.float64)
+        listed = {name: round(float(score), 6) for name, score in zip(names, 1.0 / (1.0 + np.exp(-peaks)), strict=True)}
+        found.append(replace(event, category=names[int(np.argmax(peaks))], category_scores=listed))
+    return found
 
 
 def carry_forward(values: FloatArray, sampled: NDArray[np.bool_]) -> FloatArray:
@@ -165,7 +192,7 @@ def write_failure(
     )
     with job.scratch.replace(job.layout.events(task.unit.video)) as path:
         write_events(path, _events_document(job, task, info, [], result))
-    for old in (job.layout.scores, job.layout.mask_video, job.layout.mask_rle):
+    for old in (job.layout.scores, job.layout.embeddings, job.layout.mask_video, job.layout.mask_rle):
         old(task.unit.video).unlink(missing_ok=True)
     task.claim.release(delete=True)
     return result

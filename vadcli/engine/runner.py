@@ -54,7 +54,7 @@ class ScanSettings:
         return units if self.videos is None else tuple(unit for unit in units if unit.video in self.videos)
 
     def categories_of(self, detector: Detector) -> tuple[str, ...]:
-        """Return what is looked for; if the detector reads no categories, what the user asked for is recorded all the same."""
+        """Return the categories to record: those of the detector, or those of the user if the detector reads none."""
         return detector.categories or parse_categories(self.options.categories)
 
 
@@ -79,7 +79,7 @@ class Runner(Protocol):
 
 
 class Stop:
-    """A request to end early: a signal or a deadline sets it, and every loop asks it."""
+    """A request to end early: a signal or a deadline sets it, and every loop checks it."""
 
     def __init__(self, deadline_s: float | None = None) -> None:
         self.reason = ""
@@ -126,7 +126,7 @@ class Scan:
 
     Args:
         settings: what to scan.
-        detector: for the run record.
+        detector: named in the run record.
         runner: executes the plan.
         stop: ends the run early; the runner has the same one.
 

@@ -7,7 +7,7 @@ Propagation moves masks from the sampled rows to the rows between them with the 
 event, and the first pass reads only the sampled ones.
 
 Both read their frames again when the video has ended, and known masks come from the checkpoint. So they need no memory while a
-video runs and give the same after a resumed scan. Memory does not grow with the length of an event.
+video is being scanned, and a resumed scan gives the same result. Memory does not grow with the length of an event.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from vadcli.video.sampling import SamplingPlan
 log = logging.getLogger("vadcli")
 
 PEAK_CLIPS = 2
-"""Clips that are looked at again for each event."""
+"""Number of clips that are read again for each event."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Attribution:
         Args:
             events: in order, without overlap.
             table: the video's rows.
-            plan: of its clips.
+            plan: the sampling plan of the video.
             path, fps: where to read it.
             frames: how many frames its probe counts, which may be more than there are rows.
         """
@@ -107,7 +107,7 @@ class Attribution:
 
 @dataclass(frozen=True)
 class _ClipCategories:
-    """(T, C) scores of a clip's frames."""
+    """The scores (T, C) of a clip's frames, one per category."""
 
     clip: Clip
     scores: FloatArray
@@ -120,10 +120,10 @@ class _ClipCategories:
 
 
 def peak_clips(event: Event, table: ScoreTable, plan: SamplingPlan) -> list[int]:
-    """Return the numbers of the clips in which the event scores highest, the highest first; of equal ones the earlier."""
+    """Return the numbers of the clips in which the event scores highest, the highest first; ties go to the earlier."""
     rows = np.arange(event.start_frame, event.end_frame)
     sampled = rows[table.sampled[event.start_frame : event.end_frame]]
-    if not len(sampled):  # a short event may lie between two samples: its score is the one before
+    if not len(sampled):  # a short event may be between two samples: its score is that of the sample before it
         sampled = rows[:1]
     clips = sampled // plan.interval // plan.stride
     numbers = np.unique(clips)
@@ -341,4 +341,4 @@ class _Pictures:
         elif isinstance(item, Finished):
             self._ended = True
             if item.error is not None:
-                log.warning("%s: the masks of some rows are held, not propagated: %s", item.video, item.error)
+                log.warning("%s: the masks of some rows are repeated, not propagated: %s", item.video, item.error)

@@ -11,8 +11,6 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from vadcli.detectors.batching import ClipBatcher, GatheredBatch, ScoringPool
 from vadcli.engine.job import ScanJob, Task
 from vadcli.engine.results import write_failure
@@ -34,10 +32,10 @@ class ClipsScored:
     """Work done since the last update.
 
     Attributes:
-        video: which video.
+        video: the video's relative path.
         frames: rows that got a score.
         video_s: seconds of footage.
-        size: bytes of input, in proportion to the rows.
+        size: the share of the video's bytes that these rows stand for.
     """
 
     video: str
@@ -74,7 +72,7 @@ class ScanStream:
         self._settled: deque[VideoResult] = deque()
 
     def expect(self, found: Task | VideoResult) -> None:
-        """Announce a task whose items will come, or the result of a video that needs no scan; `run` yields it in time."""
+        """Announce a task whose items will come, or the result of a video that needs no scan; `run` yields that result."""
         if isinstance(found, Task):
             self._tasks[found.unit.video] = found
         else:
@@ -143,7 +141,7 @@ class ScanStream:
             for row, (clip, rows) in enumerate(zip(batch.clips, batch.tickets, strict=True)):
                 self._unscored[clip.video] -= 1
                 if not isinstance(scores, Exception):
-                    yield self._store(clip, rows, scores.raw[row], None if scores.mask is None else scores.mask[row])
+                    yield self._store(clip, rows, scores, row)
             self._batcher.give_back(batch)
             yield from self._end_what_is_scored()
 
@@ -151,11 +149,13 @@ class ScanStream:
         for video in [video for video in self._ended if not self._unscored[video]]:
             yield from self._end(self._ended.pop(video))
 
-    def _store(self, clip: Clip, rows: Rows, raw: np.ndarray, mask: np.ndarray | None) -> ClipsScored:
+    def _store(self, clip: Clip, rows: Rows, scores: ClipScores, row: int) -> ClipsScored:
         writer = self._writers[clip.video]
         if clip.video not in self._broken:
             try:
-                writer.add(clip, rows, raw, mask)
+                mask = None if scores.mask is None else scores.mask[row]
+                embedding = None if scores.embedding is None else scores.embedding[row]
+                writer.add(clip, rows, scores.raw[row], mask, embedding)
             except OutputError as error:
                 self._broken[clip.video] = error
         return self._progress(writer, rows)
@@ -199,7 +199,7 @@ class ScanStream:
             return write_failure(self.job, task, _trouble("write", item.video, error), decoder=item.decoder)
 
     def _unwritten(self, task: Task, writer: VideoWriter | None, error: OutputError) -> VideoResult:
-        """Return the result of a video that could not be written. The video is not to blame, so the next run tries again."""
+        """Return the result of a video that could not be written. The next run tries again: the video is not the cause."""
         try:
             writer.suspend() if writer is not None else task.claim.release(delete=False)
         except OutputError:

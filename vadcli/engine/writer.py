@@ -10,12 +10,33 @@ from numpy.typing import NDArray
 
 from vadcli.cutting import cut_events
 from vadcli.engine.job import ScanJob, Task
-from vadcli.engine.results import Columns, carry_forward, first_complaint, write_failure, write_files, write_masks
+from vadcli.engine.rescore import write_vectors
+from vadcli.engine.results import (
+    Columns,
+    every_row,
+    first_complaint,
+    with_categories,
+    write_failure,
+    write_files,
+    write_masks,
+)
 from vadcli.errors import VideoError
 from vadcli.store.checkpoint import Checkpoint, CheckpointBlock, CheckpointHeader, CheckpointWriter, read_checkpoint
 from vadcli.store.mask_video import MASK_THRESHOLD, enlarged_box
 from vadcli.store.scores import shown_s
-from vadcli.types import ByteArray, Clip, Event, FloatArray, RawTrack, ScoreTable, Status, VideoInfo, VideoResult
+from vadcli.types import (
+    ByteArray,
+    Clip,
+    Embeddings,
+    Event,
+    FloatArray,
+    FrameScores,
+    RawTrack,
+    ScoreTable,
+    Status,
+    VideoInfo,
+    VideoResult,
+)
 from vadcli.video.loader import Finished
 from vadcli.video.sampling import Rows, SamplingPlan
 
@@ -45,7 +66,9 @@ class VideoWriter:
         self._stored = resume.last_row if resume else -1
         return self._checkpoint
 
-    def add(self, clip: Clip, rows: Rows, raw: FloatArray, mask: FloatArray | None) -> None:
+    def add(
+        self, clip: Clip, rows: Rows, raw: FloatArray, mask: FloatArray | None, embedding: Embeddings | None = None
+    ) -> None:
         """Store a scored clip.
 
         Args:
@@ -53,6 +76,7 @@ class VideoWriter:
             rows: every row since the previous clip.
             raw: (T, K) scores.
             mask: (T, h, w) pixel scores or None.
+            embedding: T vectors or None.
 
         Raises:
             OutputError: the checkpoint cannot be written.
@@ -74,7 +98,12 @@ class VideoWriter:
                 kept = np.zeros((count, *mask.shape[1:]), np.uint8)
                 kept[at] = pixels
         index = np.arange(rows.first, rows.first + count, dtype=np.int64)
-        self._append(CheckpointBlock(index, rows.pts, rows.decode_ok, sampled, values, boxes, kept))
+        packed = None
+        if embedding is not None and self.job.embedder is not None:
+            vectors = embedding[here].pack()
+            packed = np.zeros((count, vectors.shape[1]), np.uint8)
+            packed[at] = vectors
+        self._append(CheckpointBlock(index, rows.pts, rows.decode_ok, sampled, values, boxes, kept, packed))
 
     def _append(self, block: CheckpointBlock) -> None:
         """Append what the checkpoint does not hold yet; a resumed scan reads the last clip's rows again."""
@@ -93,6 +122,7 @@ class VideoWriter:
             channels=block.raw.shape[1],
             mask_shape=None if block.mask is None else (int(block.mask.shape[1]), int(block.mask.shape[2])),
             video=self.info.to_json(),
+            embedding_bytes=0 if block.embedding is None else block.embedding.shape[1],
         )
 
     def suspend(self) -> None:
@@ -115,13 +145,14 @@ class VideoWriter:
         if stored is None or columns is None or not columns.sampled.any():
             error = end.error or VideoError(f"{self.task.unit.path}: no frame could be decoded", hint=first_complaint(end))
             return write_failure(self.job, self.task, error, decoder=end.decoder, info=self.info, started=self.started)
-        table, moving_camera = self._score(columns)
+        table, scores = self._score(columns)
         duration_s = shown_s(table, self.info.to_json())
         events = cut_events(table, self.job.thresholds, duration_s=duration_s)
         boxes = write_masks(self.job, self.task, self.info, stored=stored, columns=columns, events=events)
         events = cut_events(table, self.job.thresholds, duration_s=duration_s, boxes=boxes)
-        events = self._attributed(events, table)
-        result = replace(self._result(end, columns, moving_camera), events=len(events))
+        events = with_categories(self.job, events, scores, columns.sampled) or self._attributed(events, table)
+        result = replace(self._result(end, columns, scores.moving_camera), events=len(events))
+        write_vectors(self.job, self.task, stored=stored, table=table)
         write_files(self.job, self.task, self.info, stored=stored, table=table, events=events, result=result)
         self.task.claim.release(delete=True)
         return result
@@ -134,17 +165,16 @@ class VideoWriter:
         fps = self.info.fps if unit.is_frames else None
         return self.job.attribution.fill(events, table, plan, path=unit.path, frames=self.info.frames, fps=fps)
 
-    def _score(self, columns: Columns) -> tuple[ScoreTable, bool | None]:
+    def _score(self, columns: Columns) -> tuple[ScoreTable, FrameScores]:
         timestamp = self.info.timestamps(columns.pts)
         sampled = np.flatnonzero(columns.sampled)
         track = RawTrack(self.info, timestamp[sampled], columns.raw[sampled], self.task.model)
         finished = self.job.detector.finish(track)
-        logit = carry_forward(finished.logit.astype(np.float32), columns.sampled)
-        score = (1.0 / (1.0 + np.exp(-logit.astype(np.float64)))).astype(np.float32)
+        score, logit = every_row(finished.logit, columns.sampled)
         table = ScoreTable(
             self.task.unit.video, columns.frame_index, columns.pts, timestamp, score, logit, columns.sampled, columns.decode_ok
         )
-        return table, finished.moving_camera
+        return table, finished
 
     def _result(self, end: Finished, columns: Columns, moving_camera: bool | None) -> VideoResult:
         decoded, expected = int(columns.decode_ok.sum()), max(self.info.frames, len(columns.pts))
@@ -180,6 +210,7 @@ def _unsampled(rows: Rows, header: CheckpointHeader) -> CheckpointBlock:
         raw=np.zeros((count, header.channels), np.float32),
         bbox=np.zeros((count, 4), np.int32),
         mask=np.zeros((count, *shape), np.uint8) if shape else None,
+        embedding=np.zeros((count, header.embedding_bytes), np.uint8) if header.embedding_bytes else None,
     )
 
 

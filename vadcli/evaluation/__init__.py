@@ -35,7 +35,7 @@ __all__ = [
 
 
 def evaluate_outputs(outs: Sequence[Path], options: EvalOptions) -> list[Evaluation]:
-    """Return one report per output folder; later ones also hold their difference to the first.
+    """Return one report per output folder; all but the first also have their difference from the first.
 
     Raises:
         UsageError: an option, folder or data set cannot be used.

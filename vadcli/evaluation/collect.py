@@ -1,7 +1,7 @@
 """Reads a scan's output and a data set's truth into the arrays that the metrics need.
 
-Memory stays small: six bytes per row, one more per row and category, spans and pixel counts. Masks
-are read one frame at a time and not kept.
+Memory stays small: six bytes per row, one more per row and category (five if the scan stored scores
+per category), spans and pixel counts. Masks are read one frame at a time and not kept.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vadcli.store import OutputLayout
 from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.masks import MaskTrack
 from vadcli.store.scores import ScoresMetadata, is_partial, read_scores, shown_s
-from vadcli.types import BoolArray, ByteArray, IndexArray, ScoreTable, TimeArray
+from vadcli.types import BoolArray, ByteArray, FloatArray, IndexArray, ScoreTable, TimeArray
 
 log = logging.getLogger("vadcli")
 
@@ -41,6 +41,8 @@ class TestSet:
         detectors: names of the detectors that made the scores, usually one.
         frames: scores and labels, one row per frame.
         categories: (N,) bool per category, True in its rows; a row may have several or none.
+        category_scores: (N,) float32 in [0, 1] per category of the truth that the scan looked for, if
+            the scan of every video stored its score; upper and lower case do not matter.
         events: predicted and true events in seconds.
         pixels: counts over masks; None without pixel truth or stored masks.
         detected, tracks: regions; None if the truth has no tracks or no mask is stored.
@@ -56,7 +58,7 @@ class TestSet:
         dataset: the truth's name.
     """
 
-    __test__ = False  # tells pytest that this is not a test class
+    __test__ = False  # pytest must not take this for a test class
 
     out: Path
     videos: tuple[str, ...]
@@ -78,6 +80,7 @@ class TestSet:
     partial: tuple[str, ...] = ()
     damaged: Mapping[str, int] = field(default_factory=dict)
     dataset: str = ""
+    category_scores: Mapping[str, FloatArray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,13 +95,15 @@ class _Wanted:
 
 @dataclass
 class _Gathered:
-    """What has been read so far; most lists have one entry per video."""
+    """What has been read so far; most lists have one entry per video. `wanted` are the truth's categories in lower case."""
 
+    wanted: frozenset[str] = frozenset()
     scores: list[np.ndarray] = field(default_factory=list)
     labels: list[BoolArray] = field(default_factory=list)
     sampled: list[BoolArray] = field(default_factory=list)
     rows: int = 0
     categories: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    category_scores: dict[str, list[FloatArray]] = field(default_factory=dict)
     predicted: list[TimeArray] = field(default_factory=list)
     true: list[TimeArray] = field(default_factory=list)
     durations: list[float] = field(default_factory=list)
@@ -144,7 +149,7 @@ def collect(
         raise UsageError(f"{out}: holds no scores", hint="name the --out folder of a scan")
     matching = _matched(truth, stored, layout, allow_missing=allow_missing)
     regional = pixels and any(each.has_regions for each in matching.pairs.values())
-    got = _Gathered()
+    got = _Gathered(frozenset(name.casefold() for each in matching.pairs.values() for name in each.categories))
     for number, (video, video_truth) in enumerate(matching.pairs.items()):
         table, metadata = read_scores(stored[video])
         labels, spans = video_truth.labels(table), video_truth.spans(table)
@@ -178,6 +183,7 @@ def collect(
         partial=tuple(got.partial),
         damaged=got.damaged,
         dataset=truth.name,
+        category_scores=_category_scores(got),
     )
 
 
@@ -230,6 +236,10 @@ def _add_rows(got: _Gathered, table: ScoreTable, metadata: ScoresMetadata, label
     for span in spans:
         if span.category is not None:
             got.categories.setdefault(span.category, []).append((got.rows + span.start_frame, got.rows + span.end_frame))
+    for name, scores in stored_category_scores(table, metadata).items():
+        if (key := name.casefold()) in got.wanted:
+            # The copy frees the scores of the categories that the truth does not have.
+            got.category_scores.setdefault(key, []).append(np.array(scores, np.float32))
     got.rows += len(table)
 
 
@@ -268,6 +278,19 @@ def _categories(got: _Gathered) -> dict[str, BoolArray]:
         for start, end in spans:
             found[name][start:end] = True
     return found
+
+
+def stored_category_scores(table: ScoreTable, metadata: ScoresMetadata) -> dict[str, FloatArray]:
+    """Return (N,) float32 scores in [0, 1] per category of the scan; empty if it stored none."""
+    # (N, C); files without these columns stay readable.
+    by_category = getattr(table, "by_category", None)
+    return {} if by_category is None else dict(zip(metadata.categories, by_category.T, strict=True))
+
+
+def _category_scores(got: _Gathered) -> dict[str, FloatArray]:
+    """Return the scores of the truth's categories, (N,) each, without those that some video lacks."""
+    found = {name: got.category_scores.get(name.casefold(), []) for name in got.categories}
+    return {name: np.concatenate(parts) for name, parts in found.items() if len(parts) == len(got.scores)}
 
 
 def _add_masks(got: _Gathered, layout: OutputLayout, table: ScoreTable, truth: VideoTruth, wanted: _Wanted) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from vadcli.metrics import (
     Bootstrap,
     Estimate,
     aupro,
+    category_auc,
     detection_recall,
     false_alarms_per_hour,
     frame_ap,
@@ -143,21 +143,30 @@ def _range(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
 
 
 def _category(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
-    auc = partial(frame_auc, endpoints=protocol.endpoints)
-    sampled = test.frames.sampled if protocol.only_sampled else None
+    endpoints = protocol.endpoints
+    rows = test.frames.sampled if protocol.only_sampled and test.frames.sampled is not None else slice(None)
     frames = test.frames.only_sampled() if protocol.only_sampled else test.frames
-    for name, rows in test.categories.items():
-        codes = np.where(rows if sampled is None else rows[sampled], 0, NORMAL)
-        yield name, auc(frames_of_category(frames, codes, 0))
+    for name, of_category in test.categories.items():
+        codes = np.where(of_category[rows], 0, NORMAL)
+        found = {"": frame_auc(frames_of_category(frames, codes, 0), endpoints=endpoints)}
+        found[WITHIN] = category_auc(frames, codes, 0, within=True, endpoints=endpoints)
+        if name in test.category_scores:
+            own = replace(frames, scores=test.category_scores[name][rows])
+            found[OWN] = category_auc(own, codes, 0, endpoints=endpoints)
+            found[OWN + WITHIN] = category_auc(own, codes, 0, within=True, endpoints=endpoints)
+        # A truth with categories "fight" and "fight, within videos" keeps the figure of the second under its name.
+        yield from ((name + what, each) for what, each in found.items() if not what or name + what not in test.categories)
 
 
 FRAME: dict[str, Callable[..., Estimate]] = {
     "auc_micro": frame_auc,
-    "ap_micro": frame_ap,
     "auc_macro": frame_auc_macro,
+    "ap_micro": frame_ap,
     "ap_macro": frame_ap_macro,
 }
 PIXEL: dict[str, Callable[..., Estimate]] = {"auc": pixel_auc, "ap": pixel_ap, "mask_iou": mask_iou, "aupro": aupro}
+WITHIN, OWN = ", within videos", ", own score"
+"""What follows a category's name in the names of its figures; the figure over all frames has the name alone."""
 NEEDS_MASKS = ("pixel", "region")
 TWO_LEVELS = "two levels"
 GROUPS: dict[str, Callable[[TestSet, Protocol], Iterator[tuple[str, Estimate]]]] = {

@@ -160,7 +160,7 @@ def _sheets(test: TestSet) -> Iterator[tuple[str, Figure]]:
 
 
 def moments(test: TestSet, *, abnormal: bool) -> list[_Moment]:
-    """Return the highest row per run of equal labels, normal ones by falling score, else rising."""
+    """Return the highest row of each run of equal labels: normal by falling score, abnormal by rising."""
     found: list[_Moment] = []
     for number, (start, end) in enumerate(zip(test.frames.offsets[:-1], test.frames.offsets[1:], strict=True)):
         labels, scores = test.frames.labels[start:end], test.frames.scores[start:end]
@@ -173,7 +173,7 @@ def moments(test: TestSet, *, abnormal: bool) -> list[_Moment]:
 
 
 def _pictures(test: TestSet, wanted: Sequence[_Moment]) -> dict[_Moment, ByteArray]:
-    """Return the frame of each moment; those that cannot be read are missing."""
+    """Return the frame of each wanted row; frames that cannot be read are missing."""
     by_video: dict[int, list[_Moment]] = {}
     for moment in wanted:
         by_video.setdefault(moment.number, []).append(moment)

@@ -17,17 +17,18 @@ from vadcli import __version__
 from vadcli.errors import UsageError
 from vadcli.evaluation.collect import TestSet
 from vadcli.evaluation.measure import GROUPS, NEEDS_MASKS, Estimates, Protocol
-from vadcli.metrics import Metric, difference
+from vadcli.metrics import Bootstrap, Estimate, Metric, difference
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
 
 FORMAT_VERSION = 1
 UNLIKE_MASKS = "some runs have mask videos, others only run lengths (two levels): do not compare their pixel and region figures"
+UNPAIRED = "no interval of the difference: the runs have frames of different videos"
 TITLES = {
     "frame.auc_micro": "frame ROC-AUC, all frames",
+    "frame.auc_macro": "frame ROC-AUC, within videos",
     "frame.ap_micro": "frame AP, all frames",
-    "frame.auc_macro": "frame ROC-AUC, mean of videos",
-    "frame.ap_macro": "frame AP, mean of videos",
+    "frame.ap_macro": "frame AP, within videos",
     "pixel.auc": "pixel ROC-AUC",
     "pixel.ap": "pixel AP",
     "pixel.mask_iou": "mask IoU, positive frames",
@@ -97,7 +98,7 @@ class Evaluation:
 
 
 def compared(reports: Sequence[Evaluation], estimates: Sequence[Estimates]) -> list[Evaluation]:
-    """Return the reports, all but the first with paired bootstrap differences to the first.
+    """Return the reports, all but the first with paired bootstrap differences from the first.
 
     Raises:
         UsageError: the runs have different videos, or masks of different videos.
@@ -109,7 +110,7 @@ def compared(reports: Sequence[Evaluation], estimates: Sequence[Estimates]) -> l
         unlike = bool(first.test.two_level) != bool(report.test.two_level)
         shared = {
             group: {
-                name: _noted(difference(theirs[group][name], mine, bootstrap), unlike=unlike and group in NEEDS_MASKS)
+                name: _noted(_versus(theirs[group][name], mine, bootstrap), unlike=unlike and group in NEEDS_MASKS)
                 for name, mine in figures.items()
                 if name in theirs[group]
             }
@@ -118,6 +119,16 @@ def compared(reports: Sequence[Evaluation], estimates: Sequence[Estimates]) -> l
         }
         found.append(Evaluation(report.dataset, report.test, report.protocol, report.metrics, shared))
     return found
+
+
+def _versus(theirs: Estimate, mine: Estimate, bootstrap: Bootstrap) -> Metric:
+    """Return the paired difference; without an interval if one run has no frame of a video that the other uses."""
+    if theirs.drawn == mine.drawn:
+        return difference(theirs, mine, bootstrap)
+    videos = min(theirs.drawn, mine.drawn)
+    if theirs.value is None or mine.value is None:
+        return Metric(None, videos=videos, note=theirs.note if theirs.value is None else mine.note)
+    return Metric(theirs.value - mine.value, videos=videos, note=UNPAIRED)
 
 
 def _noted(metric: Metric, *, unlike: bool) -> Metric:
@@ -260,7 +271,7 @@ def _escaped(text: str) -> str:
 
 
 SAME = ("format_version", "generator", "dataset", "root", "inputs")
-"""Keys that must agree before documents are merged, besides the protocol without its groups."""
+"""Documents are merged only if these keys are equal, and the protocol apart from its groups."""
 
 
 def document_of(report: Evaluation, root: Path) -> dict[str, Any]:
@@ -309,7 +320,8 @@ def inputs_of(test: TestSet) -> str:
     digest, layout = hashlib.sha256(), OutputLayout(test.out)
     digest.update(json.dumps([test.videos, list(test.categories)]).encode())
     frames = test.frames
-    for array in (frames.scores, frames.labels, frames.offsets, frames.sampled, *test.categories.values(), *test.events.true):
+    truth = (*test.categories.values(), *test.events.true)
+    for array in (frames.scores, frames.labels, frames.offsets, frames.sampled, *truth, *test.category_scores.values()):
         if array is not None:
             digest.update(array.tobytes())
     for video in test.videos:

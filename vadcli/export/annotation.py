@@ -34,7 +34,7 @@ def to_fiftyone(documents: Iterable[EventsDocument]) -> str:
         key = str(PurePosixPath(path).with_suffix(""))
         if key in named:
             raise UsageError(
-                f"FiftyOne can't tell {named[key]} from {path}: it drops the suffix", hint="export one of them by --include"
+                f"FiftyOne can't tell {named[key]} from {path}: it drops the suffix", hint="export one of them with --include"
             )
         named[key] = path
         labels[key] = [_detection(event) for event in document.events]

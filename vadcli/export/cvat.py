@@ -24,7 +24,7 @@ HALF = 128
 def write_cvat(document: EventsDocument, masks: MaskTrack | None, file: TextIO) -> None:
     """Writes the events of one video.
 
-    CVAT has no tracks of masks and reads a track of masks as its first one, so every mask is a track of its own.
+    CVAT reads only the first mask of a track, so every mask is a track of its own.
 
     Args:
         document: the video's events.

@@ -58,7 +58,7 @@ def _timecode(frames: int, nominal: int) -> str:
 def to_otio(documents: Iterable[EventsDocument]) -> str:
     """Returns an OpenTimelineIO timeline: one clip per event of all videos, with a marker at its peak.
 
-    A clip refers to its video by the path relative to the scan's folder; what else is known of the event lies in the metadata.
+    A clip refers to its video by the path relative to the scan's folder; everything else about the event is in the metadata.
 
     Raises:
         UsageError: the opentimelineio package is not installed.

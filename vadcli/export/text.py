@@ -36,7 +36,7 @@ _NOT_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U001
 
 
 def legal_in_xml(text: str) -> str:
-    """Returns text with every character replaced that XML does not allow, even escaped."""
+    """Returns text in which every character is replaced that XML forbids even in escaped form."""
     return _NOT_XML.sub("\ufffd", text)
 
 

@@ -152,7 +152,7 @@ class FrameIntervals:
         return tuple(sorted(found, key=lambda span: (span.start_frame, span.end_frame)))
 
     def overhang_frames(self, table: ScoreTable) -> int:
-        """Return how many frames after the last row the last interval ends."""
+        """Return by how many frames the last interval extends past the last row."""
         return max(0, max((span.end_frame for span in self.intervals), default=0) - len(table))
 
 

@@ -229,7 +229,7 @@ def read_tracks(path: Path) -> tuple[Region, ...]:
 
 
 def _one_line(error: BaseException) -> str:
-    """The error's text in one line, or its type if it has no text."""
+    """Return the error's text in one line, or its type if it has no text."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 

@@ -70,7 +70,7 @@ def template_from_events(events: Mapping[str, Sequence[Event]]) -> str:
     """Return a CSV table of the events of a scan, to be corrected by hand.
 
     Args:
-        events: for each relative path its events; an empty list for a video without events.
+        events: relative path -> the events of the video; an empty list if it has none.
     """
     rows: list[tuple[str, ...]] = []
     for video, found in events.items():
@@ -208,8 +208,8 @@ class UCFCrime(GroundTruth):
 class XDViolence(GroundTruth):
     """XD-Violence's 800 test videos; `root` is annotations.txt or a folder with it.
 
-    No file lists the normal test videos. Those are included that are in the folder of the file, in its folders "videos" and
-    "test…", or among the scored videos.
+    No file lists the normal test videos. They are found in the folder of the file, in its folders "videos" and "test…", and
+    among the scored videos.
     """
 
     name = "xd-violence"

@@ -71,7 +71,7 @@ def _pair_group(scored: list[str], truths: list[str], *, stem_alone: bool) -> Ma
 
 
 def _edges(scored: Mapping[str, PathParts], truths: Mapping[str, PathParts], *, tails: bool) -> Iterator[tuple[str, str]]:
-    """Every (scored, truth) with the same path, or with `tails` also those in which one path is the end of the other."""
+    """Return every (scored, truth) with the same path; with `tails`, also those in which one path is the end of the other."""
     whole, ends = defaultdict(list), defaultdict(list)
     for truth, parts in truths.items():
         whole[parts].append(truth)
@@ -94,7 +94,7 @@ def _one_to_one(edges: Iterable[tuple[str, str]]) -> Mapping[str, str]:
             if key in seen:
                 raise UsageError(
                     f"{key!r} could be either of two {what}, {seen[key]!r} and {value!r}",
-                    hint="scan the data set's test folder alone, or give the truth paths that tell them apart",
+                    hint="scan the data set's test folder alone, or write paths in the ground truth that fit only one video",
                 )
             seen[key] = value
     return by_scored
@@ -282,7 +282,7 @@ class GroundTruth(ABC):
         """
 
     def videos(self) -> Mapping[str, VideoTruth]:
-        """Return the truth of each video by the data set's name for it, in its order; read once.
+        """Return the data set's name of each video -> its truth, in the data set's order. Files are read once.
 
         Raises:
             UsageError: the folder `root` does not have the layout of this data set.
@@ -328,7 +328,7 @@ class GroundTruth(ABC):
         )
         if not pairs:
             raise UsageError(
-                f"no scored video belongs to {self.name}: scored are {_list(names)}, {self.name} has {_list(truths)}",
+                f"no scored video belongs to {self.name}: the scan has {_list(names)}, {self.name} has {_list(truths)}",
                 hint="check --dataset and --root, and that OUT is the scan of this data set",
             )
         if not allow_missing:

@@ -4,7 +4,7 @@ The official archive has SceneN/{normal,abnormal}_scene_N_scenario_M.mp4. Each a
 with <video>_tracks.txt (one line `object,first frame,last frame` per track) and <video>_%04d_gt.png, whose pixels are object
 numbers. The official scripts are in lilygeorgescu/UBnormal. scripts/write_frame_level_ground_truth.py sets
 ground_truth[first : last + 1], so frames count from 0 and the last one is abnormal too. scripts/create_tracks_for_tbdc_rbdc.py
-opens the image with the number of the frame, takes the pixels of the track's object, and of their outlines the one with the
+opens the image with the number of the frame, takes the pixels of the track's object, and uses the connected part with the
 largest box; it prefers <video>_new_tracks.txt.
 """
 
@@ -101,7 +101,7 @@ class ObjectMasks:
 
     @property
     def frames(self) -> int:
-        """The number of frames that the truth was made for; each has an image, numbered from 0. 0 without images."""
+        """The number of frames that the truth was made for: one per image, numbered from 0; 0 without images."""
         return self._frames[1] + 1
 
     def mask(self, frame_index: int) -> BoolArray | None:
@@ -181,7 +181,7 @@ def _intervals(tracks: tuple[Track, ...], frames: int | None = None) -> FrameInt
 
 
 def _largest_box(mask: BoolArray) -> Box | None:
-    """The largest box of a connected part, as x, y, width, height; None without a pixel."""
+    """Return the largest box of a connected part, as x, y, width, height; None without a pixel."""
     from scipy.ndimage import find_objects, label
 
     parts = find_objects(label(mask, structure=np.ones((3, 3)))[0])

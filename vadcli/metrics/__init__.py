@@ -18,6 +18,7 @@ from vadcli.metrics.event import (
 from vadcli.metrics.frame import (
     NORMAL,
     FrameSet,
+    category_auc,
     frame_ap,
     frame_ap_macro,
     frame_auc,
@@ -44,6 +45,7 @@ __all__ = [
     "ThresholdChoice",
     "Tracks",
     "aupro",
+    "category_auc",
     "detection_recall",
     "difference",
     "false_alarms_per_hour",

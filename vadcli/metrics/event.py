@@ -96,7 +96,7 @@ def onset_error(events: EventSet, *, iou: float = IOU_LEVELS[0], signed: bool = 
     `match_events`; events without a partner do not count, so read it together with the recall. Undefined without a pair.
 
     Args:
-        events: of all videos.
+        events: the events of all videos.
         iou: lowest temporal IoU of a pair.
         signed: True returns the mean of predicted minus true start: a value below 0 is early.
     """
@@ -150,7 +150,7 @@ def _lengths(events: Sequence[TimeArray]) -> list[int]:
 
 
 def _overlaps(predicted: TimeArray, true: TimeArray) -> tuple[IndexArray, IndexArray, Numbers]:
-    """All pairs (predicted, true) that overlap, and by how many seconds; an event of duration 0 overlaps nothing."""
+    """Return all pairs (predicted, true) that overlap, and by how many seconds; an event of duration 0 overlaps nothing."""
     order = np.argsort(predicted[:, 0], kind="stable")
     starts = predicted[order, 0]
     reach = np.maximum.accumulate(predicted[order, 1]) if len(order) else starts
@@ -165,7 +165,7 @@ def _overlaps(predicted: TimeArray, true: TimeArray) -> tuple[IndexArray, IndexA
 
 
 def _assign(first: IndexArray, second: IndexArray, ious: Numbers, predicted: int, true: int) -> IndexArray:
-    """(M, 2) one-to-one pairs chosen from candidates: as many as possible, then with the highest sum of IoUs.
+    """Return (M, 2) one-to-one pairs chosen from candidates: as many as possible, then with the highest sum of IoUs.
 
     Candidates that share no event, directly or through others, are solved separately, so that the assignment stays small.
     """

@@ -1,4 +1,4 @@
-"""Frame metrics: ROC-AUC and average precision over all frames together (micro), per video (macro) and per category."""
+"""Frame metrics: ROC-AUC and average precision over all frames (micro), within videos (macro), and per category."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vadcli.metrics.intervals import Counts, Estimate, Numbers, average_precision, bin_edges, histograms, ratio, roc_auc
+from vadcli.metrics.intervals import (
+    Counts,
+    Estimate,
+    Numbers,
+    average_precision,
+    bin_edges,
+    histograms,
+    over_all,
+    ratio,
+    roc_auc,
+)
 from vadcli.types import BoolArray, IndexArray
 
 RESAMPLE_BINS = 4096
@@ -63,7 +73,7 @@ class FrameSet:
         truth = [np.asarray(part, np.bool_) for part in labels]
         lengths = [len(part) for part in videos]
         if lengths != [len(part) for part in truth]:
-            raise ValueError(f"videos of {lengths} scores have {[len(part) for part in truth]} labels")
+            raise ValueError(f"the videos have {lengths} scores, but {[len(part) for part in truth]} labels")
         offsets = np.append(0, np.cumsum(lengths, dtype=np.int64))
         flags = None if sampled is None else _concatenate([np.asarray(part, np.bool_) for part in sampled])
         return cls(np.concatenate(videos or [np.empty(0, np.float32)]), _concatenate(truth), offsets, flags)
@@ -111,7 +121,7 @@ class FrameSet:
         return FrameSet(scores, labels, np.append(self.offsets, len(scores)))
 
     def each_with_endpoints(self) -> FrameSet:
-        """Like `with_endpoints`, but add the two rows to the end of each video."""
+        """Add the two rows of `with_endpoints` to the end of each video."""
         spans = zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True)
         parts = [_appended(self.scores[start:end], self.labels[start:end]) for start, end in spans]
         return FrameSet.of([scores for scores, _ in parts], [labels for _, labels in parts])
@@ -131,7 +141,7 @@ def frame_auc(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
     cancel). Undefined without abnormal or without normal frames, unless `endpoints` adds one of each.
 
     Args:
-        frames: of all videos; call `only_sampled()` first to evaluate only the frames that the model saw.
+        frames: the frames of all videos; call `only_sampled()` first to evaluate only the frames that the model saw.
         endpoints: append label 0 with score 0 and label 1 with score 1, as the published evaluators of Georgescu et al. (A
             Background-Agnostic Framework, TPAMI 2021) and others do. This raises the value; scores must lie in [0, 1].
     """
@@ -148,10 +158,12 @@ def frame_ap(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
 
 
 def frame_auc_macro(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
-    """Return the mean of the ROC-AUCs of the single videos, as in Georgescu et al. (TPAMI 2021, section 4.2).
+    """Return the ROC-AUC within videos: the mean of the ROC-AUCs of the single videos, all with the same weight.
 
-    A video with only one class has no ROC-AUC: it is left out and counted in the note. With `endpoints`, which those authors
-    use, every video has one. Undefined if no video has one. The interval is exact.
+    It compares frames only with frames of the same video, so a constant added to all scores of one video changes nothing. In
+    `frame_auc`, most pairs of frames come from two videos. The same as the macro-averaged AUC of Georgescu et al. (TPAMI 2021,
+    section 4.2). A video with only one class has no ROC-AUC: it is left out and counted in the note. With `endpoints`, which
+    those authors use, every video has one (of a normal video it is 1). Undefined if no video has one. The interval is exact.
     """
     return _macro(frames, roc_auc, AUC_UNDEFINED, endpoints=endpoints)
 
@@ -168,10 +180,10 @@ def frames_of_category(frames: FrameSet, codes: IndexArray, code: int, *, own_vi
     """Return the frames that evaluate one category: its abnormal frames and the normal ones, without other categories' frames.
 
     Args:
-        frames: of all videos.
+        frames: the frames of all videos.
         codes: (N,) integers, the category of each abnormal row; NORMAL for abnormal rows without a category.
         code: the category to evaluate.
-        own_videos: True keeps only videos that contain the category, so that only the time within a video is evaluated.
+        own_videos: True keeps only videos that contain the category.
     """
     if len(codes) != len(frames.labels):
         raise ValueError(f"{len(frames.labels)} frames need as many category codes, not {len(codes)}")
@@ -198,12 +210,34 @@ def per_category(
 
     Args:
         figure: a metric such as `frame_auc`; `functools.partial` sets its options.
-        frames: of all videos.
+        frames: the frames of all videos.
         codes: (N,) integers, 0 to len(names) - 1, or NORMAL.
         names: names of the categories, by code.
         own_videos: see `frames_of_category`.
     """
     return {name: figure(frames_of_category(frames, codes, code, own_videos=own_videos)) for code, name in enumerate(names)}
+
+
+def category_auc(frames: FrameSet, codes: IndexArray, code: int, *, within: bool = False, endpoints: bool = False) -> Estimate:
+    """Return the ROC-AUC of one category's frames against normal frames, over all videos together or within videos.
+
+    Resamples draw from all videos of `frames`, so that two runs can be compared even if they lack frames in different videos.
+    Undefined without a frame of the category or without a normal one; `within`, if no video has both.
+
+    Args:
+        frames: the frames of all videos; their scores may be the scores of the category alone.
+        codes: (N,) integers, as in `frames_of_category`.
+        code: the category to evaluate.
+        within: True returns the mean of the ROC-AUCs of the single videos that contain the category (see `frame_auc_macro`);
+            False compares with the normal frames of all videos.
+        endpoints: see `frame_auc`.
+    """
+    kept = frames_of_category(frames, codes, code, own_videos=within)
+    of_category = frames.labels & (codes == code)
+    rows = of_category if within else of_category | ~frames.labels
+    chosen = np.isin(np.arange(frames.videos), frames.video[rows])
+    figure = frame_auc_macro if within else frame_auc
+    return over_all(figure(kept, endpoints=endpoints), chosen)
 
 
 def _concatenate(flags: Sequence[BoolArray]) -> BoolArray:
@@ -232,7 +266,7 @@ def _macro(frames: FrameSet, area: Area, undefined: str, *, endpoints: bool) -> 
     notes = [ENDPOINTS] if endpoints else []
     if count < frames.videos:
         notes.append(f"undefined for {frames.videos - count} of {frames.videos} videos: {undefined}")
-    whole = f"undefined for all {frames.videos} videos: {undefined}"
+    whole = f"undefined for all {frames.videos} videos: {undefined}" if frames.videos else undefined
     return ratio(np.where(defined, values, 0.0), defined, undefined=whole, note="; ".join(notes), used=count)
 
 
@@ -243,7 +277,7 @@ def _appended(scores: NDArray[Any], labels: BoolArray) -> tuple[NDArray[Any], Bo
 
 
 def _counts(scores: NDArray[Any], labels: BoolArray) -> tuple[IndexArray, IndexArray]:
-    """(K,) positives and negatives at each distinct score, ascending; K is 1 if there are no frames."""
+    """Return (K,) positives and (K,) negatives at each distinct score, ascending; K is 1 if there are no frames."""
     if not len(scores):
         return np.zeros(1, np.int64), np.zeros(1, np.int64)
     classes = [_distinct(np.sort(scores[labels])), _distinct(np.sort(scores[~labels]))]  # much faster than an argsort of all
@@ -255,7 +289,7 @@ def _counts(scores: NDArray[Any], labels: BoolArray) -> tuple[IndexArray, IndexA
 
 
 def _distinct(ranked: NDArray[Any]) -> tuple[NDArray[Any], IndexArray]:
-    """The distinct values of an ascending array, and how often each occurs."""
+    """Return the distinct values of an ascending array, and how often each occurs."""
     if not len(ranked):
         return ranked, np.empty(0, np.int64)
     starts = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))

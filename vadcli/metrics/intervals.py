@@ -104,6 +104,7 @@ class Estimate:
         statistic: the values for (B, V) weights; called only if an interval is requested.
         note: why the value is undefined, or what a reader must know.
         used: how many videos the value is computed from; None means V.
+        interval: False if there is no interval because one video decides the value.
     """
 
     value: float | None
@@ -111,18 +112,18 @@ class Estimate:
     statistic: Statistic
     note: str = ""
     used: int | None = None
+    interval: bool = True
 
     def metric(self, bootstrap: Bootstrap | None = None) -> Metric:
         """Return the value, with its percentile interval over videos if `bootstrap` is given.
 
-        There is no interval, but a note, if the value is undefined, if there is only one video, or if the value is undefined in
-        every resample. Resamples in which it is undefined (for example with one class only) are left out and counted in the
-        note.
+        There is no interval, but a note, if the value is undefined, if one video decides it, or if it is undefined in every
+        resample. Resamples in which it is undefined (for example with one class only) are left out and counted in the note.
         """
         videos = self.drawn if self.used is None else self.used
         if self.value is None or bootstrap is None:
             return Metric(self.value, videos=videos, note=self.note)
-        if self.drawn < 2:
+        if self.drawn < 2 or not self.interval:
             return Metric(self.value, videos=videos, note=_join(self.note, NEED_TWO))
         figures = np.concatenate([self.statistic(weights) for weights in bootstrap.weights(self.drawn)])
         return _with_interval(self.value, figures, bootstrap, videos, self.note)
@@ -142,7 +143,7 @@ def difference(first: Estimate, second: Estimate, bootstrap: Bootstrap) -> Metri
     if first.value is None or second.value is None:
         return Metric(None, videos=videos, note=first.note if first.value is None else second.note)
     value = first.value - second.value
-    if first.drawn < 2:
+    if first.drawn < 2 or not (first.interval and second.interval):
         return Metric(value, videos=videos, note=NEED_TWO)
     figures = [first.statistic(weights) - second.statistic(weights) for weights in bootstrap.weights(first.drawn)]
     return _with_interval(value, np.concatenate(figures), bootstrap, videos, "")
@@ -159,6 +160,25 @@ def ratio(numerator: Numbers, denominator: Numbers, *, undefined: str, note: str
     if total == 0.0:
         return Estimate(None, len(below), statistic, undefined, used)
     return Estimate(float(above.sum()) / total, len(below), statistic, note, used)
+
+
+def over_all(estimate: Estimate, chosen: NDArray[np.bool_]) -> Estimate:
+    """Return an estimate over some of the videos as one that draws from all of them; the value stays the same.
+
+    So the estimates of two runs can be paired even if each run uses other videos. There is no interval if fewer than two videos
+    are used.
+
+    Args:
+        estimate: draws from as many videos as are chosen, in the same order.
+        chosen: (V,) bool, True for these videos.
+    """
+    used = estimate.drawn if estimate.used is None else estimate.used
+
+    def statistic(weights: Numbers) -> Numbers:
+        drawn = weights[:, chosen]
+        return np.where(drawn.any(axis=1), estimate.statistic(drawn), np.nan)
+
+    return Estimate(estimate.value, len(chosen), statistic, estimate.note, used, interval=used >= 2)
 
 
 def divide(numerator: Numbers, denominator: Numbers) -> Numbers:

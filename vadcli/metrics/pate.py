@@ -43,15 +43,15 @@ def pate(
       with the distance from the middle of the anomaly, to 0 at the end of the buffer, and false with the remaining weight;
     - anywhere else: false with weight 1.
 
-    Every frame of a missed anomaly counts as missed with weight 1. In an anomaly that is hit, a missed frame has weight 1 up to
-    as many frames from the onset as the first run of hits is long, and less further on. Points at which the recall falls with
-    the threshold are left out of the area.
+    Every frame of a missed anomaly counts as missed with weight 1. In an anomaly that is hit, a missed frame has weight 1 if
+    its distance from the onset is at most the length of the first run of hits, and less weight further on. Points at which the
+    recall falls with the threshold are left out of the area.
 
     What the paper leaves open follows the authors' package PATE 0.1.1, whose defaults are used: for one video the value equals
     that package's. The counts of several videos are added, and buffers end with the video. Undefined without abnormal frames.
 
     Args:
-        frames: of all videos.
+        frames: the frames of all videos.
         early_frames, late_frames: buffer sizes in frames; the mean is over all pairs of an early and a late one.
         max_thresholds: use at most this many thresholds, at evenly spaced quantiles of the distinct scores that change the
             number of hits. None uses every distinct score, which is the exact definition but slow if there are many.
@@ -94,7 +94,7 @@ def _anomalies(frames: FrameSet) -> _Runs:
 
 
 def _thresholds(frames: FrameSet, limit: int | None) -> Numbers:
-    """(T,) float64 ascending."""
+    """Return the thresholds, (T,) float64 ascending."""
     scores = frames.scores
     if limit is None:
         return np.unique(scores).astype(np.float64)
@@ -109,12 +109,12 @@ def _thresholds(frames: FrameSet, limit: int | None) -> Numbers:
 
 
 def _reached(video: IndexArray, level: IndexArray, shape: tuple[int, int], weights: Numbers | None = None) -> Numbers:
-    """(V, T) number (or weight) of rows of each video that reach each threshold."""
+    """Return (V, T): the number (or weight) of rows of each video that reach each threshold."""
     return from_top(histograms(video, level, shape, weights))[:, 1:]
 
 
 def _true(frames: FrameSet, runs: _Runs, level: IndexArray, buffers: tuple[int, int], shape: tuple[int, int]) -> Numbers:
-    """(V, T) sum of the weights of true alarms, for one pair of buffer sizes."""
+    """Return (V, T): the sum of the weights of true alarms, for one pair of buffer sizes."""
     early, late = buffers
     starts, ends = frames.offsets[runs.video], frames.offsets[runs.video + 1]
     alone = np.append(True, runs.video[1:] != runs.video[:-1])
@@ -136,14 +136,14 @@ def _true(frames: FrameSet, runs: _Runs, level: IndexArray, buffers: tuple[int, 
 
 
 def _rows(starts: IndexArray, ends: IndexArray) -> tuple[IndexArray, IndexArray]:
-    """All rows of half-open ranges, and the range that each comes from."""
+    """Return all rows of half-open ranges, and the range that each comes from."""
     lengths = ends - starts
     owner = np.repeat(np.arange(len(starts)), lengths)
     return np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + starts[owner], owner
 
 
 def _missed(scores: Numbers, runs: _Runs, thresholds: Numbers, shape: tuple[int, int]) -> Numbers:
-    """(V, T) sum of the weights of missed frames."""
+    """Return (V, T): the sum of the weights of missed frames."""
     missed = np.zeros((shape[0], len(thresholds)))
     for video, first, last in zip(runs.video.tolist(), runs.first.tolist(), runs.last.tolist(), strict=True):
         step = max(CELLS // (last - first + 1), 1)
@@ -154,13 +154,13 @@ def _missed(scores: Numbers, runs: _Runs, thresholds: Numbers, shape: tuple[int,
 
 
 def _missed_of_one(hit: BoolArray) -> Numbers:
-    """(T,) sum of the weights of missed frames of one anomaly, from (T, L) whether each frame is hit at each threshold."""
+    """Return (T,): the sum of the weights of missed frames of one anomaly, from `hit` (T, L) by threshold and frame."""
     length = hit.shape[1]
     index = np.arange(length)
     onset = hit.argmax(axis=1)
     ended = ~hit & (index > onset[:, None])
     run = np.where(ended.any(axis=1), ended.argmax(axis=1), length) - onset  # frames in the first hit run
-    strict = index <= run[:, None]  # as if the run lay at the onset: missing these counts in full
+    strict = index <= run[:, None]  # as if the run began at the onset: a missed frame here has weight 1
     later = ~hit & ~strict
     spread = (run + 1) * (later @ index - later.sum(axis=1) * run / 2.0)
     full = length * (length - 1) / 2.0 or 1.0
@@ -169,7 +169,7 @@ def _missed_of_one(hit: BoolArray) -> Numbers:
 
 
 def _area(true: Numbers, found: Numbers, lost: Numbers) -> Numbers:
-    """(B,) areas from (B, T) values by ascending threshold; linear between points, starting at recall 0 and precision 1."""
+    """Return (B,) areas from (B, T) values by ascending threshold; the curve is linear and starts at recall 0, precision 1."""
 
     def from_highest(values: Numbers) -> Numbers:
         backwards: Numbers = np.nan_to_num(values[:, ::-1])

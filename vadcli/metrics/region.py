@@ -1,4 +1,4 @@
-"""Region metrics on boxes, RBDC and TBDC: whether anomalies are found at the right place, and how often a wrong place is."""
+"""Region metrics on boxes, RBDC and TBDC: how many anomalies are found in the right place, and at how many false regions."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _check_boxes(video: IndexArray, frame: IndexArray, box: Numbers) -> None:
 
 
 def _match(detected: Regions, tracks: Tracks, beta: float) -> tuple[Numbers, NDArray[np.bool_]]:
-    """(G,) the highest score that finds each true region, -inf if none does; (D,) True if a detected region finds none."""
+    """Return (G,) the highest score that finds each true region, -inf if none; (D,) True if a detected region finds none."""
     first, second = _same_frame(detected, tracks)
     hits = _iou(detected.box[first], tracks.box[second]) >= beta
     best = np.full(len(tracks.video), -np.inf)
@@ -136,7 +136,7 @@ def _match(detected: Regions, tracks: Tracks, beta: float) -> tuple[Numbers, NDA
 
 
 def _same_frame(detected: Regions, tracks: Tracks) -> tuple[IndexArray, IndexArray]:
-    """All pairs (detected, true) of regions that share a frame."""
+    """Return all pairs (detected, true) of regions that share a frame."""
     span = 1 + max(detected.frame.max(initial=0), tracks.frame.max(initial=0))
     keys = tracks.video * span + tracks.frame
     order = np.argsort(keys, kind="stable")
@@ -149,7 +149,7 @@ def _same_frame(detected: Regions, tracks: Tracks) -> tuple[IndexArray, IndexArr
 
 
 def _iou(first: Numbers, second: Numbers) -> Numbers:
-    """(M,) of (M, 4) boxes with a width and a height."""
+    """Return the (M,) IoUs of (M, 4) boxes with a width and a height."""
     near = np.maximum(first[:, :2], second[:, :2])
     far = np.minimum(first[:, :2] + first[:, 2:], second[:, :2] + second[:, 2:])
     shared = np.maximum(far - near, 0.0).prod(axis=1)
@@ -158,7 +158,7 @@ def _iou(first: Numbers, second: Numbers) -> Numbers:
 
 
 def _tracks_found_at(tracks: Tracks, best: Numbers, alpha: float) -> tuple[IndexArray, Numbers]:
-    """(T,) the video of each track; (T,) the highest threshold at which the share `alpha` of its regions is found."""
+    """Return (T,) each track's video, and (T,) the highest threshold at which the share `alpha` of its regions is found."""
     order = np.lexsort((-best, tracks.track, tracks.video))
     video, track = tracks.video[order], tracks.track[order]
     if not len(order):
@@ -178,7 +178,7 @@ def _criterion(
     frames: IndexArray,
     undefined: str,
 ) -> Estimate:
-    """The area for (T,) true regions or tracks: their videos, and the highest threshold at which each is found."""
+    """Return the area for T true regions or tracks, given their videos and the highest threshold at which each is found."""
     videos = len(frames)
     beyond = max(video.max(initial=-1), detected.video.max(initial=-1))
     if beyond >= videos:
@@ -213,7 +213,7 @@ def _criterion(
 
 
 def _area(hits: Numbers, alarms: Numbers, totals: Numbers, frames: Numbers) -> Numbers:
-    """(B,) areas from (B, K) counts by ascending score; NaN without true regions or without frames."""
+    """Return (B,) areas from (B, K) counts by ascending score; NaN without true regions or without frames."""
     start = np.zeros((len(hits), 1))
     rate = divide(from_top(hits)[:, ::-1], np.broadcast_to(totals[:, None], hits.shape))
     false = divide(from_top(alarms)[:, ::-1], np.broadcast_to(frames[:, None], alarms.shape))

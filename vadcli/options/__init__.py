@@ -9,6 +9,7 @@ it. `config.resolve` fills an option set from the command line, the environment 
 from typing import TYPE_CHECKING
 
 from vadcli.options import commands
+from vadcli.options.categories import category_list_names, parse_categories
 from vadcli.options.commands import (
     DEFAULT_OUT,
     MASK_CHOICES,
@@ -17,6 +18,7 @@ from vadcli.options.commands import (
     EventsOptions,
     RenderOptions,
     ReportOptions,
+    SearchOptions,
     StatusOptions,
     WeightsImportOptions,
     WeightsPullOptions,
@@ -31,11 +33,9 @@ from vadcli.options.groups import (
     FindOptions,
     TalkOptions,
     ThresholdOptions,
-    category_list_names,
     default_of,
     effective,
     option,
-    parse_categories,
     parse_duration,
     parse_shard,
     with_detector_options,
@@ -63,6 +63,7 @@ __all__ = [
     "RenderOptions",
     "ReportOptions",
     "ScanOptions",
+    "SearchOptions",
     "StatusOptions",
     "TalkOptions",
     "ThresholdOptions",

@@ -339,3 +339,29 @@ class StatusOptions(TalkOptions):
     def __post_init__(self) -> None:
         if parse_duration(self.every, "every") <= 0:
             raise UsageError("--every must be above 0")
+
+
+SEARCH_FORMATS = ("table", "csv", "html")
+
+
+@dataclass(frozen=True)
+class SearchOptions(DecodeOptions, TalkOptions):
+    """The options of `vadcli search`."""
+
+    image: Path | None = option(None, "Search for what this picture shows, instead of a text.", panel=FIND, metavar="FILE")
+    top: int = option(20, "Number of moments.", panel=FIND, metavar="N")
+    camera: tuple[str, ...] = option((), "Only cameras that match this glob; repeatable.", panel=FIND, metavar="GLOB")
+    include: tuple[str, ...] = option((), "Only videos matching this glob; repeatable.", panel=FIND, metavar="GLOB")
+    since: str | None = same(ReportOptions, "since")
+    footage: Path | None = same(ReportOptions, "footage")
+    encoder: str = option("", "Encoder of the stored vectors.", panel=HOW, metavar="NAME|DIR", default_text="that of the scan")
+    device: str = same(DetectorOptions, "device")
+    format: str = option("table", "Format of the result; html is a page with pictures.", panel=OUTPUT, choices=SEARCH_FORMATS)
+    to: Path | None = option(
+        None, "File to write.", panel=OUTPUT, metavar="FILE", default_text="stdout; OUT/search.html for a page"
+    )
+
+    def __post_init__(self) -> None:
+        DecodeOptions.__post_init__(self)
+        if self.top < 1:
+            raise UsageError(f"--top {self.top} must be at least 1")

@@ -1,4 +1,4 @@
-"""Groups of options that several commands share, and how their texts are read: durations, shards, category lists.
+"""Groups of options that several commands share, and how their texts are read: durations, shards and lists of numbers.
 
 `option()` declares an option once, as a dataclass field with its help text. The command line, the TOML keys, the
 environment variables and the reference page are made from these fields.
@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, field, fields
-from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
@@ -65,44 +64,6 @@ def parse_numbers(text: str, name: str) -> tuple[float, ...]:
         flag = name.replace("_", "-")
         raise UsageError(f"--{flag} {text!r} is not a list of numbers", hint="separate them by commas")
     return found
-
-
-def parse_categories(text: str) -> tuple[str, ...]:
-    """Returns the categories of `a, b, @preset, @file.txt` in order, without repeats.
-
-    Raises:
-        UsageError: a preset or file does not exist.
-    """
-    found: dict[str, None] = {}
-    for part in (piece.strip() for piece in text.split(",")):
-        for word in _preset(part[1:]) if part.startswith("@") else (part,):
-            if word:
-                found.setdefault(word)
-    return tuple(found)
-
-
-def category_list_names() -> list[str]:
-    """Returns the names of the category lists that come with vadcli."""
-    return sorted(
-        entry.name.removesuffix(".txt")
-        for entry in resources.files("vadcli").joinpath("categories").iterdir()
-        if entry.name.endswith(".txt")
-    )
-
-
-def _preset(name: str) -> Iterator[str]:
-    if name in category_list_names():
-        text = resources.files("vadcli").joinpath("categories").joinpath(f"{name}.txt").read_text(encoding="utf-8")
-    else:
-        try:
-            text = Path(name).expanduser().read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(
-                f"@{name} is neither a category list of vadcli nor a readable file",
-                hint=f"lists: {', '.join(category_list_names())}",
-            ) from error
-    for line in text.splitlines():
-        yield line.partition("#")[0].strip()
 
 
 def option(

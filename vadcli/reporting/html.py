@@ -65,8 +65,8 @@ def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: S
         OutputError: an asset cannot be written.
     """
     data = _data(archive, shown, assets)
-    script = "\n".join(map(_asset, SCRIPTS))
-    style = "\n".join(map(_asset, STYLES))
+    script = "\n".join(map(asset, SCRIPTS))
+    style = "\n".join(map(asset, STYLES))
     environment = Environment(
         loader=PackageLoader("vadcli.reporting", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -80,7 +80,7 @@ def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: S
         problems=[*archive.problems, *problems],
         categories=sorted({event.category for video in archive.videos for event in video.events if event.category}),
         libraries=LIBRARIES,
-        policy=_policy(script, style, beside=assets.beside),
+        policy=policy(script, style, beside=assets.beside),
         script=script,
         style=style,
         data=json.dumps(data, ensure_ascii=False, separators=(",", ":")).translate(_ESCAPES),
@@ -136,7 +136,7 @@ def _camera(
 
 
 def _pictures(video: VideoStory, event: Event, shown: Shown, assets: AssetStore) -> tuple[Any, str | None]:
-    """Return the data of an event's thumbnails and the clip's URL, or None for each."""
+    """Return the data of an event's thumbnails and the clip's URL; None for what does not exist."""
     key = (video.video, event.id)
     strip, clip = shown.strips.get(key), shown.clips.get(key)
     told = None
@@ -168,7 +168,7 @@ def _identity(archive: Archive) -> str:
     return hashlib.sha256(f"{archive.layout.out.absolute()}\0{root}".encode(errors="surrogateescape")).hexdigest()[:16]
 
 
-def _policy(script: str, style: str, *, beside: bool) -> str:
+def policy(script: str, style: str, *, beside: bool) -> str:
     """Return the content security policy: only this file, and with `beside` also its assets."""
     files = " file: 'self'" if beside else ""
     return "; ".join(
@@ -188,7 +188,8 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """Return the text of a file of the page."""
     return resources.files("vadcli.reporting").joinpath(f"page/{name}").read_text("utf-8")
 
 

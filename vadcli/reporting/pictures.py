@@ -43,7 +43,7 @@ class AssetStore(Protocol):
     """An asset store: takes files and returns the URLs by which the page finds them."""
 
     beside: bool
-    """True if files lie beside the page, so that curves can be loaded when they are shown."""
+    """True if files are separate from the page, so that curves can be loaded when they are shown."""
 
     def put(self, data: bytes, media_type: str) -> str | None:
         """Store a file and return its URL; None if there is no room left.

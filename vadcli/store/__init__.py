@@ -1,8 +1,9 @@
-"""Everything that is stored in an output folder. This file says where each file lies; it touches no file.
+"""Everything that is stored in an output folder. This file says where each file is; it opens none.
 
 - atomic: file locks, and writing a whole file or none
 - checkpoint: the raw scores of a running video
 - scores: the scores of a finished video, as Parquet
+- embeddings: a vector per sampled frame, as Parquet
 - events: the events document of a video, and saved reviews
 - mask_video, masks: the masks of a video, as a gray video or as run lengths
 - run_log: the run record, and what a running scan reports every second
@@ -99,6 +100,10 @@ class OutputLayout:
         path = self._of("scores", video, CHECKPOINT_SUFFIX)
         return path.with_name(f".{path.name}")
 
+    def embeddings(self, video: str) -> Path:
+        """The vectors of a video's sampled frames."""
+        return self._of("embeddings", video, ".parquet")
+
     def events(self, video: str) -> Path:
         """The events document of a video."""
         return self._of("events", video, ".json")
@@ -145,6 +150,10 @@ class OutputLayout:
     def iter_events(self) -> Iterator[Path]:
         """Yields every events document, in the order of the names."""
         return _files_under(self.out / "events", ".json")
+
+    def iter_embeddings(self) -> Iterator[Path]:
+        """Yields every embeddings file, in the order of the names."""
+        return _files_under(self.out / "embeddings", ".parquet")
 
     def iter_checkpoints(self) -> Iterator[Path]:
         """Yields the checkpoint of every video that is running or was interrupted."""

@@ -274,3 +274,43 @@ def _remove(folder: Path, lock: FileLock) -> None:
     with suppress(OSError):
         lock.release(delete=True)
         folder.rmdir()
+
+
+class Claim:
+    """The right to work on one video: a lock on its checkpoint file that dies with this process."""
+
+    def __init__(self, lock: FileLock) -> None:
+        self._lock = lock
+
+    @classmethod
+    def acquire(cls, path: Path) -> Claim | None:
+        """Claims the video whose checkpoint is at `path`; None if another process works on it.
+
+        After getting a claim, check again whether the video is done: another process may have just finished it.
+
+        Raises:
+            OutputError: the folder can't be written.
+        """
+        with writing(path):
+            while True:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with suppress(FileNotFoundError):
+                    lock = FileLock.acquire(path)
+                    return None if lock is None else cls(lock)
+
+    @property
+    def path(self) -> Path:
+        """The checkpoint file."""
+        return self._lock.path
+
+    @property
+    def fd(self) -> int:
+        """The checkpoint file's descriptor."""
+        return self._lock.fd
+
+    def release(self, *, delete: bool) -> None:
+        """Lets other processes claim the video. Deletes the checkpoint if `delete` is true or the file is empty."""
+        if self.fd < 0:
+            return
+        with writing(self.path):
+            self._lock.release(delete=delete or os.fstat(self.fd).st_size == 0)

@@ -1,6 +1,6 @@
 """The checkpoint of a running video: its raw scores so far, in one Arrow IPC stream that is also the claim on the video.
 
-The file lies in the folder of the finished scores. Every block of rows is appended in one write and carries a checksum, so a
+The file is in the folder of the finished scores. Every block of rows is appended in one write and carries a checksum, so a
 process that dies leaves whole blocks and at most one torn block. The next process cuts the torn block off and continues in the
 same file. At most one block is held in memory.
 """
@@ -22,7 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vadcli.errors import DocumentError
-from vadcli.store.atomic import FileLock, writing
+from vadcli.store.atomic import Claim, writing
 from vadcli.types import BoolArray, ByteArray, FloatArray, IndexArray, RowTable
 from vadcli.types.codec import structure
 
@@ -45,6 +45,7 @@ class CheckpointHeader:
         channels: K, the number of raw values per sampled row, at least 1.
         mask_shape: (h, w) of the stored masks; None if no masks are stored.
         video: the probe, and whatever else the next run needs, as JSON values.
+        embedding_bytes: bytes of a packed embedding; 0 if none are stored.
     """
 
     fingerprint: str
@@ -52,6 +53,7 @@ class CheckpointHeader:
     channels: int
     mask_shape: tuple[int, int] | None = None
     video: Mapping[str, Any] = field(default_factory=dict)
+    embedding_bytes: int = 0
 
     def __post_init__(self) -> None:
         if self.channels < 1 or self.interval < 1:
@@ -87,6 +89,8 @@ class CheckpointBlock(RowTable):
         bbox: (R, 4) int32 x, y, width, height in display pixels; the width is 0 if a row has no box.
         mask: (R, h, w) uint8, round(255 × pixel score). Only sampled rows are stored; the others read back as 0. None if
             no masks are stored or the reader did not ask for them.
+        embedding: (R, E) uint8, packed as by `Embeddings.pack`. Only sampled rows are stored; the others read back as 0. None
+            if none are stored or the reader did not ask for them.
     """
 
     frame_index: IndexArray
@@ -96,6 +100,7 @@ class CheckpointBlock(RowTable):
     raw: FloatArray
     bbox: NDArray[np.int32]
     mask: ByteArray | None = None
+    embedding: ByteArray | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.frame_index)
@@ -103,46 +108,6 @@ class CheckpointBlock(RowTable):
             raise ValueError(f"a checkpoint block of {rows} rows has columns of other lengths")
         if self.raw.ndim != 2 or self.bbox.shape != (rows, 4):
             raise ValueError(f"raw must be (R, K) and bbox (R, 4), not {self.raw.shape} and {self.bbox.shape}")
-
-
-class Claim:
-    """The right to work on one video: a lock on its checkpoint file that dies with this process."""
-
-    def __init__(self, lock: FileLock) -> None:
-        self._lock = lock
-
-    @classmethod
-    def acquire(cls, path: Path) -> Claim | None:
-        """Claims the video whose checkpoint is at `path`; None if another process works on it.
-
-        After getting a claim, check again whether the video is done: another process may have just finished it.
-
-        Raises:
-            OutputError: the folder can't be written.
-        """
-        with writing(path):
-            while True:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with suppress(FileNotFoundError):
-                    lock = FileLock.acquire(path)
-                    return None if lock is None else cls(lock)
-
-    @property
-    def path(self) -> Path:
-        """The checkpoint file."""
-        return self._lock.path
-
-    @property
-    def fd(self) -> int:
-        """The checkpoint file's descriptor."""
-        return self._lock.fd
-
-    def release(self, *, delete: bool) -> None:
-        """Lets other processes claim the video. Deletes the checkpoint if `delete` is true or the file is empty."""
-        if self.fd < 0:
-            return
-        with writing(self.path):
-            self._lock.release(delete=delete or os.fstat(self.fd).st_size == 0)
 
 
 class CheckpointWriter:
@@ -209,6 +174,9 @@ class CheckpointWriter:
         shape = None if block.mask is None else block.mask.shape[1:]
         if shape != self.header.mask_shape:
             raise ValueError(f"{self._claim.path}: masks of shape {shape} instead of {self.header.mask_shape}")
+        size = 0 if block.embedding is None else block.embedding.shape[1]
+        if size != self.header.embedding_bytes:
+            raise ValueError(f"{self._claim.path}: embeddings of {size} bytes instead of {self.header.embedding_bytes}")
 
     def _write(self, data: bytes) -> None:
         """Writes all of the data. If that fails, removes the part that was written."""
@@ -241,8 +209,8 @@ class Checkpoint:
     last_row: int
     end: int
 
-    def blocks(self, *, masks: bool = False) -> Iterator[CheckpointBlock]:
-        """Yields the stored blocks in order, one in memory at a time; reads the masks only if `masks` is true.
+    def blocks(self, *, masks: bool = False, embeddings: bool = False) -> Iterator[CheckpointBlock]:
+        """Yields the stored blocks in order, one in memory at a time; reads masks and embeddings only if they are asked for.
 
         Raises:
             DocumentError: the file changed after `read_checkpoint` read it.
@@ -250,7 +218,7 @@ class Checkpoint:
         with self.path.open("rb") as file:
             try:
                 for batch in _batches(file, self.end):
-                    yield _from_arrow(batch, self.header, masks=masks)
+                    yield _from_arrow(batch, self.header, masks=masks, embeddings=embeddings)
             except (*_UNREADABLE, StopIteration) as error:
                 raise DocumentError(
                     f"{self.path}: the checkpoint changed while it was read ({error})", hint="scan again"
@@ -295,6 +263,7 @@ def _schema_of(header: CheckpointHeader) -> pa.Schema:
         ("raw", pa.list_(pa.float32(), header.channels)),
         ("bbox", pa.list_(pa.int32(), 4)),
         ("mask", pa.binary()),
+        *([("embedding", pa.binary())] if header.embedding_bytes else []),
         ("checksum", pa.uint32()),
     ]
     return pa.schema(fields, metadata={_HEADER_KEY: header.to_bytes()})
@@ -304,7 +273,7 @@ def _header_of(schema: pa.Schema) -> CheckpointHeader:
     """Reads the header in a stream's schema.
 
     Raises:
-        KeyError, TypeError, ValueError: there is no header, or the columns differ from those it asks for.
+        KeyError, TypeError, ValueError: there is no header, or the columns differ from those that the header asks for.
     """
     header = CheckpointHeader.from_bytes((schema.metadata or {})[_HEADER_KEY])
     if not schema.equals(_schema_of(header)):
@@ -326,6 +295,9 @@ def _to_arrow(block: CheckpointBlock, header: CheckpointHeader, schema: pa.Schem
         pa.FixedSizeListArray.from_arrays(pa.array(bbox), 4),
         pa.array(_packed_masks(block), pa.binary()),
     ]
+    if block.embedding is not None:
+        given = zip(block.embedding, block.sampled, strict=True)
+        columns.append(pa.array([vector.tobytes() if sampled else None for vector, sampled in given], pa.binary()))
     checksum = np.full(len(block), _checksum(columns), np.uint32)
     return pa.RecordBatch.from_arrays([*columns, pa.array(checksum)], schema=schema)
 
@@ -339,7 +311,7 @@ def _packed_masks(block: CheckpointBlock) -> list[bytes | None]:
 
 
 def _checksum(columns: list[pa.Array]) -> int:
-    """CRC-32 of all columns: which values are present, the length of each mask, and the values themselves."""
+    """Returns the CRC-32 of all columns: which values are present, the length of each mask, and the values themselves."""
     crc = 0
     for column in columns:
         crc = zlib.crc32(column.is_valid().to_numpy(zero_copy_only=False).tobytes(), crc)
@@ -367,8 +339,8 @@ def _checked_rows(batch: pa.RecordBatch) -> tuple[int, int]:
     return frame_index[0].as_py(), frame_index[-1].as_py()
 
 
-def _from_arrow(batch: pa.RecordBatch, header: CheckpointHeader, *, masks: bool) -> CheckpointBlock:
-    """Reads what `_to_arrow` wrote; the masks only if `masks` is true."""
+def _from_arrow(batch: pa.RecordBatch, header: CheckpointHeader, *, masks: bool, embeddings: bool) -> CheckpointBlock:
+    """Reads what `_to_arrow` wrote; masks and embeddings only if they are asked for."""
     columns = {name: batch.column(name) for name in batch.schema.names}
     sampled = columns["sampled"].to_numpy(zero_copy_only=False)
     raw = np.full((len(batch), header.channels), np.nan, np.float32)
@@ -381,6 +353,11 @@ def _from_arrow(batch: pa.RecordBatch, header: CheckpointHeader, *, masks: bool)
             if packed is not None:
                 unpacked = pa.decompress(packed, decompressed_size=size, codec=_MASK_CODEC, asbytes=True)
                 mask[row] = np.frombuffer(unpacked, np.uint8).reshape(header.mask_shape)
+    embedding = None
+    if embeddings and header.embedding_bytes:
+        embedding = np.zeros((len(batch), header.embedding_bytes), np.uint8)
+        kept = columns["embedding"].drop_null().to_pylist()
+        embedding[sampled] = np.frombuffer(b"".join(kept), np.uint8).reshape(-1, header.embedding_bytes)
     return CheckpointBlock(
         frame_index=columns["frame_index"].to_numpy(),
         pts=columns["pts"].to_numpy(),
@@ -389,4 +366,5 @@ def _from_arrow(batch: pa.RecordBatch, header: CheckpointHeader, *, masks: bool)
         raw=raw,
         bbox=columns["bbox"].flatten().to_numpy().reshape(-1, 4),
         mask=mask,
+        embedding=embedding,
     )

@@ -67,8 +67,8 @@ def enlarged_box(mask: ByteArray, width: int, height: int) -> Box | None:
 class MaskVideoWriter:
     """A context manager that writes the masks of one video, frame by frame.
 
-    Equal masks and times give equal bytes. The k-th frame always belongs to the k-th row that has a mask: the times don't say
-    it reliably, because Matroska stores milliseconds and rows may be closer than that.
+    Equal masks and times give equal bytes. The k-th frame always belongs to the k-th row that has a mask: use this order and
+    not the times, because Matroska stores milliseconds and rows may be closer than that.
 
     Args:
         path: the file to write, a temporary that the caller renames.

@@ -71,12 +71,12 @@ class ExposureOptions:
 
 
 def paper_options(data_name: str) -> ExposureOptions:
-    """The paper's options for a data set: N = 30, but 20 for Mapillary and 6 for Cityscapes."""
+    """Returns the paper's options for a data set: N = 30, but 20 for Mapillary and 6 for Cityscapes."""
     return ExposureOptions(max_categories=CATEGORY_LIMITS.get(data_name, ExposureOptions.max_categories))
 
 
 def same_name(name: str) -> str:
-    """Normal form of a name: without case, extra spaces and a full stop at the end."""
+    """Returns the normal form of a name: without case, extra spaces and a full stop at the end."""
     return " ".join(name.casefold().split()).rstrip(". ")
 
 
@@ -142,7 +142,7 @@ class AnomalyExposureSampler:
         return tuple(spelling for spelling, _ in self._vocabulary.values())
 
     def plan(self, epoch: int) -> IndexArray:
-        """Indices of the usable samples, each once, shuffled for an epoch: (len(self),) int64."""
+        """Returns the indices of the usable samples, each once, shuffled for an epoch: (len(self),) int64."""
         shuffled = np.random.default_rng([self.seed, crc32(self.data.name.encode()), epoch]).permutation(len(self))
         return np.asarray(self.usable, np.int64)[shuffled]
 
@@ -180,7 +180,7 @@ class AnomalyExposureSampler:
         return ExposureSample(clip.key, clip.frames, listing.categories, masks, labels, listing.anomalous, listing.true)
 
     def fingerprint(self) -> str:
-        """Changes when the data, the options or the seed change; does not cover `hard`."""
+        """Returns a hash that changes when the data, the options or the seed change; it does not cover `hard`."""
         options = self.options
         held_out = sorted(self._held_out)
         numbers = (options.probability, options.max_categories, options.max_true, options.min_irrelevant, options.hard_share)
@@ -230,7 +230,7 @@ class AnomalyExposureSampler:
         return chosen
 
     def _rest(self, rng: np.random.Generator, taken: set[str], count: int) -> list[str]:
-        """Draws names if random tries found too few; the probabilities are the same as in a try."""
+        """Draws the names that random tries did not find, with the same probabilities as in a try."""
         left = [item for key, item in self._vocabulary.items() if key not in taken]
         count = min(count, len(left))
         if not count:
@@ -241,7 +241,7 @@ class AnomalyExposureSampler:
 
 
 def shared_words(names: Iterable[str]) -> HardNegatives:
-    """Hard negatives: the `names` that share a word with a name, and the name itself.
+    """Returns hard negatives for each name: the `names` that share a word with it, and the name itself.
 
     Articles and other common words do not count.
     """
@@ -276,13 +276,13 @@ class _Joined(Sequence[str]):
 
 
 def _words(name: str) -> list[str]:
-    """The words of a name, each once: two letters or more, and no common words."""
+    """Returns the words of a name, each once: two letters or more, and no common words."""
     words = dict.fromkeys(re.findall(r"\w{2,}", name.casefold()))
     return [word for word in words if word not in _COMMON_WORDS]
 
 
 def _no_name(name: str) -> tuple[str, ...]:
-    """No hard negatives."""
+    """Returns no hard negatives."""
     return ()
 
 
@@ -292,7 +292,7 @@ def _some(rng: np.random.Generator, items: list[str], count: int) -> list[str]:
 
 
 def _weigh(samples: Iterable[Mapping[str, str]]) -> dict[str, tuple[str, float]]:
-    """The spelling of each name, and its weight in the draw of a sample and one of its names."""
+    """Returns each name's spelling, and its weight: the sum of 1 / (number of names) over its samples."""
     found: dict[str, tuple[str, float]] = {}
     for names in samples:
         for key, name in names.items():
@@ -302,7 +302,7 @@ def _weigh(samples: Iterable[Mapping[str, str]]) -> dict[str, tuple[str, float]]
 
 
 def _union(clip: Segmentation, names: Iterable[str]) -> BoolArray:
-    """Union of the masks of all objects with one of the names: (T, H, W) bool."""
+    """Returns the union of the masks of all objects with one of the names: (T, H, W) bool."""
     shown = set(map(same_name, names))
     masks = np.zeros(clip.frames.shape[:3], np.bool_)
     for item in clip.objects:

@@ -70,7 +70,7 @@ def validate(step: ExposureStep, samples: Sequence[ExposureSample], *, batch: in
 
 
 def _ious(mask: torch.Tensor, sample: ExposureSample) -> list[float]:
-    """IoU of each frame labelled True; the mask logits (T, h, w) are resized to the frame."""
+    """Returns the IoU of each frame labelled True; the mask logits (T, h, w) are resized to the frame."""
     size = sample.masks.shape[1:]
     wide = F.interpolate(mask[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0]
     found, there = (wide > 0).cpu().numpy(), sample.masks

@@ -41,7 +41,7 @@ class Losses:
 
     Attributes:
         focal, dice, iou, score, lm: the parts in the paper.
-        names: loss of one logit per name, if the model pools them; not in the paper.
+        names: loss on which categories of the list a clip shows, if the model pools them; not in the paper.
         total: sum of the parts weighted by `LossWeights`; the one to differentiate.
     """
 
@@ -75,7 +75,7 @@ class MaskLosses:
 
 
 def focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = FOCAL_ALPHA, gamma: float = FOCAL_GAMMA) -> Tensor:
-    """Binary focal loss: mean of α_t (1 − p_t)^γ · cross-entropy over the pixels of a mask.
+    """Returns the binary focal loss: the mean of α_t (1 − p_t)^γ · cross-entropy over the pixels of a mask.
 
     Args:
         logits: (…, h, w).
@@ -95,7 +95,7 @@ def focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = FOCAL_ALPHA, g
 
 
 def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Dice loss: 1 − (2 Σ p·t + 1) / (Σ p + Σ t + 1) over the pixels, p = sigmoid(logits).
+    """Returns the Dice loss: 1 − (2 Σ p·t + 1) / (Σ p + Σ t + 1) over the pixels, p = sigmoid(logits).
 
     Args:
         logits: (…, h, w).
@@ -111,7 +111,7 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def mask_iou(logits: Tensor, targets: Tensor) -> Tensor:
-    """Intersection over union of the prediction (logit > 0) and the target (> 0); no gradient.
+    """Returns the intersection over union of the prediction (logit > 0) and the target (> 0); no gradient.
 
     Returns:
         (…,) float32, 0 if both are empty.
@@ -123,7 +123,7 @@ def mask_iou(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def iou_loss(predicted: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-    """IoU loss: |predicted − actual IoU|; trains only the IoU head, not the mask.
+    """Returns the IoU loss: |predicted − actual IoU|; trains only the IoU head, not the mask.
 
     Args:
         predicted: (…,) the estimate of the head, 0 to 1.
@@ -136,7 +136,7 @@ def iou_loss(predicted: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def score_loss(logits: Tensor, present: Tensor) -> Tensor:
-    """Binary cross-entropy of the object score of each frame.
+    """Returns the binary cross-entropy of the object score of each frame.
 
     Args:
         logits: (N,) object-score logits.
@@ -149,7 +149,7 @@ def score_loss(logits: Tensor, present: Tensor) -> Tensor:
 
 
 def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of the language model, mean over the answer tokens of each clip.
+    """Returns the cross-entropy of the language model, the mean over the answer tokens of each clip.
 
     Only the logits of the answer are converted to float32: those of a whole prompt, over the full
     vocabulary, would not fit into memory.
@@ -169,7 +169,7 @@ def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def names_loss(logits: Sequence[Tensor], truth: Sequence[Sequence[bool]]) -> Tensor:
-    """Binary cross-entropy of whether a clip shows each name of its list; mean over all names.
+    """Returns the binary cross-entropy of whether a clip shows each name of its list, the mean over all names.
 
     Args:
         logits: (C,) per list, one logit per name.
@@ -180,7 +180,7 @@ def names_loss(logits: Sequence[Tensor], truth: Sequence[Sequence[bool]]) -> Ten
 
 
 def mask_losses(logits: Tensor, iou: Tensor, targets: Tensor, *, weights: LossWeights | None = None) -> MaskLosses:
-    """The mask terms of frames that all show an object.
+    """Returns the mask terms of frames that all show an object.
 
     Of the M masks only the one with the lowest weighted focal + dice is trained (the first one if
     several are equal). All IoU heads are trained.
@@ -209,7 +209,7 @@ def anomaly_loss(
     answer: Tensor | None = None,
     weights: LossWeights | None = None,
 ) -> Losses:
-    """All parts of a batch and their weighted sum.
+    """Returns all parts of the loss of a batch and their weighted sum.
 
     Args:
         mask_logits: (N, M, h, w), without the mask gate.

@@ -84,7 +84,7 @@ class Mixture:
                 raise ValueError(f"{name}: its weight gives it none of {draws} samples; raise the weight or remove it")
 
     def plan(self, epoch: int) -> tuple[Draw, ...]:
-        """The samples of an epoch in order; every call gives the same."""
+        """Returns the samples of an epoch in order; every call gives the same."""
         drawn = [draw for part in range(len(self.samplers)) for draw in self._from_part(part, epoch)]
         order = np.random.default_rng([self.seed, epoch]).permutation(len(drawn))
         return tuple(drawn[place] for place in order)
@@ -98,7 +98,7 @@ class Mixture:
         return self.samplers[draw.part].sample(draw.index, draw.reading)
 
     def fingerprint(self) -> str:
-        """Hexadecimal; changes when the plan of any epoch changes."""
+        """Returns a hexadecimal hash that changes when the plan of any epoch changes."""
         parts = [(sampler.fingerprint(), quota) for sampler, quota in zip(self.samplers, self.quotas, strict=True)]
         return hashlib.sha256(repr((parts, self.draws, self.seed)).encode()).hexdigest()
 
@@ -168,7 +168,7 @@ class ValidationSet(Sequence[ExposureSample]):
         return self._sampler.sample(self._indices[place], 0)
 
     def fingerprint(self) -> str:
-        """Hexadecimal; changes when the samples change."""
+        """Returns a hexadecimal hash that changes when the samples change."""
         return hashlib.sha256(repr((self._sampler.fingerprint(), self._indices)).encode()).hexdigest()
 
 

@@ -89,7 +89,7 @@ def _weights(model: Lavida, start: str) -> int:
 
 
 def _long(seconds: float) -> str:
-    """A duration as text for a person."""
+    """Returns a duration as text for a person."""
     if seconds < 5400:
         return f"{max(1, round(seconds / 60))} min"
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
@@ -131,7 +131,7 @@ class TrainingPlan:
 def plan_of(recipe: Recipe, training: PaperTraining | None = None) -> TrainingPlan:
     """Returns the sizes of a recipe's training.
 
-    A model with the sizes of a preset is made without memory. Other models are read from disk.
+    A model with the sizes of a preset takes no memory. Other models are read from disk.
 
     Raises:
         UsageError: the preset or a part does not exist.
@@ -151,7 +151,7 @@ def plan_of(recipe: Recipe, training: PaperTraining | None = None) -> TrainingPl
 
 
 def plan_text(plan: TrainingPlan, mixture: Mixture | None = None) -> str:
-    """The plan as text for a person, one line per item; lists the data if `mixture` is given."""
+    """Returns the plan as text for a person, one line per item; lists the data if `mixture` is given."""
     recipe, schedule = plan.recipe, plan.recipe.schedule
     steps, samples = schedule.total_steps, schedule.batch * schedule.accumulation
     lines = [
@@ -174,7 +174,7 @@ def plan_text(plan: TrainingPlan, mixture: Mixture | None = None) -> str:
 
 
 def laid_out(recipe: Recipe, training: PaperTraining) -> Lavida:
-    """The recipe's model; without memory if it has the sizes of a preset."""
+    """Returns the recipe's model; it takes no memory if it has the sizes of a preset."""
     name = recipe.model.preset
     if recipe.model.folder:
         name = checkpoint.read_config(Path(recipe.model.folder).expanduser()).name

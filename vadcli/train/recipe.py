@@ -151,7 +151,7 @@ class ScheduleChoice:
         return self.epochs * self.steps
 
     def rate_at(self, step: int) -> float:
-        """Learning rate of a step; the first step has number 0."""
+        """Returns the learning rate of a step; the first step has number 0."""
         if step < self.warm_up_steps:
             return self.rate * (step + 1) / self.warm_up_steps
         return self.rate * (self.total_steps - step) / max(1, self.total_steps - self.warm_up_steps)
@@ -163,7 +163,7 @@ class LossChoice:
 
     Attributes:
         focal, dice, iou, score, lm: the parts in the paper, with the paper's weights.
-        names: loss of one logit per name, if the model pools them; not in the paper.
+        names: loss on which categories of the list a clip shows, if the model pools them; not in the paper.
     """
 
     focal: float = 20.0
@@ -263,12 +263,12 @@ class Recipe:
             check(not item.split.startswith("test"), f"data {item.name!r}: split is {item.split!r}: do not train on a test set")
 
     def to_json(self) -> dict[str, Any]:
-        """The whole recipe as JSON, as it is stored beside the checkpoints."""
+        """Returns the whole recipe as JSON, as it is stored next to the checkpoints."""
         document: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return document
 
     def told(self) -> dict[str, Any]:
-        """The recipe without paths, as it is stored in the trained model."""
+        """Returns the recipe without paths, as it is stored in the trained model."""
         document = self.to_json()
         for item in (*document["data"], document["validation"]):
             del item["root"]
@@ -276,7 +276,7 @@ class Recipe:
         return document
 
     def fingerprint(self) -> str:
-        """Hexadecimal; changes with everything that affects the result, but not with paths."""
+        """Returns a hexadecimal hash that changes with everything that affects the result, but not with paths."""
         document = self.told()
         del document["running"]["keep"], document["running"]["workers"]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
@@ -316,7 +316,7 @@ def read_recipes(path: Path, kind: type[R]) -> tuple[R, ...]:
 
 
 def parse_stages(document: Mapping[str, Any], kind: type[R]) -> tuple[R, ...]:
-    """One recipe per [[stage]]: the values of the stage replace those of the document.
+    """Returns one recipe per [[stage]]: the values of the stage replace those of the document.
 
     Each stage starts from the result of the stage before it. So only the `model` of the first stage
     says where to start.
@@ -331,7 +331,7 @@ def parse_stages(document: Mapping[str, Any], kind: type[R]) -> tuple[R, ...]:
 
 
 def _over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of both, also of nested tables; `over` replaces values of `under`."""
+    """Returns the values of both, also of nested tables; `over` replaces values of `under`."""
     merged = dict(under)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)

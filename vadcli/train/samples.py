@@ -82,10 +82,10 @@ class SegmentationData(Protocol):
         """Clip `index`, 0 ≤ index < len; raises IndexError past the end."""
 
     def names(self, index: int) -> tuple[str, ...]:
-        """The same as `data[index].names`, without reading pixels."""
+        """Returns the same as `data[index].names`, without reading pixels."""
 
     def fingerprint(self) -> str:
-        """Hexadecimal; changes when the clips, their order or their names change."""
+        """Returns a hexadecimal hash that changes when the clips, their order or their names change."""
 
 
 @dataclass(frozen=True, eq=False)

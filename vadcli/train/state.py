@@ -156,7 +156,7 @@ def checkpoint_activations(model: Lavida) -> None:
 
 
 def trained_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yields trained parameters in the model's order; a shared one once, with its first name."""
+    """Yields trained parameters in the model's order; a shared parameter comes once, under its first name."""
     yield from ((name, value) for name, value in model.named_parameters() if value.requires_grad)
 
 
@@ -258,7 +258,7 @@ class Checkpoints:
         self.folder, self.keep, self.identity = folder, keep, dict(identity)
 
     def all(self) -> list[Path]:
-        """The complete checkpoints, newest last."""
+        """Returns the complete checkpoints, newest last."""
         return sorted(path for path in self.folder.glob("step-*") if (path / STATE).is_file())
 
     def save(self, model: Lavida, optimizer: Any, *, progress: TrainerState, random: Tensor, scaler: Mapping[str, Any]) -> None:
@@ -311,7 +311,7 @@ class Checkpoints:
 
 
 def random_state(device: torch.device) -> Tensor:
-    """(N,) uint8, the states of torch's generators in this process: CPU, and GPU if used."""
+    """Returns (N,) uint8: the states of torch's generators in this process: CPU, and GPU if used."""
     parts = [torch.get_rng_state()]
     if device.type == "cuda":
         parts.append(torch.cuda.get_rng_state(device))
@@ -327,7 +327,7 @@ def set_random_state(state: Tensor, device: torch.device) -> None:
 
 
 def _trained(model: Lavida) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Tensors to store by state-dict name, and those of the adapters by peft's names."""
+    """Returns name -> tensor to store: by state-dict name, and for the adapters by peft's name."""
     own: dict[str, Tensor] = {}
     adapters: dict[str, Tensor] = {}
     for name, value in model.named_parameters():
@@ -372,7 +372,7 @@ def _load(path: Path) -> dict[str, Tensor]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON value of a peft option; sets are sorted, so that equal adapters give equal bytes."""
+    """Returns the JSON value of a peft option; sets are sorted, so that equal adapters give equal bytes."""
     if isinstance(value, set | frozenset):
         return sorted(value)
     return value if isinstance(value, str | int | float | bool | list | dict | None) else str(value)

@@ -62,14 +62,14 @@ class FeatureMemory:
         self._position: Tensor | None = None
 
     def recall(self, clips: Sequence[tuple[str, ByteArray]]) -> ImageFeatures:
-        """Features of (key, frames (T, H, W, 3) uint8) pairs, concatenated in their order."""
+        """Returns the features of (key, frames (T, H, W, 3) uint8) pairs, concatenated in their order."""
         found = [self._of(key, frames) for key, frames in clips]
         embedding, fine, middle = (torch.cat([part.float() for part in parts]) for parts in zip(*found, strict=True))
         assert self._position is not None
         return ImageFeatures(embedding, self._position, (fine, middle))
 
     def read(self, keys: Sequence[str], image: ImageFeatures, frames: int) -> list[VisualTokens]:
-        """Compressed visual tokens of clips of T frames, from the result of `recall`.
+        """Returns the compressed visual tokens of clips of T frames, from the result of `recall`.
 
         They are kept too if the shared sight is frozen.
         """
@@ -109,7 +109,7 @@ class ExposureStep(nn.Module):
         masks: 3 or 1, the number of masks per prompt that are trained.
         memory: features by clip, for a model with a shared sight; if None, each clip is encoded
             every time.
-        names: weight of the loss of one logit per name, if the model pools them; not in the paper.
+        names: weight of the `names` loss, see `losses.Losses`; not in the paper.
         without_seg: share of the samples that train with zeros at `<SEG>`, so that the model learns
             to use the frame alone for names that need no more; not in the paper.
     """
@@ -135,7 +135,7 @@ class ExposureStep(nn.Module):
         self.without_seg = without_seg
 
     def forward(self, samples: Sequence[ExposureSample]) -> dict[str, Tensor]:
-        """The losses of a batch: each part and `total`, with the names of `losses.Losses`.
+        """Returns the losses of a batch: each part and `total`, with the names of `losses.Losses`.
 
         Args:
             samples: all with the same number of frames; the frame sizes may differ.
@@ -144,7 +144,7 @@ class ExposureStep(nn.Module):
         return {name: getattr(losses, name) for name in LOSS_NAMES}
 
     def losses(self, samples: Sequence[ExposureSample]) -> Losses:
-        """The losses of a batch as `Losses`; see `forward`."""
+        """Returns the losses of a batch as `Losses`; see `forward`."""
         encoded = self._encode(samples, training=True)
         prompts, answer, names = self._read(encoded, samples)
         output = self.model.answer(encoded, prompts, multimask=self.masks == 3)
@@ -164,7 +164,7 @@ class ExposureStep(nn.Module):
 
     @torch.no_grad()
     def judge(self, samples: Sequence[ExposureSample], *, seg: Seg = "own") -> LavidaOutput:
-        """Scores and masks of each sample with its own list, without the mask gate.
+        """Returns the scores and masks of each sample with its own list, without the mask gate.
 
         Frame sizes and the single mask are those of a scan.
 
@@ -215,7 +215,7 @@ class ExposureStep(nn.Module):
     def _read(
         self, encoded: EncodedClips, samples: Sequence[ExposureSample], *, seg: Seg = "own"
     ) -> tuple[Prompts, Tensor, Tensor]:
-        """Prompts of the mask decoder, the loss (B,) of the answer, and the loss of the names."""
+        """Returns the prompts of the mask decoder, the loss (B,) of the answer, and the loss of the names."""
         asked = [self._prompt(sample) for sample in samples]
         read = self.model.mllm.answers(encoded.visual, asked, len(self.answer))
         labels = torch.tensor([[IGNORED, *self.answer]] * len(samples), device=self.device)
@@ -236,7 +236,7 @@ class ExposureStep(nn.Module):
 
 
 def texts_of(encoder: TextEncoder, lists: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
-    """Text features of each list (B, C, D), padded with zeros, and the mask of real ones (B, C)."""
+    """Returns the text features of each list (B, C, D), padded with zeros, and the mask of real ones (B, C)."""
     names = list(dict.fromkeys(name for listed in lists for name in listed))
     features = encoder.pooled(names)  # each name once
     place = {name: row for row, name in enumerate(names)}
@@ -255,7 +255,7 @@ LOSS_NAMES = ("focal", "dice", "iou", "score", "lm", "names", "total")
 
 
 def decoder_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Masks at the size of the mask decoder: a pixel is True if at least half of it is covered.
+    """Returns masks at the size of the mask decoder: a pixel is True if at least half of it is covered.
 
     If a mask is too thin or small for that, its most covered pixels are True, so that no labelled
     frame is without a target.

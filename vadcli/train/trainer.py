@@ -229,7 +229,7 @@ class Trainer:
 
 
 def _batches(samples: Sequence[Any], batch: int, kind: Callable[[Any], int]) -> Iterator[list[Any]]:
-    """Batches of at most `batch` consecutive samples of one kind: never images with clips."""
+    """Returns batches of at most `batch` consecutive samples of one kind: never images with clips."""
     for start in range(0, len(samples), batch):
         groups: dict[int, list[Any]] = {}
         for sample in samples[start : start + batch]:

@@ -36,7 +36,7 @@ WORDS: dict[Any, str] = {
 
 
 class FieldError(ValueError):
-    """A field is missing, unknown, or has a value of the wrong type. `hint` says how to mend it, if that is known."""
+    """A field is missing, unknown, or has a value of the wrong type. `hint` says how to fix it, if that is known."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -134,7 +134,7 @@ def read_document(
         path: the file.
         version: the only format version that is read.
         what: names the kind of file in messages, such as "a run record".
-        hint: how to mend a damaged file.
+        hint: how to fix a damaged file.
         read: reads the file, or the part of it that is needed.
 
     Raises:

@@ -189,6 +189,59 @@ class MaskScale(StrEnum):
         return np.rint(255 / (1 + np.exp(-logit))).astype(np.uint8)
 
 
+EXACT_FLOAT32 = 2**24
+"""Sums of whole numbers below this are exact in float32, in any order."""
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Unit vectors as whole numbers with one scale per vector: vector = values · scale.
+
+    Vectors are stored in this form and scored in this form, so scores from stored vectors equal those of the scan bit for bit.
+
+    Attributes:
+        values: (..., D) int8.
+        scale: (...) float32.
+    """
+
+    values: NDArray[np.int8]
+    scale: FloatArray
+
+    def __post_init__(self) -> None:
+        if self.values.dtype != np.int8 or self.values.shape[:-1] != self.scale.shape:
+            raise ValueError(f"embeddings {self.values.dtype} {self.values.shape} don't match scales {self.scale.shape}")
+
+    @classmethod
+    def of(cls, vectors: FloatArray) -> Embeddings:
+        """Returns (..., D) float32 vectors in this form; a vector of zeros stays one."""
+        # Dot products of two such vectors must be exact in float32: see EXACT_FLOAT32.
+        levels = min(127, math.isqrt(EXACT_FLOAT32 // vectors.shape[-1]))
+        peak = np.abs(vectors).max(axis=-1).astype(np.float32)
+        scale = np.where(peak > 0, peak / np.float32(levels), np.float32(1.0)).astype(np.float32)
+        return cls(np.rint(vectors / scale[..., None]).astype(np.int8), scale)
+
+    @classmethod
+    def unpack(cls, packed: ByteArray) -> Embeddings:
+        """Reads what `pack` wrote."""
+        scale = np.ascontiguousarray(packed[..., :4]).view("<f4")[..., 0]
+        return cls(np.ascontiguousarray(packed[..., 4:]).view(np.int8), scale.astype(np.float32))
+
+    def pack(self) -> ByteArray:
+        """Returns (..., 4 + D) uint8: the scale, little-endian, and the values."""
+        scale = np.ascontiguousarray(self.scale, "<f4")[..., None].view(np.uint8)
+        return np.concatenate([scale, self.values.view(np.uint8)], axis=-1)
+
+    def vectors(self) -> FloatArray:
+        """Returns (..., D) float32 vectors; their length is 1 up to rounding."""
+        return np.asarray(self.values * self.scale[..., None], dtype=np.float32)
+
+    def __len__(self) -> int:
+        return len(self.scale)
+
+    def __getitem__(self, rows: int | slice | BoolArray | IndexArray) -> Embeddings:
+        return Embeddings(self.values[rows], self.scale[rows])
+
+
 @dataclass(frozen=True)
 class ClipScores:
     """What a detector returns for a batch.
@@ -197,10 +250,12 @@ class ClipScores:
         raw: (B, T, K) float32, the detector's own channels; finite.
         mask: (B, T, h, w) float32 in [0, 1] on the detector's mask scale, where 0.5 means a pixel score of 0.5; None if
             the detector makes no masks. On the logit scale it is logit / (2 · MASK_LOGIT_LIMIT) + 0.5, cut to [0, 1].
+        embedding: (B, T) vectors from which `raw` can be computed again; None if the detector has none.
     """
 
     raw: FloatArray
     mask: FloatArray | None = None
+    embedding: Embeddings | None = None
 
     def __post_init__(self) -> None:
         if self.raw.ndim != 3:
@@ -209,6 +264,8 @@ class ClipScores:
             raise ValueError("raw scores must be finite")
         if self.mask is not None and self.mask.shape[:2] != self.raw.shape[:2]:
             raise ValueError(f"masks {self.mask.shape} don't match scores {self.raw.shape}")
+        if self.embedding is not None and self.embedding.scale.shape != self.raw.shape[:2]:
+            raise ValueError(f"embeddings {self.embedding.values.shape} don't match scores {self.raw.shape}")
 
 
 @dataclass(frozen=True)
@@ -234,8 +291,10 @@ class FrameScores:
 
     Attributes:
         logit: (S,) float32; score = sigmoid(logit).
-        moving_camera: True if the camera itself moved for much of the video; None if the detector can't tell.
+        moving_camera: True if the camera itself moved for much of the video; None if the detector can't detect this.
+        by_category: (S, C) float32 logits of each of the detector's categories; None if it has none.
     """
 
     logit: FloatArray
     moving_camera: bool | None = None
+    by_category: FloatArray | None = None

@@ -1,13 +1,14 @@
 """Array types, a probed video, what a detector needs from it, and one clip of it with its times.
 
 In shapes, N is the number of frames of a video, T the frames per clip, and (H, W) the size delivered to the detector.
-All commands print times with `clock` and its neighbours, so that an event starts at the same time everywhere, and sizes with
+All commands print times with `clock` and `clock_ms`, so that an event starts at the same time everywhere, and sizes with
 `size_text`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fractions import Fraction
@@ -123,6 +124,17 @@ class VideoInfo:
             "vfr": self.vfr,
             "edit_list": self.edit_list,
         }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any], path: Path, pts: IndexArray) -> VideoInfo:
+        """Returns a stored probe together with its video's path and the pts of the scores.
+
+        Raises:
+            KeyError, TypeError, ValueError: the document is not a probe.
+        """
+        kept = {name: document[name] for name in ("demuxer", "codec", "stream_index", "width", "height", "rotation")}
+        numbers = {name: document[name] for name in ("fps", "duration_s", "vfr", "edit_list")}
+        return cls(path=path, time_base=Fraction(document["time_base"]), pts=pts, **kept, **numbers)
 
 
 @dataclass(frozen=True)

@@ -244,7 +244,7 @@ class VideoResult:
 
     @property
     def is_lost(self) -> bool:
-        """True if frames are missing, in this run or in an earlier run of the same input that is not repeated."""
+        """True if frames are missing, in this run or, if the video was skipped, in the earlier run that scanned it."""
         return self.status in (Status.FAILED, Status.PARTIAL) or (self.status is Status.SKIPPED and bool(self.stage))
 
     def to_json(self) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def _open(path: Path) -> Any:
 
 
 def _refusal(path: Path, name: str, error: av.error.FFmpegError) -> ProbeError:
-    """The error to raise. ffmpeg's libraries say more in their log than in their error, so the file is opened once more."""
+    """Return the error to raise. The log of ffmpeg's libraries says more than their error, so the file is opened again."""
     with _listening(av.logging.ERROR) as heard, suppress(av.error.FFmpegError):
         _open(path).close()
     for _, source, said in heard:
@@ -161,12 +161,12 @@ def display_matrix_degrees(container: Any, stream_index: int) -> float | None:
 
 _INDEXED = frozenset({"mov", "matroska"})
 _CLEAN_KEYFRAMES = frozenset({"h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video", "vp8", "vp9", "av1", "mjpeg"})
-_SAFE_ROUNDING = 0.4  # rows; closer to one half, two machines could round differently
+_SAFE_ROUNDING = 0.4  # in rows; if an offset is closer to one half, two machines could round it differently
 
 
 @dataclass(frozen=True)
 class TimeGrid:
-    """Selects by pts, for a constant frame rate: a frame's row follows from its pts, so a lost frame shifts no other.
+    """Selects by pts, for a constant frame rate: a frame's row follows from its pts, so a lost frame does not shift the others.
 
     Attributes:
         origin: pts of row 0.
@@ -182,7 +182,7 @@ class TimeGrid:
 
     @property
     def expression(self) -> str:
-        """For ffmpeg's select filter."""
+        """The expression for ffmpeg's select filter."""
         row = f"floor((pts-({self.origin}))*{self.rows_per_tick!r}+0.5)"
         return f"gte(pts,{self.first_pts})*not(mod({row},{self.interval}))"
 
@@ -212,7 +212,7 @@ class Count:
 
     @property
     def expression(self) -> str:
-        """For ffmpeg's select filter."""
+        """The expression for ffmpeg's select filter."""
         return f"gte(n,{self.first})*not(mod(n,{self.interval}))"
 
     def takes(self, shown: int, pts: int | None) -> bool:
@@ -237,7 +237,7 @@ class CountSince:
 
     @property
     def expression(self) -> str:
-        """For ffmpeg's select filter."""
+        """The expression for ffmpeg's select filter."""
         row = f"{self.first_row - 1}+ld(0)"
         return f"if(gte(pts,{self.first_pts}),st(0,ld(0)+1)*0+not(mod({row},{self.interval})),0)"
 
@@ -273,10 +273,10 @@ def choose_selection(info: VideoInfo, interval: int, start: int, *, sought: bool
 
 
 def seek_row(info: VideoInfo, start: int) -> int | None:
-    """Return the row of a keyframe from which rows `start` and later decode as in a read from the beginning.
+    """Return the row of a keyframe where decoding can begin without a change to the rows from `start` on.
 
-    None if decoding must start at the beginning: containers without an index of keyframes, times that repeat or jump back,
-    codecs whose keyframes do not reset the decoder.
+    None if decoding must begin at the beginning: the container has no index of keyframes, times repeat or jump back, or the
+    codec's keyframes do not reset the decoder.
     """
     trusted = info.demuxer in _INDEXED and info.codec in _CLEAN_KEYFRAMES and not info.edit_list and len(info.shown_pts) == 0
     if not trusted or start == 0:
@@ -286,7 +286,7 @@ def seek_row(info: VideoInfo, start: int) -> int | None:
 
 
 def _find_time_grid(pts: IndexArray, interval: int, first_pts: int) -> TimeGrid | None:
-    """The grid on which all these frames lie; None if their rate varies."""
+    """Return the grid that fits all these frames; None if their rate varies."""
     if len(pts) < 2:
         return None
     span = int(pts[-1]) - int(pts[0])

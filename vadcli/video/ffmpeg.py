@@ -7,7 +7,7 @@ How the decoder learns the time of every frame: ffmpeg announces each frame that
 select filter. If it concealed damage in the frame, the same thread reports it as corrupt in the line before. So the times and
 the damage of all frames are known, although only the selected ones are scaled and piped. A line may begin with half a line of
 another thread, because ffmpeg describes its output in pieces while it decodes. ffmpeg exits with 0 on files that end too early,
-so the caller compares what came with the probe.
+so the caller compares the frames that it got with those of the probe.
 
 Why one thread after damage: a decoder with several threads may copy a frame's damage flag before the thread that finds the
 damage has set it, but it never shows the frame before the error is logged. So a decoder with several threads stops at the first

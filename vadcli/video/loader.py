@@ -104,7 +104,7 @@ class ClipLoader:
         The frames of a ClipReady are a read-only view that is valid until the next item is requested; copy what you keep.
 
         Args:
-            requests: taken one by one, at most one ahead per decoder process and a few for finished videos.
+            requests: taken one by one when a decoder process is idle, so only a few are taken before their items come.
             stopped: called at least once per second; once it returns True, no more items come.
 
         Raises:
@@ -248,7 +248,7 @@ def core_count() -> int:
 
 
 def loader_options(options: DecodeOptions, *, workers: int = 1) -> LoaderOptions:
-    """Return how footage is read, as a command's options say it."""
+    """Return the loader's options for a command's options."""
     return LoaderOptions(
         workers=workers,
         timeout_s=parse_duration(options.decode_timeout, "decode_timeout"),

@@ -83,7 +83,7 @@ class FrameFeed:
                     picture = own if seen or shown is None else shown
                     yield from ((between, picture) for between in range(row, index + 1))
                     row = index + 1
-                if row >= last and not part:  # a part ends by itself, and then its decoder stays usable
+                if row >= last and not part:  # a request for a part ends by itself, and its decoder stays usable
                     return
                 if item.clip.valid.any():
                     shown = item.clip.frames[-1].copy()
@@ -92,7 +92,7 @@ class FrameFeed:
         """Yield the rows after the last clip, up to the known end of the video."""
         if shown is None:
             raise end.error or DecodeError(f"{self._source}: no frame could be decoded from frame {row} on")
-        whole = last < self._frames and not end.error  # a part that was read to its end
+        whole = last < self._frames and not end.error  # only a part was requested, and it was read to its end
         known = max(row, min(last, self.info.frames if whole else end.rows.first + len(end.rows)))
         self._lost += known - row
         yield from ((lost, shown) for lost in range(row, known))
@@ -146,7 +146,7 @@ def join_rows(rows: Sequence[int]) -> tuple[tuple[int, int], ...]:
 
 
 def _rows_of(item: ClipReady, first: int, last: int) -> Iterator[tuple[int, ByteArray, bool]]:
-    """(row, image, lost) of a clip's rows in [first, last), each once."""
+    """Yield (row, image, lost) for the rows of a clip in [first, last), each once."""
     clip = item.clip
     for index, picture, valid in zip(clip.frame_index.tolist(), clip.frames, clip.valid.tolist(), strict=True):
         if first <= index < last:
@@ -234,7 +234,7 @@ def add_sound(
 
 
 def _source(info: VideoInfo) -> list[str]:
-    """Input arguments that open this file and no other: the demuxer is named, and only plain files can be opened."""
+    """Return the input arguments that open this file and no other: the demuxer is named, and only plain files can be opened."""
     return ["-protocol_whitelist", "file", "-f", info.demuxer.split(",")[0], "-i", f"file:{info.path}"]
 
 

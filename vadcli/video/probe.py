@@ -99,7 +99,7 @@ def _read_packets(opened: Any, stream: Any, name: str) -> _Packets:
 
 
 def _count_cut_off(opened: Any, stream: Any) -> int:
-    """How many frames an MP4's index lists that a truncated file no longer holds."""
+    """Return how many of the frames in an MP4's index are no longer in the file, because it was truncated."""
     if not opened.format.name.startswith("mov"):
         return 0
     size = opened.size
@@ -149,7 +149,7 @@ def _describe(path: Path, opened: Any, stream: Any, packets: _Packets) -> VideoI
 
 
 def _quarter_turn(degrees: float | None) -> int:
-    """0, 90, 180 or 270. Like ffmpeg, turns only if the angle is within one degree of a quarter turn."""
+    """Return 0, 90, 180 or 270. Like ffmpeg, turns only if the angle is within one degree of a quarter turn."""
     if degrees is None:
         return 0
     nearest = round(degrees / 90.0) * 90
@@ -245,7 +245,7 @@ def _filled(pts: IndexArray, lasting: IndexArray) -> IndexArray:
 
 
 def _presentation_order(times: IndexArray, dts: IndexArray, jump_ticks: int | None) -> IndexArray:
-    """Stable order by time; where the clock restarts, the parts before and after are ordered separately."""
+    """Return the stable order by time; where the clock restarts, the parts before and after are ordered separately."""
     if jump_ticks is None:
         return np.argsort(times, kind="stable")
     known = np.flatnonzero(dts != NO_TIME)
@@ -261,7 +261,7 @@ def _from_first_key(order: IndexArray, first_key: int) -> IndexArray:
 
 
 def _increasing(shown: IndexArray, lasting: IndexArray) -> IndexArray:
-    """Make times strictly increase: a repeat or a jump back continues from the frame before, and later frames move along."""
+    """Make times strictly increase: a repeat or a jump back continues from the frame before, and moves later frames."""
     steps = np.diff(shown)
     if bool(np.all(steps > 0)):
         return shown
@@ -278,18 +278,18 @@ def _increasing(shown: IndexArray, lasting: IndexArray) -> IndexArray:
 
 
 def _vp8_hidden(packet: Any) -> bool:
-    """RFC 6386, 9.1: bit 4 of the first byte is show_frame."""
+    """Whether a packet shows nothing. RFC 6386, 9.1: bit 4 of the first byte is show_frame."""
     return not memoryview(packet)[0] >> 4 & 1
 
 
 def _vp9_hidden(packet: Any) -> bool:
-    """VP9 bitstream specification, 6.2 and annex B: a packet is hidden if none of its frames is shown."""
+    """Whether a packet shows nothing: none of its frames is shown (VP9 bitstream specification, 6.2 and annex B)."""
     data = memoryview(packet)
     return not any(_vp9_shows(data[start : start + size]) for start, size in _vp9_frames(data))
 
 
 def _vp9_frames(data: memoryview) -> list[tuple[int, int]]:
-    """(start, size) of each frame of a superframe; the whole packet if it is not a superframe."""
+    """Return (start, size) of each frame of a superframe; the whole packet if it is not a superframe."""
     marker = data[-1]
     if marker >> 5 != 0b110:
         return [(0, len(data))]
@@ -308,7 +308,7 @@ def _vp9_frames(data: memoryview) -> list[tuple[int, int]]:
 
 def _vp9_shows(frame: memoryview) -> bool:
     if len(frame) == 0 or frame[0] >> 6 != 0b10:
-        return len(frame) > 0  # not a VP9 frame: let the decoder judge
+        return len(frame) > 0  # not a VP9 frame: let the decoder decide
     first = frame[0]
     show_existing = 2 if first >> 4 & 3 == 3 else 3  # number of the bit; profile 3 has one more reserved bit before it
     return bool(first >> show_existing & 1 or first >> (show_existing - 2) & 1)  # frame_type lies between it and show_frame

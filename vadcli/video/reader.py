@@ -37,15 +37,15 @@ class Row:
 
 
 class SeekMissed(Exception):
-    """After a seek, a decoder began later than the row that was asked for, or at a time that is not any row's."""
+    """After a seek, a decoder began later than the row that was asked for, or at a time that belongs to no row."""
 
 
 class RowMatcher:
     """Finds the row of each shown frame; give it the frames of one decoder in order.
 
     A frame is matched by its pts. If the container has no presentation times, all pts of the decoder may be shifted by a
-    constant. A frame that the probe did not find gets a row of its own between its neighbours. A frame that comes after its row
-    was given up as lost gets none (damaged files show frames out of order).
+    constant. A frame that the probe did not find gets a row of its own between its neighbours. If a row was given up as lost
+    and its frame still comes later, the frame gets no row (damaged files show frames out of order).
 
     Args:
         info: the probe's description of the video.
@@ -97,7 +97,7 @@ class RowMatcher:
             self._shift = pts - int(self._expected[0])
 
     def _find(self, wanted: int) -> int | None:
-        """The next position at which the probe found this time."""
+        """Return the next position at which the probe found this time."""
         if self._next >= len(self._expected):
             return None
         if self._expected[self._next] == wanted:

@@ -70,7 +70,7 @@ class SamplingPlan:
         return max(0, clip * self.stride - max(self.stride - 1, 1 - self.overlap)) * self.interval
 
     def whole_clips(self, rows: int) -> int:
-        """How many clips the first `rows` rows complete, without one that is moved back or padded.
+        """How many clips the first `rows` rows complete, not counting a clip that is moved back or padded.
 
         A scan that has stored `rows` rows resumes with the clip of this number, and keeps the rows before its `first_row`.
         """
@@ -89,7 +89,7 @@ class SamplingPlan:
         return np.minimum(np.arange(start, start + self.frames, dtype=np.int64), end - 1)
 
     def burst_row(self, position: float, rows: int) -> int:
-        """The sampled row at which a single clip starts at this fraction of a video, moved back so that it fits."""
+        """Return the sampled row at which a clip at this fraction of a video starts, moved back so that the clip fits."""
         samples = self.samples(rows)
         return max(0, min(int(position * samples), samples - self.frames)) * self.interval
 
@@ -215,7 +215,7 @@ class ClipAssembler:
         return row == self._wanted
 
     def end(self) -> bool:
-        """Tell that the video has ended; return True if samples are left that no clip has scored."""
+        """Note that the video has ended; return True if samples are left that no clip has scored."""
         return self._plan.samples(self._row - self._origin) > self._plan.first_new_sample(self._clip)
 
     def take(self, out: ByteArray) -> ClipParts:

@@ -138,7 +138,7 @@ class DecoderProcess:
 
         The supervisor's thread must no longer watch it. Slots that are still in use stay readable.
         """
-        self._kill()  # before waiting for it: afterwards its process id may belong to another process
+        self._kill()  # kill before waiting: afterwards the process id may belong to another process
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(_REAP_S)
         stderr = read_tail(self._stderr)
@@ -221,7 +221,7 @@ class Supervisor:
     def _fill(self, order: Future[DecoderProcess]) -> None:
         try:
             process = DecoderProcess(self._setup)
-        except Exception as error:  # the thread that waits in `start` must get it
+        except Exception as error:  # the thread that waits in `start` must get the error
             order.set_exception(VadcliError(f"no decoder process can be started: {error}"))
             return
         with self._lock:

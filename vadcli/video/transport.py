@@ -59,7 +59,7 @@ class ClipRequest:
         video: relative path of the video; all of its items carry it.
         path: the file, or the folder of images.
         fps: frame rate of a folder of images.
-        start_clip: the first clip wanted. Rows start at `SamplingPlan.first_row` of it, right after the last row of the clip
+        start_clip: the first clip wanted. Rows start at its `SamplingPlan.first_row`, right after the last row of the clip
             before.
         bursts: if given, read only one clip at each of these positions (fractions [0, 1) of the video's frames), numbered in
             this order, without rows. A burst in which no frame was decoded is left out.

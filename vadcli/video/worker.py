@@ -186,7 +186,7 @@ class _Worker:
         self._send(Filled(self._free.pop(), shape, parts, outcome.decoder))
 
     def _receive(self) -> ClipRequest | None:
-        """The next request; None if the message was about a slot that is free again."""
+        """Return the next request; None if the message was about a slot that is free again."""
         with self._waiting():
             message = self._connection.recv()
         if isinstance(message, ClipRequest):
@@ -204,7 +204,7 @@ class _Worker:
         try:
             yield
         except (EOFError, OSError):
-            os._exit(0)  # the loader has ended, so nobody is left to report to
+            os._exit(0)  # the loader has ended, so no process is left that could get a report
         self._ring.advance()
         self._ring.state = State.WORKING
 

@@ -3,7 +3,8 @@
 A LAVIDA folder (the value of `--model`) has config.json, the transformers folders mllm/, text/ and
 sam2/, the trained part lavida.safetensors, sometimes a PEFT adapter in lora/, and checksums.json.
 This file finds and checks such folders; `entries` reads the manifest of known weights, `checksums`
-compares files with their hashes, and `hub` fetches public base models.
+compares files with their hashes, `hub` fetches public base models and encoders, and `removal`
+deletes what was fetched.
 
 The first pull compares the download with what the hub declares (commit, sizes, SHA-256 of large
 files, git object ids of small ones) and pins it in a lock file. Later pulls and checks require the
@@ -35,8 +36,9 @@ from vadcli.weights.checksums import (
     verify,
     write_checksums,
 )
-from vadcli.weights.entries import Entry, entry, home, manifest
+from vadcli.weights.entries import Entry, entry, home, known, manifest, nearest
 from vadcli.weights.hub import Pulled, base_folder, pull, read_lock, verify_pulled
+from vadcli.weights.removal import Removed, remove
 
 __all__ = [
     "CHECKSUMS_NAME",
@@ -44,6 +46,7 @@ __all__ = [
     "FileSum",
     "Header",
     "Pulled",
+    "Removed",
     "Verified",
     "WeightsStatus",
     "base_folder",
@@ -53,11 +56,13 @@ __all__ = [
     "fingerprint",
     "home",
     "is_trained",
+    "known",
     "locate",
     "manifest",
     "pull",
     "read_header",
     "refuse_pickles",
+    "remove",
     "share",
     "status",
     "verify",
@@ -80,11 +85,11 @@ class WeightsStatus:
 
     Attributes:
         name: a name of the manifest, or of a folder under `home()`.
-        kind: base or lavida.
+        kind: base, encoder or lavida.
         folder: the folder of the weights; None if they are not on this machine.
         trained: whether a LAVIDA folder on this machine is trained; None for anything else.
         bytes: size on this machine; None if the weights are not here.
-        commit: of a base model that was pulled.
+        commit: the commit of a base model that was pulled.
         entry: the entry in the manifest, if there is one.
         trouble: why the weights cannot be used; empty if they can.
     """
@@ -109,22 +114,23 @@ class WeightsStatus:
 
     def to_json(self) -> dict[str, Any]:
         """Returns what `vadcli weights list --json` prints; some fields need a manifest entry."""
-        known = self.entry
+        listed = self.entry
         return {
             "name": self.name,
+            "aliases": list(listed.aliases) if listed else [],
             "kind": self.kind,
             "state": self.state,
             "folder": str(self.folder) if self.folder else None,
             "bytes": self.bytes,
             "commit": self.commit,
             "trouble": self.trouble or None,
-            "repo_id": known.repo_id or None if known else None,
-            "licence": known.licence if known else None,
-            "purpose": known.purpose if known else None,
-            "download_gb": known.download_gb if known else None,
-            "parts": dict(known.parts) if known else {},
-            "published": known.published if known else None,
-            "note": known.note or None if known else None,
+            "repo_id": listed.repo_id or None if listed else None,
+            "licence": listed.licence if listed else None,
+            "purpose": listed.purpose if listed else None,
+            "download_gb": listed.download_gb if listed else None,
+            "parts": dict(listed.parts) if listed else {},
+            "published": listed.published if listed else None,
+            "note": listed.note or None if listed else None,
         }
 
 
@@ -138,9 +144,12 @@ def locate(model: str) -> Path:
     Raises:
         WeightsError: there is no such folder, or it is not a complete LAVIDA folder.
     """
-    known = manifest().get(model)
-    if known is not None and known.kind == "base" and not Path(model).is_dir():
-        hint = f"build a LAVIDA folder from it with `vadcli weights import`; it is {known.purpose}"
+    item = known(model)
+    if item is not None and item.on_hub and not Path(model).is_dir():
+        if item.kind == "encoder":
+            hint = f"the detector `concept` uses it: --detector concept --encoder {item.name}"
+            raise WeightsError(f"{model}: this is an encoder, not a LAVIDA folder", hint=hint)
+        hint = f"build a LAVIDA folder from it with `vadcli weights import`; it is {item.purpose}"
         raise WeightsError(f"{model}: this is a base model, not a LAVIDA folder", hint=hint)
     folder = find(model)
     check_folder(folder)
@@ -159,18 +168,18 @@ def share(folder: Path) -> None:
 
 
 def find(name: str) -> Path:
-    """Returns the folder of a path or a name, also of a base model; does not check its contents.
+    """Returns the folder of a path or a name, also of a base model or encoder; does not check its contents.
 
     Raises:
-        WeightsError: the folder is not on this machine, or the base model is not complete.
+        WeightsError: the folder is not on this machine, or a base model or encoder is not complete.
     """
     path = Path(name).expanduser()
     if path.is_dir():
         return path
     if os.sep in name or (os.altsep and os.altsep in name) or name.startswith("~"):
         raise WeightsError(f"{name}: there is no such folder", hint=MAKE_ONE)
-    known = manifest().get(name)
-    if known is not None and known.kind == "base":
+    item = known(name)
+    if item is not None and item.on_hub:
         cached = base_folder(name)
         if cached is None:
             raise WeightsError(f"{name}: not on this machine, or incomplete", hint=f"run `vadcli weights pull {name}`")
@@ -178,12 +187,11 @@ def find(name: str) -> Path:
     found = next((folder for folder in _candidates(name) if folder.is_dir()), None)
     if found is not None:
         return found
-    if known is not None:
-        raise WeightsError(
-            f"{name}: not on this machine; {known.note}", hint="or use --detector motion, which needs no weights"
-        )
+    if item is not None:
+        raise WeightsError(f"{name}: not on this machine; {item.note}", hint="or use --detector motion, which needs no weights")
     names = [*(item.name for item in manifest().values() if item.kind == "lavida"), *_own_names()]
-    raise WeightsError(f"no LAVIDA weights are called {name!r}; known: {', '.join(names)}", hint=MAKE_ONE)
+    hint = f"did you mean {near}?" if (near := nearest(name)) else MAKE_ONE
+    raise WeightsError(f"no LAVIDA weights are called {name!r}; known: {', '.join(names)}", hint=hint)
 
 
 def is_trained(folder: Path) -> bool:
@@ -215,7 +223,7 @@ def check_folder(folder: Path) -> None:
 
 def status() -> list[WeightsStatus]:
     """Returns all weights of the manifest, then other folders under `home()`; hashes no file."""
-    found = [_base_status(item) if item.kind == "base" else _lavida_status(item.name, item) for item in manifest().values()]
+    found = [_hub_status(item) if item.on_hub else _lavida_status(item.name, item) for item in manifest().values()]
     return [*found, *(_lavida_status(name, None) for name in _own_names())]
 
 
@@ -250,10 +258,10 @@ def _own_names() -> list[str]:
         folders = sorted(path for path in home().iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError:
         return []
-    return [path.name for path in folders if path.name not in manifest() and (path / "config.json").is_file()]
+    return [path.name for path in folders if known(path.name) is None and (path / "config.json").is_file()]
 
 
-def _base_status(item: Entry) -> WeightsStatus:
+def _hub_status(item: Entry) -> WeightsStatus:
     try:
         lock, folder = read_lock(item), base_folder(item.name)
     except WeightsError as error:

@@ -34,7 +34,7 @@ class FileSum:
     """The expected hash and length of a file.
 
     Attributes:
-        sha256: of its contents, 64 lower-case hex digits.
+        sha256: the hash of its contents, as 64 lower-case hex digits.
         bytes: its length.
     """
 

@@ -29,20 +29,21 @@ class Entry:
 
     Attributes:
         name: its name in `weights pull` and `--model`.
-        kind: a public base model, or a LAVIDA folder.
+        kind: a public base model, an image-text encoder (for the detector `concept`), or a LAVIDA folder.
         purpose: what it is for.
-        licence: of the weights.
-        repo_id: repository on the hub; base models only.
+        licence: the licence of the weights.
+        repo_id: repository on the hub; empty for a LAVIDA folder.
         revision: branch, tag or commit there; None is the repository's default branch.
         download_gb: rounded total size of the files in GB, for information; None if unknown.
         files: name -> hash and size of files that are known for certain before a pull.
         parts: LAVIDA folders only: sub-folder -> name of its base model.
+        aliases: other names of the same files.
         published: LAVIDA folders only: whether somebody has published trained weights.
         note: other information for the user.
     """
 
     name: str
-    kind: Literal["base", "lavida"]
+    kind: Literal["base", "encoder", "lavida"]
     purpose: str
     licence: str
     repo_id: str = ""
@@ -50,16 +51,27 @@ class Entry:
     download_gb: float | None = None
     files: Mapping[str, FileSum] = field(default_factory=dict)
     parts: Mapping[str, str] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
     published: bool = True
     note: str = ""
 
     def __post_init__(self) -> None:
-        if self.kind not in ("base", "lavida") or (self.kind == "base") != bool(self.repo_id):
-            raise ValueError(f"{self.name}: a base model needs a repo_id, a LAVIDA folder must not have one")
+        if self.kind not in ("base", "encoder", "lavida") or (self.kind == "lavida") == self.on_hub:
+            raise ValueError(f"{self.name}: a base model or encoder needs a repo_id, a LAVIDA folder must not have one")
+
+    @property
+    def on_hub(self) -> bool:
+        """True if `weights pull` fetches its files from one repository of the hub."""
+        return bool(self.repo_id)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names of the entry, the main one first."""
+        return (self.name, *self.aliases)
 
 
 def home() -> Path:
-    """Returns the folder of LAVIDA folders and of the lock files of fetched base models.
+    """Returns the folder that contains the LAVIDA folders and the lock files of fetched base models.
 
     It is VADCLI_WEIGHTS if set, else a folder in the user's data directory.
     """
@@ -77,10 +89,11 @@ def manifest() -> dict[str, Entry]:
 
 
 def parse_manifest(document: Mapping[str, Any]) -> dict[str, Entry]:
-    """Returns the entries of a parsed manifest by name.
+    """Returns the entries of a parsed manifest by their main names.
 
     Raises:
-        ValueError, TypeError: the document is not a manifest, or a part is not a base model.
+        ValueError, TypeError: the document is not a manifest, a part is not on the hub, or two
+            entries have the same name or repository.
         KeyError: a part is not in the manifest, or a file has no hash or size.
     """
     if document.get("format_version") != FORMAT_VERSION:
@@ -88,26 +101,43 @@ def parse_manifest(document: Mapping[str, Any]) -> dict[str, Entry]:
     entries = {}
     for name, table in document.items():
         if name != "format_version":
-            entries[name] = Entry(name, **{**table, "files": parse_sums(table.get("files", {}))})
+            own = {"files": parse_sums(table.get("files", {})), "aliases": tuple(table.get("aliases", ()))}
+            entries[name] = Entry(name, **{**table, **own})
+    for what, found in (
+        ("name", [name for item in entries.values() for name in item.names]),
+        ("repository", [item.repo_id for item in entries.values() if item.on_hub]),
+    ):
+        if twice := next((value for value in found if found.count(value) > 1), None):
+            raise ValueError(f"two entries have the {what} {twice}: make one an alias of the other")
     for item in entries.values():
         for part in item.parts.values():
-            if entries[part].kind != "base":
+            if not entries[part].on_hub:
                 raise ValueError(f"{item.name}: its part {part} is not a base model")
     return entries
 
 
+def known(name: str) -> Entry | None:
+    """Returns the entry with that name or alias; None if there is none."""
+    return next((item for item in manifest().values() if name in item.names), None)
+
+
+def nearest(name: str) -> str | None:
+    """Returns the name in the manifest that is most like a misspelt one; None if none is like it."""
+    names = [one for item in manifest().values() for one in item.names]
+    return next(iter(difflib.get_close_matches(name, names, n=1)), None)
+
+
 def entry(name: str) -> Entry:
-    """Returns the entry with that name.
+    """Returns the entry with that name or alias.
 
     Raises:
         WeightsError: no entry has this name.
     """
-    entries = manifest()
-    if name not in entries:
-        near = difflib.get_close_matches(name, entries, n=1)
-        known = f"did you mean {near[0]}?" if near else f"known: {', '.join(entries)}"
-        raise WeightsError(f"no weights are called {name!r}", hint=known)
-    return entries[name]
+    found = known(name)
+    if found is None:
+        hint = f"did you mean {near}?" if (near := nearest(name)) else f"known: {', '.join(manifest())}"
+        raise WeightsError(f"no weights are called {name!r}", hint=hint)
+    return found
 
 
 DISK_FULL = ("No space left", "os error 28", "Disk quota exceeded")

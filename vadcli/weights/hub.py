@@ -32,14 +32,15 @@ from vadcli.weights.entries import Entry, entry, home, one_line
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
-WANTED_FILES = ("*.safetensors", "*.json", "*.txt", "tokenizer*", "LICENSE*")
+# Every tokenizer here reads tokenizer.json, or vocab.json and merges.txt; SigLIP 2's tokenizer.model is the same once more.
+WANTED_FILES = ("*.safetensors", "*.json", "*.txt", "LICENSE*")
 UNWANTED_FILES = tuple(f"*{suffix}" for suffix in PICKLE_SUFFIXES)
 CONVERTER = "SFconvertbot"  # the hub's own account; adds safetensors to repositories of pickles
 
 
 @dataclass(frozen=True)
 class Declared:
-    """What the hub declares of a file: length, and SHA-256 (large files) or git object id."""
+    """What the hub declares about a file: length, and SHA-256 (large files) or git object id."""
 
     bytes: int | None
     sha256: str | None
@@ -122,7 +123,9 @@ def pull(
         VadcliError: there is no network, or the disk is full.
     """
     wanted = entry(name)
-    if wanted.kind == "base":
+    if name in wanted.aliases:
+        say(f"{name} is another name of {wanted.name}")
+    if wanted.on_hub:
         return (_pull_base(wanted, update=update, progress=progress, say=say),)
     if not wanted.parts:
         raise WeightsError(f"{name}: there is nothing to fetch", hint=wanted.note)
@@ -137,7 +140,7 @@ def base_folder(name: str) -> Path | None:
     """
     item = entry(name)
     lock = read_lock(item)
-    folder = _cached_snapshot(item, lock.commit if lock else item.revision)
+    folder = cached_snapshot(item, lock.commit if lock else item.revision)
     if folder is None or lock is None:
         return folder
     return folder if all(_has_size(folder / file, known.bytes) for file, known in lock.files.items()) else None
@@ -151,7 +154,7 @@ def verify_pulled(name: str) -> Verified:
     """
     item = entry(name)
     lock = read_lock(item)
-    folder = _cached_snapshot(item, lock.commit) if lock else None
+    folder = cached_snapshot(item, lock.commit) if lock else None
     if lock is None or folder is None:
         raise WeightsError(f"{name}: not fetched by vadcli", hint=f"run `vadcli weights pull {name}`")
     return compare(folder, lock.files, extras_matter=False)
@@ -163,8 +166,8 @@ def read_lock(item: Entry) -> Lock | None:
     Raises:
         WeightsError: the lock file is damaged.
     """
-    path = _lock_path(item)
-    if not path.is_file():
+    path = next((path for path in lock_paths(item) if path.is_file()), None)
+    if path is None:
         return None
     try:
         document = read_json(path)
@@ -178,7 +181,7 @@ def _pull_base(item: Entry, *, update: bool, progress: bool, say: Callable[[str]
     from huggingface_hub import constants
 
     lock = None if update else read_lock(item)
-    if lock and (folder := _cached_snapshot(item, lock.commit)) and compare(folder, lock.files, extras_matter=False).ok:
+    if lock and (folder := cached_snapshot(item, lock.commit)) and compare(folder, lock.files, extras_matter=False).ok:
         return _pulled(item, folder, lock, fetched=False)
     if constants.HF_HUB_OFFLINE:
         return _offline(item, lock, say)
@@ -192,7 +195,7 @@ def _pull_base(item: Entry, *, update: bool, progress: bool, say: Callable[[str]
 
 def _offline(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> Pulled:
     """Returns what is cached; without a lock file it cannot be verified."""
-    folder = _cached_snapshot(item, lock.commit if lock else item.revision)
+    folder = cached_snapshot(item, lock.commit if lock else item.revision)
     if folder is None or lock is not None:
         what = "the files in the cache are damaged or incomplete" if folder else "it is not in the cache"
         raise WeightsError(f"{item.name}: HF_HUB_OFFLINE is set and {what}", hint="unset it and pull again")
@@ -257,7 +260,7 @@ def _download(
 
     if not progress:
         disable_progress_bars()
-    here = _cached_snapshot(item, commit, whole=False)
+    here = cached_snapshot(item, commit, whole=False)
     absent = {name: known for name, known in declared.items() if here is None or not _has_size(here / name, known.bytes)}
     missing_bytes = sum(known.bytes or 0 for known in absent.values())
     _need_room(item, missing_bytes)
@@ -290,10 +293,10 @@ def _snapshot(item: Entry, revision: str | None, *, local: bool) -> Path:
     return Path(path)
 
 
-def _cached_snapshot(item: Entry, revision: str | None, *, whole: bool = True) -> Path | None:
+def cached_snapshot(item: Entry, revision: str | None, *, whole: bool = True) -> Path | None:
     """Returns a snapshot in the hub's cache, or None.
 
-    With `whole`, only one that has a config and all safetensors that its index lists.
+    With `whole`, the snapshot must have a config and all safetensors that its index lists.
     """
     from huggingface_hub import constants
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -313,7 +316,7 @@ def _cached_snapshot(item: Entry, revision: str | None, *, whole: bool = True) -
 def _any_snapshot(item: Entry) -> Path | None:
     """Returns the newest complete snapshot of a model, or None.
 
-    For models that were fetched by commit or pull request: the cache has no default branch then.
+    Models that were fetched by commit or pull request have no default branch in the cache.
     """
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
@@ -370,10 +373,11 @@ def _pulled(item: Entry, folder: Path, lock: Lock, *, fetched: bool) -> Pulled:
     return Pulled(item.name, folder, lock.commit, sum(known.bytes for known in lock.files.values()), fetched)
 
 
-def _lock_path(item: Entry) -> Path:
-    return home() / ".locks" / f"{item.name}.json"
+def lock_paths(item: Entry) -> list[Path]:
+    """Returns where the lock of a model is: under its main name, else where an older version put it."""
+    return [home() / ".locks" / f"{name}.json" for name in item.names]
 
 
 def _write_lock(item: Entry, lock: Lock) -> None:
     files = {name: known.to_json() for name, known in lock.files.items()}
-    write_json(_lock_path(item), {"format_version": 1, "repo_id": lock.repo_id, "commit": lock.commit, "files": files})
+    write_json(lock_paths(item)[0], {"format_version": 1, "repo_id": lock.repo_id, "commit": lock.commit, "files": files})

@@ -79,7 +79,7 @@ def read_model(part: str, folder: Path, *, extras_matter: bool = True, **options
         part: mllm, text or sam2.
         folder: a transformers folder.
         extras_matter: False allows the files to hold a larger model that contains this one.
-        options: for from_pretrained.
+        options: passed on to from_pretrained.
 
     Raises:
         WeightsError: the files can't be read, or a tensor is missing, unknown or of wrong shape.
@@ -136,7 +136,7 @@ def as_weights_error(folder: Path) -> Iterator[None]:
         yield
     except (VadcliError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # the libraries raise all types, tokenizers even a bare Exception
+    except Exception as error:  # the libraries raise errors of all types, tokenizers even a bare Exception
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             raise
         words = " ".join(str(error).split()) or type(error).__name__

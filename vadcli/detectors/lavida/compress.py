@@ -2,7 +2,7 @@
 
 The densest tokens, which show the background, become references. Each token is assigned to its
 nearest reference. Each reference becomes a softmax-weighted sum of its tokens, in which the least
-similar ones count most. No weights are involved. Merging has a gradient, selecting has not.
+similar ones count most. No weights are involved. Merging has a gradient; selecting has none.
 Everything is computed in float64 and cast back, so that the result doesn't depend on the order of
 a GPU's additions, on autocast or on TF32.
 
@@ -24,7 +24,7 @@ Positions = Literal["mrope", "sequential"]
 Method = Literal["reverse_attention", "mean", "densest", "least_dense", "random"]
 
 EPSILON = 1e-10  # keeps the density of equal tokens finite
-SPARE = 8  # extra columns measured per row; more of them mean fewer rows that need all
+SPARE = 8  # extra columns measured per row; with more of them, fewer rows need all columns
 DEPTH = 512  # coordinates converted to float64 at a time
 
 
@@ -141,9 +141,9 @@ def densities(tokens: Tensor, neighbours: int, chunk: int) -> Tensor:
     """
     if tokens.shape[0] == 1:
         return torch.ones(1, dtype=torch.float64, device=tokens.device)
-    # Equal tokens are at distance 0. After the first k + 1 of them, a further copy is nobody's
-    # neighbour and has the same neighbours as the copy before it, so it can be left out. Otherwise
-    # every row of a clip of black frames would be compared with all columns.
+    # Equal tokens are at distance 0 and have the same density. A token has only k neighbours, so k + 1
+    # copies of each token are enough, and all further copies are left out. Otherwise every row of a
+    # clip of black frames would be compared with all columns.
     few, stand_in = _without_surplus_copies(tokens, neighbours + 1)
     tokens = tokens[few]
     k = min(neighbours, tokens.shape[0] - 1)
@@ -238,7 +238,7 @@ def _without_surplus_copies(tokens: Tensor, most: int) -> tuple[Tensor, Tensor]:
 def _nearest(rows: Tensor, columns: Tensor, count: int, *, chunk: int, but_self: bool = False) -> tuple[Tensor, Tensor]:
     """Returns the `count` columns nearest to each row, nearest first; ties go to the lower index.
 
-    Distances are as exact as differences of coordinates, but most are avoided. One matrix product
+    Exact distances come from differences of coordinates, which is slow, so most are avoided. One matrix product
     gives a lower bound of each squared distance. Only the columns with the lowest bounds are
     measured exactly. If these bounds don't prove that no nearer column was left out, all columns
     of the row are measured.
@@ -265,7 +265,7 @@ def _nearest(rows: Tensor, columns: Tensor, count: int, *, chunk: int, but_self:
         index, squared = _by_distance(rows[part], columns, candidates, count, itself)
         indices.append(index)
         distances.append(squared)
-        doubtful.append(~(squared[:, -1] < bound[:, -1]))  # not >=, so that NaN is doubtful too
+        doubtful.append(~(squared[:, -1] < bound[:, -1]))  # not >=, so that NaN counts as doubtful
     index, squared = torch.cat(indices), torch.cat(distances)
     if count + SPARE < len(columns):  # otherwise all columns were measured
         unproven = torch.cat(doubtful).nonzero()[:, 0]

@@ -138,7 +138,7 @@ class LavidaConfig:
         projector, compression, prompt, sampling, pixels, lora, additions: see their classes.
         mask_gate: what happens to the mask of a frame whose object score says that it is empty.
         trained: True if the own part (projector, mask decoder, `<SEG>`) was trained.
-        seed: seed of an own part that is drawn at random instead.
+        seed: seed for an own part that was not trained and is drawn at random.
         random_gain: gain of the Xavier-normal weights of a random model, large enough for frames
             and words to affect its scores; None keeps each part's own initialisation, for training.
         parts: sizes of the base models; empty in a folder.

@@ -95,7 +95,7 @@ class LavidaDetector:
 
     @property
     def parallel(self) -> int:
-        """Calls at a time: one on a CPU; two per GPU: one computes while one copies frames."""
+        """Calls at a time: one on a CPU, two per GPU, so that one copies frames while the other computes."""
         return max(1, sum(worker.calls for worker in self._workers))
 
     def prepare(self) -> None:
@@ -349,7 +349,7 @@ def _attention(device: torch.device, dtype: torch.dtype) -> str:
 
 
 def _use_package(model: Lavida) -> None:
-    """Replaces SAM2 by that of the sam2 package, with the same weights."""
+    """Replaces SAM2 with the one of the sam2 package, with the same weights."""
     from vadcli.detectors.lavida.sam2_package import PackageMasks
     from vadcli.detectors.lavida.sam2_sizes import ConvTrunkConfig
 

@@ -110,8 +110,8 @@ def import_lavida(
         preset: gives the model's sizes, prompt and sampling.
         dest: the folder to create.
         sources: where the parts are.
-        random_weights: draw base models that are not found at random, in the preset's sizes. Such a
-            model detects nothing.
+        random_weights: if a base model is not found, draw it at random, in the preset's sizes. The resulting model detects
+            nothing.
         seed: seed of the random weights.
         force: replace an existing LAVIDA folder.
         say: called with one line of text at each step.

@@ -105,7 +105,7 @@ class MaskModel(Protocol):
         """Decodes one mask per frame, or three with `multimask`.
 
         Args:
-            features: of N frames.
+            features: the features of N frames.
             prompt: one prompt per frame, (N, 1, width).
             multimask: return three masks per frame.
             dense: (N, width, h, w), added to SAM2's embedding of "no mask".

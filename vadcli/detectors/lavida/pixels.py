@@ -116,7 +116,7 @@ def qwen_patches(
     Args:
         frames: (B, T, H, W, 3) uint8, T even.
         min_px, max_px: limits of the area of a resized frame, in pixels.
-        patch_px, merge: of the vision tower.
+        patch_px, merge: the vision tower's patch side in pixels, and its merge side in patches.
         dtype: of the result.
 
     Returns:

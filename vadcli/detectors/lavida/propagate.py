@@ -66,7 +66,7 @@ def propagate(model: TransformersMasks, pixels: Tensor, known: Mapping[int, Tens
     """Returns mask logits of every frame, given those of some frames.
 
     Args:
-        model: in evaluation mode, because SAM2's memory has dropout.
+        model: must be in evaluation mode, because SAM2's memory has dropout.
         pixels: (N, 3, S, S) normalised, in order of time.
         known: frame number -> mask logits (H, W) of any size, above 0 on the object. Frame 0 must
             be among them.

@@ -148,7 +148,7 @@ def package_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Renames a Sam2VideoModel state dict, whole or part, for the sam2 package; copies no tensors.
 
     Raises:
-        ValueError: a name that SAM2 doesn't have.
+        ValueError: `state` has a name that SAM2 doesn't have.
     """
     renamed: dict[str, Tensor] = {}
     for name in sorted(state, key=lambda name: name == MATRICES[0]):  # the image's matrix wins
@@ -164,7 +164,8 @@ def transformers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     possible, but no two in the result share memory, because safetensors can't write these.
 
     Raises:
-        ValueError: a name that SAM2 doesn't have, or only some of the four point embeddings.
+        ValueError: `state` has a name that SAM2 doesn't have, or only some of the four point
+            embeddings.
     """
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -224,14 +225,14 @@ class PackageMasks(nn.Module):
         """Loads the weights of a Sam2VideoModel's state dict, without those of the video memory.
 
         Raises:
-            ValueError: a name that SAM2 doesn't have.
+            ValueError: `state` has a name that SAM2 doesn't have.
             RuntimeError: a parameter is missing or has another shape.
         """
         own = self.state_dict().keys()
         self.load_state_dict({name: tensor for name, tensor in package_state(state).items() if name in own})
 
     def train(self, mode: bool = True) -> PackageMasks:
-        """As in Module, but the decoder's flag stays False: True only turns off stable masks."""
+        """Sets the mode, but the decoder's flag stays False: True only turns off stable masks."""
         super().train(mode)
         self.sam_mask_decoder.training = False
         return self
@@ -280,7 +281,7 @@ class PackageMasks(nn.Module):
 
 
 class _NeckPosition(SinePosition):
-    """The same encoding, with the arguments of the package's FPN: the features."""
+    """The same encoding, called as the package's FPN calls it: with the features themselves."""
 
     def forward(self, features: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(features.shape, features.device, features.dtype)

@@ -1,8 +1,8 @@
 """The sizes of a SAM2 model, and a small convolutional trunk that can replace Hiera in it.
 
 `sam2_config` makes a transformers config from a few sizes. ConvTrunk is for models trained from
-nothing: with a few thousand clips, convolutions learn shapes and Hiera does not. All that follows
-the trunk, from the feature pyramid on, is SAM2's. SAM2 variants for small devices do the same.
+nothing: with a few thousand clips, convolutions learn shapes and Hiera does not. Everything after the trunk, from the feature
+pyramid on, is SAM2's own. SAM2 variants for small devices also replace only the trunk.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Words on their way into the network: the prompt as token ids, categories as CLIP embeddings, tokenizers for small models.
+"""Turns words into inputs of the network: the prompt into token ids, categories into CLIP embeddings.
 
 The prompt ends in a forced answer that contains `<SEG>`. The small tokenizers are for models that `vadcli` builds without a
 pretrained base.

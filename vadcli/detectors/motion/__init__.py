@@ -20,7 +20,7 @@ class MotionOptions:
         rate_hz: sampled frames per second.
         max_area_px: largest area of a delivered frame.
         cell_px: side of a grid cell.
-        box_cells: side of the square, in cells, over which motion is averaged; about a person.
+        box_cells: side of the square, in cells, over which motion is averaged; about a person wide.
         steadying_s: standard deviation of the Gaussian that smooths each cell (and so the masks)
             over time.
         smoothing_s: standard deviation of the Gaussian that smooths the frame values over time.

@@ -238,7 +238,8 @@ def learn_scenes(shots: Sequence[FloatArray], most: int) -> list[FloatArray]:
 def _alike(medians: Sequence[FloatArray], left: Sequence[int]) -> list[int]:
     """Returns the shots that are similar to the median of all shots that are left.
 
-    If they show different places, none may be; then returns those similar to the first shot.
+    If no shot is similar to the median, because the shots show different places, returns those that are similar to the first
+    shot.
     """
     for centre in (np.median(np.stack([medians[k] for k in left]), axis=0).astype(np.float32), medians[left[0]]):
         alike = [k for k in left if likeness(centre, medians[k]) > 0]

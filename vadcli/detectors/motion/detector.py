@@ -13,7 +13,8 @@ from vadcli.detectors.calibration import CALIBRATION, logit_of, sigmoid
 from vadcli.detectors.motion import MODEL_VERSION, MotionOptions
 from vadcli.detectors.motion.background import grid_for
 from vadcli.detectors.motion.camera import from_model, to_model
-from vadcli.detectors.motion.scoring import channels_of, fit_camera, measure, peaks, smooth
+from vadcli.detectors.motion.scoring import channels_of, fit_camera, measure, peaks
+from vadcli.detectors.smoothing import smooth
 from vadcli.types import (
     Calibration,
     CameraModel,

@@ -97,9 +97,9 @@ def _held(row: int, source: int, activity: FloatArray, usable: BoolArray) -> boo
 
 
 def _with_end(found: list[RepeatedRows], activity: FloatArray, usable: BoolArray) -> list[RepeatedRows]:
-    """Adds the run at the end of a clip, whose step appears only in the next clip.
+    """Adds the run of repeated frames that the end of the clip cuts off.
 
-    The last step of this clip takes its place.
+    Its own step is in the next clip, so the last step of this clip is used instead.
     """
     changed = np.flatnonzero((activity > HELD_SHARE * activity.max(initial=0.0)) & usable)
     if not found or len(changed) < 3:
@@ -124,7 +124,7 @@ LEFTOVER_SHARE = 0.25
 """This share of the camera's motion may remain in the flow after it is subtracted."""
 
 SAME_LIGHT_LEVELS = 0.5
-"""If the mean brightness changes by less than this, light is not matched."""
+"""If the mean brightness changes by less than this, the light matching is skipped."""
 
 
 @dataclass(frozen=True)

@@ -30,47 +30,8 @@ from vadcli.detectors.motion.camera import (
     video_number,
 )
 from vadcli.detectors.motion.features import ClipMaps, is_cut, map_clip, shots
+from vadcli.detectors.smoothing import smooth
 from vadcli.types import BoolArray, ByteArray, CameraSample, Clip, FloatArray, IndexArray, TimeArray
-
-REACH = 3.0
-"""Samples further away than this many standard deviations do not count."""
-
-LARGEST_LAG = 500
-"""At most this many samples on either side count, however dense the timestamps are."""
-
-
-def segments(timestamp: TimeArray, gap_s: float) -> IndexArray:
-    """Returns (S,) the number of the segment of each sample.
-
-    A new segment begins after a gap that is longer than `gap_s` and than 3 usual steps.
-    """
-    if len(timestamp) < 2:
-        return np.zeros(len(timestamp), dtype=np.int64)
-    step = np.diff(timestamp)
-    return np.concatenate([[0], np.cumsum(step > max(gap_s, 3.0 * float(np.median(step))))]).astype(np.int64)
-
-
-def smooth(values: FloatArray, *, timestamp: TimeArray, usable: BoolArray, sigma_s: float, gap_s: float) -> FloatArray:
-    """(S,) -> (S,): Gaussian means over time of the usable values within each segment.
-
-    If no usable value is in reach, takes the nearest usable one of the segment, or else 0.
-    """
-    count = len(values)
-    part = segments(timestamp, gap_s)
-    weight = usable.astype(np.float64)
-    total, said = weight * values, weight.copy()
-    for lag in range(1, min(count, LARGEST_LAG + 1)):
-        distance = timestamp[lag:] - timestamp[:-lag]
-        close = (distance <= REACH * sigma_s) & (part[lag:] == part[:-lag])
-        if not close.any():
-            break
-        kernel = np.where(close, np.exp(-0.5 * (distance / sigma_s) ** 2), 0.0)
-        total[lag:] += kernel * weight[:-lag] * values[:-lag]
-        said[lag:] += kernel * weight[:-lag]
-        total[:-lag] += kernel * weight[lag:] * values[lag:]
-        said[:-lag] += kernel * weight[lag:]
-    smoothed = np.divide(total, said, out=np.zeros(count), where=said > 0)
-    return np.asarray(_fill(smoothed, said > 0, part, timestamp), dtype=np.float32)
 
 
 def steadying(timestamp: TimeArray, *, usable: BoolArray, shot: IndexArray, sigma_s: float) -> FloatArray:
@@ -82,19 +43,11 @@ def steadying(timestamp: TimeArray, *, usable: BoolArray, shot: IndexArray, sigm
     distance = timestamp[:, None] - timestamp[None, :]
     near = usable[None, :] & (shot[:, None] == shot[None, :])
     exponent = np.where(near, -0.5 * (distance / sigma_s) ** 2, -np.inf)
-    # Relative to the nearest frame: with samples seconds apart, all weights would be 0 otherwise.
+    # Weights are relative to that of the nearest frame. Otherwise all of them would be 0 if samples are seconds apart.
     highest = exponent.max(axis=1, keepdims=True)
     weight = np.exp(exponent - np.where(np.isfinite(highest), highest, 0.0))
     total = weight.sum(axis=1, keepdims=True)
     return np.asarray(np.divide(weight, total, out=np.zeros_like(weight), where=total > 0), dtype=np.float32)
-
-
-def _fill(values: TimeArray, known: BoolArray, part: IndexArray, timestamp: TimeArray) -> TimeArray:
-    for row in np.flatnonzero(~known):
-        same = np.flatnonzero(known & (part == part[row]))
-        if len(same):
-            values[row] = values[same[np.argmin(np.abs(timestamp[same] - timestamp[row]))]]
-    return values
 
 
 MOVING = 0.3
@@ -189,7 +142,7 @@ class _Burst:
 
     @property
     def moving_rows(self) -> tuple[BoolArray, IndexArray]:
-        """The cells (T, h, w) bool that move in a known scene, and the frame index of each (Q,)."""
+        """Returns the cells (T, h, w) bool that move in a known scene, and the frame index of each (Q,)."""
         moving = (self.maps.motion > MOVING) & (self.maps.scene >= 0)[:, None, None]
         return moving, np.nonzero(moving)[0]
 
@@ -259,7 +212,7 @@ def _with_units(scenes: Sequence[Scene], bursts: Sequence[_Burst]) -> tuple[Scen
 
 
 def _draw(fitted: FittedCamera, bursts: Sequence[_Burst], seed: int, options: MotionOptions) -> RaritySamples | None:
-    """Draws as many moving cells from each burst, so that one busy minute does not dominate."""
+    """Draws at most the same number of moving cells from each burst, so that one busy minute does not dominate."""
     rng = np.random.default_rng(seed)
     share = -(-options.samples // len(bursts))
     features, scenes, videos, times = [], [], [], []
@@ -281,7 +234,7 @@ def _draw(fitted: FittedCamera, bursts: Sequence[_Burst], seed: int, options: Mo
 def _with_usual(
     fitted: FittedCamera, bursts: Sequence[_Burst], channels: Sequence[Channels], footage: FittedTime
 ) -> FittedCamera:
-    """Returns the camera with what is usual in each scene and, for other views, in all of them."""
+    """Returns the camera with the usual levels of each scene; other views get the levels over all scenes."""
     usable = np.concatenate([burst.maps.usable for burst in bursts])
     scene = np.concatenate([burst.maps.scene for burst in bursts])[usable]
     motion, rare = (np.concatenate(values)[usable] for values in zip(*(one.frame_values() for one in channels), strict=True))

@@ -30,7 +30,7 @@ def open_data(
 
     Args:
         name: one of `DATA_SETS`.
-        root: its folder, as the official archives unpack.
+        root: its folder, with the layout of the unpacked official archives.
         split: `train`, or another split of the data set.
         rule: how videos are cut and how large images become.
         cache: folder for the label numbers of each map; only used by data sets of images.

@@ -38,7 +38,7 @@ def needed(root: Path, relative: str, *, name: str) -> Path:
     path = root / relative
     if not path.exists():
         raise UsageError(
-            f"{root}: not a folder of {name}: {relative} is missing", hint="give the folder as the archives unpack"
+            f"{root}: not a folder of {name}: {relative} is missing", hint="give the folder of the unpacked archives"
         )
     return path
 
@@ -166,7 +166,7 @@ def _short(value: object) -> str:
 _LONGEST = 40
 """Most bits of one run; no image has more pixels than this can count."""
 _FARTHEST = 10**5
-"""Most pixels from the origin; the corners of real polygons lie inside their image."""
+"""Largest coordinate of a polygon's corner, in pixels; real corners are inside their image."""
 
 
 def decoded(path: Path, where: str, code: object, shape: Sequence[int]) -> BoolArray:
@@ -215,9 +215,9 @@ def _runs(code: object, height: int, width: int) -> list[int]:
 def _spelled(text: str) -> list[int]:
     """Return the runs in COCO's text form.
 
-    Each character, minus 48, holds five bits of a number (lowest first) and the bit 32 if more
-    follow. Numbers are in two's complement; from the fourth run on they are differences to the
-    second run before. pycocotools also reads this, but leaves pixels unset if the runs are too short.
+    The code of each character, minus 48, holds five bits of a number (lowest first); its bit 32 says that the number continues.
+    Numbers are in two's complement; from the fourth run on they are differences from the run two places before. pycocotools
+    also reads this, but leaves pixels unset if the runs are too short.
     """
     runs: list[int] = []
     value = shift = 0
@@ -317,7 +317,7 @@ class DiskData(ABC):
         self.name, self.root, self.rule = name, root, rule
         self.entries = tuple(item for item in entries if item.objects)
         if not self.entries:
-            raise UsageError(f"{root}: no clip of {name} has a named object", hint="give the folder as the archives unpack")
+            raise UsageError(f"{root}: no clip of {name} has a named object", hint="give the folder of the unpacked archives")
 
     def __len__(self) -> int:
         """Return the number of clips."""

@@ -43,7 +43,7 @@ _VERSION = 1
 _READERS = 4
 
 Known = dict[str, tuple[int, int, tuple[int, ...]]]
-"""By map (relative to the root): its size in bytes, its time in ns, the numbers in it."""
+"""Label map (relative to the root) -> its size in bytes, its time in ns, the numbers in it."""
 
 
 class SemanticData(LabelMapData):
@@ -187,7 +187,7 @@ class Ade20k(SemanticData):
 def read_ade20k_categories(path: Path) -> dict[int, str]:
     """Return the category of each number in `objectInfo150.txt`.
 
-    A line is number, shares and names, separated by tabs. Names are separated by commas; the first
+    A line has a number, shares and names, separated by tabs. Names are separated by commas; the first
     one is used.
 
     Raises:
@@ -285,7 +285,7 @@ class Mapillary(SemanticData):
         if version is None:
             raise UsageError(
                 f"{root}: not a folder of Mapillary Vistas: config_v2.0.json is missing",
-                hint="give the folder as the archives unpack",
+                hint="give the folder of the unpacked archives",
             )
         for folder in (f"{split}/images", f"{split}/{version}/labels"):
             needed(root, folder, name="Mapillary Vistas")

@@ -127,7 +127,7 @@ def with_expressions(root: Path, split: str, name: str) -> Iterator[Video]:
 
 
 def videos(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yields (name, "video NAME", its object in the document) of every video that has frames."""
+    """Yields (name, "video NAME" for messages, JSON entry) of every video that has frames."""
     for video, value in entry(path, "the file", read_json(path), "videos", dict).items():
         where = f"video {video}"
         told = expect(path, where, value, dict)
@@ -136,7 +136,7 @@ def videos(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def expressions(path: Path, where: str, told: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields ("expression NUMBER of video NAME", its object) of each of a video's expressions."""
+    """Yields ("expression NUMBER of video NAME" for messages, JSON entry) of each expression of a video."""
     for number, value in entry(path, where, told, "expressions", dict).items():
         place = f"expression {number} of {where}"
         yield place, expect(path, place, value, dict)

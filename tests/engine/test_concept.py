@@ -1,0 +1,172 @@
+"""Concept end to end with a planted encoder: what is described is found where it is, and nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vadcli
+from tests.media import run_ffmpeg
+from tests.planted import PlantedEncoder
+from vadcli.detectors.concept import detector as concept
+from vadcli.errors import UsageError, WeightsError
+from vadcli.store import OutputLayout
+from vadcli.store.embeddings import read_embeddings
+from vadcli.store.events import read_events
+from vadcli.store.scores import read_scores
+from vadcli.types import Status
+
+FPS = 10
+RED = "something red: a red thing; the colour red in the picture"
+BLUE = "something blue: a blue thing; the colour blue in the picture"
+RED_S = (60.0, 70.0)
+
+
+def draw(index: int, kind: str) -> np.ndarray:
+    """A grey yard with a little noise; from 60 to 70 s a square of a colour is there."""
+    image = np.full((48, 64, 3), 120, np.uint8)
+    image += np.random.default_rng(index).integers(0, 8, image.shape, dtype=np.uint8)
+    if kind in ("red", "blue") and RED_S[0] <= index / FPS < RED_S[1]:
+        image[12:36, 8:32] = (220, 20, 20) if kind == "red" else (20, 20, 220)
+    return image
+
+
+def make(path: Path, kind: str, seconds: int = 120) -> Path:
+    raw = b"".join(draw(index, kind).tobytes() for index in range(seconds * FPS))
+    source = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "64x48", "-r", str(FPS), "-i", "pipe:0")
+    run_ffmpeg(*source, "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv444p", f"file:{path}", stdin=raw)
+    return path
+
+
+@pytest.fixture(scope="module")
+def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("footage")
+    for name, kind in (("a-red.mp4", "red"), ("b-blue.mp4", "blue"), ("c-quiet.mp4", "quiet")):
+        (folder / name[0]).mkdir()
+        make(folder / name[0] / name, kind)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = PlantedEncoder()
+    monkeypatch.setattr(concept, "load_encoder", lambda name, **_: encoder)
+    monkeypatch.setattr(concept, "encoder_fingerprint", lambda name, **_: {"encoder": name})
+    monkeypatch.setattr(concept, "encoder_size_px", lambda name: 32)
+    monkeypatch.setattr("vadcli.detectors.encoders.load_encoder", lambda name, **_: encoder)
+    monkeypatch.setattr(PlantedEncoder, "fingerprint", lambda self: {"encoder": "planted"})
+
+
+def scan(footage: Path, out: Path, categories: str, **options: object) -> dict[str, vadcli.VideoResult]:
+    given = {"out": out, "detector": "concept", "encoder": "planted", "categories": categories, "workers": 1, **options}
+    return {result.video: result for result in vadcli.scan(footage, **given)}
+
+
+def test_what_is_described_is_found_and_named(footage: Path, tmp_path: Path) -> None:
+    results = scan(footage, tmp_path / "out", f"{RED}, {BLUE}", masks="rle")
+    assert {result.status for result in results.values()} == {Status.DONE}
+    layout = OutputLayout(tmp_path / "out")
+    for video, colour in (("a/a-red.mp4", "red"), ("b/b-blue.mp4", "blue")):
+        events = read_events(layout.events(video)).events
+        assert len(events) == 1
+        assert events[0].start_s == pytest.approx(RED_S[0], abs=4.0)
+        assert events[0].end_s == pytest.approx(RED_S[1], abs=4.0)
+        assert events[0].category == f"something {colour}"
+        assert min(events[0].category_scores.values()) < 0.1
+        assert max(events[0].category_scores.values()) == pytest.approx(events[0].peak_score, abs=1e-5)
+        # the square is at x 8..32, y 12..36 of 64 x 48; a patch of the planted encoder is 16 x 12
+        x, y, width, height = events[0].bbox or (0, 0, 0, 0)
+        assert x <= 12
+        assert y <= 14
+        assert 28 <= x + width <= 52
+        assert 30 <= y + height <= 46
+    assert read_events(layout.events("c/c-quiet.mp4")).events == ()
+
+
+def test_what_is_absent_is_not_found(footage: Path, tmp_path: Path) -> None:
+    scan(footage, tmp_path / "out", "something green: a green thing; the colour green")
+    layout = OutputLayout(tmp_path / "out")
+    assert [read_events(path).events for path in layout.iter_events()] == [(), (), ()]
+
+
+def test_other_categories_are_scored_without_decoding(footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    scan(footage, whole, f"{RED}, {BLUE}")
+    scan(footage, again, RED)
+    monkeypatch.setattr(PlantedEncoder, "encode_images", lambda self, frames: pytest.fail("a video was decoded"))
+    results = scan(footage, again, f"{RED}, {BLUE}")
+    assert {result.status for result in results.values()} == {Status.DONE}
+    one, two = OutputLayout(whole), OutputLayout(again)
+    for video in results:
+        (first, told), (second, meta) = read_scores(one.scores(video)), read_scores(two.scores(video))
+        np.testing.assert_array_equal(first.logit, second.logit)
+        assert meta.fingerprint == told.fingerprint
+        assert meta.categories == told.categories == ("something red", "something blue")
+        assert read_events(two.events(video)).events == read_events(one.events(video)).events
+    assert {result.status for result in scan(footage, again, f"{RED}, {BLUE}").values()} == {Status.SKIPPED}
+
+
+def test_vectors_are_stored_per_sampled_frame_or_not_at_all(footage: Path, tmp_path: Path) -> None:
+    scan(footage, tmp_path / "out", RED)
+    layout = OutputLayout(tmp_path / "out")
+    stored = read_embeddings(layout.embeddings("a/a-red.mp4"))
+    table, metadata = read_scores(layout.scores("a/a-red.mp4"))
+    np.testing.assert_array_equal(stored.frame_index, table.frame_index[table.sampled])
+    assert len(stored.embeddings) == 240  # two per second
+    assert (stored.metadata.encoder, stored.metadata.content) == ("planted", metadata.source["content"])
+    scan(footage, tmp_path / "none", RED, keep_embeddings=False)
+    assert not (tmp_path / "none" / "embeddings").exists()
+
+
+def test_a_damaged_vectors_file_means_a_new_scan(footage: Path, tmp_path: Path) -> None:
+    scan(footage, tmp_path / "out", RED)
+    path = OutputLayout(tmp_path / "out").embeddings("a/a-red.mp4")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert {result.status for result in scan(footage, tmp_path / "out", BLUE).values()} == {Status.DONE}
+    assert len(read_embeddings(path).embeddings) == 240
+
+
+def test_another_encoder_or_rate_is_scanned_again(footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan(footage, tmp_path / "out", RED)
+    seen = []
+    encode = PlantedEncoder.encode_images
+    monkeypatch.setattr(PlantedEncoder, "encode_images", lambda self, frames: seen.append(len(frames)) or encode(self, frames))
+    scan(footage, tmp_path / "out", RED, sample_fps=1.0)
+    assert seen
+    seen.clear()
+    scan(footage, tmp_path / "out", RED, sample_fps=1.0, encoder="other")
+    assert seen
+
+
+def test_a_search_finds_the_moment(footage: Path, tmp_path: Path) -> None:
+    scan(footage, tmp_path / "out", "something green: a green thing")
+    found = vadcli.search(tmp_path / "out", "a red thing", top=3)
+    assert found[0].video == "a/a-red.mp4"
+    assert RED_S[0] <= found[0].peak_s < RED_S[1]
+    assert found[0].start_s == pytest.approx(RED_S[0], abs=1.0)
+    assert found[0].end_s == pytest.approx(RED_S[1], abs=1.0)
+    assert found[0].score > 0.5 > found[1].score
+    assert {one.video for one in vadcli.search(tmp_path / "out", "a red thing", camera=("b",), top=50)} == {"b/b-blue.mp4"}
+    picture = tmp_path / "blue.png"
+    run_ffmpeg("-ss", "65", "-i", str(footage / "b" / "b-blue.mp4"), "-frames:v", "1", str(picture))
+    assert vadcli.search(tmp_path / "out", image=picture, top=1)[0].video == "b/b-blue.mp4"
+
+
+def test_what_cannot_be_searched_is_one_line(footage: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such folder"):
+        vadcli.search(tmp_path / "nowhere", "a red thing")
+    scan(footage / "c", tmp_path / "out", RED, keep_embeddings=False)
+    with pytest.raises(UsageError, match="no stored vectors"):
+        vadcli.search(tmp_path / "out", "a red thing")
+    scan(footage / "c", tmp_path / "out", RED, force=True)
+    with pytest.raises(UsageError, match="a text or --image"):
+        vadcli.search(tmp_path / "out")
+    with pytest.raises(UsageError, match="tokens"):
+        vadcli.search(tmp_path / "out", "red " * 90)
+    (tmp_path / "x.png").write_text("no picture")
+    with pytest.raises(UsageError, match=r"x\.png: can't be read as a picture"):
+        vadcli.search(tmp_path / "out", image=tmp_path / "x.png")
+    with pytest.raises(WeightsError, match="not of the encoder"):
+        vadcli.search(tmp_path / "out", "a red thing", encoder="another")

@@ -1,0 +1,92 @@
+"""`vadcli categories`: list the category lists that come with vadcli, show one, and check a user's own file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vadcli.cli._shared import emit_json, log, set_up_talk, with_options
+from vadcli.errors import UsageError
+from vadcli.options import TalkOptions
+from vadcli.options.categories import category_list_names, check_file, read_list
+
+categories_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, show and check categories.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME|FILE", help="A name of `vadcli categories list`, or your own file.")]
+Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Category files in TOML.")]
+
+
+@categories_app.command("list")
+@with_options(TalkOptions, section="categories-list")
+def list_categories(*, options: TalkOptions) -> None:
+    """List the category lists for `--categories @NAME`.
+
+    \b
+    Examples:
+      vadcli categories list
+      vadcli scan ./footage --categories @retail
+    """  # noqa: D301
+    set_up_talk(options)
+    for name in category_list_names():
+        file = read_list(name)
+        if options.json:
+            emit_json({"name": name, "about": file.about, "categories": [category.name for category in file.category]})
+        else:
+            typer.echo(f"{name:16} {len(file.category):3} categories  {file.about}".rstrip())
+
+
+@categories_app.command()
+@with_options(TalkOptions, section="categories-show")
+def show(*, name: Name, options: TalkOptions) -> None:
+    """Print the categories of a list and the sentences for and against each.
+
+    \b
+    Examples:
+      vadcli categories show general
+      vadcli categories show ./mine.toml --json
+    """  # noqa: D301
+    set_up_talk(options)
+    file = read_list(name)
+    if options.json:
+        emit_json({"name": name, **asdict(file)})
+        return
+    for category in file.category:
+        typer.echo(category.name)
+        for mark, sentences in (("+", category.means), ("-", category.looks_like)):
+            for sentence in sentences:
+                typer.echo(f"  {mark} {sentence}")
+    typer.echo("normal scenes")
+    for sentence in file.normal:
+        typer.echo(f"  - {sentence}")
+
+
+@categories_app.command()
+@with_options(TalkOptions, section="categories-check")
+def check(*, files: Files, options: TalkOptions) -> None:
+    """Check category files: one line per problem. Exits with 3 if there are any.
+
+    \b
+    Examples:
+      vadcli categories check ./mine.toml
+    """  # noqa: D301
+    set_up_talk(options)
+    wrong = 0
+    for path in files:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path}: can't be read: {error}") from error
+        problems = check_file(text, str(path))
+        wrong += bool(problems)
+        for problem in problems:
+            if options.json:
+                emit_json({"file": str(path), "problem": problem})
+            else:
+                typer.echo(problem)
+        if not problems:
+            log.info("%s: no problem found", path)
+    if wrong:
+        raise typer.Exit(3)

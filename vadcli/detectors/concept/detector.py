@@ -1,0 +1,240 @@
+"""The concept detector: implements the `Detector` protocol with an image-text encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from vadcli.detectors.calibration import CALIBRATION
+from vadcli.detectors.concept import ConceptOptions
+from vadcli.detectors.concept.scoring import Bank, Burst, ConceptCamera, Sentences, unlike
+from vadcli.detectors.encoders import Encoder, encoder_fingerprint, encoder_key, encoder_size_px, load_encoder
+from vadcli.errors import UsageError
+from vadcli.options.categories import CategoryBook, read_categories
+from vadcli.types import (
+    Calibration,
+    CameraModel,
+    CameraSample,
+    ClipBatch,
+    ClipNeeds,
+    ClipScores,
+    Embeddings,
+    FloatArray,
+    FrameScores,
+    MaskScale,
+    PixelFormat,
+    RawTrack,
+    SizeRule,
+    Thresholds,
+)
+
+VERSION = 1
+"""Increase this if the scores of stored vectors change."""
+DEFAULT_CATEGORIES = "@general"
+CLIP_FRAMES = 32
+RATE_HZ = 2.0
+
+
+class ConceptDetector:
+    """Finds what the user describes in words. `Detector` describes the attributes.
+
+    A frame's score says how rare it is for its camera that a category fits so much better than sentences about normal scenes.
+
+    Raises:
+        UsageError: a category or the encoder does not exist.
+        WeightsError: the encoder's weights are missing.
+    """
+
+    name = "concept"
+    calibration: Calibration | None = CALIBRATION
+    uses_categories = True
+    fits_camera = True
+    mask_scale = MaskScale.SCORE
+    batch_size = 1
+    parallel = 1
+
+    def __init__(self, options: ConceptOptions) -> None:
+        self.options = options
+        self.book: CategoryBook = read_categories(options.categories or DEFAULT_CATEGORIES)
+        if not self.book.categories:
+            raise UsageError(f"--categories {options.categories!r} contains no category", hint="omit it to look for @general")
+        self.categories = tuple(category.name for category in self.book.categories)
+        self.channels = (*self.categories, *(f"{name}: fit" for name in self.categories))
+        self._encoder_state = encoder_fingerprint(options.encoder, precision=options.precision)
+        # Vectors of another encoder are of no use, so its camera models are of another version.
+        self.model_version = int(self.embedding_key[:12], 16)
+        self.needs = ClipNeeds(
+            frames=CLIP_FRAMES,
+            overlap=0,
+            rate_hz=RATE_HZ,
+            size=SizeRule(_area_px(encoder_size_px(options.encoder))),
+            pixel_format=PixelFormat.RGB,
+        )
+        self.thresholds = Thresholds(high=0.5, low=0.4, min_duration_s=0.5, merge_gap_s=2.0)
+        # Masks cost a second pass through the last layer, so they are made only if the scan stores them.
+        self.makes_masks = getattr(options, "masks", "none") != "none"
+        self._encoder: Encoder | None = None
+        self._bank: Bank | None = None
+        self._cameras: dict[int, tuple[CameraModel | None, ConceptCamera]] = {}
+
+    @property
+    def weights(self) -> Mapping[str, str]:
+        """The encoder's name and the hash of its weights."""
+        return {self.options.encoder: self.encoder_key}
+
+    @property
+    def encoder_name(self) -> str:
+        """The encoder's name, for people."""
+        return self.options.encoder
+
+    @property
+    def encoder_key(self) -> str:
+        """Hash of the encoder and its weights; vectors with one key can be compared."""
+        return encoder_key(self._encoder_state)
+
+    @property
+    def embedding_key(self) -> str:
+        """Hash of everything that changes a vector, apart from the video."""
+        return hashlib.sha256(json.dumps(self._encoder_state, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def keeps_embeddings(self) -> bool:
+        """True if the vectors are to be stored."""
+        return self.options.keep_embeddings
+
+    def prepare(self) -> None:
+        """Loads the encoder and encodes the sentences. Later calls do nothing."""
+        if self._encoder is not None:
+            return
+        encoder = load_encoder(self.options.encoder, device=self.options.device, precision=self.options.precision)
+        self._bank = make_bank(self.book, encoder)
+        self._encoder = encoder
+
+    def fit(self, sample: CameraSample) -> CameraModel | None:
+        """Returns the vectors of the sample; what follows from them depends on the categories and is not stored.
+
+        None if the sample has no frame.
+        """
+        parts = [(clip, self._encode(clip.frames[clip.valid])) for clip in sample.clips if clip.valid.any()]
+        if not parts:
+            return None
+        rows = np.concatenate([np.full(len(found), number) for number, (_, found) in enumerate(parts)])
+        arrays = {
+            "values": np.concatenate([found.values for _, found in parts]),
+            "scale": np.concatenate([found.scale for _, found in parts]),
+            "timestamp": np.concatenate([clip.timestamp[clip.valid] for clip, _ in parts]),
+            "burst": rows.astype(np.int64),
+        }
+        seconds = sum(float(np.ptp(clip.timestamp[clip.valid])) for clip, _ in parts)
+        values = {"seconds": seconds, "encoder": self.options.encoder}
+        return CameraModel(sample.camera, self.name, self.model_version, arrays, values)
+
+    def score(self, batch: ClipBatch) -> ClipScores:
+        """Returns evidence (B, T, 2C), vectors (B, T), and masks (B, T, h, w) if the scan stores them."""
+        raw, vectors, masks = [], [], []
+        for frames, model in zip(batch.frames, batch.models, strict=True):
+            found = self._encode(frames)
+            vectors.append(found)
+            raw.append(self.score_embeddings(found, model))
+            if self.makes_masks:
+                masks.append(self._masks(frames, model))
+        embedding = Embeddings(np.stack([one.values for one in vectors]), np.stack([one.scale for one in vectors]))
+        return ClipScores(np.stack(raw), np.stack(masks) if masks else None, embedding)
+
+    def score_embeddings(self, embeddings: Embeddings, model: CameraModel | None) -> FloatArray:
+        """Returns evidence (S, 2C); see `Bank.evidence`."""
+        bank, camera = self._fitted(model)
+        return bank.evidence(embeddings, camera.anchor)
+
+    def finish(self, track: RawTrack) -> FrameScores:
+        """Returns the logits of a video, and the score of each category."""
+        if not len(track.timestamp):
+            return FrameScores(np.zeros(0, np.float32))
+        _, camera = self._fitted(track.model)
+        return camera.finish(track.raw, track.timestamp)
+
+    def fingerprint(self) -> dict[str, object]:
+        """Returns the encoder, the sentences and the version."""
+        sentences = json.dumps([asdict(one) for one in self.book.categories] + [list(self.book.normal)], sort_keys=True)
+        return {
+            "detector": self.name,
+            "version": VERSION,
+            "encoder": self._encoder_state,
+            "sentences": hashlib.sha256(sentences.encode()).hexdigest(),
+        }
+
+    def _fitted(self, model: CameraModel | None) -> tuple[Bank, ConceptCamera]:
+        self.prepare()
+        assert self._bank is not None
+        kept = self._cameras.get(id(model))
+        if kept is None or kept[0] is not model:  # an id may be used again when an object is gone
+            kept = self._cameras[id(model)] = model, ConceptCamera.fit(self._bank, *_sample_of(model))
+        return self._bank, kept[1]
+
+    def _encode(self, frames: Any) -> Embeddings:
+        self.prepare()
+        assert self._encoder is not None
+        return Embeddings.of(self._encoder.encode_images(frames))
+
+    def _masks(self, frames: Any, model: CameraModel | None) -> FloatArray:
+        """Returns (T, h, w) pixel scores of one clip."""
+        assert self._encoder is not None
+        bank, camera = self._fitted(model)
+        patches = self._encoder.patch_map(frames)  # (T, h, w, D)
+        flat = Embeddings.of(patches.reshape(-1, patches.shape[-1]))
+        return camera.pixel_scores(bank.evidence(flat, camera.anchor)).reshape(patches.shape[:3])
+
+
+def make_bank(book: CategoryBook, encoder: Encoder) -> Bank:
+    """Returns the sentences of all categories, encoded.
+
+    Against a category stand its look-alikes and the normal sentences that do not describe it.
+
+    Raises:
+        UsageError: a sentence is longer than the encoder reads.
+    """
+    texts = list(dict.fromkeys([*book.normal, *(text for one in book.categories for text in (*one.means, *one.looks_like))]))
+    for text in texts:
+        if encoder.text_tokens(text) > encoder.max_tokens:
+            raise UsageError(
+                f"the sentence {text[:60]!r} has {encoder.text_tokens(text)} tokens; {encoder.name} reads {encoder.max_tokens}",
+                hint="write several shorter sentences",
+            )
+    vectors = encoder.encode_text(texts)
+    place = {text: number for number, text in enumerate(texts)}
+
+    def rows(sentences: Sequence[str]) -> Any:
+        return np.array([place[text] for text in sentences], np.int64)
+
+    positive, negative = [], []
+    for category in book.categories:
+        own = rows(category.means)
+        normal = [text for text in book.normal if text not in category.means]
+        usable = unlike(vectors[own], vectors[rows(normal)], normal, category.name)
+        against = (*category.looks_like, *(text for text, keep in zip(normal, usable, strict=True) if keep))
+        positive.append(own)
+        negative.append(rows(against or normal or category.means))
+    names = tuple(one.name for one in book.categories)
+    return Bank(names, Sentences.of(vectors), tuple(positive), tuple(negative), encoder.temperature)
+
+
+def _sample_of(model: CameraModel | None) -> tuple[list[Burst], float]:
+    if model is None:
+        return [], 0.0
+    arrays = model.arrays
+    embeddings = Embeddings(arrays["values"], arrays["scale"])
+    bursts = []
+    for number in np.unique(arrays["burst"]):
+        inside = arrays["burst"] == number
+        bursts.append(Burst(embeddings[inside], arrays["timestamp"][inside]))
+    return bursts, float(model.values["seconds"])
+
+
+def _area_px(side_px: int) -> int:
+    """Returns the area that frames are delivered in: a 16:9 frame then is at least as high as the encoder's square."""
+    return side_px * side_px * 16 // 9

@@ -1,0 +1,204 @@
+"""From vectors to category scores: the contrast with sentences, a camera's anchor, and its calibration.
+
+All steps after the encoder are exact or depend on one video alone, so scores from stored vectors equal those of the scan bit
+for bit, whatever the batch.
+
+Letters in shapes: S vectors, M sentences, C categories, D width of a vector.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from vadcli.detectors.calibration import BellTail, fit_bell_tail, logit_of, sigmoid
+from vadcli.detectors.smoothing import smooth
+from vadcli.types import BoolArray, Embeddings, FloatArray, FrameScores, IndexArray, TimeArray
+
+log = logging.getLogger("vadcli")
+
+POSITIVE_WEIGHT = 0.9
+"""Weight of the sentences for a category; those against it weigh 1 (NOVA)."""
+ANCHOR_TEMPERATURE = 0.3
+"""A frame's weight in the anchor falls by a factor of e when its score rises by this much (NOVA)."""
+SMOOTHING_S = 1.7
+"""Standard deviation of the smoothing over time, in seconds (NOVA)."""
+GAP_S = 4.0
+SIMILAR = 0.70
+"""A normal sentence that is more similar to a category than this counts as a description of the category."""
+TEXT_LEVELS = 2**15 - 1
+"""Sentences are whole numbers up to this. Products with int8 vectors are exact in float64."""
+SPREAD_FLOOR = 0.15
+"""Smallest spread of a camera's contrasts. A camera whose pictures never change would otherwise alarm at any change."""
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """M unit vectors of sentences as whole numbers.
+
+    Attributes:
+        values: (M, D) float64, whole numbers.
+        scale: (M,) float64.
+    """
+
+    values: TimeArray = field(repr=False)
+    scale: TimeArray = field(repr=False)
+
+    @classmethod
+    def of(cls, vectors: FloatArray) -> Sentences:
+        """Returns (M, D) unit vectors in this form."""
+        exact = vectors.astype(np.float64)
+        scale = np.maximum(np.abs(exact).max(axis=1), 1e-12) / TEXT_LEVELS
+        return cls(np.rint(exact / scale[:, None]), scale)
+
+    def cosines(self, embeddings: Embeddings) -> TimeArray:
+        """Returns (S, M) float64 cosines. The sums are over whole numbers, so they are exact in any order."""
+        products = embeddings.values.astype(np.float64) @ self.values.T
+        return np.asarray(products * embeddings.scale.astype(np.float64)[:, None] * self.scale[None, :])
+
+
+@dataclass(frozen=True)
+class Bank:
+    """The sentences of all categories.
+
+    Attributes:
+        names: C categories.
+        sentences: M different sentences.
+        positive, negative: per category, indices of the sentences for and against it.
+        temperature: by which differences of cosines are divided.
+    """
+
+    names: tuple[str, ...]
+    sentences: Sentences
+    positive: tuple[IndexArray, ...]
+    negative: tuple[IndexArray, ...]
+    temperature: float
+
+    def evidence(self, embeddings: Embeddings, anchor: Sentences | None) -> FloatArray:
+        """Returns (S, 2C) float32: first how much better the sentences for a category fit than those against it, then how well.
+
+        The first alone is the published score. It also rises for anything odd, because normal sentences then fit less. So
+        both must be rare for an alarm: a category that is absent has no positive evidence.
+
+        Args:
+            embeddings: S vectors.
+            anchor: what the camera usually shows, as one more sentence against every category; None leaves it out.
+        """
+        cosines = self.sentences.cosines(embeddings)
+        extra = anchor.cosines(embeddings) if anchor is not None else np.empty((len(embeddings), 0))
+        count = len(self.names)
+        found = np.empty((len(embeddings), 2 * count), np.float32)
+        for place, (good, bad) in enumerate(zip(self.positive, self.negative, strict=True)):
+            against = np.concatenate([cosines[:, bad], extra], axis=1)
+            fit = POSITIVE_WEIGHT * upper_half(cosines[:, good])
+            found[:, place] = (fit - upper_half(against)) / self.temperature
+            found[:, count + place] = fit / self.temperature
+        return found
+
+
+def upper_half(cosines: TimeArray) -> TimeArray:
+    """Returns (S,) the mean of the higher half of each row of (S, n) cosines, n >= 1."""
+    count = (cosines.shape[1] + 1) // 2
+    highest = np.ascontiguousarray(np.sort(cosines, axis=1)[:, -count:])
+    return np.asarray(highest.sum(axis=1) / count)
+
+
+def unlike(category: FloatArray, normal: FloatArray, texts: Sequence[str], name: str) -> BoolArray:
+    """Returns (n,) True for the normal sentences that do not describe a category themselves.
+
+    A sentence counts as a description if it is more similar to the category's mean than SIMILAR and than most of the category's
+    own sentences. Encoders whose sentences are all alike would lose every normal sentence by the first rule alone.
+
+    Args:
+        category: (m, D) unit vectors of the sentences for the category.
+        normal: (n, D) unit vectors of the normal sentences.
+        texts: the n sentences, for the log.
+        name: the category.
+    """
+    mean = category.mean(axis=0)
+    mean = mean / max(float(np.linalg.norm(mean)), 1e-12)
+    limit = max(SIMILAR, float(np.median(category @ mean)))
+    keep = normal @ mean <= limit
+    for place in np.flatnonzero(~keep):
+        log.info("%s: left out the normal sentence %r, which describes the category", name, texts[int(place)])
+    return np.asarray(keep, dtype=np.bool_)
+
+
+@dataclass(frozen=True)
+class Burst:
+    """Vectors of consecutive sampled frames of one video.
+
+    Attributes:
+        embeddings: S vectors.
+        timestamp: (S,) float64 seconds.
+    """
+
+    embeddings: Embeddings
+    timestamp: TimeArray
+
+
+@dataclass(frozen=True)
+class ConceptCamera:
+    """What is usual for one camera and one list of categories.
+
+    Attributes:
+        anchor: what the camera usually shows, as a vector.
+        tails: 2C, of the smoothed evidence.
+        overall: of the highest log rarity of all categories.
+    """
+
+    anchor: Sentences | None
+    tails: tuple[BellTail, ...]
+    overall: BellTail
+
+    @classmethod
+    def fit(cls, bank: Bank, bursts: Sequence[Burst], seconds: float) -> ConceptCamera:
+        """Returns the camera of a sample; without bursts, a reference in which nothing is known.
+
+        Args:
+            bank: the sentences.
+            bursts: the sample.
+            seconds: how much video it is.
+        """
+        if not bursts:
+            unknown = BellTail(0.0, 1.0, BellTail.HAZARD)
+            return cls(None, (unknown,) * (2 * len(bank.names)), unknown)
+        vectors = np.concatenate([burst.embeddings.vectors() for burst in bursts])
+        plain = np.concatenate([bank.evidence(burst.embeddings, None)[:, : len(bank.names)] for burst in bursts])
+        weight = np.exp(-sigmoid(plain.max(axis=1)).astype(np.float64) / ANCHOR_TEMPERATURE)
+        mean = (weight[:, None] * vectors).sum(axis=0) / weight.sum()
+        anchor = Sentences.of((mean / max(float(np.linalg.norm(mean)), 1e-12))[None].astype(np.float32))
+        smoothed = np.concatenate([smooth_all(bank.evidence(one.embeddings, anchor), one.timestamp) for one in bursts])
+        tails = tuple(fit_bell_tail(column, seconds=seconds, floor=SPREAD_FLOOR) for column in smoothed.T)
+        highest = _rarities(tails, smoothed).max(axis=1)
+        return cls(anchor, tails, fit_bell_tail(highest, seconds=seconds, floor=0.5))
+
+    def finish(self, evidence: FloatArray, timestamp: TimeArray) -> FrameScores:
+        """Returns the scores of a video from (S, 2C) evidence.
+
+        The frame's score is that of its rarest category; every category's own score is on the same scale.
+        """
+        rarities = _rarities(self.tails, smooth_all(evidence, timestamp))  # (S, C)
+        by_category = logit_of(self.overall.log_rarity(rarities))
+        return FrameScores(by_category.max(axis=1), by_category=by_category)
+
+    def pixel_scores(self, evidence: FloatArray) -> FloatArray:
+        """Returns (P,) scores in [0, 1] of P patches from their evidence (P, 2C), on the scale of the frames."""
+        return sigmoid(logit_of(self.overall.log_rarity(_rarities(self.tails, evidence).max(axis=1))))
+
+
+def smooth_all(evidence: FloatArray, timestamp: TimeArray) -> FloatArray:
+    """Returns (S, K) values, smoothed over time."""
+    usable = np.ones(len(timestamp), np.bool_)
+    columns = [smooth(column, timestamp=timestamp, usable=usable, sigma_s=SMOOTHING_S, gap_s=GAP_S) for column in evidence.T]
+    return np.stack(columns, axis=1) if len(timestamp) else evidence
+
+
+def _rarities(tails: Sequence[BellTail], evidence: FloatArray) -> FloatArray:
+    """(S, 2C) -> (S, C): log rarity of the weaker of a category's two kinds of evidence."""
+    each = np.stack([tail.log_rarity(column) for tail, column in zip(tails, evidence.T, strict=True)], axis=1)
+    count = each.shape[1] // 2
+    return np.asarray(np.minimum(each[:, :count], each[:, count:]))

@@ -1,0 +1,257 @@
+"""Image-text encoders: pictures and sentences become vectors that can be compared. Nothing here loads torch before it is used.
+
+An encoder is a plain transformers folder: config.json, safetensors, a tokenizer and, if it differs from the family's defaults,
+preprocessor_config.json. `vadcli.registry.ENCODERS` lists the families by transformers' `model_type`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from vadcli import weights
+from vadcli.errors import DeviceError, UsageError, WeightsError
+from vadcli.options.config import cache_folder
+from vadcli.registry import ENCODERS
+from vadcli.types import ByteArray, FloatArray
+from vadcli.weights.checksums import file_sum, read_json
+from vadcli.weights.hub import read_lock
+
+PREPROCESSING_VERSION = 1
+"""Increase this if the same picture or sentence gets another vector from the same files."""
+PRECISIONS = ("auto", "fp16", "bf16", "fp32")
+DEFAULT_SIZE_PX = 224
+"""The side that both families have in transformers if config.json does not contain it, as in Google's folders."""
+SMALL_FILES = (
+    "config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+)
+"""The files besides the weights that can change a vector."""
+NOT_WHOLE = "the files are incomplete or damaged: fetch the folder again"
+
+
+class Encoder(Protocol):
+    """Turns pictures and sentences into vectors of unit length; a high cosine means that a sentence fits a picture.
+
+    A picture's vector does not depend on the other pictures of the call.
+
+    Attributes:
+        name: the encoder as the user named it.
+        width: D, the length of a vector.
+        size_px: side S of the square picture that the model reads.
+        temperature: the number by which differences of cosines are divided.
+        max_tokens: length of the longest sentence, in tokens.
+    """
+
+    name: str
+    width: int
+    size_px: int
+    temperature: float
+    max_tokens: int
+
+    def encode_images(self, frames: ByteArray) -> FloatArray:
+        """Returns (N, D) float32 for (N, H, W, 3) uint8. Pictures are squashed to S × S, not cropped."""
+        ...
+
+    def encode_text(self, texts: Sequence[str]) -> FloatArray:
+        """Returns (M, D) float32; raises UsageError if a sentence has more than `max_tokens` tokens."""
+        ...
+
+    def patch_map(self, frames: ByteArray) -> FloatArray:
+        """Returns (N, h, w, D) float32 for (N, H, W, 3) uint8: one vector per patch of the squashed picture."""
+        ...
+
+    def text_tokens(self, text: str) -> int:
+        """Returns the number of tokens of a sentence, with the special ones. Nothing is cut off."""
+        ...
+
+    def fingerprint(self) -> dict[str, object]:
+        """Returns everything that changes a vector, as JSON."""
+        ...
+
+
+def load_encoder(name: str, *, device: str = "auto", precision: str = "auto") -> Encoder:
+    """Returns the encoder of a name or folder.
+
+    The image and the text half are read from the disk when they are first used.
+
+    Args:
+        name: a name of the weights manifest, such as `siglip2-b32`, or a transformers folder.
+        device: auto, cpu, cuda or cuda:N. Auto takes the first GPU if there is one.
+        precision: auto, fp16, bf16 or fp32. Auto is fp16 on a GPU, else fp32.
+
+    Raises:
+        UsageError: the name, the folder, the device or the precision does not exist, or the name is not an encoder.
+        DeviceError: the device is not on this machine.
+        WeightsError: the weights are missing, damaged, not safetensors, or not those of an encoder.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"--precision {precision!r} does not exist", hint=f"choose one of {', '.join(PRECISIONS)}")
+    _check_device(device)
+    folder = encoder_folder(name)
+    family = _family(folder, _config(folder))
+    weight_files(folder)
+    # When transformers is imported, torch creates this folder and never removes it. By default it is among the temporary files.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torchinductor"))
+    encoder: Encoder = ENCODERS.load(family)(name, folder, device=device, precision=precision)
+    return encoder
+
+
+def encoder_folder(name: str) -> Path:
+    """Returns the folder of an encoder; checks no file in it.
+
+    Raises:
+        UsageError: there is no such name or folder, or it is the name of other weights.
+        WeightsError: the encoder is not on this machine.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    names = [one for item in weights.manifest().values() if item.kind == "encoder" for one in item.names]
+    choose = f"choose one of {', '.join(names)}, or a transformers folder"
+    if os.sep in name or (os.altsep and os.altsep in name) or name.startswith("~"):
+        raise UsageError(f"--encoder {name}: there is no such folder", hint=choose)
+    item = weights.known(name)
+    if item is None:
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        raise UsageError(f"no encoder is called {name!r}", hint=f"did you mean {' or '.join(near)}?" if near else choose)
+    if item.kind != "encoder":
+        raise UsageError(f"{name} is not an encoder: it is {item.purpose}", hint=choose)
+    folder = weights.base_folder(name)
+    if folder is None:
+        size = f" ({item.download_gb:g} GB)" if item.download_gb else ""
+        raise WeightsError(f"{name}: not on this machine, or incomplete", hint=f"run `vadcli weights pull {name}`{size}")
+    return folder
+
+
+def encoder_size_px(name: str) -> int:
+    """Returns the side of the square picture that an encoder reads, in pixels; reads only its config.json.
+
+    Raises:
+        UsageError, WeightsError: as in `load_encoder`.
+    """
+    folder = encoder_folder(name)
+    config = _config(folder)
+    _family(folder, config)
+    vision = config.get("vision_config")
+    side = vision.get("image_size", DEFAULT_SIZE_PX) if isinstance(vision, dict) else DEFAULT_SIZE_PX
+    if type(side) is not int or side < 1:
+        raise WeightsError(f"{folder / 'config.json'}: image_size {side!r} is not a number of pixels", hint=NOT_WHOLE)
+    return side
+
+
+def encoder_fingerprint(name: str, *, precision: str = "auto") -> dict[str, object]:
+    """Returns everything that changes an encoder's vectors, as JSON; loads no model.
+
+    `precision` stands in it as it was given, so that a scan on a GPU and a search on a CPU can share vectors. The hashes of
+    pulled weights come from the lock file, which `vadcli weights verify` compares with the files.
+
+    Raises:
+        UsageError, WeightsError: as in `load_encoder`.
+    """
+    folder = encoder_folder(name)
+    family = _family(folder, _config(folder))
+    item = None if Path(name).expanduser().is_dir() else weights.known(name)
+    lock = read_lock(item) if item else None
+    paths = [*(path for file in SMALL_FILES if (path := folder / file).is_file()), *weight_files(folder)]
+    listed = {file: known.sha256 for file, known in lock.files.items()} if lock else {}
+    return {
+        "encoder": family,
+        "preprocessing": PREPROCESSING_VERSION,
+        "precision": precision,
+        "files": {path.name: listed.get(path.name) or _file_hash(path) for path in paths},
+    }
+
+
+def encoder_key(fingerprint: Mapping[str, object]) -> str:
+    """Returns a hash of an encoder's fingerprint; vectors with one key can be compared, whatever their precision."""
+    kept = {name: value for name, value in fingerprint.items() if name != "precision"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """Returns the safetensors of a transformers folder, after a look at their headers. Other files are not touched.
+
+    Raises:
+        WeightsError: there are none, or one is missing, cut short or damaged.
+    """
+    index = folder / "model.safetensors.index.json"
+    names = ["model.safetensors"]
+    if not (folder / names[0]).is_file():
+        if not index.is_file():
+            raise WeightsError(
+                f"{folder}: has no model.safetensors; only safetensors are read, since a pickle can run code",
+                hint="convert the model with transformers' save_pretrained",
+            )
+        try:
+            names = sorted({str(file) for file in read_json(index)["weight_map"].values()})
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise WeightsError(f"{index}: not a list of weight files", hint=NOT_WHOLE) from error
+    if strange := next((file for file in names if Path(file).name != file), None):
+        raise WeightsError(f"{index}: {strange!r} is not a file of this folder", hint=NOT_WHOLE)
+    for file in names:
+        weights.read_header(folder / file)
+    return tuple(folder / file for file in names)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        return read_json(path)
+    except OSError as error:
+        hint = "name a transformers folder of CLIP or SigLIP"
+        raise WeightsError(f"{folder}: not an encoder: it has no config.json that can be read", hint=hint) from error
+    except ValueError as error:
+        raise WeightsError(f"{path}: not a JSON object", hint=NOT_WHOLE) from error
+
+
+def _family(folder: Path, config: dict[str, Any]) -> str:
+    """Returns the model_type of a folder, which must be in the registry."""
+    family = config.get("model_type")
+    if family in ENCODERS:
+        return str(family)
+    what = f"its model_type is {family!r}" if family else "its config.json has no model_type"
+    hint = f"use a model of type {' or '.join(ENCODERS)}"
+    if family == "siglip2":
+        hint = "its pictures have no fixed size (NaFlex): use a SigLIP 2 model with a size in its name, such as siglip2-b32"
+    raise WeightsError(f"{folder}: not an encoder that vadcli can use: {what}", hint=hint)
+
+
+def _check_device(device: str) -> None:
+    """Raises an error if the device is missing or not a device, as the scan engine does. `auto` and `cpu` load no torch."""
+    if device in ("auto", "cpu"):
+        return
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or (number and not number.isdigit()):
+        raise UsageError(f"--device {device!r} is not a device", hint="write auto, cpu, cuda or cuda:N")
+    import torch
+
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(number or 0) >= found:
+        raise DeviceError(f"--device {device}: torch {torch.__version__} sees {found} CUDA devices")
+
+
+def _file_hash(path: Path) -> str:
+    state = path.stat()
+    return _hash_of(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _hash_of(path: Path, size: int, mtime_ns: int) -> str:
+    """Returns the SHA-256 of a file; one that has not changed is read once per process."""
+    return file_sum(path).sha256

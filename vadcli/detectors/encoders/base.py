@@ -1,0 +1,207 @@
+"""What CLIP and SigLIP have in common: reading a transformers folder, chunks of a fixed size, sentences as token ids."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from vadcli import weights
+from vadcli.detectors.encoders import NOT_WHOLE, encoder_fingerprint, weight_files
+from vadcli.detectors.encoders.pixels import PixelRules, read_rules
+from vadcli.detectors.lavida.running import devices_for, dtype_for
+from vadcli.errors import UsageError, VadcliError, WeightsError
+from vadcli.types import ByteArray, FloatArray
+
+CPU_CHUNK, GPU_CHUNK = 8, 32
+"""Pictures or sentences that are computed at a time. Matrix products of another size may round differently, so that a vector
+would depend on what else is in the call. Therefore the last chunk is filled up with zeros."""
+UNUSED = ("logit_scale", "logit_bias")
+"""Tensors that only training needs."""
+
+
+class TransformersEncoder:
+    """An encoder in a transformers folder. `vadcli.detectors.encoders.Encoder` describes the attributes.
+
+    Args:
+        name: the encoder as the user named it.
+        folder: a folder with config.json, safetensors and a tokenizer.
+        device, precision: as in `load_encoder`, already checked.
+
+    Raises:
+        WeightsError: the config cannot be used, or the safetensors do not contain what it describes.
+    """
+
+    temperature: float
+    width: int
+    defaults: ClassVar[PixelRules]
+    text_step: ClassVar[int]
+    """Sentences are padded to a multiple of this number of tokens; 0 pads them to the longest that the model reads."""
+
+    def __init__(self, name: str, folder: Path, *, device: str, precision: str) -> None:
+        self.name, self.folder, self.precision = name, folder, precision
+        self.device = devices_for(device)[0]
+        self.dtype = dtype_for(precision, self.device)
+        self.chunk = CPU_CHUNK if self.device.type == "cpu" else GPU_CHUNK
+        with loading(folder):
+            self.config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
+            with torch.device("meta"):
+                expected = AutoModel.from_config(self.config).state_dict()
+        check_tensors(folder, {key: tuple(value.shape) for key, value in expected.items() if key not in UNUSED})
+        self.size_px = int(self.config.vision_config.image_size)
+        self.max_tokens = int(self.config.text_config.max_position_embeddings)
+        side = self.size_px // int(self.config.vision_config.patch_size)
+        self.grid = (side, side)
+        self.rules = read_rules(folder, PixelRules(self.size_px, self.defaults.mode, self.defaults.mean, self.defaults.std))
+
+    def encode_images(self, frames: ByteArray) -> FloatArray:
+        """Returns (N, D) float32 of unit length for (N, H, W, 3) uint8."""
+        return self._for_chunks(frames, self.image_vectors, (self.width,))
+
+    def patch_map(self, frames: ByteArray) -> FloatArray:
+        """Returns (N, h, w, D) float32 of unit length for (N, H, W, 3) uint8."""
+        return self._for_chunks(frames, self.patch_vectors, (*self.grid, self.width))
+
+    def encode_text(self, texts: Sequence[str]) -> FloatArray:
+        """Returns (M, D) float32 of unit length.
+
+        Raises:
+            UsageError: a sentence has more than `max_tokens` tokens.
+        """
+        found = np.empty((len(texts), self.width), np.float32)
+        by_length: dict[int, list[tuple[int, list[int]]]] = {}
+        for place, text in enumerate(texts):
+            ids = self.token_ids(text)
+            if len(ids) > self.max_tokens:
+                raise UsageError(
+                    f"{self.name} reads at most {self.max_tokens} tokens, and a sentence has {len(ids)}: {text[:60]!r}…",
+                    hint="shorten it, or make two sentences of it",
+                )
+            length = (
+                min(-(-len(ids) // self.text_step) * self.text_step, self.max_tokens) if self.text_step else self.max_tokens
+            )
+            by_length.setdefault(length, []).append((place, ids + [self.tokenizer.pad_token_id] * (length - len(ids))))
+        for rows in by_length.values():
+            for start in range(0, len(rows), self.chunk):
+                part = rows[start : start + self.chunk]
+                ids = torch.tensor([row for _, row in part])  # (n, L)
+                with torch.inference_mode():
+                    filled = F.pad(ids, (0, 0, 0, self.chunk - len(part))).to(self.device)
+                    found[[place for place, _ in part]] = unit(self.text_vectors(filled))[: len(part)]
+        return found
+
+    def token_ids(self, text: str) -> list[int]:
+        """Returns the ids of a sentence with the special tokens, neither padded nor cut off."""
+        ids: list[int] = self.tokenizer(text, padding=False, truncation=False, verbose=False)["input_ids"]
+        return ids
+
+    def text_tokens(self, text: str) -> int:
+        """Returns the number of tokens of a sentence, with the special ones."""
+        return len(self.token_ids(text))
+
+    def fingerprint(self) -> dict[str, object]:
+        """Returns everything that changes a vector, as JSON."""
+        return encoder_fingerprint(self.name, precision=self.precision)
+
+    def image_vectors(self, pixels: Tensor) -> Tensor:
+        """Returns (N, D) for (N, 3, S, S)."""
+        raise NotImplementedError
+
+    def patch_vectors(self, pixels: Tensor) -> Tensor:
+        """Returns (N, h·w, D) for (N, 3, S, S)."""
+        raise NotImplementedError
+
+    def text_vectors(self, ids: Tensor) -> Tensor:
+        """Returns (M, D) for (M, L) token ids."""
+        raise NotImplementedError
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The folder's own tokenizer."""
+        with loading(self.folder):
+            return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+
+    def read_half(self, kind: Any, config: Any) -> Any:
+        """Returns the image or the text half of the model, ready to compute.
+
+        Raises:
+            WeightsError: the files cannot be read, or a tensor is missing or has the wrong shape.
+        """
+        with loading(self.folder):
+            model, info = kind.from_pretrained(
+                self.folder,
+                config=config,
+                dtype=self.dtype,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+            if info["missing_keys"]:  # transformers would draw them at random and only warn
+                raise WeightsError(f"{self.folder}: {min(info['missing_keys'])} is missing", hint=NOT_WHOLE)
+            return model.requires_grad_(False).eval().to(self.device)
+
+    def _for_chunks(self, frames: ByteArray, step: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> FloatArray:
+        """Returns what a step makes of the frames, (N, *shape), computed in chunks of one size."""
+        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+            raise ValueError(f"frames are {frames.dtype} of shape {frames.shape}; give (N, H, W, 3) uint8")
+        found = np.empty((len(frames), *shape), np.float32)
+        for start in range(0, len(frames), self.chunk):
+            part = np.require(frames[start : start + self.chunk], requirements=["C", "W"])
+            with torch.inference_mode():
+                pixels = self.rules.apply(torch.from_numpy(part).to(self.device), self.dtype)
+                pixels = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, self.chunk - len(part)))
+                found[start : start + len(part)] = unit(step(pixels))[: len(part)].reshape(len(part), *shape)
+        return found
+
+
+def unit(vectors: Tensor) -> FloatArray:
+    """Returns the vectors (…, D) with length 1, as float32 on the CPU."""
+    found: FloatArray = F.normalize(vectors.float(), dim=-1).cpu().numpy()
+    return found
+
+
+def check_tensors(folder: Path, expected: dict[str, tuple[int, ...]]) -> None:
+    """Compares the headers of a folder's safetensors with name -> shape. Reads no tensor.
+
+    Raises:
+        WeightsError: a tensor is missing or has another shape.
+    """
+    found = {name: shape for path in weight_files(folder) for name, (_, shape) in weights.read_header(path).tensors.items()}
+    missing = [name for name in expected if name not in found]
+    wrong = [name for name in expected if name in found and found[name] != expected[name]]
+    if missing:
+        raise WeightsError(f"{folder}: {missing[0]} is missing, and {len(missing) - 1} more tensors are", hint=NOT_WHOLE)
+    if wrong:
+        shapes = f"{found[wrong[0]]}, not {expected[wrong[0]]}"
+        raise WeightsError(f"{folder}: {wrong[0]} has shape {shapes}: config.json is of another model", hint=NOT_WHOLE)
+
+
+@contextmanager
+def loading(folder: Path) -> Iterator[None]:
+    """Keeps transformers off stderr, and turns its errors about a folder into a WeightsError of one line."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    except (VadcliError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # the libraries raise all types, tokenizers even a bare Exception
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise WeightsError(f"{folder}: can't be loaded: {words[:300]}", hint=NOT_WHOLE) from error
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

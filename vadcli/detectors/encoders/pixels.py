@@ -1,0 +1,101 @@
+"""From frames to the pixels that an encoder reads, computed on the device of the frames, without PIL.
+
+The numbers are those of transformers' image processor, set to squash: its default for CLIP is to cut off both sides of a wide
+picture, where things happen too. On a CPU every value is equal to PIL's before normalisation; on a GPU it may differ by one grey
+level, since PIL rounds its filter weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vadcli.errors import WeightsError
+from vadcli.weights.checksums import read_json
+
+MODES = {2: "bilinear", 3: "bicubic"}
+"""PIL's numbers of the filters that CLIP and SigLIP use."""
+GPU_PICTURES = 8
+"""Pictures that a GPU resizes at a time: 8 HD frames in float32 are 200 MB."""
+
+
+@dataclass(frozen=True)
+class PixelRules:
+    """How pictures become pixels.
+
+    Attributes:
+        side_px: S, side of the square.
+        mode: filter for the resize, bilinear or bicubic, antialiased.
+        mean, std: per channel, RGB, after `scale`.
+        scale: factor for values in 0-255.
+    """
+
+    side_px: int
+    mode: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scale: float = 1 / 255
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES.values() or len(self.mean) != 3 or len(self.std) != 3 or 0 in self.std:
+            raise ValueError(f"not rules for pixels: {self}")
+
+    def apply(self, frames: Tensor, dtype: torch.dtype) -> Tensor:
+        """Returns (N, 3, S, S) for (N, H, W, 3) uint8, squashed and normalised."""
+        pixels = squash(frames, self.side_px, self.mode).float()
+        factor = torch.tensor([self.scale / std for std in self.std], device=pixels.device)[:, None, None]
+        shift = torch.tensor([-mean / std for mean, std in zip(self.mean, self.std, strict=True)], device=pixels.device)
+        return pixels.mul_(factor).add_(shift[:, None, None]).to(dtype)
+
+
+def squash(frames: Tensor, side_px: int, mode: str) -> Tensor:
+    """Resizes (N, H, W, 3) uint8 to (N, 3, S, S), whole numbers in 0-255, whatever the aspect ratio."""
+    pictures = frames.permute(0, 3, 1, 2)  # (N, 3, H, W), channels last in memory
+    if pictures.shape[-2:] == (side_px, side_px):
+        return pictures.contiguous()
+    if frames.device.type == "cpu":
+        # For bytes with the channels last, torch computes with whole numbers as PIL does: same values, 20 times as fast.
+        return F.interpolate(pictures, size=(side_px, side_px), mode=mode, antialias=True)
+    return torch.cat([_in_two_steps(part.float(), side_px, mode) for part in pictures.split(GPU_PICTURES)])
+
+
+def _in_two_steps(pictures: Tensor, side_px: int, mode: str) -> Tensor:
+    """Resizes (N, 3, H, W) first across and then down, rounding in between as PIL does."""
+    for size in ((pictures.shape[-2], side_px), (side_px, side_px)):
+        pictures = F.interpolate(pictures, size=size, mode=mode, antialias=True).round_().clamp_(0, 255)
+    return pictures
+
+
+def read_rules(folder: Path, defaults: PixelRules) -> PixelRules:
+    """Returns the rules of a folder; what its preprocessor_config.json does not contain is as in `defaults`.
+
+    Raises:
+        WeightsError: the file is damaged, or asks for a filter that vadcli does not have.
+    """
+    path = folder / "preprocessor_config.json"
+    if not path.is_file():
+        path = folder / "processor_config.json"  # where transformers 5 stores the rules
+    if not path.is_file():
+        return defaults
+    try:
+        document: dict[str, Any] = read_json(path)
+        document = document.get("image_processor", document)
+        changes: dict[str, Any] = {}
+        if "resample" in document:
+            changes["mode"] = MODES[document["resample"]]
+        for key, ours in (("image_mean", "mean"), ("image_std", "std")):
+            if document.get(key) is not None:
+                changes[ours] = tuple(float(value) for value in document[key])
+        if document.get("do_normalize") is False:
+            changes.update(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        scale = document.get("rescale_factor", defaults.scale)
+        changes["scale"] = 1.0 if document.get("do_rescale") is False else float(scale)
+        return replace(defaults, **changes)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        hint = "fetch the folder again; the filters 2 (bilinear) and 3 (bicubic) are known"
+        raise WeightsError(f"{path}: vadcli cannot follow these rules for pixels: {error!r}", hint=hint) from error

@@ -1,0 +1,137 @@
+"""Vectors of sampled frames: stored with a scan, and scored again without decoding when only the categories changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from vadcli import __version__
+from vadcli.cutting import cut_events
+from vadcli.engine.job import Decision, ScanJob, Task
+from vadcli.engine.plan import WorkUnit
+from vadcli.engine.results import every_row, with_categories
+from vadcli.errors import DocumentError
+from vadcli.store.checkpoint import Checkpoint
+from vadcli.store.embeddings import (
+    EmbeddingsMetadata,
+    StoredEmbeddings,
+    read_embeddings,
+    read_embeddings_metadata,
+    write_embeddings,
+)
+from vadcli.store.events import ScanState, read_events, write_events
+from vadcli.store.scores import read_scores, shown_s, write_scores
+from vadcli.types import CameraModel, Embeddings, MaskRows, RawTrack, ScoreTable, Status, VideoInfo, VideoResult
+
+
+def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreTable) -> None:
+    """Write the vectors of the sampled frames if the options ask for it, else remove those of an earlier scan.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    path, embedder = job.layout.embeddings(task.unit.video), job.embedder
+    if embedder is None or not stored.header.embedding_bytes:
+        path.unlink(missing_ok=True)
+        return
+    blocks = [block.embedding[block.sampled] for block in stored.blocks(embeddings=True) if block.embedding is not None]
+    rows = np.flatnonzero(table.sampled)
+    metadata = EmbeddingsMetadata(
+        video=task.unit.video,
+        camera=task.unit.camera,
+        encoder=embedder.encoder_name,
+        encoder_key=embedder.encoder_key,
+        key=embedding_key(job),
+        content=str(task.decision.source["content"]),
+    )
+    vectors = StoredEmbeddings(
+        metadata, table.frame_index[rows], table.timestamp[rows], Embeddings.unpack(np.concatenate(blocks))
+    )
+    with job.scratch.replace(path) as temporary:
+        write_embeddings(temporary, vectors)
+
+
+def embedding_key(job: ScanJob) -> str:
+    """Return the hash of everything that changes the stored vectors of a video, apart from the video."""
+    assert job.embedder is not None
+    parts = [job.embedder.embedding_key, job.identity.needs, job.identity.decoder, job.identity.fps]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def can_rescore(job: ScanJob, unit: WorkUnit, decision: Decision) -> bool:
+    """True if a video that needs scanning can be scored from its stored vectors; masks need the frames."""
+    if job.embedder is None or job.force or job.keeps_masks:
+        return False
+    stored = read_embeddings_metadata(job.layout.embeddings(unit.video))
+    return stored is not None and stored.key == embedding_key(job) and stored.content == decision.source["content"]
+
+
+def rescore(job: ScanJob, unit: WorkUnit, decision: Decision, model: CameraModel | None) -> VideoResult | None:
+    """Score a video from its stored vectors and write its events and scores; None if a stored file cannot be used.
+
+    The caller holds the video's claim.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    started = time.monotonic()
+    assert job.embedder is not None
+    try:
+        table, metadata = read_scores(job.layout.scores(unit.video))
+        document = read_events(job.layout.events(unit.video))
+        stored = read_embeddings(job.layout.embeddings(unit.video))
+        info = VideoInfo.from_json(metadata.video, unit.path, table.pts)
+    except (DocumentError, KeyError, TypeError, ValueError):
+        return None
+    rows = np.flatnonzero(table.sampled)
+    if document.scan is None or not np.array_equal(table.frame_index[rows], stored.frame_index):
+        return None
+    raw = job.embedder.score_embeddings(stored.embeddings, model)
+    scores = job.detector.finish(RawTrack(info, table.timestamp[rows], raw, model))
+    score, logit = every_row(scores.logit, table.sampled)
+    table = replace(table, score=score, logit=logit)
+    events = cut_events(table, job.thresholds, duration_s=shown_s(table, metadata.video))
+    events = with_categories(job, events, scores, table.sampled) or events
+    calibration = job.detector.calibration
+    state = ScanState(document.scan.status, decision.fingerprint, decision.source)
+    document = replace(
+        document,
+        detector=job.detector.name,
+        categories=job.categories,
+        thresholds=job.thresholds,
+        events=tuple(events),
+        scan=state,
+        generator=f"vadcli {__version__}",
+    )
+    metadata = replace(
+        metadata,
+        version=__version__,
+        fingerprint=decision.fingerprint,
+        source=decision.source,
+        categories=job.categories,
+        detector=job.detector.name,
+        calibration=calibration.to_json() if calibration else None,
+        masks=MaskRows.SAMPLED,
+    )
+    with job.scratch.replace(job.layout.events(unit.video)) as path:
+        write_events(path, document)
+    with job.scratch.replace(job.layout.scores(unit.video)) as path:
+        write_scores(path, table, metadata)
+    partial = state.status is Status.PARTIAL
+    return VideoResult(
+        video=unit.video,
+        status=state.status,
+        stage=str(metadata.extra.get("stage", "")) if partial else "",
+        reason=str(metadata.extra.get("reason", "")) if partial else "",
+        camera=unit.camera,
+        moving_camera=scores.moving_camera,
+        decoder=str(metadata.extra.get("decoder", "")),
+        expected_frames=int(metadata.video["frames"]),
+        decoded_frames=int(table.decode_ok.sum()),
+        seconds=time.monotonic() - started,
+        events=len(events),
+    )

@@ -1,0 +1,106 @@
+"""The result of a search: as a table, as CSV, and as one HTML page with a picture of each moment."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from vadcli import __version__
+from vadcli.reporting.archive import Archive, VideoStory
+from vadcli.reporting.html import asset, policy
+from vadcli.reporting.pictures import strips
+from vadcli.searching import Moment
+from vadcli.types import Event
+from vadcli.types.media import clock
+from vadcli.video.loader import LoaderOptions
+
+COLUMNS = ("video", "camera", "start_s", "end_s", "peak_s", "peak_frame", "score", "similarity")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The result of a search.
+
+    Attributes:
+        query: the text, or the name of the picture.
+        archive: where it was searched.
+        moments: the best first.
+        problems: one line per file that could not be read.
+    """
+
+    query: str
+    archive: Archive
+    moments: list[Moment]
+    problems: list[str]
+
+
+def to_table(found: Found) -> str:
+    """Return one line per moment: score, times, video."""
+    lines = [f"{one.score:.2f}  {clock(one.start_s)}-{clock(one.end_s)}  {one.video}" for one in found.moments]
+    return "".join(f"{line}\n" for line in lines) or "nothing found\n"
+
+
+def to_csv(found: Found) -> str:
+    """Return the moments as CSV with a header."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([getattr(one, name) for name in COLUMNS] for one in found.moments)
+    return file.getvalue()
+
+
+def to_page(found: Found, *, root: Path | None, decode: LoaderOptions) -> str:
+    """Return one HTML file with a picture of each moment whose footage is found.
+
+    Args:
+        found: the result; `problems` gets one line per video whose pictures cannot be made.
+        root: the folder that holds the footage now; None for where it was scanned.
+        decode: options for the decoders.
+    """
+    wanted = [(_story(found.archive.videos, one.video), _event(number, one)) for number, one in enumerate(found.moments, 1)]
+    made = dict(strips(found.archive, wanted, count=1, root=root, decode=decode, problems=found.problems))
+    style = asset("page.css") + asset("search.css")
+    cards = []
+    for number, moment in enumerate(found.moments, 1):
+        strip = made.get((moment.video, number))
+        picture = base64.b64encode(strip.frames[0]).decode() if strip else ""
+        cards.append({"moment": moment, "picture": picture, "size": (strip.width, strip.height) if strip else (0, 0)})
+    environment = Environment(
+        loader=PackageLoader("vadcli.reporting", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["clock"] = clock
+    return environment.get_template("search.html.j2").render(
+        found=found,
+        cards=cards,
+        made=datetime.now(UTC),
+        version=__version__,
+        style=style,
+        policy=policy("", style, beside=False),
+    )
+
+
+def _story(videos: Sequence[VideoStory], name: str) -> VideoStory:
+    return next(story for story in videos if story.video == name)
+
+
+def _event(number: int, moment: Moment) -> Event:
+    """The peak of a moment as an event of one frame, which is what thumbnails are made of."""
+    peak = moment.peak_frame
+    return Event(
+        id=number,
+        start_frame=peak,
+        end_frame=peak + 1,
+        start_s=moment.peak_s,
+        end_s=moment.peak_s,
+        peak_frame=peak,
+        peak_s=moment.peak_s,
+        peak_score=moment.score,
+        mean_score=moment.score,
+    )

@@ -1,0 +1,237 @@
+"""Search in stored vectors: the moments of an archive that fit a sentence or a picture best. Nothing is decoded.
+
+A vector's similarity is compared with what is usual for its camera, so that one camera that always shows something similar does
+not fill the list. One video is in memory at a time.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vadcli.detectors.calibration import BellTail, fit_bell_tail, logit_of, sigmoid
+from vadcli.detectors.encoders import Encoder
+from vadcli.errors import DocumentError, UsageError
+from vadcli.store import OutputLayout
+from vadcli.store.embeddings import StoredEmbeddings, read_embeddings
+from vadcli.types import ByteArray, CameraModel, Embeddings, FloatArray
+from vadcli.types.codec import read_document
+from vadcli.video.loader import core_count
+
+log = logging.getLogger("vadcli")
+
+TEMPLATES = ("{}", "a picture of {}", "a surveillance camera picture of {}")
+NEIGHBOURS_S = 10.0
+"""Moments of one video that are closer than this are one moment."""
+EDGE = 1.0
+"""A moment lasts as long as the similarity is less than this many spreads below its peak."""
+SPREAD_FLOOR = 0.005
+"""Smallest spread of a camera's cosines."""
+CHUNK = 4096
+"""Vectors that are compared at a time, so that they stay in the processor's cache."""
+READ_AHEAD = 4
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A span of a video that fits the query.
+
+    Attributes:
+        video, camera: where.
+        start_s, end_s, peak_s: seconds from the video's first pts.
+        peak_frame: the frame that fits best.
+        score: in [0, 1]; how rare such a similarity is for the camera, on the scale of event scores.
+        similarity: cosine of the frame and the query.
+    """
+
+    video: str
+    camera: str
+    start_s: float
+    end_s: float
+    peak_s: float
+    peak_frame: int
+    score: float
+    similarity: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON that `vadcli search --json` prints."""
+        return {"type": "moment", **vars(self)}
+
+
+def text_query(encoder: Encoder, text: str) -> FloatArray:
+    """Returns (D,) the unit vector of a sentence.
+
+    Raises:
+        UsageError: it is empty, or longer than the encoder reads.
+    """
+    if not text.strip():
+        raise UsageError("the search text is empty", hint='write for example vadcli search OUT "a red car"')
+    longest = max(encoder.text_tokens(template.format(text)) for template in TEMPLATES)
+    if longest > encoder.max_tokens:
+        raise UsageError(
+            f"the search text has {longest} tokens; {encoder.name} reads {encoder.max_tokens}", hint="write a shorter sentence"
+        )
+    return _unit(encoder.encode_text([template.format(text) for template in TEMPLATES]).mean(axis=0))
+
+
+def image_query(encoder: Encoder, picture: ByteArray) -> FloatArray:
+    """Returns (D,) the unit vector of an (H, W, 3) uint8 picture."""
+    return _unit(encoder.encode_images(picture[None])[0])
+
+
+def find(
+    layout: OutputLayout,
+    query: FloatArray,
+    *,
+    encoder_key: str,
+    top: int,
+    keep: Callable[[str, str], bool] = lambda video, camera: True,
+    problems: list[str] | None = None,
+) -> list[Moment]:
+    """Returns the `top` moments with the highest scores, the highest first.
+
+    Args:
+        layout: the scan's output folder.
+        query: (D,) unit vector.
+        encoder_key: vectors of other encoders are left out.
+        top: how many moments.
+        keep: called with video and camera; False leaves a video out.
+        problems: gets one line per file that could not be read.
+    """
+    usual = CameraUsual(layout, query)
+    best: list[tuple[float, int, Moment]] = []
+    number = 0
+    for stored in _read_all(layout.iter_embeddings(), problems if problems is not None else []):
+        metadata = stored.metadata
+        if metadata.encoder_key != encoder_key or not keep(metadata.video, metadata.camera) or not len(stored.frame_index):
+            continue
+        for moment in moments_of(stored, query, usual.of(stored), top=top):
+            number += 1  # breaks ties by order, as moments cannot be compared
+            heapq.heappush(best, (moment.score, -number, moment))
+            if len(best) > top:
+                heapq.heappop(best)
+    return [moment for _, _, moment in sorted(best, key=lambda one: (-one[0], -one[1]))]
+
+
+class CameraUsual:
+    """What similarity is usual for each camera: measured on the sample in its camera model.
+
+    Without such a model, on the vectors of its first video that is read.
+
+    Args:
+        layout: the output folder.
+        query: (D,) unit vector.
+    """
+
+    def __init__(self, layout: OutputLayout, query: FloatArray) -> None:
+        self._layout, self._query = layout, query
+        self._known: dict[str, BellTail] = {}
+
+    def of(self, stored: StoredEmbeddings) -> BellTail:
+        """Returns the tail of a video's camera."""
+        camera = stored.metadata.camera
+        if camera not in self._known:
+            sample, seconds = self._sample(camera, stored.embeddings.values.shape[1])
+            if not len(sample):
+                sample, seconds = stored.embeddings, float(stored.timestamp[-1] - stored.timestamp[0])
+            self._known[camera] = fit_bell_tail(similarities(sample, self._query), seconds=seconds, floor=SPREAD_FLOOR)
+        return self._known[camera]
+
+    def _sample(self, camera: str, width: int) -> tuple[Embeddings, float]:
+        try:
+            document = read_document(self._layout.camera(camera), version=1, what="a camera model")
+            model = CameraModel.from_json(document)
+            sample = Embeddings(model.arrays["values"], model.arrays["scale"])
+            if sample.values.shape[1] == width:
+                return sample, float(model.values["seconds"])
+        except (DocumentError, KeyError, TypeError, ValueError, zlib.error):
+            log.debug("%s: no usable camera model", camera, exc_info=True)
+        return Embeddings(np.zeros((0, width), np.int8), np.zeros(0, np.float32)), 0.0
+
+
+def similarities(embeddings: Embeddings, query: FloatArray) -> FloatArray:
+    """Returns (S,) float32 cosines of S vectors and the query."""
+    found = np.empty(len(embeddings), np.float32)
+    for start in range(0, len(embeddings), CHUNK):
+        part = slice(start, start + CHUNK)
+        found[part] = embeddings.values[part].astype(np.float32) @ query
+    return found * embeddings.scale
+
+
+def moments_of(stored: StoredEmbeddings, query: FloatArray, usual: BellTail, *, top: int) -> Iterator[Moment]:
+    """Yields the best moments of one video, the best first, at most `top`; neighbours in time are one moment."""
+    cosines, timestamp = similarities(stored.embeddings, query), stored.timestamp
+    scores = sigmoid(logit_of(usual.log_rarity(cosines)))
+    free = np.ones(len(cosines), np.bool_)
+    order = np.argsort(-cosines, kind="stable")
+    for peak in islice((int(row) for row in order if free[row]), top):
+        high = cosines >= cosines[peak] - EDGE * usual.spread
+        first, last = _run(high, peak)
+        yield Moment(
+            video=stored.metadata.video,
+            camera=stored.metadata.camera,
+            start_s=round(float(timestamp[first]), 3),
+            end_s=round(float(timestamp[min(last + 1, len(timestamp) - 1)]), 3),
+            peak_s=round(float(timestamp[peak]), 3),
+            peak_frame=int(stored.frame_index[peak]),
+            score=round(float(scores[peak]), 6),
+            similarity=round(float(cosines[peak]), 6),
+        )
+        near = np.abs(timestamp - timestamp[peak]) <= NEIGHBOURS_S
+        near[first : last + 1] = True
+        free &= ~near
+
+
+def _run(high: np.ndarray, peak: int) -> tuple[int, int]:
+    """First and last row of the run of True around a row."""
+    low = np.flatnonzero(~high)
+    place = int(np.searchsorted(low, peak))
+    first = int(low[place - 1]) + 1 if place > 0 else 0
+    last = int(low[place]) - 1 if place < len(low) else len(high) - 1
+    return first, last
+
+
+def _read_all(paths: Iterable[Path], problems: list[str]) -> Iterator[StoredEmbeddings]:
+    """Yields the stored vectors in order; a few files are read ahead, as reading and comparing can overlap."""
+
+    def read(path: Path) -> StoredEmbeddings | DocumentError:
+        try:
+            return read_embeddings(path)
+        except DocumentError as error:
+            return error
+
+    with ThreadPoolExecutor(max(1, min(READ_AHEAD, core_count()))) as pool:
+        waiting = iter(paths)
+        ahead = [pool.submit(read, path) for path in islice(waiting, READ_AHEAD)]
+        while ahead:
+            found = ahead.pop(0).result()
+            ahead.extend(pool.submit(read, path) for path in islice(waiting, 1))
+            if isinstance(found, DocumentError):
+                problems.append(found.message)
+            else:
+                yield found
+
+
+def encoders_in(layout: OutputLayout, chosen: Collection[Path] = ()) -> Sequence[tuple[str, str]]:
+    """Returns (name, key) of the encoders whose vectors are stored, each once, in the order of the files."""
+    from vadcli.store.embeddings import read_embeddings_metadata
+
+    found: dict[tuple[str, str], None] = {}
+    for path in chosen or layout.iter_embeddings():
+        metadata = read_embeddings_metadata(path)
+        if metadata is not None:
+            found.setdefault((metadata.encoder, metadata.encoder_key))
+    return list(found)
+
+
+def _unit(vector: FloatArray) -> FloatArray:
+    return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-12), dtype=np.float32)

@@ -1,0 +1,245 @@
+"""Self-tests of weights that are on this machine: `vadcli weights check`.
+
+Nobody can tell from a hash whether an encoder understands a picture. `check_encoder` asks it: for
+each drawn picture, the right sentence must have a higher cosine than every sentence that describes
+another picture. `check_masks` asks a mask decoder for the disc around a point. Random weights,
+swapped colour channels or a tokenizer with the wrong rules fail. How many answers must be right
+leaves room for what public encoders are known to be weak at, such as the direction of stripes.
+
+`CHECKS` lists the tests by the `model_type` of a transformers config. Nothing uses the network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vadcli import weights
+from vadcli.errors import WeightsError
+from vadcli.types import BoolArray, ByteArray, FloatArray
+from vadcli.weights.checksums import read_json
+from vadcli.weights_check.pictures import COLOURS, GREY, WHITE, Colour, Question, disc, drawn, questions
+
+if TYPE_CHECKING:
+    from PIL.ImageDraw import ImageDraw
+
+    from vadcli.detectors.encoders import Encoder
+
+LEAST_MARGIN = 1e-4  # a smaller difference of two cosines is rounding, not an answer
+LEAST_SAME = 0.99  # cosine of a sentence in lower case with itself in capitals
+LEAST_IOU = 0.8
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """The result of one test.
+
+    Attributes:
+        name: the test's name.
+        what: what was shown and compared.
+        measure: what `value` is. margin: cosine of the right sentence minus that of the best wrong
+            one, mean over the pictures. cosine, length: the worst of all. IoU: the worst mask's.
+        value: the measured value.
+        right: number of right answers.
+        count: number of answers.
+        needed: how many have to be right.
+    """
+
+    name: str
+    what: str
+    measure: str
+    value: float
+    right: int
+    count: int
+    needed: int
+
+    @property
+    def ok(self) -> bool:
+        """True if enough answers are right."""
+        return self.right >= self.needed
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what `vadcli weights check --json` prints of one test."""
+        return {
+            "test": self.name,
+            "what": self.what,
+            "ok": self.ok,
+            "measure": self.measure,
+            "value": round(self.value, 6),
+            "right": self.right,
+            "count": self.count,
+            "share": round(self.right / self.count, 4),
+            "needed": self.needed,
+        }
+
+
+def check(name: str) -> list[CheckResult]:
+    """Returns the results of all tests that there are for weights on this machine.
+
+    Args:
+        name: a name of `vadcli weights list`, or a transformers folder.
+
+    Raises:
+        WeightsError: the weights are not here, cannot be loaded, or there is no test for them.
+    """
+    folder = weights.find(name)
+    path = folder / "config.json"
+    try:
+        config = read_json(path)
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{folder}: not a transformers folder: config.json can't be read", hint=str(error)) from error
+    if "format_version" in config:
+        hint = f"test its mask decoder: `vadcli weights check {folder / 'sam2'}`"
+        raise WeightsError(f"{name}: a LAVIDA folder has no self-test of its own", hint=hint)
+    kind = str(config.get("model_type"))
+    if kind not in CHECKS:
+        raise WeightsError(f"{name}: there is no self-test of a {kind!r} model", hint=f"there are tests of {', '.join(CHECKS)}")
+    return CHECKS[kind](folder)
+
+
+def check_encoder(encoder: Encoder) -> list[CheckResult]:
+    """Returns the result of each question, and of two tests of the vectors themselves.
+
+    Args:
+        encoder: any image-text encoder; it sees about fifty pictures and a hundred sentences.
+    """
+    lengths: list[FloatArray] = []
+    results = []
+    asked = questions()
+    for question in asked:
+        images = encoder.encode_images(question.pictures)  # (N, D)
+        wordings = [encoder.encode_text(list(wording)) for wording in question.sentences]
+        lengths += [np.linalg.norm(vectors, axis=-1) for vectors in (images, *wordings)]
+        texts = np.stack([vectors.mean(axis=0) for vectors in wordings])  # (K, D)
+        texts /= np.maximum(1e-12, np.linalg.norm(texts, axis=1, keepdims=True))
+        results.append(_ranked(question, images @ texts.T))
+    return [*results, _same_in_capitals(encoder, asked), _unit_length(np.concatenate(lengths))]
+
+
+def _ranked(question: Question, cosines: FloatArray) -> CheckResult:
+    """Returns the result of a question from the cosines of (N pictures, K answers)."""
+    rows = np.arange(len(question.answers))
+    right = cosines[rows, question.answers]
+    wrong = cosines.copy()
+    wrong[rows, question.answers] = -np.inf
+    margins = right - wrong.max(axis=1)
+    value, found = _finite(margins.mean()), int((margins > LEAST_MARGIN).sum())
+    return CheckResult(question.name, question.what, "margin", value, found, len(rows), question.needed)
+
+
+def _same_in_capitals(encoder: Encoder, asked: Sequence[Question]) -> CheckResult:
+    """CLIP and SigLIP were trained on lower-case text, so their tokenizers must not see capitals."""
+    sentences = [wording[0] for question in asked for wording in question.sentences]
+    small, capital = (encoder.encode_text(lines) for lines in (sentences, [line.upper() for line in sentences]))
+    cosines = (small * capital).sum(axis=1)
+    what, count = "sentences in capitals mean the same", len(sentences)
+    return CheckResult("capitals", what, "cosine", _finite(cosines.min()), int((cosines > LEAST_SAME).sum()), count, count)
+
+
+def _unit_length(lengths: FloatArray) -> CheckResult:
+    right = int((np.abs(lengths - 1) < 0.01).sum())
+    worst = lengths[np.argmax(np.abs(np.nan_to_num(lengths) - 1))]
+    return CheckResult("unit length", "all vectors are finite", "length", _finite(worst), right, len(lengths), len(lengths))
+
+
+def _finite(value: Any) -> float:
+    return float(value) if math.isfinite(value) else -1.0
+
+
+Segment = Callable[[ByteArray, FloatArray], BoolArray]
+"""(N, H, W, 3) uint8 frames and one point (x, y) in pixels for each, (N, 2) -> masks (N, H, W)."""
+
+
+def check_masks(segment: Segment) -> list[CheckResult]:
+    """Returns whether the mask around a point is the disc that was drawn there, alone or beside another one."""
+    places = [(192, 192, 90), (120, 150, 60), (250, 230, 80), (150, 260, 50)]  # x, y, radius in pixels
+    neighbours = [(340, 340, 35), (300, 300, 45), (90, 90, 45), (280, 90, 45)]
+    colours = list(COLOURS.values())
+    shown = [(*place, colour) for place, colour in zip(places, colours, strict=False)]
+    beside = [(*place, colour) for place, colour in zip(neighbours, colours[1:], strict=False)]
+    truth = [drawn(partial(_draw_discs, discs=[(*place, WHITE)]), (0, 0, 0))[..., 0] > 127 for place in places]
+    points = np.array([place[:2] for place in places], np.float32)
+
+    def test(name: str, what: str, pictures: list[list[tuple[int, int, int, Colour]]], needed: int) -> CheckResult:
+        masks = segment(np.stack([drawn(partial(_draw_discs, discs=discs), GREY) for discs in pictures]), points)
+        overlaps = [float((mask & disc).sum() / (mask | disc).sum()) for mask, disc in zip(masks, truth, strict=True)]
+        right = sum(overlap >= LEAST_IOU for overlap in overlaps)
+        return CheckResult(name, what, "IoU", min(overlaps), right, len(overlaps), needed)
+
+    pairs = [[one, other] for one, other in zip(shown, beside, strict=True)]
+    return [
+        test("disc", "a disc from a point at its centre", [[one] for one in shown], len(places)),
+        test("one of two discs", "the disc at the point, and not its neighbour", pairs, len(places) - 1),
+    ]
+
+
+def _draw_discs(pen: ImageDraw, discs: list[tuple[int, int, int, Colour]]) -> None:
+    for one in discs:
+        disc(pen, *one)
+
+
+def sam2_segment(folder: Path) -> Segment:
+    """Returns a SAM2 model as a function from points to masks; it runs in float32 on the CPU.
+
+    It is the model and the code that LAVIDA uses; only the prompt is a point. Of SAM2's three masks,
+    the one that SAM2 itself trusts most is taken.
+
+    Raises:
+        WeightsError: the folder cannot be loaded as SAM2.
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    from vadcli.detectors.lavida.checkpoint import read_model
+    from vadcli.detectors.lavida.masks import TransformersMasks
+    from vadcli.detectors.lavida.pixels import sam_pixels
+
+    model = TransformersMasks(read_model("sam2", folder, extras_matter=False, dtype=torch.float32)).eval()
+
+    @torch.inference_mode()
+    def segment(frames: ByteArray, points: FloatArray) -> BoolArray:
+        height, width = frames.shape[1:3]
+        scaled = torch.from_numpy(points) * (model.image_size / torch.tensor([width, height]))
+        labels = torch.ones(len(points), 1, 1, dtype=torch.int32)
+        # (N, 1, 2, 256): the point and a padding token, which `decode` adds again
+        sparse, _ = model.sam2.prompt_encoder(scaled.view(-1, 1, 1, 2), labels, None, None)
+        features = model.encode(sam_pixels(torch.from_numpy(frames), model.image_size), chunk=1)
+        output = model.decode(features, sparse[:, 0, :1], multimask=True)
+        best = output.mask_logit[torch.arange(len(points)), output.iou.argmax(dim=1)]  # (N, 4h, 4w)
+        enlarged = interpolate(best[:, None], size=(height, width), mode="bilinear", align_corners=False)
+        return np.asarray(enlarged[:, 0].numpy() > 0)
+
+    return segment
+
+
+def _check_encoder_folder(folder: Path) -> list[CheckResult]:
+    from vadcli.detectors.encoders import load_encoder
+
+    return check_encoder(load_encoder(str(folder)))
+
+
+def _check_sam2_folder(folder: Path) -> list[CheckResult]:
+    return check_masks(sam2_segment(folder))
+
+
+def _check_later(folder: Path) -> list[CheckResult]:
+    raise WeightsError(
+        f"{folder}: the self-test of Qwen2-VL comes with the detector `ask`", hint="`vadcli weights verify` compares its hashes"
+    )
+
+
+CHECKS: Mapping[str, Callable[[Path], list[CheckResult]]] = {
+    "clip": _check_encoder_folder,
+    "siglip": _check_encoder_folder,
+    "siglip2": _check_encoder_folder,
+    "sam2": _check_sam2_folder,
+    "sam2_video": _check_sam2_folder,
+    "qwen2_vl": _check_later,
+}
+"""The tests by the `model_type` of config.json."""
