@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.cli.test_process import vadcli
+from tests.detectors.encoders import tiny_encoder_folder
 from vadcli.errors import WeightsError
 from vadcli.types import BoolArray, ByteArray, FloatArray
 from vadcli.weights_check import CHECKS, CheckResult, check, check_encoder, check_masks, sam2_segment
@@ -155,35 +156,12 @@ def test_random_weights_fail(seed: int, common: float) -> None:
     assert len(failed(check_encoder(Drawn(seed, common)))) >= 3
 
 
-def test_a_random_clip_fails() -> None:
-    torch = pytest.importorskip("torch")
-    from transformers import CLIPConfig, CLIPModel
-
-    class RandomClip(Planted):
-        def __init__(self) -> None:
-            super().__init__()
-            torch.manual_seed(0)
-            layers = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
-            config = CLIPConfig(
-                text_config={**layers, "vocab_size": 500, "eos_token_id": 499},
-                vision_config={**layers, "image_size": SMALL_PX, "patch_size": 8},
-                projection_dim=64,
-            )
-            self.model = CLIPModel(config).eval()
-            self.ids: dict[str, int] = {}
-
-        @torch.inference_mode()
-        def encode_images(self, frames: ByteArray) -> FloatArray:
-            pixels = torch.from_numpy(small(frames)).view(-1, SMALL_PX, SMALL_PX, 3).permute(0, 3, 1, 2) / 127.5 - 1
-            return unit(self.model.visual_projection(self.model.vision_model(pixels).pooler_output).numpy())
-
-        @torch.inference_mode()
-        def encode_text(self, texts: Sequence[str]) -> FloatArray:
-            rows = [[self.ids.setdefault(word, 1 + len(self.ids)) for word in text.lower().split()] for text in texts]
-            ids = torch.tensor([[*row, *[499] * (16 - len(row))] for row in rows])
-            return unit(self.model.text_projection(self.model.text_model(ids).pooler_output).numpy())
-
-    assert failed(check_encoder(RandomClip())) >= {"discs", "coloured shapes", "words"}
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_folders_with_random_weights_fail(tmp_path: Path, family: str, seed: int) -> None:
+    results = check(str(tiny_encoder_folder(tmp_path / family, family, seed)))
+    assert failed(results) >= {"discs", "coloured shapes", "words"}
+    assert not failed(results) & {"capitals", "unit length"}, "their tokenizers and vectors are in order"
 
 
 @pytest.mark.parametrize(

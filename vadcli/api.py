@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from vadcli.reporting import WrittenReport
     from vadcli.reporting.search_page import Found
     from vadcli.searching import Moment
-    from vadcli.types import ByteArray
 
 PathGiven = str | PathLike[str]
 Watch = Callable[[str], AbstractContextManager["OnFrame | None"]]
@@ -80,6 +79,15 @@ def open_scan(paths: Sequence[Path], options: ScanOptions, *, command: Sequence[
 def ignored_categories(run: Scan) -> tuple[str, ...]:
     """Return the categories that the scan's detector cannot read; empty if it reads them or none were given."""
     return () if run.detector.uses_categories else parse_categories(run.settings.options.categories)
+
+
+def how_to_read_categories() -> str:
+    """Return the command that installs what reads categories on any machine, with the size of the download."""
+    from vadcli import weights
+    from vadcli.detectors.concept import DEFAULT_ENCODER
+
+    size = weights.entry(DEFAULT_ENCODER).download_gb
+    return f"vadcli weights pull {DEFAULT_ENCODER}" + (f" ({size:g} GB)" if size else "")
 
 
 def events(out: PathGiven = DEFAULT_OUT, **options: Any) -> StoredEvents:
@@ -190,6 +198,7 @@ def search_all(out: Path, text: str, options: SearchOptions) -> Found:
     """Return what `search` finds, with the archive that it was found in and the problems."""
     from vadcli.detectors.encoders import encoder_key, load_encoder
     from vadcli.reporting.archive import collect
+    from vadcli.reporting.pictures import read_picture
     from vadcli.reporting.search_page import Found
     from vadcli.searching import encoders_in, find, image_query, text_query
     from vadcli.store import OutputLayout, matches
@@ -198,7 +207,8 @@ def search_all(out: Path, text: str, options: SearchOptions) -> Found:
         raise UsageError("search needs a text or --image FILE", hint='for example: vadcli search OUT "a red car"')
     if not out.is_dir():
         raise UsageError(f"{out}: there is no such folder", hint="name the --out folder of a scan")
-    layout, problems = OutputLayout(out), []
+    layout = OutputLayout(out)
+    problems: list[str] = []
     stored = encoders_in(layout)
     if not stored:
         raise UsageError(f"{out}: there are no stored vectors", hint="scan with --detector concept first")
@@ -209,7 +219,7 @@ def search_all(out: Path, text: str, options: SearchOptions) -> Found:
         raise WeightsError(
             f"the stored vectors are not of the encoder {name}", hint="give theirs with --encoder, or scan again"
         )
-    query = text_query(encoder, text) if options.image is None else image_query(encoder, _picture(options.image))
+    query = text_query(encoder, text) if options.image is None else image_query(encoder, read_picture(options.image))
     known = {story.video for story in archive.videos}
     moments = find(
         layout,
@@ -220,17 +230,6 @@ def search_all(out: Path, text: str, options: SearchOptions) -> Found:
         problems=problems,
     )
     return Found(text or str(options.image), archive, moments, problems)
-
-
-def _picture(path: Path) -> ByteArray:
-    import numpy as np
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--image {path}: can't be read as a picture: {error}") from error
 
 
 def evaluate(outs: PathGiven | Iterable[PathGiven] = DEFAULT_OUT, **options: Any) -> list[Evaluation]:

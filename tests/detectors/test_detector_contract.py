@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.detectors.encoders import tiny_encoder_folder
 from vadcli import detectors
 from vadcli.detectors import Detector
+from vadcli.detectors.concept import ConceptOptions
 from vadcli.detectors.lavida import LavidaOptions
 from vadcli.registry import DETECTORS
 from vadcli.types import CameraModel, CameraSample, Clip, ClipBatch, ClipScores, RawTrack, VideoInfo
@@ -18,11 +22,19 @@ from vadcli.types import CameraModel, CameraSample, Clip, ClipBatch, ClipScores,
 SIZES = [(48, 64), (47, 65), (1, 1), (2, 90), (3, 5)]
 
 
-TOLERANCE = {"lavida": 1e-5, "motion": 0.0}
+TOLERANCE = {"lavida": 1e-5, "concept": 0.0, "motion": 0.0}
 OPTIONS = {"lavida": LavidaOptions(categories="fight, fire", model="preset:lavida-tiny", allow_untrained=True, device="cpu")}
 
 
+@cache
+def encoder() -> str:
+    """A small image-text encoder with random weights."""
+    return str(tiny_encoder_folder(Path(tempfile.mkdtemp(prefix="vadcli-encoder-")) / "clip", family="clip"))
+
+
 def load(name: str) -> Detector:
+    if name == "concept":
+        return detectors.load(name, ConceptOptions(categories="fight, fire", encoder=encoder(), device="cpu"))
     return detectors.load(name, OPTIONS.get(name))
 
 

@@ -9,9 +9,8 @@ from typing import Annotated
 import typer
 
 from vadcli.cli._shared import emit_json, log, set_up_talk, with_options
-from vadcli.errors import UsageError
 from vadcli.options import TalkOptions
-from vadcli.options.categories import category_list_names, check_file, read_list
+from vadcli.options.categories import DEFAULT_LIST, category_list_names, check_file, read_list, read_text
 
 categories_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, show and check categories.")
 
@@ -49,16 +48,16 @@ def show(*, name: Name, options: TalkOptions) -> None:
       vadcli categories show ./mine.toml --json
     """  # noqa: D301
     set_up_talk(options)
-    file = read_list(name)
+    file = read_list(name.removeprefix("@"))
     if options.json:
-        emit_json({"name": name, **asdict(file)})
+        emit_json({"name": name.removeprefix("@"), **asdict(file)})
         return
     for category in file.category:
         typer.echo(category.name)
         for mark, sentences in (("+", category.means), ("-", category.looks_like)):
             for sentence in sentences:
                 typer.echo(f"  {mark} {sentence}")
-    typer.echo("normal scenes")
+    typer.echo("normal scenes" if file.normal else f"normal scenes: those of @{DEFAULT_LIST}")
     for sentence in file.normal:
         typer.echo(f"  - {sentence}")
 
@@ -75,11 +74,7 @@ def check(*, files: Files, options: TalkOptions) -> None:
     set_up_talk(options)
     wrong = 0
     for path in files:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{path}: can't be read: {error}") from error
-        problems = check_file(text, str(path))
+        problems = check_file(read_text(path), str(path))
         wrong += bool(problems)
         for problem in problems:
             if options.json:

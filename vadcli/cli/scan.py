@@ -32,7 +32,7 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
       vadcli scan ./footage --categories "fight,fire" --masks video --out results
       find /nvr -name "*.mp4" -mtime -1 -print0 | vadcli scan --files-from - --min-age 5m --quiet
     """  # noqa: D301
-    from vadcli.api import ignored_categories, open_scan
+    from vadcli.api import how_to_read_categories, ignored_categories, open_scan
     from vadcli.engine.runner import exit_code
 
     set_up_talk(options)
@@ -42,6 +42,8 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
         return
     if ignored := ignored_categories(run):
         log.warning("the %s detector can't read categories; it ignores %s", run.detector.name, ", ".join(ignored))
+        if options.detector == "auto":
+            log.warning("to find them: %s", how_to_read_categories())
     if options.dry_run:
         _list(run, options)
         return

@@ -1,16 +1,20 @@
 """What the user looks for: names of categories, and sentences for and against each.
 
 `--categories` takes parts separated by commas: a word, `@NAME` for a list that comes with vadcli, `@FILE` for a user's own
-list, or a category with its sentences, `fight: two people punching; someone kicked on the ground`.
+list, or a category with its sentences, `fight: two people punching; someone kicked on the ground`. docs/categories.md
+describes the files.
 """
 
 from __future__ import annotations
 
+import difflib
+import os
 import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -24,6 +28,11 @@ DEFAULT_LIST = "general"
 FEWEST_NORMAL = 5
 MOST_WORDS = 20
 """A sentence of this many words fits into the text encoders, which read 64 to 77 tokens."""
+MOST_BYTES = 1_000_000
+"""A file that is longer is no category file. Without a limit, `@video.mp4` would be read to its end."""
+MOST_SHOWN = 80
+"""Characters of a name or sentence in an error message."""
+FORBIDDEN_IN_NAMES = ",:@\n"
 TEMPLATES = (
     "{}",
     "a picture of {}",
@@ -50,6 +59,12 @@ class Category:
     looks_like: tuple[str, ...] = ()
     verbs: tuple[str, ...] = ()
 
+    def verb_in(self, sentence: str) -> str:
+        """Returns the first word for this category that the sentence contains as a whole word, or an empty text."""
+        words = "|".join(re.escape(verb) for verb in self.verbs if verb.strip())
+        found = re.search(rf"\b(?:{words})\b", sentence, re.IGNORECASE) if words else None
+        return found.group() if found else ""
+
 
 @dataclass(frozen=True)
 class CategoryBook:
@@ -58,10 +73,17 @@ class CategoryBook:
     categories: tuple[Category, ...]
     normal: tuple[str, ...]
 
+    def normal_for(self, category: Category) -> tuple[str, ...]:
+        """Returns the normal sentences that may stand against a category: those that contain no word for it.
+
+        Inside a checked file these are all. A bare word and a mixture of lists meet normal sentences of another file.
+        """
+        return tuple(text for text in self.normal if text not in category.means and not category.verb_in(text))
+
 
 @dataclass(frozen=True)
 class CategoryFile:
-    """A category file in TOML. `category` holds its [[category]] tables."""
+    """A category file. `category` holds the [[category]] tables in TOML."""
 
     about: str = ""
     normal: tuple[str, ...] = ()
@@ -80,26 +102,28 @@ def parse_categories(text: str) -> tuple[str, ...]:
 def read_categories(text: str) -> CategoryBook:
     """Returns the categories of `a, b: sentence; sentence, @list, @file` with their sentences, in order, without repeats.
 
-    A word that one of vadcli's lists describes gets its sentences; any other word gets TEMPLATES. The normal sentences are
+    A word that one of vadcli's lists describes gets its sentences, in upper or lower case; any other word gets TEMPLATES.
+    If a name is there twice, sentences in `text` itself win, then the first of the words and files. The normal sentences are
     those of the files that are used, or of the general list if none is.
 
     Raises:
         UsageError: a list or file does not exist, a file is damaged, or a category has no sentence.
     """
     found: dict[str, Category] = {}
+    told: dict[str, tuple[str, ...]] = {}
     normal: dict[str, None] = {}
     for part in (piece.strip() for piece in text.split(",")):
-        if not part:
-            continue
         if part.startswith("@"):
-            file = read_list(part[1:])
+            file = read_list(part[1:].strip())
             normal.update(dict.fromkeys(file.normal))
             for category in file.category:
                 found.setdefault(category.name, category)
-        else:
-            category = _inline(part)
-            found.setdefault(category.name, category)
-    return CategoryBook(tuple(found.values()), tuple(normal) or read_list(DEFAULT_LIST).normal)
+        elif part:
+            name, sentences = _split(part, "--categories")
+            told[name] = told.get(name, ()) + sentences
+            found.setdefault(name, _described(name))
+    categories = tuple(_own(name, told[name]) if told.get(name) else category for name, category in found.items())
+    return CategoryBook(categories, tuple(normal) or read_list(DEFAULT_LIST).normal)
 
 
 def template_sentences(name: str) -> tuple[str, ...]:
@@ -119,48 +143,58 @@ def read_list(name: str) -> CategoryFile:
     Raises:
         UsageError: neither exists, or the file is damaged.
     """
-    if name in category_list_names():
+    lists = category_list_names()
+    if name in lists:
         return _shipped(name)
-    path = Path(name).expanduser()
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    path = Path(name)
+    with suppress(RuntimeError):  # ~NAME of a user who does not exist
+        path = path.expanduser()
+    if not name or not os.path.exists(path):
+        near = difflib.get_close_matches(name.lower(), lists, n=1)
         raise UsageError(
-            f"@{name} is neither a category list of vadcli nor a readable file",
-            hint=f"lists: {', '.join(category_list_names())}",
-        ) from error
-    if path.suffix.lower() == ".toml":
-        return parse_file(text, str(path))
-    return CategoryFile(category=tuple(_described(line) for line in _lines(text)))
+            f"{_short('@' + name)} is neither a category list of vadcli nor a file",
+            hint=f"{f'did you mean @{near[0]}? ' if near else ''}lists: {', '.join(lists)}",
+        )
+    return parse_file(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """Returns the text of a user's category file, with Unix line ends and without a byte order mark.
+
+    Raises:
+        UsageError: it is not a file, can't be read, is longer than MOST_BYTES, or is not text in UTF-8.
+    """
+    if path.exists() and not path.is_file():  # a pipe would be empty at the second reading
+        raise UsageError(f"{path}: not a file", hint="give a file of categories, in TOML or with one category per line")
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read: {error.strerror or error}") from error
+    if len(content) > MOST_BYTES:
+        raise UsageError(f"{path}: has more than {MOST_BYTES:,} bytes", hint="is this a category file?")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not text in UTF-8", hint="save it with this encoding") from error
+    if "\0" in text:
+        raise UsageError(f"{path}: a binary file, not text", hint="is this a category file?")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def parse_file(text: str, where: str) -> CategoryFile:
-    """Returns the content of a category file in TOML.
+    """Returns the content of a category file: TOML, or one category per line.
+
+    It is TOML if the name in `where` ends in .toml or it has a line of such a file.
 
     Raises:
-        UsageError: it is not TOML, has another format version, or a field is wrong; the message begins with `where`.
+        UsageError: it is damaged, has another format version, or a field is wrong; the message begins with `where`.
     """
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{where}: not TOML: {error}") from error
-    version = document.pop("format_version", None)
-    if version != FORMAT_VERSION:
-        raise UsageError(
-            f"{where}: not a category file of format version {FORMAT_VERSION}", hint=f"write format_version = {FORMAT_VERSION}"
-        )
-    try:
-        file = structure(CategoryFile, document)
-    except FieldError as error:
-        raise UsageError(f"{where}: {error}", hint=error.hint) from error
-    for category in file.category:
-        if not category.means:
-            raise UsageError(f"{where}: the category {category.name!r} has no sentence", hint="add some under means")
-    return file
+    return _parse_toml(text, where) if _is_toml(text, where) else _parse_lines(text, where)
 
 
 def check_file(text: str, where: str) -> list[str]:
-    """Returns what is wrong with a category file in TOML, one line per problem.
+    """Returns what is wrong with a category file, one line per problem.
 
     The most important rule: no sentence against a category contains a word for it (NOVA: worth three points of AUC).
     """
@@ -168,7 +202,61 @@ def check_file(text: str, where: str) -> list[str]:
         file = parse_file(text, where)
     except UsageError as error:
         return [str(error)]
-    return [f"{where}: {problem}" for problem in _problems(file)]
+    problems = list(_problems(file)) if _is_toml(text, where) else []
+    if not file.category and not file.normal:
+        problems = ["has no category"]
+    return [f"{where}: {problem}" for problem in dict.fromkeys(problems)]
+
+
+def _parse_toml(text: str, where: str) -> CategoryFile:
+    try:
+        document = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is no TOMLDecodeError
+        raise UsageError(f"{where}: not TOML: {error}") from error
+    version = document.pop("format_version", None)
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise UsageError(
+            f"{where}: not a category file of format version {FORMAT_VERSION}", hint=f"write format_version = {FORMAT_VERSION}"
+        )
+    tables = document.get("category")
+    try:
+        for number, table in enumerate(tables if isinstance(tables, list) else (), 1):
+            name = table.get("name") if isinstance(table, dict) else None
+            structure(Category, table, f"category {_short(name) if isinstance(name, str) and name else number}")
+        file = structure(CategoryFile, document)
+    except FieldError as error:
+        raise UsageError(f"{where}: {error}", hint=error.hint) from error
+    for category in file.category:
+        name = category.name
+        if not name or name != name.strip() or any(mark in name for mark in FORBIDDEN_IN_NAMES):
+            raise UsageError(
+                f"{where}: {_short(name)!r} can't be the name of a category",
+                hint="a name is not empty, contains no comma, colon, @ or line end, and has no space around it",
+            )
+        if not any(sentence.strip() for sentence in category.means):
+            raise UsageError(f"{where}: the category {_short(name)!r} has no sentence", hint="add some under means")
+    return file
+
+
+def _parse_lines(text: str, where: str) -> CategoryFile:
+    told: dict[str, tuple[str, ...]] = {}
+    for line in _lines(text):
+        if line.startswith("@"):
+            raise UsageError(
+                f"{where}: {_short(line)!r}: a list can't name another list",
+                hint="name both in --categories, with a comma between",
+            )
+        name, sentences = _split(line, where)
+        told[name] = told.get(name, ()) + sentences
+    return CategoryFile(category=tuple(_own(name, found) if found else _described(name) for name, found in told.items()))
+
+
+def _is_toml(text: str, where: str) -> bool:
+    """Windows hides the end of `mine.toml.txt`, so the content counts too."""
+    return (
+        where.lower().endswith(".toml")
+        or re.search(r"^\s*(format_version\s*=|\[\[category\]\])", text, re.MULTILINE) is not None
+    )
 
 
 def _problems(file: CategoryFile) -> Iterator[str]:
@@ -179,16 +267,12 @@ def _problems(file: CategoryFile) -> Iterator[str]:
         if count > 1:
             yield f"the category {name!r} is there {count} times"
     for category in file.category:
-        if any(mark in category.name for mark in ",:@") or category.name != category.name.strip() or not category.name:
-            yield f"the name {category.name!r} must not be empty or contain a comma, a colon or @"
-        if not category.verbs:
+        if not any(verb.strip() for verb in category.verbs):
             yield f"{category.name}: has no verbs, so nothing keeps them out of the sentences against it"
         yield from _bad_sentences(category.name, category.means + category.looks_like)
-        for verb in category.verbs:
-            word = re.compile(rf"\b{re.escape(verb)}\b", re.IGNORECASE)
-            for sentence in (*category.looks_like, *file.normal):
-                if word.search(sentence):
-                    yield f"{category.name}: the sentence {sentence!r} contains {verb!r}"
+        for sentence in (*category.looks_like, *file.normal):
+            if verb := category.verb_in(sentence):
+                yield f"{category.name}: the sentence {sentence!r} contains {verb!r}"
 
 
 def _bad_sentences(where: str, sentences: tuple[str, ...]) -> Iterator[str]:
@@ -201,31 +285,39 @@ def _bad_sentences(where: str, sentences: tuple[str, ...]) -> Iterator[str]:
             yield f"{where}: the sentence {sentence!r} has more than {MOST_WORDS} words"
 
 
-def _inline(part: str) -> Category:
+def _split(part: str, where: str) -> tuple[str, tuple[str, ...]]:
+    """Returns the name in `NAME` or `NAME: SENTENCE; SENTENCE`, and the sentences; a name alone has none."""
     name, colon, told = (piece.strip() for piece in part.partition(":"))
-    if not colon:
-        return _described(name)
     sentences = tuple(piece for piece in (text.strip() for text in told.split(";")) if piece)
-    if not sentences or not name:
+    if colon and not (sentences and name):
         raise UsageError(
-            f"--categories: {part!r} has no {'sentence' if name else 'name'}",
+            f"{where}: {_short(part)!r} has no {'sentence' if name else 'name'}",
             hint="write NAME: SENTENCE; SENTENCE - sentences are separated by semicolons and contain no commas",
         )
-    return Category(name, sentences)
+    return name, sentences
+
+
+def _own(name: str, sentences: tuple[str, ...]) -> Category:
+    return Category(name, tuple(dict.fromkeys(sentences)))
 
 
 def _described(name: str) -> Category:
-    return _known().get(name) or Category(name, template_sentences(name))
+    known = _known().get(name.lower())
+    return replace(known, name=name) if known else Category(name, template_sentences(name))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
 
 
 @cache
 def _known() -> dict[str, Category]:
-    """The categories of all of vadcli's lists by name; the general list wins."""
+    """The categories of all of vadcli's lists by name in lower case; the general list wins."""
     found: dict[str, Category] = {}
     for name in (DEFAULT_LIST, *category_list_names()):
         text = _text(name, ".toml")
         for category in parse_file(text, f"{name}.toml").category if text else ():
-            found.setdefault(category.name, category)
+            found.setdefault(category.name.lower(), category)
     return found
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from vadcli.draw.layers import EVENT, column_maxima
-from vadcli.errors import DocumentError, OutputError, VideoError
+from vadcli.errors import DocumentError, OutputError, UsageError, VideoError
 from vadcli.reporting.archive import Archive, VideoStory
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import FileLock, Scratch, writing
@@ -345,3 +345,16 @@ def _webp(picture: ByteArray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "WEBP", quality=QUALITY, method=4)
     return file.getvalue()
+
+
+def read_picture(path: Path) -> ByteArray:
+    """Return an image file as (H, W, 3) uint8.
+
+    Raises:
+        UsageError: it cannot be read as a picture.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise UsageError(f"{path}: can't be read as a picture: {error}") from error

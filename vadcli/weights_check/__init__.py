@@ -95,7 +95,7 @@ def check(name: str) -> list[CheckResult]:
     except (OSError, ValueError) as error:
         raise WeightsError(f"{folder}: not a transformers folder: config.json can't be read", hint=str(error)) from error
     if "format_version" in config:
-        hint = f"test its mask decoder: `vadcli weights check {folder / 'sam2'}`"
+        hint = "test a model that it is built from, such as `vadcli weights check sam2.1-hiera-small`"
         raise WeightsError(f"{name}: a LAVIDA folder has no self-test of its own", hint=hint)
     kind = str(config.get("model_type"))
     if kind not in CHECKS:

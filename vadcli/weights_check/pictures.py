@@ -122,16 +122,13 @@ def _words() -> Question:
 
 
 def _day_and_night() -> Question:
-    scenes = [
-        drawn(partial(_scene, kind=scene, night=night), WHITE)
-        for night in (False, True)
-        for scene in ("street", "hills", "sea")
-    ]
-    sentences = (
-        ("a scene by day", "a picture in bright daylight", "a sunny day with a blue sky"),
-        ("a scene at night", "a picture in the dark of the night", "a dark night with stars and a moon"),
-    )
-    return Question("day and night", "3 scenes by day and at night", np.stack(scenes), (0, 0, 0, 1, 1, 1), sentences, needed=5)
+    # Six answers and not two: random weights are right about one of two by chance.
+    scenes = {"street": "a street with houses", "hills": "hills with a tree", "sea": "a boat on the sea"}
+    pictures = [drawn(partial(_scene, kind=kind, night=night), WHITE) for kind in scenes for night in (False, True)]
+    wordings = (("{} by day", "{} in bright daylight"), ("{} at night", "{} in the dark of the night"))
+    sentences = tuple(tuple(one.format(scene) for one in wording) for scene in scenes.values() for wording in wordings)
+    answers = tuple(range(len(sentences)))
+    return Question("day and night", "3 scenes by day and at night", np.stack(pictures), answers, sentences, needed=4)
 
 
 def _scene(pen: ImageDraw, kind: str, *, night: bool) -> None:

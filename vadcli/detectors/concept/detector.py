@@ -165,6 +165,7 @@ class ConceptDetector:
             "detector": self.name,
             "version": VERSION,
             "encoder": self._encoder_state,
+            "encoder_key": self.encoder_key,
             "sentences": hashlib.sha256(sentences.encode()).hexdigest(),
         }
 
@@ -214,7 +215,7 @@ def make_bank(book: CategoryBook, encoder: Encoder) -> Bank:
     positive, negative = [], []
     for category in book.categories:
         own = rows(category.means)
-        normal = [text for text in book.normal if text not in category.means]
+        normal = [text for text in book.normal_for(category) if text not in category.means]
         usable = unlike(vectors[own], vectors[rows(normal)], normal, category.name)
         against = (*category.looks_like, *(text for text, keep in zip(normal, usable, strict=True) if keep))
         positive.append(own)

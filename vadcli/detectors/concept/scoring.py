@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vadcli.detectors.calibration import BellTail, fit_bell_tail, logit_of, sigmoid
+from vadcli.detectors.calibration import BULK, BellTail, fit_bell_tail, logit_of, sigmoid
 from vadcli.detectors.smoothing import smooth
 from vadcli.types import BoolArray, Embeddings, FloatArray, FrameScores, IndexArray, TimeArray
 
@@ -31,6 +31,8 @@ SIMILAR = 0.70
 """A normal sentence that is more similar to a category than this counts as a description of the category."""
 TEXT_LEVELS = 2**15 - 1
 """Sentences are whole numbers up to this. Products with int8 vectors are exact in float64."""
+RATES = (0.5, 2.0)
+"""Limits of `ConceptCamera.rate`: two kinds of evidence that are independent give 2."""
 SPREAD_FLOOR = 0.15
 """Smallest spread of a camera's contrasts. A camera whose pictures never change would otherwise alarm at any change."""
 
@@ -147,12 +149,14 @@ class ConceptCamera:
     Attributes:
         anchor: what the camera usually shows, as a vector.
         tails: 2C, of the smoothed evidence.
-        overall: of the highest log rarity of all categories.
+        level, rate: the rarity of the rarest category is ln(10) + rate · (its log rarity - level). With several categories the
+            rarest one is rare more often than each of them; two kinds of evidence that must both be rare are so less often.
     """
 
     anchor: Sentences | None
     tails: tuple[BellTail, ...]
-    overall: BellTail
+    level: float
+    rate: float
 
     @classmethod
     def fit(cls, bank: Bank, bursts: Sequence[Burst], seconds: float) -> ConceptCamera:
@@ -165,7 +169,7 @@ class ConceptCamera:
         """
         if not bursts:
             unknown = BellTail(0.0, 1.0, BellTail.HAZARD)
-            return cls(None, (unknown,) * (2 * len(bank.names)), unknown)
+            return cls(None, (unknown,) * (2 * len(bank.names)), float(np.log(10.0)), 1.0)
         vectors = np.concatenate([burst.embeddings.vectors() for burst in bursts])
         plain = np.concatenate([bank.evidence(burst.embeddings, None)[:, : len(bank.names)] for burst in bursts])
         weight = np.exp(-sigmoid(plain.max(axis=1)).astype(np.float64) / ANCHOR_TEMPERATURE)
@@ -174,7 +178,10 @@ class ConceptCamera:
         smoothed = np.concatenate([smooth_all(bank.evidence(one.embeddings, anchor), one.timestamp) for one in bursts])
         tails = tuple(fit_bell_tail(column, seconds=seconds, floor=SPREAD_FLOOR) for column in smoothed.T)
         highest = _rarities(tails, smoothed).max(axis=1)
-        return cls(anchor, tails, fit_bell_tail(highest, seconds=seconds, floor=0.5))
+        # An exponential through median and 90 % quantile. Only the bulk decides, so a fight in the sample changes little.
+        median, level = (float(value) for value in np.quantile(highest, [0.5, BULK]))
+        rate = np.log(0.5 / (1.0 - BULK)) / max(level - median, 1e-6)
+        return cls(anchor, tails, level, float(np.clip(rate, *RATES)))
 
     def finish(self, evidence: FloatArray, timestamp: TimeArray) -> FrameScores:
         """Returns the scores of a video from (S, 2C) evidence.
@@ -182,12 +189,15 @@ class ConceptCamera:
         The frame's score is that of its rarest category; every category's own score is on the same scale.
         """
         rarities = _rarities(self.tails, smooth_all(evidence, timestamp))  # (S, C)
-        by_category = logit_of(self.overall.log_rarity(rarities))
+        by_category = logit_of(self._together(rarities))
         return FrameScores(by_category.max(axis=1), by_category=by_category)
 
     def pixel_scores(self, evidence: FloatArray) -> FloatArray:
         """Returns (P,) scores in [0, 1] of P patches from their evidence (P, 2C), on the scale of the frames."""
-        return sigmoid(logit_of(self.overall.log_rarity(_rarities(self.tails, evidence).max(axis=1))))
+        return sigmoid(logit_of(self._together(_rarities(self.tails, evidence).max(axis=1))))
+
+    def _together(self, rarities: FloatArray) -> FloatArray:
+        return np.asarray(np.log(10.0) + self.rate * (rarities - self.level), dtype=np.float32)
 
 
 def smooth_all(evidence: FloatArray, timestamp: TimeArray) -> FloatArray:

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AttentionInterface, AutoConfig, AutoModel, AutoTokenizer
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.utils import logging as transformers_logging
 
 from vadcli import weights
@@ -94,9 +95,9 @@ class TransformersEncoder:
         for rows in by_length.values():
             for start in range(0, len(rows), self.chunk):
                 part = rows[start : start + self.chunk]
-                ids = torch.tensor([row for _, row in part])  # (n, L)
+                padded = torch.tensor([row for _, row in part])  # (n, L)
                 with torch.inference_mode():
-                    filled = F.pad(ids, (0, 0, 0, self.chunk - len(part))).to(self.device)
+                    filled = F.pad(padded, (0, 0, 0, self.chunk - len(part))).to(self.device)
                     found[[place for place, _ in part]] = unit(self.text_vectors(filled))[: len(part)]
         return found
 
@@ -142,13 +143,17 @@ class TransformersEncoder:
                 self.folder,
                 config=config,
                 dtype=self.dtype,
+                attn_implementation=OWN_ATTENTION,
                 local_files_only=True,
                 use_safetensors=True,
                 output_loading_info=True,
             )
             if info["missing_keys"]:  # transformers would draw them at random and only warn
                 raise WeightsError(f"{self.folder}: {min(info['missing_keys'])} is missing", hint=NOT_WHOLE)
-            return model.requires_grad_(False).eval().to(self.device)
+        for values in model.parameters():
+            # Files are mapped into memory at any address, and what a matrix product rounds depends on that. Copies are aligned.
+            values.data = values.data.to(self.device, copy=True)
+        return model.requires_grad_(False).eval().to(self.device)
 
     def _for_chunks(self, frames: ByteArray, step: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> FloatArray:
         """Returns what a step makes of the frames, (N, *shape), computed in chunks of one size."""
@@ -162,6 +167,41 @@ class TransformersEncoder:
                 pixels = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, self.chunk - len(part)))
                 found[start : start + len(part)] = unit(step(pixels))[: len(part)].reshape(len(part), *shape)
         return found
+
+
+def read_values(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    """Returns softmax(q·kᵀ/√d)·v, (N, heads, A, d), for queries (N, heads, A, d) and keys and values (N, heads, T, d).
+
+    On a CPU it is computed picture by picture: torch shares a larger job out among threads whose buffers are aligned
+    differently, so that a picture's vector would depend on its place in the chunk.
+    """
+    if query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+    rows = [slice(number, number + 1) for number in range(len(query))]
+    masks = [None] * len(rows) if mask is None else [mask.expand(len(rows), -1, -1, -1)[row] for row in rows]
+    return torch.cat(
+        [
+            F.scaled_dot_product_attention(query[row], key[row], value[row], attn_mask=own, is_causal=causal)
+            for row, own in zip(rows, masks, strict=True)
+        ]
+    )
+
+
+def split_heads(tokens: Tensor, heads: int) -> Tensor:
+    """Splits (N, T, W) into (N, heads, T, W / heads)."""
+    return tokens.view(*tokens.shape[:2], heads, -1).transpose(1, 2)
+
+
+def _attention(module: Any, *parts: Any, is_causal: bool | None = None, **_: Any) -> tuple[Tensor, None]:
+    """Puts `read_values` into transformers' blocks: gets query, key, value and mask; returns (N, A, heads, d)."""
+    query, key, value, mask = parts
+    causal = mask is None and (module.is_causal if is_causal is None else is_causal)
+    return read_values(query, key, value, mask=mask, causal=causal).transpose(1, 2), None
+
+
+OWN_ATTENTION = "vadcli"
+AttentionInterface.register(OWN_ATTENTION, _attention)
+AttentionMaskInterface.register(OWN_ATTENTION, sdpa_mask)
 
 
 def unit(vectors: Tensor) -> FloatArray:

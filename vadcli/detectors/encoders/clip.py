@@ -1,7 +1,7 @@
 """CLIP (Radford et al. 2021), and SCLIP (Wang et al. 2023, arXiv 2312.01597) for vectors of single patches.
 
-Letters in shapes: N pictures, T = 1 + h·w tokens (the first one stands for the whole picture), W width of the image half, D width
-of a vector.
+Letters in shapes: N pictures, T = 1 + h·w tokens (the first one stands for the whole picture), W width of the image half, D
+width of a vector.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
-from vadcli.detectors.encoders.base import TransformersEncoder
+from vadcli.detectors.encoders.base import TransformersEncoder, read_values, split_heads
 from vadcli.detectors.encoders.pixels import PixelRules
 from vadcli.detectors.lavida.pixels import CLIP_MEAN, CLIP_STD
 
@@ -85,7 +84,7 @@ class ClipEncoder(TransformersEncoder):
 def attend(block: Any, asking: Tensor, tokens: Tensor) -> Tensor:
     """Returns what some tokens (N, A, W) read from all tokens (N, T, W) in an attention block, (N, A, W)."""
     query, key, value = block.q_proj(asking), block.k_proj(tokens), block.v_proj(tokens)
-    read = F.scaled_dot_product_attention(*(_heads(block, part) for part in (query, key, value)))
+    read = read_values(*(split_heads(part, block.num_heads) for part in (query, key, value)))
     mixed: Tensor = block.out_proj(read.transpose(1, 2).flatten(2))
     return mixed
 
@@ -97,12 +96,7 @@ def correlate(block: Any, tokens: Tensor) -> Tensor:
         block: CLIP's attention block.
         tokens: (N, T, W), normalised.
     """
-    query, key, value = (_heads(block, part(tokens)) for part in (block.q_proj, block.k_proj, block.v_proj))
-    read = F.scaled_dot_product_attention(query, query, value) + F.scaled_dot_product_attention(key, key, value)
+    query, key, value = (split_heads(part(tokens), block.num_heads) for part in (block.q_proj, block.k_proj, block.v_proj))
+    read = read_values(query, query, value) + read_values(key, key, value)
     mixed: Tensor = block.out_proj(read.transpose(1, 2).flatten(2))
     return mixed
-
-
-def _heads(block: Any, tokens: Tensor) -> Tensor:
-    """Splits (N, T, W) into (N, heads, T, W / heads)."""
-    return tokens.unflatten(-1, (block.num_heads, block.head_dim)).transpose(1, 2)

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import SiglipTextModel, SiglipVisionModel
 
 from vadcli.detectors.encoders import NOT_WHOLE
-from vadcli.detectors.encoders.base import TransformersEncoder
+from vadcli.detectors.encoders.base import TransformersEncoder, read_values, split_heads
 from vadcli.detectors.encoders.pixels import PixelRules
 from vadcli.errors import WeightsError
 
@@ -40,20 +40,34 @@ class SiglipEncoder(TransformersEncoder):
             raise WeightsError(f"{folder}: not an encoder: {what}", hint=NOT_WHOLE)
 
     def image_vectors(self, pixels: Tensor) -> Tensor:
-        """Returns (N, D) for (N, 3, S, S)."""
-        vectors: Tensor = self.vision(pixel_values=pixels).pooler_output
-        return vectors
+        """Returns (N, D) for (N, 3, S, S): the pooling head's one query reads from all patches."""
+        pooling = self.vision.head.attention
+        weight, bias = pooling.in_proj_weight, pooling.in_proj_bias  # of queries, keys and values
+        query = F.linear(self.vision.head.probe, weight[: self.width], bias[: self.width])  # (1, 1, D)
+        key, value = F.linear(self._patches(pixels), weight[self.width :], bias[self.width :]).chunk(2, dim=-1)  # (N, P, D)
+        asking = query.repeat(len(pixels), 1, 1)
+        parts = (split_heads(part, pooling.num_heads) for part in (asking, key, value))
+        return self._after_pooling(read_values(*parts).transpose(1, 2).flatten(2))[:, 0]
 
     def patch_vectors(self, pixels: Tensor) -> Tensor:
-        """Returns (N, P, D) for (N, 3, S, S): what the pooling head would return if it attended to that patch only.
+        """Returns (N, P, D) for (N, 3, S, S): what the pooling head would return if it read from that patch only.
 
         The weights of an attention sum to 1, so that this is the head's value path without its mixing.
         """
-        patches = self.vision(pixel_values=pixels).last_hidden_state  # (N, P, D)
+        pooling = self.vision.head.attention
+        values = F.linear(self._patches(pixels), pooling.in_proj_weight[-self.width :], pooling.in_proj_bias[-self.width :])
+        return self._after_pooling(values)
+
+    def _patches(self, pixels: Tensor) -> Tensor:
+        """Returns (N, P, D), what the pooling head reads."""
+        half = self.vision
+        patches: Tensor = half.post_layernorm(half.encoder(inputs_embeds=half.embeddings(pixels)).last_hidden_state)
+        return patches
+
+    def _after_pooling(self, values: Tensor) -> Tensor:
+        """Returns the output of the pooling head for values (…, D) that were read."""
         head = self.vision.head
-        pooling = head.attention
-        values = F.linear(patches, pooling.in_proj_weight[-self.width :], pooling.in_proj_bias[-self.width :])
-        read = pooling.out_proj(values)
+        read = head.attention.out_proj(values)
         vectors: Tensor = read + head.mlp(head.layernorm(read))
         return vectors
 
