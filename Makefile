@@ -46,9 +46,9 @@ demo: install
 	$(BIN)/vadcli scan $(DEMO)/footage --out $(DEMO)/results --masks video
 	$(BIN)/vadcli render $(DEMO)/footage --out $(DEMO)/results
 	@echo
-	@echo "Events a line:   $(BIN)/vadcli events $(DEMO)/results --format csv"
-	@echo "What was put in: $(DEMO)/footage/truth.csv"
-	@echo "Look at:         $(DEMO)/results/rendered/"
+	@echo "One event per line: $(BIN)/vadcli events $(DEMO)/results --format csv"
+	@echo "What was put in:    $(DEMO)/footage/truth.csv"
+	@echo "Look at:            $(DEMO)/results/rendered/"
 
 demo-lavida: install
 	$(BIN)/python examples/coloured_shapes.py $(DEMO)/shapes --categories $(SHAPES)

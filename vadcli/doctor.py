@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 from vadcli import __version__, weights
+from vadcli.detectors.concept import DEFAULT_ENCODER
 from vadcli.errors import VadcliError
 from vadcli.types.media import size_text
 from vadcli.video.ffmpeg import ffmpeg_path, ffmpeg_version
@@ -139,15 +140,20 @@ def _device() -> Check:
 
 
 def _weights() -> Check:
-    known = [item for item in weights.status() if item.kind == "lavida" and item.state != "absent"]
+    known = [item for item in weights.status() if item.kind in ("lavida", "encoder") and item.state != "absent"]
     if not known:
-        return Check(
-            "weights", True, "none; the motion detector needs none", "`vadcli weights list` shows what exists", required=False
-        )
+        return Check("weights", True, "none; the motion detector needs none", _encoder_advice(), required=False)
     found = ", ".join(f"{item.name} ({item.state})" for item in known)
     damaged = [item.name for item in known if item.state == "damaged"]
     advice = f"`vadcli weights verify {damaged[0]}`" if damaged else ""
+    if not advice and not any(item.kind == "encoder" or item.trained for item in known if item.name != "lavida-tiny"):
+        advice = _encoder_advice()
     return Check("weights", not damaged, found, advice, required=False)
+
+
+def _encoder_advice() -> str:
+    size = weights.entry(DEFAULT_ENCODER).download_gb
+    return f"--categories need an encoder: `vadcli weights pull {DEFAULT_ENCODER}`" + (f" ({size:g} GB)" if size else "")
 
 
 def _disk(out: Path) -> Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,17 @@ import pytest
 import vadcli
 from tests.media import run_ffmpeg
 from tests.planted import PlantedEncoder
+from tests.runs import local_scan
 from vadcli.detectors.concept import detector as concept
+from vadcli.engine.plan import make_plan
+from vadcli.engine.runner import Stop
 from vadcli.errors import UsageError, WeightsError
+from vadcli.options import ScanOptions
 from vadcli.store import OutputLayout
 from vadcli.store.embeddings import read_embeddings
 from vadcli.store.events import read_events
 from vadcli.store.scores import read_scores
-from vadcli.types import Status
+from vadcli.types import Status, VideoResult
 
 FPS = 10
 RED = "something red: a red thing; the colour red in the picture"
@@ -59,7 +64,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PlantedEncoder, "fingerprint", lambda self: {"encoder": "planted"})
 
 
-def scan(footage: Path, out: Path, categories: str, **options: object) -> dict[str, vadcli.VideoResult]:
+def scan(footage: Path, out: Path, categories: str, **options: object) -> dict[str, VideoResult]:
     given = {"out": out, "detector": "concept", "encoder": "planted", "categories": categories, "workers": 1, **options}
     return {result.video: result for result in vadcli.scan(footage, **given)}
 
@@ -170,3 +175,30 @@ def test_what_cannot_be_searched_is_one_line(footage: Path, tmp_path: Path) -> N
         vadcli.search(tmp_path / "out", image=tmp_path / "x.png")
     with pytest.raises(WeightsError, match="not of the encoder"):
         vadcli.search(tmp_path / "out", "a red thing", encoder="another")
+
+
+def test_an_interrupted_scan_gives_the_same_vectors_and_scores(footage: Path, tmp_path: Path) -> None:
+    whole = scan(footage / "a", tmp_path / "whole", RED)
+    options = ScanOptions(  # type: ignore[call-arg]
+        out=tmp_path / "out", detector="concept", encoder="planted", categories=RED, workers=1, batch_size=1
+    )
+    scan(footage / "a", tmp_path / "out", RED, batch_size=1)  # fits the camera; short footage is held in memory for that
+    for kind in ("scores", "events", "embeddings"):
+        shutil.rmtree(tmp_path / "out" / kind)
+    stop = Stop()
+    run = local_scan(make_plan([footage / "a"], options, out=options.out), options, concept.ConceptDetector(options), stop=stop)
+    for update in run.run():
+        if not isinstance(update, VideoResult) and run.totals.frames > 300:
+            stop.set("test", 2)
+    layout = OutputLayout(tmp_path / "out")
+    assert not layout.scores("a-red.mp4").exists()
+    assert set(scan(footage / "a", tmp_path / "out", RED, batch_size=1)) == set(whole)
+    one, two = (read_embeddings(OutputLayout(tmp_path / name).embeddings("a-red.mp4")) for name in ("whole", "out"))
+    np.testing.assert_array_equal(one.embeddings.values, two.embeddings.values)
+    first, second = (read_scores(OutputLayout(tmp_path / name).scores("a-red.mp4"))[0] for name in ("whole", "out"))
+    np.testing.assert_array_equal(first.logit, second.logit)
+
+
+def test_hundreds_of_categories(footage: Path, tmp_path: Path) -> None:
+    words = ", ".join(f"thing number {number}" for number in range(500))
+    assert {result.status for result in scan(footage / "c", tmp_path / "out", words).values()} == {Status.DONE}

@@ -124,8 +124,10 @@ def unlike(category: FloatArray, normal: FloatArray, texts: Sequence[str], name:
     mean = mean / max(float(np.linalg.norm(mean)), 1e-12)
     limit = max(SIMILAR, float(np.median(category @ mean)))
     keep = normal @ mean <= limit
-    for place in np.flatnonzero(~keep):
-        log.info("%s: left out the normal sentence %r, which describes the category", name, texts[int(place)])
+    left_out = [texts[int(place)] for place in np.flatnonzero(~keep)]
+    if left_out:
+        log.info("%s: left out %d normal sentences that describe it, such as %r", name, len(left_out), left_out[0])
+        log.debug("%s: left out: %s", name, "; ".join(left_out))
     return np.asarray(keep, dtype=np.bool_)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -31,7 +32,7 @@ UNUSED = ("logit_scale", "logit_bias")
 """Tensors that only training needs."""
 
 
-class TransformersEncoder:
+class TransformersEncoder(ABC):
     """An encoder in a transformers folder. `vadcli.detectors.encoders.Encoder` describes the attributes.
 
     Args:
@@ -114,17 +115,17 @@ class TransformersEncoder:
         """Returns everything that changes a vector, as JSON."""
         return encoder_fingerprint(self.name, precision=self.precision)
 
+    @abstractmethod
     def image_vectors(self, pixels: Tensor) -> Tensor:
         """Returns (N, D) for (N, 3, S, S)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def patch_vectors(self, pixels: Tensor) -> Tensor:
         """Returns (N, h·w, D) for (N, 3, S, S)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def text_vectors(self, ids: Tensor) -> Tensor:
         """Returns (M, D) for (M, L) token ids."""
-        raise NotImplementedError
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -1,0 +1,107 @@
+"""`vadcli scan --detector concept` and `vadcli search` as processes, with a small encoder that has random weights."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.detectors.encoders import tiny_encoder_folder
+from tests.media import make_video
+from tests.patience import PATIENCE_S
+
+
+def vadcli(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "vadcli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_encoder_folder(tmp_path_factory.mktemp("encoder") / "clip")
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Path:
+    folder = tmp_path_factory.mktemp("footage")
+    for name in ("a.mp4", "b.mp4"):
+        make_video(folder / name, frames=120, fps=10)
+    made = folder.parent / "out"
+    done = vadcli("scan", folder, "-o", made, "--detector", "concept", "--encoder", encoder, "--categories", "fight,fire")
+    assert done.returncode == 0, done.stderr
+    return made
+
+
+def test_json_csv_and_a_page(out: Path, tmp_path: Path) -> None:
+    lines = vadcli("search", out, "a red car", "--top", "3", "--json").stdout.splitlines()
+    moments = [json.loads(line) for line in lines]
+    assert 1 <= len(moments) <= 3
+    assert [one["score"] for one in moments] == sorted((one["score"] for one in moments), reverse=True)
+    assert {one["video"] for one in moments} <= {"a.mp4", "b.mp4"}
+    rows = list(csv.DictReader(io.StringIO(vadcli("search", out, "a red car", "--top", "3", "--format", "csv").stdout)))
+    assert [(row["video"], float(row["peak_s"])) for row in rows] == [(one["video"], one["peak_s"]) for one in moments]
+    page = tmp_path / "page.html"
+    done = vadcli("search", out, "<b>a red car</b>", "--top", "3", "--format", "html", "--to", page)
+    assert done.returncode == 0, done.stderr
+    text = page.read_text()
+    assert text.count("data:image/webp;base64,") == len(moments)
+    assert "<b>a red car</b>" not in text
+    assert "&lt;b&gt;a red car" in text
+
+
+def test_bad_searches_are_one_line(out: Path, tmp_path: Path) -> None:
+    for arguments, code, words in (
+        (("search", tmp_path / "nowhere", "x"), 2, "no such folder"),
+        (("search", out), 2, "a text or --image"),
+        (("search", out, "x", "--top", "0"), 2, "--top 0"),
+        (("search", out, "x", "--encoder", "siglip-b32"), 2, "siglip2-b32"),
+        (("search", out, "x", "--image", tmp_path / "none.png"), 2, "a text or --image"),
+        (("search", out, "--image", tmp_path / "none.png"), 2, "can't be read as a picture"),
+        (("search", out, "x", "--since", "yesterday"), 2, "is not understood"),
+    ):
+        done = vadcli(*arguments)
+        assert done.returncode == code, done.stderr
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_damaged_file_is_named_and_the_others_are_searched(out: Path) -> None:
+    path = out / "embeddings" / "a.mp4.parquet"
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(whole[:200] + b"\0" * 50 + whole[250:-20])
+        done = vadcli("search", out, "a red car", "--json")
+    finally:
+        path.write_bytes(whole)
+    assert done.returncode == 3
+    assert "a.mp4.parquet" in done.stderr
+    assert {json.loads(line)["video"] for line in done.stdout.splitlines()} == {"b.mp4"}
+
+
+def test_words_without_an_encoder_name_the_command(tmp_path: Path) -> None:
+    (tmp_path / "footage").mkdir()
+    make_video(tmp_path / "footage" / "a.mp4", frames=20, fps=10)
+    done = subprocess.run(
+        [sys.executable, "-m", "vadcli", "scan", "footage", "--categories", "fight,fire"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "HF_HOME": str(tmp_path / "hub"), "VADCLI_WEIGHTS": str(tmp_path / "weights")},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ignores fight, fire" in done.stderr
+    assert "vadcli weights pull siglip2-b32 (1.5 GB)" in done.stderr
