@@ -32,7 +32,7 @@ def real_size_folder(path: Path, name: str) -> Path:
         end = _clip_tokenizer(path)
         text = {"eos_token_id": end, "bos_token_id": end, "pad_token_id": end}
         model = CLIPModel(CLIPConfig(text_config=text))  # transformers' defaults are the sizes of ViT-B/32
-        rules = {"size": 224, "crop_size": 224, "do_center_crop": True, "resample": 3}
+        rules: dict[str, Any] = {"size": 224, "crop_size": 224, "do_center_crop": True, "resample": 3}
     else:
         _gemma_tokenizer(path)
         text = {"vocab_size": 256_000, "eos_token_id": 1, "bos_token_id": 2, "pad_token_id": 0}

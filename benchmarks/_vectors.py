@@ -48,9 +48,7 @@ def made_archive(out: Path, encoder: Path, width: int, *, hours: int, cameras: i
         if number < cameras:
             sample = unit_vectors(CAMERA_SAMPLE, width, seed=1000 + number)
             write_camera(layout.camera(camera), _camera(camera, sample))
-        write_embeddings(
-            layout.embeddings(video), StoredEmbeddings(metadata, rows * (FPS // RATE_HZ), rows / RATE_HZ, turned)
-        )
+        write_embeddings(layout.embeddings(video), StoredEmbeddings(metadata, rows * (FPS // RATE_HZ), rows / RATE_HZ, turned))
         write_events(layout.events(video), _document(video, camera))
         size += layout.embeddings(video).stat().st_size
     return size / 1e9
@@ -58,7 +56,12 @@ def made_archive(out: Path, encoder: Path, width: int, *, hours: int, cameras: i
 
 def _camera(camera: str, sample: Embeddings) -> CameraModel:
     bursts = np.repeat(np.arange(CAMERA_SAMPLE // 16), 16)
-    arrays = {"values": sample.values, "scale": sample.scale, "timestamp": np.arange(CAMERA_SAMPLE) / RATE_HZ, "burst": bursts}
+    arrays: dict[str, Any] = {
+        "values": sample.values,
+        "scale": sample.scale,
+        "timestamp": np.arange(CAMERA_SAMPLE) / RATE_HZ,
+        "burst": bursts,
+    }
     return CameraModel(camera, "concept", 1, arrays, {"seconds": CAMERA_SAMPLE / RATE_HZ, "encoder": "made"})
 
 

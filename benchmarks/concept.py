@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shutil
 import statistics
 import subprocess
@@ -36,8 +35,8 @@ from vadcli.types import ByteArray
 PAGE = Path(__file__).parent / "results" / "concept.md"
 HEAD = """# Concept
 
-Encoders of real sizes with random weights, measured by `python benchmarks/concept.py` on a shared machine. Other work ran at the
-same time, so compare ratios and CPU seconds, not seconds. Each section was measured in one run.
+Encoders of real sizes with random weights, measured by `python benchmarks/concept.py` on a shared machine. Other work ran at
+the same time, so compare ratios and CPU seconds, not seconds. Each section was measured in one run.
 """
 PICTURES = {1: 4, 8: 32, 32: 32}
 """Batch size: how many pictures a round encodes in such batches."""
@@ -54,7 +53,9 @@ def main() -> None:
     parser.add_argument("--encoders", nargs="*", choices=list(REAL_SIZES), default=list(REAL_SIZES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--minutes", type=int, default=5, help="of the footage that is scanned")
-    parser.add_argument("--hours", type=int, default=1000, help="of the archive that is searched: 5.6 MB each if vectors are bytes")
+    parser.add_argument(
+        "--hours", type=int, default=1000, help="of the archive that is searched: 5.6 MB each if vectors are bytes"
+    )
     parser.add_argument("--write", default=str(PAGE), metavar="FILE", help="the page; empty to print only")
     options = parser.parse_args()
     WORK.mkdir(exist_ok=True)
@@ -63,7 +64,9 @@ def main() -> None:
     for part in options.parts:
         lines = PARTS[part](folders, options)
         policy = os.environ.get("OMP_WAIT_POLICY")
-        command = f"{f'OMP_WAIT_POLICY={policy} ' if policy else ''}python benchmarks/concept.py --parts {part} --rounds {options.rounds}"
+        command = f"OMP_WAIT_POLICY={policy} " if policy else ""
+        command += f"python benchmarks/concept.py --parts {part} --encoders {' '.join(folders)} --rounds {options.rounds}"
+        command += f" --minutes {options.minutes}" if part == "scan" else ""
         command += f" --hours {options.hours}" if part == "search" else ""
         text = "\n".join([f"`{command}`; {machine()}, torch {torch.__version__}.", "", *lines])
         print(f"\n## {TITLES[part]}\n\n{text}\n")
@@ -77,7 +80,9 @@ def write_section(page: Path, title: str, text: str) -> None:
     """Replace the section with this title, or add it."""
     head, *sections = (page.read_text() if page.exists() else HEAD).split("\n## ")
     kept = {section.partition("\n")[0]: section.partition("\n")[2].strip() for section in sections} | {title: text}
-    page.write_text("\n".join([head.rstrip() + "\n", *(f"## {name}\n\n{kept[name]}\n" for name in TITLES.values() if name in kept)]))
+    page.write_text(
+        "\n".join([head.rstrip() + "\n", *(f"## {name}\n\n{kept[name]}\n" for name in TITLES.values() if name in kept)])
+    )
 
 
 def claim(name: str, measured: float, *, least: float | None = None, most: float | None = None) -> str:
@@ -95,11 +100,11 @@ def encoder_stage(folders: dict[str, Path], options: argparse.Namespace) -> list
     frames = decoded(made_video("720p-60s.mp4", seconds=60, size="1280x720"))
     lines = [
         f"Decoded frames of 1280x720; medians of {options.rounds} rounds, in which both take turns batch by batch. The loop is",
-        "transformers' own model and PIL processor. A scan calls the encoder with the 32 frames of a clip, in the size in the fourth",
-        "column. A ratio is taken within a round, of wall time and of CPU time.",
+        "transformers' own model and PIL processor. A scan calls the encoder with the 32 frames of a clip, in the size of the",
+        "fourth column. A ratio is taken within a round, of wall time and of CPU time.",
         "",
-        "| encoder | batch | vadcli, pictures/s | from the size that a scan delivers | loop, pictures/s | processor's share of the loop"
-        " | x loop | x loop, CPU | pictures per CPU second, vadcli | loop |",
+        "| encoder | batch | vadcli, pictures/s | from the size that a scan delivers | loop, pictures/s |"
+        " processor's share of the loop | x loop | x loop, CPU | pictures per CPU second, vadcli | loop |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     claims = []
@@ -109,15 +114,17 @@ def encoder_stage(folders: dict[str, Path], options: argparse.Namespace) -> list
         encode = encoder.encode_images
         close(encode(frames[:8]), loop(frames[:8]), same_pixels=name != "clip-b32")
         for batch, count in PICTURES.items():
-            rounds = [compare([(encode, frames), (encode, small), (loop, frames)], batch, count, loop) for _ in range(options.rounds)]
+            rounds = [
+                compare([(encode, frames), (encode, small), (loop, frames)], batch, count, loop) for _ in range(options.rounds)
+            ]
             wall = [statistics.median(count / once[who][0] for once in rounds) for who in range(3)]
             cpu = [statistics.median(count / once[who][1] for once in rounds) for who in range(3)]
             share = statistics.median(once[3][0] / once[2][0] for once in rounds)
             ratio = median_ratio([once[2][0] for once in rounds], [once[0][0] for once in rounds])
             cpu_ratio = median_ratio([once[2][1] for once in rounds], [once[0][1] for once in rounds])
             lines.append(
-                f"| {name} | {batch} | {wall[0]:.1f} | {wall[1]:.1f} | {wall[2]:.1f} | {share:.2f} | {ratio:.2f} | {cpu_ratio:.2f}"
-                f" | {cpu[0]:.1f} | {cpu[2]:.1f} |"
+                f"| {name} | {batch} | {wall[0]:.1f} | {wall[1]:.1f} | {wall[2]:.1f} | {share:.2f}"
+                f" | {ratio:.2f} | {cpu_ratio:.2f} | {cpu[0]:.1f} | {cpu[2]:.1f} |"
             )
         claims.append(claim(f"{name}, batch 32: speed relative to the loop", ratio, least=1.5))
     return [*lines, "", *claims]
@@ -135,6 +142,7 @@ class PlainLoop:
         self.processor_s = 0.0
 
     def __call__(self, frames: ByteArray) -> np.ndarray:
+        """Return (N, D) vectors."""
         started = time.perf_counter()
         inputs = self.processor([Image.fromarray(frame) for frame in frames], return_tensors="pt")
         self.processor_s += time.perf_counter() - started
@@ -144,7 +152,9 @@ class PlainLoop:
             return np.asarray(torch.nn.functional.normalize(vectors, dim=-1).numpy())
 
 
-def compare(who: list[tuple[Callable[[ByteArray], Any], ByteArray]], batch: int, count: int, loop: PlainLoop) -> list[tuple[float, float]]:
+def compare(
+    who: list[tuple[Callable[[ByteArray], Any], ByteArray]], batch: int, count: int, loop: PlainLoop
+) -> list[tuple[float, float]]:
     """Return (wall, CPU) seconds of each, which take turns batch by batch, and at the end those of the loop's processor."""
     spent = [[0.0, 0.0] for _ in who]
     loop.processor_s = 0.0
@@ -167,8 +177,10 @@ def close(ours: np.ndarray, theirs: np.ndarray, *, same_pixels: bool) -> None:
 def decoded(video: Path) -> ByteArray:
     """Return (N, 720, 1280, 3) frames, spread over the video."""
     with av.open(str(video)) as container:
-        found = [frame.to_ndarray(format="rgb24") for i, frame in enumerate(container.decode(video=0)) if i % 15 == 0 and i < 480]
-    return np.stack(found)[: max(PICTURES.values())]
+        found = [
+            frame.to_ndarray(format="rgb24") for i, frame in enumerate(container.decode(video=0)) if i % 15 == 0 and i < 480
+        ]
+    return np.stack(found)[: max(PICTURES.values())].astype(np.uint8, copy=False)
 
 
 # The whole scan
@@ -189,8 +201,8 @@ def whole_scan(folders: dict[str, Path], options: argparse.Namespace) -> list[st
     contestants["ffmpeg -f null"] = lambda: run([FFMPEG, "-v", "error", "-i", str(video), "-an", "-f", "null", "-"])
     found = in_turn(contestants, options.rounds)
     lines = [
-        f"{options.minutes} minutes of 1280x720 H.264 at 30 frames/s, two frames per second, with the start of the process; medians of"
-        f" {options.rounds} rounds.",
+        f"{options.minutes} minutes of 1280x720 H.264 at 30 frames/s, two frames per second, with the start of the process;"
+        f" medians of {options.rounds} rounds.",
         "The last column is what two cores without other work would reach if they were always busy.",
         "",
         "| what | s | CPU s | x real time | ffmpeg's seconds / its own | x real time by CPU |",
@@ -226,11 +238,11 @@ def scored_again(folders: dict[str, Path], options: argparse.Namespace) -> list[
     """Return the seconds per hour of footage when the categories change: the difference between many hours and one."""
     many = 21
     lines = [
-        f"`vadcli scan` with other categories over made vectors of 1 hour and of {many} hours; medians of {options.rounds} rounds. The start",
-        "is: Python, torch, transformers, the text half of the encoder, and about 200 sentences.",
+        f"`vadcli scan` with other categories over made vectors of 1 hour and of {many} hours; medians of"
+        f" {options.rounds} rounds.",
+        "The start is: Python, torch, transformers, the text half of the encoder, and about 200 sentences.",
         "",
-        "| encoder | 1 hour, s | CPU s | "
-        f"{many} hours, s | CPU s | one more hour, s | CPU s |",
+        f"| encoder | 1 hour, s | CPU s | {many} hours, s | CPU s | one more hour, s | CPU s |",
         "|---|---|---|---|---|---|---|",
     ]
     claims = []
@@ -241,7 +253,9 @@ def scored_again(folders: dict[str, Path], options: argparse.Namespace) -> list[
             for number in range(options.rounds):
                 for count, (footage, out) in outs.items():
                     runs[count].append(run(scan_command(footage, folder, out, CATEGORIES[1 + number % 2])))
-        one, more = ((statistics.median(r.wall_s for r in runs[n]), statistics.median(r.cpu_s for r in runs[n])) for n in (1, many))
+        one, more = (
+            (statistics.median(r.wall_s for r in runs[n]), statistics.median(r.cpu_s for r in runs[n])) for n in (1, many)
+        )
         each = [(b - a) / (many - 1) for a, b in zip(one, more, strict=True)]
         lines.append(
             f"| {name} | {one[0]:.1f} | {one[1]:.1f} | {more[0]:.1f} | {more[1]:.1f} | {each[0]:.2f} | {each[1]:.2f} |"
@@ -271,9 +285,9 @@ def made_hours(base: Path, encoder: Path, count: int) -> tuple[Path, Path]:
 def searched(folders: dict[str, Path], options: argparse.Namespace) -> list[str]:
     """Return seconds and memory of a search in a made archive, with the vectors in the system's memory and on disk only."""
     lines = [
-        f"{options.hours:,} hours in as many videos, {CAMERAS} cameras with models, two vectors per second; a process of its own; medians of"
-        f" {options.rounds} rounds.",
-        "One hour in one video shows what the start costs: Python, torch, transformers, the hash and the text half of the encoder.",
+        f"{options.hours:,} hours in as many videos, {CAMERAS} cameras with models, two vectors per second;"
+        f" a process of its own; medians of {options.rounds} rounds.",
+        "One hour in one video shows what the start costs: Python, torch, transformers, the hash and text half of the encoder.",
         "",
         "| encoder | archive | s | CPU s | peak RSS, MiB |",
         "|---|---|---|---|---|",
@@ -284,7 +298,11 @@ def searched(folders: dict[str, Path], options: argparse.Namespace) -> list[str]
             small, large = base / "small", base / "large"
             made_archive(small, folder, REAL_SIZES[name], hours=1, cameras=1)
             size = made_archive(large, folder, REAL_SIZES[name], hours=options.hours, cameras=CAMERAS)
-            rows = {"1 hour": (small, False), f"{options.hours:,} hours, {size:.1f} GB": (large, False), "the same, from disk": (large, True)}
+            rows = {
+                "1 hour": (small, False),
+                f"{options.hours:,} hours, {size:.1f} GB": (large, False),
+                "the same, from disk": (large, True),
+            }
             runs: dict[str, list[Run]] = {row: [] for row in rows}
             for _ in range(options.rounds):
                 for row, (out, cold) in rows.items():
@@ -293,7 +311,9 @@ def searched(folders: dict[str, Path], options: argparse.Namespace) -> list[str]
                     runs[row].append(peak_run([*VADCLI, "search", str(out), "a man climbing over a fence", "--device", "cpu"]))
         medians = {}
         for row, found in runs.items():
-            medians[row] = [statistics.median(each) for each in zip(*((r.wall_s, r.cpu_s, r.peak_mib) for r in found), strict=True)]
+            medians[row] = [
+                statistics.median(each) for each in zip(*((r.wall_s, r.cpu_s, r.peak_mib) for r in found), strict=True)
+            ]
             lines.append(f"| {name} | {row} | {medians[row][0]:.1f} | {medians[row][1]:.1f} | {medians[row][2]:.0f} |")
         _, warm, _ = medians.values()
         claims.append(claim(f"{name}: seconds", warm[0], most=10))
@@ -310,7 +330,9 @@ def peak_run(command: list[str]) -> Run:
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode != 0:
             said.seek(0)
-            raise SystemExit(f"{' '.join(command)} failed with {process.returncode}:\n{said.read().decode(errors='replace')[-2000:]}")
+            raise SystemExit(
+                f"{' '.join(command)} failed with {process.returncode}:\n{said.read().decode(errors='replace')[-2000:]}"
+            )
     unit = 1 if sys.platform == "darwin" else 1024
     return Run(time.monotonic() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit / 2**20)
 

@@ -39,7 +39,7 @@ EDGE = 1.0
 SPREAD_FLOOR = 0.005
 """Smallest spread of a camera's cosines."""
 CHUNK = 256
-"""Vectors that are compared at a time, so that they stay in the processor's cache: with 4,096, a comparison takes four times as long."""
+"""Vectors that are compared at a time, so that they stay in the processor's cache; 4,096 take four times as long."""
 READ_AHEAD = 4
 
 

@@ -100,6 +100,9 @@ def test_other_categories_are_scored_without_decoding(footage: Path, tmp_path: P
     whole, again = tmp_path / "whole", tmp_path / "again"
     scan(footage, whole, f"{RED}, {BLUE}")
     scan(footage, again, RED)
+    options = ScanOptions(out=again, detector="concept", encoder="planted", categories=f"{RED}, {BLUE}")  # type: ignore[call-arg]
+    preview = local_scan(make_plan([footage], options, out=again), options, concept.ConceptDetector(options)).preview()
+    assert {need for _, need in preview} == {"rescore"}
     monkeypatch.setattr(PlantedEncoder, "encode_images", lambda self, frames: pytest.fail("a video was decoded"))
     results = scan(footage, again, f"{RED}, {BLUE}")
     assert {result.status for result in results.values()} == {Status.DONE}

@@ -11,6 +11,7 @@ from vadcli.engine.cameras import Cameras, fit_on_the_way
 from vadcli.engine.job import Need, ScanIdentity, ScanJob, Task, decide
 from vadcli.engine.plan import WorkUnit, by_camera
 from vadcli.engine.queue import ClaimQueue
+from vadcli.engine.rescore import can_rescore
 from vadcli.engine.runner import Fitting, ScanSettings, Stop, effective_needs
 from vadcli.engine.second_pass import Attribution, Propagation
 from vadcli.engine.stream import ScanStream, Update
@@ -65,11 +66,7 @@ class LocalRunner:
         cameras = self._cameras_of(layout, job)
         for unit in self.units:
             model = cameras.stored(unit.camera) if self.detector.fits_camera else None
-            try:
-                need = decide(job, unit, model).need
-            except VideoError:
-                need = Need.SCAN
-            yield unit.video, str(Need.SCAN if cameras.needs_fit(unit.camera) else need)
+            yield unit.video, "scan" if cameras.needs_fit(unit.camera) else _need(job, unit, model)
 
     def _cameras(self, job: ScanJob, cameras: Cameras, loader: ClipLoader) -> Iterator[Update]:
         """Scan camera by camera if the detector fits cameras, else all videos in one stream."""
@@ -138,6 +135,15 @@ class LocalRunner:
         needs = replace(effective_needs(self.detector, self.options), interval=1, overlap=0)
         loader = stack.enter_context(ClipLoader(needs, replace(options, workers=1)))
         return Propagation(self.detector, loader, self.stop)
+
+
+def _need(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> str:
+    """Return what a run would do with a video, as `Need`, or "rescore"."""
+    try:
+        decision = decide(job, unit, model)
+    except VideoError:
+        return str(Need.SCAN)
+    return "rescore" if decision.need is Need.SCAN and can_rescore(job, unit, decision) else str(decision.need)
 
 
 @dataclass
