@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AttentionInterface, AutoConfig, AutoModel, AutoTokenizer
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.utils import logging as transformers_logging
@@ -151,9 +151,12 @@ class TransformersEncoder(ABC):
             )
             if info["missing_keys"]:  # transformers would draw them at random and only warn
                 raise WeightsError(f"{self.folder}: {min(info['missing_keys'])} is missing", hint=NOT_WHOLE)
+        # Files are mapped into memory at any address, and what a matrix product rounds depends on that. Copies are aligned.
+        # A table of tokens is only looked up, so it stays mapped: SigLIP 2's has 786 MB, of which a sentence reads a few rows.
+        tables = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
         for values in model.parameters():
-            # Files are mapped into memory at any address, and what a matrix product rounds depends on that. Copies are aligned.
-            values.data = values.data.to(self.device, copy=True)
+            if id(values) not in tables:
+                values.data = values.data.to(self.device, copy=True)
         return model.requires_grad_(False).eval().to(self.device)
 
     def _for_chunks(self, frames: ByteArray, step: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> FloatArray:
