@@ -113,11 +113,13 @@ def encoder_stage(folders: dict[str, Path], options: argparse.Namespace) -> list
         encoder, loop = load_encoder(str(folder), device="cpu"), PlainLoop(folder)
         encode = encoder.encode_images
         close(encode(frames[:8]), loop(frames[:8]), same_pixels=name != "clip-b32")
+        speeds = {}
         for batch, count in PICTURES.items():
             rounds = [
                 compare([(encode, frames), (encode, small), (loop, frames)], batch, count, loop) for _ in range(options.rounds)
             ]
             wall = [statistics.median(count / once[who][0] for once in rounds) for who in range(3)]
+            speeds[batch] = wall
             cpu = [statistics.median(count / once[who][1] for once in rounds) for who in range(3)]
             share = statistics.median(once[3][0] / once[2][0] for once in rounds)
             ratio = median_ratio([once[2][0] for once in rounds], [once[0][0] for once in rounds])
@@ -126,7 +128,9 @@ def encoder_stage(folders: dict[str, Path], options: argparse.Namespace) -> list
                 f"| {name} | {batch} | {wall[0]:.1f} | {wall[1]:.1f} | {wall[2]:.1f} | {share:.2f}"
                 f" | {ratio:.2f} | {cpu_ratio:.2f} | {cpu[0]:.1f} | {cpu[2]:.1f} |"
             )
-        claims.append(claim(f"{name}, batch 32: speed relative to the loop", ratio, least=1.5))
+        claims.append(claim(f"{name}, batch 32: speed relative to the loop in the same batches", ratio, least=1.5))
+        one_by_one = speeds[32][0] / speeds[1][2]
+        claims.append(claim(f"{name}, batch 32: speed relative to the loop, picture by picture", one_by_one, least=1.5))
     return [*lines, "", *claims]
 
 

@@ -42,8 +42,8 @@ def cut_events(table: ScoreTable, thresholds: Thresholds, *, duration_s: float, 
 
     An event opens when the score reaches `high`. It extends in both directions while the score is at least `low`. Events no
     further apart than `merge_gap_s` become one; then events shorter than `min_duration_s` are dropped; then each event is
-    padded to the rows that `pad_s` touches, and events that now touch become one. A row lasts until the timestamp of the next
-    row; the last row lasts until `duration_s`.
+    extended by `pad_s` on both sides, rounded outwards to whole rows, and events that now touch become one. A row lasts until
+    the timestamp of the next row; the last row lasts until `duration_s`.
 
     Args:
         table: one row per frame; rows that are not sampled repeat the score of the last sampled row.

@@ -42,8 +42,8 @@ class Detector(Protocol):
 
     Attributes:
         name: its name in the registry.
-        model_version: version of the camera models that it fits; the engine fits a stored model of
-            another version again.
+        model_version: version of the camera models that it fits. If a stored model has another
+            version, the engine replaces it with a newly fitted one.
         needs: what the loader delivers.
         channels: K names of the raw scores.
         thresholds: default thresholds for events.

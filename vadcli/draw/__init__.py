@@ -23,13 +23,13 @@ _SD_TAG, _HD_TAG = 6, 1  # SMPTE 170M and BT.709 in H.273
 
 
 class Mp4Writer:
-    """A context manager that encodes RGB frames. After an exception the file is unusable, so write to a temporary.
+    """A context manager that encodes RGB frames. After an exception the file is unusable, so write to a temporary file.
 
     Args:
         path: the file to write.
         width, height: size of every frame in pixels, even.
         time_base: seconds per unit of the frames' pts.
-        fps: approximate frames per second; affects rate control and the distance of key frames, not the timing.
+        fps: approximate frames per second; affects rate control and the distance between key frames, not the timing.
         crf: x264's constant quality, lower is better.
         preset: x264's preset.
 

@@ -178,7 +178,7 @@ def write_failure(
     """Store that a video failed, remove its older results, and release its lock.
 
     Raises:
-        OutputError: even that cannot be written.
+        OutputError: the failure itself cannot be written.
     """
     result = VideoResult(
         video=task.unit.video,

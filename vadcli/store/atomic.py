@@ -1,6 +1,6 @@
-"""File locks that end with their process, and writing a whole file or none.
+"""File locks that end with their process, and writes that leave a whole file or none.
 
-A file is written to a temporary, synced with fsync and renamed. The next process removes what a killed one left.
+A file is written to a temporary file, synced with fsync and renamed. The next process removes what a killed process left.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from vadcli.train.step import LOSS_NAMES, ExposureStep, FeatureMemory
 
 @dataclass(frozen=True)
 class Work:
-    """What one training computes.
+    """What one training run computes.
 
     Attributes:
         module: maps samples that may share a batch to losses by name; one of them is `total`.

@@ -1,7 +1,7 @@
 """What goes into a detector and what comes out of it.
 
-In shapes, B is the number of clips per batch, T of frames per clip, K of raw channels and S of sampled frames of a video;
-(H, W) is the delivered size and (h, w) the size of the detector's masks.
+In shapes, B is the number of clips per batch, T the number of frames per clip, K the number of raw channels and S the
+number of sampled frames of a video; (H, W) is the delivered size and (h, w) the size of the detector's masks.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Nobody can tell from a hash whether an encoder understands a picture. `check_encoder` asks it: for
 each drawn picture, the right sentence must have a higher cosine than every sentence that describes
 another picture. `check_masks` asks a mask decoder for the disc around a point. Random weights,
-swapped colour channels or a tokenizer with the wrong rules fail. How many answers must be right
-leaves room for what public encoders are known to be weak at, such as the direction of stripes.
+swapped colour channels or a tokenizer with the wrong rules fail. Not every answer must be right,
+because public encoders are known to be weak at some things, such as the direction of stripes.
 
 `CHECKS` lists the tests by the `model_type` of a transformers config. Nothing uses the network.
 """

@@ -235,7 +235,7 @@ def make_bank(book: CategoryBook, encoder: Encoder) -> Bank:
 
 def _content(frames: ByteArray) -> bytes:
     """Returns a hash of a clip's frames; it takes a hundredth of the time of encoding them."""
-    return hashlib.blake2b(np.ascontiguousarray(frames), digest_size=16).digest()
+    return hashlib.blake2b(np.ascontiguousarray(frames).data, digest_size=16).digest()
 
 
 def _sample_of(model: CameraModel | None) -> tuple[list[Burst], float]:

@@ -179,7 +179,7 @@ def encoder_fingerprint(name: str, *, precision: str = "auto") -> dict[str, obje
 
 
 def encoder_key(fingerprint: Mapping[str, object]) -> str:
-    """Returns a hash of an encoder's fingerprint; vectors with one key can be compared, whatever their precision."""
+    """Returns a hash of an encoder's fingerprint without its precision. Vectors with the same key can be compared."""
     kept = {name: value for name, value in fingerprint.items() if name != "precision"}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 

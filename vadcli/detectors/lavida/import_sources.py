@@ -31,7 +31,7 @@ class Imported:
 
     Attributes:
         folder: the folder.
-        trained: True if its own part was trained.
+        trained: True if LAVIDA's own part (`Sources.own`) is marked as trained.
         linked, copied: files that are hard links to their source; files that are copies.
         converted: parts that were converted or drawn at random.
         notes: what else the user should know.

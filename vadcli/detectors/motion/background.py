@@ -144,7 +144,7 @@ class Perspective:
 
 
 def fit_perspective(motion: FloatArray, height: FloatArray) -> Perspective:
-    """Returns the perspective of M moving cells.
+    """Returns the perspective that fits the motion of M moving cells best.
 
     Args:
         motion: (M,), all > 0.
