@@ -1,4 +1,4 @@
-"""The library: what each command does, as one function per command. `import vadcli` has them as `vadcli.scan()` and so on.
+"""The library: one function per command. After `import vadcli`, call them as `vadcli.scan()` and so on.
 
 Keyword arguments are the options of the command, with underscores (docs/cli.md). Neither vadcli.toml nor the environment is
 read. Errors are those of `vadcli.errors`; an unknown option or a value outside its range raises UsageError.
@@ -49,7 +49,7 @@ def scan(
     """Scan videos; yields the result of each video when it is finished. Results are stored in `out`.
 
     Args:
-        paths: files and folders of footage.
+        paths: video files, and folders with videos.
         categories: what to look for, in your own words.
         **options: those of `vadcli scan`, such as `out`, `masks`, `detector`, `alarms_per_hour`.
 
@@ -82,7 +82,7 @@ def ignored_categories(run: Scan) -> tuple[str, ...]:
 
 
 def how_to_read_categories() -> str:
-    """Return the command that installs what reads categories on any machine, with the size of the download."""
+    """Return the command that installs an encoder for categories on any machine, with the size of the download."""
     from vadcli import weights
     from vadcli.detectors.concept import DEFAULT_ENCODER
 
@@ -91,7 +91,7 @@ def how_to_read_categories() -> str:
 
 
 def events(out: PathGiven = DEFAULT_OUT, **options: Any) -> StoredEvents:
-    """Cut the events of stored scores again, with other thresholds. Nothing is decoded.
+    """Cut stored scores into events again, with other thresholds. No video is decoded.
 
     Args:
         out: a scan's output folder.
@@ -102,7 +102,7 @@ def events(out: PathGiven = DEFAULT_OUT, **options: Any) -> StoredEvents:
 
     Raises:
         UsageError: there is no such folder.
-        DocumentError: the review cannot be read.
+        DocumentError: the review file cannot be read.
         OutputError: a document cannot be written.
     """
     from vadcli.engine.recut import recut_all
@@ -160,14 +160,14 @@ def _rendered(videos: Sequence[tuple[str, Path]], options: RenderOptions, watch:
 
 
 def report(out: PathGiven = DEFAULT_OUT, **options: Any) -> WrittenReport:
-    """Make the page, or a digest, of what scans found and could not read; it is written to `to`.
+    """Write a page or a digest to `to`: what scans found, and which videos they could not read.
 
     Args:
         out: a scan's output folder.
         **options: those of `vadcli report`, such as `to`, `format`, `since`, `clips`, `title`.
 
     Returns:
-        `archive` (videos, events, failures), `text`, and `file`, where it was written.
+        `archive` (videos, events, failures), `text`, and `file`, the path of the written file.
 
     Raises:
         UsageError: there is no such folder.
@@ -180,22 +180,22 @@ def report(out: PathGiven = DEFAULT_OUT, **options: Any) -> WrittenReport:
 
 
 def search(out: PathGiven = DEFAULT_OUT, text: str = "", **options: Any) -> list[Moment]:
-    """Find the moments of scanned videos that fit a text or a picture best, the best first. Nothing is decoded.
+    """Find the moments of scanned videos that match a text or an image best, the best first. No video is decoded.
 
     Args:
-        out: a scan's output folder; the scan stored vectors (`detector="concept"`).
+        out: the output folder of a scan that stored vectors (`detector="concept"`).
         text: what to look for, as a sentence.
         **options: those of `vadcli search`, such as `image`, `top`, `camera`, `since`.
 
     Raises:
-        UsageError: there are no stored vectors, or neither or both of text and picture are given.
-        WeightsError: the encoder of the vectors is not installed, or has other weights.
+        UsageError: there are no stored vectors, or text and image are both given or both missing.
+        WeightsError: the encoder that made the vectors is not installed, or its weights have changed.
     """
     return search_all(Path(out), text, from_keywords(SearchOptions, options)).moments
 
 
 def search_all(out: Path, text: str, options: SearchOptions) -> Found:
-    """Return what `search` finds, with the archive that it was found in and the problems."""
+    """Return what `search` finds, with the searched archive and the problems."""
     from vadcli.detectors.encoders import encoder_key, load_encoder
     from vadcli.reporting.archive import collect
     from vadcli.reporting.pictures import read_picture
@@ -217,7 +217,7 @@ def search_all(out: Path, text: str, options: SearchOptions) -> Found:
     encoder = load_encoder(name, device=options.device)
     if encoder_key(encoder.fingerprint()) != key:
         raise WeightsError(
-            f"the stored vectors are not of the encoder {name}", hint="give theirs with --encoder, or scan again"
+            f"the stored vectors were not made by the encoder {name}", hint="name their encoder with --encoder, or scan again"
         )
     query = text_query(encoder, text) if options.image is None else image_query(encoder, read_picture(options.image))
     known = {story.video for story in archive.videos}
@@ -255,13 +255,13 @@ def measure_speed(paths: Sequence[Path], options: BenchOptions, *, scratch: Path
     """Measure the speed and memory of LAVIDA on this machine; what `vadcli bench` does.
 
     Args:
-        paths: footage to read; if empty, a video is made.
+        paths: videos to read; if empty, a synthetic video is made.
         options: those of `vadcli bench`.
         scratch: an empty folder for temporary files.
 
     Raises:
         UsageError, NoVideoFound, DeviceError, WeightsError: before anything is measured.
-        VideoError: the footage cannot be read.
+        VideoError: a video cannot be read.
     """
     from vadcli import detectors
     from vadcli.bench import Bench, BenchPlan, Bound, footage_of, need_memory
@@ -276,7 +276,7 @@ def measure_speed(paths: Sequence[Path], options: BenchOptions, *, scratch: Path
     try:
         detector = detectors.load("lavida", options.detector_options())
     except WeightsError as error:
-        hint = error.hint if options.random_weights else "--random-weights measures the same sizes without trained weights"
+        hint = error.hint if options.random_weights else "use --random-weights to measure without trained weights"
         raise WeightsError(error.message, hint=hint) from error
     assert isinstance(detector, LavidaDetector)
     need_memory(detector)

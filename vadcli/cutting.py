@@ -1,4 +1,4 @@
-"""Cuts scores into events: hysteresis, merge gaps, drop short events, pad. Pure numpy; knows no file and no detector."""
+"""Cuts scores into events: hysteresis, merge gaps, drop short events, pad. Needs only numpy, no files and no detector."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Spans = IndexArray
 
 @dataclass(frozen=True)
 class EventBoxes:
-    """The box around the mask pixels >= 0.5 of each sampled row.
+    """For each sampled row, the box around its mask pixels >= 0.5.
 
     Attributes:
         rows: (S,) int64, ascending rows.
@@ -40,16 +40,16 @@ class EventBoxes:
 def cut_events(table: ScoreTable, thresholds: Thresholds, *, duration_s: float, boxes: EventBoxes | None = None) -> list[Event]:
     """Returns the events of one video, in order and without overlap.
 
-    An event opens when the score reaches `high`. It extends in both directions while the score is at least `low`. Events no
-    further apart than `merge_gap_s` become one; then events shorter than `min_duration_s` are dropped; then each event is
-    extended by `pad_s` on both sides, rounded outwards to whole rows, and events that now touch become one. A row lasts until
-    the timestamp of the next row; the last row lasts until `duration_s`.
+    An event opens when the score reaches `high`. It extends in both directions while the score is at least `low`. Then three
+    steps follow. Events with at most `merge_gap_s` between them become one. Events shorter than `min_duration_s` are dropped.
+    Each event is extended by `pad_s` on both sides, rounded outwards to whole rows; events that then touch become one. A row
+    lasts until the timestamp of the next row; the last row lasts until `duration_s`.
 
     Args:
         table: one row per frame; rows that are not sampled repeat the score of the last sampled row.
         thresholds: on the scale of the scores.
         duration_s: end of the last frame, in seconds from the first pts.
-        boxes: for the bounding boxes of the events; a box lasts until the next sampled row.
+        boxes: mask boxes, from which the bounding boxes of events are made; a box is valid until the next sampled row.
     """
     if not len(table):
         return []
@@ -65,7 +65,7 @@ def cut_events(table: ScoreTable, thresholds: Thresholds, *, duration_s: float, 
 
 
 def inherit_categories(new: Sequence[Event], old: Sequence[Event]) -> list[Event]:
-    """Returns the `new` events; each gets the category of the old event with which it shares the most rows, if any.
+    """Returns the `new` events. Each gets the category of the old event that shares the most rows with it, if any.
 
     If two old events share equally many rows, the earlier one counts. Both lists are in order and without overlap, as
     `cut_events` returns them.
@@ -156,14 +156,14 @@ def _describe(spans: Spans, score: FloatArray, edges: TimeArray, boxes: EventBox
 
 
 def _reduce(operation: np.ufunc, values: NDArray[Any], spans: Spans) -> NDArray[Any]:
-    """Returns (E,) or (E, C): the operation over the values of each span. No span may be empty."""
+    """Returns (E,) or (E, C): the result of the operation on the values of each span. No span may be empty."""
     padded = np.concatenate([values, values[-1:]])
     reduced: NDArray[Any] = operation.reduceat(padded, spans.ravel(), axis=0)[::2]
     return reduced
 
 
 def _first_highest(spans: Spans, score: FloatArray) -> IndexArray:
-    """Returns (E,): the first row with the highest score of each event."""
+    """Returns (E,): for each event, the first row with the event's highest score."""
     top = np.repeat(_reduce(np.maximum, score, spans), spans[:, 1] - spans[:, 0])
     rows = np.flatnonzero(_inside(spans, len(score)))
     at_top = rows[score[rows] == top]

@@ -31,7 +31,7 @@ class Check:
 
     Attributes:
         name: what was checked.
-        ok: True if it is as it should be.
+        ok: True if the check passed.
         found: what was found.
         advice: what to do; empty if there is nothing to do.
         required: False if vadcli works without it.
@@ -122,7 +122,7 @@ def _transformers() -> Check:
 
 def _sam2() -> Check:
     found = _version("sam2")
-    return Check("sam2", True, found or "not installed; transformers' SAM2 does the same", required=False)
+    return Check("sam2", True, found or "not installed and not needed: the transformers package has SAM2, too", required=False)
 
 
 def _device() -> Check:
@@ -142,7 +142,7 @@ def _device() -> Check:
 def _weights() -> Check:
     known = [item for item in weights.status() if item.kind in ("lavida", "encoder") and item.state != "absent"]
     if not known:
-        return Check("weights", True, "none; the motion detector needs none", _encoder_advice(), required=False)
+        return Check("weights", True, "none; the motion detector needs no weights", _encoder_advice(), required=False)
     found = ", ".join(f"{item.name} ({item.state})" for item in known)
     damaged = [item.name for item in known if item.state == "damaged"]
     advice = f"`vadcli weights verify {damaged[0]}`" if damaged else ""

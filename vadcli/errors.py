@@ -3,7 +3,7 @@
     VadcliError                 1    any fatal error that the user can fix
     ├── UsageError              2    an invalid option or argument
     │   └── NoVideoFound        2    the paths contain no video
-    ├── OutputError             1    the output folder cannot be written: full, read-only, or not vadcli's
+    ├── OutputError             1    the output folder is full, read-only, or not made by vadcli
     ├── DocumentError           1    a file that vadcli reads is damaged or has the wrong form
     ├── DeviceError             4    the requested device is not available
     ├── WeightsError            4    weights are missing or untrained
@@ -59,7 +59,7 @@ class UsageError(VadcliError):
 class NoVideoFound(UsageError):
     """The paths contain no video."""
 
-    default_hint = "check the paths and --include/--exclude; --allow-empty makes this exit 0"
+    default_hint = "check the paths and --include/--exclude; with --allow-empty, the exit code is 0"
 
 
 class OutputError(VadcliError):

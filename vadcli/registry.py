@@ -1,6 +1,6 @@
-"""The only list of detectors, exporters and data sets: a name, and where the code is. Nothing is imported until it is used.
+"""The only lists of detectors, exporters and data sets. An entry is a name and the place of its code, imported at first use.
 
-Another package can add to each list by an entry point, in its own pyproject.toml:
+Another package can add an entry to each list, with an entry point in the package's pyproject.toml:
 
     [project.entry-points."vadcli.detectors"]
     still = "their_package:make_detector"
@@ -29,11 +29,11 @@ def _installed() -> Any:
 
 
 class Registry(Mapping[str, str]):
-    """Names and where their code is, as "module:attribute"; names of other packages follow our own.
+    """Names and the places of their code, as "module:attribute"; names from other packages come after vadcli's own names.
 
     Args:
-        kind: what the names stand for, in messages.
-        group: the entry points' group.
+        kind: what a name stands for; used in messages.
+        group: the group of the entry points in other packages.
         own: the names that come with vadcli. Another package cannot replace them.
     """
 
@@ -73,7 +73,10 @@ class Registry(Mapping[str, str]):
             ) from error
 
     def check(self, name: str, *, ok: bool, what: str) -> None:
-        """Raise UsageError if what another package ships under a name is not what it should be."""
+        """Raise UsageError if `ok` is False. Then the object that another package ships under this name is wrong.
+
+        `what` says in words what is wrong with it.
+        """
         if not ok:
             raise UsageError(f"the {self.kind} {name!r}, from {self._all[name]}, {what}", hint=REINSTALL)
 
@@ -87,16 +90,17 @@ DETECTORS = Registry(
         "motion": "vadcli.detectors:make_motion",
     },
 )
-"""What makes a detector: `DetectorOptions` -> `Detector`."""
+"""Functions that make a detector: `DetectorOptions` -> `Detector`."""
 
 DETECTOR_OPTIONS = Registry(
     "detector's option set",
     "vadcli.detector_options",
     {"lavida": "vadcli.detectors.lavida:LavidaOptions", "concept": "vadcli.detectors.concept:ConceptOptions"},
 )
-"""The own options of a detector, under the same name: a subclass of `vadcli.options.DetectorOptions` that loads no model.
+"""The options class of a detector, under the same name; a subclass of `vadcli.options.DetectorOptions` that loads no model.
 
-If it has a method `is_ready()`, `--detector auto` can take the detector; the first in this list that is ready wins.
+If the class has a method `is_ready()`, `--detector auto` may take the detector. It takes the first one in this list that is
+ready.
 """
 FALLBACK = "motion"
 """The detector that `--detector auto` takes if no other one is ready."""
@@ -131,14 +135,14 @@ DATA_SETS = Registry(
         "csv": "vadcli.ground_truth.lists:CsvTruth",
     },
 )
-"""Readers of ground truth: classes over `vadcli.ground_truth.GroundTruth`, made from a folder or file."""
+"""Readers of ground truth: subclasses of `vadcli.ground_truth.GroundTruth`. A reader is made from a folder or a file."""
 
 ENCODERS = Registry(
     "image-text encoder",
     "vadcli.encoders",
     {"clip": "vadcli.detectors.encoders.clip:ClipEncoder", "siglip": "vadcli.detectors.encoders.siglip:SiglipEncoder"},
 )
-"""Families of image-text encoders, by the `model_type` of transformers (SigLIP 2 with a fixed picture size is also "siglip").
+"""Families of image-text encoders, by the `model_type` of transformers (SigLIP 2 with a fixed image size is also "siglip").
 
-Each makes an encoder: (name, folder, device=…, precision=…) -> `vadcli.detectors.encoders.Encoder`.
+If called with (name, folder, device=…, precision=…), each returns a `vadcli.detectors.encoders.Encoder`.
 """

@@ -1,7 +1,7 @@
 """Renders scanned videos: frames with heat map, score curve, time and captions, as an MP4 that plays anywhere.
 
-Scores, events and masks are read from the output folder; nothing is scored here. Time 0 of a rendered file is its first frame,
-so in a rendered whole video the player shows the same times as the events document.
+Scores, events and masks are read from the output folder; nothing is scored here. Time 0 of a rendered file is its first frame.
+So if a whole video is rendered, the player shows the same times as the events document.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from vadcli.video.loader import ClipLoader, LoaderOptions, loader_options
 from vadcli.video.pictures import FrameFeed, Sound, add_sound, find_sound
 
 OnFrame = Callable[[int, int], None]
-"""Called with the frames written so far and the frames to write."""
+"""Called with the number of frames written so far and the number of all frames to write."""
 
 CLIP_BYTES = 48 << 20  # largest clip that a decoder may deliver, in bytes
 LONGEST_CLIP_FRAMES = 8
@@ -44,10 +44,10 @@ class RenderSettings:
     Attributes:
         events_only: one file per event, `<video>.event-001.mp4` and so on, instead of the whole video.
         pad_s: with events_only, seconds shown before and after an event.
-        most_s: with events_only, the longest part of an event to show, around its peak; None shows all of it.
+        most_s: with events_only, at most this many seconds of an event are shown, around its peak; None shows the whole event.
         side_by_side: the original frame on the left, the annotated one on the right.
         max_height_px: taller frames are scaled down to this height.
-        fps: frame rate of folders of images; None means that of the scan.
+        fps: frame rate of folders of images; None uses the rate of the scan.
         crf: x264's constant quality; lower is better.
         preset: x264's preset.
         decode: how the video is read.
@@ -70,9 +70,9 @@ class RenderResult:
 
     Attributes:
         video: relative path.
-        files: the written files; none if only events were requested and there are none.
+        files: the written files; empty if only events were requested and the video has no event.
         frames: how many frames were written.
-        expected_frames: how many frames the scores have for these files.
+        expected_frames: how many frames these files should have according to the scores.
         problems: what is missing, one line per problem; empty if nothing is.
         skipped: True if the video was rendered earlier and nothing was written now.
     """
@@ -110,7 +110,7 @@ def render_video(
     Raises:
         DocumentError: the video was not scanned, or its stored results are damaged.
         VideoError: no frame could be decoded.
-        OutputError: the output cannot be written; files written before are kept.
+        OutputError: the output cannot be written; files that are already complete are kept.
     """
     story = _Story.load(layout, video)
     spans = _spans(story, settings, layout.rendered(video))
@@ -162,7 +162,7 @@ class _Story:
             raise DocumentError(f"{video}: no scores in {layout.out}", hint=f"scan it first: vadcli scan … --out {layout.out}")
         table, metadata = read_scores(layout.scores(video))
         if not len(table):
-            raise DocumentError(f"{video}: its scores have no frame", hint="scan it again with --force")
+            raise DocumentError(f"{video}: the stored scores contain no frame", hint="scan it again with --force")
         return cls(table, metadata, read_events(layout.events(video)))
 
     @property
@@ -335,7 +335,7 @@ class _Renderer:
 def clip_needs(width: int, height: int, settings: RenderSettings) -> ClipNeeds:
     """Return the clips to request for rendering: every frame, in color, at the largest size that the rendered video allows.
 
-    Large frames come in shorter clips, which bounds memory.
+    If the frames are large, the clips are shorter, so that memory stays limited.
 
     Args:
         width, height: size of the video in px, in display orientation.
@@ -352,7 +352,7 @@ def clip_needs(width: int, height: int, settings: RenderSettings) -> ClipNeeds:
 
 
 def render_settings(options: RenderOptions) -> RenderSettings:
-    """Return what the options of `vadcli render` ask for."""
+    """Return the settings for these options of `vadcli render`."""
     return RenderSettings(
         events_only=options.events_only,
         pad_s=parse_duration(options.pad, "pad"),
@@ -364,7 +364,7 @@ def render_settings(options: RenderOptions) -> RenderSettings:
 
 
 def scanned_root(layout: OutputLayout, paths: Sequence[Path]) -> Path | None:
-    """Return the folder that the names of the results are relative to; None if a path is outside it."""
+    """Return the folder to which the video names in the results are relative; None if a path is outside this folder."""
     try:
         roots = map(Path, told_paths(read_run(layout.run_json).info.root))
     except DocumentError:
@@ -373,7 +373,7 @@ def scanned_root(layout: OutputLayout, paths: Sequence[Path]) -> Path | None:
 
 
 def is_rendered(layout: OutputLayout, video: str, options: RenderOptions) -> bool:
-    """True if a video was rendered after its events were cut, and nothing asks to render it again."""
+    """True if a video was rendered after its events were cut, and no option requires rendering it again."""
     if options.force or options.events_only:
         return False
     try:

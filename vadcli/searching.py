@@ -1,7 +1,7 @@
 """Search in stored vectors: the moments of an archive that fit a sentence or a picture best. Nothing is decoded.
 
-A vector's similarity is compared with what is usual for its camera, so that one camera that always shows something similar does
-not fill the list. One video is in memory at a time.
+A vector's similarity to the query is compared with the usual similarity of its camera. Otherwise a camera that always shows
+something similar would fill the list. One video is in memory at a time.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ T = TypeVar("T")
 
 TEMPLATES = ("{}", "a picture of {}", "a surveillance camera picture of {}")
 NEIGHBOURS_S = 10.0
-"""Moments of one video that are closer than this are one moment."""
+"""Moments of one video that are closer together than this number of seconds are one moment."""
 EDGE = 1.0
-"""A moment lasts as long as the similarity is less than this many spreads below its peak."""
+"""A moment ends where the similarity is this many standard deviations (spreads) below its peak."""
 SPREAD_FLOOR = 0.005
-"""Smallest spread of a camera's cosines."""
+"""Smallest spread (standard deviation) that is assumed for the cosines of a camera."""
 CHUNK = 256
-"""Vectors that are compared at a time, so that they stay in the processor's cache; 4,096 take four times as long."""
+"""Vectors that are compared at a time. They fit into the processor's cache; with 4,096 it takes four times as long."""
 READ_AHEAD = 4
 
 
@@ -48,10 +48,10 @@ class Moment:
     """A span of a video that fits the query.
 
     Attributes:
-        video, camera: where.
+        video, camera: names of the video and its camera.
         start_s, end_s, peak_s: seconds from the video's first pts.
         peak_frame: the frame that fits best.
-        score: in [0, 1]; how rare such a similarity is for the camera, on the scale of event scores.
+        score: how rare such a similarity is for the camera, in [0, 1] on the scale of event scores.
         similarity: cosine of the frame and the query.
     """
 
@@ -73,7 +73,7 @@ def text_query(encoder: Encoder, text: str) -> FloatArray:
     """Returns (D,) the unit vector of a sentence.
 
     Raises:
-        UsageError: it is empty, or longer than the encoder reads.
+        UsageError: the sentence is empty, or longer than the encoder reads.
     """
     if not text.strip():
         raise UsageError("the search text is empty", hint='write for example vadcli search OUT "a red car"')
@@ -105,7 +105,7 @@ def find(
         layout: the scan's output folder.
         query: (D,) unit vector.
         encoder_key: vectors of other encoders are left out.
-        top: how many moments.
+        top: number of moments.
         keep: called with video and camera; False leaves a video out.
         problems: gets one line per file that could not be read.
     """
@@ -126,8 +126,8 @@ def find(
         stored, cosines = found
         for moment in _moments(stored, cosines, usual.of(stored), top=top):
             if len(best) == top and moment.score <= best[0][0]:
-                break  # the next ones of this video are no better
-            number += 1  # breaks ties by order, as moments cannot be compared
+                break  # the next moments of this video have no higher score
+            number += 1  # decides between equal scores: moments themselves cannot be compared
             heapq.heappush(best, (moment.score, -number, moment))
             if len(best) > top:
                 heapq.heappop(best)
@@ -135,9 +135,9 @@ def find(
 
 
 class CameraUsual:
-    """What similarity is usual for each camera: measured on the sample in its camera model.
+    """The usual similarity of each camera, measured on the sample in its camera model.
 
-    Without such a model, on the vectors of its first video that is read.
+    If there is no such model, it is measured on the vectors of the camera's first video that is read.
 
     Args:
         layout: the output folder.
@@ -149,7 +149,7 @@ class CameraUsual:
         self._known: dict[str, BellTail] = {}
 
     def of(self, stored: StoredEmbeddings) -> BellTail:
-        """Returns the tail of a video's camera."""
+        """Returns the distribution of similarities of the video's camera."""
         camera = stored.metadata.camera
         if camera not in self._known:
             sample, seconds = self._sample(camera, stored.embeddings.values.shape[1])
@@ -180,7 +180,7 @@ def similarities(embeddings: Embeddings, query: FloatArray) -> FloatArray:
 
 
 def moments_of(stored: StoredEmbeddings, query: FloatArray, usual: BellTail, *, top: int) -> Iterator[Moment]:
-    """Yields the best moments of one video, the best first, at most `top`; neighbours in time are one moment."""
+    """Yields the best moments of one video, the best first, at most `top`; close moments are merged into one."""
     yield from _moments(stored, similarities(stored.embeddings, query), usual, top=top)
 
 
@@ -208,7 +208,7 @@ def _moments(stored: StoredEmbeddings, cosines: FloatArray, usual: BellTail, *, 
 
 
 def _run(high: np.ndarray, peak: int) -> tuple[int, int]:
-    """First and last row of the run of True around a row."""
+    """Returns the first and last row of the unbroken run of True values around row `peak`."""
     low = np.flatnonzero(~high)
     place = int(np.searchsorted(low, peak))
     first = int(low[place - 1]) + 1 if place > 0 else 0
@@ -217,7 +217,7 @@ def _run(high: np.ndarray, peak: int) -> tuple[int, int]:
 
 
 def _in_threads(compare: Callable[[Path], T], paths: Iterable[Path], problems: list[str]) -> Iterator[T]:
-    """Yields what `compare` returns for each path, in order; a few files are read ahead, by all cores."""
+    """Yields what `compare` returns for each path, in order. A few files are read ahead in threads."""
 
     def attempt(path: Path) -> T | DocumentError:
         try:
@@ -238,7 +238,7 @@ def _in_threads(compare: Callable[[Path], T], paths: Iterable[Path], problems: l
 
 
 def encoders_in(layout: OutputLayout, chosen: Collection[Path] = ()) -> Sequence[tuple[str, str]]:
-    """Returns (name, key) of the encoders whose vectors are stored, each once, in the order of the files."""
+    """Returns (name, key) of the encoders whose vectors are stored, without repeats, in the order of the files."""
     from vadcli.store.embeddings import read_embeddings_metadata
 
     found: dict[tuple[str, str], None] = {}

@@ -22,12 +22,12 @@ from vadcli.store.events import read_events
 from vadcli.store.run_log import LAST_VIDEOS, StoredRun, read_live, read_run
 
 SILENT_S = 120.0
-"""A scan on another machine counts as dead if it has not written its progress for this long."""
-RECENT_RUNS = 64  # how many run records are read, from the newest
+"""A scan on another machine counts as dead if it has not written its progress for this many seconds."""
+RECENT_RUNS = 64  # only this many of the newest run records are read
 
 
 class RunState(StrEnum):
-    """Whether a run continues, has ended, or its process has died."""
+    """The state of a run: it is running, it has ended, or its process died before the end."""
 
     RUNNING = "running"
     ENDED = "ended"
@@ -39,11 +39,11 @@ class RunStatus:
     """The progress of a run.
 
     Attributes:
-        run: its record.
+        run: the run record.
         state: "died" if its process is gone but the record has no end.
-        seconds: from its start to its end, or to the last time that it wrote its progress.
+        seconds: from the start to the end; to now if it is still running; to its last written progress if it died.
         eta_s: estimated seconds until the end; None if not yet known or if the run has ended.
-        last_videos: the videos with events that finished last; None if only the whole run record names them.
+        last_videos: of the videos with events, those that finished last; None if only the complete run record names them.
     """
 
     run: StoredRun
@@ -81,7 +81,7 @@ class RunStatus:
 
     @property
     def planned(self) -> int:
-        """Number of videos of the whole run; if the record does not say, the number of those that are over."""
+        """Number of videos of the whole run. If the record does not say, the number of videos that are over."""
         return max(self.over, int((self.run.progress or {}).get("planned_videos", 0)))
 
     def to_json(self) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def read_status(layout: OutputLayout, *, now: datetime | None = None) -> list[Ru
 
 
 def last_events(layout: OutputLayout, status: RunStatus) -> list[dict[str, Any]]:
-    """Return the events of the videos that finished last, as JSON objects with the video's path."""
+    """Return the events of the videos that finished last. Each is a JSON object with the path of its video."""
     found = status.last_videos
     if found is None:
         found = tuple(result.video for result in read_run(status.run.path).files if result.events)[-LAST_VIDEOS:]
@@ -165,7 +165,7 @@ def _is_alive(run: StoredRun, now: datetime, updated: datetime) -> bool:
     if progress is None or progress["host"] != socket.gethostname():
         return (now - updated).total_seconds() < SILENT_S
     try:
-        # A process that started after the run is another one that was given the same process id.
+        # If the process started after the run, it is another process that got the same process id.
         return bool(psutil.Process(progress["pid"]).create_time() <= run.start.timestamp() + 1)
     except psutil.NoSuchProcess:
         return False

@@ -174,7 +174,7 @@ def test_nothing_is_written_with_no_save_and_pictures_go_where_they_are_asked(tm
     assert written(tmp_path) - before == {"pictures/curves.png", "pictures/timelines-1.png"}
     for path in plots.iterdir():
         assert min(Image.open(path).size) > 200
-    assert "the footage is not where it was scanned" in done.stderr
+    assert "the videos are not where they were scanned" in done.stderr
 
 
 MALFORMED = "video,start_s,end_s\ncam/a.mp4,4,2\n"

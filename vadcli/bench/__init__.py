@@ -1,7 +1,7 @@
 """Measures LAVIDA on this machine: throughput, time per stage and memory.
 
-Each round runs every setting and a straightforward loop, so that they share the machine's state.
-Then each compression ratio is measured in detail: time and memory per stage, GPU use.
+Each round runs every setting and also the baseline, a simple loop without batches or compression. So a change in the
+machine's speed affects all of them. Then each compression ratio is measured in detail: time and memory per stage, GPU use.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = ["Bench", "BenchPlan", "BenchReport", "BenchVideos", "Bound", "footage
 log = logging.getLogger("vadcli")
 
 DECODED_CLIPS = 12
-"""How many clips are decoded to measure the decoding time."""
+"""Number of clips that are decoded to measure the decoding time."""
 TIMED_BATCHES = 3
 BUSY_S = 6.0
 WHOLE = 1.0
@@ -77,7 +77,7 @@ class Bench:
     """Measures one detector; its weights are loaded once for all settings.
 
     Args:
-        detector: what to measure; may be prepared already.
+        detector: the detector to measure; it may be loaded already.
         footage: the videos to read.
         plan: the settings and the number of rounds.
     """
@@ -122,7 +122,7 @@ class Bench:
     def _throughput(
         self, loader: ClipLoader, workers: int, sample: list[Clip], held: dict[torch.device, int]
     ) -> list[Throughput]:
-        """Return the baseline and all settings; each round runs every one of them."""
+        """Return the throughput of the baseline and of all settings; each round runs every one of them."""
         found = [Throughput(Setting(WHOLE, 1, is_baseline=True)), *map(Throughput, self.plan.settings)]
         for number in range(self.plan.rounds):
             for each in found:
@@ -148,7 +148,7 @@ class Bench:
         each.host_bytes = max(each.host_bytes, memory.peak_bytes)
 
     def _look_closer(self, ratio: float, loader: ClipLoader, workers: int, sample: list[Clip]) -> Stages:
-        """Return stage times, token counts and GPU use of a ratio at the largest batch size."""
+        """Return stage times, token counts and GPU use of a compression ratio at the largest batch size."""
         self._configure(ratio)
         size = max(self.plan.batch_sizes)
         batch = ClipBatch.of(_as_many(sample, size))
@@ -192,7 +192,7 @@ class Bench:
             return 1000 * (time.perf_counter() - started) / clips
 
     def _sample(self, loader: ClipLoader) -> tuple[list[Clip], str]:
-        """Return clips of one size (at least one) to score, and how they are sampled, in words."""
+        """Return at least one clip to score, all of one frame size, and a description of the sampling."""
         wanted = max(self.plan.batch_sizes)
         clips: list[Clip] = []
         once = islice(self.footage.requests(), len(self.footage.videos))

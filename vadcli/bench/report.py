@@ -37,11 +37,11 @@ class Throughput:
     """The rounds of one setting.
 
     Attributes:
-        setting: how it scanned.
+        setting: the setting that was measured.
         rounds: in the order in which they were run.
         device_bytes: peak device memory without the weights; None without a GPU.
         host_bytes: peak resident memory of all processes.
-        computed: clips that the device computed at a time; fewer than a batch if memory ran out.
+        computed: clips that the device computed at a time; fewer than `batch_size` if memory was too small.
     """
 
     setting: Setting
@@ -85,13 +85,13 @@ class Throughput:
         )
 
     def of(self, other: Throughput) -> float:
-        """Return the median over rounds of this speed divided by the other's in the same round."""
+        """Divide this speed by the other's speed in each round; return the median of these quotients."""
         return statistics.median(mine / its for mine, its in zip(self.rates(), other.rates(), strict=True))
 
 
 @dataclass(frozen=True)
 class Stages:
-    """Details of one ratio.
+    """Details of one compression ratio.
 
     Attributes:
         ratio: share of the visual tokens that is kept.

@@ -1,4 +1,4 @@
-"""One timed round from video files to stored scores, by a scan or by a straightforward loop.
+"""One timed round from video files to stored scores, by a scan or by a simple loop.
 
 The loop is the baseline: it decodes in this process and scores one clip at a time.
 """
@@ -32,7 +32,7 @@ def naive_clips(video: str, path: Path, needs: ClipNeeds) -> Iterator[tuple[Clip
     """Yields each clip of a video with the video's frame rate; clips do not overlap.
 
     The last clip repeats its last frame until it is full. Only sampled frames are converted and
-    scaled, by the decoder's own library: the baseline is faster than most such loops.
+    scaled, with the decoder's own library. So the baseline is faster than most such loops.
 
     Raises:
         DecodeError: the video cannot be read.
@@ -94,7 +94,7 @@ class Round:
 
     Attributes:
         clips: number of clips scored and stored.
-        rows: frames that these scores cover, sampled or not.
+        rows: frames in the spans of these clips, sampled or not.
         video_s: seconds of footage.
         seconds: from the first request for a clip to the last stored score.
     """
@@ -180,7 +180,7 @@ def scan_round(
         batch_size: clips per batch.
         bound: when to take no more clips.
         store: where scores go.
-        steady: entered at the first scores and left at the bound, so it measures only full speed.
+        steady: a context that is entered at the first scores and left at the bound, so that it measures only full speed.
 
     Raises:
         VideoError: a video cannot be read.
@@ -199,7 +199,7 @@ def scan_round(
             running.close()
             for _, scores in pool.drain():
                 _keep(store, scores)
-        seconds = time.perf_counter() - started  # the decoders stop later
+        seconds = time.perf_counter() - started  # measured here: the time to stop the decoders does not count
     return tally.after(seconds)
 
 
@@ -218,7 +218,7 @@ def naive_round(detector: Detector, footage: BenchVideos, *, bound: Bound, store
 def _batches(
     items: Iterable[Item], tally: _Tally, batcher: ClipBatcher[None], *, is_over: Callable[[], bool]
 ) -> Iterator[GatheredBatch[None]]:
-    """Yields full batches of clips of one size; at the end also the incomplete ones."""
+    """Yields full batches of clips of one frame size; at the end also incomplete batches."""
     fps: dict[str, float] = {}
     for item in items:
         if isinstance(item, Opened):

@@ -1,8 +1,8 @@
 """What a benchmark uses: the videos to read, and the time and memory that a run takes.
 
-The videos are the user's own or temporary test videos. `need_memory` refuses a model that does not
-fit before its weights are created; otherwise the system would kill the process. The rest measures:
-time and memory per stage, memory of all processes, GPU use.
+The videos are the user's own or temporary test videos. `need_memory` raises an error if a model
+does not fit, before its weights are created; otherwise the system would kill the process. The other
+parts measure time and memory per stage, memory of all processes, and GPU use.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class BenchVideos:
         videos: name and path of each video.
         warm_up: a small video, read to start the decoders.
         scratch: folder for temporary files.
-        words: a description for people.
+        words: a description of the videos for the report.
     """
 
     videos: tuple[tuple[str, Path], ...]
@@ -104,7 +104,7 @@ HALVES = (torch.float16, torch.bfloat16)
 
 
 def need_memory(detector: LavidaDetector) -> None:
-    """Refuse a detector with random weights that do not fit on one of its devices. Takes < 1 s.
+    """Raise an error if a detector has random weights that do not fit on one of its devices. Takes < 1 s.
 
     Raises:
         DeviceError: the weights are larger than the free memory; the hint names what would fit.
@@ -131,7 +131,7 @@ def weights_bytes(config: LavidaConfig, dtype: torch.dtype) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the free memory of a device; for a CPU, within the limit of the container."""
+    """Return the free memory of a device; for a CPU, at most what the container's limit leaves."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = int(psutil.virtual_memory().available)
@@ -159,7 +159,7 @@ LOOK_EVERY_S = 0.5
 class StageClock:
     """Measures time and added memory of the stages that run inside it.
 
-    It waits for the devices after each stage, so stages do not overlap and the whole is slower.
+    It waits for the devices after each stage. So stages do not overlap, and all of them together take longer than in a scan.
 
     Args:
         devices: where the stages compute.
@@ -180,7 +180,7 @@ class StageClock:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Measure the code inside as a call of `stage`."""
+        """Measure the code in the `with` block as one call of `stage`."""
         before = self._begin()
         started = time.perf_counter()
         yield
@@ -200,7 +200,7 @@ class StageClock:
 class HostMemory:
     """Measures the peak resident memory of this process and its descendants inside the context.
 
-    Memory that processes share is counted once per process.
+    Memory that several processes share is counted in each of them.
 
     Attributes:
         peak_bytes: the peak so far.
@@ -283,7 +283,7 @@ def covered(spans: Iterable[tuple[float, float]]) -> float:
 
 
 def cuda_of(devices: Sequence[torch.device]) -> list[torch.device]:
-    """Return those devices that are CUDA devices."""
+    """Return the CUDA devices among these devices."""
     return [device for device in devices if device.type == "cuda"]
 
 
@@ -300,7 +300,7 @@ def held_bytes(devices: Sequence[torch.device]) -> dict[torch.device, int]:
 
 
 def forget_peak(devices: Sequence[torch.device]) -> None:
-    """Start a new memory peak; memory that the allocator only caches is not counted or freed."""
+    """Start a new memory peak. Memory that the allocator only caches is neither counted nor freed."""
     for device in cuda_of(devices):
         torch.cuda.reset_peak_memory_stats(device)
 

@@ -68,7 +68,7 @@ def main() -> None:
         sys.exit(130)
     except OSError as error:
         if isinstance(error, BrokenPipeError):
-            # Whoever reads stdout has stopped. Without this, Python would complain again when it flushes at exit.
+            # The process that reads stdout has stopped. Without this, Python would report a second error at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
         log.debug("", exc_info=error)
@@ -80,8 +80,8 @@ def main() -> None:
 def entry() -> None:
     """Run `main`, then end the process at once with its exit code.
 
-    Threads of third-party libraries can abort a process while Python shuts down, after all results are written. To keep
-    the exit code, the process ends here; vadcli has closed everything by now.
+    All results are written by now, and vadcli has closed everything. While Python shuts down, a thread of a third-party
+    library can still abort the process and change its exit code. So the process ends here, without that shutdown.
     """
     code: object = 0
     try:

@@ -1,7 +1,7 @@
 """What all commands share: options, output and signals.
 
-Data goes to stdout and everything else to stderr: a progress bar on a terminal, lines elsewhere. `with_options` makes a
-Typer option of each field of an option dataclass.
+Data goes to stdout. Everything else goes to stderr: a progress bar if stderr is a terminal, else lines. `with_options` makes
+a Typer option from each field of an option dataclass.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _StderrHandler(logging.Handler):
     """Writes log lines above a running progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record."""
+        """Write one log record."""
         from tqdm import tqdm
 
         try:
@@ -102,7 +102,7 @@ def emit_json(document: Mapping[str, Any]) -> None:
 
 
 class ScanDisplay:
-    """Shows progress over the whole archive: a bar on a terminal, else one line per video and one line per minute.
+    """Shows progress over the whole archive: a bar on a terminal; else one line per video and per minute.
 
     Args:
         progress: the counters of the scan.
@@ -193,7 +193,7 @@ class RenderDisplay:
 def on_signals(
     handler: Callable[[int], None], numbers: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
 ) -> Iterator[None]:
-    """Call `handler` with the number of a signal that arrives in this block; afterwards the old handlers are back."""
+    """Call `handler` with the number of each signal that arrives in this block. At its end, the old handlers are restored."""
     before = {number: signal.signal(number, lambda got, _: handler(got)) for number in numbers}
     try:
         yield
@@ -216,7 +216,7 @@ Config = Annotated[
 def with_options(kind: type[Any], *, section: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Returns a decorator that gives a command every option of an option set.
 
-    The command receives its positional arguments by name, and `options`: an instance of `kind`, filled from all layers.
+    The command receives its positional arguments by name, and `options`: an instance of `kind`, filled by `config.resolve`.
 
     Args:
         kind: the option dataclass.
@@ -277,7 +277,7 @@ def _parameter(item: Field[Any], hint: Any) -> inspect.Parameter:
 
 
 def _plain(hint: Any) -> Any:
-    """Returns the type to which a command-line word is converted: X for `X | None`, str for a Literal."""
+    """Returns the type that a command-line value is converted to: X for `X | None`, str for a Literal."""
     if typing.get_origin(hint) is typing.Literal:
         return str
     parts = [part for part in typing.get_args(hint) if part is not type(None)]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
 SHARE_OF_TIME = 0.008
-"""Largest share of a core that `status --watch` may use: long run records are read less often."""
+"""Largest share of a core that `status --watch` may use. So long run records are read less often."""
 CLEAR = "\x1b[H\x1b[2J"
 
 
@@ -154,10 +154,10 @@ def bench(*, paths: Paths = None, options: BenchOptions) -> None:
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    """Yields a temporary folder that is removed however the measurement ends; SIGINT and SIGTERM end it at once.
+    """Yields a temporary folder that is always removed at the end. SIGINT and SIGTERM end the process at once.
 
-    The signals end the process instead of raising: nothing needs to be finished, and an exception could leave a lock held
-    by a running thread. The decoders end with this process.
+    A signal raises no exception, because nothing needs to be finished, and because an exception could leave a lock held by
+    a running thread. The decoders end with this process.
     """
     with TemporaryDirectory(prefix="vadcli-bench-") as folder:
 

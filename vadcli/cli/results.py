@@ -174,7 +174,7 @@ Text = Annotated[str, typer.Argument(metavar="[TEXT]", help="What to look for, a
 
 @with_options(SearchOptions, section="search")
 def search(*, out: Out = DEFAULT_OUT, text: Text = "", options: SearchOptions) -> None:
-    """Find the moments that fit a sentence or a picture best, in the vectors that a scan stored. No video is decoded.
+    """Find the moments that fit a sentence or a picture best. Reads the vectors that a scan stored; no video is decoded.
 
     \b
     Examples:

@@ -128,10 +128,10 @@ def verify(*, names: Some = None, options: TalkOptions) -> None:
 @weights_app.command()
 @with_options(TalkOptions, section="weights-check")
 def check(*, names: Testable, options: TalkOptions) -> None:
-    """Test with made pictures whether weights on this machine behave as they should. Exits with 4 if they do not.
+    """Test weights on this machine with drawn pictures. Exits with 4 if a test fails.
 
-    An encoder must give drawn pictures (coloured shapes, discs, stripes, words, day and night) their right sentence, and not
-    one that describes another picture. SAM2 must find a disc from a point at its centre. Nothing is fetched.
+    The pictures show coloured shapes, discs, stripes, words, day and night. For each picture, an encoder must choose the
+    sentence that describes it, out of several. SAM2 must find a disc from a point at its centre. Nothing is fetched.
 
     \b
     Examples:
@@ -157,7 +157,7 @@ def check(*, names: Testable, options: TalkOptions) -> None:
         failed = [result.name for result in results if not result.ok]
         bad = bad or bool(failed)
         if failed:
-            log.error("%s: failed: %s; these weights do not do what they should", name, ", ".join(failed))
+            log.error("%s: failed: %s; these weights do not work as they should", name, ", ".join(failed))
         else:
             log.info("%s: all %d tests passed", name, len(results))
     if bad:
@@ -169,7 +169,7 @@ def check(*, names: Testable, options: TalkOptions) -> None:
 def remove(*, names: Names, options: TalkOptions) -> None:
     """Delete models that `vadcli weights pull` fetched from the hub's cache.
 
-    LAVIDA folders, folders of your own and what other programs fetched are not touched.
+    LAVIDA folders, your own folders and files that other programs fetched stay as they are.
 
     \b
     Examples:
@@ -253,11 +253,11 @@ def import_weights(*, preset: Preset, options: WeightsImportOptions) -> None:
 def _stopped_at_once() -> Iterator[None]:
     """SIGINT and SIGTERM end the process at once: the hub's library would first finish its running downloads.
 
-    Nothing is lost: the arrived part of a file stays, and vadcli's own files are written whole or not at all.
+    Nothing is lost: the part of a file that was already fetched stays, and vadcli writes its own files whole or not at all.
     """
 
     def stop(number: int) -> None:
-        sys.stderr.write("vadcli: interrupted; the arrived part is kept: run the same command again to continue\n")
+        sys.stderr.write("vadcli: interrupted; the fetched part is kept: run the same command again to continue\n")
         sys.stderr.flush()
         os._exit(128 + number)
 
@@ -267,7 +267,7 @@ def _stopped_at_once() -> Iterator[None]:
 
 @contextmanager
 def _tidied_on_sigterm() -> Iterator[None]:
-    """SIGTERM raises SystemExit, so that nothing half-built is left."""
+    """SIGTERM raises SystemExit, so that no half-built folder is left."""
 
     def stop(number: int) -> None:
         sys.exit(128 + number)
@@ -290,7 +290,7 @@ def _line(item: WeightsStatus) -> str:
 
 
 def _checked_line(result: CheckResult) -> str:
-    """Returns one line with the test's name, ok or FAILED, its figures and what is needed, in columns."""
+    """Returns one line with columns: the test's name, ok or FAILED, its figures, the number needed, and what was tested."""
     figures = f"{result.measure} {result.value:+.4f}  {result.right} of {result.count} right, {result.needed} needed"
     return f"{result.name:16} {'ok' if result.ok else 'FAILED':7} {figures}  {result.what}"
 

@@ -44,7 +44,7 @@ class Detector(Protocol):
         name: its name in the registry.
         model_version: version of the camera models that it fits. If a stored model has another
             version, the engine replaces it with a newly fitted one.
-        needs: what the loader delivers.
+        needs: what the loader must deliver, such as the clip length and the frame size.
         channels: K names of the raw scores.
         thresholds: default thresholds for events.
         calibration: how scores become events per hour; None if the scores are not calibrated.
@@ -128,7 +128,7 @@ class Attributor(Protocol):
         ...
 
     def attribute(self, batch: ClipBatch) -> FloatArray:
-        """Returns (B, T, C) float32 in [0, 1]: the score of each category, computed by itself."""
+        """Returns (B, T, C) float32 in [0, 1]: one score per category. It does not depend on the others."""
         ...
 
 
@@ -136,8 +136,8 @@ class Attributor(Protocol):
 class Embedder(Protocol):
     """A detector whose raw scores follow from one stored vector per sampled frame.
 
-    The engine stores the vectors if the options ask for it, and scores a video again from them, without decoding, if only the
-    categories changed.
+    The engine stores the vectors if the options ask for it. If only the categories change later, the engine scores the video
+    from the stored vectors and does not decode it again.
     """
 
     @property
@@ -147,7 +147,7 @@ class Embedder(Protocol):
 
     @property
     def encoder_key(self) -> str:
-        """Hash of the encoder and its weights; vectors with one key can be compared."""
+        """Hash of the encoder and its weights; vectors with the same key can be compared."""
         ...
 
     @property
@@ -172,7 +172,7 @@ class Propagator(Protocol):
     def propagate(self, frames: ByteArray, known: Mapping[int, FloatArray]) -> FloatArray:
         """Returns the masks of all frames, given those of some frames. Deterministic.
 
-        The mask of a frame depends only on the last known frame and the frames since then.
+        The mask of a frame depends only on the last known frame and on the frames from there to this frame.
 
         Args:
             frames: (N, H, W, C) uint8 in time order, in the size that `needs` asks for. They may
@@ -202,8 +202,8 @@ def make_concept(options: ConceptOptions) -> Detector:
 
 def make_lavida(options: LavidaOptions) -> Detector:
     """Returns the LAVIDA detector; raises WeightsError if its weights are missing."""
-    # When transformers is imported, torch creates this folder and never removes it. By default it
-    # is among the temporary files.
+    # When transformers is imported, torch creates this folder and never removes it. By default, the
+    # folder is among the temporary files.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torchinductor"))
     from vadcli.detectors.lavida.detector import LavidaDetector
 
@@ -215,7 +215,7 @@ def load(name: str, options: DetectorOptions | None = None) -> Detector:
 
     Args:
         name: a name in `registry.DETECTORS`.
-        options: how it computes; None means the defaults.
+        options: the options of the detector; None means the defaults.
 
     Raises:
         UsageError: there is no detector with this name, or the options do not fit it.
@@ -233,4 +233,4 @@ def load(name: str, options: DetectorOptions | None = None) -> Detector:
 
 
 MEMBERS = tuple(sorted({*Detector.__annotations__, *(name for name in vars(Detector) if not name.startswith("_"))}))
-"""What every detector has."""
+"""The names of the attributes and methods that every detector must have."""

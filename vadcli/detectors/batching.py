@@ -52,7 +52,7 @@ class GatheredBatch(Generic[Ticket]):
         self.tickets.append(ticket)
 
     def without(self, dropped: Callable[[Clip], bool]) -> GatheredBatch[Ticket]:
-        """Returns a batch of the clips that stay, in the same memory. Do not use this one again."""
+        """Returns a batch of the clips that stay, in the same memory. Do not use the old batch again."""
         kept = GatheredBatch[Ticket](self.pixels, [], [])
         for clip, ticket in zip(self.clips, self.tickets, strict=True):
             if not dropped(clip):
@@ -88,7 +88,7 @@ class ClipBatcher(Generic[Ticket]):
         return self._waiting.pop(shape) if len(self._waiting[shape]) >= self.batch_size else None
 
     def flush(self, video: str | None = None) -> list[GatheredBatch[Ticket]]:
-        """Returns and forgets the unfinished batches that contain clips of a video; for None, all of them."""
+        """Returns and forgets the unfinished batches that contain clips of `video`, or all if `video` is None."""
         wanted = [
             shape for shape, batch in self._waiting.items() if video is None or any(clip.video == video for clip in batch.clips)
         ]
@@ -109,9 +109,9 @@ class ClipBatcher(Generic[Ticket]):
 class ScoringPool(Generic[Ticket]):
     """Scores batches in threads; returns the scores in the order of submission. A context manager.
 
-    It scores as many batches at the same time as the detector allows. One more batch waits for each
-    of them, so that a device gets its next batch at once. The pool never keeps more batches than
-    that: `submit` returns older results first.
+    The pool scores as many batches at the same time as the detector allows. The same number of
+    batches may wait, so that a device gets its next batch at once. If there are more batches than
+    that, `submit` first returns older results.
     """
 
     def __init__(self, detector: Detector) -> None:
@@ -129,8 +129,9 @@ class ScoringPool(Generic[Ticket]):
     def submit(self, ticket: Ticket, batch: ClipBatch) -> Iterator[tuple[Ticket, ClipScores | Exception]]:
         """Submits a batch; yields the results of older batches, and waits if there are too many.
 
-        A result is the ticket with the scores, or with the exception that scoring raised. This is a
-        generator: nothing is submitted before the caller iterates over it.
+        A result is a ticket and its scores. If scoring raised an exception, the result has the
+        exception instead of the scores. This method is a generator: nothing is submitted before the
+        caller iterates over it.
         """
         self._running.append((ticket, self._threads.submit(self._detector.score, batch)))
         while self._running and (len(self._running) > self._most or self._running[0][1].done()):

@@ -1,7 +1,8 @@
 """Calibration: how often a camera's videos reach a value, and the logit for that rate.
 
-A tail is fitted to the lower 90 % of the values. So a fight in the videos of a camera still gets
-high scores. If there is little footage, the fit is shrunk towards a reference from other cameras.
+A tail says how rare high values are. It is fitted only to the lower 90 % of a camera's values. So a
+fight in the fitted videos still gets high scores. If there is little video, the result is shrunk
+towards a reference from other cameras: it lies between the camera's own value and the reference.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from scipy.special import log_ndtr
 from vadcli.types import Calibration, FloatArray
 
 MOMENT_S = 2.0
-"""Length of a moment, about that of one event. An hour has 1,800 moments."""
+"""Rates are counted in moments of this length, about the length of one event. An hour has 1,800 moments."""
 
 USUAL = 0.25
 """The usual value is this quantile of the values while something moves.
@@ -28,10 +29,10 @@ BULK = 0.9
 """The tail is fitted to the values up to this quantile."""
 
 FAINT = 6.0
-"""The log rarity of the value 0 is minus this; one unit is a factor of e in rarity."""
+"""The value 0 has a log rarity of -FAINT. One unit more means that a value is rarer by a factor of e."""
 
 CALIBRATION = Calibration(r0_per_hour=1.0, temperature=3.0)
-"""With these values, an 8-bit mask has the pixel AUC of the float mask to within .001.
+"""With these settings, the pixel AUC of an 8-bit mask differs by at most .001 from that of the float mask.
 
 The value 0 (nothing moves) gets a score of .011.
 """
@@ -41,7 +42,7 @@ The value 0 (nothing moves) gets a score of .011.
 class Tail:
     """The share of moments that reach a value or exceed it.
 
-    Above the usual value it is active x 0.75 x exp(-(value - usual) / scale).
+    Above the usual value, the share is active x 0.75 x exp(-(value - usual) / scale).
 
     Attributes:
         active: share of the moments in which anything moves.
@@ -56,8 +57,8 @@ class Tail:
     def log_rarity(self, value: FloatArray) -> FloatArray:
         """Returns -ln of the share of moments that reach each value, in the same shape.
 
-        It rises with the value. Below the usual value, no share can be estimated. There it starts
-        at -FAINT and only keeps the order, so that an 8-bit mask still separates faint motion.
+        The result rises with the value. No share can be estimated below the usual value. There the
+        result rises from -FAINT, so that an 8-bit mask still separates faint motion.
         """
         at_usual = -np.log((1.0 - USUAL) * self.active)
         below = (at_usual + FAINT) * np.sqrt(np.minimum(value / self.usual, 1.0)) - FAINT
@@ -78,35 +79,35 @@ REFERENCE = Tail(active=0.5, usual=1.0, scale=0.24)
 """The tail for a usual value of 1, measured on cameras with normal videos."""
 
 USUAL_PRIOR = 3.0
-"""The reference for the usual value weighs as much as this many moments of the camera."""
+"""The usual value of the reference weighs as much as this many moments of the camera."""
 
 TAIL_PRIOR = 300.0
-"""The reference for the tail weighs as much as this many moments (ten minutes)."""
+"""The tail of the reference weighs as much as this many moments of the camera (ten minutes)."""
 
 
 @dataclass(frozen=True)
 class FittedTime:
-    """How much video a fit is based on.
+    """How much video a fit is based on. A burst is a short run of sampled frames of one video.
 
     Attributes:
         sampled_s: total seconds of the bursts.
-        spanned_s: seconds of video over which the bursts are spread; a lower bound.
+        spanned_s: total seconds of the videos from which the bursts come; a lower bound.
     """
 
     sampled_s: float
     spanned_s: float
 
     def part(self, share: float) -> FittedTime:
-        """Returns both durations times a share."""
+        """Returns both durations, multiplied by a share."""
         return FittedTime(share * self.sampled_s, share * self.spanned_s)
 
     def trust(self, share: float, prior: float, *, spread: bool) -> float:
         """Returns the weight of the camera's own value in [0, 1]; the reference gets the rest.
 
         Args:
-            share: share of the moments that give information.
+            share: share of the moments that say something about the fitted value.
             prior: the reference weighs as much as this many moments.
-            spread: True counts `spanned_s`, up to ten times `sampled_s`; False counts `sampled_s`.
+            spread: True counts `spanned_s`, but at most ten times `sampled_s`. False counts `sampled_s`.
         """
         seconds = min(self.spanned_s, 10.0 * self.sampled_s) if spread else self.sampled_s
         own = share * max(seconds, self.sampled_s) / MOMENT_S
@@ -127,7 +128,7 @@ def usual_level(values: FloatArray, *, footage: FittedTime, reference: float) ->
 
 
 def fit_tail(values: FloatArray, *, footage: FittedTime) -> Tail:
-    """Returns the tail of smoothed frame values. About 1 is usual; 0 means no motion."""
+    """Returns the tail of smoothed frame values. A value of about 1 is usual; 0 means no motion."""
     active = values[values > 0.25 * REFERENCE.usual]
     share = len(active) / max(1, len(values))
     trust = footage.trust(1.0, USUAL_PRIOR, spread=True)
@@ -161,13 +162,13 @@ def _between(reference: float, own: float, trust: float) -> float:
 class BellTail:
     """The share of moments that reach a value, for values that spread to both sides of their median.
 
-    Up to BEND spreads above the median it is that of a normal distribution. Beyond, it falls by a factor of e whenever
-    the value rises by spread / hazard, because rare values are more frequent than in a normal distribution.
+    Up to BEND spreads above the median, the share is that of a normal distribution. Above that, it falls by a factor of e
+    whenever the value rises by spread / hazard, because rare values are more frequent than in a normal distribution.
 
     Attributes:
-        median: of the values.
-        spread: their standard deviation, estimated from the quartiles.
-        hazard: see above.
+        median: median of the values.
+        spread: standard deviation of the values, estimated from the quartiles.
+        hazard: how fast the share falls above BEND; a higher hazard makes high values rarer.
     """
 
     median: float
@@ -176,7 +177,7 @@ class BellTail:
 
     BEND: ClassVar[float] = 2.0
     HAZARD: ClassVar[float] = 2.373
-    """Density divided by tail of a normal distribution at BEND."""
+    """For a normal distribution at BEND: the density divided by the share of the values above."""
 
     def log_rarity(self, value: FloatArray) -> FloatArray:
         """Returns -ln of the share of moments that reach each value, in the same shape."""
@@ -186,15 +187,15 @@ class BellTail:
 
 
 def fit_bell_tail(values: FloatArray, *, seconds: float, floor: float) -> BellTail:
-    """Returns the tail of a camera's values; what is odd in up to a tenth of them hardly changes it.
+    """Returns the tail of a camera's values. Even if a tenth of the values are anomalous, the tail hardly changes.
 
     Args:
         values: (n,) smoothed values of sampled frames.
-        seconds: how much video they are.
-        floor: smallest spread.
+        seconds: length of the video that the values come from.
+        floor: smallest spread that the tail can have.
     """
     low, median, high, most, extreme = (float(value) for value in np.quantile(values, [0.25, 0.5, 0.75, 0.9, 0.95]))
-    # The lower side cannot hold anomalies of this category, so it bounds the spread from below.
+    # Anomalies of this category only raise values. The lower half has none, so its spread is a lower limit for the spread.
     spread = max((high - low) / 1.349, (median - low) / 0.6745, floor)
     own = np.log(2.0) * spread / max(extreme - most, 0.05 * spread)
     moments = seconds / MOMENT_S

@@ -1,4 +1,4 @@
-"""Gaussian means over true time: samples need not be evenly spaced, and nothing is smoothed across gaps."""
+"""Gaussian means over time. They use timestamps: samples may be unevenly spaced, and no mean crosses a gap."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import numpy as np
 from vadcli.types import BoolArray, FloatArray, IndexArray, TimeArray
 
 REACH = 3.0
-"""Samples further away than this many standard deviations do not count."""
+"""A sample counts only if it is at most this many standard deviations away."""
 
 LARGEST_LAG = 500
-"""At most this many samples on either side count, however dense the timestamps are."""
+"""At most this many samples on each side count, even if the timestamps are very dense."""
 
 
 def segments(timestamp: TimeArray, gap_s: float) -> IndexArray:
     """Returns (S,) the number of the segment of each sample.
 
-    A new segment begins after a gap that is longer than `gap_s` and than 3 usual steps.
+    A new segment begins after a gap that is longer than both `gap_s` and 3 usual steps between samples.
     """
     if len(timestamp) < 2:
         return np.zeros(len(timestamp), dtype=np.int64)
@@ -27,7 +27,7 @@ def segments(timestamp: TimeArray, gap_s: float) -> IndexArray:
 def smooth(values: FloatArray, *, timestamp: TimeArray, usable: BoolArray, sigma_s: float, gap_s: float) -> FloatArray:
     """(S,) -> (S,): Gaussian means over time of the usable values within each segment.
 
-    If no usable value is in reach, takes the nearest usable one of the segment, or else 0.
+    If no usable value is close enough, the result is the nearest smoothed value of the segment, or 0 if there is none.
     """
     count = len(values)
     part = segments(timestamp, gap_s)

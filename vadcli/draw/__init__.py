@@ -1,6 +1,7 @@
 """Draws rendered videos: the score curve, the heat map of masks, the overlay of a frame, and the MP4 file.
 
-Writes an MP4 that every player can play: H.264, 4:2:0, even sides, each frame at its own time, index at the start.
+Every player can play the MP4 file: it is H.264 with 4:2:0 colours and even sides. Each frame keeps its own time, and the index
+is at the start of the file.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from vadcli.types import ByteArray
 
-FINEST_PER_S = 1_000_000  # finer time bases don't survive an MP4's 32-bit fields
+FINEST_PER_S = 1_000_000  # an MP4 stores times in 32-bit fields, which are too small for a finer time base
 FALLBACK_TIME_BASE = Fraction(1, 90_000)
 KEYFRAME_EVERY_S = 2.0
 _HD_FROM_PX = 720  # players assume BT.601 colours in smaller pictures and BT.709 in larger ones
-_SD_TAG, _HD_TAG = 6, 1  # SMPTE 170M and BT.709 in H.273
+_SD_TAG, _HD_TAG = 6, 1  # the codes for SMPTE 170M and BT.709 in the standard H.273
 
 
 class Mp4Writer:
@@ -30,11 +31,11 @@ class Mp4Writer:
         width, height: size of every frame in pixels, even.
         time_base: seconds per unit of the frames' pts.
         fps: approximate frames per second; affects rate control and the distance between key frames, not the timing.
-        crf: x264's constant quality, lower is better.
+        crf: x264's constant rate factor; a lower value means better quality.
         preset: x264's preset.
 
     Raises:
-        ValueError: an odd side.
+        ValueError: the width or the height is odd.
         OSError: the file can't be written.
     """
 
@@ -72,7 +73,7 @@ class Mp4Writer:
 
         Args:
             picture: (height, width, 3) uint8 RGB.
-            pts: when it is shown, in units of `time_base`; later than the frame before.
+            pts: when the frame is shown, in units of `time_base`; it must be later than the previous frame.
         """
         frame = self._reformatter.reformat(
             av.VideoFrame.from_ndarray(picture, format="rgb24"),
@@ -100,5 +101,5 @@ class Mp4Writer:
 
 
 def kept_time_base(time_base: Fraction) -> Fraction:
-    """Returns the time base of the file: the given one unless it is too fine for MP4."""
+    """Returns the time base of the file: the given time base, unless that is too fine for MP4."""
     return time_base if time_base.denominator <= FINEST_PER_S else FALLBACK_TIME_BASE

@@ -1,4 +1,7 @@
-"""Draws the score curve (a window of it, and the whole video as a strip) and the heat map of a mask over a picture."""
+"""Draws the score curve, and the heat map of a mask over a picture.
+
+The curve is drawn in two ways: as a window around the current time, and as a strip for the whole video.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +22,18 @@ GRID: Colour = (42, 50, 62)
 BAR: Colour = (58, 68, 84)
 TEXT: Colour = (238, 241, 246)
 DIM: Colour = (150, 160, 175)
-NORMAL: Colour = (86, 180, 233)  # sky blue and orange can be told apart with every kind of colour vision
+NORMAL: Colour = (86, 180, 233)  # sky blue and orange look different with every kind of colour vision
 EVENT: Colour = (240, 164, 30)
 LIMIT: Colour = (196, 204, 216)
 
-WHOLE_UP_TO_S = 45.0  # a video up to this length is shown whole
+WHOLE_UP_TO_S = 45.0  # up to this length, the window shows the whole video
 WINDOW_S = 30.0
 _TRACK, _EVENT, _LIMIT = (np.array(colour, dtype=np.float32) for colour in (TRACK, EVENT, LIMIT))
-_SMOOTH = 3  # the curve is drawn larger by this factor and then reduced, for smooth edges
+_SMOOTH = 3  # for smooth edges, the curve is drawn larger by this factor and then reduced
 
 
 class ScoreCurve:
-    """The score curve of one video, drawn in tiles when they are needed, so memory does not grow with the length.
+    """The score curve of one video. It is drawn in tiles on demand, so memory does not grow with its length.
 
     Args:
         table: the scores.
@@ -58,7 +61,7 @@ class ScoreCurve:
         self._tile = lru_cache(maxsize=3)(self._draw_tile)
 
     def window(self, at_s: float) -> tuple[Image.Image, int]:
-        """Returns the curve around a time and the column of that time; the part after it is dimmed."""
+        """Returns a picture of the curve around a time, and the column of that time. After it, the curve is dim."""
         column = int(at_s / self.s_per_px)
         last = max(0, round(self.end_s / self.s_per_px) - self.width)
         left = min(max(0, column - self.width // 2), last)
@@ -77,7 +80,7 @@ class ScoreCurve:
         return picture, playhead
 
     def strip(self, width: int, height: int) -> Image.Image:
-        """Returns the whole video as a bar with its events marked, each at least two pixels wide."""
+        """Returns a bar for the whole video, with a mark per event. A mark is at least two pixels wide."""
         bar = Image.new("RGB", (width, height), BAR)
         draw = ImageDraw.Draw(bar)
         for event in self._events:
@@ -121,7 +124,7 @@ class ScoreCurve:
         return ground
 
     def _mark_thresholds(self, picture: NDArray[np.float32], start_s: float) -> NDArray[np.float32]:
-        """Draws a dashed line at the high threshold and a dotted one at the low; the dashes move with the curve."""
+        """Draws a dashed line at the high threshold and a dotted line at the low threshold. They move with the curve."""
         thick = max(1, self.height // 48)
         column = round(start_s / self.s_per_px) + np.arange(self.width)
         for level, on, off in ((self._thresholds.high, 6, 4), (self._thresholds.low, 2, 6)):
@@ -134,7 +137,7 @@ class ScoreCurve:
 
 
 def column_maxima(timestamp: TimeArray, score: NDArray[np.float32], edges: TimeArray) -> NDArray[np.float32]:
-    """Returns the highest score shown within each column; a frame's score lasts until the next frame.
+    """Returns the highest score within each column. The score of a frame lasts until the next frame.
 
     Args:
         timestamp: (N,) seconds, ascending.
@@ -152,20 +155,20 @@ def column_maxima(timestamp: TimeArray, score: NDArray[np.float32], edges: TimeA
     if not len(first):
         return value
     low, high = int(first[0]), int(ends[known][-1])
-    part = np.append(score[low:high], np.float32(0.0))  # reduceat does not accept an index at the end of its array
+    part = np.append(score[low:high], np.float32(0.0))  # reduceat accepts no index at the array's end
     bounds = np.stack([first - low, np.maximum(ends[known], first + 1) - low], axis=1).ravel()
     value[known] = np.maximum.reduceat(part, bounds)[::2]
     return value
 
 
 def level_y(level: float, height: int) -> float:
-    """Returns the height of a score in pixels from the top; 0 and 1 keep a distance from the edges."""
+    """Returns the position of a score in pixels from the top. Scores 0 and 1 have a distance from the edges."""
     margin = max(1.0, height * 0.06)
     return margin + (1.0 - level) * (height - 1 - 2 * margin)
 
 
 def _strokes(value: NDArray[np.float32], height: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Returns the opacity in [0, 1] of the area under the curve and of its line, both (height, width, 1)."""
+    """Returns two opacities in [0, 1], for the area under the curve and for its line, each (height, width, 1)."""
     tall, wide = height * _SMOOTH, len(value)
     zero, one = level_y(0.0, tall), level_y(1.0, tall)
     y = np.where(np.isnan(value), 4.0 * tall, zero + (one - zero) * value)
@@ -189,8 +192,8 @@ def _image(picture: NDArray[np.float32]) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-# From dark violet over red and orange to pale yellow. Brightness always rises, so the order can be seen with every kind of
-# colour blindness and in a grey print.
+# The colours go from dark violet through red and orange to pale yellow. Their brightness always rises, so that people with
+# any kind of colour blindness can see the order, and also everybody in a grey print.
 RAMP = ((0.0, (62, 15, 114)), (0.3, (130, 30, 120)), (0.5, (205, 62, 70)), (0.75, (249, 142, 20)), (1.0, (255, 214, 92)))
 FAINT = 0.15  # below this pixel score nothing is drawn
 STRONG = 0.6  # from this pixel score on, the heat map has its highest opacity
@@ -202,7 +205,7 @@ OUTLINE_COLOUR = (255, 224, 130)
 class HeatLayer:
     """Draws masks over pictures of one size.
 
-    If the same mask is drawn again, as between two sampled frames, only the blending is computed.
+    Between two sampled frames, the same mask is drawn several times. Then only the blending is computed again.
 
     Args:
         width, height: size of the pictures in pixels.
@@ -249,7 +252,10 @@ class HeatLayer:
 
 
 def _outline(grey: ByteArray, line_px: int) -> ByteArray:
-    """Returns (H, W) uint8: 255 on the inner edge of the area >= 0.5; outside the picture counts as inside the area."""
+    """Returns (H, W) uint8: 255 on the inner edge of the area with pixel scores >= 0.5, otherwise 0.
+
+    No edge is drawn where the area touches the border of the picture.
+    """
     inside = np.pad(grey >= OUTLINE, line_px, mode="edge")
     height, width = grey.shape
     core = np.ones((height, width), dtype=bool)

@@ -1,7 +1,8 @@
 """Draws the frames of a rendered video: the picture with its heat map, and below it a panel with time, caption and curve.
 
-Only the heat map and a frame around events are drawn on the picture itself, so everything that the camera recorded stays
-visible, including its own time stamp. `Lettering` draws text in every script that this machine has a font for.
+Two things are drawn on the picture itself: the heat map, and a border along its edges during events. All the rest that the
+camera recorded stays visible, such as the camera's own time stamp. `Lettering` handles text in every script for which this
+machine has a font.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ from vadcli.types.media import clock_ms
 
 ELLIPSIS = "…"
 
-# Pillow's built-in font has only ASCII; other scripts need a font of this machine. Pillow looks for these names in the
-# system's font folders.
+# Pillow's built-in font has only ASCII. Text in other scripts needs a font of this machine: Pillow looks for these file names
+# in the system's font folders.
 SYSTEM_FACES = (
     "DejaVuSans.ttf",
     "NotoSans-Regular.ttf",
@@ -52,10 +53,10 @@ SYSTEM_FACES = (
 
 
 class Lettering:
-    """Text in one size.
+    """Measures text in one size and chooses its fonts.
 
     Args:
-        size_px: height of an em.
+        size_px: font size (the height of an em).
 
     Attributes:
         face: the built-in font.
@@ -68,7 +69,7 @@ class Lettering:
         self.cap_px = -self.face.getbbox("H", anchor="ls")[1]
 
     def centred_baseline(self, height_px: int) -> int:
-        """Returns the baseline that centres capitals and digits in a line of this height."""
+        """Returns the position of the baseline that centres capitals and digits in a line of this height."""
         return round((height_px + self.cap_px) / 2)
 
     def width_px(self, text: str) -> int:
@@ -76,13 +77,13 @@ class Lettering:
         return math.ceil(self.face_for(text).getlength(text))
 
     def face_for(self, text: str) -> ImageFont.FreeTypeFont:
-        """Returns a font that has every letter of the text; the built-in one if none has."""
+        """Returns a font that has every letter of the text; the built-in font if there is no such font."""
         if covers(self.face, text):
             return self.face
         return next((face for face in _system_faces(self.size_px) if covers(face, text)), self.face)
 
     def readable(self, text: str) -> str:
-        """Returns the text on one line; letters that no font here has lose their accents or become "?"."""
+        """Returns the text on one line. If no font has all its letters, accents are removed or "?" replaces letters."""
         line = " ".join(text.split())
         if covers(self.face_for(line), line):
             return line
@@ -90,7 +91,7 @@ class Lettering:
         return "".join(mark if covers(self.face, mark) else "?" for mark in plain)
 
     def fit(self, text: str, room_px: int) -> str:
-        """Returns the text, or as much of its start as fits with an ellipsis; "" if nothing fits."""
+        """Returns the text if it fits, otherwise the longest start of it that fits with "…"; "" if none fits."""
         if self.width_px(text) <= room_px:
             return text
         low, high = 0, len(text)
@@ -104,7 +105,7 @@ class Lettering:
 
 
 def covers(face: ImageFont.FreeTypeFont, text: str) -> bool:
-    """Whether the font has a glyph for every letter of the text."""
+    """True if the font has a glyph for every letter of the text."""
     return all(_has_glyph(face, mark) for mark in set(text))
 
 
@@ -139,9 +140,9 @@ MIN_CANVAS_PX = 240  # a narrower picture is enlarged by an integer factor
 MIN_TYPE_PX = 12
 MIN_SMALL_PX = 10
 MAX_SIDE_PX = 4096
-MAX_MACROBLOCKS = 36864  # of 16×16 px: H.264 level 5.2, the most that common hardware plays
-_INK: Colour = (24, 18, 4)  # text on the colour of an event
-_LINE_EM = 1.5  # height of a plate
+MAX_MACROBLOCKS = 36864  # blocks of 16×16 px: the limit of H.264 level 5.2, the highest level that common hardware plays
+_INK: Colour = (24, 18, 4)  # colour of text on the event colour
+_LINE_EM = 1.5  # height of a plate: the background of one line of text
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,8 @@ class Geometry:
     Attributes:
         width, height: size of the canvas; both are even.
         enlarge: integer factor by which the picture is enlarged.
-        picture_x: left edge of each picture: one, or two side by side.
-        picture_width, picture_height: after enlarging.
+        picture_x: left edge of each picture. There is one picture, or two side by side.
+        picture_width, picture_height: size of a picture after it is enlarged.
         type_px: size of the text.
         caption_below: True if the caption has a line of its own.
     """
@@ -184,18 +185,18 @@ class Geometry:
 
     @property
     def plays_anywhere(self) -> bool:
-        """Whether common H.264 players can play a video of this size."""
+        """True if common H.264 players can play a video of this size."""
         blocks = -(-self.width // 16) * -(-self.height // 16)
         return blocks <= MAX_MACROBLOCKS and max(self.width, self.height) <= MAX_SIDE_PX
 
 
 class Overlay:
-    """Draws the frames of one video. Prepares once what is the same in all frames.
+    """Draws the frames of one video. What is the same in all frames is prepared only once.
 
     Args:
         table: the video's scores.
-        events: its events.
-        thresholds: those that the events were cut with.
+        events: the video's events.
+        thresholds: the thresholds that opened and closed the events.
         width, height: size of the pictures in pixels.
         end_s: end of the last frame.
         side_by_side: show the original picture on the left and the annotated one on the right.
@@ -239,8 +240,8 @@ class Overlay:
         Args:
             picture: (H, W, 3) uint8 RGB.
             row: the frame's row in the scores.
-            mask: (h, w) uint8, 0–255 = pixel score 0–1, or None if no mask is stored. Pass the same array for as long
-                as the mask stays the same.
+            mask: (h, w) uint8, 0–255 = pixel score 0–1, or None if no mask is stored. Pass the same array
+                object until the mask changes.
 
         Returns:
             (geometry.height, geometry.width, 3) uint8 RGB.
@@ -264,7 +265,7 @@ class Overlay:
         if self._event_of_row[row] >= 0:
             _border(target, 2 * self._line_px)
         if place.width - end == 1:
-            canvas[:tall, -1] = canvas[:tall, -2]  # the one column that makes the width even
+            canvas[:tall, -1] = canvas[:tall, -2]  # this extra column makes the width even
         canvas[tall:] = np.asarray(self._panel(row))
         return canvas
 
@@ -309,7 +310,7 @@ class Overlay:
         return panel
 
     def _label_thresholds(self, draw: ImageDraw.ImageDraw) -> None:
-        """Writes the threshold that opens events in small digits above its line, if they are legible."""
+        """Writes the high threshold in small digits above its line, unless the digits would be too small to read."""
         small = self._small
         if small.size_px < MIN_SMALL_PX:
             return
@@ -349,7 +350,7 @@ class Overlay:
             panel.paste(self._plate(caption, ground, ink), (left + gap, top))
 
     def _caption(self, row: int, number: int, room_px: int) -> tuple[str, Colour, Colour]:
-        """Returns (text that fits, background, text colour) of the caption; the text is "" if there is none or no room."""
+        """Returns (text, background colour, text colour) of the caption; the text is "" if there is none or no room."""
         ground, ink = (EVENT, _INK) if number >= 0 else (BAR, TEXT)
         if not self._table.decode_ok[row]:
             return self._type.fit("frame lost", room_px), ground, ink
@@ -358,7 +359,7 @@ class Overlay:
         return self._fit_title(room_px), PANEL, DIM
 
     def _name_event(self, number: int, room_px: int) -> str:
-        """Returns number, category and peak score; if room is short, the category is cut first."""
+        """Returns the event's number, category and peak score. If there is little room, the category is cut first."""
         event, kind = self._events[number], self._type
         begin, end = f"Event {event.id}", f"peak {event.peak_score:.2f}"
         dot = "  ·  "
@@ -371,7 +372,7 @@ class Overlay:
         return kind.fit(begin + dot + end, room_px)
 
     def _draw_plate(self, text: str, ground: Colour, ink: Colour) -> Image.Image:
-        """Draws text on a rounded background."""
+        """Returns a picture of text on a background with round corners."""
         em, kind = self.geometry.type_px, self._type
         inset = round(0.5 * em) if ground != PANEL else 0
         size = (kind.width_px(text) + 2 * inset, round(_LINE_EM * em))

@@ -1,8 +1,9 @@
 """Camera models: JSON files in cameras/, fitted once from a seeded sample of the camera's footage.
 
 The sample comes from the whole input list, before sharding, and does not depend on what is already done. So every shard, every
-resumed scan and a second process fit the same model. A camera with little footage is fitted on all of it, and these clips are
-scored without being decoded again. A camera with more footage is fitted on short bursts that are spread over it.
+resumed scan and a second process fit the same model. A camera with little footage is fitted on all of it. The clips stay in
+memory after the fit and are scored without being decoded again. A camera with more footage is fitted on bursts: short runs of
+frames that are spread over the footage.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def read_camera(path: Path) -> CameraModel:
     """Read a stored camera model.
 
     Raises:
-        DocumentError: it is missing or damaged, or not a camera model of this version.
+        DocumentError: the file is missing or damaged, or is not a camera model of this version.
     """
     document = read_document(path, version=1, what="a camera model", hint=_REFIT)
     with document_errors(path, "a camera model", _REFIT):
@@ -46,7 +47,7 @@ def write_camera(path: Path, model: CameraModel) -> None:
     """Write a camera model to `path`, a temporary file that the caller renames.
 
     Raises:
-        OSError: it can't be written.
+        OSError: the file can't be written.
         ValueError: a value of the model is not JSON.
     """
     text = json.dumps(model.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
@@ -58,7 +59,7 @@ def write_camera(path: Path, model: CameraModel) -> None:
 HELD_CLIPS = 40
 # The fit uses at most this many of the clips in memory, evenly spread.
 SAMPLE_CLIPS = 12
-# Longer footage is sampled in this many bursts, each shorter than a clip.
+# Longer footage is sampled in this many bursts. A burst has about 1 / BURST_PART of the frames of a clip.
 BURSTS = 20
 BURST_PART = 2
 WAIT_S = 0.2
@@ -70,11 +71,11 @@ class Cameras:
 
     Attributes:
         layout, scratch: where models are stored.
-        detector: what fits them.
-        needs: what the scan reads: the detector's needs, changed by the options for sampling.
+        detector: fits the models.
+        needs: which frames the scan reads: the detector's needs, after the sampling options are applied.
         loader_options: how bursts are read.
-        seed: seed of the sample.
-        refit: fit again, once per run, although there is a model.
+        seed: seed of the random sample of footage.
+        refit: fit each camera again, once per run, even if it has a model.
         stopped: called while waiting for another process; True ends the wait.
         told: called with a camera and the number of frames that were just read for its fit.
     """
@@ -97,7 +98,7 @@ class Cameras:
         return None
 
     def needs_fit(self, camera: str) -> bool:
-        """True if the detector fits cameras and this one has no usable model yet."""
+        """True if the detector fits cameras and this camera has no usable model yet."""
         return self.detector.fits_camera and camera not in self._fitted and self.stored(camera) is None
 
     def _read(self, camera: str) -> CameraModel | None:
@@ -152,13 +153,13 @@ def fit_on_the_way(
 
     Args:
         cameras: stores the model.
-        camera: its name.
-        whole: all videos of the camera, of which `items` may read only some.
-        items: the running scan of the camera's videos, each from its beginning.
+        camera: the camera's name.
+        whole: all videos of the camera; `items` may come from only some of them.
+        items: the running scan of the camera's videos; each video is read from its beginning.
         request: makes the loader's request for a video.
 
     Yields:
-        The items; the first one comes when the model exists. No item comes if the scan is stopped before that.
+        The items. The first one is yielded when the model exists. If the scan is stopped before that, nothing is yielded.
     """
     held = _Held(cameras.needs)
     held.take(_watched(items, cameras, camera))
@@ -181,7 +182,7 @@ def fit_on_the_way(
 
 
 def _watched(items: Iterator[Item], cameras: Cameras, camera: str) -> Iterator[Item]:
-    """Yield the items, and report each clip when it comes."""
+    """Yield the items, and report the number of frames of each clip."""
     for item in items:
         if isinstance(item, ClipReady):
             cameras.told(camera, len(item.clip.frame_index))
@@ -189,7 +190,7 @@ def _watched(items: Iterator[Item], cameras: Cameras, camera: str) -> Iterator[I
 
 
 class _Held:
-    """Items that are kept in memory as long as their videos are short enough in total."""
+    """Keeps items in memory until the total length of their videos is above HELD_CLIPS."""
 
     def __init__(self, needs: ClipNeeds) -> None:
         self.needs = needs
@@ -199,11 +200,11 @@ class _Held:
 
     @property
     def is_too_long(self) -> bool:
-        """True if the videos are too long in total; depends on their lengths alone, not on the order in which they come."""
+        """True if the total length is above the limit. It depends only on the lengths of the videos, not on their order."""
         return self.total_clips > HELD_CLIPS
 
     def take(self, items: Iterator[Item]) -> None:
-        """Keep items until they end or are too long."""
+        """Keep items until there are no more, or until `is_too_long`."""
         for item in items:
             self.items.append(_owned(item) if isinstance(item, ClipReady) else item)
             if isinstance(item, Opened):
@@ -242,12 +243,14 @@ def _read_bursts(
 
 
 def burst_positions(units: Sequence[WorkUnit], *, camera: str, seed: int, bursts: int = BURSTS) -> dict[str, tuple[float, ...]]:
-    """Return where to read a camera's bursts: evenly spread over its bytes, each at a random place within its share.
+    """Return where to read a camera's bursts.
+
+    The bytes of all videos are divided into equal shares, and each burst begins at a random place in its own share.
 
     Args:
         units: the camera's videos, in plan order.
         camera, seed: what the random shifts depend on.
-        bursts: how many.
+        bursts: number of bursts.
 
     Returns:
         Video -> positions as fractions [0, 1) of that video, increasing.

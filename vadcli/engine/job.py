@@ -1,8 +1,8 @@
 """What a scan of one video depends on, whether the video needs scanning, and where an interrupted scan continues.
 
-Two scans of a video are equal if the video's content and every option that changes a score are equal; the fingerprint covers
-both. The content is identified by its size and three samples of 64 KiB. If size and modification time have not changed, the
-stored content hash is used, so an unchanged file costs one `stat`.
+Two scans of a video give equal results if the video's content and every option that changes a score are equal. The fingerprint
+is a hash of both. The content is identified by its size and three samples of 64 KiB. If size and modification time have not
+changed, the stored content hash is used, so that an unchanged file costs one `stat`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def source_of(unit: WorkUnit, known: Mapping[str, Any] | None = None) -> dict[st
 
     Args:
         unit: the video.
-        known: what was stored last time; its content hash is used if size and time have not changed.
+        known: the source that an earlier scan stored; its content hash is used if size and time have not changed.
 
     Raises:
         FileChanged, ProbeError: the file vanished or cannot be read.
@@ -92,7 +92,7 @@ def content_sample(unit: WorkUnit) -> str:
     """Return a hash of the video's size and of samples from its start, middle and end.
 
     Raises:
-        FileChanged, ProbeError: it vanished or cannot be read.
+        FileChanged, ProbeError: the file vanished or cannot be read.
     """
     digest = hashlib.sha256(str(unit.size).encode())
     try:
@@ -125,14 +125,14 @@ class ScanJob:
     Attributes:
         layout, scratch: where results and temporary files go.
         root: the folder where relative paths start.
-        detector: what scores.
-        needs: what the detector gets, after the options that change the sampling.
+        detector: scores the clips.
+        needs: which frames the detector gets, after the sampling options are applied.
         identity: the shared part of the fingerprints.
         thresholds: how scores become events.
-        categories: the user's words.
+        categories: what the user looks for.
         mask_video, mask_rle: which masks to write.
         masked_rows: the rows that get a mask.
-        force: also scan what is done.
+        force: also scan videos that are done.
         retry_failed: try failed and partial videos again.
         checkpoint_s: seconds between two fsyncs of a checkpoint.
         attribution: finds the categories of events, if the detector can.
@@ -163,7 +163,7 @@ class ScanJob:
 
     @property
     def embedder(self) -> Embedder | None:
-        """The detector, if it makes vectors and they are to be stored."""
+        """The detector if it makes vectors and the options say that they are stored; else None."""
         return self.detector if isinstance(self.detector, Embedder) and self.detector.keeps_embeddings else None
 
 
@@ -182,11 +182,11 @@ class Decision:
     """What a video needs, and why.
 
     Attributes:
-        need: what is to be done.
+        need: what the run does with the video.
         fingerprint: the fingerprint of the scan that is needed; empty if the camera must be fitted first.
         source: size, time and content of the input.
         status, stage, reason: how an earlier scan of the same input ended.
-        events: how many events that scan found.
+        events: number of events that the earlier scan found.
     """
 
     need: Need
@@ -229,7 +229,7 @@ def decide(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Decision:
 
 
 def _stored_events(path: Path) -> EventsDocument | None:
-    """Read the document of an earlier scan. It is not checked against the schema, which costs more than all other checks."""
+    """Read the document of an earlier scan, without a check of its schema, which takes more time than everything else here."""
     try:
         return EventsDocument.from_json(load(path))
     except (DocumentError, AttributeError, KeyError, TypeError, ValueError):
@@ -237,7 +237,7 @@ def _stored_events(path: Path) -> EventsDocument | None:
 
 
 def _is_anothers(stored: Mapping[str, Any], source: Mapping[str, Any], unit: WorkUnit) -> bool:
-    """True if these are results of another file that still exists under another root; only --force overwrites them."""
+    """True if the stored results belong to another file that still exists at another root. Only --force replaces them."""
     root = stored.get("root")
     if root in (None, source["root"]) or stored.get("content") == source["content"]:
         return False
@@ -245,7 +245,7 @@ def _is_anothers(stored: Mapping[str, Any], source: Mapping[str, Any], unit: Wor
 
 
 def _has_masks(job: ScanJob, video: str, rows: MaskRows) -> bool:
-    """True if the masks that the options ask for are stored, for the rows that they ask for."""
+    """True if the mask files that the options ask for are stored, with masks for the rows that the options ask for."""
     wanted = [job.layout.mask_video(video)] * job.mask_video + [job.layout.mask_rle(video)] * job.mask_rle
     return all(path.exists() for path in wanted) and (rows is job.masked_rows or not wanted)
 
@@ -257,7 +257,7 @@ class Task:
     Attributes:
         unit: the video.
         claim: the lock on its files.
-        decision: its fingerprint and source.
+        decision: has the fingerprint and the source of the scan.
         model: its camera's model.
         resume: the checkpoint to continue from, or None.
     """
@@ -285,4 +285,4 @@ def usable_checkpoint(claim: Claim, fingerprint: str, job: ScanJob) -> Checkpoin
     if checkpoint is None or checkpoint.header.fingerprint != fingerprint or not checkpoint.rows:
         return None
     has_masks = checkpoint.header.mask_shape is not None
-    return checkpoint if has_masks == job.keeps_masks else None  # boxes come from the masks where they are kept
+    return checkpoint if has_masks == job.keeps_masks else None  # if masks are kept, boxes are made from them

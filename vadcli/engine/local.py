@@ -82,7 +82,7 @@ class LocalRunner:
                 for update in work.run(mine, batch_size=self.options.batch_size):
                     reported.add(update.video if isinstance(update, VideoResult) else "")
                     yield update
-            except OutputError as error:  # the camera's model can't be written; that of another camera may be in another folder
+            except OutputError as error:  # only this camera's model can't be written; the next one may work
                 for unit in mine:
                     if unit.video not in reported:
                         yield VideoResult(unit.video, Status.FAILED, stage="write", reason=str(error), camera=unit.camera)
@@ -122,14 +122,14 @@ class LocalRunner:
         )
 
     def _attribution(self, stack: ExitStack, options: LoaderOptions) -> Attribution | None:
-        """Return what finds the categories of events; it reads with its own decoder process."""
+        """Return the second pass that finds categories, with its own decoder process; None if it is not needed."""
         if not self.options.attribute or not isinstance(self.detector, Attributor):
             return None
         loader = stack.enter_context(ClipLoader(effective_needs(self.detector, self.options), replace(options, workers=1)))
         return Attribution(self.detector, loader)
 
     def _propagation(self, stack: ExitStack, options: LoaderOptions) -> Propagation | None:
-        """Return what makes the masks of every row; it reads with its own decoder process."""
+        """Return the second pass that makes masks for every row, with its own decoder process; None if it is not needed."""
         if not self.options.propagate_masks or not isinstance(self.detector, Propagator):
             return None
         needs = replace(effective_needs(self.detector, self.options), interval=1, overlap=0)
@@ -138,7 +138,7 @@ class LocalRunner:
 
 
 def _need(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> str:
-    """Return what a run would do with a video, as `Need`, or "rescore"."""
+    """Return what a run would do with a video: the value of a `Need`, or "rescore"."""
     try:
         decision = decide(job, unit, model)
     except VideoError:
@@ -148,7 +148,7 @@ def _need(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> str:
 
 @dataclass
 class _Work:
-    """Videos that share a stream, from the decision to the results: those of one camera, or all if no camera is fitted."""
+    """Scans the videos of one stream: the videos of one camera, or all videos if the detector does not fit cameras."""
 
     job: ScanJob
     cameras: Cameras
@@ -159,7 +159,7 @@ class _Work:
     stop: Stop
 
     def run(self, mine: list[WorkUnit], *, batch_size: int | None) -> Iterator[Update]:
-        """Claim and scan the videos of this shard that need it; the detector is loaded only if there is one."""
+        """Claim and scan the videos of this shard that need it; the detector is loaded only if there is such a video."""
         queue = ClaimQueue(self.job, self.request, self.stop)
         detector = self.job.detector
         if self.cameras.needs_fit(self.camera):

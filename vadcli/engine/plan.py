@@ -1,6 +1,6 @@
-"""Turns paths into work units: what is a video, its name, its camera and its shard.
+"""Turns paths into work units: finds the videos, and the name, camera and shard of each video.
 
-Only names and file attributes are read; no file is opened, only folders.
+Folders are listed and file attributes are read, but no file is opened.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vadcli.errors import UsageError
 from vadcli.options import FindOptions, parse_duration
 from vadcli.store import encode_name
 
-# Suffixes of containers that the probe accepts; anything else is a video only if --include or the command line names it.
+# Suffixes of containers that the probe accepts. Another file is a video only if --include or the command line names it.
 VIDEO_SUFFIXES = frozenset(
     [
         ".3g2",
@@ -77,7 +77,7 @@ class WorkUnit:
 
     Attributes:
         video: relative path with `/`, the name under which every result is stored.
-        path: where it is.
+        path: path of the file or folder.
         camera: the camera's name.
         size: bytes; of all images for a folder of frames.
         mtime_ns: time of the last change; of the newest image for a folder of frames.
@@ -94,7 +94,7 @@ class WorkUnit:
 
 @dataclass(frozen=True)
 class Unusable:
-    """A path that cannot be scanned, and why. `failed` is False if it is only left out for now."""
+    """A path that cannot be scanned, and why. `failed` is False if the path is only left out of this run."""
 
     video: str
     reason: str
@@ -103,13 +103,13 @@ class Unusable:
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole input.
+    """All videos of the input, and the paths that cannot be scanned.
 
     Attributes:
         root: the folder that names are relative to.
         roots: the absolute paths given.
         units: every video, in order of camera and name.
-        unusable: what could not be read or is left out for now.
+        unusable: the paths that could not be read or are left out of this run.
     """
 
     root: Path
@@ -139,7 +139,7 @@ def make_plan(
         root: the folder that names are relative to; None means the common ancestor of the paths.
 
     Raises:
-        UsageError: a path does not exist, or there is none.
+        UsageError: a path does not exist, or no path is given.
     """
     listed = read_list(options.files_from) if options.files_from else []
     if not paths and not listed and options.files_from is None:
@@ -159,7 +159,7 @@ def read_list(source: Path) -> list[Path]:
     """Return the paths of a list file or of stdin (`-`): one per line, or separated by NUL if there is a NUL.
 
     Raises:
-        UsageError: it can't be read.
+        UsageError: the list can't be read.
     """
     try:
         data = sys.stdin.buffer.read() if str(source) == "-" else source.read_bytes()
@@ -178,7 +178,7 @@ class _Found:
 
 
 class _Walk:
-    """Collects videos and problems; remembers real paths, so that nothing is scanned twice and loops end."""
+    """Collects videos and problems. It remembers real paths, so that nothing is scanned twice and loops of links end."""
 
     def __init__(self, options: FindOptions, out: Path) -> None:
         self.options = options
@@ -269,7 +269,7 @@ class _Walk:
 
 
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
-    """True if a link leads to a folder; False for a link to itself, which is then reported as an unreadable file."""
+    """True if a link leads to a folder. A link to itself gives False and is later reported as an unreadable file."""
     try:
         return entry.is_dir()
     except OSError:
@@ -277,7 +277,7 @@ def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_scan_output(folder: Path) -> bool:
-    """True for the output of any scan: its mask videos and rendered videos are not footage."""
+    """True if the folder is the output of any scan. Its mask videos and rendered videos are not footage."""
     return (folder / "run.json").is_file() and (folder / "scores").is_dir()
 
 
@@ -302,7 +302,7 @@ def _finish(walk: _Walk, root: Path, roots: tuple[str, ...], camera_from: str, *
     for found in walk.found:
         video = video_name(found.path, root)
         if video in names:
-            unusable.append(Unusable(video, f"{names[video]} is filed under the same name"))
+            unusable.append(Unusable(video, f"its results would have the same name as those of {names[video]}"))
             continue
         names[video] = found.path
         if found.mtime_ns > youngest_ns and walk.options.min_age not in ("0s", "0"):

@@ -1,7 +1,7 @@
-"""The queue of a scan: each video becomes a task with its lock, or a result at once.
+"""The queue of a scan: a video that needs scanning becomes a task with its lock; any other video becomes a result at once.
 
-What is stored decides whether a video needs scanning. If it does, the video is locked, and then the decision is made again,
-because another scan may have finished the video in between.
+The stored results decide whether a video needs scanning. If it does, the video is locked, and then the decision is made again,
+because another scan may have finished the video in the meantime.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ClaimQueue:
         self.stopped = stopped
 
     def sift(self, units: Iterable[WorkUnit], model: CameraModel | None) -> Iterator[WorkUnit | VideoResult]:
-        """Yield each video that needs scanning, and a result for each other one; events are cut again if thresholds changed."""
+        """Yield each video that needs scanning, and a result for every other video; cuts events again if needed."""
         for unit in units:
             if self.stopped():
                 return
@@ -49,7 +49,7 @@ class ClaimQueue:
             yield unit if result is None else result
 
     def claim(self, unit: WorkUnit) -> Claim | VideoResult:
-        """Return the lock on a video's files, or a result if another process has it or OUT cannot be written."""
+        """Return the lock on a video's files, or a result if another process has the lock or OUT cannot be written."""
         try:
             claim = Claim.acquire(self.job.layout.checkpoint(unit.video))
         except OutputError as error:
@@ -88,7 +88,7 @@ class ClaimQueue:
         return Task(unit, claim, decision, model, checkpoint)
 
     def take(self, units: Iterable[WorkUnit], model: CameraModel | None) -> Iterator[Task | VideoResult]:
-        """Claim the videos one by one, each when it is asked for; yields a task or a result per video."""
+        """Claim a video each time the caller asks for the next item; yields one task or result per video."""
         for unit in units:
             if self.stopped():
                 return
@@ -111,7 +111,7 @@ class ClaimQueue:
         why = (
             "done"
             if decision.status is Status.DONE
-            else f"{decision.status} before, --retry-failed tries again: {decision.reason}"
+            else f"{decision.status} in an earlier run (--retry-failed tries again): {decision.reason}"
         )
         return VideoResult(
             video=unit.video,

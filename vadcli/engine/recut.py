@@ -96,7 +96,7 @@ def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[Thre
 
 
 def validate_all(out: Path) -> Iterator[list[str]]:
-    """Check each stored document against the published schema; yields the list of its errors, which is empty if there are none.
+    """Check each stored document against the published schema; yields one list of errors per document, empty if it is valid.
 
     Raises:
         UsageError: there is no such folder.
@@ -123,8 +123,8 @@ def recut(
 ) -> EventsDocument:
     """Cut one video's events with other thresholds; they are stored if there is a scratch folder.
 
-    Boxes come from stored masks if there are any, categories from the old event that overlaps most. Events that a reviewer
-    called false are left out, and the others are numbered again.
+    Boxes come from the stored masks, if there are any. The category of a new event comes from the old event that overlaps it
+    most. Events that a reviewer marked as false are left out, and the others are numbered again.
 
     Raises:
         DocumentError: the stored scores or events can't be read.

@@ -1,4 +1,4 @@
-"""Vectors of sampled frames: stored with a scan, and scored again without decoding when only the categories changed."""
+"""Vectors of sampled frames: a scan stores them, and a later scan with other categories scores them without decoding."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from vadcli.types import CameraModel, Embeddings, MaskRows, RawTrack, ScoreTable
 
 
 def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreTable) -> None:
-    """Write the vectors of the sampled frames if the options ask for it, else remove those of an earlier scan.
+    """Write the vectors of the sampled frames if the options ask for it; otherwise remove the vectors of an earlier scan.
 
     Raises:
         OutputError: the file cannot be written.
@@ -56,14 +56,14 @@ def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreT
 
 
 def embedding_key(job: ScanJob) -> str:
-    """Return the hash of everything that changes the stored vectors of a video, apart from the video."""
+    """Return the hash of all settings that change the stored vectors. The video is not part of it."""
     assert job.embedder is not None
     parts = [job.embedder.embedding_key, job.identity.needs, job.identity.decoder, job.identity.fps]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def can_rescore(job: ScanJob, unit: WorkUnit, decision: Decision) -> bool:
-    """True if a video that needs scanning can be scored from its stored vectors; masks need the frames."""
+    """True if a video that needs scanning can be scored from stored vectors; False if masks are needed."""
     if job.embedder is None or job.force or job.keeps_masks:
         return False
     stored = read_embeddings_metadata(job.layout.embeddings(unit.video))

@@ -1,4 +1,4 @@
-"""Writes the files of a video that has ended: masks, events and scores, or why there are none.
+"""Writes the files of a video at its end: masks, events and scores, or the reason why the scan of the video failed.
 
 The Parquet file of the scores is renamed into place last. If it exists, all files of the video exist.
 """
@@ -69,14 +69,14 @@ class Columns:
 
 
 def every_row(logit: FloatArray, sampled: BoolArray) -> tuple[FloatArray, FloatArray]:
-    """Return (N,) scores and logits of all rows from (S,) logits of the sampled ones."""
+    """Return (N,) scores and logits of all rows from the (S,) logits of the sampled rows."""
     spread = carry_forward(logit.astype(np.float32), sampled)
     score = (1.0 / (1.0 + np.exp(-spread.astype(np.float64)))).astype(np.float32)
     return score, spread
 
 
 def with_categories(job: ScanJob, events: list[Event], scores: FrameScores, sampled: BoolArray) -> list[Event]:
-    """Return the events with their categories, from the detector's score per category; empty if it gives none."""
+    """Return the events with their categories; an empty list if the detector gives no score per category."""
     if scores.by_category is None:
         return []
     names = job.detector.categories
@@ -94,7 +94,7 @@ def with_categories(job: ScanJob, events: list[Event], scores: FrameScores, samp
 
 
 def carry_forward(values: FloatArray, sampled: NDArray[np.bool_]) -> FloatArray:
-    """Carry (S,) values of the sampled rows forward to all N rows; rows before the first sampled one get its value.
+    """Carry (S,) values of the sampled rows forward to all N rows; rows before the first sampled row get its value.
 
     A video without a sampled row gets zeros.
     """
@@ -105,9 +105,9 @@ def carry_forward(values: FloatArray, sampled: NDArray[np.bool_]) -> FloatArray:
 
 
 def first_complaint(end: Finished) -> str:
-    """Return the decoder's first complaint, on one line; what follows mostly repeats it."""
+    """Return the decoder's first error message, on one line. The later messages mostly repeat it."""
     said = [" ".join(part.split()) for part in end.complaints.split(";")]
-    line = next((part for part in said if "muxer" not in part), "")  # the muxer only echoes what the decoder left out
+    line = next((part for part in said if "muxer" not in part), "")  # the muxer only repeats what the decoder reported
     return line if len(line) <= COMPLAINT_CHARACTERS else f"{line[:COMPLAINT_CHARACTERS]}…"
 
 
@@ -153,7 +153,7 @@ def _metadata(job: ScanJob, task: Task, info: VideoInfo, result: VideoResult, *,
 def _events_document(
     job: ScanJob, task: Task, info: VideoInfo | None, events: list[Event], result: VideoResult, *, frames: int | None = None
 ) -> EventsDocument:
-    """Return the events document: the video, and its events or why there are none."""
+    """Return the events document: the video, and its events or the reason why its scan failed."""
     unit, decision = task.unit, task.decision
     return EventsDocument(
         video=describe_video(unit.video, unit.camera, info, frames=frames, moving_camera=result.moving_camera),
@@ -208,16 +208,16 @@ def write_masks(
 
     Args:
         job, task, info: the scan and the video.
-        stored: its checkpoint, with masks if some are needed.
+        stored: the video's checkpoint; it has masks if the options ask for masks.
         columns: the checkpoint's rows.
-        events: masks are propagated between their sampled rows, if the options ask for it.
+        events: if the options ask for it, masks are propagated to all rows of these events.
 
     Returns:
         The boxes of the rows that have masks.
 
     Raises:
         OutputError: a file cannot be written; those before it are in place, and the next run writes them again.
-        Interrupted: the scan ends before they are complete; nothing was written.
+        Interrupted: the scan ends before the masks are complete; no file was written.
     """
     if not job.keeps_masks:
         _remove_earlier(job, task.unit.video)
@@ -237,7 +237,7 @@ def write_masks(
 
 @dataclass(frozen=True)
 class _Sinks:
-    """The mask files that are written."""
+    """The mask files that are open; None for a format that the options do not ask for."""
 
     video: MaskVideoWriter | None
     rle: MaskRleWriter | None
@@ -300,7 +300,7 @@ def _sampled_masks(stored: Checkpoint) -> Iterator[ByteArray]:
 def _every_row(
     job: ScanJob, task: Task, info: VideoInfo, *, stored: Checkpoint, mask_spans: MaskSpans
 ) -> Iterator[tuple[int, ByteArray]]:
-    """Yield every row with its mask; rows before the first sampled one have empty masks."""
+    """Yield every row with its mask; rows before the first sampled row have empty masks."""
     assert job.propagation is not None
     assert stored.header.mask_shape is not None
     unit = task.unit
@@ -311,7 +311,7 @@ def _every_row(
 
 
 def _remove_earlier(job: ScanJob, video: str) -> None:
-    """Remove the mask files that this scan does not write: they belong to an earlier scan with other scores."""
+    """Remove the mask files of formats that this scan does not write. They belong to an earlier scan with other scores."""
     if not job.mask_video:
         job.layout.mask_video(video).unlink(missing_ok=True)
     if not job.mask_rle:

@@ -1,4 +1,4 @@
-"""A scan, whatever executes it: its settings, its run record and totals, when it stops, its exit code and its detector.
+"""The parts of a scan that every runner shares: settings, run record, totals, early stop, exit code and choice of detector.
 
 `Scan` drives a runner, which executes the plan: on this machine (`local`), or on several. `ScanSettings` is all that a runner
 needs to know. It can be pickled and sent to another process; loaders, locks and devices live in the runner that uses them.
@@ -49,7 +49,7 @@ class ScanSettings:
 
     @property
     def units(self) -> tuple[WorkUnit, ...]:
-        """The videos to scan: those of this run's shard, or some of them."""
+        """The videos to scan: those of this run's shard, or only those that `videos` names."""
         units = self.plan.shard(*parse_shard(self.options.shard))
         return units if self.videos is None else tuple(unit for unit in units if unit.video in self.videos)
 
@@ -93,7 +93,7 @@ class Stop:
     def __call__(self) -> bool:
         """True once the run was asked to end or the deadline has passed."""
         if self._deadline is not None and time.monotonic() >= self._deadline:
-            self.set("--max-runtime is over")
+            self.set("the time of --max-runtime is over")
         return bool(self.reason)
 
 
@@ -105,7 +105,7 @@ class Totals:
         by_status: videos of each status.
         lost: videos that failed or are partial, now or in an earlier run with the same input.
         events: events in all videos of the plan.
-        frames, video_s: work done.
+        frames, video_s: frames and seconds of footage that this run has scored.
     """
 
     by_status: Counter[str] = field(default_factory=Counter)
@@ -128,7 +128,7 @@ class Scan:
         settings: what to scan.
         detector: named in the run record.
         runner: executes the plan.
-        stop: ends the run early; the runner has the same one.
+        stop: ends the run early; the runner must have the same object.
 
     Attributes:
         totals: counts of the run so far.
@@ -163,7 +163,7 @@ class Scan:
         yield from self.runner.preview()
 
     def _updates(self, record: RunRecord) -> Iterator[Update]:
-        """Yield what the runner yields, and a result for each video that it did not reach."""
+        """Yield what the runner yields, and a result for each video that the runner did not reach."""
         for item in self.settings.plan.unusable:
             yield VideoResult(
                 item.video, Status.FAILED if item.failed else Status.SKIPPED, "open" if item.failed else "", item.reason
@@ -220,7 +220,7 @@ class Scan:
 
 
 def exit_code(totals: Totals, *, stop: Stop, fail_on_event: bool) -> int:
-    """Return the exit code of a run that was not fatal: the first one that applies."""
+    """Return the exit code of a run without a fatal error: for a signal, else for failed videos, else for events."""
     if stop.signal is not None:
         return 128 + stop.signal
     if totals.lost:
@@ -233,8 +233,8 @@ def choose_detector(options: ScanOptions) -> Detector:
 
     Raises:
         UsageError: there is no such detector.
-        DeviceError: the device is not there.
-        WeightsError: it lacks its weights.
+        DeviceError: the device is missing.
+        WeightsError: the detector's weights are missing.
     """
     check_device(options.device)
     return detectors.load(_best(options) if options.detector == "auto" else options.detector, options)
@@ -242,7 +242,7 @@ def choose_detector(options: ScanOptions) -> Detector:
 
 def _best(options: ScanOptions) -> str:
     for name in DETECTOR_OPTIONS:
-        with suppress(UsageError):  # a package that cannot be imported is not ready
+        with suppress(UsageError):  # a detector whose package cannot be imported is not ready
             is_ready = getattr(DETECTOR_OPTIONS.load(name), "is_ready", None)
             if is_ready is not None and is_ready(options):
                 return name

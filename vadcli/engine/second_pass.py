@@ -1,13 +1,13 @@
-"""Second passes over the spans of events, after a video is scored: their categories, and masks for every row.
+"""Second passes over the spans of events, after a video is scored: attribution finds categories, propagation makes masks.
 
-Attribution asks for each category alone in an event's highest-scoring clips. The first pass asks for all categories at once and
-gives one score, so it cannot say which category it was.
+Attribution scores each category alone in an event's highest-scoring clips. The first pass asks for all categories at once and
+gives one score, which does not say which category was found.
 
-Propagation moves masks from the sampled rows to the rows between them with the detector's memory. It needs every frame of an
-event, and the first pass reads only the sampled ones.
+Propagation uses the detector's memory to move masks from the sampled rows to the rows between them. It needs every frame of an
+event, but the first pass reads only the sampled frames.
 
-Both read their frames again when the video has ended, and known masks come from the checkpoint. So they need no memory while a
-video is being scanned, and a resumed scan gives the same result. Memory does not grow with the length of an event.
+Both passes read their frames again after the whole video is scored, and take the known masks from the checkpoint. So they need
+no memory while a video is being scanned, and a resumed scan gives the same result. Memory does not grow with an event's length.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Attribution:
 
     Attributes:
         detector: scores each category alone.
-        loader: reads the peaks; nothing else may use it at the same time.
+        loader: reads the clips around the peaks; nothing else may use it at the same time.
     """
 
     detector: Attributor
@@ -49,14 +49,14 @@ class Attribution:
     def fill(
         self, events: Sequence[Event], table: ScoreTable, plan: SamplingPlan, *, path: Path, frames: int, fps: float | None
     ) -> list[Event]:
-        """Return the events of one video with `category` and `category_scores`; without them if the peaks cannot be read again.
+        """Return the events of one video with `category` and `category_scores`, or as they are if their peaks are unreadable.
 
         Args:
             events: in order, without overlap.
             table: the video's rows.
             plan: the sampling plan of the video.
-            path, fps: where to read it.
-            frames: how many frames its probe counts, which may be more than there are rows.
+            path, fps: where to read the video, and its frame rate if it is a folder of images.
+            frames: number of frames that the probe counted; the table may have fewer rows.
         """
         names = self.detector.categories
         if len(names) == 1:
@@ -74,7 +74,7 @@ class Attribution:
         ]
 
     def _named(self, event: Event, looks: Sequence[_ClipCategories], path: Path) -> Event:
-        """Return the event with the mean scores of its peaks, as far as they could be read."""
+        """Return the event with the mean scores of those peak clips that could be read."""
         seen = [scores for look in looks if (scores := look.within(event)) is not None]
         if not seen:
             log.warning(
@@ -84,7 +84,7 @@ class Attribution:
         return _named(event, self.detector.categories, np.mean(seen, axis=0))
 
     def _read(self, request: ClipRequest) -> dict[int, _ClipCategories]:
-        """Return the category scores of the requested clips by their number, as far as they can be read."""
+        """Return number -> category scores, for the requested clips that can be read."""
         found: dict[int, _ClipCategories] = {}
         for batch in self._batches(request):
             scores = self.detector.attribute(ClipBatch.of(batch))
@@ -113,14 +113,14 @@ class _ClipCategories:
     scores: FloatArray
 
     def within(self, event: Event) -> FloatArray | None:
-        """Return (C,) the highest score of each category in the event's samples; None if the clip has none of them."""
+        """Return (C,) the highest score of each category in the event's sampled frames; None if the clip has none of them."""
         rows = self.clip.frame_index
         inside = self.clip.valid & (rows > event.start_frame - self.clip.interval) & (rows < event.end_frame)
         return self.scores[inside].max(axis=0) if inside.any() else None
 
 
 def peak_clips(event: Event, table: ScoreTable, plan: SamplingPlan) -> list[int]:
-    """Return the numbers of the clips in which the event scores highest, the highest first; ties go to the earlier."""
+    """Return the numbers of the clips in which the event scores highest, the highest first; equal clips in order of time."""
     rows = np.arange(event.start_frame, event.end_frame)
     sampled = rows[table.sampled[event.start_frame : event.end_frame]]
     if not len(sampled):  # a short event may be between two samples: its score is that of the sample before it
@@ -141,17 +141,17 @@ MOST_FRAMES = 32
 
 
 class Interrupted(Exception):
-    """The scan ends before a video's masks are complete; what is known of the video is in its checkpoint."""
+    """The scan ends before a video's masks are complete; the results so far are in the video's checkpoint."""
 
 
 @dataclass(frozen=True)
 class MaskSpans:
-    """A video's rows from one sampled row up to the next.
+    """The spans of a video. A span is one sampled row and all rows before the next sampled row.
 
     Attributes:
         starts: (S,) the sampled rows.
-        ends: (S,) the row after each span's last.
-        propagated: (S,) True if an event touches the rows and there are more rows than the sampled one.
+        ends: (S,) the row after the last row of each span.
+        propagated: (S,) True if an event touches the span and the span has more rows than the sampled row.
     """
 
     starts: IndexArray
@@ -173,7 +173,7 @@ class MaskSpans:
         return cls(starts, ends, (touched[ends] > touched[starts]) & (ends - starts > 1))
 
     def spans(self) -> tuple[tuple[int, int], ...]:
-        """Return the rows to propagate to as ranges [first, last); ranges that touch are one."""
+        """Return the rows to propagate to as ranges [first, last); adjacent ranges are joined."""
         edges = np.diff(self.propagated.astype(np.int8), prepend=0, append=0)
         firsts, lasts = self.starts[np.flatnonzero(edges == 1)], self.ends[np.flatnonzero(edges == -1) - 1]
         return tuple(zip(firsts.tolist(), lasts.tolist(), strict=True))
@@ -181,7 +181,7 @@ class MaskSpans:
 
 @dataclass(frozen=True)
 class _Span:
-    """Rows [first, end), and the stored (h, w) mask of the first."""
+    """Rows [first, end), and the stored (h, w) mask of row `first`."""
 
     first: int
     end: int
@@ -201,7 +201,7 @@ class _Known:
 
 @dataclass(frozen=True)
 class Propagation:
-    """Makes masks for every row of a video from those of the sampled rows.
+    """Makes masks for every row of a video from the masks of the sampled rows.
 
     Attributes:
         detector: what propagates masks.
@@ -218,7 +218,7 @@ class Propagation:
     def every_row(
         self, mask_spans: MaskSpans, masks: Iterable[ByteArray], *, path: Path, fps: float | None
     ) -> Iterator[tuple[int, ByteArray]]:
-        """Yield each row from the first sampled one on, with its (h, w) uint8 mask; equal masks are the same array.
+        """Yield each row from the first sampled row on, with its (h, w) uint8 mask; a repeated mask is the same array object.
 
         Outside events, and if frames cannot be read again, a row has the mask of the previous row.
 
@@ -324,7 +324,7 @@ class _Pictures:
         """
         while not self._ended and not (self._waiting and self._waiting[-1][0] >= rows[-1]):
             item = next(self._items, None)
-            if item is None:  # a loader ends without a last item only if it was stopped
+            if item is None:  # a loader ends without a `Finished` item only if it was stopped
                 raise Interrupted
             self._take(item)
         found: dict[int, ByteArray] = {}

@@ -24,7 +24,7 @@ from vadcli.video.sampling import Rows
 log = logging.getLogger("vadcli")
 
 MOST_ENDED = 8
-"""Videos that may wait for their last clips to be scored."""
+"""At most this many videos wait for their last clips to be scored."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ClipsScored:
         video: the video's relative path.
         frames: rows that got a score.
         video_s: seconds of footage.
-        size: the share of the video's bytes that these rows stand for.
+        size: estimated number of the video's bytes that hold these rows.
     """
 
     video: str
@@ -53,8 +53,8 @@ _Batch = GatheredBatch[Rows]
 class ScanStream:
     """Sends the loader's items through the detector to writers.
 
-    A video that has ended waits for its last clips: they share a batch with clips of the next videos, so that no device waits
-    for the end of a file. At most MOST_ENDED videos wait like this.
+    The last clips of a video share a batch with clips of the next videos, so that no device waits at the end of a file. Until
+    they are scored, the video is kept open. At most MOST_ENDED videos wait in this way.
 
     Args:
         job: the scan's settings.
@@ -72,14 +72,14 @@ class ScanStream:
         self._settled: deque[VideoResult] = deque()
 
     def expect(self, found: Task | VideoResult) -> None:
-        """Announce a task whose items will come, or the result of a video that needs no scan; `run` yields that result."""
+        """Announce a task before its items come, or the result of a video that needs no scan; `run` yields this result."""
         if isinstance(found, Task):
             self._tasks[found.unit.video] = found
         else:
             self._settled.append(found)
 
     def run(self, items: Iterable[Item]) -> Iterator[Update]:
-        """Score the items until they end; then suspend every announced video that has not ended.
+        """Score all items; then suspend every announced video that is not complete.
 
         Yields:
             ClipsScored, and one result per video that ended.
@@ -129,11 +129,11 @@ class ScanStream:
         if len(batch):
             given = batch.clip_batch(lambda clip: self._tasks[clip.video].model)
             yield from self._store_all(pool.submit(batch, given))
-        yield from self._end_what_is_scored()  # a batch of broken videos alone is never submitted
+        yield from self._end_what_is_scored()  # here too: a batch is not submitted if all its videos are broken
 
     def _store_all(self, done: Iterable[tuple[_Batch, ClipScores | Exception]]) -> Iterator[Update]:
         for batch, scores in done:
-            if isinstance(scores, DeviceError | WeightsError):  # not the fault of a video, and the next one would fail too
+            if isinstance(scores, DeviceError | WeightsError):  # not a video's fault; the next video would fail too
                 raise scores
             if isinstance(scores, Exception):
                 log.debug("the detector failed", exc_info=scores)
@@ -178,12 +178,12 @@ class ScanStream:
         except OutputError as error:
             result = self._unwritten(task, writer, error)
         except Interrupted:
-            return  # it is suspended with the others
+            return  # `_suspend` handles this video later
         self._forget(item.video)
         yield result
 
     def _result(self, task: Task, writer: VideoWriter | None, item: Finished) -> VideoResult:
-        """Write the files of a video that ended; an error in it, or in writing it, fails this video alone."""
+        """Write the files of a video that ended. An error in the video or in its files makes only this video fail."""
         try:
             if item.video in self._broken:
                 raise self._broken[item.video]
@@ -226,6 +226,6 @@ class ScanStream:
 def _trouble(stage: str, video: str, error: Exception) -> VideoError:
     """Turn an unexpected error into the failure of this one video."""
     words = " ".join(str(error).split())
-    failure = VideoError(f"{video}: {type(error).__name__}: {words}", hint="--verbose shows where")
+    failure = VideoError(f"{video}: {type(error).__name__}: {words}", hint="run with --verbose to see where")
     failure.stage = stage
     return failure

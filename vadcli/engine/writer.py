@@ -1,4 +1,4 @@
-"""Stores one video's scores: clip by clip in its checkpoint, then, after the detector's `finish`, in its files."""
+"""Stores one video's scores: each clip in the checkpoint first, and the whole video in its files after `Detector.finish`."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class VideoWriter:
         """Store a scored clip.
 
         Args:
-            clip: (T,) frames, of which only the valid ones count.
+            clip: (T,) frames; only the valid ones are stored.
             rows: every row since the previous clip.
             raw: (T, K) scores.
             mask: (T, h, w) pixel scores or None.
@@ -92,7 +92,7 @@ class VideoWriter:
         kept = None
         if mask is not None:
             pixels = np.rint(mask[here] * 255).astype(np.uint8)
-            if not self.job.keeps_masks:  # else they are taken from the masks as they are written
+            if not self.job.keeps_masks:  # else `write_masks` makes the boxes from the masks
                 boxes[at] = _boxes(pixels, self.info.width, self.info.height)
             else:
                 kept = np.zeros((count, *mask.shape[1:]), np.uint8)
@@ -106,7 +106,7 @@ class VideoWriter:
         self._append(CheckpointBlock(index, rows.pts, rows.decode_ok, sampled, values, boxes, kept, packed))
 
     def _append(self, block: CheckpointBlock) -> None:
-        """Append what the checkpoint does not hold yet; a resumed scan reads the last clip's rows again."""
+        """Append the rows that the checkpoint does not hold yet: a resumed scan reads the rows of the last clip again."""
         checkpoint = self._checkpoint or self._go_on(self._header_for(block), None)
         if len(block) and block.frame_index[0] <= self._stored:
             block = block[block.frame_index > self._stored]
@@ -126,7 +126,7 @@ class VideoWriter:
         )
 
     def suspend(self) -> None:
-        """Leave the video as it is, so that the next run can continue it."""
+        """Save the checkpoint and release the lock, so that the next run can continue the video."""
         if self._checkpoint is not None:
             self._checkpoint.flush(force=True)
         self.task.claim.release(delete=False)
@@ -200,7 +200,7 @@ class VideoWriter:
 
 
 def _unsampled(rows: Rows, header: CheckpointHeader) -> CheckpointBlock:
-    """Return the rows after the last sampled one."""
+    """Return the rows after the last sampled row."""
     count, shape = len(rows), header.mask_shape
     return CheckpointBlock(
         frame_index=np.arange(rows.first, rows.first + count, dtype=np.int64),

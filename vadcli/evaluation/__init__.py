@@ -1,7 +1,7 @@
 """Measures stored scores against a data set's ground truth. Runs no model.
 
 `collect` reads scores and truth, `measure` computes the figures, `report` prints and stores them,
-`plots` draws them. Only `plots` reads footage, for its contact sheets.
+`plots` draws them. Only `plots` reads the videos themselves, for its contact sheets.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
 
 
 def evaluate_outputs(outs: Sequence[Path], options: EvalOptions) -> list[Evaluation]:
-    """Return one report per output folder; all but the first also have their difference from the first.
+    """Return one report per output folder; each report after the first also has its difference from the first.
 
     Raises:
         UsageError: an option, folder or data set cannot be used.

@@ -1,7 +1,7 @@
 """Reads a scan's output and a data set's truth into the arrays that the metrics need.
 
-Memory stays small: six bytes per row, one more per row and category (five if the scan stored scores
-per category), spans and pixel counts. Masks are read one frame at a time and not kept.
+It keeps little in memory: six bytes per row, one more byte per row and category (five more if the
+scan stored scores per category), spans and pixel counts. Masks are read one frame at a time and not kept.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class TestSet:
         detectors: names of the detectors that made the scores, usually one.
         frames: scores and labels, one row per frame.
         categories: (N,) bool per category, True in its rows; a row may have several or none.
-        category_scores: (N,) float32 in [0, 1] per category of the truth that the scan looked for, if
-            the scan of every video stored its score; upper and lower case do not matter.
+        category_scores: (N,) float32 in [0, 1] for each category of the truth whose score is stored
+            for every video; names are compared without regard to upper and lower case.
         events: predicted and true events in seconds.
         pixels: counts over masks; None without pixel truth or stored masks.
         detected, tracks: regions; None if the truth has no tracks or no mask is stored.
-        region_frames: (V,) int64, frames of each video whose regions were read, otherwise 0.
+        region_frames: (V,) int64, number of frames of each video; 0 if its regions were not read.
         unscored: videos of the truth without scores, if allowed.
         unknown: scored videos without a truth, if allowed.
         unmasked: videos with a truth of pixels or regions, but without stored masks.
@@ -140,7 +140,7 @@ def collect(
         events: read the events documents; if False, no video has predicted events.
 
     Raises:
-        UsageError: no scan at `out`, videos that do not match, or only some videos have masks.
+        UsageError: there is no scan at `out`, videos do not match, or only some videos have masks.
         DocumentError: a file is damaged, or the truth was made for another cut of a video.
     """
     layout = OutputLayout(out)
@@ -188,7 +188,7 @@ def collect(
 
 
 def _matched(truth: GroundTruth, stored: Mapping[str, Path], layout: OutputLayout, *, allow_missing: bool) -> Matching:
-    """Return `truth.match`; its error also says why the scan of a missing video failed."""
+    """Return the result of `truth.match`; the error for a missing video also says why its scan failed."""
     try:
         return truth.match(stored, allow_missing=allow_missing)
     except UsageError as error:
@@ -256,7 +256,7 @@ def _add_events(
 
 
 def true_events(spans: Sequence[Span]) -> list[Span]:
-    """Return the spans sorted by start; overlapping ones of the same category (or none) are merged.
+    """Return the spans sorted by start. Overlapping spans are merged if both have the same category or both have none.
 
     Adjacent spans stay separate.
     """
@@ -288,7 +288,7 @@ def stored_category_scores(table: ScoreTable, metadata: ScoresMetadata) -> dict[
 
 
 def _category_scores(got: _Gathered) -> dict[str, FloatArray]:
-    """Return the scores of the truth's categories, (N,) each, without those that some video lacks."""
+    """Return (N,) scores per category of the truth; a category is left out if a video has no score for it."""
     found = {name: got.category_scores.get(name.casefold(), []) for name in got.categories}
     return {name: np.concatenate(parts) for name, parts in found.items() if len(parts) == len(got.scores)}
 
@@ -329,7 +329,7 @@ def _alike(mask: ByteArray, wanted: BoolArray | None, video: str, size: Size | N
         theirs, ours = (f"{shape[1]}x{shape[0]}" for shape in (wanted.shape, mask.shape))
         raise DocumentError(
             f"{video}: the truth's masks are {theirs}, but the video is {ours}",
-            hint="scan the original footage, or give --pixel-size to resize both",
+            hint="scan the original videos, or give --pixel-size to resize both",
         )
     return _resized(mask, size, Image.Resampling.BILINEAR), _resized(wanted, size, Image.Resampling.NEAREST)
 

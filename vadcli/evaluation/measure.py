@@ -154,7 +154,7 @@ def _category(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate
             own = replace(frames, scores=test.category_scores[name][rows])
             found[OWN] = category_auc(own, codes, 0, endpoints=endpoints)
             found[OWN + WITHIN] = category_auc(own, codes, 0, within=True, endpoints=endpoints)
-        # A truth with categories "fight" and "fight, within videos" keeps the figure of the second under its name.
+        # If a truth has the categories "fight" and "fight, within videos", the name of the second stands for its own figure.
         yield from ((name + what, each) for what, each in found.items() if not what or name + what not in test.categories)
 
 
@@ -166,7 +166,7 @@ FRAME: dict[str, Callable[..., Estimate]] = {
 }
 PIXEL: dict[str, Callable[..., Estimate]] = {"auc": pixel_auc, "ap": pixel_ap, "mask_iou": mask_iou, "aupro": aupro}
 WITHIN, OWN = ", within videos", ", own score"
-"""What follows a category's name in the names of its figures; the figure over all frames has the name alone."""
+"""A figure's name is the category's name and one of these endings; the figure over all frames has no ending."""
 NEEDS_MASKS = ("pixel", "region")
 TWO_LEVELS = "two levels"
 GROUPS: dict[str, Callable[[TestSet, Protocol], Iterator[tuple[str, Estimate]]]] = {

@@ -1,6 +1,6 @@
 """Draws an evaluation as PNG files: ROC and PR curves, score timelines, and contact sheets.
 
-The sheets show the normal spans with the highest scores and the true events with the lowest.
+The sheets show the normal spans with the highest scores, and the true events with the lowest scores.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class _Moment:
 
 
 def _sheets(test: TestSet) -> Iterator[tuple[str, Figure]]:
-    """Yields contact sheets, if the footage is still where it was scanned."""
+    """Yields contact sheets, if the videos are still where they were scanned."""
     wanted = SHEET_COLUMNS * SHEET_ROWS
     chosen = {
         "highest-normal-stretches": moments(test, abnormal=False)[:wanted],
@@ -156,11 +156,14 @@ def _sheets(test: TestSet) -> Iterator[tuple[str, Figure]]:
         if shown:
             yield name, _sheet(name.replace("-", " "), shown, test)
         elif kind:
-            log.warning("%s: left out, the footage is not where it was scanned", name)
+            log.warning("%s: left out, because the videos are not where they were scanned", name)
 
 
 def moments(test: TestSet, *, abnormal: bool) -> list[_Moment]:
-    """Return the highest row of each run of equal labels: normal by falling score, abnormal by rising."""
+    """Return the row with the highest score of each normal or abnormal run, sorted by score.
+
+    Normal rows start with the highest score, abnormal rows with the lowest.
+    """
     found: list[_Moment] = []
     for number, (start, end) in enumerate(zip(test.frames.offsets[:-1], test.frames.offsets[1:], strict=True)):
         labels, scores = test.frames.labels[start:end], test.frames.scores[start:end]

@@ -51,7 +51,7 @@ class Evaluation:
         test: what was read; only its counts and names are reported.
         protocol: how it was measured.
         metrics: figures by group and name.
-        against: this run minus the first one, by group and name, if runs are compared.
+        against: figures of this run minus those of the first run, by group and name, if runs are compared.
     """
 
     dataset: str
@@ -224,7 +224,7 @@ def _shown(metric: Metric, versus: Metric | None) -> str:
 
 
 def _notes(reports: Sequence[Evaluation]) -> list[str]:
-    """Return the notes; a note that is not true of all runs names its runs."""
+    """Return the notes; a note that applies to some runs only names these runs."""
     by_note: dict[str, list[str]] = {}
     for report in reports:
         for note in _notes_of(report):
@@ -271,7 +271,7 @@ def _escaped(text: str) -> str:
 
 
 SAME = ("format_version", "generator", "dataset", "root", "inputs")
-"""Documents are merged only if these keys are equal, and the protocol apart from its groups."""
+"""Documents are merged only if these keys are equal. The protocols must be equal too, except for their groups."""
 
 
 def document_of(report: Evaluation, root: Path) -> dict[str, Any]:

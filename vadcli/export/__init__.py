@@ -1,6 +1,6 @@
 """Writes events in the formats of other tools. Each module holds formats of one kind.
 
-`vadcli.registry.EXPORTERS` has the formats by name, as `--format` takes them.
+`vadcli.registry.EXPORTERS` lists the formats under the names that `--format` accepts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vadcli.store.masks import MaskTrack, masks_of
 MasksOf = Callable[[EventsDocument], MaskTrack | None]
 Write = Callable[[Sequence[EventsDocument], MasksOf, TextIO], None]
 ExportedFile = tuple[str, Write, Sequence[EventsDocument]]
-"""A file of an export: its relative name, the function that writes it, and the documents of its videos."""
+"""One file of an export: its relative name, the function that writes it, and the documents of the videos in it."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Exporter:
 
     Attributes:
         write: the function that writes the events of some videos to a file.
-        suffix: suffix of the file, if there is one file per video.
+        suffix: suffix of the file names, if there is one file per video.
         one_video: True if a file can hold only one video.
         name: name of the file that holds all videos; empty if there is one file per video.
-        beside: name -> function, for additional files of the whole export.
+        beside: additional files for the whole export: file name -> the function that writes the file.
     """
 
     write: Write
@@ -42,7 +42,7 @@ class Exporter:
     beside: Mapping[str, Write] = field(default_factory=dict)
 
     def files(self, documents: Sequence[EventsDocument]) -> Iterator[ExportedFile]:
-        """Yields every file of an export into a folder."""
+        """Yields every file that an export to a folder consists of."""
         if not self.name:
             yield from ((f"{document.video['path']}{self.suffix}", self.write, [document]) for document in documents)
             return
@@ -63,17 +63,17 @@ def each_video(text: Callable[[EventsDocument], str]) -> Write:
 def export(
     documents: Sequence[EventsDocument], name: str, *, layout: OutputLayout, to: Path | None = None, file: TextIO
 ) -> list[str]:
-    """Writes events in one format to a folder or an open file; returns one line per problem with stored masks.
+    """Writes events in one format to a folder or an open file. Returns one line per problem with stored masks.
 
     Args:
         documents: the videos' events.
         name: a name in `registry.EXPORTERS`.
         layout: the output folder of the scan, for its masks.
-        to: a folder; each file in it is written whole or not at all. None writes to `file`.
-        file: an open text file for the text if there is no folder.
+        to: the folder to write to. Each file is written completely or not at all. If None, the text is written to `file`.
+        file: an open text file. It is used only if `to` is None.
 
     Raises:
-        UsageError: the format does not exist, or it holds one video per file and there are several.
+        UsageError: the format does not exist; or there are several videos for one file, and its format can hold only one.
         OutputError: a file can't be written; the files written before it are kept.
     """
     exporter = EXPORTERS.load(name)
@@ -92,7 +92,7 @@ def export(
                     write(some, masks, target)
     elif exporter.one_video and len(documents) > 1:
         hint = "name a folder with --to, or one video with --include"
-        raise UsageError(f"--format {name} holds one video, and there are {len(documents)}", hint=hint)
+        raise UsageError(f"--format {name} can hold only one video, and there are {len(documents)}", hint=hint)
     elif documents or not exporter.one_video:
         exporter.write(documents, masks, file)
     return [problem for track in opened for problem in track.problems]

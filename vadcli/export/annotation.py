@@ -22,7 +22,7 @@ from vadcli.types import Box, Event
 def to_fiftyone(documents: Iterable[EventsDocument]) -> str:
     """Returns the labels of all videos; import them with the scanned folder as `data_path`.
 
-    FiftyOne finds a video by its path without the suffix. It counts frames from 1 and includes the last one.
+    FiftyOne finds a video by its path without the suffix. It counts frames from 1, and the end of a span is its last frame.
 
     Raises:
         UsageError: two videos differ only in their suffix, so FiftyOne can't tell them apart.
@@ -34,7 +34,8 @@ def to_fiftyone(documents: Iterable[EventsDocument]) -> str:
         key = str(PurePosixPath(path).with_suffix(""))
         if key in named:
             raise UsageError(
-                f"FiftyOne can't tell {named[key]} from {path}: it drops the suffix", hint="export one of them with --include"
+                f"FiftyOne can't distinguish {named[key]} from {path}, because it ignores the suffix",
+                hint="export one of them with --include",
             )
         named[key] = path
         labels[key] = [_detection(event) for event in document.events]
@@ -53,16 +54,16 @@ def _detection(event: Event) -> dict[str, Any]:
 
 
 LOCAL_FILES = "/data/local-files/?d="
-"""The URL under which Label Studio serves local files; a path relative to the scanned folder follows."""
+"""The start of the URLs under which Label Studio serves local files. The path relative to the scanned folder follows."""
 
 
 def to_label_studio(documents: Iterable[EventsDocument]) -> str:
-    """Returns one task per video with one timeline span per event, and its box if it has one."""
+    """Returns one task per video. A task has one timeline span per event, and the event's box if there is one."""
     return json.dumps([_task(document) for document in documents], indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def label_studio_config(documents: Iterable[EventsDocument]) -> str:
-    """Returns the labelling configuration, with the labels that the events have."""
+    """Returns the labelling configuration with the labels of all events."""
     names = sorted({_label(event) for document in documents for event in document.events} | {UNNAMED})
     labels = "".join(f"\n    <Label value={quoteattr(name)}/>" for name in names)
     return (
@@ -76,7 +77,7 @@ def label_studio_config(documents: Iterable[EventsDocument]) -> str:
 
 
 def _label(event: Event) -> str:
-    """Returns the label as the configuration, which is XML, can store it."""
+    """Returns the event's label in a form that the configuration, an XML file, can store."""
     return legal_in_xml(label(event))
 
 
@@ -102,7 +103,7 @@ def _task(document: EventsDocument) -> dict[str, Any]:
 
 
 def _span(event: Event) -> dict[str, Any]:
-    """Returns the event's span; Label Studio counts frames from 1 and includes the last one."""
+    """Returns the event's span. Label Studio counts frames from 1, and the end of a span is its last frame."""
     return {
         "id": f"event-{event.id}",
         "from_name": "event",
@@ -114,7 +115,7 @@ def _span(event: Event) -> dict[str, Any]:
 
 
 def _box(event: Event, box: Box, document: EventsDocument) -> dict[str, Any]:
-    """Returns the event's box over all its frames, in percent of the picture."""
+    """Returns the event's box in percent of the picture's size. It is shown in all frames of the event."""
     video = document.video
     across, down = 100 / video["width"], 100 / video["height"]
     place = {"x": box[0] * across, "y": box[1] * down, "width": box[2] * across, "height": box[3] * down, "rotation": 0}

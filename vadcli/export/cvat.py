@@ -1,4 +1,4 @@
-"""Events as CVAT for video 1.1: the masks of each event's frames, or its box if no masks are stored."""
+"""Events in the format `CVAT for video 1.1`: the masks of each event, or the event's box if no masks are stored."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from vadcli.store.masks import MaskTrack
 from vadcli.types import BoolArray, Event
 
 HALF = 128
-"""A pixel belongs to the mask from this byte value on, which is a pixel score of 0.5."""
+"""Pixels with at least this byte value belong to the mask. It is a pixel score of 0.5."""
 
 
 def write_cvat(document: EventsDocument, masks: MaskTrack | None, file: TextIO) -> None:
     """Writes the events of one video.
 
-    CVAT reads only the first mask of a track, so every mask is a track of its own.
+    CVAT reads only the first mask of a track, so every mask gets its own track.
 
     Args:
         document: the video's events.
@@ -78,7 +78,10 @@ def _masks(event: Event, masks: MaskTrack, size: tuple[int, int]) -> Iterator[_S
 
 
 def runs(mask: BoolArray) -> list[int]:
-    """Returns run lengths of a mask, row by row, alternating between outside and inside; the first may be 0."""
+    """Returns the run lengths of a mask, row by row.
+
+    Runs outside and inside the mask alternate. The first run is outside, and its length may be 0.
+    """
     flat = np.concatenate([[False], mask.ravel()])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
     return [int(length) for length in np.diff(np.concatenate([[0], changes, [mask.size]]))]

@@ -13,14 +13,14 @@ from vadcli.store.events import EventsDocument
 from vadcli.types import Event
 
 _RECORD_START_S = 3600
-"""By convention, edited programmes start at one hour."""
+"""Timecode at which the edit list starts: by convention, an edited programme starts at one hour."""
 _DEFAULT_FPS = 25.0
 
 
 def to_edl(document: EventsDocument) -> str:
     """Returns a CMX 3600 edit list of one video's events, in non-drop timecode at the video's frame rate.
 
-    The format counts in whole frames per second: 29.97 becomes 30, as in video editors.
+    The format needs a whole number of frames per second: 29.97 becomes 30, as in video editors.
 
     Raises:
         ValueError: the document has events but no frame rate.
@@ -56,9 +56,10 @@ def _timecode(frames: int, nominal: int) -> str:
 
 
 def to_otio(documents: Iterable[EventsDocument]) -> str:
-    """Returns an OpenTimelineIO timeline: one clip per event of all videos, with a marker at its peak.
+    """Returns an OpenTimelineIO timeline with one clip per event, for all videos.
 
-    A clip refers to its video by the path relative to the scan's folder; everything else about the event is in the metadata.
+    Each clip has a marker at the event's peak. It refers to its video by the path relative to the scanned folder. Everything
+    else about the event is in the clip's metadata.
 
     Raises:
         UsageError: the opentimelineio package is not installed.

@@ -1,4 +1,7 @@
-"""Events as JSON, CSV and WebVTT, which players show as captions or chapters; and the labels of events in all formats."""
+"""Events as JSON, CSV and WebVTT. Players show WebVTT as captions or chapters.
+
+This module also makes the labels of events for all other formats.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ def caption(event: Event) -> str:
 
 
 def one_line(text: str) -> str:
-    """Returns text without line breaks, for formats that are read line by line."""
+    """Returns the text without line breaks, for formats that are read line by line."""
     return " ".join(text.split())
 
 
@@ -36,7 +39,7 @@ _NOT_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U001
 
 
 def legal_in_xml(text: str) -> str:
-    """Returns text in which every character is replaced that XML forbids even in escaped form."""
+    """Returns the text after replacing every character that XML does not allow, not even in escaped form."""
     return _NOT_XML.sub("\ufffd", text)
 
 

@@ -1,10 +1,10 @@
-"""Ground truth of anomaly detection: readers that turn annotations of a data set into one label per row and masks per frame.
+"""Ground truth of anomaly detection: turns the annotations of a data set into labels (one per row) and masks (per frame).
 
     truth = open_ground_truth("ped2", Path("UCSD_Anomaly_Dataset.v1p2"))
     for video, video_truth in truth.match(scored).pairs.items():
         labels = video_truth.labels(table)
 
-A new data set is a class over `GroundTruth` with one method, and a line in `vadcli.registry`.
+To add a data set, write a subclass of `GroundTruth` with one method, and add a line to `vadcli.registry`.
 """
 
 from __future__ import annotations

@@ -20,8 +20,9 @@ TIME_TOLERANCE_S = 1e-6
 ROUNDING_S = 1.0
 """An interval may end this long after the end of the video, because people write whole seconds. No label depends on it."""
 OVERHANG_FRAMES = 3
-"""An official interval may end this many frames after the last frame. Some of UCF-Crime do so by up to two frames, and the
-official evaluators ignore the excess. An end further out means that the annotation is for another version of the video."""
+"""An official interval may end this many frames after the last frame. Some intervals of UCF-Crime end up to two frames after
+it, and the official evaluators ignore the excess. A larger excess means that the annotation is for another version of the
+video."""
 
 _SAME_VIDEO = "scan the file that the annotation was made for, or correct the annotation; it is never cropped to fit"
 
@@ -122,7 +123,7 @@ class FrameIntervals:
     """An annotation as intervals of frames.
 
     Attributes:
-        intervals: half-open and 0-based; none if the video is normal.
+        intervals: half-open and 0-based; empty if the video is normal.
         frames: the number of frames that the annotation was made for; None if it does not say.
         slack_frames: an interval may end this many frames after the last row; `overhang_frames` returns the excess.
     """
@@ -137,7 +138,7 @@ class FrameIntervals:
         return not self.intervals
 
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
-        """Return the intervals; one that ends after the last row, within the slack, is cut there."""
+        """Return the intervals. If an interval ends after the last row, but within the slack, it is cut at the last row."""
         if self.frames is not None:
             _same_length(self.frames, table, where)
         rows = len(table)

@@ -2,9 +2,9 @@
 
 CUHK Avenue (Lu, Shi and Jia, ICCV 2013) has 21 test videos. The official download has testing_videos/NN.avi and
 ground_truth_demo/testing_label_mask/N_label.mat, whose cell array volLabel has one mask per frame; its ground_truth_show.m uses
-the k-th mask for the k-th frame. A frame is abnormal if its mask has a pixel. Most papers use other frame labels with one list
-per clip (LiUzHiAn/hf2vad's gt_label.json, whose key "0" is clip 01: 3,712 of 15,324 frames are abnormal). They differ from the
-masks in a few clips; give that file as `root` to use them.
+the k-th mask for the k-th frame. A frame is abnormal if its mask has a pixel. Most papers use other frame labels: the file
+gt_label.json of LiUzHiAn/hf2vad, with one list per clip (key "0" is clip 01); 3,712 of 15,324 frames are abnormal. These labels
+differ from the masks in a few clips. To use them, give this file as `root`.
 
 ShanghaiTech Campus (Liu, Luo, Lian and Gao, CVPR 2018) has 107 test clips. The official archive has
 testing/frames/SS_CCCC/NNN.jpg (numbered from 000), testing/test_frame_mask/SS_CCCC.npy with one label per frame and
@@ -91,7 +91,7 @@ class VolumeCache:
         self._width = 0
 
     def volume(self, path: Path) -> tuple[ByteArray, int]:
-        """Return the masks of a N_label.mat, (N, H, ceil(W / 8)) uint8, and W.
+        """Return the masks of an N_label.mat as (frames, H, ceil(W / 8)) uint8 with one bit per pixel, and the width W.
 
         Raises:
             DocumentError: the file is missing, damaged or something else.
@@ -142,9 +142,9 @@ def _read_volume(path: Path) -> tuple[ByteArray, int]:
 class ShanghaiTech(GroundTruth):
     """ShanghaiTech Campus.
 
-    `root` is the archive's folder or its testing folder, or a JSON file (or a folder with one) with one list of labels per
-    clip, whose keys are "SS_CCCC.npy". Tracked boxes are read from annotations/ShanghaiTech/SS_CCCC.txt or tracks/ under
-    `root`, if they exist.
+    `root` is the archive's folder or its testing folder. It may also be a JSON file, or a folder with one, that has one list of
+    labels per clip under the key "SS_CCCC.npy". Tracked boxes are read from annotations/ShanghaiTech/SS_CCCC.txt or tracks/
+    under `root`, if they exist.
     """
 
     name = "shanghaitech"

@@ -83,7 +83,7 @@ def whole(text: str) -> int:
     """Read a whole number such as a frame number, also if it was saved as a float ("12.0000e+00").
 
     Raises:
-        ValueError: it is not a whole number, or larger than any video is long.
+        ValueError: it is not a whole number, or larger than the number of frames of any video.
     """
     number = int(text) if re.fullmatch(r"\s*-?\d{1,15}\s*", text) else float(text)
     if not abs(number) < _MAX_FRAME or number != int(number):
@@ -92,7 +92,7 @@ def whole(text: str) -> int:
 
 
 def numbered_images(folder: Path) -> list[Path]:
-    """Return the images of a folder that are named by a number, in order; empty if there is no such folder.
+    """Return the images of a folder whose names are numbers, in order; empty if there is no such folder.
 
     Raises:
         DocumentError: the folder cannot be read, or a number is missing or occurs twice.
@@ -210,8 +210,8 @@ def read_tracks(path: Path) -> tuple[Region, ...]:
     """Read tracked boxes, one per line: track, 0-based frame, x_min, y_min, x_max, y_max; both corners belong to the box.
 
     This is the format of the RBDC and TBDC evaluation code of Georgescu et al. (lilygeorgescu/AED, annotations/ShanghaiTech).
-    Its evaluation/compute_tbdc_rbdc.py counts both corners as inside. Frames count from 0: only then is frame 154, the first
-    one of 01_0014.txt, also the first abnormal one of the frame labels.
+    Its evaluation/compute_tbdc_rbdc.py counts both corners as inside. Frames count from 0:
+    01_0014.txt starts at frame 154, which is the first abnormal frame of the frame labels only if frames count from 0.
 
     Raises:
         DocumentError: a line has another form.
@@ -265,5 +265,5 @@ class ArrayMasks:
 
 
 def npy_files(folder: Path) -> Mapping[str, Path]:
-    """Return the .npy files of a folder by name without suffix, in order, without hidden files."""
+    """Return name without suffix -> path for the .npy files of a folder, in order; hidden files are left out."""
     return {path.stem: path for path in sorted(folder.glob("*.npy")) if not path.name.startswith(".") and path.is_file()}

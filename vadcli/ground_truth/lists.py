@@ -6,9 +6,9 @@ The CSV table has intervals in seconds; `template_from_events` and `template_fro
     cam1/a.mp4,12.4,15,fighting
     cam1/b.mp4,,,
 
-A frame is inside if start_s <= its timestamp < end_s, within a microsecond. A video with several intervals has several rows, a
-normal video one row with empty times; the category is optional. Paths are written as in a scan's output; leading folders and
-the suffix may differ if this is not ambiguous.
+A frame is inside if start_s <= its timestamp < end_s, within a microsecond. A video with several intervals has several rows. A
+normal video has one row with empty times. The category is optional. Paths are written as in a scan's output; leading folders
+and the suffix may differ if only one video fits.
 
 UCF-Crime (Sultani et al., CVPR 2018): Temporal_Anomaly_Annotation_for_Testing_Videos.txt has one line `video class first last
 first last` per test video, with -1 for no interval. The official Evaluate_Anomaly_Detector.m
@@ -165,7 +165,7 @@ UCF_CATEGORIES = {
     "Stealing": "stealing",
     "Vandalism": "vandalism",
 }
-"""The classes of the file, as the category lists spell them."""
+"""Class in the file -> its name in the category lists."""
 XD_CATEGORIES = {
     "B1": "fighting",
     "B2": "shooting",
@@ -174,7 +174,7 @@ XD_CATEGORIES = {
     "B6": "car accident",
     "G": "explosion",
 }
-"""The labels in the names of videos, as the category lists spell them."""
+"""Label in the name of a video -> its name in the category lists."""
 _XD_LABEL = re.compile(r".*_label_(A|[A-Z0-9]+(?:-[A-Z0-9]+)*)", re.DOTALL)
 
 
@@ -233,7 +233,7 @@ class XDViolence(GroundTruth):
                 yield video_truth(file.relative_to(folder).as_posix(), folder, FrameIntervals(()))
 
     def implied(self, scored: str) -> VideoTruth | None:
-        """Return a normal video if the name has the label A."""
+        """Return the truth of a normal video if the name has the label A."""
         return video_truth(scored, self.root, FrameIntervals(())) if stem(scored).endswith("_label_A") else None
 
 

@@ -25,7 +25,7 @@ _SUFFIXES = frozenset(_VIDEO.split())
 PathParts = tuple[str, ...]
 """The parts of a relative path."""
 
-_SHOWN = 5  # most names in an error message
+_SHOWN = 5  # largest number of names in an error message
 
 
 def stem(name: str) -> str:
@@ -36,8 +36,13 @@ def stem(name: str) -> str:
 def pair(scored: Iterable[str], truths: Iterable[str], *, stem_alone: bool) -> dict[str, str]:
     """Return scored video -> truth, for all that can be paired; each occurs at most once.
 
-    The first rule that fits decides: the same path; the same path without the suffix; one path is the end of the other ("a.mp4"
-    and "cam1/a.mp4"); the same without the suffix; with `stem_alone`, the same name in any folder, if no other video has it.
+    The first rule that fits decides:
+
+    1. The paths are the same.
+    2. The paths are the same without their suffixes.
+    3. One path is the end of the other: "a.mp4" and "cam1/a.mp4".
+    4. Without their suffixes, one path is the end of the other.
+    5. With `stem_alone`: the names are the same in any folder, and no other video has this name.
 
     Args:
         scored: relative paths of scored videos.
@@ -142,10 +147,10 @@ class VideoTruth:
     Attributes:
         video: the data set's name for the video, a relative path without "..".
         source: the file with the annotation, for error messages.
-        read: returns the annotation; use `annotation`, which caches it.
+        read: function that returns the annotation; callers use `annotation`, which caches the result.
         categories: all kinds of anomalies in the video; empty if the video is normal or the data set has no categories.
         masks: None if the data set has none for this video.
-        read_regions: returns the tracked regions; None if there are none.
+        read_regions: function that returns the tracked regions; None if there are none.
     """
 
     video: str
@@ -232,7 +237,7 @@ class VideoTruth:
 
 
 def video_truth(video: str, source: Path, annotation: Annotation, *, categories: Iterable[str] = ()) -> VideoTruth:
-    """Return a truth without masks whose annotation is already read."""
+    """Return the truth of a video without masks, made from an annotation that is already read."""
     return VideoTruth(video, source, lambda: annotation, tuple(categories))
 
 

@@ -1,11 +1,11 @@
-"""UBnormal (Acsintoae et al., CVPR 2022): rendered videos, tracks of abnormal objects, images with the number of every object.
+"""UBnormal (Acsintoae et al., CVPR 2022): rendered videos, tracks of abnormal objects, and images of object numbers.
 
 The official archive has SceneN/{normal,abnormal}_scene_N_scenario_M.mp4. Each abnormal video has a folder <video>_annotations/
 with <video>_tracks.txt (one line `object,first frame,last frame` per track) and <video>_%04d_gt.png, whose pixels are object
 numbers. The official scripts are in lilygeorgescu/UBnormal. scripts/write_frame_level_ground_truth.py sets
 ground_truth[first : last + 1], so frames count from 0 and the last one is abnormal too. scripts/create_tracks_for_tbdc_rbdc.py
 opens the image with the number of the frame, takes the pixels of the track's object, and uses the connected part with the
-largest box; it prefers <video>_new_tracks.txt.
+largest box. If there is a <video>_new_tracks.txt, this script takes the tracks from it, and so does `ObjectMasks.regions`.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ IOU_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5)
 """The temporal IoUs at which segment F1 is reported."""
 
 TOLERANCE_S = 1e-6
-"""An overlap of at most this does not count, because decimal annotations are compared with binary timestamps."""
+"""An overlap of at most this does not count. It may be a rounding error: annotations are decimal, timestamps are binary."""
 IOU_TOLERANCE = 1e-9
 
 LEVEL = 0.95
@@ -65,9 +65,10 @@ def match_events(predicted: TimeArray, true: TimeArray, iou: float) -> IndexArra
     """Match the events of one video one to one; return (M, 2) pairs (predicted, true) with a temporal IoU of at least `iou`.
 
     Paired events always overlap. The matching has as many pairs as possible, and among such matchings the highest sum of IoUs.
-    This is the optimal matching of sed_eval (Mesaros et al., Metrics for Polyphonic Sound Event Detection, 2016) and mir_eval,
-    which depends on no score and no order. ActivityNet's greedy matching by score gives the same pairs if no two candidates
-    compete for an event; this is always so if the events of each side do not overlap one another and `iou` is above 0.5.
+    This is the optimal matching of sed_eval (Mesaros et al., Metrics for Polyphonic Sound Event Detection, 2016) and mir_eval.
+    It does not depend on scores or on the order of events. ActivityNet's greedy matching by score gives the same pairs if no
+    two candidates compete for an event; this is always so if the events of each side do not overlap one another and `iou` is
+    above 0.5.
     """
     first, second, shared = _overlaps(predicted, true)
     union = (predicted[first, 1] - predicted[first, 0]) + (true[second, 1] - true[second, 0]) - shared
@@ -79,8 +80,8 @@ def match_events(predicted: TimeArray, true: TimeArray, iou: float) -> IndexArra
 def segment_f1(events: EventSet, *, iou: float) -> Estimate:
     """Return the F1 of events matched by `match_events`, over all videos together.
 
-    2 TP / (predicted + true), as the segmental F1 of Lea et al. (Temporal Convolutional Networks, CVPR 2017) and the event F1
-    of sed_eval. 0 if only one side has events; undefined if neither has.
+    F1 is 2 TP / (predicted + true), as in the segmental F1 of Lea et al. (Temporal Convolutional Networks, CVPR 2017) and the
+    event F1 of sed_eval. It is 0 if there are only predicted or only true events, and undefined if there are no events.
     """
     if not 0.0 < iou <= 1.0:
         raise ValueError(f"the IoU must lie in (0, 1], not {iou:g}")
@@ -98,7 +99,7 @@ def onset_error(events: EventSet, *, iou: float = IOU_LEVELS[0], signed: bool = 
     Args:
         events: the events of all videos.
         iou: lowest temporal IoU of a pair.
-        signed: True returns the mean of predicted minus true start: a value below 0 is early.
+        signed: True returns the mean of predicted minus true start; a value below 0 means that predictions start early.
     """
     if not 0.0 < iou <= 1.0:
         raise ValueError(f"the IoU must lie in (0, 1], not {iou:g}")
@@ -253,10 +254,10 @@ def _choice(judged: Sequence[ReviewedEvent], peaks: Sequence[float], hours: floa
 
 
 def without_false(events: Sequence[tuple[float, float]], reviewed: Sequence[ReviewedEvent]) -> list[int]:
-    """Return the indices of the events of one video that no review called false.
+    """Return the indices of those events of one video that no review called false.
 
-    A review applies to the event whose temporal IoU with the reviewed event is above one half, so it also holds after the
-    events were cut again with other thresholds.
+    A review applies to the event whose temporal IoU with the reviewed event is above one half. So reviews still apply after
+    other thresholds have changed the starts and ends of events.
 
     Args:
         events: (start_s, end_s) of each event.

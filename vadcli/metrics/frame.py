@@ -24,8 +24,8 @@ from vadcli.metrics.intervals import (
 from vadcli.types import BoolArray, IndexArray
 
 RESAMPLE_BINS = 4096
-"""Most bins of a resampled curve: one half with equal shares of the positives, one half with equal shares of the negatives."""
-RESAMPLE_CELLS = 1 << 25  # most videos times bins of the two float64 tables; with very many videos there are fewer bins
+"""Largest number of bins of a resampled curve. Half of them hold equal shares of the positives, half of the negatives."""
+RESAMPLE_CELLS = 1 << 25  # limit of videos times bins per float64 table; with very many videos there are fewer bins
 
 NORMAL = -1
 """The category code of a row without a category."""
@@ -45,7 +45,7 @@ class FrameSet:
         scores: (N,) floats, higher is more anomalous; no NaN.
         labels: (N,) bool, True in an anomaly.
         offsets: (V + 1,) int64, video v has the rows offsets[v] to offsets[v + 1].
-        sampled: (N,) bool, True if the model saw the frame; None if not known. Other rows have a score carried forward.
+        sampled: (N,) bool, True if the detector scored this frame, False if its score is carried forward; None if not known.
     """
 
     scores: NDArray[np.floating[Any]]
@@ -101,7 +101,7 @@ class FrameSet:
 
     @cached_property
     def counts(self) -> tuple[IndexArray, IndexArray]:
-        """(K,) positives and (K,) negatives at each distinct score, ascending; cached, so all metrics share one sort."""
+        """The numbers of positives (K,) and negatives (K,) at each distinct score, ascending; cached for all metrics."""
         return _counts(self.scores, self.labels)
 
     @cached_property
@@ -112,7 +112,7 @@ class FrameSet:
 
     @cached_property
     def tables(self) -> tuple[Numbers, Numbers]:
-        """(V, K) positives and (V, K) negatives per video and bin of ascending score, for resampling; cached."""
+        """The numbers of positives (V, K) and negatives (V, K) per video and bin of ascending score, for resampling; cached."""
         return _tables(self.scores, self.labels, self.video, self.videos)
 
     def with_endpoints(self) -> FrameSet:
@@ -136,12 +136,13 @@ def frame_auc(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
     """Return the ROC-AUC over all frames together; equals `sklearn.metrics.roc_auc_score` of the concatenated test set.
 
     The value is exact. Its interval is exact if positives and negatives each have at most half of RESAMPLE_BINS distinct
-    scores. Otherwise, resamples treat the scores within a bin as ties. A bin holds about 2 / RESAMPLE_BINS of one class (more
-    only if many rows share one score), and the area changes by less than that (far less in practice, as the errors of bins
-    cancel). Undefined without abnormal or without normal frames, unless `endpoints` adds one of each.
+    scores. Otherwise, resamples treat the scores within a bin as ties. A bin holds a share of about 2 / RESAMPLE_BINS of one
+    class (more only if many rows have the same score). The area changes by less than this share, and in practice by far less,
+    because the errors of the bins cancel. Undefined without abnormal or without normal frames, unless `endpoints` adds one of
+    each.
 
     Args:
-        frames: the frames of all videos; call `only_sampled()` first to evaluate only the frames that the model saw.
+        frames: the frames of all videos; call `only_sampled()` first to evaluate only sampled frames.
         endpoints: append label 0 with score 0 and label 1 with score 1, as the published evaluators of Georgescu et al. (A
             Background-Agnostic Framework, TPAMI 2021) and others do. This raises the value; scores must lie in [0, 1].
     """
@@ -151,8 +152,8 @@ def frame_auc(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
 def frame_ap(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
     """Return the average precision over all frames; equals `sklearn.metrics.average_precision_score` of the test set.
 
-    See `frame_auc` for intervals; here, bins change a resample by up to the change of precision within a bin. Undefined without
-    abnormal frames, unless `endpoints` adds one.
+    See `frame_auc` for intervals. Here, bins change the value of a resample by at most the change of the precision within a
+    bin. Undefined without abnormal frames, unless `endpoints` adds one.
     """
     return _micro(frames, average_precision, AP_UNDEFINED, endpoints=endpoints)
 
@@ -161,9 +162,10 @@ def frame_auc_macro(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
     """Return the ROC-AUC within videos: the mean of the ROC-AUCs of the single videos, all with the same weight.
 
     It compares frames only with frames of the same video, so a constant added to all scores of one video changes nothing. In
-    `frame_auc`, most pairs of frames come from two videos. The same as the macro-averaged AUC of Georgescu et al. (TPAMI 2021,
+    `frame_auc`, most pairs of frames come from two videos. This is the macro-averaged AUC of Georgescu et al. (TPAMI 2021,
     section 4.2). A video with only one class has no ROC-AUC: it is left out and counted in the note. With `endpoints`, which
-    those authors use, every video has one (of a normal video it is 1). Undefined if no video has one. The interval is exact.
+    those authors use, every video has a ROC-AUC (1 for a normal video). Undefined if no video has a ROC-AUC. The interval is
+    exact.
     """
     return _macro(frames, roc_auc, AUC_UNDEFINED, endpoints=endpoints)
 
@@ -177,7 +179,7 @@ def frame_ap_macro(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
 
 
 def frames_of_category(frames: FrameSet, codes: IndexArray, code: int, *, own_videos: bool = False) -> FrameSet:
-    """Return the frames that evaluate one category: its abnormal frames and the normal ones, without other categories' frames.
+    """Return the frames to evaluate one category: its abnormal frames and normal frames, no frames of other categories.
 
     Args:
         frames: the frames of all videos.
@@ -202,7 +204,7 @@ def per_category(
     *,
     own_videos: bool = False,
 ) -> dict[str, Estimate]:
-    """Return `figure` for each category by name, on the frames that `frames_of_category` returns.
+    """Return category name -> the value of `figure` on the frames that `frames_of_category` returns.
 
     Papers on UCF-Crime (Sultani et al., CVPR 2018) and XD-Violence report such values without a common definition. Here the
     normal frames are those of all videos, or with `own_videos` those of the category's videos. Undefined for a category without
@@ -222,7 +224,7 @@ def category_auc(frames: FrameSet, codes: IndexArray, code: int, *, within: bool
     """Return the ROC-AUC of one category's frames against normal frames, over all videos together or within videos.
 
     Resamples draw from all videos of `frames`, so that two runs can be compared even if they lack frames in different videos.
-    Undefined without a frame of the category or without a normal one; `within`, if no video has both.
+    Undefined without a frame of the category or without a normal frame. With `within`, undefined if no video has both.
 
     Args:
         frames: the frames of all videos; their scores may be the scores of the category alone.

@@ -3,9 +3,9 @@
 Intervals: the bootstrap draws videos with replacement, never frames, because the frames of one video depend on one another.
 Each metric is a function of how often each video counts, so that nothing has to be sorted again for a resample.
 
-Areas: the functions from `roc_auc` on compute from counts by ascending score, so that the same code serves exact scores, bins
-and resamples. They take (..., K) counts, in which column k counts everything with the k-th lowest score (or bin), and return
-(...) areas.
+Areas: `roc_auc` and the functions below it compute areas from counts by ascending score, so that the same code serves exact
+scores, bins and resamples. They take (..., K) counts, in which column k counts everything with the k-th lowest score (or bin),
+and return (...) areas.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ Numbers = NDArray[np.float64]
 Statistic = Callable[[Numbers], Numbers]
 """Maps (B, V) weights (how often each video counts in each resample) to (B,) values, NaN if undefined."""
 
-CHUNK = 64  # resamples computed together; bounds memory and changes no result
+CHUNK = 64  # resamples that are computed together; limits the memory and changes no result
 NEED_TWO = "an interval needs two videos or more"
 
 
@@ -117,8 +117,9 @@ class Estimate:
     def metric(self, bootstrap: Bootstrap | None = None) -> Metric:
         """Return the value, with its percentile interval over videos if `bootstrap` is given.
 
-        There is no interval, but a note, if the value is undefined, if one video decides it, or if it is undefined in every
-        resample. Resamples in which it is undefined (for example with one class only) are left out and counted in the note.
+        If the value is undefined, if one video decides it, or if it is undefined in every resample, there is a note instead of
+        an interval. Resamples in which the value is undefined (for example with one class only) are left out and counted in
+        the note.
         """
         videos = self.drawn if self.used is None else self.used
         if self.value is None or bootstrap is None:
@@ -132,7 +133,7 @@ class Estimate:
 def difference(first: Estimate, second: Estimate, bootstrap: Bootstrap) -> Metric:
     """Return `first` minus `second` with the interval of paired resamples, in which both use the same drawn videos.
 
-    Undefined if either value is. The caller must make sure that both have the same videos in the same order.
+    Undefined if either value is undefined. The caller must make sure that both have the same videos in the same order.
 
     Raises:
         ValueError: the numbers of videos differ.
@@ -150,7 +151,7 @@ def difference(first: Estimate, second: Estimate, bootstrap: Bootstrap) -> Metri
 
 
 def ratio(numerator: Numbers, denominator: Numbers, *, undefined: str, note: str = "", used: int | None = None) -> Estimate:
-    """Return the sum of (V,) numerators over the sum of (V,) denominators; None with the note `undefined` if that is 0."""
+    """Return sum of (V,) numerators / sum of (V,) denominators; None with the note `undefined` if the latter sum is 0."""
     above, below = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
 
     def statistic(weights: Numbers) -> Numbers:
@@ -163,10 +164,10 @@ def ratio(numerator: Numbers, denominator: Numbers, *, undefined: str, note: str
 
 
 def over_all(estimate: Estimate, chosen: NDArray[np.bool_]) -> Estimate:
-    """Return an estimate over some of the videos as one that draws from all of them; the value stays the same.
+    """Return an estimate with the same value whose resamples draw from all videos, not only from those that it uses.
 
-    So the estimates of two runs can be paired even if each run uses other videos. There is no interval if fewer than two videos
-    are used.
+    So the estimates of two runs can be paired even if the runs use different videos. There is no interval if fewer than two
+    videos are used.
 
     Args:
         estimate: draws from as many videos as are chosen, in the same order.
@@ -241,8 +242,8 @@ def area_to_limit(x: Numbers, y: Numbers, limit: float, *, flat: bool) -> Number
     Args:
         x, y: (..., K) points in order.
         limit: where the area ends.
-        flat: True continues horizontally from the last point within the limit; False cuts the line that crosses the limit. A
-            curve that ends before the limit always continues horizontally.
+        flat: if True, the curve continues horizontally from the last point within the limit. If False, the line that crosses
+            the limit is cut there. A curve that ends before the limit always continues horizontally.
     """
     steps = np.diff(x, axis=-1)
     within = np.clip(limit - x[..., :-1], 0.0, steps)
@@ -261,7 +262,7 @@ def area_to_limit(x: Numbers, y: Numbers, limit: float, *, flat: bool) -> Number
 def bin_edges(groups: list[NDArray[Any]], bins: int) -> NDArray[Any]:
     """Return ascending values that divide each group into about `bins / len(groups)` equal shares.
 
-    A group with few distinct values has all of them as edges, and then nothing is lost. Bin k holds edge k - 1 <= value < edge
+    If a group has few distinct values, all of them are edges, and then nothing is lost. Bin k holds edge k - 1 <= value < edge
     k (`numpy.searchsorted(edges, values, "right")`), so that ties stay together and the order between bins is kept.
 
     Args:

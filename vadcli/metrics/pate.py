@@ -1,4 +1,4 @@
-"""PATE: an area under a precision-recall curve that gives partial credit to alarms shortly before and after an anomaly."""
+"""PATE: the area under a precision-recall curve in which alarms shortly before or after an anomaly count in part as true."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vadcli.types import BoolArray, IndexArray
 
 MAX_THRESHOLDS = 250
 BUFFERS = (0, 100)
-CELLS = 1 << 24  # most thresholds times rows of one anomaly that are computed together
+CELLS = 1 << 24  # limit of thresholds times rows of one anomaly that are computed together
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,14 @@ def pate(
     threshold, every frame with an alarm counts as follows:
 
     - inside an anomaly: true with weight 1;
-    - in the late buffer after an anomaly, or in the early buffer before one that is hit: true with a weight that falls linearly
-      with the distance from the middle of the anomaly, to 0 at the end of the buffer, and false with the remaining weight;
+    - in the late buffer after an anomaly, or in the early buffer before an anomaly that is hit (has an alarm inside): true with
+      a weight w and false with weight 1 - w. The weight w falls linearly with the distance from the middle of the anomaly; it
+      is 0 at the end of the buffer;
     - anywhere else: false with weight 1.
 
     Every frame of a missed anomaly counts as missed with weight 1. In an anomaly that is hit, a missed frame has weight 1 if
-    its distance from the onset is at most the length of the first run of hits, and less weight further on. Points at which the
-    recall falls with the threshold are left out of the area.
+    its distance from the start of the anomaly is at most the length of the first run of hits, and less weight if it is later.
+    A point of the curve is left out of the area if its recall is lower than the recall at a higher threshold.
 
     What the paper leaves open follows the authors' package PATE 0.1.1, whose defaults are used: for one video the value equals
     that package's. The counts of several videos are added, and buffers end with the video. Undefined without abnormal frames.
@@ -136,7 +137,7 @@ def _true(frames: FrameSet, runs: _Runs, level: IndexArray, buffers: tuple[int, 
 
 
 def _rows(starts: IndexArray, ends: IndexArray) -> tuple[IndexArray, IndexArray]:
-    """Return all rows of half-open ranges, and the range that each comes from."""
+    """Return all rows of half-open ranges, and for each row the index of its range."""
     lengths = ends - starts
     owner = np.repeat(np.arange(len(starts)), lengths)
     return np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + starts[owner], owner
@@ -160,7 +161,7 @@ def _missed_of_one(hit: BoolArray) -> Numbers:
     onset = hit.argmax(axis=1)
     ended = ~hit & (index > onset[:, None])
     run = np.where(ended.any(axis=1), ended.argmax(axis=1), length) - onset  # frames in the first hit run
-    strict = index <= run[:, None]  # as if the run began at the onset: a missed frame here has weight 1
+    strict = index <= run[:, None]  # as if the run began at the first row: a missed frame here has weight 1
     later = ~hit & ~strict
     spread = (run + 1) * (later @ index - later.sum(axis=1) * run / 2.0)
     full = length * (length - 1) / 2.0 or 1.0
@@ -169,7 +170,7 @@ def _missed_of_one(hit: BoolArray) -> Numbers:
 
 
 def _area(true: Numbers, found: Numbers, lost: Numbers) -> Numbers:
-    """Return (B,) areas from (B, T) values by ascending threshold; the curve is linear and starts at recall 0, precision 1."""
+    """Return (B,) areas from (B, T) values by ascending threshold; lines join the points, from recall 0, precision 1 on."""
 
     def from_highest(values: Numbers) -> Numbers:
         backwards: Numbers = np.nan_to_num(values[:, ::-1])

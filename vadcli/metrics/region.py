@@ -1,4 +1,4 @@
-"""Region metrics on boxes, RBDC and TBDC: how many anomalies are found in the right place, and at how many false regions."""
+"""Region metrics on boxes, RBDC and TBDC: the share of anomalies that are found in the right place, against false regions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ALPHA = 0.1
 """The share of a track's regions that must be found for the track to be found."""
 BETA = 0.1
 """The lowest IoU at which a region is found."""
-RESAMPLE_BINS = 2048  # most score bins in a resample
+RESAMPLE_BINS = 2048  # largest number of score bins in a resample
 
 TOUCHING = np.ones((3, 3), np.int8)
 
@@ -104,7 +104,7 @@ def mask_regions(mask: ByteArray, *, at: float = 0.5) -> tuple[NDArray[np.int64]
 
     Args:
         mask: (H, W) uint8.
-        at: lowest score in [0, 1] of a pixel of a region; pixels of value 0 never belong to one.
+        at: lowest score in [0, 1] of a pixel of a region; pixels of value 0 never belong to a region.
     """
     labelled, count = ndimage.label((mask >= at * 255.0) & (mask > 0), TOUCHING)
     boxes = [(x.start, y.start, x.stop - x.start, y.stop - y.start) for y, x in ndimage.find_objects(labelled)]
@@ -125,7 +125,7 @@ def _check_boxes(video: IndexArray, frame: IndexArray, box: Numbers) -> None:
 
 
 def _match(detected: Regions, tracks: Tracks, beta: float) -> tuple[Numbers, NDArray[np.bool_]]:
-    """Return (G,) the highest score that finds each true region, -inf if none; (D,) True if a detected region finds none."""
+    """Return the highest score (G,) that finds each true region, -inf if none does, and (D,) True for false detections."""
     first, second = _same_frame(detected, tracks)
     hits = _iou(detected.box[first], tracks.box[second]) >= beta
     best = np.full(len(tracks.video), -np.inf)

@@ -1,9 +1,9 @@
 """The options of every command as frozen dataclasses, each option declared once.
 
 A field's metadata holds its help text and choices. The command line, the reference page and the run record are made from
-it. `config.resolve` fills an option set from the command line, the environment and TOML files.
+this metadata. `config.resolve` fills an option set from the command line, the environment and TOML files.
 
-`ScanOptions` also has the options that each detector of the registry owns.
+`ScanOptions` also has the special options of each detector in the registry.
 """
 
 from typing import TYPE_CHECKING

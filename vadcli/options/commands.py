@@ -65,7 +65,7 @@ class ScanOptions(FindOptions, DecodeOptions, DetectorOptions, ThresholdOptions,
     max_runtime: str | None = option(
         None, "Stop after this time; the next run continues from there.", panel=RUNNING, metavar="TIME", default_text="no limit"
     )
-    checkpoint_every: str = option("30s", "Most work that is lost when the scan is killed.", panel=RUNNING, metavar="TIME")
+    checkpoint_every: str = option("30s", "At most this much work is lost if a scan is killed.", panel=RUNNING, metavar="TIME")
     dry_run: bool = option(False, "List what would be scanned, and stop.", panel=RUNNING)
     fail_on_event: bool = option(False, "Exit with code 10 if there are events.", panel=RUNNING)
 
@@ -234,7 +234,7 @@ class BenchOptions(TalkOptions):
         """Returns --ratios as numbers.
 
         Raises:
-            UsageError: one of them is not in (0, 1].
+            UsageError: a ratio is not in (0, 1].
         """
         ratios = parse_numbers(self.ratios, "ratios")
         if not all(0 < ratio <= 1 for ratio in ratios):
@@ -245,7 +245,7 @@ class BenchOptions(TalkOptions):
         """Returns --batch-sizes as numbers.
 
         Raises:
-            UsageError: one of them is not a whole number of at least 1.
+            UsageError: a batch size is not a whole number of at least 1.
         """
         sizes = parse_numbers(self.batch_sizes, "batch_sizes")
         if not all(size >= 1 and size == int(size) for size in sizes):
@@ -302,7 +302,7 @@ class ReportOptions(DecodeOptions, TalkOptions):
     )
     clips: bool = option(False, "Also include a video clip of each of these events.", panel=OUTPUT)
     clip_length: str = option(
-        "60s", "Longest clip of an event; it is cut around the highest score.", panel=OUTPUT, metavar="TIME"
+        "60s", "Maximum length of a clip; it is cut around the highest score.", panel=OUTPUT, metavar="TIME"
     )
     max_mb: float = option(
         5.0, "Without --assets: stop adding pictures and clips when the page reaches this size.", panel=OUTPUT, metavar="MB"

@@ -33,7 +33,7 @@ def resolve(
         section: the command's table in a TOML file.
         given: values from the command line; None means "not given".
         config: `--config FILE`, which replaces `./vadcli.toml`.
-        env: the environment; None stands for the process's own.
+        env: the environment; None means the environment of this process.
 
     Raises:
         UsageError: a value or key is invalid; the message names its layer.
@@ -59,7 +59,7 @@ def from_keywords(kind: type[T], given: Mapping[str, Any]) -> T:
 
     Args:
         kind: the option dataclass.
-        given: options by name. A list of words may stand for an option that takes words separated by commas.
+        given: options by name. If an option takes words separated by commas, a list of words may be given instead.
 
     Raises:
         UsageError: there is no such option, or its value cannot be used.
@@ -120,7 +120,7 @@ def _layer(path: Path, section: str, known: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _coerce(hint: Any, value: Any, where: str, item: Field[Any]) -> Any:
-    """Convert a value of the command line, a TOML file or the environment to the field's type."""
+    """Convert a value from the command line, a TOML file or the environment to the field's type."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     try:
@@ -155,7 +155,7 @@ def _truth(text: str) -> bool:
 
 
 def cache_folder() -> Path:
-    """Returns the platform's folder for data that can be made again."""
+    """Returns the platform's cache folder, for data that can be fetched or computed again."""
     from platformdirs import user_cache_path
 
     return user_cache_path("vadcli")

@@ -56,16 +56,16 @@ class EvalOptions(TalkOptions):
     confidence: float = option(0.95, "Confidence level of the intervals.", panel=HOW)
     seed: int = option(0, "Seed of the resamples.", panel=HOW)
     compare: bool = option(
-        False, "Show several OUT side by side, with paired differences from the first; implied by several OUT.", panel=HOW
+        False, "Show several OUT side by side, with paired differences from the first; always on with several OUT.", panel=HOW
     )
     init: bool = option(
-        False, "Only print a CSV of the events found, which you can correct by hand into a ground truth.", panel=EVENTS
+        False, "Only print a CSV of the events found. You can correct it by hand and use it as ground truth.", panel=EVENTS
     )
     from_frames: bool = option(False, "Only print the ground truth of --dataset as a CSV in seconds.", panel=EVENTS)
     format: str = option("table", "Format of the figures.", panel=OUTPUT, choices=("table", "markdown", "latex"))
     plots: Path | None = option(
         None,
-        "Also draw ROC, PR, score timelines, highest normal spans and lowest true events into this folder.",
+        "Also write plots into this folder: ROC, PR, score timelines, highest normal spans, lowest true events.",
         panel=OUTPUT,
         metavar="DIR",
     )

@@ -26,7 +26,7 @@ def parse_duration(text: str, name: str) -> float:
     """Returns the seconds of `90`, `90s`, `15m`, `8h`, `2d` or `500ms`.
 
     Raises:
-        UsageError: the text has another form.
+        UsageError: the text is not a duration.
     """
     match = DURATION.fullmatch(str(text).strip())
     if match is None:
@@ -89,7 +89,7 @@ def option(
 
 
 def same(kind: type[Any], name: str) -> Any:
-    """Returns a copy of another option set's field."""
+    """Returns a copy of a field of another option set, so that both commands have the same option."""
     found = next(item for item in fields(kind) if item.name == name)
     return field(default=found.default, metadata=found.metadata)
 
@@ -99,7 +99,7 @@ FIND, HOW, EVENTS, OUTPUT, RUNNING, TALK = PANELS
 
 
 def effective(options: Any) -> dict[str, Any]:
-    """Returns an option set as JSON values, for the run record."""
+    """Returns the values of an option set as JSON values, for the run record."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, tuple):
@@ -115,14 +115,14 @@ def default_of(item: Field[Any]) -> Any:
 
 
 PRESET_MARK = "preset:"
-"""Prefix of a preset's name in `--model`: random weights of its sizes, even if a model of that name is installed."""
+"""Prefix of a preset's name in `--model`: random weights of its sizes, even if a model with this name exists."""
 DETECTOR_CHOICES = ("auto", *DETECTORS)
 DEFAULT_MODEL = "lavida-7b"
 
 
 @dataclass(frozen=True)
 class ThresholdOptions:
-    """How scores become events. None stands for the detector's own default."""
+    """How scores become events. None means the detector's own default."""
 
     threshold: float | None = option(
         None, "An event starts when the score reaches this value, 0-1.", panel=EVENTS, default_text="the detector's own"
@@ -255,7 +255,7 @@ class DecodeOptions:
 
 @dataclass(frozen=True)
 class DetectorOptions:
-    """Which detector, what it looks for, and how it computes. A detector adds options of its own in a subclass of this."""
+    """Which detector, what it looks for, and how it computes. A detector adds its own options in a subclass."""
 
     categories: str = option(
         "",
@@ -282,7 +282,7 @@ class DetectorOptions:
     batch_size: int | None = option(
         None, "Number of clips that are scored together.", panel=HOW, default_text="as memory allows"
     )
-    attribute: bool = option(True, "Name the category of each event, by a second pass over its peak.", panel=HOW)
+    attribute: bool = option(True, "Find the category of each event, with a second pass over its peak.", panel=HOW)
     compile: bool = option(False, "Compile the model first (torch.compile): slower to start, then faster.", panel=HOW)
 
     def __post_init__(self) -> None:
@@ -291,10 +291,10 @@ class DetectorOptions:
 
 
 def with_detector_options(kind: type[Any]) -> type[Any]:
-    """Returns an option set that also has the own options of each detector; an option of `kind` wins over one of that name."""
+    """Returns `kind` with the options of every detector added. If both have an option of one name, that of `kind` is used."""
     own = []
     for name in DETECTOR_OPTIONS:
-        with suppress(UsageError):  # a broken package: the detector itself reports it when it is used
+        with suppress(UsageError):  # a broken package: an error is reported when this detector is used
             own.append(DETECTOR_OPTIONS.load(name))
 
     def check(self: Any) -> None:

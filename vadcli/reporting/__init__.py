@@ -26,8 +26,8 @@ from vadcli.video.loader import loader_options
 log = logging.getLogger("vadcli")
 
 STDOUT = Path("-")
-CURVE_SHARE = 0.2  # share of a page's size for the score curves
-POINTS_BESIDE = 4_000_000  # points of all curves, if they are files beside the page
+CURVE_SHARE = 0.2  # the score curves may take this share of a page's size
+POINTS_BESIDE = 4_000_000  # points of all curves together, if the curves are in files beside the page
 CLIP_HEIGHT_PX = 480
 
 
@@ -38,7 +38,7 @@ class WrittenReport:
     Attributes:
         archive: the events and failures that it shows.
         text: the page or digest.
-        file: where it was written; None if `options.to` is "-": the caller prints the text.
+        file: where it was written; None if `options.to` is "-"; then the caller prints the text.
     """
 
     archive: Archive
@@ -47,7 +47,7 @@ class WrittenReport:
 
 
 def read_archive(out: Path, options: ReportOptions) -> Archive:
-    """Return what the scans stored in a folder, limited by `options.since` and `.include`.
+    """Return what the scans stored in a folder, limited by `options.since` and `options.include`.
 
     Raises:
         UsageError: there is no such folder.
@@ -60,7 +60,7 @@ def read_archive(out: Path, options: ReportOptions) -> Archive:
 def make_report(archive: Archive, options: ReportOptions) -> WrittenReport:
     """Return the page or digest of an archive, after writing it to `options.to`.
 
-    A failed report leaves an earlier file as it was.
+    If making the report fails, an earlier report file is unchanged.
 
     Raises:
         OutputError: the report cannot be written.
@@ -78,7 +78,7 @@ def make_report(archive: Archive, options: ReportOptions) -> WrittenReport:
 
 
 def _write(text: str, to: Path, archive: Archive, scratch: Scratch) -> None:
-    if to.exists() and not to.is_file():  # write into a pipe or a device; never replace it
+    if to.exists() and not to.is_file():  # a pipe or a device: write into it, never replace it
         with writing(to):
             to.write_text(text, encoding="utf-8")
     elif to.absolute().is_relative_to(archive.layout.out.absolute()):
@@ -132,7 +132,7 @@ def _page(archive: Archive, folder: InFolder | None, scratch: Scratch, options: 
 
 @dataclass(frozen=True)
 class _ClipLayout(OutputLayout):
-    """The layout of a scan's folder, with the rendered files in another folder.
+    """The layout of a scan's output folder, but the rendered files are in another folder.
 
     Attributes:
         elsewhere: the folder for the rendered files.
@@ -152,7 +152,7 @@ def _clips(
     options: ReportOptions,
     problems: list[str],
 ) -> dict[EventKey, bytes]:
-    """Return one MP4 per event whose footage is found; errors are added to `problems`."""
+    """Return the data of one MP4 clip per event whose footage is found. Errors are added to `problems`."""
     layout = _ClipLayout(archive.layout.out, scratch.folder / "clips")
     most_s = parse_duration(options.clip_length, "clip_length")
     decode = loader_options(options)

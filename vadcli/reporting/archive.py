@@ -28,18 +28,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class VideoStory:
-    """The stored facts of one video.
+    """What is stored about one video.
 
     Attributes:
         video: relative path.
         camera: the camera's name; "" if the video could not be opened.
         status: done, partial or failed.
-        reason: why it is not done; "" if it is.
+        reason: why the video is not done; "" if it is done.
         duration_s: duration that the probe reported; 0 if the probe failed.
         frames: number of frames with a score.
         lost_frames: number of expected frames that could not be decoded.
-        detector: name of the detector that scored it.
-        thresholds: the thresholds that its events passed.
+        detector: name of the detector that scored the video.
+        thresholds: the thresholds that opened and closed its events.
         events: the events in order of time.
     """
 
@@ -61,7 +61,7 @@ class Archive:
 
     Attributes:
         layout: the scans' output folder.
-        runs: the runs in scope, oldest first.
+        runs: the runs that started after `since` of `collect`, oldest first.
         videos: the videos, sorted by camera and name.
         problems: one line per file of the output folder that cannot be read.
     """
@@ -93,7 +93,7 @@ class Archive:
 
     @property
     def cameras(self) -> dict[str, list[VideoStory]]:
-        """The videos with scores, by camera, in order."""
+        """The videos that have scores, in order and grouped by camera."""
         found: dict[str, list[VideoStory]] = {}
         for video in self.videos:
             if video.status is not Status.FAILED:
@@ -102,13 +102,13 @@ class Archive:
 
     @property
     def newest(self) -> StoredRun | None:
-        """The run that started last; None if there is none."""
+        """The run that started last; None if there are no runs."""
         return self.runs[-1] if self.runs else None
 
     def footage(self, video: str, root: Path | None = None) -> Path | None:
-        """Return the path of a video, below `root` or where the newest run found it, or None.
+        """Return the path of a video file, below `root` or where the newest run found it; None if it is not found.
 
-        Stored names have %XX in place of bytes that are not UTF-8, so both spellings are tried.
+        In stored names, bytes that are not UTF-8 are written as %XX. Therefore each name is tried with and without %XX.
         """
         told = dict.fromkeys(run.info.root for run in reversed(self.runs))
         roots = [root] if root else [Path(path) for text in told for path in told_paths(text)]
@@ -123,12 +123,12 @@ def collect(layout: OutputLayout, *, since: str | None = None, include: Collecti
 
     Args:
         layout: the folder.
-        since: keep only videos that a run worked on since then: "last-run", a time like
-            2026-11-27T06:00, or how long ago ("24h"). None keeps all.
+        since: keep only videos that a run worked on since this time. It is "last-run", a time like
+            2026-11-27T06:00, or how long ago ("24h"). None keeps all videos.
         include: globs of relative paths; empty for all videos.
 
     Raises:
-        UsageError: there is no scan, or `since` is not understood.
+        UsageError: there are no results of a scan, or `since` is not understood.
     """
     problems: list[str] = []
     runs = list(_read_all(layout.iter_runs(), read_run, problems))
@@ -153,7 +153,7 @@ def moment(since: str, runs: Sequence[StoredRun]) -> datetime:
     """Return the time that `--since` means.
 
     Raises:
-        UsageError: it is not a time, a duration or "last-run", or there is no run.
+        UsageError: `since` is not a time, a duration or "last-run"; or it is "last-run" and there is no run.
     """
     if since == LAST_RUN:
         if not runs:
@@ -172,7 +172,7 @@ def moment(since: str, runs: Sequence[StoredRun]) -> datetime:
 
 
 def last_run_start(runs: Sequence[StoredRun]) -> datetime:
-    """Return when the last run started; shards of a scan that started together are one run.
+    """Return when the last run started. Shards of a scan that started at about the same time are one run.
 
     Args:
         runs: at least one.
@@ -233,17 +233,17 @@ _SHORT_HASH = 12
 
 
 def lasting(seconds: float) -> str:
-    """Return `2.7 s` below one minute, otherwise the form of `clock`."""
+    """Return text like `2.7 s` for less than one minute, otherwise what `clock` returns."""
     return f"{seconds:.1f} s" if seconds < 60 else clock(seconds)
 
 
 def counted(number: int, noun: str) -> str:
-    """Return `no events`, `1 event` or `1,204 events`."""
+    """Return text like `no events`, `1 event` or `1,204 events`."""
     return f"no {noun}s" if number == 0 else f"{number:,} {noun}{'s' if number > 1 else ''}"
 
 
 def run_facts(archive: Archive) -> list[tuple[str, str]]:
-    """Return facts about the newest run in scope, as (name, value) pairs."""
+    """Return facts about the newest run of `archive.runs`, as (name, value) pairs."""
     run = archive.newest
     if run is None:
         return [("Run", "there is no run record")]
@@ -262,7 +262,7 @@ def run_facts(archive: Archive) -> list[tuple[str, str]]:
 
 
 def speed(run: StoredRun) -> str:
-    """Return `310 frames/s`; "" if the run has not ended or decoded nothing."""
+    """Return text like `310 frames/s`; "" if the run has not ended or has decoded no frames."""
     frames = int(run.totals.get("decoded_frames", 0))
     if run.end is None or not frames:
         return ""
@@ -270,7 +270,7 @@ def speed(run: StoredRun) -> str:
 
 
 def when(moment: datetime) -> str:
-    """Return a time in UTC, to the minute."""
+    """Return a time as text, in UTC and without seconds."""
     return f"{moment:%Y-%m-%d %H:%M} UTC"
 
 

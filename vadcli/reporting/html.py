@@ -1,7 +1,7 @@
 """Writes a report as an HTML page, or as a digest in Markdown, JSON or mail form.
 
 The page is one file that opens from disk without a network. Its content security policy allows
-only its own scripts, so that nothing in the data can run.
+only its own scripts, so that no text in the data can run as a script.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Shown:
     """The curves, thumbnails and clips of a page.
 
     Attributes:
-        curves: packed curve of each video.
+        curves: the score curve of each video, as `pictures.pack` returns it.
         strips: the thumbnails of some events, the most important first.
         clips: MP4 data of some events.
     """
@@ -57,8 +57,8 @@ def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: S
     Args:
         archive: what the page shows.
         shown: curves, thumbnails and clips.
-        assets: the asset store that takes them.
-        problems: one line per error while they were made.
+        assets: the asset store that takes these curves, thumbnails and clips.
+        problems: one line per error that occurred while they were made.
         title: the heading; if empty, the name of the archive's folder.
 
     Raises:
@@ -88,7 +88,7 @@ def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: S
 
 
 def by_importance(archive: Archive) -> list[tuple[VideoStory, Event]]:
-    """Return every event with its video, the highest peak score first."""
+    """Return pairs of a video and an event, for all events. The event with the highest peak score is first."""
     events = [(video, event) for video in archive.videos for event in video.events]
     return sorted(events, key=lambda item: (-item[1].peak_score, item[0].video, item[1].id))
 
@@ -122,7 +122,10 @@ def _camera(
     curves: Mapping[str, str],
     assets: AssetStore,
 ) -> dict[str, Any]:
-    """Return a camera's videos in order; with a folder of assets, curves are a script there."""
+    """Return the data of a camera: its videos in order, and their curves.
+
+    If assets are stored in a folder, the curves are a script in this folder.
+    """
     at, spans, packed = 0.0, [], []
     for video in videos:
         spans.append([number[video.video], round(at, 3), round(video.duration_s, 3), video.thresholds.high])
@@ -136,7 +139,7 @@ def _camera(
 
 
 def _pictures(video: VideoStory, event: Event, shown: Shown, assets: AssetStore) -> tuple[Any, str | None]:
-    """Return the data of an event's thumbnails and the clip's URL; None for what does not exist."""
+    """Return the data of an event's thumbnails, and the URL of its clip. A value is None if it does not exist."""
     key = (video.video, event.id)
     strip, clip = shown.strips.get(key), shown.clips.get(key)
     told = None
@@ -163,13 +166,13 @@ def _event(video: int, event: Event, pictures: tuple[Any, str | None]) -> list[A
 
 
 def _identity(archive: Archive) -> str:
-    """Return the browser's storage key for a review, equal for all reports of a folder."""
+    """Return the key under which the browser stores a review. All reports of a folder have the same key."""
     root = archive.newest.info.root if archive.newest else ""
     return hashlib.sha256(f"{archive.layout.out.absolute()}\0{root}".encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def policy(script: str, style: str, *, beside: bool) -> str:
-    """Return the content security policy: only this file, and with `beside` also its assets."""
+    """Return the content security policy. It allows only the page itself, and with `beside` also its asset files."""
     files = " file: 'self'" if beside else ""
     return "; ".join(
         [
@@ -189,7 +192,7 @@ def _hash(text: str) -> str:
 
 
 def asset(name: str) -> str:
-    """Return the text of a file of the page."""
+    """Return the text of a file that is part of every page."""
     return resources.files("vadcli.reporting").joinpath(f"page/{name}").read_text("utf-8")
 
 
@@ -207,7 +210,7 @@ def headline(archive: Archive) -> str:
 
 
 def to_json(archive: Archive) -> dict[str, Any]:
-    """Return every event and failure as JSON values, the highest peak scores first."""
+    """Return every event and failure as JSON values. The event with the highest peak score is first."""
     newest = archive.newest
     return {
         "format_version": DIGEST_FORMAT_VERSION,
@@ -239,7 +242,7 @@ def to_json(archive: Archive) -> dict[str, Any]:
 
 
 def to_markdown(archive: Archive) -> str:
-    """Return a short Markdown text: headline, highest events, failures and facts of the run."""
+    """Return a short Markdown text: headline, events with the highest scores, failures, and facts of the run."""
     lines = [f"# {_plain(archive.name)}: {headline(archive)}", ""]
     shown = by_importance(archive)[:MOST_EVENTS]
     if shown:
@@ -262,7 +265,7 @@ def to_email(archive: Archive, *, sender: str = "", recipients: tuple[str, ...] 
 
     Args:
         archive: what the mail shows.
-        sender: an address; `vadcli@` this machine if empty.
+        sender: the sender's address; if empty, `vadcli@` and the name of this machine.
         recipients: addresses for To.
         subject: the subject; if empty, the headline.
     """
@@ -313,10 +316,10 @@ def _cells(video: VideoStory, event: Event) -> tuple[str, str, str, str, str, st
 
 
 def _more(number: int, noun: str) -> list[str]:
-    """Return a line with the number of hidden items and an empty line; [] if all are shown."""
+    """Return a line with the number of items that are not shown, and an empty line; [] if all are shown."""
     return [f"and {counted(number, f'more {noun}')}", ""] if number > 0 else []
 
 
 def _plain(text: str) -> str:
-    """Return text in which no character has a meaning in Markdown."""
+    """Return the text on one line, with every special character of Markdown escaped."""
     return " ".join(text.split()).translate(_MARKDOWN)

@@ -1,7 +1,7 @@
 """Makes a page's score curves and thumbnails, and stores its assets in the page or in a folder.
 
-A curve has one byte per span of a video: the highest score in it. A thumbnail is a frame of an event
-with the outline of its mask.
+A curve has one byte per span of a video: the highest score in the span. A thumbnail is a frame of an
+event, with the outline of the frame's mask.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _OURS = re.compile(rb"[0-9a-f]{32}\.(?:webp|mp4|js)")
 
 
 class AssetStore(Protocol):
-    """An asset store: takes files and returns the URLs by which the page finds them."""
+    """Takes the files that a page shows (its assets), and returns the URLs by which the page finds them."""
 
     beside: bool
-    """True if files are separate from the page, so that curves can be loaded when they are shown."""
+    """True if assets are separate files. Then the page loads curves only when it shows them."""
 
     def put(self, data: bytes, media_type: str) -> str | None:
         """Store a file and return its URL; None if there is no room left.
@@ -62,7 +62,7 @@ class InPage:
     """Stores assets inside the page, as data URLs.
 
     Args:
-        room: bytes of the page that assets may use.
+        room: number of bytes that the assets may add to the page.
 
     Attributes:
         refused: number of files for which there was no room.
@@ -86,15 +86,15 @@ class InPage:
 
 
 class InFolder:
-    """Stores assets in a folder, with relative URLs; use as a context manager.
+    """A context manager that stores assets in a folder. Their URLs are relative.
 
-    A file's name is the hash of its content: an earlier page keeps its files while this one is made,
-    and several pages can share the folder. `pages.json` lists the pages; `settle` removes the files
-    that no page uses.
+    The name of a file is the hash of its content. Therefore an earlier page keeps its files while a new
+    page is made, and several pages can share the folder. `pages.json` lists the pages. `settle` removes
+    the files that no page uses.
 
     Args:
-        folder: where the files go.
-        page: the HTML file that uses them.
+        folder: the folder to store the files in.
+        page: the HTML file that uses the assets.
     """
 
     beside = True
@@ -106,7 +106,7 @@ class InFolder:
         self._base = quote(Path(os.path.relpath(self._folder, self._page.parent)).as_posix())
 
     def __enter__(self) -> InFolder:
-        """Lock the folder; raises OutputError if it is in use or `pages.json` is damaged."""
+        """Lock the folder. Raises OutputError if the folder is in use or `pages.json` is damaged."""
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock.acquire(self._folder / _LOCK)
@@ -135,12 +135,12 @@ class InFolder:
         return f"{self._base}/{name}"
 
     def settle(self) -> None:
-        """Record the page, which must be written, and remove the files that no page uses.
+        """Add the page to `pages.json`, and remove the files that no page uses. Write the page first.
 
         Raises:
             OutputError: `pages.json` cannot be written.
         """
-        if not self._page.is_file():  # a pipe: no file to read the used names from
+        if not self._page.is_file():  # a page in a pipe can't be read to find which files it uses
             return
         ours = Path(os.path.relpath(self._page, self._folder)).as_posix()
         pages = sorted({page for page in self._pages() if (self._folder / page).is_file()} | {ours})
@@ -151,11 +151,11 @@ class InFolder:
                 name = os.fsencode(entry.name)
                 if _OURS.fullmatch(name) and name not in named:
                     entry.unlink()
-        except OSError:  # an unreadable page may use any file: keep them all
+        except OSError:  # a page that can't be read may use any file, so all are kept
             return
 
     def _pages(self) -> list[str]:
-        """Return the pages that use files of the folder, relative to it."""
+        """Return the paths of the pages that use files of the folder, relative to the folder."""
         path = self._folder / PAGES
         try:
             pages = json.loads(path.read_bytes())
@@ -174,16 +174,19 @@ LEVELS = 254
 
 
 def points_for(durations_s: Sequence[float], budget: int) -> list[int]:
-    """Return each video's points, in proportion to its length but at least `FEWEST_POINTS`."""
+    """Return the number of curve points of each video.
+
+    It is in proportion to the video's length, but at least `FEWEST_POINTS`.
+    """
     total = sum(durations_s)
     shares = [budget * duration / total if total > 0 else 0.0 for duration in durations_s]
     return [max(FEWEST_POINTS, int(share)) for share in shares]
 
 
 def peaks(table: ScoreTable, duration_s: float, points: int) -> FloatArray:
-    """Return (points,) float32: the highest score in each equal span, NaN if it has none.
+    """Return the highest score in each of `points` equal spans of a video, as (points,) float32.
 
-    There are never more points than frames.
+    A span without a score has NaN. If there are fewer frames than `points`, there is one span per frame.
     """
     points = max(1, min(points, len(table)))
     end_s = max(duration_s, float(table.timestamp[-1])) if len(table) else duration_s
@@ -200,7 +203,7 @@ def pack(values: FloatArray) -> str:
 def packed_curves(
     layout: OutputLayout, cameras: Mapping[str, Sequence[VideoStory]], *, budget: int, problems: list[str]
 ) -> dict[str, str]:
-    """Return the packed curve of each video with scores; unreadable files go to `problems`."""
+    """Return the packed curve of each video with scores. Errors in reading scores are added to `problems`."""
     videos = [video for some in cameras.values() for video in some]
     shares = points_for([video.duration_s for video in videos], budget)
     found = {}
@@ -216,7 +219,7 @@ def packed_curves(
 
 AREA_PX = 192 * 108
 QUALITY = 62
-MARKED = 128  # of 255: pixel score 0.5
+MARKED = 128  # a mask value of 0-255; it is a pixel score of 0.5
 
 EventKey = tuple[str, int]
 """A video's relative path and the event's id."""
@@ -228,7 +231,7 @@ class Strip:
 
     Attributes:
         frames: the thumbnails as WebP data.
-        seconds: the time of each in its video.
+        seconds: the time of each thumbnail in the video.
         width, height: size of each thumbnail, in pixels.
     """
 
@@ -242,7 +245,7 @@ class Strip:
 
 
 def rows_of(event: Event, count: int) -> list[int]:
-    """Return the rows of an event to show: its peak and others spread evenly, in order."""
+    """Return the rows of an event to show, in order: its peak, and other rows that are spread evenly."""
     last = event.end_frame - 1
     spread = np.linspace(event.start_frame, last, count).round().astype(int).tolist()
     if count == 1:
@@ -264,10 +267,10 @@ def strips(
     """Yields the thumbnails of each event whose footage is found, video by video.
 
     Args:
-        archive: footage and masks are read from here.
+        archive: the archive from which footage and masks are read.
         events: the events to show.
         count: thumbnails per event.
-        root: the folder that holds the footage now; None for where it was scanned.
+        root: the folder that holds the footage now; None if the footage is still where it was scanned.
         decode: options for the decoders.
         problems: gets one line per video that cannot be decoded.
     """
@@ -287,7 +290,7 @@ def strips(
             except (DocumentError, VideoError) as error:
                 problems.append(f"{video}: no thumbnails: {error.message}")
     if gone:
-        problems.append(f"the footage of {gone} videos with events is not where it was scanned: no thumbnails for them")
+        problems.append(f"the footage of {gone} videos with events is not where it was scanned, so they have no thumbnails")
 
 
 def _strips_of(
@@ -318,7 +321,7 @@ def _strips_of(
 
 
 def outlined(picture: ByteArray, mask: ByteArray | None) -> ByteArray:
-    """Return a copy of a frame with the outline of its mask drawn in.
+    """Return a copy of a frame, with the outline of its mask drawn on it.
 
     Args:
         picture: (H, W, 3) uint8.

@@ -30,8 +30,8 @@ class Found:
 
     Attributes:
         query: the text, or the name of the picture.
-        archive: where it was searched.
-        moments: the best first.
+        archive: the archive that was searched.
+        moments: the moments that were found, the best first.
         problems: one line per file that could not be read.
     """
 
@@ -61,7 +61,7 @@ def to_page(found: Found, *, root: Path | None, decode: LoaderOptions) -> str:
 
     Args:
         found: the result; `problems` gets one line per video whose pictures cannot be made.
-        root: the folder that holds the footage now; None for where it was scanned.
+        root: the folder that holds the footage now; None if the footage is still where it was scanned.
         decode: options for the decoders.
     """
     wanted = [(_story(found.archive.videos, one.video), _event(number, one)) for number, one in enumerate(found.moments, 1)]
@@ -91,7 +91,7 @@ def _story(videos: Sequence[VideoStory], name: str) -> VideoStory:
 
 
 def _event(number: int, moment: Moment) -> Event:
-    """The peak of a moment as an event of one frame, which is what thumbnails are made of."""
+    """Return the peak of a moment as an event of one frame, because thumbnails are made from events."""
     peak = moment.peak_frame
     return Event(
         id=number,

@@ -1,9 +1,9 @@
-"""Everything that is stored in an output folder. This file says where each file is; it opens none.
+"""The files that vadcli stores in an output folder. This module knows only their paths; it opens no file.
 
-- atomic: file locks, and writing a whole file or none
+- atomic: file locks, and writes that leave either a complete file or no file
 - checkpoint: the raw scores of a running video
 - scores: the scores of a finished video, as Parquet
-- embeddings: a vector per sampled frame, as Parquet
+- embeddings: one vector per sampled frame, as Parquet
 - events: the events document of a video, and saved reviews
 - mask_video, masks: the masks of a video, as a gray video or as run lengths
 - run_log: the run record, and what a running scan reports every second
@@ -31,8 +31,9 @@ _LOOKS_ENCODED = re.compile(rb"%(?=25|2E|0[0-9A-F]|1[0-9A-F]|7F|[89A-F][0-9A-F])
 def encode_name(relative: str | bytes | PurePath) -> str:
     """Returns a relative path as it is written everywhere: UTF-8, `/` separators, no control characters.
 
-    Bytes that are not UTF-8 and control characters become %XX. A percent sign that looks like the start of such a byte becomes
-    %25, so that two files never share a name; any other percent sign ("50% off", "a%20b") is kept.
+    Control characters and bytes that are not UTF-8 become %XX. If a percent sign and the two characters after it look like
+    such a code, the percent sign becomes %25, so that two files never get the same name. Any other percent sign is kept, as in
+    "50% off" and "a%20b".
     """
     raw = os.fsencode(relative.as_posix() if isinstance(relative, PurePath) else relative)
     text = _LOOKS_ENCODED.sub(b"%25", raw).decode("utf-8", "surrogateescape")
@@ -40,7 +41,7 @@ def encode_name(relative: str | bytes | PurePath) -> str:
 
 
 def printable(text: str) -> str:
-    """Returns text that can be written as UTF-8: bytes of raw paths that are not UTF-8 become %XX."""
+    """Returns the text so that it can be written as UTF-8: bytes of a path that are not UTF-8 become %XX."""
     return _NOT_UTF8.sub(lambda match: f"%{ord(match[0]) - 0xDC00:02X}", text)
 
 
@@ -50,7 +51,7 @@ def told_paths(text: str) -> list[str]:
 
 
 def matches(video: str, globs: Collection[str]) -> bool:
-    """Whether a relative path matches one of these globs. Without globs, every path matches."""
+    """True if a relative path matches one of these globs, or if there are no globs."""
     return not globs or any(fnmatchcase(video, glob) for glob in globs)
 
 
@@ -62,7 +63,7 @@ def _encode_character(character: str) -> str:
 
 
 def _file_name(part: str) -> str:
-    """Returns one part of a path as a file name. A name that is too long is cut and gets a hash, to stay unique."""
+    """Returns one part of a path as a file name. If it is too long, it is cut and a hash is added to keep it unique."""
     if part in (".", ".."):
         return part.replace(".", "%2E")
     raw = part.encode()
@@ -96,7 +97,10 @@ class OutputLayout:
         return self._of("scores", video, ".parquet")
 
     def checkpoint(self, video: str) -> Path:
-        """The checkpoint of a video, also the claim on it. Hidden, so that tools that read all scores skip it."""
+        """The checkpoint of a video. The lock on this file is the claim on the video.
+
+        The file is hidden, so that tools that read all scores skip it.
+        """
         path = self._of("scores", video, CHECKPOINT_SUFFIX)
         return path.with_name(f".{path.name}")
 
@@ -140,7 +144,7 @@ class OutputLayout:
 
     @property
     def scratch(self) -> Path:
-        """The folder of temporaries; it is removed when no process works here."""
+        """The folder of temporary files. It is removed when no process works in the output folder any more."""
         return self.out / ".tmp"
 
     def iter_scores(self) -> Iterator[Path]:

@@ -1,6 +1,7 @@
-"""File locks that end with their process, and writes that leave a whole file or none.
+"""File locks that end when their process ends, and writes that leave either a complete file or no file.
 
-A file is written to a temporary file, synced with fsync and renamed. The next process removes what a killed process left.
+The content is written to a temporary file, which is synced with fsync and then renamed. If a process is killed, the next
+process removes its temporary files.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ _held: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
 
 class FileLock:
-    """An exclusive lock on the file at `path`; made by `acquire`.
+    """An exclusive lock on the file at `path`. Use `acquire` to get one.
 
-    Only the holder of the lock may delete the file. A forked child closes its copy of the descriptor; otherwise the child
-    would keep the lock after the process that took it has ended.
+    Only the holder of the lock may delete the file. A forked child process closes its copy of the descriptor. Otherwise
+    the child would keep the lock after its parent process has ended.
 
     Attributes:
         path: the locked file.
-        fd: its descriptor, open for reading and writing.
+        fd: the file's descriptor, open for reading and writing.
     """
 
     def __init__(self, path: Path, fd: int) -> None:
@@ -41,7 +42,7 @@ class FileLock:
 
     @classmethod
     def acquire(cls, path: Path) -> FileLock | None:
-        """Locks the file and creates it if needed; None if another process holds the lock.
+        """Creates the file if needed, and locks it. Returns None if another process holds the lock.
 
         Raises:
             OSError: the file can't be created.
@@ -90,7 +91,7 @@ def _lock(fd: int, path: Path) -> bool:
     except OSError as error:
         if error.errno in _NO_LOCKS_HERE:
             hint = "choose a folder on a local disk with --out"
-            raise OutputError(f"{path}: the file system does not lock files", hint=hint) from None
+            raise OutputError(f"{path}: the file system does not support file locks", hint=hint) from None
         raise
     return True
 
@@ -134,7 +135,7 @@ def output_error(path: Path, error: OSError) -> OutputError:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns an OSError of the block into an OutputError; the block must only write to `path`."""
+    """Turns an OSError in the `with` block into an OutputError. The block may write to `path` only."""
     try:
         yield
     except OSError as error:
@@ -142,9 +143,10 @@ def writing(path: Path) -> Iterator[None]:
 
 
 class Scratch:
-    """A context manager with a folder for the temporaries of one process, which is a locked folder under OUT/.tmp.
+    """A context manager that makes a locked folder under OUT/.tmp for the temporary files of this process.
 
-    Opening it removes the folders of dead processes. Closing it removes its own folder, and OUT/.tmp if that is then empty.
+    On entry it removes the folders of processes that have ended. On exit it removes its own folder, and also OUT/.tmp if
+    OUT/.tmp is then empty.
 
     Args:
         root: OUT/.tmp.
@@ -179,12 +181,12 @@ class Scratch:
 
     @contextmanager
     def replace(self, final: Path) -> Iterator[Path]:
-        """Yields a temporary path to write; it is renamed to `final` at the end of the block, or removed after an error.
+        """Yields the path of a temporary file, which becomes `final` at the end of the `with` block.
 
-        The temporary has the same suffix as `final`. Missing folders are created.
+        After an error, the temporary file is removed instead. It has the same suffix as `final`. Missing folders are created.
 
         Raises:
-            OutputError: no space, no permission or a read-only file system; `final` is unchanged.
+            OutputError: there is no space or no permission, or the file system is read-only. `final` is unchanged.
         """
         temporary = self.folder / f"{next(self._numbers)}{final.suffix}"
         try:
@@ -197,18 +199,18 @@ class Scratch:
                 temporary.unlink(missing_ok=True)
 
     def write_bytes(self, final: Path, data: bytes) -> None:
-        """Writes a whole file or none."""
+        """Writes a complete file. If that fails, an earlier file is unchanged."""
         with self.replace(final) as temporary:
             temporary.write_bytes(data)
 
     def write_text(self, final: Path, text: str) -> None:
-        """Writes a whole UTF-8 file or none."""
+        """Writes a complete UTF-8 file. If that fails, an earlier file is unchanged."""
         self.write_bytes(final, text.encode())
 
 
 @contextmanager
 def _output_errors(final: Path, temporary: Path) -> Iterator[None]:
-    """Like `writing`, for a block that may also read other files; the errors of those are not changed."""
+    """Like `writing`, but the block may also read other files. Errors in reading them are raised unchanged."""
     try:
         yield
     except OSError as error:
@@ -251,7 +253,7 @@ def _own_folder(root: Path) -> tuple[Path, FileLock]:
 
 
 def remove_abandoned(root: Path) -> None:
-    """Removes the folders of dead processes. Keeps those of running processes and of other users."""
+    """Removes the folders of processes that have ended. Keeps folders of running processes and of other users."""
     try:
         folders = [entry for entry in root.iterdir() if entry.is_dir()]
     except FileNotFoundError:
@@ -264,7 +266,7 @@ def remove_abandoned(root: Path) -> None:
 
 
 def _remove(folder: Path, lock: FileLock) -> None:
-    """Removes a folder whose lock we hold. The lock is deleted last, so no process can take a half-removed folder."""
+    """Removes a folder whose lock we hold. The lock is deleted last, so that no other process can lock it too early."""
     for entry in folder.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
@@ -277,16 +279,16 @@ def _remove(folder: Path, lock: FileLock) -> None:
 
 
 class Claim:
-    """The right to work on one video: a lock on its checkpoint file that dies with this process."""
+    """The right to work on one video: a lock on its checkpoint file. The lock ends with this process."""
 
     def __init__(self, lock: FileLock) -> None:
         self._lock = lock
 
     @classmethod
     def acquire(cls, path: Path) -> Claim | None:
-        """Claims the video whose checkpoint is at `path`; None if another process works on it.
+        """Claims the video whose checkpoint is at `path`. Returns None if another process works on the video.
 
-        After getting a claim, check again whether the video is done: another process may have just finished it.
+        After you get a claim, check again whether the video is done: another process may just have finished it.
 
         Raises:
             OutputError: the folder can't be written.

@@ -1,8 +1,8 @@
-"""The checkpoint of a running video: its raw scores so far, in one Arrow IPC stream that is also the claim on the video.
+"""The checkpoint of a video that is being scanned: its raw scores so far, as one Arrow IPC stream.
 
-The file is in the folder of the finished scores. Every block of rows is appended in one write and carries a checksum, so a
-process that dies leaves whole blocks and at most one torn block. The next process cuts the torn block off and continues in the
-same file. At most one block is held in memory.
+The file is in the folder of the finished scores, and the lock on it is the claim on the video. Every block of rows is appended
+in one write and has a checksum. If a process dies, the file therefore holds whole blocks, and after them at most one torn
+(incomplete) block. The next process removes the torn block and continues in the same file. At most one block is in memory.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from vadcli.types.codec import structure
 CHECKPOINT_VERSION = 2
 _HEADER_KEY = b"vadcli.checkpoint"
 _FSYNC_EVERY_S = 5.0
-# Fast rather than small: the masks are compressed while a device waits for clips.
+# Speed matters more than size: the masks are compressed while a device waits for clips.
 _MASK_CODEC, _MASK_LEVEL = "zstd", 1
-# Damaged lengths can ask for absurd amounts of memory.
+# If a length in the file is damaged, the reader may request far too much memory; hence the last two errors.
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError)
 
 
 @dataclass(frozen=True)
 class CheckpointHeader:
-    """What a checkpoint belongs to. A scan continues a checkpoint only if its own header is the same.
+    """Describes the scan that wrote a checkpoint. Another scan continues it only if it has the same header.
 
     Attributes:
         fingerprint: hash of everything that changes scores.
         interval: frames from one sampled frame to the next, at least 1.
         channels: K, the number of raw values per sampled row, at least 1.
         mask_shape: (h, w) of the stored masks; None if no masks are stored.
-        video: the probe, and whatever else the next run needs, as JSON values.
+        video: the result of the probe, and other values that the next run needs, as JSON values.
         embedding_bytes: bytes of a packed embedding; 0 if none are stored.
     """
 
@@ -57,7 +57,7 @@ class CheckpointHeader:
 
     def __post_init__(self) -> None:
         if self.channels < 1 or self.interval < 1:
-            raise ValueError(f"a checkpoint needs channels ({self.channels}) and an interval ({self.interval}) of at least 1")
+            raise ValueError(f"channels ({self.channels}) and interval ({self.interval}) of a checkpoint must be at least 1")
 
     def to_bytes(self) -> bytes:
         """Returns the JSON that is stored in the stream's metadata."""
@@ -78,7 +78,7 @@ class CheckpointHeader:
 
 @dataclass(frozen=True)
 class CheckpointBlock(RowTable):
-    """R consecutive rows of a running video, one row per frame.
+    """R consecutive rows of a video that is being scanned, one row per frame.
 
     Attributes:
         frame_index: (R,) int64.
@@ -114,10 +114,10 @@ class CheckpointWriter:
     """Appends blocks of rows to a claimed checkpoint.
 
     Args:
-        claim: the video's claim; it must outlive the writer.
-        header: what the checkpoint belongs to.
-        resume: the checkpoint to continue after its last whole block; None starts an empty one.
-        fsync_every_s: `flush` calls fsync at most once in this many seconds.
+        claim: the claim on the video. Do not release it while the writer is in use.
+        header: describes this scan.
+        resume: the checkpoint to continue, after its last whole block. None starts an empty checkpoint.
+        fsync_every_s: `flush` without `force` calls fsync at most once per this many seconds.
     """
 
     def __init__(
@@ -144,10 +144,10 @@ class CheckpointWriter:
                 self._write(self._schema.serialize().to_pybytes())
 
     def append(self, block: CheckpointBlock) -> None:
-        """Adds rows after the stored ones. They survive the end of this process; after the next fsync, also a power cut.
+        """Adds rows after the stored rows. They are kept if this process dies; after the next fsync, also in a power cut.
 
         Raises:
-            OutputError: the disk is full or gone; the rows stored before are kept.
+            OutputError: the disk is full or was removed. The rows that were stored before are kept.
             ValueError: the rows are out of order, or their shapes differ from the header's.
         """
         if not len(block):
@@ -159,7 +159,7 @@ class CheckpointWriter:
         self._last_row = int(block.frame_index[-1])
 
     def flush(self, *, force: bool = False) -> None:
-        """Makes all rows survive a power cut; without `force`, at most once in `fsync_every_s` seconds."""
+        """Makes all rows survive a power cut. Without `force`, it does so at most once per `fsync_every_s` seconds."""
         now = time.monotonic()
         if force or now - self._synced_at >= self._fsync_every_s:
             with writing(self._claim.path):
@@ -197,10 +197,10 @@ class Checkpoint:
 
     Attributes:
         path: the file.
-        header: what it belongs to.
+        header: describes the scan that wrote the file.
         rows: number of rows in whole blocks.
-        last_row: frame_index of the last of them; -1 if there are none.
-        end: bytes up to the end of the last whole block; anything after it is torn.
+        last_row: frame_index of the last row in whole blocks; -1 if there is none.
+        end: number of bytes up to the end of the last whole block; what follows is a torn block.
     """
 
     path: Path
@@ -210,7 +210,11 @@ class Checkpoint:
     end: int
 
     def blocks(self, *, masks: bool = False, embeddings: bool = False) -> Iterator[CheckpointBlock]:
-        """Yields the stored blocks in order, one in memory at a time; reads masks and embeddings only if they are asked for.
+        """Yields the stored blocks in order. One block is in memory at a time.
+
+        Args:
+            masks: also read the masks.
+            embeddings: also read the embeddings.
 
         Raises:
             DocumentError: the file changed after `read_checkpoint` read it.
@@ -226,9 +230,9 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:
-    """Reads the checkpoint at `path`; None if there is no file, or its header can't be read.
+    """Reads the checkpoint at `path`. Returns None if there is no file or if its header can't be read.
 
-    Reading ends at the first torn or damaged block; the whole blocks before it count.
+    Reading ends at the first torn or damaged block. Only the blocks before it are used.
     """
     with suppress(OSError), path.open("rb") as file:
         try:
@@ -311,7 +315,7 @@ def _packed_masks(block: CheckpointBlock) -> list[bytes | None]:
 
 
 def _checksum(columns: list[pa.Array]) -> int:
-    """Returns the CRC-32 of all columns: which values are present, the length of each mask, and the values themselves."""
+    """Returns one CRC-32 over all columns: which values are present, the length of each binary value, and the values."""
     crc = 0
     for column in columns:
         crc = zlib.crc32(column.is_valid().to_numpy(zero_copy_only=False).tobytes(), crc)
@@ -340,7 +344,7 @@ def _checked_rows(batch: pa.RecordBatch) -> tuple[int, int]:
 
 
 def _from_arrow(batch: pa.RecordBatch, header: CheckpointHeader, *, masks: bool, embeddings: bool) -> CheckpointBlock:
-    """Reads what `_to_arrow` wrote; masks and embeddings only if they are asked for."""
+    """Reads what `_to_arrow` wrote. Reads masks and embeddings only if these arguments are true."""
     columns = {name: batch.column(name) for name in batch.schema.names}
     sampled = columns["sampled"].to_numpy(zero_copy_only=False)
     raw = np.full((len(batch), header.channels), np.nan, np.float32)

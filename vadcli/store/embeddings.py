@@ -1,7 +1,7 @@
 """The vectors of a video's sampled frames as Parquet: one row per sampled frame.
 
-With them, other categories are scored and the archive is searched without decoding. A vector takes D + 4 bytes, so an hour at
-2 frames per second and D = 768 takes 5.6 MB.
+With these vectors, vadcli can score other categories and search the archive without decoding the videos again. A vector of D
+values takes D + 4 bytes: with 2 sampled frames per second and D = 768, one hour of video takes 5.6 MB.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class EmbeddingsMetadata:
     Attributes:
         video: relative path.
         camera: the camera's name.
-        encoder: the encoder's name, for people.
-        encoder_key: hash of the encoder and its weights; vectors of one key can be compared with each other.
+        encoder: the encoder's name, to show to people.
+        encoder_key: hash of the encoder and its weights; only vectors with the same key can be compared with each other.
         key: hash of everything that changes the vectors of a video: encoder, weights, sampling.
         content: hash of the video's content, as in the scores file.
-        schema_version: of this file.
+        schema_version: the version of the file format.
     """
 
     video: str
@@ -54,7 +54,7 @@ class StoredEmbeddings:
     """The vectors of one video.
 
     Attributes:
-        metadata: what they belong to.
+        metadata: the video and the encoder that the vectors belong to.
         frame_index: (S,) int64, the sampled frames.
         timestamp: (S,) float64 seconds from the video's first pts.
         embeddings: S vectors.
@@ -67,7 +67,7 @@ class StoredEmbeddings:
 
 
 def write_embeddings(path: Path, stored: StoredEmbeddings) -> None:
-    """Writes an embeddings file to `path`, a temporary that the caller renames.
+    """Writes an embeddings file to `path`, a temporary file that the caller renames.
 
     Raises:
         OSError: the file can't be written.
@@ -78,7 +78,7 @@ def write_embeddings(path: Path, stored: StoredEmbeddings) -> None:
         "frame_index": pa.array(stored.frame_index, pa.int64()),
         "timestamp": pa.array(stored.timestamp, pa.float64()),
         "scale": pa.array(stored.embeddings.scale, pa.float32()),
-        # As bytes: Parquet stores every int8 of a list in four bytes, and a list takes ten times as long to read.
+        # Stored as bytes: in a list, Parquet would use four bytes per int8 value, and reading would take ten times as long.
         "embedding": pa.FixedSizeBinaryArray.from_buffers(
             pa.binary(width), len(values), [None, pa.py_buffer(np.ascontiguousarray(values))]
         ),
@@ -86,7 +86,7 @@ def write_embeddings(path: Path, stored: StoredEmbeddings) -> None:
     text = printable(json.dumps(asdict(stored.metadata), ensure_ascii=False, sort_keys=True))
     table = pa.table(columns).replace_schema_metadata({_KEY: text.encode()})
     with path.open("wb") as file:
-        # Vectors are as good as random: they do not get smaller, and a search has to read all of them.
+        # No compression: the bytes are almost random and would not get smaller, and a search has to read them all.
         pq.write_table(table, file, compression="none", use_dictionary=False)
 
 

@@ -34,14 +34,14 @@ def describe_video(
     frames: int | None = None,
     moving_camera: bool | None = None,
 ) -> dict[str, Any]:
-    """Returns the `video` part of the document; its values are null if the probe failed.
+    """Returns the `video` part of the document. If the probe failed, values that come from the probe are null.
 
     Args:
         path: relative path.
         camera: the camera's name.
-        info: the probe.
-        frames: number of rows in the scores file, if decoding has corrected the probe.
-        moving_camera: whether the camera moves, according to the detector.
+        info: the result of the probe; None if it failed.
+        frames: number of rows in the scores file, if decoding found another number of frames than the probe.
+        moving_camera: True if the detector found that the camera moves.
     """
     return {
         "path": path,
@@ -76,7 +76,7 @@ class ScanState:
     Attributes:
         status: done, partial or failed.
         fingerprint: hash of everything that changes scores.
-        source: what shows that a video has changed.
+        source: values that show if the video file has changed.
     """
 
     status: Status
@@ -85,7 +85,7 @@ class ScanState:
 
     def __post_init__(self) -> None:
         if self.status not in (Status.DONE, Status.PARTIAL, Status.FAILED):
-            raise ValueError(f"a stored scan is done, partial or failed, not {self.status}")
+            raise ValueError(f"the status of a stored scan must be done, partial or failed, not {self.status}")
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,10 @@ class EventsDocument:
 
     Attributes:
         video: as `describe_video` returns it.
-        detector: its name in the registry.
+        detector: the detector's name in the registry.
         categories: as the user gave them.
-        thresholds: those that the events were cut with.
-        events: in order.
+        thresholds: the thresholds that opened and closed the events.
+        events: the events in order of time.
         failure: None if the video has scores.
         scan: what the next scan needs.
         generator: the program that wrote the document.
@@ -158,7 +158,7 @@ def to_text(document: EventsDocument) -> str:
 
 
 def write_events(path: Path, document: EventsDocument) -> None:
-    """Writes a document to `path`, a temporary that the caller renames.
+    """Writes a document to `path`, a temporary file that the caller renames.
 
     Raises:
         OSError: the file can't be written.
@@ -170,7 +170,8 @@ def read_events(path: Path) -> EventsDocument:
     """Reads and checks a stored document.
 
     Raises:
-        DocumentError: the file is missing or damaged, or is not an events document of this version; names the first error.
+        DocumentError: the file is missing or damaged, or is not an events document of this version. The message
+            has the first error.
     """
     document = load(path)
     errors = validate(document, str(path))
@@ -208,7 +209,8 @@ def schema() -> dict[str, Any]:
 def validate(document: Any, name: str) -> list[str]:
     """Returns one line "name: where: what" per error; an empty list if the document is valid.
 
-    Checks the schema, and what a schema can't express: rows and times are in order and inside the video, without overlap.
+    Checks the schema, and also what a schema can't express: rows and times must be in order and inside the video, and events
+    must not overlap.
 
     Args:
         document: a JSON value.
@@ -274,7 +276,7 @@ _KEPT_FROM_RUNNING = re.compile(r"'+[=+\-@\t\r]")
 
 
 def read_review(path: Path) -> tuple[ReviewedEvent, ...]:
-    """Reads the entries of a saved review in their order; as CSV if the name ends in .csv, else as JSON.
+    """Reads the entries of a saved review in order. Reads CSV if the file name ends in .csv, otherwise JSON.
 
     Raises:
         DocumentError: the file can't be read, or an entry is not valid.
@@ -299,7 +301,7 @@ def _entries(path: Path, text: str) -> list[Any]:
 
 
 def _rows(text: str) -> list[dict[str, str]]:
-    """Returns the rows of a CSV without the apostrophes that stop a spreadsheet from running a cell as a formula."""
+    """Returns the rows of a CSV text. Removes apostrophes that were added so that no spreadsheet runs a cell as a formula."""
     rows = csv.DictReader(io.StringIO(text, newline=""))
     return [
         {

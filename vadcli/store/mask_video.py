@@ -1,6 +1,6 @@
 """Masks as a lossless gray video: FFV1 in Matroska, 0-255 = pixel score 0-1, in display orientation.
 
-The video has one frame per sampled row; if it has one frame per row, its tag VADCLI_MASKS says so.
+Usually the mask video has one frame per sampled row. If it has one frame for every row, its tag VADCLI_MASKS says so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vadcli.errors import DocumentError
 from vadcli.types import Box, ByteArray, MaskRows
 
 MASK_THRESHOLD = 128
-"""The first byte value that is a pixel score of 0.5 or more (255 × 0.5 = 127.5)."""
+"""The lowest mask value that means a pixel score of 0.5 or more (255 × 0.5 = 127.5)."""
 
 _CLOCK = Fraction(1, 1000)
 _FFV1_OPTIONS = {"level": "3", "coder": "rice", "slicecrc": "1"}  # rice is fastest for masks that are mostly black
@@ -28,7 +28,7 @@ _RESCAN = "scan the video again with --masks video --force"
 
 
 def upsample_mask(mask: ByteArray, width: int, height: int) -> ByteArray:
-    """Returns a (h, w) uint8 mask enlarged bilinearly to (height, width); the same bytes on every machine."""
+    """Returns a (h, w) uint8 mask, enlarged bilinearly to (height, width). The bytes are the same on every machine."""
     if mask.shape == (height, width):
         return mask
     return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.BILINEAR))
@@ -46,9 +46,10 @@ def mask_box(mask: ByteArray) -> Box | None:
 
 
 def enlarged_box(mask: ByteArray, width: int, height: int) -> Box | None:
-    """Returns `mask_box` of a (h, w) mask at display size; enlarges only the part that may reach 0.5.
+    """Returns the `mask_box` of a (h, w) mask that is enlarged to the display size.
 
-    Values very close to 0.5 may be rounded differently than in `upsample_mask`; then a side is a few pixels off.
+    To save time, only the part that may reach 0.5 is enlarged. Values very close to 0.5 may be rounded differently than in
+    `upsample_mask`. Then a side of the box is a few pixels off.
     """
     strong = mask >= MASK_THRESHOLD
     rows = np.flatnonzero(strong.any(axis=1))
@@ -67,11 +68,11 @@ def enlarged_box(mask: ByteArray, width: int, height: int) -> Box | None:
 class MaskVideoWriter:
     """A context manager that writes the masks of one video, frame by frame.
 
-    Equal masks and times give equal bytes. The k-th frame always belongs to the k-th row that has a mask: use this order and
-    not the times, because Matroska stores milliseconds and rows may be closer than that.
+    Equal masks and times give equal bytes. The k-th frame always belongs to the k-th row that has a mask: rely on
+    this order and not on the times, because Matroska stores whole milliseconds and two rows may be closer than that.
 
     Args:
-        path: the file to write, a temporary that the caller renames.
+        path: the temporary file to write; the caller renames it.
         width, height: display size in pixels.
         fps: written to the header for players; the frames keep their own times.
         rows: which rows have masks.
@@ -141,7 +142,7 @@ class MaskVideoWriter:
 
 
 def masked_rows(path: Path) -> MaskRows:
-    """Returns which rows the masks of a mask video belong to; the sampled rows if the file can't be read."""
+    """Returns which rows have a mask in a mask video. If the file can't be read, returns the sampled rows."""
     try:
         with path.open("rb") as file, av.open(file, "r", format="matroska") as container:
             return MaskRows(container.metadata.get(_ROWS_TAG, MaskRows.SAMPLED))
@@ -150,7 +151,7 @@ def masked_rows(path: Path) -> MaskRows:
 
 
 def read_masks(path: Path) -> Iterator[ByteArray]:
-    """Yields the masks of a mask video in the order of their rows, each (H, W) uint8, one in memory at a time.
+    """Yields the masks of a mask video in row order, each as (H, W) uint8. One mask is in memory at a time.
 
     Raises:
         DocumentError: the file is missing or damaged, or is not a mask video.
@@ -164,7 +165,7 @@ def read_masks(path: Path) -> Iterator[ByteArray]:
             for frame in container.decode(stream):
                 yield frame.to_ndarray().astype(np.uint8, copy=False)
     except av.error.EOFError:
-        return  # only a header: no row was sampled
+        return  # the file has only a header, because no row was sampled
     except (IndexError, av.error.FFmpegError) as error:
         raise DocumentError(f"{path}: not a readable mask video: {error}", hint=_RESCAN) from error
     except OSError as error:

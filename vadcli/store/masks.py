@@ -1,6 +1,8 @@
-"""Masks as run lengths: a Parquet file with COCO compressed RLE of the pixels >= 0.5, for every sampled row or every row.
+"""Masks as run lengths: a Parquet file with compressed run-length encoding (RLE) as in COCO.
 
-Also reads the stored masks of a video by row, in whichever format they are stored.
+A mask marks the pixels with a score >= 0.5. The file has a mask for each sampled row, or for every row.
+
+This module also reads the stored masks of a video by row, from a file of either format: run lengths or mask video.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ _ROWS_PER_GROUP = 1024
 _RESCAN = "scan the video again with --masks rle --force"
 _RESCAN_ANY = "scan the video again with --masks and --force"
 IN_RUN_LENGTHS = np.uint8(191)
-"""The pixel value of masks from run lengths: the middle of the range from 0.5 to 1."""
+"""The value of marked pixels in masks that are read from run lengths: the middle of the range from 0.5 to 1."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,10 @@ class MaskRow:
 
     Attributes:
         frame_index: 0-based row in the scores.
-        pts: in the stream's time base.
+        pts: presentation timestamp in the stream's time base.
         rle: {"size": [height, width], "counts": text}, as pycocotools decodes it.
-        area: number of pixels >= 0.5.
-        bbox: the box around them; None if there are none.
+        area: number of pixels with a score >= 0.5.
+        bbox: the box around these pixels; None if there are none.
     """
 
     frame_index: int
@@ -70,10 +72,10 @@ class MaskRleWriter:
     """A context manager that writes the masks of one video, row by row. Holds about a thousand rows in memory.
 
     Args:
-        path: the file to write, a temporary that the caller renames.
-        video: the relative path, stored in the metadata.
+        path: the temporary file to write; the caller renames it.
+        video: the relative path. It is stored in the metadata.
         width, height: display size in pixels.
-        rows: which rows have masks, stored in the metadata.
+        rows: which rows have masks. This is stored in the metadata.
     """
 
     def __init__(self, path: Path, video: str, width: int, height: int, *, rows: MaskRows = MaskRows.SAMPLED) -> None:
@@ -150,12 +152,12 @@ class MaskRleWriter:
             return
         with suppress(OSError, pa.ArrowException):
             self._parquet.close()
-        self._parquet.is_open = False  # else pyarrow tries to close it again later, and fails
+        self._parquet.is_open = False  # otherwise pyarrow tries to close it again later and fails
         self._file.close()
 
 
 def rle_rows(path: Path) -> MaskRows:
-    """Returns which rows the stored masks belong to; the sampled rows if the file can't be read."""
+    """Returns which rows have a stored mask. If the file can't be read, returns the sampled rows."""
     try:
         with path.open("rb") as file:
             metadata = pq.ParquetFile(file).metadata.metadata or {}
@@ -165,7 +167,7 @@ def rle_rows(path: Path) -> MaskRows:
 
 
 def read_mask_rle(path: Path) -> Iterator[MaskRow]:
-    """Yields the stored masks in the order of their rows; about a thousand rows are in memory at a time.
+    """Yields the stored masks in row order. About a thousand rows are in memory at a time.
 
     Raises:
         DocumentError: the file is missing or damaged, or is not a masks file of this version.
@@ -205,9 +207,10 @@ def _batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
 
 
 class MaskTrack:
-    """Reads the masks of a video, one in memory at a time. Asking for an earlier row reads from the start again.
+    """Reads the masks of a video by row. One mask is in memory at a time.
 
-    Reads the mask video if there is one, else the run lengths; without either, there are no masks.
+    If you ask for an earlier row than before, the file is read from its start again. Masks come from the mask video if there
+    is one, otherwise from the run lengths. If there is neither file, there are no masks.
 
     Args:
         table: the video's scores, which say which rows are sampled.
@@ -227,11 +230,11 @@ class MaskTrack:
         self._restart()
 
     def at(self, row: int) -> ByteArray | None:
-        """Returns the mask to show at a row: its own, or that of the last row before it that has one.
+        """Returns the mask to show at a row: the mask of this row, or the last mask before it.
 
         Returns:
-            (H, W) uint8, 0–255 = pixel score 0–1; the same array until the mask changes. From run lengths, only 0 and 191: the
-            middle of the range from 0.5 to 1. None if there is no mask.
+            (H, W) uint8, 0–255 = pixel score 0–1. The array object stays the same until the mask changes. Masks from run
+            lengths have only the values 0 and `IN_RUN_LENGTHS`. None if there is no mask.
         """
         if row < self._row:
             self._restart()
@@ -280,12 +283,12 @@ class MaskTrack:
 
 
 def _paired(path: Path, rows: IndexArray, stored: Iterator[tuple[int | None, ByteArray]]) -> Iterator[tuple[int, ByteArray]]:
-    """Yields the k-th stored mask with the k-th row that should have one, up to the first mismatch.
+    """Yields pairs of a row and its mask: the k-th stored mask belongs to the k-th row that should have a mask.
 
     Args:
-        path: the file, for the error.
+        path: the file that the error message names.
         rows: (S,) the rows that should have a mask.
-        stored: the masks, each with its row according to the file, or None if the file stores no rows.
+        stored: pairs of (row according to the file, mask). The row is None if the file does not store rows.
 
     Raises:
         DocumentError: the number of masks or the row of a mask is wrong, so the masks belong to other scores.
@@ -306,7 +309,7 @@ def _paired(path: Path, rows: IndexArray, stored: Iterator[tuple[int | None, Byt
 
 
 def masks_of(layout: OutputLayout, document: EventsDocument) -> MaskTrack | None:
-    """Returns the masks of a document's video; None if the video has no scores or no stored masks.
+    """Returns the masks of the video of an events document; None if there are no scores or no stored masks.
 
     Raises:
         DocumentError: the scores can't be read.

@@ -1,7 +1,7 @@
-"""The log of a run: its record with what became of each video, and what the running scan reports every second.
+"""The log of a run: the run record with the result of each video, and the live file with the progress of a running scan.
 
-The record is `runs/<start>.json` and its copy `run.json`. It may be long, so a running scan also keeps a short live file among
-its temporaries, which `vadcli status` reads.
+The run record is `runs/<start>.json`; `run.json` is a copy of it. Because a record may be long, a running scan also writes a
+short live file every second, in its folder for temporary files. `vadcli status` reads the live file.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from vadcli.types.codec import document_errors, read_document, structure
 
 RUN_FORMAT_VERSION = 1
 LAST_VIDEOS = 5
-"""The live file names this many of the last finished videos that have events."""
+"""How many videos the live file names: the videos with events that finished last."""
 _WRITE_EVERY_S = 1.0
 _SHARE_OF_TIME = 0.02
-"""At most this share of a run's time is spent on rewriting its record, so a long record is rewritten less often."""
+"""At most this share of a run's time is spent on rewriting its record. A long record is therefore rewritten less often."""
 _FILES_BEGIN = b'\n  "files": ['
 _HEAD_BYTES = 16384
 _LIVE_NAME = "live.json"
@@ -44,11 +44,11 @@ class RunInfo:
         version: the version of vadcli.
         command: the command line.
         config: the effective options, as JSON values.
-        detector: its name and fingerprint, as JSON values.
+        detector: the detector's name and fingerprint, as JSON values.
         weights: name -> sha256; empty if the detector has no weights.
         roots: the absolute paths that the user gave.
-        root: their common ancestor, from which relative paths start.
-        shard: such as "1/4"; None if the run is not sharded.
+        root: the folder that contains all `roots`. Relative paths start there.
+        shard: the shard, such as "1/4"; None if the run is not sharded.
     """
 
     version: str
@@ -67,15 +67,15 @@ class RunProgress:
     Progress is measured in bytes of input, because the length of a video is not known before it is opened.
 
     Args:
-        sizes: video -> bytes, for every video of the run.
+        sizes: video -> size in bytes, for every video of the run.
 
     Attributes:
         planned: number of videos in the run.
-        total: their bytes.
-        finished: number of videos that are over, with any status.
+        total: size of these videos in bytes.
+        finished: number of finished videos, with any status.
         frames, footage_s: rows and seconds of video scored in this run.
-        worked: bytes read in this run.
-        done: bytes of the videos that are over, plus the bytes read so far of the running ones.
+        worked: bytes of input that were read in this run.
+        done: size of the finished videos in bytes, plus the bytes read so far from videos that are being scanned.
     """
 
     def __init__(self, sizes: Mapping[str, int]) -> None:
@@ -88,7 +88,7 @@ class RunProgress:
         self._fitting: dict[str, Any] | None = None
 
     def advance(self, video: str, *, frames: int, video_s: float, size: float) -> None:
-        """Counts work on a video: rows, seconds of video, bytes of input."""
+        """Adds work that was done on a video: rows, seconds of video, and bytes of input."""
         self._fitting = None
         before_frames, before = self._running.get(video, (0, 0.0))
         self._running[video] = (before_frames + frames, before + size)
@@ -98,12 +98,12 @@ class RunProgress:
         self.done += size
 
     def fit(self, camera: str, *, frames: int) -> None:
-        """Counts frames read to fit a camera model; the count ends when a video is scored."""
+        """Counts frames that were read to fit a camera model. The count is removed when scoring of a video starts."""
         before = self._fitting["frames"] if self._fitting and self._fitting["camera"] == camera else 0
         self._fitting = {"camera": camera, "frames": before + frames}
 
     def finish(self, video: str) -> None:
-        """Counts a video as over, with any status."""
+        """Counts a video as finished, with any status."""
         self.finished += 1
         _, counted = self._running.pop(video, (0, 0.0))
         self.done += self._sizes.get(video, 0) - counted
@@ -134,7 +134,7 @@ class _Totals:
         self._seconds = 0.0
 
     def count(self, result: Mapping[str, Any], sign: int) -> None:
-        """Adds the JSON of a result (sign 1) or subtracts it (sign -1)."""
+        """Adds the numbers in the JSON of a result (sign 1), or subtracts them (sign -1)."""
         self._statuses[result["status"]] += sign
         for name in self._sums:
             self._sums[name] += sign * result[name]
@@ -153,15 +153,16 @@ class _Totals:
 class RunRecord:
     """Writes runs/<start>[-shard].json and its copy run.json, and the live file if progress is counted.
 
-    A context manager: an error closes the record with its exit code, or 1 if it has none. Each result is turned into JSON text
-    once, when it is added. The record is rewritten every few seconds, each time atomically.
+    Use it as a context manager. If an error ends the `with` block, the record is closed with the error's exit code, or with 1
+    if the error has none. Each result is turned into JSON text once, when it is added. The record is rewritten every few
+    seconds, each time atomically.
 
     Args:
         layout: the output folder.
-        scratch: the folder for temporaries.
+        scratch: the folder for temporary files.
         info: what is known at the start.
-        progress: how far the run has come; None if nobody counts it.
-        write_every_s: `add` rewrites the record at most once in this many seconds.
+        progress: counts how far the run has come; None if that is not counted.
+        write_every_s: `add` rewrites the record at most once per this many seconds.
     """
 
     def __init__(
@@ -188,7 +189,7 @@ class RunRecord:
         self._write(end=None, exit_code=None)
 
     def add(self, result: VideoResult) -> None:
-        """Records the result of a video in place of any earlier one, and rewrites the record if that is due.
+        """Records the result of a video, which replaces an earlier result. Rewrites the record if that is due.
 
         Raises:
             OutputError: the record can't be written.
@@ -214,7 +215,7 @@ class RunRecord:
             self._write(end=None, exit_code=None)
 
     def say(self) -> None:
-        """Replaces the live file with the run's state now; does nothing if progress is not counted.
+        """Writes the current state of the run to the live file. Does nothing if progress is not counted.
 
         Raises:
             OutputError: the live file can't be written.
@@ -229,14 +230,14 @@ class RunRecord:
         }
         path = self._scratch.folder / _LIVE_NAME
         temporary = path.with_suffix(".new")
-        # Without fsync: the file is of no use once this process has ended.
+        # No fsync is needed: the file has no use after this process has ended.
         with writing(path):
             temporary.write_text(printable(json.dumps(live, ensure_ascii=False, allow_nan=False)), encoding="utf-8")
             os.replace(temporary, path)
         self._live_due = time.monotonic() + self._write_every_s
 
     def close(self, exit_code: int) -> None:
-        """Writes how the run ended. Only the first call counts."""
+        """Writes how the run ended. Calling it again does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -249,7 +250,7 @@ class RunRecord:
         self.close(0 if error is None else getattr(error, "exit_code", 1))
 
     def _free_path(self) -> Path:
-        """Returns an unused path: if two runs start in the same microsecond, the second start is moved by one."""
+        """Returns an unused path. If two runs start in the same microsecond, this run's start is moved by a microsecond."""
         suffix = f"-{self.info.shard.replace('/', 'of')}" if self.info.shard else ""
         while True:
             path = self._layout.runs / f"{self.start:%Y%m%dT%H%M%S.%fZ}{suffix}.json"
@@ -282,10 +283,13 @@ class RunRecord:
 
 
 def read_live(layout: OutputLayout) -> dict[str, dict[str, Any]]:
-    """Reads the live files of the scans that run in an output folder: record name -> content. Skips damaged files."""
+    """Reads the live files of all scans that are running in an output folder: name of the run record -> content.
+
+    Damaged files are skipped.
+    """
     said = {}
     for path in layout.scratch.glob(f"*/{_LIVE_NAME}"):
-        # A run may end, and its temporaries disappear, after the folder was listed.
+        # A run may end after the folder was listed. Then its live file is gone.
         with suppress(OSError, ValueError, KeyError, TypeError):
             document = json.loads(path.read_bytes())
             said[str(document["run"])] = {part: document[part] for part in _LIVE_PARTS}
@@ -303,7 +307,7 @@ class StoredRun:
         end: when the run ended; None if it is still running or was killed.
         exit_code: None if `end` is None.
         totals: number of videos by status; sums of frames, seconds and events.
-        files: the result of each video; empty if only the head was read.
+        files: the result of each video; empty if `read_run` left them out.
         progress: how far the run has come, as `RunProgress.to_json` writes it; None in records of older versions.
     """
 
@@ -318,7 +322,7 @@ class StoredRun:
 
 
 def read_run(path: Path, *, head: bool = False) -> StoredRun:
-    """Reads a run record; with `head`, everything except the list of files, which may be long.
+    """Reads a run record. With `head`, it leaves out the list of files, which may be long.
 
     Raises:
         DocumentError: the file is missing or damaged, or is not a run record of this version.
@@ -329,7 +333,7 @@ def read_run(path: Path, *, head: bool = False) -> StoredRun:
 
 
 def _head(path: Path) -> bytes:
-    """Returns the record with an empty list of files, or the whole file if its layout is not ours."""
+    """Returns the text of a record with an empty list of files; the whole text if no such list is found."""
     text = b""
     with path.open("rb") as file:
         while (found := text.find(_FILES_BEGIN)) < 0:

@@ -1,4 +1,4 @@
-"""The scores of a finished video as Parquet: one row per frame, and in the metadata everything that later runs need."""
+"""The scores of a finished video as Parquet: one row per frame. The metadata has what later runs need besides the rows."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class ScoresMetadata:
     Attributes:
         version: the version of vadcli that wrote the file.
         fingerprint: hash of everything that changes scores.
-        source: what shows that a video has changed: size, mtime_ns, content sample, root.
+        source: values that show if the video file has changed: size, mtime_ns, content sample, root.
         video: `VideoInfo.to_json()`.
         categories: as the user gave them.
         time_base: seconds per unit of pts, as a fraction such as "1/90000".
-        detector: its name in the registry.
+        detector: the detector's name in the registry.
         camera: the camera's name.
         calibration: `Calibration.to_json()` if scores are calibrated to events per hour, else None.
         extra: other values that the scan engine needs again later.
@@ -114,7 +114,7 @@ def _json(value: object) -> str:
 
 
 def write_scores(path: Path, table: ScoreTable, metadata: ScoresMetadata) -> None:
-    """Writes a scores file to `path`, a temporary that the caller renames.
+    """Writes a scores file to `path`, a temporary file that the caller renames.
 
     Raises:
         OSError: the file can't be written.
@@ -163,7 +163,9 @@ def read_metadata(path: Path) -> ScoresMetadata | None:
 
 
 def shown_s(table: ScoreTable, probe: Mapping[str, Any]) -> float:
-    """Returns the seconds from the first pts to the end of the last frame; a truncated video ends with its last row.
+    """Returns the seconds from the first pts to the end of the last frame.
+
+    If the video is truncated, its last row is the last frame.
 
     Args:
         table: the video's rows, at least one.
@@ -174,7 +176,7 @@ def shown_s(table: ScoreTable, probe: Mapping[str, Any]) -> float:
 
 
 def is_partial(table: ScoreTable, probe: Mapping[str, Any]) -> bool:
-    """True if there are fewer rows than frames according to the container."""
+    """True if there are fewer rows than the number of frames in the container's header."""
     return len(table) < int(probe["frames"])
 
 

@@ -4,7 +4,8 @@
           │                   masks of the listed objects
           └─ otherwise ─────> list: irrelevant names only; empty masks
 
-The length of the list is drawn in the same way for both labels, so it does not reveal the label.
+An irrelevant name is a name that no object of the clip has. The length of the list is drawn in the
+same way for anomalies and normal samples, so it does not reveal which of the two a sample is.
 A sample depends only on (seed, data set, epoch, index), so workers may take samples in any order.
 """
 
@@ -26,10 +27,10 @@ from vadcli.train.samples import ExposureSample, Segmentation, SegmentationData
 from vadcli.types import BoolArray, IndexArray
 
 HardNegatives = Callable[[str], Sequence[str]]
-"""name -> similar names in a fixed order; names of the sample itself may be among them."""
+"""Maps a name to similar names in a fixed order. These may include other names of the same sample."""
 
 CATEGORY_LIMITS: Mapping[str, int] = MappingProxyType({"cityscapes": 6, "mapillary": 20})
-"""The paper's N for data sets with few categories; N is 30 for all others."""
+"""The paper's N (largest length of a list) for data sets with few categories; N is 30 for all others."""
 
 _TRIES = 20
 _COMMON_WORDS = frozenset(
@@ -43,13 +44,16 @@ class ExposureOptions:
 
     Attributes:
         probability: probability that a sample is an anomaly.
-        max_categories: N, the longest list, with true and irrelevant names; lengths are uniform.
-        max_true: an anomaly lists 1 to max_true of its names, uniformly, but at most all it has.
+        max_categories: N, largest length of a list, true and irrelevant names together. The length
+            is drawn uniformly.
+        max_true: largest number of true names in the list of an anomaly. The number is drawn
+            uniformly from 1 to max_true, and reduced if the clip has fewer names or the list no room.
         min_irrelevant: smallest number of irrelevant names in the list of an anomaly; with 0 a list
             may consist of one true name.
-        hard_share: probability that an irrelevant name is a hard negative, if there are any.
-        held_out: names that are never listed, neither as true nor as irrelevant; compared by
-            `same_name`.
+        hard_share: probability that an irrelevant name is a hard negative (a name similar to one of
+            the clip's names), if there are any.
+        held_out: names that are never listed, neither as true nor as irrelevant. Names are compared
+            by `same_name`.
     """
 
     probability: float = 0.5
@@ -76,7 +80,7 @@ def paper_options(data_name: str) -> ExposureOptions:
 
 
 def same_name(name: str) -> str:
-    """Returns the normal form of a name: without case, extra spaces and a full stop at the end."""
+    """Returns a name in lower case, without extra spaces and without a full stop at the end; used to compare names."""
     return " ".join(name.casefold().split()).rstrip(". ")
 
 
@@ -107,10 +111,11 @@ class AnomalyExposureSampler:
     its names are held out, or if too few names of other samples are left; `plan` skips it.
 
     Args:
-        data: the data set; its names are read once, here.
+        data: the data set; its names are read once, when the sampler is created.
         options: how clips become pseudo-anomalies.
         seed: 0 or more.
-        hard: source of hard negatives; if None, names of the data set that share a word.
+        hard: source of hard negatives; if None, they are the names of the data set that share a
+            word with one of the clip's names.
 
     Raises:
         ValueError: no sample is usable.
@@ -129,7 +134,7 @@ class AnomalyExposureSampler:
             index for index, names in enumerate(self._names) if names and len(self._vocabulary) - len(names) >= least
         )
         if not self.usable:
-            raise ValueError(f"{data.name}: no sample has a name of its own and enough irrelevant names")
+            raise ValueError(f"{data.name}: no sample has an allowed name and enough irrelevant names")
         self._hard = hard or (shared_words(self.vocabulary) if options.hard_share else _no_name)
 
     def __len__(self) -> int:
@@ -155,7 +160,7 @@ class AnomalyExposureSampler:
         own = self._names[index]
         spare = len(self._vocabulary) - len(own)
         if not own or spare < max(1, self.options.min_irrelevant):
-            raise LookupError(f"{self.data.name}: sample {index} has no name of its own or too few irrelevant names")
+            raise LookupError(f"{self.data.name}: sample {index} has no allowed name or too few irrelevant names")
         rng = np.random.default_rng([self.seed, crc32(self.data.name.encode()), epoch, index])
         anomalous = rng.random() < self.options.probability
         shown, length = self._sizes(rng, len(own), spare)
@@ -187,16 +192,16 @@ class AnomalyExposureSampler:
         return hashlib.sha256(repr((self.data.fingerprint(), numbers, held_out, self.seed)).encode()).hexdigest()
 
     def _allowed(self, names: Iterable[str]) -> dict[str, str]:
-        """Maps `same_name` to the first spelling of each name that is not held out."""
+        """Returns the names that are not held out: `same_name` of each -> its first spelling."""
         found: dict[str, str] = {}
         for name in names:
             found.setdefault(same_name(name), name)
         return {key: name for key, name in found.items() if key not in self._held_out}
 
     def _sizes(self, rng: np.random.Generator, own: int, spare: int) -> tuple[int, int]:
-        """Draws the number of true names and the list's length in the same way for both labels."""
+        """Draws the number of true names and the list's length, in the same way for anomalies and normal samples."""
         options = self.options
-        longest = min(options.max_categories, spare)  # a normal list cannot be longer
+        longest = min(options.max_categories, spare)  # the list of a normal sample cannot be longer
         room = max(1, longest - options.min_irrelevant)
         shown = min(int(rng.integers(1, options.max_true + 1)), own, room)
         shortest = shown + options.min_irrelevant
@@ -230,7 +235,7 @@ class AnomalyExposureSampler:
         return chosen
 
     def _rest(self, rng: np.random.Generator, taken: set[str], count: int) -> list[str]:
-        """Draws the names that random tries did not find, with the same probabilities as in a try."""
+        """Draws the names that are still missing after `_TRIES`; probabilities are the same as in the tries."""
         left = [item for key, item in self._vocabulary.items() if key not in taken]
         count = min(count, len(left))
         if not count:
@@ -253,7 +258,7 @@ def shared_words(names: Iterable[str]) -> HardNegatives:
 
 
 class _Joined(Sequence[str]):
-    """Several sequences as one, without a copy: tens of thousands of names may share a word."""
+    """Joins sequences without copying them, because tens of thousands of names may share a word."""
 
     def __init__(self, parts: Iterable[Sequence[str]]) -> None:
         self._parts = [part for part in parts if len(part)]
@@ -292,7 +297,10 @@ def _some(rng: np.random.Generator, items: list[str], count: int) -> list[str]:
 
 
 def _weigh(samples: Iterable[Mapping[str, str]]) -> dict[str, tuple[str, float]]:
-    """Returns each name's spelling, and its weight: the sum of 1 / (number of names) over its samples."""
+    """Returns the spelling and the weight of each name.
+
+    The weight is a sum over all samples with this name: each adds 1 / (number of names in the sample).
+    """
     found: dict[str, tuple[str, float]] = {}
     for names in samples:
         for key, name in names.items():

@@ -34,8 +34,8 @@ class Validated:
 
     Attributes:
         frame_auc: ROC-AUC over all frames; None if they are all of one class.
-        mask_iou: mean over the frames that show an anomaly, at their own size, whatever their
-            score; None if no frame shows one.
+        mask_iou: mean IoU over the frames that show an anomaly, whatever their score is. Masks are
+            compared at the size of the frame. None if no frame shows an anomaly.
         frames: number of frames.
     """
 
@@ -85,14 +85,14 @@ class TrainingLog:
     """The log of one training, which may start at a later step.
 
     Rows of later steps are removed: a run that was killed left them, and they are computed again.
-    Numbers are written in full, so that two logs of the same training differ in the seconds only.
+    Numbers are written in full, so that two logs of the same training differ only in the seconds.
 
     Args:
         out: folder of the CSV files.
         names: names of the losses.
         total: steps of the whole training.
         start: steps that are done already.
-        main: False logs nothing; only one process is the main one.
+        main: whether this is the main process; the other processes log nothing.
     """
 
     def __init__(self, out: Path, *, names: Sequence[str], total: int, start: int, main: bool) -> None:
@@ -142,7 +142,7 @@ class TrainingLog:
 
 
 def _begin(path: Path, columns: Sequence[str], start: int) -> None:
-    """Writes a CSV file with its header and the old rows up to step `start`, in one replacement."""
+    """Replaces a CSV file as a whole by its header and the old rows up to step `start`."""
     rows: list[list[str]] = []
     if start and path.is_file():
         with path.open(encoding="utf-8", newline="") as file:

@@ -5,8 +5,9 @@ frame, (h, w) the output size of the mask decoder. Two rules hold for every part
 
 - It is computed in float32 (float64 stays float64), also under autocast.
 - The loss of a batch is the mean over its frames, or over its clips for the language model. A frame
-  without an object adds 0 to the mask terms and still counts. So every frame has the same weight
-  whatever else is in the batch, and equal micro-batches add up to the whole batch.
+  without an object adds 0 to the mask terms, but it is counted in the mean. So the weight of a frame
+  does not depend on the other frames of the batch, and the loss of a batch is the mean over its
+  micro-batches if these have equal sizes.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ class Losses:
 
     Attributes:
         focal, dice, iou, score, lm: the parts in the paper.
-        names: loss on which categories of the list a clip shows, if the model pools them; not in the paper.
-        total: sum of the parts weighted by `LossWeights`; the one to differentiate.
+        names: loss of predicting which categories of the list a clip shows, see `names_loss`; 0 if
+            it is not used. It is not in the paper.
+        total: sum of the parts weighted by `LossWeights`; training minimises this one.
     """
 
     focal: Tensor
@@ -169,10 +171,12 @@ def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def names_loss(logits: Sequence[Tensor], truth: Sequence[Sequence[bool]]) -> Tensor:
-    """Returns the binary cross-entropy of whether a clip shows each name of its list, the mean over all names.
+    """Returns the binary cross-entropy of predicting which names of its list a clip shows.
+
+    It is the mean over all names of all lists.
 
     Args:
-        logits: (C,) per list, one logit per name.
+        logits: one (C,) tensor per list, with one logit per name.
         truth: per list, whether the clip shows each name.
     """
     wanted = torch.tensor([float(holds) for names in truth for holds in names], device=logits[0].device)

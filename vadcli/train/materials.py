@@ -47,8 +47,8 @@ class Draw:
     Attributes:
         part: index of the data set in the mixture.
         index: index of the sample in the data set.
-        reading: number of complete passes over the data set before this one; it is the sampler's
-            epoch, so that every pass differs.
+        reading: number of complete passes over the data set before this one. The sampler uses it
+            as the epoch, so that every pass differs.
     """
 
     part: int
@@ -84,7 +84,7 @@ class Mixture:
                 raise ValueError(f"{name}: its weight gives it none of {draws} samples; raise the weight or remove it")
 
     def plan(self, epoch: int) -> tuple[Draw, ...]:
-        """Returns the samples of an epoch in order; every call gives the same."""
+        """Returns the samples of an epoch in order; every call returns the same samples."""
         drawn = [draw for part in range(len(self.samplers)) for draw in self._from_part(part, epoch)]
         order = np.random.default_rng([self.seed, epoch]).permutation(len(drawn))
         return tuple(drawn[place] for place in order)
@@ -114,7 +114,11 @@ class Mixture:
 
 
 def _quotas(weights: Sequence[float], draws: int) -> tuple[int, ...]:
-    """Splits `draws` by weight into whole numbers: largest remainders first, then by position."""
+    """Splits `draws` by weight into whole numbers.
+
+    All shares are rounded down. What is left goes to the shares with the largest remainders; of two
+    equal remainders, the first in the list comes first.
+    """
     shares = np.asarray(weights, np.float64)
     if not len(shares) or not (np.isfinite(shares) & (shares > 0)).all():
         raise ValueError(f"mixture weights must be positive numbers, not {list(weights)}")
@@ -150,7 +154,7 @@ def mixture_of(recipe: Recipe, *, frames: int, processes: int = 1, opened: Open 
 
 
 class ValidationSet(Sequence[ExposureSample]):
-    """The samples to validate on, read on access; the same in every run of a recipe.
+    """The samples to validate on; they are read when they are accessed, and are the same in every run of a recipe.
 
     Raises:
         UsageError: the folder does not hold this data set.

@@ -1,6 +1,6 @@
-"""The plan of a training, without training: sizes of parts, steps, data, memory and time.
+"""The plan of a training, made before the training: sizes of parts, steps, data, memory and time.
 
-The memory of weights is exact, that of activations an estimate. Time is measured on a few real
+The memory for weights is exact; the memory for activations is an estimate. Time is measured on a few real
 steps if the model is small; otherwise it is estimated from the number of operations.
 """
 
@@ -67,9 +67,10 @@ def step_seconds(brief: Recipe, training: PaperTraining) -> float:
 def step_operations(recipe: Recipe, training: PaperTraining) -> float:
     """Estimates the floating-point operations of one optimiser step of one process.
 
-    Those of the image encoder are counted. Those of the language model and the vision tower are
-    two per weight and token in the forward pass, and as many again in the backward pass for each
-    kind of gradient.
+    The operations of the image encoder are counted. For the language model and the vision tower,
+    a forward pass is estimated as two operations per weight and token. For the language model, each
+    of these needs as many operations again: the gradients of activations, the gradients of trained
+    weights, and the second forward pass of gradient checkpointing.
     """
     model = laid_out(recipe, training).to("meta")
     frames, side = model.config.sampling.frames, model.masks.image_size
@@ -96,14 +97,14 @@ def _long(seconds: float) -> str:
 
 
 PROMPT_TOKENS = 200
-"""About the number of text tokens around the visual tokens of a clip, with 30 names."""
+"""Approximate number of text tokens in a prompt with 30 names; the visual tokens of the clip are not included."""
 ADAM_BYTES = 16
 """Bytes per trained weight in fp32: the weight, its gradient and AdamW's two moments."""
 
 
 @dataclass(frozen=True)
 class PartSize:
-    """Number of parameters of one part: all, and the trained ones."""
+    """Number of parameters of one part: of all, and of the trained ones."""
 
     name: str
     total: int
@@ -117,7 +118,7 @@ class TrainingPlan:
     Attributes:
         recipe: recipe of the training.
         sizes: sizes of the parts, in the model's order.
-        weights_bytes: weights, gradients and moments; exact.
+        weights_bytes: memory for weights, gradients and AdamW's moments; exact.
         activations_bytes: estimate of what the language model keeps per batch for the backward
             pass. The encoders, the decoder and the libraries need more memory on top of it.
     """
@@ -185,7 +186,7 @@ def laid_out(recipe: Recipe, training: PaperTraining) -> Lavida:
 
 
 def _activations(model: Lavida, recipe: Recipe, narrow: int) -> int:
-    """Estimates the bytes per batch.
+    """Estimates the bytes of the activations that the language model keeps per batch.
 
     Each token needs about 16 values of the model's width and 3 of its inner width per layer. With
     gradient checkpointing these are kept for one layer only, plus the input of every layer.

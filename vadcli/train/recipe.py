@@ -26,17 +26,18 @@ class ModelChoice:
     """What is trained.
 
     Attributes:
-        preset: starts from random weights of this preset's sizes.
-        folder: starts from this LAVIDA folder; exactly one of the two must be set.
+        preset: name of a preset; training starts from random weights with its sizes.
+        folder: LAVIDA folder; training starts from its weights. Set either preset or folder.
         train: names of parts, as in `vadcli.train.state`; the paper's by default.
         freeze: modules in these parts to keep frozen, by dotted name: `projector.frame_semantics`.
-        masks: 3 trains the decoder's three masks, as in the paper; 1 its single mask, for a decoder
-            with random weights.
-        compression: ratio to train with and to store; the authors train with 0.5.
+        masks: 3 trains the decoder's three masks, as in the paper; 1 trains its single mask, which
+            is for a decoder with random weights.
+        compression: compression ratio to train with; it is stored in the model. The authors train
+            with 0.5.
         method: compression method: the paper's or one of its baselines; see `CompressionOptions`.
-        projector: kind of a new projector with random weights; the starting model's if empty.
-        queries: learnable queries of a new projector; the starting model's if 0.
-        train_px: smallest and largest frame area for Qwen2-VL; if empty, the starting model's.
+        projector: kind of a new projector with random weights; empty keeps the starting model's kind.
+        queries: number of learnable queries of a new projector; 0 keeps the starting model's number.
+        train_px: smallest and largest frame area for Qwen2-VL; empty keeps the starting model's areas.
     """
 
     preset: str = ""
@@ -56,7 +57,7 @@ class ModelChoice:
         check(self.masks in (1, 3), f"[model] masks is {self.masks}: it must be 3 or 1")
         check(self.queries >= 0, f"[model] queries is {self.queries}; it must not be negative")
         check(0 < self.compression <= 1, f"[model] compression is {self.compression}; it must be above 0 and at most 1")
-        check(len(self.train_px) in (0, 2), f"[model] train_px is {list(self.train_px)}: give smallest and largest area")
+        check(len(self.train_px) in (0, 2), f"[model] train_px is {list(self.train_px)}: give the smallest and largest area")
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class ExposureChoice:
 
 @dataclass(frozen=True)
 class ScheduleChoice:
-    """How long a training is, and its optimiser steps.
+    """How long a training is, and how the optimiser works.
 
     Attributes:
         epochs: number of epochs.
@@ -123,8 +124,8 @@ class ScheduleChoice:
         batch: samples per batch and process.
         accumulation: batches per step.
         rate: AdamW's learning rate after the warm-up.
-        betas, decay: AdamW's. The authors' file sets 0.9/0.95 and 1e-5, but their code does not use
-            them: they trained with the values that are the defaults here.
+        betas, decay: AdamW's betas and weight decay. The authors' file sets 0.9/0.95 and 1e-5, but
+            their code ignores these. They trained with the values that are the defaults here.
         warm_up_steps: steps in which the rate rises from 0; after them it falls linearly to 0.
         clip: largest norm of the gradient of a step.
     """
@@ -163,7 +164,8 @@ class LossChoice:
 
     Attributes:
         focal, dice, iou, score, lm: the parts in the paper, with the paper's weights.
-        names: loss on which categories of the list a clip shows, if the model pools them; not in the paper.
+        names: loss of predicting which categories of the list a clip shows; not in the paper. Only
+            models with name pooling make this prediction.
     """
 
     focal: float = 20.0
@@ -176,13 +178,13 @@ class LossChoice:
 
 @dataclass(frozen=True)
 class ValidationChoice:
-    """How the best weights are chosen: by frame AUC on a split that is not for training or tests.
+    """How the best weights are chosen: by the frame AUC on a split that is used neither for training nor for tests.
 
     Attributes:
         name, root, split: a data set, as in `DataChoice`.
         clips: number of samples; always the same ones.
         every: steps between validations; 0 never validates and keeps the last weights.
-        patience: number of validations without improvement that ends the training; 0 never does.
+        patience: training ends after this many validations without improvement; 0 never ends it early.
         batch: samples per batch.
     """
 
@@ -214,7 +216,7 @@ class RunningChoice:
         gradient_checkpointing: computes the language model's activations twice to save memory.
         checkpoint_every: steps between checkpoints.
         keep: number of newest checkpoints that are kept.
-        workers: processes that read samples, per training process; 0 reads in that process itself.
+        workers: reader processes per training process; 0 reads samples in the training process.
         remember: keeps the features of a frozen image encoder for each clip, in half precision.
     """
 
@@ -331,7 +333,7 @@ def parse_stages(document: Mapping[str, Any], kind: type[R]) -> tuple[R, ...]:
 
 
 def _over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the values of both, also of nested tables; `over` replaces values of `under`."""
+    """Merges two tables and the tables inside them; values of `over` replace values of `under`."""
     merged = dict(under)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)

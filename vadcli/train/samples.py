@@ -21,8 +21,8 @@ from vadcli.types import BoolArray, ByteArray, IndexArray
 class SegmentedObject:
     """One object of a clip, or one expression that refers to it.
 
-    Two expressions for one object are two instances with the same masks. Two objects of one
-    category are two instances with the same name.
+    If two expressions refer to one object, there are two `SegmentedObject`s with the same masks. If
+    a clip has two objects of one category, there are two with the same name.
 
     Attributes:
         name: category or referring expression, as it is written in the prompt; never empty.
@@ -135,7 +135,7 @@ def _check_frames(key: str, frames: ByteArray) -> None:
 
 
 MAX_PIXELS = 80 * 10**6
-"""More than any image of these data sets has. A larger image is refused before it is decoded."""
+"""Largest number of pixels; no image of these data sets has more. A larger image is refused before it is decoded."""
 
 UNPACK_AGAIN = "unpack the official archive again"
 
@@ -166,7 +166,7 @@ class Reduction:
         return len(self.rows), len(self.columns)
 
     def labels(self, values: ByteArray) -> ByteArray:
-        """Reduces (height, width) values to (H, W) by taking the nearest."""
+        """Reduces (height, width) values to (H, W) by taking the nearest values."""
         return values[np.ix_(self.rows, self.columns)]
 
     def mask(self, mask: BoolArray) -> BoolArray:
@@ -188,7 +188,7 @@ def read_frame(path: Path, *, max_side: int) -> tuple[ByteArray, Reduction]:
         try:
             picture.draft("RGB", (width, height))  # decodes a JPEG at about the size in use
             colours = picture.convert("RGB")
-        except Exception as error:  # damaged files make Pillow raise many types
+        except Exception as error:  # damaged files make Pillow raise errors of many types
             raise _damaged(path, error) from error
         if colours.size != (width, height):
             colours = colours.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)

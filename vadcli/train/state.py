@@ -6,8 +6,8 @@
       random.safetensors          states of the random generators, one row per process
       state.json                  progress of the training; fingerprints of its recipe and data
 
-A training that continues from a checkpoint gives the same result as one that never stopped. A
-checkpoint appears complete or not at all. There are no pickles.
+A training that continues from a checkpoint gives the same result as a training that never stopped.
+A checkpoint appears complete or not at all. No file is a pickle.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "text": ("text.clip.",),
         "image_encoder": ("masks.sam2.vision_encoder.", "masks.sam2.no_memory_embedding"),
         "mask_decoder": ("masks.sam2.mask_decoder.",),
-        # LAVIDA's prompt is no point, box or mask, so only these two parameters are read.
+        # LAVIDA's prompt is not a point, box or mask, so it uses only these two parameters.
         "prompt_encoder": (
             "masks.sam2.prompt_encoder.not_a_point_embed.",
             "masks.sam2.prompt_encoder.no_mask_embed.",
@@ -53,7 +53,7 @@ PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "pooling": ("mllm.pooling.",),
     }
 )
-"""Prefixes of the parameter names of each part; the first match counts. `lora` is extra."""
+"""Prefixes of the parameter names of each part; the first match counts. Adapters (`lora`) have no entry here."""
 PAPER = (LORA, "tokens", "lm_head", "projector", "mask_decoder", "prompt_encoder")
 """Parts that the paper trains (3.9)."""
 OPTIONAL_PARTS = ("sight", "pooling")
@@ -61,7 +61,7 @@ OPTIONAL_PARTS = ("sight", "pooling")
 WHOLE = tuple(part for part in PARTS if part not in OPTIONAL_PARTS)
 """All parts in the paper that are used for scoring."""
 REST = "rest"
-"""Parameters of no part: SAM2's video memory, and SAM2's prompts that LAVIDA does not use."""
+"""Stands for parameters that belong to no part: SAM2's video memory, and those SAM2 prompts that LAVIDA does not use."""
 
 
 def part_of(name: str) -> str:
@@ -75,13 +75,14 @@ def set_up(model: Lavida, trained: Collection[str], *, masks: int, freeze: Colle
     """Prepares a model for training: adds adapters, and freezes everything that is not trained.
 
     Frozen encoders record nothing for the backward pass, since their parameters need no gradients.
-    Gradients still reach trained parameters behind them, such as the mask decoder's projections.
+    Trained parameters that work on the encoders' output still get gradients, for example the mask
+    decoder's projections.
 
     Args:
-        model: changed in place; new adapters are drawn from torch's current generator.
+        model: changed in place; weights of new adapters are drawn from torch's current generator.
         trained: names of the parts to train.
-        masks: 3 trains the decoder's three masks as in the paper, if its single mask is trained
-            already; 1 trains the single mask, and from then on only that one is used.
+        masks: 3 trains the decoder's three masks, as in the paper; its single mask must already be
+            trained. 1 trains the single mask, and the decoder uses only this mask from then on.
         freeze: dotted names of modules that stay frozen although their part is trained.
 
     Raises:
@@ -106,7 +107,7 @@ def set_up(model: Lavida, trained: Collection[str], *, masks: int, freeze: Colle
 
 
 def set_precision(model: Lavida, dtype: torch.dtype) -> None:
-    """Converts trained parameters to fp32, and the others used for scoring to `dtype`."""
+    """Converts trained parameters to fp32, and all other parameters that scoring uses to `dtype`."""
     for name, value in model.named_parameters():
         if value.requires_grad or part_of(name) != REST:
             value.data = value.data.to(torch.float32 if value.requires_grad else dtype)
@@ -135,7 +136,7 @@ def add_adapters(model: Lavida) -> None:
 
 
 def use_single_mask(model: Lavida) -> None:
-    """Makes the decoder always use its single mask: its other three masks were never trained."""
+    """Makes the decoder always use its single mask, because its other three masks were never trained."""
     sam2 = model.masks.sam2  # type: ignore[attr-defined]
     sam2.mask_decoder.dynamic_multimask_via_stability = False
     sam2.config.mask_decoder_config.dynamic_multimask_via_stability = False
@@ -172,9 +173,9 @@ class TrainerState:
 
     Attributes:
         step: number of steps done.
-        best: highest frame AUC of a validation so far; None before the first.
-        best_step: number of steps done at that validation.
-        waited: number of validations since then.
+        best: highest frame AUC of a validation so far; None before the first validation.
+        best_step: number of steps done at the validation with the highest AUC.
+        waited: number of validations since the one with the highest AUC.
     """
 
     step: int = 0
@@ -223,7 +224,7 @@ def load_trained(model: Lavida, folder: Path) -> None:
 
 
 def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` fill a folder, which appears under its name when it is complete.
+    """Calls `write` to fill a folder; the folder appears under its name only when it is complete.
 
     An existing folder of that name is replaced.
 
@@ -290,7 +291,7 @@ class Checkpoints:
             The progress, the states of the generators, and the state of the loss scaler.
 
         Raises:
-            DocumentError: it is damaged, or belongs to another recipe or other data.
+            DocumentError: the checkpoint is damaged, or belongs to another recipe or other data.
         """
         found = self.all()
         if not found:
@@ -311,7 +312,7 @@ class Checkpoints:
 
 
 def random_state(device: torch.device) -> Tensor:
-    """Returns (N,) uint8: the states of torch's generators in this process: CPU, and GPU if used."""
+    """Returns the states of torch's generators (CPU, and GPU if used) in this process as (N,) uint8."""
     parts = [torch.get_rng_state()]
     if device.type == "cuda":
         parts.append(torch.cuda.get_rng_state(device))
@@ -327,7 +328,7 @@ def set_random_state(state: Tensor, device: torch.device) -> None:
 
 
 def _trained(model: Lavida) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Returns name -> tensor to store: by state-dict name, and for the adapters by peft's name."""
+    """Returns the tensors to store: those of the model by state-dict name, and those of the adapters by peft's name."""
     own: dict[str, Tensor] = {}
     adapters: dict[str, Tensor] = {}
     for name, value in model.named_parameters():

@@ -5,8 +5,10 @@
     category names                 → CLIP text       → text features
     F, F_s0, F_s1, h_seg, text     → projector → mask decoder → mask, IoU and score losses
 
-Every sample has its own prompt and list of categories. The mask gate is for inference only and is
-not applied here. `FeatureMemory` keeps the features of a frozen image encoder between epochs.
+F, F_s0 and F_s1 are SAM2's image features at three resolutions, h_seg is the language model's output
+at `<SEG>`. Every sample has its own prompt and list of categories. The mask gate is for inference
+only and is not applied here. `FeatureMemory` keeps the features of a frozen image encoder between
+epochs.
 """
 
 from __future__ import annotations
@@ -71,7 +73,8 @@ class FeatureMemory:
     def read(self, keys: Sequence[str], image: ImageFeatures, frames: int) -> list[VisualTokens]:
         """Returns the compressed visual tokens of clips of T frames, from the result of `recall`.
 
-        They are kept too if the shared sight is frozen.
+        The shared sight is the part that makes visual tokens from SAM2's image features. If it is
+        frozen, the tokens are kept too.
         """
         sight = self.model.mllm.sight
         assert sight is not None
@@ -107,11 +110,11 @@ class ExposureStep(nn.Module):
         model: prepared for training by `state.set_up`.
         weights: weights of the losses; the paper's if None.
         masks: 3 or 1, the number of masks per prompt that are trained.
-        memory: features by clip, for a model with a shared sight; if None, each clip is encoded
-            every time.
+        memory: features by clip; only for a model whose visual tokens are made from SAM2's features
+            (shared sight). If None, each clip is encoded every time.
         names: weight of the `names` loss, see `losses.Losses`; not in the paper.
-        without_seg: share of the samples that train with zeros at `<SEG>`, so that the model learns
-            to use the frame alone for names that need no more; not in the paper.
+        without_seg: share of the samples in which zeros replace the output at `<SEG>`. From these
+            the model learns to find a name in the frame alone if that is enough. Not in the paper.
     """
 
     def __init__(
@@ -166,13 +169,13 @@ class ExposureStep(nn.Module):
     def judge(self, samples: Sequence[ExposureSample], *, seg: Seg = "own") -> LavidaOutput:
         """Returns the scores and masks of each sample with its own list, without the mask gate.
 
-        Frame sizes and the single mask are those of a scan.
+        Frames have the same size as in a scan, and each has a single mask as in a scan.
 
         Args:
             samples: all with the same number of frames.
-            seg: `own` is normal. The others measure what `<SEG>` contributes: with `next` each
-                sample gets the `<SEG>` of the next sample in the batch, which has another list and
-                clip; with `none` all get zeros.
+            seg: `own` is the normal use. The other values measure what `<SEG>` contributes: with
+                `next` each sample gets the `<SEG>` of the next sample in the batch, which has
+                another list and clip; with `none` all samples get zeros.
         """
         encoded = self._encode(samples, training=False)
         prompts, *_ = self._read(encoded, samples, seg=seg)
@@ -193,7 +196,7 @@ class ExposureStep(nn.Module):
         return tuple(ids)
 
     def _encode(self, samples: Sequence[ExposureSample], *, training: bool) -> EncodedClips:
-        """Runs the vision encoders; clips with frames of one size share a batch."""
+        """Runs the vision encoders; clips whose frames have the same size share a batch."""
         counts = {len(sample.frames) for sample in samples}
         if len(counts) != 1:
             raise ValueError(f"samples of {sorted(counts)} frames cannot share a batch")
@@ -236,7 +239,7 @@ class ExposureStep(nn.Module):
 
 
 def texts_of(encoder: TextEncoder, lists: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
-    """Returns the text features of each list (B, C, D), padded with zeros, and the mask of real ones (B, C)."""
+    """Returns the text features of each list (B, C, D), padded with zeros, and a mask (B, C): True if not padding."""
     names = list(dict.fromkeys(name for listed in lists for name in listed))
     features = encoder.pooled(names)  # each name once
     place = {name: row for row, name in enumerate(names)}
@@ -257,8 +260,8 @@ LOSS_NAMES = ("focal", "dice", "iou", "score", "lm", "names", "total")
 def decoder_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Returns masks at the size of the mask decoder: a pixel is True if at least half of it is covered.
 
-    If a mask is too thin or small for that, its most covered pixels are True, so that no labelled
-    frame is without a target.
+    If a mask is too thin or small for that, its most covered pixels are True, so that every labelled
+    frame has a target.
 
     Args:
         masks: (N, H, W) bool.
@@ -275,7 +278,7 @@ def decoder_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _in_order(parts: list[EncodedClips], rows: list[int]) -> EncodedClips:
-    """Joins parts of a batch; `rows` is the position in the batch of each of their clips."""
+    """Joins parts of a batch; `rows` holds the position in the batch of each clip of the parts."""
     frames = parts[0].frames
     order = sorted(range(len(rows)), key=rows.__getitem__)
     visual = [clip for part in parts for clip in part.visual]

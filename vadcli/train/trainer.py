@@ -6,9 +6,9 @@
     OUT/best/            the trained weights at the best validation
     OUT/model/           the LAVIDA folder; appears when the training is done
 
-With several stages each one has such a folder (OUT/1-pictures/, OUT/2-questions/, ...) and starts
+With several stages, each stage has such a folder (OUT/1-pictures/, OUT/2-questions/, ...) and starts
 from the model of the stage before it. A killed training continues from its newest checkpoint and
-gives the same bytes: a step depends only on the recipe, its number and the checkpoint.
+gives the same bytes, because a step depends only on the recipe, its number and the checkpoint.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat
 
 
 class Trainer:
-    """One training; it starts, or continues from a checkpoint.
+    """One training, which starts at its first step or continues from a checkpoint.
 
     Args:
         recipe: recipe of the training.
@@ -75,7 +75,7 @@ class Trainer:
         if recipe.running.gradient_checkpointing:
             checkpoint_activations(model)
         self.model = model.to(self.accelerator.device)
-        with self.accelerator.main_process_first():  # caches the data sets for the others
+        with self.accelerator.main_process_first():  # caches data sets for the other processes
             self.work = self.training.work(recipe, self.model, processes=self.processes)
         schedule = recipe.schedule
         self.parameters = [value for _, value in trained_parameters(self.work.module)]
@@ -201,7 +201,7 @@ class Trainer:
             self.progress = replace(progress, waited=progress.waited + 1)
 
     def _agreed(self, found: Validated) -> Validated:
-        """Gives all processes the main one's results, so that they stop at the same step."""
+        """Gives the main process's results to all processes, so that they stop at the same step."""
         from accelerate.utils import broadcast_object_list
 
         (agreed,) = broadcast_object_list([found])
@@ -229,7 +229,7 @@ class Trainer:
 
 
 def _batches(samples: Sequence[Any], batch: int, kind: Callable[[Any], int]) -> Iterator[list[Any]]:
-    """Returns batches of at most `batch` consecutive samples of one kind: never images with clips."""
+    """Returns batches of at most `batch` consecutive samples; images and clips never share a batch."""
     for start in range(0, len(samples), batch):
         groups: dict[int, list[Any]] = {}
         for sample in samples[start : start + batch]:
@@ -253,8 +253,8 @@ def _accelerator(recipe: Recipe, device: str | None) -> Any:
         raise UsageError("training needs the accelerate package", hint="pip install 'vadcli[train]'") from error
     precision = recipe.running.precision
     _forget_precision()
-    # Several CPU processes train together only if accelerate gets cpu=True; otherwise each one
-    # would be a training of its own.
+    # Several CPU processes train together only if accelerate gets cpu=True; otherwise each process
+    # would train alone.
     cpu = device == "cpu" or not torch.cuda.is_available()
     try:
         return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
@@ -284,7 +284,7 @@ def train(recipes: Sequence[Recipe], out: Path, *, device: str | None = None, tr
         made = folder / "model"
         if not made.is_dir():
             Trainer(stage, folder, device=device, training=training).run()
-    from accelerate import PartialState  # if it is missing, Trainer has raised
+    from accelerate import PartialState  # if it were missing, Trainer would have raised an error
 
     assert made is not None
     last, model = made, out / "model"

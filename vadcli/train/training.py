@@ -37,7 +37,7 @@ class Work:
     """What one training run computes.
 
     Attributes:
-        module: maps samples that may share a batch to losses by name; one of them is `total`.
+        module: takes samples that may share a batch, and returns losses by name; one is `total`.
         samples: all samples, in the order in which they are used.
         names: names of the losses in the log.
         fingerprint: fingerprint of the samples.
@@ -85,7 +85,7 @@ class PaperTraining:
         return DataChoice(chosen.name, chosen.root, chosen.split, max_categories=most)
 
     def work(self, recipe: Recipe, model: Lavida, *, processes: int) -> Work:
-        """Returns the work of a recipe; the model must be prepared by `state.set_up`.
+        """Returns what a training with this recipe computes; the model must be prepared by `state.set_up`.
 
         Raises:
             UsageError: a folder does not hold its data set, or the model lacks a part to train.
@@ -141,7 +141,7 @@ def first_model(recipe: Recipe) -> Lavida:
     else:
         if chosen.preset not in preset_names():
             raise UsageError(f"no preset is called {chosen.preset!r}", hint=f"choose from {', '.join(preset_names())}")
-        # Training needs the own initialisation of each part, not the large weights of a demo model.
+        # Training needs the usual initialisation of each part, not the large random weights of a demo model.
         config = replace(load_preset(chosen.preset), random_gain=None, seed=recipe.seed)
         model = checkpoint.random_model(config, seed=recipe.seed)
         # SAM2's video memory is not trained, so it is not stored.
@@ -203,8 +203,8 @@ def write_model(
         recipe: the recipe of the training.
         folder: folder to write to.
         sources: facts about the training to store in config.json together with the recipe; they
-            are appended to those of the stages before it.
-        start: makes the model that the training started from.
+            are appended to the facts about earlier stages.
+        start: function that makes the model from which the training started.
     """
     before = model.config.sources
     stages = [*before.get("training", []), {"vadcli": vadcli.__version__, "recipe": recipe.told(), **sources}]

@@ -46,13 +46,13 @@ class FieldError(ValueError):
 def structure(kind: type[T], values: Any, where: str = "", *, extra: bool = False) -> T:
     """Returns a dataclass made from the plain values of a JSON or TOML object; missing fields get their defaults.
 
-    A list becomes a tuple, a text an enum, and a whole number a float where the field asks for it.
+    If the field needs it, a list becomes a tuple, a text becomes an enum, and a whole number becomes a float.
 
     Args:
         kind: a dataclass; its fields may be dataclasses, tuples, mappings, literals, enums and optional values.
         values: field -> value.
-        where: the key of the object in its file, dotted; empty for the whole file.
-        extra: ignore fields that `kind` does not have, such as those of a newer version.
+        where: the key of the object in its file, with dots between the parts; empty for the whole file.
+        extra: True ignores fields that `kind` does not have, such as fields of a newer version.
 
     Raises:
         FieldError: a field is missing, unknown, or has a value of the wrong type.
@@ -132,7 +132,7 @@ def read_document(
 
     Args:
         path: the file.
-        version: the only format version that is read.
+        version: the only format version that is accepted.
         what: names the kind of file in messages, such as "a run record".
         hint: how to fix a damaged file.
         read: reads the file, or the part of it that is needed.
@@ -153,7 +153,7 @@ def read_document(
 
 @contextmanager
 def document_errors(path: Path, what: str, hint: str = "") -> Iterator[None]:
-    """Turns what a damaged document raises in this block into a DocumentError that names the file."""
+    """Turns the errors that a damaged document causes in this block into a DocumentError that names the file."""
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError, zlib.error) as error:

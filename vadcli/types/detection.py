@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from vadcli.types.media import BoolArray, ByteArray, Clip, FloatArray, IndexArray, TimeArray, VideoInfo
 
 MASK_LOGIT_LIMIT = 8.0
-"""Pixel logits are stored within ± this value, that is scores from .0003 to .9997."""
+"""Stored pixel logits lie within ± this value; these are pixel scores from 0.0003 to 0.9997."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Calibration:
 
     Attributes:
         r0_per_hour: events per hour at a score of 0.5.
-        temperature: if the logit rises by 1, events become rarer by a factor of e to this power.
+        temperature: if the logit rises by 1, events become exp(temperature) times rarer.
     """
 
     r0_per_hour: float
@@ -52,7 +52,7 @@ class CameraModel:
     """What a detector learned about one camera: named arrays and values that only this detector understands.
 
     Attributes:
-        camera: the camera's name, a folder's relative path ("." is the root).
+        camera: the camera's name. This is the relative path of a folder; "." is the root.
         detector: name of the detector that fitted it.
         version: the detector's model version; a model of another version is fitted again.
         arrays: name -> array.
@@ -111,7 +111,7 @@ class CameraSample:
 
     Attributes:
         camera: the camera's name.
-        clips: in the order of the seeded sample. Their sizes may differ between videos.
+        clips: in the order in which they were drawn with a seed. Their sizes may differ between videos.
         seed: for random choices that the fit makes itself.
     """
 
@@ -181,7 +181,7 @@ class MaskScale(StrEnum):
     LOGIT = "logit"
 
     def pixel_scores(self) -> ByteArray:
-        """Returns (256,) uint8: the pixel score (0-255) of each stored byte. In both scales, the middle means 0.5."""
+        """Returns (256,) uint8: the pixel score (0-255) of each stored byte. On both scales, the middle byte means 0.5."""
         bytes_ = np.arange(256)
         if self is MaskScale.SCORE:
             return bytes_.astype(np.uint8)
@@ -213,7 +213,7 @@ class Embeddings:
 
     @classmethod
     def of(cls, vectors: FloatArray) -> Embeddings:
-        """Returns (..., D) float32 vectors in this form; a vector of zeros stays one."""
+        """Converts (..., D) float32 vectors to this form; a vector of zeros stays a vector of zeros."""
         # Dot products of two such vectors must be exact in float32: see EXACT_FLOAT32.
         levels = min(127, math.isqrt(EXACT_FLOAT32 // vectors.shape[-1]))
         peak = np.abs(vectors).max(axis=-1).astype(np.float32)

@@ -1,7 +1,7 @@
-"""Array types, a probed video, what a detector needs from it, and one clip of it with its times.
+"""Array types, a probed video (`VideoInfo`), what a detector needs (`ClipNeeds`), and clips with their times (`Clip`).
 
 In shapes, N is the number of frames of a video, T the frames per clip, and (H, W) the size delivered to the detector.
-All commands print times with `clock` and `clock_ms`, so that an event starts at the same time everywhere, and sizes with
+All commands print times with `clock` and `clock_ms`, so that an event has the same start time everywhere. They print sizes with
 `size_text`.
 """
 
@@ -58,16 +58,16 @@ class VideoInfo:
         codec: ffmpeg's decoder name, e.g. "h264".
         stream_index: the stream that ffmpeg would pick.
         width, height: display size in pixels, after rotation.
-        rotation: degrees clockwise (0, 90, 180, 270) that a player turns the stored frame by.
+        rotation: the clockwise angle in degrees (0, 90, 180, 270) by which a player turns the stored frame.
         time_base: seconds per unit of pts.
         pts: (N,) int64, strictly increasing presentation timestamps of the frames that a player shows. If the
             container does not store them, this is an estimate until the video has been decoded.
         fps: average frames per second, > 0.
         duration_s: seconds from the first pts to the end of the last frame.
-        vfr: True if the distance between frames varies by more than rounding.
+        vfr: True if the frame rate varies: the time between frames changes by more than rounding errors.
         edit_list: True if an edit list hides packets of the stream.
         images: file names of a frame folder in order; empty for a file.
-        shown_pts: (N,) int64 as a decoder reports them, including repeats and jumps back; empty if equal to `pts`.
+        shown_pts: (N,) int64, the times that a decoder reports, with repeats and jumps back; empty if they equal `pts`.
         keyframes: (K,) int64 rows at which decoding can begin, according to the container.
     """
 
@@ -104,12 +104,12 @@ class VideoInfo:
         return len(self.pts)
 
     def timestamps(self, pts: IndexArray) -> TimeArray:
-        """Returns seconds from the video's first pts as float64, of the shape of `pts`."""
+        """Returns seconds from the video's first pts as float64, with the same shape as `pts`."""
         first = int(self.pts[0]) if len(self.pts) else 0
         return (pts - first) * np.float64(self.time_base.numerator) / self.time_base.denominator
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the probe as it is stored with the scores, without pts: those are a column of the scores."""
+        """Returns the JSON that is stored with the scores. It has no pts, because the scores have a pts column."""
         return {
             "demuxer": self.demuxer,
             "codec": self.codec,
@@ -139,7 +139,9 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class SizeRule:
-    """The size at which frames are delivered: never enlarged, aspect ratio kept, sides over 2 px made even.
+    """The size at which frames are delivered.
+
+    Frames are never enlarged and keep their aspect ratio. Sides over 2 px are made even.
 
     Attributes:
         max_area_px: the frame is shrunk until width × height is at most this.
@@ -228,7 +230,7 @@ class Clip:
             raise ValueError(f"{self.video}: a clip of {t} frames needs {t} indices, times and flags")
 
     def owned(self) -> Clip:
-        """Returns the clip with a copy of its pixels, because the loader reuses theirs for its next item."""
+        """Returns the clip with a copy of its pixels, because the loader reuses their memory for its next item."""
         return replace(self, frames=self.frames.copy())
 
 
@@ -242,7 +244,7 @@ def size_text(count: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Returns seconds as h:mm:ss, like the clock of a player: rounded down, so it is the start of `clock_ms`."""
+    """Returns seconds as h:mm:ss, like the clock of a player. Rounds down, so `clock_ms` begins with the same text."""
     return clock_ms(seconds).partition(".")[0]
 
 

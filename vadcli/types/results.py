@@ -19,10 +19,13 @@ Box = tuple[int, int, int, int]
 
 
 class RowTable:
-    """A base for frozen dataclasses whose arrays are columns with one entry per row; `table[rows]` is a table of some rows."""
+    """A base for frozen dataclasses whose arrays are columns with one entry per row.
+
+    `table[rows]` is a table with only these rows.
+    """
 
     def columns(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Returns the columns by name; fields that are not arrays are not among them."""
+        """Returns the columns by name; fields that are not arrays are left out."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]
         return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
@@ -54,8 +57,8 @@ class ScoreTable(RowTable):
         timestamp: (N,) float64 seconds from the first pts.
         score: (N,) float32 in [0, 1].
         logit: (N,) float32.
-        sampled: (N,) bool, True for sampled frames; the other rows repeat the score of the last one.
-        decode_ok: (N,) bool, False if the decoder skipped or concealed the frame.
+        sampled: (N,) bool, True for sampled frames; the other rows repeat the score of the last sampled frame.
+        decode_ok: (N,) bool, False if the decoder skipped the frame or concealed damage in it.
     """
 
     video: str
@@ -99,10 +102,10 @@ class Thresholds:
 
     Attributes:
         high: an event opens when the score reaches this, in [0, 1].
-        low: it closes when the score falls below this; low <= high.
+        low: the event closes when the score falls below this; low <= high.
         min_duration_s: shorter events are dropped.
-        merge_gap_s: events that are no further apart become one.
-        pad_s: added at both ends, within the video.
+        merge_gap_s: events with at most this much time between them become one.
+        pad_s: events are extended by this at both ends, but not beyond the video.
     """
 
     high: float = 0.5
@@ -136,10 +139,10 @@ class Event:
         id: number in its video, from 1.
         start_frame, end_frame: first row, and the row after the last.
         start_s, end_s: seconds from the first pts; end_s is the end of the last frame.
-        peak_frame, peak_s, peak_score: the row with the highest score, the first if there are several.
-        mean_score: over the event's rows.
+        peak_frame, peak_s, peak_score: the row with the highest score; the first of them if there are several.
+        mean_score: the mean over the event's rows.
         category, category_scores: filled in by detectors that read text.
-        bbox: around all mask pixels >= 0.5 of the event; None if there are none.
+        bbox: the box around all mask pixels >= 0.5 of the event; None if there are no such pixels.
     """
 
     id: int
@@ -225,7 +228,7 @@ class VideoResult:
     """The result of scanning one video: one line of `--json`, and one entry of the run record.
 
     Attributes:
-        stage, reason: where and why it failed or lost frames; empty if done.
+        stage, reason: at which stage and why the video failed or lost frames; empty if the status is done.
         seconds: wall time spent on the video.
         events: number of events found.
     """
@@ -244,7 +247,7 @@ class VideoResult:
 
     @property
     def is_lost(self) -> bool:
-        """True if frames are missing, in this run or, if the video was skipped, in the earlier run that scanned it."""
+        """True if frames are missing. If the video was skipped, this is about the earlier run that scanned it."""
         return self.status in (Status.FAILED, Status.PARTIAL) or (self.status is Status.SKIPPED and bool(self.stage))
 
     def to_json(self) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """Opens a media file safely, and chooses which of its frames ffmpeg delivers. No frame is decoded here.
 
-Opening: ffmpeg's libraries follow references. A concat script, an HLS or DASH playlist or an SDP text named .mp4 makes them
-open other files and sockets. So the detected format is compared with a list of real containers before its demuxer reads
-anything (`format_whitelist`), and only plain files can be opened (`protocol_whitelist`).
+Opening: ffmpeg's libraries follow references in a file. If a concat script, an HLS or DASH playlist or an SDP text is named
+.mp4, they open other files and sockets. Two options prevent this. With `format_whitelist`, the detected format must be in a
+list of real containers before its demuxer reads anything. With `protocol_whitelist`, ffmpeg can open only plain files.
 
-Selecting: a `Selection` is an expression for ffmpeg's `select` filter together with the same rule in Python, so that the caller
-knows which frames come with an image.
+Selecting: a `Selection` holds the same rule twice: as an expression for ffmpeg's `select` filter, and in Python. The rule in
+Python tells the caller which frames come with an image.
 """
 
 from __future__ import annotations
@@ -48,17 +48,20 @@ _log_level = threading.Lock()
 
 
 def has_times(demuxer: str) -> bool:
-    """Whether the container stores times; elementary streams hold frames without times."""
+    """Whether the file stores times. Elementary streams (codec data without a container) store none."""
     return demuxer not in _UNTIMED
 
 
 def has_exact_pts(demuxer: str, codec: str) -> bool:
-    """Whether packets carry presentation times; if not, all pts of a decoder may differ from the probe's by a constant."""
+    """Whether packets carry presentation times. If not, a decoder's pts may all differ from the probe's by the same amount."""
     return demuxer not in _UNTIMED and not (demuxer in _DECODING_TIMES and codec in _REORDERING)
 
 
 def can_jump(demuxer: str) -> bool:
-    """Whether the clock may restart within a file, because such files are often cut and joined; they store decoding times."""
+    """Whether the clock may restart within a file, because files in this format are often cut and joined.
+
+    These formats store decoding times, which show a restart.
+    """
     return demuxer in _JUMPING
 
 
@@ -95,7 +98,7 @@ def _open(path: Path) -> Any:
 
 
 def _refusal(path: Path, name: str, error: av.error.FFmpegError) -> ProbeError:
-    """Return the error to raise. The log of ffmpeg's libraries says more than their error, so the file is opened again."""
+    """Return the error to raise. It opens the file again, because the log of ffmpeg's libraries says more than their error."""
     with _listening(av.logging.ERROR) as heard, suppress(av.error.FFmpegError):
         _open(path).close()
     for _, source, said in heard:
@@ -103,13 +106,16 @@ def _refusal(path: Path, name: str, error: av.error.FFmpegError) -> ProbeError:
             return UnsafeContainer(f"{name}: not a video container: ffmpeg's format '{source}' is not allowed")
     detail = f" ({heard[-1][2].strip()})" if heard else ""
     if isinstance(error, av.error.InvalidDataError):
-        return ProbeError(f"{name}: not a readable video file{detail}", hint="cut short, still being written, or no video")
+        return ProbeError(f"{name}: not a readable video file{detail}", hint="it may be cut short, unfinished, or not a video")
     return ProbeError(f"{name}: can't be read: {error.strerror}{detail}")
 
 
 @contextmanager
 def _listening(level: int) -> Iterator[list[tuple[int, str, str]]]:
-    """Collect (level, source, message) of what ffmpeg's libraries log inside the `with` block, down to this level."""
+    """Collect the log messages of ffmpeg's libraries inside the `with` block, as (level, source, message).
+
+    Messages that are less severe than `level` are left out.
+    """
     with _log_level:
         before = av.logging.get_level()
         av.logging.set_level(level)
@@ -121,11 +127,13 @@ def _listening(level: int) -> Iterator[list[tuple[int, str, str]]]:
 
 
 def pick_stream(container: Any, name: str) -> Any:
-    """Return the video stream that ffmpeg would pick: most pixels, with a bonus for the default one; never a cover picture.
+    """Return the video stream that ffmpeg would pick.
+
+    This is the stream with the most pixels; the default stream gets a bonus. Cover pictures are never picked.
 
     Raises:
-        NoVideoStream: the file has none.
-        ProbeError: it has one, but its codec or size is unknown.
+        NoVideoStream: the file has no video stream.
+        ProbeError: the codec or the size of the video stream is unknown.
     """
     cover = av.stream.Disposition.attached_pic
     streams = [stream for stream in container.streams if stream.type == "video" and not stream.disposition & cover]
@@ -147,7 +155,7 @@ def pick_stream(container: Any, name: str) -> Any:
 def display_matrix_degrees(container: Any, stream_index: int) -> float | None:
     """Return the clockwise rotation in degrees that the stream's display matrix asks for; None if it has no matrix.
 
-    PyAV offers the matrix only as part of ffmpeg's own description of the file.
+    PyAV gives no direct access to the matrix, so it is read from the text in which ffmpeg describes the file.
     """
     with _listening(av.logging.INFO):
         described = container.dumps_format()
@@ -161,12 +169,14 @@ def display_matrix_degrees(container: Any, stream_index: int) -> float | None:
 
 _INDEXED = frozenset({"mov", "matroska"})
 _CLEAN_KEYFRAMES = frozenset({"h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video", "vp8", "vp9", "av1", "mjpeg"})
-_SAFE_ROUNDING = 0.4  # in rows; if an offset is closer to one half, two machines could round it differently
+_SAFE_ROUNDING = 0.4  # in rows; near 0.5, two machines could round to different rows
 
 
 @dataclass(frozen=True)
 class TimeGrid:
-    """Selects by pts, for a constant frame rate: a frame's row follows from its pts, so a lost frame does not shift the others.
+    """Selects by pts, for a constant frame rate.
+
+    A frame's row is computed from its pts, so a lost frame does not shift the rows of other frames.
 
     Attributes:
         origin: pts of row 0.
@@ -259,8 +269,8 @@ def choose_selection(info: VideoInfo, interval: int, start: int, *, sought: bool
         info: the video.
         interval: rows with index % interval == 0 are sampled.
         start: first row wanted.
-        sought: True if ffmpeg starts at a keyframe and not at the beginning; only after `seek_row` allowed it.
-        every_image: select all rows from `start` on, for files in which frames turned out to be lost or unexpected.
+        sought: True if ffmpeg starts at a keyframe and not at the beginning. Allowed only if `seek_row` returned a row.
+        every_image: True selects all rows from `start` on. Use it if frames turned out to be lost or unexpected.
     """
     timed = has_exact_pts(info.demuxer, info.codec) and len(info.shown_pts) == 0
     first_pts = int(info.pts[min(start, info.frames - 1)])
@@ -273,10 +283,10 @@ def choose_selection(info: VideoInfo, interval: int, start: int, *, sought: bool
 
 
 def seek_row(info: VideoInfo, start: int) -> int | None:
-    """Return the row of a keyframe where decoding can begin without a change to the rows from `start` on.
+    """Return the row of a keyframe at which decoding can begin; this does not change the rows from `start` on.
 
-    None if decoding must begin at the beginning: the container has no index of keyframes, times repeat or jump back, or the
-    codec's keyframes do not reset the decoder.
+    None if decoding must begin at the start of the file. Reasons: the container has no index of keyframes, an edit list hides
+    packets, times repeat or jump back, or the codec's keyframes do not reset the decoder.
     """
     trusted = info.demuxer in _INDEXED and info.codec in _CLEAN_KEYFRAMES and not info.edit_list and len(info.shown_pts) == 0
     if not trusted or start == 0:

@@ -1,9 +1,9 @@
 """Decodes with decord, which is faster than ffmpeg on short clips because it starts no process.
 
-decord ignores edit lists, stops at a packet that it cannot decode, conceals damage without saying in which frame, and detects
-the container itself, without an allow-list. So it is used only for kinds of files that it is known to read as ffmpeg does, and
-its frames and times are compared with the probe's. If damage must be noticed, the whole clip is read first and rejected at the
-first error message of decord's libraries.
+decord has four weaknesses. It ignores edit lists. It stops at a packet that it cannot decode. It conceals damage without saying
+in which frame. It detects the container itself, without an allow-list. So decord is used only for kinds of files that it is
+known to read like ffmpeg. The frames and times that it reports are compared with the probe's. If damage must be noticed, the
+whole clip is read first, and it is rejected if decord's libraries log an error.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from vadcli.video.container import display_matrix_degrees, open_media, printable
 from vadcli.video.images import DecodedFrame, ReadRequest
 
 SHORT_CLIP_PX = 64_000_000
-"""Width × height × frames up to which decord takes less CPU time than starting an ffmpeg process (measured, 240p to 1080p)."""
+"""Up to this size (width × height × frames), decord takes less CPU time than an ffmpeg process (measured, 240p to 1080p)."""
 
 _SIGNATURES = {
     "mov": (4, (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")),
     "matroska": (0, (b"\x1a\x45\xdf\xa3",)),
     "avi": (0, (b"RIFF",)),
 }
-"""Offset and the possible first bytes of each demuxer's containers; a playlist cannot begin like this."""
+"""Demuxer -> (offset, the bytes that a file of this kind may have there). A playlist cannot have these bytes."""
 _CODECS = frozenset({"h264", "hevc", "mpeg4", "mjpeg"})
 _PTS_SLACK_S = 1e-3  # decord reports times as 32-bit floats
 _COMPLAINT = re.compile(rb"^\[(?:[^\]]* @ 0x[0-9a-f]+|\d\d:\d\d:\d\d)\] (.*)$")
@@ -43,7 +43,8 @@ def can_read(info: VideoInfo, *, upright: bool = False) -> bool:
 
     Args:
         info: the probe's description of the file.
-        upright: also refuse files with a display matrix, because decord rotates by quarter turns but does not mirror.
+        upright: True also refuses files with a display matrix. A matrix can mirror the image, but decord only rotates it by
+            quarter turns.
     """
     if info.codec not in _CODECS or info.demuxer not in _SIGNATURES or info.edit_list or len(info.shown_pts):
         return False
@@ -73,11 +74,11 @@ class DecordFrames:
         info: the probe's description of the file.
         request: what to read.
         threads: decoder threads; 0 lets decord choose.
-        checked: for short clips: read the whole clip before yielding the first frame, and refuse it if decord's libraries log
-            an error. Without it, frames are read one by one, and damage that decord conceals is not noticed.
+        checked: True is for short clips: the whole clip is read before the first frame is yielded, and refused if decord's
+            libraries log an error. With False, frames are read one by one, and damage that decord conceals is not noticed.
 
     Raises:
-        DecodeError: decord is not installed, cannot open the file, finds other frames than the probe or (checked) logs an
+        DecodeError: decord is not installed, cannot open the file, finds other frames than the probe, or (if `checked`) logs an
             error.
     """
 
@@ -110,7 +111,8 @@ class DecordFrames:
                 reader.next()
             for row in range(start, frames):
                 selected = request.samples(row) and row >= request.start and (request.stop is None or row < request.stop)
-                picture = reader.next()  # not skip_frames: with HEVC or a varying rate, decord then continues at a wrong frame
+                # Not `skip_frames`: after it, decord continues at a wrong frame if the codec is HEVC or the frame rate varies.
+                picture = reader.next()
                 image = _delivered(picture, request) if selected else None
                 yield DecodedFrame(int(self._info.pts[row]), True, selected, image)
         except (_decord_error(), RuntimeError, StopIteration) as error:
@@ -131,14 +133,14 @@ def _open(info: VideoInfo, request: ReadRequest, threads: int, *, quiet: bool) -
         raise DecodeError(f"{printable(info.path)}: decord cannot open it: {_first_line(error)}") from error
     expected = info.timestamps(info.pts)
     if len(seen) != len(expected) or np.abs(seen - seen[0] - expected).max() > _PTS_SLACK_S + 1e-6 * (seen[0] + expected[-1]):
-        text = f"decord finds {len(seen)} frames and the probe {len(expected)}, or their times differ"
+        text = f"decord's {len(seen)} frames and the probe's {len(expected)} frames differ in number or times"
         raise DecodeError(f"{printable(info.path)}: {text}")
     return reader
 
 
 def _delivered(picture: Any, request: ReadRequest) -> ByteArray:
     rgb: ByteArray = picture.asnumpy()
-    if rgb.shape != (request.height, request.width, 3):  # in narrow images decord takes the padding of a line for pixels
+    if rgb.shape != (request.height, request.width, 3):  # in narrow images, decord mistakes the padding of lines for pixels
         raise DecodeError(f"decord cannot deliver images {request.width} px wide")
     if request.pixel_format is PixelFormat.RGB:
         return rgb
@@ -147,7 +149,9 @@ def _delivered(picture: Any, request: ReadRequest) -> ByteArray:
 
 @contextmanager
 def _libav_messages() -> Iterator[list[str]]:
-    """Collect what libav writes to this process's stderr inside the `with` block; pass all other lines on at its end.
+    """Collect the lines that libav writes to this process's stderr inside the `with` block.
+
+    All other lines are written to stderr when the block ends.
 
     Raises:
         DecodeError: the process has no stderr.

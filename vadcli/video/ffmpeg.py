@@ -3,15 +3,16 @@
 The file has three parts: helpers for child processes of any kind, the search for the ffmpeg program, and the decoder
 `FfmpegFrames`.
 
-How the decoder learns the time of every frame: ffmpeg announces each frame that it decodes on stderr (`-debug_ts`), before the
-select filter. If it concealed damage in the frame, the same thread reports it as corrupt in the line before. So the times and
-the damage of all frames are known, although only the selected ones are scaled and piped. A line may begin with half a line of
-another thread, because ffmpeg describes its output in pieces while it decodes. ffmpeg exits with 0 on files that end too early,
-so the caller compares the frames that it got with those of the probe.
+How the decoder learns the time of every frame: because of `-debug_ts`, ffmpeg writes a line to stderr for each frame that it
+has decoded, before the select filter runs. If ffmpeg concealed damage in the frame, the same thread writes one line earlier
+that the frame is corrupt. So the times and the damage of all frames are known, although only the selected frames are scaled and
+piped. A line may begin with half a line of another thread, because ffmpeg writes the description of its output in pieces while
+it decodes. If a file ends too early, ffmpeg still exits with 0; so the caller compares the frames that it got with those of the
+probe.
 
-Why one thread after damage: a decoder with several threads may copy a frame's damage flag before the thread that finds the
-damage has set it, but it never shows the frame before the error is logged. So a decoder with several threads stops at the first
-error (`DamageFound`), and the caller continues with one thread, whose flags are exact.
+Why one thread after damage: with several threads, a frame's damage flag may be copied before the thread that finds the damage
+has set it. But the error is always logged before the frame is shown. So a decoder with several threads stops at the first error
+(`DamageFound`). The caller then continues with a decoder that has one thread; its flags are exact.
 """
 
 from __future__ import annotations
@@ -47,14 +48,14 @@ _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def die_with_parent(parent: int | None = None) -> None:
-    """Ask the kernel to kill this process when its parent dies, even by SIGKILL. Call it first in the child.
+    """Ask the kernel to kill this process when its parent dies, even if SIGKILL ends the parent. Call it first in the child.
 
-    It can be a `preexec_fn`: it takes no lock and imports nothing. Outside Linux it does nothing, and a child ends when its
-    pipe breaks. For the kernel, the parent is the thread that started the child, so start children from a thread that lives as
-    long as they are needed.
+    The function can be a `preexec_fn`, because it takes no lock and imports nothing. Outside Linux it does nothing; there, a
+    child ends when its pipe breaks. For the kernel, the parent is the thread that started the child. So start children from a
+    thread that lives as long as the children are needed.
 
     Args:
-        parent: process id of the parent, if known; then a parent that died before this call is noticed too.
+        parent: process id of the parent. If it is given, this process also ends if the parent died before this call.
     """
     if _LIBC is None:
         return
@@ -64,7 +65,10 @@ def die_with_parent(parent: int | None = None) -> None:
 
 
 def private_mib(process: psutil.Process) -> float:
-    """Return the resident MiB that a process shares with no other (no libraries, no shared memory); 0 if it has ended."""
+    """Return the resident memory in MiB that a process does not share with others; 0 if the process has ended.
+
+    Libraries and shared memory are not counted.
+    """
     try:
         memory = process.memory_info()
     except (psutil.Error, OSError):
@@ -75,7 +79,8 @@ def private_mib(process: psutil.Process) -> float:
 def process_trees(roots: Sequence[psutil.Process]) -> list[list[psutil.Process]]:
     """Return each process followed by all its running descendants.
 
-    The processes of the machine are listed once for all roots: this is slow, and would delay the threads that feed a GPU.
+    The processes of the machine are listed only once for all roots. Listing them is slow; to list them for each root would
+    delay the threads that feed a GPU.
     """
     children: dict[int, list[psutil.Process]] = defaultdict(list)
     for process in psutil.process_iter():
@@ -88,22 +93,22 @@ def _descendants(pid: int, children: dict[int, list[psutil.Process]]) -> list[ps
     found, pids, seen = [], [pid], {pid}
     while pids:
         for child in children.get(pids.pop(), ()):
-            if child.pid not in seen:  # process ids that are reused meanwhile could form a circle
+            if child.pid not in seen:  # a reused process id could lead to a circle
                 seen.add(child.pid)
                 found.append(child)
                 pids.append(child.pid)
     return found
 
 
-_INSTALL_HINT = "pip install imageio-ffmpeg, install ffmpeg, or set VADCLI_FFMPEG to its path"
+_INSTALL_HINT = "run `pip install imageio-ffmpeg`, install ffmpeg, or set VADCLI_FFMPEG to the path of ffmpeg"
 
 
 @functools.cache
 def ffmpeg_path() -> str:
-    """Return the ffmpeg program: VADCLI_FFMPEG, else the system's, else the one in the imageio-ffmpeg package.
+    """Return the path of ffmpeg: VADCLI_FFMPEG, else the system's ffmpeg, else the one in the package imageio-ffmpeg.
 
     Raises:
-        DecodeError: there is none, or VADCLI_FFMPEG names a file that is not a program.
+        DecodeError: there is no ffmpeg, or VADCLI_FFMPEG names a file that is not a program.
     """
     named = os.environ.get("VADCLI_FFMPEG")
     if named:
@@ -127,7 +132,7 @@ def ffmpeg_version() -> tuple[int, int]:
     """Return (major, minor) of `ffmpeg_path()`; a build from git without a number counts as the newest.
 
     Raises:
-        DecodeError: it does not run.
+        DecodeError: ffmpeg does not run.
     """
     path = ffmpeg_path()
     try:
@@ -138,7 +143,8 @@ def ffmpeg_version() -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (1000, 0)
 
 
-# Until the first frame, lines may quote text from the file, so `_DECODED` must match at the start; later it is searched for.
+# Before the first frame, a line may quote text from the file, so `_DECODED` must match at the start of the line. In later lines
+# it may match anywhere.
 _DECODED = re.compile(rb"(?:\[[^\]]*\] )*decoder -> .*?pts:(-?\d+|NOPTS)")
 _CORRUPT = re.compile(rb"(?:\[[^\]]*\] )*\[(?:warning|error|fatal)\] .*corrupt decoded frame")
 _COMPLAINT = re.compile(rb"^\[(?!vost|graph|swscaler|out#)[^\]]*\].* ?\[(?:warning|error|fatal|panic)\]")
@@ -149,7 +155,7 @@ _BEFORE_FIRST_KEY = re.compile(
 _KEPT_COMPLAINTS = 5
 _LONGEST_COMPLAINT = 300
 _LISTENER_END_S = 1.0
-_F_SETPIPE_SZ = 1031  # fcntl; Linux
+_F_SETPIPE_SZ = 1031  # F_SETPIPE_SZ of fcntl, Linux only
 _PIPE_BYTES = 1 << 20
 _PIXELS = {PixelFormat.GRAY: "gray", PixelFormat.RGB: "rgb24"}
 
@@ -157,7 +163,7 @@ _Decoded = tuple[int | None, bool]  # pts, ok
 
 
 class DamageFound(Exception):
-    """A decoder with several threads met an error; only a decoder with one thread says which frames are damaged."""
+    """A decoder with several threads met an error; only a decoder with one thread can say which frames are damaged."""
 
 
 class FfmpegFrames:
@@ -168,8 +174,8 @@ class FfmpegFrames:
         shape: (H, W, C) of the images.
         selection: which frames come with an image.
         seek_pts: start at the keyframe at or before this time; None starts at the beginning.
-        threads: decoder threads; 0 lets ffmpeg choose. With 1, damaged frames are flagged exactly; otherwise iterating raises
-            DamageFound before the first frame that may be damaged.
+        threads: decoder threads; 0 lets ffmpeg choose. With 1, exactly the damaged frames have ok False. With any other number,
+            the iteration raises DamageFound before the first frame that may be damaged.
 
     Raises:
         DecodeError: ffmpeg is missing or cannot be started.
@@ -191,7 +197,7 @@ class FfmpegFrames:
         self._exact = threads == 1
         self._decoded: queue.SimpleQueue[list[_Decoded] | type[DamageFound] | None] = queue.SimpleQueue()
         command = build_command(info, shape, selection, seek_pts=seek_pts, threads=threads)
-        environment = {key: value for key, value in os.environ.items() if key != "FFREPORT"}  # would write a log file
+        environment = {key: value for key, value in os.environ.items() if key != "FFREPORT"}  # it makes ffmpeg write a log file
         try:
             self._process = subprocess.Popen(
                 command,
@@ -227,7 +233,7 @@ class FfmpegFrames:
         if self._pictures.closed:
             return
         if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)  # the whole group: VADCLI_FFMPEG may be a script with children
+            os.killpg(self._process.pid, signal.SIGKILL)  # kill the group: VADCLI_FFMPEG may be a script with children
             self._process.wait()
         self._pictures.close()
         self._listener.join(_LISTENER_END_S)
@@ -249,7 +255,7 @@ class FfmpegFrames:
         return image
 
     def _listen(self, stderr: io.RawIOBase) -> None:
-        """Read stderr until ffmpeg ends, in a thread of its own, so that ffmpeg never blocks on a full pipe."""
+        """Read stderr until ffmpeg ends. This runs in a separate thread, so that ffmpeg never blocks on a full pipe."""
         complaints: deque[bytes] = deque(maxlen=_KEPT_COMPLAINTS)
         begun = corrupt = False
         unfinished = b""
@@ -268,7 +274,7 @@ class FfmpegFrames:
                     elif _COMPLAINT.search(line):
                         complaints.append(line[:_LONGEST_COMPLAINT])
                         self.complaints = _readable(complaints)
-                        waits = not begun and _BEFORE_FIRST_KEY.search(line)  # normal if the recording was cut at any packet
+                        waits = not begun and _BEFORE_FIRST_KEY.search(line)  # normal if a recording begins between keyframes
                         if not self._exact and not waits and self._is_damage(line):
                             self._decoded.put(batch)
                             self._decoded.put(DamageFound)
@@ -292,15 +298,16 @@ def build_command(
         "protocol_whitelist": "file",
         "threads": threads,
         "copyts": None,
-        "reinit_filter": 0,  # rebuilding the filters when the size changes would count frames from 0; scale adapts by itself
+        # If the size changes, new filters would count frames from 0 again. The scale filter adapts without new filters.
+        "reinit_filter": 0,
     }
     if seek_pts is not None:
         before |= {"ss": f"{float(seek_pts * info.time_base):.6f}", "noaccurate_seek": None, "seek_timestamp": 1}
     passthrough = {"fps_mode": "passthrough"} if ffmpeg_version() >= (5, 1) else {"vsync": "passthrough"}
     picked = ffmpeg.input("file:", **before)[str(info.stream_index)].filter("select", selection.expression)
-    counted = picked.filter("setpts", "N")  # the muxer rejects times that jump back
+    counted = picked.filter("setpts", "N")  # frame numbers as times, because the muxer rejects times that jump back
     scaled = counted.filter("scale", width, height, flags="bilinear", out_range="full").filter("format", pixels)
-    # Without metadata: ffmpeg would print the file's own texts between the lines that announce frames.
+    # No metadata: otherwise ffmpeg prints texts from the file between the lines that announce frames.
     output = ffmpeg.output(scaled, "pipe:1", format="rawvideo", map_metadata=-1, **passthrough)
     quiet = ("-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+info", "-debug_ts")
     command: list[str] = output.global_args(*quiet).compile(cmd=ffmpeg_path())
@@ -309,7 +316,7 @@ def build_command(
 
 
 def _widen(pipe: io.RawIOBase) -> None:
-    """Enlarge the pipe to hold a few images, so that the two processes switch less often; harmless if refused."""
+    """Enlarge the pipe to hold a few images, so that the two processes switch less often. If this fails, nothing is lost."""
     try:
         import fcntl
 

@@ -60,8 +60,8 @@ class Frame:
 
     Attributes:
         index: 0-based row in presentation order, without gaps.
-        pts: in the stream's time base.
-        ok: False if the decoder lost or concealed the frame.
+        pts: time of the row in the stream's time base.
+        ok: False if the decoder lost the frame or concealed damage in it.
         image: (H, W, C) uint8; None if the row is not sampled or its image is lost.
     """
 
@@ -73,10 +73,10 @@ class Frame:
 
 @dataclass(frozen=True)
 class DecodedFrame:
-    """A frame as a decoder shows it, before it is matched with a row.
+    """A frame that a decoder shows, before it is matched with a row.
 
     Attributes:
-        pts: as the decoder reports it; None if it reports none.
+        pts: time that the decoder reports; None if it reports no time.
         ok: False if the decoder concealed damage.
         selected: True if the decoder was asked for the image.
         image: (H, W, C) uint8; None if not selected or not readable.
@@ -89,7 +89,7 @@ class DecodedFrame:
 
 
 class Backend(Protocol):
-    """One decoder that reads one file; iterate over it to get the frames that it shows, in order."""
+    """One decoder that reads one file. Iterate over it to get the shown frames in order."""
 
     complaints: str
     """The decoder's last messages; complete after the last frame."""
@@ -164,7 +164,7 @@ def _first_size(folder: Path, names: tuple[str, ...]) -> tuple[int, int]:
     for name in names:
         try:
             with Image.open(folder / name) as image:
-                upright = image.getexif().get(_EXIF_ORIENTATION, 1) < 5  # 5 to 8 are quarter turns
+                upright = image.getexif().get(_EXIF_ORIENTATION, 1) < 5  # orientations 5 to 8 are quarter turns
                 return image.size if upright else (image.height, image.width)
         except _UNREADABLE:
             continue
@@ -172,7 +172,7 @@ def _first_size(folder: Path, names: tuple[str, ...]) -> tuple[int, int]:
 
 
 class ImageFrames:
-    """A Backend for a folder of images. The file of a row that is not sampled is not read; only its size is checked."""
+    """A Backend for a folder of images. If a row is not sampled, its file is not read; only the size of the file is checked."""
 
     def __init__(self, info: VideoInfo, request: ReadRequest) -> None:
         self.complaints = ""
@@ -180,7 +180,7 @@ class ImageFrames:
         self._request = request
 
     def __iter__(self) -> Iterator[DecodedFrame]:
-        """Yield the images from the first wanted row; an unreadable image has ok False and image None."""
+        """Yield the images from the first wanted row on. If an image cannot be read, its frame has ok False and image None."""
         request = self._request
         for row in range(request.start, self._info.frames):
             path = self._info.path / self._info.images[row]
@@ -207,7 +207,7 @@ def read_image(path: Path, width: int, height: int, pixel_format: PixelFormat) -
     with Image.open(path) as opened:
         opened.draft(mode, (width, height))
         upright = ImageOps.exif_transpose(opened)
-        if upright.mode.startswith("I;16"):  # Pillow's convert would clip 16-bit values at 255, not scale them
+        if upright.mode.startswith("I;16"):  # convert would clip 16-bit values at 255 instead of scaling them
             upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
         image = upright.convert(mode)
     if image.size != (width, height):

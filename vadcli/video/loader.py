@@ -1,27 +1,28 @@
-"""Reads videos as clips in child processes, so that a decoder that crashes, hangs or takes too much memory costs one file only.
+"""Reads videos as clips in child processes. If a decoder crashes, hangs or takes too much memory, only one video is lost.
 
     with ClipLoader(needs, LoaderOptions(workers=2)) as loader:
         for item in loader.run(requests):
-            ...  # for each video Opened, ClipReady ..., Finished; use or copy a clip before the next item
+            ...  # per video: Opened, then each ClipReady, then Finished; use or copy a clip before the next item
 
 The contract:
 
-- Processes. `workers` decoder processes are started when first needed, read one video after another over any number of runs,
-  and are replaced when they die. Nothing is forked; this process may hold threads and devices.
-- Memory. Each process writes clips into a ring of SLOTS slots that it shares with this process, and holds one more clip. A slot
-  is free again when the next item is requested. If no slot is free, the process waits. Nothing grows with the length or the
-  number of videos; a request is taken from the iterable only when a process is idle.
-- Order. The items of a video come in order, and exactly one Finished ends them, whatever happens. Items of different videos
-  interleave. The content of a clip depends only on the file, the needs and the options, not on the number of processes.
-- Killing. A supervisor thread kills a process and its children if it makes no progress for `timeout_s` or holds more than
-  `memory_limit_mib`. Waiting for a video, for a free slot or for this process to read its messages counts as progress, so a
-  slow consumer never causes a kill. A process dies when this process dies, even by kill -9 (the kernel's parent-death signal on
-  Linux, the end of its standard input elsewhere). ^C and signals to this process group do not reach it.
-- Errors. What a decoder raises, or how its process died, is the `error` of that video's Finished; other videos continue. `run`
-  itself raises what `requests` raises, and VadcliError if no decoder process can be started.
-- Ends. A run that is abandoned (by an exception, ^C, `stopped` or close() of the iterator) kills the processes; the next run
-  starts new ones. `close` may be called at any time and more than once; after it there is no child process, no thread and no
-  shared memory (except of clips that are still in use).
+- Processes. There are up to `workers` decoder processes. Each is started when it is first needed. It reads one video after
+  another, also in later runs, and is replaced if it dies. No process is forked, so this process may hold threads and devices.
+- Memory. Each decoder process shares a ring of SLOTS slots with this process and writes clips there. It also holds one more
+  clip. A slot is free again when the next item is requested. If no slot is free, the decoder process waits. Memory does not
+  grow with the length or the number of videos. A request is taken from the iterable only when a decoder process is idle.
+- Order. The items of a video come in order, and the last item is always exactly one Finished. Items of different videos are
+  mixed. The content of a clip depends only on the file, the needs and the options, not on the number of processes.
+- Killing. A supervisor thread kills a decoder process and its children if it makes no progress for `timeout_s` or holds more
+  than `memory_limit_mib`. While it waits for a video, for a free slot or until its messages are read, this counts as progress.
+  So a slow caller never causes a kill. If this process dies, even by kill -9, its decoder processes die too: on Linux by the
+  kernel's parent-death signal, elsewhere because their standard input ends. Ctrl-C and signals to the process group of this
+  process do not reach them.
+- Errors. If a decoder raises an error or its process dies, this is the `error` of the video's Finished; other videos continue.
+  `run` itself raises the errors of `requests`, and VadcliError if no decoder process can be started.
+- Ends. If a run is left early (by an exception, Ctrl-C, `stopped` or close() of the iterator), the decoder processes are
+  killed; the next run starts new processes. `close` may be called at any time and more than once. After it, no child
+  process and no thread is left, and only the shared memory of clips that are still in use.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from vadcli.video.transport import ClipReady, ClipRequest, Done, Filled, Finishe
 __all__ = ["SLOTS", "ClipLoader", "ClipReady", "ClipRequest", "Finished", "Item", "LoaderOptions", "Opened", "Rows"]
 
 SLOTS = 3
-"""Clips that a decoder process may have ready: one with the consumer, one waiting for it, one being written."""
+"""Clips per decoder process in shared memory: one that the caller uses, one that is ready, one that is being written."""
 
 _AHEAD_ITEMS = 8
 _WAIT_S = 1.0
@@ -66,7 +67,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Entry:
-    """An item that was not yet requested, and the slot to free after the caller has used it."""
+    """An item that the caller has not yet requested, and the slot to free after the caller has used the item."""
 
     item: Item
     process: DecoderProcess
@@ -74,10 +75,10 @@ class _Entry:
 
 
 class ClipLoader:
-    """Reads videos in decoder processes; the top of this file states the contract. A context manager.
+    """Reads videos in decoder processes; the contract is at the top of this file. Use it in a `with` statement.
 
     Args:
-        needs: what a clip is.
+        needs: length, sampling, size and pixel format of the clips.
         options: how to decode.
     """
 
@@ -99,13 +100,13 @@ class ClipLoader:
         self.close()
 
     def run(self, requests: Iterable[ClipRequest], *, stopped: Callable[[], bool] | None = None) -> Iterator[Item]:
-        """Read these videos and yield their items as they come. Only one run at a time; may be called again.
+        """Read these videos and yield their items as they arrive. May be called again after the run has ended, not earlier.
 
         The frames of a ClipReady are a read-only view that is valid until the next item is requested; copy what you keep.
 
         Args:
-            requests: taken one by one when a decoder process is idle, so only a few are taken before their items come.
-            stopped: called at least once per second; once it returns True, no more items come.
+            requests: the next request is taken only when a decoder process is idle, so only a few are taken in advance.
+            stopped: called at least once per second; after it has returned True, no more items are yielded.
 
         Raises:
             VadcliError: no decoder process can be started.
@@ -118,7 +119,7 @@ class ClipLoader:
             yield from self._items(iter(requests), stopped or (lambda: False))
             if self._jobs or self._ready:
                 self._reset()
-        except BaseException:  # GeneratorExit too: a process may be in the middle of a video or wait for a slot
+        except BaseException:  # also at GeneratorExit: a process may be in the middle of a video, or may wait for a slot
             self._reset()
             raise
         finally:
@@ -167,7 +168,7 @@ class ClipLoader:
         return process
 
     def _collect(self, timeout_s: float) -> None:
-        """Handle all messages that have arrived; wait at most this long for the first one."""
+        """Handle all messages that have arrived; wait at most `timeout_s` for the first message."""
         connections = {process.connection: process for process in self._jobs}
         for connection in wait(list(connections), timeout_s):
             process = connections[connection]  # type: ignore[index]

@@ -1,7 +1,7 @@
-"""Frames and sound of a video for drawing on it: every row has an image, even if its frame was lost (`FrameFeed`).
+"""Frames and sound of a video that is rendered. Every row has an image, even if its frame was lost (`FrameFeed`).
 
-The sound of the video can be added to the MP4 that is drawn (`add_sound`). A child process with ffmpeg does this, so a broken
-audio track costs only the sound.
+`add_sound` adds the sound of the video to the rendered MP4. An ffmpeg process does this, so if the audio track is broken, only
+the sound is missing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from vadcli.video.ffmpeg import die_with_parent, ffmpeg_path
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, Opened
 
 JOINED_ROWS = 100
-"""Rows that are this close are read in one span: that costs less than starting a decoder at the keyframe before each."""
+"""If fewer rows than this lie between two rows, both are read in one span.
+
+This costs less than starting a decoder at a keyframe for each row.
+"""
 
 
 class FrameFeed:
@@ -61,7 +64,8 @@ class FrameFeed:
     def pictures(self, first: int, last: int) -> Generator[tuple[int, ByteArray], None, None]:
         """Yield each row of [first, last) with its (H, W, 3) image; fewer rows if the video ends early.
 
-        An image is valid until the next one. A row whose frame was lost gets the image before it.
+        An image is valid until the next one is requested. If the frame of a row was lost, the row gets the image of the row
+        before.
 
         Raises:
             VideoError: no image could be decoded.
@@ -83,7 +87,7 @@ class FrameFeed:
                     picture = own if seen or shown is None else shown
                     yield from ((between, picture) for between in range(row, index + 1))
                     row = index + 1
-                if row >= last and not part:  # a request for a part ends by itself, and its decoder stays usable
+                if row >= last and not part:  # a request for a part ends by itself, and its decoder process is kept
                     return
                 if item.clip.valid.any():
                     shown = item.clip.frames[-1].copy()
@@ -102,7 +106,7 @@ class FrameFeed:
     def at_rows(self, rows: Sequence[int]) -> Generator[tuple[int, ByteArray], None, None]:
         """Yield these rows in order, each with its (H, W, 3) image; rows whose frame was lost are left out.
 
-        An image is valid until the next one.
+        An image is valid until the next one is requested.
 
         Args:
             rows: in order, each once.
@@ -146,7 +150,7 @@ def join_rows(rows: Sequence[int]) -> tuple[tuple[int, int], ...]:
 
 
 def _rows_of(item: ClipReady, first: int, last: int) -> Iterator[tuple[int, ByteArray, bool]]:
-    """Yield (row, image, lost) for the rows of a clip in [first, last), each once."""
+    """Yield (row, image, lost) for those rows of a clip that are in [first, last), each row once."""
     clip = item.clip
     for index, picture, valid in zip(clip.frame_index.tolist(), clip.frames, clip.valid.tolist(), strict=True):
         if first <= index < last:
@@ -173,9 +177,9 @@ class Sound:
     earliest_s: float
 
     def can_be_copied(self, zero_s: float) -> bool:
-        """Whether its packets can be copied into a file that starts at this time: AAC, with almost nothing to cut off.
+        """Whether the sound can be copied into a file that starts at this time: it is AAC, and almost nothing must be cut off.
 
-        In a copy, the part that is cut off stays in the file, hidden by an edit list that some players ignore.
+        A copy still contains the part that is cut off. An edit list hides this part, but some players ignore edit lists.
         """
         return self.codec == "aac" and zero_s - self.earliest_s < _HIDDEN_AT_MOST_S
 
@@ -198,8 +202,8 @@ def add_sound(
 ) -> None:
     """Write an MP4 of a silent video and the source's first audio stream, synchronized as in the source.
 
-    AAC is copied if almost nothing has to be cut off; otherwise the sound is encoded again as AAC. Sound before the first
-    frame is cut.
+    AAC is copied if almost nothing has to be cut off; otherwise the sound is encoded again as AAC. Sound before the first frame
+    is left out.
 
     Args:
         pictures: a silent MP4 that starts at time 0.
@@ -208,15 +212,15 @@ def add_sound(
         sound: the result of `find_sound`.
         start_s: time of the first frame, measured from the source's first pts.
         duration_s: duration of the silent MP4.
-        timeout_s: how much longer than `duration_s` this may take.
+        timeout_s: the time limit is `duration_s` plus this.
 
     Raises:
         DecodeError: ffmpeg failed; the message is its last line.
-        DecoderHung: it took too long.
+        DecoderHung: ffmpeg took too long.
     """
     zero_s = float(info.pts[0] * info.time_base) + start_s
     seek = ["-noaccurate_seek", "-seek_timestamp", "1", "-ss", f"{zero_s:.6f}"] if start_s > 0 else []
-    # Padding and trimming to time 0 avoids an edit list in the encoded track.
+    # The filters pad or trim the sound so that it starts at time 0. So the encoded track needs no edit list.
     encode = ["-c:a", "aac", "-b:a", _BIT_RATE, "-ac", "2", "-af", "atrim=start=0,aresample=async=1:first_pts=0"]
     arguments = [
         *("-i", f"file:{pictures}"),
@@ -234,7 +238,7 @@ def add_sound(
 
 
 def _source(info: VideoInfo) -> list[str]:
-    """Return the input arguments that open this file and no other: the demuxer is named, and only plain files can be opened."""
+    """Return the input arguments for this file. They name the demuxer and allow only plain files."""
     return ["-protocol_whitelist", "file", "-f", info.demuxer.split(",")[0], "-i", f"file:{info.path}"]
 
 

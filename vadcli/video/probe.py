@@ -28,9 +28,9 @@ from vadcli.video.images import probe_folder
 NO_TIME = int(np.iinfo(np.int64).min)
 """Marks a time that the container does not state."""
 _DEFAULT_FPS = 25.0
-_CLOCK_JUMP_S = 0.25  # smaller steps back come from the demuxer's guesses
+_CLOCK_JUMP_S = 0.25  # smaller steps back are no restart: the demuxer guessed a time
 _BEGIN_AT_KEY = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "vp8", "vp9", "av1"})
-_ROUNDING_S = 0.0011  # containers that count milliseconds store a constant rate as steps of 33 and 34
+_ROUNDING_S = 0.0011  # if times are in milliseconds, 30 frames per second become steps of 33 and 34
 
 
 def probe(path: Path, *, fps: float | None = None) -> VideoInfo:
@@ -43,7 +43,7 @@ def probe(path: Path, *, fps: float | None = None) -> VideoInfo:
     Raises:
         UnsafeContainer: the file could make a decoder open other files or sockets.
         NoVideoStream: the file has only sound or data, or the folder has no images.
-        ProbeError: it cannot be read, is cut short, or is not a video.
+        ProbeError: the file cannot be read, is cut short, or is not a video.
     """
     if path.is_dir():
         return probe_folder(path, fps=fps)
@@ -56,7 +56,10 @@ def probe(path: Path, *, fps: float | None = None) -> VideoInfo:
 
 @dataclass
 class _Packets:
-    """The packets of one stream: one entry per shown frame, in decoding order. Arrays, because a day has millions of frames."""
+    """The packets of one stream: one entry per shown frame, in decoding order.
+
+    The entries are in arrays and not in lists, because a video of one day has millions of frames.
+    """
 
     pts: array[int] = field(default_factory=lambda: array("q"))
     dts: array[int] = field(default_factory=lambda: array("q"))
@@ -79,7 +82,7 @@ def _read_packets(opened: Any, stream: Any, name: str) -> _Packets:
     is_hidden = HIDDEN.get(stream.codec_context.codec.canonical_name)
     for other in opened.streams:
         if other.index != stream.index and hasattr(other, "discard"):
-            other.discard = av.stream.Discard.all  # saves reading the sound
+            other.discard = av.stream.Discard.all  # so that the sound is not read
     try:
         for packet in opened.demux(stream):
             if packet.size == 0:
@@ -99,7 +102,7 @@ def _read_packets(opened: Any, stream: Any, name: str) -> _Packets:
 
 
 def _count_cut_off(opened: Any, stream: Any) -> int:
-    """Return how many of the frames in an MP4's index are no longer in the file, because it was truncated."""
+    """Return how many frames an MP4's index lists beyond the end of the file; 0 if the file was not cut short."""
     if not opened.format.name.startswith("mov"):
         return 0
     size = opened.size
@@ -149,7 +152,7 @@ def _describe(path: Path, opened: Any, stream: Any, packets: _Packets) -> VideoI
 
 
 def _quarter_turn(degrees: float | None) -> int:
-    """Return 0, 90, 180 or 270. Like ffmpeg, turns only if the angle is within one degree of a quarter turn."""
+    """Return 0, 90, 180 or 270. As in ffmpeg, an angle counts only if it is within one degree of a quarter turn."""
     if degrees is None:
         return 0
     nearest = round(degrees / 90.0) * 90
@@ -177,7 +180,7 @@ class Timeline:
 
     Attributes:
         pts: (N,) int64, strictly increasing.
-        shown_pts: (N,) int64, as a decoder reports them, with repeats and jumps back; empty if they equal `pts`.
+        shown_pts: (N,) int64, the times that a decoder reports, with repeats and jumps back; empty if they equal `pts`.
         keyframes: (K,) int64 rows at which decoding can begin, according to the container.
         last_ticks: duration of the last frame in ticks of the time base.
     """
@@ -200,15 +203,16 @@ def build_timeline(
     needs_key: bool,
     cut_off: int = 0,
 ) -> Timeline:
-    """Order packets (given in decoding order) by presentation.
+    """Return the frames of packets in presentation order; the packets are given in decoding order.
 
     Args:
         pts, dts, duration, keyframe: one entry per shown frame; NO_TIME for an unknown time, 0 for an unknown duration.
         frame_ticks: a frame's nominal duration, used if the container states none.
         jump_ticks: if the decoding time falls by more than this, the clock has restarted; None if the clock never restarts.
         timed: False for elementary streams: they have no times, so frames are counted.
-        needs_key: True if a decoder shows nothing before the first keyframe (recordings that were cut at any packet).
-        cut_off: frames that the file lists after the last packet but no longer holds; their times are guessed.
+        needs_key: True if a decoder shows nothing before the first keyframe. This matters if a recording begins between
+            keyframes.
+        cut_off: number of frames that the file lists after the last packet but no longer contains; their times are guessed.
     """
     lasting = np.where(duration > 0, duration, frame_ticks)
     if not timed or bool(np.all(pts == NO_TIME)):
@@ -236,7 +240,7 @@ def _counted(dts: IndexArray, lasting: IndexArray, timed: bool) -> IndexArray:
 
 
 def _filled(pts: IndexArray, lasting: IndexArray) -> IndexArray:
-    """Replace each missing time by the time before it plus that frame's duration."""
+    """Replace each missing time by the time of the frame before plus the duration of that frame."""
     times = pts.copy()
     missing = np.flatnonzero(pts == NO_TIME)
     for i in missing.tolist():
@@ -245,7 +249,7 @@ def _filled(pts: IndexArray, lasting: IndexArray) -> IndexArray:
 
 
 def _presentation_order(times: IndexArray, dts: IndexArray, jump_ticks: int | None) -> IndexArray:
-    """Return the stable order by time; where the clock restarts, the parts before and after are ordered separately."""
+    """Return the indices sorted by time. If the clock restarts, the parts before and after are sorted separately."""
     if jump_ticks is None:
         return np.argsort(times, kind="stable")
     known = np.flatnonzero(dts != NO_TIME)
@@ -255,13 +259,17 @@ def _presentation_order(times: IndexArray, dts: IndexArray, jump_ticks: int | No
 
 
 def _from_first_key(order: IndexArray, first_key: int) -> IndexArray:
-    """Leave out frames decoded before the first keyframe, and frames decoded after it that are shown before it."""
+    """Leave out all frames that are decoded or shown before the first keyframe."""
     shown = order[int(np.flatnonzero(order == first_key)[0]) :]
     return shown[shown >= first_key]
 
 
 def _increasing(shown: IndexArray, lasting: IndexArray) -> IndexArray:
-    """Make times strictly increase: a repeat or a jump back continues from the frame before, and moves later frames."""
+    """Make times strictly increase.
+
+    A time that repeats or jumps back becomes the end of the frame before. After a jump back, all later frames move by the same
+    amount.
+    """
     steps = np.diff(shown)
     if bool(np.all(steps > 0)):
         return shown
@@ -289,7 +297,7 @@ def _vp9_hidden(packet: Any) -> bool:
 
 
 def _vp9_frames(data: memoryview) -> list[tuple[int, int]]:
-    """Return (start, size) of each frame of a superframe; the whole packet if it is not a superframe."""
+    """Return (start, size) of each frame in a packet. If the packet is not a superframe, it is one frame."""
     marker = data[-1]
     if marker >> 5 != 0b110:
         return [(0, len(data))]
@@ -310,8 +318,8 @@ def _vp9_shows(frame: memoryview) -> bool:
     if len(frame) == 0 or frame[0] >> 6 != 0b10:
         return len(frame) > 0  # not a VP9 frame: let the decoder decide
     first = frame[0]
-    show_existing = 2 if first >> 4 & 3 == 3 else 3  # number of the bit; profile 3 has one more reserved bit before it
-    return bool(first >> show_existing & 1 or first >> (show_existing - 2) & 1)  # frame_type lies between it and show_frame
+    show_existing = 2 if first >> 4 & 3 == 3 else 3  # bit number; in profile 3, a reserved bit comes before it
+    return bool(first >> show_existing & 1 or first >> (show_existing - 2) & 1)  # frame_type is between these bits
 
 
 HIDDEN: Mapping[str, Callable[[Any], bool]] = {"vp8": _vp8_hidden, "vp9": _vp9_hidden}

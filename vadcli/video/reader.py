@@ -1,11 +1,12 @@
-"""Reads the frames of a video in order with decord, ffmpeg or from a folder of images (`FrameReader`).
+"""Reads the frames of a video in order: with decord, with ffmpeg, or from a folder of images (`FrameReader`).
 
-The choice `auto` depends only on the file. decord reads short clips of the kinds that it is known to read correctly (gray
-frames, no damage; see `vadcli.video.decord`), because it needs no process. ffmpeg reads everything else: it is as fast or
-faster on long videos and says which frames it concealed.
+How the decoder choice `auto` works: decord reads a short video if gray frames are wanted, the file is not damaged, and decord
+is known to read files of this kind correctly (see `vadcli.video.decord`). It is chosen because it needs no process. ffmpeg
+reads everything else: it is as fast or faster on long videos, and it says in which frames it concealed damage.
 
-The rows are the same for every decoder: each frame that a player shows, in presentation order, without gaps, lost frames
-included. `RowMatcher` finds the row of each decoded frame by comparing its time with those that the probe found.
+The rows are the same for every decoder: one row for each frame that a player shows, in presentation order, without gaps. Lost
+frames have rows too. `RowMatcher` finds the row of a decoded frame: it compares the frame's time with the times that the probe
+found.
 """
 
 from __future__ import annotations
@@ -37,19 +38,19 @@ class Row:
 
 
 class SeekMissed(Exception):
-    """After a seek, a decoder began later than the row that was asked for, or at a time that belongs to no row."""
+    """After a seek, a decoder began after the requested row, or at a time that belongs to no row."""
 
 
 class RowMatcher:
     """Finds the row of each shown frame; give it the frames of one decoder in order.
 
-    A frame is matched by its pts. If the container has no presentation times, all pts of the decoder may be shifted by a
-    constant. A frame that the probe did not find gets a row of its own between its neighbours. If a row was given up as lost
-    and its frame still comes later, the frame gets no row (damaged files show frames out of order).
+    A frame is matched by its pts. If the container has no presentation times, all pts of the decoder may be shifted by the same
+    amount. A frame that the probe did not find gets a new row between its neighbours. In damaged files, frames may come out of
+    order: if a frame comes after its row was counted as lost, the frame gets no row.
 
     Args:
         info: the probe's description of the video.
-        sought: the row that the decoder seeks to; it may begin there or earlier. None: it begins at the beginning.
+        sought: the row that the decoder seeks to; it may begin there or earlier. None if the decoder reads from the beginning.
     """
 
     def __init__(self, info: VideoInfo, *, sought: int | None = None) -> None:
@@ -66,10 +67,10 @@ class RowMatcher:
         self._last_pts: int | None = None
 
     def place(self, pts: int | None) -> tuple[list[Row], Row | None]:
-        """Return the rows lost before this frame, and its own row (None if it comes too late).
+        """Return the rows that were lost before this frame, and the row of the frame (None if the frame comes too late).
 
         Raises:
-            SeekMissed: the decoder began after the row that it was asked to seek to.
+            SeekMissed: the decoder began after `sought`, or at a time that belongs to no row.
         """
         if not self._begun:
             self._begin(pts)
@@ -131,21 +132,21 @@ class _Outcome(enum.Enum):
 
     ENDED = enum.auto()
     NOTHING = enum.auto()  # no frame was shown
-    UNSELECTED = enum.auto()  # a sampled row came without an image: rows and selection no longer agree
+    UNSELECTED = enum.auto()  # a sampled row came without an image, so rows and selection no longer agree
 
 
 class FrameReader:
     """Iterates over the rows of a video from `request.start`, in order and without gaps.
 
-    It ends where the file ends, which may be before `info.frames`; a row between two others is never left out. Not safe to
-    share between threads. Close it, or use it in a `with` statement: it may hold an ffmpeg process.
+    The rows end where the file ends, so there may be fewer rows than `info.frames`. No row in between is left out. A reader is
+    not safe to share between threads. Close it, or use it in a `with` statement, because it may hold an ffmpeg process.
 
     Attributes:
-        decoder: the one that delivered the last frame.
+        decoder: the decoder that delivered the last frame.
         complaints: the decoder's last messages.
 
     Raises:
-        DecodeError: there is no decoder, or no frame can be decoded.
+        DecodeError: no suitable decoder is installed, or no frame can be decoded.
     """
 
     def __init__(self, info: VideoInfo, request: ReadRequest, *, decoder: DecoderChoice = "auto", threads: int = 0) -> None:
@@ -183,7 +184,7 @@ class FrameReader:
         elif self._choice == "auto" and self._suits_decord():
             try:
                 yield from self._read_decord(checked=True)
-            except DecodeError as error:  # damaged, or not as the probe found it; no frame was yielded yet
+            except DecodeError as error:  # the file is damaged or differs from the probe; no frame was yielded yet
                 self.complaints = error.message
                 yield from self._read_ffmpeg(threads=1)
         else:
@@ -227,7 +228,7 @@ class FrameReader:
                 raise DecodeError(f"{printable(info.path)}: no frame can be decoded", hint=self.complaints)
 
     def _deliver(self, backend: Backend, matcher: RowMatcher) -> Generator[Frame, None, _Outcome]:
-        """Yield one decoder's rows from the next one on; close the decoder at the end."""
+        """Yield the rows of one decoder from row `_due` on; close the decoder at the end."""
         outcome = _Outcome.NOTHING
         try:
             for frame in backend:

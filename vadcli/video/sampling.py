@@ -1,4 +1,4 @@
-"""Says which frames of a video are sampled and which clips they form, and collects clips frame by frame. Pure arithmetic.
+"""Says which frames of a video are sampled and which clips they form, and collects clips frame by frame. Reads no file.
 
 A row is the 0-based index of a frame in presentation order; every `interval`-th row is a sample; a clip is T samples:
 
@@ -27,7 +27,7 @@ class SamplingPlan:
 
     Attributes:
         frames: T, samples per clip.
-        overlap: samples that a clip shares with the one before.
+        overlap: samples that a clip shares with the clip before.
         interval: rows from one sample to the next.
     """
 
@@ -47,7 +47,7 @@ class SamplingPlan:
 
     @property
     def stride(self) -> int:
-        """Samples from one clip's start to the next one's."""
+        """Samples from the start of one clip to the start of the next."""
         return self.frames - self.overlap
 
     def samples(self, rows: int) -> int:
@@ -55,7 +55,7 @@ class SamplingPlan:
         return -(-rows // self.interval)
 
     def first_new_sample(self, clip: int) -> int:
-        """The first sample that this clip scores and no earlier clip does."""
+        """The first sample of this clip that no earlier clip scores."""
         return clip * self.stride + self.overlap if clip else 0
 
     def first_row(self, clip: int) -> int:
@@ -65,14 +65,15 @@ class SamplingPlan:
     def read_from(self, clip: int) -> int:
         """The first row to decode when a scan resumes with this clip; never after `first_row`.
 
-        It is before the clip's own start, because the clip may turn out to be the last one and be moved back.
+        It lies before the start of the clip, because the clip is moved back if it is the last one of the video.
         """
         return max(0, clip * self.stride - max(self.stride - 1, 1 - self.overlap)) * self.interval
 
     def whole_clips(self, rows: int) -> int:
-        """How many clips the first `rows` rows complete, not counting a clip that is moved back or padded.
+        """How many clips are complete after `rows` rows; a clip that is moved back or padded is not counted.
 
-        A scan that has stored `rows` rows resumes with the clip of this number, and keeps the rows before its `first_row`.
+        If a scan has stored `rows` rows, it resumes with the clip of this number and keeps the rows before the clip's
+        `first_row`.
         """
         samples = self.samples(rows)
         return (samples - self.frames) // self.stride + 1 if samples >= self.frames else 0
@@ -83,13 +84,17 @@ class SamplingPlan:
         return whole + (self.samples(rows) > self.first_new_sample(whole))
 
     def clip_samples(self, clip: int, rows: int) -> IndexArray:
-        """(T,) samples of a clip of a video with `rows` rows: moved back or repeated if the video ends within the clip."""
+        """Return the (T,) samples of a clip of a video with `rows` rows.
+
+        If the video ends within the clip, the clip is moved back. If the video is shorter than a clip, the last sample is
+        repeated.
+        """
         end = min(self.samples(rows), clip * self.stride + self.frames)
         start = max(0, end - self.frames)
         return np.minimum(np.arange(start, start + self.frames, dtype=np.int64), end - 1)
 
     def burst_row(self, position: float, rows: int) -> int:
-        """Return the sampled row at which a clip at this fraction of a video starts, moved back so that the clip fits."""
+        """Return the first row of a clip at this fraction of a video; the clip is moved back if the video ends within it."""
         samples = self.samples(rows)
         return max(0, min(int(position * samples), samples - self.frames)) * self.interval
 
@@ -101,7 +106,7 @@ class Rows:
     Attributes:
         first: index of the first row, or of the next row if there are none.
         pts: (R,) int64 in the stream's time base.
-        decode_ok: (R,) bool, False if the decoder skipped or concealed the frame.
+        decode_ok: (R,) bool, False if the decoder skipped the frame or concealed damage in it.
     """
 
     first: int
@@ -119,9 +124,9 @@ class ClipParts:
     Attributes:
         index: number of the clip in its video.
         frame_index: (T,) int64 row of each frame.
-        pts: (T,) int64 of each frame.
+        pts: (T,) int64 time of each frame in the stream's time base.
         valid: (T,) bool, True if this clip scores the frame.
-        rows: all rows after those of the previous clip, up to this clip's last sample.
+        rows: all rows from the end of the previous clip up to and including this clip's last sample.
     """
 
     index: int
@@ -132,10 +137,11 @@ class ClipParts:
 
 
 def fill_sources(lost: BoolArray) -> IndexArray:
-    """Return the position from which each frame of a clip takes its image: its own, or the one before if it was lost.
+    """Return, for each frame of a clip, the position in the clip of the image that it gets.
 
-    If the first frames are lost, they get the first image of the clip, so that nothing seems to move. A clip never takes an
-    image from another clip, so that a resumed scan scores the same.
+    A frame gets its own image. If this image was lost, it gets the last image before. If the first frames are lost, they get
+    the first image of the clip, so that nothing seems to move. A clip never takes an image from another clip, so that a
+    resumed scan gives the same scores.
 
     Args:
         lost: (T,) True if the frame has no image.
@@ -179,7 +185,7 @@ class ClipAssembler:
 
     @property
     def next_row(self) -> int:
-        """The row that the next `add` is for."""
+        """The row that must be added next."""
         return self._row
 
     @property
@@ -192,8 +198,8 @@ class ClipAssembler:
 
         Args:
             pts: time of the row.
-            ok: False if the decoder skipped or concealed it.
-            picture: H x W x C bytes of a sampled row, None if it was lost; ignored between samples.
+            ok: False if the decoder skipped the frame or concealed damage in it.
+            picture: image of a sampled row, H x W x C bytes; None if the image was lost. Ignored if the row is not sampled.
 
         Raises:
             ValueError: the image does not have the size given at the start.
@@ -215,7 +221,7 @@ class ClipAssembler:
         return row == self._wanted
 
     def end(self) -> bool:
-        """Note that the video has ended; return True if samples are left that no clip has scored."""
+        """Call this when the video has ended. Returns True if some samples are not in any clip yet."""
         return self._plan.samples(self._row - self._origin) > self._plan.first_new_sample(self._clip)
 
     def take(self, out: ByteArray) -> ClipParts:

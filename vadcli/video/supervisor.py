@@ -1,7 +1,7 @@
-"""Starts, watches and kills decoder processes, from one thread of its own (`Supervisor`).
+"""Starts, watches and kills decoder processes in a separate thread (`Supervisor`).
 
-That thread lives as long as the loader, because on Linux a process that asked to die with its parent dies with the *thread*
-that started it.
+This thread lives as long as the loader. The reason: on Linux, if a process asks to die with its parent, it dies with the
+*thread* that started it.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from vadcli.video.transport import LoaderOptions, Ring, Setup, State, anonymous_
 
 _START_S = 60.0  # a process may take this long to start, even if `timeout_s` is shorter
 _LONGEST_TICK_S = 1.0
-_REAP_S = 5.0  # a killed process that has not ended after this time is given up
+_REAP_S = 5.0  # if a killed process has not ended after this time, it is given up
 _READ_AHEAD_BYTES = 64 << 20
 _STDERR_LIMIT_BYTES = 1 << 20
 
 
 class DecoderProcess:
-    """One `vadcli.video.worker` with its connection, its ring and the file that receives its standard error.
+    """A decoder process (`vadcli.video.worker`) with its connection, its ring and the file for its standard error.
 
     Create it in a thread that outlives it.
 
     Attributes:
-        process: the running worker, to be inspected.
+        process: the running process as a `psutil.Process`.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -63,7 +63,7 @@ class DecoderProcess:
 
     def _start(self, connection: Connection, descriptor: int) -> subprocess.Popen[bytes]:
         numbers = (connection.fileno(), descriptor)
-        # -P and sys.path: it imports what this process would import, and nothing from the current folder.
+        # With -P and sys.path, the worker imports what this process would import. -P keeps the current folder out.
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "vadcli.video.worker", *map(str, (os.getpid(), *numbers))],
@@ -113,8 +113,8 @@ class DecoderProcess:
         if progress != self._progress or self.ring.state is State.WAITING:
             self._progress, self._bytes_left = progress, self._bytes_allowed
             return True
-        # Opening a long file, or seeking in it, delivers no frame for a while. So reading bytes is progress too, until the
-        # whole file could have been read twice.
+        # While a decoder opens a long file or seeks in it, it delivers no frame. So reading bytes counts as progress too, until
+        # the number of bytes would be enough to read the whole file twice.
         self._bytes_left -= max(0, more)
         return more > 0 and self._bytes_left > 0
 
@@ -126,7 +126,7 @@ class DecoderProcess:
 
     @property
     def survives_kill(self) -> bool:
-        """Whether it was killed but does not end, for example while it reads from a network drive that is gone."""
+        """Whether the process was killed but does not end, for example because it reads from a lost network drive."""
         return self._kill_reason is not None and time.monotonic() - self._killed_at > _REAP_S
 
     def _kill(self) -> None:
@@ -134,11 +134,12 @@ class DecoderProcess:
             os.killpg(self._popen.pid, signal.SIGKILL)
 
     def reap(self) -> tuple[VideoError, str]:
-        """Kill the process and its children and free its memory; return why it ended and the end of its stderr.
+        """Kill the process and its children and free its memory; return why it ended and the last part of its stderr.
 
-        The supervisor's thread must no longer watch it. Slots that are still in use stay readable.
+        Before this call, the supervisor's thread must have stopped watching the process. Slots that are still in use stay
+        readable.
         """
-        self._kill()  # kill before waiting: afterwards the process id may belong to another process
+        self._kill()  # kill first: after the wait, the process id may belong to another process
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(_REAP_S)
         stderr = read_tail(self._stderr)
@@ -154,13 +155,13 @@ class DecoderProcess:
 def _bytes_read(process: psutil.Process) -> int:
     try:
         return int(process.io_counters().read_chars)
-    except (psutil.Error, OSError, AttributeError):  # it has ended, or the system does not count bytes
+    except (psutil.Error, OSError, AttributeError):  # it ended, or the system counts no bytes
         return 0
 
 
 def _cause(code: int | None, stderr: str) -> str:
     if code is None:
-        return "the decoder hangs in the system and cannot be killed"
+        return "the decoder hangs in a system call and cannot be killed"
     if code == -signal.SIGKILL:
         return "the decoder was killed from outside (SIGKILL), perhaps because memory ran out"
     if code < 0:
@@ -188,7 +189,7 @@ class Supervisor:
         return order.result()
 
     def reap(self, process: DecoderProcess) -> tuple[VideoError, str]:
-        """Stop watching a process and reap it; returns as `DecoderProcess.reap`."""
+        """Stop watching a process and reap it; returns what `DecoderProcess.reap` returns."""
         with self._lock:
             self._processes.remove(process)
         return process.reap()
@@ -211,7 +212,7 @@ class Supervisor:
             now = time.monotonic()
             if now - before < self._tick_s:
                 continue
-            # If this process or the whole machine was suspended, the decoders were not hung for all that time.
+            # Limited: time in which this process or the whole machine was suspended must not count as time without progress.
             elapsed_s, before = min(now - before, 2 * self._tick_s), now
             with self._lock:
                 trees = process_trees([process.process for process in self._processes])

@@ -29,11 +29,12 @@ class LoaderOptions:
         workers: number of decoder processes; each has one video open.
         timeout_s: a decoder that reads no frame for this long counts as hung.
         memory_limit_mib: most memory that a decoder process and its children may hold, not counting shared memory.
-        decoder: which decoder reads.
+        decoder: which decoder reads the frames.
         threads: threads per decoder; 0 is the number of cores divided by workers.
-        prober: "module:attribute" that describes a video; called in the decoder process like `vadcli.video.probe.probe`.
-        reader: "module:attribute" that reads its frames; called in the decoder process like
-            `vadcli.video.reader.FrameReader`. Use it to plug in another decoder.
+        prober: "module:attribute" of a function that describes a video. The decoder process calls it like
+            `vadcli.video.probe.probe`.
+        reader: "module:attribute" of a class that reads the frames. The decoder process calls it like
+            `vadcli.video.reader.FrameReader`. Use this to plug in another decoder.
     """
 
     workers: int = 1
@@ -61,11 +62,12 @@ class ClipRequest:
         fps: frame rate of a folder of images.
         start_clip: the first clip wanted. Rows start at its `SamplingPlan.first_row`, right after the last row of the clip
             before.
-        bursts: if given, read only one clip at each of these positions (fractions [0, 1) of the video's frames), numbered in
-            this order, without rows. A burst in which no frame was decoded is left out.
-        exact: whether bursts start at exactly that sample; otherwise near it, where decoding is cheapest.
-        spans: if given, read only these ranges of rows [first, last), which are ordered and do not overlap; each first is a
-            sampled row. Each range is cut into clips like a video of its own; clips carry the number of the range and no rows.
+        bursts: if given, only one clip is read at each of these positions, which are fractions [0, 1) of the video's frames.
+            The clips are numbered in this order and have no rows. If no frame of a burst was decoded, the burst is left out.
+        exact: True if each burst starts exactly at its position; False if it may start nearby, where decoding is cheapest.
+        spans: if given, only these ranges of rows [first, last) are read. They must be ordered and must not overlap, and each
+            `first` must be a sampled row. Each range is cut into clips like a separate video. The index of a clip is then the
+            number of its range, and clips have no rows.
     """
 
     video: str
@@ -90,7 +92,7 @@ class ClipRequest:
 
 @dataclass(frozen=True)
 class Opened:
-    """The first item of a video: it was probed. A video that cannot be probed has no such item."""
+    """The first item of a video: the result of the probe. If a video cannot be probed, it has no such item."""
 
     video: str
     info: VideoInfo
@@ -101,7 +103,7 @@ class ClipReady:
     """A clip; its frames are valid until the next item is requested.
 
     Attributes:
-        rows: all rows after those of the previous clip, up to and including this clip's last sample.
+        rows: all rows from the end of the previous clip up to and including this clip's last sample.
     """
 
     video: str
@@ -117,8 +119,9 @@ class Finished:
         info: None if the video could not be opened.
         decoder: which decoder read it last; "" if none did or it is not known.
         rows: the rows after those of the last clip. If the decoder process died, the rows that it had not sent are missing.
-        decoded_frames: how many rows with decode_ok the items of this request carried.
-        error: why the video was not read to its end, or None. Skipped or concealed frames alone are not an error.
+        decoded_frames: number of rows with decode_ok in all items of this request.
+        error: why the video was not read to its end, or None. If frames were only skipped, or damage was concealed, this is not
+            an error.
         complaints: the decoder's messages, for people to read.
     """
 
@@ -177,11 +180,14 @@ class State(IntEnum):
 
     STARTING = 0
     WORKING = 1
-    WAITING = 2  # for a video, a free slot, or the loader to read a message; never counts as hung
+    WAITING = 2  # it waits for a video, a free slot or the loader; never counts as hung
 
 
 def anonymous_file(size: int) -> int:
-    """Return a descriptor of zeroed memory (of a file without a name if the system has no memfd); the caller closes it."""
+    """Return a descriptor of zeroed memory; the caller closes it.
+
+    If the system has no memfd, the memory is a temporary file without a name.
+    """
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("vadcli")
     else:
@@ -192,13 +198,13 @@ def anonymous_file(size: int) -> int:
 
 
 def read_tail(descriptor: int, limit: int = 4000) -> str:
-    """Return the last `limit` bytes of an open file as text; its position does not matter and is not changed."""
+    """Return the last `limit` bytes of an open file as text. The position in the file is neither used nor changed."""
     size = os.fstat(descriptor).st_size
     return os.pread(descriptor, limit, max(0, size - limit)).decode(errors="replace").strip()
 
 
 class Ring:
-    """Shared memory of a header with two numbers and slots of one size. The decoder process writes, the loader reads.
+    """Shared memory: a header with two numbers, then slots of equal size. The decoder process writes, the loader reads.
 
     Args:
         descriptor: from `anonymous_file(Ring.size(...))`; it may be closed after this call.
@@ -215,7 +221,7 @@ class Ring:
 
     @staticmethod
     def size(slots: int, slot_bytes: int) -> int:
-        """Bytes of a ring; only the pages that are written take memory."""
+        """Return the size of a ring in bytes. Only the pages that are written take memory."""
         return _HEADER_BYTES + slots * slot_bytes
 
     @property

@@ -1,9 +1,9 @@
 """The program of a decoder process: it reads one video after another and puts the clips into shared memory.
 
-The loader starts it as `python -m vadcli.video.worker PARENT CONNECTION RING` (its own process id and two open descriptors).
-Its standard input is a pipe that closes when the loader's process ends. It leads its own session, so that ^C and signals to the
-loader's process group do not reach it, and so that it can be killed together with its children. Errors of a video are sent to
-the loader, not raised; if the process dies, the loader notices. It never outlives the loader.
+The loader starts it as `python -m vadcli.video.worker PARENT CONNECTION RING` (the process id of the loader and two open
+descriptors). The standard input of the process is a pipe that closes when the loader's process ends. The process leads its own
+session. So Ctrl-C and signals to the loader's process group do not reach it, and it can be killed together with its children.
+Errors of a video are sent to the loader, not raised. If the process dies, the loader notices. It never outlives the loader.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class _Part:
 def burst_rows(info: VideoInfo, plan: SamplingPlan, bursts: tuple[float, ...], *, exact: bool = False) -> list[int]:
     """Return the sampled row at which each burst starts.
 
-    Unless `exact`, a burst starts at the first sampled row after the keyframe before its position, because decoding that starts
-    at a keyframe wastes no frame, and for a fit some seconds make no difference. If another burst already starts there, it
-    starts at its position, because a fit learns nothing from the same frames twice.
+    If `exact` is False, a burst may start before its position: at the first sampled row after the keyframe before it. Decoding
+    that starts at a keyframe wastes no frame, and for a fit some seconds make no difference. If another burst already starts at
+    this row, the burst starts at its own position, because a fit learns nothing from the same frames twice.
     """
     rows: list[int] = []
     for position in bursts:
@@ -116,7 +116,7 @@ class _Worker:
         return outcome
 
     def _probe_once(self, request: ClipRequest, identity: tuple[int, int]) -> VideoInfo:
-        """Probe the video, unless the last request was for the same file, as when its parts are requested one by one."""
+        """Return the probe of the video. If the last request was for the same file, its probe is used again."""
         key = (request.path, request.fps, identity)
         if self._probed is None or self._probed[0] != key or not any(identity):
             self._probed = (key, self._probe(request.path, fps=request.fps))
@@ -186,7 +186,7 @@ class _Worker:
         self._send(Filled(self._free.pop(), shape, parts, outcome.decoder))
 
     def _receive(self) -> ClipRequest | None:
-        """Return the next request; None if the message was about a slot that is free again."""
+        """Return the next request; None if the message only says that a slot is free again."""
         with self._waiting():
             message = self._connection.recv()
         if isinstance(message, ClipRequest):
@@ -204,7 +204,7 @@ class _Worker:
         try:
             yield
         except (EOFError, OSError):
-            os._exit(0)  # the loader has ended, so no process is left that could get a report
+            os._exit(0)  # the loader has ended, so no process can receive a message
         self._ring.advance()
         self._ring.state = State.WORKING
 
@@ -215,7 +215,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     except OSError:
-        return (0, 0)  # it exists but is not accessible: opening it will say why
+        return (0, 0)  # the file exists but is not accessible: to open it will show the reason
     return status.st_size, status.st_mtime_ns
 
 
@@ -238,7 +238,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # os._exit skips clean-up: some decoders crash in it, and the loader needs nothing but the closed connection.
+    # os._exit skips the clean-up, because some decoders crash during it. The loader only needs the closed connection.
     try:
         main()
     except BaseException:

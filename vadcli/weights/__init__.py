@@ -7,9 +7,9 @@ compares files with their hashes, `hub` fetches public base models and encoders,
 deletes what was fetched.
 
 The first pull compares the download with what the hub declares (commit, sizes, SHA-256 of large
-files, git object ids of small ones) and pins it in a lock file. Later pulls and checks require the
-same bytes. Only safetensors, JSON and text are fetched, never a pickle. Only `pull` uses the
-network, and no scan calls it.
+files, git object ids of small files). It writes the commit and the hashes to a lock file, and later
+pulls and checks require the same bytes. Only safetensors, JSON and text are fetched, never a pickle.
+Only `pull` uses the network, and a scan never calls it.
 """
 
 from __future__ import annotations
@@ -87,11 +87,11 @@ class WeightsStatus:
         name: a name of the manifest, or of a folder under `home()`.
         kind: base, encoder or lavida.
         folder: the folder of the weights; None if they are not on this machine.
-        trained: whether a LAVIDA folder on this machine is trained; None for anything else.
+        trained: whether a LAVIDA folder on this machine is trained; None in all other cases.
         bytes: size on this machine; None if the weights are not here.
         commit: the commit of a base model that was pulled.
         entry: the entry in the manifest, if there is one.
-        trouble: why the weights cannot be used; empty if they can.
+        trouble: why the weights cannot be used; empty if they can be used.
     """
 
     name: str
@@ -113,7 +113,7 @@ class WeightsStatus:
         return "here" if self.trained is None else "trained" if self.trained else "untrained"
 
     def to_json(self) -> dict[str, Any]:
-        """Returns what `vadcli weights list --json` prints; some fields need a manifest entry."""
+        """Returns what `vadcli weights list --json` prints. Some fields are only known if there is a manifest entry."""
         listed = self.entry
         return {
             "name": self.name,
@@ -138,8 +138,8 @@ def locate(model: str) -> Path:
     """Returns the LAVIDA folder that `--model` names.
 
     Args:
-        model: the path of a folder, or a name, which is looked up under `home()`, then in the
-            checkout or the package. Anything with a path separator is a path.
+        model: the path of a folder, or a name. It is a path if it contains a path separator. A name
+            is looked up under `home()`, then in the checkout or the package.
 
     Raises:
         WeightsError: there is no such folder, or it is not a complete LAVIDA folder.
@@ -157,10 +157,10 @@ def locate(model: str) -> Path:
 
 
 def share(folder: Path) -> None:
-    """Makes the tensors of a folder readable for everyone who may read the folder.
+    """Makes the safetensors files of a folder readable for everyone who may read the folder.
 
-    The safetensors library writes files that only their owner can read. Links and files with
-    several hard links are not changed, because they belong to somebody else.
+    The safetensors library writes files that only their owner can read. Links, and files with
+    several hard links, are not changed, because they may belong to somebody else.
     """
     for path in folder.rglob("*.safetensors"):
         if not path.is_symlink() and path.stat().st_nlink == 1:
@@ -168,7 +168,7 @@ def share(folder: Path) -> None:
 
 
 def find(name: str) -> Path:
-    """Returns the folder of a path or a name, also of a base model or encoder; does not check its contents.
+    """Returns the folder that a path or name means. It may be a base model or encoder. Does not check the contents.
 
     Raises:
         WeightsError: the folder is not on this machine, or a base model or encoder is not complete.
@@ -222,7 +222,7 @@ def check_folder(folder: Path) -> None:
 
 
 def status() -> list[WeightsStatus]:
-    """Returns all weights of the manifest, then other folders under `home()`; hashes no file."""
+    """Returns all weights of the manifest, then other folders under `home()`. Does not hash files."""
     found = [_hub_status(item) if item.on_hub else _lavida_status(item.name, item) for item in manifest().values()]
     return [*found, *(_lavida_status(name, None) for name in _own_names())]
 
@@ -245,7 +245,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _candidates(name: str) -> Iterator[Path]:
-    """Yields the places where a LAVIDA folder of that name can be, the preferred one first."""
+    """Yields the paths where a LAVIDA folder with this name can be. The preferred path comes first."""
     yield home() / name
     package = Path(vadcli.__file__).parent
     if (package.parent / "pyproject.toml").is_file():

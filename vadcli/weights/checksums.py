@@ -1,6 +1,6 @@
-"""Checks files of weights: hashes in checksums.json, safetensors headers, no pickles.
+"""Checks files of weights: compares hashes with checksums.json, checks safetensors headers, refuses pickles.
 
-No tensor is loaded.
+It loads no tensor.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Verified:
         folder: the folder that was checked.
         checked: number of listed files.
         missing: listed files that do not exist.
-        changed: listed files with other contents.
+        changed: listed files whose contents differ from the list.
         extra: files that are not listed.
     """
 
@@ -90,8 +90,8 @@ class Header:
     """The header of a safetensors file.
 
     Attributes:
-        metadata: name -> free text.
-        tensors: name -> (dtype in the spelling of safetensors, shape).
+        metadata: name -> any text.
+        tensors: name -> (dtype as safetensors spells it, shape).
     """
 
     metadata: Mapping[str, str]
@@ -102,7 +102,7 @@ def write_checksums(folder: Path) -> Path:
     """Hashes every file of a folder, writes checksums.json atomically and returns its path.
 
     Raises:
-        WeightsError: the folder has a pickle, or a .safetensors file in another format.
+        WeightsError: the folder has a pickle, or a .safetensors file that is not in this format.
     """
     refuse_pickles(folder)
     sums = {name: file_sum(folder / name) for name in file_names(folder)}
@@ -116,7 +116,7 @@ def verify(folder: Path) -> Verified:
 
     Raises:
         WeightsError: checksums.json is missing or damaged, or it lists a pickle or a .safetensors
-            file in another format.
+            file that is not in this format.
     """
     if not folder.is_dir():
         raise WeightsError(f"{folder}: there is no such folder", hint="`vadcli weights list` shows all weights")
@@ -138,8 +138,8 @@ def compare(folder: Path, listed: Mapping[str, FileSum], *, extras_matter: bool 
 def fingerprint(folder: Path) -> str:
     """Returns one SHA-256 over all files of a folder, with or without a checksums.json.
 
-    Listed hashes are used without reading the files if all sizes match, nothing is missing or
-    extra, and no file is newer than the list. `verify` always reads every file.
+    If all sizes match checksums.json, no file is missing or extra, and no file is newer than it, the
+    listed hashes are used and the files are not read. `verify` always reads every file.
     """
     sums = _believable(folder) or {name: file_sum(folder / name).sha256 for name in file_names(folder)}
     text = json.dumps(dict(sorted(sums.items())), ensure_ascii=True, separators=(",", ":"))
@@ -177,7 +177,7 @@ def parse_sums(document: Mapping[str, Any]) -> dict[str, FileSum]:
 
 
 def read_header(path: Path) -> Header:
-    """Returns the header of a safetensors file; checks it and the file's length, reads no tensor.
+    """Returns the header of a safetensors file. Checks the header and the length of the file, but reads no tensor.
 
     Raises:
         WeightsError: the file is missing, a pickle, a Git LFS pointer, damaged or cut short.
@@ -205,7 +205,7 @@ def refuse_pickles(folder: Path) -> None:
     """Checks the name of every file, and the header of every .safetensors file.
 
     Raises:
-        WeightsError: a file is a pickle, or a .safetensors file has another format.
+        WeightsError: a file is a pickle, or a .safetensors file is not in this format.
     """
     for name in file_names(folder):
         if name.lower().endswith(PICKLE_SUFFIXES):
@@ -217,7 +217,7 @@ def refuse_pickles(folder: Path) -> None:
 def file_names(folder: Path) -> list[str]:
     """Returns the relative, sorted names of all files except checksums.json and hidden files.
 
-    Links to folders are followed, but not in a loop.
+    Links to folders are followed, except a link to a folder that contains the link.
     """
 
     def walk(here: Path, above: frozenset[Path]) -> Iterator[Path]:
@@ -243,7 +243,7 @@ def file_sum(path: Path) -> FileSum:
 
 
 def git_object_id(path: Path) -> str:
-    """Returns git's object id of a file; the hub declares it for files that are not in LFS."""
+    """Returns git's object id of a file. The hub declares this id if the file is not in Git LFS."""
 
     def sha1() -> Any:
         return hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
@@ -287,7 +287,7 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def share_file(path: Path, folder: Path) -> None:
-    """Makes a file readable for everyone who may read `folder`; does nothing if not allowed to."""
+    """Makes a file readable for everyone who may read `folder`. Does nothing if this user is not allowed to."""
     with suppress(OSError):
         path.chmod(folder.stat().st_mode & 0o666)
 
@@ -297,7 +297,7 @@ def _fits(path: Path, item: FileSum) -> bool:
 
 
 def _believable(folder: Path) -> dict[str, str] | None:
-    """Returns name -> sha256 from the list; None if sizes, names or file times do not match it."""
+    """Returns name -> sha256 from checksums.json, or None if names, sizes or times of the files do not match it."""
     try:
         listed = read_checksums(folder)
         written_ns = (folder / CHECKSUMS_NAME).stat().st_mtime_ns
@@ -312,7 +312,7 @@ def _believable(folder: Path) -> dict[str, str] | None:
 
 
 def _parse_header(document: Any, data_bytes: int) -> Header:
-    """Checks the place of every tensor in the file; raises ValueError that says what is wrong."""
+    """Returns the checked header: each tensor must have its place in the file. Raises ValueError that says what is wrong."""
     if not isinstance(document, dict) or not isinstance(document.get("__metadata__", {}), dict):
         raise TypeError(type(document))
     metadata = document.pop("__metadata__", {})

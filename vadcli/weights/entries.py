@@ -33,9 +33,9 @@ class Entry:
         purpose: what it is for.
         licence: the licence of the weights.
         repo_id: repository on the hub; empty for a LAVIDA folder.
-        revision: branch, tag or commit there; None is the repository's default branch.
-        download_gb: rounded total size of the files in GB, for information; None if unknown.
-        files: name -> hash and size of files that are known for certain before a pull.
+        revision: branch, tag or commit in this repository; None means its default branch.
+        download_gb: rounded total size of the files in GB, only to inform users; None if unknown.
+        files: name -> hash and size, for files whose hash is known before a pull.
         parts: LAVIDA folders only: sub-folder -> name of its base model.
         aliases: other names of the same files.
         published: LAVIDA folders only: whether somebody has published trained weights.
@@ -73,7 +73,7 @@ class Entry:
 def home() -> Path:
     """Returns the folder that contains the LAVIDA folders and the lock files of fetched base models.
 
-    It is VADCLI_WEIGHTS if set, else a folder in the user's data directory.
+    It is the value of VADCLI_WEIGHTS if that is set, else a folder in the user's data directory.
     """
     from platformdirs import user_data_path
 
@@ -94,7 +94,7 @@ def parse_manifest(document: Mapping[str, Any]) -> dict[str, Entry]:
     Raises:
         ValueError, TypeError: the document is not a manifest, a part is not on the hub, or two
             entries have the same name or repository.
-        KeyError: a part is not in the manifest, or a file has no hash or size.
+        KeyError: a part is not in the manifest, or a file has no hash or no size.
     """
     if document.get("format_version") != FORMAT_VERSION:
         raise ValueError(f"weights.toml has format_version {document.get('format_version')!r}, not {FORMAT_VERSION}")
@@ -122,7 +122,7 @@ def known(name: str) -> Entry | None:
 
 
 def nearest(name: str) -> str | None:
-    """Returns the name in the manifest that is most like a misspelt one; None if none is like it."""
+    """Returns the name in the manifest that is most similar to a misspelt name; None if no name is similar."""
     names = [one for item in manifest().values() for one in item.names]
     return next(iter(difflib.get_close_matches(name, names, n=1)), None)
 
@@ -145,7 +145,7 @@ DISK_FULL = ("No space left", "os error 28", "Disk quota exceeded")
 
 @contextmanager
 def one_line(item: Entry) -> Iterator[None]:
-    """Turns errors of the block, which fetches `item`, into vadcli's own errors.
+    """Turns errors of the `with` block into vadcli's own errors. The block fetches `item`.
 
     Raises:
         WeightsError: the repository or revision does not exist, or this user has no access to it.

@@ -32,22 +32,22 @@ from vadcli.weights.entries import Entry, entry, home, one_line
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
-# Every tokenizer here reads tokenizer.json, or vocab.json and merges.txt; SigLIP 2's tokenizer.model is the same once more.
+# All tokenizers used here read tokenizer.json, or vocab.json and merges.txt. SigLIP 2's tokenizer.model has the same contents.
 WANTED_FILES = ("*.safetensors", "*.json", "*.txt", "LICENSE*")
 UNWANTED_FILES = tuple(f"*{suffix}" for suffix in PICKLE_SUFFIXES)
-CONVERTER = "SFconvertbot"  # the hub's own account; adds safetensors to repositories of pickles
+CONVERTER = "SFconvertbot"  # an account of the hub that adds safetensors to repositories with pickles
 
 
 @dataclass(frozen=True)
 class Declared:
-    """What the hub declares about a file: length, and SHA-256 (large files) or git object id."""
+    """What the hub declares about a file: its length, and its SHA-256 (large files) or git object id (small files)."""
 
     bytes: int | None
     sha256: str | None
     git_id: str | None
 
     def fits(self, path: Path) -> bool:
-        """True if the file is as declared."""
+        """True if the file has the declared length and hash."""
         if not path.is_file() or (self.bytes is not None and path.stat().st_size != self.bytes):
             return False
         if self.sha256 is not None:
@@ -57,7 +57,7 @@ class Declared:
 
 @dataclass(frozen=True)
 class Lock:
-    """A base model as it was fetched.
+    """The contents of a lock file: which files of a base model were fetched.
 
     Attributes:
         repo_id: repository on the hub.
@@ -136,7 +136,7 @@ def pull(
 def base_folder(name: str) -> Path | None:
     """Returns the folder of a base model in the hub's cache; None if it is absent or incomplete.
 
-    Never uses the network. A model that another program fetched is found too if it has safetensors.
+    Never uses the network. If another program fetched the model, it is also found, if it has safetensors.
     """
     item = entry(name)
     lock = read_lock(item)
@@ -194,7 +194,7 @@ def _pull_base(item: Entry, *, update: bool, progress: bool, say: Callable[[str]
 
 
 def _offline(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> Pulled:
-    """Returns what is cached; without a lock file it cannot be verified."""
+    """Returns the model from the cache. Without a lock file, its files cannot be verified."""
     folder = cached_snapshot(item, lock.commit if lock else item.revision)
     if folder is None or lock is not None:
         what = "the files in the cache are damaged or incomplete" if folder else "it is not in the cache"
@@ -205,7 +205,7 @@ def _offline(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> Pull
 
 
 def _declaration(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> tuple[str, dict[str, Declared]]:
-    """Returns the commit to fetch and the declared files, from the lock or else from the hub."""
+    """Returns the commit to fetch and the declared files: from the lock if there is one, else from the hub."""
     if lock is not None:
         return lock.commit, {file: Declared(known.bytes, known.sha256, None) for file, known in lock.files.items()}
     from huggingface_hub import HfApi
@@ -229,7 +229,7 @@ def _declaration(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> 
 
 
 def _converted(api: Any, item: Entry, original: ModelInfo) -> ModelInfo:
-    """Returns the pull request in which the hub's converter added safetensors of the same pickles.
+    """Returns the pull request in which the hub's converter made safetensors from the same pickles.
 
     Raises:
         WeightsError: there is no such pull request.
@@ -254,7 +254,7 @@ def _converted(api: Any, item: Entry, original: ModelInfo) -> ModelInfo:
 def _download(
     item: Entry, commit: str, declared: Mapping[str, Declared], *, progress: bool, say: Callable[[str], None]
 ) -> Path:
-    """Fetches all files and checks them; fetches a file once more if it is not as declared."""
+    """Fetches all files and checks them. Fetches a file once more if it is not what the hub declares."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
@@ -264,7 +264,7 @@ def _download(
     absent = {name: known for name, known in declared.items() if here is None or not _has_size(here / name, known.bytes)}
     missing_bytes = sum(known.bytes or 0 for known in absent.values())
     _need_room(item, missing_bytes)
-    from vadcli.types.media import size_text  # loads numpy, which finding weights does not need
+    from vadcli.types.media import size_text  # not at the top: it loads numpy, which finding weights does not need
 
     say(f"{item.name}: fetching {size_text(missing_bytes)} from {item.repo_id} at {commit[:12]}")
     folder = _snapshot(item, commit, local=False)
@@ -274,7 +274,7 @@ def _download(
         if not declared[name].fits(path):
             path.resolve().unlink()
             raise WeightsError(
-                f"{path}: fetched twice, and still not what {item.repo_id} declares at {commit[:12]}",
+                f"{path}: fetched twice, but it is still not what {item.repo_id} declares at {commit[:12]}",
                 hint="a proxy or mirror changes files, or the repository was rewritten: try --update",
             )
     for name in declared:
@@ -316,7 +316,7 @@ def cached_snapshot(item: Entry, revision: str | None, *, whole: bool = True) ->
 def _any_snapshot(item: Entry) -> Path | None:
     """Returns the newest complete snapshot of a model, or None.
 
-    Models that were fetched by commit or pull request have no default branch in the cache.
+    It may be a snapshot of any revision: if a model was fetched by commit or pull request, the cache has no default branch.
     """
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
@@ -349,7 +349,7 @@ def _need_room(item: Entry, wanted_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if wanted_bytes > free:
         raise VadcliError(
-            f"{item.name}: {size_text(wanted_bytes)} to fetch, but only {size_text(free)} free at {folder}",
+            f"{item.name}: {size_text(wanted_bytes)} to fetch, but only {size_text(free)} is free at {folder}",
             hint="free space, or set HF_HOME to a folder on a larger disk",
         )
 
@@ -374,7 +374,7 @@ def _pulled(item: Entry, folder: Path, lock: Lock, *, fetched: bool) -> Pulled:
 
 
 def lock_paths(item: Entry) -> list[Path]:
-    """Returns where the lock of a model is: under its main name, else where an older version put it."""
+    """Returns the possible paths of a model's lock file. The first uses the main name; older versions used an alias."""
     return [home() / ".locks" / f"{name}.json" for name in item.names]
 
 

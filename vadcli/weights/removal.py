@@ -1,7 +1,8 @@
 """Deletes models that `weights pull` fetched, and their lock files.
 
-Only the locked revision in the cache of huggingface_hub is deleted, by that library itself. What
-another program put there, a LAVIDA folder and a user's own folder are left alone.
+Only the revision in the lock file is deleted from the cache of huggingface_hub, and huggingface_hub
+itself deletes it. Files that another program fetched, LAVIDA folders and a user's own folders are
+not deleted.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ class Removed:
     Attributes:
         name: its main name in the manifest.
         commit: the commit whose files were deleted.
-        freed_bytes: how much disk space that freed. Files that a LAVIDA folder shares take no space
-            of their own, so they free none.
-        kept_bytes: size of other revisions of the same repository, which stay in the cache.
+        freed_bytes: how much disk space the removal freed. If a LAVIDA folder shares a file by a hard
+            link, deleting the file in the cache frees no space.
+        kept_bytes: size of the files of other revisions of the same repository. They stay in the cache.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Removed:
 
 
 def remove(name: str, *, say: Callable[[str], None] = lambda line: None) -> Removed:
-    """Deletes a model that was pulled from the hub's cache, and its lock file. Uses no network.
+    """Deletes a pulled model from the hub's cache, and deletes its lock file. Does not use the network.
 
     Args:
         name: a name or alias of the manifest.
@@ -58,7 +59,7 @@ def remove(name: str, *, say: Callable[[str], None] = lambda line: None) -> Remo
     try:
         lock = read_lock(item)
     except WeightsError as error:
-        raise WeightsError(error.message, hint=f"delete it, pull {item.name} again, then remove it") from error
+        raise WeightsError(error.message, hint=f"delete it, run `vadcli weights pull {item.name}`, then repeat") from error
     if lock is None:
         hint = f"if another program fetched {item.repo_id}, `hf cache rm model/{item.repo_id}` removes it"
         raise WeightsError(f"{name}: not fetched by vadcli, so there is nothing to remove", hint=hint)
@@ -72,14 +73,14 @@ def remove(name: str, *, say: Callable[[str], None] = lambda line: None) -> Remo
     for path in lock_paths(item):
         path.unlink(missing_ok=True)
     if kept:
-        from vadcli.types.media import size_text  # loads numpy, which finding weights does not need
+        from vadcli.types.media import size_text  # not at the top: it loads numpy, which finding weights does not need
 
         say(f"{item.name}: other revisions of {item.repo_id} stay in the cache ({size_text(kept)})")
     return Removed(item.name, lock.commit, freed, kept)
 
 
 def _removable(name: str) -> Entry:
-    """Returns the entry of a name whose files are in the hub's cache."""
+    """Returns the manifest entry of a name. Raises WeightsError if its files are not kept in the hub's cache."""
     item = known(name)
     if item is not None and item.on_hub:
         return item
@@ -89,11 +90,11 @@ def _removable(name: str) -> Entry:
     is_path = os.sep in name or (os.altsep is not None and os.altsep in name) or name.startswith("~")
     if is_path or Path(name).is_dir() or (home() / name).is_dir():
         raise WeightsError(f"{name}: a folder of your own is not removed", hint=OWN_FOLDER)
-    return entry(name)  # raises
+    return entry(name)  # raises the error for an unknown name
 
 
 def _delete_revision(item: Entry, commit: str) -> tuple[int, int]:
-    """Deletes one revision from the hub's cache. Returns how many bytes that freed and how many stay."""
+    """Deletes one revision from the hub's cache. Returns how many bytes were freed and how many stay."""
     from huggingface_hub import CacheNotFound, constants, scan_cache_dir
     from huggingface_hub.file_download import repo_folder_name
 
@@ -110,7 +111,7 @@ def _delete_revision(item: Entry, commit: str) -> tuple[int, int]:
     kept = {file.blob_path: file.size_on_disk for one in revisions if one.commit_hash != commit for file in one.files}
     files = [file for one in revisions if one.commit_hash == commit for file in one.files]
     own = {file.blob_path: file.size_on_disk for file in files if file.blob_path not in kept}
-    # a hard link in a LAVIDA folder keeps a file's space in use
+    # if a LAVIDA folder has a hard link to a file, deleting the file frees no space
     freed = sum(size for path, size in own.items() if path.stat().st_nlink == 1)
     if files:
         with _quiet_hub():
@@ -125,7 +126,7 @@ def _delete_revision(item: Entry, commit: str) -> tuple[int, int]:
 
 @contextmanager
 def _quiet_hub() -> Iterator[None]:
-    """Keeps huggingface_hub's tracebacks about files that it cannot delete off stderr; they are one line here."""
+    """Hides the tracebacks that huggingface_hub prints if it cannot delete a file. vadcli reports this in one line."""
     from huggingface_hub.utils import logging as hub_logging
 
     level = hub_logging.get_verbosity()

@@ -1,10 +1,11 @@
 """Self-tests of weights that are on this machine: `vadcli weights check`.
 
-Nobody can tell from a hash whether an encoder understands a picture. `check_encoder` asks it: for
-each drawn picture, the right sentence must have a higher cosine than every sentence that describes
-another picture. `check_masks` asks a mask decoder for the disc around a point. Random weights,
-swapped colour channels or a tokenizer with the wrong rules fail. Not every answer must be right,
-because public encoders are known to be weak at some things, such as the direction of stripes.
+A hash does not tell whether an encoder understands a picture. `check_encoder` tests this with drawn
+pictures: for each picture, the right sentence must have a higher cosine than every sentence that
+describes another picture. `check_masks` asks a mask decoder for the disc around a point. Random
+weights, swapped colour channels or a tokenizer with wrong rules make a test fail. Not every answer
+must be right, because public encoders are known to be weak at some tasks, such as the direction of
+stripes.
 
 `CHECKS` lists the tests by the `model_type` of a transformers config. Nothing uses the network.
 """
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
     from vadcli.detectors.encoders import Encoder
 
-LEAST_MARGIN = 1e-4  # a smaller difference of two cosines is rounding, not an answer
-LEAST_SAME = 0.99  # cosine of a sentence in lower case with itself in capitals
+LEAST_MARGIN = 1e-4  # a smaller difference of two cosines may come from rounding, so it does not count as an answer
+LEAST_SAME = 0.99  # smallest cosine of a sentence in lower case with the same sentence in capitals
 LEAST_IOU = 0.8
 
 
@@ -43,8 +44,9 @@ class CheckResult:
     Attributes:
         name: the test's name.
         what: what was shown and compared.
-        measure: what `value` is. margin: cosine of the right sentence minus that of the best wrong
-            one, mean over the pictures. cosine, length: the worst of all. IoU: the worst mask's.
+        measure: says what `value` is. "margin": the cosine of the right sentence minus that of the
+            best wrong sentence, as a mean over the pictures. "cosine", "length" and "IoU": the worst
+            value of all.
         value: the measured value.
         right: number of right answers.
         count: number of answers.
@@ -65,7 +67,7 @@ class CheckResult:
         return self.right >= self.needed
 
     def to_json(self) -> dict[str, Any]:
-        """Returns what `vadcli weights check --json` prints of one test."""
+        """Returns what `vadcli weights check --json` prints about one test."""
         return {
             "test": self.name,
             "what": self.what,
@@ -80,13 +82,13 @@ class CheckResult:
 
 
 def check(name: str) -> list[CheckResult]:
-    """Returns the results of all tests that there are for weights on this machine.
+    """Returns the results of all tests of some weights on this machine.
 
     Args:
         name: a name of `vadcli weights list`, or a transformers folder.
 
     Raises:
-        WeightsError: the weights are not here, cannot be loaded, or there is no test for them.
+        WeightsError: the weights are not on this machine or cannot be loaded, or they have no test.
     """
     folder = weights.find(name)
     path = folder / "config.json"
@@ -104,10 +106,10 @@ def check(name: str) -> list[CheckResult]:
 
 
 def check_encoder(encoder: Encoder) -> list[CheckResult]:
-    """Returns the result of each question, and of two tests of the vectors themselves.
+    """Returns the result of each question, and of two tests that look only at vectors.
 
     Args:
-        encoder: any image-text encoder; it sees about fifty pictures and a hundred sentences.
+        encoder: any image-text encoder. It encodes about fifty pictures and a hundred sentences.
     """
     lengths: list[FloatArray] = []
     results = []
@@ -134,7 +136,7 @@ def _ranked(question: Question, cosines: FloatArray) -> CheckResult:
 
 
 def _same_in_capitals(encoder: Encoder, asked: Sequence[Question]) -> CheckResult:
-    """CLIP and SigLIP were trained on lower-case text, so their tokenizers must not see capitals."""
+    """Tests that capitals change nothing: CLIP and SigLIP were trained on lower-case text, so their tokenizers must use it."""
     sentences = [wording[0] for question in asked for wording in question.sentences]
     small, capital = (encoder.encode_text(lines) for lines in (sentences, [line.upper() for line in sentences]))
     cosines = (small * capital).sum(axis=1)
@@ -153,11 +155,11 @@ def _finite(value: Any) -> float:
 
 
 Segment = Callable[[ByteArray, FloatArray], BoolArray]
-"""(N, H, W, 3) uint8 frames and one point (x, y) in pixels for each, (N, 2) -> masks (N, H, W)."""
+"""Frames (N, H, W, 3) uint8, and one point (x, y) in pixels per frame, (N, 2) -> masks (N, H, W)."""
 
 
 def check_masks(segment: Segment) -> list[CheckResult]:
-    """Returns whether the mask around a point is the disc that was drawn there, alone or beside another one."""
+    """Tests that the mask at a point is the disc that was drawn there: first a single disc, then one of two discs."""
     places = [(192, 192, 90), (120, 150, 60), (250, 230, 80), (150, 260, 50)]  # x, y, radius in pixels
     neighbours = [(340, 340, 35), (300, 300, 45), (90, 90, 45), (280, 90, 45)]
     colours = list(COLOURS.values())
@@ -185,10 +187,10 @@ def _draw_discs(pen: ImageDraw, discs: list[tuple[int, int, int, Colour]]) -> No
 
 
 def sam2_segment(folder: Path) -> Segment:
-    """Returns a SAM2 model as a function from points to masks; it runs in float32 on the CPU.
+    """Returns a function that computes masks from points with a SAM2 model, in float32 on the CPU.
 
-    It is the model and the code that LAVIDA uses; only the prompt is a point. Of SAM2's three masks,
-    the one that SAM2 itself trusts most is taken.
+    LAVIDA uses the same model and the same code, but its prompt is not a point. SAM2 returns three
+    masks; the function takes the mask for which SAM2 itself predicts the highest quality.
 
     Raises:
         WeightsError: the folder cannot be loaded as SAM2.
@@ -230,7 +232,8 @@ def _check_sam2_folder(folder: Path) -> list[CheckResult]:
 
 def _check_later(folder: Path) -> list[CheckResult]:
     raise WeightsError(
-        f"{folder}: the self-test of Qwen2-VL comes with the detector `ask`", hint="`vadcli weights verify` compares its hashes"
+        f"{folder}: there is no self-test of Qwen2-VL yet; it comes with the detector `ask`",
+        hint="`vadcli weights verify` compares its hashes",
     )
 
 
@@ -242,4 +245,4 @@ CHECKS: Mapping[str, Callable[[Path], list[CheckResult]]] = {
     "sam2_video": _check_sam2_folder,
     "qwen2_vl": _check_later,
 }
-"""The tests by the `model_type` of config.json."""
+"""The tests for each `model_type` in config.json."""

@@ -30,14 +30,14 @@ WORDS = ("stop", "taxi", "open", "fire")
 
 @dataclass(frozen=True)
 class Question:
-    """Drawn pictures and the sentences among which each has to find its own.
+    """Drawn pictures, and sentences. An encoder must find the right sentence for each picture.
 
     Attributes:
         name: the test's name.
         what: what the pictures show.
         pictures: (N, SIDE_PX, SIDE_PX, 3) uint8.
-        answers: for each picture, which entry of `sentences` is right.
-        sentences: different wordings of each answer; their mean embedding is compared.
+        answers: per picture, the index of the right answer in `sentences`.
+        sentences: per answer, several wordings. The mean of their embeddings is compared with the picture.
         needed: how many pictures have to be right.
     """
 
@@ -50,7 +50,7 @@ class Question:
 
 
 def questions() -> tuple[Question, ...]:
-    """Draws the pictures of all questions. The same pictures every time."""
+    """Returns all questions, with drawn pictures. The pictures are the same every time."""
     return (_discs(), _shapes(), _stripes(), _words(), _day_and_night())
 
 
@@ -90,7 +90,7 @@ def _shapes() -> Question:
 
 
 def _stripes() -> Question:
-    # Public encoders are weak at directions: one that confuses them all still has 4 + 2 right.
+    # Public encoders are weak at directions. An encoder that confuses all directions still has 4 + 2 right answers.
     column, row = np.meshgrid(np.arange(SIDE_PX) // 32 % 2, np.arange(SIDE_PX) // 32 % 2)
     patterns = (column, row, column ^ row, np.zeros_like(column))
     pairs = np.array([[WHITE, COLOURS["black"]], [COLOURS["yellow"], COLOURS["blue"]]], np.uint8)
@@ -122,7 +122,7 @@ def _words() -> Question:
 
 
 def _day_and_night() -> Question:
-    # Six answers and not two: random weights are right about one of two by chance.
+    # There are six answers and not two, because random weights would be right about half of two answers by chance.
     scenes = {"street": "a street with houses", "hills": "hills with a tree", "sea": "a boat on the sea"}
     pictures = [drawn(partial(_scene, kind=kind, night=night), WHITE) for kind in scenes for night in (False, True)]
     wordings = (("{} by day", "{} in bright daylight"), ("{} at night", "{} in the dark of the night"))
@@ -171,7 +171,7 @@ def disc(pen: ImageDraw, x: int, y: int, radius: int, colour: Colour) -> None:
 
 
 def drawn(draw: Callable[[ImageDraw], object], ground: Colour) -> ByteArray:
-    """Returns what `draw` draws on a plain ground, (SIDE_PX, SIDE_PX, 3) uint8."""
+    """Returns the picture that `draw` draws on a plain background, (SIDE_PX, SIDE_PX, 3) uint8."""
     from PIL import Image, ImageDraw
 
     image = Image.new("RGB", (SIDE_PX, SIDE_PX), ground)

@@ -1,4 +1,4 @@
-"""Concept: compares each sampled frame with sentences for and against each category, with a public image-text encoder.
+"""The concept detector: a public image-text encoder compares each sampled frame with sentences for and against a category.
 
 This file holds the detector's options, which the command line shows without loading a model.
 """
@@ -14,7 +14,7 @@ DEFAULT_ENCODER = "siglip2-b32"
 
 @dataclass(frozen=True)
 class ConceptOptions(DetectorOptions):
-    """Concept's own options."""
+    """The options that only the concept detector has."""
 
     encoder: str = option(
         DEFAULT_ENCODER,
@@ -29,7 +29,7 @@ class ConceptOptions(DetectorOptions):
     )
 
     def is_ready(self) -> bool:
-        """True if an encoder is named or the default one is installed: `--detector auto` then takes concept."""
+        """True if the user named an encoder or the default encoder is installed. `--detector auto` then chooses concept."""
         from vadcli import weights
 
         return self.encoder != DEFAULT_ENCODER or weights.base_folder(self.encoder) is not None

@@ -44,7 +44,8 @@ RATE_HZ = 2.0
 class ConceptDetector:
     """Finds what the user describes in words. `Detector` describes the attributes.
 
-    A frame's score says how rare it is for its camera that a category fits so much better than sentences about normal scenes.
+    A category fits a frame if its sentences are more similar to the frame than sentences about normal scenes are. The score of
+    a frame says how rare such a good fit is for this camera.
 
     Raises:
         UsageError: a category or the encoder does not exist.
@@ -67,7 +68,7 @@ class ConceptDetector:
         self.categories = tuple(category.name for category in self.book.categories)
         self.channels = (*self.categories, *(f"{name}: fit" for name in self.categories))
         self._encoder_state = encoder_fingerprint(options.encoder, precision=options.precision)
-        # Vectors of another encoder are of no use, so its camera models are of another version.
+        # A camera model stores vectors of one encoder. With another encoder it is useless, so each encoder has its own version.
         self.model_version = int(self.embedding_key[:12], 16)
         self.needs = ClipNeeds(
             frames=CLIP_FRAMES,
@@ -96,7 +97,7 @@ class ConceptDetector:
 
     @property
     def encoder_key(self) -> str:
-        """Hash of the encoder and its weights; vectors with one key can be compared."""
+        """Hash of the encoder and its weights; vectors with the same key can be compared."""
         return encoder_key(self._encoder_state)
 
     @property
@@ -118,15 +119,15 @@ class ConceptDetector:
         self._encoder = encoder
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
-        """Returns the vectors of the sample; what follows from them depends on the categories and is not stored.
+        """Returns a camera model with the vectors of the sample. Results that depend on the categories are not stored.
 
-        None if the sample has no frame.
+        Returns None if the sample has no frame.
         """
         parts = []
         for clip in sample.clips:
             if clip.valid.any():
                 found = self._encode(clip.frames)
-                # Short footage is scored from the clips that it was fitted on: they are not encoded twice.
+                # The same clips may be scored later, if the video is short. Their vectors are kept and not computed twice.
                 self._fitted_on[_content(clip.frames)] = found
                 parts.append((clip, found[clip.valid]))
         if not parts:
@@ -143,7 +144,7 @@ class ConceptDetector:
         return CameraModel(sample.camera, self.name, self.model_version, arrays, values)
 
     def score(self, batch: ClipBatch) -> ClipScores:
-        """Returns evidence (B, T, 2C), vectors (B, T), and masks (B, T, h, w) if the scan stores them."""
+        """Returns evidence (B, T, 2C), vectors (B, T), and masks (B, T, h, w) if the scan stores masks."""
         raw, vectors, masks = [], [], []
         for frames, model in zip(batch.frames, batch.models, strict=True):
             known = self._fitted_on.pop(_content(frames), None) if self._fitted_on else None
@@ -182,7 +183,7 @@ class ConceptDetector:
         self.prepare()
         assert self._bank is not None
         kept = self._cameras.get(id(model))
-        if kept is None or kept[0] is not model:  # an id may be used again when an object is gone
+        if kept is None or kept[0] is not model:  # Python may give the id of a deleted object to a new one
             kept = self._cameras[id(model)] = model, ConceptCamera.fit(self._bank, *_sample_of(model))
         return self._bank, kept[1]
 
@@ -203,10 +204,10 @@ class ConceptDetector:
 def make_bank(book: CategoryBook, encoder: Encoder) -> Bank:
     """Returns the sentences of all categories, encoded.
 
-    Against a category stand its look-alikes and the normal sentences that do not describe it.
+    The sentences against a category are its look-alikes and those normal sentences that do not describe it.
 
     Raises:
-        UsageError: a sentence is longer than the encoder reads.
+        UsageError: a sentence has more tokens than the encoder can read.
     """
     texts = list(dict.fromkeys([*book.normal, *(text for one in book.categories for text in (*one.means, *one.looks_like))]))
     for text in texts:
@@ -234,7 +235,7 @@ def make_bank(book: CategoryBook, encoder: Encoder) -> Bank:
 
 
 def _content(frames: ByteArray) -> bytes:
-    """Returns a hash of a clip's frames; it takes a hundredth of the time of encoding them."""
+    """Returns a hash of a clip's frames. Hashing takes a hundredth of the time that encoding takes."""
     return hashlib.blake2b(np.ascontiguousarray(frames).data, digest_size=16).digest()
 
 
@@ -251,5 +252,5 @@ def _sample_of(model: CameraModel | None) -> tuple[list[Burst], float]:
 
 
 def _area_px(side_px: int) -> int:
-    """Returns the area that frames are delivered in: a 16:9 frame then is at least as high as the encoder's square."""
+    """Returns the largest area of a delivered frame. A 16:9 frame of this area is as high as the encoder's square."""
     return side_px * side_px * 16 // 9

@@ -1,7 +1,9 @@
-"""From vectors to category scores: the contrast with sentences, a camera's anchor, and its calibration.
+"""Computes category scores from vectors: the comparison with sentences, a camera's anchor, and its calibration.
 
-All steps after the encoder are exact or depend on one video alone, so scores from stored vectors equal those of the scan bit
-for bit, whatever the batch.
+Each step after the encoder is exact or depends on one video alone. So scores from stored vectors equal those of the scan bit
+for bit, and the batch size does not matter.
+
+The anchor is a vector of what the camera usually shows. NOVA (arXiv 2609.06360) is the paper of this method.
 
 Letters in shapes: S vectors, M sentences, C categories, D width of a vector.
 """
@@ -21,29 +23,29 @@ from vadcli.types import BoolArray, Embeddings, FloatArray, FrameScores, IndexAr
 log = logging.getLogger("vadcli")
 
 POSITIVE_WEIGHT = 0.9
-"""Weight of the sentences for a category; those against it weigh 1 (NOVA)."""
+"""Weight of the sentences for a category; the sentences against it have the weight 1 (NOVA)."""
 ANCHOR_TEMPERATURE = 0.3
 """A frame's weight in the anchor falls by a factor of e when its score rises by this much (NOVA)."""
 SMOOTHING_S = 1.7
 """Standard deviation of the smoothing over time, in seconds (NOVA)."""
 GAP_S = 4.0
 SIMILAR = 0.70
-"""A normal sentence that is more similar to a category than this counts as a description of the category."""
+"""If the cosine of a normal sentence and a category is higher than this, the sentence may describe the category."""
 TEXT_LEVELS = 2**15 - 1
-"""Sentences are whole numbers up to this. Products with int8 vectors are exact in float64."""
+"""Vectors of sentences are rounded to whole numbers up to this. Their products with int8 vectors are exact in float64."""
 RATES = (0.5, 2.0)
-"""Limits of `ConceptCamera.rate`: two kinds of evidence that are independent give 2."""
+"""Limits of `ConceptCamera.rate`. The rate is 2 if the two kinds of evidence are independent of each other."""
 SPREAD_FLOOR = 0.15
-"""Smallest spread of a camera's contrasts. A camera whose pictures never change would otherwise alarm at any change."""
+"""Smallest spread of a camera's evidence. Otherwise a camera whose frames never change would alarm at any change."""
 
 
 @dataclass(frozen=True)
 class Sentences:
-    """M unit vectors of sentences as whole numbers.
+    """M unit vectors of sentences. A vector is a row of whole numbers, multiplied by a scale.
 
     Attributes:
         values: (M, D) float64, whole numbers.
-        scale: (M,) float64.
+        scale: (M,) float64, the factor of each row.
     """
 
     values: TimeArray = field(repr=False)
@@ -51,13 +53,13 @@ class Sentences:
 
     @classmethod
     def of(cls, vectors: FloatArray) -> Sentences:
-        """Returns (M, D) unit vectors in this form."""
+        """Returns (M, D) unit vectors, rounded to this form."""
         exact = vectors.astype(np.float64)
         scale = np.maximum(np.abs(exact).max(axis=1), 1e-12) / TEXT_LEVELS
         return cls(np.rint(exact / scale[:, None]), scale)
 
     def cosines(self, embeddings: Embeddings) -> TimeArray:
-        """Returns (S, M) float64 cosines. The sums are over whole numbers, so they are exact in any order."""
+        """Returns (S, M) float64 cosines. Whole numbers are added, so the sums are exact in any order."""
         products = embeddings.values.astype(np.float64) @ self.values.T
         return np.asarray(products * embeddings.scale.astype(np.float64)[:, None] * self.scale[None, :])
 
@@ -70,7 +72,7 @@ class Bank:
         names: C categories.
         sentences: M different sentences.
         positive, negative: per category, indices of the sentences for and against it.
-        temperature: by which differences of cosines are divided.
+        temperature: the number by which differences of cosines are divided.
     """
 
     names: tuple[str, ...]
@@ -80,10 +82,11 @@ class Bank:
     temperature: float
 
     def evidence(self, embeddings: Embeddings, anchor: Sentences | None) -> FloatArray:
-        """Returns (S, 2C) float32: first how much better the sentences for a category fit than those against it, then how well.
+        """Returns (S, 2C) float32, two kinds of evidence: the contrast of each of C categories, then the fit of each.
 
-        The first alone is the published score. It also rises for anything odd, because normal sentences then fit less. So
-        both must be rare for an alarm: a category that is absent has no positive evidence.
+        Fit says how well the sentences for the category fit. Contrast says how much better they fit than those against it.
+        Contrast alone is the published score. But it rises for everything unusual, because normal sentences then fit less
+        well. So both must be rare for an alarm: if a category is absent, its fit is not rare.
 
         Args:
             embeddings: S vectors.
@@ -102,17 +105,18 @@ class Bank:
 
 
 def upper_half(cosines: TimeArray) -> TimeArray:
-    """Returns (S,) the mean of the higher half of each row of (S, n) cosines, n >= 1."""
+    """Returns (S,): the mean of the higher half of each row of (S, n) cosines, n >= 1."""
     count = (cosines.shape[1] + 1) // 2
     highest = np.ascontiguousarray(np.sort(cosines, axis=1)[:, -count:])
     return np.asarray(highest.sum(axis=1) / count)
 
 
 def unlike(category: FloatArray, normal: FloatArray, texts: Sequence[str], name: str) -> BoolArray:
-    """Returns (n,) True for the normal sentences that do not describe a category themselves.
+    """Returns (n,) bool, True for each normal sentence that does not describe the category itself.
 
-    A sentence counts as a description if it is more similar to the category's mean than SIMILAR and than most of the category's
-    own sentences. Encoders whose sentences are all alike would lose every normal sentence by the first rule alone.
+    A normal sentence describes the category if its cosine with the category's mean is higher than SIMILAR, and also higher than
+    that of most of the category's own sentences. The second rule is for encoders that find all sentences alike: the first rule
+    alone would remove every normal sentence.
 
     Args:
         category: (m, D) unit vectors of the sentences for the category.
@@ -150,9 +154,9 @@ class ConceptCamera:
 
     Attributes:
         anchor: what the camera usually shows, as a vector.
-        tails: 2C, of the smoothed evidence.
-        level, rate: the rarity of the rarest category is ln(10) + rate · (its log rarity - level). With several categories the
-            rarest one is rare more often than each of them; two kinds of evidence that must both be rare are so less often.
+        tails: 2C tails of the smoothed evidence.
+        level, rate: change the log rarity of the rarest category to ln(10) + rate · (log rarity - level). The reason:
+            if there are several categories, one of them is rare more often, but both kinds of evidence are rare less often.
     """
 
     anchor: Sentences | None
@@ -162,12 +166,12 @@ class ConceptCamera:
 
     @classmethod
     def fit(cls, bank: Bank, bursts: Sequence[Burst], seconds: float) -> ConceptCamera:
-        """Returns the camera of a sample; without bursts, a reference in which nothing is known.
+        """Returns the camera fitted to a sample. Without bursts, it is a reference in which nothing about the camera is known.
 
         Args:
             bank: the sentences.
             bursts: the sample.
-            seconds: how much video it is.
+            seconds: total length of the sample.
         """
         if not bursts:
             unknown = BellTail(0.0, 1.0, BellTail.HAZARD)
@@ -180,7 +184,7 @@ class ConceptCamera:
         smoothed = np.concatenate([smooth_all(bank.evidence(one.embeddings, anchor), one.timestamp) for one in bursts])
         tails = tuple(fit_bell_tail(column, seconds=seconds, floor=SPREAD_FLOOR) for column in smoothed.T)
         highest = _rarities(tails, smoothed).max(axis=1)
-        # An exponential through median and 90 % quantile. Only the bulk decides, so a fight in the sample changes little.
+        # An exponential through the median and the 90 % quantile. A fight in the sample is above both and so changes little.
         median, level = (float(value) for value in np.quantile(highest, [0.5, BULK]))
         rate = np.log(0.5 / (1.0 - BULK)) / max(level - median, 1e-6)
         return cls(anchor, tails, level, float(np.clip(rate, *RATES)))
@@ -188,14 +192,14 @@ class ConceptCamera:
     def finish(self, evidence: FloatArray, timestamp: TimeArray) -> FrameScores:
         """Returns the scores of a video from (S, 2C) evidence.
 
-        The frame's score is that of its rarest category; every category's own score is on the same scale.
+        A frame has the score of its rarest category. The scores of single categories are on the same scale.
         """
         rarities = _rarities(self.tails, smooth_all(evidence, timestamp))  # (S, C)
         by_category = logit_of(self._together(rarities))
         return FrameScores(by_category.max(axis=1), by_category=by_category)
 
     def pixel_scores(self, evidence: FloatArray) -> FloatArray:
-        """Returns (P,) scores in [0, 1] of P patches from their evidence (P, 2C), on the scale of the frames."""
+        """Returns (P,) scores in [0, 1] of P patches from their evidence (P, 2C), on the same scale as frame scores."""
         return sigmoid(logit_of(self._together(_rarities(self.tails, evidence).max(axis=1))))
 
     def _together(self, rarities: FloatArray) -> FloatArray:
@@ -210,7 +214,7 @@ def smooth_all(evidence: FloatArray, timestamp: TimeArray) -> FloatArray:
 
 
 def _rarities(tails: Sequence[BellTail], evidence: FloatArray) -> FloatArray:
-    """(S, 2C) -> (S, C): log rarity of the weaker of a category's two kinds of evidence."""
+    """(S, 2C) -> (S, C): per category, the log rarity of its less rare kind of evidence."""
     each = np.stack([tail.log_rarity(column) for tail, column in zip(tails, evidence.T, strict=True)], axis=1)
     count = each.shape[1] // 2
     return np.asarray(np.minimum(each[:, :count], each[:, count:]))

@@ -1,4 +1,4 @@
-"""Image-text encoders: pictures and sentences become vectors that can be compared. Nothing here loads torch before it is used.
+"""Image-text encoders turn pictures and sentences into vectors that can be compared. Importing this file does not load torch.
 
 An encoder is a plain transformers folder: config.json, safetensors, a tokenizer and, if it differs from the family's defaults,
 preprocessor_config.json. `vadcli.registry.ENCODERS` lists the families by transformers' `model_type`.
@@ -24,10 +24,10 @@ from vadcli.weights.checksums import file_sum, read_json
 from vadcli.weights.hub import read_lock
 
 PREPROCESSING_VERSION = 1
-"""Increase this if the same picture or sentence gets another vector from the same files."""
+"""Increase this if a change of the code gives the same picture or sentence another vector."""
 PRECISIONS = ("auto", "fp16", "bf16", "fp32")
 DEFAULT_SIZE_PX = 224
-"""The side that both families have in transformers if config.json does not contain it, as in Google's folders."""
+"""The picture size of both families in transformers if config.json does not contain one, as in Google's folders."""
 SMALL_FILES = (
     "config.json",
     "preprocessor_config.json",
@@ -46,7 +46,7 @@ NOT_WHOLE = "the files are incomplete or damaged: fetch the folder again"
 
 
 class Encoder(Protocol):
-    """Turns pictures and sentences into vectors of unit length; a high cosine means that a sentence fits a picture.
+    """Turns pictures and sentences into vectors of unit length. A high cosine means that a sentence fits a picture.
 
     A picture's vector does not depend on the other pictures of the call.
 
@@ -65,7 +65,7 @@ class Encoder(Protocol):
     max_tokens: int
 
     def encode_images(self, frames: ByteArray) -> FloatArray:
-        """Returns (N, D) float32 for (N, H, W, 3) uint8. Pictures are squashed to S × S, not cropped."""
+        """Returns (N, D) float32 for (N, H, W, 3) uint8. Pictures are squashed (stretched to a square S × S), not cropped."""
         ...
 
     def encode_text(self, texts: Sequence[str]) -> FloatArray:
@@ -77,7 +77,7 @@ class Encoder(Protocol):
         ...
 
     def text_tokens(self, text: str) -> int:
-        """Returns the number of tokens of a sentence, with the special ones. Nothing is cut off."""
+        """Returns the number of tokens of a sentence, including special tokens. Nothing is cut off."""
         ...
 
     def fingerprint(self) -> dict[str, object]:
@@ -86,9 +86,9 @@ class Encoder(Protocol):
 
 
 def load_encoder(name: str, *, device: str = "auto", precision: str = "auto") -> Encoder:
-    """Returns the encoder of a name or folder.
+    """Returns the encoder with a name, or in a folder.
 
-    The image and the text half are read from the disk when they are first used.
+    Its image half and its text half are each read from the disk when they are first used.
 
     Args:
         name: a name of the weights manifest, such as `siglip2-b32`, or a transformers folder.
@@ -98,7 +98,7 @@ def load_encoder(name: str, *, device: str = "auto", precision: str = "auto") ->
     Raises:
         UsageError: the name, the folder, the device or the precision does not exist, or the name is not an encoder.
         DeviceError: the device is not on this machine.
-        WeightsError: the weights are missing, damaged, not safetensors, or not those of an encoder.
+        WeightsError: the weights are missing or damaged, are not safetensors, or do not belong to an encoder.
     """
     if precision not in PRECISIONS:
         raise UsageError(f"--precision {precision!r} does not exist", hint=f"choose one of {', '.join(PRECISIONS)}")
@@ -106,17 +106,17 @@ def load_encoder(name: str, *, device: str = "auto", precision: str = "auto") ->
     folder = encoder_folder(name)
     family = _family(folder, _config(folder))
     weight_files(folder)
-    # When transformers is imported, torch creates this folder and never removes it. By default it is among the temporary files.
+    # When transformers is imported, torch creates this folder and never removes it. By default it is a temporary folder.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torchinductor"))
     encoder: Encoder = ENCODERS.load(family)(name, folder, device=device, precision=precision)
     return encoder
 
 
 def encoder_folder(name: str) -> Path:
-    """Returns the folder of an encoder; checks no file in it.
+    """Returns the folder of an encoder. Does not check the files in it.
 
     Raises:
-        UsageError: there is no such name or folder, or it is the name of other weights.
+        UsageError: there is no such name or folder, or the name belongs to weights that are not an encoder.
         WeightsError: the encoder is not on this machine.
     """
     path = Path(name).expanduser()
@@ -140,7 +140,7 @@ def encoder_folder(name: str) -> Path:
 
 
 def encoder_size_px(name: str) -> int:
-    """Returns the side of the square picture that an encoder reads, in pixels; reads only its config.json.
+    """Returns the side of the square picture that an encoder takes, in pixels. Reads only its config.json.
 
     Raises:
         UsageError, WeightsError: as in `load_encoder`.
@@ -156,10 +156,10 @@ def encoder_size_px(name: str) -> int:
 
 
 def encoder_fingerprint(name: str, *, precision: str = "auto") -> dict[str, object]:
-    """Returns everything that changes an encoder's vectors, as JSON; loads no model.
+    """Returns everything that changes an encoder's vectors, as JSON. Loads no model.
 
-    `precision` stands in it as it was given, so that a scan on a GPU and a search on a CPU can share vectors. The hashes of
-    pulled weights come from the lock file, which `vadcli weights verify` compares with the files.
+    The JSON contains `precision` as the user gave it (such as `auto`), so that a scan on a GPU and a search on a CPU can share
+    vectors. The hashes of pulled weights come from the lock file; `vadcli weights verify` compares it with the files.
 
     Raises:
         UsageError, WeightsError: as in `load_encoder`.
@@ -185,10 +185,10 @@ def encoder_key(fingerprint: Mapping[str, object]) -> str:
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """Returns the safetensors of a transformers folder, after a look at their headers. Other files are not touched.
+    """Returns the safetensors files of a transformers folder and checks their headers. Ignores weights in other formats.
 
     Raises:
-        WeightsError: there are none, or one is missing, cut short or damaged.
+        WeightsError: the folder has no safetensors files, or one of them is missing, cut short or damaged.
     """
     index = folder / "model.safetensors.index.json"
     names = ["model.safetensors"]
@@ -221,7 +221,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _family(folder: Path, config: dict[str, Any]) -> str:
-    """Returns the model_type of a folder, which must be in the registry."""
+    """Returns the model_type of a folder. Raises WeightsError if the registry does not contain this type."""
     family = config.get("model_type")
     if family in ENCODERS:
         return str(family)
@@ -233,7 +233,7 @@ def _family(folder: Path, config: dict[str, Any]) -> str:
 
 
 def _check_device(device: str) -> None:
-    """Raises an error if the device is missing or not a device, as the scan engine does. `auto` and `cpu` load no torch."""
+    """Raises the errors of the scan engine if the name is no device or the device is missing. Loads torch only for cuda."""
     if device in ("auto", "cpu"):
         return
     kind, _, number = device.partition(":")
@@ -253,5 +253,5 @@ def _file_hash(path: Path) -> str:
 
 @lru_cache(maxsize=256)
 def _hash_of(path: Path, size: int, mtime_ns: int) -> str:
-    """Returns the SHA-256 of a file; one that has not changed is read once per process."""
+    """Returns the SHA-256 of a file. A process reads the file only once, unless its size or time has changed."""
     return file_sum(path).sha256

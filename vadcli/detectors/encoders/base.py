@@ -1,4 +1,4 @@
-"""What CLIP and SigLIP have in common: reading a transformers folder, chunks of a fixed size, sentences as token ids."""
+"""The common code of CLIP and SigLIP: it reads a transformers folder, makes chunks of a fixed size, and tokenises sentences."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from vadcli.errors import UsageError, VadcliError, WeightsError
 from vadcli.types import ByteArray, FloatArray
 
 CPU_CHUNK, GPU_CHUNK = 8, 32
-"""Pictures or sentences that are computed at a time. Matrix products of another size may round differently, so that a vector
-would depend on what else is in the call. Therefore the last chunk is filled up with zeros."""
+"""How many pictures or sentences the model computes at a time. The last chunk is filled up with zeros: matrix products of
+another size may round differently, and a vector would then depend on the number of pictures or sentences in the call."""
 UNUSED = ("logit_scale", "logit_bias")
 """Tensors that only training needs."""
 
@@ -48,7 +48,7 @@ class TransformersEncoder(ABC):
     width: int
     defaults: ClassVar[PixelRules]
     text_step: ClassVar[int]
-    """Sentences are padded to a multiple of this number of tokens; 0 pads them to the longest that the model reads."""
+    """Sentences are padded to a multiple of this number of tokens, or to `max_tokens` if it is 0."""
 
     def __init__(self, name: str, folder: Path, *, device: str, precision: str) -> None:
         self.name, self.folder, self.precision = name, folder, precision
@@ -103,12 +103,12 @@ class TransformersEncoder(ABC):
         return found
 
     def token_ids(self, text: str) -> list[int]:
-        """Returns the ids of a sentence with the special tokens, neither padded nor cut off."""
+        """Returns the token ids of a sentence, including special tokens. They are not padded and not cut off."""
         ids: list[int] = self.tokenizer(text, padding=False, truncation=False, verbose=False)["input_ids"]
         return ids
 
     def text_tokens(self, text: str) -> int:
-        """Returns the number of tokens of a sentence, with the special ones."""
+        """Returns the number of tokens of a sentence, including special tokens."""
         return len(self.token_ids(text))
 
     def fingerprint(self) -> dict[str, object]:
@@ -149,10 +149,11 @@ class TransformersEncoder(ABC):
                 use_safetensors=True,
                 output_loading_info=True,
             )
-            if info["missing_keys"]:  # transformers would draw them at random and only warn
+            if info["missing_keys"]:  # transformers would use random values and only warn
                 raise WeightsError(f"{self.folder}: {min(info['missing_keys'])} is missing", hint=NOT_WHOLE)
-        # Files are mapped into memory at any address, and what a matrix product rounds depends on that. Copies are aligned.
-        # A table of tokens is only looked up, so it stays mapped: SigLIP 2's has 786 MB, of which a sentence reads a few rows.
+        # The files are mapped into memory, where a tensor can have any address. Rounding in a matrix product depends on the
+        # address, so tensors are copied to aligned addresses. Token tables have no products, so they stay mapped: the table of
+        # SigLIP 2 has 786 MB, and a sentence reads only a few rows.
         tables = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
         for values in model.parameters():
             if id(values) not in tables:
@@ -160,7 +161,7 @@ class TransformersEncoder(ABC):
         return model.requires_grad_(False).eval().to(self.device)
 
     def _for_chunks(self, frames: ByteArray, step: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> FloatArray:
-        """Returns what a step makes of the frames, (N, *shape), computed in chunks of one size."""
+        """Returns the results of `step` for the frames, (N, *shape). They are computed in chunks of one size."""
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
             raise ValueError(f"frames are {frames.dtype} of shape {frames.shape}; give (N, H, W, 3) uint8")
         found = np.empty((len(frames), *shape), np.float32)
@@ -176,8 +177,8 @@ class TransformersEncoder(ABC):
 def read_values(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
     """Returns softmax(q·kᵀ/√d)·v, (N, heads, A, d), for queries (N, heads, A, d) and keys and values (N, heads, T, d).
 
-    On a CPU it is computed picture by picture: torch shares a larger job out among threads whose buffers are aligned
-    differently, so that a picture's vector would depend on its place in the chunk.
+    On a CPU, each picture is computed separately. For several pictures at once, torch would use threads with differently
+    aligned buffers, and a picture's vector would then depend on its place in the chunk.
     """
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
@@ -197,7 +198,7 @@ def split_heads(tokens: Tensor, heads: int) -> Tensor:
 
 
 def _attention(module: Any, *parts: Any, is_causal: bool | None = None, **_: Any) -> tuple[Tensor, None]:
-    """Puts `read_values` into transformers' blocks: gets query, key, value and mask; returns (N, A, heads, d)."""
+    """Lets transformers call `read_values`: gets query, key, value and mask; returns (N, A, heads, d)."""
     query, key, value, mask = parts
     causal = mask is None and (module.is_causal if is_causal is None else is_causal)
     return read_values(query, key, value, mask=mask, causal=causal).transpose(1, 2), None
@@ -209,13 +210,13 @@ AttentionMaskInterface.register(OWN_ATTENTION, sdpa_mask)
 
 
 def unit(vectors: Tensor) -> FloatArray:
-    """Returns the vectors (…, D) with length 1, as float32 on the CPU."""
+    """Returns the vectors (…, D), scaled to length 1, as float32 on the CPU."""
     found: FloatArray = F.normalize(vectors.float(), dim=-1).cpu().numpy()
     return found
 
 
 def check_tensors(folder: Path, expected: dict[str, tuple[int, ...]]) -> None:
-    """Compares the headers of a folder's safetensors with name -> shape. Reads no tensor.
+    """Compares the headers of a folder's safetensors with the expected shapes (name -> shape). Reads no tensor.
 
     Raises:
         WeightsError: a tensor is missing or has another shape.
@@ -224,7 +225,7 @@ def check_tensors(folder: Path, expected: dict[str, tuple[int, ...]]) -> None:
     missing = [name for name in expected if name not in found]
     wrong = [name for name in expected if name in found and found[name] != expected[name]]
     if missing:
-        raise WeightsError(f"{folder}: {missing[0]} is missing, and {len(missing) - 1} more tensors are", hint=NOT_WHOLE)
+        raise WeightsError(f"{folder}: {missing[0]} is missing (and {len(missing) - 1} more tensors)", hint=NOT_WHOLE)
     if wrong:
         shapes = f"{found[wrong[0]]}, not {expected[wrong[0]]}"
         raise WeightsError(f"{folder}: {wrong[0]} has shape {shapes}: config.json is of another model", hint=NOT_WHOLE)
@@ -232,7 +233,7 @@ def check_tensors(folder: Path, expected: dict[str, tuple[int, ...]]) -> None:
 
 @contextmanager
 def loading(folder: Path) -> Iterator[None]:
-    """Keeps transformers off stderr, and turns its errors about a folder into a WeightsError of one line."""
+    """Stops transformers from writing to stderr, and turns its errors about a folder into a WeightsError of one line."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -240,7 +241,7 @@ def loading(folder: Path) -> Iterator[None]:
         yield
     except (VadcliError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # the libraries raise all types, tokenizers even a bare Exception
+    except Exception as error:  # the libraries raise errors of all types; tokenizers raises a plain Exception
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             raise
         words = " ".join(str(error).split()) or type(error).__name__

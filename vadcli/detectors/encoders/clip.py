@@ -1,4 +1,4 @@
-"""CLIP (Radford et al. 2021), and SCLIP (Wang et al. 2023, arXiv 2312.01597) for vectors of single patches.
+"""CLIP (Radford et al. 2021). Vectors of single patches are computed as in SCLIP (Wang et al. 2023, arXiv 2312.01597).
 
 Letters in shapes: N pictures, T = 1 + h·w tokens (the first one stands for the whole picture), W width of the image half, D
 width of a vector.
@@ -20,12 +20,12 @@ from vadcli.detectors.lavida.pixels import CLIP_MEAN, CLIP_STD
 
 
 class ClipEncoder(TransformersEncoder):
-    """CLIP behind `vadcli.detectors.encoders.Encoder`."""
+    """CLIP as an implementation of `vadcli.detectors.encoders.Encoder`."""
 
     temperature = 0.03
     defaults = PixelRules(224, "bicubic", CLIP_MEAN, CLIP_STD)
-    # A token sees only those before it, and the vector is read at the end token, so the padding after it changes nothing.
-    # Padded to 77, a sentence of a few words would take five times as long.
+    # The vector is read at the end token, which depends only on the tokens before it. So the padding after it changes nothing.
+    # If a sentence of a few words were padded to 77 tokens, it would take five times as long.
     text_step = 16
 
     def __init__(self, name: str, folder: Path, *, device: str, precision: str) -> None:
@@ -35,13 +35,13 @@ class ClipEncoder(TransformersEncoder):
     def image_vectors(self, pixels: Tensor) -> Tensor:
         """Returns (N, D) for (N, 3, S, S)."""
         tokens, last = self._before_last(pixels)
-        # Only the first token is read after the last block, so only that one has to go through it.
+        # After the last block only the first token is used, so the last block computes only this token.
         normed = last.layer_norm1(tokens)
         first = tokens[:, :1] + attend(last.self_attn, normed[:, :1], normed)  # (N, 1, W)
         return self._project(first + last.mlp(last.layer_norm2(first)))[:, 0]
 
     def patch_vectors(self, pixels: Tensor) -> Tensor:
-        """Returns (N, h·w, D) for (N, 3, S, S): the last block attends as SCLIP does (its section 3.2)."""
+        """Returns (N, h·w, D) for (N, 3, S, S). The last block uses the attention of SCLIP (section 3.2 of its paper)."""
         tokens, last = self._before_last(pixels)
         tokens = tokens + correlate(last.self_attn, last.layer_norm1(tokens))
         return self._project((tokens + last.mlp(last.layer_norm2(tokens)))[:, 1:])
@@ -52,9 +52,9 @@ class ClipEncoder(TransformersEncoder):
         return vectors
 
     def _before_last(self, pixels: Tensor) -> tuple[Tensor, Any]:
-        """Returns the tokens (N, T, W) in front of the last block, and that block."""
+        """Returns the tokens (N, T, W) that the last block gets, and the last block."""
         half = self.vision.vision_model
-        tokens = half.pre_layrnorm(half.embeddings(pixels))  # sic: transformers spells it so
+        tokens = half.pre_layrnorm(half.embeddings(pixels))  # transformers spells `layernorm` like this
         *blocks, last = half.encoder.layers
         for block in blocks:
             tokens = block(tokens, None)
@@ -75,14 +75,14 @@ class ClipEncoder(TransformersEncoder):
         return self.read_half(CLIPTextModelWithProjection, self._half(self.config.text_config))
 
     def _half(self, config: Any) -> Any:
-        """Returns the config of a half, with the width of the whole model: its own may be missing or out of date."""
+        """Returns the config of a half, with the vector width of the whole model. Its own width may be absent or wrong."""
         config = copy(config)
         config.projection_dim = self.config.projection_dim
         return config
 
 
 def attend(block: Any, asking: Tensor, tokens: Tensor) -> Tensor:
-    """Returns what some tokens (N, A, W) read from all tokens (N, T, W) in an attention block, (N, A, W)."""
+    """Returns the output (N, A, W) of an attention block if the tokens `asking` (N, A, W) read from all `tokens` (N, T, W)."""
     query, key, value = block.q_proj(asking), block.k_proj(tokens), block.v_proj(tokens)
     read = read_values(*(split_heads(part, block.num_heads) for part in (query, key, value)))
     mixed: Tensor = block.out_proj(read.transpose(1, 2).flatten(2))
@@ -90,7 +90,7 @@ def attend(block: Any, asking: Tensor, tokens: Tensor) -> Tensor:
 
 
 def correlate(block: Any, tokens: Tensor) -> Tensor:
-    """Returns SCLIP's attention: (softmax(q·qᵀ/√d) + softmax(k·kᵀ/√d))·v, so that a token reads from tokens like itself.
+    """Returns SCLIP's attention: (softmax(q·qᵀ/√d) + softmax(k·kᵀ/√d))·v. So a token reads from similar tokens.
 
     Args:
         block: CLIP's attention block.

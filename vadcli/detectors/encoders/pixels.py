@@ -1,9 +1,11 @@
-"""From frames to the pixels that an encoder reads, computed on the device of the frames, without PIL.
+"""Turns frames into the pixels that an encoder reads. Runs on the device of the frames, without PIL.
 
-The numbers are those of transformers' image processor, set to squash. Its default for CLIP is to cut off both sides of a wide
-picture, where things happen too. Before normalisation, values differ by at most one grey level from PIL's if a picture is made
-smaller (3 in 1,000 values of an HD frame do), and by at most two if it is enlarged. Recent versions of PIL resize some tall
-pictures first down and then across, which rounds sharp edges differently; here it is always first across.
+The results are like those of transformers' image processor if it is set to squash (to stretch a picture to a square). Its
+default for CLIP is to cut off both sides of a wide picture, but things can happen there too.
+
+Before normalisation, values differ from PIL's by at most one gray level if a picture is made smaller (3 in 1,000 values of an
+HD frame differ), and by at most two if it is enlarged. This code always resizes the width first and then the height. Recent
+versions of PIL resize some tall pictures in the other order, which rounds sharp edges differently.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from vadcli.weights.checksums import read_json
 MODES = {2: "bilinear", 3: "bicubic"}
 """PIL's numbers of the filters that CLIP and SigLIP use."""
 GPU_PICTURES = 8
-"""Pictures that a GPU resizes at a time: 8 HD frames in float32 are 200 MB."""
+"""How many pictures a GPU resizes at a time: 8 HD frames in float32 have 200 MB."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class PixelRules:
     Attributes:
         side_px: S, side of the square.
         mode: filter for the resize, bilinear or bicubic, antialiased.
-        mean, std: per channel, RGB, after `scale`.
+        mean, std: normalisation per RGB channel, applied after `scale`.
         scale: factor for values in 0-255.
     """
 
@@ -55,29 +57,29 @@ class PixelRules:
 
 
 def squash(frames: Tensor, side_px: int, mode: str) -> Tensor:
-    """Resizes (N, H, W, 3) uint8 to (N, 3, S, S), whole numbers in 0-255, whatever the aspect ratio."""
+    """Resizes (N, H, W, 3) uint8 to (N, 3, S, S), whole numbers in 0-255, and ignores the aspect ratio."""
     pictures = frames.permute(0, 3, 1, 2)  # (N, 3, H, W), channels last in memory
     if pictures.shape[-2:] == (side_px, side_px):
         return pictures.contiguous()
     if frames.device.type == "cpu":
-        # For bytes with the channels last, torch computes with whole numbers as PIL does, 20 times as fast as with floats.
+        # If the pixels are bytes with the channels last, torch uses whole numbers like PIL. This is 20 times as fast as floats.
         return F.interpolate(pictures, size=(side_px, side_px), mode=mode, antialias=True)
     parts = (pictures[start : start + GPU_PICTURES] for start in range(0, len(pictures), GPU_PICTURES))
     return torch.cat([_in_two_steps(part.float(), side_px, mode) for part in parts])
 
 
 def _in_two_steps(pictures: Tensor, side_px: int, mode: str) -> Tensor:
-    """Resizes (N, 3, H, W) first across and then down, rounding in between as PIL does."""
+    """Resizes the width and then the height of (N, 3, H, W). Rounds after each step, as PIL does."""
     for size in ((pictures.shape[-2], side_px), (side_px, side_px)):
         pictures = F.interpolate(pictures, size=size, mode=mode, antialias=True).round_().clamp_(0, 255)
     return pictures
 
 
 def read_rules(folder: Path, defaults: PixelRules) -> PixelRules:
-    """Returns the rules of a folder; what its preprocessor_config.json does not contain is as in `defaults`.
+    """Returns the rules of a folder. Values that its preprocessor_config.json does not contain come from `defaults`.
 
     Raises:
-        WeightsError: the file is damaged, or asks for a filter that vadcli does not have.
+        WeightsError: the file is damaged, or names a filter that vadcli does not have.
     """
     path = folder / "preprocessor_config.json"
     if not path.is_file():

@@ -1,6 +1,6 @@
 """SigLIP (Zhai et al. 2023) and the models of SigLIP 2 (Tschannen et al. 2025) with a fixed picture size: one architecture.
 
-SigLIP 2 has another tokenizer (Gemma's) and another filter for the resize (bilinear); both come from the folder.
+SigLIP 2 has another tokenizer (that of Gemma) and another resize filter (bilinear). The folder says which ones to use.
 
 Letters in shapes: N pictures, P = h·w patches, D width of a patch and of a vector.
 """
@@ -22,13 +22,13 @@ from vadcli.errors import WeightsError
 
 
 class SiglipEncoder(TransformersEncoder):
-    """SigLIP behind `vadcli.detectors.encoders.Encoder`."""
+    """SigLIP as an implementation of `vadcli.detectors.encoders.Encoder`."""
 
-    # Cosines of SigLIP are smaller than those of CLIP. This is a guess, not a measurement: nothing depends on it as long as the
-    # detector divides by the spread of the camera's own pictures.
+    # Cosines of SigLIP are smaller than those of CLIP. This value is a guess, not a measurement. It changes nothing as long as
+    # the detector divides by the spread of the camera's own frames.
     temperature = 0.01
     defaults = PixelRules(224, "bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    # Trained on sentences padded to 64 tokens, without a mask; the vector is read at the last token, which may be padding.
+    # SigLIP was trained on sentences padded to 64 tokens, without a mask. The last token, often padding, gives the vector.
     text_step = 0
 
     def __init__(self, name: str, folder: Path, *, device: str, precision: str) -> None:
@@ -40,7 +40,7 @@ class SiglipEncoder(TransformersEncoder):
             raise WeightsError(f"{folder}: not an encoder: {what}", hint=NOT_WHOLE)
 
     def image_vectors(self, pixels: Tensor) -> Tensor:
-        """Returns (N, D) for (N, 3, S, S): the pooling head's one query reads from all patches."""
+        """Returns (N, D) for (N, 3, S, S). The pooling head has one query, which reads from all patches."""
         pooling = self.vision.head.attention
         weight, bias = pooling.in_proj_weight, pooling.in_proj_bias  # of queries, keys and values
         query = F.linear(self.vision.head.probe, weight[: self.width], bias[: self.width])  # (1, 1, D)
@@ -50,22 +50,23 @@ class SiglipEncoder(TransformersEncoder):
         return self._after_pooling(read_values(*parts).transpose(1, 2).flatten(2))[:, 0]
 
     def patch_vectors(self, pixels: Tensor) -> Tensor:
-        """Returns (N, P, D) for (N, 3, S, S): what the pooling head would return if it read from that patch only.
+        """Returns (N, P, D) for (N, 3, S, S): for each patch, the output of the pooling head if it read only from this patch.
 
-        The weights of an attention sum to 1, so that this is the head's value path without its mixing.
+        The attention weights then are a single 1. So it is enough to compute the values of the head; queries and keys are not
+        needed.
         """
         pooling = self.vision.head.attention
         values = F.linear(self._patches(pixels), pooling.in_proj_weight[-self.width :], pooling.in_proj_bias[-self.width :])
         return self._after_pooling(values)
 
     def _patches(self, pixels: Tensor) -> Tensor:
-        """Returns (N, P, D), what the pooling head reads."""
+        """Returns the patches (N, P, D) that the pooling head reads."""
         half = self.vision
         patches: Tensor = half.post_layernorm(half.encoder(inputs_embeds=half.embeddings(pixels)).last_hidden_state)
         return patches
 
     def _after_pooling(self, values: Tensor) -> Tensor:
-        """Returns the output of the pooling head for values (…, D) that were read."""
+        """Returns the output of the pooling head for values (…, D) that its attention has read."""
         head = self.vision.head
         read = head.attention.out_proj(values)
         vectors: Tensor = read + head.mlp(head.layernorm(read))
@@ -77,10 +78,11 @@ class SiglipEncoder(TransformersEncoder):
         return vectors
 
     def token_ids(self, text: str) -> list[int]:
-        """Returns the ids of a sentence in lower case, as in training, with the end token, neither padded nor cut off.
+        """Returns the token ids of a sentence in lower case, with the end token. They are not padded and not cut off.
 
-        transformers' Siglip2Tokenizer lowers the case, letter by letter. Folders with a fixed picture size are loaded with
-        GemmaTokenizer, which does not (transformers 5.24, pull request 43101), so it is done here; twice does no harm.
+        SigLIP 2 was trained on lower-case text. transformers' Siglip2Tokenizer changes each letter to lower case. But folders
+        with a fixed picture size are loaded with GemmaTokenizer, which does not (transformers 5.24, pull request 43101). So
+        this method does it. If the tokenizer does it again, nothing changes.
         """
         return super().token_ids("".join(letter.lower() for letter in text))
 

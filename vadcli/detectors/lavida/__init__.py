@@ -1,4 +1,4 @@
-"""LAVIDA: a multimodal LLM reads a clip; SAM2's mask decoder turns what it understood into a score and a mask per frame.
+"""LAVIDA: a multimodal language model reads a clip. SAM2's mask decoder turns its output into a score and a mask per frame.
 
 This file holds the detector's options, which the command line shows without loading a model.
 """
@@ -13,27 +13,27 @@ from vadcli.options.groups import DEFAULT_MODEL, HOW, DetectorOptions, option
 
 @dataclass(frozen=True)
 class LavidaOptions(DetectorOptions):
-    """LAVIDA's own options."""
+    """The options that only LAVIDA has."""
 
     compression: float | None = option(
         None,
         "Share of the visual tokens that the language model reads, 0-1.",
         panel=HOW,
         metavar="R",
-        default_text="the model's own, 0.2",
+        default_text="the model's value, usually 0.2",
     )
     mask_gate: str | None = option(
         None,
         "What to do with the mask of a frame in which nothing is found: hard clears it, soft weakens it, off keeps it.",
         panel=HOW,
         choices=("hard", "soft", "off"),
-        default_text="the model's own, hard",
+        default_text="the model's value, usually hard",
     )
     drop_static: bool = option(
-        False, "Leave out image patches that do not change during a clip (fixed cameras; faster).", panel=HOW
+        False, "Leave out image patches that do not change during a clip: faster, but only useful for fixed cameras.", panel=HOW
     )
     allow_untrained: bool = option(
-        False, "Scan with random weights where LAVIDA's own part is untrained; the scores mean nothing.", panel=HOW
+        False, "Scan even if the model is untrained: parts of it have random weights, and its scores mean nothing.", panel=HOW
     )
     sam2: str = option(
         "transformers", "Implementation of SAM2; both give the same masks.", panel=HOW, choices=("transformers", "package")
@@ -43,12 +43,12 @@ class LavidaOptions(DetectorOptions):
         super().__post_init__()
         if self.compression is not None and not 0.0 < self.compression <= 1.0:
             raise UsageError(f"--compression {self.compression:g} is outside 0-1", hint="give a number above 0 and at most 1")
-        # --propagate-masks is an option of the scan; it is here if these options are part of a scan's.
+        # Only a scan has --propagate-masks: the class of a scan's options inherits from this class.
         if self.sam2 == "package" and getattr(self, "propagate_masks", False):
             raise UsageError("--propagate-masks: not supported with --sam2 package", hint="use --sam2 transformers")
 
     def is_ready(self) -> bool:
-        """True if a model is named or the default one is trained: `--detector auto` then takes LAVIDA."""
+        """True if the user named a model or the default model is trained. `--detector auto` then chooses LAVIDA."""
         from vadcli import weights
 
         if self.model != DEFAULT_MODEL:

@@ -3,13 +3,13 @@
 FOLDER/
   config.json         LavidaConfig
   mllm/ text/ sam2/   the base models, each a plain transformers folder with its tokenizer
-  lavida.safetensors  the own part: the projector and all other tensors trained without LoRA
-  lora/               optional: adapters of the language model, merged on load
+  lavida.safetensors  LAVIDA's own part: the projector and all other tensors that are trained directly, not with LoRA
+  lora/               optional: LoRA adapters of the language model, merged into it on load
   checksums.json      the expected hash of each file
 
-transformers draws missing tensors at random and only warns. Here each tensor of a base model must
-be in its files with the right shape, and no other. One exception: SAM2's whole video memory may be
-missing, as in checkpoints for images. Such a model can't propagate masks.
+If tensors are missing, transformers fills them with random numbers and only warns. This file is stricter: the files of a
+base model must contain each of its tensors with the right shape, and no other tensors. There is one exception: SAM2's
+whole video memory may be missing, as in checkpoints for images. A model without this memory can't propagate masks.
 """
 
 from __future__ import annotations
@@ -68,21 +68,21 @@ MEMORY = (
     "occlusion_spatial_embedding_parameter",
     "temporal_positional_encoding_projection_layer",
 )
-"""The parts of Sam2VideoModel that only propagation uses."""
+"""The parts of Sam2VideoModel that are only used to propagate masks."""
 NOT_WHOLE = "its files are incomplete or belong to another model: fetch the folder again"
 
 
 def read_model(part: str, folder: Path, *, extras_matter: bool = True, **options: Any) -> Any:
-    """Returns a base model, with each of its tensors read from its files.
+    """Returns a base model whose tensors were all read from its files.
 
     Args:
         part: mllm, text or sam2.
         folder: a transformers folder.
-        extras_matter: False allows the files to hold a larger model that contains this one.
+        extras_matter: if False, the files may also contain other tensors, because they belong to a larger model.
         options: passed on to from_pretrained.
 
     Raises:
-        WeightsError: the files can't be read, or a tensor is missing, unknown or of wrong shape.
+        WeightsError: the files can't be read, or a tensor is missing, is unknown or has the wrong shape.
     """
     with quiet(), as_weights_error(folder):
         model, info = MODELS[part].from_pretrained(
@@ -90,7 +90,7 @@ def read_model(part: str, folder: Path, *, extras_matter: bool = True, **options
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # refused below, with their names
+            ignore_mismatched_sizes=True,  # such tensors are refused below, by name
             **options,
         )
     missing = set(info["missing_keys"])
@@ -118,7 +118,7 @@ def check_model(part: str, folder: Path) -> None:
 
 
 def memory_names(sam2: Any) -> set[str]:
-    """Returns the names of the tensors of a Sam2VideoModel that only propagation uses."""
+    """Returns the names of those tensors of a Sam2VideoModel that are only used to propagate masks."""
     return {name for name in sam2.state_dict() if name.split(".", maxsplit=1)[0] in MEMORY}
 
 
@@ -136,7 +136,7 @@ def as_weights_error(folder: Path) -> Iterator[None]:
         yield
     except (VadcliError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # the libraries raise errors of all types, tokenizers even a bare Exception
+    except Exception as error:  # libraries raise many types of errors; tokenizers raises a plain Exception
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             raise
         words = " ".join(str(error).split()) or type(error).__name__
@@ -146,7 +146,7 @@ def as_weights_error(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps progress bars and advice of transformers off stderr."""
+    """Keeps the progress bars and the advice of transformers off stderr."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -160,7 +160,7 @@ def quiet() -> Iterator[None]:
 
 PARTS = ("mllm", "text", "sam2")
 OWN_PARTS = ("projector.", "mllm.sight.", "mllm.pooling.")
-"""Prefixes, in Lavida's state dict, of the tensors that no base model has."""
+"""The name of a tensor in Lavida's state dict starts with one of these if no base model has this tensor."""
 ADAPTERS = "lora"
 SEG_STD = 0.02
 QWEN_IDS = {
@@ -197,10 +197,10 @@ def read_config(folder: Path) -> LavidaConfig:
 def check(folder: Path, *, allow_untrained: bool) -> LavidaConfig:
     """Returns the config of a folder that can be used to scan; loads no weights.
 
-    `trained` is True only if config.json and the own part both say so.
+    The `trained` of the result is True only if config.json and lavida.safetensors both say so.
 
     Raises:
-        WeightsError: a part is missing, or the own part is untrained and that is not allowed.
+        WeightsError: a part is missing, or LAVIDA's own part is untrained although `allow_untrained` is False.
     """
     config = read_config(folder)
     missing = [part for part in PARTS if not (folder / part / "config.json").is_file()]
@@ -216,7 +216,7 @@ def check(folder: Path, *, allow_untrained: bool) -> LavidaConfig:
 
 
 def image_size(folder: Path) -> int:
-    """Returns the side of SAM2's input square in pixels. Only reads its config.json.
+    """Returns the side of SAM2's input square in pixels. Reads only SAM2's config.json.
 
     Raises:
         WeightsError: config.json has no usable size.
@@ -243,10 +243,10 @@ def load(
 ) -> Lavida:
     """Returns the model of a folder, ready to score.
 
-    If the folder has no own part, it is drawn at random from the config's seed.
+    If the folder has no lavida.safetensors, LAVIDA's own part gets random weights from the config's seed.
 
     Raises:
-        WeightsError: a part is missing, damaged, of the wrong size, or untrained but must not be.
+        WeightsError: a part is missing, is damaged, has the wrong size, or is untrained although `allow_untrained` is False.
     """
     config = check(folder, allow_untrained=allow_untrained)
     qwen = read_model("mllm", folder / "mllm", dtype=dtype, attn_implementation=attention)
@@ -279,7 +279,7 @@ def create(preset: str, folder: Path, *, seed: int = 0) -> LavidaConfig:
 def random_model(
     config: LavidaConfig, *, seed: int = 0, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Lavida:
-    """Returns a model with random weights and the small tokenizers, created on its device."""
+    """Returns a model with random weights and the small tokenizers, created on `device`."""
     parts = config.parts
     with torch.random.fork_rng(devices=_cuda_devices(device)), torch.device(device), quiet():
         torch.manual_seed(seed)
@@ -297,7 +297,7 @@ def random_model(
 
 
 def _ids(tokenizer: Any, names: Mapping[str, str]) -> dict[str, int]:
-    """Returns a config's token id fields. The defaults are far outside a small vocabulary."""
+    """Returns the token ids for a config. Its default ids are too large for a small vocabulary."""
     return {name: int(tokenizer.convert_tokens_to_ids(token)) for name, token in names.items()}
 
 
@@ -319,7 +319,7 @@ def save(model: Lavida, folder: Path, *, trained: bool) -> None:
 
 
 def _save_sam2(masks: Any, folder: Path) -> None:
-    """Writes SAM2, without its memory if that was never read: it is random but would look real."""
+    """Writes SAM2. Leaves out the video memory if it was never read, because nobody could tell that its weights are random."""
     memory = set() if masks.has_memory else memory_names(masks.sam2)
     kept = {name: value for name, value in masks.sam2.state_dict().items() if name not in memory}
     masks.sam2.save_pretrained(folder, state_dict=kept)
@@ -327,7 +327,7 @@ def _save_sam2(masks: Any, folder: Path) -> None:
 
 @torch.no_grad()
 def _draw(model: Lavida, gain: float) -> None:
-    """Draws all weights again, from torch's current generator."""
+    """Replaces the weights of all layers with random ones from torch's current generator."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d):
             nn.init.xavier_normal_(module.weight, gain=gain)
@@ -336,7 +336,7 @@ def _draw(model: Lavida, gain: float) -> None:
 
 
 def _assemble(config: LavidaConfig, *, qwen: Any, clip: Any, sam2: Any, tokenizer: Any, words: Any) -> Lavida:
-    """Builds the model from its parts; draws the projector from the config's seed."""
+    """Builds the model from its parts. The projector gets random weights from the config's seed."""
     seg = add_seg(tokenizer)
     table = qwen.get_input_embeddings().weight
     if seg >= len(table):
@@ -359,14 +359,14 @@ def _assemble(config: LavidaConfig, *, qwen: Any, clip: Any, sam2: Any, tokenize
 
 @torch.no_grad()
 def _draw_seg(model: Lavida) -> None:
-    """Draws the untrained embedding of `<SEG>` from the config's seed."""
+    """Replaces the embedding of `<SEG>` with a random one from the config's seed."""
     table = model.mllm.qwen.get_input_embeddings().weight
     generator = torch.Generator().manual_seed(model.config.seed)
     table[model.tokenizer.convert_tokens_to_ids(SEG)] = torch.randn(table.shape[1], generator=generator).to(table) * SEG_STD
 
 
 def _overlay(model: Lavida, path: Path) -> None:
-    """Loads the own part, whose tensors may replace those of the base models."""
+    """Loads LAVIDA's own part. Its tensors replace all tensors of the same name, also those of base models."""
     found = load_file(path)
     own = model.state_dict()
     strange = sorted(set(found) - set(own))

@@ -1,13 +1,14 @@
 """Compresses the L visual tokens of a clip to about ratio · L (reverse attention, paper 3.4).
 
 The densest tokens, which show the background, become references. Each token is assigned to its
-nearest reference. Each reference becomes a softmax-weighted sum of its tokens, in which the least
-similar ones count most. No weights are involved. Merging has a gradient; selecting has none.
+nearest reference. Each reference becomes a softmax-weighted sum of its tokens. In this sum, the tokens that are least
+similar to the reference count most. No trained weights are used. Gradients pass through the sums, but not through the
+choice of the references.
 Everything is computed in float64 and cast back, so that the result doesn't depend on the order of
 a GPU's additions, on autocast or on TF32.
 
 SharedSight and NamePooling are not in the paper. A small model needs them, because a few thousand
-clips can't teach it a vision tower. The base presets don't use them.
+clips are not enough to train a vision tower. The base presets don't use them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Positions = Literal["mrope", "sequential"]
 Method = Literal["reverse_attention", "mean", "densest", "least_dense", "random"]
 
 EPSILON = 1e-10  # keeps the density of equal tokens finite
-SPARE = 8  # extra columns measured per row; with more of them, fewer rows need all columns
+SPARE = 8  # extra columns measured per row; if there are more extra columns, fewer rows need all columns
 DEPTH = 512  # coordinates converted to float64 at a time
 
 
@@ -33,11 +34,11 @@ class CompressionOptions:
     """How much, and how, a clip's visual tokens are compressed.
 
     Args:
-        ratio: share of the tokens to keep, in (0, 1]; 1 keeps all unchanged.
+        ratio: share of the tokens to keep, in (0, 1]; 1 keeps all tokens unchanged.
         method: `reverse_attention` is the paper's. The others are for comparison: `mean` averages
             each reference's tokens; `densest`, `least_dense` and `random` keep the densest, the
             least dense or random tokens unchanged. The random positions are the same in all clips.
-        neighbours: k, the number of nearest neighbours that give the density, ≥ 1.
+        neighbours: k ≥ 1; the density of a token is computed from its k nearest neighbours.
         positions: rotary positions of the kept tokens: `mrope` keeps their 3-D positions,
             `sequential` numbers them in one dimension. Not used in this file.
         chunk: rows of the distance matrix per step, ≥ 1; changes memory and time, not the result.
@@ -68,8 +69,8 @@ class Compressed:
 
     Args:
         tokens: (M, D), in the input's dtype.
-        kept: (M,) int64, ascending: index in the L tokens of each reference.
-        owner: (L,) int64: index in the M tokens that each of the L tokens was merged into.
+        kept: (M,) int64, ascending: for each reference, its index among the L tokens.
+        owner: (L,) int64: for each of the L tokens, the index of the one among the M tokens that it belongs to.
     """
 
     tokens: Tensor
@@ -120,7 +121,7 @@ def compress_clips(tokens: Tensor, options: CompressionOptions) -> list[Compress
 def kept_count(length: int, ratio: float) -> int:
     """Returns M = max(1, ⌊ratio · length⌋), exact for the ratio's decimal digits.
 
-    0.29 of 100 tokens are 29, although 0.29 * 100 is below 29 in floating point.
+    For example, a ratio of 0.29 keeps 29 of 100 tokens, although 0.29 * 100 is below 29 in floating point.
     """
     return max(1, math.floor(Fraction(repr(float(ratio))) * length))
 
@@ -133,7 +134,7 @@ def densities(tokens: Tensor, neighbours: int, chunk: int) -> Tensor:
 
     Args:
         tokens: (L, D), L ≥ 1.
-        neighbours: k; at most L - 1 are used. Of equally near tokens, the lower index wins.
+        neighbours: k; at most L - 1 are used. If two tokens are equally near, the lower index is used.
         chunk: rows of the distance matrix per step.
 
     Returns:
@@ -142,8 +143,8 @@ def densities(tokens: Tensor, neighbours: int, chunk: int) -> Tensor:
     if tokens.shape[0] == 1:
         return torch.ones(1, dtype=torch.float64, device=tokens.device)
     # Equal tokens are at distance 0 and have the same density. A token has only k neighbours, so k + 1
-    # copies of each token are enough, and all further copies are left out. Otherwise every row of a
-    # clip of black frames would be compared with all columns.
+    # copies of each token are enough, and all further copies are left out. Otherwise a
+    # clip of black frames would be slow: each of its tokens would be compared with all others.
     few, stand_in = _without_surplus_copies(tokens, neighbours + 1)
     tokens = tokens[few]
     k = min(neighbours, tokens.shape[0] - 1)
@@ -152,7 +153,7 @@ def densities(tokens: Tensor, neighbours: int, chunk: int) -> Tensor:
     k_distance = distance[:, -1]  # (L',)
     reach = (
         torch.maximum(k_distance[nearest], distance).sort(dim=1).values
-    )  # (L', k), sorted so that equal terms give equal sums
+    )  # (L', k), sorted so that the same terms always give the same sum
     return (k / (reach.sum(dim=1) + EPSILON))[stand_in]
 
 
@@ -163,9 +164,9 @@ def references(density: Tensor, count: int) -> Tensor:
 
 @torch.no_grad()
 def assign(tokens: Tensor, kept: Tensor, chunk: int) -> Tensor:
-    """Returns the number of each token's nearest reference: (L,) int64 in 0..M-1.
+    """Returns the index of each token's nearest reference, 0 to M - 1: (L,) int64.
 
-    Ties go to the lower number. A reference is assigned to itself.
+    Ties go to the lower index. A reference is assigned to itself.
 
     Args:
         tokens: (L, D).
@@ -182,13 +183,13 @@ def assign(tokens: Tensor, kept: Tensor, chunk: int) -> Tensor:
 def merge(tokens: Tensor, kept: Tensor, owner: Tensor, chunk: int = 1024) -> Tensor:
     """Merges tokens by reverse attention: Σ softmax(-⟨reference, token⟩ / √D) · token.
 
-    The sum runs over a reference's own tokens, so the cost is O(L · D) and no (M, L) matrix is
+    The sum of a reference contains only its own tokens, so the cost is O(L · D) and no (M, L) matrix is
     needed. The result is exact and differentiable in the tokens.
 
     Args:
         tokens: (L, D).
         kept: (M,) the references' indices.
-        owner: (L,) which reference each token belongs to; each reference owns at least itself.
+        owner: (L,) for each token, the index of its reference in `kept`; each reference belongs to itself.
         chunk: tokens converted to float64 at a time.
 
     Returns:
@@ -220,13 +221,13 @@ def _without_surplus_copies(tokens: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Keeps only the first `most` copies of each distinct token.
 
     Returns:
-        (L',) indices of the tokens kept, ascending; (L,) for each token, its position among those
-        kept; a surplus copy has the position of the last copy kept.
+        (L',) the indices of the kept tokens, ascending.
+        (L,) for each token, its position among the kept tokens. A surplus copy has the position of the last kept copy.
     """
     bits = tokens.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tokens.element_size()])
     group = torch.unique(bits, dim=0, return_inverse=True)[1]  # (L,)
     group, order = torch.sort(group, stable=True)  # equal tokens together, ordered by index
-    start = torch.searchsorted(group, group)  # (L,) where each token's copies begin
+    start = torch.searchsorted(group, group)  # (L,) position of the first copy of each token
     place = torch.arange(len(group), device=tokens.device)
     representative = torch.empty_like(order)
     representative[order] = order[torch.minimum(place, start + most - 1)]
@@ -238,10 +239,9 @@ def _without_surplus_copies(tokens: Tensor, most: int) -> tuple[Tensor, Tensor]:
 def _nearest(rows: Tensor, columns: Tensor, count: int, *, chunk: int, but_self: bool = False) -> tuple[Tensor, Tensor]:
     """Returns the `count` columns nearest to each row, nearest first; ties go to the lower index.
 
-    Exact distances come from differences of coordinates, which is slow, so most are avoided. One matrix product
-    gives a lower bound of each squared distance. Only the columns with the lowest bounds are
-    measured exactly. If these bounds don't prove that no nearer column was left out, all columns
-    of the row are measured.
+    Exact distances are computed from differences of coordinates. This is slow, so few of them are computed. One matrix
+    product gives a lower bound of each squared distance, and only the columns with the lowest bounds are measured
+    exactly. If the bounds of a row don't prove that no nearer column was left out, all columns are measured for this row.
 
     Args:
         rows: (R, D).
@@ -265,9 +265,9 @@ def _nearest(rows: Tensor, columns: Tensor, count: int, *, chunk: int, but_self:
         index, squared = _by_distance(rows[part], columns, candidates, count, itself)
         indices.append(index)
         distances.append(squared)
-        doubtful.append(~(squared[:, -1] < bound[:, -1]))  # not >=, so that NaN counts as doubtful
+        doubtful.append(~(squared[:, -1] < bound[:, -1]))  # ~(a < b), not a >= b: NaN must count as doubtful
     index, squared = torch.cat(indices), torch.cat(distances)
-    if count + SPARE < len(columns):  # otherwise all columns were measured
+    if count + SPARE < len(columns):  # if not, all columns are measured already
         unproven = torch.cat(doubtful).nonzero()[:, 0]
         for part in _slices(len(unproven), chunk):
             some = unproven[part]
@@ -283,9 +283,9 @@ def _squared_sizes(tokens: Tensor, centre: Tensor, chunk: int) -> Tensor:
 def _lower_bounds(rows: Tensor, columns: Tensor, centre: Tensor, column_size: Tensor) -> Tensor:
     """Returns lower bounds of the squared distances, (R, C) float64.
 
-    With u as half the spacing of floats at 1, a sum of D products is wrong by at most
+    Let u be half the distance from 1 to the next float. Then a sum of D products is wrong by at most
     D·u·|a|·|b|, in any order of addition. So |a|² + |b|² - 2ab differs from |a - b|² by at most
-    (D + 8)·u·(|a| + |b|)² ≤ 2·(D + 8)·u·(|a|² + |b|²). Twice that is subtracted.
+    (D + 8)·u·(|a| + |b|)² ≤ 2·(D + 8)·u·(|a|² + |b|²). Twice this limit is subtracted.
     """
     slack = 4 * (rows.shape[1] + 8) * torch.finfo(torch.float64).eps / 2
     row_size = _squared_sizes(rows, centre, len(rows))
@@ -297,7 +297,7 @@ def _lower_bounds(rows: Tensor, columns: Tensor, centre: Tensor, column_size: Te
 
 def _by_distance(rows: Tensor, columns: Tensor, candidates: Tensor, count: int, itself: Tensor | None) -> tuple[Tensor, Tensor]:
     """Returns the `count` nearest of each row's candidates (R, N), measured exactly."""
-    candidates = candidates.sort(dim=1).values  # ties go to the lower index below
+    candidates = candidates.sort(dim=1).values  # so that ties go to the lower index below
     wide = rows.double()
     measured = [(columns[column].double().sub_(wide)).square_().sum(dim=1) for column in candidates.unbind(1)]
     squared = torch.stack(measured, dim=1)  # (R, N)
@@ -321,14 +321,14 @@ WAVES = 4
 
 
 class SharedSight(nn.Module):
-    """Makes visual tokens from SAM2's embedding F: one per frame and grid cell.
+    """Makes visual tokens from SAM2's embedding F: one token per frame and grid cell.
 
     A token says what its cell shows, how it changes and where it is. Change and position are
     added before compression, so that merging tokens doesn't lose them.
 
     Args:
         image_width: channels of F.
-        llm_width: D.
+        llm_width: D, the width of a token.
         motion_width: channels of the convolutions over time and space.
     """
 
@@ -348,7 +348,7 @@ class SharedSight(nn.Module):
         return tokens.flatten(1, 3)
 
     def motion(self, pixels: Tensor) -> Tensor:
-        """How each cell changes: (B, T, h, w, C_img) normalised -> (B, T, h, w, motion_width)."""
+        """Returns how each cell changes: normalised (B, T, h, w, C_img) -> (B, T, h, w, motion_width)."""
         states = self.narrow(pixels).movedim(-1, 1)  # (B, m, T, h, w)
         for convolution in self.changes:
             states = states + nn.functional.gelu(convolution(states))
@@ -359,10 +359,10 @@ class SharedSight(nn.Module):
 class NamePooling(nn.Module):
     """Adds the categories' hidden states to that of `<SEG>`.
 
-    Each is weighted by the probability that its category is present, predicted from the state.
+    Each state is weighted by the probability that its category is present. This probability is predicted from the state.
 
     Args:
-        width: D.
+        width: D, the width of a hidden state.
     """
 
     def __init__(self, width: int) -> None:
@@ -378,7 +378,7 @@ class NamePooling(nn.Module):
 def _waves(frames: int, rows: int, columns: int, device: torch.device) -> Tensor:
     """Returns the position encoding, (T, h, w, 6 · WAVES): sines and cosines of time, row, column.
 
-    The frequencies double, from half a wave to four waves over the length of the axis.
+    Each axis has WAVES frequencies: half a wave over the length of the axis, then 1, 2 and 4 waves.
     """
     parts = []
     for axis, length in enumerate((frames, rows, columns)):

@@ -16,10 +16,10 @@ FORMAT_VERSION = 1
 SEG = "<SEG>"
 MaskGate = Literal["hard", "soft", "off"]
 QWEN_PX = 28
-"""The sides of Qwen2-VL's frames are multiples of this: 14 px patches, merged two by two."""
+"""The sides of a frame for Qwen2-VL are multiples of this, because 2 × 2 patches of 14 px are merged."""
 
 STATIC_DISTANCE = 0.01
-"""Mean cosine distance below which a patch is static, as in the authors' code."""
+"""A patch is static if its mean cosine distance is below this value, which is from the code of the paper's authors."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class PromptOptions:
 
     Attributes:
         question: {categories} is replaced by the categories, joined by commas.
-        answer: forced, not generated; contains `<SEG>` once.
+        answer: the model's answer, which is given to it and not generated; contains `<SEG>` once.
         max_categories: categories per prompt; longer lists are split into several prompts. The
             paper's limit is 30 (Table 3).
     """
@@ -51,7 +51,7 @@ class SamplingOptions:
     """Which frames the model sees.
 
     Attributes:
-        frames: T, sampled frames per clip; even, since Qwen2-VL pairs them in time.
+        frames: T, sampled frames per clip; even, because Qwen2-VL reads frames in pairs.
         rate_hz: sampled frames per second; the interval is round(fps / rate_hz) frames.
     """
 
@@ -70,10 +70,10 @@ class PixelOptions:
     """How large a frame is for each of the two encoders.
 
     Attributes:
-        min_px, max_px: area of a frame for Qwen2-VL at inference; sides become multiples of 28.
-        train_min_px, train_max_px: the same in training.
-        static_threshold: patches whose mean cosine distance to the clip's first frame is below this
-            are dropped before the vision tower's blocks; None keeps all.
+        min_px, max_px: limits of a frame's area for Qwen2-VL at inference; its sides become multiples of 28.
+        train_min_px, train_max_px: the same limits in training.
+        static_threshold: if the mean cosine distance of patches to the first frames of the clip is below this value,
+            these patches are dropped before the vision tower's blocks (see `moving_groups`). None keeps all patches.
     """
 
     min_px: int = 160 * QWEN_PX**2
@@ -90,7 +90,7 @@ class PixelOptions:
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """Low-rank adapters of the language model, merged into it when a model is loaded."""
+    """Low-rank adapters of the language model. They are merged into it when the model is loaded."""
 
     rank: int = 8
     alpha: int = 16
@@ -100,16 +100,16 @@ class LoraOptions:
 
 @dataclass(frozen=True)
 class AdditionOptions:
-    """Parts that the paper does not have, for small models trained from nothing.
+    """Parts that the paper does not have, for small models that start with random weights.
 
     The base presets use none of them.
 
     Attributes:
-        sight: the language model reads SAM2's image features instead of the vision tower's; see
-            `SharedSight` in compress.py.
+        sight: if True, the language model reads SAM2's image features instead of those of the vision
+            tower; see `SharedSight` in compress.py.
         motion_width: number of channels that describe how these features change over time.
-        pooling: the hidden state of each category is added to that of `<SEG>`, weighted by how
-            likely the category is present; see `NamePooling` in compress.py.
+        pooling: if True, the hidden state of each category is added to that of `<SEG>`, weighted by
+            the probability that the category is present; see `NamePooling` in compress.py.
     """
 
     sight: bool = False
@@ -121,7 +121,7 @@ class AdditionOptions:
 class PartSizes:
     """Sizes of the three base models, as fields of their transformers configs.
 
-    Empty in a LAVIDA folder, where each base model has its own config.json.
+    They are empty in a LAVIDA folder, because there each base model has its own config.json.
     """
 
     mllm: Mapping[str, Any] = field(default_factory=dict)
@@ -134,15 +134,15 @@ class LavidaConfig:
     """One LAVIDA model.
 
     Attributes:
-        name: the preset it was made from.
+        name: the preset from which the model was made.
         projector, compression, prompt, sampling, pixels, lora, additions: see their classes.
-        mask_gate: what happens to the mask of a frame whose object score says that it is empty.
-        trained: True if the own part (projector, mask decoder, `<SEG>`) was trained.
-        seed: seed for an own part that was not trained and is drawn at random.
-        random_gain: gain of the Xavier-normal weights of a random model, large enough for frames
-            and words to affect its scores; None keeps each part's own initialisation, for training.
-        parts: sizes of the base models; empty in a folder.
-        sources: where each part came from, for information.
+        mask_gate: what happens to the mask of a frame if the frame's object score says that nothing is found.
+        trained: True if LAVIDA's own part (projector, mask decoder, `<SEG>`) was trained.
+        seed: seed for the random weights of LAVIDA's own part if it was not trained.
+        random_gain: gain of the Xavier-normal weights of a random model. It must be so large that frames
+            and words affect the scores. None keeps each part's own initialisation, as training needs it.
+        parts: sizes of the base models; empty in a LAVIDA folder.
+        sources: where each part came from; only for information.
     """
 
     name: str
@@ -165,7 +165,7 @@ class LavidaConfig:
             raise ValueError(f"mask_gate {self.mask_gate!r} is not one of {', '.join(get_args(MaskGate))}")
 
     def data_sets(self) -> frozenset[str]:
-        """Returns the data sets named by the training stages in `sources`; may be empty."""
+        """Returns the names of the data sets of all training stages in `sources`; may be empty."""
         try:
             return frozenset(str(item["name"]) for stage in self.sources["training"] for item in stage["recipe"]["data"])
         except (KeyError, TypeError, IndexError):
@@ -183,7 +183,7 @@ class LavidaConfig:
             ValueError: wrong format version, unknown field, or a value of the wrong type or range.
         """
         if not isinstance(document, Mapping):
-            raise ValueError("the file is not a table")
+            raise ValueError("the file is not a JSON object")
         version = document.get("format_version")
         if version != FORMAT_VERSION:
             raise ValueError(f"format_version {version!r} is not {FORMAT_VERSION}")

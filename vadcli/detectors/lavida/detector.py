@@ -57,7 +57,7 @@ class LavidaDetector:
 
     Raises:
         UsageError: the category list can't be read.
-        WeightsError: the model does not exist, or is untrained and that is not allowed.
+        WeightsError: the model does not exist, or it is untrained and --allow-untrained was not given.
     """
 
     name = "lavida"
@@ -90,12 +90,12 @@ class LavidaDetector:
 
     @property
     def batch_size(self) -> int:
-        """Clips per call: as in the options, or as many as fit into memory."""
+        """Clips per call: as many as the options say, otherwise as many as fit into memory."""
         return self._batch_size
 
     @property
     def parallel(self) -> int:
-        """Calls at a time: one on a CPU, two per GPU, so that one copies frames while the other computes."""
+        """Calls at the same time: one on a CPU, two per GPU, so that one copies frames while the other computes."""
         return max(1, sum(worker.calls for worker in self._workers))
 
     def prepare(self) -> None:
@@ -132,11 +132,11 @@ class LavidaDetector:
 
     @property
     def largest_step(self) -> int:
-        """The most clips that every device computes at once; shrinks when memory runs out."""
+        """The largest number of clips that every device can compute at once; it shrinks when memory runs out."""
         return min(worker.runner.limit for worker in self._workers)
 
     def reconfigure(self, config: LavidaConfig) -> None:
-        """Uses another config with the same sizes from now on. Not to be called during `score`."""
+        """Replaces the config with one of the same sizes. Must not be called during `score`."""
         self.config = config
         for worker in self._workers:
             worker.model.config = config
@@ -148,7 +148,7 @@ class LavidaDetector:
             worker.model.clock = worker.runner.clock = clock
 
     def count_tokens(self, batch: ClipBatch) -> tuple[float, float]:
-        """Returns (L, M): mean visual tokens per clip of a batch, before and after compression."""
+        """Returns (L, M): the mean number of visual tokens per clip of a batch, before and after compression."""
         self.prepare()
         worker = self._workers[0]
         before, after = worker.runner.run(worker.count_tokens, batch.frames)
@@ -240,7 +240,7 @@ class LavidaDetector:
         return model
 
     def _image_size(self) -> int:
-        """Returns the side of SAM2's input in pixels, without loading it."""
+        """Returns the side of SAM2's input in pixels, without loading SAM2."""
         if self.folder is None:
             return int(self.config.parts.sam2.get("image_size", 1024))
         from vadcli.detectors.lavida.checkpoint import image_size
@@ -349,14 +349,14 @@ def _attention(device: torch.device, dtype: torch.dtype) -> str:
 
 
 def _use_package(model: Lavida) -> None:
-    """Replaces SAM2 with the one of the sam2 package, with the same weights."""
+    """Replaces transformers' SAM2 with that of the sam2 package; the weights stay the same."""
     from vadcli.detectors.lavida.sam2_package import PackageMasks
     from vadcli.detectors.lavida.sam2_sizes import ConvTrunkConfig
 
     reference = model.masks.sam2  # type: ignore[attr-defined]
     trunk = reference.config.vision_config.backbone_config.model_type
     if trunk == ConvTrunkConfig.model_type:
-        raise UsageError(f"{model.config.name}: the sam2 package doesn't know its image encoder", hint="omit --sam2")
+        raise UsageError(f"{model.config.name}: the sam2 package can't run this model's image encoder", hint="omit --sam2")
     masks = PackageMasks(reference.config)
     masks.load_transformers_state(reference.state_dict())
     model.masks = masks.to(device=reference.device, dtype=reference.dtype).eval()

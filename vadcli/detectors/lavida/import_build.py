@@ -1,7 +1,7 @@
 """Builds a LAVIDA folder from base models, for `vadcli weights import`.
 
 The folder is built under a temporary name and renamed when it is complete. Meta's SAM2.1
-checkpoints are converted to transformers folders: the same tensors under other names.
+checkpoints are converted to transformers folders, which contain the same tensors under other names.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 OLD_HINT = "is it older than SAM2.1? fetch facebook/sam2.1-hiera-small"
 
-# Meta's four sizes by (channels of the first stage, number of blocks), as in the sam2 package.
+# Meta's four sizes; the key is (channels of the first stage, number of blocks), as in the sam2 package.
 META_SIZES: dict[tuple[int, int], dict[str, Any]] = {
     (96, 12): {"blocks": (1, 2, 7, 2), "global_blocks": (5, 7, 9)},
     (96, 16): {"blocks": (1, 2, 11, 2), "global_blocks": (7, 10, 13)},
@@ -86,7 +86,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
         if not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
             raise TypeError(path)
     except (OSError, RuntimeError, KeyError, TypeError, AttributeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        hint = "fetch Meta's file again; a pickle with anything but tensors is refused"
+        hint = "fetch Meta's file again; a pickle is refused if it contains anything except tensors"
         raise WeightsError(f"{path}: not Meta's SAM2.1 checkpoint", hint=hint) from error
     return dict(tensors)
 
@@ -118,7 +118,7 @@ def import_lavida(
 
     Raises:
         UsageError: there is no such preset, or `dest` exists.
-        WeightsError: a part is missing, damaged, of the wrong size or a pickle.
+        WeightsError: a part is missing, is damaged, has the wrong size or is a pickle.
         VadcliError: the disk is full, or `dest` can't be written.
     """
     from vadcli.detectors.lavida.checkpoint import quiet
@@ -193,7 +193,7 @@ def _build(
 
 
 def _check_whole(part: str, source: Path, folder: Path) -> None:
-    """Raises WeightsError, with the name of its source, if a base model lacks tensors."""
+    """Raises a WeightsError that names the source if a base model lacks tensors."""
     from vadcli.detectors.lavida.checkpoint import check_model
 
     try:
@@ -227,12 +227,12 @@ def _build_sam2(source: Path, folder: Path, result: Imported) -> None:
         result.converted.append("sam2")
         return
     if model_type(source) == "sam2":
-        result.notes.append(f"{source} is the image model: it has no video memory, so masks can't be propagated")
+        result.notes.append(f"{source} is SAM2's model for images: it has no video memory, so masks can't be propagated")
     place_model(source, folder, result)
 
 
 def _fit_tokenizer(folder: Path, config: LavidaConfig, result: Imported) -> None:
-    """Adds `<SEG>` if the tokenizer lacks it, and checks that it can write the prompt."""
+    """Adds `<SEG>` if the tokenizer lacks it, and checks that the tokenizer can encode the prompt."""
     import transformers
 
     from vadcli.detectors.lavida.checkpoint import as_weights_error
@@ -256,7 +256,7 @@ def _fit_tokenizer(folder: Path, config: LavidaConfig, result: Imported) -> None
     rows = next(shapes, (0,))[0]
     if seg >= rows:
         result.notes.append(
-            f"{SEG} is token {seg} and the embedding has {rows} rows: it is enlarged each time the model is loaded"
+            f"{SEG} is token {seg}, but the embedding has only {rows} rows: it is enlarged each time the model is loaded"
         )
 
 

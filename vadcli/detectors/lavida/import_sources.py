@@ -1,6 +1,6 @@
 """Finds and checks the sources of a LAVIDA folder's parts, before anything is built.
 
-Also copies their files into the new folder, or links them if possible.
+This file also puts the files of the sources into the new folder. It links them if possible and otherwise copies them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Imported:
     Attributes:
         folder: the folder.
         trained: True if LAVIDA's own part (`Sources.own`) is marked as trained.
-        linked, copied: files that are hard links to their source; files that are copies.
+        linked: files that are hard links to their source.
+        copied: files that are copies of their source.
         converted: parts that were converted or drawn at random.
         notes: what else the user should know.
     """
@@ -84,13 +85,13 @@ def place(source: Path, target: Path, result: Imported, *, link: bool = True) ->
 
 
 def files_of(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """Returns the files of a folder whose names match, sorted; never its checksums."""
+    """Returns those files of a folder whose names match a pattern, sorted; never the file of checksums."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != weights.CHECKSUMS_NAME)
     return [folder / name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def can_link(path: Path, folder: Path) -> bool:
-    """Whether a weights file can probably be linked into `folder`: both are on one file system."""
+    """True if a weights file can probably be linked into `folder`: both are on the same file system."""
     return path.suffix == ".safetensors" and path.stat().st_dev == folder.stat().st_dev
 
 
@@ -121,7 +122,7 @@ META_SUFFIXES = (".pt", ".pth")
 
 @dataclass(frozen=True)
 class Sources:
-    """Where parts come from. Base models that are None are looked up in the hub's cache.
+    """Where the parts come from. If a base model is None, it is looked up in the cache of the Hugging Face hub.
 
     Attributes:
         qwen: a transformers folder of Qwen2-VL.
@@ -146,8 +147,8 @@ def find_parts(config: LavidaConfig, sources: Sources, *, random_weights: bool) 
     """Returns {part: its checked source}; None for a part that will be drawn at random.
 
     Raises:
-        WeightsError: a part is not on this machine and must not be drawn, or it is damaged, a
-            pickle, another model or of the wrong size.
+        WeightsError: a part is not on this machine and random weights are not allowed, or a part is
+            damaged, is a pickle, is another model or has the wrong size.
     """
     known = weights.manifest()[config.name].parts if config.name in weights.manifest() else {}
     found: dict[str, Path | None] = {}
@@ -164,14 +165,14 @@ def find_parts(config: LavidaConfig, sources: Sources, *, random_weights: bool) 
             missing.append(part)
     if missing and not random_weights:
         options = "/".join(OPTION[name.split(" ", maxsplit=1)[0]] for name in missing)
-        pull = f"`vadcli weights pull {config.name}` fetches what is public, " if known else ""
-        hint = f"{pull}{options} names a local one, --random-weights draws it at random"
+        pull = f"fetch the public base models with `vadcli weights pull {config.name}`, " if known else ""
+        hint = f"{pull}name a local folder with {options}, or add --random-weights"
         raise WeightsError(f"{config.name}: no base model for {', '.join(missing)} on this machine", hint=hint)
     return found
 
 
 def _check_part(part: str, source: Path, config: LavidaConfig) -> None:
-    """Raises WeightsError if a source is damaged, another model or not as wide as the preset."""
+    """Raises WeightsError if a source is damaged, is another model or has another width than the preset."""
     if part == "sam2" and source.suffix in META_SUFFIXES:
         if not source.is_file():
             raise WeightsError(f"{source}: there is no such file", hint="name Meta's SAM2.1 .pt file or a transformers folder")
@@ -197,10 +198,10 @@ def _check_part(part: str, source: Path, config: LavidaConfig) -> None:
 
 
 def check_extras(sources: Sources) -> None:
-    """Checks the own part and the adapters.
+    """Checks the files of LAVIDA's own part and of the adapters.
 
     Raises:
-        WeightsError: they are something else, or damaged.
+        WeightsError: a file is something else, or is damaged.
     """
     if sources.own is not None:
         tensors = weights.read_header(sources.own).tensors
@@ -221,7 +222,7 @@ def need_room(config: LavidaConfig, found: Mapping[str, Path | None], sources: S
     known = weights.manifest()[config.name].parts if config.name in weights.manifest() else {}
     wanted = 0.0
     for part, source in found.items():
-        if source is None:  # float32, twice the published size
+        if source is None:  # random weights are float32, twice the published size
             wanted += 2e9 * (weights.entry(known[part]).download_gb or 0.0) if part in known else 0.0
         else:
             files = [source] if source.is_file() else files_of(source, ("*.safetensors", *TEXT_FILES))
@@ -231,5 +232,5 @@ def need_room(config: LavidaConfig, found: Mapping[str, Path | None], sources: S
         wanted += sources.own.stat().st_size
     free = shutil.disk_usage(parent).free
     if wanted > free:
-        hint = "free some space, or choose a folder on the disk of the sources with --to; there, links suffice"
+        hint = "free some space, or use --to to choose a folder on the disk of the sources, where links need no space"
         raise VadcliError(f"{dest}: needs {size_text(wanted)}, but only {size_text(free)} are free", hint=hint)

@@ -1,8 +1,8 @@
 """SAM2's image encoder and mask decoder (paper 3.8), for all frames of a batch in one call.
 
 The input is normalised pixels and one prompt per frame; the output is an object score and mask
-logits per frame. Frames do not influence each other: there is no memory bank, and each frame is a
-conditioning frame. `propagate.py` adds the memory; `sam2_package.py` implements the same protocol
+logits per frame. Frames do not influence each other: there is no memory bank, and for SAM2
+each frame is a conditioning frame. `propagate.py` adds the memory; `sam2_package.py` implements the same protocol
 with Meta's package.
 """
 
@@ -34,7 +34,7 @@ __all__ = [
 
 NO_OBJECT_LOGIT = -1024.0  # SAM2 writes this into the mask of an absent object
 
-# FPN levels: (N, 256, 4h, 4w), (N, 256, 2h, 2w), (N, 256, h, w)
+# Levels of the feature pyramid network (FPN): (N, 256, 4h, 4w), (N, 256, 2h, 2w), (N, 256, h, w)
 Pyramid = tuple[Tensor, Tensor, Tensor]
 
 
@@ -96,7 +96,7 @@ class MaskModel(Protocol):
     width: int
 
     def encode(self, pixels: Tensor, *, chunk: int | None = None) -> ImageFeatures:
-        """Encodes (N, 3, S, S) normalised pixels, `chunk` frames at a time; None: all at once."""
+        """Encodes (N, 3, S, S) normalised pixels, `chunk` frames at a time, or all at once if `chunk` is None."""
         ...
 
     def decode(
@@ -114,18 +114,18 @@ class MaskModel(Protocol):
 
 
 class TransformersMasks(nn.Module):
-    """SAM2 as implemented in transformers; its state dict is a Sam2VideoModel's under `sam2.`.
+    """SAM2 as implemented in transformers; its state dict is that of a Sam2VideoModel with the prefix `sam2.`.
 
     Everything runs in the dtype of the wrapped model, except position encodings, which are computed
-    in float32 and then cast. Gradients are never switched off here: if `sam2.vision_encoder` is
-    frozen with `requires_grad_(False)`, they still reach the decoder's projections in `features`.
+    in float32 and then cast. This class never switches gradients off. If you freeze
+    `sam2.vision_encoder` with `requires_grad_(False)`, gradients still reach the decoder's projections in `features`.
 
     Args:
         sam2: the model to wrap. It is changed in place: the prompt encoder's position matrix is
-            overwritten with the image's.
+            overwritten with the one for images.
 
     Attributes:
-        has_memory: False if the weights lack SAM2's video memory; masks cannot be propagated then.
+        has_memory: False if the weights lack SAM2's video memory. In this case, masks cannot be propagated.
     """
 
     def __init__(self, sam2: Any) -> None:
@@ -149,7 +149,7 @@ class TransformersMasks(nn.Module):
     def train(self, mode: bool = True) -> TransformersMasks:
         """Sets the mode as usual, but keeps the mask decoder in evaluation mode.
 
-        The decoder's training flag only switches off the choice of a stable mask.
+        In training mode, the decoder would no longer replace unstable masks. The mode has no other effect on it.
         """
         super().train(mode)
         self.sam2.mask_decoder.training = False
@@ -205,7 +205,7 @@ class TransformersMasks(nn.Module):
         """Runs the decoder alone, in the model's dtype.
 
         Args:
-            embedding: (N, 256, h, w), F with everything that has to be added to it.
+            embedding: (N, 256, h, w), F, to which the caller has already added what the decoder needs.
             high: F_s0 and F_s1.
             sparse: prompt tokens, (N, P, 256).
             dense: mask prompt, (N or 1, 256, h or 1, w or 1).
@@ -247,8 +247,8 @@ class SinePosition(nn.Module):
 
     Args:
         width: channels of the encoding.
-        finest: height of the largest grid whose encoding is used. Larger grids get zeros that take
-            no memory; at stride 4 the real values would take as much memory as the features.
+        finest: height of the largest grid whose encoding is used. Larger grids get zeros, which
+            need no memory. At stride 4, the real values would need as much memory as the features.
     """
 
     def __init__(self, width: int, *, finest: int) -> None:

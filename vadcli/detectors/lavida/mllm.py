@@ -1,7 +1,7 @@
 """Qwen2-VL as LAVIDA uses it (paper 3.5): visual tokens, compression, and one prefill.
 
 The result is the hidden state at `<SEG>`; no text is generated. Letters in shapes: B clips, P
-patches per clip, L visual tokens, M of them kept, S tokens in the sequence, D model width.
+patches per clip, L visual tokens, M of them kept after compression, S tokens in the sequence, D model width.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vadcli.detectors.lavida.pixels import PatchGrid, moving_groups, restore_pre
 from vadcli.detectors.lavida.text import PromptTokens
 
 _CACHE = "cache" if "cache" in inspect.signature(Qwen2VLTextModel.forward).parameters else "past_key_values"
-"""The argument for known keys and values; its name depends on the version of transformers."""
+"""Name of the argument for cached keys and values; it depends on the version of transformers."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Answers:
     """The outputs that training needs for B clips, each with its own prompt.
 
     Attributes:
-        seg: (B, D), as from `hidden_at_seg`.
+        seg: (B, D), the same as the result of `hidden_at_seg`.
         logits: (B, A + 1, V), at the token before the answer and at each of its A tokens.
         names: B tensors (C,), one logit per category of the prompt; empty without pooling.
     """
@@ -79,8 +79,8 @@ class MultimodalLM(nn.Module):
 
     Args:
         qwen: Qwen2VLForConditionalGeneration of transformers.
-        sight: makes the visual tokens instead of the vision tower; None to use the tower.
-        pooling: adds the categories' hidden states to the one at `<SEG>`; None to leave it alone.
+        sight: makes the visual tokens instead of the vision tower. If it is None, the tower makes them.
+        pooling: adds the categories' hidden states to the one at `<SEG>`; None leaves it unchanged.
     """
 
     def __init__(self, qwen: Any, *, sight: SharedSight | None = None, pooling: NamePooling | None = None) -> None:
@@ -118,8 +118,8 @@ class MultimodalLM(nn.Module):
         Args:
             patches: (B, P, 3·2·p·p).
             grid: their layout.
-            static_threshold: drop groups of patches that stay as in the first pair of frames (see
-                `moving_groups`); None keeps all.
+            static_threshold: drop groups of patches that hardly differ from the first pair of frames (see
+                `moving_groups`). None keeps all groups.
 
         Returns:
             B pairs of (L, D) tokens and (L,) int64 ascending indices into the whole grid.
@@ -157,7 +157,8 @@ class MultimodalLM(nn.Module):
     def hidden_at_seg(self, clips: list[VisualTokens], prompt: PromptTokens) -> Tensor:
         """Runs one prefill per clip; returns the hidden states at `<SEG>` after the norm, (B, D).
 
-        The tokens after `<SEG>` are not computed: under causal attention they cannot change it.
+        The tokens after `<SEG>` are not computed: under causal attention they cannot change
+        the state at `<SEG>`.
         """
         hidden = self._empty(len(clips))
         for rows, group in _equal_lengths(clips):
@@ -173,7 +174,7 @@ class MultimodalLM(nn.Module):
         return hidden
 
     def prefixes(self, clips: list[VisualTokens], prompt: PromptTokens) -> list[Prefix]:
-        """Reads the text before the video and the video once, so that several prompts share it."""
+        """Reads the first text and the video once, so that several prompts can use the result."""
         found = []
         for rows, group in _equal_lengths(clips):
             embedded, positions = self._before(group, prompt)
@@ -222,7 +223,7 @@ class MultimodalLM(nn.Module):
     def _gathered(self, states: Tensor, prompt: PromptTokens) -> tuple[Tensor, Tensor | None]:
         """Returns the hidden state at `<SEG>` (B, D) and the logits of the categories (B, C).
 
-        `states` (B, S, D) begin after the video; the logits are None without pooling.
+        `states` (B, S, D) start with the first token after the video. The logits are None without pooling.
         """
         seg = states[:, prompt.seg]
         if self.pooling is None:
@@ -237,7 +238,7 @@ class MultimodalLM(nn.Module):
     def _angles(self, grid: PatchGrid) -> tuple[Tensor, Tensor]:
         """Returns rotary cosines and sines (n, head width) for the n patches of one pair of frames.
 
-        They are in the merger's order.
+        They are in the order in which the merger reads the patches.
         """
         visual, m = self.qwen.model.visual, grid.merge
         device = visual.patch_embed.proj.weight.device
@@ -277,7 +278,7 @@ class MultimodalLM(nn.Module):
         return torch.cat([text, tokens], dim=1), torch.cat([row, place], dim=2)
 
     def _after(self, prompt: PromptTokens, start: int, count: int) -> tuple[Tensor, Tensor]:
-        """Returns embeddings (B, S, D) and positions (3, B, S) of the later text up to `<SEG>`."""
+        """Returns embeddings (B, S, D) and positions (3, B, S) of the text after the video, up to `<SEG>`."""
         embedded = self._embed(prompt.after[: prompt.seg + 1])
         row = torch.arange(start, start + len(embedded), device=embedded.device)
         return embedded.expand(count, -1, -1), row.expand(3, count, -1)
@@ -321,7 +322,7 @@ def _next_position(clips: list[VisualTokens], prompt: PromptTokens) -> int:
 
 
 def _equal_lengths(clips: list[VisualTokens]) -> Iterator[tuple[list[int], list[VisualTokens]]]:
-    """Yields the row numbers and clips of each group of equal length, which needs no padding."""
+    """Groups clips of equal length, which need no padding. Yields the row numbers and clips of each group."""
     groups: dict[tuple[int, int], list[int]] = {}
     for row, clip in enumerate(clips):
         groups.setdefault((len(clip.tokens), clip.extent), []).append(row)

@@ -28,7 +28,7 @@ from vadcli.detectors.lavida.propagate import propagate
 from vadcli.detectors.lavida.text import PromptTokens, TextEncoder, build_prompt, split_categories
 
 ENCODED_FRAMES = 16
-"""Frames per call of SAM2's encoder: enough to fill a GPU. A fixed number bounds its memory use."""
+"""Frames per call of SAM2's encoder: enough to keep a GPU busy. A fixed number limits the memory use."""
 
 Clock = Callable[[str], AbstractContextManager[Any]]
 
@@ -40,7 +40,7 @@ class Question:
     Attributes:
         categories: C categories.
         tokens: the prompt.
-        features: (C, D_txt), their CLIP embeddings.
+        features: (C, D_txt), the CLIP embeddings of the categories.
     """
 
     categories: tuple[str, ...]
@@ -82,7 +82,7 @@ class Lavida(nn.Module):
     Args:
         config: the settings that the weights do not contain.
         mllm, text, masks, projector: the parts in the figure above.
-        tokenizer: the language model's, with `<SEG>`.
+        tokenizer: that of the language model, with `<SEG>`.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Lavida(nn.Module):
             encoder.compile()
 
     def questions(self, categories: Sequence[str]) -> list[Question]:
-        """Turns the categories into prompts; splits them over several if one would be too long."""
+        """Turns the categories into one prompt, or into several if there are too many categories for one."""
         with self.clock("text"):
             return [
                 Question(names, build_prompt(self.tokenizer, names, self.config.prompt), self.text(names))
@@ -132,7 +132,7 @@ class Lavida(nn.Module):
         Args:
             frames: T = 1 for an image. Qwen2-VL needs pairs of frames, so if T is odd, it gets the
                 last frame twice.
-            training: use the frame areas of training.
+            training: resize the frames to the areas that the config has for training.
         """
         if self.mllm.sight is not None:
             image = self.encode_images(frames)
@@ -240,7 +240,7 @@ class Lavida(nn.Module):
 
         Args:
             frames: (N, H, W, 3) uint8, in order of time.
-            known: frame number -> mask logits (h, w). It must have frame 0. Each known frame starts
+            known: frame number -> mask logits (h, w). It must contain frame 0. Each known frame starts
                 a new span.
             batch: number of spans processed in parallel; it does not change the result.
 
@@ -260,7 +260,7 @@ class Lavida(nn.Module):
 
 
 def _strongest(outputs: Sequence[LavidaOutput]) -> LavidaOutput:
-    """Returns each frame's highest score over all prompts and its mask; the first wins ties."""
+    """Returns each frame's highest score over all prompts, with the mask of that prompt; ties go to the first prompt."""
     scores = torch.stack([output.object_logit for output in outputs])  # (Q, B, T)
     best = scores.argmax(dim=0)
     masks = outputs[0].mask_logit.clone()

@@ -25,8 +25,8 @@ def restore_precision(model: nn.Module, exact: dict[str, Tensor]) -> None:
     """Restores the values of `exact` in buffers of `model` that have been cast to another dtype.
 
     The only buffers of Qwen2-VL and SAM2 are frequencies of position encodings. They are multiplied
-    by positions and go into a sine, so a cast to half precision would shift every position: in
-    bfloat16 by tenths of a radian.
+    by positions and become the arguments of sines. A cast to half precision would therefore shift every
+    position: in bfloat16 by tenths of a radian.
     """
     for name, buffer in list(model.named_buffers()):
         if buffer.dtype != exact[name].dtype:
@@ -38,9 +38,9 @@ def restore_precision(model: nn.Module, exact: dict[str, Tensor]) -> None:
 def moving_groups(patches: Tensor, threshold: float = STATIC_DISTANCE) -> Tensor:
     """Returns which merge groups to keep: all of the first time step, and later only moving ones.
 
-    A group moves if the cosine distance between its patches and the same patches in the first step,
-    averaged over its patches and all later steps, is at least the threshold. A static group is
-    dropped at every later step. The caller drops the patches and their positions.
+    A merge group is the four patches that become one visual token. Its patches are compared with the same patches in the
+    first step. The group moves if the cosine distance, averaged over its patches and all later steps, is at least the
+    threshold. Otherwise it is static and dropped at every later step. The caller drops the patches and their positions.
 
     Args:
         patches: (T, G, P, D) patch embeddings of one clip: time steps, merge groups, patches per
@@ -64,8 +64,8 @@ def moving_groups(patches: Tensor, threshold: float = STATIC_DISTANCE) -> Tensor
     first = normalize(patches[0].double(), dim=-1)  # (G, P, D)
     distance = torch.zeros(groups, dtype=torch.float64, device=patches.device)
     for step in patches[1:]:
-        # Half the squared chord is the cosine distance. Computed this way, small distances are
-        # precise, and equal patches have distance 0, even if they are all zeros.
+        # Half the squared distance of two unit vectors is their cosine distance. If it is computed in this way,
+        # small distances are precise, and equal patches have distance 0, even if they are all zeros.
         chord = normalize(step.double(), dim=-1) - first
         distance += chord.square().sum(dim=-1).mean(dim=-1) / 2
     keep[1:] = distance / (steps - 1) >= threshold
@@ -171,5 +171,5 @@ def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 
 
 def _bounded_aspect(height: int, width: int) -> tuple[int, int]:
-    """Enlarges the shorter side where needed: `smart_resize` refuses aspect ratios over 200."""
+    """Enlarges the shorter side if the aspect ratio is over 200, because `smart_resize` refuses such frames."""
     return max(height, -(-width // LONGEST_ASPECT)), max(width, -(-height // LONGEST_ASPECT))

@@ -5,9 +5,9 @@
     image, position ─┴─> frame semantics E (C) ──┘                 ├─> blocks ─> linear ─> prompt
     learnable queries (48) ────────────────────────────────────────┘
 
-There are three kinds, as in the paper's Table 4: `two_way` (the paper's choice; queries and keys
-update each other, as in SAM's decoder), `qformer` (only queries are updated) and `mlp` (h_seg
-alone). The frames of a batch do not influence each other. Letters in shapes: B clips, T frames per
+There are three kinds of projectors, as in the paper's Table 4: `two_way` (the paper's choice; queries and keys
+update each other, as in SAM's decoder), `qformer` (only queries are updated) and `mlp` (uses
+only h_seg). The frames of a batch do not influence each other. Letters in shapes: B clips, T frames per
 clip, N = B · T, C categories, Q queries, d width of queries and keys.
 """
 
@@ -30,7 +30,7 @@ class ProjectorOptions:
     """Kind and sizes of the projector; the defaults are those of the base preset.
 
     Args:
-        kind: which of the three projectors.
+        kind: one of the three projectors that the top of this file describes.
         width: d of queries and keys.
         queries: number of learnable queries.
         blocks: number of transformer blocks.
@@ -41,7 +41,7 @@ class ProjectorOptions:
         category_heads: attention heads of the frame semantics.
         null_key: each category can also attend to a learned key that means "nowhere in this
             frame". Not in the paper.
-        presence: add a logit read from the updated queries to the mask decoder's object logit.
+        presence: compute a logit from the updated queries and add it to the mask decoder's object logit.
             With `null_key`, also add the scaled log odds that the likeliest category is somewhere
             in the frame. Not in the paper.
         mask_prompt: with `null_key`, give the mask decoder the place of the likeliest category as
@@ -80,8 +80,8 @@ class Prompts:
 
     Attributes:
         sparse: (B, T, 1, C_img), one sparse prompt per frame.
-        presence: (B, T), to add to the decoder's object logit; None without this output.
-        dense: (B, T, C_img, h, w), to add to SAM2's embedding of "no mask"; None likewise.
+        presence: (B, T), to add to the decoder's object logit; None without `ProjectorOptions.presence`.
+        dense: (B, T, C_img, h, w), to add to SAM2's embedding of "no mask"; None without `mask_prompt`.
     """
 
     sparse: Tensor
@@ -135,7 +135,7 @@ class Projector(nn.Module):
         clips, frames = image.shape[:2]
         text = text.expand(clips, -1, -1)  # (B, C, D_txt)
         if text_mask is not None:
-            # A NaN in an unused category would survive an attention weight of 0.
+            # An attention weight of 0 is not enough for an unused category: if its features are NaN, 0 · NaN is NaN.
             text = text.masked_fill(~text_mask[:, :, None], 0)
         clip = self.clip_semantics(seg)[:, None].repeat_interleave(frames, dim=0)  # (N, 1, d)
         frame = self.frame_semantics(text, image, position)  # (N, C, d)
@@ -163,7 +163,7 @@ class Projector(nn.Module):
 
 
 class MlpProjector(nn.Module):
-    """The mlp projector: h_seg through two layers, as in LISA; one prompt for all frames."""
+    """The mlp projector: two layers turn h_seg into one prompt for all frames, as in LISA."""
 
     def __init__(self, *, llm_width: int, image_width: int) -> None:
         super().__init__()
@@ -219,7 +219,7 @@ class FrameSemantics(nn.Module):
 class TwoWayBlock(nn.Module):
     """SAM's two-way block: queries attend to themselves and to keys; MLP; keys attend to queries.
 
-    Every block, including the first, adds position encodings: the learnable queries and the initial
+    Every block, including the first, adds position encodings. These are the learnable queries and the initial
     keys. The keys are not used after the last block, so the last block does not update them and has
     no weights for that.
     """

@@ -42,11 +42,11 @@ class Memory:
 
 
 class MemoryBank:
-    """Memories of the known frame and of the latest tracked frames, as many as SAM2 uses."""
+    """The memories of the known frame and of the latest tracked frames, as many as SAM2 uses."""
 
     def __init__(self, known: Memory, *, pointers: int) -> None:
         self.known = known
-        # The latest is last. SAM2 uses pointers of more frames than features.
+        # The latest memory is last. SAM2 uses the object pointers of many frames, but the features of only a few.
         self.tracked: deque[Memory] = deque(maxlen=pointers - 1)
         self.frames = 1
 
@@ -88,7 +88,7 @@ def propagate(model: TransformersMasks, pixels: Tensor, known: Mapping[int, Tens
         masks[frame] = _resize(logit.to(pixels.device)[None, None], side)[0, 0]
     starts = sorted(known)
     lengths = {start: end - start for start, end in zip(starts, [*starts[1:], len(pixels)], strict=True)}
-    spans = sorted((start for start in starts if lengths[start] > 1), key=lambda start: -lengths[start])  # the longest first
+    spans = sorted((start for start in starts if lengths[start] > 1), key=lambda start: -lengths[start])  # longest first
     for first in range(0, len(spans), batch):
         side_by_side = spans[first : first + batch]
         _track(model, pixels, masks, [range(start, start + lengths[start]) for start in side_by_side], known)
@@ -151,16 +151,16 @@ def _conditioned(model: TransformersMasks, features: ImageFeatures, bank: Memory
         current_vision_features=_tokens(features.embedding),
         current_vision_position_embeddings=_tokens(features.position),
         memory=memory,
-        memory_posision_embeddings=position,  # transformers spells it like this
+        memory_posision_embeddings=position,  # this is how transformers spells the name
         num_object_pointer_tokens=pointers,
     )  # (1, B, h·w, 256)
     return attended.reshape(frames, height * width, channels).transpose(1, 2).reshape(frames, channels, height, width)
 
 
 def _memory_tokens(model: TransformersMasks, bank: MemoryBank, spans: int) -> tuple[Tensor, Tensor, int]:
-    """Returns memories and positions (L, B, C_mem), and how many at the end are object pointers."""
+    """Returns memories and positions (L, B, C_mem), and the number of object pointers at their end."""
     sam2 = model.sam2
-    time = sam2.memory_temporal_positional_encoding  # (7, 1, 1, C_mem); last: the known frame
+    time = sam2.memory_temporal_positional_encoding  # (7, 1, 1, C_mem); the last one is for the known frame
     ages = range(min(len(bank.tracked), int(sam2.num_maskmem) - 1), 0, -1)  # oldest first
     recent = [(bank.tracked[-age], time[age - 1]) for age in ages]
     spatial = [(bank.known, time[-1]), *recent]
@@ -191,7 +191,7 @@ def _remember(model: TransformersMasks, features: ImageFeatures, mask: Tensor, p
 
 
 def _pointer(model: TransformersMasks, token: Tensor, present: Tensor) -> Tensor:
-    """Returns object pointers (B, 256) of mask tokens (B, 256); SAM2's "no object" if absent."""
+    """Returns object pointers (B, 256) of mask tokens (B, 256); SAM2's "no object" pointer if the object is absent."""
     pointer: Tensor = torch.where(present[:, None], model.sam2.object_pointer_proj(token), model.sam2.no_object_pointer)
     return pointer
 

@@ -31,7 +31,7 @@ CPU_CLIPS = 2
 Step = Callable[[Tensor], tuple[Tensor, ...]]
 WholeStep = Callable[[Tensor, int], Tensor]
 Clock = Callable[[str], AbstractContextManager[Any]]
-"""Returns a context in which the named stage of the work runs, so that it can be timed."""
+"""A function that gets the name of a stage of the work. The stage runs in the returned context, which can time it."""
 
 
 def untimed(stage: str) -> AbstractContextManager[Any]:
@@ -42,15 +42,15 @@ def untimed(stage: str) -> AbstractContextManager[Any]:
 class Runner:
     """Runs steps on batches of frames on one device.
 
-    Any number of threads may call it; only one step runs at a time. While it runs, the batch of
+    Any number of threads may call it, but only one step runs at a time. While a step runs, the batch of
     another thread is copied to the device from pinned memory, on a separate CUDA stream.
 
     Args:
         device: where the steps run.
 
     Attributes:
-        limit: most clips that are computed at a time.
-        spans: most spans of frames through which masks are propagated in parallel.
+        limit: the largest number of clips that are computed at a time.
+        spans: the largest number of spans of frames through which masks are propagated in parallel.
         clock: times the stages `copy` (frames to the device) and `fetch` (results from it).
     """
 
@@ -112,7 +112,7 @@ class Runner:
         self.limit, self.spans = MOST_CLIPS, MOST_SPANS
 
     def find_batch_size(self, step: Step, clip: ByteArray) -> int:
-        """Returns how many clips like `clip`, (T, H, W, 3), fit into memory; CPU_CLIPS on a CPU."""
+        """Returns how many clips like `clip`, (T, H, W, 3), fit into memory; always CPU_CLIPS on a CPU."""
         if self.device.type != "cuda":
             return CPU_CLIPS
         one, two = (self._peak(step, np.stack([clip] * count)) for count in (1, 2))
@@ -120,7 +120,7 @@ class Runner:
         return batch_for(free * MEMORY_SHARE, first=one, further=two - one)
 
     def _peak(self, step: Step, frames: ByteArray) -> int:
-        """Returns the bytes that a batch needs, without what was allocated before it."""
+        """Returns how many bytes a batch needs in addition to the memory that is already allocated."""
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device)
@@ -145,7 +145,7 @@ class Runner:
             clips.record_stream(torch.cuda.current_stream(self.device))
 
     def _halved(self, count: int, what: str, error: RuntimeError) -> int:
-        """Returns half of `count` after an out-of-memory error; raises any other error again."""
+        """Returns half of `count` if `error` says that memory ran out; otherwise raises `error` again."""
         if not is_out_of_memory(error):
             raise error
         if count == 1:
@@ -167,7 +167,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 def batch_for(budget: float, *, first: float, further: float) -> int:
     """Returns how many clips fit into `budget` bytes, at most MOST_CLIPS and at least 1.
 
-    The first clip needs `first` bytes, each further one `further` bytes.
+    The first clip needs `first` bytes, and each further clip needs `further` bytes.
     """
     if further <= 0:
         return MOST_CLIPS
@@ -175,7 +175,7 @@ def batch_for(budget: float, *, first: float, further: float) -> int:
 
 
 def devices_for(name: str) -> list[torch.device]:
-    """Returns the devices that `auto`, `cpu`, `cuda` (all GPUs) or `cuda:N` stands for."""
+    """Returns the devices that `name` stands for: `auto`, `cpu`, `cuda` (all GPUs) or `cuda:N`."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
@@ -184,7 +184,7 @@ def devices_for(name: str) -> list[torch.device]:
 
 
 def dtype_for(precision: str, device: torch.device) -> torch.dtype:
-    """Returns the dtype that `auto`, `fp16`, `bf16` or `fp32` stands for on a device."""
+    """Returns the dtype of a precision (`auto`, `fp16`, `bf16` or `fp32`) on a device."""
     if precision == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
     return {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]

@@ -6,7 +6,7 @@ config. hydra's configs and the package's image predictor, which needs torchvisi
 
 RULES is a table of SAM2's parameter names in transformers' Sam2VideoModel and in Meta's package and
 checkpoints, used in both directions. All tensors are the same on both sides with two exceptions:
-transformers keeps the four point embeddings in one tensor and has the matrix of the position
+transformers keeps the four point embeddings in one tensor, and it stores the matrix of the position
 encoding twice.
 """
 
@@ -34,7 +34,7 @@ PACKAGE_MATRIX = "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matri
 
 
 def _mlp(transformers: str, package: str, depth: int) -> list[tuple[str, str]]:
-    """Rules for a feed-forward network: transformers names some layers, the package numbers all."""
+    """Returns the rules for a feed-forward network: transformers names some layers, the package numbers all layers."""
     names = ["proj_in", *(f"layers.{layer}" for layer in range(depth - 2)), "proj_out"]
     return [(f"{transformers}.{name}.{{}}", f"{package}.layers.{layer}.{{}}") for layer, name in enumerate(names)]
 
@@ -119,7 +119,7 @@ RULES: tuple[tuple[str, str], ...] = (
 
 
 def to_package(name: str) -> tuple[str, ...]:
-    """Returns a Sam2VideoModel parameter's names in the sam2 package: 1, or 4 for the points.
+    """Returns the names that a Sam2VideoModel parameter has in the sam2 package: 1, or 4 for the point embeddings.
 
     Raises:
         ValueError: SAM2 has no such parameter.
@@ -132,7 +132,7 @@ def to_package(name: str) -> tuple[str, ...]:
 
 
 def to_transformers(name: str) -> tuple[str, ...]:
-    """Returns a sam2 package parameter's names in Sam2VideoModel: 1, or 2 for the position matrix.
+    """Returns the names that a parameter of the sam2 package has in Sam2VideoModel: 1, or 2 for the position matrix.
 
     Raises:
         ValueError: SAM2 has no such parameter.
@@ -145,23 +145,25 @@ def to_transformers(name: str) -> tuple[str, ...]:
 
 
 def package_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Renames a Sam2VideoModel state dict, whole or part, for the sam2 package; copies no tensors.
+    """Renames all tensors of `state`, from Sam2VideoModel's names to those of the sam2 package; copies no tensors.
+
+    `state` can be a part of a state dict.
 
     Raises:
         ValueError: `state` has a name that SAM2 doesn't have.
     """
     renamed: dict[str, Tensor] = {}
-    for name in sorted(state, key=lambda name: name == MATRICES[0]):  # the image's matrix wins
+    for name in sorted(state, key=lambda name: name == MATRICES[0]):  # the matrix for images comes last and is used
         names = to_package(name)
         renamed |= zip(names, torch.split(state[name], 1) if name == POINTS else [state[name]], strict=True)
     return renamed
 
 
 def transformers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Renames a state dict of the sam2 package, whole or part, for Sam2VideoModel.
+    """Renames all tensors of `state`, from the names of the sam2 package to those of Sam2VideoModel.
 
-    Meta's checkpoints hold such a state dict under `model`. Tensors are shared with `state` if
-    possible, but no two in the result share memory, because safetensors can't write these.
+    `state` can be a part of a state dict. Meta's checkpoints hold such a state dict under `model`. The result shares
+    tensors with `state` if possible. No two tensors of the result share memory, because safetensors can't write these.
 
     Raises:
         ValueError: `state` has a name that SAM2 doesn't have, or only some of the four point
@@ -175,7 +177,7 @@ def transformers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             renamed[_translate(name, 1)] = tensor
     points = [state[name] for name in PACKAGE_POINTS if name in state]
     if points and len(points) < len(PACKAGE_POINTS):
-        raise ValueError(f"{len(points)} of SAM2's {len(PACKAGE_POINTS)} point embeddings: give all or none")
+        raise ValueError(f"found {len(points)} of SAM2's {len(PACKAGE_POINTS)} point embeddings: give all or none")
     return renamed | ({POINTS: torch.cat(points)} if points else {})
 
 
@@ -232,7 +234,7 @@ class PackageMasks(nn.Module):
         self.load_state_dict({name: tensor for name, tensor in package_state(state).items() if name in own})
 
     def train(self, mode: bool = True) -> PackageMasks:
-        """Sets the mode, but the decoder's flag stays False: True only turns off stable masks."""
+        """Sets the mode, but keeps the mask decoder in evaluation mode; see `TransformersMasks.train`."""
         super().train(mode)
         self.sam_mask_decoder.training = False
         return self
@@ -249,13 +251,13 @@ class PackageMasks(nn.Module):
         return ImageFeatures.cat([self.features(self.pyramid(part)) for part in parts])
 
     def pyramid(self, pixels: Tensor) -> Pyramid:
-        """(N, 3, S, S) normalised pixels -> FPN levels at strides 4, 8, 16, not yet projected."""
+        """Turns (N, 3, S, S) normalised pixels into FPN levels at strides 4, 8 and 16, not yet projected."""
         dtype = self.no_mem_embed.dtype
         fine, middle, embedding = self.image_encoder(pixels.to(dtype))["backbone_fpn"]
         return fine, middle, embedding.to(dtype)  # the package's FPN returns its sums in float32
 
     def features(self, levels: Pyramid) -> ImageFeatures:
-        """FPN levels -> what decoder and projector read; projected by the decoder's layers."""
+        """Turns FPN levels into the features that the mask decoder and the projector read."""
         fine, middle, embedding = levels
         high = (self.sam_mask_decoder.conv_s0(fine), self.sam_mask_decoder.conv_s1(middle))
         return ImageFeatures(embedding, self.image_encoder.neck.position_encoding(embedding[:1]), high)
@@ -263,7 +265,7 @@ class PackageMasks(nn.Module):
     def decode(
         self, features: ImageFeatures, prompt: Tensor, *, multimask: bool = False, dense: Tensor | None = None
     ) -> MaskOutput:
-        """See MaskModel.decode. SAM2 replaces an unstable single mask by the best of three."""
+        """See MaskModel.decode. Without `multimask`, SAM2 replaces an unstable mask with the best of its three masks."""
         embedding = features.embedding + self.no_mem_embed.view(1, -1, 1, 1)
         no_mask = self.sam_prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
         mask_logit, iou, _, object_logit = self.sam_mask_decoder(
@@ -274,14 +276,14 @@ class PackageMasks(nn.Module):
             ),
             dense_prompt_embeddings=no_mask if dense is None else no_mask + dense.to(embedding.dtype),
             multimask_output=multimask,
-            repeat_image=False,  # one frame per prompt
+            repeat_image=False,  # there is one frame per prompt
             high_res_features=list(features.high),
         )
         return MaskOutput(object_logit[:, 0].float(), mask_logit.float(), iou.float())
 
 
 class _NeckPosition(SinePosition):
-    """The same encoding, called as the package's FPN calls it: with the features themselves."""
+    """SinePosition for the FPN of the package, which passes the features and not their shape, device and dtype."""
 
     def forward(self, features: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(features.shape, features.device, features.dtype)
@@ -294,7 +296,7 @@ def _image_encoder(vision: Any) -> nn.Module:
     for name, counts in (("embed_dim_per_stage", dims), ("num_attention_heads_per_stage", heads)):
         if any(2 * one != other for one, other in itertools.pairwise(counts)):
             raise ValueError(
-                f"{name} {counts}: the sam2 package doubles it at each stage; other sizes need the transformers backend"
+                f"{name} {counts}: the sam2 package needs sizes that double at each stage; use --sam2 transformers"
             )
     trunk = hieradet.Hiera(
         embed_dim=dims[0],
@@ -311,7 +313,7 @@ def _image_encoder(vision: Any) -> nn.Module:
         fpn_top_down_levels=list(vision.fpn_top_down_levels),
         fpn_interp_model="nearest",
     )
-    encoder: nn.Module = image_encoder.ImageEncoder(trunk, neck, scalp=1)  # the coarsest level only feeds the others
+    encoder: nn.Module = image_encoder.ImageEncoder(trunk, neck, scalp=1)  # drops the coarsest level: it only feeds the others
     return encoder
 
 

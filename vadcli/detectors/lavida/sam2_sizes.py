@@ -1,8 +1,9 @@
 """The sizes of a SAM2 model, and a small convolutional trunk that can replace Hiera in it.
 
-`sam2_config` makes a transformers config from a few sizes. ConvTrunk is for models trained from
-nothing: with a few thousand clips, convolutions learn shapes and Hiera does not. Everything after the trunk, from the feature
-pyramid on, is SAM2's own. SAM2 variants for small devices also replace only the trunk.
+`sam2_config` makes a transformers config from a few sizes. ConvTrunk is for models whose
+training starts with random weights: a few thousand clips are enough to teach shapes to convolutions, but not to Hiera. All
+parts after the trunk, from the feature pyramid on, are SAM2's own. SAM2 variants for small devices also replace only the
+trunk.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class ConvTrunkConfig(PreTrainedConfig):  # type: ignore[misc]
 
 
 class ConvTrunk(PreTrainedModel):  # type: ignore[misc]
-    """Four stages of 3 × 3 convolutions; all but the first of each stage are residual."""
+    """Four stages of 3 × 3 convolutions; in each stage, all except the first are residual."""
 
     config_class = ConvTrunkConfig
     main_input_name = "pixel_values"
@@ -93,8 +94,8 @@ AutoModel.register(ConvTrunkConfig, ConvTrunk)
 
 
 Trunk = Literal["hiera", "conv"]
-STRIDE_PX = 16  # of the embedding F; the stride of the masks is a quarter of it
-MEMORY_CHANNELS = 64  # transformers' memory attention always reads 64, whatever the config says
+STRIDE_PX = 16  # stride of the embedding F; the stride of the masks is a quarter of this
+MEMORY_CHANNELS = 64  # transformers' memory attention always needs 64 channels; it ignores the config
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,8 @@ class Sam2Sizes:
 
     Attributes:
         image_size: side of the square image in pixels.
-        trunk: `hiera` is SAM2's own; `conv` is ConvTrunk. Of the next six sizes, `conv` only uses
-            embed_dim and blocks.
+        trunk: `hiera` is SAM2's own; `conv` is ConvTrunk. Of the next six sizes, a `conv` trunk uses
+            only embed_dim and blocks.
         embed_dim: channels of the first of the four stages; they double at each stage.
         num_heads: attention heads of the first stage; they double at each stage, too.
         blocks: transformer blocks per stage.
@@ -150,7 +151,7 @@ class Sam2Sizes:
             _require(
                 all(type(n) is int and n >= least for n in whole), f"{field.name} {value}: must be whole numbers >= {least}"
             )
-            if isinstance(value, list):  # sizes that come from JSON
+            if isinstance(value, list):  # sizes from JSON are lists
                 object.__setattr__(self, field.name, whole)
         if self.trunk == "hiera":
             self._check_encoder()
@@ -188,11 +189,11 @@ class Sam2Sizes:
 
 
 def sam2_config(**sizes: Any) -> Sam2VideoConfig:
-    """Returns a transformers config, derived from the fields of Sam2Sizes.
+    """Returns a transformers config; the arguments are fields of Sam2Sizes.
 
     Raises:
         ValueError: no model has these sizes.
-        TypeError: Sam2Sizes has no such size.
+        TypeError: Sam2Sizes has no field with this name.
     """
     size = Sam2Sizes(**sizes)
     dims = [size.embed_dim * 2**stage for stage in range(4)]

@@ -25,7 +25,7 @@ TURN_END = "<|im_end|>"
 QWEN_SPECIALS = ("<|endoftext|>", "<|im_start|>", TURN_END, "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", VIDEO)
 CLIP_SPECIALS = ("<|startoftext|>", "<|endoftext|>")
 
-# Qwen2-VL's conversation format, for one text and one video per message.
+# Qwen2-VL's conversation format, limited to one text and one video per message.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
@@ -81,7 +81,7 @@ def build_prompt(tokenizer: Any, categories: Sequence[str], options: PromptOptio
     Args:
         tokenizer: Qwen2-VL's, with `<SEG>` added; its chat template is used.
         categories: 1 to `options.max_categories` categories.
-        options: the words around them.
+        options: the texts around the categories.
 
     Raises:
         ValueError: a category contains a control token, or the template does not contain the video
@@ -137,9 +137,9 @@ def add_seg(tokenizer: Any) -> int:
 
 
 def small_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
-    """Returns a byte-level tokenizer for a small Qwen2-VL; same `vocab_size`, same result.
+    """Returns a byte-level tokenizer for a small Qwen2-VL. The same `vocab_size` gives the same tokenizer.
 
-    It encodes any text with at most `vocab_size` ids, which include `<SEG>`.
+    It can encode any text. It has at most `vocab_size` ids, including the id of `<SEG>`.
     """
     raw = _byte_pairs(vocab_size, (*QWEN_SPECIALS, SEG))
     tokenizer = PreTrainedTokenizerFast(
@@ -155,13 +155,13 @@ def small_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
 
 
 def small_text_tokenizer(vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
-    """Returns a byte-level tokenizer for a small CLIP text model; same arguments, same result.
+    """Returns a byte-level tokenizer for a small CLIP text model. The same arguments give the same tokenizer.
 
-    Like CLIP's, it uses lower case and adds a start and an end token.
+    Like CLIP's tokenizer, it converts the text to lower case and adds a start and an end token.
     """
     start, end = CLIP_SPECIALS
     raw = _byte_pairs(vocab_size, CLIP_SPECIALS)
-    # With the prefix space, a word gets the same tokens at the start of a category and inside it.
+    # Because a space is added before the text, a word gets the same tokens at the start of a category and inside it.
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     raw.normalizer = normalizers.Lowercase()
     raw.post_processor = processors.TemplateProcessing(
@@ -208,7 +208,7 @@ class TextEncoder(nn.Module):
 
     @property
     def width(self) -> int:
-        """Width of an embedding; 512 for ViT-B/32."""
+        """Width of an embedding: 512 for CLIP ViT-B/32."""
         return int(self.clip.config.hidden_size)
 
     def forward(self, categories: Sequence[str]) -> Tensor:

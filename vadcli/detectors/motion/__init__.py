@@ -1,6 +1,6 @@
 """The options of the motion detector.
 
-Every setting that changes scores is an option here, and so is part of the fingerprint.
+Every setting that changes scores is an option here, so the fingerprint of the detector contains it.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MODEL_VERSION = 1
-"""Increase this if stored camera models become unusable; the engine then fits them again."""
+"""Increase this if a change makes stored camera models unusable. The engine then fits them again."""
 
 
 @dataclass(frozen=True)
@@ -20,23 +20,23 @@ class MotionOptions:
         rate_hz: sampled frames per second.
         max_area_px: largest area of a delivered frame.
         cell_px: side of a grid cell.
-        box_cells: side of the square, in cells, over which motion is averaged; about a person wide.
+        box_cells: motion is averaged over a square with this side, in cells; about as wide as a person.
         steadying_s: standard deviation of the Gaussian that smooths each cell (and so the masks)
             over time.
         smoothing_s: standard deviation of the Gaussian that smooths the frame values over time.
-        gap_s: no smoothing across gaps that are longer than this and than 3 usual steps.
+        gap_s: no mean over time crosses a gap that is longer than both this and 3 usual steps.
         change_floor: gray levels of change that are subtracted as noise.
-        noise_factor: the median change of a pair of frames, times this, is also subtracted.
+        noise_factor: the median change of a pair of frames, multiplied by this, is also subtracted.
         speed_floor_px: speed that is subtracted as noise, in pixels per pair of frames.
         speed_cap_px: higher speeds are cut to this; optical flow is not reliable beyond it.
         foreground_low, foreground_high: the foreground weight rises from 0 to 1 between these
             differences from the background, in gray levels.
         max_scenes: the most scenes per camera.
-        samples: M, the moving cells that are kept per camera for rarity.
-        neighbour_share: rarity is the distance to the k-th nearest sample; k is this share of them.
+        samples: M, the number of moving cells that are kept per camera, to compute rarity.
+        neighbour_share: rarity is the distance to the k-th nearest sample; k is this share of all samples.
         exclude_s: samples of the same video within this time are not neighbours.
         position_weight: a distance of one frame width counts as this many feature units.
-        moving_px: camera motion from which the camera counts as moving, in pixels per sample.
+        moving_px: the camera moves in a sample if its motion is more than this, in pixels per sample.
         moving_share: a video has a moving camera if it moves in more than this share of samples.
     """
 

@@ -1,9 +1,9 @@
 """The view of a camera: its grid of cells, perspective, backgrounds and own motion.
 
-All measurements are made on a grid of square cells. Things lower in the frame are nearer and so
-seem to move faster; a perspective corrects this. A background shows an empty scene, in gray levels
-per cell. Optical flow that the whole frame shares comes from the camera: panning, tilting, zooming
-and turning give an affine field.
+All measurements are made on a grid of square cells. Objects lower in the frame are nearer, so they
+seem to move faster; a perspective corrects this. A background shows an empty scene, as one gray
+level per cell. Optical flow that the whole frame shares comes from the camera: panning, tilting,
+zooming and turning give an affine field.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class CellGrid:
         return len(self.box_rows), len(self.box_columns)
 
     def pad(self, pictures: ByteArray) -> ByteArray:
-        """(..., H, W) -> (..., h * cell, w * cell): the border is repeated to fill whole cells."""
+        """(..., H, W) -> (..., h * cell, w * cell): the pixels at the border are repeated to fill whole cells."""
         h, w = self.shape
         short = (h * self.cell_px - self.height_px, w * self.cell_px - self.width_px)
         if not any(short):
@@ -80,7 +80,7 @@ class CellGrid:
         return np.asarray(self.wide_rows @ cells @ self.wide_columns, dtype=np.float32)
 
     def positions(self) -> FloatArray:
-        """Returns (h, w, 2) float32: x and y of the cells' centres, in frame widths."""
+        """Returns (h, w, 2) float32: x and y of the centre of each cell, in frame widths."""
         h, w = self.shape
         y = (np.arange(h, dtype=np.float32) + 0.5) / w
         x = (np.arange(w, dtype=np.float32) + 0.5) / w
@@ -102,24 +102,24 @@ def _box(cells: int, box: int) -> FloatArray:
 
 
 RIDGE_CELLS = 100.0
-"""The slope is shrunk towards 0 with the weight of this many cells of the usual SPREAD."""
+"""Shrinks the slope of a perspective towards 0, as if this many cells of the usual SPREAD showed no slope."""
 
 SPREAD = 0.15
 """Usual standard deviation of the heights of moving cells, in frame heights."""
 
 STEEPEST = 3.0
-"""Largest slope of ln(motion) per frame height."""
+"""Largest slope of a perspective: change of ln(motion) per frame height."""
 
 
 @dataclass(frozen=True)
 class Perspective:
-    """How motion grows down the frame: ln(motion) is linear between `top` and `bottom`.
+    """How motion grows towards the bottom of the frame: ln(motion) is linear between `top` and `bottom`.
 
-    Above `top` and below `bottom` it is constant.
+    Above `top` and below `bottom`, it is constant.
 
     Attributes:
         slope: change of ln(motion) per frame height.
-        centre, top, bottom: in frame heights from the top.
+        centre, top, bottom: positions, in frame heights from the top of the frame.
     """
 
     slope: float = 0.0
@@ -128,7 +128,7 @@ class Perspective:
     bottom: float = 1.0
 
     def factors(self, grid: CellGrid) -> FloatArray:
-        """Returns (h, 1) float32: the divisor for the motion in each row of cells."""
+        """Returns (h, 1) float32: the number by which the motion of each row of cells is divided."""
         rows = grid.shape[0]
         height = np.clip((np.arange(rows) + 0.5) / rows, self.top, self.bottom) - self.centre
         return np.exp(self.slope * height).astype(np.float32)[:, None]
@@ -160,10 +160,10 @@ def fit_perspective(motion: FloatArray, height: FloatArray) -> Perspective:
 
 
 DISAGREE_LEVELS = 15.0
-"""After light matching, a cell that is more gray levels than this from a background differs."""
+"""A cell differs from a background if, after light matching, the difference is more gray levels than this."""
 
 MOST_OF_PICTURE = 0.4
-"""If more than this share of the cells differs from a background, it is another scene."""
+"""If more than this share of the cells differs from a background, the frame shows another scene."""
 
 SAME_PATTERN = 0.6
 """Two frames show different scenes if the correlation of their cells is below this."""
@@ -172,7 +172,7 @@ FLAT_LEVELS = 4.0
 """Frames whose cells have a standard deviation below this have no pattern to compare."""
 
 FLICKER_LEVELS = 1.0
-"""A frame whose mean differs from its shot by more gray levels gets its own light matching."""
+"""If the mean of a frame differs from that of its shot by more gray levels, its light is matched separately."""
 
 MEDIAN_PICTURES = 9
 """The median of a shot is computed from at most this many of its frames."""
@@ -184,7 +184,7 @@ MATCH_SCALE = 8.0
 def match_light(reference: FloatArray, picture: FloatArray) -> FloatArray:
     """Returns `reference` (h, w) under the light of `picture` (h, w), with a gain and an offset.
 
-    These come from iterated weighted least squares. Cells that fit badly, for example because an
+    Gain and offset come from iterated weighted least squares. Cells that fit badly, for example because an
     object is in only one of the two frames, get a low weight.
     """
     x, y = reference.ravel(), picture.ravel()
@@ -205,7 +205,7 @@ def match_light(reference: FloatArray, picture: FloatArray) -> FloatArray:
 def likeness(background: FloatArray, picture: FloatArray) -> float:
     """Returns how similar a background and a frame (h, w) are: at most 1, below 0 for other scenes.
 
-    They show the same scene if most cells agree after the light is matched, and if light and dark
+    Both show the same scene if most cells agree after the light is matched, and if light and dark
     cells are in the same places.
     """
     differ = float(np.mean(np.abs(picture - match_light(background, picture)) > DISAGREE_LEVELS))
@@ -221,8 +221,8 @@ def likeness(background: FloatArray, picture: FloatArray) -> float:
 def learn_scenes(shots: Sequence[FloatArray], most: int) -> list[FloatArray]:
     """Returns at most `most` backgrounds (h, w) for one frame size, the most frequent scene first.
 
-    The pooled frames of a shot are (T, h, w). Shots that differ from all scenes found so far (a
-    turned camera, night instead of day, another place) make the next scene.
+    The pooled frames of a shot are (T, h, w). If shots differ from all scenes that were found before
+    (the camera was turned, it is night, it is another place), they become the next scene.
     """
     medians = [_median(shot) for shot in shots]
     groups: list[list[int]] = []
@@ -236,10 +236,10 @@ def learn_scenes(shots: Sequence[FloatArray], most: int) -> list[FloatArray]:
 
 
 def _alike(medians: Sequence[FloatArray], left: Sequence[int]) -> list[int]:
-    """Returns the shots that are similar to the median of all shots that are left.
+    """Returns those shots in `left` that are similar to the median of all shots in `left`.
 
-    If no shot is similar to the median, because the shots show different places, returns those that are similar to the first
-    shot.
+    If no shot is similar to this median, because the shots show different places, returns the shots that are similar to the
+    first shot.
     """
     for centre in (np.median(np.stack([medians[k] for k in left]), axis=0).astype(np.float32), medians[left[0]]):
         alike = [k for k in left if likeness(centre, medians[k]) > 0]
@@ -281,24 +281,24 @@ def _median(shot: FloatArray) -> FloatArray:
 
 
 TEXTURE_LEVELS = 2.0
-"""Flow is reliable in cells that differ from their neighbours by more gray levels than this."""
+"""A cell has texture if it differs from its neighbours by more gray levels than this. Only there is flow reliable."""
 
 FEWEST_TEXTURED = 0.05
-"""If less than this share of the cells has texture, camera motion is unknown."""
+"""If fewer cells than this share have texture, the motion of the camera is unknown."""
 
 STILL_PX = 0.05
-"""A cell with less flow than this stands still. If most textured cells do, so does the camera."""
+"""A cell with less flow than this stands still. If most cells with texture stand still, the camera does too."""
 
 STRIDE = 2
-"""Camera motion is fitted to every second cell in each direction; more are not necessary."""
+"""Camera motion is fitted to every second cell in each direction; more cells are not necessary."""
 
 TOGETHER_SHARE = 0.5
-"""Camera motion is a field that fits more than this share of the textured cells."""
+"""The camera's motion is known only if one affine field fits more than this share of the cells with texture."""
 
 LEFT_SHARE = 0.4
-"""The camera moves only if its field leaves less than this share of the flow.
+"""The camera moves only if less than this share of the flow remains after the affine field is subtracted.
 
-Noise has a mean too, and so gives a field.
+The limit is necessary because a field can also be fitted to noise.
 """
 
 FIT_PASSES = 3
@@ -309,11 +309,11 @@ def camera_flow(flow: FloatArray, picture: FloatArray) -> tuple[FloatArray, bool
 
     Args:
         flow: (h, w, 2) pixels.
-        picture: (h, w) gray levels; flow counts only where they have texture.
+        picture: (h, w) gray levels; only the flow of cells with texture counts.
 
     Returns:
-        (h, w, 2) pixels; and True if it explains most of the flow, False if it is a drift within
-        the noise. None if the frame stands still, has too little texture or has no shared flow.
+        The shared flow, (h, w, 2) pixels; and True if it explains most of the flow, or False if it is
+        not more than noise. None if the frame stands still, has too little texture or has no shared flow.
     """
     solid = _textured(picture)[::STRIDE, ::STRIDE]
     seen = flow[::STRIDE, ::STRIDE][solid].astype(np.float64)  # (n, 2)
@@ -341,7 +341,7 @@ def _textured(picture: FloatArray) -> BoolArray:
 
 @lru_cache(maxsize=32)
 def _where(h: int, w: int) -> TimeArray:
-    """Returns (h, w, 3): 1, x, y, measured from the middle of the frame in frame widths."""
+    """Returns (h, w, 3): 1, x and y of each cell. x and y are frame widths from the middle of the frame."""
     y, x = np.mgrid[:h, :w].astype(np.float64)
     return np.stack([np.ones((h, w)), (x - (w - 1) / 2) / w, (y - (h - 1) / 2) / w], axis=-1)
 
@@ -349,7 +349,7 @@ def _where(h: int, w: int) -> TimeArray:
 def _fit(basis: TimeArray, seen: TimeArray) -> TimeArray:
     """(n, 3) and (n, 2) -> (3, 2) by weighted least squares.
 
-    Cells that move in their own way get a low weight.
+    Cells that do not move with the rest of the frame get a low weight.
     """
     middle = np.median(seen, axis=0)
     away = np.hypot(*(seen - middle).T)

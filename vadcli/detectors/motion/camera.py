@@ -21,13 +21,13 @@ from vadcli.detectors.motion.features import ClipMaps
 from vadcli.types import BoolArray, CameraModel, FloatArray, IndexArray, TimeArray
 
 SCALE_FLOORS = np.array([0.1, 0.2, 1.0], dtype=np.float32)
-"""The smallest units of [extent, speed, change]."""
+"""The smallest units by which the features [extent, speed, change] are divided."""
 
 FEWEST_SAMPLES = 20
 """With fewer samples than this, rarity is unknown."""
 
 STRIDE = 2
-"""Rarity is computed at every second cell in each direction; its features are averages anyway."""
+"""Rarity is computed at every second cell in each direction. This is enough, because features are local averages."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def coarse(moving: BoolArray) -> BoolArray:
 
 
 def spread_out(thin: FloatArray) -> FloatArray:
-    """(T, h, w) -> (T, h, w): copies the values of the `coarse` cells to the cells beside them."""
+    """(T, h, w) -> (T, h, w): copies the value of each `coarse` cell to the cells beside it."""
     _, h, w = thin.shape
     return np.repeat(np.repeat(thin[:, ::STRIDE, ::STRIDE], STRIDE, axis=1), STRIDE, axis=2)[:, :h, :w]
 
@@ -85,7 +85,7 @@ def spread_out(thin: FloatArray) -> FloatArray:
 def scaled(features: FloatArray, scale: FloatArray, options: MotionOptions) -> FloatArray:
     """Scales features (Q, 5) from `describe` so that distances between them make sense.
 
-    `scale` holds the units of the first three: (3,) or (Q, 3).
+    `scale` holds the units of the first three features: (3,) or (Q, 3).
     """
     own = features[..., : len(SCALE_FLOORS)] / scale
     return np.concatenate([own, features[..., len(SCALE_FLOORS) :] * np.float32(options.position_weight)], axis=-1)
@@ -94,8 +94,8 @@ def scaled(features: FloatArray, scale: FloatArray, options: MotionOptions) -> F
 def rarity(query: FloatArray, samples: RaritySamples, *, video: int, time_s: float, options: MotionOptions) -> FloatArray:
     """Returns (Q,) float32: the distance from scaled features (Q, 5) to the k-th nearest sample.
 
-    All are NaN if there are too few samples. Samples of the same video within `exclude_s` do not
-    count: an object must not make itself usual.
+    All values are NaN if there are too few samples. Samples of the same video that are at
+    most `exclude_s` from `time_s` do not count, because an object must not make itself usual.
     """
     near = (samples.video == video) & (np.abs(samples.time_s - time_s) <= options.exclude_s)
     known = samples.features[~near]
@@ -107,10 +107,10 @@ def rarity(query: FloatArray, samples: RaritySamples, *, video: int, time_s: flo
 
 
 MOTION_REFERENCE = 6.0
-"""Usual motion of something that moves: the geometric mean over a dozen cameras."""
+"""Usual motion of something that moves: the geometric mean of the values of a dozen cameras."""
 
 RARITY_REFERENCE = 2.2
-"""Usual rarity of a camera's own moving objects, in scaled units; the same mean."""
+"""Usual rarity of a camera's own moving objects, in scaled units: the geometric mean of the same cameras."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ class Levels:
     """What is usual in one scene.
 
     Attributes:
-        motion, rarity: usual value of the highest cell, in frames where something moves.
-        perspective: how motion grows down the frame.
+        motion, rarity: usual value of the highest cell of a frame in which something moves.
+        perspective: how motion grows towards the bottom of the frame.
         scale: (3,) float32, units of [extent, speed, change] for rarity.
     """
 
@@ -167,8 +167,8 @@ class FittedCamera:
 
     Attributes:
         scenes: the camera's scenes; a scene's number is its index.
-        elsewhere: what is usual in a view that is none of the scenes.
-        samples: moving cells for rarity; None if nothing moved or there was no video.
+        elsewhere: what is usual in a view that matches none of the scenes.
+        samples: moving cells from which rarity is computed; None if nothing moved or there was no video.
         tail: the tail of the smoothed frame values.
     """
 
@@ -183,7 +183,7 @@ class FittedCamera:
         return {n: scene.background for n, scene in enumerate(self.scenes) if (scene.height_px, scene.width_px) == size}
 
     def levels(self, scene: int) -> Levels:
-        """Returns what is usual in a scene; number -1 means none of the scenes."""
+        """Returns what is usual in a scene. The number -1 means a view that matches none of the scenes."""
         return self.scenes[scene].levels if scene >= 0 else self.elsewhere
 
 
@@ -212,7 +212,7 @@ def from_model(model: CameraModel | None) -> FittedCamera:
     """Returns the camera that `to_model` stored; None gives the reference camera.
 
     Raises:
-        KeyError: a field that this version stores is missing in the model.
+        KeyError: the model lacks a field that this version of vadcli stores.
     """
     if model is None:
         return FittedCamera()

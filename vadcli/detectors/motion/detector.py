@@ -31,8 +31,8 @@ from vadcli.types import (
     Thresholds,
 )
 
-# The matrices here are small. BLAS threads compete with the decoders for cores, which makes the
-# products of these matrices a hundred times slower; so one thread computes them.
+# The matrices here are small. Several BLAS threads would compete with the decoders for cores, and
+# matrix products would take a hundred times longer. So one thread computes them.
 _BLAS = ThreadpoolController()
 
 CHANNELS = ("motion", "rarity", "together", "camera_px", "usable")
@@ -41,8 +41,8 @@ CHANNELS = ("motion", "rarity", "together", "camera_px", "usable")
 class MotionDetector:
     """Finds motion that is rare for the camera. It needs no weights.
 
-    It cannot see stillness, slow events, appearance, or what a category means. `Detector` describes
-    the attributes.
+    It cannot notice things that stand still, slow events or appearance, and it does not know what a
+    category means. `Detector` describes the attributes.
     """
 
     name = "motion"
@@ -74,7 +74,7 @@ class MotionDetector:
     def fit(self, sample: CameraSample) -> CameraModel | None:
         """Returns the backgrounds, usual motion and tail of a camera.
 
-        None if no clip has two frames.
+        Returns None if no clip has two frames.
         """
         if all(len(clip.frames) < 2 for clip in sample.clips):
             return None

@@ -1,8 +1,8 @@
-"""Measures one clip per grid cell: speed, change and foreground.
+"""Measures speed, change and foreground of a clip, per grid cell.
 
 Speed comes from dense optical flow; this is the only use of OpenCV. Some videos repeat frames, for
-example a camera with 4 frames per second in a file with 30. There, one step of the camera is spread
-over the sampled frames that it covers.
+example if a camera delivers 4 frames per second and the file has 30. A camera step is the step from
+one frame of the camera to the next. It is spread over the sampled frames that it covers.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from vadcli.detectors.motion.background import CellGrid, camera_flow, foreground
 from vadcli.types import BoolArray, ByteArray, FloatArray, IndexArray, TimeArray
 
 SMALLEST_SIDE_PX = 32
-"""Smaller frames are padded.
+"""Frames with a shorter side are padded to this.
 
-OpenCV's DIS flow (5.0.0) rejects them, or crashes if they are long and thin.
+OpenCV's DIS flow (5.0.0) rejects smaller frames, or crashes if they are long and thin.
 """
 
 
 class DenseFlow:
-    """OpenCV's DIS flow with its ULTRAFAST preset, in one thread; pairs are independent."""
+    """OpenCV's DIS flow with its ULTRAFAST preset, in one thread. Each pair of frames is independent of the others."""
 
     def __init__(self) -> None:
         cv2.setNumThreads(1)
@@ -48,15 +48,15 @@ class DenseFlow:
 
 
 LONGEST_STEPS = 4
-"""A step of the camera covers at most this many sampled steps; a longer pause is stillness."""
+"""A camera step covers at most this many sampled frames. After a longer pause, the scene stood still."""
 
 HELD_SHARE = 0.1
-"""A frame is a repetition if it changes by less than this share of the next real change."""
+"""A frame repeats the frame before it if it changes by less than this share of the next real change."""
 
 
 @dataclass(frozen=True)
 class RepeatedRows:
-    """Sampled frames start to end - 1 of a clip share one camera step, measured at `source`."""
+    """The sampled frames from `start` to `end` - 1 of a clip share one camera step. Frame `source` shows the change."""
 
     start: int
     end: int
@@ -64,7 +64,7 @@ class RepeatedRows:
 
     @property
     def steps(self) -> int:
-        """The number of sampled steps over which the camera's step is spread."""
+        """The number of sampled frames over which the camera step is spread."""
         return self.end - self.start
 
 
@@ -76,8 +76,8 @@ def repeated_rows(activity: FloatArray, usable: BoolArray) -> list[RepeatedRows]
         usable: (T,) True for frames that could be measured; a run contains no others.
 
     Returns:
-        The runs of more than one frame. If a scene begins to move after a still time, this looks
-        like a run too: its first step is spread over the frames before it.
+        The runs of more than one frame. If a still scene begins to move, the frames before look like
+        repeated frames too: the first step of the motion is then spread over them.
     """
     found: list[RepeatedRows] = []
     row = len(activity) - 1
@@ -99,7 +99,7 @@ def _held(row: int, source: int, activity: FloatArray, usable: BoolArray) -> boo
 def _with_end(found: list[RepeatedRows], activity: FloatArray, usable: BoolArray) -> list[RepeatedRows]:
     """Adds the run of repeated frames that the end of the clip cuts off.
 
-    Its own step is in the next clip, so the last step of this clip is used instead.
+    The camera step of this run is only seen in the next clip. So the last camera step of this clip is used.
     """
     changed = np.flatnonzero((activity > HELD_SHARE * activity.max(initial=0.0)) & usable)
     if not found or len(changed) < 3:
@@ -115,13 +115,13 @@ def _with_end(found: list[RepeatedRows], activity: FloatArray, usable: BoolArray
 
 
 CUT_LEVELS = 12.0
-"""A cell is new if it changes by more gray levels than this, apart from a change of light."""
+"""A cell is new if it changes by more gray levels than this, after a change of light is removed."""
 
 CUT_SHARE = 0.5
-"""A larger share of new cells means a cut, or a jump of light that no gain explains."""
+"""If the share of new cells is larger, there is a cut, or the light changes by more than a gain explains."""
 
 LEFTOVER_SHARE = 0.25
-"""This share of the camera's motion may remain in the flow after it is subtracted."""
+"""After the camera's motion is subtracted from the flow, this share of it may remain."""
 
 SAME_LIGHT_LEVELS = 0.5
 """If the mean brightness changes by less than this, the light matching is skipped."""
@@ -129,7 +129,7 @@ SAME_LIGHT_LEVELS = 0.5
 
 @dataclass(frozen=True)
 class ClipMaps:
-    """The measurements of one clip; entry t is about the step to sampled frame t.
+    """The measurements of one clip. Entry t belongs to the step from the frame before to sampled frame t.
 
     Attributes:
         grid: the cells.
@@ -137,12 +137,13 @@ class ClipMaps:
         motion: (T, h, w) float32, sqrt(speed x change), >= 0; 0 in frames that are not usable.
         speed: (T, h, w) float32, speed of the foreground without the camera's own motion, in pixels
             per step; mean over a small square.
-        change: (T, h, w) float32, gray levels beyond noise and light; mean over a small square.
+        change: (T, h, w) float32, gray levels, without noise and changes of light; mean over a small
+            square.
         extent: (T, h, w) float32 in [0, 1], the share of foreground in a wider square.
         camera_px: (T,) float32, motion of the whole frame in pixels per step.
         usable: (T,) bool, False for the first frame, at cuts, and for frames not measured.
         shot: (T,) int64, number of the frame's shot in the clip.
-        scene: (T,) int64, number of the scene that the shot shows; -1 for none.
+        scene: (T,) int64, number of the scene that the shot shows; -1 if it shows no known scene.
     """
 
     grid: CellGrid
@@ -206,7 +207,7 @@ def map_clip(
 
 
 class _Steps:
-    """Measurements of each step between frames. Steps not measured stay 0 and not usable."""
+    """The measurements of each step between frames. A step that is not measured has zeros and is not usable."""
 
     def __init__(self, padded: ByteArray, pooled: FloatArray, grid: CellGrid, options: MotionOptions) -> None:
         self._padded, self._pooled, self._grid, self._options = padded, pooled, grid, options
@@ -216,7 +217,7 @@ class _Steps:
         self.usable = np.zeros(len(pooled), dtype=bool)
 
     def measure(self, before: int, after: int, *, step: float) -> None:
-        """Fills entry `after`; `step` is the time between the two frames, in usual steps."""
+        """Fills entry `after`. `step` is the time between the two frames, as a multiple of the usual step."""
         self.usable[after] = True
         scale = 1.0 / min(max(step, 0.25), 4.0)
         light = _light(self._pooled[before], self._pooled[after])
@@ -233,13 +234,13 @@ class _Steps:
             flow = flow - common
             shake = np.hypot(common[..., 0], common[..., 1])
             self.camera_px[after] = moves * float(shake.mean()) * scale
-            # The more the camera moves, the more of its motion remains after it is subtracted.
+            # If the camera moves more, more of its motion remains after it is subtracted.
             floor += np.float32(LEFTOVER_SHARE) * shake
         speed = np.hypot(flow[..., 0], flow[..., 1]) - floor
         self.speed[after] = np.clip(speed * scale, 0.0, self._options.speed_cap_px)
 
     def _changed(self, before: ByteArray, after: ByteArray, light: int) -> FloatArray:
-        """Returns the change per cell in gray levels, beyond the change of light and the noise."""
+        """Returns the change per cell in gray levels, without the change of light and the noise."""
         if light:
             difference = np.abs(after.astype(np.int16) - before - np.int16(light)).astype(np.uint8)
         else:
@@ -250,7 +251,7 @@ class _Steps:
 
 
 def _spread_repeats(steps: _Steps) -> None:
-    """Spreads each step of the camera over its run of repeated frames."""
+    """Spreads each camera step over its run of repeated frames."""
     for repeat in repeated_rows(steps.change.sum(axis=(1, 2)), steps.usable):
         rows, share = slice(repeat.start, repeat.end), 1.0 / min(repeat.steps, LONGEST_STEPS)
         steps.speed[rows] = steps.speed[repeat.source] * np.float32(share)
@@ -259,7 +260,7 @@ def _spread_repeats(steps: _Steps) -> None:
 
 
 def is_cut(before: FloatArray, after: FloatArray) -> bool:
-    """Whether successive pooled frames (h, w) differ by more than a change of light explains."""
+    """Returns True if two pooled frames (h, w) in sequence differ by more than a change of light explains."""
     if float(np.mean(np.abs(after - before) > CUT_LEVELS)) <= CUT_SHARE:
         return False
     return float(np.mean(np.abs(after - match_light(before, after)) > CUT_LEVELS)) > CUT_SHARE

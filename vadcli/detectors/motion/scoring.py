@@ -1,7 +1,7 @@
-"""Scores clips with the model of their camera, and fits that model to short bursts of video.
+"""Scores clips with the model of their camera, and fits that model to bursts (short clips of its videos).
 
-The order is: smoothing over time, scoring, fitting. Smoothing uses timestamps: samples need not be
-evenly spaced, and nothing is smoothed across gaps.
+This file has three parts, in this order: smoothing over time, scoring, fitting. Smoothing uses
+timestamps: samples may be unevenly spaced, and no mean crosses a gap.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from vadcli.types import BoolArray, ByteArray, CameraSample, Clip, FloatArray, I
 def steadying(timestamp: TimeArray, *, usable: BoolArray, shot: IndexArray, sigma_s: float) -> FloatArray:
     """Returns (T, T) float32 weights for Gaussian means over time of a clip's usable frames.
 
-    So a frame that is not usable, such as the first of a shot, gets the values of the nearest
+    A frame that is not usable, such as the first frame of a shot, gets the values of the nearest
     usable frames. If no frame of its shot is usable, its weights are 0.
     """
     distance = timestamp[:, None] - timestamp[None, :]
     near = usable[None, :] & (shot[:, None] == shot[None, :])
     exponent = np.where(near, -0.5 * (distance / sigma_s) ** 2, -np.inf)
-    # Weights are relative to that of the nearest frame. Otherwise all of them would be 0 if samples are seconds apart.
+    # Weights are relative to the weight of the nearest frame. Otherwise all weights would be 0 if samples are seconds apart.
     highest = exponent.max(axis=1, keepdims=True)
     weight = np.exp(exponent - np.where(np.isfinite(highest), highest, 0.0))
     total = weight.sum(axis=1, keepdims=True)
@@ -59,7 +59,7 @@ class Channels:
     """The two channels of one clip.
 
     Attributes:
-        motion: (T, h, w) float32, corrected for the distance from the camera.
+        motion: (T, h, w) float32, motion corrected for the distance from the camera.
         rarity: (T, h, w) float32, distance to the usual moving cells of the scene; 0 where nothing
             moves, NaN if unknown.
         steadying: (T, T) float32, weights of the means over time.
@@ -79,7 +79,7 @@ class Channels:
         usual = [fitted.levels(number) for number in self.scene.tolist()]
         motion = self.motion / np.array([one.motion for one in usual], dtype=np.float32)[:, None, None]
         rare = self.rarity / np.array([one.rarity for one in usual], dtype=np.float32)[:, None, None]
-        # If rarity is unknown, motion counts for both.
+        # If rarity is unknown, motion is used in its place.
         return self._steady(np.sqrt(motion * np.where(np.isnan(rare), motion, rare)))
 
     def frame_values(self) -> tuple[FloatArray, FloatArray]:
@@ -150,8 +150,8 @@ class _Burst:
 def fit_camera(sample: CameraSample, options: MotionOptions) -> FittedCamera:
     """Returns the camera fitted to a sample of its clips.
 
-    The steps build on each other: scenes, then their perspectives and units, samples of moving
-    cells, usual values, and at last the tail.
+    Each step uses the results of the steps before. They are: scenes, their perspectives and units,
+    samples of moving cells, usual values, tail.
     """
     clips = [clip for clip in sample.clips if len(clip.frames) > 1]
     if not clips:
@@ -212,7 +212,7 @@ def _with_units(scenes: Sequence[Scene], bursts: Sequence[_Burst]) -> tuple[Scen
 
 
 def _draw(fitted: FittedCamera, bursts: Sequence[_Burst], seed: int, options: MotionOptions) -> RaritySamples | None:
-    """Draws at most the same number of moving cells from each burst, so that one busy minute does not dominate."""
+    """Draws moving cells from each burst, up to the same number for all, so that one busy minute does not dominate."""
     rng = np.random.default_rng(seed)
     share = -(-options.samples // len(bursts))
     features, scenes, videos, times = [], [], [], []
@@ -234,7 +234,7 @@ def _draw(fitted: FittedCamera, bursts: Sequence[_Burst], seed: int, options: Mo
 def _with_usual(
     fitted: FittedCamera, bursts: Sequence[_Burst], channels: Sequence[Channels], footage: FittedTime
 ) -> FittedCamera:
-    """Returns the camera with the usual levels of each scene; other views get the levels over all scenes."""
+    """Returns the camera with the usual levels of each scene. Other views get the levels of all scenes together."""
     usable = np.concatenate([burst.maps.usable for burst in bursts])
     scene = np.concatenate([burst.maps.scene for burst in bursts])[usable]
     motion, rare = (np.concatenate(values)[usable] for values in zip(*(one.frame_values() for one in channels), strict=True))
@@ -272,9 +272,9 @@ def _tail(
 
 
 def _footage(clips: Sequence[Clip]) -> FittedTime:
-    """Returns how much video the bursts have and over how much they are spread.
+    """Returns the total length of the bursts, and a lower bound of the total length of their videos.
 
-    Each video is known to last at least until the end of its last burst.
+    A video lasts at least until the end of its last burst.
     """
     sampled_s = sum(float(clip.timestamp[-1] - clip.timestamp[0]) for clip in clips)
     last_s: dict[str, float] = {}

@@ -26,13 +26,13 @@ DATA_SETS: Mapping[str, Callable[..., DiskData]] = MappingProxyType({**_VIDEOS, 
 def open_data(
     name: str, root: Path, *, split: str = "train", rule: ClipRule | None = None, cache: Path | None = None
 ) -> DiskData:
-    """Return the data set with a name.
+    """Return a data set by its name.
 
     Args:
         name: one of `DATA_SETS`.
         root: its folder, with the layout of the unpacked official archives.
         split: `train`, or another split of the data set.
-        rule: how videos are cut and how large images become.
+        rule: how videos are cut into clips, and to what size images are reduced.
         cache: folder for the label numbers of each map; only used by data sets of images.
 
     Raises:

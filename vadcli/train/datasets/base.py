@@ -24,7 +24,7 @@ from vadcli.train.samples import UNPACK_AGAIN, Reduction, Segmentation, Segmente
 from vadcli.types import BoolArray, ByteArray
 
 MAX_DOCUMENT_BYTES = 4 * 2**30
-"""Size limit; the largest real annotation file, the masks of MeViS, has some hundred MB."""
+"""Size limit of an annotation file. The largest real one, the masks of MeViS, has some hundred MB."""
 
 Kind = TypeVar("Kind")
 
@@ -164,7 +164,7 @@ def _short(value: object) -> str:
 
 
 _LONGEST = 40
-"""Most bits of one run; no image has more pixels than this can count."""
+"""Largest number of bits of one run; more would count more pixels than any image has."""
 _FARTHEST = 10**5
 """Largest coordinate of a polygon's corner, in pixels; real corners are inside their image."""
 
@@ -173,8 +173,8 @@ def decoded(path: Path, where: str, code: object, shape: Sequence[int]) -> BoolA
     """Return the (height, width) bool mask of a run length code or a list of polygons.
 
     Args:
-        path: the document, for the error.
-        where: the place in the document, for the error.
+        path: the document, for the error message.
+        where: the place in the document, for the error message.
         code: {"size", "counts"} with counts as COCO's text or a list, or [[x, y, x, y, …], …].
         shape: the image's height and width.
 
@@ -213,11 +213,11 @@ def _runs(code: object, height: int, width: int) -> list[int]:
 
 
 def _spelled(text: str) -> list[int]:
-    """Return the runs in COCO's text form.
+    """Return the lengths of the runs that COCO's text form holds.
 
     The code of each character, minus 48, holds five bits of a number (lowest first); its bit 32 says that the number continues.
     Numbers are in two's complement; from the fourth run on they are differences from the run two places before. pycocotools
-    also reads this, but leaves pixels unset if the runs are too short.
+    also reads this form, but leaves pixels unset if the runs are too short.
     """
     runs: list[int] = []
     value = shift = 0
@@ -250,12 +250,12 @@ Mark = Hashable
 
 @dataclass(frozen=True)
 class ClipRule:
-    """How videos are cut into clips and how large images become.
+    """How videos are cut into clips, and to what size images are reduced.
 
     Attributes:
         frames: T, frames per clip of a video; a still image is a clip with one frame.
-        every: interval between the frames of a clip; None for the data set's default, 6 to 8 per
-            second.
+        every: distance in the video from one frame of a clip to the next, in frames; None uses the
+            data set's default, which gives 6 to 8 frames per second.
         max_side: longest side in pixels; larger images are reduced to this.
     """
 
@@ -307,7 +307,7 @@ class DiskData(ABC):
         name: name of the data set.
         root: its folder.
         entries: its clips; clips without an object are left out.
-        rule: how large images become.
+        rule: to what size images are reduced.
 
     Raises:
         UsageError: no clip has an object.
@@ -372,7 +372,7 @@ class LabelMapData(DiskData):
     """A data set whose masks are label maps; a mark is a number in the map."""
 
     def masks(self, item: ClipEntry, reduction: Reduction) -> dict[Mark, BoolArray]:
-        """Return where the maps have each number."""
+        """Return one mask per mark: True where the label map has this number."""
         maps: dict[str, ByteArray] = {}
         for name in item.maps:
             if name not in maps:

@@ -1,4 +1,4 @@
-"""Data sets of still images: ADE20K, Cityscapes, Mapillary Vistas and RefCOCO; an image is a clip.
+"""Data sets of still images: ADE20K, Cityscapes, Mapillary Vistas and RefCOCO; each image is a clip.
 
 The first three have one label map per image. Reading all maps takes minutes, so the numbers in each
 map can be cached in a file. RefCOCO has expressions for single objects. The docstring of each class
@@ -43,21 +43,21 @@ _VERSION = 1
 _READERS = 4
 
 Known = dict[str, tuple[int, int, tuple[int, ...]]]
-"""Label map (relative to the root) -> its size in bytes, its time in ns, the numbers in it."""
+"""Label map (relative to the root) -> its size in bytes, its modification time in ns, the numbers in it."""
 
 
 class SemanticData(LabelMapData):
     """Images with label maps; all pixels of a category are one object.
 
-    The first opening reads every map, which takes minutes for the larger data sets. With `cache`,
-    later ones only read maps that changed.
+    Opening reads every map, which takes minutes for the larger data sets. With `cache`, maps are
+    read the first time, and later only if they changed.
 
     Args:
         name: name of the data set.
         root: its folder.
         pairs: (image, map), both relative to the root; an image's path is its key.
         labels: category of each number; other numbers are ignored.
-        rule: how large images become.
+        rule: to what size images are reduced.
         cache: folder for the file with the numbers of each map; None for no file.
 
     Raises:
@@ -105,7 +105,7 @@ def map_numbers(root: Path, maps: Sequence[str], *, file: Path | None = None) ->
 
 
 def paired(root: Path, images: str, maps: str, *, suffix: str = ".jpg") -> list[tuple[str, str]]:
-    """Return the (image, map) pairs of two folders with equal file names, sorted by name.
+    """Return the images of one folder with the label maps of another that have the same file names, sorted by name.
 
     Raises:
         DocumentError: an image has no map.
@@ -119,7 +119,7 @@ def paired(root: Path, images: str, maps: str, *, suffix: str = ".jpg") -> list[
 
 
 def names_in(folder: Path, suffix: str) -> Iterable[str]:
-    """Return the names, without suffix, of a folder's files with this suffix, sorted.
+    """Return the sorted names, without suffix, of the files in a folder that have this suffix.
 
     Raises:
         DocumentError: the folder cannot be read.
@@ -170,7 +170,7 @@ class Ade20k(SemanticData):
     Args:
         root: the unpacked archive.
         split: `training` or `validation`; `train` and `val` are the same.
-        rule: how large images become.
+        rule: to what size images are reduced.
         cache: folder for the numbers of each map.
     """
 
@@ -187,8 +187,8 @@ class Ade20k(SemanticData):
 def read_ade20k_categories(path: Path) -> dict[int, str]:
     """Return the category of each number in `objectInfo150.txt`.
 
-    A line has a number, shares and names, separated by tabs. Names are separated by commas; the first
-    one is used.
+    A line has a number, statistics and names, separated by tabs. Names are separated by commas; the
+    first name is used.
 
     Raises:
         DocumentError: a line has another form.
@@ -201,7 +201,7 @@ def read_ade20k_categories(path: Path) -> dict[int, str]:
             continue
         if len(parts) < 2 or not parts[0].strip().isdecimal() or not 1 <= int(parts[0]) <= 255 or not first:
             raise DocumentError(
-                f"{path}: line {number} should be number, shares and names separated by tabs", hint=UNPACK_AGAIN
+                f"{path}: line {number} should be number, statistics and names separated by tabs", hint=UNPACK_AGAIN
             )
         found[int(parts[0])] = first
     return found
@@ -238,13 +238,13 @@ class Cityscapes(SemanticData):
         ROOT/leftImg8bit/train/CITY/CITY_000000_000019_leftImg8bit.png
         ROOT/gtFine/train/CITY/CITY_000000_000019_gtFine_labelIds.png
 
-    These are the files of leftImg8bit_trainvaltest and gtFine_trainvaltest, with the ids of
-    cityscapesScripts. Other ids (ego vehicle, static, parking, …) are ignored.
+    The files are those of the archives leftImg8bit_trainvaltest and gtFine_trainvaltest, and ids are
+    those of cityscapesScripts. Other ids (ego vehicle, static, parking, …) are ignored.
 
     Args:
         root: the folder that holds `leftImg8bit` and `gtFine`.
         split: `train` or `val`.
-        rule: how large images become.
+        rule: to what size images are reduced.
         cache: folder for the numbers of each map.
     """
 
@@ -275,7 +275,7 @@ class Mapillary(SemanticData):
     Args:
         root: the unpacked archive.
         split: `training` or `validation`; `train` and `val` are the same.
-        rule: how large images become.
+        rule: to what size images are reduced.
         cache: folder for the numbers of each map.
     """
 
@@ -323,14 +323,14 @@ class RefCoco(DiskData):
         ROOT/images/mscoco/images/train2014/COCO_train2014_….jpg
         (or ROOT/images/train2014, or ROOT/train2014)
 
-    This is the layout of the `refer` repository. A ref is an object of a split with several
-    sentences. A clip is an image with all its expressions.
+    This is the layout of the `refer` repository. A ref is one object with several sentences, and it
+    belongs to one split. A clip is an image with all its expressions.
 
     Args:
         root: the folder that holds `refcoco`, `refcoco+`, `refcocog` and the images.
         split: `train`, `val`, `testA`, `testB` or `test`, if the refs have it.
-        rule: how large images become.
-        sets: which of the three to use; an image in several is one clip per set.
+        rule: to what size images are reduced.
+        sets: which of the three data sets to use; an image in several gives one clip per data set.
     """
 
     def __init__(

@@ -42,7 +42,7 @@ class Video:
         name: name of its folder.
         frames: names of its images without suffix, in order.
         objects: (name, id) pairs.
-        shown: the frames that show each id; an id is missing if this is not known.
+        shown: id -> the frames that show the object; an id is missing if its frames are not known.
     """
 
     name: str
@@ -171,7 +171,7 @@ def _with_categories(folder: Path, meta: Path) -> Iterator[Video]:
 
 
 def _shown(meta: Path, where: str, told: dict[str, Any]) -> dict[int, frozenset[str]]:
-    """Return the frames that show each object; objects without this entry are missing."""
+    """Return the frames that show each object; objects without an entry for their frames are left out."""
     objects = expect(meta, f"'objects' of {where}", told.get("objects", {}), dict)
     return {
         object_id(meta, where, number): frozenset(map(str, expect(meta, where, what["frames"], list)))
@@ -181,7 +181,7 @@ def _shown(meta: Path, where: str, told: dict[str, Any]) -> dict[int, frozenset[
 
 
 EVERY = 3
-"""24 frames per second become 8."""
+"""Every third frame is used, so that 24 frames per second become 8."""
 TEXTS = {
     "Davis17_annot1.txt": "utf-8",
     "Davis17_annot1_full_video.txt": "utf-8",
@@ -194,15 +194,15 @@ _MAPS = "DAVIS/Annotations_unsupervised/480p"
 
 
 class RefDavis(LabelMapData):
-    """Ref-DAVIS17: the videos of DAVIS 2017 with expressions; every third of 24 frames per second.
+    """Ref-DAVIS17: the videos of DAVIS 2017 with expressions; by default every third frame, 8 per second.
 
         ROOT/DAVIS/JPEGImages/480p/VIDEO/00000.jpg    ROOT/DAVIS/ImageSets/2017/train.txt
         ROOT/DAVIS/Annotations_unsupervised/480p/VIDEO/00000.png
         ROOT/davis_text_annotations/Davis17_annot1.txt, …
 
-    A line of the text files is: VIDEO ID "EXPRESSION". There are up to four files: two annotators,
-    for the first frame and for the whole video. ReferFormer's data page describes this layout; its
-    converted form, which is that of Ref-YouTube-VOS, is read too.
+    A line of the text files is: VIDEO ID "EXPRESSION". There are up to four files: each of two
+    annotators has one for the first frame and one for the whole video. ReferFormer's data page
+    describes this layout. ReferFormer's conversion to the layout of Ref-YouTube-VOS is read too.
 
     Args:
         root: the folder that holds `DAVIS` and `davis_text_annotations`, or, if converted,
@@ -266,15 +266,15 @@ Codes = dict[str, list[Any]]
 
 
 class MeVis(DiskData):
-    """MeViS: one or more objects by expressions of their motion, at about 6 frames per second.
+    """MeViS: expressions that describe the motion of one or more objects; about 6 frames per second.
 
         ROOT/train/JPEGImages/VIDEO/00000.jpg    ROOT/train/meta_expressions.json
         ROOT/train/mask_dict.json
 
     `meta_expressions.json` has the frames of each video and the annotation ids of each expression.
-    `mask_dict.json` has one COCO run length code per id and frame, null if the object is not
-    visible; the codes stay in memory, some hundred MB in the official data. The layout is that of
-    the MeViS repository's loader.
+    `mask_dict.json` has one COCO run length code per id and frame, or null if the object is not
+    visible. The codes stay in memory and take some hundred MB for the official data. The layout is
+    the one that the MeViS repository's loader reads.
 
     Args:
         root: the folder that holds `train`.
