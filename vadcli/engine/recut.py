@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vadcli.cutting import EventBoxes, cut_events, inherit_categories
 from vadcli.errors import DocumentError, UsageError
-from vadcli.metrics import ThresholdChoice, threshold_choices, without_false
 from vadcli.options import EventsOptions
 from vadcli.store import OutputLayout, matches
 from vadcli.store.atomic import Scratch
@@ -20,6 +20,9 @@ from vadcli.store.mask_video import mask_box, masked_rows, read_masks
 from vadcli.store.masks import read_boxes
 from vadcli.store.scores import read_metadata, read_scores, shown_s
 from vadcli.types import Calibration, Event, ReviewedEvent, ScoreTable, Thresholds
+
+if TYPE_CHECKING:
+    from vadcli.metrics import ThresholdChoice
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[Thre
     entries = tuple(entry for entry in entries if entry.video in videos)
     hours = sum(float(one.video["duration_s"] or 0.0) for one in documents) / 3600
     peaks = [event.peak_score for one in documents for event in one.events]
+    from vadcli.metrics import threshold_choices  # takes a second, which a scan need not wait for
+
     choices = threshold_choices(entries, peaks, hours) if hours > 0 else []
     if not choices:
         raise UsageError(
@@ -144,6 +149,10 @@ def recut(
 
 
 def _reviewed(events: Sequence[Event], review: Sequence[ReviewedEvent]) -> list[Event]:
+    if not review:
+        return list(events)
+    from vadcli.metrics import without_false
+
     kept = without_false([(event.start_s, event.end_s) for event in events], review)
     return [replace(events[place], id=number) for number, place in enumerate(kept, 1)]
 
