@@ -176,7 +176,7 @@ def test_what_cannot_be_searched_is_one_line(footage: Path, tmp_path: Path) -> N
     (tmp_path / "x.png").write_text("no picture")
     with pytest.raises(UsageError, match=r"x\.png: can't be read as a picture"):
         vadcli.search(tmp_path / "out", image=tmp_path / "x.png")
-    with pytest.raises(WeightsError, match="not of the encoder"):
+    with pytest.raises(WeightsError, match="not made by the encoder"):
         vadcli.search(tmp_path / "out", "a red thing", encoder="another")
 
 

@@ -365,7 +365,7 @@ def test_a_video_that_ends_early_holds_the_last_mask(
     path = fake_decoders.write(tmp_path / "a", rows=24, fps=10, at=14, do="raise a decode error")
     rows, _ = carried(loaders[4], path, np.arange(24) % 4 == 0, [event(8, 24)], most=8)
     assert [value for _, value in rows[8:]] == [202, 10, 11, 12, 203, 14, 14, 14, *[204] * 4, *[205] * 4]
-    assert "held, not propagated" in caplog.text
+    assert "repeated, not propagated" in caplog.text
 
 
 def test_it_ends_when_it_is_to_end(tmp_path: Path) -> None:
