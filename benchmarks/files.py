@@ -19,7 +19,7 @@ def main() -> None:
     options = parser.parse_args()
     small = made_video("160x120-2s.mp4", seconds=2, size="160x120", fps=10)
     print(f"\nvideos of 20 frames, 160x120; {machine()}\n")
-    print("| videos | s | ms a video | peak MiB | second run, ms a video |")
+    print("| videos | s | ms per video | peak MiB | second run, ms per video |")
     print("|---|---|---|---|---|")
     for count in options.counts:
         folder, out = WORK / f"files-{count}", WORK / "out"
