@@ -24,7 +24,7 @@ from vadcli.store.embeddings import (
     write_embeddings,
 )
 from vadcli.store.events import ScanState, read_events, write_events
-from vadcli.store.scores import read_scores, shown_s, write_scores
+from vadcli.store.scores import ScoresMetadata, read_scores, shown_s, write_scores
 from vadcli.types import CameraModel, Embeddings, MaskRows, RawTrack, ScoreTable, Status, VideoInfo, VideoResult
 
 
@@ -121,17 +121,39 @@ def rescore(job: ScanJob, unit: WorkUnit, decision: Decision, model: CameraModel
         write_events(path, document)
     with job.scratch.replace(job.layout.scores(unit.video)) as path:
         write_scores(path, table, metadata)
-    partial = state.status is Status.PARTIAL
+    return _result(
+        unit,
+        metadata,
+        state.status,
+        moving=scores.moving_camera,
+        decoded=int(table.decode_ok.sum()),
+        events=len(events),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _result(
+    unit: WorkUnit,
+    metadata: ScoresMetadata,
+    status: Status,
+    *,
+    moving: bool | None,
+    decoded: int,
+    events: int,
+    seconds: float,
+) -> VideoResult:
+    """Return the result of a video; why it is partial is known from the scan that decoded it."""
+    partial = status is Status.PARTIAL
     return VideoResult(
         video=unit.video,
-        status=state.status,
+        status=status,
         stage=str(metadata.extra.get("stage", "")) if partial else "",
         reason=str(metadata.extra.get("reason", "")) if partial else "",
         camera=unit.camera,
-        moving_camera=scores.moving_camera,
+        moving_camera=moving,
         decoder=str(metadata.extra.get("decoder", "")),
         expected_frames=int(metadata.video["frames"]),
-        decoded_frames=int(table.decode_ok.sum()),
-        seconds=time.monotonic() - started,
-        events=len(events),
+        decoded_frames=decoded,
+        seconds=seconds,
+        events=events,
     )
