@@ -267,12 +267,11 @@ def measure_speed(paths: Sequence[Path], options: BenchOptions, *, scratch: Path
     from vadcli.bench import Bench, BenchPlan, Bound, footage_of, need_memory
     from vadcli.detectors.lavida.detector import LavidaDetector
     from vadcli.engine.plan import make_plan
-    from vadcli.engine.runner import check_device
 
     found = make_plan(paths, FindOptions(), out=DEFAULT_OUT) if paths else None
     if found is not None and not found.units:
         raise NoVideoFound(f"no video below {', '.join(found.roots)}", hint="without PATHS, a synthetic video is made")
-    check_device(options.device)
+    detectors.check_device(options.device)
     try:
         detector = detectors.load("lavida", options.detector_options())
     except WeightsError as error:

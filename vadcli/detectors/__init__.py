@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from vadcli.errors import DeviceError, UsageError
 from vadcli.options.config import cache_folder
 from vadcli.options.groups import DetectorOptions
 from vadcli.registry import DETECTOR_OPTIONS, DETECTORS
@@ -184,6 +185,20 @@ class Propagator(Protocol):
             (N, h, w) float32 on the same scale.
         """
         ...
+
+
+def check_device(device: str) -> None:
+    """Raises DeviceError if the device is missing, UsageError if the name is not a device. `auto` and `cpu` load no torch."""
+    if device in ("auto", "cpu"):
+        return
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or (number and not number.isdigit()):
+        raise UsageError(f"--device {device!r} is not a device", hint="write auto, cpu, cuda or cuda:N")
+    import torch
+
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(number or 0) >= found:
+        raise DeviceError(f"--device {device}: torch {torch.__version__} sees {found} CUDA devices")
 
 
 def make_motion(options: DetectorOptions) -> Detector:

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from vadcli import __version__, detectors
-from vadcli.detectors import Detector
+from vadcli.detectors import Detector, check_device
 from vadcli.engine.plan import Plan, WorkUnit
 from vadcli.engine.stream import Update
-from vadcli.errors import DeviceError, OutputError, UsageError
+from vadcli.errors import OutputError, UsageError
 from vadcli.options import ScanOptions, effective, parse_categories, parse_shard
 from vadcli.registry import DETECTOR_OPTIONS, FALLBACK
 from vadcli.store import OutputLayout
@@ -247,20 +247,6 @@ def _best(options: ScanOptions) -> str:
             if is_ready is not None and is_ready(options):
                 return name
     return FALLBACK
-
-
-def check_device(device: str) -> None:
-    """Raise DeviceError if the device is missing, UsageError if it is not a device. `auto` and `cpu` load no torch."""
-    if device in ("auto", "cpu"):
-        return
-    kind, _, number = device.partition(":")
-    if kind != "cuda" or (number and not number.isdigit()):
-        raise UsageError(f"--device {device!r} is not a device", hint="write auto, cpu, cuda or cuda:N")
-    import torch
-
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if int(number or 0) >= found:
-        raise DeviceError(f"--device {device}: torch {torch.__version__} sees {found} CUDA devices")
 
 
 def effective_needs(detector: Detector, options: ScanOptions) -> ClipNeeds:

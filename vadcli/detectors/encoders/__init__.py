@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vadcli import weights
-from vadcli.errors import DeviceError, UsageError, WeightsError
+from vadcli.detectors import check_device
+from vadcli.errors import UsageError, WeightsError
 from vadcli.options.config import cache_folder
 from vadcli.registry import ENCODERS
 from vadcli.types import ByteArray, FloatArray
@@ -102,7 +103,7 @@ def load_encoder(name: str, *, device: str = "auto", precision: str = "auto") ->
     """
     if precision not in PRECISIONS:
         raise UsageError(f"--precision {precision!r} does not exist", hint=f"choose one of {', '.join(PRECISIONS)}")
-    _check_device(device)
+    check_device(device)
     folder = encoder_folder(name)
     family = _family(folder, _config(folder))
     weight_files(folder)
@@ -230,20 +231,6 @@ def _family(folder: Path, config: dict[str, Any]) -> str:
     if family == "siglip2":
         hint = "its pictures have no fixed size (NaFlex): use a SigLIP 2 model with a size in its name, such as siglip2-b32"
     raise WeightsError(f"{folder}: not an encoder that vadcli can use: {what}", hint=hint)
-
-
-def _check_device(device: str) -> None:
-    """Raises the errors of the scan engine if the name is no device or the device is missing. Loads torch only for cuda."""
-    if device in ("auto", "cpu"):
-        return
-    kind, _, number = device.partition(":")
-    if kind != "cuda" or (number and not number.isdigit()):
-        raise UsageError(f"--device {device!r} is not a device", hint="write auto, cpu, cuda or cuda:N")
-    import torch
-
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if int(number or 0) >= found:
-        raise DeviceError(f"--device {device}: torch {torch.__version__} sees {found} CUDA devices")
 
 
 def _file_hash(path: Path) -> str:
