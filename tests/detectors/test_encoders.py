@@ -1,4 +1,4 @@
-"""Image-text encoders, held against transformers' own models and processors, with small random models."""
+"""Image-text encoders, compared with transformers' own models and processors, with small random models."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoConfig, AutoModel, AutoTokenizer
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-from transformers.utils import logging as transformers_logging
 
 from vadcli import weights
 from vadcli.detectors.encoders import NOT_WHOLE, encoder_fingerprint, weight_files
 from vadcli.detectors.encoders.pixels import PixelRules, read_rules
 from vadcli.detectors.lavida.running import devices_for, dtype_for
-from vadcli.errors import UsageError, VadcliError, WeightsError
+from vadcli.detectors.loading import as_weights_error, quiet
+from vadcli.errors import UsageError, WeightsError
 from vadcli.types import ByteArray, FloatArray
 
 CPU_CHUNK, GPU_CHUNK = 8, 32
@@ -234,19 +233,5 @@ def check_tensors(folder: Path, expected: dict[str, tuple[int, ...]]) -> None:
 @contextmanager
 def loading(folder: Path) -> Iterator[None]:
     """Stops transformers from writing to stderr, and turns its errors about a folder into a WeightsError of one line."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
+    with quiet(), as_weights_error(folder, NOT_WHOLE):
         yield
-    except (VadcliError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # the libraries raise errors of all types; tokenizers raises a plain Exception
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        words = " ".join(str(error).split()) or type(error).__name__
-        raise WeightsError(f"{folder}: can't be loaded: {words[:300]}", hint=NOT_WHOLE) from error
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()

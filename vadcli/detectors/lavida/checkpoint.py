@@ -14,10 +14,8 @@ whole video memory may be missing, as in checkpoints for images. A model without
 
 from __future__ import annotations
 
-import errno
 import json
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +32,6 @@ from transformers import (
     Sam2VideoModel,
 )
 from transformers.utils import is_accelerate_available
-from transformers.utils import logging as transformers_logging
 
 from vadcli import weights
 from vadcli.detectors.lavida.compress import NamePooling, SharedSight
@@ -54,7 +51,8 @@ from vadcli.detectors.lavida.text import (
     small_text_tokenizer,
     small_tokenizer,
 )
-from vadcli.errors import VadcliError, WeightsError
+from vadcli.detectors.loading import as_weights_error, quiet
+from vadcli.errors import WeightsError
 
 MODELS: Mapping[str, Any] = {"mllm": Qwen2VLForConditionalGeneration, "text": CLIPTextModel, "sam2": Sam2VideoModel}
 MEMORY = (
@@ -127,35 +125,6 @@ def _refuse(folder: Path, faults: Collection[str], what: str) -> None:
     if faults:
         count = f" ({len(faults)} {what})" if len(faults) > 1 else ""
         raise WeightsError(f"{folder}: {next(iter(faults))}{count}", hint=NOT_WHOLE)
-
-
-@contextmanager
-def as_weights_error(folder: Path) -> Iterator[None]:
-    """Turns the libraries' errors for damaged or missing files into a WeightsError of one line."""
-    try:
-        yield
-    except (VadcliError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # libraries raise many types of errors; tokenizers raises a plain Exception
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        words = " ".join(str(error).split()) or type(error).__name__
-        hint = "find damaged files with `vadcli weights verify`, or fetch or build the folder again"
-        raise WeightsError(f"{folder}: can't be loaded: {words[:300]}", hint=hint) from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps the progress bars and the advice of transformers off stderr."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 PARTS = ("mllm", "text", "sam2")

@@ -121,8 +121,8 @@ def import_lavida(
         WeightsError: a part is missing, is damaged, has the wrong size or is a pickle.
         VadcliError: the disk is full, or `dest` can't be written.
     """
-    from vadcli.detectors.lavida.checkpoint import quiet
     from vadcli.detectors.lavida.config import load_preset, preset_names
+    from vadcli.detectors.loading import quiet
 
     if preset not in preset_names():
         raise UsageError(f"no preset is called {preset!r}", hint=f"choose from: {', '.join(preset_names())}")
@@ -235,9 +235,9 @@ def _fit_tokenizer(folder: Path, config: LavidaConfig, result: Imported) -> None
     """Adds `<SEG>` if the tokenizer lacks it, and checks that the tokenizer can encode the prompt."""
     import transformers
 
-    from vadcli.detectors.lavida.checkpoint import as_weights_error
     from vadcli.detectors.lavida.config import SEG
     from vadcli.detectors.lavida.text import add_seg, build_prompt
+    from vadcli.detectors.loading import as_weights_error
 
     with as_weights_error(folder):
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
