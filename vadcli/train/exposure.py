@@ -30,7 +30,7 @@ HardNegatives = Callable[[str], Sequence[str]]
 """Maps a name to similar names in a fixed order. These may include other names of the same sample."""
 
 CATEGORY_LIMITS: Mapping[str, int] = MappingProxyType({"cityscapes": 6, "mapillary": 20})
-"""The paper's N (largest length of a list) for data sets with few categories; N is 30 for all others."""
+"""The paper's N (largest length of a list) for data sets with few categories; elsewhere N is 30."""
 
 _TRIES = 20
 _COMMON_WORDS = frozenset(
@@ -44,14 +44,15 @@ class ExposureOptions:
 
     Attributes:
         probability: probability that a sample is an anomaly.
-        max_categories: N, largest length of a list, true and irrelevant names together. The length
-            is drawn uniformly.
+        max_categories: N, the largest length of a list, counting true and irrelevant names. The
+            length is drawn uniformly.
         max_true: largest number of true names in the list of an anomaly. The number is drawn
-            uniformly from 1 to max_true, and reduced if the clip has fewer names or the list no room.
-        min_irrelevant: smallest number of irrelevant names in the list of an anomaly; with 0 a list
-            may consist of one true name.
+            uniformly from 1 to max_true. It is smaller if the clip has fewer names or if the list has
+            no room for more.
+        min_irrelevant: smallest number of irrelevant names in the list of an anomaly; if it is
+            0, a list may consist of a single true name.
         hard_share: probability that an irrelevant name is a hard negative (a name similar to one of
-            the clip's names), if there are any.
+            the clip's names), if such names exist.
         held_out: names that are never listed, neither as true nor as irrelevant. Names are compared
             by `same_name`.
     """
@@ -138,7 +139,7 @@ class AnomalyExposureSampler:
         self._hard = hard or (shared_words(self.vocabulary) if options.hard_share else _no_name)
 
     def __len__(self) -> int:
-        """Number of usable samples."""
+        """Returns the number of usable samples."""
         return len(self.usable)
 
     @property
@@ -185,14 +186,14 @@ class AnomalyExposureSampler:
         return ExposureSample(clip.key, clip.frames, listing.categories, masks, labels, listing.anomalous, listing.true)
 
     def fingerprint(self) -> str:
-        """Returns a hash that changes when the data, the options or the seed change; it does not cover `hard`."""
+        """Returns a hash that changes with the data, the options and the seed, but not with `hard`."""
         options = self.options
         held_out = sorted(self._held_out)
         numbers = (options.probability, options.max_categories, options.max_true, options.min_irrelevant, options.hard_share)
         return hashlib.sha256(repr((self.data.fingerprint(), numbers, held_out, self.seed)).encode()).hexdigest()
 
     def _allowed(self, names: Iterable[str]) -> dict[str, str]:
-        """Returns the names that are not held out: `same_name` of each -> its first spelling."""
+        """Returns the names that are not held out: `same_name(name)` -> first spelling of this name."""
         found: dict[str, str] = {}
         for name in names:
             found.setdefault(same_name(name), name)
@@ -235,7 +236,7 @@ class AnomalyExposureSampler:
         return chosen
 
     def _rest(self, rng: np.random.Generator, taken: set[str], count: int) -> list[str]:
-        """Draws the names that are still missing after `_TRIES`; probabilities are the same as in the tries."""
+        """Draws the names that are missing after `_TRIES` tries, with the probabilities of the tries."""
         left = [item for key, item in self._vocabulary.items() if key not in taken]
         count = min(count, len(left))
         if not count:
@@ -246,9 +247,9 @@ class AnomalyExposureSampler:
 
 
 def shared_words(names: Iterable[str]) -> HardNegatives:
-    """Returns hard negatives for each name: the `names` that share a word with it, and the name itself.
+    """Returns a function from a name to its hard negatives: the `names` that share a word with the name.
 
-    Articles and other common words do not count.
+    They include the name itself. Articles and other common words do not count.
     """
     by_word: dict[str, list[str]] = {}
     for name in names:
@@ -281,13 +282,13 @@ class _Joined(Sequence[str]):
 
 
 def _words(name: str) -> list[str]:
-    """Returns the words of a name, each once: two letters or more, and no common words."""
+    """Returns the words of a name, each once; single letters and common words are left out."""
     words = dict.fromkeys(re.findall(r"\w{2,}", name.casefold()))
     return [word for word in words if word not in _COMMON_WORDS]
 
 
 def _no_name(name: str) -> tuple[str, ...]:
-    """Returns no hard negatives."""
+    """Returns an empty tuple; used if no name has a hard negative."""
     return ()
 
 

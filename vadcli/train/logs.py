@@ -1,7 +1,7 @@
 """Validation of a model during training, and the log of a training.
 
-Validation measures the frame AUC and the IoU of the masks on samples that are not trained on, each
-with its own list of categories. The log has two CSV files, a progress bar on a terminal, and
+Validation measures the frame AUC and the IoU of the masks on samples that are not used for training.
+Each sample has its own list of categories. The log has two CSV files, a progress bar on a terminal, and
 TensorBoard if it is installed.
 """
 
@@ -33,7 +33,7 @@ class Validated:
     """Results of one validation.
 
     Attributes:
-        frame_auc: ROC-AUC over all frames; None if they are all of one class.
+        frame_auc: ROC-AUC over all frames; None if all frames are of one class.
         mask_iou: mean IoU over the frames that show an anomaly, whatever their score is. Masks are
             compared at the size of the frame. None if no frame shows an anomaly.
         frames: number of frames.
@@ -82,9 +82,10 @@ VALIDATION_COLUMNS = ("step", "frame_auc", "mask_iou", "frames")
 
 
 class TrainingLog:
-    """The log of one training, which may start at a later step.
+    """The log of one training, which may continue after steps that an earlier run did.
 
-    Rows of later steps are removed: a run that was killed left them, and they are computed again.
+    Rows of steps after `start` are removed: an earlier run that was killed left them, and these
+    steps are computed again.
     Numbers are written in full, so that two logs of the same training differ only in the seconds.
 
     Args:
@@ -125,7 +126,7 @@ class TrainingLog:
         self._tell(step, {**{f"loss/{name}": losses[name] for name in self.names}, "rate": rate})
 
     def validation(self, step: int, found: Validated) -> None:
-        """Logs one validation; a cell is empty if its figure cannot be computed."""
+        """Logs one validation; the cell of a measure that cannot be computed stays empty."""
         if not self.main:
             return
         figures = {"frame_auc": found.frame_auc, "mask_iou": found.mask_iou}
@@ -142,7 +143,7 @@ class TrainingLog:
 
 
 def _begin(path: Path, columns: Sequence[str], start: int) -> None:
-    """Replaces a CSV file as a whole by its header and the old rows up to step `start`."""
+    """Replaces a CSV file by a new one with the header and the old rows up to step `start`."""
     rows: list[list[str]] = []
     if start and path.is_file():
         with path.open(encoding="utf-8", newline="") as file:

@@ -42,9 +42,9 @@ class Losses:
 
     Attributes:
         focal, dice, iou, score, lm: the parts in the paper.
-        names: loss of predicting which categories of the list a clip shows, see `names_loss`; 0 if
-            it is not used. It is not in the paper.
-        total: sum of the parts weighted by `LossWeights`; training minimises this one.
+        names: loss of predicting which categories of the list a clip shows, see `names_loss`. The
+            paper does not have this loss; it is 0 if it is not used.
+        total: sum of the parts weighted by `LossWeights`; training minimises the total.
     """
 
     focal: Tensor
@@ -65,8 +65,8 @@ class MaskLosses:
     """The mask terms of the P frames that show an object.
 
     Attributes:
-        focal, dice: (P,) of the best mask only.
-        iou: (P,) mean over the IoU heads of all M masks.
+        focal, dice: (P,) losses of the best mask only.
+        iou: (P,) mean loss of the IoU heads of all M masks.
         best: (P,) int64, index of the best mask.
     """
 
@@ -113,7 +113,7 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def mask_iou(logits: Tensor, targets: Tensor) -> Tensor:
-    """Returns the intersection over union of the prediction (logit > 0) and the target (> 0); no gradient.
+    """Returns the IoU of the prediction (logit > 0) and the target (value > 0), without a gradient.
 
     Returns:
         (…,) float32, 0 if both are empty.
@@ -153,8 +153,8 @@ def score_loss(logits: Tensor, present: Tensor) -> Tensor:
 def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Returns the cross-entropy of the language model, the mean over the answer tokens of each clip.
 
-    Only the logits of the answer are converted to float32: those of a whole prompt, over the full
-    vocabulary, would not fit into memory.
+    Only the logits of the answer are converted to float32: the logits of a whole prompt, over the
+    full vocabulary, would not fit into memory.
 
     Args:
         logits: (B, L, V), at each position the logits of the next token.
@@ -186,14 +186,14 @@ def names_loss(logits: Sequence[Tensor], truth: Sequence[Sequence[bool]]) -> Ten
 def mask_losses(logits: Tensor, iou: Tensor, targets: Tensor, *, weights: LossWeights | None = None) -> MaskLosses:
     """Returns the mask terms of frames that all show an object.
 
-    Of the M masks only the one with the lowest weighted focal + dice is trained (the first one if
-    several are equal). All IoU heads are trained.
+    Only one of the M masks is trained: the mask with the lowest weighted sum of focal and Dice loss
+    (the first one if several are equal). All IoU heads are trained.
 
     Args:
         logits: (P, M, h, w).
-        iou: (P, M).
+        iou: (P, M) estimated IoU of each mask.
         targets: (P, h, w).
-        weights: weights of focal and dice in the choice of a mask; the paper's if None.
+        weights: weights of the focal and Dice loss when a mask is chosen; the paper's if None.
     """
     weights = weights or LossWeights()
     wanted = targets.unsqueeze(1).expand_as(logits)  # (P, M, h, w)
@@ -221,7 +221,7 @@ def anomaly_loss(
         score_logits: (N,) object-score logits.
         masks: (N, h, w) target masks at the decoder's size; read only where `present` is True.
         present: (N,) bool, the labels of the frames.
-        answer: (B,) from `answer_loss`; if None, this part is 0.
+        answer: (B,) from `answer_loss`; if None, this part of the loss is 0.
         weights: weight of each part; the paper's if None.
 
     Raises:

@@ -81,7 +81,7 @@ class Mixture:
         self.quotas = _quotas([weight for _, weight in parts], draws)
         for name, quota in zip(names, self.quotas, strict=True):
             if not quota:
-                raise ValueError(f"{name}: its weight gives it none of {draws} samples; raise the weight or remove it")
+                raise ValueError(f"{name}: its weight gives it none of {draws} samples; raise it or remove the data set")
 
     def plan(self, epoch: int) -> tuple[Draw, ...]:
         """Returns the samples of an epoch in order; every call returns the same samples."""
@@ -116,8 +116,8 @@ class Mixture:
 def _quotas(weights: Sequence[float], draws: int) -> tuple[int, ...]:
     """Splits `draws` by weight into whole numbers.
 
-    All shares are rounded down. What is left goes to the shares with the largest remainders; of two
-    equal remainders, the first in the list comes first.
+    All shares are rounded down. The samples that are left go to the shares with the largest
+    remainders; of two equal remainders, the first in the list comes first.
     """
     shares = np.asarray(weights, np.float64)
     if not len(shares) or not (np.isfinite(shares) & (shares > 0)).all():
@@ -187,7 +187,7 @@ class PlannedSamples(Sequence[ExposureSample]):
         self._plan = lru_cache(maxsize=2)(mixture.plan)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Leaves out the cached plans; each worker process makes its own."""
+        """Leaves the cached plans out of the pickle; each worker process makes the plans again."""
         return (PlannedSamples, (self.mixture, self.epochs))
 
     def __len__(self) -> int:
@@ -199,7 +199,7 @@ class PlannedSamples(Sequence[ExposureSample]):
 
 
 class StepOrder:
-    """Sample numbers for each step of one process, from step `first` on.
+    """Yields the sample numbers of one process for each step, from step `first` on.
 
     The samples of a step are consecutive, and each process takes its share of them.
     """

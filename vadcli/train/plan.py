@@ -26,8 +26,8 @@ from vadcli.train.training import PaperTraining, configured
 from vadcli.types.media import size_text
 
 SMALL = 50_000_000
-"""Largest number of parameters of a model whose steps are measured."""
-TRIED = 2  # steps
+"""A model with more parameters than this is not measured; the time of its steps is estimated."""
+TRIED = 2  # steps that are run to measure the time of one
 RATE = 1e14
 """Operations per second that one data-centre GPU can sustain in bf16; for large models."""
 
@@ -104,7 +104,7 @@ ADAM_BYTES = 16
 
 @dataclass(frozen=True)
 class PartSize:
-    """Number of parameters of one part: of all, and of the trained ones."""
+    """The number of all parameters of one part, and the number of its trained parameters."""
 
     name: str
     total: int
@@ -113,7 +113,7 @@ class PartSize:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Sizes of a training.
+    """What a training needs: the sizes of its parts, and memory.
 
     Attributes:
         recipe: recipe of the training.
@@ -188,8 +188,8 @@ def laid_out(recipe: Recipe, training: PaperTraining) -> Lavida:
 def _activations(model: Lavida, recipe: Recipe, narrow: int) -> int:
     """Estimates the bytes of the activations that the language model keeps per batch.
 
-    Each token needs about 16 values of the model's width and 3 of its inner width per layer. With
-    gradient checkpointing these are kept for one layer only, plus the input of every layer.
+    Per layer, each token needs about 16 vectors of the model's width and 3 of its inner width. With
+    gradient checkpointing, these vectors are kept for one layer only, and the input of every layer.
     """
     config = model.mllm.qwen.config.text_config
     pairs = (model.config.sampling.frames + 1) // 2

@@ -28,16 +28,16 @@ class ModelChoice:
     Attributes:
         preset: name of a preset; training starts from random weights with its sizes.
         folder: LAVIDA folder; training starts from its weights. Set either preset or folder.
-        train: names of parts, as in `vadcli.train.state`; the paper's by default.
-        freeze: modules in these parts to keep frozen, by dotted name: `projector.frame_semantics`.
-        masks: 3 trains the decoder's three masks, as in the paper; 1 trains its single mask, which
-            is for a decoder with random weights.
+        train: names of the parts to train, as in `vadcli.train.state`; by default those of the paper.
+        freeze: dotted names of modules in these parts that stay frozen: `projector.frame_semantics`.
+        masks: 3 trains the decoder's three masks, as in the paper; 1 trains its single mask, as
+            a decoder with random weights needs.
         compression: compression ratio to train with; it is stored in the model. The authors train
             with 0.5.
         method: compression method: the paper's or one of its baselines; see `CompressionOptions`.
         projector: kind of a new projector with random weights; empty keeps the starting model's kind.
         queries: number of learnable queries of a new projector; 0 keeps the starting model's number.
-        train_px: smallest and largest frame area for Qwen2-VL; empty keeps the starting model's areas.
+        train_px: smallest and largest frame area in pixels for Qwen2-VL; empty keeps the starting model's areas.
     """
 
     preset: str = ""
@@ -124,10 +124,10 @@ class ScheduleChoice:
         batch: samples per batch and process.
         accumulation: batches per step.
         rate: AdamW's learning rate after the warm-up.
-        betas, decay: AdamW's betas and weight decay. The authors' file sets 0.9/0.95 and 1e-5, but
-            their code ignores these. They trained with the values that are the defaults here.
+        betas, decay: AdamW's betas and weight decay. The authors' settings file has 0.9/0.95 and
+            1e-5, but their code ignores that. They trained with the values that are the defaults here.
         warm_up_steps: steps in which the rate rises from 0; after them it falls linearly to 0.
-        clip: largest norm of the gradient of a step.
+        clip: largest norm of the gradient of a step; a longer gradient is scaled down to it.
     """
 
     epochs: int = 8
@@ -148,7 +148,7 @@ class ScheduleChoice:
 
     @property
     def total_steps(self) -> int:
-        """Optimiser steps of the whole training."""
+        """The number of optimiser steps of the whole training."""
         return self.epochs * self.steps
 
     def rate_at(self, step: int) -> float:
@@ -182,7 +182,7 @@ class ValidationChoice:
 
     Attributes:
         name, root, split: a data set, as in `DataChoice`.
-        clips: number of samples; always the same ones.
+        clips: number of samples; every validation uses the same ones.
         every: steps between validations; 0 never validates and keeps the last weights.
         patience: training ends after this many validations without improvement; 0 never ends it early.
         batch: samples per batch.
@@ -213,11 +213,11 @@ class RunningChoice:
 
     Attributes:
         precision: precision of the computation and of frozen weights; trained weights are fp32.
-        gradient_checkpointing: computes the language model's activations twice to save memory.
+        gradient_checkpointing: whether the language model's activations are computed twice to save memory.
         checkpoint_every: steps between checkpoints.
         keep: number of newest checkpoints that are kept.
         workers: reader processes per training process; 0 reads samples in the training process.
-        remember: keeps the features of a frozen image encoder for each clip, in half precision.
+        remember: whether the features of a frozen image encoder are kept for each clip, in half precision.
     """
 
     precision: Precision = "fp32"
@@ -318,7 +318,7 @@ def read_recipes(path: Path, kind: type[R]) -> tuple[R, ...]:
 
 
 def parse_stages(document: Mapping[str, Any], kind: type[R]) -> tuple[R, ...]:
-    """Returns one recipe per [[stage]]: the values of the stage replace those of the document.
+    """Returns one recipe per [[stage]]: the values of the stage replace the values of the document.
 
     Each stage starts from the result of the stage before it. So only the `model` of the first stage
     says where to start.

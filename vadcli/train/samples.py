@@ -1,7 +1,7 @@
-"""What training reads and trains on: the clips of a segmentation data set, and training samples.
+"""The clips of a segmentation data set, and the training samples that are made from them.
 
 The Anomaly Exposure Sampler (`exposure`) turns a `Segmentation` into an `ExposureSample`. The
-functions at the end read images and label maps from disk and reduce them to the size in use.
+functions at the end read images and label maps from disk and reduce them to the size for training.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class SegmentedObject:
 
     Attributes:
         name: category or referring expression, as it is written in the prompt; never empty.
-        masks: (T, H, W) bool, where the object is visible; all False in frames without it.
+        masks: (T, H, W) bool, True where the object is visible; all False in frames without it.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Segmentation:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Each name of an object once, in the order of the objects."""
+        """The names of the objects, each once, in the order of the objects."""
         return tuple(dict.fromkeys(item.name for item in self.objects))
 
 
@@ -76,10 +76,10 @@ class SegmentationData(Protocol):
         """The data set's name, such as `mevis`."""
 
     def __len__(self) -> int:
-        """Number of clips."""
+        """Returns the number of clips."""
 
     def __getitem__(self, index: int) -> Segmentation:
-        """Clip `index`, 0 ≤ index < len; raises IndexError past the end."""
+        """Returns clip `index`, 0 ≤ index < len; raises IndexError past the end."""
 
     def names(self, index: int) -> tuple[str, ...]:
         """Returns the same as `data[index].names`, without reading pixels."""
@@ -96,7 +96,7 @@ class ExposureSample:
         key: the clip's key in its data set.
         frames: (T, H, W, 3) uint8 RGB.
         categories: the list for the prompt, shuffled, without repetition.
-        masks: (T, H, W) bool, union of the listed objects; all False in a normal sample.
+        masks: (T, H, W) bool, union of the masks of the listed objects; all False in a normal sample.
         labels: (T,) bool, whether the mask of a frame has any pixel.
         anomalous: whether the list has true categories. Frames of an anomalous clip may be normal.
         true: the categories that the clip shows; empty in a normal sample.
@@ -142,11 +142,12 @@ UNPACK_AGAIN = "unpack the official archive again"
 
 @dataclass(frozen=True)
 class Reduction:
-    """How an image is reduced from its size on disk to the size in use, which is never larger.
+    """How an image is reduced from its size on disk to the size for training, which is never larger.
 
     Attributes:
         height, width: size on disk in pixels.
-        rows, columns: (H,) and (W,) int64, the original pixel at the centre of each pixel in use.
+        rows, columns: (H,) and (W,) int64: for each row and column of the reduced image, the row and
+            the column of the original image at its centre.
     """
 
     height: int
@@ -162,7 +163,7 @@ class Reduction:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(H, W), the size in use."""
+        """(H, W), the size of the reduced image."""
         return len(self.rows), len(self.columns)
 
     def labels(self, values: ByteArray) -> ByteArray:
@@ -186,7 +187,7 @@ def read_frame(path: Path, *, max_side: int) -> tuple[ByteArray, Reduction]:
         reduction = Reduction.to_side(picture.height, picture.width, max_side)
         height, width = reduction.shape
         try:
-            picture.draft("RGB", (width, height))  # decodes a JPEG at about the size in use
+            picture.draft("RGB", (width, height))  # decodes a JPEG at about the size for training
             colours = picture.convert("RGB")
         except Exception as error:  # damaged files make Pillow raise errors of many types
             raise _damaged(path, error) from error

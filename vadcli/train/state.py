@@ -43,7 +43,7 @@ PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "text": ("text.clip.",),
         "image_encoder": ("masks.sam2.vision_encoder.", "masks.sam2.no_memory_embedding"),
         "mask_decoder": ("masks.sam2.mask_decoder.",),
-        # LAVIDA's prompt is not a point, box or mask, so it uses only these two parameters.
+        # LAVIDA's prompt is not a point, box or mask, so only these two parameters of the prompt encoder are used.
         "prompt_encoder": (
             "masks.sam2.prompt_encoder.not_a_point_embed.",
             "masks.sam2.prompt_encoder.no_mask_embed.",
@@ -55,11 +55,11 @@ PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Prefixes of the parameter names of each part; the first match counts. Adapters (`lora`) have no entry here."""
 PAPER = (LORA, "tokens", "lm_head", "projector", "mask_decoder", "prompt_encoder")
-"""Parts that the paper trains (3.9)."""
+"""Parts that the paper trains (section 3.9)."""
 OPTIONAL_PARTS = ("sight", "pooling")
 """Parts that only a model trained from random weights may have."""
 WHOLE = tuple(part for part in PARTS if part not in OPTIONAL_PARTS)
-"""All parts in the paper that are used for scoring."""
+"""All parts of the paper's model that scoring uses."""
 REST = "rest"
 """Stands for parameters that belong to no part: SAM2's video memory, and those SAM2 prompts that LAVIDA does not use."""
 
@@ -150,7 +150,7 @@ def compress_by(model: Lavida, ratio: float) -> None:
 def checkpoint_activations(model: Lavida) -> None:
     """Makes the language model compute activations again in the backward pass, to save memory."""
     qwen, how = model.mllm.qwen, {"use_reentrant": False}
-    if hasattr(qwen, "activation_checkpointing_enable"):  # its name since transformers 5.23
+    if hasattr(qwen, "activation_checkpointing_enable"):  # the method has this name since transformers 5.23
         qwen.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
     else:
         qwen.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
@@ -216,9 +216,7 @@ def load_trained(model: Lavida, folder: Path) -> None:
                 name for name in tensors if tensors[name].shape != found[name].shape
             ]
             if strange:
-                raise DocumentError(
-                    f"{path}: {strange[0]!r} does not fit the model", hint="was it trained with another recipe?"
-                )
+                raise DocumentError(f"{path}: {strange[0]!r} does not fit the model", hint="was it made with another recipe?")
             for name, value in tensors.items():
                 value.copy_(found[name])
 
@@ -252,7 +250,7 @@ class Checkpoints:
     Args:
         folder: folder of all checkpoints.
         keep: number of checkpoints to keep.
-        identity: fingerprints of recipe and data, which must be equal for a training to continue.
+        identity: fingerprints of recipe and data. A training continues only if they are equal.
     """
 
     def __init__(self, folder: Path, *, keep: int, identity: Mapping[str, str]) -> None:
@@ -355,7 +353,10 @@ def _put_moments(model: Lavida, optimizer: Any, moments: Mapping[str, Tensor]) -
     for key, moment in moments.items():
         kind, _, name = key.partition("/")
         if name not in places:
-            raise DocumentError(f"optimizer state of {name!r}, which is not trained", hint="was it made with another recipe?")
+            raise DocumentError(
+                f"the checkpoint has an optimizer state for {name!r}, which is not trained",
+                hint="was the checkpoint made with another recipe?",
+            )
         state.setdefault(places[name], {})[kind] = moment
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 

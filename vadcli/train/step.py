@@ -39,8 +39,8 @@ PROJECTIONS = ("masks.sam2.mask_decoder.conv_s0.", "masks.sam2.mask_decoder.conv
 class FeatureMemory:
     """Features of a frozen image encoder by clip key, so that each clip is encoded once.
 
-    They are kept in half precision. Each clip is encoded by itself and rounded before its first
-    use, so the result depends neither on the batch nor on what is in memory.
+    They are kept in half precision. Each clip is encoded by itself, and its features are rounded
+    before their first use. So the result depends neither on the batch nor on what is in memory.
 
     Args:
         model: holds the image encoder. The projections of its high-resolution features are frozen,
@@ -113,8 +113,8 @@ class ExposureStep(nn.Module):
         memory: features by clip; only for a model whose visual tokens are made from SAM2's features
             (shared sight). If None, each clip is encoded every time.
         names: weight of the `names` loss, see `losses.Losses`; not in the paper.
-        without_seg: share of the samples in which zeros replace the output at `<SEG>`. From these
-            the model learns to find a name in the frame alone if that is enough. Not in the paper.
+        without_seg: share of the samples in which zeros replace the output at `<SEG>`. From
+            these samples the model learns to find a name in the frame alone if that is enough. Not in the paper.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class ExposureStep(nn.Module):
 
     @torch.no_grad()
     def judge(self, samples: Sequence[ExposureSample], *, seg: Seg = "own") -> LavidaOutput:
-        """Returns the scores and masks of each sample with its own list, without the mask gate.
+        """Returns the scores and masks of each sample with its own list of categories, without the mask gate.
 
         Frames have the same size as in a scan, and each has a single mask as in a scan.
 
@@ -239,7 +239,7 @@ class ExposureStep(nn.Module):
 
 
 def texts_of(encoder: TextEncoder, lists: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
-    """Returns the text features of each list (B, C, D), padded with zeros, and a mask (B, C): True if not padding."""
+    """Returns zero-padded text features (B, C, D) of the lists, and a mask (B, C), False for padding."""
     names = list(dict.fromkeys(name for listed in lists for name in listed))
     features = encoder.pooled(names)  # each name once
     place = {name: row for row, name in enumerate(names)}
@@ -278,7 +278,7 @@ def decoder_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _in_order(parts: list[EncodedClips], rows: list[int]) -> EncodedClips:
-    """Joins parts of a batch; `rows` holds the position in the batch of each clip of the parts."""
+    """Joins parts into one batch; clip i of the joined parts gets the position `rows[i]`."""
     frames = parts[0].frames
     order = sorted(range(len(rows)), key=rows.__getitem__)
     visual = [clip for part in parts for clip in part.visual]

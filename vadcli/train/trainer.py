@@ -8,7 +8,7 @@
 
 With several stages, each stage has such a folder (OUT/1-pictures/, OUT/2-questions/, ...) and starts
 from the model of the stage before it. A killed training continues from its newest checkpoint and
-gives the same bytes, because a step depends only on the recipe, its number and the checkpoint.
+gives the same bytes, because a step depends only on the recipe, the number of the step and the checkpoint.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Trainer:
         if recipe.running.gradient_checkpointing:
             checkpoint_activations(model)
         self.model = model.to(self.accelerator.device)
-        with self.accelerator.main_process_first():  # caches data sets for the other processes
+        with self.accelerator.main_process_first():  # the main process caches the data sets for the others
             self.work = self.training.work(recipe, self.model, processes=self.processes)
         schedule = recipe.schedule
         self.parameters = [value for _, value in trained_parameters(self.work.module)]
@@ -123,7 +123,7 @@ class Trainer:
         write_model(self.model, self.recipe, folder, sources, start=self.training.start_model)
 
     def try_step(self, samples: Sequence[Any]) -> dict[str, float]:
-        """Runs one optimiser step on any samples, to measure it; returns the losses by name."""
+        """Runs one optimiser step on any samples, to measure its time; returns the losses by name."""
         return self._train(samples, self.recipe.schedule.rate_at(0))
 
     @property

@@ -41,7 +41,7 @@ class Work:
         samples: all samples, in the order in which they are used.
         names: names of the losses in the log.
         fingerprint: fingerprint of the samples.
-        kind: samples of equal kind may share a batch.
+        kind: returns the kind of a sample; only samples of the same kind may share a batch.
         held: the samples to validate on; None without validation.
         validate: measures the model on `held`; None without validation.
     """

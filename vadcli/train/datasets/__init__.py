@@ -33,7 +33,7 @@ def open_data(
         root: its folder, with the layout of the unpacked official archives.
         split: `train`, or another split of the data set.
         rule: how videos are cut into clips, and to what size images are reduced.
-        cache: folder for the label numbers of each map; only used by data sets of images.
+        cache: folder to cache the label numbers of each map in; only data sets of images use it.
 
     Raises:
         UsageError: the name is unknown, or the folder has another layout.

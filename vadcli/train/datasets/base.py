@@ -164,7 +164,7 @@ def _short(value: object) -> str:
 
 
 _LONGEST = 40
-"""Largest number of bits of one run; more would count more pixels than any image has."""
+"""Largest number of bits in the length of one run; a longer run would not fit into any image."""
 _FARTHEST = 10**5
 """Largest coordinate of a polygon's corner, in pixels; real corners are inside their image."""
 
@@ -201,7 +201,7 @@ def _polygons(parts: list[object], height: int, width: int) -> BoolArray:
 def _corners(part: object) -> list[float]:
     corners = [float(number) for number in part] if isinstance(part, list) else []
     if len(corners) < 6 or len(corners) % 2 or not all(abs(number) <= _FARTHEST for number in corners):
-        raise ValueError(f"a polygon needs three corners or more near the image, not {len(corners)} numbers")
+        raise ValueError(f"a polygon needs three corners or more near the image, not {len(corners)} coordinates")
     return corners
 
 
@@ -217,7 +217,7 @@ def _spelled(text: str) -> list[int]:
 
     The code of each character, minus 48, holds five bits of a number (lowest first); its bit 32 says that the number continues.
     Numbers are in two's complement; from the fourth run on they are differences from the run two places before. pycocotools
-    also reads this form, but leaves pixels unset if the runs are too short.
+    reads this form too, but it leaves pixels unset if the runs are too short.
     """
     runs: list[int] = []
     value = shift = 0
@@ -239,7 +239,7 @@ def _spelled(text: str) -> list[int]:
 def _filled(runs: list[int], height: int, width: int) -> BoolArray:
     """Return the (height, width) mask of alternating False and True runs, column by column."""
     if any(run < 0 for run in runs) or sum(runs) != height * width:
-        raise ValueError("its runs do not fill it")
+        raise ValueError("its runs do not fill the image")
     turns = np.arange(len(runs)) % 2 == 1
     return np.repeat(turns, runs).reshape(width, height).T
 

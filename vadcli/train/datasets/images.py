@@ -105,7 +105,7 @@ def map_numbers(root: Path, maps: Sequence[str], *, file: Path | None = None) ->
 
 
 def paired(root: Path, images: str, maps: str, *, suffix: str = ".jpg") -> list[tuple[str, str]]:
-    """Return the images of one folder with the label maps of another that have the same file names, sorted by name.
+    """Return the (image, label map) pairs that have the same file name in two folders, sorted by name.
 
     Raises:
         DocumentError: an image has no map.
@@ -114,7 +114,7 @@ def paired(root: Path, images: str, maps: str, *, suffix: str = ".jpg") -> list[
     there = set(names_in(root / maps, ".png"))
     for image, label_map in pairs:
         if Path(label_map).stem not in there:
-            raise DocumentError(f"{root / label_map}: is missing, the label map of {Path(image).name}", hint=UNPACK_AGAIN)
+            raise DocumentError(f"{root / label_map}: is missing; it is the map of {Path(image).name}", hint=UNPACK_AGAIN)
     return pairs
 
 
@@ -165,13 +165,14 @@ class Ade20k(SemanticData):
         ROOT/images/training/ADE_train_00000001.jpg    ROOT/objectInfo150.txt
         ROOT/annotations/training/ADE_train_00000001.png
 
-    0 in a map means no category. ROOT is the archive's ADEChallengeData2016, or its parent folder.
+    The number 0 in a map means no category. ROOT is the folder ADEChallengeData2016 of the archive,
+    or the folder that holds it.
 
     Args:
         root: the unpacked archive.
-        split: `training` or `validation`; `train` and `val` are the same.
+        split: `training` or `validation`; they may be written as `train` and `val`.
         rule: to what size images are reduced.
-        cache: folder for the numbers of each map.
+        cache: folder to cache the numbers of each map in.
     """
 
     def __init__(self, root: Path, *, split: str = "training", rule: ClipRule | None = None, cache: Path | None = None) -> None:
@@ -201,7 +202,7 @@ def read_ade20k_categories(path: Path) -> dict[int, str]:
             continue
         if len(parts) < 2 or not parts[0].strip().isdecimal() or not 1 <= int(parts[0]) <= 255 or not first:
             raise DocumentError(
-                f"{path}: line {number} should be number, statistics and names separated by tabs", hint=UNPACK_AGAIN
+                f"{path}: line {number} must have number, statistics and names, separated by tabs", hint=UNPACK_AGAIN
             )
         found[int(parts[0])] = first
     return found
@@ -238,14 +239,15 @@ class Cityscapes(SemanticData):
         ROOT/leftImg8bit/train/CITY/CITY_000000_000019_leftImg8bit.png
         ROOT/gtFine/train/CITY/CITY_000000_000019_gtFine_labelIds.png
 
-    The files are those of the archives leftImg8bit_trainvaltest and gtFine_trainvaltest, and ids are
-    those of cityscapesScripts. Other ids (ego vehicle, static, parking, …) are ignored.
+    The files come from the archives leftImg8bit_trainvaltest and gtFine_trainvaltest. The numbers in
+    a map are the ids of cityscapesScripts; ids without a category here (ego vehicle, static,
+    parking, …) are ignored.
 
     Args:
         root: the folder that holds `leftImg8bit` and `gtFine`.
         split: `train` or `val`.
         rule: to what size images are reduced.
-        cache: folder for the numbers of each map.
+        cache: folder to cache the numbers of each map in.
     """
 
     def __init__(self, root: Path, *, split: str = "train", rule: ClipRule | None = None, cache: Path | None = None) -> None:
@@ -260,7 +262,7 @@ def _pairs(root: Path, split: str) -> Iterator[tuple[str, str]]:
         for name in names_in(root / "leftImg8bit" / split / city, "_leftImg8bit.png"):
             label_map = f"gtFine/{split}/{city}/{name}_gtFine_labelIds.png"
             if name not in there:
-                raise DocumentError(f"{root / label_map}: is missing, the label map of {name}", hint=UNPACK_AGAIN)
+                raise DocumentError(f"{root / label_map}: is missing; it is the map of {name}", hint=UNPACK_AGAIN)
             yield f"leftImg8bit/{split}/{city}/{name}_leftImg8bit.png", label_map
 
 
@@ -268,15 +270,15 @@ VERSIONS = ("v2.0", "v1.2")
 
 
 class Mapillary(SemanticData):
-    """Mapillary Vistas, version 2.0 or 1.2, with 124 or 66 categories.
+    """Mapillary Vistas, version 2.0 (124 categories) or 1.2 (66 categories).
 
         ROOT/training/images/KEY.jpg    ROOT/training/v2.0/labels/KEY.png    ROOT/config_v2.0.json
 
     Args:
         root: the unpacked archive.
-        split: `training` or `validation`; `train` and `val` are the same.
+        split: `training` or `validation`; they may be written as `train` and `val`.
         rule: to what size images are reduced.
-        cache: folder for the numbers of each map.
+        cache: folder to cache the numbers of each map in.
     """
 
     def __init__(self, root: Path, *, split: str = "training", rule: ClipRule | None = None, cache: Path | None = None) -> None:
@@ -297,8 +299,8 @@ class Mapillary(SemanticData):
 def read_mapillary_categories(path: Path) -> dict[int, str]:
     """Return the category of each number, in lower case.
 
-    The configuration lists the categories in the order of the numbers. Those that are not evaluated
-    (unlabeled, ego vehicle, car mount, …) are left out.
+    The configuration lists the categories in the order of the numbers. Categories that are not
+    evaluated (unlabeled, ego vehicle, car mount, …) are left out.
 
     Raises:
         DocumentError: the configuration is damaged.
@@ -323,14 +325,14 @@ class RefCoco(DiskData):
         ROOT/images/mscoco/images/train2014/COCO_train2014_….jpg
         (or ROOT/images/train2014, or ROOT/train2014)
 
-    This is the layout of the `refer` repository. A ref is one object with several sentences, and it
-    belongs to one split. A clip is an image with all its expressions.
+    This is the layout of the `refer` repository. A ref is one object with several sentences that
+    describe it; each ref belongs to one split. A clip is an image with all its expressions.
 
     Args:
         root: the folder that holds `refcoco`, `refcoco+`, `refcocog` and the images.
-        split: `train`, `val`, `testA`, `testB` or `test`, if the refs have it.
+        split: `train`, `val`, `testA`, `testB` or `test`, if the refs have this split.
         rule: to what size images are reduced.
-        sets: which of the three data sets to use; an image in several gives one clip per data set.
+        sets: which of the three data sets to use; an image of several sets gives one clip per set.
     """
 
     def __init__(

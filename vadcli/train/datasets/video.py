@@ -75,7 +75,7 @@ class YouTubeVos(LabelMapData):
 
     Args:
         root: the folder that holds `train`.
-        split: a folder with annotations; the challenge has them only for `train`.
+        split: a folder with annotations; the challenge has annotations only for `train`.
         rule: how videos are cut.
     """
 
@@ -146,7 +146,7 @@ def object_id(path: Path, where: str, value: object) -> int:
     """Return an object's id, 1 to 255; documents have it as text or number.
 
     Raises:
-        DocumentError: it is not such a number.
+        DocumentError: the value is not such a number.
     """
     if not str(value).isdecimal() or not 1 <= int(str(value)) <= 255:
         raise DocumentError(f"{path}: {where} should have an object id of 1 to 255, not {value!r}", hint=UNPACK_AGAIN)
@@ -171,7 +171,7 @@ def _with_categories(folder: Path, meta: Path) -> Iterator[Video]:
 
 
 def _shown(meta: Path, where: str, told: dict[str, Any]) -> dict[int, frozenset[str]]:
-    """Return the frames that show each object; objects without an entry for their frames are left out."""
+    """Return the frames that show each object; objects without a list of frames are left out."""
     objects = expect(meta, f"'objects' of {where}", told.get("objects", {}), dict)
     return {
         object_id(meta, where, number): frozenset(map(str, expect(meta, where, what["frames"], list)))
@@ -194,7 +194,7 @@ _MAPS = "DAVIS/Annotations_unsupervised/480p"
 
 
 class RefDavis(LabelMapData):
-    """Ref-DAVIS17: the videos of DAVIS 2017 with expressions; by default every third frame, 8 per second.
+    """Ref-DAVIS17: the videos of DAVIS 2017 with expressions; by default every third frame (8/s).
 
         ROOT/DAVIS/JPEGImages/480p/VIDEO/00000.jpg    ROOT/DAVIS/ImageSets/2017/train.txt
         ROOT/DAVIS/Annotations_unsupervised/480p/VIDEO/00000.png
