@@ -294,7 +294,7 @@ def test_a_folder_and_a_pipe_are_no_files(here: Path) -> None:
     [
         (bytes(range(256)), "not text in UTF-8"),
         ("Fünf\n".encode("latin-1"), "not text in UTF-8"),
-        ("fire\n".encode("utf-16"), "not text in UTF-8"),
+        ("fire\n".encode("utf-16")[:-1], "not text in UTF-16"),
         (b"fire\n\0\0\0\0", "a binary file"),
         (b"a" * (MOST_BYTES + 1), "has more than 1,000,000 bytes"),
     ],
@@ -522,7 +522,7 @@ def test_check_of_what_cannot_be_read(here: Path, name: str, words: str) -> None
     written(bytes(range(256)) * 10, "video.mp4")
     done = vadcli("categories", "check", name, cwd=here)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines()[0] == f"vadcli: error: {name}: {words}"
+    assert done.stderr.startswith(f"vadcli: error: {name}: {words}")
 
 
 def test_check_needs_a_file() -> None:

@@ -54,7 +54,7 @@ def test_what_is_no_review_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DocumentError, match="not JSON"):
         read_review(tmp_path / "e.json")
     (tmp_path / "f.csv").write_bytes(b"video\n\xff\n")
-    with pytest.raises(DocumentError, match="not UTF-8"):
+    with pytest.raises(DocumentError, match="not text in UTF-8"):
         read_review(tmp_path / "f.csv")
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from vadcli.errors import UsageError
 from vadcli.options import FindOptions, parse_duration
 from vadcli.store import encode_name
+from vadcli.types.text import NotText, decode_text, text_encoding
 
 # Suffixes of containers that the probe accepts. Another file is a video only if --include or the command line names it.
 VIDEO_SUFFIXES = frozenset(
@@ -163,8 +164,12 @@ def read_list(source: Path) -> list[Path]:
     """
     try:
         data = sys.stdin.buffer.read() if str(source) == "-" else source.read_bytes()
+        if text_encoding(data) != "utf-8":  # else paths need not be text
+            data = os.fsencode(decode_text(data))
     except OSError as error:
         raise UsageError(f"{source}: the list can't be read: {error.strerror}") from error
+    except (NotText, UnicodeEncodeError) as error:
+        raise UsageError(f"{source}: the list can't be read: {error}") from error
     parts = data.split(b"\0") if b"\0" in data else data.splitlines()
     return [Path(os.fsdecode(part)) for part in parts if part.strip()]
 

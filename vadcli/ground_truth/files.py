@@ -17,6 +17,7 @@ import numpy as np
 from vadcli.errors import DocumentError, UsageError
 from vadcli.ground_truth.truth import Region
 from vadcli.types import BoolArray
+from vadcli.types.text import SAVE_AS, NotText, decode_text
 
 UNPACK = "unpack the archive again"
 """The hint of most errors: official files are rarely damaged except by an interrupted download or copy."""
@@ -51,21 +52,21 @@ def find_existing(root: Path, candidates: Iterable[str]) -> Path | None:
 
 
 def read_text(path: Path) -> str:
-    """Read a UTF-8 text, with or without a byte order mark.
+    """Read a text in UTF-8 or UTF-16, with Unix line ends and without a byte order mark.
 
     Raises:
-        DocumentError: it cannot be read, is not UTF-8, or is too large for an annotation.
+        DocumentError: it cannot be read, is not text, or is too large for an annotation.
     """
     try:
         if path.exists() and not path.is_file():
             raise DocumentError(f"{path}: not a regular file", hint=UNPACK)
         if path.stat().st_size > _MAX_TEXT_BYTES:
             raise DocumentError(f"{path}: {path.stat().st_size} bytes are too many for an annotation", hint=UNPACK)
-        return path.read_text(encoding="utf-8-sig")
+        return decode_text(path.read_bytes()).replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=UNPACK) from error
-    except UnicodeDecodeError as error:
-        raise DocumentError(f"{path}: not a UTF-8 text (byte {error.start})", hint=UNPACK) from error
+    except NotText as error:
+        raise DocumentError(f"{path}: {error}", hint=SAVE_AS) from error
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:

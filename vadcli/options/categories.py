@@ -22,6 +22,7 @@ from typing import Any
 
 from vadcli.errors import UsageError
 from vadcli.types.codec import FieldError, structure
+from vadcli.types.text import SAVE_AS, NotText, decode_text
 
 FORMAT_VERSION = 1
 DEFAULT_LIST = "general"
@@ -175,9 +176,9 @@ def read_text(path: Path) -> str:
     if len(content) > MOST_BYTES:
         raise UsageError(f"{path}: has more than {MOST_BYTES:,} bytes", hint="is this a category file?")
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not text in UTF-8", hint="save it with this encoding") from error
+        text = decode_text(content)
+    except NotText as error:
+        raise UsageError(f"{path}: {error}", hint=SAVE_AS) from error
     if "\0" in text:
         raise UsageError(f"{path}: a binary file, not text", hint="is this a category file?")
     return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vadcli.errors import UsageError
+from vadcli.types.text import decode_text
 
 CONFIG_NAME = "vadcli.toml"
 
@@ -89,10 +90,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         UsageError: the file can't be read or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(decode_text(path.read_bytes()))
     except OSError as error:
         raise UsageError(f"{path}: can't be read: {error.strerror or error}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except ValueError as error:
         raise UsageError(f"{path}: can't be read as TOML: {error}") from error
 
 

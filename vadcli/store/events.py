@@ -21,6 +21,7 @@ from vadcli.errors import DocumentError
 from vadcli.store import printable
 from vadcli.types import EVENTS_FORMAT_VERSION, Event, ReviewedEvent, Status, Thresholds, Verdict, VideoInfo
 from vadcli.types.codec import read_document
+from vadcli.types.text import SAVE_AS, NotText, decode_text
 
 _REWRITE = "write it again with `vadcli scan --force` or `vadcli events`"
 _VIDEO_FIELDS = ("path", "camera", "width", "height", "rotation", "fps", "duration_s", "frames", "moving_camera")
@@ -282,11 +283,11 @@ def read_review(path: Path) -> tuple[ReviewedEvent, ...]:
         DocumentError: the file can't be read, or an entry is not valid.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = decode_text(path.read_bytes())
     except OSError as error:
         raise DocumentError(f"{path}: can't be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DocumentError(f"{path}: not UTF-8 text") from error
+    except NotText as error:
+        raise DocumentError(f"{path}: {error}", hint=SAVE_AS) from error
     entries = _rows(text) if path.suffix.lower() == ".csv" else _entries(path, text)
     return tuple(_entry(path, number, entry) for number, entry in enumerate(entries, 1))
 
