@@ -200,7 +200,7 @@ def search_all(out: Path, text: str, options: SearchOptions) -> Found:
     from vadcli.reporting.archive import collect
     from vadcli.reporting.pictures import read_picture
     from vadcli.reporting.search_page import Found
-    from vadcli.searching import encoders_in, find, image_query, text_query
+    from vadcli.searching import at_times, encoders_in, find, image_query, rows_in, text_query
     from vadcli.store import OutputLayout, matches
 
     if bool(text) == (options.image is not None):
@@ -212,7 +212,8 @@ def search_all(out: Path, text: str, options: SearchOptions) -> Found:
     stored = encoders_in(layout)
     if not stored:
         raise UsageError(f"{out}: there are no stored vectors", hint="scan with --detector concept first")
-    archive = collect(layout, since=options.since, include=options.include)
+    when, rules = options.when(), options.time_rules()
+    archive = collect(layout, since=options.since, include=options.include, rules=rules)
     name, key = next(((name, key) for name, key in stored if options.encoder in ("", name)), (options.encoder, ""))
     encoder = load_encoder(name, device=options.device)
     if encoder_key(encoder.fingerprint()) != key:
@@ -220,15 +221,17 @@ def search_all(out: Path, text: str, options: SearchOptions) -> Found:
             f"the stored vectors were not made by the encoder {name}", hint="name their encoder with --encoder, or scan again"
         )
     query = text_query(encoder, text) if options.image is None else image_query(encoder, read_picture(options.image))
-    known = {story.video for story in archive.videos}
+    starts = {story.video: story.start for story in archive.videos}
     moments = find(
         layout,
         query,
         encoder_key=key,
         top=options.top,
-        keep=lambda video, camera: video in known and matches(camera, options.camera),
+        keep=lambda video, camera: video in starts and matches(camera, options.camera),
+        rows=lambda video, timestamp: rows_in(timestamp, starts[video], when),
         problems=problems,
     )
+    moments = [at_times(moment, starts[moment.video]) for moment in moments]
     return Found(text or str(options.image), archive, moments, problems)
 
 

@@ -12,7 +12,8 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +25,7 @@ from vadcli.detectors.encoders import Encoder
 from vadcli.errors import DocumentError, UsageError
 from vadcli.store import OutputLayout
 from vadcli.store.embeddings import StoredEmbeddings, read_embeddings
-from vadcli.types import ByteArray, CameraModel, Embeddings, FloatArray
+from vadcli.types import BoolArray, ByteArray, CameraModel, Embeddings, FloatArray, StartTime, TimeArray, When
 from vadcli.types.codec import read_document
 from vadcli.video.loader import core_count
 
@@ -41,6 +42,7 @@ SPREAD_FLOOR = 0.005
 CHUNK = 256
 """Vectors that are compared at a time. They fit into the processor's cache; with 4,096 it takes four times as long."""
 READ_AHEAD = 4
+DAY_S = 86400.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Moment:
         peak_frame: the frame that fits best.
         score: how rare such a similarity is for the camera, in [0, 1] on the scale of event scores.
         similarity: cosine of the frame and the query.
+        start_time, end_time: start and end as wall-clock time, ISO 8601; None if it is unknown.
     """
 
     video: str
@@ -63,10 +66,19 @@ class Moment:
     peak_frame: int
     score: float
     similarity: float
+    start_time: str | None = None
+    end_time: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON that `vadcli search --json` prints."""
         return {"type": "moment", **vars(self)}
+
+
+def at_times(moment: Moment, start: StartTime | None) -> Moment:
+    """Returns a moment with its wall-clock times, which are known if the start of its video is known."""
+    if start is None:
+        return moment
+    return replace(moment, start_time=start.text_at(moment.start_s), end_time=start.text_at(moment.end_s))
 
 
 def text_query(encoder: Encoder, text: str) -> FloatArray:
@@ -97,6 +109,7 @@ def find(
     encoder_key: str,
     top: int,
     keep: Callable[[str, str], bool] = lambda video, camera: True,
+    rows: Callable[[str, TimeArray], BoolArray | None] = lambda video, timestamp: None,
     problems: list[str] | None = None,
 ) -> list[Moment]:
     """Returns the `top` moments with the highest scores, the highest first.
@@ -107,6 +120,8 @@ def find(
         encoder_key: vectors of other encoders are left out.
         top: number of moments.
         keep: called with video and camera; False leaves a video out.
+        rows: called with video and (S,) timestamps; returns (S,) bool, False for frames at which no moment may have its peak,
+            or None if there are none.
         problems: gets one line per file that could not be read.
     """
     usual = CameraUsual(layout, query)
@@ -124,7 +139,8 @@ def find(
         if found is None:
             continue
         stored, cosines = found
-        for moment in _moments(stored, cosines, usual.of(stored), top=top):
+        allowed = rows(stored.metadata.video, stored.timestamp)
+        for moment in _moments(stored, cosines, usual.of(stored), top=top, allowed=allowed):
             if len(best) == top and moment.score <= best[0][0]:
                 break  # the next moments of this video have no higher score
             number += 1  # decides between equal scores: moments themselves cannot be compared
@@ -184,8 +200,37 @@ def moments_of(stored: StoredEmbeddings, query: FloatArray, usual: BellTail, *, 
     yield from _moments(stored, similarities(stored.embeddings, query), usual, top=top)
 
 
-def _moments(stored: StoredEmbeddings, cosines: FloatArray, usual: BellTail, *, top: int) -> Iterator[Moment]:
+def rows_in(timestamp: TimeArray, start: StartTime | None, when: When) -> BoolArray | None:
+    """Returns (S,) bool, True for the frames that a choice by wall-clock time has; None if it has all.
+
+    Args:
+        timestamp: (S,) seconds from the video's start, ascending.
+        start: when the video started. If it is None, only a part of the day leaves frames out: all of them.
+        when: the choice.
+    """
+    if not when or not len(timestamp) or (start is None and when.between is None):
+        return None
+    if start is None:
+        return np.zeros(len(timestamp), np.bool_)
+    chosen = np.ones(len(timestamp), np.bool_)
+    if when.since is not None:
+        chosen &= timestamp >= (when.since - start.moment.astimezone(UTC)).total_seconds()
+    if when.between is not None:
+        first, last = start.at(float(timestamp[0])), start.at(float(timestamp[-1]))
+        if first.utcoffset() == last.utcoffset():
+            after_s = when.between.after_begin_s(first) + timestamp - timestamp[0]
+            chosen &= after_s % DAY_S < when.between.length_s
+        else:  # the clock changes within the video
+            chosen &= np.array([When(between=when.between).takes(start, at, at) for at in timestamp.tolist()])
+    return chosen
+
+
+def _moments(
+    stored: StoredEmbeddings, cosines: FloatArray, usual: BellTail, *, top: int, allowed: BoolArray | None = None
+) -> Iterator[Moment]:
     timestamp, free = stored.timestamp, cosines.copy()
+    if allowed is not None:
+        free[~allowed] = -np.inf
     for _ in range(min(top, len(free))):
         peak = int(free.argmax())
         if free[peak] == -np.inf:

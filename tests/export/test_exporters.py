@@ -44,6 +44,9 @@ def test_csv_has_one_row_per_event_over_all_videos():
         "bbox_y": "20",
         "bbox_width": "30",
         "bbox_height": "40",
+        "start_time": "",
+        "end_time": "",
+        "time_source": "",
     }
     assert (rows[2]["camera"], rows[2]["category"], rows[2]["bbox_x"]) == ("", "", "")
 

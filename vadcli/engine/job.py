@@ -24,7 +24,7 @@ from vadcli.store.atomic import Claim, Scratch
 from vadcli.store.checkpoint import Checkpoint, read_checkpoint
 from vadcli.store.events import EventsDocument, load
 from vadcli.store.scores import read_metadata
-from vadcli.types import CameraModel, ClipNeeds, MaskRows, Status, Thresholds
+from vadcli.types import DEFAULT_RULES, CameraModel, ClipNeeds, MaskRows, Status, Thresholds, TimeRules
 from vadcli.video.sampling import SamplingPlan
 
 SAMPLE_BYTES = 64 * 1024
@@ -137,6 +137,7 @@ class ScanJob:
         checkpoint_s: seconds between two fsyncs of a checkpoint.
         attribution: finds the categories of events, if the detector can.
         propagation: makes a mask for every row, if the options ask for it.
+        times: how the wall-clock start of a video is found.
     """
 
     layout: OutputLayout
@@ -155,6 +156,7 @@ class ScanJob:
     checkpoint_s: float = 30.0
     attribution: Attribution | None = None
     propagation: Propagation | None = None
+    times: TimeRules = DEFAULT_RULES
 
     @property
     def keeps_masks(self) -> bool:

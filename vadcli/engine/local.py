@@ -119,6 +119,7 @@ class LocalRunner:
             force=options.force or not options.skip_existing,
             retry_failed=options.retry_failed,
             checkpoint_s=parse_duration(options.checkpoint_every, "checkpoint_every"),
+            times=options.time_rules(),
         )
 
     def _attribution(self, stack: ExitStack, options: LoaderOptions) -> Attribution | None:

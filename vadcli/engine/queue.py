@@ -105,7 +105,9 @@ class ClaimQueue:
         if decision.need is Need.SCAN:
             return None
         events = (
-            recut(self.job.layout, self.job.scratch, unit.video, self.job.thresholds) if decision.need is Need.RECUT else None
+            recut(self.job.layout, self.job.scratch, unit.video, self.job.thresholds, times=self.job.times)
+            if decision.need is Need.RECUT
+            else None
         )
         lost = decision.status in (Status.FAILED, Status.PARTIAL)
         why = (

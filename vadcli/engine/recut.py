@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -19,10 +20,13 @@ from vadcli.store.events import EventsDocument, load, read_events, read_review, 
 from vadcli.store.mask_video import mask_box, masked_rows, read_masks
 from vadcli.store.masks import read_boxes
 from vadcli.store.scores import read_metadata, read_scores, shown_s
-from vadcli.types import Calibration, Event, ReviewedEvent, ScoreTable, Thresholds
+from vadcli.store.times import choose, timed
+from vadcli.types import DEFAULT_RULES, Calibration, Event, ReviewedEvent, ScoreTable, Thresholds, TimeRules
 
 if TYPE_CHECKING:
     from vadcli.metrics import ThresholdChoice
+
+log = logging.getLogger("vadcli")
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,9 @@ class StoredEvents:
 
 
 def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
-    """Cut the events of every stored video again; `options.write` also stores them.
+    """Cut the events of every stored video again; `options.write` also stores them all.
+
+    The result has the events that `options` choose by time and category.
 
     Raises:
         UsageError: there is no such folder.
@@ -57,10 +63,14 @@ def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
                 video = str(old.video["path"])
                 if matches(video, options.include):
                     thresholds = options.thresholds(old.thresholds, _calibration(layout, video))
-                    documents.append(recut(layout, scratch, video, thresholds, review=review))
+                    documents.append(recut(layout, scratch, video, thresholds, review=review, times=options.time_rules()))
             except DocumentError as error:
                 problems.append(str(error))
-    return StoredEvents(tuple(documents), tuple(problems))
+    when = options.when()
+    unknown = sum(document.start is None and bool(document.events) for document in documents)
+    if when and unknown:
+        log.warning("left out, because nothing says when they started: %d of %d videos with events", unknown, len(documents))
+    return StoredEvents(tuple(choose(documents, when, options.category)), tuple(problems))
 
 
 def stored(out: Path) -> OutputLayout:
@@ -125,6 +135,7 @@ def recut(
     thresholds: Thresholds,
     *,
     review: Sequence[ReviewedEvent] = (),
+    times: TimeRules = DEFAULT_RULES,
 ) -> EventsDocument:
     """Cut one video's events with other thresholds; they are stored if there is a scratch folder.
 
@@ -135,7 +146,7 @@ def recut(
         DocumentError: the stored scores or events can't be read.
         OutputError: the new document can't be written.
     """
-    old = read_events(layout.events(video))
+    old = timed(read_events(layout.events(video)), times)
     if old.failure is not None:
         return replace(old, thresholds=thresholds)
     table, metadata = read_scores(layout.scores(video))

@@ -25,6 +25,7 @@ from vadcli.store.embeddings import (
 )
 from vadcli.store.events import ScanState, read_events, write_events
 from vadcli.store.scores import ScoresMetadata, read_scores, shown_s, write_scores
+from vadcli.store.times import timed
 from vadcli.types import CameraModel, Embeddings, MaskRows, RawTrack, ScoreTable, Status, VideoInfo, VideoResult
 
 
@@ -99,7 +100,7 @@ def rescore(job: ScanJob, unit: WorkUnit, decision: Decision, model: CameraModel
     calibration = job.detector.calibration
     state = ScanState(document.scan.status, decision.fingerprint, decision.source)
     document = replace(
-        document,
+        timed(document, job.times),
         detector=job.detector.name,
         categories=job.categories,
         thresholds=job.thresholds,

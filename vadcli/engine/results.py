@@ -155,6 +155,13 @@ def _events_document(
 ) -> EventsDocument:
     """Return the events document: the video, and its events or the reason why its scan failed."""
     unit, decision = task.unit, task.decision
+    created = info.created if info else ""
+    start = job.times.start_of(
+        unit.path.as_posix(),
+        created=created,
+        modified_s=unit.mtime_ns / 1e9,
+        duration_s=info.duration_s if info else None,
+    )
     return EventsDocument(
         video=describe_video(unit.video, unit.camera, info, frames=frames, moving_camera=result.moving_camera),
         detector=job.detector.name,
@@ -163,6 +170,8 @@ def _events_document(
         events=tuple(events),
         failure=Failure(result.stage, result.reason) if result.status is Status.FAILED else None,
         scan=ScanState(result.status, decision.fingerprint, decision.source),
+        start=start,
+        created=created,
     )
 
 

@@ -38,13 +38,15 @@ def to_fiftyone(documents: Iterable[EventsDocument]) -> str:
                 hint="export one of them with --include",
             )
         named[key] = path
-        labels[key] = [_detection(event) for event in document.events]
+        labels[key] = [_detection(document, event) for event in document.events]
     classes = sorted({found["label"] for listed in labels.values() for found in listed})
     return json.dumps({"classes": classes, "labels": labels}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _detection(event: Event) -> dict[str, Any]:
-    attributes = {"event": event.id, "mean_score": event.mean_score, "peak_frame": event.peak_frame + 1}
+def _detection(document: EventsDocument, event: Event) -> dict[str, Any]:
+    attributes: dict[str, Any] = {"event": event.id, "mean_score": event.mean_score, "peak_frame": event.peak_frame + 1}
+    if document.start is not None:
+        attributes["start_time"] = document.start.text_at(event.start_s)
     return {
         "label": label(event),
         "support": [event.start_frame + 1, event.end_frame],
@@ -99,6 +101,8 @@ def _task(document: EventsDocument) -> dict[str, Any]:
         "path": video["path"],
         "camera": video["camera"],
     }
+    if document.start is not None:
+        data["start_time"] = document.start.text_at(0.0)
     return {"data": data, "predictions": [predictions]}
 
 

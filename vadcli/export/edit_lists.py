@@ -88,7 +88,7 @@ def _otio_clip(otio: Any, document: EventsDocument, event: Event) -> Any:
         name=f"{video['path']} #{event.id}",
         media_reference=otio.schema.ExternalReference(target_url=quote(str(video["path"])), available_range=whole),
         source_range=span(event.start_frame, event.end_frame - event.start_frame),
-        metadata={"vadcli": {**event.to_json(), "video": video["path"], "camera": video["camera"]}},
+        metadata={"vadcli": {**document.event_json(event), "video": video["path"], "camera": video["camera"]}},
     )
     marker = otio.schema.Marker(name=caption(event), marked_range=span(event.peak_frame, 1), color=otio.schema.MarkerColor.RED)
     marker.metadata["vadcli"] = {"category": label(event)}

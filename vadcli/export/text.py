@@ -60,6 +60,9 @@ CSV_COLUMNS = (
     "bbox_y",
     "bbox_width",
     "bbox_height",
+    "start_time",
+    "end_time",
+    "time_source",
 )
 
 
@@ -79,7 +82,8 @@ def to_csv(documents: Iterable[EventsDocument]) -> str:
 
 
 def _csv_row(document: EventsDocument, event: Event) -> list[object]:
-    values = {"video": document.video["path"], "camera": document.video["camera"], **event.to_json()}
+    values = {"video": document.video["path"], "camera": document.video["camera"], **document.event_json(event)}
+    values["time_source"] = str(document.start.source) if document.start else None
     values.update(zip(("bbox_x", "bbox_y", "bbox_width", "bbox_height"), event.bbox or (None,) * 4, strict=True))
     return ["" if values[name] is None else values[name] for name in CSV_COLUMNS]
 

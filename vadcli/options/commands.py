@@ -23,6 +23,7 @@ from vadcli.options.groups import (
     parse_shard,
     same,
 )
+from vadcli.options.times import LAST_RUN, TimeOptions, WhenOptions
 from vadcli.registry import DETECTOR_OPTIONS, EXPORTERS
 
 DEFAULT_OUT = Path("vadcli-out")
@@ -30,7 +31,7 @@ MASK_CHOICES = ("none", "video", "rle", "both")
 
 
 @dataclass(frozen=True)
-class ScanOptions(FindOptions, DecodeOptions, DetectorOptions, ThresholdOptions, TalkOptions):
+class ScanOptions(FindOptions, DecodeOptions, DetectorOptions, ThresholdOptions, TimeOptions, TalkOptions):
     """The options of `vadcli scan`."""
 
     interval: int | None = option(
@@ -70,7 +71,7 @@ class ScanOptions(FindOptions, DecodeOptions, DetectorOptions, ThresholdOptions,
     fail_on_event: bool = option(False, "Exit with code 10 if there are events.", panel=RUNNING)
 
     def __post_init__(self) -> None:
-        for base in (FindOptions, DecodeOptions, DetectorOptions, ThresholdOptions):
+        for base in (FindOptions, DecodeOptions, DetectorOptions, ThresholdOptions, TimeOptions):
             base.__post_init__(self)
         for name in ("interval", "workers"):
             value = getattr(self, name)
@@ -89,7 +90,7 @@ class ScanOptions(FindOptions, DecodeOptions, DetectorOptions, ThresholdOptions,
 
 
 @dataclass(frozen=True)
-class EventsOptions(ThresholdOptions, TalkOptions):
+class EventsOptions(ThresholdOptions, WhenOptions, TalkOptions):
     """The options of `vadcli events`."""
 
     format: str = option("json", "Format of the events.", panel=OUTPUT, choices=tuple(EXPORTERS))
@@ -114,10 +115,19 @@ class EventsOptions(ThresholdOptions, TalkOptions):
         metavar="FILE",
     )
     include: tuple[str, ...] = option((), "Only videos matching this glob; repeatable.", panel=FIND, metavar="GLOB")
+    category: tuple[str, ...] = option(
+        (),
+        "Only events of categories matching this glob; repeatable. An event without one is an anomaly.",
+        panel=FIND,
+        metavar="GLOB",
+    )
     fail_on_event: bool = option(False, "Exit with code 10 if there are events.", panel=RUNNING)
 
     def __post_init__(self) -> None:
         ThresholdOptions.__post_init__(self)
+        if self.since == LAST_RUN:
+            raise UsageError(f"--since {LAST_RUN}: events are chosen by time", hint="give a time or an age like 24h")
+        WhenOptions.__post_init__(self)
         if self.calibrate is not None and self.format not in ("json", "csv"):
             raise UsageError(f"--calibrate can't print thresholds as {self.format}", hint="give --format json or csv")
 
@@ -268,12 +278,13 @@ REPORT_FORMATS = ("html", "markdown", "json", "email")
 
 
 @dataclass(frozen=True)
-class ReportOptions(DecodeOptions, TalkOptions):
+class ReportOptions(DecodeOptions, WhenOptions, TalkOptions):
     """The options of `vadcli report`."""
 
     since: str | None = option(
         None,
-        "Only videos of runs that began at this time or later: last-run, a time like 2026-11-27T06:00, or an age like 24h.",
+        "Only what happened at this time or later: a time like 2026-11-27T06:00, or an age like 24h. last-run is what the last "
+        "run scanned.",
         panel=FIND,
         metavar="WHEN",
     )
@@ -313,6 +324,7 @@ class ReportOptions(DecodeOptions, TalkOptions):
 
     def __post_init__(self) -> None:
         DecodeOptions.__post_init__(self)
+        WhenOptions.__post_init__(self)
         for name in ("thumbnails", "pictured"):
             if getattr(self, name) < 0:
                 raise UsageError(f"--{name} {getattr(self, name)} must be at least 0")
@@ -345,7 +357,7 @@ SEARCH_FORMATS = ("table", "csv", "html")
 
 
 @dataclass(frozen=True)
-class SearchOptions(DecodeOptions, TalkOptions):
+class SearchOptions(DecodeOptions, WhenOptions, TalkOptions):
     """The options of `vadcli search`."""
 
     image: Path | None = option(None, "Search for what this picture shows, instead of a text.", panel=FIND, metavar="FILE")
@@ -363,5 +375,6 @@ class SearchOptions(DecodeOptions, TalkOptions):
 
     def __post_init__(self) -> None:
         DecodeOptions.__post_init__(self)
+        WhenOptions.__post_init__(self)
         if self.top < 1:
             raise UsageError(f"--top {self.top} must be at least 1")

@@ -47,14 +47,15 @@ class WrittenReport:
 
 
 def read_archive(out: Path, options: ReportOptions) -> Archive:
-    """Return what the scans stored in a folder, limited by `options.since` and `options.include`.
+    """Return what the scans stored in a folder, limited by the options of time and `options.include`.
 
     Raises:
         UsageError: there is no such folder.
     """
     if not out.is_dir():
         raise UsageError(f"{out}: there is no such folder", hint="name the --out folder of a scan")
-    return collect(OutputLayout(out), since=options.since, include=options.include)
+    when, rules = options.when(), options.time_rules()
+    return collect(OutputLayout(out), since=options.since, include=options.include, between=when.between, rules=rules)
 
 
 def make_report(archive: Archive, options: ReportOptions) -> WrittenReport:

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
 from vadcli.errors import DocumentError, UsageError
-from vadcli.options import parse_duration
+from vadcli.options.times import LAST_RUN, parse_since
 from vadcli.store import OutputLayout, matches, printable, told_paths
 from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.run_log import StoredRun, read_run
-from vadcli.types import Event, Status, Thresholds, VideoResult
+from vadcli.store.times import timed
+from vadcli.types import DEFAULT_RULES, DayWindow, Event, StartTime, Status, Thresholds, TimeRules, VideoResult, When
 from vadcli.types.media import clock
 
-LAST_RUN = "last-run"
 SIDE_BY_SIDE = timedelta(minutes=10)
 """Shards that start within this time of each other count as one run."""
 T = TypeVar("T")
@@ -41,6 +41,7 @@ class VideoStory:
         detector: name of the detector that scored the video.
         thresholds: the thresholds that opened and closed its events.
         events: the events in order of time.
+        start: when the video started; None if this is unknown.
     """
 
     video: str
@@ -53,6 +54,7 @@ class VideoStory:
     detector: str
     thresholds: Thresholds
     events: tuple[Event, ...]
+    start: StartTime | None = None
 
 
 @dataclass(frozen=True)
@@ -118,14 +120,24 @@ class Archive:
         return next((path for base in roots for name in below if (path := base / name).exists()), None)
 
 
-def collect(layout: OutputLayout, *, since: str | None = None, include: Collection[str] = ()) -> Archive:
+def collect(
+    layout: OutputLayout,
+    *,
+    since: str | None = None,
+    include: Collection[str] = (),
+    between: DayWindow | None = None,
+    rules: TimeRules = DEFAULT_RULES,
+) -> Archive:
     """Return what an output folder stores about its archive.
 
     Args:
         layout: the folder.
-        since: keep only videos that a run worked on since this time. It is "last-run", a time like
-            2026-11-27T06:00, or how long ago ("24h"). None keeps all videos.
+        since: a time like 2026-11-27T06:00, or how long ago ("24h"): keep only events that happened since then, and videos that
+            ended since then. Failed videos, and videos whose start is unknown, are kept if a run worked on them since then.
+            "last-run" keeps the videos that the last run worked on. None keeps all videos.
         include: globs of relative paths; empty for all videos.
+        between: keep only events in this part of a day; None keeps all.
+        rules: how the start of a video is found.
 
     Raises:
         UsageError: there are no results of a scan, or `since` is not understood.
@@ -137,20 +149,38 @@ def collect(layout: OutputLayout, *, since: str | None = None, include: Collecti
         raise UsageError(f"{layout.out}: contains no results of a scan", hint="name the --out folder of a scan")
     results = _newest_results(runs)
     chosen = runs
-    if since is not None:
-        begin = moment(since, runs)
+    begin = None if since is None else moment(since, runs, rules.zone)
+    if begin is not None:
         chosen = [run for run in runs if run.start >= begin]
-        worked = {result.video for run in chosen for result in run.files if _concerns(result)}
-        documents = [document for document in documents if document.video["path"] in worked]
-    stories = [_story(document, results.get(str(document.video["path"]))) for document in documents]
-    stories = [story for story in stories if matches(story.video, include)]
+    worked = {result.video for run in chosen for result in run.files if _concerns(result)}
+    when = When(None if since == LAST_RUN else begin, between)
+    stories = [_story(timed(document, rules), results.get(str(document.video["path"]))) for document in documents]
+    stories = [
+        replace(story, events=_chosen(story, when))
+        for story in stories
+        if matches(story.video, include) and (begin is None or _is_recent(story, when.since, worked))
+    ]
     return Archive(
         layout, tuple(chosen), tuple(sorted(stories, key=lambda story: (story.camera, story.video))), tuple(problems)
     )
 
 
-def moment(since: str, runs: Sequence[StoredRun]) -> datetime:
-    """Return the time that `--since` means.
+def _is_recent(story: VideoStory, since: datetime | None, worked: Collection[str]) -> bool:
+    """True if a video was recorded since then. A run has worked on it is enough if it failed or its start is unknown."""
+    if story.video in worked and (since is None or story.start is None or story.status is not Status.DONE):
+        return True
+    return since is not None and story.start is not None and story.start.at(story.duration_s) >= since
+
+
+def _chosen(story: VideoStory, when: When) -> tuple[Event, ...]:
+    """Return the chosen events of a video. If its start is unknown, only the part of the day matters."""
+    if story.start is None:
+        return () if when.between else story.events
+    return tuple(event for event in story.events if when.takes(story.start, event.start_s, event.end_s))
+
+
+def moment(since: str, runs: Sequence[StoredRun], zone: str = "") -> datetime:
+    """Return the time that `--since` means; a time without an offset is in the time zone.
 
     Raises:
         UsageError: `since` is not a time, a duration or "last-run"; or it is "last-run" and there is no run.
@@ -159,16 +189,7 @@ def moment(since: str, runs: Sequence[StoredRun]) -> datetime:
         if not runs:
             raise UsageError(f"--since {LAST_RUN}: there is no run record", hint="leave --since out, or scan first")
         return last_run_start(runs)
-    try:
-        told = datetime.fromisoformat(since)
-        return told if told.tzinfo else told.astimezone()
-    except ValueError:
-        pass
-    try:
-        return datetime.now(UTC) - timedelta(seconds=parse_duration(since, "since"))
-    except UsageError as error:
-        hint = f"give {LAST_RUN}, a time like 2026-11-27T06:00, or how long ago, like 24h"
-        raise UsageError(f"--since {since!r} is not understood", hint=hint) from error
+    return parse_since(since, zone)
 
 
 def last_run_start(runs: Sequence[StoredRun]) -> datetime:
@@ -226,6 +247,7 @@ def _story(document: EventsDocument, result: VideoResult | None) -> VideoStory:
         detector=document.detector,
         thresholds=document.thresholds,
         events=document.events,
+        start=document.start,
     )
 
 

@@ -31,7 +31,8 @@ SCRIPTS = ("uplot/uPlot.iife.min.js", "dom.js", "review.js", "timeline.js", "tab
 STYLES = ("uplot/uPlot.min.css", "page.css")
 LIBRARIES = ("uPlot 1.6.32, MIT licence, © 2022 Leon Sorokin",)
 EVENT_FIELDS = (
-    "video", "id", "start_frame", "end_frame", "start_s", "end_s", "peak_s", "peak_score", "category", "strip", "clip",
+    "video", "id", "start_frame", "end_frame", "start_s", "end_s", "peak_s", "peak_score", "category", "start_time",
+    "strip", "clip",
 )  # fmt: skip
 _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
@@ -79,6 +80,7 @@ def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: S
         facts=run_facts(archive),
         problems=[*archive.problems, *problems],
         categories=sorted({event.category for video in archive.videos for event in video.events if event.category}),
+        timed=any(video.start for video in archive.videos),
         libraries=LIBRARIES,
         policy=policy(script, style, beside=assets.beside),
         script=script,
@@ -106,7 +108,7 @@ def _data(archive: Archive, shown: Shown, assets: AssetStore) -> dict[str, Any]:
         ],
         "fields": EVENT_FIELDS,
         "events": [
-            _event(number[video.video], event, pictures[video.video, event.id])
+            _event(number[video.video], video, event, pictures[video.video, event.id])
             for video in archive.videos
             for event in video.events
         ],
@@ -150,9 +152,9 @@ def _pictures(video: VideoStory, event: Event, shown: Shown, assets: AssetStore)
     return told, assets.put(clip, "video/mp4") if clip else None
 
 
-def _event(video: int, event: Event, pictures: tuple[Any, str | None]) -> list[Any]:
+def _event(place: int, video: VideoStory, event: Event, pictures: tuple[Any, str | None]) -> list[Any]:
     return [
-        video,
+        place,
         event.id,
         event.start_frame,
         event.end_frame,
@@ -161,6 +163,7 @@ def _event(video: int, event: Event, pictures: tuple[Any, str | None]) -> list[A
         round(event.peak_s, 3),
         event.peak_score,
         event.category,
+        video.start.text_at(event.start_s) if video.start else None,
         *pictures,
     ]
 
@@ -226,7 +229,8 @@ def to_json(archive: Archive) -> dict[str, Any]:
         "videos": len(archive.videos),
         "footage_s": round(archive.footage_s, 3),
         "events": [
-            {"video": video.video, "camera": video.camera, **event.to_json()} for video, event in by_importance(archive)
+            {"video": video.video, "camera": video.camera, **event.to_json(), **_times(video, event)}
+            for video, event in by_importance(archive)
         ],
         "failures": [
             {
@@ -241,12 +245,20 @@ def to_json(archive: Archive) -> dict[str, Any]:
     }
 
 
+def _times(video: VideoStory, event: Event) -> dict[str, str | None]:
+    """Return the wall-clock times of an event; None if they are unknown."""
+    if video.start is None:
+        return {"start_time": None, "end_time": None, "time_source": None}
+    times = {"start_time": video.start.text_at(event.start_s), "end_time": video.start.text_at(event.end_s)}
+    return {**times, "time_source": str(video.start.source)}
+
+
 def to_markdown(archive: Archive) -> str:
     """Return a short Markdown text: headline, events with the highest scores, failures, and facts of the run."""
     lines = [f"# {_plain(archive.name)}: {headline(archive)}", ""]
     shown = by_importance(archive)[:MOST_EVENTS]
     if shown:
-        lines += ["| score | camera | video | starts | lasts | category |", "|---|---|---|---|---|---|"]
+        lines += ["| score | when | camera | video | starts | lasts | category |", "|---|---|---|---|---|---|---|"]
         lines += [f"| {' | '.join(map(_plain, _cells(video, event)))} |" for video, event in shown]
         lines += ["", *_more(archive.events - len(shown), "event")]
     if archive.failures:
@@ -299,8 +311,8 @@ def _text(archive: Archive) -> str:
     lines = [headline(archive), ""]
     shown = by_importance(archive)[:MOST_EVENTS]
     for video, event in shown:
-        score, _, name, starts, lasts, category = _cells(video, event)
-        lines.append(f"{score}  {name}  {starts}  {lasts}" + (f"  {category}" if event.category else ""))
+        score, when, _, name, starts, lasts, category = _cells(video, event)
+        lines.append("  ".join(part for part in (score, when, name, starts, lasts, category) if part))
     lines += ["", *_more(archive.events - len(shown), "event")] if shown else []
     if archive.failures:
         lines.append("Failed or partial:")
@@ -310,9 +322,10 @@ def _text(archive: Archive) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cells(video: VideoStory, event: Event) -> tuple[str, str, str, str, str, str]:
+def _cells(video: VideoStory, event: Event) -> tuple[str, str, str, str, str, str, str]:
     lasts = lasting(event.end_s - event.start_s)
-    return f"{event.peak_score:.3f}", video.camera, video.video, clock(event.start_s), lasts, event.category or ""
+    when = f"{video.start.at(event.start_s):%Y-%m-%d %H:%M:%S}" if video.start else ""
+    return f"{event.peak_score:.3f}", when, video.camera, video.video, clock(event.start_s), lasts, event.category or ""
 
 
 def _more(number: int, noun: str) -> list[str]:

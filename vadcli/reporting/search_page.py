@@ -21,7 +21,7 @@ from vadcli.types import Event
 from vadcli.types.media import clock
 from vadcli.video.loader import LoaderOptions
 
-COLUMNS = ("video", "camera", "start_s", "end_s", "peak_s", "peak_frame", "score", "similarity")
+COLUMNS = ("video", "camera", "start_s", "end_s", "peak_s", "peak_frame", "score", "similarity", "start_time", "end_time")
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,17 @@ class Found:
 
 
 def to_table(found: Found) -> str:
-    """Return one line per moment: score, times, video."""
-    lines = [f"{one.score:.2f}  {clock(one.start_s)}-{clock(one.end_s)}  {one.video}" for one in found.moments]
+    """Return one line per moment: score, date and time if they are known, times in the video, video."""
+    lines = [
+        "  ".join((f"{one.score:.2f}", *_when(one), f"{clock(one.start_s)}-{clock(one.end_s)}", one.video))
+        for one in found.moments
+    ]
     return "".join(f"{line}\n" for line in lines) or "nothing found\n"
+
+
+def _when(moment: Moment) -> list[str]:
+    """Return the date and the time of a moment in the time zone of its camera; empty if it is unknown."""
+    return [moment.start_time[:19].replace("T", " ")] if moment.start_time else []
 
 
 def to_csv(found: Found) -> str:
@@ -71,7 +79,14 @@ def to_page(found: Found, *, root: Path | None, decode: LoaderOptions) -> str:
     for number, moment in enumerate(found.moments, 1):
         strip = made.get((moment.video, number))
         picture = base64.b64encode(strip.frames[0]).decode() if strip else ""
-        cards.append({"moment": moment, "picture": picture, "size": (strip.width, strip.height) if strip else (0, 0)})
+        cards.append(
+            {
+                "moment": moment,
+                "when": " ".join(_when(moment)),
+                "picture": picture,
+                "size": (strip.width, strip.height) if strip else (0, 0),
+            }
+        )
     environment = Environment(
         loader=PackageLoader("vadcli.reporting", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )

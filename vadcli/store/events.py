@@ -10,8 +10,9 @@ import functools
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,7 +20,7 @@ from typing import Any, NoReturn
 from vadcli import __version__
 from vadcli.errors import DocumentError
 from vadcli.store import printable
-from vadcli.types import EVENTS_FORMAT_VERSION, Event, ReviewedEvent, Status, Thresholds, Verdict, VideoInfo
+from vadcli.types import EVENTS_FORMAT_VERSION, Event, ReviewedEvent, StartTime, Status, Thresholds, Verdict, VideoInfo
 from vadcli.types.codec import read_document
 from vadcli.types.text import SAVE_AS, NotText, decode_text
 
@@ -102,6 +103,8 @@ class EventsDocument:
         failure: None if the video has scores.
         scan: what the next scan needs.
         generator: the program that wrote the document.
+        start: when the video started; None if this is unknown.
+        created: creation time as the video's container says it; "" if it does not.
     """
 
     video: Mapping[str, Any]
@@ -112,6 +115,8 @@ class EventsDocument:
     failure: Failure | None = None
     scan: ScanState | None = None
     generator: str = field(default=f"vadcli {__version__}")
+    start: StartTime | None = None
+    created: str = ""
 
     def __post_init__(self) -> None:
         if tuple(self.video) != _VIDEO_FIELDS:
@@ -124,14 +129,19 @@ class EventsDocument:
         return {
             "format_version": EVENTS_FORMAT_VERSION,
             "generator": self.generator,
-            "video": dict(self.video),
+            "video": {**self.video, **_start_json(self.start), "creation_time": self.created or None},
             "detector": self.detector,
             "categories": list(self.categories),
             "threshold": self.thresholds.to_json(),
             "failure": {"stage": self.failure.stage, "error": self.failure.error} if self.failure else None,
             "scan": _scan_json(self.scan) if self.scan else None,
-            "events": [event.to_json() for event in self.events],
+            "events": [self.event_json(event) for event in self.events],
         }
+
+    def event_json(self, event: Event) -> dict[str, Any]:
+        """Returns the documented fields of one event, with its wall-clock times; they are null if they are unknown."""
+        times = [self.start.text_at(seconds) if self.start else None for seconds in (event.start_s, event.end_s)]
+        return {**event.to_json(), "start_time": times[0], "end_time": times[1]}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> EventsDocument:
@@ -146,7 +156,13 @@ class EventsDocument:
             failure=Failure(failure["stage"], failure["error"]) if failure else None,
             scan=ScanState(Status(scan["status"]), scan["fingerprint"], scan["source"]) if scan else None,
             generator=document["generator"],
+            start=StartTime.from_json(video),
+            created=str(video.get("creation_time") or ""),
         )
+
+
+def _start_json(start: StartTime | None) -> dict[str, str | None]:
+    return start.to_json() if start else {"start_time": None, "time_source": None, "time_zone": None}
 
 
 def _scan_json(scan: ScanState) -> dict[str, Any]:
@@ -246,6 +262,7 @@ def _contradictions(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "threshold", f"low ({threshold['low']}) is above high ({threshold['high']})"
     if document["failure"] and events:
         yield "events", "a failed video has no events"
+    yield from _time_contradictions(document["video"], events)
     end_frame, end_s = 0, 0.0
     for index, event in enumerate(events):
         yield from ((f"events[{index}]", what) for what in _event_contradictions(event, document["video"]))
@@ -254,6 +271,27 @@ def _contradictions(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if event["start_frame"] < end_frame or event["start_s"] < end_s:
             yield f"events[{index}]", "starts before the previous event ends"
         end_frame, end_s = event["end_frame"], event["end_s"]
+
+
+def _time_contradictions(video: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Yields what is wrong with the wall-clock times. Old documents have none."""
+    try:
+        start = StartTime.from_json(video)
+    except ValueError as error:
+        yield "video.start_time", str(error)
+        return
+    for index, event in enumerate(events):
+        for name, seconds in (("start_time", event["start_s"]), ("end_time", event["end_s"])):
+            told = event.get(name)
+            try:
+                right = not told or (start is not None and abs(datetime.fromisoformat(told) - start.at(seconds)) < _TIME_SLACK)
+            except (TypeError, ValueError, OverflowError):
+                right = False
+            if not right:
+                yield f"events[{index}].{name}", f"{told} is not {seconds} s after the start of the video"
+
+
+_TIME_SLACK = timedelta(milliseconds=2)  # times are stored in whole milliseconds
 
 
 def _event_contradictions(event: Mapping[str, Any], video: Mapping[str, Any]) -> Iterator[str]:

@@ -40,8 +40,10 @@ from vadcli.types.results import (
     Verdict,
     VideoResult,
 )
+from vadcli.types.wall_clock import DEFAULT_RULES, DayWindow, StartTime, TimeRules, TimeSource, When
 
 __all__ = [
+    "DEFAULT_RULES",
     "EVENTS_FORMAT_VERSION",
     "MASK_LOGIT_LIMIT",
     "SCORES_SCHEMA_VERSION",
@@ -55,6 +57,7 @@ __all__ = [
     "ClipBatch",
     "ClipNeeds",
     "ClipScores",
+    "DayWindow",
     "DecoderChoice",
     "DecoderName",
     "Embeddings",
@@ -70,10 +73,14 @@ __all__ = [
     "RowTable",
     "ScoreTable",
     "SizeRule",
+    "StartTime",
     "Status",
     "Thresholds",
     "TimeArray",
+    "TimeRules",
+    "TimeSource",
     "Verdict",
     "VideoInfo",
     "VideoResult",
+    "When",
 ]

@@ -69,6 +69,7 @@ class VideoInfo:
         images: file names of a frame folder in order; empty for a file.
         shown_pts: (N,) int64, the times that a decoder reports, with repeats and jumps back; empty if they equal `pts`.
         keyframes: (K,) int64 rows at which decoding can begin, according to the container.
+        created: when the recording was made, as the container says it, in ISO 8601; "" if it does not say it.
     """
 
     path: Path
@@ -87,6 +88,7 @@ class VideoInfo:
     images: tuple[str, ...] = field(default=(), repr=False)
     shown_pts: IndexArray = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
     keyframes: IndexArray = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
+    created: str = ""
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1:

@@ -183,8 +183,8 @@ class Event:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Event:
-        """Reads what `to_json` wrote."""
-        values = dict(document)
+        """Reads what `to_json` wrote; other fields are left out."""
+        values = {one.name: document[one.name] for one in fields(cls) if one.name in document}
         values["bbox"] = tuple(values["bbox"]) if values.get("bbox") else None
         return cls(**values)
 

@@ -148,7 +148,15 @@ def _describe(path: Path, opened: Any, stream: Any, packets: _Packets) -> VideoI
         edit_list=packets.hidden_by_edit > 0,
         shown_pts=timeline.shown_pts,
         keyframes=timeline.keyframes,
+        created=_created(opened, stream),
     )
+
+
+def _created(opened: Any, stream: Any) -> str:
+    """Return the time at which the recording was made, as the container says it; "" if it does not say it."""
+    # Apple's own tag has the time zone, and it survives an export, which sets creation_time again.
+    told = (opened.metadata.get("com.apple.quicktime.creationdate"), opened.metadata.get("creation_time"))
+    return next((text for text in (*told, stream.metadata.get("creation_time")) if text), "")
 
 
 def _quarter_turn(degrees: float | None) -> int:

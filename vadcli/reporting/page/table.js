@@ -26,6 +26,10 @@ vadcli.table = (() => {
     const camera = given.camera === "" ? null : data.cameras[given.camera].name;
     const least = given.score === "" ? 0 : Number(given.score);
     const [from, to] = [seconds(given.from) ?? 0, seconds(given.to) ?? Infinity];
+    const [dayFrom, dayTo] = [seconds(given.day_from || "") ?? 0, seconds(given.day_to || "") ?? 0];
+    const anyTime = !given.day_from && !given.day_to;
+    const day = (length_s) => ((length_s % 86400) + 86400) % 86400;
+    const inDay = ({day_s, length_s}) => day_s !== null && (day(day_s - dayFrom) < (day(dayTo - dayFrom) || 86400) || day(dayFrom - day_s) < length_s);
     return (event) => {
       const {verdict, note} = review.of(event);
       return (
@@ -35,6 +39,7 @@ vadcli.table = (() => {
         event.peak_score >= least &&
         event.end_s >= from &&
         event.start_s <= to &&
+        (anyTime || inDay(event)) &&
         (!given.verdict || (given.verdict === "none" ? !verdict : verdict === given.verdict))
       );
     };
@@ -65,7 +70,7 @@ vadcli.table = (() => {
       cell("Score", el("span", {class: "score"}, event.peak_score.toFixed(3))),
       cell("Camera", el("bdi", {}, event.camera)),
       cell("Video", el("bdi", {}, event.video)),
-      cell("Starts", clock(event.start_s)),
+      event.when ? cell("Starts", el("div", {}, event.when), el("div", {class: "dim"}, clock(event.start_s))) : cell("Starts", clock(event.start_s)),
       cell("Lasts", lasting(event.length_s)),
       cell("Category", el("bdi", {}, event.category || "–")),
       cell("Pictures", strip(event)),
@@ -135,7 +140,7 @@ vadcli.table = (() => {
 
   const open = (event) => {
     $("dialog-heading").textContent = `Event ${event.id} of ${event.video}`;
-    const facts = `${clock(event.start_s)} – ${clock(event.end_s)}, ${lasting(event.length_s)} · peak ${event.peak_score.toFixed(3)} at ${clock(event.peak_s)}${event.category ? ` · ${event.category}` : ""}`;
+    const facts = `${event.when ? `${event.when} · ` : ""}${clock(event.start_s)} – ${clock(event.end_s)}, ${lasting(event.length_s)} · peak ${event.peak_score.toFixed(3)} at ${clock(event.peak_s)}${event.category ? ` · ${event.category}` : ""}`;
     const parts = [el("p", {}, el("bdi", {}, facts))];
     if (event.clip) {
       const part = el("p", {class: "dim", role: "status"});

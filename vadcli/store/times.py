@@ -1,0 +1,61 @@
+"""The wall-clock start of stored videos: from the document, or computed again from what is stored; and the choice by time.
+
+No video is opened. Results of versions that did not store a start get one from the name or the modification time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from vadcli.store import matches
+from vadcli.store.events import EventsDocument
+from vadcli.types import TimeRules, TimeSource, When
+from vadcli.types.wall_clock import in_zone
+
+
+def timed(document: EventsDocument, rules: TimeRules) -> EventsDocument:
+    """Returns the document with the start of its video.
+
+    A stored start stays, unless the user gave rules. A start that came from the pattern of an earlier scan is then kept as a
+    moment and shown in the new time zone, because that pattern is not stored.
+    """
+    if document.start is not None:
+        if not rules.given:
+            return document
+        if document.start.source is TimeSource.OPTION and rules.pattern is None:
+            return replace(document, start=in_zone(document.start, rules.zone))
+    source = document.scan.source if document.scan else {}
+    mtime_ns, duration_s = source.get("mtime_ns"), document.video["duration_s"]
+    start = rules.start_of(
+        f"{source.get('root', '')}/{document.video['path']}",
+        created=document.created,
+        modified_s=mtime_ns / 1e9 if isinstance(mtime_ns, int | float) else None,
+        duration_s=duration_s,
+    )
+    return replace(document, start=start)
+
+
+def choose(documents: Sequence[EventsDocument], when: When, categories: Collection[str] = ()) -> list[EventsDocument]:
+    """Returns the documents with only the chosen events, which keep their numbers.
+
+    If there is a choice, videos without a chosen event are left out; failed videos stay.
+
+    Args:
+        documents: with their start times.
+        when: the choice by time.
+        categories: globs of categories; empty for all events. An event without a category counts as `anomaly`.
+    """
+    if not when and not categories:
+        return list(documents)
+    chosen = []
+    for document in documents:
+        events = tuple(
+            event
+            for event in document.events
+            if matches((event.category or "anomaly").casefold(), [name.casefold() for name in categories])
+            and when.takes(document.start, event.start_s, event.end_s)
+        )
+        if events or document.failure:
+            chosen.append(replace(document, events=events))
+    return chosen
