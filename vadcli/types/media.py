@@ -70,6 +70,8 @@ class VideoInfo:
         shown_pts: (N,) int64, the times that a decoder reports, with repeats and jumps back; empty if they equal `pts`.
         keyframes: (K,) int64 rows at which decoding can begin, according to the container.
         created: when the recording was made, as the container says it, in ISO 8601; "" if it does not say it.
+        guessed_times: True if the container does not state the time of every frame, so that decoders may report other times.
+        one_frame_per_packet: False if frames are stored as two fields, or if some packets only say that a frame stays.
     """
 
     path: Path
@@ -89,6 +91,8 @@ class VideoInfo:
     shown_pts: IndexArray = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
     keyframes: IndexArray = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
     created: str = ""
+    guessed_times: bool = False
+    one_frame_per_packet: bool = True
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1:

@@ -53,7 +53,7 @@ def has_times(demuxer: str) -> bool:
 
 
 def has_exact_pts(demuxer: str, codec: str) -> bool:
-    """Whether packets carry presentation times. If not, a decoder's pts may all differ from the probe's by the same amount."""
+    """Whether packets carry presentation times. If not, a decoder may report other times than the probe."""
     return demuxer not in _UNTIMED and not (demuxer in _DECODING_TIMES and codec in _REORDERING)
 
 
@@ -272,7 +272,7 @@ def choose_selection(info: VideoInfo, interval: int, start: int, *, sought: bool
         sought: True if ffmpeg starts at a keyframe and not at the beginning. Allowed only if `seek_row` returned a row.
         every_image: True selects all rows from `start` on. Use it if frames turned out to be lost or unexpected.
     """
-    timed = has_exact_pts(info.demuxer, info.codec) and len(info.shown_pts) == 0
+    timed = not info.guessed_times and len(info.shown_pts) == 0
     first_pts = int(info.pts[min(start, info.frames - 1)])
     grid = _find_time_grid(info.pts, interval, first_pts) if timed and not every_image else None
     if grid is not None:
@@ -289,6 +289,7 @@ def seek_row(info: VideoInfo, start: int) -> int | None:
     packets, times repeat or jump back, or the codec's keyframes do not reset the decoder.
     """
     trusted = info.demuxer in _INDEXED and info.codec in _CLEAN_KEYFRAMES and not info.edit_list and len(info.shown_pts) == 0
+    trusted = trusted and not info.guessed_times
     if not trusted or start == 0:
         return None
     before = info.keyframes[info.keyframes <= min(start, info.frames - 1)]

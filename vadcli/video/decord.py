@@ -48,6 +48,8 @@ def can_read(info: VideoInfo, *, upright: bool = False) -> bool:
     """
     if info.codec not in _CODECS or info.demuxer not in _SIGNATURES or info.edit_list or len(info.shown_pts):
         return False
+    if not info.one_frame_per_packet:  # decord counts packets
+        return False
     if not str(info.path).isprintable() or importlib.util.find_spec("decord") is None or not _has_signature(info):
         return False
     if not upright:

@@ -145,7 +145,7 @@ def ffmpeg_version() -> tuple[int, int]:
 
 # Before the first frame, a line may quote text from the file, so `_DECODED` must match at the start of the line. In later lines
 # it may match anywhere.
-_DECODED = re.compile(rb"(?:\[[^\]]*\] )*decoder -> .*?pts:(-?\d+|NOPTS)")
+_DECODED = re.compile(rb"(?:\[[^\]]*\] )*decoder -> .*?pts:(-?\d+|NOPTS)(?: .*\btime_base:(\d+)/(\d+))?")
 _CORRUPT = re.compile(rb"(?:\[[^\]]*\] )*\[(?:warning|error|fatal)\] .*corrupt decoded frame")
 _COMPLAINT = re.compile(rb"^\[(?!vost|graph|swscaler|out#)[^\]]*\].* ?\[(?:warning|error|fatal|panic)\]")
 _DECODER_ERROR = re.compile(rb"^\[(\w+) @ 0x[0-9a-f]+\] \[(?:error|fatal|panic)\]")
@@ -159,7 +159,7 @@ _F_SETPIPE_SZ = 1031  # F_SETPIPE_SZ of fcntl, Linux only
 _PIPE_BYTES = 1 << 20
 _PIXELS = {PixelFormat.GRAY: "gray", PixelFormat.RGB: "rgb24"}
 
-_Decoded = tuple[int | None, bool]  # pts, ok
+_Decoded = tuple[int | None, bool, bool]  # pts, ok, after_error
 
 
 class DamageFound(Exception):
@@ -194,6 +194,7 @@ class FfmpegFrames:
         self._shape = shape
         self._selection = selection
         self._codec = info.codec.encode()
+        self._time_base = info.time_base
         self._exact = threads == 1
         self._decoded: queue.SimpleQueue[list[_Decoded] | type[DamageFound] | None] = queue.SimpleQueue()
         command = build_command(info, shape, selection, seek_pts=seek_pts, threads=threads)
@@ -218,12 +219,12 @@ class FfmpegFrames:
 
     def __iter__(self) -> Iterator[DecodedFrame]:
         """Yield every frame that ffmpeg decodes, in presentation order."""
-        for count, (pts, ok) in enumerate(self._announced()):
+        for count, (pts, ok, after_error) in enumerate(self._announced()):
             selected = self._selection.takes(count, pts)
             image = self._read_picture() if selected else None
             if selected and image is None:  # ffmpeg ended after it announced the frame and before it piped the image
                 break
-            yield DecodedFrame(pts, ok, selected, image)
+            yield DecodedFrame(pts, ok, selected, image, after_error)
         status = self._process.wait()
         if status:
             self.complaints = "; ".join(filter(None, [self.complaints, f"ffmpeg ended with status {status}"]))
@@ -257,7 +258,7 @@ class FfmpegFrames:
     def _listen(self, stderr: io.RawIOBase) -> None:
         """Read stderr until ffmpeg ends. This runs in a separate thread, so that ffmpeg never blocks on a full pipe."""
         complaints: deque[bytes] = deque(maxlen=_KEPT_COMPLAINTS)
-        begun = corrupt = False
+        begun = corrupt = failed = False
         unfinished = b""
         with stderr:
             while chunk := stderr.read(1 << 16):
@@ -267,20 +268,33 @@ class FfmpegFrames:
                 for line in lines:
                     decoded = _DECODED.search(line) if begun else _DECODED.match(line)
                     if decoded:
-                        batch.append((None if decoded[1] == b"NOPTS" else int(decoded[1]), not corrupt))
-                        begun, corrupt = True, False
+                        batch.append((self._ticks(decoded), not corrupt, failed or corrupt))
+                        begun, corrupt, failed = True, False, False
                     elif _CORRUPT.match(line) or (begun and line.endswith(b"corrupt decoded frame")):
                         corrupt = True
                     elif _COMPLAINT.search(line):
                         complaints.append(line[:_LONGEST_COMPLAINT])
                         self.complaints = _readable(complaints)
                         waits = not begun and _BEFORE_FIRST_KEY.search(line)  # normal if a recording begins between keyframes
-                        if not self._exact and not waits and self._is_damage(line):
+                        damage = not waits and self._is_damage(line)
+                        failed = failed or damage
+                        if damage and not self._exact:
                             self._decoded.put(batch)
                             self._decoded.put(DamageFound)
                             batch = []
                 self._decoded.put(batch)
         self._decoded.put(None)
+
+    def _ticks(self, decoded: re.Match[bytes]) -> int | None:
+        """Return the frame's time in the probe's time base, rounded as by ffmpeg's filters; decoders may use another one."""
+        if decoded[1] == b"NOPTS":
+            return None
+        pts = int(decoded[1])
+        if decoded[2] is None:
+            return pts
+        up = int(decoded[2]) * self._time_base.denominator
+        down = int(decoded[3]) * self._time_base.numerator
+        return pts if up == down else (2 * abs(pts) * up + down) // (2 * down) * (1 if pts >= 0 else -1)
 
     def _is_damage(self, line: bytes) -> bool:
         said = _DECODER_ERROR.match(line)
@@ -304,7 +318,9 @@ def build_command(
     if seek_pts is not None:
         before |= {"ss": f"{float(seek_pts * info.time_base):.6f}", "noaccurate_seek": None, "seek_timestamp": 1}
     passthrough = {"fps_mode": "passthrough"} if ffmpeg_version() >= (5, 1) else {"vsync": "passthrough"}
-    picked = ffmpeg.input("file:", **before)[str(info.stream_index)].filter("select", selection.expression)
+    # The selection is in the probe's time base; the decoder may use another one.
+    timed = ffmpeg.input("file:", **before)[str(info.stream_index)].filter("settb", str(info.time_base))
+    picked = timed.filter("select", selection.expression)
     counted = picked.filter("setpts", "N")  # frame numbers as times, because the muxer rejects times that jump back
     scaled = counted.filter("scale", width, height, flags="bilinear", out_range="full").filter("format", pixels)
     # No metadata: otherwise ffmpeg prints texts from the file between the lines that announce frames.

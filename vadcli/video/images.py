@@ -76,16 +76,18 @@ class DecodedFrame:
     """A frame that a decoder shows, before it is matched with a row.
 
     Attributes:
-        pts: time that the decoder reports; None if it reports no time.
+        pts: time that the decoder reports, in the time base of the probe; None if it reports no time.
         ok: False if the decoder concealed damage.
         selected: True if the decoder was asked for the image.
         image: (H, W, C) uint8; None if not selected or not readable.
+        after_error: True if the decoder reported an error since the frame before, so that frames may be lost between them.
     """
 
     pts: int | None
     ok: bool
     selected: bool
     image: ByteArray | None = field(repr=False)
+    after_error: bool = False
 
 
 class Backend(Protocol):

@@ -6,7 +6,7 @@ reads everything else: it is as fast or faster on long videos, and it says in wh
 
 The rows are the same for every decoder: one row for each frame that a player shows, in presentation order, without gaps. Lost
 frames have rows too. `RowMatcher` finds the row of a decoded frame: it compares the frame's time with the times that the probe
-found.
+found, or counts where times are guessed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 
 from vadcli.errors import DecodeError
 from vadcli.types import DecoderChoice, DecoderName, PixelFormat, VideoInfo
-from vadcli.video.container import choose_selection, has_exact_pts, printable, seek_row
+from vadcli.video.container import choose_selection, printable, seek_row
 from vadcli.video.decord import DecordFrames, can_read, is_short
 from vadcli.video.ffmpeg import DamageFound, FfmpegFrames
 from vadcli.video.images import Backend, Frame, ImageFrames, ReadRequest
@@ -44,9 +44,12 @@ class SeekMissed(Exception):
 class RowMatcher:
     """Finds the row of each shown frame; give it the frames of one decoder in order.
 
-    A frame is matched by its pts. If the container has no presentation times, all pts of the decoder may be shifted by the same
-    amount. A frame that the probe did not find gets a new row between its neighbours. In damaged files, frames may come out of
-    order: if a frame comes after its row was counted as lost, the frame gets no row.
+    A frame is matched by its time: the row with the same time, or with a time that differs by less than half a frame. If the
+    file's times are guessed, repeat or jump back, the frames of a healthy file are matched by order, because a decoder may
+    guess other times. In this case frames are lost only if the decoder reported an error.
+
+    A frame that the probe did not find gets a new row between its neighbours. In damaged files, frames may come out of order:
+    if a frame comes after its row was counted as lost, the frame gets no row.
 
     Args:
         info: the probe's description of the video.
@@ -56,9 +59,11 @@ class RowMatcher:
     def __init__(self, info: VideoInfo, *, sought: int | None = None) -> None:
         self._expected = info.shown_pts if len(info.shown_pts) else info.pts
         self._pts = info.pts
-        self._exact = has_exact_pts(info.demuxer, info.codec)
+        self._guessed = info.guessed_times
         self._monotone = bool(np.all(np.diff(self._expected) > 0))
         self._frame_ticks = max(1, round(1 / (info.fps * info.time_base)))
+        # If an MPEG-4 stream ends with packets that are not coded, ffmpeg 6.1 and later show the last frame once more.
+        self._ends_with_repeat = info.codec == "mpeg4" and not info.one_frame_per_packet
         self._shift = 0
         self._begun = False
         self._sought = sought
@@ -66,25 +71,28 @@ class RowMatcher:
         self._added = 0  # frames that the probe did not find
         self._last_pts: int | None = None
 
-    def place(self, pts: int | None) -> tuple[list[Row], Row | None]:
+    def place(self, pts: int | None, *, after_error: bool = False) -> tuple[list[Row], Row | None]:
         """Return the rows that were lost before this frame, and the row of the frame (None if the frame comes too late).
+
+        Args:
+            pts: time of the frame in the probe's time base; None if unknown.
+            after_error: True if the decoder reported an error since the frame before.
 
         Raises:
             SeekMissed: the decoder began after `sought`, or at a time that belongs to no row.
         """
         if not self._begun:
             self._begin(pts)
-        if pts is None:
-            position = self._next if self._next < len(self._expected) else None
-        else:
-            position = self._find(pts - self._shift)
-            if position is None and np.any(self._expected[: self._next] == pts - self._shift):
-                return [], None
+        position = self._position(pts, after_error)
         if position is None:
-            return [], self._extra(pts)
+            ended = self._ends_with_repeat and self._next == len(self._expected)
+            late = pts is not None and self._is_late(pts - self._shift)
+            return [], None if ended or late else self._extra(pts)
         lost = [self._foreseen(k) for k in range(self._next, position)]
         row = self._foreseen(position)
         self._next = position + 1
+        if self._guessed and pts is not None:
+            self._shift = pts - int(self._expected[position])
         return lost, row
 
     def _begin(self, pts: int | None) -> None:
@@ -94,21 +102,31 @@ class RowMatcher:
             if len(known) != 1 or known[0] > self._sought:
                 raise SeekMissed
             self._next = int(known[0])
-        elif pts is not None and (not self._exact or len(known) == 0):
+        elif pts is not None and (self._guessed or len(known) == 0):
             self._shift = pts - int(self._expected[0])
 
-    def _find(self, wanted: int) -> int | None:
-        """Return the next position at which the probe found this time."""
-        if self._next >= len(self._expected):
-            return None
+    def _position(self, pts: int | None, after_error: bool) -> int | None:
+        """Return the next position to which this frame belongs; None if there is none."""
+        following = self._next if self._next < len(self._expected) else None
+        if following is None or pts is None or (self._guessed and not after_error):
+            return following
+        wanted = pts - self._shift
+        if self._monotone:
+            return self._nearest(wanted)
+        later = np.flatnonzero(self._expected[following:] == wanted)
+        return following + int(later[0]) if len(later) else following
+
+    def _nearest(self, wanted: int) -> int | None:
+        """Return the position whose time is nearest, if it differs by less than half a frame and is not yet taken."""
         if self._expected[self._next] == wanted:
             return self._next
-        if not self._monotone:
-            later = np.flatnonzero(self._expected[self._next :] == wanted)
-            return self._next + int(later[0]) if len(later) else None
         position = int(np.searchsorted(self._expected, wanted))
-        found = self._next < position < len(self._expected) and self._expected[position] == wanted
-        return position if found else None
+        near = [k for k in (position - 1, position) if self._next <= k < len(self._expected)]
+        best = min(near, key=lambda k: abs(int(self._expected[k]) - wanted), default=None)
+        return best if best is not None and 2 * abs(int(self._expected[best]) - wanted) < self._frame_ticks else None
+
+    def _is_late(self, wanted: int) -> bool:
+        return self._monotone and not self._guessed and bool(np.any(self._expected[: self._next] == wanted))
 
     def _foreseen(self, position: int) -> Row:
         return self._row(position + self._added, int(self._pts[position]))
@@ -116,7 +134,7 @@ class RowMatcher:
     def _extra(self, pts: int | None) -> Row:
         index = self._next + self._added
         self._added += 1
-        if pts is None and self._last_pts is not None:
+        if (pts is None or not self._monotone) and self._last_pts is not None:
             return self._row(index, self._last_pts + self._frame_ticks)
         return self._row(index, 0 if pts is None else pts - self._shift)
 
@@ -233,7 +251,7 @@ class FrameReader:
         try:
             for frame in backend:
                 outcome = _Outcome.ENDED
-                lost, row = matcher.place(frame.pts)
+                lost, row = matcher.place(frame.pts, after_error=frame.after_error)
                 for gone in lost:
                     if self._is_wanted(gone):
                         self._due = gone.index + 1

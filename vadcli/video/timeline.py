@@ -1,0 +1,266 @@
+"""From the times of packets to the times of rows (`build_timeline`): arithmetic over arrays, no file is read.
+
+Times in files are often wrong: they are missing, repeat, jump or go back. The rules, in this order:
+
+- A frame's own time counts. A time that is odd for one frame never moves the rows after it.
+- A frame that repeats a time follows the frame before it at once. To make room, the time base becomes finer.
+- A few frames whose times are out of line with the frames around them are spread evenly between these.
+- If the clock restarts, or jumps forward by more than a day, the rows go on where the clock stopped: the rows count the time of
+  the recording and not the time on the camera's clock. Shorter gaps are gaps of the recording and are kept.
+- If the file does not state the time of every frame, the times are guessed from decoding times and durations, and a decoder's
+  frames are matched with rows by order (`guessed`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from vadcli.types import BoolArray, IndexArray
+
+NO_TIME = int(np.iinfo(np.int64).min)
+"""Marks a time that the container does not state."""
+_DEEPEST_REORDER = 32  # packets; no codec shows a frame later than this after it was decoded
+_MOST_ODD = 8  # if more frames than this in a row are out of line, the clock has changed
+_MOST_CLOCKS = 4  # clocks that packets may have in turn
+_LONG_STEP = 4  # in frames; a longer step is compared with the frames after it
+_FINER = 1000  # new ticks per tick if times repeat
+_LARGEST = 1 << 61  # so that differences of times fit into 64 bits
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The frames of a stream in presentation order.
+
+    Attributes:
+        pts: (N,) int64, strictly increasing, in ticks of the given time base divided by `finer`.
+        shown_pts: (N,) int64, the times that a decoder reports, in the same ticks; empty if they equal `pts`.
+        keyframes: (K,) int64 rows at which decoding can begin, according to the container.
+        last_ticks: duration of the last frame in the same ticks.
+        finer: 1, or into how many ticks a tick was divided because times repeat.
+        guessed: True if the container does not state all times.
+    """
+
+    pts: IndexArray
+    shown_pts: IndexArray
+    keyframes: IndexArray
+    last_ticks: int
+    finer: int = 1
+    guessed: bool = False
+
+
+def build_timeline(
+    pts: IndexArray,
+    dts: IndexArray,
+    duration: IndexArray,
+    keyframe: BoolArray,
+    *,
+    frame_ticks: int,
+    longest_gap_ticks: int,
+    jump_ticks: int | None,
+    timed: bool,
+    needs_key: bool,
+    reorders: bool = True,
+    cut_off: int = 0,
+) -> Timeline:
+    """Return the frames of packets in presentation order; the packets are given in decoding order.
+
+    Args:
+        pts, dts, duration, keyframe: one entry per shown frame; NO_TIME for an unknown time, 0 for an unknown duration.
+        frame_ticks: a frame's nominal duration, used if the container states none.
+        longest_gap_ticks: a longer step forward means that the clock was set; a shorter one is a gap of the recording.
+        jump_ticks: if the decoding time falls by more than this, the clock has restarted; None if the format has no decoding
+            times of its own.
+        timed: False for elementary streams: they have no times, so frames are counted.
+        needs_key: True if a decoder shows nothing before the first keyframe. This matters if a recording begins between
+            keyframes.
+        reorders: False if frames are shown in decoding order.
+        cut_off: number of frames that the file lists after the last packet but no longer contains; their times are guessed.
+    """
+    lasting = np.where(duration > 0, duration, frame_ticks)
+    guessed = not timed or bool(np.any(pts == NO_TIME))
+    begins = np.zeros(len(pts), np.bool_)  # positions in `order` at which the clock restarts
+    if not timed or bool(np.all(pts == NO_TIME)):
+        times = _counted(dts, lasting, timed)
+        order = np.arange(len(times))
+    elif guessed and (steady := _from_decoding_times(pts, dts, lasting)) is not None:
+        times, order = steady, np.arange(len(pts))
+    else:
+        times = _filled(pts, lasting)
+        order, begins = _presentation_order(times, dts, jump_ticks, reorders)
+    times = np.clip(times, -_LARGEST, _LARGEST)
+    if needs_key and bool(keyframe.any()):
+        kept = _from_first_key(order, int(np.argmax(keyframe)))
+        order, begins = order[kept], begins[kept]
+    shown = np.concatenate([times[order], times[order].max() + frame_ticks * np.arange(1, cut_off + 1)])
+    lasting = np.concatenate([lasting[order], np.full(cut_off, frame_ticks)])
+    increasing, finer = _increasing(shown, lasting, longest_gap_ticks, frozenset(np.flatnonzero(begins).tolist()))
+    shown = _finer(shown, finer)
+    return Timeline(
+        pts=increasing,
+        shown_pts=shown if np.any(shown != increasing) else shown[:0],
+        keyframes=np.flatnonzero(keyframe[order]).astype(np.int64),
+        last_ticks=int(lasting[-1]) * finer,
+        finer=finer,
+        guessed=guessed,
+    )
+
+
+def _counted(dts: IndexArray, lasting: IndexArray, timed: bool) -> IndexArray:
+    if timed and not bool(np.any(dts == NO_TIME)):
+        return dts
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lasting[:-1])])
+
+
+def _from_decoding_times(pts: IndexArray, dts: IndexArray, lasting: IndexArray) -> IndexArray | None:
+    """Return times in presentation order for packets of which only some have a time; None if this does not fit the known ones.
+
+    At a constant rate, the frames are shown at the decoding times plus a constant, whatever the order of presentation.
+    """
+    known = np.flatnonzero((pts != NO_TIME) & (dts != NO_TIME))
+    if not len(known):
+        return None
+    decoded = _filled(dts, lasting)
+    times = decoded + (pts[known[0]] - dts[known[0]])
+    ordered = np.sort(times)
+    nearest = np.clip(np.searchsorted(ordered, pts[known]), 1, len(ordered) - 1) if len(ordered) > 1 else np.zeros(1, np.int64)
+    apart = np.minimum(np.abs(ordered[nearest] - pts[known]), np.abs(ordered[nearest - 1] - pts[known]))
+    return times if bool(np.all(apart * 4 <= lasting[known])) else None
+
+
+def _filled(stated: IndexArray, lasting: IndexArray) -> IndexArray:
+    """Replace each missing time by the time of the frame before plus the duration of that frame."""
+    times = stated.copy()
+    missing = np.flatnonzero(stated == NO_TIME)
+    for i in missing.tolist():
+        times[i] = times[i - 1] + lasting[i - 1] if i else stated[stated != NO_TIME][0]
+    return times
+
+
+def _presentation_order(
+    times: IndexArray, dts: IndexArray, jump_ticks: int | None, reorders: bool
+) -> tuple[IndexArray, BoolArray]:
+    """Return the indices in the order of presentation, and for each position whether the clock restarts there.
+
+    The parts before and after a restart are sorted separately.
+    """
+    cuts = [0]
+    if jump_ticks is not None:
+        known = np.flatnonzero(dts != NO_TIME)
+        falls = np.flatnonzero(np.diff(dts[known]) < -jump_ticks)
+        cuts += known[falls + 1].tolist()
+    order = np.concatenate([a + _order_of_part(times[a:b], reorders) for a, b in pairwise([*cuts, len(times)])])
+    begins = np.zeros(len(times), np.bool_)
+    begins[cuts] = True
+    return order, begins
+
+
+def _order_of_part(times: IndexArray, reorders: bool) -> IndexArray:
+    order = np.argsort(times, kind="stable")
+    decoded = np.arange(len(times))
+    moved = np.abs(order - decoded)
+    if not moved.any():
+        return order
+    near = int(moved.max()) <= _DEEPEST_REORDER
+    steps = np.diff(times[order])
+    if not reorders and not (near and 2 * steps.min() >= np.median(steps)):
+        return decoded  # times that go back; if the sorted times are even, frames are reordered without a word about it
+    return order if near else _order_of_clocks(times)
+
+
+def _order_of_clocks(times: IndexArray) -> IndexArray:
+    """Return the order of presentation if some packets are on another clock than the others.
+
+    Each packet belongs to the clock whose last time is near its own. A clock that ticks only for a few packets while another
+    one goes on is an error: its packets are shown where they are in the file.
+    """
+    near = _DEEPEST_REORDER * max(1, int(np.median(np.abs(np.diff(times)))))
+    clocks: list[list[int]] = []
+    for i, time in enumerate(times.tolist()):
+        live = (clock for clock in reversed(clocks[-_MOST_CLOCKS:]) if abs(int(times[clock[-1]]) - time) <= near)
+        clock = next((clock for clock in live if i - clock[-1] <= _DEEPEST_REORDER), None)
+        if clock is None:
+            clocks.append([i])
+        else:
+            clock.append(i)
+    result: list[int] = []
+    odd: list[int] = []
+    for number, clock in enumerate(clocks):
+        if len(clock) <= _MOST_ODD and any(other[-1] > clock[-1] for other in clocks[:number]):
+            odd += clock
+        else:
+            result += sorted(clock, key=lambda i: (times[i], i))
+    for i in odd:
+        result.insert(result.index(i - 1) + 1, i)
+    return np.array(result, np.int64)
+
+
+def _from_first_key(order: IndexArray, first_key: int) -> IndexArray:
+    """Return the positions in `order` of the frames that are neither decoded nor shown before the first keyframe."""
+    begin = int(np.flatnonzero(order == first_key)[0])
+    return begin + np.flatnonzero(order[begin:] >= first_key)
+
+
+def _increasing(shown: IndexArray, lasting: IndexArray, longest_gap: int, parts: frozenset[int]) -> tuple[IndexArray, int]:
+    """Make times strictly increase; return them, and into how many ticks each tick was divided for that."""
+    steps = np.diff(shown)
+    if bool(np.all((steps > 0) & (steps <= longest_gap))) and _in_range(shown, 1):
+        return shown, 1
+    times = _in_line(shown.tolist(), lasting.tolist(), longest_gap, parts)
+    repeats = _repeats(times)
+    finer = 1
+    if repeats.any():
+        finer = _FINER
+        while finer <= repeats.max():
+            finer *= 10
+    if not _in_range([times[0], times[-1]], finer):
+        times = [time - times[0] for time in times]
+    return np.array([time * finer for time in times], np.int64) + repeats, finer
+
+
+def _in_line(shown: Sequence[int], lasting: Sequence[int], longest_gap: int, parts: frozenset[int]) -> list[int]:
+    """Return times that never fall: odd times are replaced, and after a restart the time goes on."""
+    result = [shown[0]]
+    moved, last, i = 0, shown[0], 1  # `last` is the last time that is in line, before it is moved
+    while i < len(shown):
+        back = _back_in_line(shown, i, last, longest_gap, long=_LONG_STEP * lasting[i - 1])
+        if back > i and not (shown[i] < last and i in parts):
+            before, after = result[-1], shown[back] + moved
+            result += [before + (after - before) * (k + 1) // (back - i + 1) for k in range(back - i)]
+            i = back
+        elif not 0 <= shown[i] - last <= longest_gap:
+            moved = result[-1] + lasting[i - 1] - shown[i]
+        result.append(shown[i] + moved)
+        last = shown[i]
+        i += 1
+    return result
+
+
+def _back_in_line(shown: Sequence[int], i: int, last: int, longest_gap: int, *, long: int) -> int:
+    """Return the first row, from `i` on, whose time is in line with `last`; `i` itself also if no row near it is."""
+    step = shown[i] - last
+    if 0 <= step <= min(long, longest_gap):
+        return i
+    for k in range(i + 1, min(i + 1 + _MOST_ODD, len(shown))):
+        if 0 <= shown[k] - last <= longest_gap and (step < 0 or shown[k] < shown[i]):
+            return k
+    return i
+
+
+def _repeats(times: Sequence[int]) -> IndexArray:
+    """Return how many rows before each row have the same time."""
+    values = np.array(times, dtype=object)
+    new = np.concatenate([[True], values[1:] != values[:-1]]).astype(bool)
+    first = np.maximum.accumulate(np.where(new, np.arange(len(new)), 0))
+    return np.arange(len(new), dtype=np.int64) - first
+
+
+def _in_range(times: Sequence[int] | IndexArray, finer: int) -> bool:
+    return max(abs(int(times[0])), abs(int(times[-1]))) * finer < _LARGEST
+
+
+def _finer(shown: IndexArray, finer: int) -> IndexArray:
+    return np.clip(shown, -_LARGEST // finer, _LARGEST // finer) * finer
