@@ -140,7 +140,7 @@ def test_a_comparison_shows_what_either_run_has_and_says_which_run_a_note_is_abo
     headline, *lines = table.splitlines()
     assert headline.endswith(f"detectors {plain}: fake; {masked}: other")
     assert any(re.fullmatch(r"pixel ROC-AUC +- +1\.0000", line) for line in lines)
-    assert f"note: {masked}: 1 frames of 1 videos were decoded with errors; they count" in lines
+    assert f"note: {masked}: 1 frames of 1 videos were decoded with errors; they count too" in lines
     assert any(line.startswith(f"note: {plain}: no pixel figures") for line in lines)
     assert any(line.startswith("note: onset error") for line in lines)  # of both, so of none by name
 
@@ -182,7 +182,7 @@ def test_only_sampled_rows_count_for_categories_too_and_the_table_says_so(tmp_pa
     for name in ("frame.auc_micro", "category.fight"):
         assert value(every, name) == pytest.approx(0.25)
         assert value(sampled, name) == 1.0
-    note = "note: frame and category figures over sampled frames only"
+    note = "note: frame and category figures use only sampled frames"
     assert note in to_table([sampled])
     assert note not in to_table([every])
 

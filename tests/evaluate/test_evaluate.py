@@ -258,7 +258,7 @@ def test_masks_of_some_videos_alone_are_refused_unless_allowed(tmp_path: Path) -
     test = collect(out, truth, allow_missing=True)
     report = Evaluation.of("ped2", test, Protocol(), measure(test, Protocol()))
     assert figure(report, "pixel.auc").videos == 1
-    assert "pixel figures over the 1 of 2 videos" in to_table([report])
+    assert "pixel figures use 1 of 2 videos" in to_table([report])
     assert report.to_json()["left_out"]["unmasked"] == ["02"]
 
 

@@ -40,7 +40,7 @@ def test_worked_by_hand():
     assert onset_error(events).value == pytest.approx((1 + 10) / 2)
     assert onset_error(events, signed=True).value == pytest.approx((-1 + 10) / 2)
     assert onset_error(events, iou=0.5).value == pytest.approx(1.0)
-    assert onset_error(events).note == "over 2 matched of 3 true events"
+    assert onset_error(events).note == "over the 2 of 3 true events that are matched"
     assert false_alarms_per_hour(events).value == pytest.approx(2 / 0.1)
     assert detection_recall(events).value == pytest.approx(2 / 3)
 

@@ -77,7 +77,7 @@ class ClipBatcher(Generic[Ticket]):
         self._spare: deque[ByteArray] = deque(maxlen=SPARES)
 
     def add(self, clip: Clip, ticket: Ticket) -> GatheredBatch[Ticket] | None:
-        """Copies a clip; returns its batch if that is now full, else None.
+        """Copies a clip into the batch of its shape; returns this batch if it is now full, else None.
 
         The caller may use the clip's memory again afterwards.
         """

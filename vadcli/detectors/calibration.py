@@ -159,7 +159,7 @@ def _between(reference: float, own: float, trust: float) -> float:
 
 @dataclass(frozen=True)
 class BellTail:
-    """The share of moments that reach a value, for values that spread to both sides of their median.
+    """The share of moments with a value or a higher one, if values spread to both sides of the median.
 
     Up to BEND spreads above the median, the share is that of a normal distribution. Above that, it falls by a factor of e
     whenever the value rises by spread / hazard, because rare values are more frequent than in a normal distribution.
@@ -179,7 +179,7 @@ class BellTail:
     """For a normal distribution at BEND: the density divided by the share of the values above."""
 
     def log_rarity(self, value: FloatArray) -> FloatArray:
-        """Returns -ln of the share of moments that reach each value, in the same shape."""
+        """Returns, for each value, -ln of the share of moments with this value or a higher one."""
         from scipy.special import log_ndtr  # a fifth of a second, which other detectors need not wait for
 
         place = (np.asarray(value, dtype=np.float64) - self.median) / self.spread

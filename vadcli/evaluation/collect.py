@@ -1,6 +1,6 @@
 """Reads a scan's output and a data set's truth into the arrays that the metrics need.
 
-It keeps little in memory: six bytes per row, one more byte per row and category (five more if the
+It keeps little in memory: six bytes per frame, one more byte per frame and category (five more if the
 scan stored scores per category), spans and pixel counts. Masks are read one frame at a time and not kept.
 """
 
@@ -40,7 +40,7 @@ class TestSet:
         truths: the V names of these videos in the truth.
         detectors: names of the detectors that made the scores, usually one.
         frames: scores and labels, one row per frame.
-        categories: (N,) bool per category, True in its rows; a row may have several or none.
+        categories: (N,) bool per category, True in its frames; a frame may have several categories or none.
         category_scores: (N,) float32 in [0, 1] for each category of the truth whose score is stored
             for every video; names are compared without regard to upper and lower case.
         events: predicted and true events in seconds.
@@ -51,8 +51,8 @@ class TestSet:
         unknown: scored videos without a truth, if allowed.
         unmasked: videos with a truth of pixels or regions, but without stored masks.
         masked: videos whose masks were read.
-        two_level: videos whose masks are stored only as run lengths, cut at 0.5.
-        overhang_frames: annotated frames past the last row; they are ignored.
+        two_level: videos whose masks are stored only as run lengths, made with the threshold 0.5.
+        overhang_frames: annotated frames past the last frame of a video; they are ignored.
         partial: videos with fewer rows than the container announced.
         damaged: number of rows decoded with errors, by video.
         dataset: the truth's name.
@@ -141,7 +141,7 @@ def collect(
 
     Raises:
         UsageError: there is no scan at `out`, videos do not match, or only some videos have masks.
-        DocumentError: a file is damaged, or the truth was made for another cut of a video.
+        DocumentError: a file is damaged, or the truth was made for another version of a video.
     """
     layout = OutputLayout(out)
     stored = {_video_of(path, layout): path for path in layout.iter_scores()} if out.is_dir() else {}
@@ -294,7 +294,7 @@ def _category_scores(got: _Gathered) -> dict[str, FloatArray]:
 
 
 def _add_masks(got: _Gathered, layout: OutputLayout, table: ScoreTable, truth: VideoTruth, wanted: _Wanted) -> None:
-    """Count one video's masks row by row, including masks that are carried forward."""
+    """Count one video's masks frame by frame, including masks that are carried forward."""
     track = MaskTrack(table, layout)
     if track.at(0) is None and not track.problems:
         got.unmasked += [table.video] if len(table) else []

@@ -44,7 +44,7 @@ class Protocol:
 
     Attributes:
         endpoints: append (0, 0) and (1, 1) to labels and scores, as some published evaluators do.
-        only_sampled: leave out rows whose score is carried forward.
+        only_sampled: leave out frames whose score is carried forward.
         pixel_size: height and width that masks are resized to; None for the frames' size.
         groups: the groups of metrics to compute; empty for all.
         bootstrap: how intervals are computed; None for no intervals.
@@ -111,7 +111,7 @@ def _pixel(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
     if test.pixels is not None:
         for name, figure in PIXEL.items():
             estimate = figure(test.pixels)
-            # the IoU only uses the cut at 0.5, which run lengths store exactly
+            # the IoU needs the masks at the threshold 0.5 alone, and run lengths store exactly these
             yield name, estimate if name == "mask_iou" else _of_levels(estimate, test)
 
 
@@ -122,7 +122,7 @@ def _region(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]
 
 
 def _of_levels(estimate: Estimate, test: TestSet) -> Estimate:
-    """Add a note if masks are run lengths, which are cut at 0.5 and cannot rank regions."""
+    """Add a note if masks are run lengths: made with the threshold 0.5, they cannot rank regions."""
     if not test.two_level:
         return estimate
     some = "" if len(test.two_level) == len(test.masked) else f" in {len(test.two_level)} of {len(test.masked)} videos"

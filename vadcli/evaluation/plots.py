@@ -136,7 +136,7 @@ def _timeline(axes: Axes, table: ScoreTable, test: TestSet, number: int) -> None
 
 @dataclass(frozen=True)
 class _Moment:
-    """A row that a contact sheet may show; `number` is the index of its video."""
+    """A frame that a contact sheet may show; `number` is the index of its video."""
 
     number: int
     row: int
@@ -160,9 +160,9 @@ def _sheets(test: TestSet) -> Iterator[tuple[str, Figure]]:
 
 
 def moments(test: TestSet, *, abnormal: bool) -> list[_Moment]:
-    """Return the row with the highest score of each normal or abnormal run, sorted by score.
+    """Return the frame with the highest score of each run of normal (or of abnormal) frames.
 
-    Normal rows start with the highest score, abnormal rows with the lowest.
+    Normal frames are sorted from the highest score down, abnormal frames from the lowest score up.
     """
     found: list[_Moment] = []
     for number, (start, end) in enumerate(zip(test.frames.offsets[:-1], test.frames.offsets[1:], strict=True)):
@@ -176,7 +176,7 @@ def moments(test: TestSet, *, abnormal: bool) -> list[_Moment]:
 
 
 def _pictures(test: TestSet, wanted: Sequence[_Moment]) -> dict[_Moment, ByteArray]:
-    """Return the frame of each wanted row; frames that cannot be read are missing."""
+    """Return the pixels of each wanted frame; frames that cannot be read are missing."""
     by_video: dict[int, list[_Moment]] = {}
     for moment in wanted:
         by_video.setdefault(moment.number, []).append(moment)
@@ -212,5 +212,5 @@ def _sheet(title: str, shown: Sequence[tuple[_Moment, ByteArray]], test: TestSet
         axes.set_axis_off()
     for axes, (moment, picture) in zip(places, shown, strict=False):
         axes.imshow(picture)
-        axes.set_title(f"{test.videos[moment.number]} row {moment.row}: {moment.score:.3f}", fontsize=8)
+        axes.set_title(f"{test.videos[moment.number]} frame {moment.row}: {moment.score:.3f}", fontsize=8)
     return figure

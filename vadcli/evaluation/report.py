@@ -48,8 +48,8 @@ class Evaluation:
 
     Attributes:
         dataset: name of the data set.
-        test: what was read; only its counts and names are reported.
-        protocol: how it was measured.
+        test: the scores and the truth that were read; the report states only their counts and names.
+        protocol: settings of the measurement.
         metrics: figures by group and name.
         against: figures of this run minus those of the first run, by group and name, if runs are compared.
     """
@@ -122,7 +122,7 @@ def compared(reports: Sequence[Evaluation], estimates: Sequence[Estimates]) -> l
 
 
 def _versus(theirs: Estimate, mine: Estimate, bootstrap: Bootstrap) -> Metric:
-    """Return the paired difference; without an interval if one run has no frame of a video that the other uses."""
+    """Return the paired difference; no interval if one run lacks frames of a video of the other run."""
     if theirs.drawn == mine.drawn:
         return difference(theirs, mine, bootstrap)
     videos = min(theirs.drawn, mine.drawn)
@@ -224,7 +224,7 @@ def _shown(metric: Metric, versus: Metric | None) -> str:
 
 
 def _notes(reports: Sequence[Evaluation]) -> list[str]:
-    """Return the notes; a note that applies to some runs only names these runs."""
+    """Return the notes of all runs; a note of only some runs starts with the names of these runs."""
     by_note: dict[str, list[str]] = {}
     for report in reports:
         for note in _notes_of(report):
@@ -239,19 +239,23 @@ def _notes(reports: Sequence[Evaluation]) -> list[str]:
 def _notes_of(report: Evaluation) -> list[str]:
     """Return notes on the protocol, on the data, then on figures (grouped by equal notes)."""
     protocol, test = report.protocol, report.test
-    notes = ["frame and category figures over sampled frames only"] if protocol.only_sampled else []
+    notes = ["frame and category figures use only sampled frames"] if protocol.only_sampled else []
     if protocol.pixel_size is not None:
         notes.append("pixel figures at {}x{} (height x width)".format(*protocol.pixel_size))
     if test.overhang_frames:
         notes.append(f"{test.overhang_frames} annotated frames lie past the last frame of their video and are ignored")
     if test.partial:
-        notes.append(f"{len(test.partial)} videos are partial: they count up to their last frame")
+        notes.append(f"{len(test.partial)} videos are partial: their frames up to the last scored one are used")
     if test.damaged:
-        notes.append(f"{sum(test.damaged.values())} frames of {len(test.damaged)} videos were decoded with errors; they count")
+        notes.append(
+            f"{sum(test.damaged.values())} frames of {len(test.damaged)} videos were decoded with errors; they count too"
+        )
     for side, names in (("without scores", test.unscored), ("without truth", test.unknown)):
         notes += [f"{len(names)} videos {side} are left out"] if names else []
     if test.pixels is not None and "pixel" in report.metrics and len(test.pixels.names) < len(test.videos):
-        notes.append(f"pixel figures over the {len(test.pixels.names)} of {len(test.videos)} videos with pixel truth and masks")
+        notes.append(
+            f"pixel figures use {len(test.pixels.names)} of {len(test.videos)} videos: those with pixel truth and masks"
+        )
     if test.unmasked and test.pixels is None and not protocol.groups:
         notes.append("no pixel figures: no masks are stored (scan with --masks video)")
     by_note: dict[str, dict[str, None]] = {}
@@ -314,8 +318,8 @@ def merged(earlier: dict[str, Any] | None, document: dict[str, Any]) -> dict[str
 def inputs_of(test: TestSet) -> str:
     """Return a hexadecimal digest of the data that figures are computed from.
 
-    Scores, labels and events count by content, stored masks by size and time. The images of a pixel
-    truth are not included.
+    The digest covers the content of scores, labels and events, and the size and time of the files of
+    stored masks. It does not cover the images of a pixel truth.
     """
     digest, layout = hashlib.sha256(), OutputLayout(test.out)
     digest.update(json.dumps([test.videos, list(test.categories)]).encode())

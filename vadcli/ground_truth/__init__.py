@@ -1,4 +1,4 @@
-"""Ground truth of anomaly detection: turns the annotations of a data set into labels (one per row) and masks (per frame).
+"""Ground truth: turns the annotations of a data set into labels and masks, one per frame.
 
     truth = open_ground_truth("ped2", Path("UCSD_Anomaly_Dataset.v1p2"))
     for video, video_truth in truth.match(scored).pairs.items():

@@ -1,4 +1,6 @@
-"""Turns annotations of one video into spans of rows of its score table. Reads no file.
+"""Turns the annotations of one video into spans of frames. Reads no file.
+
+Frames are numbered from 0, as the rows of the video's score table.
 
 Data sets annotate in three ways: one label per frame, intervals of frames, intervals of seconds. If an annotation does not fit
 the scored video, there is an error that names both lengths; annotations are not cropped silently.
@@ -18,7 +20,10 @@ from vadcli.types import BoolArray, IndexArray, ScoreTable, TimeArray
 TIME_TOLERANCE_S = 1e-6
 """A frame is inside an interval if start_s <= t < end_s, within this tolerance."""
 ROUNDING_S = 1.0
-"""An interval may end this long after the end of the video, because people write whole seconds. No label depends on it."""
+"""An interval may end this long after the end of the video, because people write whole seconds.
+
+No label depends on this tolerance.
+"""
 OVERHANG_FRAMES = 3
 """An official interval may end this many frames after the last frame. Some intervals of UCF-Crime end up to two frames after
 it, and the official evaluators ignore the excess. A larger excess means that the annotation is for another version of the
@@ -29,10 +34,10 @@ _SAME_VIDEO = "scan the file that the annotation was made for, or correct the an
 
 @dataclass(frozen=True)
 class Span:
-    """Rows of a scored video in which an anomaly happens.
+    """Consecutive frames of a scored video in which an anomaly happens.
 
     Attributes:
-        start_frame, end_frame: first row, and the row after the last one.
+        start_frame, end_frame: the first frame, and the frame after the last one.
         category: the kind of anomaly, if the data set states it for the span.
     """
 
@@ -42,7 +47,7 @@ class Span:
 
     def __post_init__(self) -> None:
         if not 0 <= self.start_frame < self.end_frame:
-            raise ValueError(f"a span needs 0 <= start < end, not rows {self.start_frame} to {self.end_frame}")
+            raise ValueError(f"a span needs 0 <= start < end, not frames {self.start_frame} to {self.end_frame}")
 
 
 @dataclass(frozen=True)
@@ -63,14 +68,14 @@ class Annotation(Protocol):
 
     @property
     def frames(self) -> int | None:
-        """The number of frames that the annotation was made for; None if it does not say."""
+        """The number of frames that the annotation was made for; None if the annotation does not say."""
 
     @property
     def is_normal(self) -> bool:
         """Whether the video has no anomaly."""
 
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
-        """Return the rows with anomalies, ordered by start; spans may overlap.
+        """Return the spans of frames with anomalies, ordered by start; spans may overlap.
 
         Args:
             table: the scored video.
@@ -81,7 +86,10 @@ class Annotation(Protocol):
         """
 
     def overhang_frames(self, table: ScoreTable) -> int:
-        """Return how many annotated frames are after the last row and left out by `spans`; almost always 0."""
+        """Return how many annotated frames lie after the end of the video; `spans` leaves them out.
+
+        The number is almost always 0.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +122,7 @@ class FrameLabels:
         return tuple(Span(int(start), int(end)) for start, end in runs(self.labels))
 
     def overhang_frames(self, table: ScoreTable) -> int:
-        """Return 0, because `spans` requires as many labels as rows."""
+        """Return 0, because `spans` requires as many labels as the video has frames."""
         return 0
 
 
@@ -124,8 +132,8 @@ class FrameIntervals:
 
     Attributes:
         intervals: half-open and 0-based; empty if the video is normal.
-        frames: the number of frames that the annotation was made for; None if it does not say.
-        slack_frames: an interval may end this many frames after the last row; `overhang_frames` returns the excess.
+        frames: the number of frames that the annotation was made for; None if the annotation does not say.
+        slack_frames: an interval may end this many frames after the end of the video; see `overhang_frames`.
     """
 
     intervals: tuple[Span, ...]
@@ -138,7 +146,7 @@ class FrameIntervals:
         return not self.intervals
 
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
-        """Return the intervals. If an interval ends after the last row, but within the slack, it is cut at the last row."""
+        """Return the intervals; an interval that ends later than the video, within the slack, is cut."""
         if self.frames is not None:
             _same_length(self.frames, table, where)
         rows = len(table)
@@ -153,7 +161,7 @@ class FrameIntervals:
         return tuple(sorted(found, key=lambda span: (span.start_frame, span.end_frame)))
 
     def overhang_frames(self, table: ScoreTable) -> int:
-        """Return by how many frames the last interval extends past the last row."""
+        """Return by how many frames the last interval extends past the end of the video."""
         return max(0, max((span.end_frame for span in self.intervals), default=0) - len(table))
 
 
@@ -178,7 +186,7 @@ class TimeIntervals:
         return not self.intervals
 
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
-        """Return the rows whose timestamp is inside an interval; every interval must contain a row."""
+        """Return the frames whose timestamp is inside an interval; every interval must contain a frame."""
         times, end_s = table.timestamp, video_end_s(table.timestamp)
         found = []
         for interval in self.intervals:
@@ -203,13 +211,13 @@ class TimeIntervals:
 
 
 def runs(labels: BoolArray) -> IndexArray:
-    """Return (E, 2) int64, the half-open runs of True."""
+    """Return (E, 2) int64: the first index of each run of True, and the index after its last."""
     padded = np.concatenate([[False], labels, [False]])
     return np.flatnonzero(padded[1:] != padded[:-1]).reshape(-1, 2).astype(np.int64)
 
 
 def fill(spans: Sequence[Span], rows: int) -> BoolArray:
-    """Return (rows,) bool, True inside any span."""
+    """Return (rows,) bool, True for the frames inside any span."""
     labels = np.zeros(rows, np.bool_)
     for span in spans:
         labels[span.start_frame : span.end_frame] = True

@@ -17,8 +17,8 @@ ends are inside. A few intervals end one or two frames after the video (Arson011
 counts of ekosman's port).
 
 XD-Violence (Wu et al., ECCV 2020): annotations.txt has one line `video start end start end …` per violent test video. The
-official list/make_gt.py (Roc-Ng/XDVioDet) sets gt[start:end] = 1 in Python: frames count from 0 and the end is outside. Normal
-videos have no line, but the label A in their name; violent ones have up to three of the labels in `XD_CATEGORIES`.
+official list/make_gt.py (Roc-Ng/XDVioDet) sets gt[start:end] = 1 in Python: frames count from 0 and the end is outside. A
+normal video has no line; its name has the label A. The name of a violent video has up to three labels of `XD_CATEGORIES`.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def stem(name: str) -> str:
 
 
 def pair(scored: Iterable[str], truths: Iterable[str], *, stem_alone: bool) -> dict[str, str]:
-    """Return scored video -> truth, for all that can be paired; each occurs at most once.
+    """Return scored video -> truth, for all that can be paired; no video and no truth occurs twice.
 
     The first rule that fits decides:
 
@@ -171,7 +171,7 @@ class VideoTruth:
 
     @property
     def frames(self) -> int | None:
-        """The number of frames that the annotation was made for; None if it does not say."""
+        """The number of frames that the annotation was made for; None if the annotation does not say."""
         return self.annotation.frames
 
     @property
@@ -190,15 +190,15 @@ class VideoTruth:
         return self.read_regions is not None
 
     def labels(self, table: ScoreTable) -> BoolArray:
-        """Return (N,) bool, one label per row.
+        """Return (N,) bool, one label per frame of the table.
 
         Raises:
-            DocumentError: the annotation was made for another version of the video; it is never cropped to fit.
+            DocumentError: the annotation was made for another version of the video; nothing is cropped to fit.
         """
         return fill(self.spans(table), len(table))
 
     def spans(self, table: ScoreTable) -> tuple[Span, ...]:
-        """Return the rows with anomalies, ordered by start, with categories; spans may overlap.
+        """Return the spans of frames with anomalies, ordered by start, with categories; spans may overlap.
 
         Raises:
             DocumentError: the annotation was made for another version of the video.
@@ -206,7 +206,7 @@ class VideoTruth:
         return self.annotation.spans(table, self._where)
 
     def overhang_frames(self, table: ScoreTable) -> int:
-        """Return how many annotated frames are after the last row and are ignored; report them if there are any."""
+        """Return how many annotated frames are ignored, because they lie after the end of the video."""
         return self.annotation.overhang_frames(table)
 
     def mask(self, frame_index: int) -> BoolArray | None:

@@ -3,7 +3,7 @@
 The official archive UCSD_Anomaly_Dataset.v1p2 has in UCSDped1 and UCSDped2 the frames Test/TestNNN/NNN.tif (numbered from
 001), the masks Test/TestNNN_gt/NNN.bmp (for all clips of Ped2 and 10 of Ped1) and Test/UCSDpedN.m, whose k-th line
 `TestVideoFile{end+1}.gt_frame = [61:180];` belongs to the k-th clip (its README: "gt_frame indicates frames that contain
-abnormal events"). MATLAB ranges count from 1 and include both ends: [61:180] are the rows 60 to 179.
+abnormal events"). MATLAB ranges count from 1 and include both ends: [61:180] are the frames 60 to 179, counted from 0.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Ped2(Ped1):
 
 
 def read_ranges(script: Path) -> list[tuple[Span, ...]]:
-    """Return the intervals of each clip in a UCSDpedN.m file, as half-open rows.
+    """Return the intervals of each clip in a UCSDpedN.m file, as half-open ranges of frames.
 
     Raises:
         DocumentError: a line has another form, or a range ends before it starts.

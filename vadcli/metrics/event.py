@@ -1,8 +1,8 @@
 """Event metrics in seconds, and what a person's review of events says about thresholds.
 
-The metrics compare predicted with true events: which are found, how late they start, and how many false alarms there are per
-hour. `threshold_choices` uses reviewed events instead of a ground truth: the precision and the alarms per hour of each
-threshold.
+The metrics compare predicted with true events: which true events are found, how late the predicted
+ones start, and how many false alarms there are per hour. `threshold_choices` uses reviewed events
+instead of a ground truth: it returns the precision and the alarms per hour of each threshold.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ IOU_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5)
 """The temporal IoUs at which segment F1 is reported."""
 
 TOLERANCE_S = 1e-6
-"""An overlap of at most this does not count. It may be a rounding error: annotations are decimal, timestamps are binary."""
+"""An overlap of at most this many seconds does not count.
+
+It may be a rounding error, because annotations are decimal and timestamps are binary.
+"""
 IOU_TOLERANCE = 1e-9
 
 LEVEL = 0.95
@@ -33,10 +36,11 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class EventSet:
-    """Predicted and true events of a test set, both by video.
+    """The predicted and the true events of each of the V videos of a test set.
 
     Attributes:
-        predicted, true: V arrays (E, 2) float64, start and end in seconds from the start of the video, end >= start; any order.
+        predicted, true: one array (E, 2) float64 per video: start and end in seconds from the start of
+            the video, end >= start. The events may be in any order.
         duration_s: (V,) float64, duration of each video.
     """
 
@@ -57,7 +61,7 @@ class EventSet:
 
     @classmethod
     def of(cls, predicted: Sequence[ArrayLike], true: Sequence[ArrayLike], duration_s: ArrayLike) -> EventSet:
-        """Build from one list of (start, end) per video; an empty list is a video without events."""
+        """Build the set from one list of (start, end) per video; an empty list is a video without events."""
         return cls(tuple(map(_spans, predicted)), tuple(map(_spans, true)), np.asarray(duration_s, np.float64))
 
 
@@ -67,8 +71,8 @@ def match_events(predicted: TimeArray, true: TimeArray, iou: float) -> IndexArra
     Paired events always overlap. The matching has as many pairs as possible, and among such matchings the highest sum of IoUs.
     This is the optimal matching of sed_eval (Mesaros et al., Metrics for Polyphonic Sound Event Detection, 2016) and mir_eval.
     It does not depend on scores or on the order of events. ActivityNet's greedy matching by score gives the same pairs if no
-    two candidates compete for an event; this is always so if the events of each side do not overlap one another and `iou` is
-    above 0.5.
+    event is in two candidate pairs. This is always so if the events of each side do not overlap one another and `iou` is above
+    0.5.
     """
     first, second, shared = _overlaps(predicted, true)
     union = (predicted[first, 1] - predicted[first, 0]) + (true[second, 1] - true[second, 0]) - shared
@@ -94,7 +98,8 @@ def onset_error(events: EventSet, *, iou: float = IOU_LEVELS[0], signed: bool = 
     """Return the mean distance in seconds between the starts of a true event and of the predicted event matched with it.
 
     This project defines it, because papers on video anomaly detection share no definition. The pairs are those of
-    `match_events`; events without a partner do not count, so read it together with the recall. Undefined without a pair.
+    `match_events`; events without a partner do not count, so read this error
+    together with the recall. Undefined if there is no pair.
 
     Args:
         events: the events of all videos.
@@ -109,7 +114,7 @@ def onset_error(events: EventSet, *, iou: float = IOU_LEVELS[0], signed: bool = 
         errors = predicted[pairs[:, 0], 0] - true[pairs[:, 1], 0]
         sums[video] = (errors if signed else np.abs(errors)).sum()
         counts[video] = len(pairs)
-    note = f"over {int(counts.sum())} matched of {sum(_lengths(events.true))} true events"
+    note = f"over the {int(counts.sum())} of {sum(_lengths(events.true))} true events that are matched"
     return ratio(sums, counts, undefined="onset error needs a true event that is matched", note=note)
 
 
@@ -151,7 +156,10 @@ def _lengths(events: Sequence[TimeArray]) -> list[int]:
 
 
 def _overlaps(predicted: TimeArray, true: TimeArray) -> tuple[IndexArray, IndexArray, Numbers]:
-    """Return all pairs (predicted, true) that overlap, and by how many seconds; an event of duration 0 overlaps nothing."""
+    """Return all pairs (predicted, true) that overlap, and the overlap of each pair in seconds.
+
+    An event of duration 0 overlaps nothing.
+    """
     order = np.argsort(predicted[:, 0], kind="stable")
     starts = predicted[order, 0]
     reach = np.maximum.accumulate(predicted[order, 1]) if len(order) else starts
@@ -189,12 +197,12 @@ def _assign(first: IndexArray, second: IndexArray, ious: Numbers, predicted: int
 
 @dataclass(frozen=True)
 class ThresholdChoice:
-    """What remains at a higher threshold, according to reviewed events.
+    """The events that remain at a higher threshold, and how many of them are true by the review.
 
     Attributes:
         threshold: an event opens at this score.
         true, false: how many reviewed true and false events remain.
-        precision: share of true events among these.
+        precision: share of true events among these reviewed events.
         low, high: 95 % interval of the precision (Jeffreys).
         kept: share of all reviewed true events that remain.
         alarms_per_hour: remaining events, reviewed or not, per hour of video.
@@ -225,7 +233,7 @@ def threshold_choices(reviewed: Sequence[ReviewedEvent], peaks: Sequence[float],
         ValueError: `hours` is not positive.
     """
     if hours <= 0:
-        raise ValueError(f"alarms per hour need videos with a duration, not {hours:g} hours")
+        raise ValueError(f"alarms per hour cannot be computed for {hours:g} hours of video")
     judged = [event for event in reviewed if event.verdict is not Verdict.UNSURE]
     found: list[ThresholdChoice] = []
     for threshold in sorted({event.peak_score for event in judged}):

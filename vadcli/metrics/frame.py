@@ -24,11 +24,14 @@ from vadcli.metrics.intervals import (
 from vadcli.types import BoolArray, IndexArray
 
 RESAMPLE_BINS = 4096
-"""Largest number of bins of a resampled curve. Half of them hold equal shares of the positives, half of the negatives."""
+"""Largest number of bins of a resampled curve.
+
+Half of the bins hold equal shares of the positives, the other half equal shares of the negatives.
+"""
 RESAMPLE_CELLS = 1 << 25  # limit of videos times bins per float64 table; with very many videos there are fewer bins
 
 NORMAL = -1
-"""The category code of a row without a category."""
+"""The category code of a frame without a category."""
 
 AUC_UNDEFINED = "ROC-AUC needs frames of both classes"
 AP_UNDEFINED = "average precision needs a positive frame"
@@ -44,7 +47,7 @@ class FrameSet:
     Attributes:
         scores: (N,) floats, higher is more anomalous; no NaN.
         labels: (N,) bool, True in an anomaly.
-        offsets: (V + 1,) int64, video v has the rows offsets[v] to offsets[v + 1].
+        offsets: (V + 1,) int64, video v has the frames scores[offsets[v] : offsets[v + 1]].
         sampled: (N,) bool, True if the detector scored this frame, False if its score is carried forward; None if not known.
     """
 
@@ -85,16 +88,16 @@ class FrameSet:
 
     @property
     def video(self) -> IndexArray:
-        """(N,) int64, the video of each row."""
+        """(N,) int64, the video of each frame."""
         return np.repeat(np.arange(self.videos), np.diff(self.offsets))
 
     def keep(self, rows: BoolArray) -> FrameSet:
-        """Keep the rows where `rows` (N,) is True. All videos stay, even empty ones."""
+        """Keep the frames for which `rows` (N,) is True. All videos stay, even empty ones."""
         kept = np.append(0, np.cumsum(rows, dtype=np.int64))[self.offsets]
         return FrameSet(self.scores[rows], self.labels[rows], kept, None if self.sampled is None else self.sampled[rows])
 
     def only_sampled(self) -> FrameSet:
-        """Keep only sampled rows; raises ValueError if `sampled` is None."""
+        """Keep only sampled frames; raises ValueError if `sampled` is None."""
         if self.sampled is None:
             raise ValueError("it is not known which of these frames were sampled")
         return self.keep(self.sampled)
@@ -116,18 +119,22 @@ class FrameSet:
         return _tables(self.scores, self.labels, self.video, self.videos)
 
     def with_endpoints(self) -> FrameSet:
-        """Add a video of two rows: label 0 with score 0, label 1 with score 1; raises ValueError for scores outside [0, 1]."""
+        """Add a video of two frames: label 0 with score 0, and label 1 with score 1.
+
+        Raises:
+            ValueError: a score is outside [0, 1].
+        """
         scores, labels = _appended(self.scores, self.labels)
         return FrameSet(scores, labels, np.append(self.offsets, len(scores)))
 
     def each_with_endpoints(self) -> FrameSet:
-        """Add the two rows of `with_endpoints` to the end of each video."""
+        """Add the two frames of `with_endpoints` to the end of each video."""
         spans = zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True)
         parts = [_appended(self.scores[start:end], self.labels[start:end]) for start, end in spans]
         return FrameSet.of([scores for scores, _ in parts], [labels for _, labels in parts])
 
     def without_empty(self) -> FrameSet:
-        """Remove the videos that have no row."""
+        """Remove the videos that have no frame."""
         offsets = np.append(0, self.offsets[1:][np.diff(self.offsets) > 0])
         return FrameSet(self.scores, self.labels, offsets, self.sampled)
 
@@ -137,7 +144,7 @@ def frame_auc(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
 
     The value is exact. Its interval is exact if positives and negatives each have at most half of RESAMPLE_BINS distinct
     scores. Otherwise, resamples treat the scores within a bin as ties. A bin holds a share of about 2 / RESAMPLE_BINS of one
-    class (more only if many rows have the same score). The area changes by less than this share, and in practice by far less,
+    class (more only if many frames have the same score). The area changes by less than this share, and in practice by far less,
     because the errors of the bins cancel. Undefined without abnormal or without normal frames, unless `endpoints` adds one of
     each.
 
@@ -179,11 +186,11 @@ def frame_ap_macro(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
 
 
 def frames_of_category(frames: FrameSet, codes: IndexArray, code: int, *, own_videos: bool = False) -> FrameSet:
-    """Return the frames to evaluate one category: its abnormal frames and normal frames, no frames of other categories.
+    """Return the frames that evaluate one category: its abnormal frames, and normal frames.
 
     Args:
         frames: the frames of all videos.
-        codes: (N,) integers, the category of each abnormal row; NORMAL for abnormal rows without a category.
+        codes: (N,) integers, the category of each abnormal frame; NORMAL for abnormal frames without a category.
         code: the category to evaluate.
         own_videos: True keeps only videos that contain the category.
     """

@@ -24,8 +24,8 @@ class Metric:
     """A metric's value as it is reported. An undefined value is None with a note that says why; NaN is refused.
 
     Attributes:
-        value: None if undefined.
-        ci_low, ci_high: both ends of the interval, or both None.
+        value: None if the metric is undefined.
+        ci_low, ci_high: the ends of the interval; both None if there is no interval.
         videos: how many videos the value is computed from.
         note: what a reader must know; never empty if the value is None.
     """
@@ -139,7 +139,7 @@ def difference(first: Estimate, second: Estimate, bootstrap: Bootstrap) -> Metri
         ValueError: the numbers of videos differ.
     """
     if first.drawn != second.drawn:
-        raise ValueError(f"paired runs need the same videos, not {first.drawn} and {second.drawn}")
+        raise ValueError(f"paired runs need the same videos, not {first.drawn} and {second.drawn} videos")
     videos = min(first.drawn if first.used is None else first.used, second.drawn if second.used is None else second.used)
     if first.value is None or second.value is None:
         return Metric(None, videos=videos, note=first.note if first.value is None else second.note)
@@ -151,7 +151,10 @@ def difference(first: Estimate, second: Estimate, bootstrap: Bootstrap) -> Metri
 
 
 def ratio(numerator: Numbers, denominator: Numbers, *, undefined: str, note: str = "", used: int | None = None) -> Estimate:
-    """Return sum of (V,) numerators / sum of (V,) denominators; None with the note `undefined` if the latter sum is 0."""
+    """Return sum of (V,) numerators / sum of (V,) denominators; if the second sum is 0, None.
+
+    `undefined` is the note for this case.
+    """
     above, below = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
 
     def statistic(weights: Numbers) -> Numbers:
@@ -164,7 +167,7 @@ def ratio(numerator: Numbers, denominator: Numbers, *, undefined: str, note: str
 
 
 def over_all(estimate: Estimate, chosen: NDArray[np.bool_]) -> Estimate:
-    """Return an estimate with the same value whose resamples draw from all videos, not only from those that it uses.
+    """Return an estimate with the same value; resamples draw from all videos, not only the used ones.
 
     So the estimates of two runs can be paired even if the runs use different videos. There is no interval if fewer than two
     videos are used.
@@ -231,7 +234,7 @@ def average_precision(positives: Counts, negatives: Counts) -> Numbers:
 
 
 def from_top(counts: NDArray[Any]) -> NDArray[Any]:
-    """Return (..., K) running sums from the highest score down: how many pass a threshold at column k."""
+    """Return (..., K) running sums: how many entries have the score of column k or a higher one."""
     sums: NDArray[Any] = np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1]
     return sums
 

@@ -14,12 +14,15 @@ from vadcli.types import BoolArray, IndexArray
 
 MAX_THRESHOLDS = 250
 BUFFERS = (0, 100)
-CELLS = 1 << 24  # limit of thresholds times rows of one anomaly that are computed together
+CELLS = 1 << 24  # largest number of (threshold, frame of one anomaly) pairs that are computed together
 
 
 @dataclass(frozen=True)
 class _Runs:
-    """(A,) anomalies in order: the video, the first and the last row of each, counted over all videos."""
+    """The A anomalies in order: (A,) the video, the first frame and the last frame of each.
+
+    Frames are numbered through all videos.
+    """
 
     video: IndexArray
     first: IndexArray
@@ -48,8 +51,9 @@ def pate(
     its distance from the start of the anomaly is at most the length of the first run of hits, and less weight if it is later.
     A point of the curve is left out of the area if its recall is lower than the recall at a higher threshold.
 
-    What the paper leaves open follows the authors' package PATE 0.1.1, whose defaults are used: for one video the value equals
-    that package's. The counts of several videos are added, and buffers end with the video. Undefined without abnormal frames.
+    Where the paper leaves a choice open, this function does what the authors' package PATE 0.1.1 does by default, so that
+    both give the same value for one video. The counts of several videos are added, and buffers end with the video.
+    Undefined without abnormal frames.
 
     Args:
         frames: the frames of all videos.
@@ -66,7 +70,7 @@ def pate(
         return Estimate(None, frames.videos, _undefined, "PATE needs an abnormal frame")
     thresholds = _thresholds(frames, max_thresholds)
     scores = frames.scores.astype(np.float64)
-    level = np.searchsorted(thresholds, scores, "right")  # how many thresholds each row reaches
+    level = np.searchsorted(thresholds, scores, "right")  # how many thresholds each frame reaches
     shape = (frames.videos, len(thresholds) + 1)
     alarms = _reached(frames.video, level, shape)
     missed = _missed(scores, runs, thresholds, shape)
@@ -110,7 +114,7 @@ def _thresholds(frames: FrameSet, limit: int | None) -> Numbers:
 
 
 def _reached(video: IndexArray, level: IndexArray, shape: tuple[int, int], weights: Numbers | None = None) -> Numbers:
-    """Return (V, T): the number (or weight) of rows of each video that reach each threshold."""
+    """Return (V, T): the number (or weight) of frames of each video that reach each threshold."""
     return from_top(histograms(video, level, shape, weights))[:, 1:]
 
 
@@ -137,7 +141,7 @@ def _true(frames: FrameSet, runs: _Runs, level: IndexArray, buffers: tuple[int, 
 
 
 def _rows(starts: IndexArray, ends: IndexArray) -> tuple[IndexArray, IndexArray]:
-    """Return all rows of half-open ranges, and for each row the index of its range."""
+    """Return all frames of half-open ranges, and for each frame the index of its range."""
     lengths = ends - starts
     owner = np.repeat(np.arange(len(starts)), lengths)
     return np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + starts[owner], owner
@@ -161,7 +165,7 @@ def _missed_of_one(hit: BoolArray) -> Numbers:
     onset = hit.argmax(axis=1)
     ended = ~hit & (index > onset[:, None])
     run = np.where(ended.any(axis=1), ended.argmax(axis=1), length) - onset  # frames in the first hit run
-    strict = index <= run[:, None]  # as if the run began at the first row: a missed frame here has weight 1
+    strict = index <= run[:, None]  # as if the run began at the first frame: a missed frame here has weight 1
     later = ~hit & ~strict
     spread = (run + 1) * (later @ index - later.sum(axis=1) * run / 2.0)
     full = length * (length - 1) / 2.0 or 1.0
@@ -170,7 +174,10 @@ def _missed_of_one(hit: BoolArray) -> Numbers:
 
 
 def _area(true: Numbers, found: Numbers, lost: Numbers) -> Numbers:
-    """Return (B,) areas from (B, T) values by ascending threshold; lines join the points, from recall 0, precision 1 on."""
+    """Return (B,) areas under curves of (B, T) points, which are given by ascending threshold.
+
+    Lines join the points of a curve, which starts at recall 0 and precision 1.
+    """
 
     def from_highest(values: Numbers) -> Numbers:
         backwards: Numbers = np.nan_to_num(values[:, ::-1])

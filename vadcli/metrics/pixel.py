@@ -1,4 +1,4 @@
-"""Pixel metrics from masks that are added frame by frame; memory depends on the number of videos and bins, not of pixels."""
+"""Pixel metrics from masks that are added frame by frame; only counts are kept, not pixels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PixelCounts:
     Attributes:
         names: (V,) the videos, in the order in which they were added.
         positives, negatives: (V, K) int64 pixels by bins of ascending score.
-        overlap: (V, K) float64, the sum over true regions of the share of their pixels in each bin.
+        overlap: (V, K) float64, the share of a true region's pixels in each bin, summed over the true regions.
         regions: (V,) int64 true regions, counted in each frame separately.
         iou_sum: (V,) float64, the sum of IoUs over frames with a true pixel.
         positive_frames: (V,) int64 frames with a true pixel.
@@ -46,7 +46,7 @@ class PixelCounts:
 
     @property
     def note(self) -> str:
-        """How many bins the scores were put into; empty if that loses nothing."""
+        """A note that says how many bins the scores were put into; empty if the bins lose nothing."""
         return "" if self.exact else f"by {self.positives.shape[-1]} bins"
 
 

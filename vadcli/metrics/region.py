@@ -1,4 +1,4 @@
-"""Region metrics on boxes, RBDC and TBDC: the share of anomalies that are found in the right place, against false regions."""
+"""Region metrics on boxes, RBDC and TBDC: how many anomalies are found in the right place."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Regions:
 
     Attributes:
         video: (D,) int64, 0 to V - 1.
-        frame: (D,) int64, row in the video.
+        frame: (D,) int64, number of the frame in its video, from 0.
         box: (D, 4) x, y, width, height in pixels. If a box is given by its first and last pixel, as in the tracks that
             Georgescu et al. publish, its width is x_max - x_min + 1.
         score: (D,) float64, higher is more anomalous.
@@ -72,8 +72,9 @@ def rbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, beta: float =
     Ramachandra and Jones, Street Scene: A New Dataset and Evaluation Protocol for Video Anomaly Detection, WACV 2020. A true
     region is found by a detected region of its frame with an IoU of at least `beta`. A detected region with a lower IoU with
     every true region of its frame is false. As in the evaluator of UBnormal and Georgescu et al. (TPAMI 2021), the curve starts
-    at (0, 0) and continues horizontally from its last point at or below 1 false region per frame. Unlike there, regions of
-    equal score are added together, so that their order does not matter. Undefined without true regions or without frames.
+    at (0, 0) and continues horizontally from its last point at or below 1 false region per frame. Unlike in that
+    evaluator, regions of equal score are added together, so that their order does not matter. Undefined without true
+    regions or without frames.
 
     Args:
         detected: regions of all videos.
@@ -125,7 +126,10 @@ def _check_boxes(video: IndexArray, frame: IndexArray, box: Numbers) -> None:
 
 
 def _match(detected: Regions, tracks: Tracks, beta: float) -> tuple[Numbers, NDArray[np.bool_]]:
-    """Return the highest score (G,) that finds each true region, -inf if none does, and (D,) True for false detections."""
+    """Return (G,) the highest score that finds each true region, and (D,) True for false detections.
+
+    The score is -inf if no detection finds the region.
+    """
     first, second = _same_frame(detected, tracks)
     hits = _iou(detected.box[first], tracks.box[second]) >= beta
     best = np.full(len(tracks.video), -np.inf)

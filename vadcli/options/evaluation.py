@@ -34,13 +34,13 @@ class EvalOptions(TalkOptions):
     )
     metrics: str = option(
         "",
-        f"Groups of metrics, separated by commas: {', '.join(METRIC_GROUPS)}.",
+        f"Groups of metrics to compute, separated by commas: {', '.join(METRIC_GROUPS)}.",
         panel=HOW,
         metavar="LIST",
         default_text="all that the ground truth allows",
     )
     only_sampled: bool = option(
-        False, "Frame and category metrics over sampled frames only, without scores that are carried forward.", panel=HOW
+        False, "Compute frame and category metrics from sampled frames only, without scores carried forward.", panel=HOW
     )
     endpoints: bool = option(
         False,
@@ -56,16 +56,16 @@ class EvalOptions(TalkOptions):
     confidence: float = option(0.95, "Confidence level of the intervals.", panel=HOW)
     seed: int = option(0, "Seed of the resamples.", panel=HOW)
     compare: bool = option(
-        False, "Show several OUT side by side, with paired differences from the first; always on with several OUT.", panel=HOW
+        False, "Show several OUT side by side, with paired differences from the first; on if you give several.", panel=HOW
     )
     init: bool = option(
-        False, "Only print a CSV of the events found. You can correct it by hand and use it as ground truth.", panel=EVENTS
+        False, "Print the events found as a CSV, and no figures. Correct it by hand to use it as ground truth.", panel=EVENTS
     )
-    from_frames: bool = option(False, "Only print the ground truth of --dataset as a CSV in seconds.", panel=EVENTS)
+    from_frames: bool = option(False, "Print the ground truth of --dataset as a CSV in seconds, and no figures.", panel=EVENTS)
     format: str = option("table", "Format of the figures.", panel=OUTPUT, choices=("table", "markdown", "latex"))
     plots: Path | None = option(
         None,
-        "Also write plots into this folder: ROC, PR, score timelines, highest normal spans, lowest true events.",
+        "Also write plots into this folder: curves, timelines of scores, frames of likely false and missed alarms.",
         panel=OUTPUT,
         metavar="DIR",
     )

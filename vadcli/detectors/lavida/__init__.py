@@ -1,4 +1,6 @@
-"""LAVIDA: a multimodal language model reads a clip. SAM2's mask decoder turns its output into a score and a mask per frame.
+"""LAVIDA: a multimodal language model reads a clip, and SAM2 turns its output into scores and masks.
+
+There is one score and one mask per frame. The mask comes from SAM2's mask decoder.
 
 This file holds the detector's options, which the command line shows without loading a model.
 """

@@ -88,7 +88,7 @@ def read_model(part: str, folder: Path, *, extras_matter: bool = True, **options
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # such tensors are refused below, by name
+            ignore_mismatched_sizes=True,  # tensors of the wrong shape are refused below, by name
             **options,
         )
     missing = set(info["missing_keys"])
@@ -129,7 +129,7 @@ def _refuse(folder: Path, faults: Collection[str], what: str) -> None:
 
 PARTS = ("mllm", "text", "sam2")
 OWN_PARTS = ("projector.", "mllm.sight.", "mllm.pooling.")
-"""The name of a tensor in Lavida's state dict starts with one of these if no base model has this tensor."""
+"""Prefixes of those tensor names in Lavida's state dict that no base model has."""
 ADAPTERS = "lora"
 SEG_STD = 0.02
 QWEN_IDS = {
@@ -266,7 +266,7 @@ def random_model(
 
 
 def _ids(tokenizer: Any, names: Mapping[str, str]) -> dict[str, int]:
-    """Returns the token ids for a config. Its default ids are too large for a small vocabulary."""
+    """Returns the token ids for a config. The default ids are too large for a small vocabulary."""
     return {name: int(tokenizer.convert_tokens_to_ids(token)) for name, token in names.items()}
 
 

@@ -25,7 +25,7 @@ Positions = Literal["mrope", "sequential"]
 Method = Literal["reverse_attention", "mean", "densest", "least_dense", "random"]
 
 EPSILON = 1e-10  # keeps the density of equal tokens finite
-SPARE = 8  # extra columns measured per row; if there are more extra columns, fewer rows need all columns
+SPARE = 8  # columns measured per row in addition to `count`; the more, the fewer rows need all columns
 DEPTH = 512  # coordinates converted to float64 at a time
 
 
@@ -35,7 +35,7 @@ class CompressionOptions:
 
     Args:
         ratio: share of the tokens to keep, in (0, 1]; 1 keeps all tokens unchanged.
-        method: `reverse_attention` is the paper's. The others are for comparison: `mean` averages
+        method: `reverse_attention` is the paper's. The other methods are for comparison: `mean` averages
             each reference's tokens; `densest`, `least_dense` and `random` keep the densest, the
             least dense or random tokens unchanged. The random positions are the same in all clips.
         neighbours: k ≥ 1; the density of a token is computed from its k nearest neighbours.
@@ -70,7 +70,7 @@ class Compressed:
     Args:
         tokens: (M, D), in the input's dtype.
         kept: (M,) int64, ascending: for each reference, its index among the L tokens.
-        owner: (L,) int64: for each of the L tokens, the index of the one among the M tokens that it belongs to.
+        owner: (L,) int64: for each of the L tokens, the index in `tokens` of the result that it belongs to.
     """
 
     tokens: Tensor
@@ -340,7 +340,7 @@ class SharedSight(nn.Module):
         self.token = nn.Linear(image_width + motion_width + 6 * WAVES, llm_width)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, T, C_img, h, w) -> (B, T · h · w, D)."""
+        """Returns the visual tokens: (B, T, C_img, h, w) -> (B, T · h · w, D)."""
         pixels = self.norm(image.movedim(2, -1))  # (B, T, h, w, C_img)
         frames, rows, columns = pixels.shape[1:4]
         place = _waves(frames, rows, columns, image.device).to(pixels.dtype).expand(len(pixels), -1, -1, -1, -1)
@@ -370,7 +370,7 @@ class NamePooling(nn.Module):
         self.presence = nn.Linear(width, 1)
 
     def forward(self, seg: Tensor, names: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, D), (B, C, D) -> sum (B, D), presence logits (B, C)."""
+        """Returns the sum (B, D) and the presence logits (B, C), from (B, D) and (B, C, D)."""
         logits = self.presence(names)[..., 0]
         return seg + (logits.sigmoid()[..., None] * names).sum(dim=1), logits
 

@@ -90,12 +90,12 @@ class LavidaDetector:
 
     @property
     def batch_size(self) -> int:
-        """Clips per call: as many as the options say, otherwise as many as fit into memory."""
+        """The number of clips per call: as many as the options say, otherwise as many as fit into memory."""
         return self._batch_size
 
     @property
     def parallel(self) -> int:
-        """Calls at the same time: one on a CPU, two per GPU, so that one copies frames while the other computes."""
+        """The number of simultaneous calls: one on a CPU; two per GPU, one of which copies frames."""
         return max(1, sum(worker.calls for worker in self._workers))
 
     def prepare(self) -> None:
@@ -136,7 +136,7 @@ class LavidaDetector:
         return min(worker.runner.limit for worker in self._workers)
 
     def reconfigure(self, config: LavidaConfig) -> None:
-        """Replaces the config with one of the same sizes. Must not be called during `score`."""
+        """Replaces the config by another for the same model sizes. Must not be called during `score`."""
         self.config = config
         for worker in self._workers:
             worker.model.config = config
@@ -194,7 +194,7 @@ class LavidaDetector:
 
     @property
     def weights(self) -> dict[str, str]:
-        """{model name: SHA-256 of its folder}; empty for random weights."""
+        """The SHA-256 of the model folder by model name; empty for random weights."""
         return {self.config.name: weights.fingerprint(self.folder)} if self.folder else {}
 
     def fingerprint(self) -> dict[str, object]:

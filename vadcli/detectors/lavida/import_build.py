@@ -42,7 +42,7 @@ from vadcli.store.atomic import Scratch
 if TYPE_CHECKING:
     from vadcli.detectors.lavida.config import LavidaConfig
 
-OLD_HINT = "is it older than SAM2.1? fetch facebook/sam2.1-hiera-small"
+OLD_HINT = "is the file older than SAM2.1? fetch facebook/sam2.1-hiera-small"
 
 # Meta's four sizes; the key is (channels of the first stage, number of blocks), as in the sam2 package.
 META_SIZES: dict[tuple[int, int], dict[str, Any]] = {

@@ -32,7 +32,7 @@ class VisualTokens:
     Attributes:
         tokens: (M, D).
         positions: (3, M) int64: time, row and column of each token, counted from the video's start.
-        extent: number of positions that the video takes up; the text after it starts there.
+        extent: number of positions that the video takes up; the text after it starts at this position.
         length: L, the number of tokens before compression.
     """
 
@@ -117,7 +117,7 @@ class MultimodalLM(nn.Module):
 
         Args:
             patches: (B, P, 3·2·p·p).
-            grid: their layout.
+            grid: layout of the patches.
             static_threshold: drop groups of patches that hardly differ from the first pair of frames (see
                 `moving_groups`). None keeps all groups.
 
@@ -322,7 +322,7 @@ def _next_position(clips: list[VisualTokens], prompt: PromptTokens) -> int:
 
 
 def _equal_lengths(clips: list[VisualTokens]) -> Iterator[tuple[list[int], list[VisualTokens]]]:
-    """Groups clips of equal length, which need no padding. Yields the row numbers and clips of each group."""
+    """Yields groups of clips of equal length, which need no padding: their batch positions, and the clips."""
     groups: dict[tuple[int, int], list[int]] = {}
     for row, clip in enumerate(clips):
         groups.setdefault((len(clip.tokens), clip.extent), []).append(row)

@@ -36,7 +36,7 @@ def restore_precision(model: nn.Module, exact: dict[str, Tensor]) -> None:
 
 @torch.no_grad()
 def moving_groups(patches: Tensor, threshold: float = STATIC_DISTANCE) -> Tensor:
-    """Returns which merge groups to keep: all of the first time step, and later only moving ones.
+    """Returns which merge groups to keep: all groups of the first time step, and later the moving ones.
 
     A merge group is the four patches that become one visual token. Its patches are compared with the same patches in the
     first step. The group moves if the cosine distance, averaged over its patches and all later steps, is at least the
@@ -110,14 +110,14 @@ def qwen_patches(
 ) -> tuple[Tensor, PatchGrid]:
     """Makes Qwen2-VL's patches as its image processor does: resize, normalise, pair frames, cut.
 
-    Patches are in the order in which the vision tower merges them: the four of a 2 × 2 group are
-    adjacent.
+    Patches are in the order in which the vision tower merges them: the four patches of a 2 × 2
+    group are adjacent.
 
     Args:
         frames: (B, T, H, W, 3) uint8, T even.
         min_px, max_px: limits of the area of a resized frame, in pixels.
         patch_px, merge: the vision tower's patch side in pixels, and its merge side in patches.
-        dtype: of the result.
+        dtype: dtype of the result.
 
     Returns:
         (B, P, 3·2·p·p) patches and their grid.
@@ -142,7 +142,7 @@ def sam_pixels(frames: Tensor, size: int, dtype: torch.dtype = torch.float32) ->
     Args:
         frames: (N, H, W, 3) uint8.
         size: side of the square in pixels.
-        dtype: of the result.
+        dtype: dtype of the result.
 
     Returns:
         (N, 3, size, size).

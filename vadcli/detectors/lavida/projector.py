@@ -192,7 +192,7 @@ class FrameSemantics(nn.Module):
         self.null = nn.Parameter(NULL_STD * torch.randn(1, 1, width)) if options.null_key else None
 
     def forward(self, text: Tensor, image: Tensor, position: Tensor) -> Tensor:
-        """(B, C, D_txt), (B, T, C_img, h, w), (1, C_img, h, w) -> (N, C, d)."""
+        """Returns E: (B, C, D_txt), (B, T, C_img, h, w), (1, C_img, h, w) -> (N, C, d)."""
         queries, values = self._sides(text, image, position)
         semantics: Tensor = self.out(self.norm(queries + self.attention(queries, values, values)))
         return semantics
@@ -246,7 +246,7 @@ class TwoWayBlock(nn.Module):
             keys: (N, K, d).
             query_position: (N, Q, d).
             key_position: (N, K, d).
-            key_mask: (N, 1, 1, K) bool, True for keys that count; None if all do.
+            key_mask: (N, 1, 1, K) bool, True for keys that count; None if all keys count.
         """
         placed = queries + query_position
         queries = self.norm1(queries + self.self_attention(placed, placed, queries))
@@ -313,7 +313,7 @@ class Attention(nn.Module):
         return found
 
     def _split(self, tokens: Tensor) -> Tensor:
-        """(N, K, inside) -> (N, heads, K, inside / heads)."""
+        """Splits the width into heads: (N, K, inside) -> (N, heads, K, inside / heads)."""
         return tokens.reshape(*tokens.shape[:2], self.heads, -1).transpose(1, 2)
 
 
@@ -337,6 +337,6 @@ def _likeliest(odds: Tensor, absent: Tensor | None) -> Tensor:
 
 
 def _key_mask(text_mask: Tensor, frames: int) -> Tensor:
-    """(B, C) -> (N, 1, 1, 1 + C); the first key, the clip semantics, always counts."""
+    """Returns the mask of the keys: (B, C) -> (N, 1, 1, 1 + C); the first key always counts."""
     counts = torch.cat([text_mask.new_ones(len(text_mask), 1), text_mask], dim=1)
     return counts.repeat_interleave(frames, dim=0)[:, None, None]

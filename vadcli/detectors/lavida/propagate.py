@@ -28,7 +28,7 @@ class Memory:
 
     Attributes:
         features: (h·w, B, C_mem).
-        position: their position encoding, (h·w, B, C_mem).
+        position: position encoding of the features, (h·w, B, C_mem).
         pointer: SAM2's object pointer, one vector per object, (B, 256).
     """
 
@@ -63,7 +63,7 @@ class MemoryBank:
 
 @torch.no_grad()
 def propagate(model: TransformersMasks, pixels: Tensor, known: Mapping[int, Tensor], *, batch: int = 8) -> Tensor:
-    """Returns mask logits of every frame, given those of some frames.
+    """Returns mask logits of every frame, given the mask logits of some frames.
 
     Args:
         model: must be in evaluation mode, because SAM2's memory has dropout.
@@ -203,7 +203,7 @@ def _no_points(model: TransformersMasks, frames: int) -> Tensor:
 
 
 def _tokens(image: Tensor) -> Tensor:
-    """(B, C, h, w) -> (h·w, B, C)."""
+    """Makes one token per pixel: (B, C, h, w) -> (h·w, B, C)."""
     return image.flatten(2).permute(2, 0, 1)
 
 

@@ -25,7 +25,7 @@ MEMORY_SHARE = 0.85
 """Share of a device's free memory that batches may use."""
 MOST_CLIPS = 32
 MOST_SPANS = 8
-"""Spans of frames through which masks are propagated in parallel."""
+"""The number of spans of frames through which masks are propagated in parallel."""
 CPU_CLIPS = 2
 
 Step = Callable[[Tensor], tuple[Tensor, ...]]

@@ -5,7 +5,7 @@ package is optional, and no other file imports it. Its parts are built from the 
 config. hydra's configs and the package's image predictor, which needs torchvision, are not used.
 
 RULES is a table of SAM2's parameter names in transformers' Sam2VideoModel and in Meta's package and
-checkpoints, used in both directions. All tensors are the same on both sides with two exceptions:
+checkpoints; it is used in both directions. All tensors are the same on both sides with two exceptions:
 transformers keeps the four point embeddings in one tensor, and it stores the matrix of the position
 encoding twice.
 """
@@ -185,7 +185,7 @@ def _translate(name: str, side: int) -> str:
     for pattern, template in _patterns(side):
         if match := pattern.fullmatch(name):
             return template.format(*match.groups())
-    raise ValueError(f"SAM2 has no parameter {name!r} in {('transformers', 'the sam2 package')[side]}")
+    raise ValueError(f"the SAM2 of {('transformers', 'the sam2 package')[side]} has no parameter {name!r}")
 
 
 @cache
@@ -313,7 +313,9 @@ def _image_encoder(vision: Any) -> nn.Module:
         fpn_top_down_levels=list(vision.fpn_top_down_levels),
         fpn_interp_model="nearest",
     )
-    encoder: nn.Module = image_encoder.ImageEncoder(trunk, neck, scalp=1)  # drops the coarsest level: it only feeds the others
+    encoder: nn.Module = image_encoder.ImageEncoder(
+        trunk, neck, scalp=1
+    )  # drops the coarsest level, which only the others need
     return encoder
 
 

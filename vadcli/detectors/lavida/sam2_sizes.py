@@ -2,8 +2,8 @@
 
 `sam2_config` makes a transformers config from a few sizes. ConvTrunk is for models whose
 training starts with random weights: a few thousand clips are enough to teach shapes to convolutions, but not to Hiera. All
-parts after the trunk, from the feature pyramid on, are SAM2's own. SAM2 variants for small devices also replace only the
-trunk.
+parts after the trunk, from the feature pyramid on, are SAM2's own. Some SAM2 variants for small devices also replace
+nothing but the trunk.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class ConvTrunk(PreTrainedModel):  # type: ignore[misc]
 
 
 class Convolution(nn.Module):
-    """Convolution, group norm, GELU; residual if input and output have the same shape."""
+    """A convolution, a group norm and a GELU; residual if input and output have the same shape."""
 
     def __init__(self, before: int, width: int, *, stride: int = 1) -> None:
         super().__init__()

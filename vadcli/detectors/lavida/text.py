@@ -1,4 +1,4 @@
-"""Turns words into inputs of the network: the prompt into token ids, categories into CLIP embeddings.
+"""Makes network inputs from text: token ids from the prompt, and CLIP embeddings from the categories.
 
 The prompt ends in a forced answer that contains `<SEG>`. The small tokenizers are for models that `vadcli` builds without a
 pretrained base.
@@ -60,7 +60,7 @@ class PromptTokens:
         before: ids up to and including <|vision_start|>.
         after: ids from <|vision_end|> to the end of the forced answer.
         seg: index of `<SEG>` in `after`.
-        names: index of the last token of each category in `after`.
+        names: index in `after` of the last token of each category.
     """
 
     before: tuple[int, ...]
@@ -198,7 +198,7 @@ class TextEncoder(nn.Module):
 
     Args:
         clip: transformers' CLIPTextModel.
-        tokenizer: its tokenizer.
+        tokenizer: the tokenizer of this model.
     """
 
     def __init__(self, clip: Any, tokenizer: Any) -> None:

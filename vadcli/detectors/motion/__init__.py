@@ -13,12 +13,14 @@ MODEL_VERSION = 1
 
 @dataclass(frozen=True)
 class MotionOptions:
-    """The motion detector's options. Pixels are those of the delivered frame, about 360x240.
+    """The motion detector's options.
+
+    All sizes in pixels refer to a frame as the detector gets it (about 360x240).
 
     Attributes:
         clip_frames: T, sampled frames per clip.
         rate_hz: sampled frames per second.
-        max_area_px: largest area of a delivered frame.
+        max_area_px: largest area of a frame; larger frames are reduced to it.
         cell_px: side of a grid cell.
         box_cells: motion is averaged over a square with this side, in cells; about as wide as a person.
         steadying_s: standard deviation of the Gaussian that smooths each cell (and so the masks)
@@ -31,7 +33,7 @@ class MotionOptions:
         speed_cap_px: higher speeds are cut to this; optical flow is not reliable beyond it.
         foreground_low, foreground_high: the foreground weight rises from 0 to 1 between these
             differences from the background, in gray levels.
-        max_scenes: the most scenes per camera.
+        max_scenes: the largest number of scenes per camera.
         samples: M, the number of moving cells that are kept per camera, to compute rarity.
         neighbour_share: rarity is the distance to the k-th nearest sample; k is this share of all samples.
         exclude_s: samples of the same video within this time are not neighbours.

@@ -45,7 +45,7 @@ class CellGrid:
         return len(self.box_rows), len(self.box_columns)
 
     def pad(self, pictures: ByteArray) -> ByteArray:
-        """(..., H, W) -> (..., h * cell, w * cell): the pixels at the border are repeated to fill whole cells."""
+        """Repeats the pixels at the border to fill whole cells: (..., H, W) -> (..., h * cell, w * cell)."""
         h, w = self.shape
         short = (h * self.cell_px - self.height_px, w * self.cell_px - self.width_px)
         if not any(short):
@@ -53,7 +53,7 @@ class CellGrid:
         return np.pad(pictures, [*[(0, 0)] * (pictures.ndim - 2), (0, short[0]), (0, short[1])], mode="edge")
 
     def pool(self, padded: ByteArray) -> FloatArray:
-        """(..., h * cell, w * cell) uint8 -> (..., h, w) float32: the mean of each cell."""
+        """Returns the mean of each cell: (..., h * cell, w * cell) uint8 -> (..., h, w) float32."""
         h, w = self.shape
         rows = padded.reshape(*padded.shape[:-2], h, self.cell_px, w * self.cell_px).sum(axis=-2, dtype=np.uint16)
         total = rows[..., 0 :: self.cell_px].copy()
@@ -62,7 +62,7 @@ class CellGrid:
         return np.asarray(total * np.float32(1.0 / self.cell_px**2), dtype=np.float32)
 
     def centres(self, pictures: FloatArray) -> FloatArray:
-        """(H, W, ...) -> (h, w, ...): the value at the middle of each cell; a view if possible."""
+        """Returns the value at the middle of each cell: (H, W, ...) -> (h, w, ...); a view if possible."""
         h, w = self.shape
         middle = self.cell_px // 2
         if self.height_px > (h - 1) * self.cell_px + middle and self.width_px > (w - 1) * self.cell_px + middle:
@@ -72,11 +72,11 @@ class CellGrid:
         return np.asarray(pictures[np.ix_(y, x)], dtype=np.float32)
 
     def box(self, cells: FloatArray) -> FloatArray:
-        """(..., h, w) -> (..., h, w): the mean over a square around each cell, cut at the edge."""
+        """Returns the mean over a square around each cell, as far as it is inside the frame; same shape."""
         return np.asarray(self.box_rows @ cells @ self.box_columns, dtype=np.float32)
 
     def wide_box(self, cells: FloatArray) -> FloatArray:
-        """(..., h, w) -> (..., h, w): the same for a square with about twice the side."""
+        """Returns the same as `box`, but for a square with about twice the side."""
         return np.asarray(self.wide_rows @ cells @ self.wide_columns, dtype=np.float32)
 
     def positions(self) -> FloatArray:
@@ -115,7 +115,7 @@ STEEPEST = 3.0
 class Perspective:
     """How motion grows towards the bottom of the frame: ln(motion) is linear between `top` and `bottom`.
 
-    Above `top` and below `bottom`, it is constant.
+    Above `top` and below `bottom`, the motion is constant.
 
     Attributes:
         slope: change of ln(motion) per frame height.
@@ -281,13 +281,19 @@ def _median(shot: FloatArray) -> FloatArray:
 
 
 TEXTURE_LEVELS = 2.0
-"""A cell has texture if it differs from its neighbours by more gray levels than this. Only there is flow reliable."""
+"""A cell has texture if it differs from its neighbours by more gray levels than this.
+
+Optical flow is reliable only in such cells.
+"""
 
 FEWEST_TEXTURED = 0.05
 """If fewer cells than this share have texture, the motion of the camera is unknown."""
 
 STILL_PX = 0.05
-"""A cell with less flow than this stands still. If most cells with texture stand still, the camera does too."""
+"""A cell whose flow has fewer pixels than this stands still.
+
+If most cells with texture stand still, so does the camera.
+"""
 
 STRIDE = 2
 """Camera motion is fitted to every second cell in each direction; more cells are not necessary."""
@@ -298,7 +304,7 @@ TOGETHER_SHARE = 0.5
 LEFT_SHARE = 0.4
 """The camera moves only if less than this share of the flow remains after the affine field is subtracted.
 
-The limit is necessary because a field can also be fitted to noise.
+The limit is necessary because an affine field fits even pure noise a little.
 """
 
 FIT_PASSES = 3
@@ -347,9 +353,10 @@ def _where(h: int, w: int) -> TimeArray:
 
 
 def _fit(basis: TimeArray, seen: TimeArray) -> TimeArray:
-    """(n, 3) and (n, 2) -> (3, 2) by weighted least squares.
+    """Returns the affine field (3, 2) that fits the flow `seen` (n, 2) of n cells at `basis` (n, 3).
 
-    Cells that do not move with the rest of the frame get a low weight.
+    This is a weighted least-squares fit: cells that do not move with the rest of the frame get a
+    low weight.
     """
     middle = np.median(seen, axis=0)
     away = np.hypot(*(seen - middle).T)

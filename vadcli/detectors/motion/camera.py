@@ -70,14 +70,14 @@ def describe(maps: ClipMaps, moving: BoolArray) -> FloatArray:
 
 
 def coarse(moving: BoolArray) -> BoolArray:
-    """(T, h, w) -> (T, h, w): True only in cells where rarity is computed."""
+    """Returns `moving` (T, h, w) with True only in cells where rarity is computed."""
     thin = np.zeros_like(moving)
     thin[:, ::STRIDE, ::STRIDE] = moving[:, ::STRIDE, ::STRIDE]
     return thin
 
 
 def spread_out(thin: FloatArray) -> FloatArray:
-    """(T, h, w) -> (T, h, w): copies the value of each `coarse` cell to the cells beside it."""
+    """Copies the value of each `coarse` cell to the cells beside it: (T, h, w) -> (T, h, w)."""
     _, h, w = thin.shape
     return np.repeat(np.repeat(thin[:, ::STRIDE, ::STRIDE], STRIDE, axis=1), STRIDE, axis=2)[:, :h, :w]
 

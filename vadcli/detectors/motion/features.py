@@ -76,7 +76,7 @@ def repeated_rows(activity: FloatArray, usable: BoolArray) -> list[RepeatedRows]
         usable: (T,) True for frames that could be measured; a run contains no others.
 
     Returns:
-        The runs of more than one frame. If a still scene begins to move, the frames before look like
+        The runs of more than one frame. If a still scene begins to move, the frames before it look like
         repeated frames too: the first step of the motion is then spread over them.
     """
     found: list[RepeatedRows] = []
@@ -118,10 +118,10 @@ CUT_LEVELS = 12.0
 """A cell is new if it changes by more gray levels than this, after a change of light is removed."""
 
 CUT_SHARE = 0.5
-"""If the share of new cells is larger, there is a cut, or the light changes by more than a gain explains."""
+"""A larger share of new cells than this means a cut, or a change of light that no gain explains."""
 
 LEFTOVER_SHARE = 0.25
-"""After the camera's motion is subtracted from the flow, this share of it may remain."""
+"""After the camera's motion is subtracted from the flow, this share of the motion may remain."""
 
 SAME_LIGHT_LEVELS = 0.5
 """If the mean brightness changes by less than this, the light matching is skipped."""
@@ -234,7 +234,7 @@ class _Steps:
             flow = flow - common
             shake = np.hypot(common[..., 0], common[..., 1])
             self.camera_px[after] = moves * float(shake.mean()) * scale
-            # If the camera moves more, more of its motion remains after it is subtracted.
+            # The subtraction is not exact: the more the camera moves, the more of its motion remains in the flow.
             floor += np.float32(LEFTOVER_SHARE) * shake
         speed = np.hypot(flow[..., 0], flow[..., 1]) - floor
         self.speed[after] = np.clip(speed * scale, 0.0, self._options.speed_cap_px)

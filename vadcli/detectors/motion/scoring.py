@@ -113,7 +113,7 @@ def channels_of(maps: ClipMaps, *, video: str, fitted: FittedCamera, options: Mo
 
 
 def peaks(cells: FloatArray) -> FloatArray:
-    """(T, h, w) -> (T,): the highest cell of each frame."""
+    """Returns the highest cell of each frame: (T, h, w) -> (T,)."""
     return np.asarray(cells.reshape(len(cells), -1).max(axis=1), dtype=np.float32)
 
 
@@ -150,8 +150,8 @@ class _Burst:
 def fit_camera(sample: CameraSample, options: MotionOptions) -> FittedCamera:
     """Returns the camera fitted to a sample of its clips.
 
-    Each step uses the results of the steps before. They are: scenes, their perspectives and units,
-    samples of moving cells, usual values, tail.
+    The steps fit the scenes, their perspectives and units, the samples of moving cells, the usual
+    values and the tail, in this order. Each step uses the results of the steps before it.
     """
     clips = [clip for clip in sample.clips if len(clip.frames) > 1]
     if not clips:
@@ -212,7 +212,7 @@ def _with_units(scenes: Sequence[Scene], bursts: Sequence[_Burst]) -> tuple[Scen
 
 
 def _draw(fitted: FittedCamera, bursts: Sequence[_Burst], seed: int, options: MotionOptions) -> RaritySamples | None:
-    """Draws moving cells from each burst, up to the same number for all, so that one busy minute does not dominate."""
+    """Draws moving cells, at most the same number from each burst, so that a busy one does not dominate."""
     rng = np.random.default_rng(seed)
     share = -(-options.samples // len(bursts))
     features, scenes, videos, times = [], [], [], []
