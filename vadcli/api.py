@@ -6,6 +6,7 @@ read. Errors are those of `vadcli.errors`; an unknown option or a value outside 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from os import PathLike
@@ -64,13 +65,22 @@ def scan(
 def open_scan(paths: Sequence[Path], options: ScanOptions, *, command: Sequence[str] = ("vadcli.scan",)) -> Scan:
     """Return a scan that is ready to run; raises the same errors as `scan`."""
     from vadcli.engine.local import LocalRunner
-    from vadcli.engine.plan import make_plan
+    from vadcli.engine.plan import make_plan, no_video_text
     from vadcli.engine.runner import Scan, ScanSettings, Stop, choose_detector
+    from vadcli.store import OutputLayout
+    from vadcli.store.roots import stored_roots
 
     stop = Stop(None if options.max_runtime is None else parse_duration(options.max_runtime, "max_runtime"))
-    plan = make_plan(paths, options, out=options.out, camera_from=options.camera_from)
+    plan = make_plan(
+        paths,
+        options,
+        out=options.out,
+        camera_from=options.camera_from,
+        root=options.root,
+        stored=stored_roots(OutputLayout(options.out)),
+    )
     if not plan.units and not plan.unusable and not options.allow_empty:
-        raise NoVideoFound(f"no video below {', '.join(plan.roots) or options.files_from}")
+        raise NoVideoFound(no_video_text(plan, options))
     detector = choose_detector(options)
     settings = ScanSettings(plan, options, tuple(command))
     return Scan(settings, detector, LocalRunner(settings, detector, stop=stop), stop=stop)
@@ -125,16 +135,22 @@ def render(paths: PathGiven | Iterable[PathGiven], **options: Any) -> Iterator[R
 
 def render_all(paths: Sequence[Path], options: RenderOptions, *, watch: Watch | None = None) -> Iterator[RenderResult]:
     """Render the videos below some paths, as `render` does; `watch` opens the progress display of each video."""
-    from vadcli.engine.plan import make_plan
-    from vadcli.rendering import scanned_root
+    from vadcli.engine.plan import make_plan, no_video_text
+    from vadcli.engine.roots import OutsideRoot
     from vadcli.store import OutputLayout
+    from vadcli.store.roots import stored_roots
 
-    if not options.out.is_dir():
-        raise UsageError(f"{options.out}: there are no results", hint="scan first, or name the scan's folder with --out")
     layout = OutputLayout(options.out)
-    plan = make_plan(paths, options, out=options.out, root=scanned_root(layout, paths))
+    if not layout.has_results:
+        raise UsageError(f"{options.out}: there are no results", hint="scan first, or name the scan's folder with --out")
+    roots = list(stored_roots(layout))
+    moved = not any(map(os.path.isdir, roots))  # then names are relative to what is given, as in the scan
+    try:
+        plan = make_plan(paths, options, out=options.out, stored=() if moved else roots)
+    except OutsideRoot as error:
+        raise UsageError(error.message, hint="give footage that was scanned into this --out") from error
     if not plan.units and not options.allow_empty:
-        raise NoVideoFound(f"no video below {', '.join(plan.roots)}")
+        raise NoVideoFound(no_video_text(plan, options))
     return _rendered([(unit.video, unit.path) for unit in plan.units], options, watch or (lambda video: nullcontext()))
 
 
@@ -269,11 +285,11 @@ def measure_speed(paths: Sequence[Path], options: BenchOptions, *, scratch: Path
     from vadcli import detectors
     from vadcli.bench import Bench, BenchPlan, Bound, footage_of, need_memory
     from vadcli.detectors.lavida.detector import LavidaDetector
-    from vadcli.engine.plan import make_plan
+    from vadcli.engine.plan import make_plan, no_video_text
 
     found = make_plan(paths, FindOptions(), out=DEFAULT_OUT) if paths else None
     if found is not None and not found.units:
-        raise NoVideoFound(f"no video below {', '.join(found.roots)}", hint="without PATHS, a synthetic video is made")
+        raise NoVideoFound(no_video_text(found, FindOptions()), hint="without PATHS, a synthetic video is made")
     detectors.check_device(options.device)
     try:
         detector = detectors.load("lavida", options.detector_options())

@@ -6,8 +6,7 @@ So if a whole video is rendered, the player shows the same times as the events d
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -20,11 +19,10 @@ from vadcli.draw import Mp4Writer
 from vadcli.draw.overlay import Geometry, Overlay
 from vadcli.errors import DocumentError, VideoError
 from vadcli.options import RenderOptions, parse_duration
-from vadcli.store import OutputLayout, told_paths
+from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
 from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.masks import MaskTrack
-from vadcli.store.run_log import read_run
 from vadcli.store.scores import ScoresMetadata, read_scores
 from vadcli.types import ByteArray, ClipNeeds, Event, PixelFormat, ScoreTable, SizeRule, VideoInfo
 from vadcli.video.loader import ClipLoader, LoaderOptions, loader_options
@@ -361,15 +359,6 @@ def render_settings(options: RenderOptions) -> RenderSettings:
         fps=options.fps,
         decode=loader_options(options),
     )
-
-
-def scanned_root(layout: OutputLayout, paths: Sequence[Path]) -> Path | None:
-    """Return the folder to which the video names in the results are relative; None if a path is outside this folder."""
-    try:
-        roots = map(Path, told_paths(read_run(layout.run_json).info.root))
-    except DocumentError:
-        return None
-    return next((root for root in roots if all(Path(os.path.abspath(path)).is_relative_to(root) for path in paths)), None)
 
 
 def is_rendered(layout: OutputLayout, video: str, options: RenderOptions) -> bool:

@@ -89,7 +89,9 @@ def _print_choices(choices: list[ThresholdChoice], options: EventsOptions) -> No
 
 MOST_LISTED = 3
 
-Paths = Annotated[list[Path] | None, typer.Argument(metavar="FOOTAGE...", help="The files and folders that were scanned.")]
+Paths = Annotated[
+    list[Path] | None, typer.Argument(metavar="FOOTAGE...", readable=False, help="The files and folders that were scanned.")
+]
 
 
 @with_options(RenderOptions, section="render")

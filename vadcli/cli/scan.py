@@ -19,7 +19,7 @@ from vadcli.types import VideoResult
 if TYPE_CHECKING:
     from vadcli.engine.runner import Scan, Stop
 
-Paths = Annotated[list[Path] | None, typer.Argument(metavar="PATHS...", help="Files and folders of footage.")]
+Paths = Annotated[list[Path] | None, typer.Argument(metavar="PATHS...", readable=False, help="Files and folders of footage.")]
 
 
 @with_options(ScanOptions, section="scan")
@@ -37,6 +37,8 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
 
     set_up_talk(options)
     run = open_scan(paths or [], options, command=["vadcli", *sys.argv[1:]])
+    for note in run.settings.plan.notes:
+        log.info("%s", note)
     if not run.settings.plan.units and not run.settings.plan.unusable:
         log.info("no video found")
         return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -243,7 +244,7 @@ def _is_anothers(stored: Mapping[str, Any], source: Mapping[str, Any], unit: Wor
     root = stored.get("root")
     if root in (None, source["root"]) or stored.get("content") == source["content"]:
         return False
-    return (Path(str(root)) / unit.video).exists()
+    return os.path.exists(Path(str(root)) / unit.video)
 
 
 def _has_masks(job: ScanJob, video: str, rows: MaskRows) -> bool:

@@ -11,64 +11,19 @@ import re
 import stat
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from vadcli.engine.roots import choose_root
+from vadcli.engine.suffixes import IMAGE_SUFFIXES, NO_VIDEO_SUFFIXES, VIDEO_SUFFIXES, passed_over_text
 from vadcli.errors import UsageError
 from vadcli.options import FindOptions, parse_duration
 from vadcli.store import encode_name
 from vadcli.types.text import NotText, decode_text, text_encoding
 
-# Suffixes of containers that the probe accepts. Another file is a video only if --include or the command line names it.
-VIDEO_SUFFIXES = frozenset(
-    [
-        ".3g2",
-        ".3gp",
-        ".asf",
-        ".av1",
-        ".avi",
-        ".dav",
-        ".dv",
-        ".f4v",
-        ".flv",
-        ".gif",
-        ".h264",
-        ".h265",
-        ".264",
-        ".265",
-        ".hevc",
-        ".ivf",
-        ".m1v",
-        ".m2ts",
-        ".m2v",
-        ".m4v",
-        ".mjpeg",
-        ".mjpg",
-        ".mkv",
-        ".mov",
-        ".mp4",
-        ".mpe",
-        ".mpeg",
-        ".mpg",
-        ".mts",
-        ".mxf",
-        ".nut",
-        ".obu",
-        ".ogm",
-        ".ogv",
-        ".qt",
-        ".rm",
-        ".rmvb",
-        ".ts",
-        ".vob",
-        ".webm",
-        ".wmv",
-        ".y4m",
-    ]
-)
-IMAGE_SUFFIXES = frozenset([".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
 MIN_FRAMES = 2
 
 
@@ -111,12 +66,16 @@ class Plan:
         roots: the absolute paths given.
         units: every video, in order of camera and name.
         unusable: the paths that could not be read or are left out of this run.
+        passed_over: number of files per unknown suffix that were found and are not scanned; "" is the key of no suffix.
+        notes: what the user should know, one line each.
     """
 
     root: Path
     roots: tuple[str, ...]
     units: tuple[WorkUnit, ...]
     unusable: tuple[Unusable, ...] = field(default=())
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def shard(self, part: int, parts: int) -> tuple[WorkUnit, ...]:
         """Return the units of shard `part` of `parts`, by a hash of the name: a new file never changes the shard of another."""
@@ -128,7 +87,13 @@ def _bucket(video: str, parts: int) -> int:
 
 
 def make_plan(
-    paths: Sequence[Path], options: FindOptions, *, out: Path, camera_from: str = "folder", root: Path | None = None
+    paths: Sequence[Path],
+    options: FindOptions,
+    *,
+    out: Path,
+    camera_from: str = "folder",
+    root: Path | None = None,
+    stored: Iterable[Path] = (),
 ) -> Plan:
     """Find every video below the paths.
 
@@ -137,23 +102,48 @@ def make_plan(
         options: what counts as a video.
         out: the output folder, which is never scanned.
         camera_from: `folder`, `file` or `all`.
-        root: the folder that names are relative to; None means the common ancestor of the paths.
+        root: the folder that names are relative to, as the user gave it; None means a stored one, or else the common ancestor.
+        stored: the roots that the output folder has already, the newest first.
 
     Raises:
-        UsageError: a path does not exist, or no path is given.
+        UsageError: a path does not exist or is not below the root, or no path is given.
     """
     listed = read_list(options.files_from) if options.files_from else []
     if not paths and not listed and options.files_from is None:
         raise UsageError("no PATHS", hint="name files or folders, or --files-from FILE")
     for path in paths:
-        if not os.path.lexists(path):
-            raise UsageError(f"{path}: there is no such file or folder")
+        _check_exists(path)
     walk = _Walk(options, Path(os.path.abspath(out)))
+    everything = Path(os.path.abspath(os.sep))
     given = [Path(os.path.abspath(path)) for path in [*paths, *listed]]
+    if everything in given[len(paths) :]:  # in a list, this is a mistake: what a broken line has left
+        walk.trouble.append((everything, "is the whole file system, which is never scanned because of a list"))
+        given = [path for place, path in enumerate(given) if place < len(paths) or path != everything]
+    roots = tuple(encode_name(path) for path in given[: len(paths)])
+    chosen, given = choose_root(given, asked=root, stored=stored, out=out)
     for path in given:
         walk.add(path)
-    roots = tuple(encode_name(path) for path in given[: len(paths)])
-    return _finish(walk, root or _common_root(walk.bases), roots, camera_from, now_ns=time.time_ns())
+    plan = _finish(walk, chosen or _common_root(walk.bases), roots, camera_from, now_ns=time.time_ns())
+    if chosen is not None or not plan.units:
+        return plan
+    return replace(plan, notes=(f"names of videos and cameras are relative to {plan.root} (--root)", *plan.notes))
+
+
+_URL = re.compile(r"(?:^|/)[A-Za-z][A-Za-z0-9+.-]+:/")  # a path has lost one of the two slashes
+NO_STREAM = "this is a URL, and streams are not read"
+RECORD = "record the stream into files, and scan their folder"
+
+
+def _check_exists(path: Path) -> None:
+    """Raise UsageError if a path does not exist; one that cannot be read passes, and the walk reports it."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if _URL.search(str(path)):
+            raise UsageError(f"{path}: {NO_STREAM}", hint=RECORD) from error
+        raise UsageError(f"{path}: there is no such file or folder") from error
+    except OSError:
+        return
 
 
 def read_list(source: Path) -> list[Path]:
@@ -167,9 +157,9 @@ def read_list(source: Path) -> list[Path]:
         if text_encoding(data) != "utf-8":  # else paths need not be text
             data = os.fsencode(decode_text(data))
     except OSError as error:
-        raise UsageError(f"{source}: the list can't be read: {error.strerror}") from error
+        raise UsageError(f"{list_name(source)} can't be read: {error.strerror}") from error
     except (NotText, UnicodeEncodeError) as error:
-        raise UsageError(f"{source}: the list can't be read: {error}") from error
+        raise UsageError(f"{list_name(source)} can't be read: {error}") from error
     parts = data.split(b"\0") if b"\0" in data else data.splitlines()
     return [Path(os.fsdecode(part)) for part in parts if part.strip()]
 
@@ -192,64 +182,79 @@ class _Walk:
         self.found: list[_Found] = []
         self.trouble: list[tuple[Path, str]] = []
         self.bases: list[Path] = []
+        self.passed_over: Counter[str] = Counter()
         self._seen: set[str] = set()
         self._folders: set[str] = set()
 
     def add(self, path: Path) -> None:
         """Add a path that the user gave: a file, a folder of videos or a folder of images."""
-        if path.is_dir():
-            self.bases.append(path)
-            if self._is_frame_folder(path):
-                self.bases[-1] = path.parent
-            self._folder(path, base=path)
-        else:
-            self.bases.append(path.parent)
-            self._file(path)
+        if not os.path.isdir(path):
+            if self._file(path):
+                self.bases.append(path.parent)
+            return
+        self.bases.append(path.parent if self._is_frame_folder(path) else path)
+        self._folder(path)
 
-    def _folder(self, folder: Path, base: Path) -> None:
-        real = os.path.realpath(folder)
-        if real in self._folders or real == self.real_out or _is_scan_output(folder):
-            return
-        self._folders.add(real)
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            self.trouble.append((folder, f"the folder can't be read: {error.strerror}"))
-            return
-        if self.options.frames_as_video and self._take_frames(folder, entries, base):
-            entries = [entry for entry in entries if not _is_numbered_image(entry.name)]
-        for entry in entries:
-            if entry.name.startswith("."):
+    def _folder(self, base: Path) -> None:
+        """Add what is in a folder. Open folders are kept in a list, because a tree may be deeper than Python's stack."""
+        opened = [self._entries(base, base)]
+        while opened:
+            entry = next(opened[-1], None)
+            if entry is None:
+                opened.pop()
                 continue
             path = Path(entry.path)
             relative = path.relative_to(base).as_posix()
-            if _matches(entry.name, relative, self.options.exclude):
+            if entry.name.startswith(".") or _matches(entry.name, relative, self.options.exclude):
                 continue
             if _leads_to_folder(entry):
                 if self.options.recursive and (self.options.follow_links or not entry.is_symlink()):
-                    self._folder(path, base)
+                    opened.append(self._entries(path, base))
             elif self._wanted(entry.name, relative):
                 self._file(path)
+
+    def _entries(self, folder: Path, base: Path) -> Iterator[os.DirEntry[str]]:
+        """Return what is in a folder that was not visited before, without the images of a video."""
+        real = os.path.realpath(folder)
+        if real in self._folders or real == self.real_out or _is_scan_output(folder):
+            return iter(())
+        self._folders.add(real)
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            os.stat(os.path.join(folder, os.curdir))  # fails if the names can be read, but not the files
+            if self.options.frames_as_video and self._take_frames(folder, entries, base):
+                entries = [entry for entry in entries if not _is_numbered_image(entry.name)]
+        except OSError as error:
+            self.trouble.append((folder, f"the folder can't be read: {error.strerror}"))
+            return iter(())
+        return iter(entries)
 
     def _wanted(self, name: str, relative: str) -> bool:
         if self.options.include:
             return _matches(name, relative, self.options.include)
-        return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix not in VIDEO_SUFFIXES and suffix not in NO_VIDEO_SUFFIXES:
+            self.passed_over[suffix] += 1
+        return suffix in VIDEO_SUFFIXES
 
-    def _file(self, path: Path) -> None:
+    def _file(self, path: Path) -> bool:
+        """Add a file; False if it does not exist."""
         real = os.path.realpath(path)
         if real in self._seen:
-            return
+            return True
         self._seen.add(real)
         try:
             status = path.stat()
         except OSError as error:
-            self.trouble.append((path, f"can't be read: {error.strerror}"))
-            return
+            gone = isinstance(error, FileNotFoundError)
+            is_url = gone and _URL.search(str(path))
+            self.trouble.append((path, f"{NO_STREAM} ({RECORD})" if is_url else f"can't be read: {error.strerror}"))
+            return not gone
         if not stat.S_ISREG(status.st_mode):
             self.trouble.append((path, "is not a regular file"))
-            return
+            return True
         self.found.append(_Found(path, status.st_size, status.st_mtime_ns, is_frames=False))
+        return True
 
     def _is_frame_folder(self, folder: Path) -> bool:
         if not self.options.frames_as_video:
@@ -260,6 +265,7 @@ class _Walk:
             return False
 
     def _take_frames(self, folder: Path, entries: Iterable[os.DirEntry[str]], base: Path) -> bool:
+        """Add the folder as a video if it has numbered images, and return True then; raises OSError if they can't be read."""
         images = [entry for entry in entries if _is_numbered_image(entry.name) and entry.is_file()]
         if len(images) < MIN_FRAMES:
             return False
@@ -283,7 +289,7 @@ def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
 
 def _is_scan_output(folder: Path) -> bool:
     """True if the folder is the output of any scan. Its mask videos and rendered videos are not footage."""
-    return (folder / "run.json").is_file() and (folder / "scores").is_dir()
+    return os.path.isfile(folder / "run.json") and os.path.isdir(folder / "scores")
 
 
 def _is_numbered_image(name: str) -> bool:
@@ -295,27 +301,66 @@ def _matches(name: str, relative: str, globs: Iterable[str]) -> bool:
     return any(fnmatchcase(name, glob) or fnmatchcase(relative, glob) for glob in globs)
 
 
+def list_name(source: Path) -> str:
+    """Return how messages name a list of files."""
+    return "the list on stdin" if str(source) == "-" else f"the list {source}"
+
+
+def no_video_text(plan: Plan, options: FindOptions) -> str:
+    """Return the message for a plan without videos."""
+    places = ["below " + ", ".join(plan.roots)] if plan.roots else []
+    places += [f"in {list_name(options.files_from)}"] if options.files_from else []
+    return "; ".join([f"no video {' or '.join(places)}", *filter(None, [passed_over_text(plan.passed_over)])])
+
+
 def _common_root(bases: Sequence[Path]) -> Path:
     return Path(os.path.commonpath([str(base) for base in bases])) if bases else Path.cwd()
 
 
 def _finish(walk: _Walk, root: Path, roots: tuple[str, ...], camera_from: str, *, now_ns: int) -> Plan:
-    youngest_ns = now_ns - int(parse_duration(walk.options.min_age, "min_age") * 1e9)
+    age_ns = int(parse_duration(walk.options.min_age, "min_age") * 1e9)
     units: list[WorkUnit] = []
-    unusable = [Unusable(video_name(path, root), reason) for path, reason in walk.trouble]
+    unusable = [Unusable(_name_or_path(path, root), reason) for path, reason in walk.trouble]
     names: dict[str, Path] = {}
+    future: list[str] = []
     for found in walk.found:
-        video = video_name(found.path, root)
+        video = _name_or_path(found.path, root)
+        if found.path == root:
+            unusable.append(Unusable(video, "is the root of all names (give a folder above it with --root)"))
+            continue
         if video in names:
             unusable.append(Unusable(video, f"its results would have the same name as those of {names[video]}"))
             continue
         names[video] = found.path
-        if found.mtime_ns > youngest_ns and walk.options.min_age not in ("0s", "0"):
+        if abs(now_ns - found.mtime_ns) < age_ns:
             unusable.append(Unusable(video, f"changed less than {walk.options.min_age} ago (--min-age)", failed=False))
             continue
+        if age_ns and found.mtime_ns > now_ns:
+            future.append(video)
         camera = _camera(video, camera_from)
         units.append(WorkUnit(video, found.path, camera, found.size, found.mtime_ns, found.is_frames))
-    return Plan(root, roots, tuple(sorted(units, key=_in_order)), tuple(sorted(unusable, key=lambda item: item.video)))
+    return Plan(
+        root,
+        roots,
+        tuple(sorted(units, key=_in_order)),
+        tuple(sorted(unusable, key=lambda item: item.video)),
+        dict(walk.passed_over),
+        tuple(note for note in (passed_over_text(walk.passed_over), _future_text(future)) if note),
+    )
+
+
+def _future_text(videos: Sequence[str]) -> str:
+    """Return what to tell about videos that are dated in the future; "" if there are none."""
+    if not videos:
+        return ""
+    one = f"{videos[0]} is" if len(videos) == 1 else f"{len(videos)} videos are"
+    first = "" if len(videos) == 1 else f" (the first is {videos[0]})"
+    return f"{one} dated in the future{first}, so --min-age can't tell how old the recording is: scanned"
+
+
+def _name_or_path(path: Path, root: Path) -> str:
+    """Return the name of a video or folder; its whole path if it has no name, as the root itself and what is outside."""
+    return encode_name(path) if path == root or not path.is_relative_to(root) else video_name(path, root)
 
 
 def _in_order(unit: WorkUnit) -> tuple[str, str]:

@@ -74,10 +74,13 @@ def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
 
 
 def stored(out: Path) -> OutputLayout:
-    """Return the layout of a scan's output folder; raises UsageError if there is no such folder."""
+    """Return the layout of a scan's output folder; raises UsageError if there is no such folder, or no results in it."""
     if not out.is_dir():
         raise UsageError(f"{out}: there is no such folder", hint="name the --out folder of a scan")
-    return OutputLayout(out)
+    layout = OutputLayout(out)
+    if not layout.has_results:
+        raise UsageError(f"{out}: contains no results of a scan", hint="name the --out folder of a scan")
+    return layout
 
 
 def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[ThresholdChoice], list[str]]:

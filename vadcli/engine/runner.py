@@ -215,6 +215,7 @@ class Scan:
             roots=plan.roots,
             root=str(plan.root),
             shard=options.shard,
+            passed_over=plan.passed_over,
         )
         return RunRecord(layout, scratch, info, progress=self.progress)
 

@@ -34,6 +34,13 @@ MASK_CHOICES = ("none", "video", "rle", "both")
 class ScanOptions(FindOptions, DecodeOptions, DetectorOptions, ThresholdOptions, TimeOptions, TalkOptions):
     """The options of `vadcli scan`."""
 
+    root: Path | None = option(
+        None,
+        "Folder that the names of videos and cameras are relative to; stored in OUT by the first scan, and then the same.",
+        panel=FIND,
+        metavar="DIR",
+        default_text="the one of OUT; at first, the common ancestor of PATHS",
+    )
     interval: int | None = option(
         None, "Score every Nth frame.", panel=HOW, metavar="N", default_text="from the detector's rate and the video's fps"
     )

@@ -5,6 +5,7 @@ The functions at the end put these facts into words: durations, counts, detector
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -117,7 +118,7 @@ class Archive:
         below = [
             name for name in told_paths(video) if not name.startswith("/") and ".." not in name.split("/") and "\0" not in name
         ]
-        return next((path for base in roots for name in below if (path := base / name).exists()), None)
+        return next((path for base in roots for name in below if os.path.exists(path := base / name)), None)
 
 
 def collect(

@@ -133,6 +133,11 @@ class OutputLayout:
         return self.out / "eval" / f"{_file_name(dataset)}.json"
 
     @property
+    def has_results(self) -> bool:
+        """True if a scan wrote into the folder: there is a run record, or the events of a video."""
+        return any(next(files, None) for files in (self.iter_runs(), self.iter_events())) or os.path.isfile(self.run_json)
+
+    @property
     def runs(self) -> Path:
         """The folder of the run records."""
         return self.out / "runs"

@@ -49,6 +49,7 @@ class RunInfo:
         roots: the absolute paths that the user gave.
         root: the folder that contains all `roots`. Relative paths start there.
         shard: the shard, such as "1/4"; None if the run is not sharded.
+        passed_over: number of files per unknown suffix that were found and not scanned.
     """
 
     version: str
@@ -59,6 +60,7 @@ class RunInfo:
     roots: tuple[str, ...] = ()
     root: str = ""
     shard: str | None = None
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
 
 class RunProgress:

@@ -1,0 +1,188 @@
+"""What a scan finds, seen from the shell: folders without permission, odd suffixes, lists, dates, and the root of the names."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from tests.media import make_image_folder, make_video
+from tests.patience import PATIENCE_S
+
+VADCLI = [sys.executable, "-m", "vadcli"]
+NO_POWER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]  # root without the right to read everything
+
+
+def vadcli(*arguments: object, before: Iterable[str] = (), stdin: bytes | None = None) -> subprocess.CompletedProcess[str]:
+    command = [*before, *VADCLI, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, timeout=PATIENCE_S, input=stdin, check=False)
+    return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def planned(done: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line.partition("\t")[2] for line in done.stdout.splitlines() if line.startswith("scan\t")]
+
+
+def record(out: Path) -> dict[str, object]:
+    document: dict[str, object] = json.loads((out / "run.json").read_text())
+    return document
+
+
+def cameras(out: Path) -> list[str]:
+    return sorted({json.loads(path.read_text())["video"]["camera"] for path in (out / "events").rglob("*.json")})
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_video(tmp_path_factory.mktemp("video") / "a.mp4", frames=10, fps=10)
+
+
+@pytest.fixture
+def site(tmp_path: Path, video: Path) -> Path:
+    for camera in ("gate", "yard"):
+        (tmp_path / "site" / camera).mkdir(parents=True)
+        shutil.copy(video, tmp_path / "site" / camera / "a.mp4")
+    return tmp_path / "site"
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_is_scanned(site: Path, tmp_path: Path) -> None:
+    before: list[str] = []
+    if os.geteuid() == 0:
+        if not shutil.which("setpriv"):
+            pytest.skip("root reads everything")
+        before = NO_POWER
+    make_image_folder(site / "frames", frames=3)
+    closed = {name: site / name for name in ("lost+found", "no-search", "frames/in")}
+    modes = {"lost+found": 0, "no-search": 0o444, "frames/in": 0}
+    for name, folder in closed.items():
+        folder.mkdir()
+        shutil.copy(site / "gate" / "a.mp4", folder / "b.mp4")
+        folder.chmod(modes[name])
+        if before:
+            os.chown(folder, 65534, 65534)
+    inside = site / "lost+found" / "b.mp4"
+    (tmp_path / "list").write_text(f"{inside}\n{site}/gate/a.mp4\n")
+    try:
+        found = vadcli("scan", site, "--frames-as-video", "--out", tmp_path / "out", before=before)
+        alone = vadcli("scan", site / "lost+found", "--out", tmp_path / "alone", before=before)
+        listed = vadcli("scan", "--files-from", tmp_path / "list", "--out", tmp_path / "listed", before=before)
+    finally:
+        for folder in closed.values():
+            folder.chmod(0o755)
+    assert found.returncode == 3, found.stderr
+    for name in closed:
+        assert f"{name}: failed: the folder can't be read: Permission denied\n" in found.stderr
+    assert cameras(tmp_path / "out") == [".", "gate", "yard"]
+    assert alone.returncode == 3
+    assert f"{site}/lost+found: failed: the folder can't be read: Permission denied\n" in alone.stderr
+    assert listed.returncode == 3
+    assert "lost+found/b.mp4: failed: can't be read: Permission denied\n" in listed.stderr
+    assert cameras(tmp_path / "listed") == ["gate"]
+
+
+def test_suffixes_that_are_not_scanned_are_counted(site: Path, tmp_path: Path) -> None:
+    for name in ("v.m2t", "v.INSV", "v.dvr-ms", "v.xyz", "w.xyz", "v.webp", "noname", "notes.txt", "shot.jpg", "v.srt"):
+        shutil.copy(site / "gate" / "a.mp4", site / "yard" / name)
+    done = vadcli("scan", site / "yard", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    line = "4 files with unknown suffixes were passed over (.xyz 2, none 1, .webp 1; --include to add them)"
+    assert line in done.stderr.splitlines()
+    assert record(tmp_path / "out")["passed_over"] == {".xyz": 2, "": 1, ".webp": 1}
+    assert len(list((tmp_path / "out" / "scores").glob("*.parquet"))) == 4
+    (tmp_path / "other").mkdir()
+    shutil.copy(site / "gate" / "a.mp4", tmp_path / "other" / "v.xyz")
+    none = vadcli("scan", tmp_path / "other", "--out", tmp_path / "none")
+    assert none.returncode == 2
+    assert f"no video below {tmp_path}/other; 1 file with an unknown suffix was passed over (.xyz 1;" in none.stderr
+
+
+def test_a_video_from_the_future_is_scanned_and_named(site: Path, tmp_path: Path) -> None:
+    os.utime(site / "gate" / "a.mp4", (2_200_000_000, 2_200_000_000))  # 2039
+    done = vadcli("scan", site, "--out", tmp_path / "out", "--min-age", "10m", "--dry-run")
+    assert planned(done) == ["gate/a.mp4"]  # the other one has just been made
+    assert "gate/a.mp4 is dated in the future" in done.stderr
+
+
+def test_a_list_never_walks_everything(site: Path, tmp_path: Path) -> None:
+    paths = f"{site}/gate/a.mp4\r\n{site}/yard/a.mp4\r\n"
+    for data in (paths.encode("utf-16"), paths.encode("utf-8-sig"), paths.encode("utf-16-be")):
+        done = vadcli("scan", "--files-from", "-", "--out", tmp_path / "out", "--dry-run", stdin=data)
+        assert planned(done) == ["gate/a.mp4", "yard/a.mp4"]
+    done = vadcli(
+        "scan", "--files-from", "-", "--out", tmp_path / "out", "--dry-run", stdin=b"/\n%s/gate/a.mp4\n" % bytes(site)
+    )
+    assert (planned(done), "failed\t/" in done.stdout.splitlines()) == (["a.mp4"], True)
+    empty = vadcli("scan", "--files-from", "-", "--out", tmp_path / "out", stdin=b"")
+    assert (empty.returncode, "no video in the list on stdin" in empty.stderr) == (2, True)
+
+
+def test_streams_are_not_read(site: Path, tmp_path: Path) -> None:
+    for url in ("rtsp://camera.lan/1", "https://example.org/a.mp4"):
+        done = vadcli("scan", url, "--out", tmp_path / "out")
+        assert (done.returncode, "streams are not read" in done.stderr) == (2, True)
+    listed = f"rtsp://camera.lan/1\n{site}/gate/a.mp4\n".encode()
+    done = vadcli("scan", "--files-from", "-", "--out", tmp_path / "out", stdin=listed)
+    assert (done.returncode, "streams are not read" in done.stderr) == (3, True)
+    assert cameras(tmp_path / "out") == ["."]
+
+
+def test_a_root_stays(site: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = vadcli("scan", site / "gate", "--root", site, "--out", out)
+    assert first.returncode == 0, first.stderr
+    second = vadcli("scan", site / "yard", "--out", out)
+    assert second.returncode == 0, second.stderr
+    assert cameras(out) == ["gate", "yard"]
+    assert record(out)["root"] == str(site)
+    (tmp_path / "link").symlink_to(site)
+    again = vadcli("scan", tmp_path / "link", "--out", out, "--json")
+    assert [json.loads(line)["skipped"] for line in again.stdout.splitlines()[-1:]] == [2]
+    other = vadcli("scan", site / "yard", "--root", site / "yard", "--out", out)
+    assert other.returncode == 2
+    assert f"--root {site}/yard: the names in {out} are relative to {site}" in other.stderr
+    outside = vadcli("scan", tmp_path / "list.mp4", "--out", out)
+    assert "there is no such file" in outside.stderr
+
+
+def test_without_a_root_the_first_scan_chooses_it(site: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = vadcli("scan", site / "gate", "--out", out)
+    assert f"names of videos and cameras are relative to {site}/gate (--root)\n" in first.stderr
+    second = vadcli("scan", site / "yard", "--out", out)
+    assert second.returncode == 2
+    assert second.stderr.count("\n") == 2  # what is wrong, and how to mend it
+    assert f"{site}/yard: not below {site}/gate" in second.stderr
+    assert f"--root {site}\n" in second.stderr
+    assert cameras(out) == ["."]
+    drawn = vadcli("render", site / "yard", "--out", out)
+    assert (drawn.returncode, f"not below {site}/gate" in drawn.stderr) == (2, True)
+    site.rename(tmp_path / "moved")
+    moved = vadcli("scan", tmp_path / "moved" / "gate", "--out", out)
+    assert (moved.returncode, "with --root" in moved.stderr) == (2, True)
+    mended = vadcli("scan", tmp_path / "moved" / "gate", "--root", tmp_path / "moved" / "gate", "--out", out, "--json")
+    assert json.loads(mended.stdout.splitlines()[-1])["skipped"] == 1
+
+
+def test_an_older_output_folder_with_two_roots_works_as_before(site: Path, tmp_path: Path) -> None:
+    """Older versions took the common ancestor of each scan's paths."""
+    out = tmp_path / "out"
+    assert vadcli("scan", site / "gate", "--out", out).returncode == 0
+    newest = record(out)
+    later = {
+        **newest,
+        "start": "2100-01-01T00:00:00+00:00",
+        "root": str(site / "yard"),
+        "roots": [str(site / "yard")],
+        "files": [],
+    }
+    del later["passed_over"]
+    for path in (out / "run.json", out / "runs" / "21000101T000000.000000Z.json"):
+        path.write_text(json.dumps(later))
+    done = vadcli("scan", site / "gate", "--out", out, "--json")
+    assert json.loads(done.stdout.splitlines()[-1])["skipped"] == 1

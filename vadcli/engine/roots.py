@@ -1,0 +1,92 @@
+"""Chooses the root of a scan: the folder that the names of videos and cameras are relative to.
+
+The first scan into OUT chooses it; every run record stores it. Later scans use it again, whatever paths they name, so that a
+video or a camera never changes its name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from itertools import tee
+from pathlib import Path
+
+from vadcli.errors import UsageError
+
+
+class OutsideRoot(UsageError):
+    """A path is not below the root of the output folder."""
+
+
+def choose_root(
+    given: Sequence[Path], *, asked: Path | None, stored: Iterable[Path], out: Path
+) -> tuple[Path | None, list[Path]]:
+    """Return the root, and the given paths as paths below it. The root is None if none is stored and none is asked for.
+
+    Args:
+        given: absolute paths of files and folders.
+        asked: the user's --root.
+        stored: the roots in the run records of the output folder, the newest first.
+        out: the output folder, for messages.
+
+    Raises:
+        UsageError: another root is stored, or a path is not below the root.
+    """
+    if asked is not None:
+        root = _checked(Path(os.path.abspath(asked)), stored, out)
+        below = _all_below(given, root)
+        if below is None:
+            raise UsageError(
+                f"{_first_outside(given, root)}: not below --root {asked}", hint="name a folder that contains all PATHS"
+            )
+        return root, below
+    newest = None
+    for root in stored:
+        newest = newest or root
+        below = _all_below(given, root)
+        if below is not None:
+            return root, below
+    if newest is None:
+        return None, list(given)
+    raise _outside(_first_outside(given, newest), newest, out)
+
+
+def _checked(asked: Path, stored: Iterable[Path], out: Path) -> Path:
+    """Return --root as it is stored. A new root is accepted only if there is none yet, or if the folder of that is gone."""
+    if not os.path.isdir(asked):
+        raise UsageError(f"--root {asked}: there is no such folder")
+    roots, again = tee(stored)
+    for root in roots:
+        if os.path.realpath(root) == os.path.realpath(asked):
+            return root
+    there = next(filter(os.path.isdir, again), None)
+    if there is not None:
+        raise UsageError(
+            f"--root {asked}: the names in {out} are relative to {there}", hint="leave --root out, or give another --out"
+        )
+    return asked
+
+
+def _outside(path: Path, root: Path, out: Path) -> OutsideRoot:
+    message = f"{path}: not below {root}, to which the names in {out} are relative"
+    if not os.path.isdir(root):
+        return OutsideRoot(message, hint=f"if the footage has moved, give the folder that replaces {root} with --root")
+    both = os.path.commonpath([path, root])
+    return OutsideRoot(message, hint=f"give another --out, or start a new one for both with --root {both}")
+
+
+def _first_outside(given: Sequence[Path], root: Path) -> Path:
+    return next(path for path in given if _below(path, root) is None)
+
+
+def _all_below(given: Sequence[Path], root: Path) -> list[Path] | None:
+    found = [below for path in given if (below := _below(path, root)) is not None]
+    return found if len(found) == len(given) else None
+
+
+def _below(path: Path, root: Path) -> Path | None:
+    """Return the path below the root, also if it leads there through a link; None if it is outside."""
+    if path.is_relative_to(root):
+        return path
+    real, real_root = Path(os.path.realpath(path)), Path(os.path.realpath(root))
+    return root / real.relative_to(real_root) if real.is_relative_to(real_root) else None
