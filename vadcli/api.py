@@ -151,10 +151,22 @@ def render_all(paths: Sequence[Path], options: RenderOptions, *, watch: Watch | 
         raise UsageError(error.message, hint="give footage that was scanned into this --out") from error
     if not plan.units and not options.allow_empty:
         raise NoVideoFound(no_video_text(plan, options))
-    return _rendered([(unit.video, unit.path) for unit in plan.units], options, watch or (lambda video: nullcontext()))
+    known = {unit.video for unit in plan.units if layout.scores(unit.video).exists() or layout.events(unit.video).exists()}
+    unknown = [unit.video for unit in plan.units if unit.video not in known]
+    if unknown and len(unknown) == len(plan.units):
+        raise UsageError(f"{unknown[0]}: {_not_scanned(unknown, options)}", hint="scan first, or name the scan's --out")
+    videos = [(unit.video, unit.path) for unit in plan.units if unit.video in known]
+    return _rendered(videos, options, watch or (lambda video: nullcontext()), unknown)
 
 
-def _rendered(videos: Sequence[tuple[str, Path]], options: RenderOptions, watch: Watch) -> Iterator[RenderResult]:
+def _not_scanned(videos: Sequence[str], options: RenderOptions) -> str:
+    """Return what is wrong with the first of these videos, in words that stand for all of them."""
+    return f"not scanned into {options.out}" + (f", nor are {len(videos) - 1} more videos" if len(videos) > 1 else "")
+
+
+def _rendered(
+    videos: Sequence[tuple[str, Path]], options: RenderOptions, watch: Watch, unknown: Sequence[str]
+) -> Iterator[RenderResult]:
     from vadcli.rendering import RenderResult, is_rendered, render_settings, render_video
     from vadcli.store import OutputLayout
     from vadcli.store.atomic import Scratch
@@ -173,6 +185,8 @@ def _rendered(videos: Sequence[tuple[str, Path]], options: RenderOptions, watch:
                 except (DocumentError, VideoError) as error:
                     result = RenderResult(video, (), 0, 0, (str(error),))
             yield result
+    if unknown:
+        yield RenderResult(unknown[0], (), 0, 0, (_not_scanned(unknown, options),))
 
 
 def report(out: PathGiven = DEFAULT_OUT, **options: Any) -> WrittenReport:
@@ -213,6 +227,7 @@ def search(out: PathGiven = DEFAULT_OUT, text: str = "", **options: Any) -> list
 def search_all(out: Path, text: str, options: SearchOptions) -> Found:
     """Return what `search` finds, with the searched archive and the problems."""
     from vadcli.detectors.encoders import encoder_key, load_encoder
+    from vadcli.reporting import check_footage
     from vadcli.reporting.archive import collect
     from vadcli.reporting.pictures import read_picture
     from vadcli.reporting.search_page import Found
@@ -223,6 +238,7 @@ def search_all(out: Path, text: str, options: SearchOptions) -> Found:
         raise UsageError("search needs a text or --image FILE", hint='for example: vadcli search OUT "a red car"')
     if not out.is_dir():
         raise UsageError(f"{out}: there is no such folder", hint="name the --out folder of a scan")
+    check_footage(options.footage)
     layout = OutputLayout(out)
     problems: list[str] = []
     stored = encoders_in(layout)

@@ -39,7 +39,11 @@ class VadcliError(Exception):
         self.hint = hint or self.default_hint
 
     def __str__(self) -> str:
-        return f"{self.message} ({self.hint})" if self.hint else self.message
+        if not self.hint:
+            return self.message
+        if self.message.endswith(")"):  # one bracket with both is easier to read than two in a row
+            return f"{self.message[:-1]}; {self.hint})"
+        return f"{self.message} ({self.hint})"
 
     def __reduce__(self) -> tuple[object, ...]:
         """Keep the hint when the error is sent to another process."""

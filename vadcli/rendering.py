@@ -25,6 +25,7 @@ from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.masks import MaskTrack
 from vadcli.store.scores import ScoresMetadata, read_scores
 from vadcli.types import ByteArray, ClipNeeds, Event, PixelFormat, ScoreTable, SizeRule, VideoInfo
+from vadcli.types.media import without_name
 from vadcli.video.loader import ClipLoader, LoaderOptions, loader_options
 from vadcli.video.pictures import FrameFeed, Sound, add_sound, find_sound
 
@@ -157,7 +158,9 @@ class _Story:
     @classmethod
     def load(cls, layout: OutputLayout, video: str) -> _Story:
         if not layout.scores(video).exists():
-            raise DocumentError(f"{video}: no scores in {layout.out}", hint=f"scan it first: vadcli scan … --out {layout.out}")
+            failure = read_events(layout.events(video)).failure  # raises if the video was not scanned
+            why = without_name(failure.error, video) if failure else "its scores are missing: scan it again"
+            raise DocumentError(f"{video}: not rendered, because the scan failed: {why}")
         table, metadata = read_scores(layout.scores(video))
         if not len(table):
             raise DocumentError(f"{video}: the stored scores contain no frame", hint="scan it again with --force")

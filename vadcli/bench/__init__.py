@@ -30,6 +30,7 @@ from vadcli.detectors.lavida.detector import LavidaDetector
 from vadcli.detectors.lavida.running import dtype_for, untimed
 from vadcli.errors import VideoError
 from vadcli.types import Clip, ClipBatch
+from vadcli.types.media import how_many
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, LoaderOptions, core_count
 
 if TYPE_CHECKING:
@@ -230,4 +231,4 @@ def _as_many(clips: list[Clip], count: int) -> list[Clip]:
 
 
 def _shown(setting: Setting) -> str:
-    return setting.name if setting.is_baseline else f"ratio {setting.ratio:g}, {setting.batch_size} clips per batch"
+    return setting.name if setting.is_baseline else f"ratio {setting.ratio:g}, {how_many(setting.batch_size, 'clip')} per batch"

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vadcli.bench.rounds import Round
+from vadcli.types.media import how_many
 
 MIB = 2**20
 
@@ -205,7 +206,7 @@ class BenchReport:
         size = self.stages[0].batch_size
         lines = [
             f"{self.model}; {self.machine}{weights}.",
-            f"Footage: {self.footage}; {self.sampling}. A scan here would use batches of {self.found_batch} clips.",
+            f"Footage: {self.footage}; {self.sampling}. A scan here would use batches of {how_many(self.found_batch, 'clip')}.",
             "",
             f"Throughput: medians of {len(self.baseline.rounds)} rounds, with the slowest round in brackets. Every round",
             "runs all settings; `x loop` compares speeds in the same round. The straightforward loop",

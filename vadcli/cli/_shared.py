@@ -28,7 +28,7 @@ from vadcli.errors import UsageError, VadcliError
 from vadcli.options import PANELS, TalkOptions, default_of
 from vadcli.options.config import resolve
 from vadcli.types import Status, VideoResult
-from vadcli.types.media import clock
+from vadcli.types.media import clock, how_many, without_name
 
 if TYPE_CHECKING:
     from vadcli.store.run_log import RunProgress
@@ -116,6 +116,7 @@ class ScanDisplay:
         self.total = max(1, progress.total)
         self._started = self._last_beat = time.monotonic()
         self._quiet = options.quiet
+        self._refused: dict[str, int] = {}
         show = sys.stderr.isatty() and not options.quiet
         bar_format = "{percentage:3.0f}%|{bar}| {desc}"
         self._bar = tqdm(total=self.total, file=sys.stderr, bar_format=bar_format, disable=not show, leave=False)
@@ -136,15 +137,28 @@ class ScanDisplay:
         """Report one video in one line; failed videos are reported even with --quiet."""
         self.move()
         if result.is_lost:
-            log.error("%s: %s: %s", result.video, result.status, result.reason)
+            self._lost(result)
         elif result.status is Status.SKIPPED:
             log.log(logging.DEBUG if result.reason == "done" else logging.INFO, "%s: left out: %s", result.video, result.reason)
         else:
             moving = ", the camera moves" if result.moving_camera else ""
-            found = counted(result.events, "event")
-            log.info(
-                "%s: %s, %s, %.1f s%s", result.video, counted(result.decoded_frames, "frame"), found, result.seconds, moving
-            )
+            found, frames = counted(result.events, "event"), counted(result.decoded_frames, "frame")
+            log.info("%s: %s, %s, scored in %.1f s%s", result.video, frames, found, result.seconds, moving)
+
+    def _lost(self, result: VideoResult) -> None:
+        """Report a video that failed. If OUT is the reason and it is the same for many videos, the others are only counted."""
+        reason = without_name(result.reason, result.video)
+        if result.stage == "write" and reason in self._refused:
+            self._refused[reason] += 1
+            return
+        if result.stage == "write":
+            self._refused[reason] = 0
+        log.error("%s: %s: %s", result.video, result.status, reason)
+
+    def summary(self) -> str:
+        """Returns the time and the speed, like `22.1 s, 310 frames/s, 10.3x real time`; only the time if nothing was scored."""
+        spent = f"{self._spent_s():.1f} s"
+        return f"{spent}, {self.rates()}" if self.progress.frames else spent
 
     def rates(self) -> str:
         """Returns the speed, like `310 frames/s, 10.3x real time`."""
@@ -152,8 +166,12 @@ class ScanDisplay:
         return f"{self.progress.frames / spent:.0f} frames/s, {self.progress.footage_s / spent:.1f}x real time"
 
     def close(self) -> None:
-        """Remove the bar."""
+        """Remove the bar, and report how many videos failed for a reason that was reported once."""
         self._bar.close()
+        for reason, count in self._refused.items():
+            if count:
+                log.error("%s: the same as above: %s", how_many(count, "more video"), reason)
+        self._refused.clear()
 
     def _spent_s(self) -> float:
         return max(1e-6, time.monotonic() - self._started)

@@ -18,7 +18,7 @@ from vadcli.cli._shared import counted, emit_json, log, on_signals, set_up_talk,
 from vadcli.errors import UsageError
 from vadcli.options import DEFAULT_OUT, BenchOptions, StatusOptions, TalkOptions, parse_duration
 from vadcli.store import OutputLayout
-from vadcli.types.media import clock
+from vadcli.types.media import clock, how_many
 
 if TYPE_CHECKING:
     from vadcli.status import RunStatus
@@ -87,8 +87,10 @@ def _lines(status: RunStatus) -> list[str]:
         f"  {status.over}/{status.planned} videos: {counts}; {counted(told['events'], 'event')}; {speed}",
     ]
     if told["fitting"]:
-        lines.append(f"  now: fitting camera {told['fitting']['camera'] or '.'} ({told['fitting']['frames']} frames read)")
-    return lines + [f"  now: {video['video']} ({video['frames']} frames)" for video in told["running"]]
+        lines.append(
+            f"  now: fitting camera {told['fitting']['camera'] or '.'} ({how_many(told['fitting']['frames'], 'frame')} read)"
+        )
+    return lines + [f"  now: {video['video']} ({how_many(video['frames'], 'frame')})" for video in told["running"]]
 
 
 def _event_line(event: dict[str, Any]) -> str:

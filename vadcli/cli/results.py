@@ -14,7 +14,7 @@ import typer
 
 from vadcli.cli._shared import RenderDisplay, emit_json, log, set_up_talk, with_options
 from vadcli.options import DEFAULT_OUT, EvalOptions, EventsOptions, RenderOptions, ReportOptions, SearchOptions
-from vadcli.types.media import size_text
+from vadcli.types.media import how_many, size_text, without_name
 
 if TYPE_CHECKING:
     from vadcli.metrics import ThresholdChoice
@@ -71,7 +71,7 @@ def _validate(out: Path) -> int:
     from vadcli.engine.recut import validate_all
 
     wrong = [_say(errors) for errors in validate_all(out)]
-    log.info("%d documents checked, %d wrong", len(wrong), sum(map(bool, wrong)))
+    log.info("%s checked, %d wrong", how_many(len(wrong), "document"), sum(map(bool, wrong)))
     return 3 if any(wrong) else 0
 
 
@@ -130,7 +130,7 @@ def _say_rendered(result: RenderResult, options: RenderOptions) -> None:
     if options.json:
         emit_json({"type": "rendered", "video": result.video, "files": files, "problems": list(result.problems)})
     for problem in result.problems:
-        log.error("%s: %s", result.video, problem)
+        log.error("%s: %s", result.video, without_name(problem, result.video))
     if not result.problems or files:
         log.info("%s: %s", result.video, _listed(files) if files else "no events")
 
@@ -200,7 +200,7 @@ def search(*, out: Out = DEFAULT_OUT, text: Text = "", options: SearchOptions) -
         with Scratch(OutputLayout(out).scratch) as scratch:
             page = to_page(found, root=options.footage, decode=loader_options(options)) if options.format == "html" else ""
             scratch.write_text(to, page or {"csv": to_csv, "table": to_table}[options.format](found))
-        log.info("%s: %d moments", to, len(found.moments))
+        log.info("%s: %s", to, how_many(len(found.moments), "moment"))
     else:
         typer.echo({"csv": to_csv, "table": to_table}[options.format](found), nl=False)
     raise typer.Exit(_say(found.problems))

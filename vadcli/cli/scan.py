@@ -72,7 +72,7 @@ def _show(run: Scan, options: ScanOptions) -> None:
     if run.stop.reason:
         log.warning("stopped (%s); the next run continues from here", run.stop.reason)
     counts = ", ".join(f"{count} {status}" for status, count in sorted(run.totals.by_status.items()))
-    log.info("%s; %s; %s; results in %s", counts, counted(run.totals.events, "event"), display.rates(), options.out)
+    log.info("%s; %s; %s; results in %s", counts, counted(run.totals.events, "event"), display.summary(), options.out)
 
 
 def _summary(run: Scan, seconds: float) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import typer
 from vadcli.cli._shared import emit_json, log, on_signals, say_error, set_up_talk, with_options
 from vadcli.errors import WeightsError
 from vadcli.options import TalkOptions, WeightsImportOptions, WeightsPullOptions
-from vadcli.types.media import size_text
+from vadcli.types.media import how_many, size_text
 
 if TYPE_CHECKING:
     from vadcli.weights import Verified, WeightsStatus
@@ -238,7 +238,7 @@ def import_weights(*, preset: Preset, options: WeightsImportOptions) -> None:
     drawn, seed, force = options.random_weights, options.seed, options.force
     with _tidied_on_sigterm():
         result = import_lavida(preset, dest, sources, random_weights=drawn, seed=seed, force=force, say=log.info)
-    log.info("%d files linked, %d copied", len(result.linked), len(result.copied))
+    log.info("%s linked, %d copied", how_many(len(result.linked), "file"), len(result.copied))
     for note in result.notes:
         log.info("note: %s", note)
     if not result.trained:
@@ -299,4 +299,4 @@ def _print_verified(name: str, result: Verified) -> None:
     for what in ("missing", "changed", "extra"):
         for file in getattr(result, what):
             typer.echo(f"{what}\t{result.folder / file}")
-    log.info("%s: %s, %d files", name, "as it should be" if result.ok else "not what it should be", result.checked)
+    log.info("%s: %s, %s", name, "as it should be" if result.ok else "not what it should be", how_many(result.checked, "file"))

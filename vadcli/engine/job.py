@@ -215,7 +215,7 @@ def decide(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Decision:
     source["root"] = str(job.root)
     fingerprint = job.identity.fingerprint(str(source["content"]), model)
     if known and not job.force and _is_anothers(known, source, unit):
-        reason = f"OUT holds the results of {Path(str(known['root'])) / unit.video}"
+        reason = f"OUT holds the results of another video of this name, below {known['root']}"
         hint = "give another --out, or --force to replace them"
         return Decision(Need.TAKEN, fingerprint, source, Status.FAILED, "write", f"{reason} ({hint})")
     if job.force or document is None or state is None or state.fingerprint != fingerprint:

@@ -5,6 +5,7 @@ The Parquet file of the scores is renamed into place last. If it exists, all fil
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -43,6 +44,7 @@ from vadcli.types import (
 from vadcli.video.loader import Finished
 
 COMPLAINT_CHARACTERS = 160
+_TAGS = re.compile(r"^(?:\[[^\]]*\]\s*)+")  # ffmpeg puts [the decoder] and [the level] before each message
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,13 @@ def carry_forward(values: FloatArray, sampled: NDArray[np.bool_]) -> FloatArray:
 
 
 def first_complaint(end: Finished) -> str:
-    """Return the decoder's first error message, on one line. The later messages mostly repeat it."""
+    """Return a sentence with the decoder's first error message, on one line. The later messages mostly repeat it."""
     said = [" ".join(part.split()) for part in end.complaints.split(";")]
     line = next((part for part in said if "muxer" not in part), "")  # the muxer only repeats what the decoder reported
-    return line if len(line) <= COMPLAINT_CHARACTERS else f"{line[:COMPLAINT_CHARACTERS]}…"
+    line = _TAGS.sub("", line)
+    if not line:
+        return ""
+    return f"the decoder reports: {line if len(line) <= COMPLAINT_CHARACTERS else line[:COMPLAINT_CHARACTERS] + '…'}"
 
 
 def write_files(

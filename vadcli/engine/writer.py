@@ -37,6 +37,7 @@ from vadcli.types import (
     VideoInfo,
     VideoResult,
 )
+from vadcli.types.media import how_many
 from vadcli.video.loader import Finished
 from vadcli.video.sampling import Rows, SamplingPlan
 
@@ -183,8 +184,8 @@ class VideoWriter:
             status, stage, reason = Status.PARTIAL, end.error.stage, str(end.error)
         elif decoded < expected:
             status, stage = Status.PARTIAL, "decode"
-            reason = f"{expected - decoded} of {expected} frames lost or damaged"
-            reason += f": {first_complaint(end)}" if first_complaint(end) else ""
+            reason = f"{expected - decoded} of {how_many(expected, 'frame')} lost or damaged"
+            reason += f"; {first_complaint(end)}" if first_complaint(end) else ""
         return VideoResult(
             video=self.task.unit.video,
             status=status,

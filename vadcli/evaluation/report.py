@@ -20,6 +20,7 @@ from vadcli.evaluation.measure import GROUPS, NEEDS_MASKS, Estimates, Protocol
 from vadcli.metrics import Bootstrap, Estimate, Metric, difference
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
+from vadcli.types.media import how_many
 
 FORMAT_VERSION = 1
 UNLIKE_MASKS = "some runs have mask videos, others only run lengths (two levels): do not compare their pixel and region figures"
@@ -185,7 +186,7 @@ def _headline(reports: Sequence[Evaluation]) -> str:
     else:
         made = "detectors " + "; ".join(f"{out}: {detectors}" for out, detectors in named.items())
     return (
-        f"{reports[0].dataset}: {len(test.videos)} videos, {len(test.frames.scores)} frames, "
+        f"{reports[0].dataset}: {how_many(len(test.videos), 'video')}, {how_many(len(test.frames.scores), 'frame')}, "
         f"{int(test.frames.labels.sum())} abnormal; {made}"
     )
 

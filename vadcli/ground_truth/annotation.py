@@ -16,6 +16,7 @@ import numpy as np
 
 from vadcli.errors import DocumentError
 from vadcli.types import BoolArray, IndexArray, ScoreTable, TimeArray
+from vadcli.types.media import how_many
 
 TIME_TOLERANCE_S = 1e-6
 """A frame is inside an interval if start_s <= t < end_s, within this tolerance."""
@@ -154,7 +155,7 @@ class FrameIntervals:
             if interval.end_frame > rows + self.slack_frames or interval.start_frame >= rows:
                 raise DocumentError(
                     f"{where}: an interval ends at frame {interval.end_frame} (counted from 1), "
-                    f"but {table.video} has scores for {rows} frames",
+                    f"but {table.video} has scores for {how_many(rows, 'frame')}",
                     hint=_SAME_VIDEO,
                 )
         found = [Span(span.start_frame, min(span.end_frame, rows), span.category) for span in self.intervals]
@@ -237,5 +238,6 @@ def _same_length(frames: int, table: ScoreTable, where: str) -> None:
     apart = abs(frames - len(table))
     kind = "one frame apart" if apart == 1 else f"{apart} frames apart"
     raise DocumentError(
-        f"{where}: the truth has {frames} frames, but {table.video} has scores for {len(table)}: {kind}", hint=_SAME_VIDEO
+        f"{where}: the truth has {how_many(frames, 'frame')}, but {table.video} has scores for {len(table)}: {kind}",
+        hint=_SAME_VIDEO,
     )

@@ -27,12 +27,15 @@ _MAX_TEXT_BYTES = 256 * 2**20
 _MAX_FRAME = 2**40
 
 
-def bad_line(path: Path, line: int, what: str) -> DocumentError:
-    """Return the error for a line that has another form than expected."""
-    return DocumentError(f"{path}, line {line}: {what}", hint="correct the line, or unpack the official file again")
+def bad_line(path: Path, line: int, what: str, *, own: bool = False) -> DocumentError:
+    """Return the error for a line that has another form than expected; `own` is True for a file that the user wrote."""
+    hint = "correct the line" if own else "correct the line, or unpack the official file again"
+    return DocumentError(f"{path}, line {line}: {what}", hint=hint)
 
 
-def first_existing(root: Path, candidates: Iterable[str], *, name: str, wanted: str) -> Path:
+def first_existing(
+    root: Path, candidates: Iterable[str], *, name: str, wanted: str, hint: str = "set --root to the unpacked official archive"
+) -> Path:
     """Return the first of `candidates` under `root` that exists.
 
     Raises:
@@ -40,9 +43,7 @@ def first_existing(root: Path, candidates: Iterable[str], *, name: str, wanted: 
     """
     found = find_existing(root, candidates)
     if found is None:
-        raise UsageError(
-            f"{root}: not a folder of {name}: {wanted} is missing", hint="set --root to the unpacked official archive"
-        )
+        raise UsageError(f"{root}: not a folder of {name}: {wanted} is missing", hint=hint)
     return found
 
 
@@ -51,7 +52,7 @@ def find_existing(root: Path, candidates: Iterable[str]) -> Path | None:
     return next((root / name for name in candidates if (root / name).exists()), None)
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, *, hint: str = UNPACK) -> str:
     """Read a text in UTF-8 or UTF-16, with Unix line ends and without a byte order mark.
 
     Raises:
@@ -59,12 +60,12 @@ def read_text(path: Path) -> str:
     """
     try:
         if path.exists() and not path.is_file():
-            raise DocumentError(f"{path}: not a regular file", hint=UNPACK)
+            raise DocumentError(f"{path}: not a regular file", hint=hint)
         if path.stat().st_size > _MAX_TEXT_BYTES:
-            raise DocumentError(f"{path}: {path.stat().st_size} bytes are too many for an annotation", hint=UNPACK)
+            raise DocumentError(f"{path}: {path.stat().st_size} bytes are too many for an annotation", hint=hint)
         return decode_text(path.read_bytes()).replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
-        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=UNPACK) from error
+        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=hint) from error
     except NotText as error:
         raise DocumentError(f"{path}: {error}", hint=SAVE_AS) from error
 

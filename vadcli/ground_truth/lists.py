@@ -49,14 +49,17 @@ class CsvTruth(GroundTruth):
         """Yield the videos of the table, in its order."""
         path = self.root
         if not path.is_file():
-            path = first_existing(path, ["ground_truth.csv"], name=self.name, wanted="ground_truth.csv")
+            hint = "set --root to your table, or to the folder that holds it"
+            path = first_existing(path, ["ground_truth.csv"], name=self.name, wanted="ground_truth.csv", hint=hint)
         videos: dict[str, list[TimeInterval]] = {}
         normal: set[str] = set()
         for line, video, interval in _rows(path):
             known = video in videos
             intervals = videos.setdefault(video, [])
             if video in normal or (interval is None and known):
-                raise bad_line(path, line, f"{video!r} has several rows, but one with empty times says that it is normal")
+                raise bad_line(
+                    path, line, f"{video!r} has several rows, but one with empty times says that it is normal", own=True
+                )
             if interval is None:
                 normal.add(video)
             else:
@@ -108,24 +111,24 @@ def template_from_labels(labels: Iterable[tuple[ScoreTable, BoolArray]]) -> str:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, str, TimeInterval | None]]:
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(read_text(path, hint=""), newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         if header not in (list(HEADER), list(HEADER[:-1])):
-            raise bad_line(path, 1, f"the header is {','.join(header)[:80]!r} instead of {','.join(HEADER)}")
+            raise bad_line(path, 1, f"the header is {','.join(header)[:80]!r} instead of {','.join(HEADER)}", own=True)
         for row in reader:
             if any(cell.strip() for cell in row):
                 yield reader.line_num, *_row(path, reader.line_num, row, len(header))
     except csv.Error as error:
-        raise bad_line(path, reader.line_num, f"not CSV: {error}") from error
+        raise bad_line(path, reader.line_num, f"not CSV: {error}", own=True) from error
 
 
 def _row(path: Path, line: int, row: Sequence[str], columns: int) -> tuple[str, TimeInterval | None]:
     if not len(HEADER) - 1 <= len(row) <= columns:
-        raise bad_line(path, line, f"has {len(row)} columns instead of {columns}")
+        raise bad_line(path, line, f"has {len(row)} columns instead of {columns}", own=True)
     video, start, end, category = (*(cell.strip() for cell in row), "")[:4]
     if not video:
-        raise bad_line(path, line, "the video is empty")
+        raise bad_line(path, line, "the video is empty", own=True)
     if not start and not end:
         return video, None
     try:

@@ -22,6 +22,7 @@ from vadcli.types.text import decode_text
 CONFIG_NAME = "vadcli.toml"
 
 T = TypeVar("T")
+_KINDS: dict[Any, str] = {Path: "a path", int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
 def resolve(
@@ -127,8 +128,7 @@ def _coerce(hint: Any, value: Any, where: str, item: Field[Any]) -> Any:
     try:
         result = _convert(hint, value)
     except (TypeError, ValueError) as error:
-        kind = getattr(hint, "__name__", "list")
-        raise UsageError(f"{where}: {value!r} is not a value of type {kind}") from error
+        raise UsageError(f"{where}: {value!r} is not {_KINDS.get(hint, 'a list of texts')}") from error
     choices = item.metadata.get("choices", ())
     if choices and result not in choices:
         raise UsageError(f"{where}: {result!r} is not one of {', '.join(choices)}")

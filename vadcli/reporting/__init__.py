@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from vadcli.reporting.pictures import EventKey, InFolder, InPage, Strip, packed_
 from vadcli.store import OutputLayout, printable
 from vadcli.store.atomic import Scratch, writing
 from vadcli.types import Event
+from vadcli.types.media import how_many
 from vadcli.video.loader import loader_options
 
 log = logging.getLogger("vadcli")
@@ -50,12 +52,19 @@ def read_archive(out: Path, options: ReportOptions) -> Archive:
     """Return what the scans stored in a folder, limited by the options of time and `options.include`.
 
     Raises:
-        UsageError: there is no such folder.
+        UsageError: there is no such folder, or the folder of the footage is missing.
     """
     if not out.is_dir():
         raise UsageError(f"{out}: there is no such folder", hint="name the --out folder of a scan")
+    check_footage(options.footage)
     when, rules = options.when(), options.time_rules()
     return collect(OutputLayout(out), since=options.since, include=options.include, between=when.between, rules=rules)
+
+
+def check_footage(folder: Path | None) -> None:
+    """Raise UsageError if --footage names a folder that does not exist."""
+    if folder is not None and not os.path.isdir(folder):
+        raise UsageError(f"--footage {folder}: there is no such folder", hint="name the folder that holds the footage now")
 
 
 def make_report(archive: Archive, options: ReportOptions) -> WrittenReport:
@@ -124,8 +133,8 @@ def _page(archive: Archive, folder: InFolder | None, scratch: Scratch, options: 
     page = make_page(archive, shown, store, problems=problems, title=title)
     if store.refused:
         log.warning(
-            "%d pictures and clips are left out: with them the page would be larger than --max-mb %g",
-            store.refused,
+            "%s left out: with more, the page would be larger than --max-mb %g",
+            how_many(store.refused, "picture or clip").replace("picture or clips", "pictures and clips"),
             options.max_mb,
         )
     return page

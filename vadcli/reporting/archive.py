@@ -20,7 +20,7 @@ from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.run_log import StoredRun, read_run
 from vadcli.store.times import timed
 from vadcli.types import DEFAULT_RULES, DayWindow, Event, StartTime, Status, Thresholds, TimeRules, VideoResult, When
-from vadcli.types.media import clock
+from vadcli.types.media import clock, without_name
 
 SIDE_BY_SIDE = timedelta(minutes=10)
 """Shards that start within this time of each other count as one run."""
@@ -241,7 +241,8 @@ def _story(document: EventsDocument, result: VideoResult | None) -> VideoStory:
         video=str(video["path"]),
         camera=str(video["camera"] or ""),
         status=status,
-        reason=reason or ("" if status is Status.DONE else "frames are missing; the run record with the reason was deleted"),
+        reason=without_name(reason, str(video["path"]))
+        or ("" if status is Status.DONE else "frames are missing; the run record with the reason was deleted"),
         duration_s=float(video["duration_s"] or 0.0),
         frames=int(video["frames"] or 0),
         lost_frames=lost,

@@ -30,6 +30,7 @@ from vadcli.store.atomic import FileLock, Scratch, writing
 from vadcli.store.masks import MaskTrack
 from vadcli.store.scores import read_scores
 from vadcli.types import BoolArray, ByteArray, ClipNeeds, Event, FloatArray, PixelFormat, ScoreTable, SizeRule
+from vadcli.types.media import how_many
 from vadcli.video.loader import ClipLoader, LoaderOptions
 from vadcli.video.pictures import FrameFeed
 
@@ -290,7 +291,11 @@ def strips(
             except (DocumentError, VideoError) as error:
                 problems.append(f"{video}: no thumbnails: {error.message}")
     if gone:
-        problems.append(f"the footage of {gone} videos with events is not where it was scanned, so they have no thumbnails")
+        where = "where it was scanned" if root is None else f"below {root}"
+        problems.append(
+            f"the footage of {how_many(gone, 'video')} with events is not {where}, so there are no thumbnails of it"
+            " (--footage DIR names the folder that holds it now)"
+        )
 
 
 def _strips_of(

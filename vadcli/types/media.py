@@ -249,6 +249,21 @@ def size_text(count: float) -> str:
     return f"{count:.1f} GB"
 
 
+def how_many(number: int, noun: str) -> str:
+    """Returns a number with its noun: `0 frames`, `1 frame`, `2 frames`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def without_name(reason: str, video: str) -> str:
+    """Returns what is wrong with a video without the path of the video, for a line that names the video already."""
+    at = reason.find(f"{video}: ")
+    start = reason.rfind(": ", 0, max(0, at)) + 2 if ": " in reason[: max(0, at)] else 0
+    folder = reason[start : max(0, at)]
+    if at < 0 or not (folder == "" or (folder.startswith("/") and folder.endswith("/"))):
+        return reason
+    return reason[:start] + reason[at + len(video) + 2 :]
+
+
 def clock(seconds: float) -> str:
     """Returns seconds as h:mm:ss, like the clock of a player. Rounds down, so `clock_ms` begins with the same text."""
     return clock_ms(seconds).partition(".")[0]

@@ -105,7 +105,7 @@ def _refusal(path: Path, name: str, error: av.error.FFmpegError) -> ProbeError:
         if "not on whitelist" in said:
             return UnsafeContainer(f"{name}: not a video container: ffmpeg's format '{source}' is not allowed")
     detail = f" ({heard[-1][2].strip()})" if heard else ""
-    if isinstance(error, av.error.InvalidDataError):
+    if isinstance(error, av.error.InvalidDataError | av.error.EOFError):
         return ProbeError(f"{name}: not a readable video file{detail}", hint="it may be cut short, unfinished, or not a video")
     return ProbeError(f"{name}: can't be read: {error.strerror}{detail}")
 

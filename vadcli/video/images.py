@@ -170,7 +170,7 @@ def _first_size(folder: Path, names: tuple[str, ...]) -> tuple[int, int]:
                 return image.size if upright else (image.height, image.width)
         except _UNREADABLE:
             continue
-    raise ProbeError(f"{printable(folder)}: none of its {len(names)} images can be read")
+    raise ProbeError(f"{printable(folder)}: none of its images can be read ({len(names)} found)")
 
 
 class ImageFrames:

@@ -16,6 +16,7 @@ from typing import cast
 
 from vadcli.errors import DecodeError, DecoderHung, VideoError
 from vadcli.types import ByteArray, VideoInfo
+from vadcli.types.media import how_many
 from vadcli.video.ffmpeg import die_with_parent, ffmpeg_path
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, Opened
 
@@ -58,7 +59,7 @@ class FrameFeed:
 
     def problems(self) -> list[str]:
         """Return what went wrong so far, one line per problem."""
-        lost = [f"{self._lost} frames could not be decoded; the frame before each is shown"] if self._lost else []
+        lost = [f"{how_many(self._lost, 'frame')} could not be decoded; the frame before each is shown"] if self._lost else []
         return lost + self._ends
 
     def pictures(self, first: int, last: int) -> Generator[tuple[int, ByteArray], None, None]:
@@ -234,7 +235,7 @@ def add_sound(
     done = _run(["-y", *arguments], info, verbosity="error", timeout_s=timeout_s + duration_s)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"ffmpeg ended with status {done.returncode}"]
-        raise DecodeError(f"{info.path}: no sound: {lines[-1]}")
+        raise DecodeError(f"{info.path}: the sound can't be read; ffmpeg reports: {lines[-1]}")
 
 
 def _source(info: VideoInfo) -> list[str]:

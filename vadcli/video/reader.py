@@ -243,7 +243,10 @@ class FrameReader:
             elif row is not None:
                 may_seek = False
             else:
-                raise DecodeError(f"{printable(info.path)}: no frame can be decoded", hint=self.complaints)
+                raise DecodeError(
+                    f"{printable(info.path)}: no frame can be decoded",
+                    hint=f"the decoder reports: {self.complaints}" if self.complaints else "",
+                )
 
     def _deliver(self, backend: Backend, matcher: RowMatcher) -> Generator[Frame, None, _Outcome]:
         """Yield the rows of one decoder from row `_due` on; close the decoder at the end."""
