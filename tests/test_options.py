@@ -48,9 +48,9 @@ def test_an_explicit_file_replaces_the_local_one(tmp_path: Path, monkeypatch: py
     ("text", "words"),
     [
         ("[scan]\nworkerz = 2\n", "did you mean workers"),
-        ("[scan]\nworkers = 'many'\n", "workers: 'many' is not a value of type int"),
+        ("[scan]\nworkers = 'many'\n", "workers: 'many' is not a whole number"),
         ("[scan]\nmasks = 'all'\n", "not one of none, video, rle, both"),
-        ("[scan]\nquiet = 3\n", "not a value of type bool"),
+        ("[scan]\nquiet = 3\n", "is not true or false"),
         ("[scan\n", "can't be read as TOML"),
         ("scan = 3\n", "must be a table"),
     ],

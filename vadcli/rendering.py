@@ -158,7 +158,9 @@ class _Story:
     @classmethod
     def load(cls, layout: OutputLayout, video: str) -> _Story:
         if not layout.scores(video).exists():
-            failure = read_events(layout.events(video)).failure  # raises if the video was not scanned
+            if not layout.events(video).exists():
+                raise DocumentError(f"{video}: not scanned into {layout.out}", hint="scan it first")
+            failure = read_events(layout.events(video)).failure
             why = without_name(failure.error, video) if failure else "its scores are missing: scan it again"
             raise DocumentError(f"{video}: not rendered, because the scan failed: {why}")
         table, metadata = read_scores(layout.scores(video))

@@ -14,6 +14,7 @@ from tests import media
 from tests.video.loading import NEEDS, OPTIONS, REAL, request
 from vadcli.errors import VideoError
 from vadcli.types import SizeRule
+from vadcli.types.media import how_many
 from vadcli.video.loader import ClipLoader
 from vadcli.video.pictures import JOINED_ROWS, FrameFeed, join_rows
 
@@ -49,7 +50,9 @@ def test_a_part_shows_each_row_once_and_a_lost_one_as_the_one_before(tmp_path: P
         expected.append((row, before))
     assert shown == expected
     count = len([row for row in lost if part[0] <= row < part[1]])
-    assert feed.problems() == ([f"{count} frames could not be decoded; the frame before each is shown"] if count else [])
+    assert feed.problems() == (
+        [f"{how_many(count, 'frame')} could not be decoded; the frame before each is shown"] if count else []
+    )
 
 
 def test_part_after_part_is_read_by_one_decoder(tmp_path: Path) -> None:
