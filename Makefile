@@ -41,18 +41,22 @@ browser: install
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium; } || \
 		$(BIN)/python -m playwright install chromium
 
-demo: install
+$(DEMO)/footage/truth.csv: examples/synthetic_archive.py | $(STAMP)
 	$(BIN)/python examples/synthetic_archive.py $(DEMO)/footage
-	$(BIN)/vadcli scan $(DEMO)/footage --out $(DEMO)/results --masks video
+
+demo: install $(DEMO)/footage/truth.csv
+	$(BIN)/vadcli scan $(DEMO)/footage --root $(DEMO)/footage --out $(DEMO)/results --masks video
 	$(BIN)/vadcli render $(DEMO)/footage --out $(DEMO)/results
 	@echo
 	@echo "One event per line: $(BIN)/vadcli events $(DEMO)/results --format csv"
 	@echo "What was put in:    $(DEMO)/footage/truth.csv"
 	@echo "Look at:            $(DEMO)/results/rendered/"
 
-demo-lavida: install
+$(DEMO)/shapes/ground_truth.csv: examples/coloured_shapes.py | $(STAMP)
 	$(BIN)/python examples/coloured_shapes.py $(DEMO)/shapes --categories $(SHAPES)
-	$(BIN)/vadcli scan $(DEMO)/shapes --out $(DEMO)/named --detector lavida --model lavida-tiny --categories $(SHAPES) --masks video
+
+demo-lavida: install $(DEMO)/shapes/ground_truth.csv
+	$(BIN)/vadcli scan $(DEMO)/shapes --root $(DEMO)/shapes --out $(DEMO)/named --detector lavida --model lavida-tiny --categories $(SHAPES) --masks video
 	$(BIN)/vadcli eval $(DEMO)/named --root $(DEMO)/shapes/ground_truth.csv --metrics frame
 	$(BIN)/vadcli render $(DEMO)/shapes --out $(DEMO)/named
 	@echo
