@@ -73,6 +73,7 @@ def test_a_record_reads_back_as_it_was(layout, scratch):
         "decoded_frames",
         "seconds",
         "events",
+        "note",
     ]
 
 

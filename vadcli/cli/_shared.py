@@ -136,6 +136,8 @@ class ScanDisplay:
     def result(self, result: VideoResult) -> None:
         """Report one video in one line; failed videos are reported even with --quiet."""
         self.move()
+        if result.note:
+            log.info("%s: %s", result.video, result.note)
         if result.is_lost:
             self._lost(result)
         elif result.status is Status.SKIPPED:

@@ -153,8 +153,9 @@ def _result(
         camera=unit.camera,
         moving_camera=moving,
         decoder=str(metadata.extra.get("decoder", "")),
-        expected_frames=int(metadata.video["frames"]),
+        expected_frames=int(metadata.video["frames"]) + int(metadata.extra.get("missing", 0)),
         decoded_frames=decoded,
         seconds=seconds,
         events=events,
+        note=str(metadata.extra.get("note", "")),
     )

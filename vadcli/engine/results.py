@@ -150,7 +150,14 @@ def _metadata(job: ScanJob, task: Task, info: VideoInfo, result: VideoResult, *,
         detector=job.detector.name,
         camera=task.unit.camera,
         calibration=calibration.to_json() if calibration else None,
-        extra={"decoder": result.decoder, "interval": interval, "stage": result.stage, "reason": result.reason},
+        extra={
+            "decoder": result.decoder,
+            "interval": interval,
+            "stage": result.stage,
+            "reason": result.reason,
+            "missing": info.missing,
+            "note": result.note,
+        },
         masks=job.masked_rows if job.keeps_masks else MaskRows.SAMPLED,
     )
 

@@ -178,14 +178,17 @@ class VideoWriter:
         return table, finished
 
     def _result(self, end: Finished, columns: Columns, moving_camera: bool | None) -> VideoResult:
-        decoded, expected = int(columns.decode_ok.sum()), max(self.info.frames, len(columns.pts))
+        there, missing = max(self.info.frames, len(columns.pts)), self.info.missing
+        decoded, expected = int(columns.decode_ok.sum()), there + missing
         status, stage, reason = Status.DONE, "", ""
         if end.error is not None:
             status, stage, reason = Status.PARTIAL, end.error.stage, str(end.error)
         elif decoded < expected:
             status, stage = Status.PARTIAL, "decode"
-            reason = f"{expected - decoded} of {how_many(expected, 'frame')} lost or damaged"
-            reason += f"; {first_complaint(end)}" if first_complaint(end) else ""
+            lost = "missing" if decoded == there else "lost or damaged"
+            reason = f"{expected - decoded} of {how_many(expected, 'frame')} {lost}"
+            complaint = first_complaint(end) if decoded < there else ""
+            reason = "; ".join(filter(None, [reason, self.info.missing_reason, complaint]))
         return VideoResult(
             video=self.task.unit.video,
             status=status,
@@ -197,6 +200,7 @@ class VideoWriter:
             expected_frames=expected,
             decoded_frames=decoded,
             seconds=time.monotonic() - self.started,
+            note="; ".join(filter(None, [end.note, self.info.note])),
         )
 
 

@@ -231,6 +231,7 @@ class VideoResult:
         stage, reason: at which stage and why the video failed or lost frames; empty if the status is done.
         seconds: wall time spent on the video.
         events: number of events found.
+        note: what else is worth knowing: other video streams, or a decoder that crashed and was replaced.
     """
 
     video: str
@@ -244,6 +245,7 @@ class VideoResult:
     decoded_frames: int = 0
     seconds: float = 0.0
     events: int = 0
+    note: str = ""
 
     @property
     def is_lost(self) -> bool:
@@ -264,4 +266,5 @@ class VideoResult:
             "decoded_frames": self.decoded_frames,
             "seconds": round(self.seconds, 3),
             "events": self.events,
+            "note": self.note or None,
         }

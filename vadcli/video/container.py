@@ -15,10 +15,11 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import av
@@ -43,6 +44,17 @@ _UNTIMED = frozenset(
 _DECODING_TIMES = frozenset({"avi", "asf", "asf_o"})
 _REORDERING = frozenset({"h264", "hevc", "vc1", "wmv3"})
 _JUMPING = frozenset({"mpegts", "mpeg", "flv", "live_flv", "dhav", "pva", "wtv", "ty"})
+
+
+_LONGER_LOOK = {"probesize": str(256 << 20), "analyzeduration": "3600000000", "formatprobesize": str(16 << 20)}
+"""How far ffmpeg looks if 5 MB are not enough: in bytes, in microseconds, and in bytes until the format is known.
+
+A recording may be cut in a long group of pictures, or its video may start long after its sound.
+"""
+_MOTION_JPEG_PARTS = frozenset({"jpeg_pipe", "mpjpeg"})
+"""How ffmpeg names JPEG images end to end, raw or as a multipart stream. The demuxer `mjpeg` reads both."""
+_MOTION_JPEG_SUFFIXES = frozenset({".mjpeg", ".mjpg"})
+_PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
 
 _log_level = threading.Lock()
 
@@ -87,20 +99,51 @@ def open_media(path: Path) -> Any:
     if status.st_size == 0:
         raise ProbeError(f"{name}: the file is empty (0 bytes)")
     try:
-        return _open(path)
+        opened = _open(path)
     except av.error.FFmpegError as error:
-        raise _refusal(path, name, error) from error
+        return _open_after(path, name, error)
+    if _is_known(opened):
+        return opened
+    opened.close()
+    return _open(path, _LONGER_LOOK)
 
 
-def _open(path: Path) -> Any:
-    options = {"format_whitelist": _ALLOWED, "protocol_whitelist": "file"}
-    return av.open(f"file:{path}", options=options, metadata_errors="replace")
+def longer_look(container: Any) -> dict[str, str]:
+    """Return the options with which a container was opened if 5 MB were not enough to know its streams; else no options."""
+    return {name: value for name, value in container.options.items() if name in ("probesize", "analyzeduration")}
 
 
-def _refusal(path: Path, name: str, error: av.error.FFmpegError) -> ProbeError:
-    """Return the error to raise. It opens the file again, because the log of ffmpeg's libraries says more than their error."""
+def _open(path: Path, more: Mapping[str, str] = MappingProxyType({}), *, demuxer: str | None = None) -> Any:
+    options = {"format_whitelist": _ALLOWED, "protocol_whitelist": "file", **more}
+    return av.open(f"file:{path}", format=demuxer, options=options, metadata_errors="replace")
+
+
+def _is_known(container: Any) -> bool:
+    """False if a longer look could find a video stream of known size: the streams are listed nowhere but in the data."""
+    videos = [stream for stream in container.streams if stream.type == "video"]
+    if not videos:
+        return container.format.name not in _JUMPING and bool(len(container.streams))
+    return any(stream.codec_context is not None and stream.codec_context.width > 0 for stream in videos)
+
+
+def _open_after(path: Path, name: str, error: av.error.FFmpegError) -> Any:
+    """Open a file that ffmpeg did not know at first. Raises the error that says why if it is not known after all."""
     with _listening(av.logging.ERROR) as heard, suppress(av.error.FFmpegError):
-        _open(path).close()
+        _open(path).close()  # again, because the log of ffmpeg's libraries says more than their error
+    refused = [source for _, source, said in heard if "not on whitelist" in said]
+    with suppress(av.error.FFmpegError):
+        if any(source in _MOTION_JPEG_PARTS for source in refused) and path.suffix.lower() not in _PICTURE_SUFFIXES:
+            return _open(path, demuxer="mjpeg")
+        if not refused and isinstance(error, av.error.InvalidDataError):
+            named = "mjpeg" if path.suffix.lower() in _MOTION_JPEG_SUFFIXES else None
+            opened = _open(path, _LONGER_LOOK, demuxer=named)
+            if named is None or _is_known(opened):
+                return opened
+            opened.close()
+    raise _refusal(name, error, heard) from error
+
+
+def _refusal(name: str, error: av.error.FFmpegError, heard: Sequence[tuple[int, str, str]]) -> ProbeError:
     for _, source, said in heard:
         if "not on whitelist" in said:
             return UnsafeContainer(f"{name}: not a video container: ffmpeg's format '{source}' is not allowed")
@@ -150,6 +193,37 @@ def pick_stream(container: Any, name: str) -> Any:
         return pixels + 5_000_000 * is_default, -stream.index
 
     return max(usable, key=preference)
+
+
+def video_packets(container: Any) -> Iterator[Any]:
+    """Yield the packets of all video streams in file order, also of those that begin in the middle of the file.
+
+    Sound, subtitles, data and cover pictures are left out and cost little time.
+    """
+    unread = set()
+    for stream in container.streams:
+        if stream.type != "video" or stream.disposition & av.stream.Disposition.attached_pic:
+            unread.add(stream.index)
+            if hasattr(stream, "discard"):
+                stream.discard = av.stream.Discard.all
+    with suppress(IndexError):  # PyAV raises it at the end of a file with a stream that it did not list
+        for packet in container.demux():
+            if packet.stream_index not in unread:
+                yield packet
+
+
+def unlisted_streams(container: Any) -> int:
+    """Return how many video streams have begun in the middle of the file and are not among `container.streams`."""
+    with _listening(av.logging.INFO):
+        described = container.dumps_format()
+    listed = re.findall(r"^  Stream #0:(\d+)\b.*?: Video:", described, re.MULTILINE)
+    return sum(int(index) >= len(container.streams) for index in listed)
+
+
+def describe(stream: Any) -> str:
+    """Return codec and size of a video stream, like `h264 640x480`."""
+    context = stream.codec_context
+    return f"{context.name} {context.width}x{context.height}" if context is not None and context.width else "unknown size"
 
 
 def display_matrix_degrees(container: Any, stream_index: int) -> float | None:

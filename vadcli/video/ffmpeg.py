@@ -310,6 +310,7 @@ def build_command(
     before: dict[str, object] = {
         "f": info.demuxer,
         "protocol_whitelist": "file",
+        **info.look,
         "threads": threads,
         "copyts": None,
         # If the size changes, new filters would count frames from 0 again. The scale filter adapts without new filters.

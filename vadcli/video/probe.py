@@ -8,7 +8,7 @@ of the others are put into the order of presentation (`timeline`). The frames fo
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 from vadcli.errors import NoVideoStream, ProbeError
 from vadcli.types import IndexArray, VideoInfo
 from vadcli.video import container as media
+from vadcli.video.completeness import OtherStreams, Read, missing_frames
 from vadcli.video.headers import Shows, frame_counter
 from vadcli.video.images import probe_folder
 from vadcli.video.timeline import NO_TIME, Timeline, build_timeline
@@ -47,8 +48,9 @@ def probe(path: Path, *, fps: float | None = None) -> VideoInfo:
     name = media.printable(path)
     with media.open_media(path) as opened:
         stream = media.pick_stream(opened, name)
-        packets = _read_packets(opened, stream, name)
-        return _describe(path, opened, stream, packets)
+        others = OtherStreams(stream)
+        packets = _read_packets(opened, stream, name, others)
+        return _with_losses(_describe(path, opened, stream, packets), opened, stream, packets, others)
 
 
 @dataclass
@@ -66,6 +68,8 @@ class _Packets:
     hidden_key: bool = False  # an edit list hides a keyframe that later frames refer to
     cut_off: int = 0  # frames that the file's index lists beyond the end of the file
     one_frame_each: bool = True  # every packet shows one frame, or is a reference picture that is never shown
+    read: int = 0  # all packets of the stream, also those that show nothing
+    error: str = ""  # why the container could not be read to its end
 
     def add(self, packet: Any) -> None:
         """Append a packet that shows a frame."""
@@ -81,18 +85,20 @@ class _Packets:
             self.duration[-1] += packet.duration or 0
 
 
-def _read_packets(opened: Any, stream: Any, name: str) -> _Packets:
+def _read_packets(opened: Any, stream: Any, name: str, others: OtherStreams) -> _Packets:
     packets = _Packets()
     count = frame_counter(stream.codec_context.codec.canonical_name, stream.codec_context.extradata)
-    for other in opened.streams:
-        if other.index != stream.index and hasattr(other, "discard"):
-            other.discard = av.stream.Discard.all  # so that the sound is not read
     try:
-        for packet in opened.demux(stream):
+        for packet in media.video_packets(opened):
+            if packet.stream_index != stream.index:
+                others.add(packet)
+                continue
             if packet.size == 0:
                 if packet.dts is not None:  # not the end: a frame that was dropped when the file was recorded
                     packets.prolong(packet)
                 continue
+            packets.read += 1
+            others.own()
             shows = count(packet) if count else Shows.FRAME
             if packet.is_discard:
                 packets.hidden_by_edit += 1
@@ -104,6 +110,7 @@ def _read_packets(opened: Any, stream: Any, name: str) -> _Packets:
     except av.error.FFmpegError as error:  # packets read before the damage are still used
         if not packets.pts:
             raise ProbeError(f"{name}: no packet of the video stream can be read: {error.strerror}") from error
+        packets.error = str(error.strerror)
     if not packets.pts:
         raise NoVideoStream(f"{name}: the video stream has no frames", hint="the start of the recording may be missing")
     packets.cut_off = _count_cut_off(opened, stream)
@@ -172,6 +179,26 @@ def _created(opened: Any, stream: Any) -> str:
     # Apple's own tag has the time zone, and it survives an export, which sets creation_time again.
     told = (opened.metadata.get("com.apple.quicktime.creationdate"), opened.metadata.get("creation_time"))
     return next((text for text in (*told, stream.metadata.get("creation_time")) if text), "")
+
+
+def _with_losses(info: VideoInfo, opened: Any, stream: Any, packets: _Packets, others: OtherStreams) -> VideoInfo:
+    """Return the description with the frames that are missing at the end or in other streams, and with the streams left out."""
+    first_s = float(int(info.pts[0]) * info.time_base)
+    end_s = first_s + info.duration_s
+    if len(info.shown_pts):  # the container counts the clock's jumps
+        end_s = max(end_s, float(int(info.shown_pts.max()) * info.time_base))
+    longest_s = float(int(np.diff(info.pts).max()) * info.time_base) if info.frames > 1 else 0.0
+    read = Read(packets.read, first_s, end_s, info.fps, longest_s)
+    missing, reason = others.missing(read, unlisted=media.unlisted_streams(opened) if media.can_jump(info.demuxer) else 0)
+    cut = missing_frames(opened, stream, info.path, read)
+    if cut:
+        reason = "; ".join(filter(None, ["the file ends before the length that it declares", reason]))
+    elif packets.error and not missing:
+        missing, reason = 1, f"the file is damaged after {packets.read} packets: {packets.error}"
+    described = {s.index: f"{s.index} ({media.describe(s)})" for s in opened.streams if s.type == "video"}
+    return replace(
+        info, missing=missing + cut, missing_reason=reason, note=others.note(described), look=media.longer_look(opened)
+    )
 
 
 def _quarter_turn(degrees: float | None) -> int:

@@ -123,6 +123,7 @@ class Finished:
         error: why the video was not read to its end, or None. If frames were only skipped, or damage was concealed, this is not
             an error.
         complaints: the decoder's messages, for people to read.
+        note: which decoder failed before another one read the video, and why; usually empty.
     """
 
     video: str
@@ -132,6 +133,7 @@ class Finished:
     decoded_frames: int
     error: VideoError | None
     complaints: str
+    note: str = ""
 
 
 Item = Opened | ClipReady | Finished

@@ -1,0 +1,226 @@
+"""Finds out whether a file ends before the length that it declares, and which of its video streams are left out.
+
+Containers declare their length in different ways: as a number of frames (AVI, IVF), as the duration of the video stream (the
+tags of Matroska, fragmented MP4, MXF) or as the duration of the longest stream (Matroska and FLV without tags). Headers are
+often wrong by a few frames, so a file counts as cut short only if much is missing, or if its outermost box is larger than the
+file. The index of an MP4 is more exact than this; see `probe`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import av
+
+from vadcli.video.container import open_media
+
+_PER_STREAM = frozenset({"gxf", "mxf", "wtv", "nsv", "smjpeg", "lxf"})
+_LONGEST_STREAM = frozenset({"matroska", "flv", "live_flv", "rm", "asf", "asf_o"})
+
+_SURELY_CUT_FRAMES = 1.5
+_USUAL_ERROR_S = 1.0
+_USUAL_SHARE = 0.01
+_LARGEST_ERROR_S = 10.0
+_TAKES_OVER_S = 1.0  # a stream that goes on for longer than this after the other has ended was not just cut unevenly
+_HELD_BACK = 3  # packets: the end of a program stream's last packets is only known when the file ends
+_NOTHING: Counter[int] = Counter()
+_HEADER_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Read:
+    """What the probe has read of the video stream.
+
+    Attributes:
+        packets: all packets, also those that show nothing.
+        first_s, end_s: time of the first frame and end of the last frame on the container's clock.
+        fps: average frames per second.
+        longest_s: the longest time between two frames.
+    """
+
+    packets: int
+    first_s: float
+    end_s: float
+    fps: float
+    longest_s: float
+
+
+class OtherStreams:
+    """Counts the packets of video streams that are not read, before and after those of the stream that is read."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._counts: Counter[int] = Counter()
+        self._before: Counter[int] = Counter()
+        self._recent: deque[Counter[int]] = deque(maxlen=_HELD_BACK)
+
+    def add(self, packet: Any) -> None:
+        """Count a packet of another video stream."""
+        self._counts[packet.stream_index] += packet.size > 0
+
+    def own(self) -> None:
+        """Note that a packet of the stream that is read comes here."""
+        if not self._recent:
+            self._before = self._counts.copy()
+        self._recent.append(self._counts.copy() if self._counts else _NOTHING)
+
+    def missing(self, read: Read, *, unlisted: int) -> tuple[int, str]:
+        """Return how many frames of other streams come before the first or after the last frame that is read, and why.
+
+        Args:
+            read: what was read of the stream.
+            unlisted: number of streams that began in the middle of the file and whose packets are not known.
+        """
+        last = self._recent[0] if self._recent else _NOTHING
+        beyond = {index: self._before[index] + count - last[index] for index, count in self._counts.items()}
+        found = {index: count for index, count in beyond.items() if count > max(2.0, _TAKES_OVER_S * read.fps)}
+        if not found and unlisted:
+            return max(1, round(read.longest_s * read.fps) - 1), "another video stream begins in the middle and is not read"
+        if not found:
+            return 0, ""
+        streams = ", ".join(map(str, sorted(found)))
+        return sum(found.values()), f"the video continues in another stream ({streams}), which is not read"
+
+    def note(self, described: Mapping[int, str]) -> str:
+        """Return a sentence about the streams that are left out; empty if there are none."""
+        if not self._counts:
+            return ""
+        others = ", ".join(described.get(index, str(index)) for index in sorted(self._counts))
+        return f"only video stream {self._stream.index} was read; left out: {others}"
+
+
+def missing_frames(opened: Any, stream: Any, path: Path, read: Read) -> int:
+    """Return how many frames the file declares beyond those that were read; 0 if it is complete or declares nothing."""
+    demuxer = opened.format.name.split(",")[0]
+    if demuxer == "ivf":
+        return _beyond((stream.frames or 0) / read.fps, read.packets / read.fps, path, demuxer, read)
+    if demuxer == "avi":  # the number of frames includes empty ones, which the index lists too
+        tick_s = float(stream.time_base)
+        end_s = max(read.end_s, len(stream.index_entries) * tick_s)
+        return _beyond((stream.frames or 0) * tick_s, end_s, path, demuxer, read)
+    declared, of_this_stream = _declared_s(opened, stream, path, demuxer)
+    if not declared:
+        return 0
+    # Some muxers count the duration from 0 and others from the first frame. The larger value gives no false alarm.
+    end_s = max(read.end_s, read.end_s - read.first_s)
+    missing = _beyond(declared, end_s, path, demuxer, read)
+    if missing and not of_this_stream:
+        return _beyond(declared, max(end_s, _end_of_all(path)), path, demuxer, read)
+    return missing
+
+
+def _beyond(declared_s: float, end_s: float, path: Path, demuxer: str, read: Read) -> int:
+    if is_cut(path, demuxer):
+        bound_s = _SURELY_CUT_FRAMES / read.fps
+    else:
+        usual_s = max(_USUAL_ERROR_S, min(_LARGEST_ERROR_S, _USUAL_SHARE * declared_s))
+        bound_s = max(usual_s, 2 * read.longest_s)
+    missing_s = declared_s - end_s
+    return round(missing_s * read.fps) if missing_s > bound_s else 0
+
+
+def _declared_s(opened: Any, stream: Any, path: Path, demuxer: str) -> tuple[float, bool]:
+    """Return the declared duration in seconds, 0 if there is none, and whether it is that of this stream alone."""
+    whole = (opened.duration or 0) / av.time_base
+    own = float(stream.duration * stream.time_base) if stream.duration else 0.0
+    if demuxer == "matroska":
+        # Tags that were copied from a longer file are wrong; the smaller value gives no false alarm.
+        tagged = [_seconds(text) for name, text in stream.metadata.items() if name.split("-")[0] == "DURATION"]
+        return min([whole, *tagged]), bool(tagged)
+    if demuxer in ("asf", "asf_o"):
+        return _asf_s(path), False  # ffmpeg does not report it if the file is cut short
+    if demuxer == "mov":
+        is_fragmented = len(stream.index_entries) > (stream.frames or 0)
+        return (own if is_fragmented else 0.0), True
+    if demuxer in _PER_STREAM:
+        return own, True
+    return (whole if demuxer in _LONGEST_STREAM else 0.0), False
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", text.strip("\0 "))
+    return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) if match else float("inf")
+
+
+def _end_of_all(path: Path) -> float:
+    """Return the largest end time of all streams: the sound may be longer than the video."""
+    end_s = 0.0
+    with suppress(av.error.FFmpegError, IndexError), open_media(path) as opened:
+        for packet in opened.demux():  # from the start, because many files without an end have no index for seeking
+            if packet.size and packet.pts is not None:
+                end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+    return end_s
+
+
+def is_cut(path: Path, demuxer: str) -> bool:
+    """Whether the outermost box of a Matroska, AVI or FLV file is larger than the file."""
+    declared = _DECLARED_BYTES.get(demuxer)
+    if declared is None:
+        return False
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            return declared(file, size) > size
+    except (OSError, struct.error, IndexError):
+        return False
+
+
+def _matroska_bytes(file: BinaryIO, size: int) -> int:
+    """Return where the segment ends; 0 if its size is unknown, as in a live recording."""
+    position = 0
+    for _ in range(4):  # the EBML header, perhaps padding, then the segment
+        file.seek(position)
+        head = file.read(16)
+        id_length = 9 - head[0].bit_length()
+        length = 9 - head[id_length].bit_length()
+        value = int.from_bytes(head[id_length : id_length + length], "big") & ((1 << 7 * length) - 1)
+        if head[:4] == b"\x18\x53\x80\x67":
+            return 0 if value == (1 << 7 * length) - 1 else position + id_length + length + value
+        position += id_length + length + value
+    return 0
+
+
+def _avi_bytes(file: BinaryIO, size: int) -> int:
+    """Return where the last RIFF chunk ends; files of more than 1 GB have several."""
+    position = 0
+    while position + 8 <= size:
+        file.seek(position)
+        name, length = struct.unpack("<4sI", file.read(8))
+        if name != b"RIFF" or length in (0, 0xFFFFFFFF):
+            return position
+        position += 8 + length + length % 2
+    return position
+
+
+def _flv_bytes(file: BinaryIO, size: int) -> int:
+    found = re.search(rb"\0\x08filesize\0(.{8})", file.read(_HEADER_BYTES), re.DOTALL)
+    return int(struct.unpack(">d", found[1])[0]) if found else 0
+
+
+_DECLARED_BYTES: Mapping[str, Callable[[BinaryIO, int], int]] = {
+    "matroska": _matroska_bytes,
+    "avi": _avi_bytes,
+    "flv": _flv_bytes,
+}
+
+_ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_ASF_LIVE = 1
+
+
+def _asf_s(path: Path) -> float:
+    """Return the play duration in an ASF file's header in seconds; 0 if it is live or not given."""
+    with suppress(OSError, struct.error), path.open("rb") as file:
+        _, found, properties = file.read(_HEADER_BYTES).partition(_ASF_FILE_PROPERTIES)
+        if found:
+            # object size, file id, file size, creation date, packets; then in units of 100 ns, the last one in ms
+            play, _, preroll_ms, flags = struct.unpack_from("<QQQI", properties, 8 + 16 + 8 + 8 + 8)
+            return 0.0 if flags & _ASF_LIVE else max(0.0, play / 1e7 - preroll_ms / 1e3)
+    return 0.0
