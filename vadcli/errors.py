@@ -14,7 +14,9 @@
         ├── DecodeError         3    frames cannot be decoded
         ├── DecoderCrashed      3    the decoder process died
         ├── DecoderHung         3    the decoder made no progress within the time limit
-        └── FileChanged         3    the file grew, shrank or vanished while it was read
+        └── NotFinished         3    the machine failed, not the video; nothing is stored, and the next run tries again
+            ├── FileChanged     3    the file grew, shrank or vanished while it was read
+            └── ToolError       4    a program that is needed (ffmpeg) is missing or does not run; ends a scan
 
 A message says what is wrong and where, and shows the value; the hint says how to fix it.
 """
@@ -129,7 +131,23 @@ class DecoderHung(VideoError):
     default_hint = "raise --decode-timeout if the storage is slow"
 
 
-class FileChanged(VideoError):
+class NotFinished(VideoError):
+    """The machine, not the video, is the reason why the video could not be read: storage, memory, permissions.
+
+    A scan stores nothing about the video, so that the next run tries again.
+    """
+
+    stage = "machine"
+    default_hint = "the next run tries again"
+
+
+class ToolError(NotFinished):
+    """A program that vadcli needs is missing or does not run, so the next video would fail too."""
+
+    exit_code = 4
+
+
+class FileChanged(NotFinished):
     """The file grew, shrank or vanished while it was read."""
 
     stage = "open"

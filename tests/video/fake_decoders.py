@@ -117,6 +117,7 @@ _ACTS: dict[str, Callable[[], object]] = {
     "hang": lambda: time.sleep(600),
     "hang in C with the lock held": lambda: ctypes.PyDLL(None).sleep(600),
     "hang with a child": _hang_with_a_child,
+    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "segfault": lambda: os.kill(os.getpid(), signal.SIGSEGV),
     "exit": _exit,
     "eat memory": _eat_memory,
@@ -129,6 +130,17 @@ def _read_on(path: Path, *, pause_s: float, times: int) -> None:
         for _ in range(times):
             file.read(1 << 16)
             time.sleep(pause_s)
+
+
+class FirstDecordReader(Reader):
+    """What `auto` does: decord first. The trouble of the story hits only decord, unless the story has `both`."""
+
+    def __init__(self, info: VideoInfo, request: ReadRequest, *, decoder: str, threads: int) -> None:
+        super().__init__(info, request, decoder=decoder, threads=threads)
+        if decoder == "auto":
+            self.decoder = DecoderName.DECORD
+        elif not self._story.get("both"):
+            self._story.pop("at", None)
 
 
 class JumpingReader(Reader):

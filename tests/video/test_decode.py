@@ -22,7 +22,7 @@ from PIL import Image
 from tests import media
 from tests.patience import PATIENCE_S
 from tests.video.test_probe import shown_pts
-from vadcli.errors import DecodeError
+from vadcli.errors import DecodeError, ToolError
 from vadcli.types import DecoderChoice, DecoderName, PixelFormat, SizeRule, VideoInfo
 from vadcli.video import ffmpeg as tool
 from vadcli.video.container import CountSince, choose_selection, seek_row
@@ -441,14 +441,14 @@ def test_ffmpeg_can_be_named(other_ffmpeg: Path, monkeypatch: pytest.MonkeyPatch
     assert tool.ffmpeg_version() == (7, 1)
     tool.ffmpeg_path.cache_clear()
     monkeypatch.setenv("VADCLI_FFMPEG", "/nowhere/ffmpeg")
-    with pytest.raises(DecodeError, match="VADCLI_FFMPEG=/nowhere/ffmpeg"):
+    with pytest.raises(ToolError, match="VADCLI_FFMPEG=/nowhere/ffmpeg"):
         tool.ffmpeg_path()
 
 
 def test_an_ffmpeg_that_dies_in_mid_file_ends_the_rows(other_ffmpeg: Path, tmp_path: Path) -> None:
     info = probe(media.make_video(tmp_path / "a.mp4"))
     lines = "".join(f"[dec] [info] decoder -> pts:{512 * i} x\\n" for i in range(20))
-    script = f"#!/bin/sh\nprintf '{lines}' >&2\nhead -c {96 * 64 * 10 + 7} /dev/zero\nkill -9 $$\n"
+    script = f"#!/bin/sh\nprintf '{lines}' >&2\nhead -c {96 * 64 * 10 + 7} /dev/zero\nkill -SEGV $$\n"
     tool.ffmpeg_version()
     other_ffmpeg.write_text(script)
     frames = read(info, decoder="ffmpeg")

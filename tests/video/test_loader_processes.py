@@ -18,7 +18,7 @@ import pytest
 from tests import media
 from tests.patience import PATIENCE_S
 from tests.video.loading import NEEDS, OPTIONS, QUICK, REAL, gather, load, request
-from vadcli.errors import DecodeError, DecoderCrashed, DecoderHung, VadcliError, VideoError
+from vadcli.errors import DecodeError, DecoderCrashed, DecoderHung, NotFinished, VadcliError, VideoError
 from vadcli.types import SizeRule
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, Opened
 
@@ -94,6 +94,38 @@ def test_a_process_that_dies_costs_its_own_video(tmp_path, what, kind, words):
     assert (bad.end.rows.first, bad.end.decoded_frames, bad.end.decoder) == (19, 19, "ffmpeg")
     assert seen["before"].values()[:2] == seen["after"].values()[:2]
     assert seen["after"].row_numbers == list(range(30))
+
+
+def test_ffmpeg_reads_what_decord_crashed_on(tmp_path):
+    options = replace(OPTIONS, reader="tests.video.fake_decoders:FirstDecordReader", memory_limit_mib=300)
+    requests = [
+        request(tmp_path, "well", rows=40),
+        request(tmp_path, "crash", rows=40, at=20, do="segfault"),
+        request(tmp_path, "memory", rows=40, at=20, do="eat memory"),
+        request(tmp_path, "both", rows=40, at=20, do="segfault", both=True),
+        replace(request(tmp_path, "parts", rows=40, at=31, do="segfault"), spans=((0, 4), (10, 20), (30, 36))),
+    ]
+    seen = load(requests, options)
+    for name, words in (("crash", "SIGSEGV"), ("memory", "300 MiB")):
+        assert seen[name].values()[:2] == seen["well"].values()[:2]
+        assert (seen[name].end.decoder, seen[name].end.error, seen[name].opened) == ("ffmpeg", None, 1)
+        assert seen[name].end.decoded_frames == 40
+        assert "decord failed" in seen[name].end.note
+        assert words in seen[name].end.note
+    assert isinstance(seen["both"].end.error, DecoderCrashed)
+    assert seen["both"].row_numbers == list(range(19))
+    assert [clip.index for clip in seen["parts"].clips] == [0, 1, 1, 2]
+    assert (seen["well"].end.note, seen["well"].end.decoder) == ("", "decord")
+    only = load([request(tmp_path, "only", rows=40, at=20, do="segfault", both=True)], replace(options, decoder="decord"))
+    assert isinstance(only["only"].end.error, DecoderCrashed)
+    assert only["only"].end.note == ""
+
+
+def test_a_process_killed_from_outside_is_not_the_videos_fault(tmp_path):
+    seen = load([request(tmp_path, "bad", rows=40, at=20, do="killed"), request(tmp_path, "good", rows=9)])
+    assert type(seen["bad"].end.error) is NotFinished
+    assert "memory" in str(seen["bad"].end.error)
+    assert seen["good"].end.error is None
 
 
 def test_a_crash_while_probing_costs_that_video(tmp_path):

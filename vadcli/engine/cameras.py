@@ -21,7 +21,7 @@ import numpy as np
 
 from vadcli.detectors import Detector
 from vadcli.engine.plan import WorkUnit
-from vadcli.errors import DocumentError
+from vadcli.errors import DocumentError, ToolError
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import FileLock, Scratch
 from vadcli.types import CameraModel, CameraSample, Clip, ClipNeeds
@@ -182,8 +182,14 @@ def fit_on_the_way(
 
 
 def _watched(items: Iterator[Item], cameras: Cameras, camera: str) -> Iterator[Item]:
-    """Yield the items, and report the number of frames of each clip."""
+    """Yield the items, and report the number of frames of each clip.
+
+    Raises:
+        ToolError: no video can be read, so the camera must not be fitted now.
+    """
     for item in items:
+        if isinstance(item, Finished) and isinstance(item.error, ToolError):
+            raise item.error
         if isinstance(item, ClipReady):
             cameras.told(camera, len(item.clip.frame_index))
         yield item

@@ -19,7 +19,7 @@ from typing import Any
 from vadcli.detectors import Detector, Embedder
 from vadcli.engine.plan import WorkUnit
 from vadcli.engine.second_pass import Attribution, Propagation
-from vadcli.errors import DocumentError, FileChanged, ProbeError
+from vadcli.errors import DocumentError, FileChanged, NotFinished
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Claim, Scratch
 from vadcli.store.checkpoint import Checkpoint, read_checkpoint
@@ -80,7 +80,7 @@ def source_of(unit: WorkUnit, known: Mapping[str, Any] | None = None) -> dict[st
         known: the source that an earlier scan stored; its content hash is used if size and time have not changed.
 
     Raises:
-        FileChanged, ProbeError: the file vanished or cannot be read.
+        NotFinished: the file vanished or cannot be read.
     """
     if known and (known.get("size"), known.get("mtime_ns")) == (unit.size, unit.mtime_ns) and known.get("content"):
         content = str(known["content"])
@@ -93,7 +93,7 @@ def content_sample(unit: WorkUnit) -> str:
     """Return a hash of the video's size and of samples from its start, middle and end.
 
     Raises:
-        FileChanged, ProbeError: the file vanished or cannot be read.
+        NotFinished: the file vanished or cannot be read.
     """
     digest = hashlib.sha256(str(unit.size).encode())
     try:
@@ -107,7 +107,7 @@ def content_sample(unit: WorkUnit) -> str:
     except FileNotFoundError as error:
         raise FileChanged(f"{unit.path}: vanished before it was scanned") from error
     except OSError as error:
-        raise ProbeError(f"{unit.path}: can't be read: {error.strerror}", hint="check the file and its permissions") from error
+        raise NotFinished(f"{unit.path}: can't be read at the moment: {error.strerror}") from error
     return digest.hexdigest()
 
 
@@ -205,7 +205,7 @@ def decide(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Decision:
     """Decide what a video needs, from what is stored for it.
 
     Raises:
-        FileChanged, ProbeError: the input cannot be read.
+        NotFinished: the input cannot be read.
     """
     metadata = read_metadata(job.layout.scores(unit.video))
     document = _stored_events(job.layout.events(unit.video))

@@ -19,7 +19,7 @@ from vadcli import __version__
 from vadcli.cutting import EventBoxes
 from vadcli.engine.job import ScanJob, Task
 from vadcli.engine.second_pass import MaskSpans
-from vadcli.errors import VideoError
+from vadcli.errors import NotFinished, VideoError
 from vadcli.store.checkpoint import Checkpoint
 from vadcli.store.events import EventsDocument, Failure, ScanState, describe_video, write_events
 from vadcli.store.mask_video import MaskVideoWriter, mask_box, upsample_mask
@@ -187,6 +187,14 @@ def _events_document(
     )
 
 
+def not_finished(task: Task, error: NotFinished) -> VideoResult:
+    """Return the result of a video that the machine could not read, and release its lock. Nothing is stored."""
+    task.claim.release(delete=True)  # rows that were read in the meantime may be wrong
+    return VideoResult(
+        task.unit.video, Status.FAILED, stage=error.stage, reason=f"not finished: {error}", camera=task.unit.camera
+    )
+
+
 def write_failure(
     job: ScanJob,
     task: Task,
@@ -196,11 +204,13 @@ def write_failure(
     info: VideoInfo | None = None,
     started: float | None = None,
 ) -> VideoResult:
-    """Store that a video failed, remove its older results, and release its lock.
+    """Store that a video failed, remove its older results, and release its lock; only release it if the machine failed.
 
     Raises:
         OutputError: the failure itself cannot be written.
     """
+    if isinstance(error, NotFinished):
+        return not_finished(task, error)
     result = VideoResult(
         video=task.unit.video,
         status=Status.FAILED,

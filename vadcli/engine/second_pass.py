@@ -24,6 +24,7 @@ import numpy as np
 
 from vadcli.cutting import event_rows
 from vadcli.detectors import Attributor, Propagator
+from vadcli.errors import NotFinished
 from vadcli.types import BoolArray, ByteArray, Clip, ClipBatch, Event, FloatArray, IndexArray, ScoreTable
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item
 from vadcli.video.sampling import SamplingPlan
@@ -96,6 +97,8 @@ class Attribution:
         for item in self.loader.run([request]):
             if isinstance(item, ClipReady):
                 held.append(item.clip.owned())
+            elif isinstance(item, Finished) and isinstance(item.error, NotFinished):
+                raise item.error
             elif isinstance(item, Finished) and item.error is not None:
                 log.warning("%s: the categories of some events are not known: %s", request.path, item.error)
             if len(held) >= self.detector.batch_size:
@@ -340,5 +343,7 @@ class _Pictures:
             self._waiting.extend((row, picture.copy()) for row, picture, own in shown if own)
         elif isinstance(item, Finished):
             self._ended = True
+            if isinstance(item.error, NotFinished):
+                raise item.error
             if item.error is not None:
                 log.warning("%s: the masks of some rows are repeated, not propagated: %s", item.video, item.error)

@@ -16,7 +16,7 @@ from vadcli.engine.job import ScanJob, Task
 from vadcli.engine.results import write_failure
 from vadcli.engine.second_pass import Interrupted
 from vadcli.engine.writer import VideoWriter
-from vadcli.errors import DeviceError, OutputError, VideoError, WeightsError
+from vadcli.errors import DeviceError, NotFinished, OutputError, ToolError, VideoError, WeightsError
 from vadcli.types import Clip, ClipScores, Status, VideoResult
 from vadcli.video.loader import ClipReady, Finished, Item, Opened
 from vadcli.video.sampling import Rows
@@ -85,7 +85,7 @@ class ScanStream:
             ClipsScored, and one result per video that ended.
 
         Raises:
-            DeviceError, WeightsError: the detector cannot continue; what was scored is kept for the next run.
+            DeviceError, WeightsError, ToolError: nothing can be scored or read; what was scored is kept for the next run.
         """
         try:
             with ScoringPool[_Batch](self.job.detector) as pool:
@@ -113,6 +113,8 @@ class ScanStream:
             batch = self._batcher.add(item.clip, item.rows)
             if batch is not None:
                 yield from self._score(batch, pool)
+        elif isinstance(item.error, ToolError):  # the next video would fail too
+            raise item.error
         else:
             self._ended[item.video] = item
             yield from self._end_what_is_scored()
@@ -189,8 +191,10 @@ class ScanStream:
                 raise self._broken[item.video]
             if writer is None:
                 raise item.error or VideoError(f"{task.unit.path}: could not be opened")
+            if isinstance(item.error, NotFinished):
+                raise item.error
             return writer.finish(item)
-        except (OutputError, Interrupted):
+        except (OutputError, Interrupted, ToolError):
             raise
         except VideoError as error:
             return write_failure(self.job, task, error, decoder=item.decoder)

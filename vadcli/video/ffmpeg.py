@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import functools
 import io
 import os
@@ -28,19 +29,22 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from functools import partial
+from pathlib import Path
 from typing import cast
 
 import ffmpeg
 import numpy as np
 import psutil
 
-from vadcli.errors import DecodeError
+from vadcli.errors import NotFinished, ToolError
 from vadcli.types import ByteArray, PixelFormat, VideoInfo
-from vadcli.video.container import Selection, printable
+from vadcli.video.container import Count, Selection, printable
 from vadcli.video.images import DecodedFrame
 
 _PR_SET_PDEATHSIG = 1
@@ -108,13 +112,13 @@ def ffmpeg_path() -> str:
     """Return the path of ffmpeg: VADCLI_FFMPEG, else the system's ffmpeg, else the one in the package imageio-ffmpeg.
 
     Raises:
-        DecodeError: there is no ffmpeg, or VADCLI_FFMPEG names a file that is not a program.
+        ToolError: there is no ffmpeg, or VADCLI_FFMPEG names a file that is not a program.
     """
     named = os.environ.get("VADCLI_FFMPEG")
     if named:
         found = shutil.which(named)
         if not found:
-            raise DecodeError(f"VADCLI_FFMPEG={named} is not a program that can be run", hint=_INSTALL_HINT)
+            raise ToolError(f"VADCLI_FFMPEG={named} is not a program that can be run", hint=_INSTALL_HINT)
         return found
     system = shutil.which("ffmpeg")
     if system:
@@ -124,7 +128,7 @@ def ffmpeg_path() -> str:
 
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except (ImportError, RuntimeError) as error:
-        raise DecodeError("no ffmpeg found", hint=_INSTALL_HINT) from error
+        raise ToolError("no ffmpeg found", hint=_INSTALL_HINT) from error
 
 
 @functools.cache
@@ -132,13 +136,13 @@ def ffmpeg_version() -> tuple[int, int]:
     """Return (major, minor) of `ffmpeg_path()`; a build from git without a number counts as the newest.
 
     Raises:
-        DecodeError: ffmpeg does not run.
+        ToolError: ffmpeg does not run.
     """
     path = ffmpeg_path()
     try:
         said = subprocess.run([path, "-hide_banner", "-version"], capture_output=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        raise DecodeError(f"{path} does not run: {error}", hint=_INSTALL_HINT) from error
+        raise ToolError(f"{path} does not run: {error}", hint=_INSTALL_HINT) from error
     match = re.search(rb"version n?(\d+)\.(\d+)", said)
     return (int(match[1]), int(match[2])) if match else (1000, 0)
 
@@ -159,6 +163,9 @@ _F_SETPIPE_SZ = 1031  # F_SETPIPE_SZ of fcntl, Linux only
 _PIPE_BYTES = 1 << 20
 _PIXELS = {PixelFormat.GRAY: "gray", PixelFormat.RGB: "rgb24"}
 
+_BUSY_ERRORS = frozenset({errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE})
+_ENDED_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 _Decoded = tuple[int | None, bool, bool]  # pts, ok, after_error
 
 
@@ -178,7 +185,8 @@ class FfmpegFrames:
             the iteration raises DamageFound before the first frame that may be damaged.
 
     Raises:
-        DecodeError: ffmpeg is missing or cannot be started.
+        ToolError: ffmpeg is missing or cannot be started.
+        NotFinished: the machine has no memory or no free process for ffmpeg.
     """
 
     def __init__(
@@ -191,6 +199,7 @@ class FfmpegFrames:
         threads: int = 0,
     ) -> None:
         self.complaints = ""
+        self._path = info.path
         self._shape = shape
         self._selection = selection
         self._codec = info.codec.encode()
@@ -211,7 +220,8 @@ class FfmpegFrames:
                 preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - takes no lock, see its docstring
             )
         except OSError as error:
-            raise DecodeError(f"{printable(info.path)}: {command[0]} cannot be started: {error.strerror}") from error
+            kind = NotFinished if error.errno in _BUSY_ERRORS else ToolError
+            raise kind(f"{printable(info.path)}: {command[0]} cannot be started: {error.strerror}") from error
         self._pictures = cast(io.RawIOBase, self._process.stdout)
         _widen(self._pictures)
         self._listener = threading.Thread(target=self._listen, args=(cast(io.RawIOBase, self._process.stderr),), daemon=True)
@@ -226,6 +236,9 @@ class FfmpegFrames:
                 break
             yield DecodedFrame(pts, ok, selected, image, after_error)
         status = self._process.wait()
+        if status in {code for number in _ENDED_FROM_OUTSIDE for code in (-number, 128 + number)}:
+            name = printable(self._path)
+            raise NotFinished(f"{name}: ffmpeg was ended from outside (status {status}), perhaps because memory ran out")
         if status:
             self.complaints = "; ".join(filter(None, [self.complaints, f"ffmpeg ended with status {status}"]))
 
@@ -330,6 +343,29 @@ def build_command(
     command: list[str] = output.global_args(*quiet).compile(cmd=ffmpeg_path())
     command[command.index("file:")] = f"file:{info.path}"  # ffmpeg-python fails on names that are not UTF-8
     return command
+
+
+def check_ffmpeg() -> None:
+    """Do nothing if ffmpeg decodes a video of two gray frames. Call it if ffmpeg has shown nothing of a video.
+
+    Raises:
+        ToolError: ffmpeg is missing or broken, so it is not the video that cannot be decoded.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "gray.y4m"
+        path.write_bytes(b"YUV4MPEG2 W16 H16 F25:1 C420jpeg\n" + 2 * (b"FRAME\n" + bytes(16 * 16 * 3 // 2)))
+        pts = np.arange(2, dtype=np.int64)
+        info = VideoInfo(path, "yuv4mpegpipe", "rawvideo", 0, 16, 16, 0, Fraction(1, 25), pts, 25.0, 0.08)
+        frames = FfmpegFrames(info, (16, 16, 1), Count(0, 1), threads=1)
+        try:
+            shown = len(list(frames))
+        except NotFinished:
+            shown = 0
+        finally:
+            frames.close()
+    if not shown:
+        text = f"{ffmpeg_path()} decodes nothing: {frames.complaints or 'no message'}"
+        raise ToolError(text, hint=_INSTALL_HINT)
 
 
 def _widen(pipe: io.RawIOBase) -> None:

@@ -6,6 +6,7 @@ these with the rows of the video and yields each row as a `Frame`. A row is the 
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,9 +17,10 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from vadcli.errors import NoVideoStream, ProbeError
+from vadcli.errors import NotFinished, NoVideoStream, ProbeError
 from vadcli.types import ByteArray, PixelFormat, VideoInfo
 from vadcli.video.container import printable
+from vadcli.video.faults import MACHINE_ERRORS
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,8 @@ class ImageFrames:
                 image = read_image(path, request.width, request.height, request.pixel_format) if selected else None
                 ok = selected or path.stat().st_size > 0
             except _UNREADABLE as error:
+                if isinstance(error, OSError) and error.errno in MACHINE_ERRORS | {errno.EIO}:
+                    raise NotFinished(f"{printable(path)}: can't be read at the moment: {error.strerror}") from error
                 self.complaints = f"{printable(path)}: {error}"
                 image, ok = None, False
             yield DecodedFrame(int(self._info.pts[row]), ok, selected, image)

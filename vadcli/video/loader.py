@@ -18,6 +18,8 @@ The contract:
   So a slow caller never causes a kill. If this process dies, even by kill -9, its decoder processes die too: on Linux by the
   kernel's parent-death signal, elsewhere because their standard input ends. Ctrl-C and signals to the process group of this
   process do not reach them.
+- A second decoder. If decord was chosen by `auto` and its process dies or is killed, ffmpeg reads the video from the beginning,
+  once. The clips that the caller already has are not delivered again. `note` of Finished says so.
 - Errors. If a decoder raises an error or its process dies, this is the `error` of the video's Finished; other videos continue.
   `run` itself raises the errors of `requests`, and VadcliError if no decoder process can be started.
 - Ends. If a run is left early (by an exception, Ctrl-C, `stopped` or close() of the iterator), the decoder processes are
@@ -27,11 +29,12 @@ The contract:
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Self
@@ -40,10 +43,24 @@ import numpy as np
 
 from vadcli.errors import VadcliError, VideoError
 from vadcli.options import DecodeOptions, parse_duration
-from vadcli.types import Clip, ClipNeeds, VideoInfo
+from vadcli.types import Clip, ClipNeeds, DecoderName, VideoInfo
 from vadcli.video.sampling import Rows, SamplingPlan
 from vadcli.video.supervisor import DecoderProcess, Supervisor
-from vadcli.video.transport import ClipReady, ClipRequest, Done, Filled, Finished, Item, LoaderOptions, Opened, Setup, State
+from vadcli.video.transport import (
+    Begun,
+    ClipReady,
+    ClipRequest,
+    Done,
+    Filled,
+    Finished,
+    Item,
+    LoaderOptions,
+    Opened,
+    Setup,
+    State,
+)
+
+log = logging.getLogger("vadcli")
 
 __all__ = ["SLOTS", "ClipLoader", "ClipReady", "ClipRequest", "Finished", "Item", "LoaderOptions", "Opened", "Rows"]
 
@@ -63,6 +80,9 @@ class _Job:
     decoder: str = ""
     next_row: int = 0
     decoded_frames: int = 0
+    clips: int = 0  # that were passed on
+    repeated: int = 0  # clips that the second decoder delivers again
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,11 +170,11 @@ class ClipLoader:
                 return
             self._assign(request)
 
-    def _assign(self, request: ClipRequest) -> None:
+    def _assign(self, request: ClipRequest, job: _Job | None = None) -> None:
         while True:
             process = next((each for each in self._processes if each not in self._jobs), None) or self._start()
             process.expect(request.path)
-            self._jobs[process] = _Job(request)
+            self._jobs[process] = job or _Job(request)
             if process.send(request):
                 return
             del self._jobs[process]
@@ -180,17 +200,26 @@ class ClipLoader:
         for process in [each for each in self._jobs if each.survives_kill]:
             self._lose(process)
 
-    def _take(self, process: DecoderProcess, message: Opened | Filled | Done) -> None:
+    def _take(self, process: DecoderProcess, message: Opened | Begun | Filled | Done) -> None:
         job = self._jobs[process]
-        if isinstance(message, Opened):
+        if isinstance(message, Begun):
+            job.decoder = message.decoder
+        elif isinstance(message, Opened) and job.info is not None:
+            job.info = message.info  # the second decoder; the caller knows that the video is open
+        elif isinstance(message, Opened):
             job.info = message.info
             job.next_row = SamplingPlan.of(self._needs, message.info.fps).first_row(job.request.start_clip)
             self._ready.append(_Entry(message, process))
+        elif isinstance(message, Filled) and job.repeated:
+            job.repeated -= 1
+            process.send(message.slot)
         elif isinstance(message, Filled):
             job.decoder = message.decoder
+            job.clips += 1
             self._ready.append(_Entry(_clip_ready(self._needs, job, process, message), process, message.slot))
         else:
             job.decoder = message.decoder
+            job.note = job.note or message.note
             del self._jobs[process]
             self._finish(process, job, message.rows, message.error, message.complaints)
             if message.retiring:
@@ -200,12 +229,18 @@ class ClipLoader:
         """Handle a process that died or was killed while it read a video."""
         job = self._jobs.pop(process)
         error, stderr = self._reap(process)
+        if self._setup.options.decoder == "auto" and job.decoder == DecoderName.DECORD and job.request.decoder is None:
+            log.info("%s: %s while decord read it; now ffmpeg reads it", job.request.video, error.message)
+            job.note = f"decord failed, so ffmpeg read the video: {error.message}"
+            job.request, job.repeated = replace(job.request, decoder="ffmpeg"), job.clips
+            self._assign(job.request, job)
+            return
         error = type(error)(f"{job.request.video}: {error.message}")
         self._finish(process, job, Rows(job.next_row, np.zeros(0, np.int64), np.zeros(0, np.bool_)), error, stderr)
 
     def _finish(self, process: DecoderProcess, job: _Job, rows: Rows, error: VideoError | None, complaints: str) -> None:
         decoded = job.decoded_frames + int(rows.decode_ok.sum())
-        item = Finished(job.request.video, job.info, job.decoder, rows, decoded, error, complaints)
+        item = Finished(job.request.video, job.info, job.decoder, rows, decoded, error, complaints, job.note)
         self._ready.append(_Entry(item, process))
 
     def _reap(self, process: DecoderProcess) -> tuple[VideoError, str]:

@@ -185,8 +185,9 @@ def _with_losses(info: VideoInfo, opened: Any, stream: Any, packets: _Packets, o
     """Return the description with the frames that are missing at the end or in other streams, and with the streams left out."""
     first_s = float(int(info.pts[0]) * info.time_base)
     end_s = first_s + info.duration_s
-    if len(info.shown_pts):  # the container counts the clock's jumps
-        end_s = max(end_s, float(int(info.shown_pts.max()) * info.time_base))
+    stated = np.frombuffer(packets.pts, np.int64)
+    if bool(np.any(stated != NO_TIME)):  # the container's own times: its declared length includes jumps of the clock
+        end_s = max(end_s, float(int(stated.max()) * Fraction(stream.time_base)))
     longest_s = float(int(np.diff(info.pts).max()) * info.time_base) if info.frames > 1 else 0.0
     read = Read(packets.read, first_s, end_s, info.fps, longest_s)
     missing, reason = others.missing(read, unlisted=media.unlisted_streams(opened) if media.can_jump(info.demuxer) else 0)

@@ -162,6 +162,7 @@ class FrameReader:
     Attributes:
         decoder: the decoder that delivered the last frame.
         complaints: the decoder's last messages.
+        note: why ffmpeg replaced decord; else empty.
 
     Raises:
         DecodeError: no suitable decoder is installed, or no frame can be decoded.
@@ -172,8 +173,11 @@ class FrameReader:
         self.complaints = ""
         self._info = info
         self._request = request
+        self.note = ""
         self._choice = decoder
         self._threads = threads
+        if decoder == "decord" or (decoder == "auto" and self._suits_decord()):
+            self.decoder = DecoderName.DECORD  # known before it is used, because it may crash
         self._due = request.start  # the next row to yield
         self._rows = self._read()
 
@@ -199,16 +203,19 @@ class FrameReader:
             yield from self._deliver(images, RowMatcher(self._info, sought=self._due))
         elif self._choice == "decord":
             yield from self._read_decord(checked=False)
-        elif self._choice == "auto" and self._suits_decord():
+        elif self._choice == "auto" and self.decoder is DecoderName.DECORD:
             try:
                 yield from self._read_decord(checked=True)
             except DecodeError as error:  # the file is damaged or differs from the probe; no frame was yielded yet
                 self.complaints = error.message
+                self.note = f"decord did not read the video whole, so ffmpeg read it: {error.message}"
                 yield from self._read_ffmpeg(threads=1)
         else:
             yield from self._read_ffmpeg(threads=self._threads)
 
     def _suits_decord(self) -> bool:
+        if self._info.demuxer == "images":
+            return False
         return self._request.pixel_format is PixelFormat.GRAY and is_short(self._info) and can_read(self._info, upright=True)
 
     def _read_decord(self, *, checked: bool) -> Generator[Frame, None, None]:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from vadcli.errors import DecoderCrashed, DecoderHung, VadcliError, VideoError
+from vadcli.errors import DecoderCrashed, DecoderHung, NotFinished, VadcliError, VideoError
 from vadcli.video.ffmpeg import private_mib, process_trees
 from vadcli.video.transport import LoaderOptions, Ring, Setup, State, anonymous_file, read_tail
 
@@ -102,7 +102,11 @@ class DecoderProcess:
         self._stalled_s = 0.0 if self._has_progressed(tree) else self._stalled_s + elapsed_s
         memory_mib = sum(map(private_mib, tree))
         if self._stalled_s >= (max(options.timeout_s, _START_S) if starting else options.timeout_s):
-            self._kill_for(DecoderHung, f"the decoder made no progress for {options.timeout_s:g} s and was killed")
+            stalled = f"the decoder made no progress for {options.timeout_s:g} s"
+            if any(map(_waits_for_storage, tree)):
+                self._kill_for(NotFinished, f"{stalled} because the storage did not answer, and was killed")
+            else:
+                self._kill_for(DecoderHung, f"{stalled} and was killed")
         elif memory_mib > options.memory_limit_mib:
             limit = f"more than the {options.memory_limit_mib} MiB allowed"
             self._kill_for(DecoderCrashed, f"the decoder took {memory_mib:.0f} MiB, {limit}, and was killed")
@@ -143,13 +147,22 @@ class DecoderProcess:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(_REAP_S)
         stderr = read_tail(self._stderr)
-        kind, text = self._kill_reason or (DecoderCrashed, _cause(self._popen.returncode, stderr))
+        kind, text = self._kill_reason or _cause(self._popen.returncode, stderr)
+        if self._popen.returncode is None:
+            kind, text = _cause(None, stderr)
         self.connection.close()
         if self._popen.stdin is not None:
             self._popen.stdin.close()
         os.close(self._stderr)
         self.ring.close()
         return kind(text), stderr
+
+
+def _waits_for_storage(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_DISK_SLEEP)
+    except (psutil.Error, OSError):
+        return False
 
 
 def _bytes_read(process: psutil.Process) -> int:
@@ -159,15 +172,17 @@ def _bytes_read(process: psutil.Process) -> int:
         return 0
 
 
-def _cause(code: int | None, stderr: str) -> str:
+def _cause(code: int | None, stderr: str) -> tuple[type[VideoError], str]:
+    """Return why a process ended by itself or from outside."""
     if code is None:
-        return "the decoder hangs in a system call and cannot be killed"
-    if code == -signal.SIGKILL:
-        return "the decoder was killed from outside (SIGKILL), perhaps because memory ran out"
+        return NotFinished, "the decoder hangs in a system call and cannot be killed; perhaps a network drive is lost"
+    if code in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP):
+        name = signal.Signals(-code).name
+        return NotFinished, f"the decoder was killed from outside ({name}), perhaps because memory ran out"
     if code < 0:
-        return f"the decoder died of {signal.Signals(-code).name}"
+        return DecoderCrashed, f"the decoder died of {signal.Signals(-code).name}"
     last = stderr.splitlines()[-1] if stderr else "no message"
-    return f"the decoder ended with exit code {code}: {last}"
+    return DecoderCrashed, f"the decoder ended with exit code {code}: {last}"
 
 
 class Supervisor:

@@ -68,6 +68,7 @@ class ClipRequest:
         spans: if given, only these ranges of rows [first, last) are read. They must be ordered and must not overlap, and each
             `first` must be a sampled row. Each range is cut into clips like a separate video. The index of a clip is then the
             number of its range, and clips have no rows.
+        decoder: replaces the loader's choice of decoder for this video; the loader sets it after decord has crashed.
     """
 
     video: str
@@ -77,6 +78,7 @@ class ClipRequest:
     bursts: tuple[float, ...] = ()
     exact: bool = False
     spans: tuple[tuple[int, int], ...] = ()
+    decoder: DecoderChoice | None = None
 
     def __post_init__(self) -> None:
         if self.start_clip < 0 or (self.start_clip and self.bursts):
@@ -150,6 +152,13 @@ class Setup:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """Message from a decoder process: this decoder now reads the video; sent before the decoder is used."""
+
+    decoder: str
+
+
+@dataclass(frozen=True)
 class Filled:
     """Message from a decoder process: a clip of this shape is in this slot."""
 
@@ -165,6 +174,7 @@ class Done:
 
     Attributes:
         retiring: True if the process now ends because its memory has grown too large.
+        note: as in `Finished`.
     """
 
     decoder: str
@@ -172,6 +182,7 @@ class Done:
     error: VideoError | None
     complaints: str
     retiring: bool
+    note: str = ""
 
 
 _HEADER_BYTES = mmap.ALLOCATIONGRANULARITY

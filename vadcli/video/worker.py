@@ -24,19 +24,22 @@ from typing import Any
 import numpy as np
 import psutil
 
-from vadcli.errors import DecodeError, FileChanged, VideoError
-from vadcli.types import VideoInfo
+from vadcli.errors import DecodeError, FileChanged, NotFinished, VideoError
+from vadcli.types import DecoderChoice, DecoderName, VideoInfo
 from vadcli.video.container import printable
-from vadcli.video.ffmpeg import die_with_parent, private_mib
+from vadcli.video.faults import check_machine
+from vadcli.video.ffmpeg import check_ffmpeg, die_with_parent, private_mib
 from vadcli.video.images import ReadRequest
 from vadcli.video.sampling import ClipAssembler, Rows, SamplingPlan
-from vadcli.video.transport import ClipRequest, Done, Filled, Opened, Ring, Setup, State, read_tail
+from vadcli.video.transport import Begun, ClipRequest, Done, Filled, Opened, Ring, Setup, State, read_tail
 
 
 @dataclass
 class _Outcome:
     decoder: str = ""
     complaints: str = ""
+    note: str = ""
+    is_short: bool = False  # frames are missing or damaged
     rows: Rows = field(default_factory=lambda: Rows(0, np.zeros(0, np.int64), np.zeros(0, np.bool_)))
     error: VideoError | None = None
 
@@ -78,6 +81,7 @@ class _Worker:
         self._open_reader: Callable[..., Any] = pkgutil.resolve_name(setup.options.reader)
         self._process = psutil.Process()
         self._probed: tuple[object, VideoInfo] | None = None
+        self._decoder: DecoderChoice | None = None
 
     def serve(self) -> None:
         """Answer requests until the loader ends, or until decoding has leaked too much memory."""
@@ -87,15 +91,15 @@ class _Worker:
             if isinstance(message, ClipRequest):
                 outcome = self._decode(message)
                 retiring = private_mib(self._process) > self._setup.options.memory_limit_mib / 2
-                self._send(Done(outcome.decoder, outcome.rows, outcome.error, outcome.complaints, retiring))
+                self._send(Done(outcome.decoder, outcome.rows, outcome.error, outcome.complaints, retiring, outcome.note))
 
     def _decode(self, request: ClipRequest) -> _Outcome:
         os.ftruncate(sys.stderr.fileno(), 0)
         outcome = _Outcome()
-        before = _identity(request.path)
+        self._decoder = request.decoder
+        before: tuple[int, int] | None = None
         try:
-            if before is None:
-                raise FileChanged(f"{printable(request.path)}: vanished before it could be opened")
+            before = _identity(request.path)
             info = self._probe_once(request, before)
             self._send(Opened(request.video, info))
             if request.bursts:
@@ -108,11 +112,11 @@ class _Worker:
             outcome.error = error
         except Exception as error:  # whatever a decoder raises for one video must not stop the others
             outcome.error = DecodeError(f"{printable(request.path)}: {type(error).__name__}: {error}")
-        after = _identity(request.path)
-        if before != after:
-            what = "grew or was rewritten" if after else "vanished"
-            outcome.error = FileChanged(f"{printable(request.path)}: {what} while it was read")
         outcome.complaints = outcome.complaints or read_tail(sys.stderr.fileno())
+        try:
+            _check_cause(request.path, before, outcome)
+        except NotFinished as error:
+            outcome.error = error
         return outcome
 
     def _probe_once(self, request: ClipRequest, identity: tuple[int, int]) -> VideoInfo:
@@ -129,6 +133,7 @@ class _Worker:
             self._read(info, plan, assembler, outcome)
         finally:
             outcome.rows = assembler.rest()
+        outcome.is_short = outcome.is_short or assembler.next_row < info.frames
         if assembler.next_row == 0:
             raise DecodeError(f"{printable(info.path)}: no frame could be decoded")
 
@@ -150,9 +155,12 @@ class _Worker:
         start, (height, width, _) = assembler.next_row, assembler.shape
         stop = None if part is None else part.stop
         wanted = ReadRequest(start, plan.interval, width, height, self._setup.needs.pixel_format, stop)
-        reader = self._open_reader(info, wanted, decoder=self._setup.options.decoder, threads=self._setup.threads)
+        decoder = self._decoder or self._setup.options.decoder
+        reader = self._open_reader(info, wanted, decoder=decoder, threads=self._setup.threads)
+        self._send(Begun(reader.decoder))
         try:
             for frame in reader:
+                outcome.is_short = outcome.is_short or not frame.ok
                 if frame.index != assembler.next_row:
                     expected = assembler.next_row
                     raise DecodeError(
@@ -168,6 +176,7 @@ class _Worker:
                 self._send_clip(assembler, outcome, part)
             reader.close()
             outcome.complaints = reader.complaints
+            outcome.note = outcome.note or getattr(reader, "note", "")
 
     def _shape(self, info: VideoInfo) -> tuple[int, int, int]:
         width, height = self._setup.needs.size.apply(info.width, info.height)
@@ -194,7 +203,7 @@ class _Worker:
         self._free.append(message)
         return None
 
-    def _send(self, message: Opened | Filled | Done) -> None:
+    def _send(self, message: Opened | Begun | Filled | Done) -> None:
         with self._waiting():
             self._connection.send(message)
 
@@ -209,14 +218,26 @@ class _Worker:
         self._ring.state = State.WORKING
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
-    except FileNotFoundError:
-        return None
-    except OSError:
-        return (0, 0)  # the file exists but is not accessible: to open it will show the reason
+    except FileNotFoundError as error:
+        raise FileChanged(f"{printable(path)}: vanished") from error
+    except OSError as error:
+        raise NotFinished(f"{printable(path)}: can't be read at the moment: {error.strerror}") from error
     return status.st_size, status.st_mtime_ns
+
+
+def _check_cause(path: Path, before: tuple[int, int] | None, outcome: _Outcome) -> None:
+    """Raise NotFinished if the file changed, or if the machine and not the file is the reason for what is missing."""
+    if isinstance(outcome.error, NotFinished):
+        return
+    if _identity(path) != before:
+        raise FileChanged(f"{printable(path)}: grew or was rewritten while it was read")
+    if outcome.error is not None or outcome.is_short:
+        check_machine(path, f"{outcome.error} {outcome.complaints}")
+    if isinstance(outcome.error, DecodeError) and outcome.decoder == DecoderName.FFMPEG:
+        check_ffmpeg()
 
 
 def _end_with_loader() -> None:
