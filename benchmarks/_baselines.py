@@ -1,6 +1,6 @@
 """Simple measures of motion in grey frames, without weights: the baselines that a detector has to beat.
 
-Frames are those of one clip, (N, H, W) uint8. Maps and scores are higher where more moves.
+Frames are those of one clip, (N, H, W) uint8. Maps and scores are higher where there is more motion.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from vadcli.detectors.smoothing import smooth
 from vadcli.types import ByteArray, FloatArray
 
 SMOOTHING_S = 0.4
-"""As the motion detector smooths its scores."""
-MOG2_VARIANCE = 16.0  # dvr-scan's, as OpenCV's own
+"""The same as in the motion detector, which smooths its scores in this way."""
+MOG2_VARIANCE = 16.0  # the default of dvr-scan and of OpenCV
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def smoothed(scores: FloatArray, fps: float) -> FloatArray:
 
 
 def difference(frames: ByteArray, box_px: int = 5) -> Motion:
-    """Measure the change from the previous frame, in grey levels, averaged over a box. A frame's score is its highest box."""
+    """Measure the change from the previous frame, in grey levels; scores are as in `highest_box`."""
     return highest_box(differences(frames), box_px)
 
 
@@ -56,7 +56,7 @@ def flow_speeds(frames: ByteArray) -> FloatArray:
 
 
 def highest_box(maps: FloatArray, box_px: int) -> Motion:
-    """Score each frame by its highest box inside the picture, of every second one; the map has the box of every pixel."""
+    """Average the maps over boxes; a frame's score is the highest of every second box inside it."""
     boxes = np.stack([cv2.blur(each, (box_px, box_px), borderType=cv2.BORDER_REPLICATE) for each in maps])
     edge = box_px // 2
     inside = boxes[:, edge : boxes.shape[1] - edge : 2, edge : boxes.shape[2] - edge : 2]
@@ -69,9 +69,10 @@ def whole_frame(maps: FloatArray) -> Motion:
 
 
 def foreground(clips: list[ByteArray]) -> list[FloatArray]:
-    """Return one (N, H, W) float32 array per clip: 1 for what OpenCV's MOG2 calls foreground, else 0.
+    """Return one (N, H, W) float32 array per clip: 1 for the foreground of OpenCV's MOG2, else 0.
 
-    All clips share one background model. It sees each clip once before any is measured, as the motion detector does.
+    All clips share one background model. The model sees each clip once before any clip is measured, as the motion detector
+    does.
     """
     model = cv2.createBackgroundSubtractorMOG2(varThreshold=MOG2_VARIANCE, detectShadows=False)
     for frames in clips:
@@ -81,5 +82,5 @@ def foreground(clips: list[ByteArray]) -> list[FloatArray]:
 
 
 def _with_first(maps: list[FloatArray], frames: ByteArray) -> FloatArray:
-    """Give the first frame, which has no previous one, the map of the second: (N, H, W) float32."""
+    """Give the first frame, which has no frame before it, the map of the second frame: (N, H, W) float32."""
     return np.stack([maps[0] if maps else np.zeros(frames.shape[1:]), *maps]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What a small LAVIDA is asked about the synthetic world, and how it did: fresh clips, lists of given lengths, intervals."""
+"""The exam of a small LAVIDA: questions about new clips of the synthetic world, and the marks."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ BOOTSTRAP = Bootstrap()
 
 @dataclass(frozen=True)
 class Group:
-    """One kind of question: a list with a true name and one without, for each clip in which that can be asked.
+    """One kind of question: each suitable clip gets a list with a true name and a list without.
 
     Attributes:
-        name: for the table.
+        name: name of the group in the table.
         pattern: what the names of the list say.
-        pairs: `seen` in training, `unseen`, or `twin`: a colour-shape pair that another object of the clip has too, moving
-            otherwise, so that appearance can't tell; seen.
-        length: names a list.
-        wanted: the figure to reach; None where none is promised.
+        pairs: whether training showed the colour-shape pairs: `seen` or `unseen`. `twin` is a seen pair that two
+            objects of the clip share; only their motions differ.
+        length: number of names per list.
+        wanted: the promised frame AUC; None if none is promised.
     """
 
     name: str
@@ -62,12 +62,12 @@ GROUPS = (
 
 @dataclass(frozen=True)
 class Marks:
-    """How a group went.
+    """The results of one group of questions.
 
     Attributes:
         frames: frame AUC over all frames of both lists.
-        iou, ap, auc: mask IoU, pixel AP and pixel AUC over the frames that show what is named, whatever their score.
-        lists: how many were asked.
+        iou, ap, auc: mask IoU, pixel AP and pixel AUC over the frames that show a named object, whatever their score.
+        lists: number of lists that were asked.
     """
 
     frames: Metric
@@ -78,7 +78,7 @@ class Marks:
 
 
 def samples_of(world: SyntheticWorld, group: Group, *, clips: int) -> Iterator[tuple[ExposureSample, ExposureSample]]:
-    """For each clip in which it can be asked: the list with a true name and the one without. Deterministic."""
+    """Yield for each suitable clip a list with a true name and a list without; always the same ones."""
     naming = Naming(world, patterns=(group.pattern,), hard=0.3)
     for index in range(clips):
         rng = np.random.default_rng([world.seed, 7, index, group.length, *group.name.encode()])
@@ -130,10 +130,10 @@ def examine(step: ExposureStep, world: SyntheticWorld, group: Group, *, clips: i
 
 
 def _mixed(keys: Sequence[str], rng: np.random.Generator) -> list[int]:
-    """An order by lot in which none is followed by one of the same clip, the last one by the first.
+    """Return a random, circular order in which no list is followed by a list of the same clip.
 
-    Lists with and without a true name follow one another by chance, so that what the next one's `<SEG>` says of its own list
-    says nothing of this one's label.
+    Lists with and without a true name are mixed at random, so that the `<SEG>` of the next list says nothing about the label
+    of a list.
     """
     while True:
         order = [int(place) for place in rng.permutation(len(keys))]
@@ -151,7 +151,7 @@ def _mark_pixels(pixels: PixelAccumulator, sample: ExposureSample, logit: torch.
 
 
 def _true(facts: Facts, world: SyntheticWorld, group: Group, rng: np.random.Generator) -> tuple[Name, Name | None] | None:
-    """A true name of the group's kind, and for twins a false one that differs from it in the motion alone."""
+    """Return a true name of the group's kind; for twins also a false name with another motion."""
     rare = set(world.options.held_out_pairs)
     places = [place for place, role in enumerate(facts.roles) if (role.pair in rare) == (group.pairs == "unseen")]
     if group.pairs == "twin":

@@ -1,4 +1,7 @@
-"""Time whole processes in turn, in one run. The machine's speed drifts; ratios of neighbouring runs drift less."""
+"""Time several commands in turn, in one run.
+
+The speed of the machine drifts, but the ratio of two neighbouring runs drifts less.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ def run(command: list[str], *, memory: bool = False) -> Run:
 
 
 def family_mib(pid: int) -> float:
-    """Return the MiB that a process and its descendants use: proportional set sizes, so that shared memory counts once."""
+    """Return the MiB that a process and its descendants use; shared memory counts once."""
     total = 0
     try:
         for member in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:

@@ -44,7 +44,7 @@ class Scored:
 
 
 def write_output(out: Path, videos: Iterable[Scored], *, detector: str) -> Path:
-    """Write a new output folder with the scores, the events cut at THRESHOLDS, and the masks if there are any."""
+    """Write a new output folder with scores, events (made with THRESHOLDS), and masks if there are any."""
     shutil.rmtree(out, ignore_errors=True)
     layout = OutputLayout(out)
     for scored in videos:

@@ -17,12 +17,17 @@ REAL_SIZES = {"clip-b32": 512, "siglip2-b32": 768}
 """The encoders that can be made, and the width of their vectors."""
 PRESETS = ("@general", "@ucf-crime", "@xd-violence", "@home", "@traffic")
 WORDS = 2000
-"""Size of the made vocabularies: trained on the shipped sentences, so that a word is about one token, as in the real ones. The
-tables of the models have their real sizes nevertheless."""
+"""Size of the vocabularies made here, which are trained on the shipped sentences.
+
+So a word is about one token, as in the real vocabularies. The embedding tables of the models have real sizes.
+"""
 
 
 def real_size_folder(path: Path, name: str) -> Path:
-    """Returns a transformers folder of the sizes of `name`; it is made once (siglip2-b32: 1.5 GB, half a minute)."""
+    """Returns a transformers folder with the sizes of `name`, which is made only once.
+
+    siglip2-b32 takes 1.5 GB and half a minute.
+    """
     if (path / "preprocessor_config.json").exists():
         return path
     path.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Write outputs of scans that never happened: hours of stored vectors, so that scoring again and searching can be measured."""
+"""Write made-up scan outputs with hours of stored vectors, to measure scoring again and searching."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RATE_HZ, FPS = 2, 30
 CAMERA_SAMPLE = 320
 """Vectors in a camera model of a long archive: 20 bursts of 16 frames."""
 BLOCKS = 8
-"""Different hours; all others are made from them by turning their vectors, which costs no random numbers."""
+"""The number of different hours. All others are copies with rotated vectors, which is quick."""
 
 
 def unit_vectors(count: int, width: int, *, seed: int = 0) -> Embeddings:
@@ -82,7 +82,7 @@ def _document(video: str, camera: str) -> EventsDocument:
 
 
 def stretch_to_an_hour(out: Path) -> int:
-    """Replace the scores and vectors of every video of a scan by those of an hour, as if it were that long; returns videos."""
+    """Replace scores and vectors of every video of a scan by those of one hour; return their number."""
     layout = OutputLayout(out)
     rows = np.arange(HOUR_S * FPS, dtype=np.int64)
     videos = 0

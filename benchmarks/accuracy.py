@@ -37,7 +37,7 @@ TARGET = Path(__file__).with_name("accuracy.md")
 FPS = 10.0
 CLIP = "[0-9][0-9]", "Test[0-9][0-9][0-9]"
 PAPER_SIZE = "158x238"
-TOP = 99.9  # this percentile of all pixels becomes .5 in the masks
+TOP = 99.9  # the value of this percentile of all pixels becomes 0.5 in the masks
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Row:
     """One line of the table.
 
     Attributes:
-        name: as readers see it.
+        name: the name that readers see.
         out: the output folder.
     """
 
@@ -130,7 +130,7 @@ def baselines(footage: Footage, work: Path) -> Iterator[Row]:
 
 
 def _written(name: str, key: str, footage: Footage, found: dict[str, Motion], work: Path) -> Row:
-    """Write an output folder of scores and masks. x / (x + scale), with one scale for all clips, keeps their order."""
+    """Write an output folder. Scores are x / (x + scale), with one scale for all clips."""
     pixels = np.concatenate([each.maps.ravel() for each in found.values()])
     scale = max(float(np.percentile(pixels, TOP)), 1e-6)
     middle = float(np.median(np.concatenate([each.scores for each in found.values()]))) or 1e-6
@@ -150,7 +150,7 @@ def _bytes(values: FloatArray) -> ByteArray:
 
 
 def evaluated(rows: list[Row], footage: Footage, *options: str) -> list[dict[str, Any]]:
-    """Evaluate every row with `vadcli eval`, with paired differences from the first one."""
+    """Evaluate every row with `vadcli eval`, with paired differences from the first row."""
     command = ["eval", "--compare", *(str(row.out) for row in rows), "--dataset", "ped2", "--root", str(footage.root), *options]
     done = subprocess.run([*VADCLI, *command, "--no-save", "--json"], check=True, stdout=subprocess.PIPE, text=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -209,7 +209,7 @@ def _line(row: Row, whole: dict[str, Any], small: dict[str, Any]) -> str:
 
 
 def _verdict(rows: list[Row], whole: list[dict[str, Any]]) -> str:
-    """Say in words which rows rank frames at least as well as the first one."""
+    """Say in words which rows rank frames at least as well as the first row."""
     first = whole[0]["metrics"]["frame"]["auc_micro"]["value"]
     better = [row.name for row, each in zip(rows, whole, strict=True) if each["metrics"]["frame"]["auc_micro"]["value"] > first]
     if not better:

@@ -1,9 +1,11 @@
-"""Measure concept: its encoders, a whole scan, scoring again and searching. The encoders have real sizes and random weights.
+"""Measure the detector `concept`: its encoders, a whole scan, scoring again, and searching.
+
+The encoders have real sizes and random weights.
 
 python benchmarks/concept.py [--parts encoder scan rescore search] [--encoders clip-b32 siglip2-b32] [--rounds N] [--hours 1000]
 
-Writes each part into its section of benchmarks/results/concept.md as soon as it is measured, with the claims that it keeps or
-misses; the sections of other parts stay. `--write ""` only prints.
+Writes each part into its section of benchmarks/results/concept.md as soon as it is measured, with the promised figures that
+it reaches or misses; the sections of other parts stay. `--write ""` only prints.
 """
 
 from __future__ import annotations
@@ -39,9 +41,9 @@ Encoders of real sizes with random weights, measured by `python benchmarks/conce
 the same time, so compare ratios and CPU seconds, not seconds. Each section was measured in one run.
 """
 PICTURES = {1: 4, 8: 32, 32: 32}
-"""Batch size: how many pictures a round encodes in such batches."""
+"""Batch size -> number of pictures that a round encodes in batches of this size."""
 DELIVERED = {"clip-b32": (398, 224), "siglip2-b32": (455, 256)}
-"""The size in which a scan delivers 16:9 frames to each encoder, (width, height)."""
+"""The size (width, height) in which a scan delivers 16:9 frames to each encoder."""
 CAMERAS = 50
 CATEGORIES = ("@home", "@traffic", "@retail")
 
@@ -52,9 +54,12 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--encoders", nargs="*", choices=list(REAL_SIZES), default=list(REAL_SIZES))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--minutes", type=int, default=5, help="of the footage that is scanned")
+    parser.add_argument("--minutes", type=int, default=5, help="length of the footage that is scanned")
     parser.add_argument(
-        "--hours", type=int, default=1000, help="of the archive that is searched: 5.6 MB each if vectors are bytes"
+        "--hours",
+        type=int,
+        default=1000,
+        help="length of the archive that is searched; an hour takes 5.6 MB if vectors are bytes",
     )
     parser.add_argument("--write", default=str(PAGE), metavar="FILE", help="the page; empty to print only")
     options = parser.parse_args()
@@ -135,7 +140,7 @@ def encoder_stage(folders: dict[str, Path], options: argparse.Namespace) -> list
 
 
 class PlainLoop:
-    """What a reader of transformers' documentation writes: PIL pictures, processor, model, vectors of length 1."""
+    """The loop that a reader of transformers' documentation would write; returns unit vectors."""
 
     def __init__(self, folder: Path) -> None:
         from transformers import CLIPImageProcessorPil, CLIPModel, SiglipImageProcessorPil, SiglipModel
@@ -159,7 +164,10 @@ class PlainLoop:
 def compare(
     who: list[tuple[Callable[[ByteArray], Any], ByteArray]], batch: int, count: int, loop: PlainLoop
 ) -> list[tuple[float, float]]:
-    """Return (wall, CPU) seconds of each, which take turns batch by batch, and at the end those of the loop's processor."""
+    """Return the (wall, CPU) seconds of each contestant, and last those of the loop's processor.
+
+    The contestants take turns batch by batch.
+    """
     spent = [[0.0, 0.0] for _ in who]
     loop.processor_s = 0.0
     for start in range(0, count, batch):
@@ -172,7 +180,10 @@ def compare(
 
 
 def close(ours: np.ndarray, theirs: np.ndarray, *, same_pixels: bool) -> None:
-    """Stop if both do not compute the same; CLIP's processor cuts off the sides of a picture, so its vectors only are alike."""
+    """Stop if both do not compute the same vectors.
+
+    CLIP's processor cuts off the sides of a picture, so its vectors need only be similar.
+    """
     least = float((ours * theirs).sum(axis=1).min())
     if least < (0.9999 if same_pixels else 0.5):
         raise SystemExit(f"the loop and the encoder disagree: cosine {least}")
@@ -191,7 +202,7 @@ def decoded(video: Path) -> ByteArray:
 
 
 def whole_scan(folders: dict[str, Path], options: argparse.Namespace) -> list[str]:
-    """Return how much faster than real time a scan is: of a new camera, and of one that has a model."""
+    """Return how much faster than real time a scan is, for a new camera and for a camera with a model."""
     video = looped(made_video("720p-60s.mp4", seconds=60, size="1280x720"), f"720p-{options.minutes}min.mp4", options.minutes)
     seconds = 60.0 * options.minutes
     contestants: dict[str, Callable[[], Run]] = {}
@@ -222,7 +233,7 @@ def whole_scan(folders: dict[str, Path], options: argparse.Namespace) -> list[st
 
 
 def scan(video: Path, encoder: Path, out: Path, *, cameras: Path | None = None) -> Run:
-    """Scan into a new folder, with the camera models of another one if they are given."""
+    """Scan into a new folder, with the camera models of another folder if they are given."""
     shutil.rmtree(out, ignore_errors=True)
     if cameras:
         shutil.copytree(cameras, out / "cameras")
@@ -239,7 +250,10 @@ def scan_command(footage: Path, encoder: Path, out: Path, categories: str) -> li
 
 
 def scored_again(folders: dict[str, Path], options: argparse.Namespace) -> list[str]:
-    """Return the seconds per hour of footage when the categories change: the difference between many hours and one."""
+    """Return the seconds per hour of footage when only the categories change.
+
+    They are computed from the difference between many hours and one hour.
+    """
     many = 21
     lines = [
         f"`vadcli scan` with other categories over made vectors of 1 hour and of {many} hours; medians of"
@@ -269,7 +283,7 @@ def scored_again(folders: dict[str, Path], options: argparse.Namespace) -> list[
 
 
 def made_hours(base: Path, encoder: Path, count: int) -> tuple[Path, Path]:
-    """Scan short videos for real, then replace what was stored by hours; returns (footage, out)."""
+    """Scan short videos, then replace their results by those of whole hours; returns (footage, out)."""
     footage, out = base / "footage", base / "out"
     footage.mkdir(parents=True)
     source = "testsrc2=size=160x96:rate=30:duration=4"
@@ -287,7 +301,10 @@ def made_hours(base: Path, encoder: Path, count: int) -> tuple[Path, Path]:
 
 
 def searched(folders: dict[str, Path], options: argparse.Namespace) -> list[str]:
-    """Return seconds and memory of a search in a made archive, with the vectors in the system's memory and on disk only."""
+    """Return seconds and memory of a search in a made-up archive.
+
+    The vectors are in the system's file cache in one case, and only on disk in the other.
+    """
     lines = [
         f"{options.hours:,} hours in as many videos, {CAMERAS} cameras with models, two vectors per second;"
         f" a process of its own; medians of {options.rounds} rounds.",
@@ -326,7 +343,7 @@ def searched(folders: dict[str, Path], options: argparse.Namespace) -> list[str]
 
 
 def peak_run(command: list[str]) -> Run:
-    """Run one process without children to its end; its peak is the kernel's own figure."""
+    """Run one process without children to its end; the kernel reports its peak memory."""
     started = time.monotonic()
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
@@ -343,7 +360,7 @@ def peak_run(command: list[str]) -> Run:
 
 @contextmanager
 def temporary() -> Iterator[Path]:
-    """A folder in benchmarks/work that is deleted afterwards."""
+    """Yield a folder in benchmarks/work that is deleted afterwards."""
     with tempfile.TemporaryDirectory(dir=WORK, prefix="concept-") as folder:
         yield Path(folder)
 

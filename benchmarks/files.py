@@ -1,4 +1,4 @@
-"""Measure time and memory per file against the number of files, and a second run that finds all of them done.
+"""Measure how time and memory depend on the number of files; a second run skips all files.
 
 python benchmarks/files.py [--counts 1 100 2000]
 """

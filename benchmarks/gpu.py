@@ -28,9 +28,9 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results"
 MINUTES = 8.5
 TESTS_SHARE = 0.4
-"""Of the time that the tests may take at most."""
+"""The largest share of the time that the tests may take."""
 MEASURED = "--ratios 1,0.2 --batch-sizes 1,8 --seconds 10 --rounds 2"
-"""Rounds that are long beside the second or two in which sixteen decoders start and fill their memory."""
+"""Options of the bench: its rounds are much longer than the start of sixteen decoders (1 to 2 s)."""
 REHEARSED = "--ratios 1,0.2 --batch-sizes 1,2 --clips 2 --rounds 1 --device cpu"
 LEAST_SPEED = 3.0
 LEAST_BUSY = 0.9
@@ -68,7 +68,7 @@ class Claim:
 
 @dataclass
 class Page:
-    """The results file, step by step."""
+    """The results file, which grows with each step."""
 
     path: Path
     parts: list[str] = field(default_factory=list)
@@ -136,7 +136,7 @@ def bench(page: Page, model: str, *, options: str, rehearse: bool, limit_s: floa
 
 
 def claims(report: BenchReport) -> list[Claim]:
-    """Return the promised figures beside the measured ones."""
+    """Return the promised figures, each with the measured one."""
     fifth = min(report.settings, key=lambda each: (each.setting.ratio, -each.setting.batch_size))
     whole, least = report.stages[0], report.stages[-1]
     share = least.added_bytes["llm"] / whole.added_bytes["llm"] if least.added_bytes and whole.added_bytes else None
@@ -158,9 +158,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--models", nargs="+", default=["lavida-7b", "lavida-2b"])
     parser.add_argument("--bench", default=MEASURED, metavar="OPTIONS", help="of `vadcli bench`")
-    parser.add_argument("--tests", default="", metavar="EXPRESSION", help="pytest's -k: some of the tests only")
+    parser.add_argument(
+        "--tests", default="", metavar="EXPRESSION", help="run only the tests that match; the value of pytest's -k"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--rehearse", action="store_true", help="the same steps on a CPU, small")
+    parser.add_argument("--rehearse", action="store_true", help="run the same steps on a CPU with a small model")
     options = parser.parse_args()
     if not options.rehearse and not torch.cuda.is_available():
         print(f"torch {torch.__version__} sees no CUDA device", file=sys.stderr)

@@ -1,9 +1,11 @@
-"""Compare the scan's work on the CPU beside the device, as first written and now: gather clips, pack masks, watch decoders.
+"""Compare the first version of the scan's CPU work with the present one.
+
+The work is to gather clips, to pack masks and to watch decoders.
 
 python benchmarks/handover.py [--clips 8] [--workers 16]
 
-Prints one row per task: milliseconds of the first version and of the present one, and their ratio. No clip reaches the device
-while this thread works; with a fast GPU this limits the speed of a scan.
+Prints one row per task: milliseconds of the first version and of the present one, and their ratio. While
+this work runs, no clip reaches the device; with a fast GPU this limits the speed of a scan.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ def compare(task: str, first: Callable[[], object], now: Callable[[], object]) -
 
 
 def gathering(count: int) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Compare one copy per clip plus one of the batch with a single copy into memory that is used again."""
+    """Compare two copies (per clip, then of the batch) with a single copy into memory that is used again."""
     rng = np.random.default_rng(0)
     index = np.arange(SHAPE[0])
     frames = [rng.integers(0, 255, SHAPE, np.uint8) for _ in range(count)]

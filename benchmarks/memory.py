@@ -1,4 +1,4 @@
-"""Measure the peak memory of a scan against the length of the video.
+"""Measure how the peak memory of a scan depends on the length of the video.
 
 python benchmarks/memory.py [--minutes 1 10 60]
 """
@@ -12,11 +12,11 @@ from _measure import VADCLI, WORK, looped, machine, made_video, run
 
 
 def main() -> None:
-    """Print one row per length, with the ratio to the first one."""
+    """Print one row per length, with its ratio to the first row."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=int, nargs="+", default=[1, 10, 60])
     parser.add_argument("--size", default="640x360")
-    parser.add_argument("--masks", default="none", help="as for vadcli scan")
+    parser.add_argument("--masks", default="none", help="value of --masks for vadcli scan")
     options = parser.parse_args()
     minute = made_video(f"{options.size}-60s.mp4", seconds=60, size=options.size)
     print(f"\n{options.size} at 30 frames/s, --masks {options.masks}; {machine()}\n")

@@ -33,7 +33,7 @@ VIDEOS = 290  # as many as UCF-Crime's test set has
 
 
 def frames_of(rows: int) -> FrameSet:
-    """Make distinct float32 scores in VIDEOS equal videos; a tenth of the rows is abnormal, in spans of 500."""
+    """Make distinct float32 scores in VIDEOS equal videos; 10 % of the frames are abnormal, in runs of 500."""
     rng = np.random.default_rng(0)
     labels = np.repeat(rng.random(rows // 500 + 1) < 0.1, 500)[:rows]
     scores = rng.random(rows, np.float32) * np.float32(0.8)
@@ -54,7 +54,7 @@ def pixels_of(clips: int) -> tuple[PixelAccumulator, int, float]:
 
 
 def measure_frames(figure: Callable[[FrameSet], object], rows: int) -> tuple[str, float]:
-    """What it was, and the seconds."""
+    """Return a description of the data, and the seconds."""
     frames = frames_of(rows)
     started = time.perf_counter()
     figure(frames)
@@ -62,7 +62,7 @@ def measure_frames(figure: Callable[[FrameSet], object], rows: int) -> tuple[str
 
 
 def measure_pixels(clips: int) -> tuple[str, float]:
-    """What it was, and the seconds."""
+    """Return a description of the data, and the seconds."""
     accumulator, pixels, counting_s = pixels_of(clips)
     started = time.perf_counter()
     for figure in (pixel_auc, pixel_ap, aupro, mask_iou):
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--clips", type=int, default=12)
     parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES))
-    parser.add_argument("--inside", action="store_true", help="measure here, without a process of its own")
+    parser.add_argument("--inside", action="store_true", help="measure in this process")
     options = parser.parse_args()
     if options.inside:
         what, seconds = once(options.only[0], options.rows, options.clips)

@@ -1,11 +1,13 @@
-"""The paper's tables in miniature: short trainings of the small model from a shared start, one change each, three seeds.
+"""The paper's tables in miniature: short trainings of the small model, each with one change.
+
+All trainings start from the same model, and each is done with three seeds.
 
     python benchmarks/miniature.py --start training/7-exposure/model --table compression --budget 30
     python benchmarks/miniature.py --write benchmarks/miniature.md
 
-A cell is one training and one exam. Finished cells are kept in benchmarks/miniature.json, an interrupted one goes on; a table
-may be filled over several runs, seed after seed, and says which cells are missing. Figures of the language model are printed
-only where the check stored with them says that `<SEG>` matters.
+A cell is one training and one exam. Finished cells are kept in benchmarks/miniature.json, and an interrupted cell continues. A
+table may be filled over several runs, one seed after another; it says which cells are missing. Figures of the language model
+are printed only if the check that is stored with them says that `<SEG>` matters.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ STEPS = 150
 CLIPS = 150
 EXAM_SEED = 777
 MATTERS = 0.10
-"""Of frame AUC on twins, that another clip's `<SEG>` must cost."""
+"""`<SEG>` matters if the `<SEG>` of another clip lowers the frame AUC on twins by at least this."""
 METHODS = ("reverse_attention", "mean", "densest", "least_dense", "random")
 RATIOS = (1.0, 0.5, 0.2, 0.1, 0.05)
 ASKED = (
@@ -55,7 +57,7 @@ ASKED = (
 
 @dataclass(frozen=True)
 class Cell:
-    """One row of a table: what it is called and which values of the recipe it changes, `table.key` to value."""
+    """One row of a table: its label, and the values of the recipe that it changes (`table.key` -> value)."""
 
     label: str
     changes: dict[str, Any]
@@ -80,7 +82,7 @@ OF_THE_LANGUAGE_MODEL = ("compression", "seg")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--start", type=Path, help="the folder that every cell starts from")
-    parser.add_argument("--table", choices=sorted(TABLES), action="append", help="which to fill; all where left out")
+    parser.add_argument("--table", choices=sorted(TABLES), action="append", help="table to fill; by default all tables")
     parser.add_argument("--budget", type=float, default=0.0, help="minutes after which no new cell is begun")
     parser.add_argument("--write", type=Path, help="a Markdown file for the tables")
     chosen = parser.parse_args()
@@ -96,7 +98,7 @@ def main() -> None:
 
 
 def wanted(tables: list[str]) -> Iterator[tuple[str, Cell, int]]:
-    """Cells that are not there yet, all of a seed before the next."""
+    """Yield the cells that are not stored yet: all cells of a seed before those of the next seed."""
     done = stored()
     for seed in SEEDS:
         for table in tables:
@@ -126,14 +128,14 @@ def run(start: Path, table: str, cell: Cell, seed: int) -> dict[str, float]:
 
 
 def auc(step: ExposureStep, world: SyntheticWorld, group: Group, seg: Any) -> float:
-    """Frame AUC of one group."""
+    """Return the frame AUC of one group."""
     value = examine(step, world, group, clips=CLIPS, seg=seg).frames.value
     assert value is not None, group.name
     return value
 
 
 def costs(step: ExposureStep, world: SyntheticWorld) -> dict[str, float]:
-    """Visual tokens a clip behind compression, and seconds a clip from pixels to the compressed tokens."""
+    """Return the compressed visual tokens per clip, and the seconds per clip to compute them."""
     clips = torch.stack([torch.from_numpy(world.frames(index)) for index in range(8)])
     with torch.no_grad():
         step.model.encode(clips[:2])
@@ -144,7 +146,7 @@ def costs(step: ExposureStep, world: SyntheticWorld) -> dict[str, float]:
 
 
 def recipe_of(start: Path, cell: Cell, seed: int) -> TinyRecipe:
-    """The recipe's first exposure stage, which trains the language model too, short and with a cell's changes."""
+    """Return a short version of the recipe's first exposure stage, with the changes of a cell."""
     recipe = behind(next(stage for stage in read_tiny_recipes(RECIPE) if stage.task == "exposure"), start)
     parts: dict[str, dict[str, Any]] = {}
     for key, value in cell.changes.items():
@@ -163,12 +165,12 @@ def recipe_of(start: Path, cell: Cell, seed: int) -> TinyRecipe:
 
 
 def stored() -> dict[str, Any]:
-    """What is there: table -> label -> seed -> figures."""
+    """Return the stored cells: table -> label -> seed -> figures."""
     return json.loads(STORE.read_text(encoding="utf-8")) if STORE.is_file() else {}
 
 
 def keep(table: str, cell: Cell, seed: int, found: dict[str, float]) -> None:
-    """Add a cell to the store, whole or not at all."""
+    """Add a cell to the store. The file is replaced as a whole, so an interruption cannot damage it."""
     document = stored()
     document.setdefault(table, {}).setdefault(cell.label, {})[str(seed)] = found
     temporary = STORE.with_suffix(".new")
@@ -178,7 +180,7 @@ def keep(table: str, cell: Cell, seed: int, found: dict[str, float]) -> None:
 
 
 def report(done: dict[str, Any]) -> str:
-    """All tables, cells that are missing named."""
+    """Return all tables as Markdown; missing cells are marked."""
     lines = ["# The paper's tables in miniature", "", *ABOUT, ""]
     for table, cells in TABLES.items():
         lines += [f"## {table}", ""]
@@ -198,13 +200,13 @@ def report(done: dict[str, Any]) -> str:
 
 
 def seg_gap(found: dict[str, Any]) -> float | None:
-    """What another's `<SEG>` costs on twins where the model is trained as it is shipped; the greatest over a table's cells."""
+    """Return how much another clip's `<SEG>` lowers the frame AUC on twins, at most over all cells."""
     gaps = [mean(seed[ASKED[2]] - seed["another's <SEG>"] for seed in seeds.values()) for seeds in found.values() if seeds]
     return max(gaps) if gaps else None
 
 
 def told(values: list[float]) -> str:
-    """The mean, and from where to where the seeds went."""
+    """Return the mean of the seeds with their lowest and highest value, as text."""
     if not values:
         return "-"
     digits = 0 if max(values) > 5 else 3

@@ -92,7 +92,7 @@ def make_archive(out: Path, videos: int, events: int, frames: int) -> None:
 
 
 def look(page: Path) -> None:
-    """Open the page in Chromium and filter it; returns the seconds of each."""
+    """Open the page in Chromium and filter it; print how long each step takes."""
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -1,9 +1,9 @@
-"""Measure the cost of `vadcli status --watch` beside a run of many videos, and the age of what it prints.
+"""Measure `vadcli status --watch` during a run of many videos: its CPU use, and the age of its lines.
 
 python benchmarks/status.py [--videos 20 2000 40000] [--seconds 30]
 
-The run is simulated: its record is kept as a scan keeps it, and a video ends every few milliseconds. The frames in the
-record is the milliseconds since the start, so that each line that the watcher prints shows its own age.
+The run is simulated: its record is kept as a scan keeps it, and a video ends every few milliseconds. The number of
+frames in the record is the milliseconds since the start, so that each line that the watcher prints shows its own age.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ INFO = RunInfo("0", ("vadcli", "scan", "made"), {}, {"name": "made"})
 
 @dataclass(frozen=True)
 class Watched:
-    """What was measured of one watcher.
+    """What was measured for one watcher.
 
     Attributes:
         share: share of one core that it used after its start.
@@ -69,21 +69,21 @@ class Watcher:
         return float(times.user + times.system)
 
     def close(self) -> None:
-        """Wait until it has seen the end of the run."""
+        """Wait until the process has seen the end of the run."""
         if self.process.wait(60) != 0:
             raise SystemExit("vadcli status failed")
         self._thread.join()
 
 
 def watch(videos: int, seconds: float) -> Watched:
-    """Simulate a run of so many videos for so long; a watcher starts in the middle of it."""
+    """Simulate a run of this many videos for this long; a watcher starts in the middle of the run."""
     shutil.rmtree(OUT, ignore_errors=True)
     names = [f"camera/{number:06d}.mp4" for number in range(videos)]
     layout = OutputLayout(OUT)
     progress = RunProgress(dict.fromkeys(names, 1000))
     with Scratch(layout.scratch) as scratch, RunRecord(layout, scratch, INFO, progress=progress) as record:
         began = time.monotonic()
-        ready = 9 * videos // 10  # so many are over at once: what is watched is a run with a long record
+        ready = 9 * videos // 10  # so many videos are done from the start, so that the record of the run is long
         for name in names[:ready]:
             record.add(VideoResult(name, Status.DONE, decoded_frames=10))
         watcher = Watcher(began)
@@ -95,7 +95,7 @@ def watch(videos: int, seconds: float) -> Watched:
             for name in names[ready + (videos - ready) * step // steps : ready + (videos - ready) * (step + 1) // steps]:
                 record.add(VideoResult(name, Status.DONE, decoded_frames=10))
             record.flush()
-            if step == steps // 4:  # started by now
+            if step == steps // 4:  # the watcher has started by now
                 cpu_s, at = watcher.cpu_s(), time.monotonic()
                 watcher.ages_s.clear()
             time.sleep(TICK_S)

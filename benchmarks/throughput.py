@@ -26,7 +26,7 @@ def scan(video: Path) -> Run:
 def main() -> None:
     """Print a table of frames per second and ratios to the scan."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--video", type=Path, help="your own file instead of a made 1080p one of two minutes")
+    parser.add_argument("--video", type=Path, help="your own video; by default a generated one, 1080p, two minutes")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dvr-scan", help="a dvr-scan program, installed in an environment of its own")
     options = parser.parse_args()

@@ -1,9 +1,9 @@
-"""How good the small checkpoint is on clips that it never saw, and what `<SEG>` does for it.
+"""Measure how good the small checkpoint is on new clips, and how much `<SEG>` contributes.
 
 python benchmarks/tiny.py --model weights/lavida-tiny --clips 1000 --write benchmarks/tiny.md
 
-`--exact` reports a second model beside it: the paper's own method, made by recipes/lavida-tiny-exact.toml. Without it, what the
-file to write already says of that model stays.
+`--exact` adds a second model: the paper's own method, made by recipes/lavida-tiny-exact.toml. Without this option, the section
+about that model in the file stays as it is.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ EXACT = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("weights/lavida-tiny"))
-    parser.add_argument("--exact", type=Path, help="a model without what isn't the paper's, to report beside it")
+    parser.add_argument("--exact", type=Path, help="a second model to report, which has only the parts of the paper")
     parser.add_argument("--clips", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=SEED, help="of the clips; training used 0 to 4")
+    parser.add_argument("--seed", type=int, default=SEED, help="seed of the clips; training used 0 to 4")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--only", default="", help="groups whose names hold this text")
+    parser.add_argument("--only", default="", help="measure only groups whose names contain this text")
     parser.add_argument("--write", type=Path, help="a Markdown file for the tables")
     chosen = parser.parse_args()
     began = time.perf_counter()
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def ask(model: Path, asked: Asked, *, seed: int, clips: int, batch: int) -> Marks:
-    """One group's marks; in a process of its own, which keeps the model and what it saw."""
+    """Return the marks of one group; runs in a worker process, which keeps model and features."""
     torch.set_num_threads(1)
     step, world = _loaded(model, seed, clips)
     group, seg = asked
@@ -103,7 +103,7 @@ def line(group: Group, marks: Marks) -> str:
 
 
 def told(metric: Metric) -> str:
-    """A figure with its interval."""
+    """Return a figure with its interval, as text."""
     if metric.value is None:
         return "-"
     if metric.ci_low is None or metric.ci_high is None:
@@ -122,7 +122,7 @@ def report(
     exact: Mapping[Asked, Marks],
     seconds: float,
 ) -> str:
-    """The whole page."""
+    """Return the whole page."""
     models = f"--model {chosen.model}" + (f" --exact {chosen.exact}" if chosen.exact is not None else "")
     command = f"`python benchmarks/tiny.py {models} --clips {chosen.clips} --seed {chosen.seed}`"
     lines = [

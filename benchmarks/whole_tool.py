@@ -1,6 +1,6 @@
-"""The small checkpoint through the whole tool: videos of the synthetic world are written, scanned and evaluated by commands.
+"""Test the small checkpoint with the whole tool: commands scan and evaluate synthetic videos.
 
-The same videos are judged by the trainer's own code, without files; the two frame AUCs should agree to .01.
+The trainer's own code scores the same videos without files; the two frame AUCs should differ by at most 0.01.
 
     python benchmarks/whole_tool.py --model weights/lavida-tiny --videos 20 --write benchmarks/whole_tool.md
 """
@@ -36,7 +36,7 @@ LISTS = (
     ("purple star", "red square"),  # pairs never shown in training
     ("something falling", "something circling", "something growing"),
 )
-INTERVAL = 4  # frames between those that a scan samples, at 30 a second
+INTERVAL = 4  # a scan samples every 4th frame of videos with 30 frames per second
 
 
 ABOUT = (
@@ -50,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("weights/lavida-tiny"))
     parser.add_argument("--videos", type=int, default=20)
-    parser.add_argument("--keep", type=Path, help="a folder for videos and results; a temporary one where left out")
+    parser.add_argument("--keep", type=Path, help="folder to keep videos and results in; by default a temporary folder")
     parser.add_argument("--write", type=Path, help="a Markdown file for the table")
     chosen = parser.parse_args()
     model = checkpoint.load(chosen.model).requires_grad_(False)
@@ -82,7 +82,7 @@ def world_of(videos: int) -> SyntheticWorld:
 
 
 def by_the_tool(model: Path, folder: Path, names: tuple[str, ...], videos: int) -> float:
-    """Frame AUC as `vadcli eval` says it of what `vadcli scan` wrote."""
+    """Return the frame AUC that `vadcli eval` reports for the output of `vadcli scan`."""
     films, out = folder / "films", folder / "out"
     write_videos(films, world_of(videos), range(videos), categories=names)
     scan = ["scan", films, "--out", out, "--detector", "lavida", "--model", model.absolute(), "--masks", "video", "--quiet"]
@@ -99,7 +99,7 @@ def command(*arguments: object) -> str:
 
 
 def by_the_trainer(model: Lavida, names: tuple[str, ...], videos: int) -> float:
-    """The same videos from numbers to scores: every fourth frame in clips of eight, a score holding to the next."""
+    """Return the frame AUC of the same videos, computed without files from every fourth frame."""
     step = ExposureStep(model, masks=1).eval()
     scores, labels = [], []
     for frames, shown in films_of(names, videos):
@@ -113,7 +113,7 @@ def by_the_trainer(model: Lavida, names: tuple[str, ...], videos: int) -> float:
 
 
 def films_of(names: tuple[str, ...], videos: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Frames (N, H, W, 3) of each video, and in which of them something is seen that a name means."""
+    """Yield the frames (N, H, W, 3) of each video, and (N,) whether they show what a name means."""
     world, options = world_of(videos), VideoOptions()
     wanted = [parsed(name) for name in names]
     for index in range(videos):
@@ -127,7 +127,7 @@ def films_of(names: tuple[str, ...], videos: int) -> Iterator[tuple[np.ndarray, 
 
 
 def judged(step: ExposureStep, frames: np.ndarray, names: tuple[str, ...]) -> Iterator[np.ndarray]:
-    """Scores of clips one behind the other; the last one is shifted back and gives only the new ones."""
+    """Yield the scores of consecutive clips; the last clip is shifted back and gives only its new scores."""
     length = step.model.config.sampling.frames
     for start in range(0, len(frames), length):
         first = min(start, len(frames) - length)

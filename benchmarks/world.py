@@ -1,4 +1,4 @@
-"""How quickly the synthetic world makes its clips: CPU seconds of one core, frames, masks and facts included.
+"""Measure how many clips with frames, masks and facts the synthetic world makes per CPU second.
 
 python benchmarks/world.py --clips 300
 """
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def rate(seed: int, clips: int) -> float:
-    """Clips a CPU second, of a world that nobody has painted."""
+    """Return the clips per CPU second of a world that is not stored in a folder."""
     world = SyntheticWorld(WorldOptions(), seed=seed, split="train", length=clips)
     began = time.process_time()
     for index in range(clips):

@@ -219,7 +219,7 @@ def test_made_footage_is_asked_for_without_end(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_footage_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(VadcliError, match="name videos of your own"):
+    with pytest.raises(VadcliError, match="give paths of your own videos"):
         usage.make_video(tmp_path / "missing" / "a.mp4", size=(64, 48), seconds=1, hue=0)
 
 

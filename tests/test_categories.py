@@ -381,14 +381,14 @@ def test_a_name_in_any_alphabet_and_of_any_length(here: Path) -> None:
     [
         ('["people dancing"]', '["a man Punching a ball"]', "fight: the sentence 'a man Punching a ball' contains 'Punching'"),
         ("a parked van", "a punch card", "fight: the sentence 'a punch card' contains 'punch'"),
-        ('verbs = ["punch", "punching"]\n', "", "fight: has no verbs, so nothing keeps them out of the sentences against it"),
-        ('["punch", "punching"]', '[" "]', "fight: has no verbs, so nothing keeps them out of the sentences against it"),
+        ('verbs = ["punch", "punching"]\n', "", "fight: has no verbs, so the sentences against it cannot be checked for them"),
+        ('["punch", "punching"]', '[" "]', "fight: has no verbs, so the sentences against it cannot be checked for them"),
         ('"a parked van", ', "", f"has 4 normal sentences; give at least {FEWEST_NORMAL}"),
-        ("a parked van", "a closed gate", "normal: the sentence 'a closed gate' is there 2 times"),
+        ("a parked van", "a closed gate", "normal: the sentence 'a closed gate' occurs 2 times"),
         ("a parked van", " ", "normal: has an empty sentence"),
-        ('["people dancing"]', '["two people punching"]', "fight: the sentence 'two people punching' is there 2 times"),
+        ('["people dancing"]', '["two people punching"]', "fight: the sentence 'two people punching' occurs 2 times"),
         ("people dancing", "so " * 21, f"fight: the sentence {'so ' * 21!r} has more than 20 words"),
-        (FIGHT, f'{FIGHT}verbs = ["punch"]\n{FIGHT}', "the category 'fight' is there 2 times"),
+        (FIGHT, f'{FIGHT}verbs = ["punch"]\n{FIGHT}', "the category 'fight' occurs 2 times"),
     ],
 )
 def test_the_check_names_the_problem(old: str, new: str, problem: str) -> None:

@@ -670,11 +670,11 @@ def test_what_is_not_ours_to_remove_is_refused_in_one_line(
     shutil.copytree(mine, tmp_path / "work" / "sam2.1-hiera-tiny")
     monkeypatch.chdir(tmp_path / "work")
     for name, words in {
-        "lavida-2b": "a LAVIDA folder is not removed",
-        "lavida-tiny": "a LAVIDA folder is not removed",
-        "mine": "a folder of your own is not removed",
-        str(mine): "a folder of your own is not removed",
-        "./nowhere": "a folder of your own is not removed",
+        "lavida-2b": "this command does not remove LAVIDA folders",
+        "lavida-tiny": "this command does not remove LAVIDA folders",
+        "mine": "this command does not remove your own folders",
+        str(mine): "this command does not remove your own folders",
+        "./nowhere": "this command does not remove your own folders",
         "siglip2-b23": "no weights are called",
         "sam2.1-hiera-tiny": "not fetched by vadcli",
     }.items():
@@ -706,7 +706,7 @@ def test_the_command_removes_several_and_exits_4_if_one_is_refused(tmp_path: Pat
         assert vadcli("weights", "pull", "clip-b32", cwd=tmp_path, **environment).returncode == 0
     done = vadcli("weights", "remove", "lavida-tiny", "clip-b32", "--json", cwd=tmp_path, **environment)
     assert done.returncode == 4
-    assert "a LAVIDA folder is not removed" in done.stderr
+    assert "this command does not remove LAVIDA folders" in done.stderr
     (line,) = map(json.loads, done.stdout.splitlines())
     assert line["name"] == "clip-b32"
     assert line["freed_bytes"] > 0

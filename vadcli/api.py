@@ -101,7 +101,7 @@ def how_to_read_categories() -> str:
 
 
 def events(out: PathGiven = DEFAULT_OUT, **options: Any) -> StoredEvents:
-    """Cut stored scores into events again, with other thresholds. No video is decoded.
+    """Compute the events again from the stored scores, with other thresholds. No video is decoded.
 
     Args:
         out: a scan's output folder.

@@ -1,4 +1,7 @@
-"""Cuts scores into events: hysteresis, merge gaps, drop short events, pad. Needs only numpy, no files and no detector."""
+"""Makes events from scores: applies hysteresis, merges close events, drops short ones, pads the rest.
+
+It needs only numpy, no files and no detector.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,15 @@ TIME_TOLERANCE_S = 1e-6
 """Times that differ by less count as equal, because decimal thresholds are compared with binary timestamps."""
 
 Spans = IndexArray
-"""(E, 2) int64: first row, and row after the last; in order, without overlap."""
+"""(E, 2) int64: the first frame, and the frame after the last; in order, without overlap."""
 
 
 @dataclass(frozen=True)
 class EventBoxes:
-    """For each sampled row, the box around its mask pixels >= 0.5.
+    """The boxes around the mask pixels >= 0.5 of each sampled frame.
 
     Attributes:
-        rows: (S,) int64, ascending rows.
+        rows: (S,) int64, ascending numbers of the frames.
         boxes: (S, 4) int32 x, y, width, height in display pixels; the width is 0 if the mask has no such pixel.
     """
 
@@ -42,14 +45,14 @@ def cut_events(table: ScoreTable, thresholds: Thresholds, *, duration_s: float, 
 
     An event opens when the score reaches `high`. It extends in both directions while the score is at least `low`. Then three
     steps follow. Events with at most `merge_gap_s` between them become one. Events shorter than `min_duration_s` are dropped.
-    Each event is extended by `pad_s` on both sides, rounded outwards to whole rows; events that then touch become one. A row
-    lasts until the timestamp of the next row; the last row lasts until `duration_s`.
+    Each event is extended by `pad_s` on both sides, rounded outwards to whole frames; events that then touch become one.
+    A frame lasts until the timestamp of the next frame; the last frame lasts until `duration_s`.
 
     Args:
-        table: one row per frame; rows that are not sampled repeat the score of the last sampled row.
+        table: one row per frame; frames that are not sampled repeat the score of the last sampled frame.
         thresholds: on the scale of the scores.
         duration_s: end of the last frame, in seconds from the first pts.
-        boxes: mask boxes, from which the bounding boxes of events are made; a box is valid until the next sampled row.
+        boxes: mask boxes, from which the bounding boxes of events are made; a box is valid until the next sampled frame.
     """
     if not len(table):
         return []
@@ -65,10 +68,10 @@ def cut_events(table: ScoreTable, thresholds: Thresholds, *, duration_s: float, 
 
 
 def inherit_categories(new: Sequence[Event], old: Sequence[Event]) -> list[Event]:
-    """Returns the `new` events. Each gets the category of the old event that shares the most rows with it, if any.
+    """Returns the `new` events with categories from the old events.
 
-    If two old events share equally many rows, the earlier one counts. Both lists are in order and without overlap, as
-    `cut_events` returns them.
+    A new event gets the category of the old event that shares the most frames with it; of two that share equally many, it
+    gets that of the earlier one. Both lists are in order and without overlap, as `cut_events` returns them.
     """
     starts = np.array([event.start_frame for event in old], np.int64)
     ends = np.array([event.end_frame for event in old], np.int64)
@@ -86,12 +89,12 @@ def _inherit(event: Event, old: Sequence[Event], starts: IndexArray, ends: Index
 
 
 def _edges(timestamp: TimeArray, duration_s: float) -> TimeArray:
-    """Returns (N + 1,) seconds: row i lasts from edge i to edge i + 1."""
+    """Returns (N + 1,) seconds: frame i lasts from edge i to edge i + 1."""
     return np.append(timestamp, max(duration_s, float(timestamp[-1])))
 
 
 def _hysteresis(score: FloatArray, *, high: float, low: float) -> Spans:
-    """Returns the runs of rows >= `low` that contain at least one row >= `high`."""
+    """Returns the runs of scores >= `low` that contain at least one score >= `high`."""
     stays = score >= np.float32(low)
     edges = np.diff(stays.astype(np.int8), prepend=0, append=0)
     spans = np.stack([np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)], axis=1).astype(np.int64)
@@ -114,7 +117,7 @@ def _merge(spans: Spans, joins: NDArray[np.bool_]) -> Spans:
 
 
 def _pad(spans: Spans, edges: TimeArray, pad_s: float) -> Spans:
-    """Widens each event to all rows that the padding touches."""
+    """Widens each event to all frames that the padding touches."""
     timestamp = edges[:-1]
     first = np.searchsorted(timestamp, edges[spans[:, 0]] - pad_s + TIME_TOLERANCE_S, "right") - 1
     last = np.searchsorted(timestamp, edges[spans[:, 1]] + pad_s - TIME_TOLERANCE_S, "left")
@@ -163,7 +166,7 @@ def _reduce(operation: np.ufunc, values: NDArray[Any], spans: Spans) -> NDArray[
 
 
 def _first_highest(spans: Spans, score: FloatArray) -> IndexArray:
-    """Returns (E,): for each event, the first row with the event's highest score."""
+    """Returns (E,): for each event, the first frame with the event's highest score."""
     top = np.repeat(_reduce(np.maximum, score, spans), spans[:, 1] - spans[:, 0])
     rows = np.flatnonzero(_inside(spans, len(score)))
     at_top = rows[score[rows] == top]
@@ -193,14 +196,14 @@ def _unions(spans: Spans, boxes: EventBoxes | None) -> list[Box | None]:
 
 
 def _corners(boxes: NDArray[np.int32]) -> IndexArray:
-    """Returns (S, 4): left, top, right, bottom."""
+    """Returns the edges of each box (S, 4): left, top, right, bottom."""
     corners = boxes.astype(np.int64)
     corners[:, 2:] += corners[:, :2]
     return corners
 
 
 def _inside(spans: Spans, frames: int) -> NDArray[np.bool_]:
-    """Returns (N,) bool: True in every row of a span."""
+    """Returns (N,) bool: True for every frame of a span."""
     steps = np.zeros(frames + 1, np.int8)
     steps[spans[:, 0]] = 1
     steps[spans[:, 1]] = -1
@@ -208,7 +211,7 @@ def _inside(spans: Spans, frames: int) -> NDArray[np.bool_]:
 
 
 def event_rows(events: Sequence[Event], frames: int) -> NDArray[np.bool_]:
-    """Returns (N,) bool: True in every row of an event."""
+    """Returns (N,) bool: True for every frame of an event."""
     inside = np.zeros(frames, np.bool_)
     for event in events:
         inside[event.start_frame : event.end_frame] = True

@@ -53,8 +53,8 @@ class Moment:
         video, camera: names of the video and its camera.
         start_s, end_s, peak_s: seconds from the video's first pts.
         peak_frame: the frame that fits best.
-        score: how rare such a similarity is for the camera, in [0, 1] on the scale of event scores.
-        similarity: cosine of the frame and the query.
+        score: how rare this similarity is for the camera, in [0, 1] on the scale of event scores.
+        similarity: cosine of the vector of the frame and the query.
         start_time, end_time: start and end as wall-clock time, ISO 8601; None if it is unknown.
     """
 
@@ -151,9 +151,10 @@ def find(
 
 
 class CameraUsual:
-    """The usual similarity of each camera, measured on the sample in its camera model.
+    """How similar the vectors of each camera usually are to the query.
 
-    If there is no such model, it is measured on the vectors of the camera's first video that is read.
+    This is measured on the sample of vectors in the camera model. If there is no such model, it is
+    measured on the vectors of the camera's first video that is read.
 
     Args:
         layout: the output folder.
@@ -165,7 +166,7 @@ class CameraUsual:
         self._known: dict[str, BellTail] = {}
 
     def of(self, stored: StoredEmbeddings) -> BellTail:
-        """Returns the distribution of similarities of the video's camera."""
+        """Returns the distribution of the similarities to the query for the video's camera."""
         camera = stored.metadata.camera
         if camera not in self._known:
             sample, seconds = self._sample(camera, stored.embeddings.values.shape[1])
@@ -253,7 +254,7 @@ def _moments(
 
 
 def _run(high: np.ndarray, peak: int) -> tuple[int, int]:
-    """Returns the first and last row of the unbroken run of True values around row `peak`."""
+    """Returns the first and last index of the unbroken run of True values around index `peak`."""
     low = np.flatnonzero(~high)
     place = int(np.searchsorted(low, peak))
     first = int(low[place - 1]) + 1 if place > 0 else 0

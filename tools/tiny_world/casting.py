@@ -1,4 +1,4 @@
-"""Draws random scenes: which objects there are, what they do and where, and what surrounds them."""
+"""Draws random scenes: the objects, what they do and where, and what surrounds them."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def distractor(motion: str, options: WorldOptions, *, middle_s: float, rng: np.r
 
 
 def _with_twin(roles: list[Role], palette: Palette, rng: np.random.Generator) -> list[Role]:
-    """Return the roles; the last object gets the first one's look but another motion."""
+    """Return the roles; the last object gets the look of the first object but another motion."""
     first = roles[0]
     motion = palette.motion(rng, other_than=first.motion)
     size = "" if motion in _UNSIZED else first.size or _pick(SIZES, rng)
@@ -142,7 +142,7 @@ def _with_twin(roles: list[Role], palette: Palette, rng: np.random.Generator) ->
 
 
 def _arranged(roles: list[Role], planned: str, palette: Palette, rng: np.random.Generator) -> list[Role]:
-    """Return the roles, the first two changed for the plan if the split may show the motions."""
+    """Return the roles. The first two are changed for the plan if the split may show its motions."""
     moves = [motion for motion in palette.motions if motion.startswith("moving ")]
     still = "standing still"
     motions: tuple[str, str]
@@ -183,7 +183,7 @@ def _enter(role: Role, options: WorldOptions, rng: np.random.Generator) -> Thing
 
 
 def _meeting(cast: list[Thing], planned: str, options: WorldOptions, rng: np.random.Generator) -> list[Thing]:
-    """Return the objects, the first two placed or timed as planned if their roles fit the plan."""
+    """Return the objects. The first two are placed or timed as planned if their roles fit the plan."""
     if not planned:
         return cast
     one, other = cast[:2]
@@ -193,7 +193,7 @@ def _meeting(cast: list[Thing], planned: str, options: WorldOptions, rng: np.ran
     match planned:
         case "chase" if motions[0] == motions[1] and motions[0].startswith("moving "):
             ahead = np.array(DIRECTIONS[motions[0].split()[1]]) * 0.5 * (apart + float(rng.uniform(0.03, 0.09)))
-            x, y = 0.25 + 0.5 * spot.x, 0.25 + 0.5 * spot.y  # keeps both in the frame
+            x, y = 0.25 + 0.5 * spot.x, 0.25 + 0.5 * spot.y  # keeps both objects in the frame
             one = replace(one, course=replace(spot, x=x - float(ahead[0]), y=y - float(ahead[1])))
             other = replace(other, course=replace(spot, x=x + float(ahead[0]), y=y + float(ahead[1])))
         case "pass" if motions[1].startswith("moving "):
@@ -211,7 +211,7 @@ def _meeting(cast: list[Thing], planned: str, options: WorldOptions, rng: np.ran
 
 
 def _clutter(rng: np.random.Generator, options: WorldOptions, *, front: bool) -> Thing:
-    """Return a grey post, box or lump that stands still; narrow if `front`."""
+    """Return a grey post, box or lump that stands still; it is narrow if `front`."""
     kind = _pick(["post", "box", "lump"], rng)
     spot = Course(float(rng.uniform(0, 1)), float(rng.uniform(0, 1)))
     paint = _grey(rng, 0.2 * options.texture * float(rng.random()))

@@ -1,4 +1,4 @@
-"""How things move: one formula of time for every motion, the same for a clip and a long video."""
+"""How things move: one formula gives every motion over time, for clips and long videos alike."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from vadcli.types import BoolArray, TimeArray
 
 SLOW = (0.12, 0.18)
 FAST = (0.42, 0.58)
-"""Frame sides per second. No speed lies between the two ranges, so that both words are clear."""
+"""Speeds in frame sides per second.
+
+No speed lies between the two ranges, so that it is clear what is slow and what is fast.
+"""
 FALL = (1.1, 1.5)
 GROWTH = (0.8, 1.0)
 TURNS_HZ = (0.9, 1.15)
@@ -24,15 +27,15 @@ class Course:
     """Where something is at any time. Lengths are in sides of the frame.
 
     Attributes:
-        x, y: its centre at `since_s`, without the swing; 0 to 1 inside the frame, y points down.
+        x, y: centre of the thing at `since_s`, without the swing; 0 to 1 inside the frame, y points down.
         since_s: the time at which speed, fall and growth start.
         speed: sides per second, (x, y).
         fall: downward acceleration after `since_s`, sides per second².
         swing: amplitudes in x and y of a periodic motion.
         swing_hz: periods per second of the swing.
         turn: phase of y relative to x in the swing, radians.
-        growth: its radius grows by the factor exp(growth) per second.
-        blink_hz: blinks per second; it is invisible for half of each period. 0 is never.
+        growth: the radius grows by the factor exp(growth) per second.
+        blink_hz: blinks per second; the thing is invisible for half of each period. 0 means no blinking.
         phase: where in their periods the swing and the blinking start, radians.
     """
 
@@ -57,11 +60,11 @@ class Course:
         return x, y + 0.5 * self.fall * np.maximum(gone, 0) ** 2
 
     def scale(self, times_s: TimeArray) -> TimeArray:
-        """Return the size relative to that at `since_s`, (T,)."""
+        """Return the size relative to the size at `since_s`, (T,)."""
         return np.exp(self.growth * (times_s - self.since_s))
 
     def lit(self, times_s: TimeArray) -> BoolArray:
-        """Return when blinking does not hide it, (T,)."""
+        """Return (T,): True at times at which blinking does not hide the thing."""
         return (
             (times_s * self.blink_hz + self.phase / (2 * np.pi)) % 1 < 0.5 if self.blink_hz else np.ones(len(times_s), np.bool_)
         )
@@ -72,8 +75,8 @@ def course(motion: str, spot: tuple[float, float], *, middle_s: float, rng: np.r
 
     Args:
         motion: one of `words.MOTIONS`.
-        spot: where it is at `middle_s`, roughly; something that falls starts near the upper edge.
-        middle_s: the middle of the time in which it is shown.
+        spot: where the thing is at `middle_s`, roughly; something that falls starts near the upper edge.
+        middle_s: the middle of the time in which the thing is shown.
         rng: the source of random numbers.
     """
     x, y = spot

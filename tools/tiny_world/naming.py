@@ -33,10 +33,10 @@ _TRIES = 40
 
 @dataclass(frozen=True)
 class NameList:
-    """A list of names and what they mean in a clip.
+    """A list of names, and the objects of a clip that they mean.
 
     Attributes:
-        names: each once, in random order.
+        names: the names, each once, in random order.
         meant: for each name, the indices of the objects that it means; empty if it is false.
     """
 
@@ -45,7 +45,7 @@ class NameList:
 
     @property
     def true(self) -> tuple[bool, ...]:
-        """Which names are true."""
+        """For each name, whether it is true."""
         return tuple(bool(objects) for objects in self.meant)
 
     @property
@@ -59,7 +59,7 @@ class Naming:
 
     Args:
         world: names that its split may not use are never drawn.
-        patterns: keys of `PATTERNS`, equally likely; a repeated one is drawn more often.
+        patterns: keys of `PATTERNS`, equally likely; a repeated pattern is drawn more often.
         hard: share of the false names that differ from a true one in one word.
 
     Raises:
@@ -117,7 +117,7 @@ class Naming:
         return PATTERNS[self.patterns[int(rng.integers(len(self.patterns)))]]
 
     def _of(self, facts: Facts, place: int, pattern: tuple[str, ...], rng: np.random.Generator) -> Name | None:
-        """Return an object's name with the parts of a pattern; None if it lacks one of them."""
+        """Return an object's name with the parts of a pattern; None if the object lacks one of the parts."""
         role = facts.roles[place]
         deeds = [deed for deed, verdict in facts.deeds[place].items() if verdict is Answer.TRUE]
         said = {"colour": role.pair[0], "shape": role.pair[1], "size": role.size, "deed": _pick(deeds, rng) if deeds else ""}

@@ -37,7 +37,7 @@ class WorldOptions:
         clutter: highest number of grey things that stand behind the objects, and in front of them.
         distractors: highest number of grey lumps that move among the objects.
         texture: strength of the patterns on ground and objects; 0 is flat.
-        lighting: how much light varies over clips, space and time; 0 is even, 1 the usual range.
+        lighting: how much light varies over clips, space and time; 0 is even light, 1 the usual range.
         noise: highest standard deviation of the sensor noise, in grey levels.
         shake: highest displacement by camera shake.
         compressed: share of clips with artefacts of 8×8 quantisation.
@@ -46,7 +46,7 @@ class WorldOptions:
         comings: share of objects that appear or disappear inside the frame.
         unseen: in a validation or test clip, share of objects from the split's own held-out pairs.
         held_out_pairs, validation_pairs: colour-shape pairs for the test or validation split only.
-        held_out_motions: motions that training neither shows nor names, nor any that imply them.
+        held_out_motions: motions that training neither shows nor names, nor any motions that imply them.
 
     Raises:
         UsageError: a value is out of range, or nothing is left to train on.

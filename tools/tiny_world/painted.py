@@ -91,7 +91,7 @@ def painted(world: SyntheticWorld, cache: Path, *, processes: int | None = None)
 def paint_world(world: SyntheticWorld, folder: Path, *, processes: int | None = None) -> None:
     """Paint every clip into a new folder, with several processes.
 
-    If somebody else has made the folder in the meantime, theirs is kept. Temporary files of an
+    If another process has made the folder in the meantime, that folder is kept. Temporary files of an
     interrupted run are removed. `processes` = 0 paints in this process.
 
     Raises:
@@ -131,7 +131,7 @@ def _clips(world: SyntheticWorld, processes: int | None) -> Iterator[tuple[ByteA
 
 
 def _begin(world: SyntheticWorld) -> None:
-    global _painting  # noqa: PLW0603  # sent once to each worker of the pool
+    global _painting  # noqa: PLW0603  # each worker of the pool gets the world once
     _painting = world
     from threadpoolctl import threadpool_limits
 

@@ -40,7 +40,7 @@ def paint(scene: Scene, shapes: list[Silhouette], times_s: TimeArray, size_px: i
 
     Args:
         scene: what to paint.
-        shapes: its silhouettes at these times and in this size.
+        shapes: silhouettes of the scene at these times and in this size.
         times_s: (T,) seconds.
         size_px: side of the frame.
         take: number of the clip in a long scene, so that the noise does not repeat.

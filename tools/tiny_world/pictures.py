@@ -33,7 +33,7 @@ from vadcli.types import BoolArray, ByteArray, FloatArray
 
 LOSS_NAMES = ("align", "cells", "focal", "dice", "iou", "score", "total")
 WORDS = (*(f"something {colour}" for colour in COLOURS), *SHAPES)
-"""Names that are asked about every still."""
+"""The names for which every still is asked where they are."""
 COVERED = 0.15
 """A name counts as being in a cell if it covers more than this share of the cell."""
 FILLED = 0.4
@@ -50,8 +50,8 @@ class PictureSample:
 
     Attributes:
         frame: (H, W, 3) uint8.
-        masks: (K, H, W) bool, its objects.
-        words: for each of `WORDS`, the indices of the objects that it means.
+        masks: (K, H, W) bool, the masks of its objects.
+        words: for each of `WORDS`, the indices of the objects that the word means.
         asked: other names whose position is asked.
         lists: lists of names whose masks and presence are asked.
         shapes_only: the colours were changed, and only shapes are asked.
@@ -127,7 +127,7 @@ class PictureSamples(Sequence[PictureSample]):
 def recolouring(facts: Facts, unspoken: Collection[Pair], rng: np.random.Generator) -> FloatArray | None:
     """Return a (3, 3) rotation of all colours that makes no object look like an `unspoken` pair.
 
-    None if none was found.
+    Return None if no such rotation was found.
     """
     for _ in range(TURNS_TRIED):
         matrix = _turn(float(rng.uniform(0.1, 0.9)) * 2 * np.pi)
@@ -194,7 +194,7 @@ class PictureStep(nn.Module):
     def _lists(self, samples: Sequence[PictureSample], seen: EncodedClips) -> dict[str, Tensor]:
         """Return the mask, IoU and score losses over all lists, with zeros for `h_seg`."""
         model = self.model
-        if not any(one.names for sample in samples for one in sample.lists):  # all recoloured
+        if not any(one.names for sample in samples for one in sample.lists):  # all stills are recoloured
             nothing = seen.image.embedding.sum() * 0
             return dict.fromkeys(("focal", "dice", "iou", "score", "total"), nothing)
         rows = torch.tensor([row for row, sample in enumerate(samples) for one in sample.lists if one.names])
@@ -236,11 +236,11 @@ def align_loss(where: Tensor, wanted: Tensor, counts: Tensor) -> Tensor:
 
 
 def cells_loss(where: Tensor, wanted: Tensor) -> Tensor:
-    """Return the cross-entropy of the colour and of the shape of cells that only one fills.
+    """Return the cross-entropy of colour and shape for cells that a single colour or shape fills.
 
     Args:
         where: (B, words, cells) logits of `WORDS`.
-        wanted: (B, words, cells) share of each cell that they cover.
+        wanted: (B, words, cells) share of each cell that each word covers.
     """
     loss = where.new_zeros(())
     for words in (slice(len(COLOURS)), slice(len(COLOURS), len(WORDS))):

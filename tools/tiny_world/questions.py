@@ -28,7 +28,7 @@ from vadcli.types import BoolArray, ByteArray
 
 LOSS_NAMES = ("tokens", "names", "total")
 VOCABULARIES = (tuple(COLOURS), SHAPES, MOTIONS)
-"""Colours, shapes and motions: each filled cell is labelled with one word or phrase of each."""
+"""Colours, shapes and motions: each filled cell is labelled with one word or phrase of each kind."""
 FILLED = 0.4
 
 
@@ -39,7 +39,7 @@ class QuestionSample:
     Attributes:
         key: identifies the clip in the memory of features.
         frames: (T, H, W, 3) uint8.
-        masks: (K, T, H, W) bool, its objects.
+        masks: (K, T, H, W) bool, the masks of its objects.
         told: for each object, the indices of its colour, shape and motion in `VOCABULARIES`.
         lists: the lists of names.
     """
@@ -87,7 +87,7 @@ class QuestionStep(nn.Module):
 
     Args:
         model: prepared for training, with sight and pooling, and with a frozen image encoder.
-        memory: keeps the encoder's features.
+        memory: keeps the features of the image encoder.
         tokens, names: weights of the two losses.
     """
 
@@ -141,7 +141,7 @@ class QuestionStep(nn.Module):
 
 
 def _labels(sample: QuestionSample, size: tuple[int, int]) -> np.ndarray:
-    """Return (L, 3) int64: a cell's words if an object covers more than `FILLED` of it, else -1."""
+    """Return (L, 3) int64: a cell's words if an object covers more than `FILLED` of the cell, or -1."""
     k, t = sample.masks.shape[:2]
     high, wide = sample.masks.shape[2] // size[0], sample.masks.shape[3] // size[1]
     cover = sample.masks.reshape(k, t, size[0], high, size[1], wide).mean(axis=(3, 5), dtype=np.float32).reshape(k, -1)

@@ -51,7 +51,7 @@ class TinyDataChoice(DataChoice):
 
     Attributes:
         clips: how many clips the synthetic world has.
-        patterns: allowed kinds of names, keys of `naming.PATTERNS`; empty allows all.
+        patterns: allowed kinds of names, keys of `naming.PATTERNS`; an empty list allows all kinds.
         called: name of this choice, if the synthetic world occurs several times with different
             patterns. One list of names never mixes two choices.
         painted: paint the synthetic world once, into the cache folder, and read it from there.
@@ -80,7 +80,7 @@ class BaseChoice:
         patterns: kinds of names, keys of `naming.PATTERNS`, equally likely.
         lists: lists of names per still or clip.
         longest: highest number of names per list.
-        probability: for stills, that a list has a true name; for clips, that a name is true.
+        probability: for stills, the probability that a list has a true name; for clips, that a name is true.
         hard: share of the false names that differ from a true one in one word.
         grey, recoloured: shares of stills without colours, and with other colours.
         colours_first: share of the training, from its start, in which no still changes colour.
@@ -107,8 +107,10 @@ class TinyLossChoice(LossChoice):
     """The weight of each part of the loss.
 
     Attributes:
-        align, cells: positions of names in stills, and the content of each cell; task `pictures`.
-        tokens: the content of each cell in the language model's words; task `questions`.
+        align, cells: weights for the positions of names in stills, and for the content of each cell; used
+            by the task `pictures`.
+        tokens: weight for the content of each cell in the language model's words; used by the task
+            `questions`.
     """
 
     align: float = 3.0

@@ -19,7 +19,7 @@ class Role:
     """What a named object is and does, in words.
 
     Attributes:
-        pair: its colour and shape.
+        pair: colour and shape of the object.
         size: `small`, `large`, or empty if it is in between or changes.
         motion: one of `words.MOTIONS`.
         presence: one of `words.PRESENCES`, or empty if it does not appear or disappear by itself.
@@ -37,7 +37,7 @@ class Paint:
 
     Attributes:
         colour: the average colour.
-        shade: how much brighter it gets along x and y, per radius.
+        shade: how much brighter the surface gets along x and y, per radius.
         stripes: contrast of the stripes, their phase per radius and their angle, both in radians.
     """
 
@@ -52,13 +52,13 @@ class Thing:
 
     Attributes:
         outline: one of `shapes.OUTLINES`.
-        course: where it is at any time.
+        course: where the thing is at any time.
         radius: in sides of the frame.
-        paint: its surface.
+        paint: surface of the thing.
         wide, tall: factors by which the outline is stretched; 1 for named objects.
-        angle: by which it is rotated, radians.
-        from_s, until_s: when it exists; `until_s` is excluded.
-        role: what it is and does; None for a thing without a name.
+        angle: angle by which the outline is rotated, in radians.
+        from_s, until_s: when the thing exists; `until_s` is excluded.
+        role: what the thing is and does; None for a thing without a name.
     """
 
     outline: str
@@ -73,7 +73,7 @@ class Thing:
     role: Role | None = None
 
     def shown(self, times_s: TimeArray) -> BoolArray:
-        """Return (T,): whether it exists and is not blinked out, inside or outside the frame."""
+        """Return (T,): whether the thing exists and blinking does not hide it, also outside the frame."""
         return (times_s >= self.from_s) & (times_s < self.until_s) & self.course.lit(times_s)
 
 
@@ -104,11 +104,11 @@ class Sway:
 
 @dataclass(frozen=True)
 class Light:
-    """How bright it is.
+    """The light of a scene.
 
     Attributes:
         tint: factor of each colour channel.
-        slope: how much brighter it gets from the frame's centre to its edge, along x and y.
+        slope: how much brighter the frame gets from the frame's centre to its edge, along x and y.
         flicker: amplitude, frequency in Hz and phase of the change over time.
     """
 

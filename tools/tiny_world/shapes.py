@@ -33,7 +33,7 @@ def _triangle(x: FloatArray, y: FloatArray) -> FloatArray:
 
 def _star(x: FloatArray, y: FloatArray) -> FloatArray:
     fifth, notch = np.float32(2 * np.pi / 5), 0.45
-    # All ten half tips are folded onto one: tip at angle 0 and radius 1, notch at fifth / 2.
+    # All ten half tips of the star are folded onto one: tip at angle 0 and radius 1, notch at fifth / 2.
     angle = np.abs((np.arctan2(x, -y) + fifth / 2) % fifth - fifth / 2)
     radius = np.hypot(x, y)
     across, along = notch * np.sin(np.pi / 5), 1 - notch * np.cos(np.pi / 5)
@@ -59,7 +59,7 @@ def _heart(x: FloatArray, y: FloatArray) -> FloatArray:
     x = np.abs(x)
     lobes = np.hypot(x - np.float32(0.48), y + np.float32(0.36)) - np.float32(0.52)
     tip = np.maximum(np.float32(0.758) * x + np.float32(0.653) * (y - np.float32(0.98)), -np.float32(0.15) - y)
-    core = np.hypot(x, y + np.float32(0.02)) - np.float32(0.46)  # fills the gap
+    core = np.hypot(x, y + np.float32(0.02)) - np.float32(0.46)  # fills the gap in the middle
     outside: FloatArray = np.minimum(np.minimum(lobes, tip), core)
     return outside
 

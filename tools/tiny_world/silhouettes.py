@@ -11,7 +11,7 @@ from tools.tiny_world.scene import Scene, Thing
 from tools.tiny_world.shapes import OUTLINES
 from vadcli.types import FloatArray, TimeArray
 
-_MARGIN = 1.15  # no outline reaches further, in radii
+_MARGIN = 1.15  # radii; no outline reaches further from its centre
 Window = tuple[slice, slice]
 
 
@@ -20,7 +20,7 @@ class Silhouette:
     """The pixels of one thing, without the others, in a box that moves with it.
 
     Attributes:
-        thing: what it is.
+        thing: the thing.
         alpha: (T, b, c) float32, the covered share of each pixel, also of pixels outside the frame;
             0 while the thing is not shown.
         x, y: (T, b, c) float32, the pixels' positions on the thing, in radii, rotated with it.
@@ -35,7 +35,7 @@ class Silhouette:
     left: list[int]
 
     def windows(self, size_px: int) -> Iterator[tuple[int, Window, Window]]:
-        """Yield (frame, window in the frame, window in the box), if not empty."""
+        """Yield (frame, window in the frame, window in the box) for every window that is not empty."""
         tall, wide = self.alpha.shape[1:]
         for frame, (top, left) in enumerate(zip(self.top, self.left, strict=True)):
             low, high, west, east = max(top, 0), min(top + tall, size_px), max(left, 0), min(left + wide, size_px)
@@ -45,7 +45,7 @@ class Silhouette:
 
     @property
     def area(self) -> FloatArray:
-        """(T,) covered pixels, with hidden parts and parts outside the frame."""
+        """(T,) number of covered pixels, with hidden parts and parts outside the frame."""
         covered: FloatArray = self.alpha.sum(axis=(1, 2))
         return covered
 
@@ -86,7 +86,7 @@ def _silhouette(thing: Thing, times_s: TimeArray, sway: TimeArray, size_px: int)
     x, y = thing.course.at(times_s)
     x, y = (x + sway[:, 0]) * size_px, (y + sway[:, 1]) * size_px
     shown = thing.shown(times_s)
-    # (T,). Only where shown: at other times the scale may be zero or infinite.
+    # (T,). Computed only for times at which the thing is shown; at others the scale may be zero or infinite.
     radius = np.ones(len(times_s))
     radius[shown] = thing.radius * thing.course.scale(times_s[shown]) * size_px
     reach = float(radius[shown].max(initial=0.0) or 1.0) * _MARGIN

@@ -2,7 +2,7 @@
 
 Two tasks replace the pretraining of the public base models; the paper's own training follows.
 
-    pictures    SAM2's image encoder and mask decoder, CLIP's words: what is where in a still
+    pictures    SAM2's image encoder and mask decoder, CLIP's text model: what is where in a still
     questions   Qwen2-VL's part: whether a clip shows what a name says
 """
 
@@ -85,7 +85,7 @@ class TinyTraining(PaperTraining):
         )
 
     def work(self, recipe: Recipe, model: Lavida, *, processes: int) -> Work:
-        """Return the work of a recipe's task; raises UsageError if the model does not fit."""
+        """Return the work of a recipe's task; raises UsageError if the model does not fit the task."""
         recipe = cast(TinyRecipe, recipe)
         if recipe.task == "exposure":
             return super().work(recipe, model, processes=processes)

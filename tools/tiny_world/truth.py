@@ -1,6 +1,6 @@
 """What is true of a scene, from its courses and its silhouettes in small frames, without painting.
 
-A name is true, false or arguable. People would disagree about an arguable one, such as the size of
+A name is true, false or arguable. People would disagree about an arguable name, such as the size of
 a growing object; it is used neither as a true nor as a false name.
 
     moving d slowly, fast    0.12 to 0.18 or 0.42 to 0.58 frame sides per second, at most 12° off d
@@ -18,7 +18,7 @@ a growing object; it is used neither as a true nor as a false name.
     A appearing before the B both appear, A at least two frames earlier
 
 A name with a relation means A only. The masks are the visible parts of the objects that are meant;
-the labelled frames are all in which one is seen, because a deed belongs to the whole clip.
+all frames in which such an object is seen are labelled, because a deed belongs to the whole clip.
 """
 
 from __future__ import annotations
@@ -52,7 +52,10 @@ _LEAST_WAY = 0.045
 
 
 class Answer(IntEnum):
-    """Whether a name is true: the minimum over the name's parts, the maximum over objects."""
+    """Whether a name is true of an object (the minimum over the name's parts) or of a clip.
+
+    For a clip, it is the maximum over the objects.
+    """
 
     FALSE = 0
     ARGUABLE = 1
@@ -64,11 +67,11 @@ class Sighting:
     """What is seen of one object.
 
     Attributes:
-        role: what it is and does.
+        role: what the object is and does.
         thing: the object.
-        seen: (T,) bool, whether enough of it is visible.
-        shown: (T,) bool, whether it exists and is not blinked out.
-        x, y: (T,) its centre, in sides of the frame.
+        seen: (T,) bool, whether enough of the object is visible.
+        shown: (T,) bool, whether the object exists and blinking does not hide it.
+        x, y: (T,) centre of the object, in sides of the frame.
         radius: (T,) in sides of the frame.
     """
 
@@ -89,7 +92,7 @@ class Facts:
         roles: roles of the named objects, far ones first.
         deeds: for each object, the answer for every deed.
         relations: for (relation, i, j), whether object i has that relation to object j.
-        evident: for each object, whether its role can be recognised; the answers assume that.
+        evident: for each object, whether its role can be recognised; the answers assume that it can.
     """
 
     roles: tuple[Role, ...]
@@ -179,7 +182,7 @@ def _sighting(shape: Silhouette, part: FloatArray, times_s: TimeArray) -> Sighti
 
 
 def _evident(one: Sighting) -> bool:
-    """Return whether its role can be recognised in the clip."""
+    """Return whether the role of an object can be recognised in the clip."""
     motion, seen = one.role.motion, one.seen
     least = _LEAST_FRAMES.get(motion, 4)
     if seen.sum() < least or (one.role.presence and not np.array_equal(seen, one.shown)):
@@ -251,7 +254,7 @@ def _appearing_before(cast: list[Sighting], covers: list[FloatArray], i: int, j:
     if comes and follows:
         lead = int(other.seen.argmax()) - int(one.seen.argmax())
         return Answer.TRUE if lead >= 2 else Answer.FALSE if lead <= 0 else Answer.ARGUABLE
-    if comes:  # the other one exists from the start, or becomes visible in another way
+    if comes:  # the other object exists from the start, or becomes visible in another way
         return Answer.FALSE if other.seen[0] else Answer.ARGUABLE
     return Answer.ARGUABLE if follows or not (one.seen.all() and other.seen.all()) else Answer.FALSE
 

@@ -35,7 +35,7 @@ from vadcli.store.atomic import Scratch, writing
 from vadcli.types import BoolArray, ByteArray, TimeArray
 
 TRUTH_FILE = "ground_truth.csv"
-_STREAM = 1_000  # gives other random numbers than those of clips
+_STREAM = 1_000  # makes the random numbers of videos differ from those of clips
 _TRIES = 200
 _STAY_S = 3.2  # how long a thing exists on average
 # How long a thing with this motion exists before and after the middle of its time, s.
@@ -51,7 +51,7 @@ class VideoOptions:
         fps: frames per second.
         normal: share of videos without objects of the categories.
         objects_per_s: average number of new objects per second.
-        wanted: share of the objects in the other videos that are of a category.
+        wanted: share of objects with a category, in videos that are not normal.
     """
 
     seconds: float = 12.0

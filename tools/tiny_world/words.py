@@ -47,9 +47,9 @@ MOTIONS = (
     *(f"moving {direction} {pace}" for direction in DIRECTIONS for pace in ("slowly", "fast")),
     *("circling", "growing", "shrinking", "blinking", "shaking", "falling"),
 )
-"""What an object does. Each object does exactly one of these."""
+"""What an object does. Each object has exactly one of these motions."""
 PRESENCES = ("appearing", "disappearing", "showing briefly")
-"""How an object comes or goes inside the frame. Most do neither."""
+"""How an object comes or goes inside the frame. Most objects do neither."""
 RELATIONS = ("chasing", "touching", "in front of", "appearing before")
 
 IMPLIED: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -60,7 +60,7 @@ IMPLIED: Mapping[str, tuple[str, ...]] = MappingProxyType(
 ARGUABLE: Mapping[str, tuple[str, ...]] = MappingProxyType(
     dict.fromkeys(("growing", "shrinking", "blinking"), ("standing still",)) | {"falling": ("moving down fast",)}
 )
-"""For a motion, the other deeds about which people would then disagree."""
+"""For a motion, the other deeds of which people would disagree whether they are true with it."""
 DEEDS = tuple(dict.fromkeys((*MOTIONS, *(other for deed in MOTIONS for other in IMPLIED.get(deed, ())), *PRESENCES)))
 
 HELD_OUT_PAIRS: tuple[Pair, ...] = (
@@ -98,9 +98,9 @@ class Name:
     """The parts of a name. A part that the name does not have is empty.
 
     Attributes:
-        size, colour, shape: of the objects that the name means.
-        deed: what they do, one of `DEEDS`.
-        relation: to another object, one of `RELATIONS`.
+        size, colour, shape: look of the objects that the name means.
+        deed: what these objects do, one of `DEEDS`.
+        relation: relation to another object, one of `RELATIONS`.
         other: the other object's colour and shape.
     """
 
@@ -121,7 +121,7 @@ class Name:
 
     @property
     def kind(self) -> Kind:
-        """The kind of name; only a clip can show motion and order."""
+        """The kind of name; only a clip, not a still, can show motion and order."""
         if self.relation:
             return "order" if self.relation == "appearing before" else "interaction"
         if self.deed:
@@ -145,9 +145,9 @@ def forms(size: str, pair: Pair, deeds: tuple[str, ...]) -> Iterator[Name]:
     """Yield the names of one object without relations to others.
 
     Args:
-        size: its size, empty if it is not clear.
-        pair: its colour and shape.
-        deeds: all deeds that are true of it.
+        size: size of the object, empty if it is not clear.
+        pair: colour and shape of the object.
+        deeds: all deeds that are true of the object.
     """
     colour, shape = pair
     heads = (Name(), Name(shape=shape), Name(colour=colour), Name(colour=colour, shape=shape))

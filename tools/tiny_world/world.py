@@ -40,7 +40,7 @@ class Query:
 
     Attributes:
         name: as written in a prompt.
-        masks: (T, H, W) bool, the visible parts of all objects that it means.
+        masks: (T, H, W) bool, the visible parts of all objects that the name means.
         labels: (T,) bool, the frames in which the mask is not empty.
     """
 
@@ -148,13 +148,13 @@ class SyntheticWorld:
         return self.facts(index).twins
 
     def hard_negatives(self, index: int) -> tuple[str, ...]:
-        """Return clearly false names of clip `index` that differ from a true one in one word."""
+        """Return clearly false names of clip `index` that differ from a true name in one word."""
         facts = self.facts(index)
         near = {str(name): name for name in _near(facts)}
         return tuple(text for text, name in near.items() if text in self.vocabulary and facts.answer(name) is Answer.FALSE)
 
     def allows(self, name: str) -> bool:
-        """Return whether this split may use a name; a held-out one only in the split that shows it.
+        """Return whether this split may use a name; a held-out name only in the split that shows it.
 
         Raises:
             UsageError: the world has no such name.

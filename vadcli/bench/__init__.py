@@ -1,7 +1,8 @@
 """Measures LAVIDA on this machine: throughput, time per stage and memory.
 
 Each round runs every setting and also the baseline, a simple loop without batches or compression. So a change in the
-machine's speed affects all of them. Then each compression ratio is measured in detail: time and memory per stage, GPU use.
+machine's speed affects all settings alike. Then each compression ratio is measured in detail: time and memory per stage,
+and GPU use.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ class Setting:
     Attributes:
         ratio: share of the visual tokens that is kept.
         batch_size: clips per batch.
-        is_baseline: True for the straightforward loop.
+        is_baseline: True for the simple loop without batches or compression.
     """
 
     ratio: float
@@ -39,7 +39,7 @@ class Throughput:
 
     Attributes:
         setting: the setting that was measured.
-        rounds: in the order in which they were run.
+        rounds: results of the rounds, in the order in which they were run.
         device_bytes: peak device memory without the weights; None without a GPU.
         host_bytes: peak resident memory of all processes.
         computed: clips that the device computed at a time; fewer than `batch_size` if memory was too small.

@@ -93,10 +93,10 @@ def make_video(path: Path, *, size: tuple[int, int], seconds: int, hue: int) -> 
     try:
         done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise VadcliError(f"cannot make test videos: {error}", hint="name videos of your own") from error
+        raise VadcliError(f"ffmpeg cannot make the test videos: {error}", hint="give paths of your own videos") from error
     if done.returncode != 0:
         words = " ".join(done.stderr.decode(errors="replace").split())
-        raise VadcliError(f"cannot make test videos: ffmpeg: {words[-200:]}", hint="name videos of your own")
+        raise VadcliError(f"ffmpeg cannot make the test videos: {words[-200:]}", hint="give paths of your own videos")
 
 
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))

@@ -25,7 +25,7 @@ Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output fo
 
 @with_options(EventsOptions, section="events")
 def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
-    """Cut events again from stored scores and print them. No video is decoded.
+    """Compute the events again from the stored scores and print them. No video is decoded.
 
     \b
     Examples:

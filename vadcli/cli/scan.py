@@ -24,7 +24,7 @@ Paths = Annotated[list[Path] | None, typer.Argument(metavar="PATHS...", readable
 
 @with_options(ScanOptions, section="scan")
 def scan(*, paths: Paths = None, options: ScanOptions) -> None:
-    """Score every frame of the videos in PATHS and cut events from the scores.
+    """Score every frame of the videos in PATHS and make events from the scores.
 
     \b
     Examples:

@@ -46,7 +46,7 @@ class ScanIdentity:
     def of(
         cls, detector: Detector, needs: ClipNeeds, *, decoder: str, fps: float | None, categories: tuple[str, ...]
     ) -> ScanIdentity:
-        """Return the shared part; categories count only if the detector reads them."""
+        """Return the shared part; it contains the categories only if the detector reads them."""
         asked = {
             "frames": needs.frames,
             "overlap": needs.overlap,
@@ -132,12 +132,12 @@ class ScanJob:
         thresholds: how scores become events.
         categories: what the user looks for.
         mask_video, mask_rle: which masks to write.
-        masked_rows: the rows that get a mask.
+        masked_rows: the frames that get a mask.
         force: also scan videos that are done.
         retry_failed: try failed and partial videos again.
         checkpoint_s: seconds between two fsyncs of a checkpoint.
         attribution: finds the categories of events, if the detector can.
-        propagation: makes a mask for every row, if the options ask for it.
+        propagation: makes a mask for every frame, if the options ask for it.
         times: how the wall-clock start of a video is found.
     """
 
@@ -232,7 +232,7 @@ def decide(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Decision:
 
 
 def _stored_events(path: Path) -> EventsDocument | None:
-    """Read the document of an earlier scan, without a check of its schema, which takes more time than everything else here."""
+    """Read the events of an earlier scan. The schema is not checked, because that is slow."""
     try:
         return EventsDocument.from_json(load(path))
     except (DocumentError, AttributeError, KeyError, TypeError, ValueError):
@@ -248,7 +248,7 @@ def _is_anothers(stored: Mapping[str, Any], source: Mapping[str, Any], unit: Wor
 
 
 def _has_masks(job: ScanJob, video: str, rows: MaskRows) -> bool:
-    """True if the mask files that the options ask for are stored, with masks for the rows that the options ask for."""
+    """True if the mask files that the options ask for are stored, with masks for the right frames."""
     wanted = [job.layout.mask_video(video)] * job.mask_video + [job.layout.mask_rle(video)] * job.mask_rle
     return all(path.exists() for path in wanted) and (rows is job.masked_rows or not wanted)
 
@@ -261,7 +261,7 @@ class Task:
         unit: the video.
         claim: the lock on its files.
         decision: has the fingerprint and the source of the scan.
-        model: its camera's model.
+        model: the model of the video's camera.
         resume: the checkpoint to continue from, or None.
     """
 

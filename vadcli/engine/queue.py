@@ -36,7 +36,7 @@ class ClaimQueue:
         self.stopped = stopped
 
     def sift(self, units: Iterable[WorkUnit], model: CameraModel | None) -> Iterator[WorkUnit | VideoResult]:
-        """Yield each video that needs scanning, and a result for every other video; cuts events again if needed."""
+        """Yield each video that needs scanning, and a result for every other video; computes events again if needed."""
         for unit in units:
             if self.stopped():
                 return

@@ -1,4 +1,4 @@
-"""Cuts events again from stored scores, with other thresholds. Nothing is decoded and no detector is loaded."""
+"""Computes events again from stored scores, with other thresholds. Decodes nothing and loads no detector."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class StoredEvents:
 
 
 def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
-    """Cut the events of every stored video again; `options.write` also stores them all.
+    """Compute the events of every stored video again; `options.write` also stores them all.
 
     The result has the events that `options` choose by time and category.
 

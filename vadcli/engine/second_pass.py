@@ -3,8 +3,8 @@
 Attribution scores each category alone in an event's highest-scoring clips. The first pass asks for all categories at once and
 gives one score, which does not say which category was found.
 
-Propagation uses the detector's memory to move masks from the sampled rows to the rows between them. It needs every frame of an
-event, but the first pass reads only the sampled frames.
+Propagation uses the detector's memory to move masks from the sampled frames to the frames between them. It needs every
+frame of an event, but the first pass reads only the sampled frames.
 
 Both passes read their frames again after the whole video is scored, and take the known masks from the checkpoint. So they need
 no memory while a video is being scanned, and a resumed scan gives the same result. Memory does not grow with an event's length.
@@ -54,10 +54,10 @@ class Attribution:
 
         Args:
             events: in order, without overlap.
-            table: the video's rows.
+            table: the scores of the video's frames.
             plan: the sampling plan of the video.
             path, fps: where to read the video, and its frame rate if it is a folder of images.
-            frames: number of frames that the probe counted; the table may have fewer rows.
+            frames: number of frames that the probe counted; the table may have fewer frames.
         """
         names = self.detector.categories
         if len(names) == 1:
@@ -85,7 +85,7 @@ class Attribution:
         return _named(event, self.detector.categories, np.mean(seen, axis=0))
 
     def _read(self, request: ClipRequest) -> dict[int, _ClipCategories]:
-        """Return number -> category scores, for the requested clips that can be read."""
+        """Return the category scores of those requested clips that can be read: clip number -> scores."""
         found: dict[int, _ClipCategories] = {}
         for batch in self._batches(request):
             scores = self.detector.attribute(ClipBatch.of(batch))
@@ -116,7 +116,10 @@ class _ClipCategories:
     scores: FloatArray
 
     def within(self, event: Event) -> FloatArray | None:
-        """Return (C,) the highest score of each category in the event's sampled frames; None if the clip has none of them."""
+        """Return (C,) the highest score of each category in those sampled frames that belong to the event.
+
+        Return None if the clip has no such frame.
+        """
         rows = self.clip.frame_index
         inside = self.clip.valid & (rows > event.start_frame - self.clip.interval) & (rows < event.end_frame)
         return self.scores[inside].max(axis=0) if inside.any() else None
@@ -149,12 +152,12 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class MaskSpans:
-    """The spans of a video. A span is one sampled row and all rows before the next sampled row.
+    """The spans of a video. A span is one sampled frame and all frames before the next sampled frame.
 
     Attributes:
-        starts: (S,) the sampled rows.
-        ends: (S,) the row after the last row of each span.
-        propagated: (S,) True if an event touches the span and the span has more rows than the sampled row.
+        starts: (S,) numbers of the sampled frames.
+        ends: (S,) number of the frame after the last frame of each span.
+        propagated: (S,) True if an event touches the span and the span has more than the sampled frame.
     """
 
     starts: IndexArray
@@ -166,7 +169,7 @@ class MaskSpans:
         """Returns the spans of a video.
 
         Args:
-            sampled: (N,) True in the sampled rows.
+            sampled: (N,) True for the sampled frames.
             events: in order, without overlap.
         """
         rows = len(sampled)
@@ -176,7 +179,7 @@ class MaskSpans:
         return cls(starts, ends, (touched[ends] > touched[starts]) & (ends - starts > 1))
 
     def spans(self) -> tuple[tuple[int, int], ...]:
-        """Return the rows to propagate to as ranges [first, last); adjacent ranges are joined."""
+        """Return the frames to propagate to as ranges [first, last); adjacent ranges are joined."""
         edges = np.diff(self.propagated.astype(np.int8), prepend=0, append=0)
         firsts, lasts = self.starts[np.flatnonzero(edges == 1)], self.ends[np.flatnonzero(edges == -1) - 1]
         return tuple(zip(firsts.tolist(), lasts.tolist(), strict=True))
@@ -184,7 +187,7 @@ class MaskSpans:
 
 @dataclass(frozen=True)
 class _Span:
-    """Rows [first, end), and the stored (h, w) mask of row `first`."""
+    """Frames [first, end), and the stored (h, w) mask of frame `first`."""
 
     first: int
     end: int
@@ -204,11 +207,11 @@ class _Known:
 
 @dataclass(frozen=True)
 class Propagation:
-    """Makes masks for every row of a video from the masks of the sampled rows.
+    """Makes a mask for every frame of a video from the masks of the sampled frames.
 
     Attributes:
         detector: what propagates masks.
-        loader: reads every row in clips without overlap; nothing else may use it at the same time.
+        loader: reads every frame in clips without overlap; nothing else may use it at the same time.
         stopped: returns True once the scan is to end.
         most_frames: frames per call of the detector.
     """
@@ -221,13 +224,13 @@ class Propagation:
     def every_row(
         self, mask_spans: MaskSpans, masks: Iterable[ByteArray], *, path: Path, fps: float | None
     ) -> Iterator[tuple[int, ByteArray]]:
-        """Yield each row from the first sampled row on, with its (h, w) uint8 mask; a repeated mask is the same array object.
+        """Yield the number and the (h, w) uint8 mask of each frame from the first sampled frame on.
 
-        Outside events, and if frames cannot be read again, a row has the mask of the previous row.
+        Outside events, and if frames cannot be read again, a frame has the mask of the previous frame, as the same array.
 
         Args:
             mask_spans: the spans of the video.
-            masks: (h, w) uint8 of the sampled rows, on the detector's scale; read when they are needed.
+            masks: (h, w) uint8 of the sampled frames, on the detector's scale; read when they are needed.
             path, fps: where to read the video.
 
         Raises:
@@ -251,7 +254,10 @@ class Propagation:
                 yield from self._propagate(group, pictures)
 
     def _propagate(self, group: list[_Span], pictures: _Pictures) -> Iterator[tuple[int, ByteArray]]:
-        """Yield rows and masks of adjacent spans: several short ones in one call, or a long one in several calls."""
+        """Yield frame numbers and masks of adjacent spans.
+
+        One call of the detector handles several short spans; a long span needs several calls.
+        """
         known = {span.first: span.mask for span in group}
         rows = range(group[0].first, group[-1].end)
         mask, before = group[0].mask, None
@@ -265,9 +271,9 @@ class Propagation:
     def _masks(
         self, rows: range, seen: dict[int, ByteArray], known: dict[int, ByteArray], before: _Known | None
     ) -> tuple[dict[int, ByteArray], _Known | None]:
-        """Return the masks of the rows that could be read, and the frame from which the span continues.
+        """Return the masks of the frames that could be read, and the frame from which the span continues.
 
-        If the sampled row of a span cannot be read again, there is no mask to start from, and none of its rows gets one.
+        If the sampled frame of a span cannot be read again, there is no mask to start from, and no frame of it gets one.
         """
         frames = [before.picture] if before else []
         given = {0: before.mask} if before else {}
@@ -297,7 +303,7 @@ class Propagation:
 
 
 class _Pictures:
-    """Frames of ascending ranges of rows, read when they are requested. A context manager.
+    """A context manager that reads the frames of ascending ranges when they are requested.
 
     Args:
         loader: what reads.
@@ -320,7 +326,9 @@ class _Pictures:
         self._items.close()
 
     def of(self, rows: range) -> dict[int, ByteArray]:
-        """Return row -> (H, W, C) uint8 for the rows that can be decoded; earlier rows cannot be requested afterwards.
+        """Return frame number -> (H, W, C) uint8 for the frames that can be decoded.
+
+        Earlier frames cannot be requested afterwards.
 
         Raises:
             Interrupted: the scan is to end.
@@ -346,4 +354,4 @@ class _Pictures:
             if isinstance(item.error, NotFinished):
                 raise item.error
             if item.error is not None:
-                log.warning("%s: the masks of some rows are repeated, not propagated: %s", item.video, item.error)
+                log.warning("%s: the masks of some frames are repeated, not propagated: %s", item.video, item.error)

@@ -1,4 +1,4 @@
-"""What the user looks for: names of categories, and sentences for and against each.
+"""What the user looks for: names of categories, and sentences for and against each category.
 
 `--categories` takes parts separated by commas: a word, `@NAME` for a list that comes with vadcli, `@FILE` for a user's own
 list, or a category with its sentences, `fight: two people punching; someone kicked on the ground`. docs/categories.md
@@ -50,7 +50,7 @@ class Category:
 
     Attributes:
         name: in the user's words.
-        means: sentences that say what it looks like.
+        means: sentences that say what the category looks like.
         looks_like: sentences about harmless things that look similar.
         verbs: words for the category; no sentence against the category may contain one.
     """
@@ -75,10 +75,11 @@ class CategoryBook:
     normal: tuple[str, ...]
 
     def normal_for(self, category: Category) -> tuple[str, ...]:
-        """Returns the normal sentences that a category is compared with: those that contain no word for it.
+        """Returns the normal sentences that a category is compared with: those without a word for it.
 
-        In a checked file these are all normal sentences. But a category that was given as a bare word, or together with
-        another list, is also compared with normal sentences of another file.
+        `check_file` makes sure that no normal sentence of a file contains a word for a category of the same file. But a
+        category that was given as a bare word, or together with another list, is compared with the normal sentences of
+        another file, too. These may contain such words.
         """
         return tuple(text for text in self.normal if text not in category.means and not category.verb_in(text))
 
@@ -105,8 +106,8 @@ def read_categories(text: str) -> CategoryBook:
     """Returns the categories of `a, b: sentence; sentence, @list, @file` with their sentences, in order, without repeats.
 
     A word that is a category of one of vadcli's lists gets its sentences from there; upper and lower case are equal. Any other
-    word gets TEMPLATES. If a name is given twice, sentences in `text` itself are used, else those of the first word or file.
-    The normal sentences come from the files that `text` names, or from the general list if they have none.
+    word gets TEMPLATES. If a name is given twice, its sentences in `text` are used, else those of the first word or file.
+    The normal sentences come from the files that `text` names, or from the general list if these files have none.
 
     Raises:
         UsageError: a list or file does not exist, a file is damaged, or a category has no sentence.
@@ -255,7 +256,7 @@ def _parse_lines(text: str, where: str) -> CategoryFile:
 
 
 def _is_toml(text: str, where: str) -> bool:
-    """True for TOML. The content counts too, because Windows hides the end of a name like `mine.toml.txt`."""
+    """True if the text is TOML. The content counts too: Windows hides the end of a name like `mine.toml.txt`."""
     return (
         where.lower().endswith(".toml")
         or re.search(r"^\s*(format_version\s*=|\[\[category\]\])", text, re.MULTILINE) is not None
@@ -268,10 +269,10 @@ def _problems(file: CategoryFile) -> Iterator[str]:
     yield from _bad_sentences("normal", file.normal)
     for name, count in Counter(category.name for category in file.category).items():
         if count > 1:
-            yield f"the category {name!r} is there {count} times"
+            yield f"the category {name!r} occurs {count} times"
     for category in file.category:
         if not any(verb.strip() for verb in category.verbs):
-            yield f"{category.name}: has no verbs, so nothing keeps them out of the sentences against it"
+            yield f"{category.name}: has no verbs, so the sentences against it cannot be checked for them"
         yield from _bad_sentences(category.name, category.means + category.looks_like)
         for sentence in (*category.looks_like, *file.normal):
             if verb := category.verb_in(sentence):
@@ -281,7 +282,7 @@ def _problems(file: CategoryFile) -> Iterator[str]:
 def _bad_sentences(where: str, sentences: tuple[str, ...]) -> Iterator[str]:
     for sentence, count in Counter(sentences).items():
         if count > 1:
-            yield f"{where}: the sentence {sentence!r} is there {count} times"
+            yield f"{where}: the sentence {sentence!r} occurs {count} times"
         if not sentence.strip():
             yield f"{where}: has an empty sentence"
         if len(sentence.split()) > MOST_WORDS:
@@ -315,7 +316,7 @@ def _short(text: str) -> str:
 
 @cache
 def _known() -> dict[str, Category]:
-    """Lower-case name -> category, for all of vadcli's lists. If two lists have a name, the general list is used."""
+    """Returns lower-case name -> category for all of vadcli's lists; the general list comes first."""
     found: dict[str, Category] = {}
     for name in (DEFAULT_LIST, *category_list_names()):
         text = _text(name, ".toml")
@@ -326,7 +327,10 @@ def _known() -> dict[str, Category]:
 
 @cache
 def _shipped(name: str) -> CategoryFile:
-    """A list of vadcli. If it has a .txt file, the names come from it: fingerprints of earlier scans contain them."""
+    """Returns a list of vadcli, with names from its .txt file if it has one.
+
+    Fingerprints of earlier scans contain these names.
+    """
     text, names = _text(name, ".toml"), _text(name, ".txt")
     file = parse_file(text, f"{name}.toml") if text else CategoryFile()
     if not names:

@@ -162,7 +162,7 @@ class ThresholdOptions:
                 parse_duration(getattr(self, name), name)
 
     def thresholds(self, default: Thresholds, calibration: Calibration | None) -> Thresholds:
-        """Returns the thresholds with which events are cut.
+        """Returns the thresholds with which events are made from scores.
 
         Args:
             default: the detector's own.

@@ -1,4 +1,6 @@
-"""Frames and sound of a video that is rendered. Every row has an image, even if its frame was lost (`FrameFeed`).
+"""Reads the frames and the sound of a video to be rendered.
+
+`FrameFeed` has an image for every frame; a lost frame gets the image of the frame before it.
 
 `add_sound` adds the sound of the video to the rendered MP4. An ffmpeg process does this, so if the audio track is broken, only
 the sound is missing.
@@ -21,21 +23,21 @@ from vadcli.video.ffmpeg import die_with_parent, ffmpeg_path
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, Opened
 
 JOINED_ROWS = 100
-"""If fewer rows than this lie between two rows, both are read in one span.
+"""If fewer frames than this lie between two requested frames, both are read in one span.
 
-This costs less than starting a decoder at a keyframe for each row.
+This costs less than starting a decoder at a keyframe for each requested frame.
 """
 
 
 class FrameFeed:
-    """The images of one video by row, read by a `ClipLoader`.
+    """Yields the images of one video by frame number. A `ClipLoader` reads them.
 
     Args:
         loader: must deliver every frame, in color.
         clip_frames: how many frames its clips have.
         source: the video file or folder of images.
         video: relative path of the video.
-        frames: how many rows the video is known to have.
+        frames: how many frames the video is known to have.
         fps: frame rate of a folder of images.
     """
 
@@ -63,10 +65,9 @@ class FrameFeed:
         return lost + self._ends
 
     def pictures(self, first: int, last: int) -> Generator[tuple[int, ByteArray], None, None]:
-        """Yield each row of [first, last) with its (H, W, 3) image; fewer rows if the video ends early.
+        """Yield each frame number in [first, last) with its (H, W, 3) image; fewer if the video ends early.
 
-        An image is valid until the next one is requested. If the frame of a row was lost, the row gets the image of the row
-        before.
+        An image is valid until the next one is requested. A lost frame gets the image of the frame before it.
 
         Raises:
             VideoError: no image could be decoded.
@@ -94,7 +95,7 @@ class FrameFeed:
                     shown = item.clip.frames[-1].copy()
 
     def _rest(self, end: Finished, row: int, last: int, shown: ByteArray | None) -> Iterator[tuple[int, ByteArray]]:
-        """Yield the rows after the last clip, up to the known end of the video."""
+        """Yield the frames after the last clip, up to the known end of the video."""
         if shown is None:
             raise end.error or DecodeError(f"{self._source}: no frame could be decoded from frame {row} on")
         whole = last < self._frames and not end.error  # only a part was requested, and it was read to its end
@@ -105,12 +106,12 @@ class FrameFeed:
             self._ends.append(self._early_end(known, end.error))
 
     def at_rows(self, rows: Sequence[int]) -> Generator[tuple[int, ByteArray], None, None]:
-        """Yield these rows in order, each with its (H, W, 3) image; rows whose frame was lost are left out.
+        """Yield these frame numbers in order, each with its (H, W, 3) image; lost frames are left out.
 
         An image is valid until the next one is requested.
 
         Args:
-            rows: in order, each once.
+            rows: frame numbers in order, each once.
 
         Raises:
             VideoError: the video failed before the first image.
@@ -142,7 +143,7 @@ class FrameFeed:
 
 
 def join_rows(rows: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Return spans [first, last) that contain these ordered rows; rows that are close share a span."""
+    """Return spans [first, last) that contain these ordered frames; frames that are close share a span."""
     spans: list[tuple[int, int]] = []
     for row in rows:
         first = spans.pop()[0] if spans and row - spans[-1][1] < JOINED_ROWS else row
@@ -151,7 +152,7 @@ def join_rows(rows: Sequence[int]) -> tuple[tuple[int, int], ...]:
 
 
 def _rows_of(item: ClipReady, first: int, last: int) -> Iterator[tuple[int, ByteArray, bool]]:
-    """Yield (row, image, lost) for those rows of a clip that are in [first, last), each row once."""
+    """Yield (frame number, image, lost) for those frames of a clip that are in [first, last), each once."""
     clip = item.clip
     for index, picture, valid in zip(clip.frame_index.tolist(), clip.frames, clip.valid.tolist(), strict=True):
         if first <= index < last:

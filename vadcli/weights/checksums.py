@@ -138,8 +138,8 @@ def compare(folder: Path, listed: Mapping[str, FileSum], *, extras_matter: bool 
 def fingerprint(folder: Path) -> str:
     """Returns one SHA-256 over all files of a folder, with or without a checksums.json.
 
-    If all sizes match checksums.json, no file is missing or extra, and no file is newer than it, the
-    listed hashes are used and the files are not read. `verify` always reads every file.
+    If all sizes match checksums.json, no file is missing or extra, and no file is newer than that list,
+    the listed hashes are used and the files are not read. `verify` always reads every file.
     """
     sums = _believable(folder) or {name: file_sum(folder / name).sha256 for name in file_names(folder)}
     text = json.dumps(dict(sorted(sums.items())), ensure_ascii=True, separators=(",", ":"))

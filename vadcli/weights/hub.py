@@ -199,7 +199,7 @@ def _offline(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> Pull
     if folder is None or lock is not None:
         what = "the files in the cache are damaged or incomplete" if folder else "it is not in the cache"
         raise WeightsError(f"{item.name}: HF_HUB_OFFLINE is set and {what}", hint="unset it and pull again")
-    say(f"{item.name}: HF_HUB_OFFLINE is set: taken from the cache without a check, because there is no lock file")
+    say(f"{item.name}: HF_HUB_OFFLINE is set: files taken from the cache without a check, because there is no lock file")
     files = {file: file_sum(folder / file) for file in _wanted(path.name for path in folder.iterdir())}
     return _pulled(item, folder, Lock(item.repo_id, folder.name, files), fetched=False)
 

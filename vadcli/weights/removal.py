@@ -85,11 +85,11 @@ def _removable(name: str) -> Entry:
     if item is not None and item.on_hub:
         return item
     if item is not None:
-        parts = f"; what it is built from can be removed: {', '.join(item.parts.values())}" if item.parts else ""
-        raise WeightsError(f"{name}: a LAVIDA folder is not removed", hint=OWN_FOLDER + parts)
+        parts = f"; its base models can be removed: {', '.join(item.parts.values())}" if item.parts else ""
+        raise WeightsError(f"{name}: this command does not remove LAVIDA folders", hint=OWN_FOLDER + parts)
     is_path = os.sep in name or (os.altsep is not None and os.altsep in name) or name.startswith("~")
     if is_path or Path(name).is_dir() or (home() / name).is_dir():
-        raise WeightsError(f"{name}: a folder of your own is not removed", hint=OWN_FOLDER)
+        raise WeightsError(f"{name}: this command does not remove your own folders", hint=OWN_FOLDER)
     return entry(name)  # raises the error for an unknown name
 
 

@@ -50,7 +50,7 @@ class CheckResult:
         value: the measured value.
         right: number of right answers.
         count: number of answers.
-        needed: how many have to be right.
+        needed: how many answers have to be right.
     """
 
     name: str
@@ -155,7 +155,7 @@ def _finite(value: Any) -> float:
 
 
 Segment = Callable[[ByteArray, FloatArray], BoolArray]
-"""Frames (N, H, W, 3) uint8, and one point (x, y) in pixels per frame, (N, 2) -> masks (N, H, W)."""
+"""Maps frames (N, H, W, 3) uint8 and one point (x, y) in pixels per frame (N, 2) to masks (N, H, W)."""
 
 
 def check_masks(segment: Segment) -> list[CheckResult]:
