@@ -33,7 +33,7 @@ VIDEOS = 290  # as many as UCF-Crime's test set has
 
 
 def frames_of(rows: int) -> FrameSet:
-    """Make distinct float32 scores in VIDEOS equal videos; 10 % of the frames are abnormal, in runs of 500."""
+    """Make distinct float32 scores in VIDEOS equal videos; 10 % of the frames are abnormal, in spans of 500."""
     rng = np.random.default_rng(0)
     labels = np.repeat(rng.random(rows // 500 + 1) < 0.1, 500)[:rows]
     scores = rng.random(rows, np.float32) * np.float32(0.8)

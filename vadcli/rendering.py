@@ -367,7 +367,7 @@ def render_settings(options: RenderOptions) -> RenderSettings:
 
 
 def is_rendered(layout: OutputLayout, video: str, options: RenderOptions) -> bool:
-    """True if a video was rendered after its events were cut, and no option requires rendering it again."""
+    """True if a video was rendered after its events were computed, and no option requires rendering it again."""
     if options.force or options.events_only:
         return False
     try:

@@ -140,7 +140,7 @@ def recut(
     review: Sequence[ReviewedEvent] = (),
     times: TimeRules = DEFAULT_RULES,
 ) -> EventsDocument:
-    """Cut one video's events with other thresholds; they are stored if there is a scratch folder.
+    """Compute one video's events with other thresholds; they are stored if there is a scratch folder.
 
     Boxes come from the stored masks, if there are any. The category of a new event comes from the old event that overlaps it
     most. Events that a reviewer marked as false are left out, and the others are numbered again.

@@ -84,7 +84,7 @@ class Convolution(nn.Module):
         self.norm = nn.GroupNorm(min(GROUPS, width), width)
 
     def forward(self, states: Tensor) -> Tensor:
-        """(N, C, h, w) -> (N, C', h / stride, w / stride)."""
+        """Applies the layers: (N, C, h, w) -> (N, C', h / stride, w / stride)."""
         changed: Tensor = nn.functional.gelu(self.norm(self.conv(states)), approximate="tanh")
         return states + changed if self.bridged else changed
 

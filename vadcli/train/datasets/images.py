@@ -160,7 +160,7 @@ _INNER = "ADEChallengeData2016"
 
 
 class Ade20k(SemanticData):
-    """ADE20K with 150 categories, as in the scene parsing challenge of 2016.
+    """The data set ADE20K with the 150 categories of the scene parsing challenge of 2016.
 
         ROOT/images/training/ADE_train_00000001.jpg    ROOT/objectInfo150.txt
         ROOT/annotations/training/ADE_train_00000001.png
