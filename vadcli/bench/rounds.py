@@ -82,7 +82,7 @@ class Bound:
         """Return True if the round takes no more clips.
 
         Args:
-            clips: taken so far.
+            clips: number of clips taken so far.
             started: time.perf_counter() when the round began.
         """
         return time.perf_counter() - started >= self.seconds or (self.clips is not None and clips >= self.clips)

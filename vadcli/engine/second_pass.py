@@ -126,7 +126,10 @@ class _ClipCategories:
 
 
 def peak_clips(event: Event, table: ScoreTable, plan: SamplingPlan) -> list[int]:
-    """Return the numbers of the clips in which the event scores highest, the highest first; equal clips in order of time."""
+    """Return the numbers of the clips in which the event scores highest, from the highest score down.
+
+    Clips with equal scores are in order of time.
+    """
     rows = np.arange(event.start_frame, event.end_frame)
     sampled = rows[table.sampled[event.start_frame : event.end_frame]]
     if not len(sampled):  # a short event may be between two samples: its score is that of the sample before it

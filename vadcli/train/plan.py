@@ -47,7 +47,7 @@ def time_text(plan: TrainingPlan, training: PaperTraining | None = None) -> str:
 
 
 def step_seconds(brief: Recipe, training: PaperTraining) -> float:
-    """Measures one optimiser step of this process in seconds; the fastest of a few.
+    """Returns the seconds of one optimiser step of this process: the fastest of a few measured steps.
 
     Raises:
         UsageError: as `Trainer`.

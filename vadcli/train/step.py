@@ -1,4 +1,4 @@
-"""One training step of LAVIDA: exposure samples in, losses out (paper 3.3 and 3.9).
+"""One training step of LAVIDA: it computes losses from exposure samples (paper 3.3 and 3.9).
 
     frames                         → vision encoders → visual tokens and F, F_s0, F_s1
     visual tokens, category names  → language model  → answer logits (LM loss) and h_seg

@@ -57,7 +57,7 @@ class Entry:
 
     def __post_init__(self) -> None:
         if self.kind not in ("base", "encoder", "lavida") or (self.kind == "lavida") == self.on_hub:
-            raise ValueError(f"{self.name}: a base model or encoder needs a repo_id, a LAVIDA folder must not have one")
+            raise ValueError(f"{self.name}: a base model or encoder needs a repo_id, and a LAVIDA folder must not have one")
 
     @property
     def on_hub(self) -> bool:

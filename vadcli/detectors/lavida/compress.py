@@ -130,7 +130,7 @@ def kept_count(length: int, ratio: float) -> int:
 def densities(tokens: Tensor, neighbours: int, chunk: int) -> Tensor:
     """Returns each token's local reachability density, as in LOF (local outlier factor).
 
-    It is k / Σ max(the neighbour's k-distance, distance), summed over the k nearest neighbours.
+    The density is k / Σ max(the neighbour's k-distance, distance), summed over the k nearest neighbours.
 
     Args:
         tokens: (L, D), L ≥ 1.
@@ -296,7 +296,7 @@ def _lower_bounds(rows: Tensor, columns: Tensor, centre: Tensor, column_size: Te
 
 
 def _by_distance(rows: Tensor, columns: Tensor, candidates: Tensor, count: int, itself: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Returns the `count` nearest of each row's candidates (R, N), measured exactly."""
+    """Returns the `count` candidates (R, N) that are nearest to each row; distances are exact."""
     candidates = candidates.sort(dim=1).values  # so that ties go to the lower index below
     wide = rows.double()
     measured = [(columns[column].double().sub_(wide)).square_().sum(dim=1) for column in candidates.unbind(1)]
@@ -308,7 +308,7 @@ def _by_distance(rows: Tensor, columns: Tensor, candidates: Tensor, count: int, 
 
 
 def _search_all(rows: Tensor, columns: Tensor, count: int, itself: Tensor | None) -> Tensor:
-    """Returns the (R, count) nearest of all columns, measured exactly. Slow; see _nearest."""
+    """Returns the (R, count) nearest of all columns; distances are exact. Slow; see _nearest."""
     distance = torch.cdist(rows.double(), columns.double(), compute_mode="donot_use_mm_for_euclid_dist")  # (R, C)
     if itself is not None:
         distance.scatter_(1, itself[:, None], math.inf)

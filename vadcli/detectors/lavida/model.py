@@ -1,4 +1,4 @@
-"""The whole LAVIDA network: clips in, one score and one mask per frame out (paper, Figure 2).
+"""The whole LAVIDA network: it turns clips into one score and one mask per frame (paper, Figure 2).
 
     frames ─┬─ vision tower ─ compression ─┐
             │           prompt with <SEG> ─┴─ prefill ─ h_seg ─┐

@@ -83,7 +83,7 @@ class Channels:
         return self._steady(np.sqrt(motion * np.where(np.isnan(rare), motion, rare)))
 
     def frame_values(self) -> tuple[FloatArray, FloatArray]:
-        """Returns (T,) twice: the highest motion and the highest rarity of each frame, smoothed."""
+        """Returns two arrays (T,): the highest motion and the highest rarity of each frame, smoothed."""
         return self._steady(peaks(self.motion)), self._steady(peaks(np.nan_to_num(self.rarity)))
 
     def _steady(self, rows: FloatArray) -> FloatArray:
