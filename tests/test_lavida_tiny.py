@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -58,7 +59,14 @@ def test_a_scan_says_what_the_checkpoint_is_not_for(tmp_path: Path) -> None:
     scan = ("scan", tmp_path / "films", "--out", tmp_path / "out", "--detector", "lavida", "--model", "lavida-tiny")
     done = vadcli(*scan, "--categories", "red star")
     assert done.returncode == 0, done.stderr
-    assert "lavida-tiny was only trained on a synthetic world of shapes; it is not a detector for real videos" in done.stderr
+    caveat = "lavida-tiny was only trained on a synthetic world of shapes; it is not a detector for real videos."
+    assert done.stderr.count(caveat) == 1
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["caveats"] == [caveat]
+    assert run["looked_for"] == ["red star"]
+    page = vadcli("report", tmp_path / "out", "--format", "markdown").stdout
+    assert caveat in page
+    assert "Looked for: red star" in page
 
 
 def example(*arguments: object) -> subprocess.CompletedProcess[str]:

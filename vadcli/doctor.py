@@ -143,10 +143,11 @@ def _weights() -> Check:
     known = [item for item in weights.status() if item.kind in ("lavida", "encoder") and item.state != "absent"]
     if not known:
         return Check("weights", True, "none; the motion detector needs no weights", _encoder_advice(), required=False)
-    found = ", ".join(f"{item.name} ({item.state})" for item in known)
+    states = {"toy": "a toy: it knows only a synthetic world"}
+    found = ", ".join(f"{item.name} ({states.get(item.state, item.state)})" for item in known)
     damaged = [item.name for item in known if item.state == "damaged"]
     advice = f"`vadcli weights verify {damaged[0]}`" if damaged else ""
-    if not advice and not any(item.kind == "encoder" or item.trained for item in known if item.name != "lavida-tiny"):
+    if not advice and not any(item.kind == "encoder" or item.state == "trained" for item in known):
         advice = _encoder_advice()
     return Check("weights", not damaged, found, advice, required=False)
 

@@ -46,7 +46,7 @@ def test_list_says_what_is_here_and_that_nobody_has_published_lavida(run: Weight
     items = {item["name"]: item for item in map(json.loads, done.stdout.splitlines())}
     assert done.returncode == 0
     assert done.stderr == ""
-    assert items["lavida-tiny"]["state"] == "trained", "it comes along"
+    assert items["lavida-tiny"]["state"] == "toy", "it comes along, and knows only a synthetic world"
     assert {item["state"] for name, item in items.items() if name != "lavida-tiny"} == {"absent"}
     assert [name for name, item in items.items() if item["published"] is False] == ["lavida-7b", "lavida-2b"]
     assert items["lavida-2b"]["parts"]["mllm"] == "qwen2-vl-2b"

@@ -13,7 +13,9 @@ from tests.media import run_ffmpeg
 from tests.planted import PlantedEncoder
 from tests.runs import local_scan
 from vadcli.detectors.concept import detector as concept
-from vadcli.engine.plan import make_plan
+from vadcli.engine.job import ScanJob
+from vadcli.engine.plan import WorkUnit, make_plan
+from vadcli.engine.rescore import rescore
 from vadcli.engine.runner import Stop
 from vadcli.errors import UsageError, WeightsError
 from vadcli.options import ScanOptions
@@ -205,3 +207,28 @@ def test_an_interrupted_scan_gives_the_same_vectors_and_scores(footage: Path, tm
 def test_hundreds_of_categories(footage: Path, tmp_path: Path) -> None:
     words = ", ".join(f"thing number {number}" for number in range(500))
     assert {result.status for result in scan(footage / "c", tmp_path / "out", words).values()} == {Status.DONE}
+
+
+def test_a_camera_that_is_learned_again_is_scored_from_stored_vectors(
+    footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, out, whole = tmp_path / "archive", tmp_path / "out", tmp_path / "whole"
+    (archive / "cam").mkdir(parents=True)
+    shutil.copy(footage / "a" / "a-red.mp4", archive / "cam")
+    scan(archive, out, RED)
+    for name in ("b/b-blue.mp4", "c/c-quiet.mp4"):
+        shutil.copy(footage / name, archive / "cam")
+    scored: list[str] = []
+
+    def noted(job: ScanJob, unit: WorkUnit, *rest: object) -> object:
+        scored.append(unit.video)
+        return rescore(job, unit, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("vadcli.engine.queue.rescore", noted)
+    assert {result.status for result in scan(archive, out, RED).values()} == {Status.DONE}
+    assert scored == ["cam/a-red.mp4"]
+    scan(archive, whole, RED)
+    one, two = OutputLayout(whole), OutputLayout(out)
+    for video in ("cam/a-red.mp4", "cam/b-blue.mp4", "cam/c-quiet.mp4"):
+        np.testing.assert_array_equal(read_scores(one.scores(video))[0].score, read_scores(two.scores(video))[0].score)
+        assert read_events(one.events(video)).caveats == read_events(two.events(video)).caveats != ()

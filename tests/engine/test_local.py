@@ -316,7 +316,7 @@ def test_a_long_camera_is_fitted_on_bursts(tmp_path: Path) -> None:
 def test_refit_makes_a_new_model_only_when_asked(footage: Path, tmp_path: Path) -> None:
     Scan(footage, tmp_path / "out")
     make_video(footage / "bright.mp4", frames=60, fps=10, options=("-vf", "eq=brightness=0.5"))
-    assert Scan(footage, tmp_path / "out").statuses["a.mp4"] == "skipped"
+    assert Scan(footage, tmp_path / "out", refit=False).statuses["a.mp4"] == "skipped"
     refitted = Scan(footage, tmp_path / "out", refit=True)
     assert refitted.statuses["a.mp4"] == "done"
     assert refitted.detector.fitted == [".", "cam"]

@@ -52,6 +52,7 @@ def test_a_document_is_valid_and_reads_back_as_it_was(tmp_path, document):
         "threshold",
         "failure",
         "scan",
+        "caveats",
         "events",
     ]
 

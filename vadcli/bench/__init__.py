@@ -96,6 +96,8 @@ class Bench:
             DeviceError, WeightsError: the model cannot be loaded.
             VideoError: the footage cannot be read.
         """
+        for caveat in self.detector.caveats:
+            log.info("%s", caveat)
         self.detector.prepare()
         workers = self.plan.workers or core_count()
         with ClipLoader(self.detector.needs, LoaderOptions(workers=workers)) as loader:

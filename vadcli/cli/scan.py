@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 import time
@@ -73,6 +74,8 @@ def _show(run: Scan, options: ScanOptions) -> None:
         log.warning("stopped (%s); the next run continues from here", run.stop.reason)
     counts = ", ".join(f"{count} {status}" for status, count in sorted(run.totals.by_status.items()))
     log.info("%s; %s; %s; results in %s", counts, counted(run.totals.events, "event"), display.summary(), options.out)
+    if run.totals.frames or run.totals.by_status["skipped"]:
+        log.info("next: vadcli report %s", shlex.quote(str(options.out)))
 
 
 def _summary(run: Scan, seconds: float) -> dict[str, Any]:

@@ -187,6 +187,21 @@ class Propagator(Protocol):
         ...
 
 
+@runtime_checkable
+class HasCaveats(Protocol):
+    """A detector that knows reasons why its scores deserve less trust than usual, such as untrained weights."""
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """One sentence per reason; empty if there is none. Known before `prepare`."""
+        ...
+
+
+def caveats_of(detector: Detector) -> tuple[str, ...]:
+    """Returns the caveats of a detector; empty if it states none."""
+    return detector.caveats if isinstance(detector, HasCaveats) else ()
+
+
 def check_device(device: str) -> None:
     """Raises DeviceError if the device is missing, UsageError if the name is not a device. `auto` and `cpu` load no torch."""
     if device in ("auto", "cpu"):

@@ -4,12 +4,15 @@ The sample comes from the whole input list, before sharding, and does not depend
 resumed scan and a second process fit the same model. A camera with little footage is fitted on all of it. The clips stay in
 memory after the fit and are scored without being decoded again. A camera with more footage is fitted on bursts: short runs of
 frames that are spread over the footage.
+
+A model that was fitted on little footage is fitted again when there is more; see `footage`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,14 +23,17 @@ from pathlib import Path
 import numpy as np
 
 from vadcli.detectors import Detector
+from vadcli.engine.footage import estimated_footage, is_outgrown, length_text, size_of
 from vadcli.engine.plan import WorkUnit
 from vadcli.errors import DocumentError, ToolError
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import FileLock, Scratch
-from vadcli.types import CameraModel, CameraSample, Clip, ClipNeeds
+from vadcli.types import CameraModel, CameraSample, Clip, ClipNeeds, Footage, VideoInfo
 from vadcli.types.codec import document_errors, read_document
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, LoaderOptions, Opened
 from vadcli.video.sampling import SamplingPlan
+
+log = logging.getLogger("vadcli")
 
 _REFIT = "fit the camera again with --refit"
 
@@ -75,7 +81,8 @@ class Cameras:
         needs: which frames the scan reads: the detector's needs, after the sampling options are applied.
         loader_options: how bursts are read.
         seed: seed of the random sample of footage.
-        refit: fit each camera again, once per run, even if it has a model.
+        refit: True fits each camera again, once per run; False fits no camera that has a model; None fits a camera again if its
+            model `is_outgrown`.
         stopped: called while waiting for another process; True ends the wait.
         told: called with a camera and the number of frames that were just read for its fit.
     """
@@ -86,7 +93,7 @@ class Cameras:
     needs: ClipNeeds
     loader_options: LoaderOptions
     seed: int
-    refit: bool
+    refit: bool | None
     stopped: Callable[[], bool]
     told: Callable[[str, int], None] = lambda camera, frames: None
     _fitted: dict[str, CameraModel | None] = field(default_factory=dict)
@@ -101,6 +108,13 @@ class Cameras:
         """True if the detector fits cameras and this camera has no usable model yet."""
         return self.detector.fits_camera and camera not in self._fitted and self.stored(camera) is None
 
+    def is_outgrown(self, camera: str, whole: Sequence[WorkUnit]) -> bool:
+        """True if the camera's model was fitted on little footage and `whole`, all its videos, is GROWTH times as much."""
+        if self.refit is not None or not self.detector.fits_camera or camera in self._fitted:
+            return False
+        model = self._read(camera)
+        return model is not None and is_outgrown(model, size_of(whole))
+
     def _read(self, camera: str) -> CameraModel | None:
         path = self.layout.camera(camera)
         if not path.exists():
@@ -114,17 +128,28 @@ class Cameras:
     def _is_ours(self, model: CameraModel) -> bool:
         return model.detector == self.detector.name and model.version == self.detector.model_version
 
-    def fit(self, camera: str, clips: Sequence[Clip]) -> CameraModel | None:
+    def fit(self, camera: str, clips: Sequence[Clip], footage: Footage) -> CameraModel | None:
         """Fit and store a model. If another process was first, return its model, which is equal for equal input."""
         with self._claim(camera):
-            model = None if self.refit else self._read(camera)
-            if model is None:
-                model = self.detector.fit(CameraSample(camera, tuple(clips), self.seed)) if clips else None
+            before = None if self.refit else self._read(camera)
+            model = before
+            if before is None or (self.refit is None and is_outgrown(before, footage.bytes)):
+                model = self._learn(camera, clips, footage, before)
                 if model is not None:
                     with self.scratch.replace(self.layout.camera(camera)) as temporary:
                         write_camera(temporary, model)
         self._fitted[camera] = model
         return model
+
+    def _learn(self, camera: str, clips: Sequence[Clip], footage: Footage, before: CameraModel | None) -> CameraModel | None:
+        """Return a new model, or the earlier one if less footage can be read now than it was fitted on."""
+        if before is None or before.footage is None or footage.seconds >= before.footage.seconds:
+            model = self.detector.fit(CameraSample(camera, tuple(clips), self.seed)) if clips else None
+            if model is not None:
+                return replace(model, footage=footage)
+        if before is None or before.footage is None:
+            return before
+        return replace(before, footage=replace(before.footage, bytes=footage.bytes))  # so the next run does not try again
 
     @contextmanager
     def _claim(self, camera: str) -> Iterator[None]:
@@ -165,20 +190,66 @@ def fit_on_the_way(
     held.take(_watched(items, cameras, camera))
     if not held.items:
         return
+    whole_held = held
     if not held.is_too_long and held.ended != {unit.video for unit in whole}:
-        held_whole = _Held(cameras.needs)
-        with ClipLoader(cameras.needs, cameras.loader_options) as loader:
-            reading = loader.run((request(unit) for unit in whole), stopped=cameras.stopped)
-            held_whole.take(_watched(reading, cameras, camera))
-    else:
-        held_whole = held
-    if held_whole.is_too_long:
-        clips = _read_bursts(cameras, camera, whole, request)
-    else:
-        clips = _spread(sorted(held_whole.clips(), key=lambda clip: (clip.video, clip.index)))
+        whole_held = _hold_whole(cameras, camera, whole, request)
+    clips, footage = _sample(cameras, camera, whole, request, whole_held)
     if not cameras.stopped():
-        cameras.fit(camera, clips)
+        cameras.fit(camera, clips, footage)
         yield from chain(held.items, items)
+
+
+def fit_again(
+    cameras: Cameras, camera: str, whole: Sequence[WorkUnit], request: Callable[[WorkUnit], ClipRequest], *, scored: int
+) -> None:
+    """Fit a camera that `is_outgrown` again, before any of its videos is scored, and log it.
+
+    Args:
+        cameras: stores the model.
+        camera: the camera's name.
+        whole: all videos of the camera.
+        request: makes the loader's request for a video.
+        scored: how many videos of this run have scores from the earlier model, for the log.
+    """
+    before = cameras.stored(camera)
+    clips, footage = _sample(cameras, camera, whole, request, _hold_whole(cameras, camera, whole, request))
+    if cameras.stopped():
+        return
+    model = cameras.fit(camera, clips, footage)
+    if before and model and before.footage and model.footage and model.sha256 != before.sha256:
+        log.info(
+            "camera %s: learned again from %s of footage instead of %s; %d earlier %s scored again (--no-refit prevents this)",
+            camera,
+            length_text(model.footage.seconds),
+            length_text(before.footage.seconds),
+            scored,
+            "video is" if scored == 1 else "videos are",
+        )
+
+
+def _hold_whole(cameras: Cameras, camera: str, whole: Sequence[WorkUnit], request: Callable[[WorkUnit], ClipRequest]) -> _Held:
+    """Read a camera's videos and keep their clips in memory, until they are too long for that."""
+    held = _Held(cameras.needs)
+    with ClipLoader(cameras.needs, cameras.loader_options) as loader:
+        reading = loader.run((request(unit) for unit in whole), stopped=cameras.stopped)
+        held.take(_watched(reading, cameras, camera))
+    return held
+
+
+def _sample(
+    cameras: Cameras,
+    camera: str,
+    whole: Sequence[WorkUnit],
+    request: Callable[[WorkUnit], ClipRequest],
+    held: _Held,
+) -> tuple[list[Clip], Footage]:
+    """Return the clips to fit a camera on, and the footage that they come from; `held` has all its videos or is too long."""
+    if held.is_too_long:
+        return _read_bursts(cameras, camera, whole, request)
+    clips = sorted(held.clips(), key=lambda clip: (clip.video, clip.index))
+    read = sorted({clip.video for clip in clips})
+    seconds = sum(held.infos[video].duration_s for video in read)
+    return _spread(clips), Footage(len(read), round(seconds, 3), size_of(whole))
 
 
 def _watched(items: Iterator[Item], cameras: Cameras, camera: str) -> Iterator[Item]:
@@ -201,6 +272,7 @@ class _Held:
     def __init__(self, needs: ClipNeeds) -> None:
         self.needs = needs
         self.items: list[Item] = []
+        self.infos: dict[str, VideoInfo] = {}
         self.ended: set[str] = set()
         self.total_clips = 0
 
@@ -214,6 +286,7 @@ class _Held:
         for item in items:
             self.items.append(_owned(item) if isinstance(item, ClipReady) else item)
             if isinstance(item, Opened):
+                self.infos[item.video] = item.info
                 self.total_clips += SamplingPlan.of(self.needs, item.info.fps).clips(item.info.frames)
             elif isinstance(item, Finished):
                 self.ended.add(item.video)
@@ -238,14 +311,21 @@ def _spread(clips: Sequence[Clip]) -> list[Clip]:
 
 def _read_bursts(
     cameras: Cameras, camera: str, whole: Sequence[WorkUnit], request: Callable[[WorkUnit], ClipRequest]
-) -> list[Clip]:
+) -> tuple[list[Clip], Footage]:
     wanted = burst_positions(whole, camera=camera, seed=cameras.seed)
-    requests = (replace(request(unit), start_clip=0, bursts=wanted[unit.video]) for unit in whole if unit.video in wanted)
+    asked = [unit for unit in whole if unit.video in wanted]
+    requests = (replace(request(unit), start_clip=0, bursts=wanted[unit.video]) for unit in asked)
     frames = max(cameras.needs.overlap + 1, cameras.needs.frames // BURST_PART)
+    lengths_s: dict[str, float] = {}
+    held: list[Clip] = []
     with ClipLoader(replace(cameras.needs, frames=frames), cameras.loader_options) as loader:
-        items = _watched(loader.run(requests, stopped=cameras.stopped), cameras, camera)
-        held = [_owned(item).clip for item in items if isinstance(item, ClipReady)]
-    return sorted(held, key=lambda clip: (clip.video, clip.index, float(clip.timestamp[0])))
+        for item in _watched(loader.run(requests, stopped=cameras.stopped), cameras, camera):
+            if isinstance(item, ClipReady):
+                held.append(_owned(item).clip)
+            elif isinstance(item, Opened):
+                lengths_s[item.video] = item.info.duration_s
+    clips = sorted(held, key=lambda clip: (clip.video, clip.index, float(clip.timestamp[0])))
+    return clips, estimated_footage(whole, asked, wanted, lengths_s, clips)
 
 
 def burst_positions(units: Sequence[WorkUnit], *, camera: str, seed: int, bursts: int = BURSTS) -> dict[str, tuple[float, ...]]:

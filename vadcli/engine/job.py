@@ -16,7 +16,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from vadcli.detectors import Detector, Embedder
+from vadcli.detectors import Detector, Embedder, caveats_of
+from vadcli.engine.footage import footage_caveats
 from vadcli.engine.plan import WorkUnit
 from vadcli.engine.second_pass import Attribution, Propagation
 from vadcli.errors import DocumentError, FileChanged, NotFinished
@@ -168,6 +169,10 @@ class ScanJob:
     def embedder(self) -> Embedder | None:
         """The detector if it makes vectors and the options say that they are stored; else None."""
         return self.detector if isinstance(self.detector, Embedder) and self.detector.keeps_embeddings else None
+
+    def caveats(self, model: CameraModel | None) -> tuple[str, ...]:
+        """Return why the scores of this detector with this camera model deserve less trust than usual, one sentence each."""
+        return (*caveats_of(self.detector), *footage_caveats(model))
 
 
 class Need(StrEnum):

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from vadcli.detectors import Attributor, Detector, Propagator
-from vadcli.engine.cameras import Cameras, fit_on_the_way
+from vadcli.engine.cameras import Cameras, fit_again, fit_on_the_way
 from vadcli.engine.job import Need, ScanIdentity, ScanJob, Task, decide
 from vadcli.engine.plan import WorkUnit, by_camera
 from vadcli.engine.queue import ClaimQueue
@@ -64,8 +64,10 @@ class LocalRunner:
         layout = OutputLayout(self.options.out)
         job = self._job(layout, Scratch(layout.scratch))
         cameras = self._cameras_of(layout, job)
+        outgrown = {camera for camera, whole in by_camera(self.settings.plan.units) if cameras.is_outgrown(camera, whole)}
         for unit in self.units:
-            model = cameras.stored(unit.camera) if self.detector.fits_camera else None
+            # After a new fit, the fingerprint is another one. It is not known yet; that of no model differs in any case.
+            model = cameras.stored(unit.camera) if self.detector.fits_camera and unit.camera not in outgrown else None
             yield unit.video, "scan" if cameras.needs_fit(unit.camera) else _need(job, unit, model)
 
     def _cameras(self, job: ScanJob, cameras: Cameras, loader: ClipLoader) -> Iterator[Update]:
@@ -163,6 +165,10 @@ class _Work:
         """Claim and scan the videos of this shard that need it; the detector is loaded only if there is such a video."""
         queue = ClaimQueue(self.job, self.request, self.stop)
         detector = self.job.detector
+        if self.cameras.is_outgrown(self.camera, self.whole):
+            detector.prepare()
+            scored = sum(self.job.layout.scores(unit.video).exists() for unit in mine)
+            fit_again(self.cameras, self.camera, self.whole, self.request, scored=scored)
         if self.cameras.needs_fit(self.camera):
             detector.prepare()
             stream = ScanStream(self.job, batch_size=batch_size or detector.batch_size)

@@ -107,6 +107,7 @@ def rescore(job: ScanJob, unit: WorkUnit, decision: Decision, model: CameraModel
         events=tuple(events),
         scan=state,
         generator=f"vadcli {__version__}",
+        caveats=job.caveats(model),
     )
     metadata = replace(
         metadata,
@@ -130,6 +131,7 @@ def rescore(job: ScanJob, unit: WorkUnit, decision: Decision, model: CameraModel
         decoded=int(table.decode_ok.sum()),
         events=len(events),
         seconds=time.monotonic() - started,
+        caveats=document.caveats,
     )
 
 
@@ -142,6 +144,7 @@ def _result(
     decoded: int,
     events: int,
     seconds: float,
+    caveats: tuple[str, ...],
 ) -> VideoResult:
     """Return the result of a video; why it is partial is known from the scan that decoded it."""
     partial = status is Status.PARTIAL
@@ -158,4 +161,5 @@ def _result(
         seconds=seconds,
         events=events,
         note=str(metadata.extra.get("note", "")),
+        caveats=caveats,
     )

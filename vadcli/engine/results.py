@@ -184,6 +184,7 @@ def _events_document(
         scan=ScanState(result.status, decision.fingerprint, decision.source),
         start=start,
         created=created,
+        caveats=result.caveats,
     )
 
 

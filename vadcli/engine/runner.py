@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from vadcli import __version__, detectors
-from vadcli.detectors import Detector, check_device
+from vadcli.detectors import Detector, caveats_of, check_device
 from vadcli.engine.plan import Plan, WorkUnit
 from vadcli.engine.stream import Update
 from vadcli.errors import OutputError, UsageError
@@ -29,6 +29,9 @@ from vadcli.types import ClipNeeds, Status, VideoResult
 log = logging.getLogger("vadcli")
 
 Fitting = Callable[[str, int], None]
+
+MOST_CAMERAS_NAMED = 3
+"""The log names the caveats of this many cameras, and counts the others."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,8 @@ class Scan:
         self.totals = Totals()
         self.progress = RunProgress({unit.video: unit.size for unit in settings.units})
         self._record_is_stale = False
+        self._unsaid = list(caveats_of(detector))
+        self._doubtful: set[str] = set()
 
     def run(self) -> Generator[Update, None, None]:
         """Scan; yields progress, and one result per video. The run record is complete when the iterator ends.
@@ -153,7 +158,10 @@ class Scan:
             for update in self._updates(record):
                 with self._noting():
                     self._note(record, update)
+                self._say_caveats(update)
                 yield update
+            if (others := len(self._doubtful) - MOST_CAMERAS_NAMED) > 0:
+                log.info("%d more %s learned on little footage", others, "camera was" if others == 1 else "cameras were")
             record.close(exit_code(self.totals, stop=self.stop, fail_on_event=self.settings.options.fail_on_event))
 
     def preview(self) -> Iterator[tuple[str, str]]:
@@ -194,6 +202,20 @@ class Scan:
         self.progress.advance(update.video, frames=update.frames, video_s=update.video_s, size=update.size)
         record.flush()
 
+    def _say_caveats(self, update: Update) -> None:
+        """Log the detector's caveats once, before the first result, and those of a camera with its first result."""
+        if isinstance(update, VideoResult) and update.status in (Status.SKIPPED, Status.FAILED):
+            return
+        while self._unsaid:
+            log.info("%s", self._unsaid.pop(0))
+        if not isinstance(update, VideoResult) or update.camera in self._doubtful:
+            return
+        for caveat in update.caveats:
+            if caveat not in caveats_of(self.detector):
+                self._doubtful.add(update.camera)
+                if len(self._doubtful) <= MOST_CAMERAS_NAMED:
+                    log.info("camera %s: %s", update.camera, caveat)
+
     @contextmanager
     def _noting(self) -> Iterator[None]:
         """Log once that the record cannot be updated. This is not fatal: a full disk may have room again when the run ends."""
@@ -216,6 +238,8 @@ class Scan:
             root=str(plan.root),
             shard=options.shard,
             passed_over=plan.passed_over,
+            looked_for=self.detector.categories if self.detector.uses_categories else (),
+            caveats=caveats_of(self.detector),
         )
         return RunRecord(layout, scratch, info, progress=self.progress)
 

@@ -201,6 +201,7 @@ class VideoWriter:
             decoded_frames=decoded,
             seconds=time.monotonic() - self.started,
             note="; ".join(filter(None, [end.note, self.info.note])),
+            caveats=self.job.caveats(self.task.model),
         )
 
 

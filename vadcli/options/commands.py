@@ -48,7 +48,12 @@ class ScanOptions(FindOptions, DecodeOptions, DetectorOptions, ThresholdOptions,
         None, "Score about this many frames per second.", panel=HOW, default_text="the detector's own"
     )
     camera_from: str = option("folder", "What makes up one camera.", panel=HOW, choices=("folder", "file", "all"))
-    refit: bool = option(False, "Fit the cameras again; all their videos are scanned again.", panel=HOW)
+    refit: bool | None = option(
+        None,
+        "Fit the cameras again, and scan all their videos again; or never do so for a camera that has a model.",
+        panel=HOW,
+        default_text="only cameras that were fitted on little footage, when there is twice as much",
+    )
     seed: int = option(0, "Seed of the sample that a camera is fitted on.", panel=HOW)
     out: Path = option(
         DEFAULT_OUT, "Folder for the results; it is never scanned itself.", panel=OUTPUT, short="-o", metavar="DIR"

@@ -43,6 +43,7 @@ class VideoStory:
         thresholds: the thresholds that opened and closed its events.
         events: the events in order of time.
         start: when the video started; None if this is unknown.
+        caveats: why its scores deserve less trust than usual, one sentence each.
     """
 
     video: str
@@ -56,6 +57,7 @@ class VideoStory:
     thresholds: Thresholds
     events: tuple[Event, ...]
     start: StartTime | None = None
+    caveats: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,17 @@ class Archive:
             if video.status is not Status.FAILED:
                 found.setdefault(video.camera, []).append(video)
         return found
+
+    @property
+    def caveats(self) -> list[str]:
+        """One line per caveat of the scores, with the videos that it concerns; that of the most videos is first."""
+        found: dict[str, list[VideoStory]] = {}
+        for video in self.videos:
+            for caveat in video.caveats:
+                found.setdefault(caveat, []).append(video)
+        scored = sum(len(videos) for videos in self.cameras.values())
+        ordered = sorted(found.items(), key=lambda item: -len(item[1]))
+        return [f"{caveat} ({_concerned(videos, scored)})" for caveat, videos in ordered]
 
     @property
     def newest(self) -> StoredRun | None:
@@ -164,6 +177,15 @@ def collect(
     return Archive(
         layout, tuple(chosen), tuple(sorted(stories, key=lambda story: (story.camera, story.video))), tuple(problems)
     )
+
+
+def _concerned(videos: Sequence[VideoStory], scored: int) -> str:
+    """Return which of the `scored` videos are concerned, in words."""
+    if len(videos) == scored:
+        return "all videos" if scored > 1 else videos[0].video
+    cameras = {video.camera for video in videos}
+    count = counted(len(videos), "video")
+    return f"camera {cameras.pop()}, {count}" if len(cameras) == 1 else f"{count} of {len(cameras)} cameras"
 
 
 def _is_recent(story: VideoStory, since: datetime | None, worked: Collection[str]) -> bool:
@@ -250,6 +272,7 @@ def _story(document: EventsDocument, result: VideoResult | None) -> VideoStory:
         thresholds=document.thresholds,
         events=document.events,
         start=document.start,
+        caveats=document.caveats,
     )
 
 
@@ -274,15 +297,27 @@ def run_facts(archive: Archive) -> list[tuple[str, str]]:
     facts = [
         ("Detector", str(run.info.detector.get("name", "?"))),
         ("Weights", ", ".join(f"{name} {sha[:_SHORT_HASH]}" for name, sha in run.info.weights.items()) or "none"),
-        ("Looked for", str(run.info.config.get("categories") or "anything that stands out")),
         ("Run", f"{when(run.start)}, {_ending(run)}"),
         ("Speed", speed(run) or "not known"),
         ("Footage from", run.info.root),
         ("Command", shlex.join(run.info.command)),
         ("Version", f"vadcli {run.info.version}"),
     ]
+    if looked_for := _looked_for(run):
+        facts.insert(2, ("Looked for", looked_for))
     others = len(archive.runs) - 1
     return [*facts, ("Earlier runs", str(others))] if others else facts
+
+
+def _looked_for(run: StoredRun) -> str:
+    """Return the categories that the detector read; "" if it reads none.
+
+    Records of older versions have only the categories that the user gave, and the motion detector reads none.
+    """
+    given = str(run.info.config.get("categories") or "")
+    if run.info.looked_for is None:
+        return "" if run.info.detector.get("name") == "motion" else given
+    return given or ", ".join(run.info.looked_for) if run.info.looked_for else ""
 
 
 def speed(run: StoredRun) -> str:

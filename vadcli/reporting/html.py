@@ -79,6 +79,7 @@ def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: S
         version=__version__,
         facts=run_facts(archive),
         problems=[*archive.problems, *problems],
+        caveats=archive.caveats,
         categories=sorted({event.category for video in archive.videos for event in video.events if event.category}),
         timed=any(video.start for video in archive.videos),
         libraries=LIBRARIES,
@@ -202,6 +203,7 @@ def asset(name: str) -> str:
 DIGEST_FORMAT_VERSION = 1
 MOST_EVENTS = 20
 MOST_FAILURES = 50
+MOST_CAVEATS = 10
 _MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_[]#|<>~"})
 
 
@@ -241,6 +243,7 @@ def to_json(archive: Archive) -> dict[str, Any]:
             }
             for video in archive.failures
         ],
+        "caveats": archive.caveats,
         "problems": list(archive.problems),
     }
 
@@ -267,6 +270,10 @@ def to_markdown(archive: Archive) -> str:
             f"- {_plain(video.video)}: {video.status}: {_plain(video.reason)}" for video in archive.failures[:MOST_FAILURES]
         ]
         lines += ["", *_more(len(archive.failures) - MOST_FAILURES, "video")]
+    if archive.caveats:
+        lines += ["## How far to trust the scores", ""]
+        lines += [f"- {_plain(line)}" for line in archive.caveats[:MOST_CAVEATS]]
+        lines += ["", *_more(len(archive.caveats) - MOST_CAVEATS, "caveat")]
     lines += [f"- {_plain(problem)}" for problem in archive.problems]
     lines += [f"{name}: {_plain(value)}  " for name, value in run_facts(archive)]
     return "\n".join(lines) + "\n"
@@ -300,6 +307,8 @@ def to_email(archive: Archive, *, sender: str = "", recipients: tuple[str, ...] 
         more=" ".join(_more(archive.events - len(shown), "event")),
         failures=archive.failures[:MOST_FAILURES],
         more_failures=" ".join(_more(len(archive.failures) - MOST_FAILURES, "video")),
+        caveats=archive.caveats[:MOST_CAVEATS],
+        more_caveats=" ".join(_more(len(archive.caveats) - MOST_CAVEATS, "caveat")),
         problems=archive.problems,
         facts=run_facts(archive),
     )
@@ -318,6 +327,9 @@ def _text(archive: Archive) -> str:
         lines.append("Failed or partial:")
         lines += [f"  {video.video}: {video.status}: {video.reason}" for video in archive.failures[:MOST_FAILURES]]
         lines += ["", *_more(len(archive.failures) - MOST_FAILURES, "video")]
+    if archive.caveats:
+        lines += ["How far to trust the scores:", *(f"  {line}" for line in archive.caveats[:MOST_CAVEATS])]
+        lines += ["", *_more(len(archive.caveats) - MOST_CAVEATS, "caveat")]
     lines += [*archive.problems, *(f"{name}: {value}" for name, value in run_facts(archive))]
     return "\n".join(lines) + "\n"
 

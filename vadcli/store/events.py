@@ -105,6 +105,7 @@ class EventsDocument:
         generator: the program that wrote the document.
         start: when the video started; None if this is unknown.
         created: creation time as the video's container says it; "" if it does not.
+        caveats: sentences that say why the scores deserve less trust than usual.
     """
 
     video: Mapping[str, Any]
@@ -117,6 +118,7 @@ class EventsDocument:
     generator: str = field(default=f"vadcli {__version__}")
     start: StartTime | None = None
     created: str = ""
+    caveats: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if tuple(self.video) != _VIDEO_FIELDS:
@@ -135,6 +137,7 @@ class EventsDocument:
             "threshold": self.thresholds.to_json(),
             "failure": {"stage": self.failure.stage, "error": self.failure.error} if self.failure else None,
             "scan": _scan_json(self.scan) if self.scan else None,
+            "caveats": list(self.caveats),
             "events": [self.event_json(event) for event in self.events],
         }
 
@@ -158,6 +161,7 @@ class EventsDocument:
             generator=document["generator"],
             start=StartTime.from_json(video),
             created=str(video.get("creation_time") or ""),
+            caveats=tuple(document.get("caveats", ())),
         )
 
 

@@ -50,6 +50,8 @@ class RunInfo:
         root: the folder that contains all `roots`. Relative paths start there.
         shard: the shard, such as "1/4"; None if the run is not sharded.
         passed_over: number of files per unknown suffix that were found and not scanned.
+        looked_for: the categories that the detector reads; empty if it reads none, None in records of older versions.
+        caveats: sentences of the detector that say why its scores deserve less trust than usual.
     """
 
     version: str
@@ -61,6 +63,8 @@ class RunInfo:
     root: str = ""
     shard: str | None = None
     passed_over: Mapping[str, int] = field(default_factory=dict)
+    looked_for: tuple[str, ...] | None = None
+    caveats: tuple[str, ...] = ()
 
 
 class RunProgress:

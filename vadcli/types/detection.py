@@ -48,6 +48,30 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Footage:
+    """The footage of a camera from which the sample for its model was drawn.
+
+    Attributes:
+        videos: number of videos that could be read.
+        seconds: their length; an estimate if it was too long to be read from start to end.
+        bytes: size of all videos of the camera at that time, also of those that could not be read.
+    """
+
+    videos: int
+    seconds: float
+    bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON that is stored in a camera model."""
+        return {"videos": self.videos, "seconds": self.seconds, "bytes": self.bytes}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Footage:
+        """Reads what `to_json` wrote; raises KeyError, TypeError or ValueError if it is something else."""
+        return cls(int(document["videos"]), float(document["seconds"]), int(document["bytes"]))
+
+
+@dataclass(frozen=True)
 class CameraModel:
     """What a detector learned about one camera: named arrays and values that only this detector understands.
 
@@ -57,6 +81,7 @@ class CameraModel:
         version: the detector's model version; a model of another version is fitted again.
         arrays: name -> array.
         values: name -> JSON value.
+        footage: what it was fitted on; the engine fills this in. None in models of older versions.
     """
 
     camera: str
@@ -64,9 +89,15 @@ class CameraModel:
     version: int
     arrays: Mapping[str, NDArray[Any]] = field(repr=False)
     values: Mapping[str, Any] = field(repr=False)
+    footage: Footage | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON stored in cameras/; arrays are little-endian, zlib-compressed and base64-encoded."""
+        known = {"footage": self.footage.to_json()} if self.footage else {}
+        return {**self._scoring_json(), **known}
+
+    def _scoring_json(self) -> dict[str, Any]:
+        """Returns the part of the JSON that changes scores."""
         arrays = {name: _pack(array) for name, array in sorted(self.arrays.items())}
         return {
             "format_version": 1,
@@ -82,15 +113,16 @@ class CameraModel:
         """Reads what `to_json` wrote.
 
         Raises:
-            KeyError, ValueError: the document is not a camera model.
+            KeyError, TypeError, ValueError: the document is not a camera model.
         """
         arrays = {name: _unpack(packed) for name, packed in document["arrays"].items()}
-        return cls(document["camera"], document["detector"], int(document["version"]), arrays, document["values"])
+        footage = Footage.from_json(document["footage"]) if document.get("footage") else None
+        return cls(document["camera"], document["detector"], int(document["version"]), arrays, document["values"], footage)
 
     @property
     def sha256(self) -> str:
         """Hash of everything that changes scores."""
-        text = json.dumps(self.to_json(), sort_keys=True, ensure_ascii=True)
+        text = json.dumps(self._scoring_json(), sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -232,6 +232,7 @@ class VideoResult:
         seconds: wall time spent on the video.
         events: number of events found.
         note: what else is worth knowing: other video streams, or a decoder that crashed and was replaced.
+        caveats: sentences that say why the scores deserve less trust than usual.
     """
 
     video: str
@@ -246,6 +247,7 @@ class VideoResult:
     seconds: float = 0.0
     events: int = 0
     note: str = ""
+    caveats: tuple[str, ...] = ()
 
     @property
     def is_lost(self) -> bool:
@@ -267,4 +269,5 @@ class VideoResult:
             "seconds": round(self.seconds, 3),
             "events": self.events,
             "note": self.note or None,
+            "caveats": list(self.caveats),
         }

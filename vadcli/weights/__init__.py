@@ -55,6 +55,7 @@ __all__ = [
     "find",
     "fingerprint",
     "home",
+    "is_toy",
     "is_trained",
     "known",
     "locate",
@@ -88,6 +89,7 @@ class WeightsStatus:
         kind: base, encoder or lavida.
         folder: the folder of the weights; None if they are not on this machine.
         trained: whether a LAVIDA folder on this machine is trained; None in all other cases.
+        is_toy: True if it was only trained on a synthetic world.
         bytes: size on this machine; None if the weights are not here.
         commit: the commit of a base model that was pulled.
         entry: the entry in the manifest, if there is one.
@@ -102,15 +104,18 @@ class WeightsStatus:
     commit: str | None = None
     entry: Entry | None = None
     trouble: str = ""
+    is_toy: bool = False
 
     @property
     def state(self) -> str:
-        """One of damaged, absent, here, trained and untrained."""
+        """One of damaged, absent, here, trained, toy and untrained."""
         if self.trouble:
             return "damaged"
         if self.folder is None:
             return "absent"
-        return "here" if self.trained is None else "trained" if self.trained else "untrained"
+        if self.trained is None:
+            return "here"
+        return "untrained" if not self.trained else "toy" if self.is_toy else "trained"
 
     def to_json(self) -> dict[str, Any]:
         """Returns what `vadcli weights list --json` prints. Some fields are only known if there is a manifest entry."""
@@ -205,6 +210,19 @@ def is_trained(folder: Path) -> bool:
     return read_header(folder / OWN_NAME).metadata.get("trained") == "true"
 
 
+def is_toy(folder: Path) -> bool:
+    """True if config.json names the data sets of the training, and the synthetic world is the only one.
+
+    Raises:
+        WeightsError: config.json cannot be read.
+    """
+    try:
+        stages = _config(folder)["sources"]["training"]
+        return {str(data["name"]) for stage in stages for data in stage["recipe"]["data"]} == {"synthetic"}
+    except (KeyError, TypeError):
+        return False
+
+
 def check_folder(folder: Path) -> None:
     """Checks a LAVIDA folder without loading it: config, parts and all safetensors headers.
 
@@ -276,7 +294,7 @@ def _lavida_status(name: str, item: Entry | None) -> WeightsStatus:
         return WeightsStatus(name, "lavida", None, entry=item)
     try:
         check_folder(folder)
-        return WeightsStatus(name, "lavida", folder, is_trained(folder), _size(folder), entry=item)
+        return WeightsStatus(name, "lavida", folder, is_trained(folder), _size(folder), entry=item, is_toy=is_toy(folder))
     except WeightsError as error:
         return WeightsStatus(name, "lavida", folder, entry=item, trouble=error.message)
     except OSError as error:

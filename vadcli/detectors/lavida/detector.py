@@ -84,6 +84,7 @@ class LavidaDetector:
             pixel_format=PixelFormat.RGB,
         )
         self.thresholds = Thresholds(high=0.5, low=0.4, min_duration_s=0.5, merge_gap_s=2.0)
+        self.caveats = self._caveats()
         self._workers: list[_Worker] = []
         self._idle: SimpleQueue[_Worker] = SimpleQueue()
         self._batch_size = 1
@@ -98,6 +99,16 @@ class LavidaDetector:
         """The number of simultaneous calls: one on a CPU; two per GPU, one of which copies frames."""
         return max(1, sum(worker.calls for worker in self._workers))
 
+    def _caveats(self) -> tuple[str, ...]:
+        """Returns one sentence if the model was never trained, or was trained on a synthetic world only."""
+        if self.folder is None or not self.config.trained:
+            return (f"{self.options.model} was never trained: its scores, masks and categories mean nothing.",)
+        if self.config.data_sets() == {"synthetic"}:
+            return (
+                f"{self.options.model} was only trained on a synthetic world of shapes; it is not a detector for real videos.",
+            )
+        return ()
+
     def prepare(self) -> None:
         """Loads the model onto each device and finds how many clips fit. Later calls do nothing."""
         if self._workers:
@@ -111,12 +122,6 @@ class LavidaDetector:
                 "%d categories are split into several prompts of at most %d; the highest score counts",
                 len(self.categories),
                 self.config.prompt.max_categories,
-            )
-        if self.folder is None or not self.config.trained:
-            log.warning("%s was never trained: its scores, masks and categories mean nothing", self.options.model)
-        elif self.config.data_sets() == {"synthetic"}:
-            log.info(
-                "%s was only trained on a synthetic world of shapes; it is not a detector for real videos", self.options.model
             )
         for device in devices_for(self.options.device):
             self._workers.append(_Worker(self, device))

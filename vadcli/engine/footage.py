@@ -1,0 +1,72 @@
+"""How much footage a camera model was fitted on, when that is too little, and what users are told about it.
+
+A model that was fitted on less than ENOUGH_S of footage is fitted again when the input list has GROWTH times as much. The model
+stores how much it was, so every shard and every process decides the same. Bytes are compared, because the length of a video is
+not known before it is opened, and a run opens no video that is done.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from vadcli.engine.plan import WorkUnit
+from vadcli.types import CameraModel, Clip, Footage
+from vadcli.types.media import clock
+
+# A model that was fitted on this much footage is never fitted again by itself. A score stands for a rate per hour, and only an
+# hour of footage shows what comes once per hour.
+ENOUGH_S = 3600.0
+# A model that was fitted on less is fitted again when there are this many times as many bytes. So the number of fits is small:
+# a camera whose first video has ten seconds is fitted again at most nine times before it has an hour.
+GROWTH = 2
+
+
+def is_outgrown(model: CameraModel, size: int) -> bool:
+    """True if a model was fitted on little footage and there is GROWTH times as much now: `size` bytes of the same camera.
+
+    A model of an older version does not know its footage. It is kept, so that the videos that it scored stay done.
+    """
+    known = model.footage
+    return known is not None and known.seconds < ENOUGH_S and size >= GROWTH * max(1, known.bytes)
+
+
+def footage_caveats(model: CameraModel | None) -> tuple[str, ...]:
+    """Return a sentence if a camera model was fitted on little footage; none if it was enough or is unknown."""
+    known = model.footage if model else None
+    if known is None or known.seconds >= ENOUGH_S:
+        return ()
+    length = length_text(known.seconds)
+    if known.videos == 1:
+        return (f"The camera was learned from a single video of {length}: what goes on throughout it counts as usual.",)
+    return (
+        f"The camera was learned on only {length} of footage: what is usual there but rare in this footage counts as unusual.",
+    )
+
+
+def length_text(seconds: float) -> str:
+    """Return text like `12 s` for less than a minute, otherwise like `0:03:20`."""
+    return f"{seconds:.3g} s" if seconds < 60 else clock(seconds)
+
+
+def size_of(units: Iterable[WorkUnit]) -> int:
+    """Return the bytes of all videos together."""
+    return sum(unit.size for unit in units)
+
+
+def estimated_footage(
+    whole: Sequence[WorkUnit],
+    asked: Sequence[WorkUnit],
+    wanted: Mapping[str, Sequence[float]],
+    lengths_s: Mapping[str, float],
+    clips: Sequence[Clip],
+) -> Footage:
+    """Return the footage of a camera of which only bursts were read, from the videos with bursts.
+
+    A container may promise more than it holds. So a video's length counts by the share of its bursts that could be read.
+    """
+    found = Counter(clip.video for clip in clips)
+    seconds = sum(lengths_s.get(unit.video, 0.0) * found[unit.video] / len(wanted[unit.video]) for unit in asked)
+    unread = sum(not found[unit.video] for unit in asked)
+    scale = size_of(whole) / max(1, size_of(asked))
+    return Footage(len(whole) - unread, round(seconds * scale, 3), size_of(whole))
