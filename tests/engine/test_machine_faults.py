@@ -61,6 +61,7 @@ def test_an_ffmpeg_that_does_not_run_ends_the_scan_and_costs_no_video(tmp_path: 
         assert done.returncode == (3 if name == "killed" else 4), (name, done.stderr)
         assert "Traceback" not in done.stderr
         assert "ffmpeg" in done.stderr
+        assert ("libavdevice" in done.stderr) == (name == "a library is missing")
         assert ("not finished" in done.stderr) == (name == "killed")
         assert not list(OutputLayout(out).events("x").parent.glob("*.json")), name
         assert not list((out / "cameras").glob("*.json")), name
