@@ -126,6 +126,8 @@ def test_streams_are_not_read(site: Path, tmp_path: Path) -> None:
     for url in ("rtsp://camera.lan/1", "https://example.org/a.mp4"):
         done = vadcli("scan", url, "--out", tmp_path / "out")
         assert (done.returncode, "streams are not read" in done.stderr) == (2, True)
+    done = vadcli("scan", f"file://{site}", "--out", tmp_path / "out")
+    assert (done.returncode, "give the path without file://" in done.stderr) == (2, True)
     listed = f"rtsp://camera.lan/1\n{site}/gate/a.mp4\n".encode()
     done = vadcli("scan", "--files-from", "-", "--out", tmp_path / "out", stdin=listed)
     assert (done.returncode, "streams are not read" in done.stderr) == (3, True)
@@ -167,6 +169,18 @@ def test_without_a_root_the_first_scan_chooses_it(site: Path, tmp_path: Path) ->
     assert (moved.returncode, "with --root" in moved.stderr) == (2, True)
     mended = vadcli("scan", tmp_path / "moved" / "gate", "--root", tmp_path / "moved" / "gate", "--out", out, "--json")
     assert json.loads(mended.stdout.splitlines()[-1])["skipped"] == 1
+
+
+def test_the_root_of_a_running_scan_counts_and_that_of_one_without_results_does_not(site: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "a.mp4").write_bytes(b"")
+    assert vadcli("scan", tmp_path / "empty", "--out", out).returncode == 3
+    shutil.rmtree(out / "events")  # as if the scan had been stopped before its first video
+    assert vadcli("scan", site / "gate", "--out", out, "--dry-run").returncode == 0
+    path = next((out / "runs").iterdir())
+    path.write_text(json.dumps({**json.loads(path.read_text()), "end": None, "exit_code": None}))
+    assert vadcli("scan", site / "gate", "--out", out, "--dry-run").returncode == 2
 
 
 def test_an_older_output_folder_with_two_roots_works_as_before(site: Path, tmp_path: Path) -> None:

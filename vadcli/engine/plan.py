@@ -130,8 +130,6 @@ def make_plan(
 
 
 _URL = re.compile(r"(?:^|/)[A-Za-z][A-Za-z0-9+.-]+:/")  # a path has lost one of the two slashes
-NO_STREAM = "this is a URL, and streams are not read"
-RECORD = "record the stream into files, and scan their folder"
 
 
 def _check_exists(path: Path) -> None:
@@ -140,10 +138,19 @@ def _check_exists(path: Path) -> None:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         if _URL.search(str(path)):
-            raise UsageError(f"{path}: {NO_STREAM}", hint=RECORD) from error
+            raise UsageError(f"{path}: {NO_URL}", hint=_instead_of(path)) from error
         raise UsageError(f"{path}: there is no such file or folder") from error
     except OSError:
         return
+
+
+NO_URL = "this is a URL, and streams are not read"
+
+
+def _instead_of(url: Path) -> str:
+    if "file:/" in str(url):
+        return "give the path without file://"
+    return "record the stream into files, and scan their folder"
 
 
 def read_list(source: Path) -> list[Path]:
@@ -248,7 +255,7 @@ class _Walk:
         except OSError as error:
             gone = isinstance(error, FileNotFoundError)
             is_url = gone and _URL.search(str(path))
-            self.trouble.append((path, f"{NO_STREAM} ({RECORD})" if is_url else f"can't be read: {error.strerror}"))
+            self.trouble.append((path, f"{NO_URL} ({_instead_of(path)})" if is_url else f"can't be read: {error.strerror}"))
             return not gone
         if not stat.S_ISREG(status.st_mode):
             self.trouble.append((path, "is not a regular file"))

@@ -6,6 +6,7 @@ The sheets show the normal spans with the highest scores, and the true events wi
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -196,7 +197,7 @@ def _request(test: TestSet, number: int, at: Sequence[_Moment]) -> ClipRequest |
     video = test.videos[number]
     metadata = read_metadata(OutputLayout(test.out).scores(video))
     path = Path(str(metadata.source.get("root", ""))) / video if metadata else Path()
-    if metadata is None or not path.exists():
+    if metadata is None or not os.path.exists(path):
         return None
     rows = int(test.frames.offsets[number + 1] - test.frames.offsets[number])
     bursts = tuple((moment.row + 0.5) / rows for moment in at)

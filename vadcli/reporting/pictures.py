@@ -30,7 +30,7 @@ from vadcli.store.atomic import FileLock, Scratch, writing
 from vadcli.store.masks import MaskTrack
 from vadcli.store.scores import read_scores
 from vadcli.types import BoolArray, ByteArray, ClipNeeds, Event, FloatArray, PixelFormat, ScoreTable, SizeRule
-from vadcli.types.media import how_many
+from vadcli.types.media import how_many, without_name
 from vadcli.video.loader import ClipLoader, LoaderOptions
 from vadcli.video.pictures import FrameFeed
 
@@ -289,7 +289,7 @@ def strips(
             try:
                 yield from _strips_of(archive, loader, source, some, count=count, problems=problems)
             except (DocumentError, VideoError) as error:
-                problems.append(f"{video}: no thumbnails: {error.message}")
+                problems.append(f"{video}: no thumbnails: {without_name(error.message, video)}")
     if gone:
         where = "where it was scanned" if root is None else f"below {root}"
         problems.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from vadcli.errors import DocumentError
@@ -12,25 +13,19 @@ from vadcli.store.run_log import read_run
 
 
 def stored_roots(layout: OutputLayout) -> Iterator[Path]:
-    """Yield the roots in the run records of an output folder, the newest first, each once; none if there are no results yet.
+    """Yield the roots in the run records of an output folder, the newest first, each once.
 
     A new output folder has one root. Older versions took the common ancestor of each scan's paths, so that there may be
-    several. Records that cannot be read are skipped.
+    several. A run that ended without any result leaves no root. Records that cannot be read are skipped.
     """
-    if not _has_results(layout):
-        return
+    has_results = _has_results(layout)
     seen: set[str] = set()
-    yield from _new_roots(layout.run_json, seen)
-    for path in sorted(layout.iter_runs(), reverse=True):
-        yield from _new_roots(path, seen)
-
-
-def _new_roots(record: Path, seen: set[str]) -> Iterator[Path]:
-    with suppress(DocumentError):
-        root = read_run(record, head=True).info.root
-        if root and root not in seen:
-            seen.add(root)
-            yield from map(Path, told_paths(root))
+    for path in chain([layout.run_json], sorted(layout.iter_runs(), reverse=True)):
+        with suppress(DocumentError):
+            run = read_run(path, head=True)
+            if run.info.root and run.info.root not in seen and (has_results or run.end is None):
+                seen.add(run.info.root)
+                yield from map(Path, told_paths(run.info.root))
 
 
 def _has_results(layout: OutputLayout) -> bool:
