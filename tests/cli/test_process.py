@@ -129,9 +129,7 @@ def test_a_scan_goes_on_when_nobody_reads_stdout(footage: Path, tmp_path: Path) 
 
 def test_categories_are_said_to_be_ignored_in_one_line(footage: Path, tmp_path: Path) -> None:
     done = vadcli("scan", footage, "-o", tmp_path / "out", "--categories", "fight,@ucf-crime")
-    assert [line for line in done.stderr.splitlines() if "categories" in line and "ignores" in line] == [
-        done.stderr.splitlines()[0]
-    ]
+    assert len([line for line in done.stderr.splitlines() if "categories" in line and "ignores" in line]) == 1
 
 
 @pytest.mark.parametrize(
