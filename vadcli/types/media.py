@@ -71,11 +71,11 @@ class VideoInfo:
         keyframes: (K,) int64 rows at which decoding can begin, according to the container.
         created: when the recording was made, as the container says it, in ISO 8601; "" if it does not say it.
         guessed_times: True if the container does not state the time of every frame, so that decoders may report other times.
-        one_frame_per_packet: False if frames are stored as two fields, or if some packets only say that a frame stays.
         look: options for ffmpeg if it must read far to know the streams; usually empty.
         missing: how many frames the file should have but does not: it ends early, or another stream takes over.
         missing_reason: why, for people; empty if `missing` is 0.
         note: what else of the file is left out, for people; empty if nothing is.
+        one_frame_per_packet: False if packets hold two frames or half a frame, or only say that a frame stays.
     """
 
     path: Path

@@ -11,8 +11,9 @@ it decodes. If a file ends too early, ffmpeg still exits with 0; so the caller c
 probe.
 
 Why one thread after damage: with several threads, a frame's damage flag may be copied before the thread that finds the damage
-has set it. But the error is always logged before the frame is shown. So a decoder with several threads stops at the first error
-(`DamageFound`). The caller then continues with a decoder that has one thread; its flags are exact.
+has set it; and in streams of fields, ffmpeg 5.1 flags frames that are sound. But an error is always logged before its frame is
+shown. So a decoder with several threads stops at the first error or flag (`DamageFound`). The caller then continues with a
+decoder that has one thread; its flags are exact.
 """
 
 from __future__ import annotations
@@ -288,6 +289,8 @@ class FfmpegFrames:
                         begun, corrupt, failed = True, False, False
                     elif _CORRUPT.match(line) or (begun and line.endswith(b"corrupt decoded frame")):
                         corrupt = True
+                        if not self._exact:
+                            batch = self._stop(batch)
                     elif _COMPLAINT.search(line):
                         complaints.append(line[:_LONGEST_COMPLAINT])
                         self.complaints = _readable(complaints)
@@ -295,11 +298,15 @@ class FfmpegFrames:
                         damage = not waits and self._is_damage(line)
                         failed = failed or damage
                         if damage and not self._exact:
-                            self._decoded.put(batch)
-                            self._decoded.put(DamageFound)
-                            batch = []
+                            batch = self._stop(batch)
                 self._decoded.put(batch)
         self._decoded.put(None)
+
+    def _stop(self, batch: list[_Decoded]) -> list[_Decoded]:
+        """Hand over the frames before the damage and end the iteration; return a new batch."""
+        self._decoded.put(batch)
+        self._decoded.put(DamageFound)
+        return []
 
     def _ticks(self, decoded: re.Match[bytes]) -> int | None:
         """Return the frame's time in the probe's time base, rounded as by ffmpeg's filters; decoders may use another one."""

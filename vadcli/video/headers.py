@@ -21,6 +21,7 @@ class Shows(enum.Enum):
     """What a packet shows."""
 
     FRAME = enum.auto()
+    FRAME_AND_NEXT = enum.auto()  # a frame, and the one that the next packet shows
     MORE = enum.auto()  # nothing new: it is the other field of the frame before, or the frame before stays longer
     NOTHING = enum.auto()
 
@@ -46,7 +47,7 @@ def frame_counter(codec: str, extradata: bytes | None) -> FrameCounter | None:
         return _Mpeg2()
     if codec == "mpeg4":
         return _Mpeg4(extradata or b"")
-    return None
+    return _dirac if codec == "dirac" else None
 
 
 def _vp8(packet: Any) -> Shows:
@@ -85,6 +86,20 @@ def _vp9_shows(frame: memoryview) -> bool:
     first = frame[0]
     show_existing = 2 if first >> 4 & 3 == 3 else 3  # bit number; in profile 3, a reserved bit comes before it
     return bool(first >> show_existing & 1 or first >> (show_existing - 2) & 1)  # frame_type is between these bits
+
+
+def _dirac(packet: Any) -> Shows:
+    """Dirac and VC-2 (SMPTE ST 2042-1, 10.5): bit 3 of a parse code says that a picture follows."""
+    data = bytes(packet)
+    at = 0
+    while len(data) >= at + 13 and data[at : at + 4] == b"BBCD":
+        if data[at + 4] & 8:
+            return Shows.FRAME
+        size = int.from_bytes(data[at + 5 : at + 9], "big")
+        if not size:
+            return Shows.NOTHING  # the end of the sequence
+        at += size
+    return Shows.FRAME if at < len(data) else Shows.NOTHING
 
 
 class _Bits:
@@ -296,6 +311,8 @@ class _Mpeg4:
             at = data.find(b"\0\0\1\xb6", at + 4)
         shown = coded > 0 or self._packed
         self._packed = coded > 1 or (coded == 1 and self._packed)
+        if coded > 1:
+            return Shows.FRAME_AND_NEXT
         return Shows.FRAME if shown else Shows.MORE
 
     def _is_coded(self, header: bytes) -> bool:

@@ -67,6 +67,7 @@ class _Packets:
     hidden_by_edit: int = 0
     hidden_key: bool = False  # an edit list hides a keyframe that later frames refer to
     cut_off: int = 0  # frames that the file's index lists beyond the end of the file
+    packed: bool = False  # some packets hold two frames, so that decoders report other times
     one_frame_each: bool = True  # every packet shows one frame, or is a reference picture that is never shown
     read: int = 0  # all packets of the stream, also those that show nothing
     error: str = ""  # why the container could not be read to its end
@@ -103,8 +104,9 @@ def _read_packets(opened: Any, stream: Any, name: str, others: OtherStreams) -> 
             if packet.is_discard:
                 packets.hidden_by_edit += 1
                 packets.hidden_key = packets.hidden_key or packet.is_keyframe
-            elif shows is Shows.FRAME:
+            elif shows in (Shows.FRAME, Shows.FRAME_AND_NEXT):
                 packets.add(packet)
+                packets.packed = packets.packed or shows is Shows.FRAME_AND_NEXT
             elif shows is Shows.MORE:
                 packets.prolong(packet)
     except av.error.FFmpegError as error:  # packets read before the damage are still used
@@ -169,8 +171,8 @@ def _describe(path: Path, opened: Any, stream: Any, packets: _Packets) -> VideoI
         shown_pts=timeline.shown_pts,
         keyframes=timeline.keyframes,
         created=_created(opened, stream),
-        guessed_times=timeline.guessed or not media.has_exact_pts(demuxer, codec),
-        one_frame_per_packet=packets.one_frame_each,
+        guessed_times=timeline.guessed or packets.packed or not media.has_exact_pts(demuxer, codec),
+        one_frame_per_packet=packets.one_frame_each and not packets.packed,
     )
 
 

@@ -84,7 +84,7 @@ def build_timeline(
     guessed = not timed or bool(np.any(pts == NO_TIME))
     begins = np.zeros(len(pts), np.bool_)  # positions in `order` at which the clock restarts
     if not timed or bool(np.all(pts == NO_TIME)):
-        times = _counted(dts, lasting, timed)
+        times = _counted(pts, dts, lasting, timed)
         order = np.arange(len(times))
     elif guessed and (steady := _from_decoding_times(pts, dts, lasting)) is not None:
         times, order = steady, np.arange(len(pts))
@@ -109,10 +109,16 @@ def build_timeline(
     )
 
 
-def _counted(dts: IndexArray, lasting: IndexArray, timed: bool) -> IndexArray:
+def _counted(pts: IndexArray, dts: IndexArray, lasting: IndexArray, timed: bool) -> IndexArray:
+    """Return times in presentation order for a stream that states none: those that the demuxer found, or durations added up."""
     if timed and not bool(np.any(dts == NO_TIME)):
         return dts
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lasting[:-1])])
+    added = np.concatenate([np.zeros(1, np.int64), np.cumsum(lasting[:-1])])
+    if bool(np.any(pts == NO_TIME)):
+        return added
+    found = np.sort(pts) - pts.min()
+    plausible = bool(np.all(np.diff(found) > 0)) and added[-1] <= 2 * found[-1] <= 4 * added[-1]
+    return found if plausible else added
 
 
 def _from_decoding_times(pts: IndexArray, dts: IndexArray, lasting: IndexArray) -> IndexArray | None:
@@ -120,6 +126,9 @@ def _from_decoding_times(pts: IndexArray, dts: IndexArray, lasting: IndexArray) 
 
     At a constant rate, the frames are shown at the decoding times plus a constant, whatever the order of presentation.
     """
+    # A demuxer may give one time to two packets. It belongs to the second one: the first began before the time was stated.
+    doubled = np.append(dts[1:] == dts[:-1], False)
+    dts = np.where(doubled, NO_TIME, dts)
     known = np.flatnonzero((pts != NO_TIME) & (dts != NO_TIME))
     if not len(known):
         return None
@@ -147,15 +156,53 @@ def _presentation_order(
 
     The parts before and after a restart are sorted separately.
     """
+    odd = _odd_packets(times)
+    right = np.flatnonzero(~odd)
     cuts = [0]
     if jump_ticks is not None:
-        known = np.flatnonzero(dts != NO_TIME)
-        falls = np.flatnonzero(np.diff(dts[known]) < -jump_ticks)
+        known = np.flatnonzero(dts[right] != NO_TIME)
+        falls = np.flatnonzero(np.diff(dts[right][known]) < -jump_ticks)
         cuts += known[falls + 1].tolist()
-    order = np.concatenate([a + _order_of_part(times[a:b], reorders) for a, b in pairwise([*cuts, len(times)])])
-    begins = np.zeros(len(times), np.bool_)
+    order = np.concatenate([a + _order_of_part(times[right[a:b]], reorders) for a, b in pairwise([*cuts, len(right)])])
+    begins = np.zeros(len(right), np.bool_)
     begins[cuts] = True
+    order = right[order]
+    for i in np.flatnonzero(odd).tolist():
+        place = _place_of_odd(i, order, times, reorders)
+        order, begins = np.insert(order, place, i), np.insert(begins, place, False)
     return order, begins
+
+
+def _odd_packets(times: IndexArray) -> BoolArray:
+    """Return True for the packets whose time is far from the times of all packets around them."""
+    odd = np.zeros(len(times), np.bool_)
+    steps = np.abs(np.diff(times))
+    far = _far(times)
+    for i in (np.flatnonzero(steps > far) + 1).tolist():
+        if odd[i - 1]:
+            continue
+        after = times[i : i + _DEEPEST_REORDER]
+        back = np.flatnonzero(np.abs(after[: _MOST_ODD + 1] - times[i - 1]) <= far)
+        if len(back) and np.all(np.abs(after[back[0] :] - times[i]) > far) and len(after) > _MOST_ODD:
+            odd[i : i + back[0]] = True
+    return odd
+
+
+def _far(times: IndexArray) -> int:
+    """Return how far apart the times of packets can be of which one is shown soon after the other."""
+    return _DEEPEST_REORDER * max(1, int(np.median(np.abs(np.diff(times))))) if len(times) > 1 else 0
+
+
+def _place_of_odd(packet: int, order: IndexArray, times: IndexArray, reorders: bool) -> int:
+    """Return the position in `order` of a packet whose time is wrong: the gap that it leaves, or after the packet before it."""
+    before = int(np.flatnonzero(order == packet - 1)[0])
+    if not reorders:
+        return before + 1
+    first = max(0, before - _MOST_ODD)
+    near = times[order[first : before + _MOST_ODD]]
+    steps = np.diff(near)
+    widest = int(np.argmax(steps)) if len(steps) else 0
+    return first + widest + 1 if len(steps) and 2 * steps[widest] > 3 * np.median(steps) else before + 1
 
 
 def _order_of_part(times: IndexArray, reorders: bool) -> IndexArray:
@@ -165,37 +212,26 @@ def _order_of_part(times: IndexArray, reorders: bool) -> IndexArray:
     if not moved.any():
         return order
     near = int(moved.max()) <= _DEEPEST_REORDER
+    if reorders:
+        return order if near else _order_of_clocks(times)
     steps = np.diff(times[order])
-    if not reorders and not (near and 2 * steps.min() >= np.median(steps)):
-        return decoded  # times that go back; if the sorted times are even, frames are reordered without a word about it
-    return order if near else _order_of_clocks(times)
+    usual = np.median(steps)
+    even = bool(steps.min() > 0.75 * usual) and bool(np.diff(times).min() >= -_MOST_ODD * usual)
+    return order if near and even else decoded  # even times: frames are reordered although the header does not say it
 
 
 def _order_of_clocks(times: IndexArray) -> IndexArray:
-    """Return the order of presentation if some packets are on another clock than the others.
-
-    Each packet belongs to the clock whose last time is near its own. A clock that ticks only for a few packets while another
-    one goes on is an error: its packets are shown where they are in the file.
-    """
-    near = _DEEPEST_REORDER * max(1, int(np.median(np.abs(np.diff(times)))))
+    """Return the order of presentation if the clock changes: a packet belongs to the clock whose last time is near its own."""
+    far = _far(times)
     clocks: list[list[int]] = []
     for i, time in enumerate(times.tolist()):
-        live = (clock for clock in reversed(clocks[-_MOST_CLOCKS:]) if abs(int(times[clock[-1]]) - time) <= near)
+        live = (clock for clock in reversed(clocks[-_MOST_CLOCKS:]) if abs(int(times[clock[-1]]) - time) <= far)
         clock = next((clock for clock in live if i - clock[-1] <= _DEEPEST_REORDER), None)
         if clock is None:
             clocks.append([i])
         else:
             clock.append(i)
-    result: list[int] = []
-    odd: list[int] = []
-    for number, clock in enumerate(clocks):
-        if len(clock) <= _MOST_ODD and any(other[-1] > clock[-1] for other in clocks[:number]):
-            odd += clock
-        else:
-            result += sorted(clock, key=lambda i: (times[i], i))
-    for i in odd:
-        result.insert(result.index(i - 1) + 1, i)
-    return np.array(result, np.int64)
+    return np.array([i for clock in clocks for i in sorted(clock, key=lambda i: (times[i], i))], np.int64)
 
 
 def _from_first_key(order: IndexArray, first_key: int) -> IndexArray:
