@@ -229,7 +229,7 @@ def test_any_times_become_strictly_increasing(
 
 
 @given(
-    steps=st.lists(st.integers(1, 500), min_size=3, max_size=60),
+    steps=st.lists(st.integers(1, 500), min_size=8, max_size=60),
     odd=st.sets(st.integers(1, 58), max_size=8),
     how=st.sampled_from(["repeat", "wild", "zero"]),
 )

@@ -80,6 +80,7 @@ def build_timeline(
         reorders: False if frames are shown in decoding order.
         cut_off: number of frames that the file lists after the last packet but no longer contains; their times are guessed.
     """
+    pts, dts = _bounded(pts), _bounded(dts)
     lasting = np.where(duration > 0, duration, frame_ticks)
     guessed = not timed or bool(np.any(pts == NO_TIME))
     begins = np.zeros(len(pts), np.bool_)  # positions in `order` at which the clock restarts
@@ -91,7 +92,6 @@ def build_timeline(
     else:
         times = _filled(pts, lasting)
         order, begins = _presentation_order(times, dts, jump_ticks, reorders)
-    times = np.clip(times, -_LARGEST, _LARGEST)
     if needs_key and bool(keyframe.any()):
         kept = _from_first_key(order, int(np.argmax(keyframe)))
         order, begins = order[kept], begins[kept]
@@ -107,6 +107,10 @@ def build_timeline(
         finer=finer,
         guessed=guessed,
     )
+
+
+def _bounded(times: IndexArray) -> IndexArray:
+    return np.where(times == NO_TIME, NO_TIME, np.clip(times, -_LARGEST, _LARGEST))
 
 
 def _counted(pts: IndexArray, dts: IndexArray, lasting: IndexArray, timed: bool) -> IndexArray:
@@ -202,7 +206,7 @@ def _place_of_odd(packet: int, order: IndexArray, times: IndexArray, reorders: b
     near = times[order[first : before + _MOST_ODD]]
     steps = np.diff(near)
     widest = int(np.argmax(steps)) if len(steps) else 0
-    return first + widest + 1 if len(steps) and 2 * steps[widest] > 3 * np.median(steps) else before + 1
+    return first + widest + 1 if len(steps) and steps[widest] > 1.5 * np.median(steps) else before + 1
 
 
 def _order_of_part(times: IndexArray, reorders: bool) -> IndexArray:
@@ -215,8 +219,9 @@ def _order_of_part(times: IndexArray, reorders: bool) -> IndexArray:
     if reorders:
         return order if near else _order_of_clocks(times)
     steps = np.diff(times[order])
-    usual = np.median(steps)
-    even = bool(steps.min() > 0.75 * usual) and bool(np.diff(times).min() >= -_MOST_ODD * usual)
+    usual = float(np.median(steps))
+    changed = steps[(moved[1:] > 0) | (moved[:-1] > 0)]
+    even = 0.75 * usual < float(changed.min()) and float(changed.max()) < 1.5 * usual
     return order if near and even else decoded  # even times: frames are reordered although the header does not say it
 
 
