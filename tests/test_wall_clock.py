@@ -7,6 +7,7 @@ from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from tests.store.documents import DOCUMENT
 from vadcli.errors import UsageError
 from vadcli.options.times import TimeOptions, WhenOptions, parse_since
+from vadcli.searching import rows_in
 from vadcli.store.events import EventsDocument, ScanState, validate
 from vadcli.store.times import choose, timed
 from vadcli.types import DayWindow, StartTime, Status, TimeRules, TimeSource, When
@@ -301,3 +303,22 @@ def test_events_are_chosen_by_time_and_category() -> None:
     assert chosen(night, "anomaly") == [("21/59.57.mp4", [2]), ("23/59.57.mp4", [2])]
     assert chosen(When(), "fire") == []
     assert len(chosen()) == 4
+
+
+def test_frames_are_chosen_like_events() -> None:
+    """A search looks at every frame; in the night of the change of clocks it must give the same answer as for events."""
+    timestamp = np.arange(0, 4 * 3600, 600.0) + 0.5
+    for name in ("20241027_003000.mp4", "20240330_233000.mp4"):
+        begin = start(name)
+        assert begin is not None
+        for when in (
+            When(between=DayWindow.parse("03:00-03:20")),
+            When(begin.at(3600), DayWindow.parse("23-3:10")),
+            When(begin.at(7200)),
+        ):
+            found = rows_in(timestamp, begin, when)
+            assert found is not None
+            assert 0 < found.sum() < len(found)
+            assert found.tolist() == [when.takes(begin, at, at) for at in timestamp.tolist()]
+    assert rows_in(timestamp, None, When()) is None
+    assert rows_in(timestamp, None, When(between=DayWindow.parse("2-3"))).sum() == 0  # type: ignore[union-attr]

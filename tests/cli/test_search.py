@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,24 @@ def test_json_csv_and_a_page(out: Path, tmp_path: Path) -> None:
     assert text.count("data:image/webp;base64,") == len(moments)
     assert "<b>a red car</b>" not in text
     assert "&lt;b&gt;a red car" in text
+
+
+def test_moments_are_chosen_by_time_of_day(out: Path) -> None:
+    """The videos have no time in their name, so they begin 12 s before their last change, a few minutes ago at most."""
+    found = [json.loads(line) for line in vadcli("search", out, "a red car", "--top", "9", "--json").stdout.splitlines()]
+    starts = [datetime.fromisoformat(one["start_time"]) for one in found]
+    assert all(timedelta(0) < datetime.now(UTC) - start < timedelta(hours=2) for start in starts)
+    hour = timedelta(hours=3)
+    early, late = (f"{moment:%H:%M}" for moment in (min(starts) - hour, max(starts) + hour))
+    for options, count in (
+        (("--between", f"{early}-{late}"), len(found)),
+        (("--between", f"{late}-{early}"), 0),
+        (("--since", "3h"), len(found)),
+        (("--since", "2h", "--time-from", "%Y%m%d%H%M"), len(found)),
+    ):
+        done = vadcli("search", out, "a red car", "--top", "9", "--format", "csv", *options)
+        assert done.returncode == 0, done.stderr
+        assert len(list(csv.DictReader(io.StringIO(done.stdout)))) == count, options
 
 
 def test_bad_searches_are_one_line(out: Path, tmp_path: Path) -> None:

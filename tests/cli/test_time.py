@@ -16,6 +16,7 @@ import pytest
 from tests.media import make_video, picture, remux
 from tests.patience import PATIENCE_S
 from vadcli.store.events import validate
+from vadcli.video.probe import probe
 
 
 def vadcli(*arguments: object, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -177,3 +178,19 @@ def test_wrong_options_are_refused_before_anything_is_scanned(tmp_path: Path) ->
         assert said in refused.stderr
         assert len(refused.stderr.splitlines()) == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_tags_of_phones(tmp_path: Path) -> None:
+    plain = make_video(tmp_path / "plain.mp4", frames=40, fps=10)
+
+    def created(name: str, **tags: str) -> str:
+        given = [part for tag, value in tags.items() for part in ("-metadata", f"{tag.replace('_DOT_', '.')}={value}")]
+        tagged = remux(plain, tmp_path / name, after=("-movflags", "use_metadata_tags", *given))
+        return probe(tagged).created
+
+    ended = {"creation_time": "2024-11-29T13:00:10Z"}
+    assert created("plain-tags.mp4", **ended) == "2024-11-29T13:00:10Z"
+    assert created("android.mp4", com_DOT_android_DOT_version="14", **ended) == "2024-11-29T13:00:06+00:00"
+    apple = {"com_DOT_apple_DOT_quicktime_DOT_creationdate": "2023-03-01T12:00:00+0100"}
+    assert created("iphone.mov", **apple, **ended) == "2023-03-01T12:00:00+0100"
+    assert created("none.mkv") == ""

@@ -50,7 +50,7 @@ class TimeOptions:
         try:
             zone_named(self.time_zone)
         except ValueError as error:
-            hint = "write Europe/Berlin, UTC or +01:00; without a time zone database: pip install tzdata"
+            hint = "write a name like Europe/Berlin, UTC, or an offset like +01:00"
             raise UsageError(f"--time-zone {self.time_zone}: {error}", hint=hint) from error
         given = bool(self.time_zone or self.time_from)
         if not self.time_from or self.time_from in FIRST_SOURCES:
@@ -102,7 +102,7 @@ def parse_since(text: str, zone: str = "") -> datetime:
     """
     try:
         told = datetime.fromisoformat(text)
-        return told if told.tzinfo else told.replace(tzinfo=zone_named(zone)).astimezone()
+        return told if told.tzinfo else told.replace(tzinfo=zone_named(zone)).astimezone(UTC)
     except ValueError:
         pass
     try:

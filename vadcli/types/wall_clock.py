@@ -268,4 +268,6 @@ class When:
         if start is None:
             return False
         begin, end = start.at(start_s), start.at(end_s)
-        return (self.since is None or end >= self.since) and (self.between is None or self.between.overlaps(begin, end))
+        # In UTC, because times of one zone are compared by their clocks, which show some times twice.
+        recent = self.since is None or end.astimezone(UTC) >= self.since.astimezone(UTC)
+        return recent and (self.between is None or self.between.overlaps(begin, end))

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -28,6 +29,7 @@ import numpy as np
 
 from vadcli.errors import NoVideoStream, ProbeError, UnsafeContainer
 from vadcli.types import IndexArray, VideoInfo
+from vadcli.types.wall_clock import EARLIEST, iso, parse_created
 
 _VIDEO = (
     "mov matroska avi mpegts mpeg mpegvideo m4v flv live_flv asf asf_o ogg gif apng webp_anim ivf obu h264 hevc vvc evc h261 "
@@ -224,6 +226,19 @@ def describe(stream: Any) -> str:
     """Return codec and size of a video stream, like `h264 640x480`."""
     context = stream.codec_context
     return f"{context.name} {context.width}x{context.height}" if context is not None and context.width else "unknown size"
+
+
+def recording_start(container: Any, stream: Any, duration_s: float) -> str:
+    """Return when the recording began, as the container says it; "" if it does not say it."""
+    tags = container.metadata
+    # Apple's own tag has the time zone, and it survives an export, which sets creation_time again.
+    if apple := tags.get("com.apple.quicktime.creationdate"):
+        return str(apple)
+    told = str(tags.get("creation_time") or stream.metadata.get("creation_time") or "")
+    ended = parse_created(told) if any(name.startswith("com.android.") for name in tags) else None
+    if ended is None or ended.tzinfo is None or ended < EARLIEST:
+        return told
+    return iso(ended - timedelta(seconds=duration_s))  # Android writes the time at which a recording ends
 
 
 def display_matrix_degrees(container: Any, stream_index: int) -> float | None:

@@ -154,6 +154,7 @@ def _describe(path: Path, opened: Any, stream: Any, packets: _Packets) -> VideoI
     width, height = int(stream.codec_context.width), int(stream.codec_context.height)
     if rotation in (90, 270):
         width, height = height, width
+    duration_s = float((int(timeline.pts[-1]) - int(timeline.pts[0]) + timeline.last_ticks) * time_base)
     return VideoInfo(
         path=path,
         demuxer=demuxer,
@@ -165,22 +166,15 @@ def _describe(path: Path, opened: Any, stream: Any, packets: _Packets) -> VideoI
         time_base=time_base,
         pts=timeline.pts,
         fps=_average_fps(timeline, time_base, nominal),
-        duration_s=float((int(timeline.pts[-1]) - int(timeline.pts[0]) + timeline.last_ticks) * time_base),
+        duration_s=duration_s,
         vfr=_is_vfr(timeline.pts, time_base),
         edit_list=packets.hidden_by_edit > 0,
         shown_pts=timeline.shown_pts,
         keyframes=timeline.keyframes,
-        created=_created(opened, stream),
+        created=media.recording_start(opened, stream, duration_s),
         guessed_times=timeline.guessed or packets.packed or not media.has_exact_pts(demuxer, codec),
         one_frame_per_packet=packets.one_frame_each and not packets.packed,
     )
-
-
-def _created(opened: Any, stream: Any) -> str:
-    """Return the time at which the recording was made, as the container says it; "" if it does not say it."""
-    # Apple's own tag has the time zone, and it survives an export, which sets creation_time again.
-    told = (opened.metadata.get("com.apple.quicktime.creationdate"), opened.metadata.get("creation_time"))
-    return next((text for text in (*told, stream.metadata.get("creation_time")) if text), "")
 
 
 def _with_losses(info: VideoInfo, opened: Any, stream: Any, packets: _Packets, others: OtherStreams) -> VideoInfo:
