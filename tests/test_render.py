@@ -217,6 +217,37 @@ def test_event_clips_have_their_own_sound(tmp_path: Path, name: str, audio: str)
     assert first_sound_packet_s(result.files[0]) > -0.06  # nothing that a player without edit lists would play early
 
 
+def beeps_s(path: Path) -> list[float]:
+    """Return when the beeps of a file begin, in seconds."""
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        frames = [(frame.time, np.abs(frame.to_ndarray().astype(float)).max()) for frame in container.decode(stream)]
+    loud = [time for time, level in frames if level > 0.2]
+    return [time for i, time in enumerate(loud) if i == 0 or time - loud[i - 1] > 0.5]
+
+
+def test_the_sound_follows_every_part_of_recordings_that_were_joined(tmp_path: Path) -> None:
+    part = flash_and_beep(tmp_path / "part.ts", audio="aac").read_bytes()
+    source = tmp_path / "clip.ts"
+    source.write_bytes(part * 3)
+    layout, info, _ = pretend_scan(source, tmp_path / "out", events=[(75 + 22, 75 + 40)])
+    assert info.frames == 225
+    assert render(source, layout).problems == ()
+    assert beeps_s(layout.rendered(VIDEO)) == pytest.approx([1, 4, 7], abs=0.1)
+    result = render(source, layout, replace(SETTINGS, events_only=True, pad_s=0.2))
+    assert beep_after_flash_s(result.files[0]) == pytest.approx(0.0, abs=0.1)
+
+
+def test_sound_that_does_not_follow_is_named(tmp_path: Path) -> None:
+    part = flash_and_beep(tmp_path / "part.ts", audio="aac")
+    silent = media.remux(part, tmp_path / "silent.ts", after=("-an",))
+    source = tmp_path / "clip.ts"
+    source.write_bytes(part.read_bytes() + silent.read_bytes())
+    layout, _, _ = pretend_scan(source, tmp_path / "out")
+    (problem,) = render(source, layout).problems
+    assert "the sound is right only until the clock restarts" in problem
+
+
 def test_a_broken_sound_track_costs_only_the_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = media.make_video(tmp_path / "clip.mp4", frames=5, audio=True)
     layout, _, _ = pretend_scan(source, tmp_path / "out")

@@ -313,7 +313,10 @@ class _Renderer:
 
     def _find_sound(self, info: VideoInfo) -> Sound | None:
         try:
-            return find_sound(info, timeout_s=self._settings.decode.timeout_s)
+            sound = find_sound(info, timeout_s=self._settings.decode.timeout_s)
+            if sound and sound.problem:
+                self.sound_problems.append(sound.problem)
+            return sound
         except VideoError as error:
             self.sound_problems.append(error.message)
             return None

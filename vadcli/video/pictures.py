@@ -21,6 +21,7 @@ from vadcli.types import ByteArray, VideoInfo
 from vadcli.types.media import how_many
 from vadcli.video.ffmpeg import die_with_parent, ffmpeg_path
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, Opened
+from vadcli.video.parts import clock_shifts, shifting_filter, sound_parts
 
 JOINED_ROWS = 100
 """If fewer frames than this lie between two requested frames, both are read in one span.
@@ -173,21 +174,27 @@ class Sound:
     Attributes:
         codec: ffmpeg's name of the codec.
         earliest_s: time of the file's earliest packet; the sound starts there or later.
+        shifts_s: if the clock restarts in the file, by how many seconds each part of the sound must be moved.
+        problem: which part of the sound is missing, for people; empty if nothing is.
     """
 
     codec: str
     earliest_s: float
+    shifts_s: tuple[float, ...] = ()
+    problem: str = ""
 
     def can_be_copied(self, zero_s: float) -> bool:
         """Whether the sound can be copied into a file that starts at this time: it is AAC, and almost nothing must be cut off.
 
         A copy still contains the part that is cut off. An edit list hides this part, but some players ignore edit lists.
         """
-        return self.codec == "aac" and zero_s - self.earliest_s < _HIDDEN_AT_MOST_S
+        return self.codec == "aac" and not self.shifts_s and zero_s - self.earliest_s < _HIDDEN_AT_MOST_S
 
 
 def find_sound(info: VideoInfo, *, timeout_s: float = 60.0) -> Sound | None:
     """Return the first audio stream according to the file's header; None if the video has no sound.
+
+    If the clock restarts in the file (recordings that were joined), the whole file is read to find the parts of the sound.
 
     Raises:
         DecoderHung: the header could not be read within the time limit.
@@ -196,7 +203,12 @@ def find_sound(info: VideoInfo, *, timeout_s: float = 60.0) -> Sound | None:
         return None
     described = _run(_source(info), info, verbosity="info", timeout_s=timeout_s).stderr
     found, start = _AUDIO_STREAM.search(described), _START.search(described)
-    return Sound(found[1], float(start[1]) if start else 0.0) if found else None
+    if not found:
+        return None
+    shifts, problem = clock_shifts(info), ""
+    if shifts and (parts := sound_parts(info)) != len(shifts):
+        problem = f"the sound is right only until the clock restarts: {len(shifts)} parts of the video, {parts} of the sound"
+    return Sound(found[1], float(start[1]) if start else 0.0, shifts, problem)
 
 
 def add_sound(
@@ -221,9 +233,13 @@ def add_sound(
         DecoderHung: ffmpeg took too long.
     """
     zero_s = float(info.pts[0] * info.time_base) + start_s
-    seek = ["-noaccurate_seek", "-seek_timestamp", "1", "-ss", f"{zero_s:.6f}"] if start_s > 0 else []
+    may_seek = start_s > 0 and not sound.shifts_s  # if the clock restarts, a time can be in several parts
+    seek = ["-noaccurate_seek", "-seek_timestamp", "1", "-ss", f"{zero_s:.6f}"] if may_seek else []
     # The filters pad or trim the sound so that it starts at time 0. So the encoded track needs no edit list.
-    encode = ["-c:a", "aac", "-b:a", _BIT_RATE, "-ac", "2", "-af", "atrim=start=0,aresample=async=1:first_pts=0"]
+    filters = "atrim=start=0,aresample=async=1:first_pts=0"
+    if sound.shifts_s:
+        filters = f"{shifting_filter(sound.shifts_s)},{filters}"
+    encode = ["-c:a", "aac", "-b:a", _BIT_RATE, "-ac", "2", "-af", filters]
     arguments = [
         *("-i", f"file:{pictures}"),
         *seek,

@@ -22,11 +22,9 @@ from vadcli.video import container as media
 from vadcli.video.completeness import OtherStreams, Read, missing_frames
 from vadcli.video.headers import Shows, frame_counter
 from vadcli.video.images import probe_folder
-from vadcli.video.timeline import NO_TIME, Timeline, build_timeline
+from vadcli.video.timeline import CLOCK_JUMP_S, LONGEST_GAP_S, NO_TIME, Timeline, build_timeline
 
 _DEFAULT_FPS = 25.0
-_CLOCK_JUMP_S = 0.25  # smaller steps back are no restart: the demuxer guessed a time
-_LONGEST_GAP_S = 86_400.0  # a longer step forward is no gap of the recording: the camera's clock was set
 _BEGIN_AT_KEY = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "vp8", "vp9", "av1"})
 _ROUNDING_S = 0.0011  # if times are in milliseconds, 30 frames per second become steps of 33 and 34
 
@@ -141,8 +139,8 @@ def _describe(path: Path, opened: Any, stream: Any, packets: _Packets) -> VideoI
         np.frombuffer(packets.duration, np.int64),
         np.frombuffer(packets.keyframe, np.bool_),
         frame_ticks=frame_ticks,
-        longest_gap_ticks=max(round(_LONGEST_GAP_S / time_base), frame_ticks),
-        jump_ticks=round(_CLOCK_JUMP_S / time_base) if media.can_jump(demuxer) else None,
+        longest_gap_ticks=max(round(LONGEST_GAP_S / time_base), frame_ticks),
+        jump_ticks=round(CLOCK_JUMP_S / time_base) if media.can_jump(demuxer) else None,
         timed=media.has_times(demuxer),
         reorders=stream.codec_context.has_b_frames or bool(np.any((pts != dts) & (pts != NO_TIME) & (dts != NO_TIME))),
         needs_key=codec in _BEGIN_AT_KEY and not packets.hidden_key,

@@ -23,8 +23,13 @@ from vadcli.types import BoolArray, IndexArray
 
 NO_TIME = int(np.iinfo(np.int64).min)
 """Marks a time that the container does not state."""
+CLOCK_JUMP_S = 0.25
+"""A larger step back means that the clock has restarted; a smaller one, that the demuxer guessed a time."""
+LONGEST_GAP_S = 86_400.0
+"""A longer step forward is no gap of the recording: the camera's clock was set."""
+MOST_ODD = 8
+"""If more frames than this in a row are out of line, the clock has changed."""
 _DEEPEST_REORDER = 32  # packets; no codec shows a frame later than this after it was decoded
-_MOST_ODD = 8  # if more frames than this in a row are out of line, the clock has changed
 _MOST_CLOCKS = 4  # clocks that packets may have in turn
 _LONG_STEP = 4  # in frames; a longer step is compared with the frames after it
 _FINER = 1000  # new ticks per tick if times repeat
@@ -186,8 +191,8 @@ def _odd_packets(times: IndexArray) -> BoolArray:
         if odd[i - 1]:
             continue
         after = times[i : i + _DEEPEST_REORDER]
-        back = np.flatnonzero(np.abs(after[: _MOST_ODD + 1] - times[i - 1]) <= far)
-        if len(back) and np.all(np.abs(after[back[0] :] - times[i]) > far) and len(after) > _MOST_ODD:
+        back = np.flatnonzero(np.abs(after[: MOST_ODD + 1] - times[i - 1]) <= far)
+        if len(back) and np.all(np.abs(after[back[0] :] - times[i]) > far) and len(after) > MOST_ODD:
             odd[i : i + back[0]] = True
     return odd
 
@@ -202,8 +207,8 @@ def _place_of_odd(packet: int, order: IndexArray, times: IndexArray, reorders: b
     before = int(np.flatnonzero(order == packet - 1)[0])
     if not reorders:
         return before + 1
-    first = max(0, before - _MOST_ODD)
-    near = times[order[first : before + _MOST_ODD]]
+    first = max(0, before - MOST_ODD)
+    near = times[order[first : before + MOST_ODD]]
     steps = np.diff(near)
     widest = int(np.argmax(steps)) if len(steps) else 0
     return first + widest + 1 if len(steps) and steps[widest] > 1.5 * np.median(steps) else before + 1
@@ -285,7 +290,7 @@ def _back_in_line(shown: Sequence[int], i: int, last: int, longest_gap: int, *, 
     step = shown[i] - last
     if 0 <= step <= min(long, longest_gap):
         return i
-    for k in range(i + 1, min(i + 1 + _MOST_ODD, len(shown))):
+    for k in range(i + 1, min(i + 1 + MOST_ODD, len(shown))):
         if 0 <= shown[k] - last <= longest_gap and (step < 0 or shown[k] < shown[i]):
             return k
     return i
