@@ -124,6 +124,25 @@ def test_what_was_known_is_kept_if_less_of_it_is_left(footage: Path, tmp_path: P
     assert set(scan(footage, out)[0].values()) == {"skipped"}
 
 
+def test_a_video_that_was_away_for_a_moment_is_learned_when_it_is_back(footage: Path, tmp_path: Path) -> None:
+    out, away = tmp_path / "out", footage / "gate" / "b.mp4"
+    add_second_night(footage)
+
+    def vanishing() -> dict[str, str]:
+        options, detector = ScanOptions(out=out), DifferenceDetector()
+        run = local_scan(make_plan([footage], options, out=out), options, detector)
+        away.rename(tmp_path / "b.mp4")  # after the plan was made, as a share that goes away
+        return {one.video: str(one.status) for one in run.run() if isinstance(one, VideoResult)}
+
+    assert vanishing() == {"gate/a.mp4": "done", "gate/b.mp4": "failed", "yard/y.mp4": "done"}
+    (tmp_path / "b.mp4").rename(away)
+    statuses, detector = scan(footage, out)
+    assert statuses == {"gate/a.mp4": "done", "gate/b.mp4": "done", "yard/y.mp4": "skipped"}
+    assert detector.fitted == ["gate"]
+    scan(footage, tmp_path / "whole")
+    assert_same(tmp_path / "whole", out, "gate/a.mp4", "gate/b.mp4")
+
+
 def test_what_users_are_told_stands_in_every_result(footage: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     out = tmp_path / "out"
     with caplog.at_level(logging.INFO, "vadcli"):

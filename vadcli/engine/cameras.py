@@ -25,7 +25,7 @@ import numpy as np
 from vadcli.detectors import Detector
 from vadcli.engine.footage import estimated_footage, is_outgrown, length_text, size_of
 from vadcli.engine.plan import WorkUnit
-from vadcli.errors import DocumentError, ToolError
+from vadcli.errors import DocumentError, NotFinished, ToolError
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import FileLock, Scratch
 from vadcli.types import CameraModel, CameraSample, Clip, ClipNeeds, Footage, VideoInfo
@@ -247,9 +247,9 @@ def _sample(
     if held.is_too_long:
         return _read_bursts(cameras, camera, whole, request)
     clips = sorted(held.clips(), key=lambda clip: (clip.video, clip.index))
-    read = sorted({clip.video for clip in clips})
+    read = sorted({clip.video for clip in clips} - held.hidden)
     seconds = sum(held.infos[video].duration_s for video in read)
-    return _spread(clips), Footage(len(read), round(seconds, 3), size_of(whole))
+    return _spread(clips), Footage(len(read), round(seconds, 3), size_of(whole, but=held.hidden))
 
 
 def _watched(items: Iterator[Item], cameras: Cameras, camera: str) -> Iterator[Item]:
@@ -267,13 +267,17 @@ def _watched(items: Iterator[Item], cameras: Cameras, camera: str) -> Iterator[I
 
 
 class _Held:
-    """Keeps items in memory until the total length of their videos is above HELD_CLIPS."""
+    """Keeps items in memory until the total length of their videos is above HELD_CLIPS.
+
+    The videos in `hidden` could not be read because of the machine; a later run may read them.
+    """
 
     def __init__(self, needs: ClipNeeds) -> None:
         self.needs = needs
         self.items: list[Item] = []
         self.infos: dict[str, VideoInfo] = {}
         self.ended: set[str] = set()
+        self.hidden: set[str] = set()
         self.total_clips = 0
 
     @property
@@ -290,6 +294,8 @@ class _Held:
                 self.total_clips += SamplingPlan.of(self.needs, item.info.fps).clips(item.info.frames)
             elif isinstance(item, Finished):
                 self.ended.add(item.video)
+                if isinstance(item.error, NotFinished):
+                    self.hidden.add(item.video)
             if self.is_too_long:
                 return
 
@@ -317,6 +323,7 @@ def _read_bursts(
     requests = (replace(request(unit), start_clip=0, bursts=wanted[unit.video]) for unit in asked)
     frames = max(cameras.needs.overlap + 1, cameras.needs.frames // BURST_PART)
     lengths_s: dict[str, float] = {}
+    hidden: set[str] = set()
     held: list[Clip] = []
     with ClipLoader(replace(cameras.needs, frames=frames), cameras.loader_options) as loader:
         for item in _watched(loader.run(requests, stopped=cameras.stopped), cameras, camera):
@@ -324,7 +331,10 @@ def _read_bursts(
                 held.append(_owned(item).clip)
             elif isinstance(item, Opened):
                 lengths_s[item.video] = item.info.duration_s
+            elif isinstance(item.error, NotFinished):
+                hidden.add(item.video)
     clips = sorted(held, key=lambda clip: (clip.video, clip.index, float(clip.timestamp[0])))
+    whole, asked = ([unit for unit in units if unit.video not in hidden] for units in (whole, asked))
     return clips, estimated_footage(whole, asked, wanted, lengths_s, clips)
 
 

@@ -8,7 +8,7 @@ not known before it is opened, and a run opens no video that is done.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from vadcli.engine.plan import WorkUnit
 from vadcli.types import CameraModel, Clip, Footage
@@ -49,9 +49,9 @@ def length_text(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds < 60 else clock(seconds)
 
 
-def size_of(units: Iterable[WorkUnit]) -> int:
-    """Return the bytes of all videos together."""
-    return sum(unit.size for unit in units)
+def size_of(units: Iterable[WorkUnit], *, but: Collection[str] = ()) -> int:
+    """Return the bytes of all videos together, without those that `but` names."""
+    return sum(unit.size for unit in units if unit.video not in but)
 
 
 def estimated_footage(

@@ -54,7 +54,8 @@ class Footage:
     Attributes:
         videos: number of videos that could be read.
         seconds: their length; an estimate if it was too long to be read from start to end.
-        bytes: size of all videos of the camera at that time, also of those that could not be read.
+        bytes: size of all videos of the camera at that time, also of damaged ones, but not of videos that could not be read
+            because of the machine: a later run may read them.
     """
 
     videos: int
