@@ -60,6 +60,8 @@ def test_the_documentation_shows_every_name() -> None:
         "2026-11-29.mp4",
         "2026-11-29/000123.mp4",  # a counter
         "20261129_1920x1080.mp4",  # a size
+        "2026-11-29_2026-11-30.mp4",
+        "20261129-20261130.mp4",
         "20260230_101010.mp4",  # no such day
         "20261129_256199.mp4",  # no such hour
         "12345678901234567890.mp4",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import pytest
 
 from tests.report.archives import HOSTILE, make_archive
 from tests.report.test_report import report
+from vadcli.store.events import read_events, write_events
+from vadcli.types import StartTime, TimeSource
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
@@ -97,6 +101,33 @@ def test_events_are_filtered_by_each_field(page: Any) -> None:
     assert scores(page) == [0.95]
     page.get_by_label("Search").fill("no such thing")
     assert "No event is like that" in rows(page).inner_text()
+
+
+def test_events_have_a_time_of_day_and_are_filtered_by_it(browser: Any, tmp_path: Path) -> None:
+    layout = make_archive(tmp_path / "out")
+    for video, moment in (("cam1/a.mp4", "2024-11-28T12:00:00"), ("cam2/c.mp4", "2024-11-28T23:59:59.300")):
+        document = read_events(layout.events(video))
+        start = StartTime(datetime.fromisoformat(f"{moment}+01:00"), TimeSource.NAME)
+        write_events(layout.events(video), replace(document, start=start))
+    assert report(layout.out).returncode == 3
+    page = browser.new_page()
+    page.goto((layout.out / "report.html").as_uri())
+    page.get_by_role("button", name="Starts").click()
+    shown = page.locator("#table tbody td[data-label=Starts]").all_inner_texts()
+    # The second event of c.mp4 starts in the next day.
+    assert [text.split("\n")[0] for text in shown] == ["2024-11-28 12:00:01", "2024-11-28 23:59:59", "2024-11-29 00:00:01"]
+    begin, end = page.locator("[name=day_from]"), page.locator("[name=day_to]")
+    begin.fill("22:00")
+    end.fill("06:00")
+    assert rows(page).count() == 2
+    begin.fill("00:00")
+    assert scores(page) == [0.7, 0.95]  # sorted by start; the first one begins before midnight and ends after it
+    begin.fill("00:00:01")
+    assert rows(page).count() == 1
+    begin.fill("")
+    end.fill("")
+    assert rows(page).count() == 3
+    page.close()
 
 
 def test_names_are_shown_as_they_are(page: Any) -> None:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 _Y, _M, _D = r"(?P<year>(?:19|20)\d\d)", r"(?P<month>0[1-9]|1[0-2])", r"(?P<day>0[1-9]|[12]\d|3[01])"
 _H, _MIN, _S = r"(?P<hour>[01]\d|2[0-3])", r"(?P<minute>[0-5]\d)", r"(?P<second>[0-5]\d)"
+_TIME = rf"{_H}(?:h|(?P<gap>[-_.:]?)){_MIN}(?:m|(?P=gap)){_S}"  # the same sign twice, so that no date is taken for a time
 _H1 = r"(?P<hour>2[0-3]|[01]?\d)"
 _DATE = rf"(?<!\d){_Y}[-_.]?{_M}[-_.]?{_D}"
 _IN_FOLDER = rf"^.*/{_Y}[-_./]?{_M}[-_./]?{_D}"  # greedy: the date of the innermost folder counts
@@ -111,12 +112,12 @@ PATTERNS: tuple[NamePattern, ...] = (
             "OBS": "2026-11-29 14-23-45.mkv",
             "ISO 8601": "2026-11-29T13:23:45Z.mp4",
         },
-        rf"{_DATE}(?: - | at |[-_., T]{{0,3}}){_H}[-_.:h]?{_MIN}[-_.:m]?{_S}"
+        rf"{_DATE}(?: - | at |[-_., T]{{0,3}}){_TIME}"
         rf"(?:[.,]?(?P<fraction>\d{{3}}))?(?:{_ZONE}|(?!\d)){_REST}",
     ),
     NamePattern(
         {"Dahua, Amcrest": "2026-11-29/001/dav/14/14.23.45-14.33.45[M][0@0][0].dav", "motionEye": "2026-11-29/14-23-45.mp4"},
-        rf"{_IN_FOLDER}/(?:[^/]+/)*(?:[^/]*?[^0-9A-Za-z/])??{_H}[-_.:h]{_MIN}[-_.:m]{_S}(?!\d){_REST}",
+        rf"{_IN_FOLDER}/(?:[^/]+/)*(?:[^/]*?[^0-9A-Za-z/])??(?=..\D){_TIME}(?!\d){_REST}",
     ),
 )
 

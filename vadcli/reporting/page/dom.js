@@ -39,7 +39,7 @@ vadcli.events = vadcli.data.events.map((row) => {
   // Wall-clock time as a player in the camera's time zone would say it; without it, events sort by their time in the video.
   event.when = event.start_time ? event.start_time.slice(0, 19).replace("T", " ") : null;
   event.began = event.start_time ? Date.parse(event.start_time) / 1000 : event.start_s;
-  event.day_s = event.when ? vadcli.seconds(event.when.slice(11)) : null;
+  event.day_s = event.when ? vadcli.seconds(event.start_time.slice(11).match(/^[\d:.]*/)[0]) : null;
   event.length_s = event.end_s - event.start_s;
   event.text = `${video}\n${camera}\n${event.category || ""}`.toLowerCase();
   return event;

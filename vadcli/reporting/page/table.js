@@ -26,7 +26,8 @@ vadcli.table = (() => {
     const camera = given.camera === "" ? null : data.cameras[given.camera].name;
     const least = given.score === "" ? 0 : Number(given.score);
     const [from, to] = [seconds(given.from) ?? 0, seconds(given.to) ?? Infinity];
-    const [dayFrom, dayTo] = [seconds(given.day_from || "") ?? 0, seconds(given.day_to || "") ?? 0];
+    const ofDay = (text) => seconds(/^\d+:\d+$/.test(text || "") ? `${text}:00` : text || "") ?? 0; // hours and minutes
+    const [dayFrom, dayTo] = [ofDay(given.day_from), ofDay(given.day_to)];
     const anyTime = !given.day_from && !given.day_to;
     const day = (length_s) => ((length_s % 86400) + 86400) % 86400;
     const inDay = ({day_s, length_s}) => day_s !== null && (day(day_s - dayFrom) < (day(dayTo - dayFrom) || 86400) || day(dayFrom - day_s) < length_s);
