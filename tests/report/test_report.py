@@ -287,7 +287,7 @@ class TestPage:
         page = tmp_path / "elsewhere" / "page.html"
         done = report(layout.out, "--to", page, "--assets", tmp_path / "elsewhere" / "files", "--clips", "--thumbnails", 2)
         assert done.returncode == 3, done.stderr
-        assert "footage of 1 videos" in done.stderr
+        assert "footage of 1 video with events" in done.stderr
         assert sorted(path.suffix for path in (page.parent / "files").iterdir()) == [
             ".js",
             ".js",
