@@ -62,6 +62,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, VideoInfo]:
     folder = tmp_path_factory.mktemp("clips")
     paths = {codec: media.make_video(folder / f"{codec}{suffix}", codec) for codec, (suffix, _) in media.CODECS.items()}
     paths |= {f"turned {d}": media.make_rotated(folder / f"turned{d}.mp4", d) for d in (90, 180, 270)}
+    paths["wide pixels"] = media.make_video(folder / "wide.mp4", options=("-vf", "setsar=64/45"))
     paths["vfr"] = media.make_vfr(folder / "vfr.mp4")
     paths["vfr matroska"] = media.make_vfr(folder / "vfr.mkv")
     paths["edit list"] = media.make_edit_list(folder / "edit.mp4")
@@ -70,7 +71,18 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, VideoInfo]:
     return {name: probe(path) for name, path in paths.items()}
 
 
-CLIPS = (*media.CODECS, "turned 90", "turned 180", "turned 270", "vfr", "vfr matroska", "edit list", "late", "images")
+CLIPS = (
+    *media.CODECS,
+    "turned 90",
+    "turned 180",
+    "turned 270",
+    "wide pixels",
+    "vfr",
+    "vfr matroska",
+    "edit list",
+    "late",
+    "images",
+)
 
 
 def skip_unless_read(info: VideoInfo, decoder: DecoderChoice) -> None:
@@ -90,6 +102,16 @@ def test_every_frame_is_a_row(clips: dict[str, VideoInfo], name: str, decoder: D
     assert all(frame.ok for frame in frames)
     assert numbers(frames) == list(range(first, 24))
     assert all(frame.image is not None and media.is_upright(frame.image) for frame in frames)
+
+
+def test_both_decoders_deliver_wide_pixels_in_the_shape_of_a_player(clips: dict[str, VideoInfo]) -> None:
+    info = clips["wide pixels"]
+    skip_unless_read(info, "decord")
+    shown = [
+        np.stack([frame.image for frame in read(info, decoder=decoder) if frame.image is not None]) for decoder in DECODERS
+    ]
+    assert {images.shape for images in shown} == {(24, 64, 137, 1)}
+    assert max(np.abs(images.astype(int) - shown[0]).mean() for images in shown) < 2
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

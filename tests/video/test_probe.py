@@ -88,6 +88,44 @@ def test_rotation_is_the_players(degrees: int, tmp_path: Path) -> None:
     assert (info.width, info.height) == (96, 64)
 
 
+def wide(path: Path, aspect: str, codec: str = "h264", *more: str, size: tuple[int, int] = (90, 72)) -> Path:
+    return media.make_video(path, codec, frames=6, size=size, options=("-vf", f"setsar={aspect}", *more))
+
+
+@pytest.mark.parametrize("codec", ["h264", "mpegts", "vp8", "mpeg4", "ffv1"])
+def test_pixels_that_are_not_square_are_shown_in_their_shape(codec: str, tmp_path: Path) -> None:
+    info = probe(wide(tmp_path / f"a{media.CODECS[codec][0]}", "16/15", codec))
+    assert (info.width, info.height) == (96, 72)
+
+
+@pytest.mark.parametrize(
+    ("aspect", "width"),
+    [("64/45", 128), ("5/11", 41), ("1/1", 90), ("0/1", 90), ("1000/1", 90), ("1/1000", 90), ("91/90", 90), ("89/90", 90)],
+)
+def test_absurd_and_rounded_aspect_ratios_of_pixels_are_ignored(aspect: str, width: int, tmp_path: Path) -> None:
+    assert probe(wide(tmp_path / "a.mp4", aspect)).width == width
+
+
+def test_the_aspect_ratio_of_the_container_counts_before_that_of_the_codec(tmp_path: Path) -> None:
+    source = wide(tmp_path / "a.mp4", "64/45")
+    for suffix in (".mp4", ".mkv"):
+        info = probe(media.remux(source, tmp_path / f"b{suffix}", after=("-aspect", "4:3")))
+        assert (info.width, info.height) == (96, 72)
+
+
+def test_wide_pixels_are_stretched_before_a_player_turns_the_frame(tmp_path: Path) -> None:
+    turned = media.remux(wide(tmp_path / "a.mp4", "64/45"), tmp_path / "b.mp4", before=("-display_rotation:v:0", "90"))
+    info = probe(turned)
+    assert (info.width, info.height, info.rotation) == (72, 128, 270)
+
+
+def test_the_first_aspect_ratio_of_a_file_counts(tmp_path: Path) -> None:
+    parts = [wide(tmp_path / f"{number}.ts", aspect, "mpegts") for number, aspect in enumerate(("64/45", "16/15"))]
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    assert (probe(joined).width, probe(joined).frames) == (128, 12)
+
+
 def test_alternate_references_of_vp8_have_no_row(tmp_path: Path) -> None:
     clip = tmp_path / "a.webm"
     source = (

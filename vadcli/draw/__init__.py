@@ -61,6 +61,7 @@ class Mp4Writer:
         self._stream = self._container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": preset})
         context = self._stream.codec_context
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
+        context.sample_aspect_ratio = Fraction(1)  # square pixels, whatever those of the source were
         context.time_base = self._kept
         context.gop_size = max(1, round(KEYFRAME_EVERY_S * fps))
         hd = height >= _HD_FROM_PX

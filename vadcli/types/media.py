@@ -57,7 +57,8 @@ class VideoInfo:
         demuxer: ffmpeg's name of the container format; "images" for a folder.
         codec: ffmpeg's decoder name, e.g. "h264".
         stream_index: the stream that ffmpeg would pick.
-        width, height: display size in pixels, after rotation.
+        width, height: display size in square pixels, after rotation. If the stored pixels are not square, frames are delivered
+            in this shape, too.
         rotation: the clockwise angle in degrees (0, 90, 180, 270) by which a player turns the stored frame.
         time_base: seconds per unit of pts.
         pts: (N,) int64, strictly increasing presentation timestamps of the frames that a player shows. If the

@@ -26,6 +26,7 @@ from vadcli.video.timeline import CLOCK_JUMP_S, LONGEST_GAP_S, NO_TIME, Timeline
 
 _DEFAULT_FPS = 25.0
 _BEGIN_AT_KEY = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "vp8", "vp9", "av1"})
+_LONGEST_PIXEL = 5.0  # sides of a pixel differ by less in every real format; other aspect ratios are mistakes, as in 1000:1
 _ROUNDING_S = 0.0011  # if times are in milliseconds, 30 frames per second become steps of 33 and 34
 
 
@@ -149,9 +150,7 @@ def _describe(path: Path, opened: Any, stream: Any, packets: _Packets) -> VideoI
     time_base /= timeline.finer
     degrees = media.display_matrix_degrees(opened, stream.index)
     rotation = _quarter_turn(degrees)
-    width, height = int(stream.codec_context.width), int(stream.codec_context.height)
-    if rotation in (90, 270):
-        width, height = height, width
+    width, height = _display_size(stream, rotation)
     duration_s = float((int(timeline.pts[-1]) - int(timeline.pts[0]) + timeline.last_ticks) * time_base)
     return VideoInfo(
         path=path,
@@ -202,6 +201,20 @@ def _quarter_turn(degrees: float | None) -> int:
         return 0
     nearest = round(degrees / 90.0) * 90
     return nearest % 360 if abs(degrees - nearest) < 1.0 else 0
+
+
+def _display_size(stream: Any, rotation: int) -> tuple[int, int]:
+    """Return (width, height) as a player shows the stored frame: with square pixels, and after rotation.
+
+    The width is stretched and the height stays, as in ffplay and VLC. The container's aspect ratio counts before the codec's.
+    """
+    width, height = int(stream.codec_context.width), int(stream.codec_context.height)
+    aspect = float(stream.sample_aspect_ratio or 1)
+    # If an encoder scales to whole pixels, it writes an aspect ratio like 1280:1281. Such pixels count as square.
+    by_rounding = abs(width * aspect - width) <= 1 or abs(height / aspect - height) <= 1
+    if not by_rounding and 1 / _LONGEST_PIXEL <= aspect <= _LONGEST_PIXEL:
+        width = max(1, round(width * aspect))
+    return (height, width) if rotation in (90, 270) else (width, height)
 
 
 def _average_fps(timeline: Timeline, time_base: Fraction, nominal: Fraction | None) -> float:
