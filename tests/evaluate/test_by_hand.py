@@ -62,8 +62,8 @@ def test_a_cut_video_lasts_as_long_as_its_rows(tmp_path: Path) -> None:
     assert document["partial"] == ["a.mp4"]
     assert document["damaged_frames"] == {"a.mp4": 2, "b.mp4": 1}
     table = to_table([report])
-    assert "note: 1 videos are partial" in table
-    assert "note: 3 frames of 2 videos were decoded with errors" in table
+    assert "note: 1 partial video: " in table
+    assert "note: decoded with errors, but used: 3 frames of 2 videos" in table
     whole = evaluated(write_scan(tmp_path / "whole", {"a.mp4": called(100), "b.mp4": called(100)}), tmp_path / "truth.csv")
     assert "partial" not in to_table([whole])
     assert "decoded with errors" not in to_table([whole])
@@ -140,7 +140,7 @@ def test_a_comparison_shows_what_either_run_has_and_says_which_run_a_note_is_abo
     headline, *lines = table.splitlines()
     assert headline.endswith(f"detectors {plain}: fake; {masked}: other")
     assert any(re.fullmatch(r"pixel ROC-AUC +- +1\.0000", line) for line in lines)
-    assert f"note: {masked}: 1 frames of 1 videos were decoded with errors; they count too" in lines
+    assert f"note: {masked}: decoded with errors, but used: 1 frame of 1 video" in lines
     assert any(line.startswith(f"note: {plain}: no pixel figures") for line in lines)
     assert any(line.startswith("note: onset error") for line in lines)  # of both, so of none by name
 

@@ -119,8 +119,8 @@ def test_only_sampled_rows():
         (frame_auc, [], "both classes"),
         (frame_ap, [0, 0, 0], "a positive frame"),
         (frame_ap, [], "a positive frame"),
-        (frame_auc_macro, [1, 1, 1], "all 1 videos"),
-        (frame_ap_macro, [0, 0, 0], "all 1 videos"),
+        (frame_auc_macro, [1, 1, 1], "all of 1 video"),
+        (frame_ap_macro, [0, 0, 0], "all of 1 video"),
     ],
 )
 def test_undefined_is_none_with_its_reason(metric, labels, says):

@@ -23,6 +23,7 @@ from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.masks import MaskTrack
 from vadcli.store.scores import ScoresMetadata, is_partial, read_scores, shown_s
 from vadcli.types import BoolArray, ByteArray, FloatArray, IndexArray, ScoreTable, TimeArray
+from vadcli.types.media import how_many
 
 log = logging.getLogger("vadcli")
 
@@ -215,8 +216,8 @@ def _check_masked(got: _Gathered, layout: OutputLayout, *, allow_missing: bool) 
     """Refuse pixel figures if only some videos have masks, unless the user allowed that."""
     if got.masked and got.unmasked and not allow_missing:
         raise UsageError(
-            f"{layout.out}: {len(got.unmasked)} videos have no stored masks, for example {got.unmasked[0]!r}; "
-            f"{len(got.masked)} have masks",
+            f"{layout.out}: no masks are stored for {how_many(len(got.unmasked), 'video')}, for example {got.unmasked[0]!r}, "
+            f"but for {len(got.masked)}",
             hint="scan all with --masks and --force; --allow-missing uses only the videos with masks",
         )
 

@@ -246,13 +246,12 @@ def _notes_of(report: Evaluation) -> list[str]:
     if test.overhang_frames:
         notes.append(f"{test.overhang_frames} annotated frames lie past the last frame of their video and are ignored")
     if test.partial:
-        notes.append(f"{len(test.partial)} videos are partial: their frames up to the last scored one are used")
+        notes.append(f"{how_many(len(test.partial), 'partial video')}: the frames up to the last scored one are used")
     if test.damaged:
-        notes.append(
-            f"{sum(test.damaged.values())} frames of {len(test.damaged)} videos were decoded with errors; they count too"
-        )
+        damaged = how_many(sum(test.damaged.values()), "frame")
+        notes.append(f"decoded with errors, but used: {damaged} of {how_many(len(test.damaged), 'video')}")
     for side, names in (("without scores", test.unscored), ("without truth", test.unknown)):
-        notes += [f"{len(names)} videos {side} are left out"] if names else []
+        notes += [f"left out: {how_many(len(names), 'video')} {side}"] if names else []
     if test.pixels is not None and "pixel" in report.metrics and len(test.pixels.names) < len(test.videos):
         notes.append(
             f"pixel figures use {len(test.pixels.names)} of {len(test.videos)} videos: those with pixel truth and masks"

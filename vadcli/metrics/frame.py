@@ -22,6 +22,7 @@ from vadcli.metrics.intervals import (
     roc_auc,
 )
 from vadcli.types import BoolArray, IndexArray
+from vadcli.types.media import how_many
 
 RESAMPLE_BINS = 4096
 """Largest number of bins of a resampled curve.
@@ -275,7 +276,7 @@ def _macro(frames: FrameSet, area: Area, undefined: str, *, endpoints: bool) -> 
     notes = [ENDPOINTS] if endpoints else []
     if count < frames.videos:
         notes.append(f"undefined for {frames.videos - count} of {frames.videos} videos: {undefined}")
-    whole = f"undefined for all {frames.videos} videos: {undefined}" if frames.videos else undefined
+    whole = f"undefined for all of {how_many(frames.videos, 'video')}: {undefined}" if frames.videos else undefined
     return ratio(np.where(defined, values, 0.0), defined, undefined=whole, note="; ".join(notes), used=count)
 
 
