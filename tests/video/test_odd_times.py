@@ -99,7 +99,7 @@ def test_empty_chunks_show_nothing(codec: str, tmp_path: Path) -> None:
     source = media.make_video(tmp_path / "a.avi", codec, gop=1, options=("-bf", "0") if codec == "mpeg4" else ())
     with media.av.open(str(source)) as opened:
         pictures = [bytes(packet) for packet in opened.demux(video=0) if packet.size]
-    chunks = [b"" if i % 5 in (1, 2) else picture for i, picture in enumerate(pictures)]
+    chunks = [b"" if i % 5 in (1, 2) or i > 21 else picture for i, picture in enumerate(pictures)]
     left = [i for i, chunk in enumerate(chunks) if chunk]
     info = probe(odd_media.write_avi(tmp_path / "b.avi", {"mjpeg": b"MJPG", "mpeg4": b"FMP4"}[codec], chunks))
     for decoder in ("auto", "ffmpeg"):
@@ -190,6 +190,24 @@ def test_an_odd_time_among_b_frames_moves_no_other_row(odd: str, tmp_path: Path)
 
     info = probe(odd_media.retime_pes(source, tmp_path / "b.ts", change))
     assert seconds(info) == pytest.approx(np.arange(60) / 25, abs=0.081 if odd in ("wild", "repeat") else 0.001)
+
+
+@pytest.mark.parametrize("odd", ["wild", "zero", "first", "restart", "decades", "repeat"])
+def test_odd_times_of_b_frames_without_decoding_times(odd: str, tmp_path: Path) -> None:
+    source = media.make_video(tmp_path / "a.mp4", frames=60, gop=12, options=("-x264-params", "b-adapt=0:bframes=2"))
+    with media.av.open(str(source)) as opened:
+        rows = [round(packet.pts * packet.time_base * 25) for packet in opened.demux(video=0) if packet.size]
+    rows = [row - min(rows) for row in rows]
+    change: dict[str, Callable[[int], int]] = {
+        "wild": lambda row: WILD * (row in (30, 31)),
+        "zero": lambda row: -40 * row * (row == 30),
+        "first": lambda row: WILD * (row == 0),
+        "restart": lambda row: 90_000 * (row < 36),
+        "decades": lambda row: WILD * (row >= 36),
+        "repeat": lambda row: -40 * (row in (20, 40)),
+    }
+    info = probe(odd_media.write_mkv(tmp_path / "a.mkv", source, [40 * row + change[odd](row) for row in rows]))
+    assert seconds(info) == pytest.approx(np.arange(60) / 25, abs=0.081)
 
 
 def test_an_flv_file_whose_clock_restarts_goes_on(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ class VideoInfo:
         shown_pts: (N,) int64, the times that a decoder reports, with repeats and jumps back; empty if they equal `pts`.
         keyframes: (K,) int64 rows at which decoding can begin, according to the container.
         created: when the recording was made, as the container says it, in ISO 8601; "" if it does not say it.
-        guessed_times: True if the container does not state the time of every frame, so that decoders may report other times.
+        guessed_times: True if the container does not state the right time of every frame, so that decoders may report others.
         look: options for ffmpeg if it must read far to know the streams; usually empty.
         missing: how many frames the file should have but does not: it ends early, or another stream takes over.
         missing_reason: why, for people; empty if `missing` is 0.

@@ -184,7 +184,9 @@ def _with_losses(info: VideoInfo, opened: Any, stream: Any, packets: _Packets, o
     longest_s = float(int(np.diff(info.pts).max()) * info.time_base) if info.frames > 1 else 0.0
     read = Read(packets.read, first_s, end_s, info.fps, longest_s)
     missing, reason = others.missing(read, unlisted=media.unlisted_streams(opened) if media.can_jump(info.demuxer) else 0)
-    cut = missing_frames(opened, stream, info.path, read)
+    # A declared length is not the recording's if it contains the years by which the camera's clock was set.
+    was_set = len(info.shown_pts) > 1 and float(np.diff(info.shown_pts).max() * info.time_base) > LONGEST_GAP_S
+    cut = 0 if was_set else missing_frames(opened, stream, info.path, read)
     if cut:
         reason = "; ".join(filter(None, ["the file ends before the length that it declares", reason]))
     elif packets.error and not missing:

@@ -29,8 +29,9 @@ LONGEST_GAP_S = 86_400.0
 """A longer step forward is no gap of the recording: the camera's clock was set."""
 MOST_ODD = 8
 """If more frames than this in a row are out of line, the clock has changed."""
-_DEEPEST_REORDER = 32  # packets; no codec shows a frame later than this after it was decoded
-_MOST_CLOCKS = 4  # clocks that packets may have in turn
+_DEEPEST_REORDER = 16  # packets; no codec shows a frame later than this after it was decoded
+_UNANNOUNCED_REORDER = 4  # packets; the same if the header of the stream does not say that frames are reordered
+_FAR_STEPS = 32  # times that differ by more than this many steps are not near each other
 _LONG_STEP = 4  # in frames; a longer step is compared with the frames after it
 _FINER = 1000  # new ticks per tick if times repeat
 _LARGEST = 1 << 61  # so that differences of times fit into 64 bits
@@ -46,7 +47,7 @@ class Timeline:
         keyframes: (K,) int64 rows at which decoding can begin, according to the container.
         last_ticks: duration of the last frame in the same ticks.
         finer: 1, or into how many ticks a tick was divided because times repeat.
-        guessed: True if the container does not state all times.
+        guessed: True if the container does not state all times, or states odd ones: decoders may report other times.
     """
 
     pts: IndexArray
@@ -102,7 +103,7 @@ def build_timeline(
         order, begins = order[kept], begins[kept]
     shown = np.concatenate([times[order], times[order].max() + frame_ticks * np.arange(1, cut_off + 1)])
     lasting = np.concatenate([lasting[order], np.full(cut_off, frame_ticks)])
-    increasing, finer = _increasing(shown, lasting, longest_gap_ticks, frozenset(np.flatnonzero(begins).tolist()))
+    increasing, finer, odd = _increasing(shown, lasting, longest_gap_ticks, frozenset(np.flatnonzero(begins).tolist()))
     shown = _finer(shown, finer)
     return Timeline(
         pts=increasing,
@@ -110,7 +111,7 @@ def build_timeline(
         keyframes=np.flatnonzero(keyframe[order]).astype(np.int64),
         last_ticks=int(lasting[-1]) * finer,
         finer=finer,
-        guessed=guessed,
+        guessed=guessed or odd,
     )
 
 
@@ -172,9 +173,11 @@ def _presentation_order(
         known = np.flatnonzero(dts[right] != NO_TIME)
         falls = np.flatnonzero(np.diff(dts[right][known]) < -jump_ticks)
         cuts += known[falls + 1].tolist()
-    order = np.concatenate([a + _order_of_part(times[right[a:b]], reorders) for a, b in pairwise([*cuts, len(right)])])
     begins = np.zeros(len(right), np.bool_)
     begins[cuts] = True
+    if jump_ticks is None and reorders:
+        cuts += _restarts(times[right])
+    order = np.concatenate([a + _order_of_part(times[right[a:b]], reorders) for a, b in pairwise([*cuts, len(right)])])
     order = right[order]
     for i in np.flatnonzero(odd).tolist():
         place = _place_of_odd(i, order, times, reorders)
@@ -190,16 +193,26 @@ def _odd_packets(times: IndexArray) -> BoolArray:
     for i in (np.flatnonzero(steps > far) + 1).tolist():
         if odd[i - 1]:
             continue
-        after = times[i : i + _DEEPEST_REORDER]
+        after = times[i : i + _FAR_STEPS]
         back = np.flatnonzero(np.abs(after[: MOST_ODD + 1] - times[i - 1]) <= far)
         if len(back) and np.all(np.abs(after[back[0] :] - times[i]) > far) and len(after) > MOST_ODD:
             odd[i : i + back[0]] = True
     return odd
 
 
+def _restarts(times: IndexArray) -> list[int]:
+    """Return the packets whose time is before the times of so many packets before them that the clock must have restarted."""
+    moved = np.abs(np.argsort(times, kind="stable") - np.arange(len(times)))
+    if len(times) <= _DEEPEST_REORDER or moved.max() <= _DEEPEST_REORDER:
+        return []
+    before = np.lib.stride_tricks.sliding_window_view(times, _DEEPEST_REORDER)[:-1].min(axis=1)
+    found: list[int] = (np.flatnonzero(times[_DEEPEST_REORDER:] < before) + _DEEPEST_REORDER).tolist()
+    return [1, *found] if times[0] - times[1:_DEEPEST_REORDER].max() > _far(times) else found
+
+
 def _far(times: IndexArray) -> int:
     """Return how far apart the times of packets can be of which one is shown soon after the other."""
-    return _DEEPEST_REORDER * max(1, int(np.median(np.abs(np.diff(times))))) if len(times) > 1 else 0
+    return _FAR_STEPS * max(1, int(np.median(np.abs(np.diff(times))))) if len(times) > 1 else 0
 
 
 def _place_of_odd(packet: int, order: IndexArray, times: IndexArray, reorders: bool) -> int:
@@ -218,30 +231,14 @@ def _order_of_part(times: IndexArray, reorders: bool) -> IndexArray:
     order = np.argsort(times, kind="stable")
     decoded = np.arange(len(times))
     moved = np.abs(order - decoded)
-    if not moved.any():
+    if reorders or not moved.any():
         return order
-    near = int(moved.max()) <= _DEEPEST_REORDER
-    if reorders:
-        return order if near else _order_of_clocks(times)
     steps = np.diff(times[order])
     usual = float(np.median(steps))
     changed = steps[(moved[1:] > 0) | (moved[:-1] > 0)]
     even = 0.75 * usual < float(changed.min()) and float(changed.max()) < 1.5 * usual
-    return order if near and even else decoded  # even times: frames are reordered although the header does not say it
-
-
-def _order_of_clocks(times: IndexArray) -> IndexArray:
-    """Return the order of presentation if the clock changes: a packet belongs to the clock whose last time is near its own."""
-    far = _far(times)
-    clocks: list[list[int]] = []
-    for i, time in enumerate(times.tolist()):
-        live = (clock for clock in reversed(clocks[-_MOST_CLOCKS:]) if abs(int(times[clock[-1]]) - time) <= far)
-        clock = next((clock for clock in live if i - clock[-1] <= _DEEPEST_REORDER), None)
-        if clock is None:
-            clocks.append([i])
-        else:
-            clock.append(i)
-    return np.array([i for clock in clocks for i in sorted(clock, key=lambda i: (times[i], i))], np.int64)
+    # Even times: frames are reordered although the header does not say it. Otherwise the times are wrong.
+    return order if even and int(moved.max()) <= _UNANNOUNCED_REORDER else decoded
 
 
 def _from_first_key(order: IndexArray, first_key: int) -> IndexArray:
@@ -250,12 +247,14 @@ def _from_first_key(order: IndexArray, first_key: int) -> IndexArray:
     return begin + np.flatnonzero(order[begin:] >= first_key)
 
 
-def _increasing(shown: IndexArray, lasting: IndexArray, longest_gap: int, parts: frozenset[int]) -> tuple[IndexArray, int]:
-    """Make times strictly increase; return them, and into how many ticks each tick was divided for that."""
+def _increasing(
+    shown: IndexArray, lasting: IndexArray, longest_gap: int, parts: frozenset[int]
+) -> tuple[IndexArray, int, bool]:
+    """Make times strictly increase; return them, into how many ticks each tick was divided, and if odd times were replaced."""
     steps = np.diff(shown)
     if bool(np.all((steps > 0) & (steps <= longest_gap))) and _in_range(shown, 1):
-        return shown, 1
-    times = _in_line(shown.tolist(), lasting.tolist(), longest_gap, parts)
+        return shown, 1, False
+    times, odd = _in_line(shown.tolist(), lasting.tolist(), longest_gap, parts)
     repeats = _repeats(times)
     finer = 1
     if repeats.any():
@@ -264,25 +263,25 @@ def _increasing(shown: IndexArray, lasting: IndexArray, longest_gap: int, parts:
             finer *= 10
     if not _in_range([times[0], times[-1]], finer):
         times = [time - times[0] for time in times]
-    return np.array([time * finer for time in times], np.int64) + repeats, finer
+    return np.array([time * finer for time in times], np.int64) + repeats, finer, odd
 
 
-def _in_line(shown: Sequence[int], lasting: Sequence[int], longest_gap: int, parts: frozenset[int]) -> list[int]:
-    """Return times that never fall: odd times are replaced, and after a restart the time goes on."""
-    result = [shown[0]]
+def _in_line(shown: Sequence[int], lasting: Sequence[int], longest_gap: int, parts: frozenset[int]) -> tuple[list[int], bool]:
+    """Return times that never fall, and if odd times were replaced; after a restart, the time goes on."""
+    result, odd = [shown[0]], False
     moved, last, i = 0, shown[0], 1  # `last` is the last time that is in line, before it is moved
     while i < len(shown):
         back = _back_in_line(shown, i, last, longest_gap, long=_LONG_STEP * lasting[i - 1])
         if back > i and not (shown[i] < last and i in parts):
             before, after = result[-1], shown[back] + moved
             result += [before + (after - before) * (k + 1) // (back - i + 1) for k in range(back - i)]
-            i = back
+            i, odd = back, True
         elif not 0 <= shown[i] - last <= longest_gap:
             moved = result[-1] + lasting[i - 1] - shown[i]
         result.append(shown[i] + moved)
         last = shown[i]
         i += 1
-    return result
+    return result, odd
 
 
 def _back_in_line(shown: Sequence[int], i: int, last: int, longest_gap: int, *, long: int) -> int:
