@@ -78,6 +78,8 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_scanned(site: Path, tmp_pa
     assert found.returncode == 3, found.stderr
     for name in closed:
         assert f"{name}: failed: the folder can't be read: Permission denied\n" in found.stderr
+    for name in ("frames: 3 frames", "gate/a.mp4: 10 frames", "yard/a.mp4: 10 frames"):
+        assert f"\n{name}, " in found.stderr
     assert cameras(tmp_path / "out") == [".", "gate", "yard"]
     assert alone.returncode == 3
     assert f"{site}/lost+found: failed: the folder can't be read: Permission denied\n" in alone.stderr

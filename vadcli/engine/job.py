@@ -102,7 +102,8 @@ def content_sample(unit: WorkUnit) -> str:
             names = sorted(path.name for path in unit.path.iterdir())
             digest.update("\0".join(names).encode(errors="surrogateescape"))
             for name in (names[0], names[len(names) // 2], names[-1]) if names else ():
-                _sample(unit.path / name, digest)
+                if not os.path.isdir(unit.path / name):  # a folder between the images has a name, but no content
+                    _sample(unit.path / name, digest)
         else:
             _sample(unit.path, digest)
     except FileNotFoundError as error:
