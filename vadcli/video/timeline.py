@@ -89,15 +89,7 @@ def build_timeline(
     pts, dts = _bounded(pts), _bounded(dts)
     lasting = np.where(duration > 0, duration, frame_ticks)
     guessed = not timed or bool(np.any(pts == NO_TIME))
-    begins = np.zeros(len(pts), np.bool_)  # positions in `order` at which the clock restarts
-    if not timed or bool(np.all(pts == NO_TIME)):
-        times = _counted(pts, dts, lasting, timed)
-        order = np.arange(len(times))
-    elif guessed and (steady := _from_decoding_times(pts, dts, lasting)) is not None:
-        times, order = steady, np.arange(len(pts))
-    else:
-        times = _filled(pts, lasting)
-        order, begins = _presentation_order(times, dts, jump_ticks, reorders)
+    times, order, begins = _times_in_order(pts, dts, lasting, jump_ticks, timed=timed, reorders=reorders)
     if needs_key and bool(keyframe.any()):
         kept = _from_first_key(order, int(np.argmax(keyframe)))
         order, begins = order[kept], begins[kept]
@@ -113,6 +105,19 @@ def build_timeline(
         finer=finer,
         guessed=guessed or odd,
     )
+
+
+def _times_in_order(
+    pts: IndexArray, dts: IndexArray, lasting: IndexArray, jump_ticks: int | None, *, timed: bool, reorders: bool
+) -> tuple[IndexArray, IndexArray, BoolArray]:
+    """Return the time of each packet, the packets in the order of presentation, and where in this order the clock restarts."""
+    straight, nowhere = np.arange(len(pts)), np.zeros(len(pts), np.bool_)
+    if not timed or bool(np.all(pts == NO_TIME)):
+        return _counted(pts, dts, lasting, timed), straight, nowhere
+    if bool(np.any(pts == NO_TIME)) and (steady := _from_decoding_times(pts, dts, lasting)) is not None:
+        return steady, straight, nowhere
+    times = _filled(pts, lasting)
+    return times, *_presentation_order(times, dts, jump_ticks, reorders)
 
 
 def _bounded(times: IndexArray) -> IndexArray:
