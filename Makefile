@@ -50,6 +50,7 @@ demo: install $(DEMO)/footage/truth.csv
 	@echo
 	@echo "One event per line: $(BIN)/vadcli events $(DEMO)/results --format csv"
 	@echo "What was put in:    $(DEMO)/footage/truth.csv"
+	@echo "How well it found:  $(BIN)/vadcli eval $(DEMO)/results --root $(DEMO)/footage/truth.csv"
 	@echo "Look at:            $(DEMO)/results/rendered/"
 
 $(DEMO)/shapes/ground_truth.csv: examples/coloured_shapes.py | $(STAMP)

@@ -2,8 +2,9 @@
 
     python examples/synthetic_archive.py demo/footage
 
-writes six videos of 20 s and `truth.csv` (video, start_s, end_s, what: the spans in which something odd moves through the
-picture). The same seed makes the same files. How it works, from the bottom up:
+writes six videos of 20 s and `truth.csv` (video, start_s, end_s, category: the spans in which something odd moves through the
+picture; a normal video has a row without times), which `vadcli eval` reads. The same seed makes the same files. How it works,
+from the bottom up:
 
     View       a pinhole camera above the ground: points in metres -> pixels
     Actor      a thing that moves (synthetic_figures.py): where it is at a time, and the strokes that draw it there
@@ -375,9 +376,10 @@ def make_archive(out: Path, *, seconds: float = 20.0, width: int = 640, seed: in
         with ProcessPoolExecutor(max_workers=jobs) as pool:
             truths = list(pool.map(work, SCRIPTS))
     rows = [(video, f"{start_s:.2f}", f"{end_s:.2f}", what) for truth in truths for video, start_s, end_s, what in truth]
+    rows += [(script.video, "", "", "") for script, truth in zip(SCRIPTS, truths, strict=True) if not truth]  # normal videos
     path = out / "truth.csv"
     with path.open("w", newline="") as file:
-        csv.writer(file).writerows([("video", "start_s", "end_s", "what"), *rows])
+        csv.writer(file).writerows([("video", "start_s", "end_s", "category"), *rows])
     return path
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.patience import PATIENCE_S
+from vadcli.ground_truth import open_ground_truth
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SECONDS, WIDTH = 8.0, 128
@@ -109,7 +110,11 @@ def test_truth_file(archive: Any, tmp_path: Path) -> None:
     path = archive.make_archive(tmp_path, seconds=4.0, width=WIDTH, jobs=1)
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["video", "start_s", "end_s", "what"]
-    assert [row["video"] for row in rows] == ["plaza/noon.mp4", "plaza/evening.mp4", "walkway/noon.mp4", "walkway/evening.mp4"]
-    assert all(0 <= float(row["start_s"]) < float(row["end_s"]) <= 4.0 for row in rows)
-    assert all((tmp_path / row["video"]).exists() for row in rows)
+    assert list(rows[0]) == ["video", "start_s", "end_s", "category"]
+    odd = [row for row in rows if row["start_s"]]
+    assert [row["video"] for row in odd] == ["plaza/noon.mp4", "plaza/evening.mp4", "walkway/noon.mp4", "walkway/evening.mp4"]
+    assert all(0 <= float(row["start_s"]) < float(row["end_s"]) <= 4.0 for row in odd)
+    videos = [row["video"] for row in rows]
+    assert sorted(videos) == sorted(file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*.mp4"))
+    truth = open_ground_truth("csv", path)  # as `vadcli eval --root` reads it: every video of the archive has a truth
+    assert [one.is_normal for one in truth.match(videos).pairs.values()] == [not row["start_s"] for row in rows]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,12 +65,15 @@ def scan(
 
 def open_scan(paths: Sequence[Path], options: ScanOptions, *, command: Sequence[str] = ("vadcli.scan",)) -> Scan:
     """Return a scan that is ready to run; raises the same errors as `scan`."""
+    from vadcli.engine.event_rules import choices_text
     from vadcli.engine.local import LocalRunner
     from vadcli.engine.plan import make_plan, no_video_text
     from vadcli.engine.runner import Scan, ScanSettings, Stop, choose_detector
     from vadcli.store import OutputLayout
+    from vadcli.store.choices import read_choices
     from vadcli.store.roots import stored_roots
 
+    layout = OutputLayout(options.out)
     stop = Stop(None if options.max_runtime is None else parse_duration(options.max_runtime, "max_runtime"))
     plan = make_plan(
         paths,
@@ -77,11 +81,13 @@ def open_scan(paths: Sequence[Path], options: ScanOptions, *, command: Sequence[
         out=options.out,
         camera_from=options.camera_from,
         root=options.root,
-        stored=stored_roots(OutputLayout(options.out)),
+        stored=stored_roots(layout),
     )
     if not plan.units and not plan.unusable and not options.allow_empty:
         raise NoVideoFound(no_video_text(plan, options))
     detector = choose_detector(options)
+    said = choices_text(options, read_choices(layout), detector=detector.name, out=options.out)
+    plan = replace(plan, notes=(*plan.notes, said)) if said else plan
     settings = ScanSettings(plan, options, tuple(command))
     return Scan(settings, detector, LocalRunner(settings, detector, stop=stop), stop=stop)
 

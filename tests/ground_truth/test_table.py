@@ -89,11 +89,20 @@ def event(start, end, category=None):
 
 
 def test_a_template_from_events_reads_back(read):
-    text = template_from_events({"cam/a, 1.mp4": [event(0.5, 1.25, "fighting"), event(2.0, 10.0)], "b.mp4": []})
-    assert text == 'video,start_s,end_s,category\n"cam/a, 1.mp4",0.5,1.25,fighting\n"cam/a, 1.mp4",2,10,\nb.mp4,,,\n'
-    truth = read(text).videos()
+    one, other = table(" cam/a, 1.mp4", times=np.arange(20) / 2), table("b.mp4", times=[0.0])
+    text = template_from_events([(one, [event(0.5, 1.5, "fighting"), event(2.0, 10.0)]), (other, [])])
+    assert text == 'video,start_s,end_s,category\n" cam/a, 1.mp4",0.5,1.5,fighting\n" cam/a, 1.mp4",2,10,\nb.mp4,,,\n'
+    truth = read(text).match([one.video, other.video]).pairs
     assert truth["b.mp4"].is_normal
-    assert len(truth["cam/a, 1.mp4"].annotation.intervals) == 2
+    assert truth[one.video].spans(one) == (Span(1, 3, "fighting"), Span(4, 20))
+
+
+@pytest.mark.parametrize("times", [[0.0, 1.0, 2.0], [0.0], [0.0, 1.0, 1.0 + 5e-7]])
+def test_an_event_in_a_last_frame_that_stays_long_reads_back(read, times):
+    scored = table("a.mp4", times=times)
+    whole = Event(1, 0, len(times), 0.0, 60.0, 0, 0.0, 0.9, 0.8)
+    truth = read(template_from_events([(scored, [whole])])).videos()["a.mp4"]
+    assert truth.labels(scored).all()
 
 
 @given(st.lists(st.tuples(st.floats(2e-6, 3.0), st.booleans()), min_size=1, max_size=30))

@@ -19,6 +19,7 @@ from vadcli.types.media import how_many, size_text, without_name
 if TYPE_CHECKING:
     from vadcli.metrics import ThresholdChoice
     from vadcli.rendering import OnFrame, RenderResult
+    from vadcli.store.events import EventsDocument
 
 Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
 
@@ -33,6 +34,7 @@ def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
       vadcli events vadcli-out --threshold 0.7 --min-duration 1s --write
       vadcli events vadcli-out --review review.json --write
       vadcli events vadcli-out --calibrate review.json --format csv
+      vadcli events vadcli-out --init-truth > truth.csv
       vadcli events vadcli-out --validate
     """  # noqa: D301
     from vadcli.engine.recut import recut_all, thresholds_from_review
@@ -48,17 +50,31 @@ def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
         raise typer.Exit(_say(problems))
     found = recut_all(out, options)
     _say(found.problems)
+    failed = [document for document in found.documents if document.failure]
+    _say([failure_text(document) for document in failed])
     problems = []
-    if options.json and options.to is None:
+    if options.init_truth:
+        from vadcli.evaluation import truth_of
+
+        typer.echo(truth_of(OutputLayout(out), found.documents), nl=False)
+    elif options.json and options.to is None:
         for document in found.documents:
             emit_json(document.to_json())
     else:
-        problems = export(found.documents, options.format, layout=OutputLayout(out), to=options.to, file=sys.stdout)
+        shown = [one for one in found.documents if options.format == "json" or one.failure is None]
+        problems = export(shown, options.format, layout=OutputLayout(out), to=options.to, file=sys.stdout)
         _say(problems)
-    if found.problems or problems or any(document.failure for document in found.documents):
+    if found.problems or problems or failed:
         raise typer.Exit(3)
     if options.fail_on_event and any(document.events for document in found.documents):
         raise typer.Exit(10)
+
+
+def failure_text(document: EventsDocument) -> str:
+    """Return the line that names a failed video."""
+    assert document.failure is not None
+    video = str(document.video["path"])
+    return f"{video}: failed, so it has no events: {without_name(document.failure.error, video)}"
 
 
 def _say(problems: list[str] | tuple[str, ...]) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vadcli.detectors import Detector, Embedder, caveats_of
+from vadcli.engine.event_rules import EventRules
 from vadcli.engine.footage import footage_caveats
 from vadcli.engine.plan import WorkUnit
 from vadcli.engine.second_pass import Attribution, Propagation
@@ -26,7 +27,7 @@ from vadcli.store.atomic import Claim, Scratch
 from vadcli.store.checkpoint import Checkpoint, read_checkpoint
 from vadcli.store.events import EventsDocument, load
 from vadcli.store.scores import read_metadata
-from vadcli.types import DEFAULT_RULES, CameraModel, ClipNeeds, MaskRows, Status, Thresholds, TimeRules
+from vadcli.types import DEFAULT_RULES, CameraModel, ClipNeeds, MaskRows, Status, TimeRules
 from vadcli.video.sampling import SamplingPlan
 
 SAMPLE_BYTES = 64 * 1024
@@ -131,7 +132,7 @@ class ScanJob:
         detector: scores the clips.
         needs: which frames the detector gets, after the sampling options are applied.
         identity: the shared part of the fingerprints.
-        thresholds: how scores become events.
+        rules: how the scores of each video become events.
         categories: what the user looks for.
         mask_video, mask_rle: which masks to write.
         masked_rows: the frames that get a mask.
@@ -149,7 +150,7 @@ class ScanJob:
     detector: Detector
     needs: ClipNeeds
     identity: ScanIdentity
-    thresholds: Thresholds
+    rules: EventRules
     categories: tuple[str, ...] = ()
     mask_video: bool = False
     mask_rle: bool = False
@@ -232,7 +233,7 @@ def decide(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Decision:
         return Decision(Need.FAILED_BEFORE, fingerprint, source, Status.FAILED, document.failure.stage, document.failure.error)
     if metadata is None or metadata.fingerprint != fingerprint or not _has_masks(job, unit.video, metadata.masks):
         return Decision(Need.SCAN, fingerprint, source)
-    need = Need.NOTHING if document.thresholds == job.thresholds else Need.RECUT
+    need = Need.NOTHING if document.thresholds == job.rules.of_video(unit.video) else Need.RECUT
     stage, reason = str(metadata.extra.get("stage", "")), str(metadata.extra.get("reason", ""))
     return Decision(need, fingerprint, source, state.status, stage, reason, len(document.events))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from vadcli.detectors import Attributor, Detector, Propagator
 from vadcli.engine.cameras import Cameras, fit_again, fit_on_the_way
+from vadcli.engine.event_rules import EventRules
 from vadcli.engine.job import Need, ScanIdentity, ScanJob, Task, decide
 from vadcli.engine.plan import WorkUnit, by_camera
 from vadcli.engine.queue import ClaimQueue
@@ -19,6 +20,7 @@ from vadcli.errors import OutputError, UsageError, VideoError
 from vadcli.options import parse_duration
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Claim, Scratch
+from vadcli.store.choices import read_choices
 from vadcli.types import CameraModel, MaskRows, Status, VideoResult
 from vadcli.video.loader import ClipLoader, ClipRequest, Item, LoaderOptions, core_count, loader_options
 
@@ -113,7 +115,13 @@ class LocalRunner:
             detector=self.detector,
             needs=needs,
             identity=ScanIdentity.of(self.detector, needs, decoder=options.decoder, fps=options.fps, categories=categories),
-            thresholds=options.thresholds(self.detector.thresholds, self.detector.calibration),
+            rules=EventRules.of(
+                options,
+                read_choices(layout),
+                detector=self.detector.name,
+                default=self.detector.thresholds,
+                calibration=self.detector.calibration,
+            ),
             categories=categories,
             mask_video=options.masks in ("video", "both"),
             mask_rle=options.masks in ("rle", "both"),

@@ -105,7 +105,14 @@ class ClaimQueue:
         if decision.need is Need.SCAN:
             return None
         events = (
-            recut(self.job.layout, self.job.scratch, unit.video, self.job.thresholds, times=self.job.times)
+            recut(
+                self.job.layout,
+                self.job.scratch,
+                unit.video,
+                self.job.rules.of_video(unit.video),
+                review=self.job.rules.reviews,
+                times=self.job.times,
+            )
             if decision.need is Need.RECUT
             else None
         )

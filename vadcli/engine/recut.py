@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vadcli.cutting import EventBoxes, cut_events, inherit_categories
+from vadcli.engine.event_rules import given_thresholds, without_false_alarms
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options import EventsOptions
 from vadcli.store import OutputLayout, matches
 from vadcli.store.atomic import Scratch
+from vadcli.store.choices import Choices, read_choices, write_choices
 from vadcli.store.events import EventsDocument, load, read_events, read_review, validate, write_events
 from vadcli.store.mask_video import mask_box, masked_rows, read_masks
 from vadcli.store.masks import read_boxes
 from vadcli.store.scores import read_metadata, read_scores, shown_s
 from vadcli.store.times import choose, timed
-from vadcli.types import DEFAULT_RULES, Calibration, Event, ReviewedEvent, ScoreTable, Thresholds, TimeRules
+from vadcli.types import DEFAULT_RULES, Calibration, ReviewedEvent, ScoreTable, Thresholds, TimeRules
 
 if TYPE_CHECKING:
     from vadcli.metrics import ThresholdChoice
@@ -43,34 +47,92 @@ class StoredEvents:
 
 
 def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
-    """Compute the events of every stored video again; `options.write` also stores them all.
+    """Compute the events of every stored video again; `options.write` also stores them all, and what later scans do the same.
 
     The result has the events that `options` choose by time and category.
 
     Raises:
-        UsageError: there is no such folder.
-        DocumentError: the review cannot be read.
+        UsageError: there is no such folder, or the thresholds fit no video.
+        DocumentError: the review or the choices of OUT cannot be read.
         OutputError: a document cannot be written.
     """
     layout = stored(out)
-    review = read_review(options.review) if options.review else ()
-    documents, problems = [], []
+    entries = [one for one in read_review(options.review) if matches(one.video, options.include)] if options.review else []
     with ExitStack() as stack:
-        scratch = stack.enter_context(Scratch(layout.scratch)) if options.write else None
+        scratch = stack.enter_context(Scratch(layout.scratch)) if options.write or options.forget else None
+        if options.forget and scratch:
+            write_choices(layout, scratch, Choices())
+        choices = read_choices(layout).with_reviews(entries)
+        cut = _Cut(layout, options, () if options.keep_false else choices.reviews, scratch if options.write else None)
         for path in layout.iter_events():
-            try:
-                old = read_events(path)
-                video = str(old.video["path"])
-                if matches(video, options.include):
-                    thresholds = options.thresholds(old.thresholds, _calibration(layout, video))
-                    documents.append(recut(layout, scratch, video, thresholds, review=review, times=options.time_rules()))
-            except DocumentError as error:
-                problems.append(str(error))
+            cut.add(path)
+        if cut.refused and all(document.failure for document in cut.documents):
+            raise cut.refused[0]
+        if options.write and scratch:
+            write_choices(layout, scratch, cut.changed(choices))
     when = options.when()
-    unknown = sum(document.start is None and bool(document.events) for document in documents)
+    unknown = sum(document.start is None and bool(document.events) for document in cut.documents)
     if when and unknown:
-        log.warning("left out, because nothing says when they started: %d of %d videos with events", unknown, len(documents))
-    return StoredEvents(tuple(choose(documents, when, options.category)), tuple(problems))
+        log.warning(
+            "left out, because nothing says when they started: %d of %d videos with events", unknown, len(cut.documents)
+        )
+    return StoredEvents(tuple(choose(cut.documents, when, options.category)), tuple(cut.problems))
+
+
+@dataclass
+class _Cut:
+    """Computes the events of one video after the other, and collects what becomes of them.
+
+    Attributes:
+        layout: the output folder.
+        options: those of the command.
+        reviews: verdicts on events of all videos.
+        scratch: where documents are written before they are stored; None if they are not stored.
+        documents: one per video.
+        problems: one line per document that could not be read, and per video that the thresholds do not fit.
+        refused: the errors of videos that the thresholds do not fit.
+    """
+
+    layout: OutputLayout
+    options: EventsOptions
+    reviews: Sequence[ReviewedEvent]
+    scratch: Scratch | None
+    documents: list[EventsDocument] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    refused: list[UsageError] = field(default_factory=list)
+    _calibrations: dict[str, Calibration | None] = field(default_factory=dict)
+
+    def add(self, path: Path) -> None:
+        """Compute the events of one document again."""
+        try:
+            old = read_events(path)
+            video = str(old.video["path"])
+            if not matches(video, self.options.include):
+                return
+            thresholds = old.thresholds
+            if old.failure is None:
+                calibration = self._calibrations[old.detector] = _calibration(self.layout, video)
+                thresholds = self.options.thresholds(thresholds, calibration)
+            times = self.options.time_rules()
+            self.documents.append(recut(self.layout, self.scratch, video, thresholds, review=self.reviews, times=times))
+        except DocumentError as error:
+            self.problems.append(str(error))
+        except UsageError as error:
+            self.refused.append(error)
+            self.problems.append(f"{video}: {error}")
+
+    def changed(self, choices: Choices) -> Choices:
+        """Return the choices of the output folder, with the thresholds that were written."""
+        if not given_thresholds(self.options):
+            return choices
+        written: dict[str, Counter[Thresholds]] = {}
+        for document in self.documents:
+            if document.failure is None:
+                written.setdefault(document.detector, Counter())[document.thresholds] += 1
+        for detector, counts in written.items():
+            change = partial(self.options.thresholds, calibration=self._calibrations[detector])
+            choices = choices.with_thresholds(detector, self.options.include, counts.most_common(1)[0][0], change)
+        return choices
 
 
 def stored(out: Path) -> OutputLayout:
@@ -154,21 +216,13 @@ def recut(
         return replace(old, thresholds=thresholds)
     table, metadata = read_scores(layout.scores(video))
     events = cut_events(table, thresholds, duration_s=shown_s(table, metadata.video), boxes=stored_boxes(layout, video, table))
-    events = _reviewed(inherit_categories(events, old.events), [entry for entry in review if entry.video == video])
+    judged = [entry for entry in review if entry.video == video]
+    events = without_false_alarms(inherit_categories(events, old.events), judged)
     document = replace(old, thresholds=thresholds, events=tuple(events))
     if scratch is not None:
         with scratch.replace(layout.events(video)) as path:
             write_events(path, document)
     return document
-
-
-def _reviewed(events: Sequence[Event], review: Sequence[ReviewedEvent]) -> list[Event]:
-    if not review:
-        return list(events)
-    from vadcli.metrics import without_false
-
-    kept = without_false([(event.start_s, event.end_s) for event in events], review)
-    return [replace(events[place], id=number) for number, place in enumerate(kept, 1)]
 
 
 def stored_boxes(layout: OutputLayout, video: str, table: ScoreTable) -> EventBoxes | None:

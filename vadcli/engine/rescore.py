@@ -95,7 +95,8 @@ def rescore(job: ScanJob, unit: WorkUnit, decision: Decision, model: CameraModel
     scores = job.detector.finish(RawTrack(info, table.timestamp[rows], raw, model))
     score, logit = every_row(scores.logit, table.sampled)
     table = replace(table, score=score, logit=logit)
-    events = cut_events(table, job.thresholds, duration_s=shown_s(table, metadata.video))
+    thresholds = job.rules.of_video(unit.video)
+    events = job.rules.judged(unit.video, cut_events(table, thresholds, duration_s=shown_s(table, metadata.video)))
     events = with_categories(job, events, scores, table.sampled) or events
     calibration = job.detector.calibration
     state = ScanState(document.scan.status, decision.fingerprint, decision.source)
@@ -103,7 +104,7 @@ def rescore(job: ScanJob, unit: WorkUnit, decision: Decision, model: CameraModel
         timed(document, job.times),
         detector=job.detector.name,
         categories=job.categories,
-        thresholds=job.thresholds,
+        thresholds=thresholds,
         events=tuple(events),
         scan=state,
         generator=f"vadcli {__version__}",

@@ -148,9 +148,11 @@ class VideoWriter:
             return write_failure(self.job, self.task, error, decoder=end.decoder, info=self.info, started=self.started)
         table, scores = self._score(columns)
         duration_s = shown_s(table, self.info.to_json())
-        events = cut_events(table, self.job.thresholds, duration_s=duration_s)
+        rules, video = self.job.rules, self.task.unit.video
+        thresholds = rules.of_video(video)
+        events = rules.judged(video, cut_events(table, thresholds, duration_s=duration_s))
         boxes = write_masks(self.job, self.task, self.info, stored=stored, columns=columns, events=events)
-        events = cut_events(table, self.job.thresholds, duration_s=duration_s, boxes=boxes)
+        events = rules.judged(video, cut_events(table, thresholds, duration_s=duration_s, boxes=boxes))
         events = with_categories(self.job, events, scores, columns.sampled) or self._attributed(events, table)
         result = replace(self._result(end, columns, scores.moving_camera), events=len(events))
         write_vectors(self.job, self.task, stored=stored, table=table)

@@ -17,7 +17,7 @@ from vadcli.ground_truth import open_ground_truth, template_from_events, templat
 from vadcli.metrics import Bootstrap
 from vadcli.options import EvalOptions
 from vadcli.store import OutputLayout
-from vadcli.store.events import read_events
+from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.scores import read_scores
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "keep_figures",
     "measure",
     "truth_in_seconds",
+    "truth_of",
 ]
 
 
@@ -85,7 +86,19 @@ def events_as_truth(outs: Sequence[Path]) -> str:
     documents = [read_events(path) for path in layout.iter_events()]
     if not documents:
         raise UsageError(f"{layout.out}: holds no events", hint="name the --out folder of a scan")
-    return template_from_events({str(each.video["path"]): each.events for each in documents if not each.failure})
+    return truth_of(layout, documents)
+
+
+def truth_of(layout: OutputLayout, documents: Sequence[EventsDocument]) -> str:
+    """Return a ground truth to correct by hand, as CSV, from the events of some videos; failed videos have no scores to check.
+
+    Raises:
+        DocumentError: stored scores are missing or damaged.
+    """
+    found = [
+        (read_scores(layout.scores(str(each.video["path"])))[0], each.events) for each in documents if each.failure is None
+    ]
+    return template_from_events(found)
 
 
 def truth_in_seconds(outs: Sequence[Path], options: EvalOptions) -> str:

@@ -26,7 +26,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from vadcli.errors import DocumentError
@@ -69,17 +69,22 @@ class CsvTruth(GroundTruth):
             yield video_truth(video, path, TimeIntervals(tuple(intervals)), categories=categories)
 
 
-def template_from_events(events: Mapping[str, Sequence[Event]]) -> str:
+def template_from_events(events: Iterable[tuple[ScoreTable, Sequence[Event]]]) -> str:
     """Return a CSV table of the events of a scan, to be corrected by hand.
 
+    Reading the table gives the frames of the events if timestamps are at least two microseconds apart.
+
     Args:
-        events: relative path -> the events of the video; an empty list if it has none.
+        events: scored videos, each with its events; an empty list if it has none.
     """
     rows: list[tuple[str, ...]] = []
-    for video, found in events.items():
-        rows.extend((video, _seconds(event.start_s), _seconds(event.end_s), event.category or "") for event in found)
+    for table, found in events:
+        for event in found:
+            # A last frame that stays for long ends later than a ground truth may: its length is not in the table.
+            end_s = min(event.end_s, _last_end_s(table)) if event.end_frame >= len(table) else event.end_s
+            rows.append((table.video, _seconds(event.start_s), _seconds(end_s), event.category or ""))
         if not found:
-            rows.append((video, "", "", ""))
+            rows.append((table.video, "", "", ""))
     return _csv_text(rows)
 
 
@@ -98,16 +103,17 @@ def template_from_labels(labels: Iterable[tuple[ScoreTable, BoolArray]]) -> str:
     for table, flags in labels:
         if len(flags) != len(table):
             raise ValueError(f"{table.video}: {len(flags)} labels for {len(table)} rows")
-        times = (
-            [*table.timestamp.tolist(), max(video_end_s(table.timestamp), float(table.timestamp[-1]) + 1e-3)]
-            if len(table)
-            else []
-        )
+        times = [*table.timestamp.tolist(), _last_end_s(table)] if len(table) else []
         spans = runs(flags)
         rows.extend((table.video, _seconds(times[start]), _seconds(times[end]), "") for start, end in spans)
         if not len(spans):
             rows.append((table.video, "", "", ""))
     return _csv_text(rows)
+
+
+def _last_end_s(table: ScoreTable) -> float:
+    """Return a time at which the last frame may end in a ground truth, at least a millisecond after its start."""
+    return max(video_end_s(table.timestamp), float(table.timestamp[-1]) + 1e-3)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, str, TimeInterval | None]]:

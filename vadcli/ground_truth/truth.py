@@ -106,7 +106,7 @@ def _one_to_one(edges: Iterable[tuple[str, str]]) -> Mapping[str, str]:
 
 
 def _parts(name: str, *, suffix: bool) -> PathParts:
-    normal = unicodedata.normalize("NFC", name.replace("\\", "/"))
+    normal = unicodedata.normalize("NFC", name.strip().replace("\\", "/"))
     parts = [part for part in normal.split("/") if part not in ("", ".")] or [normal]
     head, dot, end = parts[-1].rpartition(".")
     if not suffix and head and f"{dot}{end}".lower() in _SUFFIXES:

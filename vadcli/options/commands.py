@@ -112,13 +112,26 @@ class EventsOptions(ThresholdOptions, WhenOptions, TalkOptions):
         panel=OUTPUT,
         metavar="DIR",
     )
-    write: bool = option(False, "Also update the events files in OUT.", panel=OUTPUT)
+    write: bool = option(
+        False, "Also update the events files in OUT. Later scans use the same thresholds and the same review.", panel=OUTPUT
+    )
+    forget: bool = option(
+        False,
+        "Forget the thresholds and the review that --write has stored; later scans use their own thresholds.",
+        panel=OUTPUT,
+    )
     validate: bool = option(False, "Only check the events files in OUT against the published schema.", panel=OUTPUT)
     review: Path | None = option(
         None,
         "Leave out the events that are marked false in this review, which the report page saves.",
         panel=OUTPUT,
         metavar="FILE",
+    )
+    keep_false: bool = option(
+        False, "Do not leave out the events that are marked false in the review that --write has stored.", panel=OUTPUT
+    )
+    init_truth: bool = option(
+        False, "Print the events as a ground truth for `vadcli eval --root`, to correct by hand.", panel=OUTPUT
     )
     calibrate: Path | None = option(
         None,
@@ -140,6 +153,8 @@ class EventsOptions(ThresholdOptions, WhenOptions, TalkOptions):
         if self.since == LAST_RUN:
             raise UsageError(f"--since {LAST_RUN}: events are chosen by time", hint="give a time or an age like 24h")
         WhenOptions.__post_init__(self)
+        if self.keep_false and (self.write or self.review is not None):
+            raise UsageError("--keep-false goes with neither --write nor --review", hint="--forget removes the stored review")
         if self.calibrate is not None and self.format not in ("json", "csv"):
             raise UsageError(f"--calibrate can't print thresholds as {self.format}", hint="give --format json or csv")
 

@@ -6,6 +6,7 @@
 - embeddings: one vector per sampled frame, as Parquet
 - events: the events document of a video, and saved reviews
 - mask_video, masks: the masks of a video, as a gray video or as run lengths
+- choices: thresholds and review that `vadcli events --write` stores
 - run_log: the run record, and what a running scan reports every second
 """
 
@@ -146,6 +147,11 @@ class OutputLayout:
     def run_json(self) -> Path:
         """A copy of the newest run record."""
         return self.out / "run.json"
+
+    @property
+    def choices(self) -> Path:
+        """The thresholds and the review that `vadcli events --write` has stored."""
+        return self.out / "choices.json"
 
     @property
     def scratch(self) -> Path:

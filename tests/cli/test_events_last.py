@@ -1,0 +1,146 @@
+"""`vadcli events` beside a failed video, and what `--write` leaves for the next scan."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from tests.cli.test_process import vadcli
+from tests.media import make_video
+from vadcli.cli import app
+from vadcli.registry import EXPORTERS
+
+
+def passing(number: int, width: int, height: int) -> np.ndarray:
+    """A still picture that a bar crosses for half a second, every four seconds."""
+    shown = np.full((height, width), 90, np.uint8)
+    if (step := number % 40 - 15) in range(5):
+        shown[10:50, 12 * step : 12 * step + 20] = 230
+    return shown
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two videos of 8 s with events, a broken one, and their results in `out`."""
+    folder = tmp_path_factory.mktemp("last")
+    for camera in ("gate", "yard"):
+        (folder / "nvr" / camera).mkdir(parents=True)
+        make_video(folder / "nvr" / camera / "a.mp4", frames=80, fps=10, draw=passing)
+    (folder / "nvr" / "gate" / "broken.mp4").write_bytes(b"no video")
+    done = vadcli("scan", folder / "nvr", "-o", folder / "out", "--camera-from", "all", "--threshold", "0.04")
+    assert done.returncode == 3, done.stderr
+    return folder
+
+
+def scan(folder: Path, *arguments: object) -> str:
+    done = vadcli("scan", folder / "nvr", "-o", folder / "out", "--camera-from", "all", *arguments)
+    assert done.returncode == 3, done.stderr
+    return done.stderr
+
+
+def stored(folder: Path) -> dict[str, dict[str, Any]]:
+    found = [json.loads(path.read_text()) for path in sorted((folder / "out" / "events").rglob("*.json"))]
+    return {document["video"]["path"]: document for document in found if not document["failure"]}
+
+
+def highs(folder: Path) -> dict[str, float]:
+    return {video: document["threshold"]["high"] for video, document in stored(folder).items()}
+
+
+def test_a_failed_video_is_named_and_the_others_are_printed(scanned: Path) -> None:
+    out = scanned / "out"
+    for arguments in (["--format", "csv"], ["--alarms-per-hour", "1000000", "--format", "csv"], ["--init-truth"]):
+        done = vadcli("events", out, *arguments)
+        assert done.returncode == 3
+        assert done.stderr.count("\n") == 1
+        assert done.stderr.startswith("gate/broken.mp4: failed, so it has no events: ")
+        rows = list(csv.DictReader(io.StringIO(done.stdout)))
+        assert {row["video"] for row in rows} == {"gate/a.mp4", "yard/a.mp4"}, arguments
+    one = vadcli("events", out, "--format", "vtt", "--include", "gate/*")  # a format of one video: the failed one is none
+    assert (one.returncode, one.stdout.startswith("WEBVTT\n\n1\n")) == (3, True)
+    assert vadcli("events", out, "--include", "yard/*", "--format", "edl").returncode == 0
+    contradiction = vadcli("events", out, "--low", "0.9")
+    assert (contradiction.returncode, contradiction.stdout) == (2, "")
+    assert "--low 0.9 is above the threshold" in contradiction.stderr
+
+
+def test_every_format_is_written_beside_a_failed_video(scanned: Path, tmp_path: Path) -> None:
+    for form in EXPORTERS:
+        if form == "otio":  # its package may be missing
+            continue
+        done = CliRunner().invoke(app, ["events", str(scanned / "out"), "--format", form, "--to", str(tmp_path / form)])
+        assert isinstance(done.exception, SystemExit), done.exception
+        assert done.exit_code == 3, form
+        named = "broken" in " ".join(path.name for path in (tmp_path / form).rglob("*.*"))
+        assert named == (form == "json")
+
+
+def test_the_truth_that_events_begins_is_read_by_eval(scanned: Path, tmp_path: Path) -> None:
+    begun = vadcli("events", scanned / "out", "--init-truth")
+    (tmp_path / "truth.csv").write_text(begun.stdout)
+    assert begun.stdout == vadcli("eval", scanned / "out", "--init").stdout
+    done = vadcli("eval", scanned / "out", "--root", tmp_path / "truth.csv", "--bootstrap", "0", "--no-save", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["metrics"]["event"]["f1_iou_0.5"]["value"] == 1.0
+
+
+def test_written_thresholds_and_a_review_last(scanned: Path) -> None:
+    """It is the last test of the file, because it changes the footage."""
+    night = scanned
+    out = night / "out"
+    first = stored(night)["gate/a.mp4"]["events"]
+    assert len(first) == 2
+    review = {"format_version": 1, "reviews": [{"video": "gate/a.mp4", "verdict": "false", **first[0]}]}
+    (night / "review.json").write_text(json.dumps(review))
+    written = vadcli(
+        "events", out, "--threshold", "0.045", "--review", night / "review.json", "--write", "--include", "*/a.mp4"
+    )
+    assert written.returncode == 0, written.stderr
+    only = vadcli("events", out, "--threshold", "0.05", "--min-duration", "100ms", "--write", "--include", "yard/*")
+    assert only.returncode == 0, only.stderr
+    assert highs(night) == {"gate/a.mp4": 0.045, "yard/a.mp4": 0.05}
+
+    # The next night has a new video, and one camera's videos are scored again.
+    make_video(night / "nvr" / "yard" / "b.mp4", frames=80, fps=10, draw=passing)
+    said = scan(night)
+    assert said.count("vadcli events --write") == 1
+    assert "the threshold 0.045 for */a.mp4, the threshold 0.05 for yard/*; 1 false alarm of the review is left out" in said
+    assert {name: high for name, high in highs(night).items() if name != "yard/b.mp4"} == {
+        "gate/a.mp4": 0.045,
+        "yard/a.mp4": 0.05,
+    }
+    assert stored(night)["yard/b.mp4"]["threshold"]["min_duration_s"] == 0.1
+    kept = stored(night)["gate/a.mp4"]["events"]
+    assert [(event["id"], event["start_s"]) for event in kept] == [(1, first[1]["start_s"])]
+    scan(night, "--force")
+    assert [event["start_s"] for event in stored(night)["gate/a.mp4"]["events"]] == [first[1]["start_s"]]
+
+    # Exports leave out the false alarm, also with other thresholds; --keep-false does not.
+    def printed(*arguments: object) -> int:
+        return len(vadcli("events", out, "--include", "gate/a.mp4", "--format", "csv", *arguments).stdout.splitlines()) - 1
+
+    assert (printed(), printed("--threshold", "0.04"), printed("--keep-false")) == (1, 1, 2)
+    refused = vadcli("events", out, "--keep-false", "--write")
+    assert (refused.returncode, "--forget" in refused.stderr) == (2, True)
+
+    # What a scan is told counts for this scan; it says so.
+    assert "except for --threshold of this scan" in scan(night, "--threshold", "0.06")
+    assert set(highs(night).values()) == {0.06}
+    assert stored(night)["yard/a.mp4"]["threshold"]["min_duration_s"] == 0.1
+    scan(night)
+    assert highs(night) == {"gate/a.mp4": 0.045, "yard/a.mp4": 0.05, "yard/b.mp4": 0.05}
+
+    (out / "choices.json").write_text("{")
+    broken = vadcli("scan", night / "nvr", "-o", out)
+    assert (broken.returncode, "--forget" in broken.stderr) == (1, True)
+    assert vadcli("events", out, "--forget").returncode == 3
+    assert not (out / "choices.json").exists()
+    assert "events --write" not in scan(night, "--threshold", "0.04")
+    assert len(stored(night)["gate/a.mp4"]["events"]) == 2

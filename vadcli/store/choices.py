@@ -1,0 +1,113 @@
+"""What `vadcli events --write` stores beside the events, so that it lasts: thresholds, and the verdicts of a review.
+
+The file is OUT/choices.json. Scans make events with these thresholds, and leave out what the review marks as false.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+
+from vadcli.errors import UsageError
+from vadcli.store import OutputLayout, matches, printable
+from vadcli.store.atomic import Scratch, writing
+from vadcli.types import ReviewedEvent, Thresholds
+from vadcli.types.codec import document_errors, read_document, structure
+
+CHOICES_FORMAT_VERSION = 1
+_WHAT = "the choices of `vadcli events --write`"
+_HINT = "forget them with `vadcli events --forget`, and write them again"
+
+
+@dataclass(frozen=True)
+class ChosenThresholds:
+    """Thresholds for videos that one detector scored.
+
+    Attributes:
+        detector: the detector's name.
+        thresholds: how its scores become events.
+        include: globs of the videos; empty for all.
+    """
+
+    detector: str
+    thresholds: Thresholds
+    include: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The thresholds and the review of an output folder.
+
+    Attributes:
+        thresholds: of the entries that fit a video, the last one counts.
+        reviews: verdicts on events.
+    """
+
+    thresholds: tuple[ChosenThresholds, ...] = ()
+    reviews: tuple[ReviewedEvent, ...] = ()
+
+    def with_reviews(self, entries: Sequence[ReviewedEvent]) -> Choices:
+        """Returns the choices with more verdicts. A new verdict replaces the old ones that overlap it."""
+        kept = [old for old in self.reviews if not any(_overlap(old, new) for new in entries)]
+        return replace(self, reviews=(*kept, *entries))
+
+    def with_thresholds(
+        self, detector: str, include: tuple[str, ...], new: Thresholds, change: Callable[[Thresholds], Thresholds]
+    ) -> Choices:
+        """Returns the choices after events were written with other thresholds.
+
+        Args:
+            detector: the detector of the videos.
+            include: globs of the videos; empty for all.
+            new: the thresholds that these videos have now.
+            change: sets the values that the user gave in an earlier choice. Raises UsageError if they contradict it.
+        """
+        entries = list(self.thresholds)
+        for place, old in enumerate(entries):
+            if old.detector == detector and include in ((), old.include):
+                with suppress(UsageError):
+                    entries[place] = replace(old, thresholds=change(old.thresholds))
+        same = [entry for entry in entries if (entry.detector, entry.include) == (detector, include)]
+        others = [entry for entry in entries if entry not in same]
+        own = same[-1:] or [ChosenThresholds(detector, new, include)]
+        return replace(self, thresholds=(*others, *own) if include else (*own, *others))
+
+
+def chosen_for(entries: Sequence[ChosenThresholds], video: str) -> Thresholds | None:
+    """Returns the thresholds of the last entry that fits a video; None if no entry fits."""
+    return next((entry.thresholds for entry in reversed(entries) if matches(video, entry.include)), None)
+
+
+def _overlap(old: ReviewedEvent, new: ReviewedEvent) -> bool:
+    common_s = min(old.end_s, new.end_s) - max(old.start_s, new.start_s)
+    return old.video == new.video and (common_s > 0 or (old.start_s, old.end_s) == (new.start_s, new.end_s))
+
+
+def read_choices(layout: OutputLayout) -> Choices:
+    """Reads the choices of an output folder; there are none if it has no such file.
+
+    Raises:
+        DocumentError: the file can't be read or is damaged.
+    """
+    path = layout.choices
+    if not path.exists():
+        return Choices()
+    document = read_document(path, version=CHOICES_FORMAT_VERSION, what=_WHAT, hint=_HINT)
+    with document_errors(path, _WHAT, _HINT):
+        return structure(Choices, document, extra=True)
+
+
+def write_choices(layout: OutputLayout, scratch: Scratch, choices: Choices) -> None:
+    """Writes the choices of an output folder, or removes the file if there are none.
+
+    Raises:
+        OutputError: the file can't be written.
+    """
+    if choices == Choices():
+        with writing(layout.choices):
+            layout.choices.unlink(missing_ok=True)
+        return
+    document = {"format_version": CHOICES_FORMAT_VERSION, **asdict(choices)}
+    scratch.write_text(layout.choices, printable(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)) + "\n")
