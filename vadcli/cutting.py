@@ -23,7 +23,7 @@ Spans = IndexArray
 
 @dataclass(frozen=True)
 class EventBoxes:
-    """The boxes around the mask pixels >= 0.5 of each sampled frame.
+    """The boxes around the mask pixels of each sampled frame that reach the threshold of events.
 
     Attributes:
         rows: (S,) int64, ascending numbers of the frames.
@@ -76,6 +76,25 @@ def inherit_categories(new: Sequence[Event], old: Sequence[Event]) -> list[Event
     starts = np.array([event.start_frame for event in old], np.int64)
     ends = np.array([event.end_frame for event in old], np.int64)
     return [_inherit(event, old, starts, ends) for event in new]
+
+
+def inherit_boxes(new: Sequence[Event], old: Sequence[Event]) -> list[Event]:
+    """Returns the `new` events with the boxes of the old ones: a box encloses those of all old events that the event overlaps.
+
+    Both lists are in order and without overlap.
+    """
+    boxed = [event for event in old if event.bbox]
+    rows = np.array([event.start_frame for event in boxed], np.int64)
+    ends = np.array([event.end_frame for event in boxed], np.int64)
+    boxes = np.array([event.bbox for event in boxed], np.int32).reshape(-1, 4)
+    found = []
+    for event in new:
+        first, last = np.searchsorted(ends, event.start_frame, "right"), np.searchsorted(rows, event.end_frame, "left")
+        corners = _corners(boxes[first:last])
+        near, far = corners[:, :2].min(axis=0, initial=2**31), corners[:, 2:].max(axis=0, initial=0)
+        box = (*near.tolist(), *(far - near).tolist()) if len(corners) else None
+        found.append(replace(event, bbox=box))
+    return found
 
 
 def _inherit(event: Event, old: Sequence[Event], starts: IndexArray, ends: IndexArray) -> Event:

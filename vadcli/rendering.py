@@ -307,6 +307,7 @@ class _Renderer:
                 height=picture.shape[0],
                 end_s=story.end_s,
                 side_by_side=self._settings.side_by_side,
+                mask_level=self._masks.level(story.document.thresholds),
                 title=story.table.video,
             )
         return self._overlay

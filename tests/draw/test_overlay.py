@@ -95,7 +95,7 @@ def test_heat_lets_the_picture_through() -> None:
 
 def test_heat_gets_brighter_with_the_score() -> None:
     steps = np.repeat(np.linspace(60, 255, 8).astype(np.uint8), 40)[None].repeat(64, axis=0)
-    layer, picture = HeatLayer(320, 64, line_px=1), np.zeros((64, 320, 3), np.uint8)
+    layer, picture = HeatLayer(320, 64, line_px=1, level=128), np.zeros((64, 320, 3), np.uint8)
     layer.draw(picture, steps)
     brightness = picture[32, 20::40].astype(float) @ [0.2126, 0.7152, 0.0722]
     assert np.all(np.diff(brightness) > 0)

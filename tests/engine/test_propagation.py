@@ -161,15 +161,15 @@ def test_boxes_are_around_the_masks_of_all_rows(tmp_path: Path) -> None:
     scan(footage, layout.out, Carrier((range(16, 24),)))
     (event,) = read_events(layout.events("a.mp4")).events
     masks = list(read_masks(layout.mask_video("a.mp4")))[event.start_frame : event.end_frame]
-    assert event.bbox == mask_box(np.max(masks, axis=0))
+    assert event.bbox == mask_box(np.max(masks, axis=0), 128)
     sampled = np.max(masks[::INTERVAL], axis=0)
-    assert event.bbox != mask_box(sampled), "a box that the sampled rows alone would have had shows nothing"
+    assert event.bbox != mask_box(sampled, 128), "a box that the sampled rows alone would have had shows nothing"
     table, _ = read_scores(layout.scores("a.mp4"))
     for path in (layout.mask_rle("a.mp4"), layout.mask_video("a.mp4")):
-        boxes = stored_boxes(layout, "a.mp4", table)
+        document = read_events(layout.events("a.mp4"))
+        boxes = stored_boxes(layout, "a.mp4", table, document.thresholds)
         assert isinstance(boxes, EventBoxes)
         assert boxes.rows.tolist() == list(range(60))
-        document = read_events(layout.events("a.mp4"))
         assert recut(layout, None, "a.mp4", document.thresholds).events[0].bbox == event.bbox
         path.unlink()
 

@@ -22,6 +22,7 @@ from vadcli.export.cvat import runs, write_cvat
 from vadcli.export.edit_lists import to_edl, to_otio
 from vadcli.export.text import to_vtt
 from vadcli.store.events import EventsDocument
+from vadcli.types import Thresholds
 
 HOSTILE = 'a "b" <c> & \u202e\U0001f600\x01'
 OTHER = replace(video_of(DOCUMENT, path="cam 2/ü#?.mkv"), events=(replace(PLAIN, category=HOSTILE),))
@@ -78,6 +79,9 @@ class Masks:
 
     def between(self, start: int, end: int) -> list[tuple[int, np.ndarray]]:
         return [(row, mask) for row, mask in self.stored.items() if start <= row < end]
+
+    def level(self, thresholds: Thresholds) -> int:
+        return thresholds.mask_level
 
 
 def tracks_of(document: EventsDocument, masks: Masks | None = None) -> list[ElementTree.Element]:

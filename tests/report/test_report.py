@@ -139,7 +139,7 @@ class TestPictures:
         picture = np.zeros((40, 60, 3), np.uint8)
         mask = np.zeros((80, 120), np.uint8)
         mask[20:60, 40:80] = 255
-        drawn = outlined(picture, mask).any(axis=2)
+        drawn = outlined(picture, mask, 128).any(axis=2)
         inside = np.zeros((40, 60), bool)
         inside[10:30, 20:40] = True
         inside[11:29, 21:39] = False

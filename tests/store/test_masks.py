@@ -114,7 +114,7 @@ def test_the_box_of_a_mask_is_that_of_its_run_lengths(height, width, spots):
     mask = np.zeros((height, width), np.uint8)
     for y, x, value in spots:
         mask[y % height, x % width] = value
-    box = mask_box(mask)
+    box = mask_box(mask, 128)
     strong = np.asfortranarray(mask >= 128, np.uint8)
     if strong.any():
         assert list(box) == coco.toBbox(coco.encode(strong)).tolist()
@@ -138,7 +138,7 @@ def test_run_lengths_read_back_in_step_with_their_rows(tmp_path):
         strong = frame >= 128
         np.testing.assert_array_equal(row.decode(), strong)
         assert row.area == strong.sum()
-        assert row.bbox == mask_box(frame)
+        assert row.bbox == mask_box(frame, 128)
     indices, boxes = read_boxes(path)
     assert indices.tolist() == [row.frame_index for row in rows]
     assert boxes.dtype == np.int32
@@ -213,7 +213,7 @@ def test_a_full_disk_leaves_no_half_mask_file(tmp_path):
 )
 def test_the_box_of_an_enlarged_mask_needs_no_enlarging(size, shown, seed, top):
     mask = np.random.default_rng(seed).integers(0, top, size, dtype=np.uint8)
-    quick, slow = enlarged_box(mask, *shown), mask_box(upsample_mask(mask, *shown))
+    quick, slow = enlarged_box(mask, *shown, 128), mask_box(upsample_mask(mask, *shown), 128)
     if slow is None or quick is None:
         assert slow == quick or top == 140  # a lone value just at 0.5 may round to either side
         return
@@ -226,4 +226,4 @@ def test_the_box_of_a_clear_blob_is_the_very_same():
     mask[10:20, 30:44] = 255
     mask[50, 5] = 200
     for shown in ((64, 64), (1920, 1080), (333, 77), (32, 32)):
-        assert enlarged_box(mask, *shown) == mask_box(upsample_mask(mask, *shown))
+        assert enlarged_box(mask, *shown, 128) == mask_box(upsample_mask(mask, *shown), 128)

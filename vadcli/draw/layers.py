@@ -198,7 +198,6 @@ RAMP = ((0.0, (62, 15, 114)), (0.3, (130, 30, 120)), (0.5, (205, 62, 70)), (0.75
 FAINT = 0.15  # below this pixel score nothing is drawn
 STRONG = 0.6  # from this pixel score on, the heat map has its highest opacity
 MOST_OPAQUE = 0.55
-OUTLINE = 128  # the outline is drawn where the mask reaches 0.5
 OUTLINE_COLOUR = (255, 224, 130)
 
 
@@ -209,11 +208,14 @@ class HeatLayer:
 
     Args:
         width, height: size of the pictures in pixels.
-        line_px: thickness of the outline around pixel scores >= 0.5.
+        line_px: thickness of the outline.
+        level: the outline is drawn around pixel scores (0-255) of at least this.
     """
 
-    def __init__(self, width: int, height: int, *, line_px: int) -> None:
+    def __init__(self, width: int, height: int, *, line_px: int, level: int) -> None:
         self.size = (width, height)
+        self.level = level
+        self._shown = [255 if value >= level else seen for value, seen in enumerate(_VISIBLE)]
         self.line_px = line_px
         self._mask: ByteArray | None = None
         self._layer: tuple[tuple[int, int, int, int], Image.Image, Image.Image] | None = None
@@ -238,31 +240,31 @@ class HeatLayer:
         grey = Image.fromarray(mask)
         if grey.size != self.size:
             grey = grey.resize(self.size, Image.Resampling.BILINEAR)
-        box = grey.point(_VISIBLE).getbbox()
+        box = grey.point(self._shown).getbbox()
         if box is None:
             return None
         grey = grey.crop(box)
         colour = grey.copy()
         colour.putpalette(_COLOURS)
         rgb, opacity = colour.convert("RGB"), grey.point(_OPACITY)
-        outline = Image.fromarray(_outline(np.asarray(grey), self.line_px))
+        outline = Image.fromarray(_outline(np.asarray(grey), self.line_px, self.level))
         rgb.paste(OUTLINE_COLOUR, (0, 0), outline)
         opacity.paste(230, (0, 0), outline)
         return box, rgb, opacity
 
 
-def _outline(grey: ByteArray, line_px: int) -> ByteArray:
-    """Returns (H, W) uint8: 255 on the inner edge of the area with pixel scores >= 0.5, otherwise 0.
+def _outline(grey: ByteArray, line_px: int, level: int) -> ByteArray:
+    """Returns (H, W) uint8: 255 on the inner edge of the area with pixel scores >= `level`, otherwise 0.
 
     No edge is drawn where the area touches the border of the picture.
     """
-    inside = np.pad(grey >= OUTLINE, line_px, mode="edge")
+    inside = np.pad(grey >= level, line_px, mode="edge")
     height, width = grey.shape
     core = np.ones((height, width), dtype=bool)
     for down, right in ((0, 1), (2, 1), (1, 0), (1, 2)):
         y, x = down * line_px, right * line_px
         core &= inside[y : y + height, x : x + width]
-    return ((grey >= OUTLINE) & ~core).astype(np.uint8) * 255
+    return ((grey >= level) & ~core).astype(np.uint8) * 255
 
 
 def _colour_table() -> list[int]:

@@ -200,6 +200,7 @@ class Overlay:
         width, height: size of the pictures in pixels.
         end_s: end of the last frame.
         side_by_side: show the original picture on the left and the annotated one on the right.
+        mask_level: masks are outlined at this value (0-255); None stands for that of the thresholds.
         title: shown if there is room, for example the video's name.
 
     Attributes:
@@ -216,6 +217,7 @@ class Overlay:
         height: int,
         end_s: float,
         side_by_side: bool = False,
+        mask_level: int | None = None,
         title: str = "",
     ) -> None:
         self.geometry = place = Geometry.of(width, height, side_by_side=side_by_side)
@@ -226,7 +228,8 @@ class Overlay:
             self._event_of_row[event.start_frame : event.end_frame] = number
         self._end_s = end_s
         self._line_px = max(1, round(place.type_px / 9))
-        self._heat = HeatLayer(place.picture_width, place.picture_height, line_px=self._line_px)
+        level = thresholds.mask_level if mask_level is None else mask_level
+        self._heat = HeatLayer(place.picture_width, place.picture_height, line_px=self._line_px, level=level)
         self._type = Lettering(place.type_px)
         self._small = Lettering(round(0.6 * place.type_px))
         self._lay_out_panel(end_s)

@@ -168,6 +168,11 @@ class ScanJob:
         return self.mask_video or self.mask_rle
 
     @property
+    def box_level(self) -> int:
+        """The lowest pixel score (0-255) inside the boxes of events."""
+        return self.thresholds.mask_level
+
+    @property
     def embedder(self) -> Embedder | None:
         """The detector if it makes vectors and the options say that they are stored; else None."""
         return self.detector if isinstance(self.detector, Embedder) and self.detector.keeps_embeddings else None
@@ -295,4 +300,7 @@ def usable_checkpoint(claim: Claim, fingerprint: str, job: ScanJob) -> Checkpoin
     if checkpoint is None or checkpoint.header.fingerprint != fingerprint or not checkpoint.rows:
         return None
     has_masks = checkpoint.header.mask_shape is not None
-    return checkpoint if has_masks == job.keeps_masks else None  # if masks are kept, boxes are made from them
+    if has_masks != job.keeps_masks:
+        return None
+    # If masks are kept, boxes are made from them at the end. Otherwise those of the stored rows must have the same threshold.
+    return checkpoint if has_masks or checkpoint.header.box_level in (0, job.box_level) else None

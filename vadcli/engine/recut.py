@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vadcli.cutting import EventBoxes, cut_events, inherit_categories
+from vadcli.cutting import EventBoxes, cut_events, inherit_boxes, inherit_categories
 from vadcli.engine.event_rules import given_thresholds, without_false_alarms
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options import EventsOptions
@@ -22,10 +22,10 @@ from vadcli.store.atomic import Scratch
 from vadcli.store.choices import Choices, read_choices, write_choices
 from vadcli.store.events import EventsDocument, load, read_events, read_review, validate, write_events
 from vadcli.store.mask_video import mask_box, masked_rows, read_masks
-from vadcli.store.masks import read_boxes
+from vadcli.store.masks import read_boxes, rle_threshold
 from vadcli.store.scores import read_metadata, read_scores, shown_s
 from vadcli.store.times import choose, timed
-from vadcli.types import DEFAULT_RULES, Calibration, ReviewedEvent, ScoreTable, Thresholds, TimeRules
+from vadcli.types import DEFAULT_RULES, Calibration, ReviewedEvent, ScoreTable, Thresholds, TimeRules, mask_level
 
 if TYPE_CHECKING:
     from vadcli.metrics import ThresholdChoice
@@ -204,8 +204,9 @@ def recut(
 ) -> EventsDocument:
     """Compute one video's events with other thresholds; they are stored if there is a scratch folder.
 
-    Boxes come from the stored masks, if there are any. The category of a new event comes from the old event that overlaps it
-    most. Events that a reviewer marked as false are left out, and the others are numbered again.
+    Boxes come from the stored masks; if there are none, from the old events that a new event overlaps. The category of a new
+    event comes from the old event that overlaps it most. Events that a reviewer marked as false are left out, and the others
+    are numbered again.
 
     Raises:
         DocumentError: the stored scores or events can't be read.
@@ -215,7 +216,9 @@ def recut(
     if old.failure is not None:
         return replace(old, thresholds=thresholds)
     table, metadata = read_scores(layout.scores(video))
-    events = cut_events(table, thresholds, duration_s=shown_s(table, metadata.video), boxes=stored_boxes(layout, video, table))
+    boxes = stored_boxes(layout, video, table, thresholds)
+    events = cut_events(table, thresholds, duration_s=shown_s(table, metadata.video), boxes=boxes)
+    events = inherit_boxes(events, old.events) if boxes is None else events
     judged = [entry for entry in review if entry.video == video]
     events = without_false_alarms(inherit_categories(events, old.events), judged)
     document = replace(old, thresholds=thresholds, events=tuple(events))
@@ -225,13 +228,18 @@ def recut(
     return document
 
 
-def stored_boxes(layout: OutputLayout, video: str, table: ScoreTable) -> EventBoxes | None:
-    """Return the boxes of the stored masks; None if no masks are stored."""
-    if layout.mask_rle(video).exists():
-        return EventBoxes(*read_boxes(layout.mask_rle(video)))
-    if layout.mask_video(video).exists():
-        rows = masked_rows(layout.mask_video(video)).of(table.sampled)
-        boxes = [mask_box(mask) or (0, 0, 0, 0) for mask in read_masks(layout.mask_video(video))]
+def stored_boxes(layout: OutputLayout, video: str, table: ScoreTable, thresholds: Thresholds) -> EventBoxes | None:
+    """Return the boxes of the stored masks at the threshold of events; None if no masks are stored.
+
+    Run lengths have only boxes at the threshold with which they were written. They are used if it is the right one, or if there
+    is nothing else.
+    """
+    level, runs, pixels = thresholds.mask_level, layout.mask_rle(video), layout.mask_video(video)
+    if runs.exists() and (not pixels.exists() or mask_level(rle_threshold(runs)) == level):
+        return EventBoxes(*read_boxes(runs))
+    if pixels.exists():
+        rows = masked_rows(pixels).of(table.sampled)
+        boxes = [mask_box(mask, level) or (0, 0, 0, 0) for mask in read_masks(pixels)]
         if len(boxes) == len(rows):
             return EventBoxes(rows, np.array(boxes, np.int32).reshape(-1, 4))
     return None

@@ -262,7 +262,8 @@ def write_masks(
     timestamp = info.timestamps(columns.pts)
     with ExitStack() as stack:
         sinks = _sinks(stack, job, task, info, interval=stored.header.interval)
-        boxes = _write(masks, sinks, _Enlarger(info, job.detector.mask_scale), columns, timestamp)
+        enlarge = _Enlarger(info, job.detector.mask_scale)
+        boxes = _write(masks, sinks, enlarge, columns, timestamp, level=job.box_level)
     _remove_earlier(job, task.unit.video)
     return EventBoxes(job.masked_rows.of(columns.sampled), np.array(boxes, np.int32).reshape(-1, 4))
 
@@ -288,12 +289,19 @@ def _sinks(stack: ExitStack, job: ScanJob, task: Task, info: VideoInfo, *, inter
         mask_video = stack.enter_context(MaskVideoWriter(path, info.width, info.height, fps=fps, rows=rows))
     if job.mask_rle:
         path = temporary(job.layout.mask_rle(video))
-        runs = stack.enter_context(MaskRleWriter(path, video, info.width, info.height, rows=rows))
+        threshold = job.thresholds.high
+        runs = stack.enter_context(MaskRleWriter(path, video, info.width, info.height, rows=rows, threshold=threshold))
     return _Sinks(mask_video, runs)
 
 
 def _write(
-    masks: Iterable[tuple[int, ByteArray]], sinks: _Sinks, enlarge: _Enlarger, columns: Columns, timestamp: TimeArray
+    masks: Iterable[tuple[int, ByteArray]],
+    sinks: _Sinks,
+    enlarge: _Enlarger,
+    columns: Columns,
+    timestamp: TimeArray,
+    *,
+    level: int,
 ) -> list[Box]:
     """Write the masks of rows in ascending order; returns their boxes, in the same order."""
     boxes: list[Box] = []
@@ -301,7 +309,7 @@ def _write(
     for row, mask in masks:
         if pixels is None or mask is not last:
             last, pixels = mask, enlarge(mask)
-            box = mask_box(pixels) or NO_BOX
+            box = mask_box(pixels, level) or NO_BOX
         if sinks.video:
             sinks.video.write(pixels, float(timestamp[row]))
         if sinks.rle:

@@ -22,7 +22,7 @@ from vadcli.engine.results import (
 )
 from vadcli.errors import VideoError
 from vadcli.store.checkpoint import Checkpoint, CheckpointBlock, CheckpointHeader, CheckpointWriter, read_checkpoint
-from vadcli.store.mask_video import MASK_THRESHOLD, enlarged_box
+from vadcli.store.mask_video import enlarged_box
 from vadcli.store.scores import shown_s
 from vadcli.types import (
     ByteArray,
@@ -57,6 +57,7 @@ class VideoWriter:
         self.info = info
         self.started = time.monotonic()
         self.interval = job.needs.interval_for(info.fps)
+        self._box_level = 0
         self._checkpoint: CheckpointWriter | None = None
         self._stored = -1
         if task.resume:
@@ -94,7 +95,9 @@ class VideoWriter:
         if mask is not None:
             pixels = np.rint(mask[here] * 255).astype(np.uint8)
             if not self.job.keeps_masks:  # else `write_masks` makes the boxes from the masks
-                boxes[at] = _boxes(pixels, self.info.width, self.info.height)
+                self._box_level = self.job.box_level
+                lowest = self.job.detector.mask_scale.lowest(self._box_level)
+                boxes[at] = _boxes(pixels, self.info.width, self.info.height, lowest)
             else:
                 kept = np.zeros((count, *mask.shape[1:]), np.uint8)
                 kept[at] = pixels
@@ -123,6 +126,7 @@ class VideoWriter:
             channels=block.raw.shape[1],
             mask_shape=None if block.mask is None else (int(block.mask.shape[1]), int(block.mask.shape[2])),
             video=self.info.to_json(),
+            box_level=self._box_level,
             embedding_bytes=0 if block.embedding is None else block.embedding.shape[1],
         )
 
@@ -222,9 +226,9 @@ def _unsampled(rows: Rows, header: CheckpointHeader) -> CheckpointBlock:
     )
 
 
-def _boxes(masks: ByteArray, width: int, height: int) -> NDArray[np.int32]:
-    """Return (S, 4) x, y, width, height around all pixels of 0.5 or more, at display size; width 0 if there are none."""
+def _boxes(masks: ByteArray, width: int, height: int, lowest: int) -> NDArray[np.int32]:
+    """Return (S, 4) x, y, width, height around all pixels >= `lowest`, at display size; width 0 if there are none."""
     boxes = np.zeros((len(masks), 4), np.int32)
-    for row in np.flatnonzero((masks >= MASK_THRESHOLD).any(axis=(1, 2))):
-        boxes[row] = enlarged_box(masks[row], width, height) or 0
+    for row in np.flatnonzero((masks >= lowest).any(axis=(1, 2))):
+        boxes[row] = enlarged_box(masks[row], width, height, lowest) or 0
     return boxes

@@ -20,7 +20,7 @@ from vadcli.ground_truth import GroundTruth, Matching, Span, VideoTruth
 from vadcli.metrics import EventSet, FrameSet, PixelAccumulator, PixelCounts, Regions, Tracks, mask_regions
 from vadcli.store import OutputLayout
 from vadcli.store.events import EventsDocument, read_events
-from vadcli.store.masks import MaskTrack
+from vadcli.store.masks import MaskTrack, rle_threshold
 from vadcli.store.scores import ScoresMetadata, is_partial, read_scores, shown_s
 from vadcli.types import BoolArray, ByteArray, FloatArray, IndexArray, ScoreTable, TimeArray
 from vadcli.types.media import how_many
@@ -52,7 +52,8 @@ class TestSet:
         unknown: scored videos without a truth, if allowed.
         unmasked: videos with a truth of pixels or regions, but without stored masks.
         masked: videos whose masks were read.
-        two_level: videos whose masks are stored only as run lengths, made with the threshold 0.5.
+        two_level: videos whose masks are stored only as run lengths, made with one threshold.
+        run_lengths_at: the thresholds of these run lengths, each once, in order.
         overhang_frames: annotated frames past the last frame of a video; they are ignored.
         partial: videos with fewer rows than the container announced.
         damaged: number of rows decoded with errors, by video.
@@ -77,6 +78,7 @@ class TestSet:
     unmasked: tuple[str, ...] = ()
     masked: tuple[str, ...] = ()
     two_level: tuple[str, ...] = ()
+    run_lengths_at: tuple[float, ...] = ()
     overhang_frames: int = 0
     partial: tuple[str, ...] = ()
     damaged: Mapping[str, int] = field(default_factory=dict)
@@ -116,6 +118,7 @@ class _Gathered:
     masked: list[str] = field(default_factory=list)
     unmasked: list[str] = field(default_factory=list)
     two_level: list[str] = field(default_factory=list)
+    run_lengths_at: set[float] = field(default_factory=set)
     overhang_frames: int = 0
     partial: list[str] = field(default_factory=list)
     damaged: dict[str, int] = field(default_factory=dict)
@@ -180,6 +183,7 @@ def collect(
         unmasked=tuple(got.unmasked),
         masked=tuple(got.masked),
         two_level=tuple(got.two_level),
+        run_lengths_at=tuple(sorted(got.run_lengths_at)),
         overhang_frames=got.overhang_frames,
         partial=tuple(got.partial),
         damaged=got.damaged,
@@ -312,7 +316,9 @@ def _add_masks(got: _Gathered, layout: OutputLayout, table: ScoreTable, truth: V
     for problem in track.problems:
         raise DocumentError(problem, hint="scan the video again with --masks and --force")
     got.masked.append(table.video)
-    got.two_level += [] if layout.mask_video(table.video).exists() else [table.video]
+    if not layout.mask_video(table.video).exists():
+        got.two_level.append(table.video)
+        got.run_lengths_at.add(rle_threshold(layout.mask_rle(table.video)))
     if wanted.regions:
         got.tracks.extend((wanted.number, region.frame, region.box, region.track) for region in truth.regions)
         got.region_frames[wanted.number] = len(table)

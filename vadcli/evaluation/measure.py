@@ -111,8 +111,9 @@ def _pixel(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
     if test.pixels is not None:
         for name, figure in PIXEL.items():
             estimate = figure(test.pixels)
-            # the IoU needs the masks at the threshold 0.5 alone, and run lengths store exactly these
-            yield name, estimate if name == "mask_iou" else _of_levels(estimate, test)
+            # The IoU needs only the masks at the threshold 0.5. Run lengths may store exactly these.
+            exact = name == "mask_iou" and set(test.run_lengths_at) <= {0.5}
+            yield name, estimate if exact else _of_levels(estimate, test)
 
 
 def _region(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
@@ -122,11 +123,11 @@ def _region(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]
 
 
 def _of_levels(estimate: Estimate, test: TestSet) -> Estimate:
-    """Add a note if masks are run lengths: made with the threshold 0.5, they cannot rank regions."""
+    """Add a note if masks are run lengths: made with one threshold, they cannot rank regions."""
     if not test.two_level:
         return estimate
     some = "" if len(test.two_level) == len(test.masked) else f" in {len(test.two_level)} of {len(test.masked)} videos"
-    note = f"{TWO_LEVELS}{some}: run lengths at 0.5"
+    note = f"{TWO_LEVELS}{some}: run lengths at {', '.join(f'{threshold:g}' for threshold in test.run_lengths_at)}"
     return replace(estimate, note="; ".join(part for part in (estimate.note, note) if part))
 
 

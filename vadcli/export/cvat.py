@@ -17,9 +17,6 @@ from vadcli.store.mask_video import mask_box, upsample_mask
 from vadcli.store.masks import MaskTrack
 from vadcli.types import BoolArray, Event
 
-HALF = 128
-"""Pixels with at least this byte value belong to the mask. It is a pixel score of 0.5."""
-
 
 def write_cvat(document: EventsDocument, masks: MaskTrack | None, file: TextIO) -> None:
     """Writes the events of one video.
@@ -39,7 +36,8 @@ def write_cvat(document: EventsDocument, masks: MaskTrack | None, file: TextIO) 
     number = 0
     for event in document.events:
         size = (document.video["width"], document.video["height"])
-        shapes = list(_masks(event, masks, size)) if masks is not None and all(size) else []
+        level = masks.level(document.thresholds) if masks is not None else 0
+        shapes = list(_masks(event, masks, size, level)) if masks is not None and all(size) else []
         for tag, frames in shapes or _boxes(event, document):
             _open(xml, "track", id=number, label=label(event), source="auto")
             for attributes in frames:
@@ -55,10 +53,10 @@ def write_cvat(document: EventsDocument, masks: MaskTrack | None, file: TextIO) 
 _Shape = tuple[str, list[dict[str, object]]]
 
 
-def _masks(event: Event, masks: MaskTrack, size: tuple[int, int]) -> Iterator[_Shape]:
+def _masks(event: Event, masks: MaskTrack, size: tuple[int, int], level: int) -> Iterator[_Shape]:
     for row, stored in masks.between(event.start_frame, event.end_frame):
-        mask = upsample_mask(stored, *size) >= HALF
-        box = mask_box(mask.astype(np.uint8) * 255)
+        mask = upsample_mask(stored, *size) >= level
+        box = mask_box(mask.astype(np.uint8), 1)
         if box is None:
             continue
         left, top, width, height = box

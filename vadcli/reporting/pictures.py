@@ -220,7 +220,6 @@ def packed_curves(
 
 AREA_PX = 192 * 108
 QUALITY = 62
-MARKED = 128  # a mask value of 0-255; it is a pixel score of 0.5
 
 EventKey = tuple[str, int]
 """A video's relative path and the event's id."""
@@ -311,12 +310,13 @@ def _strips_of(
     table, metadata = read_scores(archive.layout.scores(video))
     feed = FrameFeed(loader, 1, source, video=video, frames=len(table), fps=float(metadata.video["fps"]))
     masks = MaskTrack(table, archive.layout)
+    level = masks.level(some[0][0].thresholds)
     rows = {event.id: [row for row in rows_of(event, count) if row < len(table)] for _, event in some}
     made: dict[int, bytes] = {}
     height = width = 0
     for row, picture in feed.at_rows(sorted({row for each in rows.values() for row in each})):
         height, width = picture.shape[:2]
-        made[row] = _webp(outlined(picture, masks.at(row)))
+        made[row] = _webp(outlined(picture, masks.at(row), level))
     problems.extend(f"{video}: thumbnails: {line}" for line in feed.problems())
     for number, wanted in rows.items():
         seen = [row for row in wanted if row in made]
@@ -325,19 +325,20 @@ def _strips_of(
             yield (video, number), Strip(tuple(made[row] for row in seen), seconds, width, height)
 
 
-def outlined(picture: ByteArray, mask: ByteArray | None) -> ByteArray:
+def outlined(picture: ByteArray, mask: ByteArray | None, level: int) -> ByteArray:
     """Return a copy of a frame, with the outline of its mask drawn on it.
 
     Args:
         picture: (H, W, 3) uint8.
         mask: of any size, 0–255 = pixel score 0–1; None if there is no mask.
+        level: the outline is drawn around mask values of at least this.
     """
     drawn = picture.copy()
-    if mask is None or not (mask >= MARKED).any():
+    if mask is None or not (mask >= level).any():
         return drawn
     height, width = picture.shape[:2]
     small = Image.fromarray(mask).resize((width, height), Image.Resampling.BOX)
-    drawn[_edge(np.asarray(small) >= MARKED)] = EVENT
+    drawn[_edge(np.asarray(small) >= level)] = EVENT
     return drawn
 
 

@@ -46,6 +46,7 @@ class CheckpointHeader:
         mask_shape: (h, w) of the stored masks; None if no masks are stored.
         video: the result of the probe, and other values that the next run needs, as JSON values.
         embedding_bytes: bytes of a packed embedding; 0 if none are stored.
+        box_level: the lowest pixel score (0-255) inside the stored boxes; 0 if there are no boxes.
     """
 
     fingerprint: str
@@ -54,6 +55,7 @@ class CheckpointHeader:
     mask_shape: tuple[int, int] | None = None
     video: Mapping[str, Any] = field(default_factory=dict)
     embedding_bytes: int = 0
+    box_level: int = 128  # that of checkpoints which do not say it
 
     def __post_init__(self) -> None:
         if self.channels < 1 or self.interval < 1:

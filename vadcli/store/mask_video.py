@@ -18,9 +18,6 @@ from PIL import Image
 from vadcli.errors import DocumentError
 from vadcli.types import Box, ByteArray, MaskRows
 
-MASK_THRESHOLD = 128
-"""The lowest mask value that means a pixel score of 0.5 or more (255 × 0.5 = 127.5)."""
-
 _CLOCK = Fraction(1, 1000)
 _FFV1_OPTIONS = {"level": "3", "coder": "rice", "slicecrc": "1"}  # rice is fastest for masks that are mostly black
 _ROWS_TAG = "VADCLI_MASKS"
@@ -34,9 +31,9 @@ def upsample_mask(mask: ByteArray, width: int, height: int) -> ByteArray:
     return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def mask_box(mask: ByteArray) -> Box | None:
-    """Returns the box around all pixels >= 0.5 of a (H, W) uint8 mask; None if there are none."""
-    strong = mask >= MASK_THRESHOLD
+def mask_box(mask: ByteArray, level: int) -> Box | None:
+    """Returns the box around all pixels >= `level` of a (H, W) uint8 mask; None if there are none."""
+    strong = mask >= level
     rows = np.flatnonzero(strong.any(axis=1))
     if not len(rows):
         return None
@@ -45,13 +42,13 @@ def mask_box(mask: ByteArray) -> Box | None:
     return left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1
 
 
-def enlarged_box(mask: ByteArray, width: int, height: int) -> Box | None:
+def enlarged_box(mask: ByteArray, width: int, height: int, level: int) -> Box | None:
     """Returns the `mask_box` of a (h, w) mask that is enlarged to the display size.
 
-    To save time, only the part that may reach 0.5 is enlarged. Values very close to 0.5 may be rounded differently than in
+    To save time, only the part that may reach `level` is enlarged. Values very close to it may be rounded differently than in
     `upsample_mask`. Then a side of the box is a few pixels off.
     """
-    strong = mask >= MASK_THRESHOLD
+    strong = mask >= level
     rows = np.flatnonzero(strong.any(axis=1))
     if not len(rows):
         return None
@@ -61,7 +58,7 @@ def enlarged_box(mask: ByteArray, width: int, height: int) -> Box | None:
     top, bottom = max(0, int(rows[0] - 1) * height // h), min(height, -(int(rows[-1] + 2) * -height // h))
     window = left * w / width, top * h / height, right * w / width, bottom * h / height
     part = Image.fromarray(mask).resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=window)
-    box = mask_box(np.asarray(part))
+    box = mask_box(np.asarray(part), level)
     return None if box is None else (box[0] + left, box[1] + top, box[2], box[3])
 
 

@@ -1,6 +1,7 @@
 """Masks as run lengths: a Parquet file with compressed run-length encoding (RLE) as in COCO.
 
-A mask marks the pixels with a score >= 0.5. The file has a mask for each sampled row, or for every row.
+A mask marks the pixels whose score reaches a threshold: that of the scan's events. The file has a mask for each sampled row, or
+for every row.
 
 This module also reads the stored masks of a video by row, from a file of either format: run lengths or mask video.
 """
@@ -23,9 +24,9 @@ from pycocotools import mask as coco
 from vadcli.errors import DocumentError
 from vadcli.store import OutputLayout
 from vadcli.store.events import EventsDocument
-from vadcli.store.mask_video import MASK_THRESHOLD, masked_rows, read_masks
+from vadcli.store.mask_video import masked_rows, read_masks
 from vadcli.store.scores import read_scores
-from vadcli.types import Box, ByteArray, IndexArray, MaskRows, ScoreTable
+from vadcli.types import Box, ByteArray, IndexArray, MaskRows, ScoreTable, Thresholds, mask_level
 
 MASKS_SCHEMA_VERSION = 1
 SCHEMA = pa.schema(
@@ -42,6 +43,8 @@ _RESCAN = "scan the video again with --masks rle --force"
 _RESCAN_ANY = "scan the video again with --masks and --force"
 IN_RUN_LENGTHS = np.uint8(191)
 """The value of marked pixels in masks that are read from run lengths: the middle of the range from 0.5 to 1."""
+_IN_THE_MIDDLE = 96  # halfway between 0 and the value of marked pixels: an outline stays in its place if a mask is resized
+_ALWAYS_BEFORE = 0.5  # the threshold of files that were written before it depended on the scan
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class MaskRow:
         frame_index: 0-based row in the scores.
         pts: presentation timestamp in the stream's time base.
         rle: {"size": [height, width], "counts": text}, as pycocotools decodes it.
-        area: number of pixels with a score >= 0.5.
+        area: number of marked pixels.
         bbox: the box around these pixels; None if there are none.
     """
 
@@ -63,7 +66,7 @@ class MaskRow:
     bbox: Box | None
 
     def decode(self) -> ByteArray:
-        """Returns (H, W) uint8: 1 if the pixel score is 0.5 or more, else 0."""
+        """Returns (H, W) uint8: 1 if the pixel is marked, else 0."""
         decoded: ByteArray = coco.decode(self.rle)
         return decoded
 
@@ -76,17 +79,28 @@ class MaskRleWriter:
         video: the relative path. It is stored in the metadata.
         width, height: display size in pixels.
         rows: which rows have masks. This is stored in the metadata.
+        threshold: pixels with at least this score are marked. This is stored in the metadata.
     """
 
-    def __init__(self, path: Path, video: str, width: int, height: int, *, rows: MaskRows = MaskRows.SAMPLED) -> None:
+    def __init__(
+        self,
+        path: Path,
+        video: str,
+        width: int,
+        height: int,
+        *,
+        rows: MaskRows = MaskRows.SAMPLED,
+        threshold: float = _ALWAYS_BEFORE,
+    ) -> None:
         self.width = width
         self.height = height
+        self._level = mask_level(threshold)
         self._rows: list[dict[str, Any]] = []
         metadata = {
             "vadcli.schema_version": str(MASKS_SCHEMA_VERSION),
             "vadcli.path": video,
             "vadcli.mask_size": f"{width}x{height}",
-            "vadcli.mask_threshold": "0.5",
+            "vadcli.mask_threshold": str(float(threshold)),
             "vadcli.masks": str(rows),
         }
         self._file = path.open("wb")
@@ -110,7 +124,7 @@ class MaskRleWriter:
         """
         if frame.shape != (self.height, self.width) or frame.dtype != np.uint8:
             raise ValueError(f"a mask must be {self.width} x {self.height} uint8, not {frame.shape} {frame.dtype}")
-        rle = coco.encode(np.asfortranarray(frame >= MASK_THRESHOLD, np.uint8))
+        rle = coco.encode(np.asfortranarray(frame >= self._level, np.uint8))
         area = int(coco.area(rle))
         self._rows.append(
             {
@@ -159,11 +173,25 @@ class MaskRleWriter:
 def rle_rows(path: Path) -> MaskRows:
     """Returns which rows have a stored mask. If the file can't be read, returns the sampled rows."""
     try:
-        with path.open("rb") as file:
-            metadata = pq.ParquetFile(file).metadata.metadata or {}
-            return MaskRows(metadata.get(b"vadcli.masks", b"sampled").decode())
-    except (OSError, ValueError, pa.ArrowException):
+        return MaskRows(_metadata(path).get(b"vadcli.masks", b"sampled").decode())
+    except ValueError:
         return MaskRows.SAMPLED
+
+
+def rle_threshold(path: Path) -> float:
+    """Returns the score from which on pixels are marked in a file of run lengths; 0.5 if the file can't be read."""
+    try:
+        return float(_metadata(path).get(b"vadcli.mask_threshold", _ALWAYS_BEFORE))
+    except ValueError:
+        return _ALWAYS_BEFORE
+
+
+def _metadata(path: Path) -> dict[bytes, bytes]:
+    try:
+        with path.open("rb") as file:
+            return dict(pq.ParquetFile(file).metadata.metadata or {})
+    except (OSError, pa.ArrowException):
+        return {}
 
 
 def read_mask_rle(path: Path) -> Iterator[MaskRow]:
@@ -244,6 +272,13 @@ class MaskTrack:
                 self._mask = self._next[1]
             self._advance()
         return self._mask
+
+    def level(self, thresholds: Thresholds) -> int:
+        """Returns the lowest value of these masks that belongs to the outline of an event with these thresholds.
+
+        Run lengths know only the threshold with which they were written.
+        """
+        return thresholds.mask_level if self._video.exists() else _IN_THE_MIDDLE
 
     def between(self, start: int, end: int) -> Iterator[tuple[int, ByteArray]]:
         """Yields (row, mask) for each row in [start, end) that has its own mask."""

@@ -40,6 +40,7 @@ from vadcli.types.results import (
     Thresholds,
     Verdict,
     VideoResult,
+    mask_level,
 )
 from vadcli.types.wall_clock import DEFAULT_RULES, DayWindow, StartTime, TimeRules, TimeSource, When
 
@@ -85,4 +86,5 @@ __all__ = [
     "VideoInfo",
     "VideoResult",
     "When",
+    "mask_level",
 ]

@@ -221,6 +221,10 @@ class MaskScale(StrEnum):
         logit = (bytes_ / 255 * 2 - 1) * MASK_LOGIT_LIMIT
         return np.rint(255 / (1 + np.exp(-logit))).astype(np.uint8)
 
+    def lowest(self, level: int) -> int:
+        """Returns the lowest stored byte on this scale whose pixel score (0-255) is at least `level`."""
+        return int(np.searchsorted(self.pixel_scores(), level))
+
 
 EXACT_FLOAT32 = 2**24
 """Sums of whole numbers below this are exact in float32, in any order."""

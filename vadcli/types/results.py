@@ -96,6 +96,14 @@ class MaskRows(StrEnum):
         return np.arange(len(sampled), dtype=np.int64) if self is MaskRows.EVERY else np.flatnonzero(sampled).astype(np.int64)
 
 
+def mask_level(score: float) -> int:
+    """Returns the value of a stored mask (0-255) for a pixel score, at least 1.
+
+    It is computed like the stored masks themselves. So the value of a pixel that reaches the score is never lower.
+    """
+    return max(1, int(np.rint(np.float32(score) * np.float32(255))))
+
+
 @dataclass(frozen=True)
 class Thresholds:
     """How scores become events: hysteresis, merge close events, drop short ones, pad.
@@ -120,6 +128,11 @@ class Thresholds:
         if min(self.min_duration_s, self.merge_gap_s, self.pad_s) < 0:
             raise ValueError("durations, gaps and padding can't be negative")
 
+    @property
+    def mask_level(self) -> int:
+        """The lowest value of a stored mask (0-255) that counts as reaching `high`; it bounds outlines and boxes."""
+        return mask_level(self.high)
+
     def to_json(self) -> dict[str, float]:
         """Returns the JSON that an events document stores."""
         return {
@@ -142,7 +155,7 @@ class Event:
         peak_frame, peak_s, peak_score: the row with the highest score; the first of them if there are several.
         mean_score: the mean over the event's rows.
         category, category_scores: filled in by detectors that read text.
-        bbox: the box around all mask pixels >= 0.5 of the event; None if there are no such pixels.
+        bbox: the box around all mask pixels of the event that reach its high threshold; None if there are no such pixels.
     """
 
     id: int
