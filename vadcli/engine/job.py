@@ -168,11 +168,6 @@ class ScanJob:
         return self.mask_video or self.mask_rle
 
     @property
-    def box_level(self) -> int:
-        """The lowest pixel score (0-255) inside the boxes of events."""
-        return self.thresholds.mask_level
-
-    @property
     def embedder(self) -> Embedder | None:
         """The detector if it makes vectors and the options say that they are stored; else None."""
         return self.detector if isinstance(self.detector, Embedder) and self.detector.keeps_embeddings else None
@@ -294,7 +289,7 @@ def resume_clip(checkpoint: Checkpoint, job: ScanJob) -> int:
     return plan.whole_clips(checkpoint.last_row + 1)
 
 
-def usable_checkpoint(claim: Claim, fingerprint: str, job: ScanJob) -> Checkpoint | None:
+def usable_checkpoint(claim: Claim, fingerprint: str, job: ScanJob, video: str) -> Checkpoint | None:
     """Return the claimed video's checkpoint if it belongs to this scan and holds at least one clip; else None."""
     checkpoint = read_checkpoint(claim.path)
     if checkpoint is None or checkpoint.header.fingerprint != fingerprint or not checkpoint.rows:
@@ -303,4 +298,5 @@ def usable_checkpoint(claim: Claim, fingerprint: str, job: ScanJob) -> Checkpoin
     if has_masks != job.keeps_masks:
         return None
     # If masks are kept, boxes are made from them at the end. Otherwise those of the stored rows must have the same threshold.
-    return checkpoint if has_masks or checkpoint.header.box_level in (0, job.box_level) else None
+    level = job.rules.of_video(video).mask_level
+    return checkpoint if has_masks or checkpoint.header.box_level in (0, level) else None

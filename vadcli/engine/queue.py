@@ -84,7 +84,9 @@ class ClaimQueue:
         if rescored is not None:
             claim.release(delete=True)
             return rescored
-        checkpoint = usable_checkpoint(claim, decision.fingerprint, self.job) if resume and not self.job.force else None
+        checkpoint = None
+        if resume and not self.job.force:
+            checkpoint = usable_checkpoint(claim, decision.fingerprint, self.job, unit.video)
         return Task(unit, claim, decision, model, checkpoint)
 
     def take(self, units: Iterable[WorkUnit], model: CameraModel | None) -> Iterator[Task | VideoResult]:

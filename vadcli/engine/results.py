@@ -263,7 +263,7 @@ def write_masks(
     with ExitStack() as stack:
         sinks = _sinks(stack, job, task, info, interval=stored.header.interval)
         enlarge = _Enlarger(info, job.detector.mask_scale)
-        boxes = _write(masks, sinks, enlarge, columns, timestamp, level=job.box_level)
+        boxes = _write(masks, sinks, enlarge, columns, timestamp, level=job.rules.of_video(task.unit.video).mask_level)
     _remove_earlier(job, task.unit.video)
     return EventBoxes(job.masked_rows.of(columns.sampled), np.array(boxes, np.int32).reshape(-1, 4))
 
@@ -289,7 +289,7 @@ def _sinks(stack: ExitStack, job: ScanJob, task: Task, info: VideoInfo, *, inter
         mask_video = stack.enter_context(MaskVideoWriter(path, info.width, info.height, fps=fps, rows=rows))
     if job.mask_rle:
         path = temporary(job.layout.mask_rle(video))
-        threshold = job.thresholds.high
+        threshold = job.rules.of_video(video).high
         runs = stack.enter_context(MaskRleWriter(path, video, info.width, info.height, rows=rows, threshold=threshold))
     return _Sinks(mask_video, runs)
 

@@ -95,7 +95,7 @@ class VideoWriter:
         if mask is not None:
             pixels = np.rint(mask[here] * 255).astype(np.uint8)
             if not self.job.keeps_masks:  # else `write_masks` makes the boxes from the masks
-                self._box_level = self.job.box_level
+                self._box_level = self.job.rules.of_video(self.task.unit.video).mask_level
                 lowest = self.job.detector.mask_scale.lowest(self._box_level)
                 boxes[at] = _boxes(pixels, self.info.width, self.info.height, lowest)
             else:
