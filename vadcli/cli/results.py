@@ -30,6 +30,7 @@ def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
 
     \b
     Examples:
+      vadcli events vadcli-out --preview
       vadcli events vadcli-out --alarms-per-hour 0.2 --format csv
       vadcli events vadcli-out --threshold 0.7 --min-duration 1s --write
       vadcli events vadcli-out --review review.json --write
@@ -48,6 +49,8 @@ def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
         choices, problems = thresholds_from_review(out, options)
         _print_choices(choices, options)
         raise typer.Exit(_say(problems))
+    if options.preview:
+        raise typer.Exit(_preview(out, options))
     found = recut_all(out, options)
     _say(found.problems)
     failed = [document for document in found.documents if document.failure]
@@ -97,10 +100,35 @@ def _print_choices(choices: list[ThresholdChoice], options: EventsOptions) -> No
         for row in rows:
             emit_json({"type": "threshold", **row})
     elif options.format == "csv":
-        lines = [",".join(rows[0]), *(",".join(f"{value:.6g}" for value in row.values()) for row in rows)]
-        typer.echo("\n".join(lines))
+        _print_csv(rows)
     else:
         typer.echo(json.dumps({"thresholds": rows}, indent=2))
+
+
+def _print_csv(rows: list[dict[str, float | None]]) -> None:
+    """Print numbers as CSV; a missing one is empty, and a truth value is 1 or 0."""
+    lines = [",".join("" if value is None else f"{value:.6g}" for value in row.values()) for row in rows]
+    typer.echo("\n".join([",".join(rows[0]), *lines]))
+
+
+def _preview(out: Path, options: EventsOptions) -> int:
+    from vadcli.engine.preview import preview
+
+    found = preview(out, options)
+    rows = [asdict(row) for row in found.rows]
+    if options.json:
+        for row in rows:
+            emit_json({"type": "preview", **row})
+    elif options.format == "csv":
+        _print_csv(rows)
+    else:
+        typer.echo("threshold  events  events/hour  expected/hour in normal footage")
+        for one in found.rows:
+            expected = "-" if one.expected_per_hour is None else f"{one.expected_per_hour:.3g}"
+            mark = "  <- present" if one.present else ""
+            typer.echo(f"{one.threshold:9.4g}  {one.events:6d}  {one.events_per_hour:11.3g}  {expected:>13}{mark}")
+    log.info("%s, %.3g hours of footage", how_many(found.videos, "video"), found.hours)
+    return _say(found.problems)
 
 
 MOST_LISTED = 3

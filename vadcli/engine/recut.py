@@ -111,7 +111,7 @@ class _Cut:
                 return
             thresholds = old.thresholds
             if old.failure is None:
-                calibration = self._calibrations[old.detector] = _calibration(self.layout, video)
+                calibration = self._calibrations[old.detector] = calibration_of(self.layout, video)
                 thresholds = self.options.thresholds(thresholds, calibration)
             times = self.options.time_rules()
             self.documents.append(recut(self.layout, self.scratch, video, thresholds, review=self.reviews, times=times))
@@ -188,7 +188,8 @@ def validate_all(out: Path) -> Iterator[list[str]]:
             yield [error.message]
 
 
-def _calibration(layout: OutputLayout, video: str) -> Calibration | None:
+def calibration_of(layout: OutputLayout, video: str) -> Calibration | None:
+    """Return how the stored scores of a video translate to alarms per hour; None if they are not calibrated."""
     metadata = read_metadata(layout.scores(video))
     return Calibration(**metadata.calibration) if metadata and metadata.calibration else None
 

@@ -139,6 +139,9 @@ class EventsOptions(ThresholdOptions, WhenOptions, TalkOptions):
         panel=OUTPUT,
         metavar="FILE",
     )
+    preview: bool = option(
+        False, "Only print a table: the events and the alarms per hour that each of some thresholds gives.", panel=OUTPUT
+    )
     include: tuple[str, ...] = option((), "Only videos matching this glob; repeatable.", panel=FIND, metavar="GLOB")
     category: tuple[str, ...] = option(
         (),
@@ -157,6 +160,15 @@ class EventsOptions(ThresholdOptions, WhenOptions, TalkOptions):
             raise UsageError("--keep-false goes with neither --write nor --review", hint="--forget removes the stored review")
         if self.calibrate is not None and self.format not in ("json", "csv"):
             raise UsageError(f"--calibrate can't print thresholds as {self.format}", hint="give --format json or csv")
+        if self.preview:
+            self._check_preview()
+
+    def _check_preview(self) -> None:
+        alone = ("to", "write", "forget", "validate", "init_truth", "calibrate", "since", "between")
+        if given := [name for name in alone if getattr(self, name)]:
+            raise UsageError(f"--preview does not go with --{given[0].replace('_', '-')}", hint="give one of them")
+        if self.format not in ("json", "csv"):
+            raise UsageError(f"--preview can't print thresholds as {self.format}", hint="give --json or --format csv")
 
 
 @dataclass(frozen=True)

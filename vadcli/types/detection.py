@@ -42,6 +42,12 @@ class Calibration:
         logit = math.log(self.r0_per_hour / alarms_per_hour) / self.temperature
         return 1.0 / (1.0 + math.exp(-logit))
 
+    def rate_at(self, score: float) -> float:
+        """Returns how many times per hour normal video of this camera reaches a score, in [0, 1]."""
+        if not 0.0 < score < 1.0:
+            return math.inf if score <= 0.0 else 0.0
+        return self.r0_per_hour * math.exp(-self.temperature * math.log(score / (1.0 - score)))
+
     def to_json(self) -> dict[str, float]:
         """Returns the JSON that is stored with the scores."""
         return {"r0_per_hour": self.r0_per_hour, "temperature": self.temperature}
