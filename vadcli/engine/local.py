@@ -52,6 +52,7 @@ class LocalRunner:
         layout = OutputLayout(self.options.out)
         with ExitStack() as stack:
             scratch = stack.enter_context(Scratch(layout.scratch))
+            layout.rename_old_files((unit.video for unit in self.units), {unit.camera for unit in self.settings.plan.units})
             loader_options = self._loader_options()
             job = replace(
                 self._job(layout, scratch),

@@ -21,7 +21,7 @@ from vadcli.metrics import EventSet, FrameSet, PixelAccumulator, PixelCounts, Re
 from vadcli.store import OutputLayout
 from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.masks import MaskTrack, rle_threshold
-from vadcli.store.scores import ScoresMetadata, is_partial, read_scores, shown_s
+from vadcli.store.scores import ScoresMetadata, is_partial, read_scores, read_video, shown_s
 from vadcli.types import BoolArray, ByteArray, FloatArray, IndexArray, ScoreTable, TimeArray
 from vadcli.types.media import how_many
 
@@ -148,7 +148,7 @@ def collect(
         DocumentError: a file is damaged, or the truth was made for another version of a video.
     """
     layout = OutputLayout(out)
-    stored = {_video_of(path, layout): path for path in layout.iter_scores()} if out.is_dir() else {}
+    stored = {read_video(path): path for path in layout.iter_scores()} if out.is_dir() else {}
     if not stored:
         raise UsageError(f"{out}: holds no scores", hint="name the --out folder of a scan")
     matching = _matched(truth, stored, layout, allow_missing=allow_missing)
@@ -224,10 +224,6 @@ def _check_masked(got: _Gathered, layout: OutputLayout, *, allow_missing: bool) 
             f"but for {len(got.masked)}",
             hint="scan all with --masks and --force; --allow-missing uses only the videos with masks",
         )
-
-
-def _video_of(path: Path, layout: OutputLayout) -> str:
-    return path.relative_to(layout.out / "scores").as_posix().removesuffix(".parquet")
 
 
 def _add_rows(got: _Gathered, table: ScoreTable, metadata: ScoresMetadata, labels: BoolArray, spans: tuple[Span, ...]) -> None:

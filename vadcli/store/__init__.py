@@ -1,4 +1,4 @@
-"""The files that vadcli stores in an output folder. This module knows only their paths; it opens no file.
+"""The files that vadcli stores in an output folder. This module knows only their paths and names; it opens no file.
 
 - atomic: file locks, and writes that leave either a complete file or no file
 - checkpoint: the raw scores of a running video
@@ -15,7 +15,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
@@ -27,6 +28,10 @@ _LONGEST_STEM_BYTES = _LONGEST_NAME_BYTES - len(f".{CHECKPOINT_SUFFIX}")
 _HASH_DIGITS = 8
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 _LOOKS_ENCODED = re.compile(rb"%(?=25|2E|0[0-9A-F]|1[0-9A-F]|7F|[89A-F][0-9A-F])")
+# Readers of Parquet data sets pass over files and folders whose names begin with these characters, and read a folder called
+# `video=1` as a column. So the files of OUT have other names. A name that already looks like that is kept apart with %25.
+_PASSED_OVER = re.compile("^[_.]|=")
+_LOOKS_PASSED_OVER = re.compile("^%(?=5F)|%(?=3D)")
 
 
 def encode_name(relative: str | bytes | PurePath) -> str:
@@ -64,18 +69,29 @@ def _encode_character(character: str) -> str:
 
 
 def _file_name(part: str) -> str:
-    """Returns one part of a path as a file name. If it is too long, it is cut and a hash is added to keep it unique."""
+    """Returns one part of a path as a file name that every reader of data sets reads."""
     if part in (".", ".."):
         return part.replace(".", "%2E")
-    raw = part.encode()
+    kept_apart = _LOOKS_PASSED_OVER.sub("%25", part)
+    return _cut(_PASSED_OVER.sub(lambda match: f"%{ord(match[0]):02X}", kept_apart), whole=part)
+
+
+def _old_file_name(part: str) -> str:
+    """Returns the file name that earlier versions gave to one part of a path."""
+    return part.replace(".", "%2E") if part in (".", "..") else _cut(part, whole=part)
+
+
+def _cut(name: str, *, whole: str) -> str:
+    """Returns the file name. If it is too long, it is cut and a hash of the whole part is added to keep it unique."""
+    raw = name.encode()
     if len(raw) <= _LONGEST_STEM_BYTES:
-        return part
-    digits = hashlib.sha256(raw).hexdigest()[:_HASH_DIGITS]
+        return name
+    digits = hashlib.sha256(whole.encode()).hexdigest()[:_HASH_DIGITS]
     return raw[: _LONGEST_STEM_BYTES - _HASH_DIGITS - 1].decode("utf-8", "ignore") + "-" + digits
 
 
-def _mirrored(relative: str) -> str:
-    parts = [_file_name(part) for part in relative.split("/") if part]
+def _mirrored(relative: str, name: Callable[[str], str] = _file_name) -> str:
+    parts = [name(part) for part in relative.split("/") if part]
     if not parts:
         raise ValueError("an empty relative path has no output file")
     return "/".join(parts)
@@ -85,7 +101,8 @@ def _mirrored(relative: str) -> str:
 class OutputLayout:
     """The paths of one output folder.
 
-    `video` and `camera` are relative paths as `encode_name` writes them.
+    `video` and `camera` are relative paths as `encode_name` writes them. Earlier versions gave some files other names
+    (`_file_name`). A path is the old one if there is a file at the old path and none at the new one.
 
     Attributes:
         out: the output folder.
@@ -102,8 +119,7 @@ class OutputLayout:
 
         The file is hidden, so that tools that read all scores skip it.
         """
-        path = self._of("scores", video, CHECKPOINT_SUFFIX)
-        return path.with_name(f".{path.name}")
+        return self._of("scores", video, CHECKPOINT_SUFFIX, hidden=True)
 
     def embeddings(self, video: str) -> Path:
         """The vectors of a video's sampled frames."""
@@ -178,8 +194,37 @@ class OutputLayout:
         """Yields every run record, oldest first."""
         return _files_under(self.runs, ".json")
 
-    def _of(self, kind: str, relative: str, suffix: str) -> Path:
-        return self.out / kind / (_mirrored(relative) + suffix)
+    def rename_old_files(self, videos: Iterable[str], cameras: Iterable[str]) -> None:
+        """Gives the files of these videos and cameras the names of this version, if an earlier version named them.
+
+        Other scans may do the same at the same time.
+        """
+        kinds = [("masks", ".mkv"), ("masks", ".parquet"), ("rendered", ".mp4"), ("embeddings", ".parquet")]
+        kinds += [("events", ".json"), ("scores", ".parquet")]  # the scores last: if they are there, all files are
+        named = [(kind, video, suffix) for video in videos for kind, suffix in kinds]
+        named += [("cameras", camera, ".json") for camera in cameras]
+        for kind, relative, suffix in named:
+            path = self._path(kind, relative, suffix)
+            old = self._of(kind, relative, suffix)
+            if old != path:
+                with suppress(FileNotFoundError):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    old.rename(path)
+                with suppress(OSError):  # other files are in the folder
+                    old.parent.rmdir()
+
+    def _of(self, kind: str, relative: str, suffix: str, *, hidden: bool = False) -> Path:
+        path = self._path(kind, relative, suffix, hidden=hidden)
+        if any(_LOOKS_PASSED_OVER.search(part) for part in relative.split("/")):
+            return path  # its old path is the new path of another video
+        old = self._path(kind, relative, suffix, hidden=hidden, name=_old_file_name)
+        return old if old != path and os.path.lexists(old) and not os.path.lexists(path) else path
+
+    def _path(
+        self, kind: str, relative: str, suffix: str, *, hidden: bool = False, name: Callable[[str], str] = _file_name
+    ) -> Path:
+        path = self.out / kind / (_mirrored(relative, name) + suffix)
+        return path.with_name(f".{path.name}") if hidden else path
 
 
 def _files_under(folder: Path, suffix: str) -> Iterator[Path]:

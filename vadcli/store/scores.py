@@ -162,6 +162,21 @@ def read_metadata(path: Path) -> ScoresMetadata | None:
         return None
 
 
+def read_video(path: Path) -> str:
+    """Reads only the name of the video in a scores file; empty if the file has no rows.
+
+    Raises:
+        DocumentError: the file is missing or damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            parquet = pq.ParquetFile(file)
+            names = parquet.read_row_group(0, columns=["video"]).column(0).unique() if parquet.num_row_groups else []
+        return str(names[0]) if len(names) else ""
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise DocumentError(f"{path}: not a scores file of this version: {_one_line(error)}", hint=_RESCAN) from error
+
+
 def shown_s(table: ScoreTable, probe: Mapping[str, Any]) -> float:
     """Returns the seconds from the first pts to the end of the last frame.
 
