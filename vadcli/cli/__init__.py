@@ -12,6 +12,7 @@ import typer
 
 from vadcli import __version__
 from vadcli.cli._shared import log, say_error
+from vadcli.cli._streams import put, set_up_streams
 from vadcli.cli.categories import categories_app
 from vadcli.cli.machine import bench, doctor, status, train
 from vadcli.cli.results import evaluate, events, render, report, search
@@ -37,7 +38,7 @@ app.add_typer(categories_app, name="categories")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"vadcli {__version__}")
+        put(f"vadcli {__version__}")
         raise typer.Exit
 
 
@@ -56,8 +57,7 @@ def vadcli(
 
 def main() -> None:
     """Run the command line and exit with a documented code."""
-    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - our parent closed it
-    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    set_up_streams()
     try:
         app()
     except VadcliError as error:

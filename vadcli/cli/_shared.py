@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vadcli.cli._streams import ESCAPE
 from vadcli.errors import UsageError, VadcliError
 from vadcli.options import PANELS, TalkOptions, default_of
 from vadcli.options.config import resolve
@@ -77,7 +78,7 @@ def set_up_talk(options: TalkOptions) -> None:
     try:
         options.log_file.parent.mkdir(parents=True, exist_ok=True)
         file = logging.handlers.RotatingFileHandler(
-            options.log_file, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8"
+            options.log_file, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8", errors=ESCAPE
         )
     except OSError as error:
         raise UsageError(f"--log-file {options.log_file}: {error.strerror}") from error

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from vadcli.cli._shared import emit_json, log, set_up_talk, with_options
+from vadcli.cli._streams import put
 from vadcli.options import TalkOptions
 from vadcli.options.categories import DEFAULT_LIST, category_list_names, check_file, read_list, read_text
 
@@ -34,7 +35,7 @@ def list_categories(*, options: TalkOptions) -> None:
         if options.json:
             emit_json({"name": name, "about": file.about, "categories": [category.name for category in file.category]})
         else:
-            typer.echo(f"{name:16} {len(file.category):3} categories  {file.about}".rstrip())
+            put(f"{name:16} {len(file.category):3} categories  {file.about}".rstrip())
 
 
 @categories_app.command()
@@ -53,13 +54,13 @@ def show(*, name: Name, options: TalkOptions) -> None:
         emit_json({"name": name.removeprefix("@"), **asdict(file)})
         return
     for category in file.category:
-        typer.echo(category.name)
+        put(category.name)
         for mark, sentences in (("+", category.means), ("-", category.looks_like)):
             for sentence in sentences:
-                typer.echo(f"  {mark} {sentence}")
-    typer.echo("normal scenes" if file.normal else f"normal scenes: those of @{DEFAULT_LIST}")
+                put(f"  {mark} {sentence}")
+    put("normal scenes" if file.normal else f"normal scenes: those of @{DEFAULT_LIST}")
     for sentence in file.normal:
-        typer.echo(f"  - {sentence}")
+        put(f"  - {sentence}")
 
 
 @categories_app.command()
@@ -80,7 +81,7 @@ def check(*, files: Files, options: TalkOptions) -> None:
             if options.json:
                 emit_json({"file": str(path), "problem": problem})
             else:
-                typer.echo(problem)
+                put(problem)
         if not problems:
             log.info("%s: no problem found", path)
     if wrong:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vadcli.cli._shared import counted, emit_json, log, on_signals, set_up_talk, with_options
+from vadcli.cli._streams import put
 from vadcli.errors import UsageError
 from vadcli.options import DEFAULT_OUT, BenchOptions, StatusOptions, TalkOptions, parse_duration
 from vadcli.store import OutputLayout
@@ -67,7 +68,7 @@ def _tell(layout: OutputLayout, runs: list[RunStatus], options: StatusOptions) -
         return
     lines = [line for run in runs for line in _lines(run)]
     lines += [_event_line(event) for event in events]
-    typer.echo((CLEAR if options.watch and sys.stdout.isatty() else "") + "\n".join(lines))
+    put((CLEAR if options.watch and sys.stdout.isatty() else "") + "\n".join(lines))
 
 
 def _lines(status: RunStatus) -> list[str]:
@@ -121,9 +122,9 @@ def doctor(*, out: DoctorOut = DEFAULT_OUT, options: TalkOptions) -> None:
             emit_json(check.to_json())
             continue
         mark = "ok     " if check.ok else "MISSING" if check.required else "absent "
-        typer.echo(f"{mark} {check.name:12} {check.found}")
+        put(f"{mark} {check.name:12} {check.found}")
         if check.advice:
-            typer.echo(f"        {'':12} {check.advice}")
+            put(f"        {'':12} {check.advice}")
     if broken:
         raise typer.Exit(1)
 
@@ -149,7 +150,7 @@ def bench(*, paths: Paths = None, options: BenchOptions) -> None:
     with _scratch() as scratch:
         report = measure_speed(paths or [], options, scratch=scratch)
     if not options.json:
-        typer.echo(report.text(), nl=False)
+        put(report.text(), nl=False)
     for line in report.json_lines() if options.json else ():
         emit_json(line)
 
@@ -205,7 +206,7 @@ def train(
         from vadcli.train.plan import plan_of, plan_text, time_text
 
         for plan in map(plan_of, recipes):
-            typer.echo(plan_text(plan) + time_text(plan))
+            put(plan_text(plan) + time_text(plan))
         return
     from vadcli.train import trainer
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vadcli.cli._shared import RenderDisplay, emit_json, log, set_up_talk, with_options
+from vadcli.cli._streams import put
 from vadcli.options import DEFAULT_OUT, EvalOptions, EventsOptions, RenderOptions, ReportOptions, SearchOptions
 from vadcli.types.media import how_many, size_text, without_name
 
@@ -59,7 +60,7 @@ def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
     if options.init_truth:
         from vadcli.evaluation import truth_of
 
-        typer.echo(truth_of(OutputLayout(out), found.documents), nl=False)
+        put(truth_of(OutputLayout(out), found.documents), nl=False)
     elif options.json and options.to is None:
         for document in found.documents:
             emit_json(document.to_json())
@@ -102,13 +103,13 @@ def _print_choices(choices: list[ThresholdChoice], options: EventsOptions) -> No
     elif options.format == "csv":
         _print_csv(rows)
     else:
-        typer.echo(json.dumps({"thresholds": rows}, indent=2))
+        put(json.dumps({"thresholds": rows}, indent=2))
 
 
 def _print_csv(rows: list[dict[str, float | None]]) -> None:
     """Print numbers as CSV; a missing one is empty, and a truth value is 1 or 0."""
     lines = [",".join("" if value is None else f"{value:.6g}" for value in row.values()) for row in rows]
-    typer.echo("\n".join([",".join(rows[0]), *lines]))
+    put("\n".join([",".join(rows[0]), *lines]))
 
 
 def _preview(out: Path, options: EventsOptions) -> int:
@@ -122,11 +123,11 @@ def _preview(out: Path, options: EventsOptions) -> int:
     elif options.format == "csv":
         _print_csv(rows)
     else:
-        typer.echo("threshold  events  events/hour  expected/hour in normal footage")
+        put("threshold  events  events/hour  expected/hour in normal footage")
         for one in found.rows:
             expected = "-" if one.expected_per_hour is None else f"{one.expected_per_hour:.3g}"
             mark = "  <- present" if one.present else ""
-            typer.echo(f"{one.threshold:9.4g}  {one.events:6d}  {one.events_per_hour:11.3g}  {expected:>13}{mark}")
+            put(f"{one.threshold:9.4g}  {one.events:6d}  {one.events_per_hour:11.3g}  {expected:>13}{mark}")
     log.info("%s, %.3g hours of footage", how_many(found.videos, "video"), found.hours)
     return _say(found.problems)
 
@@ -206,7 +207,7 @@ def report(*, out: Out = DEFAULT_OUT, options: ReportOptions) -> None:
     else:
         made = make_report(archive, options)
         if made.file is None:
-            typer.echo(made.text, nl=False)
+            put(made.text, nl=False)
         else:
             log.info("%s: %s", made.file, size_text(len(made.text.encode())))
     if archive.failures or archive.problems:
@@ -246,7 +247,7 @@ def search(*, out: Out = DEFAULT_OUT, text: Text = "", options: SearchOptions) -
             scratch.write_text(to, page or {"csv": to_csv, "table": to_table}[options.format](found))
         log.info("%s: %s", to, how_many(len(found.moments), "moment"))
     else:
-        typer.echo({"csv": to_csv, "table": to_table}[options.format](found), nl=False)
+        put({"csv": to_csv, "table": to_table}[options.format](found), nl=False)
     raise typer.Exit(_say(found.problems))
 
 
@@ -270,10 +271,10 @@ def evaluate(*, outs: Outs = None, options: EvalOptions) -> None:
     set_up_talk(options)
     folders = outs or [DEFAULT_OUT]
     if options.init:
-        typer.echo(events_as_truth(folders), nl=False)
+        put(events_as_truth(folders), nl=False)
         return
     if options.from_frames:
-        typer.echo(truth_in_seconds(folders, options), nl=False)
+        put(truth_in_seconds(folders, options), nl=False)
         return
     reports = evaluate_outputs(folders, options)
     if options.json:
@@ -281,7 +282,7 @@ def evaluate(*, outs: Outs = None, options: EvalOptions) -> None:
             emit_json(document_of(each, options.root or Path()))
     else:
         shown = {"table": to_table, "markdown": to_markdown, "latex": to_latex}[options.format]
-        typer.echo(shown(reports), nl=False)
+        put(shown(reports), nl=False)
     keep_figures(reports, options)
     if options.plots is not None:
         from vadcli.evaluation.plots import draw

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vadcli.cli._shared import ScanDisplay, counted, emit_json, log, on_signals, set_up_talk, with_options
+from vadcli.cli._streams import put
 from vadcli.options import ScanOptions
 from vadcli.types import VideoResult
 
@@ -97,7 +98,7 @@ def _list(run: Scan, options: ScanOptions) -> None:
         if options.json:
             emit_json({"type": "plan", "video": video, "need": need})
         else:
-            typer.echo(f"{need}\t{video}")
+            put(f"{need}\t{video}")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vadcli.cli._shared import emit_json, log, on_signals, say_error, set_up_talk, with_options
+from vadcli.cli._streams import put
 from vadcli.errors import WeightsError
 from vadcli.options import TalkOptions, WeightsImportOptions, WeightsPullOptions
 from vadcli.types.media import how_many, size_text
@@ -55,7 +56,7 @@ def list_weights(*, options: TalkOptions) -> None:
         if options.json:
             emit_json(item.to_json())
         else:
-            typer.echo(_line(item))
+            put(_line(item))
 
 
 @weights_app.command()
@@ -82,7 +83,7 @@ def pull(*, name: Name, options: WeightsPullOptions) -> None:
         if options.json:
             emit_json(item.to_json())
         else:
-            typer.echo(f"{item.name}\t{item.folder}")
+            put(f"{item.name}\t{item.folder}")
     note = weights.entry(name).note
     if note:
         log.info("%s: %s", name, note)
@@ -153,7 +154,7 @@ def check(*, names: Testable, options: TalkOptions) -> None:
             if options.json:
                 emit_json({"weights": name, **result.to_json()})
             else:
-                typer.echo(_checked_line(result))
+                put(_checked_line(result))
         failed = [result.name for result in results if not result.ok]
         bad = bad or bool(failed)
         if failed:
@@ -190,7 +191,7 @@ def remove(*, names: Names, options: TalkOptions) -> None:
         if options.json:
             emit_json(removed.to_json())
         else:
-            typer.echo(f"{removed.name}\t{size_text(removed.freed_bytes)} freed")
+            put(f"{removed.name}\t{size_text(removed.freed_bytes)} freed")
     if bad:
         raise typer.Exit(4)
 
@@ -212,7 +213,7 @@ def path(*, name: Named, options: TalkOptions) -> None:
     if options.json:
         emit_json({"name": name, "folder": str(folder)})
     else:
-        typer.echo(folder)
+        put(folder)
 
 
 @weights_app.command("import")
@@ -246,7 +247,7 @@ def import_weights(*, preset: Preset, options: WeightsImportOptions) -> None:
     if options.json:
         emit_json(result.to_json())
     else:
-        typer.echo(result.folder)
+        put(result.folder)
 
 
 @contextmanager
@@ -298,5 +299,5 @@ def _checked_line(result: CheckResult) -> str:
 def _print_verified(name: str, result: Verified) -> None:
     for what in ("missing", "changed", "extra"):
         for file in getattr(result, what):
-            typer.echo(f"{what}\t{result.folder / file}")
+            put(f"{what}\t{result.folder / file}")
     log.info("%s: %s, %s", name, "as it should be" if result.ok else "not what it should be", how_many(result.checked, "file"))

@@ -1,0 +1,47 @@
+r"""How text is written to stdout and stderr: in the encoding of each stream, without an error for any name.
+
+A terminal or a pipe may have an encoding that lacks a character of a video's name, such as cp1252 or ASCII. Such a character
+is written as `\uXXXX`. Non-ASCII characters stand in JSON only inside of strings, so the JSON means the same.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import sys
+from io import TextIOWrapper
+
+ESCAPE = "vadcli_escape"
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    r"""Writes bytes of a path that are not text as %XX, and any other character as one or two \uXXXX."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    parts = []
+    for character in error.object[error.start : error.end]:
+        code = ord(character)
+        if 0xDC80 <= code <= 0xDCFF:
+            parts.append(f"%{code - 0xDC00:02X}")
+        else:
+            units = character.encode("utf-16-be", "surrogatepass").hex()
+            parts += [f"\\u{units[k : k + 4]}" for k in range(0, len(units), 4)]
+    return "".join(parts), error.end
+
+
+codecs.register_error(ESCAPE, _escape)
+
+
+def set_up_streams() -> None:
+    """Makes stdout and stderr able to take any text. A stream that our parent closed leads nowhere."""
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors=ESCAPE)
+
+
+def put(text: object, *, nl: bool = True) -> None:
+    """Writes text to stdout. `typer.echo` is not used: it writes UTF-8 where stdout has the encoding ASCII."""
+    sys.stdout.write(f"{text}\n" if nl else str(text))
+    sys.stdout.flush()
