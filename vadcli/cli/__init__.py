@@ -12,7 +12,7 @@ import typer
 
 from vadcli import __version__
 from vadcli.cli._shared import log, say_error
-from vadcli.cli._streams import put, set_up_streams
+from vadcli.cli._streams import put, set_up_streams, use_utf8_names
 from vadcli.cli.categories import categories_app
 from vadcli.cli.machine import bench, doctor, status, train
 from vadcli.cli.results import evaluate, events, render, report, search
@@ -83,6 +83,7 @@ def entry() -> None:
     All results are written by now, and vadcli has closed everything. While Python shuts down, a thread of a third-party
     library can still abort the process and change its exit code. So the process ends here, without that shutdown.
     """
+    use_utf8_names()
     code: object = 0
     try:
         main()

@@ -41,6 +41,17 @@ def set_up_streams() -> None:
             stream.reconfigure(errors=ESCAPE)
 
 
+def use_utf8_names() -> None:
+    """Starts this process again in Python's UTF-8 mode if file names have another encoding, such as ASCII or ISO 8859-1.
+
+    The names in an output folder are UTF-8. Without this mode, Python could not open them. stdout keeps its encoding.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1" or sys.stdout is None:
+        return
+    changed = {"PYTHONUTF8": "1", "PYTHONIOENCODING": sys.stdout.encoding}
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **changed})  # noqa: S606
+
+
 def put(text: object, *, nl: bool = True) -> None:
     """Writes text to stdout. `typer.echo` is not used: it writes UTF-8 where stdout has the encoding ASCII."""
     sys.stdout.write(f"{text}\n" if nl else str(text))

@@ -28,7 +28,7 @@ def write_cvat(document: EventsDocument, masks: MaskTrack | None, file: TextIO) 
         masks: the stored masks of the video; None if there are none.
         file: an open text file.
     """
-    xml = XMLGenerator(cast(TextIOBase, file), "utf-8", short_empty_elements=True)
+    xml = XMLGenerator(cast(TextIOBase, file), file.encoding or "utf-8", short_empty_elements=True)
     xml.startDocument()
     _open(xml, "annotations")
     _text(xml, "version", "1.1")
