@@ -22,7 +22,8 @@ from _measure import VADCLI, WORK, machine
 
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
-from vadcli.store.run_log import RunInfo, RunProgress, RunRecord
+from vadcli.store.progress import RunProgress
+from vadcli.store.run_log import RunInfo, RunRecord
 from vadcli.types import Status, VideoResult
 
 OUT = WORK / "status"

@@ -23,7 +23,8 @@ from vadcli.errors import UsageError
 from vadcli.status import SILENT_S, RunState, read_status
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
-from vadcli.store.run_log import RunInfo, RunProgress, RunRecord, read_live
+from vadcli.store.progress import RunProgress
+from vadcli.store.run_log import RunInfo, RunRecord, read_live
 from vadcli.types import Status, VideoResult
 
 INFO = RunInfo("0", ("vadcli", "scan", "x"), {}, {"name": "fake"})

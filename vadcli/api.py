@@ -83,13 +83,18 @@ def open_scan(paths: Sequence[Path], options: ScanOptions, *, command: Sequence[
         root=options.root,
         stored=stored_roots(layout),
     )
-    if not plan.units and not plan.unusable and not options.allow_empty:
+    if not plan.units and not plan.unusable and not _may_be_empty(paths, options):
         raise NoVideoFound(no_video_text(plan, options))
     detector = choose_detector(options)
     said = choices_text(options, read_choices(layout), detector=detector.name, out=options.out)
     plan = replace(plan, notes=(*plan.notes, said)) if said else plan
     settings = ScanSettings(plan, options, tuple(command))
     return Scan(settings, detector, LocalRunner(settings, detector, stop=stop), stop=stop)
+
+
+def _may_be_empty(paths: Sequence[Path], options: FindOptions) -> bool:
+    """True if it is no error that there is no video. A list of new files may well be empty, in a quiet night."""
+    return options.allow_empty or (options.files_from is not None and not paths)
 
 
 def ignored_categories(run: Scan) -> tuple[str, ...]:
@@ -155,7 +160,7 @@ def render_all(paths: Sequence[Path], options: RenderOptions, *, watch: Watch | 
         plan = make_plan(paths, options, out=options.out, stored=() if moved else roots)
     except OutsideRoot as error:
         raise UsageError(error.message, hint="give footage that was scanned into this --out") from error
-    if not plan.units and not options.allow_empty:
+    if not plan.units and not _may_be_empty(paths, options):
         raise NoVideoFound(no_video_text(plan, options))
     known = {unit.video for unit in plan.units if layout.scores(unit.video).exists() or layout.events(unit.video).exists()}
     unknown = [unit.video for unit in plan.units if unit.video not in known]

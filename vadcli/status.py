@@ -19,6 +19,7 @@ import psutil
 from vadcli.errors import DocumentError, UsageError
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
+from vadcli.store.progress import eta_s
 from vadcli.store.run_log import LAST_VIDEOS, StoredRun, read_live, read_run
 
 SILENT_S = 120.0
@@ -64,10 +65,7 @@ class RunStatus:
         updated = datetime.fromisoformat(progress["updated"]) if progress else run.start
         alive = _is_alive(run, now, updated)
         seconds = max(0.0, ((now if alive else updated) - run.start).total_seconds())
-        worked = progress.get("worked_bytes", 0)
-        left = progress.get("planned_bytes", 0) - progress.get("done_bytes", 0)
-        eta_s = max(0.0, seconds * left / worked) if alive and worked > 0 else None
-        return cls(run, RunState.RUNNING if alive else RunState.DIED, seconds, eta_s)
+        return cls(run, RunState.RUNNING if alive else RunState.DIED, seconds, eta_s(seconds, progress) if alive else None)
 
     @property
     def frames(self) -> int:

@@ -78,11 +78,7 @@ def test_every_export_fits_every_encoding(tmp_path: Path, encoding: str) -> None
         text = raw.getvalue().decode(encoding)
         assert text
         if name == "cvat":
-            assert (
-                ElementTree.fromstring(raw.getvalue())
-                .find("track")
-                .get("label")
-                .startswith("Schl\N{LATIN SMALL LETTER A WITH DIAERESIS}" if encoding != "ascii" else r"Schl\u00e4")
-            )
+            label = ElementTree.fromstring(raw.getvalue()).find("track").get("label")
+            assert label.startswith("Schl\\u00e4" if encoding == "ascii" else "Schlä")
         if name in ("json", "otio", "fiftyone", "label-studio"):
             assert "a 日本 é😀" in json.dumps(json.loads(text), ensure_ascii=False)

@@ -152,5 +152,5 @@ def test_the_tree_shows_every_path():
     shown = {line.split()[0] for line in tree.splitlines() if line.startswith("  ")}
     video = "<video>"
     made = [layout.run_json, layout.camera("<camera>"), layout.scores(video), layout.events(video), layout.mask_video(video)]
-    made += [layout.mask_rle(video), layout.rendered(video), layout.embeddings(video), layout.choices]
+    made += [layout.mask_rle(video), layout.rendered(video), layout.embeddings(video), layout.choices, layout.reported]
     assert {str(path.relative_to("OUT")) for path in made} | {"runs/<start>[-<shard>].json"} == shown

@@ -17,6 +17,7 @@ import time
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import Field, fields
 from functools import wraps
 from pathlib import Path
@@ -26,13 +27,13 @@ import typer
 
 from vadcli.cli._streams import ESCAPE
 from vadcli.errors import UsageError, VadcliError
-from vadcli.options import PANELS, TalkOptions, default_of
-from vadcli.options.config import resolve
+from vadcli.options import DEFAULT_OUT, PANELS, TalkOptions, default_of
+from vadcli.options.config import out_folder, resolve
 from vadcli.types import Status, VideoResult
 from vadcli.types.media import clock, how_many, without_name
 
 if TYPE_CHECKING:
-    from vadcli.store.run_log import RunProgress
+    from vadcli.store.progress import RunProgress
 
 log = logging.getLogger("vadcli")
 
@@ -64,15 +65,16 @@ def _painted(record: logging.LogRecord) -> str:
 
 
 def set_up_talk(options: TalkOptions) -> None:
-    """Send the log to stderr and, if the user asked for it, to a rotating file.
+    """Send the log to stderr and, if the user asked for it, to a rotating file; the file gets all lines, also with --quiet.
 
     Raises:
         UsageError: the log file can't be written.
     """
     log.handlers.clear()
     log.propagate = False
-    log.addHandler(_StderrHandler())
-    log.setLevel(logging.WARNING if options.quiet else logging.DEBUG if options.verbose else logging.INFO)
+    stderr = _StderrHandler(logging.WARNING if options.quiet else logging.DEBUG)
+    log.addHandler(stderr)
+    log.setLevel(logging.DEBUG if options.verbose else logging.INFO if options.log_file else max(stderr.level, logging.INFO))
     if options.log_file is None:
         return
     try:
@@ -87,9 +89,12 @@ def set_up_talk(options: TalkOptions) -> None:
 
 
 def say_error(error: VadcliError) -> None:
-    """Print one line that says what went wrong and one that says how to fix it."""
+    """Print one line that says what went wrong and one that says how to fix it. A log file gets them too."""
     hint = f"  {error.hint}\n" if error.hint else ""
     sys.stderr.write(f"vadcli: error: {error.message}\n{hint}")
+    for handler in log.handlers:
+        if not isinstance(handler, _StderrHandler):
+            handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, str(error), (), None))
 
 
 def emit_json(document: Mapping[str, Any]) -> None:
@@ -116,7 +121,6 @@ class ScanDisplay:
         self.progress = progress
         self.total = max(1, progress.total)
         self._started = self._last_beat = time.monotonic()
-        self._quiet = options.quiet
         self._refused: dict[str, int] = {}
         show = sys.stderr.isatty() and not options.quiet
         bar_format = "{percentage:3.0f}%|{bar}| {desc}"
@@ -130,7 +134,7 @@ class ScanDisplay:
             self._bar.update(done - self._bar.n)
             return
         now = time.monotonic()
-        if not self._quiet and now - self._last_beat >= HEARTBEAT_S:
+        if now - self._last_beat >= HEARTBEAT_S:
             self._last_beat = now
             log.info("%3.0f%% %s", 100 * done / self.total, self._state())
 
@@ -142,7 +146,8 @@ class ScanDisplay:
         if result.is_lost:
             self._lost(result)
         elif result.status is Status.SKIPPED:
-            log.log(logging.DEBUG if result.reason == "done" else logging.INFO, "%s: left out: %s", result.video, result.reason)
+            known = result.reason == "done" or result.is_unfinished  # the last line counts the unfinished videos
+            log.log(logging.DEBUG if known else logging.INFO, "%s: left out: %s", result.video, result.reason)
         else:
             moving = ", the camera moves" if result.moving_camera else ""
             found, frames = counted(result.events, "event"), counted(result.decoded_frames, "frame")
@@ -180,10 +185,12 @@ class ScanDisplay:
         return max(1e-6, time.monotonic() - self._started)
 
     def _state(self) -> str:
-        counted = self.progress
-        left_s = self._spent_s() * max(0.0, self.total - counted.done) / counted.worked if counted.worked > 0 else None
-        eta = "?" if left_s is None else clock(left_s)
-        return f"{counted.finished}/{counted.planned} videos, {self.rates()}, ETA {eta}"
+        state = f"{self.progress.finished}/{self.progress.planned} videos"
+        fitting, eta_s = self.progress.fitting, self.progress.eta_s()
+        eta = "?" if eta_s is None else clock(eta_s)
+        if fitting is not None:
+            return f"{state}, learning camera {fitting['camera']} ({fitting['frames']} frames read), ETA {eta}"
+        return f"{state}, {self.rates()}, ETA {eta}"
 
 
 class RenderDisplay:
@@ -246,6 +253,8 @@ def with_options(kind: type[Any], *, section: str) -> Callable[[Callable[..., No
 
     def wrap(command: Callable[..., None]) -> Callable[..., None]:
         own = [item for item in inspect.signature(command, eval_str=True).parameters.values() if item.name != "options"]
+        takes_out = any(item.name in ("out", "outs") for item in own)
+        own = [_without_default(item) if item.name == "out" else item for item in own]
         made = [_parameter(item, hint) for item, hint in _typed_fields(kind)]
         config = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Config)
         parameters = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in own] + [*made, config]
@@ -255,7 +264,10 @@ def with_options(kind: type[Any], *, section: str) -> Callable[[Callable[..., No
             config_file = given.pop("config")
             positional = {item.name: given.pop(item.name) for item in own}
             given = {name: value for name, value in given.items() if value != []}
-            command(**positional, options=resolve(kind, section=section, given=given, config=config_file))
+            options = resolve(kind, section=section, given=given, config=config_file, takes_out=takes_out)
+            if takes_out:
+                _name_out(positional, options, default=out_folder(section=section, default=DEFAULT_OUT, config=config_file))
+            command(**positional, options=options)
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {item.name: item.annotation for item in parameters}
@@ -263,6 +275,25 @@ def with_options(kind: type[Any], *, section: str) -> Callable[[Callable[..., No
         return run
 
     return wrap
+
+
+def _name_out(positional: dict[str, Any], options: Any, *, default: Path) -> None:
+    """Fills in the output folders that the command line does not name."""
+    if "outs" in positional:
+        positional["outs"] = positional["outs"] or [default]
+        return
+    out = positional["out"]
+    if positional.get("text") == "" and out is not None and options.image is None and not out.is_dir():
+        positional["text"], out = str(out), None  # the only argument of `vadcli search` is the text
+    positional["out"] = default if out is None else out
+
+
+def _without_default(item: inspect.Parameter) -> inspect.Parameter:
+    """Returns the parameter of an output folder with None for "not given"; its help still shows the default."""
+    base, shown = typing.get_args(item.annotation)
+    shown = copy(shown)
+    shown.show_default = str(item.default)
+    return item.replace(default=None, annotation=Annotated[base | None, shown])
 
 
 def _typed_fields(kind: type[Any]) -> list[tuple[Field[Any], Any]]:

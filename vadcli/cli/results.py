@@ -68,10 +68,8 @@ def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
         shown = [one for one in found.documents if options.format == "json" or one.failure is None]
         problems = export(shown, options.format, layout=OutputLayout(out), to=options.to, file=sys.stdout)
         _say(problems)
-    if found.problems or problems or failed:
-        raise typer.Exit(3)
-    if options.fail_on_event and any(document.events for document in found.documents):
-        raise typer.Exit(10)
+    lost = bool(found.problems or problems or failed)
+    raise typer.Exit(options.exit_code(lost=lost, events=any(document.events for document in found.documents)))
 
 
 def failure_text(document: EventsDocument) -> str:
@@ -210,10 +208,7 @@ def report(*, out: Out = DEFAULT_OUT, options: ReportOptions) -> None:
             put(made.text, nl=False)
         else:
             log.info("%s: %s", made.file, size_text(len(made.text.encode())))
-    if archive.failures or archive.problems:
-        raise typer.Exit(3)
-    if options.fail_on_event and archive.events:
-        raise typer.Exit(10)
+    raise typer.Exit(options.exit_code(lost=bool(archive.failures or archive.problems), events=bool(archive.events)))
 
 
 Text = Annotated[str, typer.Argument(metavar="[TEXT]", help="What to look for, as a sentence.")]
@@ -269,7 +264,7 @@ def evaluate(*, outs: Outs = None, options: EvalOptions) -> None:
     from vadcli.evaluation.report import document_of, to_latex, to_markdown, to_table
 
     set_up_talk(options)
-    folders = outs or [DEFAULT_OUT]
+    folders = outs or []
     if options.init:
         put(events_as_truth(folders), nl=False)
         return

@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ import typer
 from vadcli.cli._shared import ScanDisplay, counted, emit_json, log, on_signals, set_up_talk, with_options
 from vadcli.cli._streams import put
 from vadcli.options import ScanOptions
-from vadcli.types import VideoResult
+from vadcli.types import Status, VideoResult
 
 if TYPE_CHECKING:
     from vadcli.engine.runner import Scan, Stop
@@ -35,7 +36,6 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
       find /nvr -name "*.mp4" -mtime -1 -print0 | vadcli scan --files-from - --min-age 5m --quiet
     """  # noqa: D301
     from vadcli.api import how_to_read_categories, ignored_categories, open_scan
-    from vadcli.engine.runner import exit_code
 
     set_up_talk(options)
     run = open_scan(paths or [], options, command=["vadcli", *sys.argv[1:]])
@@ -43,6 +43,8 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
         log.info("%s", note)
     if not run.settings.plan.units and not run.settings.plan.unusable:
         log.info("no video found")
+        if options.json:
+            emit_json(_summary(run, 0.0, code=0))
         return
     if ignored := ignored_categories(run):
         log.warning("the %s detector can't read categories; it ignores %s", run.detector.name, ", ".join(ignored))
@@ -53,42 +55,67 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
         return
     with _signals(run.stop):
         _show(run, options)
-    code = exit_code(run.totals, stop=run.stop, fail_on_event=options.fail_on_event)
-    raise typer.Exit(code)
+    raise typer.Exit(run.exit_code)
 
 
 def _show(run: Scan, options: ScanOptions) -> None:
+    from vadcli.engine.hooks import NewEvent
+
     started = time.monotonic()
     display = ScanDisplay(run.progress, options)
+    run.on_fitting = display.move
     with closing(display), closing(run.run()) as updates:
         for update in updates:
-            if not isinstance(update, VideoResult):
+            if isinstance(update, VideoResult):
+                display.result(update)
+                line = {"type": "video", **update.to_json()}
+            elif isinstance(update, NewEvent):
+                line = update.to_json()
+            else:
                 display.move()
                 continue
-            display.result(update)
             if options.json:
-                emit_json({"type": "video", **update.to_json()})
-    summary = _summary(run, time.monotonic() - started)
+                emit_json(line)
     if options.json:
-        emit_json({"type": "summary", **summary})
-    if run.stop.reason:
-        log.warning("stopped (%s); the next run continues from here", run.stop.reason)
-    counts = ", ".join(f"{count} {status}" for status, count in sorted(run.totals.by_status.items()))
-    log.info("%s; %s; %s; results in %s", counts, counted(run.totals.events, "event"), display.summary(), options.out)
-    if run.totals.frames or run.totals.by_status["skipped"]:
-        log.info("next: vadcli report %s", shlex.quote(str(options.out)))
+        emit_json(_summary(run, time.monotonic() - started, code=run.exit_code))
+    _say_end(run, display, options)
 
 
-def _summary(run: Scan, seconds: float) -> dict[str, Any]:
+def _say_end(run: Scan, display: ScanDisplay, options: ScanOptions) -> None:
+    totals = run.totals
+    counts = Counter(totals.by_status) - Counter(skipped=totals.unfinished)
+    said = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    if not run.stop.reason:
+        log.info("%s; %s; %s; results in %s", said, counted(totals.events, "event"), display.summary(), options.out)
+        if totals.frames or totals.by_status["skipped"]:
+            log.info("next: vadcli report %s", shlex.quote(str(options.out)))
+        return
+    said = ", ".join(filter(None, [said, f"{totals.unfinished} not finished"]))
+    log.warning(
+        "stopped (%s): %s; %s; results in %s; the next run continues from here",
+        run.stop.reason,
+        said,
+        counted(totals.events, "event"),
+        options.out,
+    )
+
+
+def _summary(run: Scan, seconds: float, *, code: int) -> dict[str, Any]:
+    totals = run.totals
     return {
-        "videos": sum(run.totals.by_status.values()),
-        **run.totals.by_status,
-        "events": run.totals.events,
-        "frames": run.totals.frames,
-        "video_s": round(run.totals.video_s, 3),
+        "type": "summary",
+        "videos": sum(totals.by_status.values()),
+        **{str(status): totals.by_status[str(status)] for status in Status if status is not Status.RUNNING},
+        "unfinished": totals.unfinished,
+        "lost": totals.lost,
+        "events": totals.events,
+        "new_events": totals.new_events,
+        "frames": totals.frames,
+        "video_s": round(totals.video_s, 3),
         "seconds": round(seconds, 3),
         "out": str(run.settings.options.out),
         "stopped": run.stop.reason or None,
+        "exit_code": code,
     }
 
 

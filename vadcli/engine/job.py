@@ -21,11 +21,11 @@ from vadcli.engine.event_rules import EventRules
 from vadcli.engine.footage import footage_caveats
 from vadcli.engine.plan import WorkUnit
 from vadcli.engine.second_pass import Attribution, Propagation
-from vadcli.errors import DocumentError, FileChanged, NotFinished
+from vadcli.errors import FileChanged, NotFinished
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Claim, Scratch
 from vadcli.store.checkpoint import Checkpoint, read_checkpoint
-from vadcli.store.events import EventsDocument, load
+from vadcli.store.events import read_unchecked
 from vadcli.store.scores import read_metadata
 from vadcli.types import DEFAULT_RULES, CameraModel, ClipNeeds, MaskRows, Status, TimeRules
 from vadcli.video.sampling import SamplingPlan
@@ -215,7 +215,7 @@ def decide(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Decision:
         NotFinished: the input cannot be read.
     """
     metadata = read_metadata(job.layout.scores(unit.video))
-    document = _stored_events(job.layout.events(unit.video))
+    document = read_unchecked(job.layout.events(unit.video))
     state = document.scan if document else None
     known = metadata.source if metadata else state.source if state else None
     source = source_of(unit, known)
@@ -236,14 +236,6 @@ def decide(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Decision:
     need = Need.NOTHING if document.thresholds == job.rules.of_video(unit.video) else Need.RECUT
     stage, reason = str(metadata.extra.get("stage", "")), str(metadata.extra.get("reason", ""))
     return Decision(need, fingerprint, source, state.status, stage, reason, len(document.events))
-
-
-def _stored_events(path: Path) -> EventsDocument | None:
-    """Read the events of an earlier scan. The schema is not checked, because that is slow."""
-    try:
-        return EventsDocument.from_json(load(path))
-    except (DocumentError, AttributeError, KeyError, TypeError, ValueError):
-        return None
 
 
 def _is_anothers(stored: Mapping[str, Any], source: Mapping[str, Any], unit: WorkUnit) -> bool:

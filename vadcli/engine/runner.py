@@ -16,15 +16,17 @@ from typing import Protocol
 
 from vadcli import __version__, detectors
 from vadcli.detectors import Detector, caveats_of, check_device
+from vadcli.engine.hooks import NewEvent, NewEvents
 from vadcli.engine.plan import Plan, WorkUnit
 from vadcli.engine.stream import Update
 from vadcli.errors import OutputError, UsageError
-from vadcli.options import ScanOptions, effective, parse_categories, parse_shard
+from vadcli.options import ExitOptions, ScanOptions, effective, parse_categories, parse_duration, parse_shard
 from vadcli.registry import DETECTOR_OPTIONS, FALLBACK
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
-from vadcli.store.run_log import RunInfo, RunProgress, RunRecord
-from vadcli.types import ClipNeeds, Status, VideoResult
+from vadcli.store.progress import RunProgress
+from vadcli.store.run_log import RunInfo, RunRecord, read_live
+from vadcli.types import NOT_FINISHED, ClipNeeds, Status, VideoResult
 
 log = logging.getLogger("vadcli")
 
@@ -106,22 +108,28 @@ class Totals:
 
     Attributes:
         by_status: videos of each status.
+        unfinished: the skipped videos that the run did not finish because it was stopped.
         lost: videos that failed or are partial, now or in an earlier run with the same input.
         events: events in all videos of the plan.
+        new_events: those that no earlier scan has reported.
         frames, video_s: frames and seconds of footage that this run has scored.
     """
 
     by_status: Counter[str] = field(default_factory=Counter)
+    unfinished: int = 0
     lost: int = 0
     events: int = 0
+    new_events: int = 0
     frames: int = 0
     video_s: float = 0.0
 
     def add(self, result: VideoResult) -> None:
         """Count a result."""
         self.by_status[str(result.status)] += 1
+        self.unfinished += result.is_unfinished
         self.lost += result.is_lost
         self.events += result.events
+        self.new_events += result.new_events
 
 
 class Scan:
@@ -136,33 +144,51 @@ class Scan:
     Attributes:
         totals: counts of the run so far.
         progress: how far the run has come.
+        on_fitting: called when frames were read to fit a camera; meanwhile `run` yields nothing.
     """
 
     def __init__(self, settings: ScanSettings, detector: Detector, runner: Runner, *, stop: Stop) -> None:
         self.settings, self.detector, self.runner, self.stop = settings, detector, runner, stop
         self.totals = Totals()
-        self.progress = RunProgress({unit.video: unit.size for unit in settings.units})
+        self.progress = RunProgress(
+            {unit.video: unit.size for unit in settings.units}, {unit.video: unit.camera for unit in settings.units}
+        )
+        self.on_fitting: Callable[[], None] = lambda: None
         self._record_is_stale = False
         self._unsaid = list(caveats_of(detector))
         self._doubtful: set[str] = set()
 
-    def run(self) -> Generator[Update, None, None]:
-        """Scan; yields progress, and one result per video. The run record is complete when the iterator ends.
+    def run(self) -> Generator[Update | NewEvent, None, None]:
+        """Scan; yields progress, and one result per video, followed by the new events of the video.
+
+        The run record is complete when the iterator ends.
 
         Raises:
             OutputError: OUT cannot be written at all.
             DeviceError, WeightsError: the detector cannot be loaded.
         """
         layout = OutputLayout(self.settings.options.out)
-        with Scratch(layout.scratch) as scratch, self._open_record(layout, scratch) as record:
+        with Scratch(layout.scratch) as scratch, self._new_events(layout) as news, self._open_record(layout, scratch) as record:
             for update in self._updates(record):
+                found: list[NewEvent] = []
                 with self._noting():
-                    self._note(record, update)
-                self._say_caveats(update)
-                yield update
+                    found = news.of(update) if isinstance(update, VideoResult) else []
+                counted = replace(update, new_events=len(found)) if isinstance(update, VideoResult) else update
+                with self._noting():
+                    self._note(record, counted)
+                self._say_caveats(counted)
+                yield counted
+                yield from found
             if (others := len(self._doubtful) - MOST_CAMERAS_NAMED) > 0:
                 log.info("%d more %s learned on little footage", others, "camera was" if others == 1 else "cameras were")
-            record.close(exit_code(self.totals, stop=self.stop, fail_on_event=self.settings.options.fail_on_event))
+            news.close(lambda: self.stop.signal is not None)
+            record.close(self.exit_code)
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the run so far."""
+        options = self.settings.options
+        return exit_code(self.totals, stop=self.stop, fail_on_event=options.fail_on_event, events_first=options.events_first)
 
     def preview(self) -> Iterator[tuple[str, str]]:
         """Yield (video, need): what the run would do with each video, without doing or writing anything."""
@@ -181,6 +207,7 @@ class Scan:
             self.progress.fit(camera, frames=frames)
             with self._noting():
                 record.say()
+            self.on_fitting()
 
         reached: set[str] = set()
         with closing(self.runner.updates(fitting)) as updates:
@@ -190,7 +217,7 @@ class Scan:
                 yield update
         for unit in self.settings.units if self.stop() else ():
             if unit.video not in reached:
-                yield VideoResult(unit.video, Status.SKIPPED, reason=f"not finished: {self.stop.reason}", camera=unit.camera)
+                yield VideoResult(unit.video, Status.SKIPPED, reason=f"{NOT_FINISHED}: {self.stop.reason}", camera=unit.camera)
 
     def _note(self, record: RunRecord, update: Update) -> None:
         if isinstance(update, VideoResult):
@@ -226,6 +253,21 @@ class Scan:
                 log.error("the run's record is not up to date: %s", error)
             self._record_is_stale = True
 
+    @contextmanager
+    def _new_events(self, layout: OutputLayout) -> Iterator[NewEvents]:
+        options = self.settings.options
+        news = NewEvents(
+            layout,
+            {unit.video: unit.path for unit in self.settings.units},
+            command=options.on_event,
+            timeout_s=parse_duration(options.on_event_timeout, "on_event_timeout"),
+            alone=not read_live(layout),
+        )
+        try:
+            yield news
+        finally:
+            news.close(lambda: True)
+
     def _open_record(self, layout: OutputLayout, scratch: Scratch) -> RunRecord:
         plan, options = self.settings.plan, self.settings.options
         info = RunInfo(
@@ -244,13 +286,11 @@ class Scan:
         return RunRecord(layout, scratch, info, progress=self.progress)
 
 
-def exit_code(totals: Totals, *, stop: Stop, fail_on_event: bool) -> int:
-    """Return the exit code of a run without a fatal error: for a signal, else for failed videos, else for events."""
+def exit_code(totals: Totals, *, stop: Stop, fail_on_event: bool, events_first: bool = False) -> int:
+    """Return the exit code of a run without a fatal error: for a signal, else as `ExitOptions.exit_code` says."""
     if stop.signal is not None:
         return 128 + stop.signal
-    if totals.lost:
-        return 3
-    return 10 if fail_on_event and totals.events else 0
+    return ExitOptions(fail_on_event, events_first).exit_code(lost=bool(totals.lost), events=bool(totals.events))
 
 
 def choose_detector(options: ScanOptions) -> Detector:

@@ -14,6 +14,7 @@ from vadcli.options.groups import (
     RUNNING,
     DecodeOptions,
     DetectorOptions,
+    ExitOptions,
     FindOptions,
     TalkOptions,
     ThresholdOptions,
@@ -31,7 +32,7 @@ MASK_CHOICES = ("none", "video", "rle", "both")
 
 
 @dataclass(frozen=True)
-class ScanOptions(FindOptions, DecodeOptions, DetectorOptions, ThresholdOptions, TimeOptions, TalkOptions):
+class ScanOptions(FindOptions, DecodeOptions, DetectorOptions, ThresholdOptions, TimeOptions, ExitOptions, TalkOptions):
     """The options of `vadcli scan`."""
 
     root: Path | None = option(
@@ -80,7 +81,12 @@ class ScanOptions(FindOptions, DecodeOptions, DetectorOptions, ThresholdOptions,
     )
     checkpoint_every: str = option("30s", "At most this much work is lost if a scan is killed.", panel=RUNNING, metavar="TIME")
     dry_run: bool = option(False, "List what would be scanned, and stop.", panel=RUNNING)
-    fail_on_event: bool = option(False, "Exit with code 10 if there are events.", panel=RUNNING)
+    on_event: str = option(
+        "", "Run this shell command once per new event, with the event as JSON on its stdin.", panel=RUNNING, metavar="COMMAND"
+    )
+    on_event_timeout: str = option(
+        "60s", "Kill a command of --on-event, with all its processes, if it takes longer.", panel=RUNNING, metavar="TIME"
+    )
 
     def __post_init__(self) -> None:
         for base in (FindOptions, DecodeOptions, DetectorOptions, ThresholdOptions, TimeOptions):
@@ -98,11 +104,13 @@ class ScanOptions(FindOptions, DecodeOptions, DetectorOptions, ThresholdOptions,
         if self.max_runtime is not None:
             parse_duration(self.max_runtime, "max_runtime")
         parse_duration(self.checkpoint_every, "checkpoint_every")
+        if parse_duration(self.on_event_timeout, "on_event_timeout") <= 0:
+            raise UsageError(f"--on-event-timeout {self.on_event_timeout} must be above 0")
         parse_shard(self.shard)
 
 
 @dataclass(frozen=True)
-class EventsOptions(ThresholdOptions, WhenOptions, TalkOptions):
+class EventsOptions(ThresholdOptions, WhenOptions, ExitOptions, TalkOptions):
     """The options of `vadcli events`."""
 
     format: str = option("json", "Format of the events.", panel=OUTPUT, choices=tuple(EXPORTERS))
@@ -149,7 +157,6 @@ class EventsOptions(ThresholdOptions, WhenOptions, TalkOptions):
         panel=FIND,
         metavar="GLOB",
     )
-    fail_on_event: bool = option(False, "Exit with code 10 if there are events.", panel=RUNNING)
 
     def __post_init__(self) -> None:
         ThresholdOptions.__post_init__(self)
@@ -317,7 +324,7 @@ REPORT_FORMATS = ("html", "markdown", "json", "email")
 
 
 @dataclass(frozen=True)
-class ReportOptions(DecodeOptions, WhenOptions, TalkOptions):
+class ReportOptions(DecodeOptions, WhenOptions, ExitOptions, TalkOptions):
     """The options of `vadcli report`."""
 
     since: str | None = option(
@@ -359,7 +366,6 @@ class ReportOptions(DecodeOptions, WhenOptions, TalkOptions):
     )
     mail_from: str = option("", "Sender of the mail.", panel=OUTPUT, metavar="ADDRESS", default_text="vadcli at this machine")
     mail_to: tuple[str, ...] = option((), "Recipient of the mail; repeatable.", panel=OUTPUT, metavar="ADDRESS")
-    fail_on_event: bool = option(False, "Exit with code 10 if there are events.", panel=RUNNING)
 
     def __post_init__(self) -> None:
         DecodeOptions.__post_init__(self)

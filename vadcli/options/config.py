@@ -20,13 +20,21 @@ from vadcli.errors import UsageError
 from vadcli.types.text import decode_text
 
 CONFIG_NAME = "vadcli.toml"
+SCAN = "scan"
+"""The table of `vadcli scan`. Its `out` is the output folder of every command that takes one."""
 
 T = TypeVar("T")
 _KINDS: dict[Any, str] = {Path: "a path", int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
 def resolve(
-    kind: type[T], *, section: str, given: Mapping[str, Any], config: Path | None = None, env: Mapping[str, str] | None = None
+    kind: type[T],
+    *,
+    section: str,
+    given: Mapping[str, Any],
+    config: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    takes_out: bool = False,
 ) -> T:
     """Fill an option set from every layer.
 
@@ -36,6 +44,7 @@ def resolve(
         given: values from the command line; None means "not given".
         config: `--config FILE`, which replaces `./vadcli.toml`.
         env: the environment; None means the environment of this process.
+        takes_out: True if the command takes the output folder as an argument, so that its table may have the key `out`.
 
     Raises:
         UsageError: a value or key is invalid; the message names its layer.
@@ -44,7 +53,7 @@ def resolve(
     known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
-    for source, layer in _file_layers(section, known, config):
+    for source, layer in _file_layers(section, known, config, takes_out=takes_out):
         values |= {name: _coerce(hints[name], value, f"{source}: {name}", known[name]) for name, value in layer.items()}
     for name, item in known.items():
         variable = env_name(name)
@@ -54,6 +63,29 @@ def resolve(
         if value is not None:
             values[name] = _coerce(hints[name], value, f"--{name.replace('_', '-')}", known[name])
     return kind(**values)
+
+
+def out_folder(*, section: str, default: Path, config: Path | None = None, env: Mapping[str, str] | None = None) -> Path:
+    """Returns the output folder of a command whose command line does not name it, from the same layers as an option.
+
+    Args:
+        section: the command's table in a TOML file. Its key `out` wins over `out` in the table of `vadcli scan`.
+        default: the folder if no layer names one.
+        config, env: as in `resolve`.
+
+    Raises:
+        UsageError: a TOML file can't be read.
+    """
+    env = os.environ if env is None else env
+    if env.get(env_name("out")):
+        return Path(env[env_name("out")]).expanduser()
+    found = default
+    for path in _files(config):
+        tables = read_toml(path)
+        for table in (tables.get(SCAN), tables.get(section)):
+            if isinstance(table, dict) and "out" in table:
+                found = Path(str(table["out"])).expanduser()
+    return found
 
 
 def from_keywords(kind: type[T], given: Mapping[str, Any]) -> T:
@@ -98,7 +130,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: can't be read as TOML: {error}") from error
 
 
-def _file_layers(section: str, known: Mapping[str, Any], config: Path | None) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _files(config: Path | None) -> Iterator[Path]:
+    """Yields the TOML files to read; a later file wins."""
     from platformdirs import user_config_path
 
     for path, required in (
@@ -106,14 +139,26 @@ def _file_layers(section: str, known: Mapping[str, Any], config: Path | None) ->
         (config or Path(CONFIG_NAME), config is not None),
     ):
         if required or path.is_file():
-            yield path, _layer(path, section, known)
+            yield path
 
 
-def _layer(path: Path, section: str, known: Mapping[str, Any]) -> dict[str, Any]:
-    table = read_toml(path).get(section, {})
+def _file_layers(
+    section: str, known: Mapping[str, Any], config: Path | None, *, takes_out: bool
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in _files(config):
+        yield path, _layer(path, section, known, takes_out=takes_out)
+
+
+def _layer(path: Path, section: str, known: Mapping[str, Any], *, takes_out: bool) -> dict[str, Any]:
+    tables = read_toml(path)
+    table, scan = tables.get(section, {}), tables.get(SCAN, {})
     if not isinstance(table, dict):
         raise UsageError(f"{path}: {section} must be a table, [{section}]")
     values = {key.replace("-", "_"): value for key, value in table.items()}
+    if takes_out:
+        values.pop("out", None)  # `out_folder` reads it
+    elif "out" in known and isinstance(scan, dict) and "out" in scan:
+        values = {"out": scan["out"], **values}
     for key in values:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)

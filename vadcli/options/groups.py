@@ -202,6 +202,26 @@ class TalkOptions:
 
 
 @dataclass(frozen=True)
+class ExitOptions:
+    """What the exit code says."""
+
+    fail_on_event: bool = option(False, "Exit with code 10 if there are events.", panel=RUNNING)
+    events_first: bool = option(
+        False, "With --fail-on-event: exit with code 10 also if some videos failed, instead of with code 3.", panel=RUNNING
+    )
+
+    def exit_code(self, *, lost: bool, events: bool) -> int:
+        """Returns the exit code of a command without a fatal error.
+
+        Args:
+            lost: True if some videos failed or are partial.
+            events: True if there are events.
+        """
+        ten = self.fail_on_event and events
+        return 10 if ten and (self.events_first or not lost) else 3 if lost else 0
+
+
+@dataclass(frozen=True)
 class FindOptions:
     """Which files are videos."""
 

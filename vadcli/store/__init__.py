@@ -7,7 +7,9 @@
 - events: the events document of a video, and saved reviews
 - mask_video, masks: the masks of a video, as a gray video or as run lengths
 - choices: thresholds and review that `vadcli events --write` stores
+- progress: how far a run has come
 - run_log: the run record, and what a running scan reports every second
+- reported: the events that scans have reported
 """
 
 from __future__ import annotations
@@ -168,6 +170,11 @@ class OutputLayout:
     def choices(self) -> Path:
         """The thresholds and the review that `vadcli events --write` has stored."""
         return self.out / "choices.json"
+
+    @property
+    def reported(self) -> Path:
+        """The list of the events that scans have reported."""
+        return self.out / "reported.jsonl"
 
     @property
     def scratch(self) -> Path:

@@ -202,6 +202,14 @@ def read_events(path: Path) -> EventsDocument:
     return EventsDocument.from_json(document)
 
 
+def read_unchecked(path: Path) -> EventsDocument | None:
+    """Reads a document without a check of its schema, which takes most of the time; None if it is missing or damaged."""
+    try:
+        return EventsDocument.from_json(load(path))
+    except (DocumentError, AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
 def load(path: Path) -> Any:
     """Reads the JSON value in a file without checking it.
 

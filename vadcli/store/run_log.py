@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from typing import Any
 
 from vadcli.store import OutputLayout, printable
 from vadcli.store.atomic import Scratch, writing
+from vadcli.store.progress import RunProgress
 from vadcli.types import Status, VideoResult
 from vadcli.types.codec import document_errors, read_document, structure
 
@@ -67,80 +67,18 @@ class RunInfo:
     caveats: tuple[str, ...] = ()
 
 
-class RunProgress:
-    """Counts how far a run has come, for its record, its progress bar and `vadcli status`.
-
-    Progress is measured in bytes of input, because the length of a video is not known before it is opened.
-
-    Args:
-        sizes: video -> size in bytes, for every video of the run.
-
-    Attributes:
-        planned: number of videos in the run.
-        total: size of these videos in bytes.
-        finished: number of finished videos, with any status.
-        frames, footage_s: rows and seconds of video scored in this run.
-        worked: bytes of input that were read in this run.
-        done: size of the finished videos in bytes, plus the bytes read so far from videos that are being scanned.
-    """
-
-    def __init__(self, sizes: Mapping[str, int]) -> None:
-        self._sizes = sizes
-        self.planned = len(sizes)
-        self.total = sum(sizes.values())
-        self.finished = self.frames = 0
-        self.footage_s = self.worked = self.done = 0.0
-        self._running: dict[str, tuple[int, float]] = {}
-        self._fitting: dict[str, Any] | None = None
-
-    def advance(self, video: str, *, frames: int, video_s: float, size: float) -> None:
-        """Adds work that was done on a video: rows, seconds of video, and bytes of input."""
-        self._fitting = None
-        before_frames, before = self._running.get(video, (0, 0.0))
-        self._running[video] = (before_frames + frames, before + size)
-        self.frames += frames
-        self.footage_s += video_s
-        self.worked += size
-        self.done += size
-
-    def fit(self, camera: str, *, frames: int) -> None:
-        """Counts frames that were read to fit a camera model. The count is removed when scoring of a video starts."""
-        before = self._fitting["frames"] if self._fitting and self._fitting["camera"] == camera else 0
-        self._fitting = {"camera": camera, "frames": before + frames}
-
-    def finish(self, video: str) -> None:
-        """Counts a video as finished, with any status."""
-        self.finished += 1
-        _, counted = self._running.pop(video, (0, 0.0))
-        self.done += self._sizes.get(video, 0) - counted
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the JSON values that the record stores."""
-        return {
-            "updated": datetime.now(UTC).isoformat(),
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "planned_videos": self.planned,
-            "planned_bytes": self.total,
-            "done_bytes": round(self.done),
-            "worked_bytes": round(self.worked),
-            "frames": self.frames,
-            "footage_s": round(self.footage_s, 3),
-            "running": [{"video": video, "frames": frames} for video, (frames, _) in self._running.items()],
-            "fitting": self._fitting,
-        }
-
-
 class _Totals:
     """Totals over the results, updated with each result."""
 
     def __init__(self) -> None:
         self._statuses = dict.fromkeys(map(str, Status), 0)
-        self._sums = {"expected_frames": 0, "decoded_frames": 0, "events": 0}
+        self._sums = {"expected_frames": 0, "decoded_frames": 0, "events": 0, "new_events": 0}
+        self._lost = 0
         self._seconds = 0.0
 
-    def count(self, result: Mapping[str, Any], sign: int) -> None:
+    def count(self, result: Mapping[str, Any], sign: int, *, lost: bool) -> None:
         """Adds the numbers in the JSON of a result (sign 1), or subtracts them (sign -1)."""
+        self._lost += sign * lost
         self._statuses[result["status"]] += sign
         for name in self._sums:
             self._sums[name] += sign * result[name]
@@ -151,6 +89,7 @@ class _Totals:
         return {
             "videos": sum(self._statuses.values()),
             **self._statuses,
+            "lost": self._lost,
             **self._sums,
             "seconds": round(self._seconds, 3),
         }
@@ -185,7 +124,7 @@ class RunRecord:
         self.start = datetime.now(UTC)
         self._layout = layout
         self._scratch = scratch
-        self._files: dict[str, tuple[dict[str, Any], str]] = {}  # video -> its result as a dict and as text
+        self._files: dict[str, tuple[dict[str, Any], str, bool]] = {}  # video -> its result as a dict and as text; is it lost
         self._totals = _Totals()
         self._write_every_s = write_every_s
         self._due = self._live_due = 0.0
@@ -202,10 +141,10 @@ class RunRecord:
         """
         before = self._files.get(result.video)
         if before is not None:
-            self._totals.count(before[0], -1)
+            self._totals.count(before[0], -1, lost=before[2])
         document = result.to_json()
-        self._totals.count(document, 1)
-        self._files[result.video] = document, json.dumps(document, ensure_ascii=False, allow_nan=False)
+        self._totals.count(document, 1, lost=result.is_lost)
+        self._files[result.video] = document, json.dumps(document, ensure_ascii=False, allow_nan=False), result.is_lost
         if result.events:
             self._last_videos.append(result.video)
         if self.progress is not None:
@@ -284,7 +223,7 @@ class RunRecord:
             "progress": self.progress.to_json() if self.progress else None,
         }
         opened = json.dumps(head, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
-        files = ",\n    ".join(text for _, text in self._files.values())
+        files = ",\n    ".join(text for _, text, _ in self._files.values())
         return printable(f'{opened},\n  "files": [' + (f"\n    {files}\n  " if files else "") + "]\n}\n")
 
 

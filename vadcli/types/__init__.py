@@ -29,6 +29,7 @@ from vadcli.types.media import (
 )
 from vadcli.types.results import (
     EVENTS_FORMAT_VERSION,
+    NOT_FINISHED,
     SCORES_SCHEMA_VERSION,
     Box,
     Event,
@@ -48,6 +49,7 @@ __all__ = [
     "DEFAULT_RULES",
     "EVENTS_FORMAT_VERSION",
     "MASK_LOGIT_LIMIT",
+    "NOT_FINISHED",
     "SCORES_SCHEMA_VERSION",
     "BoolArray",
     "Box",

@@ -14,6 +14,9 @@ from vadcli.types.media import BoolArray, FloatArray, IndexArray, TimeArray
 SCORES_SCHEMA_VERSION = 1
 EVENTS_FORMAT_VERSION = 1
 
+NOT_FINISHED = "not finished"
+"""How the reason of a video begins that a run did not finish because it was stopped."""
+
 Box = tuple[int, int, int, int]
 """x, y, width, height in display pixels."""
 
@@ -244,6 +247,7 @@ class VideoResult:
         stage, reason: at which stage and why the video failed or lost frames; empty if the status is done.
         seconds: wall time spent on the video.
         events: number of events found.
+        new_events: number of these events that no earlier scan reported.
         note: what else is worth knowing: other video streams, or a decoder that crashed and was replaced.
         caveats: sentences that say why the scores deserve less trust than usual.
     """
@@ -259,8 +263,14 @@ class VideoResult:
     decoded_frames: int = 0
     seconds: float = 0.0
     events: int = 0
+    new_events: int = 0
     note: str = ""
     caveats: tuple[str, ...] = ()
+
+    @property
+    def is_unfinished(self) -> bool:
+        """True if the run was stopped before this video was finished."""
+        return self.status is Status.SKIPPED and self.reason.startswith(NOT_FINISHED)
 
     @property
     def is_lost(self) -> bool:
@@ -281,6 +291,7 @@ class VideoResult:
             "decoded_frames": self.decoded_frames,
             "seconds": round(self.seconds, 3),
             "events": self.events,
+            "new_events": self.new_events,
             "note": self.note or None,
             "caveats": list(self.caveats),
         }

@@ -1,0 +1,185 @@
+"""New events of a scan: which they are, and the command of --on-event that runs once for each of them.
+
+The command runs in a shell. At most COMMANDS_AT_ONCE commands run at a time, each watched by a thread. Their output goes to
+stderr, because stdout is for data. If a command fails or takes too long, that is logged, and
+the scan continues.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from vadcli.errors import OutputError
+from vadcli.store import OutputLayout, printable
+from vadcli.store.events import EventsDocument, read_unchecked
+from vadcli.store.reported import ReportedEvents
+from vadcli.types import Event, Status, VideoResult
+from vadcli.types.media import clock
+
+log = logging.getLogger("vadcli")
+
+COMMANDS_AT_ONCE = 4
+POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class NewEvent:
+    """An event that no earlier scan has reported.
+
+    Attributes:
+        document: the events document of its video.
+        event: the event.
+        path: the video's file or folder; None if it is not known.
+    """
+
+    document: EventsDocument
+    event: Event
+    path: Path | None = None
+
+    @property
+    def title(self) -> str:
+        """The event's name in messages."""
+        return f"{self.document.video['path']}, event at {clock(self.event.start_s)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON that `scan --json` prints and that the command of --on-event gets."""
+        return {
+            "type": "event",
+            "video": self.document.video["path"],
+            "camera": self.document.video["camera"],
+            "path": None if self.path is None else printable(str(self.path)),
+            "detector": self.document.detector,
+            **self.event.to_json(),
+        }
+
+
+class EventHook:
+    """Runs a shell command for new events.
+
+    Args:
+        command: the shell command.
+        timeout_s: a command that takes longer is killed, with all its processes.
+        reported: gets each event when its command starts.
+    """
+
+    def __init__(self, command: str, *, timeout_s: float, reported: ReportedEvents) -> None:
+        self._command, self._timeout_s, self._reported = command, timeout_s, reported
+        self._threads = ThreadPoolExecutor(COMMANDS_AT_ONCE, thread_name_prefix="on-event")
+        self._waiting: set[Future[None]] = set()
+        self._running: set[subprocess.Popen[bytes]] = set()
+
+    def run(self, found: NewEvent) -> None:
+        """Run the command for an event as soon as a thread is free."""
+        self._waiting = {future for future in self._waiting if not future.done()}
+        self._waiting.add(self._threads.submit(self._run, found))
+
+    def close(self, stopped: Callable[[], bool]) -> None:
+        """Wait until all commands have ended. Once `stopped` is true, commands that have not started are dropped."""
+        if any(not future.done() for future in self._waiting):
+            log.info("waiting for commands of --on-event")
+        try:
+            while left := [future for future in self._waiting if not future.done()]:
+                if stopped():
+                    self._threads.shutdown(wait=False, cancel_futures=True)  # the next scan runs them
+                wait(left, timeout=POLL_S)
+        except BaseException:  # a second signal: nothing is waited for any more
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            for process in list(self._running):
+                _kill(process)
+            raise
+        self._threads.shutdown()
+
+    def _run(self, found: NewEvent) -> None:
+        try:
+            if self._reported.add(found.document, found.event):
+                problem = self._outcome(found)
+                if problem:
+                    log.error("--on-event: %s: the command %s", found.title, problem)
+        except (OSError, OutputError) as error:
+            log.error("--on-event: %s: the command did not run: %s", found.title, error)
+
+    def _outcome(self, found: NewEvent) -> str:
+        """Run the command; returns what went wrong with it, or an empty text."""
+        data = json.dumps(found.to_json(), ensure_ascii=False).encode() + b"\n"
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", self._command], stdin=subprocess.PIPE, stdout=sys.stderr.fileno(), start_new_session=True
+        )
+        self._running.add(process)
+        try:
+            process.communicate(data, timeout=self._timeout_s)
+        except subprocess.TimeoutExpired:
+            _kill(process)
+            return f"took longer than {self._timeout_s:g} s and was killed"
+        finally:
+            self._running.discard(process)
+        if process.returncode < 0:
+            return f"was ended by {signal.Signals(-process.returncode).name}"
+        return f"ended with exit status {process.returncode}" if process.returncode else ""
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and all processes that it has started."""
+    family = []
+    with suppress(psutil.Error):
+        top = psutil.Process(process.pid)
+        family = [top, *top.children(recursive=True)]
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)  # the command has a session of its own
+    for member in family:
+        with suppress(psutil.Error):
+            member.kill()
+    process.wait()
+
+
+class NewEvents:
+    """Finds the new events among the results of a scan, and runs the command of --on-event for each.
+
+    Args:
+        layout: the output folder.
+        paths: video -> its file or folder.
+        command, timeout_s: as in `EventHook`; no command runs if `command` is empty.
+        alone: True if no other scan runs in the output folder. Then events that an interrupted scan stored but did not report
+            are new too; else the other scan may be about to report them.
+    """
+
+    def __init__(self, layout: OutputLayout, paths: Mapping[str, Path], *, command: str, timeout_s: float, alone: bool) -> None:
+        self._layout, self._paths, self._alone = layout, paths, alone
+        self._reported = ReportedEvents(layout)
+        self._hook = EventHook(command, timeout_s=timeout_s, reported=self._reported) if command else None
+
+    def of(self, result: VideoResult) -> list[NewEvent]:
+        """Returns the new events of a video, and reports them.
+
+        Raises:
+            OutputError: the list of reported events can't be written.
+        """
+        if not result.events or not (self._alone or result.status in (Status.DONE, Status.PARTIAL)):
+            return []
+        document = read_unchecked(self._layout.events(result.video))
+        if document is None:
+            return []
+        found = [NewEvent(document, event, self._paths.get(result.video)) for event in self._reported.new(document)]
+        for one in found:
+            if self._hook is not None:
+                self._hook.run(one)
+            else:
+                self._reported.add(one.document, one.event)
+        return found
+
+    def close(self, stopped: Callable[[], bool]) -> None:
+        """Wait for the commands, as `EventHook.close` does."""
+        if self._hook is not None:
+            self._hook.close(stopped)
