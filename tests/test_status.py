@@ -152,6 +152,29 @@ def test_all_is_done_when_every_video_is_over(pieces: list[tuple[str, float]]) -
     assert told["frames"] == len(pieces)
 
 
+def test_the_time_left_does_not_take_learning_for_scoring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three cameras of 1000 bytes each: 10 s to learn one, 20 s to score one."""
+    now = 0.0
+    monkeypatch.setattr("vadcli.store.progress.time.monotonic", lambda: now)
+    progress = RunProgress(dict.fromkeys("abc", 1000), {"a": "gate", "b": "yard", "c": "hall"})
+    now = 5.0  # to start
+    progress.fit("gate", frames=100)
+    assert (progress.eta_s(), progress.fitting) == (None, {"camera": "gate", "frames": 100})
+    now = 15.0
+    progress.advance("a", frames=1, video_s=1.0, size=0)
+    now = 25.0
+    progress.advance("a", frames=50, video_s=5.0, size=500)
+    assert progress.fitting is None
+    assert progress.eta_s() == pytest.approx(10 + 2 * (10 + 20))
+    now = 35.0
+    progress.advance("a", frames=50, video_s=5.0, size=500)
+    progress.finish("a")
+    progress.fit("yard", frames=100)
+    now = 45.0
+    progress.advance("b", frames=1, video_s=1.0, size=0)
+    assert progress.eta_s() == pytest.approx(20 + 10 + 20)
+
+
 def status(out: Path) -> dict[str, object] | None:
     command = [sys.executable, "-m", "vadcli", "status", str(out), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)

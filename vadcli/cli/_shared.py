@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("vadcli")
 
 HEARTBEAT_S = 60.0
+REFRESH_S = 0.1
 LOG_BYTES = 10_000_000
 LOG_FILES = 5
 
@@ -121,6 +122,7 @@ class ScanDisplay:
         self.progress = progress
         self.total = max(1, progress.total)
         self._started = self._last_beat = time.monotonic()
+        self._last_shown = 0.0
         self._refused: dict[str, int] = {}
         show = sys.stderr.isatty() and not options.quiet
         bar_format = "{percentage:3.0f}%|{bar}| {desc}"
@@ -128,15 +130,15 @@ class ScanDisplay:
 
     def move(self) -> None:
         """Show how far the scan is."""
-        done = min(self.progress.done, self.total)
-        if not self._bar.disable:
-            self._bar.set_description_str(self._state(), refresh=False)
-            self._bar.update(done - self._bar.n)
-            return
         now = time.monotonic()
-        if now - self._last_beat >= HEARTBEAT_S:
+        if not self._bar.disable:
+            if now - self._last_shown >= REFRESH_S:
+                self._last_shown = now
+                self._bar.n = min(self.progress.done, self.total)
+                self._bar.set_description_str(self._state())  # draws the bar, also if it did not move
+        elif now - self._last_beat >= HEARTBEAT_S:
             self._last_beat = now
-            log.info("%3.0f%% %s", 100 * done / self.total, self._state())
+            log.info("%3.0f%% %s", 100 * min(self.progress.done, self.total) / self.total, self._state())
 
     def result(self, result: VideoResult) -> None:
         """Report one video in one line; failed videos are reported even with --quiet."""

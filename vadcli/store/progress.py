@@ -10,6 +10,9 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+LEAST_SCORED_S = 1.0
+"""A run must have scored videos for this long before its speed says how long it will still take."""
+
 
 class _Phase(StrEnum):
     """What a run is doing. The time for starting and fitting says nothing about the speed at which videos are scored."""
@@ -99,7 +102,8 @@ class RunProgress:
 
     def eta_s(self) -> float | None:
         """Returns the estimated seconds until the end; None if it is not known yet."""
-        return eta_s(sum(map(self._spent, _Phase)), self.to_json())
+        known = self._spent(_Phase.SCORE) >= LEAST_SCORED_S
+        return eta_s(sum(map(self._spent, _Phase)), self.to_json()) if known else None
 
     def _enter(self, phase: _Phase) -> None:
         if phase is not self._phase:
