@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
@@ -158,6 +158,7 @@ class NewEvents:
     def __init__(self, layout: OutputLayout, paths: Mapping[str, Path], *, command: str, timeout_s: float, alone: bool) -> None:
         self._layout, self._paths, self._alone = layout, paths, alone
         self._reported = ReportedEvents(layout)
+        self._told: dict[str, list[Event]] = {}  # a video may be scored twice in a run, before the commands have started
         self._hook = EventHook(command, timeout_s=timeout_s, reported=self._reported) if command else None
 
     def of(self, result: VideoResult) -> list[NewEvent]:
@@ -171,7 +172,9 @@ class NewEvents:
         document = read_unchecked(self._layout.events(result.video))
         if document is None:
             return []
-        found = [NewEvent(document, event, self._paths.get(result.video)) for event in self._reported.new(document)]
+        path, told = self._paths.get(result.video), self._told.setdefault(result.video, [])
+        found = [NewEvent(document, event, path) for event in self._reported.new(document) if not _overlaps(event, told)]
+        told += [one.event for one in found]
         for one in found:
             if self._hook is not None:
                 self._hook.run(one)
@@ -183,3 +186,7 @@ class NewEvents:
         """Wait for the commands, as `EventHook.close` does."""
         if self._hook is not None:
             self._hook.close(stopped)
+
+
+def _overlaps(event: Event, others: Iterable[Event]) -> bool:
+    return any(event.start_s < other.end_s and other.start_s < event.end_s for other in others)
