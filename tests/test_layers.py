@@ -71,7 +71,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "typer": ("cli/",),
     "tqdm": ("cli/_shared", "train/logs"),
     "platformdirs": ("options/config", "weights"),
-    "psutil": ("video/", "doctor", "bench", "status"),
+    "psutil": ("video/", "engine/hooks", "doctor", "bench", "status"),
 }
 
 
