@@ -31,6 +31,7 @@ LEVELS: dict[str, int] = {
     "detectors": 2,
     "engine": 3,
     "rendering": 3,
+    "pruning": 3,
     "status": 3,
     "doctor": 3,
     "searching": 3,

@@ -33,7 +33,7 @@ def footage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_example_of_the_page_runs(footage: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, object] = {}
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text(encoding="utf-8"), re.S)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     for block in blocks:
         exec(block, names)
     said = capsys.readouterr().out

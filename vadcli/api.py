@@ -21,6 +21,7 @@ from vadcli.options import (
     EvalOptions,
     EventsOptions,
     FindOptions,
+    PruneOptions,
     RenderOptions,
     ReportOptions,
     ScanOptions,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from vadcli.engine.recut import StoredEvents
     from vadcli.engine.runner import Scan
     from vadcli.evaluation.report import Evaluation
+    from vadcli.pruning import PruneResult
     from vadcli.rendering import OnFrame, RenderResult
     from vadcli.reporting import WrittenReport
     from vadcli.reporting.search_page import Found
@@ -129,6 +131,26 @@ def events(out: PathGiven = DEFAULT_OUT, **options: Any) -> StoredEvents:
     from vadcli.engine.recut import recut_all
 
     return recut_all(Path(out), from_keywords(EventsOptions, options))
+
+
+def prune(out: PathGiven = DEFAULT_OUT, **options: Any) -> PruneResult:
+    """Remove the results of videos that no longer exist or are too old, and files that belong to no video.
+
+    Args:
+        out: a scan's output folder.
+        **options: those of `vadcli prune`, such as `older_than`, `missing`, `dry_run`.
+
+    Returns:
+        `removed`, one entry per video or file; `size`, the bytes that were freed; and `problems`, one line per result that was
+        kept although its video may be gone.
+
+    Raises:
+        UsageError: there is no such folder, or its footage cannot be reached.
+        OutputError: the folder cannot be written.
+    """
+    from vadcli.pruning import prune_all
+
+    return prune_all(Path(out), from_keywords(PruneOptions, options))
 
 
 def render(paths: PathGiven | Iterable[PathGiven], **options: Any) -> Iterator[RenderResult]:

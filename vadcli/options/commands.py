@@ -179,6 +179,27 @@ class EventsOptions(ThresholdOptions, WhenOptions, ExitOptions, TalkOptions):
 
 
 @dataclass(frozen=True)
+class PruneOptions(TalkOptions):
+    """The options of `vadcli prune`."""
+
+    include: tuple[str, ...] = option((), "Only videos matching this glob; repeatable.", panel=FIND, metavar="GLOB")
+    missing: bool = option(True, "Remove the results of videos and cameras that no longer exist.", panel=FIND)
+    older_than: str | None = option(
+        None, "Also remove the results of videos that started longer ago than this.", panel=FIND, metavar="TIME"
+    )
+    footage: Path | None = option(
+        None, "Folder that holds the footage now.", panel=FIND, metavar="DIR", default_text="the place of the scan"
+    )
+    dry_run: bool = option(False, "Only list what would be removed.", panel=RUNNING)
+
+    def __post_init__(self) -> None:
+        if self.older_than is not None and parse_duration(self.older_than, "older_than") <= 0:
+            raise UsageError(f"--older-than {self.older_than} must be above 0")
+        if self.footage is not None and not self.footage.is_dir():
+            raise UsageError(f"--footage {self.footage}: there is no such folder")
+
+
+@dataclass(frozen=True)
 class RenderOptions(FindOptions, DecodeOptions, TalkOptions):
     """The options of `vadcli render`."""
 

@@ -1,0 +1,47 @@
+"""The commands that keep an output folder in order: `vadcli prune`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vadcli.cli._shared import emit_json, log, set_up_talk, with_options
+from vadcli.options import DEFAULT_OUT, PruneOptions
+from vadcli.types.media import how_many, size_text
+
+Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
+
+
+@with_options(PruneOptions, section="prune")
+def prune(*, out: Out = DEFAULT_OUT, options: PruneOptions) -> None:
+    """Remove the results of videos that no longer exist or are too old, and files of no video. No footage is removed.
+
+    \b
+    Examples:
+      vadcli prune vadcli-out --dry-run
+      vadcli prune vadcli-out --older-than 90d
+      vadcli prune vadcli-out --no-missing --older-than 30d --include "gate/*"
+    """  # noqa: D301
+    from vadcli.pruning import prune_all
+
+    set_up_talk(options)
+    done = prune_all(out, options)
+    for item in done.removed:
+        if options.json:
+            emit_json({"type": "would_prune" if options.dry_run else "pruned", **item.to_json()})
+        elif options.dry_run or not options.quiet:
+            sys.stdout.write(f"{item.name}: {item.why}, {how_many(item.files, 'file')}, {size_text(item.size)}\n")
+    sys.stdout.flush()
+    if options.json:
+        emit_json({"type": "summary", **done.summary(), "dry_run": options.dry_run})
+    for line in done.notes:
+        log.info("%s", line)
+    for line in done.problems:
+        log.error("%s", line)
+    verbs = ("would be removed", "would be freed") if options.dry_run else ("removed", "freed")
+    log.info("%s %s, %s %s", len(done.removed) or "nothing", verbs[0], size_text(done.size), verbs[1])
+    if done.problems:
+        raise typer.Exit(3)

@@ -1,0 +1,303 @@
+"""Removes results that nobody needs any more: of videos that are gone or too old, and files that belong to no video.
+
+A share that is not mounted looks like an archive whose videos are gone. So a video counts as gone only if its folder, or the
+closest folder above, holds something else (`FootageFolders.presence`); and results are removed only if some of the footage, or
+a folder of it, is still there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from vadcli.errors import DocumentError, UsageError
+from vadcli.options import PruneOptions, parse_duration
+from vadcli.store import CHECKPOINT_SUFFIX, OutputLayout, matches
+from vadcli.store.atomic import Claim, Scratch, output_error
+from vadcli.store.events import EventsDocument, read_events
+from vadcli.store.footage import FootageFolders, Presence
+from vadcli.store.run_log import read_live
+from vadcli.store.times import timed
+from vadcli.types import DEFAULT_RULES
+from vadcli.types.media import how_many
+
+KINDS = ("rendered", "masks", "embeddings", "scores", "events")
+"""The folders of results. Events are removed last: if pruning is interrupted, the next time finds the rest."""
+SUFFIXES = {
+    "rendered": (".mp4",),
+    "masks": (".mkv", ".parquet"),
+    "embeddings": (".parquet",),
+    "scores": (".parquet",),
+    "events": (".json",),
+}
+_LONGEST_WHOLE_BYTES = 220  # a longer part of a name may be shortened, so the name of the video is not known
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """Results that were removed, or would be.
+
+    Attributes:
+        name: the video; or the path in OUT of files that belong to no video.
+        why: the reason, in words.
+        files: how many files.
+        size: their size in bytes.
+    """
+
+    name: str
+    why: str
+    files: int
+    size: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object that `vadcli prune --json` prints."""
+        return {"name": self.name, "why": self.why, "files": self.files, "bytes": self.size}
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What `vadcli prune` has done.
+
+    Attributes:
+        removed: one entry per video, and per file that belongs to no video.
+        problems: one line per video that was kept although it may be gone, and per file that could not be read or removed.
+        notes: what was left for the next time, one line each.
+    """
+
+    removed: tuple[Pruned, ...]
+    problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """The bytes that were freed, or would be."""
+        return sum(item.size for item in self.removed)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the counts, as `vadcli prune --json` prints them."""
+        return {"removed": len(self.removed), "bytes": self.size, "problems": len(self.problems)}
+
+
+def prune_all(out: Path, options: PruneOptions) -> PruneResult:
+    """Remove what the options say from an output folder.
+
+    Raises:
+        UsageError: there is no such folder, or its footage cannot be reached.
+        OutputError: OUT cannot be written.
+    """
+    layout = OutputLayout(out)
+    if not out.is_dir() or not layout.has_results:
+        raise UsageError(f"{out}: contains no results of a scan", hint="name the --out folder of a scan")
+    with Scratch(layout.scratch):  # it removes the temporary files of processes that were killed
+        return _Pruning(layout, options).run()
+
+
+@dataclass
+class _Pruning:
+    layout: OutputLayout
+    options: PruneOptions
+    removed: list[Pruned] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    is_whole: bool = True  # every document could be read
+
+    def run(self) -> PruneResult:
+        self.folders = FootageFolders(self.layout, self.options.footage)
+        self.is_busy = bool(read_live(self.layout))
+        documents = dict(self._documents())
+        chosen = {key: one for key, one in documents.items() if matches(str(one.video["path"]), self.options.include)}
+        reasons = {**(self._missing(chosen) if self.options.missing else {}), **self._old(chosen)}
+        for key, why in sorted(reasons.items()):
+            if not self._remove(key, str(documents[key].video["path"]), why):
+                reasons.pop(key)
+        if self.is_busy:
+            self.notes.append("a scan is running, so files that belong to no video are left for the next time")
+        elif not self.options.include:
+            self._remove_leftovers({key: one for key, one in documents.items() if key not in reasons})
+        return PruneResult(tuple(self.removed), tuple(self.problems), tuple(self.notes))
+
+    def _documents(self) -> Iterator[tuple[str, EventsDocument]]:
+        """Yield the name of the files of each video, and its document."""
+        for path in self.layout.iter_events():
+            try:
+                yield _key(path, self.layout.out / "events", ".json"), read_events(path)
+            except DocumentError as error:
+                self.is_whole = False
+                self.problems.append(str(error))
+
+    def _missing(self, documents: dict[str, EventsDocument]) -> dict[str, str]:
+        """Return the videos whose files no longer exist, with the reason.
+
+        Raises:
+            UsageError: nothing of the footage can be reached.
+        """
+        found: dict[str, Presence] = {}
+        by_root: dict[str | None, list[str]] = defaultdict(list)
+        for key, document in documents.items():
+            found[key] = self.folders.presence(str(document.video["path"]), document)
+            by_root[self.folders.judge(document)].append(key)
+        refused = []
+        for root, keys in by_root.items():
+            if why := self._why_not(root, [key for key in keys if found[key] is not Presence.HERE], keys, documents):
+                refused.append(why)
+                found.update(dict.fromkeys(keys, Presence.UNKNOWN))
+        if refused and len(refused) == len(by_root):
+            hint = "mount it, or name the folder that holds the footage with --footage; --no-missing removes by age alone"
+            raise UsageError(refused[0], hint=hint)
+        unknown = [str(documents[key].video["path"]) for key, presence in found.items() if presence is Presence.UNKNOWN]
+        if unknown:
+            self.problems.append(
+                f"{how_many(len(unknown), 'video')} kept: not found, but the folder is empty or can't be read, "
+                f"as if a share is not mounted; the first is {unknown[0]}"
+            )
+        return {key: "no longer exists" for key, presence in found.items() if presence is Presence.GONE}
+
+    def _why_not(self, root: str | None, lost: Sequence[str], keys: Sequence[str], documents: dict[str, EventsDocument]) -> str:
+        """Return why nothing is removed because of this root; "" if its footage can be reached."""
+        if root is None:
+            told = next(iter(self.folders.roots(documents[keys[0]])), "the root of the scans")
+            return f"{told}: the folder of the footage can't be reached, so nothing is removed"
+        if len(lost) < len(keys) or self.options.footage is not None:
+            return ""
+        parents = {str(documents[key].video["path"]).rpartition("/")[0] for key in keys} - {""}
+        if any(self.folders.presence(parent, documents[keys[0]]) is Presence.HERE for parent in parents):
+            return ""
+        return f"{root}: none of its {how_many(len(keys), 'video')} is there, nor a folder of them, so nothing is removed"
+
+    def _old(self, documents: dict[str, EventsDocument]) -> dict[str, str]:
+        """Return the videos that are older than the options allow, with the reason."""
+        if self.options.older_than is None:
+            return {}
+        before = datetime.now(UTC) - timedelta(seconds=parse_duration(self.options.older_than, "older_than"))
+        why = f"older than {self.options.older_than}"
+        return {key: why for key, document in documents.items() if self._time(key, document) < before}
+
+    def _time(self, key: str, document: EventsDocument) -> datetime:
+        """Return when a video started; if this is not known, when it was scanned."""
+        if (start := timed(document, DEFAULT_RULES).start) is not None:
+            return start.at(0.0)
+        stored = [self.layout.out / "scores" / f"{key}.parquet", self.layout.out / "events" / f"{key}.json"]
+        return datetime.fromtimestamp(next(path for path in stored if path.exists()).stat().st_mtime, UTC)
+
+    def _remove(self, key: str, video: str, why: str) -> bool:
+        """Remove all results of one video; False if a scan works on it."""
+        if self.options.dry_run:
+            return self._delete(video, why, list(_files_of(self.layout, key)))
+        checkpoint = _checkpoint(self.layout, key)
+        claim = Claim.acquire(checkpoint)
+        if claim is None:
+            self.notes.append(f"{video}: a scan works on it, so it is left for the next time")
+            return False
+        try:
+            unfinished = [checkpoint] if checkpoint.stat().st_size else []
+            return self._delete(video, why, [*unfinished, *_files_of(self.layout, key)])
+        finally:
+            claim.release(delete=True)
+            self._remove_empty_folders(key)
+
+    def _delete(self, name: str, why: str, files: list[Path]) -> bool:
+        size = 0
+        for path in files:
+            try:
+                size += path.lstat().st_size
+                if not self.options.dry_run:
+                    path.unlink()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self.problems.append(str(output_error(path, error)))
+                return False
+        self.removed.append(Pruned(name, why, len(files), size))
+        return True
+
+    def _remove_empty_folders(self, key: str) -> None:
+        if self.is_busy:  # a scan may just have made one
+            return
+        for kind in KINDS:
+            with suppress(OSError):  # until a folder is not empty
+                for folder in list(Path(key).parents)[:-1]:
+                    (self.layout.out / kind / folder).rmdir()
+
+    def _remove_leftovers(self, kept: dict[str, EventsDocument]) -> None:
+        """Remove files without a video: results without events and scores, old checkpoints, models of cameras that are gone."""
+        for kind in ("rendered", "masks", "embeddings"):
+            for path in sorted((self.layout.out / kind).rglob("*")):
+                if (
+                    path.suffix in SUFFIXES[kind]
+                    and path.is_file()
+                    and not self._is_known(_result_key(path, self.layout, kind))
+                ):
+                    self._delete_file(path, "belongs to no video")
+        if not self.options.missing or not self.is_whole:
+            return
+        for path in list(self.layout.iter_checkpoints()):
+            key = _key(path.with_name(path.name[1:]), self.layout.out / "scores", CHECKPOINT_SUFFIX)
+            if _is_whole_name(key) and self.folders.presence(key) is Presence.GONE:
+                self._remove_checkpoint(path)
+        used = {self.layout.camera(str(document.video["camera"])) for document in kept.values() if document.video["camera"]}
+        cameras = self.layout.out / "cameras"
+        for path in sorted(cameras.rglob("*.json")):
+            camera = _key(path, cameras, ".json")
+            if path not in used and _is_whole_name(camera) and self.folders.presence(camera) is Presence.GONE:
+                self._delete_file(path, "the camera no longer exists")
+
+    def _is_known(self, key: str) -> bool:
+        events, scores = self.layout.out / "events" / f"{key}.json", self.layout.out / "scores" / f"{key}.parquet"
+        return events.exists() or scores.exists() or _checkpoint(self.layout, key).exists()
+
+    def _remove_checkpoint(self, path: Path) -> None:
+        claim = None if self.options.dry_run else Claim.acquire(path)
+        if claim is None and not self.options.dry_run:
+            return
+        self._delete_file(path, "the video of this unfinished scan no longer exists")
+        if claim is not None:
+            claim.release(delete=True)
+
+    def _delete_file(self, path: Path, why: str) -> None:
+        name = path.relative_to(self.layout.out)
+        if self._delete(name.as_posix(), why, [path]) and not self.options.dry_run:
+            with suppress(OSError):
+                for folder in list(name.parents)[:-2]:
+                    (self.layout.out / folder).rmdir()
+
+
+def _key(path: Path, folder: Path, suffix: str) -> str:
+    """Return the name of a video's files: the path without its folder and suffix."""
+    return path.relative_to(folder).as_posix().removesuffix(suffix)
+
+
+def _result_key(path: Path, layout: OutputLayout, kind: str) -> str:
+    key = _key(path, layout.out / kind, path.suffix)
+    whole, event, number = key.rpartition(".event-")
+    return whole if kind == "rendered" and event and number.isdecimal() else key
+
+
+def _checkpoint(layout: OutputLayout, key: str) -> Path:
+    path = layout.out / "scores" / f"{key}{CHECKPOINT_SUFFIX}"
+    return path.with_name(f".{path.name}")
+
+
+def _is_whole_name(key: str) -> bool:
+    """False if a part of a name may be shortened; then the name of the video or camera is not known."""
+    return key != "%2E" and all(len(os.fsencode(part)) < _LONGEST_WHOLE_BYTES for part in key.split("/"))
+
+
+def _files_of(layout: OutputLayout, key: str) -> Iterator[Path]:
+    """Yield the files of a video, those of its rendered events included."""
+    clips = layout.out / "rendered" / f"{key}.mp4"
+    with suppress(OSError):
+        beginning = f"{clips.stem}.event-"
+        for path in sorted(clips.parent.iterdir()):
+            number = path.name.removeprefix(beginning).removesuffix(".mp4")
+            if path.name == f"{beginning}{number}.mp4" and number.isdecimal():
+                yield path
+    for kind in KINDS:
+        for suffix in SUFFIXES[kind]:
+            if os.path.lexists(path := layout.out / kind / f"{key}{suffix}"):
+                yield path
