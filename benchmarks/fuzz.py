@@ -1,0 +1,245 @@
+"""Scan thousands of damaged files, folder by folder, and check that no file harms the run.
+
+python benchmarks/fuzz.py [--files 10000] [--seed 1] [--fresh] [--page results/fuzz.md]
+python benchmarks/fuzz.py --show NUMBER      writes one damaged file to benchmarks/work/fuzz and says what was done to it
+
+A folder is checked after its scan: the exit code is 0 or 3; the run record has a status for each file; stderr has no
+traceback; scores are finite, and a finished video has a row for each frame; no process, temporary file or shared memory is
+left; and no file took longer than the decoder's time limit. A folder that was checked before is not scanned again, so an
+interrupted run continues; with --fresh it begins again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+import uuid
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+from _fuzzed import FORMATS, Fuzzed, fuzzed, make_seeds
+from _measure import VADCLI, WORK, machine
+
+HERE = WORK / "fuzz"
+STATUSES = ("done", "partial", "failed")
+NOT_THE_FILE = "not finished"  # how the reason begins if the machine is said to be at fault
+HUNG = "made no progress"
+_GRACE_S = 3.0  # to end the processes of a decoder that hangs
+
+
+@dataclass(frozen=True)
+class Part:
+    """What came of one folder of damaged files.
+
+    Attributes:
+        first, files: number of the first file, and how many there are.
+        statuses: "FORMAT status" -> number of files.
+        hung: names of files at which the decoder reached its time limit.
+        slowest_s, slowest: the longest time that a file took, and its name.
+        faults: what is wrong; empty if all is well.
+    """
+
+    first: int
+    files: int
+    wall_s: float
+    statuses: dict[str, int] = field(default_factory=dict)
+    hung: list[str] = field(default_factory=list)
+    slowest_s: float = 0.0
+    slowest: str = ""
+    faults: list[str] = field(default_factory=list)
+
+
+def scan_part(folder: Path, files: list[Fuzzed], *, first: int = 0, workers: int = 1, timeout_s: float = 20.0) -> Part:
+    """Write damaged files into a new folder, scan them, and check what the scan leaves.
+
+    Args:
+        folder: is deleted first; afterwards it holds the files (footage) and the results (out).
+        timeout_s: value of --decode-timeout.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    footage, out, temporary = (folder / name for name in ("footage", "out", "tmp"))
+    for each in (footage, temporary):
+        each.mkdir(parents=True)
+    for file in files:
+        (footage / file.name).write_bytes(file.data)
+    mark = uuid.uuid4().hex
+    options = ("--detector", "motion", "--workers", str(workers), "--decode-timeout", f"{timeout_s:g}s", "--quiet")
+    memory, started = _shared_memory(), time.monotonic()
+    done = subprocess.run(
+        [*VADCLI, "scan", str(footage), "--out", str(out), *options],
+        capture_output=True,
+        env={**os.environ, "TMPDIR": str(temporary), "VADCLI_FUZZ": mark},
+        timeout=60 + len(files) * 2 * timeout_s,
+        check=False,
+    )
+    wall_s = time.monotonic() - started
+    said = done.stderr.decode(errors="replace")
+    faults = [f"exit code {done.returncode}: {said[-1500:]}"] if done.returncode not in (0, 3) else []
+    faults += [f"traceback: {said[-3000:]}"] if "Traceback" in said else []
+    faults += [f"left in the folder for temporaries: {path.name}" for path in temporary.iterdir()]
+    faults += [
+        f"left in the output: {path}" for path in out.rglob("*") if path.name == ".tmp" or path.suffix in (".part", ".tmp")
+    ]
+    faults += [f"a process is left: {' '.join(command)}" for command in _processes(mark)]
+    faults += [f"shared memory is left: {name}" for name in sorted(_shared_memory() - memory)]
+    record = json.loads((out / "run.json").read_text()) if (out / "run.json").exists() else {"files": []}
+    results = {result["video"]: result for result in record["files"]}
+    faults += _result_faults(files, results, out, timeout_s)
+    slowest: dict[str, Any] = max(results.values(), key=lambda result: float(result["seconds"]), default={})
+    statuses = Counter(f"{file.format} {results[file.name]['status']}" for file in files if file.name in results)
+    hung = [name for name, result in results.items() if HUNG in (result["reason"] or "")]
+    return Part(first, len(files), wall_s, dict(statuses), hung, slowest.get("seconds", 0.0), slowest.get("video", ""), faults)
+
+
+def _result_faults(files: list[Fuzzed], results: dict[str, dict[str, Any]], out: Path, timeout_s: float) -> list[str]:
+    faults = []
+    for file in files:
+        result = results.get(file.name)
+        if result is None:
+            faults.append(f"{file.name}: is not in the run record")
+            continue
+        reason = result["reason"] or ""
+        if result["status"] not in STATUSES:
+            faults.append(f"{file.name}: status {result['status']}")
+        if result["status"] != "done" and not reason:
+            faults.append(f"{file.name}: {result['status']} without a reason")
+        if reason.startswith(NOT_THE_FILE) or "Error:" in reason:
+            faults.append(f"{file.name}: {reason}")
+        if result["seconds"] > timeout_s + _GRACE_S:
+            faults.append(f"{file.name}: took {result['seconds']:.1f} s, more than the limit of {timeout_s:g} s")
+        if result["status"] != "failed":
+            faults += [f"{file.name}: {fault}" for fault in _row_faults(out / "scores" / f"{file.name}.parquet", result)]
+    return faults
+
+
+def _row_faults(path: Path, result: dict[str, Any]) -> list[str]:
+    """Return what is wrong with the rows of a video that was scanned."""
+    if not path.exists():
+        return ["has no scores"]
+    table = pq.read_table(path)
+    columns = {name: table.column(name).to_numpy() for name in ("frame_index", "pts", "timestamp", "score", "decode_ok")}
+    faults = []
+    if result["status"] == "done" and not table.num_rows == result["expected_frames"] == result["decoded_frames"]:
+        faults.append(f"done with {table.num_rows} rows: {result['decoded_frames']} of {result['expected_frames']} frames")
+    if not np.array_equal(columns["frame_index"], np.arange(table.num_rows)):
+        faults.append("frame_index has gaps")
+    if np.any(np.diff(columns["pts"]) <= 0) or np.any(np.diff(columns["timestamp"]) <= 0):
+        faults.append("times do not increase")
+    if not (np.isfinite(columns["timestamp"]).all() and np.isfinite(columns["score"]).all()):
+        faults.append("times or scores are not finite")
+    if np.any(columns["score"] < 0) or np.any(columns["score"] > 1):
+        faults.append("scores outside 0-1")
+    return faults
+
+
+def _processes(mark: str) -> list[list[str]]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("VADCLI_FUZZ") == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.cmdline())
+        except psutil.Error:
+            continue
+    return found
+
+
+def _shared_memory() -> set[str]:
+    folder = Path("/dev/shm")
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+
+def read_parts(log: Path) -> list[Part]:
+    """Return the parts that were checked before."""
+    return [Part(**json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def write_page(page: Path, parts: list[Part], options: argparse.Namespace) -> None:
+    """Write the table of all parts that were checked."""
+    total = Counter[str]()
+    for part in parts:
+        total.update(part.statuses)
+    slowest = max(parts, key=lambda part: part.slowest_s)
+    hung = sum(len(part.hung) for part in parts)
+    files, faults = sum(part.files for part in parts), sum(len(part.faults) for part in parts)
+    command = f"python benchmarks/fuzz.py --files {options.files} --seed {options.seed} --workers {options.workers}"
+    rows = {name: [total[f"{name} {status}"] for status in STATUSES] for name in FORMATS}
+    rows["all"] = [sum(counts) for counts in zip(*rows.values(), strict=True)]
+    about = (
+        f"`{command}` scanned {files:,} damaged files of {len(FORMATS)} formats, {options.per_run} files per scan. The head of"
+        " `benchmarks/fuzz.py` says what is checked after each scan, and `benchmarks/_fuzzed.py` how the files are damaged. A"
+        " file that is `done` was damaged where no picture is, or in a way that no decoder can notice."
+    )
+    figures = (
+        f"Faults: {faults}. Files at which the decoder reached its time limit ({options.decode_timeout:g} s): {hung}. The"
+        f" slowest file took {slowest.slowest_s:.1f} s. The scans took {sum(part.wall_s for part in parts) / files:.2f} s per"
+        f" file ({machine()}, with other work at the same time)."
+    )
+    lines = [
+        "# Damaged files",
+        "",
+        *textwrap.wrap(about, 120),
+        "",
+        *textwrap.wrap(figures, 120),
+        "",
+        "| format | files | done | partial | failed |",
+        "|---|---|---|---|---|",
+        *(f"| {name} | {sum(counts)} | {' | '.join(map(str, counts))} |" for name, counts in rows.items()),
+    ]
+    if faults:
+        lines += ["", "## Faults", "", *(f"- {fault.splitlines()[0]}" for part in parts for fault in part.faults)]
+    page.write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    """Scan what was not scanned before, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--per-run", type=int, default=400)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--decode-timeout", type=float, default=20.0, metavar="SECONDS")
+    parser.add_argument("--fresh", action="store_true")
+    parser.add_argument("--page", type=Path, default=Path(__file__).with_name("results") / "fuzz.md")
+    parser.add_argument("--show", type=int, metavar="NUMBER")
+    options = parser.parse_args()
+    seeds = make_seeds(HERE / "seeds")
+    if options.show is not None:
+        file = fuzzed(options.show, seeds, seed=options.seed)
+        (HERE / file.name).write_bytes(file.data)
+        print(f"{HERE / file.name}: {file.format}, {', '.join(file.steps)}")
+        return
+    log = HERE / f"seed-{options.seed}.jsonl"
+    if options.fresh:
+        log.unlink(missing_ok=True)
+    seen = {part.first for part in read_parts(log)}
+    for first in range(0, options.files, options.per_run):
+        if first in seen:
+            continue
+        numbers = range(first, min(options.files, first + options.per_run))
+        files = [fuzzed(number, seeds, seed=options.seed) for number in numbers]
+        folder = HERE / f"seed-{options.seed}-{first:05d}"
+        part = scan_part(folder, files, first=first, workers=options.workers, timeout_s=options.decode_timeout)
+        with log.open("a") as file_log:
+            file_log.write(json.dumps(asdict(part)) + "\n")
+        if not part.faults:
+            shutil.rmtree(folder)
+        print(f"{first}: {part.wall_s:.0f} s, slowest {part.slowest} {part.slowest_s:.1f} s, hung {part.hung}", flush=True)
+        print(*(f"  {fault}\n" for fault in part.faults), sep="", end="", flush=True)
+    parts = read_parts(log)
+    write_page(options.page, parts, options)
+    sys.exit(any(part.faults for part in parts))
+
+
+if __name__ == "__main__":
+    main()
