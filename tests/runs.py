@@ -10,6 +10,7 @@ from multiprocessing import get_context
 from vadcli.detectors import Detector
 from vadcli.engine.local import LocalRunner
 from vadcli.engine.plan import Plan
+from vadcli.engine.regions import regions_of_scan
 from vadcli.engine.runner import Fitting, Scan, ScanSettings, Stop, choose_detector
 from vadcli.engine.stream import Update
 from vadcli.options import ScanOptions
@@ -20,7 +21,7 @@ def local_scan(
 ) -> Scan:
     """A scan on this machine with a detector of the test."""
     stop = stop or Stop()
-    settings = ScanSettings(plan, options, tuple(command))
+    settings = ScanSettings(plan, options, tuple(command), regions=regions_of_scan(options, plan))
     return Scan(settings, detector, LocalRunner(settings, detector, stop=stop), stop=stop)
 
 

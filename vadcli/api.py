@@ -70,6 +70,7 @@ def open_scan(paths: Sequence[Path], options: ScanOptions, *, command: Sequence[
     from vadcli.engine.event_rules import choices_text
     from vadcli.engine.local import LocalRunner
     from vadcli.engine.plan import make_plan, no_video_text
+    from vadcli.engine.regions import regions_of_scan
     from vadcli.engine.runner import Scan, ScanSettings, Stop, choose_detector
     from vadcli.store import OutputLayout
     from vadcli.store.choices import read_choices
@@ -87,10 +88,11 @@ def open_scan(paths: Sequence[Path], options: ScanOptions, *, command: Sequence[
     )
     if not plan.units and not plan.unusable and not _may_be_empty(paths, options):
         raise NoVideoFound(no_video_text(plan, options))
+    regions = regions_of_scan(options, plan)
     detector = choose_detector(options)
     said = choices_text(options, read_choices(layout), detector=detector.name, out=options.out)
     plan = replace(plan, notes=(*plan.notes, said)) if said else plan
-    settings = ScanSettings(plan, options, tuple(command))
+    settings = ScanSettings(plan, options, tuple(command), regions=regions)
     return Scan(settings, detector, LocalRunner(settings, detector, stop=stop), stop=stop)
 
 

@@ -309,6 +309,7 @@ class _Renderer:
                 side_by_side=self._settings.side_by_side,
                 mask_level=self._masks.level(story.document.thresholds),
                 title=story.table.video,
+                regions=story.document.regions,
             )
         return self._overlay
 

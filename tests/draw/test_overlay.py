@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from vadcli.draw.layers import EVENT, NORMAL, WHOLE_UP_TO_S, HeatLayer, ScoreCurve, column_maxima
 from vadcli.draw.overlay import ELLIPSIS, MIN_CANVAS_PX, MIN_TYPE_PX, Geometry, Lettering, Overlay
-from vadcli.types import Event, ScoreTable, Thresholds
+from vadcli.types import Event, Regions, ScoreTable, Thresholds
+from vadcli.types.regions import Polygon
 
 GREY = 120
 
@@ -72,6 +73,22 @@ def test_the_picture_is_untouched_without_heat_and_event() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (360, 640, 3), dtype=np.uint8)
     canvas = overlay(table(20), []).draw(picture, 50)
     np.testing.assert_array_equal(canvas[:360], picture)
+
+
+def test_hidden_parts_are_striped_and_the_rest_is_untouched() -> None:
+    corner = Regions(ignore=(Polygon(((0.0, 0.0), (0.5, 0.0), (0.5, 0.5), (0.0, 0.5))),))
+    picture = np.random.default_rng(0).integers(100, 256, (360, 640, 3), dtype=np.uint8)
+    for both in (False, True):
+        drawn = overlay(table(20), [], regions=corner, side_by_side=both)
+        left = drawn.geometry.picture_x[-1]
+        canvas = drawn.draw(picture.copy(), 50)
+        shown = canvas[:360, left : left + 640]
+        np.testing.assert_array_equal(shown[180:], picture[180:])
+        np.testing.assert_array_equal(shown[:, 320:], picture[:, 320:])
+        assert shown[:180, :320].mean() < 0.7 * picture[:180, :320].mean()
+        assert len(np.unique(shown[:180, :320, 0] > 110)) == 2  # dark, with brighter stripes
+        if both:
+            np.testing.assert_array_equal(canvas[:360, :640], picture)
 
 
 def test_faint_heat_leaves_the_picture_and_strong_heat_shows() -> None:

@@ -53,6 +53,7 @@ def test_a_document_is_valid_and_reads_back_as_it_was(tmp_path, document):
         "failure",
         "scan",
         "caveats",
+        "regions",
         "events",
     ]
 
@@ -61,7 +62,7 @@ def test_the_schema_itself_is_a_schema_and_closed():
     jsonschema.Draft202012Validator.check_schema(schema())
     objects = [schema(), *schema()["$defs"].values()]
     closed = [part for part in objects if "properties" in part]
-    assert len(closed) == 6
+    assert len(closed) == 7
     assert all(part["additionalProperties"] is False for part in closed)
 
 
@@ -123,6 +124,8 @@ def changed(*path_and_value):
         (changed("events", 0, "peak_s", 2.5), "events[0]", "times 1.0 <= 2.5 <= 2.0 are not in order"),
         (changed("events", 0, "mean_score", 0.9), "events[0]", "mean_score (0.9) is above peak_score (0.875)"),
         (changed("events", 1, "end_frame", 301), "events[1]", "ends at row 301 of 300"),
+        (changed("regions", {"ignore": [[[0, 0], [1, 1.5], [0, 1]]], "only": []}), "regions.ignore[0]", "not valid under any"),
+        (changed("regions", {"ignore": [], "only": [{"size": [9, 9], "bits": "eA=="}]}), "regions", "not a mask image"),
         ([], "document", "is not of type 'object'"),
     ],
 )

@@ -231,10 +231,7 @@ class HeatLayer:
             self._mask, self._layer = mask, self._prepare(mask)
         if self._layer is None:
             return
-        (left, top, right, bottom), colour, opacity = self._layer
-        patch = Image.fromarray(np.ascontiguousarray(picture[top:bottom, left:right]))
-        patch.paste(colour, (0, 0), opacity)
-        picture[top:bottom, left:right] = np.asarray(patch)
+        _paste(picture, *self._layer)
 
     def _prepare(self, mask: ByteArray) -> tuple[tuple[int, int, int, int], Image.Image, Image.Image] | None:
         grey = Image.fromarray(mask)
@@ -251,6 +248,41 @@ class HeatLayer:
         rgb.paste(OUTLINE_COLOUR, (0, 0), outline)
         opacity.paste(230, (0, 0), outline)
         return box, rgb, opacity
+
+
+def _paste(picture: ByteArray, box: tuple[int, int, int, int], colour: Image.Image, opacity: Image.Image) -> None:
+    """Blends a colour image into the box (left, top, right, bottom) of a picture, in place."""
+    left, top, right, bottom = box
+    patch = Image.fromarray(np.ascontiguousarray(picture[top:bottom, left:right]))
+    patch.paste(colour, (0, 0), opacity)
+    picture[top:bottom, left:right] = np.asarray(patch)
+
+
+class HiddenLayer:
+    """Darkens the parts of a picture that were hidden from the detector, and draws stripes over them.
+
+    Args:
+        hidden: (H, W) bool, of the size of the pictures.
+        stripe_px: distance between two stripes.
+    """
+
+    def __init__(self, hidden: BoolArray, *, stripe_px: int) -> None:
+        self._layer: tuple[tuple[int, int, int, int], Image.Image, Image.Image] | None = None
+        mask = Image.fromarray(hidden.astype(np.uint8) * np.uint8(255))
+        box = mask.getbbox()
+        if box is None:
+            return
+        left, top, right, bottom = box
+        across = np.arange(left, right)[None, :] + np.arange(top, bottom)[:, None]
+        stripes = across % stripe_px < max(1, stripe_px // 6)
+        colour = np.where(stripes[..., None], np.array(DIM, np.uint8), np.array(PANEL, np.uint8))
+        opacity = np.where(hidden[top:bottom, left:right], np.where(stripes, 200, 140), 0).astype(np.uint8)
+        self._layer = box, Image.fromarray(colour), Image.fromarray(opacity)
+
+    def draw(self, picture: ByteArray) -> None:
+        """Marks the hidden parts of a (H, W, 3) uint8 picture, in place."""
+        if self._layer is not None:
+            _paste(picture, *self._layer)
 
 
 def _outline(grey: ByteArray, line_px: int, level: int) -> ByteArray:

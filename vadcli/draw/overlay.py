@@ -28,11 +28,12 @@ from vadcli.draw.layers import (
     WHOLE_UP_TO_S,
     Colour,
     HeatLayer,
+    HiddenLayer,
     ScoreCurve,
     level_y,
 )
 from vadcli.errors import OutputError
-from vadcli.types import ByteArray, Event, ScoreTable, Thresholds
+from vadcli.types import NO_REGIONS, ByteArray, Event, Regions, ScoreTable, Thresholds
 from vadcli.types.media import clock_ms
 
 ELLIPSIS = "…"
@@ -202,6 +203,7 @@ class Overlay:
         side_by_side: show the original picture on the left and the annotated one on the right.
         mask_level: masks are outlined at this value (0-255); None stands for that of the thresholds.
         title: shown if there is room, for example the video's name.
+        regions: the parts of the picture that the detector did not see.
 
     Attributes:
         geometry: the canvas.
@@ -219,6 +221,7 @@ class Overlay:
         side_by_side: bool = False,
         mask_level: int | None = None,
         title: str = "",
+        regions: Regions = NO_REGIONS,
     ) -> None:
         self.geometry = place = Geometry.of(width, height, side_by_side=side_by_side)
         self._table, self._events = table, tuple(events)
@@ -230,6 +233,8 @@ class Overlay:
         self._line_px = max(1, round(place.type_px / 9))
         level = thresholds.mask_level if mask_level is None else mask_level
         self._heat = HeatLayer(place.picture_width, place.picture_height, line_px=self._line_px, level=level)
+        hidden = regions.hidden(place.picture_width, place.picture_height) if regions else None
+        self._hidden = None if hidden is None else HiddenLayer(hidden, stripe_px=max(6, place.type_px))
         self._type = Lettering(place.type_px)
         self._small = Lettering(round(0.6 * place.type_px))
         self._lay_out_panel(end_s)
@@ -263,6 +268,8 @@ class Overlay:
         canvas[:tall, end:] = PANEL
         left = place.picture_x[-1]
         target = canvas[:tall, left : left + wide]
+        if self._hidden is not None:
+            self._hidden.draw(target)
         if mask is not None:
             self._heat.draw(target, mask)
         if self._event_of_row[row] >= 0:

@@ -28,7 +28,7 @@ from vadcli.engine.plan import WorkUnit
 from vadcli.errors import DocumentError, NotFinished, ToolError
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import FileLock, Scratch
-from vadcli.types import CameraModel, CameraSample, Clip, ClipNeeds, Footage, VideoInfo
+from vadcli.types import CameraModel, CameraRegions, CameraSample, Clip, ClipNeeds, Footage, VideoInfo
 from vadcli.types.codec import document_errors, read_document
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, LoaderOptions, Opened
 from vadcli.video.sampling import SamplingPlan
@@ -85,6 +85,7 @@ class Cameras:
             model `is_outgrown`.
         stopped: called while waiting for another process; True ends the wait.
         told: called with a camera and the number of frames that were just read for its fit.
+        regions: what is hidden of each camera's picture.
     """
 
     layout: OutputLayout
@@ -96,6 +97,7 @@ class Cameras:
     refit: bool | None
     stopped: Callable[[], bool]
     told: Callable[[str, int], None] = lambda camera, frames: None
+    regions: CameraRegions = field(default_factory=CameraRegions)
     _fitted: dict[str, CameraModel | None] = field(default_factory=dict)
 
     def stored(self, camera: str) -> CameraModel | None:
@@ -115,15 +117,22 @@ class Cameras:
         model = self._read(camera)
         return model is not None and is_outgrown(model, size_of(whole))
 
+    def has_other_regions(self, camera: str) -> bool:
+        """True if the camera has a model that could be used if the same parts of its picture were hidden."""
+        model = self._stored(camera) if self.detector.fits_camera and camera not in self._fitted else None
+        return model is not None and model.regions != self.regions.of(camera).sha256
+
     def _read(self, camera: str) -> CameraModel | None:
+        model = self._stored(camera)
+        return model if model is not None and model.regions == self.regions.of(camera).sha256 else None
+
+    def _stored(self, camera: str) -> CameraModel | None:
         path = self.layout.camera(camera)
-        if not path.exists():
-            return None
         try:
-            model = read_camera(path)
+            model = read_camera(path) if path.exists() else None
         except DocumentError:
             return None
-        return model if self._is_ours(model) else None
+        return model if model is not None and self._is_ours(model) else None
 
     def _is_ours(self, model: CameraModel) -> bool:
         return model.detector == self.detector.name and model.version == self.detector.model_version
@@ -146,7 +155,7 @@ class Cameras:
         if before is None or before.footage is None or footage.seconds >= before.footage.seconds:
             model = self.detector.fit(CameraSample(camera, tuple(clips), self.seed)) if clips else None
             if model is not None:
-                return replace(model, footage=footage)
+                return replace(model, footage=footage, regions=self.regions.of(camera).sha256)
         if before is None or before.footage is None:
             return before
         return replace(before, footage=replace(before.footage, bytes=footage.bytes))  # so the next run does not try again

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,17 @@ from vadcli.store.atomic import Claim, Scratch
 from vadcli.store.checkpoint import Checkpoint, read_checkpoint
 from vadcli.store.events import read_unchecked
 from vadcli.store.scores import read_metadata
-from vadcli.types import DEFAULT_RULES, CameraModel, ClipNeeds, MaskRows, Status, TimeRules
+from vadcli.types import (
+    DEFAULT_RULES,
+    NO_REGIONS,
+    CameraModel,
+    CameraRegions,
+    ClipNeeds,
+    MaskRows,
+    Regions,
+    Status,
+    TimeRules,
+)
 from vadcli.video.sampling import SamplingPlan
 
 SAMPLE_BYTES = 64 * 1024
@@ -59,8 +69,8 @@ class ScanIdentity:
         }
         return cls(detector.name, detector.fingerprint(), asked, decoder, fps, categories if detector.uses_categories else ())
 
-    def fingerprint(self, content: str, model: CameraModel | None) -> str:
-        """Return the fingerprint of one video that is scanned with these settings and this camera model."""
+    def fingerprint(self, content: str, model: CameraModel | None, regions: Regions = NO_REGIONS) -> str:
+        """Return the fingerprint of one video that is scanned with these settings, this camera model and these regions."""
         parts = {
             "content": content,
             "detector": self.detector,
@@ -70,7 +80,7 @@ class ScanIdentity:
             "fps": self.fps,
             "categories": list(self.categories),
             "camera_model": model.sha256 if model else None,
-        }
+        } | ({"regions": regions.sha256} if regions else {})
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -142,6 +152,7 @@ class ScanJob:
         attribution: finds the categories of events, if the detector can.
         propagation: makes a mask for every frame, if the options ask for it.
         times: how the wall-clock start of a video is found.
+        regions: what is hidden of each camera's picture.
     """
 
     layout: OutputLayout
@@ -161,6 +172,7 @@ class ScanJob:
     attribution: Attribution | None = None
     propagation: Propagation | None = None
     times: TimeRules = DEFAULT_RULES
+    regions: CameraRegions = field(default_factory=CameraRegions)
 
     @property
     def keeps_masks(self) -> bool:
@@ -220,7 +232,7 @@ def decide(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Decision:
     known = metadata.source if metadata else state.source if state else None
     source = source_of(unit, known)
     source["root"] = str(job.root)
-    fingerprint = job.identity.fingerprint(str(source["content"]), model)
+    fingerprint = job.identity.fingerprint(str(source["content"]), model, job.regions.of(unit.camera))
     if known and not job.force and _is_anothers(known, source, unit):
         reason = f"OUT holds the results of another video of this name, below {known['root']}"
         hint = "give another --out, or --force to replace them"

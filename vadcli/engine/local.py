@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ from vadcli.store.atomic import Claim, Scratch
 from vadcli.store.choices import read_choices
 from vadcli.types import CameraModel, MaskRows, Status, VideoResult
 from vadcli.video.loader import ClipLoader, ClipRequest, Item, LoaderOptions, core_count, loader_options
+
+log = logging.getLogger("vadcli")
 
 
 class LocalRunner:
@@ -95,11 +98,21 @@ class LocalRunner:
     def _cameras_of(self, layout: OutputLayout, job: ScanJob, *, told: Fitting = lambda camera, frames: None) -> Cameras:
         options = self.options
         return Cameras(
-            layout, job.scratch, self.detector, job.needs, self._loader_options(), options.seed, options.refit, self.stop, told
+            layout,
+            job.scratch,
+            self.detector,
+            job.needs,
+            self._loader_options(),
+            seed=options.seed,
+            refit=options.refit,
+            stopped=self.stop,
+            told=told,
+            regions=job.regions,
         )
 
     def _request(self, unit: WorkUnit) -> ClipRequest:
-        return ClipRequest(unit.video, unit.path, fps=self.options.fps if unit.is_frames else None)
+        regions = self.settings.regions.of(unit.camera)
+        return ClipRequest(unit.video, unit.path, fps=self.options.fps if unit.is_frames else None, regions=regions)
 
     def _loader_options(self) -> LoaderOptions:
         workers = self.options.workers or max(1, min(core_count(), len(self.units)))
@@ -131,6 +144,7 @@ class LocalRunner:
             retry_failed=options.retry_failed,
             checkpoint_s=parse_duration(options.checkpoint_every, "checkpoint_every"),
             times=options.time_rules(),
+            regions=self.settings.regions,
         )
 
     def _attribution(self, stack: ExitStack, options: LoaderOptions) -> Attribution | None:
@@ -179,6 +193,8 @@ class _Work:
             scored = sum(self.job.layout.scores(unit.video).exists() for unit in mine)
             fit_again(self.cameras, self.camera, self.whole, self.request, scored=scored)
         if self.cameras.needs_fit(self.camera):
+            if self.cameras.has_other_regions(self.camera):
+                log.info("camera %s: its regions changed, so it is learned again and its videos are scanned again", self.camera)
             detector.prepare()
             stream = ScanStream(self.job, batch_size=batch_size or detector.batch_size)
             items = self._fit_first(mine, queue, stream)

@@ -7,6 +7,7 @@ because another scan may have finished the video in the meantime.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from vadcli.engine.job import Decision, Need, ScanJob, Task, decide, usable_checkpoint
 from vadcli.engine.plan import WorkUnit
@@ -99,8 +100,7 @@ class ClaimQueue:
 
     def request_of(self, task: Task) -> ClipRequest:
         """Return the loader's request for a task, from the clip at which it continues."""
-        request = self.request(task.unit)
-        return ClipRequest(request.video, request.path, request.fps, start_clip=task.start_clip(self.job))
+        return replace(self.request(task.unit), start_clip=task.start_clip(self.job))
 
     def _without_scan(self, unit: WorkUnit, decision: Decision) -> VideoResult | None:
         """Return the result of a video that needs no scan; None if it must be scanned."""

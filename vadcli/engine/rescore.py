@@ -26,7 +26,18 @@ from vadcli.store.embeddings import (
 from vadcli.store.events import ScanState, read_events, write_events
 from vadcli.store.scores import ScoresMetadata, read_scores, shown_s, write_scores
 from vadcli.store.times import timed
-from vadcli.types import CameraModel, Embeddings, MaskRows, RawTrack, ScoreTable, Status, VideoInfo, VideoResult
+from vadcli.types import (
+    NO_REGIONS,
+    CameraModel,
+    Embeddings,
+    MaskRows,
+    RawTrack,
+    Regions,
+    ScoreTable,
+    Status,
+    VideoInfo,
+    VideoResult,
+)
 
 
 def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreTable) -> None:
@@ -46,7 +57,7 @@ def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreT
         camera=task.unit.camera,
         encoder=embedder.encoder_name,
         encoder_key=embedder.encoder_key,
-        key=embedding_key(job),
+        key=embedding_key(job, job.regions.of(task.unit.camera)),
         content=str(task.decision.source["content"]),
     )
     vectors = StoredEmbeddings(
@@ -56,10 +67,11 @@ def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreT
         write_embeddings(temporary, vectors)
 
 
-def embedding_key(job: ScanJob) -> str:
+def embedding_key(job: ScanJob, regions: Regions = NO_REGIONS) -> str:
     """Return the hash of all settings that change the stored vectors. The video is not part of it."""
     assert job.embedder is not None
-    parts = [job.embedder.embedding_key, job.identity.needs, job.identity.decoder, job.identity.fps]
+    hidden = [regions.sha256] if regions else []
+    parts = [job.embedder.embedding_key, job.identity.needs, job.identity.decoder, job.identity.fps, *hidden]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -68,7 +80,8 @@ def can_rescore(job: ScanJob, unit: WorkUnit, decision: Decision) -> bool:
     if job.embedder is None or job.force or job.keeps_masks:
         return False
     stored = read_embeddings_metadata(job.layout.embeddings(unit.video))
-    return stored is not None and stored.key == embedding_key(job) and stored.content == decision.source["content"]
+    key = embedding_key(job, job.regions.of(unit.camera))
+    return stored is not None and stored.key == key and stored.content == decision.source["content"]
 
 
 def rescore(job: ScanJob, unit: WorkUnit, decision: Decision, model: CameraModel | None) -> VideoResult | None:

@@ -185,6 +185,7 @@ def _events_document(
         start=start,
         created=created,
         caveats=result.caveats,
+        regions=job.regions.of(unit.camera),
     )
 
 
@@ -262,7 +263,7 @@ def write_masks(
     timestamp = info.timestamps(columns.pts)
     with ExitStack() as stack:
         sinks = _sinks(stack, job, task, info, interval=stored.header.interval)
-        enlarge = _Enlarger(info, job.detector.mask_scale)
+        enlarge = _Enlarger(info, job.detector.mask_scale, hidden_pixels(job, task, info))
         boxes = _write(masks, sinks, enlarge, columns, timestamp, level=job.rules.of_video(task.unit.video).mask_level)
     _remove_earlier(job, task.unit.video)
     return EventBoxes(job.masked_rows.of(columns.sampled), np.array(boxes, np.int32).reshape(-1, 4))
@@ -319,15 +320,26 @@ def _write(
 
 
 class _Enlarger:
-    """Turns masks on a detector's scale into (height, width) uint8 pixel scores of the video's display size."""
+    """Turns masks on a detector's scale into (height, width) uint8 pixel scores of the video's display size.
 
-    def __init__(self, info: VideoInfo, scale: MaskScale) -> None:
+    Hidden pixels have the score 0.
+    """
+
+    def __init__(self, info: VideoInfo, scale: MaskScale, hidden: BoolArray | None) -> None:
         self._size = info.width, info.height
         self._scores = None if scale is MaskScale.SCORE else scale.pixel_scores()
+        self._hidden = hidden
 
     def __call__(self, mask: ByteArray) -> ByteArray:
         large = upsample_mask(mask, *self._size)
-        return large if self._scores is None else self._scores[large]
+        scores = large if self._scores is None else self._scores[large]
+        return scores if self._hidden is None else np.where(self._hidden, np.uint8(0), scores)
+
+
+def hidden_pixels(job: ScanJob, task: Task, info: VideoInfo) -> BoolArray | None:
+    """Return (height, width) bool, the hidden pixels of the video at display size; None if there are no regions."""
+    regions = job.regions.of(task.unit.camera)
+    return regions.hidden(info.width, info.height) if regions else None
 
 
 def _sampled_masks(stored: Checkpoint) -> Iterator[ByteArray]:
@@ -347,7 +359,8 @@ def _every_row(
     empty = np.zeros(stored.header.mask_shape, np.uint8)
     yield from ((row, empty) for row in range(int(mask_spans.starts[0])))
     fps = info.fps if unit.is_frames else None
-    yield from job.propagation.every_row(mask_spans, _sampled_masks(stored), path=unit.path, fps=fps)
+    regions = job.regions.of(unit.camera)
+    yield from job.propagation.every_row(mask_spans, _sampled_masks(stored), path=unit.path, fps=fps, regions=regions)
 
 
 def _remove_earlier(job: ScanJob, video: str) -> None:

@@ -26,7 +26,7 @@ from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
 from vadcli.store.progress import RunProgress
 from vadcli.store.run_log import RunInfo, RunRecord, read_live
-from vadcli.types import NOT_FINISHED, ClipNeeds, Status, VideoResult
+from vadcli.types import NOT_FINISHED, CameraRegions, ClipNeeds, Status, VideoResult
 
 log = logging.getLogger("vadcli")
 
@@ -45,12 +45,14 @@ class ScanSettings:
         options: the options of the scan.
         command: the command line, for the run record.
         videos: the only videos to scan; None for all of the shard.
+        regions: what is hidden of each camera's picture.
     """
 
     plan: Plan
     options: ScanOptions
     command: tuple[str, ...] = ()
     videos: frozenset[str] | None = None
+    regions: CameraRegions = field(default_factory=CameraRegions)
 
     @property
     def units(self) -> tuple[WorkUnit, ...]:

@@ -25,7 +25,18 @@ import numpy as np
 from vadcli.cutting import event_rows
 from vadcli.detectors import Attributor, Propagator
 from vadcli.errors import NotFinished
-from vadcli.types import BoolArray, ByteArray, Clip, ClipBatch, Event, FloatArray, IndexArray, ScoreTable
+from vadcli.types import (
+    NO_REGIONS,
+    BoolArray,
+    ByteArray,
+    Clip,
+    ClipBatch,
+    Event,
+    FloatArray,
+    IndexArray,
+    Regions,
+    ScoreTable,
+)
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item
 from vadcli.video.sampling import SamplingPlan
 
@@ -48,7 +59,15 @@ class Attribution:
     loader: ClipLoader
 
     def fill(
-        self, events: Sequence[Event], table: ScoreTable, plan: SamplingPlan, *, path: Path, frames: int, fps: float | None
+        self,
+        events: Sequence[Event],
+        table: ScoreTable,
+        plan: SamplingPlan,
+        *,
+        path: Path,
+        frames: int,
+        fps: float | None,
+        regions: Regions = NO_REGIONS,
     ) -> list[Event]:
         """Return the events of one video with `category` and `category_scores`, or as they are if their peaks are unreadable.
 
@@ -58,6 +77,7 @@ class Attribution:
             plan: the sampling plan of the video.
             path, fps: where to read the video, and its frame rate if it is a folder of images.
             frames: number of frames that the probe counted; the table may have fewer frames.
+            regions: what is hidden of the picture.
         """
         names = self.detector.categories
         if len(names) == 1:
@@ -67,7 +87,7 @@ class Attribution:
         samples = plan.samples(len(table))
         starts = [min(clip * plan.stride, max(0, samples - plan.frames)) for clip in clips]
         positions = tuple((start + 0.5) / plan.samples(max(frames, len(table))) for start in starts)
-        read = self._read(ClipRequest(str(path), path, fps=fps, bursts=positions, exact=True))
+        read = self._read(ClipRequest(str(path), path, fps=fps, bursts=positions, exact=True, regions=regions))
         scores = {clips[number]: found for number, found in read.items()}
         return [
             self._named(event, [scores[clip] for clip in chosen if clip in scores], path)
@@ -225,7 +245,13 @@ class Propagation:
     most_frames: int = MOST_FRAMES
 
     def every_row(
-        self, mask_spans: MaskSpans, masks: Iterable[ByteArray], *, path: Path, fps: float | None
+        self,
+        mask_spans: MaskSpans,
+        masks: Iterable[ByteArray],
+        *,
+        path: Path,
+        fps: float | None,
+        regions: Regions = NO_REGIONS,
     ) -> Iterator[tuple[int, ByteArray]]:
         """Yield the number and the (h, w) uint8 mask of each frame from the first sampled frame on.
 
@@ -235,12 +261,13 @@ class Propagation:
             mask_spans: the spans of the video.
             masks: (h, w) uint8 of the sampled frames, on the detector's scale; read when they are needed.
             path, fps: where to read the video.
+            regions: what is hidden of the picture.
 
         Raises:
             Interrupted: the scan is to end.
         """
         spans = mask_spans.spans()
-        requests = [ClipRequest(str(path), path, fps=fps, spans=spans)] if spans else []
+        requests = [ClipRequest(str(path), path, fps=fps, spans=spans, regions=regions)] if spans else []
         with _Pictures(self.loader, requests, self.stopped) as pictures:
             group: list[_Span] = []
             columns = (mask_spans.starts.tolist(), mask_spans.ends.tolist(), mask_spans.propagated.tolist())

@@ -15,6 +15,7 @@ from vadcli.engine.results import (
     Columns,
     every_row,
     first_complaint,
+    hidden_pixels,
     with_categories,
     write_failure,
     write_files,
@@ -22,9 +23,10 @@ from vadcli.engine.results import (
 )
 from vadcli.errors import VideoError
 from vadcli.store.checkpoint import Checkpoint, CheckpointBlock, CheckpointHeader, CheckpointWriter, read_checkpoint
-from vadcli.store.mask_video import enlarged_box
+from vadcli.store.mask_video import enlarged_box, mask_box, upsample_mask
 from vadcli.store.scores import shown_s
 from vadcli.types import (
+    BoolArray,
     ByteArray,
     Clip,
     Embeddings,
@@ -60,6 +62,7 @@ class VideoWriter:
         self._box_level = 0
         self._checkpoint: CheckpointWriter | None = None
         self._stored = -1
+        self._hidden = hidden_pixels(job, task, info)
         if task.resume:
             self._go_on(task.resume.header, task.resume)
 
@@ -97,7 +100,7 @@ class VideoWriter:
             if not self.job.keeps_masks:  # else `write_masks` makes the boxes from the masks
                 self._box_level = self.job.rules.of_video(self.task.unit.video).mask_level
                 lowest = self.job.detector.mask_scale.lowest(self._box_level)
-                boxes[at] = _boxes(pixels, self.info.width, self.info.height, lowest)
+                boxes[at] = _boxes(pixels, self.info.width, self.info.height, lowest, self._hidden)
             else:
                 kept = np.zeros((count, *mask.shape[1:]), np.uint8)
                 kept[at] = pixels
@@ -170,7 +173,8 @@ class VideoWriter:
         plan = SamplingPlan.of(self.job.needs, self.info.fps)
         unit = self.task.unit
         fps = self.info.fps if unit.is_frames else None
-        return self.job.attribution.fill(events, table, plan, path=unit.path, frames=self.info.frames, fps=fps)
+        regions = self.job.regions.of(unit.camera)
+        return self.job.attribution.fill(events, table, plan, path=unit.path, frames=self.info.frames, fps=fps, regions=regions)
 
     def _score(self, columns: Columns) -> tuple[ScoreTable, FrameScores]:
         timestamp = self.info.timestamps(columns.pts)
@@ -226,9 +230,12 @@ def _unsampled(rows: Rows, header: CheckpointHeader) -> CheckpointBlock:
     )
 
 
-def _boxes(masks: ByteArray, width: int, height: int, lowest: int) -> NDArray[np.int32]:
+def _boxes(masks: ByteArray, width: int, height: int, lowest: int, hidden: BoolArray | None) -> NDArray[np.int32]:
     """Return (S, 4) x, y, width, height around all pixels >= `lowest`, at display size; width 0 if there are none."""
     boxes = np.zeros((len(masks), 4), np.int32)
     for row in np.flatnonzero((masks >= lowest).any(axis=(1, 2))):
-        boxes[row] = enlarged_box(masks[row], width, height, lowest) or 0
+        if hidden is None:
+            boxes[row] = enlarged_box(masks[row], width, height, lowest) or 0
+        else:
+            boxes[row] = mask_box(np.where(hidden, np.uint8(0), upsample_mask(masks[row], width, height)), lowest) or 0
     return boxes

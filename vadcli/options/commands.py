@@ -24,6 +24,7 @@ from vadcli.options.groups import (
     parse_shard,
     same,
 )
+from vadcli.options.regions import RegionOptions
 from vadcli.options.times import LAST_RUN, TimeOptions, WhenOptions
 from vadcli.registry import DETECTOR_OPTIONS, EXPORTERS
 
@@ -32,7 +33,9 @@ MASK_CHOICES = ("none", "video", "rle", "both")
 
 
 @dataclass(frozen=True)
-class ScanOptions(FindOptions, DecodeOptions, DetectorOptions, ThresholdOptions, TimeOptions, ExitOptions, TalkOptions):
+class ScanOptions(
+    FindOptions, DecodeOptions, DetectorOptions, RegionOptions, ThresholdOptions, TimeOptions, ExitOptions, TalkOptions
+):
     """The options of `vadcli scan`."""
 
     root: Path | None = option(

@@ -19,7 +19,19 @@ from vadcli.store import OutputLayout, matches, printable, told_paths
 from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.run_log import StoredRun, read_run
 from vadcli.store.times import timed
-from vadcli.types import DEFAULT_RULES, DayWindow, Event, StartTime, Status, Thresholds, TimeRules, VideoResult, When
+from vadcli.types import (
+    DEFAULT_RULES,
+    NO_REGIONS,
+    DayWindow,
+    Event,
+    Regions,
+    StartTime,
+    Status,
+    Thresholds,
+    TimeRules,
+    VideoResult,
+    When,
+)
 from vadcli.types.media import clock, without_name
 
 SIDE_BY_SIDE = timedelta(minutes=10)
@@ -44,6 +56,7 @@ class VideoStory:
         events: the events in order of time.
         start: when the video started; None if this is unknown.
         caveats: why its scores deserve less trust than usual, one sentence each.
+        regions: what was hidden of its picture.
     """
 
     video: str
@@ -58,6 +71,7 @@ class VideoStory:
     events: tuple[Event, ...]
     start: StartTime | None = None
     caveats: tuple[str, ...] = ()
+    regions: Regions = NO_REGIONS
 
 
 @dataclass(frozen=True)
@@ -273,6 +287,7 @@ def _story(document: EventsDocument, result: VideoResult | None) -> VideoStory:
         events=document.events,
         start=document.start,
         caveats=document.caveats,
+        regions=document.regions,
     )
 
 

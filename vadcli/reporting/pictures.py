@@ -22,14 +22,25 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
-from vadcli.draw.layers import EVENT, column_maxima
+from vadcli.draw.layers import EVENT, HiddenLayer, column_maxima
 from vadcli.errors import DocumentError, OutputError, UsageError, VideoError
 from vadcli.reporting.archive import Archive, VideoStory
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import FileLock, Scratch, writing
 from vadcli.store.masks import MaskTrack
 from vadcli.store.scores import read_scores
-from vadcli.types import BoolArray, ByteArray, ClipNeeds, Event, FloatArray, PixelFormat, ScoreTable, SizeRule
+from vadcli.types import (
+    NO_REGIONS,
+    BoolArray,
+    ByteArray,
+    ClipNeeds,
+    Event,
+    FloatArray,
+    PixelFormat,
+    Regions,
+    ScoreTable,
+    SizeRule,
+)
 from vadcli.types.media import how_many, without_name
 from vadcli.video.loader import ClipLoader, LoaderOptions
 from vadcli.video.pictures import FrameFeed
@@ -220,6 +231,7 @@ def packed_curves(
 
 AREA_PX = 192 * 108
 QUALITY = 62
+_STRIPE_PX = 6
 
 EventKey = tuple[str, int]
 """A video's relative path and the event's id."""
@@ -316,7 +328,7 @@ def _strips_of(
     height = width = 0
     for row, picture in feed.at_rows(sorted({row for each in rows.values() for row in each})):
         height, width = picture.shape[:2]
-        made[row] = _webp(outlined(picture, masks.at(row), level))
+        made[row] = _webp(outlined(picture, masks.at(row), level, some[0][0].regions))
     problems.extend(f"{video}: thumbnails: {line}" for line in feed.problems())
     for number, wanted in rows.items():
         seen = [row for row in wanted if row in made]
@@ -325,15 +337,18 @@ def _strips_of(
             yield (video, number), Strip(tuple(made[row] for row in seen), seconds, width, height)
 
 
-def outlined(picture: ByteArray, mask: ByteArray | None, level: int) -> ByteArray:
-    """Return a copy of a frame, with the outline of its mask drawn on it.
+def outlined(picture: ByteArray, mask: ByteArray | None, level: int, regions: Regions = NO_REGIONS) -> ByteArray:
+    """Return a copy of a frame, with the outline of its mask and with its hidden parts marked.
 
     Args:
         picture: (H, W, 3) uint8.
         mask: of any size, 0–255 = pixel score 0–1; None if there is no mask.
         level: the outline is drawn around mask values of at least this.
+        regions: the parts of the picture that the detector did not see.
     """
     drawn = picture.copy()
+    if regions:
+        HiddenLayer(regions.hidden(picture.shape[1], picture.shape[0]), stripe_px=_STRIPE_PX).draw(drawn)
     if mask is None or not (mask >= level).any():
         return drawn
     height, width = picture.shape[:2]

@@ -20,7 +20,18 @@ from typing import Any, NoReturn
 from vadcli import __version__
 from vadcli.errors import DocumentError
 from vadcli.store import printable
-from vadcli.types import EVENTS_FORMAT_VERSION, Event, ReviewedEvent, StartTime, Status, Thresholds, Verdict, VideoInfo
+from vadcli.types import (
+    EVENTS_FORMAT_VERSION,
+    NO_REGIONS,
+    Event,
+    Regions,
+    ReviewedEvent,
+    StartTime,
+    Status,
+    Thresholds,
+    Verdict,
+    VideoInfo,
+)
 from vadcli.types.codec import read_document
 from vadcli.types.text import SAVE_AS, NotText, decode_text
 
@@ -106,6 +117,7 @@ class EventsDocument:
         start: when the video started; None if this is unknown.
         created: creation time as the video's container says it; "" if it does not.
         caveats: sentences that say why the scores deserve less trust than usual.
+        regions: what was hidden of the picture.
     """
 
     video: Mapping[str, Any]
@@ -119,6 +131,7 @@ class EventsDocument:
     start: StartTime | None = None
     created: str = ""
     caveats: tuple[str, ...] = ()
+    regions: Regions = NO_REGIONS
 
     def __post_init__(self) -> None:
         if tuple(self.video) != _VIDEO_FIELDS:
@@ -138,6 +151,7 @@ class EventsDocument:
             "failure": {"stage": self.failure.stage, "error": self.failure.error} if self.failure else None,
             "scan": _scan_json(self.scan) if self.scan else None,
             "caveats": list(self.caveats),
+            "regions": self.regions.to_json(),
             "events": [self.event_json(event) for event in self.events],
         }
 
@@ -162,6 +176,7 @@ class EventsDocument:
             start=StartTime.from_json(video),
             created=str(video.get("creation_time") or ""),
             caveats=tuple(document.get("caveats", ())),
+            regions=Regions.from_json(document.get("regions")),
         )
 
 
@@ -274,6 +289,10 @@ def _contradictions(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "threshold", f"low ({threshold['low']}) is above high ({threshold['high']})"
     if document["failure"] and events:
         yield "events", "a failed video has no events"
+    try:
+        Regions.from_json(document.get("regions"))
+    except ValueError as error:
+        yield "regions", str(error)
     yield from _time_contradictions(document["video"], events)
     end_frame, end_s = 0, 0.0
     for index, event in enumerate(events):

@@ -27,6 +27,7 @@ from vadcli.types.media import (
     TimeArray,
     VideoInfo,
 )
+from vadcli.types.regions import NO_REGIONS, CameraRegions, Regions
 from vadcli.types.results import (
     EVENTS_FORMAT_VERSION,
     NOT_FINISHED,
@@ -50,12 +51,14 @@ __all__ = [
     "EVENTS_FORMAT_VERSION",
     "MASK_LOGIT_LIMIT",
     "NOT_FINISHED",
+    "NO_REGIONS",
     "SCORES_SCHEMA_VERSION",
     "BoolArray",
     "Box",
     "ByteArray",
     "Calibration",
     "CameraModel",
+    "CameraRegions",
     "CameraSample",
     "Clip",
     "ClipBatch",
@@ -74,6 +77,7 @@ __all__ = [
     "MaskScale",
     "PixelFormat",
     "RawTrack",
+    "Regions",
     "ReviewedEvent",
     "RowTable",
     "ScoreTable",

@@ -89,6 +89,7 @@ class CameraModel:
         arrays: name -> array.
         values: name -> JSON value.
         footage: what it was fitted on; the engine fills this in. None in models of older versions.
+        regions: hash of the regions that were hidden in its sample; the engine fills this in. "" if there were none.
     """
 
     camera: str
@@ -97,11 +98,13 @@ class CameraModel:
     arrays: Mapping[str, NDArray[Any]] = field(repr=False)
     values: Mapping[str, Any] = field(repr=False)
     footage: Footage | None = None
+    regions: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON stored in cameras/; arrays are little-endian, zlib-compressed and base64-encoded."""
         known = {"footage": self.footage.to_json()} if self.footage else {}
-        return {**self._scoring_json(), **known}
+        hidden = {"regions": self.regions} if self.regions else {}
+        return {**self._scoring_json(), **known, **hidden}
 
     def _scoring_json(self) -> dict[str, Any]:
         """Returns the part of the JSON that changes scores."""
@@ -124,7 +127,8 @@ class CameraModel:
         """
         arrays = {name: _unpack(packed) for name, packed in document["arrays"].items()}
         footage = Footage.from_json(document["footage"]) if document.get("footage") else None
-        return cls(document["camera"], document["detector"], int(document["version"]), arrays, document["values"], footage)
+        version, regions = int(document["version"]), str(document.get("regions", ""))
+        return cls(document["camera"], document["detector"], version, arrays, document["values"], footage, regions)
 
     @property
     def sha256(self) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from vadcli.errors import VideoError
-from vadcli.types import ByteArray, Clip, ClipNeeds, DecoderChoice, VideoInfo
+from vadcli.types import NO_REGIONS, ByteArray, Clip, ClipNeeds, DecoderChoice, Regions, VideoInfo
 from vadcli.video.sampling import ClipParts, Rows
 
 
@@ -69,6 +69,7 @@ class ClipRequest:
             `first` must be a sampled row. Each range is cut into clips like a separate video. The index of a clip is then the
             number of its range, and clips have no rows.
         decoder: replaces the loader's choice of decoder for this video; the loader sets it after decord has crashed.
+        regions: what is hidden in the clips.
     """
 
     video: str
@@ -79,6 +80,7 @@ class ClipRequest:
     exact: bool = False
     spans: tuple[tuple[int, int], ...] = ()
     decoder: DecoderChoice | None = None
+    regions: Regions = NO_REGIONS
 
     def __post_init__(self) -> None:
         if self.start_clip < 0 or (self.start_clip and self.bursts):

@@ -25,7 +25,8 @@ import numpy as np
 import psutil
 
 from vadcli.errors import DecodeError, FileChanged, NotFinished, VideoError
-from vadcli.types import DecoderChoice, DecoderName, VideoInfo
+from vadcli.types import NO_REGIONS, ByteArray, DecoderChoice, DecoderName, VideoInfo
+from vadcli.types.regions import Blanker
 from vadcli.video.container import printable
 from vadcli.video.faults import check_machine
 from vadcli.video.ffmpeg import check_ffmpeg, die_with_parent, private_mib
@@ -82,6 +83,8 @@ class _Worker:
         self._process = psutil.Process()
         self._probed: tuple[object, VideoInfo] | None = None
         self._decoder: DecoderChoice | None = None
+        self._regions = NO_REGIONS
+        self._blanker: tuple[object, Blanker] | None = None
 
     def serve(self) -> None:
         """Answer requests until the loader ends, or until decoding has leaked too much memory."""
@@ -96,7 +99,7 @@ class _Worker:
     def _decode(self, request: ClipRequest) -> _Outcome:
         os.ftruncate(sys.stderr.fileno(), 0)
         outcome = _Outcome()
-        self._decoder = request.decoder
+        self._decoder, self._regions = request.decoder, request.regions
         before: tuple[int, int] | None = None
         try:
             before = _identity(request.path)
@@ -187,12 +190,24 @@ class _Worker:
             self._receive()
         shape = (self._setup.needs.frames, *assembler.shape)
         seen = assembler.has_picture
-        parts = assembler.take(self._ring.slot(self._free[-1], shape))
+        slot = self._ring.slot(self._free[-1], shape)
+        parts = assembler.take(slot)
+        self._blank(slot)
         if part is not None:
             if not seen:
                 return
             parts = replace(parts, index=part.number, rows=Rows(0, parts.rows.pts[:0], parts.rows.decode_ok[:0]))
         self._send(Filled(self._free.pop(), shape, parts, outcome.decoder))
+
+    def _blank(self, frames: ByteArray) -> None:
+        """Hide the regions of the video in the frames of a clip, before anything else sees them."""
+        if not self._regions:
+            return
+        height, width = frames.shape[1:3]
+        key = (self._regions, width, height)
+        if self._blanker is None or self._blanker[0] != key:
+            self._blanker = (key, Blanker(self._regions, width, height))
+        self._blanker[1].blank(frames)
 
     def _receive(self) -> ClipRequest | None:
         """Return the next request; None if the message only says that a slot is free again."""

@@ -1,0 +1,34 @@
+"""Reads the regions of a scan, and warns about cameras that do not exist."""
+
+from __future__ import annotations
+
+import logging
+
+from vadcli.engine.plan import Plan
+from vadcli.options.regions import RegionOptions
+from vadcli.store.regions import read_regions
+from vadcli.types import CameraRegions
+
+log = logging.getLogger("vadcli")
+
+MOST_NAMED = 10
+"""A warning lists this many cameras, and counts the others."""
+
+
+def regions_of_scan(options: RegionOptions, plan: Plan) -> CameraRegions:
+    """Return what --ignore and --only hide. A name that fits no camera of the plan is logged as a warning.
+
+    Raises:
+        UsageError: a file cannot be read; the message has one line per fault.
+    """
+    found = CameraRegions()
+    cameras = list(dict.fromkeys(unit.camera for unit in plan.units))
+    for kind, path in (("ignore", options.ignore), ("only", options.only)):
+        if path is None:
+            continue
+        read = read_regions(path, kind)
+        found |= read
+        for name in read.unknown(cameras) if cameras else ():
+            more = f" and {len(cameras) - MOST_NAMED} more" if len(cameras) > MOST_NAMED else ""
+            log.warning("%s: there is no camera %s; there are %s%s", path, name, ", ".join(cameras[:MOST_NAMED]), more)
+    return found

@@ -1,0 +1,121 @@
+"""Reads what users say about hidden regions: a JSON file with polygons per camera, or a mask image for all cameras."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from vadcli.errors import UsageError
+from vadcli.types.regions import CameraRegions, MaskImage, Region, Regions, region_from_json
+from vadcli.types.text import SAVE_AS, NotText, decode_text
+
+FORMAT_VERSION = 1
+KINDS = ("ignore", "only")
+EVERY_CAMERA = "*"
+WHITE = 128
+_LARGEST_SIDE_PX = 512
+"""Mask images are stored with results, so larger ones are reduced to this."""
+_CHECK_PX = 512
+_MOST_FAULTS = 10
+
+
+def read_regions(path: Path, kind: str) -> CameraRegions:
+    """Returns the regions of a file. A JSON file says itself what is ignored and what is looked at.
+
+    Args:
+        path: JSON or an image.
+        kind: what the white pixels of an image mean, `ignore` or `only`.
+
+    Raises:
+        UsageError: the file can't be read. The message has one line per fault.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"--{kind} {path}: can't be read: {error.strerror or error}") from error
+    faults: list[str] = []
+    if data.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \r\n\t")[:1] in (b"{", b"["):
+        found = dict(_cameras(_document(path, data), path, faults))
+    else:
+        found = {EVERY_CAMERA: _of_image(path, kind)}
+    faults += [f"{_name(name)}: the regions hide the whole picture" for name, one in found.items() if _hides_all(one)]
+    if faults:
+        more = [f"and {len(faults) - _MOST_FAULTS} more"] if len(faults) > _MOST_FAULTS else []
+        raise UsageError("\n".join([f"{path}: {line}" for line in faults[:_MOST_FAULTS]] + more))
+    return CameraRegions(found)
+
+
+def _of_image(path: Path, kind: str) -> Regions:
+    try:
+        region = (_image(path),)
+    except ValueError as error:
+        raise UsageError(f"--{kind} {path}: {error}", hint="give a regions file (JSON) or a mask image") from error
+    return Regions(ignore=region) if kind == "ignore" else Regions(only=region)
+
+
+def _document(path: Path, data: bytes) -> Mapping[str, Any]:
+    try:
+        document = json.loads(decode_text(data))
+    except NotText as error:
+        raise UsageError(f"{path}: {error}", hint=SAVE_AS) from error
+    except ValueError as error:
+        raise UsageError(f"{path}: not JSON: {error}") from error
+    version = document.get("format_version", document.get("version")) if isinstance(document, dict) else None
+    if version != FORMAT_VERSION or not isinstance(document.get("cameras"), dict):
+        raise UsageError(
+            f"{path}: not a regions file of format version {FORMAT_VERSION}",
+            hint='write {"format_version": 1, "cameras": {"NAME": {"ignore": [POLYGON, …]}}}, or draw it in the report',
+        )
+    cameras: Mapping[str, Any] = document["cameras"]
+    return cameras
+
+
+def _cameras(cameras: Mapping[str, Any], path: Path, faults: list[str]) -> Iterator[tuple[str, Regions]]:
+    for name, given in cameras.items():
+        if not isinstance(given, dict):
+            faults.append(f"{_name(name)}: is not an object with `ignore` and `only`")
+            continue
+        faults += [f"{_name(name)}: `{key}` is not known; there are ignore and only" for key in given if key not in KINDS]
+        ignore, only = (tuple(_regions(name, kind, given.get(kind, []), path, faults)) for kind in KINDS)
+        yield name, Regions(ignore, only)
+
+
+def _regions(camera: str, kind: str, given: Any, path: Path, faults: list[str]) -> Iterator[Region]:
+    if not isinstance(given, list):
+        faults.append(f"{_name(camera)}: {kind} is not a list of polygons")
+        return
+    for place, value in enumerate(given):
+        where = f"{_name(camera)}: {kind}[{place}]"
+        try:
+            yield _image(path.parent / value) if isinstance(value, str) else region_from_json(value)
+        except ValueError as error:
+            faults.append(f"{where}: {value}: {error}" if isinstance(value, str) else f"{where}: {error}")
+
+
+def _image(path: Path) -> MaskImage:
+    """Returns the white pixels of an image; raises ValueError if it can't be read or has none."""
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened).convert("RGBA")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        why = getattr(error, "strerror", None)  # the system's reason; what is no image has none
+        raise ValueError(f"can't be read: {why}" if why else "can't be read as an image") from error
+    grey = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image).convert("L")
+    grey.thumbnail((_LARGEST_SIDE_PX, _LARGEST_SIDE_PX), Image.Resampling.BOX)
+    pixels = np.asarray(grey) >= WHITE
+    if not pixels.any():
+        raise ValueError("the mask image has no white pixel")
+    return MaskImage.of(pixels)
+
+
+def _hides_all(regions: Regions) -> bool:
+    return bool(regions) and bool(regions.hidden(_CHECK_PX, _CHECK_PX).all())
+
+
+def _name(camera: str) -> str:
+    return "all cameras" if camera == EVERY_CAMERA else f"camera {camera}"
