@@ -21,6 +21,7 @@ import textwrap
 import time
 import uuid
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ HERE = WORK / "fuzz"
 STATUSES = ("done", "partial", "failed")
 NOT_THE_FILE = "not finished"  # how the reason begins if the machine is said to be at fault
 HUNG = "made no progress"
+_SHARED_MEMORY = Path("/dev/shm")
 _GRACE_S = 3.0  # to end the processes of a decoder that hangs
 
 
@@ -92,7 +94,7 @@ def scan_part(folder: Path, files: list[Fuzzed], *, first: int = 0, workers: int
         f"left in the output: {path}" for path in out.rglob("*") if path.name == ".tmp" or path.suffix in (".part", ".tmp")
     ]
     faults += [f"a process is left: {' '.join(command)}" for command in _processes(mark)]
-    faults += [f"shared memory is left: {name}" for name in sorted(_shared_memory() - memory)]
+    faults += [f"shared memory is left: {name}" for name in sorted(_shared_memory() - memory - _in_use())]
     record = json.loads((out / "run.json").read_text()) if (out / "run.json").exists() else {"files": []}
     results = {result["video"]: result for result in record["files"]}
     faults += _result_faults(files, results, out, timeout_s)
@@ -146,17 +148,24 @@ def _row_faults(path: Path, result: dict[str, Any]) -> list[str]:
 def _processes(mark: str) -> list[list[str]]:
     found = []
     for process in psutil.process_iter():
-        try:
+        with suppress(psutil.Error):
             if process.environ().get("VADCLI_FUZZ") == mark and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process.cmdline())
-        except psutil.Error:
-            continue
     return found
 
 
 def _shared_memory() -> set[str]:
-    folder = Path("/dev/shm")
-    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return {path.name for path in _SHARED_MEMORY.iterdir()} if _SHARED_MEMORY.is_dir() else set()
+
+
+def _in_use() -> set[str]:
+    """Return the shared memory that living processes map: it is not the scan's, whose processes have ended."""
+    found = set[str]()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, AttributeError):
+            paths = [Path(item.path) for item in process.memory_maps()]
+            found |= {path.name for path in paths if path.parent == _SHARED_MEMORY}
+    return found
 
 
 def read_parts(log: Path) -> list[Part]:
