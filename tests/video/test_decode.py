@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import psutil
 import pytest
@@ -271,6 +272,23 @@ def test_a_lost_frame_keeps_its_row(decoder: DecoderChoice, interval: int, vfr: 
             assert number is None
         elif index not in damaged and not 16 <= index < 24:  # what builds on the lost frame may show anything
             assert number == index
+
+
+@pytest.mark.parametrize("codec", ["mjpeg", "cinepak"])
+def test_a_decoder_that_never_flags_damage_is_taken_at_its_errors(codec: str, tmp_path: Path) -> None:
+    whole = tmp_path / "whole.avi"
+    source = ("-f", "lavfi", "-i", "testsrc2=size=96x64:rate=25", "-frames:v", "12")
+    media.run_ffmpeg(*source, "-c:v", codec, "-g", "1", "-strict", "-2", f"file:{whole}")
+    with av.open(str(whole)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][7]
+        middle, length = (packet.pos or 0) + packet.size // 2, packet.size // 4
+    data = bytearray(whole.read_bytes())
+    data[middle : middle + length] = b"\xff\xcd" * (length // 2) + b"\xff" * (length % 2)
+    broken = tmp_path / "broken.avi"
+    broken.write_bytes(data)
+    assert all(frame.ok for frame in read(probe(whole)))
+    for threads in (0, 1):
+        assert [frame.index for frame in read(probe(broken), threads=threads) if not frame.ok] == [7]
 
 
 def test_damage_is_told_the_same_way_with_any_threads(tmp_path: Path) -> None:

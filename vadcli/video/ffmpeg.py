@@ -160,6 +160,8 @@ _DECODER_ERROR = re.compile(rb"^\[(\w+) @ 0x[0-9a-f]+\] \[(?:error|fatal|panic)\
 _BEFORE_FIRST_KEY = re.compile(
     rb"non-existing PPS|no frame!|Invalid frame dimensions 0x0|[PSV]PS.*(?:out of range|does not exist)"
 )
+_NEVER_FLAG_DAMAGE = frozenset({b"mjpeg", b"cinepak", b"msvideo1", b"gif", b"ffv1", b"zmbv"})
+"""Decoders that show damaged frames without a flag. They decode frame by frame, so an error is about the frame shown next."""
 _KEPT_COMPLAINTS = 5
 _LONGEST_COMPLAINT = 300
 _LISTENER_END_S = 1.0
@@ -285,7 +287,8 @@ class FfmpegFrames:
                 for line in lines:
                     decoded = _DECODED.search(line) if begun else _DECODED.match(line)
                     if decoded:
-                        batch.append((self._ticks(decoded), not corrupt, failed or corrupt))
+                        ok = not (corrupt or (failed and self._codec in _NEVER_FLAG_DAMAGE))
+                        batch.append((self._ticks(decoded), ok, failed or corrupt))
                         begun, corrupt, failed = True, False, False
                     elif _CORRUPT.match(line) or (begun and line.endswith(b"corrupt decoded frame")):
                         corrupt = True
