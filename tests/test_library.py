@@ -33,7 +33,7 @@ def footage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_example_of_the_page_runs(footage: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, object] = {}
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text(encoding="utf-8"), re.S)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     for block in blocks:
         exec(block, names)
     said = capsys.readouterr().out
@@ -41,6 +41,8 @@ def test_every_example_of_the_page_runs(footage: Path, capsys: pytest.CaptureFix
     assert "there is no option 'treshold' (did you mean threshold?)" in said
     assert (footage.parent / "results" / "report.html").is_file()
     assert (footage.parent / "results" / "rendered").is_dir()
+    events = sum(len(document.events) for document in vadcli.events("results").documents)
+    assert len(list((footage.parent / "evidence").glob("*.mp4"))) == events
 
 
 def test_the_library_and_the_command_store_the_same_scores(footage: Path) -> None:

@@ -18,6 +18,7 @@ from vadcli.errors import DocumentError, NoVideoFound, UsageError, VideoError, W
 from vadcli.options import (
     DEFAULT_OUT,
     BenchOptions,
+    ClipsOptions,
     EvalOptions,
     EventsOptions,
     FindOptions,
@@ -34,6 +35,7 @@ from vadcli.types import VideoResult
 
 if TYPE_CHECKING:
     from vadcli.bench.report import BenchReport
+    from vadcli.clipping import ClipResult
     from vadcli.engine.recut import StoredEvents
     from vadcli.engine.runner import Scan
     from vadcli.evaluation.report import Evaluation
@@ -133,6 +135,22 @@ def events(out: PathGiven = DEFAULT_OUT, **options: Any) -> StoredEvents:
     from vadcli.engine.recut import recut_all
 
     return recut_all(Path(out), from_keywords(EventsOptions, options))
+
+
+def clips(out: PathGiven = DEFAULT_OUT, **options: Any) -> Iterator[ClipResult]:
+    """Cut events out of their footage without encoding; yields one result per event, and per video that cannot be cut.
+
+    Args:
+        out: a scan's output folder.
+        **options: those of `vadcli clips`, such as `to`, `before`, `after`, `container`, `camera`, `since`.
+
+    Raises:
+        UsageError: there is no such folder.
+        OutputError: a clip cannot be written.
+    """
+    from vadcli.clipping import clip_all
+
+    return clip_all(Path(out), from_keywords(ClipsOptions, options))
 
 
 def prune(out: PathGiven = DEFAULT_OUT, **options: Any) -> PruneResult:

@@ -1,4 +1,4 @@
-"""The commands that keep an output folder in order: `vadcli prune`."""
+"""The commands that keep what matters and remove what does not: `vadcli clips` and `vadcli prune`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,38 @@ from typing import Annotated
 import typer
 
 from vadcli.cli._shared import emit_json, log, set_up_talk, with_options
-from vadcli.options import DEFAULT_OUT, PruneOptions
+from vadcli.options import DEFAULT_OUT, ClipsOptions, PruneOptions
 from vadcli.types.media import how_many, size_text
 
 Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
+
+
+@with_options(ClipsOptions, section="clips")
+def clips(*, out: Out = DEFAULT_OUT, options: ClipsOptions) -> None:
+    """Cut every event out of its footage, in original quality and with sound. Nothing is encoded, so it is quick.
+
+    \b
+    Examples:
+      vadcli clips vadcli-out --since 24h
+      vadcli clips vadcli-out --to evidence --before 10s --after 10s --camera "gate*" --container same
+    """  # noqa: D301
+    from vadcli.clipping import clip_all
+
+    set_up_talk(options)
+    made, skipped, problems = 0, 0, 0
+    for result in clip_all(out, options):
+        if options.json:
+            emit_json({"type": "clip", **result.to_json()})
+        if result.file and not result.skipped:
+            made += 1
+            log.info("%s: event %d: %s", result.video, result.event, result.file)
+        skipped += result.skipped
+        if result.problem:
+            problems += 1
+            log.error("%s: %s", result.video, result.problem)
+    log.info("%s cut, %d cut already; in %s", how_many(made, "clip"), skipped, options.to or out / "clips")
+    if problems:
+        raise typer.Exit(3)
 
 
 @with_options(PruneOptions, section="prune")

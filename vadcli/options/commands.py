@@ -344,6 +344,7 @@ class BenchOptions(TalkOptions):
         return found
 
 
+CONTAINERS = ("mp4", "mkv", "same")
 REPORT_FORMATS = ("html", "markdown", "json", "email")
 
 
@@ -420,6 +421,36 @@ class StatusOptions(TalkOptions):
     def __post_init__(self) -> None:
         if parse_duration(self.every, "every") <= 0:
             raise UsageError("--every must be above 0")
+
+
+@dataclass(frozen=True)
+class ClipsOptions(DecodeOptions, WhenOptions, TalkOptions):
+    """The options of `vadcli clips`."""
+
+    include: tuple[str, ...] = same(EventsOptions, "include")
+    camera: tuple[str, ...] = option((), "Only cameras that match this glob; repeatable.", panel=FIND, metavar="GLOB")
+    category: tuple[str, ...] = same(EventsOptions, "category")
+    footage: Path | None = same(ReportOptions, "footage")
+    to: Path | None = option(None, "Folder for the clips.", panel=OUTPUT, metavar="DIR", default_text="OUT/clips")
+    before: str = option("5s", "Time to include before an event, at least.", panel=OUTPUT, metavar="TIME")
+    after: str = option("5s", "Time to include after an event.", panel=OUTPUT, metavar="TIME")
+    container: str = option(
+        "mp4",
+        "Container of the clips; same is that of the footage. mkv is used for what the container does not hold.",
+        panel=OUTPUT,
+        choices=CONTAINERS,
+    )
+    force: bool = option(False, "Cut again what was cut already.", panel=RUNNING)
+
+    def __post_init__(self) -> None:
+        DecodeOptions.__post_init__(self)
+        if self.since == LAST_RUN:
+            raise UsageError(f"--since {LAST_RUN}: events are chosen by time", hint="give a time or an age like 24h")
+        WhenOptions.__post_init__(self)
+        for name in ("before", "after"):
+            parse_duration(getattr(self, name), name)
+        if self.footage is not None and not self.footage.is_dir():
+            raise UsageError(f"--footage {self.footage}: there is no such folder")
 
 
 SEARCH_FORMATS = ("table", "csv", "html")

@@ -201,7 +201,7 @@ def find_sound(info: VideoInfo, *, timeout_s: float = 60.0) -> Sound | None:
     """
     if info.images:
         return None
-    described = _run(_source(info), info, verbosity="info", timeout_s=timeout_s).stderr
+    described = run_ffmpeg(source_arguments(info), info, verbosity="info", timeout_s=timeout_s).stderr
     found, start = _AUDIO_STREAM.search(described), _START.search(described)
     if not found:
         return None
@@ -244,23 +244,37 @@ def add_sound(
         *("-i", f"file:{pictures}"),
         *seek,
         *("-itsoffset", f"{-zero_s:.6f}"),
-        *_source(info),
+        *source_arguments(info),
         *("-map", "0:v:0", "-map", "1:a:0", "-c:v", "copy"),
         *(["-c:a", "copy"] if sound.can_be_copied(zero_s) else encode),
         *("-copyts", "-t", f"{duration_s:.6f}", "-movflags", "+faststart", "-f", "mp4", f"file:{target}"),
     ]
-    done = _run(["-y", *arguments], info, verbosity="error", timeout_s=timeout_s + duration_s)
+    done = run_ffmpeg(["-y", *arguments], info, verbosity="error", timeout_s=timeout_s + duration_s)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"ffmpeg ended with status {done.returncode}"]
         raise DecodeError(f"{info.path}: the sound can't be read; ffmpeg reports: {lines[-1]}")
 
 
-def _source(info: VideoInfo) -> list[str]:
+def source_arguments(info: VideoInfo) -> list[str]:
     """Return the input arguments for this file. They name the demuxer and allow only plain files."""
     return ["-protocol_whitelist", "file", "-f", info.demuxer.split(",")[0], "-i", f"file:{info.path}"]
 
 
-def _run(arguments: list[str], info: VideoInfo, *, verbosity: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
+def run_ffmpeg(
+    arguments: list[str], info: VideoInfo, *, verbosity: str, timeout_s: float, what: str = "read no sound"
+) -> subprocess.CompletedProcess[str]:
+    """Run ffmpeg on a video until it ends, and return its exit code and messages.
+
+    Args:
+        arguments: those after the global ones.
+        info: the video, for messages.
+        verbosity: ffmpeg's log level.
+        timeout_s: the time limit.
+        what: what ffmpeg has not done if the time is over, for the message.
+
+    Raises:
+        DecoderHung: ffmpeg took too long.
+    """
     command = [ffmpeg_path(), "-nostdin", "-hide_banner", "-v", verbosity, *arguments]
     try:
         return subprocess.run(
@@ -274,4 +288,4 @@ def _run(arguments: list[str], info: VideoInfo, *, verbosity: str, timeout_s: fl
             preexec_fn=die_with_parent,
         )
     except subprocess.TimeoutExpired as error:
-        raise DecoderHung(f"{info.path}: ffmpeg read no sound within {timeout_s:.0f} s") from error
+        raise DecoderHung(f"{info.path}: ffmpeg {what} within {timeout_s:.0f} s") from error

@@ -1,0 +1,228 @@
+"""Cuts events out of their footage, in original quality and with sound: nothing is decoded, drawn or encoded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vadcli.engine.job import content_sample
+from vadcli.engine.plan import WorkUnit
+from vadcli.errors import DocumentError, UsageError, VideoError
+from vadcli.options import ClipsOptions, parse_duration
+from vadcli.store import OutputLayout, matches
+from vadcli.store.atomic import Scratch
+from vadcli.store.events import EventsDocument, read_events
+from vadcli.store.footage import FootageFolders
+from vadcli.store.times import choose, timed
+from vadcli.types import ClipNeeds, Event, PixelFormat, SizeRule, VideoInfo
+from vadcli.types.media import clock, how_many, without_name
+from vadcli.video.cut import MUXERS, Cut, cut_file, plan_cut, why_uncuttable
+from vadcli.video.loader import ClipLoader, ClipRequest, Finished, Opened, loader_options
+
+_LONGEST_PART = 60
+_FORBIDDEN = re.compile(r"[^\w.-]+")
+_NEEDS = ClipNeeds(frames=1, overlap=0, rate_hz=1.0, interval=1, size=SizeRule(64 * 64), pixel_format=PixelFormat.GRAY)
+
+
+@dataclass(frozen=True)
+class ClipResult:
+    """One event, or one video that cannot be cut.
+
+    Attributes:
+        video: relative path.
+        event: number of the event; None if the problem concerns the whole video.
+        file: the clip; None if there is none.
+        start_s, end_s: the part of the video that the clip has, in seconds from the first frame; None if it is not known.
+        problem: what is wrong, in one line; "" if nothing is.
+        skipped: True if the clip was cut earlier.
+    """
+
+    video: str
+    event: int | None = None
+    file: Path | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+    problem: str = ""
+    skipped: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object that `vadcli clips --json` prints."""
+        return {**vars(self), "file": None if self.file is None else str(self.file)}
+
+
+def clip_all(out: Path, options: ClipsOptions) -> Iterator[ClipResult]:
+    """Cut the chosen events out of their footage; yields one result per event, and per video that cannot be cut.
+
+    Raises:
+        UsageError: there is no such folder.
+        OutputError: a clip cannot be written.
+    """
+    layout = OutputLayout(out)
+    if not out.is_dir() or not layout.has_results:
+        raise UsageError(f"{out}: contains no results of a scan", hint="name the --out folder of a scan")
+    return _clip_all(layout, options)
+
+
+def _clip_all(layout: OutputLayout, options: ClipsOptions) -> Iterator[ClipResult]:
+    documents, problems = _documents(layout, options)
+    yield from problems
+    folders, missing = FootageFolders(layout, options.footage), []
+    to = options.to or layout.out / "clips"
+    with Scratch(to / ".tmp") as scratch, ClipLoader(_NEEDS, loader_options(options, workers=1)) as loader:
+        cutter = _Cutter(to, scratch, loader, options)
+        for document in documents:
+            video = str(document.video["path"])
+            old = {event.id: cutter.existing(document, event, Path(video).suffix) for event in document.events}
+            yield from (ClipResult(video, number, file, skipped=True) for number, file in old.items() if file is not None)
+            wanted = [event for event in document.events if old[event.id] is None]
+            path = folders.find(document) if wanted else None
+            if path is not None:
+                yield from cutter.clips(document, path, wanted)
+            elif wanted:
+                missing.append(video)
+    if missing:
+        roots = folders.roots(documents[0])
+        more = f" and {how_many(len(missing) - 1, 'more video')}" if len(missing) > 1 else ""
+        where = f"not found in {roots[0]}" if roots else "not found"
+        yield ClipResult(missing[0], problem=f"{where}{more} (if the footage has moved, name its folder with --footage)")
+
+
+def _documents(layout: OutputLayout, options: ClipsOptions) -> tuple[list[EventsDocument], list[ClipResult]]:
+    """Return the documents with only the chosen events, and a result for each one that cannot be read."""
+    documents, problems = [], []
+    rules = options.time_rules()
+    for path in layout.iter_events():
+        try:
+            document = read_events(path)
+        except DocumentError as error:
+            problems.append(ClipResult(path.relative_to(layout.out / "events").as_posix(), problem=str(error)))
+            continue
+        if matches(str(document.video["path"]), options.include) and matches(
+            str(document.video["camera"] or ""), options.camera
+        ):
+            documents.append(timed(document, rules))
+    return [one for one in choose(documents, options.when(), options.category) if one.events], problems
+
+
+class _Cutter:
+    """Cuts the events of one video after the other.
+
+    Args:
+        to: the folder of the clips.
+        scratch: temporary files in the same folder.
+        loader: opens videos in another process, which may fail.
+        options: those of the command.
+    """
+
+    def __init__(self, to: Path, scratch: Scratch, loader: ClipLoader, options: ClipsOptions) -> None:
+        self._to, self._scratch, self._loader, self._options = to, scratch, loader, options
+        self._before_s, self._after_s = parse_duration(options.before, "before"), parse_duration(options.after, "after")
+        self._timeout_s = parse_duration(options.decode_timeout, "decode_timeout")
+
+    def existing(self, document: EventsDocument, event: Event, suffix: str) -> Path | None:
+        """Return the clip of an event if it was cut earlier with the same options; else None."""
+        files = (self._file(document, event, one) for one in self._suffixes(suffix))
+        return None if self._options.force else next(filter(os.path.exists, files), None)
+
+    def clips(self, document: EventsDocument, path: Path, events: Sequence[Event]) -> Iterator[ClipResult]:
+        """Cut events of one video; yields one result per event, or one for the video if it cannot be cut."""
+        video = str(document.video["path"])
+        try:
+            _check_unchanged(document, path)
+            info = self._probe(video, path)
+        except VideoError as error:
+            yield ClipResult(video, problem=without_name(str(error), video))
+            return
+        if why := why_uncuttable(info):
+            yield ClipResult(video, problem=f"not cut: {why} (`vadcli render --events-only` encodes it)")
+            return
+        for event in events:
+            part = plan_cut(info, event.start_s - self._before_s, event.end_s + self._after_s)
+            yield self._cut(document, info, event, part)
+
+    def _cut(self, document: EventsDocument, info: VideoInfo, event: Event, part: Cut) -> ClipResult:
+        """Cut one event. If the container does not hold a codec, use Matroska; if that fails too, leave out the sound."""
+        result = ClipResult(str(document.video["path"]), event.id, start_s=round(part.start_s, 3), end_s=round(part.end_s, 3))
+        tries = [(suffix, True) for suffix in self._suffixes(info.path.suffix)] + [(".mkv", False)]
+        first: VideoError | None = None
+        for suffix, sound in tries:
+            file = self._file(document, event, suffix)
+            try:
+                with self._scratch.replace(file) as temporary:
+                    tags = _tags(document, part)
+                    cut_file(info, temporary, part, sound=sound, tags=tags, timeout_s=self._timeout_s)
+                    self._probe(result.video, temporary)
+            except VideoError as error:
+                first = first or error
+                continue
+            return replace(result, file=file, problem="" if sound else f"event {event.id}: the sound can't be copied")
+        return replace(result, problem=f"event {event.id}: {without_name(str(first), result.video)}")
+
+    def _suffixes(self, source: str) -> list[str]:
+        """Return the suffixes to try, in order."""
+        own = source.lower() if source.lower() in MUXERS else ".mkv"
+        return list(dict.fromkeys([own if self._options.container == "same" else f".{self._options.container}", ".mkv"]))
+
+    def _file(self, document: EventsDocument, event: Event, suffix: str) -> Path:
+        """Return the file of a clip. Another event, other footage or other options give another name."""
+        video = str(document.video["path"])
+        content = document.scan.source.get("content") if document.scan else None
+        parts = [video, content, event.start_frame, event.end_frame, self._before_s, self._after_s]
+        digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:6]
+        camera = _part(str(document.video["camera"] or "").replace("/", "-").strip("."))
+        if document.start is not None:
+            names = [f"{document.start.at(event.start_s):%Y-%m-%d_%H-%M-%S}", camera]
+        else:
+            names = [camera, _part(Path(video).stem), clock(event.start_s).replace(":", "-").zfill(8)]
+        names += [f"{event.peak_score:.2f}", _part(event.category or ""), digest]
+        return self._to / f"{'_'.join(filter(None, names))}{suffix}"
+
+    def _probe(self, video: str, path: Path) -> VideoInfo:
+        """Return the description of a video file.
+
+        Raises:
+            VideoError: it is not a readable video.
+        """
+        request = ClipRequest(video, path, spans=((0, 1),))
+        with closing(self._loader.run([request])) as items:  # type: ignore[type-var]
+            for item in items:
+                if isinstance(item, Opened):
+                    return item.info
+                if isinstance(item, Finished) and item.error:
+                    raise item.error
+        raise VideoError(f"{video}: can't be opened")
+
+
+def _part(text: str) -> str:
+    """Return a text as a part of a file name."""
+    return _FORBIDDEN.sub("-", text).strip("-._")[:_LONGEST_PART]
+
+
+def _tags(document: EventsDocument, part: Cut) -> dict[str, str]:
+    return {} if document.start is None else {"creation_time": document.start.at(part.start_s).isoformat()}
+
+
+def _check_unchanged(document: EventsDocument, path: Path) -> None:
+    """Raise VideoError if a file is not the one that was scanned: the times of its events would be wrong."""
+    source = document.scan.source if document.scan else {}
+    status = path.stat()
+    if (
+        path.is_dir()
+        or not source.get("content")
+        or (source.get("size"), source.get("mtime_ns"))
+        == (
+            status.st_size,
+            status.st_mtime_ns,
+        )
+    ):
+        return
+    unit = WorkUnit(str(document.video["path"]), path, "", status.st_size, status.st_mtime_ns, is_frames=False)
+    if status.st_size != source.get("size") or content_sample(unit) != source["content"]:
+        raise VideoError(f"{path}: has changed since it was scanned", hint="scan it again")
