@@ -89,6 +89,17 @@ def test_damage_in_the_container_makes_the_rest_of_the_file_missing(folder: Path
     assert probe(media.truncate(path, path, 0.5)).missing > 20
 
 
+def test_what_follows_a_hole_is_read_and_the_hole_is_told(tmp_path: Path) -> None:
+    data = media.make_video(tmp_path / "a.ts", "mpegts", frames=FRAMES).read_bytes()
+    middle = len(data) // 188 // 2 * 188
+    path = tmp_path / "hole.ts"
+    path.write_bytes(data[:middle] + bytes(500_000) + data[middle:])
+    info = probe(path)
+    assert FRAMES - 3 <= info.frames <= FRAMES
+    assert info.missing == 1
+    assert "a part of it cannot be read" in info.missing_reason
+
+
 def test_other_video_streams_are_named_and_lose_frames_only_if_they_take_over(folder: Path, tmp_path: Path) -> None:
     first = media.make_video(tmp_path / "first.ts", "mpegts", frames=75)
     options = ("-mpegts_start_pid", "400", "-output_ts_offset", "3")

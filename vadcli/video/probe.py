@@ -8,6 +8,7 @@ of the others are put into the order of presentation (`timeline`). The frames fo
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -27,6 +28,7 @@ from vadcli.video.timeline import CLOCK_JUMP_S, LONGEST_GAP_S, NO_TIME, Timeline
 _DEFAULT_FPS = 25.0
 _BEGIN_AT_KEY = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "vp8", "vp9", "av1"})
 _LONGEST_PIXEL = 5.0  # sides of a pixel differ by less in every real format; other aspect ratios are mistakes, as in 1000:1
+_MOST_TRIES = 1 << 20  # to read on after a hole without finding a packet
 _ROUNDING_S = 0.0011  # if times are in milliseconds, 30 frames per second become steps of 33 and 34
 
 
@@ -69,7 +71,7 @@ class _Packets:
     packed: bool = False  # some packets hold two frames, so that decoders report other times
     one_frame_each: bool = True  # every packet shows one frame, or is a reference picture that is never shown
     read: int = 0  # all packets of the stream, also those that show nothing
-    error: str = ""  # why the container could not be read to its end
+    damage: str = ""  # where the container could not be read, and why
 
     def add(self, packet: Any) -> None:
         """Append a packet that shows a frame."""
@@ -84,12 +86,33 @@ class _Packets:
         if self.duration and self.duration[-1] > 0:
             self.duration[-1] += packet.duration or 0
 
+    def note_damage(self, why: str) -> None:
+        """Note that the container could not be read after the packets so far; the first place is kept."""
+        self.damage = self.damage or f"the file is damaged after {self.read} packets: {why}"
+
+
+def _across_holes(opened: Any, packets: _Packets) -> Iterator[Any]:
+    """Yield the packets of all video streams, also those after a hole: a part of the file in which there is no packet.
+
+    A demuxer that finds none for a while (MPEG-TS: in 64 kB) asks to be called again. ffmpeg does this too.
+    """
+    tries = 0
+    while tries < _MOST_TRIES:
+        try:
+            for packet in media.video_packets(opened):
+                tries = 0
+                yield packet
+            return
+        except av.error.BlockingIOError:
+            packets.note_damage("a part of it cannot be read")
+            tries += 1
+
 
 def _read_packets(opened: Any, stream: Any, name: str, others: OtherStreams) -> _Packets:
     packets = _Packets()
     count = frame_counter(stream.codec_context.codec.canonical_name, stream.codec_context.extradata)
     try:
-        for packet in media.video_packets(opened):
+        for packet in _across_holes(opened, packets):
             if packet.stream_index != stream.index:
                 others.add(packet)
                 continue
@@ -111,7 +134,7 @@ def _read_packets(opened: Any, stream: Any, name: str, others: OtherStreams) -> 
     except av.error.FFmpegError as error:  # packets read before the damage are still used
         if not packets.pts:
             raise ProbeError(f"{name}: no packet of the video stream can be read: {error.strerror}") from error
-        packets.error = str(error.strerror)
+        packets.note_damage(str(error.strerror))
     if not packets.pts:
         raise NoVideoStream(f"{name}: the video stream has no frames", hint="the start of the recording may be missing")
     packets.cut_off = _count_cut_off(opened, stream)
@@ -189,8 +212,8 @@ def _with_losses(info: VideoInfo, opened: Any, stream: Any, packets: _Packets, o
     cut = 0 if was_set else missing_frames(opened, stream, info.path, read)
     if cut:
         reason = "; ".join(filter(None, ["the file ends before the length that it declares", reason]))
-    elif packets.error and not missing:
-        missing, reason = 1, f"the file is damaged after {packets.read} packets: {packets.error}"
+    elif packets.damage and not missing:
+        missing, reason = 1, packets.damage
     described = {s.index: f"{s.index} ({media.describe(s)})" for s in opened.streams if s.type == "video"}
     return replace(
         info, missing=missing + cut, missing_reason=reason, note=others.note(described), look=media.longer_look(opened)
