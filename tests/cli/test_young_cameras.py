@@ -11,7 +11,7 @@ import numpy as np
 from tests.cli.test_process import vadcli
 from tests.media import make_video
 
-ALONE = "The camera was learned from a single video of 2 s: what goes on throughout it counts as usual."
+ALONE = "The camera was learned from a single video of 2 s, so what goes on throughout it counts as usual."
 
 
 def crossing(index: int, width: int, height: int) -> np.ndarray:

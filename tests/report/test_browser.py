@@ -116,6 +116,11 @@ def test_events_have_a_time_of_day_and_are_filtered_by_it(browser: Any, tmp_path
     shown = page.locator("#table tbody td[data-label=Starts]").all_inner_texts()
     # The second event of c.mp4 starts in the next day.
     assert [text.split("\n")[0] for text in shown] == ["2024-11-28 12:00:01", "2024-11-28 23:59:59", "2024-11-29 00:00:01"]
+    assert "Dates and times are from the file's name (2 videos), unknown of 1 video" in page.locator("#events").inner_text()
+    rows(page).first.focus()
+    page.keyboard.press("Enter")
+    assert "2024-11-28 12:00:01 (from the file's name)" in page.get_by_role("dialog").inner_text()
+    page.keyboard.press("Escape")
     begin, end = page.locator("[name=day_from]"), page.locator("[name=day_to]")
     begin.fill("22:00")
     end.fill("06:00")
@@ -240,6 +245,65 @@ def test_axe_finds_no_serious_fault(browser: Any, page_file: Path, scheme: str) 
         if fault["impact"] in ("serious", "critical")
     ]
     assert serious == []
+
+
+def quiet_page(folder: Path, *options: object) -> Path:
+    """A page on which cam1 has no events."""
+    layout = make_archive(folder / "out")
+    path = layout.events("cam1/a.mp4")
+    write_events(path, replace(read_events(path), events=()))
+    assert report(layout.out, *options).returncode == 3
+    return layout.out / "report.html"
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (360, 640)])
+def test_events_come_first_and_quiet_cameras_are_folded(browser: Any, tmp_path: Path, width: int, height: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.goto(quiet_page(tmp_path).as_uri())
+    headings = page.locator("h2:visible").all_inner_texts()
+    assert headings.index("Events") < headings.index("What could not be read") < headings.index("Timelines")
+    assert page.locator("#quiet summary").inner_text() == "1 camera without events: cam1"
+    charts = [page.get_by_role("group", name=f"Score curve of {name}", include_hidden=True) for name in ("cam1", "cam2")]
+    assert [chart.is_visible() for chart in charts] == [False, True]
+    page.locator("#quiet summary").click()
+    charts[0].locator("canvas").wait_for()
+    page.evaluate("scrollTo(0, 0)")
+    box = page.get_by_role("link", name="To the first event", exact=True).bounding_box()
+    assert box["y"] + box["height"] <= height
+    page.evaluate("vadcli.$('filters').elements.score.value = '0.99'")
+    page.get_by_role("link", name="To the first event", exact=True).click()
+    row = page.locator("#table tr:focus")
+    row.wait_for()
+    assert float(row.locator(".score").inner_text()) == 0.95
+    assert 0 <= row.bounding_box()["y"] < height
+    page.close()
+
+
+@pytest.mark.parametrize("assets", [False, True])
+def test_paper_shows_every_timeline(browser: Any, tmp_path: Path, assets: bool) -> None:
+    file = quiet_page(tmp_path, *(("--assets", tmp_path / "assets") if assets else ()))
+    page = browser.new_page(viewport={"width": 794, "height": 600}, color_scheme="dark")
+    page.goto(file.as_uri())
+    page.evaluate("""() => {
+        const isDrawn = (canvas) => {
+            const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+            return new Set(new Uint32Array(pixels.buffer)).size > 3 && canvas.checkVisibility();
+        };
+        window.drawn = () => [...document.querySelectorAll(".chart")].map((chart) => isDrawn(chart.querySelector("canvas")));
+        addEventListener("beforeprint", () => (window.printed = window.drawn()));
+    }""")
+    assert page.locator(".chart").count() > page.locator(".chart canvas").count()  # some are folded or further down
+    page.pdf(format="A4")
+    assert page.evaluate("window.printed") == [True, True]
+    assert page.locator("#quiet").get_attribute("open") is None
+    page.emulate_media(media="print", color_scheme="dark")
+    page.locator("#quiet canvas").wait_for()
+    assert page.evaluate("window.drawn()") == [True, True]
+    wide = (
+        "[...document.querySelectorAll('.chart canvas')].filter((one) => one.getBoundingClientRect().right > innerWidth).length"
+    )
+    assert page.evaluate(wide) == 0
+    page.close()
 
 
 @pytest.mark.parametrize("theme", ["system", "dark"])

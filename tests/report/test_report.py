@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,16 +20,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.evaluate.outputs import write_scan
 from tests.media import make_video
 from tests.patience import PATIENCE_S
-from tests.report.archives import GONE, HOSTILE, add_run, age_run, make_archive
+from tests.report.archives import GONE, HOSTILE, QUIET, add_run, age_run, make_archive
 from vadcli.errors import UsageError
 from vadcli.reporting.archive import collect, moment
+from vadcli.reporting.facts import no_events_text
 from vadcli.reporting.html import to_json, to_markdown
 from vadcli.reporting.pictures import LEVELS, NO_SCORE, InPage, outlined, pack, peaks, points_for, rows_of
 from vadcli.store import OutputLayout
+from vadcli.store.atomic import Scratch
+from vadcli.store.events import ScanState, read_events, write_events
+from vadcli.store.run_log import RunInfo, RunRecord
 from vadcli.store.scores import read_scores
-from vadcli.types import Event
+from vadcli.types import Event, Status, VideoResult
 
 
 @pytest.fixture
@@ -50,6 +56,33 @@ class TestArchive:
         }
         assert archive.events == 3
         assert [(video.video, video.reason) for video in archive.failures] == [(GONE, "not a readable video file")]
+
+    @pytest.mark.parametrize(
+        ("reason", "told"),
+        [
+            ("the decoder stopped (exit code 1)", "the decoder stopped (exit code 1); 30 frames lost"),
+            ("30 of 40 frames missing; the file ends early", "30 of 40 frames missing; the file ends early"),
+        ],
+    )
+    def test_lost_frames_are_told_once(self, layout: OutputLayout, reason: str, told: str) -> None:
+        path = layout.events("cam1/b.mp4")
+        write_events(path, replace(read_events(path), scan=ScanState(Status.PARTIAL, "ab" * 32, {})))
+        result = VideoResult("cam1/b.mp4", Status.PARTIAL, "decode", reason, expected_frames=40, decoded_frames=10)
+        with Scratch(layout.scratch) as scratch, RunRecord(layout, scratch, RunInfo("0", (), {}, {"name": "fake"})) as record:
+            record.add(result)
+            record.close(3)
+        assert [video.reason for video in collect(layout).failures] == [told, "not a readable video file"]
+
+    def test_without_events_it_says_what_to_do(self, tmp_path: Path) -> None:
+        out = tmp_path / "a night"
+        write_scan(out, {"a.mp4": QUIET})
+        assert report(out).returncode == 0
+        page = html.unescape((out / "report.html").read_text())
+        assert "There are no events: the highest score is 0.10, and the threshold is 0.50." in page
+        assert f"vadcli events '{out}' --threshold 0.05 --write" in page
+        archive = replace(collect(OutputLayout(out)), runs=())
+        assert "outside the chosen times" in no_events_text(archive, 0.7)[0]
+        assert no_events_text(replace(archive, videos=()), None) == ("There are no events, because no video has scores.", [])
 
     def test_since_last_run_leaves_out_what_it_did_not_work_on(self, layout: OutputLayout) -> None:
         age_run(layout)

@@ -38,10 +38,8 @@ def footage_caveats(model: CameraModel | None) -> tuple[str, ...]:
         return ()
     length = length_text(known.seconds)
     if known.videos == 1:
-        return (f"The camera was learned from a single video of {length}: what goes on throughout it counts as usual.",)
-    return (
-        f"The camera was learned on only {length} of footage: what is usual there but rare in this footage counts as unusual.",
-    )
+        return (f"The camera was learned from a single video of {length}, so what goes on throughout it counts as usual.",)
+    return (f"The camera was learned on only {length} of footage, so what is usual there may still count as unusual.",)
 
 
 def length_text(seconds: float) -> str:

@@ -243,7 +243,7 @@ class Scan:
             if caveat not in caveats_of(self.detector):
                 self._doubtful.add(update.camera)
                 if len(self._doubtful) <= MOST_CAMERAS_NAMED:
-                    log.info("camera %s: %s", update.camera, caveat)
+                    log.info("%s%s", "" if update.camera == "." else f"{update.camera}: ", caveat)
 
     @contextmanager
     def _noting(self) -> Iterator[None]:

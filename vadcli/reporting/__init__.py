@@ -1,6 +1,6 @@
 """Reports of an archive's events and failures: an HTML page, or a digest for a mail or a program.
 
-`archive` reads what the scans stored, `pictures` makes curves and thumbnails small enough for a
+`archive` reads what the scans stored, `facts` puts it into words, `pictures` makes curves and thumbnails small enough for a
 page, and `html` writes the page and the digests.
 """
 

@@ -1,12 +1,8 @@
-"""Reads what scans stored about an archive: events and failures of each video, and the runs.
-
-The functions at the end put these facts into words: durations, counts, detector, speed.
-"""
+"""Reads what scans stored about an archive: events and failures of each video, and the runs."""
 
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -36,6 +32,7 @@ from vadcli.types.media import clock, without_name
 
 SIDE_BY_SIDE = timedelta(minutes=10)
 """Shards that start within this time of each other count as one run."""
+ROOT_CAMERA = "."
 T = TypeVar("T")
 
 
@@ -199,7 +196,10 @@ def _concerned(videos: Sequence[VideoStory], scored: int) -> str:
         return "all videos" if scored > 1 else videos[0].video
     cameras = {video.camera for video in videos}
     count = counted(len(videos), "video")
-    return f"camera {cameras.pop()}, {count}" if len(cameras) == 1 else f"{count} of {len(cameras)} cameras"
+    if len(cameras) > 1:
+        return f"{count} of {len(cameras)} cameras"
+    camera = cameras.pop()
+    return f"{count} in the root folder" if camera == ROOT_CAMERA else f"camera {camera}, {count}"
 
 
 def _is_recent(story: VideoStory, since: datetime | None, worked: Collection[str]) -> bool:
@@ -277,8 +277,7 @@ def _story(document: EventsDocument, result: VideoResult | None) -> VideoStory:
         video=str(video["path"]),
         camera=str(video["camera"] or ""),
         status=status,
-        reason=without_name(reason, str(video["path"]))
-        or ("" if status is Status.DONE else "frames are missing; the run record with the reason was deleted"),
+        reason=_reason(without_name(reason, str(video["path"])), status, lost),
         duration_s=float(video["duration_s"] or 0.0),
         frames=int(video["frames"] or 0),
         lost_frames=lost,
@@ -291,7 +290,13 @@ def _story(document: EventsDocument, result: VideoResult | None) -> VideoStory:
     )
 
 
-_SHORT_HASH = 12
+def _reason(reason: str, status: Status, lost: int) -> str:
+    """Return why a video is not done, with the number of lost frames if the reason does not begin with it; "" if it is done."""
+    if status is Status.DONE:
+        return ""
+    if not reason:
+        return "frames are missing; the run record with the reason was deleted"
+    return f"{reason}; {counted(lost, 'frame')} lost" if lost and not reason.startswith(f"{lost} of ") else reason
 
 
 def lasting(seconds: float) -> str:
@@ -302,53 +307,3 @@ def lasting(seconds: float) -> str:
 def counted(number: int, noun: str) -> str:
     """Return text like `no events`, `1 event` or `1,204 events`."""
     return f"no {noun}s" if number == 0 else f"{number:,} {noun}{'s' if number > 1 else ''}"
-
-
-def run_facts(archive: Archive) -> list[tuple[str, str]]:
-    """Return facts about the newest run of `archive.runs`, as (name, value) pairs."""
-    run = archive.newest
-    if run is None:
-        return [("Run", "there is no run record")]
-    facts = [
-        ("Detector", str(run.info.detector.get("name", "?"))),
-        ("Weights", ", ".join(f"{name} {sha[:_SHORT_HASH]}" for name, sha in run.info.weights.items()) or "none"),
-        ("Run", f"{when(run.start)}, {_ending(run)}"),
-        ("Speed", speed(run) or "not known"),
-        ("Footage from", run.info.root),
-        ("Command", shlex.join(run.info.command)),
-        ("Version", f"vadcli {run.info.version}"),
-    ]
-    if looked_for := _looked_for(run):
-        facts.insert(2, ("Looked for", looked_for))
-    others = len(archive.runs) - 1
-    return [*facts, ("Earlier runs", str(others))] if others else facts
-
-
-def _looked_for(run: StoredRun) -> str:
-    """Return the categories that the detector read; "" if it reads none.
-
-    Records of older versions have only the categories that the user gave, and the motion detector reads none.
-    """
-    given = str(run.info.config.get("categories") or "")
-    if run.info.looked_for is None:
-        return "" if run.info.detector.get("name") == "motion" else given
-    return given or ", ".join(run.info.looked_for) if run.info.looked_for else ""
-
-
-def speed(run: StoredRun) -> str:
-    """Return text like `310 frames/s`; "" if the run has not ended or has decoded no frames."""
-    frames = int(run.totals.get("decoded_frames", 0))
-    if run.end is None or not frames:
-        return ""
-    return f"{frames / max(1e-3, (run.end - run.start).total_seconds()):.0f} frames/s"
-
-
-def when(moment: datetime) -> str:
-    """Return a time as text, in UTC and without seconds."""
-    return f"{moment:%Y-%m-%d %H:%M} UTC"
-
-
-def _ending(run: StoredRun) -> str:
-    if run.end is None:
-        return "not ended: it is still running, or was killed"
-    return f"{lasting((run.end - run.start).total_seconds())}, exit code {run.exit_code}"

@@ -22,8 +22,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vadcli import __version__
-from vadcli.reporting.archive import Archive, VideoStory, counted, lasting, run_facts
-from vadcli.reporting.pictures import AssetStore, EventKey, Strip
+from vadcli.reporting.archive import Archive, VideoStory, counted, lasting
+from vadcli.reporting.facts import SOURCES, no_events_text, run_facts, time_sources
+from vadcli.reporting.pictures import AssetStore, EventKey, Strip, highest_score
 from vadcli.types import Event
 from vadcli.types.media import clock
 
@@ -71,7 +72,7 @@ def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: S
     environment = Environment(
         loader=PackageLoader("vadcli.reporting", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"counted": counted, "lasting": lasting}
+    environment.filters |= {"clock": clock, "counted": counted, "lasting": lasting}
     return environment.get_template("page.html.j2").render(
         archive=archive,
         title=title or archive.name,
@@ -80,6 +81,9 @@ def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: S
         facts=run_facts(archive),
         problems=[*archive.problems, *problems],
         caveats=archive.caveats,
+        first=_first(archive),
+        no_events=None if archive.events else no_events_text(archive, highest_score(shown.curves.values())),
+        time_sources=time_sources(archive),
         categories=sorted({event.category for video in archive.videos for event in video.events if event.category}),
         timed=any(video.start for video in archive.videos),
         libraries=LIBRARIES,
@@ -96,13 +100,23 @@ def by_importance(archive: Archive) -> list[tuple[VideoStory, Event]]:
     return sorted(events, key=lambda item: (-item[1].peak_score, item[0].video, item[1].id))
 
 
+def _first(archive: Archive) -> dict[str, Any] | None:
+    """Return the event that is first in the list, its video, and its place among the events of `_data`; None without events."""
+    if not archive.events:
+        return None
+    video, event = by_importance(archive)[0]
+    places = [(other.video, its.id) for other in archive.videos for its in other.events]
+    return {"video": video, "event": event, "place": places.index((video.video, event.id))}
+
+
 def _data(archive: Archive, shown: Shown, assets: AssetStore) -> dict[str, Any]:
     number = {video.video: place for place, video in enumerate(archive.videos)}
     pictures = {(video.video, event.id): _pictures(video, event, shown, assets) for video, event in by_importance(archive)}
     return {
         "archive": _identity(archive),
         "generator": f"vadcli {__version__}",
-        "videos": [[video.video, video.camera] for video in archive.videos],
+        "videos": [[video.video, video.camera, video.start and video.start.source] for video in archive.videos],
+        "time_sources": SOURCES,
         "cameras": [
             _camera(place, name, videos, number=number, curves=shown.curves, assets=assets)
             for place, (name, videos) in enumerate(archive.cameras.items())

@@ -12,7 +12,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -210,6 +210,13 @@ def pack(values: FloatArray) -> str:
     """Return scores in [0, 1] as base64, one byte each: 0 to `LEVELS`, or `NO_SCORE` for NaN."""
     levels = np.where(np.isnan(values), NO_SCORE, np.rint(np.nan_to_num(values) * LEVELS))
     return base64.b64encode(levels.astype(np.uint8).tobytes()).decode()
+
+
+def highest_score(curves: Iterable[str]) -> float | None:
+    """Return the highest score of packed curves, to within half a level; None if they have no scores."""
+    levels = np.frombuffer(b"".join(map(base64.b64decode, curves)), np.uint8)
+    scores = levels[levels != NO_SCORE]
+    return float(scores.max()) / LEVELS if scores.size else None
 
 
 def packed_curves(

@@ -14,6 +14,8 @@ vadcli.el = (tag, attributes = {}, ...children) => {
   return made;
 };
 
+vadcli.nameOf = (camera) => (camera === "." || !camera ? "root folder" : camera);
+
 vadcli.clock = (seconds, tenths = false) => {
   const parts = Math.max(0, Math.floor(seconds * 10 + 1e-5));
   const whole = Math.floor(parts / 10);
@@ -32,10 +34,11 @@ vadcli.seconds = (text) => {
 
 vadcli.events = vadcli.data.events.map((row) => {
   const event = Object.fromEntries(vadcli.data.fields.map((name, place) => [name, row[place]]));
-  const [video, camera] = vadcli.data.videos[event.video];
+  const [video, camera, source] = vadcli.data.videos[event.video];
   event.place = event.video;
   event.video = video;
   event.camera = camera;
+  event.source = source;
   // Wall-clock time as a player in the camera's time zone would say it; without it, events sort by their time in the video.
   event.when = event.start_time ? event.start_time.slice(0, 19).replace("T", " ") : null;
   event.began = event.start_time ? Date.parse(event.start_time) / 1000 : event.start_s;

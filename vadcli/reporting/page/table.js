@@ -1,9 +1,10 @@
 "use strict";
 // The list of events: filtered, sorted, a page at a time; and the dialog that shows one.
 vadcli.table = (() => {
-  const {events, el, clock, lasting, seconds, review, data, $} = vadcli;
+  const {events, el, clock, lasting, seconds, review, data, nameOf, $} = vadcli;
   const PAGE = 100;
   const VERDICTS = {t: "true", f: "false", u: "unsure"};
+  const SOURCES = data.time_sources;
   const body = $("table").tBodies[0];
   const form = $("filters");
   const sorting = {key: "peak_score", down: true};
@@ -69,9 +70,9 @@ vadcli.table = (() => {
       "tr",
       {role: "row", tabindex: "-1"},
       cell("Score", el("span", {class: "score"}, event.peak_score.toFixed(3))),
-      cell("Camera", el("bdi", {}, event.camera)),
+      cell("Camera", el("bdi", {}, nameOf(event.camera))),
       cell("Video", el("bdi", {}, event.video)),
-      event.when ? cell("Starts", el("div", {}, event.when), el("div", {class: "dim"}, clock(event.start_s))) : cell("Starts", clock(event.start_s)),
+      event.when ? cell("Starts", el("div", {}, el("div", {}, event.when), el("div", {class: "dim"}, clock(event.start_s)))) : cell("Starts", clock(event.start_s)),
       cell("Lasts", lasting(event.length_s)),
       cell("Category", el("bdi", {}, event.category || "–")),
       cell("Pictures", strip(event)),
@@ -141,7 +142,7 @@ vadcli.table = (() => {
 
   const open = (event) => {
     $("dialog-heading").textContent = `Event ${event.id} of ${event.video}`;
-    const facts = `${event.when ? `${event.when} · ` : ""}${clock(event.start_s)} – ${clock(event.end_s)}, ${lasting(event.length_s)} · peak ${event.peak_score.toFixed(3)} at ${clock(event.peak_s)}${event.category ? ` · ${event.category}` : ""}`;
+    const facts = `${event.when ? `${event.when} (from ${SOURCES[event.source]}) · ` : ""}${clock(event.start_s)} – ${clock(event.end_s)}, ${lasting(event.length_s)} · peak ${event.peak_score.toFixed(3)} at ${clock(event.peak_s)}${event.category ? ` · ${event.category}` : ""}`;
     const parts = [el("p", {}, el("bdi", {}, facts))];
     if (event.clip) {
       const part = el("p", {class: "dim", role: "status"});
@@ -163,6 +164,17 @@ vadcli.table = (() => {
     if (!$("dialog").open) $("dialog").showModal();
   };
 
+  $("first")?.addEventListener("click", (click) => {
+    const event = events[click.target.dataset.event];
+    click.preventDefault();
+    form.reset(); // the list is filtered again in a timer
+    setTimeout(() => {
+      page = Math.floor(found.indexOf(event) / PAGE);
+      draw();
+      rows.get(event).focus({preventScroll: true});
+      rows.get(event).scrollIntoView({block: "center"});
+    });
+  });
   $("close").addEventListener("click", () => $("dialog").close());
   $("dialog").addEventListener("close", () => $("dialog-body").replaceChildren());
   for (const head of $("table").tHead.rows[0].cells) {

@@ -1,12 +1,16 @@
 "use strict";
-// A camera's footage as one score curve with its events, made when it comes into view.
+// A camera's footage as one score curve with its events, made when it comes into view or is printed.
 vadcli.timelines = (() => {
-  const {data, events, el, clock, lasting, colour} = vadcli;
+  const {data, events, el, clock, lasting, colour, nameOf, $} = vadcli;
   const NO_SCORE = 255;
   const LEVELS = 254;
   const STEPS_S = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800, 604800];
+  const NAMED = 8; // quiet cameras that are named while they are folded
+  const PRINT_PX = 700; // about the width of the text on A4 and on letter paper
   const waiting = new Map();
+  const loaded = new Set();
   const made = [];
+  const unmade = new Set(); // what makes a curve that nobody has seen yet
   vadcli.curves = (place, packed) => waiting.get(place)?.(packed);
 
   const byVideo = new Map();
@@ -165,14 +169,23 @@ vadcli.timelines = (() => {
     };
   };
 
+  // With --assets, curves are files. They are all loaded soon after the page, because printing cannot wait for them.
+  const load = (place) => {
+    const {script} = data.cameras[place];
+    if (!script || !waiting.has(place) || loaded.has(place)) return;
+    loaded.add(place);
+    document.body.append(el("script", {src: script}));
+  };
+
   const section = (camera, place) => {
-    const name = camera.name === "." || !camera.name ? "camera" : camera.name;
+    const name = nameOf(camera.name);
     const marks = marksOf(camera);
     const best = marks.reduce((highest, {event}) => Math.max(highest, event.peak_score), 0);
     const told = marks.length ? `${marks.length} event${marks.length > 1 ? "s" : ""}, highest ${best.toFixed(2)}` : "no events";
     const reading = el("div", {class: "reading"});
     const holder = el("div", {class: "chart", tabindex: "0", role: "group", "aria-label": `Score curve of ${name}: ${lasting(camera.end_s)} of footage, ${told}`});
     let view = null;
+    let packed = camera.curves;
     const press = (key) => view?.keys[key]?.();
     const button = (text, key, label) => el("button", {type: "button", class: "quiet", "aria-label": `${label}, ${name}`, onclick: () => press(key)}, text);
     const heading = el("h3", {}, el("bdi", {}, name));
@@ -183,21 +196,58 @@ vadcli.timelines = (() => {
       pressed.preventDefault();
       press(pressed.key);
     });
-    const begin = (packed) => (view = build(camera, holder, reading, packed));
-    const wake = () => {
-      if (camera.curves) return begin(camera.curves);
-      waiting.set(place, begin);
-      document.body.append(el("script", {src: camera.script}));
+    let seen = false;
+    const make = () => {
+      seen = true;
+      if (!packed) return;
+      unmade.delete(make);
+      view ??= build(camera, holder, reading, packed);
     };
-    new IntersectionObserver((seen, observer) => {
-      if (!seen.some((one) => one.isIntersecting)) return;
+    unmade.add(make);
+    if (!packed) {
+      waiting.set(place, (told) => {
+        packed = told;
+        if (seen) make();
+      });
+    }
+    new IntersectionObserver((entries, observer) => {
+      if (!entries.some((entry) => entry.isIntersecting)) return;
       observer.disconnect();
-      wake();
+      load(place);
+      make();
     }, {rootMargin: "200px"}).observe(holder);
     return el("div", {class: "camera"}, el("div", {class: "head"}, el("div", {}, heading, el("span", {class: "dim"}, `${lasting(camera.end_s)} of footage, ${told}`)), buttons), holder, reading);
   };
 
-  vadcli.$("timelines").append(...data.cameras.map(section));
-  if (!data.cameras.length) vadcli.$("timelines").append(el("p", {}, "No video has scores."));
-  return {redraw: () => made.forEach((chart) => chart.redraw(false, true)), charts: made};
+  // Cameras without events are folded, unless there is nothing else to show.
+  const sections = data.cameras.map(section);
+  const isQuiet = (camera) => !marksOf(camera).length;
+  const quiet = data.cameras.filter(isQuiet);
+  $("timelines").append(...sections.filter((_, place) => !isQuiet(data.cameras[place])));
+  if (quiet.length) {
+    const named = quiet.slice(0, NAMED).map((camera) => nameOf(camera.name)).join(", ");
+    const [summary, inside] = $("quiet").children;
+    summary.append(`${quiet.length} camera${quiet.length > 1 ? "s" : ""} without events: `, el("bdi", {}, named), quiet.length > NAMED ? ", …" : "");
+    inside.append(...sections.filter((_, place) => isQuiet(data.cameras[place])));
+    $("quiet").hidden = false;
+    $("quiet").open = quiet.length === data.cameras.length;
+  }
+  if (!data.cameras.length) $("timelines").append(el("p", {}, "No video has scores."));
+  addEventListener("load", () => data.cameras.forEach((_, place) => load(place)));
+
+  const redraw = () => made.forEach((chart) => chart.redraw(false, true));
+  const resize = (width) => made.forEach((chart) => chart.setSize({width: width || chart.root.parentNode.clientWidth || PRINT_PX, height: chart.height}));
+  return {
+    redraw,
+    charts: made,
+    print: () => {
+      [...unmade].forEach((make) => make());
+      resize(PRINT_PX);
+      redraw();
+    },
+    printed: () => {
+      resize();
+      redraw();
+    },
+  };
 })();
