@@ -148,7 +148,7 @@ def test_what_users_are_told_stands_in_every_result(footage: Path, tmp_path: Pat
     with caplog.at_level(logging.INFO, "vadcli"):
         scan(footage, out)
     alone = "The camera was learned from a single video of 1.5 s, so what goes on throughout it counts as usual."
-    assert caplog.messages.count(f"camera gate: {alone}") == 1
+    assert caplog.messages.count(f"gate: {alone}") == 1
     assert read_events(OutputLayout(out).events("gate/a.mp4")).caveats == (alone,)
     assert {result.caveats for result in read_run(out / "run.json").files} == {(alone,)}
     add_second_night(footage)
