@@ -56,7 +56,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "pycocotools": ("store/masks", "train/datasets/"),
     "jsonschema": ("store/events",),
     "cv2": ("detectors/motion",),
-    "PIL": ("store/", "draw/", "video/", "ground_truth/", "evaluation", "train/", "reporting/pictures", "weights_check/"),
+    "PIL": ("store/", "draw/", "video/", "ground_truth/", "evaluation", "train/", "reporting/", "weights_check/"),
     "jinja2": ("reporting/",),
     "scipy": ("metrics", "ground_truth", "detectors/calibration"),
     "opentimelineio": ("export/edit_lists",),

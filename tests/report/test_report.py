@@ -328,11 +328,12 @@ class TestPage:
             ".mp4",
             ".webp",
             ".webp",
+            ".webp",  # the camera's frame, on which regions are drawn
         ]
         assert [path.name for path in page.parent.iterdir() if path.name.startswith(".")] == []
         named = re.findall(r"files/[\w-]+\.(?:webp|mp4|js)", page.read_text())
         assert all((page.parent / name).is_file() for name in named)
-        assert len(named) == 5
+        assert len(named) == 6
 
 
 class TestReview:

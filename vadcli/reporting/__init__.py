@@ -17,6 +17,7 @@ from vadcli.errors import DocumentError, UsageError, VideoError
 from vadcli.options import ReportOptions, parse_duration
 from vadcli.rendering import RenderSettings, event_clip, render_video
 from vadcli.reporting.archive import Archive, VideoStory, collect
+from vadcli.reporting.camera_frames import camera_frames
 from vadcli.reporting.html import Shown, by_importance, make_page, to_email, to_json, to_markdown
 from vadcli.reporting.pictures import EventKey, InFolder, InPage, Strip, packed_curves, strips
 from vadcli.store import OutputLayout, printable
@@ -121,7 +122,8 @@ def _page(archive: Archive, folder: InFolder | None, scratch: Scratch, options: 
             strips(archive, pictured, count=options.thumbnails, root=options.footage, decode=decode, problems=problems)
         )
     clips = _clips(archive, pictured, scratch=scratch, options=options, problems=problems) if options.clips else {}
-    shown = Shown(curves, found, clips)
+    frames = camera_frames(archive, most=options.pictured, root=options.footage, decode=decode) if options.thumbnails else {}
+    shown = Shown(curves, found, clips, frames)
     problems = [printable(line) for line in problems]
     title = printable(options.title)
     for line in problems:

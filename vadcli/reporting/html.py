@@ -11,7 +11,7 @@ import hashlib
 import json
 import socket
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -28,8 +28,8 @@ from vadcli.reporting.pictures import AssetStore, EventKey, Strip, highest_score
 from vadcli.types import Event
 from vadcli.types.media import clock
 
-SCRIPTS = ("uplot/uPlot.iife.min.js", "dom.js", "review.js", "timeline.js", "table.js", "main.js")
-STYLES = ("uplot/uPlot.min.css", "page.css")
+SCRIPTS = ("uplot/uPlot.iife.min.js", "dom.js", "review.js", "regions.js", "timeline.js", "table.js", "main.js")
+STYLES = ("uplot/uPlot.min.css", "page.css", "regions.css")
 LIBRARIES = ("uPlot 1.6.32, MIT licence, © 2022 Leon Sorokin",)
 EVENT_FIELDS = (
     "video", "id", "start_frame", "end_frame", "start_s", "end_s", "peak_s", "peak_score", "category", "start_time",
@@ -46,11 +46,13 @@ class Shown:
         curves: the score curve of each video, as `pictures.pack` returns it.
         strips: the thumbnails of some events, the most important first.
         clips: MP4 data of some events.
+        frames: a frame of each camera as WebP data.
     """
 
     curves: Mapping[str, str]
     strips: Mapping[EventKey, Strip]
     clips: Mapping[EventKey, bytes]
+    frames: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: Sequence[str], title: str = "") -> str:
@@ -119,6 +121,7 @@ def _data(archive: Archive, shown: Shown, assets: AssetStore) -> dict[str, Any]:
         "time_sources": SOURCES,
         "cameras": [
             _camera(place, name, videos, number=number, curves=shown.curves, assets=assets)
+            | _drawing(videos, shown.frames.get(name), assets)
             for place, (name, videos) in enumerate(archive.cameras.items())
         ],
         "fields": EVENT_FIELDS,
@@ -153,6 +156,11 @@ def _camera(
         script = f"vadcli.curves({place},{json.dumps(packed)})\n"
         return {**camera, "script": assets.put(script.encode(), "text/javascript")}
     return {**camera, "curves": packed}
+
+
+def _drawing(videos: Sequence[VideoStory], frame: bytes | None, assets: AssetStore) -> dict[str, Any]:
+    """Return the URL of a camera's frame, None if there is no frame to draw on, and the regions of its last scan."""
+    return {"frame": assets.put(frame, "image/webp") if frame else None, "regions": videos[-1].regions.to_json()}
 
 
 def _pictures(video: VideoStory, event: Event, shown: Shown, assets: AssetStore) -> tuple[Any, str | None]:

@@ -48,6 +48,7 @@ from vadcli.video.pictures import FrameFeed
 SUFFIXES = {"image/webp": "webp", "video/mp4": "mp4", "text/javascript": "js"}
 PAGES = "pages.json"
 _LOCK = ".lock"
+_PLACE_BYTES = 32  # at most this much stands beside the data URL of a picture: its time, a share of its strip's size
 _OURS = re.compile(rb"[0-9a-f]{32}\.(?:webp|mp4|js)")
 
 
@@ -89,7 +90,7 @@ class InPage:
     def put(self, data: bytes, media_type: str) -> str | None:
         """See `AssetStore`."""
         head = f"data:{media_type};base64,"
-        size = len(head) + 4 * ((len(data) + 2) // 3)
+        size = len(head) + 4 * ((len(data) + 2) // 3) + _PLACE_BYTES
         if size > self.room:
             self.refused += 1
             return None

@@ -86,5 +86,5 @@ vadcli.review = (() => {
     if (file) $("kept").textContent = load(await file.text());
     target.value = "";
   });
-  return {of, set, asJson, asCsv, load, tell, onChange: (listener) => listeners.push(listener)};
+  return {of, set, save, asJson, asCsv, load, tell, onChange: (listener) => listeners.push(listener)};
 })();

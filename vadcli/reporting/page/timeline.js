@@ -191,6 +191,7 @@ vadcli.timelines = (() => {
     const heading = el("h3", {}, el("bdi", {}, name));
     const buttons = el("div", {class: "buttons"}, button("+", "+", "Zoom in"), button("−", "-", "Zoom out"), button("Whole", "0", "Show the whole"));
     if (marks.length) buttons.append(button("‹ event", "p", "Event before"), button("event ›", "n", "Next event"));
+    if (camera.frame) buttons.append(vadcli.regions.button(place, name));
     holder.addEventListener("keydown", (pressed) => {
       if (pressed.ctrlKey || pressed.metaKey || pressed.altKey || !view?.keys[pressed.key]) return;
       pressed.preventDefault();

@@ -1,0 +1,59 @@
+"""A frame of each camera, on which the page's reader can draw regions."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from PIL import Image
+
+from vadcli.errors import DocumentError, VideoError
+from vadcli.reporting.archive import Archive, VideoStory
+from vadcli.store.scores import read_metadata
+from vadcli.types import ByteArray, ClipNeeds, PixelFormat, SizeRule
+from vadcli.video.loader import ClipLoader, LoaderOptions
+from vadcli.video.pictures import FrameFeed
+
+AREA_PX = 640 * 360
+QUALITY = 50
+
+
+def camera_frames(archive: Archive, *, most: int, root: Path | None, decode: LoaderOptions) -> dict[str, bytes]:
+    """Return a frame of each camera as WebP data, from the last of its videos whose footage is found and readable.
+
+    Args:
+        archive: the cameras.
+        most: only so many cameras get a frame.
+        root: the folder that holds the footage now; None if the footage is still where it was scanned.
+        decode: options for the decoders.
+    """
+    needs = ClipNeeds(frames=1, overlap=0, rate_hz=1.0, interval=1, size=SizeRule(AREA_PX), pixel_format=PixelFormat.RGB)
+    found: dict[str, bytes] = {}
+    with ClipLoader(needs, decode) as loader:
+        for camera, videos in list(archive.cameras.items())[:most]:
+            frame = _frame(archive, loader, videos, root)
+            if frame is not None:
+                found[camera] = frame
+    return found
+
+
+def _frame(archive: Archive, loader: ClipLoader, videos: Sequence[VideoStory], root: Path | None) -> bytes | None:
+    there = ((video, archive.footage(video.video, root)) for video in reversed(videos) if video.frames)
+    video, source = next(((video, source) for video, source in there if source is not None), (None, None))
+    if video is None or source is None:
+        return None
+    with suppress(DocumentError, VideoError):  # a damaged video is named in another place of the page
+        metadata = read_metadata(archive.layout.scores(video.video))
+        fps = float(metadata.video["fps"]) if metadata else 1.0
+        feed = FrameFeed(loader, 1, source, video=video.video, frames=video.frames, fps=fps)
+        for _, picture in feed.at_rows([video.frames // 2]):
+            return _webp(picture)
+    return None
+
+
+def _webp(picture: ByteArray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "WEBP", quality=QUALITY, method=4)
+    return file.getvalue()
