@@ -54,9 +54,11 @@ def test_a_record_reads_back_as_it_was(layout, scratch):
         "failed": 0,
         "skipped": 0,
         "running": 0,
+        "lost": 1,
         "expected_frames": 200,
         "decoded_frames": 163,
         "events": 2,
+        "new_events": 0,
         "seconds": 3.25,
     }
     assert record.path.name == f"{stored.start:%Y%m%dT%H%M%S.%fZ}-1of4.json"
@@ -73,7 +75,9 @@ def test_a_record_reads_back_as_it_was(layout, scratch):
         "decoded_frames",
         "seconds",
         "events",
+        "new_events",
         "note",
+        "caveats",
     ]
 
 

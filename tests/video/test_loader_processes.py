@@ -272,6 +272,39 @@ def test_an_interrupt_while_waiting_leaves_a_loader_that_works_and_closes(tmp_pa
         assert gather(loader.run([request(tmp_path, "b", rows=9)]))["b"].end.error is None
 
 
+SIGNALLED = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from tests.media import make_video
+from tests.video.loading import NEEDS, REAL
+from vadcli.video.loader import ClipLoader, ClipRequest, Finished
+
+video = make_video(Path(sys.argv[1]) / "a.avi", "mpeg4", frames=12)
+signal.signal(signal.SIGINT, lambda *_: None)
+over = threading.Event()
+
+def interrupt():
+    while not over.is_set():
+        os.killpg(0, signal.SIGINT)
+
+threading.Thread(target=interrupt).start()
+try:
+    for _ in range(3):
+        with ClipLoader(NEEDS, REAL) as loader:
+            items = loader.run([ClipRequest("a", video), ClipRequest("b", video)])
+            ends = [item.error for item in items if isinstance(item, Finished)]
+        assert ends == [None, None], ends
+finally:
+    over.set()
+"""
+
+
+def test_signals_to_the_process_group_do_not_reach_a_process_that_starts(tmp_path):
+    command = [sys.executable, "-c", SIGNALLED, tmp_path]
+    done = subprocess.run(command, stderr=subprocess.PIPE, start_new_session=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
 def test_processes_persist_between_runs(tmp_path):
     with ClipLoader(NEEDS, OPTIONS) as loader:
         gather(loader.run([request(tmp_path, "a", rows=9)]))

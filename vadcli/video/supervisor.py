@@ -23,7 +23,7 @@ import psutil
 
 from vadcli.errors import DecoderCrashed, DecoderHung, NotFinished, VadcliError, VideoError
 from vadcli.video.ffmpeg import private_mib, process_trees
-from vadcli.video.transport import LoaderOptions, Ring, Setup, State, anonymous_file, read_tail
+from vadcli.video.transport import GROUP_SIGNALS, LoaderOptions, Ring, Setup, State, anonymous_file, read_tail
 
 _START_S = 60.0  # a process may take this long to start, even if `timeout_s` is shorter
 _LONGEST_TICK_S = 1.0
@@ -65,15 +65,20 @@ class DecoderProcess:
         numbers = (connection.fileno(), descriptor)
         # With -P and sys.path, the worker imports what this process would import. -P keeps the current folder out.
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", "vadcli.video.worker", *map(str, (os.getpid(), *numbers))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=self._stderr,
-            pass_fds=numbers,
-            start_new_session=True,
-            env={**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"},
-        )
+        # A signal to our process group must not reach the worker before it has a session of its own. The worker discards it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
+        try:
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", "vadcli.video.worker", *map(str, (os.getpid(), *numbers))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=self._stderr,
+                pass_fds=numbers,
+                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"},
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def send(self, message: object) -> bool:
         """Send a message; return False if the process has ended."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import signal
 import tempfile
 from dataclasses import dataclass
 from enum import IntEnum
@@ -19,6 +20,9 @@ import numpy as np
 from vadcli.errors import VideoError
 from vadcli.types import NO_REGIONS, ByteArray, Clip, ClipNeeds, DecoderChoice, Regions, VideoInfo
 from vadcli.video.sampling import ClipParts, Rows
+
+GROUP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM})
+"""Signals that a terminal or a service manager sends to a whole process group."""
 
 
 @dataclass(frozen=True)

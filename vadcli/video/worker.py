@@ -32,7 +32,7 @@ from vadcli.video.faults import check_machine
 from vadcli.video.ffmpeg import check_ffmpeg, die_with_parent, private_mib
 from vadcli.video.images import ReadRequest
 from vadcli.video.sampling import ClipAssembler, Rows, SamplingPlan
-from vadcli.video.transport import Begun, ClipRequest, Done, Filled, Opened, Ring, Setup, State, read_tail
+from vadcli.video.transport import GROUP_SIGNALS, Begun, ClipRequest, Done, Filled, Opened, Ring, Setup, State, read_tail
 
 
 @dataclass
@@ -261,9 +261,19 @@ def _end_with_loader() -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
+def _discard_group_signals() -> None:
+    """Discard signals that came for the loader's process group while this process started; later ones have their effect."""
+    for number in GROUP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
+    for number in GROUP_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def main() -> None:
     """Run the decoder process until the loader ends."""
     parent, connection_number, descriptor = map(int, sys.argv[1:])
+    _discard_group_signals()
     die_with_parent(parent)
     connection = Connection(connection_number)
     threading.Thread(target=_end_with_loader, name="end-with-loader", daemon=True).start()
