@@ -80,7 +80,7 @@ def choices_text(options: ThresholdOptions, choices: Choices, *, detector: str, 
         said.append(f"the thresholds for {others} are not used for {detector}")
     if false := sum(entry.verdict is Verdict.FALSE for entry in choices.reviews):
         said.append(f"{how_many(false, 'false alarm')} of the review {'is' if false == 1 else 'are'} left out")
-    return f"as `vadcli events --write` stored in {out}: {'; '.join(said)} (--forget undoes it)" if said else ""
+    return f"as `vadcli events --write` stored in {out}: {'; '.join(said)} (`vadcli events --forget` undoes it)" if said else ""
 
 
 def _entry_text(entry: ChosenThresholds) -> str:
