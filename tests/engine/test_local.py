@@ -56,7 +56,7 @@ class Scan:
                 reports += 1
                 if stop_after is not None and reports >= stop_after:
                     self.stop.set("test", 2)
-            else:
+            elif isinstance(update, VideoResult):
                 self.results[update.video] = update
 
     @property
@@ -89,6 +89,7 @@ def test_every_frame_has_a_row_and_every_file_is_where_the_contract_says(footage
     assert len(runs) == 1
     assert files(out) - runs == {
         "run.json",
+        "reported.jsonl",
         "cameras/%2E.json",
         "cameras/cam.json",
         *(
