@@ -70,7 +70,7 @@ same drawn clips.
 
 {verdict}
 
-The box of 21×21 pixels is about what the motion detector averages over (5×5 cells of 4×4 pixels); the one of 5×5
+The box of 21×21 pixels is about what the motion detector averages over (a Gaussian of 8 pixels); the one of 5×5
 pixels is the usual "plain frame difference". With {count} clips the intervals are wide, and Ped2 suits whatever takes
 fast for odd: expect less elsewhere. Neither flow nor difference has a scale that carries over to another camera,
 knows shots, light or a camera that moves, or says how often a value is usual; ROC-AUC asks for none of that.
@@ -80,9 +80,9 @@ knows shots, light or a camera that moves, or says how often a value is usual; R
 PED2 stands for the data set's folder.
 
 - **`motion`**: all clips scanned together, as frame folders of one camera, which is fitted on these same clips.
-- **its channels alone**: the same camera model, read back from the output's `cameras/`; *motion* is how much each
-  cell moves, *rarity* how far that is from what is usual there. Each is steadied over time as the two together are,
-  over the whole clip at once; a frame's score is its highest cell.
+- **its channels alone**: the same camera model, read back from the output's `cameras/`; *speed* is
+  how fast each cell moves, *disorder* how much of that goes in different directions. Both are means over space and
+  time, here over the whole clip at once; a frame's score is its highest cell.
 - **frame difference**: the change of a pixel to the frame before, averaged over a box; a frame's score is its highest
   box, or the mean of the whole frame where the row says so. Pixel scores are the boxes, or the pixels' own.
 - **optical flow**: the length of OpenCV's DIS flow (medium) from the frame before, averaged over a box.

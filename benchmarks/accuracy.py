@@ -26,7 +26,7 @@ from PIL import Image
 from vadcli.detectors.motion.background import grid_for
 from vadcli.detectors.motion.camera import from_model
 from vadcli.detectors.motion.detector import MotionDetector
-from vadcli.detectors.motion.scoring import Channels, channels_of, measure, peaks
+from vadcli.detectors.motion.scoring import measure, peaks
 from vadcli.engine.cameras import read_camera
 from vadcli.store.mask_video import upsample_mask
 from vadcli.types import ByteArray, FloatArray
@@ -96,20 +96,14 @@ def alone(footage: Footage, motion: Row) -> Iterator[Row]:
     """Score each channel of the motion detector alone, with the camera model that the scan fitted and the same smoothing."""
     options = MotionDetector().options
     fitted = from_model(read_camera(next((motion.out / "cameras").glob("*.json"))))
-    channels: dict[str, Channels] = {}
+    maps = {}
     for clip, frames in footage.frames.items():
         seen, times = np.ones(len(frames), np.bool_), np.arange(len(frames)) / FPS
-        grid = grid_for(*frames.shape[1:], options.cell_px, options.box_cells)
-        maps = measure(frames, timestamp=times, seen=seen, fitted=fitted, grid=grid, options=options)
-        channels[clip] = channels_of(maps, video=clip, fitted=fitted, options=options)
-    for name in ("motion", "rarity"):
-        cells = {clip: _steadied(found, getattr(found, name)) for clip, found in channels.items()}
-        found = {clip: Motion(each, peaks(each)) for clip, each in cells.items()}
-        yield _written(f"`motion`, its {name} channel alone", f"channel-{name}", footage, found, motion.out.parent)
-
-
-def _steadied(found: Channels, cells: FloatArray) -> FloatArray:
-    return np.tensordot(found.steadying, np.nan_to_num(cells), axes=1).astype(np.float32)
+        grid = grid_for(*frames.shape[1:], options.cell_px, options.blur_cells)
+        maps[clip] = measure(frames, timestamp=times, seen=seen, fitted=fitted, grid=grid, options=options)
+    for name in ("speed", "disorder"):
+        found = {clip: Motion(getattr(each, name), peaks(getattr(each, name))) for clip, each in maps.items()}
+        yield _written(f"`motion`, its {name} alone", f"channel-{name}", footage, found, motion.out.parent)
 
 
 def baselines(footage: Footage, work: Path) -> Iterator[Row]:

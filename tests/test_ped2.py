@@ -65,7 +65,7 @@ def test_frame_auc_over_the_clips_together(ped2: Path, scanned: Path, capsys: py
     plain = roc_auc_score(labels, np.concatenate([plain_difference(ped2, clip) for clip in CLIPS]))
     with capsys.disabled():
         print(f"\nPed2 01-06 frame AUC: motion {ours:.4f}, plain frame difference {plain:.4f}")
-    assert ours >= 0.93
+    assert ours >= 0.98
 
 
 @pytest.mark.shared
@@ -82,4 +82,4 @@ def test_pixel_auc_of_the_mask_videos_as_written(ped2: Path, scanned: Path, caps
     auc = histogram_auc(positive, negative)
     with capsys.disabled():
         print(f"\nPed2 01-06 pixel AUC of the mask videos: {auc:.4f}")
-    assert auc >= 0.978
+    assert auc >= 0.985

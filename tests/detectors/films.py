@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -86,11 +86,14 @@ def clips_of(frames: np.ndarray, *, length: int, overlap: int, video: str = "v.m
         start = end - overlap
 
 
-def fit(detector: Detector, films: Sequence[np.ndarray], *, rate_hz: float = RATE_HZ) -> CameraModel | None:
-    """A model of a camera that saw these films, each a video of its own."""
+def fit(
+    detector: Detector, films: Sequence[np.ndarray], *, rate_hz: float = RATE_HZ, start_s: float = 0.0
+) -> CameraModel | None:
+    """A model of a camera that saw these films, each from a video of its own, `start_s` after its beginning."""
     clips = []
     for number, frames in enumerate(films):
-        clips += clips_of(frames, length=detector.needs.frames, overlap=0, video=f"fit/{number}.mp4", rate_hz=rate_hz)
+        made = clips_of(frames, length=detector.needs.frames, overlap=0, video=f"fit/{number}.mp4", rate_hz=rate_hz)
+        clips += [replace(clip, timestamp=clip.timestamp + start_s) for clip in made]
     return detector.fit(CameraSample("fit", tuple(clips), seed=3))
 
 

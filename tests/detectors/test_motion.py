@@ -12,6 +12,7 @@ from vadcli.detectors.motion.detector import MotionDetector
 from vadcli.types import CameraModel, CameraSample, ClipBatch
 
 FRAMES = 96
+HOUR_S = 3600.0
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def detector() -> MotionDetector:
 
 @pytest.fixture(scope="module")
 def usual_street(detector: MotionDetector) -> CameraModel:
-    model = fit(detector, [street(FRAMES, seed=seed) for seed in range(1, 5)])
+    model = fit(detector, [street(FRAMES, seed=seed) for seed in range(1, 9)], start_s=HOUR_S)
     assert model is not None
     return model
 
@@ -41,8 +42,9 @@ def test_a_runner_stands_out_among_walkers_in_time_and_place(detector: MotionDet
 def test_what_runs_all_the_time_is_usual_for_its_camera(detector: MotionDetector) -> None:
     """The same film scores less on a camera that always sees runners."""
     run = range(40, 66)
-    busy = fit(detector, [street(FRAMES, seed=seed, runner=range(seed * 8, seed * 8 + 26)) for seed in range(1, 7)])
-    calm = fit(detector, [street(FRAMES, seed=seed) for seed in range(1, 7)])
+    runners = [street(FRAMES, seed=seed, runner=range(seed * 8, seed * 8 + 26)) for seed in range(1, 7)]
+    busy = fit(detector, runners, start_s=HOUR_S)
+    calm = fit(detector, [street(FRAMES, seed=seed) for seed in range(1, 7)], start_s=HOUR_S)
     film_ = street(FRAMES, seed=9, runner=run)
     assert scan(detector, film_, busy).score.max() < 0.8 * scan(detector, film_, calm).score.max()
 
@@ -96,12 +98,12 @@ def test_repeated_pictures_hide_no_motion(detector: MotionDetector) -> None:
     """A recorder that stores every second picture twice: what runs still stands out, and no frame seems still."""
     run = range(40, 66)
     held = np.arange(FRAMES) // 2 * 2
-    model = fit(detector, [street(FRAMES, seed=seed)[held] for seed in range(1, 5)])
+    model = fit(detector, [street(FRAMES, seed=seed)[held] for seed in range(1, 9)], start_s=HOUR_S)
     found = scan(detector, street(FRAMES, seed=9, runner=run)[held], model)
     usual = scan(detector, street(FRAMES, seed=9)[held], model)
     assert found.score.argmax() in run
     assert found.score.max() >= detector.thresholds.high > usual.score.max()
-    assert usual.raw[:, detector.channels.index("motion")].min() > 0.5
+    assert usual.raw[:, detector.channels.index("speed")].min() > 0.3
 
 
 def test_the_first_frame_takes_the_seconds_value(detector: MotionDetector, usual_street: CameraModel) -> None:
@@ -140,10 +142,10 @@ def test_lost_frames_are_bridged(detector: MotionDetector, usual_street: CameraM
 
     def score(pictures: np.ndarray, flags: np.ndarray) -> np.ndarray:
         batch = ClipBatch(pictures[None], clip.timestamp[None], flags[None], ("v",), (usual_street,), np.array([1]))
-        return detector.score(batch).raw[0, :, 2]
+        return detector.score(batch).raw[0, :, detector.channels.index("together")]
 
     whole, holed = score(clip.frames, clip.valid), score(frames, valid)
-    np.testing.assert_allclose(holed[:9], whole[:9], rtol=0.05)
+    np.testing.assert_allclose(holed[:5], whole[:5], rtol=0.05)  # means over time reach the others
     assert holed[16:20].max() > 0.5 * whole[16:20].max()
 
 
@@ -152,12 +154,12 @@ def test_views_of_one_camera_keep_their_own_usual(detector: MotionDetector) -> N
     road = film(
         [put(put(texture(40), x=9.0 * t % 200 - 20, y=50, seed=1), x=7.0 * t % 190, y=20, seed=2) for t in range(FRAMES)]
     )
-    model = fit(detector, [road, *(street(FRAMES, seed=seed) for seed in range(1, 4)), road])
+    model = fit(detector, [road, *(street(FRAMES, seed=seed) for seed in range(1, 9)), road], start_s=HOUR_S)
     run = range(40, 66)
     found = scan(detector, street(FRAMES, seed=9, runner=run), model)
     assert found.score.argmax() in run
     assert found.score.max() >= detector.thresholds.high
-    assert scan(detector, road, model).score.max() < detector.thresholds.high
+    assert scan(detector, road, model).score[:-4].max() < detector.thresholds.high  # the last means have one side only
 
 
 def test_clips_of_different_sizes_make_one_camera(detector: MotionDetector) -> None:

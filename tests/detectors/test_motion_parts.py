@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 from tests.detectors.films import texture
 from vadcli.detectors.motion import MotionOptions
 from vadcli.detectors.motion.background import (
-    Perspective,
     camera_flow,
-    fit_perspective,
     foreground,
     grid_for,
     learn_scenes,
@@ -29,7 +27,7 @@ OPTIONS = MotionOptions()
 @settings(max_examples=40)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))
 def test_pooling_is_the_mean_of_each_cell(height: int, width: int, seed: int) -> None:
-    grid = grid_for(height, width, 4, 5)
+    grid = grid_for(height, width, 4, 2.0)
     pictures = np.random.default_rng(seed).integers(0, 256, (2, height, width), dtype=np.uint8)
     padded = grid.pad(pictures)
     pooled = grid.pool(padded)
@@ -38,7 +36,7 @@ def test_pooling_is_the_mean_of_each_cell(height: int, width: int, seed: int) ->
     expected = padded.reshape(2, h, 4, w, 4).astype(np.float64).mean(axis=(2, 4))
     np.testing.assert_allclose(pooled, expected, rtol=1e-6)
     assert grid.centres(padded[0].astype(np.float32)).shape == (h, w)
-    np.testing.assert_allclose(grid.box(np.ones((h, w), dtype=np.float32)), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(grid.blur(np.ones((h, w), dtype=np.float32)), 1.0, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shift", [(2, 0), (0, -2), (3, 2)])
@@ -129,27 +127,8 @@ def test_foreground_is_what_stands_before_the_scene() -> None:
     assert unknown == -1
 
 
-def test_perspective_brings_near_and_far_to_one_measure() -> None:
-    rng = np.random.default_rng(0)
-    height = rng.uniform(0.2, 0.9, 4000)
-    motion = np.exp(2.0 * height + rng.normal(0, 0.3, 4000)).astype(np.float32)
-    found = fit_perspective(motion, height)
-    assert found.slope == pytest.approx(2.0, abs=0.3)
-    factors = found.factors(grid_for(120, 160, 4, 5))
-    rows = np.minimum((height * 30).astype(int), 29)
-    levelled = motion / factors[rows, 0]
-    top, bottom = (np.median(levelled[part]) for part in (height < 0.4, height > 0.7))
-    assert bottom / top == pytest.approx(1.0, abs=0.25)
-
-
-def test_perspective_needs_evidence() -> None:
-    assert fit_perspective(np.zeros(0, dtype=np.float32), np.zeros(0)) == Perspective()
-    few = fit_perspective(np.array([1.0, 9.0], dtype=np.float32), np.array([0.4, 0.6]))
-    assert abs(few.slope) < 0.5
-
-
 def samples_at(value: float, count: int, *, video: int, time_s: float) -> RaritySamples:
-    features = np.zeros((count, 5), dtype=np.float32)
+    features = np.zeros((count, 4), dtype=np.float32)
     features[:, 1] = value
     same = np.zeros(count, dtype=np.int64)
     return RaritySamples(features, same, same + video, np.full(count, time_s))
@@ -157,7 +136,7 @@ def samples_at(value: float, count: int, *, video: int, time_s: float) -> Rarity
 
 def test_rarity_is_the_distance_to_what_is_usual() -> None:
     samples = samples_at(1.0, 100, video=1, time_s=0.0)
-    query = np.zeros((2, 5), dtype=np.float32)
+    query = np.zeros((2, 4), dtype=np.float32)
     query[:, 1] = [1.0, 4.0]
     np.testing.assert_allclose(rarity(query, samples, video=2, time_s=0.0, options=OPTIONS), [0.0, 3.0], atol=1e-3)
 
@@ -167,7 +146,7 @@ def test_a_thing_does_not_make_itself_usual() -> None:
     both = RaritySamples(*(np.concatenate([a, b]) for a, b in
                            [(usual.features, fight.features), (usual.scene, fight.scene), (usual.video, fight.video),
                             (usual.time_s, fight.time_s)]))  # fmt: skip
-    query = np.zeros((1, 5), dtype=np.float32)
+    query = np.zeros((1, 4), dtype=np.float32)
     query[:, 1] = 4.0
 
     def at(video: int, time_s: float) -> float:
@@ -179,7 +158,7 @@ def test_a_thing_does_not_make_itself_usual() -> None:
 
 def test_rarity_is_unknown_with_too_little_to_compare_with() -> None:
     samples = samples_at(1.0, 10, video=1, time_s=0.0)
-    assert np.isnan(rarity(np.zeros((3, 5), dtype=np.float32), samples, video=2, time_s=0.0, options=OPTIONS)).all()
+    assert not rarity(np.ones((3, 4), dtype=np.float32), samples, video=2, time_s=0.0, options=OPTIONS).any()
 
 
 @pytest.mark.parametrize(
@@ -212,12 +191,12 @@ def test_stretches_are_short_apart_and_within_usable_rows(activity: list[float],
 
 def test_a_camera_survives_storage() -> None:
     background = texture(1, 30, 40).astype(np.float32)
-    levels = Levels(3.0, 1.5, Perspective(1.0, 0.5, 0.2, 0.9), np.array([0.2, 0.5, 4.0], dtype=np.float32))
-    camera = FittedCamera((Scene(120, 160, background, levels),), samples=samples_at(1.0, 30, video=-5, time_s=2.0))
+    scene = Scene(120, 160, background, Levels(3.0, 1.5, 0.7, 0.4))
+    camera = FittedCamera((scene,), samples=samples_at(1.0, 30, video=-5, time_s=2.0), rarity_power=0.3)
     model = to_model(camera, "gate", "motion")
     again = from_model(CameraModel.from_json(model.to_json()))
     assert to_model(again, "gate", "motion").sha256 == model.sha256
-    assert again.tail == camera.tail
+    assert (again.tail, again.rarity_power, again.scenes[0].levels) == (camera.tail, 0.3, scene.levels)
     assert again.backgrounds(120, 160).keys() == {0}
     assert again.backgrounds(60, 80) == {}
     assert from_model(None).samples is None

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from vadcli.detectors.motion.scoring import steadying
+from vadcli.detectors.motion.features import steadying
 from vadcli.detectors.smoothing import segments, smooth
 
 SIGMA_S, GAP_S = 0.4, 1.0

@@ -74,10 +74,14 @@ class Tail:
         return cls(float(document["active"]), float(document["usual"]), float(document["scale"]))
 
 
-REFERENCE = Tail(active=0.5, usual=1.0, scale=0.24)
-"""The tail for a usual value of 1, measured on cameras with normal videos."""
+REFERENCE = Tail(active=0.5, usual=1.0, scale=0.6)
+"""The tail for a usual value of 1.
 
-USUAL_PRIOR = 3.0
+The scale is about the geometric mean of eight normal clips, each its own camera (from 0.3 to 3.4). It is larger than the scale
+of most cameras that are known for an hour, because a few seconds of a clip say little about what is usual.
+"""
+
+USUAL_PRIOR = 10.0
 """The usual value of the reference weighs as much as this many moments of the camera."""
 
 TAIL_PRIOR = 300.0
@@ -122,7 +126,7 @@ def usual_level(values: FloatArray, *, footage: FittedTime, reference: float) ->
     active = values[values > floor]
     if not len(active):
         return reference
-    trust = footage.trust(len(active) / len(values), USUAL_PRIOR, spread=False)
+    trust = footage.trust(len(active) / len(values), USUAL_PRIOR, spread=True)
     return _between(reference, float(np.quantile(active, USUAL)), trust)
 
 
@@ -135,9 +139,9 @@ def fit_tail(values: FloatArray, *, footage: FittedTime) -> Tail:
     if not len(active):
         return Tail(max(moving, 0.01), REFERENCE.usual, REFERENCE.scale)
     usual, high = (float(value) for value in np.quantile(active, [USUAL, BULK]))
-    scale = max((high - usual) / np.log((1.0 - USUAL) / (1.0 - BULK)), 0.5 * REFERENCE.scale * usual)
+    scale = max((high - usual) / np.log((1.0 - USUAL) / (1.0 - BULK)), 0.25 * REFERENCE.scale * usual)
     trust = footage.trust(share, TAIL_PRIOR, spread=True)
-    usual = _between(REFERENCE.usual, usual, footage.trust(share, USUAL_PRIOR, spread=False))
+    usual = _between(REFERENCE.usual, usual, footage.trust(share, USUAL_PRIOR, spread=True))
     return Tail(max(moving, 0.01), usual, _between(REFERENCE.scale * usual, scale, trust))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MODEL_VERSION = 1
+MODEL_VERSION = 2
 """Increase this if a change makes stored camera models unusable. The engine then fits them again."""
 
 
@@ -22,14 +22,15 @@ class MotionOptions:
         rate_hz: sampled frames per second.
         max_area_px: largest area of a frame; larger frames are reduced to it.
         cell_px: side of a grid cell.
-        box_cells: motion is averaged over a square with this side, in cells; about as wide as a person.
+        blur_cells: standard deviation of the Gaussian that smooths the maps over space, in cells.
         steadying_s: standard deviation of the Gaussian that smooths each cell (and so the masks)
-            over time.
+            over time. Maps are smoothed before the highest cell is taken, so that noise does not compete with motion.
         smoothing_s: standard deviation of the Gaussian that smooths the frame values over time.
         gap_s: no mean over time crosses a gap that is longer than both this and 3 usual steps.
         change_floor: gray levels of change that are subtracted as noise.
         noise_factor: the median change of a pair of frames, multiplied by this, is also subtracted.
         speed_floor_px: speed that is subtracted as noise, in pixels per pair of frames.
+        disorder_floor_px: disorder that is subtracted as noise, in the same unit.
         speed_cap_px: higher speeds are cut to this; optical flow is not reliable beyond it.
         foreground_low, foreground_high: the foreground weight rises from 0 to 1 between these
             differences from the background, in gray levels.
@@ -46,13 +47,14 @@ class MotionOptions:
     rate_hz: float = 10.0
     max_area_px: int = 86_400
     cell_px: int = 4
-    box_cells: int = 5
-    steadying_s: float = 0.1
+    blur_cells: float = 2.0
+    steadying_s: float = 0.3
     smoothing_s: float = 0.4
     gap_s: float = 1.0
     change_floor: float = 1.0
     noise_factor: float = 1.5
     speed_floor_px: float = 0.1
+    disorder_floor_px: float = 0.2
     speed_cap_px: float = 16.0
     foreground_low: float = 6.0
     foreground_high: float = 18.0
@@ -60,6 +62,6 @@ class MotionOptions:
     samples: int = 800
     neighbour_share: float = 0.05
     exclude_s: float = 2.0
-    position_weight: float = 12.0
+    position_weight: float = 6.0
     moving_px: float = 0.5
     moving_share: float = 0.3

@@ -9,9 +9,8 @@ zooming and turning give an affine field.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
@@ -26,23 +25,19 @@ class CellGrid:
     Attributes:
         height_px, width_px: size of the frame.
         cell_px: side of a cell, at most 16.
-        box_rows, box_columns: (h, h) and (w, w) float32, matrices that average a cell with its
-            neighbours.
-        wide_rows, wide_columns: the same for a square with about twice the side.
+        blur_rows, blur_columns: (h, h) and (w, w) float32, matrices that smooth over rows and columns.
     """
 
     height_px: int
     width_px: int
     cell_px: int
-    box_rows: FloatArray = field(repr=False)
-    box_columns: FloatArray = field(repr=False)
-    wide_rows: FloatArray = field(repr=False)
-    wide_columns: FloatArray = field(repr=False)
+    blur_rows: FloatArray = field(repr=False)
+    blur_columns: FloatArray = field(repr=False)
 
     @property
     def shape(self) -> tuple[int, int]:
         """The number of cells (h, w)."""
-        return len(self.box_rows), len(self.box_columns)
+        return len(self.blur_rows), len(self.blur_columns)
 
     def pad(self, pictures: ByteArray) -> ByteArray:
         """Repeats the pixels at the border to fill whole cells: (..., H, W) -> (..., h * cell, w * cell)."""
@@ -71,13 +66,9 @@ class CellGrid:
         x = np.minimum(np.arange(w) * self.cell_px + middle, self.width_px - 1)
         return np.asarray(pictures[np.ix_(y, x)], dtype=np.float32)
 
-    def box(self, cells: FloatArray) -> FloatArray:
-        """Returns the mean over a square around each cell, as far as it is inside the frame; same shape."""
-        return np.asarray(self.box_rows @ cells @ self.box_columns, dtype=np.float32)
-
-    def wide_box(self, cells: FloatArray) -> FloatArray:
-        """Returns the same as `box`, but for a square with about twice the side."""
-        return np.asarray(self.wide_rows @ cells @ self.wide_columns, dtype=np.float32)
+    def blur(self, cells: FloatArray) -> FloatArray:
+        """(..., h, w) -> (..., h, w): Gaussian means over space; at the edge, only cells inside the frame count."""
+        return np.asarray(self.blur_rows @ cells @ self.blur_columns, dtype=np.float32)
 
     def positions(self) -> FloatArray:
         """Returns (h, w, 2) float32: x and y of the centre of each cell, in frame widths."""
@@ -88,75 +79,16 @@ class CellGrid:
 
 
 @lru_cache(maxsize=32)
-def grid_for(height_px: int, width_px: int, cell_px: int, box_cells: int) -> CellGrid:
+def grid_for(height_px: int, width_px: int, cell_px: int, blur_cells: float) -> CellGrid:
     """Returns the grid for a frame size. A frame that is smaller than a cell has one cell."""
     h, w = -(-height_px // cell_px), -(-width_px // cell_px)
-    wide = 2 * box_cells - 1
-    return CellGrid(height_px, width_px, cell_px, _box(h, box_cells), _box(w, box_cells).T, _box(h, wide), _box(w, wide).T)
+    return CellGrid(height_px, width_px, cell_px, _gaussian(h, blur_cells), _gaussian(w, blur_cells).T)
 
 
-def _box(cells: int, box: int) -> FloatArray:
+def _gaussian(cells: int, sigma: float) -> FloatArray:
     index = np.arange(cells)
-    matrix = (np.abs(index[:, None] - index[None, :]) <= box // 2).astype(np.float32)
+    matrix = np.exp(-0.5 * ((index[:, None] - index[None, :]) / sigma) ** 2).astype(np.float32)
     return np.asarray(matrix / matrix.sum(axis=1, keepdims=True), dtype=np.float32)
-
-
-RIDGE_CELLS = 100.0
-"""Shrinks the slope of a perspective towards 0, as if this many cells of the usual SPREAD showed no slope."""
-
-SPREAD = 0.15
-"""Usual standard deviation of the heights of moving cells, in frame heights."""
-
-STEEPEST = 3.0
-"""Largest slope of a perspective: change of ln(motion) per frame height."""
-
-
-@dataclass(frozen=True)
-class Perspective:
-    """How motion grows towards the bottom of the frame: ln(motion) is linear between `top` and `bottom`.
-
-    Above `top` and below `bottom`, the motion is constant.
-
-    Attributes:
-        slope: change of ln(motion) per frame height.
-        centre, top, bottom: positions, in frame heights from the top of the frame.
-    """
-
-    slope: float = 0.0
-    centre: float = 0.5
-    top: float = 0.0
-    bottom: float = 1.0
-
-    def factors(self, grid: CellGrid) -> FloatArray:
-        """Returns (h, 1) float32: the number by which the motion of each row of cells is divided."""
-        rows = grid.shape[0]
-        height = np.clip((np.arange(rows) + 0.5) / rows, self.top, self.bottom) - self.centre
-        return np.exp(self.slope * height).astype(np.float32)[:, None]
-
-    def to_json(self) -> dict[str, float]:
-        """Returns the JSON that is stored in a camera model."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Perspective:
-        """Returns the perspective that `to_json` stored."""
-        return cls(**{name: float(document[name]) for name in ("slope", "centre", "top", "bottom")})
-
-
-def fit_perspective(motion: FloatArray, height: FloatArray) -> Perspective:
-    """Returns the perspective that fits the motion of M moving cells best.
-
-    Args:
-        motion: (M,), all > 0.
-        height: (M,) position in the frame, from 0 (top) to 1 (bottom).
-    """
-    if not len(motion):
-        return Perspective()
-    centre = float(height.mean())
-    away, level = height - centre, np.log(motion)
-    slope = float((away * (level - level.mean())).sum() / ((away**2).sum() + RIDGE_CELLS * SPREAD**2))
-    top, bottom = (float(edge) for edge in np.quantile(height, [0.05, 0.95]))
-    return Perspective(min(STEEPEST, max(-STEEPEST, slope)), centre, top, bottom)
 
 
 DISAGREE_LEVELS = 15.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 
 from vadcli.detectors.calibration import REFERENCE, Tail
 from vadcli.detectors.motion import MODEL_VERSION, MotionOptions
-from vadcli.detectors.motion.background import Perspective
 from vadcli.detectors.motion.features import ClipMaps
 from vadcli.types import BoolArray, CameraModel, FloatArray, IndexArray, TimeArray
 
-SCALE_FLOORS = np.array([0.1, 0.2, 1.0], dtype=np.float32)
-"""The smallest units by which the features [extent, speed, change] are divided."""
+SMALLEST_UNIT_PX = 0.2
+"""The smallest unit by which velocities are divided."""
 
 FEWEST_SAMPLES = 20
 """With fewer samples than this, rarity is unknown."""
@@ -35,7 +34,7 @@ class RaritySamples:
     """M stored moving cells of one camera.
 
     Attributes:
-        features: (M, 5) float32, scaled.
+        features: (M, 4) float32, scaled.
         scene: (M,) int64, number of the scene that each sample comes from.
         video: (M,) int64, hash of the sample's video.
         time_s: (M,) float64, time in that video.
@@ -60,13 +59,12 @@ def video_number(video: str) -> int:
 
 
 def describe(maps: ClipMaps, moving: BoolArray) -> FloatArray:
-    """Returns the features (Q, 5) float32 of the Q cells that are True in `moving` (T, h, w).
+    """Returns the features (Q, 4) float32 of the Q cells that are True in `moving` (T, h, w).
 
-    They are extent, speed and change, then x and y in frame widths.
+    They are the velocity, x and y in pixels per step, and the place, x and y in frame widths.
     """
     t, y, x = np.nonzero(moving)
-    own = [channel[t, y, x] for channel in (maps.extent, maps.speed, maps.change)]
-    return np.column_stack([*own, maps.grid.positions()[y, x]])
+    return np.concatenate([maps.velocity[t, y, x], maps.grid.positions()[y, x]], axis=1)
 
 
 def coarse(moving: BoolArray) -> BoolArray:
@@ -82,35 +80,39 @@ def spread_out(thin: FloatArray) -> FloatArray:
     return np.repeat(np.repeat(thin[:, ::STRIDE, ::STRIDE], STRIDE, axis=1), STRIDE, axis=2)[:, :h, :w]
 
 
-def scaled(features: FloatArray, scale: FloatArray, options: MotionOptions) -> FloatArray:
-    """Scales features (Q, 5) from `describe` so that distances between them make sense.
+def scaled(features: FloatArray, unit: FloatArray, options: MotionOptions) -> FloatArray:
+    """Scales features (Q, 4) from `describe` so that distances between them make sense.
 
-    `scale` holds the units of the first three features: (3,) or (Q, 3).
+    `unit` (1,) or (Q, 1) is the usual difference between velocities, in pixels per step.
     """
-    own = features[..., : len(SCALE_FLOORS)] / scale
-    return np.concatenate([own, features[..., len(SCALE_FLOORS) :] * np.float32(options.position_weight)], axis=-1)
+    return np.concatenate([features[:, :2] / unit, features[:, 2:] * np.float32(options.position_weight)], axis=1)
 
 
 def rarity(query: FloatArray, samples: RaritySamples, *, video: int, time_s: float, options: MotionOptions) -> FloatArray:
-    """Returns (Q,) float32: the distance from scaled features (Q, 5) to the k-th nearest sample.
+    """Returns (Q,) float32: the distance from scaled features (Q, 4) to the k-th nearest sample.
 
-    All values are NaN if there are too few samples. Samples of the same video that are at
+    All values are 0 if there are too few samples. Samples of the same video that are at
     most `exclude_s` from `time_s` do not count, because an object must not make itself usual.
     """
     near = (samples.video == video) & (np.abs(samples.time_s - time_s) <= options.exclude_s)
     known = samples.features[~near]
     if len(known) < FEWEST_SAMPLES or not len(query):
-        return np.full(len(query), np.nan, dtype=np.float32)
+        return np.zeros(len(query), dtype=np.float32)
     rank = min(len(known) - 1, round(options.neighbour_share * len(known)))
     square = np.sum(query**2, axis=1)[:, None] + np.sum(known**2, axis=1)[None, :] - 2.0 * (query @ known.T)
     return np.asarray(np.sqrt(np.maximum(np.partition(square, rank, axis=1)[:, rank], 0.0)), dtype=np.float32)
 
 
-MOTION_REFERENCE = 6.0
-"""Usual motion of something that moves: the geometric mean of the values of a dozen cameras."""
+SPEED_REFERENCE = 2.5
+DISORDER_REFERENCE = 0.6
+"""Usual speed and disorder of something that moves, in pixels per step.
 
-RARITY_REFERENCE = 2.2
-"""Usual rarity of a camera's own moving objects, in scaled units: the geometric mean of the same cameras."""
+With seconds of footage, these speak louder than the camera's own: a clip that is an incident from its first frame to its last
+cannot say what is usual.
+"""
+
+RARITY_REFERENCE = 1.0
+"""Usual rarity of a camera's own moving objects, in scaled units."""
 
 
 @dataclass(frozen=True)
@@ -118,31 +120,23 @@ class Levels:
     """What is usual in one scene.
 
     Attributes:
-        motion, rarity: usual value of the highest cell of a frame in which something moves.
-        perspective: how motion grows towards the bottom of the frame.
-        scale: (3,) float32, units of [extent, speed, change] for rarity.
+        speed, disorder, rarity: usual value of the highest cell of a frame in which something moves.
+        unit: usual difference between the velocities of moving cells, in pixels per step.
     """
 
-    motion: float = MOTION_REFERENCE
+    speed: float = SPEED_REFERENCE
+    disorder: float = DISORDER_REFERENCE
     rarity: float = RARITY_REFERENCE
-    perspective: Perspective = field(default_factory=Perspective)
-    scale: FloatArray = field(default_factory=SCALE_FLOORS.copy)
+    unit: float = SMALLEST_UNIT_PX
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, float]:
         """Returns the JSON that is stored in a camera model."""
-        return {
-            "motion": self.motion,
-            "rarity": self.rarity,
-            "perspective": self.perspective.to_json(),
-            "scale": [float(unit) for unit in self.scale],
-        }
+        return asdict(self)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Levels:
         """Returns the levels that `to_json` stored."""
-        perspective = Perspective.from_json(document["perspective"])
-        scale = np.array(document["scale"], dtype=np.float32)
-        return cls(float(document["motion"]), float(document["rarity"]), perspective, scale)
+        return cls(**{name: float(document[name]) for name in ("speed", "disorder", "rarity", "unit")})
 
 
 @dataclass(frozen=True)
@@ -169,12 +163,14 @@ class FittedCamera:
         scenes: the camera's scenes; a scene's number is its index.
         elsewhere: what is usual in a view that matches none of the scenes.
         samples: moving cells from which rarity is computed; None if nothing moved or there was no video.
+        rarity_power: how much rarity counts, from 0 (too little footage to know what is rare) to RARITY_POWER.
         tail: the tail of the smoothed frame values.
     """
 
     scenes: tuple[Scene, ...] = ()
     elsewhere: Levels = field(default_factory=Levels)
     samples: RaritySamples | None = None
+    rarity_power: float = 0.0
     tail: Tail = REFERENCE
 
     def backgrounds(self, height_px: int, width_px: int) -> dict[int, FloatArray]:
@@ -203,6 +199,7 @@ def to_model(fitted: FittedCamera, camera: str, detector: str) -> CameraModel:
             for scene in fitted.scenes
         ],
         "elsewhere": fitted.elsewhere.to_json(),
+        "rarity_power": fitted.rarity_power,
         "tail": fitted.tail.to_json(),
     }
     return CameraModel(camera, detector, MODEL_VERSION, arrays, values)
@@ -224,4 +221,5 @@ def from_model(model: CameraModel | None) -> FittedCamera:
     if "sample_features" in model.arrays:
         names = ("sample_features", "sample_scene", "sample_video", "sample_time_s")
         samples = RaritySamples(*(model.arrays[name] for name in names))
-    return FittedCamera(scenes, Levels.from_json(model.values["elsewhere"]), samples, Tail.from_json(model.values["tail"]))
+    elsewhere, tail = Levels.from_json(model.values["elsewhere"]), Tail.from_json(model.values["tail"])
+    return FittedCamera(scenes, elsewhere, samples, float(model.values["rarity_power"]), tail)

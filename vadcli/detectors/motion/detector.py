@@ -35,7 +35,7 @@ from vadcli.types import (
 # matrix products would take a hundred times longer. So one thread computes them.
 _BLAS = ThreadpoolController()
 
-CHANNELS = ("motion", "rarity", "together", "camera_px", "usable")
+CHANNELS = ("speed", "disorder", "rarity", "together", "camera_px", "usable")
 
 
 class MotionDetector:
@@ -82,7 +82,7 @@ class MotionDetector:
             return to_model(fit_camera(sample, self.options), sample.camera, self.name)
 
     def score(self, batch: ClipBatch) -> ClipScores:
-        """Returns raw scores (B, T, 5), see CHANNELS, and calibrated masks (B, T, h, w)."""
+        """Returns raw scores (B, T, 6), see CHANNELS, and calibrated masks (B, T, h, w)."""
         with _BLAS.limit(limits=1, user_api="blas"):
             rows = [self._score_row(batch, row) for row in range(len(batch.videos))]
         raw, mask = (np.stack(part) for part in zip(*rows, strict=True))
@@ -112,13 +112,14 @@ class MotionDetector:
 
     def _score_row(self, batch: ClipBatch, row: int) -> tuple[FloatArray, FloatArray]:
         frames, timestamp = batch.frames[row, ..., 0], batch.timestamp[row]
-        grid = grid_for(*frames.shape[1:], self.options.cell_px, self.options.box_cells)
+        grid = grid_for(*frames.shape[1:], self.options.cell_px, self.options.blur_cells)
         fitted = from_model(batch.models[row])
         seen = batch.valid[row].copy()
         seen[: self.needs.overlap] = True
         maps = measure(frames, timestamp=timestamp, seen=seen, fitted=fitted, grid=grid, options=self.options)
         found = channels_of(maps, video=batch.videos[row], fitted=fitted, options=self.options)
         together = found.together(fitted)
-        raw = np.stack([*found.frame_values(), peaks(together), maps.camera_px, maps.usable.astype(np.float32)], axis=-1)
+        highest = [peaks(cells) for cells in (maps.speed, maps.disorder, found.rarity, together)]
+        raw = np.stack([*highest, maps.camera_px, maps.usable.astype(np.float32)], axis=-1)
         mask = sigmoid(logit_of(fitted.tail.log_rarity(together)))
         return raw.astype(np.float32), mask

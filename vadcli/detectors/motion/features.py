@@ -1,4 +1,4 @@
-"""Measures speed, change and foreground of a clip, per grid cell.
+"""Measures the speed and the disorder of what moves in a clip, per grid cell.
 
 Speed comes from dense optical flow; this is the only use of OpenCV. Some videos repeat frames, for
 example if a camera delivers 4 frames per second and the file has 30. A camera step is the step from
@@ -25,13 +25,25 @@ OpenCV's DIS flow (5.0.0) rejects smaller frames, or crashes if they are long an
 """
 
 
+FLOW_ITERATIONS = 12
+FLOW_STRIDE_PX = 4
+"""The settings of DIS flow. It is computed at half and quarter resolution and below, and not refined.
+
+A finer scale than in OpenCV's fast presets keeps small fast things; the wider stride and the missing refinement pay for it.
+"""
+
+
 class DenseFlow:
-    """OpenCV's DIS flow with its ULTRAFAST preset, in one thread. Each pair of frames is independent of the others."""
+    """OpenCV's DIS flow (Kroeger et al. 2016), in one thread. Each pair of frames is independent of the others."""
 
     def __init__(self) -> None:
         cv2.setNumThreads(1)
         opencv: Any = cv2
-        self._flow: Any = opencv.DISOpticalFlow_create(opencv.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._flow: Any = opencv.DISOpticalFlow_create(opencv.DISOPTICAL_FLOW_PRESET_FAST)
+        self._flow.setFinestScale(1)
+        self._flow.setPatchStride(FLOW_STRIDE_PX)
+        self._flow.setGradientDescentIterations(FLOW_ITERATIONS)
+        self._flow.setVariationalRefinementIterations(0)
 
     def between(self, before: ByteArray, after: ByteArray) -> FloatArray:
         """Returns (H, W, 2) float32: the move (x, y) of each pixel of `before`, in pixels.
@@ -123,6 +135,12 @@ CUT_SHARE = 0.5
 LEFTOVER_SHARE = 0.25
 """After the camera's motion is subtracted from the flow, this share of the motion may remain."""
 
+CHANGED_LEVELS = 2.0
+"""A cell whose mean change is less than this many gray levels above the noise moves only in part: flow follows noise too."""
+
+SHORTEST_PX = 1e-3
+"""Avoids a division by 0 where nothing moves."""
+
 SAME_LIGHT_LEVELS = 0.5
 """If the mean brightness changes by less than this, the light matching is skipped."""
 
@@ -131,15 +149,16 @@ SAME_LIGHT_LEVELS = 0.5
 class ClipMaps:
     """The measurements of one clip. Entry t belongs to the step from the frame before to sampled frame t.
 
+    The maps are Gaussian means over space and time. What the camera itself moves, and what belongs to the background, is
+    left out.
+
     Attributes:
         grid: the cells.
         timestamp: (T,) float64 seconds.
-        motion: (T, h, w) float32, sqrt(speed x change), >= 0; 0 in frames that are not usable.
-        speed: (T, h, w) float32, speed of the foreground without the camera's own motion, in pixels
-            per step; mean over a small square.
-        change: (T, h, w) float32, gray levels, without noise and changes of light; mean over a small
-            square.
-        extent: (T, h, w) float32 in [0, 1], the share of foreground in a wider square.
+        velocity: (T, h, w, 2) float32, mean move (x, y) in pixels per step.
+        speed: (T, h, w) float32, mean length of the moves, in pixels per step.
+        disorder: (T, h, w) float32, speed minus the length of `velocity`, minus noise: 0 if everything near a cell moves in
+            one direction, like a car; high if it moves in many directions, like people who fight.
         camera_px: (T,) float32, motion of the whole frame in pixels per step.
         usable: (T,) bool, False for the first frame, at cuts, and for frames not measured.
         shot: (T,) int64, number of the frame's shot in the clip.
@@ -148,10 +167,9 @@ class ClipMaps:
 
     grid: CellGrid
     timestamp: TimeArray = field(repr=False)
-    motion: FloatArray = field(repr=False)
+    velocity: FloatArray = field(repr=False)
     speed: FloatArray = field(repr=False)
-    change: FloatArray = field(repr=False)
-    extent: FloatArray = field(repr=False)
+    disorder: FloatArray = field(repr=False)
     camera_px: FloatArray
     usable: BoolArray
     shot: IndexArray
@@ -191,19 +209,42 @@ def map_clip(
     gate, scene = np.empty_like(pooled), np.empty(len(frames), dtype=np.int64)
     for start, end in shots(cut):
         gate[start:end], scene[start:end] = foreground(pooled[start:end], scenes, options)
-    speed, change = grid.box(steps.speed * gate), grid.box(steps.change)
+    weights = steadying(timestamp, usable=steps.usable, shot=np.cumsum(cut), sigma_s=options.steadying_s)
+    changed = np.clip(grid.blur(steps.change) / np.float32(CHANGED_LEVELS), 0.0, 1.0)
+    moves = steps.velocity * gate * changed
+    speed, x, y = (_mean(cells, weights, grid) for cells in (np.hypot(*moves), *moves))
     return ClipMaps(
         grid=grid,
         timestamp=timestamp,
-        motion=np.sqrt(speed * change),
+        velocity=np.stack([x, y], axis=-1),
         speed=speed,
-        change=change,
-        extent=grid.wide_box(gate),
+        disorder=np.maximum(speed - np.hypot(x, y) - np.float32(options.disorder_floor_px), 0.0),
         camera_px=steps.camera_px,
         usable=steps.usable,
         shot=np.cumsum(cut),
         scene=scene,
     )
+
+
+def _mean(cells: FloatArray, weights: FloatArray, grid: CellGrid) -> FloatArray:
+    """(T, h, w) -> (T, h, w): Gaussian means over time, with the weights (T, T), and over space."""
+    return grid.blur(np.tensordot(weights, cells, axes=1))
+
+
+def steadying(timestamp: TimeArray, *, usable: BoolArray, shot: IndexArray, sigma_s: float) -> FloatArray:
+    """Returns (T, T) float32 weights for Gaussian means over time of a clip's usable frames.
+
+    A frame that is not usable, such as the first frame of a shot, gets the values of the nearest
+    usable frames. If no frame of its shot is usable, its weights are 0.
+    """
+    distance = timestamp[:, None] - timestamp[None, :]
+    near = usable[None, :] & (shot[:, None] == shot[None, :])
+    exponent = np.where(near, -0.5 * (distance / sigma_s) ** 2, -np.inf)
+    # Weights are relative to the weight of the nearest frame. Otherwise all weights would be 0 if samples are seconds apart.
+    highest = exponent.max(axis=1, keepdims=True)
+    weight = np.exp(exponent - np.where(np.isfinite(highest), highest, 0.0))
+    total = weight.sum(axis=1, keepdims=True)
+    return np.asarray(np.divide(weight, total, out=np.zeros_like(weight), where=total > 0), dtype=np.float32)
 
 
 class _Steps:
@@ -212,7 +253,8 @@ class _Steps:
     def __init__(self, padded: ByteArray, pooled: FloatArray, grid: CellGrid, options: MotionOptions) -> None:
         self._padded, self._pooled, self._grid, self._options = padded, pooled, grid, options
         self._flow = DenseFlow()
-        self.speed, self.change = np.zeros_like(pooled), np.zeros_like(pooled)
+        self.velocity = np.zeros((2, *pooled.shape), dtype=np.float32)  # x and y, (2, T, h, w)
+        self.change = np.zeros_like(pooled)
         self.camera_px = np.zeros(len(pooled), dtype=np.float32)
         self.usable = np.zeros(len(pooled), dtype=bool)
 
@@ -236,8 +278,9 @@ class _Steps:
             self.camera_px[after] = moves * float(shake.mean()) * scale
             # The subtraction is not exact: the more the camera moves, the more of its motion remains in the flow.
             floor += np.float32(LEFTOVER_SHARE) * shake
-        speed = np.hypot(flow[..., 0], flow[..., 1]) - floor
-        self.speed[after] = np.clip(speed * scale, 0.0, self._options.speed_cap_px)
+        length = np.hypot(flow[..., 0], flow[..., 1])
+        speed = np.clip((length - floor) * scale, 0.0, self._options.speed_cap_px)
+        self.velocity[:, after] = np.moveaxis(flow, -1, 0) * (speed / np.maximum(length, SHORTEST_PX))
 
     def _changed(self, before: ByteArray, after: ByteArray, light: int) -> FloatArray:
         """Returns the change per cell in gray levels, without the change of light and the noise."""
@@ -254,7 +297,7 @@ def _spread_repeats(steps: _Steps) -> None:
     """Spreads each camera step over its run of repeated frames."""
     for repeat in repeated_rows(steps.change.sum(axis=(1, 2)), steps.usable):
         rows, share = slice(repeat.start, repeat.end), 1.0 / min(repeat.steps, LONGEST_STEPS)
-        steps.speed[rows] = steps.speed[repeat.source] * np.float32(share)
+        steps.velocity[:, rows] = steps.velocity[:, repeat.source, None] * np.float32(share)
         steps.change[rows] = steps.change[repeat.source] * np.float32(np.sqrt(share))
         steps.camera_px[rows] = steps.camera_px[repeat.source] * np.float32(share)
 

@@ -1,7 +1,6 @@
 """Scores clips with the model of their camera, and fits that model to bursts (short clips of its videos).
 
-This file has three parts, in this order: smoothing over time, scoring, fitting. Smoothing uses
-timestamps: samples may be unevenly spaced, and no mean crosses a gap.
+This file has two parts, in this order: scoring, fitting.
 """
 
 from __future__ import annotations
@@ -11,13 +10,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from vadcli.detectors.calibration import FittedTime, Tail, fit_tail, usual_level
+from vadcli.detectors.calibration import USUAL_PRIOR, FittedTime, Tail, fit_tail, usual_level
 from vadcli.detectors.motion import MotionOptions
-from vadcli.detectors.motion.background import CellGrid, fit_perspective, grid_for, learn_scenes
+from vadcli.detectors.motion.background import CellGrid, grid_for, learn_scenes
 from vadcli.detectors.motion.camera import (
-    MOTION_REFERENCE,
+    DISORDER_REFERENCE,
     RARITY_REFERENCE,
-    SCALE_FLOORS,
+    SMALLEST_UNIT_PX,
+    SPEED_REFERENCE,
     FittedCamera,
     Levels,
     RaritySamples,
@@ -33,61 +33,30 @@ from vadcli.detectors.motion.features import ClipMaps, is_cut, map_clip, shots
 from vadcli.detectors.smoothing import smooth
 from vadcli.types import BoolArray, ByteArray, CameraSample, Clip, FloatArray, IndexArray, TimeArray
 
+MOVING_PX = 0.15
+"""A cell that is faster than this moves; only moving cells have a rarity."""
 
-def steadying(timestamp: TimeArray, *, usable: BoolArray, shot: IndexArray, sigma_s: float) -> FloatArray:
-    """Returns (T, T) float32 weights for Gaussian means over time of a clip's usable frames.
-
-    A frame that is not usable, such as the first frame of a shot, gets the values of the nearest
-    usable frames. If no frame of its shot is usable, its weights are 0.
-    """
-    distance = timestamp[:, None] - timestamp[None, :]
-    near = usable[None, :] & (shot[:, None] == shot[None, :])
-    exponent = np.where(near, -0.5 * (distance / sigma_s) ** 2, -np.inf)
-    # Weights are relative to the weight of the nearest frame. Otherwise all weights would be 0 if samples are seconds apart.
-    highest = exponent.max(axis=1, keepdims=True)
-    weight = np.exp(exponent - np.where(np.isfinite(highest), highest, 0.0))
-    total = weight.sum(axis=1, keepdims=True)
-    return np.asarray(np.divide(weight, total, out=np.zeros_like(weight), where=total > 0), dtype=np.float32)
-
-
-MOVING = 0.3
-"""A cell with more motion than this is moving; only moving cells have a rarity."""
+RARITY_POWER = 0.5
+"""Motion that is four times as rare as usual counts twice, if there is enough footage to know what is rare."""
 
 
 @dataclass(frozen=True)
 class Channels:
-    """The two channels of one clip.
+    """What the cells of one clip do.
 
     Attributes:
-        motion: (T, h, w) float32, motion corrected for the distance from the camera.
-        rarity: (T, h, w) float32, distance to the usual moving cells of the scene; 0 where nothing
-            moves, NaN if unknown.
-        steadying: (T, T) float32, weights of the means over time.
-        scene: (T,) int64, number of each frame's scene, or -1.
+        motion: (T, h, w) float32, speed and disorder, each divided by what is usual in the scene: the root of the sum of
+            their squares.
+        rarity: (T, h, w) float32, distance to the usual moving cells of the scene, divided by what is usual; 0 where
+            nothing moves or the camera has too few samples.
     """
 
     motion: FloatArray = field(repr=False)
     rarity: FloatArray = field(repr=False)
-    steadying: FloatArray = field(repr=False)
-    scene: IndexArray
 
     def together(self, fitted: FittedCamera) -> FloatArray:
-        """Returns (T, h, w) float32: the geometric mean of both channels, smoothed over time.
-
-        Each channel is first divided by what is usual in the scene.
-        """
-        usual = [fitted.levels(number) for number in self.scene.tolist()]
-        motion = self.motion / np.array([one.motion for one in usual], dtype=np.float32)[:, None, None]
-        rare = self.rarity / np.array([one.rarity for one in usual], dtype=np.float32)[:, None, None]
-        # If rarity is unknown, motion is used in its place.
-        return self._steady(np.sqrt(motion * np.where(np.isnan(rare), motion, rare)))
-
-    def frame_values(self) -> tuple[FloatArray, FloatArray]:
-        """Returns two arrays (T,): the highest motion and the highest rarity of each frame, smoothed."""
-        return self._steady(peaks(self.motion)), self._steady(peaks(np.nan_to_num(self.rarity)))
-
-    def _steady(self, rows: FloatArray) -> FloatArray:
-        return np.asarray(np.tensordot(self.steadying, rows, axes=1), dtype=np.float32)
+        """Returns (T, h, w) float32: motion, raised where it is rare for the camera. Usual motion is never lowered."""
+        return np.asarray(self.motion * np.maximum(self.rarity, 1.0) ** np.float32(fitted.rarity_power), dtype=np.float32)
 
 
 def measure(
@@ -100,32 +69,30 @@ def measure(
 
 def channels_of(maps: ClipMaps, *, video: str, fitted: FittedCamera, options: MotionOptions) -> Channels:
     """Returns how much each cell moves and how rare that is."""
-    motion = np.empty_like(maps.motion)
-    rare = np.full_like(maps.motion, np.nan)
+    motion, rare = np.empty_like(maps.speed), np.zeros_like(maps.speed)
     for scene in np.unique(maps.scene).tolist():
-        rows = maps.scene == scene
-        motion[rows] = maps.motion[rows] / fitted.levels(scene).perspective.factors(maps.grid)
+        rows, usual = maps.scene == scene, fitted.levels(scene)
+        motion[rows] = np.hypot(maps.speed[rows] / usual.speed, maps.disorder[rows] / usual.disorder)
         if scene >= 0 and fitted.samples is not None:
             own = fitted.samples.of_scene(scene)
-            rare[rows] = _rarity(maps, rows, own, video=video, units=fitted.levels(scene).scale, options=options)
-    steady = steadying(maps.timestamp, usable=maps.usable, shot=maps.shot, sigma_s=options.steadying_s)
-    return Channels(motion, rare, steady, maps.scene)
+            rare[rows] = _rarity(maps, rows, own, video=video, unit=usual.unit, options=options) / usual.rarity
+    return Channels(motion, rare)
 
 
 def peaks(cells: FloatArray) -> FloatArray:
-    """Returns the highest cell of each frame: (T, h, w) -> (T,)."""
+    """(T, h, w) -> (T,): the highest cell of each frame."""
     return np.asarray(cells.reshape(len(cells), -1).max(axis=1), dtype=np.float32)
 
 
 def _rarity(
-    maps: ClipMaps, rows: BoolArray, samples: RaritySamples, *, video: str, units: FloatArray, options: MotionOptions
+    maps: ClipMaps, rows: BoolArray, samples: RaritySamples, *, video: str, unit: float, options: MotionOptions
 ) -> FloatArray:
     """Returns (R, h, w) float32: rarity in the R frames that show the samples' scene."""
-    moving = coarse(maps.motion > MOVING) & rows[:, None, None]
-    query = scaled(describe(maps, moving), units, options)
+    moving = coarse(maps.speed > MOVING_PX) & rows[:, None, None]
+    query = scaled(describe(maps, moving), np.array([unit], np.float32), options)
     parts = np.split(query, np.cumsum(moving.sum(axis=(1, 2)))[:-1])
     number = video_number(video)
-    rare = np.zeros_like(maps.motion)
+    rare = np.zeros_like(maps.speed)
     rare[moving] = np.concatenate(
         [
             rarity(part, samples, video=number, time_s=float(at), options=options)
@@ -143,7 +110,7 @@ class _Burst:
     @property
     def moving_rows(self) -> tuple[BoolArray, IndexArray]:
         """Returns the cells (T, h, w) bool that move in a known scene, and the frame index of each (Q,)."""
-        moving = (self.maps.motion > MOVING) & (self.maps.scene >= 0)[:, None, None]
+        moving = (self.maps.speed > MOVING_PX) & (self.maps.scene >= 0)[:, None, None]
         return moving, np.nonzero(moving)[0]
 
 
@@ -160,14 +127,13 @@ def fit_camera(sample: CameraSample, options: MotionOptions) -> FittedCamera:
     bursts = [_measured(clip, fitted, options) for clip in clips]
     fitted = replace(fitted, scenes=_with_units(fitted.scenes, bursts))
     fitted = replace(fitted, samples=_draw(fitted, bursts, sample.seed, options))
-    channels = [channels_of(burst.maps, video=burst.clip.video, fitted=fitted, options=options) for burst in bursts]
     footage = _footage(clips)
-    fitted = _with_usual(fitted, bursts, channels, footage)
-    return replace(fitted, tail=_tail(fitted, bursts, channels, footage, options))
+    fitted = _with_usual(fitted, bursts, options, footage)
+    return replace(fitted, tail=_tail(fitted, bursts, footage, options))
 
 
 def _grid(clip: Clip, options: MotionOptions) -> CellGrid:
-    return grid_for(*clip.frames.shape[1:3], options.cell_px, options.box_cells)
+    return grid_for(*clip.frames.shape[1:3], options.cell_px, options.blur_cells)
 
 
 def _measured(clip: Clip, fitted: FittedCamera, options: MotionOptions) -> _Burst:
@@ -193,21 +159,13 @@ def _scenes(clips: Sequence[Clip], options: MotionOptions) -> tuple[Scene, ...]:
 
 
 def _with_units(scenes: Sequence[Scene], bursts: Sequence[_Burst]) -> tuple[Scene, ...]:
-    """Returns the scenes with their perspectives and the units of their rarity features."""
+    """Returns the scenes with the units of their velocities."""
     made = []
     for number, scene in enumerate(scenes):
-        motion, height, found = [], [], []
-        for burst in bursts:
-            moving = coarse(burst.maps.motion > MOVING) & (burst.maps.scene == number)[:, None, None]
-            motion.append(burst.maps.motion[moving])
-            height.append((np.nonzero(moving)[1] + 0.5) / burst.maps.grid.shape[0])
-            found.append(describe(burst.maps, moving)[:, : len(SCALE_FLOORS)])
-        units = SCALE_FLOORS
-        described = np.concatenate(found)
-        if len(described):
-            units = np.maximum(0.5 * np.subtract(*np.quantile(described, [0.9, 0.1], axis=0)), units).astype(np.float32)
-        perspective = fit_perspective(np.concatenate(motion), np.concatenate(height))
-        made.append(replace(scene, levels=Levels(perspective=perspective, scale=units)))
+        speeds = [burst.maps.speed[burst.maps.scene == number] for burst in bursts]
+        moving = np.concatenate([each[each > MOVING_PX] for each in speeds])
+        unit = 0.5 * float(np.subtract(*np.quantile(moving, [0.9, 0.1]))) if len(moving) else 0.0
+        made.append(replace(scene, levels=Levels(unit=max(unit, SMALLEST_UNIT_PX))))
     return tuple(made)
 
 
@@ -221,7 +179,7 @@ def _draw(fitted: FittedCamera, bursts: Sequence[_Burst], seed: int, options: Mo
         pick = np.sort(rng.choice(len(rows), size=min(share, len(rows)), replace=False))
         at = rows[pick]
         scene = burst.maps.scene[at]
-        units = np.array([fitted.levels(number).scale for number in scene.tolist()], dtype=np.float32).reshape(-1, 3)
+        units = np.array([fitted.levels(number).unit for number in scene.tolist()], dtype=np.float32)[:, None]
         features.append(scaled(describe(burst.maps, moving)[pick], units, options))
         scenes.append(scene)
         videos.append(np.full(len(pick), video_number(burst.clip.video), dtype=np.int64))
@@ -231,42 +189,46 @@ def _draw(fitted: FittedCamera, bursts: Sequence[_Burst], seed: int, options: Mo
     return RaritySamples(np.concatenate(features), np.concatenate(scenes), np.concatenate(videos), np.concatenate(times))
 
 
-def _with_usual(
-    fitted: FittedCamera, bursts: Sequence[_Burst], channels: Sequence[Channels], footage: FittedTime
-) -> FittedCamera:
+def _with_usual(fitted: FittedCamera, bursts: Sequence[_Burst], options: MotionOptions, footage: FittedTime) -> FittedCamera:
     """Returns the camera with the usual levels of each scene. Other views get the levels of all scenes together."""
     usable = np.concatenate([burst.maps.usable for burst in bursts])
     scene = np.concatenate([burst.maps.scene for burst in bursts])[usable]
-    motion, rare = (np.concatenate(values)[usable] for values in zip(*(one.frame_values() for one in channels), strict=True))
+    # Levels have no usual rarity yet: its reference is 1, so this is the rarity in scaled units.
+    rarities = [channels_of(burst.maps, video=burst.clip.video, fitted=fitted, options=options).rarity for burst in bursts]
+    highest = [[peaks(each) for each in (b.maps.speed, b.maps.disorder, r)] for b, r in zip(bursts, rarities, strict=True)]
+    speed, disorder, rare = (np.concatenate(values)[usable] for values in zip(*highest, strict=True))
 
     def level(levels: Levels, rows: BoolArray) -> Levels:
         part = footage.part(float(rows.mean())) if len(rows) else footage
         return replace(
             levels,
-            motion=usual_level(motion[rows], footage=part, reference=MOTION_REFERENCE),
+            speed=usual_level(speed[rows], footage=part, reference=SPEED_REFERENCE),
+            disorder=usual_level(disorder[rows], footage=part, reference=DISORDER_REFERENCE),
             rarity=usual_level(rare[rows], footage=part, reference=RARITY_REFERENCE),
         )
 
     scenes = tuple(replace(one, levels=level(one.levels, scene == number)) for number, one in enumerate(fitted.scenes))
-    return replace(fitted, scenes=scenes, elsewhere=level(fitted.elsewhere, np.ones(len(scene), dtype=bool)))
+    power = RARITY_POWER * footage.trust(1.0, USUAL_PRIOR, spread=True)
+    return replace(
+        fitted, scenes=scenes, elsewhere=level(fitted.elsewhere, np.ones(len(scene), dtype=bool)), rarity_power=power
+    )
 
 
 def _tail(
     fitted: FittedCamera,
     bursts: Sequence[_Burst],
-    channels: Sequence[Channels],
     footage: FittedTime,
     options: MotionOptions,
 ) -> Tail:
     frames = [
         smooth(
-            peaks(channel.together(fitted)),
+            peaks(channels_of(burst.maps, video=burst.clip.video, fitted=fitted, options=options).together(fitted)),
             timestamp=burst.clip.timestamp,
             usable=burst.maps.usable,
             sigma_s=options.smoothing_s,
             gap_s=options.gap_s,
         )
-        for burst, channel in zip(bursts, channels, strict=True)
+        for burst in bursts
     ]
     return fit_tail(np.concatenate(frames), footage=footage)
 
