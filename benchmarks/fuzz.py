@@ -187,7 +187,7 @@ def write_page(page: Path, parts: list[Part], options: argparse.Namespace) -> No
     about = (
         f"`{command}` scanned {files:,} damaged files of {len(FORMATS)} formats, {options.per_run} files per scan. The head of"
         " `benchmarks/fuzz.py` says what is checked after each scan, and `benchmarks/_fuzzed.py` how the files are damaged. A"
-        " file that is `done` was damaged where no picture is, or in a way that no decoder can notice."
+        " file that is `done` was damaged where no picture is, or so that neither the decoder nor the declared length shows it."
     )
     figures = (
         f"Faults: {faults}. Files at which the decoder reached its time limit ({options.decode_timeout:g} s): {hung}. The"
