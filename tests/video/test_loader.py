@@ -91,7 +91,7 @@ def test_many_videos_are_the_same_with_any_number_of_processes(tmp_path, workers
     assert sorted(seen) == sorted(stories)
     for name, story in stories.items():
         one, rows = seen[name], int(story["rows"])
-        plan = SamplingPlan.of(NEEDS, story["fps"])
+        plan = SamplingPlan(NEEDS.frames, NEEDS.overlap, NEEDS.interval_for(story["fps"]))
         assert one.row_numbers == list(range(rows))
         assert [clip.index for clip in one.clips] == list(range(plan.clips(rows)))
         for clip in one.clips:
@@ -248,7 +248,7 @@ def test_a_real_video_is_resumed_in_its_middle(video):
 
 
 def test_bursts_start_at_keyframes_and_never_twice_at_the_same(video):
-    info, plan = probe(video), replace(SamplingPlan.of(NEEDS, 10.0), overlap=0)
+    info, plan = probe(video), replace(SamplingPlan.of(NEEDS, probe(video)), overlap=0)
     rows = burst_rows(info, plan, (0.1, 0.3, 0.31, 0.6))
     keyframes = {-(-int(row) // plan.interval) * plan.interval for row in info.keyframes}
     exact = [plan.burst_row(position, info.frames) for position in (0.1, 0.3, 0.31, 0.6)]

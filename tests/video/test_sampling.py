@@ -1,13 +1,15 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vadcli.types import ClipNeeds, PixelFormat, SizeRule
+from vadcli.types import ClipNeeds, PixelFormat, SizeRule, VideoInfo
 from vadcli.video.sampling import ClipAssembler, ClipParts, Rows, SamplingPlan, fill_sources
 
 SHAPE = (2, 3, 1)
@@ -16,7 +18,9 @@ SHAPE = (2, 3, 1)
 @st.composite
 def plans(draw: st.DrawFn) -> SamplingPlan:
     frames = draw(st.integers(1, 9))
-    return SamplingPlan(frames, draw(st.integers(0, frames - 1)), draw(st.integers(1, 4)))
+    even = SamplingPlan(frames, draw(st.integers(0, frames - 1)), draw(st.integers(1, 4)))
+    uneven = draw(st.none() | st.sets(st.integers(0, 90)))
+    return even if uneven is None else replace(even, rows=np.array([*sorted(uneven), *range(91, 1000, 4)], np.int64))
 
 
 @dataclass
@@ -56,7 +60,8 @@ def test_every_decoded_sample_is_scored_once_and_every_row_comes_once(plan, rows
     done = assemble(plan, rows, lost)
     assert len(done.clips) == plan.clips(rows)
     scored = [index for parts, _ in done.clips for index in parts.frame_index[parts.valid].tolist()]
-    assert scored == [row for row in range(0, rows, plan.interval) if row not in lost]
+    wanted = range(0, rows, plan.interval) if plan.rows is None else [row for row in plan.rows.tolist() if row < rows]
+    assert scored == [row for row in wanted if row not in lost]
 
     pieces = [parts.rows for parts, _ in done.clips] + [done.tail]
     assert np.concatenate([piece.pts for piece in pieces]).tolist() == [pts_of(row) for row in range(rows)]
@@ -70,7 +75,7 @@ def test_clips_lie_where_the_rules_say(plan, rows, lost):
     for number, (parts, pictures) in enumerate(assemble(plan, rows, lost).clips):
         samples = plan.clip_samples(number, rows)
         assert parts.index == number
-        assert parts.frame_index.tolist() == (samples * plan.interval).tolist()
+        assert parts.frame_index.tolist() == [plan.row(sample) for sample in samples.tolist()]
         assert parts.pts.tolist() == [pts_of(row) for row in parts.frame_index]
         assert parts.rows.first + len(parts.rows) == parts.frame_index[-1] + 1
         for position, row in enumerate(parts.frame_index.tolist()):
@@ -142,11 +147,11 @@ def test_a_clip_without_any_picture_is_black_even_where_older_pictures_are_held(
 
 @given(plans(), st.integers(1, 80), st.floats(0, 1, exclude_max=True))
 def test_bursts_start_on_samples_and_fit_in_where_the_video_is_long_enough(plan, rows, position):
-    row = plan.burst_row(position, rows)
-    assert row % plan.interval == 0
-    assert 0 <= row < rows
-    samples = plan.samples(rows)
-    assert row // plan.interval + plan.frames <= max(samples, plan.frames)
+    row, samples = plan.burst_row(position, rows), plan.samples(rows)
+    first = plan.samples(row)
+    assert plan.row(first) == row
+    assert 0 <= row < rows or not samples
+    assert first + plan.frames <= max(samples, plan.frames)
 
 
 def test_a_burst_is_laid_out_from_its_own_first_row():
@@ -162,8 +167,30 @@ def test_a_burst_is_laid_out_from_its_own_first_row():
 
 def test_the_interval_follows_the_frame_rate():
     needs = ClipNeeds(32, 1, 10.0, SizeRule(86400), PixelFormat.GRAY)
-    assert SamplingPlan.of(needs, 29.97) == SamplingPlan(32, 1, 3)
-    assert SamplingPlan.of(needs, 4.0) == SamplingPlan(32, 1, 1)
+    assert SamplingPlan.of(needs, video(29.97)) == SamplingPlan(32, 1, 3)
+    assert SamplingPlan.of(needs, video(4.0)) == SamplingPlan(32, 1, 1)
+
+
+def video(fps: float, **known: object) -> VideoInfo:
+    pts = np.arange(13, dtype=np.int64)
+    return VideoInfo(Path("a"), "mov", "h264", 0, 8, 8, 0, Fraction(1, 30), pts, fps, 0.43, **known)  # type: ignore[arg-type]
+
+
+def test_references_nearest_to_the_even_grid_are_sampled_if_a_video_has_enough_of_them():
+    needs = ClipNeeds(32, 1, 10.0, SizeRule(86400), PixelFormat.GRAY, decode="reference")
+
+    def sampled(references: list[int], **known: object) -> list[int] | None:
+        flags = np.isin(np.arange(13), references)
+        rows = SamplingPlan.of(needs, video(30.0, reference=flags, **known)).rows
+        return None if rows is None else rows.tolist()
+
+    assert sampled([0, 2, 4, 6, 8, 10, 12]) == [0, 2, 6, 8, 12]
+    assert sampled([0, 4, 8, 12]) == [0, 4, 8, 12]
+    assert sampled([0, 1, 2, 5, 6, 7, 10, 11, 12]) == [0, 2, 6, 10, 12]
+    assert sampled([0, 4, 8, 12], missing=1) is None
+    assert sampled([0, 7, 9, 12]) is None  # too far apart
+    assert sampled([0, *range(2, 13)]) is None  # hardly any frame can be left out
+    assert sampled([]) is None
 
 
 def test_a_picture_of_another_size_is_refused_and_counts_as_lost():

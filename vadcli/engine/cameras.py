@@ -300,7 +300,7 @@ class _Held:
             self.items.append(_owned(item) if isinstance(item, ClipReady) else item)
             if isinstance(item, Opened):
                 self.infos[item.video] = item.info
-                self.total_clips += SamplingPlan.of(self.needs, item.info.fps).clips(item.info.frames)
+                self.total_clips += SamplingPlan.of(self.needs, item.info).clips(item.info.frames)
             elif isinstance(item, Finished):
                 self.ended.add(item.video)
                 if isinstance(item.error, NotFinished):

@@ -66,7 +66,7 @@ class ScanIdentity:
             "interval": needs.interval,
             "max_area_px": needs.size.max_area_px,
             "pixel_format": str(needs.pixel_format),
-        }
+        } | ({} if needs.decode == "all" else {"decode": needs.decode})
         return cls(detector.name, detector.fingerprint(), asked, decoder, fps, categories if detector.uses_categories else ())
 
     def fingerprint(self, content: str, model: CameraModel | None, regions: Regions = NO_REGIONS) -> str:
@@ -290,7 +290,10 @@ class Task:
 def resume_clip(checkpoint: Checkpoint, job: ScanJob) -> int:
     """Return the number of the first clip that a checkpoint does not hold completely."""
     plan = SamplingPlan(job.needs.frames, job.needs.overlap, checkpoint.header.interval)
-    return plan.whole_clips(checkpoint.last_row + 1)
+    if job.needs.decode == "all":
+        return plan.whole_clips(checkpoint.last_row + 1)
+    # Samples can be unevenly spaced. Lost ones are not counted here: at worst, the scan continues with an earlier clip.
+    return plan.whole_clips_of(sum(int(block.sampled.sum()) for block in checkpoint.blocks()))
 
 
 def usable_checkpoint(claim: Claim, fingerprint: str, job: ScanJob, video: str) -> Checkpoint | None:

@@ -158,7 +158,7 @@ class LocalRunner:
         """Return the second pass that makes masks for every row, with its own decoder process; None if it is not needed."""
         if not self.options.propagate_masks or not isinstance(self.detector, Propagator):
             return None
-        needs = replace(effective_needs(self.detector, self.options), interval=1, overlap=0)
+        needs = replace(effective_needs(self.detector, self.options), interval=1, overlap=0, decode="all")
         loader = stack.enter_context(ClipLoader(needs, replace(options, workers=1)))
         return Propagation(self.detector, loader, self.stop)
 

@@ -317,6 +317,9 @@ def _best(options: ScanOptions) -> str:
 
 
 def effective_needs(detector: Detector, options: ScanOptions) -> ClipNeeds:
-    """Return the detector's needs, changed by --interval and --sample-fps."""
+    """Return the detector's needs, changed by --interval, --sample-fps and --decode."""
     needs = detector.needs
-    return replace(needs, interval=options.interval, rate_hz=options.sample_fps or needs.rate_hz)
+    decode = options.decode
+    if decode == "auto":  # with --interval, the user asks for every Nth frame
+        decode = needs.decode if options.interval is None else "all"
+    return replace(needs, interval=options.interval, rate_hz=options.sample_fps or needs.rate_hz, decode=decode)

@@ -154,7 +154,7 @@ def peak_clips(event: Event, table: ScoreTable, plan: SamplingPlan) -> list[int]
     sampled = rows[table.sampled[event.start_frame : event.end_frame]]
     if not len(sampled):  # a short event may be between two samples: its score is that of the sample before it
         sampled = rows[:1]
-    clips = sampled // plan.interval // plan.stride
+    clips = np.array([plan.samples(row + 1) - 1 for row in sampled.tolist()]).clip(0) // plan.stride
     numbers = np.unique(clips)
     peaks = np.array([table.score[sampled[clips == number]].max() for number in numbers])
     return [int(number) for number in numbers[np.argsort(-peaks, kind="stable")][:PEAK_CLIPS]]

@@ -58,7 +58,7 @@ class VideoWriter:
         self.task = task
         self.info = info
         self.started = time.monotonic()
-        self.interval = job.needs.interval_for(info.fps)
+        self.interval = SamplingPlan.of(job.needs, info).interval
         self._box_level = 0
         self._checkpoint: CheckpointWriter | None = None
         self._stored = -1
@@ -170,7 +170,7 @@ class VideoWriter:
     def _attributed(self, events: list[Event], table: ScoreTable) -> list[Event]:
         if self.job.attribution is None or not events:
             return events
-        plan = SamplingPlan.of(self.job.needs, self.info.fps)
+        plan = SamplingPlan.of(self.job.needs, self.info)
         unit = self.task.unit
         fps = self.info.fps if unit.is_frames else None
         regions = self.job.regions.of(unit.camera)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from vadcli.errors import UsageError
 from vadcli.options.groups import (
@@ -27,6 +28,7 @@ from vadcli.options.groups import (
 from vadcli.options.regions import RegionOptions
 from vadcli.options.times import LAST_RUN, TimeOptions, WhenOptions
 from vadcli.registry import DETECTOR_OPTIONS, EXPORTERS
+from vadcli.types import DecodingChoice
 
 DEFAULT_OUT = Path("vadcli-out")
 MASK_CHOICES = ("none", "video", "rle", "both")
@@ -50,6 +52,13 @@ class ScanOptions(
     )
     sample_fps: float | None = option(
         None, "Score about this many frames per second.", panel=HOW, default_text="the detector's own"
+    )
+    decode: DecodingChoice = option(
+        "auto",
+        "Which frames to decode and sample: all, only reference frames (skips most B-frames), or only keyframes.",
+        panel=HOW,
+        choices=get_args(DecodingChoice),
+        default_text="reference with motion where a video has enough of them, else all",
     )
     camera_from: str = option("folder", "What makes up one camera.", panel=HOW, choices=("folder", "file", "all"))
     refit: bool | None = option(

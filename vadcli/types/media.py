@@ -38,6 +38,8 @@ class PixelFormat(StrEnum):
 
 
 DecoderChoice = Literal["auto", "decord", "ffmpeg"]
+Decoding = Literal["all", "reference", "key"]
+DecodingChoice = Literal["auto", "all", "reference", "key"]
 
 
 class DecoderName(StrEnum):
@@ -77,6 +79,8 @@ class VideoInfo:
         missing_reason: why, for people; empty if `missing` is 0.
         note: what else of the file is left out, for people; empty if nothing is.
         one_frame_per_packet: False if packets hold two frames or half a frame, or only say that a frame stays.
+        reference: (N,) bool, False if no other frame refers to the frame, so that a decoder can leave it out. Empty if this is
+            not known, or if it is not safe to leave out frames of this file.
     """
 
     path: Path
@@ -98,6 +102,7 @@ class VideoInfo:
     created: str = ""
     guessed_times: bool = False
     one_frame_per_packet: bool = True
+    reference: BoolArray = field(default_factory=lambda: np.empty(0, np.bool_), repr=False)
     look: Mapping[str, str] = field(default_factory=dict, repr=False)
     missing: int = 0
     missing_reason: str = ""
@@ -186,6 +191,8 @@ class ClipNeeds:
         size: the delivered size.
         pixel_format: gray (one channel) or rgb.
         interval: frames from one sampled frame to the next; if given, it replaces rate_hz.
+        decode: which frames are decoded, and so can be sampled: all frames, only reference frames if a video has enough of
+            them, or only keyframes.
     """
 
     frames: int
@@ -194,6 +201,7 @@ class ClipNeeds:
     size: SizeRule
     pixel_format: PixelFormat
     interval: int | None = None
+    decode: Decoding = "all"
 
     def __post_init__(self) -> None:
         if self.frames < 1 or not 0 <= self.overlap < self.frames:
@@ -224,7 +232,7 @@ class Clip:
         frame_index: (T,) int64, 0-based row of each frame in the video.
         timestamp: (T,) float64, seconds from the video's first pts.
         valid: (T,) bool, True if this clip scores the frame; False for repeated, padded or lost frames.
-        interval: frames from one sampled frame to the next.
+        interval: frames from one sampled frame to the next; their mean if it varies.
     """
 
     video: str

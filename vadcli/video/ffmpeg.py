@@ -187,6 +187,7 @@ class FfmpegFrames:
         shape: (H, W, C) of the images.
         selection: which frames come with an image.
         seek_pts: start at the keyframe at or before this time; None starts at the beginning.
+        skip: ffmpeg's name for the frames that it leaves out, "noref" or "nokey"; "" for none.
         threads: decoder threads; 0 lets ffmpeg choose. With 1, exactly the damaged frames have ok False. With any other number,
             the iteration raises DamageFound before the first frame that may be damaged.
 
@@ -203,6 +204,7 @@ class FfmpegFrames:
         *,
         seek_pts: int | None = None,
         threads: int = 0,
+        skip: str = "",
     ) -> None:
         self.complaints = ""
         self._path = info.path
@@ -212,7 +214,7 @@ class FfmpegFrames:
         self._time_base = info.time_base
         self._exact = threads == 1
         self._decoded: queue.SimpleQueue[list[_Decoded] | type[DamageFound] | None] = queue.SimpleQueue()
-        command = build_command(info, shape, selection, seek_pts=seek_pts, threads=threads)
+        command = build_command(info, shape, selection, seek_pts=seek_pts, threads=threads, skip=skip)
         environment = {key: value for key, value in os.environ.items() if key != "FFREPORT"}  # it makes ffmpeg write a log file
         try:
             self._process = subprocess.Popen(
@@ -328,7 +330,7 @@ class FfmpegFrames:
 
 
 def build_command(
-    info: VideoInfo, shape: tuple[int, int, int], selection: Selection, *, seek_pts: int | None, threads: int
+    info: VideoInfo, shape: tuple[int, int, int], selection: Selection, *, seek_pts: int | None, threads: int, skip: str = ""
 ) -> list[str]:
     """Return the ffmpeg command line; for the arguments see `FfmpegFrames`."""
     height, width, channels = shape
@@ -341,7 +343,7 @@ def build_command(
         "copyts": None,
         # If the size changes, new filters would count frames from 0 again. The scale filter adapts without new filters.
         "reinit_filter": 0,
-    }
+    } | ({"skip_frame": skip} if skip else {})
     if seek_pts is not None:
         before |= {"ss": f"{float(seek_pts * info.time_base):.6f}", "noaccurate_seek": None, "seek_timestamp": 1}
     passthrough = {"fps_mode": "passthrough"} if ffmpeg_version() >= (5, 1) else {"vsync": "passthrough"}

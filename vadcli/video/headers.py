@@ -157,7 +157,7 @@ class _H264:
         self._pps: dict[int, int] = {}  # pps id -> sps id
         self._fields = _Fields()
         self._length_bytes = extradata[4] % 4 + 1 if len(extradata) > 6 and extradata[0] == 1 else 0
-        for unit in _avcc_units(extradata) if self._length_bytes else _marked_units(extradata):
+        for unit in _avcc_units(extradata) if self._length_bytes else marked_units(extradata):
             self._learn(unit)
 
     def __call__(self, packet: Any) -> Shows:
@@ -165,7 +165,7 @@ class _H264:
             return Shows.FRAME  # without fields; new parameters come only with a keyframe
         data = bytes(packet)
         pictures = new = 0
-        for unit in _sized_units(data, self._length_bytes) if self._length_bytes else _marked_units(data):
+        for unit in sized_units(data, self._length_bytes) if self._length_bytes else marked_units(data):
             self._learn(unit)
             if unit[0] & 31 in self._SLICES and len(unit) > 1 and unit[1] & 0x80:  # the first slice of a picture
                 pictures += 1
@@ -233,7 +233,7 @@ def _unescaped(data: bytes) -> bytes:
     return data.replace(b"\0\0\3", b"\0\0")
 
 
-def _marked_units(data: bytes) -> Iterator[bytes]:
+def marked_units(data: bytes) -> Iterator[bytes]:
     """Yield the beginning of each unit that follows a start code."""
     at = data.find(_MARK)
     while at >= 0:
@@ -242,7 +242,7 @@ def _marked_units(data: bytes) -> Iterator[bytes]:
         at = data.find(_MARK, at + 3)
 
 
-def _sized_units(data: bytes, length_bytes: int) -> Iterator[bytes]:
+def sized_units(data: bytes, length_bytes: int) -> Iterator[bytes]:
     """Yield the beginning of each unit that follows its size."""
     at = 0
     while at + length_bytes < len(data):

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vadcli.errors import NotFinished, NoVideoStream, ProbeError
-from vadcli.types import ByteArray, PixelFormat, VideoInfo
+from vadcli.types import BoolArray, ByteArray, PixelFormat, VideoInfo
 from vadcli.video.container import printable
 from vadcli.video.faults import MACHINE_ERRORS
 
@@ -33,6 +33,10 @@ class ReadRequest:
         width, height: size of the images in pixels, in display orientation.
         pixel_format: gray or rgb.
         stop: first row after the wanted ones; None reads to the end.
+        sampled: (N,) bool, the rows that come with an image; if given, it replaces `interval`.
+        needed: (N,) bool, the rows that must be decoded. The others may be left out: they then come without an image, and
+            count as sound. None if all rows must be decoded.
+        only_keys: True if the needed rows are the keyframes, False if they are the references.
     """
 
     start: int
@@ -41,6 +45,9 @@ class ReadRequest:
     height: int
     pixel_format: PixelFormat
     stop: int | None = None
+    sampled: BoolArray | None = field(default=None, repr=False, compare=False)
+    needed: BoolArray | None = field(default=None, repr=False, compare=False)
+    only_keys: bool = False
 
     def __post_init__(self) -> None:
         if self.start < 0 or self.interval < 1 or min(self.width, self.height) < 1:
@@ -48,6 +55,8 @@ class ReadRequest:
 
     def samples(self, index: int) -> bool:
         """Whether this row comes with an image."""
+        if self.sampled is not None:
+            return index < len(self.sampled) and bool(self.sampled[index])
         return index % self.interval == 0
 
     @property

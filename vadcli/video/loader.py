@@ -79,6 +79,7 @@ class _Job:
     info: VideoInfo | None = None
     decoder: str = ""
     next_row: int = 0
+    interval: int = 1
     decoded_frames: int = 0
     clips: int = 0  # that were passed on
     repeated: int = 0  # clips that the second decoder delivers again
@@ -208,7 +209,8 @@ class ClipLoader:
             job.info = message.info  # the second decoder; the caller knows that the video is open
         elif isinstance(message, Opened):
             job.info = message.info
-            job.next_row = SamplingPlan.of(self._needs, message.info.fps).first_row(job.request.start_clip)
+            plan = SamplingPlan.of(self._needs, message.info)
+            job.interval, job.next_row = plan.interval, plan.first_row(job.request.start_clip)
             self._ready.append(_Entry(message, process))
         elif isinstance(message, Filled) and job.repeated:
             job.repeated -= 1
@@ -216,7 +218,7 @@ class ClipLoader:
         elif isinstance(message, Filled):
             job.decoder = message.decoder
             job.clips += 1
-            self._ready.append(_Entry(_clip_ready(self._needs, job, process, message), process, message.slot))
+            self._ready.append(_Entry(_clip_ready(job, process, message), process, message.slot))
         else:
             job.decoder = message.decoder
             job.note = job.note or message.note
@@ -261,7 +263,7 @@ class ClipLoader:
             self._supervisor = None
 
 
-def _clip_ready(needs: ClipNeeds, job: _Job, process: DecoderProcess, message: Filled) -> ClipReady:
+def _clip_ready(job: _Job, process: DecoderProcess, message: Filled) -> ClipReady:
     assert job.info is not None
     parts = message.parts
     clip = Clip(
@@ -271,7 +273,7 @@ def _clip_ready(needs: ClipNeeds, job: _Job, process: DecoderProcess, message: F
         frame_index=parts.frame_index,
         timestamp=job.info.timestamps(parts.pts),
         valid=parts.valid,
-        interval=needs.interval_for(job.info.fps),
+        interval=job.interval,
     )
     job.next_row = parts.rows.first + len(parts.rows)
     job.decoded_frames += int(parts.rows.decode_ok.sum())

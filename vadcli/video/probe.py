@@ -23,6 +23,7 @@ from vadcli.video import container as media
 from vadcli.video.completeness import OtherStreams, Read, missing_frames
 from vadcli.video.headers import Shows, frame_counter
 from vadcli.video.images import probe_folder
+from vadcli.video.references import can_skip, reference_counter
 from vadcli.video.timeline import CLOCK_JUMP_S, LONGEST_GAP_S, NO_TIME, Timeline, build_timeline
 
 _DEFAULT_FPS = 25.0
@@ -65,6 +66,8 @@ class _Packets:
     dts: array[int] = field(default_factory=lambda: array("q"))
     duration: array[int] = field(default_factory=lambda: array("q"))
     keyframe: bytearray = field(default_factory=bytearray)
+    reference: bytearray = field(default_factory=bytearray)
+    may_skip: bool = True  # frames that no other frame refers to can be left out safely
     hidden_by_edit: int = 0
     hidden_key: bool = False  # an edit list hides a keyframe that later frames refer to
     cut_off: int = 0  # frames that the file's index lists beyond the end of the file
@@ -73,8 +76,10 @@ class _Packets:
     read: int = 0  # all packets of the stream, also those that show nothing
     damage: str = ""  # where the container could not be read, and why
 
-    def add(self, packet: Any) -> None:
+    def add(self, packet: Any, reference: bool | None) -> None:
         """Append a packet that shows a frame."""
+        self.reference.append(reference is not False)
+        self.may_skip = self.may_skip and reference is not None and not packet.is_corrupt
         self.pts.append(NO_TIME if packet.pts is None else packet.pts)
         self.dts.append(NO_TIME if packet.dts is None else packet.dts)
         self.duration.append(packet.duration or 0)
@@ -110,7 +115,8 @@ def _across_holes(opened: Any, packets: _Packets) -> Iterator[Any]:
 
 def _read_packets(opened: Any, stream: Any, name: str, others: OtherStreams) -> _Packets:
     packets = _Packets()
-    count = frame_counter(stream.codec_context.codec.canonical_name, stream.codec_context.extradata)
+    codec, extradata = stream.codec_context.codec.canonical_name, stream.codec_context.extradata
+    count, refers = frame_counter(codec, extradata), reference_counter(codec, extradata)
     try:
         for packet in _across_holes(opened, packets):
             if packet.stream_index != stream.index:
@@ -127,7 +133,7 @@ def _read_packets(opened: Any, stream: Any, name: str, others: OtherStreams) -> 
                 packets.hidden_by_edit += 1
                 packets.hidden_key = packets.hidden_key or packet.is_keyframe
             elif shows in (Shows.FRAME, Shows.FRAME_AND_NEXT):
-                packets.add(packet)
+                packets.add(packet, refers(packet) if refers else None)
                 packets.packed = packets.packed or shows is Shows.FRAME_AND_NEXT
             elif shows is Shows.MORE:
                 packets.prolong(packet)
@@ -175,7 +181,7 @@ def _describe(path: Path, opened: Any, stream: Any, packets: _Packets) -> VideoI
     rotation = _quarter_turn(degrees)
     width, height = _display_size(stream, rotation)
     duration_s = float((int(timeline.pts[-1]) - int(timeline.pts[0]) + timeline.last_ticks) * time_base)
-    return VideoInfo(
+    info = VideoInfo(
         path=path,
         demuxer=demuxer,
         codec=codec,
@@ -195,6 +201,8 @@ def _describe(path: Path, opened: Any, stream: Any, packets: _Packets) -> VideoI
         guessed_times=timeline.guessed or packets.packed or not media.has_exact_pts(demuxer, codec),
         one_frame_per_packet=packets.one_frame_each and not packets.packed,
     )
+    may_skip = packets.may_skip and not packets.error and not packets.cut_off and can_skip(info)
+    return replace(info, reference=np.frombuffer(packets.reference, np.bool_)[timeline.order]) if may_skip else info
 
 
 def _with_losses(info: VideoInfo, opened: Any, stream: Any, packets: _Packets, others: OtherStreams) -> VideoInfo:

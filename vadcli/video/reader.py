@@ -12,7 +12,7 @@ found, or counts where times are guessed.
 from __future__ import annotations
 
 import enum
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -150,6 +150,7 @@ class _Outcome(enum.Enum):
 
     ENDED = enum.auto()
     NOTHING = enum.auto()  # no frame was shown
+    UNSAFE = enum.auto()  # a needed frame is damaged or missing, so from there on all frames are decoded
     UNSELECTED = enum.auto()  # a sampled row came without an image, so rows and selection no longer agree
 
 
@@ -229,14 +230,17 @@ class FrameReader:
         """Yield the next row and all later ones. ffmpeg is started again if seeking, selecting or threads turn out unsafe."""
         info, request = self._info, self._request
         self.decoder = DecoderName.FFMPEG
-        may_seek, every_image = True, False
+        # Samples that are unevenly spaced are not selected by ffmpeg: most of the frames that it decodes are samples.
+        may_seek, every_image, skips = True, request.sampled is not None, request.needed is not None
         while True:
             row = seek_row(info, self._due) if may_seek else None
             seek_pts = None if row is None else int(info.pts[row])
             selection = choose_selection(info, request.interval, self._due, sought=row is not None, every_image=every_image)
-            backend = FfmpegFrames(info, request.shape, selection, seek_pts=seek_pts, threads=threads)
+            skip = "" if not skips else "nokey" if request.only_keys else "noref"
+            backend = FfmpegFrames(info, request.shape, selection, seek_pts=seek_pts, threads=threads, skip=skip)
+            deliver = self._deliver_needed if skips else self._deliver
             try:
-                outcome = yield from self._deliver(backend, RowMatcher(info, sought=row))
+                outcome = yield from deliver(backend, RowMatcher(info, sought=row))
             except SeekMissed:
                 may_seek = False
                 continue
@@ -245,7 +249,9 @@ class FrameReader:
                 continue
             if outcome is _Outcome.ENDED:
                 return
-            if outcome is _Outcome.UNSELECTED and not every_image:
+            if outcome is _Outcome.UNSAFE:
+                skips = False
+            elif outcome is _Outcome.UNSELECTED and not every_image:
                 every_image = True
             elif row is not None:
                 may_seek = False
@@ -280,6 +286,43 @@ class FrameReader:
         finally:
             backend.close()
             self.complaints = backend.complaints or self.complaints
+
+    def _deliver_needed(self, backend: Backend, matcher: RowMatcher) -> Generator[Frame, None, _Outcome]:
+        """Like `_deliver`, for a decoder that leaves out frames: their rows count as sound.
+
+        Ends with UNSAFE before the first row that shows that the file is not sound. Damage is noticed only in exact flags, so
+        this row does not depend on the number of threads.
+        """
+        request, info = self._request, self._info
+        assert request.needed is not None
+        end = info.frames if request.stop is None else min(request.stop, info.frames)
+        try:
+            for frame in backend:
+                lost, row = matcher.place(frame.pts)
+                foreseen = row is not None and row.index < info.frames and row.pts == info.pts[row.index]
+                if row is None or not foreseen or not frame.ok or frame.after_error:
+                    return _Outcome.UNSAFE
+                if any(request.needed[gone.index] for gone in lost if self._is_wanted(gone)):
+                    return _Outcome.UNSAFE
+                yield from self._left_out(min(row.index, end))
+                if self._is_past(row):
+                    return _Outcome.ENDED
+                if self._is_wanted(row):
+                    self._due = row.index + 1
+                    yield Frame(row.index, row.pts, True, frame.image if request.samples(row.index) else None)
+            if request.needed[self._due : end].any():
+                return _Outcome.UNSAFE
+            yield from self._left_out(end)
+            return _Outcome.ENDED
+        finally:
+            backend.close()
+            self.complaints = backend.complaints or self.complaints
+
+    def _left_out(self, end: int) -> Iterator[Frame]:
+        """Yield the rows before `end` that are due; the decoder left them out."""
+        for index in range(self._due, end):
+            self._due = index + 1
+            yield Frame(index, int(self._info.pts[index]), True, None)
 
     def _is_wanted(self, row: Row) -> bool:
         return row.index >= self._due and not self._is_past(row)

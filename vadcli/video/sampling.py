@@ -1,6 +1,7 @@
 """Says which frames of a video are sampled and which clips they form, and collects clips frame by frame. Reads no file.
 
-A row is the 0-based index of a frame in presentation order; every `interval`-th row is a sample; a clip is T samples:
+A row is the 0-based index of a frame in presentation order; every `interval`-th row is a sample, or the rows in a list if only
+some frames are decoded; a clip is T samples:
 
     rows      0 1 2 3 4 5 6 7 8 9 ...        interval 2
     samples   0   1   2   3   4   ...
@@ -14,11 +15,12 @@ frame. Each sampled frame that was decoded is `valid` in exactly one clip.
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from vadcli.types import BoolArray, ByteArray, ClipNeeds, IndexArray
+from vadcli.types import BoolArray, ByteArray, ClipNeeds, IndexArray, VideoInfo
+from vadcli.video.references import sampled_keyframes, sampled_references
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,14 @@ class SamplingPlan:
     Attributes:
         frames: T, samples per clip.
         overlap: samples that a clip shares with the clip before.
-        interval: rows from one sample to the next.
+        interval: rows from one sample to the next; about so many if `rows` is given.
+        rows: (S,) int64, the sampled rows in order; None if every `interval`-th row is sampled.
     """
 
     frames: int
     overlap: int
     interval: int
+    rows: IndexArray | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.interval < 1 or not 0 <= self.overlap < self.frames:
@@ -41,9 +45,17 @@ class SamplingPlan:
             raise ValueError(f"cannot cut clips with {text}: overlap must be below frames, interval at least 1")
 
     @classmethod
-    def of(cls, needs: ClipNeeds, fps: float) -> SamplingPlan:
-        """Return the plan for a video of this average frame rate."""
-        return cls(needs.frames, needs.overlap, needs.interval_for(fps))
+    def of(cls, needs: ClipNeeds, info: VideoInfo) -> SamplingPlan:
+        """Return the plan for a video. It depends only on these arguments, and not on how the video is decoded."""
+        interval = needs.interval_for(info.fps)
+        rows = None
+        if needs.decode == "reference":
+            rows = sampled_references(info, interval)
+        elif needs.decode == "key":
+            rows = sampled_keyframes(info, interval)
+        if rows is None:
+            return cls(needs.frames, needs.overlap, interval)
+        return cls(needs.frames, needs.overlap, max(1, round(info.frames / len(rows))), rows)
 
     @property
     def stride(self) -> int:
@@ -52,7 +64,21 @@ class SamplingPlan:
 
     def samples(self, rows: int) -> int:
         """How many of the first `rows` rows are sampled."""
-        return -(-rows // self.interval)
+        return -(-rows // self.interval) if self.rows is None else int(np.searchsorted(self.rows, rows))
+
+    def row(self, sample: int) -> int:
+        """The row of a sample; a row after the end of the video if it has fewer samples."""
+        if self.rows is None:
+            return sample * self.interval
+        beyond = sample - len(self.rows) + 1
+        return int(self.rows[-1]) + beyond * self.interval if beyond > 0 else int(self.rows[sample])
+
+    def since(self, row: int) -> SamplingPlan:
+        """Return the plan of the part of the video that begins with this sampled row; its rows are counted from there."""
+        if self.rows is None:
+            return self
+        later = self.rows[np.searchsorted(self.rows, row) :] - row
+        return replace(self, rows=later if len(later) else np.zeros(1, np.int64))
 
     def first_new_sample(self, clip: int) -> int:
         """The first sample of this clip that no earlier clip scores."""
@@ -60,14 +86,15 @@ class SamplingPlan:
 
     def first_row(self, clip: int) -> int:
         """The row after the last sample of the previous clip: a scan that resumes with this clip continues there."""
-        return (self.first_new_sample(clip) - 1) * self.interval + 1 if clip else 0
+        return self.row(self.first_new_sample(clip) - 1) + 1 if clip else 0
 
     def read_from(self, clip: int) -> int:
         """The first row to decode when a scan resumes with this clip; never after `first_row`.
 
         It lies before the start of the clip, because the clip is moved back if it is the last one of the video.
         """
-        return max(0, clip * self.stride - max(self.stride - 1, 1 - self.overlap)) * self.interval
+        sample = clip * self.stride - max(self.stride - 1, 1 - self.overlap)
+        return self.row(sample) if sample > 0 else 0
 
     def whole_clips(self, rows: int) -> int:
         """How many clips are complete after `rows` rows; a clip that is moved back or padded is not counted.
@@ -75,7 +102,10 @@ class SamplingPlan:
         If a scan has stored `rows` rows, it resumes with the clip of this number and keeps the rows before the clip's
         `first_row`.
         """
-        samples = self.samples(rows)
+        return self.whole_clips_of(self.samples(rows))
+
+    def whole_clips_of(self, samples: int) -> int:
+        """How many clips are complete after so many samples."""
         return (samples - self.frames) // self.stride + 1 if samples >= self.frames else 0
 
     def clips(self, rows: int) -> int:
@@ -96,7 +126,14 @@ class SamplingPlan:
     def burst_row(self, position: float, rows: int) -> int:
         """Return the first row of a clip at this fraction of a video; the clip is moved back if the video ends within it."""
         samples = self.samples(rows)
-        return max(0, min(int(position * samples), samples - self.frames)) * self.interval
+        return self.row(max(0, min(int(position * samples), samples - self.frames)))
+
+
+def rows_as_flags(rows: IndexArray, frames: int) -> BoolArray:
+    """Return (N,) bool, True for these rows."""
+    flags = np.zeros(frames, np.bool_)
+    flags[rows] = True
+    return flags
 
 
 @dataclass(frozen=True)
@@ -163,7 +200,7 @@ class ClipAssembler:
     If `add` or `end` returns True, call `take` before anything else.
 
     Args:
-        plan: the video's plan.
+        plan: the video's plan; `SamplingPlan.since(origin)` if only a part of the video is read.
         shape: (H, W, C) of an image.
         start_clip: first clip wanted; the first row added must then be `plan.read_from(start_clip)`.
         origin: sampled row at which clip 0 starts; 0 unless only a part of the video is read.
@@ -181,6 +218,8 @@ class ClipAssembler:
         self._pictures = np.empty((plan.frames, *shape), np.uint8)
         self._sample_pts = np.zeros(plan.frames, np.int64)
         self._lost = np.ones(plan.frames, np.bool_)
+        self._sample = plan.samples(self._row - origin)  # the next sample, and its row
+        self._sample_row = origin + plan.row(self._sample)
         self._wanted = self._last_row_of(start_clip)
 
     @property
@@ -209,10 +248,11 @@ class ClipAssembler:
         if row >= self._first:
             self._pts.append(pts)
             self._ok.append(ok)
-        sample, between = divmod(row - self._origin, self._plan.interval)
-        if between:
+        if row != self._sample_row:
             return False
-        place = sample % self._plan.frames
+        place = self._sample % self._plan.frames
+        self._sample += 1
+        self._sample_row = self._origin + self._plan.row(self._sample)
         self._sample_pts[place] = pts
         self._lost[place] = True
         if picture is not None:
@@ -235,10 +275,10 @@ class ClipAssembler:
             out[position] = self._pictures[places[source]] if source >= 0 else 0
         parts = ClipParts(
             index=self._clip,
-            frame_index=samples * plan.interval + self._origin,
+            frame_index=np.array([plan.row(sample) for sample in samples.tolist()], np.int64) + self._origin,
             pts=self._sample_pts[places],
             valid=(samples >= plan.first_new_sample(self._clip)) & ~repeated & ~lost,
-            rows=self._cut(int(samples[-1]) * plan.interval + self._origin + 1),
+            rows=self._cut(self._origin + plan.row(int(samples[-1])) + 1),
         )
         self._clip += 1
         self._wanted = self._last_row_of(self._clip)
@@ -249,7 +289,7 @@ class ClipAssembler:
         return self._cut(self._first + len(self._pts))
 
     def _last_row_of(self, clip: int) -> int:
-        return self._origin + (clip * self._plan.stride + self._plan.frames - 1) * self._plan.interval
+        return self._origin + self._plan.row(clip * self._plan.stride + self._plan.frames - 1)
 
     def _cut(self, end: int) -> Rows:
         count = end - self._first

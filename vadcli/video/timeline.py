@@ -14,7 +14,7 @@ Times in files are often wrong: they are missing, repeat, jump or go back. The r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -48,6 +48,7 @@ class Timeline:
         last_ticks: duration of the last frame in the same ticks.
         finer: 1, or into how many ticks a tick was divided because times repeat.
         guessed: True if the container does not state all times, or states odd ones: decoders may report other times.
+        order: (N,) int64, the packet of each row. Rows that the file lists but no longer contains are left out at the end.
     """
 
     pts: IndexArray
@@ -56,6 +57,7 @@ class Timeline:
     last_ticks: int
     finer: int = 1
     guessed: bool = False
+    order: IndexArray = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
 
 
 def build_timeline(
@@ -104,6 +106,7 @@ def build_timeline(
         last_ticks=int(lasting[-1]) * finer,
         finer=finer,
         guessed=guessed or odd,
+        order=order.astype(np.int64),
     )
 
 

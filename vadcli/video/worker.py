@@ -31,7 +31,8 @@ from vadcli.video.container import printable
 from vadcli.video.faults import check_machine
 from vadcli.video.ffmpeg import check_ffmpeg, die_with_parent, private_mib
 from vadcli.video.images import ReadRequest
-from vadcli.video.sampling import ClipAssembler, Rows, SamplingPlan
+from vadcli.video.references import can_skip
+from vadcli.video.sampling import ClipAssembler, Rows, SamplingPlan, rows_as_flags
 from vadcli.video.transport import GROUP_SIGNALS, Begun, ClipRequest, Done, Filled, Opened, Ring, Setup, State, read_tail
 
 
@@ -67,7 +68,7 @@ def burst_rows(info: VideoInfo, plan: SamplingPlan, bursts: tuple[float, ...], *
             rows.append(row)
             continue
         before = info.keyframes[info.keyframes <= row]
-        aligned = -(-int(before[-1]) // plan.interval) * plan.interval if len(before) else row
+        aligned = plan.row(plan.samples(int(before[-1]))) if len(before) else row
         rows.append(aligned if aligned < row and aligned not in rows else row)
     return rows
 
@@ -130,7 +131,7 @@ class _Worker:
         return self._probed[1]
 
     def _read_all(self, info: VideoInfo, start_clip: int, outcome: _Outcome) -> None:
-        plan = SamplingPlan.of(self._setup.needs, info.fps)
+        plan = SamplingPlan.of(self._setup.needs, info)
         assembler = ClipAssembler(plan, self._shape(info), start_clip=start_clip)
         try:
             self._read(info, plan, assembler, outcome)
@@ -141,15 +142,16 @@ class _Worker:
             raise DecodeError(f"{printable(info.path)}: no frame could be decoded")
 
     def _read_bursts(self, info: VideoInfo, request: ClipRequest, outcome: _Outcome) -> None:
-        plan = replace(SamplingPlan.of(self._setup.needs, info.fps), overlap=0)
+        plan = replace(SamplingPlan.of(self._setup.needs, info), overlap=0)
         for number, row in enumerate(burst_rows(info, plan, request.bursts, exact=request.exact)):
-            assembler = ClipAssembler(plan, self._shape(info), origin=row)
-            self._read(info, plan, assembler, outcome, _Part(number, row + (plan.frames - 1) * plan.interval + 1))
+            part = plan.since(row)
+            assembler = ClipAssembler(part, self._shape(info), origin=row)
+            self._read(info, plan, assembler, outcome, _Part(number, row + part.row(plan.frames - 1) + 1))
 
     def _read_spans(self, info: VideoInfo, request: ClipRequest, outcome: _Outcome) -> None:
-        plan = replace(SamplingPlan.of(self._setup.needs, info.fps), overlap=0)
+        plan = replace(SamplingPlan.of(self._setup.needs, info), overlap=0)
         for number, (first, last) in enumerate(request.spans):
-            assembler = ClipAssembler(plan, self._shape(info), origin=first)
+            assembler = ClipAssembler(plan.since(first), self._shape(info), origin=first)
             self._read(info, plan, assembler, outcome, _Part(number, last))
 
     def _read(
@@ -158,6 +160,11 @@ class _Worker:
         start, (height, width, _) = assembler.next_row, assembler.shape
         stop = None if part is None else part.stop
         wanted = ReadRequest(start, plan.interval, width, height, self._setup.needs.pixel_format, stop)
+        if plan.rows is not None:
+            only_keys = self._setup.needs.decode == "key"
+            sampled, keys = rows_as_flags(plan.rows, info.frames), rows_as_flags(info.keyframes, info.frames)
+            needed = (keys if only_keys else info.reference) if can_skip(info) else None
+            wanted = replace(wanted, sampled=sampled, needed=needed, only_keys=only_keys)
         decoder = self._decoder or self._setup.options.decoder
         reader = self._open_reader(info, wanted, decoder=decoder, threads=self._setup.threads)
         self._send(Begun(reader.decoder))

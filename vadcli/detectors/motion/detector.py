@@ -65,6 +65,7 @@ class MotionDetector:
             rate_hz=self.options.rate_hz,
             size=SizeRule(self.options.max_area_px),
             pixel_format=PixelFormat.GRAY,
+            decode="reference",
         )
         self.thresholds = Thresholds(high=0.4, low=0.3, min_duration_s=0.3, merge_gap_s=2.0)
 
