@@ -16,11 +16,11 @@ from _measure import FFMPEG, VADCLI, WORK, Run, in_turn, looped, machine, made_v
 from vadcli.video.probe import probe
 
 
-def scan(video: Path) -> Run:
+def scan(video: Path, *options: str) -> Run:
     """Scan the video into a new output folder."""
     out = WORK / "out"
     shutil.rmtree(out, ignore_errors=True)
-    return run([*VADCLI, "scan", str(video), "--out", str(out), "--quiet"])
+    return run([*VADCLI, "scan", str(video), "--out", str(out), "--quiet", *options])
 
 
 def main() -> None:
@@ -34,6 +34,8 @@ def main() -> None:
     frames = probe(video).frames
     contestants = {
         "vadcli scan (motion)": lambda: scan(video),
+        "vadcli scan --decode all": lambda: scan(video, "--decode", "all"),
+        "vadcli scan --decode key": lambda: scan(video, "--decode", "key"),
         "ffmpeg -f null": lambda: run([FFMPEG, "-v", "error", "-i", str(video), "-an", "-f", "null", "-"]),
         "naive loop": lambda: run([sys.executable, str(Path(__file__).with_name("naive_loop.py")), str(video)]),
     }

@@ -286,6 +286,11 @@ class Task:
         """Return the number of the first clip that the checkpoint does not hold."""
         return resume_clip(self.resume, job) if self.resume else 0
 
+    @property
+    def has_damage(self) -> bool:
+        """True if the checkpoint has a frame that did not decode."""
+        return self.resume is not None and not all(block.decode_ok.all() for block in self.resume.blocks())
+
 
 def resume_clip(checkpoint: Checkpoint, job: ScanJob) -> int:
     """Return the number of the first clip that a checkpoint does not hold completely."""

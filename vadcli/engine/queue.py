@@ -100,7 +100,7 @@ class ClaimQueue:
 
     def request_of(self, task: Task) -> ClipRequest:
         """Return the loader's request for a task, from the clip at which it continues."""
-        return replace(self.request(task.unit), start_clip=task.start_clip(self.job))
+        return replace(self.request(task.unit), start_clip=task.start_clip(self.job), damaged=task.has_damage)
 
     def _without_scan(self, unit: WorkUnit, decision: Decision) -> VideoResult | None:
         """Return the result of a video that needs no scan; None if it must be scanned."""

@@ -42,6 +42,7 @@ from vadcli.types import (
     VideoResult,
 )
 from vadcli.video.loader import Finished
+from vadcli.video.sampling import SamplingPlan
 
 COMPLAINT_CHARACTERS = 160
 _TAGS = re.compile(r"^(?:\[[^\]]*\]\s*)+")  # ffmpeg puts [the decoder] and [the level] before each message
@@ -153,6 +154,7 @@ def _metadata(job: ScanJob, task: Task, info: VideoInfo, result: VideoResult, *,
         extra={
             "decoder": result.decoder,
             "interval": interval,
+            "decode": "all" if SamplingPlan.of(job.needs, info).rows is None else job.needs.decode,
             "stage": result.stage,
             "reason": result.reason,
             "missing": info.missing,

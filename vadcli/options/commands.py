@@ -55,10 +55,10 @@ class ScanOptions(
     )
     decode: DecodingChoice = option(
         "auto",
-        "Which frames to decode and sample: all, only reference frames (skips most B-frames), or only keyframes.",
+        "Decode and sample all frames, only reference frames (those that other frames need), or only keyframes.",
         panel=HOW,
         choices=get_args(DecodingChoice),
-        default_text="reference with motion where a video has enough of them, else all",
+        default_text="auto: reference for motion, else all",
     )
     camera_from: str = option("folder", "What makes up one camera.", panel=HOW, choices=("folder", "file", "all"))
     refit: bool | None = option(

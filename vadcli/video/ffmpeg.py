@@ -343,7 +343,8 @@ def build_command(
         "copyts": None,
         # If the size changes, new filters would count frames from 0 again. The scale filter adapts without new filters.
         "reinit_filter": 0,
-    } | ({"skip_frame": skip} if skip else {})
+    }
+    before |= {"skip_frame": skip} if skip else {}
     if seek_pts is not None:
         before |= {"ss": f"{float(seek_pts * info.time_base):.6f}", "noaccurate_seek": None, "seek_timestamp": 1}
     passthrough = {"fps_mode": "passthrough"} if ffmpeg_version() >= (5, 1) else {"vsync": "passthrough"}

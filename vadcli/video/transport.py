@@ -74,6 +74,7 @@ class ClipRequest:
             number of its range, and clips have no rows.
         decoder: replaces the loader's choice of decoder for this video; the loader sets it after decord has crashed.
         regions: what is hidden in the clips.
+        damaged: True if there is damage before `start_clip`. Then all frames are decoded, as if the scan was not interrupted.
     """
 
     video: str
@@ -85,6 +86,7 @@ class ClipRequest:
     spans: tuple[tuple[int, int], ...] = ()
     decoder: DecoderChoice | None = None
     regions: Regions = NO_REGIONS
+    damaged: bool = False
 
     def __post_init__(self) -> None:
         if self.start_clip < 0 or (self.start_clip and self.bursts):

@@ -85,6 +85,7 @@ class _Worker:
         self._probed: tuple[object, VideoInfo] | None = None
         self._decoder: DecoderChoice | None = None
         self._regions = NO_REGIONS
+        self._damaged = False
         self._blanker: tuple[object, Blanker] | None = None
 
     def serve(self) -> None:
@@ -100,7 +101,7 @@ class _Worker:
     def _decode(self, request: ClipRequest) -> _Outcome:
         os.ftruncate(sys.stderr.fileno(), 0)
         outcome = _Outcome()
-        self._decoder, self._regions = request.decoder, request.regions
+        self._decoder, self._regions, self._damaged = request.decoder, request.regions, request.damaged
         before: tuple[int, int] | None = None
         try:
             before = _identity(request.path)
@@ -163,7 +164,7 @@ class _Worker:
         if plan.rows is not None:
             only_keys = self._setup.needs.decode == "key"
             sampled, keys = rows_as_flags(plan.rows, info.frames), rows_as_flags(info.keyframes, info.frames)
-            needed = (keys if only_keys else info.reference) if can_skip(info) else None
+            needed = (keys if only_keys else info.reference) if can_skip(info) and not self._damaged else None
             wanted = replace(wanted, sampled=sampled, needed=needed, only_keys=only_keys)
         decoder = self._decoder or self._setup.options.decoder
         reader = self._open_reader(info, wanted, decoder=decoder, threads=self._setup.threads)
