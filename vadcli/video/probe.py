@@ -201,7 +201,7 @@ def _describe(path: Path, opened: Any, stream: Any, packets: _Packets) -> VideoI
         guessed_times=timeline.guessed or packets.packed or not media.has_exact_pts(demuxer, codec),
         one_frame_per_packet=packets.one_frame_each and not packets.packed,
     )
-    may_skip = packets.may_skip and not packets.error and not packets.cut_off and can_skip(info)
+    may_skip = packets.may_skip and not packets.damage and not packets.cut_off and can_skip(info)
     return replace(info, reference=np.frombuffer(packets.reference, np.bool_)[timeline.order]) if may_skip else info
 
 
