@@ -72,7 +72,7 @@ def open_scan(paths: Sequence[Path], options: ScanOptions, *, command: Sequence[
     from vadcli.engine.event_rules import choices_text
     from vadcli.engine.local import LocalRunner
     from vadcli.engine.plan import make_plan, no_video_text
-    from vadcli.engine.regions import regions_of_scan
+    from vadcli.engine.regions import regions_of_scan, warn_if_ignored
     from vadcli.engine.runner import Scan, ScanSettings, Stop, choose_detector
     from vadcli.store import OutputLayout
     from vadcli.store.choices import read_choices
@@ -92,6 +92,7 @@ def open_scan(paths: Sequence[Path], options: ScanOptions, *, command: Sequence[
         raise NoVideoFound(no_video_text(plan, options))
     regions = regions_of_scan(options, plan)
     detector = choose_detector(options)
+    warn_if_ignored(options, detector)
     said = choices_text(options, read_choices(layout), detector=detector.name, out=options.out)
     plan = replace(plan, notes=(*plan.notes, said)) if said else plan
     settings = ScanSettings(plan, options, tuple(command), regions=regions)

@@ -17,7 +17,7 @@ from vadcli.store.mask_video import read_masks
 
 SIZE = (160, 120)
 CLOCK = [[0, 0], [0.5, 0], [0.5, 0.5], [0, 0.5]]
-CUT = ("--threshold", 0.15, "--low", 0.1)
+CUT = ("--threshold", 0.08, "--low", 0.05)
 BLINKS, CROSSES = slice(40, 60), slice(90, 110)
 
 
@@ -75,7 +75,7 @@ def test_what_is_hidden_has_no_score_and_no_mask(footage: Path, tmp_path: Path) 
     assert "camera gate: its regions changed, so it is learned again" in again.stderr
     assert [round(start) for start in starts(out)] == [9]
     score = pq.read_table(out / "scores/gate/a.mp4.parquet", partitioning=None).column("score").to_numpy()
-    assert score[BLINKS].max() < 0.05
+    assert score[BLINKS].max() < 0.04
     masks = np.stack(list(read_masks(out / "masks/gate/a.mp4.mkv")))
     assert masks[:, :60, :80].max() == 0
     assert masks[CROSSES, 60:, 80:].max() > masks[: CROSSES.start - 5].max()
@@ -90,7 +90,7 @@ def test_what_is_hidden_has_no_score_and_no_mask(footage: Path, tmp_path: Path) 
     assert first.shape[1] == 2 * SIZE[0]  # small pictures are enlarged
     assert np.median(first[:110, :150]) < 0.75 * np.median(first[130:230, 170:])
     write(regions, gate={"ignore": [CLOCK]})
-    assert vadcli("events", out, "--write", "--threshold", "0.2").returncode == 0
+    assert vadcli("events", out, "--write", "--threshold", "0.1").returncode == 0
     assert json.loads((out / "events/gate/a.mp4.json").read_text())["regions"] == document["regions"]
     assert need(footage, out, "--ignore", regions, "--no-refit") == {"gate/a.mp4": "recut", "yard/b.mp4": "recut"}
     assert need(footage, out)["gate/a.mp4"] == "scan"
@@ -152,3 +152,19 @@ def test_each_fault_has_one_line(tmp_path: Path) -> None:
         assert said in done.stderr, name
         assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_small_things_are_left_out_by_the_detector_that_can(footage: Path, tmp_path: Path) -> None:
+    for percent, said in ((0, "--min-size 0 is outside 0-100"), (100, "--min-size 100 is outside 0-100")):
+        done = vadcli("scan", footage, "--out", tmp_path / "out", "--min-size", percent)
+        assert (done.returncode, said in done.stderr) == (2, True)
+    gate = (footage / "gate", "--root", footage, "--out", tmp_path / "out", *CUT)
+    assert vadcli("scan", *gate, "--min-size", 60).returncode == 0
+    assert starts(tmp_path / "out") == []  # both things have 35 of 120 pixels
+    assert vadcli("scan", *gate, "--min-size", 60, "--dry-run").stdout == "done\tgate/a.mp4\n"
+    assert vadcli("scan", *gate, "--dry-run").stdout == "scan\tgate/a.mp4\n"
+    again = vadcli("scan", *gate, "--min-size", 10)
+    assert again.returncode == 0, again.stderr
+    assert [round(start) for start in starts(tmp_path / "out")] == [4, 9]
+    other = vadcli("scan", *gate, "--detector", "lavida", "--model", "lavida-tiny", "--min-size", 10, "--dry-run")
+    assert "the lavida detector can't tell how large things are; it ignores --min-size" in other.stderr

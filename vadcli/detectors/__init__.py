@@ -217,10 +217,11 @@ def check_device(device: str) -> None:
 
 
 def make_motion(options: DetectorOptions) -> Detector:
-    """Returns the motion detector. It uses none of the options."""
+    """Returns the motion detector. Of the options, it uses only --min-size."""
+    from vadcli.detectors.motion import MotionOptions
     from vadcli.detectors.motion.detector import MotionDetector
 
-    return MotionDetector()
+    return MotionDetector(MotionOptions(min_size=getattr(options, "min_size", None)))
 
 
 def make_concept(options: ConceptOptions) -> Detector:

@@ -135,7 +135,10 @@ class Cameras:
         return model if model is not None and self._is_ours(model) else None
 
     def _is_ours(self, model: CameraModel) -> bool:
-        return model.detector == self.detector.name and model.version == self.detector.model_version
+        if (model.detector, model.version) != (self.detector.name, self.detector.model_version):
+            return False
+        accepts = getattr(self.detector, "accepts", None)  # a detector may have options that change what it learns
+        return accepts is None or bool(accepts(model))
 
     def fit(self, camera: str, clips: Sequence[Clip], footage: Footage) -> CameraModel | None:
         """Fit and store a model. If another process was first, return its model, which is equal for equal input."""

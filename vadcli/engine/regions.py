@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from vadcli.detectors import Detector
 from vadcli.engine.plan import Plan
 from vadcli.options.regions import RegionOptions
 from vadcli.store.regions import read_regions
@@ -13,6 +14,12 @@ log = logging.getLogger("vadcli")
 
 MOST_NAMED = 10
 """A warning lists this many cameras, and counts the others."""
+
+
+def warn_if_ignored(options: RegionOptions, detector: Detector) -> None:
+    """Log a warning if the detector cannot use --min-size."""
+    if options.min_size is not None and not getattr(detector, "uses_min_size", False):
+        log.warning("the %s detector can't tell how large things are; it ignores --min-size", detector.name)
 
 
 def regions_of_scan(options: RegionOptions, plan: Plan) -> CameraRegions:

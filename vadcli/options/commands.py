@@ -101,7 +101,7 @@ class ScanOptions(
     )
 
     def __post_init__(self) -> None:
-        for base in (FindOptions, DecodeOptions, DetectorOptions, ThresholdOptions, TimeOptions):
+        for base in (FindOptions, DecodeOptions, DetectorOptions, RegionOptions, ThresholdOptions, TimeOptions):
             base.__post_init__(self)
         for name in ("interval", "workers"):
             value = getattr(self, name)

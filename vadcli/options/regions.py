@@ -5,13 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from vadcli.errors import UsageError
 from vadcli.options.groups import HOW, option
 
 
 @dataclass(frozen=True)
 class RegionOptions:
-    """Which parts of the picture are looked at."""
+    """What a scan looks at: parts of the picture, and how large things are."""
 
+    min_size: float | None = option(
+        None,
+        "Leave out things that move and are lower than this, in percent of the picture's height (motion detector).",
+        panel=HOW,
+        metavar="PERCENT",
+    )
     ignore: Path | None = option(
         None,
         "Hide parts of the picture, such as a clock or a tree: polygons per camera (JSON), or a mask image (white is hidden).",
@@ -24,3 +31,7 @@ class RegionOptions:
         panel=HOW,
         metavar="FILE",
     )
+
+    def __post_init__(self) -> None:
+        if self.min_size is not None and not 0 < self.min_size < 100:
+            raise UsageError(f"--min-size {self.min_size:g} is outside 0-100", hint="give a share of the height in percent")

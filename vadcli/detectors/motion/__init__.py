@@ -41,6 +41,7 @@ class MotionOptions:
         position_weight: a distance of one frame width counts as this many feature units.
         moving_px: the camera moves in a sample if its motion is more than this, in pixels per sample.
         moving_share: a video has a moving camera if it moves in more than this share of samples.
+        min_size: lowest height of things whose motion counts, in percent of the frame's height; None counts all.
     """
 
     clip_frames: int = 32
@@ -65,3 +66,4 @@ class MotionOptions:
     position_weight: float = 6.0
     moving_px: float = 0.5
     moving_share: float = 0.3
+    min_size: float | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -50,6 +50,7 @@ class MotionDetector:
     channels: tuple[str, ...] = CHANNELS
     calibration: Calibration | None = CALIBRATION
     uses_categories = False
+    uses_min_size = True
     categories: tuple[str, ...] = ()
     weights: Mapping[str, str] = MappingProxyType({})
     fits_camera = True
@@ -80,7 +81,12 @@ class MotionDetector:
         if all(len(clip.frames) < 2 for clip in sample.clips):
             return None
         with _BLAS.limit(limits=1, user_api="blas"):
-            return to_model(fit_camera(sample, self.options), sample.camera, self.name)
+            model = to_model(fit_camera(sample, self.options), sample.camera, self.name)
+        return model if self.options.min_size is None else replace(model, values={**model.values, **self._sizes})
+
+    def accepts(self, model: CameraModel) -> bool:
+        """Returns False if a camera model was fitted with another `min_size`."""
+        return model.values.get("min_size") == self.options.min_size
 
     def score(self, batch: ClipBatch) -> ClipScores:
         """Returns raw scores (B, T, 6), see CHANNELS, and calibrated masks (B, T, h, w)."""
@@ -109,7 +115,13 @@ class MotionDetector:
 
     def fingerprint(self) -> dict[str, object]:
         """Returns the model version and all options."""
-        return {"detector": self.name, "model_version": MODEL_VERSION, "options": asdict(self.options)}
+        options = {name: value for name, value in asdict(self.options).items() if name != "min_size"}
+        return {"detector": self.name, "model_version": MODEL_VERSION, "options": {**options, **self._sizes}}
+
+    @property
+    def _sizes(self) -> dict[str, float]:
+        """The smallest size, for models and fingerprints. They have no such value if it is not set, as in older versions."""
+        return {} if self.options.min_size is None else {"min_size": self.options.min_size}
 
     def _score_row(self, batch: ClipBatch, row: int) -> tuple[FloatArray, FloatArray]:
         frames, timestamp = batch.frames[row, ..., 0], batch.timestamp[row]

@@ -30,6 +30,7 @@ from vadcli.detectors.motion.camera import (
     video_number,
 )
 from vadcli.detectors.motion.features import ClipMaps, is_cut, map_clip, shots
+from vadcli.detectors.motion.sizes import without_small
 from vadcli.detectors.smoothing import smooth
 from vadcli.types import BoolArray, ByteArray, CameraSample, Clip, FloatArray, IndexArray, TimeArray
 
@@ -64,7 +65,10 @@ def measure(
 ) -> ClipMaps:
     """Returns the measurements of a clip (T, H, W), with the camera's backgrounds."""
     scenes = fitted.backgrounds(grid.height_px, grid.width_px)
-    return map_clip(frames, timestamp=timestamp, seen=seen, scenes=scenes, grid=grid, options=options)
+    maps = map_clip(frames, timestamp=timestamp, seen=seen, scenes=scenes, grid=grid, options=options)
+    if options.min_size is None:
+        return maps
+    return without_small(maps, frames, seen=seen, min_size=options.min_size)
 
 
 def channels_of(maps: ClipMaps, *, video: str, fitted: FittedCamera, options: MotionOptions) -> Channels:

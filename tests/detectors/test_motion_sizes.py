@@ -1,0 +1,89 @@
+"""--min-size: small things that move have no score, larger ones have the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vadcli.detectors.motion import MotionOptions
+from vadcli.detectors.motion.detector import MotionDetector
+from vadcli.types import CameraSample, Clip, ClipBatch
+
+HEIGHT, WIDTH = 240, 320
+FRAMES = 32
+PERSON, BIRD = (60, 24), (12, 16)
+
+
+def film(*things: tuple[tuple[int, int], int, int], repeat: int = 1, light: int = 0, seed: int = 0) -> np.ndarray:
+    """(T, H, W, 1): a noisy still picture that things cross: ((height, width), top, pixels per frame)."""
+    rng = np.random.default_rng(3)
+    ground = rng.integers(60, 120, (HEIGHT // 8, WIDTH // 8)).repeat(8, axis=0).repeat(8, axis=1).astype(float)
+    noise = np.random.default_rng(seed)
+    shown = []
+    for t in range(FRAMES):
+        at = t // repeat * repeat
+        picture = ground + light * at / FRAMES
+        for (height, width), top, step in things:
+            left = 20 + step * at
+            picture[top : top + height, left : left + width] = 220
+        if t == at:
+            picture = picture + noise.normal(0, 2, picture.shape)
+            last = picture
+        shown.append(last)
+    return np.clip(np.stack(shown), 0, 255).astype(np.uint8)[..., None]
+
+
+def scored(detector: MotionDetector, frames: np.ndarray) -> tuple[float, np.ndarray]:
+    """The highest raw score of a clip of a camera on which nothing moves, and its masks."""
+    quiet = clip(film(seed=1))
+    model = detector.fit(CameraSample("c", (quiet,)))
+    scores = detector.score(ClipBatch.of([clip(frames)], [model]))
+    assert scores.mask is not None
+    return float(scores.raw[0, 2:-2, detector.channels.index("together")].max()), scores.mask[0]
+
+
+def clip(frames: np.ndarray) -> Clip:
+    rows = np.arange(FRAMES)
+    return Clip("a.mp4", 0, frames, rows, rows / 10, np.ones(FRAMES, np.bool_), 1)
+
+
+def sized(percent: float | None) -> MotionDetector:
+    return MotionDetector(MotionOptions(min_size=percent))
+
+
+@pytest.mark.parametrize("repeat", [1, 3])  # 3: a camera with fewer frames per second than the file
+def test_what_is_small_has_no_score_and_what_is_large_keeps_its_own(repeat: int) -> None:
+    bird, person = (BIRD, 40, 5), (PERSON, 150, 3)  # 5 % and 25 % of the height
+    alone, _ = scored(sized(None), film(bird, repeat=repeat))
+    whole, _ = scored(sized(None), film(person, repeat=repeat))
+    assert min(alone, whole) > 0.1
+    for percent, bird_counts, person_counts in ((None, True, True), (4, True, True), (8, False, True), (40, False, False)):
+        small, _ = scored(sized(percent), film(bird, repeat=repeat))
+        assert small == (pytest.approx(alone) if bird_counts else 0), percent
+        both, masks = scored(sized(percent), film(bird, person, repeat=repeat))
+        assert both == (pytest.approx(max(alone, whole) if bird_counts else whole, rel=0.2) if person_counts else 0), percent
+        half = masks.shape[1] // 2
+        nothing = masks.min()
+        assert (masks[4:-4, :half].max() > nothing) == bird_counts
+        assert (masks[4:-4, half:].max() > nothing) == person_counts
+
+
+def test_a_change_of_light_makes_nothing_small() -> None:
+    still, _ = scored(sized(None), film((PERSON, 150, 3)))
+    lit, _ = scored(sized(15), film((PERSON, 150, 3), light=60))
+    assert lit == pytest.approx(still, rel=0.3)
+
+
+def test_only_a_set_size_is_part_of_fingerprints_and_models() -> None:
+    plain, small = sized(None), sized(5)
+    options = plain.fingerprint()["options"]
+    assert isinstance(options, dict)
+    assert "min_size" not in options
+    assert len({str(one.fingerprint()) for one in (plain, small, sized(6))}) == 3
+    sample = CameraSample("c", (clip(film()),))
+    models = {one: one.fit(sample) for one in (plain, small)}
+    for one, model in models.items():
+        assert model is not None
+        assert one.accepts(model)
+        assert not next(other for other in models if other is not one).accepts(model)
+        assert not sized(6).accepts(model)

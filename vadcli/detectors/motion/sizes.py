@@ -1,0 +1,75 @@
+"""Leaves out things that move and are small: birds, insects, leaves (--min-size).
+
+Motion is smoothed over several cells, so a thing looks larger in it than it is. Therefore its height is measured in the cells
+that really changed from one frame to the next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import cv2
+import numpy as np
+
+from vadcli.detectors.motion.background import CellGrid
+from vadcli.detectors.motion.features import ClipMaps
+from vadcli.types import BoolArray, ByteArray
+
+CHANGED_LEVELS = 3.0
+"""A cell changed if its mean difference is at least this many gray levels above the median of all cells."""
+
+ANY_MOTION_PX = 0.02
+"""A cell belongs to a thing if its mean speed is more than this, in pixels per step. What is slower has no score either."""
+
+_NEAR_FRAMES = 6
+"""The height of a thing is its largest one in this many sampled frames before and after.
+
+Speeds are means over time, and a camera may repeat frames.
+"""
+
+
+def without_small(maps: ClipMaps, frames: ByteArray, *, seen: BoolArray, min_size: float) -> ClipMaps:
+    """Returns the measurements of a clip, without the motion of small things.
+
+    A thing is a group of moving cells that touch one another. A thing that is seen only in part, for example because it enters
+    at the top of the picture, has the height of that part.
+
+    Args:
+        maps: the measurements.
+        frames: (T, H, W) uint8.
+        seen: (T,) bool, False for repeated, padded or lost frames.
+        min_size: lowest height of a thing in percent of the frame's height.
+    """
+    least_px = min_size / 100 * maps.grid.height_px
+    changed = _changed(maps.grid, frames, seen)
+    moving = maps.speed > ANY_MOTION_PX
+    left_out = ~moving
+    for t in np.flatnonzero(moving.any(axis=(1, 2))).tolist():
+        near = changed[max(0, t - _NEAR_FRAMES) : t + _NEAR_FRAMES + 1]
+        count, labels, boxes, _ = cv2.connectedComponentsWithStats(moving[t].astype(np.uint8), connectivity=8)
+        for number in range(1, count):
+            left, top, width, height = boxes[number, :4].tolist()
+            part = slice(top, top + height), slice(left, left + width)
+            rows = (near[:, *part] & (labels[part] == number)).any(axis=2)
+            if _tallest(rows) * maps.grid.cell_px < least_px:
+                left_out[t] |= labels == number
+    kept = (~left_out).astype(np.float32)
+    return replace(maps, velocity=maps.velocity * kept[..., None], speed=maps.speed * kept, disorder=maps.disorder * kept)
+
+
+def _changed(grid: CellGrid, frames: ByteArray, seen: BoolArray) -> BoolArray:
+    """Returns (T, h, w): the cells that changed since the frame seen before."""
+    padded = grid.pad(frames)
+    found = np.zeros((len(frames), *grid.shape), np.bool_)
+    rows = np.flatnonzero(seen).tolist()
+    for before, after in pairwise(rows):
+        cells = grid.pool(cv2.absdiff(padded[before], padded[after]).astype(np.uint8, copy=False))
+        found[after] = cells >= CHANGED_LEVELS + float(np.median(cells))
+    return found
+
+
+def _tallest(rows: BoolArray) -> int:
+    """Returns the largest distance of the first and last True in a row of (T, h), both included; 0 if there is none."""
+    first, last = rows.argmax(axis=1), rows.shape[1] - rows[:, ::-1].argmax(axis=1)
+    return int(np.where(rows.any(axis=1), last - first, 0).max(initial=0))
