@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.cli.test_process import vadcli
+from tests.commands import vadcli
 from vadcli.errors import UsageError
 from vadcli.options.categories import (
     FEWEST_NORMAL,

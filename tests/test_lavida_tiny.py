@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from tests import commands
 from tests.patience import PATIENCE_S
 from tools.tiny_world import SyntheticWorld, WorldOptions
 from tools.tiny_world.videos import VideoOptions, write_videos
@@ -22,8 +23,7 @@ VIDEOS = 3
 
 
 def vadcli(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "vadcli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    return commands.vadcli(*arguments, forks=commands.WITH_TORCH)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow.dataset
 import pytest
 
+from tests.commands import vadcli
 from tests.media import make_video
 from tests.patience import PATIENCE_S
 from vadcli.store import OutputLayout
@@ -24,11 +25,6 @@ PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(
 VIDEOS = ["_cam/%5Fa.avi", "_cam/_a.avi", "_MG_1234.MOV.avi", "video=1/_b=2.avi", ".hidden.avi"]
 NEEDS_MORE = r"ped2|vadcli (search|weights|train|bench|scan|doctor)\b|sendmail"
 """Lines that need what this test does not have; other tests run these commands."""
-
-
-def vadcli(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "vadcli", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 
-from tests.cli.test_process import vadcli
+from tests.commands import vadcli
 from tests.fake_hub import FakeHub, Revision, serve
 from tests.patience import PATIENCE_S
 from vadcli import weights

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.test_process import vadcli
+from tests.commands import vadcli
 from tests.detectors.encoders import tiny_encoder_folder
 from vadcli.errors import WeightsError
 from vadcli.types import BoolArray, ByteArray, FloatArray

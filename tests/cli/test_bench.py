@@ -11,7 +11,8 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from tests.cli.test_process import start, vadcli, wait_until
+from tests.cli.test_process import start, wait_until
+from tests.commands import vadcli
 from tests.media import make_video
 from tests.patience import PATIENCE_S
 from vadcli.cli import app

@@ -10,7 +10,7 @@ from typing import Any
 import av
 import pytest
 
-from tests.cli.test_process import vadcli
+from tests.commands import vadcli
 from tests.media import make_video, read_index, remux
 from tests.store.documents import DOCUMENT
 from vadcli.store import OutputLayout

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.test_process import vadcli
+from tests.commands import vadcli
 from tests.evaluate.outputs import FPS, SIZE, write_scan, write_truth
 
 ROWS = 60

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from tests.cli.test_process import vadcli
+from tests.commands import vadcli
 from tests.media import make_video
 from vadcli.cli import app
 from vadcli.registry import EXPORTERS

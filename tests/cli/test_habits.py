@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.commands import vadcli
 from tests.media import make_video
 from tests.patience import PATIENCE_S
 
@@ -24,21 +25,6 @@ VADCLI = [sys.executable, "-m", "vadcli"]
 ALL = ("--threshold", "0", "--low", "0", "-d", "motion")
 """Every video is one event from its beginning to its end."""
 NONE = ("--threshold", "1", "-d", "motion")
-
-
-def vadcli(
-    *arguments: object, cwd: Path | None = None, stdin: str | None = None, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*VADCLI, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        cwd=cwd,
-        input=stdin,
-        env={**os.environ, **environment},
-        check=False,
-    )
 
 
 def lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, object]]:

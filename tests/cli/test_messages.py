@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.commands import vadcli
 from tests.media import make_video, truncate
-from tests.patience import PATIENCE_S
 from vadcli.errors import DecodeError, UsageError
 from vadcli.ground_truth import open_ground_truth
 from vadcli.options import ScanOptions
 from vadcli.options.config import from_keywords
 from vadcli.types.media import how_many, without_name
-
-
-def vadcli(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "vadcli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=cwd, check=False)
 
 
 @pytest.fixture(scope="module")

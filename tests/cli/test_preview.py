@@ -5,25 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.commands import vadcli
 from tests.evaluate.outputs import write_scan
-from tests.patience import PATIENCE_S
 from vadcli.store import OutputLayout
 from vadcli.store.scores import read_scores, write_scores
 
 VIDEO_S = 360.0
-
-
-def vadcli(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "vadcli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 def waves(*heights: float) -> np.ndarray:

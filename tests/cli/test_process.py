@@ -18,26 +18,12 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from tests.commands import vadcli
 from tests.media import ffmpeg_exe, make_video
 from tests.patience import PATIENCE_S
 
 VADCLI = [sys.executable, "-m", "vadcli"]
 WAIT_S = PATIENCE_S
-
-
-def vadcli(
-    *arguments: object, cwd: Path | None = None, stdin: str | None = None, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*VADCLI, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=WAIT_S,
-        cwd=cwd,
-        input=stdin,
-        env={**os.environ, **environment},
-        check=False,
-    )
 
 
 def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_process import vadcli
+from tests.commands import vadcli
 from tests.media import make_video
 from vadcli.store import OutputLayout
 

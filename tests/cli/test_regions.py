@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.cli.test_process import vadcli
+from tests.commands import vadcli
 from tests.media import make_video
 from vadcli.store.mask_video import read_masks
 

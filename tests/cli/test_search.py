@@ -13,20 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from tests import commands
 from tests.detectors.encoders import tiny_encoder_folder
 from tests.media import make_video
 from tests.patience import PATIENCE_S
 
 
 def vadcli(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "vadcli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-        env={**os.environ, "COLUMNS": "200"},
-    )
+    return commands.vadcli(*arguments, COLUMNS="200", forks=commands.WITH_TORCH)
 
 
 @pytest.fixture(scope="module")

@@ -7,22 +7,19 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import commands
 from tests.media import make_video, picture, remux
-from tests.patience import PATIENCE_S
 from vadcli.store.events import validate
 from vadcli.video.probe import probe
 
 
 def vadcli(*arguments: object, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "vadcli", *map(str, arguments)]
-    environment = {**os.environ, "TZ": "America/New_York", **environment}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=environment, check=False)
+    done = commands.vadcli(*arguments, **{"TZ": "America/New_York", **environment})
     assert done.returncode == code, done.stderr
     return done
 

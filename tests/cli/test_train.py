@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
-from tests.patience import PATIENCE_S
+from tests import commands
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def vadcli(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "vadcli", "train", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    return commands.vadcli("train", *arguments, forks=commands.WITH_TORCH)
 
 
 def test_a_dry_run_of_the_papers_recipe_counts_what_it_takes(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import commands
 from tests.media import make_image_folder, make_video
 from tests.patience import PATIENCE_S
 
@@ -20,9 +21,10 @@ NO_POWER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]  # root 
 
 
 def vadcli(*arguments: object, before: Iterable[str] = (), stdin: bytes | None = None) -> subprocess.CompletedProcess[str]:
+    if not before:
+        return commands.vadcli(*arguments, stdin=None if stdin is None else os.fsdecode(stdin))
     command = [*before, *VADCLI, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, timeout=PATIENCE_S, input=stdin, check=False)
-    return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 def planned(done: subprocess.CompletedProcess[str]) -> list[str]:

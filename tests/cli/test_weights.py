@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from tests.cli.test_process import VADCLI, vadcli, wait_until
+from tests.cli.test_process import VADCLI, wait_until
+from tests.commands import vadcli
 from tests.fake_hub import Revision, serve
 from tests.patience import PATIENCE_S
 

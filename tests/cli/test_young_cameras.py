@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.cli.test_process import vadcli
+from tests.commands import vadcli
 from tests.media import make_video
 
 ALONE = "The camera was learned from a single video of 2 s, so what goes on throughout it counts as usual."

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.commands import vadcli
 from tests.evaluate.outputs import write_scan
 from tests.media import make_video
 from tests.patience import PATIENCE_S
@@ -43,8 +43,7 @@ def layout(tmp_path: Path) -> OutputLayout:
 
 
 def report(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "vadcli", "report", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    return vadcli("report", *arguments)
 
 
 class TestArchive:
@@ -356,8 +355,7 @@ class TestReview:
         return path
 
     def events(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "vadcli", "events", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+        return vadcli("events", *arguments)
 
     def test_events_called_false_are_left_out_and_stay_out_when_written(self, layout: OutputLayout, review: Path) -> None:
         done = self.events(layout.out, "--review", review, "--write", "--json")

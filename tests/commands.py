@@ -1,0 +1,148 @@
+"""The command line in processes that start quickly: forks of a server that has imported what commands need.
+
+Imports are most of what a short command costs, and the tests run hundreds of commands. A process of its own is needed by
+tests of signals, of streams, of Python's own settings and of what a command imports: those use subprocess.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.patience import PATIENCE_S
+
+
+class Forks:
+    """Processes that have imported some modules when they start.
+
+    Args:
+        modules: what they have imported.
+        fixed: beginnings of the names of variables that Python or one of the modules reads when it is loaded. A process that
+            has another value of one than the server cannot be a fork of it.
+    """
+
+    def __init__(self, modules: Sequence[str], *, fixed: Sequence[str]) -> None:
+        self.modules, self.fixed = modules, tuple(fixed)
+        self._lock = threading.Lock()
+        self._server: subprocess.Popen[str] | None = None
+        self._given: dict[str, str] = {}
+
+    def fits(self, environment: Mapping[str, str]) -> bool:
+        """Returns whether a fork behaves as a process that starts with these variables."""
+        given = self._given if self._server else os.environ
+        names = {name for name in {*given, *environment} if name.startswith(self.fixed)}
+        return all(given.get(name) == environment.get(name) for name in names)
+
+    def start(self, call: str, arguments: list[str], *, cwd: Path, environment: Mapping[str, str], stdin: str | None) -> Fork:
+        """Start a call of a function, "module:name", which finds its arguments in sys.argv."""
+        folder = Path(tempfile.mkdtemp())
+        streams = [folder / name for name in ("stdin", "stdout", "stderr")]
+        streams[0].write_bytes(os.fsencode(stdin or ""))
+        request = {"call": call, "arguments": arguments, "cwd": str(cwd), "environment": dict(environment)}
+        answer = self.ask({**request, "streams": list(map(str, streams))})
+        return Fork(self, answer["pid"], arguments, folder)
+
+    def ask(self, request: Mapping[str, object]) -> dict[str, int]:
+        """Returns the server's answer; the first request starts the server."""
+        with self._lock:
+            if self._server is None:
+                self._given = dict(os.environ)
+                self._server = subprocess.Popen(
+                    [sys.executable, "-m", "tests.fork_server", *self.modules],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    cwd=Path(__file__).resolve().parents[1],
+                )
+                atexit.register(self._end)
+            assert self._server.stdin is not None
+            assert self._server.stdout is not None
+            self._server.stdin.write(json.dumps(request) + "\n")
+            self._server.stdin.flush()
+            answer: dict[str, int] = json.loads(self._server.stdout.readline())
+            return answer
+
+    def _end(self) -> None:
+        assert self._server is not None
+        self._server.communicate()
+
+
+@dataclass(frozen=True)
+class Fork:
+    """A process that a server started."""
+
+    forks: Forks
+    pid: int
+    arguments: list[str]
+    folder: Path
+
+    def wait(self) -> subprocess.CompletedProcess[str]:
+        """Wait for the end of the process; returns what it printed."""
+        code = self.forks.ask({"wait": self.pid, "limit_s": PATIENCE_S})["code"]
+        said, told = ((self.folder / name).read_text() for name in ("stdout", "stderr"))
+        shutil.rmtree(self.folder)
+        return subprocess.CompletedProcess(self.arguments, code, said, told)
+
+    def kill(self) -> None:
+        """End the process as the system does if memory is short."""
+        os.kill(self.pid, signal.SIGKILL)
+
+
+PYTHON = ("PYTHON", "LANG", "LC_", "LD_")
+_LIGHT = (
+    "vadcli.cli",
+    "vadcli.api",
+    "vadcli.engine.local",
+    "vadcli.detectors.motion",
+    "vadcli.searching",
+    "vadcli.evaluation",
+    "vadcli.rendering",
+    "vadcli.reporting",
+    "vadcli.status",
+    "vadcli.export",
+    "jsonschema",
+    "cv2",
+    "pandas",  # pyarrow loads it if it is there
+)
+LIGHT = Forks(_LIGHT, fixed=PYTHON)
+"""For commands that load no model."""
+WITH_TORCH = Forks(
+    (*_LIGHT, "vadcli.bench", "vadcli.train.trainer", "tools.tiny_world.training"),
+    fixed=(*PYTHON, "HF_", "TRANSFORMERS_", "TORCH"),
+)
+"""For commands that load one, and for training."""
+
+
+def vadcli(
+    *arguments: object,
+    cwd: Path | None = None,
+    stdin: str | None = None,
+    forks: Forks = LIGHT,
+    **environment: str,
+) -> subprocess.CompletedProcess[str]:
+    """Returns the end of one command and what it printed.
+
+    Args:
+        arguments: what follows `vadcli`.
+        cwd: folder of the process.
+        stdin: text that the command reads; without it, stdin is empty.
+        forks: WITH_TORCH if the command loads a model.
+        environment: variables that differ from those of the test.
+    """
+    given, place, words = {**os.environ, **environment}, cwd or Path.cwd(), list(map(str, arguments))
+    if forks.fits(given):
+        return forks.start("vadcli.cli:entry", ["vadcli", *words], cwd=place, environment=given, stdin=stdin).wait()
+    command = [sys.executable, "-m", "vadcli", *words]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=place, input=stdin or "", env=given, check=False
+    )

@@ -1,0 +1,86 @@
+"""A process that imports modules once and then runs each call that it is asked for in a fork of itself.
+
+`tests/commands.py` starts it and talks to it: one JSON line per request on stdin, one per answer on stdout.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from typing import Any
+
+
+def main(modules: list[str]) -> None:
+    """Answer requests until stdin ends. `{"call": ...}` starts a process, `{"wait": pid}` waits for one."""
+    for name in modules:
+        importlib.import_module(name)
+    gc.freeze()  # a fork would copy the memory of whatever its collector looks at
+    while line := sys.stdin.readline():
+        request = json.loads(line)
+        answer = {"code": _wait(request["wait"], request["limit_s"])} if "wait" in request else {"pid": _start(request)}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+def _wait(pid: int, limit_s: int) -> int:
+    """Returns the exit code of a process, as subprocess does; kills the process after a time."""
+    before = signal.signal(signal.SIGALRM, lambda *_: os.kill(pid, signal.SIGKILL))
+    signal.alarm(limit_s)
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _start(request: dict[str, Any]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            _become(request)
+            module, _, function = request["call"].partition(":")
+            getattr(importlib.import_module(module), function)()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return pid
+
+
+def _become(request: dict[str, Any]) -> None:
+    """Take over what a process of its own would have got: streams, environment, folder and arguments."""
+    encoding, errors = sys.stdout.encoding, sys.stdout.errors
+    modes = (os.O_RDONLY, os.O_WRONLY | os.O_CREAT | os.O_APPEND, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream, (path, mode) in enumerate(zip(request["streams"], modes, strict=True)):
+        opened = os.open(path, mode, 0o600)
+        os.dup2(opened, stream)
+        os.close(opened)
+    sys.stdin = sys.__stdin__ = open(0, encoding=encoding, closefd=False)  # type: ignore[misc]  # noqa: SIM115
+    sys.stdout = sys.__stdout__ = open(1, "w", encoding=encoding, errors=errors, closefd=False)  # type: ignore[misc]  # noqa: SIM115
+    sys.stderr = sys.__stderr__ = open(  # type: ignore[misc]  # noqa: SIM115
+        2, "w", encoding=encoding, errors="backslashreplace", closefd=False, buffering=1
+    )
+    sys.modules["__main__"].__package__ = None  # so the command calls itself by sys.argv[0] and not `python -m`
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    time.tzset()
+    tempfile.tempdir = None
+    os.chdir(request["cwd"])
+    sys.argv = request["arguments"]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
