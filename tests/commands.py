@@ -86,6 +86,10 @@ class Fork:
     arguments: list[str]
     folder: Path
 
+    def ended(self) -> bool:
+        """Returns whether the process has ended."""
+        return bool(self.forks.ask({"ended": self.pid})["ended"])
+
     def wait(self) -> subprocess.CompletedProcess[str]:
         """Wait for the end of the process; returns what it printed."""
         code = self.forks.ask({"wait": self.pid, "limit_s": PATIENCE_S})["code"]

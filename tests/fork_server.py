@@ -18,13 +18,18 @@ from typing import Any
 
 
 def main(modules: list[str]) -> None:
-    """Answer requests until stdin ends. `{"call": ...}` starts a process, `{"wait": pid}` waits for one."""
+    """Answer requests until stdin ends: `call` starts a process, `ended` asks about one, `wait` waits for its end."""
     for name in modules:
         importlib.import_module(name)
     gc.freeze()  # a fork would copy the memory of whatever its collector looks at
     while line := sys.stdin.readline():
         request = json.loads(line)
-        answer = {"code": _wait(request["wait"], request["limit_s"])} if "wait" in request else {"pid": _start(request)}
+        if "ended" in request:
+            answer = {"ended": os.waitid(os.P_PID, request["ended"], os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None}
+        elif "wait" in request:
+            answer = {"code": _wait(request["wait"], request["limit_s"])}
+        else:
+            answer = {"pid": _start(request)}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 

@@ -31,6 +31,7 @@ def fork(*arguments: str, folder: Path, **environment: str) -> Fork:
 def test_a_fork_has_its_own_streams_environment_folder_and_end(tmp_path: Path) -> None:
     hung = fork("sleep", folder=tmp_path)
     done = fork("a", "b c", folder=tmp_path, OWN="1", TZ="Etc/GMT-5").wait()
+    assert not hung.ended()
     hung.kill()
     assert hung.wait().returncode == -9
     assert (done.returncode, done.stderr) == (7, "grüezi Etc/GMT-5 5\n")

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import colorsys
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +13,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from tests.patience import PATIENCE_S
+from tests.train.processes import train_together
 from tests.train.small import scratch_folder
 from tools.tiny_world import SyntheticWorld, WorldOptions, training
 from tools.tiny_world.pictures import WORDS, PictureSample, PictureSamples, align_loss, cells_loss, recolouring
@@ -235,49 +231,25 @@ def test_a_task_refuses_a_model_that_lacks_its_parts(tmp_path: Path) -> None:
             tiny_trainer(recipe, tmp_path, device="cpu")
 
 
-CHILD = """
-import sys
-from dataclasses import replace
-from pathlib import Path
-from tools.tiny_world import training
-from tools.tiny_world.recipe import read_tiny_recipes
-training.train(read_tiny_recipes(Path(sys.argv[1])), Path(sys.argv[2]))
-"""
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(torch.cuda.is_available(), reason="two processes would share one GPU")
 def test_two_processes_paint_once_and_train_one_model_in_stages(start: Path, tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.toml"
-    recipe.write_text(
-        f"""
-name = "small"
-model = {{ folder = "{start}", masks = 1, compression = 0.2, train = ["projector"] }}
-data = [{{ name = "synthetic", clips = 12, painted = true }}]
-world = {{ size_px = 64 }}
-schedule = {{ epochs = 1, steps = 2, batch = 1, accumulation = 1, rate = 1e-3, warm_up_steps = 1 }}
-[[stage]]
-task = "pictures"
-[[stage]]
-task = "questions"
-model = {{ train = ["sight", "pooling", "language_model"] }}
-running = {{ precision = "bf16" }}
-"""
+    chosen = {"folder": str(start), "masks": 1, "compression": 0.2, "train": ["projector"]}
+    schedule = {"epochs": 1, "steps": 2, "batch": 1, "accumulation": 1, "rate": 1e-3, "warm_up_steps": 1}
+    questions = {"train": ["sight", "pooling", "language_model"]}
+    common = {"name": "small", "model": chosen, "world": {"size_px": 64}, "schedule": schedule}
+    common["data"] = [{"name": "synthetic", "clips": 12, "painted": True}]
+    found = parse_tiny_stages(
+        {
+            **common,
+            "stage": [
+                {"task": "pictures"},
+                {"task": "questions", "model": questions, "running": {"precision": "bf16"}},
+            ],
+        }
     )
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    shared["XDG_CACHE_HOME"] = str(tmp_path / "cache")
-    command = [sys.executable, "-c", CHILD, str(recipe), str(tmp_path / "out")]
-    children = [
-        subprocess.Popen(command, env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")
-    ]
-    try:
-        assert [child.wait(timeout=PATIENCE_S) for child in children] == [0, 0]
-    finally:
-        for child in children:
-            child.kill()
-            child.wait()
+    children = train_together(*found, out=tmp_path / "out", XDG_CACHE_HOME=str(tmp_path / "cache"))
+    done = [child.wait() for child in children]
+    assert [one.returncode for one in done] == [0, 0], done
     (painted_folder,) = (tmp_path / "cache" / "vadcli" / "training").iterdir()
     assert painted_folder.name.startswith("synthetic-train-")
     model = tmp_path / "out" / "model"

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +17,7 @@ from accelerate.state import AcceleratorState
 
 from tests.patience import PATIENCE_S
 from tests.train import miniatures
+from tests.train.processes import train, train_together
 from tests.train.small import small_model
 from tools.tiny_world.recipe import parse_tiny_recipe, read_tiny_recipes
 from tools.tiny_world.training import tiny_trainer
@@ -120,31 +117,19 @@ def test_a_killed_training_ends_with_the_same_bytes_as_an_undisturbed_one(start:
     assert files_of(resumed) == files_of(whole)
 
 
-CHILD = """
-import sys; from pathlib import Path
-import torch; torch.set_num_threads(1)
-from tools.tiny_world.recipe import parse_tiny_recipe
-from tools.tiny_world.training import tiny_trainer
-import json
-tiny_trainer(parse_tiny_recipe(json.loads(sys.argv[1])), Path(sys.argv[2]), device="cpu").run()
-"""
-
-
 @pytest.mark.slow
 def test_a_process_killed_by_the_system_goes_on_to_the_same_bytes(start: Path, tmp_path: Path) -> None:
     recipe = recipe_of(start, steps=8)
-    document = recipe.to_json()
-    command = [sys.executable, "-c", CHILD, json.dumps(document), str(tmp_path / "broken")]
-    child = subprocess.Popen(command, start_new_session=True)
+    child = train(recipe, out=tmp_path / "broken")
     log, deadline = tmp_path / "broken" / "log.csv", time.monotonic() + PATIENCE_S
     try:
         while not (log.is_file() and len(log.read_text().splitlines()) > 4):
-            assert child.poll() is None, "the training ended before it could be killed"
+            assert not child.ended(), "the training ended before it could be killed"
             assert time.monotonic() < deadline
             time.sleep(0.005)
     finally:
-        child.send_signal(signal.SIGKILL)
-        assert child.wait() == -signal.SIGKILL
+        child.kill()
+        assert child.wait().returncode == -signal.SIGKILL
     resumed = tiny_trainer(recipe, tmp_path / "broken", device="cpu").run()
     whole = tiny_trainer(recipe, tmp_path / "whole", device="cpu").run()
     assert losses_of(tmp_path / "broken") == losses_of(tmp_path / "whole")
@@ -256,21 +241,9 @@ def test_two_processes_train_as_one_does(start: Path, tmp_path: Path) -> None:
     alone = replace(alone, schedule=replace(alone.schedule, batch=2, accumulation=2), running=replace(alone.running, workers=0))
     shared = replace(alone, schedule=replace(alone.schedule, batch=1))
     tiny_trainer(alone, tmp_path / "alone", device="cpu").run()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    children = []
-    for rank in ("0", "1"):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        command = [sys.executable, "-c", CHILD, json.dumps(shared.to_json()), str(tmp_path / "shared")]
-        children.append(
-            subprocess.Popen(command, env={**os.environ, **place, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"})
-        )
-    try:
-        assert [child.wait(timeout=PATIENCE_S) for child in children] == [0, 0]
-    finally:
-        for child in children:
-            child.kill()
-            child.wait()
+    children = train_together(shared, out=tmp_path / "shared")
+    done = [child.wait() for child in children]
+    assert [one.returncode for one in done] == [0, 0], done
     one, two = ([[float(value) for value in row] for row in losses_of(tmp_path / name)[1:]] for name in ("alone", "shared"))
     np.testing.assert_allclose(two, one, rtol=2e-3, atol=1e-4)
     assert checkpoint.load(tmp_path / "shared" / "model").config.trained
