@@ -28,7 +28,7 @@ def small_config() -> LavidaConfig:
     parts = PartSizes(
         mllm={**tiny.parts.mllm, "text_config": text, "vision_config": tower},
         text={**tiny.parts.text, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2},
-        sam2={**tiny.parts.sam2, "image_size": 128, "embed_dim": 8, "decoder_heads": 2, "decoder_mlp": 48},
+        sam2={**tiny.parts.sam2, "image_size": 64, "embed_dim": 8, "decoder_heads": 2, "decoder_mlp": 48},
     )
     return replace(
         tiny,
