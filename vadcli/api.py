@@ -280,12 +280,11 @@ def search(out: PathGiven = DEFAULT_OUT, text: str = "", **options: Any) -> list
 
 def search_all(out: Path, text: str, options: SearchOptions) -> Found:
     """Return what `search` finds, with the searched archive and the problems."""
-    from vadcli.detectors.encoders import encoder_key, load_encoder
     from vadcli.reporting import check_footage
     from vadcli.reporting.archive import collect
     from vadcli.reporting.pictures import read_picture
     from vadcli.reporting.search_page import Found
-    from vadcli.searching import at_times, encoders_in, find, image_query, rows_in, text_query
+    from vadcli.searching import at_times, encoders_in, find, query_vector, rows_in
     from vadcli.store import OutputLayout, matches
 
     if bool(text) == (options.image is not None):
@@ -301,12 +300,8 @@ def search_all(out: Path, text: str, options: SearchOptions) -> Found:
     when, rules = options.when(), options.time_rules()
     archive = collect(layout, since=options.since, include=options.include, rules=rules)
     name, key = next(((name, key) for name, key in stored if options.encoder in ("", name)), (options.encoder, ""))
-    encoder = load_encoder(name, device=options.device)
-    if encoder_key(encoder.fingerprint()) != key:
-        raise WeightsError(
-            f"the stored vectors were not made by the encoder {name}", hint="name their encoder with --encoder, or scan again"
-        )
-    query = text_query(encoder, text) if options.image is None else image_query(encoder, read_picture(options.image))
+    picture = None if options.image is None else read_picture(options.image)
+    query = query_vector(name, key, device=options.device, text=text, picture=picture)
     starts = {story.video: story.start for story in archive.videos}
     moments = find(
         layout,

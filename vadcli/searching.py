@@ -10,7 +10,7 @@ import heapq
 import logging
 import zlib
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC
@@ -21,10 +21,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from vadcli.detectors.calibration import BellTail, fit_bell_tail, logit_of, sigmoid
-from vadcli.detectors.encoders import Encoder
-from vadcli.errors import DocumentError, UsageError
+from vadcli.detectors.encoders import Encoder, encoder_fingerprint, encoder_key, load_encoder
+from vadcli.errors import DocumentError, UsageError, WeightsError
 from vadcli.store import OutputLayout
-from vadcli.store.embeddings import StoredEmbeddings, read_embeddings
+from vadcli.store.embeddings import StoredEmbeddings, read_embeddings, read_embeddings_metadata
 from vadcli.types import BoolArray, ByteArray, CameraModel, Embeddings, FloatArray, StartTime, TimeArray, When
 from vadcli.types.codec import read_document
 from vadcli.video.loader import core_count
@@ -79,6 +79,32 @@ def at_times(moment: Moment, start: StartTime | None) -> Moment:
     if start is None:
         return moment
     return replace(moment, start_time=start.text_at(moment.start_s), end_time=start.text_at(moment.end_s))
+
+
+def query_vector(encoder: str, key: str, *, device: str, text: str = "", picture: ByteArray | None = None) -> FloatArray:
+    """Returns (D,) the unit vector of a sentence or of a picture. The encoder is in memory only until then.
+
+    Args:
+        encoder: its name or folder.
+        key: key of the encoder that made the stored vectors.
+        device: as in `load_encoder`.
+        text: the sentence.
+        picture: (H, W, 3) uint8, instead of a sentence.
+
+    Raises:
+        UsageError: as in `load_encoder` and `text_query`.
+        WeightsError: as in `load_encoder`, or the encoder has another key.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        # Files without known hashes take a second per GB to hash. Importing torch takes as long, at the same time.
+        fingerprint = pool.submit(encoder_fingerprint, encoder)
+        loaded = load_encoder(encoder, device=device)
+    if encoder_key(fingerprint.result()) != key:
+        raise WeightsError(
+            f"the stored vectors were not made by the encoder {encoder}",
+            hint="name their encoder with --encoder, or scan again",
+        )
+    return text_query(loaded, text) if picture is None else image_query(loaded, picture)
 
 
 def text_query(encoder: Encoder, text: str) -> FloatArray:
@@ -196,11 +222,6 @@ def similarities(embeddings: Embeddings, query: FloatArray) -> FloatArray:
     return found * embeddings.scale
 
 
-def moments_of(stored: StoredEmbeddings, query: FloatArray, usual: BellTail, *, top: int) -> Iterator[Moment]:
-    """Yields the best moments of one video, the best first, at most `top`; close moments are merged into one."""
-    yield from _moments(stored, similarities(stored.embeddings, query), usual, top=top)
-
-
 def rows_in(timestamp: TimeArray, start: StartTime | None, when: When) -> BoolArray | None:
     """Returns (S,) bool, True for the frames that a choice by wall-clock time has; None if it has all.
 
@@ -283,12 +304,10 @@ def _in_threads(compare: Callable[[Path], T], paths: Iterable[Path], problems: l
                 yield found
 
 
-def encoders_in(layout: OutputLayout, chosen: Collection[Path] = ()) -> Sequence[tuple[str, str]]:
+def encoders_in(layout: OutputLayout) -> Sequence[tuple[str, str]]:
     """Returns (name, key) of the encoders whose vectors are stored, without repeats, in the order of the files."""
-    from vadcli.store.embeddings import read_embeddings_metadata
-
     found: dict[tuple[str, str], None] = {}
-    for path in chosen or layout.iter_embeddings():
+    for path in layout.iter_embeddings():
         metadata = read_embeddings_metadata(path)
         if metadata is not None:
             found.setdefault((metadata.encoder, metadata.encoder_key))

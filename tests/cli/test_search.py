@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+import vadcli as library
 from tests import commands
 from tests.detectors.encoders import tiny_encoder_folder
 from tests.media import make_video
 from tests.patience import PATIENCE_S
+from vadcli.errors import WeightsError
 
 
 def vadcli(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -83,6 +85,18 @@ def test_bad_searches_are_one_line(out: Path, tmp_path: Path) -> None:
         assert done.returncode == code, done.stderr
         assert words in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_changed_encoder_is_refused(out: Path, encoder: Path) -> None:
+    path = encoder / "preprocessor_config.json"
+    before = path.read_text()
+    try:
+        path.write_text(before.replace('"resample": 3', '"resample": 2'))
+        with pytest.raises(WeightsError, match="were not made by the encoder"):
+            library.search(out, "a red car")
+    finally:
+        path.write_text(before)
+    assert library.search(out, "a red car")
 
 
 def test_a_damaged_file_is_named_and_the_others_are_searched(out: Path) -> None:

@@ -19,11 +19,11 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.siglip2.tokenization_siglip2 import Siglip2Tokenizer
 
-from tests.detectors.encoders import PATCH_PX, SIDE_PX, pictures, tiny_encoder_folder
+from tests.detectors.encoders import PATCH_PX, SIDE_PX, WIDTH, pictures, tiny_encoder_folder
 from tests.patience import PATIENCE_S
 from vadcli import weights
 from vadcli.detectors.encoders import encoder_fingerprint, encoder_size_px, load_encoder
-from vadcli.detectors.encoders.clip import attend, correlate
+from vadcli.detectors.encoders.clip import correlate
 from vadcli.detectors.encoders.pixels import _in_two_steps, squash
 from vadcli.errors import DeviceError, UsageError, VadcliError, WeightsError
 from vadcli.registry import ENCODERS
@@ -88,6 +88,53 @@ def test_vectors_of_sentences_equal_the_librarys(folder: Path) -> None:
     assert found.shape == (len(TEXTS), encoder.width)
     np.testing.assert_allclose(found, unit(model.get_text_features(**inputs).pooler_output), atol=1e-5)
     assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
+def test_vectors_of_old_and_other_clip_folders_equal_the_librarys(own_folder: Path) -> None:
+    document = json.loads((own_folder / "config.json").read_text())
+    document["text_config"] |= {"eos_token_id": 2, "hidden_act": "gelu"}  # 2: the first folders of CLIP; gelu: OpenCLIP's
+    document["vision_config"] |= {"hidden_act": "gelu"}
+    (own_folder / "config.json").write_text(json.dumps(document))
+    encoder: Any = load_encoder(str(own_folder))
+    model = CLIPModel.from_pretrained(own_folder).eval()
+    inputs = AutoTokenizer.from_pretrained(own_folder)(TEXTS, padding=True, return_tensors="pt")
+    np.testing.assert_allclose(encoder.encode_text(TEXTS), unit(model.get_text_features(**inputs).pooler_output), atol=1e-5)
+    pixels = encoder.rules.apply(torch.from_numpy(pictures(2)), torch.float32)
+    expected = unit(model.get_image_features(pixel_values=pixels).pooler_output)
+    np.testing.assert_allclose(encoder.encode_images(pictures(2)), expected, atol=1e-5)
+
+
+def test_sentence_needs_neither_the_whole_token_table_nor_the_librarys_models(own_folder: Path) -> None:
+    tensors = load_file(own_folder / "model.safetensors")
+    table = tensors["text_model.embeddings.token_embedding.weight"]
+    expected = load_encoder(str(own_folder), precision="fp32").encode_text(TEXTS)
+    rows = 2_000_000  # 128 MB as float16, twice as much as float32
+    tensors = {name: values.half() for name, values in tensors.items()}
+    tensors["text_model.embeddings.token_embedding.weight"] = torch.zeros(rows, WIDTH, dtype=torch.float16)
+    tensors["text_model.embeddings.token_embedding.weight"][: len(table)] = table
+    save_file(tensors, own_folder / "model.safetensors", metadata={"format": "pt"})
+    document = json.loads((own_folder / "config.json").read_text())
+    document["text_config"]["vocab_size"] = rows
+    (own_folder / "config.json").write_text(json.dumps(document))
+    done = subprocess.run(
+        [sys.executable, "-c", ENCODED, str(own_folder), *TEXTS], capture_output=True, text=True, check=True, timeout=PATIENCE_S
+    )
+    vectors, grown_mb, modules = json.loads(done.stdout)
+    assert np.abs(np.array(vectors) - expected).max() < 0.01  # the weights are rounded to float16
+    assert grown_mb < 60
+    assert modules == []
+
+
+ENCODED = """
+import json, resource, sys
+import tokenizers, vadcli.detectors.encoders.clip
+from vadcli.detectors.encoders import load_encoder
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+before = peak()
+found = load_encoder(sys.argv[1], device="cpu", precision="fp32").encode_text(sys.argv[2:])
+heavy = sorted({"transformers.modeling_utils", "sympy", "scipy"} & set(sys.modules))
+print(json.dumps([found.tolist(), peak() - before, heavy]))
+"""
 
 
 @pytest.mark.parametrize("size", [(45, 80), (720, 1280), (240, 320), (31, 20), (SIDE_PX, SIDE_PX)])
@@ -196,12 +243,13 @@ def test_half_precision_is_close(folder: Path, precision: str) -> None:
 def test_sclip_equals_twice_the_librarys_attention_if_keys_are_queries(folders: dict[str, Path]) -> None:
     encoder: Any = load_encoder(str(folders["clip"]))
     block = encoder.vision.vision_model.encoder.layers[-1].self_attn
-    tokens = torch.randn(2, 17, block.embed_dim, generator=torch.Generator().manual_seed(0))
-    np.testing.assert_allclose(attend(block, tokens[:, :1], tokens), block(tokens)[0][:, :1], atol=1e-6)
-    assert not torch.allclose(correlate(block, tokens), 2 * block(tokens)[0] - block.out_proj.bias, atol=1e-3)
+    tokens = torch.randn(2, 17, WIDTH, generator=torch.Generator().manual_seed(0))
+    theirs = library(folders["clip"])[0].vision_model.encoder.layers[-1].self_attn
+    np.testing.assert_allclose(block(tokens[:, :1], tokens), theirs(tokens)[0][:, :1].detach(), atol=1e-6)
+    assert not torch.allclose(correlate(block, tokens), 2 * block(tokens, tokens) - block.out_proj.bias, atol=1e-3)
     block.k_proj.load_state_dict(block.q_proj.state_dict())
     # Both sums of weights are 1, so the values come out twice; the bias of the last projection is added only once.
-    np.testing.assert_allclose(correlate(block, tokens), 2 * block(tokens)[0] - block.out_proj.bias, atol=1e-5)
+    np.testing.assert_allclose(correlate(block, tokens), 2 * block(tokens, tokens) - block.out_proj.bias, atol=1e-5)
 
 
 def plant(folder: Path) -> None:
@@ -244,17 +292,18 @@ def test_patch_of_siglip_is_what_its_head_returns_for_that_patch_alone(folders: 
     frames = pictures(2)
     found = encoder.patch_map(frames)
     pixels = encoder.rules.apply(torch.from_numpy(frames), torch.float32)
-    patches = encoder.vision(pixel_values=pixels).last_hidden_state
+    theirs = library(folders["siglip"])[0].vision_model
+    patches = theirs(pixel_values=pixels).last_hidden_state
     for place in range(16):
-        alone = unit(encoder.vision.head(patches[:, place : place + 1]))
+        alone = unit(theirs.head(patches[:, place : place + 1]))
         np.testing.assert_allclose(found[:, place // 4, place % 4], alone, atol=1e-5)
     assert np.abs(found[:, 0, 0] - found[:, 3, 3]).max() > 1e-3
 
 
 def test_fingerprint_follows_what_changes_a_vector(own_folder: Path, tmp_path: Path) -> None:
-    encoder, other = load_encoder(str(own_folder)), tiny_encoder_folder(tmp_path / "other", seed=1)
-    first = encoder.fingerprint()
-    assert first == encoder_fingerprint(str(own_folder)) == json.loads(json.dumps(first))
+    other = tiny_encoder_folder(tmp_path / "other", seed=1)
+    first = encoder_fingerprint(str(own_folder))
+    assert first == json.loads(json.dumps(first))
     assert first == encoder_fingerprint(str(shutil.copytree(own_folder, tmp_path / "same")))  # not the place, not the name
     assert first != encoder_fingerprint(str(other))
     assert first != encoder_fingerprint(str(own_folder), precision="bf16")
@@ -264,7 +313,7 @@ def test_fingerprint_follows_what_changes_a_vector(own_folder: Path, tmp_path: P
     rules = own_folder / "preprocessor_config.json"
     rules.write_text(rules.read_text().replace('"resample": 3', '"resample": 2'))
     assert first != encoder_fingerprint(str(own_folder))
-    assert encoder_size_px(str(own_folder)) == encoder.size_px == SIDE_PX
+    assert encoder_size_px(str(own_folder)) == load_encoder(str(own_folder)).size_px == SIDE_PX
 
 
 def test_size_needs_no_torch_and_may_be_left_out_of_the_config(own_folder: Path) -> None:
@@ -343,6 +392,10 @@ def change_config(folder: Path, **changes: object) -> None:
         (lambda folder: change_config(folder, model_type="qwen2_vl"), "its model_type is 'qwen2_vl'"),
         (lambda folder: change_config(folder, model_type="siglip2"), "no fixed size"),
         (lambda folder: change_config(folder, projection_dim=7), "has shape .*, not .*config.json is of another model"),
+        (
+            lambda folder: change_config(folder, text_config={"hidden_act": "mish"}),
+            "hidden_act 'mish' is not one of quick_gelu",
+        ),
         (lambda folder: (folder / "preprocessor_config.json").write_text('{"resample": 1}'), "cannot follow these rules"),
     ],
 )
@@ -353,6 +406,14 @@ def test_damaged_folders_are_one_line(own_folder: Path, harm: Any, words: str) -
     assert "\n" not in str(caught.value)
     assert str(own_folder) in caught.value.message
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("own_folder", ["siglip"], indirect=True)
+def test_heads_that_do_not_fit_are_one_line(own_folder: Path) -> None:
+    text = json.loads((own_folder / "config.json").read_text())["text_config"]
+    change_config(own_folder, text_config={**text, "num_attention_heads": 7})
+    with pytest.raises(WeightsError, match="7 heads cannot share a hidden_size of 32"):
+        load_encoder(str(own_folder))
 
 
 def test_damaged_tokenizer_is_one_line(own_folder: Path) -> None:

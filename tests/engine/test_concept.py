@@ -62,8 +62,8 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(concept, "load_encoder", lambda name, **_: encoder)
     monkeypatch.setattr(concept, "encoder_fingerprint", lambda name, **_: {"encoder": name})
     monkeypatch.setattr(concept, "encoder_size_px", lambda name: 32)
-    monkeypatch.setattr("vadcli.detectors.encoders.load_encoder", lambda name, **_: encoder)
-    monkeypatch.setattr(PlantedEncoder, "fingerprint", lambda self: {"encoder": "planted"})
+    monkeypatch.setattr("vadcli.searching.load_encoder", lambda name, **_: encoder)
+    monkeypatch.setattr("vadcli.searching.encoder_fingerprint", lambda name: {"encoder": name})
 
 
 def scan(footage: Path, out: Path, categories: str, **options: object) -> dict[str, VideoResult]:

@@ -106,10 +106,11 @@ def read_embeddings(path: Path) -> StoredEmbeddings:
         DocumentError: the file is missing or damaged, or is not an embeddings file of this version.
     """
     try:
-        with path.open("rb") as file:
-            table = pq.ParquetFile(file).read(use_threads=False).combine_chunks()
+        # In one piece: reads column by column, and copies of the vectors, would take as long as comparing them with a query.
+        table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
         metadata = _metadata(table.schema.metadata)
-        packed = table.column("embedding").combine_chunks()
+        column = table.column("embedding")
+        packed = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
         values = np.frombuffer(packed.buffers()[1], np.int8, len(table) * packed.type.byte_width)
         values = values.reshape(len(table), packed.type.byte_width)
         scale = table.column("scale").to_numpy()

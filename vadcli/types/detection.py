@@ -264,7 +264,8 @@ class Embeddings:
         # Dot products of two such vectors must be exact in float32: see EXACT_FLOAT32.
         levels = min(127, math.isqrt(EXACT_FLOAT32 // vectors.shape[-1]))
         peak = np.abs(vectors).max(axis=-1).astype(np.float32)
-        scale = np.where(peak > 0, peak / np.float32(levels), np.float32(1.0)).astype(np.float32)
+        smallest = levels * np.finfo(np.float32).tiny  # a scale below `tiny` has too few digits; such values become zeros
+        scale = np.where(peak > smallest, peak / np.float32(levels), np.float32(1.0)).astype(np.float32)
         return cls(np.rint(vectors / scale[..., None]).astype(np.int8), scale)
 
     @classmethod

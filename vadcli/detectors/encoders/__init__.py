@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import mmap
 import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -21,7 +22,7 @@ from vadcli.errors import UsageError, WeightsError
 from vadcli.options.config import cache_folder
 from vadcli.registry import ENCODERS
 from vadcli.types import ByteArray, FloatArray
-from vadcli.weights.checksums import file_sum, read_json
+from vadcli.weights.checksums import read_json
 from vadcli.weights.hub import read_lock
 
 PREPROCESSING_VERSION = 1
@@ -43,6 +44,8 @@ SMALL_FILES = (
     "spiece.model",
 )
 """The files besides the weights that can change a vector."""
+HASHED_BYTES = 2**25
+"""Bytes that are hashed at a time. A thread that hashes waits after each block while another thread imports modules."""
 NOT_WHOLE = "the files are incomplete or damaged: fetch the folder again"
 
 
@@ -79,10 +82,6 @@ class Encoder(Protocol):
 
     def text_tokens(self, text: str) -> int:
         """Returns the number of tokens of a sentence, including special tokens. Nothing is cut off."""
-        ...
-
-    def fingerprint(self) -> dict[str, object]:
-        """Returns everything that changes a vector, as JSON."""
         ...
 
 
@@ -241,4 +240,9 @@ def _file_hash(path: Path) -> str:
 @lru_cache(maxsize=256)
 def _hash_of(path: Path, size: int, mtime_ns: int) -> str:
     """Returns the SHA-256 of a file. A process reads the file only once, unless its size or time has changed."""
-    return file_sum(path).sha256
+    digest = hashlib.sha256()
+    # Pages of its own, because after malloc had freed so large a block, it would keep all memory of the weights when they go.
+    with path.open("rb", buffering=0) as file, mmap.mmap(-1, HASHED_BYTES) as pages, memoryview(pages) as block:
+        while count := file.readinto(block):
+            digest.update(block[:count])
+    return digest.hexdigest()

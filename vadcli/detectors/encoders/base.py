@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -13,22 +14,24 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, AutoConfig, AutoModel, AutoTokenizer
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers import AutoConfig, AutoTokenizer
 
 from vadcli import weights
-from vadcli.detectors.encoders import NOT_WHOLE, encoder_fingerprint, weight_files
+from vadcli.detectors.encoders import NOT_WHOLE, weight_files
 from vadcli.detectors.encoders.pixels import PixelRules, read_rules
 from vadcli.detectors.lavida.running import devices_for, dtype_for
 from vadcli.detectors.loading import as_weights_error, quiet
 from vadcli.errors import UsageError, WeightsError
 from vadcli.types import ByteArray, FloatArray
+from vadcli.weights.checksums import HEADER_LENGTH_BYTES
 
 CPU_CHUNK, GPU_CHUNK = 8, 32
 """How many pictures or sentences the model computes at a time. The last chunk is filled up with zeros: matrix products of
 another size may round differently, and a vector would then depend on the number of pictures or sentences in the call."""
-UNUSED = ("logit_scale", "logit_bias")
-"""Tensors that only training needs."""
+TABLE = "token_embedding.weight"
+"""How the name of the token table ends."""
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+"""torch's dtypes by safetensors' names."""
 
 
 class TransformersEncoder(ABC):
@@ -50,15 +53,15 @@ class TransformersEncoder(ABC):
     """Sentences are padded to a multiple of this number of tokens, or to `max_tokens` if it is 0."""
 
     def __init__(self, name: str, folder: Path, *, device: str, precision: str) -> None:
-        self.name, self.folder, self.precision = name, folder, precision
+        self.name, self.folder = name, folder
         self.device = devices_for(device)[0]
         self.dtype = dtype_for(precision, self.device)
         self.chunk = CPU_CHUNK if self.device.type == "cpu" else GPU_CHUNK
         with loading(folder):
             self.config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
             with torch.device("meta"):
-                expected = AutoModel.from_config(self.config).state_dict()
-        check_tensors(folder, {key: tuple(value.shape) for key, value in expected.items() if key not in UNUSED})
+                expected = {**self.make_text().state_dict(), **self.make_vision().state_dict()}
+        check_tensors(folder, {key: tuple(value.shape) for key, value in expected.items()})
         self.size_px = int(self.config.vision_config.image_size)
         self.max_tokens = int(self.config.text_config.max_position_embeddings)
         side = self.size_px // int(self.config.vision_config.patch_size)
@@ -97,7 +100,7 @@ class TransformersEncoder(ABC):
                 part = rows[start : start + self.chunk]
                 padded = torch.tensor([row for _, row in part])  # (n, L)
                 with torch.inference_mode():
-                    filled = F.pad(padded, (0, 0, 0, self.chunk - len(part))).to(self.device)
+                    filled = F.pad(padded, (0, 0, 0, self.chunk - len(part)))
                     found[[place for place, _ in part]] = unit(self.text_vectors(filled))[: len(part)]
         return found
 
@@ -110,10 +113,6 @@ class TransformersEncoder(ABC):
         """Returns the number of tokens of a sentence, including special tokens."""
         return len(self.token_ids(text))
 
-    def fingerprint(self) -> dict[str, object]:
-        """Returns everything that changes a vector, as JSON."""
-        return encoder_fingerprint(self.name, precision=self.precision)
-
     @abstractmethod
     def image_vectors(self, pixels: Tensor) -> Tensor:
         """Returns (N, D) for (N, 3, S, S)."""
@@ -124,7 +123,25 @@ class TransformersEncoder(ABC):
 
     @abstractmethod
     def text_vectors(self, ids: Tensor) -> Tensor:
-        """Returns (M, D) for (M, L) token ids."""
+        """Returns (M, D) for (M, L) token ids on the CPU."""
+
+    @abstractmethod
+    def make_vision(self) -> nn.Module:
+        """Returns the image half without weights."""
+
+    @abstractmethod
+    def make_text(self) -> nn.Module:
+        """Returns the text half without weights."""
+
+    @cached_property
+    def vision(self) -> Any:
+        """The image half."""
+        return self._read(self.make_vision)
+
+    @cached_property
+    def text(self) -> Any:
+        """The text half."""
+        return self._read(self.make_text)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -132,32 +149,13 @@ class TransformersEncoder(ABC):
         with loading(self.folder):
             return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
 
-    def read_half(self, kind: Any, config: Any) -> Any:
-        """Returns the image or the text half of the model, ready to compute.
-
-        Raises:
-            WeightsError: the files cannot be read, or a tensor is missing or has the wrong shape.
-        """
+    def _read(self, make: Callable[[], nn.Module]) -> nn.Module:
+        """Returns a half of the model with its weights, ready to compute."""
+        with loading(self.folder), torch.device("meta"):
+            half = make()
         with loading(self.folder):
-            model, info = kind.from_pretrained(
-                self.folder,
-                config=config,
-                dtype=self.dtype,
-                attn_implementation=OWN_ATTENTION,
-                local_files_only=True,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-            if info["missing_keys"]:  # transformers would use random values and only warn
-                raise WeightsError(f"{self.folder}: {min(info['missing_keys'])} is missing", hint=NOT_WHOLE)
-        # The files are mapped into memory, where a tensor can have any address. Rounding in a matrix product depends on the
-        # address, so tensors are copied to aligned addresses. Token tables have no products, so they stay mapped: the table of
-        # SigLIP 2 has 786 MB, and a sentence reads only a few rows.
-        tables = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
-        for values in model.parameters():
-            if id(values) not in tables:
-                values.data = values.data.to(self.device, copy=True)
-        return model.requires_grad_(False).eval().to(self.device)
+            half.load_state_dict(read_tensors(self.folder, set(half.state_dict()), self.device, self.dtype), assign=True)
+        return half.requires_grad_(False).eval()
 
     def _for_chunks(self, frames: ByteArray, step: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> FloatArray:
         """Returns the results of `step` for the frames, (N, *shape). They are computed in chunks of one size."""
@@ -171,41 +169,6 @@ class TransformersEncoder(ABC):
                 pixels = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, self.chunk - len(part)))
                 found[start : start + len(part)] = unit(step(pixels))[: len(part)].reshape(len(part), *shape)
         return found
-
-
-def read_values(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-    """Returns softmax(q·kᵀ/√d)·v, (N, heads, A, d), for queries (N, heads, A, d) and keys and values (N, heads, T, d).
-
-    On a CPU, each picture is computed separately. For several pictures at once, torch would use threads with differently
-    aligned buffers, and a picture's vector would then depend on its place in the chunk.
-    """
-    if query.device.type != "cpu":
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
-    rows = [slice(number, number + 1) for number in range(len(query))]
-    masks = [None] * len(rows) if mask is None else [mask.expand(len(rows), -1, -1, -1)[row] for row in rows]
-    return torch.cat(
-        [
-            F.scaled_dot_product_attention(query[row], key[row], value[row], attn_mask=own, is_causal=causal)
-            for row, own in zip(rows, masks, strict=True)
-        ]
-    )
-
-
-def split_heads(tokens: Tensor, heads: int) -> Tensor:
-    """Splits (N, T, W) into (N, heads, T, W / heads)."""
-    return tokens.view(*tokens.shape[:2], heads, -1).transpose(1, 2)
-
-
-def _attention(module: Any, *parts: Any, is_causal: bool | None = None, **_: Any) -> tuple[Tensor, None]:
-    """Lets transformers call `read_values`: gets query, key, value and mask; returns (N, A, heads, d)."""
-    query, key, value, mask = parts
-    causal = mask is None and (module.is_causal if is_causal is None else is_causal)
-    return read_values(query, key, value, mask=mask, causal=causal).transpose(1, 2), None
-
-
-OWN_ATTENTION = "vadcli"
-AttentionInterface.register(OWN_ATTENTION, _attention)
-AttentionMaskInterface.register(OWN_ATTENTION, sdpa_mask)
 
 
 def unit(vectors: Tensor) -> FloatArray:
@@ -228,6 +191,31 @@ def check_tensors(folder: Path, expected: dict[str, tuple[int, ...]]) -> None:
     if wrong:
         shapes = f"{found[wrong[0]]}, not {expected[wrong[0]]}"
         raise WeightsError(f"{folder}: {wrong[0]} has shape {shapes}: config.json is of another model", hint=NOT_WHOLE)
+
+
+def read_tensors(folder: Path, names: Set[str], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Returns tensors of a folder by name. All except the token table are on the device and have the dtype.
+
+    The token table stays a mapped file, in the file's dtype: the table of SigLIP 2 has 786 MB, and a sentence needs a few rows.
+    The other tensors are not mapped. A mapped tensor can be at any address, and rounding in a matrix product depends on the
+    address. torch's own memory has aligned addresses.
+    """
+    found = {}
+    for path in weight_files(folder):
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(HEADER_LENGTH_BYTES), "little")
+            header = json.loads(file.read(length))
+            for name in names & header.keys():
+                start, end = (HEADER_LENGTH_BYTES + length + place for place in header[name]["data_offsets"])
+                own, shape = DTYPES[header[name]["dtype"]], header[name]["shape"]
+                if name.endswith(TABLE):
+                    found[name] = torch.from_numpy(np.memmap(path, np.uint8, "c", start, (end - start,))).view(own).view(shape)
+                else:
+                    file.seek(start)
+                    values = torch.empty(shape, dtype=own)
+                    file.readinto(values.view(-1).view(torch.uint8).numpy().data)
+                    found[name] = values.to(device, dtype)
+    return found
 
 
 @contextmanager

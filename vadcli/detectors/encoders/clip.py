@@ -6,24 +6,33 @@ width of a vector.
 
 from __future__ import annotations
 
-from copy import copy
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-from transformers import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
+import torch
+from torch import Tensor, nn
 
-from vadcli.detectors.encoders.base import TransformersEncoder, read_values, split_heads
+from vadcli.detectors.encoders.base import TransformersEncoder
+from vadcli.detectors.encoders.halves import (
+    Attention,
+    Block,
+    Blocks,
+    TextModel,
+    join_heads,
+    layer_norm,
+    patch_embedding,
+    read_values,
+    split_heads,
+    table,
+)
 from vadcli.detectors.encoders.pixels import PixelRules
-from vadcli.detectors.lavida.pixels import CLIP_MEAN, CLIP_STD
 
 
 class ClipEncoder(TransformersEncoder):
     """CLIP as an implementation of `vadcli.detectors.encoders.Encoder`."""
 
     temperature = 0.03
-    defaults = PixelRules(224, "bicubic", CLIP_MEAN, CLIP_STD)
+    defaults = PixelRules(224, "bicubic", mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
     # The vector is read at the end token, which depends only on the tokens before it. So the padding after it changes nothing.
     # If a sentence of a few words were padded to 77 tokens, it would take five times as long.
     text_step = 16
@@ -37,59 +46,91 @@ class ClipEncoder(TransformersEncoder):
         tokens, last = self._before_last(pixels)
         # After the last block only the first token is used, so the last block computes only this token.
         normed = last.layer_norm1(tokens)
-        first = tokens[:, :1] + attend(last.self_attn, normed[:, :1], normed)  # (N, 1, W)
-        return self._project(first + last.mlp(last.layer_norm2(first)))[:, 0]
+        first = last.add_mlp(tokens[:, :1] + last.self_attn(normed[:, :1], normed))  # (N, 1, W)
+        return self._project(first)[:, 0]
 
     def patch_vectors(self, pixels: Tensor) -> Tensor:
         """Returns (N, h·w, D) for (N, 3, S, S). The last block uses the attention of SCLIP (section 3.2 of its paper)."""
         tokens, last = self._before_last(pixels)
         tokens = tokens + correlate(last.self_attn, last.layer_norm1(tokens))
-        return self._project((tokens + last.mlp(last.layer_norm2(tokens)))[:, 1:])
+        return self._project(last.add_mlp(tokens)[:, 1:])
 
     def text_vectors(self, ids: Tensor) -> Tensor:
-        """Returns (M, D) for (M, L) token ids."""
-        vectors: Tensor = self.text(input_ids=ids).text_embeds
+        """Returns (M, D) for (M, L) token ids on the CPU."""
+        tokens = self.text.text_model(ids)  # (M, L, W)
+        end = self.config.text_config.eos_token_id
+        # The first folders of CLIP have a wrong 2 here. In these folders, the end token has the highest number.
+        places = (ids if end == 2 else (ids == end).int()).argmax(dim=-1)
+        vectors: Tensor = self.text.text_projection(tokens[torch.arange(len(ids)), places])
         return vectors
 
-    def _before_last(self, pixels: Tensor) -> tuple[Tensor, Any]:
+    def _before_last(self, pixels: Tensor) -> tuple[Tensor, Block]:
         """Returns the tokens (N, T, W) that the last block gets, and the last block."""
         half = self.vision.vision_model
-        tokens = half.pre_layrnorm(half.embeddings(pixels))  # transformers spells `layernorm` like this
+        tokens = half.pre_layrnorm(half.embeddings(pixels))
         *blocks, last = half.encoder.layers
         for block in blocks:
-            tokens = block(tokens, None)
+            tokens = block(tokens)
         return tokens, last
 
     def _project(self, tokens: Tensor) -> Tensor:
         vectors: Tensor = self.vision.visual_projection(self.vision.vision_model.post_layernorm(tokens))
         return vectors
 
-    @cached_property
-    def vision(self) -> Any:
-        """The image half."""
-        return self.read_half(CLIPVisionModelWithProjection, self._half(self.config.vision_config))
+    def make_vision(self) -> nn.Module:
+        """Returns the image half without weights."""
+        return ClipVision(self.config.vision_config, self.config.projection_dim)
 
-    @cached_property
-    def text(self) -> Any:
-        """The text half."""
-        return self.read_half(CLIPTextModelWithProjection, self._half(self.config.text_config))
-
-    def _half(self, config: Any) -> Any:
-        """Returns the config of a half, with the vector width of the whole model. Its own width may be absent or wrong."""
-        config = copy(config)
-        config.projection_dim = self.config.projection_dim
-        return config
+    def make_text(self) -> nn.Module:
+        """Returns the text half without weights."""
+        return ClipText(self.config.text_config, self.config.projection_dim)
 
 
-def attend(block: Any, asking: Tensor, tokens: Tensor) -> Tensor:
-    """Returns the output (N, A, W) of an attention block if the tokens `asking` (N, A, W) read from all `tokens` (N, T, W)."""
-    query, key, value = block.q_proj(asking), block.k_proj(tokens), block.v_proj(tokens)
-    read = read_values(*(split_heads(part, block.num_heads) for part in (query, key, value)))
-    mixed: Tensor = block.out_proj(read.transpose(1, 2).flatten(2))
-    return mixed
+class ClipText(nn.Module):
+    """The text half with its projection. `ClipEncoder` calls the parts."""
+
+    def __init__(self, sizes: Any, width: int) -> None:
+        super().__init__()
+        self.text_model = TextModel(sizes, causal=True)
+        self.text_projection = nn.Linear(sizes.hidden_size, width, bias=False)
 
 
-def correlate(block: Any, tokens: Tensor) -> Tensor:
+class ClipVision(nn.Module):
+    """The image half with its projection. `ClipEncoder` calls the parts."""
+
+    def __init__(self, sizes: Any, width: int) -> None:
+        super().__init__()
+        self.vision_model = VisionModel(sizes)
+        self.visual_projection = nn.Linear(sizes.hidden_size, width, bias=False)
+
+
+class VisionModel(nn.Module):
+    """The image half up to the vectors of tokens. `ClipEncoder` calls the parts."""
+
+    def __init__(self, sizes: Any) -> None:
+        super().__init__()
+        self.embeddings = VisionEmbeddings(sizes)
+        self.pre_layrnorm = layer_norm(sizes)  # transformers spells `layernorm` like this
+        self.encoder = Blocks(sizes)
+        self.post_layernorm = layer_norm(sizes)
+
+
+class VisionEmbeddings(nn.Module):
+    """The vectors of patches, after one vector that stands for the whole picture."""
+
+    def __init__(self, sizes: Any) -> None:
+        super().__init__()
+        self.class_embedding = nn.Parameter(torch.empty(sizes.hidden_size))
+        self.patch_embedding = patch_embedding(sizes, bias=False)
+        self.position_embedding = table((sizes.image_size // sizes.patch_size) ** 2 + 1, sizes.hidden_size)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Returns (N, T, W) for (N, 3, S, S)."""
+        patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)  # (N, h·w, W)
+        return torch.cat([self.class_embedding.expand(len(pixels), 1, -1), patches], dim=1) + self.position_embedding.weight
+
+
+def correlate(block: Attention, tokens: Tensor) -> Tensor:
     """Returns SCLIP's attention: (softmax(q·qᵀ/√d) + softmax(k·kᵀ/√d))·v. So a token reads from similar tokens.
 
     Args:
@@ -98,5 +139,5 @@ def correlate(block: Any, tokens: Tensor) -> Tensor:
     """
     query, key, value = (split_heads(part(tokens), block.num_heads) for part in (block.q_proj, block.k_proj, block.v_proj))
     read = read_values(query, query, value) + read_values(key, key, value)
-    mixed: Tensor = block.out_proj(read.transpose(1, 2).flatten(2))
+    mixed: Tensor = block.out_proj(join_heads(read))
     return mixed

@@ -7,16 +7,26 @@ Letters in shapes: N pictures, P = h·w patches, D width of a patch and of a vec
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
-from transformers import SiglipTextModel, SiglipVisionModel
+from torch import Tensor, nn
 
 from vadcli.detectors.encoders import NOT_WHOLE
-from vadcli.detectors.encoders.base import TransformersEncoder, read_values, split_heads
+from vadcli.detectors.encoders.base import TransformersEncoder
+from vadcli.detectors.encoders.halves import (
+    Blocks,
+    Mlp,
+    TextModel,
+    join_heads,
+    layer_norm,
+    patch_embedding,
+    read_values,
+    split_heads,
+    table,
+)
 from vadcli.detectors.encoders.pixels import PixelRules
 from vadcli.errors import WeightsError
 
@@ -41,13 +51,14 @@ class SiglipEncoder(TransformersEncoder):
 
     def image_vectors(self, pixels: Tensor) -> Tensor:
         """Returns (N, D) for (N, 3, S, S). The pooling head has one query, which reads from all patches."""
-        pooling = self.vision.head.attention
+        head = self.vision.vision_model.head
+        pooling = head.attention
         weight, bias = pooling.in_proj_weight, pooling.in_proj_bias  # of queries, keys and values
-        query = F.linear(self.vision.head.probe, weight[: self.width], bias[: self.width])  # (1, 1, D)
+        query = F.linear(head.probe, weight[: self.width], bias[: self.width])  # (1, 1, D)
         key, value = F.linear(self._patches(pixels), weight[self.width :], bias[self.width :]).chunk(2, dim=-1)  # (N, P, D)
         asking = query.repeat(len(pixels), 1, 1)
         parts = (split_heads(part, pooling.num_heads) for part in (asking, key, value))
-        return self._after_pooling(read_values(*parts).transpose(1, 2).flatten(2))[:, 0]
+        return self._after_pooling(join_heads(read_values(*parts)))[:, 0]
 
     def patch_vectors(self, pixels: Tensor) -> Tensor:
         """Returns (N, P, D) for (N, 3, S, S): for each patch, the output of the pooling head if it read only from this patch.
@@ -55,26 +66,27 @@ class SiglipEncoder(TransformersEncoder):
         The attention weights then are a single 1. So it is enough to compute the values of the head; queries and keys are not
         needed.
         """
-        pooling = self.vision.head.attention
+        pooling = self.vision.vision_model.head.attention
         values = F.linear(self._patches(pixels), pooling.in_proj_weight[-self.width :], pooling.in_proj_bias[-self.width :])
         return self._after_pooling(values)
 
     def _patches(self, pixels: Tensor) -> Tensor:
         """Returns the patches (N, P, D) that the pooling head reads."""
-        half = self.vision
-        patches: Tensor = half.post_layernorm(half.encoder(inputs_embeds=half.embeddings(pixels)).last_hidden_state)
+        half = self.vision.vision_model
+        patches: Tensor = half.post_layernorm(half.encoder(half.embeddings(pixels)))
         return patches
 
     def _after_pooling(self, values: Tensor) -> Tensor:
         """Returns the output of the pooling head for values (…, D) that its attention has read."""
-        head = self.vision.head
+        head = self.vision.vision_model.head
         read = head.attention.out_proj(values)
         vectors: Tensor = read + head.mlp(head.layernorm(read))
         return vectors
 
     def text_vectors(self, ids: Tensor) -> Tensor:
-        """Returns (M, D) for (M, L) token ids."""
-        vectors: Tensor = self.text(input_ids=ids).pooler_output
+        """Returns (M, D) for (M, L) token ids on the CPU."""
+        half = self.text.text_model
+        vectors: Tensor = half.head(half(ids)[:, -1])
         return vectors
 
     def token_ids(self, text: str) -> list[int]:
@@ -86,12 +98,51 @@ class SiglipEncoder(TransformersEncoder):
         """
         return super().token_ids("".join(letter.lower() for letter in text))
 
-    @cached_property
-    def vision(self) -> Any:
-        """The image half."""
-        return self.read_half(SiglipVisionModel, self.config.vision_config)
+    def make_vision(self) -> nn.Module:
+        """Returns the image half without weights."""
+        half = nn.Module()
+        half.vision_model = VisionModel(self.config.vision_config)
+        return half
 
-    @cached_property
-    def text(self) -> Any:
-        """The text half."""
-        return self.read_half(SiglipTextModel, self.config.text_config)
+    def make_text(self) -> nn.Module:
+        """Returns the text half without weights."""
+        sizes, half = self.config.text_config, nn.Module()
+        half.text_model = TextModel(sizes, causal=False)
+        half.text_model.head = nn.Linear(sizes.hidden_size, sizes.projection_size)
+        return half
+
+
+class VisionModel(nn.Module):
+    """The image half. `SiglipEncoder` calls the parts."""
+
+    def __init__(self, sizes: Any) -> None:
+        super().__init__()
+        self.embeddings = VisionEmbeddings(sizes)
+        self.encoder = Blocks(sizes)
+        self.post_layernorm = layer_norm(sizes)
+        self.head = PoolingHead(sizes)
+
+
+class VisionEmbeddings(nn.Module):
+    """The vectors of patches."""
+
+    def __init__(self, sizes: Any) -> None:
+        super().__init__()
+        self.patch_embedding = patch_embedding(sizes, bias=True)
+        self.position_embedding = table((sizes.image_size // sizes.patch_size) ** 2, sizes.hidden_size)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Returns (N, P, D) for (N, 3, S, S)."""
+        found: Tensor = self.patch_embedding(pixels).flatten(2).transpose(1, 2) + self.position_embedding.weight
+        return found
+
+
+class PoolingHead(nn.Module):
+    """Turns the vectors of all patches into one. `SiglipEncoder` calls the parts."""
+
+    def __init__(self, sizes: Any) -> None:
+        super().__init__()
+        self.probe = nn.Parameter(torch.empty(1, 1, sizes.hidden_size))
+        self.attention = nn.MultiheadAttention(sizes.hidden_size, sizes.num_attention_heads, batch_first=True)
+        self.layernorm = layer_norm(sizes)
+        self.mlp = Mlp(sizes)
