@@ -74,14 +74,14 @@ class Tail:
         return cls(float(document["active"]), float(document["usual"]), float(document["scale"]))
 
 
-REFERENCE = Tail(active=0.5, usual=1.0, scale=0.6)
+REFERENCE = Tail(active=0.5, usual=1.0, scale=0.62)
 """The tail for a usual value of 1.
 
 The scale is about the geometric mean of eight normal clips, each its own camera (from 0.3 to 3.4). It is larger than the scale
 of most cameras that are known for an hour, because a few seconds of a clip say little about what is usual.
 """
 
-USUAL_PRIOR = 10.0
+USUAL_PRIOR = 3.0
 """The usual value of the reference weighs as much as this many moments of the camera."""
 
 TAIL_PRIOR = 300.0
