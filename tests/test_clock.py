@@ -30,7 +30,7 @@ def test_both_clocks_show_the_same_second(seconds, text):
 @pytest.mark.parametrize(("start_s", "text"), [(12.6, "0:00:12"), (59.4, "0:00:59"), (59.9996, "0:01:00")])
 def test_an_event_starts_at_the_same_time_everywhere(start_s, text):
     event = replace(PLAIN, start_s=start_s, end_s=start_s + 5)
-    video = SimpleNamespace(video="a.mp4", camera="cam1")
+    video = SimpleNamespace(video="a.mp4", camera="cam1", start=None)
     assert f" {text} to " in _event_line({"video": "a.mp4", **event.to_json()})
     assert text in _cells(video, event)
     assert f"\n0{text}." in to_vtt(replace(DOCUMENT, events=(event,)))

@@ -23,6 +23,10 @@ A message says what is wrong and where, and shows the value; the hint says how t
 
 from __future__ import annotations
 
+import re
+
+_REMARK = re.compile(r" \([^()]*[a-z][^()]*\)$")  # words in brackets at the end, and not a shape like (128,)
+
 
 class VadcliError(Exception):
     """Base of every error that vadcli raises on purpose.
@@ -43,7 +47,7 @@ class VadcliError(Exception):
     def __str__(self) -> str:
         if not self.hint:
             return self.message
-        if self.message.endswith(")"):  # one bracket with both is easier to read than two in a row
+        if _REMARK.search(self.message):  # one bracket with both is easier to read than two in a row
             return f"{self.message[:-1]}; {self.hint})"
         return f"{self.message} ({self.hint})"
 

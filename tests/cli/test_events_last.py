@@ -19,10 +19,11 @@ from vadcli.registry import EXPORTERS
 
 
 def passing(number: int, width: int, height: int) -> np.ndarray:
-    """A still picture that a bar crosses for half a second, every four seconds."""
+    """A still picture that a striped bar crosses for a second, every four seconds."""
     shown = np.full((height, width), 90, np.uint8)
-    if (step := number % 40 - 15) in range(5):
-        shown[10:50, 12 * step : 12 * step + 20] = 230
+    if (step := number % 40 - 15) in range(10):
+        shown[10:50, 4 * step : 4 * step + 20] = 230
+        shown[10:50:8, 4 * step : 4 * step + 20] = 20
     return shown
 
 

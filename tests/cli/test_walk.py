@@ -123,7 +123,7 @@ def test_a_list_never_walks_everything(site: Path, tmp_path: Path) -> None:
     )
     assert (planned(done), "failed\t/" in done.stdout.splitlines()) == (["a.mp4"], True)
     empty = vadcli("scan", "--files-from", "-", "--out", tmp_path / "out", stdin=b"")
-    assert (empty.returncode, "no video in the list on stdin" in empty.stderr) == (2, True)
+    assert (empty.returncode, "no video" in empty.stderr) == (0, True)  # a quiet night
 
 
 def test_streams_are_not_read(site: Path, tmp_path: Path) -> None:

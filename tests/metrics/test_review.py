@@ -34,7 +34,7 @@ def test_unsure_alone_says_nothing() -> None:
 
 
 def test_without_footage_there_is_no_rate() -> None:
-    with pytest.raises(ValueError, match="videos with a duration"):
+    with pytest.raises(ValueError, match="for 0 hours of video"):
         threshold_choices([event(0.9, "true")], [0.9], hours=0.0)
 
 

@@ -43,7 +43,7 @@ def test_the_auc_over_all_frames_ranks_videos_and_the_one_within_videos_does_not
 def test_no_video_with_both_classes_is_none_with_a_note():
     found = frame_auc_macro(FrameSet.of([[0.9, 0.8], [0.1]], [[1, 1], [0]]))
     assert found.metric(Bootstrap(10)).value is None
-    assert "undefined for all 2 videos" in found.note
+    assert "undefined for all of 2 videos" in found.note
 
 
 @settings(max_examples=150, deadline=None)

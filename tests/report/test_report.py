@@ -179,7 +179,7 @@ class TestPictures:
         assert not picture.any()
 
     def test_no_more_goes_into_a_page_than_there_is_room(self) -> None:
-        assets = InPage(100)
+        assets = InPage(150)
         assert assets.put(b"x" * 40, "image/webp") is not None
         assert assets.put(b"x" * 40, "image/webp") is None
         assert assets.refused == 1

@@ -151,7 +151,7 @@ def test_it_is_said_how_many_tensors_are_missing(folder: Path) -> None:
     path = folder / "sam2" / "model.safetensors"
     gone = sorted(name for name in load_file(path) if name.startswith("memory_attention."))
     edit(path, **dict.fromkeys(gone))
-    with pytest.raises(WeightsError, match=rf"{gone[0]} is missing \({len(gone)} tensors are missing\)"):
+    with pytest.raises(WeightsError, match=rf"{gone[0]} is missing \({len(gone)} tensors are missing;"):
         checkpoint.load(folder, allow_untrained=True)
 
 

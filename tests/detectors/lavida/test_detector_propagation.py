@@ -25,9 +25,9 @@ from vadcli.options import ScanOptions
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
 from vadcli.store.mask_video import read_masks, upsample_mask
-from vadcli.store.masks import read_mask_rle
+from vadcli.store.masks import read_mask_rle, rle_threshold
 from vadcli.store.scores import read_scores
-from vadcli.types import ClipBatch, MaskScale, VideoResult
+from vadcli.types import ClipBatch, MaskScale, VideoResult, mask_level
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, LoaderOptions
 
 PROPAGATE = "vadcli.detectors.lavida.model.propagate"
@@ -164,8 +164,9 @@ def test_a_scan_stores_what_the_memory_carries(folder: Path, detector: LavidaDet
     assert len(masks) == len(table) == 30
     sampled = list(read_masks(plain.mask_video("a.mp4")))
     np.testing.assert_array_equal(np.stack(masks)[table.sampled], np.stack(sampled))
+    level = mask_level(rle_threshold(layout.mask_rle("a.mp4")))
     for row, mask in zip(read_mask_rle(layout.mask_rle("a.mp4")), masks, strict=True):
-        np.testing.assert_array_equal(row.decode(), mask >= 128)
+        np.testing.assert_array_equal(row.decode(), mask >= level)
     wanted = _carried_by_hand(footage / "a.mp4", detector)
     difference = np.abs(np.stack(masks).astype(int) - wanted.astype(int))
     assert (difference > 1).mean() < 0.001

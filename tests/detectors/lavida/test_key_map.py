@@ -80,9 +80,9 @@ def test_the_image_matrix_wins_where_two_differ() -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"no parameter 'lm_head\.weight' in transformers"):
+    with pytest.raises(ValueError, match=r"the SAM2 of transformers has no parameter 'lm_head\.weight'"):
         key_map.package_state({"lm_head.weight": torch.zeros(1)})
-    with pytest.raises(ValueError, match=r"'lm_head\.weight' in the sam2 package"):
+    with pytest.raises(ValueError, match=r"sam2 package.* has no parameter 'lm_head\.weight'"):
         key_map.transformers_state({"lm_head.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match="1 of SAM2's 4 point embeddings"):
         key_map.transformers_state({key_map.PACKAGE_POINTS[0]: torch.zeros(1, 4)})
