@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from tests.patience import PATIENCE_S
+from tests.commands import WITH_TORCH
 from vadcli.bench import BenchReport
 from vadcli.bench.report import Setting, Stages, Throughput
 from vadcli.bench.rounds import Round
@@ -22,10 +22,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-rs", *arguments]
-    # One thread: on a busy machine the threads of several processes would wait for one another.
-    given = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=ROOT, env=given, check=False)
+    command = ["pytest", "-p", "no:cacheprovider", "-q", "-rs", *arguments]
+    given = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment}
+    return WITH_TORCH.start(f"{__name__}:run_tests", command, cwd=ROOT, environment=given, stdin=None).wait()
+
+
+def run_tests() -> None:
+    """Runs in the process."""
+    sys.exit(pytest.main(sys.argv[1:]))
 
 
 def test_they_are_skipped_and_say_so() -> None:

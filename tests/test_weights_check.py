@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.commands import vadcli
+from tests.commands import WITH_TORCH, vadcli
 from tests.detectors.encoders import tiny_encoder_folder
 from vadcli.errors import WeightsError
 from vadcli.types import BoolArray, ByteArray, FloatArray
@@ -317,17 +317,13 @@ def test_the_folder_decides_which_tests_run(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_command_exits_4_for_weights_that_are_absent_and_for_random_ones(tmp_path: Path, random_sam2: Path) -> None:
-    environment = {
-        "VADCLI_WEIGHTS": str(tmp_path / "home"),
-        "HF_HOME": str(tmp_path / "hf"),
-        "HF_ENDPOINT": "http://127.0.0.1:9",
-    }
-    done = vadcli("weights", "check", "siglip2-b32", random_sam2, "--json", cwd=tmp_path, **environment)
+    environment = {"VADCLI_WEIGHTS": str(tmp_path / "home")}
+    done = vadcli("weights", "check", "siglip2-b32", random_sam2, "--json", cwd=tmp_path, forks=WITH_TORCH, **environment)
     assert done.returncode == 4
     assert "vadcli weights pull siglip2-b32" in done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(line["test"], line["ok"]) for line in lines] == [("disc", False), ("one of two discs", False)]
     assert "failed: disc, one of two discs" in done.stderr
-    table = vadcli("weights", "check", random_sam2, cwd=tmp_path, **environment).stdout.splitlines()
+    table = vadcli("weights", "check", random_sam2, cwd=tmp_path, forks=WITH_TORCH, **environment).stdout.splitlines()
     assert [line.split()[0] for line in table] == ["disc", "one"]
     assert all("FAILED" in line for line in table)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.patience import PATIENCE_S
+from tests.commands import WITH_TORCH
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def tiny_world(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tools.tiny_world", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False, cwd=ROOT)
+    call, words = f"{__name__}:run", ["tiny_world", *map(str, arguments)]
+    return WITH_TORCH.start(call, words, cwd=ROOT, environment=os.environ, stdin=None).wait()
+
+
+def run() -> None:
+    """Runs in the process."""
+    from tools.tiny_world.__main__ import main
+
+    sys.exit(main())
 
 
 def test_a_dry_run_says_what_would_be_trained(tmp_path: Path) -> None:
