@@ -49,7 +49,7 @@ def test_a_training_goes_on_after_a_stop(device: torch.device, tmp_path: Path, p
     place = "cpu" if device.type == "cpu" else None
     start = tmp_path / "start"
     checkpoint.save(small_model(), start, trained=False)
-    recipe = recipe_of(start, precision, steps=6)
+    recipe = recipe_of(start, precision, steps=4 if device.type == "cpu" else 6)
     whole = tiny_trainer(recipe, tmp_path / "whole", device=place)
     assert whole.work.module.device.type == device.type
     whole.run()

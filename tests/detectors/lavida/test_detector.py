@@ -192,10 +192,10 @@ def scan(footage: Path, out: Path, folder: Path, **options: object) -> dict[str,
     return {update.video: update for update in run.run() if isinstance(update, VideoResult)}
 
 
-@pytest.fixture
-def footage(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A long video, a short one, one shorter than a clip, one of another size."""
-    found = tmp_path / "footage"
+    found = tmp_path_factory.mktemp("films") / "footage"
     found.mkdir()
     make_video(found / "a.mp4", frames=70, fps=15)
     make_video(found / "b.mp4", frames=33, fps=15)
@@ -227,13 +227,19 @@ def test_a_scan_writes_every_file_of_the_contract(footage: Path, folder: Path, t
     assert read_metadata(layout.scores("a.mp4")) is not None
 
 
+@pytest.fixture(scope="module")
+def alone(footage: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> OutputLayout:
+    """Scans of one video each, the last one first."""
+    layout = OutputLayout(tmp_path_factory.mktemp("alone") / "out")
+    for path in sorted(footage.iterdir(), reverse=True):
+        scan(path, layout.out, folder, attribute=False)
+    return layout
+
+
 @pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 3, "workers": 1}, {"batch_size": 8, "workers": 2}])
 def test_rows_are_the_same_for_any_batch_and_any_order(
-    footage: Path, folder: Path, tmp_path: Path, options: dict[str, int]
+    footage: Path, folder: Path, alone: OutputLayout, tmp_path: Path, options: dict[str, int]
 ) -> None:
-    alone = OutputLayout(tmp_path / "alone")
-    for path in sorted(footage.iterdir(), reverse=True):
-        scan(path, alone.out, folder, attribute=False)
     together = OutputLayout(tmp_path / "together")
     scan(footage, together.out, folder, attribute=False, **options)
     for path in footage.iterdir():
