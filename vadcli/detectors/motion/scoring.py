@@ -121,7 +121,7 @@ class _Burst:
 def fit_camera(sample: CameraSample, options: MotionOptions) -> FittedCamera:
     """Returns the camera fitted to a sample of its clips.
 
-    The steps fit the scenes, their perspectives and units, the samples of moving cells, the usual
+    The steps fit the scenes, their units, the samples of moving cells, the usual
     values and the tail, in this order. Each step uses the results of the steps before it.
     """
     clips = [clip for clip in sample.clips if len(clip.frames) > 1]
