@@ -307,6 +307,10 @@ def test_a_decoder_with_complaints_quotes_them(tmp_path: Path) -> None:
         list(reader)
     assert "h264" in reader.complaints
     assert "0x" not in reader.complaints
+    with FrameReader(info, ReadRequest(0, 1, *SIZE, PixelFormat.GRAY)) as reader:
+        list(reader)
+    assert reader.note.startswith("decord did not read the video whole") or not can_read(info)
+    assert str(tmp_path) not in reader.note  # a line that shows the note names the file already
 
 
 def test_what_a_file_says_of_itself_is_no_frame(tmp_path: Path) -> None:

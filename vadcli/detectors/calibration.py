@@ -77,8 +77,8 @@ class Tail:
 REFERENCE = Tail(active=0.5, usual=1.0, scale=0.62)
 """The tail for a usual value of 1.
 
-The scale is about the geometric mean of eight normal clips, each its own camera (from 0.3 to 3.4). It is larger than the scale
-of most cameras that are known for an hour, because a few seconds of a clip say little about what is usual.
+The scale is larger than that of most cameras that are known for an hour, because a few seconds of a clip say little about what
+is usual. It was set on the clips of docs/incidents.md.
 """
 
 USUAL_PRIOR = 3.0

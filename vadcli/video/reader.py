@@ -209,7 +209,8 @@ class FrameReader:
                 yield from self._read_decord(checked=True)
             except DecodeError as error:  # the file is damaged or differs from the probe; no frame was yielded yet
                 self.complaints = error.message
-                self.note = f"decord did not read the video whole, so ffmpeg read it: {error.message}"
+                why = error.message.removeprefix(f"{printable(self._info.path)}: ")  # the caller names the file
+                self.note = f"decord did not read the video whole, so ffmpeg read it: {why}"
                 yield from self._read_ffmpeg(threads=1)
         else:
             yield from self._read_ffmpeg(threads=self._threads)
