@@ -1,0 +1,130 @@
+"""The questions about a clip, and what answers them. Importing this file does not load torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from vadcli.options.categories import Category, read_categories, template_sentences
+from vadcli.types import ByteArray, FloatArray
+
+MOST_SENTENCES = 3
+"""A question quotes at most this many sentences of a category. More would make a question longer than the clip it is about."""
+SHOWS = "Does this video clip show {}?"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about one category. The asker adds how to answer.
+
+    Attributes:
+        category: its name.
+        text: a question about what the user looks for. Yes means that the clip shows it.
+        look_alike: a question about harmless things that look similar; "" if none are known.
+    """
+
+    category: str
+    text: str
+    look_alike: str = ""
+
+
+SEVERITY = (
+    Question("danger", "Does this video clip show something dangerous?"),
+    Question("crime", "Does this video clip show something illegal?"),
+    Question("violence", "Does this video clip show violence?"),
+    Question("accident", "Does this video clip show an accident?"),
+    Question("emergency", "Does this video clip show somebody who needs help now?"),
+)
+"""What is asked if the user names no category."""
+
+
+class Asker(Protocol):
+    """A model that answers questions about clips.
+
+    The answers about a clip depend on neither the other clips nor the other questions of a call. Several threads may call it.
+
+    Attributes:
+        name: the model as the user named it.
+        clip_frames: T, frames per clip.
+        clip_s: seconds that a clip covers. The frames are clip_s / T apart.
+        max_area_px: largest useful area of a frame; the model makes larger frames smaller.
+        batch_size: clips per call that fit into memory; known after `prepare`.
+        parallel: threads that may call it at the same time with profit; known after `prepare`.
+    """
+
+    @property
+    def name(self) -> str:
+        """Described in the class docstring."""
+        ...
+
+    @property
+    def clip_frames(self) -> int:
+        """Described in the class docstring."""
+        ...
+
+    @property
+    def clip_s(self) -> float:
+        """Described in the class docstring."""
+        ...
+
+    @property
+    def max_area_px(self) -> int:
+        """Described in the class docstring."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Described in the class docstring."""
+        ...
+
+    @property
+    def parallel(self) -> int:
+        """Described in the class docstring."""
+        ...
+
+    def prepare(self) -> None:
+        """Loads the model. Later calls do nothing.
+
+        Raises:
+            DeviceError, WeightsError: the device or the weights are missing or unsuitable.
+        """
+        ...
+
+    def ask(self, frames: ByteArray, questions: Sequence[Question]) -> FloatArray:
+        """Returns (N, Q) float32: logit(yes) - logit(no) of each question about each of N clips of one size.
+
+        If the answer to the question about look-alikes leans to yes, its log-odds are subtracted.
+
+        Args:
+            frames: (N, T, H, W, 3) uint8.
+            questions: Q questions.
+        """
+        ...
+
+    def describe(self, frames: ByteArray) -> str:
+        """Returns one sentence in the model's own words about one clip, (T, H, W, 3) uint8. Deterministic."""
+        ...
+
+    def fingerprint(self) -> dict[str, object]:
+        """Returns everything that changes the answers, apart from clips and questions, as JSON. Needs no `prepare`."""
+        ...
+
+
+def questions_for(categories: str) -> tuple[Question, ...]:
+    """Returns the questions for the text of `--categories`, or SEVERITY if it is empty.
+
+    Raises:
+        UsageError: a list or file of categories does not exist or is damaged.
+    """
+    if not categories:
+        return SEVERITY
+    return tuple(_question(category) for category in read_categories(categories).categories)
+
+
+def _question(category: Category) -> Question:
+    # The sentences of a bare word only repeat the word, in forms for image-text encoders.
+    means = () if category.means == template_sentences(category.name) else category.means[:MOST_SENTENCES]
+    shown = f"{category.name}, such as: {'; '.join(means)}" if means else category.name
+    harmless = " or ".join(category.looks_like[:MOST_SENTENCES])
+    return Question(category.name, SHOWS.format(shown), SHOWS.format(harmless) if harmless else "")
