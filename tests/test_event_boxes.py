@@ -14,7 +14,7 @@ from tests.evaluate.outputs import SIZE, write_scan
 from tests.fakes import DifferenceDetector
 from tests.media import make_video, read_index
 from tests.runs import local_scan
-from vadcli.draw.overlay import Overlay
+from vadcli.draw.overlay import Geometry, Overlay
 from vadcli.engine.plan import make_plan
 from vadcli.engine.runner import Stop
 from vadcli.export import export
@@ -168,7 +168,7 @@ def test_rendered_videos_thumbnails_and_cvat_outline_at_the_threshold_of_the_eve
     for high in (0.4, 0.5):
         cut = Thresholds(high=high, low=0.3)
         edges[high] = outlined(grey, mask, masks.level(cut))
-        overlay = Overlay(table, document.events, cut, width=96, height=64, end_s=2.4)
+        overlay = Overlay(table, document.events, cut, Geometry.of(96, 64), end_s=2.4)
         large = overlay.geometry.enlarge
         above_the_bar = overlay.draw(grey, 10, mask)[8 * large : 13 * large, 35 * large]
         assert (above_the_bar.max() > 200) == (high == 0.4)

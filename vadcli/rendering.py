@@ -303,12 +303,9 @@ class _Renderer:
                 story.table,
                 story.document.events,
                 story.document.thresholds,
-                width=picture.shape[1],
-                height=picture.shape[0],
+                Geometry.of(picture.shape[1], picture.shape[0], side_by_side=self._settings.side_by_side),
                 end_s=story.end_s,
-                side_by_side=self._settings.side_by_side,
                 mask_level=self._masks.level(story.document.thresholds),
-                title=story.table.video,
                 regions=story.document.regions,
             )
         return self._overlay

@@ -32,7 +32,8 @@ def event(start: int, end: int, *, fps: float = 10.0, category: str | None = Non
 
 
 def overlay(scores: ScoreTable, events: list[Event], *, size: tuple[int, int] = (640, 360), **options: object) -> Overlay:
-    return Overlay(scores, events, Thresholds(), width=size[0], height=size[1], end_s=len(scores) / 10, **options)  # type: ignore[arg-type]
+    place = Geometry.of(*size, side_by_side=bool(options.pop("side_by_side", False)))
+    return Overlay(scores, events, Thresholds(), place, end_s=len(scores) / 10, **options)  # type: ignore[arg-type]
 
 
 def plain(width: int = 640, height: int = 360) -> NDArray[np.uint8]:

@@ -16,7 +16,7 @@ from vadcli.types import DecoderChoice, VideoInfo
 from vadcli.video.decord import can_read
 from vadcli.video.probe import probe
 from vadcli.video.reader import Row, RowMatcher
-from vadcli.video.timeline import NO_TIME, Timeline, build_timeline
+from vadcli.video.timeline import NO_TIME, PacketTimes, Timeline, build_timeline
 
 FRAMES = 24
 MS = list(range(0, 40 * FRAMES, 40))  # times of 24 frames at 25 per second
@@ -224,7 +224,8 @@ def timeline(times: list[int | None], decoded: list[int | None] | None = None, *
     pts, dts = (
         np.array([NO_TIME if time is None else time for time in some], np.int64) for some in (times, decoded or [None] * count)
     )
-    return build_timeline(pts, dts, np.full(count, 40, np.int64), np.ones(count, np.bool_), **arguments)  # type: ignore[arg-type]
+    packets = PacketTimes(pts, dts, np.full(count, 40, np.int64), np.ones(count, np.bool_))
+    return build_timeline(packets, **arguments)  # type: ignore[arg-type]
 
 
 _TIMES = st.one_of(st.none(), st.integers(0, 4000), st.integers(-(2**63) + 1, 2**63 - 1))

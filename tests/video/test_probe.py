@@ -26,7 +26,7 @@ from vadcli.video.container import printable
 from vadcli.video.headers import Shows, frame_counter
 from vadcli.video.images import list_images
 from vadcli.video.probe import probe
-from vadcli.video.timeline import NO_TIME, build_timeline
+from vadcli.video.timeline import NO_TIME, PacketTimes, build_timeline
 
 
 def shown_pts(path: Path) -> list[int]:
@@ -371,7 +371,9 @@ def test_reordered_packets_come_back_in_order(steps: list[int], depth: int, star
     decoding = sorted(range(len(pts)), key=lambda i: (i // (depth + 1), -i))  # the last of each group is decoded first
     keyframe = [i == decoding[0] for i in decoding]
     timeline = build_timeline(
-        np.array([pts[i] for i in decoding]), np.full(len(pts), NO_TIME), np.zeros(len(pts), np.int64), np.array(keyframe),
+        PacketTimes(
+            np.array([pts[i] for i in decoding]), np.full(len(pts), NO_TIME), np.zeros(len(pts), np.int64), np.array(keyframe)
+        ),
         frame_ticks=40, jump_ticks=250, longest_gap_ticks=10**9, timed=True, needs_key=False,
     )  # fmt: skip
     assert timeline.pts.tolist() == pts
@@ -383,7 +385,7 @@ def test_any_times_become_strictly_increasing(times: list[int | None], ticks: in
     count = len(times)
     pts = np.array([NO_TIME if time is None else time for time in times])
     timeline = build_timeline(
-        pts, np.full(count, NO_TIME), np.zeros(count, np.int64), np.ones(count, bool),
+        PacketTimes(pts, np.full(count, NO_TIME), np.zeros(count, np.int64), np.ones(count, bool)),
         frame_ticks=ticks, jump_ticks=250, longest_gap_ticks=10**9, timed=True, needs_key=True,
     )  # fmt: skip
     assert len(timeline.pts) <= count

@@ -192,21 +192,16 @@ class Geometry:
 
 
 class Overlay:
-    """Draws the frames of one video. What is the same in all frames is prepared only once.
+    """Draws the frames of one video, with its name between events. What is the same in all frames is prepared only once.
 
     Args:
         table: the video's scores.
         events: the video's events.
         thresholds: the thresholds that opened and closed the events.
-        width, height: size of the pictures in pixels.
+        geometry: the canvas. If it has two pictures, the left one is the original and the right one is annotated.
         end_s: end of the last frame.
-        side_by_side: show the original picture on the left and the annotated one on the right.
         mask_level: masks are outlined at this value (0-255); None stands for that of the thresholds.
-        title: shown if there is room, for example the video's name.
         regions: the parts of the picture that the detector did not see.
-
-    Attributes:
-        geometry: the canvas.
     """
 
     def __init__(
@@ -214,16 +209,13 @@ class Overlay:
         table: ScoreTable,
         events: Sequence[Event],
         thresholds: Thresholds,
+        geometry: Geometry,
         *,
-        width: int,
-        height: int,
         end_s: float,
-        side_by_side: bool = False,
         mask_level: int | None = None,
-        title: str = "",
         regions: Regions = NO_REGIONS,
     ) -> None:
-        self.geometry = place = Geometry.of(width, height, side_by_side=side_by_side)
+        self.geometry = place = geometry
         self._table, self._events = table, tuple(events)
         self._thresholds = thresholds
         self._event_of_row = np.full(len(table), -1, dtype=np.int32)
@@ -240,7 +232,7 @@ class Overlay:
         self._lay_out_panel(end_s)
         self._plate = lru_cache(maxsize=4)(self._draw_plate)
         self._event_words = lru_cache(maxsize=4)(self._name_event)
-        self._fit_title = lru_cache(maxsize=1)(lambda room_px: self._type.fit(self._type.readable(title), room_px))
+        self._fit_title = lru_cache(maxsize=1)(lambda room_px: self._type.fit(self._type.readable(table.video), room_px))
 
     def draw(self, picture: ByteArray, row: int, mask: ByteArray | None = None) -> ByteArray:
         """Returns one frame of the rendered video.

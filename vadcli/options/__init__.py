@@ -8,23 +8,8 @@ this metadata. `config.resolve` fills an option set from the command line, the e
 
 from typing import TYPE_CHECKING
 
-from vadcli.options import commands
+from vadcli.options import scan
 from vadcli.options.categories import category_list_names, parse_categories
-from vadcli.options.commands import (
-    DEFAULT_OUT,
-    MASK_CHOICES,
-    REPORT_FORMATS,
-    BenchOptions,
-    ClipsOptions,
-    EventsOptions,
-    PruneOptions,
-    RenderOptions,
-    ReportOptions,
-    SearchOptions,
-    StatusOptions,
-    WeightsImportOptions,
-    WeightsPullOptions,
-)
 from vadcli.options.evaluation import METRIC_GROUPS, EvalOptions
 from vadcli.options.groups import (
     DEFAULT_MODEL,
@@ -43,11 +28,22 @@ from vadcli.options.groups import (
     parse_shard,
     with_detector_options,
 )
+from vadcli.options.results import (
+    REPORT_FORMATS,
+    ClipsOptions,
+    EventsOptions,
+    PruneOptions,
+    RenderOptions,
+    ReportOptions,
+    SearchOptions,
+    StatusOptions,
+)
+from vadcli.options.scan import DEFAULT_OUT, MASK_CHOICES, BenchOptions, WeightsImportOptions, WeightsPullOptions
 
 if TYPE_CHECKING:
-    from vadcli.options.commands import ScanOptions
+    from vadcli.options.scan import ScanOptions
 else:
-    ScanOptions = with_detector_options(commands.ScanOptions)
+    ScanOptions = with_detector_options(scan.ScanOptions)
 
 __all__ = [
     "DEFAULT_MODEL",

@@ -24,7 +24,7 @@ from vadcli.video.completeness import OtherStreams, Read, missing_frames
 from vadcli.video.headers import Shows, frame_counter
 from vadcli.video.images import probe_folder
 from vadcli.video.references import can_skip, reference_counter
-from vadcli.video.timeline import CLOCK_JUMP_S, LONGEST_GAP_S, NO_TIME, Timeline, build_timeline
+from vadcli.video.timeline import CLOCK_JUMP_S, LONGEST_GAP_S, NO_TIME, PacketTimes, Timeline, build_timeline
 
 _DEFAULT_FPS = 25.0
 _BEGIN_AT_KEY = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "vp8", "vp9", "av1"})
@@ -84,6 +84,11 @@ class _Packets:
         self.dts.append(NO_TIME if packet.dts is None else packet.dts)
         self.duration.append(packet.duration or 0)
         self.keyframe.append(packet.is_keyframe)
+
+    def times(self) -> PacketTimes:
+        """Return the times as arrays that share their memory with this object."""
+        pts, dts, duration = (np.frombuffer(each, np.int64) for each in (self.pts, self.dts, self.duration))
+        return PacketTimes(pts, dts, duration, np.frombuffer(self.keyframe, np.bool_))
 
     def prolong(self, packet: Any) -> None:
         """Add the duration of a packet that shows nothing new to the frame before."""
@@ -162,12 +167,10 @@ def _describe(path: Path, opened: Any, stream: Any, packets: _Packets) -> VideoI
     tick_rate = 1 / time_base
     frame_ticks = max(1, round(tick_rate / nominal)) if nominal else max(1, round(tick_rate / Fraction(_DEFAULT_FPS)))
     codec = str(stream.codec_context.codec.canonical_name)
-    pts, dts = np.frombuffer(packets.pts, np.int64), np.frombuffer(packets.dts, np.int64)
+    times = packets.times()
+    pts, dts = times.pts, times.dts
     timeline = build_timeline(
-        pts,
-        dts,
-        np.frombuffer(packets.duration, np.int64),
-        np.frombuffer(packets.keyframe, np.bool_),
+        times,
         frame_ticks=frame_ticks,
         longest_gap_ticks=max(round(LONGEST_GAP_S / time_base), frame_ticks),
         jump_ticks=round(CLOCK_JUMP_S / time_base) if media.can_jump(demuxer) else None,

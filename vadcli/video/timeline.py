@@ -60,11 +60,24 @@ class Timeline:
     order: IndexArray = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
 
 
+@dataclass(frozen=True)
+class PacketTimes:
+    """What the container states about the packets that show a frame, in decoding order and in ticks.
+
+    Attributes:
+        pts, dts: (N,) int64, NO_TIME for an unknown time.
+        duration: (N,) int64, 0 for an unknown duration.
+        keyframe: (N,) bool.
+    """
+
+    pts: IndexArray
+    dts: IndexArray
+    duration: IndexArray
+    keyframe: BoolArray
+
+
 def build_timeline(
-    pts: IndexArray,
-    dts: IndexArray,
-    duration: IndexArray,
-    keyframe: BoolArray,
+    packets: PacketTimes,
     *,
     frame_ticks: int,
     longest_gap_ticks: int,
@@ -74,10 +87,10 @@ def build_timeline(
     reorders: bool = True,
     cut_off: int = 0,
 ) -> Timeline:
-    """Return the frames of packets in presentation order; the packets are given in decoding order.
+    """Return the frames of packets in presentation order.
 
     Args:
-        pts, dts, duration, keyframe: one entry per shown frame; NO_TIME for an unknown time, 0 for an unknown duration.
+        packets: one entry per shown frame.
         frame_ticks: a frame's nominal duration, used if the container states none.
         longest_gap_ticks: a longer step forward means that the clock was set; a shorter one is a gap of the recording.
         jump_ticks: if the decoding time falls by more than this, the clock has restarted; None if the format has no decoding
@@ -88,8 +101,8 @@ def build_timeline(
         reorders: False if frames are shown in decoding order.
         cut_off: number of frames that the file lists after the last packet but no longer contains; their times are guessed.
     """
-    pts, dts = _bounded(pts), _bounded(dts)
-    lasting = np.where(duration > 0, duration, frame_ticks)
+    pts, dts, keyframe = _bounded(packets.pts), _bounded(packets.dts), packets.keyframe
+    lasting = np.where(packets.duration > 0, packets.duration, frame_ticks)
     guessed = not timed or bool(np.any(pts == NO_TIME))
     times, order, begins = _times_in_order(pts, dts, lasting, jump_ticks, timed=timed, reorders=reorders)
     if needs_key and bool(keyframe.any()):

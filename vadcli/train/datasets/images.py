@@ -1,8 +1,7 @@
 """Data sets of still images: ADE20K, Cityscapes, Mapillary Vistas and RefCOCO; each image is a clip.
 
-The first three have one label map per image. Reading all maps takes minutes, so the numbers in each
-map can be cached in a file. RefCOCO has expressions for single objects. The docstring of each class
-shows its files.
+The first three have one label map per image. Reading all maps takes minutes, so the numbers in each map can be cached in a
+file. RefCOCO has expressions for single objects. The docstring of each class shows its files.
 """
 
 from __future__ import annotations
@@ -49,8 +48,7 @@ Known = dict[str, tuple[int, int, tuple[int, ...]]]
 class SemanticData(LabelMapData):
     """Images with label maps; all pixels of a category are one object.
 
-    Opening reads every map, which takes minutes for the larger data sets. With `cache`, maps are
-    read the first time, and later only if they changed.
+    Opening reads every map, which takes minutes for the larger data sets. With `cache`, only maps that changed are read again.
 
     Args:
         name: name of the data set.
@@ -90,8 +88,7 @@ def map_numbers(root: Path, maps: Sequence[str], *, file: Path | None = None) ->
     Args:
         root: the data set's folder.
         maps: the label maps, relative to it.
-        file: cache of the numbers. A map is read again if its size or time changed; a damaged
-            cache is written again.
+        file: cache of the numbers. A map is read again if its size or time changed; a damaged cache is written again.
     """
     known = _load(file) if file else {}
     stamps = {name: _stamp(root / name) for name in maps}
@@ -157,6 +154,7 @@ def _store(file: Path, known: Known) -> None:
 
 
 _INNER = "ADEChallengeData2016"
+_LONG_SPLITS = {"train": "training", "val": "validation"}
 
 
 class Ade20k(SemanticData):
@@ -177,7 +175,7 @@ class Ade20k(SemanticData):
 
     def __init__(self, root: Path, *, split: str = "training", rule: ClipRule | None = None, cache: Path | None = None) -> None:
         root = root / _INNER if (root / _INNER).is_dir() else root
-        split = {"train": "training", "val": "validation"}.get(split, split)
+        split = _LONG_SPLITS.get(split, split)
         labels = read_ade20k_categories(needed(root, "objectInfo150.txt", name="ADE20K"))
         for folder in ("images", "annotations"):
             needed(root, f"{folder}/{split}", name="ADE20K")
@@ -188,8 +186,7 @@ class Ade20k(SemanticData):
 def read_ade20k_categories(path: Path) -> dict[int, str]:
     """Return the category of each number in `objectInfo150.txt`.
 
-    A line has a number, statistics and names, separated by tabs. Names are separated by commas; the
-    first name is used.
+    A line has a number, statistics and names, separated by tabs. Names are separated by commas; the first name is used.
 
     Raises:
         DocumentError: a line has another form.
@@ -239,9 +236,8 @@ class Cityscapes(SemanticData):
         ROOT/leftImg8bit/train/CITY/CITY_000000_000019_leftImg8bit.png
         ROOT/gtFine/train/CITY/CITY_000000_000019_gtFine_labelIds.png
 
-    The files come from the archives leftImg8bit_trainvaltest and gtFine_trainvaltest. The numbers in
-    a map are the ids of cityscapesScripts; ids without a category here (ego vehicle, static,
-    parking, …) are ignored.
+    The files come from the archives leftImg8bit_trainvaltest and gtFine_trainvaltest. The numbers in a map are the ids of
+    cityscapesScripts; ids without a category here (ego vehicle, static, parking, …) are ignored.
 
     Args:
         root: the folder that holds `leftImg8bit` and `gtFine`.
@@ -282,7 +278,7 @@ class Mapillary(SemanticData):
     """
 
     def __init__(self, root: Path, *, split: str = "training", rule: ClipRule | None = None, cache: Path | None = None) -> None:
-        split = {"train": "training", "val": "validation"}.get(split, split)
+        split = _LONG_SPLITS.get(split, split)
         version = next((name for name in VERSIONS if (root / f"config_{name}.json").exists()), None)
         if version is None:
             raise UsageError(

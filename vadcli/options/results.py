@@ -1,0 +1,268 @@
+"""The options of the commands that read or change the results in OUT, such as `events`, `report` and `clips`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vadcli.errors import UsageError
+from vadcli.options.groups import (
+    FIND,
+    HOW,
+    OUTPUT,
+    RUNNING,
+    DecodeOptions,
+    DetectorOptions,
+    ExitOptions,
+    FindOptions,
+    TalkOptions,
+    ThresholdOptions,
+    option,
+    parse_duration,
+    same,
+)
+from vadcli.options.scan import DEFAULT_OUT
+from vadcli.options.times import LAST_RUN, WhenOptions
+from vadcli.registry import EXPORTERS
+
+CONTAINERS = ("mp4", "mkv", "same")
+REPORT_FORMATS = ("html", "markdown", "json", "email")
+SEARCH_FORMATS = ("table", "csv", "html")
+
+
+@dataclass(frozen=True)
+class EventsOptions(ThresholdOptions, WhenOptions, ExitOptions, TalkOptions):
+    """The options of `vadcli events`."""
+
+    format: str = option("json", "Format of the events.", panel=OUTPUT, choices=tuple(EXPORTERS))
+    to: Path | None = option(
+        None,
+        "Write files into this folder instead of printing; formats that describe one video make one file per video.",
+        panel=OUTPUT,
+        metavar="DIR",
+    )
+    write: bool = option(
+        False, "Also update the events files in OUT. Later scans use the same thresholds and the same review.", panel=OUTPUT
+    )
+    forget: bool = option(
+        False,
+        "Forget the thresholds and the review that --write has stored; later scans use their own thresholds.",
+        panel=OUTPUT,
+    )
+    validate: bool = option(False, "Only check the events files in OUT against the published schema.", panel=OUTPUT)
+    review: Path | None = option(
+        None,
+        "Leave out the events that are marked false in this review, which the report page saves.",
+        panel=OUTPUT,
+        metavar="FILE",
+    )
+    keep_false: bool = option(
+        False, "Do not leave out the events that are marked false in the review that --write has stored.", panel=OUTPUT
+    )
+    init_truth: bool = option(
+        False, "Print the events as a ground truth for `vadcli eval --root`, to correct by hand.", panel=OUTPUT
+    )
+    calibrate: Path | None = option(
+        None,
+        "Only print the thresholds that this review suggests, with the precision and the alarms per hour of each.",
+        panel=OUTPUT,
+        metavar="FILE",
+    )
+    preview: bool = option(
+        False, "Only print a table: the events and the alarms per hour that each of some thresholds gives.", panel=OUTPUT
+    )
+    include: tuple[str, ...] = option((), "Only videos matching this glob; repeatable.", panel=FIND, metavar="GLOB")
+    category: tuple[str, ...] = option(
+        (),
+        "Only events of categories matching this glob; repeatable. An event without one is an anomaly.",
+        panel=FIND,
+        metavar="GLOB",
+    )
+
+    def __post_init__(self) -> None:
+        ThresholdOptions.__post_init__(self)
+        if self.since == LAST_RUN:
+            raise UsageError(f"--since {LAST_RUN}: events are chosen by time", hint="give a time or an age like 24h")
+        WhenOptions.__post_init__(self)
+        if self.keep_false and (self.write or self.review is not None):
+            raise UsageError("--keep-false goes with neither --write nor --review", hint="--forget removes the stored review")
+        if self.calibrate is not None and self.format not in ("json", "csv"):
+            raise UsageError(f"--calibrate can't print thresholds as {self.format}", hint="give --format json or csv")
+        if self.preview:
+            self._check_preview()
+
+    def _check_preview(self) -> None:
+        alone = ("to", "write", "forget", "validate", "init_truth", "calibrate", "since", "between")
+        if given := [name for name in alone if getattr(self, name)]:
+            raise UsageError(f"--preview does not go with --{given[0].replace('_', '-')}", hint="give one of them")
+        if self.format not in ("json", "csv"):
+            raise UsageError(f"--preview can't print thresholds as {self.format}", hint="give --json or --format csv")
+
+
+@dataclass(frozen=True)
+class ReportOptions(DecodeOptions, WhenOptions, ExitOptions, TalkOptions):
+    """The options of `vadcli report`."""
+
+    since: str | None = option(
+        None,
+        "Only what happened at this time or later: a time like 2026-11-27T06:00, or an age like 24h. last-run is what the last "
+        "run scanned.",
+        panel=FIND,
+        metavar="WHEN",
+    )
+    include: tuple[str, ...] = option((), "Only videos matching this glob; repeatable.", panel=FIND, metavar="GLOB")
+    footage: Path | None = option(
+        None, "Folder that holds the footage now.", panel=FIND, metavar="DIR", default_text="the place of the scan"
+    )
+    format: str = option("html", "An HTML page, or a summary for a mail or a program.", panel=OUTPUT, choices=REPORT_FORMATS)
+    to: Path | None = option(
+        None,
+        "File to write; - is stdout.",
+        panel=OUTPUT,
+        metavar="FILE",
+        default_text="OUT/report.html; a summary goes to stdout",
+    )
+    assets: Path | None = option(
+        None,
+        "Put pictures, clips and curves into this folder instead of the page; keep the two together.",
+        panel=OUTPUT,
+        metavar="DIR",
+    )
+    title: str = option("", "Heading of the page, or subject of the mail.", panel=OUTPUT, default_text="the folder's name")
+    thumbnails: int = option(3, "Number of pictures per event; 0 for none.", panel=OUTPUT, metavar="N")
+    pictured: int = option(
+        200, "Show pictures of at most this many events, the highest scores first.", panel=OUTPUT, metavar="N"
+    )
+    clips: bool = option(False, "Also include a video clip of each of these events.", panel=OUTPUT)
+    clip_length: str = option(
+        "60s", "Maximum length of a clip; it is cut around the highest score.", panel=OUTPUT, metavar="TIME"
+    )
+    max_mb: float = option(
+        5.0, "Without --assets: stop adding pictures and clips when the page reaches this size.", panel=OUTPUT, metavar="MB"
+    )
+    mail_from: str = option("", "Sender of the mail.", panel=OUTPUT, metavar="ADDRESS", default_text="vadcli at this machine")
+    mail_to: tuple[str, ...] = option((), "Recipient of the mail; repeatable.", panel=OUTPUT, metavar="ADDRESS")
+
+    def __post_init__(self) -> None:
+        DecodeOptions.__post_init__(self)
+        WhenOptions.__post_init__(self)
+        for name in ("thumbnails", "pictured"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"--{name} {getattr(self, name)} must be at least 0")
+        if not self.max_mb > 0:
+            raise UsageError(f"--max-mb {self.max_mb:g} must be above 0")
+        if parse_duration(self.clip_length, "clip_length") <= 0:
+            raise UsageError(f"--clip-length {self.clip_length} must be above 0")
+        if self.format != "html" and (self.assets is not None or self.clips):
+            raise UsageError(f"--format {self.format} has no pictures", hint="leave --assets and --clips out")
+        if str(self.to) == "-" and self.assets is not None:
+            raise UsageError("--assets: a page on stdout can't refer to files beside it", hint="name a file with --to")
+        for address in (self.mail_from, *self.mail_to):
+            if address and ("@" not in address or any(character in address for character in "\r\n")):
+                raise UsageError(f"{address!r} is not a mail address")
+
+
+@dataclass(frozen=True)
+class RenderOptions(FindOptions, DecodeOptions, TalkOptions):
+    """The options of `vadcli render`."""
+
+    out: Path = option(DEFAULT_OUT, "Folder with the scan's results.", panel=OUTPUT, short="-o", metavar="DIR")
+    events_only: bool = option(False, "Write one video per event instead of the whole video.", panel=OUTPUT)
+    pad: str = option("2s", "With --events-only: time to include before and after an event.", panel=OUTPUT, metavar="TIME")
+    side_by_side: bool = option(False, "Show the original frame on the left and the annotated one on the right.", panel=OUTPUT)
+    max_height: int | None = option(None, "Scale taller videos down to this height in pixels.", panel=OUTPUT, metavar="PX")
+    force: bool = option(False, "Render again what is already rendered.", panel=RUNNING)
+
+    def __post_init__(self) -> None:
+        FindOptions.__post_init__(self)
+        DecodeOptions.__post_init__(self)
+        parse_duration(self.pad, "pad")
+        if self.max_height is not None and self.max_height < 16:
+            raise UsageError(f"--max-height {self.max_height} is too small to be visible", hint="give at least 16")
+
+
+@dataclass(frozen=True)
+class ClipsOptions(DecodeOptions, WhenOptions, TalkOptions):
+    """The options of `vadcli clips`."""
+
+    include: tuple[str, ...] = same(EventsOptions, "include")
+    camera: tuple[str, ...] = option((), "Only cameras that match this glob; repeatable.", panel=FIND, metavar="GLOB")
+    category: tuple[str, ...] = same(EventsOptions, "category")
+    footage: Path | None = same(ReportOptions, "footage")
+    to: Path | None = option(None, "Folder for the clips.", panel=OUTPUT, metavar="DIR", default_text="OUT/clips")
+    before: str = option("5s", "Time to include before an event, at least.", panel=OUTPUT, metavar="TIME")
+    after: str = option("5s", "Time to include after an event.", panel=OUTPUT, metavar="TIME")
+    container: str = option(
+        "mp4",
+        "Container of the clips; same is that of the footage. mkv is used for what the container does not hold.",
+        panel=OUTPUT,
+        choices=CONTAINERS,
+    )
+    force: bool = option(False, "Cut again what was cut already.", panel=RUNNING)
+
+    def __post_init__(self) -> None:
+        DecodeOptions.__post_init__(self)
+        if self.since == LAST_RUN:
+            raise UsageError(f"--since {LAST_RUN}: events are chosen by time", hint="give a time or an age like 24h")
+        WhenOptions.__post_init__(self)
+        for name in ("before", "after"):
+            parse_duration(getattr(self, name), name)
+        if self.footage is not None and not self.footage.is_dir():
+            raise UsageError(f"--footage {self.footage}: there is no such folder")
+
+
+@dataclass(frozen=True)
+class SearchOptions(DecodeOptions, WhenOptions, TalkOptions):
+    """The options of `vadcli search`."""
+
+    image: Path | None = option(None, "Search for what this picture shows, instead of a text.", panel=FIND, metavar="FILE")
+    top: int = option(20, "Number of moments.", panel=FIND, metavar="N")
+    camera: tuple[str, ...] = option((), "Only cameras that match this glob; repeatable.", panel=FIND, metavar="GLOB")
+    include: tuple[str, ...] = option((), "Only videos matching this glob; repeatable.", panel=FIND, metavar="GLOB")
+    since: str | None = same(ReportOptions, "since")
+    footage: Path | None = same(ReportOptions, "footage")
+    encoder: str = option("", "Encoder of the stored vectors.", panel=HOW, metavar="NAME|DIR", default_text="that of the scan")
+    device: str = same(DetectorOptions, "device")
+    format: str = option("table", "Format of the result; html is a page with pictures.", panel=OUTPUT, choices=SEARCH_FORMATS)
+    to: Path | None = option(
+        None, "File to write.", panel=OUTPUT, metavar="FILE", default_text="stdout; OUT/search.html for a page"
+    )
+
+    def __post_init__(self) -> None:
+        DecodeOptions.__post_init__(self)
+        WhenOptions.__post_init__(self)
+        if self.top < 1:
+            raise UsageError(f"--top {self.top} must be at least 1")
+
+
+@dataclass(frozen=True)
+class PruneOptions(TalkOptions):
+    """The options of `vadcli prune`."""
+
+    include: tuple[str, ...] = option((), "Only videos matching this glob; repeatable.", panel=FIND, metavar="GLOB")
+    missing: bool = option(True, "Remove the results of videos and cameras that no longer exist.", panel=FIND)
+    older_than: str | None = option(
+        None, "Also remove the results of videos that started longer ago than this.", panel=FIND, metavar="TIME"
+    )
+    footage: Path | None = option(
+        None, "Folder that holds the footage now.", panel=FIND, metavar="DIR", default_text="the place of the scan"
+    )
+    dry_run: bool = option(False, "Only list what would be removed.", panel=RUNNING)
+
+    def __post_init__(self) -> None:
+        if self.older_than is not None and parse_duration(self.older_than, "older_than") <= 0:
+            raise UsageError(f"--older-than {self.older_than} must be above 0")
+        if self.footage is not None and not self.footage.is_dir():
+            raise UsageError(f"--footage {self.footage}: there is no such folder")
+
+
+@dataclass(frozen=True)
+class StatusOptions(TalkOptions):
+    """The options of `vadcli status`."""
+
+    watch: bool = option(False, "Repeat until no scan is running.", panel=RUNNING)
+    every: str = option("1s", "With --watch: time between two readings.", panel=RUNNING, metavar="TIME")
+
+    def __post_init__(self) -> None:
+        if parse_duration(self.every, "every") <= 0:
+            raise UsageError("--every must be above 0")

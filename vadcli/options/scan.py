@@ -1,0 +1,244 @@
+"""The options of the commands that run a detector or install its weights: `scan`, `bench` and `weights`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from vadcli.errors import UsageError
+from vadcli.options.groups import (
+    FIND,
+    HOW,
+    OUTPUT,
+    PRESET_MARK,
+    RUNNING,
+    DecodeOptions,
+    DetectorOptions,
+    ExitOptions,
+    FindOptions,
+    TalkOptions,
+    ThresholdOptions,
+    option,
+    parse_duration,
+    parse_numbers,
+    parse_shard,
+    same,
+)
+from vadcli.options.regions import RegionOptions
+from vadcli.options.times import TimeOptions
+from vadcli.registry import DETECTOR_OPTIONS
+from vadcli.types import DecodingChoice
+
+DEFAULT_OUT = Path("vadcli-out")
+MASK_CHOICES = ("none", "video", "rle", "both")
+
+
+@dataclass(frozen=True)
+class ScanOptions(
+    FindOptions, DecodeOptions, DetectorOptions, RegionOptions, ThresholdOptions, TimeOptions, ExitOptions, TalkOptions
+):
+    """The options of `vadcli scan`."""
+
+    root: Path | None = option(
+        None,
+        "Folder that the names of videos and cameras are relative to; stored in OUT by the first scan, and then the same.",
+        panel=FIND,
+        metavar="DIR",
+        default_text="the one of OUT; at first, the common ancestor of PATHS",
+    )
+    interval: int | None = option(
+        None, "Score every Nth frame.", panel=HOW, metavar="N", default_text="from the detector's rate and the video's fps"
+    )
+    sample_fps: float | None = option(
+        None, "Score about this many frames per second.", panel=HOW, default_text="the detector's own"
+    )
+    decode: DecodingChoice = option(
+        "auto",
+        "Decode and sample all frames, only reference frames (those that other frames need), or only keyframes.",
+        panel=HOW,
+        choices=get_args(DecodingChoice),
+        default_text="auto: reference for motion, else all",
+    )
+    camera_from: str = option("folder", "What makes up one camera.", panel=HOW, choices=("folder", "file", "all"))
+    refit: bool | None = option(
+        None,
+        "Fit the cameras again, and scan all their videos again; or never do so for a camera that has a model.",
+        panel=HOW,
+        default_text="only cameras that were fitted on little footage, when there is twice as much",
+    )
+    seed: int = option(0, "Seed of the sample that a camera is fitted on.", panel=HOW)
+    out: Path = option(
+        DEFAULT_OUT, "Folder for the results; it is never scanned itself.", panel=OUTPUT, short="-o", metavar="DIR"
+    )
+    masks: str = option(
+        "none", "Also write pixel scores, as a video, as run lengths or as both.", panel=OUTPUT, choices=MASK_CHOICES
+    )
+    propagate_masks: bool = option(
+        False,
+        "Propagate masks to the frames between sampled frames with SAM2's memory, instead of repeating the last one; slower.",
+        panel=OUTPUT,
+    )
+    workers: int | None = option(
+        None, "Number of decoder processes.", panel=RUNNING, default_text="one per core, at most one per video"
+    )
+    force: bool = option(False, "Scan finished videos again.", panel=RUNNING)
+    skip_existing: bool = option(
+        True, "Skip videos that are done with the same options; --no-skip-existing is the same as --force.", panel=RUNNING
+    )
+    retry_failed: bool = option(False, "Scan failed and partial videos again.", panel=RUNNING)
+    shard: str | None = option(None, "Scan only part I of N of the videos, e.g. 2/8.", panel=RUNNING, metavar="I/N")
+    max_runtime: str | None = option(
+        None, "Stop after this time; the next run continues from there.", panel=RUNNING, metavar="TIME", default_text="no limit"
+    )
+    checkpoint_every: str = option("30s", "At most this much work is lost if a scan is killed.", panel=RUNNING, metavar="TIME")
+    dry_run: bool = option(False, "List what would be scanned, and stop.", panel=RUNNING)
+    on_event: str = option(
+        "", "Run this shell command once per new event, with the event as JSON on its stdin.", panel=RUNNING, metavar="COMMAND"
+    )
+    on_event_timeout: str = option(
+        "60s", "Kill a command of --on-event, with all its processes, if it takes longer.", panel=RUNNING, metavar="TIME"
+    )
+
+    def __post_init__(self) -> None:
+        for base in (FindOptions, DecodeOptions, DetectorOptions, RegionOptions, ThresholdOptions, TimeOptions):
+            base.__post_init__(self)
+        for name in ("interval", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {value} must be at least 1")
+        if self.sample_fps is not None and not self.sample_fps > 0:
+            raise UsageError(f"--sample-fps {self.sample_fps:g} must be above 0")
+        if self.interval is not None and self.sample_fps is not None:
+            raise UsageError("--interval and --sample-fps both set the sampling", hint="give one of them")
+        if self.propagate_masks and self.masks == "none":
+            raise UsageError("--propagate-masks: no masks are written", hint="add --masks video, rle or both")
+        if self.max_runtime is not None:
+            parse_duration(self.max_runtime, "max_runtime")
+        parse_duration(self.checkpoint_every, "checkpoint_every")
+        if parse_duration(self.on_event_timeout, "on_event_timeout") <= 0:
+            raise UsageError(f"--on-event-timeout {self.on_event_timeout} must be above 0")
+        parse_shard(self.shard)
+
+
+_LAVIDA = DETECTOR_OPTIONS.load("lavida")
+LEAST_FRAME_PX = 28 * 28
+"""Area of one visual token in one frame, in pixels."""
+
+
+@dataclass(frozen=True)
+class BenchOptions(TalkOptions):
+    """The options of `vadcli bench`."""
+
+    categories: str = same(DetectorOptions, "categories")
+    model: str = same(DetectorOptions, "model")
+    device: str = same(DetectorOptions, "device")
+    precision: str = same(DetectorOptions, "precision")
+    drop_static: bool = same(_LAVIDA, "drop_static")
+    compile: bool = same(DetectorOptions, "compile")
+    sam2: str = same(_LAVIDA, "sam2")
+    random_weights: bool = option(
+        False,
+        "Use random weights of the model's real sizes if there are none: same speed and memory, but nothing is detected.",
+        panel=HOW,
+    )
+    ratios: str = option("1,0.5,0.2", "Compression ratios to measure.", panel=HOW, metavar="LIST")
+    batch_sizes: str = option("1,4,8", "Batch sizes to measure, in clips.", panel=HOW, metavar="LIST")
+    frame_px: int | None = option(
+        None,
+        "Area of a frame for the language model, in pixels; a larger area gives more visual tokens.",
+        panel=HOW,
+        metavar="PX",
+        default_text="the model's own",
+    )
+    clips: int | None = option(
+        None, "End a round after this many clips, if that is before --seconds.", panel=RUNNING, metavar="N"
+    )
+    seconds: float = option(5.0, "Length of a round in seconds.", panel=RUNNING)
+    rounds: int = option(3, "Number of times that each setting is measured.", panel=RUNNING)
+    workers: int | None = option(None, "Number of decoder processes.", panel=RUNNING, default_text="one per core")
+
+    def __post_init__(self) -> None:
+        for name in ("clips", "rounds", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name} {value} must be at least 1")
+        if not self.seconds > 0:
+            raise UsageError(f"--seconds {self.seconds:g} must be above 0")
+        if self.frame_px is not None and self.frame_px < LEAST_FRAME_PX:
+            raise UsageError(
+                f"--frame-px {self.frame_px} is less than one visual token", hint=f"give at least {LEAST_FRAME_PX}"
+            )
+        self.ratio_list()
+        self.batch_size_list()
+
+    def ratio_list(self) -> tuple[float, ...]:
+        """Returns --ratios as numbers.
+
+        Raises:
+            UsageError: a ratio is not in (0, 1].
+        """
+        ratios = parse_numbers(self.ratios, "ratios")
+        if not all(0 < ratio <= 1 for ratio in ratios):
+            raise UsageError(f"--ratios {self.ratios}: not all are between 0 and 1", hint="give numbers above 0 and at most 1")
+        return ratios
+
+    def batch_size_list(self) -> tuple[int, ...]:
+        """Returns --batch-sizes as numbers.
+
+        Raises:
+            UsageError: a batch size is not a whole number of at least 1.
+        """
+        sizes = parse_numbers(self.batch_sizes, "batch_sizes")
+        if not all(size >= 1 and size == int(size) for size in sizes):
+            raise UsageError(
+                f"--batch-sizes {self.batch_sizes}: not all are whole numbers of at least 1", hint="write e.g. 1,4,8"
+            )
+        return tuple(int(size) for size in sizes)
+
+    def detector_options(self) -> DetectorOptions:
+        """Returns the options that concern the detector."""
+        shared = ("categories", "model", "device", "precision", "drop_static", "compile", "sam2")
+        values = {name: getattr(self, name) for name in shared}
+        if self.random_weights and not Path(self.model).is_dir():
+            values["model"] = f"{PRESET_MARK}{self.model.removeprefix(PRESET_MARK)}"
+        found: DetectorOptions = _LAVIDA(**values, detector="lavida", allow_untrained=self.random_weights)
+        return found
+
+
+@dataclass(frozen=True)
+class WeightsPullOptions(TalkOptions):
+    """The options of `vadcli weights pull`."""
+
+    update: bool = option(False, "Fetch the repository's newest revision instead of the pinned one.", panel=RUNNING)
+
+
+@dataclass(frozen=True)
+class WeightsImportOptions(TalkOptions):
+    """The options of `vadcli weights import`."""
+
+    qwen: Path | None = option(
+        None, "Folder of Qwen2-VL in the layout of transformers.", panel=HOW, metavar="DIR", default_text="what was pulled"
+    )
+    sam2: Path | None = option(
+        None,
+        "Folder of SAM2.1 in the layout of transformers, or Meta's .pt file.",
+        panel=HOW,
+        metavar="PATH",
+        default_text="the same",
+    )
+    clip: Path | None = option(
+        None, "Folder of CLIP in the layout of transformers.", panel=HOW, metavar="DIR", default_text="the same"
+    )
+    own: Path | None = option(None, "Trained weights of LAVIDA's own part: a .safetensors file.", panel=HOW, metavar="FILE")
+    lora: Path | None = option(None, "PEFT adapters of the language model.", panel=HOW, metavar="DIR")
+    random_weights: bool = option(
+        False,
+        "Fill base models that are not found with random weights of the preset's sizes; such a model detects nothing.",
+        panel=HOW,
+    )
+    seed: int = option(0, "Seed of the random weights.", panel=HOW)
+    to: Path | None = option(
+        None, "Folder to create.", panel=OUTPUT, metavar="DIR", default_text="the preset's name in the weights folder"
+    )
+    force: bool = option(False, "Replace an existing LAVIDA folder.", panel=RUNNING)
