@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vadcli.cutting import TIME_TOLERANCE_S, EventBoxes, cut_events, event_rows, inherit_categories
+from vadcli.cutting import (
+    TIME_TOLERANCE_S,
+    EventBoxes,
+    categorised,
+    cut_events,
+    event_rows,
+    inherit_categories,
+    with_categories,
+)
 from vadcli.types import Event, ScoreTable, Thresholds
 
 
@@ -211,6 +219,24 @@ def test_a_category_comes_from_the_old_event_that_overlaps_most():
     assert [event.category_scores for event in inherited] == [{"fire": 0.9}, {}, {"fall": 0.9}]
     assert spans(inherited) == spans(new)
     assert [event.category for event in inherit_categories(new, [])] == [None] * 3
+
+
+def test_categories_come_from_the_scores_of_the_sampled_frames():
+    sampled = np.arange(8) % 2 == 0
+    own = np.float32([[0.1, 0.2], [0.1, 0.2], [0.3, 0.7], [0.3, 0.7], [0.8, 0.1], [0.8, 0.1], [0.0, 0.6], [0.0, 0.6]])
+    table = replace(table_of([0.6] * 8, sampled=sampled), category_names=("fight", "fire"), category_scores=own)
+    events = [an_event(1, 0, 4), an_event(2, 3, 6), an_event(3, 7, 8)]
+    found = categorised(events, table)
+    assert [event.category for event in found] == ["fire", "fight", "fire"]
+    assert [event.category_scores for event in found] == [
+        {"fight": 0.3, "fire": 0.7},
+        {"fight": 0.8, "fire": 0.1},  # frame 3 only repeats frame 2, which is not in the event
+        {"fight": 0.0, "fire": 0.6},
+    ]
+    assert with_categories(events, table, [an_event(1, 0, 8, "fall")]) == found
+    plain = table_of([0.6] * 8)
+    assert categorised(events, plain) == events
+    assert with_categories(events, plain, [an_event(1, 0, 8, "fall")])[0].category == "fall"
 
 
 def test_of_equal_overlaps_the_earlier_one_counts():

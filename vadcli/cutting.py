@@ -67,6 +67,29 @@ def cut_events(table: ScoreTable, thresholds: Thresholds, *, duration_s: float, 
     return _describe(spans, table.score, edges, boxes)
 
 
+def categorised(events: Sequence[Event], table: ScoreTable) -> list[Event]:
+    """Returns the events with the highest score of each category in their sampled frames, and the category that scores highest.
+
+    They stay as they are if the table has no scores per category.
+    """
+    if table.category_scores is None or not len(table):
+        return list(events)
+    rows = np.flatnonzero(table.sampled)
+    found = []
+    for event in events:
+        inside = rows[(rows >= event.start_frame) & (rows < event.end_frame)]
+        # A short event between two sampled frames shows the score of the frame before it, which its own rows repeat.
+        peaks = table.category_scores[inside if len(inside) else [event.start_frame]].max(axis=0).astype(np.float64)
+        listed = {name: round(float(peak), 6) for name, peak in zip(table.category_names, peaks, strict=True)}
+        found.append(replace(event, category=table.category_names[int(np.argmax(peaks))], category_scores=listed))
+    return found
+
+
+def with_categories(new: Sequence[Event], table: ScoreTable, old: Sequence[Event]) -> list[Event]:
+    """Returns the `new` events with categories from the table, or from the `old` events if the table has none."""
+    return inherit_categories(new, old) if table.category_scores is None else categorised(new, table)
+
+
 def inherit_categories(new: Sequence[Event], old: Sequence[Event]) -> list[Event]:
     """Returns the `new` events with categories from the old events.
 

@@ -15,6 +15,7 @@ from tests.runs import local_scan
 from vadcli.detectors.concept import detector as concept
 from vadcli.engine.job import ScanJob
 from vadcli.engine.plan import WorkUnit, make_plan
+from vadcli.engine.recut import recut
 from vadcli.engine.rescore import rescore
 from vadcli.engine.runner import Stop
 from vadcli.errors import UsageError, WeightsError
@@ -23,7 +24,7 @@ from vadcli.store import OutputLayout
 from vadcli.store.embeddings import read_embeddings
 from vadcli.store.events import read_events
 from vadcli.store.scores import read_scores
-from vadcli.types import Status, VideoResult
+from vadcli.types import Status, Thresholds, VideoResult
 
 FPS = 10
 RED = "something red: a red thing; the colour red in the picture"
@@ -90,6 +91,12 @@ def test_what_is_described_is_found_and_named(footage: Path, tmp_path: Path) -> 
         assert 28 <= x + width <= 52
         assert 30 <= y + height <= 46
     assert read_events(layout.events("c/c-quiet.mp4")).events == ()
+    table, _ = read_scores(layout.scores("a/a-red.mp4"))
+    assert table.category_names == ("something red", "something blue")
+    assert table.category_scores is not None
+    np.testing.assert_allclose(table.category_scores.max(axis=1), table.score, atol=1e-6)  # the rarest category is the score
+    found = recut(layout, None, "a/a-red.mp4", Thresholds(high=0.9, low=0.8)).events
+    assert [event.category for event in found] == ["something red"]
 
 
 def test_what_is_absent_is_not_found(footage: Path, tmp_path: Path) -> None:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tests.evaluate.outputs import write_scan, write_truth
 from vadcli.evaluation import Evaluation, Protocol, TestSet, collect, measure
-from vadcli.evaluation.collect import stored_category_scores
 from vadcli.evaluation.report import UNPAIRED, compared, document_of, inputs_of, keep, merged, to_latex, to_markdown, to_table
 from vadcli.ground_truth import open_ground_truth
 from vadcli.metrics import Bootstrap, Metric
 from vadcli.store import OutputLayout
-from vadcli.store.scores import read_scores
-from vadcli.types import ScoreTable
+from vadcli.store.scores import read_scores, write_scores
 
 # Ten rows per second. a: a fight in rows 0-1 and a fire in row 2; b: a fight in row 0; c is normal; d is a fight throughout.
 VIDEOS = {
@@ -102,33 +98,16 @@ def test_the_scores_of_the_category_itself(tmp_path: Path, truth: Path) -> None:
     assert half["fight, own score"].value == pytest.approx((3 * 6 + 2.5) / (4 * 6))
 
 
-def test_a_scan_without_category_scores_has_none(tmp_path: Path) -> None:
-    out = write_scan(tmp_path / "out", VIDEOS)
-    assert stored_category_scores(*read_scores(OutputLayout(out).scores("a.mp4"))) == {}
-
-
-def test_stored_scores_belong_to_the_categories_of_the_scan(tmp_path: Path) -> None:
-    _, metadata = read_scores(OutputLayout(write_scan(tmp_path / "out", VIDEOS)).scores("b.mp4"))
-    stored = np.float32([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]])
-    with_scores = SimpleNamespace(by_category=stored)
-    found = stored_category_scores(with_scores, replace(metadata, categories=("fire", "fight")))  # type: ignore[arg-type]
-    assert {name: scores.tolist() for name, scores in found.items()} == {
-        "fire": stored[:, 0].tolist(),
-        "fight": stored[:, 1].tolist(),
-    }
-
-
 @pytest.mark.parametrize(("lacking", "found"), [("", ["fight"]), ("c.mp4", [])])
-def test_scores_count_if_every_video_has_them(
-    tmp_path: Path, truth: Path, monkeypatch: pytest.MonkeyPatch, lacking: str, found: list[str]
-) -> None:
+def test_scores_count_if_every_video_has_them(tmp_path: Path, truth: Path, lacking: str, found: list[str]) -> None:
     """The scan looked for "Fight" and "smoke"; the truth has "fight" and "fire"."""
-
-    def stored(table: ScoreTable, metadata: object) -> dict[str, np.ndarray]:
-        return {} if table.video == lacking else {"smoke": table.score * 0, "Fight": 1 - table.score}
-
-    monkeypatch.setattr(sys.modules[collect.__module__], "stored_category_scores", stored)
-    test = read(write_scan(tmp_path / "out", VIDEOS), truth)
+    out = write_scan(tmp_path / "out", VIDEOS)
+    for path in OutputLayout(out).iter_scores():
+        table, metadata = read_scores(path)
+        if table.video != lacking:
+            own = np.stack([table.score * 0, 1 - table.score], axis=1)
+            write_scores(path, replace(table, category_names=("smoke", "Fight"), category_scores=own), metadata)
+    test = read(out, truth)
     assert list(test.category_scores) == found
     for scores in test.category_scores.values():
         assert scores == pytest.approx(1 - test.frames.scores)

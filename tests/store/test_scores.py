@@ -59,6 +59,21 @@ def test_a_table_reads_back_bit_by_bit(tmp_path, n):
     assert metadata == METADATA == read_metadata(path)
 
 
+@pytest.mark.parametrize("n", [1, 1000])
+def test_each_category_has_a_column(tmp_path, n):
+    path = tmp_path / "a.parquet"
+    own = np.random.default_rng(1).random((n, 2)).astype(np.float32)
+    table = replace(table_of(n), category_names=("fight", 'a person: "falls"'), category_scores=own)
+    write_scores(path, table, METADATA)
+    stored, _ = read_scores(path)
+    assert_same(stored, table)
+    assert stored.category_names == table.category_names
+    np.testing.assert_array_equal(stored.category_scores, own)
+    assert pq.read_schema(path).names[8:] == ["score:fight", 'score:a person: "falls"']
+    with pytest.raises(ValueError, match="2 columns of scores for 1 categories"):
+        replace(table, category_names=("fight",))
+
+
 def test_a_video_without_rows_is_a_file_too(tmp_path):
     write_scores(tmp_path / "a.parquet", table_of(0), METADATA)
     stored, metadata = read_scores(tmp_path / "a.parquet")

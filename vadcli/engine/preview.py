@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vadcli.cutting import cut_events, inherit_categories
+from vadcli.cutting import cut_events, with_categories
 from vadcli.engine.event_rules import without_false_alarms
 from vadcli.engine.recut import calibration_of, stored
 from vadcli.errors import DocumentError
@@ -131,7 +131,7 @@ def _counts(
     counts = []
     for high in thresholds:
         chosen = replace(options, threshold=high, alarms_per_hour=None).thresholds(document.thresholds, None)
-        events = inherit_categories(cut_events(table, chosen, duration_s=duration_s), document.events)
+        events = with_categories(cut_events(table, chosen, duration_s=duration_s), table, document.events)
         events = without_false_alarms(events, judged)
         some = choose([replace(document, events=tuple(events))], When(), options.category)
         counts.append(sum(len(one.events) for one in some))

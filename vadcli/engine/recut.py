@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vadcli.cutting import EventBoxes, cut_events, inherit_boxes, inherit_categories
+from vadcli.cutting import EventBoxes, cut_events, inherit_boxes, with_categories
 from vadcli.engine.event_rules import given_thresholds, without_false_alarms
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options import EventsOptions
@@ -205,9 +205,9 @@ def recut(
 ) -> EventsDocument:
     """Compute one video's events with other thresholds; they are stored if there is a scratch folder.
 
-    Boxes come from the stored masks; if there are none, from the old events that a new event overlaps. The category of a new
-    event comes from the old event that overlaps it most. Events that a reviewer marked as false are left out, and the others
-    are numbered again.
+    Boxes come from the stored masks; if there are none, from the old events that a new event overlaps. Categories come from the
+    stored scores of each category; if there are none, from the old event that overlaps a new event most. Events that a reviewer
+    marked as false are left out, and the others are numbered again.
 
     Raises:
         DocumentError: the stored scores or events can't be read.
@@ -221,7 +221,7 @@ def recut(
     events = cut_events(table, thresholds, duration_s=shown_s(table, metadata.video), boxes=boxes)
     events = inherit_boxes(events, old.events) if boxes is None else events
     judged = [entry for entry in review if entry.video == video]
-    events = without_false_alarms(inherit_categories(events, old.events), judged)
+    events = without_false_alarms(with_categories(events, table, old.events), judged)
     document = replace(old, thresholds=thresholds, events=tuple(events))
     if scratch is not None:
         with scratch.replace(layout.events(video)) as path:

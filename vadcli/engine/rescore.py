@@ -10,10 +10,10 @@ from dataclasses import replace
 import numpy as np
 
 from vadcli import __version__
-from vadcli.cutting import cut_events
+from vadcli.cutting import categorised, cut_events
 from vadcli.engine.job import Decision, ScanJob, Task
 from vadcli.engine.plan import WorkUnit
-from vadcli.engine.results import every_row, with_categories
+from vadcli.engine.results import category_columns, every_row
 from vadcli.errors import DocumentError
 from vadcli.store.checkpoint import Checkpoint
 from vadcli.store.embeddings import (
@@ -107,10 +107,11 @@ def rescore(job: ScanJob, unit: WorkUnit, decision: Decision, model: CameraModel
     raw = job.embedder.score_embeddings(stored.embeddings, model)
     scores = job.detector.finish(RawTrack(info, table.timestamp[rows], raw, model))
     score, logit = every_row(scores.logit, table.sampled)
-    table = replace(table, score=score, logit=logit)
+    own = category_columns(scores, job.detector.categories, table.sampled)
+    table = replace(table, score=score, logit=logit, **own)
     thresholds = job.rules.of_video(unit.video)
     events = job.rules.judged(unit.video, cut_events(table, thresholds, duration_s=shown_s(table, metadata.video)))
-    events = with_categories(job, events, scores, table.sampled) or events
+    events = categorised(events, table)
     calibration = job.detector.calibration
     state = ScanState(document.scan.status, decision.fingerprint, decision.source)
     document = replace(

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,22 +79,18 @@ def every_row(logit: FloatArray, sampled: BoolArray) -> tuple[FloatArray, FloatA
     return score, spread
 
 
-def with_categories(job: ScanJob, events: list[Event], scores: FrameScores, sampled: BoolArray) -> list[Event]:
-    """Return the events with their categories; an empty list if the detector gives no score per category."""
+def category_columns(scores: FrameScores, names: Sequence[str], sampled: BoolArray) -> dict[str, Any]:
+    """Return the fields of `ScoreTable` with the scores of each category, if the detector gives any.
+
+    Args:
+        scores: of the sampled frames.
+        names: the detector's categories.
+        sampled: (N,) bool, True in the sampled rows.
+    """
     if scores.by_category is None:
-        return []
-    names = job.detector.categories
-    rows = np.flatnonzero(sampled)
-    found = []
-    for event in events:
-        inside = (rows >= event.start_frame) & (rows < event.end_frame)
-        if not inside.any():  # a short event between two sampled frames shows the score of the frame before it
-            before = int(np.searchsorted(rows, event.start_frame, side="right")) - 1
-            inside = np.arange(len(rows)) == max(0, before)
-        peaks = scores.by_category[inside].max(axis=0).astype(np.float64)
-        listed = {name: round(float(score), 6) for name, score in zip(names, 1.0 / (1.0 + np.exp(-peaks)), strict=True)}
-        found.append(replace(event, category=names[int(np.argmax(peaks))], category_scores=listed))
-    return found
+        return {"category_names": (), "category_scores": None}
+    columns = [every_row(logit, sampled)[0] for logit in scores.by_category.T]
+    return {"category_names": tuple(names), "category_scores": np.stack(columns, axis=1)}
 
 
 def carry_forward(values: FloatArray, sampled: NDArray[np.bool_]) -> FloatArray:

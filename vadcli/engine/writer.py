@@ -8,15 +8,15 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vadcli.cutting import cut_events
+from vadcli.cutting import categorised, cut_events
 from vadcli.engine.job import ScanJob, Task
 from vadcli.engine.rescore import write_vectors
 from vadcli.engine.results import (
     Columns,
+    category_columns,
     every_row,
     first_complaint,
     hidden_pixels,
-    with_categories,
     write_failure,
     write_files,
     write_masks,
@@ -160,7 +160,7 @@ class VideoWriter:
         events = rules.judged(video, cut_events(table, thresholds, duration_s=duration_s))
         boxes = write_masks(self.job, self.task, self.info, stored=stored, columns=columns, events=events)
         events = rules.judged(video, cut_events(table, thresholds, duration_s=duration_s, boxes=boxes))
-        events = with_categories(self.job, events, scores, columns.sampled) or self._attributed(events, table)
+        events = self._attributed(events, table) if table.category_scores is None else categorised(events, table)
         result = replace(self._result(end, columns, scores.moving_camera), events=len(events))
         write_vectors(self.job, self.task, stored=stored, table=table)
         write_files(self.job, self.task, self.info, stored=stored, table=table, events=events, result=result)
@@ -183,7 +183,15 @@ class VideoWriter:
         finished = self.job.detector.finish(track)
         score, logit = every_row(finished.logit, columns.sampled)
         table = ScoreTable(
-            self.task.unit.video, columns.frame_index, columns.pts, timestamp, score, logit, columns.sampled, columns.decode_ok
+            video=self.task.unit.video,
+            frame_index=columns.frame_index,
+            pts=columns.pts,
+            timestamp=timestamp,
+            score=score,
+            logit=logit,
+            sampled=columns.sampled,
+            decode_ok=columns.decode_ok,
+            **category_columns(finished, self.job.detector.categories, columns.sampled),
         )
         return table, finished
 

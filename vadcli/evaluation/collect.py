@@ -237,10 +237,10 @@ def _add_rows(got: _Gathered, table: ScoreTable, metadata: ScoresMetadata, label
     for span in spans:
         if span.category is not None:
             got.categories.setdefault(span.category, []).append((got.rows + span.start_frame, got.rows + span.end_frame))
-    for name, scores in stored_category_scores(table, metadata).items():
-        if (key := name.casefold()) in got.wanted:
+    for number, name in enumerate(table.category_names):
+        if table.category_scores is not None and (key := name.casefold()) in got.wanted:
             # The copy frees the scores of the categories that the truth does not have.
-            got.category_scores.setdefault(key, []).append(np.array(scores, np.float32))
+            got.category_scores.setdefault(key, []).append(table.category_scores[:, number].copy())
     got.rows += len(table)
 
 
@@ -279,13 +279,6 @@ def _categories(got: _Gathered) -> dict[str, BoolArray]:
         for start, end in spans:
             found[name][start:end] = True
     return found
-
-
-def stored_category_scores(table: ScoreTable, metadata: ScoresMetadata) -> dict[str, FloatArray]:
-    """Return (N,) float32 scores in [0, 1] per category of the scan; empty if it stored none."""
-    # (N, C); files without these columns stay readable.
-    by_category = getattr(table, "by_category", None)
-    return {} if by_category is None else dict(zip(metadata.categories, by_category.T, strict=True))
 
 
 def _category_scores(got: _Gathered) -> dict[str, FloatArray]:

@@ -35,6 +35,8 @@ _ENCODINGS = {
     "score": "PLAIN",
     "logit": "PLAIN",
 }
+CATEGORY_COLUMN = "score:"
+"""How the name of a column with the scores of one category begins; the category's name follows."""
 _RESCAN = "scan the video again with --force"
 
 
@@ -131,8 +133,16 @@ def write_scores(path: Path, table: ScoreTable, metadata: ScoresMetadata) -> Non
         pa.array(table.decode_ok, pa.bool_()),
     ]
     arrow = pa.Table.from_arrays(columns, schema=SCHEMA.with_metadata(metadata.to_keys()))
+    for number, name in enumerate(table.category_names):
+        assert table.category_scores is not None
+        arrow = arrow.append_column(
+            pa.field(CATEGORY_COLUMN + printable(name), pa.float32(), nullable=False),
+            pa.array(np.ascontiguousarray(table.category_scores[:, number]), pa.float32()),
+        )
+    # Rows that are not sampled repeat the score before them, so a dictionary makes the columns of categories small.
+    repeated = ["video", *arrow.schema.names[len(SCHEMA) :]]
     with path.open("wb") as file:
-        pq.write_table(arrow, file, compression="zstd", use_dictionary=["video"], column_encoding=_ENCODINGS)
+        pq.write_table(arrow, file, compression="zstd", use_dictionary=repeated, column_encoding=_ENCODINGS)
 
 
 def read_scores(path: Path) -> tuple[ScoreTable, ScoresMetadata]:
@@ -145,7 +155,9 @@ def read_scores(path: Path) -> tuple[ScoreTable, ScoresMetadata]:
         with path.open("rb") as file:
             parquet = pq.ParquetFile(file)
             metadata = ScoresMetadata.from_keys(_keys(parquet))
-            arrow = parquet.read(columns=SCHEMA.names, use_threads=False)
+            names = parquet.schema_arrow.names
+            own = [name for name in names if name.startswith(CATEGORY_COLUMN)]
+            arrow = parquet.read(columns=[*SCHEMA.names, *own], use_threads=False)
         return _table(arrow), metadata
     except OSError as error:
         raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=_RESCAN) from error
@@ -201,12 +213,16 @@ def _keys(parquet: pq.ParquetFile) -> dict[str, str]:
 
 
 def _table(arrow: pa.Table) -> ScoreTable:
+    own = arrow.drop_columns(SCHEMA.names)
     arrow = arrow.select(SCHEMA.names).cast(SCHEMA).combine_chunks()
     videos = arrow.column("video").unique().to_pylist()
     if len(videos) > 1:
         raise ValueError(f"rows of {len(videos)} videos in one file")
     columns = {name: arrow.column(name).to_numpy() for name in SCHEMA.names[1:]}
-    return ScoreTable(video=videos[0] if videos else "", **columns)
+    if own.num_columns:
+        columns["category_scores"] = np.stack([column.to_numpy() for column in own.columns], axis=1).astype(np.float32)
+    categories = tuple(name.removeprefix(CATEGORY_COLUMN) for name in own.column_names)
+    return ScoreTable(video=videos[0] if videos else "", category_names=categories, **columns)
 
 
 def _one_line(error: Exception) -> str:

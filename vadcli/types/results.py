@@ -62,6 +62,8 @@ class ScoreTable(RowTable):
         logit: (N,) float32.
         sampled: (N,) bool, True for sampled frames; the other rows repeat the score of the last sampled frame.
         decode_ok: (N,) bool, False if the decoder skipped the frame or concealed damage in it.
+        category_names: the C categories that have a score of their own; empty if the detector gives none.
+        category_scores: (N, C) float32 in [0, 1], one column per category; None if there are none.
     """
 
     video: str
@@ -72,6 +74,8 @@ class ScoreTable(RowTable):
     logit: FloatArray
     sampled: BoolArray
     decode_ok: BoolArray
+    category_names: tuple[str, ...] = ()
+    category_scores: FloatArray | None = None
 
     def __post_init__(self) -> None:
         n = len(self.frame_index)
@@ -82,6 +86,9 @@ class ScoreTable(RowTable):
             raise ValueError(f"{self.video}: frame_index must run from 0 without gaps")
         if n and not (float(self.score.min()) >= 0.0 and float(self.score.max()) <= 1.0):
             raise ValueError(f"{self.video}: scores must lie in [0, 1]")
+        categories = 0 if self.category_scores is None else self.category_scores.shape[1]
+        if categories != len(self.category_names):
+            raise ValueError(f"{self.video}: {categories} columns of scores for {len(self.category_names)} categories")
 
 
 class MaskRows(StrEnum):
