@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from tests.detectors.films import HEIGHT_PX, RUN_PX, WIDTH_PX, clips_of, film, fit, put, scan, street, texture
+from vadcli.detectors.motion import MotionOptions, scoring
+from vadcli.detectors.motion import detector as motion_detector
+from vadcli.detectors.motion.background import grid_for
+from vadcli.detectors.motion.camera import FittedCamera
 from vadcli.detectors.motion.detector import MotionDetector
+from vadcli.detectors.motion.kept import KeptClips
 from vadcli.types import CameraModel, CameraSample, ClipBatch
 
 FRAMES = 96
@@ -180,6 +185,42 @@ def test_another_night_changes_no_score(detector: MotionDetector) -> None:
     first = scan(detector, street(FRAMES, seed=3), model).score
     scan(detector, street(FRAMES, seed=8, runner=range(10, 60)), model)
     np.testing.assert_array_equal(scan(detector, street(FRAMES, seed=3), model).score, first)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_a_fit_measured_is_used_again_and_changes_no_score(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = clips_of(street(FRAMES, seed=3, runner=range(40, 60)), length=32, overlap=1)
+    fitting, fresh = MotionDetector(), MotionDetector()
+    fitting.parallel = threads
+    model = fitting.fit(CameraSample("c", tuple(clips), seed=0))
+    measured: list[int] = []
+    measure = scoring.measure
+    monkeypatch.setattr(motion_detector, "measure", lambda *given, **named: measured.append(1) or measure(*given, **named))
+    for clip in clips:
+        batch = ClipBatch.of([clip], [model])
+        once, again, anew = fitting.score(batch), fitting.score(batch), fresh.score(batch)
+        for found in (again, anew):
+            np.testing.assert_array_equal(once.raw, found.raw)
+            np.testing.assert_array_equal(once.mask, found.mask)
+    assert len(measured) == 2 * len(clips)  # `once` was not measured
+
+
+def test_measurements_that_do_not_fit_into_memory_are_dropped() -> None:
+    clip = clips_of(street(32, seed=3), length=32, overlap=1)[0]
+    grid = grid_for(*clip.frames.shape[1:3], 4, 2.0)
+    maps = scoring.measure(
+        clip.frames[..., 0],
+        timestamp=clip.timestamp,
+        seen=clip.valid,
+        fitted=FittedCamera(),
+        grid=grid,
+        options=MotionOptions(),
+    )
+    size = maps.velocity.nbytes + maps.speed.nbytes + maps.disorder.nbytes + maps.speed.nbytes
+    kept = KeptClips(2 * size)
+    for key in (b"a", b"b", b"c"):
+        kept.put(key, (maps, maps.speed))
+    assert [kept.take(key) is None for key in (b"a", b"b", b"c", b"c")] == [True, False, False, True]
 
 
 def test_the_seed_decides_which_cells_are_remembered(detector: MotionDetector) -> None:

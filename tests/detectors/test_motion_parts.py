@@ -16,6 +16,7 @@ from vadcli.detectors.motion.background import (
     learn_scenes,
     likeness,
     match_light,
+    median_of,
 )
 from vadcli.detectors.motion.camera import FittedCamera, Levels, RaritySamples, Scene, from_model, rarity, to_model
 from vadcli.detectors.motion.features import DenseFlow, repeated_rows
@@ -90,6 +91,13 @@ def test_a_still_camera_and_noise_are_no_camera_motion() -> None:
     found = camera_flow(noise, picture)
     assert found is None or not found[1]
     assert camera_flow(moving_camera("pan"), np.full((30, 40), 90, dtype=np.float32)) is None
+
+
+@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=40), st.sampled_from([np.float32, np.float64]))
+def test_the_fast_median_is_the_median(values: list[float], kind: type) -> None:
+    given_values = np.array(values, kind)
+    found, expected = median_of(given_values), np.median(given_values)
+    assert (found, found.dtype) == (expected, expected.dtype)
 
 
 @given(st.floats(0.6, 1.8), st.floats(-40, 40))

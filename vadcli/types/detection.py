@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -130,7 +131,7 @@ class CameraModel:
         version, regions = int(document["version"]), str(document.get("regions", ""))
         return cls(document["camera"], document["detector"], version, arrays, document["values"], footage, regions)
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Hash of everything that changes scores."""
         text = json.dumps(self._scoring_json(), sort_keys=True, ensure_ascii=True)

@@ -99,8 +99,12 @@ def rarity(query: FloatArray, samples: RaritySamples, *, video: int, time_s: flo
     if len(known) < FEWEST_SAMPLES or not len(query):
         return np.zeros(len(query), dtype=np.float32)
     rank = min(len(known) - 1, round(options.neighbour_share * len(known)))
-    square = np.sum(query**2, axis=1)[:, None] + np.sum(known**2, axis=1)[None, :] - 2.0 * (query @ known.T)
-    return np.asarray(np.sqrt(np.maximum(np.partition(square, rank, axis=1)[:, rank], 0.0)), dtype=np.float32)
+    # In place, because new memory for the (Q, M) distances costs as much as their arithmetic.
+    square, twice = np.sum(query**2, axis=1)[:, None] + np.sum(known**2, axis=1)[None, :], query @ known.T
+    twice *= 2.0
+    square -= twice
+    square.partition(rank, axis=1)
+    return np.asarray(np.sqrt(np.maximum(square[:, rank], 0.0)), dtype=np.float32)
 
 
 SPEED_REFERENCE = 2.5

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -13,9 +16,12 @@ from vadcli.detectors.calibration import CALIBRATION, logit_of, sigmoid
 from vadcli.detectors.motion import MODEL_VERSION, MotionOptions
 from vadcli.detectors.motion.background import grid_for
 from vadcli.detectors.motion.camera import from_model, to_model
-from vadcli.detectors.motion.scoring import channels_of, fit_camera, measure, peaks
+from vadcli.detectors.motion.kept import KeptClips, clip_key
+from vadcli.detectors.motion.scoring import channels_of, fit_camera, measure, peaks, rarities
 from vadcli.detectors.smoothing import smooth
 from vadcli.types import (
+    BoolArray,
+    ByteArray,
     Calibration,
     CameraModel,
     CameraSample,
@@ -29,11 +35,43 @@ from vadcli.types import (
     RawTrack,
     SizeRule,
     Thresholds,
+    TimeArray,
 )
+from vadcli.video.loader import core_count
 
-# The matrices here are small. Several BLAS threads would compete with the decoders for cores, and
-# matrix products would take a hundred times longer. So one thread computes them.
-_BLAS = ThreadpoolController()
+MOST_THREADS = 8
+"""More threads than this wait for one another, because parts of the scoring are Python."""
+
+
+class _OneBlasThread:
+    """While a thread is inside, BLAS uses one thread per product; the limit holds for the whole process.
+
+    The matrices here are small. Several BLAS threads would compete with the decoders for cores, and
+    matrix products would take a hundred times longer.
+    """
+
+    def __init__(self) -> None:
+        self._blas = ThreadpoolController()
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._limit: Any = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._limit = self._blas.limit(limits=1, user_api="blas")
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    self._limit.restore_original_limits()
+
+
+_one_blas_thread = _OneBlasThread()
 
 CHANNELS = ("speed", "disorder", "rarity", "together", "camera_px", "usable")
 
@@ -56,10 +94,11 @@ class MotionDetector:
     fits_camera = True
     mask_scale = MaskScale.SCORE
     batch_size = 1
-    parallel = 1
 
     def __init__(self, options: MotionOptions | None = None) -> None:
         self.options = options or MotionOptions()
+        self.parallel = min(core_count(), MOST_THREADS)
+        self._kept = KeptClips()
         self.needs = ClipNeeds(
             frames=self.options.clip_frames,
             overlap=1,
@@ -80,9 +119,15 @@ class MotionDetector:
         """
         if all(len(clip.frames) < 2 for clip in sample.clips):
             return None
-        with _BLAS.limit(limits=1, user_api="blas"):
-            model = to_model(fit_camera(sample, self.options), sample.camera, self.name)
-        return model if self.options.min_size is None else replace(model, values={**model.values, **self._sizes})
+        with _one_blas_thread():
+            fitted, measured = fit_camera(sample, self.options, threads=self.parallel)
+        model = to_model(fitted, sample.camera, self.name)
+        model = replace(model, values={**model.values, **self._sizes})
+        for one in measured:
+            if len(one.clip.frames) == self.needs.frames and one.rare is not None:  # bursts are shorter than clips
+                key = self._key(one.clip.frames[..., 0], one.clip.timestamp, one.clip.valid, one.clip.video, model)
+                self._kept.put(key, (one.maps, one.rare))
+        return model
 
     def accepts(self, model: CameraModel) -> bool:
         """Returns False if a camera model was fitted with another `min_size`."""
@@ -90,7 +135,7 @@ class MotionDetector:
 
     def score(self, batch: ClipBatch) -> ClipScores:
         """Returns raw scores (B, T, 6), see CHANNELS, and calibrated masks (B, T, h, w)."""
-        with _BLAS.limit(limits=1, user_api="blas"):
+        with _one_blas_thread():
             rows = [self._score_row(batch, row) for row in range(len(batch.videos))]
         raw, mask = (np.stack(part) for part in zip(*rows, strict=True))
         return ClipScores(raw, mask)
@@ -123,14 +168,23 @@ class MotionDetector:
         """The smallest size, for models and fingerprints. They have no such value if it is not set, as in older versions."""
         return {} if self.options.min_size is None else {"min_size": self.options.min_size}
 
+    def _key(self, frames: ByteArray, timestamp: TimeArray, valid: BoolArray, video: str, model: CameraModel | None) -> bytes:
+        return clip_key(frames, timestamp, valid, video=video, model=model.sha256 if model else "")
+
     def _score_row(self, batch: ClipBatch, row: int) -> tuple[FloatArray, FloatArray]:
         frames, timestamp = batch.frames[row, ..., 0], batch.timestamp[row]
         grid = grid_for(*frames.shape[1:], self.options.cell_px, self.options.blur_cells)
         fitted = from_model(batch.models[row])
         seen = batch.valid[row].copy()
         seen[: self.needs.overlap] = True
-        maps = measure(frames, timestamp=timestamp, seen=seen, fitted=fitted, grid=grid, options=self.options)
-        found = channels_of(maps, video=batch.videos[row], fitted=fitted, options=self.options)
+        kept = None
+        if len(self._kept):
+            kept = self._kept.take(self._key(frames, timestamp, batch.valid[row], batch.videos[row], batch.models[row]))
+        if kept is None:
+            maps = measure(frames, timestamp=timestamp, seen=seen, fitted=fitted, grid=grid, options=self.options)
+            kept = maps, rarities(maps, video=batch.videos[row], fitted=fitted, options=self.options)
+        maps, rare = kept
+        found = channels_of(maps, rare, fitted)
         together = found.together(fitted)
         highest = [peaks(cells) for cells in (maps.speed, maps.disorder, found.rarity, together)]
         raw = np.stack([*highest, maps.camera_px, maps.usable.astype(np.float32)], axis=-1)

@@ -5,8 +5,10 @@ This file has two parts, in this order: scoring, fitting.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -71,16 +73,28 @@ def measure(
     return without_small(maps, frames, seen=seen, min_size=options.min_size)
 
 
-def channels_of(maps: ClipMaps, *, video: str, fitted: FittedCamera, options: MotionOptions) -> Channels:
-    """Returns how much each cell moves and how rare that is."""
-    motion, rare = np.empty_like(maps.speed), np.zeros_like(maps.speed)
+def rarities(maps: ClipMaps, *, video: str, fitted: FittedCamera, options: MotionOptions) -> FloatArray:
+    """Returns (T, h, w) float32: the distance to the usual moving cells of the scene, in scaled units.
+
+    It depends on the camera's backgrounds, units and samples, but not on its levels.
+    """
+    rare = np.zeros_like(maps.speed)
+    if fitted.samples is None:
+        return rare
+    for scene in np.unique(maps.scene[maps.scene >= 0]).tolist():
+        rows, own = maps.scene == scene, fitted.samples.of_scene(scene)
+        rare[rows] = _rarity(maps, rows, own, video=video, unit=fitted.levels(scene).unit, options=options)
+    return rare
+
+
+def channels_of(maps: ClipMaps, rare: FloatArray, fitted: FittedCamera) -> Channels:
+    """Returns how much each cell moves and how rare that is; `rare` comes from `rarities`."""
+    motion, rarity_map = np.empty_like(maps.speed), np.empty_like(maps.speed)
     for scene in np.unique(maps.scene).tolist():
         rows, usual = maps.scene == scene, fitted.levels(scene)
         motion[rows] = np.hypot(maps.speed[rows] / usual.speed, maps.disorder[rows] / usual.disorder)
-        if scene >= 0 and fitted.samples is not None:
-            own = fitted.samples.of_scene(scene)
-            rare[rows] = _rarity(maps, rows, own, video=video, unit=usual.unit, options=options) / usual.rarity
-    return Channels(motion, rare)
+        rarity_map[rows] = rare[rows] / usual.rarity
+    return Channels(motion, rarity_map)
 
 
 def peaks(cells: FloatArray) -> FloatArray:
@@ -107,9 +121,18 @@ def _rarity(
 
 
 @dataclass(frozen=True)
-class _Burst:
+class Measured:
+    """A clip of the sample with its measurements, which scoring would repeat.
+
+    Attributes:
+        clip: the clip.
+        maps: its maps, with the backgrounds of the fitted camera.
+        rare: (T, h, w) float32 from `rarities`; None before the camera has samples.
+    """
+
     clip: Clip = field(repr=False)
     maps: ClipMaps
+    rare: FloatArray | None = field(default=None, repr=False)
 
     @property
     def moving_rows(self) -> tuple[BoolArray, IndexArray]:
@@ -117,35 +140,59 @@ class _Burst:
         moving = (self.maps.speed > MOVING_PX) & (self.maps.scene >= 0)[:, None, None]
         return moving, np.nonzero(moving)[0]
 
+    def channels(self, fitted: FittedCamera) -> Channels:
+        """Returns `channels_of` this clip."""
+        assert self.rare is not None
+        return channels_of(self.maps, self.rare, fitted)
 
-def fit_camera(sample: CameraSample, options: MotionOptions) -> FittedCamera:
-    """Returns the camera fitted to a sample of its clips.
+
+def fit_camera(sample: CameraSample, options: MotionOptions, *, threads: int = 1) -> tuple[FittedCamera, list[Measured]]:
+    """Returns the camera fitted to a sample of its clips, and the measurements of these clips.
 
     The steps fit the scenes, their units, the samples of moving cells, the usual
     values and the tail, in this order. Each step uses the results of the steps before it.
+
+    Args:
+        sample: the clips.
+        options: the detector's options.
+        threads: how many threads measure clips; it does not change the result.
     """
     clips = [clip for clip in sample.clips if len(clip.frames) > 1]
     if not clips:
-        return FittedCamera()
+        return FittedCamera(), []
     fitted = FittedCamera(scenes=_scenes(clips, options))
-    bursts = [_measured(clip, fitted, options) for clip in clips]
-    fitted = replace(fitted, scenes=_with_units(fitted.scenes, bursts))
-    fitted = replace(fitted, samples=_draw(fitted, bursts, sample.seed, options))
+    measured = _in_threads(lambda clip: _measured(clip, fitted, options), clips, threads)
+    united = replace(fitted, scenes=_with_units(fitted.scenes, measured))
+    drawn = replace(united, samples=_draw(united, measured, sample.seed, options))
+
+    def with_rarity(one: Measured) -> Measured:
+        return replace(one, rare=rarities(one.maps, video=one.clip.video, fitted=drawn, options=options))
+
+    measured = _in_threads(with_rarity, measured, threads)
     footage = _footage(clips)
-    fitted = _with_usual(fitted, bursts, options, footage)
-    return replace(fitted, tail=_tail(fitted, bursts, footage, options))
+    levelled = _with_usual(drawn, measured, footage)
+    return replace(levelled, tail=_tail(levelled, measured, footage, options)), measured
+
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+def _in_threads(function: Callable[[_In], _Out], items: Iterable[_In], threads: int) -> list[_Out]:
+    with ThreadPoolExecutor(threads, thread_name_prefix="fit") as pool:
+        return list(pool.map(function, items))
 
 
 def _grid(clip: Clip, options: MotionOptions) -> CellGrid:
     return grid_for(*clip.frames.shape[1:3], options.cell_px, options.blur_cells)
 
 
-def _measured(clip: Clip, fitted: FittedCamera, options: MotionOptions) -> _Burst:
+def _measured(clip: Clip, fitted: FittedCamera, options: MotionOptions) -> Measured:
     seen = clip.valid.copy()
     seen[0] = True
     grid = _grid(clip, options)
     maps = measure(clip.frames[..., 0], timestamp=clip.timestamp, seen=seen, fitted=fitted, grid=grid, options=options)
-    return _Burst(clip, maps)
+    return Measured(clip, maps)
 
 
 def _scenes(clips: Sequence[Clip], options: MotionOptions) -> tuple[Scene, ...]:
@@ -162,7 +209,7 @@ def _scenes(clips: Sequence[Clip], options: MotionOptions) -> tuple[Scene, ...]:
     return tuple(scenes)
 
 
-def _with_units(scenes: Sequence[Scene], bursts: Sequence[_Burst]) -> tuple[Scene, ...]:
+def _with_units(scenes: Sequence[Scene], bursts: Sequence[Measured]) -> tuple[Scene, ...]:
     """Returns the scenes with the units of their velocities."""
     made = []
     for number, scene in enumerate(scenes):
@@ -173,7 +220,7 @@ def _with_units(scenes: Sequence[Scene], bursts: Sequence[_Burst]) -> tuple[Scen
     return tuple(made)
 
 
-def _draw(fitted: FittedCamera, bursts: Sequence[_Burst], seed: int, options: MotionOptions) -> RaritySamples | None:
+def _draw(fitted: FittedCamera, bursts: Sequence[Measured], seed: int, options: MotionOptions) -> RaritySamples | None:
     """Draws moving cells, at most the same number from each burst, so that a busy one does not dominate."""
     rng = np.random.default_rng(seed)
     share = -(-options.samples // len(bursts))
@@ -193,13 +240,12 @@ def _draw(fitted: FittedCamera, bursts: Sequence[_Burst], seed: int, options: Mo
     return RaritySamples(np.concatenate(features), np.concatenate(scenes), np.concatenate(videos), np.concatenate(times))
 
 
-def _with_usual(fitted: FittedCamera, bursts: Sequence[_Burst], options: MotionOptions, footage: FittedTime) -> FittedCamera:
+def _with_usual(fitted: FittedCamera, bursts: Sequence[Measured], footage: FittedTime) -> FittedCamera:
     """Returns the camera with the usual levels of each scene. Other views get the levels of all scenes together."""
     usable = np.concatenate([burst.maps.usable for burst in bursts])
     scene = np.concatenate([burst.maps.scene for burst in bursts])[usable]
     # Levels have no usual rarity yet: its reference is 1, so this is the rarity in scaled units.
-    rarities = [channels_of(burst.maps, video=burst.clip.video, fitted=fitted, options=options).rarity for burst in bursts]
-    highest = [[peaks(each) for each in (b.maps.speed, b.maps.disorder, r)] for b, r in zip(bursts, rarities, strict=True)]
+    highest = [[peaks(each) for each in (b.maps.speed, b.maps.disorder, b.channels(fitted).rarity)] for b in bursts]
     speed, disorder, rare = (np.concatenate(values)[usable] for values in zip(*highest, strict=True))
 
     def level(levels: Levels, rows: BoolArray) -> Levels:
@@ -220,13 +266,13 @@ def _with_usual(fitted: FittedCamera, bursts: Sequence[_Burst], options: MotionO
 
 def _tail(
     fitted: FittedCamera,
-    bursts: Sequence[_Burst],
+    bursts: Sequence[Measured],
     footage: FittedTime,
     options: MotionOptions,
 ) -> Tail:
     frames = [
         smooth(
-            peaks(channels_of(burst.maps, video=burst.clip.video, fitted=fitted, options=options).together(fitted)),
+            peaks(burst.channels(fitted).together(fitted)),
             timestamp=burst.clip.timestamp,
             usable=burst.maps.usable,
             sigma_s=options.smoothing_s,
