@@ -12,9 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests import commands
+from tests.detectors.test_detector_contract import batch_of, make_clip
 from tests.patience import PATIENCE_S
 from tools.tiny_world import SyntheticWorld, WorldOptions
 from tools.tiny_world.videos import VideoOptions, write_videos
+from vadcli import detectors
+from vadcli.detectors.lavida import LavidaOptions
 from vadcli.metrics import FrameSet, frame_auc
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "coloured_shapes.py"
@@ -67,6 +70,17 @@ def test_a_scan_says_what_the_checkpoint_is_not_for(tmp_path: Path) -> None:
     page = vadcli("report", tmp_path / "out", "--format", "markdown").stdout
     assert caveat in page
     assert "Looked for: red star" in page
+
+
+LOGITS = (-7.0363, -6.9226, -6.7854, -6.9498, -7.0392, -7.0584, -6.7813, -6.8996)
+"""What the checkpoint gave when Qwen2-VL's code was still a part of LAVIDA's folder."""
+
+
+def test_the_scores_are_those_of_the_first_version() -> None:
+    options = LavidaOptions(categories="red star, blue ring", model="lavida-tiny", device="cpu")
+    detector = detectors.load("lavida", options)
+    scores = detector.score(batch_of([make_clip(detector, seed=0, video="a.mp4", size=(48, 64))], [None]))
+    np.testing.assert_allclose(scores.raw[0, :, 0], LOGITS, rtol=0, atol=2e-3)
 
 
 def example(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -63,7 +63,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "matplotlib": ("evaluation",),
     "threadpoolctl": ("detectors/motion",),
     "torch": ("detectors/", "engine/runner", "doctor", "bench", "train/", "weights_check/"),
-    "transformers": ("detectors/lavida/", "detectors/encoders/", "detectors/loading"),
+    "transformers": ("detectors/lavida/", "detectors/mllm/", "detectors/encoders/", "detectors/loading"),
     "tokenizers": ("detectors/lavida/text",),
     "sam2": ("detectors/lavida/sam2_package", "doctor"),
     "safetensors": ("detectors/lavida/", "weights", "train/"),
@@ -179,6 +179,7 @@ MODEL_MAY_IMPORT = {
     "sam2",  # the second backend
     "numpy",
     "vadcli.detectors.lavida",
+    "vadcli.detectors.mllm",
     "vadcli.errors",
     "vadcli.types",
 }
@@ -199,9 +200,9 @@ PURE |= {"bisect", "inspect", "math", "operator", "re", "threading", "types", "t
 
 def test_lavidas_model_knows_no_path_no_video_and_no_command() -> None:
     for name, tree in modules():
-        if not name.startswith("detectors/lavida/"):
+        if not name.startswith(("detectors/lavida/", "detectors/mllm/")):
             continue
-        file = name.removeprefix("detectors/lavida/")
+        file = name.rpartition("/")[2]
         if file in IMPORTERS:
             continue
         bridge = file in BRIDGES

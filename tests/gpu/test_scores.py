@@ -12,8 +12,8 @@ import torch
 from tests.detectors.lavida.models import tiny_folder
 from tests.gpu.models import CATEGORIES, batch_of, clips, converted, mid, tiny_detector, with_ratio
 from vadcli.detectors.batching import ScoringPool
-from vadcli.detectors.lavida.compress import CompressionOptions, compress
 from vadcli.detectors.lavida.config import LavidaConfig, load_preset
+from vadcli.detectors.mllm.compress import CompressionOptions, compress
 
 HALF_TOLERANCE = 0.005
 """Largest difference of a frame's score between fp16 and fp32 if the same tokens are kept."""

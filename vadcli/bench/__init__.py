@@ -28,7 +28,7 @@ from vadcli.bench.usage import (
     peak_over,
 )
 from vadcli.detectors.lavida.detector import LavidaDetector
-from vadcli.detectors.lavida.running import dtype_for, untimed
+from vadcli.detectors.running import dtype_for, untimed
 from vadcli.errors import VideoError
 from vadcli.types import Clip, ClipBatch
 from vadcli.types.media import how_many

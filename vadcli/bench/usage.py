@@ -25,7 +25,7 @@ import torch
 from vadcli.detectors.lavida.checkpoint import random_model
 from vadcli.detectors.lavida.config import LavidaConfig, load_preset, preset_names
 from vadcli.detectors.lavida.detector import LavidaDetector
-from vadcli.detectors.lavida.running import devices_for, dtype_for
+from vadcli.detectors.running import devices_for, dtype_for
 from vadcli.errors import DeviceError, VadcliError
 from vadcli.types.media import size_text
 from vadcli.video.ffmpeg import ffmpeg_path, process_trees

@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vadcli.detectors.lavida.masks import ImageFeatures
-from vadcli.detectors.lavida.mllm import VisualTokens
 from vadcli.detectors.lavida.model import EncodedClips, Lavida, LavidaOutput
 from vadcli.detectors.lavida.projector import Prompts
-from vadcli.detectors.lavida.text import PromptTokens, TextEncoder, build_prompt
+from vadcli.detectors.lavida.text import TextEncoder, build_prompt
+from vadcli.detectors.mllm.qwen import PromptTokens, VisualTokens
 from vadcli.errors import UsageError
 from vadcli.train.losses import IGNORED, Losses, LossWeights, anomaly_loss, answer_loss, names_loss
 from vadcli.train.samples import ExposureSample

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vadcli.detectors.lavida.compress import (
+from vadcli.detectors.mllm.compress import (
     CompressionOptions,
     assign,
     compress,

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from tests.detectors.lavida.models import PRESET, films, tiny
 from vadcli.detectors.lavida.checkpoint import random_model
-from vadcli.detectors.lavida.compress import CompressionOptions
 from vadcli.detectors.lavida.config import load_preset
-from vadcli.detectors.lavida.mllm import MultimodalLM, VisualTokens
-from vadcli.detectors.lavida.pixels import PatchGrid, qwen_patches
-from vadcli.detectors.lavida.text import VIDEO, PromptTokens, build_prompt
+from vadcli.detectors.lavida.text import build_prompt
+from vadcli.detectors.mllm.compress import CompressionOptions
+from vadcli.detectors.mllm.pixels import PatchGrid, qwen_patches
+from vadcli.detectors.mllm.qwen import VIDEO, MultimodalLM, PromptTokens, VisualTokens
 
 WHOLE = CompressionOptions(ratio=1.0)
 FIFTH = CompressionOptions(ratio=0.2)

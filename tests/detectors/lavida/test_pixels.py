@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from vadcli.detectors.lavida.pixels import (
+from vadcli.detectors.mllm.pixels import (
     CLIP_MEAN,
     CLIP_STD,
     IMAGENET_MEAN,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vadcli.detectors.lavida.running import MOST_CLIPS, Runner, batch_for, devices_for, dtype_for
+from vadcli.detectors.running import MOST_CLIPS, Runner, batch_for, devices_for, dtype_for
 from vadcli.errors import DeviceError
 
 CPU = torch.device("cpu")

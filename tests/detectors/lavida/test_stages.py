@@ -13,7 +13,7 @@ import torch
 from tests.detectors.lavida.models import films
 from vadcli.detectors.lavida import LavidaOptions
 from vadcli.detectors.lavida.detector import LavidaDetector
-from vadcli.detectors.lavida.running import untimed
+from vadcli.detectors.running import untimed
 from vadcli.types import ClipBatch
 
 STAGES = ["copy", "pixels", "vision tower", "compression", "sam2 encoder", "llm", "projector", "sam2 decoder", "fetch"]

@@ -19,8 +19,8 @@ from transformers import AutoConfig, AutoTokenizer
 from vadcli import weights
 from vadcli.detectors.encoders import NOT_WHOLE, weight_files
 from vadcli.detectors.encoders.pixels import PixelRules, read_rules
-from vadcli.detectors.lavida.running import devices_for, dtype_for
 from vadcli.detectors.loading import as_weights_error, quiet
+from vadcli.detectors.running import devices_for, dtype_for
 from vadcli.errors import UsageError, WeightsError
 from vadcli.types import ByteArray, FloatArray
 from vadcli.weights.checksums import HEADER_LENGTH_BYTES

@@ -9,21 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vadcli.detectors.mllm import CompressionOption, is_mllm
 from vadcli.errors import UsageError, WeightsError
-from vadcli.options.groups import DEFAULT_MODEL, HOW, DetectorOptions, option
+from vadcli.options.groups import DEFAULT_MODEL, HOW, option
 
 
 @dataclass(frozen=True)
-class LavidaOptions(DetectorOptions):
+class LavidaOptions(CompressionOption):
     """The options that only LAVIDA has."""
 
-    compression: float | None = option(
-        None,
-        "Share of the visual tokens that the language model reads, 0-1.",
-        panel=HOW,
-        metavar="R",
-        default_text="the model's value, usually 0.2",
-    )
     mask_gate: str | None = option(
         None,
         "What to do with the mask of a frame in which nothing is found: hard clears it, soft weakens it, off keeps it.",
@@ -43,18 +37,16 @@ class LavidaOptions(DetectorOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.compression is not None and not 0.0 < self.compression <= 1.0:
-            raise UsageError(f"--compression {self.compression:g} is outside 0-1", hint="give a number above 0 and at most 1")
         # Only a scan has --propagate-masks: the class of a scan's options inherits from this class.
         if self.sam2 == "package" and getattr(self, "propagate_masks", False):
             raise UsageError("--propagate-masks: not supported with --sam2 package", hint="use --sam2 transformers")
 
     def is_ready(self) -> bool:
-        """True if the user named a model or the default model is trained. `--detector auto` then chooses LAVIDA."""
+        """True if the user named a model of LAVIDA or the default model is trained. `--detector auto` then chooses LAVIDA."""
         from vadcli import weights
 
         if self.model != DEFAULT_MODEL:
-            return True
+            return not is_mllm(self.model)  # such a model is for `ask`
         try:
             return weights.is_trained(weights.locate(self.model))
         except WeightsError:

@@ -7,15 +7,14 @@ FOLDER/
   lora/               optional: LoRA adapters of the language model, merged into it on load
   checksums.json      the expected hash of each file
 
-If tensors are missing, transformers fills them with random numbers and only warns. This file is stricter: the files of a
-base model must contain each of its tensors with the right shape, and no other tensors. There is one exception: SAM2's
-whole video memory may be missing, as in checkpoints for images. A model without this memory can't propagate masks.
+The files of a base model must contain each of its tensors (see `read_whole`). There is one exception: SAM2's whole video
+memory may be missing, as in checkpoints for images. A model without this memory can't propagate masks.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,10 +33,8 @@ from transformers import (
 from transformers.utils import is_accelerate_available
 
 from vadcli import weights
-from vadcli.detectors.lavida.compress import NamePooling, SharedSight
 from vadcli.detectors.lavida.config import SEG, LavidaConfig, load_preset
 from vadcli.detectors.lavida.masks import TransformersMasks
-from vadcli.detectors.lavida.mllm import MultimodalLM
 from vadcli.detectors.lavida.model import Lavida
 from vadcli.detectors.lavida.projector import build_projector
 from vadcli.detectors.lavida.sam2_sizes import sam2_config
@@ -45,13 +42,14 @@ from vadcli.detectors.lavida.text import (
     CLIP_SPECIALS,
     QWEN_SPECIALS,
     TURN_END,
-    VIDEO,
     TextEncoder,
     add_seg,
     small_text_tokenizer,
     small_tokenizer,
 )
-from vadcli.detectors.loading import as_weights_error, quiet
+from vadcli.detectors.loading import as_weights_error, quiet, read_whole
+from vadcli.detectors.mllm.compress import NamePooling, SharedSight
+from vadcli.detectors.mllm.qwen import VIDEO, MultimodalLM
 from vadcli.errors import WeightsError
 
 MODELS: Mapping[str, Any] = {"mllm": Qwen2VLForConditionalGeneration, "text": CLIPTextModel, "sam2": Sam2VideoModel}
@@ -67,7 +65,6 @@ MEMORY = (
     "temporal_positional_encoding_projection_layer",
 )
 """The parts of Sam2VideoModel that are only used to propagate masks."""
-NOT_WHOLE = "its files are incomplete or belong to another model: fetch the folder again"
 
 
 def read_model(part: str, folder: Path, *, extras_matter: bool = True, **options: Any) -> Any:
@@ -82,26 +79,10 @@ def read_model(part: str, folder: Path, *, extras_matter: bool = True, **options
     Raises:
         WeightsError: the files can't be read, or a tensor is missing, is unknown or has the wrong shape.
     """
-    with quiet(), as_weights_error(folder):
-        model, info = MODELS[part].from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # tensors of the wrong shape are refused below, by name
-            **options,
-        )
-    missing = set(info["missing_keys"])
+    may_lack = memory_names if part == "sam2" else None
+    model, lacks = read_whole(MODELS[part], folder, may_lack=may_lack, extras_matter=extras_matter, **options)
     if part == "sam2":
-        memory = memory_names(model)
-        model.has_memory = not memory <= missing
-        missing -= memory if not model.has_memory else set()
-    _refuse(folder, [f"{name} is missing" for name in sorted(missing)], "tensors are missing")
-    wrong = [f"{name} has shape {tuple(found)}, not {tuple(wanted)}" for name, found, wanted in sorted(info["mismatched_keys"])]
-    _refuse(folder, wrong, "tensors have the wrong shape")
-    if extras_matter:
-        strange = [f"{name!r} is not part of this model" for name in sorted(info["unexpected_keys"])]
-        _refuse(folder, strange, "tensors are not part of it")
+        model.has_memory = not lacks
     return model
 
 
@@ -118,13 +99,6 @@ def check_model(part: str, folder: Path) -> None:
 def memory_names(sam2: Any) -> set[str]:
     """Returns the names of those tensors of a Sam2VideoModel that are only used to propagate masks."""
     return {name for name in sam2.state_dict() if name.split(".", maxsplit=1)[0] in MEMORY}
-
-
-def _refuse(folder: Path, faults: Collection[str], what: str) -> None:
-    """Raises WeightsError with the first fault and the number of faults, if there are any."""
-    if faults:
-        count = f" ({len(faults)} {what})" if len(faults) > 1 else ""
-        raise WeightsError(f"{folder}: {next(iter(faults))}{count}", hint=NOT_WHOLE)
 
 
 PARTS = ("mllm", "text", "sam2")

@@ -8,18 +8,14 @@ from dataclasses import asdict, dataclass, field
 from importlib import resources
 from typing import Any, Literal, get_args
 
-from vadcli.detectors.lavida.compress import CompressionOptions
 from vadcli.detectors.lavida.projector import ProjectorOptions
+from vadcli.detectors.mllm.compress import CompressionOptions
+from vadcli.detectors.mllm.pixels import QWEN_PX
 from vadcli.types.codec import structure
 
 FORMAT_VERSION = 1
 SEG = "<SEG>"
 MaskGate = Literal["hard", "soft", "off"]
-QWEN_PX = 28
-"""The sides of a frame for Qwen2-VL are multiples of this, because 2 × 2 patches of 14 px are merged."""
-
-STATIC_DISTANCE = 0.01
-"""A patch is static if its mean cosine distance is below this value, which is from the code of the paper's authors."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +102,10 @@ class AdditionOptions:
 
     Attributes:
         sight: if True, the language model reads SAM2's image features instead of those of the vision
-            tower; see `SharedSight` in compress.py.
+            tower; see `SharedSight` in mllm/compress.py.
         motion_width: number of channels that describe how these features change over time.
         pooling: if True, the hidden state of each category is added to that of `<SEG>`, weighted by
-            the probability that the category is present; see `NamePooling` in compress.py.
+            the probability that the category is present; see `NamePooling` in mllm/compress.py.
     """
 
     sight: bool = False

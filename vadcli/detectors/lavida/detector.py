@@ -13,7 +13,8 @@ import numpy as np
 
 from vadcli import weights
 from vadcli.detectors.lavida import LavidaOptions
-from vadcli.detectors.lavida.config import STATIC_DISTANCE, LavidaConfig
+from vadcli.detectors.lavida.config import LavidaConfig
+from vadcli.detectors.mllm.pixels import STATIC_DISTANCE
 from vadcli.errors import UsageError, WeightsError
 from vadcli.options import parse_categories
 from vadcli.options.groups import PRESET_MARK
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     import torch
 
     from vadcli.detectors.lavida.model import Lavida, Question
-    from vadcli.detectors.lavida.running import Clock, Runner
+    from vadcli.detectors.running import Clock, Runner
 
 log = logging.getLogger("vadcli")
 
@@ -113,7 +114,7 @@ class LavidaDetector:
         """Loads the model onto each device and finds how many clips fit. Later calls do nothing."""
         if self._workers:
             return
-        from vadcli.detectors.lavida.running import devices_for
+        from vadcli.detectors.running import devices_for
 
         if not self.options.categories:
             log.info("no --categories: looking for %s (%s)", DEFAULT_CATEGORIES, ", ".join(self.categories))
@@ -204,7 +205,7 @@ class LavidaDetector:
 
     def fingerprint(self) -> dict[str, object]:
         """Returns the weights, the precision and everything in the config that changes scores."""
-        from vadcli.detectors.lavida.running import devices_for, dtype_for
+        from vadcli.detectors.running import devices_for, dtype_for
 
         config = asdict(self.config)
         return {
@@ -221,7 +222,8 @@ class LavidaDetector:
         import torch
 
         from vadcli.detectors.lavida import checkpoint
-        from vadcli.detectors.lavida.running import dtype_for
+        from vadcli.detectors.loading import attention_for
+        from vadcli.detectors.running import dtype_for
 
         dtype = dtype_for(self.options.precision, device)
         if dtype is torch.float32:
@@ -235,7 +237,7 @@ class LavidaDetector:
                 device=device,
                 dtype=dtype,
                 allow_untrained=self.options.allow_untrained,
-                attention=_attention(device, dtype),
+                attention=attention_for(device, dtype),
             )
         model.config = self.config
         if self.options.sam2 == "package":
@@ -257,7 +259,7 @@ class _Worker:
     """One device with its model and its prompts."""
 
     def __init__(self, detector: LavidaDetector, device: torch.device) -> None:
-        from vadcli.detectors.lavida.running import Runner
+        from vadcli.detectors.running import Runner
 
         self.model = detector.load(device)
         self.runner: Runner = Runner(device)
@@ -342,15 +344,6 @@ def _adjusted(config: LavidaConfig, options: LavidaOptions) -> LavidaConfig:
     if options.drop_static and config.pixels.static_threshold is None:
         config = replace(config, pixels=replace(config.pixels, static_threshold=STATIC_DISTANCE))
     return config
-
-
-def _attention(device: torch.device, dtype: torch.dtype) -> str:
-    """Returns FlashAttention if it is installed and can run, otherwise torch's own attention."""
-    import torch
-    from transformers.utils import is_flash_attn_2_available
-
-    usable = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16) and is_flash_attn_2_available()
-    return "flash_attention_2" if usable else "sdpa"
 
 
 def _use_package(model: Lavida) -> None:

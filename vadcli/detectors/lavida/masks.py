@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import Sam2VideoConfig, Sam2VideoModel
 
 from vadcli.detectors.lavida.config import MaskGate
-from vadcli.detectors.lavida.pixels import restore_precision
 from vadcli.detectors.lavida.sam2_sizes import STRIDE_PX, Sam2Sizes, sam2_config
+from vadcli.detectors.mllm.pixels import restore_precision
 
 __all__ = [
     "NO_OBJECT_LOGIT",

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from vadcli.detectors.lavida.config import LavidaConfig
 from vadcli.detectors.lavida.masks import ImageFeatures, MaskModel, MaskOutput, TransformersMasks, gate
-from vadcli.detectors.lavida.mllm import MultimodalLM, Prefix, VisualTokens
-from vadcli.detectors.lavida.pixels import PatchGrid, qwen_patches, sam_pixels
 from vadcli.detectors.lavida.projector import Prompts
 from vadcli.detectors.lavida.propagate import propagate
-from vadcli.detectors.lavida.text import PromptTokens, TextEncoder, build_prompt, split_categories
+from vadcli.detectors.lavida.text import TextEncoder, build_prompt, split_categories
+from vadcli.detectors.mllm.pixels import PatchGrid, qwen_patches, sam_pixels
+from vadcli.detectors.mllm.qwen import MultimodalLM, Prefix, PromptTokens, VisualTokens
 
 ENCODED_FRAMES = 16
 """Frames per call of SAM2's encoder: enough to keep a GPU busy. A fixed number limits the memory use."""

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import Sam2VideoConfig
 
 from vadcli.detectors.lavida.masks import ImageFeatures, MaskOutput, Pyramid, SinePosition, with_padding_point
-from vadcli.detectors.lavida.pixels import restore_precision
+from vadcli.detectors.mllm.pixels import restore_precision
 from vadcli.errors import WeightsError
 
 POINTS = "prompt_encoder.point_embed.weight"  # (4, 256)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from operator import itemgetter
 from typing import Any
@@ -19,8 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from vadcli.detectors.lavida.config import SEG, PromptOptions
+from vadcli.detectors.mllm.qwen import VIDEO, PromptTokens
 
-VIDEO = "<|video_pad|>"
 TURN_END = "<|im_end|>"
 QWEN_SPECIALS = ("<|endoftext|>", "<|im_start|>", TURN_END, "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", VIDEO)
 CLIP_SPECIALS = ("<|startoftext|>", "<|endoftext|>")
@@ -50,23 +49,6 @@ CORPUS = (
     "something orange pink crescent small large slowly circling appearing disappearing showing briefly touching front before "
     "the"
 )
-
-
-@dataclass(frozen=True)
-class PromptTokens:
-    """Token ids of one prompt; the visual tokens go between `before` and `after`.
-
-    Attributes:
-        before: ids up to and including <|vision_start|>.
-        after: ids from <|vision_end|> to the end of the forced answer.
-        seg: index of `<SEG>` in `after`.
-        names: index in `after` of the last token of each category.
-    """
-
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-    seg: int
-    names: tuple[int, ...] = ()
 
 
 def messages(categories: Sequence[str], options: PromptOptions) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
-"""Qwen2-VL as LAVIDA uses it (paper 3.5): visual tokens, compression, and one prefill.
+"""Qwen2-VL as LAVIDA (paper 3.5) and `ask` use it: visual tokens, compression, and one prefill.
 
-The result is the hidden state at `<SEG>`; no text is generated. Letters in shapes: B clips, P
+The result is a hidden state, which LAVIDA reads at `<SEG>` and `ask` at the last token. Letters in shapes: B clips, P
 patches per clip, L visual tokens, M of them kept after compression, S tokens in the sequence, D model width.
 """
 
@@ -17,12 +17,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache, Qwen2VLTextModel
 
-from vadcli.detectors.lavida.compress import CompressionOptions, NamePooling, SharedSight, compress
-from vadcli.detectors.lavida.pixels import PatchGrid, moving_groups, restore_precision
-from vadcli.detectors.lavida.text import PromptTokens
+from vadcli.detectors.mllm.compress import CompressionOptions, NamePooling, SharedSight, compress
+from vadcli.detectors.mllm.pixels import PatchGrid, moving_groups, restore_precision
 
 _CACHE = "cache" if "cache" in inspect.signature(Qwen2VLTextModel.forward).parameters else "past_key_values"
 """Name of the argument for cached keys and values; it depends on the version of transformers."""
+
+
+VIDEO = "<|video_pad|>"
+"""The token in place of a video in a prompt."""
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """Token ids of one prompt; the visual tokens go between `before` and `after`.
+
+    Attributes:
+        before: ids up to and including <|vision_start|>.
+        after: ids from <|vision_end|> to the end of the prompt. For LAVIDA, that is the end of the forced answer.
+        seg: index in `after` of the token whose hidden state is read: `<SEG>` for LAVIDA, the last token for `ask`.
+        names: index in `after` of the last token of each category; only LAVIDA uses it.
+    """
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    seg: int
+    names: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -195,6 +215,29 @@ class MultimodalLM(nn.Module):
                 )
             hidden[prefix.rows] = self._gathered(output.last_hidden_state, prompt)[0].to(hidden.dtype)
         return hidden
+
+    def continued(self, prefix: Prefix, prompt: PromptTokens, *, most: int, stop: set[int]) -> list[int]:
+        """Returns the most probable token after a prompt, then the most probable one after that, and so on.
+
+        Args:
+            prefix: one clip; the prefix can be used again.
+            prompt: its text after the video.
+            most: the largest number of tokens.
+            stop: ids of tokens that end the text; they are not returned.
+        """
+        states, positions = self._after(prompt, prefix.next_position, 1)
+        found: list[int] = []
+        with _growing(prefix):
+            while len(found) < most:
+                output = self.qwen.model.language_model(
+                    inputs_embeds=states, position_ids=positions, use_cache=True, **{_CACHE: prefix.cache}
+                )
+                token = int(self.qwen.lm_head(output.last_hidden_state[0, -1]).float().argmax())
+                if token in stop:
+                    break
+                found.append(token)
+                states, positions = self._embed((token,))[None], positions[..., -1:] + 1
+        return found
 
     def answers(self, clips: list[VisualTokens], prompts: list[PromptTokens], length: int) -> Answers:
         """Runs whole sequences, one prompt per clip, in one call, for training.

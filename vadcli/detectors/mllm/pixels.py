@@ -18,7 +18,10 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from vadcli.detectors.lavida.config import STATIC_DISTANCE
+STATIC_DISTANCE = 0.01
+"""A patch is static if its mean cosine distance is below this value, which is from the code of the paper's authors."""
+QWEN_PX = 28
+"""The sides of a frame for Qwen2-VL are multiples of this, because 2 × 2 patches of 14 px are merged."""
 
 
 def restore_precision(model: nn.Module, exact: dict[str, Tensor]) -> None:

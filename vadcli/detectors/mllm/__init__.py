@@ -1,0 +1,76 @@
+"""Qwen-VL models as `lavida` and `ask` use them: pixels, vision tower, token compression, and one reading for many prompts.
+
+This file holds the option that both detectors have, and finds the folder of a model. It does not load torch.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from vadcli import weights
+from vadcli.errors import UsageError, WeightsError
+from vadcli.options.groups import HOW, DetectorOptions, option
+from vadcli.weights.checksums import read_json
+
+MODELS = ("qwen2-vl-2b", "qwen2-vl-7b")
+"""Names of public models in the weights manifest."""
+FAMILIES = ("qwen2_vl",)
+"""The `model_type` of the config.json of a model that can be used."""
+CHOOSE = f"choose one of {', '.join(MODELS)}, or a transformers folder of Qwen2-VL"
+
+
+@dataclass(frozen=True)
+class CompressionOption(DetectorOptions):
+    """How much of a clip the language model reads."""
+
+    compression: float | None = option(
+        None,
+        "Share of the visual tokens that the language model reads, 0-1.",
+        panel=HOW,
+        metavar="R",
+        default_text="the model's value, usually 0.2; 1 for ask",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.compression is not None and not 0.0 < self.compression <= 1.0:
+            raise UsageError(f"--compression {self.compression:g} is outside 0-1", hint="give a number above 0 and at most 1")
+
+
+def is_mllm(model: str) -> bool:
+    """True if `model` is the name of a public model, or a folder with one. It may be incomplete."""
+    if not Path(model).expanduser().is_dir():
+        return model in MODELS
+    try:
+        return read_json(Path(model).expanduser() / "config.json").get("model_type") in FAMILIES
+    except (OSError, ValueError):
+        return False
+
+
+def mllm_folder(model: str) -> Path:
+    """Returns the transformers folder of a model.
+
+    Args:
+        model: one of MODELS, or a folder.
+
+    Raises:
+        UsageError: there is no such name or folder.
+        WeightsError: the model is not on this machine, or the folder has another kind of model.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if not is_mllm(model):
+            raise WeightsError(f"{path}: not a model that `ask` can use: its config.json is not of Qwen2-VL", hint=CHOOSE)
+        return path
+    if os.sep in model or model.startswith("~"):
+        raise UsageError(f"--model {model}: there is no such folder", hint=CHOOSE)
+    item = weights.known(model)
+    if item is None or model not in MODELS:
+        raise UsageError(f"--model {model}: not a model that `ask` can use", hint=CHOOSE)
+    folder = weights.base_folder(model)
+    if folder is None:
+        size = f" ({item.download_gb:g} GB)" if item.download_gb else ""
+        raise WeightsError(f"{model}: not on this machine, or incomplete", hint=f"run `vadcli weights pull {model}`{size}")
+    return folder
