@@ -1,4 +1,8 @@
-"""An encoder whose answer is known: colours of pictures and colour words of sentences have axes of their own."""
+"""Models whose answers are known.
+
+The encoder has an axis for each colour of pictures and each colour word of sentences. The asker says yes if a clip shows the
+colour in the question.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vadcli.detectors.ask.asker import Question
 from vadcli.types import ByteArray, FloatArray
 
 COLOURS = ("red", "green", "blue")
@@ -64,3 +69,42 @@ class PlantedEncoder:
         vectors[..., NORMAL] = 1.0
         vectors[..., 4:] = 0.05 * np.sin(50.0 * patches[..., 3:] + np.arange(4))
         return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+class PlantedAsker:
+    """Says yes to a question with the word red, green or blue if that colour fills more than 5 % of the clip's frames.
+
+    It leans to no, and brightness changes its answers a little. `asked` counts the clips of all calls.
+    """
+
+    name = "planted-asker"
+    clip_frames, clip_s, max_area_px = 8, 8.0, 4096
+    batch_size = parallel = 1
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def prepare(self) -> None:
+        """Nothing to load."""
+
+    def ask(self, frames: ByteArray, questions: Sequence[Question]) -> FloatArray:
+        """(N, T, H, W, 3) uint8 -> (N, Q): 0 at 5 % of the colour, -2 without it."""
+        self.asked += len(frames)
+        values = frames.astype(np.float32)
+        shares = (values > values.mean(axis=-1, keepdims=True) + 40.0).mean(axis=(1, 2, 3))  # (N, 3)
+        brightness = values.mean(axis=(1, 2, 3, 4)) / 255.0
+        found = np.full((len(frames), len(questions)), -2.0, np.float32) + 0.2 * np.sin(90 * brightness)[:, None]
+        for place, one in enumerate(questions):
+            for axis, colour in enumerate(COLOURS):
+                found[:, place] += 40.0 * shares[:, axis] * (colour in one.text)
+        return found.astype(np.float32)
+
+    def describe(self, frames: ByteArray) -> str:
+        """Names the colour that fills most."""
+        values = frames.astype(np.float32)
+        shares = (values > values.mean(axis=-1, keepdims=True) + 40.0).mean(axis=(0, 1, 2))
+        return f"Something {COLOURS[int(shares.argmax())]} is there." if shares.max() > 0.01 else "Nothing happens."
+
+    def fingerprint(self) -> dict[str, object]:
+        """A constant."""
+        return {"asker": "planted"}

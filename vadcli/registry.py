@@ -86,6 +86,7 @@ DETECTORS = Registry(
     "vadcli.detectors",
     {
         "lavida": "vadcli.detectors:make_lavida",
+        "ask": "vadcli.detectors:make_ask",
         "concept": "vadcli.detectors:make_concept",
         "motion": "vadcli.detectors:make_motion",
     },
@@ -95,7 +96,11 @@ DETECTORS = Registry(
 DETECTOR_OPTIONS = Registry(
     "detector's option set",
     "vadcli.detector_options",
-    {"lavida": "vadcli.detectors.lavida:LavidaOptions", "concept": "vadcli.detectors.concept:ConceptOptions"},
+    {
+        "lavida": "vadcli.detectors.lavida:LavidaOptions",
+        "ask": "vadcli.detectors.ask:AskOptions",
+        "concept": "vadcli.detectors.concept:ConceptOptions",
+    },
 )
 """The options class of a detector, under the same name; a subclass of `vadcli.options.DetectorOptions` that loads no model.
 

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.detectors.ask.models import tiny_qwen_folder
 from tests.detectors.encoders import tiny_encoder_folder
 from vadcli import detectors
 from vadcli.detectors import Detector
+from vadcli.detectors.ask import AskOptions
 from vadcli.detectors.concept import ConceptOptions
 from vadcli.detectors.lavida import LavidaOptions
 from vadcli.registry import DETECTORS
@@ -22,7 +24,7 @@ from vadcli.types import CameraModel, CameraSample, Clip, ClipBatch, ClipScores,
 SIZES = [(48, 64), (47, 65), (1, 1), (2, 90), (3, 5)]
 
 
-TOLERANCE = {"lavida": 1e-5, "concept": 0.0, "motion": 0.0}
+TOLERANCE = {"lavida": 1e-5, "ask": 1e-5, "concept": 0.0, "motion": 0.0}
 OPTIONS = {"lavida": LavidaOptions(categories="fight, fire", model="preset:lavida-tiny", allow_untrained=True, device="cpu")}
 
 
@@ -32,7 +34,15 @@ def encoder() -> str:
     return str(tiny_encoder_folder(Path(tempfile.mkdtemp(prefix="vadcli-encoder-")) / "clip", family="clip"))
 
 
+@cache
+def language_model() -> str:
+    """A small Qwen2-VL with random weights."""
+    return str(tiny_qwen_folder(Path(tempfile.mkdtemp(prefix="vadcli-qwen-")) / "qwen"))
+
+
 def load(name: str) -> Detector:
+    if name == "ask":
+        return detectors.load(name, AskOptions(categories="fight, fire", model=language_model(), device="cpu"))
     if name == "concept":
         return detectors.load(name, ConceptOptions(categories="fight, fire", encoder=encoder(), device="cpu"))
     return detectors.load(name, OPTIONS.get(name))

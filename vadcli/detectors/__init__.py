@@ -31,6 +31,7 @@ from vadcli.types import (
 )
 
 if TYPE_CHECKING:
+    from vadcli.detectors.ask import AskOptions
     from vadcli.detectors.concept import ConceptOptions
     from vadcli.detectors.lavida import LavidaOptions
 
@@ -222,6 +223,13 @@ def make_motion(options: DetectorOptions) -> Detector:
     from vadcli.detectors.motion.detector import MotionDetector
 
     return MotionDetector(MotionOptions(min_size=getattr(options, "min_size", None)))
+
+
+def make_ask(options: AskOptions) -> Detector:
+    """Returns the detector `ask`; raises WeightsError if its model is missing."""
+    from vadcli.detectors.ask.detector import AskDetector
+
+    return AskDetector(options)
 
 
 def make_concept(options: ConceptOptions) -> Detector:

@@ -7,7 +7,7 @@ towards a reference from other cameras: it lies between the camera's own value a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -207,3 +207,58 @@ def fit_bell_tail(values: FloatArray, *, seconds: float, floor: float) -> BellTa
     trust = moments / (moments + TAIL_PRIOR)
     hazard = float(np.clip(_between(BellTail.HAZARD, own, trust), 0.5 * BellTail.HAZARD, 2.0 * BellTail.HAZARD))
     return BellTail(median, spread, hazard)
+
+
+RATES = (0.5, 2.0)
+"""Limits of `CategoryTails.rate`. The rate is 2 if two kinds of evidence are independent of each other."""
+
+
+@dataclass(frozen=True)
+class CategoryTails:
+    """How rare evidence for C categories is for one camera. For each category, there are one or several kinds of evidence.
+
+    Attributes:
+        tails: K tails, one per column of the evidence: the first kind for each category, then the second kind for each, ...
+        categories: C.
+        level, rate: change the log rarity of the rarest category to ln(10) + rate · (log rarity - level). The reason:
+            if there are several categories, one of them is rare more often, but all kinds of evidence are rare less often.
+    """
+
+    tails: tuple[BellTail, ...]
+    categories: int
+    level: float
+    rate: float
+
+    @classmethod
+    def unknown(cls, categories: int, kinds: int = 1) -> CategoryTails:
+        """Returns a reference in which nothing about the camera is known."""
+        tail = BellTail(0.0, 1.0, BellTail.HAZARD)
+        return cls((tail,) * (kinds * categories), categories, float(np.log(10.0)), 1.0)
+
+    @classmethod
+    def fit(cls, evidence: FloatArray, categories: int, *, seconds: float, floor: float) -> CategoryTails:
+        """Returns the tails of a sample of a camera.
+
+        Args:
+            evidence: (n, K) values of the sample, n >= 1.
+            categories: C; K is a multiple of it.
+            seconds: length of the video that the sample comes from.
+            floor: smallest spread of a column.
+        """
+        tails = tuple(fit_bell_tail(column, seconds=seconds, floor=floor) for column in evidence.T)
+        highest = _rarities(tails, categories, evidence).max(axis=1)
+        # An exponential through the median and the 90 % quantile. A fight in the sample is above both and so changes little.
+        median, level = (float(value) for value in np.quantile(highest, [0.5, BULK]))
+        rate = np.log(0.5 / (1.0 - BULK)) / max(level - median, 1e-6)
+        return cls(tails, categories, level, float(np.clip(rate, *RATES)))
+
+    def logits(self, evidence: FloatArray) -> FloatArray:
+        """Returns (S, C) logits of the scores of each category from (S, K) evidence."""
+        rarities = _rarities(self.tails, self.categories, evidence)
+        return logit_of(np.asarray(np.log(10.0) + self.rate * (rarities - self.level), dtype=np.float32))
+
+
+def _rarities(tails: Sequence[BellTail], categories: int, evidence: FloatArray) -> FloatArray:
+    """(S, K) -> (S, C): per category, the log rarity of its least rare kind of evidence."""
+    each = np.stack([tail.log_rarity(column) for tail, column in zip(tails, evidence.T, strict=True)], axis=1)
+    return np.asarray(each.reshape(len(each), -1, categories).min(axis=1))

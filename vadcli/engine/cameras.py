@@ -333,11 +333,12 @@ def _read_bursts(
     wanted = burst_positions(whole, camera=camera, seed=cameras.seed)
     asked = [unit for unit in whole if unit.video in wanted]
     requests = (replace(request(unit), start_clip=0, bursts=wanted[unit.video]) for unit in asked)
-    frames = max(cameras.needs.overlap + 1, cameras.needs.frames // BURST_PART)
+    needs = cameras.needs
+    frames = needs.frames if needs.whole_bursts else max(needs.overlap + 1, needs.frames // BURST_PART)
     lengths_s: dict[str, float] = {}
     hidden: set[str] = set()
     held: list[Clip] = []
-    with ClipLoader(replace(cameras.needs, frames=frames), cameras.loader_options) as loader:
+    with ClipLoader(replace(needs, frames=frames), cameras.loader_options) as loader:
         for item in _watched(loader.run(requests, stopped=cameras.stopped), cameras, camera):
             if isinstance(item, ClipReady):
                 held.append(_owned(item).clip)

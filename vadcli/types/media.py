@@ -193,6 +193,7 @@ class ClipNeeds:
         interval: frames from one sampled frame to the next; if given, it replaces rate_hz.
         decode: which frames are decoded, and so can be sampled: all frames, only reference frames if a video has enough of
             them, or only keyframes.
+        whole_bursts: True if a camera must be fitted on clips of T frames; False if shorter ones are good enough.
     """
 
     frames: int
@@ -202,6 +203,7 @@ class ClipNeeds:
     pixel_format: PixelFormat
     interval: int | None = None
     decode: Decoding = "all"
+    whole_bursts: bool = False
 
     def __post_init__(self) -> None:
         if self.frames < 1 or not 0 <= self.overlap < self.frames:

@@ -1,1 +1,38 @@
-"""The detector `ask`: a public multimodal language model answers yes or no to one question per category."""
+"""The detector `ask`: a public multimodal language model answers yes or no to one question per category.
+
+This file holds the detector's options, which the command line shows without loading a model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vadcli.detectors.mllm import CompressionOption, is_mllm
+from vadcli.options.groups import DEFAULT_MODEL
+
+DEFAULT_ASK_MODEL = "qwen2-vl-2b"
+
+
+@dataclass(frozen=True)
+class AskOptions(CompressionOption):
+    """The options of the detector `ask`; it has none of its own."""
+
+    @property
+    def ask_model(self) -> str:
+        """The model to ask: --model, or DEFAULT_ASK_MODEL if it has its default, which is a model of LAVIDA."""
+        return DEFAULT_ASK_MODEL if self.model == DEFAULT_MODEL else self.model
+
+    def is_ready(self) -> bool:
+        """True if the user named a model to ask, or the default model is installed and there is a GPU.
+
+        `--detector auto` then chooses `ask`. Without a GPU, a scan would take many times longer than the footage.
+        """
+        from vadcli import weights
+
+        if self.model != DEFAULT_MODEL:
+            return is_mllm(self.model)
+        if self.device == "cpu" or weights.base_folder(DEFAULT_ASK_MODEL) is None:
+            return False
+        import torch
+
+        return torch.cuda.is_available()

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from vadcli.errors import UsageError
 from vadcli.options.categories import Category, read_categories, template_sentences
+from vadcli.options.config import cache_folder
 from vadcli.types import ByteArray, FloatArray
 
+CLIP_FRAMES, CLIP_S = 8, 8.0
+"""A clip has one frame per second. Published results are better with 8 to 10 frames per clip than with one."""
+MIN_PX, MAX_PX = 128 * 28 * 28, 256 * 28 * 28
+"""Limits of the area of a frame. Each 28 × 28 px of a pair of frames become one visual token, so a clip has up to 1,024."""
+PROMPT_VERSION = 1
+"""Increase this if the same clip and question give another answer, because a prompt or the preparation of frames changed."""
 MOST_SENTENCES = 3
 """A question quotes at most this many sentences of a category. More would make a question longer than the clip it is about."""
+CONTROL = "<|"
 SHOWS = "Does this video clip show {}?"
 
 
@@ -107,7 +117,7 @@ class Asker(Protocol):
         ...
 
     def fingerprint(self) -> dict[str, object]:
-        """Returns everything that changes the answers, apart from clips and questions, as JSON. Needs no `prepare`."""
+        """Returns everything that changes the answers, apart from clips and questions, as JSON. Loads no weights."""
         ...
 
 
@@ -115,14 +125,41 @@ def questions_for(categories: str) -> tuple[Question, ...]:
     """Returns the questions for the text of `--categories`, or SEVERITY if it is empty.
 
     Raises:
-        UsageError: a list or file of categories does not exist or is damaged.
+        UsageError: a list or file of categories does not exist or is damaged, or a text contains a control token.
     """
     if not categories:
         return SEVERITY
     return tuple(_question(category) for category in read_categories(categories).categories)
 
 
+def load_asker(
+    model: str,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    compression: float | None = None,
+    batch_size: int | None = None,
+    compile: bool = False,
+) -> Asker:
+    """Returns the model with a name, or in a transformers folder. `prepare` reads its weights.
+
+    Raises:
+        UsageError: there is no such name or folder.
+        WeightsError: the model is not on this machine, or it is of another kind.
+    """
+    # When transformers is imported, torch creates this folder and never removes it. By default it is a temporary folder.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torchinductor"))
+    from vadcli.detectors.ask.qwen import QwenAsker
+
+    return QwenAsker(model, device=device, precision=precision, compression=compression, batch_size=batch_size, compile=compile)
+
+
 def _question(category: Category) -> Question:
+    for text in (category.name, *category.means, *category.looks_like):
+        if CONTROL in text:
+            raise UsageError(
+                f"--categories: {text!r} contains {CONTROL!r}, which starts a control token", hint="use plain words"
+            )
     # The sentences of a bare word only repeat the word, in forms for image-text encoders.
     means = () if category.means == template_sentences(category.name) else category.means[:MOST_SENTENCES]
     shown = f"{category.name}, such as: {'; '.join(means)}" if means else category.name

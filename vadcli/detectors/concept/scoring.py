@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vadcli.detectors.calibration import BULK, BellTail, fit_bell_tail, logit_of, sigmoid
+from vadcli.detectors.calibration import CategoryTails, sigmoid
 from vadcli.detectors.smoothing import smooth
 from vadcli.types import BoolArray, Embeddings, FloatArray, FrameScores, IndexArray, TimeArray
 
@@ -33,8 +33,6 @@ SIMILAR = 0.70
 """If the cosine of a normal sentence and a category is higher than this, the sentence may describe the category."""
 TEXT_LEVELS = 2**15 - 1
 """Vectors of sentences are rounded to whole numbers up to this. Their products with int8 vectors are exact in float64."""
-RATES = (0.5, 2.0)
-"""Limits of `ConceptCamera.rate`. The rate is 2 if the two kinds of evidence are independent of each other."""
 SPREAD_FLOOR = 0.15
 """Smallest spread of a camera's evidence. Otherwise a camera whose frames never change would alarm at any change."""
 
@@ -154,15 +152,11 @@ class ConceptCamera:
 
     Attributes:
         anchor: what the camera usually shows, as a vector.
-        tails: 2C tails of the smoothed evidence.
-        level, rate: change the log rarity of the rarest category to ln(10) + rate · (log rarity - level). The reason:
-            if there are several categories, one of them is rare more often, but both kinds of evidence are rare less often.
+        tails: how rare the smoothed evidence is, with two kinds of evidence per category.
     """
 
     anchor: Sentences | None
-    tails: tuple[BellTail, ...]
-    level: float
-    rate: float
+    tails: CategoryTails
 
     @classmethod
     def fit(cls, bank: Bank, bursts: Sequence[Burst], seconds: float) -> ConceptCamera:
@@ -174,36 +168,26 @@ class ConceptCamera:
             seconds: total length of the sample.
         """
         if not bursts:
-            unknown = BellTail(0.0, 1.0, BellTail.HAZARD)
-            return cls(None, (unknown,) * (2 * len(bank.names)), float(np.log(10.0)), 1.0)
+            return cls(None, CategoryTails.unknown(len(bank.names), kinds=2))
         vectors = np.concatenate([burst.embeddings.vectors() for burst in bursts])
         plain = np.concatenate([bank.evidence(burst.embeddings, None)[:, : len(bank.names)] for burst in bursts])
         weight = np.exp(-sigmoid(plain.max(axis=1)).astype(np.float64) / ANCHOR_TEMPERATURE)
         mean = (weight[:, None] * vectors).sum(axis=0) / weight.sum()
         anchor = Sentences.of((mean / max(float(np.linalg.norm(mean)), 1e-12))[None].astype(np.float32))
         smoothed = np.concatenate([smooth_all(bank.evidence(one.embeddings, anchor), one.timestamp) for one in bursts])
-        tails = tuple(fit_bell_tail(column, seconds=seconds, floor=SPREAD_FLOOR) for column in smoothed.T)
-        highest = _rarities(tails, smoothed).max(axis=1)
-        # An exponential through the median and the 90 % quantile. A fight in the sample is above both and so changes little.
-        median, level = (float(value) for value in np.quantile(highest, [0.5, BULK]))
-        rate = np.log(0.5 / (1.0 - BULK)) / max(level - median, 1e-6)
-        return cls(anchor, tails, level, float(np.clip(rate, *RATES)))
+        return cls(anchor, CategoryTails.fit(smoothed, len(bank.names), seconds=seconds, floor=SPREAD_FLOOR))
 
     def finish(self, evidence: FloatArray, timestamp: TimeArray) -> FrameScores:
         """Returns the scores of a video from (S, 2C) evidence.
 
         A frame has the score of its rarest category. The scores of single categories are on the same scale.
         """
-        rarities = _rarities(self.tails, smooth_all(evidence, timestamp))  # (S, C)
-        by_category = logit_of(self._together(rarities))
+        by_category = self.tails.logits(smooth_all(evidence, timestamp))  # (S, C)
         return FrameScores(by_category.max(axis=1), by_category=by_category)
 
     def pixel_scores(self, evidence: FloatArray) -> FloatArray:
         """Returns (P,) scores in [0, 1] of P patches from their evidence (P, 2C), on the same scale as frame scores."""
-        return sigmoid(logit_of(self._together(_rarities(self.tails, evidence).max(axis=1))))
-
-    def _together(self, rarities: FloatArray) -> FloatArray:
-        return np.asarray(np.log(10.0) + self.rate * (rarities - self.level), dtype=np.float32)
+        return sigmoid(self.tails.logits(evidence).max(axis=1))
 
 
 def smooth_all(evidence: FloatArray, timestamp: TimeArray) -> FloatArray:
@@ -211,10 +195,3 @@ def smooth_all(evidence: FloatArray, timestamp: TimeArray) -> FloatArray:
     usable = np.ones(len(timestamp), np.bool_)
     columns = [smooth(column, timestamp=timestamp, usable=usable, sigma_s=SMOOTHING_S, gap_s=GAP_S) for column in evidence.T]
     return np.stack(columns, axis=1) if len(timestamp) else evidence
-
-
-def _rarities(tails: Sequence[BellTail], evidence: FloatArray) -> FloatArray:
-    """(S, 2C) -> (S, C): per category, the log rarity of its less rare kind of evidence."""
-    each = np.stack([tail.log_rarity(column) for tail, column in zip(tails, evidence.T, strict=True)], axis=1)
-    count = each.shape[1] // 2
-    return np.asarray(np.minimum(each[:, :count], each[:, count:]))

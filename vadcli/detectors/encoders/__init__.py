@@ -166,16 +166,27 @@ def encoder_fingerprint(name: str, *, precision: str = "auto") -> dict[str, obje
     """
     folder = encoder_folder(name)
     family = _family(folder, _config(folder))
+    files = model_hashes(name, folder)
+    return {"encoder": family, "preprocessing": PREPROCESSING_VERSION, "precision": precision, "files": files}
+
+
+def model_hashes(name: str, folder: Path) -> dict[str, str]:
+    """Returns file name -> SHA-256 of all files of a model that can change its results.
+
+    The hashes of pulled weights come from the lock file.
+
+    Args:
+        name: a name of the weights manifest, or a folder.
+        folder: the transformers folder of the model.
+
+    Raises:
+        WeightsError: as in `weight_files`.
+    """
     item = None if Path(name).expanduser().is_dir() else weights.known(name)
     lock = read_lock(item) if item else None
     paths = [*(path for file in SMALL_FILES if (path := folder / file).is_file()), *weight_files(folder)]
     listed = {file: known.sha256 for file, known in lock.files.items()} if lock else {}
-    return {
-        "encoder": family,
-        "preprocessing": PREPROCESSING_VERSION,
-        "precision": precision,
-        "files": {path.name: listed.get(path.name) or _file_hash(path) for path in paths},
-    }
+    return {path.name: listed.get(path.name) or _file_hash(path) for path in paths}
 
 
 def encoder_key(fingerprint: Mapping[str, object]) -> str:

@@ -1,0 +1,137 @@
+"""The detector `ask` end to end with a planted model: what is asked about is found where it is, and nowhere else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vadcli
+from tests.engine.test_concept import RED_S, make
+from tests.planted import PlantedAsker
+from tests.runs import local_scan
+from vadcli.detectors.ask import AskOptions
+from vadcli.detectors.ask import detector as ask
+from vadcli.detectors.ask.detector import AskDetector, between_clips
+from vadcli.engine.plan import make_plan
+from vadcli.engine.runner import Stop, choose_detector
+from vadcli.engine.stream import ClipsScored
+from vadcli.options import ScanOptions
+from vadcli.store import OutputLayout
+from vadcli.store.events import read_events
+from vadcli.store.scores import read_scores
+from vadcli.types import Status, VideoResult
+
+RED = "something red: a red thing"
+BLUE = "something blue: a blue thing"
+
+
+@pytest.fixture(scope="module")
+def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("footage")
+    for camera, name, kind in (("a", "red.mp4", "red"), ("a", "still.mp4", "quiet"), ("b", "still.mp4", "quiet")):
+        (folder / camera).mkdir(exist_ok=True)
+        make(folder / camera / name, kind, seconds=120 if kind == "red" else 60)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def planted(monkeypatch: pytest.MonkeyPatch) -> PlantedAsker:
+    asker = PlantedAsker()
+    monkeypatch.setattr(ask, "load_asker", lambda model, **_: asker)
+    return asker
+
+
+def scan(footage: Path, out: Path, categories: str = f"{RED}, {BLUE}", **options: object) -> dict[str, VideoResult]:
+    given = {"out": out, "detector": "ask", "categories": categories, "workers": 1, **options}
+    return {result.video: result for result in vadcli.scan(footage, **given)}
+
+
+def test_what_is_asked_about_is_found_and_named(footage: Path, tmp_path: Path) -> None:
+    results = scan(footage, tmp_path / "out")
+    assert {result.status for result in results.values()} == {Status.DONE}
+    layout = OutputLayout(tmp_path / "out")
+    (event,) = read_events(layout.events("a/red.mp4")).events
+    assert event.category == "something red"
+    # Clips of 8 s every 4 s: the edges are known to about half a clip.
+    assert event.start_s == pytest.approx(RED_S[0], abs=5.0)
+    assert event.end_s == pytest.approx(RED_S[1], abs=5.0)
+    for video in ("a/still.mp4", "b/still.mp4"):
+        assert read_events(layout.events(video)).events == ()
+    rows, _ = read_scores(layout.scores("a/red.mp4"))
+    sampled = rows.timestamp[rows.sampled]
+    np.testing.assert_allclose(np.diff(sampled), 1.0, atol=0.01)
+
+
+def test_batches_and_workers_change_nothing(footage: Path, tmp_path: Path) -> None:
+    scan(footage, tmp_path / "one", batch_size=1)
+    scan(footage, tmp_path / "two", batch_size=5, workers=2)
+    for video in ("a/red.mp4", "a/still.mp4", "b/still.mp4"):
+        first, second = (read_scores(OutputLayout(tmp_path / name).scores(video))[0] for name in ("one", "two"))
+        np.testing.assert_array_equal(first.logit, second.logit)
+
+
+def test_a_stopped_scan_continues_where_it_was(footage: Path, tmp_path: Path, planted: PlantedAsker) -> None:
+    scan(footage, tmp_path / "whole")
+    clips = planted.asked
+    options = ScanOptions(out=tmp_path / "out", detector="ask", categories=f"{RED}, {BLUE}", workers=1)  # type: ignore[call-arg]
+    stop, reports, planted.asked = Stop(), 0, 0
+    stopped = local_scan(
+        make_plan([footage], options, out=tmp_path / "out"), options, choose_detector(options), stop=stop, command=["vadcli"]
+    )
+    for update in stopped.run():
+        reports += isinstance(update, ClipsScored)
+        if reports == 6:
+            stop.set("test", 2)
+    assert 0 < planted.asked < clips
+    results = scan(footage, tmp_path / "out")
+    assert {result.status for result in results.values()} <= {Status.DONE, Status.SKIPPED}
+    assert planted.asked < clips + 40
+    for video in ("a/red.mp4", "a/still.mp4", "b/still.mp4"):
+        first, second = (read_scores(OutputLayout(tmp_path / name).scores(video))[0] for name in ("whole", "out"))
+        np.testing.assert_array_equal(first.logit, second.logit)
+
+
+def test_a_second_scan_asks_nothing_again_and_other_questions_ask(footage: Path, tmp_path: Path, planted: PlantedAsker) -> None:
+    scan(footage, tmp_path / "out")
+    planted.asked = 0
+    assert {result.status for result in scan(footage, tmp_path / "out").values()} == {Status.SKIPPED}
+    assert planted.asked == 0
+    scan(footage, tmp_path / "out", BLUE)
+    assert planted.asked > 0
+    camera = json.loads((tmp_path / "out" / "cameras" / "a.json").read_text())
+    assert camera["version"] == AskDetector(AskOptions(categories=BLUE)).model_version
+
+
+class LeansToYes(PlantedAsker):
+    """The same answers, all higher by the same number."""
+
+    def ask(self, frames, questions):  # type: ignore[no-untyped-def]
+        """See `PlantedAsker`."""
+        return super().ask(frames, questions) + np.float32(4.0)
+
+
+def test_a_model_that_leans_to_yes_gives_the_same_scores(
+    footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan(footage, tmp_path / "no")
+    monkeypatch.setattr(ask, "load_asker", lambda model, **_: LeansToYes())
+    scan(footage, tmp_path / "yes")
+    for video in ("a/red.mp4", "b/still.mp4"):
+        first, second = (read_scores(OutputLayout(tmp_path / name).scores(video))[0] for name in ("no", "yes"))
+        np.testing.assert_allclose(first.score, second.score, rtol=0, atol=1e-4)
+
+
+def test_log_odds_are_linear_in_time_between_the_middles_of_clips() -> None:
+    timestamp = np.arange(16, dtype=np.float64)
+    answers = np.repeat([0.0, 8.0, 4.0], [8, 4, 4])
+    middle = np.repeat([3.5, 7.5, 11.5], [8, 4, 4])
+    raw = np.stack([answers, -answers, middle - timestamp], axis=1).astype(np.float32)
+    found = between_clips(raw, timestamp)
+    wanted = np.interp(timestamp, [3.5, 7.5, 11.5], [0.0, 8.0, 4.0])
+    np.testing.assert_allclose(found, np.stack([wanted, -wanted], axis=1), atol=1e-5)
+    assert found[3, 0] == 0.0
+    assert found[5, 0] == pytest.approx(3.0)
+    assert found[15, 0] == 4.0

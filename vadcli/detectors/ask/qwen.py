@@ -1,0 +1,186 @@
+"""Connects `Asker` with a Qwen2-VL folder and the devices that compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vadcli.detectors.ask.asker import CLIP_FRAMES, CLIP_S, MAX_PX, PROMPT_VERSION, Question
+from vadcli.detectors.encoders import model_hashes
+from vadcli.detectors.mllm import mllm_folder
+from vadcli.errors import WeightsError
+from vadcli.types import ByteArray, FloatArray
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+    from vadcli.detectors.ask.reader import Reader
+    from vadcli.detectors.running import Clock, Runner
+
+
+class QwenAsker:
+    """Qwen2-VL as an `Asker`, on one or several devices. Creating it reads no tensors; `prepare` does.
+
+    Args:
+        model: a name of the weights manifest, or a transformers folder.
+        device, precision: as in `DetectorOptions`.
+        compression: share of the visual tokens that the language model reads; None means all.
+        batch_size: clips per call; None means as many as fit into memory.
+        compile: compile the layers of the model.
+
+    Raises:
+        UsageError: there is no such name or folder.
+        WeightsError: the model is not on this machine, or it is not Qwen2-VL.
+    """
+
+    clip_frames = CLIP_FRAMES
+    clip_s = CLIP_S
+    max_area_px = MAX_PX
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        compression: float | None = None,
+        batch_size: int | None = None,
+        compile: bool = False,
+    ) -> None:
+        self.name = model
+        self.folder = mllm_folder(model)
+        self.compression = 1.0 if compression is None else compression
+        self._device, self._precision, self._compile = device, precision, compile
+        self._wanted_batch = batch_size
+        self._found_batch = 1
+        self._workers: list[_Worker] = []
+        self._idle: SimpleQueue[_Worker] = SimpleQueue()
+
+    @property
+    def batch_size(self) -> int:
+        """The number of clips per call: as many as the options say, otherwise as many as fit into memory."""
+        return self._found_batch
+
+    @property
+    def parallel(self) -> int:
+        """The number of simultaneous calls: one on a CPU; two per GPU, one of which copies frames."""
+        return max(1, sum(worker.calls for worker in self._workers))
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """The devices that compute; empty before `prepare`."""
+        return tuple(worker.runner.device for worker in self._workers)
+
+    def prepare(self) -> None:
+        """Loads the model onto each device and finds how many clips fit. Later calls do nothing."""
+        if self._workers:
+            return
+        from vadcli.detectors.running import devices_for
+
+        self._workers = [_Worker(self.load(device), device) for device in devices_for(self._device)]
+        for worker in self._workers:
+            for _ in range(worker.calls):
+                self._idle.put(worker)
+        self._found_batch = self._wanted_batch or self._workers[0].fitting_batch()
+
+    def ask(self, frames: ByteArray, questions: Sequence[Question]) -> FloatArray:
+        """Returns (N, Q) float32 log-odds; see `Asker.ask`."""
+        found: FloatArray
+        with self._worker() as worker:
+            (found,) = worker.runner.run(lambda clips: (worker.reader.log_odds(clips, questions),), _paired(frames))
+        return found
+
+    def describe(self, frames: ByteArray) -> str:
+        """Returns one sentence about one clip (T, H, W, 3); see `Asker.describe`."""
+        import torch
+
+        with self._worker() as worker, torch.inference_mode():
+            return worker.reader.describe(torch.from_numpy(_paired(frames[None])).to(worker.runner.device))
+
+    def fingerprint(self) -> dict[str, object]:
+        """Returns the files, the precision and everything else that changes the answers."""
+        return {
+            "asker": "qwen2_vl",
+            "prompt": PROMPT_VERSION,
+            "precision": self._precision,
+            "compression": self.compression,
+            "files": model_hashes(self.name, self.folder),
+        }
+
+    def time_stages(self, clock: Clock) -> None:
+        """Runs each stage of the work inside `clock(name)`, until another clock is set."""
+        for worker in self._workers:
+            worker.reader.clock = worker.runner.clock = clock
+
+    def load(self, device: torch.device) -> Reader:
+        """Loads the model onto a device.
+
+        Raises:
+            WeightsError: the files are incomplete or damaged, or "yes" and "no" are not single tokens.
+        """
+        import torch
+        from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
+
+        from vadcli.detectors.ask.reader import Reader
+        from vadcli.detectors.loading import as_weights_error, attention_for, quiet, read_whole
+        from vadcli.detectors.mllm.compress import CompressionOptions
+        from vadcli.detectors.running import dtype_for
+
+        dtype = dtype_for(self._precision, device)
+        if dtype is torch.float32:
+            # By default convolutions use TF32, whose results depend on the batch size.
+            torch.backends.cudnn.allow_tf32 = False
+        attention = attention_for(device, dtype)
+        qwen, _ = read_whole(Qwen2VLForConditionalGeneration, self.folder, dtype=dtype, attn_implementation=attention)
+        with quiet(), as_weights_error(self.folder):
+            tokenizer: Any = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        try:
+            reader = Reader(qwen, tokenizer, compression=CompressionOptions(ratio=self.compression))
+        except ValueError as error:
+            raise WeightsError(f"{self.folder}: {error}", hint="use Qwen2-VL-Instruct with its own tokenizer") from error
+        if self._compile:
+            for layer in qwen.model.language_model.layers:
+                layer.compile(dynamic=True)
+        return reader.to(device=device, dtype=dtype).eval()
+
+    @contextmanager
+    def _worker(self) -> Iterator[_Worker]:
+        """Gives a device that has nothing to do, and takes it back afterwards."""
+        self.prepare()
+        worker = self._idle.get()
+        try:
+            yield worker
+        finally:
+            self._idle.put(worker)
+
+
+class _Worker:
+    """One device with its model."""
+
+    def __init__(self, reader: Reader, device: torch.device) -> None:
+        from vadcli.detectors.running import Runner
+
+        self.reader = reader
+        self.runner: Runner = Runner(device)
+        self.calls = 2 if device.type == "cuda" else 1
+
+    def fitting_batch(self) -> int:
+        side = int(MAX_PX**0.5)
+        clip = np.zeros((CLIP_FRAMES, side, side, 3), np.uint8)
+        step: Callable[[torch.Tensor], tuple[torch.Tensor, ...]] = lambda clips: (self.reader.log_odds(clips, _TYPICAL),)  # noqa: E731
+        return self.runner.find_batch_size(step, clip)
+
+
+_TYPICAL = (Question("", "Does this video clip show something? " + "It may look like this, or like that. " * 5),)
+"""A long question, to find out how many clips fit into memory."""
+
+
+def _paired(frames: ByteArray) -> ByteArray:
+    """Returns (N, T, H, W, 3) with T even, because Qwen2-VL reads frames in pairs: an odd last frame is repeated."""
+    return np.concatenate([frames, frames[:, -1:]], axis=1) if frames.shape[1] % 2 else frames

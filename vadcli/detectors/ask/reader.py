@@ -1,0 +1,146 @@
+"""Qwen2-VL reads a clip once and answers any number of questions about it.
+
+The answer to a question is not a text. It is the difference of two logits, those of "yes" and "no" as the next token. So a
+clip costs one prefill, and each question costs the few tokens of its own text, which continue the shared prefix:
+
+    system turn, <|vision_start|>, M visual tokens ─┬─ <|vision_end|>, question 1, start of the answer ─ logits of yes and no
+                                                    ├─ <|vision_end|>, question 2, start of the answer ─ logits of yes and no
+                                                    └─ …
+
+Letters in shapes: B clips, T frames per clip, Q questions, D width of the language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vadcli.detectors.ask.asker import MAX_PX, MIN_PX, Question
+from vadcli.detectors.mllm.compress import CompressionOptions
+from vadcli.detectors.mllm.pixels import qwen_patches
+from vadcli.detectors.mllm.qwen import VIDEO, MultimodalLM, PromptTokens, VisualTokens
+
+SYSTEM = "You watch the videos of cameras. Judge only what is visible."
+ANSWER_SO = " Answer with one word in lower case: yes or no."
+DESCRIBE = "Describe in one short sentence what happens in this video clip. Mention only what is visible."
+ANSWERS = ("yes", "no")
+TURN_END = "<|im_end|>"
+MOST_TOKENS = 48
+"""Longest description, in tokens."""
+
+
+class Reader(nn.Module):
+    """One language model with its tokenizer.
+
+    Args:
+        qwen: Qwen2VLForConditionalGeneration of transformers.
+        tokenizer: its tokenizer, with a chat template.
+        compression: which visual tokens the language model reads.
+
+    Raises:
+        ValueError: "yes" or "no" is not one token of this tokenizer, or its chat template has no place for a video.
+    """
+
+    def __init__(self, qwen: Any, tokenizer: Any, *, compression: CompressionOptions) -> None:
+        super().__init__()
+        self.lm = MultimodalLM(qwen)
+        self.tokenizer = tokenizer
+        self.compression = compression
+        self.answers = answer_tokens(tokenizer)
+        self.clock: Any = lambda stage: nullcontext()
+        self._prompts: dict[str, PromptTokens] = {}
+        self.prompt(DESCRIBE)  # so that an unsuitable chat template is refused now
+
+    def prompt(self, text: str) -> PromptTokens:
+        """Returns the token ids of a question."""
+        if text not in self._prompts:
+            self._prompts[text] = build_branch(self.tokenizer, text)
+        return self._prompts[text]
+
+    def read(self, frames: Tensor) -> list[VisualTokens]:
+        """Returns the visual tokens of (B, T, H, W, 3) uint8 clips, T even."""
+        dtype = next(self.lm.parameters()).dtype
+        with self._timed("pixels"):
+            patches, grid = qwen_patches(
+                frames, min_px=MIN_PX, max_px=MAX_PX, patch_px=self.lm.patch_px, merge=self.lm.merge, dtype=dtype
+            )
+        with self._timed("vision tower"):
+            clips = self.lm.encode_patches(patches, grid)
+        with self._timed("compression"):
+            return [self.lm.compressed(clip, grid, self.compression) for clip in clips]
+
+    def log_odds(self, frames: Tensor, questions: Sequence[Question]) -> Tensor:
+        """Returns (B, Q) float32; see `Asker.ask`."""
+        visual = self.read(frames)
+        texts = dict.fromkeys(text for question in questions for text in (question.text, question.look_alike) if text)
+        with self._timed("llm"):
+            prefixes = self.lm.prefixes(visual, self.prompt(next(iter(texts))))
+            found = {text: self._yes_over_no(self.lm.hidden_after(prefixes, self.prompt(text))) for text in texts}
+        columns = [
+            found[one.text] - found[one.look_alike].clamp(min=0) if one.look_alike else found[one.text] for one in questions
+        ]
+        return torch.stack(columns, dim=1)
+
+    def describe(self, frames: Tensor) -> str:
+        """Returns one sentence about one clip (1, T, H, W, 3), made of the most probable tokens."""
+        prompt = self.prompt(DESCRIBE)
+        (prefix,) = self.lm.prefixes(self.read(frames), prompt)
+        stop = {self.tokenizer.convert_tokens_to_ids(TURN_END), self.tokenizer.eos_token_id}
+        ids = self.lm.continued(prefix, prompt, most=MOST_TOKENS, stop=stop)
+        return first_sentence(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def _yes_over_no(self, hidden: Tensor) -> Tensor:
+        """Returns logit(yes) - logit(no), (B,) float32, from hidden states (B, D). The other logits are not computed."""
+        head = self.lm.qwen.lm_head
+        rows = list(self.answers)
+        bias = None if head.bias is None else head.bias[rows].float()
+        yes, no = F.linear(hidden.float(), head.weight[rows].float(), bias).unbind(1)
+        return yes - no
+
+    def _timed(self, stage: str) -> AbstractContextManager[Any]:
+        timed: AbstractContextManager[Any] = self.clock(stage)
+        return timed
+
+
+def answer_tokens(tokenizer: Any) -> tuple[int, int]:
+    """Returns the ids of "yes" and "no"; raises ValueError if one of them is not exactly one token."""
+    found = []
+    for word in ANSWERS:
+        ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            raise ValueError(f"{word!r} has {len(ids)} tokens in its tokenizer, so one token cannot be the answer")
+        found.append(int(ids[0]))
+    return found[0], found[1]
+
+
+def build_branch(tokenizer: Any, text: str) -> PromptTokens:
+    """Returns the token ids of one question. `before` is the same for every question.
+
+    Raises:
+        ValueError: the chat template does not contain the video exactly once.
+    """
+    asked = text if text == DESCRIBE else text + ANSWER_SO
+    said = [
+        {"role": "system", "content": SYSTEM},
+        {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": asked}]},
+    ]
+    whole = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
+    video = tokenizer.convert_tokens_to_ids(VIDEO)
+    if ids.count(video) != 1:
+        raise ValueError(f"the chat template must contain the video once, not {ids.count(video)} times: {whole!r}")
+    hole = ids.index(video)
+    after = tuple(ids[hole + 1 :])
+    return PromptTokens(tuple(ids[:hole]), after, len(after) - 1)
+
+
+def first_sentence(text: str) -> str:
+    """Returns the first sentence of a text, on one line."""
+    words = " ".join(text.split())
+    end = min((place + 1 for mark in ".!?" if (place := (words + " ").find(f"{mark} ")) >= 0), default=len(words))
+    return words[:end]
