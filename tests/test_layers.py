@@ -63,7 +63,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "matplotlib": ("evaluation",),
     "threadpoolctl": ("detectors/motion",),
     "torch": ("detectors/", "engine/runner", "doctor", "bench", "train/", "weights_check/"),
-    "transformers": ("detectors/lavida/", "detectors/mllm/", "detectors/encoders/", "detectors/loading"),
+    "transformers": ("detectors/lavida/", "detectors/ask/qwen", "detectors/mllm/", "detectors/encoders/", "detectors/loading"),
     "tokenizers": ("detectors/lavida/text",),
     "sam2": ("detectors/lavida/sam2_package", "doctor"),
     "safetensors": ("detectors/lavida/", "weights", "train/"),

@@ -12,11 +12,13 @@ import pytest
 from PIL import Image
 
 from tests.commands import WITH_TORCH, vadcli
+from tests.detectors.ask.models import tiny_qwen_folder
 from tests.detectors.encoders import tiny_encoder_folder
+from vadcli.detectors.ask.asker import Question as YesNo
 from vadcli.errors import WeightsError
 from vadcli.types import BoolArray, ByteArray, FloatArray
-from vadcli.weights_check import CHECKS, CheckResult, check, check_encoder, check_masks, sam2_segment
-from vadcli.weights_check.pictures import questions
+from vadcli.weights_check import CHECKS, CheckResult, check, check_asker, check_encoder, check_masks, sam2_segment
+from vadcli.weights_check.pictures import clip_questions, questions
 
 SMALL_PX = 48
 
@@ -200,6 +202,53 @@ def test_no_two_pictures_or_sentences_of_a_question_are_alike() -> None:
         assert chance * 1.5 < question.needed <= len(question.answers)
 
 
+# Qwen2-VL
+
+
+class PlantedAsker:
+    """Knows the drawn clips. It leans to no, and says so less clearly if the question is the right one.
+
+    Args:
+        right: False moves each question on by one.
+    """
+
+    name, clip_frames, clip_s, max_area_px, batch_size, parallel = "planted", 8, 8.0, SMALL_PX**2, 1, 1
+
+    def __init__(self, right: bool = True) -> None:
+        pairs = [
+            (small(question.pictures[place][None]), question.sentences[(answer + (not right)) % len(question.sentences)][0])
+            for question in clip_questions()
+            for place, answer in enumerate(question.answers)
+        ]
+        self.gallery = np.concatenate([picture for picture, _ in pairs])
+        self.texts = [text for _, text in pairs]
+
+    def prepare(self) -> None: ...
+
+    def ask(self, frames: ByteArray, asked: Sequence[YesNo]) -> FloatArray:
+        nearest = np.linalg.norm(small(frames[:, 0])[:, None] - self.gallery[None], axis=-1).argmin(axis=1)
+        return np.array([[-1.0 if one.text == self.texts[at] else -4.0 for one in asked] for at in nearest], np.float32)
+
+    def describe(self, frames: ByteArray) -> str:
+        raise NotImplementedError
+
+    def fingerprint(self) -> dict[str, object]:
+        return {}
+
+
+def test_a_model_that_sees_colours_and_shapes_passes_and_one_that_mixes_them_up_fails() -> None:
+    results = check_asker(PlantedAsker())
+    assert [(result.name, result.right, result.count) for result in results] == [("squares", 6, 6), ("coloured shapes", 9, 9)]
+    assert failed(results) == set()
+    assert {result.value for result in results} == {3.0}
+    assert failed(check_asker(PlantedAsker(right=False))) == {"squares", "coloured shapes"}
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_language_model_with_random_weights_fails(tmp_path: Path, seed: int) -> None:
+    assert failed(check(str(tiny_qwen_folder(tmp_path / "qwen", seed=seed)))) == {"squares", "coloured shapes"}
+
+
 # SAM2
 
 
@@ -256,7 +305,7 @@ def test_a_point_prompt_gives_what_transformers_own_model_gives(random_sam2: Pat
     from transformers import Sam2Config, Sam2Model
 
     from vadcli.detectors.lavida.checkpoint import read_model
-    from vadcli.detectors.lavida.pixels import sam_pixels
+    from vadcli.detectors.mllm.pixels import sam_pixels
 
     video = read_model("sam2", random_sam2)
     config = video.config
@@ -295,7 +344,6 @@ def transformers_folder(folder: Path, **config: object) -> Path:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"model_type": "qwen2_vl"}, "comes with the detector `ask`"),
         ({"model_type": "bert"}, "no self-test of a 'bert' model"),
         ({"format_version": 1}, "a LAVIDA folder has no self-test"),
     ],

@@ -2,7 +2,8 @@
 
 A hash does not tell whether an encoder understands a picture. `check_encoder` tests this with drawn
 pictures: for each picture, the right sentence must have a higher cosine than every sentence that
-describes another picture. `check_masks` asks a mask decoder for the disc around a point. Random
+describes another picture. `check_asker` asks a language model in the same way whether a red square is
+red or blue. `check_masks` asks a mask decoder for the disc around a point. Random
 weights, swapped colour channels or a tokenizer with wrong rules make a test fail. Not every answer
 must be right, because public encoders are known to be weak at some tasks, such as the direction of
 stripes.
@@ -25,11 +26,12 @@ from vadcli import weights
 from vadcli.errors import WeightsError
 from vadcli.types import BoolArray, ByteArray, FloatArray
 from vadcli.weights.checksums import read_json
-from vadcli.weights_check.pictures import COLOURS, GREY, WHITE, Colour, Question, disc, drawn, questions
+from vadcli.weights_check.pictures import COLOURS, GREY, WHITE, Colour, Question, clip_questions, disc, drawn, questions
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
 
+    from vadcli.detectors.ask.asker import Asker
     from vadcli.detectors.encoders import Encoder
 
 LEAST_MARGIN = 1e-4  # a smaller difference of two cosines may come from rounding, so it does not count as an answer
@@ -45,8 +47,8 @@ class CheckResult:
         name: the test's name.
         what: what was shown and compared.
         measure: says what `value` is. "margin": the cosine of the right sentence minus that of the
-            best wrong sentence, as a mean over the pictures. "cosine", "length" and "IoU": the worst
-            value of all.
+            best wrong sentence, as a mean over the pictures. "log-odds": the same with the log-odds
+            of yes/no questions. "cosine", "length" and "IoU": the worst value of all.
         value: the measured value.
         right: number of right answers.
         count: number of answers.
@@ -124,15 +126,32 @@ def check_encoder(encoder: Encoder) -> list[CheckResult]:
     return [*results, _same_in_capitals(encoder, asked), _unit_length(np.concatenate(lengths))]
 
 
-def _ranked(question: Question, cosines: FloatArray) -> CheckResult:
-    """Returns the result of a question from the cosines of (N pictures, K answers)."""
+def check_asker(asker: Asker) -> list[CheckResult]:
+    """Returns whether a model says yes to the right question about each clip more clearly than to every other question.
+
+    Args:
+        asker: any `Asker`. It answers six or nine questions about fifteen clips.
+    """
+    from vadcli.detectors.ask.asker import Question as YesNo
+
+    results = []
+    for question in clip_questions():
+        asked = [YesNo("", text) for (text,) in question.sentences]
+        clips = (np.repeat(picture[None, None], asker.clip_frames, axis=1) for picture in question.pictures)
+        log_odds = np.concatenate([asker.ask(clip, asked) for clip in clips])  # one clip at a time: small memory
+        results.append(_ranked(question, log_odds, "log-odds"))
+    return results
+
+
+def _ranked(question: Question, cosines: FloatArray, measure: str = "margin") -> CheckResult:
+    """Returns the result of a question from the cosines, or log-odds, of (N pictures, K answers)."""
     rows = np.arange(len(question.answers))
     right = cosines[rows, question.answers]
     wrong = cosines.copy()
     wrong[rows, question.answers] = -np.inf
     margins = right - wrong.max(axis=1)
     value, found = _finite(margins.mean()), int((margins > LEAST_MARGIN).sum())
-    return CheckResult(question.name, question.what, "margin", value, found, len(rows), question.needed)
+    return CheckResult(question.name, question.what, measure, value, found, len(rows), question.needed)
 
 
 def _same_in_capitals(encoder: Encoder, asked: Sequence[Question]) -> CheckResult:
@@ -200,7 +219,7 @@ def sam2_segment(folder: Path) -> Segment:
 
     from vadcli.detectors.lavida.checkpoint import read_model
     from vadcli.detectors.lavida.masks import TransformersMasks
-    from vadcli.detectors.lavida.pixels import sam_pixels
+    from vadcli.detectors.mllm.pixels import sam_pixels
 
     model = TransformersMasks(read_model("sam2", folder, extras_matter=False, dtype=torch.float32)).eval()
 
@@ -230,11 +249,10 @@ def _check_sam2_folder(folder: Path) -> list[CheckResult]:
     return check_masks(sam2_segment(folder))
 
 
-def _check_later(folder: Path) -> list[CheckResult]:
-    raise WeightsError(
-        f"{folder}: there is no self-test of Qwen2-VL yet; it comes with the detector `ask`",
-        hint="`vadcli weights verify` compares its hashes",
-    )
+def _check_asker_folder(folder: Path) -> list[CheckResult]:
+    from vadcli.detectors.ask.asker import load_asker
+
+    return check_asker(load_asker(str(folder)))
 
 
 CHECKS: Mapping[str, Callable[[Path], list[CheckResult]]] = {
@@ -243,6 +261,6 @@ CHECKS: Mapping[str, Callable[[Path], list[CheckResult]]] = {
     "siglip2": _check_encoder_folder,
     "sam2": _check_sam2_folder,
     "sam2_video": _check_sam2_folder,
-    "qwen2_vl": _check_later,
+    "qwen2_vl": _check_asker_folder,
 }
 """The tests for each `model_type` in config.json."""

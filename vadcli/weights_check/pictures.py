@@ -54,6 +54,20 @@ def questions() -> tuple[Question, ...]:
     return (_discs(), _shapes(), _stripes(), _words(), _day_and_night())
 
 
+def clip_questions() -> tuple[Question, ...]:
+    """Returns what is asked about clips, each of which shows one picture all the time. A sentence is a yes/no question."""
+    shapes = _shapes()
+    ask = "Does this video clip show {}?"
+    colours = tuple((ask.format(f"a {name} square"),) for name in COLOURS)
+    squares = [drawn(partial(_shape, kind="square", x=192, y=192, colour=colour, size=2), WHITE) for colour in COLOURS.values()]
+    every = range(0, len(shapes.pictures), 2)  # each shape at one of its two places
+    asked = tuple((ask.format(wordings[0]),) for wordings in shapes.sentences)
+    return (
+        Question("squares", "a square in 6 colours", np.stack(squares), tuple(range(len(COLOURS))), colours, needed=5),
+        Question("coloured shapes", shapes.what, shapes.pictures[every], tuple(range(len(asked))), asked, needed=6),
+    )
+
+
 def _discs() -> Question:
     pictures = [
         drawn(partial(disc, x=192, y=192, radius=140, colour=colour), ground)
@@ -69,17 +83,9 @@ def _discs() -> Question:
 
 
 def _shapes() -> Question:
-    def shape(pen: ImageDraw, kind: str, x: int, y: int, colour: Colour) -> None:
-        if kind == "disc":
-            disc(pen, x, y, 70, colour)
-        elif kind == "square":
-            pen.rectangle((x - 65, y - 65, x + 65, y + 65), fill=colour)
-        else:
-            pen.polygon([(x, y - 80), (x - 80, y + 60), (x + 80, y + 60)], fill=colour)
-
     things = [(name, kind) for name in ("red", "blue", "green") for kind in ("disc", "square", "triangle")]
     pictures = [
-        drawn(partial(shape, kind=kind, x=x, y=y, colour=COLOURS[name]), WHITE)
+        drawn(partial(_shape, kind=kind, x=x, y=y, colour=COLOURS[name]), WHITE)
         for name, kind in things
         for x, y in ((192, 192), (130, 240))
     ]
@@ -87,6 +93,15 @@ def _shapes() -> Question:
     sentences = tuple((f"a {name} {kind}", f"a drawing of one {name} {also[kind]}") for name, kind in things)
     answers = tuple(np.repeat(np.arange(len(things)), 2).tolist())
     return Question("coloured shapes", "3 shapes in 3 colours", np.stack(pictures), answers, sentences, needed=11)
+
+
+def _shape(pen: ImageDraw, *, kind: str, x: int, y: int, colour: Colour, size: int = 1) -> None:
+    if kind == "disc":
+        disc(pen, x, y, 70 * size, colour)
+    elif kind == "square":
+        pen.rectangle((x - 65 * size, y - 65 * size, x + 65 * size, y + 65 * size), fill=colour)
+    else:
+        pen.polygon([(x, y - 80 * size), (x - 80 * size, y + 60 * size), (x + 80 * size, y + 60 * size)], fill=colour)
 
 
 def _stripes() -> Question:
