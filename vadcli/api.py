@@ -22,6 +22,7 @@ from vadcli.options import (
     EvalOptions,
     EventsOptions,
     FindOptions,
+    LearnOptions,
     PruneOptions,
     RenderOptions,
     ReportOptions,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from vadcli.engine.recut import StoredEvents
     from vadcli.engine.runner import Scan
     from vadcli.evaluation.report import Evaluation
+    from vadcli.learning import Learned
     from vadcli.pruning import PruneResult
     from vadcli.rendering import OnFrame, RenderResult
     from vadcli.reporting import WrittenReport
@@ -136,6 +138,30 @@ def events(out: PathGiven = DEFAULT_OUT, **options: Any) -> StoredEvents:
     from vadcli.engine.recut import recut_all
 
     return recut_all(Path(out), from_keywords(EventsOptions, options))
+
+
+def learn(out: PathGiven = DEFAULT_OUT, **options: Any) -> Learned:
+    """Train a head on the labels of a site, test it on videos that it did not see, and write it to the folder `to`.
+
+    Args:
+        out: a scan's output folder with stored vectors.
+        **options: those of `vadcli learn`, such as `review`, `labels`, `to`, `head`, `anyway`.
+
+    Returns:
+        `figures`, the false alarms per hour with and without the head, and `card`, what it was trained on.
+
+    Raises:
+        UsageError: there are no vectors, or too few labels.
+        DocumentError: a file of labels or of vectors cannot be read.
+        NotBetter: the head is not better than the detector alone, so it is not written.
+        OutputError: the folder cannot be written.
+    """
+    from vadcli.learning import train, write
+
+    chosen = from_keywords(LearnOptions, options)
+    learned = train(Path(out), chosen)
+    write(learned, chosen)
+    return learned
 
 
 def clips(out: PathGiven = DEFAULT_OUT, **options: Any) -> Iterator[ClipResult]:

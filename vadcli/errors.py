@@ -5,6 +5,7 @@
     │   └── NoVideoFound        2    the paths contain no video
     ├── OutputError             1    the output folder is full, read-only, or not made by vadcli
     ├── DocumentError           1    a file that vadcli reads is damaged or has the wrong form
+    ├── NotBetter               1    a trained head is not better than the detector alone, and was not written
     ├── DeviceError             4    the requested device is not available
     ├── WeightsError            4    weights are missing or untrained
     └── VideoError              3    one video cannot be used; the scan continues without it
@@ -80,6 +81,10 @@ class OutputError(VadcliError):
 
 class DocumentError(VadcliError):
     """A file that vadcli reads (scores, events, camera model, annotation …) is damaged or has the wrong form."""
+
+
+class NotBetter(VadcliError):
+    """A trained head is not better than the detector alone, so it is not written."""
 
 
 class DeviceError(VadcliError):

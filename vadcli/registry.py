@@ -1,4 +1,6 @@
-"""The only lists of detectors, exporters and data sets. An entry is a name and the place of its code, imported at first use.
+"""The only lists of detectors, exporters, data sets, encoders and heads.
+
+An entry is a name and the place of its code, which is imported at first use.
 
 Another package can add an entry to each list, with an entry point in the package's pyproject.toml:
 
@@ -151,3 +153,18 @@ ENCODERS = Registry(
 
 If called with (name, folder, device=…, precision=…), each returns a `vadcli.detectors.encoders.Encoder`.
 """
+
+HEADS = Registry(
+    "head",
+    "vadcli.heads",
+    {
+        "logistic": "vadcli.heads.logistic:LogisticHead",
+        "retrieval": "vadcli.heads.retrieval:RetrievalHead",
+        "mil": "vadcli.heads.mil:MilHead",
+        "rtfm": "vadcli.heads.rtfm:RtfmHead",
+        "topk": "vadcli.heads.topk:TopkHead",
+        "dual": "vadcli.heads.dual:DualHead",
+        "gaussian": "vadcli.heads.gaussian:GaussianHead",
+    },
+)
+"""Small models that `vadcli learn` trains on stored embeddings: classes as `vadcli.heads.Head` describes them."""

@@ -15,6 +15,7 @@ from vadcli.cli._shared import log, say_error
 from vadcli.cli._streams import put, set_up_streams, use_utf8_names
 from vadcli.cli.categories import categories_app
 from vadcli.cli.housekeeping import clips, prune
+from vadcli.cli.learning import learn
 from vadcli.cli.machine import bench, doctor, status, train
 from vadcli.cli.results import evaluate, events, render, report, search
 from vadcli.cli.scan import scan
@@ -29,7 +30,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
 )
-for command in (scan, status, events, render, report, search, clips, prune, doctor, bench):
+for command in (scan, status, events, render, report, search, clips, learn, prune, doctor, bench):
     app.command()(command)
 app.command(name="eval")(evaluate)
 app.command()(train)

@@ -6,29 +6,40 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from vadcli.cutting import EventBoxes, cut_events
+from vadcli.engine.judging import Judge
 from vadcli.options import ThresholdOptions
 from vadcli.store.choices import Choices, ChosenThresholds, chosen_for
-from vadcli.types import Calibration, Event, ReviewedEvent, Thresholds, Verdict
+from vadcli.types import Calibration, Event, HeadMark, ReviewedEvent, ScoreTable, Thresholds, Verdict
 from vadcli.types.media import how_many
 
 
 @dataclass(frozen=True)
 class EventRules:
-    """The thresholds of each video, and the verdicts of the stored review.
+    """The thresholds of each video, the verdicts of the stored review, and the head.
 
     Attributes:
         thresholds: of videos for which OUT has no choice.
         chosen: the choices of OUT for the detector of the scan, changed by the options of the scan.
         reviews: verdicts on events.
+        judge: the head that judges events; None for none.
     """
 
     thresholds: Thresholds
     chosen: tuple[ChosenThresholds, ...] = ()
     reviews: tuple[ReviewedEvent, ...] = ()
+    judge: Judge | None = None
 
     @classmethod
     def of(
-        cls, options: ThresholdOptions, choices: Choices, *, detector: str, default: Thresholds, calibration: Calibration | None
+        cls,
+        options: ThresholdOptions,
+        choices: Choices,
+        *,
+        detector: str,
+        default: Thresholds,
+        calibration: Calibration | None,
+        judge: Judge | None = None,
     ) -> EventRules:
         """Return the rules of a scan. What the user gives with the scan counts more than the choices of OUT.
 
@@ -40,15 +51,47 @@ class EventRules:
             for entry in choices.thresholds
             if entry.detector == detector
         ]
-        return cls(options.thresholds(default, calibration), tuple(chosen), choices.reviews)
+        return cls(options.thresholds(default, calibration), tuple(chosen), choices.reviews, judge)
 
     def of_video(self, video: str) -> Thresholds:
         """Return the thresholds of a video."""
         return chosen_for(self.chosen, video) or self.thresholds
 
-    def judged(self, video: str, events: Sequence[Event]) -> list[Event]:
-        """Return the events of a video without those that the review marks as false."""
-        return without_false_alarms(events, [entry for entry in self.reviews if entry.video == video])
+    def events(self, video: str, table: ScoreTable, *, duration_s: float, boxes: EventBoxes | None = None) -> list[Event]:
+        """Return the events of a video: cut from its scores, judged by the head, without those that the review calls false."""
+        thresholds = self.of_video(video)
+        return make_events(video, table, thresholds, duration_s=duration_s, boxes=boxes, judge=self.judge, reviews=self.reviews)
+
+    def head_of(self, video: str) -> HeadMark | None:
+        """Return the head that has judged the events of a video."""
+        return self.judge.mark_of(video) if self.judge else None
+
+
+def make_events(
+    video: str,
+    table: ScoreTable,
+    thresholds: Thresholds,
+    *,
+    duration_s: float,
+    boxes: EventBoxes | None = None,
+    judge: Judge | None = None,
+    reviews: Sequence[ReviewedEvent] = (),
+) -> list[Event]:
+    """Return the events of a video.
+
+    Args:
+        video: its name.
+        table: its scores.
+        thresholds: with which events are cut.
+        duration_s: end of the video.
+        boxes: mask boxes.
+        judge: the head that judges the events; None for none.
+        reviews: verdicts on events of all videos; what they call false is left out.
+    """
+    events = cut_events(table, thresholds, duration_s=duration_s, boxes=boxes)
+    if judge is not None:
+        events = judge.events(video, table, events, thresholds, duration_s=duration_s, boxes=boxes)
+    return without_false_alarms(events, [entry for entry in reviews if entry.video == video])
 
 
 def without_false_alarms(events: Sequence[Event], reviews: Sequence[ReviewedEvent]) -> list[Event]:
@@ -78,6 +121,8 @@ def choices_text(options: ThresholdOptions, choices: Choices, *, detector: str, 
     elif choices.thresholds:
         others = ", ".join(dict.fromkeys(entry.detector for entry in choices.thresholds))
         said.append(f"the thresholds for {others} are not used for {detector}")
+    if choices.head and getattr(options, "head", None) is None:
+        said.append(f"events are judged by the head {Path(choices.head).name}")
     if false := sum(entry.verdict is Verdict.FALSE for entry in choices.reviews):
         said.append(f"{how_many(false, 'false alarm')} of the review {'is' if false == 1 else 'are'} left out")
     return f"as `vadcli events --write` stored in {out}: {'; '.join(said)} (`vadcli events --forget` undoes it)" if said else ""

@@ -245,7 +245,9 @@ def decide(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Decision:
         return Decision(Need.FAILED_BEFORE, fingerprint, source, Status.FAILED, document.failure.stage, document.failure.error)
     if metadata is None or metadata.fingerprint != fingerprint or not _has_masks(job, unit.video, metadata.masks):
         return Decision(Need.SCAN, fingerprint, source)
-    need = Need.NOTHING if document.thresholds == job.rules.of_video(unit.video) else Need.RECUT
+    judge = job.rules.judge
+    same_head = document.head == (judge.mark if judge else None)
+    need = Need.NOTHING if same_head and document.thresholds == job.rules.of_video(unit.video) else Need.RECUT
     stage, reason = str(metadata.extra.get("stage", "")), str(metadata.extra.get("reason", ""))
     return Decision(need, fingerprint, source, state.status, stage, reason, len(document.events))
 

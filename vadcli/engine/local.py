@@ -11,6 +11,7 @@ from vadcli.detectors import Attributor, Detector, Propagator
 from vadcli.engine.cameras import Cameras, fit_again, fit_on_the_way
 from vadcli.engine.event_rules import EventRules
 from vadcli.engine.job import Need, ScanIdentity, ScanJob, Task, decide
+from vadcli.engine.judging import judge_of
 from vadcli.engine.plan import WorkUnit, by_camera
 from vadcli.engine.queue import ClaimQueue
 from vadcli.engine.rescore import can_rescore
@@ -64,6 +65,8 @@ class LocalRunner:
             )
             loader = stack.enter_context(ClipLoader(job.needs, loader_options))
             yield from self._cameras(job, self._cameras_of(layout, job, told=fitting), loader)
+            if job.rules.judge:
+                job.rules.judge.say_refused()
 
     def preview(self) -> Iterator[tuple[str, str]]:
         """See `Runner`."""
@@ -122,6 +125,7 @@ class LocalRunner:
         options = self.options
         categories = self.settings.categories_of(self.detector)
         needs = effective_needs(self.detector, options)
+        choices = read_choices(layout)
         return ScanJob(
             layout=layout,
             scratch=scratch,
@@ -131,10 +135,11 @@ class LocalRunner:
             identity=ScanIdentity.of(self.detector, needs, decoder=options.decoder, fps=options.fps, categories=categories),
             rules=EventRules.of(
                 options,
-                read_choices(layout),
+                choices,
                 detector=self.detector.name,
                 default=self.detector.thresholds,
                 calibration=self.detector.calibration,
+                judge=judge_of(options, choices, out=options.out, detector=self.detector.name),
             ),
             categories=categories,
             mask_video=options.masks in ("video", "both"),

@@ -113,6 +113,7 @@ class ClaimQueue:
                 unit.video,
                 self.job.rules.of_video(unit.video),
                 review=self.job.rules.reviews,
+                judge=self.job.rules.judge,
                 times=self.job.times,
             )
             if decision.need is Need.RECUT

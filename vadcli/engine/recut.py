@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vadcli.cutting import EventBoxes, cut_events, inherit_boxes, with_categories
-from vadcli.engine.event_rules import given_thresholds, without_false_alarms
+from vadcli.cutting import EventBoxes, inherit_boxes, with_categories
+from vadcli.engine.event_rules import given_thresholds, make_events
+from vadcli.engine.judging import Judge, judge_of
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options import EventsOptions
 from vadcli.store import OutputLayout, matches
@@ -63,13 +64,21 @@ def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
         if options.forget and scratch:
             write_choices(layout, scratch, Choices())
         choices = read_choices(layout).with_reviews(entries)
-        cut = _Cut(layout, options, () if options.keep_false else choices.reviews, scratch if options.write else None)
+        judge = judge_of(options, choices, out=out)
+        cut = _Cut(layout, options, () if options.keep_false else choices.reviews, scratch if options.write else None, judge)
         for path in layout.iter_events():
             cut.add(path)
         if cut.refused and all(document.failure for document in cut.documents):
             raise cut.refused[0]
+        if judge and judge.refusal:
+            raise UsageError(judge.refusal, hint="embed the videos with this encoder, or train another head")
         if options.write and scratch:
+            if options.head:
+                others = tuple(str(folder.resolve()) for folder in options.embeddings)
+                choices = replace(choices, head=str(options.head.resolve()), embeddings=others)
             write_choices(layout, scratch, cut.changed(choices))
+    if judge:
+        judge.say_refused()
     when = options.when()
     unknown = sum(document.start is None and bool(document.events) for document in cut.documents)
     if when and unknown:
@@ -88,6 +97,7 @@ class _Cut:
         options: those of the command.
         reviews: verdicts on events of all videos.
         scratch: where documents are written before they are stored; None if they are not stored.
+        judge: the head that judges the events; None for none.
         documents: one per video.
         problems: one line per document that could not be read, and per video that the thresholds do not fit.
         refused: the errors of videos that the thresholds do not fit.
@@ -97,6 +107,7 @@ class _Cut:
     options: EventsOptions
     reviews: Sequence[ReviewedEvent]
     scratch: Scratch | None
+    judge: Judge | None = None
     documents: list[EventsDocument] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     refused: list[UsageError] = field(default_factory=list)
@@ -114,7 +125,9 @@ class _Cut:
                 calibration = self._calibrations[old.detector] = calibration_of(self.layout, video)
                 thresholds = self.options.thresholds(thresholds, calibration)
             times = self.options.time_rules()
-            self.documents.append(recut(self.layout, self.scratch, video, thresholds, review=self.reviews, times=times))
+            self.documents.append(
+                recut(self.layout, self.scratch, video, thresholds, review=self.reviews, judge=self.judge, times=times)
+            )
         except DocumentError as error:
             self.problems.append(str(error))
         except UsageError as error:
@@ -201,12 +214,14 @@ def recut(
     thresholds: Thresholds,
     *,
     review: Sequence[ReviewedEvent] = (),
+    judge: Judge | None = None,
     times: TimeRules = DEFAULT_RULES,
 ) -> EventsDocument:
     """Compute one video's events with other thresholds; they are stored if there is a scratch folder.
 
     Boxes come from the stored masks; if there are none, from the old events that a new event overlaps. Categories come from the
-    stored scores of each category; if there are none, from the old event that overlaps a new event most. Events that a reviewer
+    stored scores of each category; if there are none, from the old event that overlaps a new event most. The head, if there is
+    one, judges the events. Events that a reviewer
     marked as false are left out, and the others are numbered again.
 
     Raises:
@@ -218,11 +233,12 @@ def recut(
         return replace(old, thresholds=thresholds)
     table, metadata = read_scores(layout.scores(video))
     boxes = stored_boxes(layout, video, table, thresholds)
-    events = cut_events(table, thresholds, duration_s=shown_s(table, metadata.video), boxes=boxes)
+    duration_s = shown_s(table, metadata.video)
+    events = make_events(video, table, thresholds, duration_s=duration_s, boxes=boxes, judge=judge, reviews=review)
     events = inherit_boxes(events, old.events) if boxes is None else events
-    judged = [entry for entry in review if entry.video == video]
-    events = without_false_alarms(with_categories(events, table, old.events), judged)
-    document = replace(old, thresholds=thresholds, events=tuple(events))
+    events = with_categories(events, table, old.events)
+    mark = judge.mark_of(video) if judge else None
+    document = replace(old, thresholds=thresholds, events=tuple(events), head=mark)
     if scratch is not None:
         with scratch.replace(layout.events(video)) as path:
             write_events(path, document)

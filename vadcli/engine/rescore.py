@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from vadcli import __version__
-from vadcli.cutting import categorised, cut_events
+from vadcli.cutting import categorised
 from vadcli.engine.job import Decision, ScanJob, Task
 from vadcli.engine.plan import WorkUnit
 from vadcli.engine.results import category_columns, every_row
@@ -110,8 +110,7 @@ def rescore(job: ScanJob, unit: WorkUnit, decision: Decision, model: CameraModel
     own = category_columns(scores, job.detector.categories, table.sampled)
     table = replace(table, score=score, logit=logit, **own)
     thresholds = job.rules.of_video(unit.video)
-    events = job.rules.judged(unit.video, cut_events(table, thresholds, duration_s=shown_s(table, metadata.video)))
-    events = categorised(events, table)
+    events = categorised(job.rules.events(unit.video, table, duration_s=shown_s(table, metadata.video)), table)
     calibration = job.detector.calibration
     state = ScanState(document.scan.status, decision.fingerprint, decision.source)
     document = replace(
@@ -120,6 +119,7 @@ def rescore(job: ScanJob, unit: WorkUnit, decision: Decision, model: CameraModel
         categories=job.categories,
         thresholds=thresholds,
         events=tuple(events),
+        head=job.rules.head_of(unit.video),
         scan=state,
         generator=f"vadcli {__version__}",
         caveats=job.caveats(model),

@@ -185,6 +185,7 @@ def _events_document(
         created=created,
         caveats=result.caveats,
         regions=job.regions.of(unit.camera),
+        head=job.rules.head_of(unit.video),
     )
 
 

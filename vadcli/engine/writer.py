@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vadcli.cutting import categorised, cut_events
+from vadcli.cutting import categorised
 from vadcli.engine.job import ScanJob, Task
 from vadcli.engine.rescore import write_vectors
 from vadcli.engine.results import (
@@ -156,13 +156,12 @@ class VideoWriter:
         table, scores = self._score(columns)
         duration_s = shown_s(table, self.info.to_json())
         rules, video = self.job.rules, self.task.unit.video
-        thresholds = rules.of_video(video)
-        events = rules.judged(video, cut_events(table, thresholds, duration_s=duration_s))
+        write_vectors(self.job, self.task, stored=stored, table=table)  # a head reads them
+        events = rules.events(video, table, duration_s=duration_s)
         boxes = write_masks(self.job, self.task, self.info, stored=stored, columns=columns, events=events)
-        events = rules.judged(video, cut_events(table, thresholds, duration_s=duration_s, boxes=boxes))
+        events = rules.events(video, table, duration_s=duration_s, boxes=boxes)
         events = self._attributed(events, table) if table.category_scores is None else categorised(events, table)
         result = replace(self._result(end, columns, scores.moving_camera), events=len(events))
-        write_vectors(self.job, self.task, stored=stored, table=table)
         write_files(self.job, self.task, self.info, stored=stored, table=table, events=events, result=result)
         self.task.claim.release(delete=True)
         return result

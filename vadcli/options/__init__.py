@@ -28,6 +28,7 @@ from vadcli.options.groups import (
     parse_shard,
     with_detector_options,
 )
+from vadcli.options.heads import HeadOptions, LearnOptions
 from vadcli.options.results import (
     REPORT_FORMATS,
     ClipsOptions,
@@ -61,6 +62,8 @@ __all__ = [
     "EventsOptions",
     "ExitOptions",
     "FindOptions",
+    "HeadOptions",
+    "LearnOptions",
     "PruneOptions",
     "RenderOptions",
     "ReportOptions",

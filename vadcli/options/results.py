@@ -21,6 +21,7 @@ from vadcli.options.groups import (
     parse_duration,
     same,
 )
+from vadcli.options.heads import HeadOptions
 from vadcli.options.scan import DEFAULT_OUT
 from vadcli.options.times import LAST_RUN, WhenOptions
 from vadcli.registry import EXPORTERS
@@ -31,7 +32,7 @@ SEARCH_FORMATS = ("table", "csv", "html")
 
 
 @dataclass(frozen=True)
-class EventsOptions(ThresholdOptions, WhenOptions, ExitOptions, TalkOptions):
+class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, TalkOptions):
     """The options of `vadcli events`."""
 
     format: str = option("json", "Format of the events.", panel=OUTPUT, choices=tuple(EXPORTERS))
@@ -92,7 +93,7 @@ class EventsOptions(ThresholdOptions, WhenOptions, ExitOptions, TalkOptions):
             self._check_preview()
 
     def _check_preview(self) -> None:
-        alone = ("to", "write", "forget", "validate", "init_truth", "calibrate", "since", "between")
+        alone = ("to", "write", "forget", "validate", "init_truth", "calibrate", "since", "between", "head")
         if given := [name for name in alone if getattr(self, name)]:
             raise UsageError(f"--preview does not go with --{given[0].replace('_', '-')}", hint="give one of them")
         if self.format not in ("json", "csv"):

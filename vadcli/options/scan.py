@@ -25,6 +25,7 @@ from vadcli.options.groups import (
     parse_shard,
     same,
 )
+from vadcli.options.heads import HeadOptions
 from vadcli.options.regions import RegionOptions
 from vadcli.options.times import TimeOptions
 from vadcli.registry import DETECTOR_OPTIONS
@@ -36,7 +37,15 @@ MASK_CHOICES = ("none", "video", "rle", "both")
 
 @dataclass(frozen=True)
 class ScanOptions(
-    FindOptions, DecodeOptions, DetectorOptions, RegionOptions, ThresholdOptions, TimeOptions, ExitOptions, TalkOptions
+    FindOptions,
+    DecodeOptions,
+    DetectorOptions,
+    RegionOptions,
+    ThresholdOptions,
+    HeadOptions,
+    TimeOptions,
+    ExitOptions,
+    TalkOptions,
 ):
     """The options of `vadcli scan`."""
 

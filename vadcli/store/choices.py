@@ -43,10 +43,14 @@ class Choices:
     Attributes:
         thresholds: of the entries that fit a video, the last one counts.
         reviews: verdicts on events.
+        head: folder of the head that judges events; "" for none.
+        embeddings: further folders with the vectors that the head reads.
     """
 
     thresholds: tuple[ChosenThresholds, ...] = ()
     reviews: tuple[ReviewedEvent, ...] = ()
+    head: str = ""
+    embeddings: tuple[str, ...] = ()
 
     def with_reviews(self, entries: Sequence[ReviewedEvent]) -> Choices:
         """Returns the choices with more verdicts. A new verdict replaces the old ones that overlap it."""

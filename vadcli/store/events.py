@@ -11,7 +11,7 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from importlib import resources
 from pathlib import Path
@@ -24,6 +24,7 @@ from vadcli.types import (
     EVENTS_FORMAT_VERSION,
     NO_REGIONS,
     Event,
+    HeadMark,
     Regions,
     ReviewedEvent,
     StartTime,
@@ -118,6 +119,7 @@ class EventsDocument:
         created: creation time as the video's container says it; "" if it does not.
         caveats: sentences that say why the scores deserve less trust than usual.
         regions: what was hidden of the picture.
+        head: the head that judged the events; None if none did.
     """
 
     video: Mapping[str, Any]
@@ -132,6 +134,7 @@ class EventsDocument:
     created: str = ""
     caveats: tuple[str, ...] = ()
     regions: Regions = NO_REGIONS
+    head: HeadMark | None = None
 
     def __post_init__(self) -> None:
         if tuple(self.video) != _VIDEO_FIELDS:
@@ -152,6 +155,7 @@ class EventsDocument:
             "scan": _scan_json(self.scan) if self.scan else None,
             "caveats": list(self.caveats),
             "regions": self.regions.to_json(),
+            **({"head": asdict(self.head)} if self.head else {}),
             "events": [self.event_json(event) for event in self.events],
         }
 
@@ -177,6 +181,7 @@ class EventsDocument:
             created=str(video.get("creation_time") or ""),
             caveats=tuple(document.get("caveats", ())),
             regions=Regions.from_json(document.get("regions")),
+            head=HeadMark(**document["head"]) if document.get("head") else None,
         )
 
 

@@ -166,6 +166,7 @@ class Event:
         mean_score: the mean over the event's rows.
         category, category_scores: filled in by detectors that read text.
         bbox: the box around all mask pixels of the event that reach its high threshold; None if there are no such pixels.
+        head_score: score of the head that judged the event; None if no head did.
     """
 
     id: int
@@ -180,6 +181,7 @@ class Event:
     category: str | None = None
     category_scores: Mapping[str, float] = field(default_factory=dict)
     bbox: Box | None = None
+    head_score: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.start_frame <= self.peak_frame < self.end_frame:
@@ -202,6 +204,7 @@ class Event:
             "category": self.category,
             "category_scores": dict(self.category_scores),
             "bbox": list(self.bbox) if self.bbox else None,
+            **({} if self.head_score is None else {"head_score": self.head_score}),
         }
 
     @classmethod
@@ -210,6 +213,21 @@ class Event:
         values = {one.name: document[one.name] for one in fields(cls) if one.name in document}
         values["bbox"] = tuple(values["bbox"]) if values.get("bbox") else None
         return cls(**values)
+
+
+@dataclass(frozen=True)
+class HeadMark:
+    """Which head judged the events of a video.
+
+    Attributes:
+        name: the name of its folder.
+        kind: its kind, such as logistic.
+        key: hash of its files.
+    """
+
+    name: str
+    kind: str
+    key: str
 
 
 class Verdict(StrEnum):

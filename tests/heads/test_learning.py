@@ -1,0 +1,227 @@
+"""`vadcli learn` on a simulated site: verdicts on the first nights make the later nights better; without signal it refuses."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+import vadcli
+from tests import commands
+from tests.heads.site import Site, make_site, review_of
+from vadcli.errors import NotBetter, UsageError, WeightsError
+from vadcli.store import OutputLayout
+from vadcli.store.events import read_events
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[bool]]]:
+    out = tmp_path_factory.mktemp("site") / "out"
+    return out, make_site(out, 20)
+
+
+def remaining(out: Path, truth: dict[str, list[bool]], videos: Sequence[str], **options: object) -> tuple[int, int]:
+    """True and false events that `events` finds in these videos."""
+    layout = OutputLayout(out)
+    counts = [0, 0]
+    for document in vadcli.events(out, **options).documents:
+        video = str(document.video["path"])
+        if video in videos:
+            starts = [event.start_frame for event in read_events(layout.events(video)).events]
+            for event in document.events:
+                counts[not truth[video][starts.index(event.start_frame)]] += 1
+    return counts[0], counts[1]
+
+
+@pytest.mark.parametrize("head", ["logistic", "retrieval"])
+def test_verdicts_on_five_nights_halve_the_false_alarms_of_the_other_fifteen(
+    site: tuple[Path, dict[str, list[bool]]], tmp_path: Path, head: str
+) -> None:
+    out, truth = site
+    early, late = list(truth)[:5], list(truth)[5:]
+    review = review_of(out, tmp_path / "verdicts.csv", truth, early)
+    learned = vadcli.learn(out, review=review, to=tmp_path / "my-head", head=head)
+    assert learned.figures is not None
+    assert learned.figures.high < 0
+    before, after = remaining(out, truth, late), remaining(out, truth, late, head=tmp_path / "my-head")
+    assert before == (30, 120)
+    assert after[1] <= before[1] / 2
+    at = 0.95 * before[0]
+    assert after[0] >= at
+
+
+def cli(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return commands.vadcli(*arguments, COLUMNS="200", forks=commands.WITH_TORCH)
+
+
+def test_without_signal_nothing_is_written(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    truth = make_site(out, 5, Site(signal=0.0))
+    review = review_of(out, tmp_path / "review.json", truth, list(truth))
+    with pytest.raises(NotBetter, match="interval of the change reaches 0"):
+        vadcli.learn(out, review=review, to=tmp_path / "my-head")
+    assert not (tmp_path / "my-head").exists()
+    learned = vadcli.learn(out, review=review, to=tmp_path / "my-head", anyway=True)
+    assert learned.figures is not None
+    assert not learned.figures.is_better
+    assert (tmp_path / "my-head" / "card.json").exists()
+
+
+def test_shuffled_verdicts_are_refused_nearly_always(site: tuple[Path, dict[str, list[bool]]], tmp_path: Path) -> None:
+    """The interval has 95 %, so one side errs in one of forty reviews; three of twenty-four would be rare."""
+    out, truth = site
+    wrong = 0
+    for seed in range(24):
+        review = review_of(out, tmp_path / "review.json", truth, list(truth)[:5], flip=seed)
+        try:
+            vadcli.learn(out, review=review)
+            wrong += 1
+        except NotBetter:
+            pass
+    assert wrong <= 2
+
+
+def test_the_command_prints_figures_and_the_next_command(site: tuple[Path, dict[str, list[bool]]], tmp_path: Path) -> None:
+    out, truth = site
+    review = review_of(out, tmp_path / "verdicts.csv", truth, list(truth)[:5])
+    done = cli("learn", out, "--review", review, "--to", tmp_path / "my-head")
+    assert done.returncode == 0, done.stderr
+    assert "logistic head: 10 true events and 40 false ones, in 5 videos" in done.stdout
+    assert "false alarms per hour" in done.stdout
+    assert f"next: vadcli events {out} --head {tmp_path / 'my-head'}" in done.stderr
+    card = json.loads((tmp_path / "my-head" / "card.json").read_text())
+    assert (card["kind"], card["true"], card["false"], card["cameras"]) == ("logistic", 10, 40, ["gate"])
+    assert card["encoders"] == [{"name": "planted", "key": "key of planted", "width": 32}]
+    assert card["figures"]["head_per_hour"] < card["figures"]["detector_per_hour"]
+    again = cli("learn", out, "--review", review, "--to", tmp_path / "my-head")
+    assert again.returncode == 2
+    assert "--force" in again.stderr
+    printed = cli("learn", out, "--review", review, "--to", tmp_path / "my-head", "--force", "--json")
+    assert printed.returncode == 0
+    assert json.loads(printed.stdout)["threshold"] == card["threshold"]
+
+
+def test_a_refused_head_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    truth = make_site(out, 3, Site(signal=0.0))
+    review = review_of(out, tmp_path / "review.json", truth, list(truth))
+    done = cli("learn", out, "--review", review, "--to", tmp_path / "my-head")
+    assert done.returncode == 1
+    assert "the head is not written" in done.stderr
+    assert "false alarms per hour" in done.stdout
+
+
+def test_events_show_both_scores_and_name_the_head(site: tuple[Path, dict[str, list[bool]]], tmp_path: Path) -> None:
+    out, truth = site
+    review = review_of(out, tmp_path / "review.json", truth, list(truth)[:5])
+    vadcli.learn(out, review=review, to=tmp_path / "my-head")
+    shown = cli("events", out, "--head", tmp_path / "my-head")
+    assert shown.returncode == 0, shown.stderr
+    documents = json.loads(shown.stdout)
+    events = [event for document in documents for event in document["events"]]
+    assert events
+    assert all(event["head_score"] >= 0.5 and event["peak_score"] >= 0.5 for event in events)
+    assert {document["head"]["name"] for document in documents} == {"my-head"}
+
+
+def test_written_heads_last_until_they_are_forgotten(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    truth = make_site(out, 6)
+    review = review_of(out, tmp_path / "review.json", truth, list(truth))
+    vadcli.learn(out, review=review, to=tmp_path / "my-head")
+    whole = sum(len(one.events) for one in vadcli.events(out).documents)
+    vadcli.events(out, head=tmp_path / "my-head", write=True)
+    layout = OutputLayout(out)
+    stored = [read_events(path) for path in layout.iter_events()]
+    assert {one.head.name for one in stored if one.head} == {"my-head"}
+    assert sum(len(one.events) for one in stored) < whole
+    assert cli("events", out, "--validate").returncode == 0
+    assert sum(len(one.events) for one in vadcli.events(out).documents) < whole
+    vadcli.events(out, forget=True, write=True)
+    assert sum(len(read_events(path).events) for path in layout.iter_events()) == whole
+
+
+def trained(tmp_path: Path, site: Site = Site()) -> Path:
+    out = tmp_path / "trained-on"
+    truth = make_site(out, 5, site)
+    vadcli.learn(out, review=review_of(out, tmp_path / "review.json", truth, list(truth)), to=tmp_path / "my-head")
+    return tmp_path / "my-head"
+
+
+def test_vectors_of_another_encoder_are_refused(tmp_path: Path) -> None:
+    head = trained(tmp_path)
+    make_site(tmp_path / "out", 2, Site(encoder="other"))
+    with pytest.raises(UsageError, match="reads vectors of the encoder planted, and the stored vectors are of other"):
+        vadcli.events(tmp_path / "out", head=head)
+
+
+def test_another_version_is_refused(tmp_path: Path) -> None:
+    head = trained(tmp_path)
+    card = json.loads((head / "card.json").read_text())
+    (head / "card.json").write_text(json.dumps({**card, "heads_version": 99}))
+    with pytest.raises(WeightsError, match="version 99"):
+        vadcli.events(tmp_path / "trained-on", head=head)
+
+
+def test_a_new_camera_is_named_and_one_that_looks_different_is_warned_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = trained(tmp_path)
+    make_site(tmp_path / "out", 2, Site(camera="yard"), seed=3)
+    make_site(tmp_path / "out", 2, Site(camera="roof", shift=1.0), seed=4)
+    make_site(tmp_path / "out", 2, first=5, seed=9)
+    with caplog.at_level(logging.WARNING, logger="vadcli"):
+        vadcli.events(tmp_path / "out", head=head)
+    said = [record.getMessage() for record in caplog.records]
+    assert [line for line in said if "yard" in line] == ["head my-head: was not trained on the camera yard"]
+    (drifted,) = [line for line in said if "roof" in line]
+    assert "looks unlike" in drifted
+    assert not [line for line in said if "gate" in line]
+
+
+def test_videos_without_vectors_keep_their_events_and_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    head = trained(tmp_path)
+    out = tmp_path / "out"
+    truth = make_site(out, 2)
+    bare = next(iter(truth))
+    OutputLayout(out).embeddings(bare).unlink()
+    with caplog.at_level(logging.WARNING, logger="vadcli"):
+        found = {str(one.video["path"]): one for one in vadcli.events(out, head=head).documents}
+    assert len(found[bare].events) == 10
+    assert found[bare].head is None
+    assert "head my-head: 1 video not judged: no vectors are stored" in caplog.text
+
+
+def test_one_sided_verdicts_need_anyway(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    truth = make_site(out, 3, Site(true=0, false=6))
+    review = review_of(out, tmp_path / "review.json", truth, list(truth))
+    with pytest.raises(UsageError, match="all true labels"):
+        vadcli.learn(out, review=review, to=tmp_path / "my-head")
+    learned = vadcli.learn(out, review=review, to=tmp_path / "my-head", anyway=True)
+    assert learned.card.kind == "retrieval"
+    assert learned.figures is None
+    assert not [event for one in vadcli.events(out, head=tmp_path / "my-head").documents for event in one.events]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "--review FILE or --labels FILE"),
+        ({"review": "review.json", "head": "nothing"}, "no such kind of head"),
+        ({"review": "review.json", "recall": 1.5}, "--recall 1.5"),
+        ({"review": "review.json", "head": "mil"}, "learns from --labels"),
+    ],
+)
+def test_wrong_options_are_one_line(
+    site: tuple[Path, dict[str, list[bool]]], tmp_path: Path, options: dict[str, object], said: str
+) -> None:
+    out, truth = site
+    review = review_of(out, tmp_path / "review.json", truth, list(truth)[:2])
+    given = {name: review if value == "review.json" else value for name, value in options.items()}
+    with pytest.raises(UsageError, match=said):
+        vadcli.learn(out, **given)

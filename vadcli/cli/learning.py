@@ -1,0 +1,63 @@
+"""`vadcli learn`: trains a head on the labels of a site, and prints how much better it is."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vadcli.cli._shared import emit_json, log, set_up_talk, with_options
+from vadcli.cli._streams import put
+from vadcli.options import DEFAULT_OUT, LearnOptions
+from vadcli.types.media import how_many
+
+if TYPE_CHECKING:
+    from vadcli.learning import Learned
+
+Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
+
+
+@with_options(LearnOptions, section="learn")
+def learn(*, out: Out = DEFAULT_OUT, options: LearnOptions) -> None:
+    """Train a head on your own labels, and test it on videos that it did not see. Reads stored vectors; no video is decoded.
+
+    \b
+    Examples:
+      vadcli learn vadcli-out --review review.json
+      vadcli learn vadcli-out --review review.json --to my-head
+      vadcli learn vadcli-out --labels videos.csv --head rtfm --to my-head
+    """  # noqa: D301
+    from vadcli.learning import train, write
+
+    set_up_talk(options)
+    learned = train(out, options)
+    for note in learned.notes:
+        log.info("%s", note)
+    if options.json:
+        emit_json({"type": "head", **asdict(learned.card), "untested": learned.untested or None})
+    else:
+        _print(learned, options)
+    folder = write(learned, options)
+    if folder is None:
+        log.info("better; --to DIR writes it")
+    else:
+        log.info("%s: written", folder)
+        log.info("next: vadcli events %s --head %s", shlex.quote(str(out)), shlex.quote(str(folder)))
+
+
+def _print(learned: Learned, options: LearnOptions) -> None:
+    card, figures = learned.card, learned.card.figures
+    noun = "event" if options.review is not None else "video"
+    true, false, videos = how_many(card.true, f"true {noun}"), card.false, how_many(card.videos, "video")
+    put(f"{card.kind} head: {true} and {false} false ones, in {videos}")
+    if figures is None:
+        put(f"not tested: {learned.untested}")
+        return
+    put(f"on videos that it was not trained on, at a threshold that keeps {figures.recall:.0%} of the true {noun}s:")
+    put("               false alarms per hour    AUC")
+    put(f"detector alone {figures.detector_per_hour:21.3g} {figures.detector_auc:6.3f}")
+    put(f"with the head  {figures.head_per_hour:21.3g} {figures.head_auc:6.3f}")
+    put(f"change         {figures.change_per_hour:+21.3g}   95 %: {figures.low:+.3g} to {figures.high:+.3g}")

@@ -1,0 +1,189 @@
+"""Judges events by a head: removes those that look like rejected ones, or makes events from the head's own scores.
+
+Reads stored vectors; decodes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from vadcli.cutting import EventBoxes, cut_events
+from vadcli.errors import DocumentError, UsageError
+from vadcli.heads import Labels
+from vadcli.heads.samples import VideoVectors, read_vectors
+from vadcli.heads.stored import StoredHead, matching, read_head
+from vadcli.options import HeadOptions
+from vadcli.store.choices import Choices
+from vadcli.types import Event, HeadMark, ScoreTable, Thresholds
+from vadcli.types.media import how_many
+
+log = logging.getLogger("vadcli")
+
+HIGH, LOW = 0.5, 0.4
+"""An event stays from this head score on. Events of a head that scores frames open at HIGH and close at LOW."""
+
+
+class Judge:
+    """A head at work on the videos of an output folder.
+
+    Args:
+        head: the head.
+        folders: output folders with vectors, one per encoder of the head.
+
+    Attributes:
+        mark: names the head in the events documents.
+    """
+
+    def __init__(self, head: StoredHead, folders: Sequence[Path]) -> None:
+        self.head, self.folders = head, tuple(folders)
+        self.mark = HeadMark(head.name, head.card.kind, head.key)
+        self._judged: set[str] = set()
+        self._refused: Counter[str] = Counter()
+        self._said: set[str] = set()
+
+    def events(
+        self,
+        video: str,
+        table: ScoreTable,
+        events: list[Event],
+        thresholds: Thresholds,
+        *,
+        duration_s: float,
+        boxes: EventBoxes | None = None,
+    ) -> list[Event]:
+        """Return the events of a video as the head judges them; unchanged if its vectors cannot be read.
+
+        Args:
+            video: its name.
+            table: the detector's scores.
+            events: those of the detector.
+            thresholds: with which the detector's events were made.
+            duration_s: end of the video.
+            boxes: mask boxes.
+        """
+        vectors = self._vectors(video)
+        if vectors is None:
+            self._judged.discard(video)
+            return events
+        self._judged.add(video)
+        self._say_if_new(video, vectors)
+        if self.head.card.labels is Labels.EVENTS:
+            scored = [
+                replace(one, head_score=self.head.judge(vectors.of_span(one.start_s, one.end_s, one.peak_score)))
+                for one in events
+            ]
+            return _numbered([one for one in scored if one.head_score is not None and one.head_score >= HIGH])
+        score = self.head.score(vectors.whole(table))
+        rows = np.searchsorted(vectors.frame_index, table.frame_index, "right").clip(1, len(score)) - 1
+        own = replace(thresholds, high=HIGH, low=LOW)
+        found = cut_events(replace(table, score=score[rows]), own, duration_s=duration_s, boxes=boxes)
+        return [_with_detector(one, table) for one in found]
+
+    def mark_of(self, video: str) -> HeadMark | None:
+        """Return the mark of the head if it has judged the video."""
+        return self.mark if video in self._judged else None
+
+    @property
+    def refusal(self) -> str:
+        """Why no video could be judged, in one line; "" if one was, or if none was tried."""
+        return "" if self._judged or not self._refused else f"head {self.head.name}: {self._refused.most_common(1)[0][0]}"
+
+    def say_refused(self) -> None:
+        """Log how many videos could not be judged, one line per reason."""
+        for reason, count in self._refused.items():
+            log.warning("head %s: %s not judged: %s", self.head.name, how_many(count, "video"), reason)
+        self._refused.clear()
+
+    def _vectors(self, video: str) -> VideoVectors | None:
+        try:
+            found = read_vectors(self.folders, video)
+        except DocumentError as error:
+            self._refused[error.message] += 1
+            return None
+        if found is None:
+            self._refused["no vectors are stored (vadcli embed stores them)"] += 1
+            return None
+        reason = matching(self.head.card, found.encoders)
+        if reason:
+            self._refused[reason] += 1
+            return None
+        return found
+
+    def _say_if_new(self, video: str, vectors: VideoVectors) -> None:
+        """Warn once per camera if the head does not know it, or if a video looks unlike those that it was trained on."""
+        if vectors.camera in self._said:
+            return
+        strangeness = self.head.strangeness(vectors.centre())
+        if strangeness > 1.0:
+            log.warning(
+                "head %s: %s looks unlike the videos that it was trained on (%.1f times the expected distance), "
+                "so it may judge wrongly: review events of the camera %s and learn again",
+                self.head.name,
+                video,
+                strangeness,
+                vectors.camera,
+            )
+        elif vectors.camera not in self.head.card.cameras:
+            log.warning("head %s: was not trained on the camera %s", self.head.name, vectors.camera)
+        else:
+            return
+        self._said.add(vectors.camera)
+
+
+def judge_of(options: HeadOptions, choices: Choices, *, out: Path, detector: str = "") -> Judge | None:
+    """Return the judge that the options or the choices of OUT ask for; None if they name no head.
+
+    Args:
+        options: of the command; a head there counts more than that of the choices.
+        choices: what `vadcli events --write` stored.
+        out: the output folder, which has the vectors of the first encoder.
+        detector: whose events are judged; "" if there may be several.
+
+    Raises:
+        UsageError: there is no such folder, or too few folders of vectors.
+        DocumentError, WeightsError: the head cannot be read, or is of another version.
+    """
+    folder = options.head or (Path(choices.head) if choices.head else None)
+    if folder is None:
+        return None
+    others = options.embeddings or tuple(map(Path, choices.embeddings))
+    head = read_head(folder)
+    if len(others) + 1 != len(head.card.encoders):
+        names = ", ".join(one.name for one in head.card.encoders)
+        raise UsageError(
+            f"--head {folder}: reads the vectors of {names}, and {how_many(len(others) + 1, 'folder')} with vectors is given",
+            hint="name the folders of all but the first with --embeddings",
+        )
+    if detector and detector != head.card.detector and head.card.labels is Labels.EVENTS:
+        log.warning(
+            "head %s: was trained on events of the detector %s, and may judge those of %s wrongly",
+            head.name,
+            head.card.detector,
+            detector,
+        )
+    return Judge(head, (out, *others))
+
+
+def _numbered(events: Sequence[Event]) -> list[Event]:
+    return [replace(event, id=number) for number, event in enumerate(events, 1)]
+
+
+def _with_detector(event: Event, table: ScoreTable) -> Event:
+    """Return an event of the head's scores with the detector's scores, and its peak as the head's score."""
+    score = table.score[event.start_frame : event.end_frame]
+    peak = int(score.argmax())
+    highest = float(score[peak])
+    return replace(
+        event,
+        peak_frame=event.start_frame + peak,
+        peak_s=float(table.timestamp[event.start_frame + peak]),
+        peak_score=highest,
+        mean_score=min(float(score.mean(dtype=np.float64)), highest),
+        head_score=event.peak_score,
+    )

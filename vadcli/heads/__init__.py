@@ -1,0 +1,125 @@
+"""Heads: small models on top of stored embeddings, trained with the user's own labels. This file has what they share.
+
+A head that learns from verdicts (`Labels.EVENTS`) judges the events of a detector. A head that learns from one label per video
+(`Labels.VIDEOS`, `Labels.CATEGORIES`) scores every sampled frame, and events are made from its scores. `vadcli.registry.HEADS`
+lists the heads.
+
+Letters in shapes: S sampled frames, N examples, D width of a vector, C categories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import ClassVar, Protocol, Self, runtime_checkable
+
+import numpy as np
+
+from vadcli.types import BoolArray, FloatArray, IndexArray, TimeArray
+
+HEADS_VERSION = 1
+"""Increase this if a stored head of an earlier version would give other scores."""
+
+
+class Labels(StrEnum):
+    """What a head learns from."""
+
+    EVENTS = "events"
+    VIDEOS = "videos"
+    CATEGORIES = "categories"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a head scores: a whole video, or the span of one event.
+
+    Attributes:
+        vectors: one (S, D) float32 array of unit vectors per encoder; S >= 1.
+        logit: (S,) float32, the detector's logits; for an event, its highest logit in every row.
+        timestamp: (S,) float64 seconds.
+    """
+
+    vectors: tuple[FloatArray, ...] = field(repr=False)
+    logit: FloatArray = field(repr=False)
+    timestamp: TimeArray = field(repr=False)
+
+    def __post_init__(self) -> None:
+        rows = {len(self.logit), len(self.timestamp), *map(len, self.vectors)}
+        if len(rows) != 1 or 0 in rows:
+            raise ValueError(f"a sample needs at least one row, and the same number in each array, not {sorted(rows)}")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Samples with their labels.
+
+    Attributes:
+        samples: N samples.
+        positive: (N,) bool, True if something happens in the sample.
+        mean: one (D,) vector per encoder: the mean of the vectors of the footage.
+        category: for each sample the number of its category; -1 if nothing happens in it, or the category is unknown.
+        texts: (C, D) unit vectors of the categories' names; (0, 0) if the head needs none.
+    """
+
+    samples: Sequence[Sample] = field(repr=False)
+    positive: BoolArray
+    mean: tuple[FloatArray, ...] = field(repr=False)
+    category: IndexArray = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
+    texts: FloatArray = field(default_factory=lambda: np.zeros((0, 0), np.float32), repr=False)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def pick(self, rows: IndexArray) -> Examples:
+        """Return some of the examples."""
+        category = self.category[rows] if len(self.category) else self.category
+        return Examples([self.samples[row] for row in rows], self.positive[rows], self.mean, category, self.texts)
+
+
+@runtime_checkable
+class Head(Protocol):
+    """A trained head. The same examples and seed give the same head.
+
+    Attributes:
+        labels: what it learns from.
+        encoders: the number of encoders whose vectors it reads.
+    """
+
+    labels: ClassVar[Labels]
+    encoders: ClassVar[int]
+
+    @classmethod
+    def fit(cls, examples: Examples, *, seed: int) -> Self:
+        """Return a head that is trained on the examples; both labels must occur in them, unless the head says otherwise."""
+        ...
+
+    def score(self, sample: Sample) -> FloatArray:
+        """Return (S,) float32 logits; a higher one means more likely true."""
+        ...
+
+    def state(self) -> dict[str, FloatArray]:
+        """Return the arrays from which `of` makes the head again."""
+        ...
+
+    @classmethod
+    def of(cls, state: Mapping[str, FloatArray]) -> Self:
+        """Return the head that `state` describes; raises KeyError or ValueError if it does not fit."""
+        ...
+
+
+def pooled(head: Head, sample: Sample) -> float:
+    """Return one logit for a sample: the mean over an event, or the highest one in a video."""
+    logit = head.score(sample)
+    return float(logit.mean() if head.labels is Labels.EVENTS else logit.max())
+
+
+def centred(vectors: FloatArray, mean: FloatArray) -> FloatArray:
+    """Return (S, D) float32 unit vectors of the differences from a mean.
+
+    The vectors of an image-text encoder all point roughly the same way. What is specific to a frame is the difference from this
+    common direction.
+    """
+    difference = np.asarray(vectors, np.float32) - mean
+    length = np.linalg.norm(difference, axis=-1, keepdims=True)
+    return np.asarray(difference / np.maximum(length, 1e-6), np.float32)

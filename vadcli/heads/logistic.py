@@ -1,0 +1,112 @@
+"""Logistic regression on the vectors of events and the detector's own score.
+
+HiProbe-VAD (Cai et al., "Video Anomaly Detection via Hidden States Probing in Tuning-Free Multimodal LLMs", 2025) and
+HeadHunt-VAD (Cai et al., "Hunting Robust Anomaly-Sensitive Heads in MLLM for Tuning-Free Video Anomaly Detection", AAAI 2026)
+train such a linear probe on the hidden states of a language model, with a small part of the labels. Left out: their choice of
+layers and attention heads, since an image-text encoder has one vector per frame; and their temporal localisation, since the
+detector has found the events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Self
+
+import numpy as np
+
+from vadcli.heads import Examples, Labels, Sample, centred
+from vadcli.types import FloatArray, TimeArray
+
+STRENGTH = 10.0
+"""The weight of the examples against that of the L2 penalty; scikit-learn calls it C. Not tuned on any footage."""
+LOGIT_SPREAD = 4.0
+"""The detector's logit is divided by this, so that its usual range is as wide as that of a vector's numbers."""
+LOGIT_LIMIT = 12.0
+MOST_STEPS = 50
+
+
+@dataclass(frozen=True)
+class LogisticHead:
+    """L2-regularised logistic regression; both labels count equally, however many examples they have.
+
+    An event's logit is the mean over its frames. The model is linear, so this is the logit of the mean vector, on which it was
+    trained.
+
+    Attributes:
+        weights: (D + 1,) for the vector and the detector's logit.
+        bias: the intercept.
+        mean: (D,) vector that is subtracted first.
+    """
+
+    weights: FloatArray = field(repr=False)
+    bias: float
+    mean: FloatArray = field(repr=False)
+
+    labels: ClassVar[Labels] = Labels.EVENTS
+    encoders: ClassVar[int] = 1
+
+    @classmethod
+    def fit(cls, examples: Examples, *, seed: int) -> Self:
+        """See `Head`. The problem has one minimum, so the seed changes nothing."""
+        mean = examples.mean[0]
+        features = np.stack([_features(sample, mean).mean(axis=0) for sample in examples.samples])
+        weights, bias = fit_logistic(features.astype(np.float64), examples.positive.astype(np.float64), strength=STRENGTH)
+        return cls(weights.astype(np.float32), bias, mean)
+
+    def score(self, sample: Sample) -> FloatArray:
+        """See `Head`."""
+        return np.asarray(_features(sample, self.mean) @ self.weights + np.float32(self.bias), np.float32)
+
+    def state(self) -> dict[str, FloatArray]:
+        """See `Head`."""
+        return {"weights": self.weights, "bias": np.array([self.bias], np.float32), "mean": self.mean}
+
+    @classmethod
+    def of(cls, state: Mapping[str, FloatArray]) -> Self:
+        """See `Head`."""
+        if state["weights"].shape != (len(state["mean"]) + 1,):
+            raise ValueError(f"weights {state['weights'].shape} do not fit a mean {state['mean'].shape}")
+        return cls(state["weights"], float(state["bias"][0]), state["mean"])
+
+
+def scaled_logit(logit: FloatArray) -> FloatArray:
+    """Return the detector's logits on the scale of a vector's numbers, limited so that no single event decides."""
+    return np.asarray(np.clip(logit, -LOGIT_LIMIT, LOGIT_LIMIT) / LOGIT_SPREAD, np.float32)
+
+
+def _features(sample: Sample, mean: FloatArray) -> FloatArray:
+    """Return (S, D + 1)."""
+    return np.column_stack([centred(sample.vectors[0], mean), scaled_logit(sample.logit)])
+
+
+def fit_logistic(features: TimeArray, positive: TimeArray, *, strength: float) -> tuple[TimeArray, float]:
+    """Return weights and intercept of scikit-learn's `LogisticRegression(C=strength, class_weight="balanced")`.
+
+    Args:
+        features: (N, F) float64.
+        positive: (N,) float64, 1 or 0; both must occur.
+        strength: the weight of the examples.
+    """
+    sign = 2.0 * positive - 1.0
+    count = np.where(positive > 0, positive.sum(), len(positive) - positive.sum())
+    weight = strength * len(positive) / (2.0 * count)
+    x = np.column_stack([features, np.ones(len(features))])  # (N, F + 1)
+    penalty = np.append(np.ones(features.shape[1]), 0.0)  # none on the intercept
+
+    def loss(parameters: TimeArray) -> float:
+        return float(0.5 * (penalty * parameters) @ parameters + weight @ np.logaddexp(0.0, -sign * (x @ parameters)))
+
+    parameters = np.zeros(x.shape[1])
+    for _ in range(MOST_STEPS):  # Newton's method: the problem is convex and smooth
+        share = 0.5 * (1.0 + np.tanh(0.5 * (x @ parameters)))
+        slope = penalty * parameters + x.T @ (weight * (share - positive))
+        curve = np.diag(penalty) + (x.T * (weight * np.maximum(share * (1.0 - share), 1e-9))) @ x
+        step, length = np.linalg.solve(curve, slope), 1.0
+        value = loss(parameters)
+        while loss(parameters - length * step) > value and length > 1e-6:
+            length *= 0.5
+        parameters = parameters - length * step
+        if value - loss(parameters) <= 1e-12 * max(1.0, value):
+            break
+    return parameters[:-1], float(parameters[-1])

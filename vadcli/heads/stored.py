@@ -1,0 +1,209 @@
+"""A head as a folder: its arrays as safetensors, and a card (JSON) that says what it was trained on and how good it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from vadcli import __version__
+from vadcli.errors import DocumentError, UsageError, WeightsError
+from vadcli.heads import HEADS_VERSION, Head, Labels, Sample, pooled
+from vadcli.heads.exam import Comparison
+from vadcli.registry import HEADS
+from vadcli.types import FloatArray
+from vadcli.types.codec import document_errors, read_document, structure
+
+CARD_FORMAT_VERSION = 1
+_WHAT = "a head's card"
+_AGAIN = "train it again with `vadcli learn`"
+ROOM = 1.5
+"""A video looks new if it is this many times as far from the training videos as they are from one another."""
+
+
+@dataclass(frozen=True)
+class CardEncoder:
+    """An encoder whose vectors a head reads: its name, `encoder_key` of the embeddings files, and the width of a vector."""
+
+    name: str
+    key: str
+    width: int
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known about a head.
+
+    Attributes:
+        kind: name in the registry of heads.
+        heads_version: `HEADS_VERSION` when it was trained.
+        seed: of the training and of the folds.
+        labels: what it learned from.
+        detector: the detector whose events it judges.
+        encoders: in the order in which it reads them.
+        cameras: the cameras of the training videos.
+        videos: number of training videos.
+        true, false: number of training examples.
+        hours: length of the footage that the figures refer to.
+        figures: the cross-validated figures; None if it could not be tested.
+        threshold: the logit that becomes the score 0.5.
+        categories: names, if it learned from categories.
+        reach: largest distance of a training video from the nearest other one; 0 if there is only one.
+        generator: the program that wrote the folder.
+    """
+
+    kind: str
+    heads_version: int
+    seed: int
+    labels: Labels
+    detector: str
+    encoders: tuple[CardEncoder, ...]
+    cameras: tuple[str, ...]
+    videos: int
+    true: int
+    false: int
+    hours: float
+    figures: Comparison | None
+    threshold: float
+    categories: tuple[str, ...] = ()
+    reach: float = 0.0
+    generator: str = field(default=f"vadcli {__version__}")
+
+
+@dataclass(frozen=True)
+class StoredHead:
+    """A head with its card.
+
+    Attributes:
+        name: the name of its folder.
+        card: what is known about it.
+        head: the head itself.
+        centres: (V, D) the mean vector of each training video, for the first encoder.
+        key: hash of card and arrays.
+    """
+
+    name: str
+    card: Card
+    head: Head = field(repr=False)
+    centres: FloatArray = field(repr=False)
+    key: str = ""
+
+    def score(self, sample: Sample) -> FloatArray:
+        """Return (S,) float32 scores in [0, 1]; 0.5 is the threshold that keeps the true training examples."""
+        return _sigmoid(self.head.score(sample) - np.float32(self.card.threshold))
+
+    def judge(self, sample: Sample) -> float:
+        """Return one score for a sample, in [0, 1]."""
+        return float(_sigmoid(np.array(pooled(self.head, sample) - self.card.threshold, np.float32)))
+
+    def strangeness(self, centre: FloatArray) -> float:
+        """Return how far a video's mean vector is from the training videos; above 1 it looks new.
+
+        Args:
+            centre: (D,) mean vector of the video, for the first encoder.
+        """
+        distance = float(np.linalg.norm(self.centres - centre, axis=1).min())
+        return distance / (ROOM * self.card.reach) if self.card.reach > 0 else 0.0
+
+
+def reach_of(centres: FloatArray) -> float:
+    """Return the largest distance of a training video from the nearest other one; 0 if there is only one.
+
+    Args:
+        centres: (V, D) mean vectors.
+    """
+    if len(centres) < 2:
+        return 0.0
+    distance = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
+    np.fill_diagonal(distance, np.inf)
+    return float(distance.min(axis=1).max())
+
+
+def write_head(folder: Path, card: Card, head: Head, centres: FloatArray) -> None:
+    """Write the two files of a head into a new folder.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    from safetensors.numpy import save
+
+    folder.mkdir(parents=True)
+    arrays = {f"head.{name}": np.ascontiguousarray(value) for name, value in head.state().items()}
+    (folder / "head.safetensors").write_bytes(save({**arrays, "centres": np.ascontiguousarray(centres)}))
+    text = json.dumps({"format_version": CARD_FORMAT_VERSION, **asdict(card)}, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / "card.json").write_text(text + "\n", encoding="utf-8")
+
+
+def read_head(folder: Path) -> StoredHead:
+    """Read a head from its folder.
+
+    Raises:
+        UsageError: there is no such folder, or no head of this kind is installed.
+        DocumentError: a file is missing or damaged.
+        WeightsError: the head was made by another version of vadcli, which would score differently.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"--head {folder}: there is no such folder", hint="name a folder that `vadcli learn --to` wrote")
+    path, weights = folder / "card.json", folder / "head.safetensors"
+    document = read_document(path, version=CARD_FORMAT_VERSION, what=_WHAT, hint=_AGAIN)
+    if document.get("heads_version") != HEADS_VERSION:
+        raise WeightsError(
+            f"{folder}: a head of version {document.get('heads_version')}; this vadcli has {HEADS_VERSION}", hint=_AGAIN
+        )
+    with document_errors(path, _WHAT, _AGAIN):
+        card = structure(Card, document, extra=True)
+    arrays = _arrays(weights)
+    kind = head_kind(card.kind)
+    try:
+        head = kind.of({name.removeprefix("head."): value for name, value in arrays.items() if name.startswith("head.")})
+        centres = arrays["centres"]
+    except (KeyError, ValueError) as error:
+        raise DocumentError(f"{weights}: not the arrays of a {card.kind} head: {error}", hint=_AGAIN) from error
+    digest = hashlib.sha256(path.read_bytes() + weights.read_bytes()).hexdigest()
+    return StoredHead(folder.resolve().name, card, head, centres, digest)
+
+
+def head_kind(name: str) -> type[Head]:
+    """Return the class of a head by its name; raises UsageError if there is none, or if it is not a head."""
+    kind = HEADS.load(name)
+    HEADS.check(name, ok=isinstance(kind, type) and isinstance(kind, Head), what="is not a head (see vadcli.heads.Head)")
+    found: type[Head] = kind
+    return found
+
+
+def _arrays(path: Path) -> Mapping[str, FloatArray]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        arrays: dict[str, FloatArray] = load(path.read_bytes())
+    except OSError as error:
+        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=_AGAIN) from error
+    except SafetensorError as error:
+        raise DocumentError(f"{path}: not a safetensors file: {error}", hint=_AGAIN) from error
+    return arrays
+
+
+def matching(card: Card, found: Sequence[CardEncoder]) -> str:
+    """Return why stored vectors cannot be read by a head, in one line; "" if they can.
+
+    Args:
+        card: the head's.
+        found: the encoders of the stored vectors, in order.
+    """
+    for wanted, one in zip(card.encoders, found, strict=False):
+        if wanted.key != one.key:
+            return f"it reads vectors of the encoder {wanted.name}, and the stored vectors are of {one.name}" + (
+                " with other weights" if wanted.name == one.name else ""
+            )
+    if len(found) < len(card.encoders):
+        return f"it reads vectors of {len(card.encoders)} encoders ({', '.join(one.name for one in card.encoders)})"
+    return ""
+
+
+def _sigmoid(logit: FloatArray) -> FloatArray:
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logit)), np.float32)

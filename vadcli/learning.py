@@ -1,0 +1,328 @@
+"""`vadcli learn`: a head from the labels of a site, tested on videos that it was not trained on. Reads stored vectors only."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from vadcli.errors import DocumentError, NotBetter, UsageError
+from vadcli.heads import HEADS_VERSION, Examples, Head, Labels, Sample, pooled
+from vadcli.heads.exam import TOO_FEW, Comparison, compare, out_of_fold, threshold_at
+from vadcli.heads.samples import VideoVectors, logit_of_score, read_vectors
+from vadcli.heads.stored import Card, head_kind, reach_of, write_head
+from vadcli.options import LearnOptions
+from vadcli.store import OutputLayout, matches
+from vadcli.store.atomic import writing
+from vadcli.store.events import EventsDocument, read_review, read_unchecked
+from vadcli.store.scores import read_scores
+from vadcli.types import FloatArray, ReviewedEvent, Verdict
+from vadcli.types.media import how_many
+from vadcli.types.text import SAVE_AS, NotText, decode_text
+
+LEAST_TRUE, LEAST_FALSE = 5, 20
+"""From these numbers of verdicts on, the logistic head is the default."""
+MOST_CENTRES = 256
+EMBED = "store vectors with `vadcli scan --detector concept`"
+YES, NO = ("abnormal", "1", "true", "yes"), ("normal", "0", "false", "no")
+
+
+@dataclass
+class _Collected:
+    """Examples while they are read, one video after the other."""
+
+    samples: list[Sample] = field(default_factory=list)
+    positive: list[bool] = field(default_factory=list)
+    category: list[str] = field(default_factory=list)
+    videos: list[str] = field(default_factory=list)
+    detector: list[float] = field(default_factory=list)
+    centres: list[tuple[FloatArray, ...]] = field(default_factory=list)
+    cameras: dict[str, None] = field(default_factory=dict)
+    encoders: dict[tuple[str, ...], VideoVectors] = field(default_factory=dict)
+    without: int = 0
+
+    def see(self, found: VideoVectors) -> None:
+        """Take the statistics of a video with labels."""
+        self.centres.append(tuple(found.centre(place) for place in range(len(found.vectors))))
+        self.cameras[found.camera] = None
+        self.encoders[tuple(one.key for one in found.encoders)] = found
+
+    def add(self, sample: Sample, positive: bool, video: str, detector: float, category: str = "") -> None:
+        """Take an example."""
+        self.samples.append(sample)
+        self.positive.append(positive)
+        self.videos.append(video)
+        self.detector.append(detector)
+        self.category.append(category)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A trained head that is not written yet.
+
+    Attributes:
+        card: what it was trained on, and its figures; the figures are None if it could not be tested.
+        head: the head.
+        centres: (V, D) mean vectors of the training videos.
+        notes: one line per thing that a user should know.
+        untested: why it could not be tested; "" if it was.
+    """
+
+    card: Card
+    head: Head = field(repr=False)
+    centres: FloatArray = field(repr=False)
+    notes: tuple[str, ...] = ()
+    untested: str = ""
+
+    @property
+    def figures(self) -> Comparison | None:
+        """The cross-validated figures."""
+        return self.card.figures
+
+
+def train(out: Path, options: LearnOptions) -> Learned:
+    """Return a head that is trained and tested on the labels; nothing is written.
+
+    Raises:
+        UsageError: there is no such folder, there are no vectors, or too few labels.
+        DocumentError: a file of labels or of vectors cannot be read.
+    """
+    if not out.is_dir():
+        raise UsageError(f"{out}: there is no such folder", hint="name the --out folder of a scan")
+    documents = {str(one.video["path"]): one for one in _documents(OutputLayout(out)) if one.failure is None}
+    documents = {video: one for video, one in documents.items() if matches(video, options.include)}
+    folders = (out, *options.embeddings)
+    notes: list[str] = []
+    if options.review is not None:
+        found = _from_review(folders, read_review(options.review), documents, notes)
+        counts = sum(found.positive), len(found.positive) - sum(found.positive)
+        enough = counts[0] >= LEAST_TRUE and counts[1] >= LEAST_FALSE
+        name = options.head or ("logistic" if enough else "retrieval")
+    else:
+        assert options.labels is not None
+        found = _from_labels(folders, options.labels, documents, notes)
+        name = options.head or "mil"
+    if found.without:
+        notes.append(f"{how_many(found.without, 'label')} left out: no vectors are stored for the video ({EMBED})")
+    if not found.samples:
+        raise UsageError(f"{options.review or options.labels}: no label can be used", hint="; ".join(notes) or TOO_FEW)
+    kind = head_kind(name)
+    _check(name, kind, options, found)
+    hours = sum(float(one.video["duration_s"] or 0.0) for one in documents.values()) / 3600.0
+    detectors = [documents[video].detector for video in found.videos]
+    detector = max(sorted(set(detectors)), key=detectors.count)
+    return _trained(name, found, options, hours=max(hours, 1e-9), detector=detector, notes=notes)
+
+
+def write(learned: Learned, options: LearnOptions) -> Path | None:
+    """Write the head to `options.to`; returns the folder, or None if the options name none.
+
+    Raises:
+        NotBetter: the head is not better than the detector alone, or could not be tested, and `anyway` is not set.
+        UsageError: the folder holds something.
+        OutputError: the folder cannot be written.
+    """
+    figures = learned.card.figures
+    if not options.anyway and (figures is None or not figures.is_better):
+        why = learned.untested or "it may not be better than the detector alone: the interval of the change reaches 0"
+        raise NotBetter(f"the head is not written: {why}", hint="review more events, or write it with --anyway")
+    to = options.to
+    if to is None:
+        return None
+    old = to / "card.json"
+    if to.exists() and not (options.force and old.exists()) and (not to.is_dir() or any(to.iterdir())):
+        raise UsageError(f"--to {to}: exists already", hint="name a new folder, or replace a head with --force")
+    made = to.with_name(f".{to.name}.part")
+    with writing(to):
+        shutil.rmtree(made, ignore_errors=True)
+        write_head(made, learned.card, learned.head, learned.centres)
+        if to.exists():
+            shutil.rmtree(to)
+        made.rename(to)
+    return to
+
+
+def _documents(layout: OutputLayout) -> Iterator[EventsDocument]:
+    for path in layout.iter_events():
+        document = read_unchecked(path)
+        if document is not None:
+            yield document
+
+
+def _from_review(
+    folders: Sequence[Path], entries: Sequence[ReviewedEvent], documents: dict[str, EventsDocument], notes: list[str]
+) -> _Collected:
+    found = _Collected()
+    judged = [entry for entry in entries if entry.verdict is not Verdict.UNSURE and entry.video in documents]
+    unsure = sum(entry.verdict is Verdict.UNSURE for entry in entries)
+    if unsure:
+        notes.append(f"{how_many(unsure, 'verdict')} left out: unsure")
+    if others := len(entries) - unsure - len(judged):
+        notes.append(f"{how_many(others, 'verdict')} left out: on other videos than those of {folders[0]}")
+    for video in dict.fromkeys(entry.video for entry in judged):
+        own = [entry for entry in judged if entry.video == video]
+        vectors = read_vectors(folders, video)
+        if vectors is None:
+            found.without += len(own)
+            continue
+        found.see(vectors)
+        for entry in own:
+            sample = vectors.of_span(entry.start_s, entry.end_s, entry.peak_score)
+            found.add(sample, entry.verdict is Verdict.TRUE, video, logit_of_score(entry.peak_score))
+    return found
+
+
+def _from_labels(folders: Sequence[Path], path: Path, documents: dict[str, EventsDocument], notes: list[str]) -> _Collected:
+    found = _Collected()
+    layout = OutputLayout(folders[0])
+    rows = list(read_labels(path))
+    if others := [video for video, _, _ in rows if video not in documents]:
+        notes.append(f"{how_many(len(others), 'video')} left out: not in {folders[0]}, such as {others[0]}")
+    for video, positive, category in rows:
+        if video not in documents:
+            continue
+        vectors = read_vectors(folders, video)
+        if vectors is None:
+            found.without += 1
+            continue
+        found.see(vectors)
+        sample = vectors.whole(read_scores(layout.scores(video))[0])
+        found.add(sample, positive, video, float(sample.logit.max()), category)
+    return found
+
+
+def read_labels(path: Path) -> Iterator[tuple[str, bool, str]]:
+    """Yield (video, is abnormal, category) of each line of a CSV file with the columns video, label and perhaps category.
+
+    Raises:
+        DocumentError: the file cannot be read, or a line is not valid.
+    """
+    try:
+        text = decode_text(path.read_bytes())
+    except OSError as error:
+        raise DocumentError(f"{path}: can't be read: {error.strerror or error}") from error
+    except NotText as error:
+        raise DocumentError(f"{path}: {error}", hint=SAVE_AS) from error
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    if not {"video", "label"} <= set(reader.fieldnames or ()):
+        raise DocumentError(f"{path}: needs the columns video and label", hint="the first line is video,label[,category]")
+    seen: set[str] = set()
+    for row in reader:
+        video, label = (row["video"] or "").strip(), (row["label"] or "").strip().lower()
+        where = f"{path}, line {reader.line_num}"
+        if label not in (*YES, *NO):
+            raise DocumentError(f"{where}: the label {label!r} is not known", hint="write normal or abnormal")
+        if not video or video in seen:
+            raise DocumentError(f"{where}: {f'{video} has a label already' if video else 'there is no video'}")
+        seen.add(video)
+        category = (row.get("category") or "").strip()
+        yield video, label in YES, category if label in YES else ""
+
+
+def _check(name: str, kind: type[Head], options: LearnOptions, found: _Collected) -> None:
+    """Raise UsageError if this kind of head cannot learn from these labels or vectors."""
+    given = "--review" if options.review is not None else "--labels"
+    wanted = "--review" if kind.labels is Labels.EVENTS else "--labels"
+    if given != wanted:
+        raise UsageError(f"--head {name} learns from {wanted}, not from {given}")
+    if len(found.encoders) > 1:
+        names = sorted({" and ".join(one.name for one in vectors.encoders) for vectors in found.encoders.values()})
+        raise UsageError(
+            f"the stored vectors are of several encoders: {', '.join(names)}",
+            hint="choose videos of one of them with --include",
+        )
+    count = len(next(iter(found.encoders)))
+    if count != kind.encoders:
+        raise UsageError(
+            f"--head {name} reads the vectors of {how_many(kind.encoders, 'encoder')}, not of {count}",
+            hint="name the output folder with the other encoder's vectors with --embeddings"
+            if count < kind.encoders
+            else "leave --embeddings out",
+        )
+    if kind.labels is Labels.CATEGORIES:
+        missing = [
+            video for video, yes, name in zip(found.videos, found.positive, found.category, strict=True) if yes and not name
+        ]
+        if missing:
+            raise UsageError(f"--head {name} needs the category of each abnormal video: {missing[0]} has none")
+    if kind.labels is not Labels.EVENTS and (all(found.positive) or not any(found.positive)):
+        raise UsageError(f"--labels {options.labels}: needs normal and abnormal videos")
+
+
+def _trained(
+    name: str, found: _Collected, options: LearnOptions, *, hours: float, detector: str, notes: Sequence[str]
+) -> Learned:
+    kind = head_kind(name)
+    positive = np.array(found.positive)
+    vectors = next(iter(found.encoders.values()))
+    mean = tuple(np.asarray(np.mean(each, axis=0), np.float32) for each in zip(*found.centres, strict=True))
+    names = tuple(sorted({one for one in found.category if one}))
+    needs = kind.labels is Labels.CATEGORIES
+    category = np.array([names.index(one) if one else -1 for one in found.category], np.int64)
+    texts = encode_names(vectors, names) if needs else np.zeros((0, 0), np.float32)
+    examples = Examples(found.samples, positive, mean, category if needs else np.zeros(0, np.int64), texts)
+    figures, untested = None, ""
+    try:
+        scores = out_of_fold(kind, examples, found.videos, seed=options.seed)
+        figures = compare(
+            scores,
+            np.array(found.detector),
+            positive,
+            found.videos,
+            hours=hours,
+            recall=options.recall,
+            seed=options.seed,
+        )
+    except UsageError as error:
+        if not options.anyway:
+            raise
+        untested = error.message
+    head = kind.fit(examples, seed=options.seed)
+    if figures is not None:
+        threshold = figures.threshold
+    elif positive.any():
+        threshold = threshold_at(np.array([pooled(head, one) for one in found.samples]), positive, options.recall)
+    else:
+        threshold = min(found.detector)
+    centres = np.stack([each[0] for each in found.centres])
+    centres = centres[np.linspace(0, len(centres) - 1, min(MOST_CENTRES, len(centres))).round().astype(np.int64)]
+    card = Card(
+        kind=name,
+        heads_version=HEADS_VERSION,
+        seed=options.seed,
+        labels=kind.labels,
+        detector=detector,
+        encoders=vectors.encoders,
+        cameras=tuple(found.cameras),
+        videos=len(found.centres),
+        true=int(positive.sum()),
+        false=int((~positive).sum()),
+        hours=hours,
+        figures=figures,
+        threshold=threshold,
+        categories=names if needs else (),
+        reach=reach_of(centres),
+    )
+    return Learned(card, head, centres, tuple(notes), untested)
+
+
+def encode_names(vectors: VideoVectors, names: Sequence[str]) -> FloatArray:
+    """Return (C, D) unit vectors of the categories' names, from which what all texts have in common is subtracted.
+
+    Raises:
+        UsageError, WeightsError: the encoder of the stored vectors is not installed, or has other weights.
+    """
+    from vadcli.detectors.encoders import encoder_fingerprint, encoder_key, load_encoder
+    from vadcli.errors import WeightsError
+    from vadcli.heads import centred
+
+    encoder = vectors.encoders[0]
+    if encoder_key(encoder_fingerprint(encoder.name)) != encoder.key:
+        raise WeightsError(f"the stored vectors were made by an encoder {encoder.name} with other weights", hint="embed again")
+    texts = load_encoder(encoder.name).encode_text([*names, "an ordinary scene"])
+    return centred(texts, texts.mean(axis=0))[:-1]
