@@ -28,8 +28,9 @@ from vadcli.detectors.lavida.detector import LavidaDetector
 from vadcli.detectors.running import devices_for, dtype_for
 from vadcli.errors import DeviceError, VadcliError
 from vadcli.types.media import size_text
-from vadcli.video.ffmpeg import ffmpeg_path, process_trees
+from vadcli.video.ffmpeg import ffmpeg_path
 from vadcli.video.loader import ClipRequest, core_count
+from vadcli.video.processes import process_trees
 
 MADE_FILES = 4
 MADE_S = 10

@@ -5,37 +5,67 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
 
 from vadcli import __version__
 from vadcli.cli._shared import log, say_error
 from vadcli.cli._streams import put, set_up_streams, use_utf8_names
-from vadcli.cli.categories import categories_app
-from vadcli.cli.housekeeping import clips, prune
-from vadcli.cli.learning import learn
-from vadcli.cli.machine import bench, doctor, status, train
-from vadcli.cli.results import evaluate, events, render, report, search
-from vadcli.cli.scan import scan
-from vadcli.cli.weights import weights_app
 from vadcli.errors import VadcliError
 
-app = typer.Typer(
-    name="vadcli",
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode=None,
-)
-for command in (scan, status, events, render, report, search, clips, learn, prune, doctor, bench):
-    app.command()(command)
-app.command(name="eval")(evaluate)
-app.command()(train)
-app.add_typer(weights_app, name="weights")
-app.add_typer(categories_app, name="categories")
+_COMMANDS = {
+    "scan": "scan:scan",
+    "status": "machine:status",
+    "events": "results:events",
+    "render": "results:render",
+    "report": "results:report",
+    "search": "results:search",
+    "clips": "housekeeping:clips",
+    "learn": "learning:learn",
+    "prune": "housekeeping:prune",
+    "doctor": "machine:doctor",
+    "bench": "machine:bench",
+    "eval": "results:evaluate",
+    "train": "machine:train",
+    "weights": "weights:weights_app",
+    "categories": "categories:categories_app",
+}
+"""Command or group of commands -> its place in this package."""
+
+
+def make_app(names: Iterable[str] = tuple(_COMMANDS)) -> typer.Typer:
+    """Returns the command line with these commands. Their modules are imported now, and no others."""
+    made = typer.Typer(
+        name="vadcli",
+        no_args_is_help=True,
+        add_completion=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        rich_markup_mode=None,
+    )
+    made.callback()(vadcli)
+    for name in names:
+        module, _, attribute = _COMMANDS[name].partition(":")
+        found = getattr(import_module(f"vadcli.cli.{module}"), attribute)
+        if isinstance(found, typer.Typer):
+            made.add_typer(found, name=name)
+        else:
+            made.command(name=name)(found)
+    return made
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":  # all commands
+        return make_app()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), "app"]  # typer, which writes the reference, looks for it here
 
 
 def _print_version(wanted: bool) -> None:
@@ -44,7 +74,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def vadcli(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
@@ -60,8 +89,9 @@ def vadcli(
 def main() -> None:
     """Run the command line and exit with a documented code."""
     set_up_streams()
+    asked = sys.argv[1] if len(sys.argv) > 1 else ""
     try:
-        app()
+        make_app([asked] if asked in _COMMANDS else _COMMANDS)()
     except VadcliError as error:
         log.debug("", exc_info=error)
         say_error(error)

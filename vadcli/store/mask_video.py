@@ -10,10 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 
-import av
 import numpy as np
-from av.codec.context import Flags
-from PIL import Image
 
 from vadcli.errors import DocumentError
 from vadcli.types import Box, ByteArray, MaskRows
@@ -28,6 +25,8 @@ def upsample_mask(mask: ByteArray, width: int, height: int) -> ByteArray:
     """Returns a (h, w) uint8 mask, enlarged bilinearly to (height, width). The bytes are the same on every machine."""
     if mask.shape == (height, width):
         return mask
+    from PIL import Image
+
     return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.BILINEAR))
 
 
@@ -52,6 +51,8 @@ def enlarged_box(mask: ByteArray, width: int, height: int, level: int) -> Box | 
     rows = np.flatnonzero(strong.any(axis=1))
     if not len(rows):
         return None
+    from PIL import Image
+
     columns = np.flatnonzero(strong.any(axis=0))
     h, w = mask.shape
     left, right = max(0, int(columns[0] - 1) * width // w), min(width, -(int(columns[-1] + 2) * -width // w))
@@ -76,6 +77,9 @@ class MaskVideoWriter:
     """
 
     def __init__(self, path: Path, width: int, height: int, *, fps: float = 25.0, rows: MaskRows = MaskRows.SAMPLED) -> None:
+        import av
+        from av.codec.context import Flags
+
         self.width = width
         self.height = height
         self._last_ms = -1
@@ -107,6 +111,8 @@ class MaskVideoWriter:
         """
         if frame.shape != (self.height, self.width) or frame.dtype != np.uint8:
             raise ValueError(f"a mask must be {self.width} x {self.height} uint8, not {frame.shape} {frame.dtype}")
+        import av
+
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="gray")
         self._last_ms = max(round(timestamp_s * 1000), self._last_ms + 1)
         picture.pts, picture.time_base = self._last_ms, _CLOCK
@@ -140,6 +146,8 @@ class MaskVideoWriter:
 
 def masked_rows(path: Path) -> MaskRows:
     """Returns which rows have a mask in a mask video. If the file can't be read, returns the sampled rows."""
+    import av
+
     try:
         with path.open("rb") as file, av.open(file, "r", format="matroska") as container:
             return MaskRows(container.metadata.get(_ROWS_TAG, MaskRows.SAMPLED))
@@ -153,6 +161,8 @@ def read_masks(path: Path) -> Iterator[ByteArray]:
     Raises:
         DocumentError: the file is missing or damaged, or is not a mask video.
     """
+    import av
+
     try:
         with path.open("rb") as file, av.open(file, "r", format="matroska") as container:
             stream = container.streams.video[0]

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from vadcli.errors import DecodeError
 from vadcli.types import ByteArray, PixelFormat, VideoInfo
@@ -146,6 +145,8 @@ def _delivered(picture: Any, request: ReadRequest) -> ByteArray:
         raise DecodeError(f"decord cannot deliver images {request.width} px wide")
     if request.pixel_format is PixelFormat.RGB:
         return rgb
+    from PIL import Image
+
     return np.asarray(Image.fromarray(rgb).convert("L")).reshape(request.shape)
 
 

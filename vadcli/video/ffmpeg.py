@@ -1,7 +1,6 @@
 """Decodes with ffmpeg as a child process, which rotates, selects, scales and pipes raw images.
 
-The file has three parts: helpers for child processes of any kind, the search for the ffmpeg program, and the decoder
-`FfmpegFrames`.
+The file has two parts: the search for the ffmpeg program, and the decoder `FfmpegFrames`.
 
 How the decoder learns the time of every frame: because of `-debug_ts`, ffmpeg writes a line to stderr for each frame that it
 has decoded, before the select filter runs. If ffmpeg concealed damage in the frame, the same thread writes one line earlier
@@ -18,8 +17,6 @@ decoder that has one thread; its flags are exact.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import errno
 import functools
 import io
@@ -29,11 +26,10 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
-from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -41,69 +37,12 @@ from typing import cast
 
 import ffmpeg
 import numpy as np
-import psutil
 
 from vadcli.errors import NotFinished, ToolError
 from vadcli.types import ByteArray, PixelFormat, VideoInfo
 from vadcli.video.container import Count, Selection, printable
 from vadcli.video.images import DecodedFrame
-
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-
-
-def die_with_parent(parent: int | None = None) -> None:
-    """Ask the kernel to kill this process when its parent dies, even if SIGKILL ends the parent. Call it first in the child.
-
-    The function can be a `preexec_fn`, because it takes no lock and imports nothing. Outside Linux it does nothing; there, a
-    child ends when its pipe breaks. For the kernel, the parent is the thread that started the child. So start children from a
-    thread that lives as long as the children are needed.
-
-    Args:
-        parent: process id of the parent. If it is given, this process also ends if the parent died before this call.
-    """
-    if _LIBC is None:
-        return
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if parent is not None and os.getppid() != parent:  # the parent died before the call, so no signal will come
-        os._exit(1)
-
-
-def private_mib(process: psutil.Process) -> float:
-    """Return the resident memory in MiB that a process does not share with others; 0 if the process has ended.
-
-    Libraries and shared memory are not counted.
-    """
-    try:
-        memory = process.memory_info()
-    except (psutil.Error, OSError):
-        return 0.0
-    return float(memory.rss - getattr(memory, "shared", 0)) / 2**20
-
-
-def process_trees(roots: Sequence[psutil.Process]) -> list[list[psutil.Process]]:
-    """Return each process followed by all its running descendants.
-
-    The processes of the machine are listed only once for all roots. Listing them is slow; to list them for each root would
-    delay the threads that feed a GPU.
-    """
-    children: dict[int, list[psutil.Process]] = defaultdict(list)
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            children[process.ppid()].append(process)
-    return [[root, *_descendants(root.pid, children)] for root in roots]
-
-
-def _descendants(pid: int, children: dict[int, list[psutil.Process]]) -> list[psutil.Process]:
-    found, pids, seen = [], [pid], {pid}
-    while pids:
-        for child in children.get(pids.pop(), ()):
-            if child.pid not in seen:  # a reused process id could lead to a circle
-                seen.add(child.pid)
-                found.append(child)
-                pids.append(child.pid)
-    return found
-
+from vadcli.video.processes import die_with_parent
 
 _INSTALL_HINT = "run `pip install imageio-ffmpeg`, install ffmpeg, or set VADCLI_FFMPEG to the path of ffmpeg"
 

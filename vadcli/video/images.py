@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vadcli.errors import NotFinished, NoVideoStream, ProbeError
 from vadcli.types import BoolArray, ByteArray, PixelFormat, VideoInfo
@@ -117,8 +116,14 @@ class Backend(Protocol):
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _DEFAULT_FPS = 10.0
 _EXIF_ORIENTATION = 0x0112
-_UNREADABLE = (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
 _MODES = {PixelFormat.GRAY: "L", PixelFormat.RGB: "RGB"}
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """Return the errors of Pillow. It is imported when the first image is read, because most scans read no image."""
+    from PIL import Image
+
+    return OSError, SyntaxError, ValueError, Image.DecompressionBombError
 
 
 def list_images(folder: Path) -> tuple[str, ...]:
@@ -174,12 +179,14 @@ def probe_folder(folder: Path, *, fps: float | None = None) -> VideoInfo:
 
 
 def _first_size(folder: Path, names: tuple[str, ...]) -> tuple[int, int]:
+    from PIL import Image
+
     for name in names:
         try:
             with Image.open(folder / name) as image:
                 upright = image.getexif().get(_EXIF_ORIENTATION, 1) < 5  # orientations 5 to 8 are quarter turns
                 return image.size if upright else (image.height, image.width)
-        except _UNREADABLE:
+        except _unreadable():
             continue
     raise ProbeError(f"{printable(folder)}: none of its images can be read ({len(names)} found)")
 
@@ -201,7 +208,7 @@ class ImageFrames:
             try:
                 image = read_image(path, request.width, request.height, request.pixel_format) if selected else None
                 ok = selected or path.stat().st_size > 0
-            except _UNREADABLE as error:
+            except _unreadable() as error:
                 if isinstance(error, OSError) and error.errno in MACHINE_ERRORS | {errno.EIO}:
                     raise NotFinished(f"{printable(path)}: can't be read at the moment: {error.strerror}") from error
                 self.complaints = f"{printable(path)}: {error}"
@@ -218,6 +225,8 @@ def read_image(path: Path, width: int, height: int, pixel_format: PixelFormat) -
     Raises:
         OSError, SyntaxError, ValueError: Pillow cannot read it.
     """
+    from PIL import Image, ImageOps
+
     mode = _MODES[pixel_format]
     with Image.open(path) as opened:
         opened.draft(mode, (width, height))

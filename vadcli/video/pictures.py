@@ -19,9 +19,10 @@ from typing import cast
 from vadcli.errors import DecodeError, DecoderHung, VideoError
 from vadcli.types import ByteArray, VideoInfo
 from vadcli.types.media import how_many
-from vadcli.video.ffmpeg import die_with_parent, ffmpeg_path
+from vadcli.video.ffmpeg import ffmpeg_path
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, Opened
 from vadcli.video.parts import clock_shifts, shifting_filter, sound_parts
+from vadcli.video.processes import die_with_parent
 
 JOINED_ROWS = 100
 """If fewer frames than this lie between two requested frames, both are read in one span.

@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 from vadcli.errors import DecoderCrashed, DecoderHung, NotFinished, VadcliError, VideoError
-from vadcli.video.ffmpeg import private_mib, process_trees
+from vadcli.video.processes import private_mib, process_trees
 from vadcli.video.transport import GROUP_SIGNALS, LoaderOptions, Ring, Setup, State, anonymous_file, read_tail
 
 _START_S = 60.0  # a process may take this long to start, even if `timeout_s` is shorter

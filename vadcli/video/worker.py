@@ -29,8 +29,9 @@ from vadcli.types import NO_REGIONS, ByteArray, DecoderChoice, DecoderName, Vide
 from vadcli.types.regions import Blanker
 from vadcli.video.container import printable
 from vadcli.video.faults import check_machine
-from vadcli.video.ffmpeg import check_ffmpeg, die_with_parent, private_mib
+from vadcli.video.ffmpeg import check_ffmpeg
 from vadcli.video.images import ReadRequest
+from vadcli.video.processes import die_with_parent, private_mib
 from vadcli.video.references import can_skip
 from vadcli.video.sampling import ClipAssembler, Rows, SamplingPlan, rows_as_flags
 from vadcli.video.transport import GROUP_SIGNALS, Begun, ClipRequest, Done, Filled, Opened, Ring, Setup, State, read_tail

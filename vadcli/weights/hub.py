@@ -298,11 +298,10 @@ def cached_snapshot(item: Entry, revision: str | None, *, whole: bool = True) ->
 
     With `whole`, the snapshot must have a config and all safetensors that its index lists.
     """
-    from huggingface_hub import constants
+    if not _repo_folder(item).is_dir():
+        return None
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    if not Path(constants.HF_HUB_CACHE).is_dir():
-        return None
     try:
         folder = _snapshot(item, revision, local=True)
     except (LocalEntryNotFoundError, OSError) as error:
@@ -313,16 +312,19 @@ def cached_snapshot(item: Entry, revision: str | None, *, whole: bool = True) ->
     return folder if not whole or _is_model(folder) else None
 
 
+def _repo_folder(item: Entry) -> Path:
+    """Returns the folder of a model in the hub's cache, without the imports of huggingface_hub that are slow."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / constants.REPO_ID_SEPARATOR.join(["models", *item.repo_id.split("/")])
+
+
 def _any_snapshot(item: Entry) -> Path | None:
     """Returns the newest complete snapshot of a model, or None.
 
     It may be a snapshot of any revision: if a model was fetched by commit or pull request, the cache has no default branch.
     """
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
-    snapshots = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=item.repo_id, repo_type="model") / "snapshots"
-    found = [folder for folder in snapshots.glob("*") if _is_model(folder)]
+    found = [folder for folder in (_repo_folder(item) / "snapshots").glob("*") if _is_model(folder)]
     return max(found, key=lambda folder: folder.stat().st_mtime_ns, default=None)
 
 
