@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.media import make_video
 from tests.patience import PATIENCE_S
 
 PACKAGE = Path(__file__).resolve().parents[1] / "vadcli"
@@ -169,6 +170,23 @@ def test_help_loads_nothing_heavy() -> None:
     # Users wait for each module that the help loads; 325 take a third of a second. torch alone brings over 1,000.
     assert int(count) < 600
     assert "scan" in done.stdout
+
+
+SCAN = """
+import sys; sys.argv = ["vadcli", "scan", *sys.argv[1:], "--quiet", "--detector", "motion"]
+from vadcli.cli import main
+try: main()
+except SystemExit as end: assert not end.code
+heavy = {"torch", "av", "decord", "pandas", "scipy.stats", "transformers", "huggingface_hub", "matplotlib", "jinja2"}
+print(sorted(heavy & set(sys.modules)))
+"""
+
+
+def test_a_scan_with_motion_loads_nothing_heavy(tmp_path: Path) -> None:
+    given = [str(make_video(tmp_path / "clip.mp4", frames=20)), "--out", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", SCAN, *given], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+    assert (tmp_path / "out" / "clip.mp4.scores.parquet").exists()
 
 
 # LAVIDA's bridges: one between folders of weights and the model, one between the model and the scan engine.

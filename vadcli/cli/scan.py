@@ -36,8 +36,10 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
       find /nvr -name "*.mp4" -mtime -1 -print0 | vadcli scan --files-from - --min-age 5m --quiet
     """  # noqa: D301
     from vadcli.api import how_to_read_categories, ignored_categories, open_scan
+    from vadcli.store.scores import keep_pandas_out
 
     set_up_talk(options)
+    keep_pandas_out()
     run = open_scan(paths or [], options, command=["vadcli", *sys.argv[1:]])
     for note in run.settings.plan.notes:
         log.info("%s", note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,6 +110,26 @@ class ScoresMetadata:
             extra=json.loads(keys["vadcli.extra"]),
             masks=MaskRows(keys.get("vadcli.masks", MaskRows.SAMPLED)),
         )
+
+
+class _NoPandas:
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(name)
+
+
+def keep_pandas_out() -> None:
+    """Keeps pyarrow from importing pandas, which takes longer than the start of a scan. Nothing in vadcli uses pandas.
+
+    pyarrow looks for pandas once, when it makes its first array. Only for processes that belong to vadcli alone: afterwards, an
+    array made from a pandas series may have NaN in place of null.
+    """
+    sys.meta_path.insert(0, _NoPandas)
+    try:
+        pa.array([""])
+    finally:
+        sys.meta_path.remove(_NoPandas)
 
 
 def _json(value: object) -> str:
