@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from vadcli.errors import UsageError
 from vadcli.options import (
+    EvalOptions,
     EventsOptions,
     ScanOptions,
     ThresholdOptions,
@@ -19,7 +20,7 @@ from vadcli.options import (
     parse_duration,
     parse_shard,
 )
-from vadcli.options.config import resolve
+from vadcli.options.config import out_folder, resolve
 from vadcli.types import Calibration, Thresholds
 
 
@@ -62,6 +63,36 @@ def test_a_bad_file_is_named_with_its_key(tmp_path: Path, text: str, words: str)
         resolve(ScanOptions, section="scan", given={}, config=path, env={})
     assert words in str(caught.value)
     assert "bad.toml" in str(caught.value)
+
+
+def test_a_profile_wins_over_the_other_tables_of_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    user = tmp_path / "user" / "vadcli"
+    user.mkdir(parents=True)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "user"))
+    monkeypatch.chdir(tmp_path)
+    (user / "vadcli.toml").write_text('[profile.yard.scan]\nout = "yard"\nseed = 5\n[profile.gate.scan]\nseed = 6\n')
+    Path("vadcli.toml").write_text('[scan]\nout = "usual"\nseed = 1\nworkers = 2\n[profile.yard.events]\nthreshold = 0.9\n')
+    options = resolve(ScanOptions, section="scan", given={}, profile="yard", env={})
+    assert (options.out, options.seed, options.workers) == (Path("yard"), 5, 2)
+    assert resolve(ScanOptions, section="scan", given={}, env={"VADCLI_PROFILE": "gate", "VADCLI_SEED": "7"}).seed == 7
+    assert resolve(EventsOptions, section="events", given={}, profile="yard", env={}).threshold == 0.9
+    for chosen, out in ((None, "usual"), ("yard", "yard"), ("gate", "usual")):
+        assert out_folder(section="report", default=Path("x"), profile=chosen, env={}) == Path(out)
+    with pytest.raises(UsageError, match="--profile hall: no settings file has this profile") as caught:
+        resolve(ScanOptions, section="scan", given={}, profile="hall", env={})
+    assert caught.value.hint == "choose among gate, yard"
+    Path("vadcli.toml").write_text("[profile.yard.scan]\nworkerz = 1\n")
+    with pytest.raises(UsageError, match=r"vadcli.toml: \[profile.yard\]: \[scan\] has no option 'workerz'"):
+        resolve(ScanOptions, section="scan", given={}, profile="yard", env={})
+
+
+def test_the_roots_of_two_commands_have_two_variables_and_categories_may_be_a_list(tmp_path: Path) -> None:
+    env = {"VADCLI_ROOT": str(tmp_path), "VADCLI_EVAL_ROOT": "truth.csv"}
+    assert resolve(ScanOptions, section="scan", given={}, env=env).root == tmp_path
+    assert resolve(EvalOptions, section="eval", given={}, env=env).root == Path("truth.csv")
+    path = tmp_path / "a.toml"
+    path.write_text('[scan]\ncategories = ["fight", "fire"]\n')
+    assert resolve(ScanOptions, section="scan", given={}, config=path, env={}).categories == "fight,fire"
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

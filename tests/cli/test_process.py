@@ -113,6 +113,24 @@ def test_a_scan_goes_on_when_nobody_reads_stdout(footage: Path, tmp_path: Path) 
     assert closed.returncode == 0
 
 
+def test_a_command_ends_quietly_when_the_reader_of_its_output_has_stopped(tmp_path: Path) -> None:
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(3000):  # more than a pipe holds
+        (many / f"a long name of a video {number}.mp4").touch()
+    command = " ".join([*VADCLI, "scan", str(many), "--dry-run", "-o", str(tmp_path / "out")])
+    shell = subprocess.run(
+        ["bash", "-c", f"{command} | head -1; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+    assert (shell.returncode, shell.stdout.count("\n")) == (0, 1)
+    assert "pipe" not in shell.stderr.lower()
+    assert shell.stderr.count("\n") == 1  # the root of the names
+
+
 def test_categories_are_said_to_be_ignored_in_one_line(footage: Path, tmp_path: Path) -> None:
     done = vadcli("scan", footage, "-o", tmp_path / "out", "--categories", "fight,@ucf-crime")
     assert len([line for line in done.stderr.splitlines() if "categories" in line and "ignores" in line]) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import av
@@ -169,3 +170,80 @@ def test_jpegs_end_to_end_are_a_video(folder: Path, source: Path, tmp_path: Path
         assert (info.demuxer, info.codec, info.frames, info.width) == ("mjpeg", "mjpeg", 20, 96), name
     with pytest.raises(UnsafeContainer):
         probe(one)
+
+
+def _without(path: Path, start: float, count: int) -> Path:
+    """Cut `count` bytes out of a file, at a share of its length."""
+    data = path.read_bytes()
+    at = int(len(data) * start)
+    path.write_bytes(data[:at] + data[at + count :])
+    return path
+
+
+DAMAGED = {
+    "a.ogv": "libtheora",
+    "a.gif": "gif",
+    "a.apng": "apng",
+    "a.webm": "libvpx",
+    "a.wmv": "wmv2",
+    "a.avi": "mpeg4",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_bytes_that_are_missing_in_the_middle_are_said(name: str, source: Path, tmp_path: Path) -> None:
+    path = tmp_path / name
+    media.run_ffmpeg("-i", str(source), "-an", "-c:v", DAMAGED[name], str(path))
+    whole = probe(path)
+    assert (whole.missing, whole.missing_reason) == (0, "")
+    info = probe(_without(path, 0.6, 1500))
+    assert info.frames <= whole.frames
+    assert info.missing > 0, info.frames
+    assert info.missing_reason
+
+
+@pytest.mark.parametrize("name", ["a.ogv", "a.gif", "a.apng"])
+def test_a_file_without_its_end_is_cut_short(name: str, source: Path, tmp_path: Path) -> None:
+    path = tmp_path / name
+    media.run_ffmpeg("-i", str(source), "-an", "-c:v", DAMAGED[name], str(path))
+    info = probe(media.truncate(path, path, 0.5))
+    assert 0 < info.frames < FRAMES
+    assert "its end is missing" in info.missing_reason or "cut off" in info.missing_reason
+
+
+def test_a_lost_page_of_an_ogg_file_is_said(source: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.ogv"
+    media.run_ffmpeg("-i", str(source), "-an", "-c:v", "libtheora", "-page_duration", "200000", str(path))
+    data = path.read_bytes()
+    pages = [i for i in range(len(data)) if data.startswith(b"OggS", i)]
+    assert len(pages) > 8
+    path.write_bytes(data[: pages[5]] + data[pages[6] :])
+    assert probe(path).missing_reason == "the file is damaged: page 5 of a stream is missing"
+
+
+def test_ogg_files_that_were_joined_and_junk_after_a_gif_are_no_damage(source: Path, tmp_path: Path) -> None:
+    ogv, gif = tmp_path / "a.ogv", tmp_path / "a.gif"
+    for path in (ogv, gif):
+        media.run_ffmpeg("-i", str(source), "-an", "-fflags", "+bitexact", str(path))
+    ogv.write_bytes(ogv.read_bytes() * 2)
+    gif.write_bytes(gif.read_bytes() + bytes(4000))
+    assert probe(ogv).missing == 0
+    assert (probe(gif).frames, probe(gif).missing) == (FRAMES, 0)
+
+
+def test_a_number_of_frames_that_was_never_written_is_no_length(source: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.avi"
+    with path.open("wb") as target:  # ffmpeg can't go back in a pipe to write the number
+        command = ["ffmpeg", "-v", "error", "-i", str(source), "-an", "-c:v", "mpeg4", "-f", "avi", "-"]
+        subprocess.run(command, stdout=target, check=True, timeout=60)
+    assert (probe(path).frames, probe(path).missing) == (FRAMES, 0)
+
+
+def test_a_recording_begins_at_an_intra_picture_whose_packet_is_no_keyframe(tmp_path: Path) -> None:
+    path = tmp_path / "a.m2v"
+    media.run_ffmpeg("-f", "lavfi", "-i", "testsrc2=s=96x64:r=25:d=1", "-c:v", "mpeg2video", "-bf", "1", "-g", "6", str(path))
+    data = path.read_bytes()
+    second = data.index(b"\0\0\1\0", data.index(b"\0\0\1\0") + 4)
+    fake = b"\0\0\1\0" + data[second + 4 : second + 6]  # what seems to be another picture, of another type
+    path.write_bytes(data[: second - 40] + fake + data[second - 40 + len(fake) :])
+    assert probe(path).frames == 25

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from tests import media, odd_media
 from tests.video.test_decode import fake_info, numbers, read
-from vadcli.types import DecoderChoice, VideoInfo
+from vadcli.types import DecoderChoice, PixelFormat, VideoInfo
 from vadcli.video.decord import can_read
+from vadcli.video.ffmpeg import DamageFound
+from vadcli.video.images import DecodedFrame
 from vadcli.video.probe import probe
-from vadcli.video.reader import Row, RowMatcher
+from vadcli.video.reader import FrameReader, ReadRequest, Row, RowMatcher
 from vadcli.video.timeline import NO_TIME, PacketTimes, Timeline, build_timeline
 
 FRAMES = 24
@@ -208,6 +210,45 @@ def test_odd_times_of_b_frames_without_decoding_times(odd: str, tmp_path: Path) 
     }
     info = probe(odd_media.write_mkv(tmp_path / "a.mkv", source, [40 * row + change[odd](row) for row in rows]))
     assert seconds(info) == pytest.approx(np.arange(60) / 25, abs=0.081)
+
+
+@pytest.mark.parametrize("back_ms", [300, 2_000])
+def test_a_clock_that_steps_back_at_a_keyframe_among_b_frames_loses_no_frame(back_ms: int, tmp_path: Path) -> None:
+    source = media.make_video(tmp_path / "a.mp4", frames=60, gop=12, options=("-x264-params", "b-adapt=0:bframes=2"))
+    with media.av.open(str(source)) as opened:
+        rows = [round(packet.pts * packet.time_base * 25) for packet in opened.demux(video=0) if packet.size]
+    rows = [row - min(rows) for row in rows]
+    info = probe(odd_media.write_mkv(tmp_path / "a.mkv", source, [40 * row + back_ms * (row < 36) for row in rows]))
+    assert seconds(info) == pytest.approx(np.arange(60) / 25, abs=0.001)
+
+
+def test_rows_keep_their_order_if_ffmpeg_starts_again_and_reports_other_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = probe(media.make_video(tmp_path / "a.mp4", frames=4, options=("-bf", "0")))
+    step = int(info.pts[1] - info.pts[0])
+    runs = iter([[0, 1, 2, 3, 4, 5], [0, 1, 1.5, 2, 3, 4, 5, 6]])
+
+    class Restarted:
+        complaints = ""
+
+        def __init__(self, *_: object, **__: object) -> None:
+            self._times = next(runs)
+
+        def __iter__(self) -> Iterator[DecodedFrame]:
+            for time in self._times:
+                yield DecodedFrame(int(time * step), True, True, np.zeros((8, 8, 1), np.uint8))
+            if len(self._times) == 6:
+                raise DamageFound
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("vadcli.video.reader.FfmpegFrames", Restarted)
+    with FrameReader(info, ReadRequest(0, 1, 8, 8, PixelFormat.GRAY), decoder="ffmpeg") as frames:
+        rows = [(frame.index, frame.pts) for frame in frames]
+    assert [index for index, _ in rows] == list(range(8))
+    assert np.all(np.diff([pts for _, pts in rows]) > 0)
 
 
 def test_an_flv_file_whose_clock_restarts_goes_on(tmp_path: Path) -> None:

@@ -99,10 +99,6 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            # The process that reads stdout has stopped. Without this, Python would report a second error at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
         log.debug("", exc_info=error)
         where = f"{error.filename}: " if error.filename else ""
         say_error(VadcliError(f"{where}{error.strerror or error}"))

@@ -242,6 +242,16 @@ Config = Annotated[
     typer.Option("--config", metavar="FILE", help="TOML file to read instead of ./vadcli.toml.", rich_help_panel="Talking"),
 ]
 
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        metavar="NAME",
+        help="Use the tables [profile.NAME.COMMAND] of the TOML files before the others.",
+        rich_help_panel="Talking",
+    ),
+]
+
 
 def with_options(kind: type[Any], *, section: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Returns a decorator that gives a command every option of an option set.
@@ -259,17 +269,22 @@ def with_options(kind: type[Any], *, section: str) -> Callable[[Callable[..., No
         own = [_without_default(item) if item.name == "out" else item for item in own]
         made = [_parameter(item, hint) for item, hint in _typed_fields(kind)]
         config = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Config)
-        parameters = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in own] + [*made, config]
+        profile = inspect.Parameter("profile", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Profile)
+        parameters = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in own] + [*made, config, profile]
 
         @wraps(command)
         def run(**given: Any) -> None:
-            config_file = given.pop("config")
+            files = {"config": given.pop("config"), "profile": given.pop("profile")}
             positional = {item.name: given.pop(item.name) for item in own}
             given = {name: value for name, value in given.items() if value != []}
-            options = resolve(kind, section=section, given=given, config=config_file, takes_out=takes_out)
+            options = resolve(kind, section=section, given=given, takes_out=takes_out, **files)
             if takes_out:
-                _name_out(positional, options, default=out_folder(section=section, default=DEFAULT_OUT, config=config_file))
-            command(**positional, options=options)
+                _name_out(positional, options, default=out_folder(section=section, default=DEFAULT_OUT, **files))
+            try:
+                command(**positional, options=options)
+                sys.stdout.flush()
+            except BrokenPipeError:  # as in `vadcli events | head`: the reader has what it wanted
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {item.name: item.annotation for item in parameters}

@@ -1,7 +1,7 @@
 """Fills an option set from its layers.
 
-The first layer that sets an option wins: command line > `VADCLI_*` environment > `./vadcli.toml` (or `--config FILE`) > the
-user's own file > defaults.
+The first layer that sets an option wins: command line > `VADCLI_*` environment > the tables of the chosen profile > the other
+tables of `./vadcli.toml` (or `--config FILE`) > those of the user's own file > defaults.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from vadcli.errors import UsageError
 from vadcli.types.text import decode_text
 
 CONFIG_NAME = "vadcli.toml"
+PROFILE = "profile"
 SCAN = "scan"
 """The table of `vadcli scan`. Its `out` is the output folder of every command that takes one."""
 
@@ -33,6 +34,7 @@ def resolve(
     section: str,
     given: Mapping[str, Any],
     config: Path | None = None,
+    profile: str | None = None,
     env: Mapping[str, str] | None = None,
     takes_out: bool = False,
 ) -> T:
@@ -43,6 +45,7 @@ def resolve(
         section: the command's table in a TOML file.
         given: values from the command line; None means "not given".
         config: `--config FILE`, which replaces `./vadcli.toml`.
+        profile: `--profile NAME`: the tables `[profile.NAME.COMMAND]` win over the tables `[COMMAND]`.
         env: the environment; None means the environment of this process.
         takes_out: True if the command takes the output folder as an argument, so that its table may have the key `out`.
 
@@ -53,10 +56,11 @@ def resolve(
     known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
-    for source, layer in _file_layers(section, known, config, takes_out=takes_out):
+    for source, tables in _tables(config, profile, env):
+        layer = _layer(source, tables, section, known, takes_out=takes_out)
         values |= {name: _coerce(hints[name], value, f"{source}: {name}", known[name]) for name, value in layer.items()}
     for name, item in known.items():
-        variable = env_name(name)
+        variable = item.metadata["variable"] or env_name(name)
         if variable in env:
             values[name] = _coerce(hints[name], env[variable], variable, item)
     for name, value in given.items():
@@ -65,13 +69,20 @@ def resolve(
     return kind(**values)
 
 
-def out_folder(*, section: str, default: Path, config: Path | None = None, env: Mapping[str, str] | None = None) -> Path:
+def out_folder(
+    *,
+    section: str,
+    default: Path,
+    config: Path | None = None,
+    profile: str | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Path:
     """Returns the output folder of a command whose command line does not name it, from the same layers as an option.
 
     Args:
         section: the command's table in a TOML file. Its key `out` wins over `out` in the table of `vadcli scan`.
         default: the folder if no layer names one.
-        config, env: as in `resolve`.
+        config, profile, env: as in `resolve`.
 
     Raises:
         UsageError: a TOML file can't be read.
@@ -80,8 +91,7 @@ def out_folder(*, section: str, default: Path, config: Path | None = None, env: 
     if env.get(env_name("out")):
         return Path(env[env_name("out")]).expanduser()
     found = default
-    for path in _files(config):
-        tables = read_toml(path)
+    for _, tables in _tables(config, profile, env):
         for table in (tables.get(SCAN), tables.get(section)):
             if isinstance(table, dict) and "out" in table:
                 found = Path(str(table["out"])).expanduser()
@@ -142,15 +152,29 @@ def _files(config: Path | None) -> Iterator[Path]:
             yield path
 
 
-def _file_layers(
-    section: str, known: Mapping[str, Any], config: Path | None, *, takes_out: bool
-) -> Iterator[tuple[Path, dict[str, Any]]]:
-    for path in _files(config):
-        yield path, _layer(path, section, known, takes_out=takes_out)
+def _tables(config: Path | None, profile: str | None, env: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (where, tables by command) of the TOML files, then of the chosen profile in each of them; a later one wins.
+
+    Raises:
+        UsageError: a file can't be read, or no file has the profile.
+    """
+    files = [(path, read_toml(path)) for path in _files(config)]
+    yield from ((str(path), tables) for path, tables in files)
+    profile = profile or env.get(env_name("profile"))
+    if not profile:
+        return
+    there = [(path, profiles) for path, tables in files if isinstance(profiles := tables.get(PROFILE), dict)]
+    chosen = [
+        (f"{path}: [{PROFILE}.{profile}]", every[profile]) for path, every in there if isinstance(every.get(profile), dict)
+    ]
+    if not chosen:
+        names = sorted({name for _, every in there for name in every})
+        hint = f"choose among {', '.join(names)}" if names else f"write [{PROFILE}.{profile}.{SCAN}] into {CONFIG_NAME}"
+        raise UsageError(f"--profile {profile}: no settings file has this profile", hint=hint)
+    yield from chosen
 
 
-def _layer(path: Path, section: str, known: Mapping[str, Any], *, takes_out: bool) -> dict[str, Any]:
-    tables = read_toml(path)
+def _layer(path: str, tables: Mapping[str, Any], section: str, known: Mapping[str, Any], *, takes_out: bool) -> dict[str, Any]:
     table, scan = tables.get(section, {}), tables.get(SCAN, {})
     if not isinstance(table, dict):
         raise UsageError(f"{path}: {section} must be a table, [{section}]")
@@ -188,6 +212,8 @@ def _convert(hint: Any, value: Any) -> Any:
         return value if isinstance(value, bool) else _truth(str(value))
     if hint is int and (isinstance(value, bool) or (isinstance(value, float) and value != int(value))):
         raise ValueError(value)
+    if hint is str and isinstance(value, list):
+        return ",".join(map(str, value))  # categories = ["fight", "fire"] reads as "fight,fire"
     if hint is str or typing.get_origin(hint) is typing.Literal:
         return str(value)
     return Path(value).expanduser() if hint is Path else hint(value)

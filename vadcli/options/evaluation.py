@@ -27,7 +27,11 @@ class EvalOptions(TalkOptions):
         metavar="NAME",
     )
     root: Path | None = option(
-        None, "The data set's folder, or the CSV file (video,start_s,end_s[,category]).", panel=HOW, metavar="PATH"
+        None,
+        "The data set's folder, or the CSV file (video,start_s,end_s[,category]).",
+        panel=HOW,
+        metavar="PATH",
+        variable="VADCLI_EVAL_ROOT",  # VADCLI_ROOT is the folder that the names of videos are relative to
     )
     allow_missing: bool = option(
         False, "Leave out videos that have no scores or no ground truth, instead of stopping.", panel=HOW

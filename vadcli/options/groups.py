@@ -75,8 +75,13 @@ def option(
     choices: Sequence[str] = (),
     metavar: str = "",
     default_text: str = "",
+    variable: str = "",
 ) -> Any:
-    """Returns a dataclass field that is also a command-line option, a TOML key and an environment variable."""
+    """Returns a dataclass field that is also a command-line option, a TOML key and an environment variable.
+
+    The environment variable of an option `min_age` is `VADCLI_MIN_AGE`. Give another name as `variable` if a command has an
+    option of the same name that means something else.
+    """
     metadata = {
         "help": text,
         "panel": panel,
@@ -84,6 +89,7 @@ def option(
         "choices": tuple(choices),
         "metavar": metavar,
         "default_text": default_text,
+        "variable": variable,
     }
     return field(default=default, metadata=metadata)
 

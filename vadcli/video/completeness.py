@@ -33,6 +33,9 @@ _TAKES_OVER_S = 1.0  # a stream that goes on for longer than this after the othe
 _HELD_BACK = 3  # packets: the end of a program stream's last packets is only known when the file ends
 _NOTHING: Counter[int] = Counter()
 _HEADER_BYTES = 1 << 16
+_MOST_FRAMES = 1 << 29  # half a year at 30 frames per second
+_TAIL_BYTES = 1 << 12
+_OGG_LAST = 4
 
 
 @dataclass(frozen=True)
@@ -100,12 +103,15 @@ class OtherStreams:
 def missing_frames(opened: Any, stream: Any, path: Path, read: Read) -> int:
     """Return how many frames the file declares beyond those that were read; 0 if it is complete or declares nothing."""
     demuxer = opened.format.name.split(",")[0]
+    frames = stream.frames or 0
     if demuxer == "ivf":
-        return _beyond((stream.frames or 0) / read.fps, read.packets / read.fps, path, demuxer, read)
+        return _beyond(frames / read.fps, read.packets / read.fps, path, demuxer, read)
     if demuxer == "avi":  # the number of frames includes empty ones, which the index lists too
+        if frames > _MOST_FRAMES:
+            return 0  # what a program leaves in the header if it could not return to it at the end
         tick_s = float(stream.time_base)
         end_s = max(read.end_s, len(stream.index_entries) * tick_s)
-        return _beyond((stream.frames or 0) * tick_s, end_s, path, demuxer, read)
+        return _beyond(frames * tick_s, end_s, path, demuxer, read)
     declared, of_this_stream = _declared_s(opened, stream, path, demuxer)
     if not declared:
         return 0
@@ -171,6 +177,71 @@ def is_cut(path: Path, demuxer: str) -> bool:
             return declared(file, size) > size
     except (OSError, struct.error, IndexError):
         return False
+
+
+def missing_end(path: Path, demuxer: str) -> str:
+    """Say what is missing of a file whose format has no length, but marks its end or numbers its parts; "" if nothing is."""
+    check = _ENDS.get(demuxer)
+    if check is None:
+        return ""
+    with suppress(IndexError), path.open("rb") as file:
+        lack = check(file, os.fstat(file.fileno()).st_size)
+        return lack and f"the file is damaged: {lack}"
+    return "the file is damaged: its end is missing"
+
+
+def _gif_end(file: BinaryIO, size: int) -> str:
+    """GIF89a: the blocks of the file, each a chain of parts of up to 255 bytes, end with a trailer."""
+    file.seek(10)
+    _skip_palette(file, file.read(1)[0])
+    file.seek(2, os.SEEK_CUR)
+    while mark := file.read(1):
+        if mark == b"\x3b":
+            return ""
+        if mark == b"\x21":
+            file.seek(1, os.SEEK_CUR)
+        elif mark == b"\x2c":
+            file.seek(8, os.SEEK_CUR)
+            _skip_palette(file, file.read(1)[0])
+            file.seek(1, os.SEEK_CUR)
+        else:
+            return "there is something else between its frames"
+        while length := file.read(1)[0]:
+            file.seek(length, os.SEEK_CUR)
+    return "its end is missing"
+
+
+def _skip_palette(file: BinaryIO, flags: int) -> None:
+    if flags & 0x80:
+        file.seek(3 << (flags & 7) + 1, os.SEEK_CUR)
+
+
+def _apng_end(file: BinaryIO, size: int) -> str:
+    file.seek(max(0, size - _TAIL_BYTES))
+    return "" if b"IEND" in file.read() else "its end is missing"
+
+
+def _ogg_end(file: BinaryIO, size: int) -> str:
+    """RFC 3533, section 6: the pages of each stream are numbered, and a page of a stream is marked as its last one."""
+    last: dict[bytes, int] = {}  # serial number of a stream -> number of its last page, until the stream ends
+    position = 0
+    while position < size:
+        file.seek(position)
+        head = file.read(27)
+        if head[:4] != b"OggS":
+            return "there is something else between its pages"
+        serial, number = head[14:18], int.from_bytes(head[18:22], "little")
+        if serial in last and number != last[serial] + 1:
+            return f"page {last[serial] + 1} of a stream is missing"
+        if head[5] & _OGG_LAST:
+            last.pop(serial, None)  # another file may be appended whose streams have the same serial numbers
+        else:
+            last[serial] = number
+        position += 27 + head[26] + sum(file.read(head[26]))
+    return "its end is missing" if position > size or last else ""
+
+
+_ENDS: Mapping[str, Callable[[BinaryIO, int], str]] = {"gif": _gif_end, "apng": _apng_end, "ogg": _ogg_end}
 
 
 def _matroska_bytes(file: BinaryIO, size: int) -> int:

@@ -47,7 +47,6 @@ _DECODING_TIMES = frozenset({"avi", "asf", "asf_o"})
 _REORDERING = frozenset({"h264", "hevc", "vc1", "wmv3"})
 _JUMPING = frozenset({"mpegts", "mpeg", "flv", "live_flv", "dhav", "pva", "wtv", "ty"})
 
-
 _LONGER_LOOK = {"probesize": str(256 << 20), "analyzeduration": "3600000000", "formatprobesize": str(16 << 20)}
 """How far ffmpeg looks if 5 MB are not enough: in bytes, in microseconds, and in bytes until the format is known.
 
@@ -84,8 +83,8 @@ def printable(path: Path) -> str:
     return "".join(c if c.isprintable() else "".join(f"%{byte:02X}" for byte in os.fsencode(c)) for c in str(path))
 
 
-def open_media(path: Path) -> Any:
-    """Open a media file as `av.container.InputContainer`; the caller closes it.
+def open_media(path: Path, *, heard: list[tuple[int, str, str]] | None = None) -> Any:
+    """Open a media file as `av.container.InputContainer`; the caller closes it. `heard` gets what `listening` collects.
 
     Raises:
         UnsafeContainer: a playlist, script, manifest, session description or any other format that is not a plain container.
@@ -100,14 +99,17 @@ def open_media(path: Path) -> Any:
         raise ProbeError(f"{name}: not a regular file", hint="scan files or folders of images")
     if status.st_size == 0:
         raise ProbeError(f"{name}: the file is empty (0 bytes)")
-    try:
-        opened = _open(path)
-    except av.error.FFmpegError as error:
-        return _open_after(path, name, error)
-    if _is_known(opened):
-        return opened
-    opened.close()
-    return _open(path, _LONGER_LOOK)
+    with listening() as said:
+        try:
+            opened = _open(path)
+            if not _is_known(opened):
+                opened.close()
+                opened = _open(path, _LONGER_LOOK)
+        except av.error.FFmpegError as error:
+            opened = _open_after(path, name, error, said)
+    if heard is not None:
+        heard += said
+    return opened
 
 
 def longer_look(container: Any) -> dict[str, str]:
@@ -128,10 +130,9 @@ def _is_known(container: Any) -> bool:
     return any(stream.codec_context is not None and stream.codec_context.width > 0 for stream in videos)
 
 
-def _open_after(path: Path, name: str, error: av.error.FFmpegError) -> Any:
+def _open_after(path: Path, name: str, error: av.error.FFmpegError, heard: Sequence[tuple[int, str, str]]) -> Any:
     """Open a file that ffmpeg did not know at first. Raises the error that says why if it is not known after all."""
-    with _listening(av.logging.ERROR) as heard, suppress(av.error.FFmpegError):
-        _open(path).close()  # again, because the log of ffmpeg's libraries says more than their error
+    heard = list(heard)  # the log of ffmpeg's libraries says more than their error
     refused = [source for _, source, said in heard if "not on whitelist" in said]
     with suppress(av.error.FFmpegError):
         if any(source in _MOTION_JPEG_PARTS for source in refused) and path.suffix.lower() not in _PICTURE_SUFFIXES:
@@ -156,7 +157,7 @@ def _refusal(name: str, error: av.error.FFmpegError, heard: Sequence[tuple[int, 
 
 
 @contextmanager
-def _listening(level: int) -> Iterator[list[tuple[int, str, str]]]:
+def listening(level: int = av.logging.ERROR) -> Iterator[list[tuple[int, str, str]]]:
     """Collect the log messages of ffmpeg's libraries inside the `with` block, as (level, source, message).
 
     Messages that are less severe than `level` are left out.
@@ -216,7 +217,7 @@ def video_packets(container: Any) -> Iterator[Any]:
 
 def unlisted_streams(container: Any) -> int:
     """Return how many video streams have begun in the middle of the file and are not among `container.streams`."""
-    with _listening(av.logging.INFO):
+    with listening(av.logging.INFO):
         described = container.dumps_format()
     listed = re.findall(r"^  Stream #0:(\d+)\b.*?: Video:", described, re.MULTILINE)
     return sum(int(index) >= len(container.streams) for index in listed)
@@ -246,7 +247,7 @@ def display_matrix_degrees(container: Any, stream_index: int) -> float | None:
 
     PyAV gives no direct access to the matrix, so it is read from the text in which ffmpeg describes the file.
     """
-    with _listening(av.logging.INFO):
+    with listening(av.logging.INFO):
         described = container.dumps_format()
     section = re.search(rf"Stream #0:{stream_index}\b(.*?)(?=\n  Stream #|\Z)", described, re.DOTALL)
     matrix = re.search(r"display ?matrix: rotation of (\S+) degrees", section[1], re.IGNORECASE) if section else None

@@ -266,6 +266,16 @@ def _avcc_units(extradata: bytes) -> Iterator[bytes]:
             at += 2 + size
 
 
+def begins_intra(packet: Any) -> bool:
+    """Whether the first picture of an MPEG-1 or MPEG-2 packet is intra-coded (ITU-T H.262, 6.3.9): a decoder can begin there.
+
+    The container's flag can be wrong in a damaged file: it is that of the last picture that seems to be in the packet.
+    """
+    data = bytes(packet)
+    at = data.find(b"\0\0\1\0")
+    return 0 <= at < len(data) - 5 and data[at + 5] >> 3 & 7 == 1
+
+
 class _Mpeg2:
     """MPEG-2 (ITU-T H.262, 6.2.3): picture_structure says whether a picture is a field."""
 

@@ -8,7 +8,7 @@ of the others are put into the order of presentation (`timeline`). The frames fo
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -20,14 +20,16 @@ import numpy as np
 from vadcli.errors import NoVideoStream, ProbeError
 from vadcli.types import IndexArray, VideoInfo
 from vadcli.video import container as media
-from vadcli.video.completeness import OtherStreams, Read, missing_frames
-from vadcli.video.headers import Shows, frame_counter
+from vadcli.video.completeness import OtherStreams, Read, missing_end, missing_frames
+from vadcli.video.headers import Shows, begins_intra, frame_counter
 from vadcli.video.images import probe_folder
 from vadcli.video.references import can_skip, reference_counter
 from vadcli.video.timeline import CLOCK_JUMP_S, LONGEST_GAP_S, NO_TIME, PacketTimes, Timeline, build_timeline
 
 _DEFAULT_FPS = 25.0
 _BEGIN_AT_KEY = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "vp8", "vp9", "av1"})
+_LIVE_ENDS = "ended prematurely"  # a live recording declares no length, and may end anywhere
+_MPEG = frozenset({"mpeg1video", "mpeg2video"})
 _LONGEST_PIXEL = 5.0  # sides of a pixel differ by less in every real format; other aspect ratios are mistakes, as in 1000:1
 _MOST_TRIES = 1 << 20  # to read on after a hole without finding a packet
 _ROUNDING_S = 0.0011  # if times are in milliseconds, 30 frames per second become steps of 33 and 34
@@ -48,10 +50,13 @@ def probe(path: Path, *, fps: float | None = None) -> VideoInfo:
     if path.is_dir():
         return probe_folder(path, fps=fps)
     name = media.printable(path)
-    with media.open_media(path) as opened:
+    complaints: list[tuple[int, str, str]] = []
+    with media.open_media(path, heard=complaints) as opened:
         stream = media.pick_stream(opened, name)
         others = OtherStreams(stream)
-        packets = _read_packets(opened, stream, name, others)
+        with media.listening() as heard:
+            packets = _read_packets(opened, stream, name, others)
+        packets.damage = packets.damage or _complaint(opened, complaints + heard) or missing_end(path, opened.format.name)
         return _with_losses(_describe(path, opened, stream, packets), opened, stream, packets, others)
 
 
@@ -71,19 +76,22 @@ class _Packets:
     hidden_by_edit: int = 0
     hidden_key: bool = False  # an edit list hides a keyframe that later frames refer to
     cut_off: int = 0  # frames that the file's index lists beyond the end of the file
+    begun: bool = False  # there was a keyframe
     packed: bool = False  # some packets hold two frames, so that decoders report other times
     one_frame_each: bool = True  # every packet shows one frame, or is a reference picture that is never shown
     read: int = 0  # all packets of the stream, also those that show nothing
+    empty: int = 0  # packets without data
     damage: str = ""  # where the container could not be read, and why
 
-    def add(self, packet: Any, reference: bool | None) -> None:
+    def add(self, packet: Any, reference: bool | None, *, keyframe: bool) -> None:
         """Append a packet that shows a frame."""
         self.reference.append(reference is not False)
         self.may_skip = self.may_skip and reference is not None and not packet.is_corrupt
         self.pts.append(NO_TIME if packet.pts is None else packet.pts)
         self.dts.append(NO_TIME if packet.dts is None else packet.dts)
         self.duration.append(packet.duration or 0)
-        self.keyframe.append(packet.is_keyframe)
+        self.keyframe.append(keyframe)
+        self.begun = self.begun or keyframe
 
     def times(self) -> PacketTimes:
         """Return the times as arrays that share their memory with this object."""
@@ -119,7 +127,7 @@ def _across_holes(opened: Any, packets: _Packets) -> Iterator[Any]:
 
 
 def _read_packets(opened: Any, stream: Any, name: str, others: OtherStreams) -> _Packets:
-    packets = _Packets()
+    packets, demuxer = _Packets(), opened.format.name.split(",")[0]
     codec, extradata = stream.codec_context.codec.canonical_name, stream.codec_context.extradata
     count, refers = frame_counter(codec, extradata), reference_counter(codec, extradata)
     try:
@@ -128,17 +136,21 @@ def _read_packets(opened: Any, stream: Any, name: str, others: OtherStreams) -> 
                 others.add(packet)
                 continue
             if packet.size == 0:
+                packets.empty += packet.dts is not None
                 if packet.dts is not None:  # not the end: a frame that was dropped when the file was recorded
                     packets.prolong(packet)
                 continue
             packets.read += 1
+            if packet.is_corrupt and not media.can_jump(demuxer):
+                packets.note_damage("a packet is cut off")
             others.own()
             shows = count(packet) if count else Shows.FRAME
             if packet.is_discard:
                 packets.hidden_by_edit += 1
                 packets.hidden_key = packets.hidden_key or packet.is_keyframe
             elif shows in (Shows.FRAME, Shows.FRAME_AND_NEXT):
-                packets.add(packet, refers(packet) if refers else None)
+                keyframe = packet.is_keyframe or (codec in _MPEG and not packets.begun and begins_intra(packet))
+                packets.add(packet, refers(packet) if refers else None, keyframe=keyframe)
                 packets.packed = packets.packed or shows is Shows.FRAME_AND_NEXT
             elif shows is Shows.MORE:
                 packets.prolong(packet)
@@ -149,7 +161,17 @@ def _read_packets(opened: Any, stream: Any, name: str, others: OtherStreams) -> 
     if not packets.pts:
         raise NoVideoStream(f"{name}: the video stream has no frames", hint="the start of the recording may be missing")
     packets.cut_off = _count_cut_off(opened, stream)
+    if demuxer == "avi" and packets.read + packets.empty < len(stream.index_entries):
+        packets.note_damage("not all of the frames in its index can be found")
     return packets
+
+
+def _complaint(opened: Any, heard: Sequence[tuple[int, str, str]]) -> str:
+    """Return the first error that the demuxer has logged: many demuxers skip what they cannot read, and say it only there."""
+    if not media.has_times(opened.format.name.split(",")[0]):
+        return ""  # what has no container is often cut out of a stream, and the parser complains about its first packets
+    errors = [said.strip() for _, source, said in heard if source == opened.format.name and _LIVE_ENDS not in said]
+    return f"the file is damaged: {errors[0]}" if errors else ""
 
 
 def _count_cut_off(opened: Any, stream: Any) -> int:

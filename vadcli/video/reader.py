@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -180,13 +180,19 @@ class FrameReader:
         if decoder == "decord" or (decoder == "auto" and self._suits_decord()):
             self.decoder = DecoderName.DECORD  # known before it is used, because it may crash
         self._due = request.start  # the next row to yield
+        self._last_pts: int | None = None
         self._rows = self._read()
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Frame:
-        return next(self._rows)
+        frame = next(self._rows)
+        if self._last_pts is not None and frame.pts <= self._last_pts:
+            # ffmpeg was started again, and in a damaged file its frames can then have other times.
+            frame = replace(frame, pts=self._last_pts + 1)
+        self._last_pts = frame.pts
+        return frame
 
     def __enter__(self) -> Self:
         return self

@@ -14,7 +14,7 @@ Times in files are often wrong: they are missing, repeat, jump or go back. The r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -32,6 +32,7 @@ MOST_ODD = 8
 _DEEPEST_REORDER = 16  # packets; no codec shows a frame later than this after it was decoded
 _UNANNOUNCED_REORDER = 4  # packets; the same if the header of the stream does not say that frames are reordered
 _FAR_STEPS = 32  # times that differ by more than this many steps are not near each other
+_MOST_REPEATS = 2  # frames that have the time of a keyframe, or a later one, although nothing is wrong but their own time
 _LONG_STEP = 4  # in frames; a longer step is compared with the frames after it
 _FINER = 1000  # new ticks per tick if times repeat
 _LARGEST = 1 << 61  # so that differences of times fit into 64 bits
@@ -104,7 +105,8 @@ def build_timeline(
     pts, dts, keyframe = _bounded(packets.pts), _bounded(packets.dts), packets.keyframe
     lasting = np.where(packets.duration > 0, packets.duration, frame_ticks)
     guessed = not timed or bool(np.any(pts == NO_TIME))
-    times, order, begins = _times_in_order(pts, dts, lasting, jump_ticks, timed=timed, reorders=reorders)
+    packets = replace(packets, pts=pts, dts=dts)
+    times, order, begins = _times_in_order(packets, lasting, jump_ticks, timed=timed, reorders=reorders)
     if needs_key and bool(keyframe.any()):
         kept = _from_first_key(order, int(np.argmax(keyframe)))
         order, begins = order[kept], begins[kept]
@@ -124,16 +126,17 @@ def build_timeline(
 
 
 def _times_in_order(
-    pts: IndexArray, dts: IndexArray, lasting: IndexArray, jump_ticks: int | None, *, timed: bool, reorders: bool
+    packets: PacketTimes, lasting: IndexArray, jump_ticks: int | None, *, timed: bool, reorders: bool
 ) -> tuple[IndexArray, IndexArray, BoolArray]:
     """Return the time of each packet, the packets in the order of presentation, and where in this order the clock restarts."""
+    pts, dts = packets.pts, packets.dts
     straight, nowhere = np.arange(len(pts)), np.zeros(len(pts), np.bool_)
     if not timed or bool(np.all(pts == NO_TIME)):
         return _counted(pts, dts, lasting, timed), straight, nowhere
     if bool(np.any(pts == NO_TIME)) and (steady := _from_decoding_times(pts, dts, lasting)) is not None:
         return steady, straight, nowhere
     times = _filled(pts, lasting)
-    return times, *_presentation_order(times, dts, jump_ticks, reorders)
+    return times, *_presentation_order(times, packets, jump_ticks, reorders)
 
 
 def _bounded(times: IndexArray) -> IndexArray:
@@ -181,13 +184,13 @@ def _filled(stated: IndexArray, lasting: IndexArray) -> IndexArray:
 
 
 def _presentation_order(
-    times: IndexArray, dts: IndexArray, jump_ticks: int | None, reorders: bool
+    times: IndexArray, packets: PacketTimes, jump_ticks: int | None, reorders: bool
 ) -> tuple[IndexArray, BoolArray]:
     """Return the indices in the order of presentation, and for each position whether the clock restarts there.
 
     The parts before and after a restart are sorted separately.
     """
-    odd = _odd_packets(times)
+    dts, odd = packets.dts, _odd_packets(times)
     right = np.flatnonzero(~odd)
     cuts = [0]
     if jump_ticks is not None:
@@ -197,7 +200,9 @@ def _presentation_order(
     begins = np.zeros(len(right), np.bool_)
     begins[cuts] = True
     if jump_ticks is None and reorders:
-        cuts += _restarts(times[right])
+        at_keys = _restarts_at_keys(times[right], packets.keyframe[right])
+        begins[at_keys] = True
+        cuts += sorted({*_restarts(times[right]), *at_keys})
     order = np.concatenate([a + _order_of_part(times[right[a:b]], reorders) for a, b in pairwise([*cuts, len(right)])])
     order = right[order]
     for i in np.flatnonzero(odd).tolist():
@@ -229,6 +234,16 @@ def _restarts(times: IndexArray) -> list[int]:
     before = np.lib.stride_tricks.sliding_window_view(times, _DEEPEST_REORDER)[:-1].min(axis=1)
     found: list[int] = (np.flatnonzero(times[_DEEPEST_REORDER:] < before) + _DEEPEST_REORDER).tolist()
     return [1, *found] if times[0] - times[1:_DEEPEST_REORDER].max() > _far(times) else found
+
+
+def _restarts_at_keys(times: IndexArray, keyframe: BoolArray) -> list[int]:
+    """Return the keyframes whose time is before that of frames that are decoded earlier: the clock has restarted there."""
+    found, begin = [], 0
+    for k in np.flatnonzero(keyframe).tolist():
+        if np.count_nonzero(times[max(begin, k - _DEEPEST_REORDER) : k] >= times[k]) > _MOST_REPEATS:
+            found.append(k)
+            begin = k
+    return found
 
 
 def _far(times: IndexArray) -> int:
