@@ -1,4 +1,4 @@
-"""Encoder folders of real sizes with random weights, in the layout of the hub's folders. Their results mean nothing."""
+"""Encoders and Qwen2-VL in real sizes with random weights, as folders in the layout of the hub. Their results mean nothing."""
 
 from __future__ import annotations
 
@@ -8,13 +8,24 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, SiglipConfig, SiglipModel
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTokenizer,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    SiglipConfig,
+    SiglipModel,
+)
 
-from vadcli.detectors.lavida.text import CLIP_SPECIALS
+from vadcli.detectors.lavida.config import load_preset
+from vadcli.detectors.lavida.text import CLIP_SPECIALS, QWEN_SPECIALS, small_tokenizer
 from vadcli.options.categories import read_categories
 
 REAL_SIZES = {"clip-b32": 512, "siglip2-b32": 768}
 """The encoders that can be made, and the width of their vectors."""
+LANGUAGE_MODELS = {"qwen2-vl-2b": "lavida-2b", "qwen2-vl-7b": "lavida-7b", "qwen2-vl-small": "lavida-tiny-scratch"}
+"""The language models that can be made, and the preset that has their sizes. The small one is only for rehearsals."""
 PRESETS = ("@general", "@ucf-crime", "@xd-violence", "@home", "@traffic")
 WORDS = 2000
 """Size of the vocabularies made here, which are trained on the shipped sentences.
@@ -32,6 +43,10 @@ def real_size_folder(path: Path, name: str) -> Path:
         return path
     path.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
+    if name in LANGUAGE_MODELS:
+        _qwen(path, LANGUAGE_MODELS[name])
+        (path / "preprocessor_config.json").write_text("{}")
+        return path
     model: Any
     if name == "clip-b32":
         end = _clip_tokenizer(path)
@@ -46,6 +61,24 @@ def real_size_folder(path: Path, name: str) -> Path:
     model.save_pretrained(path)
     (path / "preprocessor_config.json").write_text(json.dumps(rules))
     return path
+
+
+def _qwen(path: Path, preset: str) -> None:
+    """Writes a Qwen2-VL in fp16, with a small tokenizer in which yes and no are tokens; drawn on a GPU if there is one."""
+    sizes = load_preset(preset).parts.mllm
+    tokenizer = small_tokenizer(600)
+    tokenizer.add_tokens(["yes", "no"])
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in QWEN_SPECIALS}
+    names = ("video_token_id", "image_token_id", "vision_start_token_id", "vision_end_token_id")
+    tokens = ("<|video_pad|>", "<|image_pad|>", "<|vision_start|>", "<|vision_end|>")
+    text = {**sizes["text_config"], "bos_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|im_end|>"]}
+    config = Qwen2VLConfig(
+        **{**sizes, "text_config": text, **{name: ids[token] for name, token in zip(names, tokens, strict=True)}}
+    )
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = Qwen2VLForConditionalGeneration._from_config(config, dtype=torch.float16)
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
 
 
 def sentences() -> list[str]:

@@ -1,4 +1,4 @@
-"""Run all that needs a GPU, in under nine minutes: tests/gpu, then LAVIDA's real sizes with random weights.
+"""Run all that needs a GPU, in under nine minutes: tests/gpu, then LAVIDA, ask and concept in real sizes with random weights.
 
 python benchmarks/gpu.py [--minutes M] [--models lavida-7b lavida-2b] [--tests EXPRESSION] [--bench OPTIONS] [--out DIR]
 
@@ -16,6 +16,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,9 @@ TESTS_SHARE = 0.4
 """The largest share of the time that the tests may take."""
 MEASURED = "--ratios 1,0.2 --batch-sizes 1,8 --seconds 10 --rounds 2"
 """Options of the bench: its rounds are much longer than the start of sixteen decoders (1 to 2 s)."""
+COMPARED = "--seconds 10 --rounds 2 --categories fight,fire,fall"
+COMPARED_SHARE = 0.25
+"""The share of the time after the tests that the comparison of the detectors may take."""
 REHEARSED = "--ratios 1,0.2 --batch-sizes 1,2 --clips 2 --rounds 1 --device cpu"
 LEAST_SPEED = 3.0
 LEAST_BUSY = 0.9
@@ -135,6 +139,22 @@ def bench(page: Page, model: str, *, options: str, rehearse: bool, limit_s: floa
     page.add(command, f"{report.text()}\n{table(found)}", seconds, failure=failure)
 
 
+def comparison(page: Page, *, rehearse: bool, limit_s: float) -> None:
+    """Compare motion, concept and ask, with random weights of real sizes; in a rehearsal, the language model is small."""
+    from _real_sizes import real_size_folder  # here, because this file is also imported from elsewhere
+
+    models = {"concept": "clip-b32" if rehearse else "siglip2-b32", "ask": "qwen2-vl-small" if rehearse else "qwen2-vl-2b"}
+    chosen = "--clips 1 --rounds 1 --device cpu --categories fight" if rehearse else COMPARED
+    with tempfile.TemporaryDirectory() as folder:
+        made = [f"{name}={real_size_folder(Path(folder) / model, model)}" for name, model in models.items()]
+        detectors = ["--detectors", ",".join(["motion", *made])]
+        command = [sys.executable, "-m", "vadcli", "bench", *detectors, *shlex.split(chosen)]
+        said, failure, seconds = run(command, limit_s)
+    if "not measured" in said:
+        failure = failure or "a detector was not measured"
+    page.add(command, said, seconds, failure=failure)
+
+
 def claims(report: BenchReport) -> list[Claim]:
     """Return the promised figures, each with the measured one."""
     fifth = min(report.settings, key=lambda each: (each.setting.ratio, -each.setting.batch_size))
@@ -172,6 +192,7 @@ def main() -> None:
     page.parts.append(f"# {name}\n\nWritten by `python benchmarks/gpu.py`; see [the benchmarks' page](../README.md).\n")
     end = time.monotonic() + 60 * options.minutes
     tests(page, options.tests, rehearse=options.rehearse, limit_s=60 * options.minutes * TESTS_SHARE)
+    comparison(page, rehearse=options.rehearse, limit_s=COMPARED_SHARE * (end - time.monotonic()))
     models = ["lavida-tiny"] if options.rehearse else options.models
     for number, model in enumerate(models):
         left_s = end - time.monotonic()

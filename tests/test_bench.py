@@ -15,18 +15,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.detectors.ask.models import tiny_qwen_folder
 from tests.fakes import DifferenceDetector
 from tests.media import make_video
 from vadcli.bench import Bench, BenchPlan, Bound, footage_of, rounds, usage
+from vadcli.bench.comparison import Candidate, Comparison, Measured, measure
 from vadcli.bench.report import BenchReport, Setting, Stages, Throughput
 from vadcli.bench.rounds import Round, ScoreStore, naive_clips, naive_round, scan_round
 from vadcli.bench.usage import BusyMeter, HostMemory, StageClock, covered
+from vadcli.detectors.ask import AskOptions
 from vadcli.detectors.lavida import LavidaOptions, checkpoint
 from vadcli.detectors.lavida.config import load_preset
 from vadcli.detectors.lavida.detector import LavidaDetector
 from vadcli.detectors.lavida.model import Lavida
 from vadcli.errors import DecodeError, DeviceError, UsageError, VadcliError, VideoError
-from vadcli.options import BenchOptions
+from vadcli.options import BenchOptions, DetectorOptions
 from vadcli.types import ClipNeeds, PixelFormat, SizeRule
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, LoaderOptions
 
@@ -316,6 +319,50 @@ def test_a_measurement_of_the_real_detector(read: usage.BenchVideos, monkeypatch
     assert wanted | {"fetch", "write"} == set(whole.ms)
     assert found.weights_bytes is None
     assert "random weights, float32 on cpu" in found.model
+
+
+def test_a_comparison_measures_each_detector_in_the_same_way(read: usage.BenchVideos, tmp_path: Path) -> None:
+    asked = AskOptions(model=str(tiny_qwen_folder(tmp_path / "qwen")), device="cpu", categories="fight")
+    motion, ask = (
+        measure(Candidate(name, options), read, bound=Bound(60.0, 2), rounds=2, workers=1)
+        for name, options in (("motion", DetectorOptions(device="cpu")), ("ask", asked))
+    )
+    for one in (motion, ask):
+        assert one.trouble == ""
+        assert [found.clips for found in one.rounds] == [2, 2]
+        assert one.host_bytes > 0
+        assert one.device_bytes is None
+    assert (motion.weights, ask.weights) == ((), (asked.model,))
+
+
+def test_a_comparison_names_what_it_could_not_measure() -> None:
+    fast = Measured("motion", (), (Round(4, 400, 30.0, 2.0), Round(4, 400, 30.0, 3.0)), 300 * 2**20, None, "a machine")
+    slow = Measured("ask", ("qwen2-vl-2b",), (Round(4, 400, 30.0, 60.0),), 2**30, 5 * 2**30, "a machine")
+    lacks = Measured("lavida", trouble="lavida-7b: not on this machine; train one")
+    text = Comparison("two videos", (fast, lacks)).text()
+    assert "| motion   |    none |       12.50 |                          0:04:48 |      300 |" in text
+    assert "device MiB" not in text
+    assert text.endswith("not measured: lavida: lavida-7b: not on this machine; train one\n")
+    assert "0.50 |                          2:00:00 |    1,024 |      5,120 |" in Comparison("", (fast, slow)).text()
+    lines = list(Comparison("two videos", (slow, lacks)).json_lines())
+    assert [line["machine_s_per_hour"] for line in lines] == [7200.0, None]
+    json.dumps(lines, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "wanted"),
+    [
+        ("concept", "clip-b32", {"encoder": "clip-b32", "device": "cpu"}),
+        ("ask", "qwen2-vl-7b", {"model": "qwen2-vl-7b", "compile": True}),
+        ("lavida", "lavida-2b", {"model": "preset:lavida-2b", "allow_untrained": True}),
+        ("motion", "", {"device": "cpu"}),
+    ],
+)
+def test_a_model_to_compare_is_passed_to_its_detector(name: str, model: str, wanted: dict[str, object]) -> None:
+    options = BenchOptions(detectors=f"{name}={model}", device="cpu", compile=True, random_weights=True)
+    assert options.compared() == ((name, model),)
+    found = options.options_of(name, model)
+    assert {part: getattr(found, part) for part in wanted} == wanted
 
 
 def test_real_sizes_are_drawn_where_they_are_needed_and_nowhere_else() -> None:

@@ -97,6 +97,7 @@ def test_a_missed_claim_fails_the_script_and_is_named(
     said = "\n".join(json.dumps(line) for line in report.json_lines())
     monkeypatch.setattr(gpu, "run", lambda command, limit_s: (said, "", 1.0))
     monkeypatch.setattr(gpu, "tests", lambda page, chosen, *, rehearse, limit_s: None)
+    monkeypatch.setattr(gpu, "comparison", lambda page, *, rehearse, limit_s: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A GPU")
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--models", "lavida-7b", "--out", str(tmp_path)])

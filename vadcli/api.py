@@ -35,6 +35,7 @@ from vadcli.options.config import from_keywords
 from vadcli.types import VideoResult
 
 if TYPE_CHECKING:
+    from vadcli.bench.comparison import Comparison
     from vadcli.bench.report import BenchReport
     from vadcli.clipping import ClipResult
     from vadcli.engine.recut import StoredEvents
@@ -361,8 +362,8 @@ def evaluate(outs: PathGiven | Iterable[PathGiven] = DEFAULT_OUT, **options: Any
     return reports
 
 
-def measure_speed(paths: Sequence[Path], options: BenchOptions, *, scratch: Path) -> BenchReport:
-    """Measure the speed and memory of LAVIDA on this machine; what `vadcli bench` does.
+def measure_speed(paths: Sequence[Path], options: BenchOptions, *, scratch: Path) -> BenchReport | Comparison:
+    """Measure the speed and memory of LAVIDA, or of several detectors, on this machine; what `vadcli bench` does.
 
     Args:
         paths: videos to read; if empty, a synthetic video is made.
@@ -375,6 +376,7 @@ def measure_speed(paths: Sequence[Path], options: BenchOptions, *, scratch: Path
     """
     from vadcli import detectors
     from vadcli.bench import Bench, BenchPlan, Bound, footage_of, need_memory
+    from vadcli.bench.comparison import COMPARED_S, Candidate, compare
     from vadcli.detectors.lavida.detector import LavidaDetector
     from vadcli.engine.plan import make_plan, no_video_text
 
@@ -382,6 +384,12 @@ def measure_speed(paths: Sequence[Path], options: BenchOptions, *, scratch: Path
     if found is not None and not found.units:
         raise NoVideoFound(no_video_text(found, FindOptions()), hint="without PATHS, a synthetic video is made")
     detectors.check_device(options.device)
+    videos = [(unit.video, unit.path) for unit in found.units] if found else []
+    bound = Bound(options.seconds, options.clips)
+    if options.compared():
+        candidates = [Candidate(name, options.options_of(name, model)) for name, model in options.compared()]
+        footage = footage_of(videos, scratch, seconds=COMPARED_S)
+        return compare(candidates, footage, bound=bound, rounds=options.rounds, workers=options.workers)
     try:
         detector = detectors.load("lavida", options.detector_options())
     except WeightsError as error:
@@ -392,12 +400,12 @@ def measure_speed(paths: Sequence[Path], options: BenchOptions, *, scratch: Path
     plan = BenchPlan(
         ratios=options.ratio_list(),
         batch_sizes=options.batch_size_list(),
-        bound=Bound(options.seconds, options.clips),
+        bound=bound,
         rounds=options.rounds,
         frame_px=options.frame_px,
         workers=options.workers,
     )
-    return Bench(detector, footage_of([(unit.video, unit.path) for unit in found.units] if found else [], scratch), plan).run()
+    return Bench(detector, footage_of(videos, scratch), plan).run()
 
 
 def _paths(given: PathGiven | Iterable[PathGiven]) -> list[Path]:

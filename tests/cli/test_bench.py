@@ -46,6 +46,21 @@ def test_figures_are_data_and_nothing_is_left(tmp_path: Path, environment: dict[
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "home", "tmp"]
 
 
+def test_detectors_are_compared_and_one_without_weights_stops_nothing(tmp_path: Path, environment: dict[str, str]) -> None:
+    video = make_video(tmp_path / "a.mp4", frames=40, fps=10)
+    chosen = ("--detectors", "motion, ask", "--clips", "1", "--rounds", "1", "--workers", "1", "--json")
+    done = vadcli("bench", video, *chosen, cwd=tmp_path, **environment)
+    assert done.returncode == 0, done.stderr
+    motion, ask = map(json.loads, done.stdout.splitlines())
+    assert (motion["detector"], motion["clips"], motion["weights"], motion["trouble"]) == ("motion", 1, [], None)
+    assert motion["machine_s_per_hour"] == pytest.approx(3600 / motion["real_time"])
+    assert motion["host_bytes"] > 2**20
+    assert (ask["detector"], ask["real_time"]) == ("ask", None)
+    assert ask["trouble"].startswith("qwen2-vl-2b: not on this machine")
+    assert ask["trouble"].endswith("run `vadcli weights pull qwen2-vl-2b` (4.4 GB)")
+    assert list((tmp_path / "tmp").glob("vadcli-*")) == []
+
+
 def test_without_weights_it_says_how_to_do_without(tmp_path: Path, environment: dict[str, str]) -> None:
     done = vadcli("bench", "--model", "lavida-2b", cwd=tmp_path, **environment)
     assert done.returncode == 4
@@ -73,6 +88,7 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_made(
     [
         (("missing",), "missing: there is no such file"),
         (("--ratios", "2"), "--ratios 2"),
+        (("--detectors", "motion,smell"), "--detectors: no detector is called 'smell'"),
         (("--device", "tpu"), "--device 'tpu'"),
         (("home",), "no video below"),
     ],

@@ -213,13 +213,13 @@ class BenchReport:
             "decodes and scores one clip at a time in one process, without overlap, batches or",
             "compression. Loading and starting are not counted.",
             "",
-            *_table(self._throughput_rows()),
+            *table_lines(self._throughput_rows()),
             "",
             f"Time per stage in ms per clip, measured separately in batches of {size}: the clock waits for the",
             "device after every stage, so that nothing overlaps. `decode` is a single decoder process;",
             "`write` stores scores and masks in a checkpoint.",
             "",
-            *_table(self._stage_rows()),
+            *table_lines(self._stage_rows()),
         ]
         return "\n".join(lines) + "\n"
 
@@ -257,7 +257,7 @@ class BenchReport:
         return rows
 
 
-def _table(rows: list[list[str]]) -> list[str]:
+def table_lines(rows: list[list[str]]) -> list[str]:
     """Return an aligned Markdown table; all columns but the first are right-aligned."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
 

@@ -64,8 +64,10 @@ class BenchVideos:
             turn += 1
 
 
-def footage_of(videos: Sequence[tuple[str, Path]], scratch: Path, *, size: tuple[int, int] = MADE_SIZE) -> BenchVideos:
-    """Return the given videos, or if there are none, test videos of `size` made in `scratch`.
+def footage_of(
+    videos: Sequence[tuple[str, Path]], scratch: Path, *, size: tuple[int, int] = MADE_SIZE, seconds: int = MADE_S
+) -> BenchVideos:
+    """Return the given videos, or if there are none, test videos of `size` and `seconds` made in `scratch`.
 
     Raises:
         VadcliError: ffmpeg cannot make them.
@@ -77,8 +79,8 @@ def footage_of(videos: Sequence[tuple[str, Path]], scratch: Path, *, size: tuple
         return BenchVideos(tuple(videos), warm_up, scratch, words)
     made = [(f"{number}.mp4", scratch / f"{number}.mp4") for number in range(MADE_FILES)]
     for number, (_, path) in enumerate(made):
-        make_video(path, size=size, seconds=MADE_S, hue=number * 360 // MADE_FILES)
-    words = f"{MADE_FILES} generated H.264 videos, {size[0]}x{size[1]}, {MADE_FPS} frames/s, {MADE_S} s each"
+        make_video(path, size=size, seconds=seconds, hue=number * 360 // MADE_FILES)
+    words = f"{MADE_FILES} generated H.264 videos, {size[0]}x{size[1]}, {MADE_FPS} frames/s, {seconds} s each"
     return BenchVideos(tuple(made), warm_up, scratch, words)
 
 

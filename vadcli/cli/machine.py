@@ -136,12 +136,13 @@ Paths = Annotated[
 
 @with_options(BenchOptions, section="bench")
 def bench(*, paths: Paths = None, options: BenchOptions) -> None:
-    """Measure LAVIDA on this machine: clips/s next to a plain loop, time per stage, memory. Stores nothing.
+    """Measure speed and memory on this machine: LAVIDA next to a plain loop, or several detectors. Stores nothing.
 
     \b
     Examples:
       vadcli bench --random-weights
       vadcli bench ./footage --model lavida-2b --ratios 1,0.2 --batch-sizes 8
+      vadcli bench ./footage --detectors motion,concept,ask=qwen2-vl-7b,lavida=./my-lavida
       vadcli bench --model lavida-tiny --random-weights --device cpu --json
     """  # noqa: D301
     from vadcli.api import measure_speed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import get_args
 
@@ -28,7 +28,7 @@ from vadcli.options.groups import (
 from vadcli.options.heads import HeadOptions
 from vadcli.options.regions import RegionOptions
 from vadcli.options.times import TimeOptions
-from vadcli.registry import DETECTOR_OPTIONS
+from vadcli.registry import DETECTOR_OPTIONS, DETECTORS
 from vadcli.types import DecodingChoice
 
 DEFAULT_OUT = Path("vadcli-out")
@@ -139,6 +139,12 @@ LEAST_FRAME_PX = 28 * 28
 class BenchOptions(TalkOptions):
     """The options of `vadcli bench`."""
 
+    detectors: str = option(
+        "",
+        "Compare these detectors instead of settings of LAVIDA, as in motion,concept,ask=MODEL,lavida=MODEL.",
+        panel=HOW,
+        metavar="LIST",
+    )
     categories: str = same(DetectorOptions, "categories")
     model: str = same(DetectorOptions, "model")
     device: str = same(DetectorOptions, "device")
@@ -180,6 +186,14 @@ class BenchOptions(TalkOptions):
             )
         self.ratio_list()
         self.batch_size_list()
+        for name, _ in self.compared():
+            if name not in DETECTORS:
+                raise UsageError(f"--detectors: no detector is called {name!r}", hint=f"choose from {', '.join(DETECTORS)}")
+
+    def compared(self) -> tuple[tuple[str, str], ...]:
+        """Returns the name and the model of each detector to compare; the model is "" for the default."""
+        parts = [part.strip().partition("=") for part in self.detectors.split(",") if part.strip()]
+        return tuple((name.strip(), model.strip()) for name, _, model in parts)
 
     def ratio_list(self) -> tuple[float, ...]:
         """Returns --ratios as numbers.
@@ -212,6 +226,17 @@ class BenchOptions(TalkOptions):
         if self.random_weights and not Path(self.model).is_dir():
             values["model"] = f"{PRESET_MARK}{self.model.removeprefix(PRESET_MARK)}"
         found: DetectorOptions = _LAVIDA(**values, detector="lavida", allow_untrained=self.random_weights)
+        return found
+
+    def options_of(self, name: str, model: str) -> DetectorOptions:
+        """Returns the options of one of the detectors to compare."""
+        kind = DETECTOR_OPTIONS.load(name) if name in DETECTOR_OPTIONS else DetectorOptions
+        if kind is _LAVIDA:
+            return replace(self, model=model or self.model).detector_options()
+        values = {part: getattr(self, part) for part in ("categories", "device", "precision", "compile")}
+        if model:
+            values["encoder" if any(item.name == "encoder" for item in fields(kind)) else "model"] = model
+        found: DetectorOptions = kind(**values, detector=name)
         return found
 
 

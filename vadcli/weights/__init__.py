@@ -154,7 +154,7 @@ def locate(model: str) -> Path:
         if item.kind == "encoder":
             hint = f"the detector `concept` uses it: --detector concept --encoder {item.name}"
             raise WeightsError(f"{model}: this is an encoder, not a LAVIDA folder", hint=hint)
-        hint = f"build a LAVIDA folder from it with `vadcli weights import`; it is {item.purpose}"
+        hint = f"it is {item.purpose}; `--detector ask` uses Qwen2-VL, and `vadcli weights import` builds a LAVIDA folder"
         raise WeightsError(f"{model}: this is a base model, not a LAVIDA folder", hint=hint)
     folder = find(model)
     check_folder(folder)

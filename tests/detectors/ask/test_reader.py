@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -184,6 +185,17 @@ def test_a_missing_model_names_the_command_that_pulls_it(monkeypatch: pytest.Mon
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
     with pytest.raises(WeightsError, match="not a model that `ask` can use"):
         load_asker(str(tmp_path))
+
+
+def test_the_chat_template_may_be_in_the_processors_file(asker: QwenAsker, tmp_path: Path) -> None:
+    copy = tiny_qwen_folder(tmp_path / "qwen")
+    template = (copy / "chat_template.jinja").read_text()
+    (copy / "chat_template.jinja").unlink()
+    with pytest.raises(WeightsError, match="chat_template"):
+        load_asker(str(copy), device="cpu").prepare()
+    (copy / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    frames = films(1).numpy()
+    np.testing.assert_array_equal(load_asker(str(copy), device="cpu").ask(frames, ALONE), asker.ask(frames, ALONE))
 
 
 def test_damaged_weights_are_refused_in_one_line(folder: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,13 @@ from vadcli.detectors.encoders import model_hashes
 from vadcli.detectors.mllm import mllm_folder
 from vadcli.errors import WeightsError
 from vadcli.types import ByteArray, FloatArray
+from vadcli.weights.checksums import read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import torch
 
     from vadcli.detectors.ask.reader import Reader
-    from vadcli.detectors.running import Clock, Runner
+    from vadcli.detectors.running import Runner
 
 
 class QwenAsker:
@@ -113,11 +112,6 @@ class QwenAsker:
             "files": model_hashes(self.name, self.folder),
         }
 
-    def time_stages(self, clock: Clock) -> None:
-        """Runs each stage of the work inside `clock(name)`, until another clock is set."""
-        for worker in self._workers:
-            worker.reader.clock = worker.runner.clock = clock
-
     def load(self, device: torch.device) -> Reader:
         """Loads the model onto a device.
 
@@ -140,6 +134,8 @@ class QwenAsker:
         qwen, _ = read_whole(Qwen2VLForConditionalGeneration, self.folder, dtype=dtype, attn_implementation=attention)
         with quiet(), as_weights_error(self.folder):
             tokenizer: Any = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+            if tokenizer.chat_template is None:  # some folders have it only in the processor's file
+                tokenizer.chat_template = read_json(self.folder / "chat_template.json")["chat_template"]
         try:
             reader = Reader(qwen, tokenizer, compression=CompressionOptions(ratio=self.compression))
         except ValueError as error:
@@ -173,8 +169,7 @@ class _Worker:
     def fitting_batch(self) -> int:
         side = int(MAX_PX**0.5)
         clip = np.zeros((CLIP_FRAMES, side, side, 3), np.uint8)
-        step: Callable[[torch.Tensor], tuple[torch.Tensor, ...]] = lambda clips: (self.reader.log_odds(clips, _TYPICAL),)  # noqa: E731
-        return self.runner.find_batch_size(step, clip)
+        return self.runner.find_batch_size(lambda clips: (self.reader.log_odds(clips, _TYPICAL),), clip)
 
 
 _TYPICAL = (Question("", "Does this video clip show something? " + "It may look like this, or like that. " * 5),)

@@ -13,7 +13,6 @@ Letters in shapes: B clips, T frames per clip, Q questions, D width of the langu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -52,7 +51,6 @@ class Reader(nn.Module):
         self.tokenizer = tokenizer
         self.compression = compression
         self.answers = answer_tokens(tokenizer)
-        self.clock: Any = lambda stage: nullcontext()
         self._prompts: dict[str, PromptTokens] = {}
         self.prompt(DESCRIBE)  # so that an unsuitable chat template is refused now
 
@@ -65,22 +63,17 @@ class Reader(nn.Module):
     def read(self, frames: Tensor) -> list[VisualTokens]:
         """Returns the visual tokens of (B, T, H, W, 3) uint8 clips, T even."""
         dtype = next(self.lm.parameters()).dtype
-        with self._timed("pixels"):
-            patches, grid = qwen_patches(
-                frames, min_px=MIN_PX, max_px=MAX_PX, patch_px=self.lm.patch_px, merge=self.lm.merge, dtype=dtype
-            )
-        with self._timed("vision tower"):
-            clips = self.lm.encode_patches(patches, grid)
-        with self._timed("compression"):
-            return [self.lm.compressed(clip, grid, self.compression) for clip in clips]
+        patches, grid = qwen_patches(
+            frames, min_px=MIN_PX, max_px=MAX_PX, patch_px=self.lm.patch_px, merge=self.lm.merge, dtype=dtype
+        )
+        return [self.lm.compressed(clip, grid, self.compression) for clip in self.lm.encode_patches(patches, grid)]
 
     def log_odds(self, frames: Tensor, questions: Sequence[Question]) -> Tensor:
         """Returns (B, Q) float32; see `Asker.ask`."""
         visual = self.read(frames)
         texts = dict.fromkeys(text for question in questions for text in (question.text, question.look_alike) if text)
-        with self._timed("llm"):
-            prefixes = self.lm.prefixes(visual, self.prompt(next(iter(texts))))
-            found = {text: self._yes_over_no(self.lm.hidden_after(prefixes, self.prompt(text))) for text in texts}
+        prefixes = self.lm.prefixes(visual, self.prompt(next(iter(texts))))
+        found = {text: self._yes_over_no(self.lm.hidden_after(prefixes, self.prompt(text))) for text in texts}
         columns = [
             found[one.text] - found[one.look_alike].clamp(min=0) if one.look_alike else found[one.text] for one in questions
         ]
@@ -101,10 +94,6 @@ class Reader(nn.Module):
         bias = None if head.bias is None else head.bias[rows].float()
         yes, no = F.linear(hidden.float(), head.weight[rows].float(), bias).unbind(1)
         return yes - no
-
-    def _timed(self, stage: str) -> AbstractContextManager[Any]:
-        timed: AbstractContextManager[Any] = self.clock(stage)
-        return timed
 
 
 def answer_tokens(tokenizer: Any) -> tuple[int, int]:

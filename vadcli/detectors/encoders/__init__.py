@@ -42,6 +42,8 @@ SMALL_FILES = (
     "merges.txt",
     "tokenizer.model",
     "spiece.model",
+    "chat_template.json",
+    "chat_template.jinja",
 )
 """The files besides the weights that can change a vector."""
 HASHED_BYTES = 2**25
