@@ -1,4 +1,4 @@
-"""A package from outside adds a detector, an exporter and a data set; the command line uses them, with no change of ours."""
+"""A package from outside adds a detector, exporter, data set and head; the command line uses them, with no change of ours."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.heads.site import make_site, review_of
 from tests.media import make_video
 from tests.patience import PATIENCE_S
 
@@ -20,6 +21,7 @@ import numpy as np
 
 from vadcli.export import Exporter, all_videos
 from vadcli.ground_truth.lists import CsvTruth
+from vadcli.heads import Labels
 from vadcli.options import DetectorOptions, option
 from vadcli.types import (
     ClipNeeds, ClipScores, FrameScores, MaskScale, PixelFormat, SizeRule, Thresholds
@@ -90,6 +92,26 @@ LINES = Exporter(all_videos(lines), ".txt")
 
 class Mine(CsvTruth):
     name = "mine"
+
+
+class Axis:
+    """Scores a frame by one number of its vector."""
+
+    labels, encoders = Labels.EVENTS, 1
+
+    @classmethod
+    def fit(cls, examples, *, seed):
+        return cls()
+
+    def score(self, sample):
+        return sample.vectors[0][:, 2]
+
+    def state(self):
+        return {}
+
+    @classmethod
+    def of(cls, state):
+        return cls()
 '''
 
 ENTRY_POINTS = """
@@ -108,6 +130,10 @@ half = outsider:Late
 
 [vadcli.datasets]
 mine = outsider:Mine
+half = outsider:Late
+
+[vadcli.heads]
+axis = outsider:Axis
 half = outsider:Late
 """
 
@@ -160,6 +186,22 @@ def test_a_detector_an_exporter_and_a_data_set_from_outside(outside: Path, tmp_p
     judged = vadcli(outside, "eval", out, "--dataset", "mine", "--root", truth, "--metrics", "frame", "--bootstrap", "0")
     assert judged.returncode == 0, judged.stderr
     assert "1.0" in judged.stdout
+
+
+def test_a_head_from_outside(outside: Path, tmp_path: Path) -> None:
+    out, head = tmp_path / "out", tmp_path / "head"
+    truth = make_site(out, 4)
+    review = review_of(out, tmp_path / "review.json", truth, list(truth))
+    assert "axis" in vadcli(outside, "learn", "--help").stdout
+    learned = vadcli(outside, "learn", out, "--review", review, "--head", "axis", "--to", head)
+    assert learned.returncode == 0, learned.stderr
+    assert "axis head" in learned.stdout
+    judged = vadcli(outside, "events", out, "--head", head, "--format", "csv")
+    assert judged.returncode == 0, judged.stderr
+    assert len(judged.stdout.splitlines()) == 1 + 8  # the true ones
+    refused = vadcli(outside, "learn", out, "--review", review, "--head", "half")
+    assert refused.returncode == 2
+    assert "is not a head" in refused.stderr
 
 
 def test_auto_takes_a_detector_from_outside_that_is_ready(outside: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from vadcli.errors import DocumentError, NotBetter, UsageError
-from vadcli.heads import HEADS_VERSION, Examples, Head, Labels, Sample, pooled
+from vadcli.heads import HEADS_VERSION, Examples, Head, Labels, Sample, Scale, pooled
 from vadcli.heads.exam import TOO_FEW, Comparison, compare, out_of_fold, threshold_at
 from vadcli.heads.samples import VideoVectors, logit_of_score, read_vectors
 from vadcli.heads.stored import Card, head_kind, reach_of, write_head
@@ -96,7 +96,7 @@ def train(out: Path, options: LearnOptions) -> Learned:
         raise UsageError(f"{out}: there is no such folder", hint="name the --out folder of a scan")
     documents = {str(one.video["path"]): one for one in _documents(OutputLayout(out)) if one.failure is None}
     documents = {video: one for video, one in documents.items() if matches(video, options.include)}
-    folders = (out, *options.embeddings)
+    folders = (out, *map(Path, options.embeddings))
     notes: list[str] = []
     if options.review is not None:
         found = _from_review(folders, read_review(options.review), documents, notes)
@@ -283,10 +283,13 @@ def _trained(
             raise
         untested = error.message
     head = kind.fit(examples, seed=options.seed)
+    scale = Scale.of(head, examples)
     if figures is not None:
         threshold = figures.threshold
     elif positive.any():
-        threshold = threshold_at(np.array([pooled(head, one) for one in found.samples]), positive, options.recall)
+        threshold = threshold_at(
+            scale(np.array([pooled(head, one) for one in found.samples])).astype(np.float64), positive, options.recall
+        )
     else:
         threshold = min(found.detector)
     centres = np.stack([each[0] for each in found.centres])
@@ -305,6 +308,7 @@ def _trained(
         hours=hours,
         figures=figures,
         threshold=threshold,
+        scale=scale,
         categories=names if needs else (),
         reach=reach_of(centres),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -239,3 +240,34 @@ def test_a_camera_that_is_learned_again_is_scored_from_stored_vectors(
     for video in ("cam/a-red.mp4", "cam/b-blue.mp4", "cam/c-quiet.mp4"):
         np.testing.assert_array_equal(read_scores(one.scores(video))[0].score, read_scores(two.scores(video))[0].score)
         assert read_events(one.events(video)).caveats == read_events(two.events(video)).caveats != ()
+
+
+def test_a_scan_with_a_head_judges_new_videos_and_those_that_are_done(
+    footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted encoder gives red and blue alike to the category; one rejected blue event is enough for retrieval."""
+    out = tmp_path / "out"
+    both = "colour: a red thing; a blue thing"
+    scan(footage, out, both)
+    layout = OutputLayout(out)
+    (blue,) = read_events(layout.events("b/b-blue.mp4")).events
+    entry = {"start_s": blue.start_s, "end_s": blue.end_s, "peak_score": blue.peak_score}
+    reviews = {"format_version": 1, "reviews": [{"video": "b/b-blue.mp4", **entry, "verdict": "false"}]}
+    (tmp_path / "review.json").write_text(json.dumps(reviews))
+    vadcli.learn(out, review=tmp_path / "review.json", to=tmp_path / "head", anyway=True)
+    card = json.loads((tmp_path / "head" / "card.json").read_text())
+    threshold = {"threshold": card["threshold"] - 1.0}  # one verdict gives no threshold between the two
+    (tmp_path / "head" / "card.json").write_text(json.dumps({**card, **threshold}))
+    with monkeypatch.context() as patch:
+        patch.setattr(PlantedEncoder, "encode_images", lambda self, frames: pytest.fail("a video was decoded"))
+        results = scan(footage, out, both, head=tmp_path / "head")
+    assert {result.status for result in results.values()} == {Status.SKIPPED}
+    fresh = tmp_path / "fresh"
+    scan(footage, fresh, both, head=tmp_path / "head")
+    for folder in (out, fresh):
+        stored = {name: read_events(OutputLayout(folder).events(f"{name[0]}/{name}.mp4")) for name in ("a-red", "b-blue")}
+        assert [len(one.events) for one in stored.values()] == [1, 0]
+        assert {one.head.name for one in stored.values() if one.head} == {"head"}
+        assert stored["a-red"].events[0].head_score is not None
+    scan(footage, out, both)
+    assert len(read_events(layout.events("b/b-blue.mp4")).events) == 1

@@ -13,7 +13,7 @@ import pytest
 import vadcli
 from tests import commands
 from tests.heads.site import Site, make_site, review_of
-from vadcli.errors import NotBetter, UsageError, WeightsError
+from vadcli.errors import DocumentError, NotBetter, UsageError, WeightsError
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
 
@@ -225,3 +225,63 @@ def test_wrong_options_are_one_line(
     given = {name: review if value == "review.json" else value for name, value in options.items()}
     with pytest.raises(UsageError, match=said):
         vadcli.learn(out, **given)
+
+
+def test_labels_of_videos_make_events_of_the_heads_own_scores(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    make_site(out, 8, Site(true=1, false=0), seed=1)
+    make_site(out, 8, Site(true=0, false=2), seed=2, first=10)
+    videos = sorted(str(one.video["path"]) for one in vadcli.events(out).documents)
+    rows = [f"{video},{'abnormal' if video < 'gate/night-10' else 'normal'}" for video in videos]
+    labels = tmp_path / "videos.csv"
+    labels.write_text("\n".join(["video,label", *rows, "gone.mp4,normal", ""]))
+    learned = vadcli.learn(out, labels=labels, to=tmp_path / "my-head")
+    assert learned.card.kind == "mil"
+    assert "1 video left out: not in" in learned.notes[0]
+    layout = OutputLayout(out)
+    found = {str(one.video["path"]): one for one in vadcli.events(out, head=tmp_path / "my-head").documents}
+    spans = 0
+    for video in videos:
+        before = read_events(layout.events(video)).events
+        after = found[video].events
+        if video < "gate/night-10":
+            spans += any(one.start_s < before[0].end_s and one.end_s > before[0].start_s for one in after)
+            assert all(one.head_score is not None and one.head_score >= 0.5 for one in after)
+        else:
+            assert not after
+    assert spans >= 7
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("video,verdict\na.mp4,normal\n", "needs the columns video and label"),
+        ("video,label\na.mp4,odd\n", "line 2: the label 'odd' is not known"),
+        ("video,label\na.mp4,normal\na.mp4,abnormal\n", "line 3: a.mp4 has a label already"),
+    ],
+)
+def test_a_wrong_file_of_labels_is_one_line(
+    site: tuple[Path, dict[str, list[bool]]], tmp_path: Path, text: str, said: str
+) -> None:
+    (tmp_path / "videos.csv").write_text(text)
+    with pytest.raises(DocumentError, match=said):
+        vadcli.learn(site[0], labels=tmp_path / "videos.csv")
+
+
+def test_a_head_of_two_encoders_needs_both_folders(tmp_path: Path) -> None:
+    out, second = tmp_path / "out", tmp_path / "second"
+    for folder, encoder in ((out, "planted"), (second, "other")):
+        make_site(folder, 4, Site(true=1, false=0, encoder=encoder), seed=1)
+        make_site(folder, 4, Site(true=0, false=2, encoder=encoder), seed=2, first=10)
+    videos = sorted(str(one.video["path"]) for one in vadcli.events(out).documents)
+    labels = tmp_path / "videos.csv"
+    rows = [f"{video},{'abnormal' if video < 'gate/night-10' else 'normal'}" for video in videos]
+    labels.write_text("\n".join(["video,label", *rows]))
+    with pytest.raises(UsageError, match="reads the vectors of 2 encoders, not of 1"):
+        vadcli.learn(out, labels=labels, head="topk")
+    learned = vadcli.learn(out, labels=labels, head="topk", embeddings=[str(second)], to=tmp_path / "my-head", anyway=True)
+    assert [one.name for one in learned.card.encoders] == ["planted", "other"]
+    with pytest.raises(UsageError, match="reads the vectors of planted, other, and 1 folder with vectors is given"):
+        vadcli.events(out, head=tmp_path / "my-head")
+    judged = vadcli.events(out, head=tmp_path / "my-head", embeddings=[str(second)]).documents
+    assert all(one.head for one in judged)

@@ -152,7 +152,7 @@ def judge_of(options: HeadOptions, choices: Choices, *, out: Path, detector: str
     folder = options.head or (Path(choices.head) if choices.head else None)
     if folder is None:
         return None
-    others = options.embeddings or tuple(map(Path, choices.embeddings))
+    others = tuple(map(Path, options.embeddings or choices.embeddings))
     head = read_head(folder)
     if len(others) + 1 != len(head.card.encoders):
         names = ", ".join(one.name for one in head.card.encoders)

@@ -74,7 +74,7 @@ def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
             raise UsageError(judge.refusal, hint="embed the videos with this encoder, or train another head")
         if options.write and scratch:
             if options.head:
-                others = tuple(str(folder.resolve()) for folder in options.embeddings)
+                others = tuple(str(Path(folder).resolve()) for folder in options.embeddings)
                 choices = replace(choices, head=str(options.head.resolve()), embeddings=others)
             write_choices(layout, scratch, cut.changed(choices))
     if judge:

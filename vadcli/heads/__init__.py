@@ -18,6 +18,9 @@ import numpy as np
 
 from vadcli.types import BoolArray, FloatArray, IndexArray, TimeArray
 
+STRETCH = 4.0
+LOGIT_LIMIT = 12.0
+"""The detector's logits count up to this, so that no single event decides."""
 HEADS_VERSION = 1
 """Increase this if a stored head of an earlier version would give other scores."""
 
@@ -112,6 +115,35 @@ def pooled(head: Head, sample: Sample) -> float:
     """Return one logit for a sample: the mean over an event, or the highest one in a video."""
     logit = head.score(sample)
     return float(logit.mean() if head.labels is Labels.EVENTS else logit.max())
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Brings the logits of two trainings of one network to the same scale, so that they can share a threshold.
+
+    Attributes:
+        centre: the logit that becomes 0.
+        unit: the difference of logits that becomes 1.
+    """
+
+    centre: float = 0.0
+    unit: float = 1.0
+
+    @classmethod
+    def of(cls, head: Head, examples: Examples) -> Scale:
+        """Return the scale on which the median normal training video has -STRETCH, and the median abnormal one STRETCH.
+
+        Heads that judge events keep their logits, because their training has only one solution.
+        """
+        if head.labels is Labels.EVENTS:
+            return cls()
+        found = np.array([pooled(head, sample) for sample in examples.samples])
+        normal, abnormal = (float(np.median(found[examples.positive == label])) for label in (False, True))
+        return cls(0.5 * (normal + abnormal), max(abnormal - normal, 1e-3) / (2.0 * STRETCH))
+
+    def __call__(self, logit: FloatArray) -> FloatArray:
+        """Return logits on this scale."""
+        return np.asarray((logit - self.centre) / self.unit, np.float32)
 
 
 def centred(vectors: FloatArray, mean: FloatArray) -> FloatArray:

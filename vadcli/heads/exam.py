@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vadcli.errors import UsageError
-from vadcli.heads import Examples, Head, pooled
+from vadcli.heads import Examples, Head, Scale, pooled
 from vadcli.types import BoolArray, IndexArray, TimeArray
 
 MOST_FOLDS = 10
@@ -77,15 +77,17 @@ def folds(groups: Sequence[str], positive: BoolArray, *, seed: int) -> list[Inde
 
 
 def out_of_fold(kind: type[Head], examples: Examples, groups: Sequence[str], *, seed: int) -> TimeArray:
-    """Return (N,) the logit of each example by a head that was trained without the example's video.
+    """Return (N,) the scaled logit of each example by a head that was trained without the example's video.
 
     Raises:
         UsageError: as in `folds`.
     """
     found = np.zeros(len(examples))
     for rows in folds(groups, examples.positive, seed=seed):
-        head = kind.fit(examples.pick(np.delete(np.arange(len(examples)), rows)), seed=seed)
-        found[rows] = [pooled(head, examples.samples[row]) for row in rows]
+        rest = examples.pick(np.delete(np.arange(len(examples)), rows))
+        head = kind.fit(rest, seed=seed)
+        scale = Scale.of(head, rest)
+        found[rows] = scale(np.array([pooled(head, examples.samples[row]) for row in rows]))
     return found
 
 

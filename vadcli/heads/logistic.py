@@ -15,14 +15,13 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from vadcli.heads import Examples, Labels, Sample, centred
+from vadcli.heads import LOGIT_LIMIT, Examples, Labels, Sample, centred
 from vadcli.types import FloatArray, TimeArray
 
 STRENGTH = 10.0
 """The weight of the examples against that of the L2 penalty; scikit-learn calls it C. Not tuned on any footage."""
 LOGIT_SPREAD = 4.0
 """The detector's logit is divided by this, so that its usual range is as wide as that of a vector's numbers."""
-LOGIT_LIMIT = 12.0
 MOST_STEPS = 50
 
 

@@ -15,8 +15,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from vadcli.heads import Examples, Labels, Sample, centred
-from vadcli.heads.logistic import LOGIT_LIMIT
+from vadcli.heads import LOGIT_LIMIT, Examples, Labels, Sample, centred
 from vadcli.types import FloatArray
 
 SHARPNESS = 5.5

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vadcli.errors import DocumentError
-from vadcli.heads import Sample
+from vadcli.heads import LOGIT_LIMIT, Sample
 from vadcli.heads.stored import CardEncoder
 from vadcli.store import OutputLayout
 from vadcli.store.embeddings import StoredEmbeddings, read_embeddings
@@ -64,9 +64,9 @@ class VideoVectors:
 
 
 def logit_of_score(score: float) -> float:
-    """Return the logit of a score in [0, 1], at most about 16 on each side."""
+    """Return the logit of a score in [0, 1], within ± LOGIT_LIMIT."""
     inside = min(max(score, 1e-7), 1.0 - 1e-7)
-    return float(np.log(inside / (1.0 - inside)))
+    return float(np.clip(np.log(inside / (1.0 - inside)), -LOGIT_LIMIT, LOGIT_LIMIT))
 
 
 def read_vectors(folders: Sequence[Path], video: str) -> VideoVectors | None:

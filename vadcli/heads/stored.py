@@ -12,7 +12,7 @@ import numpy as np
 
 from vadcli import __version__
 from vadcli.errors import DocumentError, UsageError, WeightsError
-from vadcli.heads import HEADS_VERSION, Head, Labels, Sample, pooled
+from vadcli.heads import HEADS_VERSION, Head, Labels, Sample, Scale, pooled
 from vadcli.heads.exam import Comparison
 from vadcli.registry import HEADS
 from vadcli.types import FloatArray
@@ -50,7 +50,8 @@ class Card:
         true, false: number of training examples.
         hours: length of the footage that the figures refer to.
         figures: the cross-validated figures; None if it could not be tested.
-        threshold: the logit that becomes the score 0.5.
+        scale: brings the logits of the head to the scale of the threshold.
+        threshold: the scaled logit that becomes the score 0.5.
         categories: names, if it learned from categories.
         reach: largest distance of a training video from the nearest other one; 0 if there is only one.
         generator: the program that wrote the folder.
@@ -69,6 +70,7 @@ class Card:
     hours: float
     figures: Comparison | None
     threshold: float
+    scale: Scale = field(default_factory=Scale)
     categories: tuple[str, ...] = ()
     reach: float = 0.0
     generator: str = field(default=f"vadcli {__version__}")
@@ -94,11 +96,11 @@ class StoredHead:
 
     def score(self, sample: Sample) -> FloatArray:
         """Return (S,) float32 scores in [0, 1]; 0.5 is the threshold that keeps the true training examples."""
-        return _sigmoid(self.head.score(sample) - np.float32(self.card.threshold))
+        return _sigmoid(self.card.scale(self.head.score(sample)) - np.float32(self.card.threshold))
 
     def judge(self, sample: Sample) -> float:
         """Return one score for a sample, in [0, 1]."""
-        return float(_sigmoid(np.array(pooled(self.head, sample) - self.card.threshold, np.float32)))
+        return float(_sigmoid(self.card.scale(np.array(pooled(self.head, sample))) - np.float32(self.card.threshold)))
 
     def strangeness(self, centre: FloatArray) -> float:
         """Return how far a video's mean vector is from the training videos; above 1 it looks new.

@@ -17,7 +17,7 @@ class HeadOptions:
     head: Path | None = option(
         None, "Judge the events by this head, which `vadcli learn` wrote; it reads stored vectors.", panel=EVENTS, metavar="DIR"
     )
-    embeddings: tuple[Path, ...] = option(
+    embeddings: tuple[str, ...] = option(
         (), "Also read vectors from this output folder, for a head of two encoders; repeatable.", panel=EVENTS, metavar="DIR"
     )
 
@@ -42,7 +42,7 @@ class LearnOptions(TalkOptions):
         metavar="NAME",
         default_text="logistic from 5 true and 20 false events on, else retrieval; mil for --labels",
     )
-    embeddings: tuple[Path, ...] = option(
+    embeddings: tuple[str, ...] = option(
         (), "Also read vectors from this output folder, for a head of two encoders; repeatable.", panel=HOW, metavar="DIR"
     )
     recall: float = option(
