@@ -43,6 +43,7 @@ LEVELS: dict[str, int] = {
     "train": 3,
     "weights_check": 3,
     "reporting": 4,  # shows clips that rendering makes
+    "verifying": 4,  # uses the engine's rules for events
     "clipping": 4,  # finds out whether footage has changed since the engine scanned it
     "api": 5,
     "cli": 6,

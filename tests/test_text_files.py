@@ -14,7 +14,7 @@ from vadcli.errors import VadcliError
 from vadcli.ground_truth import open_ground_truth
 from vadcli.options.categories import read_list as read_categories
 from vadcli.options.config import read_toml
-from vadcli.store.events import read_review
+from vadcli.store.review import read_review
 
 ENCODINGS: dict[str, Callable[[str], bytes]] = {
     "utf-8": lambda text: text.encode(),

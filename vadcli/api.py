@@ -28,6 +28,7 @@ from vadcli.options import (
     ReportOptions,
     ScanOptions,
     SearchOptions,
+    VerifyOptions,
     parse_categories,
     parse_duration,
 )
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from vadcli.reporting import WrittenReport
     from vadcli.reporting.search_page import Found
     from vadcli.searching import Moment
+    from vadcli.verifying import VerifyResult
 
 PathGiven = str | PathLike[str]
 Watch = Callable[[str], AbstractContextManager["OnFrame | None"]]
@@ -119,6 +121,26 @@ def how_to_read_categories() -> str:
 
     size = weights.entry(DEFAULT_ENCODER).download_gb
     return f"vadcli weights pull {DEFAULT_ENCODER}" + (f" ({size:g} GB)" if size else "")
+
+
+def verify(out: PathGiven = DEFAULT_OUT, **options: Any) -> VerifyResult:
+    """Ask a multimodal model about the spans where a scan scored highest, and make the events again from both.
+
+    Args:
+        out: a scan's output folder.
+        **options: those of `vadcli verify`, such as `model`, `share`, `categories`, `describe`, `limit`.
+
+    Returns:
+        `videos`, with their numbers of events; `audit`, what the scan misses; `problems`, one line per video that failed.
+
+    Raises:
+        UsageError: there is no such folder, it has no scores, or an option cannot be used.
+        DeviceError, WeightsError: the model cannot be loaded.
+        OutputError: the folder cannot be written.
+    """
+    from vadcli.verifying import verify_stored
+
+    return verify_stored(Path(out), from_keywords(VerifyOptions, options))
 
 
 def events(out: PathGiven = DEFAULT_OUT, **options: Any) -> StoredEvents:

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vadcli.engine.job import content_sample
-from vadcli.engine.plan import WorkUnit
+from vadcli.engine.job import check_unchanged
 from vadcli.errors import DocumentError, UsageError, VideoError
 from vadcli.options import ClipsOptions, parse_duration
 from vadcli.store import OutputLayout, matches
@@ -135,7 +134,7 @@ class _Cutter:
         """Cut events of one video; yields one result per event, or one for the video if it cannot be cut."""
         video = str(document.video["path"])
         try:
-            _check_unchanged(document, path)
+            check_unchanged(document, path)
             info = self._probe(video, path)
         except VideoError as error:
             yield ClipResult(video, problem=without_name(str(error), video))
@@ -207,22 +206,3 @@ def _part(text: str) -> str:
 
 def _tags(document: EventsDocument, part: Cut) -> dict[str, str]:
     return {} if document.start is None else {"creation_time": document.start.at(part.start_s).isoformat()}
-
-
-def _check_unchanged(document: EventsDocument, path: Path) -> None:
-    """Raise VideoError if a file is not the one that was scanned: the times of its events would be wrong."""
-    source = document.scan.source if document.scan else {}
-    status = path.stat()
-    if (
-        path.is_dir()
-        or not source.get("content")
-        or (source.get("size"), source.get("mtime_ns"))
-        == (
-            status.st_size,
-            status.st_mtime_ns,
-        )
-    ):
-        return
-    unit = WorkUnit(str(document.video["path"]), path, "", status.st_size, status.st_mtime_ns, is_frames=False)
-    if status.st_size != source.get("size") or content_sample(unit) != source["content"]:
-        raise VideoError(f"{path}: has changed since it was scanned", hint="scan it again")

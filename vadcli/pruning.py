@@ -27,12 +27,13 @@ from vadcli.store.times import timed
 from vadcli.types import DEFAULT_RULES
 from vadcli.types.media import how_many
 
-KINDS = ("rendered", "masks", "embeddings", "scores", "events")
+KINDS = ("rendered", "masks", "embeddings", "verify", "scores", "events")
 """The folders of results. Events are removed last: if pruning is interrupted, the next time finds the rest."""
 SUFFIXES = {
     "rendered": (".mp4",),
     "masks": (".mkv", ".parquet"),
     "embeddings": (".parquet",),
+    "verify": (".parquet",),
     "scores": (".parquet",),
     "events": (".json",),
 }
@@ -226,7 +227,7 @@ class _Pruning:
 
     def _remove_leftovers(self, kept: dict[str, EventsDocument]) -> None:
         """Remove files without a video: results without events and scores, old checkpoints, models of cameras that are gone."""
-        for kind in ("rendered", "masks", "embeddings"):
+        for kind in ("rendered", "masks", "embeddings", "verify"):
             for path in sorted((self.layout.out / kind).rglob("*")):
                 if (
                     path.suffix in SUFFIXES[kind]

@@ -168,3 +168,9 @@ HEADS = Registry(
     },
 )
 """Small models that `vadcli learn` trains on stored embeddings: classes as `vadcli.heads.Head` describes them."""
+
+ASKERS = Registry("multimodal model", "vadcli.askers", {})
+"""Models from other packages for `vadcli verify --model NAME`, beside the names of `vadcli weights list`.
+
+If called like `vadcli.detectors.ask.asker.load_asker`, each returns a `vadcli.detectors.ask.asker.Asker`.
+"""

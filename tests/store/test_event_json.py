@@ -11,7 +11,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from tests.store.documents import DOCUMENT, FIGHT
+from tests.store.documents import DOCUMENT, FIGHT, PLAIN
 from vadcli.errors import DocumentError
 from vadcli.store.events import (
     EventsDocument,
@@ -25,7 +25,7 @@ from vadcli.store.events import (
     validate,
     write_events,
 )
-from vadcli.types import Status, Thresholds, VideoInfo
+from vadcli.types import Answer, Description, Status, Thresholds, Verification, VideoInfo
 
 FAILED = EventsDocument(
     video=describe_video("b.mp4", "."),
@@ -37,7 +37,19 @@ FAILED = EventsDocument(
 )
 
 
-@pytest.mark.parametrize("document", [DOCUMENT, FAILED, replace(DOCUMENT, events=(), scan=None)])
+CONFIRMED = replace(
+    FIGHT,
+    verification=Verification("qwen2-vl-2b", Answer.CONFIRMED, 3.5),
+    description=Description("qwen2-vl-2b", "Two people push each other."),
+)
+VERIFIED = replace(
+    DOCUMENT,
+    events=(CONFIRMED, replace(PLAIN, verification=Verification("qwen2-vl-2b", Answer.NOT_ASKED))),
+    scan_events=(FIGHT, PLAIN),
+)
+
+
+@pytest.mark.parametrize("document", [DOCUMENT, FAILED, replace(DOCUMENT, events=(), scan=None), VERIFIED])
 def test_a_document_is_valid_and_reads_back_as_it_was(tmp_path, document):
     path = tmp_path / "a.json"
     write_events(path, document)
@@ -55,6 +67,7 @@ def test_a_document_is_valid_and_reads_back_as_it_was(tmp_path, document):
         "caveats",
         "regions",
         "events",
+        *(["scan_events"] if document.scan_events is not None else []),
     ]
 
 
@@ -62,7 +75,7 @@ def test_the_schema_itself_is_a_schema_and_closed():
     jsonschema.Draft202012Validator.check_schema(schema())
     objects = [schema(), *schema()["$defs"].values()]
     closed = [part for part in objects if "properties" in part]
-    assert len(closed) == 8
+    assert len(closed) == 10
     assert all(part["additionalProperties"] is False for part in closed)
 
 
@@ -126,6 +139,13 @@ def changed(*path_and_value):
         (changed("events", 1, "end_frame", 301), "events[1]", "ends at row 301 of 300"),
         (changed("regions", {"ignore": [[[0, 0], [1, 1.5], [0, 1]]], "only": []}), "regions.ignore[0]", "not valid under any"),
         (changed("regions", {"ignore": [], "only": [{"size": [9, 9], "bits": "eA=="}]}), "regions", "not a mask image"),
+        (
+            changed("events", 0, "verification", {"model": "m", "answer": "yes", "log_odds": 1}),
+            "events[0].verification.answer",
+            "'yes' is",
+        ),
+        (changed("events", 0, "description", {"model": "m", "text": ""}), "events[0].description.text", "non-empty"),
+        (changed("scan_events", [{**PLAIN.to_json(), "id": 2}]), "scan_events[0].id", "2 instead of 1"),
         ([], "document", "is not of type 'object'"),
     ],
 )

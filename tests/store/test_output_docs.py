@@ -12,7 +12,7 @@ from tests.store.documents import DOCUMENT
 from tests.store.test_masks import frames_of
 from tests.store.test_scores import METADATA, table_of
 from vadcli.export.text import CSV_COLUMNS
-from vadcli.store import OutputLayout, scores
+from vadcli.store import OutputLayout, answers, scores
 from vadcli.store import masks as mask_rle
 from vadcli.store.atomic import Scratch
 from vadcli.store.events import schema, validate, write_events
@@ -44,7 +44,9 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
-@pytest.mark.parametrize(("section", "arrow"), [("Scores", scores.SCHEMA), ("Masks", mask_rle.SCHEMA)])
+@pytest.mark.parametrize(
+    ("section", "arrow"), [("Scores", scores.SCHEMA), ("Verify", answers.SCHEMA), ("Masks", mask_rle.SCHEMA)]
+)
 def test_every_column_is_documented_with_its_type(section, arrow):
     words = {
         "dictionary<values=string": "dictionary&lt;string&gt;",
@@ -71,6 +73,8 @@ def fields_of(part, definitions, prefix=""):
         part = definitions[part["$ref"].split("/")[-1]]
     for name, value in part.get("properties", {}).items():
         yield prefix + name
+        if name == "scan_events":  # their fields are those of `events`
+            continue
         yield from fields_of(value, definitions, f"{prefix}{name}.")
         if isinstance(value.get("items"), dict):
             yield from fields_of(value["items"], definitions, f"{prefix}{name}[].")
@@ -81,7 +85,7 @@ def test_every_field_of_the_schema_is_documented_and_described():
     fields = set(fields_of(document, document["$defs"]))
     assert {"events[].bbox", "video.fps", "threshold.pad_s", "scan.source", "failure.error"} < fields
     assert fields - named("Events") == set()
-    documented = {name for name in named("Events") if re.fullmatch(r"(video|threshold|failure|scan|events\[\])\.\w+", name)}
+    documented = {name for name in named("Events") if re.fullmatch(r"(video|threshold|failure|scan|events\[\])\.[\w.]+", name)}
     assert documented - fields == set()
 
 
@@ -152,5 +156,6 @@ def test_the_tree_shows_every_path():
     shown = {line.split()[0] for line in tree.splitlines() if line.startswith("  ")}
     video = "<video>"
     made = [layout.run_json, layout.camera("<camera>"), layout.scores(video), layout.events(video), layout.mask_video(video)]
-    made += [layout.mask_rle(video), layout.rendered(video), layout.embeddings(video), layout.choices, layout.reported]
+    made += [layout.mask_rle(video), layout.rendered(video), layout.embeddings(video), layout.answers(video)]
+    made += [layout.choices, layout.reported]
     assert {str(path.relative_to("OUT")) for path in made} | {"runs/<start>[-<shard>].json"} == shown

@@ -19,6 +19,7 @@ from vadcli.errors import VadcliError
 
 _COMMANDS = {
     "scan": "scan:scan",
+    "verify": "verify:verify",
     "status": "machine:status",
     "events": "results:events",
     "render": "results:render",

@@ -261,4 +261,4 @@ class CategoryTails:
 def _rarities(tails: Sequence[BellTail], categories: int, evidence: FloatArray) -> FloatArray:
     """(S, K) -> (S, C): per category, the log rarity of its least rare kind of evidence."""
     each = np.stack([tail.log_rarity(column) for tail, column in zip(tails, evidence.T, strict=True)], axis=1)
-    return np.asarray(each.reshape(len(each), -1, categories).min(axis=1))
+    return np.asarray(each.reshape(len(each), len(tails) // categories, categories).min(axis=1))

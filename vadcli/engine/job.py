@@ -21,11 +21,11 @@ from vadcli.engine.event_rules import EventRules
 from vadcli.engine.footage import footage_caveats
 from vadcli.engine.plan import WorkUnit
 from vadcli.engine.second_pass import Attribution, Propagation
-from vadcli.errors import FileChanged, NotFinished
+from vadcli.errors import FileChanged, NotFinished, VideoError
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Claim, Scratch
 from vadcli.store.checkpoint import Checkpoint, read_checkpoint
-from vadcli.store.events import read_unchecked
+from vadcli.store.events import EventsDocument, read_unchecked
 from vadcli.store.scores import read_metadata
 from vadcli.types import (
     DEFAULT_RULES,
@@ -122,6 +122,22 @@ def content_sample(unit: WorkUnit) -> str:
     except OSError as error:
         raise NotFinished(f"{unit.path}: can't be read at the moment: {error.strerror}") from error
     return digest.hexdigest()
+
+
+def check_unchanged(document: EventsDocument, path: Path) -> None:
+    """Raise VideoError if a file is not the one that was scanned: the times of its events would be wrong."""
+    source = document.scan.source if document.scan else {}
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise FileChanged(f"{path}: can't be read: {error.strerror}") from error
+    if path.is_dir() or not source.get("content"):
+        return
+    if (source.get("size"), source.get("mtime_ns")) == (status.st_size, status.st_mtime_ns):
+        return
+    unit = WorkUnit(str(document.video["path"]), path, "", status.st_size, status.st_mtime_ns, is_frames=False)
+    if status.st_size != source.get("size") or content_sample(unit) != source["content"]:
+        raise VideoError(f"{path}: has changed since it was scanned", hint="scan it again")
 
 
 def _sample(path: Path, digest: Any) -> None:

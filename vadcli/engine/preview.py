@@ -13,7 +13,8 @@ from vadcli.errors import DocumentError
 from vadcli.options import EventsOptions
 from vadcli.store import OutputLayout, matches
 from vadcli.store.choices import read_choices
-from vadcli.store.events import EventsDocument, read_events, read_review
+from vadcli.store.events import EventsDocument, read_events
+from vadcli.store.review import read_review
 from vadcli.store.scores import read_scores, shown_s
 from vadcli.store.times import choose
 from vadcli.types import Calibration, ReviewedEvent, When

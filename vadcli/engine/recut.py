@@ -14,17 +14,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vadcli.cutting import EventBoxes, inherit_boxes, with_categories
-from vadcli.engine.event_rules import given_thresholds, make_events
+from vadcli.engine.event_rules import given_thresholds, make_events, without_false_alarms
 from vadcli.engine.judging import Judge, judge_of
+from vadcli.engine.verified import VerifiedVideo, verified_events
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options import EventsOptions
 from vadcli.store import OutputLayout, matches
+from vadcli.store.answers import answers_or_none, validate_answers
 from vadcli.store.atomic import Scratch
 from vadcli.store.choices import Choices, read_choices, write_choices
-from vadcli.store.events import EventsDocument, load, read_events, read_review, validate, write_events
+from vadcli.store.events import EventsDocument, load, read_events, validate, write_events
 from vadcli.store.mask_video import mask_box, masked_rows, read_masks
 from vadcli.store.masks import read_boxes, rle_threshold
-from vadcli.store.scores import read_metadata, read_scores, shown_s
+from vadcli.store.review import read_review
+from vadcli.store.scores import ScoresMetadata, read_metadata, read_scores, shown_s
 from vadcli.store.times import choose, timed
 from vadcli.types import DEFAULT_RULES, Calibration, ReviewedEvent, ScoreTable, Thresholds, TimeRules, mask_level
 
@@ -126,7 +129,16 @@ class _Cut:
                 thresholds = self.options.thresholds(thresholds, calibration)
             times = self.options.time_rules()
             self.documents.append(
-                recut(self.layout, self.scratch, video, thresholds, review=self.reviews, judge=self.judge, times=times)
+                recut(
+                    self.layout,
+                    self.scratch,
+                    video,
+                    thresholds,
+                    review=self.reviews,
+                    judge=self.judge,
+                    times=times,
+                    verify=None if self.options.verify else False,
+                )
             )
         except DocumentError as error:
             self.problems.append(str(error))
@@ -189,7 +201,7 @@ def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[Thre
 
 
 def validate_all(out: Path) -> Iterator[list[str]]:
-    """Check each stored document against the published schema; yields one list of errors per document, empty if it is valid.
+    """Check each stored document and each file of answers; yields one list of errors per file, empty if it is valid.
 
     Raises:
         UsageError: there is no such folder.
@@ -199,6 +211,8 @@ def validate_all(out: Path) -> Iterator[list[str]]:
             yield validate(load(path), str(path))
         except DocumentError as error:
             yield [error.message]
+    for path in OutputLayout(out).iter_answers():
+        yield validate_answers(path)
 
 
 def calibration_of(layout: OutputLayout, video: str) -> Calibration | None:
@@ -216,9 +230,11 @@ def recut(
     review: Sequence[ReviewedEvent] = (),
     judge: Judge | None = None,
     times: TimeRules = DEFAULT_RULES,
+    verify: bool | None = None,
 ) -> EventsDocument:
     """Compute one video's events with other thresholds; they are stored if there is a scratch folder.
 
+    The stored answers of a second model are used if `verify` is True, or if it is None and the stored events are verified.
     Boxes come from the stored masks; if there are none, from the old events that a new event overlaps. Categories come from the
     stored scores of each category; if there are none, from the old event that overlaps a new event most. The head, if there is
     one, judges the events. Events that a reviewer
@@ -232,17 +248,40 @@ def recut(
     if old.failure is not None:
         return replace(old, thresholds=thresholds)
     table, metadata = read_scores(layout.scores(video))
-    boxes = stored_boxes(layout, video, table, thresholds)
-    duration_s = shown_s(table, metadata.video)
+    boxes, duration_s = stored_boxes(layout, video, table, thresholds), shown_s(table, metadata.video)
+    known = old.events if old.scan_events is None else old.scan_events
     events = make_events(video, table, thresholds, duration_s=duration_s, boxes=boxes, judge=judge, reviews=review)
-    events = inherit_boxes(events, old.events) if boxes is None else events
-    events = with_categories(events, table, old.events)
+    events = inherit_boxes(events, known) if boxes is None else events
+    events = with_categories(events, table, known)
     mark = judge.mark_of(video) if judge else None
-    document = replace(old, thresholds=thresholds, events=tuple(events), head=mark)
+    document = replace(old, thresholds=thresholds, events=tuple(events), head=mark, scan_events=None)
+    if verify or (verify is None and old.scan_events is not None):
+        document = _verified(layout, document, (table, metadata), boxes, review)
     if scratch is not None:
         with scratch.replace(layout.events(video)) as path:
             write_events(path, document)
     return document
+
+
+def _verified(
+    layout: OutputLayout,
+    document: EventsDocument,
+    scores: tuple[ScoreTable, ScoresMetadata],
+    boxes: EventBoxes | None,
+    review: Sequence[ReviewedEvent],
+) -> EventsDocument:
+    """Return the document with events from the scores and the stored answers; as it is if there is no answer to use."""
+    table, metadata = scores
+    video, thresholds, duration_s = table.video, document.thresholds, shown_s(table, metadata.video)
+    answers = answers_or_none(layout.answers(video))
+    if answers is None or answers.metadata.content != str(metadata.source.get("content")):
+        return document
+    found = VerifiedVideo.of(table, answers, thresholds, duration_s)
+    if found is None:
+        return document
+    events = verified_events(found, document.events, thresholds, duration_s=duration_s, boxes=boxes)
+    kept = without_false_alarms(events, [entry for entry in review if entry.video == video])
+    return replace(document, events=tuple(kept), scan_events=document.events)
 
 
 def stored_boxes(layout: OutputLayout, video: str, table: ScoreTable, thresholds: Thresholds) -> EventBoxes | None:

@@ -123,6 +123,7 @@ def rescore(job: ScanJob, unit: WorkUnit, decision: Decision, model: CameraModel
         scan=state,
         generator=f"vadcli {__version__}",
         caveats=job.caveats(model),
+        scan_events=None,
     )
     metadata = replace(
         metadata,

@@ -225,7 +225,7 @@ def write_failure(
     )
     with job.scratch.replace(job.layout.events(task.unit.video)) as path:
         write_events(path, _events_document(job, task, info, [], result))
-    for old in (job.layout.scores, job.layout.embeddings, job.layout.mask_video, job.layout.mask_rle):
+    for old in (job.layout.scores, job.layout.embeddings, job.layout.answers, job.layout.mask_video, job.layout.mask_rle):
         old(task.unit.video).unlink(missing_ok=True)
     task.claim.release(delete=True)
     return result

@@ -286,3 +286,16 @@ def histograms(
     """Return (V, K) float64: the number (or the total weight) of entries with row v and bin k."""
     flat = np.bincount(rows * shape[1] + bins, weights, minlength=shape[0] * shape[1])
     return flat.reshape(shape).astype(np.float64, copy=False)
+
+
+def share_interval(hits: int, draws: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Returns the exact interval of a share of which `hits` of `draws` random draws were seen (Clopper and Pearson, 1934).
+
+    If the draws are made without replacement, the interval is wider than it needs to be.
+    """
+    from scipy.special import betaincinv
+
+    tail = (1.0 - confidence) / 2
+    low = float(betaincinv(hits, draws - hits + 1, tail)) if hits else 0.0
+    high = float(betaincinv(hits + 1, draws - hits, 1.0 - tail)) if hits < draws else 1.0
+    return low, high

@@ -40,6 +40,7 @@ from vadcli.options.results import (
     StatusOptions,
 )
 from vadcli.options.scan import DEFAULT_OUT, MASK_CHOICES, BenchOptions, WeightsImportOptions, WeightsPullOptions
+from vadcli.options.verify import VerifyOptions
 
 if TYPE_CHECKING:
     from vadcli.options.scan import ScanOptions
@@ -72,6 +73,7 @@ __all__ = [
     "StatusOptions",
     "TalkOptions",
     "ThresholdOptions",
+    "VerifyOptions",
     "WeightsImportOptions",
     "WeightsPullOptions",
     "category_list_names",

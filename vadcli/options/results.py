@@ -60,6 +60,11 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
     keep_false: bool = option(
         False, "Do not leave out the events that are marked false in the review that --write has stored.", panel=OUTPUT
     )
+    verify: bool = option(
+        True,
+        "Use the answers that `vadcli verify` stored; --no-verify gives the events of the scan alone.",
+        panel=OUTPUT,
+    )
     init_truth: bool = option(
         False, "Print the events as a ground truth for `vadcli eval --root`, to correct by hand.", panel=OUTPUT
     )

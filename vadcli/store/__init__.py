@@ -4,7 +4,9 @@
 - checkpoint: the raw scores of a running video
 - scores: the scores of a finished video, as Parquet
 - embeddings: one vector per sampled frame, as Parquet
-- events: the events document of a video, and saved reviews
+- answers: what a second model answered about clips of a video, as Parquet
+- events: the events document of a video
+- review: a saved review of events
 - mask_video, masks: the masks of a video, as a gray video or as run lengths
 - choices: thresholds and review that `vadcli events --write` stores
 - progress: how far a run has come
@@ -127,6 +129,10 @@ class OutputLayout:
         """The vectors of a video's sampled frames."""
         return self._of("embeddings", video, ".parquet")
 
+    def answers(self, video: str) -> Path:
+        """What a second model answered about clips of a video."""
+        return self._of("verify", video, ".parquet")
+
     def events(self, video: str) -> Path:
         """The events document of a video."""
         return self._of("events", video, ".json")
@@ -192,6 +198,10 @@ class OutputLayout:
     def iter_embeddings(self) -> Iterator[Path]:
         """Yields every embeddings file, in the order of the names."""
         return _files_under(self.out / "embeddings", ".parquet")
+
+    def iter_answers(self) -> Iterator[Path]:
+        """Yields every file of answers, in the order of the names."""
+        return _files_under(self.out / "verify", ".parquet")
 
     def iter_checkpoints(self) -> Iterator[Path]:
         """Yields the checkpoint of every video that is running or was interrupted."""

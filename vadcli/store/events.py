@@ -1,15 +1,9 @@
-"""Writes and reads the events document of a video, and checks it against its published JSON Schema.
-
-Also reads the review of events that the report page saves, as JSON or CSV.
-"""
+"""Writes and reads the events document of a video, and checks it against its published JSON Schema."""
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
@@ -26,15 +20,11 @@ from vadcli.types import (
     Event,
     HeadMark,
     Regions,
-    ReviewedEvent,
     StartTime,
     Status,
     Thresholds,
-    Verdict,
     VideoInfo,
 )
-from vadcli.types.codec import read_document
-from vadcli.types.text import SAVE_AS, NotText, decode_text
 
 _REWRITE = "write it again with `vadcli scan --force` or `vadcli events`"
 _VIDEO_FIELDS = ("path", "camera", "width", "height", "rotation", "fps", "duration_s", "frames", "moving_camera")
@@ -120,6 +110,7 @@ class EventsDocument:
         caveats: sentences that say why the scores deserve less trust than usual.
         regions: what was hidden of the picture.
         head: the head that judged the events; None if none did.
+        scan_events: if the video was verified, the events as they were before; None if it was not.
     """
 
     video: Mapping[str, Any]
@@ -135,6 +126,7 @@ class EventsDocument:
     caveats: tuple[str, ...] = ()
     regions: Regions = NO_REGIONS
     head: HeadMark | None = None
+    scan_events: tuple[Event, ...] | None = None
 
     def __post_init__(self) -> None:
         if tuple(self.video) != _VIDEO_FIELDS:
@@ -157,6 +149,7 @@ class EventsDocument:
             "regions": self.regions.to_json(),
             **({"head": asdict(self.head)} if self.head else {}),
             "events": [self.event_json(event) for event in self.events],
+            **({} if self.scan_events is None else {"scan_events": [self.event_json(event) for event in self.scan_events]}),
         }
 
     def event_json(self, event: Event) -> dict[str, Any]:
@@ -168,6 +161,7 @@ class EventsDocument:
     def from_json(cls, document: Mapping[str, Any]) -> EventsDocument:
         """Reads what `to_json` wrote; check the document with `validate` first."""
         failure, scan, video = document["failure"], document.get("scan"), document["video"]
+        before = document.get("scan_events")
         return cls(
             video={name: video[name] for name in _VIDEO_FIELDS},
             detector=document["detector"],
@@ -182,6 +176,7 @@ class EventsDocument:
             caveats=tuple(document.get("caveats", ())),
             regions=Regions.from_json(document.get("regions")),
             head=HeadMark(**document["head"]) if document.get("head") else None,
+            scan_events=None if before is None else tuple(Event.from_json(event) for event in before),
         )
 
 
@@ -298,18 +293,29 @@ def _contradictions(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         Regions.from_json(document.get("regions"))
     except ValueError as error:
         yield "regions", str(error)
-    yield from _time_contradictions(document["video"], events)
+    for name in ("events", "scan_events"):
+        listed = document.get(name) or []
+        yield from _time_contradictions(document["video"], listed, name)
+        yield from _order_contradictions(document["video"], listed, name)
+
+
+def _order_contradictions(
+    video: Mapping[str, Any], events: Sequence[Mapping[str, Any]], name: str
+) -> Iterator[tuple[str, str]]:
+    """Yields what is wrong with the rows, times and numbers of the events in one list."""
     end_frame, end_s = 0, 0.0
     for index, event in enumerate(events):
-        yield from ((f"events[{index}]", what) for what in _event_contradictions(event, document["video"]))
+        yield from ((f"{name}[{index}]", what) for what in _event_contradictions(event, video))
         if event["id"] != index + 1:
-            yield f"events[{index}].id", f"{event['id']} instead of {index + 1}"
+            yield f"{name}[{index}].id", f"{event['id']} instead of {index + 1}"
         if event["start_frame"] < end_frame or event["start_s"] < end_s:
-            yield f"events[{index}]", "starts before the previous event ends"
+            yield f"{name}[{index}]", "starts before the previous event ends"
         end_frame, end_s = event["end_frame"], event["end_s"]
 
 
-def _time_contradictions(video: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+def _time_contradictions(
+    video: Mapping[str, Any], events: Sequence[Mapping[str, Any]], listed: str
+) -> Iterator[tuple[str, str]]:
     """Yields what is wrong with the wall-clock times. Old documents have none."""
     try:
         start = StartTime.from_json(video)
@@ -324,7 +330,7 @@ def _time_contradictions(video: Mapping[str, Any], events: Sequence[Mapping[str,
             except (TypeError, ValueError, OverflowError):
                 right = False
             if not right:
-                yield f"events[{index}].{name}", f"{told} is not {seconds} s after the start of the video"
+                yield f"{listed}[{index}].{name}", f"{told} is not {seconds} s after the start of the video"
 
 
 _TIME_SLACK = timedelta(milliseconds=2)  # times are stored in whole milliseconds
@@ -344,60 +350,3 @@ def _event_contradictions(event: Mapping[str, Any], video: Mapping[str, Any]) ->
         right, bottom = box[0] + box[2], box[1] + box[3]
         if right > video["width"] or bottom > video["height"]:
             yield f"bbox reaches {right}, {bottom} in a video of {video['width']} x {video['height']}"
-
-
-REVIEW_FORMAT_VERSION = 1
-_KEPT_FROM_RUNNING = re.compile(r"'+[=+\-@\t\r]")
-
-
-def read_review(path: Path) -> tuple[ReviewedEvent, ...]:
-    """Reads the entries of a saved review in order. Reads CSV if the file name ends in .csv, otherwise JSON.
-
-    Raises:
-        DocumentError: the file can't be read, or an entry is not valid.
-    """
-    try:
-        text = decode_text(path.read_bytes())
-    except OSError as error:
-        raise DocumentError(f"{path}: can't be read: {error.strerror or error}") from error
-    except NotText as error:
-        raise DocumentError(f"{path}: {error}", hint=SAVE_AS) from error
-    entries = _rows(text) if path.suffix.lower() == ".csv" else _entries(path, text)
-    return tuple(_entry(path, number, entry) for number, entry in enumerate(entries, 1))
-
-
-def _entries(path: Path, text: str) -> list[Any]:
-    hint = "give a file that the report page saved"
-    document = read_document(path, version=REVIEW_FORMAT_VERSION, what="a review", hint=hint, read=lambda _: text.encode())
-    entries = document.get("reviews")
-    if not isinstance(entries, list):
-        raise DocumentError(f"{path}: `reviews` is not a list", hint=hint)
-    return entries
-
-
-def _rows(text: str) -> list[dict[str, str]]:
-    """Returns the rows of a CSV text. Removes apostrophes that were added so that no spreadsheet runs a cell as a formula."""
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    return [
-        {
-            name: cell[1:] if _KEPT_FROM_RUNNING.match(cell) else cell
-            for name, cell in row.items()
-            if name and isinstance(cell, str)
-        }
-        for row in rows
-    ]
-
-
-def _entry(path: Path, number: int, entry: Mapping[str, Any]) -> ReviewedEvent:
-    try:
-        return ReviewedEvent(
-            video=str(entry["video"]),
-            start_s=float(entry["start_s"]),
-            end_s=float(entry["end_s"]),
-            peak_score=float(entry["peak_score"]),
-            verdict=Verdict(str(entry["verdict"])),
-            note=str(entry.get("note") or ""),
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise DocumentError(f"{path}: entry {number}: {what}") from error

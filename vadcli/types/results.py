@@ -154,6 +154,46 @@ class Thresholds:
         }
 
 
+class Answer(StrEnum):
+    """What a second model says about an event."""
+
+    CONFIRMED = "confirmed"
+    REJECTED = "rejected"
+    NOT_ASKED = "not asked"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The answer of a second model about an event (`vadcli verify`).
+
+    Attributes:
+        model: the model that was asked.
+        answer: confirmed, rejected or not asked.
+        log_odds: its highest log-odds for yes within the event; None if it was not asked.
+    """
+
+    model: str
+    answer: Answer
+    log_odds: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON that an events document stores."""
+        return {"model": self.model, "answer": str(self.answer), "log_odds": self.log_odds}
+
+    @property
+    def text(self) -> str:
+        """The answer in words, such as `confirmed by qwen2-vl-2b`."""
+        return str(self.answer) if self.answer is Answer.NOT_ASKED else f"{self.answer} by {self.model}"
+
+
+@dataclass(frozen=True)
+class Description:
+    """A sentence that a model wrote about an event. It is the model's opinion, not a fact."""
+
+    model: str
+    text: str
+
+
 @dataclass(frozen=True)
 class Event:
     """A span of a video whose scores passed the thresholds.
@@ -167,6 +207,8 @@ class Event:
         category, category_scores: filled in by detectors that read text.
         bbox: the box around all mask pixels of the event that reach its high threshold; None if there are no such pixels.
         head_score: score of the head that judged the event; None if no head did.
+        verification: what a second model says; None if the video was not verified.
+        description: a model's sentence about the event; None if there is none.
     """
 
     id: int
@@ -182,6 +224,8 @@ class Event:
     category_scores: Mapping[str, float] = field(default_factory=dict)
     bbox: Box | None = None
     head_score: float | None = None
+    verification: Verification | None = None
+    description: Description | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.start_frame <= self.peak_frame < self.end_frame:
@@ -205,13 +249,24 @@ class Event:
             "category_scores": dict(self.category_scores),
             "bbox": list(self.bbox) if self.bbox else None,
             **({} if self.head_score is None else {"head_score": self.head_score}),
+            **({"verification": self.verification.to_json()} if self.verification else {}),
+            **({"description": dict(vars(self.description))} if self.description else {}),
         }
+
+    @property
+    def is_rejected(self) -> bool:
+        """True if a second model has rejected the event."""
+        return self.verification is not None and self.verification.answer is Answer.REJECTED
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Event:
         """Reads what `to_json` wrote; other fields are left out."""
         values = {one.name: document[one.name] for one in fields(cls) if one.name in document}
         values["bbox"] = tuple(values["bbox"]) if values.get("bbox") else None
+        if said := values.get("verification"):
+            values["verification"] = Verification(said["model"], Answer(said["answer"]), said["log_odds"])
+        if told := values.get("description"):
+            values["description"] = Description(told["model"], told["text"])
         return cls(**values)
 
 

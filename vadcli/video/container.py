@@ -375,15 +375,18 @@ def choose_selection(info: VideoInfo, interval: int, start: int, *, sought: bool
 def seek_row(info: VideoInfo, start: int) -> int | None:
     """Return the row of a keyframe at which decoding can begin; this does not change the rows from `start` on.
 
-    None if decoding must begin at the start of the file. Reasons: the container has no index of keyframes, an edit list hides
-    packets, times repeat or jump back, or the codec's keyframes do not reset the decoder.
+    None if decoding must begin at the start of the file (see `can_seek`).
     """
-    trusted = info.demuxer in _INDEXED and info.codec in _CLEAN_KEYFRAMES and not info.edit_list and len(info.shown_pts) == 0
-    trusted = trusted and not info.guessed_times
-    if not trusted or start == 0:
+    if not can_seek(info) or start == 0:
         return None
     before = info.keyframes[info.keyframes <= min(start, info.frames - 1)]
     return int(before[-1]) if len(before) and before[-1] > 0 else None
+
+
+def can_seek(info: VideoInfo) -> bool:
+    """True if decoding can begin at a keyframe: there is an index of them, times are in order, and they reset the decoder."""
+    is_indexed = info.demuxer in _INDEXED and info.codec in _CLEAN_KEYFRAMES and not info.edit_list
+    return is_indexed and len(info.shown_pts) == 0 and not info.guessed_times
 
 
 def _find_time_grid(pts: IndexArray, interval: int, first_pts: int) -> TimeGrid | None:

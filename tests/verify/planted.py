@@ -1,0 +1,137 @@
+"""A first stage and a second one whose answers are known, and an archive for them.
+
+The model says yes about clips with a bright frame. In the archive, one video has a bright thing that jumps about, and one has a
+dark thing that does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from tests.fakes import DifferenceDetector
+from tests.media import make_video
+from tests.runs import local_scan
+from vadcli.detectors.ask.asker import Question
+from vadcli.engine.plan import make_plan
+from vadcli.options import ScanOptions
+from vadcli.types import ByteArray, FloatArray, FrameScores, RawTrack, Thresholds
+from vadcli.video.container import seek_row
+from vadcli.video.reader import FrameReader
+
+FPS, SECONDS = 5, 120
+JUMPS_S = (60, 72)
+VIDEOS = {"a.mp4": "calm", "b.mp4": "bright", "c.mp4": "dark"}
+
+
+class BrightAsker:
+    """Log-odds rise with the brightness of the brightest frame; each category has an offset of its own.
+
+    Args:
+        name: its name.
+        log: a file that gets one line per clip and category that was asked; None for none.
+        slow_s: how long each call takes.
+    """
+
+    clip_frames = 8
+    clip_s = 8.0
+    max_area_px = 48 * 48
+    batch_size = 3
+    parallel = 1
+
+    def __init__(self, name: str = "planted", *, log: Path | None = None, slow_s: float = 0.0) -> None:
+        self.name, self.log, self.slow_s = name, log, slow_s
+        self.asked: list[str] = []  # the category of each question about each clip
+        self.described = 0
+
+    def prepare(self) -> None:
+        """There is nothing to load."""
+
+    def ask(self, frames: ByteArray, questions: Sequence[Question]) -> FloatArray:
+        """(N, 8, H, W, 3) -> (N, Q)."""
+        time.sleep(self.slow_s)
+        brightness = frames.astype(np.float32).mean(axis=(2, 3, 4)).max(axis=1)
+        self.asked += [question.category for _ in brightness for question in questions]
+        if self.log is not None:
+            with self.log.open("a") as file:
+                file.writelines(f"{question.category}\n" for _ in brightness for question in questions)
+        offsets = np.array([len(question.category) / 10 for question in questions], np.float32)
+        return (brightness[:, None] - 116.0) / 2.0 - offsets
+
+    def describe(self, frames: ByteArray) -> str:
+        """A sentence about the brightness."""
+        self.described += 1
+        return f"A thing with a brightness of {frames.max()} jumps."
+
+    def fingerprint(self) -> dict[str, object]:
+        """Its name."""
+        return {"asker": "bright", "name": self.name}
+
+
+class CalibratedDifference(DifferenceDetector):
+    """Logits between -2 and 1, as a calibrated first stage gives them."""
+
+    thresholds = Thresholds(high=0.5, low=0.4, merge_gap_s=2.0)
+
+    def finish(self, track: RawTrack) -> FrameScores:
+        """1 if a lot has changed."""
+        return FrameScores(np.clip((track.raw[:, 0] - 4) / 2, -2, 1).astype(np.float32), moving_camera=None)
+
+
+def load_planted(model: str, **_: object) -> BrightAsker:
+    """What another package would name in its entry points."""
+    return BrightAsker(model)
+
+
+def load_slowly(model: str, **_: object) -> BrightAsker:
+    """The same, but slow, and with a log in the working folder."""
+    return BrightAsker(model, log=Path("asked.log"), slow_s=0.2)
+
+
+def draw_yard(kind: str, index: int, width: int, height: int) -> np.ndarray:
+    """A grey yard through which something small walks; from 60 to 72 s something large may jump about."""
+    image = np.full((height, width), 110, np.uint8)
+    image[30:40, index % width : index % width + 6] = 140
+    if kind != "calm" and JUMPS_S[0] <= index / FPS < JUMPS_S[1]:
+        x, y = int(48 + 30 * np.sin(index * 2.1)), int(24 + 12 * np.sin(index * 1.3))
+        image[max(0, y - 12) : y + 12, max(0, x - 12) : x + 12] = 255 if kind == "bright" else 0
+    return image
+
+
+def make_yard(path: Path, kind: str, *, seconds: int = SECONDS) -> Path:
+    """A video with a keyframe every two seconds."""
+    return make_video(path, frames=FPS * seconds, fps=FPS, gop=2 * FPS, draw=partial(draw_yard, kind))
+
+
+def make_archive(folder: Path) -> Path:
+    """Three videos of one camera."""
+    (folder / "yard").mkdir(parents=True)
+    for name, kind in VIDEOS.items():
+        make_yard(folder / "yard" / name, kind)
+    return folder
+
+
+def scanned(footage: Path, out: Path) -> Path:
+    """The archive, scanned by a first stage that compares each frame with the one before."""
+    options = ScanOptions(out=out, workers=1)
+    scan = local_scan(make_plan([footage], options, out=out), options, CalibratedDifference(), command=["vadcli"])
+    for _ in scan.run():
+        pass
+    return out
+
+
+COUNTED = Path("decoded.log")
+
+
+class CountingReader(FrameReader):
+    """Writes to a file in the working folder which rows are decoded: those before the first one that is asked for too."""
+
+    def __init__(self, info, request, **options) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(info, request, **options)
+        start, end = seek_row(info, request.start) or 0, request.stop or info.frames
+        with COUNTED.open("a") as file:
+            file.write(f"{start} {min(end, info.frames)} {info.frames}\n")

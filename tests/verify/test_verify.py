@@ -1,0 +1,288 @@
+"""`vadcli verify` end to end with a planted model."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vadcli
+from tests.verify.planted import COUNTED, JUMPS_S, VIDEOS, BrightAsker, make_archive, make_yard, scanned
+from vadcli.detectors.ask.asker import SEVERITY
+from vadcli.detectors.calibration import CategoryTails
+from vadcli.engine.recut import validate_all
+from vadcli.engine.verified import VerifiedVideo
+from vadcli.errors import UsageError
+from vadcli.options import VerifyOptions
+from vadcli.store import OutputLayout
+from vadcli.store.answers import StoredAnswers, read_answers
+from vadcli.store.atomic import Claim
+from vadcli.store.events import read_events
+from vadcli.store.scores import read_scores, shown_s
+from vadcli.types import Answer, Event
+from vadcli.verifying import VerifyResult, verify_all
+from vadcli.verifying.survey import clip_needs
+from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, LoaderOptions
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Footage and its scan."""
+    folder = tmp_path_factory.mktemp("archive")
+    scanned(make_archive(folder / "footage"), folder / "out")
+    return folder
+
+
+@pytest.fixture
+def out(archive: Path, tmp_path: Path) -> Path:
+    """A copy of the scan."""
+    return Path(shutil.copytree(archive / "out", tmp_path / "out"))
+
+
+def verify(out: Path, asker: BrightAsker | None = None, **options: object) -> VerifyResult:
+    return verify_all(out, VerifyOptions(**options), asker or BrightAsker())  # type: ignore[arg-type]
+
+
+def events_of(out: Path, name: str) -> tuple[Event, ...]:
+    return read_events(OutputLayout(out).events(f"yard/{name}")).events
+
+
+def answers_of(out: Path, name: str) -> StoredAnswers:
+    return read_answers(OutputLayout(out).answers(f"yard/{name}"))
+
+
+def test_the_scan_finds_what_jumps(out: Path) -> None:
+    """Both are events before the verification; the other tests rely on this."""
+    assert [len(events_of(out, name)) for name in VIDEOS] == [0, 1, 1]
+
+
+def test_an_event_is_confirmed_or_rejected_and_the_old_ones_come_back(out: Path) -> None:
+    before = {path.name: path.read_bytes() for path in (out / "events" / "yard").iterdir()}
+    result = verify(out)
+    assert result.problems == ()
+    assert [(one.video[5:], one.confirmed, one.rejected) for one in result.videos] == [
+        ("a.mp4", 0, 0),
+        ("b.mp4", 1, 0),
+        ("c.mp4", 0, 1),
+    ]
+    (bright,), (dark,) = events_of(out, "b.mp4"), events_of(out, "c.mp4")
+    assert bright.verification is not None
+    assert (bright.verification.answer, bright.verification.text) == (Answer.CONFIRMED, "confirmed by planted")
+    assert bright.category in {question.category for question in SEVERITY}
+    assert bright.start_s == pytest.approx(JUMPS_S[0], abs=6.0)
+    assert bright.end_s == pytest.approx(JUMPS_S[1], abs=6.0)
+    assert dark.verification is not None
+    assert dark.verification.answer is Answer.REJECTED
+    assert dark.peak_score < 0.5
+    assert not dark.category
+    assert [error for errors in validate_all(out) for error in errors] == []
+
+    shown = vadcli.events(out)
+    assert [one.events for one in shown.documents] == [events_of(out, name) for name in VIDEOS]
+    for document in vadcli.events(out, verify=False).documents:
+        assert document.scan_events is None
+        assert all(event.verification is None for event in document.events)
+    vadcli.events(out, verify=False, write=True)
+    assert {path.name: path.read_bytes() for path in (out / "events" / "yard").iterdir()} == before
+    assert verify(out).asked == 0
+    assert events_of(out, "b.mp4") == (bright,)
+
+
+def test_other_thresholds_keep_the_answers(out: Path) -> None:
+    verify(out)
+    (document,) = [one for one in vadcli.events(out, threshold=0.7, low=0.6).documents if one.video["path"] == "yard/b.mp4"]
+    (event,) = document.events
+    assert event.verification is not None
+    assert event.verification.answer is Answer.CONFIRMED
+    assert document.scan_events is not None
+    assert len(document.scan_events) == 1
+
+
+def test_a_second_run_asks_nothing_and_new_categories_only_themselves(out: Path) -> None:
+    first = BrightAsker()
+    result = verify(out, first, categories="fight")
+    assert set(first.asked) == {"fight"}
+    assert result.asked == len(first.asked) > 0
+    again = BrightAsker()
+    assert verify(out, again, categories="fight").asked == 0
+    assert again.asked == []
+    files = {path: path.read_bytes() for path in (out / "verify").rglob("*") if path.is_file()}
+    verify(out, BrightAsker(), categories="fight")
+    assert {path: path.read_bytes() for path in files} == files
+
+    more = BrightAsker()
+    verify(out, more, categories="fight,fire")
+    assert Counter(more.asked) == {"fire": result.asked}
+    fewer = BrightAsker()
+    verify(out, fewer, categories="fire")
+    assert fewer.asked == []
+    assert events_of(out, "b.mp4")[0].category == "fire"
+    other = BrightAsker("another")
+    assert verify(out, other, categories="fight").asked == result.asked
+
+
+def test_share_100_asks_what_a_loop_over_all_clips_asks(archive: Path, out: Path) -> None:
+    """The same clips, so the same log-odds bit for bit, whatever the batch size."""
+    asker = BrightAsker()
+    asker.batch_size = 7
+    result = verify(out, asker, share="100%")
+    assert result.audit is None
+    for name in VIDEOS:
+        found = answers_of(out, name)
+        with ClipLoader(clip_needs(asker), LoaderOptions()) as loader:
+            request = ClipRequest(name, archive / "footage" / "yard" / name)
+            odds = [
+                BrightAsker().ask(item.clip.frames[None], SEVERITY)[0]
+                for item in loader.run([request])
+                if isinstance(item, ClipReady)
+            ]
+        np.testing.assert_array_equal(found.answers.clip, np.arange(len(odds)))
+        np.testing.assert_array_equal(found.of(tuple(question.category for question in SEVERITY)), np.stack(odds))
+        assert not found.answers.audit.any()
+
+
+def test_a_smaller_share_gives_the_same_answers(out: Path, archive: Path, tmp_path: Path) -> None:
+    whole = Path(shutil.copytree(archive / "out", tmp_path / "whole"))
+    verify(whole, share="100%")
+    verify(out)
+    for name in ("b.mp4", "c.mp4"):
+        few, all_of_them = answers_of(out, name), answers_of(whole, name)
+        assert 0 < len(few.answers) < len(all_of_them.answers)
+        np.testing.assert_array_equal(few.answers.log_odds, all_of_them.answers.log_odds[few.answers.clip])
+        assert few.metadata.categories == tuple(few.metadata.questions)
+
+
+def test_frames_that_were_not_asked_open_no_event(out: Path) -> None:
+    verify(out)
+    layout, video = OutputLayout(out), "yard/b.mp4"
+    table, metadata = read_scores(layout.scores(video))
+    thresholds = read_events(layout.events(video)).thresholds
+    found = VerifiedVideo.of(table, read_answers(layout.answers(video)), thresholds, shown_s(table, metadata.video))
+    assert found is not None
+    assert 0 < found.asked.sum() < len(table)
+    np.testing.assert_array_equal(found.table.logit[~found.asked], table.logit[~found.asked])
+    assert found.table.score[~found.asked].max() < thresholds.high
+    model = found.model[found.asked]
+    np.testing.assert_allclose(found.table.logit[found.asked], (table.logit[found.asked] + model) / 2, rtol=1e-6)
+
+
+def test_the_model_is_calibrated_so_its_lean_does_not_matter(out: Path, archive: Path, tmp_path: Path) -> None:
+    class LeansToYes(BrightAsker):
+        def ask(self, frames, questions):  # type: ignore[no-untyped-def]
+            return super().ask(frames, questions) + np.float32(16.0)
+
+    other = Path(shutil.copytree(archive / "out", tmp_path / "other"))
+    verify(out)
+    verify(other, LeansToYes())
+    for name in VIDEOS:
+        for one, two in zip(events_of(out, name), events_of(other, name), strict=True):
+            assert (one.start_s, one.end_s) == (two.start_s, two.end_s)
+            assert one.peak_score == pytest.approx(two.peak_score, abs=1e-4)
+
+
+def test_after_a_scan_for_motion_only_the_spans_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less than a quarter of all frames, those from the keyframe before each span included."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "footage").mkdir()
+    make_yard(tmp_path / "footage" / "b.mp4", "bright", seconds=240)
+    list(vadcli.scan(tmp_path / "footage", out=tmp_path / "out", detector="motion", workers=1))
+    counting = LoaderOptions(reader="tests.verify.planted:CountingReader")
+    monkeypatch.setattr("vadcli.verifying.loader_options", lambda options: counting)
+    assert verify(tmp_path / "out").asked > 0
+    counts = np.loadtxt(COUNTED, dtype=int, ndmin=2)
+    decoded = int((counts[:, 1] - counts[:, 0]).sum())
+    assert 0 < decoded < 0.25 * counts[0, 2]
+
+
+def test_limit_and_dry_run(out: Path) -> None:
+    dry = verify(out, dry_run=True)
+    assert dry.left > 5
+    assert dry.seconds > 0
+    assert not (out / "verify").exists()
+    first = verify(out, limit=5)
+    assert (first.asked, first.left) == (5, dry.left - 5)
+    rest = verify(out)
+    assert (rest.asked, rest.left) == (dry.left - 5, 0)
+
+
+def test_what_a_small_share_leaves_out_is_not_asked(out: Path) -> None:
+    verify(out, share="1%", audit="0%")
+    said = [event for name in VIDEOS for event in events_of(out, name)]
+    unasked = [event for event in said if event.verification and event.verification.answer is Answer.NOT_ASKED]
+    assert unasked
+    for event in unasked:
+        assert event.peak_score >= 0.5
+        assert event.verification is not None
+        assert event.verification.log_odds is None
+
+
+def test_confirmed_events_are_described_once(out: Path) -> None:
+    asker = BrightAsker()
+    verify(out, asker, describe=True)
+    assert asker.described == 1
+    (event,) = events_of(out, "b.mp4")
+    assert event.description is not None
+    assert event.description.model == "planted"
+    assert event.description.text.startswith("A thing with a brightness of 25")
+    again = BrightAsker()
+    verify(out, again, describe=True)
+    assert again.described == 0
+    assert events_of(out, "b.mp4") == (event,)
+
+
+@pytest.fixture
+def own(archive: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A copy of the footage too, and the scan of it."""
+    footage = Path(shutil.copytree(archive / "footage", tmp_path / "footage"))
+    return footage, Path(shutil.copytree(archive / "out", tmp_path / "out"))
+
+
+def test_a_changed_and_a_vanished_video_are_refused_and_others_go_on(own: tuple[Path, Path]) -> None:
+    footage, out = own
+    data = bytearray((footage / "yard" / "a.mp4").read_bytes())
+    data[len(data) // 2] ^= 255
+    (footage / "yard" / "a.mp4").write_bytes(data)
+    (footage / "yard" / "c.mp4").unlink()
+    result = verify(out, footage=footage, share="60%")
+    assert [problem.partition(":")[0] for problem in result.problems] == ["yard/a.mp4", "yard/c.mp4"]
+    assert "has changed since it was scanned" in result.problems[0]
+    assert "not found" in result.problems[1]
+    assert result.confirmed == 1
+
+
+def test_results_that_cannot_be_read_are_refused_for_their_video(out: Path) -> None:
+    verify(out)
+    layout = OutputLayout(out)
+    layout.answers("yard/a.mp4").write_bytes(b"PAR1")
+    document = layout.events("yard/c.mp4")
+    document.write_text(document.read_text().replace('"format_version": 1', '"format_version": 2'))
+    result = verify(out)
+    assert len(result.problems) == 2
+    assert "not a file of answers of this version" in result.problems[0]
+    assert "format_version" in result.problems[1]
+    assert result.confirmed == 1
+    assert [len(errors) for errors in validate_all(out) if errors] == [1, 1]
+
+
+def test_a_video_that_another_run_works_on_is_left_to_it(out: Path) -> None:
+    claim = Claim.acquire(OutputLayout(out).checkpoint("yard/b.mp4"))
+    assert claim is not None
+    result = verify(out)
+    assert len(result.problems) == 1
+    assert "working on it" in result.problems[0]
+    claim.release(delete=True)
+    assert verify(out).confirmed == 1
+
+
+def test_a_folder_without_scores_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no results"):
+        verify(tmp_path)
+
+
+def test_a_camera_with_few_random_clips_is_like_all_cameras() -> None:
+    rng = np.random.default_rng(0)
+    tails = CategoryTails.fit(rng.normal(-3, 1, (400, 1)).astype(np.float32), 1, seconds=1600, floor=0.25)
+    assert tails.logits(np.array([[-3.0]], np.float32))[0, 0] < 0 < tails.logits(np.array([[6.0]], np.float32))[0, 0]

@@ -1,0 +1,250 @@
+"""The events of a video after a second model has answered about some of its clips (`vadcli verify`).
+
+The model's log-odds become a logit on the scale of the scores: both say how many events per hour the camera's usual footage
+gives. Frames that were asked get the mean of the two logits. Other frames can't open an event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from vadcli.cutting import EventBoxes, cut_events, inherit_boxes, inherit_categories
+from vadcli.detectors.calibration import BellTail, CategoryTails, sigmoid
+from vadcli.store.answers import StoredAnswers
+from vadcli.types import (
+    Answer,
+    BoolArray,
+    Description,
+    Event,
+    FloatArray,
+    IndexArray,
+    ScoreTable,
+    Thresholds,
+    TimeArray,
+    Verification,
+)
+from vadcli.video.sampling import SamplingPlan
+
+
+@dataclass(frozen=True)
+class ClipGrid:
+    """The clips of a video that can be asked. They are those of a scan with the detector `ask`.
+
+    A clip stands for its cell: the frames that are closer to its middle than to that of any other clip.
+
+    Attributes:
+        rows: (C, T) int64, the frames of each clip.
+        start, end: (C,) float64 seconds, what the clip shows.
+        edges: (C + 1,) float64 seconds, the edges of the cells; the first is 0 and the last is the end of the video.
+        interval: frames from one sampled frame to the next.
+        first: (C,) int64, the first frame of each clip that no earlier clip has.
+    """
+
+    rows: IndexArray
+    start: TimeArray
+    end: TimeArray
+    edges: TimeArray
+    interval: int
+    first: IndexArray
+
+    @classmethod
+    def of(cls, plan: SamplingPlan, timestamp: TimeArray, duration_s: float) -> ClipGrid:
+        """Returns the clips of a video.
+
+        Args:
+            plan: which frames are sampled, and how they form clips.
+            timestamp: (N,) seconds of the video's frames, N >= 1.
+            duration_s: the end of the last frame.
+        """
+        frames = len(timestamp)
+        samples = np.stack([plan.clip_samples(clip, frames) for clip in range(plan.clips(frames))])  # (C, T)
+        times = np.append(timestamp[:: plan.interval], max(duration_s, float(timestamp[-1])))
+        start, end = times[samples[:, 0]], times[samples[:, -1] + 1]
+        middle = (start + end) / 2
+        edges = np.concatenate([[0.0], (middle[1:] + middle[:-1]) / 2, times[-1:]])
+        first = np.array([plan.row(plan.first_new_sample(clip)) for clip in range(len(samples))], np.int64)
+        return cls(samples * plan.interval, start, end, edges, plan.interval, first)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def length_s(self) -> TimeArray:
+        """(C,) float64, the length of each cell."""
+        return np.diff(self.edges)
+
+    @property
+    def middle(self) -> TimeArray:
+        """(C,) float64 seconds, the middle of what each clip shows."""
+        return (self.start + self.end) / 2
+
+    def middle_of_frames(self, timestamp: TimeArray) -> TimeArray:
+        """Returns (C,) seconds, the middle between the first and last frame of each clip, rounded as in the detector `ask`."""
+        middle, first = (timestamp[self.rows[:, 0]] + timestamp[self.rows[:, -1]]) / 2, timestamp[self.first]
+        return np.asarray(first + (middle - first).astype(np.float32))
+
+    def cell_of(self, timestamp: TimeArray) -> IndexArray:
+        """Returns the number of the cell that each of some times belongs to."""
+        return cell_of(self.edges, timestamp)
+
+
+def cell_of(edges: TimeArray, timestamp: TimeArray) -> IndexArray:
+    """Returns the number of the cell that each of some times belongs to; `edges` as in `ClipGrid`."""
+    return np.asarray(np.searchsorted(edges[1:-1], timestamp, "right"), dtype=np.int64)
+
+
+def tails_to_json(tails: CategoryTails) -> dict[str, Any]:
+    """Returns the JSON that is stored with the answers."""
+    return asdict(tails)
+
+
+def tails_from_json(document: Mapping[str, Any]) -> CategoryTails:
+    """Returns what `tails_to_json` stored."""
+    tails = tuple(BellTail(**values) for values in document["tails"])
+    return CategoryTails(tails, int(document["categories"]), float(document["level"]), float(document["rate"]))
+
+
+def between_clips(log_odds: FloatArray, clips: IndexArray, grid: ClipGrid, timestamp: TimeArray) -> FloatArray:
+    """Returns (N, C) float32 log-odds that change linearly in time between the middles of clips that follow each other.
+
+    They are computed for sampled frames, and other frames repeat them, as in a scan. Frames in cells of other clips are NaN.
+
+    Args:
+        log_odds: (A, C) of some clips.
+        clips: (A,) their ascending numbers.
+        grid: all clips.
+        timestamp: (N,) seconds of the frames.
+    """
+    found = np.full((len(timestamp), log_odds.shape[1]), np.nan, np.float32)
+    cells = grid.cell_of(timestamp)
+    sampled = timestamp[:: grid.interval]
+    middle = grid.middle_of_frames(timestamp)
+    for run in np.split(np.arange(len(clips)), np.flatnonzero(np.diff(clips) > 1) + 1) if len(clips) else []:
+        inside = (cells >= clips[run[0]]) & (cells <= clips[run[-1]])
+        columns = [np.interp(sampled, middle[clips[run]], column[run]) for column in log_odds.T]
+        at_samples = np.stack(columns, axis=1).astype(np.float32)
+        found[inside] = np.repeat(at_samples, grid.interval, axis=0)[: len(timestamp)][inside]
+    return found
+
+
+@dataclass(frozen=True)
+class VerifiedVideo:
+    """A video's scores together with the answers about it.
+
+    Attributes:
+        table: the scores; frames that were not asked have a score below the threshold.
+        asked: (N,) bool, True for frames in the cell of a clip that was asked.
+        model: (N,) float32 logits of the model alone; 0 for frames that were not asked.
+        stored: the answers.
+        grid: the clips.
+        logits: (A, C) float32 of the clips that were asked about all current categories.
+        rows: (A,) int64, the places of these clips in `stored.answers`.
+    """
+
+    table: ScoreTable
+    asked: BoolArray
+    model: FloatArray
+    stored: StoredAnswers
+    grid: ClipGrid
+    logits: FloatArray
+    rows: IndexArray
+
+    @classmethod
+    def of(cls, table: ScoreTable, stored: StoredAnswers, thresholds: Thresholds, duration_s: float) -> VerifiedVideo | None:
+        """Returns the verified video; None if no answer can be used."""
+        metadata = stored.metadata
+        plan = SamplingPlan(metadata.frames, metadata.overlap, metadata.interval)
+        if not len(table) or not metadata.usual:
+            return None
+        tails = tails_from_json(metadata.usual)
+        grid = ClipGrid.of(plan, table.timestamp, duration_s)
+        log_odds = stored.of(metadata.categories)
+        rows = np.flatnonzero(~np.isnan(log_odds).any(axis=1) & (stored.answers.clip < len(grid)))
+        between = between_clips(log_odds[rows], stored.answers.clip[rows], grid, table.timestamp)
+        asked = np.asarray(~np.isnan(between).any(axis=1), dtype=np.bool_)
+        model = np.zeros(len(table), np.float32)
+        model[asked] = tails.logits(between[asked]).max(axis=1)
+        logit = np.where(asked, (table.logit + model) / 2, table.logit).astype(np.float32)
+        below = np.nextafter(np.float32(thresholds.high), np.float32(0))
+        score = np.where(asked, sigmoid(logit), np.minimum(table.score, below)).astype(np.float32)
+        joint = replace(table, logit=logit, score=score)
+        return cls(joint, asked, model, stored, grid, tails.logits(log_odds[rows]), rows)
+
+    def clips_of(self, event: Event) -> IndexArray:
+        """Returns the places in `rows` of the clips whose cells the event touches."""
+        edges = self.grid.edges
+        clips = self.stored.answers.clip[self.rows]
+        return np.flatnonzero((edges[clips + 1] > event.start_s) & (edges[clips] < event.end_s))
+
+    def confirmed(self, event: Event) -> Event:
+        """Returns an event of the joint scores, with the answer, the category and the description of the model."""
+        places, metadata = self.clips_of(event), self.stored.metadata
+        found = replace(event, verification=self._verification(Answer.CONFIRMED, places))
+        if not len(places):
+            return found
+        best = self.logits[places].max(axis=0)
+        scores = [round(float(score), 6) for score in sigmoid(best)]
+        clips = self.stored.answers.clip[self.rows[places[np.argsort(-self.logits[places].max(axis=1), kind="stable")]]]
+        told = [metadata.descriptions[str(clip)] for clip in clips.tolist() if metadata.descriptions.get(str(clip))]
+        return replace(
+            found,
+            category=metadata.categories[int(best.argmax())],
+            category_scores=dict(zip(metadata.categories, scores, strict=True)),
+            description=Description(metadata.model, told[0]) if told else None,
+        )
+
+    def doubted(self, event: Event) -> Event:
+        """Returns an event of the scan that did not become one of the joint scores: it was rejected, or not asked."""
+        if not self.asked[event.peak_frame]:
+            return replace(event, verification=Verification(self.stored.metadata.model, Answer.NOT_ASKED))
+        rows = slice(event.start_frame, event.end_frame)
+        score = np.where(self.asked[rows], self.table.score[rows], 0.0)
+        peak = int(score.argmax())
+        return replace(
+            event,
+            peak_frame=event.start_frame + peak,
+            peak_s=float(self.table.timestamp[event.start_frame + peak]),
+            peak_score=float(score[peak]),
+            mean_score=min(float(score.mean()), float(score[peak])),
+            verification=self._verification(Answer.REJECTED, self.clips_of(event)),
+        )
+
+    def _verification(self, answer: Answer, places: IndexArray) -> Verification:
+        """Returns the answer with the log-odds of the clip and the category with the highest logit."""
+        model = self.stored.metadata.model
+        if not len(places):
+            return Verification(model, answer)
+        log_odds = self.stored.of(self.stored.metadata.categories)[self.rows[places]]
+        return Verification(model, answer, round(float(log_odds.flat[int(self.logits[places].argmax())]), 4))
+
+
+def verified_events(
+    video: VerifiedVideo, before: Sequence[Event], thresholds: Thresholds, *, duration_s: float, boxes: EventBoxes | None
+) -> list[Event]:
+    """Returns the events of a verified video, in order and without overlap.
+
+    They are the events of the joint scores, and those events of the scan that overlap none of them.
+
+    Args:
+        video: the video with its answers.
+        before: the events of the scan with the same thresholds.
+        thresholds: how scores become events.
+        duration_s: the end of the last frame.
+        boxes: as in `cut_events`.
+    """
+    found = cut_events(video.table, thresholds, duration_s=duration_s, boxes=boxes)
+    found = inherit_boxes(found, before) if boxes is None else found
+    found = [video.confirmed(event) for event in inherit_categories(found, before)]
+    starts = np.array([event.start_frame for event in found], np.int64)
+    ends = np.array([event.end_frame for event in found], np.int64)
+    others = [
+        video.doubted(event)
+        for event in before
+        if np.searchsorted(starts, event.end_frame, "left") <= np.searchsorted(ends, event.start_frame, "right")
+    ]
+    merged = sorted([*found, *others], key=lambda event: event.start_frame)
+    return [replace(event, id=number) for number, event in enumerate(merged, 1)]

@@ -1,0 +1,250 @@
+"""Reads clips out of videos and asks a model about them. Only the frames of these clips are read.
+
+Answers are written while a video is in progress, so that a run that is killed loses little. A lock on the video keeps scans and
+other runs away from it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from vadcli.detectors.ask.asker import Asker, Question
+from vadcli.engine.verified import ClipGrid
+from vadcli.store import OutputLayout
+from vadcli.store.answers import Answers, StoredAnswers, write_answers
+from vadcli.store.atomic import Claim, Scratch
+from vadcli.types import NO_REGIONS, BoolArray, ByteArray, FloatArray, IndexArray, Regions
+from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item
+from vadcli.video.sampling import fill_sources
+
+
+@dataclass
+class VideoJob:
+    """A video with the clips to read.
+
+    Attributes:
+        video: relative path.
+        path, fps: where to read it; its frame rate if it is a folder of images.
+        grid: all clips of the video.
+        clips: (W,) int64, ascending numbers of the clips to read.
+        audited: (C,) bool, True for the clips that the first stage does not propose.
+        stored: the answers so far.
+        claim: the lock on the video; None until it is read.
+        regions: what is hidden of the picture.
+        may_seek: False if every part is decoded from the start of the file. Then the video is read in one go.
+        error: why clips are missing; "" if none are.
+        answered: how many of the clips were answered.
+    """
+
+    video: str
+    path: Path
+    grid: ClipGrid
+    clips: IndexArray
+    audited: BoolArray
+    stored: StoredAnswers
+    fps: float | None = None
+    claim: Claim | None = None
+    regions: Regions = NO_REGIONS
+    may_seek: bool = True
+    error: str = ""
+    answered: int = 0
+    waiting: int = 0  # clips that were read and are not answered
+    is_read: bool = False
+    fresh: list[tuple[int, FloatArray]] = field(default_factory=list)  # answers that are not in `stored`
+    written_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_complete(self) -> bool:
+        """True if every clip that could be read is answered."""
+        return self.is_read and not self.waiting
+
+    def request(self) -> ClipRequest:
+        """Returns the loader's request for the frames of the clips."""
+        rows = np.unique(self.grid.rows[self.clips])
+        breaks = np.flatnonzero(np.diff(rows) > self.grid.interval) + 1
+        parts = np.split(rows, breaks) if self.may_seek else [rows]
+        spans = tuple((int(part[0]), int(part[-1]) + 1) for part in parts)
+        return ClipRequest(self.video, self.path, fps=self.fps, spans=spans, regions=self.regions)
+
+
+ReadClip = tuple[VideoJob, int, ByteArray]
+"""A video, the number of a clip, and its frames (T, H, W, 3) uint8."""
+
+
+def read_clips(
+    loader: ClipLoader, jobs: Iterable[VideoJob], *, stopped: Callable[[], bool] = lambda: False
+) -> Iterator[ReadClip | VideoJob]:
+    """Yields the clips of each job in order, and then the job; clips of different videos are mixed.
+
+    A lost frame is replaced as in a scan. A clip without any frame is left out.
+
+    Args:
+        loader: delivers single frames.
+        jobs: a job is requested when a decoder process is idle.
+        stopped: returns True once reading is to end; jobs that are not complete are then not yielded.
+    """
+    open_jobs: dict[str, tuple[VideoJob, deque[int], dict[int, ByteArray]]] = {}
+
+    def requests() -> Iterator[ClipRequest]:
+        for job in jobs:
+            open_jobs[job.video] = job, deque(job.clips.tolist()), {}
+            yield job.request()
+
+    with closing(cast(Generator[Item, None, None], loader.run(requests(), stopped=stopped))) as items:
+        for item in items:
+            if item.video not in open_jobs:
+                continue
+            job, waiting, frames = open_jobs[item.video]
+            if isinstance(item, ClipReady):
+                row = int(item.clip.frame_index[0])
+                if item.clip.valid[0]:
+                    frames[row] = item.clip.frames[0].copy()
+                yield from _ready(job, waiting, frames, before=row + 1)
+            elif isinstance(item, Finished):
+                yield from _ready(job, waiting, frames, before=int(job.grid.rows[-1, -1]) + 1)
+                job.error = str(item.error) if item.error is not None else ""
+                job.is_read = True
+                del open_jobs[item.video]
+                yield job
+
+
+def _ready(job: VideoJob, waiting: deque[int], frames: dict[int, ByteArray], *, before: int) -> Iterator[ReadClip]:
+    """Yields the clips whose frames are all before a row, and forgets the frames that no later clip has."""
+    while waiting and job.grid.rows[waiting[0], -1] < before:
+        clip = waiting.popleft()
+        rows = job.grid.rows[clip].tolist()
+        sources = fill_sources(np.array([row not in frames for row in rows]))
+        if sources[0] >= 0:
+            yield job, clip, np.stack([frames[rows[source]] for source in sources])
+    first = int(job.grid.rows[waiting[0], 0]) if waiting else before
+    for row in [row for row in frames if row < first]:
+        del frames[row]
+
+
+class Interview:
+    """Asks a model about clips and stores its answers.
+
+    Args:
+        asker: the model.
+        questions: the current questions, one per category.
+        layout, scratch: where the answers are stored.
+        checkpoint_s: answers of a video in progress are stored this often.
+
+    Attributes:
+        clips: how many clips were answered.
+        seconds: how long the model took for them.
+    """
+
+    def __init__(
+        self, asker: Asker, questions: Sequence[Question], layout: OutputLayout, scratch: Scratch, *, checkpoint_s: float
+    ) -> None:
+        self.clips, self.seconds = 0, 0.0
+        self._asker, self._questions = asker, tuple(questions)
+        self._layout, self._scratch, self._checkpoint_s = layout, scratch, checkpoint_s
+        self._held: dict[tuple[object, ...], list[ReadClip]] = {}
+        self._running: deque[tuple[list[ReadClip], list[int], Future[tuple[FloatArray, float]]]] = deque()
+
+    def ask(self, read: Iterator[ReadClip | VideoJob]) -> Iterator[VideoJob]:
+        """Asks about each clip, in batches over all videos; yields each video when all its answers are stored.
+
+        Raises:
+            OutputError: answers cannot be written.
+        """
+        jobs: dict[str, VideoJob] = {}
+        try:
+            with ThreadPoolExecutor(self._asker.parallel) as pool:
+                for item in read:
+                    job = item if isinstance(item, VideoJob) else item[0]
+                    jobs[job.video] = job
+                    if not isinstance(item, VideoJob):
+                        self._hold(item, pool)
+                    yield from self._finished(jobs)
+                for key in list(self._held):
+                    self._submit(key, pool)
+                while self._running:
+                    self._take()
+                yield from self._finished(jobs)
+        finally:  # the run may have been stopped in the middle of a video
+            for job in jobs.values():
+                self.store(job)
+
+    def store(self, job: VideoJob) -> None:
+        """Adds the new answers about a video to its file."""
+        job.written_at = time.monotonic()
+        if not job.fresh:
+            return
+        clips = np.array([clip for clip, _ in job.fresh], np.int64)
+        odds, order = np.stack([found for _, found in job.fresh]), np.argsort(clips)
+        clips, grid = clips[order], job.grid
+        new = Answers(clips, grid.start[clips], grid.end[clips], job.audited[clips], odds[order])
+        job.stored = replace(job.stored, answers=job.stored.answers.joined(new))
+        job.fresh = []
+        with self._scratch.replace(self._layout.answers(job.video)) as path:
+            write_answers(path, job.stored)
+
+    def missing(self, job: VideoJob, clip: int) -> list[int]:
+        """Returns the places of the questions that were not answered about a clip."""
+        places = np.flatnonzero(job.stored.answers.clip == clip)
+        known = job.stored.of(tuple(question.category for question in self._questions))[places]
+        return [place for place in range(len(self._questions)) if not len(known) or np.isnan(known[0, place])]
+
+    def _hold(self, item: ReadClip, pool: ThreadPoolExecutor) -> None:
+        job, clip, frames = item
+        key = (frames.shape, *self.missing(job, clip))
+        self._held.setdefault(key, []).append(item)
+        job.waiting += 1
+        if len(self._held[key]) >= self._asker.batch_size:
+            self._submit(key, pool)
+
+    def _submit(self, key: tuple[object, ...], pool: ThreadPoolExecutor) -> None:
+        batch, places = self._held.pop(key), cast(list[int], list(key[1:]))
+        questions = [self._questions[place] for place in places]
+        frames = np.stack([frames for _, _, frames in batch])
+        self._running.append((batch, places, pool.submit(self._timed, frames, questions)))
+        while len(self._running) > self._asker.parallel:  # one batch waits, so that the next clips are read meanwhile
+            self._take()
+
+    def _timed(self, frames: ByteArray, questions: Sequence[Question]) -> tuple[FloatArray, float]:
+        started = time.monotonic()
+        return self._asker.ask(frames, questions), time.monotonic() - started
+
+    def _take(self) -> None:
+        """Waits for the oldest batch, and gives its answers to the videos."""
+        batch, places, running = self._running.popleft()
+        answers, seconds = running.result()
+        self.clips, self.seconds = self.clips + len(batch), self.seconds + seconds
+        for (job, clip, _), found in zip(batch, answers, strict=True):
+            names = list(job.stored.metadata.questions)
+            columns = [names.index(self._questions[place].category) for place in places]
+            odds = np.full(len(names), np.nan, np.float32)
+            odds[columns] = found
+            job.fresh.append((clip, odds))
+            job.waiting, job.answered = job.waiting - 1, job.answered + 1
+            if time.monotonic() - job.written_at >= self._checkpoint_s:
+                self.store(job)
+
+    def _finished(self, jobs: dict[str, VideoJob]) -> Iterator[VideoJob]:
+        for job in [job for job in jobs.values() if job.is_complete]:
+            del jobs[job.video]
+            self.store(job)
+            yield job
+
+
+def describe(asker: Asker, read: Iterator[ReadClip | VideoJob]) -> Iterator[VideoJob]:
+    """Lets the model write a sentence about each clip; yields each video when its sentences are in `stored`."""
+    for item in read:
+        if isinstance(item, VideoJob):
+            yield item
+            continue
+        job, clip, frames = item
+        told = {**job.stored.metadata.descriptions, str(clip): " ".join(asker.describe(frames).split())}
+        job.stored = replace(job.stored, metadata=replace(job.stored.metadata, descriptions=told))

@@ -1,0 +1,215 @@
+"""The end of a run: how the model usually answers at each camera, the events of every video, and the result of the audit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+
+from vadcli.detectors.calibration import CategoryTails
+from vadcli.engine.judging import judge_of
+from vadcli.engine.recut import recut
+from vadcli.engine.verified import tails_to_json
+from vadcli.errors import DocumentError
+from vadcli.metrics.intervals import share_interval
+from vadcli.options import EventsOptions
+from vadcli.store.answers import StoredAnswers, write_answers
+from vadcli.store.atomic import Claim, Scratch
+from vadcli.store.choices import read_choices
+from vadcli.store.events import EventsDocument
+from vadcli.types import Answer, BoolArray, FloatArray, Thresholds
+from vadcli.types.media import without_name
+from vadcli.verifying.proposals import FEWEST, Choice, spread_sample
+from vadcli.verifying.survey import HOP_S, Survey, Surveyed
+
+SPREAD_FLOOR = 0.25
+"""Smallest spread of a camera's log-odds, as in the detector `ask`."""
+ELSEWHERE = "a scan or another run is working on it; run `vadcli verify` again"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the first stage misses, estimated from random clips that it did not propose.
+
+    Attributes:
+        clips, confirmed: audited clips, and how many of them the model confirms.
+        low, high: of all clips that were not proposed, the model would confirm a share in this interval (confidence 95 %).
+        left_out_s: footage that was not proposed.
+        found_s: footage that was proposed and confirmed.
+    """
+
+    clips: int
+    confirmed: int
+    low: float
+    high: float
+    left_out_s: float
+    found_s: float
+
+    @classmethod
+    def of(cls, confirmed: int, clips: int, *, left_out_s: float, found_s: float) -> Audit:
+        """Returns the audit with its exact interval (see `share_interval`)."""
+        low, high = share_interval(confirmed, clips)
+        return cls(clips, confirmed, low, high, left_out_s, found_s)
+
+
+@dataclass
+class Settled:
+    """What the end of a run has found.
+
+    Attributes:
+        audit: None if no clip was audited.
+        answered: video -> number of clips with an answer.
+        events: video -> number of events per answer.
+    """
+
+    audit: Audit | None = None
+    answered: dict[str, int] = field(default_factory=dict)
+    events: dict[str, Mapping[Answer, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The answers about one video that count: those about all current categories."""
+
+    video: Surveyed
+    choice: Choice
+    stored: StoredAnswers
+    rows: BoolArray
+    log_odds: FloatArray
+
+    def flags(self, which: BoolArray) -> BoolArray:
+        """Returns (A,) bool from (C,) bool: the flags of the clips that were answered."""
+        return np.asarray(which[self.stored.answers.clip[self.rows]])
+
+
+def settle(survey: Survey, scratch: Scratch, *, seconds_per_clip: float) -> Settled:
+    """Calibrate the model for each camera, and write the answers and the events of the included videos.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    known = [_known(survey, video, choice) for video, choice in zip(survey.videos, survey.choices, strict=True)]
+    tails = _calibrated([one for one in known if one is not None], len(survey.categories))
+    settled, choices = Settled(), read_choices(survey.layout)
+    judge = judge_of(EventsOptions(), choices, out=survey.layout.out)
+    recut_stored = partial(recut, survey.layout, scratch, review=choices.reviews, judge=judge, verify=True)
+    audited = _Audited()
+    for one in known:
+        if one is None:
+            continue
+        usual = tails[one.video.candidates.camera]
+        audited.add(one, usual)
+        video = one.video.video
+        settled.answered[video] = int(one.rows.sum())
+        if not one.video.is_included:
+            continue
+        metadata = replace(
+            one.stored.metadata,
+            usual=tails_to_json(usual),
+            seconds_per_clip=seconds_per_clip or one.stored.metadata.seconds_per_clip,
+        )
+        settled.events[video] = _write(survey, scratch, one.video, replace(one.stored, metadata=metadata), recut_stored)
+    settled.audit = audited.result(survey)
+    return settled
+
+
+def _known(survey: Survey, video: Surveyed, choice: Choice) -> _Known | None:
+    """Return the answers about a video, which may be none; None if they cannot be read."""
+    try:
+        stored = survey.usable(video)
+    except DocumentError as error:
+        video.problem = without_name(str(error), video.video)
+        return None
+    odds = stored.of(survey.categories)
+    rows = ~np.isnan(odds).any(axis=1) & (stored.answers.clip < len(choice.proposed))
+    return _Known(video, choice, stored, rows, odds[rows])
+
+
+def _calibrated(known: Sequence[_Known], categories: int) -> dict[str, CategoryTails]:
+    """Return camera -> how the model usually answers there.
+
+    A camera with fewer random clips than FEWEST is taken to be like all cameras together. If these have too few as well,
+    nothing is known about how the model usually answers, and its log-odds count as they are.
+    """
+    cameras: dict[str, list[_Known]] = {}
+    for one in known:
+        cameras.setdefault(one.video.candidates.camera, []).append(one)
+    together = _sample(known)
+    found = {}
+    for camera, own in cameras.items():
+        sample = _sample(own)
+        sample = together if sample is None else sample
+        if sample is None:
+            found[camera] = CategoryTails.unknown(categories)
+            continue
+        seconds = HOP_S * sum(len(one.log_odds) for one in own)
+        found[camera] = CategoryTails.fit(sample, categories, seconds=seconds, floor=SPREAD_FLOOR)
+    return found
+
+
+def _sample(own: Sequence[_Known]) -> FloatArray | None:
+    """Return (n, C) log-odds that stand for all footage of some videos; None if too few random clips are among them."""
+    rest = sum(int((~one.choice.proposed).sum()) for one in own)
+    sampled = [one.flags(one.choice.sampled) for one in own]
+    if sum(int(flags.sum()) for flags in sampled) < min(FEWEST, rest) or not own:
+        return None
+    odds = np.concatenate([one.log_odds for one in own])
+    proposed = np.concatenate([one.flags(one.choice.proposed) for one in own])
+    return spread_sample(odds, proposed, np.concatenate(sampled), rest=rest)
+
+
+class _Audited:
+    """Counts what the model says about proposed and about audited clips."""
+
+    def __init__(self) -> None:
+        self.clips = self.confirmed = 0
+        self.found_s = 0.0
+
+    def add(self, one: _Known, usual: CategoryTails) -> None:
+        """Count the clips of one video."""
+        high = usual.logits(one.log_odds).max(axis=1) >= _logit(one.video.document.thresholds)
+        audited, proposed = one.flags(one.choice.audited), one.flags(one.choice.proposed)
+        self.clips += int(audited.sum())
+        self.confirmed += int((audited & high).sum())
+        lengths = one.video.candidates.length_s[one.stored.answers.clip[one.rows]]
+        self.found_s += float(lengths[proposed & high].sum())
+
+    def result(self, survey: Survey) -> Audit | None:
+        """Return the audit; None if no clip was audited."""
+        rest = [
+            float(video.candidates.length_s[~choice.proposed].sum())
+            for video, choice in zip(survey.videos, survey.choices, strict=True)
+        ]
+        if not self.clips:
+            return None
+        return Audit.of(self.confirmed, self.clips, left_out_s=sum(rest), found_s=self.found_s)
+
+
+def _logit(thresholds: Thresholds) -> float:
+    """Return the logit of the score at which an event opens."""
+    high = min(max(thresholds.high, 1e-6), 1 - 1e-6)
+    return float(np.log(high / (1 - high)))
+
+
+def _write(
+    survey: Survey, scratch: Scratch, video: Surveyed, stored: StoredAnswers, recut_stored: Callable[..., EventsDocument]
+) -> Mapping[Answer, int]:
+    """Write the answers and the events of one video; return the number of events per answer."""
+    claim = Claim.acquire(survey.layout.checkpoint(video.video))
+    if claim is None:
+        video.problem = video.problem or ELSEWHERE
+        return {}
+    try:
+        with scratch.replace(survey.layout.answers(video.video)) as path:
+            write_answers(path, stored)
+        document = recut_stored(video.video, video.document.thresholds)
+    except DocumentError as error:
+        video.problem = without_name(str(error), video.video)
+        return {}
+    finally:
+        claim.release(delete=False)
+    video.document = document
+    return Counter(event.verification.answer for event in document.events if event.verification)
