@@ -15,7 +15,6 @@ from vadcli.detectors.concept.scoring import (
     Burst,
     ConceptCamera,
     Sentences,
-    _rarities,
     smooth_all,
     unlike,
     upper_half,
@@ -174,4 +173,4 @@ def test_nothing_known_gives_finite_scores() -> None:
     camera = ConceptCamera.fit(bank, [], 0.0)
     evidence = bank.evidence(Embeddings.of(unit(rng, 9, 24)), camera.anchor)
     assert np.isfinite(camera.finish(evidence, np.arange(9) / RATE_HZ).logit).all()
-    assert np.isfinite(_rarities(camera.tails, smooth_all(evidence, np.arange(9) / RATE_HZ))).all()
+    assert np.isfinite(camera.tails.logits(smooth_all(evidence, np.arange(9) / RATE_HZ))).all()

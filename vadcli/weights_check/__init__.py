@@ -262,5 +262,6 @@ CHECKS: Mapping[str, Callable[[Path], list[CheckResult]]] = {
     "sam2": _check_sam2_folder,
     "sam2_video": _check_sam2_folder,
     "qwen2_vl": _check_asker_folder,
+    "qwen3_vl": _check_asker_folder,
 }
 """The tests for each `model_type` in config.json."""

@@ -1,4 +1,4 @@
-"""Connects `Asker` with a Qwen2-VL folder and the devices that compute."""
+"""Connects `Asker` with a Qwen2-VL or Qwen3-VL folder and the devices that compute."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from vadcli.detectors.ask.asker import CLIP_FRAMES, CLIP_S, MAX_PX, PROMPT_VERSION, Question
 from vadcli.detectors.encoders import model_hashes
-from vadcli.detectors.mllm import mllm_folder
-from vadcli.errors import WeightsError
+from vadcli.detectors.mllm import mllm_family, mllm_folder
+from vadcli.errors import UsageError, WeightsError
 from vadcli.types import ByteArray, FloatArray
 from vadcli.weights.checksums import read_json
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class QwenAsker:
-    """Qwen2-VL as an `Asker`, on one or several devices. Creating it reads no tensors; `prepare` does.
+    """Qwen2-VL or Qwen3-VL as an `Asker`, on one or several devices. Creating it reads no tensors; `prepare` does.
 
     Args:
         model: a name of the weights manifest, or a transformers folder.
@@ -34,8 +34,8 @@ class QwenAsker:
         compile: compile the layers of the model.
 
     Raises:
-        UsageError: there is no such name or folder.
-        WeightsError: the model is not on this machine, or it is not Qwen2-VL.
+        UsageError: there is no such name or folder, or the model cannot compress tokens.
+        WeightsError: the model is not on this machine, or it is another kind of model.
     """
 
     clip_frames = CLIP_FRAMES
@@ -54,7 +54,10 @@ class QwenAsker:
     ) -> None:
         self.name = model
         self.folder = mllm_folder(model)
+        self.family = mllm_family(self.folder)
         self.compression = 1.0 if compression is None else compression
+        if self.compression < 1.0 and self.family != "qwen2_vl":
+            raise UsageError(f"--compression {compression:g}: not possible with {self.family}", hint="omit it, or use Qwen2-VL")
         self._device, self._precision, self._compile = device, precision, compile
         self._wanted_batch = batch_size
         self._found_batch = 1
@@ -105,7 +108,7 @@ class QwenAsker:
     def fingerprint(self) -> dict[str, object]:
         """Returns the files, the precision and everything else that changes the answers."""
         return {
-            "asker": "qwen2_vl",
+            "asker": self.family,
             "prompt": PROMPT_VERSION,
             "precision": self._precision,
             "compression": self.compression,
@@ -119,9 +122,10 @@ class QwenAsker:
             WeightsError: the files are incomplete or damaged, or "yes" and "no" are not single tokens.
         """
         import torch
-        from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
+        from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration, Qwen3VLForConditionalGeneration
 
         from vadcli.detectors.ask.reader import Reader
+        from vadcli.detectors.ask.reader3 import Qwen3Reader
         from vadcli.detectors.loading import as_weights_error, attention_for, quiet, read_whole
         from vadcli.detectors.mllm.compress import CompressionOptions
         from vadcli.detectors.running import dtype_for
@@ -131,13 +135,18 @@ class QwenAsker:
             # By default convolutions use TF32, whose results depend on the batch size.
             torch.backends.cudnn.allow_tf32 = False
         attention = attention_for(device, dtype)
-        qwen, _ = read_whole(Qwen2VLForConditionalGeneration, self.folder, dtype=dtype, attn_implementation=attention)
+        kinds = {
+            "qwen2_vl": (Qwen2VLForConditionalGeneration, Reader),
+            "qwen3_vl": (Qwen3VLForConditionalGeneration, Qwen3Reader),
+        }
+        model, reader_kind = kinds[self.family]
+        qwen, _ = read_whole(model, self.folder, dtype=dtype, attn_implementation=attention)
         with quiet(), as_weights_error(self.folder):
             tokenizer: Any = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
             if tokenizer.chat_template is None:  # some folders have it only in the processor's file
                 tokenizer.chat_template = read_json(self.folder / "chat_template.json")["chat_template"]
         try:
-            reader = Reader(qwen, tokenizer, compression=CompressionOptions(ratio=self.compression))
+            reader = reader_kind(qwen, tokenizer, compression=CompressionOptions(ratio=self.compression))
         except ValueError as error:
             raise WeightsError(f"{self.folder}: {error}", hint="use Qwen2-VL-Instruct with its own tokenizer") from error
         if self._compile:

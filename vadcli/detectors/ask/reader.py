@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from vadcli.detectors.ask.asker import MAX_PX, MIN_PX, Question
 from vadcli.detectors.mllm.compress import CompressionOptions
 from vadcli.detectors.mllm.pixels import qwen_patches
-from vadcli.detectors.mllm.qwen import VIDEO, MultimodalLM, PromptTokens, VisualTokens
+from vadcli.detectors.mllm.qwen import VIDEO, MultimodalLM, Prefix, PromptTokens, VisualTokens
 
 SYSTEM = "You watch the videos of cameras. Judge only what is visible."
 ANSWER_SO = " Answer with one word in lower case: yes or no."
@@ -57,8 +57,27 @@ class Reader(nn.Module):
     def prompt(self, text: str) -> PromptTokens:
         """Returns the token ids of a question."""
         if text not in self._prompts:
-            self._prompts[text] = build_branch(self.tokenizer, text)
+            self._prompts[text] = self.branch(text)
         return self._prompts[text]
+
+    def branch(self, text: str) -> PromptTokens:
+        """Returns the token ids of a question. `before` is the same for every question.
+
+        Raises:
+            ValueError: the chat template does not contain the video exactly once.
+        """
+        whole = chat_text(self.tokenizer, text)
+        ids = self.tokenizer(whole, add_special_tokens=False)["input_ids"]
+        video = self.tokenizer.convert_tokens_to_ids(VIDEO)
+        if ids.count(video) != 1:
+            raise ValueError(f"the chat template must contain the video once, not {ids.count(video)} times: {whole!r}")
+        hole = ids.index(video)
+        after = tuple(ids[hole + 1 :])
+        return PromptTokens(tuple(ids[:hole]), after, len(after) - 1)
+
+    def prefixes(self, frames: Tensor) -> list[Prefix]:
+        """Returns what all questions about (B, T, H, W, 3) uint8 clips share, T even: the system prompt and the clip."""
+        return self.lm.prefixes(self.read(frames), self.prompt(DESCRIBE))
 
     def read(self, frames: Tensor) -> list[VisualTokens]:
         """Returns the visual tokens of (B, T, H, W, 3) uint8 clips, T even."""
@@ -70,9 +89,8 @@ class Reader(nn.Module):
 
     def log_odds(self, frames: Tensor, questions: Sequence[Question]) -> Tensor:
         """Returns (B, Q) float32; see `Asker.ask`."""
-        visual = self.read(frames)
         texts = dict.fromkeys(text for question in questions for text in (question.text, question.look_alike) if text)
-        prefixes = self.lm.prefixes(visual, self.prompt(next(iter(texts))))
+        prefixes = self.prefixes(frames)
         found = {text: self._yes_over_no(self.lm.hidden_after(prefixes, self.prompt(text))) for text in texts}
         columns = [
             found[one.text] - found[one.look_alike].clamp(min=0) if one.look_alike else found[one.text] for one in questions
@@ -82,7 +100,7 @@ class Reader(nn.Module):
     def describe(self, frames: Tensor) -> str:
         """Returns one sentence about one clip (1, T, H, W, 3), made of the most probable tokens."""
         prompt = self.prompt(DESCRIBE)
-        (prefix,) = self.lm.prefixes(self.read(frames), prompt)
+        (prefix,) = self.prefixes(frames)
         stop = {self.tokenizer.convert_tokens_to_ids(TURN_END), self.tokenizer.eos_token_id}
         ids = self.lm.continued(prefix, prompt, most=MOST_TOKENS, stop=stop)
         return first_sentence(self.tokenizer.decode(ids, skip_special_tokens=True))
@@ -107,25 +125,15 @@ def answer_tokens(tokenizer: Any) -> tuple[int, int]:
     return found[0], found[1]
 
 
-def build_branch(tokenizer: Any, text: str) -> PromptTokens:
-    """Returns the token ids of one question. `before` is the same for every question.
-
-    Raises:
-        ValueError: the chat template does not contain the video exactly once.
-    """
+def chat_text(tokenizer: Any, text: str) -> str:
+    """Returns the conversation with one question, up to the start of the answer."""
     asked = text if text == DESCRIBE else text + ANSWER_SO
     said = [
         {"role": "system", "content": SYSTEM},
         {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": asked}]},
     ]
-    whole = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
-    ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
-    video = tokenizer.convert_tokens_to_ids(VIDEO)
-    if ids.count(video) != 1:
-        raise ValueError(f"the chat template must contain the video once, not {ids.count(video)} times: {whole!r}")
-    hole = ids.index(video)
-    after = tuple(ids[hole + 1 :])
-    return PromptTokens(tuple(ids[:hole]), after, len(after) - 1)
+    whole: str = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+    return whole
 
 
 def first_sentence(text: str) -> str:

@@ -16,9 +16,9 @@ from vadcli.weights.checksums import read_json
 
 MODELS = ("qwen2-vl-2b", "qwen2-vl-7b")
 """Names of public models in the weights manifest."""
-FAMILIES = ("qwen2_vl",)
+FAMILIES = ("qwen2_vl", "qwen3_vl")
 """The `model_type` of the config.json of a model that can be used."""
-CHOOSE = f"choose one of {', '.join(MODELS)}, or a transformers folder of Qwen2-VL"
+CHOOSE = f"choose one of {', '.join(MODELS)}, or a transformers folder of Qwen2-VL or Qwen3-VL"
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,15 @@ def is_mllm(model: str) -> bool:
     """True if `model` is the name of a public model, or a folder with one. It may be incomplete."""
     if not Path(model).expanduser().is_dir():
         return model in MODELS
+    return mllm_family(Path(model).expanduser()) in FAMILIES
+
+
+def mllm_family(folder: Path) -> str:
+    """Returns the `model_type` of a transformers folder; "" if it has none."""
     try:
-        return read_json(Path(model).expanduser() / "config.json").get("model_type") in FAMILIES
+        return str(read_json(folder / "config.json").get("model_type", ""))
     except (OSError, ValueError):
-        return False
+        return ""
 
 
 def mllm_folder(model: str) -> Path:
@@ -62,7 +67,7 @@ def mllm_folder(model: str) -> Path:
     path = Path(model).expanduser()
     if path.is_dir():
         if not is_mllm(model):
-            raise WeightsError(f"{path}: not a model that `ask` can use: its config.json is not of Qwen2-VL", hint=CHOOSE)
+            raise WeightsError(f"{path}: not a model that `ask` can use: its config.json is not of Qwen-VL", hint=CHOOSE)
         return path
     if os.sep in model or model.startswith("~"):
         raise UsageError(f"--model {model}: there is no such folder", hint=CHOOSE)

@@ -75,6 +75,7 @@ def moving_groups(patches: Tensor, threshold: float = STATIC_DISTANCE) -> Tensor
     return keep
 
 
+Channels = tuple[float, float, float]
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -109,7 +110,15 @@ class PatchGrid:
 
 
 def qwen_patches(
-    frames: Tensor, *, min_px: int, max_px: int, patch_px: int = 14, merge: int = 2, dtype: torch.dtype = torch.float32
+    frames: Tensor,
+    *,
+    min_px: int,
+    max_px: int,
+    patch_px: int = 14,
+    merge: int = 2,
+    mean: Channels = CLIP_MEAN,
+    std: Channels = CLIP_STD,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, PatchGrid]:
     """Makes Qwen2-VL's patches as its image processor does: resize, normalise, pair frames, cut.
 
@@ -120,6 +129,7 @@ def qwen_patches(
         frames: (B, T, H, W, 3) uint8, T even.
         min_px, max_px: limits of the area of a resized frame, in pixels.
         patch_px, merge: the vision tower's patch side in pixels, and its merge side in patches.
+        mean, std: of the pixels from 0 to 1, per channel.
         dtype: dtype of the result.
 
     Returns:
@@ -130,7 +140,7 @@ def qwen_patches(
     tall, wide = _bounded_aspect(height, width)
     new_h, new_w = smart_resize(tall, wide, factor=factor, min_pixels=min_px, max_pixels=max_px)
     pixels = resize(frames.flatten(0, 1), new_h, new_w, mode="bicubic")  # (B·T, 3, h·p, w·p), 0-255
-    pixels = normalise(pixels, CLIP_MEAN, CLIP_STD).to(dtype)
+    pixels = normalise(pixels, mean, std).to(dtype)
     grid = PatchGrid(t // 2, new_h // patch_px, new_w // patch_px, merge)
     pixels = pixels.view(
         b, grid.pairs, 2, 3, grid.rows // merge, merge, patch_px, grid.columns // merge, merge, patch_px

@@ -20,7 +20,7 @@ from transformers import DynamicCache, Qwen2VLTextModel
 from vadcli.detectors.mllm.compress import CompressionOptions, NamePooling, SharedSight, compress
 from vadcli.detectors.mllm.pixels import PatchGrid, moving_groups, restore_precision
 
-_CACHE = "cache" if "cache" in inspect.signature(Qwen2VLTextModel.forward).parameters else "past_key_values"
+CACHE = "cache" if "cache" in inspect.signature(Qwen2VLTextModel.forward).parameters else "past_key_values"
 """Name of the argument for cached keys and values; it depends on the version of transformers."""
 
 
@@ -200,7 +200,7 @@ class MultimodalLM(nn.Module):
             embedded, positions = self._before(group, prompt)
             model = self.qwen.model.language_model
             cache = DynamicCache(config=model.config)
-            model(inputs_embeds=embedded, position_ids=positions, use_cache=True, **{_CACHE: cache})
+            model(inputs_embeds=embedded, position_ids=positions, use_cache=True, **{CACHE: cache})
             found.append(Prefix(rows, cache, embedded.shape[1], _next_position(group, prompt)))
         return found
 
@@ -211,7 +211,7 @@ class MultimodalLM(nn.Module):
             tail, positions = self._after(prompt, prefix.next_position, len(prefix.rows))
             with _growing(prefix):
                 output = self.qwen.model.language_model(
-                    inputs_embeds=tail, position_ids=positions, use_cache=True, **{_CACHE: prefix.cache}
+                    inputs_embeds=tail, position_ids=positions, use_cache=True, **{CACHE: prefix.cache}
                 )
             hidden[prefix.rows] = self._gathered(output.last_hidden_state, prompt)[0].to(hidden.dtype)
         return hidden
@@ -230,7 +230,7 @@ class MultimodalLM(nn.Module):
         with _growing(prefix):
             while len(found) < most:
                 output = self.qwen.model.language_model(
-                    inputs_embeds=states, position_ids=positions, use_cache=True, **{_CACHE: prefix.cache}
+                    inputs_embeds=states, position_ids=positions, use_cache=True, **{CACHE: prefix.cache}
                 )
                 token = int(self.qwen.lm_head(output.last_hidden_state[0, -1]).float().argmax())
                 if token in stop:
