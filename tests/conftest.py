@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,22 @@ def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempP
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
     for name in ("VADCLI_OUT", "VADCLI_CATEGORIES", "VADCLI_WORKERS"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """The address of a Ray cluster of two simulated nodes with one core each."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'vadcli[ray]'")
+    from vadcli.engine.cluster.ray_cluster import import_ray
+
+    import_ray()
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+    yield cluster.address
+    cluster.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -75,10 +75,10 @@ def scan(
 def open_scan(paths: Sequence[Path], options: ScanOptions, *, command: Sequence[str] = ("vadcli.scan",)) -> Scan:
     """Return a scan that is ready to run; raises the same errors as `scan`."""
     from vadcli.engine.event_rules import choices_text
-    from vadcli.engine.local import LocalRunner
     from vadcli.engine.plan import make_plan, no_video_text
     from vadcli.engine.regions import regions_of_scan, warn_if_ignored
     from vadcli.engine.runner import Scan, ScanSettings, Stop, choose_detector
+    from vadcli.registry import RUNNERS
     from vadcli.store import OutputLayout
     from vadcli.store.choices import read_choices
     from vadcli.store.roots import stored_roots
@@ -101,7 +101,7 @@ def open_scan(paths: Sequence[Path], options: ScanOptions, *, command: Sequence[
     said = choices_text(options, read_choices(layout), detector=detector.name, out=options.out)
     plan = replace(plan, notes=(*plan.notes, said)) if said else plan
     settings = ScanSettings(plan, options, tuple(command), regions=regions)
-    return Scan(settings, detector, LocalRunner(settings, detector, stop=stop), stop=stop)
+    return Scan(settings, detector, RUNNERS.load(options.runner)(settings, detector, stop=stop), stop=stop)
 
 
 def _may_be_empty(paths: Sequence[Path], options: FindOptions) -> bool:

@@ -112,6 +112,13 @@ ready.
 FALLBACK = "motion"
 """The detector that `--detector auto` takes if no other one is ready."""
 
+RUNNERS = Registry(
+    "runner",
+    "vadcli.runners",
+    {"local": "vadcli.engine.local:LocalRunner", "ray": "vadcli.engine.cluster.ray_runner:RayRunner"},
+)
+"""Classes that implement `vadcli.engine.runner.Runner`."""
+
 EXPORTERS = Registry(
     "format",
     "vadcli.exporters",

@@ -12,6 +12,7 @@ import pytest
 
 from tests.media import damage, make_video
 from tests.runs import FreshProcessRunner
+from vadcli.engine.cluster.ray_runner import RayRunner
 from vadcli.engine.local import LocalRunner
 from vadcli.engine.plan import make_plan
 from vadcli.engine.runner import Scan, ScanSettings, Stop, choose_detector, exit_code
@@ -22,8 +23,17 @@ from vadcli.store.run_log import read_run
 from vadcli.store.scores import read_scores
 from vadcli.types import Status, VideoResult
 
-RUNNERS = {"local": LocalRunner, "fresh": FreshProcessRunner}
+RUNNERS = {"local": LocalRunner, "fresh": FreshProcessRunner, "ray": RayRunner}
+CLUSTER: dict[str, object] = {"runner": "ray", "ray_cpus": 1}
 VIDEOS = ["gate/a.mp4", "gate/b.mp4", "gate/broken.mp4", "yard/c.mp4"]
+
+
+@pytest.fixture(params=RUNNERS)
+def name(request: pytest.FixtureRequest) -> str:
+    """The name of a runner; the cluster of "ray" is started if it is not there."""
+    if request.param == "ray":
+        CLUSTER["ray_address"] = request.getfixturevalue("ray_address")
+    return str(request.param)
 
 
 def moving_bar(index: int, width: int, height: int) -> np.ndarray:
@@ -48,7 +58,8 @@ def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(name: str, footage: Path, out: Path, **options: object) -> Scan:
-    chosen = ScanOptions(out=out, detector="motion", **{"threshold": 0.03, **options})  # type: ignore[arg-type]
+    given = {"threshold": 0.03, **(CLUSTER if name == "ray" else {}), **options}
+    chosen = ScanOptions(out=out, detector="motion", **given)  # type: ignore[arg-type]
     stop, detector = Stop(), choose_detector(chosen)
     settings = ScanSettings(make_plan([footage], chosen, out=out), chosen, ("vadcli", "scan"))
     return Scan(settings, detector, RUNNERS[name](settings, detector, stop=stop), stop=stop)
@@ -85,7 +96,6 @@ def assert_same_outputs(left: Path, right: Path) -> None:
         assert files == {path.relative_to(right): path.read_bytes() for path in (right / folder).rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("name", RUNNERS)
 def test_rows_events_masks_and_record_are_the_same(
     name: str, footage: Path, tmp_path: Path, reference: tuple[Path, dict[str, VideoResult], Scan]
 ) -> None:
@@ -111,7 +121,6 @@ def test_rows_events_masks_and_record_are_the_same(
     assert scan.progress.finished == scan.progress.planned == len(VIDEOS)
 
 
-@pytest.mark.parametrize("name", RUNNERS)
 def test_what_is_done_is_skipped_and_cut_again(name: str, footage: Path, tmp_path: Path) -> None:
     first = results(opened("local", footage, tmp_path / "out"))
     recut = results(opened(name, footage, tmp_path / "out", threshold=1.0))
@@ -125,7 +134,6 @@ def test_what_is_done_is_skipped_and_cut_again(name: str, footage: Path, tmp_pat
     }
 
 
-@pytest.mark.parametrize("name", RUNNERS)
 def test_a_stopped_run_is_continued(
     name: str, footage: Path, tmp_path: Path, reference: tuple[Path, dict[str, VideoResult], Scan]
 ) -> None:
@@ -143,7 +151,6 @@ def test_a_stopped_run_is_continued(
     assert not list((tmp_path / "out").rglob(".tmp/*"))
 
 
-@pytest.mark.parametrize("name", RUNNERS)
 def test_shards_make_the_whole(
     name: str, footage: Path, tmp_path: Path, reference: tuple[Path, dict[str, VideoResult], Scan]
 ) -> None:

@@ -117,6 +117,10 @@ class Cameras:
         model = self._read(camera)
         return model is not None and is_outgrown(model, size_of(whole))
 
+    def has_model(self, camera: str) -> bool:
+        """True if a usable model is stored, also if this run has yet to fit the camera again."""
+        return self._read(camera) is not None
+
     def has_other_regions(self, camera: str) -> bool:
         """True if the camera has a model that could be used if the same parts of its picture were hidden."""
         model = self._stored(camera) if self.detector.fits_camera and camera not in self._fitted else None

@@ -79,6 +79,11 @@ class LocalRunner:
             model = cameras.stored(unit.camera) if self.detector.fits_camera and unit.camera not in outgrown else None
             yield unit.video, "scan" if cameras.needs_fit(unit.camera) else _need(job, unit, model)
 
+    def is_fitted(self, camera: str) -> bool:
+        """True if OUT has a model of a camera that this detector can use."""
+        layout = OutputLayout(self.options.out)
+        return self._cameras_of(layout, self._job(layout, Scratch(layout.scratch))).has_model(camera)
+
     def _cameras(self, job: ScanJob, cameras: Cameras, loader: ClipLoader) -> Iterator[Update]:
         """Scan camera by camera if the detector fits cameras, else all videos in one stream."""
         plan = self.settings.plan

@@ -28,7 +28,7 @@ from vadcli.options.groups import (
 from vadcli.options.heads import HeadOptions
 from vadcli.options.regions import RegionOptions
 from vadcli.options.times import TimeOptions
-from vadcli.registry import DETECTOR_OPTIONS, DETECTORS
+from vadcli.registry import DETECTOR_OPTIONS, DETECTORS, RUNNERS
 from vadcli.types import DecodingChoice
 
 DEFAULT_OUT = Path("vadcli-out")
@@ -101,6 +101,24 @@ class ScanOptions(
         None, "Stop after this time; the next run continues from there.", panel=RUNNING, metavar="TIME", default_text="no limit"
     )
     checkpoint_every: str = option("30s", "At most this much work is lost if a scan is killed.", panel=RUNNING, metavar="TIME")
+    runner: str = option(
+        "local", "Where videos are scanned: on this machine, or on a Ray cluster.", panel=RUNNING, choices=tuple(RUNNERS)
+    )
+    ray_address: str = option(
+        "",
+        "Address of a running Ray cluster, or auto to find the one on this machine.",
+        panel=RUNNING,
+        default_text="none: Ray starts on this machine for this scan",
+    )
+    ray_cpus: int | None = option(
+        None, "Cores per worker of the cluster.", panel=RUNNING, default_text="a node's cores per GPU; 4 without a GPU"
+    )
+    ray_gpus: float | None = option(
+        None,
+        "GPUs per worker of the cluster, such as 0.5.",
+        panel=RUNNING,
+        default_text="1 if the node and the detector have one",
+    )
     dry_run: bool = option(False, "List what would be scanned, and stop.", panel=RUNNING)
     on_event: str = option(
         "", "Run this shell command once per new event, with the event as JSON on its stdin.", panel=RUNNING, metavar="COMMAND"
@@ -128,6 +146,12 @@ class ScanOptions(
         if parse_duration(self.on_event_timeout, "on_event_timeout") <= 0:
             raise UsageError(f"--on-event-timeout {self.on_event_timeout} must be above 0")
         parse_shard(self.shard)
+        if self.ray_cpus is not None and self.ray_cpus < 1:
+            raise UsageError(f"--ray-cpus {self.ray_cpus} must be at least 1")
+        if self.ray_gpus is not None and not self.ray_gpus >= 0:
+            raise UsageError(f"--ray-gpus {self.ray_gpus:g} must be at least 0")
+        if self.runner != "ray" and (self.ray_address or self.ray_cpus or self.ray_gpus):
+            raise UsageError("--ray-address, --ray-cpus and --ray-gpus need a cluster", hint="add --runner ray")
 
 
 _LAVIDA = DETECTOR_OPTIONS.load("lavida")

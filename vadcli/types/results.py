@@ -330,6 +330,7 @@ class VideoResult:
         new_events: number of these events that no earlier scan reported.
         note: what else is worth knowing: other video streams, or a decoder that crashed and was replaced.
         caveats: sentences that say why the scores deserve less trust than usual.
+        node: the machine of a cluster that worked on the video; empty if there is only one.
     """
 
     video: str
@@ -346,6 +347,7 @@ class VideoResult:
     new_events: int = 0
     note: str = ""
     caveats: tuple[str, ...] = ()
+    node: str = ""
 
     @property
     def is_unfinished(self) -> bool:
@@ -374,4 +376,5 @@ class VideoResult:
             "new_events": self.new_events,
             "note": self.note or None,
             "caveats": list(self.caveats),
+            **({"node": self.node} if self.node else {}),
         }

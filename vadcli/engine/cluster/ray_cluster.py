@@ -1,0 +1,135 @@
+"""The Ray cluster: how the driver connects to it, and which of its nodes can take part. Only this file imports ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from vadcli import __version__
+from vadcli.engine.cluster.scanner import check_node
+from vadcli.engine.runner import ScanSettings
+from vadcli.errors import UsageError
+from vadcli.options import ScanOptions
+from vadcli.store.atomic import Scratch
+from vadcli.video.loader import core_count
+
+log = logging.getLogger("vadcli")
+
+CHECK_S = 120.0
+"""A node has this many seconds to answer that it can take part."""
+_TEMPORARY = "vadcli-ray-"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the cluster: its id, its name for people, and the cores and GPUs that it offers."""
+
+    id: str
+    name: str
+    cpus: int
+    gpus: int
+
+
+def import_ray() -> Any:
+    """Import and return ray; raises UsageError if it is not installed."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray prints the errors of its nodes to stdout, which is for data. The driver reports them itself.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+    try:
+        import ray
+    except ImportError as error:
+        raise UsageError("--runner ray: Ray is not installed", hint="pip install 'vadcli[ray]'") from error
+    return ray
+
+
+@contextmanager
+def connected(ray: Any, options: ScanOptions) -> Iterator[None]:
+    """Connect to the cluster; without an address, start Ray on this machine and stop it at the end, with all its files."""
+    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    if options.ray_address:
+        try:
+            ray.init(address=options.ray_address, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            words = str(error).strip().splitlines() or [type(error).__name__]
+            hint = "start one with: ray start --head"
+            raise UsageError(f"--ray-address {options.ray_address}: there is no Ray cluster: {words[0]}", hint=hint) from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    _remove_abandoned()
+    folder = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{os.getpid()}-"))
+    try:
+        ray.init(num_cpus=core_count(), include_dashboard=False, _temp_dir=str(folder), **quiet)
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_abandoned() -> None:
+    """Remove the files of Ray that a killed run has left behind."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*-*"):
+        pid = folder.name.removeprefix(_TEMPORARY).partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def usable_nodes(ray: Any, scratch: Scratch, settings: ScanSettings) -> list[Node]:
+    """Return the nodes that see OUT and the footage, and have this version of vadcli; log why others are left out.
+
+    Raises:
+        UsageError: there is no such node.
+    """
+    word = uuid.uuid4().hex
+    token = scratch.folder / "token"
+    token.write_text(word, encoding="ascii")
+    nodes = _nodes(ray)
+    check = ray.remote(check_node)
+    asked = {
+        check.options(num_cpus=0, scheduling_strategy=on_node(ray, node)).remote(
+            token.absolute(), word, settings.plan.root, __version__
+        ): node
+        for node in nodes
+    }
+    usable = []
+    for answer, node in asked.items():
+        try:
+            problem = ray.get(answer, timeout=CHECK_S)
+        except ray.exceptions.RayError as error:
+            problem = f"it cannot run vadcli: {str(error).strip().splitlines()[-1]}"
+        if problem:
+            log.warning("node %s takes no videos: %s", node.name, problem)
+        else:
+            usable.append(node)
+    if not usable:
+        raise UsageError("no node of the cluster can take part", hint="the lines above say why")
+    return usable
+
+
+def on_node(ray: Any, node: Node) -> Any:
+    """Return the scheduling strategy of tasks and actors that must run on a node."""
+    return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node.id, soft=False)
+
+
+def _nodes(ray: Any) -> list[Node]:
+    """Return the nodes that are alive. Nodes on the same host get a number in their name."""
+    found: list[Node] = []
+    alive = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: node["NodeID"])
+    hosts = [str(node["NodeManagerHostname"]) for node in alive]
+    for place, (node, host) in enumerate(zip(alive, hosts, strict=True)):
+        name = host if hosts.count(host) == 1 else f"{host}/{hosts[: place + 1].count(host)}"
+        has = node["Resources"]
+        found.append(Node(node["NodeID"], name, int(has.get("CPU", 0)), int(has.get("GPU", 0))))
+    return found

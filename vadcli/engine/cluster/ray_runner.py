@@ -1,0 +1,315 @@
+"""The runner of a Ray cluster.
+
+The driver is the process that the user started. It splits the plan into chunks of videos and hands them to workers. A worker is
+a Ray actor with its own detector; there is one per GPU, or one per few cores on a node without GPUs. It scans its chunk as
+`LocalRunner` does on one machine, and sends the updates back. Apart from that, the machines share only OUT and the footage.
+
+What the driver relies on:
+
+- A camera is fitted once. While a camera has no model, only one chunk of it is handed out, and the worker gets the list of all
+  its videos. `Cameras` locks the fit, so a second fit would be slow but not wrong.
+- A video is in one chunk at a time, and its lock in OUT protects it from other scans.
+- A worker that dies loses the scores since its last checkpoint. Its videos are handed out again, one by one. A video fails if
+  two workers died while they had only this video, without any progress in between.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vadcli.detectors import Detector
+from vadcli.engine.cluster.ray_cluster import Node, connected, import_ray, on_node, usable_nodes
+from vadcli.engine.cluster.scanner import ChunkScanner, Fitted, Sent
+from vadcli.engine.cluster.worklist import Chunk, Worklist
+from vadcli.engine.local import LocalRunner
+from vadcli.engine.runner import Fitting, ScanSettings, Stop
+from vadcli.engine.stream import ClipsScored, Update
+from vadcli.errors import DeviceError, ToolError, UsageError, VadcliError, WeightsError
+from vadcli.options import ScanOptions
+from vadcli.store import OutputLayout
+from vadcli.store.atomic import Scratch
+from vadcli.types import Status, VideoResult
+
+log = logging.getLogger("vadcli")
+
+CORES_PER_WORKER = 4
+"""Cores of a worker on a node without GPUs, if the user does not say how many."""
+WAIT_S = 0.2
+PATIENCE_S = 30.0
+"""After this many seconds without a free worker, the log says that the run waits for the cluster."""
+END_S = 120.0
+"""A worker that was asked to stop has this many seconds for the end of its batch and its checkpoint."""
+KILLS = 2
+"""A video that kills this many workers in a row without any progress is failed."""
+
+
+class RayRunner:
+    """Executes a plan on a Ray cluster, or on this machine with Ray if `--ray-address` names no cluster.
+
+    Args:
+        settings: what to scan.
+        detector: the driver does not load it; each worker makes its own from the options.
+        stop: ends the run early, on all nodes.
+
+    Raises:
+        UsageError: ray is not installed, or the options do not fit.
+    """
+
+    def __init__(self, settings: ScanSettings, detector: Detector, *, stop: Stop) -> None:
+        self._ray = import_ray()
+        self._here = LocalRunner(settings, detector, stop=stop)
+        # Every node must take the detector that this machine has chosen, also with --detector auto.
+        self.settings = replace(settings, options=replace(settings.options, detector=detector.name))
+        self.options, self.stop = self.settings.options, stop
+        self._fits = detector.fits_camera
+        self._wants_gpu = bool(detector.weights) and self.options.device != "cpu"
+
+    def preview(self) -> Iterator[tuple[str, str]]:
+        """See `Runner`."""
+        return self._here.preview()
+
+    def updates(self, fitting: Fitting) -> Generator[Update, None, None]:
+        """See `Runner`.
+
+        Raises:
+            UsageError: there is no cluster at the address, or no node can take part.
+        """
+        layout = OutputLayout(self.options.out)
+        with Scratch(layout.scratch) as scratch, connected(self._ray, self.options):
+            layout.rename_old_files(
+                (unit.video for unit in self.settings.units), {unit.camera for unit in self.settings.plan.units}
+            )
+            nodes = usable_nodes(self._ray, scratch, self.settings)
+            workers = _Workers(self._ray, self.options, nodes, wants_gpu=self._wants_gpu)
+            work = Worklist(self.settings, by_cameras=self._fits, workers=max(1, len(workers.slots)))
+            try:
+                yield from self._drive(work, workers, fitting)
+            finally:
+                workers.end(self.stop.reason or "the run ended", self.stop.signal)
+
+    def _drive(self, work: Worklist, workers: _Workers, fitting: Fitting) -> Iterator[Update]:
+        kills: dict[str, int] = {}
+        while (work and not self.stop()) or workers.busy:
+            while work and not self.stop() and workers.has_free:
+                handed = work.take()
+                workers.start(handed, self._settings_of(handed, work))
+            if self.stop():
+                workers.stop(self.stop.reason, self.stop.signal)
+            for worker in workers.waited():
+                chunk = worker.chunk
+                assert chunk is not None
+                try:
+                    sent = worker.next()
+                except StopIteration:
+                    self._ended(chunk, work)
+                    workers.free(worker)
+                    continue
+                except self._ray.exceptions.RayActorError as error:
+                    yield from self._died(worker, chunk, work, kills, error)
+                    workers.replace(worker)
+                    continue
+                for item in sent:
+                    if isinstance(item, DeviceError | WeightsError | ToolError):  # this node cannot work; others may
+                        self._give_up(worker, item, workers)
+                        work.give_back(chunk.camera, chunk.left.values())
+                        break
+                    yield from self._took(item, chunk, work, worker, fitting)
+
+    def _settings_of(self, chunk: Chunk, work: Worklist) -> ScanSettings:
+        """Return what the worker must know: if possible, not the list of all videos, which may be long."""
+        units = work.whole[chunk.camera] if chunk.opens else chunk.units
+        # Only the chunk that fits the camera may fit it again.
+        refit = self.options.refit if chunk.opens or self.options.refit is None else False
+        return replace(
+            self.settings,
+            plan=replace(self.settings.plan, units=units, unusable=(), passed_over={}, notes=()),
+            options=replace(self.options, refit=refit, shard=None),
+            videos=frozenset(chunk.left),
+        )
+
+    def _took(self, item: Sent, chunk: Chunk, work: Worklist, worker: _Worker, fitting: Fitting) -> Iterator[Update]:
+        if isinstance(item, logging.LogRecord):
+            logging.getLogger(item.name).handle(item)
+        elif isinstance(item, Fitted):
+            fitting(item.camera, item.frames)
+        elif isinstance(item, VadcliError):
+            raise item
+        elif isinstance(item, ClipsScored):
+            chunk.moved = True
+            work.open(chunk.camera)
+            yield item
+        elif isinstance(item, VideoResult):
+            chunk.left.pop(item.video, None)
+            yield replace(item, node=worker.node.name)
+
+    def _ended(self, chunk: Chunk, work: Worklist) -> None:
+        """A chunk may end without a scored clip: all its videos are done or broken. Then the camera may have a model or not."""
+        if chunk.opens and not chunk.moved:
+            if self._here.is_fitted(chunk.camera):
+                work.open(chunk.camera)
+            else:
+                work.next_of(chunk.camera)
+
+    def _died(
+        self, worker: _Worker, chunk: Chunk, work: Worklist, kills: dict[str, int], error: Exception
+    ) -> Iterator[VideoResult]:
+        log.debug("a worker died: %s", error)
+        log.warning("node %s: a worker died; %d of its videos are handed out again", worker.node.name, len(chunk.left))
+        for video, unit in list(chunk.left.items()):
+            alone = len(chunk.units) == 1
+            kills[video] = 0 if chunk.moved else kills.get(video, 0) + alone
+            if kills[video] >= KILLS:
+                del chunk.left[video]
+                reason = f"{KILLS} workers died while they scanned this video, the last one on node {worker.node.name}"
+                yield VideoResult(video, Status.FAILED, stage="score", reason=reason, camera=unit.camera, node=worker.node.name)
+        work.give_back(chunk.camera, chunk.left.values())
+
+    def _give_up(self, worker: _Worker, error: VadcliError, workers: _Workers) -> None:
+        log.warning("node %s takes no more videos: %s", worker.node.name, error)
+        workers.drop(worker.node)
+        if not workers.slots:
+            raise error
+
+
+@dataclass(eq=False)
+class _Worker:
+    """A Ray actor on a node, and the chunk that it scans."""
+
+    ray: Any
+    node: Node
+    actor: Any
+    chunk: Chunk | None = None
+    sending: Any = None
+
+    def next(self) -> list[Sent]:
+        """Return what the worker sent; raises StopIteration at the end of the chunk."""
+        return list(self.ray.get(next(self.sending)))
+
+
+class _Workers:
+    """The actors of a run: one per slot. A slot is a GPU or a few cores of a node."""
+
+    def __init__(self, ray: Any, options: ScanOptions, nodes: Sequence[Node], *, wants_gpu: bool) -> None:
+        self._ray, self._options = ray, options
+        self._wants_gpu = wants_gpu
+        self.slots = [node for node in nodes for _ in range(self._count(node))]
+        if not self.slots:
+            raise UsageError(
+                f"no node of the cluster has {options.ray_cpus} cores and {options.ray_gpus} GPUs free for a worker",
+                hint="give smaller --ray-cpus and --ray-gpus",
+            )
+        self._free = [self._made(node) for node in self.slots]
+        self._running: dict[Any, _Worker] = {}
+        self._stopped = False
+        self._since = time.monotonic()
+
+    @property
+    def busy(self) -> bool:
+        """True while a worker scans."""
+        return bool(self._running)
+
+    @property
+    def has_free(self) -> bool:
+        """True if a worker has nothing to do."""
+        return bool(self._free)
+
+    def start(self, chunk: Chunk, settings: ScanSettings) -> None:
+        """Hand a chunk to a free worker."""
+        worker = self._free.pop()
+        worker.chunk, worker.sending = chunk, worker.actor.scan.remote(settings)
+        self._running[worker.sending] = worker
+
+    def waited(self) -> list[_Worker]:
+        """Wait a moment; return the workers that have sent something, have ended, or have died."""
+        ready, _ = self._ray.wait(list(self._running), num_returns=len(self._running), timeout=WAIT_S, fetch_local=False)
+        if ready:
+            self._since = time.monotonic()
+        elif time.monotonic() - self._since > PATIENCE_S:
+            log.info("waiting for the cluster: no worker has reported anything for %.0f s", PATIENCE_S)
+            self._since = time.monotonic()
+        return [self._running[one] for one in ready]
+
+    def free(self, worker: _Worker) -> None:
+        """Take note that a worker's chunk has ended."""
+        self._running.pop(worker.sending)
+        worker.chunk = worker.sending = None
+        if worker.node in self.slots:
+            self._free.append(worker)
+
+    def replace(self, worker: _Worker) -> None:
+        """Put a new worker in the place of one that died, if its node is still there."""
+        self._running.pop(worker.sending)
+        if worker.node not in self.slots:
+            return
+        alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
+        if worker.node.id in alive:
+            self._free.append(self._made(worker.node))
+            return
+        self.drop(worker.node)
+        log.warning("node %s is gone", worker.node.name)
+        if not self.slots:
+            raise DeviceError("the last node of the cluster is gone", hint="the next run continues from here")
+
+    def drop(self, node: Node) -> None:
+        """Use a node no more."""
+        self.slots = [one for one in self.slots if one != node]
+        gone = [worker for worker in [*self._free, *self._running.values()] if worker.node == node]
+        self._free = [worker for worker in self._free if worker.node != node]
+        self._running = {sending: worker for sending, worker in self._running.items() if worker.node != node}
+        for worker in gone:
+            self._ray.kill(worker.actor)
+
+    def stop(self, reason: str, signal: int | None) -> None:
+        """Ask all workers to end at their checkpoints."""
+        if not self._stopped:
+            self._stopped = True
+            for worker in self._running.values():
+                worker.actor.stop.remote(reason, signal)
+
+    def end(self, reason: str, signal: int | None) -> None:
+        """Stop all workers, wait until they have written their checkpoints, and remove them."""
+        self.stop(reason, signal)
+        deadline = time.monotonic() + END_S
+        while self._running and time.monotonic() < deadline:
+            for worker in self.waited():
+                try:
+                    worker.next()
+                except (StopIteration, self._ray.exceptions.RayError):
+                    self._running.pop(worker.sending)
+                    self._ray.kill(worker.actor)
+        for worker in [*self._free, *self._running.values()]:
+            self._ray.kill(worker.actor)
+
+    def _count(self, node: Node) -> int:
+        gpus = self._gpus(node)
+        by_cores = node.cpus // self._cpus(node) if self._cpus(node) else 0
+        return int(min(by_cores, node.gpus / gpus)) if gpus else by_cores
+
+    def _gpus(self, node: Node) -> float:
+        if self._options.ray_gpus is not None:
+            return self._options.ray_gpus
+        return 1.0 if self._wants_gpu and node.gpus else 0.0
+
+    def _cpus(self, node: Node) -> int:
+        if self._options.ray_cpus is not None:
+            return self._options.ray_cpus
+        gpus = self._gpus(node)
+        return max(1, int(node.cpus * gpus // node.gpus)) if gpus else min(CORES_PER_WORKER, node.cpus)
+
+    def _made(self, node: Node) -> _Worker:
+        cpus = self._cpus(node)
+        actor = (
+            self._ray.remote(ChunkScanner)
+            .options(
+                num_cpus=cpus,
+                num_gpus=self._gpus(node),
+                max_concurrency=2,  # `stop` must be heard while `scan` runs
+                scheduling_strategy=on_node(self._ray, node),
+            )
+            .remote(replace(self._options, workers=self._options.workers or cpus))
+        )
+        return _Worker(self._ray, node, actor)

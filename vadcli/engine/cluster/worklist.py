@@ -1,0 +1,109 @@
+"""What is left of a plan, as chunks of videos for the workers of a cluster."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from vadcli.engine.plan import WorkUnit, by_camera
+from vadcli.engine.runner import ScanSettings
+
+CHUNKS_PER_WORKER = 8
+MOST_VIDEOS = 64
+"""Most videos of a chunk, so that a lost worker costs little. Chunks are larger if there would be more than MOST_CHUNKS."""
+MOST_CHUNKS = 20_000
+
+
+@dataclass(eq=False)
+class Chunk:
+    """Videos that a worker scans in one call.
+
+    Attributes:
+        camera: their camera; "" if the detector fits none.
+        units: the videos.
+        opens: the camera is not fitted yet, so the worker gets all its videos.
+        left: the videos without a result so far.
+        moved: True once a clip was scored.
+    """
+
+    camera: str
+    units: tuple[WorkUnit, ...]
+    opens: bool = False
+    left: dict[str, WorkUnit] = field(default_factory=dict)
+    moved: bool = False
+
+    def __post_init__(self) -> None:
+        self.left = {unit.video: unit for unit in self.units}
+
+    def __lt__(self, other: Chunk) -> bool:
+        return size_of(self.units) > size_of(other.units)  # the heap hands out the largest chunk first
+
+
+def size_of(units: Iterable[WorkUnit]) -> int:
+    """Return the size of videos in bytes."""
+    return sum(unit.size for unit in units)
+
+
+class Worklist:
+    """The chunks that are left. A camera without a model has at most one chunk on its way."""
+
+    def __init__(self, settings: ScanSettings, *, by_cameras: bool, workers: int) -> None:
+        mine = {unit.video for unit in settings.units}
+        groups = by_camera(settings.plan.units) if by_cameras else [("", list(settings.plan.units))]
+        self.whole = {camera: tuple(units) for camera, units in groups}
+        self._ready: list[Chunk] = []
+        self._closed: dict[str, list[Chunk]] = {}
+        least = max(1, size_of(settings.units) // (workers * CHUNKS_PER_WORKER))
+        most = max(MOST_VIDEOS, len(mine) // MOST_CHUNKS)
+        for camera, units in self.whole.items():
+            wanted = [unit for unit in units if unit.video in mine]
+            chunks = sorted(Chunk(camera, tuple(part)) for part in _split(wanted, least, most))
+            if not by_cameras:
+                self._ready += chunks
+            elif chunks:
+                self._closed[camera] = chunks[1:]
+                self._ready.append(replace(chunks[0], opens=True))
+        heapq.heapify(self._ready)
+
+    def __bool__(self) -> bool:
+        return bool(self._ready)
+
+    def take(self) -> Chunk:
+        """Return the largest chunk that can be scanned now."""
+        return heapq.heappop(self._ready)
+
+    def give_back(self, camera: str, units: Iterable[WorkUnit]) -> None:
+        """Hand out videos again, each one alone."""
+        chunks = [Chunk(camera, (unit,)) for unit in units]
+        if camera in self._closed:  # the worker that should have fitted the camera has died
+            self._closed[camera] += chunks
+            self.next_of(camera)
+        else:
+            for chunk in chunks:
+                heapq.heappush(self._ready, chunk)
+
+    def open(self, camera: str) -> None:
+        """Hand out all chunks of a camera that has a model now."""
+        for chunk in self._closed.pop(camera, ()):
+            heapq.heappush(self._ready, chunk)
+
+    def next_of(self, camera: str) -> None:
+        """Hand out the next chunk of a camera that still has no model."""
+        waiting = self._closed.get(camera)
+        if waiting:
+            heapq.heappush(self._ready, replace(waiting.pop(0), opens=True))
+
+
+def _split(units: Sequence[WorkUnit], least: int, most: int) -> Iterator[list[WorkUnit]]:
+    """Yield the videos in parts that have at least `least` bytes or exactly `most` videos; the last part may have less."""
+    part: list[WorkUnit] = []
+    size = 0
+    for unit in units:
+        part.append(unit)
+        size += unit.size
+        if size >= least or len(part) == most:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
