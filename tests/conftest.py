@@ -30,7 +30,13 @@ def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="session")
-def ray_address() -> Iterator[str]:
+def ray_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of Python packages that the nodes of the Ray cluster see."""
+    return tmp_path_factory.mktemp("site")
+
+
+@pytest.fixture(scope="session")
+def ray_address(ray_site: Path) -> Iterator[str]:
     """The address of a Ray cluster of two simulated nodes with one core each."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'vadcli[ray]'")
     from vadcli.engine.cluster.ray_cluster import import_ray
@@ -39,8 +45,10 @@ def ray_address() -> Iterator[str]:
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=node)
-    cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ray_site), str(Path(__file__).parents[1])]))
+        cluster = Cluster(initialize_head=True, head_node_args=node)
+        cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
     yield cluster.address
     cluster.shutdown()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ log = logging.getLogger("vadcli")
 
 CHECK_S = 120.0
 """A node has this many seconds to answer that it can take part."""
+CONNECT_S = 20.0
 _TEMPORARY = "vadcli-ray-"
 
 
@@ -58,8 +60,9 @@ def connected(ray: Any, options: ScanOptions) -> Iterator[None]:
     quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if options.ray_address:
         try:
+            _reach(options.ray_address)
             ray.init(address=options.ray_address, **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             words = str(error).strip().splitlines() or [type(error).__name__]
             hint = "start one with: ray start --head"
             raise UsageError(f"--ray-address {options.ray_address}: there is no Ray cluster: {words[0]}", hint=hint) from error
@@ -76,6 +79,13 @@ def connected(ray: Any, options: ScanOptions) -> Iterator[None]:
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _reach(address: str) -> None:
+    """Raise OSError if nothing listens at HOST:PORT; Ray itself would wait for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
 
 
 def _remove_abandoned() -> None:

@@ -1,0 +1,255 @@
+"""Scans on a cluster: what is handed out when, which nodes take part, and what happens when workers die."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from shutil import copyfile
+from threading import Thread
+
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import vadcli
+from tests.media import make_video
+from tests.patience import PATIENCE_S
+from vadcli import __version__
+from vadcli.engine.cluster.scanner import check_node
+from vadcli.engine.cluster.worklist import Worklist
+from vadcli.engine.plan import Plan, WorkUnit
+from vadcli.engine.runner import ScanSettings
+from vadcli.errors import UsageError
+from vadcli.options import ScanOptions
+from vadcli.store import OutputLayout
+from vadcli.store.run_log import read_run
+from vadcli.store.scores import read_scores
+from vadcli.types import Status, VideoResult
+
+SIZES = st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(0, 10**9)), max_size=60)
+
+
+def settings_of(videos: list[tuple[str, int]], only: frozenset[str] | None = None) -> ScanSettings:
+    units = tuple(
+        WorkUnit(f"{camera}/{number}.mp4", Path(f"{camera}/{number}.mp4"), camera, size, 0)
+        for number, (camera, size) in enumerate(sorted(videos))
+    )
+    return ScanSettings(Plan(Path(), ("",), units), ScanOptions(), videos=only)
+
+
+@settings(deadline=None, max_examples=80)
+@given(SIZES, st.integers(1, 9), st.booleans(), st.randoms(use_true_random=False))
+def test_each_video_is_handed_out_once(
+    videos: list[tuple[str, int]], workers: int, by_cameras: bool, dice: random.Random
+) -> None:
+    wanted = settings_of(videos)
+    only = frozenset(unit.video for unit in wanted.units if dice.random() < 0.7)
+    work = Worklist(replace(wanted, videos=only), by_cameras=by_cameras, workers=workers)
+    handed: list[str] = []
+    unopened: set[str] = set()
+    running = []
+    while work or running:
+        if work and (not running or dice.random() < 0.5):
+            chunk = work.take()
+            assert chunk.camera not in unopened  # one chunk at a time, until the camera has a model
+            assert chunk.opens == (by_cameras and chunk.camera not in {one.camera for one in handed_chunks(handed, wanted)})
+            unopened |= {chunk.camera} if chunk.opens else set()
+            running.append(chunk)
+            continue
+        chunk = running.pop(dice.randrange(len(running)))
+        handed += chunk.left
+        if chunk.opens:
+            unopened.discard(chunk.camera)
+            work.open(chunk.camera)
+    assert sorted(handed) == sorted(only)
+
+
+def handed_chunks(handed: list[str], wanted: ScanSettings) -> list[WorkUnit]:
+    return [unit for unit in wanted.units if unit.video in handed]
+
+
+def test_a_camera_without_a_model_gets_one_chunk_after_the_other() -> None:
+    work = Worklist(settings_of([("a", 100)] * 10), by_cameras=True, workers=1)
+    first = work.take()
+    assert (first.opens, len(first.units), bool(work)) == (True, 2, False)
+    work.next_of("a")  # it ended, and the camera has no model yet
+    second = work.take()
+    assert (second.opens, bool(work)) == (True, False)
+    work.give_back("a", second.units)  # its worker died
+    third = work.take()
+    assert third.opens
+    work.open("a")
+    rest = []
+    while work:
+        rest.append(work.take())
+    assert not any(chunk.opens for chunk in rest)
+    assert {unit.video for chunk in (first, third, *rest) for unit in chunk.units} == {f"a/{n}.mp4" for n in range(10)}
+
+
+def test_the_largest_videos_come_first_and_chunks_are_bounded() -> None:
+    work = Worklist(settings_of([("a", 1)] * 200 + [("a", 10**6)]), by_cameras=False, workers=4)
+    chunks = []
+    while work:
+        chunks.append(work.take())
+    assert chunks[0].units[-1].size == 10**6
+    assert max(len(chunk.units) for chunk in chunks) <= 64
+
+
+def test_a_node_says_why_it_cannot_take_part(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("word")
+    assert check_node(token, "word", tmp_path, __version__) == ""
+    assert "another folder" in check_node(token, "other", tmp_path, __version__)
+    assert "does not see the output folder" in check_node(tmp_path / "none", "word", tmp_path, __version__)
+    assert "does not see the footage" in check_node(token, "word", tmp_path / "none", __version__)
+    assert check_node(token, "word", tmp_path, "9.9") == f"it has vadcli {__version__}, and this machine has 9.9"
+
+
+def test_without_ray_the_command_to_install_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_video(tmp_path / "a.mp4", frames=4)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"Ray is not installed \(pip install 'vadcli\[ray\]'\)"):
+        list(vadcli.scan(tmp_path, out=tmp_path / "out", detector="motion", runner="ray"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ray_cpus": 2}, "add --runner ray"),
+        ({"runner": "ray", "ray_cpus": 0}, "--ray-cpus 0 must be at least 1"),
+        ({"runner": "ray", "ray_gpus": -1.0}, "--ray-gpus -1 must be at least 0"),
+        ({"runner": "slurm"}, "slurm"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        vadcli.scan(".", **options)
+
+
+@pytest.fixture(scope="module")
+def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("footage")
+    for camera in ("gate", "yard"):
+        (folder / camera).mkdir()
+        for number in range(3):
+            make_video(folder / camera / f"{number}.mp4", frames=90 + number, fps=10)
+    return folder
+
+
+def scan(footage: Path, out: Path, **options: object) -> dict[str, VideoResult]:
+    found = vadcli.scan(footage, **{"out": out, "detector": "motion", **options})
+    return {result.video: result for result in found}
+
+
+def rows_of(out: Path) -> dict[str, bytes]:
+    return {path.name: read_scores(path)[0].logit.tobytes() for path in sorted(OutputLayout(out).iter_scores())}
+
+
+def workers_of_this_test() -> list[psutil.Process]:
+    return [one for one in psutil.process_iter(["cmdline"]) if "ray::ChunkScanner" in " ".join(one.info["cmdline"] or [])]
+
+
+def killer(dice: random.Random, *, times: int, done: list[bool]) -> None:
+    """Kill a worker at a random moment, several times; a worker must have lived for a moment."""
+    end = time.monotonic() + PATIENCE_S
+    while times and not done and time.monotonic() < end:
+        time.sleep(dice.uniform(0.2, 3.0))
+        there = workers_of_this_test()
+        if there and not done:
+            dice.choice(there).kill()
+            times -= 1
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_workers_lose_nothing(footage: Path, tmp_path: Path, ray_address: str, seed: int) -> None:
+    scan(footage, tmp_path / "local")
+    done: list[bool] = []
+    thread = Thread(target=killer, args=(random.Random(seed),), kwargs={"times": 2, "done": done})
+    thread.start()
+    try:
+        found = scan(footage, tmp_path / "out", runner="ray", ray_address=ray_address, ray_cpus=1, checkpoint_every="0s")
+    finally:
+        done.append(True)
+        thread.join()
+    assert {result.status for result in found.values()} == {Status.DONE}
+    assert len(found) == 6
+    assert rows_of(tmp_path / "out") == rows_of(tmp_path / "local")
+    record = read_run(tmp_path / "out" / "run.json")
+    assert record.exit_code == 0
+    assert all(file.node for file in record.files)
+    assert not workers_of_this_test()
+    assert not list((tmp_path / "out").rglob("*.part"))
+    assert not (tmp_path / "out" / ".tmp").exists()
+
+
+DEADLY = """
+import os
+
+from vadcli.detectors.motion.detector import MotionDetector
+
+
+class Deadly(MotionDetector):
+    name = "deadly"
+
+    def score(self, batch):
+        if any("deadly" in video for video in batch.videos):
+            os._exit(1)
+        return super().score(batch)
+
+
+def make_deadly(options):
+    return Deadly()
+"""
+
+
+def test_a_video_that_kills_its_workers_fails_alone(footage: Path, tmp_path: Path, ray_address: str, ray_site: Path) -> None:
+    info = ray_site / "deadly-1.0.dist-info"
+    info.mkdir()
+    (ray_site / "deadly.py").write_text(DEADLY)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: deadly\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[vadcli.detectors]\ndeadly = deadly:make_deadly\n")
+    (tmp_path / "footage").mkdir()
+    for name in ("a.mp4", "deadly.mp4", "z.mp4"):
+        copyfile(footage / "gate" / "0.mp4", tmp_path / "footage" / name)
+    done = run_vadcli(
+        *("scan", tmp_path / "footage", "--out", tmp_path / "out", "--detector", "deadly", "--json"),
+        *("--runner", "ray", "--ray-address", ray_address, "--ray-cpus", "1"),
+        PYTHONPATH=os.pathsep.join([str(ray_site), str(Path(__file__).parents[2])]),
+    )
+    assert done.returncode == 3, done.stderr
+    found = {line["video"]: line for line in map(json.loads, done.stdout.splitlines()) if "status" in line}
+    assert {video: line["status"] for video, line in found.items()} == {
+        "a.mp4": "done",
+        "deadly.mp4": "failed",
+        "z.mp4": "done",
+    }
+    assert found["deadly.mp4"]["reason"].startswith("2 workers died while they scanned this video, the last one on node ")
+    assert "a worker died" in done.stderr
+    again = run_vadcli("scan", tmp_path / "footage", "--out", tmp_path / "out", "--detector", "motion")
+    assert again.returncode == 0, again.stderr
+
+
+def test_an_address_without_a_cluster_is_one_line(footage: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    done = run_vadcli("scan", footage, "--out", tmp_path / "out", "--runner", "ray", "--ray-address", "127.0.0.1:1")
+    assert done.returncode == 2
+    assert "--ray-address 127.0.0.1:1: there is no Ray cluster" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def run_vadcli(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "vadcli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+        env={**os.environ, **environment},
+    )
