@@ -62,6 +62,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "cv2": ("detectors/motion",),
     "PIL": ("store/", "draw/", "video/", "ground_truth/", "evaluation", "train/", "reporting/", "weights_check/"),
     "jinja2": ("reporting/",),
+    "ray": ("engine/cluster/ray_cluster",),
     "scipy": ("metrics", "ground_truth", "detectors/calibration", "heads/exam"),
     "opentimelineio": ("export/edit_lists",),
     "matplotlib": ("evaluation",),
@@ -84,7 +85,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "typer": ("cli/",),
     "tqdm": ("cli/_shared", "train/logs"),
     "platformdirs": ("options/config", "weights"),
-    "psutil": ("video/", "engine/hooks", "doctor", "bench", "status"),
+    "psutil": ("video/", "engine/hooks", "engine/cluster/ray_cluster", "doctor", "bench", "status"),
 }
 
 
