@@ -270,7 +270,9 @@ def test_500_categories_are_quick(here: Path) -> None:
 
 def test_a_misspelt_list_is_named_with_the_nearest_one() -> None:
     said = refused("fire, @retial")
-    assert said.startswith("@retial is neither a category list of vadcli nor a file (did you mean @retail? lists: general, ")
+    assert said.startswith(
+        "@retial is neither a category list that comes with vadcli nor a file (did you mean @retail? lists: general, "
+    )
     assert "did you mean @general?" in refused("@General")
 
 
@@ -278,7 +280,7 @@ def test_a_misspelt_list_is_named_with_the_nearest_one() -> None:
     "name", ["missing.toml", "", "a\0b.txt", "~nobody-of-this-name/own.txt", "x" * 5000, "no/such/folder.txt"]
 )
 def test_a_file_that_is_not_there(here: Path, name: str) -> None:
-    assert " is neither a category list of vadcli nor a file (lists: general, " in refused(f"@{name}")
+    assert " is neither a category list that comes with vadcli nor a file (lists: general, " in refused(f"@{name}")
 
 
 def test_a_folder_and_a_pipe_are_no_files(here: Path) -> None:
@@ -488,7 +490,7 @@ def test_show_of_nothing(here: Path) -> None:
     done = vadcli("categories", "show", "retial", cwd=here)
     assert (done.returncode, done.stdout) == (2, "")
     first, hint = done.stderr.splitlines()
-    assert first == "vadcli: error: @retial is neither a category list of vadcli nor a file"
+    assert first == "vadcli: error: @retial is neither a category list that comes with vadcli nor a file"
     assert "did you mean @retail?" in hint
 
 

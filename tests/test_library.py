@@ -79,7 +79,7 @@ def test_a_folder_without_videos_and_a_missing_output_are_errors(tmp_path: Path)
     with pytest.raises(NoVideoFound):
         vadcli.scan(tmp_path, out=tmp_path / "out")
     for call in (vadcli.events, vadcli.report):
-        with pytest.raises(UsageError, match="no such folder"):
+        with pytest.raises(UsageError, match="the folder does not exist"):
             call(tmp_path / "out")
     with pytest.raises(AttributeError, match="no attribute"):
         vadcli.scam

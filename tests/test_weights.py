@@ -345,7 +345,7 @@ def test_weights_of_the_checkout_are_found_last(tmp_path: Path, own_home: Path, 
         ("lavida-7b", "no public trained checkpoint exists"),
         ("qwen2-vl-7b", "a base model"),
         ("nonsense", "known: lavida-7b, lavida-2b, lavida-tiny"),
-        ("./nowhere", "no such folder"),
+        ("./nowhere", "the folder does not exist"),
     ],
 )
 def test_what_is_not_here_is_one_line_and_what_to_do(model: str, words: str) -> None:

@@ -134,7 +134,7 @@ def verify(out: PathGiven = DEFAULT_OUT, **options: Any) -> VerifyResult:
         `videos`, with their numbers of events; `audit`, what the scan misses; `problems`, one line per video that failed.
 
     Raises:
-        UsageError: there is no such folder, it has no scores, or an option cannot be used.
+        UsageError: the folder does not exist, it has no scores, or an option cannot be used.
         DeviceError, WeightsError: the model cannot be loaded.
         OutputError: the folder cannot be written.
     """
@@ -154,7 +154,7 @@ def events(out: PathGiven = DEFAULT_OUT, **options: Any) -> StoredEvents:
         `documents`, one per video, and `problems`, one line per document that could not be read.
 
     Raises:
-        UsageError: there is no such folder.
+        UsageError: the folder does not exist.
         DocumentError: the review file cannot be read.
         OutputError: a document cannot be written.
     """
@@ -195,7 +195,7 @@ def clips(out: PathGiven = DEFAULT_OUT, **options: Any) -> Iterator[ClipResult]:
         **options: those of `vadcli clips`, such as `to`, `before`, `after`, `container`, `camera`, `since`.
 
     Raises:
-        UsageError: there is no such folder.
+        UsageError: the folder does not exist.
         OutputError: a clip cannot be written.
     """
     from vadcli.clipping import clip_all
@@ -215,7 +215,7 @@ def prune(out: PathGiven = DEFAULT_OUT, **options: Any) -> PruneResult:
         kept although its video may be gone.
 
     Raises:
-        UsageError: there is no such folder, or its footage cannot be reached.
+        UsageError: the folder does not exist, or its footage cannot be reached.
         OutputError: the folder cannot be written.
     """
     from vadcli.pruning import prune_all
@@ -303,7 +303,7 @@ def report(out: PathGiven = DEFAULT_OUT, **options: Any) -> WrittenReport:
         `archive` (videos, events, failures), `text`, and `file`, the path of the written file.
 
     Raises:
-        UsageError: there is no such folder.
+        UsageError: the folder does not exist.
         OutputError: the page cannot be written.
     """
     from vadcli.reporting import make_report, read_archive
@@ -339,7 +339,7 @@ def search_all(out: Path, text: str, options: SearchOptions) -> Found:
     if bool(text) == (options.image is not None):
         raise UsageError("search needs a text or --image FILE", hint='for example: vadcli search OUT "a red car"')
     if not out.is_dir():
-        raise UsageError(f"{out}: there is no such folder", hint="name the --out folder of a scan")
+        raise UsageError(f"{out}: the folder does not exist", hint="name the --out folder of a scan")
     check_footage(options.footage)
     layout = OutputLayout(out)
     problems: list[str] = []

@@ -60,7 +60,7 @@ def clip_all(out: Path, options: ClipsOptions) -> Iterator[ClipResult]:
     """Cut the chosen events out of their footage; yields one result per event, and per video that cannot be cut.
 
     Raises:
-        UsageError: there is no such folder.
+        UsageError: the folder does not exist.
         OutputError: a clip cannot be written.
     """
     layout = OutputLayout(out)

@@ -90,11 +90,11 @@ def train(out: Path, options: LearnOptions) -> Learned:
     """Return a head that is trained and tested on the labels; nothing is written.
 
     Raises:
-        UsageError: there is no such folder, there are no vectors, or too few labels.
+        UsageError: the folder does not exist, there are no vectors, or too few labels.
         DocumentError: a file of labels or of vectors cannot be read.
     """
     if not out.is_dir():
-        raise UsageError(f"{out}: there is no such folder", hint="name the --out folder of a scan")
+        raise UsageError(f"{out}: the folder does not exist", hint="name the --out folder of a scan")
     documents = {str(one.video["path"]): one for one in _documents(OutputLayout(out)) if one.failure is None}
     documents = {video: one for video, one in documents.items() if matches(video, options.include)}
     folders = (out, *map(Path, options.embeddings))

@@ -89,7 +89,7 @@ def prune_all(out: Path, options: PruneOptions) -> PruneResult:
     """Remove what the options say from an output folder.
 
     Raises:
-        UsageError: there is no such folder, or its footage cannot be reached.
+        UsageError: the folder does not exist, or its footage cannot be reached.
         OutputError: OUT cannot be written.
     """
     layout = OutputLayout(out)

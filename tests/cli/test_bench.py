@@ -86,7 +86,7 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_made(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("missing",), "missing: there is no such file"),
+        (("missing",), "missing: the file or folder does not exist"),
         (("--ratios", "2"), "--ratios 2"),
         (("--detectors", "motion,smell"), "--detectors: no detector is called 'smell'"),
         (("--device", "tpu"), "--device 'tpu'"),

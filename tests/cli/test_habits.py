@@ -169,7 +169,7 @@ def test_the_output_folder_is_set_once_for_every_command(footage: Path, tmp_path
     search = vadcli("search", "a red car", cwd=tmp_path, **environment)
     assert f"{out}: there are no stored vectors" in search.stderr
     other = vadcli("events", "nowhere", cwd=tmp_path, **environment)
-    assert "nowhere: there is no such folder" in other.stderr
+    assert "nowhere: the folder does not exist" in other.stderr
 
 
 def test_the_log_file_holds_what_quiet_does_not_say_and_a_night_may_be_quiet(footage: Path, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_the_log_file_holds_what_quiet_does_not_say_and_a_night_may_be_quiet(foo
         assert {"type": "summary", "videos": 0, "done": 0, "failed": 0, "exit_code": 0}.items() <= lines(quiet)[-1].items()
     wrong = vadcli("scan", tmp_path / "none", *night[3:])
     assert wrong.returncode == 2
-    assert f"ERROR {tmp_path / 'none'}: there is no such file or folder" in log.read_text()
+    assert f"ERROR {tmp_path / 'none'}: the file or folder does not exist" in log.read_text()
 
 
 def test_an_interrupted_scan_prints_one_line_about_all_videos_not_finished(tmp_path: Path) -> None:

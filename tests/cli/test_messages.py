@@ -67,7 +67,7 @@ def test_a_folder_that_is_no_output_is_refused(here: Path) -> None:
 
 def test_footage_that_is_not_there(here: Path) -> None:
     missing = vadcli("report", "out", "--footage", "nowhere", cwd=here)
-    assert (missing.returncode, "--footage nowhere: there is no such folder" in missing.stderr) == (2, True)
+    assert (missing.returncode, "--footage nowhere: the folder does not exist" in missing.stderr) == (2, True)
     other = vadcli("report", "out", "--footage", "neither", "--to", "page.html", cwd=here)
     assert "the footage of 1 video with events is not below neither" in other.stderr
 

@@ -140,7 +140,7 @@ def test_categories_are_said_to_be_ignored_in_one_line(footage: Path, tmp_path: 
     ("arguments", "code", "words"),
     [
         (["scan"], 2, "no PATHS"),
-        (["scan", "{tmp}/nowhere"], 2, "there is no such file or folder"),
+        (["scan", "{tmp}/nowhere"], 2, "the file or folder does not exist"),
         (["scan", "{tmp}/empty"], 2, "no video below"),
         (["scan", "{tmp}/empty", "--allow-empty"], 0, "no video found"),
         (["scan", "{footage}", "--no-such-option"], 2, "no-such-option"),
@@ -153,7 +153,7 @@ def test_categories_are_said_to_be_ignored_in_one_line(footage: Path, tmp_path: 
         (["scan", "{footage}", "--out", "{tmp}/out", "--threshold", "0", "--low", "0", "--fail-on-event"], 10, "event"),
         (["scan", "{tmp}/broken", "--out", "{tmp}/out"], 3, "bad.mp4: failed"),
         (["scan", "{tmp}/broken", "--out", "{tmp}/out", "--threshold", "0", "--low", "0", "--fail-on-event"], 3, "bad.mp4"),
-        (["events", "{tmp}/nowhere"], 2, "there is no such folder"),
+        (["events", "{tmp}/nowhere"], 2, "the folder does not exist"),
         (["render", "{footage}", "--out", "{tmp}/nowhere"], 2, "scan first"),
     ],
 )

@@ -153,7 +153,7 @@ def test_a_root_stays(site: Path, tmp_path: Path) -> None:
     assert other.returncode == 2
     assert f"--root {site}/yard: the names in {out} are relative to {site}" in other.stderr
     outside = vadcli("scan", tmp_path / "list.mp4", "--out", out)
-    assert "there is no such file" in outside.stderr
+    assert "the file or folder does not exist" in outside.stderr
 
 
 def test_without_a_root_the_first_scan_chooses_it(site: Path, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_import_path_and_verify(run: Weights, tmp_path: Path) -> None:
     [
         (("path", "lavida-7b"), 4, "no public trained checkpoint exists"),
         (("path", "qwen2-vl-2b"), 4, "vadcli weights pull qwen2-vl-2b"),
-        (("path", "./nowhere"), 4, "no such folder"),
+        (("path", "./nowhere"), 4, "the folder does not exist"),
         (("pull", "lavida-8b"), 4, "did you mean lavida-7b?"),
         (("pull", "sam2.1-hiera-tiny"), 1, "can't be fetched"),
         (("verify", "nonsense"), 4, "no LAVIDA weights are called"),

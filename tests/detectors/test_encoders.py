@@ -355,7 +355,7 @@ def test_names_and_their_errors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
         load_encoder("xyzzy")
     with pytest.raises(UsageError, match="qwen2-vl-2b is not an encoder: it is the MLLM of lavida-2b"):
         load_encoder("qwen2-vl-2b")
-    with pytest.raises(UsageError, match=r"--encoder ./nowhere: there is no such folder"):
+    with pytest.raises(UsageError, match=r"--encoder ./nowhere: the folder does not exist"):
         load_encoder("./nowhere")
     monkeypatch.setattr(weights, "base_folder", lambda name: folders["clip"])
     assert load_encoder("clip-b32").name == "clip-b32"

@@ -173,7 +173,7 @@ def test_a_search_finds_the_moment(footage: Path, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_searched_is_one_line(footage: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no such folder"):
+    with pytest.raises(UsageError, match="the folder does not exist"):
         vadcli.search(tmp_path / "nowhere", "a red thing")
     scan(footage / "c", tmp_path / "out", RED, keep_embeddings=False)
     with pytest.raises(UsageError, match="no stored vectors"):

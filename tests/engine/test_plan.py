@@ -85,7 +85,7 @@ def test_a_link_to_itself_is_named_and_stops_nothing(tmp_path: Path) -> None:
 
 
 def test_a_missing_path_is_a_usage_error_and_a_missing_listed_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no such"):
+    with pytest.raises(UsageError, match="does not exist"):
         plan_of([tmp_path / "nowhere"])
     touch(tmp_path / "a.mp4")
     (tmp_path / "list").write_text(f"{tmp_path}/a.mp4\n{tmp_path}/gone.mp4\n")

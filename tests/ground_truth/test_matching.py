@@ -118,5 +118,5 @@ def test_a_video_twice_or_none_at_all_is_a_bad_truth():
 
 
 def test_nothing_at_the_root_is_an_error():
-    with pytest.raises(UsageError, match="no such file or folder"):
+    with pytest.raises(UsageError, match="the file or folder does not exist"):
         type(truth_of("a"))(Path("/nonexistent/place"))

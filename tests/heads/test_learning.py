@@ -212,7 +212,7 @@ def test_one_sided_verdicts_need_anyway(tmp_path: Path) -> None:
     ("options", "said"),
     [
         ({}, "--review FILE or --labels FILE"),
-        ({"review": "review.json", "head": "nothing"}, "no such kind of head"),
+        ({"review": "review.json", "head": "nothing"}, "no head of this kind is installed"),
         ({"review": "review.json", "recall": 1.5}, "--recall 1.5"),
         ({"review": "review.json", "head": "mil"}, "learns from --labels"),
     ],

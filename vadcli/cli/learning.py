@@ -42,7 +42,7 @@ def learn(*, out: Out = DEFAULT_OUT, options: LearnOptions) -> None:
         _print(learned, options)
     folder = write(learned, options)
     if folder is None:
-        log.info("better; --to DIR writes it")
+        log.info("it is better than without the head; --to DIR writes the head")
     else:
         log.info("%s: written", folder)
         log.info("next: vadcli events %s --head %s", shlex.quote(str(out)), shlex.quote(str(folder)))

@@ -44,7 +44,7 @@ def status(*, out: Out = DEFAULT_OUT, options: StatusOptions) -> None:
 
     set_up_talk(options)
     if not out.is_dir():
-        raise UsageError(f"{out}: there is no such folder", hint="name the --out folder of a scan")
+        raise UsageError(f"{out}: the folder does not exist", hint="name the --out folder of a scan")
     layout = OutputLayout(out)
     every_s = parse_duration(options.every, "every")
     while True:

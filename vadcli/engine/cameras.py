@@ -111,7 +111,7 @@ class Cameras:
         return self.detector.fits_camera and camera not in self._fitted and self.stored(camera) is None
 
     def is_outgrown(self, camera: str, whole: Sequence[WorkUnit]) -> bool:
-        """True if the camera's model was fitted on little footage and `whole`, all its videos, is GROWTH times as much."""
+        """True if the model was fitted on little footage and the camera's videos (`whole`) are now GROWTH times as much."""
         if self.refit is not None or not self.detector.fits_camera or camera in self._fitted:
             return False
         model = self._read(camera)

@@ -58,7 +58,7 @@ class ScanIdentity:
     def of(
         cls, detector: Detector, needs: ClipNeeds, *, decoder: str, fps: float | None, categories: tuple[str, ...]
     ) -> ScanIdentity:
-        """Return the shared part; it contains the categories only if the detector reads them."""
+        """Return the identity of a run. The categories are left out if the detector does not read them."""
         asked = {
             "frames": needs.frames,
             "overlap": needs.overlap,

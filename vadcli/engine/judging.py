@@ -146,7 +146,7 @@ def judge_of(options: HeadOptions, choices: Choices, *, out: Path, detector: str
         detector: whose events are judged; "" if there may be several.
 
     Raises:
-        UsageError: there is no such folder, or too few folders of vectors.
+        UsageError: the folder does not exist, or too few folders of vectors.
         DocumentError, WeightsError: the head cannot be read, or is of another version.
     """
     folder = options.head or (Path(choices.head) if choices.head else None)

@@ -139,7 +139,7 @@ def _check_exists(path: Path) -> None:
     except (FileNotFoundError, NotADirectoryError) as error:
         if _URL.search(str(path)):
             raise UsageError(f"{path}: {NO_URL}", hint=_instead_of(path)) from error
-        raise UsageError(f"{path}: there is no such file or folder") from error
+        raise UsageError(f"{path}: the file or folder does not exist") from error
     except OSError:
         return
 
@@ -366,7 +366,7 @@ def _future_text(videos: Sequence[str]) -> str:
 
 
 def _name_or_path(path: Path, root: Path) -> str:
-    """Return the name of a video or folder; its whole path if it has no name, as the root itself and what is outside."""
+    """Return the name of a video or folder; the whole path of the root itself, and of what is outside of it."""
     return encode_name(path) if path == root or not path.is_relative_to(root) else video_name(path, root)
 
 

@@ -64,7 +64,7 @@ def preview(out: Path, options: EventsOptions) -> Preview:
     A row has as many events as `vadcli events --threshold` finds with the other options unchanged.
 
     Raises:
-        UsageError: there is no such folder, or `options` fit no video.
+        UsageError: the folder does not exist, or `options` fit no video.
         DocumentError: the review or the choices of OUT cannot be read.
     """
     layout = stored(out)

@@ -51,12 +51,12 @@ class StoredEvents:
 
 
 def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
-    """Compute the events of every stored video again; `options.write` also stores them all, and what later scans do the same.
+    """Compute the events of every stored video again. `options.write` also stores them, and the choices that later scans keep.
 
     The result has the events that `options` choose by time and category.
 
     Raises:
-        UsageError: there is no such folder, or the thresholds fit no video.
+        UsageError: the folder does not exist, or the thresholds fit no video.
         DocumentError: the review or the choices of OUT cannot be read.
         OutputError: a document cannot be written.
     """
@@ -161,9 +161,9 @@ class _Cut:
 
 
 def stored(out: Path) -> OutputLayout:
-    """Return the layout of a scan's output folder; raises UsageError if there is no such folder, or no results in it."""
+    """Return the layout of a scan's output folder; raises UsageError if the folder does not exist, or no results in it."""
     if not out.is_dir():
-        raise UsageError(f"{out}: there is no such folder", hint="name the --out folder of a scan")
+        raise UsageError(f"{out}: the folder does not exist", hint="name the --out folder of a scan")
     layout = OutputLayout(out)
     if not layout.has_results:
         raise UsageError(f"{out}: contains no results of a scan", hint="name the --out folder of a scan")
@@ -175,7 +175,7 @@ def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[Thre
 
     Raises:
         DocumentError: the review cannot be read.
-        UsageError: there is no such folder, or the review has no verdict on these videos.
+        UsageError: the folder does not exist, or the review has no verdict on these videos.
     """
     layout, review = stored(out), options.calibrate
     entries = () if review is None else read_review(review)
@@ -204,7 +204,7 @@ def validate_all(out: Path) -> Iterator[list[str]]:
     """Check each stored document and each file of answers; yields one list of errors per file, empty if it is valid.
 
     Raises:
-        UsageError: there is no such folder.
+        UsageError: the folder does not exist.
     """
     for path in stored(out).iter_events():
         try:

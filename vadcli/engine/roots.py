@@ -54,7 +54,7 @@ def choose_root(
 def _checked(asked: Path, stored: Iterable[Path], out: Path) -> Path:
     """Return --root as it is stored. A new root is accepted only if there is none yet, or if the folder of that is gone."""
     if not os.path.isdir(asked):
-        raise UsageError(f"--root {asked}: there is no such folder")
+        raise UsageError(f"--root {asked}: the folder does not exist")
     roots, again = tee(stored)
     for root in roots:
         if os.path.realpath(root) == os.path.realpath(asked):

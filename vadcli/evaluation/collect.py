@@ -220,8 +220,8 @@ def _check_masked(got: _Gathered, layout: OutputLayout, *, allow_missing: bool) 
     """Refuse pixel figures if only some videos have masks, unless the user allowed that."""
     if got.masked and got.unmasked and not allow_missing:
         raise UsageError(
-            f"{layout.out}: no masks are stored for {how_many(len(got.unmasked), 'video')}, for example {got.unmasked[0]!r}, "
-            f"but for {len(got.masked)}",
+            f"{layout.out}: masks are stored for {how_many(len(got.masked), 'video')}, but not for {len(got.unmasked)}, "
+            f"for example {got.unmasked[0]!r}",
             hint="scan all with --masks and --force; --allow-missing uses only the videos with masks",
         )
 

@@ -94,7 +94,7 @@ def whole(text: str) -> int:
 
 
 def numbered_images(folder: Path) -> list[Path]:
-    """Return the images of a folder whose names are numbers, in order; empty if there is no such folder.
+    """Return the images of a folder whose names are numbers, in order; empty if the folder does not exist.
 
     Raises:
         DocumentError: the folder cannot be read, or a number is missing or occurs twice.

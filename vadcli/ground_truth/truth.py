@@ -274,7 +274,9 @@ class GroundTruth(ABC):
             UsageError: `root` does not exist.
         """
         if not root.exists():
-            raise UsageError(f"{root}: no such file or folder", hint=f"give the folder or file of {self.name}'s ground truth")
+            raise UsageError(
+                f"{root}: the file or folder does not exist", hint=f"give the folder or file of {self.name}'s ground truth"
+            )
         self.root = root
 
     @abstractmethod

@@ -63,7 +63,7 @@ def not_normal(categories: Tensor) -> Tensor:
 
 
 class DualHead(NetworkHead):
-    """See the module."""
+    """The head that the top of this file describes."""
 
     labels: ClassVar[Labels] = Labels.CATEGORIES
 

@@ -21,7 +21,7 @@ LOWEST_WIDTH = 0.5
 
 
 class GaussianHead(NetworkHead):
-    """See the module."""
+    """The head that the top of this file describes."""
 
     @classmethod
     def build(cls, widths: tuple[int, ...], texts: FloatArray) -> nn.Module:

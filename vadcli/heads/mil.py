@@ -30,7 +30,7 @@ class Scorer(nn.Module):
 
 
 class MilHead(NetworkHead):
-    """See the module."""
+    """The head that the top of this file describes."""
 
     @classmethod
     def build(cls, widths: tuple[int, ...], texts: FloatArray) -> nn.Module:

@@ -48,7 +48,7 @@ class TemporalNetwork(nn.Module):
 
 
 class RtfmHead(NetworkHead):
-    """See the module."""
+    """The head that the top of this file describes."""
 
     @classmethod
     def build(cls, widths: tuple[int, ...], texts: FloatArray) -> nn.Module:

@@ -144,12 +144,12 @@ def read_head(folder: Path) -> StoredHead:
     """Read a head from its folder.
 
     Raises:
-        UsageError: there is no such folder, or no head of this kind is installed.
+        UsageError: the folder does not exist, or no head of this kind is installed.
         DocumentError: a file is missing or damaged.
         WeightsError: the head was made by another version of vadcli, which would score differently.
     """
     if not folder.is_dir():
-        raise UsageError(f"--head {folder}: there is no such folder", hint="name a folder that `vadcli learn --to` wrote")
+        raise UsageError(f"--head {folder}: the folder does not exist", hint="name a folder that `vadcli learn --to` wrote")
     path, weights = folder / "card.json", folder / "head.safetensors"
     document = read_document(path, version=CARD_FORMAT_VERSION, what=_WHAT, hint=_AGAIN)
     if document.get("heads_version") != HEADS_VERSION:

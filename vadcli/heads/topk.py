@@ -37,7 +37,7 @@ class TwoEncoders(nn.Module):
 
 
 class TopkHead(NetworkHead):
-    """See the module."""
+    """The head that the top of this file describes."""
 
     encoders: ClassVar[int] = 2
 

@@ -109,7 +109,9 @@ def _thresholds(frames: FrameSet, limit: int | None) -> Numbers:
     if len(ends) > 2:
         turns = (np.diff(true[:-1]) != 0) | (np.diff(true[1:]) != 0)
         ends = ends[np.concatenate([[True], turns, [True]])]
-    sampled = np.percentile(scores[order][ends], np.linspace(100, 0, limit))  # from 100 down, as the package rounds it
+    sampled = np.percentile(
+        scores[order][ends], np.linspace(100, 0, limit)
+    )  # descending, so that rounding is that of the package
     return np.sort(sampled.astype(np.float64))
 
 

@@ -141,7 +141,7 @@ def category_list_names() -> list[str]:
 
 
 def read_list(name: str) -> CategoryFile:
-    """Returns a category list of vadcli by its name, or a user's file by its path.
+    """Returns a category list that comes with vadcli by its name, or a user's file by its path.
 
     Raises:
         UsageError: neither exists, or the file is damaged.
@@ -155,7 +155,7 @@ def read_list(name: str) -> CategoryFile:
     if not name or not os.path.exists(path):
         near = difflib.get_close_matches(name.lower(), lists, n=1)
         raise UsageError(
-            f"{_short('@' + name)} is neither a category list of vadcli nor a file",
+            f"{_short('@' + name)} is neither a category list that comes with vadcli nor a file",
             hint=f"{f'did you mean @{near[0]}? ' if near else ''}lists: {', '.join(lists)}",
         )
     return parse_file(read_text(path), str(path))
@@ -327,7 +327,7 @@ def _known() -> dict[str, Category]:
 
 @cache
 def _shipped(name: str) -> CategoryFile:
-    """Returns a list of vadcli, with names from its .txt file if it has one.
+    """Returns a list that comes with vadcli, with names from its .txt file if it has one.
 
     Fingerprints of earlier scans contain these names.
     """

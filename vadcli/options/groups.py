@@ -285,7 +285,7 @@ class DetectorOptions:
 
     categories: str = option(
         "",
-        "What to look for, in your own words, separated by commas; @NAME is a list of vadcli, @FILE your own list.",
+        "What to look for, in your own words, separated by commas. @NAME is a list that comes with vadcli, @FILE is your own.",
         panel=HOW,
         short="-c",
         metavar="LIST",

@@ -58,6 +58,8 @@ class LearnOptions(TalkOptions):
         if (self.review is None) == (self.labels is None):
             raise UsageError("learn needs --review FILE or --labels FILE, and not both")
         if self.head and self.head not in HEADS:
-            raise UsageError(f"--head {self.head!r}: there is no such kind of head", hint=f"choose one of {', '.join(HEADS)}")
+            raise UsageError(
+                f"--head {self.head!r}: no head of this kind is installed", hint=f"choose one of {', '.join(HEADS)}"
+            )
         if not 0.0 < self.recall <= 1.0:
             raise UsageError(f"--recall {self.recall:g} must be above 0 and at most 1")

@@ -75,7 +75,7 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
         metavar="FILE",
     )
     preview: bool = option(
-        False, "Only print a table: the events and the alarms per hour that each of some thresholds gives.", panel=OUTPUT
+        False, "Only print a table of thresholds, with the events and the alarms per hour that each gives.", panel=OUTPUT
     )
     include: tuple[str, ...] = option((), "Only videos matching this glob; repeatable.", panel=FIND, metavar="GLOB")
     category: tuple[str, ...] = option(
@@ -116,7 +116,7 @@ class ReportOptions(DecodeOptions, WhenOptions, ExitOptions, TalkOptions):
         panel=FIND,
         metavar="WHEN",
     )
-    include: tuple[str, ...] = option((), "Only videos matching this glob; repeatable.", panel=FIND, metavar="GLOB")
+    include: tuple[str, ...] = same(EventsOptions, "include")
     footage: Path | None = option(
         None, "Folder that holds the footage now.", panel=FIND, metavar="DIR", default_text="the place of the scan"
     )
@@ -200,7 +200,7 @@ class ClipsOptions(DecodeOptions, WhenOptions, TalkOptions):
     after: str = option("5s", "Time to include after an event.", panel=OUTPUT, metavar="TIME")
     container: str = option(
         "mp4",
-        "Container of the clips; same is that of the footage. mkv is used for what the container does not hold.",
+        "Container of the clips; same keeps that of the footage. A clip that the container cannot hold becomes mkv.",
         panel=OUTPUT,
         choices=CONTAINERS,
     )
@@ -214,7 +214,7 @@ class ClipsOptions(DecodeOptions, WhenOptions, TalkOptions):
         for name in ("before", "after"):
             parse_duration(getattr(self, name), name)
         if self.footage is not None and not self.footage.is_dir():
-            raise UsageError(f"--footage {self.footage}: there is no such folder")
+            raise UsageError(f"--footage {self.footage}: the folder does not exist")
 
 
 @dataclass(frozen=True)
@@ -222,9 +222,9 @@ class SearchOptions(DecodeOptions, WhenOptions, TalkOptions):
     """The options of `vadcli search`."""
 
     image: Path | None = option(None, "Search for what this picture shows, instead of a text.", panel=FIND, metavar="FILE")
-    top: int = option(20, "Number of moments.", panel=FIND, metavar="N")
-    camera: tuple[str, ...] = option((), "Only cameras that match this glob; repeatable.", panel=FIND, metavar="GLOB")
-    include: tuple[str, ...] = option((), "Only videos matching this glob; repeatable.", panel=FIND, metavar="GLOB")
+    top: int = option(20, "Number of moments to show.", panel=FIND, metavar="N")
+    camera: tuple[str, ...] = same(ClipsOptions, "camera")
+    include: tuple[str, ...] = same(EventsOptions, "include")
     since: str | None = same(ReportOptions, "since")
     footage: Path | None = same(ReportOptions, "footage")
     encoder: str = option("", "Encoder of the stored vectors.", panel=HOW, metavar="NAME|DIR", default_text="that of the scan")
@@ -245,21 +245,19 @@ class SearchOptions(DecodeOptions, WhenOptions, TalkOptions):
 class PruneOptions(TalkOptions):
     """The options of `vadcli prune`."""
 
-    include: tuple[str, ...] = option((), "Only videos matching this glob; repeatable.", panel=FIND, metavar="GLOB")
+    include: tuple[str, ...] = same(EventsOptions, "include")
     missing: bool = option(True, "Remove the results of videos and cameras that no longer exist.", panel=FIND)
     older_than: str | None = option(
         None, "Also remove the results of videos that started longer ago than this.", panel=FIND, metavar="TIME"
     )
-    footage: Path | None = option(
-        None, "Folder that holds the footage now.", panel=FIND, metavar="DIR", default_text="the place of the scan"
-    )
+    footage: Path | None = same(ReportOptions, "footage")
     dry_run: bool = option(False, "Only list what would be removed.", panel=RUNNING)
 
     def __post_init__(self) -> None:
         if self.older_than is not None and parse_duration(self.older_than, "older_than") <= 0:
             raise UsageError(f"--older-than {self.older_than} must be above 0")
         if self.footage is not None and not self.footage.is_dir():
-            raise UsageError(f"--footage {self.footage}: there is no such folder")
+            raise UsageError(f"--footage {self.footage}: the folder does not exist")
 
 
 @dataclass(frozen=True)

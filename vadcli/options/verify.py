@@ -99,4 +99,4 @@ class VerifyOptions(DecodeOptions, ExitOptions, TalkOptions):
             if getattr(self, name) is not None:
                 parse_duration(getattr(self, name), name)
         if self.footage is not None and not self.footage.is_dir():
-            raise UsageError(f"--footage {self.footage}: there is no such folder")
+            raise UsageError(f"--footage {self.footage}: the folder does not exist")

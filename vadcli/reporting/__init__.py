@@ -53,10 +53,10 @@ def read_archive(out: Path, options: ReportOptions) -> Archive:
     """Return what the scans stored in a folder, limited by the options of time and `options.include`.
 
     Raises:
-        UsageError: there is no such folder, or the folder of the footage is missing.
+        UsageError: the folder does not exist, or the folder of the footage is missing.
     """
     if not out.is_dir():
-        raise UsageError(f"{out}: there is no such folder", hint="name the --out folder of a scan")
+        raise UsageError(f"{out}: the folder does not exist", hint="name the --out folder of a scan")
     check_footage(options.footage)
     when, rules = options.when(), options.time_rules()
     return collect(OutputLayout(out), since=options.since, include=options.include, between=when.between, rules=rules)
@@ -65,7 +65,7 @@ def read_archive(out: Path, options: ReportOptions) -> Archive:
 def check_footage(folder: Path | None) -> None:
     """Raise UsageError if --footage names a folder that does not exist."""
     if folder is not None and not os.path.isdir(folder):
-        raise UsageError(f"--footage {folder}: there is no such folder", hint="name the folder that holds the footage now")
+        raise UsageError(f"--footage {folder}: the folder does not exist", hint="name the folder that holds the footage now")
 
 
 def make_report(archive: Archive, options: ReportOptions) -> WrittenReport:

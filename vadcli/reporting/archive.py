@@ -191,7 +191,7 @@ def collect(
 
 
 def _concerned(videos: Sequence[VideoStory], scored: int) -> str:
-    """Return which of the `scored` videos are concerned, in words."""
+    """Return in words which videos these are; `scored` is the number of all videos with scores."""
     if len(videos) == scored:
         return "all videos" if scored > 1 else videos[0].video
     cameras = {video.camera for video in videos}

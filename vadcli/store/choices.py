@@ -90,7 +90,7 @@ def _overlap(old: ReviewedEvent, new: ReviewedEvent) -> bool:
 
 
 def read_choices(layout: OutputLayout) -> Choices:
-    """Reads the choices of an output folder; there are none if it has no such file.
+    """Reads the choices of an output folder; they are empty if it has no file of choices.
 
     Raises:
         DocumentError: the file can't be read or is damaged.

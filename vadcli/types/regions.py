@@ -202,7 +202,7 @@ class CameraRegions:
         return CameraRegions({name: self.by_name.get(name, NO_REGIONS) | other.by_name.get(name, NO_REGIONS) for name in names})
 
     def of(self, camera: str) -> Regions:
-        """Returns the regions of a camera: those of each name that fits."""
+        """Returns the regions of a camera: those of all names and globs that match it, together."""
         found = NO_REGIONS
         for name, regions in self.by_name.items():
             if _fits(name, camera):

@@ -14,7 +14,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _LINE_ENDS = {"utf-16-le": b"\n\0", "utf-16-be": b"\0\n"}
-_PLAIN_SHARE = 0.7  # of the characters are Latin, if a UTF-16 text has no byte order mark and no line end
+_PLAIN_SHARE = 0.7  # of the characters of a UTF-16 text must be Latin if it has neither a byte order mark nor a line end
 _STRAY_SHARE = 0.1  # zero bytes in the other places: the low bytes of characters such as U+4E00
 _SAMPLE_BYTES = 1 << 16
 

@@ -153,7 +153,7 @@ def verify_all(out: Path, options: VerifyOptions, asker: Asker, *, stop: Stop | 
         stop: ends the run early.
 
     Raises:
-        UsageError: there is no such folder, no video in it has scores, or the categories cannot be read.
+        UsageError: the folder does not exist, no video in it has scores, or the categories cannot be read.
         DeviceError, WeightsError: the model cannot be loaded.
         OutputError: OUT cannot be written.
     """

@@ -105,7 +105,7 @@ class _Packets:
             self.duration[-1] += packet.duration or 0
 
     def note_damage(self, why: str) -> None:
-        """Note that the container could not be read after the packets so far; the first place is kept."""
+        """Note that the container cannot be read after the packets so far. Only the first such place is kept."""
         self.damage = self.damage or f"the file is damaged after {self.read} packets: {why}"
 
 

@@ -147,7 +147,7 @@ def locate(model: str) -> Path:
             is looked up under `home()`, then in the checkout or the package.
 
     Raises:
-        WeightsError: there is no such folder, or it is not a complete LAVIDA folder.
+        WeightsError: the folder does not exist, or it is not a complete LAVIDA folder.
     """
     item = known(model)
     if item is not None and item.on_hub and not Path(model).is_dir():
@@ -182,7 +182,7 @@ def find(name: str) -> Path:
     if path.is_dir():
         return path
     if os.sep in name or (os.altsep and os.altsep in name) or name.startswith("~"):
-        raise WeightsError(f"{name}: there is no such folder", hint=MAKE_ONE)
+        raise WeightsError(f"{name}: the folder does not exist", hint=MAKE_ONE)
     item = known(name)
     if item is not None and item.on_hub:
         cached = base_folder(name)

@@ -119,7 +119,7 @@ def verify(folder: Path) -> Verified:
             file that is not in this format.
     """
     if not folder.is_dir():
-        raise WeightsError(f"{folder}: there is no such folder", hint="`vadcli weights list` shows all weights")
+        raise WeightsError(f"{folder}: the folder does not exist", hint="`vadcli weights list` shows all weights")
     result = compare(folder, read_checksums(folder))
     if result.ok:
         refuse_pickles(folder)

@@ -180,7 +180,7 @@ def test_a_missing_model_names_the_command_that_pulls_it(monkeypatch: pytest.Mon
     assert error.value.hint == "run `vadcli weights pull qwen2-vl-7b` (16.6 GB)"
     with pytest.raises(UsageError, match="not a model that `ask` can use"):
         load_asker("siglip2-b32")
-    with pytest.raises(UsageError, match="there is no such folder"):
+    with pytest.raises(UsageError, match="the folder does not exist"):
         load_asker("./nothing")
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
     with pytest.raises(WeightsError, match="not a model that `ask` can use"):

@@ -156,7 +156,7 @@ class QwenAsker:
 
     @contextmanager
     def _worker(self) -> Iterator[_Worker]:
-        """Gives a device that has nothing to do, and takes it back afterwards."""
+        """Lends an idle device for the length of a `with` block; waits until one is idle."""
         self.prepare()
         worker = self._idle.get()
         try:

@@ -127,7 +127,7 @@ def encoder_folder(name: str) -> Path:
     names = [one for item in weights.manifest().values() if item.kind == "encoder" for one in item.names]
     choose = f"choose one of {', '.join(names)}, or a transformers folder"
     if os.sep in name or (os.altsep and os.altsep in name) or name.startswith("~"):
-        raise UsageError(f"--encoder {name}: there is no such folder", hint=choose)
+        raise UsageError(f"--encoder {name}: the folder does not exist", hint=choose)
     item = weights.known(name)
     if item is None:
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)

@@ -105,7 +105,7 @@ class ClipVision(nn.Module):
 
 
 class VisionModel(nn.Module):
-    """The image half up to the vectors of tokens. `ClipEncoder` calls the parts."""
+    """The layers that turn images into one vector per token. `ClipEncoder` calls them one by one."""
 
     def __init__(self, sizes: Any) -> None:
         super().__init__()

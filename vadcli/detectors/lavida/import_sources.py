@@ -175,7 +175,9 @@ def _check_part(part: str, source: Path, config: LavidaConfig) -> None:
     """Raises WeightsError if a source is damaged, is another model or has another width than the preset."""
     if part == "sam2" and source.suffix in META_SUFFIXES:
         if not source.is_file():
-            raise WeightsError(f"{source}: there is no such file", hint="name Meta's SAM2.1 .pt file or a transformers folder")
+            raise WeightsError(
+                f"{source}: the file does not exist", hint="name Meta's SAM2.1 .pt file or a transformers folder"
+            )
         return
     kind = model_type(source)
     if kind not in MODEL_TYPES[part]:

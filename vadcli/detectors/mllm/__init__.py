@@ -70,7 +70,7 @@ def mllm_folder(model: str) -> Path:
             raise WeightsError(f"{path}: not a model that `ask` can use: its config.json is not of Qwen-VL", hint=CHOOSE)
         return path
     if os.sep in model or model.startswith("~"):
-        raise UsageError(f"--model {model}: there is no such folder", hint=CHOOSE)
+        raise UsageError(f"--model {model}: the folder does not exist", hint=CHOOSE)
     item = weights.known(model)
     if item is None or model not in MODELS:
         raise UsageError(f"--model {model}: not a model that `ask` can use", hint=CHOOSE)
