@@ -565,7 +565,12 @@ def test_a_lavida_name_pulls_its_base_models(hub: FakeHub) -> None:
     files = {"config.json": b"{}", "model.safetensors": save(TENSORS)}
     for number, part in enumerate(weights.entry("lavida-2b").parts.values()):
         hub.repos[weights.entry(part).repo_id] = {"main": Revision(str(number) * 40, files)}
-    assert [item.name for item in weights.pull("lavida-2b")] == ["qwen2-vl-2b", "clip-b32", "sam2.1-hiera-small"]
+    pinned = weights.entry("qwen2-vl-2b")
+    assert pinned.revision
+    hub.repos[pinned.repo_id]["pinned"] = Revision(pinned.revision, files)
+    pulled = weights.pull("lavida-2b")
+    assert [item.name for item in pulled] == ["qwen2-vl-2b", "clip-b32", "sam2.1-hiera-small"]
+    assert [item.commit for item in pulled] == [pinned.revision, "1" * 40, "2" * 40]
     with pytest.raises(WeightsError, match="nothing to fetch"):
         weights.pull("lavida-tiny")
 
