@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 QUOTED = """\
-Copied from the tables of the LAVIDA paper, in percent; nothing of it was run here, and none of these rows has a
-published interval.
+These figures are copied from the tables of the LAVIDA paper, in percent. Nothing of it was run here. No interval was
+published for any of these rows.
 
 Its Table 2, pixel ROC-AUC on UCSD Ped2: masks at 158×238, every frame scored (interval 1), the whole test set of 12
 clips. The nearest column above is "pixel ROC-AUC at 158×238"; it is over {count} clips.
@@ -19,11 +19,11 @@ clips. The nearest column above is "pixel ROC-AUC at 158×238"; it is over {coun
 | TAO | fine-tuned | 75.11 |
 | LAVIDA, the paper itself | zero-shot | 87.68 |
 
-Its Table 1, frame figures on other data sets, none of which is measured above: all frames of the test set together, a
-score held up to the next sampled frame (every 4th frame of UBnormal, every 2nd of ShanghaiTech, every 128th of
-UCF-Crime and XD-Violence). The published evaluator appends artificial end points (0, 0) and (1, 1) to labels and
-scores, which `vadcli eval` does only with `--endpoints`, and it computes ROC-AUC on XD-Violence, where the table says
-AP.
+Its Table 1 has frame figures on other data sets, which are not measured above. They are over all frames of the test set
+together. Every 4th frame of UBnormal is sampled, every 2nd of ShanghaiTech, and every 128th of UCF-Crime and XD-Violence;
+a score is carried forward to the next sampled frame. The published evaluator appends artificial end points (0, 0) and
+(1, 1) to labels and scores; `vadcli eval` does this only with `--endpoints`. On XD-Violence, the published evaluator
+computes ROC-AUC, but the table says AP.
 
 | method | training | UBnormal ROC-AUC | ShanghaiTech ROC-AUC | UCF-Crime ROC-AUC | XD-Violence AP as printed |
 |---|---|---|---|---|---|
@@ -60,9 +60,9 @@ Written by `python benchmarks/accuracy.py`; don't edit. Figures with their 95 % 
 
 ## UCSD Ped2, measured here
 
-{count} test clips ({clips}), {frames} frames of 360×240 at 10 a second. No row has seen a label or a training clip.
-Every figure comes from `vadcli eval`; the last column is the paired difference to the first row, both weighed by the
-same drawn clips.
+{count} test clips ({clips}), {frames} frames of 360×240 at 10 per second. No row has seen a label or a training clip.
+Every figure comes from `vadcli eval`. The last column is the difference from the first row; each resample draws the
+same clips for both rows.
 
 | what | frame ROC-AUC | frame AP | pixel ROC-AUC | pixel ROC-AUC at 158×238 | pixel AP | frame ROC-AUC minus the first row's |
 |---|---|---|---|---|---|---|
@@ -71,9 +71,10 @@ same drawn clips.
 {verdict}
 
 The box of 21×21 pixels is about what the motion detector averages over (a Gaussian of 8 pixels); the one of 5×5
-pixels is the usual "plain frame difference". With {count} clips the intervals are wide, and Ped2 suits whatever takes
-fast for odd: expect less elsewhere. Neither flow nor difference has a scale that carries over to another camera,
-knows shots, light or a camera that moves, or says how often a value is usual; ROC-AUC asks for none of that.
+pixels is the usual "plain frame difference". With {count} clips the intervals are wide. In Ped2 most anomalies
+are fast, so methods that give fast things a high score do well; expect less elsewhere. The scales of flow and difference
+do not carry over to another camera. Both know nothing of cuts, light or a camera that moves, and cannot say how often a
+value is usual. ROC-AUC does not measure any of this.
 
 ## How each row came about
 
@@ -84,15 +85,15 @@ PED2 stands for the data set's folder.
   how fast each cell moves, *disorder* how much of that goes in different directions. Both are means over space and
   time, here over the whole clip at once; a frame's score is its highest cell.
 - **frame difference**: the change of a pixel to the frame before, averaged over a box; a frame's score is its highest
-  box, or the mean of the whole frame where the row says so. Pixel scores are the boxes, or the pixels' own.
+  box, or the mean of the whole frame if the row says so. The score of a pixel is that of its box, or its own change.
 - **optical flow**: the length of OpenCV's DIS flow (medium) from the frame before, averaged over a box.
 - **MOG2**: OpenCV's background subtraction (variance threshold 16, no shadows), as common motion scanners use it; it
   sees all clips once before it scores them. A frame's score is the share of foreground; pixels are foreground or not,
-  which costs it pixel figures.
+  which lowers its pixel figures.
 
-Frame scores of all rows are smoothed alike (Gaussian, 0.4 s); pixel scores are masks of 8 bits.
-`python benchmarks/accuracy.py` runs the scan below and writes the other rows' outputs as a scan writes them. Then, a
-row a pair of commands:
+The frame scores of all rows are smoothed in the same way (Gaussian, 0.4 s); pixel scores are masks of 8 bits.
+`python benchmarks/accuracy.py` runs the scan below and writes the other rows' outputs as a scan writes them. Then
+two commands per row give its figures:
 
 ```
 {commands}

@@ -217,11 +217,12 @@ def told(values: list[float]) -> str:
 ABOUT = (
     "`python benchmarks/miniature.py --start training/7-exposure/model`",
     "",
-    f"{STEPS} further steps of the first exposure stage of recipes/lavida-tiny.toml a cell, on 2,000 clips, from what that",
-    f"stage made with reverse attention at a ratio of .2; then {CLIPS} fresh clips. Frame AUC, the mean over seeds and their",
-    "range; tokens a clip behind compression; seconds a clip from pixels to those, taken in each cell beside other work: read",
-    "them as orders of magnitude. Short trainings favour what the start was trained with. A new projector begins from random",
-    "weights, two_way as well. What the tables say is summed up in [the benchmarks' page](README.md).",
+    f"Each cell was trained for {STEPS} more steps of the first exposure stage of recipes/lavida-tiny.toml, on 2,000",
+    f"clips. It starts from what that stage made with reverse attention at a ratio of 0.2. Then {CLIPS} new clips were",
+    "scored. The columns are: frame AUC, as the mean over the seeds and their range; tokens per clip after compression;",
+    "seconds per clip until its tokens are compressed. Other work ran on the machine at the same time, so the seconds are",
+    "only orders of magnitude. Short trainings favour what the start was trained with: a new projector begins from random",
+    "weights, and so does two_way. [The benchmarks' page](README.md) sums up what the tables say.",
 )
 
 

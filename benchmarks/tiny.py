@@ -37,18 +37,20 @@ EXCHANGED = (
 
 
 ABOUT = (
-    "Clips of the synthetic world's test split from a seed that no training used; half of their objects are of colour-shape",
-    "pairs that training never showed or named. For each clip in which a question can be asked: one list with a true name and",
-    "one without, 30 % of the false names one word away from something in the clip. Frame AUC over all frames of both lists;",
-    "IoU, AP and AUC of pixels over the frames that show what is named, whatever their score. Intervals: 95 %, by clip.",
+    "The clips come from the test split of the synthetic world, with a seed that no training used. Half of their objects",
+    "have a pair of colour and shape that training never showed or named. Each clip in which a question can be asked is",
+    "scored with two lists: one has a true name, the other has none. 30 % of the false names differ in one word from",
+    "something in the clip. The frame AUC is over all frames of both lists. IoU, AP and AUC of pixels are over the frames",
+    "that show what is named, whatever their score. The intervals are 95 % intervals; the resamples draw clips.",
 )
 
 
 EXACT_TITLE = "## The paper's method as it is"
 EXACT = (
-    "From the same ninth stage, 1,500 steps of exposure by `recipes/lavida-tiny-exact.toml`, without what isn't the paper's:",
-    "no key for nowhere, no presence logit, no mask prompt, no pooled `<SEG>`, no loss of the names' own; the language model",
-    "and all of the projector are trained. What stands in for the base models, convolutional trunk and shared sight, stays.",
+    "This model starts from the same ninth stage and was trained for 1,500 steps of exposure by",
+    "`recipes/lavida-tiny-exact.toml`. It has none of the parts that the paper does not have: no key for nowhere, no",
+    "presence logit, no mask prompt, no pooled `<SEG>`, and no loss of its own for the names. The language model and the",
+    "whole projector are trained. What replaces the base models stays: the convolutional trunk and the shared sight.",
 )
 
 

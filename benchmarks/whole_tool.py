@@ -40,9 +40,10 @@ INTERVAL = 4  # a scan samples every 4th frame of videos with 30 frames per seco
 
 
 ABOUT = (
-    "Videos of the synthetic world's test split, 12 s at 30 frames a second; in seven of ten something comes that the list",
-    "names. Written as MP4, scanned with `--masks video` and evaluated by commands, and judged without files by the trainer's",
-    "own code. Frame AUC over all frames.",
+    "The videos come from the test split of the synthetic world: 12 s at 30 frames per second. In seven of ten videos,",
+    "something appears that the list names. They were written as MP4, scanned with `--masks video` and evaluated with",
+    "commands. For comparison, the trainer's own code judged the same frames without files. The frame AUC is over all",
+    "frames.",
 )
 
 
