@@ -285,3 +285,20 @@ def test_a_head_of_two_encoders_needs_both_folders(tmp_path: Path) -> None:
         vadcli.events(out, head=tmp_path / "my-head")
     judged = vadcli.events(out, head=tmp_path / "my-head", embeddings=[str(second)]).documents
     assert all(one.head for one in judged)
+
+
+def test_calibration_uses_the_heads_scores(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    truth = make_site(out, 6)
+    review = review_of(out, tmp_path / "review.json", truth, list(truth))
+    vadcli.learn(out, review=review, to=tmp_path / "my-head")
+    alone = [json.loads(line) for line in cli("events", out, "--calibrate", review, "--json").stdout.splitlines()]
+    done = cli("events", out, "--calibrate", review, "--head", tmp_path / "my-head", "--json")
+    judged = [json.loads(line) for line in done.stdout.splitlines()]
+    assert max(row["precision"] for row in judged if row["kept"] == 1.0) == 1.0
+    assert max(row["precision"] for row in alone if row["kept"] >= 0.9) < 0.4
+    best = next(row["threshold"] for row in judged if row["precision"] == 1.0)
+    found = vadcli.events(out, head=tmp_path / "my-head", head_threshold=best)
+    assert sum(len(one.events) for one in found.documents) == 12
+    with pytest.raises(UsageError, match="needs --head"):
+        vadcli.events(out, head_threshold=0.7)

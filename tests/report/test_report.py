@@ -379,3 +379,23 @@ class TestReview:
         done = self.events(layout.out, "--calibrate", tmp_path / "r.json")
         assert done.returncode == 2
         assert "no verdict" in done.stderr
+
+
+def test_the_page_names_the_command_that_learns_if_there_are_vectors(tmp_path: Path) -> None:
+    import vadcli as library
+    from tests.heads.site import make_site, review_of
+
+    out = tmp_path / "out of the site"
+    truth = make_site(out, 3)
+    review = review_of(out, tmp_path / "review.json", truth, list(truth))
+    library.learn(out, review=review, to=tmp_path / "my-head", anyway=True)
+    library.events(out, head=tmp_path / "my-head", write=True)
+    library.report(out, to=tmp_path / "page.html", thumbnails=0)
+    page = (tmp_path / "page.html").read_text()
+    assert "vadcli learn &#39;" in page
+    assert "out of the site&#39; --review review.json --to my-head</code>" in page
+    assert '"head_score"' in page
+    for path in OutputLayout(out).iter_embeddings():
+        path.unlink()
+    library.report(out, to=tmp_path / "page.html", thumbnails=0)
+    assert "vadcli learn" not in (tmp_path / "page.html").read_text()

@@ -26,7 +26,7 @@ from vadcli.types.media import how_many
 log = logging.getLogger("vadcli")
 
 HIGH, LOW = 0.5, 0.4
-"""An event stays from this head score on. Events of a head that scores frames open at HIGH and close at LOW."""
+"""An event stays from this head score on. Events of a head that scores frames open at HIGH and close at LOW, at most."""
 
 
 class Judge:
@@ -35,14 +35,15 @@ class Judge:
     Args:
         head: the head.
         folders: output folders with vectors, one per encoder of the head.
+        high: an event stays from this head score on.
 
     Attributes:
         mark: names the head in the events documents.
     """
 
-    def __init__(self, head: StoredHead, folders: Sequence[Path]) -> None:
-        self.head, self.folders = head, tuple(folders)
-        self.mark = HeadMark(head.name, head.card.kind, head.key)
+    def __init__(self, head: StoredHead, folders: Sequence[Path], *, high: float = HIGH) -> None:
+        self.head, self.folders, self.high = head, tuple(folders), high
+        self.mark = HeadMark(head.name, head.card.kind, head.key if high == HIGH else f"{head.key}@{high:g}")
         self._judged: set[str] = set()
         self._refused: Counter[str] = Counter()
         self._said: set[str] = set()
@@ -78,12 +79,17 @@ class Judge:
                 replace(one, head_score=self.head.judge(vectors.of_span(one.start_s, one.end_s, one.peak_score)))
                 for one in events
             ]
-            return _numbered([one for one in scored if one.head_score is not None and one.head_score >= HIGH])
+            return _numbered([one for one in scored if one.head_score is not None and one.head_score >= self.high])
         score = self.head.score(vectors.whole(table))
         rows = np.searchsorted(vectors.frame_index, table.frame_index, "right").clip(1, len(score)) - 1
-        own = replace(thresholds, high=HIGH, low=LOW)
+        own = replace(thresholds, high=self.high, low=min(LOW, self.high))
         found = cut_events(replace(table, score=score[rows]), own, duration_s=duration_s, boxes=boxes)
         return [_with_detector(one, table) for one in found]
+
+    def score_of(self, video: str, start_s: float, end_s: float, peak_score: float) -> float | None:
+        """Return the head's score of an event, in [0, 1]; None if the vectors of its video cannot be read."""
+        vectors = self._vectors(video)
+        return None if vectors is None else self.head.judge(vectors.of_span(start_s, end_s, peak_score))
 
     def mark_of(self, video: str) -> HeadMark | None:
         """Return the mark of the head if it has judged the video."""
@@ -167,7 +173,8 @@ def judge_of(options: HeadOptions, choices: Choices, *, out: Path, detector: str
             head.card.detector,
             detector,
         )
-    return Judge(head, (out, *others))
+    high = choices.head_threshold if options.head is None else options.head_threshold
+    return Judge(head, (out, *others), high=HIGH if high is None else high)
 
 
 def _numbered(events: Sequence[Event]) -> list[Event]:

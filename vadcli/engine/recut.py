@@ -15,7 +15,7 @@ import numpy as np
 
 from vadcli.cutting import EventBoxes, inherit_boxes, with_categories
 from vadcli.engine.event_rules import given_thresholds, make_events, without_false_alarms
-from vadcli.engine.judging import Judge, judge_of
+from vadcli.engine.judging import HIGH, Judge, judge_of
 from vadcli.engine.verified import VerifiedVideo, verified_events
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options import EventsOptions
@@ -78,7 +78,8 @@ def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
         if options.write and scratch:
             if options.head:
                 others = tuple(str(Path(folder).resolve()) for folder in options.embeddings)
-                choices = replace(choices, head=str(options.head.resolve()), embeddings=others)
+                high = HIGH if options.head_threshold is None else options.head_threshold
+                choices = replace(choices, head=str(options.head.resolve()), head_threshold=high, embeddings=others)
             write_choices(layout, scratch, cut.changed(choices))
     if judge:
         judge.say_refused()
@@ -173,6 +174,8 @@ def stored(out: Path) -> OutputLayout:
 def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[ThresholdChoice], list[str]]:
     """Return the thresholds that the review in `options.calibrate` supports, and one line per unreadable document.
 
+    With a head, they are thresholds of the head's scores.
+
     Raises:
         DocumentError: the review cannot be read.
         UsageError: the folder does not exist, or the review has no verdict on these videos.
@@ -190,6 +193,14 @@ def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[Thre
     entries = tuple(entry for entry in entries if entry.video in videos)
     hours = sum(float(one.video["duration_s"] or 0.0) for one in documents) / 3600
     peaks = [event.peak_score for one in documents for event in one.events]
+    judge = judge_of(options, read_choices(layout), out=out)
+    if judge:
+        spans = [(str(one.video["path"]), event) for one in documents for event in one.events]
+        scores = [judge.score_of(video, event.start_s, event.end_s, event.peak_score) for video, event in spans]
+        peaks = [score for score in scores if score is not None]
+        own = [judge.score_of(one.video, one.start_s, one.end_s, one.peak_score) for one in entries]
+        entries = tuple(replace(one, peak_score=score) for one, score in zip(entries, own, strict=True) if score is not None)
+        judge.say_refused()
     from vadcli.metrics import threshold_choices  # takes a second, which a scan need not wait for
 
     choices = threshold_choices(entries, peaks, hours) if hours > 0 else []

@@ -17,9 +17,20 @@ class HeadOptions:
     head: Path | None = option(
         None, "Judge the events by this head, which `vadcli learn` wrote; it reads stored vectors.", panel=EVENTS, metavar="DIR"
     )
+    head_threshold: float | None = option(
+        None, "With --head: an event stays if the head's score reaches this value, 0-1.", panel=EVENTS, default_text="0.5"
+    )
     embeddings: tuple[str, ...] = option(
         (), "Also read vectors from this output folder, for a head of two encoders; repeatable.", panel=EVENTS, metavar="DIR"
     )
+
+    def __post_init__(self) -> None:
+        if self.head_threshold is None:
+            return
+        if self.head is None:
+            raise UsageError("--head-threshold needs --head")
+        if not 0.0 <= self.head_threshold <= 1.0:
+            raise UsageError(f"--head-threshold {self.head_threshold:g} is outside 0-1")
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,7 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
 
     def __post_init__(self) -> None:
         ThresholdOptions.__post_init__(self)
+        HeadOptions.__post_init__(self)
         if self.since == LAST_RUN:
             raise UsageError(f"--since {LAST_RUN}: events are chosen by time", hint="give a time or an age like 24h")
         WhenOptions.__post_init__(self)

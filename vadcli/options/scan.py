@@ -128,7 +128,7 @@ class ScanOptions(
     )
 
     def __post_init__(self) -> None:
-        for base in (FindOptions, DecodeOptions, DetectorOptions, RegionOptions, ThresholdOptions, TimeOptions):
+        for base in (FindOptions, DecodeOptions, DetectorOptions, RegionOptions, ThresholdOptions, HeadOptions, TimeOptions):
             base.__post_init__(self)
         for name in ("interval", "workers"):
             value = getattr(self, name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shlex
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,8 +33,8 @@ SCRIPTS = ("uplot/uPlot.iife.min.js", "dom.js", "review.js", "regions.js", "time
 STYLES = ("uplot/uPlot.min.css", "page.css", "regions.css")
 LIBRARIES = ("uPlot 1.6.32, MIT licence, © 2022 Leon Sorokin",)
 EVENT_FIELDS = (
-    "video", "id", "start_frame", "end_frame", "start_s", "end_s", "peak_s", "peak_score", "category", "start_time",
-    "strip", "clip",
+    "video", "id", "start_frame", "end_frame", "start_s", "end_s", "peak_s", "peak_score", "head_score", "category",
+    "start_time", "strip", "clip",
 )  # fmt: skip
 _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
@@ -88,12 +89,21 @@ def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: S
         time_sources=time_sources(archive),
         categories=sorted({event.category for video in archive.videos for event in video.events if event.category}),
         timed=any(video.start for video in archive.videos),
+        learn=_learn_command(archive),
         libraries=LIBRARIES,
         policy=policy(script, style, beside=assets.beside),
         script=script,
         style=style,
         data=json.dumps(data, ensure_ascii=False, separators=(",", ":")).translate(_ESCAPES),
     )
+
+
+def _learn_command(archive: Archive) -> str:
+    """Return the command that learns from a review of these events; "" if no vectors are stored."""
+    layout = archive.layout
+    if next(layout.iter_embeddings(), None) is None:
+        return ""
+    return f"vadcli learn {shlex.quote(str(layout.out))} --review review.json --to my-head"
 
 
 def by_importance(archive: Archive) -> list[tuple[VideoStory, Event]]:
@@ -185,6 +195,7 @@ def _event(place: int, video: VideoStory, event: Event, pictures: tuple[Any, str
         round(event.end_s, 3),
         round(event.peak_s, 3),
         event.peak_score,
+        event.head_score,
         event.category,
         video.start.text_at(event.start_s) if video.start else None,
         *pictures,

@@ -44,12 +44,14 @@ class Choices:
         thresholds: of the entries that fit a video, the last one counts.
         reviews: verdicts on events.
         head: folder of the head that judges events; "" for none.
+        head_threshold: the head's score from which an event stays.
         embeddings: further folders with the vectors that the head reads.
     """
 
     thresholds: tuple[ChosenThresholds, ...] = ()
     reviews: tuple[ReviewedEvent, ...] = ()
     head: str = ""
+    head_threshold: float = 0.5
     embeddings: tuple[str, ...] = ()
 
     def with_reviews(self, entries: Sequence[ReviewedEvent]) -> Choices:

@@ -4,6 +4,7 @@ vadcli.review = (() => {
   const {data, events, $} = vadcli;
   const place = `vadcli-review:${data.archive}`;
   const COLUMNS = ["video", "start_frame", "end_frame", "start_s", "end_s", "peak_score", "category", "verdict", "note", "reviewed_at"];
+  const ENOUGH_TO_LEARN = 10; // verdicts
   const VERDICTS = ["true", "false", "unsure"];
   const keyOf = (event) => JSON.stringify([event.video, event.start_frame, event.end_frame]);
   const listeners = [];
@@ -34,6 +35,7 @@ vadcli.review = (() => {
     const count = events.filter((event) => of(event).verdict).length;
     const where = keeps ? "kept in this browser" : "this browser keeps nothing: save it before you leave";
     $("kept").textContent = `${count} of ${events.length} reviewed, ${where}`;
+    if ($("learn")) $("learn").hidden = count < ENOUGH_TO_LEARN;
     listeners.forEach((listener) => listener());
   };
 

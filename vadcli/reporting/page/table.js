@@ -69,7 +69,7 @@ vadcli.table = (() => {
     const made = el(
       "tr",
       {role: "row", tabindex: "-1"},
-      cell("Score", el("span", {class: "score"}, event.peak_score.toFixed(3))),
+      cell("Score", el("span", {class: "score"}, event.peak_score.toFixed(3)), event.head_score === null ? null : el("div", {class: "dim"}, `head ${event.head_score.toFixed(3)}`)),
       cell("Camera", el("bdi", {}, nameOf(event.camera))),
       cell("Video", el("bdi", {}, event.video)),
       event.when ? cell("Starts", el("div", {}, el("div", {}, event.when), el("div", {class: "dim"}, clock(event.start_s)))) : cell("Starts", clock(event.start_s)),
@@ -142,7 +142,7 @@ vadcli.table = (() => {
 
   const open = (event) => {
     $("dialog-heading").textContent = `Event ${event.id} of ${event.video}`;
-    const facts = `${event.when ? `${event.when} (from ${SOURCES[event.source]}) · ` : ""}${clock(event.start_s)} – ${clock(event.end_s)}, ${lasting(event.length_s)} · peak ${event.peak_score.toFixed(3)} at ${clock(event.peak_s)}${event.category ? ` · ${event.category}` : ""}`;
+    const facts = `${event.when ? `${event.when} (from ${SOURCES[event.source]}) · ` : ""}${clock(event.start_s)} – ${clock(event.end_s)}, ${lasting(event.length_s)} · peak ${event.peak_score.toFixed(3)} at ${clock(event.peak_s)}${event.head_score === null ? "" : ` · head ${event.head_score.toFixed(3)}`}${event.category ? ` · ${event.category}` : ""}`;
     const parts = [el("p", {}, el("bdi", {}, facts))];
     if (event.clip) {
       const part = el("p", {class: "dim", role: "status"});
