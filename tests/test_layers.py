@@ -44,6 +44,7 @@ LEVELS: dict[str, int] = {
     "weights_check": 3,
     "reporting": 4,  # shows clips that rendering makes
     "verifying": 4,  # uses the engine's rules for events
+    "embedding": 4,  # plans the footage as the engine does
     "clipping": 4,  # finds out whether footage has changed since the engine scanned it
     "api": 5,
     "cli": 6,
@@ -63,7 +64,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "PIL": ("store/", "draw/", "video/", "ground_truth/", "evaluation", "train/", "reporting/", "weights_check/"),
     "jinja2": ("reporting/",),
     "ray": ("engine/cluster/ray_cluster",),
-    "scipy": ("metrics", "ground_truth", "detectors/calibration", "heads/exam"),
+    "scipy": ("metrics", "ground_truth", "detectors/calibration", "heads/logistic", "heads/exam"),
     "opentimelineio": ("export/edit_lists",),
     "matplotlib": ("evaluation",),
     "threadpoolctl": ("detectors/motion",),

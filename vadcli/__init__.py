@@ -5,8 +5,8 @@
     for result in vadcli.scan("./footage", categories=["fight", "fire"], out="results"):
         print(result.video, result.status, result.events)
 
-`scan`, `verify`, `events`, `render`, `report`, `search`, `clips`, `learn`, `prune` and `evaluate` do what the commands do
-(docs/library.md). They are loaded when they are first used: importing vadcli loads neither torch nor numpy.
+`scan`, `verify`, `events`, `render`, `report`, `search`, `clips`, `embed`, `learn`, `prune` and `evaluate` do what the commands
+do (docs/library.md). They are loaded when they are first used: importing vadcli loads neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -14,10 +14,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vadcli.api import clips, evaluate, events, learn, prune, render, report, scan, search, verify
+    from vadcli.api import clips, embed, evaluate, events, learn, prune, render, report, scan, search, verify
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "clips", "evaluate", "events", "learn", "prune", "render", "report", "scan", "search", "verify"]
+__all__ = [
+    "__version__",
+    "clips",
+    "embed",
+    "evaluate",
+    "events",
+    "learn",
+    "prune",
+    "render",
+    "report",
+    "scan",
+    "search",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

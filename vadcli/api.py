@@ -19,6 +19,7 @@ from vadcli.options import (
     DEFAULT_OUT,
     BenchOptions,
     ClipsOptions,
+    EmbedOptions,
     EvalOptions,
     EventsOptions,
     FindOptions,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from vadcli.bench.comparison import Comparison
     from vadcli.bench.report import BenchReport
     from vadcli.clipping import ClipResult
+    from vadcli.embedding import EmbedResult
     from vadcli.engine.recut import StoredEvents
     from vadcli.engine.runner import Scan
     from vadcli.evaluation.report import Evaluation
@@ -185,6 +187,22 @@ def learn(out: PathGiven = DEFAULT_OUT, **options: Any) -> Learned:
     learned = train(Path(out), chosen)
     write(learned, chosen)
     return learned
+
+
+def embed(paths: PathGiven | Iterable[PathGiven], **options: Any) -> Iterator[EmbedResult]:
+    """Store a vector per sampled frame, and no scores; yields one result per video.
+
+    Args:
+        paths: video files, and folders with videos.
+        **options: those of `vadcli embed`, such as `out`, `encoder`, `sample_fps`, `npy`.
+
+    Raises:
+        UsageError, NoVideoFound, DeviceError, WeightsError: at once, before any video is read.
+        OutputError: a file cannot be written.
+    """
+    from vadcli.embedding import embed_all
+
+    return embed_all(_paths(paths), from_keywords(EmbedOptions, options))
 
 
 def clips(out: PathGiven = DEFAULT_OUT, **options: Any) -> Iterator[ClipResult]:

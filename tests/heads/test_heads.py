@@ -97,8 +97,8 @@ def test_logistic_regression_equals_that_of_scikit_learn() -> None:
     weights, bias = fit_logistic(features, positive, strength=0.7)
     theirs = linear_model.LogisticRegression(C=0.7, class_weight="balanced", tol=1e-10, max_iter=10_000)
     theirs.fit(features, positive)
-    np.testing.assert_allclose(weights, theirs.coef_[0], atol=1e-5)
-    assert bias == pytest.approx(theirs.intercept_[0], abs=1e-5)
+    np.testing.assert_allclose(weights, theirs.coef_[0], atol=1e-4)
+    assert bias == pytest.approx(theirs.intercept_[0], abs=1e-4)
 
 
 def test_one_verdict_is_enough_for_retrieval() -> None:

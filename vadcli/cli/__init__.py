@@ -26,6 +26,7 @@ _COMMANDS = {
     "report": "results:report",
     "search": "results:search",
     "clips": "housekeeping:clips",
+    "embed": "learning:embed",
     "learn": "learning:learn",
     "prune": "housekeeping:prune",
     "doctor": "machine:doctor",

@@ -1,4 +1,4 @@
-"""`vadcli learn`: trains a head on the labels of a site, and prints how much better it is."""
+"""`vadcli embed` stores vectors; `vadcli learn` trains a head on them, and prints how much better it is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from vadcli.cli._shared import emit_json, log, set_up_talk, with_options
 from vadcli.cli._streams import put
-from vadcli.options import DEFAULT_OUT, LearnOptions
+from vadcli.options import DEFAULT_OUT, EmbedOptions, LearnOptions
 from vadcli.types.media import how_many
 
 if TYPE_CHECKING:
@@ -46,6 +46,38 @@ def learn(*, out: Out = DEFAULT_OUT, options: LearnOptions) -> None:
     else:
         log.info("%s: written", folder)
         log.info("next: vadcli events %s --head %s", shlex.quote(str(out)), shlex.quote(str(folder)))
+
+
+Paths = Annotated[list[Path] | None, typer.Argument(metavar="PATHS...", readable=False, help="Files and folders of footage.")]
+
+
+@with_options(EmbedOptions, section="embed")
+def embed(*, paths: Paths = None, options: EmbedOptions) -> None:
+    """Store a vector per sampled frame of the videos in PATHS, and no scores: for heads, for search, for your own programs.
+
+    \b
+    Examples:
+      vadcli embed ./footage --out vadcli-out
+      vadcli embed ./footage --encoder clip-b32 --out second-encoder
+      vadcli embed ./footage --npy features
+    """  # noqa: D301
+    from vadcli.embedding import embed_all
+
+    set_up_talk(options)
+    done = skipped = problems = 0
+    for result in embed_all(paths or [], options):
+        if options.json:
+            emit_json(result.to_json())
+        if result.problem:
+            problems += 1
+            log.error("%s: %s", result.video, result.problem)
+        elif not result.skipped:
+            log.info("%s: %s", result.video, how_many(result.vectors, "vector"))
+        done += bool(result.file) and not result.skipped
+        skipped += result.skipped
+    log.info("%s embedded, %d already; in %s", how_many(done, "video"), skipped, options.out)
+    if problems:
+        raise typer.Exit(3)
 
 
 def _print(learned: Learned, options: LearnOptions) -> None:

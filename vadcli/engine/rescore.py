@@ -11,6 +11,7 @@ import numpy as np
 
 from vadcli import __version__
 from vadcli.cutting import categorised
+from vadcli.detectors import Embedder
 from vadcli.engine.job import Decision, ScanJob, Task
 from vadcli.engine.plan import WorkUnit
 from vadcli.engine.results import category_columns, every_row
@@ -48,7 +49,9 @@ def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreT
     """
     path, embedder = job.layout.embeddings(task.unit.video), job.embedder
     if embedder is None or not stored.header.embedding_bytes:
-        path.unlink(missing_ok=True)
+        old = read_embeddings_metadata(path)
+        if isinstance(job.detector, Embedder) or old is None or old.content != task.decision.source["content"]:
+            path.unlink(missing_ok=True)  # else they are those of `vadcli embed`
         return
     blocks = [block.embedding[block.sampled] for block in stored.blocks(embeddings=True) if block.embedding is not None]
     rows = np.flatnonzero(table.sampled)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from vadcli.options import scan
 from vadcli.options.categories import category_list_names, parse_categories
+from vadcli.options.embedding import EmbedOptions
 from vadcli.options.evaluation import METRIC_GROUPS, EvalOptions
 from vadcli.options.groups import (
     DEFAULT_MODEL,
@@ -59,6 +60,7 @@ __all__ = [
     "ClipsOptions",
     "DecodeOptions",
     "DetectorOptions",
+    "EmbedOptions",
     "EvalOptions",
     "EventsOptions",
     "ExitOptions",
