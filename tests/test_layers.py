@@ -67,7 +67,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "scipy": ("metrics", "ground_truth", "detectors/calibration", "heads/logistic", "heads/exam"),
     "opentimelineio": ("export/edit_lists",),
     "matplotlib": ("evaluation",),
-    "threadpoolctl": ("detectors/motion",),
+    "threadpoolctl": ("detectors/motion", "learning"),
     "torch": ("detectors/", "heads/", "engine/runner", "doctor", "bench", "train/", "weights_check/"),
     "transformers": (
         "detectors/lavida/",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from vadcli.errors import DocumentError, NotBetter, UsageError
 from vadcli.heads import HEADS_VERSION, Examples, Head, Labels, Sample, Scale, pooled
@@ -117,7 +118,9 @@ def train(out: Path, options: LearnOptions) -> Learned:
     hours = sum(float(one.video["duration_s"] or 0.0) for one in documents.values()) / 3600.0
     detectors = [documents[video].detector for video in found.videos]
     detector = max(sorted(set(detectors)), key=detectors.count)
-    return _trained(name, found, options, hours=max(hours, 1e-9), detector=detector, notes=notes)
+    # The products of heads of events are so small that threads only wait for one another.
+    with threadpool_limits(1 if kind.labels is Labels.EVENTS else None):
+        return _trained(name, found, options, hours=max(hours, 1e-9), detector=detector, notes=notes)
 
 
 def write(learned: Learned, options: LearnOptions) -> Path | None:
