@@ -28,6 +28,8 @@ from vadcli.video.timeline import CLOCK_JUMP_S, LONGEST_GAP_S, NO_TIME, PacketTi
 
 _DEFAULT_FPS = 25.0
 _BEGIN_AT_KEY = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "vp8", "vp9", "av1"})
+_SKIPPING = frozenset({"matroska", "avi", "asf", "asf_o", "flv", "live_flv", "nut", "ogg", "rm", "apng"})
+"""Demuxers that skip damage and log an error. Others (MXF, MOV, MPEG-TS) also log errors about healthy files."""
 _LIVE_ENDS = "ended prematurely"  # a live recording declares no length, and may end anywhere
 _MPEG = frozenset({"mpeg1video", "mpeg2video"})
 _LONGEST_PIXEL = 5.0  # sides of a pixel differ by less in every real format; other aspect ratios are mistakes, as in 1000:1
@@ -168,8 +170,8 @@ def _read_packets(opened: Any, stream: Any, name: str, others: OtherStreams) -> 
 
 def _complaint(opened: Any, heard: Sequence[tuple[int, str, str]]) -> str:
     """Return the first error that the demuxer has logged: many demuxers skip what they cannot read, and say it only there."""
-    if not media.has_times(opened.format.name.split(",")[0]):
-        return ""  # what has no container is often cut out of a stream, and the parser complains about its first packets
+    if opened.format.name.split(",")[0] not in _SKIPPING:
+        return ""
     errors = [said.strip() for _, source, said in heard if source == opened.format.name and _LIVE_ENDS not in said]
     return f"the file is damaged: {errors[0]}" if errors else ""
 
