@@ -70,8 +70,13 @@ def scan(
         UsageError, NoVideoFound, DeviceError, WeightsError: at once, before any video is read.
         OutputError: `out` cannot be written.
     """
-    run = open_scan(_paths(paths), from_keywords(ScanOptions, {"categories": categories, **options}))
-    return (update for update in run.run() if isinstance(update, VideoResult))
+    chosen = from_keywords(ScanOptions, {"categories": categories, **options})
+    if not chosen.verify:
+        return (update for update in open_scan(_paths(paths), chosen).run() if isinstance(update, VideoResult))
+    from vadcli.verifying.after_scan import results_of, verification_of
+
+    verify = verification_of(chosen)
+    return results_of(open_scan(_paths(paths), chosen), verify)
 
 
 def open_scan(paths: Sequence[Path], options: ScanOptions, *, command: Sequence[str] = ("vadcli.scan",)) -> Scan:

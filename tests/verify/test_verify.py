@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import vadcli
+from tests.runs import local_scan
 from tests.verify.planted import COUNTED, JUMPS_S, VIDEOS, BrightAsker, make_archive, make_yard, scanned
+from vadcli.detectors.ask import AskOptions
 from vadcli.detectors.ask.asker import SEVERITY
+from vadcli.detectors.ask.detector import AskDetector, calibrate
 from vadcli.detectors.calibration import CategoryTails
+from vadcli.engine.plan import make_plan
 from vadcli.engine.recut import validate_all
-from vadcli.engine.verified import VerifiedVideo
+from vadcli.engine.verified import VerifiedVideo, tails_to_json
 from vadcli.errors import UsageError
-from vadcli.options import VerifyOptions
+from vadcli.options import ScanOptions, VerifyOptions
 from vadcli.store import OutputLayout
 from vadcli.store.answers import StoredAnswers, read_answers
 from vadcli.store.atomic import Claim
 from vadcli.store.events import read_events
 from vadcli.store.scores import read_scores, shown_s
-from vadcli.types import Answer, Event
+from vadcli.types import Answer, CameraModel, Event, Thresholds
 from vadcli.verifying import VerifyResult, verify_all
 from vadcli.verifying.survey import clip_needs
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, LoaderOptions
@@ -142,6 +148,27 @@ def test_share_100_asks_what_a_loop_over_all_clips_asks(archive: Path, out: Path
         np.testing.assert_array_equal(found.answers.clip, np.arange(len(odds)))
         np.testing.assert_array_equal(found.of(tuple(question.category for question in SEVERITY)), np.stack(odds))
         assert not found.answers.audit.any()
+
+
+def test_share_100_scores_as_the_detector_ask_does(archive: Path, out: Path, tmp_path: Path) -> None:
+    """With the same calibration, the model's logits of all frames equal those of a scan bit for bit."""
+    options = ScanOptions(out=tmp_path / "ask", workers=1)
+    detector = AskDetector(AskOptions(categories="fight"), BrightAsker())
+    plan = make_plan([archive / "footage"], options, out=options.out)
+    for _ in local_scan(plan, options, detector).run():
+        pass
+    ((camera),) = (options.out / "cameras").glob("*.json")
+    tails = calibrate(CameraModel.from_json(json.loads(camera.read_text())), 1)
+    verify(out, share="100%", categories="fight")
+    for video in ("yard/a.mp4", "yard/b.mp4"):
+        wanted, _ = read_scores(OutputLayout(options.out).scores(video))
+        table, metadata = read_scores(OutputLayout(out).scores(video))
+        stored = read_answers(OutputLayout(out).answers(video))
+        same = replace(stored, metadata=replace(stored.metadata, usual=tails_to_json(tails)))
+        found = VerifiedVideo.of(table, same, Thresholds(), shown_s(table, metadata.video))
+        assert found is not None
+        assert found.asked.all()
+        np.testing.assert_array_equal(found.model, wanted.logit)
 
 
 def test_a_smaller_share_gives_the_same_answers(out: Path, archive: Path, tmp_path: Path) -> None:

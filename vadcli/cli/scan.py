@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +21,7 @@ from vadcli.types import Status, VideoResult
 
 if TYPE_CHECKING:
     from vadcli.engine.runner import Scan, Stop
+    from vadcli.verifying import VerifyResult
 
 Paths = Annotated[list[Path] | None, typer.Argument(metavar="PATHS...", readable=False, help="Files and folders of footage.")]
 
@@ -40,6 +41,7 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
 
     set_up_talk(options)
     keep_pandas_out()
+    verify = _verification(options)
     run = open_scan(paths or [], options, command=["vadcli", *sys.argv[1:]])
     for note in run.settings.plan.notes:
         log.info("%s", note)
@@ -57,7 +59,28 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
         return
     with _signals(run.stop):
         _show(run, options)
-    raise typer.Exit(run.exit_code)
+        result = verify(run) if verify is not None else None
+    raise typer.Exit(run.exit_code if result is None else _say_verified(run, result, options))
+
+
+def _verification(options: ScanOptions) -> Callable[[Scan], VerifyResult | None] | None:
+    """Returns what verifies the scan after its end; None if the options do not ask for it."""
+    if not options.verify:
+        return None
+    from vadcli.verifying.after_scan import verification_of
+
+    return verification_of(options)
+
+
+def _say_verified(run: Scan, result: VerifyResult, options: ScanOptions) -> int:
+    """Print the result of the verification; returns the exit code, for which only confirmed events count."""
+    from vadcli.cli.verify import show
+    from vadcli.verifying.after_scan import verify_options
+
+    show(result, verify_options(options))
+    if run.stop.signal is not None:
+        return run.exit_code
+    return options.exit_code(lost=bool(run.totals.lost or result.problems), events=bool(result.confirmed))
 
 
 def _show(run: Scan, options: ScanOptions) -> None:

@@ -365,8 +365,8 @@ class Overlay:
         event, kind = self._events[number], self._type
         begin, end = f"Event {event.id}", f"peak {event.peak_score:.2f}"
         dot = "  ·  "
-        if event.category:
-            category = kind.readable(event.category)
+        if event.category or event.verified:
+            category = kind.readable(", ".join(part for part in (event.category, event.verified) if part))
             left = room_px - kind.width_px(begin + dot + dot + end)
             category = kind.fit(category, left)
             if category:

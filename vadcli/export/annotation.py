@@ -47,6 +47,10 @@ def _detection(document: EventsDocument, event: Event) -> dict[str, Any]:
     attributes: dict[str, Any] = {"event": event.id, "mean_score": event.mean_score, "peak_frame": event.peak_frame + 1}
     if document.start is not None:
         attributes["start_time"] = document.start.text_at(event.start_s)
+    if event.verification is not None:
+        attributes["verification"] = event.verified
+    if event.description is not None:
+        attributes["description"] = event.described
     return {
         "label": label(event),
         "support": [event.start_frame + 1, event.end_frame],
@@ -108,7 +112,9 @@ def _task(document: EventsDocument) -> dict[str, Any]:
 
 def _span(event: Event) -> dict[str, Any]:
     """Returns the event's span. Label Studio counts frames from 1, and the end of a span is its last frame."""
+    said = [text for text in (event.verified, event.described) if text]
     return {
+        **({"meta": {"text": said}} if said else {}),
         "id": f"event-{event.id}",
         "from_name": "event",
         "to_name": "video",

@@ -26,8 +26,9 @@ def label(event: Event) -> str:
 
 
 def caption(event: Event) -> str:
-    """Returns the label of the event and its peak score."""
-    return f"{label(event)} {event.peak_score:.2f}"
+    """Returns the label of the event, its peak score and, if the video was verified, what the second model says."""
+    said = f", {event.verified}" if event.verified else ""
+    return f"{label(event)} {event.peak_score:.2f}{said}"
 
 
 def one_line(text: str) -> str:
@@ -63,6 +64,9 @@ CSV_COLUMNS = (
     "start_time",
     "end_time",
     "time_source",
+    "verification",
+    "verified_by",
+    "description",
 )
 
 
@@ -83,6 +87,9 @@ def to_csv(documents: Iterable[EventsDocument]) -> str:
 
 def _csv_row(document: EventsDocument, event: Event) -> list[object]:
     values = {"video": document.video["path"], "camera": document.video["camera"], **document.event_json(event)}
+    values["verification"] = str(event.verification.answer) if event.verification else None
+    values["verified_by"] = event.verification.model if event.verification else None
+    values["description"] = event.description.text if event.description else None
     values["time_source"] = str(document.start.source) if document.start else None
     values.update(zip(("bbox_x", "bbox_y", "bbox_width", "bbox_height"), event.bbox or (None,) * 4, strict=True))
     return ["" if values[name] is None else values[name] for name in CSV_COLUMNS]

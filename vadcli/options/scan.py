@@ -120,6 +120,9 @@ class ScanOptions(
         default_text="1 if the node and the detector have one",
     )
     dry_run: bool = option(False, "List what would be scanned, and stop.", panel=RUNNING)
+    verify: str = option(
+        "", "After the scan, do what `vadcli verify --model MODEL` does.", panel=RUNNING, metavar="MODEL", default_text="no"
+    )
     on_event: str = option(
         "", "Run this shell command once per new event, with the event as JSON on its stdin.", panel=RUNNING, metavar="COMMAND"
     )

@@ -34,7 +34,7 @@ STYLES = ("uplot/uPlot.min.css", "page.css", "regions.css")
 LIBRARIES = ("uPlot 1.6.32, MIT licence, © 2022 Leon Sorokin",)
 EVENT_FIELDS = (
     "video", "id", "start_frame", "end_frame", "start_s", "end_s", "peak_s", "peak_score", "head_score", "category",
-    "start_time", "strip", "clip",
+    "start_time", "verified", "described", "strip", "clip",
 )  # fmt: skip
 _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
@@ -198,6 +198,8 @@ def _event(place: int, video: VideoStory, event: Event, pictures: tuple[Any, str
         event.head_score,
         event.category,
         video.start.text_at(event.start_s) if video.start else None,
+        event.verified,
+        event.described,
         *pictures,
     ]
 
@@ -370,7 +372,8 @@ def _text(archive: Archive) -> str:
 def _cells(video: VideoStory, event: Event) -> tuple[str, str, str, str, str, str, str]:
     lasts = lasting(event.end_s - event.start_s)
     when = f"{video.start.at(event.start_s):%Y-%m-%d %H:%M:%S}" if video.start else ""
-    return f"{event.peak_score:.3f}", when, video.camera, video.video, clock(event.start_s), lasts, event.category or ""
+    category = ", ".join(part for part in (event.category, event.verified) if part)
+    return f"{event.peak_score:.3f}", when, video.camera, video.video, clock(event.start_s), lasts, category
 
 
 def _more(number: int, noun: str) -> list[str]:

@@ -254,9 +254,14 @@ class Event:
         }
 
     @property
-    def is_rejected(self) -> bool:
-        """True if a second model has rejected the event."""
-        return self.verification is not None and self.verification.answer is Answer.REJECTED
+    def verified(self) -> str:
+        """What a second model says, in words such as `confirmed by qwen2-vl-2b`; "" if the video was not verified."""
+        return self.verification.text if self.verification else ""
+
+    @property
+    def described(self) -> str:
+        """The model's sentence, marked as such: `qwen2-vl-2b says: "..."`; "" if there is none."""
+        return f'{self.description.model} says: "{self.description.text}"' if self.description else ""
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Event:

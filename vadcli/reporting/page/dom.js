@@ -44,7 +44,7 @@ vadcli.events = vadcli.data.events.map((row) => {
   event.began = event.start_time ? Date.parse(event.start_time) / 1000 : event.start_s;
   event.day_s = event.when ? vadcli.seconds(event.start_time.slice(11).match(/^[\d:.]*/)[0]) : null;
   event.length_s = event.end_s - event.start_s;
-  event.text = `${video}\n${camera}\n${event.category || ""}`.toLowerCase();
+  event.text = `${video}\n${camera}\n${event.category || ""}\n${event.verified}\n${event.described}`.toLowerCase();
   return event;
 });
 

@@ -74,7 +74,7 @@ vadcli.table = (() => {
       cell("Video", el("bdi", {}, event.video)),
       event.when ? cell("Starts", el("div", {}, el("div", {}, event.when), el("div", {class: "dim"}, clock(event.start_s)))) : cell("Starts", clock(event.start_s)),
       cell("Lasts", lasting(event.length_s)),
-      cell("Category", el("bdi", {}, event.category || "–")),
+      cell("Category", el("div", {}, el("bdi", {}, event.category || "–"), ...(event.verified ? [el("div", {class: "dim"}, event.verified)] : []))),
       cell("Pictures", strip(event)),
       cell("Review", verdicts(event)),
     );
@@ -142,8 +142,9 @@ vadcli.table = (() => {
 
   const open = (event) => {
     $("dialog-heading").textContent = `Event ${event.id} of ${event.video}`;
-    const facts = `${event.when ? `${event.when} (from ${SOURCES[event.source]}) · ` : ""}${clock(event.start_s)} – ${clock(event.end_s)}, ${lasting(event.length_s)} · peak ${event.peak_score.toFixed(3)} at ${clock(event.peak_s)}${event.head_score === null ? "" : ` · head ${event.head_score.toFixed(3)}`}${event.category ? ` · ${event.category}` : ""}`;
+    const facts = `${event.when ? `${event.when} (from ${SOURCES[event.source]}) · ` : ""}${clock(event.start_s)} – ${clock(event.end_s)}, ${lasting(event.length_s)} · peak ${event.peak_score.toFixed(3)} at ${clock(event.peak_s)}${event.head_score === null ? "" : ` · head ${event.head_score.toFixed(3)}`}${event.category ? ` · ${event.category}` : ""}${event.verified ? ` · ${event.verified}` : ""}`;
     const parts = [el("p", {}, el("bdi", {}, facts))];
+    if (event.described) parts.push(el("p", {}, el("bdi", {}, event.described), el("span", {class: "dim"}, " (the model's words; they may be wrong)")));
     if (event.clip) {
       const part = el("p", {class: "dim", role: "status"});
       const tell = ({target}) => (part.textContent = target.duration < event.length_s - 0.5 ? `The clip shows ${lasting(target.duration)} of it, around the peak.` : "");
