@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from vadcli.pruning import PruneResult
     from vadcli.rendering import OnFrame, RenderResult
     from vadcli.reporting import WrittenReport
-    from vadcli.reporting.search_page import Found
     from vadcli.searching import Moment
     from vadcli.verifying import VerifyResult
 
@@ -133,17 +132,12 @@ def how_to_read_categories() -> str:
 def verify(out: PathGiven = DEFAULT_OUT, **options: Any) -> VerifyResult:
     """Ask a multimodal model about the spans where a scan scored highest, and make the events again from both.
 
-    Args:
-        out: a scan's output folder.
-        **options: those of `vadcli verify`, such as `model`, `share`, `categories`, `describe`, `limit`.
-
-    Returns:
-        `videos`, with their numbers of events; `audit`, what the scan misses; `problems`, one line per video that failed.
+    `options` are those of `vadcli verify`, such as `model`, `share`, `categories`. The result has `videos`, with their numbers
+    of events; `audit`, what the scan misses; and `problems`, one line per video that failed.
 
     Raises:
         UsageError: the folder does not exist, it has no scores, or an option cannot be used.
-        DeviceError, WeightsError: the model cannot be loaded.
-        OutputError: the folder cannot be written.
+        DeviceError, WeightsError, OutputError: the model cannot be loaded, or the folder cannot be written.
     """
     from vadcli.verifying import verify_stored
 
@@ -347,45 +341,9 @@ def search(out: PathGiven = DEFAULT_OUT, text: str = "", **options: Any) -> list
         UsageError: there are no stored vectors, or text and image are both given or both missing.
         WeightsError: the encoder that made the vectors is not installed, or its weights have changed.
     """
+    from vadcli.reporting.search_page import search_all
+
     return search_all(Path(out), text, from_keywords(SearchOptions, options)).moments
-
-
-def search_all(out: Path, text: str, options: SearchOptions) -> Found:
-    """Return what `search` finds, with the searched archive and the problems."""
-    from vadcli.reporting import check_footage
-    from vadcli.reporting.archive import collect
-    from vadcli.reporting.pictures import read_picture
-    from vadcli.reporting.search_page import Found
-    from vadcli.searching import at_times, encoders_in, find, query_vector, rows_in
-    from vadcli.store import OutputLayout, matches
-
-    if bool(text) == (options.image is not None):
-        raise UsageError("search needs a text or --image FILE", hint='for example: vadcli search OUT "a red car"')
-    if not out.is_dir():
-        raise UsageError(f"{out}: the folder does not exist", hint="name the --out folder of a scan")
-    check_footage(options.footage)
-    layout = OutputLayout(out)
-    problems: list[str] = []
-    stored = encoders_in(layout)
-    if not stored:
-        raise UsageError(f"{out}: there are no stored vectors", hint="scan with --detector concept first")
-    when, rules = options.when(), options.time_rules()
-    archive = collect(layout, since=options.since, include=options.include, rules=rules)
-    name, key = next(((name, key) for name, key in stored if options.encoder in ("", name)), (options.encoder, ""))
-    picture = None if options.image is None else read_picture(options.image)
-    query = query_vector(name, key, device=options.device, text=text, picture=picture)
-    starts = {story.video: story.start for story in archive.videos}
-    moments = find(
-        layout,
-        query,
-        encoder_key=key,
-        top=options.top,
-        keep=lambda video, camera: video in starts and matches(camera, options.camera),
-        rows=lambda video, timestamp: rows_in(timestamp, starts[video], when),
-        problems=problems,
-    )
-    moments = [at_times(moment, starts[moment.video]) for moment in moments]
-    return Found(text or str(options.image), archive, moments, problems)
 
 
 def evaluate(outs: PathGiven | Iterable[PathGiven] = DEFAULT_OUT, **options: Any) -> list[Evaluation]:

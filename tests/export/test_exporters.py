@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.store.documents import DOCUMENT, FIGHT, PLAIN, video_of
+from vadcli.export.annotation import to_fiftyone, to_label_studio
 from vadcli.export.edit_lists import to_edl
 from vadcli.export.text import CSV_COLUMNS, to_csv, to_json, to_vtt
-from vadcli.types import Event
+from vadcli.types import Answer, Description, Event, Verification
 
 QUIET = replace(video_of(DOCUMENT, path="quiet.mp4", fps=None), events=())
 
@@ -47,8 +48,31 @@ def test_csv_has_one_row_per_event_over_all_videos():
         "start_time": "",
         "end_time": "",
         "time_source": "",
+        "verification": "",
+        "verified_by": "",
+        "description": "",
     }
     assert (rows[2]["camera"], rows[2]["category"], rows[2]["bbox_x"]) == ("", "", "")
+
+
+def test_what_a_second_model_says_is_shown():
+    """In captions, columns, attributes; a description is marked as the model's words."""
+    verification = Verification("qwen2-vl-2b", Answer.CONFIRMED, 2.5)
+    event = replace(FIGHT, verification=verification, description=Description("qwen2-vl-2b", "Two people, who push."))
+    document = replace(DOCUMENT, events=(event, replace(PLAIN, verification=Verification("qwen2-vl-2b", Answer.NOT_ASKED))))
+    rows = list(csv.DictReader(io.StringIO(to_csv([document]))))
+    assert [(row["verification"], row["verified_by"], row["description"]) for row in rows] == [
+        ("confirmed", "qwen2-vl-2b", "Two people, who push."),
+        ("not asked", "qwen2-vl-2b", ""),
+    ]
+    assert "fight 0.88, confirmed by qwen2-vl-2b\n" in to_vtt(document)
+    assert "anomaly 0.50, not asked\n" in to_vtt(document)
+    assert "* COMMENT: fight 0.88, confirmed by qwen2-vl-2b\n" in to_edl(document)
+    said = 'qwen2-vl-2b says: "Two people, who push."'
+    (found, _) = json.loads(to_fiftyone([document]))["labels"]["cam1/a"]
+    assert (found["attributes"]["verification"], found["attributes"]["description"]) == ("confirmed by qwen2-vl-2b", said)
+    (task,) = json.loads(to_label_studio([document]))
+    assert task["predictions"][0]["result"][0]["meta"] == {"text": ["confirmed by qwen2-vl-2b", said]}
 
 
 def test_vtt_has_one_cue_per_event():

@@ -111,7 +111,7 @@ def test_scan_and_verify_in_one_run(work: Path, archive: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (("verify", "nowhere"), 2, "no such folder"),
+        (("verify", "nowhere"), 2, "does not exist"),
         (("verify", "out", "--share", "0%"), 2, "--share"),
         (("verify", "out", "--share", "much"), 2, "not a share"),
         (("verify", "out", "--compression", "2"), 2, "--compression"),

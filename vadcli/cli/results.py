@@ -224,8 +224,7 @@ def search(*, out: Out = DEFAULT_OUT, text: Text = "", options: SearchOptions) -
       vadcli search vadcli-out --image suspect.jpg --top 50 --camera "gate*"
       vadcli search vadcli-out "a red car" --since 24h --format html
     """  # noqa: D301
-    from vadcli.api import search_all
-    from vadcli.reporting.search_page import to_csv, to_page, to_table
+    from vadcli.reporting.search_page import search_all, to_csv, to_page, to_table
     from vadcli.store import OutputLayout
     from vadcli.store.atomic import Scratch
     from vadcli.video.loader import loader_options

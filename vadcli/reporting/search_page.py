@@ -1,4 +1,4 @@
-"""The result of a search: as a table, as CSV, and as one HTML page with a picture of each moment."""
+"""A search in an archive, and its result: as a table, as CSV, and as one HTML page with a picture of each moment."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vadcli import __version__
-from vadcli.reporting.archive import Archive, VideoStory
+from vadcli.errors import UsageError
+from vadcli.options import SearchOptions
+from vadcli.reporting.archive import Archive, VideoStory, collect
 from vadcli.reporting.html import asset, policy
-from vadcli.reporting.pictures import strips
-from vadcli.searching import Moment
+from vadcli.reporting.pictures import read_picture, strips
+from vadcli.searching import Moment, at_times, encoders_in, find, query_vector, rows_in
+from vadcli.store import OutputLayout, matches
 from vadcli.types import Event
 from vadcli.types.media import clock
 from vadcli.video.loader import LoaderOptions
@@ -39,6 +42,43 @@ class Found:
     archive: Archive
     moments: list[Moment]
     problems: list[str]
+
+
+def search_all(out: Path, text: str, options: SearchOptions) -> Found:
+    """Return what `search` finds, with the searched archive and the problems.
+
+    Raises:
+        UsageError, WeightsError: as in `vadcli.search`.
+    """
+    from vadcli.reporting import check_footage  # which imports this module
+
+    if bool(text) == (options.image is not None):
+        raise UsageError("search needs a text or --image FILE", hint='for example: vadcli search OUT "a red car"')
+    if not out.is_dir():
+        raise UsageError(f"{out}: the folder does not exist", hint="name the --out folder of a scan")
+    check_footage(options.footage)
+    layout = OutputLayout(out)
+    problems: list[str] = []
+    stored = encoders_in(layout)
+    if not stored:
+        raise UsageError(f"{out}: there are no stored vectors", hint="scan with --detector concept first")
+    when, rules = options.when(), options.time_rules()
+    archive = collect(layout, since=options.since, include=options.include, rules=rules)
+    name, key = next(((name, key) for name, key in stored if options.encoder in ("", name)), (options.encoder, ""))
+    picture = None if options.image is None else read_picture(options.image)
+    query = query_vector(name, key, device=options.device, text=text, picture=picture)
+    starts = {story.video: story.start for story in archive.videos}
+    moments = find(
+        layout,
+        query,
+        encoder_key=key,
+        top=options.top,
+        keep=lambda video, camera: video in starts and matches(camera, options.camera),
+        rows=lambda video, timestamp: rows_in(timestamp, starts[video], when),
+        problems=problems,
+    )
+    moments = [at_times(moment, starts[moment.video]) for moment in moments]
+    return Found(text or str(options.image), archive, moments, problems)
 
 
 def to_table(found: Found) -> str:

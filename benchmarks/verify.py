@@ -1,0 +1,84 @@
+"""Counts the frames that `vadcli verify` decodes after a scan for motion.
+
+    python -m benchmarks.verify FOOTAGE... [--camera-from all]
+
+The model is a stand-in that answers by brightness: which clips are read does not depend on the answers. Frames between a
+keyframe and the part that follows it count too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+import vadcli
+from vadcli.options import VerifyOptions
+from vadcli.verifying import verify_all
+from vadcli.video.container import seek_row
+from vadcli.video.loader import LoaderOptions
+from vadcli.video.reader import FrameReader
+
+LOG = "VADCLI_DECODED"
+
+
+class CountingReader(FrameReader):
+    """Writes the number of decoded frames to the file that the environment names."""
+
+    def __init__(self, info: Any, request: Any, **options: Any) -> None:
+        super().__init__(info, request, **options)
+        first = request.start if info.demuxer == "images" else seek_row(info, request.start) or 0
+        with open(os.environ[LOG], "a", encoding="ascii") as file:
+            file.write(f"{min(request.stop or info.frames, info.frames) - first}\n")
+
+
+class Brightness:
+    """A stand-in for a multimodal model."""
+
+    name = "brightness"
+    clip_frames, clip_s, max_area_px = 8, 8.0, 64 * 64
+    batch_size = parallel = 1
+
+    def prepare(self) -> None:
+        """There is nothing to load."""
+
+    def ask(self, frames: Any, questions: Any) -> Any:
+        """The mean brightness for each question."""
+        return np.repeat(frames.mean(axis=(1, 2, 3, 4))[:, None], len(questions), axis=1).astype(np.float32)
+
+    def describe(self, frames: Any) -> str:
+        """Nothing."""
+        return "-"
+
+    def fingerprint(self) -> dict[str, object]:
+        """Its name."""
+        return {"asker": self.name}
+
+
+def main() -> None:
+    """Scan, verify, and print what was decoded."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("footage", nargs="+", type=Path)
+    parser.add_argument("--camera-from", default="folder", choices=("folder", "file", "all"))
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        out, log = Path(folder, "out"), Path(folder, "decoded")
+        results = list(vadcli.scan(given.footage, out=out, detector="motion", camera_from=given.camera_from))
+        frames = sum(result.decoded_frames for result in results)
+        os.environ[LOG] = str(log)
+        counting = LoaderOptions(reader="benchmarks.verify:CountingReader")
+        with patch("vadcli.verifying.loader_options", lambda options: counting):
+            done = verify_all(out, VerifyOptions(), Brightness())
+        decoded = sum(map(int, log.read_text().split()))
+        total = sum(int(document.video["frames"] or 0) for document in vadcli.events(out).documents)
+    print(f"{len(results)} videos, {frames} frames decoded by the scan, of {total}")
+    print(f"{done.asked} clips asked, {decoded} frames decoded: {100 * decoded / total:.1f} % of all")
+
+
+if __name__ == "__main__":
+    main()
