@@ -58,7 +58,7 @@ class VerifyOptions(DecodeOptions, ExitOptions, TalkOptions):
         default_text="those of the scan; without any, danger, crime, violence, accidents and emergencies",
     )
     share: str = option(
-        "15%", "Ask about this share of each camera's footage: where the scan scored highest.", panel=HOW, metavar="SHARE"
+        "15%", "Show the model this share of each camera's footage: where the scan scored highest.", panel=HOW, metavar="SHARE"
     )
     audit: str = option(
         "1%", "Also ask about this share of the rest, drawn at random, to find out what is missed.", panel=HOW, metavar="SHARE"
