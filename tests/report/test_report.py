@@ -263,7 +263,8 @@ class TestPage:
         assert page.bad == []
         assert [attributes.get("id") for attributes, _ in page.scripts] == ["data", None]
         data = json.loads(page.scripts[0][1])
-        assert {event[8] for event in data["events"]} >= {name.replace("/", "∕") for name in HOSTILE}
+        category = data["fields"].index("category")
+        assert {event[category] for event in data["events"]} >= {name.replace("/", "∕") for name in HOSTILE}
 
     def test_nothing_is_asked_of_a_network(self, layout: OutputLayout) -> None:
         text = report(layout.out, "--to", "-").stdout
