@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
@@ -87,3 +88,39 @@ def test_only_a_set_size_is_part_of_fingerprints_and_models() -> None:
         assert one.accepts(model)
         assert not next(other for other in models if other is not one).accepts(model)
         assert not sized(6).accepts(model)
+
+
+def test_detail_shows_more_of_a_small_fast_thing_and_speeds_stay_those_of_the_small_frame() -> None:
+    """A thing of 14x36 px in 1080p, which runs, and one of 120x330 px, which walks: a larger frame dilutes them less."""
+    quick, slow = ((36, 14), 200, 14), ((330, 120), 600, 10)
+    speeds = [[_speed_in_1080p(thing, detail) for detail in (1.0, 2.0)] for thing in (quick, slow)]
+    assert speeds[0][1] > 1.5 * speeds[0][0]
+    assert 0.5 < speeds[1][0] < speeds[1][1] < 1.1 * slow[2] * 390 / 1920
+
+
+def _speed_in_1080p(thing: tuple[tuple[int, int], int, int], detail: float) -> float:
+    """The highest speed that the detector measures in eight frames of 1920x1080."""
+    detector = MotionDetector(MotionOptions(detail=detail))
+    width, height = detector.needs.size.apply(1920, 1080)
+    rng = np.random.default_rng(0)
+    ground = cv2.GaussianBlur(rng.normal(0, 360, (1080, 1920)).astype(np.float32), (0, 0), 6) + 120
+    look = cv2.GaussianBlur(rng.normal(0, 240, (400, 400)).astype(np.float32), (0, 0), 3) + 200
+    (high, wide), top, step = thing
+    frames = []
+    for t in range(8):
+        picture = ground.copy()
+        picture[top : top + high, 300 + step * t : 300 + step * t + wide] = look[:high, :wide]
+        small = cv2.resize(np.clip(picture, 0, 255).astype(np.uint8), (width, height), interpolation=cv2.INTER_AREA)
+        frames.append(small)
+    rows = np.arange(8)
+    one = Clip("a.mp4", 0, np.stack(frames)[..., None], rows, rows / 10, np.ones(8, np.bool_), 1)
+    raw = detector.score(ClipBatch.of([one], [None])).raw[0]
+    return float(raw[2:-2, detector.channels.index("speed")].max())
+
+
+def test_a_model_of_another_detail_is_not_used() -> None:
+    model = MotionDetector().fit(CameraSample("c", (clip(film(seed=1)),)))
+    assert model is not None
+    assert MotionDetector().accepts(model)
+    assert not MotionDetector(MotionOptions(detail=2.0)).accepts(model)
+    assert "detail" not in str(MotionDetector().fingerprint())

@@ -218,11 +218,12 @@ def check_device(device: str) -> None:
 
 
 def make_motion(options: DetectorOptions) -> Detector:
-    """Returns the motion detector. Of the options, it uses only --min-size."""
+    """Returns the motion detector. Of the options, it uses only --min-size and --motion-detail."""
     from vadcli.detectors.motion import MotionOptions
     from vadcli.detectors.motion.detector import MotionDetector
 
-    return MotionDetector(MotionOptions(min_size=getattr(options, "min_size", None)))
+    detail = float(getattr(options, "motion_detail", 1.0))
+    return MotionDetector(MotionOptions(min_size=getattr(options, "min_size", None), detail=detail))
 
 
 def make_ask(options: AskOptions) -> Detector:

@@ -74,18 +74,20 @@ class Tail:
         return cls(float(document["active"]), float(document["usual"]), float(document["scale"]))
 
 
-REFERENCE = Tail(active=0.5, usual=1.0, scale=0.62)
+REFERENCE = Tail(active=0.5, usual=1.0, scale=0.4)
 """The tail for a usual value of 1.
 
-The scale is larger than that of most cameras that are known for an hour, because a few seconds of a clip say little about what
-is usual. It was set on the clips of docs/incidents.md.
+Its scale decides what is found in footage of seconds. It was set on the clips of docs/incidents.md.
 """
 
 USUAL_PRIOR = 3.0
 """The usual value of the reference weighs as much as this many moments of the camera."""
 
-TAIL_PRIOR = 300.0
-"""The tail of the reference weighs as much as this many moments of the camera (ten minutes)."""
+TAIL_PRIOR = 60.0
+"""The tail of the reference weighs as much as this many moments of the camera (two minutes).
+
+With ten minutes, a busy camera that was known for three gave ten times as many alarms as promised.
+"""
 
 
 @dataclass(frozen=True)
@@ -117,16 +119,15 @@ class FittedTime:
         return own / (own + prior)
 
 
-def usual_level(values: FloatArray, *, footage: FittedTime, reference: float) -> float:
+def usual_level(values: FloatArray, *, footage: FittedTime, reference: float, floor: float, prior: float) -> float:
     """Returns the lower quartile of the values above a floor, shrunk towards the reference.
 
-    The floor is a sixth of the reference.
+    The reference weighs as much as `prior` moments of the camera.
     """
-    floor = reference / 6.0
     active = values[values > floor]
     if not len(active):
         return reference
-    trust = footage.trust(len(active) / len(values), USUAL_PRIOR, spread=True)
+    trust = footage.trust(len(active) / len(values), prior, spread=True)
     return _between(reference, float(np.quantile(active, USUAL)), trust)
 
 
@@ -191,6 +192,10 @@ class BellTail:
         return np.asarray(inner + self.hazard * np.maximum(place - self.BEND, 0.0), dtype=np.float32)
 
 
+BELL_PRIOR = 300.0
+"""The usual hazard weighs as much as this many moments of the camera (ten minutes)."""
+
+
 def fit_bell_tail(values: FloatArray, *, seconds: float, floor: float) -> BellTail:
     """Returns the tail of a camera's values. Even if a tenth of the values are anomalous, the tail hardly changes.
 
@@ -204,7 +209,7 @@ def fit_bell_tail(values: FloatArray, *, seconds: float, floor: float) -> BellTa
     spread = max((high - low) / 1.349, (median - low) / 0.6745, floor)
     own = np.log(2.0) * spread / max(extreme - most, 0.05 * spread)
     moments = seconds / MOMENT_S
-    trust = moments / (moments + TAIL_PRIOR)
+    trust = moments / (moments + BELL_PRIOR)
     hazard = float(np.clip(_between(BellTail.HAZARD, own, trust), 0.5 * BellTail.HAZARD, 2.0 * BellTail.HAZARD))
     return BellTail(median, spread, hazard)
 

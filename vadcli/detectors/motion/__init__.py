@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MODEL_VERSION = 2
+MODEL_VERSION = 3
 """Increase this if a change makes stored camera models unusable. The engine then fits them again."""
 
 
@@ -15,12 +15,14 @@ MODEL_VERSION = 2
 class MotionOptions:
     """The motion detector's options.
 
-    All sizes in pixels refer to a frame as the detector gets it (about 360x240).
+    All sizes in pixels refer to a frame of about 360x240, which the detector gets if `detail` is 1.
 
     Attributes:
         clip_frames: T, sampled frames per clip.
         rate_hz: sampled frames per second.
-        max_area_px: largest area of a frame; larger frames are reduced to it.
+        max_area_px: largest area of a frame if `detail` is 1; larger frames are reduced to it.
+        detail: width and height of a frame are this many times larger. Cells keep their size, so they show smaller things.
+            Speeds stay those of the small frame; floors, which are noise of the flow, become smaller.
         cell_px: side of a grid cell.
         blur_cells: standard deviation of the Gaussian that smooths the maps over space, in cells.
         steadying_s: standard deviation of the Gaussian that smooths each cell (and so the masks)
@@ -47,6 +49,7 @@ class MotionOptions:
     clip_frames: int = 32
     rate_hz: float = 10.0
     max_area_px: int = 86_400
+    detail: float = 1.0
     cell_px: int = 4
     blur_cells: float = 2.0
     steadying_s: float = 0.3

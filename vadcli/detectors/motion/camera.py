@@ -107,13 +107,20 @@ def rarity(query: FloatArray, samples: RaritySamples, *, video: int, time_s: flo
     return np.asarray(np.sqrt(np.maximum(square[:, rank], 0.0)), dtype=np.float32)
 
 
-SPEED_REFERENCE = 2.5
-DISORDER_REFERENCE = 0.6
+SPEED_REFERENCE = 8.0
+DISORDER_REFERENCE = 1.2
 """Usual speed and disorder of something that moves, in pixels per step.
 
 With seconds of footage, these speak louder than the camera's own: a clip that is an incident from its first frame to its last
-cannot say what is usual.
+cannot say what is usual. The speed is that of a car on a road, because in a camera that is not known, fast says little.
 """
+
+SPEED_FLOOR = 0.42
+DISORDER_FLOOR = 0.1
+"""The highest cell of a frame counts for what is usual if it is above this, in the same unit."""
+
+LEVEL_PRIOR = 10.0
+"""The reference of speed and disorder weighs as much as this many moments of the camera (20 seconds)."""
 
 RARITY_REFERENCE = 1.0
 """Usual rarity of a camera's own moving objects, in scaled units."""

@@ -73,6 +73,9 @@ class _OneBlasThread:
 
 _one_blas_thread = _OneBlasThread()
 
+USER_OPTIONS = ("min_size", "detail")
+"""The options that users set. A camera model fits only the values that it was fitted with."""
+
 CHANNELS = ("speed", "disorder", "rarity", "together", "camera_px", "usable")
 
 
@@ -89,6 +92,7 @@ class MotionDetector:
     calibration: Calibration | None = CALIBRATION
     uses_categories = False
     uses_min_size = True
+    uses_motion_detail = True
     categories: tuple[str, ...] = ()
     weights: Mapping[str, str] = MappingProxyType({})
     fits_camera = True
@@ -103,7 +107,7 @@ class MotionDetector:
             frames=self.options.clip_frames,
             overlap=1,
             rate_hz=self.options.rate_hz,
-            size=SizeRule(self.options.max_area_px),
+            size=SizeRule(round(self.options.max_area_px * self.options.detail**2)),
             pixel_format=PixelFormat.GRAY,
             decode="reference",
         )
@@ -122,7 +126,7 @@ class MotionDetector:
         with _one_blas_thread():
             fitted, measured = fit_camera(sample, self.options, threads=self.parallel)
         model = to_model(fitted, sample.camera, self.name)
-        model = replace(model, values={**model.values, **self._sizes})
+        model = replace(model, values={**model.values, **self._chosen})
         for one in measured:
             if len(one.clip.frames) == self.needs.frames and one.rare is not None:  # bursts are shorter than clips
                 key = self._key(one.clip.frames[..., 0], one.clip.timestamp, one.clip.valid, one.clip.video, model)
@@ -130,8 +134,8 @@ class MotionDetector:
         return model
 
     def accepts(self, model: CameraModel) -> bool:
-        """Returns False if a camera model was fitted with another `min_size`."""
-        return model.values.get("min_size") == self.options.min_size
+        """Returns False if a camera model was fitted with other options of the user."""
+        return {name: model.values[name] for name in USER_OPTIONS if name in model.values} == self._chosen
 
     def score(self, batch: ClipBatch) -> ClipScores:
         """Returns raw scores (B, T, 6), see CHANNELS, and calibrated masks (B, T, h, w)."""
@@ -160,13 +164,15 @@ class MotionDetector:
 
     def fingerprint(self) -> dict[str, object]:
         """Returns the model version and all options."""
-        options = {name: value for name, value in asdict(self.options).items() if name != "min_size"}
-        return {"detector": self.name, "model_version": MODEL_VERSION, "options": {**options, **self._sizes}}
+        options = {name: value for name, value in asdict(self.options).items() if name not in USER_OPTIONS}
+        return {"detector": self.name, "model_version": MODEL_VERSION, "options": {**options, **self._chosen}}
 
     @property
-    def _sizes(self) -> dict[str, float]:
-        """The smallest size, for models and fingerprints. They have no such value if it is not set, as in older versions."""
-        return {} if self.options.min_size is None else {"min_size": self.options.min_size}
+    def _chosen(self) -> dict[str, float]:
+        """What the user chose, for models and fingerprints. An option that is not set is not in them, as in older versions."""
+        default = MotionOptions()
+        values = {name: getattr(self.options, name) for name in USER_OPTIONS}
+        return {name: value for name, value in values.items() if value != getattr(default, name)}
 
     def _key(self, frames: ByteArray, timestamp: TimeArray, valid: BoolArray, video: str, model: CameraModel | None) -> bytes:
         return clip_key(frames, timestamp, valid, video=video, model=model.sha256 if model else "")

@@ -218,7 +218,7 @@ def map_clip(
         timestamp=timestamp,
         velocity=np.stack([x, y], axis=-1),
         speed=speed,
-        disorder=np.maximum(speed - np.hypot(x, y) - np.float32(options.disorder_floor_px), 0.0),
+        disorder=np.maximum(speed - np.hypot(x, y) - np.float32(options.disorder_floor_px / options.detail), 0.0),
         camera_px=steps.camera_px,
         usable=steps.usable,
         shot=np.cumsum(cut),
@@ -262,6 +262,7 @@ class _Steps:
         """Fills entry `after`. `step` is the time between the two frames, as a multiple of the usual step."""
         self.usable[after] = True
         scale = 1.0 / min(max(step, 0.25), 4.0)
+        unit = scale / self._options.detail
         light = _light(self._pooled[before], self._pooled[after])
         # An object that moves twice as far changes more of the frame, but not twice as much: it
         # leaves its own place only once.
@@ -275,11 +276,11 @@ class _Steps:
             common, moves = shared
             flow = flow - common
             shake = np.hypot(common[..., 0], common[..., 1])
-            self.camera_px[after] = moves * float(shake.mean()) * scale
+            self.camera_px[after] = moves * float(shake.mean()) * unit
             # The subtraction is not exact: the more the camera moves, the more of its motion remains in the flow.
             floor += np.float32(LEFTOVER_SHARE) * shake
         length = np.hypot(flow[..., 0], flow[..., 1])
-        speed = np.clip((length - floor) * scale, 0.0, self._options.speed_cap_px)
+        speed = np.clip((length - floor) * unit, 0.0, self._options.speed_cap_px)
         self.velocity[:, after] = np.moveaxis(flow, -1, 0) * (speed / np.maximum(length, SHORTEST_PX))
 
     def _changed(self, before: ByteArray, after: ByteArray, light: int) -> FloatArray:
