@@ -148,7 +148,7 @@ def page_text(found: list[Found], command: str) -> str:
     )
     after = (
         f"{touched} of {len(incidents)} incidents are touched. {clear} of {len(quiet)} clips without an incident have no event."
-        f" There are {alarms} false alarms in {minutes:.1f} minutes. The frame AUC within clips is {_figure(within.value)} (the"
+        f" False alarms: {alarms} in {minutes:.1f} minutes. The frame AUC within clips is {_figure(within.value)} (the"
         f" mean of the column), and {_figure(over_all)} over all frames of all clips together."
     )
     head = "| clip | what a person sees | minutes | events, s | touched | false alarms | frame AUC |"
