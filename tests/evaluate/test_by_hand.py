@@ -102,7 +102,7 @@ def test_run_lengths_have_two_levels_and_say_so(tmp_path: Path) -> None:
     video, runs = reports
     assert (value(video, "pixel.auc"), value(runs, "pixel.auc")) == (1.0, 0.5)
     note = "two levels: run lengths at 0.5"
-    assert {name for name, metric in runs.metrics["pixel"].items() if note in metric.note} == {"auc", "ap", "aupro"}
+    assert {name for name, metric in runs.metrics["pixel"].items() if note in metric.note} == {"auc", "ap", "aupro", "aupimo"}
     assert not any(note in metric.note for metric in video.metrics["pixel"].values())
     assert runs.to_json()["two_level_masks"] == ["01", "02"]
     assert note in to_table([runs])

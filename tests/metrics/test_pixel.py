@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, jaccard_score, roc_auc_score
 
-from vadcli.metrics import Bootstrap, PixelAccumulator, aupro, mask_iou, pixel_ap, pixel_auc
+from vadcli.metrics import Bootstrap, PixelAccumulator, aupimo, aupro, mask_iou, pixel_ap, pixel_auc
 
 
 def some_masks(seed, frames=6, shape=(13, 17)):
@@ -177,3 +177,45 @@ def test_bad_input_is_refused():
         PixelAccumulator(mask_at=1.5)
     with pytest.raises(ValueError, match="limit"):
         aupro(accumulator.counts(), limit=0)
+
+
+def slow_aupimo(scores, truth, low, high):
+    """The mean recall over many rates, equally spaced on a logarithmic scale."""
+    flat = truth.reshape(len(truth), -1)
+    normal = scores.reshape(len(truth), -1)[~flat.any(axis=1)]
+    thresholds = np.arange(257)
+    rates = np.array([(normal >= threshold).mean() for threshold in thresholds])
+    found = []
+    for frame, mask in zip(scores.reshape(len(truth), -1), flat, strict=True):
+        if mask.any():
+            recall = np.array([(frame[mask] >= threshold).mean() for threshold in thresholds])
+            grid = np.exp(np.linspace(np.log(low), np.log(high), 20001))
+            found.append(np.mean([recall[rates <= rate].max() for rate in grid[::40]]))
+    return np.mean(found)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.01, 0.1), (0.05, 1.0)])
+def test_aupimo_against_many_rates(low, high):
+    scores, truth = some_masks(5)
+    truth[: len(truth) // 2] = False
+    found = aupimo(counted((scores, truth)), limits=(low, high)).value
+    assert found == pytest.approx(slow_aupimo(scores, truth, low, high), abs=0.01)
+
+
+def test_aupimo_worked_by_hand():
+    """A normal frame of 100 pixels with one of 200 and nine of 100; of four true pixels, one has 250, two 150 and one 50."""
+    scores = np.zeros((2, 10, 10), np.uint8)
+    scores[0].ravel()[:10] = [200, *[100] * 9]
+    scores[1, 0, :4] = [250, 150, 150, 50]
+    truth = np.zeros(scores.shape, bool)
+    truth[1, 0, :4] = True
+    # below the rate 0.01, only thresholds above 200 are allowed; from 0.01 to 0.1, those above 100; from 0.1 on, all above 0
+    counts = counted((scores, truth))
+    assert aupimo(counts, limits=(0.001, 0.01)).value == pytest.approx(0.25)
+    assert aupimo(counts, limits=(0.01, 0.1)).value == pytest.approx(0.75)
+    assert aupimo(counts, limits=(0.001, 0.1)).value == pytest.approx(0.5)
+    assert aupimo(counts, limits=(0.1, 0.9)).value == pytest.approx(1.0)
+    assert aupimo(counted((scores[1:], truth[1:]))).value is None
+    assert "frame without one" in aupimo(counted((scores[1:], truth[1:]))).note
+    with pytest.raises(ValueError, match="in order"):
+        aupimo(counts, limits=(0.1, 0.01))

@@ -15,6 +15,7 @@ from vadcli.metrics import (
     NORMAL,
     Bootstrap,
     Estimate,
+    aupimo,
     aupro,
     category_auc,
     detection_recall,
@@ -165,7 +166,13 @@ FRAME: dict[str, Callable[..., Estimate]] = {
     "ap_micro": frame_ap,
     "ap_macro": frame_ap_macro,
 }
-PIXEL: dict[str, Callable[..., Estimate]] = {"auc": pixel_auc, "ap": pixel_ap, "mask_iou": mask_iou, "aupro": aupro}
+PIXEL: dict[str, Callable[..., Estimate]] = {
+    "auc": pixel_auc,
+    "ap": pixel_ap,
+    "mask_iou": mask_iou,
+    "aupro": aupro,
+    "aupimo": aupimo,
+}
 WITHIN, OWN = ", within videos", ", own score"
 """A figure's name is the category's name and one of these endings; the figure over all frames has no ending."""
 NEEDS_MASKS = ("pixel", "region")

@@ -34,6 +34,7 @@ TITLES = {
     "pixel.ap": "pixel AP",
     "pixel.mask_iou": "mask IoU, positive frames",
     "pixel.aupro": "AUPRO (FPR up to 0.3)",
+    "pixel.aupimo": "AUPIMO (FPR 1e-5 to 1e-4)",
     "region.rbdc": "RBDC",
     "region.tbdc": "TBDC",
     "event.recall": "events found",

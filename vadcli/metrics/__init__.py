@@ -28,7 +28,7 @@ from vadcli.metrics.frame import (
 )
 from vadcli.metrics.intervals import Bootstrap, Estimate, Metric, difference
 from vadcli.metrics.pate import pate
-from vadcli.metrics.pixel import PixelAccumulator, PixelCounts, aupro, mask_iou, pixel_ap, pixel_auc
+from vadcli.metrics.pixel import PixelAccumulator, PixelCounts, aupimo, aupro, mask_iou, pixel_ap, pixel_auc
 from vadcli.metrics.region import Regions, Tracks, mask_regions, rbdc, tbdc
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "Regions",
     "ThresholdChoice",
     "Tracks",
+    "aupimo",
     "aupro",
     "category_auc",
     "detection_recall",

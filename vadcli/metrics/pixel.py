@@ -18,6 +18,9 @@ BYTE_BINS = 256
 PRO_LIMIT = 0.3
 """The highest false-positive rate of the AUPRO integral, as its authors propose."""
 
+PIMO_LIMITS = (1e-5, 1e-4)
+"""The false-positive rates between which AUPIMO looks, as its authors propose."""
+
 TOUCHING = np.ones((3, 3), np.int8)  # pixels that touch at a corner belong to one region, as in MVTec AD's own evaluation
 
 
@@ -30,6 +33,9 @@ class PixelCounts:
         positives, negatives: (V, K) int64 pixels by bins of ascending score.
         overlap: (V, K) float64, the share of a true region's pixels in each bin, summed over the true regions.
         regions: (V,) int64 true regions, counted in each frame separately.
+        frame_overlap: (V, K) float64, the share of a frame's true pixels in each bin, summed over frames with a true pixel.
+        normal_share: (V, K) float64, the share of a frame's pixels in each bin, summed over frames without a true pixel.
+        normal_frames: (V,) int64 frames without a true pixel.
         iou_sum: (V,) float64, the sum of IoUs over frames with a true pixel.
         positive_frames: (V,) int64 frames with a true pixel.
         exact: True if the scores were bytes, so that bins lose nothing.
@@ -40,6 +46,9 @@ class PixelCounts:
     negatives: IndexArray
     overlap: Numbers
     regions: IndexArray
+    frame_overlap: Numbers
+    normal_share: Numbers
+    normal_frames: IndexArray
     iou_sum: Numbers
     positive_frames: IndexArray
     exact: bool
@@ -108,6 +117,9 @@ class PixelAccumulator:
             negatives=np.array([video.all - video.positives for video in videos] or empty, np.int64),
             overlap=np.array([video.overlap for video in videos] or empty, np.float64),
             regions=np.array([video.regions for video in videos], np.int64),
+            frame_overlap=np.array([video.frame_overlap for video in videos] or empty, np.float64),
+            normal_share=np.array([video.normal_share for video in videos] or empty, np.float64),
+            normal_frames=np.array([video.normal_frames for video in videos], np.int64),
             iou_sum=np.array([video.iou_sum for video in videos], np.float64),
             positive_frames=np.array([video.positive_frames for video in videos], np.int64),
             exact=bool(self._bytes),
@@ -121,17 +133,25 @@ class _Video:
         self.all = np.zeros(bins, np.int64)
         self.positives = np.zeros(bins, np.int64)
         self.overlap = np.zeros(bins, np.float64)
+        self.frame_overlap = np.zeros(bins, np.float64)
+        self.normal_share = np.zeros(bins, np.float64)
+        self.normal_frames = 0
         self.regions = 0
         self.iou_sum = 0.0
         self.positive_frames = 0
 
     def add(self, binned: NDArray[Any], found: BoolArray, truth: BoolArray) -> None:
         bins = len(self.all)
-        self.all += np.bincount(binned.ravel(), minlength=bins)
+        pixels = np.bincount(binned.ravel(), minlength=bins)
+        self.all += pixels
         if not truth.any():
+            self.normal_share += pixels / truth.size
+            self.normal_frames += 1
             return
         inside = binned[truth].astype(np.int64)
-        self.positives += np.bincount(inside, minlength=bins)
+        true = np.bincount(inside, minlength=bins)
+        self.positives += true
+        self.frame_overlap += true / len(inside)
         labelled, regions = ndimage.label(truth, TOUCHING)
         region = labelled[truth].astype(np.int64) - 1
         areas = np.bincount(region, minlength=regions)
@@ -191,6 +211,37 @@ def aupro(counts: PixelCounts, *, limit: float = PRO_LIMIT) -> Estimate:
         return area
 
     return _estimate(counts, statistic(np.ones((1, len(regions)))), statistic, "AUPRO needs a true region and normal pixels")
+
+
+def aupimo(counts: PixelCounts, *, limits: tuple[float, float] = PIMO_LIMITS) -> Estimate:
+    """Return the mean over frames with a true pixel of the area under their PIMO curve, between two false-positive rates.
+
+    Bertoldo et al., AUPIMO: Redefining Anomaly Localization Benchmarks with High Speed and Low Tolerance, BMVC 2024. The PIMO
+    curve of a frame is the share of its true pixels that is found, against the logarithm of the share of pixels that is found
+    in frames without a true pixel (the mean over these frames). The area is divided by the width of the interval, so 1 is
+    perfect.
+
+    The curve is a staircase here: at a false-positive rate f, it has the height of the lowest threshold whose rate is at most
+    f. Masks with 256 levels often have no threshold between the limits, where a line between two thresholds would promise
+    what no threshold gives. With many levels, the staircase and the line are the same. Undefined without a frame of each kind.
+    """
+    low, high = limits
+    if not 0.0 < low < high <= 1.0:
+        raise ValueError(f"the limits must lie in (0, 1] in order, not {low:g} and {high:g}")
+    abnormal, normal = counts.positive_frames.astype(np.float64), counts.normal_frames.astype(np.float64)
+
+    def statistic(weights: Numbers) -> Numbers:
+        with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 occurs in a resample that is undefined
+            x = from_top(weights @ counts.normal_share)[:, ::-1] / (weights @ normal)[:, None]
+            y = from_top(weights @ counts.frame_overlap)[:, ::-1] / (weights @ abnormal)[:, None]
+        start, end = np.zeros((len(weights), 1)), np.ones((len(weights), 1))
+        edges = np.log(np.clip(np.hstack([start, x, end]), low, high))  # (B, K + 2)
+        area = (np.hstack([start, y]) * np.diff(edges, axis=1)).sum(axis=1) / np.log(high / low)
+        area[(weights @ abnormal == 0) | (weights @ normal == 0)] = np.nan
+        return np.asarray(area, np.float64)
+
+    undefined = "AUPIMO needs a frame with a true pixel and a frame without one"
+    return _estimate(counts, statistic(np.ones((1, len(normal)))), statistic, undefined)
 
 
 def _by_curve(counts: PixelCounts, area: Any, undefined: str) -> Estimate:
