@@ -1,6 +1,6 @@
 """Compare the speed of a motion scan, with fit and decoding, with other tools on the same file.
 
-python benchmarks/throughput.py [--video FILE] [--rounds N] [--dvr-scan PATH]
+python benchmarks/throughput.py [--video FILE] [--rounds N] [--only WORD ...] [--dvr-scan PATH]
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--video", type=Path, help="your own video; by default a generated one, 1080p, two minutes")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", help="run only the rows whose name contains one of these words")
     parser.add_argument("--dvr-scan", help="a dvr-scan program, installed in an environment of its own")
     options = parser.parse_args()
     video = options.video or looped(made_video("1080p-60s.mp4", seconds=60), "1080p-120s.mp4", 2)
@@ -41,15 +42,19 @@ def main() -> None:
     }
     if options.dvr_scan:
         contestants["dvr-scan -so"] = lambda: run([options.dvr_scan, "-q", "-i", str(video), "-so"])
+    wanted = ["vadcli scan (motion)", *(options.only or [""])]
+    contestants = {name: once for name, once in contestants.items() if any(word in name for word in wanted)}
     found = in_turn(contestants, options.rounds)
     ours = [frames / once.wall_s for once in found["vadcli scan (motion)"]]
     print(f"\n{video.name}, {frames} frames; {machine()}; medians of {options.rounds} rounds\n")
-    print("| what | frames/s | CPU s | scan's speed relative to it |")
-    print("|---|---|---|---|")
+    cpu_of_scan = [once.cpu_s for once in found["vadcli scan (motion)"]]
+    print("| what | frames/s | CPU s | scan's speed relative to it | its CPU s / the scan's |")
+    print("|---|---|---|---|---|")
     for name, runs in found.items():
         speeds = [frames / once.wall_s for once in runs]
-        cpu_s = statistics.median(once.cpu_s for once in runs)
-        print(f"| {name} | {statistics.median(speeds):.0f} | {cpu_s:.1f} | {median_ratio(ours, speeds):.2f} |")
+        cpu_s = [once.cpu_s for once in runs]
+        ratios = f"{median_ratio(ours, speeds):.2f} | {median_ratio(cpu_s, cpu_of_scan):.2f}"
+        print(f"| {name} | {statistics.median(speeds):.0f} | {statistics.median(cpu_s):.1f} | {ratios} |")
 
 
 if __name__ == "__main__":

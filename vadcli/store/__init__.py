@@ -23,6 +23,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path, PurePath
 from urllib.parse import unquote_to_bytes
 
@@ -240,8 +241,14 @@ class OutputLayout:
     def _path(
         self, kind: str, relative: str, suffix: str, *, hidden: bool = False, name: Callable[[str], str] = _file_name
     ) -> Path:
-        path = self.out / kind / (_mirrored(relative, name) + suffix)
-        return path.with_name(f".{path.name}") if hidden else path
+        return _path_in(self.out, kind, relative, suffix, hidden=hidden, name=name)
+
+
+@lru_cache(maxsize=4096)
+def _path_in(out: Path, kind: str, relative: str, suffix: str, *, hidden: bool, name: Callable[[str], str]) -> Path:
+    """A scan asks for the same few paths of a video again and again, and making a path is slow."""
+    path = out / kind / (_mirrored(relative, name) + suffix)
+    return path.with_name(f".{path.name}") if hidden else path
 
 
 def _files_under(folder: Path, suffix: str) -> Iterator[Path]:

@@ -320,7 +320,8 @@ def _checksum(columns: list[pa.Array]) -> int:
     """Returns one CRC-32 over all columns: which values are present, the length of each binary value, and the values."""
     crc = 0
     for column in columns:
-        crc = zlib.crc32(column.is_valid().to_numpy(zero_copy_only=False).tobytes(), crc)
+        valid = column.is_valid().to_numpy(zero_copy_only=False).tobytes() if column.null_count else bytes([1]) * len(column)
+        crc = zlib.crc32(valid, crc)
         if pa.types.is_binary(column.type):
             values = column.drop_null().to_pylist()
             crc = zlib.crc32(np.array([len(value) for value in values], np.int64).tobytes(), crc)

@@ -252,6 +252,9 @@ The limit is necessary because an affine field fits even pure noise a little.
 
 FIT_PASSES = 3
 
+_RIDGE = np.diag([1e-6, 1e-2, 1e-2])
+"""Keeps the slopes of the affine field at 0 if all textured cells are close together."""
+
 
 def camera_flow(flow: FloatArray, picture: FloatArray) -> tuple[FloatArray, bool] | None:
     """Returns the part of the flow that the whole frame shares, and whether the camera moves.
@@ -301,15 +304,14 @@ def _fit(basis: TimeArray, seen: TimeArray) -> TimeArray:
     This is a weighted least-squares fit: cells that do not move with the rest of the frame get a
     low weight.
     """
-    middle = np.median(seen, axis=0)
+    middle = np.array([median_of(seen[:, 0]), median_of(seen[:, 1])])
     away = np.hypot(*(seen - middle).T)
-    coefficients = np.zeros((3, 2))
+    ridge, coefficients = _RIDGE * len(seen), np.zeros((3, 2))
     for passed in range(FIT_PASSES):
         scale = max(0.5, (1.5 if passed == 0 else 1.0) * float(median_of(away)))
         weight = 1.0 / (1.0 + (away / scale) ** 2)
         weighted = basis * weight[:, None]
-        # The ridge keeps the slopes at 0 if all textured cells are close together.
-        normal = weighted.T @ basis + np.diag([1e-6, 1e-2, 1e-2]) * len(seen)
-        coefficients = np.linalg.solve(normal, weighted.T @ seen)
-        away = np.hypot(*(seen - basis @ coefficients).T)
+        coefficients = np.linalg.solve(weighted.T @ basis + ridge, weighted.T @ seen)
+        if passed < FIT_PASSES - 1:
+            away = np.hypot(*(seen - basis @ coefficients).T)
     return coefficients
