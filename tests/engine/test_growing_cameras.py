@@ -108,6 +108,24 @@ def test_a_model_stays(footage: Path, tmp_path: Path, known: str) -> None:
     assert (out / CAMERA).read_bytes() == before
 
 
+def test_a_model_of_the_version_before_is_learned_again_and_the_log_says_so(
+    footage: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    scan(footage, out)
+    current = (out / CAMERA).read_bytes()
+    stored = json.loads(current)
+    stored["version"] -= 1
+    (out / CAMERA).write_text(json.dumps(stored))
+    with caplog.at_level(logging.INFO, "vadcli"):
+        statuses, detector = scan(footage, out)
+    assert detector.fitted == ["gate"]
+    assert statuses["yard/y.mp4"] == "skipped"
+    line = "camera gate: its model is of another version of vadcli, so it is learned again and its videos are scanned again"
+    assert caplog.messages.count(line) == 1
+    assert (out / CAMERA).read_bytes() == current
+
+
 def test_what_was_known_is_kept_if_less_of_it_is_left(footage: Path, tmp_path: Path) -> None:
     """The first video was deleted, and the many bytes of the next night hold little footage."""
     out = tmp_path / "out"

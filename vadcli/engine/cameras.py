@@ -121,10 +121,20 @@ class Cameras:
         """True if a usable model is stored, also if this run has yet to fit the camera again."""
         return self._read(camera) is not None
 
-    def has_other_regions(self, camera: str) -> bool:
-        """True if the camera has a model that could be used if the same parts of its picture were hidden."""
-        model = self._stored(camera) if self.detector.fits_camera and camera not in self._fitted else None
-        return model is not None and model.regions != self.regions.of(camera).sha256
+    def why_again(self, camera: str) -> str:
+        """Return why the stored model of a camera cannot be used; "" if there is none, or --refit asks for another one."""
+        if not self.detector.fits_camera or camera in self._fitted or self.refit:
+            return ""
+        path = self.layout.camera(camera)
+        try:
+            model = read_camera(path) if path.exists() else None
+        except DocumentError:
+            return ""
+        if model is None or model.detector != self.detector.name:
+            return ""
+        if model.version != self.detector.model_version:
+            return "its model is of another version of vadcli"
+        return "its regions changed" if model.regions != self.regions.of(camera).sha256 else ""
 
     def _read(self, camera: str) -> CameraModel | None:
         model = self._stored(camera)

@@ -203,8 +203,8 @@ class _Work:
             scored = sum(self.job.layout.scores(unit.video).exists() for unit in mine)
             fit_again(self.cameras, self.camera, self.whole, self.request, scored=scored)
         if self.cameras.needs_fit(self.camera):
-            if self.cameras.has_other_regions(self.camera):
-                log.info("camera %s: its regions changed, so it is learned again and its videos are scanned again", self.camera)
+            if why := self.cameras.why_again(self.camera):
+                log.info("camera %s: %s, so it is learned again and its videos are scanned again", self.camera, why)
             detector.prepare()
             stream = ScanStream(self.job, batch_size=batch_size or detector.batch_size)
             items = self._fit_first(mine, queue, stream)
