@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
 from tests.detectors.films import HEIGHT_PX, RUN_PX, WIDTH_PX, clips_of, film, fit, put, scan, street, texture
 from vadcli.detectors.motion import MotionOptions, scoring
@@ -203,6 +205,22 @@ def test_what_a_fit_measured_is_used_again_and_changes_no_score(threads: int, mo
             np.testing.assert_array_equal(once.raw, found.raw)
             np.testing.assert_array_equal(once.mask, found.mask)
     assert len(measured) == 2 * len(clips)  # `once` was not measured
+
+
+def test_blas_has_one_thread_in_every_scoring_thread_and_its_own_number_afterwards() -> None:
+    def seen() -> list[int]:
+        return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
+
+    def inside() -> list[int]:
+        with motion_detector.one_blas_thread():
+            return seen()
+
+    before = seen()
+    assert set(inside()) == {1}
+    with ThreadPoolExecutor(2) as pool:
+        assert {number for found in pool.map(lambda _: inside(), range(8)) for number in found} == {1}
+    assert inside() == [1] * len(before)
+    assert seen() == before
 
 
 def test_measurements_that_do_not_fit_into_memory_are_dropped() -> None:

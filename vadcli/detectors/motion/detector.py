@@ -61,6 +61,7 @@ class _OneBlasThread:
         with self._lock:
             self._inside += 1
             if self._inside == 1:
+                self._take_control()
                 self._limit = self._blas.limit(limits=1, user_api="blas")
         try:
             yield
@@ -68,10 +69,19 @@ class _OneBlasThread:
             with self._lock:
                 self._inside -= 1
                 if not self._inside:
+                    self._take_control()
                     self._limit.restore_original_limits()
+                    self._take_control()
+
+    def _take_control(self) -> None:
+        """threadpoolctl 3.8 ignores the limits of all threads but the first one that set a limit, until this is called."""
+        for library in self._blas.lib_controllers:
+            clear = getattr(library, "clear_controlling_thread", None)
+            if clear is not None:
+                clear(force=True)
 
 
-_one_blas_thread = _OneBlasThread()
+one_blas_thread = _OneBlasThread()
 
 USER_OPTIONS = ("min_size", "detail")
 """The options that users set. A camera model fits only the values that it was fitted with."""
@@ -123,7 +133,7 @@ class MotionDetector:
         """
         if all(len(clip.frames) < 2 for clip in sample.clips):
             return None
-        with _one_blas_thread():
+        with one_blas_thread():
             fitted, measured = fit_camera(sample, self.options, threads=self.parallel)
         model = to_model(fitted, sample.camera, self.name)
         model = replace(model, values={**model.values, **self._chosen})
@@ -139,7 +149,7 @@ class MotionDetector:
 
     def score(self, batch: ClipBatch) -> ClipScores:
         """Returns raw scores (B, T, 6), see CHANNELS, and calibrated masks (B, T, h, w)."""
-        with _one_blas_thread():
+        with one_blas_thread():
             rows = [self._score_row(batch, row) for row in range(len(batch.videos))]
         raw, mask = (np.stack(part) for part in zip(*rows, strict=True))
         return ClipScores(raw, mask)
