@@ -83,10 +83,11 @@ Its scale decides what is found in footage of seconds. It was set on the clips o
 USUAL_PRIOR = 3.0
 """The usual value of the reference weighs as much as this many moments of the camera."""
 
-TAIL_PRIOR = 60.0
-"""The tail of the reference weighs as much as this many moments of the camera (two minutes).
+TAIL_PRIOR = 200.0
+"""The tail of the reference weighs as much as this many moments of the camera (400 s).
 
-With ten minutes, a busy camera that was known for three gave ten times as many alarms as promised.
+With more, busy cameras that are known for minutes give many more alarms than promised. With less, events in a camera that is
+known for a minute are not found.
 """
 
 
