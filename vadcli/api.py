@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +29,6 @@ from vadcli.options import (
     ScanOptions,
     SearchOptions,
     VerifyOptions,
-    parse_categories,
-    parse_duration,
 )
 from vadcli.options.config import from_keywords
 from vadcli.types import VideoResult
@@ -42,7 +39,6 @@ if TYPE_CHECKING:
     from vadcli.clipping import ClipResult
     from vadcli.embedding import EmbedResult
     from vadcli.engine.recut import StoredEvents
-    from vadcli.engine.runner import Scan
     from vadcli.evaluation.report import Evaluation
     from vadcli.learning import Learned
     from vadcli.pruning import PruneResult
@@ -69,6 +65,8 @@ def scan(
         UsageError, NoVideoFound, DeviceError, WeightsError: at once, before any video is read.
         OutputError: `out` cannot be written.
     """
+    from vadcli.engine.opening import open_scan
+
     chosen = from_keywords(ScanOptions, {"categories": categories, **options})
     if not chosen.verify:
         return (update for update in open_scan(_paths(paths), chosen).run() if isinstance(update, VideoResult))
@@ -76,57 +74,6 @@ def scan(
 
     verify = verification_of(chosen)
     return results_of(open_scan(_paths(paths), chosen), verify)
-
-
-def open_scan(paths: Sequence[Path], options: ScanOptions, *, command: Sequence[str] = ("vadcli.scan",)) -> Scan:
-    """Return a scan that is ready to run; raises the same errors as `scan`."""
-    from vadcli.engine.event_rules import choices_text
-    from vadcli.engine.plan import make_plan, no_video_text
-    from vadcli.engine.regions import regions_of_scan, warn_if_ignored
-    from vadcli.engine.runner import Scan, ScanSettings, Stop, choose_detector
-    from vadcli.registry import RUNNERS
-    from vadcli.store import OutputLayout
-    from vadcli.store.choices import read_choices
-    from vadcli.store.roots import stored_roots
-
-    layout = OutputLayout(options.out)
-    stop = Stop(None if options.max_runtime is None else parse_duration(options.max_runtime, "max_runtime"))
-    plan = make_plan(
-        paths,
-        options,
-        out=options.out,
-        camera_from=options.camera_from,
-        root=options.root,
-        stored=stored_roots(layout),
-    )
-    if not plan.units and not plan.unusable and not _may_be_empty(paths, options):
-        raise NoVideoFound(no_video_text(plan, options))
-    regions = regions_of_scan(options, plan)
-    detector = choose_detector(options)
-    warn_if_ignored(options, detector)
-    said = choices_text(options, read_choices(layout), detector=detector.name, out=options.out)
-    plan = replace(plan, notes=(*plan.notes, said)) if said else plan
-    settings = ScanSettings(plan, options, tuple(command), regions=regions)
-    return Scan(settings, detector, RUNNERS.load(options.runner)(settings, detector, stop=stop), stop=stop)
-
-
-def _may_be_empty(paths: Sequence[Path], options: FindOptions) -> bool:
-    """True if it is no error that there is no video. A list of new files may well be empty, in a quiet night."""
-    return options.allow_empty or (options.files_from is not None and not paths)
-
-
-def ignored_categories(run: Scan) -> tuple[str, ...]:
-    """Return the categories that the scan's detector cannot read; empty if it reads them or none were given."""
-    return () if run.detector.uses_categories else parse_categories(run.settings.options.categories)
-
-
-def how_to_read_categories() -> str:
-    """Return the command that installs an encoder for categories on any machine, with the size of the download."""
-    from vadcli import weights
-    from vadcli.detectors.concept import DEFAULT_ENCODER
-
-    size = weights.entry(DEFAULT_ENCODER).download_gb
-    return f"vadcli weights pull {DEFAULT_ENCODER}" + (f" ({size:g} GB)" if size else "")
 
 
 def verify(out: PathGiven = DEFAULT_OUT, **options: Any) -> VerifyResult:
@@ -255,6 +202,7 @@ def render(paths: PathGiven | Iterable[PathGiven], **options: Any) -> Iterator[R
 
 def render_all(paths: Sequence[Path], options: RenderOptions, *, watch: Watch | None = None) -> Iterator[RenderResult]:
     """Render the videos below some paths, as `render` does; `watch` opens the progress display of each video."""
+    from vadcli.engine.opening import may_be_empty
     from vadcli.engine.plan import make_plan, no_video_text
     from vadcli.engine.roots import OutsideRoot
     from vadcli.store import OutputLayout
@@ -269,7 +217,7 @@ def render_all(paths: Sequence[Path], options: RenderOptions, *, watch: Watch | 
         plan = make_plan(paths, options, out=options.out, stored=() if moved else roots)
     except OutsideRoot as error:
         raise UsageError(error.message, hint="give footage that was scanned into this --out") from error
-    if not plan.units and not _may_be_empty(paths, options):
+    if not plan.units and not may_be_empty(paths, options):
         raise NoVideoFound(no_video_text(plan, options))
     known = {unit.video for unit in plan.units if layout.scores(unit.video).exists() or layout.events(unit.video).exists()}
     unknown = [unit.video for unit in plan.units if unit.video not in known]

@@ -36,7 +36,7 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
       vadcli scan ./footage --categories "fight,fire" --masks video --out results
       find /nvr -name "*.mp4" -mtime -1 -print0 | vadcli scan --files-from - --min-age 5m --quiet
     """  # noqa: D301
-    from vadcli.api import how_to_read_categories, ignored_categories, open_scan
+    from vadcli.engine.opening import how_to_read_categories, ignored_categories, open_scan
     from vadcli.store.scores import keep_pandas_out
 
     set_up_talk(options)

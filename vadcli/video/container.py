@@ -393,8 +393,7 @@ def _find_time_grid(pts: IndexArray, interval: int, first_pts: int) -> TimeGrid 
     """Return the grid that fits all these frames; None if their rate varies."""
     if len(pts) < 2:
         return None
-    span = int(pts[-1]) - int(pts[0])
-    rows_per_tick = (len(pts) - 1) / span
+    rows_per_tick = (len(pts) - 1) / (int(pts[-1]) - int(pts[0]))
     rows = (pts - pts[0]) * rows_per_tick
     if float(np.abs(rows - np.arange(len(pts))).max()) > _SAFE_ROUNDING:
         return None
