@@ -100,9 +100,7 @@ def test_written_thresholds_and_a_review_last(scanned: Path) -> None:
     assert len(first) == 2
     review = {"format_version": 1, "reviews": [{"video": "gate/a.mp4", "verdict": "false", **first[0]}]}
     (night / "review.json").write_text(json.dumps(review))
-    written = vadcli(
-        "events", out, "--threshold", "0.02", "--review", night / "review.json", "--write", "--include", "*/a.mp4"
-    )
+    written = vadcli("events", out, "--threshold", "0.02", "--review", night / "review.json", "--write", "--include", "*/a.mp4")
     assert written.returncode == 0, written.stderr
     only = vadcli("events", out, "--threshold", "0.022", "--min-duration", "100ms", "--write", "--include", "yard/*")
     assert only.returncode == 0, only.stderr

@@ -207,18 +207,3 @@ def _clip(video: str) -> Clip:
         valid=np.ones(count, np.bool_),
         interval=1,
     )
-
-
-def test_a_model_of_another_version_is_learned_again_and_one_line_says_so(
-    footage: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    out = tmp_path / "out"
-    scan(footage, out)
-    path = out / CAMERA
-    document = json.loads(path.read_text())
-    path.write_text(json.dumps({**document, "version": document["version"] + 1}))
-    add_second_night(footage)
-    with caplog.at_level(logging.INFO, "vadcli"):
-        _, detector = scan(footage, out)
-    assert detector.fitted == ["gate"]
-    assert sum("camera gate: its model is of another version" in message for message in caplog.messages) == 1

@@ -58,7 +58,7 @@ def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(name: str, footage: Path, out: Path, **options: object) -> Scan:
-    given = {"threshold": 0.03, **(CLUSTER if name == "ray" else {}), **options}
+    given = {"threshold": 0.016, **(CLUSTER if name == "ray" else {}), **options}
     chosen = ScanOptions(out=out, detector="motion", **given)  # type: ignore[arg-type]
     stop, detector = Stop(), choose_detector(chosen)
     settings = ScanSettings(make_plan([footage], chosen, out=out), chosen, ("vadcli", "scan"))

@@ -159,8 +159,6 @@ class Cameras:
         with self._claim(camera):
             before = None if self.refit else self._read(camera)
             model = before
-            if before is None:
-                self._tell_other_version(camera)
             if before is None or (self.refit is None and is_outgrown(before, footage.bytes)):
                 model = self._learn(camera, clips, footage, before)
                 if model is not None:
@@ -168,16 +166,6 @@ class Cameras:
                         write_camera(temporary, model)
         self._fitted[camera] = model
         return model
-
-    def _tell_other_version(self, camera: str) -> None:
-        """Log that a camera is learned again because its model is of another version of the detector."""
-        try:
-            version = read_camera(self.layout.camera(camera)).version
-        except DocumentError:
-            return
-        if version != self.detector.model_version:
-            name = self.detector.name
-            log.info("camera %s: its model is of another version of the %s detector; it is learned again", camera, name)
 
     def _learn(self, camera: str, clips: Sequence[Clip], footage: Footage, before: CameraModel | None) -> CameraModel | None:
         """Return a new model, or the earlier one if less footage can be read now than it was fitted on."""
