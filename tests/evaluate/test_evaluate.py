@@ -253,7 +253,7 @@ def test_masks_of_some_videos_alone_are_refused_unless_allowed(tmp_path: Path) -
     stored = wanted * np.uint8(200)
     out = write_scan(tmp_path / "out", {"01": [0.1] * 6, "02": [0.2] * 6}, masks={"01": stored})
     truth = open_ground_truth("ped2", ped2_clips(tmp_path / "ped2", {"01": wanted, "02": wanted}))
-    with pytest.raises(UsageError, match=r"no masks are stored for 1 video, for example '02'"):
+    with pytest.raises(UsageError, match=r"masks are stored for 1 video, but not for 1, for example '02'"):
         collect(out, truth)
     test = collect(out, truth, allow_missing=True)
     report = Evaluation.of("ped2", test, Protocol(), measure(test, Protocol()))
