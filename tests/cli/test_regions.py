@@ -17,7 +17,7 @@ from vadcli.store.mask_video import read_masks
 
 SIZE = (160, 120)
 CLOCK = [[0, 0], [0.5, 0], [0.5, 0.5], [0, 0.5]]
-CUT = ("--threshold", 0.08, "--low", 0.05)
+CUT = ("--threshold", 0.045, "--low", 0.028)
 BLINKS, CROSSES = slice(40, 60), slice(90, 110)
 
 
@@ -75,7 +75,7 @@ def test_what_is_hidden_has_no_score_and_no_mask(footage: Path, tmp_path: Path) 
     assert "camera gate: its regions changed, so it is learned again" in again.stderr
     assert [round(start) for start in starts(out)] == [9]
     score = pq.read_table(out / "scores/gate/a.mp4.parquet", partitioning=None).column("score").to_numpy()
-    assert score[BLINKS].max() < 0.04
+    assert score[BLINKS].max() < 0.02
     masks = np.stack(list(read_masks(out / "masks/gate/a.mp4.mkv")))
     assert masks[:, :60, :80].max() == 0
     assert masks[CROSSES, 60:, 80:].max() > masks[: CROSSES.start - 5].max()
