@@ -193,6 +193,7 @@ DEADLY = """
 import os
 
 from vadcli.detectors.motion.detector import MotionDetector
+from vadcli.errors import DeviceError
 
 
 class Deadly(MotionDetector):
@@ -204,24 +205,54 @@ class Deadly(MotionDetector):
         return super().score(batch)
 
 
+class Broken(MotionDetector):
+    name = "broken"
+
+    def prepare(self):
+        raise DeviceError("the GPU is broken", hint="replace it")
+
+
 def make_deadly(options):
     return Deadly()
+
+
+def make_broken(options):
+    return Broken()
 """
 
 
-def test_a_video_that_kills_its_workers_fails_alone(footage: Path, tmp_path: Path, ray_address: str, ray_site: Path) -> None:
+@pytest.fixture(scope="module")
+def plugin(ray_site: Path) -> str:
+    """PYTHONPATH with two detectors that the nodes have too: one kills its process, the other cannot be loaded."""
     info = ray_site / "deadly-1.0.dist-info"
     info.mkdir()
     (ray_site / "deadly.py").write_text(DEADLY)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: deadly\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[vadcli.detectors]\ndeadly = deadly:make_deadly\n")
+    entries = "[vadcli.detectors]\ndeadly = deadly:make_deadly\nbroken = deadly:make_broken\n"
+    (info / "entry_points.txt").write_text(entries)
+    return os.pathsep.join([str(ray_site), str(Path(__file__).parents[2])])
+
+
+def test_nodes_that_cannot_load_the_detector_are_left_out(footage: Path, tmp_path: Path, ray_address: str, plugin: str) -> None:
+    done = run_vadcli(
+        *("scan", footage, "--out", tmp_path / "out", "--detector", "broken"),
+        *("--runner", "ray", "--ray-address", ray_address, "--ray-cpus", "1"),
+        PYTHONPATH=plugin,
+    )
+    assert done.returncode == 4, done.stderr
+    assert done.stderr.count("takes no more videos: the GPU is broken") == 2  # one line per node
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "out").rglob("*.part"))
+
+
+def test_a_video_that_kills_its_workers_fails_alone(footage: Path, tmp_path: Path, ray_address: str, plugin: str) -> None:
     (tmp_path / "footage").mkdir()
     for name in ("a.mp4", "deadly.mp4", "z.mp4"):
         copyfile(footage / "gate" / "0.mp4", tmp_path / "footage" / name)
     done = run_vadcli(
         *("scan", tmp_path / "footage", "--out", tmp_path / "out", "--detector", "deadly", "--json"),
         *("--runner", "ray", "--ray-address", ray_address, "--ray-cpus", "1"),
-        PYTHONPATH=os.pathsep.join([str(ray_site), str(Path(__file__).parents[2])]),
+        PYTHONPATH=plugin,
     )
     assert done.returncode == 3, done.stderr
     found = {line["video"]: line for line in map(json.loads, done.stdout.splitlines()) if "status" in line}

@@ -171,6 +171,7 @@ class RayRunner:
     def _give_up(self, worker: _Worker, error: VadcliError, workers: _Workers) -> None:
         log.warning("node %s takes no more videos: %s", worker.node.name, error)
         workers.drop(worker.node)
+        workers.free(worker)
         if not workers.slots:
             raise error
 
@@ -239,6 +240,8 @@ class _Workers:
         worker.chunk = worker.sending = None
         if worker.node in self.slots:
             self._free.append(worker)
+        else:
+            self._ray.kill(worker.actor)
 
     def replace(self, worker: _Worker) -> None:
         """Put a new worker in the place of one that died, if its node is still there."""
@@ -255,12 +258,10 @@ class _Workers:
             raise DeviceError("the last node of the cluster is gone", hint="the next run continues from here")
 
     def drop(self, node: Node) -> None:
-        """Use a node no more."""
+        """Start nothing on a node any more. Workers that are busy there end by themselves, and report it."""
         self.slots = [one for one in self.slots if one != node]
-        gone = [worker for worker in [*self._free, *self._running.values()] if worker.node == node]
-        self._free = [worker for worker in self._free if worker.node != node]
-        self._running = {sending: worker for sending, worker in self._running.items() if worker.node != node}
-        for worker in gone:
+        for worker in [worker for worker in self._free if worker.node == node]:
+            self._free.remove(worker)
             self._ray.kill(worker.actor)
 
     def stop(self, reason: str, signal: int | None) -> None:
