@@ -26,7 +26,8 @@ from vadcli.options import EventsOptions
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "motion.md"
 BEGIN, END = "<!-- alarms: begin -->", "<!-- alarms: end -->"
-DEFAULT = "the default"
+DEFAULT = None
+"""The default threshold, in place of a rate."""
 RATES_PER_HOUR = (1.0, 10.0, 60.0)
 FACTOR = 2.0
 QUIET_CAMERAS = ("plaza", "walkway")
@@ -54,7 +55,7 @@ class Count:
 
     source: Source
     hours: float
-    events: dict[float | str, int]
+    events: dict[float | None, int]
 
 
 def real_sources(root: Path) -> list[Source]:
@@ -95,7 +96,8 @@ def quiet_sources(folder: Path, minutes: float) -> list[Source]:
 
 def counted(source: Source, work: Path) -> Count:
     """Scan a source and count its alarms."""
-    hours, events = 0.0, dict.fromkeys((DEFAULT, *RATES_PER_HOUR), 0)
+    hours = 0.0
+    events: dict[float | None, int] = dict.fromkeys((DEFAULT, *RATES_PER_HOUR), 0)
     for number, half in enumerate(source.halves):
         out = work / f"{source.name.split(',')[0].replace(' ', '-')}-{number}"
         shutil.rmtree(out, ignore_errors=True)
@@ -104,9 +106,9 @@ def counted(source: Source, work: Path) -> Count:
             subprocess.run([*VADCLI, *command, *source.options], check=True)
         globs = tuple(f"*{path.name}" for path in half)
         for rate in events:
-            asked = EventsOptions(include=globs, alarms_per_hour=None if rate == DEFAULT else rate)
+            asked = EventsOptions(include=globs, alarms_per_hour=rate)
             found = preview(out, asked)
-            high = CALIBRATION.score_at(rate) if isinstance(rate, float) else next(r.threshold for r in found.rows if r.present)
+            high = CALIBRATION.score_at(rate) if rate is not None else next(r.threshold for r in found.rows if r.present)
             events[rate] += next(row.events for row in found.rows if abs(row.threshold - high) < 1e-9)
         hours += found.hours
     return Count(source, hours, events)
@@ -132,7 +134,7 @@ def cell(events: int, expected: float) -> str:
 
 def table(counts: Sequence[Count], default_per_hour: float) -> str:
     """Return the table in Markdown."""
-    rates = {DEFAULT: default_per_hour, **{rate: rate for rate in RATES_PER_HOUR}}
+    rates: dict[float | None, float] = {DEFAULT: default_per_hour, **{rate: rate for rate in RATES_PER_HOUR}}
     head = ["normal footage", "minutes", "fitted on", f"the default, {default_per_hour:.2g} per hour"]
     head += [f"{rate:g} per hour" for rate in RATES_PER_HOUR]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]

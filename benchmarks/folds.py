@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -40,7 +41,7 @@ PAGE = Path(__file__).with_name("folds.md")
 METHODS = ("`motion`", "optical flow", "frame difference")
 BOX_PX = 21
 RESAMPLES = 2000
-CHOSEN: dict[str, float] = {}  # options of the detector that --set changes
+CHOSEN: dict[str, Any] = {}  # options of the detector that --set changes
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _boxes(frames: ByteArray) -> FloatArray:
     return np.stack([highest_box(maps, BOX_PX).scores for maps in both]).astype(np.float32)
 
 
-def scanned(paths: Sequence[Path], out: Path, *, plain: bool, **options: object) -> dict[str, list[Curve]]:
+def scanned(paths: Sequence[Path], out: Path, *, plain: bool, **options: Any) -> dict[str, list[Curve]]:
     """Scan videos in this process; return video -> the curve of each method; only the first one if not `plain`."""
     shutil.rmtree(out, ignore_errors=True)
     made = Baselines() if plain else MotionDetector(replace(MotionOptions(), **CHOSEN))
