@@ -246,11 +246,11 @@ def test_base_models_are_found_in_the_hubs_cache(base: Sources, dest: Path, tmp_
     inner = {**PRESET.parts.mllm["text_config"], "hidden_size": 1536, "num_hidden_layers": 1, "num_attention_heads": 48}
     mllm = {"text_config": inner, "vision_config": {**PRESET.parts.mllm["vision_config"], "hidden_size": 1536, "depth": 1}}
     cached = {
-        name: tmp_path / "hub" / f"models--{repo.replace('/', '--')}" / "snapshots" / ("a" * 40)
-        for name, repo in (
-            ("mllm", "Qwen/Qwen2-VL-2B-Instruct"),
-            ("text", "openai/clip-vit-base-patch32"),
-            ("sam2", "facebook/sam2.1-hiera-small"),
+        name: tmp_path / "hub" / f"models--{repo.replace('/', '--')}" / "snapshots" / commit
+        for name, repo, commit in (
+            ("mllm", "Qwen/Qwen2-VL-2B-Instruct", weights.entry("qwen2-vl-2b").revision),
+            ("text", "openai/clip-vit-base-patch32", "a" * 40),
+            ("sam2", "facebook/sam2.1-hiera-small", "a" * 40),
         )
     }
     qwen_folder(cached["mllm"], mllm)
