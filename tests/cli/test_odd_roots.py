@@ -30,3 +30,14 @@ def test_report_and_render_find_the_footage_of_the_scan(tmp_path: Path) -> None:
     drawn = vadcli("render", root / "cam1", "--out", out)
     assert drawn.returncode == 0, drawn.stderr
     assert [path.suffix for path in (out / "rendered" / "cam1").iterdir()] == [".mp4"]
+
+
+def test_a_folder_with_control_characters_stays_one_line_of_the_log(tmp_path: Path) -> None:
+    root = tmp_path / "a\nb\x1b[31m"
+    root.mkdir()
+    make_video(root / "a.mp4", frames=10, fps=10)
+    scanned = vadcli("scan", root, "--out", tmp_path / "out", "--log-file", tmp_path / "log")
+    assert scanned.returncode == 0, scanned.stderr
+    first = scanned.stderr.splitlines()[0]
+    assert first.endswith(b"a%0Ab%1B[31m (--root)")
+    assert b"\x1b" not in (tmp_path / "log").read_bytes()

@@ -11,6 +11,7 @@ import json
 import logging
 import logging.handlers
 import os
+import re
 import signal
 import sys
 import time
@@ -41,6 +42,7 @@ HEARTBEAT_S = 60.0
 REFRESH_S = 0.1
 LOG_BYTES = 10_000_000
 LOG_FILES = 5
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class _StderrHandler(logging.Handler):
@@ -54,6 +56,12 @@ class _StderrHandler(logging.Handler):
             tqdm.write(_painted(record), file=sys.stderr)
         except (OSError, ValueError):
             self.handleError(record)
+
+
+def _escaped(record: logging.LogRecord) -> bool:
+    """Write control characters as %XX, so that a path with a line break is one line and cannot steer the terminal."""
+    record.msg, record.args = _CONTROLS.sub(lambda match: f"%{ord(match[0]):02X}", record.getMessage()), ()
+    return True
 
 
 def _painted(record: logging.LogRecord) -> str:
@@ -72,6 +80,7 @@ def set_up_talk(options: TalkOptions) -> None:
         UsageError: the log file can't be written.
     """
     log.handlers.clear()
+    log.addFilter(_escaped)
     log.propagate = False
     stderr = _StderrHandler(logging.WARNING if options.quiet else logging.DEBUG)
     log.addHandler(stderr)

@@ -7,6 +7,7 @@ would mean different things.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -47,7 +48,7 @@ class Bags:
     category: Tensor
 
 
-class NetworkHead:
+class NetworkHead(ABC):
     """A base for heads that are networks. A subclass says what the network is, and what its loss is.
 
     Args:
@@ -62,6 +63,7 @@ class NetworkHead:
         self.network, self.mean = network.eval(), mean
 
     @classmethod
+    @abstractmethod
     def build(cls, widths: tuple[int, ...], texts: FloatArray) -> nn.Module:
         """Return the network before training.
 
@@ -69,12 +71,11 @@ class NetworkHead:
             widths: the width of each encoder's vectors.
             texts: (C, D) vectors of the categories; (0, 0) if the head needs none.
         """
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def loss(cls, network: nn.Module, bags: Bags, step: int) -> Tensor:
         """Return the loss of one step."""
-        raise NotImplementedError
 
     @classmethod
     def fit(cls, examples: Examples, *, seed: int) -> Self:

@@ -128,7 +128,7 @@ def asker_of(options: VerifyOptions) -> Asker:
     """Return the model that `--model` names; another package may have added the name.
 
     Raises:
-        UsageError: there is no such name or folder.
+        UsageError: the name or folder does not exist.
         DeviceError, WeightsError: the device or the weights are missing or unsuitable.
     """
     check_device(options.device)

@@ -144,7 +144,7 @@ def load_asker(
     """Returns the model with a name, or in a transformers folder. `prepare` reads its weights.
 
     Raises:
-        UsageError: there is no such name or folder.
+        UsageError: the name or folder does not exist.
         WeightsError: the model is not on this machine, or it is of another kind.
     """
     # When transformers is imported, torch creates this folder and never removes it. By default it is a temporary folder.

@@ -34,7 +34,7 @@ class QwenAsker:
         compile: compile the layers of the model.
 
     Raises:
-        UsageError: there is no such name or folder, or the model cannot compress tokens.
+        UsageError: the name or folder does not exist, or the model cannot compress tokens.
         WeightsError: the model is not on this machine, or it is another kind of model.
     """
 

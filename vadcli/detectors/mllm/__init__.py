@@ -61,7 +61,7 @@ def mllm_folder(model: str) -> Path:
         model: one of MODELS, or a folder.
 
     Raises:
-        UsageError: there is no such name or folder.
+        UsageError: the name or folder does not exist.
         WeightsError: the model is not on this machine, or the folder has another kind of model.
     """
     path = Path(model).expanduser()
