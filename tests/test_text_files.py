@@ -15,6 +15,7 @@ from vadcli.ground_truth import open_ground_truth
 from vadcli.options.categories import read_list as read_categories
 from vadcli.options.config import read_toml
 from vadcli.store.review import read_review
+from vadcli.train.datasets.base import read_json, read_lines
 
 ENCODINGS: dict[str, Callable[[str], bytes]] = {
     "utf-8": lambda text: text.encode(),
@@ -28,8 +29,8 @@ ENCODINGS: dict[str, Callable[[str], bytes]] = {
 REVIEW = {"video": "街.mp4", "start_s": 1.0, "end_s": 2.5, "peak_score": 0.75, "verdict": "false", "note": ""}
 
 
-def truth_videos(path: Path) -> list[str]:
-    return [truth.video for truth in open_ground_truth("csv", path).read()]
+def truth_videos(path: Path, name: str = "csv") -> list[str]:
+    return [truth.video for truth in open_ground_truth(name, path).read()]
 
 
 READERS: dict[str, tuple[str, str, Callable[[Path], object], object]] = {
@@ -60,6 +61,25 @@ READERS: dict[str, tuple[str, str, Callable[[Path], object], object]] = {
         ["街.mp4"],
     ),
     "a truth": ("truth.csv", "video,start_s,end_s,category\r\ncafé.mp4,1,2,\r\n", truth_videos, ["café.mp4"]),
+    "a table of VAU-Bench": (
+        "test.csv",
+        "Video Name,Anomaly Class,Start Time,End Time\r\ncafé.mp4,Fire,1,2\r\n",
+        lambda path: truth_videos(path, "vau-bench"),
+        ["café.mp4"],
+    ),
+    "a list of CUVA": (
+        "cuva.json",
+        json.dumps([{"visual_input": "街.mp4", "task": "Timestamp", "output": "[0001, 0002]"}], ensure_ascii=False),
+        lambda path: truth_videos(path, "cuva"),
+        ["街.mp4"],
+    ),
+    "a list of a training set": (
+        "list.txt",
+        "bear 1 熊\r\n\r\nb c\r\n",
+        lambda path: list(read_lines(path)),
+        [(1, "bear 1 熊"), (3, "b c")],
+    ),
+    "annotations of a training set": ("meta.json", '{"videos": "街"}', read_json, {"videos": "街"}),
 }
 
 
@@ -79,6 +99,12 @@ def test_what_cannot_be_decoded_names_its_encoding(tmp_path: Path, reader: str) 
     path.write_bytes(codecs.BOM_UTF16_LE + text.encode("utf-16-le")[:-1])  # ends in the middle of a character
     with pytest.raises(VadcliError, match="UTF-16"):
         read(path)
+
+
+def test_an_official_list_in_latin_1_is_read_as_it_is_or_as_an_editor_saved_it(tmp_path: Path) -> None:
+    for data in ("naïve".encode("latin-1"), "naïve".encode("utf-8-sig"), "naïve".encode("utf-16")):
+        (tmp_path / "list").write_bytes(data)
+        assert list(read_lines(tmp_path / "list", encoding="latin-1")) == [(1, "naïve")]
 
 
 @pytest.mark.parametrize("paths", [[b"/nvr/a.mp4"], [b"./a", b"./b"], [b"/nvr/caf\xe9.mp4", b"/nvr/with\nnewline.mp4"]])

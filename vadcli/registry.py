@@ -146,6 +146,10 @@ DATA_SETS = Registry(
         "ubnormal": "vadcli.ground_truth.ubnormal:UBnormal",
         "ucf-crime": "vadcli.ground_truth.lists:UCFCrime",
         "xd-violence": "vadcli.ground_truth.lists:XDViolence",
+        "msad": "vadcli.ground_truth.tables:Msad",
+        "cuva": "vadcli.ground_truth.tables:Cuva",
+        "prevad": "vadcli.ground_truth.tables:PreVad",
+        "vau-bench": "vadcli.ground_truth.tables:VauBench",
         "csv": "vadcli.ground_truth.lists:CsvTruth",
     },
 )

@@ -2,8 +2,8 @@
 
 Frames are numbered from 0, as the rows of the video's score table.
 
-Data sets annotate in three ways: one label per frame, intervals of frames, intervals of seconds. If an annotation does not fit
-the scored video, there is an error that names both lengths; annotations are not cropped silently.
+Data sets annotate in four ways: one label per frame, intervals of frames, of seconds, or of shares of the video. If an
+annotation does not fit the scored video, there is an error that names both lengths; annotations are not cropped silently.
 """
 
 from __future__ import annotations
@@ -209,6 +209,43 @@ class TimeIntervals:
     def overhang_frames(self, table: ScoreTable) -> int:
         """Return 0: intervals of seconds have no frames of their own."""
         return 0
+
+
+@dataclass(frozen=True)
+class ShareIntervals:
+    """An annotation as intervals of shares of the video: 0 is its start, 1 its end.
+
+    A share s is the frame round(s x number of frames); the end is outside. An interval that ends after 1 is cut at the end of
+    the video, and one that ends before it starts has no frame, as in the code of PreVAD's authors.
+
+    Attributes:
+        intervals: (start, end) of each, finite.
+    """
+
+    intervals: tuple[tuple[float, float], ...]
+
+    @property
+    def frames(self) -> int | None:
+        """None, because shares do not state a number of frames."""
+        return None
+
+    @property
+    def is_normal(self) -> bool:
+        """Whether there is no interval."""
+        return not self.intervals
+
+    def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
+        """Return the frames of each interval that has any."""
+        rows = len(table)
+        cut = (tuple(min(max(edge, 0), rows) for edge in edges) for edges in self._edges(rows))
+        return tuple(Span(start, end) for start, end in sorted(cut) if start < end)
+
+    def overhang_frames(self, table: ScoreTable) -> int:
+        """Return by how many frames the last interval extends past the end of the video."""
+        return max(0, max((end for _, end in self._edges(len(table))), default=0) - len(table))
+
+    def _edges(self, rows: int) -> list[tuple[int, int]]:
+        return [(round(start * rows), round(end * rows)) for start, end in self.intervals]
 
 
 def runs(labels: BoolArray) -> IndexArray:

@@ -22,6 +22,7 @@ from pycocotools import mask as coco
 from vadcli.errors import DocumentError, UsageError
 from vadcli.train.samples import UNPACK_AGAIN, Reduction, Segmentation, SegmentedObject, read_frame, read_labels
 from vadcli.types import BoolArray, ByteArray
+from vadcli.types.text import NotText, decode_text, text_encoding
 
 MAX_DOCUMENT_BYTES = 4 * 2**30
 """Size limit of an annotation file. The largest real one, the masks of MeViS, has some hundred MB."""
@@ -50,7 +51,7 @@ def read_json(path: Path) -> dict[str, Any]:
         DocumentError: the file cannot be read or holds something else.
     """
     try:
-        found = json.loads(_read(path))
+        found = json.loads(decode_text(_read(path)))
     except (ValueError, RecursionError) as error:
         raise DocumentError(f"{path}: not JSON: {_line(error)}", hint=UNPACK_AGAIN) from error
     return expect(path, "the file", found, dict)
@@ -59,13 +60,20 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_lines(path: Path, *, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
     """Yields (line number from 1, text) of every line that is not blank.
 
+    Args:
+        path: the file, in `encoding`, or as an editor saved it again: UTF-8, UTF-16 or UTF-32, with or without a mark.
+        encoding: of the official file.
+
     Raises:
         DocumentError: the file cannot be read or is not text.
     """
+    data = _read(path)
     try:
-        text = _read(path).decode(encoding)
-    except UnicodeDecodeError as error:
-        raise DocumentError(f"{path}: not {encoding} text (byte {error.start})", hint=UNPACK_AGAIN) from error
+        official = encoding != "utf-8" and text_encoding(data) == "utf-8"
+        text = data.decode(encoding) if official else decode_text(data)
+    except (UnicodeDecodeError, NotText) as error:
+        what = error if isinstance(error, NotText) else f"not {encoding} text (byte {error.start})"
+        raise DocumentError(f"{path}: {what}", hint=UNPACK_AGAIN) from error
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
             yield number, line.strip()
