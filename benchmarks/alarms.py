@@ -1,10 +1,10 @@
 """Count how often `motion` raises an alarm on normal footage, and compare that with the rate that its scores promise.
 
-python benchmarks/alarms.py --root DIR [--minutes 7] [--page ../docs/motion.md]
+python benchmarks/alarms.py --root DIR [--minutes 7] [--still] [--page ../docs/motion.md]
 
 DIR has the clips of incidents.py and UCSD Ped2's training clips; folders that it lacks are left out and named. The quiet hours
 are drawn by examples/synthetic_archive.py. A camera with several videos is fitted on one half of them and counted on the other.
-The table replaces the one between the two marks in the page.
+The table replaces the one between the two marks in the page; with --still, that of scans with this option.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from vadcli.engine.preview import preview
 from vadcli.options import EventsOptions
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "motion.md"
-BEGIN, END = "<!-- alarms: begin -->", "<!-- alarms: end -->"
 DEFAULT = None
 """The default threshold, in place of a rate."""
 RATES_PER_HOUR = (1.0, 10.0, 60.0)
@@ -94,8 +93,8 @@ def quiet_sources(folder: Path, minutes: float) -> list[Source]:
     return found
 
 
-def counted(source: Source, work: Path) -> Count:
-    """Scan a source and count its alarms."""
+def counted(source: Source, work: Path, options: Sequence[str]) -> Count:
+    """Scan a source with more options and count its alarms."""
     hours = 0.0
     events: dict[float | None, int] = dict.fromkeys((DEFAULT, *RATES_PER_HOUR), 0)
     for number, half in enumerate(source.halves):
@@ -103,7 +102,7 @@ def counted(source: Source, work: Path) -> Count:
         shutil.rmtree(out, ignore_errors=True)
         for part in (half, *(other for other in source.halves if other != half))[::-1]:  # the last one is counted
             command = ["scan", *map(str, part), "--detector", "motion", "--out", str(out), "--quiet", "--no-refit"]
-            subprocess.run([*VADCLI, *command, *source.options], check=True)
+            subprocess.run([*VADCLI, *command, *source.options, *options], check=True)
         globs = tuple(f"*{path.name}" for path in half)
         for rate in events:
             asked = EventsOptions(include=globs, alarms_per_hour=rate)
@@ -153,15 +152,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=7.0, help="length of each synthetic video")
+    parser.add_argument("--still", action="store_true", help="scan with this option")
     parser.add_argument("--page", type=Path, default=PAGE)
     options = parser.parse_args()
     work = WORK / "alarms"
     sources = [*real_sources(options.root), *quiet_sources(work / f"quiet-{options.minutes:g}", options.minutes)]
-    counts = [counted(source, work) for source in sources]
+    counts = [counted(source, work, ["--still"] if options.still else []) for source in sources]
     text = table(counts, CALIBRATION.rate_at(0.4))
     page = options.page.read_text()
-    before, after = page.split(BEGIN)[0], page.split(END)[1]
-    options.page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+    name = "alarms with --still" if options.still else "alarms"
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, after = page.split(begin)[0], page.split(end)[1]
+    options.page.write_text(f"{before}{begin}\n{text}\n{end}{after}")
     print(text)
 
 

@@ -17,6 +17,7 @@ from vadcli.detectors.motion.background import (
     likeness,
     match_light,
     median_of,
+    shown_scene,
 )
 from vadcli.detectors.motion.camera import FittedCamera, Levels, RaritySamples, Scene, from_model, rarity, to_model
 from vadcli.detectors.motion.features import DenseFlow, repeated_rows
@@ -127,11 +128,12 @@ def test_foreground_is_what_stands_before_the_scene() -> None:
     scene = texture(1, 30, 40).astype(np.float32)
     shot = np.repeat(0.9 * scene[None], 6, axis=0)
     shot[:, 10:16, 10:14] += 60
-    gate, number = foreground(shot, {3: scene, 5: texture(2, 30, 40).astype(np.float32)}, OPTIONS)
+    background, number = shown_scene(shot, {3: scene, 5: texture(2, 30, 40).astype(np.float32)})
+    gate = foreground(shot, background, OPTIONS)
     assert number == 3
     assert gate[:, 11:15, 11:13].min() > 0.9
     assert gate[:, 20:].max() < 0.2
-    _, unknown = foreground(np.repeat(texture(7, 30, 40)[None].astype(np.float32), 6, axis=0), {3: scene}, OPTIONS)
+    _, unknown = shown_scene(np.repeat(texture(7, 30, 40)[None].astype(np.float32), 6, axis=0), {3: scene})
     assert unknown == -1
 
 

@@ -218,12 +218,12 @@ def check_device(device: str) -> None:
 
 
 def make_motion(options: DetectorOptions) -> Detector:
-    """Returns the motion detector. Of the options, it uses only --min-size and --motion-detail."""
+    """Returns the motion detector. Of the options, it uses only --min-size, --motion-detail and --still."""
     from vadcli.detectors.motion import MotionOptions
     from vadcli.detectors.motion.detector import MotionDetector
 
-    detail = float(getattr(options, "motion_detail", 1.0))
-    return MotionDetector(MotionOptions(min_size=getattr(options, "min_size", None), detail=detail))
+    chosen = {"min_size": "min_size", "detail": "motion_detail", "still": "still"}
+    return MotionDetector(MotionOptions(**{name: getattr(options, of) for name, of in chosen.items() if hasattr(options, of)}))
 
 
 def make_ask(options: AskOptions) -> Detector:

@@ -22,6 +22,8 @@ def warn_if_ignored(options: RegionOptions, detector: Detector) -> None:
         log.warning("the %s detector can't tell how large things are; it ignores --min-size", detector.name)
     if options.motion_detail != 1 and not getattr(detector, "uses_motion_detail", False):
         log.warning("the %s detector has a frame size of its own; it ignores --motion-detail", detector.name)
+    if options.still and not getattr(detector, "uses_still", False):
+        log.warning("the %s detector does not look for things that stand still; it ignores --still", detector.name)
 
 
 def regions_of_scan(options: RegionOptions, plan: Plan) -> CameraRegions:

@@ -26,6 +26,11 @@ class RegionOptions:
         panel=HOW,
         metavar="FACTOR",
     )
+    still: bool = option(
+        False,
+        "Also find what appears and then stays for 10 seconds or more, such as an abandoned bag (motion detector).",
+        panel=HOW,
+    )
     ignore: Path | None = option(
         None,
         "Hide parts of the picture, such as a clock or a tree: polygons per camera (JSON), or a mask image (white is hidden).",

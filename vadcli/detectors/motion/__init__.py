@@ -43,6 +43,8 @@ class MotionOptions:
         position_weight: a distance of one frame width counts as this many feature units.
         moving_px: the camera moves in a sample if its motion is more than this, in pixels per sample.
         moving_share: a video has a moving camera if it moves in more than this share of samples.
+        still: also look for what appears and then stays.
+        still_s: what stays for less than this does not count.
         min_size: lowest height of things whose motion counts, in percent of the frame's height; None counts all.
     """
 
@@ -69,4 +71,6 @@ class MotionOptions:
     position_weight: float = 6.0
     moving_px: float = 0.5
     moving_share: float = 0.3
+    still: bool = False
+    still_s: float = 10.0
     min_size: float | None = None

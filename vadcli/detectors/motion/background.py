@@ -167,7 +167,7 @@ def learn_scenes(shots: Sequence[FloatArray], most: int) -> list[FloatArray]:
     The pooled frames of a shot are (T, h, w). If shots differ from all scenes that were found before
     (the camera was turned, it is night, it is another place), they become the next scene.
     """
-    medians = [_median(shot) for shot in shots]
+    medians = [shot_median(shot) for shot in shots]
     groups: list[list[int]] = []
     left = list(range(len(medians)))
     while left:
@@ -191,34 +191,32 @@ def _alike(medians: Sequence[FloatArray], left: Sequence[int]) -> list[int]:
     return [left[0]]
 
 
-def foreground(shot: FloatArray, scenes: Mapping[int, FloatArray], options: MotionOptions) -> tuple[FloatArray, int]:
-    """Returns the foreground of a shot and the number of the scene that it shows.
+def shown_scene(shot: FloatArray, scenes: Mapping[int, FloatArray]) -> tuple[FloatArray, int]:
+    """Returns the background (h, w) of a shot (T, h, w) of pooled frames, and the number of the scene that it shows.
 
-    Args:
-        shot: (T, h, w) pooled frames.
-        scenes: scene number -> background (h, w).
-        options: the detector's options.
-
-    Returns:
-        (T, h, w) in [0, 1], from 0 (background) to 1 (foreground); and the number of the scene. The
-        number is -1 if no scene is similar; then the background is the median of the shot.
+    `scenes` maps the numbers of the camera's scenes to their backgrounds. The background has the light of the shot. The number
+    is -1 if no scene is similar; then the background is the median of the shot.
     """
-    median = _median(shot)
+    median = shot_median(shot)
     alike = {number: likeness(scene, median) for number, scene in scenes.items()}
     best = max(alike, key=lambda number: alike[number], default=-1)
     if best >= 0 and alike[best] > 0:
-        background = match_light(scenes[best], median)
-    else:
-        best, background = -1, median
+        return match_light(scenes[best], median), best
+    return median, -1
+
+
+def foreground(shot: FloatArray, background: FloatArray, options: MotionOptions) -> FloatArray:
+    """Returns (T, h, w) in [0, 1]: from 0 (like the background) to 1 (foreground) for each cell of a shot (T, h, w)."""
     distance = shot - background
     light = distance.mean(axis=(1, 2))
     for t in np.flatnonzero(np.abs(light - np.median(light)) > FLICKER_LEVELS):
         distance[t] = shot[t] - match_light(background, shot[t])
     gate = (np.abs(distance) - options.foreground_low) / (options.foreground_high - options.foreground_low)
-    return np.asarray(np.clip(gate, 0.0, 1.0), dtype=np.float32), best
+    return np.asarray(np.clip(gate, 0.0, 1.0), dtype=np.float32)
 
 
-def _median(shot: FloatArray) -> FloatArray:
+def shot_median(shot: FloatArray) -> FloatArray:
+    """Returns the median (h, w) of some of the frames of a shot (T, h, w)."""
     spread = np.linspace(0, len(shot) - 1, min(len(shot), MEDIAN_PICTURES)).round().astype(np.int64)
     return np.asarray(np.median(shot[spread], axis=0), dtype=np.float32)
 

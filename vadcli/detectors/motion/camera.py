@@ -176,6 +176,7 @@ class FittedCamera:
         samples: moving cells from which rarity is computed; None if nothing moved or there was no video.
         rarity_power: how much rarity counts, from 0 (too little footage to know what is rare) to RARITY_POWER.
         tail: the tail of the smoothed frame values.
+        still: the tail of the contrast of what stands still; None if the camera was fitted without it.
     """
 
     scenes: tuple[Scene, ...] = ()
@@ -183,6 +184,7 @@ class FittedCamera:
     samples: RaritySamples | None = None
     rarity_power: float = 0.0
     tail: Tail = REFERENCE
+    still: Tail | None = None
 
     def backgrounds(self, height_px: int, width_px: int) -> dict[int, FloatArray]:
         """Returns scene number -> background, for scenes of this frame size."""
@@ -213,6 +215,8 @@ def to_model(fitted: FittedCamera, camera: str, detector: str) -> CameraModel:
         "rarity_power": fitted.rarity_power,
         "tail": fitted.tail.to_json(),
     }
+    if fitted.still is not None:
+        values["still_tail"] = fitted.still.to_json()
     return CameraModel(camera, detector, MODEL_VERSION, arrays, values)
 
 
@@ -232,5 +236,6 @@ def from_model(model: CameraModel | None) -> FittedCamera:
     if "sample_features" in model.arrays:
         names = ("sample_features", "sample_scene", "sample_video", "sample_time_s")
         samples = RaritySamples(*(model.arrays[name] for name in names))
+    still = Tail.from_json(model.values["still_tail"]) if "still_tail" in model.values else None
     elsewhere, tail = Levels.from_json(model.values["elsewhere"]), Tail.from_json(model.values["tail"])
-    return FittedCamera(scenes, elsewhere, samples, float(model.values["rarity_power"]), tail)
+    return FittedCamera(scenes, elsewhere, samples, float(model.values["rarity_power"]), tail, still)

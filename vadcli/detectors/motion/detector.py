@@ -18,6 +18,7 @@ from vadcli.detectors.motion.background import grid_for
 from vadcli.detectors.motion.camera import from_model, to_model
 from vadcli.detectors.motion.kept import KeptClips, clip_key
 from vadcli.detectors.motion.scoring import channels_of, fit_camera, measure, peaks, rarities
+from vadcli.detectors.motion.still import lasting
 from vadcli.detectors.smoothing import smooth
 from vadcli.types import (
     BoolArray,
@@ -83,10 +84,12 @@ class _OneBlasThread:
 
 one_blas_thread = _OneBlasThread()
 
-USER_OPTIONS = ("min_size", "detail")
+USER_OPTIONS = ("min_size", "detail", "still")
 """The options that users set. A camera model fits only the values that it was fitted with."""
 
 CHANNELS = ("speed", "disorder", "rarity", "together", "camera_px", "usable")
+STILL_CHANNEL = "still"
+"""The last channel, if the options ask for things that stand still."""
 
 
 class MotionDetector:
@@ -98,11 +101,11 @@ class MotionDetector:
 
     name = "motion"
     model_version = MODEL_VERSION
-    channels: tuple[str, ...] = CHANNELS
     calibration: Calibration | None = CALIBRATION
     uses_categories = False
     uses_min_size = True
     uses_motion_detail = True
+    uses_still = True
     categories: tuple[str, ...] = ()
     weights: Mapping[str, str] = MappingProxyType({})
     fits_camera = True
@@ -112,6 +115,7 @@ class MotionDetector:
     def __init__(self, options: MotionOptions | None = None) -> None:
         self.options = options or MotionOptions()
         self.parallel = min(core_count(), MOST_THREADS)
+        self.channels: tuple[str, ...] = (*CHANNELS, STILL_CHANNEL) if self.options.still else CHANNELS
         self._kept = KeptClips()
         self.needs = ClipNeeds(
             frames=self.options.clip_frames,
@@ -148,7 +152,7 @@ class MotionDetector:
         return {name: model.values[name] for name in USER_OPTIONS if name in model.values} == self._chosen
 
     def score(self, batch: ClipBatch) -> ClipScores:
-        """Returns raw scores (B, T, 6), see CHANNELS, and calibrated masks (B, T, h, w)."""
+        """Returns raw scores (B, T, K), see `channels`, and calibrated masks (B, T, h, w)."""
         with one_blas_thread():
             rows = [self._score_row(batch, row) for row in range(len(batch.videos))]
         raw, mask = (np.stack(part) for part in zip(*rows, strict=True))
@@ -170,7 +174,16 @@ class MotionDetector:
         )
         moved = camera_px[seen] > self.options.moving_px
         moving = bool(moved.mean() > self.options.moving_share) if len(moved) else None
-        return FrameScores(logit_of(fitted.tail.log_rarity(smoothed)), moving)
+        logit = logit_of(fitted.tail.log_rarity(smoothed))
+        if fitted.still is not None and self.options.still:
+            contrast = lasting(
+                track.raw[:, self.channels.index(STILL_CHANNEL)],
+                timestamp=track.timestamp,
+                still_s=self.options.still_s,
+                gap_s=self.options.gap_s,
+            )
+            logit = np.maximum(logit, logit_of(fitted.still.log_rarity(contrast)))
+        return FrameScores(logit, moving)
 
     def fingerprint(self) -> dict[str, object]:
         """Returns the model version and all options."""
@@ -203,6 +216,10 @@ class MotionDetector:
         found = channels_of(maps, rare, fitted)
         together = found.together(fitted)
         highest = [peaks(cells) for cells in (maps.speed, maps.disorder, found.rarity, together)]
-        raw = np.stack([*highest, maps.camera_px, maps.usable.astype(np.float32)], axis=-1)
-        mask = sigmoid(logit_of(fitted.tail.log_rarity(together)))
-        return raw.astype(np.float32), mask
+        columns = [*highest, maps.camera_px, maps.usable.astype(np.float32)]
+        logit = logit_of(fitted.tail.log_rarity(together))
+        if maps.still is not None:
+            columns.append(peaks(maps.still))
+            if fitted.still is not None:
+                logit = np.maximum(logit, logit_of(fitted.still.log_rarity(maps.still)))
+        return np.stack(columns, axis=-1).astype(np.float32), sigmoid(logit)

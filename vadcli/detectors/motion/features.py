@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 
 from vadcli.detectors.motion import MotionOptions
-from vadcli.detectors.motion.background import CellGrid, camera_flow, foreground, match_light
+from vadcli.detectors.motion.background import CellGrid, camera_flow, foreground, match_light, shown_scene
+from vadcli.detectors.motion.still import still_cells
 from vadcli.types import BoolArray, ByteArray, FloatArray, IndexArray, TimeArray
 
 SMALLEST_SIDE_PX = 32
@@ -163,6 +164,8 @@ class ClipMaps:
         usable: (T,) bool, False for the first frame, at cuts, and for frames not measured.
         shot: (T,) int64, number of the frame's shot in the clip.
         scene: (T,) int64, number of the scene that the shot shows; -1 if it shows no known scene.
+        still: (T, h, w) float32, contrast of what stands still and is not part of the background, mean over space; None if the
+            options do not ask for it.
     """
 
     grid: CellGrid
@@ -174,6 +177,7 @@ class ClipMaps:
     usable: BoolArray
     shot: IndexArray
     scene: IndexArray
+    still: FloatArray | None = field(default=None, repr=False)
 
 
 def map_clip(
@@ -207,8 +211,12 @@ def map_clip(
         before = t
     _spread_repeats(steps)
     gate, scene = np.empty_like(pooled), np.empty(len(frames), dtype=np.int64)
+    still = np.zeros_like(pooled) if options.still else None
     for start, end in shots(cut):
-        gate[start:end], scene[start:end] = foreground(pooled[start:end], scenes, options)
+        background, scene[start:end] = shown_scene(pooled[start:end], scenes)
+        gate[start:end] = foreground(pooled[start:end], background, options)
+        if still is not None:
+            still[start:end] = grid.blur(still_cells(pooled[start:end], background, options))
     weights = steadying(timestamp, usable=steps.usable, shot=np.cumsum(cut), sigma_s=options.steadying_s)
     changed = np.clip(grid.blur(steps.change) / np.float32(CHANGED_LEVELS), 0.0, 1.0)
     moves = steps.velocity * gate * changed
@@ -223,6 +231,7 @@ def map_clip(
         usable=steps.usable,
         shot=np.cumsum(cut),
         scene=scene,
+        still=still,
     )
 
 

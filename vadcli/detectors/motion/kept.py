@@ -54,4 +54,5 @@ def clip_key(frames: ByteArray, timestamp: TimeArray, seen: BoolArray, *, video:
 
 def _bytes_of(kept: Kept) -> int:
     maps, rare = kept
-    return maps.velocity.nbytes + maps.speed.nbytes + maps.disorder.nbytes + rare.nbytes
+    parts = (maps.velocity, maps.speed, maps.disorder, maps.still, rare)
+    return sum(part.nbytes for part in parts if part is not None)

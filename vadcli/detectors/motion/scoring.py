@@ -181,7 +181,10 @@ def fit_camera(sample: CameraSample, options: MotionOptions, *, threads: int = 1
     measured = _in_threads(with_rarity, measured, threads)
     footage = _footage(clips)
     levelled = _with_usual(drawn, measured, footage)
-    return replace(levelled, tail=_tail(levelled, measured, footage, options)), measured
+    # Bursts are too short to say what lasts. So the tail has all contrasts: alarms become rarer, not more frequent.
+    contrasts = [peaks(one.maps.still) for one in measured if one.maps.still is not None]
+    still = fit_tail(np.concatenate(contrasts), footage=footage) if contrasts else None
+    return replace(levelled, tail=_tail(levelled, measured, footage, options), still=still), measured
 
 
 _In = TypeVar("_In")
