@@ -16,6 +16,7 @@ from tests.evaluate.outputs import SIZE, Odd, write_scan, write_truth
 from tests.store.documents import DOCUMENT
 from vadcli.errors import UsageError
 from vadcli.evaluation import Evaluation, Protocol, collect, measure
+from vadcli.evaluation.plots import draw
 from vadcli.evaluation.report import compared, to_table
 from vadcli.ground_truth import open_ground_truth
 from vadcli.metrics import Bootstrap
@@ -212,6 +213,11 @@ def test_a_row_without_a_mask_of_its_own_shows_the_last_one(tmp_path: Path) -> N
     hit, false = 2 / 4, 2 / 20
     assert value(report, "pixel.auc") == pytest.approx(hit * (1 - false) + 0.5 * (hit * false + (1 - hit) * (1 - false)))
     assert value(report, "pixel.mask_iou") == pytest.approx(2 / 4)
+    # Of 4 frames with true pixels, 2 are found whole; of 8 normal ones, 2 are called in their left half.
+    assert report.to_json()["metrics"]["pixel"]["aupimo"]["curve"] == [[0.125, 0.5], [1.0, 1.0]]
+    assert value(report, "pixel.aupimo") == 0.0
+    assert [path.name for path in draw([report], tmp_path / "plots")] == ["curves.png", "pimo.png", "timelines-1.png"]
+    assert (tmp_path / "plots" / "pimo.png").stat().st_size > 5000
 
 
 def test_tracks_and_regions_are_told_apart(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, jaccard_score, roc_auc_score
 
+from benchmarks.pimo import at, made_up
 from vadcli.metrics import Bootstrap, PixelAccumulator, aupimo, aupro, mask_iou, pixel_ap, pixel_auc
 
 
@@ -202,6 +203,31 @@ def test_aupimo_against_many_rates(low, high):
     assert found == pytest.approx(slow_aupimo(scores, truth, low, high), abs=0.01)
 
 
+def test_pimo_agrees_with_the_reference():
+    """The numbers are those of anomalib 2.7.0, as `python benchmarks/pimo.py` prints them."""
+    scores, truth = made_up(64)
+    found = aupimo(counted((scores, truth)), limits=(0.001, 0.1))
+    curve = np.array(found.curve)
+    expected = [0.5426587301587301, 0.8075396825396827, 0.9697420634920636]
+    assert at(curve, (0.001, 0.01, 0.1)) == pytest.approx(expected, abs=1e-12)
+    # the reference joins thresholds with lines, and takes the threshold closest to each limit
+    first, last = (int(np.abs(curve[:, 0] - limit).argmin()) for limit in (0.001, 0.1))
+    within = curve[first : last + 1]
+    area = np.trapezoid(within[:, 1], np.log(within[:, 0])) / np.log(100)
+    assert area == pytest.approx(0.781431, abs=1e-6)
+    assert found.value == pytest.approx(0.781431, abs=0.002)
+
+
+def test_the_pimo_curve_goes_from_nothing_to_everything():
+    found = aupimo(counted(some_masks(5), some_masks(6)))
+    curve = np.array(found.metric(Bootstrap(replicates=20)).curve)
+    assert (np.diff(curve, axis=0) >= 0).all()
+    assert curve[-1] == pytest.approx([1.0, 1.0])
+    assert len(np.unique(curve, axis=0)) == len(curve) <= 256
+    assert found.metric().to_json()["curve"] == curve.tolist()
+    assert "curve" not in pixel_auc(counted(some_masks(5))).metric().to_json()
+
+
 def test_aupimo_worked_by_hand():
     """A normal frame of 100 pixels with one of 200 and nine of 100; of four true pixels, one has 250, two 150 and one 50."""
     scores = np.zeros((2, 10, 10), np.uint8)
@@ -215,6 +241,9 @@ def test_aupimo_worked_by_hand():
     assert aupimo(counts, limits=(0.01, 0.1)).value == pytest.approx(0.75)
     assert aupimo(counts, limits=(0.001, 0.1)).value == pytest.approx(0.5)
     assert aupimo(counts, limits=(0.1, 0.9)).value == pytest.approx(1.0)
+    rates, shares = np.array(aupimo(counts).curve).T
+    assert rates == pytest.approx([0, 0, 0.01, 0.01, 0.1, 0.1, 1])
+    assert shares == pytest.approx([0, 0.25, 0.25, 0.75, 0.75, 1, 1])
     assert aupimo(counted((scores[1:], truth[1:]))).value is None
     assert "frame without one" in aupimo(counted((scores[1:], truth[1:]))).note
     with pytest.raises(ValueError, match="in order"):

@@ -1,4 +1,4 @@
-"""Draws an evaluation as PNG files: ROC and PR curves, score timelines, and contact sheets.
+"""Draws an evaluation as PNG files: ROC, PR and PIMO curves, score timelines, and contact sheets.
 
 The sheets show the normal spans with the highest scores, and the true events with the lowest scores.
 """
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from vadcli.evaluation.collect import TestSet
 from vadcli.evaluation.report import Evaluation
-from vadcli.metrics import FrameSet
+from vadcli.metrics import PIMO_LIMITS, FrameSet
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch, writing
 from vadcli.store.scores import read_metadata, read_scores
@@ -56,6 +56,7 @@ def draw(reports: Sequence[Evaluation], folder: Path) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     test = reports[0].test
     figures: list[tuple[str, Figure]] = [("curves.png", _curves(reports))]
+    figures += [("pimo.png", figure) for figure in _pimo(reports)]
     figures += [(f"timelines-{page}.png", figure) for page, figure in enumerate(_timelines(test), 1)]
     figures += [(f"{name}.png", figure) for name, figure in _sheets(test)]
     with Scratch(folder / ".tmp") as scratch:
@@ -96,6 +97,24 @@ def _curves(reports: Sequence[Evaluation]) -> Figure:
     _dress(roc, "ROC, all frames", "false-positive rate", "true-positive rate")
     _dress(pr, "precision and recall, all frames", "recall", "precision")
     return figure
+
+
+def _pimo(reports: Sequence[Evaluation]) -> Iterator[Figure]:
+    """Yields the mean PIMO curves, if a run has one; the limits of AUPIMO are shaded."""
+    found = {str(report.test.out): report.metrics.get("pixel", {}).get("aupimo") for report in reports}
+    curves = {name: metric for name, metric in found.items() if metric is not None and metric.curve}
+    if not curves:
+        return
+    figure = Figure(figsize=(5.4, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.axvspan(*PIMO_LIMITS, color=SECOND, alpha=0.25, linewidth=0)
+    for name, metric in curves.items():
+        rate, share = np.array(metric.curve).T
+        axes.step([0, *rate], [0, *share], where="post", label=_labelled(name, metric.value))
+    _dress(axes, "PIMO, mean of frames with true pixels", "false-positive rate in normal frames", "true pixels found")
+    axes.set_xscale("symlog", linthresh=PIMO_LIMITS[0] / 10)
+    axes.legend(fontsize=8, loc="upper left")
+    yield figure
 
 
 def _labelled(name: str, value: float | None) -> str:

@@ -220,9 +220,11 @@ class ShareIntervals:
 
     Attributes:
         intervals: (start, end) of each, finite.
+        category: of all of them, if the data set states it.
     """
 
     intervals: tuple[tuple[float, float], ...]
+    category: str | None = None
 
     @property
     def frames(self) -> int | None:
@@ -238,7 +240,7 @@ class ShareIntervals:
         """Return the frames of each interval that has any."""
         rows = len(table)
         cut = (tuple(min(max(edge, 0), rows) for edge in edges) for edges in self._edges(rows))
-        return tuple(Span(start, end) for start, end in sorted(cut) if start < end)
+        return tuple(Span(start, end, self.category) for start, end in sorted(cut) if start < end)
 
     def overhang_frames(self, table: ScoreTable) -> int:
         """Return by how many frames the last interval extends past the end of the video."""

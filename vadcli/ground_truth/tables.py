@@ -187,8 +187,8 @@ class PreVad(GroundTruth):
             shares = _shares(path, place, item.get("anomaly_span"))
             if (category.lower() == _NORMAL) != (not shares):
                 raise bad_line(path, place, f"a video of class {category!r} has {len(shares)} intervals")
-            categories = [] if category.lower() == _NORMAL else [category.lower()]
-            yield video_truth(video, path, ShareIntervals(shares), categories=categories)
+            categories = [category.lower()] if shares else []
+            yield video_truth(video, path, ShareIntervals(shares, *categories), categories=categories)
 
 
 def _shares(path: Path, place: int, value: object) -> tuple[tuple[float, float], ...]:

@@ -28,12 +28,13 @@ from vadcli.metrics.frame import (
 )
 from vadcli.metrics.intervals import Bootstrap, Estimate, Metric, difference
 from vadcli.metrics.pate import pate
-from vadcli.metrics.pixel import PixelAccumulator, PixelCounts, aupimo, aupro, mask_iou, pixel_ap, pixel_auc
+from vadcli.metrics.pixel import PIMO_LIMITS, PixelAccumulator, PixelCounts, aupimo, aupro, mask_iou, pixel_ap, pixel_auc
 from vadcli.metrics.region import Regions, Tracks, mask_regions, rbdc, tbdc
 
 __all__ = [
     "IOU_LEVELS",
     "NORMAL",
+    "PIMO_LIMITS",
     "Bootstrap",
     "Estimate",
     "EventSet",

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+Curve = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Metric:
         ci_low, ci_high: the ends of the interval; both None if there is no interval.
         videos: how many videos the value is computed from.
         note: what a reader must know; never empty if the value is None.
+        curve: (x, y) points of the curve whose area is the value, if the metric is known by its curve.
     """
 
     value: float | None
@@ -35,6 +38,7 @@ class Metric:
     ci_high: float | None = None
     videos: int = 0
     note: str = ""
+    curve: Curve = ()
 
     def __post_init__(self) -> None:
         if self.value is None and not self.note:
@@ -46,15 +50,16 @@ class Metric:
         if self.ci_low is not None and self.ci_high is not None and self.ci_low > self.ci_high:
             raise ValueError(f"an interval's low end {self.ci_low} is above its high end {self.ci_high}")
 
-    def to_json(self) -> dict[str, float | int | str | None]:
-        """Return the fields in full precision, as printed by `--json`."""
-        return {
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields in full precision, as printed by `--json`; `curve` only if there is one."""
+        fields: dict[str, Any] = {
             "value": self.value,
             "ci_low": self.ci_low,
             "ci_high": self.ci_high,
             "videos": self.videos,
             "note": self.note,
         }
+        return {**fields, "curve": [list(point) for point in self.curve]} if self.curve else fields
 
 
 Numbers = NDArray[np.float64]
@@ -105,6 +110,7 @@ class Estimate:
         note: why the value is undefined, or what a reader must know.
         used: how many videos the value is computed from; None means V.
         interval: False if there is no interval because one video decides the value.
+        curve: see `Metric`.
     """
 
     value: float | None
@@ -113,6 +119,7 @@ class Estimate:
     note: str = ""
     used: int | None = None
     interval: bool = True
+    curve: Curve = ()
 
     def metric(self, bootstrap: Bootstrap | None = None) -> Metric:
         """Return the value, with its percentile interval over videos if `bootstrap` is given.
@@ -123,11 +130,11 @@ class Estimate:
         """
         videos = self.drawn if self.used is None else self.used
         if self.value is None or bootstrap is None:
-            return Metric(self.value, videos=videos, note=self.note)
+            return Metric(self.value, videos=videos, note=self.note, curve=self.curve)
         if self.drawn < 2 or not self.interval:
-            return Metric(self.value, videos=videos, note=_join(self.note, NEED_TWO))
+            return Metric(self.value, videos=videos, note=_join(self.note, NEED_TWO), curve=self.curve)
         figures = np.concatenate([self.statistic(weights) for weights in bootstrap.weights(self.drawn)])
-        return _with_interval(self.value, figures, bootstrap, videos, self.note)
+        return replace(_with_interval(self.value, figures, bootstrap, videos, self.note), curve=self.curve)
 
 
 def difference(first: Estimate, second: Estimate, bootstrap: Bootstrap) -> Metric:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -219,7 +219,8 @@ def aupimo(counts: PixelCounts, *, limits: tuple[float, float] = PIMO_LIMITS) ->
     Bertoldo et al., AUPIMO: Redefining Anomaly Localization Benchmarks with High Speed and Low Tolerance, BMVC 2024. The PIMO
     curve of a frame is the share of its true pixels that is found, against the logarithm of the share of pixels that is found
     in frames without a true pixel (the mean over these frames). The area is divided by the width of the interval, so 1 is
-    perfect.
+    perfect. The estimate's `curve` is the mean of the frames' PIMO curves: one (rate, share) per threshold, from high to low;
+    thresholds that find the same as the one above are left out.
 
     The curve is a staircase here: at a false-positive rate f, it has the height of the lowest threshold whose rate is at most
     f. Masks with 256 levels often have no threshold between the limits, where a line between two thresholds would promise
@@ -228,20 +229,28 @@ def aupimo(counts: PixelCounts, *, limits: tuple[float, float] = PIMO_LIMITS) ->
     low, high = limits
     if not 0.0 < low < high <= 1.0:
         raise ValueError(f"the limits must lie in (0, 1] in order, not {low:g} and {high:g}")
-    abnormal, normal = counts.positive_frames.astype(np.float64), counts.normal_frames.astype(np.float64)
 
     def statistic(weights: Numbers) -> Numbers:
-        with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 occurs in a resample that is undefined
-            x = from_top(weights @ counts.normal_share)[:, ::-1] / (weights @ normal)[:, None]
-            y = from_top(weights @ counts.frame_overlap)[:, ::-1] / (weights @ abnormal)[:, None]
+        x, y = _pimo(counts, weights)
         start, end = np.zeros((len(weights), 1)), np.ones((len(weights), 1))
         edges = np.log(np.clip(np.hstack([start, x, end]), low, high))  # (B, K + 2)
-        area = (np.hstack([start, y]) * np.diff(edges, axis=1)).sum(axis=1) / np.log(high / low)
-        area[(weights @ abnormal == 0) | (weights @ normal == 0)] = np.nan
-        return np.asarray(area, np.float64)
+        return np.asarray((np.hstack([start, y]) * np.diff(edges, axis=1)).sum(axis=1) / np.log(high / low), np.float64)
 
     undefined = "AUPIMO needs a frame with a true pixel and a frame without one"
-    return _estimate(counts, statistic(np.ones((1, len(normal)))), statistic, undefined)
+    everything = np.ones((1, len(counts.names)))
+    estimate = _estimate(counts, statistic(everything), statistic, undefined)
+    points = [tuple(point) for point in np.concatenate(_pimo(counts, everything)).T.tolist()]
+    return replace(estimate, curve=tuple(dict.fromkeys(points))) if estimate.value is not None else estimate
+
+
+def _pimo(counts: PixelCounts, weights: Numbers) -> tuple[Numbers, Numbers]:
+    """Return (B, K) false-positive rates and the mean shares found, by falling threshold; NaN without a frame of each kind."""
+    abnormal, normal = (weights @ each.astype(np.float64) for each in (counts.positive_frames, counts.normal_frames))
+    defined = (abnormal > 0) & (normal > 0)
+    with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 occurs in a resample that is undefined
+        x = from_top(weights @ counts.normal_share)[:, ::-1] / np.where(defined, normal, np.nan)[:, None]
+        y = from_top(weights @ counts.frame_overlap)[:, ::-1] / np.where(defined, abnormal, np.nan)[:, None]
+    return x, y
 
 
 def _by_curve(counts: PixelCounts, area: Any, undefined: str) -> Estimate:
