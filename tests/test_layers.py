@@ -63,6 +63,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "cv2": ("detectors/motion",),
     "PIL": ("store/", "draw/", "video/", "ground_truth/", "evaluation", "train/", "reporting/", "weights_check/"),
     "jinja2": ("reporting/",),
+    "fsspec": ("video/objects",),
     "ray": ("engine/cluster/ray_cluster",),
     "scipy": ("metrics", "ground_truth", "detectors/calibration", "heads/logistic", "heads/exam"),
     "opentimelineio": ("export/edit_lists",),

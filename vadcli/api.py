@@ -207,12 +207,15 @@ def render_all(paths: Sequence[Path], options: RenderOptions, *, watch: Watch | 
     from vadcli.engine.roots import OutsideRoot
     from vadcli.store import OutputLayout
     from vadcli.store.roots import stored_roots
+    from vadcli.types.urls import is_remote
 
     layout = OutputLayout(options.out)
     if not layout.has_results:
         raise UsageError(f"{options.out}: there are no results", hint="scan first, or name the scan's folder with --out")
     roots = list(stored_roots(layout))
-    moved = not any(map(os.path.isdir, roots))  # then names are relative to what is given, as in the scan
+    moved = not any(
+        is_remote(root) or os.path.isdir(root) for root in roots
+    )  # then names are relative to what is given, as in the scan
     try:
         plan = make_plan(paths, options, out=options.out, stored=() if moved else roots)
     except OutsideRoot as error:
@@ -238,6 +241,7 @@ def _rendered(
     from vadcli.rendering import RenderResult, is_rendered, render_settings, render_video
     from vadcli.store import OutputLayout
     from vadcli.store.atomic import Scratch
+    from vadcli.video.objects import local_copy
 
     layout, settings = OutputLayout(options.out), render_settings(options)
     with Scratch(layout.scratch) as scratch:
@@ -247,9 +251,10 @@ def _rendered(
                 continue
             with watch(video) as progress:
                 try:
-                    result = render_video(
-                        path, video=video, layout=layout, settings=settings, scratch=scratch, progress=progress
-                    )
+                    with local_copy(path) as source:
+                        result = render_video(
+                            source, video=video, layout=layout, settings=settings, scratch=scratch, progress=progress
+                        )
                 except (DocumentError, VideoError) as error:
                     result = RenderResult(video, (), 0, 0, (str(error),))
             yield result

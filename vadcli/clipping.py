@@ -24,6 +24,7 @@ from vadcli.types import ClipNeeds, Event, PixelFormat, SizeRule, VideoInfo
 from vadcli.types.media import clock, how_many, without_name
 from vadcli.video.cut import MUXERS, Cut, cut_file, plan_cut, why_uncuttable
 from vadcli.video.loader import ClipLoader, ClipRequest, Finished, Opened, loader_options
+from vadcli.video.objects import local_copy
 
 _LONGEST_PART = 60
 _FORBIDDEN = re.compile(r"[^\w.-]+")
@@ -135,10 +136,13 @@ class _Cutter:
         video = str(document.video["path"])
         try:
             check_unchanged(document, path)
-            info = self._probe(video, path)
+            with local_copy(path) as source:
+                yield from self._clips(document, self._probe(video, source), events)
         except VideoError as error:
             yield ClipResult(video, problem=without_name(str(error), video))
-            return
+
+    def _clips(self, document: EventsDocument, info: VideoInfo, events: Sequence[Event]) -> Iterator[ClipResult]:
+        video = str(document.video["path"])
         if why := why_uncuttable(info):
             yield ClipResult(video, problem=f"not cut: {why} (`vadcli render --events-only` encodes it)")
             return

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from vadcli.engine.runner import Scan, Stop
     from vadcli.verifying import VerifyResult
 
-Paths = Annotated[list[Path] | None, typer.Argument(metavar="PATHS...", readable=False, help="Files and folders of footage.")]
+Paths = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="PATHS...", readable=False, help="Files and folders of footage, also s3://BUCKET/FOLDER."),
+]
 
 
 @with_options(ScanOptions, section="scan")

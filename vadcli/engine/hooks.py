@@ -28,6 +28,7 @@ from vadcli.store.events import EventsDocument, read_unchecked
 from vadcli.store.reported import ReportedEvents
 from vadcli.types import Event, Status, VideoResult
 from vadcli.types.media import clock
+from vadcli.types.urls import shown
 
 log = logging.getLogger("vadcli")
 
@@ -60,7 +61,7 @@ class NewEvent:
             "type": "event",
             "video": self.document.video["path"],
             "camera": self.document.video["camera"],
-            "path": None if self.path is None else printable(str(self.path)),
+            "path": None if self.path is None else printable(shown(self.path)),
             "detector": self.document.detector,
             **self.event.to_json(),
         }

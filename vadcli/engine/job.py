@@ -38,6 +38,8 @@ from vadcli.types import (
     Status,
     TimeRules,
 )
+from vadcli.types.urls import is_remote, may_exist, shown
+from vadcli.video.objects import object_of
 from vadcli.video.sampling import SamplingPlan
 
 SAMPLE_BYTES = 64 * 1024
@@ -97,7 +99,7 @@ def source_of(unit: WorkUnit, known: Mapping[str, Any] | None = None) -> dict[st
     if known and (known.get("size"), known.get("mtime_ns")) == (unit.size, unit.mtime_ns) and known.get("content"):
         content = str(known["content"])
     else:
-        content = content_sample(unit)
+        content = unit.content or content_sample(unit)
     return {"size": unit.size, "mtime_ns": unit.mtime_ns, "content": content}
 
 
@@ -127,6 +129,10 @@ def content_sample(unit: WorkUnit) -> str:
 def check_unchanged(document: EventsDocument, path: Path) -> None:
     """Raise VideoError if a file is not the one that was scanned: the times of its events would be wrong."""
     source = document.scan.source if document.scan else {}
+    if is_remote(path):
+        if source.get("content") and object_of(path).content != source["content"]:
+            raise VideoError(f"{shown(path)}: has changed since it was scanned", hint="scan it again")
+        return
     try:
         status = path.stat()
     except OSError as error:
@@ -247,7 +253,7 @@ def decide(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Decision:
     state = document.scan if document else None
     known = metadata.source if metadata else state.source if state else None
     source = source_of(unit, known)
-    source["root"] = str(job.root)
+    source["root"] = shown(job.root)
     fingerprint = job.identity.fingerprint(str(source["content"]), model, job.regions.of(unit.camera))
     if known and not job.force and _is_anothers(known, source, unit):
         reason = f"OUT holds the results of another video of this name, below {known['root']}"
@@ -273,7 +279,7 @@ def _is_anothers(stored: Mapping[str, Any], source: Mapping[str, Any], unit: Wor
     root = stored.get("root")
     if root in (None, source["root"]) or stored.get("content") == source["content"]:
         return False
-    return os.path.exists(Path(str(root)) / unit.video)
+    return may_exist(Path(str(root)) / unit.video)
 
 
 def _has_masks(job: ScanJob, video: str, rows: MaskRows) -> bool:

@@ -9,7 +9,6 @@ import hashlib
 import os
 import re
 import stat
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,12 +16,14 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from vadcli.engine.given import absolute, check_exists, list_name, read_list, why_unreadable
 from vadcli.engine.roots import choose_root
 from vadcli.engine.suffixes import IMAGE_SUFFIXES, NO_VIDEO_SUFFIXES, VIDEO_SUFFIXES, passed_over_text
 from vadcli.errors import UsageError
 from vadcli.options import FindOptions, parse_duration
 from vadcli.store import encode_name
-from vadcli.types.text import NotText, decode_text, text_encoding
+from vadcli.types.urls import is_remote, shown
+from vadcli.video.objects import list_objects
 
 MIN_FRAMES = 2
 
@@ -38,6 +39,7 @@ class WorkUnit:
         size: bytes; of all images for a folder of frames.
         mtime_ns: time of the last change; of the newest image for a folder of frames.
         is_frames: True for a folder of images.
+        content: what an object store says about the content; "" for a video on this machine.
     """
 
     video: str
@@ -46,6 +48,7 @@ class WorkUnit:
     size: int
     mtime_ns: int
     is_frames: bool = False
+    content: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,63 +115,21 @@ def make_plan(
     if not paths and not listed and options.files_from is None:
         raise UsageError("no PATHS", hint="name files or folders, or --files-from FILE")
     for path in paths:
-        _check_exists(path)
+        check_exists(path)
     walk = _Walk(options, Path(os.path.abspath(out)))
     everything = Path(os.path.abspath(os.sep))
-    given = [Path(os.path.abspath(path)) for path in [*paths, *listed]]
+    given = absolute([*paths, *listed])
     if everything in given[len(paths) :]:  # in a list, this is a mistake: what a broken line has left
         walk.trouble.append((everything, "is the whole file system, which is never scanned because of a list"))
         given = [path for place, path in enumerate(given) if place < len(paths) or path != everything]
-    roots = tuple(encode_name(path) for path in given[: len(paths)])
+    roots = tuple(encode_name(shown(path)) for path in given[: len(paths)])
     chosen, given = choose_root(given, asked=root, stored=stored, out=out)
-    for path in given:
-        walk.add(path)
+    for place, path in enumerate(given):
+        walk.add(path, listed=place >= len(paths))
     plan = _finish(walk, chosen or _common_root(walk.bases), roots, camera_from, now_ns=time.time_ns())
     if chosen is not None or not plan.units:
         return plan
-    return replace(plan, notes=(f"names of videos and cameras are relative to {plan.root} (--root)", *plan.notes))
-
-
-_URL = re.compile(r"(?:^|/)[A-Za-z][A-Za-z0-9+.-]+:/")  # a path has lost one of the two slashes
-
-
-def _check_exists(path: Path) -> None:
-    """Raise UsageError if a path does not exist; one that cannot be read passes, and the walk reports it."""
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        if _URL.search(str(path)):
-            raise UsageError(f"{path}: {NO_URL}", hint=_instead_of(path)) from error
-        raise UsageError(f"{path}: the file or folder does not exist") from error
-    except OSError:
-        return
-
-
-NO_URL = "this is a URL, and streams are not read"
-
-
-def _instead_of(url: Path) -> str:
-    if "file:/" in str(url):
-        return "give the path without file://"
-    return "record the stream into files, and scan their folder"
-
-
-def read_list(source: Path) -> list[Path]:
-    """Return the paths of a list file or of stdin (`-`): one per line, or separated by NUL if there is a NUL.
-
-    Raises:
-        UsageError: the list can't be read.
-    """
-    try:
-        data = sys.stdin.buffer.read() if str(source) == "-" else source.read_bytes()
-        if text_encoding(data) != "utf-8":  # else paths need not be text
-            data = os.fsencode(decode_text(data))
-    except OSError as error:
-        raise UsageError(f"{list_name(source)} can't be read: {error.strerror}") from error
-    except (NotText, UnicodeEncodeError) as error:
-        raise UsageError(f"{list_name(source)} can't be read: {error}") from error
-    parts = data.split(b"\0") if b"\0" in data else data.splitlines()
-    return [Path(os.fsdecode(part)) for part in parts if part.strip()]
+    return replace(plan, notes=(f"names of videos and cameras are relative to {shown(plan.root)} (--root)", *plan.notes))
 
 
 @dataclass
@@ -177,6 +138,7 @@ class _Found:
     size: int
     mtime_ns: int
     is_frames: bool
+    content: str = ""
 
 
 class _Walk:
@@ -193,8 +155,16 @@ class _Walk:
         self._seen: set[str] = set()
         self._folders: set[str] = set()
 
-    def add(self, path: Path) -> None:
-        """Add a path that the user gave: a file, a folder of videos or a folder of images."""
+    def add(self, path: Path, *, listed: bool = False) -> None:
+        """Add a path that the user gave: a file, a folder of videos, a folder of images, or one of an object store."""
+        if is_remote(path):
+            try:
+                self._objects(path)
+            except UsageError as error:
+                if not listed:
+                    raise
+                self.trouble.append((path, str(error)))
+            return
         if not os.path.isdir(path):
             if self._file(path):
                 self.bases.append(path.parent)
@@ -236,6 +206,23 @@ class _Walk:
             return iter(())
         return iter(entries)
 
+    def _objects(self, path: Path) -> None:
+        """Add an object, or the objects below a folder of a store."""
+        found, is_one = list_objects(path)
+        self.bases.append(path.parent if is_one else path)
+        for name, item in found.items():
+            folders = name.split("/")[:-1]
+            hidden = any(part.startswith(".") for part in name.split("/")) or (folders and not self.options.recursive)
+            above = ("/".join(folders[: end + 1]) for end in range(len(folders)))
+            excluded = any(_matches(one.rpartition("/")[2], one, self.options.exclude) for one in (*above, name))
+            if not is_one and (hidden or excluded or not self._wanted(item.path.name, name)):
+                continue
+            if not is_one and (str(item.path) != f"{path}/{name}" or ".." in folders):
+                self.trouble.append((item.path, f"the object is called {name!r}, and empty parts and dots can't be read"))
+            elif str(item.path) not in self._seen:
+                self._seen.add(str(item.path))
+                self.found.append(_Found(item.path, item.size, item.mtime_ns, is_frames=False, content=item.content))
+
     def _wanted(self, name: str, relative: str) -> bool:
         if self.options.include:
             return _matches(name, relative, self.options.include)
@@ -253,10 +240,8 @@ class _Walk:
         try:
             status = path.stat()
         except OSError as error:
-            gone = isinstance(error, FileNotFoundError)
-            is_url = gone and _URL.search(str(path))
-            self.trouble.append((path, f"{NO_URL} ({_instead_of(path)})" if is_url else f"can't be read: {error.strerror}"))
-            return not gone
+            self.trouble.append((path, why_unreadable(path, error)))
+            return not isinstance(error, FileNotFoundError)
         if not stat.S_ISREG(status.st_mode):
             self.trouble.append((path, "is not a regular file"))
             return True
@@ -308,11 +293,6 @@ def _matches(name: str, relative: str, globs: Iterable[str]) -> bool:
     return any(fnmatchcase(name, glob) or fnmatchcase(relative, glob) for glob in globs)
 
 
-def list_name(source: Path) -> str:
-    """Return how messages name a list of files."""
-    return "the list on stdin" if str(source) == "-" else f"the list {source}"
-
-
 def no_video_text(plan: Plan, options: FindOptions) -> str:
     """Return the message for a plan without videos."""
     places = ["below " + ", ".join(plan.roots)] if plan.roots else []
@@ -345,7 +325,7 @@ def _finish(walk: _Walk, root: Path, roots: tuple[str, ...], camera_from: str, *
         if age_ns and found.mtime_ns > now_ns:
             future.append(video)
         camera = _camera(video, camera_from)
-        units.append(WorkUnit(video, found.path, camera, found.size, found.mtime_ns, found.is_frames))
+        units.append(WorkUnit(video, found.path, camera, found.size, found.mtime_ns, found.is_frames, found.content))
     return Plan(
         root,
         roots,

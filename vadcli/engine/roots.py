@@ -11,7 +11,9 @@ from collections.abc import Iterable, Sequence
 from itertools import tee
 from pathlib import Path
 
+from vadcli.engine.given import absolute
 from vadcli.errors import UsageError
+from vadcli.types.urls import is_remote, shown
 
 
 class OutsideRoot(UsageError):
@@ -33,11 +35,12 @@ def choose_root(
         UsageError: another root is stored, or a path is not below the root.
     """
     if asked is not None:
-        root = _checked(Path(os.path.abspath(asked)), stored, out)
+        root = _checked(absolute([asked])[0], stored, out)
         below = _all_below(given, root)
         if below is None:
             raise UsageError(
-                f"{_first_outside(given, root)}: not below --root {asked}", hint="name a folder that contains all PATHS"
+                f"{shown(_first_outside(given, root))}: not below --root {shown(asked)}",
+                hint="name a folder that contains all PATHS",
             )
         return root, below
     newest = None
@@ -53,22 +56,24 @@ def choose_root(
 
 def _checked(asked: Path, stored: Iterable[Path], out: Path) -> Path:
     """Return --root as it is stored. A new root is accepted only if there is none yet, or if the folder of that is gone."""
-    if not os.path.isdir(asked):
+    if not (is_remote(asked) or os.path.isdir(asked)):
         raise UsageError(f"--root {asked}: the folder does not exist")
     roots, again = tee(stored)
     for root in roots:
-        if os.path.realpath(root) == os.path.realpath(asked):
+        if root == asked or os.path.realpath(root) == os.path.realpath(asked):
             return root
-    there = next(filter(os.path.isdir, again), None)
+    there = next((root for root in again if is_remote(root) or os.path.isdir(root)), None)
     if there is not None:
         raise UsageError(
-            f"--root {asked}: the names in {out} are relative to {there}", hint="leave --root out, or give another --out"
+            f"--root {asked}: the names in {out} are relative to {shown(there)}", hint="leave --root out, or give another --out"
         )
     return asked
 
 
 def _outside(path: Path, root: Path, out: Path) -> OutsideRoot:
-    message = f"{path}: not below {root}, to which the names in {out} are relative"
+    message = f"{shown(path)}: not below {shown(root)}, to which the names in {out} are relative"
+    if is_remote(path) or is_remote(root):
+        return OutsideRoot(message, hint="give another --out")
     if not os.path.isdir(root):
         return OutsideRoot(message, hint=f"if the footage has moved, give the folder that replaces {root} with --root")
     both = os.path.commonpath([path, root])
@@ -88,5 +93,7 @@ def _below(path: Path, root: Path) -> Path | None:
     """Return the path below the root, also if it leads there through a link; None if it is outside."""
     if path.is_relative_to(root):
         return path
+    if is_remote(path) or is_remote(root):
+        return None
     real, real_root = Path(os.path.realpath(path)), Path(os.path.realpath(root))
     return root / real.relative_to(real_root) if real.is_relative_to(real_root) else None

@@ -27,6 +27,7 @@ from vadcli.store.atomic import Scratch
 from vadcli.store.progress import RunProgress
 from vadcli.store.run_log import RunInfo, RunRecord, read_live
 from vadcli.types import NOT_FINISHED, CameraRegions, ClipNeeds, Status, VideoResult
+from vadcli.types.urls import shown
 
 log = logging.getLogger("vadcli")
 
@@ -279,7 +280,7 @@ class Scan:
             detector={"name": self.detector.name, **self.detector.fingerprint()},
             weights=self.detector.weights,
             roots=plan.roots,
-            root=str(plan.root),
+            root=shown(plan.root),
             shard=options.shard,
             passed_over=plan.passed_over,
             looked_for=self.detector.categories if self.detector.uses_categories else (),

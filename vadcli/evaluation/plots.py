@@ -6,7 +6,6 @@ The sheets show the normal spans with the highest scores, and the true events wi
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,6 +23,7 @@ from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch, writing
 from vadcli.store.scores import read_metadata, read_scores
 from vadcli.types import ByteArray, ClipNeeds, PixelFormat, ScoreTable, SizeRule
+from vadcli.types.urls import may_exist
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, LoaderOptions
 
 matplotlib.use("Agg")
@@ -216,7 +216,7 @@ def _request(test: TestSet, number: int, at: Sequence[_Moment]) -> ClipRequest |
     video = test.videos[number]
     metadata = read_metadata(OutputLayout(test.out).scores(video))
     path = Path(str(metadata.source.get("root", ""))) / video if metadata else Path()
-    if metadata is None or not os.path.exists(path):
+    if metadata is None or not may_exist(path):
         return None
     rows = int(test.frames.offsets[number + 1] - test.frames.offsets[number])
     bursts = tuple((moment.row + 0.5) / rows for moment in at)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -29,6 +28,7 @@ from vadcli.types import (
     When,
 )
 from vadcli.types.media import clock, without_name
+from vadcli.types.urls import may_exist
 
 SIDE_BY_SIDE = timedelta(minutes=10)
 """Shards that start within this time of each other count as one run."""
@@ -142,7 +142,7 @@ class Archive:
         below = [
             name for name in told_paths(video) if not name.startswith("/") and ".." not in name.split("/") and "\0" not in name
         ]
-        return next((path for base in roots for name in below if os.path.exists(path := base / name)), None)
+        return next((path for base in roots for name in below if may_exist(path := base / name)), None)
 
 
 def collect(

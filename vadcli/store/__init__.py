@@ -27,6 +27,9 @@ from functools import lru_cache
 from pathlib import Path, PurePath
 from urllib.parse import unquote_to_bytes
 
+from vadcli.errors import UsageError
+from vadcli.types.urls import is_remote, shown
+
 CHECKPOINT_SUFFIX = ".parquet.part"
 _LONGEST_NAME_BYTES = 255
 _LONGEST_STEM_BYTES = _LONGEST_NAME_BYTES - len(f".{CHECKPOINT_SUFFIX}")
@@ -114,6 +117,10 @@ class OutputLayout:
     """
 
     out: Path
+
+    def __post_init__(self) -> None:
+        if is_remote(self.out):
+            raise UsageError(f"{shown(self.out)}: results can't be written to an object store", hint="give a folder with --out")
 
     def scores(self, video: str) -> Path:
         """The scores of a finished video."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from vadcli.store import OutputLayout, told_paths
 from vadcli.store.events import EventsDocument
 from vadcli.store.roots import stored_roots
+from vadcli.types.urls import is_remote, may_exist
 
 _GONE = (errno.ENOENT, errno.ENOTDIR)
 
@@ -49,7 +50,7 @@ class FootageFolders:
 
     def find(self, document: EventsDocument) -> Path | None:
         """Return the path of a video; None if it is not found."""
-        return next((path for path in _below(self.roots(document), str(document.video["path"])) if os.path.exists(path)), None)
+        return next((path for path in _below(self.roots(document), str(document.video["path"])) if may_exist(path)), None)
 
     def judge(self, document: EventsDocument | None = None) -> str | None:
         """Return the folder that decides whether a video is gone; None if there is none that can be reached."""
@@ -62,6 +63,8 @@ class FootageFolders:
         which a share is usually mounted is empty without the share.
         """
         for path in _below(self.roots(document), name):
+            if is_remote(path):
+                return Presence.UNKNOWN
             try:
                 os.lstat(path)
             except OSError as error:

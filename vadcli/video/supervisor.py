@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 
 from vadcli.errors import DecoderCrashed, DecoderHung, NotFinished, VadcliError, VideoError
+from vadcli.types.urls import is_remote
 from vadcli.video.processes import private_mib, process_trees
 from vadcli.video.transport import GROUP_SIGNALS, LoaderOptions, Ring, Setup, State, anonymous_file, read_tail
 
@@ -29,6 +30,7 @@ _START_S = 60.0  # a process may take this long to start, even if `timeout_s` is
 _LONGEST_TICK_S = 1.0
 _REAP_S = 5.0  # if a killed process has not ended after this time, it is given up
 _READ_AHEAD_BYTES = 64 << 20
+_REMOTE_BYTES = 1 << 40  # stands for the size of an object of a store, which is not known yet
 _STDERR_LIMIT_BYTES = 1 << 20
 
 
@@ -91,7 +93,8 @@ class DecoderProcess:
     def expect(self, path: Path) -> None:
         """Announce the file of the next request, so that reading it counts as progress. Call it before `send`."""
         with contextlib.suppress(OSError):
-            self._bytes_allowed = 2 * path.stat().st_size + _READ_AHEAD_BYTES
+            size = _REMOTE_BYTES if is_remote(path) else path.stat().st_size
+            self._bytes_allowed = 2 * size + _READ_AHEAD_BYTES
 
     def check(self, elapsed_s: float, options: LoaderOptions, tree: list[psutil.Process]) -> None:
         """Kill the process and its children if it made no progress for too long or holds too much memory.
@@ -108,7 +111,9 @@ class DecoderProcess:
         memory_mib = sum(map(private_mib, tree))
         if self._stalled_s >= (max(options.timeout_s, _START_S) if starting else options.timeout_s):
             stalled = f"the decoder made no progress for {options.timeout_s:g} s"
-            if any(map(_waits_for_storage, tree)):
+            if self.ring.state is State.FETCHING:
+                self._kill_for(NotFinished, f"the object store sent nothing for {options.timeout_s:g} s")
+            elif any(map(_waits_for_storage, tree)):
                 self._kill_for(NotFinished, f"{stalled} because the storage did not answer, and was killed")
             else:
                 self._kill_for(DecoderHung, f"{stalled} and was killed")

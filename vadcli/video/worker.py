@@ -27,6 +27,7 @@ import psutil
 from vadcli.errors import DecodeError, FileChanged, NotFinished, VideoError
 from vadcli.types import NO_REGIONS, ByteArray, DecoderChoice, DecoderName, VideoInfo
 from vadcli.types.regions import Blanker
+from vadcli.types.urls import is_remote, shown
 from vadcli.video.container import printable
 from vadcli.video.faults import check_machine
 from vadcli.video.ffmpeg import check_ffmpeg
@@ -100,6 +101,23 @@ class _Worker:
                 self._send(Done(outcome.decoder, outcome.rows, outcome.error, outcome.complaints, retiring, outcome.note))
 
     def _decode(self, request: ClipRequest) -> _Outcome:
+        if not is_remote(request.path):
+            return self._decode_file(request)
+        from vadcli.video.objects import local_copy
+
+        self._ring.state = State.FETCHING
+        try:
+            with local_copy(request.path, self._ring.advance) as path:
+                self._ring.state = State.WORKING
+                outcome = self._decode_file(replace(request, path=path))
+        except VideoError as error:
+            return _Outcome(error=error)
+        if outcome.error is not None:
+            message = outcome.error.message.replace(printable(path), shown(request.path))
+            outcome.error = type(outcome.error)(message, hint=outcome.error.hint)
+        return outcome
+
+    def _decode_file(self, request: ClipRequest) -> _Outcome:
         os.ftruncate(sys.stderr.fileno(), 0)
         outcome = _Outcome()
         self._decoder, self._regions, self._damaged = request.decoder, request.regions, request.damaged

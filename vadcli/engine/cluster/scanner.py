@@ -18,8 +18,10 @@ from vadcli.detectors import Detector
 from vadcli.engine.local import LocalRunner
 from vadcli.engine.runner import ScanSettings, Stop, choose_detector
 from vadcli.engine.stream import Update
-from vadcli.errors import OutputError, VadcliError
+from vadcli.errors import OutputError, UsageError, VadcliError
 from vadcli.options import ScanOptions
+from vadcli.types.urls import is_remote, may_exist
+from vadcli.video.objects import check_store
 
 log = logging.getLogger("vadcli")
 
@@ -102,4 +104,9 @@ def check_node(token: Path, word: str, root: Path, version: str) -> str:
             return f"it has another folder at {token.parent}"
     except OSError:
         return "it does not see the output folder; it must be on storage that all nodes share"
-    return "" if root.exists() else f"it does not see the footage at {root}"
+    if is_remote(root):
+        try:
+            check_store(root)
+        except UsageError as error:
+            return str(error)
+    return "" if may_exist(root) else f"it does not see the footage at {root}"

@@ -1,0 +1,84 @@
+"""The paths that the user gave: checks that they exist, and reads lists of paths."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from vadcli.errors import UsageError
+from vadcli.types.text import NotText, decode_text, text_encoding
+from vadcli.types.urls import is_remote, shown
+
+_URL = re.compile(r"(?:^|/)[A-Za-z][A-Za-z0-9+.-]+:/")  # a path has lost one of the two slashes
+
+
+NO_URL = "this is a URL, and streams are not read"
+
+
+def absolute(paths: Iterable[Path]) -> list[Path]:
+    """Return paths of this machine as absolute paths, or paths of object stores.
+
+    Raises:
+        UsageError: there are both.
+    """
+    found = [path if is_remote(path) else Path(os.path.abspath(path)) for path in paths]
+    remote = [path for path in found if is_remote(path)]
+    if remote and len(remote) < len(found):
+        raise UsageError(
+            f"{shown(remote[0])}: in an object store, but other footage is on this machine",
+            hint="scan them into two folders OUT",
+        )
+    return found
+
+
+def check_exists(path: Path) -> None:
+    """Raise UsageError if a path does not exist; one that cannot be read passes, and the walk reports it."""
+    if is_remote(path):
+        return
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if _URL.search(str(path)):
+            raise UsageError(f"{path}: {NO_URL}", hint=_instead_of(path)) from error
+        raise UsageError(f"{path}: the file or folder does not exist") from error
+    except OSError:
+        return
+
+
+def why_unreadable(path: Path, error: OSError) -> str:
+    """Return why a path cannot be read, in words for the user."""
+    if isinstance(error, FileNotFoundError) and _URL.search(str(path)):
+        return f"{NO_URL} ({_instead_of(path)})"
+    return f"can't be read: {error.strerror}"
+
+
+def _instead_of(url: Path) -> str:
+    if "file:/" in str(url):
+        return "give the path without file://"
+    return "record the stream into files, and scan their folder"
+
+
+def read_list(source: Path) -> list[Path]:
+    """Return the paths of a list file or of stdin (`-`): one per line, or separated by NUL if there is a NUL.
+
+    Raises:
+        UsageError: the list can't be read.
+    """
+    try:
+        data = sys.stdin.buffer.read() if str(source) == "-" else source.read_bytes()
+        if text_encoding(data) != "utf-8":  # else paths need not be text
+            data = os.fsencode(decode_text(data))
+    except OSError as error:
+        raise UsageError(f"{list_name(source)} can't be read: {error.strerror}") from error
+    except (NotText, UnicodeEncodeError) as error:
+        raise UsageError(f"{list_name(source)} can't be read: {error}") from error
+    parts = data.split(b"\0") if b"\0" in data else data.splitlines()
+    return [Path(os.fsdecode(part)) for part in parts if part.strip()]
+
+
+def list_name(source: Path) -> str:
+    """Return how messages name a list of files."""
+    return "the list on stdin" if str(source) == "-" else f"the list {source}"

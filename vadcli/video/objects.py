@@ -1,0 +1,302 @@
+"""Footage in object stores: lists it, and keeps copies of objects on this machine while they are read.
+
+A decoder needs a file in which it can seek. So each object is copied as a whole, when its video is read, into the folder
+`cache_folder()`. The rules of this cache:
+
+- Each object has a folder of its own, named after its URL and content. A copy that is not complete is called `.part`, and the
+  next download continues it. A complete copy has the name of the object.
+- A process that reads a copy holds a shared lock on its folder; a process that downloads it holds an exclusive lock. The kernel
+  releases the locks of a killed process. Only folders that nobody has locked are removed.
+- The copies that were not used for the longest time are removed until all copies together are not larger than `cache_bytes()`.
+  Copies in use stay, so the cache can be larger by the videos that are being read.
+
+The stores' packages take credentials from the environment. They are never logged or stored.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from vadcli.errors import FileChanged, NotFinished, UsageError, VadcliError
+from vadcli.options.config import cache_folder as platform_cache
+from vadcli.types.urls import STORES, is_remote, shown
+
+log = logging.getLogger("vadcli")
+
+FOLDER_VARIABLE, SIZE_VARIABLE = "VADCLI_FOOTAGE_CACHE", "VADCLI_FOOTAGE_CACHE_GB"
+DEFAULT_GB = 50.0
+BLOCK_BYTES = 8 << 20
+_WAIT_S = 0.2
+_LONGEST_NAME = 100
+_PASSWORD = re.compile(r"[a-z0-9]+://[^/]*:[^/]*@")
+_MD5 = re.compile(r"[0-9a-f]{32}")
+_TIMES = ("LastModified", "updated", "mtime", "last_modified")
+_not_md5: set[str] = set()
+"""Buckets with ETags that look like an MD5 and are none, for example because the store encrypts the objects."""
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object as its store describes it.
+
+    Attributes:
+        path: see `vadcli.types.urls`.
+        size: bytes.
+        mtime_ns: time of the last change, in whole seconds, because some listings are more precise than others.
+        content: a hash of size and ETag; of size and time if the store has no ETags.
+        md5: the MD5 of the content, as hexadecimal digits; "" if it is not known.
+    """
+
+    path: Path
+    size: int
+    mtime_ns: int
+    content: str
+    md5: str = ""
+
+
+def cache_folder() -> Path:
+    """Return the folder of the copies."""
+    named = os.environ.get(FOLDER_VARIABLE)
+    return Path(named).expanduser() if named else platform_cache() / "footage"
+
+
+def cache_bytes() -> int:
+    """Return how large all copies together may be.
+
+    Raises:
+        UsageError: the environment variable is not a number.
+    """
+    text = os.environ.get(SIZE_VARIABLE, "") or str(DEFAULT_GB)
+    try:
+        size = float(text) * 1e9
+    except ValueError:
+        size = -1.0
+    if not 0 <= size < float("inf"):
+        raise UsageError(f"{SIZE_VARIABLE}={text!r} is not a size in GB", hint="give a number such as 50")
+    return int(size)
+
+
+def list_objects(path: Path) -> tuple[dict[str, StoredObject], bool]:
+    """Return name -> object below a folder of a store, in order, and False; for the path of an object, it and True.
+
+    Raises:
+        UsageError: there is no such object, it cannot be read, or the store's package is not installed.
+    """
+    cache_bytes()
+    with _asking(path, UsageError):
+        store, name = _store(path)
+        found = store.info(name)
+        if found["type"] != "directory":
+            return {path.name: _described(path, found)}, True
+        listed = store.find(name, detail=True)
+    beginning = name.rstrip("/") + "/"
+    names = (key for key in sorted(listed) if key.startswith(beginning) and not key.endswith("/"))
+    below = {key[len(beginning) :]: listed[key] for key in names}
+    return {key: _described(Path(f"{shown(path)}/{key}"), info) for key, info in below.items() if info["type"] == "file"}, False
+
+
+def object_of(path: Path) -> StoredObject:
+    """Return what the store says about an object.
+
+    Raises:
+        NotFinished: it cannot be read at the moment.
+        FileChanged: it is gone.
+    """
+    with _asking(path, NotFinished):
+        store, name = _store(path)
+        return _described(path, store.info(name))
+
+
+def check_store(path: Path) -> None:
+    """Raise UsageError if this machine cannot read a store because its package is not installed."""
+    with _asking(path, UsageError):
+        _store(path)
+
+
+@contextmanager
+def local_copy(path: Path, told: Callable[[], None] = lambda: None) -> Iterator[Path]:
+    """Download an object if it is not in the cache, and keep it there during the `with` block; other paths pass unchanged.
+
+    Args:
+        path: a path of this machine, or of an object.
+        told: called after each step of the download, and while another process downloads the object.
+
+    Raises:
+        NotFinished: the object cannot be read, or there is no room for it.
+        FileChanged: it is gone, or was replaced during the download.
+    """
+    if not is_remote(path):
+        yield path
+        return
+    found = object_of(path)
+    folder = cache_folder() / hashlib.sha256(f"{shown(path)} {found.content}".encode(errors="surrogateescape")).hexdigest()[:32]
+    copy = folder / f"{path.stem[:_LONGEST_NAME].lstrip('.')}{path.suffix}"
+    while True:
+        lock = _locked(folder, fcntl.LOCK_SH, told)
+        if copy.exists():
+            break
+        os.close(lock)
+        lock = _locked(folder, fcntl.LOCK_EX, told)
+        try:
+            if not copy.exists():
+                _download(found, copy, told)
+        finally:
+            os.close(lock)
+    try:
+        os.utime(folder)
+        yield copy
+    finally:
+        os.close(lock)
+        _make_room(0)
+
+
+def _download(found: StoredObject, copy: Path, told: Callable[[], None]) -> None:
+    part, bucket = copy.with_name(".part"), shown(found.path).split("/")[2]
+    digests: list[str] = []
+    while True:
+        _make_room(found.size - (part.stat().st_size if part.exists() else 0))
+        _fetch(found, part, told)
+        if object_of(found.path).content != found.content:
+            part.unlink()
+            raise FileChanged(f"{shown(found.path)}: was replaced while it was copied")
+        if not found.md5 or bucket in _not_md5:
+            break
+        with part.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "md5").hexdigest())
+        if digests[-1] == found.md5:
+            break
+        if len(digests) == 2 and digests[0] == digests[1]:
+            _not_md5.add(bucket)
+            break
+        part.unlink()
+        if len(digests) == 2:
+            raise NotFinished(f"{shown(found.path)}: two copies differ from the object's MD5, and from each other")
+        log.debug("%s: the copy has another MD5 than the object; it is copied again", shown(found.path))
+    os.replace(part, copy)
+
+
+def _fetch(found: StoredObject, part: Path, told: Callable[[], None]) -> None:
+    """Download the bytes that the part does not have."""
+    with _asking(found.path, NotFinished):
+        store, name = _store(found.path)
+    with part.open("ab", buffering=0) as file:
+        have = file.tell()
+        if have > found.size:
+            have = file.truncate(0)
+        while have < found.size:
+            with _asking(found.path, NotFinished):
+                block = store.cat_file(name, start=have, end=min(have + BLOCK_BYTES, found.size))
+            if not block:
+                raise NotFinished(f"{shown(found.path)}: the store sent {have} of {found.size} bytes")
+            try:
+                file.write(block)
+            except OSError as error:
+                raise NotFinished(f"{shown(found.path)}: can't be copied to {cache_folder()}: {error.strerror}") from error
+            have += len(block)
+            told()
+
+
+def _locked(folder: Path, kind: int, told: Callable[[], None]) -> int:
+    """Return a descriptor of a folder that holds a lock on it; the folder exists until the descriptor is closed."""
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:  # removed between the two calls
+            continue
+        except OSError as error:
+            raise NotFinished(f"{folder}: copies of footage can't be kept here: {error.strerror}") from error
+        with suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            if os.stat(folder).st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
+        os.close(descriptor)
+        told()
+        time.sleep(_WAIT_S)
+
+
+def _make_room(size: int) -> None:
+    """Remove copies that nobody reads, the least recently used first, until there is room for `size` more bytes."""
+    known: list[tuple[float, int, Path]] = []
+    for folder in cache_folder().glob("*/"):
+        with suppress(OSError):
+            held = sum(file.stat().st_size for file in folder.iterdir())
+            known.append((folder.stat().st_mtime, held, folder))
+    total, limit = size + sum(held for _, held, _ in known), cache_bytes()
+    for _, held, folder in sorted(known):
+        if total <= limit:
+            return
+        total -= held if _removed(folder) else 0
+
+
+def _removed(folder: Path) -> bool:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.stat(folder).st_ino != os.fstat(descriptor).st_ino:  # another process removed it, and it was made again
+            return False
+        gone = folder.with_name(f"{folder.name}-{os.getpid()}-gone")
+        folder.rename(gone)  # from now on, a process that waited for the lock makes a new folder
+        shutil.rmtree(gone, ignore_errors=True)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _store(path: Path) -> tuple[Any, str]:
+    """Return the file system of a store, and the name that it gives to a path."""
+    from fsspec.core import url_to_fs
+
+    found: tuple[Any, str] = url_to_fs(shown(path), use_listings_cache=False)
+    return found
+
+
+@contextmanager
+def _asking(path: Path, kind: type[VadcliError]) -> Iterator[None]:
+    """Turn whatever a store's package raises into an error of one line."""
+    url = shown(path)
+    if _PASSWORD.match(url):
+        raise UsageError("a URL of footage must not contain a password", hint="the store takes it from the environment")
+    protocol = url.partition(":")[0]
+    try:
+        yield
+    except VadcliError:
+        raise
+    except ImportError as error:
+        hint = f"pip install 'vadcli[{STORES[protocol]}]'"
+        raise kind(f"{url}: the package that reads {protocol}:// is not installed", hint=hint) from error
+    except FileNotFoundError as error:
+        gone = FileChanged if issubclass(kind, NotFinished) else kind
+        raise gone(f"{url}: the object, folder or bucket does not exist") from error
+    except PermissionError as error:
+        raise kind(f"{url}: the store denies access", hint="credentials come from the environment") from error
+    except Exception as error:  # each package has errors of its own
+        words = (str(error).strip().splitlines() or [""])[0][:200]
+        raise kind(f"{url}: can't be read: {words or type(error).__name__}") from error
+
+
+def _described(path: Path, info: Mapping[str, Any]) -> StoredObject:
+    size, tag = int(info["size"] or 0), str(info.get("ETag") or info.get("etag") or "").strip('"')
+    told = next((info[key] for key in _TIMES if info.get(key)), 0)
+    if isinstance(told, str):
+        told = datetime.fromisoformat(told)
+    seconds = int(told.timestamp() if isinstance(told, datetime) else told)
+    content = hashlib.sha256(f"{size} {tag or seconds}".encode()).hexdigest()
+    return StoredObject(path, size, seconds * 10**9, content, tag if _MD5.fullmatch(tag) else "")
