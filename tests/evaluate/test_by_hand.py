@@ -70,6 +70,33 @@ def test_a_cut_video_lasts_as_long_as_its_rows(tmp_path: Path) -> None:
     assert "decoded with errors" not in to_table([whole])
 
 
+def test_worse_events_score_higher_or_not(tmp_path: Path) -> None:
+    """Scores 0.9, 0.6, 0.7 and a missed 0.2 for severities of 4, 2, 2 and 1; one event has none, and one is merged."""
+    given = np.full(100, 0.1)
+    for start, score in ((10, 0.9), (30, 0.6), (50, 0.7), (70, 0.2), (90, 0.8)):
+        given[start + 2] = score
+    rows = [
+        "a.mp4,1,1.5,fire,3",
+        "a.mp4,1.2,2,fire,4",
+        "a.mp4,3,4,,2",
+        "a.mp4,5,6,,2",
+        "b.mp4,7,8,,1.0",
+        "b.mp4,9,10,,",
+        "c.mp4,,,,",
+    ]
+    truth = tmp_path / "truth.csv"
+    truth.write_text("\n".join(["video,start_s,end_s,category,severity", *rows]) + "\n")
+    out = write_scan(tmp_path / "out", {"a.mp4": given, "b.mp4": given, "c.mp4": called(100)})
+    report = evaluated(out, truth)
+    assert value(report, "severity.spearman") == pytest.approx(4.5 / np.sqrt(5 * 4.5))
+    assert value(report, "severity.kendall") == pytest.approx(5 / np.sqrt(6 * 5))
+    assert "note: severity and score, Spearman, severity and score, Kendall: over 4 of 5 true events" in to_table([report])
+    plain = evaluated(out, write_truth(tmp_path / "plain.csv", ["a.mp4,1,2,", "b.mp4,,,", "c.mp4,,,"]))
+    assert "severity" not in plain.metrics
+    with pytest.raises(UsageError, match="--metrics severity: the truth of csv has no data for it"):
+        measure(plain.test, Protocol(groups=("severity",)))
+
+
 def squares(root: Path, clips: dict[str, int]) -> Path:
     """Ped2 with a label table: in frames 2 to 5 of each clip of so many frames, the left half of the picture is abnormal."""
     lines = ["clip,frame_index0,label"]

@@ -78,6 +78,15 @@ def test_a_normal_video_twice_or_with_an_interval_after_is_an_error(read):
             read(f"video,start_s,end_s\na.mp4,,\n{second}\n").videos()
 
 
+def test_a_severity_is_a_number_or_unknown(read):
+    found = read("video,start_s,end_s,severity,category\na.mp4,0,1,2.5,fire\na.mp4,2,3,,\na.mp4,4,5\n").videos()["a.mp4"]
+    spans = found.spans(table("x", times=np.arange(10.0)))
+    assert spans == (Span(0, 1, "fire", 2.5), Span(2, 3), Span(4, 5))
+    for wrong in ("bad", "nan", "inf"):
+        with pytest.raises(DocumentError, match=f"line 2: the severity '{wrong}' is not a number"):
+            read(f"video,start_s,end_s,severity\na.mp4,0,1,{wrong}\n").videos()
+
+
 @pytest.mark.parametrize("text", ["", "a.mp4,0,1\n", "video;start_s;end_s\n", "video,start,end\n"])
 def test_another_header_is_an_error_that_shows_the_right_one(read, text):
     with pytest.raises(DocumentError, match="instead of video,start_s,end_s,category"):

@@ -17,7 +17,7 @@ from PIL import Image
 
 from vadcli.errors import DocumentError, UsageError
 from vadcli.ground_truth import GroundTruth, Matching, Span, VideoTruth
-from vadcli.metrics import EventSet, FrameSet, PixelAccumulator, PixelCounts, Regions, Tracks, mask_regions
+from vadcli.metrics import EventSet, FrameSet, PixelAccumulator, PixelCounts, Regions, SeveritySet, Tracks, mask_regions
 from vadcli.store import OutputLayout
 from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.masks import MaskTrack, rle_threshold
@@ -58,6 +58,7 @@ class TestSet:
         partial: videos with fewer rows than the container announced.
         damaged: number of rows decoded with errors, by video.
         dataset: the truth's name.
+        severity: the true events with their scores; None if the truth states no severity.
     """
 
     __test__ = False  # pytest must not take this for a test class
@@ -84,6 +85,7 @@ class TestSet:
     damaged: Mapping[str, int] = field(default_factory=dict)
     dataset: str = ""
     category_scores: Mapping[str, FloatArray] = field(default_factory=dict)
+    severity: SeveritySet | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class _Gathered:
     category_scores: dict[str, list[FloatArray]] = field(default_factory=dict)
     predicted: list[TimeArray] = field(default_factory=list)
     true: list[TimeArray] = field(default_factory=list)
+    severity: list[tuple[int, float, float]] = field(default_factory=list)
     durations: list[float] = field(default_factory=list)
     detectors: dict[str, None] = field(default_factory=dict)
     boxes: list[tuple[int, int, tuple[float, ...], float]] = field(default_factory=list)
@@ -189,6 +192,7 @@ def collect(
         damaged=got.damaged,
         dataset=truth.name,
         category_scores=_category_scores(got),
+        severity=_severity(got),
     )
 
 
@@ -251,7 +255,11 @@ def _add_events(
     got.predicted.append(np.array([(event.start_s, event.end_s) for event in found]).reshape(-1, 2))
     duration_s = shown_s(table, metadata.video) if len(table) else 0.0
     edges = np.append(table.timestamp, duration_s)
-    rows = np.array([(span.start_frame, span.end_frame) for span in true_events(spans)], np.int64).reshape(-1, 2)
+    true = true_events(spans)
+    rows = np.array([(span.start_frame, span.end_frame) for span in true], np.int64).reshape(-1, 2)
+    for span in true:
+        peak = float(table.score[span.start_frame : span.end_frame].max())
+        got.severity.append((len(got.true), peak, np.nan if span.severity is None else span.severity))
     got.true.append(edges[rows])
     got.durations.append(duration_s)
 
@@ -259,14 +267,16 @@ def _add_events(
 def true_events(spans: Sequence[Span]) -> list[Span]:
     """Return the spans sorted by start. Overlapping spans are merged if both have the same category or both have none.
 
-    Adjacent spans stay separate.
+    Adjacent spans stay separate. A merged span has the highest severity of its parts.
     """
     found: list[Span] = []
     newest: dict[str | None, int] = {}
     for span in sorted(spans, key=lambda span: (span.start_frame, span.end_frame)):
         number = newest.get(span.category)
         if number is not None and span.start_frame < found[number].end_frame:
-            found[number] = replace(found[number], end_frame=max(found[number].end_frame, span.end_frame))
+            known = [each for each in (found[number].severity, span.severity) if each is not None]
+            end = max(found[number].end_frame, span.end_frame)
+            found[number] = replace(found[number], end_frame=end, severity=max(known, default=None))
         else:
             newest[span.category] = len(found)
             found.append(span)
@@ -279,6 +289,11 @@ def _categories(got: _Gathered) -> dict[str, BoolArray]:
         for start, end in spans:
             found[name][start:end] = True
     return found
+
+
+def _severity(got: _Gathered) -> SeveritySet | None:
+    video, score, severity = np.array(got.severity, np.float64).reshape(-1, 3).T
+    return None if np.isnan(severity).all() else SeveritySet(video.astype(np.int64), score, severity, len(got.true))
 
 
 def _category_scores(got: _Gathered) -> dict[str, FloatArray]:

@@ -32,6 +32,8 @@ from vadcli.metrics import (
     pixel_auc,
     rbdc,
     segment_f1,
+    severity_kendall,
+    severity_spearman,
     tbdc,
 )
 
@@ -160,6 +162,12 @@ def _category(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate
         yield from ((name + what, each) for what, each in found.items() if not what or name + what not in test.categories)
 
 
+def _severity(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]:
+    if test.severity is not None:
+        yield "spearman", severity_spearman(test.severity)
+        yield "kendall", severity_kendall(test.severity)
+
+
 FRAME: dict[str, Callable[..., Estimate]] = {
     "auc_micro": frame_auc,
     "auc_macro": frame_auc_macro,
@@ -184,5 +192,6 @@ GROUPS: dict[str, Callable[[TestSet, Protocol], Iterator[tuple[str, Estimate]]]]
     "event": _event,
     "range": _range,
     "category": _category,
+    "severity": _severity,
 }
 """The function that computes each group of metrics."""

@@ -41,6 +41,8 @@ TITLES = {
     "event.onset_error_s": "onset error, s",
     "event.false_alarms_per_hour": "false alarms per hour",
     "range.pate": "PATE",
+    "severity.spearman": "severity and score, Spearman",
+    "severity.kendall": "severity and score, Kendall",
 }
 
 
@@ -325,7 +327,7 @@ def inputs_of(test: TestSet) -> str:
     digest, layout = hashlib.sha256(), OutputLayout(test.out)
     digest.update(json.dumps([test.videos, list(test.categories)]).encode())
     frames = test.frames
-    truth = (*test.categories.values(), *test.events.true)
+    truth = (*test.categories.values(), *test.events.true, *([test.severity.severity] if test.severity is not None else []))
     for array in (frames.scores, frames.labels, frames.offsets, frames.sampled, *truth, *test.category_scores.values()):
         if array is not None:
             digest.update(array.tobytes())

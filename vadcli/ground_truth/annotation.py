@@ -9,7 +9,7 @@ annotation does not fit the scored video, there is an error that names both leng
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -40,11 +40,13 @@ class Span:
     Attributes:
         start_frame, end_frame: the first frame, and the frame after the last one.
         category: the kind of anomaly, if the data set states it for the span.
+        severity: how bad it is, if the data set states it; higher is worse.
     """
 
     start_frame: int
     end_frame: int
     category: str | None = None
+    severity: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.start_frame < self.end_frame:
@@ -53,11 +55,12 @@ class Span:
 
 @dataclass(frozen=True)
 class TimeInterval:
-    """An anomaly in seconds from the first frame: start_s <= t < end_s."""
+    """An anomaly in seconds from the first frame: start_s <= t < end_s; category and severity are as in `Span`."""
 
     start_s: float
     end_s: float
     category: str | None = None
+    severity: float | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.start_s < self.end_s < float("inf"):
@@ -158,7 +161,7 @@ class FrameIntervals:
                     f"but {table.video} has scores for {how_many(rows, 'frame')}",
                     hint=_SAME_VIDEO,
                 )
-        found = [Span(span.start_frame, min(span.end_frame, rows), span.category) for span in self.intervals]
+        found = [replace(span, end_frame=min(span.end_frame, rows)) for span in self.intervals]
         return tuple(sorted(found, key=lambda span: (span.start_frame, span.end_frame)))
 
     def overhang_frames(self, table: ScoreTable) -> int:
@@ -203,7 +206,7 @@ class TimeIntervals:
                     f"{where}: {table.video} has no frame between {interval.start_s:g} and {interval.end_s:g} s",
                     hint="correct the interval: a frame is inside if start_s <= its time < end_s",
                 )
-            found.append(Span(start, end, interval.category))
+            found.append(Span(start, end, interval.category, interval.severity))
         return tuple(sorted(found, key=lambda span: (span.start_frame, span.end_frame)))
 
     def overhang_frames(self, table: ScoreTable) -> int:

@@ -7,8 +7,8 @@ The CSV table has intervals in seconds; `template_from_events` and `template_fro
     cam1/b.mp4,,,
 
 A frame is inside if start_s <= its timestamp < end_s, within a microsecond. A video with several intervals has several rows. A
-normal video has one row with empty times. The category is optional. Paths are written as in a scan's output; leading folders
-and the suffix may differ if only one video fits.
+normal video has one row with empty times. The category is optional, and so is a column severity: a number, or empty. Paths are
+written as in a scan's output; leading folders and the suffix may differ if only one video fits.
 
 UCF-Crime (Sultani et al., CVPR 2018): Temporal_Anomaly_Annotation_for_Testing_Videos.txt has one line `video class first last
 first last` per test video, with -1 for no interval. The official Evaluate_Anomaly_Detector.m
@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ from vadcli.ground_truth.truth import GroundTruth, VideoTruth, stem, video_truth
 from vadcli.types import BoolArray, Event, ScoreTable
 
 HEADER = ("video", "start_s", "end_s", "category")
+OPTIONAL = ("category", "severity")
 _TIMES_HINT = "write seconds as plain numbers, start before end, or leave both empty for a normal video"
 
 
@@ -120,28 +122,42 @@ def _rows(path: Path) -> Iterator[tuple[int, str, TimeInterval | None]]:
     reader = csv.reader(io.StringIO(read_text(path, hint=""), newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
-        if header not in (list(HEADER), list(HEADER[:-1])):
-            raise bad_line(path, 1, f"the header is {','.join(header)[:80]!r} instead of {','.join(HEADER)}", own=True)
+        more = header[3:]
+        if tuple(header[:3]) != HEADER[:3] or not set(more) <= set(OPTIONAL) or len(more) != len(set(more)):
+            wanted = f"{','.join(HEADER)}[,severity]"
+            raise bad_line(path, 1, f"the header is {','.join(header)[:80]!r} instead of {wanted}", own=True)
         for row in reader:
             if any(cell.strip() for cell in row):
-                yield reader.line_num, *_row(path, reader.line_num, row, len(header))
+                yield reader.line_num, *_row(path, reader.line_num, row, header)
     except csv.Error as error:
         raise bad_line(path, reader.line_num, f"not CSV: {error}", own=True) from error
 
 
-def _row(path: Path, line: int, row: Sequence[str], columns: int) -> tuple[str, TimeInterval | None]:
-    if not len(HEADER) - 1 <= len(row) <= columns:
-        raise bad_line(path, line, f"has {len(row)} columns instead of {columns}", own=True)
-    video, start, end, category = (*(cell.strip() for cell in row), "")[:4]
+def _row(path: Path, line: int, row: Sequence[str], header: Sequence[str]) -> tuple[str, TimeInterval | None]:
+    if not len(HEADER) - 1 <= len(row) <= len(header):
+        raise bad_line(path, line, f"has {len(row)} columns instead of {len(header)}", own=True)
+    cells = dict(zip(header, (cell.strip() for cell in row), strict=False))
+    video, start, end = (cells[name] for name in HEADER[:3])
     if not video:
         raise bad_line(path, line, "the video is empty", own=True)
+    severity = _severity(path, line, cells.get("severity", ""))
     if not start and not end:
         return video, None
     try:
-        return video, TimeInterval(float(start), float(end), category or None)
+        return video, TimeInterval(float(start), float(end), cells.get("category") or None, severity)
     except ValueError:
         message = f"{path}, line {line}: {start[:40]!r} to {end[:40]!r} is not an interval"
         raise DocumentError(message, hint=_TIMES_HINT) from None
+
+
+def _severity(path: Path, line: int, text: str) -> float | None:
+    try:
+        value = float(text) if text else None
+    except ValueError:
+        value = math.nan
+    if value is not None and not math.isfinite(value):
+        raise bad_line(path, line, f"the severity {text[:40]!r} is not a number; leave it empty if it is unknown", own=True)
+    return value
 
 
 def _seconds(value: float) -> str:

@@ -30,6 +30,7 @@ from vadcli.metrics.intervals import Bootstrap, Estimate, Metric, difference
 from vadcli.metrics.pate import pate
 from vadcli.metrics.pixel import PIMO_LIMITS, PixelAccumulator, PixelCounts, aupimo, aupro, mask_iou, pixel_ap, pixel_auc
 from vadcli.metrics.region import Regions, Tracks, mask_regions, rbdc, tbdc
+from vadcli.metrics.severity import SeveritySet, severity_kendall, severity_spearman
 
 __all__ = [
     "IOU_LEVELS",
@@ -43,6 +44,7 @@ __all__ = [
     "PixelAccumulator",
     "PixelCounts",
     "Regions",
+    "SeveritySet",
     "ThresholdChoice",
     "Tracks",
     "aupimo",
@@ -66,6 +68,8 @@ __all__ = [
     "pixel_auc",
     "rbdc",
     "segment_f1",
+    "severity_kendall",
+    "severity_spearman",
     "tbdc",
     "threshold_choices",
     "without_false",

@@ -13,7 +13,7 @@ from vadcli.registry import DATA_SETS
 PIXEL_SIZE = re.compile(r"(\d+)x(\d+)", re.ASCII)
 FEWEST_RESAMPLES = 100
 LARGEST_SIDE_PX = 4096
-METRIC_GROUPS = ("frame", "pixel", "region", "event", "range", "category")
+METRIC_GROUPS = ("frame", "pixel", "region", "event", "range", "category", "severity")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class EvalOptions(TalkOptions):
     )
     root: Path | None = option(
         None,
-        "The data set's folder, or the CSV file (video,start_s,end_s[,category]).",
+        "The data set's folder, or the CSV file (video,start_s,end_s[,category][,severity]).",
         panel=HOW,
         metavar="PATH",
         variable="VADCLI_EVAL_ROOT",  # VADCLI_ROOT is the folder that the names of videos are relative to
