@@ -298,7 +298,7 @@ class _Renderer:
 
     def _overlay_for(self, picture: ByteArray) -> Overlay:
         if self._overlay is None:
-            story = self._story
+            story, start = self._story, self._story.document.start
             self._overlay = Overlay(
                 story.table,
                 story.document.events,
@@ -307,6 +307,7 @@ class _Renderer:
                 end_s=story.end_s,
                 mask_level=self._masks.level(story.document.thresholds),
                 regions=story.document.regions,
+                start=start if start and start.is_recorded else None,
             )
         return self._overlay
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from vadcli.draw.layers import EVENT, NORMAL, WHOLE_UP_TO_S, HeatLayer, ScoreCurve, column_maxima
 from vadcli.draw.overlay import ELLIPSIS, MIN_CANVAS_PX, MIN_TYPE_PX, Geometry, Lettering, Overlay
-from vadcli.types import Event, Regions, ScoreTable, Thresholds
+from vadcli.types import Event, Regions, ScoreTable, StartTime, Thresholds, TimeSource
 from vadcli.types.regions import Polygon
 
 GREY = 120
@@ -161,6 +162,19 @@ def test_a_lost_frame_is_marked() -> None:
     marked = overlay(lost, []).draw(plain(), 50)
     assert not np.array_equal(usual, marked)
     np.testing.assert_array_equal(overlay(scores, []).draw(plain(), 49), overlay(lost, []).draw(plain(), 49))
+
+
+def test_the_time_of_day_stands_beside_the_time_in_the_video() -> None:
+    scores, start = table(20), StartTime(datetime(2026, 3, 1, 23, 59, 50, tzinfo=UTC), TimeSource.NAME)
+    for size, shown in (((1280, 720), True), ((320, 240), False)):
+        place = Geometry.of(*size)
+        without, told = (overlay(scores, [], size=size, start=one).draw(plain(*size), 105) for one in (None, start))
+        changed = np.argwhere((without != told).any(axis=-1))
+        assert bool(len(changed)) is shown
+        if shown:
+            (top, left), (bottom, _) = changed.min(axis=0), changed.max(axis=0)
+            assert size[1] < top < bottom < size[1] + 2 * place.type_px
+            assert left > place.type_px
 
 
 @pytest.mark.parametrize("category", ["fight", "x" * 300, "Schlägerei", "打架", "line\nbreak", "🔥"])

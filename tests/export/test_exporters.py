@@ -4,6 +4,8 @@ import csv
 import io
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -13,7 +15,7 @@ from tests.store.documents import DOCUMENT, FIGHT, PLAIN, video_of
 from vadcli.export.annotation import to_fiftyone, to_label_studio
 from vadcli.export.edit_lists import to_edl
 from vadcli.export.text import CSV_COLUMNS, to_csv, to_json, to_vtt
-from vadcli.types import Answer, Description, Event, Verification
+from vadcli.types import Answer, Description, Event, StartTime, TimeSource, Verification
 
 QUIET = replace(video_of(DOCUMENT, path="quiet.mp4", fps=None), events=())
 
@@ -101,6 +103,16 @@ def test_edl_lists_the_events_one_after_the_other():
     assert to_edl(QUIET) == "TITLE: quiet.mp4\nFCM: NON-DROP FRAME\n"
     with pytest.raises(ValueError, match="frame rate"):
         to_edl(video_of(DOCUMENT, fps=None))
+
+
+def test_captions_and_edit_lists_say_when_it_was_recorded():
+    start = StartTime(datetime(2026, 3, 29, 0, 59, 58, tzinfo=UTC).astimezone(ZoneInfo("Europe/Berlin")), TimeSource.NAME)
+    document = replace(DOCUMENT, start=start)
+    assert "fight 0.88\n2026-03-29 01:59:59\n\n2\n" in to_vtt(document)  # the event after it lies in summer time
+    assert to_vtt(document).endswith("anomaly 0.50\n2026-03-29 03:00:02\n")
+    assert "* COMMENT: fight 0.88\n* COMMENT: recorded at 2026-03-29 01:59:59\n" in to_edl(document)
+    changed = replace(document, start=replace(start, source=TimeSource.MODIFIED))
+    assert (to_vtt(changed), to_edl(changed)) == (to_vtt(DOCUMENT), to_edl(DOCUMENT))
 
 
 def frames_in(timecode, nominal):

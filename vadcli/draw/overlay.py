@@ -33,7 +33,7 @@ from vadcli.draw.layers import (
     level_y,
 )
 from vadcli.errors import OutputError
-from vadcli.types import NO_REGIONS, ByteArray, Event, Regions, ScoreTable, Thresholds
+from vadcli.types import NO_REGIONS, ByteArray, Event, Regions, ScoreTable, StartTime, Thresholds
 from vadcli.types.media import clock_ms
 
 ELLIPSIS = "…"
@@ -143,6 +143,7 @@ MIN_SMALL_PX = 10
 MAX_SIDE_PX = 4096
 MAX_MACROBLOCKS = 36864  # blocks of 16×16 px: the limit of H.264 level 5.2, the highest level that common hardware plays
 _INK: Colour = (24, 18, 4)  # colour of text on the event colour
+_TIME_OF_DAY_EM = 40  # a narrower canvas has no room for the date and the time of day
 _LINE_EM = 1.5  # height of a plate: the background of one line of text
 
 
@@ -202,6 +203,7 @@ class Overlay:
         end_s: end of the last frame.
         mask_level: masks are outlined at this value (0-255); None stands for that of the thresholds.
         regions: the parts of the picture that the detector did not see.
+        start: when the video started, to show the time of day; None if this is unknown.
     """
 
     def __init__(
@@ -214,6 +216,7 @@ class Overlay:
         end_s: float,
         mask_level: int | None = None,
         regions: Regions = NO_REGIONS,
+        start: StartTime | None = None,
     ) -> None:
         self.geometry = place = geometry
         self._table, self._events = table, tuple(events)
@@ -221,7 +224,7 @@ class Overlay:
         self._event_of_row = np.full(len(table), -1, dtype=np.int32)
         for number, event in enumerate(self._events):
             self._event_of_row[event.start_frame : event.end_frame] = number
-        self._end_s = end_s
+        self._end_s, self._start = end_s, start
         self._line_px = max(1, round(place.type_px / 9))
         level = thresholds.mask_level if mask_level is None else mask_level
         self._heat = HeatLayer(place.picture_width, place.picture_height, line_px=self._line_px, level=level)
@@ -335,6 +338,11 @@ class Overlay:
         clock = clock_ms(at_s)
         draw.text((self._margin, baseline), clock, font=face, fill=TEXT, anchor="ls")
         left = self._margin + kind.width_px(clock)
+        if self._start is not None and place.width >= _TIME_OF_DAY_EM * em:
+            left += round(0.7 * em)
+            told = f"{self._start.at(at_s):%Y-%m-%d %H:%M:%S}"
+            draw.text((left, baseline), told, font=face, fill=DIM, anchor="ls")
+            left += kind.width_px(told)
         score = f"{self._table.score[row]:.2f}"
         right = place.width - self._margin
         draw.text((right, baseline), score, font=face, fill=colour, anchor="rs")

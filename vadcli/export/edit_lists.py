@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from vadcli.errors import UsageError
 from vadcli.export import Exporter, all_videos, each_video
-from vadcli.export.text import caption, label, one_line
+from vadcli.export.text import caption, label, one_line, recorded_at
 from vadcli.store.events import EventsDocument
 from vadcli.types import Event
 
@@ -45,6 +45,8 @@ def _edits(document: EventsDocument, fps: float) -> Iterator[str]:
         yield f"\n{event.id:03d}  AX       V     C        {codes}"
         yield f"* FROM CLIP NAME: {one_line(document.video['path'])}"
         yield f"* COMMENT: {one_line(caption(event))}"
+        if recorded := recorded_at(document, event):
+            yield f"* COMMENT: recorded at {recorded}"
         record += end - start
 
 

@@ -36,6 +36,15 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def recorded_at(document: EventsDocument, event: Event) -> str:
+    """Returns the wall-clock time at which the event starts, such as 2026-11-29 14:03:22.
+
+    Returns "" if it is not known, or only from the time of the file's last change.
+    """
+    start = document.start
+    return f"{start.at(event.start_s):%Y-%m-%d %H:%M:%S}" if start and start.is_recorded else ""
+
+
 _NOT_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
 
 
@@ -96,13 +105,14 @@ def _csv_row(document: EventsDocument, event: Event) -> list[object]:
 
 
 def to_vtt(document: EventsDocument) -> str:
-    """Returns WebVTT captions of one video, with one cue per event."""
+    """Returns WebVTT captions of one video, with one cue per event. A second line says when it happened, if this is known."""
     blocks = ["WEBVTT"]
     for event in document.events:
         start_ms = round(event.start_s * 1000)
         end_ms = max(round(event.end_s * 1000), start_ms + 1)
         span = " --> ".join(clock_ms(ms / 1000, hour_digits=2) for ms in (start_ms, end_ms))
-        blocks.append(f"{event.id}\n{span}\n{_escaped(caption(event))}")
+        lines = [str(event.id), span, _escaped(caption(event)), recorded_at(document, event)]
+        blocks.append("\n".join(line for line in lines if line))
     return "\n\n".join(blocks) + "\n"
 
 

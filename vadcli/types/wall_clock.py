@@ -47,6 +47,11 @@ class StartTime:
     source: TimeSource
     zone: str = ""
 
+    @property
+    def is_recorded(self) -> bool:
+        """False if only the time of the file's last change is known, which a copy of the file may not keep."""
+        return self.source is not TimeSource.MODIFIED
+
     def at(self, seconds: float) -> datetime:
         """Returns the time that many seconds after the start."""
         return (self.moment.astimezone(UTC) + timedelta(seconds=seconds)).astimezone(self.moment.tzinfo)
