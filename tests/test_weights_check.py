@@ -280,8 +280,7 @@ def test_masks(segment: Any, names: set[str]) -> None:
 SMALL_SAM2 = Path(__file__).resolve().parents[1] / "weights" / "lavida-tiny" / "sam2"
 
 
-@pytest.fixture(scope="module")
-def random_sam2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def save_random_sam2(folder: Path) -> Path:
     """SAM2 in the size of the small checkpoint, with random weights."""
     torch = pytest.importorskip("torch")
     from transformers import Sam2VideoConfig, Sam2VideoModel
@@ -290,22 +289,28 @@ def random_sam2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     assert sam2_sizes.STRIDE_PX == 16
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("sam2")
     Sam2VideoModel(Sam2VideoConfig.from_pretrained(SMALL_SAM2)).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def random_sam2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_random_sam2(tmp_path_factory.mktemp("sam2"))
 
 
 def test_random_sam2_weights_fail(random_sam2: Path) -> None:
     assert failed(check(str(random_sam2))) == {"disc", "one of two discs"}
 
 
-def test_a_point_prompt_gives_what_transformers_own_model_gives(random_sam2: Path) -> None:
-    """Sam2Model is the library's own way from a point to a mask; ours goes through LAVIDA's mask decoder."""
+@pytest.mark.parametrize("has_box", [False, True])
+def test_prompts_give_what_transformers_own_model_gives(random_sam2: Path, has_box: bool) -> None:
+    """Sam2Model is the library's own way from a point, or a point and a box, to a mask; ours goes through LAVIDA's decoder."""
     import torch
     from transformers import Sam2Config, Sam2Model
 
     from vadcli.detectors.lavida.checkpoint import read_model
     from vadcli.detectors.mllm.pixels import sam_pixels
+    from vadcli.detectors.refining import Sam2Refiner
 
     video = read_model("sam2", random_sam2)
     config = video.config
@@ -317,17 +322,25 @@ def test_a_point_prompt_gives_what_transformers_own_model_gives(random_sam2: Pat
     draw = np.random.default_rng(0)
     frames = draw.integers(0, 256, (3, 200, 300, 3), np.uint8)
     points = np.array([[150, 100], [40, 180], [290, 10]], np.float32)
+    corners = np.stack([np.maximum(points - 30, 0), np.minimum(points + 40, [299, 199])], axis=1).astype(np.float32)
     side = config.image_size
+    scale = torch.tensor([side / 300, side / 200])
+    box = {"input_boxes": (torch.from_numpy(corners) * scale).view(3, 1, 4)} if has_box else {}
     with torch.inference_mode():
         output = model(
             pixel_values=sam_pixels(torch.from_numpy(frames), side),
-            input_points=(torch.from_numpy(points) * torch.tensor([side / 300, side / 200])).view(3, 1, 1, 2),
+            input_points=(torch.from_numpy(points) * scale).view(3, 1, 1, 2),
             input_labels=torch.ones(3, 1, 1, dtype=torch.int32),
             multimask_output=True,
+            **box,
         )
         best = output.pred_masks[torch.arange(3), 0, output.iou_scores[:, 0].argmax(dim=1)]
         theirs = torch.nn.functional.interpolate(best[:, None], size=(200, 300), mode="bilinear")[:, 0] > 0
-    ours = sam2_segment(random_sam2)(frames, points)
+    if has_box:
+        refiner, prompts = Sam2Refiner(str(random_sam2), device="cpu"), np.concatenate([points[:, None], corners], axis=1)
+        ours = np.concatenate([refiner.segment(*one, 300, 200) for one in zip(frames, prompts[:, None], strict=True)])
+    else:
+        ours = sam2_segment(random_sam2)(frames, points)
     assert 0.02 < ours.mean() < 0.98, "neither nothing nor everything"
     assert (ours == theirs.numpy()).mean() > 0.999
 

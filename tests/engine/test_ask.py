@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +22,7 @@ from vadcli.detectors.ask.detector import AskDetector, between_clips
 from vadcli.engine.plan import make_plan
 from vadcli.engine.runner import Stop, choose_detector
 from vadcli.engine.stream import ClipsScored
+from vadcli.errors import UsageError
 from vadcli.options import ScanOptions
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
@@ -49,10 +54,27 @@ def scan(footage: Path, out: Path, categories: str = f"{RED}, {BLUE}", **options
     return {result.video: result for result in vadcli.scan(footage, **given)}
 
 
-def test_what_is_asked_about_is_found_and_named(footage: Path, tmp_path: Path) -> None:
-    results = scan(footage, tmp_path / "out")
-    assert {result.status for result in results.values()} == {Status.DONE}
-    layout = OutputLayout(tmp_path / "out")
+VIDEOS = ("a/red.mp4", "a/still.mp4", "b/still.mp4")
+
+
+@pytest.fixture(scope="module")
+def whole(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """The output folder of one scan, and how many clips it asked about."""
+    out, asker = tmp_path_factory.mktemp("whole") / "out", PlantedAsker()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ask, "load_asker", lambda model, **_: asker)
+        assert {result.status for result in scan(footage, out).values()} == {Status.DONE}
+    return out, asker.asked
+
+
+def same_scores(one: Path, two: Path) -> None:
+    for video in VIDEOS:
+        first, second = (read_scores(OutputLayout(out).scores(video))[0] for out in (one, two))
+        np.testing.assert_array_equal(first.logit, second.logit)
+
+
+def test_what_is_asked_about_is_found_and_named(whole: tuple[Path, int]) -> None:
+    layout = OutputLayout(whole[0])
     (event,) = read_events(layout.events("a/red.mp4")).events
     assert event.category == "something red"
     # Clips of 8 s every 4 s: the edges are known to about half a clip.
@@ -65,17 +87,15 @@ def test_what_is_asked_about_is_found_and_named(footage: Path, tmp_path: Path) -
     np.testing.assert_allclose(np.diff(sampled), 1.0, atol=0.01)
 
 
-def test_batches_and_workers_change_nothing(footage: Path, tmp_path: Path) -> None:
-    scan(footage, tmp_path / "one", batch_size=1)
-    scan(footage, tmp_path / "two", batch_size=5, workers=2)
-    for video in ("a/red.mp4", "a/still.mp4", "b/still.mp4"):
-        first, second = (read_scores(OutputLayout(tmp_path / name).scores(video))[0] for name in ("one", "two"))
-        np.testing.assert_array_equal(first.logit, second.logit)
+def test_batches_and_workers_change_nothing(footage: Path, tmp_path: Path, whole: tuple[Path, int]) -> None:
+    scan(footage, tmp_path / "out", batch_size=5, workers=2)  # `whole` has batches of one clip
+    same_scores(whole[0], tmp_path / "out")
 
 
-def test_a_stopped_scan_continues_where_it_was(footage: Path, tmp_path: Path, planted: PlantedAsker) -> None:
-    scan(footage, tmp_path / "whole")
-    clips = planted.asked
+def test_a_stopped_scan_continues_where_it_was(
+    footage: Path, tmp_path: Path, planted: PlantedAsker, whole: tuple[Path, int]
+) -> None:
+    out, clips = whole
     options = ScanOptions(out=tmp_path / "out", detector="ask", categories=f"{RED}, {BLUE}", workers=1)  # type: ignore[call-arg]
     stop, reports, planted.asked = Stop(), 0, 0
     stopped = local_scan(
@@ -89,9 +109,7 @@ def test_a_stopped_scan_continues_where_it_was(footage: Path, tmp_path: Path, pl
     results = scan(footage, tmp_path / "out")
     assert {result.status for result in results.values()} <= {Status.DONE, Status.SKIPPED}
     assert planted.asked < clips + 40
-    for video in ("a/red.mp4", "a/still.mp4", "b/still.mp4"):
-        first, second = (read_scores(OutputLayout(tmp_path / name).scores(video))[0] for name in ("whole", "out"))
-        np.testing.assert_array_equal(first.logit, second.logit)
+    same_scores(out, tmp_path / "out")
 
 
 def test_a_second_scan_asks_nothing_again_and_other_questions_ask(footage: Path, tmp_path: Path, planted: PlantedAsker) -> None:
@@ -103,6 +121,56 @@ def test_a_second_scan_asks_nothing_again_and_other_questions_ask(footage: Path,
     assert planted.asked > 0
     camera = json.loads((tmp_path / "out" / "cameras" / "a.json").read_text())
     assert camera["version"] == AskDetector(AskOptions(categories=BLUE)).model_version
+
+
+def test_shards_give_what_one_scan_gives(footage: Path, tmp_path: Path, whole: tuple[Path, int]) -> None:
+    parts = [scan(footage, tmp_path / "out", shard=f"{part}/2") for part in (1, 2)]
+    assert all(parts)
+    assert sorted([*parts[0], *parts[1]]) == list(VIDEOS)
+    assert {result.status for part in parts for result in part.values()} == {Status.DONE}
+    same_scores(whole[0], tmp_path / "out")
+
+
+KILLED = """
+import sys, time
+import vadcli
+from tests.planted import PlantedAsker
+from vadcli.detectors.ask import detector as ask
+
+class Slow(PlantedAsker):
+    def ask(self, frames, questions):
+        print("asked", flush=True)
+        time.sleep(0.05)
+        return super().ask(frames, questions)
+
+ask.load_asker = lambda model, **_: Slow()
+footage, out, categories = sys.argv[1:]
+list(vadcli.scan(footage, out=out, detector="ask", categories=categories, workers=1, checkpoint_every="0s"))
+"""
+
+
+def test_a_killed_scan_continues_and_asks_little_again(
+    footage: Path, tmp_path: Path, planted: PlantedAsker, whole: tuple[Path, int]
+) -> None:
+    out, clips = whole
+    command = [sys.executable, "-c", KILLED, str(footage), str(tmp_path / "out"), f"{RED}, {BLUE}"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert running.stdout is not None
+    asked = sum(1 for _ in itertools.islice(running.stdout, clips * 2 // 3))
+    running.kill()  # in the middle of the videos
+    running.wait()
+    assert asked == clips * 2 // 3
+    results = scan(footage, tmp_path / "out")
+    assert {result.status for result in results.values()} <= {Status.DONE, Status.SKIPPED}
+    assert planted.asked < clips - 10, "what was stored is not asked again"
+    same_scores(out, tmp_path / "out")
+
+
+def test_masks_are_refused_before_the_scan(footage: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the ask detector makes no masks"):
+        scan(footage, tmp_path / "out", masks="video")
+    assert not (tmp_path / "out").exists()
 
 
 class LeansToYes(PlantedAsker):

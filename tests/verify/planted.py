@@ -115,10 +115,10 @@ def make_archive(folder: Path) -> Path:
     return folder
 
 
-def scanned(footage: Path, out: Path) -> Path:
+def scanned(footage: Path, out: Path, **options: object) -> Path:
     """The archive, scanned by a first stage that compares each frame with the one before."""
-    options = ScanOptions(out=out, workers=1)
-    scan = local_scan(make_plan([footage], options, out=out), options, CalibratedDifference(), command=["vadcli"])
+    given = ScanOptions(out=out, workers=1, **options)  # type: ignore[arg-type]
+    scan = local_scan(make_plan([footage], given, out=out), given, CalibratedDifference(), command=["vadcli"])
     for _ in scan.run():
         pass
     return out

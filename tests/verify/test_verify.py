@@ -27,6 +27,7 @@ from vadcli.store import OutputLayout
 from vadcli.store.answers import StoredAnswers, read_answers
 from vadcli.store.atomic import Claim
 from vadcli.store.events import read_events
+from vadcli.store.masks import MaskTrack
 from vadcli.store.scores import read_scores, shown_s
 from vadcli.types import Answer, CameraModel, Event, Thresholds
 from vadcli.verifying import VerifyResult, verify_all
@@ -313,3 +314,72 @@ def test_a_camera_with_few_random_clips_is_like_all_cameras() -> None:
     rng = np.random.default_rng(0)
     tails = CategoryTails.fit(rng.normal(-3, 1, (400, 1)).astype(np.float32), 1, seconds=1600, floor=0.25)
     assert tails.logits(np.array([[-3.0]], np.float32))[0, 0] < 0 < tails.logits(np.array([[6.0]], np.float32))[0, 0]
+
+
+# Masks of confirmed events
+
+
+class Middle:
+    """Every outline is one small square in the middle of the picture; notes how many frames it saw."""
+
+    max_area_px = 1 << 20
+
+    def __init__(self) -> None:
+        self.frames = 0
+
+    def prepare(self) -> None:
+        """There is nothing to load."""
+
+    def segment(self, frame, prompts, width, height):  # type: ignore[no-untyped-def]
+        self.frames += 1
+        outline = np.zeros((len(prompts), height, width), np.bool_)
+        outline[:, height // 4 : height * 3 // 4, width // 4 : width * 3 // 4] = True
+        return outline
+
+    def fingerprint(self) -> dict[str, object]:
+        return {"refiner": "middle"}
+
+
+@pytest.fixture(scope="module")
+def masked(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scan with masks of both kinds."""
+    return scanned(archive / "footage", tmp_path_factory.mktemp("masked") / "out", masks="both")
+
+
+@pytest.mark.parametrize("kind", ["video", "rle", "both"])
+def test_masks_of_confirmed_events_are_refined_once(masked: Path, tmp_path: Path, kind: str) -> None:
+    out = Path(shutil.copytree(masked, tmp_path / "out"))
+    layout = OutputLayout(out)
+    for name in VIDEOS if kind != "both" else ():
+        (layout.mask_rle if kind == "video" else layout.mask_video)(f"yard/{name}").unlink()
+    before = {path: path.read_bytes() for path in (out / "masks").rglob("*") if path.is_file()}
+
+    def refine() -> int:
+        refiner = Middle()
+        result = verify_all(out, VerifyOptions(refine_masks=True), BrightAsker(), refiner=refiner)
+        assert result.problems == ()
+        return refiner.frames
+
+    assert refine() > 20
+    changed = {path.name for path, data in before.items() if path.read_bytes() != data}
+    assert {name.partition(".")[0] for name in changed} == {"b"}, "the event of c.mp4 is rejected, and a.mp4 has none"
+    assert len(changed) == (2 if kind == "both" else 1)
+    (event,) = events_of(out, "b.mp4")
+    assert event.verification is not None
+    table, _ = read_scores(layout.scores("yard/b.mp4"))
+    inside = [mask for _, mask in MaskTrack(table, layout).between(event.start_frame, event.end_frame)]
+    middle = np.zeros((64, 96), np.bool_)
+    middle[16:48, 24:72] = True
+    level = read_events(layout.events("yard/b.mp4")).thresholds.mask_level
+    found = [mask >= level for mask in inside if (mask >= level).any()]
+    assert found
+    assert sum(np.array_equal(mask, middle) for mask in found) >= 0.9 * len(found)
+    assert event.bbox is not None
+    assert refine() == 0
+    vadcli.events(out, verify=False, write=True)
+
+
+def test_without_stored_masks_there_is_nothing_to_refine(out: Path) -> None:
+    with pytest.raises(UsageError, match="has no masks") as caught:
+        verify_all(out, VerifyOptions(refine_masks=True), BrightAsker(), refiner=Middle())
+    assert "--masks video" in str(caught.value.hint)

@@ -58,6 +58,8 @@ class Detector(Protocol):
         mask_scale: how the values of its masks become pixel scores.
         batch_size: clips that one call of `score` should get; known after `prepare`.
         parallel: how many threads may call `score` at the same time; known after `prepare`.
+
+    A detector that never makes masks says so with `makes_masks = False`.
     """
 
     name: str

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vadcli.errors import DeviceError
-from vadcli.types import ByteArray
+from vadcli.types import ByteArray, FloatArray
 
 log = logging.getLogger("vadcli")
 
@@ -64,8 +64,8 @@ class Runner:
         if device.type == "cuda":
             self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
-    def run(self, step: Step, frames: ByteArray) -> tuple[np.ndarray, ...]:
-        """Returns the step's outputs for (B, …) uint8 frames, as arrays with B rows.
+    def run(self, step: Step, frames: ByteArray | FloatArray) -> tuple[np.ndarray, ...]:
+        """Returns the step's outputs for (B, …) frames or prompts, as arrays with B rows.
 
         If the device runs out of memory, this batch and all later ones are halved.
 
@@ -83,7 +83,7 @@ class Runner:
                 self.limit = self._halved(len(part), "clip", error)
         return tuple(np.concatenate(parts) for parts in zip(*done, strict=True))
 
-    def _run(self, step: Step, frames: ByteArray) -> tuple[np.ndarray, ...]:
+    def _run(self, step: Step, frames: ByteArray | FloatArray) -> tuple[np.ndarray, ...]:
         with self.clock("copy"):
             clips, ready = self._upload(frames)
         with self._lock, torch.inference_mode():
@@ -129,7 +129,7 @@ class Runner:
         torch.cuda.empty_cache()
         return peak
 
-    def _upload(self, frames: ByteArray) -> tuple[Tensor, torch.cuda.Event | None]:
+    def _upload(self, frames: ByteArray | FloatArray) -> tuple[Tensor, torch.cuda.Event | None]:
         clips = torch.from_numpy(frames if frames.flags.writeable else frames.copy())
         if self._copies is None:
             return clips.to(self.device), None

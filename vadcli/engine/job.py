@@ -20,13 +20,14 @@ from vadcli.detectors import Detector, Embedder, caveats_of
 from vadcli.engine.event_rules import EventRules
 from vadcli.engine.footage import footage_caveats
 from vadcli.engine.plan import WorkUnit
+from vadcli.engine.refining import Refinement
 from vadcli.engine.second_pass import Attribution, Propagation
 from vadcli.errors import FileChanged, NotFinished, VideoError
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Claim, Scratch
 from vadcli.store.checkpoint import Checkpoint, read_checkpoint
 from vadcli.store.events import EventsDocument, read_unchecked
-from vadcli.store.scores import read_metadata
+from vadcli.store.scores import ScoresMetadata, read_metadata
 from vadcli.types import (
     DEFAULT_RULES,
     NO_REGIONS,
@@ -83,7 +84,12 @@ class ScanIdentity:
             "categories": list(self.categories),
             "camera_model": model.sha256 if model else None,
         } | ({"regions": regions.sha256} if regions else {})
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return digest(parts)
+
+
+def digest(document: object) -> str:
+    """Return a hash of a JSON value."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def source_of(unit: WorkUnit, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -173,6 +179,8 @@ class ScanJob:
         checkpoint_s: seconds between two fsyncs of a checkpoint.
         attribution: finds the categories of events, if the detector can.
         propagation: makes a mask for every frame, if the options ask for it.
+        refinement: refines the masks in events, if the options ask for it.
+        refined: hash of what refines masks; "" if nothing does.
         times: how the wall-clock start of a video is found.
         regions: what is hidden of each camera's picture.
     """
@@ -193,6 +201,8 @@ class ScanJob:
     checkpoint_s: float = 30.0
     attribution: Attribution | None = None
     propagation: Propagation | None = None
+    refinement: Refinement | None = None
+    refined: str = ""
     times: TimeRules = DEFAULT_RULES
     regions: CameraRegions = field(default_factory=CameraRegions)
 
@@ -265,7 +275,7 @@ def decide(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Decision:
         return Decision(Need.SCAN, fingerprint, source)
     if document.failure:
         return Decision(Need.FAILED_BEFORE, fingerprint, source, Status.FAILED, document.failure.stage, document.failure.error)
-    if metadata is None or metadata.fingerprint != fingerprint or not _has_masks(job, unit.video, metadata.masks):
+    if metadata is None or metadata.fingerprint != fingerprint or not _has_masks(job, unit.video, metadata):
         return Decision(Need.SCAN, fingerprint, source)
     judge = job.rules.judge
     same_head = document.head == (judge.mark if judge else None)
@@ -282,10 +292,11 @@ def _is_anothers(stored: Mapping[str, Any], source: Mapping[str, Any], unit: Wor
     return may_exist(Path(str(root)) / unit.video)
 
 
-def _has_masks(job: ScanJob, video: str, rows: MaskRows) -> bool:
-    """True if the mask files that the options ask for are stored, with masks for the right frames."""
+def _has_masks(job: ScanJob, video: str, metadata: ScoresMetadata) -> bool:
+    """True if the mask files that the options ask for are stored, with masks for the right frames, refined or not as asked."""
     wanted = [job.layout.mask_video(video)] * job.mask_video + [job.layout.mask_rle(video)] * job.mask_rle
-    return all(path.exists() for path in wanted) and (rows is job.masked_rows or not wanted)
+    fits = metadata.masks is job.masked_rows and str(metadata.extra.get("refined", "")) == job.refined
+    return all(path.exists() for path in wanted) and (fits or not wanted)
 
 
 @dataclass(frozen=True)

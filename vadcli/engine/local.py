@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from vadcli.detectors import Attributor, Detector, Propagator
 from vadcli.engine.cameras import Cameras, fit_again, fit_on_the_way
 from vadcli.engine.event_rules import EventRules
-from vadcli.engine.job import Need, ScanIdentity, ScanJob, Task, decide
+from vadcli.engine.job import Need, ScanIdentity, ScanJob, Task, decide, digest
 from vadcli.engine.judging import judge_of
 from vadcli.engine.plan import WorkUnit, by_camera
 from vadcli.engine.queue import ClaimQueue
+from vadcli.engine.refining import Refinement, refiner_of
 from vadcli.engine.rescore import can_rescore
 from vadcli.engine.runner import Fitting, ScanSettings, Stop, effective_needs
 from vadcli.engine.second_pass import Attribution, Propagation
@@ -39,6 +40,7 @@ class LocalRunner:
 
     Raises:
         UsageError: the detector cannot do what the options ask for.
+        WeightsError: the model that refines masks is missing.
     """
 
     def __init__(self, settings: ScanSettings, detector: Detector, *, stop: Stop) -> None:
@@ -46,6 +48,15 @@ class LocalRunner:
             raise UsageError(
                 f"--propagate-masks: the {detector.name} detector can't propagate masks", hint="--detector lavida can"
             )
+        if settings.options.refine_masks and isinstance(detector, Propagator):
+            raise UsageError(
+                f"--refine-masks: the masks of the {detector.name} detector are made by SAM2", hint="omit the option"
+            )
+        if settings.options.masks != "none" and not getattr(detector, "makes_masks", True):
+            raise UsageError(
+                f"--masks: the {detector.name} detector makes no masks", hint="omit the option, or take another --detector"
+            )
+        self.refiner = refiner_of(settings.options)
         self.settings, self.detector, self.stop = settings, detector, stop
         self.options = settings.options
         self.units = settings.units
@@ -62,6 +73,7 @@ class LocalRunner:
                 self._job(layout, scratch),
                 attribution=self._attribution(stack, loader_options),
                 propagation=self._propagation(stack, loader_options),
+                refinement=self._refinement(stack, loader_options),
             )
             loader = stack.enter_context(ClipLoader(job.needs, loader_options))
             yield from self._cameras(job, self._cameras_of(layout, job, told=fitting), loader)
@@ -153,6 +165,7 @@ class LocalRunner:
             force=options.force or not options.skip_existing,
             retry_failed=options.retry_failed,
             checkpoint_s=parse_duration(options.checkpoint_every, "checkpoint_every"),
+            refined=digest(self.refiner.fingerprint()) if self.refiner else "",
             times=options.time_rules(),
             regions=self.settings.regions,
         )
@@ -171,6 +184,14 @@ class LocalRunner:
         needs = replace(effective_needs(self.detector, self.options), interval=1, overlap=0, decode="all")
         loader = stack.enter_context(ClipLoader(needs, replace(options, workers=1)))
         return Propagation(self.detector, loader, self.stop)
+
+    def _refinement(self, stack: ExitStack, options: LoaderOptions) -> Refinement | None:
+        """Return the second pass that refines masks, with its own decoder process; None if it is not needed."""
+        if self.refiner is None:
+            return None
+        refinement = Refinement.of(self.refiner, options, self.stop)
+        stack.enter_context(refinement.loader)
+        return refinement
 
 
 def _need(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> str:

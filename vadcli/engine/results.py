@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,16 +17,16 @@ from numpy.typing import NDArray
 from vadcli import __version__
 from vadcli.cutting import EventBoxes
 from vadcli.engine.job import ScanJob, Task
+from vadcli.engine.refining import rows_of, spans_of
 from vadcli.engine.second_pass import MaskSpans
 from vadcli.errors import NotFinished, VideoError
 from vadcli.store.checkpoint import Checkpoint
 from vadcli.store.events import EventsDocument, Failure, ScanState, describe_video, write_events
-from vadcli.store.mask_video import MaskVideoWriter, mask_box, upsample_mask
-from vadcli.store.masks import MaskRleWriter
+from vadcli.store.mask_files import MaskFiles
+from vadcli.store.mask_video import upsample_mask
 from vadcli.store.scores import ScoresMetadata, write_scores
 from vadcli.types import (
     BoolArray,
-    Box,
     ByteArray,
     Event,
     FloatArray,
@@ -38,11 +36,10 @@ from vadcli.types import (
     MaskScale,
     ScoreTable,
     Status,
-    TimeArray,
     VideoInfo,
     VideoResult,
 )
-from vadcli.video.loader import Finished
+from vadcli.video.loader import ClipRequest, Finished
 from vadcli.video.sampling import SamplingPlan
 
 COMPLAINT_CHARACTERS = 160
@@ -156,7 +153,8 @@ def _metadata(job: ScanJob, task: Task, info: VideoInfo, result: VideoResult, *,
             "reason": result.reason,
             "missing": info.missing,
             "note": result.note,
-        },
+        }
+        | ({"refined": job.refined} if job.refined else {}),
         masks=job.masked_rows if job.keeps_masks else MaskRows.SAMPLED,
     )
 
@@ -231,11 +229,15 @@ def write_failure(
     return result
 
 
-NO_BOX: Box = (0, 0, 0, 0)
-
-
 def write_masks(
-    job: ScanJob, task: Task, info: VideoInfo, *, stored: Checkpoint, columns: Columns, events: list[Event]
+    job: ScanJob,
+    task: Task,
+    info: VideoInfo,
+    *,
+    stored: Checkpoint,
+    columns: Columns,
+    table: ScoreTable,
+    events: list[Event],
 ) -> EventBoxes:
     """Write the masks that the options ask for, and remove those of an earlier scan.
 
@@ -243,7 +245,8 @@ def write_masks(
         job, task, info: the scan and the video.
         stored: the video's checkpoint; it has masks if the options ask for masks.
         columns: the checkpoint's rows.
-        events: if the options ask for it, masks are propagated to all rows of these events.
+        table: the scores.
+        events: if the options ask for it, masks are propagated to all rows of these events, or refined in them.
 
     Returns:
         The boxes of the rows that have masks.
@@ -260,80 +263,59 @@ def write_masks(
         masks = _every_row(job, task, info, stored=stored, mask_spans=MaskSpans.of(columns.sampled, events))
     else:
         masks = zip(np.flatnonzero(columns.sampled).tolist(), _sampled_masks(stored), strict=True)
-    timestamp = info.timestamps(columns.pts)
-    with ExitStack() as stack:
-        sinks = _sinks(stack, job, task, info, interval=stored.header.interval)
-        enlarge = _Enlarger(info, job.detector.mask_scale, hidden_pixels(job, task, info))
-        boxes = _write(masks, sinks, enlarge, columns, timestamp, level=job.rules.of_video(task.unit.video).mask_level)
+    hidden, thresholds = hidden_pixels(job, task, info), job.rules.of_video(task.unit.video)
+    enlarge = _Enlarger(info, job.detector.mask_scale, hidden)
+    masks = ((row, enlarge(mask)) for row, mask in masks)
+    spans = tuple((event.start_frame, event.end_frame) for event in events)
+    if job.refinement is not None:
+        from vadcli.video.container import can_seek  # imports PyAV, which other scans need not wait for
+
+        rows = rows_of(job.masked_rows.of(columns.sampled), spans, len(table))
+        request = _request(job, task, info, spans_of(rows, spans, may_seek=task.unit.is_frames or can_seek(info)))
+        masks = job.refinement.refined(masks, rows, request, level=thresholds.mask_level, hidden=hidden)
+    files = MaskFiles(
+        job.layout,
+        job.scratch,
+        info.width,
+        info.height,
+        fps=info.fps if job.masked_rows is MaskRows.EVERY else info.fps / stored.header.interval,
+        rows=job.masked_rows,
+        threshold=thresholds.high,
+        as_video=job.mask_video,
+        as_rle=job.mask_rle,
+        refined=spans if job.refinement else (),
+    )
+    boxes = files.write(masks, table, level=thresholds.mask_level)
     _remove_earlier(job, task.unit.video)
-    return EventBoxes(job.masked_rows.of(columns.sampled), np.array(boxes, np.int32).reshape(-1, 4))
-
-
-@dataclass(frozen=True)
-class _Sinks:
-    """The mask files that are open; None for a format that the options do not ask for."""
-
-    video: MaskVideoWriter | None
-    rle: MaskRleWriter | None
-
-
-def _sinks(stack: ExitStack, job: ScanJob, task: Task, info: VideoInfo, *, interval: int) -> _Sinks:
-    video, rows = task.unit.video, job.masked_rows
-    fps = info.fps if rows is MaskRows.EVERY else info.fps / interval
-
-    def temporary(final: Path) -> Path:
-        return stack.enter_context(job.scratch.replace(final))
-
-    mask_video = runs = None
-    if job.mask_video:
-        path = temporary(job.layout.mask_video(video))
-        mask_video = stack.enter_context(MaskVideoWriter(path, info.width, info.height, fps=fps, rows=rows))
-    if job.mask_rle:
-        path = temporary(job.layout.mask_rle(video))
-        threshold = job.rules.of_video(video).high
-        runs = stack.enter_context(MaskRleWriter(path, video, info.width, info.height, rows=rows, threshold=threshold))
-    return _Sinks(mask_video, runs)
-
-
-def _write(
-    masks: Iterable[tuple[int, ByteArray]],
-    sinks: _Sinks,
-    enlarge: _Enlarger,
-    columns: Columns,
-    timestamp: TimeArray,
-    *,
-    level: int,
-) -> list[Box]:
-    """Write the masks of rows in ascending order; returns their boxes, in the same order."""
-    boxes: list[Box] = []
-    last, pixels, box = None, None, NO_BOX
-    for row, mask in masks:
-        if pixels is None or mask is not last:
-            last, pixels = mask, enlarge(mask)
-            box = mask_box(pixels, level) or NO_BOX
-        if sinks.video:
-            sinks.video.write(pixels, float(timestamp[row]))
-        if sinks.rle:
-            sinks.rle.write(pixels, row, int(columns.pts[row]))
-        boxes.append(box)
-    return boxes
+    return EventBoxes(job.masked_rows.of(columns.sampled), boxes)
 
 
 class _Enlarger:
     """Turns masks on a detector's scale into (height, width) uint8 pixel scores of the video's display size.
 
-    Hidden pixels have the score 0.
+    Hidden pixels have the score 0. The same mask twice in a row gives the same array.
     """
 
     def __init__(self, info: VideoInfo, scale: MaskScale, hidden: BoolArray | None) -> None:
         self._size = info.width, info.height
         self._scores = None if scale is MaskScale.SCORE else scale.pixel_scores()
         self._hidden = hidden
+        self._last: ByteArray | None = None
+        self._made: ByteArray = np.zeros((0, 0), np.uint8)
 
     def __call__(self, mask: ByteArray) -> ByteArray:
-        large = upsample_mask(mask, *self._size)
-        scores = large if self._scores is None else self._scores[large]
-        return scores if self._hidden is None else np.where(self._hidden, np.uint8(0), scores)
+        if mask is not self._last:
+            large = upsample_mask(mask, *self._size)
+            scores = large if self._scores is None else self._scores[large]
+            self._last, self._made = mask, scores if self._hidden is None else np.where(self._hidden, np.uint8(0), scores)
+        return self._made
+
+
+def _request(job: ScanJob, task: Task, info: VideoInfo, spans: tuple[tuple[int, int], ...]) -> ClipRequest:
+    """Return what reads some parts of the video again."""
+    unit = task.unit
+    fps = info.fps if unit.is_frames else None
+    return ClipRequest(unit.video, unit.path, fps=fps, spans=spans, regions=job.regions.of(unit.camera))
 
 
 def hidden_pixels(job: ScanJob, task: Task, info: VideoInfo) -> BoolArray | None:

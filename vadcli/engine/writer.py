@@ -158,7 +158,7 @@ class VideoWriter:
         rules, video = self.job.rules, self.task.unit.video
         write_vectors(self.job, self.task, stored=stored, table=table)  # a head reads them
         events = rules.events(video, table, duration_s=duration_s)
-        boxes = write_masks(self.job, self.task, self.info, stored=stored, columns=columns, events=events)
+        boxes = write_masks(self.job, self.task, self.info, stored=stored, columns=columns, table=table, events=events)
         events = rules.events(video, table, duration_s=duration_s, boxes=boxes)
         events = self._attributed(events, table) if table.category_scores is None else categorised(events, table)
         result = replace(self._result(end, columns, scores.moving_camera), events=len(events))

@@ -88,6 +88,11 @@ class ScanOptions(
         "Propagate masks to the frames between sampled frames with SAM2's memory, instead of repeating the last one; slower.",
         panel=OUTPUT,
     )
+    refine_masks: bool = option(
+        False,
+        "Replace the blobs of masks in events by the outlines that SAM2 finds there (sam2.1-hiera-small); slower.",
+        panel=OUTPUT,
+    )
     workers: int | None = option(
         None, "Number of decoder processes.", panel=RUNNING, default_text="one per core, at most one per video"
     )
@@ -143,6 +148,8 @@ class ScanOptions(
             raise UsageError("--interval and --sample-fps both set the sampling", hint="give one of them")
         if self.propagate_masks and self.masks == "none":
             raise UsageError("--propagate-masks: no masks are written", hint="add --masks video, rle or both")
+        if self.refine_masks and self.masks == "none":
+            raise UsageError("--refine-masks: no masks are written", hint="add --masks video, rle or both")
         if self.max_runtime is not None:
             parse_duration(self.max_runtime, "max_runtime")
         parse_duration(self.checkpoint_every, "checkpoint_every")

@@ -72,6 +72,12 @@ class VerifyOptions(DecodeOptions, ExitOptions, TalkOptions):
     )
     include: tuple[str, ...] = same(EventsOptions, "include")
     footage: Path | None = same(ReportOptions, "footage")
+    refine_masks: bool = option(
+        False,
+        "Also replace the blobs of stored masks in confirmed events by the outlines that SAM2 finds there "
+        "(sam2.1-hiera-small).",
+        panel=OUTPUT,
+    )
     describe: bool = option(
         False, "Also let the model write a sentence about each confirmed event. It may be wrong.", panel=OUTPUT
     )

@@ -18,6 +18,7 @@ from vadcli.types import Box, ByteArray, MaskRows
 _CLOCK = Fraction(1, 1000)
 _FFV1_OPTIONS = {"level": "3", "coder": "rice", "slicecrc": "1"}  # rice is fastest for masks that are mostly black
 _ROWS_TAG = "VADCLI_MASKS"
+_REFINED_TAG = "VADCLI_REFINED"
 _RESCAN = "scan the video again with --masks video --force"
 
 
@@ -74,9 +75,19 @@ class MaskVideoWriter:
         width, height: display size in pixels.
         fps: written to the header for players; the frames keep their own times.
         rows: which rows have masks.
+        refined: a note about refined masks; see `refined_tag`.
     """
 
-    def __init__(self, path: Path, width: int, height: int, *, fps: float = 25.0, rows: MaskRows = MaskRows.SAMPLED) -> None:
+    def __init__(
+        self,
+        path: Path,
+        width: int,
+        height: int,
+        *,
+        fps: float = 25.0,
+        rows: MaskRows = MaskRows.SAMPLED,
+        refined: str = "",
+    ) -> None:
         import av
         from av.codec.context import Flags
 
@@ -88,6 +99,8 @@ class MaskVideoWriter:
             self._container = av.open(self._file, "w", format="matroska", options={"fflags": "+bitexact"})
             if rows is not MaskRows.SAMPLED:
                 self._container.metadata[_ROWS_TAG] = str(rows)
+            if refined:
+                self._container.metadata[_REFINED_TAG] = refined
             rate = Fraction(fps).limit_denominator(1001)
             options = {**_FFV1_OPTIONS, "slices": "4" if min(width, height) > 1 else "1"}
             self._stream = self._container.add_stream("ffv1", rate=max(rate, Fraction(1, 1000)), options=options)
@@ -146,13 +159,25 @@ class MaskVideoWriter:
 
 def masked_rows(path: Path) -> MaskRows:
     """Returns which rows have a mask in a mask video. If the file can't be read, returns the sampled rows."""
+    try:
+        return MaskRows(_tag(path, _ROWS_TAG) or MaskRows.SAMPLED)
+    except ValueError:
+        return MaskRows.SAMPLED
+
+
+def refined_tag(path: Path) -> str:
+    """Returns what a mask video says about refined masks: the JSON `[[first row, row after the last], …]`, or ""."""
+    return _tag(path, _REFINED_TAG)
+
+
+def _tag(path: Path, name: str) -> str:
     import av
 
     try:
         with path.open("rb") as file, av.open(file, "r", format="matroska") as container:
-            return MaskRows(container.metadata.get(_ROWS_TAG, MaskRows.SAMPLED))
+            return str(container.metadata.get(name, ""))
     except (OSError, ValueError, av.error.FFmpegError):
-        return MaskRows.SAMPLED
+        return ""
 
 
 def read_masks(path: Path) -> Iterator[ByteArray]:

@@ -80,6 +80,7 @@ class MaskRleWriter:
         width, height: display size in pixels.
         rows: which rows have masks. This is stored in the metadata.
         threshold: pixels with at least this score are marked. This is stored in the metadata.
+        refined: a note about refined masks; see `refined_metadata`. It is stored in the metadata if it is not empty.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class MaskRleWriter:
         *,
         rows: MaskRows = MaskRows.SAMPLED,
         threshold: float = _ALWAYS_BEFORE,
+        refined: str = "",
     ) -> None:
         self.width = width
         self.height = height
@@ -102,7 +104,7 @@ class MaskRleWriter:
             "vadcli.mask_size": f"{width}x{height}",
             "vadcli.mask_threshold": str(float(threshold)),
             "vadcli.masks": str(rows),
-        }
+        } | ({"vadcli.refined": refined} if refined else {})
         self._file = path.open("wb")
         try:
             self._parquet = pq.ParquetWriter(self._file, SCHEMA.with_metadata(metadata), compression="zstd")
@@ -184,6 +186,11 @@ def rle_threshold(path: Path) -> float:
         return float(_metadata(path).get(b"vadcli.mask_threshold", _ALWAYS_BEFORE))
     except ValueError:
         return _ALWAYS_BEFORE
+
+
+def refined_metadata(path: Path) -> str:
+    """Returns what a file of run lengths says about refined masks, as `refined_tag` does for mask videos."""
+    return _metadata(path).get(b"vadcli.refined", b"").decode()
 
 
 def _metadata(path: Path) -> dict[bytes, bytes]:

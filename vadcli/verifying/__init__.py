@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,11 +19,14 @@ import numpy as np
 
 from vadcli.detectors import check_device
 from vadcli.detectors.ask.asker import Asker, load_asker
+from vadcli.detectors.refining import Refiner
 from vadcli.engine.job import check_unchanged
 from vadcli.engine.recut import stored
+from vadcli.engine.refining import Refinement, refiner_of
 from vadcli.engine.runner import Stop
+from vadcli.engine.second_pass import Interrupted
 from vadcli.engine.verified import ClipGrid, cell_of
-from vadcli.errors import DocumentError, VideoError
+from vadcli.errors import DocumentError, UsageError, VideoError
 from vadcli.options import parse_duration
 from vadcli.options.verify import VerifyOptions
 from vadcli.registry import ASKERS
@@ -33,6 +37,7 @@ from vadcli.store.scores import read_scores, shown_s
 from vadcli.types import Answer, IndexArray, VideoInfo
 from vadcli.types.media import how_many, without_name
 from vadcli.verifying.asking import Interview, ReadClip, VideoJob, describe, read_clips
+from vadcli.verifying.masks import has_masks, refine_stored, unrefined_rows
 from vadcli.verifying.proposals import Choice
 from vadcli.verifying.settling import ELSEWHERE, Audit, Settled, settle
 from vadcli.verifying.survey import Survey, Surveyed, limited
@@ -120,8 +125,9 @@ class VerifyResult:
 
 def verify_stored(out: Path, options: VerifyOptions, *, stop: Stop | None = None) -> VerifyResult:
     """Verify with the model that the options name; otherwise like `verify_all`."""
-    stored(out)  # an unusable folder is found before the model is loaded
-    return verify_all(out, options, asker_of(options), stop=stop)
+    stored(out)  # an unusable folder is found before the models are
+    refiner = refiner_of(options)
+    return verify_all(out, options, asker_of(options), refiner=refiner, stop=stop)
 
 
 def asker_of(options: VerifyOptions) -> Asker:
@@ -143,22 +149,28 @@ def asker_of(options: VerifyOptions) -> Asker:
     return found
 
 
-def verify_all(out: Path, options: VerifyOptions, asker: Asker, *, stop: Stop | None = None) -> VerifyResult:
+def verify_all(
+    out: Path, options: VerifyOptions, asker: Asker, *, refiner: Refiner | None = None, stop: Stop | None = None
+) -> VerifyResult:
     """Ask the model about the stored videos, and make their events again.
 
     Args:
         out: the output folder of a scan.
         options: those of the command.
         asker: the model.
+        refiner: refines the masks of confirmed events; None if masks stay as they are.
         stop: ends the run early.
 
     Raises:
-        UsageError: the folder does not exist, no video in it has scores, or the categories cannot be read.
+        UsageError: the folder does not exist, no video in it has scores or the masks to refine, or the categories cannot be
+            read.
         DeviceError, WeightsError: the model cannot be loaded.
         OutputError: OUT cannot be written.
     """
     layout = stored(out)
     survey = Survey.of(layout, options, asker)
+    if refiner and not any(has_masks(layout, one.video) for one in survey.videos):
+        raise UsageError(f"--refine-masks: {out} has no masks", hint="scan with --masks video, rle or both")
     missing = [survey.missing(video, choice) for video, choice in zip(survey.videos, survey.choices, strict=True)]
     wanted = limited(survey, missing, options.limit)
     if options.dry_run:
@@ -174,6 +186,8 @@ def verify_all(out: Path, options: VerifyOptions, asker: Asker, *, stop: Stop | 
             reading.run(wanted, interview.ask)
         seconds_per_clip = interview.seconds / max(1, interview.clips)
         settled = settle(survey, scratch, seconds_per_clip=seconds_per_clip)
+        if refiner is not None and reading.refine(refiner, scratch):
+            settled = settle(survey, scratch, seconds_per_clip=seconds_per_clip)
         if options.describe and (to_describe := _undescribed(survey)) and not stop():
             asker.prepare()
             describing = partial(describe, asker)
@@ -216,7 +230,24 @@ class _Reading:
                     _release(job)
         return done
 
-    def _jobs(self, wanted: Sequence[IndexArray], taken: list[VideoJob]) -> Iterator[VideoJob]:
+    def refine(self, refiner: Refiner, scratch: Scratch) -> bool:
+        """Refine the masks of confirmed events; returns True if any masks were replaced."""
+        layout, refined = self.survey.layout, False
+        wanted = [unrefined_rows(layout, video) if video.is_included else NO_CLIPS for video in self.survey.videos]
+        known = {video.video: video for video in self.survey.videos}
+        refinement = Refinement.of(refiner, loader_options(self.options), self.stop)
+        with refinement.loader, suppress(Interrupted), closing(self._jobs(wanted, [])) as jobs:
+            for job in jobs:
+                try:
+                    refine_stored(layout, scratch, known[job.video], job, refinement)
+                    refined = True
+                except (DocumentError, VideoError) as error:
+                    known[job.video].problem = without_name(str(error), job.video)
+                finally:
+                    _release(job)
+        return refined
+
+    def _jobs(self, wanted: Sequence[IndexArray], taken: list[VideoJob]) -> Generator[VideoJob, None, None]:
         """Yield the videos to read, each with its lock; if a video cannot be read, this becomes its problem."""
         folders = FootageFolders(self.survey.layout, self.options.footage)
         for video, clips, choice in zip(self.survey.videos, wanted, self.survey.choices, strict=True):

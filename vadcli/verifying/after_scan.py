@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 
+from vadcli.engine.refining import refiner_of
 from vadcli.engine.runner import Scan
 from vadcli.options import ScanOptions, VerifyOptions
 from vadcli.types import VideoResult
@@ -23,10 +24,10 @@ def verification_of(options: ScanOptions) -> Callable[[Scan], VerifyResult | Non
     if not options.verify:
         return None
     chosen = verify_options(options)
-    asker = asker_of(chosen)
+    asker, refiner = asker_of(chosen), refiner_of(chosen)
 
     def verify(scan: Scan) -> VerifyResult | None:
-        return None if scan.stop() else verify_all(options.out, chosen, asker, stop=scan.stop)
+        return None if scan.stop() else verify_all(options.out, chosen, asker, refiner=refiner, stop=scan.stop)
 
     return verify
 
@@ -41,6 +42,7 @@ def verify_options(options: ScanOptions) -> VerifyOptions:
         "decode_timeout",
         "decode_memory",
         "checkpoint_every",
+        "refine_masks",
         "json",
         "quiet",
         "verbose",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
 from vadcli.detectors.ask.asker import Asker, Question, questions_for
+from vadcli.engine.job import digest
 from vadcli.engine.verified import ClipGrid
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options.verify import VerifyOptions, parse_share
@@ -200,8 +199,3 @@ def limited(survey: Survey, wanted: Sequence[IndexArray], limit: int | None) -> 
     kept[np.argsort(np.concatenate(ranks), kind="stable")[:limit]] = True
     parts = np.split(kept, np.cumsum([len(clips) for clips in wanted])[:-1])
     return [clips[part] for clips, part in zip(wanted, parts, strict=True)]
-
-
-def digest(document: object) -> str:
-    """Returns a hash of a JSON value."""
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

@@ -208,33 +208,20 @@ def _draw_discs(pen: ImageDraw, discs: list[tuple[int, int, int, Colour]]) -> No
 def sam2_segment(folder: Path) -> Segment:
     """Returns a function that computes masks from points with a SAM2 model, in float32 on the CPU.
 
-    LAVIDA uses the same model and the same code, but its prompt is not a point. SAM2 returns three
-    masks; the function takes the mask for which SAM2 itself predicts the highest quality.
+    `--refine-masks` uses the same model and the same code, with a box as a second prompt.
 
     Raises:
         WeightsError: the folder cannot be loaded as SAM2.
     """
-    import torch
-    from torch.nn.functional import interpolate
+    from vadcli.detectors.refining import Sam2Refiner
 
-    from vadcli.detectors.lavida.checkpoint import read_model
-    from vadcli.detectors.lavida.masks import TransformersMasks
-    from vadcli.detectors.mllm.pixels import sam_pixels
+    refiner = Sam2Refiner(str(folder), device="cpu", precision="fp32")
+    refiner.prepare()
 
-    model = TransformersMasks(read_model("sam2", folder, extras_matter=False, dtype=torch.float32)).eval()
-
-    @torch.inference_mode()
     def segment(frames: ByteArray, points: FloatArray) -> BoolArray:
         height, width = frames.shape[1:3]
-        scaled = torch.from_numpy(points) * (model.image_size / torch.tensor([width, height]))
-        labels = torch.ones(len(points), 1, 1, dtype=torch.int32)
-        # (N, 1, 2, 256): the point and a padding token, which `decode` adds again
-        sparse, _ = model.sam2.prompt_encoder(scaled.view(-1, 1, 1, 2), labels, None, None)
-        features = model.encode(sam_pixels(torch.from_numpy(frames), model.image_size), chunk=1)
-        output = model.decode(features, sparse[:, 0, :1], multimask=True)
-        best = output.mask_logit[torch.arange(len(points)), output.iou.argmax(dim=1)]  # (N, 4h, 4w)
-        enlarged = interpolate(best[:, None], size=(height, width), mode="bilinear", align_corners=False)
-        return np.asarray(enlarged[:, 0].numpy() > 0)
+        masks = [refiner.segment(*one, width, height) for one in zip(frames, points[:, None, None], strict=True)]
+        return np.concatenate(masks)
 
     return segment
 

@@ -64,6 +64,7 @@ class AskDetector:
     calibration: Calibration | None = CALIBRATION
     uses_categories = True
     fits_camera = True
+    makes_masks = False
     mask_scale = MaskScale.SCORE
 
     def __init__(self, options: AskOptions, asker: Asker | None = None) -> None:

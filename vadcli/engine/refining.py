@@ -1,0 +1,156 @@
+"""`--refine-masks`: SAM2's outlines replace the blobs of stored masks, in the frames of events.
+
+The frames of events are read again after a video is scored. One frame and its mask are in memory at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+
+from vadcli.detectors.refining import Refiner, Sam2Refiner, refine_mask
+from vadcli.engine.second_pass import Interrupted
+from vadcli.errors import NotFinished
+from vadcli.store.mask_files import Spans
+from vadcli.types import BoolArray, ByteArray, ClipNeeds, IndexArray, PixelFormat, SizeRule
+from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, LoaderOptions
+
+log = logging.getLogger("vadcli")
+
+
+class RefineOptions(Protocol):
+    """The options of a command that can refine masks."""
+
+    @property
+    def refine_masks(self) -> bool:
+        """True if masks are refined."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """As in `DetectorOptions`."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """As in `DetectorOptions`."""
+        ...
+
+
+def refiner_of(options: RefineOptions) -> Refiner | None:
+    """Returns the model that refines masks; None if the options do not ask for it.
+
+    Raises:
+        WeightsError: it is not on this machine.
+    """
+    return Sam2Refiner(device=options.device, precision=options.precision) if options.refine_masks else None
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """Refines the masks of videos.
+
+    Attributes:
+        refiner: finds outlines.
+        loader: reads single frames, see `frame_loader`; nothing else may use it at the same time.
+        stopped: returns True once the run is to end.
+    """
+
+    refiner: Refiner
+    loader: ClipLoader
+    stopped: Callable[[], bool] = lambda: False
+
+    @classmethod
+    def of(cls, refiner: Refiner, options: LoaderOptions, stopped: Callable[[], bool]) -> Refinement:
+        """Returns a refinement with its own decoder process. Close its loader at the end."""
+        needs = ClipNeeds(
+            frames=1, overlap=0, rate_hz=1.0, interval=1, size=SizeRule(refiner.max_area_px), pixel_format=PixelFormat.RGB
+        )
+        return cls(refiner, ClipLoader(needs, replace(options, workers=1)), stopped)
+
+    def refined(
+        self,
+        masks: Iterable[tuple[int, ByteArray]],
+        rows: IndexArray,
+        request: ClipRequest,
+        *,
+        level: int,
+        hidden: BoolArray | None,
+    ) -> Iterator[tuple[int, ByteArray]]:
+        """Yields all masks of a video, those of some rows refined. A mask stays as it is if its frame cannot be read again.
+
+        Args:
+            masks: row and (H, W) uint8 pixel scores, in ascending order.
+            rows: (R,) the rows to refine, in ascending order.
+            request: the video to read; it has spans that include these rows, see `spans_of`.
+            level: lowest pixel score that belongs to a blob.
+            hidden: (H, W) bool, True for pixels that are hidden; None if there are none.
+
+        Raises:
+            Interrupted: the run is to end.
+        """
+        pictures = self._pictures(set(rows.tolist()), request) if len(rows) else iter(())
+        ahead = next(pictures, None)
+        for row, mask in masks:
+            while ahead is not None and ahead[0] < row:
+                ahead = next(pictures, None)
+            if ahead is None or ahead[0] != row:
+                yield row, mask
+                continue
+            segment = partial(self.refiner.segment, ahead[1], width=mask.shape[1], height=mask.shape[0])
+            found = refine_mask(mask, level, segment)
+            yield row, found if hidden is None else np.where(hidden, np.uint8(0), found)
+
+    def _pictures(self, rows: set[int], request: ClipRequest) -> Iterator[tuple[int, ByteArray]]:
+        """Yields row and (H, W, 3) uint8 of those rows that can be decoded; a picture is valid until the next one."""
+        self.refiner.prepare()
+        with closing(self.loader.run([request], stopped=self.stopped)) as items:  # type: ignore[type-var]
+            for item in items:
+                if isinstance(item, ClipReady):
+                    row = int(item.clip.frame_index[0])
+                    if row in rows and item.clip.valid[0]:
+                        yield row, item.clip.frames[0]
+                elif isinstance(item, Finished):
+                    if isinstance(item.error, NotFinished):
+                        raise item.error
+                    if item.error is not None:
+                        log.warning("%s: some masks are not refined: %s", item.video, item.error)
+                    return
+        raise Interrupted  # a loader ends without a `Finished` item only if it was stopped
+
+
+def rows_of(masked: IndexArray, spans: Spans, frames: int) -> IndexArray:
+    """Returns the rows whose masks are shown in some spans. A mask is shown until the next row that has one.
+
+    Args:
+        masked: (S,) the rows that have a mask, in ascending order.
+        spans: the first row of each span, and the row after its last.
+        frames: number of frames of the video.
+    """
+    inside = np.zeros(frames + 1, np.int64)
+    for first, end in spans:
+        inside[first + 1 : end + 1] = 1
+    before = np.cumsum(inside)
+    ends = np.append(masked[1:], frames)[: len(masked)]
+    return np.asarray(masked[before[ends] > before[masked]])
+
+
+def spans_of(rows: IndexArray, spans: Spans, *, may_seek: bool) -> Spans:
+    """Returns the parts of a video to read for some rows: one for each span that they belong to, or one in all.
+
+    Args:
+        rows: (R,) the rows that are needed, in ascending order.
+        spans: those of events, in order, without overlap.
+        may_seek: False if every part is decoded from the start of the file.
+    """
+    if not len(rows):
+        return ()
+    places = np.searchsorted([end for _, end in spans], rows, "right") if may_seek else np.zeros(len(rows), np.int64)
+    parts = np.split(rows, np.flatnonzero(np.diff(places)) + 1)
+    return tuple((int(part[0]), int(part[-1]) + 1) for part in parts)
