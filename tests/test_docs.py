@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import typing
 from dataclasses import fields
 from pathlib import Path
 
@@ -16,10 +17,18 @@ from tests.patience import PATIENCE_S
 from vadcli.cli import app
 from vadcli.options import (
     BenchOptions,
+    ClipsOptions,
+    EmbedOptions,
     EvalOptions,
     EventsOptions,
+    LearnOptions,
+    PruneOptions,
     RenderOptions,
+    ReportOptions,
     ScanOptions,
+    SearchOptions,
+    StatusOptions,
+    VerifyOptions,
     WeightsImportOptions,
     WeightsPullOptions,
     category_list_names,
@@ -57,16 +66,46 @@ def test_every_command_is_in_the_readme() -> None:
     assert [name for name in names if f"vadcli {name}" not in readme] == []
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [ScanOptions, EventsOptions, RenderOptions, EvalOptions, BenchOptions, WeightsPullOptions, WeightsImportOptions],
-)
-def test_every_option_has_help_and_an_environment_variable(kind: type) -> None:
+BASIC = {bool, int, float, str, Path}
+COMMANDS = {
+    "scan": ScanOptions,
+    "render": RenderOptions,
+    "events": EventsOptions,
+    "report": ReportOptions,
+    "search": SearchOptions,
+    "eval": EvalOptions,
+    "verify": VerifyOptions,
+    "learn": LearnOptions,
+    "embed": EmbedOptions,
+    "clips": ClipsOptions,
+    "prune": PruneOptions,
+    "status": StatusOptions,
+    "bench": BenchOptions,
+    "weights-pull": WeightsPullOptions,
+    "weights-import": WeightsImportOptions,
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_has_help(command: str) -> None:
     reference = (ROOT / "docs" / "cli.md").read_text()
-    for item in fields(kind):
+    for item in fields(COMMANDS[command]):
         assert item.metadata["help"].endswith("."), item.name
         assert f"--{item.name.replace('_', '-')}" in reference
-        assert config.env_name(item.name) == f"VADCLI_{item.name.upper()}"
+
+
+def test_a_variable_means_one_thing() -> None:
+    found: dict[str, list[object]] = {}
+    for command, kind in COMMANDS.items():
+        hints = typing.get_type_hints(kind)
+        for item in fields(kind):
+            name = config.env_name(item.name, command if item.metadata["own_variable"] else "")
+            meant = ({hints[item.name], *typing.get_args(hints[item.name])} & BASIC, item.metadata["choices"])
+            found.setdefault(name, []).append(meant)
+    assert {name: meant for name, meant in found.items() if any(one != meant[0] for one in meant)} == {}
+    page = (ROOT / "docs" / "using.md").read_text()
+    named = {config.env_name(i.name, c) for c, kind in COMMANDS.items() for i in fields(kind) if i.metadata["own_variable"]}
+    assert named <= set(re.findall(r"`(VADCLI_[A-Z0-9_]+)`", page))
 
 
 def test_every_category_list_is_named_in_the_docs() -> None:

@@ -15,6 +15,7 @@ from vadcli.options import (
     EventsOptions,
     ScanOptions,
     ThresholdOptions,
+    WeightsImportOptions,
     category_list_names,
     parse_categories,
     parse_duration,
@@ -90,6 +91,11 @@ def test_the_roots_of_two_commands_have_two_variables_and_categories_may_be_a_li
     env = {"VADCLI_ROOT": str(tmp_path), "VADCLI_EVAL_ROOT": "truth.csv"}
     assert resolve(ScanOptions, section="scan", given={}, env=env).root == tmp_path
     assert resolve(EvalOptions, section="eval", given={}, env=env).root == Path("truth.csv")
+    formats = {"VADCLI_EVAL_FORMAT": "latex", "VADCLI_EVENTS_FORMAT": "csv", "VADCLI_FORMAT": "nothing"}
+    assert resolve(EvalOptions, section="eval", given={}, env=formats).format == "latex"
+    assert resolve(EventsOptions, section="events", given={}, env=formats).format == "csv"
+    sam2 = {"VADCLI_WEIGHTS_IMPORT_SAM2": "sam2.pt", "VADCLI_SAM2": "package"}
+    assert resolve(WeightsImportOptions, section="weights-import", given={}, env=sam2).sam2 == Path("sam2.pt")
     path = tmp_path / "a.toml"
     path.write_text('[scan]\ncategories = ["fight", "fire"]\n')
     assert resolve(ScanOptions, section="scan", given={}, config=path, env={}).categories == "fight,fire"

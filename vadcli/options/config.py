@@ -60,7 +60,7 @@ def resolve(
         layer = _layer(source, tables, section, known, takes_out=takes_out)
         values |= {name: _coerce(hints[name], value, f"{source}: {name}", known[name]) for name, value in layer.items()}
     for name, item in known.items():
-        variable = item.metadata["variable"] or env_name(name)
+        variable = env_name(name, section if item.metadata["own_variable"] else "")
         if variable in env:
             values[name] = _coerce(hints[name], env[variable], variable, item)
     for name, value in given.items():
@@ -121,9 +121,9 @@ def from_keywords(kind: type[T], given: Mapping[str, Any]) -> T:
     return kind(**values)
 
 
-def env_name(name: str) -> str:
-    """Returns the name of an option's environment variable."""
-    return f"VADCLI_{name.upper()}"
+def env_name(name: str, command: str = "") -> str:
+    """Returns the name of an option's environment variable; `command` is given if the option has a variable of its own."""
+    return "_".join(filter(None, ("VADCLI", command.replace("-", "_").upper(), name.upper())))
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class EvalOptions(TalkOptions):
         "The data set's folder, or the CSV file (video,start_s,end_s[,category][,severity]).",
         panel=HOW,
         metavar="PATH",
-        variable="VADCLI_EVAL_ROOT",  # VADCLI_ROOT is the folder that the names of videos are relative to
+        own_variable=True,  # VADCLI_ROOT is the folder that the names of videos are relative to
     )
     allow_missing: bool = option(
         False, "Leave out videos that have no scores or no ground truth, instead of stopping.", panel=HOW
@@ -66,7 +66,9 @@ class EvalOptions(TalkOptions):
         False, "Print the events found as a CSV, and no figures. Correct it by hand to use it as ground truth.", panel=EVENTS
     )
     from_frames: bool = option(False, "Print the ground truth of --dataset as a CSV in seconds, and no figures.", panel=EVENTS)
-    format: str = option("table", "Format of the figures.", panel=OUTPUT, choices=("table", "markdown", "latex"))
+    format: str = option(
+        "table", "Format of the figures.", panel=OUTPUT, choices=("table", "markdown", "latex"), own_variable=True
+    )
     plots: Path | None = option(
         None,
         "Also write plots into this folder: curves, timelines of scores, frames of likely false and missed alarms.",

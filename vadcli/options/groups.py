@@ -75,12 +75,12 @@ def option(
     choices: Sequence[str] = (),
     metavar: str = "",
     default_text: str = "",
-    variable: str = "",
+    own_variable: bool = False,
 ) -> Any:
     """Returns a dataclass field that is also a command-line option, a TOML key and an environment variable.
 
-    The environment variable of an option `min_age` is `VADCLI_MIN_AGE`. Give another name as `variable` if a command has an
-    option of the same name that means something else.
+    The environment variable of an option `min_age` is `VADCLI_MIN_AGE`. Set `own_variable` if another command has an option of
+    the same name that means something else. Then the variable of `vadcli events --format` is `VADCLI_EVENTS_FORMAT`.
     """
     metadata = {
         "help": text,
@@ -89,7 +89,7 @@ def option(
         "choices": tuple(choices),
         "metavar": metavar,
         "default_text": default_text,
-        "variable": variable,
+        "own_variable": own_variable,
     }
     return field(default=default, metadata=metadata)
 

@@ -52,6 +52,7 @@ class LearnOptions(TalkOptions):
         panel=HOW,
         metavar="NAME",
         default_text="logistic from 5 true and 20 false events on, else retrieval; mil for --labels",
+        own_variable=True,
     )
     embeddings: tuple[str, ...] = option(
         (), "Also read vectors from this output folder, for a head of two encoders; repeatable.", panel=HOW, metavar="DIR"
@@ -61,7 +62,9 @@ class LearnOptions(TalkOptions):
     )
     seed: int = option(0, "Seed of the folds and of the training.", panel=HOW)
     include: tuple[str, ...] = option((), "Only videos matching this glob; repeatable.", panel=FIND, metavar="GLOB")
-    to: Path | None = option(None, "Folder to create for the head.", panel=OUTPUT, metavar="DIR", default_text="only test it")
+    to: Path | None = option(
+        None, "Folder to create for the head.", panel=OUTPUT, metavar="DIR", default_text="only test it", own_variable=True
+    )
     anyway: bool = option(False, "Write the head even if it is not better than the detector alone.", panel=RUNNING)
     force: bool = option(False, "Replace a head that is in the folder.", panel=RUNNING)
 

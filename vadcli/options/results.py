@@ -35,12 +35,13 @@ SEARCH_FORMATS = ("table", "csv", "html")
 class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, TalkOptions):
     """The options of `vadcli events`."""
 
-    format: str = option("json", "Format of the events.", panel=OUTPUT, choices=tuple(EXPORTERS))
+    format: str = option("json", "Format of the events.", panel=OUTPUT, choices=tuple(EXPORTERS), own_variable=True)
     to: Path | None = option(
         None,
         "Write files into this folder instead of printing; formats that describe one video make one file per video.",
         panel=OUTPUT,
         metavar="DIR",
+        own_variable=True,
     )
     write: bool = option(
         False, "Also update the events files in OUT. Later scans use the same thresholds and the same review.", panel=OUTPUT
@@ -64,6 +65,7 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
         True,
         "Use the answers that `vadcli verify` stored; --no-verify gives the events of the scan alone.",
         panel=OUTPUT,
+        own_variable=True,
     )
     init_truth: bool = option(
         False, "Print the events as a ground truth for `vadcli eval --root`, to correct by hand.", panel=OUTPUT
@@ -121,13 +123,16 @@ class ReportOptions(DecodeOptions, WhenOptions, ExitOptions, TalkOptions):
     footage: Path | None = option(
         None, "Folder that holds the footage now.", panel=FIND, metavar="DIR", default_text="the place of the scan"
     )
-    format: str = option("html", "An HTML page, or a summary for a mail or a program.", panel=OUTPUT, choices=REPORT_FORMATS)
+    format: str = option(
+        "html", "An HTML page, or a summary for a mail or a program.", panel=OUTPUT, choices=REPORT_FORMATS, own_variable=True
+    )
     to: Path | None = option(
         None,
         "File to write; - is stdout.",
         panel=OUTPUT,
         metavar="FILE",
         default_text="OUT/report.html; a summary goes to stdout",
+        own_variable=True,
     )
     assets: Path | None = option(
         None,
@@ -140,7 +145,7 @@ class ReportOptions(DecodeOptions, WhenOptions, ExitOptions, TalkOptions):
     pictured: int = option(
         200, "Show pictures of at most this many events, the highest scores first.", panel=OUTPUT, metavar="N"
     )
-    clips: bool = option(False, "Also include a video clip of each of these events.", panel=OUTPUT)
+    clips: bool = option(False, "Also include a video clip of each of these events.", panel=OUTPUT, own_variable=True)
     clip_length: str = option(
         "60s", "Maximum length of a clip; it is cut around the highest score.", panel=OUTPUT, metavar="TIME"
     )
@@ -175,7 +180,9 @@ class RenderOptions(FindOptions, DecodeOptions, TalkOptions):
 
     out: Path = option(DEFAULT_OUT, "Folder with the scan's results.", panel=OUTPUT, short="-o", metavar="DIR")
     events_only: bool = option(False, "Write one video per event instead of the whole video.", panel=OUTPUT)
-    pad: str = option("2s", "With --events-only: time to include before and after an event.", panel=OUTPUT, metavar="TIME")
+    pad: str = option(
+        "2s", "With --events-only: time to include before and after an event.", panel=OUTPUT, metavar="TIME", own_variable=True
+    )
     side_by_side: bool = option(False, "Show the original frame on the left and the annotated one on the right.", panel=OUTPUT)
     max_height: int | None = option(None, "Scale taller videos down to this height in pixels.", panel=OUTPUT, metavar="PX")
     force: bool = option(False, "Render again what is already rendered.", panel=RUNNING)
@@ -196,7 +203,9 @@ class ClipsOptions(DecodeOptions, WhenOptions, TalkOptions):
     camera: tuple[str, ...] = option((), "Only cameras that match this glob; repeatable.", panel=FIND, metavar="GLOB")
     category: tuple[str, ...] = same(EventsOptions, "category")
     footage: Path | None = same(ReportOptions, "footage")
-    to: Path | None = option(None, "Folder for the clips.", panel=OUTPUT, metavar="DIR", default_text="OUT/clips")
+    to: Path | None = option(
+        None, "Folder for the clips.", panel=OUTPUT, metavar="DIR", default_text="OUT/clips", own_variable=True
+    )
     before: str = option("5s", "Time to include before an event, at least.", panel=OUTPUT, metavar="TIME")
     after: str = option("5s", "Time to include after an event.", panel=OUTPUT, metavar="TIME")
     container: str = option(
@@ -230,9 +239,16 @@ class SearchOptions(DecodeOptions, WhenOptions, TalkOptions):
     footage: Path | None = same(ReportOptions, "footage")
     encoder: str = option("", "Encoder of the stored vectors.", panel=HOW, metavar="NAME|DIR", default_text="that of the scan")
     device: str = same(DetectorOptions, "device")
-    format: str = option("table", "Format of the result; html is a page with pictures.", panel=OUTPUT, choices=SEARCH_FORMATS)
+    format: str = option(
+        "table", "Format of the result; html is a page with pictures.", panel=OUTPUT, choices=SEARCH_FORMATS, own_variable=True
+    )
     to: Path | None = option(
-        None, "File to write.", panel=OUTPUT, metavar="FILE", default_text="stdout; OUT/search.html for a page"
+        None,
+        "File to write.",
+        panel=OUTPUT,
+        metavar="FILE",
+        default_text="stdout; OUT/search.html for a page",
+        own_variable=True,
     )
 
     def __post_init__(self) -> None:

@@ -201,7 +201,7 @@ class BenchOptions(TalkOptions):
         default_text="the model's own",
     )
     clips: int | None = option(
-        None, "End a round after this many clips, if that is before --seconds.", panel=RUNNING, metavar="N"
+        None, "End a round after this many clips, if that is before --seconds.", panel=RUNNING, metavar="N", own_variable=True
     )
     seconds: float = option(5.0, "Length of a round in seconds.", panel=RUNNING)
     rounds: int = option(3, "Number of times that each setting is measured.", panel=RUNNING)
@@ -294,6 +294,7 @@ class WeightsImportOptions(TalkOptions):
         panel=HOW,
         metavar="PATH",
         default_text="the same",
+        own_variable=True,
     )
     clip: Path | None = option(
         None, "Folder of CLIP in the layout of transformers.", panel=HOW, metavar="DIR", default_text="the same"
@@ -304,9 +305,15 @@ class WeightsImportOptions(TalkOptions):
         False,
         "Fill base models that are not found with random weights of the preset's sizes; such a model detects nothing.",
         panel=HOW,
+        own_variable=True,
     )
     seed: int = option(0, "Seed of the random weights.", panel=HOW)
     to: Path | None = option(
-        None, "Folder to create.", panel=OUTPUT, metavar="DIR", default_text="the preset's name in the weights folder"
+        None,
+        "Folder to create.",
+        panel=OUTPUT,
+        metavar="DIR",
+        default_text="the preset's name in the weights folder",
+        own_variable=True,
     )
     force: bool = option(False, "Replace an existing LAVIDA folder.", panel=RUNNING)

@@ -47,7 +47,11 @@ class VerifyOptions(DecodeOptions, ExitOptions, TalkOptions):
     """The options of `vadcli verify`."""
 
     model: str = option(
-        DEFAULT_VERIFIER, "Model that is asked: a name of `vadcli weights list`, or a folder.", panel=HOW, metavar="MODEL"
+        DEFAULT_VERIFIER,
+        "Model that is asked: a name of `vadcli weights list`, or a folder.",
+        panel=HOW,
+        metavar="MODEL",
+        own_variable=True,
     )
     categories: str = option(
         "",
