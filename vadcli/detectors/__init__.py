@@ -50,7 +50,7 @@ class Detector(Protocol):
         channels: K names of the raw scores.
         thresholds: default thresholds for events.
         calibration: how scores become events per hour; None if the scores are not calibrated.
-        uses_categories: False if the user's categories change nothing.
+        uses_categories: True if the scores depend on the user's categories.
         categories: what the detector looks for; empty if it uses no categories.
         weights: name -> SHA-256 of the weights that it loads; empty if it loads none.
         fits_camera: True if `fit` returns a model; the engine then first reads a sample of each
@@ -132,7 +132,7 @@ class Attributor(Protocol):
         ...
 
     def attribute(self, batch: ClipBatch) -> FloatArray:
-        """Returns (B, T, C) float32 in [0, 1]: one score per category. It does not depend on the others."""
+        """Returns (B, T, C) float32 in [0, 1]: one score per category, independent of the other categories."""
         ...
 
 
@@ -161,7 +161,7 @@ class Embedder(Protocol):
 
     @property
     def keeps_embeddings(self) -> bool:
-        """True if the vectors are to be stored."""
+        """True if the engine should store the vectors."""
         ...
 
     def score_embeddings(self, embeddings: Embeddings, model: CameraModel | None) -> FloatArray:
@@ -206,7 +206,12 @@ def caveats_of(detector: Detector) -> tuple[str, ...]:
 
 
 def check_device(device: str) -> None:
-    """Raises DeviceError if the device is missing, UsageError if the name is not a device. `auto` and `cpu` load no torch."""
+    """Checks that a device exists. Does not load torch for `auto` and `cpu`.
+
+    Raises:
+        DeviceError: the device is missing.
+        UsageError: the name is not the name of a device.
+    """
     if device in ("auto", "cpu"):
         return
     kind, _, number = device.partition(":")
@@ -244,8 +249,7 @@ def make_concept(options: ConceptOptions) -> Detector:
 
 def make_lavida(options: LavidaOptions) -> Detector:
     """Returns the LAVIDA detector; raises WeightsError if its weights are missing."""
-    # When transformers is imported, torch creates this folder and never removes it. By default, the
-    # folder is among the temporary files.
+    # When transformers is imported, torch creates this folder and never removes it. By default it is a temporary folder.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torchinductor"))
     from vadcli.detectors.lavida.detector import LavidaDetector
 
@@ -260,7 +264,7 @@ def load(name: str, options: DetectorOptions | None = None) -> Detector:
         options: the options of the detector; None means the defaults.
 
     Raises:
-        UsageError: there is no detector with this name, or the options do not fit it.
+        UsageError: no detector has this name, or the options do not fit it.
         WeightsError: its weights are missing.
     """
     make = DETECTORS.load(name)

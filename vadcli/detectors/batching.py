@@ -24,7 +24,7 @@ from vadcli.types import ByteArray, CameraModel, Clip, ClipBatch, ClipScores
 Ticket = TypeVar("Ticket")
 
 SPARES = 4
-"""The most pixel arrays that are kept to be used again."""
+"""At most this many pixel arrays are kept for later batches."""
 
 
 @dataclass

@@ -28,7 +28,7 @@ BULK = 0.9
 """The tail is fitted to the values up to this quantile."""
 
 FAINT = 6.0
-"""The value 0 has a log rarity of -FAINT. One unit more means that a value is rarer by a factor of e."""
+"""The value 0 has a log rarity of -FAINT. A log rarity that is higher by 1 means: rarer by a factor of e."""
 
 CALIBRATION = Calibration(r0_per_hour=1.0, temperature=3.0)
 """With these settings, the pixel AUC of an 8-bit mask differs by at most .001 from that of the float mask.
@@ -77,7 +77,7 @@ class Tail:
 REFERENCE = Tail(active=0.5, usual=1.0, scale=0.4)
 """The tail for a usual value of 1.
 
-Its scale decides what is found in footage of seconds. It was set on the clips of docs/incidents.md.
+If only seconds of a camera are known, its scale decides what is found. It was set on the clips of docs/incidents.md.
 """
 
 USUAL_PRIOR = 3.0
@@ -86,8 +86,8 @@ USUAL_PRIOR = 3.0
 TAIL_PRIOR = 200.0
 """The tail of the reference weighs as much as this many moments of the camera (400 s).
 
-With more, busy cameras that are known for minutes give many more alarms than promised. With less, events in a camera that is
-known for a minute are not found.
+With a higher weight, a busy camera with a few minutes of video gives many more alarms than promised. With a lower weight,
+events of a camera with one minute of video are not found.
 """
 
 
@@ -111,7 +111,7 @@ class FittedTime:
         """Returns the weight of the camera's own value in [0, 1]; the reference gets the rest.
 
         Args:
-            share: share of the moments that say something about the fitted value.
+            share: share of the moments that the fitted value is based on.
             prior: the reference weighs as much as this many moments.
             spread: True counts `spanned_s`, but at most ten times `sampled_s`. False counts `sampled_s`.
         """
@@ -206,7 +206,7 @@ def fit_bell_tail(values: FloatArray, *, seconds: float, floor: float) -> BellTa
         floor: smallest spread that the tail can have.
     """
     low, median, high, most, extreme = (float(value) for value in np.quantile(values, [0.25, 0.5, 0.75, 0.9, 0.95]))
-    # Anomalies of this category only raise values. The lower half has none, so its spread is a lower limit for the spread.
+    # Anomalies of this category only raise values. So the lower half has none, and the result is at least its spread.
     spread = max((high - low) / 1.349, (median - low) / 0.6745, floor)
     own = np.log(2.0) * spread / max(extreme - most, 0.05 * spread)
     moments = seconds / MOMENT_S
@@ -226,8 +226,9 @@ class CategoryTails:
     Attributes:
         tails: K tails, one per column of the evidence: the first kind for each category, then the second kind for each, ...
         categories: C.
-        level, rate: change the log rarity of the rarest category to ln(10) + rate · (log rarity - level). The reason:
-            if there are several categories, one of them is rare more often, but all kinds of evidence are rare less often.
+        level, rate: the log rarity of each category becomes ln(10) + rate · (log rarity - level). `level` is the 90 %
+            quantile of the rarest category's log rarity. The reason for this change: with several categories, it happens
+            more often that one is rare. With several kinds of evidence, it happens less often that all are rare.
     """
 
     tails: tuple[BellTail, ...]

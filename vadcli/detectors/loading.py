@@ -1,4 +1,4 @@
-"""Loading with transformers: nothing but errors on stderr, and these in one line; no tensor is left random."""
+"""Loads models with transformers. Writes no advice to stderr, turns errors into one line, and leaves no tensor random."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def read_whole(
 ) -> tuple[Any, bool]:
     """Returns a model whose tensors were all read from a folder's safetensors, and whether it lacks the optional tensors.
 
-    If tensors are missing, transformers fills them with random numbers and only warns. This function is stricter.
+    If tensors are missing, transformers fills them with random numbers and only warns. This function raises an error.
 
     Args:
         kind: a model class of transformers.
         folder: a transformers folder.
         may_lack: returns the names of tensors of the model that may all be missing together.
-        extras_matter: if False, the files may also contain other tensors, because they belong to a larger model.
+        extras_matter: if False, the files may also contain tensors that this model lacks, because they are from a larger model.
         options: passed on to from_pretrained.
 
     Raises:

@@ -25,7 +25,7 @@ def segments(timestamp: TimeArray, gap_s: float) -> IndexArray:
 
 
 def smooth(values: FloatArray, *, timestamp: TimeArray, usable: BoolArray, sigma_s: float, gap_s: float) -> FloatArray:
-    """(S,) -> (S,): Gaussian means over time of the usable values within each segment.
+    """Returns (S,) Gaussian means over time of the usable ones of (S,) values, within each segment.
 
     If no usable value is close enough, the result is the nearest smoothed value of the segment, or 0 if there is none.
     """

@@ -15,15 +15,15 @@ DEFAULT_ASK_MODEL = "qwen2-vl-2b"
 
 @dataclass(frozen=True)
 class AskOptions(CompressionOption):
-    """The options of the detector `ask`; it has none of its own."""
+    """The options of the detector `ask`. Other detectors have all of them too."""
 
     @property
     def ask_model(self) -> str:
-        """The model to ask: --model, or DEFAULT_ASK_MODEL if it has its default, which is a model of LAVIDA."""
+        """The model that answers: --model, or DEFAULT_ASK_MODEL if --model has its default, which is a model of LAVIDA."""
         return DEFAULT_ASK_MODEL if self.model == DEFAULT_MODEL else self.model
 
     def is_ready(self) -> bool:
-        """True if the user named a model to ask, or the default model is installed and there is a GPU.
+        """True if the user named a model that can answer, or the default model is installed and the machine has a GPU.
 
         `--detector auto` then chooses `ask`. Without a GPU, a scan would take many times longer than the footage.
         """

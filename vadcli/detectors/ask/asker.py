@@ -1,4 +1,4 @@
-"""The questions about a clip, and what answers them. Importing this file does not load torch."""
+"""The questions about a clip, and the protocol of models that answer them. Importing this file does not load torch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ MIN_PX, MAX_PX = 128 * 28 * 28, 256 * 28 * 28
 PROMPT_VERSION = 1
 """Increase this if the same clip and question give another answer, because a prompt or the preparation of frames changed."""
 MOST_SENTENCES = 3
-"""A question quotes at most this many sentences of a category. More would make a question longer than the clip it is about."""
+"""A question quotes at most this many sentences of a category, so that it does not become longer than the clip."""
 CONTROL = "<|"
 SHOWS = "Does this video clip show {}?"
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked about one category. The asker adds how to answer.
+    """A question about one category. The asker adds the instruction how to answer.
 
     Attributes:
         category: its name.
@@ -46,7 +46,7 @@ SEVERITY = (
     Question("accident", "Does this video clip show an accident?"),
     Question("emergency", "Does this video clip show somebody who needs help now?"),
 )
-"""What is asked if the user names no category."""
+"""The questions that are asked if the user names no category."""
 
 
 class Asker(Protocol):

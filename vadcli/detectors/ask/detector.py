@@ -48,15 +48,15 @@ SAME_CLIP_S = 1e-3
 class AskDetector:
     """Asks a multimodal language model one question per category about each clip. `Detector` describes the attributes.
 
-    The score of a category says how rare so high log-odds are for this camera. Between the middles of two clips, the log-odds
-    change linearly with time. There are no masks.
+    The score of a category says how rarely this camera has log-odds as high as these. Between the middles of two clips, the
+    log-odds change linearly with time. This detector makes no masks.
 
     Args:
         options: model, categories, device and how to compute.
-        asker: what answers; None means the model of the options.
+        asker: the model that answers; None means the model that the options name.
 
     Raises:
-        UsageError: the category list can't be read, or there is no such model.
+        UsageError: the category list can't be read, or the model does not exist.
         WeightsError: the model is not on this machine.
     """
 
@@ -95,7 +95,7 @@ class AskDetector:
         )
         self.thresholds = Thresholds(high=0.5, low=0.4, min_duration_s=0.5, merge_gap_s=2.0)
         self._asker_state = self.asker.fingerprint()
-        # A camera model stores answers of one model to one list of questions, so each pair of them has its own version.
+        # A camera model stores the answers of one model to one list of questions. So each model and list has its own version.
         self.model_version = int(_digest([self._asker_state, self._questions_key])[:12], 16)
         self._cameras: dict[int, tuple[CameraModel | None, CategoryTails]] = {}
 
@@ -168,7 +168,7 @@ class AskDetector:
 
 
 def calibrate(model: CameraModel | None, categories: int) -> CategoryTails:
-    """Returns how rare log-odds are for a camera that `AskDetector.fit` fitted; nothing is known without a model."""
+    """Returns how rare log-odds are for a camera, from the model of `AskDetector.fit`. Without a model, nothing is known."""
     if model is None:
         return CategoryTails.unknown(categories)
     return CategoryTails.fit(model.arrays["values"], categories, seconds=float(model.values["seconds"]), floor=SPREAD_FLOOR)

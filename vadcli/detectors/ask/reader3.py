@@ -18,7 +18,7 @@ from vadcli.detectors.mllm.qwen import CACHE, VIDEO, Prefix, PromptTokens
 
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 HALF = (0.5, 0.5, 0.5)
-"""Mean and standard deviation of pixels, from 0 to 1."""
+"""Mean, and also standard deviation, of the RGB channels, for pixel values of 0 to 1."""
 FRAME_S = CLIP_S / CLIP_FRAMES
 
 

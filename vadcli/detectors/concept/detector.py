@@ -107,7 +107,7 @@ class ConceptDetector:
 
     @property
     def keeps_embeddings(self) -> bool:
-        """True if the vectors are to be stored."""
+        """True if the engine should store the vectors."""
         return self.options.keep_embeddings
 
     def prepare(self) -> None:
@@ -127,7 +127,7 @@ class ConceptDetector:
         for clip in sample.clips:
             if clip.valid.any():
                 found = self._encode(clip.frames)
-                # The same clips may be scored later, if the video is short. Their vectors are kept and not computed twice.
+                # If the video is short, the same clips are scored later. Their vectors are kept, so they are computed once.
                 self._fitted_on[_content(clip.frames)] = found
                 parts.append((clip, found[clip.valid]))
         if not parts:

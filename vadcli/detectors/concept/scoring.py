@@ -88,7 +88,7 @@ class Bank:
 
         Args:
             embeddings: S vectors.
-            anchor: what the camera usually shows, as one more sentence against every category; None leaves it out.
+            anchor: what the camera usually shows. It counts as one more sentence against every category. None: no anchor.
         """
         cosines = self.sentences.cosines(embeddings)
         extra = anchor.cosines(embeddings) if anchor is not None else np.empty((len(embeddings), 0))
@@ -160,7 +160,7 @@ class ConceptCamera:
 
     @classmethod
     def fit(cls, bank: Bank, bursts: Sequence[Burst], seconds: float) -> ConceptCamera:
-        """Returns the camera fitted to a sample. Without bursts, it is a reference in which nothing about the camera is known.
+        """Returns what is usual for the camera of a sample. Without bursts, nothing about the camera is known.
 
         Args:
             bank: the sentences.

@@ -47,7 +47,8 @@ SMALL_FILES = (
 )
 """The files besides the weights that can change a vector."""
 HASHED_BYTES = 2**25
-"""Bytes that are hashed at a time. A thread that hashes waits after each block while another thread imports modules."""
+"""Bytes that are hashed at a time. The blocks are large because, after each block, a thread that hashes may have to wait for
+another thread, such as one that imports modules."""
 NOT_WHOLE = "the files are incomplete or damaged: fetch the folder again"
 
 
@@ -118,7 +119,7 @@ def encoder_folder(name: str) -> Path:
     """Returns the folder of an encoder. Does not check the files in it.
 
     Raises:
-        UsageError: there is no such name or folder, or the name belongs to weights that are not an encoder.
+        UsageError: the name or folder does not exist, or the name belongs to weights that are not an encoder.
         WeightsError: the encoder is not on this machine.
     """
     path = Path(name).expanduser()
@@ -254,7 +255,8 @@ def _file_hash(path: Path) -> str:
 def _hash_of(path: Path, size: int, mtime_ns: int) -> str:
     """Returns the SHA-256 of a file. A process reads the file only once, unless its size or time has changed."""
     digest = hashlib.sha256()
-    # Pages of its own, because after malloc had freed so large a block, it would keep all memory of the weights when they go.
+    # The block does not come from malloc. After malloc has freed one block of this size, it keeps the memory of later blocks
+    # of up to this size, such as those of the weights, and does not return it to the system.
     with path.open("rb", buffering=0) as file, mmap.mmap(-1, HASHED_BYTES) as pages, memoryview(pages) as block:
         while count := file.readinto(block):
             digest.update(block[:count])

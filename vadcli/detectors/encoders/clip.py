@@ -59,7 +59,7 @@ class ClipEncoder(TransformersEncoder):
         """Returns (M, D) for (M, L) token ids on the CPU."""
         tokens = self.text.text_model(ids)  # (M, L, W)
         end = self.config.text_config.eos_token_id
-        # The first folders of CLIP have a wrong 2 here. In these folders, the end token has the highest number.
+        # The configs of the first CLIP folders have a wrong 2 here. In these folders, the end token has the highest number.
         places = (ids if end == 2 else (ids == end).int()).argmax(dim=-1)
         vectors: Tensor = self.text.text_projection(tokens[torch.arange(len(ids)), places])
         return vectors

@@ -1,4 +1,4 @@
-"""The image half and the text half of CLIP and SigLIP: what they have in common.
+"""The common parts of the image half and the text half of CLIP and SigLIP.
 
 The names of the parts are those of the tensors in a transformers folder. transformers' own classes compute the same, but their
 import takes seconds and over 100 MB.

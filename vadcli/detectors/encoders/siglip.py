@@ -61,10 +61,10 @@ class SiglipEncoder(TransformersEncoder):
         return self._after_pooling(join_heads(read_values(*parts)))[:, 0]
 
     def patch_vectors(self, pixels: Tensor) -> Tensor:
-        """Returns (N, P, D) for (N, 3, S, S): for each patch, the output of the pooling head if it read only from this patch.
+        """Returns (N, P, D) for (N, 3, S, S): what the pooling head would return if it read only this one patch.
 
-        The attention weights then are a single 1. So it is enough to compute the values of the head; queries and keys are not
-        needed.
+        With a single patch, the only attention weight is 1. So only the values of the head are computed; queries and keys are
+        not needed.
         """
         pooling = self.vision.vision_model.head.attention
         values = F.linear(self._patches(pixels), pooling.in_proj_weight[-self.width :], pooling.in_proj_bias[-self.width :])

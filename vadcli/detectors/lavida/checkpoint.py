@@ -73,7 +73,7 @@ def read_model(part: str, folder: Path, *, extras_matter: bool = True, **options
     Args:
         part: mllm, text or sam2.
         folder: a transformers folder.
-        extras_matter: if False, the files may also contain other tensors, because they belong to a larger model.
+        extras_matter: if False, the files may also contain tensors that this model lacks, because they are from a larger model.
         options: passed on to from_pretrained.
 
     Raises:
@@ -124,7 +124,7 @@ def read_config(folder: Path) -> LavidaConfig:
     """Returns the config of a folder.
 
     Raises:
-        WeightsError: there is no config, or it can't be used.
+        WeightsError: config.json is missing or can't be used.
     """
     path = folder / "config.json"
     try:
@@ -211,7 +211,7 @@ def create(preset: str, folder: Path, *, seed: int = 0) -> LavidaConfig:
     """Writes a LAVIDA folder with random weights. The same preset and seed give the same bytes.
 
     Raises:
-        ValueError: there is no such preset.
+        ValueError: no preset has this name.
         OSError: the folder can't be written.
     """
     config = load_preset(preset)
@@ -262,7 +262,7 @@ def save(model: Lavida, folder: Path, *, trained: bool) -> None:
 
 
 def _save_sam2(masks: Any, folder: Path) -> None:
-    """Writes SAM2. Leaves out the video memory if it was never read, because nobody could tell that its weights are random."""
+    """Writes SAM2. Leaves out a video memory with random weights, because a reader could not tell that they are random."""
     memory = set() if masks.has_memory else memory_names(masks.sam2)
     kept = {name: value for name, value in masks.sam2.state_dict().items() if name not in memory}
     masks.sam2.save_pretrained(folder, state_dict=kept)

@@ -196,7 +196,7 @@ def load_preset(name: str) -> LavidaConfig:
     """Returns the preset with this name.
 
     Raises:
-        ValueError: there is no such preset.
+        ValueError: no preset has this name.
     """
     if name not in preset_names():
         raise ValueError(f"no preset is called {name!r}; choose from {', '.join(preset_names())}")

@@ -57,7 +57,7 @@ def convert_meta(path: Path, folder: Path) -> None:
     """Converts Meta's SAM2.1 checkpoint to a folder of transformers' Sam2VideoModel.
 
     Raises:
-        WeightsError: it is not one of Meta's SAM2.1 checkpoints.
+        WeightsError: the file is not one of Meta's SAM2.1 checkpoints.
     """
     tensors = _read_meta(path)
     blocks = {name.split(".")[3] for name in tensors if name.startswith("image_encoder.trunk.blocks.")}
@@ -110,14 +110,14 @@ def import_lavida(
         preset: gives the model's sizes, prompt and sampling.
         dest: the folder to create.
         sources: where the parts are.
-        random_weights: if a base model is not found, draw it at random, in the preset's sizes. The resulting model detects
+        random_weights: if a base model is not found, use random weights, in the preset's sizes. The resulting model detects
             nothing.
         seed: seed of the random weights.
         force: replace an existing LAVIDA folder.
         say: called with one line of text at each step.
 
     Raises:
-        UsageError: there is no such preset, or `dest` exists.
+        UsageError: no preset has this name, or `dest` exists.
         WeightsError: a part is missing, is damaged, has the wrong size or is a pickle.
         VadcliError: the disk is full, or `dest` can't be written.
     """

@@ -99,7 +99,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Returns a model folder's config.json.
 
     Raises:
-        WeightsError: it does not exist or can't be read.
+        WeightsError: the file does not exist or can't be read.
     """
     try:
         document = json.loads((folder / "config.json").read_text(encoding="utf-8"))

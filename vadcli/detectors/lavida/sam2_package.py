@@ -122,7 +122,7 @@ def to_package(name: str) -> tuple[str, ...]:
     """Returns the names that a Sam2VideoModel parameter has in the sam2 package: 1, or 4 for the point embeddings.
 
     Raises:
-        ValueError: SAM2 has no such parameter.
+        ValueError: SAM2 has no parameter with this name.
     """
     if name in MATRICES:
         return (PACKAGE_MATRIX,)
@@ -135,7 +135,7 @@ def to_transformers(name: str) -> tuple[str, ...]:
     """Returns the names that a parameter of the sam2 package has in Sam2VideoModel: 1, or 2 for the position matrix.
 
     Raises:
-        ValueError: SAM2 has no such parameter.
+        ValueError: SAM2 has no parameter with this name.
     """
     if name == PACKAGE_MATRIX:
         return MATRICES
@@ -313,9 +313,8 @@ def _image_encoder(vision: Any) -> nn.Module:
         fpn_top_down_levels=list(vision.fpn_top_down_levels),
         fpn_interp_model="nearest",
     )
-    encoder: nn.Module = image_encoder.ImageEncoder(
-        trunk, neck, scalp=1
-    )  # drops the coarsest level, which only the others need
+    # `scalp` drops the coarsest level, which is only needed to compute the other levels.
+    encoder: nn.Module = image_encoder.ImageEncoder(trunk, neck, scalp=1)
     return encoder
 
 

@@ -3,7 +3,7 @@
 `sam2_config` makes a transformers config from a few sizes. ConvTrunk is for models whose
 training starts with random weights: a few thousand clips are enough to teach shapes to convolutions, but not to Hiera. All
 parts after the trunk, from the feature pyramid on, are SAM2's own. Some SAM2 variants for small devices also replace
-nothing but the trunk.
+only the trunk.
 """
 
 from __future__ import annotations

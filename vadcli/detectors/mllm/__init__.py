@@ -1,4 +1,4 @@
-"""Qwen-VL models as `lavida` and `ask` use them: pixels, vision tower, token compression, and one reading for many prompts.
+"""Qwen-VL models as `lavida` and `ask` use them. A clip is read once, and then any number of prompts can be answered.
 
 This file holds the option that both detectors have, and finds the folder of a model. It does not load torch.
 """
@@ -40,7 +40,7 @@ class CompressionOption(DetectorOptions):
 
 
 def is_mllm(model: str) -> bool:
-    """True if `model` is the name of a public model, or a folder with one. It may be incomplete."""
+    """True if `model` is the name of a public model, or a folder of a usable family. Does not check that files are complete."""
     if not Path(model).expanduser().is_dir():
         return model in MODELS
     return mllm_family(Path(model).expanduser()) in FAMILIES

@@ -25,7 +25,7 @@ Positions = Literal["mrope", "sequential"]
 Method = Literal["reverse_attention", "mean", "densest", "least_dense", "random"]
 
 EPSILON = 1e-10  # keeps the density of equal tokens finite
-SPARE = 8  # columns measured per row in addition to `count`; the more, the fewer rows need all columns
+SPARE = 8  # columns measured per row in addition to `count`; if this is higher, fewer rows need all columns
 DEPTH = 512  # coordinates converted to float64 at a time
 
 

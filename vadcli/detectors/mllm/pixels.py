@@ -1,4 +1,4 @@
-"""From frames to the inputs of the two encoders, computed on the device of the frames.
+"""Turns frames into the inputs of the two encoders, on the device of the frames.
 
 Nothing here is learned. `moving_groups` finds the patches that change during a clip, so that the
 vision tower encodes static ones only once (optional). `restore_precision` keeps position encodings
@@ -129,7 +129,7 @@ def qwen_patches(
         frames: (B, T, H, W, 3) uint8, T even.
         min_px, max_px: limits of the area of a resized frame, in pixels.
         patch_px, merge: the vision tower's patch side in pixels, and its merge side in patches.
-        mean, std: of the pixels from 0 to 1, per channel.
+        mean, std: per channel, for pixel values of 0 to 1.
         dtype: dtype of the result.
 
     Returns:

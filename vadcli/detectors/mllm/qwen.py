@@ -95,7 +95,7 @@ class Answers:
 
 
 class MultimodalLM(nn.Module):
-    """Qwen2-VL whose vocabulary includes `<SEG>`.
+    """Qwen2-VL as one module. For LAVIDA, its vocabulary includes `<SEG>`.
 
     Args:
         qwen: Qwen2VLForConditionalGeneration of transformers.
@@ -240,7 +240,7 @@ class MultimodalLM(nn.Module):
         return found
 
     def answers(self, clips: list[VisualTokens], prompts: list[PromptTokens], length: int) -> Answers:
-        """Runs whole sequences, one prompt per clip, in one call, for training.
+        """Returns what training needs. Runs the whole sequences of all clips in one call, with one prompt per clip.
 
         Shorter sequences are padded at their end; causal attention makes the padding harmless.
 

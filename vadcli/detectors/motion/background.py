@@ -106,7 +106,7 @@ FLAT_LEVELS = 4.0
 """Frames whose cells have a standard deviation below this have no pattern to compare."""
 
 FLICKER_LEVELS = 1.0
-"""If the mean of a frame differs from that of its shot by more gray levels, its light is matched separately."""
+"""If the mean of a frame differs from that of its shot by more gray levels than this, its light is matched separately."""
 
 MEDIAN_PICTURES = 9
 """The median of a shot is computed from at most this many of its frames."""
@@ -228,10 +228,10 @@ Optical flow is reliable only in such cells.
 """
 
 FEWEST_TEXTURED = 0.05
-"""If fewer cells than this share have texture, the motion of the camera is unknown."""
+"""If the share of cells with texture is below this, the motion of the camera is unknown."""
 
 STILL_PX = 0.05
-"""A cell whose flow has fewer pixels than this stands still.
+"""A cell stands still if its flow is less than this, in pixels, in both directions.
 
 If most cells with texture stand still, so does the camera.
 """

@@ -1,4 +1,4 @@
-"""What the motion detector stores for one camera, and how rare a moving cell is for that camera.
+"""The model that the motion detector stores for one camera, and how rare a moving cell is for that camera.
 
 Rarity is the distance from a cell to its neighbours among the stored moving cells of the camera.
 `to_model` and `from_model` convert between a FittedCamera and a CameraModel.
@@ -111,8 +111,9 @@ SPEED_REFERENCE = 8.0
 DISORDER_REFERENCE = 1.2
 """Usual speed and disorder of something that moves, in pixels per step.
 
-With seconds of footage, these speak louder than the camera's own: a clip that is an incident from its first frame to its last
-cannot say what is usual. The speed is that of a car on a road, because in a camera that is not known, fast says little.
+If a camera has only seconds of footage, these references count more than its own values. The reason: if an incident fills the
+whole clip, the clip does not show what is usual. The speed is that of a car on a road, because a high speed means little in a
+camera that is not known.
 """
 
 SPEED_FLOOR = 0.42

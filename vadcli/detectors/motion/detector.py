@@ -45,7 +45,7 @@ MOST_THREADS = 8
 
 
 class _OneBlasThread:
-    """While a thread is inside, BLAS uses one thread per product; the limit holds for the whole process.
+    """A context in which BLAS uses one thread per product. The limit holds for the whole process.
 
     The matrices here are small. Several BLAS threads would compete with the decoders for cores, and
     matrix products would take a hundred times longer.
@@ -89,14 +89,14 @@ USER_OPTIONS = ("min_size", "detail", "still")
 
 CHANNELS = ("speed", "disorder", "rarity", "together", "camera_px", "usable")
 STILL_CHANNEL = "still"
-"""The last channel, if the options ask for things that stand still."""
+"""The last channel; only with --still."""
 
 
 class MotionDetector:
     """Finds motion that is rare for the camera. It needs no weights.
 
-    It cannot notice things that stand still, slow events or appearance, and it does not know what a
-    category means. `Detector` describes the attributes.
+    It cannot notice slow events or appearance, and it does not know what a category means. It notices things that stand still
+    only with --still. `Detector` describes the attributes.
     """
 
     name = "motion"
@@ -192,7 +192,7 @@ class MotionDetector:
 
     @property
     def _chosen(self) -> dict[str, float]:
-        """What the user chose, for models and fingerprints. An option that is not set is not in them, as in older versions."""
+        """The user's options that differ from the defaults. If none does, models and fingerprints are as in older versions."""
         default = MotionOptions()
         values = {name: getattr(self.options, name) for name in USER_OPTIONS}
         return {name: value for name, value in values.items() if value != getattr(default, name)}

@@ -1,8 +1,8 @@
 """Measures the speed and the disorder of what moves in a clip, per grid cell.
 
-Speed comes from dense optical flow; this is the only use of OpenCV. Some videos repeat frames, for
-example if a camera delivers 4 frames per second and the file has 30. A camera step is the step from
-one frame of the camera to the next. It is spread over the sampled frames that it covers.
+Speed comes from OpenCV's dense optical flow. Some videos repeat frames, for example if a camera
+delivers 4 frames per second and the file has 30. A camera step is the step from one frame of the
+camera to the next. It is spread over the sampled frames that it covers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ FLOW_ITERATIONS = 12
 FLOW_STRIDE_PX = 4
 """The settings of DIS flow. It is computed at half and quarter resolution and below, and not refined.
 
-A finer scale than in OpenCV's fast presets keeps small fast things; the wider stride and the missing refinement pay for it.
+The scale is finer than in OpenCV's fast presets, so that small fast things are found. The time that this costs is saved by the
+wider stride and the missing refinement.
 """
 
 
@@ -150,8 +151,7 @@ SAME_LIGHT_LEVELS = 0.5
 class ClipMaps:
     """The measurements of one clip. Entry t belongs to the step from the frame before to sampled frame t.
 
-    The maps are Gaussian means over space and time. What the camera itself moves, and what belongs to the background, is
-    left out.
+    The maps are Gaussian means over space and time. They leave out the motion of the camera itself and the background.
 
     Attributes:
         grid: the cells.

@@ -19,8 +19,8 @@ Kept = tuple[ClipMaps, FloatArray]
 class KeptClips:
     """A store of measurements, found by the content of their clips. Threads may share it.
 
-    A measurement is given out once. If the store is full, the oldest ones are dropped; they are then measured again. So neither
-    the store nor its size changes a score.
+    Each measurement can be taken once. If the store is full, the oldest measurements are dropped, and their clips are measured
+    again. So neither the store nor its size changes a score.
     """
 
     def __init__(self, most_bytes: int = KEPT_BYTES) -> None:

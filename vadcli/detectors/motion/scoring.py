@@ -47,15 +47,16 @@ RARITY_POWER = 0.5
 """Motion that is four times as rare as usual counts twice, if there is enough footage to know what is rare."""
 
 RARITY_PRIOR = 100.0
-"""Rarity counts half as much in footage of this many moments (200 seconds).
+"""If a camera has footage of this many moments (200 seconds), the power of rarity is half of RARITY_POWER.
 
-What is rare in seconds of footage is chance: with less than this, rarity made every figure on real clips worse.
+In a few seconds of footage, chance decides what is rare. With a lower value than this, rarity made every figure on real clips
+worse.
 """
 
 
 @dataclass(frozen=True)
 class Channels:
-    """What the cells of one clip do.
+    """How much the cells of one clip move, and how rare this motion is.
 
     Attributes:
         motion: (T, h, w) float32, speed and disorder, each divided by what is usual in the scene: the root of the sum of
@@ -132,7 +133,7 @@ def _rarity(
 
 @dataclass(frozen=True)
 class Measured:
-    """A clip of the sample with its measurements, which scoring would repeat.
+    """A clip of the sample with its measurements, which are kept because scoring needs the same ones.
 
     Attributes:
         clip: the clip.
@@ -181,7 +182,8 @@ def fit_camera(sample: CameraSample, options: MotionOptions, *, threads: int = 1
     measured = _in_threads(with_rarity, measured, threads)
     footage = _footage(clips)
     levelled = _with_usual(drawn, measured, footage)
-    # Bursts are too short to say what lasts. So the tail has all contrasts: alarms become rarer, not more frequent.
+    # Bursts are too short to show what lasts. So the tail is fitted to all contrasts, also to those that do not last. Alarms
+    # then become rarer, not more frequent.
     contrasts = [peaks(one.maps.still) for one in measured if one.maps.still is not None]
     still = fit_tail(np.concatenate(contrasts), footage=footage) if contrasts else None
     return replace(levelled, tail=_tail(levelled, measured, footage, options), still=still), measured

@@ -20,12 +20,12 @@ CHANGED_LEVELS = 3.0
 """A cell changed if its mean difference is at least this many gray levels above the median of all cells."""
 
 ANY_MOTION_PX = 0.02
-"""A cell belongs to a thing if its mean speed is more than this, in pixels per step. What is slower has no score either."""
+"""A cell belongs to a thing if its mean speed is more than this, in pixels per step. Slower cells have no score anyway."""
 
 _NEAR_FRAMES = 6
-"""The height of a thing is its largest one in this many sampled frames before and after.
+"""The height of a thing is the largest height that it has within this many sampled frames before and after.
 
-Speeds are means over time, and a camera may repeat frames.
+A single frame is not enough, because speeds are means over time, and because a camera may repeat frames.
 """
 
 
@@ -70,6 +70,6 @@ def _changed(grid: CellGrid, frames: ByteArray, seen: BoolArray) -> BoolArray:
 
 
 def _tallest(rows: BoolArray) -> int:
-    """Returns the largest distance of the first and last True in a row of (T, h), both included; 0 if there is none."""
+    """Returns the largest number of cells from the first to the last True of a row of (T, h); 0 if all are False."""
     first, last = rows.argmax(axis=1), rows.shape[1] - rows[:, ::-1].argmax(axis=1)
     return int(np.where(rows.any(axis=1), last - first, 0).max(initial=0))
