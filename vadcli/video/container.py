@@ -123,7 +123,7 @@ def _open(path: Path, more: Mapping[str, str] = MappingProxyType({}), *, demuxer
 
 
 def _is_known(container: Any) -> bool:
-    """False if a longer look could find a video stream of known size: the streams are listed nowhere but in the data."""
+    """False if reading more of the file could find a video stream of known size, because no header lists the streams."""
     videos = [stream for stream in container.streams if stream.type == "video"]
     if not videos:
         return container.format.name not in _JUMPING and bool(len(container.streams))
@@ -230,7 +230,7 @@ def describe(stream: Any) -> str:
 
 
 def recording_start(container: Any, stream: Any, duration_s: float) -> str:
-    """Return when the recording began, as the container says it; "" if it does not say it."""
+    """Return when the recording began, according to the container; "" if the container does not say."""
     tags = container.metadata
     # Apple's own tag has the time zone, and it survives an export, which sets creation_time again.
     if apple := tags.get("com.apple.quicktime.creationdate"):

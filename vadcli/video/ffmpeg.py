@@ -52,7 +52,7 @@ def ffmpeg_path() -> str:
     """Return the path of ffmpeg: VADCLI_FFMPEG, else the system's ffmpeg, else the one in the package imageio-ffmpeg.
 
     Raises:
-        ToolError: there is no ffmpeg, or VADCLI_FFMPEG names a file that is not a program.
+        ToolError: no ffmpeg was found, or VADCLI_FFMPEG names a file that is not a program.
     """
     named = os.environ.get("VADCLI_FFMPEG")
     if named:
@@ -324,7 +324,7 @@ def check_ffmpeg() -> None:
 
 
 def _widen(pipe: io.RawIOBase) -> None:
-    """Enlarge the pipe to hold a few images, so that the two processes switch less often. If this fails, nothing is lost."""
+    """Enlarge the pipe to hold a few images, so that the two processes switch less often. It also works if this fails."""
     try:
         import fcntl
 

@@ -120,7 +120,7 @@ _MODES = {PixelFormat.GRAY: "L", PixelFormat.RGB: "RGB"}
 
 
 def _unreadable() -> tuple[type[Exception], ...]:
-    """Return the errors of Pillow. It is imported when the first image is read, because most scans read no image."""
+    """Return the types of error that Pillow raises for an unreadable image. Most scans need no Pillow: it is imported here."""
     from PIL import Image
 
     return OSError, SyntaxError, ValueError, Image.DecompressionBombError

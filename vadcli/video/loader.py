@@ -81,7 +81,7 @@ class _Job:
     next_row: int = 0
     interval: int = 1
     decoded_frames: int = 0
-    clips: int = 0  # that were passed on
+    clips: int = 0  # clips that were passed on to the caller
     repeated: int = 0  # clips that the second decoder delivers again
     note: str = ""
 

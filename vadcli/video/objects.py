@@ -1,4 +1,4 @@
-"""Footage in object stores: lists it, and keeps copies of objects on this machine while they are read.
+"""Lists footage in object stores, and keeps copies of the objects on this machine while they are read.
 
 A decoder needs a file in which it can seek. So each object is copied as a whole, when its video is read, into the folder
 `cache_folder()`. The rules of this cache:
@@ -7,8 +7,8 @@ A decoder needs a file in which it can seek. So each object is copied as a whole
   next download continues it. A complete copy has the name of the object.
 - A process that reads a copy holds a shared lock on its folder; a process that downloads it holds an exclusive lock. The kernel
   releases the locks of a killed process. Only folders that nobody has locked are removed.
-- The copies that were not used for the longest time are removed until all copies together are not larger than `cache_bytes()`.
-  Copies in use stay, so the cache can be larger by the videos that are being read.
+- If all copies together are larger than `cache_bytes()`, copies are removed, the least recently used first. Copies in use stay,
+  so the cache can exceed this limit by the size of the videos that are being read.
 
 The stores' packages take credentials from the environment. They are never logged or stored.
 """
@@ -44,7 +44,7 @@ _PASSWORD = re.compile(r"[a-z0-9]+://[^/]*:[^/]*@")
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _TIMES = ("LastModified", "updated", "mtime", "last_modified")
 _not_md5: set[str] = set()
-"""Buckets with ETags that look like an MD5 and are none, for example because the store encrypts the objects."""
+"""Buckets whose ETags look like an MD5 but are not one, for example because the store encrypts the objects."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def cache_folder() -> Path:
 
 
 def cache_bytes() -> int:
-    """Return how large all copies together may be.
+    """Return how many bytes all copies together may have.
 
     Raises:
         UsageError: the environment variable is not a number.
@@ -89,10 +89,10 @@ def cache_bytes() -> int:
 
 
 def list_objects(path: Path) -> tuple[dict[str, StoredObject], bool]:
-    """Return name -> object below a folder of a store, in order, and False; for the path of an object, it and True.
+    """Return the objects below a path of a store by name, in order, and whether the path is itself an object.
 
     Raises:
-        UsageError: there is no such object, it cannot be read, or the store's package is not installed.
+        UsageError: the path does not exist or cannot be read, or the store's package is not installed.
     """
     cache_bytes()
     with _asking(path, UsageError):
@@ -111,8 +111,8 @@ def object_of(path: Path) -> StoredObject:
     """Return what the store says about an object.
 
     Raises:
-        NotFinished: it cannot be read at the moment.
-        FileChanged: it is gone.
+        NotFinished: the object cannot be read at the moment.
+        FileChanged: the object no longer exists.
     """
     with _asking(path, NotFinished):
         store, name = _store(path)
@@ -135,7 +135,7 @@ def local_copy(path: Path, told: Callable[[], None] = lambda: None) -> Iterator[
 
     Raises:
         NotFinished: the object cannot be read, or there is no room for it.
-        FileChanged: it is gone, or was replaced during the download.
+        FileChanged: the object no longer exists, or was replaced during the download.
     """
     if not is_remote(path):
         yield path
@@ -188,7 +188,7 @@ def _download(found: StoredObject, copy: Path, told: Callable[[], None]) -> None
 
 
 def _fetch(found: StoredObject, part: Path, told: Callable[[], None]) -> None:
-    """Download the bytes that the part does not have."""
+    """Download the bytes that an incomplete copy lacks."""
     with _asking(found.path, NotFinished):
         store, name = _store(found.path)
     with part.open("ab", buffering=0) as file:

@@ -1,7 +1,7 @@
-"""Where the clock of a recording restarts: the parts of files that were joined, and how sound follows them.
+"""Finds the parts of a file that was joined from several recordings, and moves the sound of each part to its frames.
 
-The rows of a video go on where its clock stopped (see `vadcli.video.timeline`). Sound keeps its own times in the file, so the
-times of each part of it must be moved by as much as those of the pictures.
+The clock of such a file restarts at the beginning of a part. The rows of the video continue where the clock stopped (see
+`vadcli.video.timeline`). The sound still has the times in the file, so each part of it must be moved by as much as the frames.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vadcli.video.timeline import CLOCK_JUMP_S, LONGEST_GAP_S, MOST_ODD
 def clock_shifts(info: VideoInfo) -> tuple[float, ...]:
     """Return, for each part of a video, how many seconds its rows are later than their times in the file.
 
-    Empty if the clock neither restarts nor jumps. A few frames with odd times are no part.
+    Empty if the clock neither restarts nor jumps. A few frames with odd times do not count as a part.
     """
     if not len(info.shown_pts):
         return ()

@@ -112,9 +112,9 @@ class _Packets:
 
 
 def _across_holes(opened: Any, packets: _Packets) -> Iterator[Any]:
-    """Yield the packets of all video streams, also those after a hole: a part of the file in which there is no packet.
+    """Yield the packets of all video streams, also those after a hole: a part of the file that has no packet.
 
-    A demuxer that finds none for a while (MPEG-TS: in 64 kB) asks to be called again. ffmpeg does this too.
+    A demuxer that finds no packet for a while (MPEG-TS: in 64 kB) asks to be called again. ffmpeg calls it again, too.
     """
     tries = 0
     while tries < _MOST_TRIES:
@@ -169,7 +169,7 @@ def _read_packets(opened: Any, stream: Any, name: str, others: OtherStreams) -> 
 
 
 def _complaint(opened: Any, heard: Sequence[tuple[int, str, str]]) -> str:
-    """Return the first error that the demuxer has logged: many demuxers skip what they cannot read, and say it only there."""
+    """Return the first error that the demuxer has logged. Many demuxers skip unreadable parts and only log this."""
     if opened.format.name.split(",")[0] not in _SKIPPING:
         return ""
     errors = [said.strip() for _, source, said in heard if source == opened.format.name and _LIVE_ENDS not in said]

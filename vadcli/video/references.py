@@ -1,4 +1,4 @@
-"""Says which frames no other frame refers to: a decoder can leave them out, and the other frames stay the same.
+"""Finds the frames to which no other frame refers. If a decoder leaves them out, the other frames stay the same.
 
 `reference_counter` returns a function that takes the packets of a stream and says whether each one is a reference. It reads
 only the headers of coded pictures. ffmpeg leaves out the same frames at `-skip_frame noref`.
@@ -18,7 +18,8 @@ ReferenceCounter = Callable[[Any], bool | None]
 """Says whether a packet is a reference; None if it is unsafe to leave out frames of this stream."""
 
 SKIPPED_SHARE = 0.25
-"""If fewer frames than this can be left out, decoding all of them costs little more, and then samples are evenly spaced."""
+"""If only a smaller share of the frames can be left out, all are decoded: this costs little more, and samples are then evenly
+spaced."""
 WIDEST = 2
 """References may be at most this many sampling intervals apart."""
 

@@ -30,7 +30,7 @@ class SamplingPlan:
     Attributes:
         frames: T, samples per clip.
         overlap: samples that a clip shares with the clip before.
-        interval: rows from one sample to the next; about so many if `rows` is given.
+        interval: rows from one sample to the next; the mean, rounded, if `rows` is given.
         rows: (S,) int64, the sampled rows in order; None if every `interval`-th row is sampled.
     """
 
@@ -105,7 +105,7 @@ class SamplingPlan:
         return self.whole_clips_of(self.samples(rows))
 
     def whole_clips_of(self, samples: int) -> int:
-        """How many clips are complete after so many samples."""
+        """How many clips are complete after this many samples."""
         return (samples - self.frames) // self.stride + 1 if samples >= self.frames else 0
 
     def clips(self, rows: int) -> int:
@@ -195,7 +195,7 @@ def fill_sources(lost: BoolArray) -> IndexArray:
 
 
 class ClipAssembler:
-    """Takes a video's rows one by one and says when a clip is complete; never holds more than T images.
+    """Takes a video's rows one by one and reports when a clip is complete; never holds more than T images.
 
     If `add` or `end` returns True, call `take` before anything else.
 

@@ -1,12 +1,12 @@
-"""From the times of packets to the times of rows (`build_timeline`): arithmetic over arrays, no file is read.
+"""Computes the times of rows from the times of packets (`build_timeline`). This is arithmetic over arrays; no file is read.
 
 Times in files are often wrong: they are missing, repeat, jump or go back. The rules, in this order:
 
 - A frame's own time counts. A time that is odd for one frame never moves the rows after it.
 - A frame that repeats a time follows the frame before it at once. To make room, the time base becomes finer.
 - A few frames whose times are out of line with the frames around them are spread evenly between these.
-- If the clock restarts, or jumps forward by more than a day, the rows go on where the clock stopped: the rows count the time of
-  the recording and not the time on the camera's clock. Shorter gaps are gaps of the recording and are kept.
+- If the clock restarts, or jumps forward by more than a day, the rows continue where the clock stopped: the rows count the time
+  of the recording and not the time on the camera's clock. Shorter gaps are gaps of the recording and are kept.
 - If the file does not state the time of every frame, the times are guessed from decoding times and durations, and a decoder's
   frames are matched with rows by order (`guessed`).
 """
@@ -26,13 +26,13 @@ NO_TIME = int(np.iinfo(np.int64).min)
 CLOCK_JUMP_S = 0.25
 """A larger step back means that the clock has restarted; a smaller one, that the demuxer guessed a time."""
 LONGEST_GAP_S = 86_400.0
-"""A longer step forward is no gap of the recording: the camera's clock was set."""
+"""A longer step forward is not a gap of the recording: the camera's clock was set."""
 MOST_ODD = 8
 """If more frames than this in a row are out of line, the clock has changed."""
 _DEEPEST_REORDER = 16  # packets; no codec shows a frame later than this after it was decoded
-_UNANNOUNCED_REORDER = 4  # packets; the same if the header of the stream does not say that frames are reordered
+_UNANNOUNCED_REORDER = 4  # packets; the same for streams whose header does not say that frames are reordered
 _FAR_STEPS = 32  # times that differ by more than this many steps are not near each other
-_MOST_REPEATS = 2  # frames that have the time of a keyframe, or a later one, although nothing is wrong but their own time
+_MOST_REPEATS = 2  # if more frames before a keyframe have its time or a later one, the clock restarted at the keyframe
 _LONG_STEP = 4  # in frames; a longer step is compared with the frames after it
 _FINER = 1000  # new ticks per tick if times repeat
 _LARGEST = 1 << 61  # so that differences of times fit into 64 bits
@@ -286,7 +286,7 @@ def _from_first_key(order: IndexArray, first_key: int) -> IndexArray:
 def _increasing(
     shown: IndexArray, lasting: IndexArray, longest_gap: int, parts: frozenset[int]
 ) -> tuple[IndexArray, int, bool]:
-    """Make times strictly increase; return them, into how many ticks each tick was divided, and if odd times were replaced."""
+    """Make times strictly increase; return them, the number of new ticks per tick, and whether odd times were replaced."""
     steps = np.diff(shown)
     if bool(np.all((steps > 0) & (steps <= longest_gap))) and _in_range(shown, 1):
         return shown, 1, False
@@ -303,7 +303,7 @@ def _increasing(
 
 
 def _in_line(shown: Sequence[int], lasting: Sequence[int], longest_gap: int, parts: frozenset[int]) -> tuple[list[int], bool]:
-    """Return times that never fall, and if odd times were replaced; after a restart, the time goes on."""
+    """Return times that never fall, and whether odd times were replaced. After a restart of the clock, the time continues."""
     result, odd = [shown[0]], False
     moved, last, i = 0, shown[0], 1  # `last` is the last time that is in line, before it is moved
     while i < len(shown):

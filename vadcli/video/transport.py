@@ -1,4 +1,4 @@
-"""What passes between a caller, the loader and its decoder processes: requests, items, messages and shared memory.
+"""The types that pass between a caller, the loader and its decoder processes: requests, items, messages and shared memory.
 
 The shared memory (`Ring`) holds clips and a progress counter. It has no name in any file system, so nothing is left behind: the
 system frees it when the last process that maps it ends.
@@ -32,7 +32,7 @@ class LoaderOptions:
     Attributes:
         workers: number of decoder processes; each has one video open.
         timeout_s: a decoder that reads no frame for this long counts as hung.
-        memory_limit_mib: most memory that a decoder process and its children may hold, not counting shared memory.
+        memory_limit_mib: how much memory a decoder process and its children may hold, not counting shared memory.
         decoder: which decoder reads the frames.
         threads: threads per decoder; 0 is the number of cores divided by workers.
         prober: "module:attribute" of a function that describes a video. The decoder process calls it like
@@ -74,7 +74,7 @@ class ClipRequest:
             number of its range, and clips have no rows.
         decoder: replaces the loader's choice of decoder for this video; the loader sets it after decord has crashed.
         regions: what is hidden in the clips.
-        damaged: True if there is damage before `start_clip`. Then all frames are decoded, as if the scan was not interrupted.
+        damaged: True if there is damage before `start_clip`. All frames are then decoded, as in a scan without interruption.
     """
 
     video: str
