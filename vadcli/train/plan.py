@@ -121,7 +121,7 @@ class TrainingPlan:
         sizes: sizes of the parts, in the model's order.
         weights_bytes: memory for weights, gradients and AdamW's moments; exact.
         activations_bytes: estimate of what the language model keeps per batch for the backward
-            pass. The encoders, the decoder and the libraries need more memory on top of it.
+            pass. The encoders, the decoder and the libraries need additional memory.
     """
 
     recipe: Recipe

@@ -23,7 +23,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """What is trained.
+    """The model to train, and which of its parts are trained.
 
     Attributes:
         preset: name of a preset; training starts from random weights with its sizes.

@@ -1,4 +1,4 @@
-"""What a training changes in LAVIDA (parts, low-rank adapters), and its checkpoints on disk.
+"""Prepares the parts of LAVIDA that a training changes, and stores the checkpoints of the training.
 
     OUT/checkpoints/step-00000100/
       lavida.safetensors, lora/   trained weights, as in a LAVIDA folder

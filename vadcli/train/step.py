@@ -1,4 +1,4 @@
-"""One training step of LAVIDA: it computes losses from exposure samples (paper 3.3 and 3.9).
+"""One training step of LAVIDA: computes losses from exposure samples (paper 3.3 and 3.9).
 
     frames                         → vision encoders → visual tokens and F, F_s0, F_s1
     visual tokens, category names  → language model  → answer logits (LM loss) and h_seg
@@ -45,7 +45,7 @@ class FeatureMemory:
     Args:
         model: holds the image encoder. The projections of its high-resolution features are frozen,
             because the memory keeps their output.
-        most_bytes: largest total size; clips beyond it are encoded every time.
+        most_bytes: largest total size. Clips that no longer fit are encoded every time.
 
     Raises:
         UsageError: the image encoder is trained.

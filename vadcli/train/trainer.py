@@ -55,7 +55,7 @@ class Trainer:
         recipe: recipe of the training.
         out: output folder; if it has checkpoints of the same recipe and data, training continues.
         device: `cpu`, or None to let accelerate choose.
-        training: what is trained; the paper's training by default.
+        training: provides the model, the losses and the samples; the paper's training by default.
 
     Raises:
         UsageError: accelerate, peft, or something that the recipe names is missing.
@@ -229,7 +229,7 @@ class Trainer:
 
 
 def _batches(samples: Sequence[Any], batch: int, kind: Callable[[Any], int]) -> Iterator[list[Any]]:
-    """Returns batches of at most `batch` consecutive samples; images and clips never share a batch."""
+    """Yields batches of at most `batch` consecutive samples; images and clips never share a batch."""
     for start in range(0, len(samples), batch):
         groups: dict[int, list[Any]] = {}
         for sample in samples[start : start + batch]:

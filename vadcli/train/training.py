@@ -1,4 +1,4 @@
-"""What the training loop runs: the model to start with, a module with its losses, and the samples.
+"""Provides what the training loop runs: the model to start with, a module with its losses, and the samples.
 
 `PaperTraining` is the paper's training (3.3 and 3.9). A subclass can use other data, another
 starting model or another task; `tools/tiny_world` has one. `write_model` stores the result.
@@ -111,7 +111,7 @@ class PaperTraining:
         return Work(step, samples, LOSS_NAMES, mixture.fingerprint(), lambda sample: len(sample.frames), held, check)
 
     def sample_recipe(self, recipe: Recipe) -> Recipe | None:
-        """Returns a short recipe to measure steps with; None if its data takes long to open."""
+        """Returns a short recipe with which steps can be timed; None if opening its data takes long."""
         return None
 
 

@@ -31,10 +31,10 @@ Kind = TypeVar("Kind")
 
 
 def needed(root: Path, relative: str, *, name: str) -> Path:
-    """Return `root/relative`.
+    """Return the path `root/relative`.
 
     Raises:
-        UsageError: it does not exist.
+        UsageError: the path does not exist.
     """
     path = root / relative
     if not path.exists():
@@ -61,8 +61,8 @@ def read_lines(path: Path, *, encoding: str = "utf-8") -> Iterator[tuple[int, st
     """Yields (line number from 1, text) of every line that is not blank.
 
     Args:
-        path: the file, in `encoding`, or as an editor saved it again: UTF-8, UTF-16 or UTF-32, with or without a mark.
-        encoding: of the official file.
+        path: the file, in `encoding`, or in UTF-8, UTF-16 or UTF-32 (with or without a mark) if an editor saved it again.
+        encoding: the encoding of the official file.
 
     Raises:
         DocumentError: the file cannot be read or is not text.
@@ -99,7 +99,7 @@ def expect(path: Path, where: str, value: object, kind: type[Kind]) -> Kind:
     """Return `value` after checking its type.
 
     Raises:
-        DocumentError: it is not of type `kind`.
+        DocumentError: the value is not of type `kind`.
     """
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise DocumentError(
@@ -123,7 +123,7 @@ def plain(path: Path, where: str, name: object) -> str:
     """Return a name from a document that is safe as a file or folder name.
 
     Raises:
-        DocumentError: it is empty or leads to another folder.
+        DocumentError: the name is empty or leads to another folder.
     """
     text = expect(path, where, name, str)
     if not text or text in {".", ".."} or any(sign in text for sign in "/\\\0"):
