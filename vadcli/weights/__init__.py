@@ -118,7 +118,7 @@ class WeightsStatus:
         return "untrained" if not self.trained else "toy" if self.is_toy else "trained"
 
     def to_json(self) -> dict[str, Any]:
-        """Returns what `vadcli weights list --json` prints. Some fields are only known if there is a manifest entry."""
+        """Returns what `vadcli weights list --json` prints. Without an entry in the manifest, some fields are null or empty."""
         listed = self.entry
         return {
             "name": self.name,

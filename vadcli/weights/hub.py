@@ -118,7 +118,7 @@ def pull(
         say: is called with one line per step.
 
     Raises:
-        WeightsError: the name is unknown, there is nothing to fetch, the repository does not exist
+        WeightsError: the name is unknown, the entry has nothing to fetch, the repository does not exist
             or this user has no access to it, or files differ from what the hub declares.
         VadcliError: there is no network, or the disk is full.
     """
@@ -136,7 +136,7 @@ def pull(
 def base_folder(name: str) -> Path | None:
     """Returns the folder of a base model in the hub's cache; None if it is absent or incomplete.
 
-    Never uses the network. If another program fetched the model, it is also found, if it has safetensors.
+    Never uses the network. Also finds a model that another program fetched, if it has safetensors.
     """
     item = entry(name)
     lock = read_lock(item)
@@ -161,7 +161,7 @@ def verify_pulled(name: str) -> Verified:
 
 
 def read_lock(item: Entry) -> Lock | None:
-    """Returns the lock of a fetched base model; None if there is none for its repository.
+    """Returns the lock of a fetched base model; None if no lock file exists for its repository.
 
     Raises:
         WeightsError: the lock file is damaged.
@@ -232,7 +232,7 @@ def _converted(api: Any, item: Entry, original: ModelInfo) -> ModelInfo:
     """Returns the pull request in which the hub's converter made safetensors from the same pickles.
 
     Raises:
-        WeightsError: there is no such pull request.
+        WeightsError: the converter made no pull request, or the pickles have changed since.
     """
 
     def pickles(info: ModelInfo) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Self-tests of weights that are on this machine: `vadcli weights check`.
 
-A hash does not tell whether an encoder understands a picture. `check_encoder` tests this with drawn
+A hash does not show whether an encoder understands a picture. `check_encoder` tests this with drawn
 pictures: for each picture, the right sentence must have a higher cosine than every sentence that
 describes another picture. `check_asker` asks a language model in the same way whether a red square is
 red or blue. `check_masks` asks a mask decoder for the disc around a point. Random
@@ -130,7 +130,7 @@ def check_asker(asker: Asker) -> list[CheckResult]:
     """Returns whether a model says yes to the right question about each clip more clearly than to every other question.
 
     Args:
-        asker: any `Asker`. It answers six or nine questions about fifteen clips.
+        asker: any `Asker`. It answers six questions about each of six clips, and nine about each of nine clips.
     """
     from vadcli.detectors.ask.asker import Question as YesNo
 

@@ -55,7 +55,7 @@ def questions() -> tuple[Question, ...]:
 
 
 def clip_questions() -> tuple[Question, ...]:
-    """Returns what is asked about clips, each of which shows one picture all the time. A sentence is a yes/no question."""
+    """Returns the questions about clips. Each clip shows one picture all the time, and each sentence is a yes/no question."""
     shapes = _shapes()
     ask = "Does this video clip show {}?"
     colours = tuple((ask.format(f"a {name} square"),) for name in COLOURS)
