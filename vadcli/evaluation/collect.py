@@ -147,7 +147,7 @@ def collect(
         events: read the events documents; if False, no video has predicted events.
 
     Raises:
-        UsageError: there is no scan at `out`, videos do not match, or only some videos have masks.
+        UsageError: `out` holds no scan, videos do not match, or only some videos have masks.
         DocumentError: a file is damaged, or the truth was made for another version of a video.
     """
     layout = OutputLayout(out)

@@ -60,7 +60,7 @@ class Protocol:
     bootstrap: Bootstrap | None = None
 
     def wants(self, *groups: str) -> bool:
-        """True if at least one of `groups` is to be computed."""
+        """True if at least one of `groups` should be computed."""
         return not self.groups or not set(groups).isdisjoint(self.groups)
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Heads: small models on top of stored embeddings, trained with the user's own labels. This file has what they share.
+"""Heads: small models on top of stored embeddings, trained with the user's own labels. This file has their common parts.
 
 A head that learns from verdicts (`Labels.EVENTS`) judges the events of a detector. A head that learns from one label per video
 (`Labels.VIDEOS`, `Labels.CATEGORIES`) scores every sampled frame, and events are made from its scores. `vadcli.registry.HEADS`
@@ -19,6 +19,7 @@ import numpy as np
 from vadcli.types import BoolArray, FloatArray, IndexArray, TimeArray
 
 STRETCH = 4.0
+"""The scaled logit of the median abnormal training video; that of the median normal one is -STRETCH."""
 LOGIT_LIMIT = 12.0
 """The detector's logits count up to this, so that no single event decides."""
 HEADS_VERSION = 1

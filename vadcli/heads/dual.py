@@ -1,10 +1,10 @@
 """A binary branch and a category branch that teach each other with pseudo labels of segments.
 
-CPL-VAD (Lee et al., "Cross Pseudo Labeling for Weakly Supervised Video Anomaly Detection", 2026): the binary branch knows when,
-and the category branch, which compares segments with the vectors of the categories' names, knows what. After a warm-up,
-segments that the binary branch finds abnormal are labelled with the video's category for the category branch, and what the
-category branch says labels the segments for the binary branch. Left out: the ActionFormer encoder (here a convolution over
-time), and the consistency-aware refinement of the pseudo labels (here smoothing over three segments).
+CPL-VAD (Lee et al., "Cross Pseudo Labeling for Weakly Supervised Video Anomaly Detection", 2026): the binary branch learns when
+something happens. The category branch compares segments with the vectors of the categories' names, and learns what happens.
+After a warm-up, each branch labels segments of abnormal videos for the other one. The binary branch's labels are the video's
+category or normal; the category branch's labels are abnormal or normal. Left out: the ActionFormer encoder (here a convolution
+over time), and the consistency-aware refinement of the pseudo labels (here smoothing over three segments).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class TwoBranches(nn.Module):
         return self.binary(inside)[..., 0], vectors @ classes.T / TEMPERATURE
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
-        """(B, N, D) -> (B, N) logits: the mean of what the two branches say."""
+        """(B, N, D) -> (B, N) logits: the mean of the two branches' logits of "abnormal"."""
         binary, categories = self.branches(x, real)
         return 0.5 * (binary + not_normal(categories))
 

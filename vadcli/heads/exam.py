@@ -1,7 +1,7 @@
-"""Is a head better than the detector alone? Scores by heads that never saw the video, and the change in false alarms.
+"""Tests whether a head is better than the detector alone, with scores by heads that were trained without the scored video.
 
-Both are compared at the same recall: the threshold of each is set so that it keeps the same share of the true examples. The
-interval draws videos with replacement, because the events of one video depend on one another.
+The head and the detector are compared at the same recall: the threshold of each is set so that it keeps the same share of the
+true examples. The interval draws videos with replacement, because the events of one video depend on one another.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TOO_FEW = "review more events, in more videos"
 
 @dataclass(frozen=True)
 class Comparison:
-    """A head against the detector alone, on examples that the head was not trained on.
+    """A comparison of a head with the detector alone, on examples that the head was not trained on.
 
     Attributes:
         recall: the share of true examples that both keep, at least.
@@ -53,10 +53,11 @@ class Comparison:
 def folds(groups: Sequence[str], positive: BoolArray, *, seed: int) -> list[IndexArray]:
     """Return the rows of each fold. All rows of a group are in one fold; there are at most ten folds.
 
-    The groups (videos) with most positive rows are dealt first, each to the fold with fewest of them, so that no fold has all.
+    The groups (videos) with the most positive rows are assigned first, each to the fold with the fewest positive rows, so that
+    no fold has all of them.
 
     Raises:
-        UsageError: the rows without some fold do not have both labels.
+        UsageError: if one of the folds is left out, the other rows do not have both labels.
     """
     names = np.array(list(groups))
     unique = np.random.default_rng(seed).permutation(np.unique(names))
@@ -109,7 +110,7 @@ def compare(
         groups: the N videos.
         hours: the length of the footage.
         recall: the share of the true examples that must remain, in (0, 1].
-        seed: of the resamples.
+        seed: seed of the resamples.
     """
     once = np.ones((1, len(positive)))
     alarms = [float(false_alarms(scores, positive, once, recall)[0]) for scores in (detector, head)]
@@ -136,10 +137,10 @@ def compare(
 
 
 def widening(videos: int) -> float:
-    """Return the factor by which a percentile interval of so few videos is too narrow.
+    """Return the factor by which a percentile interval over this many videos is too narrow.
 
-    Resamples of n videos vary less than new videos would, by the factor sqrt((n - 1) / n), and the spread itself is uncertain:
-    Student's t takes the place of the normal distribution (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015).
+    Resamples of n videos vary less than new videos would, by the factor sqrt((n - 1) / n). The spread itself is uncertain too,
+    so Student's t is used and not the normal distribution (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015).
     """
     from scipy.special import ndtri, stdtrit
 

@@ -1,8 +1,9 @@
-"""MIL whose pseudo labels are Gaussian kernels around the peaks of the score, so that more than one segment is learned from.
+"""Multiple-instance learning (MIL) with pseudo labels: Gaussian kernels around the peaks of the score.
 
-GS-MoE (D'Amicantonio et al., "Mixture of Experts Guided by Gaussian Splatters Matters: A new Approach to Weakly-Supervised
-Video Anomaly Detection", ICCV 2025). Left out: the mixture of experts, one per category, and its gate; the UR-DMU encoder on
-I3D features. What is here is the temporal Gaussian loss on a scorer of single segments.
+With these labels, the head learns from more than one segment per video. GS-MoE (D'Amicantonio et al., "Mixture of Experts
+Guided by Gaussian Splatters Matters: A new Approach to Weakly-Supervised Video Anomaly Detection", ICCV 2025). Left out: the
+mixture of experts, one per category, and its gate; the UR-DMU encoder on I3D features. This file implements the temporal
+Gaussian loss on a scorer of single segments.
 """
 
 from __future__ import annotations

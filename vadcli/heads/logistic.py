@@ -19,7 +19,7 @@ from vadcli.heads import LOGIT_LIMIT, Examples, Labels, Sample, centred
 from vadcli.types import FloatArray, TimeArray
 
 STRENGTH = 10.0
-"""The weight of the examples against that of the L2 penalty; scikit-learn calls it C. Not tuned on any footage."""
+"""The weight of the examples compared with that of the L2 penalty; scikit-learn calls it C. Not tuned on any footage."""
 LOGIT_SPREAD = 4.0
 """The detector's logit is divided by this, so that its usual range is as wide as that of a vector's numbers."""
 

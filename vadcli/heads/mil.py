@@ -1,7 +1,7 @@
 """Deep MIL ranking: the highest segment of an abnormal video must score above the highest segment of a normal one.
 
 Sultani, Chen and Shah, "Real-world Anomaly Detection in Surveillance Videos" (CVPR 2018). Left out: their C3D features, since
-stored embeddings take their place; 32 segments per video (see `networks`); and 512 units in the first layer, here 128.
+stored embeddings take their place. Changed: the length of a segment (see `networks`); the first layer has 128 units, not 512.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the heads that learn from one label per video share: segments of time, training, and storage of a small network.
+"""The common parts of the heads that learn from one label per video: segments of time, training, storage of a small network.
 
 Such a head is a network on (B, N, D) segments; B videos, N segments, D numbers. A segment is the mean of the vectors of about
 two seconds. Papers cut every video into 32 segments; archives have videos of ten seconds and of an hour, in which 32 segments

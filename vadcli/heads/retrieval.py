@@ -21,7 +21,7 @@ from vadcli.types import FloatArray
 SHARPNESS = 5.5
 """How fast the influence of a labelled event falls with the distance: exp(-SHARPNESS (1 - cosine)), as in Tip-Adapter."""
 SHARE = 4.0
-"""Weight of the similarities against the detector's logit. An event like a rejected one loses about this much."""
+"""Weight of the similarities. If an event looks like a rejected one, its logit falls by about this much."""
 
 
 @dataclass(frozen=True)

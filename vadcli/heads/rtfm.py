@@ -1,9 +1,9 @@
 """RTFM: the top segments of abnormal videos must have longer feature vectors than those of normal videos.
 
 Tian et al., "Weakly-supervised Video Anomaly Detection with Robust Temporal Feature Magnitude Learning" (ICCV 2021). The
-multi-scale temporal network has three dilated convolutions (1, 2, 4 segments) beside a self-attention. Left out: I3D features
-and their ten crops; 32 segments per video (see `networks`); the paper's widths (2,048 and 512), here 128; its k = 3 of 32, here
-an eighth of the segments; its margin of 100 for long vectors, here 10.
+multi-scale temporal network has three dilated convolutions (1, 2, 4 segments) and, in parallel, a self-attention. Left out: I3D
+features and their ten crops. Changed: the length of a segment (see `networks`); the widths are 128 and not 2,048 and 512; k is
+an eighth of the segments and not 3 of 32; the margin for long vectors is 10 and not 100.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vadcli.types import FloatArray
 WIDTH = 128
 MARGIN = 10.0
 MAGNITUDE = 1e-2
-"""Weight of the magnitude loss; the paper has 1e-4 for a margin of 100, which is the same pull at the start."""
+"""Weight of the magnitude loss. The paper has 1e-4 for a margin of 100, which has the same effect at the start of training."""
 REGULARISATION = 8e-4
 
 

@@ -1,4 +1,4 @@
-"""Samples from an output folder: the stored vectors of a video or of the span of an event, of one or of several encoders."""
+"""Makes samples from output folders: the stored vectors of a video, or of the span of an event, of one or more encoders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vadcli.store.embeddings import StoredEmbeddings, read_embeddings
 from vadcli.types import Embeddings, FloatArray, IndexArray, ScoreTable, TimeArray
 
 MOST_ROWS = 64
-"""Frames of a longer event are left out evenly."""
+"""If an event has more frames than this, frames are left out evenly."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class VideoVectors:
 
     Attributes:
         camera: the camera's name.
-        encoders: whose vectors these are.
+        encoders: the encoders of the vectors.
         frame_index: (S,) int64 frames.
         timestamp: (S,) float64 seconds.
         vectors: S vectors per encoder; those of the second one are the nearest in time.

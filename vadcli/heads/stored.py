@@ -41,10 +41,10 @@ class Card:
     Attributes:
         kind: name in the registry of heads.
         heads_version: `HEADS_VERSION` when it was trained.
-        seed: of the training and of the folds.
+        seed: seed of the training and of the folds.
         labels: what it learned from.
         detector: the detector whose events it judges.
-        encoders: in the order in which it reads them.
+        encoders: the encoders whose vectors it reads, in order.
         cameras: the cameras of the training videos.
         videos: number of training videos.
         true, false: number of training examples.
@@ -170,7 +170,7 @@ def read_head(folder: Path) -> StoredHead:
 
 
 def head_kind(name: str) -> type[Head]:
-    """Return the class of a head by its name; raises UsageError if there is none, or if it is not a head."""
+    """Return the class of a head by its name; raises UsageError if no head has this name, or if the class is not a head."""
     kind = HEADS.load(name)
     HEADS.check(name, ok=isinstance(kind, type) and isinstance(kind, Head), what="is not a head (see vadcli.heads.Head)")
     found: type[Head] = kind
@@ -194,7 +194,7 @@ def matching(card: Card, found: Sequence[CardEncoder]) -> str:
     """Return why stored vectors cannot be read by a head, in one line; "" if they can.
 
     Args:
-        card: the head's.
+        card: the card of the head.
         found: the encoders of the stored vectors, in order.
     """
     for wanted, one in zip(card.encoders, found, strict=False):

@@ -1,8 +1,8 @@
-"""Two encoders side by side, and the mean of the top segments as the score of a video.
+"""Scores the vectors of two encoders together. The score of a video is the mean of its top segments.
 
 Tsfaty et al., "Recognition of Abnormal Events in Surveillance Videos using Weakly Supervised Dual-Encoder Models" (2025),
 combine a convolutional and a transformer backbone (I3D and TimeSformer). Left out: these two backbones, since any two encoders
-with stored embeddings take their place; 32 segments per video (see `networks`).
+with stored embeddings take their place. The length of a segment also differs from the paper (see `networks`).
 """
 
 from __future__ import annotations

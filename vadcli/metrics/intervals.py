@@ -1,4 +1,4 @@
-"""What all metrics share: values with bootstrap intervals (`Metric`, `Estimate`), and areas under curves.
+"""The common parts of all metrics: values with bootstrap intervals (`Metric`, `Estimate`), and areas under curves.
 
 Intervals: the bootstrap draws videos with replacement, never frames, because the frames of one video depend on one another.
 Each metric is a function of how often each video counts, so that nothing has to be sorted again for a resample.
@@ -158,9 +158,9 @@ def difference(first: Estimate, second: Estimate, bootstrap: Bootstrap) -> Metri
 
 
 def ratio(numerator: Numbers, denominator: Numbers, *, undefined: str, note: str = "", used: int | None = None) -> Estimate:
-    """Return sum of (V,) numerators / sum of (V,) denominators; if the second sum is 0, None.
+    """Return sum of (V,) numerators / sum of (V,) denominators.
 
-    `undefined` is the note for this case.
+    If the second sum is 0, the value is None, and the note is `undefined`.
     """
     above, below = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
 

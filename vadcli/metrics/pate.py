@@ -51,9 +51,9 @@ def pate(
     its distance from the start of the anomaly is at most the length of the first run of hits, and less weight if it is later.
     A point of the curve is left out of the area if its recall is lower than the recall at a higher threshold.
 
-    Where the paper leaves a choice open, this function does what the authors' package PATE 0.1.1 does by default, so that
-    both give the same value for one video. The counts of several videos are added, and buffers end with the video.
-    Undefined without abnormal frames.
+    If the paper leaves a choice open, this function does what the authors' package PATE 0.1.1 does by default. So both give
+    the same value for one video. The counts of several videos are added, and buffers end with the video. Undefined without
+    abnormal frames.
 
     Args:
         frames: the frames of all videos.

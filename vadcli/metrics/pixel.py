@@ -19,7 +19,7 @@ PRO_LIMIT = 0.3
 """The highest false-positive rate of the AUPRO integral, as its authors propose."""
 
 PIMO_LIMITS = (1e-5, 1e-4)
-"""The false-positive rates between which AUPIMO looks, as its authors propose."""
+"""AUPIMO is the area between these two false-positive rates, which its authors propose."""
 
 TOUCHING = np.ones((3, 3), np.int8)  # pixels that touch at a corner belong to one region, as in MVTec AD's own evaluation
 
@@ -219,12 +219,13 @@ def aupimo(counts: PixelCounts, *, limits: tuple[float, float] = PIMO_LIMITS) ->
     Bertoldo et al., AUPIMO: Redefining Anomaly Localization Benchmarks with High Speed and Low Tolerance, BMVC 2024. The PIMO
     curve of a frame is the share of its true pixels that is found, against the logarithm of the share of pixels that is found
     in frames without a true pixel (the mean over these frames). The area is divided by the width of the interval, so 1 is
-    perfect. The estimate's `curve` is the mean of the frames' PIMO curves: one (rate, share) per threshold, from high to low;
-    thresholds that find the same as the one above are left out.
+    perfect. The estimate's `curve` is the mean of the frames' PIMO curves: one (rate, share) per threshold, from the highest
+    threshold to the lowest. If several thresholds give the same point, it is listed once.
 
     The curve is a staircase here: at a false-positive rate f, it has the height of the lowest threshold whose rate is at most
-    f. Masks with 256 levels often have no threshold between the limits, where a line between two thresholds would promise
-    what no threshold gives. With many levels, the staircase and the line are the same. Undefined without a frame of each kind.
+    f. Masks with 256 levels often have no threshold between the limits. There, a line between two thresholds would show shares
+    that no threshold reaches. With many levels, the staircase and the line are the same. Undefined without a frame of each
+    kind.
     """
     low, high = limits
     if not 0.0 < low < high <= 1.0:
