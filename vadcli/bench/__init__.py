@@ -55,7 +55,7 @@ class BenchPlan:
 
     Attributes:
         ratios: compression ratios, each the share of visual tokens that is kept.
-        batch_sizes: clips per batch.
+        batch_sizes: numbers of clips per batch.
         bound: when a round ends.
         rounds: how often each setting is run.
         frame_px: area of a frame for the language model, in pixels; None keeps the model's own.

@@ -1,4 +1,4 @@
-"""Compares detectors on this machine: each one scores the same videos in a process of its own.
+"""Compares detectors on this machine: each one scores the same videos in a separate process.
 
 The processes are separate so that the memory of one detector is not counted for the next one.
 """
@@ -23,7 +23,7 @@ from vadcli.types.media import clock
 from vadcli.video.loader import ClipLoader, ClipRequest, Finished, LoaderOptions, core_count
 
 COMPARED_S = 40
-"""Length of a made video for a comparison. Clips of several seconds would be too few in a shorter one."""
+"""Length of a generated video for a comparison. If clips last several seconds, a shorter video would have too few of them."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of one detector.
+    """The figures of one detector.
 
     Attributes:
         detector: its name.
@@ -95,7 +95,7 @@ class Comparison:
             yield {**one.to_json(), "footage": self.footage}
 
     def text(self) -> str:
-        """Returns a Markdown table, and below it what could not be measured."""
+        """Returns a Markdown table, and below it one line per detector that could not be measured."""
         where = next((one.machine for one in self.measured if one.machine), machine([]))
         on_gpu = any(one.device_bytes is not None for one in self.measured)
         head = ["detector", "weights", "x real time", "machine time per hour of footage", "host MiB"]
@@ -113,7 +113,7 @@ class Comparison:
 def compare(
     candidates: Sequence[Candidate], footage: BenchVideos, *, bound: Bound, rounds: int, workers: int | None
 ) -> Comparison:
-    """Returns the speed and memory of detectors. One that cannot be measured is reported, and stops nothing.
+    """Returns the speed and memory of detectors. If one cannot be measured, this is reported, and the others are measured.
 
     Args:
         candidates: the detectors, measured in this order.

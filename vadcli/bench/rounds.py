@@ -179,7 +179,7 @@ def scan_round(
         footage: the videos to read.
         batch_size: clips per batch.
         bound: when to take no more clips.
-        store: where scores go.
+        store: stores the scores.
         steady: a context that is entered at the first scores and left at the bound, so that it measures only full speed.
 
     Raises:

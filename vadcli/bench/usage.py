@@ -1,4 +1,4 @@
-"""What a benchmark uses: the videos to read, and the time and memory that a run takes.
+"""Provides the videos that a benchmark reads, and measures the time and memory that a run takes.
 
 The videos are the user's own or temporary test videos. `need_memory` raises an error if a model
 does not fit, before its weights are created; otherwise the system would kill the process. The other

@@ -25,7 +25,7 @@ def open_ground_truth(name: str, root: Path) -> GroundTruth:
         root: the folder or file of the annotations; the docstring of each reader says which.
 
     Raises:
-        UsageError: there is no such data set, or `root` does not exist.
+        UsageError: no data set has this name, or `root` does not exist.
     """
     kind = DATA_SETS.load(name)
     DATA_SETS.check(name, ok=isinstance(kind, type) and issubclass(kind, GroundTruth), what="is not a GroundTruth class")

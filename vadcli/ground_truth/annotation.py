@@ -3,7 +3,7 @@
 Frames are numbered from 0, as the rows of the video's score table.
 
 Data sets annotate in four ways: one label per frame, intervals of frames, of seconds, or of shares of the video. If an
-annotation does not fit the scored video, there is an error that names both lengths; annotations are not cropped silently.
+annotation does not fit the scored video, an error names both lengths; annotations are not cropped silently.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ class ShareIntervals:
 
     Attributes:
         intervals: (start, end) of each, finite.
-        category: of all of them, if the data set states it.
+        category: the category of all intervals, if the data set states it.
     """
 
     intervals: tuple[tuple[float, float], ...]

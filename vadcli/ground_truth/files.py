@@ -56,7 +56,7 @@ def read_text(path: Path, *, hint: str = UNPACK) -> str:
     """Read a text in UTF-8 or UTF-16, with Unix line ends and without a byte order mark.
 
     Raises:
-        DocumentError: it cannot be read, is not text, or is too large for an annotation.
+        DocumentError: the file cannot be read, is not text, or is too large for an annotation.
     """
     try:
         if path.exists() and not path.is_file():
@@ -85,7 +85,7 @@ def whole(text: str) -> int:
     """Read a whole number such as a frame number, also if it was saved as a float ("12.0000e+00").
 
     Raises:
-        ValueError: it is not a whole number, or larger than the number of frames of any video.
+        ValueError: the text is not a whole number, or the number is larger than the number of frames of any video.
     """
     number = int(text) if re.fullmatch(r"\s*-?\d{1,15}\s*", text) else float(text)
     if not abs(number) < _MAX_FRAME or number != int(number):
@@ -117,7 +117,7 @@ def read_image(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Read an image as (H, W) uint8 gray values; a black-and-white image has 0 and 255, a color image its luminance.
 
     Raises:
-        DocumentError: it is missing, damaged, or has far too many pixels.
+        DocumentError: the image is missing, damaged, or has far too many pixels.
     """
     from PIL import Image
 
@@ -132,7 +132,7 @@ def read_npy(path: Path, *, dimensions: int) -> np.ndarray[Any, np.dtype[Any]]:
     """Map an array of numbers into memory, without reading all of it; never unpickles.
 
     Raises:
-        DocumentError: it is missing or damaged, or has another number of dimensions.
+        DocumentError: the file is missing or damaged, or the array has another number of dimensions.
     """
     try:
         array: np.ndarray[Any, np.dtype[Any]] = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -149,7 +149,7 @@ def read_label_array(path: Path) -> BoolArray:
     """Read the labels 0 and 1 of a one-dimensional .npy file as bool.
 
     Raises:
-        DocumentError: as in `read_npy`, or there is another value; the message names the first one and its index.
+        DocumentError: as in `read_npy`, or the file has another value; the message names the first one and its index.
     """
     values = read_npy(path, dimensions=1)
     wrong = np.flatnonzero(~np.isin(values, (0, 1)))
@@ -240,7 +240,7 @@ class ImageMasks:
     """Masks as one image per frame.
 
     Attributes:
-        images: in the order of the frames.
+        images: the image files, in the order of the frames.
     """
 
     images: tuple[Path, ...]

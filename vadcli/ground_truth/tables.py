@@ -243,7 +243,7 @@ def table_rows(path: Path, needed: Sequence[str]) -> Items:
     """Yield (line, row by column) of a CSV table.
 
     Raises:
-        DocumentError: it cannot be read, is not CSV, or lacks a needed column.
+        DocumentError: the file cannot be read, is not CSV, or lacks a needed column.
     """
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True, restval="")
     try:
@@ -261,7 +261,7 @@ def json_items(path: Path) -> Items:
     """Yield (place from 1, object) of a JSON list, or of a file with one JSON object per line.
 
     Raises:
-        DocumentError: it cannot be read, or has another form.
+        DocumentError: the file cannot be read, or has another form.
     """
     text = read_text(path)
     try:

@@ -159,7 +159,7 @@ def read_object_tracks(path: Path) -> tuple[Track, ...]:
     """Read the tracks of a <video>_tracks.txt: object, first and last frame, counted from 0, last included.
 
     Raises:
-        DocumentError: it is missing, has no track, or a line has another form.
+        DocumentError: the file is missing, has no track, or a line has another form.
     """
     tracks = []
     for number, line in numbered_lines(path):

@@ -1,9 +1,10 @@
 """UCSD Ped1 and Ped2 (Mahadevan et al., CVPR 2010): folders of frames, frame ranges as MATLAB text, folders of masks.
 
-The official archive UCSD_Anomaly_Dataset.v1p2 has in UCSDped1 and UCSDped2 the frames Test/TestNNN/NNN.tif (numbered from
-001), the masks Test/TestNNN_gt/NNN.bmp (for all clips of Ped2 and 10 of Ped1) and Test/UCSDpedN.m, whose k-th line
-`TestVideoFile{end+1}.gt_frame = [61:180];` belongs to the k-th clip (its README: "gt_frame indicates frames that contain
-abnormal events"). MATLAB ranges count from 1 and include both ends: [61:180] are the frames 60 to 179, counted from 0.
+In the official archive UCSD_Anomaly_Dataset.v1p2, each of the folders UCSDped1 and UCSDped2 has the frames
+Test/TestNNN/NNN.tif (numbered from 001), the masks Test/TestNNN_gt/NNN.bmp (for all clips of Ped2 and 10 of Ped1) and
+Test/UCSDpedN.m. The k-th line of this file, `TestVideoFile{end+1}.gt_frame = [61:180];`, belongs to the k-th clip (the README:
+"gt_frame indicates frames that contain abnormal events"). MATLAB ranges count from 1 and include both ends: [61:180] are the
+frames 60 to 179, counted from 0.
 """
 
 from __future__ import annotations
