@@ -15,6 +15,7 @@ from tests.store.documents import DOCUMENT, FIGHT, PLAIN, video_of
 from vadcli.export.annotation import to_fiftyone, to_label_studio
 from vadcli.export.edit_lists import to_edl
 from vadcli.export.text import CSV_COLUMNS, to_csv, to_json, to_vtt
+from vadcli.store.events import HeadMark
 from vadcli.types import Answer, Description, Event, StartTime, TimeSource, Verification
 
 QUIET = replace(video_of(DOCUMENT, path="quiet.mp4", fps=None), events=())
@@ -75,6 +76,20 @@ def test_what_a_second_model_says_is_shown():
     assert (found["attributes"]["verification"], found["attributes"]["description"]) == ("confirmed by qwen2-vl-2b", said)
     (task,) = json.loads(to_label_studio([document]))
     assert task["predictions"][0]["result"][0]["meta"] == {"text": ["confirmed by qwen2-vl-2b", said]}
+
+
+def test_the_score_of_the_head_is_shown_where_there_is_one():
+    event = replace(FIGHT, head_score=0.625, verification=Verification("qwen2-vl-2b", Answer.CONFIRMED, 2.5))
+    judged = replace(DOCUMENT, events=(event,), head=HeadMark("my-head", "logistic", "ab" * 32))
+    rows = list(csv.DictReader(io.StringIO(to_csv([judged, replace(DOCUMENT, events=(PLAIN,))]))))
+    assert [(row["peak_score"], row["head_score"]) for row in rows] == [("0.875", "0.625"), ("0.5", "")]
+    assert tuple(rows[0]) == (*CSV_COLUMNS, "head_score")
+    assert "head_score" not in to_csv([DOCUMENT])
+    text = "fight 0.88, head 0.62, confirmed by qwen2-vl-2b\n"
+    assert text in to_vtt(judged)
+    assert f"* COMMENT: {text}" in to_edl(judged)
+    (found,) = json.loads(to_fiftyone([judged]))["labels"]["cam1/a"]
+    assert (found["confidence"], found["attributes"]["head_score"]) == (0.875, 0.625)
 
 
 def test_vtt_has_one_cue_per_event():

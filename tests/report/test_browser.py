@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -12,6 +16,9 @@ from typing import Any
 
 import pytest
 
+import vadcli
+from tests.heads.site import Site, make_site
+from tests.patience import PATIENCE_S
 from tests.report.archives import HOSTILE, make_archive
 from tests.report.test_report import report
 from vadcli.store.events import read_events, write_events
@@ -182,6 +189,41 @@ def test_a_review_goes_out_and_comes_back(page: Any, tmp_path: Path) -> None:
     page.locator("#load").set_input_files(tmp_path / "review.json")
     playwright.expect(page.locator("#kept")).to_have_text("2 of 2 entries loaded")
     assert sorted(page.locator("#table [aria-pressed=true]").all_inner_texts()) == ["true", "unsure"]
+
+
+def test_after_ten_verdicts_the_page_shows_a_command_that_learns_as_it_stands(browser: Any, tmp_path: Path) -> None:
+    out, downloads = tmp_path / "the site", tmp_path / "downloads"
+    truth = make_site(out, 3, Site(true=4, false=6))
+    vadcli.report(out, thumbnails=0)
+    page = browser.new_page(accept_downloads=True)
+    page.goto((out / "report.html").as_uri())
+    page.get_by_role("button", name="Starts").click()
+    learn = page.locator("#learn")
+    for number, (video, labels) in enumerate(truth.items()):
+        page.get_by_label("Search").fill(video)
+        for place, label in enumerate(labels):
+            assert learn.is_visible() == (number > 0)  # not before the tenth verdict
+            rows(page).nth(place).get_by_role("button", name=str(label).lower(), exact=True).click()
+    assert learn.is_visible()
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save review as JSON").click()
+    saved.value.save_as(downloads / saved.value.suggested_filename)
+    command = learn.locator("code").inner_text()
+    page.close()
+    assert command.startswith("vadcli learn ")
+    program = f"{shlex.quote(sys.executable)} -m vadcli {command.removeprefix('vadcli ')}"
+    done = subprocess.run(program, shell=True, cwd=downloads, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "12 true events and 18 false ones, in 3 videos" in done.stdout
+    assert (downloads / "my-head" / "card.json").exists()
+    vadcli.events(out, head=downloads / "my-head", write=True)
+    vadcli.report(out, thumbnails=0)
+    page = browser.new_page()
+    page.goto((out / "report.html").as_uri())
+    shown = page.locator("#table tbody td[data-label=Score]").all_inner_texts()
+    page.close()
+    assert shown
+    assert all(re.fullmatch(r"0\.\d{3}\s+head [01]\.\d{3}", text) for text in shown)
 
 
 def test_timelines_zoom_and_lead_to_events(page: Any) -> None:

@@ -47,6 +47,8 @@ def _detection(document: EventsDocument, event: Event) -> dict[str, Any]:
     attributes: dict[str, Any] = {"event": event.id, "mean_score": event.mean_score, "peak_frame": event.peak_frame + 1}
     if document.start is not None:
         attributes["start_time"] = document.start.text_at(event.start_s)
+    if event.head_score is not None:
+        attributes["head_score"] = event.head_score
     if event.verification is not None:
         attributes["verification"] = event.verified
     if event.description is not None:

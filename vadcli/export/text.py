@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from vadcli.export import Exporter, all_videos, each_video
 from vadcli.store.events import EventsDocument
@@ -26,9 +26,10 @@ def label(event: Event) -> str:
 
 
 def caption(event: Event) -> str:
-    """Returns the label of the event, its peak score and, if the video was verified, what the second model says."""
+    """Returns the label of the event, its peak score, the score of the head that judged it, and what the second model says."""
+    judged = f", head {event.head_score:.2f}" if event.head_score is not None else ""
     said = f", {event.verified}" if event.verified else ""
-    return f"{label(event)} {event.peak_score:.2f}{said}"
+    return f"{label(event)} {event.peak_score:.2f}{judged}{said}"
 
 
 def one_line(text: str) -> str:
@@ -85,23 +86,33 @@ def to_json(documents: Iterable[EventsDocument]) -> str:
 
 
 def to_csv(documents: Iterable[EventsDocument]) -> str:
-    """Returns a header row and one row per event of all videos; a cell without a value is empty."""
+    """Returns a header row and one row per event of all videos; a cell without a value is empty.
+
+    The last column is the head's score, if a head judged the events of a video.
+    """
+    documents = list(documents)
+    columns = (*CSV_COLUMNS, "head_score") if any(document.head for document in documents) else CSV_COLUMNS
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    writer.writerow(columns)
     for document in documents:
-        writer.writerows(_csv_row(document, event) for event in document.events)
+        writer.writerows(_csv_row(document, event, columns) for event in document.events)
     return text.getvalue()
 
 
-def _csv_row(document: EventsDocument, event: Event) -> list[object]:
-    values = {"video": document.video["path"], "camera": document.video["camera"], **document.event_json(event)}
+def _csv_row(document: EventsDocument, event: Event, columns: Sequence[str]) -> list[object]:
+    values = {
+        "head_score": None,
+        "video": document.video["path"],
+        "camera": document.video["camera"],
+        **document.event_json(event),
+    }
     values["verification"] = str(event.verification.answer) if event.verification else None
     values["verified_by"] = event.verification.model if event.verification else None
     values["description"] = event.description.text if event.description else None
     values["time_source"] = str(document.start.source) if document.start else None
     values.update(zip(("bbox_x", "bbox_y", "bbox_width", "bbox_height"), event.bbox or (None,) * 4, strict=True))
-    return ["" if values[name] is None else values[name] for name in CSV_COLUMNS]
+    return ["" if values[name] is None else values[name] for name in columns]
 
 
 def to_vtt(document: EventsDocument) -> str:

@@ -99,11 +99,11 @@ def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: S
 
 
 def _learn_command(archive: Archive) -> str:
-    """Return the command that learns from a review of these events; "" if no vectors are stored."""
+    """Return the command that learns from a review of these events, in any folder; "" if no vectors are stored."""
     layout = archive.layout
     if next(layout.iter_embeddings(), None) is None:
         return ""
-    return f"vadcli learn {shlex.quote(str(layout.out))} --review review.json --to my-head"
+    return f"vadcli learn {shlex.quote(str(layout.out.absolute()))} --review review.json --to my-head"
 
 
 def by_importance(archive: Archive) -> list[tuple[VideoStory, Event]]:
