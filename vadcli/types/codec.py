@@ -1,7 +1,7 @@
-"""Dataclasses from JSON and TOML, and the one reader of versioned JSON files.
+"""Makes dataclasses from the values of JSON and TOML files, and reads JSON files that have a version.
 
-`structure` is the inverse of `dataclasses.asdict`: it makes nested dataclasses from plain values and names the field that is
-wrong. Files written by vadcli carry a `format_version`; `read_document` refuses any other version.
+`structure` is the inverse of `dataclasses.asdict`: it makes nested dataclasses from plain values. Its errors name the wrong
+field. Files that vadcli writes have a `format_version`; `read_document` refuses a file of another version.
 """
 
 from __future__ import annotations
@@ -128,14 +128,14 @@ def _short(value: Any) -> str:
 def read_document(
     path: Path, *, version: int, what: str, hint: str = "", read: Callable[[Path], bytes] = Path.read_bytes
 ) -> dict[str, Any]:
-    """Returns the object in a JSON file that carries a `format_version`.
+    """Returns the object in a JSON file that has a `format_version`.
 
     Args:
         path: the file.
         version: the only format version that is accepted.
-        what: names the kind of file in messages, such as "a run record".
+        what: the kind of file, as messages name it, such as "a run record".
         hint: how to fix a damaged file.
-        read: reads the file, or the part of it that is needed.
+        read: returns the bytes of the file, or of the part that is needed.
 
     Raises:
         DocumentError: the file cannot be read, is not JSON, or has another version.
@@ -153,7 +153,7 @@ def read_document(
 
 @contextmanager
 def document_errors(path: Path, what: str, hint: str = "") -> Iterator[None]:
-    """Turns the errors that a damaged document causes in this block into a DocumentError that names the file."""
+    """Turns an error that a damaged document causes in the `with` block into a DocumentError that names the file."""
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError, zlib.error) as error:

@@ -1,7 +1,7 @@
-"""What goes into a detector and what comes out of it.
+"""The values that go into a detector and come out of it.
 
 In shapes, B is the number of clips per batch, T the number of frames per clip, K the number of raw channels and S the
-number of sampled frames of a video; (H, W) is the delivered size and (h, w) the size of the detector's masks.
+number of sampled frames of a video. (H, W) is the size of the delivered frames, and (h, w) is the size of the detector's masks.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from numpy.typing import NDArray
 from vadcli.types.media import BoolArray, ByteArray, Clip, FloatArray, IndexArray, TimeArray, VideoInfo
 
 MASK_LOGIT_LIMIT = 8.0
-"""Stored pixel logits lie within ± this value; these are pixel scores from 0.0003 to 0.9997."""
+"""Stored pixel logits are limited to ± this value. This corresponds to pixel scores from 0.0003 to 0.9997."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How a calibrated score translates to events per hour: logit = ln(r0 / r) / temperature.
+    """How a calibrated score translates to r events per hour: logit = ln(r0 / r) / temperature.
 
     Attributes:
-        r0_per_hour: events per hour at a score of 0.5.
+        r0_per_hour: r0, the events per hour at a score of 0.5.
         temperature: if the logit rises by 1, events become exp(temperature) times rarer.
     """
 
@@ -44,7 +44,7 @@ class Calibration:
         return 1.0 / (1.0 + math.exp(-logit))
 
     def rate_at(self, score: float) -> float:
-        """Returns how many times per hour normal video of this camera reaches a score, in [0, 1]."""
+        """Returns how many times per hour normal video of this camera reaches a score. The score is in [0, 1]."""
         if not 0.0 < score < 1.0:
             return math.inf if score <= 0.0 else 0.0
         return self.r0_per_hour * math.exp(-self.temperature * math.log(score / (1.0 - score)))
@@ -60,9 +60,9 @@ class Footage:
 
     Attributes:
         videos: number of videos that could be read.
-        seconds: their length; an estimate if it was too long to be read from start to end.
-        bytes: size of all videos of the camera at that time, also of damaged ones, but not of videos that could not be read
-            because of the machine: a later run may read them.
+        seconds: their total length. It is an estimate if there was too much footage to read all of it.
+        bytes: total size of the camera's videos at that time. Damaged videos are counted. Videos that could not be read because
+            the machine failed are not counted, because a later run may read them.
     """
 
     videos: int
@@ -89,8 +89,8 @@ class CameraModel:
         version: the detector's model version; a model of another version is fitted again.
         arrays: name -> array.
         values: name -> JSON value.
-        footage: what it was fitted on; the engine fills this in. None in models of older versions.
-        regions: hash of the regions that were hidden in its sample; the engine fills this in. "" if there were none.
+        footage: the footage that it was fitted on; the engine fills this in. None in models of older versions.
+        regions: hash of the regions that were hidden in its sample; the engine fills this in. "" if no region was hidden.
     """
 
     camera: str
@@ -133,7 +133,7 @@ class CameraModel:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of everything that changes scores."""
+        """Hash of all parts of the model that change scores."""
         text = json.dumps(self._scoring_json(), sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -151,12 +151,12 @@ def _unpack(packed: Mapping[str, Any]) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class CameraSample:
-    """What a camera model is fitted on: short series of clips spread over the camera's videos.
+    """The clips that a camera model is fitted on. They are spread over the camera's videos.
 
     Attributes:
         camera: the camera's name.
-        clips: in the order in which they were drawn with a seed. Their sizes may differ between videos.
-        seed: for random choices that the fit makes itself.
+        clips: the clips, ordered by video and time. Their sizes may differ between videos.
+        seed: the seed for random choices that the fit itself makes.
     """
 
     camera: str
@@ -173,7 +173,7 @@ class ClipBatch:
         timestamp: (B, T) float64, seconds from each video's first pts.
         valid: (B, T) bool, True if the score of the frame is needed.
         videos: B relative paths.
-        models: B camera models; None for a detector that fits none.
+        models: B camera models; each is None if the detector does not fit cameras.
         interval: (B,) int64, frames from one sampled frame to the next.
     """
 
@@ -202,7 +202,7 @@ class ClipBatch:
         Args:
             clips: B clips.
             models: B camera models; None if no camera has one.
-            frames: (B, T, H, W, C) uint8, the clips' pixels if they are in one array already; None copies them.
+            frames: (B, T, H, W, C) uint8, the pixels of the clips if they already are in one array. If None, they are copied.
         """
         return cls(
             frames=np.stack([clip.frames for clip in clips]) if frames is None else frames,
@@ -243,9 +243,9 @@ EXACT_FLOAT32 = 2**24
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Unit vectors as whole numbers with one scale per vector: vector = values · scale.
+    """Unit vectors, stored as whole numbers with one scale per vector: vector = values · scale.
 
-    Vectors are stored in this form and scored in this form, so scores from stored vectors equal those of the scan bit for bit.
+    Vectors are stored and scored in the same form. So the scores from stored vectors equal those of the scan bit for bit.
 
     Attributes:
         values: (..., D) int8.
@@ -299,7 +299,7 @@ class ClipScores:
         raw: (B, T, K) float32, the detector's own channels; finite.
         mask: (B, T, h, w) float32 in [0, 1] on the detector's mask scale, where 0.5 means a pixel score of 0.5; None if
             the detector makes no masks. On the logit scale it is logit / (2 · MASK_LOGIT_LIMIT) + 0.5, cut to [0, 1].
-        embedding: (B, T) vectors from which `raw` can be computed again; None if the detector has none.
+        embedding: (B, T) vectors from which `raw` can be computed again; None if the detector makes no vectors.
     """
 
     raw: FloatArray
@@ -341,7 +341,7 @@ class FrameScores:
     Attributes:
         logit: (S,) float32; score = sigmoid(logit).
         moving_camera: True if the camera itself moved for much of the video; None if the detector can't detect this.
-        by_category: (S, C) float32 logits of each of the detector's categories; None if it has none.
+        by_category: (S, C) float32, one column of logits per category of the detector; None if it has no categories.
     """
 
     logit: FloatArray

@@ -1,8 +1,8 @@
 """Array types, a probed video (`VideoInfo`), what a detector needs (`ClipNeeds`), and clips with their times (`Clip`).
 
 In shapes, N is the number of frames of a video, T the frames per clip, and (H, W) the size delivered to the detector.
-All commands print times with `clock` and `clock_ms`, so that an event has the same start time everywhere. They print sizes with
-`size_text`.
+All commands print times with `clock` and `clock_ms`, so that an event has the same start time everywhere. They print file sizes
+with `size_text`.
 """
 
 from __future__ import annotations
@@ -72,15 +72,15 @@ class VideoInfo:
         images: file names of a frame folder in order; empty for a file.
         shown_pts: (N,) int64, the times that a decoder reports, with repeats and jumps back; empty if they equal `pts`.
         keyframes: (K,) int64 rows at which decoding can begin, according to the container.
-        created: when the recording was made, as the container says it, in ISO 8601; "" if it does not say it.
-        guessed_times: True if the container does not state the right time of every frame, so that decoders may report others.
-        look: options for ffmpeg if it must read far to know the streams; usually empty.
-        missing: how many frames the file should have but does not: it ends early, or another stream takes over.
-        missing_reason: why, for people; empty if `missing` is 0.
-        note: what else of the file is left out, for people; empty if nothing is.
-        one_frame_per_packet: False if packets hold two frames or half a frame, or only say that a frame stays.
-        reference: (N,) bool, False if no other frame refers to the frame, so that a decoder can leave it out. Empty if this is
-            not known, or if it is not safe to leave out frames of this file.
+        created: when the recording was made according to the container, in ISO 8601; "" if the container does not say it.
+        guessed_times: True if the container does not store the right time of every frame; then decoders may report other times.
+        look: ffmpeg options that make it read more of the file, if it needs that to find the streams; usually empty.
+        missing: number of frames that the file should have but does not have: it ends early, or another stream takes over.
+        missing_reason: a text that says why frames are missing; empty if `missing` is 0.
+        note: a text that says what else of the file is left out; empty if nothing is left out.
+        one_frame_per_packet: False if a packet may hold two frames, half a frame, or only the order to repeat a frame.
+        reference: (N,) bool, False if no other frame refers to the frame, so that a decoder can skip it. Empty if this is
+            not known, or if it is not safe to skip frames of this file.
     """
 
     path: Path
@@ -182,18 +182,18 @@ def _even(side: float) -> int:
 
 @dataclass(frozen=True)
 class ClipNeeds:
-    """What a detector needs from the loader; the decoder delivers exactly this.
+    """The clips that a detector needs; the loader delivers exactly these.
 
     Attributes:
-        frames: T, sampled frames per clip.
+        frames: T, the number of sampled frames per clip.
         overlap: number of sampled frames that a clip repeats from the end of the clip before it.
         rate_hz: sampled frames per second; the interval is round(fps / rate_hz), at least 1.
         size: the delivered size.
         pixel_format: gray (one channel) or rgb.
         interval: frames from one sampled frame to the next; if given, it replaces rate_hz.
-        decode: which frames are decoded, and so can be sampled: all frames, only reference frames if a video has enough of
-            them, or only keyframes.
-        whole_bursts: True if a camera must be fitted on clips of T frames; False if shorter ones are good enough.
+        decode: which frames are decoded: all frames, only reference frames (if a video has enough of them), or only keyframes.
+            Only decoded frames can be sampled.
+        whole_bursts: True if a camera must be fitted on clips of T frames; False if shorter clips are good enough.
     """
 
     frames: int
@@ -255,7 +255,7 @@ class Clip:
             raise ValueError(f"{self.video}: a clip of {t} frames needs {t} indices, times and flags")
 
     def owned(self) -> Clip:
-        """Returns the clip with a copy of its pixels, because the loader reuses their memory for its next item."""
+        """Returns the clip with its own copy of the pixels. The loader reuses the memory of the original for its next item."""
         return replace(self, frames=self.frames.copy())
 
 
@@ -274,7 +274,7 @@ def how_many(number: int, noun: str) -> str:
 
 
 def without_name(reason: str, video: str) -> str:
-    """Returns what is wrong with a video without the path of the video, for a line that names the video already."""
+    """Returns the reason without the path of the video in it, for a line that already names the video."""
     at = reason.find(f"{video}: ")
     start = reason.rfind(": ", 0, max(0, at)) + 2 if ": " in reason[: max(0, at)] else 0
     folder = reason[start : max(0, at)]
@@ -284,7 +284,7 @@ def without_name(reason: str, video: str) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Returns seconds as h:mm:ss, like the clock of a player. Rounds down, so `clock_ms` begins with the same text."""
+    """Returns seconds as h:mm:ss, like a video player. It is the beginning of what `clock_ms` returns."""
     return clock_ms(seconds).partition(".")[0]
 
 

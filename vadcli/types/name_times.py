@@ -1,7 +1,7 @@
-"""When a recording started, read from its path: a table of the names that recorders, cameras and phones give to their files.
+"""Finds in a path when the recording started. A table lists the names that recorders, cameras and phones give to their files.
 
-`time_in_path` tries the table from top to bottom. `compile_time_pattern` reads a pattern of the user (`--time-from`).
-docs/time.md shows the table.
+`time_in_path` tries the rows of the table from top to bottom. `compile_time_pattern` reads the user's own pattern
+(`--time-from`). docs/time.md shows the table.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 _Y, _M, _D = r"(?P<year>(?:19|20)\d\d)", r"(?P<month>0[1-9]|1[0-2])", r"(?P<day>0[1-9]|[12]\d|3[01])"
 _H, _MIN, _S = r"(?P<hour>[01]\d|2[0-3])", r"(?P<minute>[0-5]\d)", r"(?P<second>[0-5]\d)"
-_TIME = rf"{_H}(?:h|(?P<gap>[-_.:]?)){_MIN}(?:m|(?P=gap)){_S}"  # the same sign twice, so that no date is taken for a time
+_TIME = rf"{_H}(?:h|(?P<gap>[-_.:]?)){_MIN}(?:m|(?P=gap)){_S}"  # the same separator twice, so that a date is not read as a time
 _H1 = r"(?P<hour>2[0-3]|[01]?\d)"
 _DATE = rf"(?<!\d){_Y}[-_.]?{_M}[-_.]?{_D}"
 _IN_FOLDER = rf"^.*/{_Y}[-_./]?{_M}[-_./]?{_D}"  # greedy: the date of the innermost folder counts
@@ -28,9 +28,9 @@ class NamePattern:
     """One row of the table.
 
     Attributes:
-        examples: makers and a path that they give to a recording of 29 November 2026, 14:23:45 in Berlin (13:23:45 UTC).
-        regex: named groups are the parts of the time, see `_moment`. It is searched in the path without the suffix; the path
-            begins with `/`.
+        examples: maker -> the path of a recording that started on 29 November 2026, 14:23:45 in Berlin (13:23:45 UTC).
+        regex: its named groups are the parts of the time, see `_moment`. It is searched in the path without the suffix. The
+            path begins with `/`.
         utc: True if these names are in UTC; otherwise they are in the time zone of the camera.
     """
 
@@ -123,10 +123,10 @@ PATTERNS: tuple[NamePattern, ...] = (
 
 
 def time_in_path(path: str) -> datetime | None:
-    """Returns the time in the path of a recording; it has a time zone only if the name says one. None if there is no time.
+    """Returns the time in the path of a recording, or None if there is none. It has a time zone only if the name has one.
 
     Args:
-        path: with `/` between its parts. Folders count, because some recorders put the date there.
+        path: the path. Its folders are searched, too, because some recorders put the date there.
     """
     stem = "/" + re.sub(r"\.[A-Za-z0-9]{0,4}[A-Za-z][A-Za-z0-9]{0,4}$", "", path.replace("\\", "/")).lstrip("/")
     for regex, utc in _compiled():
@@ -151,7 +151,7 @@ _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct",
 
 
 def _moment(match: re.Match[str], *, utc: bool) -> datetime | None:
-    """Returns the time of the named groups of a match; None if there is no such day."""
+    """Returns the time that the named groups of a match give; None if the day does not exist, such as 31 February."""
     part = {name: text for name, text in match.groupdict().items() if text}
     try:
         if epoch := part.get("epoch"):
@@ -196,7 +196,7 @@ FIELDS = {
     "s": r"(?P<epoch>\d{9,10}(?:\.\d+)?)",
     "%": "%",
 }
-"""The fields of `--time-from`, as in strptime, and what each of them matches."""
+"""Field of `--time-from`, named as in strptime -> the regular expression that it stands for."""
 
 _NEEDED = (
     ("year", "year2"),
@@ -210,10 +210,10 @@ _NEEDED = (
 def compile_time_pattern(text: str) -> re.Pattern[str]:
     """Returns the pattern of `--time-from`: fields like `%Y-%m-%d/%H.%M.%S`, or a regular expression with named groups.
 
-    `*` in a pattern of fields stands for any characters of one part of the path. The pattern may match anywhere in the path.
+    In a pattern of fields, `*` stands for any characters except `/`. The pattern may match anywhere in the path.
 
     Raises:
-        ValueError: the pattern can't be read, or has no date or no time; the message says which.
+        ValueError: the pattern can't be read, or a part of the date or time is missing; the message says which.
     """
     try:
         pattern = re.compile(text if "(?P<" in text else _regex_of(text))
@@ -226,12 +226,16 @@ def compile_time_pattern(text: str) -> re.Pattern[str]:
         if not groups & set(names):
             raise ValueError(f"it has no {names[0]}")
     if "hour12" in groups and "half" not in groups:
-        raise ValueError("it has an hour of 12 but no %p")
+        raise ValueError("it has an hour of 1 to 12 but no %p for AM or PM")
     return pattern
 
 
 def _regex_of(text: str) -> str:
-    """Returns the regular expression of a pattern of fields. A field next to another one needs all its digits."""
+    """Returns the regular expression of a pattern of fields.
+
+    Raises:
+        ValueError: the pattern has an unknown field, or the same field twice.
+    """
     made, used = "", set()
     for part in re.findall(r"%.?|\*|[^%*]+", text, re.DOTALL):
         if part == "*":
@@ -239,7 +243,7 @@ def _regex_of(text: str) -> str:
         elif part[0] != "%":
             made += re.escape(part)
         elif part[1:] not in FIELDS:
-            raise ValueError(f"there is no field {part}; there are {', '.join('%' + name for name in FIELDS)}")
+            raise ValueError(f"{part} is not a field; the fields are {', '.join('%' + name for name in FIELDS)}")
         elif part in used:
             raise ValueError(f"it has {part} twice")
         else:

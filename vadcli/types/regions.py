@@ -1,6 +1,6 @@
-"""Parts of a camera's picture that are not looked at: polygons and mask images, and the pixels that they hide.
+"""The regions of a camera's picture that are hidden from the detector: polygons and mask images, and the pixels that they hide.
 
-Coordinates are shares of the display width and height; (0, 0) is the top left corner. So regions hold for frames of any size.
+Coordinates are shares of the display width and height; (0, 0) is the top left corner. So regions fit frames of any size.
 """
 
 from __future__ import annotations
@@ -20,14 +20,19 @@ from vadcli.types.media import BoolArray, ByteArray
 
 FEWEST_POINTS = 3
 _SAMPLES_PER_SIDE = 4
+"""A pixel is tested at this many places per side, because a region may hide only a part of it."""
 _FINE_PX = 2048
-"""A pixel is sampled in several places per side, until the longer side of the picture has this many samples."""
+"""In large pictures, pixels are tested at fewer places, so that the longer side has at most this many."""
 _SHOWN_SAMPLES = 4096
+"""The median brightness of the visible pixels is computed from about this many of them."""
 
 
 @dataclass(frozen=True)
 class Polygon:
-    """A polygon; where it crosses itself, a place is inside if a line from there to the border crosses an odd number of edges.
+    """A polygon.
+
+    If it crosses itself, the even-odd rule decides: a point is inside if a line from it to the border of the picture crosses an
+    odd number of edges.
 
     Attributes:
         points: at least three points (x, y), each coordinate in [0, 1].
@@ -67,7 +72,7 @@ class MaskImage:
 
     Attributes:
         width, height: size of the image.
-        bits: eight pixels per byte, row by row, as `numpy.packbits` packs them; 1 is inside.
+        bits: eight pixels per byte, row by row, as `numpy.packbits` packs them. A pixel is inside the region if its bit is 1.
 
     Raises:
         ValueError: the number of bytes is wrong.
@@ -103,10 +108,10 @@ Region = Polygon | MaskImage
 
 
 def region_from_json(value: Any) -> Region:
-    """Returns a polygon of a list of points, or a mask image of what its `to_json` wrote.
+    """Reads a region from JSON: a list of points is a polygon, and an object is what `MaskImage.to_json` wrote.
 
     Raises:
-        ValueError: the value is neither.
+        ValueError: the value is neither of them.
     """
     if isinstance(value, Mapping):
         try:
@@ -128,11 +133,11 @@ def _point(value: Any) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Regions:
-    """What is hidden of a camera's picture. It is False if nothing is.
+    """The regions of one camera. The object is false in a condition if it has no region, so that nothing is hidden.
 
     Attributes:
-        ignore: these parts are hidden.
-        only: if there are any, everything outside of them is hidden.
+        ignore: these parts of the picture are hidden.
+        only: if this is not empty, everything outside of these parts is hidden.
     """
 
     ignore: tuple[Region, ...] = ()
@@ -142,7 +147,7 @@ class Regions:
         return bool(self.ignore or self.only)
 
     def __or__(self, other: Regions) -> Regions:
-        """Returns the regions of both, each one once."""
+        """Returns the regions of both objects, without duplicates."""
         return Regions(tuple(dict.fromkeys(self.ignore + other.ignore)), tuple(dict.fromkeys(self.only + other.only)))
 
     def hidden(self, width: int, height: int) -> BoolArray:
@@ -155,7 +160,7 @@ class Regions:
 
     @property
     def sha256(self) -> str:
-        """Hash of the regions, in any order; "" if there are none."""
+        """Hash of the regions; their order does not matter. "" if there are no regions."""
         if not self:
             return ""
         parts = [sorted(json.dumps(region.to_json(), sort_keys=True) for region in some) for some in (self.ignore, self.only)]
@@ -191,18 +196,18 @@ class CameraRegions:
     """The regions of every camera of a scan.
 
     Attributes:
-        by_name: name of a camera, or glob like `gate*` -> regions. `*` is every camera.
+        by_name: name of a camera, or glob like `gate*` -> regions. `*` stands for every camera.
     """
 
     by_name: Mapping[str, Regions] = field(default_factory=dict)
 
     def __or__(self, other: CameraRegions) -> CameraRegions:
-        """Returns the regions of both."""
+        """Returns the regions of both objects, camera by camera."""
         names = dict.fromkeys([*self.by_name, *other.by_name])
         return CameraRegions({name: self.by_name.get(name, NO_REGIONS) | other.by_name.get(name, NO_REGIONS) for name in names})
 
     def of(self, camera: str) -> Regions:
-        """Returns the regions of a camera: those of all names and globs that match it, together."""
+        """Returns the regions of all names and globs that match the camera."""
         found = NO_REGIONS
         for name, regions in self.by_name.items():
             if _fits(name, camera):
@@ -210,7 +215,7 @@ class CameraRegions:
         return found
 
     def unknown(self, cameras: Iterable[str]) -> list[str]:
-        """Returns the names that fit none of the cameras."""
+        """Returns the names and globs that match none of the cameras."""
         known = tuple(cameras)
         return [name for name in self.by_name if not any(_fits(name, camera) for camera in known)]
 
@@ -222,11 +227,11 @@ def _fits(name: str, camera: str) -> bool:
 class Blanker:
     """Hides regions in clips of one size.
 
-    Hidden pixels get the middle brightness of what is shown in the same frame. So they show nothing, and a change of light
-    changes them like the rest of the frame.
+    Hidden pixels get the median brightness of the visible pixels of the same frame. So they show nothing, and if the light
+    changes, they change like the rest of the frame.
 
     Args:
-        regions: what to hide.
+        regions: the regions to hide.
         width, height: size of the frames.
     """
 

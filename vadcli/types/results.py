@@ -1,4 +1,4 @@
-"""What a scan finds: one row per frame, events, and the result of each video."""
+"""The results of a scan: one row of scores per frame, the events, and the result of each video."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCORES_SCHEMA_VERSION = 1
 EVENTS_FORMAT_VERSION = 1
 
 NOT_FINISHED = "not finished"
-"""How the reason of a video begins that a run did not finish because it was stopped."""
+"""The reason of a video begins with these words if the run was stopped before it finished the video."""
 
 Box = tuple[int, int, int, int]
 """x, y, width, height in display pixels."""
@@ -62,8 +62,8 @@ class ScoreTable(RowTable):
         logit: (N,) float32.
         sampled: (N,) bool, True for sampled frames; the other rows repeat the score of the last sampled frame.
         decode_ok: (N,) bool, False if the decoder skipped the frame or concealed damage in it.
-        category_names: the C categories that have a score of their own; empty if the detector gives none.
-        category_scores: (N, C) float32 in [0, 1], one column per category; None if there are none.
+        category_names: the C categories that have their own score; empty if the detector does not score categories.
+        category_scores: (N, C) float32 in [0, 1], one column per category; None if there are no such categories.
     """
 
     video: str
@@ -107,16 +107,16 @@ class MaskRows(StrEnum):
 
 
 def mask_level(score: float) -> int:
-    """Returns the value of a stored mask (0-255) for a pixel score, at least 1.
+    """Returns the value (0-255, at least 1) that stands for a pixel score in stored masks.
 
-    It is computed like the stored masks themselves. So the value of a pixel that reaches the score is never lower.
+    It is computed in the same way as the stored masks. So a pixel that reaches the score never has a lower value.
     """
     return max(1, int(np.rint(np.float32(score) * np.float32(255))))
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """How scores become events: hysteresis, merge close events, drop short ones, pad.
+    """How scores become events: by hysteresis; then close events are merged, short ones are dropped, and the rest is padded.
 
     Attributes:
         high: an event opens when the score reaches this, in [0, 1].
@@ -140,7 +140,7 @@ class Thresholds:
 
     @property
     def mask_level(self) -> int:
-        """The lowest value of a stored mask (0-255) that counts as reaching `high`; it bounds outlines and boxes."""
+        """The lowest value (0-255) in stored masks that counts as reaching `high`. Outlines and boxes are drawn around it."""
         return mask_level(self.high)
 
     def to_json(self) -> dict[str, float]:
@@ -155,7 +155,7 @@ class Thresholds:
 
 
 class Answer(StrEnum):
-    """What a second model says about an event."""
+    """The answer of a second model about an event."""
 
     CONFIRMED = "confirmed"
     REJECTED = "rejected"
@@ -169,7 +169,7 @@ class Verification:
     Attributes:
         model: the model that was asked.
         answer: confirmed, rejected or not asked.
-        log_odds: its highest log-odds for yes within the event; None if it was not asked.
+        log_odds: its highest log-odds for "yes" in the clips of the event; None if it was not asked.
     """
 
     model: str
@@ -203,12 +203,12 @@ class Event:
         start_frame, end_frame: first row, and the row after the last.
         start_s, end_s: seconds from the first pts; end_s is the end of the last frame.
         peak_frame, peak_s, peak_score: the row with the highest score; the first of them if there are several.
-        mean_score: the mean over the event's rows.
-        category, category_scores: filled in by detectors that read text.
+        mean_score: the mean score of the event's rows.
+        category, category_scores: filled in if the detector reads categories.
         bbox: the box around all mask pixels of the event that reach its high threshold; None if there are no such pixels.
-        head_score: score of the head that judged the event; None if no head did.
-        verification: what a second model says; None if the video was not verified.
-        description: a model's sentence about the event; None if there is none.
+        head_score: the score that a head gave the event; None if no head judged it.
+        verification: what a second model says about the event; None if the video was not verified.
+        description: a model's sentence about the event; None if no model wrote one.
     """
 
     id: int
@@ -255,17 +255,17 @@ class Event:
 
     @property
     def verified(self) -> str:
-        """What a second model says, in words such as `confirmed by qwen2-vl-2b`; "" if the video was not verified."""
+        """The second model's answer in words, such as `confirmed by qwen2-vl-2b`; "" if the video was not verified."""
         return self.verification.text if self.verification else ""
 
     @property
     def described(self) -> str:
-        """The model's sentence, marked as such: `qwen2-vl-2b says: "..."`; "" if there is none."""
+        """The sentence about the event, with its author: `qwen2-vl-2b says: "..."`; "" if no model wrote one."""
         return f'{self.description.model} says: "{self.description.text}"' if self.description else ""
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Event:
-        """Reads what `to_json` wrote; other fields are left out."""
+        """Reads what `to_json` wrote, and ignores unknown fields."""
         values = {one.name: document[one.name] for one in fields(cls) if one.name in document}
         values["bbox"] = tuple(values["bbox"]) if values.get("bbox") else None
         if said := values.get("verification"):
@@ -329,11 +329,11 @@ class VideoResult:
     """The result of scanning one video: one line of `--json`, and one entry of the run record.
 
     Attributes:
-        stage, reason: at which stage and why the video failed or lost frames; empty if the status is done.
+        stage, reason: the stage at which the video failed or lost frames, and the reason; empty if the status is done.
         seconds: wall time spent on the video.
         events: number of events found.
         new_events: number of these events that no earlier scan reported.
-        note: what else is worth knowing: other video streams, or a decoder that crashed and was replaced.
+        note: what else the user should know, such as other video streams, or a decoder that crashed and was replaced.
         caveats: sentences that say why the scores deserve less trust than usual.
         node: the machine of a cluster that worked on the video; empty if there is only one.
     """
@@ -361,7 +361,7 @@ class VideoResult:
 
     @property
     def is_lost(self) -> bool:
-        """True if frames are missing. If the video was skipped, this is about the earlier run that scanned it."""
+        """True if the video failed or lost frames. If this run skipped the video, the result of the earlier run counts."""
         return self.status in (Status.FAILED, Status.PARTIAL) or (self.status is Status.SKIPPED and bool(self.stage))
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Decodes text files that users made: UTF-8, and what Windows programs write, UTF-8 with a byte order mark and UTF-16."""
+"""Decodes the text files of users: UTF-8, and also UTF-8 with a byte order mark and UTF-16, which Windows programs write."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _LINE_ENDS = {"utf-16-le": b"\n\0", "utf-16-be": b"\0\n"}
-_PLAIN_SHARE = 0.7  # of the characters of a UTF-16 text must be Latin if it has neither a byte order mark nor a line end
-_STRAY_SHARE = 0.1  # zero bytes in the other places: the low bytes of characters such as U+4E00
+# At least this share of the characters must be Latin (a zero byte each) if a text without a line end is to count as UTF-16.
+_PLAIN_SHARE = 0.7
+# Zero bytes in the other places must be fewer than this share. They are the low bytes of characters such as U+4E00.
+_STRAY_SHARE = 0.1
 _SAMPLE_BYTES = 1 << 16
 
 
 class NotText(ValueError):
-    """The bytes are not text in an encoding that is read. The message names the encoding that was tried."""
+    """The bytes are not text in an encoding that vadcli reads. The message names the encoding that was tried."""
 
 
 def text_encoding(data: bytes) -> str:
-    """Return the encoding of a text: `utf-8`, `utf-8-sig`, or a form of UTF-16 or UTF-32. Anything else counts as UTF-8.
+    """Returns the encoding of a text: `utf-8`, `utf-8-sig`, or a form of UTF-16 or UTF-32. Anything else counts as UTF-8.
 
-    UTF-16 without a byte order mark is recognised by its zero bytes: nearly all are in odd places, or nearly all in even
-    places. A list of paths that are separated by NUL is UTF-8.
+    UTF-16 without a byte order mark is recognised by its zero bytes: nearly all of them are in odd places, or nearly all are in
+    even places. So a list of paths that are separated by NUL still counts as UTF-8.
     """
     for mark, encoding in _MARKS:
         if data.startswith(mark):
@@ -52,10 +54,10 @@ def _has_line_end(data: bytes, encoding: str) -> bool:
 
 
 def decode_text(data: bytes) -> str:
-    """Return the text of a user's file, without a byte order mark.
+    """Returns the text of a user's file, without a byte order mark.
 
     Raises:
-        NotText: it is not text in UTF-8, UTF-16 or UTF-32.
+        NotText: the data is not text in UTF-8, UTF-16 or UTF-32.
     """
     encoding = text_encoding(data)
     try:

@@ -1,4 +1,4 @@
-"""Paths of footage in object stores. The path of `s3://bucket/a.mp4` is `Path("s3:/bucket/a.mp4")`: pathlib drops a slash."""
+"""Paths of footage in object stores. `s3://bucket/a.mp4` becomes `Path("s3:/bucket/a.mp4")`, because pathlib drops a slash."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def is_remote(path: Path | str) -> bool:
 
 
 def shown(path: Path) -> str:
-    """Return a path as messages and run records show it: the URL of an object, or the path itself."""
+    """Returns a path as messages and run records show it: the URL of an object, or the path itself."""
     return _REMOTE.sub(r"\1://", str(path), count=1)
 
 
 def may_exist(path: Path) -> bool:
-    """True if a file exists, or if it is in an object store, which is not asked."""
+    """True if a file exists. Also True if it is in an object store, because the store is not asked."""
     return is_remote(path) or os.path.exists(path)

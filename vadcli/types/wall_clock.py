@@ -1,7 +1,7 @@
-"""Wall-clock time: when a video started (`TimeRules`), where this is known from, and choices by time (`When`).
+"""Wall-clock time: finds when a video started and from which source this is known (`TimeRules`), and chooses by time (`When`).
 
-All arithmetic is done in UTC, so a video that contains a change of daylight saving time has the right length. A time that a
-camera skips in spring counts as the time one hour later. A time that comes twice in autumn counts as the first one.
+All arithmetic is done in UTC, so a video that contains a change of daylight saving time has the right length. A time that the
+clock skips in spring counts as the time one hour later. A time that comes twice in autumn counts as the first one.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ from zoneinfo import ZoneInfo
 from vadcli.types.name_times import time_by_pattern, time_in_path
 
 EARLIEST = datetime(2000, 1, 2, 12, tzinfo=UTC)
-"""Cameras without a set clock say 1904, 1970, 1980 or 1 January 2000. In every time zone, that day is over at this time."""
+"""Earlier times are not believed: a camera whose clock was never set says 1904, 1970, 1980 or 1 January 2000.
+
+At this moment, 1 January 2000 has ended in every time zone.
+"""
 CLOCK_ERROR = timedelta(minutes=10)
-"""A time that is further in the future than this is not believed."""
+"""A time is not believed if it is more than this in the future."""
 _OFFSET = re.compile(r"(?:UTC|GMT)?([+-])(\d{1,2}):?(\d\d)?", re.IGNORECASE)
 
 
 class TimeSource(StrEnum):
-    """Where the start time of a video is known from."""
+    """The source from which the start time of a video is known."""
 
     OPTION = "option"
     CONTAINER = "container"
@@ -38,8 +41,8 @@ class StartTime:
     """When a video started.
 
     Attributes:
-        moment: with its time zone.
-        source: where it is known from.
+        moment: the start, with its time zone.
+        source: the source from which it is known.
         zone: name of the time zone, like `Europe/Berlin` or `+01:00`; "" if only the offset at the start is known.
     """
 
@@ -53,11 +56,11 @@ class StartTime:
         return self.source is not TimeSource.MODIFIED
 
     def at(self, seconds: float) -> datetime:
-        """Returns the time that many seconds after the start."""
+        """Returns the time this many seconds after the start."""
         return (self.moment.astimezone(UTC) + timedelta(seconds=seconds)).astimezone(self.moment.tzinfo)
 
     def text_at(self, seconds: float) -> str:
-        """Returns this time as ISO 8601 with its offset from UTC, with milliseconds if there are any."""
+        """Returns the time this many seconds after the start, as ISO 8601 with its offset from UTC; see `iso`."""
         return iso(self.at(seconds))
 
     def to_json(self) -> dict[str, str | None]:
@@ -69,7 +72,7 @@ class StartTime:
         """Reads what `to_json` wrote; None if the start is unknown.
 
         Raises:
-            ValueError: the time or the source is not one.
+            ValueError: the time or the source is not valid.
         """
         if not video.get("start_time"):
             return None
@@ -78,23 +81,24 @@ class StartTime:
             raise ValueError(f"start_time {video['start_time']} has no offset from UTC")
         try:
             moment = moment.astimezone(zone_named(name)) if name else moment
-        except ValueError:  # the time zone is not known here; the offset at the start is
+        except ValueError:  # this machine does not know the time zone; the offset in the stored time is enough
             name = ""
         return cls(moment, TimeSource(video["time_source"]), name)
 
 
 def iso(moment: datetime) -> str:
-    """Returns a time as ISO 8601, in whole seconds or with three digits of them."""
+    """Returns a time as ISO 8601, rounded to milliseconds, which are left out if they are 0."""
     odd = timedelta(microseconds=500 - (moment.microsecond + 500) % 1000)
-    rounded = (moment.astimezone(UTC) + odd).astimezone(moment.tzinfo)  # in UTC, because a sum forgets which of two 02:30 it is
+    # The sum is made in UTC: in local time, it would forget which of the two 02:30 of autumn is meant.
+    rounded = (moment.astimezone(UTC) + odd).astimezone(moment.tzinfo)
     return rounded.isoformat(timespec="milliseconds" if rounded.microsecond else "seconds")
 
 
 def zone_named(name: str) -> tzinfo | None:
-    """Returns the time zone `Europe/Berlin`, `UTC`, `+01:00`, or None for "", the local zone of this machine.
+    """Returns the time zone of a name like `Europe/Berlin`, `UTC` or `+01:00`. None for "", which means this machine's zone.
 
     Raises:
-        ValueError: there is no such time zone.
+        ValueError: the name is not a time zone.
     """
     if not name:
         return None
@@ -108,11 +112,11 @@ def zone_named(name: str) -> tzinfo | None:
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:
-        raise ValueError(f"there is no time zone {name!r}") from error
+        raise ValueError(f"{name!r} is not a time zone") from error
 
 
 def local_zone_name() -> str:
-    """Returns the name of this machine's time zone, from TZ or /etc/localtime; "" if it has no name that zoneinfo knows."""
+    """Returns the name of this machine's time zone, from TZ or /etc/localtime; "" if zoneinfo does not know the name."""
     linked = os.path.realpath("/etc/localtime").rpartition("/zoneinfo/")[2]
     name = os.environ.get("TZ", linked).lstrip(":")
     try:
@@ -123,14 +127,14 @@ def local_zone_name() -> str:
 
 @dataclass(frozen=True)
 class TimeRules:
-    """How the start of a video is found.
+    """Finds when a video started.
 
     Attributes:
         zone: name of the time zone of the cameras; "" for the local zone of this machine.
-        first: the source that is believed before the others.
+        first: the source that is tried before the others.
         local_container: True if containers store local time instead of UTC.
-        pattern: how to read a time from a path, see `compile_time_pattern`; None for the table of known names alone.
-        given: True if the user gave any of these; then stored times are computed again.
+        pattern: how to read a time from a path, see `compile_time_pattern`; None if only the table of known names is used.
+        given: True if the user gave any of these values; then stored times are computed again.
     """
 
     zone: str = ""
@@ -142,12 +146,12 @@ class TimeRules:
     def start_of(
         self, path: str, *, created: str = "", modified_s: float | None = None, duration_s: float | None = None
     ) -> StartTime | None:
-        """Returns the start from the first source that has a believable time; None if no source has one.
+        """Returns the start from the first source that has a believable time; None if no source has such a time.
 
         Args:
-            path: of the video, with its folders.
+            path: the path of the video, with its folders.
             created: creation time as the container says it, ISO 8601.
-            modified_s: time of the file's last change in seconds since 1970. The recording is taken to end then.
+            modified_s: time of the file's last change in seconds since 1970. It is assumed that the recording ended then.
             duration_s: the video's length; needed with `modified_s`.
         """
         name = self.zone or local_zone_name()
@@ -167,6 +171,7 @@ class TimeRules:
         if container is not None and self.local_container:
             container = container.replace(tzinfo=None)
         modified = None
+        # The upper limit, in the year 6325, keeps damaged file times within the range of datetime.
         if modified_s is not None and duration_s is not None and 0 <= modified_s - duration_s < 2**37:
             modified = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=modified_s - duration_s)
         found = {TimeSource.CONTAINER: container, TimeSource.NAME: time_in_path(path), TimeSource.MODIFIED: modified}
@@ -177,23 +182,26 @@ DEFAULT_RULES = TimeRules()
 
 
 def in_zone(start: StartTime, zone: str) -> StartTime:
-    """Returns the same moment in another time zone, or in the local one for ""."""
+    """Returns the same moment in another time zone. "" stands for this machine's zone."""
     name = zone or local_zone_name()
     return StartTime(start.moment.astimezone(zone_named(name)), start.source, name)
 
 
 def _in_zone(moment: datetime, zone: tzinfo | None) -> datetime | None:
-    """Returns a time in a zone, None being the machine's own; a time without a zone is taken to be in this zone."""
+    """Returns a time in a zone; None for the zone stands for this machine's zone. A time without a zone is read in this zone.
+
+    Returns None if the result is outside the range of datetime.
+    """
     try:
         if moment.tzinfo is None and zone is not None:
             moment = moment.replace(tzinfo=zone)
-        return moment.astimezone(UTC).astimezone(zone)  # by way of UTC, so that a skipped time becomes a real one
+        return moment.astimezone(UTC).astimezone(zone)  # UTC in between, so that a skipped time becomes a real one
     except (OverflowError, ValueError, OSError):
         return None
 
 
 def parse_created(text: str) -> datetime | None:
-    """Returns a container's creation time; without a zone if it says none. None if the text is not a time."""
+    """Returns a container's creation time; it has no zone if the text has none. None if the text is not a time."""
     fixed = re.sub(r"^(\d{4})[:/](\d\d)[:/](\d\d)", r"\1-\2-\3", text.strip())
     try:
         return datetime.fromisoformat(fixed) if len(fixed) > 10 else None
@@ -203,7 +211,7 @@ def parse_created(text: str) -> datetime | None:
 
 @dataclass(frozen=True)
 class DayWindow:
-    """A part of every day, from `begin` up to but not including `end`; if `end` is earlier, it goes over midnight."""
+    """A part of every day, from `begin` up to but not including `end`. If `end` is earlier, the part contains midnight."""
 
     begin: time
     end: time
@@ -229,11 +237,11 @@ class DayWindow:
         return (_seconds(self.end) - _seconds(self.begin)) % _DAY_S or _DAY_S
 
     def after_begin_s(self, moment: datetime) -> float:
-        """Returns the seconds from the window's last begin to a time of day, in [0, 86400)."""
+        """Returns the seconds since the window last began, at the time of day of `moment`; in [0, 86400)."""
         return (_seconds(moment.time()) - _seconds(self.begin)) % _DAY_S
 
     def overlaps(self, begin: datetime, end: datetime) -> bool:
-        """True if a span of time touches the window on any day. Both times are in the zone of the window's times."""
+        """True if a span of time touches the window on any day. Both times must be in the time zone of the window."""
         begin, end = begin.replace(tzinfo=None), end.replace(tzinfo=None)
         after_s = self.after_begin_s(begin)
         return after_s < self.length_s or _DAY_S - after_s < (end - begin).total_seconds()
@@ -267,12 +275,15 @@ class When:
         return self.since is not None or self.between is not None
 
     def takes(self, start: StartTime | None, start_s: float, end_s: float) -> bool:
-        """True if the choice has an event of a video that started then; False if the start is unknown and matters."""
+        """True if this choice includes an event of a video with this start.
+
+        If the start is unknown, a choice by time does not include the event.
+        """
         if not self:
             return True
         if start is None:
             return False
         begin, end = start.at(start_s), start.at(end_s)
-        # In UTC, because times of one zone are compared by their clocks, which show some times twice.
+        # Compared in UTC: Python compares times of the same zone by their clock time, which in autumn comes twice for an hour.
         recent = self.since is None or end.astimezone(UTC) >= self.since.astimezone(UTC)
         return recent and (self.between is None or self.between.overlaps(begin, end))
