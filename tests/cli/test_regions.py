@@ -128,7 +128,7 @@ def test_each_fault_has_one_line(tmp_path: Path) -> None:
     done = vadcli("scan", tmp_path / "a.mp4", "--out", tmp_path / "out", "--ignore", bad)
     assert done.returncode == 2
     assert [line.split(f"{bad}: ")[1] for line in done.stderr.splitlines()] == [
-        "camera gate: `olny` is not known; there are ignore and only",
+        "camera gate: `olny` is not known; write ignore or only",
         "camera gate: ignore[0]: a polygon needs at least 3 points, not 2",
         "camera gate: ignore[1]: point [1.5, 0] is outside 0-1",
         "camera gate: ignore[2]: gone.png: can't be read: No such file or directory",

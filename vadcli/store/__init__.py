@@ -1,16 +1,19 @@
-"""The files that vadcli stores in an output folder. This module knows only their paths and names; it opens no file.
+"""The files that vadcli stores in an output folder. This module knows only their names and paths; it opens no file.
 
 - atomic: file locks, and writes that leave either a complete file or no file
 - checkpoint: the raw scores of a running video
 - scores: the scores of a finished video, as Parquet
 - embeddings: one vector per sampled frame, as Parquet
-- answers: what a second model answered about clips of a video, as Parquet
+- answers: the answers of a second model about clips of a video, as Parquet
 - events: the events document of a video
+- times: the wall-clock start of stored videos, and the choice of events by time
 - review: a saved review of events
+- regions: the user's file of hidden regions
 - mask_video, masks: the masks of a video, as a gray video or as run lengths
 - choices: thresholds and review that `vadcli events --write` stores
 - progress: how far a run has come
 - run_log: the run record, and what a running scan reports every second
+- roots, footage: the folders that names are relative to, and whether a video still exists there
 - reported: the events that scans have reported
 """
 
@@ -36,14 +39,15 @@ _LONGEST_STEM_BYTES = _LONGEST_NAME_BYTES - len(f".{CHECKPOINT_SUFFIX}")
 _HASH_DIGITS = 8
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 _LOOKS_ENCODED = re.compile(rb"%(?=25|2E|0[0-9A-F]|1[0-9A-F]|7F|[89A-F][0-9A-F])")
-# Readers of Parquet data sets pass over files and folders whose names begin with these characters, and read a folder called
-# `video=1` as a column. So the files of OUT have other names. A name that already looks like that is kept apart with %25.
+# Readers of Parquet data sets skip files and folders whose names begin with `_` or `.`, and read a folder called `video=1` as a
+# column. So the names of files in OUT have codes (%5F, %2E, %3D) in place of these characters. If the name of a video already
+# contains such a code, its percent sign becomes %25, so that two videos never get the same file.
 _PASSED_OVER = re.compile("^[_.]|=")
 _LOOKS_PASSED_OVER = re.compile("^%(?=5F)|%(?=3D)")
 
 
 def encode_name(relative: str | bytes | PurePath) -> str:
-    """Returns a relative path as it is written everywhere: UTF-8, `/` separators, no control characters.
+    """Returns a relative path in the form in which it is stored and shown: UTF-8, `/` separators, no control characters.
 
     Control characters and bytes that are not UTF-8 become %XX. If a percent sign and the two characters after it look like
     such a code, the percent sign becomes %25, so that two files never get the same name. Any other percent sign is kept, as in
@@ -55,7 +59,7 @@ def encode_name(relative: str | bytes | PurePath) -> str:
 
 
 def printable(text: str) -> str:
-    """Returns the text so that it can be written as UTF-8: bytes of a path that are not UTF-8 become %XX."""
+    """Returns the text in a form that can be written as UTF-8: bytes of a path that are not UTF-8 become %XX."""
     return _NOT_UTF8.sub(lambda match: f"%{ord(match[0]) - 0xDC00:02X}", text)
 
 
@@ -77,7 +81,7 @@ def _encode_character(character: str) -> str:
 
 
 def _file_name(part: str) -> str:
-    """Returns one part of a path as a file name that every reader of data sets reads."""
+    """Returns one part of a path as a file name that no reader of Parquet data sets skips or misunderstands."""
     if part in (".", ".."):
         return part.replace(".", "%2E")
     kept_apart = _LOOKS_PASSED_OVER.sub("%25", part)
@@ -109,8 +113,8 @@ def _mirrored(relative: str, name: Callable[[str], str] = _file_name) -> str:
 class OutputLayout:
     """The paths of one output folder.
 
-    `video` and `camera` are relative paths as `encode_name` writes them. Earlier versions gave some files other names
-    (`_file_name`). A path is the old one if there is a file at the old path and none at the new one.
+    `video` and `camera` are relative paths as `encode_name` returns them. Earlier versions gave some files other names
+    (`_old_file_name`). A method returns the old path if a file exists there and no file exists at the new path.
 
     Attributes:
         out: the output folder.
@@ -138,7 +142,7 @@ class OutputLayout:
         return self._of("embeddings", video, ".parquet")
 
     def answers(self, video: str) -> Path:
-        """What a second model answered about clips of a video."""
+        """The answers of a second model about clips of a video."""
         return self._of("verify", video, ".parquet")
 
     def events(self, video: str) -> Path:
@@ -167,7 +171,7 @@ class OutputLayout:
 
     @property
     def has_results(self) -> bool:
-        """True if a scan wrote into the folder: there is a run record, or the events of a video."""
+        """True if a scan wrote into the folder: it has a run record, or the events of a video."""
         return any(next(files, None) for files in (self.iter_runs(), self.iter_events())) or os.path.isfile(self.run_json)
 
     @property
@@ -192,7 +196,7 @@ class OutputLayout:
 
     @property
     def scratch(self) -> Path:
-        """The folder of temporary files. It is removed when no process works in the output folder any more."""
+        """The folder of temporary files. It is removed when the last process that works in the output folder ends."""
         return self.out / ".tmp"
 
     def iter_scores(self) -> Iterator[Path]:
@@ -220,12 +224,12 @@ class OutputLayout:
         return _files_under(self.runs, ".json")
 
     def rename_old_files(self, videos: Iterable[str], cameras: Iterable[str]) -> None:
-        """Gives the files of these videos and cameras the names of this version, if an earlier version named them.
+        """Renames the files of these videos and cameras that an earlier version named, so that they have today's names.
 
         Other scans may do the same at the same time.
         """
         kinds = [("masks", ".mkv"), ("masks", ".parquet"), ("rendered", ".mp4"), ("embeddings", ".parquet")]
-        kinds += [("events", ".json"), ("scores", ".parquet")]  # the scores last: if they are there, all files are
+        kinds += [("events", ".json"), ("scores", ".parquet")]  # the scores last: if they have the new name, all files have it
         named = [(kind, video, suffix) for video in videos for kind, suffix in kinds]
         named += [("cameras", camera, ".json") for camera in cameras]
         for kind, relative, suffix in named:
@@ -241,7 +245,7 @@ class OutputLayout:
     def _of(self, kind: str, relative: str, suffix: str, *, hidden: bool = False) -> Path:
         path = self._path(kind, relative, suffix, hidden=hidden)
         if any(_LOOKS_PASSED_OVER.search(part) for part in relative.split("/")):
-            return path  # its old path is the new path of another video
+            return path  # its old path is the new path of another video, so a file there belongs to that video
         old = self._path(kind, relative, suffix, hidden=hidden, name=_old_file_name)
         return old if old != path and os.path.lexists(old) and not os.path.lexists(path) else path
 
@@ -253,7 +257,7 @@ class OutputLayout:
 
 @lru_cache(maxsize=4096)
 def _path_in(out: Path, kind: str, relative: str, suffix: str, *, hidden: bool, name: Callable[[str], str]) -> Path:
-    """A scan asks for the same few paths of a video again and again, and making a path is slow."""
+    """Returns a path. It is cached, because a scan asks for the same few paths again and again, and making a path is slow."""
     path = out / kind / (_mirrored(relative, name) + suffix)
     return path.with_name(f".{path.name}") if hidden else path
 

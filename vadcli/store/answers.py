@@ -1,4 +1,4 @@
-"""What a second model answered about clips of a video, as Parquet: one row per clip and category (`vadcli verify`)."""
+"""The answers of a second model about clips of a video (`vadcli verify`), as Parquet: one row per clip and category."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class AnswersMetadata:
         video: relative path.
         camera: the camera's name.
         model: the model that answered, as the user named it.
-        key: hash of everything that changes an answer, apart from the clip and the question: the model, how frames are read.
+        key: hash of everything that changes an answer except the clip and the question: the model, and how frames are read.
         content: hash of the video's content, as in the scores file.
-        frames, overlap, interval: the clips, as in `video.sampling.SamplingPlan`.
+        frames, overlap, interval: how the video is divided into clips, as in `video.sampling.SamplingPlan`.
         questions: category -> hash of the question that was asked.
-        categories: the categories of the newest run; the events are made from their answers.
-        usual: how the model usually answers at this camera about `categories`, as `CategoryTails`; empty until a run has ended.
-        descriptions: clip -> a sentence of the model about it.
-        seconds_per_clip: how long the model took for one clip in the newest run; 0 if that is not known.
+        categories: the categories of the newest run; the events are made from the answers about them.
+        usual: the model's usual answers about `categories` at this camera, as `CategoryTails`; empty until a run has ended.
+        descriptions: clip -> the model's sentence about it.
+        seconds_per_clip: how long the model took for one clip in the newest run; 0 if this is not known.
         schema_version: the version of the file format.
     """
 
@@ -73,9 +73,9 @@ class Answers(RowTable):
 
     Attributes:
         clip: (A,) int64, ascending numbers of the clips.
-        start, end: (A,) float64, what the clip shows, in seconds from the video's first pts.
-        audit: (A,) bool, True if the first stage would not have asked, and the clip was drawn at random.
-        log_odds: (A, C) float32, logit(yes) - logit(no) for each of C categories; NaN if it was not asked.
+        start, end: (A,) float64, the span that the clip shows, in seconds from the video's first pts.
+        audit: (A,) bool, True if the clip was not proposed by the scan's scores, but drawn at random.
+        log_odds: (A, C) float32, logit(yes) - logit(no) for each of C categories; NaN if this was not asked.
     """
 
     clip: IndexArray
@@ -91,7 +91,7 @@ class Answers(RowTable):
         return cls(np.zeros(0, np.int64), times, times, np.zeros(0, np.bool_), np.zeros((0, categories), np.float32))
 
     def joined(self, new: Answers) -> Answers:
-        """Returns these answers and `new` ones, by ascending clip. If a clip is in both, an answer of `new` counts more."""
+        """Returns these answers together with `new`, by ascending clip. An answer of `new` replaces an older answer."""
         rows = {int(clip): row for row, clip in enumerate(self.clip)}
         log_odds, audit = self.log_odds.copy(), self.audit.copy()
         fresh = np.array([int(clip) not in rows for clip in new.clip], np.bool_)
@@ -120,7 +120,7 @@ class StoredAnswers:
     answers: Answers = field(repr=False)
 
     def of(self, categories: tuple[str, ...]) -> FloatArray:
-        """Returns (A, C) float32 the log-odds of some categories; NaN for what was not asked."""
+        """Returns the log-odds of some categories as (A, C) float32; NaN if a clip was not asked about a category."""
         names = list(self.metadata.questions)
         missing = np.full(len(self.answers), np.nan, np.float32)
         columns = [self.answers.log_odds[:, names.index(name)] if name in names else missing for name in categories]
@@ -173,10 +173,10 @@ def _answers(table: pa.Table, names: list[str]) -> Answers:
 
 
 def answers_or_none(path: Path) -> StoredAnswers | None:
-    """Reads a file of answers; None if there is none.
+    """Reads a file of answers. Returns None if the file does not exist.
 
     Raises:
-        DocumentError: there is one that is damaged or of another version.
+        DocumentError: the file is damaged or has another version.
     """
     return read_answers(path) if path.exists() else None
 
@@ -196,7 +196,7 @@ def validate_answers(path: Path) -> list[str]:
         (bool(np.all(np.diff(answers.start) >= 0)), "the clips are not in order of time"),
         (not np.isinf(answers.log_odds).any(), "log-odds are not finite"),
         (set(metadata.categories) <= set(metadata.questions), "a category was never asked"),
-        (len(metadata.usual.get("tails", metadata.categories)) == len(metadata.categories), "usual answers do not fit"),
-        ({str(clip) for clip in answers.clip} >= set(metadata.descriptions), "a description of a clip that was not asked"),
+        (len(metadata.usual.get("tails", metadata.categories)) == len(metadata.categories), "`usual` is for other categories"),
+        ({str(clip) for clip in answers.clip} >= set(metadata.descriptions), "it describes a clip that was not asked about"),
     ]
     return [f"{path}: {what}" for holds, what in checks if not holds]

@@ -54,7 +54,7 @@ class FileLock:
                 if not _lock(fd, path):
                     os.close(fd)
                     return None
-                if _is_at(fd, path):
+                if _is_at(fd, path):  # otherwise its last holder has deleted it meanwhile, and the lock protects nothing
                     return cls(path, fd)
             except BaseException:
                 os.close(fd)
@@ -135,7 +135,7 @@ def output_error(path: Path, error: OSError) -> OutputError:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns an OSError in the `with` block into an OutputError. The block may write to `path` only."""
+    """Turns an OSError in the `with` block into an OutputError about `path`. The block may write to `path` only."""
     try:
         yield
     except OSError as error:

@@ -55,7 +55,7 @@ class CheckpointHeader:
     mask_shape: tuple[int, int] | None = None
     video: Mapping[str, Any] = field(default_factory=dict)
     embedding_bytes: int = 0
-    box_level: int = 128  # that of checkpoints which do not say it
+    box_level: int = 128  # older checkpoints do not store the level; this was always their level
 
     def __post_init__(self) -> None:
         if self.channels < 1 or self.interval < 1:
@@ -146,7 +146,7 @@ class CheckpointWriter:
                 self._write(self._schema.serialize().to_pybytes())
 
     def append(self, block: CheckpointBlock) -> None:
-        """Adds rows after the stored rows. They are kept if this process dies; after the next fsync, also in a power cut.
+        """Adds rows after the stored rows. The rows survive the end of this process, and after the next fsync also a power cut.
 
         Raises:
             OutputError: the disk is full or was removed. The rows that were stored before are kept.

@@ -1,4 +1,4 @@
-"""What `vadcli events --write` stores beside the events, so that it lasts: thresholds, and the verdicts of a review.
+"""The thresholds and the verdicts of a review that `vadcli events --write` stores for later scans.
 
 The file is OUT/choices.json. Scans make events with these thresholds, and leave out what the review marks as false.
 """
@@ -43,9 +43,9 @@ class Choices:
     Attributes:
         thresholds: of the entries that fit a video, the last one counts.
         reviews: verdicts on events.
-        head: folder of the head that judges events; "" for none.
-        head_threshold: the head's score from which an event stays.
-        embeddings: further folders with the vectors that the head reads.
+        head: folder of the head that judges events; "" for no head.
+        head_threshold: an event is kept if the head gives it at least this score.
+        embeddings: more folders with vectors that the head reads.
     """
 
     thresholds: tuple[ChosenThresholds, ...] = ()
@@ -55,7 +55,7 @@ class Choices:
     embeddings: tuple[str, ...] = ()
 
     def with_reviews(self, entries: Sequence[ReviewedEvent]) -> Choices:
-        """Returns the choices with more verdicts. A new verdict replaces the old ones that overlap it."""
+        """Returns the choices with more verdicts. A new verdict replaces the old verdicts whose spans overlap its span."""
         kept = [old for old in self.reviews if not any(_overlap(old, new) for new in entries)]
         return replace(self, reviews=(*kept, *entries))
 
@@ -68,7 +68,8 @@ class Choices:
             detector: the detector of the videos.
             include: globs of the videos; empty for all.
             new: the thresholds that these videos have now.
-            change: sets the values that the user gave in an earlier choice. Raises UsageError if they contradict it.
+            change: returns the thresholds of an earlier choice with the values that the user gave now. Raises UsageError if
+                these values contradict the earlier choice, which then stays as it is.
         """
         entries = list(self.thresholds)
         for place, old in enumerate(entries):
@@ -78,6 +79,7 @@ class Choices:
         same = [entry for entry in entries if (entry.detector, entry.include) == (detector, include)]
         others = [entry for entry in entries if entry not in same]
         own = same[-1:] or [ChosenThresholds(detector, new, include)]
+        # The last entry that fits a video counts. So a choice for some videos goes to the end, and one for all to the start.
         return replace(self, thresholds=(*others, *own) if include else (*own, *others))
 
 
@@ -92,7 +94,7 @@ def _overlap(old: ReviewedEvent, new: ReviewedEvent) -> bool:
 
 
 def read_choices(layout: OutputLayout) -> Choices:
-    """Reads the choices of an output folder; they are empty if it has no file of choices.
+    """Reads the choices of an output folder. They are empty if the folder has no file of choices.
 
     Raises:
         DocumentError: the file can't be read or is damaged.
@@ -106,7 +108,7 @@ def read_choices(layout: OutputLayout) -> Choices:
 
 
 def write_choices(layout: OutputLayout, scratch: Scratch, choices: Choices) -> None:
-    """Writes the choices of an output folder, or removes the file if there are none.
+    """Writes the choices of an output folder, or removes the file if the choices are empty.
 
     Raises:
         OutputError: the file can't be written.

@@ -33,7 +33,7 @@ class EmbeddingsMetadata:
     Attributes:
         video: relative path.
         camera: the camera's name.
-        encoder: the encoder's name, to show to people.
+        encoder: the encoder's name, as messages show it.
         encoder_key: hash of the encoder and its weights; only vectors with the same key can be compared with each other.
         key: hash of everything that changes the vectors of a video: encoder, weights, sampling.
         content: hash of the video's content, as in the scores file.
@@ -78,7 +78,7 @@ def write_embeddings(path: Path, stored: StoredEmbeddings) -> None:
         "frame_index": pa.array(stored.frame_index, pa.int64()),
         "timestamp": pa.array(stored.timestamp, pa.float64()),
         "scale": pa.array(stored.embeddings.scale, pa.float32()),
-        # Stored as bytes: in a list, Parquet would use four bytes per int8 value, and reading would take ten times as long.
+        # A vector is stored as bytes. A list would need four bytes per value in Parquet, and ten times as long to read.
         "embedding": pa.FixedSizeBinaryArray.from_buffers(
             pa.binary(width), len(values), [None, pa.py_buffer(np.ascontiguousarray(values))]
         ),
@@ -106,7 +106,8 @@ def read_embeddings(path: Path) -> StoredEmbeddings:
         DocumentError: the file is missing or damaged, or is not an embeddings file of this version.
     """
     try:
-        # In one piece: reads column by column, and copies of the vectors, would take as long as comparing them with a query.
+        # The file is read in one piece. To read it column by column and copy the vectors would take as long as the comparison
+        # of the vectors with a query.
         table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
         metadata = _metadata(table.schema.metadata)
         column = table.column("embedding")

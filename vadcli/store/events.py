@@ -38,13 +38,13 @@ def describe_video(
     frames: int | None = None,
     moving_camera: bool | None = None,
 ) -> dict[str, Any]:
-    """Returns the `video` part of the document. If the probe failed, values that come from the probe are null.
+    """Returns the `video` part of the document. If the probe failed, the values that it would give are null.
 
     Args:
         path: relative path.
         camera: the camera's name.
         info: the result of the probe; None if it failed.
-        frames: number of rows in the scores file, if decoding found another number of frames than the probe.
+        frames: number of rows in the scores file; None stands for the number of frames that the probe found.
         moving_camera: True if the detector found that the camera moves.
     """
     return {
@@ -62,10 +62,10 @@ def describe_video(
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a video has no scores.
+    """The reason why a video has no scores.
 
     Attributes:
-        stage: probe, open, decode, score or write.
+        stage: the step that failed: probe, open, decode, score or write.
         error: one line for people to read.
     """
 
@@ -75,12 +75,12 @@ class Failure:
 
 @dataclass(frozen=True)
 class ScanState:
-    """What the next scan needs to skip or retry a video.
+    """The state of the last scan. The next scan reads it to decide whether it skips the video.
 
     Attributes:
         status: done, partial or failed.
         fingerprint: hash of everything that changes scores.
-        source: values that show if the video file has changed.
+        source: values that show whether the video file has changed.
     """
 
     status: Status
@@ -94,7 +94,7 @@ class ScanState:
 
 @dataclass(frozen=True)
 class EventsDocument:
-    """The events of one video, or why there are none.
+    """The events of one video, or the reason why it has no scores.
 
     Attributes:
         video: as `describe_video` returns it.
@@ -102,15 +102,15 @@ class EventsDocument:
         categories: as the user gave them.
         thresholds: the thresholds that opened and closed the events.
         events: the events in order of time.
-        failure: None if the video has scores.
-        scan: what the next scan needs.
+        failure: why the video has no scores; None if it has scores.
+        scan: the state of the last scan, for the next scan.
         generator: the program that wrote the document.
         start: when the video started; None if this is unknown.
-        created: creation time as the video's container says it; "" if it does not.
+        created: creation time according to the video's container; "" if the container does not say it.
         caveats: sentences that say why the scores deserve less trust than usual.
-        regions: what was hidden of the picture.
-        head: the head that judged the events; None if none did.
-        scan_events: if the video was verified, the events as they were before; None if it was not.
+        regions: the parts of the picture that were hidden.
+        head: the head that judged the events; None if no head judged them.
+        scan_events: the events as they were before the video was verified; None if it was not verified.
     """
 
     video: Mapping[str, Any]
@@ -153,13 +153,13 @@ class EventsDocument:
         }
 
     def event_json(self, event: Event) -> dict[str, Any]:
-        """Returns the documented fields of one event, with its wall-clock times; they are null if they are unknown."""
+        """Returns the documented fields of one event, with its wall-clock times, which are null if they are unknown."""
         times = [self.start.text_at(seconds) if self.start else None for seconds in (event.start_s, event.end_s)]
         return {**event.to_json(), "start_time": times[0], "end_time": times[1]}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> EventsDocument:
-        """Reads what `to_json` wrote; check the document with `validate` first."""
+        """Reads what `to_json` wrote. Check the document with `validate` first."""
         failure, scan, video = document["failure"], document.get("scan"), document["video"]
         before = document.get("scan_events")
         return cls(
@@ -207,7 +207,7 @@ def read_events(path: Path) -> EventsDocument:
 
     Raises:
         DocumentError: the file is missing or damaged, or is not an events document of this version. The message
-            has the first error.
+            contains the first error.
     """
     document = load(path)
     errors = validate(document, str(path))
@@ -218,7 +218,7 @@ def read_events(path: Path) -> EventsDocument:
 
 
 def read_unchecked(path: Path) -> EventsDocument | None:
-    """Reads a document without a check of its schema, which takes most of the time; None if it is missing or damaged."""
+    """Reads a document without the check of its schema, which is slow. Returns None if the document is missing or damaged."""
     try:
         return EventsDocument.from_json(load(path))
     except (DocumentError, AttributeError, KeyError, TypeError, ValueError):
@@ -316,7 +316,7 @@ def _order_contradictions(
 def _time_contradictions(
     video: Mapping[str, Any], events: Sequence[Mapping[str, Any]], listed: str
 ) -> Iterator[tuple[str, str]]:
-    """Yields what is wrong with the wall-clock times. Old documents have none."""
+    """Yields what is wrong with the wall-clock times. Old documents have no such times."""
     try:
         start = StartTime.from_json(video)
     except ValueError as error:

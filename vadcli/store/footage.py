@@ -1,4 +1,4 @@
-"""Where the footage of stored results is now, and whether a video that is not found there is really gone."""
+"""Finds the footage of stored results, and decides whether a video that is not found is really gone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Presence(Enum):
 
     HERE = "here"
     GONE = "gone"
-    UNKNOWN = "unknown"  # its folder is empty, missing or cannot be read: perhaps a share is not mounted
+    UNKNOWN = "unknown"  # its folder is empty, is missing or can't be read: perhaps a share is not mounted
 
 
 class FootageFolders:
@@ -30,7 +30,7 @@ class FootageFolders:
 
     Args:
         layout: the output folder.
-        moved_to: the folder that holds the footage now; None means the roots of the scans.
+        moved_to: the folder that holds the footage now; None if it still is in the roots of the scans.
     """
 
     def __init__(self, layout: OutputLayout, moved_to: Path | None = None) -> None:
@@ -42,25 +42,25 @@ class FootageFolders:
         return [str(root) for root in stored_roots(self._layout)]
 
     def roots(self, document: EventsDocument | None = None) -> list[str]:
-        """Return the folders to look in: first the root of the scan of this video, then the other ones, the newest first."""
+        """Returns the folders to look in: first the root of this video's scan, then the other roots, the newest first."""
         if self._moved_to is not None:
             return [str(self._moved_to)]
         own = str(document.scan.source.get("root") or "") if document and document.scan else ""
         return list(dict.fromkeys([*(told_paths(own) if own else []), *self._stored]))
 
     def find(self, document: EventsDocument) -> Path | None:
-        """Return the path of a video; None if it is not found."""
+        """Returns the path of a video; None if it is not found."""
         return next((path for path in _below(self.roots(document), str(document.video["path"])) if may_exist(path)), None)
 
     def judge(self, document: EventsDocument | None = None) -> str | None:
-        """Return the folder that decides whether a video is gone; None if there is none that can be reached."""
+        """Returns the first root that exists: its content decides whether a video is gone. None if no root exists."""
         return next(filter(os.path.isdir, self.roots(document)), None)
 
     def presence(self, name: str, document: EventsDocument | None = None) -> Presence:
-        """Return whether a video or a camera folder exists.
+        """Returns whether a video or a camera folder exists.
 
-        It is gone only if the closest folder above it, at the root or below, can be read and holds something. The folder in
-        which a share is usually mounted is empty without the share.
+        It is gone only if the closest existing folder above it, within the root, can be read and is not empty. If a share is
+        not mounted, the folder in which it is usually mounted is empty.
         """
         for path in _below(self.roots(document), name):
             if is_remote(path):
@@ -79,7 +79,7 @@ class FootageFolders:
         return Presence.GONE if closest is not None and self._is_filled(str(closest)) else Presence.UNKNOWN
 
     def _is_filled(self, folder: str) -> bool:
-        """True if a folder can be read and holds something; hidden files may lie in the folder of a missing share."""
+        """True if a folder can be read and is not empty. Hidden files do not count: the folder of a missing share may hold some."""
         if folder not in self._filled:
             try:
                 self._filled[folder] = any(not name.startswith(".") for name in os.listdir(folder))
@@ -89,7 +89,7 @@ class FootageFolders:
 
 
 def _below(roots: list[str], name: str) -> Iterator[Path]:
-    """Yield the paths that a stored name may mean; none if it leads out of the root."""
+    """Yields the paths that a stored name may mean. A name that leads out of the root gives no path."""
     for root in roots:
         for text in told_paths(name):
             if not text.startswith("/") and ".." not in text.split("/") and "\0" not in text:

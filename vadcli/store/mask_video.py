@@ -23,7 +23,7 @@ _RESCAN = "scan the video again with --masks video --force"
 
 
 def upsample_mask(mask: ByteArray, width: int, height: int) -> ByteArray:
-    """Returns a (h, w) uint8 mask, enlarged bilinearly to (height, width). The bytes are the same on every machine."""
+    """Returns a (h, w) uint8 mask after enlarging it bilinearly to (height, width). The bytes are the same on every machine."""
     if mask.shape == (height, width):
         return mask
     from PIL import Image
@@ -32,7 +32,7 @@ def upsample_mask(mask: ByteArray, width: int, height: int) -> ByteArray:
 
 
 def mask_box(mask: ByteArray, level: int) -> Box | None:
-    """Returns the box around all pixels >= `level` of a (H, W) uint8 mask; None if there are none."""
+    """Returns the box around all pixels >= `level` of a (H, W) uint8 mask; None if it has no such pixel."""
     strong = mask >= level
     rows = np.flatnonzero(strong.any(axis=1))
     if not len(rows):
@@ -45,8 +45,8 @@ def mask_box(mask: ByteArray, level: int) -> Box | None:
 def enlarged_box(mask: ByteArray, width: int, height: int, level: int) -> Box | None:
     """Returns the `mask_box` of a (h, w) mask that is enlarged to the display size.
 
-    To save time, only the part that may reach `level` is enlarged. Values very close to it may be rounded differently than in
-    `upsample_mask`. Then a side of the box is a few pixels off.
+    To save time, only the part that may reach `level` is enlarged. Values very close to `level` may be rounded differently than
+    in `upsample_mask`. Then a side of the box is a few pixels off.
     """
     strong = mask >= level
     rows = np.flatnonzero(strong.any(axis=1))
@@ -141,7 +141,7 @@ class MaskVideoWriter:
             return
         try:
             if self._last_ms < 0:
-                self._container.start_encoding()  # a video without sampled rows gets a file, too
+                self._container.start_encoding()  # so that a video without sampled rows gets a file, too
             self._container.mux(self._stream.encode(None))
             self._container.close()
         finally:

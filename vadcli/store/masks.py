@@ -1,7 +1,7 @@
 """Masks as run lengths: a Parquet file with compressed run-length encoding (RLE) as in COCO.
 
-A mask marks the pixels whose score reaches a threshold: that of the scan's events. The file has a mask for each sampled row, or
-for every row.
+A mask marks the pixels whose score reaches the threshold at which the scan's events open. The file has one mask per sampled
+row, or one per row.
 
 This module also reads the stored masks of a video by row, from a file of either format: run lengths or mask video.
 """
@@ -43,8 +43,8 @@ _RESCAN = "scan the video again with --masks rle --force"
 _RESCAN_ANY = "scan the video again with --masks and --force"
 IN_RUN_LENGTHS = np.uint8(191)
 """The value of marked pixels in masks that are read from run lengths: the middle of the range from 0.5 to 1."""
-_IN_THE_MIDDLE = 96  # halfway between 0 and the value of marked pixels: an outline stays in its place if a mask is resized
-_ALWAYS_BEFORE = 0.5  # the threshold of files that were written before it depended on the scan
+_IN_THE_MIDDLE = 96  # halfway between 0 and the value of marked pixels, so that resizing a mask does not move its outline
+_ALWAYS_BEFORE = 0.5  # the threshold of older files, which do not store it
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class MaskRleWriter:
         path: the temporary file to write; the caller renames it.
         video: the relative path. It is stored in the metadata.
         width, height: display size in pixels.
-        rows: which rows have masks. This is stored in the metadata.
-        threshold: pixels with at least this score are marked. This is stored in the metadata.
+        rows: which rows have masks. It is stored in the metadata.
+        threshold: pixels with at least this score are marked. It is stored in the metadata.
         refined: a note about refined masks; see `refined_metadata`. It is stored in the metadata if it is not empty.
     """
 
@@ -181,7 +181,7 @@ def rle_rows(path: Path) -> MaskRows:
 
 
 def rle_threshold(path: Path) -> float:
-    """Returns the score from which on pixels are marked in a file of run lengths; 0.5 if the file can't be read."""
+    """Returns the lowest pixel score that is marked in a file of run lengths; 0.5 if the file can't be read."""
     try:
         return float(_metadata(path).get(b"vadcli.mask_threshold", _ALWAYS_BEFORE))
     except ValueError:
@@ -283,7 +283,7 @@ class MaskTrack:
     def level(self, thresholds: Thresholds) -> int:
         """Returns the lowest value of these masks that belongs to the outline of an event with these thresholds.
 
-        Run lengths know only the threshold with which they were written.
+        Run lengths have only the threshold with which they were written.
         """
         return thresholds.mask_level if self._video.exists() else _IN_THE_MIDDLE
 

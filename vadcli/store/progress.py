@@ -1,4 +1,4 @@
-"""How far a run has come, counted in bytes of input, and how long it will still take."""
+"""Counts how far a run has come, in bytes of input, and estimates how long it will still take."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEAST_SCORED_S = 1.0
 
 
 class _Phase(StrEnum):
-    """What a run is doing. The time for starting and fitting says nothing about the speed at which videos are scored."""
+    """What a run is doing. Time spent on starting and fitting is counted apart: it says nothing about the speed of scoring."""
 
     START = "start"
     FIT = "fit"
@@ -27,7 +27,7 @@ def eta_s(seconds: float, progress: Mapping[str, Any]) -> float | None:
 
     Args:
         seconds: the time since the start of the run.
-        progress: what `RunProgress.to_json` returned, also by an earlier version.
+        progress: what `RunProgress.to_json` returned, in this or an earlier version.
     """
     worked = progress.get("worked_bytes", 0)
     if worked <= 0:

@@ -1,4 +1,4 @@
-"""Reads what users say about hidden regions: a JSON file with polygons per camera, or a mask image for all cameras."""
+"""Reads the hidden regions that users give: a JSON file with polygons per camera, or a mask image for all cameras."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ KINDS = ("ignore", "only")
 EVERY_CAMERA = "*"
 WHITE = 128
 _LARGEST_SIDE_PX = 512
-"""Mask images are stored with results, so larger ones are reduced to this."""
+"""Mask images are stored with the results, so larger images are reduced to this size."""
 _CHECK_PX = 512
 _MOST_FAULTS = 10
 
 
 def read_regions(path: Path, kind: str) -> CameraRegions:
-    """Returns the regions of a file. A JSON file says itself what is ignored and what is looked at.
+    """Returns the regions of a file.
 
     Args:
-        path: JSON or an image.
-        kind: what the white pixels of an image mean, `ignore` or `only`.
+        path: a JSON file or an image.
+        kind: `ignore` or `only`, the meaning of the white pixels of an image. A JSON file names both kinds itself.
 
     Raises:
         UsageError: the file can't be read. The message has one line per fault.
@@ -80,7 +80,7 @@ def _cameras(cameras: Mapping[str, Any], path: Path, faults: list[str]) -> Itera
         if not isinstance(given, dict):
             faults.append(f"{_name(name)}: is not an object with `ignore` and `only`")
             continue
-        faults += [f"{_name(name)}: `{key}` is not known; there are ignore and only" for key in given if key not in KINDS]
+        faults += [f"{_name(name)}: `{key}` is not known; write ignore or only" for key in given if key not in KINDS]
         ignore, only = (tuple(_regions(name, kind, given.get(kind, []), path, faults)) for kind in KINDS)
         yield name, Regions(ignore, only)
 
@@ -98,12 +98,12 @@ def _regions(camera: str, kind: str, given: Any, path: Path, faults: list[str]) 
 
 
 def _image(path: Path) -> MaskImage:
-    """Returns the white pixels of an image; raises ValueError if it can't be read or has none."""
+    """Returns the white pixels of an image. Raises ValueError if the image can't be read or has no white pixels."""
     try:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened).convert("RGBA")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        why = getattr(error, "strerror", None)  # the system's reason; what is no image has none
+        why = getattr(error, "strerror", None)  # the reason of the system; None if the file is not an image
         raise ValueError(f"can't be read: {why}" if why else "can't be read as an image") from error
     grey = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image).convert("L")
     grey.thumbnail((_LARGEST_SIDE_PX, _LARGEST_SIDE_PX), Image.Resampling.BOX)

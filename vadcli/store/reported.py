@@ -60,7 +60,7 @@ class ReportedEvents:
             return [event for event in document.events if self._is_new(_key(document), event)]
 
     def add(self, document: EventsDocument, event: Event) -> bool:
-        """Adds an event of a video; returns False if another scan has added it in the meantime.
+        """Adds an event of a video. Returns False if another scan has already added it.
 
         Raises:
             OutputError: the list can't be written.
@@ -78,7 +78,7 @@ class ReportedEvents:
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
-        """Open and lock the list, and read what other processes have added."""
+        """Opens and locks the list, and reads what other processes have added."""
         with self._threads, writing(self._path):
             fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
@@ -93,7 +93,7 @@ class ReportedEvents:
         text = os.pread(fd, size - self._read_to, self._read_to) if size > self._read_to else b""
         self._read_to = max(self._read_to, size)
         for line in text.splitlines():
-            with suppress(ValueError, KeyError, TypeError):  # the first line, or one that a full disk cut off
+            with suppress(ValueError, KeyError, TypeError):  # the first line, or a line that was cut off when the disk was full
                 entry = json.loads(line)
                 span = float(entry["start_s"]), float(entry["end_s"])
                 self._spans.setdefault((entry["video"], entry["content"]), []).append(span)

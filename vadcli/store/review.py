@@ -44,7 +44,7 @@ def _entries(path: Path, text: str) -> list[Any]:
 
 
 def _rows(text: str) -> list[dict[str, str]]:
-    """Returns the rows of a CSV text. Removes apostrophes that were added so that no spreadsheet runs a cell as a formula."""
+    """Returns the rows of a CSV text, without the apostrophes that keep spreadsheets from running a cell as a formula."""
     rows = csv.DictReader(io.StringIO(text, newline=""))
     return [
         {

@@ -1,4 +1,4 @@
-"""The root of an output folder: the folder that the names of videos and cameras are relative to."""
+"""Reads the root of an output folder: the folder that the names of videos and cameras are relative to."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from vadcli.store.run_log import read_run
 
 
 def stored_roots(layout: OutputLayout) -> Iterator[Path]:
-    """Yield the roots in the run records of an output folder, the newest first, each once.
+    """Yields the roots in the run records of an output folder, the newest first, each once.
 
-    A new output folder has one root. Older versions took the common ancestor of each scan's paths, so that there may be
-    several. A run that ended without any result leaves no root. Records that cannot be read are skipped.
+    Today, an output folder has one root. Older versions took the common ancestor of each scan's paths, so an old folder may
+    have several roots. If a folder has no results, the roots of its ended runs are left out. Unreadable records are skipped.
     """
     has_results = _has_results(layout)
     seen: set[str] = set()

@@ -26,10 +26,10 @@ from vadcli.types.codec import document_errors, read_document, structure
 
 RUN_FORMAT_VERSION = 1
 LAST_VIDEOS = 5
-"""How many videos the live file names: the videos with events that finished last."""
+"""The live file names this many videos: those with events that finished last."""
 _WRITE_EVERY_S = 1.0
 _SHARE_OF_TIME = 0.02
-"""At most this share of a run's time is spent on rewriting its record. A long record is therefore rewritten less often."""
+"""At most this share of a run's time is spent on rewriting its record. So a long record is rewritten less often."""
 _FILES_BEGIN = b'\n  "files": ['
 _HEAD_BYTES = 16384
 _LIVE_NAME = "live.json"
@@ -38,7 +38,7 @@ _LIVE_PARTS = ("totals", "progress", "last_videos")
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What is known about a run when it starts.
+    """The facts about a run that are known when it starts.
 
     Attributes:
         version: the version of vadcli.
@@ -49,8 +49,8 @@ class RunInfo:
         roots: the absolute paths that the user gave.
         root: the folder that contains all `roots`. Relative paths start there.
         shard: the shard, such as "1/4"; None if the run is not sharded.
-        passed_over: number of files per unknown suffix that were found and not scanned.
-        looked_for: the categories that the detector reads; empty if it reads none, None in records of older versions.
+        passed_over: suffix -> number of files with this unknown suffix, which were found and not scanned.
+        looked_for: the categories that the detector looks for; empty if it reads no categories, None in older records.
         caveats: sentences of the detector that say why its scores deserve less trust than usual.
     """
 
@@ -68,7 +68,7 @@ class RunInfo:
 
 
 class _Totals:
-    """Totals over the results, updated with each result."""
+    """Totals of the results. They are updated with each result."""
 
     def __init__(self) -> None:
         self._statuses = dict.fromkeys(map(str, Status), 0)
@@ -96,17 +96,17 @@ class _Totals:
 
 
 class RunRecord:
-    """Writes runs/<start>[-shard].json and its copy run.json, and the live file if progress is counted.
+    """Writes runs/<start>[-shard].json and its copy run.json, and also the live file if progress is counted.
 
     Use it as a context manager. If an error ends the `with` block, the record is closed with the error's exit code, or with 1
-    if the error has none. Each result is turned into JSON text once, when it is added. The record is rewritten every few
-    seconds, each time atomically.
+    if the error has no exit code. Each result is turned into JSON text once, when it is added. The record is rewritten every
+    few seconds, each time atomically.
 
     Args:
         layout: the output folder.
         scratch: the folder for temporary files.
-        info: what is known at the start.
-        progress: counts how far the run has come; None if that is not counted.
+        info: the facts that are known at the start.
+        progress: counts how far the run has come; None if this is not counted.
         write_every_s: `add` rewrites the record at most once per this many seconds.
     """
 
@@ -124,7 +124,7 @@ class RunRecord:
         self.start = datetime.now(UTC)
         self._layout = layout
         self._scratch = scratch
-        self._files: dict[str, tuple[dict[str, Any], str, bool]] = {}  # video -> its result as a dict and as text; is it lost
+        self._files: dict[str, tuple[dict[str, Any], str, bool]] = {}  # video -> result as dict, as text, is lost
         self._totals = _Totals()
         self._write_every_s = write_every_s
         self._due = self._live_due = 0.0
@@ -195,7 +195,7 @@ class RunRecord:
         self.close(0 if error is None else getattr(error, "exit_code", 1))
 
     def _free_path(self) -> Path:
-        """Returns an unused path. If two runs start in the same microsecond, this run's start is moved by a microsecond."""
+        """Returns an unused path. If another run started in the same microsecond, this run's start is moved by one."""
         suffix = f"-{self.info.shard.replace('/', 'of')}" if self.info.shard else ""
         while True:
             path = self._layout.runs / f"{self.start:%Y%m%dT%H%M%S.%fZ}{suffix}.json"
@@ -228,7 +228,7 @@ class RunRecord:
 
 
 def read_live(layout: OutputLayout) -> dict[str, dict[str, Any]]:
-    """Reads the live files of all scans that are running in an output folder: name of the run record -> content.
+    """Returns name of the run record -> content of the live file, for all scans that are running in an output folder.
 
     Damaged files are skipped.
     """
@@ -247,8 +247,8 @@ class StoredRun:
 
     Attributes:
         path: the file.
-        info: what was known when the run started.
-        start: when the run began.
+        info: the facts that were known when the run started.
+        start: when the run started.
         end: when the run ended; None if it is still running or was killed.
         exit_code: None if `end` is None.
         totals: number of videos by status; sums of frames, seconds and events.
@@ -267,7 +267,7 @@ class StoredRun:
 
 
 def read_run(path: Path, *, head: bool = False) -> StoredRun:
-    """Reads a run record. With `head`, it leaves out the list of files, which may be long.
+    """Reads a run record. If `head` is true, the list of files, which may be long, is left out.
 
     Raises:
         DocumentError: the file is missing or damaged, or is not a run record of this version.
@@ -278,7 +278,7 @@ def read_run(path: Path, *, head: bool = False) -> StoredRun:
 
 
 def _head(path: Path) -> bytes:
-    """Returns the text of a record with an empty list of files; the whole text if no such list is found."""
+    """Returns the text of a record with an empty list of files; the whole text if it has no such list."""
     text = b""
     with path.open("rb") as file:
         while (found := text.find(_FILES_BEGIN)) < 0:

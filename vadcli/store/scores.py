@@ -1,4 +1,4 @@
-"""The scores of a finished video as Parquet: one row per frame. The metadata has what later runs need besides the rows."""
+"""The scores of a finished video as Parquet: one row per frame. The metadata has the other values that later runs need."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _ENCODINGS = {
     "logit": "PLAIN",
 }
 CATEGORY_COLUMN = "score:"
-"""How the name of a column with the scores of one category begins; the category's name follows."""
+"""The name of a column with the scores of one category begins with this; the category's name follows."""
 _RESCAN = "scan the video again with --force"
 
 
@@ -48,14 +48,14 @@ class ScoresMetadata:
     Attributes:
         version: the version of vadcli that wrote the file.
         fingerprint: hash of everything that changes scores.
-        source: values that show if the video file has changed: size, mtime_ns, content sample, root.
+        source: values that show whether the video file has changed: size, mtime_ns, content sample, root.
         video: `VideoInfo.to_json()`.
         categories: as the user gave them.
         time_base: seconds per unit of pts, as a fraction such as "1/90000".
         detector: the detector's name in the registry.
         camera: the camera's name.
         calibration: `Calibration.to_json()` if scores are calibrated to events per hour, else None.
-        extra: other values that the scan engine needs again later.
+        extra: other values that the scan engine needs later.
         masks: which rows have a mask, if masks are stored.
     """
 
@@ -122,8 +122,8 @@ class _NoPandas:
 def keep_pandas_out() -> None:
     """Keeps pyarrow from importing pandas, which takes longer than the start of a scan. Nothing in vadcli uses pandas.
 
-    pyarrow looks for pandas once, when it makes its first array. Only for processes that belong to vadcli alone: afterwards, an
-    array made from a pandas series may have NaN in place of null.
+    pyarrow looks for pandas once, when it makes its first array. Call this only in a process that belongs to vadcli alone:
+    afterwards, an array made from a pandas series may have NaN in place of null.
     """
     sys.meta_path.insert(0, _NoPandas)
     try:
@@ -160,7 +160,7 @@ def write_scores(path: Path, table: ScoreTable, metadata: ScoresMetadata) -> Non
             pa.field(CATEGORY_COLUMN + printable(name), pa.float32(), nullable=False),
             pa.array(np.ascontiguousarray(table.category_scores[:, number]), pa.float32()),
         )
-    # Rows that are not sampled repeat the score before them, so a dictionary makes the columns of categories small.
+    # Rows that are not sampled repeat the score before them. So Parquet's dictionary encoding makes these columns small.
     repeated = ["video", *arrow.schema.names[len(SCHEMA) :]]
     with path.open("wb") as file:
         pq.write_table(arrow, file, compression="zstd", use_dictionary=repeated, column_encoding=_ENCODINGS)
@@ -213,7 +213,7 @@ def read_video(path: Path) -> str:
 def shown_s(table: ScoreTable, probe: Mapping[str, Any]) -> float:
     """Returns the seconds from the first pts to the end of the last frame.
 
-    If the video is truncated, its last row is the last frame.
+    If the video is truncated, the last frame is that of its last row.
 
     Args:
         table: the video's rows, at least one.
@@ -224,7 +224,7 @@ def shown_s(table: ScoreTable, probe: Mapping[str, Any]) -> float:
 
 
 def is_partial(table: ScoreTable, probe: Mapping[str, Any]) -> bool:
-    """True if there are fewer rows than the number of frames in the container's header."""
+    """True if the table has fewer rows than the probe counted frames."""
     return len(table) < int(probe["frames"])
 
 

@@ -1,6 +1,7 @@
-"""The wall-clock start of stored videos: from the document, or computed again from what is stored; and the choice by time.
+"""Finds the wall-clock start of stored videos, and chooses events by time and category. No video is opened.
 
-No video is opened. Results of versions that did not store a start get one from the name or the modification time.
+The start is that of the document, or it is computed again from stored values. Results of versions that did not store a start
+get it from the name or the modification time.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from vadcli.types.wall_clock import in_zone
 def timed(document: EventsDocument, rules: TimeRules) -> EventsDocument:
     """Returns the document with the start of its video.
 
-    A stored start stays, unless the user gave rules. A start that came from the pattern of an earlier scan is then kept as a
-    moment and shown in the new time zone, because that pattern is not stored.
+    A stored start is kept, unless the user gave rules. If it came from the pattern of an earlier scan, and the rules have no
+    pattern, then only its time zone is changed, because the earlier pattern is not stored.
     """
     if document.start is not None:
         if not rules.given:
@@ -39,10 +40,10 @@ def timed(document: EventsDocument, rules: TimeRules) -> EventsDocument:
 def choose(documents: Sequence[EventsDocument], when: When, categories: Collection[str] = ()) -> list[EventsDocument]:
     """Returns the documents with only the chosen events, which keep their numbers.
 
-    If there is a choice, videos without a chosen event are left out; failed videos stay.
+    Videos without a chosen event are left out, but failed videos are kept. Without a choice, nothing is left out.
 
     Args:
-        documents: with their start times.
+        documents: the documents, with the start of their videos.
         when: the choice by time.
         categories: globs of categories; empty for all events. An event without a category counts as `anomaly`.
     """
