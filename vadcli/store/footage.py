@@ -79,7 +79,7 @@ class FootageFolders:
         return Presence.GONE if closest is not None and self._is_filled(str(closest)) else Presence.UNKNOWN
 
     def _is_filled(self, folder: str) -> bool:
-        """True if a folder can be read and is not empty. Hidden files do not count: the folder of a missing share may hold some."""
+        """True if a folder is readable and not empty. Hidden files do not count: the folder of a missing share may have some."""
         if folder not in self._filled:
             try:
                 self._filled[folder] = any(not name.startswith(".") for name in os.listdir(folder))
