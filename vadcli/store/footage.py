@@ -79,7 +79,10 @@ class FootageFolders:
         return Presence.GONE if closest is not None and self._is_filled(str(closest)) else Presence.UNKNOWN
 
     def _is_filled(self, folder: str) -> bool:
-        """True if a folder is readable and not empty. Hidden files do not count: the folder of a missing share may have some."""
+        """True if a folder is readable and not empty.
+
+        Hidden files do not count: the folder in which a missing share is usually mounted may hold some.
+        """
         if folder not in self._filled:
             try:
                 self._filled[folder] = any(not name.startswith(".") for name in os.listdir(folder))

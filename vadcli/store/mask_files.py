@@ -1,4 +1,4 @@
-"""Writes the mask files of a video together: a mask video, run lengths, or both. They say which masks are refined."""
+"""Writes the mask files of a video together: a mask video, run lengths, or both. The files say which masks are refined."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Spans = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class MaskFiles:
-    """Which mask files of a video are written, and what they say about themselves.
+    """The mask files of a video that are written, and the values that they store.
 
     Attributes:
-        layout, scratch: where they are written.
+        layout, scratch: the folders for the files and for temporary files.
         width, height: display size in pixels.
         fps: frame rate of the mask video, for players.
         rows: which rows have masks.
@@ -47,23 +47,24 @@ class MaskFiles:
     refined: Spans = ()
 
     def write(self, masks: Iterable[tuple[int, ByteArray]], table: ScoreTable, *, level: int) -> NDArray[np.int32]:
-        """Writes the masks of all rows that have one; returns (S, 4) x, y, width, height of the boxes around pixels >= `level`.
-
-        The width is 0 if there are no such pixels.
+        """Writes the masks, and returns the box around the pixels >= `level` of each mask.
 
         Args:
-            masks: row and (height, width) uint8 pixel scores, in ascending order.
-            table: the video with its times; its scores are not used.
-            level: lowest value that counts for a box.
+            masks: pairs of a row and its mask, (height, width) uint8 pixel scores, in ascending order.
+            table: the rows of the video, for their times; the scores are not used.
+            level: lowest pixel score inside a box.
+
+        Returns:
+            (S, 4) x, y, width, height; the width is 0 if a mask has no such pixel.
 
         Raises:
-            OutputError: a file cannot be written; those before it are in place.
+            OutputError: a file cannot be written; the files before it are in place.
         """
         boxes: list[Box] = []
         last, box = None, NO_BOX
         told = json.dumps(self.refined) if self.refined else ""
         with ExitStack() as stack:
-            # The run lengths are renamed into place before the mask video, from which masks are read if there are both.
+            # The run lengths are renamed into place before the mask video: if both exist, masks are read from the mask video.
             pixels = runs = None
             if self.as_video:
                 path = stack.enter_context(self.scratch.replace(self.layout.mask_video(table.video)))
@@ -85,7 +86,7 @@ class MaskFiles:
 
 
 def refined_spans(layout: OutputLayout, video: str) -> Spans:
-    """Returns the spans of events whose stored masks are refined; empty if there are none."""
+    """Returns the spans of events whose stored masks are refined; empty if no masks are refined."""
     path = layout.mask_video(video)
     told = refined_tag(path) if path.exists() else refined_metadata(layout.mask_rle(video))
     try:

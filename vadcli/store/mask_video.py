@@ -166,7 +166,7 @@ def masked_rows(path: Path) -> MaskRows:
 
 
 def refined_tag(path: Path) -> str:
-    """Returns what a mask video says about refined masks: the JSON `[[first row, row after the last], …]`, or ""."""
+    """Returns the note of a mask video about refined masks: the JSON `[[first row, row after the last], …]`, or ""."""
     return _tag(path, _REFINED_TAG)
 
 
