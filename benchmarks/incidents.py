@@ -136,15 +136,16 @@ def page_text(found: list[Found], command: str) -> str:
     touched = sum(bool(item.hits) for item in incidents)
     clear = sum(not item.events for item in quiet)
     before = (
-        f"`{command}` makes this page. DIR is a folder with the clips that the script lists. They come from public data sets"
-        " and test suites, and not with `vadcli`. Each clip is a camera of its own, and the threshold is the detector's"
-        " default. A detector that learns from 1 to 35 seconds cannot know what is usual: expect other figures after days."
+        f"`{command}` makes this page. DIR is a folder with the clips that the script lists. They are from public data sets and"
+        " test suites; `vadcli` does not include them. Each clip is a camera of its own, and the threshold is the detector's"
+        " default. A detector that learns from 1 to 35 seconds cannot know what is usual. With days of footage, expect other"
+        " figures."
         " [motion.md](motion.md) has figures on UCSD Ped2."
     )
     words = (
         "The intervals were found by eye. An incident is *touched* if an event overlaps it. All other events are false alarms."
         " The frame AUC says how well the scores separate the frames of the incident from the other frames of the same clip (.5"
-        " is chance). There is none for a clip that is all incident or has no incident."
+        " is chance). A clip that shows an incident from start to end, or no incident, has no AUC."
     )
     after = (
         f"{touched} of {len(incidents)} incidents are touched. {clear} of {len(quiet)} clips without an incident have no event."
