@@ -97,9 +97,9 @@ def test_a_damaged_or_huge_mask_is_one_line(tmp_path):
         with pytest.raises(DocumentError, match="not a readable image") as caught:
             truth.mask(row)
         assert f"00{row + 1}.bmp" in caught.value.message
-    with pytest.raises(DocumentError, match="no frame 6, only 6 frames"):
+    with pytest.raises(DocumentError, match="frame 6 does not exist: there are only 6 frames"):
         truth.mask(6)
-    with pytest.raises(DocumentError, match="no frame -1"):
+    with pytest.raises(DocumentError, match="frame -1 does not exist"):
         truth.mask(-1)
 
 
@@ -332,7 +332,7 @@ def test_ubnormal_track_past_the_video_or_its_pictures_is_an_error(tmp_path):
     truth = open_ground_truth("ubnormal", ubnormal(tmp_path, "3.0,1.0,999999999\n")).videos()[f"Scene1/{ABNORMAL}.mp4"]
     with pytest.raises(DocumentError, match=r"ends at frame 1000000000 .*5 frames"):
         truth.labels(table("x", 5))
-    with pytest.raises(DocumentError, match=r"no frame 7, only 5 frames"):
+    with pytest.raises(DocumentError, match=r"frame 7 does not exist: there are only 5 frames"):
         truth.mask(7)
     with pytest.raises(DocumentError, match=r"_0005_gt.png: is missing, although frame 5 is abnormal"):
         _ = truth.regions

@@ -67,7 +67,7 @@ class BenchVideos:
 def footage_of(
     videos: Sequence[tuple[str, Path]], scratch: Path, *, size: tuple[int, int] = MADE_SIZE, seconds: int = MADE_S
 ) -> BenchVideos:
-    """Return the given videos, or if there are none, test videos of `size` and `seconds` made in `scratch`.
+    """Return the given videos. If none are given, returns test videos of `size` and `seconds`, made in `scratch`.
 
     Raises:
         VadcliError: ffmpeg cannot make them.

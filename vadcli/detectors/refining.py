@@ -148,7 +148,7 @@ class Sam2Refiner:
         self._load()
 
     def _load(self) -> tuple[TransformersMasks, dtype, Runner]:
-        """Returns the model, its dtype and what runs it."""
+        """Returns the model, its dtype and the runner that computes with it."""
         if self._prepared is not None:
             return self._prepared
         from vadcli.detectors.lavida.checkpoint import read_model

@@ -40,7 +40,7 @@ class Span:
     Attributes:
         start_frame, end_frame: the first frame, and the frame after the last one.
         category: the kind of anomaly, if the data set states it for the span.
-        severity: how bad it is, if the data set states it; higher is worse.
+        severity: how bad the anomaly is, if the data set states it; higher is worse.
     """
 
     start_frame: int

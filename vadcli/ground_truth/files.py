@@ -248,7 +248,7 @@ class ImageMasks:
     def mask(self, frame_index: int) -> BoolArray | None:
         """Return the pixels that are brighter than half."""
         if not 0 <= frame_index < len(self.images):
-            raise DocumentError(f"there is no mask for frame {frame_index}, only {len(self.images)} masks")
+            raise DocumentError(f"frame {frame_index} has no mask: there are only {len(self.images)} masks")
         return read_image(self.images[frame_index]) > 127
 
 

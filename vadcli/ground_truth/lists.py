@@ -7,7 +7,7 @@ The CSV table has intervals in seconds; `template_from_events` and `template_fro
     cam1/b.mp4,,,
 
 A frame is inside if start_s <= its timestamp < end_s, within a microsecond. A video with several intervals has several rows. A
-normal video has one row with empty times. The category is optional, and so is a column severity: a number, or empty. Paths are
+normal video has one row with empty times. The columns category and severity (a number, or empty) are optional. Paths are
 written as in a scan's output; leading folders and the suffix may differ if only one video fits.
 
 UCF-Crime (Sultani et al., CVPR 2018): Temporal_Anomaly_Annotation_for_Testing_Videos.txt has one line `video class first last

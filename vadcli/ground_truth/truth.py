@@ -218,7 +218,7 @@ class VideoTruth:
         if self.masks is None:
             return None
         if frame_index < 0 or (self.frames is not None and frame_index >= self.frames):
-            raise DocumentError(f"{self._where}: there is no frame {frame_index}, only {self.frames} frames")
+            raise DocumentError(f"{self._where}: frame {frame_index} does not exist: there are only {self.frames} frames")
         return self.masks.mask(frame_index)
 
     @cached_property

@@ -39,7 +39,7 @@ class Bags:
         x: (B, N, D) segments; rows beyond the end of a video are 0.
         real: (B, N) bool, True for the segments of a video.
         positive: (B,) float, 1 if something happens in the video.
-        category: (B,) int64; -1 if there is none.
+        category: (B,) int64; -1 for a video without a category.
     """
 
     x: Tensor

@@ -42,7 +42,7 @@ class VideoVectors:
         return np.asarray(self.vectors[encoder].vectors().mean(axis=0), np.float32)
 
     def of_span(self, start_s: float, end_s: float, peak_score: float) -> Sample:
-        """Return the sample of an event: the frames of its span, or the nearest frame if there is none.
+        """Return the sample of an event: the frames of its span that have vectors, or the nearest such frame.
 
         Args:
             start_s, end_s: the span.

@@ -1,4 +1,4 @@
-"""Severity: whether worse events score higher. Rank correlations between the scores of true events and their severities.
+"""Measures whether worse events score higher: rank correlations between the scores and the severities of true events.
 
 Cao et al., Are Anomaly Scores Telling the Whole Story? A Benchmark for Multilevel Anomaly Detection (MAD-Bench, 2024), compare
 scores with levels of severity in this way. There a sample is an image or a row of a table; here it is a true event.
@@ -90,7 +90,7 @@ def _estimate(
 
 
 def _ranks(drawn: Numbers, places: IndexArray) -> Numbers:
-    """Return (B, E) mean ranks, up to a constant, if each event is there as often as it was drawn."""
+    """Return (B, E) mean ranks, up to a constant, if each event occurs as often as it was drawn."""
     counts = drawn @ csr_array((np.ones(len(places)), (np.arange(len(places)), places)))
     ranks = np.cumsum(counts, axis=1) - counts / 2.0
     return np.asarray(ranks[:, places], np.float64)
@@ -99,7 +99,8 @@ def _ranks(drawn: Numbers, places: IndexArray) -> Numbers:
 def _pairs(events: SeveritySet) -> tuple[Numbers, Numbers, Numbers]:
     """Return three (U, U) counts of the pairs of events of two videos; U videos have events.
 
-    Pairs in the same order minus pairs in the opposite order; pairs whose scores differ; pairs whose severities differ.
+    The first: pairs in the same order minus pairs in the opposite order. The second: pairs whose scores differ. The third:
+    pairs whose severities differ.
     """
     count, places = len(events.video), np.unique(events.video, return_inverse=True)[1]
     of_video = csr_array((np.ones(count), (np.arange(count), places)))

@@ -134,7 +134,7 @@ def _beyond(declared_s: float, end_s: float, path: Path, demuxer: str, read: Rea
 
 
 def _declared_s(opened: Any, stream: Any, path: Path, demuxer: str) -> tuple[float, bool]:
-    """Return the declared duration in seconds, 0 if there is none, and whether it is that of this stream alone."""
+    """Return the declared duration in seconds (0 if the file declares none), and whether it is that of this stream alone."""
     whole = (opened.duration or 0) / av.time_base
     own = float(stream.duration * stream.time_base) if stream.duration else 0.0
     if demuxer == "matroska":

@@ -68,7 +68,7 @@ def ffmpeg_path() -> str:
 
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except (ImportError, RuntimeError) as error:
-        raise ToolError("no ffmpeg found", hint=_INSTALL_HINT) from error
+        raise ToolError("ffmpeg was not found", hint=_INSTALL_HINT) from error
 
 
 @functools.cache

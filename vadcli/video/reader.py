@@ -106,7 +106,7 @@ class RowMatcher:
             self._shift = pts - int(self._expected[0])
 
     def _position(self, pts: int | None, after_error: bool) -> int | None:
-        """Return the next position to which this frame belongs; None if there is none."""
+        """Return the next position to which this frame belongs; None if it belongs to no position."""
         following = self._next if self._next < len(self._expected) else None
         if following is None or pts is None or (self._guessed and not after_error):
             return following

@@ -227,7 +227,7 @@ def _odd_packets(times: IndexArray) -> BoolArray:
 
 
 def _restarts(times: IndexArray) -> list[int]:
-    """Return the packets whose time is before the times of so many packets before them that the clock must have restarted."""
+    """Return the packets at which the clock must have restarted: their time is before those of too many earlier packets."""
     moved = np.abs(np.argsort(times, kind="stable") - np.arange(len(times)))
     if len(times) <= _DEEPEST_REORDER or moved.max() <= _DEEPEST_REORDER:
         return []
@@ -247,7 +247,7 @@ def _restarts_at_keys(times: IndexArray, keyframe: BoolArray) -> list[int]:
 
 
 def _far(times: IndexArray) -> int:
-    """Return how far apart the times of packets can be of which one is shown soon after the other."""
+    """Return how far apart the times of two packets can be if one is shown soon after the other."""
     return _FAR_STEPS * max(1, int(np.median(np.abs(np.diff(times))))) if len(times) > 1 else 0
 
 

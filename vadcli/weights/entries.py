@@ -117,7 +117,7 @@ def parse_manifest(document: Mapping[str, Any]) -> dict[str, Entry]:
 
 
 def known(name: str) -> Entry | None:
-    """Returns the entry with that name or alias; None if there is none."""
+    """Returns the entry with that name or alias; None if no entry has it."""
     return next((item for item in manifest().values() if name in item.names), None)
 
 
@@ -149,7 +149,7 @@ def one_line(item: Entry) -> Iterator[None]:
 
     Raises:
         WeightsError: the repository or revision does not exist, or this user has no access to it.
-        VadcliError: there is no network, the hub has a problem, or the disk is full.
+        VadcliError: the network does not work, the hub has a problem, or the disk is full.
     """
     from huggingface_hub import errors
 

@@ -120,7 +120,7 @@ def pull(
     Raises:
         WeightsError: the name is unknown, the entry has nothing to fetch, the repository does not exist
             or this user has no access to it, or files differ from what the hub declares.
-        VadcliError: there is no network, or the disk is full.
+        VadcliError: the network does not work, or the disk is full.
     """
     wanted = entry(name)
     if name in wanted.aliases:
@@ -199,7 +199,7 @@ def _offline(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> Pull
     if folder is None or lock is not None:
         what = "the files in the cache are damaged or incomplete" if folder else "it is not in the cache"
         raise WeightsError(f"{item.name}: HF_HUB_OFFLINE is set and {what}", hint="unset it and pull again")
-    say(f"{item.name}: HF_HUB_OFFLINE is set: files taken from the cache without a check, because there is no lock file")
+    say(f"{item.name}: HF_HUB_OFFLINE is set: files are taken from the cache without a check, because no lock file exists")
     files = {file: file_sum(folder / file) for file in _wanted(path.name for path in folder.iterdir())}
     return _pulled(item, folder, Lock(item.repo_id, folder.name, files), fetched=False)
 

@@ -340,7 +340,7 @@ def _adjusted(config: LavidaConfig, options: LavidaOptions) -> LavidaConfig:
         config = replace(config, mask_gate=options.mask_gate)  # type: ignore[arg-type]
     if options.drop_static and config.additions.sight:
         hint = "omit --drop-static: this model reads SAM2's features"
-        raise UsageError(f"{config.name}: there is no vision tower whose patches can be dropped", hint=hint)
+        raise UsageError(f"--drop-static: {config.name} has no vision tower, so no patches can be dropped", hint=hint)
     if options.drop_static and config.pixels.static_threshold is None:
         config = replace(config, pixels=replace(config.pixels, static_threshold=STATIC_DISTANCE))
     return config

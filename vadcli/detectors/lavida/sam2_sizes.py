@@ -175,7 +175,8 @@ class Sam2Sizes:
             _require(first not in self.global_blocks, f"block {first} is the first of a stage and can't attend globally")
             _require(window % 2 == 0, f"windows {self.windows}: {window} must be even, because the next stage halves it")
         depth = sum(self.blocks)
-        _require(max(self.global_blocks, default=0) < depth, f"global_blocks {self.global_blocks} are beyond {depth} blocks")
+        within = max(self.global_blocks, default=0) < depth
+        _require(within, f"global_blocks {self.global_blocks} must be below {depth}, the number of blocks")
         _require(
             self.embed_dim % self.num_heads == 0, f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}"
         )
