@@ -218,8 +218,8 @@ class TimeIntervals:
 class ShareIntervals:
     """An annotation as intervals of shares of the video: 0 is its start, 1 its end.
 
-    A share s is the frame round(s x number of frames); the end is outside. An interval that ends after 1 is cut at the end of
-    the video, and one that ends before it starts has no frame, as in the code of PreVAD's authors.
+    A share s is the frame round(s x number of frames); the end is outside. As in the code of PreVAD's authors, an interval
+    that ends after 1 is cut at the end of the video, and an interval that ends before it starts has no frame.
 
     Attributes:
         intervals: (start, end) of each, finite.

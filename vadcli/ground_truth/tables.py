@@ -6,8 +6,8 @@ Columns are found by their names; other columns are ignored.
 MSAD (Zhu et al., NeurIPS 2024, Tom-roujiang/MSAD): anomaly_annotation.csv comes with the videos. It has one row per abnormal
 video: `name,scenario,total frames,starting frame of anomaly,ending frame of anomaly`. The repository's list of test videos
 (RTFM/list/msad-i3d-test.list) has one line `…/NAME_i3d.npy` per video; normal videos are named MSAD_normal_…. How frames are
-counted is not documented. Here they are counted from 1 and both ends are inside, because anomalies end at the total number
-of frames, and because VAU-Bench gives the start of an anomaly at the first frame as 0.03 s (1/30 s).
+counted is not documented. Here they are counted from 1 and both ends are inside, for two reasons: some anomalies end at the
+total number of frames, and in VAU-Bench, an anomaly that starts at the first frame starts at 0.03 s (1/30 s).
 
 CUVA (Du et al., CVPR 2024, fesvhtr/CUVA): one JSON list. The repository's evaluation (CUVA/mmaEval.py) reads the keys `ID`,
 `visual_input` (the video), `task` and `output` of each item. The output of the task Timestamp is `[mmss, mmss]`, minutes and

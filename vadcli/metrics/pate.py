@@ -48,7 +48,7 @@ def pate(
     - anywhere else: false with weight 1.
 
     Every frame of a missed anomaly counts as missed with weight 1. In an anomaly that is hit, a missed frame has weight 1 if
-    its distance from the start of the anomaly is at most the length of the first run of hits, and less weight if it is later.
+    its distance from the start of the anomaly is at most the length of the first run of hits. Later frames have less weight.
     A point of the curve is left out of the area if its recall is lower than the recall at a higher threshold.
 
     If the paper leaves a choice open, this function does what the authors' package PATE 0.1.1 does by default. So both give

@@ -6,8 +6,8 @@ frame, (h, w) the output size of the mask decoder. Two rules hold for every part
 - It is computed in float32 (float64 stays float64), also under autocast.
 - The loss of a batch is the mean over its frames, or over its clips for the language model. A frame
   without an object adds 0 to the mask terms, but it is counted in the mean. So the weight of a frame
-  does not depend on the other frames of the batch, and the loss of a batch is the mean over its
-  micro-batches if these have equal sizes.
+  does not depend on the other frames of the batch. If micro-batches have equal sizes, the loss of a
+  batch is the mean of their losses.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Qwen3-VL reads a clip and answers questions about it, as `Reader` does with Qwen2-VL.
 
-Three things differ from Qwen2-VL: the time of each pair of frames stands in front of it as text, the vision tower also feeds
-the first layers of the language model, and a patch has 16 px. Here transformers' own forward pass reads the clip, and the
-questions continue from its cache. Visual tokens cannot be compressed, because those layers expect every token.
+Three things differ from Qwen2-VL. Before each pair of frames, a text states its time. The vision tower also feeds the first
+layers of the language model. A patch has 16 px. Here transformers' own forward pass reads the clip, and the questions continue
+from its cache. Visual tokens cannot be compressed, because the first layers of the language model expect every token.
 """
 
 from __future__ import annotations

@@ -255,8 +255,8 @@ def _file_hash(path: Path) -> str:
 def _hash_of(path: Path, size: int, mtime_ns: int) -> str:
     """Returns the SHA-256 of a file. A process reads the file only once, unless its size or time has changed."""
     digest = hashlib.sha256()
-    # The block does not come from malloc. After malloc has freed one block of this size, it keeps the memory of later blocks
-    # of up to this size, such as those of the weights, and does not return it to the system.
+    # The block does not come from malloc. After malloc has freed one block of this size, it no longer returns the memory of
+    # blocks up to this size to the system. The weights have many such blocks.
     with path.open("rb", buffering=0) as file, mmap.mmap(-1, HASHED_BYTES) as pages, memoryview(pages) as block:
         while count := file.readinto(block):
             digest.update(block[:count])
