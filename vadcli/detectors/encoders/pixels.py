@@ -3,8 +3,8 @@
 The results are like those of transformers' image processor if it is set to squash (to stretch a picture to a square). Its
 default for CLIP is to cut off both sides of a wide picture, but things can happen there too.
 
-Before normalisation, values differ from PIL's by at most one gray level if a picture is made smaller; in an HD frame, 3 in 1,000
-values differ. In an enlarged picture, they differ by at most two. This code resizes the width before the height. Recent
+Before normalisation, values differ from PIL's by at most one gray level if a picture is made smaller (in an HD frame, 3 in
+1,000 values differ), and by at most two if it is enlarged. This code resizes the width before the height. Recent
 versions of PIL resize some tall pictures in the other order, which rounds sharp edges differently.
 """
 
