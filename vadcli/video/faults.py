@@ -1,4 +1,4 @@
-"""Tells a fault of the machine from a fault of a video, after a video could not be read whole.
+"""Decides whether the machine or the video is at fault, after a video could not be read completely.
 
 A machine's fault passes: a network share vanishes, a permission is missing for a moment, memory runs out, a program is being
 updated. Such a video is not finished. Nothing is stored for it, so the next run tries again.
@@ -37,7 +37,7 @@ _SCARCE_BYTES = 256 << 20
 
 
 def check_machine(path: Path, said: str) -> None:
-    """Do nothing if the video itself is the reason why it could not be read whole.
+    """Do nothing if the video itself is the reason why it could not be read completely.
 
     Args:
         path: the file, or the folder of images.
