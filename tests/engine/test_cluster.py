@@ -271,7 +271,7 @@ def test_an_address_without_a_cluster_is_one_line(footage: Path, tmp_path: Path)
     pytest.importorskip("ray")
     done = run_vadcli("scan", footage, "--out", tmp_path / "out", "--runner", "ray", "--ray-address", "127.0.0.1:1")
     assert done.returncode == 2
-    assert "--ray-address 127.0.0.1:1: there is no Ray cluster" in done.stderr
+    assert "--ray-address 127.0.0.1:1: no Ray cluster answers" in done.stderr
     assert "Traceback" not in done.stderr
 
 

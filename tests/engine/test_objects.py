@@ -129,7 +129,7 @@ def test_find_options_hold_for_objects(server: S3Server, folder: Path, tmp_path:
     assert plan.notes == (f"names of videos and cameras are relative to {SITE}/gate (--root)",)
     server.put("odd//a.mp4", b"x")
     (odd,) = planned(f"s3://{BUCKET}/odd").unusable
-    assert "the object is called '/a.mp4', and empty parts and dots can't be read" in odd.reason
+    assert "the object is called '/a.mp4': names with an empty part, `.` or `..` can't be read" in odd.reason
 
 
 def test_render_clips_and_thumbnails_use_the_same_cache(server: S3Server, scanned: Path) -> None:

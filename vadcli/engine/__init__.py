@@ -1,3 +1,3 @@
-"""The scan: which videos, in what order, through which detector, into which files."""
+"""The scan: finds the videos, runs the detector on them, and writes the results."""
 
 from __future__ import annotations

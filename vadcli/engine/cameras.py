@@ -1,11 +1,11 @@
-"""Camera models: JSON files in cameras/, fitted once from a seeded sample of the camera's footage.
+"""Fits camera models and stores them as JSON files in cameras/. A model is fitted on a seeded sample of the camera's footage.
 
 The sample comes from the whole input list, before sharding, and does not depend on what is already done. So every shard, every
-resumed scan and a second process fit the same model. A camera with little footage is fitted on all of it. The clips stay in
+resumed scan and every other process fits the same model. A camera with little footage is fitted on all of it. Its clips stay in
 memory after the fit and are scored without being decoded again. A camera with more footage is fitted on bursts: short runs of
 frames that are spread over the footage.
 
-A model that was fitted on little footage is fitted again when there is more; see `footage`.
+A camera that was fitted on little footage is fitted again when there is more footage; see the module `footage`.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ def write_camera(path: Path, model: CameraModel) -> None:
 
 
 # Footage of up to this many clips (about two minutes for the motion detector) is read once, kept in memory, used for the fit
-# and then scored. For more footage, it costs less to read bursts first and to score while the rest is being decoded.
+# and then scored. With more footage, it costs less to read bursts first, and later to score each clip as it is decoded.
 HELD_CLIPS = 40
 # The fit uses at most this many of the clips in memory, evenly spread.
 SAMPLE_CLIPS = 12
-# Longer footage is sampled in this many bursts. A burst has about 1 / BURST_PART of the frames of a clip.
+# More footage than that is sampled in this many bursts. A burst has about 1 / BURST_PART of the frames of a clip.
 BURSTS = 20
 BURST_PART = 2
 WAIT_S = 0.2
@@ -76,16 +76,16 @@ class Cameras:
     """The camera models of one output folder.
 
     Attributes:
-        layout, scratch: where models are stored.
+        layout, scratch: the folders for models and for temporary files.
         detector: fits the models.
-        needs: which frames the scan reads: the detector's needs, after the sampling options are applied.
+        needs: which clips the scan reads: the detector's needs, changed by the sampling options.
         loader_options: how bursts are read.
         seed: seed of the random sample of footage.
         refit: True fits each camera again, once per run; False fits no camera that has a model; None fits a camera again if its
             model `is_outgrown`.
         stopped: called while waiting for another process; True ends the wait.
         told: called with a camera and the number of frames that were just read for its fit.
-        regions: what is hidden of each camera's picture.
+        regions: the hidden parts of each camera's picture.
     """
 
     layout: OutputLayout
@@ -111,18 +111,18 @@ class Cameras:
         return self.detector.fits_camera and camera not in self._fitted and self.stored(camera) is None
 
     def is_outgrown(self, camera: str, whole: Sequence[WorkUnit]) -> bool:
-        """True if the model was fitted on little footage and the camera's videos (`whole`) are now GROWTH times as much."""
+        """True if the model was fitted on little footage, and the camera's videos (`whole`) now are GROWTH times as much."""
         if self.refit is not None or not self.detector.fits_camera or camera in self._fitted:
             return False
         model = self._read(camera)
         return model is not None and is_outgrown(model, size_of(whole))
 
     def has_model(self, camera: str) -> bool:
-        """True if a usable model is stored, also if this run has yet to fit the camera again."""
+        """True if a usable model is stored, even if this run will fit the camera again."""
         return self._read(camera) is not None
 
     def why_again(self, camera: str) -> str:
-        """Return why the stored model of a camera cannot be used; "" if there is none, or --refit asks for another one."""
+        """Return why the stored model of a camera can't be used. "" if no model is stored, or if --refit replaces it anyway."""
         if not self.detector.fits_camera or camera in self._fitted or self.refit:
             return ""
         path = self.layout.camera(camera)
@@ -151,11 +151,11 @@ class Cameras:
     def _is_ours(self, model: CameraModel) -> bool:
         if (model.detector, model.version) != (self.detector.name, self.detector.model_version):
             return False
-        accepts = getattr(self.detector, "accepts", None)  # a detector may have options that change what it learns
+        accepts = getattr(self.detector, "accepts", None)  # some detectors have options that change the model
         return accepts is None or bool(accepts(model))
 
     def fit(self, camera: str, clips: Sequence[Clip], footage: Footage) -> CameraModel | None:
-        """Fit and store a model. If another process was first, return its model, which is equal for equal input."""
+        """Fit and store a model. If another process has already stored one, return that: equal input gives equal models."""
         with self._claim(camera):
             before = None if self.refit else self._read(camera)
             model = before
@@ -168,7 +168,7 @@ class Cameras:
         return model
 
     def _learn(self, camera: str, clips: Sequence[Clip], footage: Footage, before: CameraModel | None) -> CameraModel | None:
-        """Return a new model, or the earlier one if less footage can be read now than it was fitted on."""
+        """Return a new model, or the earlier model if it was fitted on more footage than can be read now."""
         if before is None or before.footage is None or footage.seconds >= before.footage.seconds:
             model = self.detector.fit(CameraSample(camera, tuple(clips), self.seed)) if clips else None
             if model is not None:
@@ -200,17 +200,17 @@ def fit_on_the_way(
     items: Iterator[Item],
     request: Callable[[WorkUnit], ClipRequest],
 ) -> Iterator[Item]:
-    """Fit a camera from the first items of its scan, then pass on every item, in order.
+    """Fit a camera on the first items of its scan, then yield every item, in order.
 
     Args:
         cameras: stores the model.
         camera: the camera's name.
         whole: all videos of the camera; `items` may come from only some of them.
-        items: the running scan of the camera's videos; each video is read from its beginning.
+        items: the loader's items of the running scan; each video is read from its beginning.
         request: makes the loader's request for a video.
 
     Yields:
-        The items. The first one is yielded when the model exists. If the scan is stopped before that, nothing is yielded.
+        The items. The first item is yielded after the camera is fitted. If the scan is stopped before that, nothing is yielded.
     """
     held = _Held(cameras.needs)
     held.take(_watched(items, cameras, camera))
@@ -228,7 +228,7 @@ def fit_on_the_way(
 def fit_again(
     cameras: Cameras, camera: str, whole: Sequence[WorkUnit], request: Callable[[WorkUnit], ClipRequest], *, scored: int
 ) -> None:
-    """Fit a camera that `is_outgrown` again, before any of its videos is scored, and log it.
+    """Fit a camera that `is_outgrown` again, before any of its videos is scored, and log that.
 
     Args:
         cameras: stores the model.
@@ -254,7 +254,7 @@ def fit_again(
 
 
 def _hold_whole(cameras: Cameras, camera: str, whole: Sequence[WorkUnit], request: Callable[[WorkUnit], ClipRequest]) -> _Held:
-    """Read a camera's videos and keep their clips in memory, until they are too long for that."""
+    """Read a camera's videos and keep their clips in memory. Stop if the videos are too long for that."""
     held = _Held(cameras.needs)
     with ClipLoader(cameras.needs, cameras.loader_options) as loader:
         reading = loader.run((request(unit) for unit in whole), stopped=cameras.stopped)
@@ -269,7 +269,10 @@ def _sample(
     request: Callable[[WorkUnit], ClipRequest],
     held: _Held,
 ) -> tuple[list[Clip], Footage]:
-    """Return the clips to fit a camera on, and the footage that they come from; `held` has all its videos or is too long."""
+    """Return the clips to fit a camera on, and the footage that they come from.
+
+    `held` must have all videos of the camera, or be too long.
+    """
     if held.is_too_long:
         return _read_bursts(cameras, camera, whole, request)
     clips = sorted(held.clips(), key=lambda clip: (clip.video, clip.index))
@@ -279,7 +282,7 @@ def _sample(
 
 
 def _watched(items: Iterator[Item], cameras: Cameras, camera: str) -> Iterator[Item]:
-    """Yield the items, and report the number of frames of each clip.
+    """Yield the items, and report the number of frames in each clip.
 
     Raises:
         ToolError: no video can be read, so the camera must not be fitted now.
@@ -295,7 +298,7 @@ def _watched(items: Iterator[Item], cameras: Cameras, camera: str) -> Iterator[I
 class _Held:
     """Keeps items in memory until the total length of their videos is above HELD_CLIPS.
 
-    The videos in `hidden` could not be read because of the machine; a later run may read them.
+    The videos in `hidden` could not be read because the machine failed; a later run may read them.
     """
 
     def __init__(self, needs: ClipNeeds) -> None:
@@ -308,7 +311,7 @@ class _Held:
 
     @property
     def is_too_long(self) -> bool:
-        """True if the total length is above the limit. It depends only on the lengths of the videos, not on their order."""
+        """True if the total length is above the limit. The order of the videos does not matter."""
         return self.total_clips > HELD_CLIPS
 
     def take(self, items: Iterator[Item]) -> None:
@@ -366,13 +369,13 @@ def _read_bursts(
 
 
 def burst_positions(units: Sequence[WorkUnit], *, camera: str, seed: int, bursts: int = BURSTS) -> dict[str, tuple[float, ...]]:
-    """Return where to read a camera's bursts.
+    """Return the positions of a camera's bursts.
 
     The bytes of all videos are divided into equal shares, and each burst begins at a random place in its own share.
 
     Args:
         units: the camera's videos, in plan order.
-        camera, seed: what the random shifts depend on.
+        camera, seed: the random places depend on these two.
         bursts: number of bursts.
 
     Returns:

@@ -1,4 +1,4 @@
-"""How the scores of each video become events: by the options of the scan, and by what `vadcli events --write` stored in OUT."""
+"""Makes events from scores, as the options of the scan and the choices in OUT (`vadcli events --write`) ask for it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class EventRules:
     """The thresholds of each video, the verdicts of the stored review, and the head.
 
     Attributes:
-        thresholds: of videos for which OUT has no choice.
+        thresholds: the thresholds of videos for which OUT has no choice.
         chosen: the choices of OUT for the detector of the scan, changed by the options of the scan.
         reviews: verdicts on events.
-        judge: the head that judges events; None for none.
+        judge: the head that judges events; None if there is no head.
     """
 
     thresholds: Thresholds
@@ -41,7 +41,7 @@ class EventRules:
         calibration: Calibration | None,
         judge: Judge | None = None,
     ) -> EventRules:
-        """Return the rules of a scan. What the user gives with the scan counts more than the choices of OUT.
+        """Return the rules of a scan. An option of the scan replaces the value in the choices of OUT.
 
         Raises:
             UsageError: the options contradict the choices, the detector or one another.
@@ -58,7 +58,7 @@ class EventRules:
         return chosen_for(self.chosen, video) or self.thresholds
 
     def events(self, video: str, table: ScoreTable, *, duration_s: float, boxes: EventBoxes | None = None) -> list[Event]:
-        """Return the events of a video: cut from its scores, judged by the head, without those that the review calls false."""
+        """Return the events of a video, judged by the head and without the events that the review marks as false."""
         thresholds = self.of_video(video)
         return make_events(video, table, thresholds, duration_s=duration_s, boxes=boxes, judge=self.judge, reviews=self.reviews)
 
@@ -80,13 +80,13 @@ def make_events(
     """Return the events of a video.
 
     Args:
-        video: its name.
+        video: the name of the video.
         table: its scores.
-        thresholds: with which events are cut.
+        thresholds: the thresholds for its events.
         duration_s: end of the video.
         boxes: mask boxes.
-        judge: the head that judges the events; None for none.
-        reviews: verdicts on events of all videos; what they call false is left out.
+        judge: the head that judges the events; None if there is no head.
+        reviews: verdicts on events of all videos; events that they mark as false are left out.
     """
     events = cut_events(table, thresholds, duration_s=duration_s, boxes=boxes)
     if judge is not None:
@@ -95,10 +95,10 @@ def make_events(
 
 
 def without_false_alarms(events: Sequence[Event], reviews: Sequence[ReviewedEvent]) -> list[Event]:
-    """Return the events of one video without those that a review marks as false; the others are numbered again."""
+    """Return the events of one video without the events that a review marks as false. The others are numbered again."""
     if not any(entry.verdict is Verdict.FALSE for entry in reviews):
         return list(events)
-    from vadcli.metrics import without_false  # takes a second, which a scan without a review need not wait for
+    from vadcli.metrics import without_false  # importing it takes a second, which a scan without a review can save
 
     kept = without_false([(event.start_s, event.end_s) for event in events], reviews)
     return [replace(events[place], id=number) for number, place in enumerate(kept, 1)]
@@ -111,7 +111,7 @@ def given_thresholds(options: ThresholdOptions) -> list[str]:
 
 
 def choices_text(options: ThresholdOptions, choices: Choices, *, detector: str, out: Path) -> str:
-    """Return the line with which a scan says what it does with the choices of OUT; "" if there are none."""
+    """Return the line that tells the user how a scan uses the choices of OUT; "" if there are no choices."""
     own = [entry for entry in choices.thresholds if entry.detector == detector]
     said = []
     if own:

@@ -1,8 +1,8 @@
-"""How much footage a camera model was fitted on, when that is too little, and what users are told about it.
+"""Decides whether a camera model was fitted on too little footage, and tells users about it.
 
-A model that was fitted on less than ENOUGH_S of footage is fitted again when the input list has GROWTH times as much. The model
-stores how much it was, so every shard and every process decides the same. Bytes are compared, because the length of a video is
-not known before it is opened, and a run opens no video that is done.
+A model that was fitted on less than ENOUGH_S of footage is fitted again when the input list has GROWTH times as much footage.
+The model stores how much footage it was, so every shard and every process decides the same. Bytes are compared, because the
+length of a video is not known before it is opened, and a run does not open videos that are done.
 """
 
 from __future__ import annotations
@@ -14,31 +14,32 @@ from vadcli.engine.plan import WorkUnit
 from vadcli.types import CameraModel, Clip, Footage
 from vadcli.types.media import clock
 
-# A model that was fitted on this much footage is never fitted again by itself. A score stands for a rate per hour, and only an
-# hour of footage shows what comes once per hour.
+# A model that was fitted on this much footage is only fitted again if the user asks for it. A score stands for a rate per hour,
+# and it takes an hour of footage to see what happens once per hour.
 ENOUGH_S = 3600.0
-# A model that was fitted on less is fitted again when there are this many times as many bytes. So the number of fits is small:
+# A model that was fitted on less is fitted again when there are this many times as many bytes. So there are only few fits:
 # a camera whose first video has ten seconds is fitted again at most nine times before it has an hour.
 GROWTH = 2
 
 
 def is_outgrown(model: CameraModel, size: int) -> bool:
-    """True if a model was fitted on little footage and there is GROWTH times as much now: `size` bytes of the same camera.
+    """True if a model was fitted on little footage, and the camera's footage now has GROWTH times as many bytes (`size`).
 
-    A model of an older version does not know its footage. It is kept, so that the videos that it scored stay done.
+    Models of older versions do not store their footage. They are kept, so that the videos that they scored stay done.
     """
     known = model.footage
     return known is not None and known.seconds < ENOUGH_S and size >= GROWTH * max(1, known.bytes)
 
 
 def footage_caveats(model: CameraModel | None) -> tuple[str, ...]:
-    """Return a sentence if a camera model was fitted on little footage; none if it was enough or is unknown."""
+    """Return a sentence that warns about a camera model that was fitted on little footage; empty if there was enough."""
     known = model.footage if model else None
     if known is None or known.seconds >= ENOUGH_S:
         return ()
     length = length_text(known.seconds)
     if known.videos == 1:
-        return (f"The camera was learned from a single video of {length}, so what goes on throughout it counts as usual.",)
+        usual = "anything that lasts for the whole video counts as usual"
+        return (f"The camera was learned from a single video of {length}, so {usual}.",)
     return (f"The camera was learned on only {length} of footage, so what is usual there may still count as unusual.",)
 
 
@@ -48,7 +49,7 @@ def length_text(seconds: float) -> str:
 
 
 def size_of(units: Iterable[WorkUnit], *, but: Collection[str] = ()) -> int:
-    """Return the bytes of all videos together, without those that `but` names."""
+    """Return the total bytes of the videos, without the videos in `but`."""
     return sum(unit.size for unit in units if unit.video not in but)
 
 
@@ -59,9 +60,17 @@ def estimated_footage(
     lengths_s: Mapping[str, float],
     clips: Sequence[Clip],
 ) -> Footage:
-    """Return the footage of a camera of which only bursts were read, from the videos with bursts.
+    """Return an estimate of a camera's footage if only bursts of it were read.
 
-    A container may promise more than it holds. So a video's length counts by the share of its bursts that could be read.
+    The declared length of a video may be wrong. So only the share of the length counts that equals the share of the video's
+    bursts that could be read.
+
+    Args:
+        whole: all videos of the camera.
+        asked: the videos that have bursts.
+        wanted: video -> the positions of its bursts.
+        lengths_s: video -> its declared length.
+        clips: the bursts that could be read.
     """
     found = Counter(clip.video for clip in clips)
     seconds = sum(lengths_s.get(unit.video, 0.0) * found[unit.video] / len(wanted[unit.video]) for unit in asked)

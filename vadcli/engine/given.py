@@ -1,4 +1,4 @@
-"""The paths that the user gave: checks that they exist, and reads lists of paths."""
+"""Checks that the paths of the user exist, and reads lists of paths."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ NO_URL = "this is a URL, and streams are not read"
 
 
 def absolute(paths: Iterable[Path]) -> list[Path]:
-    """Return paths of this machine as absolute paths, or paths of object stores.
+    """Return the paths after making paths of this machine absolute. Paths of object stores stay as they are.
 
     Raises:
-        UsageError: there are both.
+        UsageError: some paths are on this machine, and others are in an object store.
     """
     found = [path if is_remote(path) else Path(os.path.abspath(path)) for path in paths]
     remote = [path for path in found if is_remote(path)]
@@ -35,7 +35,7 @@ def absolute(paths: Iterable[Path]) -> list[Path]:
 
 
 def check_exists(path: Path) -> None:
-    """Raise UsageError if a path does not exist; one that cannot be read passes, and the walk reports it."""
+    """Raise UsageError if a path does not exist. A path that can't be read is accepted here; the walk reports it."""
     if is_remote(path):
         return
     try:
@@ -49,7 +49,7 @@ def check_exists(path: Path) -> None:
 
 
 def why_unreadable(path: Path, error: OSError) -> str:
-    """Return why a path cannot be read, in words for the user."""
+    """Return the reason why a path can't be read, as a text for the user."""
     if isinstance(error, FileNotFoundError) and _URL.search(str(path)):
         return f"{NO_URL} ({_instead_of(path)})"
     return f"can't be read: {error.strerror}"
@@ -69,7 +69,7 @@ def read_list(source: Path) -> list[Path]:
     """
     try:
         data = sys.stdin.buffer.read() if str(source) == "-" else source.read_bytes()
-        if text_encoding(data) != "utf-8":  # else paths need not be text
+        if text_encoding(data) != "utf-8":  # other data stays as it is: the bytes of a path need not be UTF-8
             data = os.fsencode(decode_text(data))
     except OSError as error:
         raise UsageError(f"{list_name(source)} can't be read: {error.strerror}") from error
@@ -80,5 +80,5 @@ def read_list(source: Path) -> list[Path]:
 
 
 def list_name(source: Path) -> str:
-    """Return how messages name a list of files."""
+    """Return the name of a list of files in messages."""
     return "the list on stdin" if str(source) == "-" else f"the list {source}"

@@ -1,8 +1,7 @@
-"""New events of a scan: which they are, and the command of --on-event that runs once for each of them.
+"""Finds the new events of a scan, and runs the command of --on-event once for each of them.
 
 The command runs in a shell. At most COMMANDS_AT_ONCE commands run at a time, each watched by a thread. Their output goes to
-stderr, because stdout is for data. If a command fails or takes too long, that is logged, and
-the scan continues.
+stderr, because stdout is for data. If a command fails or takes too long, this is logged, and the scan continues.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class NewEvent:
     Attributes:
         document: the events document of its video.
         event: the event.
-        path: the video's file or folder; None if it is not known.
+        path: the video's file or folder; None if this is not known.
     """
 
     document: EventsDocument
@@ -56,7 +55,7 @@ class NewEvent:
         return f"{self.document.video['path']}, event at {clock(self.event.start_s)}"
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the JSON that `scan --json` prints and that the command of --on-event gets."""
+        """Return the JSON that `scan --json` prints and that the command of --on-event gets."""
         return {
             "type": "event",
             "video": self.document.video["path"],
@@ -72,8 +71,8 @@ class EventHook:
 
     Args:
         command: the shell command.
-        timeout_s: a command that takes longer is killed, with all its processes.
-        reported: gets each event when its command starts.
+        timeout_s: a command that takes longer is killed, together with all processes that it started.
+        reported: the list of reported events. An event is added when its command starts.
     """
 
     def __init__(self, command: str, *, timeout_s: float, reported: ReportedEvents) -> None:
@@ -94,9 +93,9 @@ class EventHook:
         try:
             while left := [future for future in self._waiting if not future.done()]:
                 if stopped():
-                    self._threads.shutdown(wait=False, cancel_futures=True)  # the next scan runs them
+                    self._threads.shutdown(wait=False, cancel_futures=True)  # the next scan runs the dropped commands
                 wait(left, timeout=POLL_S)
-        except BaseException:  # a second signal: nothing is waited for any more
+        except BaseException:  # a second signal: do not wait any longer
             self._threads.shutdown(wait=False, cancel_futures=True)
             for process in list(self._running):
                 _kill(process)
@@ -113,7 +112,7 @@ class EventHook:
             log.error("--on-event: %s: the command did not run: %s", found.title, error)
 
     def _outcome(self, found: NewEvent) -> str:
-        """Run the command; returns what went wrong with it, or an empty text."""
+        """Run the command. Return what went wrong, or an empty text."""
         data = json.dumps(found.to_json(), ensure_ascii=False).encode() + b"\n"
         process = subprocess.Popen(
             ["/bin/sh", "-c", self._command], stdin=subprocess.PIPE, stdout=sys.stderr.fileno(), start_new_session=True
@@ -138,7 +137,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         top = psutil.Process(process.pid)
         family = [top, *top.children(recursive=True)]
     with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)  # the command has a session of its own
+        os.killpg(process.pid, signal.SIGKILL)  # the command has its own session, so this kills its process group
     for member in family:
         with suppress(psutil.Error):
             member.kill()
@@ -146,14 +145,14 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 class NewEvents:
-    """Finds the new events among the results of a scan, and runs the command of --on-event for each.
+    """Finds the new events in the results of a scan, and runs the command of --on-event for each of them.
 
     Args:
         layout: the output folder.
         paths: video -> its file or folder.
         command, timeout_s: as in `EventHook`; no command runs if `command` is empty.
         alone: True if no other scan runs in the output folder. Then events that an interrupted scan stored but did not report
-            are new too; else the other scan may be about to report them.
+            are new, too. Otherwise the other scan may be about to report them.
     """
 
     def __init__(self, layout: OutputLayout, paths: Mapping[str, Path], *, command: str, timeout_s: float, alone: bool) -> None:
@@ -163,7 +162,7 @@ class NewEvents:
         self._hook = EventHook(command, timeout_s=timeout_s, reported=self._reported) if command else None
 
     def of(self, result: VideoResult) -> list[NewEvent]:
-        """Returns the new events of a video, and reports them.
+        """Return the new events of a video, and report them: run the command, or add them to the list of reported events.
 
         Raises:
             OutputError: the list of reported events can't be written.
@@ -184,7 +183,7 @@ class NewEvents:
         return found
 
     def close(self, stopped: Callable[[], bool]) -> None:
-        """Wait for the commands, as `EventHook.close` does."""
+        """Wait for the commands; see `EventHook.close`."""
         if self._hook is not None:
             self._hook.close(stopped)
 

@@ -1,8 +1,8 @@
-"""What a scan of one video depends on, whether the video needs scanning, and where an interrupted scan continues.
+"""Decides whether a video needs scanning and where an interrupted scan continues, from fingerprints.
 
 Two scans of a video give equal results if the video's content and every option that changes a score are equal. The fingerprint
-is a hash of both. The content is identified by its size and three samples of 64 KiB. If size and modification time have not
-changed, the stored content hash is used, so that an unchanged file costs one `stat`.
+is a hash of both. The content is identified by its size and three samples of 64 KiB. If the size and the modification time have
+not changed, the stored hash of the content is used. So an unchanged file costs one `stat`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class ScanIdentity:
     def of(
         cls, detector: Detector, needs: ClipNeeds, *, decoder: str, fps: float | None, categories: tuple[str, ...]
     ) -> ScanIdentity:
-        """Return the identity of a run. The categories are left out if the detector does not read them."""
+        """Return the identity of a run. It contains no categories if the detector does not read them."""
         asked = {
             "frames": needs.frames,
             "overlap": needs.overlap,
@@ -97,10 +97,10 @@ def source_of(unit: WorkUnit, known: Mapping[str, Any] | None = None) -> dict[st
 
     Args:
         unit: the video.
-        known: the source that an earlier scan stored; its content hash is used if size and time have not changed.
+        known: what this function returned for an earlier scan. Its hash is used if size and time have not changed.
 
     Raises:
-        NotFinished: the file vanished or cannot be read.
+        NotFinished: the file has vanished or can't be read.
     """
     if known and (known.get("size"), known.get("mtime_ns")) == (unit.size, unit.mtime_ns) and known.get("content"):
         content = str(known["content"])
@@ -113,7 +113,7 @@ def content_sample(unit: WorkUnit) -> str:
     """Return a hash of the video's size and of samples from its start, middle and end.
 
     Raises:
-        NotFinished: the file vanished or cannot be read.
+        NotFinished: the file has vanished or can't be read.
     """
     digest = hashlib.sha256(str(unit.size).encode())
     try:
@@ -121,7 +121,7 @@ def content_sample(unit: WorkUnit) -> str:
             names = sorted(path.name for path in unit.path.iterdir())
             digest.update("\0".join(names).encode(errors="surrogateescape"))
             for name in (names[0], names[len(names) // 2], names[-1]) if names else ():
-                if not os.path.isdir(unit.path / name):  # a folder between the images has a name, but no content
+                if not os.path.isdir(unit.path / name):  # a folder among the images counts only by its name
                     _sample(unit.path / name, digest)
         else:
             _sample(unit.path, digest)
@@ -133,7 +133,7 @@ def content_sample(unit: WorkUnit) -> str:
 
 
 def check_unchanged(document: EventsDocument, path: Path) -> None:
-    """Raise VideoError if a file is not the one that was scanned: the times of its events would be wrong."""
+    """Raise VideoError if the file is not the file that was scanned, because then the times of the events would be wrong."""
     source = document.scan.source if document.scan else {}
     if is_remote(path):
         if source.get("content") and object_of(path).content != source["content"]:
@@ -165,11 +165,11 @@ class ScanJob:
     """The settings of a scan that matter for a single video.
 
     Attributes:
-        layout, scratch: where results and temporary files go.
-        root: the folder where relative paths start.
+        layout, scratch: the folders for results and for temporary files.
+        root: the folder that names are relative to.
         detector: scores the clips.
-        needs: which frames the detector gets, after the sampling options are applied.
-        identity: the shared part of the fingerprints.
+        needs: which clips the detector gets: its needs, changed by the sampling options.
+        identity: the part of the fingerprints that all videos share.
         rules: how the scores of each video become events.
         categories: what the user looks for.
         mask_video, mask_rle: which masks to write.
@@ -177,12 +177,12 @@ class ScanJob:
         force: also scan videos that are done.
         retry_failed: try failed and partial videos again.
         checkpoint_s: seconds between two fsyncs of a checkpoint.
-        attribution: finds the categories of events, if the detector can.
-        propagation: makes a mask for every frame, if the options ask for it.
+        attribution: finds the categories of events; None if this is not needed.
+        propagation: makes a mask for every frame; None if the options do not ask for it.
         refinement: refines the masks in events, if the options ask for it.
         refined: hash of what refines masks; "" if nothing does.
         times: how the wall-clock start of a video is found.
-        regions: what is hidden of each camera's picture.
+        regions: the hidden parts of each camera's picture.
     """
 
     layout: OutputLayout
@@ -213,30 +213,30 @@ class ScanJob:
 
     @property
     def embedder(self) -> Embedder | None:
-        """The detector if it makes vectors and the options say that they are stored; else None."""
+        """The detector, if it makes vectors and the options ask to store them; else None."""
         return self.detector if isinstance(self.detector, Embedder) and self.detector.keeps_embeddings else None
 
     def caveats(self, model: CameraModel | None) -> tuple[str, ...]:
-        """Return why the scores of this detector with this camera model deserve less trust than usual, one sentence each."""
+        """Return sentences that say why the scores of this detector and camera model deserve less trust than usual."""
         return (*caveats_of(self.detector), *footage_caveats(model))
 
 
 class Need(StrEnum):
-    """What a video needs."""
+    """What a run must do with a video."""
 
     SCAN = "scan"
     NOTHING = "done"
-    RECUT = "recut"
-    FAILED_BEFORE = "failed"
-    TAKEN = "taken"
+    RECUT = "recut"  # make its events again from its stored scores
+    FAILED_BEFORE = "failed"  # skip it: it failed in an earlier run
+    TAKEN = "taken"  # leave it out: OUT has the results of another video of this name
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a video needs, and why.
+    """What a run must do with a video, and why.
 
     Attributes:
-        need: what the run does with the video.
+        need: what the run must do.
         fingerprint: the fingerprint of the scan that is needed; empty if the camera must be fitted first.
         source: size, time and content of the input.
         status, stage, reason: how an earlier scan of the same input ended.
@@ -253,10 +253,10 @@ class Decision:
 
 
 def decide(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Decision:
-    """Decide what a video needs, from what is stored for it.
+    """Decide what a run must do with a video, from the results that are stored for it.
 
     Raises:
-        NotFinished: the input cannot be read.
+        NotFinished: the video can't be read.
     """
     metadata = read_metadata(job.layout.scores(unit.video))
     document = read_unchecked(job.layout.events(unit.video))
@@ -285,7 +285,7 @@ def decide(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Decision:
 
 
 def _is_anothers(stored: Mapping[str, Any], source: Mapping[str, Any], unit: WorkUnit) -> bool:
-    """True if the stored results belong to another file that still exists at another root. Only --force replaces them."""
+    """True if the stored results belong to another file, which still exists below another root. Only --force replaces them."""
     root = stored.get("root")
     if root in (None, source["root"]) or stored.get("content") == source["content"]:
         return False
@@ -306,9 +306,9 @@ class Task:
     Attributes:
         unit: the video.
         claim: the lock on its files.
-        decision: has the fingerprint and the source of the scan.
-        model: the model of the video's camera.
-        resume: the checkpoint to continue from, or None.
+        decision: the fingerprint and the source of the scan.
+        model: the model of the video's camera; None if the detector does not fit cameras.
+        resume: the checkpoint to continue from; None to start at the first clip.
     """
 
     unit: WorkUnit
@@ -318,7 +318,7 @@ class Task:
     resume: Checkpoint | None = None
 
     def start_clip(self, job: ScanJob) -> int:
-        """Return the number of the first clip that the checkpoint does not hold."""
+        """Return the number of the first clip that is not complete in the checkpoint."""
         return resume_clip(self.resume, job) if self.resume else 0
 
     @property
@@ -328,11 +328,11 @@ class Task:
 
 
 def resume_clip(checkpoint: Checkpoint, job: ScanJob) -> int:
-    """Return the number of the first clip that a checkpoint does not hold completely."""
+    """Return the number of the first clip that is not complete in a checkpoint."""
     plan = SamplingPlan(job.needs.frames, job.needs.overlap, checkpoint.header.interval)
     if job.needs.decode == "all":
         return plan.whole_clips(checkpoint.last_row + 1)
-    # Samples can be unevenly spaced. Lost ones are not counted here: at worst, the scan continues with an earlier clip.
+    # Sampled frames can be unevenly spaced. Lost frames are not counted, so at worst the scan continues with an earlier clip.
     return plan.whole_clips_of(sum(int(block.sampled.sum()) for block in checkpoint.blocks()))
 
 
@@ -344,6 +344,6 @@ def usable_checkpoint(claim: Claim, fingerprint: str, job: ScanJob, video: str) 
     has_masks = checkpoint.header.mask_shape is not None
     if has_masks != job.keeps_masks:
         return None
-    # If masks are kept, boxes are made from them at the end. Otherwise those of the stored rows must have the same threshold.
+    # If masks are kept, boxes are made from them at the end. Otherwise the stored boxes must be those of this threshold.
     level = job.rules.of_video(video).mask_level
     return checkpoint if has_masks or checkpoint.header.box_level in (0, level) else None

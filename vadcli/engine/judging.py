@@ -1,6 +1,6 @@
-"""Judges events by a head: removes those that look like rejected ones, or makes events from the head's own scores.
+"""Judges events by a head: removes events that look like rejected events, or makes events from the head's own scores.
 
-Reads stored vectors; decodes nothing.
+It reads stored vectors and decodes no video.
 """
 
 from __future__ import annotations
@@ -26,19 +26,22 @@ from vadcli.types.media import how_many
 log = logging.getLogger("vadcli")
 
 HIGH, LOW = 0.5, 0.4
-"""An event stays from this head score on. Events of a head that scores frames open at HIGH and close at LOW, at most."""
+"""An event is kept if its head score is at least HIGH. A head that scores frames opens events at HIGH and closes them at LOW.
+
+If the user gives another value for HIGH that is below LOW, events close at that value.
+"""
 
 
 class Judge:
-    """A head at work on the videos of an output folder.
+    """Judges the events of an output folder by a head.
 
     Args:
         head: the head.
         folders: output folders with vectors, one per encoder of the head.
-        high: an event stays from this head score on.
+        high: an event is kept if its head score is at least this.
 
     Attributes:
-        mark: names the head in the events documents.
+        mark: how events documents name the head.
     """
 
     def __init__(self, head: StoredHead, folders: Sequence[Path], *, high: float = HIGH) -> None:
@@ -58,13 +61,13 @@ class Judge:
         duration_s: float,
         boxes: EventBoxes | None = None,
     ) -> list[Event]:
-        """Return the events of a video as the head judges them; unchanged if its vectors cannot be read.
+        """Return the events of a video that the head keeps or makes. If the vectors can't be read, return `events` unchanged.
 
         Args:
-            video: its name.
+            video: the name of the video.
             table: the detector's scores.
-            events: those of the detector.
-            thresholds: with which the detector's events were made.
+            events: the detector's events.
+            thresholds: the thresholds of the detector's events.
             duration_s: end of the video.
             boxes: mask boxes.
         """
@@ -87,17 +90,17 @@ class Judge:
         return [_with_detector(one, table) for one in found]
 
     def score_of(self, video: str, start_s: float, end_s: float, peak_score: float) -> float | None:
-        """Return the head's score of an event, in [0, 1]; None if the vectors of its video cannot be read."""
+        """Return the head's score of an event, in [0, 1]; None if the vectors of its video can't be read."""
         vectors = self._vectors(video)
         return None if vectors is None else self.head.judge(vectors.of_span(start_s, end_s, peak_score))
 
     def mark_of(self, video: str) -> HeadMark | None:
-        """Return the mark of the head if it has judged the video."""
+        """Return the mark of the head if it has judged the video, else None."""
         return self.mark if video in self._judged else None
 
     @property
     def refusal(self) -> str:
-        """Why no video could be judged, in one line; "" if one was, or if none was tried."""
+        """The reason why no video could be judged, in one line; "" if a video was judged, or if no video was tried."""
         return "" if self._judged or not self._refused else f"head {self.head.name}: {self._refused.most_common(1)[0][0]}"
 
     def say_refused(self) -> None:
@@ -122,7 +125,7 @@ class Judge:
         return found
 
     def _say_if_new(self, video: str, vectors: VideoVectors) -> None:
-        """Warn once per camera if the head does not know it, or if a video looks unlike those that it was trained on."""
+        """Warn once per camera if the head was not trained on it, or if a video looks unlike the training videos."""
         if vectors.camera in self._said:
             return
         strangeness = self.head.strangeness(vectors.centre())
@@ -146,14 +149,14 @@ def judge_of(options: HeadOptions, choices: Choices, *, out: Path, detector: str
     """Return the judge that the options or the choices of OUT ask for; None if they name no head.
 
     Args:
-        options: of the command; a head there counts more than that of the choices.
-        choices: what `vadcli events --write` stored.
+        options: the options of the command. Their head replaces the head of the choices.
+        choices: the choices that `vadcli events --write` stored.
         out: the output folder, which has the vectors of the first encoder.
-        detector: whose events are judged; "" if there may be several.
+        detector: the detector whose events are judged; "" if there may be several detectors.
 
     Raises:
-        UsageError: the folder does not exist, or too few folders of vectors.
-        DocumentError, WeightsError: the head cannot be read, or is of another version.
+        UsageError: the folder of the head does not exist, or the number of folders with vectors is wrong.
+        DocumentError, WeightsError: the head can't be read, or has another version.
     """
     folder = options.head or (Path(choices.head) if choices.head else None)
     if folder is None:
@@ -182,7 +185,7 @@ def _numbered(events: Sequence[Event]) -> list[Event]:
 
 
 def _with_detector(event: Event, table: ScoreTable) -> Event:
-    """Return an event of the head's scores with the detector's scores, and its peak as the head's score."""
+    """Return an event that the head made, with the detector's scores. The head's peak becomes `head_score`."""
     score = table.score[event.start_frame : event.end_frame]
     peak = int(score.argmax())
     highest = float(score[peak])

@@ -1,4 +1,4 @@
-"""The runner of one machine: connects plan, cameras, queue, loader and stream."""
+"""The runner for one machine. It connects the plan, the cameras, the queue, the loader and the stream."""
 
 from __future__ import annotations
 
@@ -87,12 +87,12 @@ class LocalRunner:
         cameras = self._cameras_of(layout, job)
         outgrown = {camera for camera, whole in by_camera(self.settings.plan.units) if cameras.is_outgrown(camera, whole)}
         for unit in self.units:
-            # After a new fit, the fingerprint is another one. It is not known yet; that of no model differs in any case.
+            # If the camera will be fitted again, the new fingerprint is not known yet. With no model, it differs in any case.
             model = cameras.stored(unit.camera) if self.detector.fits_camera and unit.camera not in outgrown else None
             yield unit.video, "scan" if cameras.needs_fit(unit.camera) else _need(job, unit, model)
 
     def is_fitted(self, camera: str) -> bool:
-        """True if OUT has a model of a camera that this detector can use."""
+        """True if OUT has a camera model that this detector can use."""
         layout = OutputLayout(self.options.out)
         return self._cameras_of(layout, self._job(layout, Scratch(layout.scratch))).has_model(camera)
 
@@ -110,7 +110,7 @@ class LocalRunner:
                 for update in work.run(mine, batch_size=self.options.batch_size):
                     reported.add(update.video if isinstance(update, VideoResult) else "")
                     yield update
-            except OutputError as error:  # only this camera's model can't be written; the next one may work
+            except OutputError as error:  # this camera's model can't be written, but the next one may work
                 for unit in mine:
                     if unit.video not in reported:
                         yield VideoResult(unit.video, Status.FAILED, stage="write", reason=str(error), camera=unit.camera)
@@ -216,7 +216,7 @@ class _Work:
     stop: Stop
 
     def run(self, mine: list[WorkUnit], *, batch_size: int | None) -> Iterator[Update]:
-        """Claim and scan the videos of this shard that need it; the detector is loaded only if there is such a video."""
+        """Claim and scan the videos of this shard that need scanning. The detector is loaded only if there is such a video."""
         queue = ClaimQueue(self.job, self.request, self.stop)
         detector = self.job.detector
         if self.cameras.is_outgrown(self.camera, self.whole):
@@ -247,14 +247,14 @@ class _Work:
     def _requests(
         self, queue: ClaimQueue, pending: list[WorkUnit], model: CameraModel | None, stream: ScanStream
     ) -> Iterator[ClipRequest]:
-        """Claim the videos when the loader has room for them; yield a request for each one that needs scanning."""
+        """Claim each video when the loader has room for it. Yield a request for each video that needs scanning."""
         for found in queue.take(pending, model):
             stream.expect(found)
             if isinstance(found, Task):
                 yield queue.request_of(found)
 
     def _fit_first(self, mine: list[WorkUnit], queue: ClaimQueue, stream: ScanStream) -> Iterator[Item]:
-        """Claim and read the videos before the camera has a model; decide what each one needs as soon as there is a model."""
+        """Claim and read the videos before the camera has a model. When it has one, decide what each video needs."""
         claimed: dict[str, tuple[WorkUnit, Claim]] = {}
 
         def requests() -> Iterator[ClipRequest]:

@@ -21,7 +21,7 @@ from vadcli.store.roots import stored_roots
 
 
 def open_scan(paths: Sequence[Path], options: ScanOptions, *, command: Sequence[str] = ("vadcli.scan",)) -> Scan:
-    """Return a scan that is ready to run; raises the same errors as `vadcli.scan`."""
+    """Return a scan that is ready to run. Raises the same errors as `vadcli.scan`."""
     layout = OutputLayout(options.out)
     stop = Stop(None if options.max_runtime is None else parse_duration(options.max_runtime, "max_runtime"))
     plan = make_plan(
@@ -49,7 +49,7 @@ def may_be_empty(paths: Sequence[Path], options: FindOptions) -> bool:
 
 
 def ignored_categories(run: Scan) -> tuple[str, ...]:
-    """Return the categories that the scan's detector cannot read; empty if it reads them or none were given."""
+    """Return the categories that the scan ignores; empty if its detector reads categories, or if none were given."""
     return () if run.detector.uses_categories else parse_categories(run.settings.options.categories)
 
 

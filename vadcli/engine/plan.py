@@ -1,4 +1,4 @@
-"""Turns paths into work units: finds the videos, and the name, camera and shard of each video.
+"""Turns paths into work units: finds the videos, and gives each of them a name, a camera and a shard.
 
 Folders are listed and file attributes are read, but no file is opened.
 """
@@ -36,10 +36,10 @@ class WorkUnit:
         video: relative path with `/`, the name under which every result is stored.
         path: path of the file or folder.
         camera: the camera's name.
-        size: bytes; of all images for a folder of frames.
-        mtime_ns: time of the last change; of the newest image for a folder of frames.
+        size: size in bytes. The size of a folder of frames is that of all its images.
+        mtime_ns: time of the last change. In a folder of frames, it is that of the newest image.
         is_frames: True for a folder of images.
-        content: what an object store says about the content; "" for a video on this machine.
+        content: a hash that changes when the object in the store changes; "" for a video on this machine.
     """
 
     video: str
@@ -53,7 +53,7 @@ class WorkUnit:
 
 @dataclass(frozen=True)
 class Unusable:
-    """A path that cannot be scanned, and why. `failed` is False if the path is only left out of this run."""
+    """A path that can't be scanned, and why. `failed` is False if the path is only left out of this run."""
 
     video: str
     reason: str
@@ -62,15 +62,15 @@ class Unusable:
 
 @dataclass(frozen=True)
 class Plan:
-    """All videos of the input, and the paths that cannot be scanned.
+    """All videos of the input, and the paths that can't be scanned.
 
     Attributes:
         root: the folder that names are relative to.
-        roots: the absolute paths given.
+        roots: the absolute paths that the user gave.
         units: every video, in order of camera and name.
-        unusable: the paths that could not be read or are left out of this run.
-        passed_over: number of files per unknown suffix that were found and are not scanned; "" is the key of no suffix.
-        notes: what the user should know, one line each.
+        unusable: the paths that can't be read or are left out of this run.
+        passed_over: suffix -> number of files with this unknown suffix, which are not scanned; "" stands for no suffix.
+        notes: lines that the user should read.
     """
 
     root: Path
@@ -81,7 +81,7 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     def shard(self, part: int, parts: int) -> tuple[WorkUnit, ...]:
-        """Return the units of shard `part` of `parts`, by a hash of the name: a new file never changes the shard of another."""
+        """Return the units of shard `part` of `parts`. A hash of its name decides a video's shard, so it never changes."""
         return tuple(unit for unit in self.units if _bucket(unit.video, parts) == part - 1)
 
 
@@ -105,8 +105,8 @@ def make_plan(
         options: what counts as a video.
         out: the output folder, which is never scanned.
         camera_from: `folder`, `file` or `all`.
-        root: the folder that names are relative to, as the user gave it; None means a stored one, or else the common ancestor.
-        stored: the roots that the output folder has already, the newest first.
+        root: the user's --root. If it is None, a stored root is used; if no root is stored, the common ancestor of the paths.
+        stored: the roots that the output folder already has, the newest first.
 
     Raises:
         UsageError: a path does not exist or is not below the root, or no path is given.
@@ -119,7 +119,7 @@ def make_plan(
     walk = _Walk(options, Path(os.path.abspath(out)))
     everything = Path(os.path.abspath(os.sep))
     given = absolute([*paths, *listed])
-    if everything in given[len(paths) :]:  # in a list, this is a mistake: what a broken line has left
+    if everything in given[len(paths) :]:  # in a list, "/" is a mistake, such as the rest of a broken line
         walk.trouble.append((everything, "is the whole file system, which is never scanned because of a list"))
         given = [path for place, path in enumerate(given) if place < len(paths) or path != everything]
     roots = tuple(encode_name(shown(path)) for path in given[: len(paths)])
@@ -142,7 +142,7 @@ class _Found:
 
 
 class _Walk:
-    """Collects videos and problems. It remembers real paths, so that nothing is scanned twice and loops of links end."""
+    """Collects videos and problems. It remembers real paths, so that no video is scanned twice, and loops of links end."""
 
     def __init__(self, options: FindOptions, out: Path) -> None:
         self.options = options
@@ -156,7 +156,7 @@ class _Walk:
         self._folders: set[str] = set()
 
     def add(self, path: Path, *, listed: bool = False) -> None:
-        """Add a path that the user gave: a file, a folder of videos, a folder of images, or one of an object store."""
+        """Add a path that the user gave: a file, a folder of videos, a folder of images, or a path in an object store."""
         if is_remote(path):
             try:
                 self._objects(path)
@@ -173,7 +173,7 @@ class _Walk:
         self._folder(path)
 
     def _folder(self, base: Path) -> None:
-        """Add what is in a folder. Open folders are kept in a list, because a tree may be deeper than Python's stack."""
+        """Add the videos in a folder. Open folders are kept in a list, because a tree may be deeper than Python's stack."""
         opened = [self._entries(base, base)]
         while opened:
             entry = next(opened[-1], None)
@@ -191,14 +191,14 @@ class _Walk:
                 self._file(path)
 
     def _entries(self, folder: Path, base: Path) -> Iterator[os.DirEntry[str]]:
-        """Return what is in a folder that was not visited before, without the images of a video."""
+        """Return the entries of a folder, without the images of a video; no entries if the folder was already visited."""
         real = os.path.realpath(folder)
         if real in self._folders or real == self.real_out or _is_scan_output(folder):
             return iter(())
         self._folders.add(real)
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-            os.stat(os.path.join(folder, os.curdir))  # fails if the names can be read, but not the files
+            os.stat(os.path.join(folder, os.curdir))  # fails if only the names can be read, but not the files
             if self.options.frames_as_video and self._take_frames(folder, entries, base):
                 entries = [entry for entry in entries if not _is_numbered_image(entry.name)]
         except OSError as error:
@@ -218,7 +218,8 @@ class _Walk:
             if not is_one and (hidden or excluded or not self._wanted(item.path.name, name)):
                 continue
             if not is_one and (str(item.path) != f"{path}/{name}" or ".." in folders):
-                self.trouble.append((item.path, f"the object is called {name!r}, and empty parts and dots can't be read"))
+                why = f"the object is called {name!r}: names with an empty part, `.` or `..` can't be read"
+                self.trouble.append((item.path, why))
             elif str(item.path) not in self._seen:
                 self._seen.add(str(item.path))
                 self.found.append(_Found(item.path, item.size, item.mtime_ns, is_frames=False, content=item.content))
@@ -232,7 +233,7 @@ class _Walk:
         return suffix in VIDEO_SUFFIXES
 
     def _file(self, path: Path) -> bool:
-        """Add a file; False if it does not exist."""
+        """Add a file. Returns False if the file does not exist."""
         real = os.path.realpath(path)
         if real in self._seen:
             return True
@@ -257,7 +258,7 @@ class _Walk:
             return False
 
     def _take_frames(self, folder: Path, entries: Iterable[os.DirEntry[str]], base: Path) -> bool:
-        """Add the folder as a video if it has numbered images, and return True then; raises OSError if they can't be read."""
+        """Add the folder as a video if it has numbered images. Returns True if it has; raises OSError if they can't be read."""
         images = [entry for entry in entries if _is_numbered_image(entry.name) and entry.is_file()]
         if len(images) < MIN_FRAMES:
             return False
@@ -272,7 +273,7 @@ class _Walk:
 
 
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
-    """True if a link leads to a folder. A link to itself gives False and is later reported as an unreadable file."""
+    """True for a folder or a link to a folder. A link to itself gives False, and later counts as a file that can't be read."""
     try:
         return entry.is_dir()
     except OSError:
@@ -337,16 +338,16 @@ def _finish(walk: _Walk, root: Path, roots: tuple[str, ...], camera_from: str, *
 
 
 def _future_text(videos: Sequence[str]) -> str:
-    """Return what to tell about videos that are dated in the future; "" if there are none."""
+    """Return a note about videos with a date in the future; "" if there are no such videos."""
     if not videos:
         return ""
     one = f"{videos[0]} is" if len(videos) == 1 else f"{len(videos)} videos are"
     first = "" if len(videos) == 1 else f" (the first is {videos[0]})"
-    return f"{one} dated in the future{first}, so --min-age can't tell how old the recording is: scanned"
+    return f"{one} dated in the future{first}, so --min-age can't tell how old the recording is; scanned anyway"
 
 
 def _name_or_path(path: Path, root: Path) -> str:
-    """Return the name of a video or folder; the whole path of the root itself, and of what is outside of it."""
+    """Return the name of a video or folder. For the root itself, and for paths outside of it, return the whole path."""
     return encode_name(path) if path == root or not path.is_relative_to(root) else video_name(path, root)
 
 
@@ -368,7 +369,7 @@ def _camera(video: str, camera_from: str) -> str:
 
 
 def by_camera(units: Iterable[WorkUnit]) -> Iterator[tuple[str, list[WorkUnit]]]:
-    """Group units by camera; they must be in plan order."""
+    """Yield each camera with its units. The units must be in plan order."""
     group: list[WorkUnit] = []
     for unit in units:
         if group and group[0].camera != unit.camera:

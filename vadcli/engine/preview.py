@@ -1,4 +1,4 @@
-"""Counts what each of several thresholds would find, from stored scores: events, events per hour, and the rate to expect."""
+"""Computes from stored scores what several thresholds would find: events, events per hour, and the expected alarms per hour."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ ROUND_THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 @dataclass(frozen=True)
 class PreviewRow:
-    """What one threshold would find.
+    """The events that one threshold would find.
 
     Attributes:
         threshold: an event starts when the score reaches this.
         events: number of events in the footage.
-        events_per_hour: the same per hour of footage.
+        events_per_hour: number of events per hour of footage.
         expected_per_hour: alarms per hour in normal footage of the cameras; None if the scores are not calibrated.
         present: True if the stored events were made with this threshold.
     """
@@ -46,7 +46,7 @@ class Preview:
     """A table of thresholds for an output folder.
 
     Attributes:
-        rows: one per threshold, ascending.
+        rows: one row per threshold, ascending.
         videos: number of videos with scores.
         hours: length of these videos.
         problems: one line per video that could not be read.
@@ -59,13 +59,13 @@ class Preview:
 
 
 def preview(out: Path, options: EventsOptions) -> Preview:
-    """Return what round thresholds, the present ones and the one in `options` would find. Nothing is written.
+    """Return what several thresholds would find: round ones, those in use, and the one in `options`. Nothing is written.
 
-    A row has as many events as `vadcli events --threshold` finds with the other options unchanged.
+    Each row has as many events as `vadcli events --threshold` finds if the other options are the same.
 
     Raises:
-        UsageError: the folder does not exist, or `options` fit no video.
-        DocumentError: the review or the choices of OUT cannot be read.
+        UsageError: the folder does not exist, or the thresholds in `options` do not fit a video.
+        DocumentError: the review or the choices of OUT can't be read.
     """
     layout = stored(out)
     problems: dict[str, None] = {}
@@ -100,7 +100,7 @@ def preview(out: Path, options: EventsOptions) -> Preview:
 
 
 def _scored(layout: OutputLayout, options: EventsOptions, problems: dict[str, None]) -> Iterator[EventsDocument]:
-    """Yield the documents of the chosen videos that have scores; a document that cannot be read becomes a problem."""
+    """Yield the documents of the chosen videos that have scores. A document that can't be read is added to `problems`."""
     for path in layout.iter_events():
         try:
             document = read_events(path)

@@ -1,4 +1,4 @@
-"""The queue of a scan: a video that needs scanning becomes a task with its lock; any other video becomes a result at once.
+"""The queue of a scan: a video that needs scanning becomes a task with its lock, and any other video becomes a result at once.
 
 The stored results decide whether a video needs scanning. If it does, the video is locked, and then the decision is made again,
 because another scan may have finished the video in the meantime.
@@ -28,7 +28,7 @@ class ClaimQueue:
     Args:
         job: the scan's settings.
         request: makes the loader's request for a video.
-        stopped: once it returns True, nothing more is claimed.
+        stopped: after it has returned True, no video is claimed.
     """
 
     def __init__(self, job: ScanJob, request: Callable[[WorkUnit], ClipRequest], stopped: Callable[[], bool]) -> None:
@@ -37,7 +37,7 @@ class ClaimQueue:
         self.stopped = stopped
 
     def sift(self, units: Iterable[WorkUnit], model: CameraModel | None) -> Iterator[WorkUnit | VideoResult]:
-        """Yield each video that needs scanning, and a result for every other video; computes events again if needed."""
+        """Yield each video that needs scanning, and the result of every other video. Events are made again if needed."""
         for unit in units:
             if self.stopped():
                 return
@@ -50,7 +50,7 @@ class ClaimQueue:
             yield unit if result is None else result
 
     def claim(self, unit: WorkUnit) -> Claim | VideoResult:
-        """Return the lock on a video's files, or a result if another process has the lock or OUT cannot be written."""
+        """Return the lock on a video's files. If another process has the lock or OUT can't be written, return a result."""
         try:
             claim = Claim.acquire(self.job.layout.checkpoint(unit.video))
         except OutputError as error:
@@ -61,13 +61,13 @@ class ClaimQueue:
         return claim
 
     def task(self, unit: WorkUnit, claim: Claim, model: CameraModel | None, *, resume: bool) -> Task | VideoResult:
-        """Return a claimed video as a task. If it needs no scan after all, release the lock and return a result.
+        """Return a claimed video as a task. If it does not need a scan any more, release the lock and return a result.
 
         Args:
             unit: the video.
             claim: its lock.
             model: its camera's model.
-            resume: continue from a checkpoint if there is one.
+            resume: True to continue from a checkpoint if one is stored.
         """
         try:
             decision = decide(self.job, unit, model)
@@ -91,7 +91,7 @@ class ClaimQueue:
         return Task(unit, claim, decision, model, checkpoint)
 
     def take(self, units: Iterable[WorkUnit], model: CameraModel | None) -> Iterator[Task | VideoResult]:
-        """Claim a video each time the caller asks for the next item; yields one task or result per video."""
+        """Yield one task or result per video. A video is claimed when the caller asks for it."""
         for unit in units:
             if self.stopped():
                 return
@@ -99,7 +99,7 @@ class ClaimQueue:
             yield claim if isinstance(claim, VideoResult) else self.task(unit, claim, model, resume=True)
 
     def request_of(self, task: Task) -> ClipRequest:
-        """Return the loader's request for a task, from the clip at which it continues."""
+        """Return the loader's request for a task. It starts at the clip at which the scan of the video continues."""
         return replace(self.request(task.unit), start_clip=task.start_clip(self.job), damaged=task.has_damage)
 
     def _without_scan(self, unit: WorkUnit, decision: Decision) -> VideoResult | None:

@@ -1,4 +1,4 @@
-"""Computes events again from stored scores, with other thresholds. Decodes nothing and loads no detector."""
+"""Makes events again from stored scores, with other thresholds. No video is decoded and no detector is loaded."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ class StoredEvents:
 
 
 def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
-    """Compute the events of every stored video again. `options.write` also stores them, and the choices that later scans keep.
+    """Make the events of every stored video again. If `options.write` is true, store them, and the choices for later scans.
 
     The result has the events that `options` choose by time and category.
 
     Raises:
         UsageError: the folder does not exist, or the thresholds fit no video.
-        DocumentError: the review or the choices of OUT cannot be read.
-        OutputError: a document cannot be written.
+        DocumentError: the review or the choices of OUT can't be read.
+        OutputError: a document can't be written.
     """
     layout = stored(out)
     entries = [one for one in read_review(options.review) if matches(one.video, options.include)] if options.review else []
@@ -94,15 +94,15 @@ def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
 
 @dataclass
 class _Cut:
-    """Computes the events of one video after the other, and collects what becomes of them.
+    """Makes the events of one video after the other, and collects the documents and the problems.
 
     Attributes:
         layout: the output folder.
-        options: those of the command.
+        options: the options of the command.
         reviews: verdicts on events of all videos.
-        scratch: where documents are written before they are stored; None if they are not stored.
-        judge: the head that judges the events; None for none.
-        documents: one per video.
+        scratch: the folder for temporary files; None if the documents are not stored.
+        judge: the head that judges the events; None if there is no head.
+        documents: one document per video.
         problems: one line per document that could not be read, and per video that the thresholds do not fit.
         refused: the errors of videos that the thresholds do not fit.
     """
@@ -118,7 +118,7 @@ class _Cut:
     _calibrations: dict[str, Calibration | None] = field(default_factory=dict)
 
     def add(self, path: Path) -> None:
-        """Compute the events of one document again."""
+        """Make the events of one document again."""
         try:
             old = read_events(path)
             video = str(old.video["path"])
@@ -148,7 +148,7 @@ class _Cut:
             self.problems.append(f"{video}: {error}")
 
     def changed(self, choices: Choices) -> Choices:
-        """Return the choices of the output folder, with the thresholds that were written."""
+        """Return the choices after adding the thresholds that were written."""
         if not given_thresholds(self.options):
             return choices
         written: dict[str, Counter[Thresholds]] = {}
@@ -162,7 +162,7 @@ class _Cut:
 
 
 def stored(out: Path) -> OutputLayout:
-    """Return the layout of a scan's output folder; raises UsageError if the folder does not exist, or no results in it."""
+    """Return the layout of a scan's output folder. Raises UsageError if the folder does not exist or has no results."""
     if not out.is_dir():
         raise UsageError(f"{out}: the folder does not exist", hint="name the --out folder of a scan")
     layout = OutputLayout(out)
@@ -172,12 +172,12 @@ def stored(out: Path) -> OutputLayout:
 
 
 def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[ThresholdChoice], list[str]]:
-    """Return the thresholds that the review in `options.calibrate` supports, and one line per unreadable document.
+    """Return the thresholds that the review in `options.calibrate` suggests, and one line per unreadable document.
 
-    With a head, they are thresholds of the head's scores.
+    If a head judges the events, these are thresholds for the head's scores.
 
     Raises:
-        DocumentError: the review cannot be read.
+        DocumentError: the review can't be read.
         UsageError: the folder does not exist, or the review has no verdict on these videos.
     """
     layout, review = stored(out), options.calibrate
@@ -201,7 +201,7 @@ def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[Thre
         own = [judge.score_of(one.video, one.start_s, one.end_s, one.peak_score) for one in entries]
         entries = tuple(replace(one, peak_score=score) for one, score in zip(entries, own, strict=True) if score is not None)
         judge.say_refused()
-    from vadcli.metrics import threshold_choices  # takes a second, which a scan need not wait for
+    from vadcli.metrics import threshold_choices  # importing it takes a second, which a scan can save
 
     choices = threshold_choices(entries, peaks, hours) if hours > 0 else []
     if not choices:
@@ -212,7 +212,7 @@ def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[Thre
 
 
 def validate_all(out: Path) -> Iterator[list[str]]:
-    """Check each stored document and each file of answers; yields one list of errors per file, empty if it is valid.
+    """Check each stored document and each file of answers. Yields one list of errors per file; it is empty for a valid file.
 
     Raises:
         UsageError: the folder does not exist.
@@ -243,13 +243,12 @@ def recut(
     times: TimeRules = DEFAULT_RULES,
     verify: bool | None = None,
 ) -> EventsDocument:
-    """Compute one video's events with other thresholds; they are stored if there is a scratch folder.
+    """Make one video's events with other thresholds. They are stored if `scratch` is not None.
 
-    The stored answers of a second model are used if `verify` is True, or if it is None and the stored events are verified.
-    Boxes come from the stored masks; if there are none, from the old events that a new event overlaps. Categories come from the
-    stored scores of each category; if there are none, from the old event that overlaps a new event most. The head, if there is
-    one, judges the events. Events that a reviewer
-    marked as false are left out, and the others are numbered again.
+    The stored answers of a second model are used if `verify` is True, or if it is None and the stored events are verified. A
+    new event gets its box from the stored masks; without masks, from the old events that it overlaps. It gets its category from
+    the stored scores of each category; without such scores, from the old event that shares the most frames with it. If there is
+    a head, it judges the events. Events that a reviewer marked as false are left out, and the others are numbered again.
 
     Raises:
         DocumentError: the stored scores or events can't be read.
@@ -281,7 +280,7 @@ def _verified(
     boxes: EventBoxes | None,
     review: Sequence[ReviewedEvent],
 ) -> EventsDocument:
-    """Return the document with events from the scores and the stored answers; as it is if there is no answer to use."""
+    """Return the document with events from the scores and the stored answers. Without usable answers, return it unchanged."""
     table, metadata = scores
     video, thresholds, duration_s = table.video, document.thresholds, shown_s(table, metadata.video)
     answers = answers_or_none(layout.answers(video))
@@ -298,8 +297,8 @@ def _verified(
 def stored_boxes(layout: OutputLayout, video: str, table: ScoreTable, thresholds: Thresholds) -> EventBoxes | None:
     """Return the boxes of the stored masks at the threshold of events; None if no masks are stored.
 
-    Run lengths have only boxes at the threshold with which they were written. They are used if it is the right one, or if there
-    is nothing else.
+    Run lengths have boxes only at the threshold with which they were written. They are used if this is the right threshold, or
+    if there is no mask video.
     """
     level, runs, pixels = thresholds.mask_level, layout.mask_rle(video), layout.mask_video(video)
     if runs.exists() and (not pixels.exists() or mask_level(rle_threshold(runs)) == level):

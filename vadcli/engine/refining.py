@@ -47,7 +47,7 @@ def refiner_of(options: RefineOptions) -> Refiner | None:
     """Returns the model that refines masks; None if the options do not ask for it.
 
     Raises:
-        WeightsError: it is not on this machine.
+        WeightsError: the model is not on this machine.
     """
     return Sam2Refiner(device=options.device, precision=options.precision) if options.refine_masks else None
 
@@ -58,8 +58,8 @@ class Refinement:
 
     Attributes:
         refiner: finds outlines.
-        loader: reads single frames, see `frame_loader`; nothing else may use it at the same time.
-        stopped: returns True once the run is to end.
+        loader: reads single frames; nothing else may use it at the same time.
+        stopped: returns True when the run must end.
     """
 
     refiner: Refiner
@@ -83,17 +83,17 @@ class Refinement:
         level: int,
         hidden: BoolArray | None,
     ) -> Iterator[tuple[int, ByteArray]]:
-        """Yields all masks of a video, those of some rows refined. A mask stays as it is if its frame cannot be read again.
+        """Yields all masks of a video after refining those of some rows. If a frame can't be read again, its mask is unchanged.
 
         Args:
-            masks: row and (H, W) uint8 pixel scores, in ascending order.
+            masks: pairs of a row and its mask, (H, W) uint8 pixel scores, in ascending order.
             rows: (R,) the rows to refine, in ascending order.
-            request: the video to read; it has spans that include these rows, see `spans_of`.
+            request: the video to read. Its spans must include these rows, see `spans_of`.
             level: lowest pixel score that belongs to a blob.
-            hidden: (H, W) bool, True for pixels that are hidden; None if there are none.
+            hidden: (H, W) bool, True for hidden pixels; None if no pixel is hidden.
 
         Raises:
-            Interrupted: the run is to end.
+            Interrupted: the run must end.
         """
         pictures = self._pictures(set(rows.tolist()), request) if len(rows) else iter(())
         ahead = next(pictures, None)
@@ -108,7 +108,7 @@ class Refinement:
             yield row, found if hidden is None else np.where(hidden, np.uint8(0), found)
 
     def _pictures(self, rows: set[int], request: ClipRequest) -> Iterator[tuple[int, ByteArray]]:
-        """Yields row and (H, W, 3) uint8 of those rows that can be decoded; a picture is valid until the next one."""
+        """Yields a row and its frame, (H, W, 3) uint8, for each decodable row. A frame is valid until the next one."""
         self.refiner.prepare()
         with closing(self.loader.run([request], stopped=self.stopped)) as items:  # type: ignore[type-var]
             for item in items:
@@ -142,11 +142,11 @@ def rows_of(masked: IndexArray, spans: Spans, frames: int) -> IndexArray:
 
 
 def spans_of(rows: IndexArray, spans: Spans, *, may_seek: bool) -> Spans:
-    """Returns the parts of a video to read for some rows: one for each span that they belong to, or one in all.
+    """Returns the parts of a video to read for some rows: one part per span that has such rows, or one part for all of them.
 
     Args:
         rows: (R,) the rows that are needed, in ascending order.
-        spans: those of events, in order, without overlap.
+        spans: the spans of events, in order, without overlap.
         may_seek: False if every part is decoded from the start of the file.
     """
     if not len(rows):

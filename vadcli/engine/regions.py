@@ -1,4 +1,4 @@
-"""Reads the regions of a scan, and warns about cameras that do not exist."""
+"""Reads the regions of a scan, and warns about options that the detector ignores and about cameras that do not exist."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vadcli.types import CameraRegions
 log = logging.getLogger("vadcli")
 
 MOST_NAMED = 10
-"""A warning lists this many cameras, and counts the others."""
+"""A warning names this many cameras, and counts the others."""
 
 
 def warn_if_ignored(options: RegionOptions, detector: Detector) -> None:
@@ -30,7 +30,7 @@ def regions_of_scan(options: RegionOptions, plan: Plan) -> CameraRegions:
     """Return what --ignore and --only hide. A name that fits no camera of the plan is logged as a warning.
 
     Raises:
-        UsageError: a file cannot be read; the message has one line per fault.
+        UsageError: a file can't be read. The message has one line per fault.
     """
     found = CameraRegions()
     cameras = list(dict.fromkeys(unit.camera for unit in plan.units))
@@ -41,5 +41,5 @@ def regions_of_scan(options: RegionOptions, plan: Plan) -> CameraRegions:
         found |= read
         for name in read.unknown(cameras) if cameras else ():
             more = f" and {len(cameras) - MOST_NAMED} more" if len(cameras) > MOST_NAMED else ""
-            log.warning("%s: there is no camera %s; there are %s%s", path, name, ", ".join(cameras[:MOST_NAMED]), more)
+            log.warning("%s: no camera is called %s; there are %s%s", path, name, ", ".join(cameras[:MOST_NAMED]), more)
     return found

@@ -1,4 +1,4 @@
-"""Vectors of sampled frames: a scan stores them, and a later scan with other categories scores them without decoding."""
+"""Stores the vectors of sampled frames. A later scan with other categories scores these vectors without decoding the video."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreT
     if embedder is None or not stored.header.embedding_bytes:
         old = read_embeddings_metadata(path)
         if isinstance(job.detector, Embedder) or old is None or old.content != task.decision.source["content"]:
-            path.unlink(missing_ok=True)  # else they are those of `vadcli embed`
+            path.unlink(missing_ok=True)  # otherwise `vadcli embed` stored them, and they are still right
         return
     blocks = [block.embedding[block.sampled] for block in stored.blocks(embeddings=True) if block.embedding is not None]
     rows = np.flatnonzero(table.sampled)
@@ -71,7 +71,7 @@ def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreT
 
 
 def embedding_key(job: ScanJob, regions: Regions = NO_REGIONS) -> str:
-    """Return the hash of all settings that change the stored vectors. The video is not part of it."""
+    """Return a hash of all settings that change the stored vectors. The content of the video is not part of it."""
     assert job.embedder is not None
     hidden = [regions.sha256] if regions else []
     parts = [job.embedder.embedding_key, job.identity.needs, job.identity.decoder, job.identity.fps, *hidden]
@@ -79,7 +79,7 @@ def embedding_key(job: ScanJob, regions: Regions = NO_REGIONS) -> str:
 
 
 def can_rescore(job: ScanJob, unit: WorkUnit, decision: Decision) -> bool:
-    """True if a video that needs scanning can be scored from stored vectors; False if masks are needed."""
+    """True if a video that needs scanning can be scored from stored vectors. This is not possible if masks are needed."""
     if job.embedder is None or job.force or job.keeps_masks:
         return False
     stored = read_embeddings_metadata(job.layout.embeddings(unit.video))
@@ -88,12 +88,12 @@ def can_rescore(job: ScanJob, unit: WorkUnit, decision: Decision) -> bool:
 
 
 def rescore(job: ScanJob, unit: WorkUnit, decision: Decision, model: CameraModel | None) -> VideoResult | None:
-    """Score a video from its stored vectors and write its events and scores; None if a stored file cannot be used.
+    """Score a video from its stored vectors and write its events and scores. Returns None if a stored file can't be used.
 
-    The caller holds the video's claim.
+    The caller must hold the claim on the video.
 
     Raises:
-        OutputError: a file cannot be written.
+        OutputError: a file can't be written.
     """
     started = time.monotonic()
     assert job.embedder is not None
@@ -165,7 +165,7 @@ def _result(
     seconds: float,
     caveats: tuple[str, ...],
 ) -> VideoResult:
-    """Return the result of a video; why it is partial is known from the scan that decoded it."""
+    """Return the result of a video. If it is partial, the reason comes from the scan that decoded it."""
     partial = status is Status.PARTIAL
     return VideoResult(
         video=unit.video,

@@ -1,4 +1,4 @@
-"""Writes the files of a video at its end: masks, events and scores, or the reason why the scan of the video failed.
+"""Writes the files of a video when its scan ends: masks, events and scores, or the reason why the scan failed.
 
 The Parquet file of the scores is renamed into place last. If it exists, all files of the video exist.
 """
@@ -59,7 +59,7 @@ class Columns:
 
     @classmethod
     def read(cls, stored: Checkpoint) -> Columns:
-        """Read all rows of a checkpoint that is not empty."""
+        """Read all rows of a checkpoint. The checkpoint must not be empty."""
         blocks = list(stored.blocks())
         return cls(*(np.concatenate([getattr(block, name) for block in blocks]) for name in cls.__dataclass_fields__))
 
@@ -77,10 +77,10 @@ def every_row(logit: FloatArray, sampled: BoolArray) -> tuple[FloatArray, FloatA
 
 
 def category_columns(scores: FrameScores, names: Sequence[str], sampled: BoolArray) -> dict[str, Any]:
-    """Return the fields of `ScoreTable` with the scores of each category, if the detector gives any.
+    """Return the fields of `ScoreTable` for the scores of each category, which are empty if the detector gives none.
 
     Args:
-        scores: of the sampled frames.
+        scores: the scores of the sampled frames.
         names: the detector's categories.
         sampled: (N,) bool, True in the sampled rows.
     """
@@ -91,7 +91,7 @@ def category_columns(scores: FrameScores, names: Sequence[str], sampled: BoolArr
 
 
 def carry_forward(values: FloatArray, sampled: NDArray[np.bool_]) -> FloatArray:
-    """Carry (S,) values of the sampled rows forward to all N rows; rows before the first sampled row get its value.
+    """Carry (S,) values of the sampled rows forward to all N rows. Rows before the first sampled row get the value of that row.
 
     A video without a sampled row gets zeros.
     """
@@ -102,7 +102,7 @@ def carry_forward(values: FloatArray, sampled: NDArray[np.bool_]) -> FloatArray:
 
 
 def first_complaint(end: Finished) -> str:
-    """Return a sentence with the decoder's first error message, on one line. The later messages mostly repeat it."""
+    """Return a sentence with the decoder's first error message, on one line. Later messages mostly repeat the first."""
     said = [" ".join(part.split()) for part in end.complaints.split(";")]
     line = next((part for part in said if "muxer" not in part), "")  # the muxer only repeats what the decoder reported
     line = _TAGS.sub("", line)
@@ -121,10 +121,10 @@ def write_files(
     events: list[Event],
     result: VideoResult,
 ) -> None:
-    """Write events, then scores; the masks are already written.
+    """Write events, then scores. The masks must already be written.
 
     Raises:
-        OutputError: a file cannot be written; those before it are in place, and the next run writes them again.
+        OutputError: a file can't be written. The files before it are in place, and the next run writes them again.
     """
     layout, video = job.layout, task.unit.video
     with job.scratch.replace(layout.events(video)) as path:
@@ -162,7 +162,7 @@ def _metadata(job: ScanJob, task: Task, info: VideoInfo, result: VideoResult, *,
 def _events_document(
     job: ScanJob, task: Task, info: VideoInfo | None, events: list[Event], result: VideoResult, *, frames: int | None = None
 ) -> EventsDocument:
-    """Return the events document: the video, and its events or the reason why its scan failed."""
+    """Return the events document of a video, with its events or the reason why its scan failed."""
     unit, decision = task.unit, task.decision
     created = info.created if info else ""
     start = job.times.start_of(
@@ -188,8 +188,8 @@ def _events_document(
 
 
 def not_finished(task: Task, error: NotFinished) -> VideoResult:
-    """Return the result of a video that the machine could not read, and release its lock. Nothing is stored."""
-    task.claim.release(delete=True)  # rows that were read in the meantime may be wrong
+    """Return the result of a video that the machine failed to read, and release its lock. Nothing is stored."""
+    task.claim.release(delete=True)  # the checkpoint is deleted, because its rows may be wrong
     return VideoResult(
         task.unit.video, Status.FAILED, stage=error.stage, reason=f"not finished: {error}", camera=task.unit.camera
     )
@@ -204,10 +204,10 @@ def write_failure(
     info: VideoInfo | None = None,
     started: float | None = None,
 ) -> VideoResult:
-    """Store that a video failed, remove its older results, and release its lock; only release it if the machine failed.
+    """Store that a video failed, remove its older results, and release its lock. If the machine failed, store nothing.
 
     Raises:
-        OutputError: the failure itself cannot be written.
+        OutputError: the failure can't be written.
     """
     if isinstance(error, NotFinished):
         return not_finished(task, error)
@@ -239,21 +239,21 @@ def write_masks(
     table: ScoreTable,
     events: list[Event],
 ) -> EventBoxes:
-    """Write the masks that the options ask for, and remove those of an earlier scan.
+    """Write the masks that the options ask for, and remove mask files of an earlier scan.
 
     Args:
         job, task, info: the scan and the video.
         stored: the video's checkpoint; it has masks if the options ask for masks.
         columns: the checkpoint's rows.
         table: the scores.
-        events: if the options ask for it, masks are propagated to all rows of these events, or refined in them.
+        events: the events in which masks are propagated or refined, if the options ask for this.
 
     Returns:
         The boxes of the rows that have masks.
 
     Raises:
-        OutputError: a file cannot be written; those before it are in place, and the next run writes them again.
-        Interrupted: the scan ends before the masks are complete; no file was written.
+        OutputError: a file can't be written. The files before it are in place, and the next run writes them again.
+        Interrupted: the scan ends before the masks are complete. No file was written.
     """
     if not job.keeps_masks:
         _remove_earlier(job, task.unit.video)
@@ -268,7 +268,7 @@ def write_masks(
     masks = ((row, enlarge(mask)) for row, mask in masks)
     spans = tuple((event.start_frame, event.end_frame) for event in events)
     if job.refinement is not None:
-        from vadcli.video.container import can_seek  # imports PyAV, which other scans need not wait for
+        from vadcli.video.container import can_seek  # it imports PyAV, which takes time that other scans can save
 
         rows = rows_of(job.masked_rows.of(columns.sampled), spans, len(table))
         request = _request(job, task, info, spans_of(rows, spans, may_seek=task.unit.is_frames or can_seek(info)))
@@ -293,7 +293,7 @@ def write_masks(
 class _Enlarger:
     """Turns masks on a detector's scale into (height, width) uint8 pixel scores of the video's display size.
 
-    Hidden pixels have the score 0. The same mask twice in a row gives the same array.
+    Hidden pixels get the score 0. If the same array comes twice in a row, the same result is returned.
     """
 
     def __init__(self, info: VideoInfo, scale: MaskScale, hidden: BoolArray | None) -> None:
@@ -312,20 +312,20 @@ class _Enlarger:
 
 
 def _request(job: ScanJob, task: Task, info: VideoInfo, spans: tuple[tuple[int, int], ...]) -> ClipRequest:
-    """Return what reads some parts of the video again."""
+    """Return the loader's request for some parts of the video."""
     unit = task.unit
     fps = info.fps if unit.is_frames else None
     return ClipRequest(unit.video, unit.path, fps=fps, spans=spans, regions=job.regions.of(unit.camera))
 
 
 def hidden_pixels(job: ScanJob, task: Task, info: VideoInfo) -> BoolArray | None:
-    """Return (height, width) bool, the hidden pixels of the video at display size; None if there are no regions."""
+    """Return (height, width) bool, True for the hidden pixels of the video at display size; None if there are no regions."""
     regions = job.regions.of(task.unit.camera)
     return regions.hidden(info.width, info.height) if regions else None
 
 
 def _sampled_masks(stored: Checkpoint) -> Iterator[ByteArray]:
-    """Yield the (h, w) masks of the sampled rows, on the detector's scale; one block is in memory at a time."""
+    """Yield the (h, w) masks of the sampled rows, on the detector's scale. One block is in memory at a time."""
     for block in stored.blocks(masks=True):
         assert block.mask is not None
         yield from (block.mask[row] for row in np.flatnonzero(block.sampled))
@@ -334,7 +334,7 @@ def _sampled_masks(stored: Checkpoint) -> Iterator[ByteArray]:
 def _every_row(
     job: ScanJob, task: Task, info: VideoInfo, *, stored: Checkpoint, mask_spans: MaskSpans
 ) -> Iterator[tuple[int, ByteArray]]:
-    """Yield every row with its mask; rows before the first sampled row have empty masks."""
+    """Yield every row with its mask. Rows before the first sampled row have empty masks."""
     assert job.propagation is not None
     assert stored.header.mask_shape is not None
     unit = task.unit

@@ -1,7 +1,7 @@
 """Chooses the root of a scan: the folder that the names of videos and cameras are relative to.
 
-The first scan into OUT chooses it; every run record stores it. Later scans use it again, whatever paths they name, so that a
-video or a camera never changes its name.
+The first scan into OUT chooses it, and every run record stores it. Later scans use the same root, whatever paths they are
+given, so that a video or a camera never changes its name.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class OutsideRoot(UsageError):
 def choose_root(
     given: Sequence[Path], *, asked: Path | None, stored: Iterable[Path], out: Path
 ) -> tuple[Path | None, list[Path]]:
-    """Return the root, and the given paths as paths below it. The root is None if none is stored and none is asked for.
+    """Return the root, and the given paths as paths below it. The root is None if no root is stored and no --root is given.
 
     Args:
         given: absolute paths of files and folders.
-        asked: the user's --root.
+        asked: the user's --root, or None.
         stored: the roots in the run records of the output folder, the newest first.
         out: the output folder, for messages.
 
@@ -55,7 +55,7 @@ def choose_root(
 
 
 def _checked(asked: Path, stored: Iterable[Path], out: Path) -> Path:
-    """Return --root as it is stored. A new root is accepted only if there is none yet, or if the folder of that is gone."""
+    """Return --root in the form in which it is stored. A new root is accepted only if none of the stored roots exists."""
     if not (is_remote(asked) or os.path.isdir(asked)):
         raise UsageError(f"--root {asked}: the folder does not exist")
     roots, again = tee(stored)
@@ -77,7 +77,7 @@ def _outside(path: Path, root: Path, out: Path) -> OutsideRoot:
     if not os.path.isdir(root):
         return OutsideRoot(message, hint=f"if the footage has moved, give the folder that replaces {root} with --root")
     both = os.path.commonpath([path, root])
-    return OutsideRoot(message, hint=f"give another --out, or start a new one for both with --root {both}")
+    return OutsideRoot(message, hint=f"give another --out, or scan both into a new --out with --root {both}")
 
 
 def _first_outside(given: Sequence[Path], root: Path) -> Path:
@@ -90,7 +90,7 @@ def _all_below(given: Sequence[Path], root: Path) -> list[Path] | None:
 
 
 def _below(path: Path, root: Path) -> Path | None:
-    """Return the path below the root, also if it leads there through a link; None if it is outside."""
+    """Return the path as a path below the root, even if it leads there through a link. None if it is outside of the root."""
     if path.is_relative_to(root):
         return path
     if is_remote(path) or is_remote(root):

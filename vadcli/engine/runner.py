@@ -1,7 +1,8 @@
 """The parts of a scan that every runner shares: settings, run record, totals, early stop, exit code and choice of detector.
 
-`Scan` drives a runner, which executes the plan: on this machine (`local`), or on several. `ScanSettings` is all that a runner
-needs to know. It can be pickled and sent to another process; loaders, locks and devices live in the runner that uses them.
+`Scan` drives a runner, which executes the plan on this machine (`local`) or on several machines (`cluster`). `ScanSettings` has
+everything that a runner needs to know. It can be pickled and sent to another process, because it has no loaders, locks or
+devices.
 """
 
 from __future__ import annotations
@@ -32,21 +33,22 @@ from vadcli.types.urls import shown
 log = logging.getLogger("vadcli")
 
 Fitting = Callable[[str, int], None]
+"""Called with a camera and the number of frames that were just read to fit it."""
 
 MOST_CAMERAS_NAMED = 3
-"""The log names the caveats of this many cameras, and counts the others."""
+"""The log prints the caveats of this many cameras, and counts the other cameras."""
 
 
 @dataclass(frozen=True)
 class ScanSettings:
-    """What a scan is to do.
+    """The settings of a scan.
 
     Attributes:
-        plan: all videos, because a camera is fitted on a sample of all its videos.
+        plan: all videos, also those of other shards, because a camera is fitted on a sample of all its videos.
         options: the options of the scan.
         command: the command line, for the run record.
-        videos: the only videos to scan; None for all of the shard.
-        regions: what is hidden of each camera's picture.
+        videos: only these videos of the shard are scanned; None for all of them.
+        regions: the hidden parts of each camera's picture.
     """
 
     plan: Plan
@@ -57,12 +59,12 @@ class ScanSettings:
 
     @property
     def units(self) -> tuple[WorkUnit, ...]:
-        """The videos to scan: those of this run's shard, or only those that `videos` names."""
+        """The videos to scan: those of this run's shard, limited to `videos`."""
         units = self.plan.shard(*parse_shard(self.options.shard))
         return units if self.videos is None else tuple(unit for unit in units if unit.video in self.videos)
 
     def categories_of(self, detector: Detector) -> tuple[str, ...]:
-        """Return the categories to record: those of the detector, or those of the user if the detector reads none."""
+        """Return the categories to store: those of the detector, or those that the user gave if the detector reads none."""
         return detector.categories or parse_categories(self.options.categories)
 
 
@@ -70,19 +72,19 @@ class Runner(Protocol):
     """Executes the plan of a scan. It is made from `ScanSettings` and a `Stop`."""
 
     def updates(self, fitting: Fitting) -> Generator[Update, None, None]:
-        """Scan the videos of the settings; yields progress, and one result per video that ended.
+        """Scan the videos of the settings. Yields progress, and one result per video that ended.
 
         Args:
-            fitting: called with a camera and the number of frames just read to fit it.
+            fitting: called when frames were read to fit a camera.
 
         Raises:
-            OutputError: OUT cannot be written at all.
-            DeviceError, WeightsError: the detector cannot be loaded.
+            OutputError: OUT can't be written at all.
+            DeviceError, WeightsError: the detector can't be loaded.
         """
         ...
 
     def preview(self) -> Iterator[tuple[str, str]]:
-        """Yield (video, need): what the run would do with each video, without doing or writing anything."""
+        """Yield (video, need): what the run would do with each video. Nothing is done or written."""
         ...
 
 
@@ -99,7 +101,7 @@ class Stop:
         self.reason, self.signal = self.reason or reason, self.signal or signal
 
     def __call__(self) -> bool:
-        """True once the run was asked to end or the deadline has passed."""
+        """True if the run was asked to end or the deadline has passed."""
         if self._deadline is not None and time.monotonic() >= self._deadline:
             self.set("the time of --max-runtime is over")
         return bool(self.reason)
@@ -110,11 +112,11 @@ class Totals:
     """Counts of a run.
 
     Attributes:
-        by_status: videos of each status.
-        unfinished: the skipped videos that the run did not finish because it was stopped.
-        lost: videos that failed or are partial, now or in an earlier run with the same input.
-        events: events in all videos of the plan.
-        new_events: those that no earlier scan has reported.
+        by_status: status -> number of videos.
+        unfinished: number of skipped videos that the run did not finish because it was stopped.
+        lost: number of videos that failed or are partial, now or in an earlier run with the same input.
+        events: number of events in all videos of the run.
+        new_events: number of events that no earlier scan has reported.
         frames, video_s: frames and seconds of footage that this run has scored.
     """
 
@@ -136,18 +138,18 @@ class Totals:
 
 
 class Scan:
-    """A run of a scan: drives the runner, counts, and writes the run record.
+    """A run of a scan: drives the runner, counts the results, and writes the run record.
 
     Args:
         settings: what to scan.
-        detector: named in the run record.
+        detector: the detector, for the run record.
         runner: executes the plan.
         stop: ends the run early; the runner must have the same object.
 
     Attributes:
         totals: counts of the run so far.
         progress: how far the run has come.
-        on_fitting: called when frames were read to fit a camera; meanwhile `run` yields nothing.
+        on_fitting: called when frames were read to fit a camera. While a camera is fitted, `run` yields nothing.
     """
 
     def __init__(self, settings: ScanSettings, detector: Detector, runner: Runner, *, stop: Stop) -> None:
@@ -162,13 +164,13 @@ class Scan:
         self._doubtful: set[str] = set()
 
     def run(self) -> Generator[Update | NewEvent, None, None]:
-        """Scan; yields progress, and one result per video, followed by the new events of the video.
+        """Scan the videos. Yields progress, and one result per video, followed by the new events of the video.
 
         The run record is complete when the iterator ends.
 
         Raises:
-            OutputError: OUT cannot be written at all.
-            DeviceError, WeightsError: the detector cannot be loaded.
+            OutputError: OUT can't be written at all.
+            DeviceError, WeightsError: the detector can't be loaded.
         """
         layout = OutputLayout(self.settings.options.out)
         with Scratch(layout.scratch) as scratch, self._new_events(layout) as news, self._open_record(layout, scratch) as record:
@@ -194,13 +196,13 @@ class Scan:
         return exit_code(self.totals, stop=self.stop, fail_on_event=options.fail_on_event, events_first=options.events_first)
 
     def preview(self) -> Iterator[tuple[str, str]]:
-        """Yield (video, need): what the run would do with each video, without doing or writing anything."""
+        """Yield (video, need): what the run would do with each video. Nothing is done or written."""
         for item in self.settings.plan.unusable:
             yield item.video, "failed" if item.failed else "skip"
         yield from self.runner.preview()
 
     def _updates(self, record: RunRecord) -> Iterator[Update]:
-        """Yield what the runner yields, and a result for each video that the runner did not reach."""
+        """Yield the updates of the runner, and a result for each video that the runner did not reach."""
         for item in self.settings.plan.unusable:
             yield VideoResult(
                 item.video, Status.FAILED if item.failed else Status.SKIPPED, "open" if item.failed else "", item.reason
@@ -233,7 +235,7 @@ class Scan:
         record.flush()
 
     def _say_caveats(self, update: Update) -> None:
-        """Log the detector's caveats once, before the first result, and those of a camera with its first result."""
+        """Log the caveats of the detector once, with the first update, and those of each camera with its first result."""
         if isinstance(update, VideoResult) and update.status in (Status.SKIPPED, Status.FAILED):
             return
         while self._unsaid:
@@ -248,7 +250,7 @@ class Scan:
 
     @contextmanager
     def _noting(self) -> Iterator[None]:
-        """Log once that the record cannot be updated. This is not fatal: a full disk may have room again when the run ends."""
+        """Log once that the record can't be updated. This is not fatal: a full disk may have room again when the run ends."""
         try:
             yield
         except OutputError as error:
@@ -290,17 +292,17 @@ class Scan:
 
 
 def exit_code(totals: Totals, *, stop: Stop, fail_on_event: bool, events_first: bool = False) -> int:
-    """Return the exit code of a run without a fatal error: for a signal, else as `ExitOptions.exit_code` says."""
+    """Return the exit code of a run without a fatal error: 128 + the signal if there was one, else `ExitOptions.exit_code`."""
     if stop.signal is not None:
         return 128 + stop.signal
     return ExitOptions(fail_on_event, events_first).exit_code(lost=bool(totals.lost), events=bool(totals.events))
 
 
 def choose_detector(options: ScanOptions) -> Detector:
-    """Return the detector that the options ask for; `auto` takes the first one that is ready (see `registry`).
+    """Return the detector that the options ask for. `auto` takes the first detector that is ready (see `registry`).
 
     Raises:
-        UsageError: there is no such detector.
+        UsageError: the detector is not known.
         DeviceError: the device is missing.
         WeightsError: the detector's weights are missing.
     """
@@ -310,7 +312,7 @@ def choose_detector(options: ScanOptions) -> Detector:
 
 def _best(options: ScanOptions) -> str:
     for name in DETECTOR_OPTIONS:
-        with suppress(UsageError):  # a detector whose package cannot be imported is not ready
+        with suppress(UsageError):  # a detector is not ready if its package can't be imported
             is_ready = getattr(DETECTOR_OPTIONS.load(name), "is_ready", None)
             if is_ready is not None and is_ready(options):
                 return name
@@ -318,9 +320,9 @@ def _best(options: ScanOptions) -> str:
 
 
 def effective_needs(detector: Detector, options: ScanOptions) -> ClipNeeds:
-    """Return the detector's needs, changed by --interval, --sample-fps and --decode."""
+    """Return the detector's needs after applying --interval, --sample-fps and --decode."""
     needs = detector.needs
     decode = options.decode
-    if decode == "auto":  # with --interval, the user asks for every Nth frame
+    if decode == "auto":  # --interval N asks for every Nth frame of all frames
         decode = needs.decode if options.interval is None else "all"
     return replace(needs, interval=options.interval, rate_hz=options.sample_fps or needs.rate_hz, decode=decode)

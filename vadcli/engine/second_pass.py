@@ -1,13 +1,13 @@
 """Second passes over the spans of events, after a video is scored: attribution finds categories, propagation makes masks.
 
-Attribution scores each category alone in an event's highest-scoring clips. The first pass asks for all categories at once and
-gives one score, which does not say which category was found.
+Attribution scores each category alone, in the clips in which an event scores highest. The first pass asks for all categories at
+once and gives one score, which does not say which category was found.
 
 Propagation uses the detector's memory to move masks from the sampled frames to the frames between them. It needs every
 frame of an event, but the first pass reads only the sampled frames.
 
 Both passes read their frames again after the whole video is scored, and take the known masks from the checkpoint. So they need
-no memory while a video is being scanned, and a resumed scan gives the same result. Memory does not grow with an event's length.
+no memory while a video is being scanned, and a resumed scan gives the same result. Long events do not need more memory.
 """
 
 from __future__ import annotations
@@ -69,15 +69,15 @@ class Attribution:
         fps: float | None,
         regions: Regions = NO_REGIONS,
     ) -> list[Event]:
-        """Return the events of one video with `category` and `category_scores`, or as they are if their peaks are unreadable.
+        """Return the events of one video with `category` and `category_scores`. An event with an unreadable peak is unchanged.
 
         Args:
             events: in order, without overlap.
             table: the scores of the video's frames.
             plan: the sampling plan of the video.
-            path, fps: where to read the video, and its frame rate if it is a folder of images.
+            path, fps: the path of the video, and its frame rate if it is a folder of images.
             frames: number of frames that the probe counted; the table may have fewer frames.
-            regions: what is hidden of the picture.
+            regions: the hidden parts of the picture.
         """
         names = self.detector.categories
         if len(names) == 1:
@@ -95,7 +95,7 @@ class Attribution:
         ]
 
     def _named(self, event: Event, looks: Sequence[_ClipCategories], path: Path) -> Event:
-        """Return the event with the mean scores of those peak clips that could be read."""
+        """Return the event with the mean scores of the peak clips that could be read."""
         seen = [scores for look in looks if (scores := look.within(event)) is not None]
         if not seen:
             log.warning(
@@ -105,7 +105,7 @@ class Attribution:
         return _named(event, self.detector.categories, np.mean(seen, axis=0))
 
     def _read(self, request: ClipRequest) -> dict[int, _ClipCategories]:
-        """Return the category scores of those requested clips that can be read: clip number -> scores."""
+        """Return clip number -> category scores, for the requested clips that can be read."""
         found: dict[int, _ClipCategories] = {}
         for batch in self._batches(request):
             scores = self.detector.attribute(ClipBatch.of(batch))
@@ -136,9 +136,9 @@ class _ClipCategories:
     scores: FloatArray
 
     def within(self, event: Event) -> FloatArray | None:
-        """Return (C,) the highest score of each category in those sampled frames that belong to the event.
+        """Return the highest score of each category in the sampled frames of the event, as (C,); None if there are none.
 
-        Return None if the clip has no such frame.
+        The last sampled frame before the event counts, too, because its score is carried forward into the event.
         """
         rows = self.clip.frame_index
         inside = self.clip.valid & (rows > event.start_frame - self.clip.interval) & (rows < event.end_frame)
@@ -146,13 +146,13 @@ class _ClipCategories:
 
 
 def peak_clips(event: Event, table: ScoreTable, plan: SamplingPlan) -> list[int]:
-    """Return the numbers of the clips in which the event scores highest, from the highest score down.
+    """Return the numbers of the clips in which the event scores highest; the clip with the highest score is first.
 
     Clips with equal scores are in order of time.
     """
     rows = np.arange(event.start_frame, event.end_frame)
     sampled = rows[table.sampled[event.start_frame : event.end_frame]]
-    if not len(sampled):  # a short event may be between two samples: its score is that of the sample before it
+    if not len(sampled):  # a short event may lie between two sampled frames: then it has the score of the frame before it
         sampled = rows[:1]
     clips = np.array([plan.samples(row + 1) - 1 for row in sampled.tolist()]).clip(0) // plan.stride
     numbers = np.unique(clips)
@@ -166,11 +166,11 @@ def _named(event: Event, names: Sequence[str], scores: FloatArray) -> Event:
 
 
 MOST_FRAMES = 32
-"""Frames per call of the detector. A longer span continues from its last propagated mask, as if that mask were known."""
+"""Frames per call of the detector. In a longer span, the next call starts from the last propagated mask as a known mask."""
 
 
 class Interrupted(Exception):
-    """The scan ends before a video's masks are complete; the results so far are in the video's checkpoint."""
+    """The scan ends before a video's masks are complete. The scores are in the video's checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class MaskSpans:
 
     @classmethod
     def of(cls, sampled: BoolArray, events: Sequence[Event]) -> MaskSpans:
-        """Returns the spans of a video.
+        """Return the spans of a video.
 
         Args:
             sampled: (N,) True for the sampled frames.
@@ -222,7 +222,7 @@ class _Span:
 
 @dataclass(frozen=True)
 class _Known:
-    """A frame and its mask, from which a span continues."""
+    """A frame and its mask, from which the next call of the detector starts."""
 
     picture: ByteArray
     mask: ByteArray
@@ -233,10 +233,10 @@ class Propagation:
     """Makes a mask for every frame of a video from the masks of the sampled frames.
 
     Attributes:
-        detector: what propagates masks.
+        detector: propagates the masks.
         loader: reads every frame in clips without overlap; nothing else may use it at the same time.
-        stopped: returns True once the scan is to end.
-        most_frames: frames per call of the detector.
+        stopped: returns True when the scan must end.
+        most_frames: largest number of frames per call of the detector.
     """
 
     detector: Propagator
@@ -255,16 +255,16 @@ class Propagation:
     ) -> Iterator[tuple[int, ByteArray]]:
         """Yield the number and the (h, w) uint8 mask of each frame from the first sampled frame on.
 
-        Outside events, and if frames cannot be read again, a frame has the mask of the previous frame, as the same array.
+        Outside events, and if frames can't be read again, a frame has the mask of the previous frame, as the same array.
 
         Args:
             mask_spans: the spans of the video.
-            masks: (h, w) uint8 of the sampled frames, on the detector's scale; read when they are needed.
-            path, fps: where to read the video.
-            regions: what is hidden of the picture.
+            masks: (h, w) uint8 of the sampled frames, on the detector's scale. They are read one by one, when they are needed.
+            path, fps: the path of the video, and its frame rate if it is a folder of images.
+            regions: the hidden parts of the picture.
 
         Raises:
-            Interrupted: the scan is to end.
+            Interrupted: the scan must end.
         """
         spans = mask_spans.spans()
         requests = [ClipRequest(str(path), path, fps=fps, spans=spans, regions=regions)] if spans else []
@@ -301,9 +301,9 @@ class Propagation:
     def _masks(
         self, rows: range, seen: dict[int, ByteArray], known: dict[int, ByteArray], before: _Known | None
     ) -> tuple[dict[int, ByteArray], _Known | None]:
-        """Return the masks of the frames that could be read, and the frame from which the span continues.
+        """Return the masks of the frames that could be read, and the frame from which the next call starts.
 
-        If the sampled frame of a span cannot be read again, there is no mask to start from, and no frame of it gets one.
+        If the sampled frame of a span can't be read again, the span has no known mask, so no mask is made for its frames.
         """
         frames = [before.picture] if before else []
         given = {0: before.mask} if before else {}
@@ -336,9 +336,9 @@ class _Pictures:
     """A context manager that reads the frames of ascending ranges when they are requested.
 
     Args:
-        loader: what reads.
-        requests: one request or none.
-        stopped: returns True once reading is to end.
+        loader: reads the frames.
+        requests: one request, or none.
+        stopped: returns True when reading must end.
     """
 
     def __init__(self, loader: ClipLoader, requests: list[ClipRequest], stopped: Callable[[], bool]) -> None:
@@ -356,12 +356,12 @@ class _Pictures:
         self._items.close()
 
     def of(self, rows: range) -> dict[int, ByteArray]:
-        """Return frame number -> (H, W, C) uint8 for the frames that can be decoded.
+        """Return frame number -> (H, W, C) uint8, for the frames of the range that can be decoded.
 
-        Earlier frames cannot be requested afterwards.
+        After this call, earlier frames can't be requested any more.
 
         Raises:
-            Interrupted: the scan is to end.
+            Interrupted: the scan must end.
         """
         while not self._ended and not (self._waiting and self._waiting[-1][0] >= rows[-1]):
             item = next(self._items, None)

@@ -1,7 +1,7 @@
-"""Sends clips of several open videos through one detector, and each video's scores to its own writer.
+"""Sends the clips of several open videos through one detector, and the scores of each video to its own writer.
 
-A batch has clips of one size, from any videos. A detector's scores do not depend on the other clips of a batch, so neither the
-batch size nor the number of workers changes a result.
+The clips of a batch have the same size, and may come from several videos. The scores of a clip do not depend on the other clips
+of its batch, so neither the batch size nor the number of workers changes a result.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ MOST_ENDED = 8
 
 @dataclass(frozen=True)
 class ClipsScored:
-    """Work done since the last update.
+    """The work that was done on a video since the last update.
 
     Attributes:
         video: the video's relative path.
-        frames: rows that got a score.
-        video_s: seconds of footage.
-        size: estimated number of the video's bytes that hold these rows.
+        frames: number of rows that got a score.
+        video_s: seconds of footage of these rows.
+        size: bytes of the video that hold these rows; an estimate.
     """
 
     video: str
@@ -51,10 +51,10 @@ _Batch = GatheredBatch[Rows]
 
 
 class ScanStream:
-    """Sends the loader's items through the detector to writers.
+    """Sends the loader's items through the detector, and the scores to the writers.
 
     The last clips of a video share a batch with clips of the next videos, so that no device waits at the end of a file. Until
-    they are scored, the video is kept open. At most MOST_ENDED videos wait in this way.
+    these clips are scored, the video is kept open. At most MOST_ENDED videos are kept open in this way.
 
     Args:
         job: the scan's settings.
@@ -72,20 +72,20 @@ class ScanStream:
         self._settled: deque[VideoResult] = deque()
 
     def expect(self, found: Task | VideoResult) -> None:
-        """Announce a task before its items come, or the result of a video that needs no scan; `run` yields this result."""
+        """Announce a task before its items come, or the result of a video that needs no scan. `run` yields that result."""
         if isinstance(found, Task):
             self._tasks[found.unit.video] = found
         else:
             self._settled.append(found)
 
     def run(self, items: Iterable[Item]) -> Iterator[Update]:
-        """Score all items; then suspend every announced video that is not complete.
+        """Score all items. At the end, suspend every announced video that is not complete.
 
         Yields:
             ClipsScored, and one result per video that ended.
 
         Raises:
-            DeviceError, WeightsError, ToolError: nothing can be scored or read; what was scored is kept for the next run.
+            DeviceError, WeightsError, ToolError: no video can be scored or read. The scores so far are kept for the next run.
         """
         try:
             with ScoringPool[_Batch](self.job.detector) as pool:
@@ -113,7 +113,7 @@ class ScanStream:
             batch = self._batcher.add(item.clip, item.rows)
             if batch is not None:
                 yield from self._score(batch, pool)
-        elif isinstance(item.error, ToolError):  # the next video would fail too
+        elif isinstance(item.error, ToolError):  # the next video would fail, too
             raise item.error
         else:
             self._ended[item.video] = item
@@ -131,11 +131,11 @@ class ScanStream:
         if len(batch):
             given = batch.clip_batch(lambda clip: self._tasks[clip.video].model)
             yield from self._store_all(pool.submit(batch, given))
-        yield from self._end_what_is_scored()  # here too: a batch is not submitted if all its videos are broken
+        yield from self._end_what_is_scored()  # needed here, too: a batch is not submitted if all its videos are broken
 
     def _store_all(self, done: Iterable[tuple[_Batch, ClipScores | Exception]]) -> Iterator[Update]:
         for batch, scores in done:
-            if isinstance(scores, DeviceError | WeightsError):  # not a video's fault; the next video would fail too
+            if isinstance(scores, DeviceError | WeightsError):  # the video is not the cause: the next one would fail, too
                 raise scores
             if isinstance(scores, Exception):
                 log.debug("the detector failed", exc_info=scores)
@@ -180,7 +180,7 @@ class ScanStream:
         except OutputError as error:
             result = self._unwritten(task, writer, error)
         except Interrupted:
-            return  # `_suspend` handles this video later
+            return  # `_suspend` releases this video later
         self._forget(item.video)
         yield result
 
@@ -203,7 +203,7 @@ class ScanStream:
             return write_failure(self.job, task, _trouble("write", item.video, error), decoder=item.decoder)
 
     def _unwritten(self, task: Task, writer: VideoWriter | None, error: OutputError) -> VideoResult:
-        """Return the result of a video that could not be written. The next run tries again: the video is not the cause."""
+        """Return the result of a video whose files can't be written. The next run tries again: the video is not the cause."""
         try:
             writer.suspend() if writer is not None else task.claim.release(delete=False)
         except OutputError:
@@ -228,7 +228,7 @@ class ScanStream:
 
 
 def _trouble(stage: str, video: str, error: Exception) -> VideoError:
-    """Turn an unexpected error into the failure of this one video."""
+    """Turn an unexpected error into a failure of this video alone."""
     words = " ".join(str(error).split())
     failure = VideoError(f"{video}: {type(error).__name__}: {words}", hint="run with --verbose to see where")
     failure.stage = stage

@@ -1,10 +1,10 @@
-"""Which file names are videos, which are images, and which are neither and need no mention."""
+"""Lists which file suffixes are videos, which are images, and which are neither and need no message."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-# Names without the dot. The first group: MP4 and QuickTime, also of phones, action cameras and drones.
+# Suffixes without the dot. The first line has MP4 and QuickTime, also of phones, action cameras and drones.
 _VIDEO = (
     "mp4 m4v mp4v mpg4 mov qt 3gp 3gpp 3gp2 3gpp2 3g2 k3g skm f4v ismv cmfv psp mj2 mjp2 insv lrv lrf 360 "
     "mkv mk3d webm avi divx xvid amv asf wmv wm flv ogv ogm ogx rm rmvb rv "
@@ -32,15 +32,15 @@ def _dotted(names: str) -> frozenset[str]:
 
 
 VIDEO_SUFFIXES = _dotted(_VIDEO)
-"""Suffixes of files that the probe accepts. Another file is a video only if --include or the command line names it."""
+"""Suffixes of files that the probe accepts. A file with another suffix is scanned only if --include or PATHS name it."""
 IMAGE_SUFFIXES = _dotted(_IMAGES)
 NO_VIDEO_SUFFIXES = _dotted(_NO_VIDEO)
-"""Suffixes of files that nobody expects to be scanned: they are passed over without a word."""
+"""Suffixes of files that nobody expects to be scanned. They are left out without a message."""
 MOST_NAMED = 5
 
 
 def passed_over_text(counts: Mapping[str, int]) -> str:
-    """Return what to tell about files with unknown suffixes; "" if there are none.
+    """Return a note about files with unknown suffixes; "" if there are no such files.
 
     Args:
         counts: number of files per suffix; "" for files without a suffix.

@@ -1,7 +1,7 @@
-"""The events of a video after a second model has answered about some of its clips (`vadcli verify`).
+"""Makes the events of a video from its scores and from the answers of a second model about its clips (`vadcli verify`).
 
-The model's log-odds become a logit on the scale of the scores: both say how many events per hour the camera's usual footage
-gives. Frames that were asked get the mean of the two logits. Other frames can't open an event.
+The model's log-odds are turned into a logit on the scale of the scores: both say how many events per hour the camera's usual
+footage gives. Frames about which the model was asked get the mean of the two logits. Other frames can't open an event.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from vadcli.video.sampling import SamplingPlan
 
 @dataclass(frozen=True)
 class ClipGrid:
-    """The clips of a video that can be asked. They are those of a scan with the detector `ask`.
+    """The clips of a video about which the model can be asked. They are the clips of a scan with the detector `ask`.
 
-    A clip stands for its cell: the frames that are closer to its middle than to that of any other clip.
+    A clip stands for its cell: the frames that are closer to the middle of this clip than to the middle of any other clip.
 
     Attributes:
         rows: (C, T) int64, the frames of each clip.
-        start, end: (C,) float64 seconds, what the clip shows.
+        start, end: (C,) float64 seconds, the span that each clip shows.
         edges: (C + 1,) float64 seconds, the edges of the cells; the first is 0 and the last is the end of the video.
         interval: frames from one sampled frame to the next.
-        first: (C,) int64, the first frame of each clip that no earlier clip has.
+        first: (C,) int64, the first frame of each clip that is not in an earlier clip.
     """
 
     rows: IndexArray
@@ -79,7 +79,7 @@ class ClipGrid:
 
     @property
     def middle(self) -> TimeArray:
-        """(C,) float64 seconds, the middle of what each clip shows."""
+        """(C,) float64 seconds, the middle of the span that each clip shows."""
         return (self.start + self.end) / 2
 
     def middle_of_frames(self, timestamp: TimeArray) -> TimeArray:
@@ -88,12 +88,12 @@ class ClipGrid:
         return np.asarray(first + (middle - first).astype(np.float32))
 
     def cell_of(self, timestamp: TimeArray) -> IndexArray:
-        """Returns the number of the cell that each of some times belongs to."""
+        """Returns the number of the cell of each timestamp."""
         return cell_of(self.edges, timestamp)
 
 
 def cell_of(edges: TimeArray, timestamp: TimeArray) -> IndexArray:
-    """Returns the number of the cell that each of some times belongs to; `edges` as in `ClipGrid`."""
+    """Returns the number of the cell of each timestamp. `edges` is as in `ClipGrid`."""
     return np.asarray(np.searchsorted(edges[1:-1], timestamp, "right"), dtype=np.int64)
 
 
@@ -103,19 +103,20 @@ def tails_to_json(tails: CategoryTails) -> dict[str, Any]:
 
 
 def tails_from_json(document: Mapping[str, Any]) -> CategoryTails:
-    """Returns what `tails_to_json` stored."""
+    """Reads what `tails_to_json` returned."""
     tails = tuple(BellTail(**values) for values in document["tails"])
     return CategoryTails(tails, int(document["categories"]), float(document["level"]), float(document["rate"]))
 
 
 def between_clips(log_odds: FloatArray, clips: IndexArray, grid: ClipGrid, timestamp: TimeArray) -> FloatArray:
-    """Returns (N, C) float32 log-odds that change linearly in time between the middles of clips that follow each other.
+    """Returns the log-odds of every frame as (N, C) float32, interpolated linearly between the middles of consecutive clips.
 
-    They are computed for sampled frames, and other frames repeat them, as in a scan. Frames in cells of other clips are NaN.
+    They are computed for sampled frames and carried forward to the other frames, as in a scan. Frames in the cells of clips
+    that were not asked are NaN.
 
     Args:
-        log_odds: (A, C) of some clips.
-        clips: (A,) their ascending numbers.
+        log_odds: (A, C), the log-odds of the clips that were asked.
+        clips: (A,) the ascending numbers of these clips.
         grid: all clips.
         timestamp: (N,) seconds of the frames.
     """
@@ -136,12 +137,12 @@ class VerifiedVideo:
     """A video's scores together with the answers about it.
 
     Attributes:
-        table: the scores; frames that were not asked have a score below the threshold.
-        asked: (N,) bool, True for frames in the cell of a clip that was asked.
-        model: (N,) float32 logits of the model alone; 0 for frames that were not asked.
+        table: the joint scores. Frames about which the model was not asked have a score below the threshold.
+        asked: (N,) bool, True for frames in the cell of a clip about which the model was asked.
+        model: (N,) float32 logits of the model alone; 0 for frames about which it was not asked.
         stored: the answers.
         grid: the clips.
-        logits: (A, C) float32 of the clips that were asked about all current categories.
+        logits: (A, C) float32, the model's logits for the clips that were asked about all present categories.
         rows: (A,) int64, the places of these clips in `stored.answers`.
     """
 
@@ -181,7 +182,7 @@ class VerifiedVideo:
         return np.flatnonzero((edges[clips + 1] > event.start_s) & (edges[clips] < event.end_s))
 
     def confirmed(self, event: Event) -> Event:
-        """Returns an event of the joint scores, with the answer, the category and the description of the model."""
+        """Returns an event of the joint scores, with the model's answer, category and description."""
         places, metadata = self.clips_of(event), self.stored.metadata
         found = replace(event, verification=self._verification(Answer.CONFIRMED, places))
         if not len(places):
@@ -198,7 +199,7 @@ class VerifiedVideo:
         )
 
     def doubted(self, event: Event) -> Event:
-        """Returns an event of the scan that did not become one of the joint scores: it was rejected, or not asked."""
+        """Returns an event of the scan that overlaps no event of the joint scores, marked as rejected or as not asked."""
         if not self.asked[event.peak_frame]:
             return replace(event, verification=Verification(self.stored.metadata.model, Answer.NOT_ASKED))
         rows = slice(event.start_frame, event.end_frame)
@@ -214,7 +215,7 @@ class VerifiedVideo:
         )
 
     def _verification(self, answer: Answer, places: IndexArray) -> Verification:
-        """Returns the answer with the log-odds of the clip and the category with the highest logit."""
+        """Returns the answer together with the log-odds of the clip and category that have the highest logit."""
         model = self.stored.metadata.model
         if not len(places):
             return Verification(model, answer)
@@ -227,7 +228,7 @@ def verified_events(
 ) -> list[Event]:
     """Returns the events of a verified video, in order and without overlap.
 
-    They are the events of the joint scores, and those events of the scan that overlap none of them.
+    They are the events of the joint scores, and the events of the scan that do not overlap any of these.
 
     Args:
         video: the video with its answers.

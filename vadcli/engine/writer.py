@@ -1,4 +1,4 @@
-"""Stores one video's scores: each clip in the checkpoint first, and the whole video in its files after `Detector.finish`."""
+"""Stores the scores of one video: first clip by clip in the checkpoint, and after `Detector.finish` in the video's files."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class VideoWriter:
         Args:
             clip: (T,) frames; only the valid ones are stored.
             rows: every row since the previous clip.
-            raw: (T, K) scores.
+            raw: (T, K) raw scores.
             mask: (T, h, w) pixel scores or None.
             embedding: T vectors or None.
 
@@ -113,7 +113,7 @@ class VideoWriter:
         self._append(CheckpointBlock(index, rows.pts, rows.decode_ok, sampled, values, boxes, kept, packed))
 
     def _append(self, block: CheckpointBlock) -> None:
-        """Append the rows that the checkpoint does not hold yet: a resumed scan reads the rows of the last clip again."""
+        """Append the rows that are not yet in the checkpoint. A resumed scan reads the rows of the last clip again."""
         checkpoint = self._checkpoint or self._go_on(self._header_for(block), None)
         if len(block) and block.frame_index[0] <= self._stored:
             block = block[block.frame_index > self._stored]
@@ -140,11 +140,11 @@ class VideoWriter:
         self.task.claim.release(delete=False)
 
     def finish(self, end: Finished) -> VideoResult:
-        """Write every file of the video, or its failure.
+        """Write every file of the video, or the reason why it failed.
 
         Raises:
-            OutputError: a file cannot be written; the checkpoint stays.
-            Interrupted: the scan ends before the masks are complete; the checkpoint stays.
+            OutputError: a file can't be written; the checkpoint is kept.
+            Interrupted: the scan ends before the masks are complete; the checkpoint is kept.
         """
         if self._checkpoint is not None and len(end.rows):
             self._append(_unsampled(end.rows, self._checkpoint.header))
@@ -156,7 +156,7 @@ class VideoWriter:
         table, scores = self._score(columns)
         duration_s = shown_s(table, self.info.to_json())
         rules, video = self.job.rules, self.task.unit.video
-        write_vectors(self.job, self.task, stored=stored, table=table)  # a head reads them
+        write_vectors(self.job, self.task, stored=stored, table=table)  # before the events, because a head reads the vectors
         events = rules.events(video, table, duration_s=duration_s)
         boxes = write_masks(self.job, self.task, self.info, stored=stored, columns=columns, table=table, events=events)
         events = rules.events(video, table, duration_s=duration_s, boxes=boxes)
@@ -238,7 +238,7 @@ def _unsampled(rows: Rows, header: CheckpointHeader) -> CheckpointBlock:
 
 
 def _boxes(masks: ByteArray, width: int, height: int, lowest: int, hidden: BoolArray | None) -> NDArray[np.int32]:
-    """Return (S, 4) x, y, width, height around all pixels >= `lowest`, at display size; width 0 if there are none."""
+    """Return (S, 4) x, y, width, height around all pixels >= `lowest`, at display size; the width is 0 if there are none."""
     boxes = np.zeros((len(masks), 4), np.int32)
     for row in np.flatnonzero((masks >= lowest).any(axis=(1, 2))):
         if hidden is None:

@@ -9,7 +9,7 @@
 - times: the wall-clock start of stored videos, and the choice of events by time
 - review: a saved review of events
 - regions: the user's file of hidden regions
-- mask_video, masks: the masks of a video, as a gray video or as run lengths
+- mask_video, masks: the masks of a video, as a gray video or as run lengths; mask_files writes both
 - choices: thresholds and review that `vadcli events --write` stores
 - progress: how far a run has come
 - run_log: the run record, and what a running scan reports every second

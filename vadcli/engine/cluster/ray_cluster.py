@@ -1,4 +1,4 @@
-"""The Ray cluster: how the driver connects to it, and which of its nodes can take part. Only this file imports ray."""
+"""Connects the driver to the Ray cluster, and finds the nodes that can take part. Only this file imports ray."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from vadcli.video.loader import core_count
 log = logging.getLogger("vadcli")
 
 CHECK_S = 120.0
-"""A node has this many seconds to answer that it can take part."""
+"""A node must answer within this many seconds that it can take part."""
 CONNECT_S = 20.0
 _TEMPORARY = "vadcli-ray-"
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node of the cluster: its id, its name for people, and the cores and GPUs that it offers."""
+    """A node of the cluster: its id, its name in messages, and the cores and GPUs that it offers."""
 
     id: str
     name: str
@@ -56,7 +56,7 @@ def import_ray() -> Any:
 
 @contextmanager
 def connected(ray: Any, options: ScanOptions) -> Iterator[None]:
-    """Connect to the cluster; without an address, start Ray on this machine and stop it at the end, with all its files."""
+    """Connect to the cluster. Without an address, start Ray on this machine; at the end, stop it and remove its files."""
     quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if options.ray_address:
         try:
@@ -65,7 +65,7 @@ def connected(ray: Any, options: ScanOptions) -> Iterator[None]:
         except (OSError, RuntimeError, ValueError) as error:
             words = str(error).strip().splitlines() or [type(error).__name__]
             hint = "start one with: ray start --head"
-            raise UsageError(f"--ray-address {options.ray_address}: there is no Ray cluster: {words[0]}", hint=hint) from error
+            raise UsageError(f"--ray-address {options.ray_address}: no Ray cluster answers: {words[0]}", hint=hint) from error
         try:
             yield
         finally:
@@ -82,7 +82,7 @@ def connected(ray: Any, options: ScanOptions) -> Iterator[None]:
 
 
 def _reach(address: str) -> None:
-    """Raise OSError if nothing listens at HOST:PORT; Ray itself would wait for many minutes."""
+    """Raise OSError if no program listens at HOST:PORT. Ray itself would wait for many minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdigit():
         socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
@@ -97,10 +97,10 @@ def _remove_abandoned() -> None:
 
 
 def usable_nodes(ray: Any, scratch: Scratch, settings: ScanSettings) -> list[Node]:
-    """Return the nodes that see OUT and the footage, and have this version of vadcli; log why others are left out.
+    """Return the nodes that see OUT and the footage and have this version of vadcli. Log why other nodes are left out.
 
     Raises:
-        UsageError: there is no such node.
+        UsageError: no node can take part.
     """
     word = uuid.uuid4().hex
     token = scratch.folder / "token"
@@ -118,7 +118,7 @@ def usable_nodes(ray: Any, scratch: Scratch, settings: ScanSettings) -> list[Nod
         try:
             problem = ray.get(answer, timeout=CHECK_S)
         except ray.exceptions.RayError as error:
-            problem = f"it cannot run vadcli: {str(error).strip().splitlines()[-1]}"
+            problem = f"it can't run vadcli: {str(error).strip().splitlines()[-1]}"
         if problem:
             log.warning("node %s takes no videos: %s", node.name, problem)
         else:
@@ -129,7 +129,7 @@ def usable_nodes(ray: Any, scratch: Scratch, settings: ScanSettings) -> list[Nod
 
 
 def on_node(ray: Any, node: Node) -> Any:
-    """Return the scheduling strategy of tasks and actors that must run on a node."""
+    """Return the scheduling strategy for tasks and actors that must run on this node."""
     return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node.id, soft=False)
 
 

@@ -1,16 +1,16 @@
 """The runner of a Ray cluster.
 
 The driver is the process that the user started. It splits the plan into chunks of videos and hands them to workers. A worker is
-a Ray actor with its own detector; there is one per GPU, or one per few cores on a node without GPUs. It scans its chunk as
-`LocalRunner` does on one machine, and sends the updates back. Apart from that, the machines share only OUT and the footage.
+a Ray actor with its own detector; there is one worker per GPU, or one per few cores on a node without GPUs. A worker scans its
+chunk with a `LocalRunner`, and sends the updates back. Apart from that, the machines share only OUT and the footage.
 
 What the driver relies on:
 
-- A camera is fitted once. While a camera has no model, only one chunk of it is handed out, and the worker gets the list of all
-  its videos. `Cameras` locks the fit, so a second fit would be slow but not wrong.
+- A camera is fitted once. While a camera has no model, only one of its chunks is handed out, and the worker gets the list of
+  all videos of the camera. `Cameras` locks the fit, so a second fit would be slow but not wrong.
 - A video is in one chunk at a time, and its lock in OUT protects it from other scans.
 - A worker that dies loses the scores since its last checkpoint. Its videos are handed out again, one by one. A video fails if
-  two workers died while they had only this video, without any progress in between.
+  two workers in a row died while they had only this video, and no clip of it was scored.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from vadcli.types import Status, VideoResult
 log = logging.getLogger("vadcli")
 
 CORES_PER_WORKER = 4
-"""Cores of a worker on a node without GPUs, if the user does not say how many."""
+"""Cores per worker on a node without GPUs, if the user does not give --ray-cpus."""
 WAIT_S = 0.2
 PATIENCE_S = 30.0
-"""After this many seconds without a free worker, the log says that the run waits for the cluster."""
+"""If no worker reports anything for this many seconds, the log says that the run waits for the cluster."""
 END_S = 120.0
-"""A worker that was asked to stop has this many seconds for the end of its batch and its checkpoint."""
+"""A worker that was asked to stop has this many seconds to finish its batch and write its checkpoint."""
 KILLS = 2
-"""A video that kills this many workers in a row without any progress is failed."""
+"""A video fails if it kills this many workers in a row without any progress."""
 
 
 class RayRunner:
@@ -56,13 +56,13 @@ class RayRunner:
         stop: ends the run early, on all nodes.
 
     Raises:
-        UsageError: ray is not installed, or the options do not fit.
+        UsageError: ray is not installed, or the detector can't do what the options ask for.
     """
 
     def __init__(self, settings: ScanSettings, detector: Detector, *, stop: Stop) -> None:
         self._ray = import_ray()
         self._here = LocalRunner(settings, detector, stop=stop)
-        # Every node must take the detector that this machine has chosen, also with --detector auto.
+        # With --detector auto, too, every node must use the detector that this machine has chosen.
         self.settings = replace(settings, options=replace(settings.options, detector=detector.name))
         self.options, self.stop = self.settings.options, stop
         self._fits = detector.fits_camera
@@ -113,16 +113,16 @@ class RayRunner:
                     workers.replace(worker)
                     continue
                 for item in sent:
-                    if isinstance(item, DeviceError | WeightsError | ToolError):  # this node cannot work; others may
+                    if isinstance(item, DeviceError | WeightsError | ToolError):  # this node can't work, but others may
                         self._give_up(worker, item, workers)
                         work.give_back(chunk.camera, chunk.left.values())
                         break
                     yield from self._took(item, chunk, work, worker, fitting)
 
     def _settings_of(self, chunk: Chunk, work: Worklist) -> ScanSettings:
-        """Return what the worker must know: if possible, not the list of all videos, which may be long."""
+        """Return the settings for one chunk. They contain all videos of the camera only if the worker must fit it."""
         units = work.whole[chunk.camera] if chunk.opens else chunk.units
-        # Only the chunk that fits the camera may fit it again.
+        # Only the chunk that opens the camera may fit it again.
         refit = self.options.refit if chunk.opens or self.options.refit is None else False
         return replace(
             self.settings,
@@ -147,7 +147,10 @@ class RayRunner:
             yield replace(item, node=worker.node.name)
 
     def _ended(self, chunk: Chunk, work: Worklist) -> None:
-        """A chunk may end without a scored clip: all its videos are done or broken. Then the camera may have a model or not."""
+        """Hand out the next chunks of the camera, if the chunk ended without a scored clip: all its videos are done or broken.
+
+        The camera may have a model then, or not.
+        """
         if chunk.opens and not chunk.moved:
             if self._here.is_fitted(chunk.camera):
                 work.open(chunk.camera)
@@ -235,7 +238,7 @@ class _Workers:
         return [self._running[one] for one in ready]
 
     def free(self, worker: _Worker) -> None:
-        """Take note that a worker's chunk has ended."""
+        """Mark a worker as free after its chunk has ended."""
         self._running.pop(worker.sending)
         worker.chunk = worker.sending = None
         if worker.node in self.slots:
@@ -244,7 +247,7 @@ class _Workers:
             self._ray.kill(worker.actor)
 
     def replace(self, worker: _Worker) -> None:
-        """Put a new worker in the place of one that died, if its node is still there."""
+        """Start a new worker in place of a worker that died, if its node is still alive."""
         self._running.pop(worker.sending)
         if worker.node not in self.slots:
             return
@@ -258,7 +261,7 @@ class _Workers:
             raise DeviceError("the last node of the cluster is gone", hint="the next run continues from here")
 
     def drop(self, node: Node) -> None:
-        """Start nothing on a node any more. Workers that are busy there end by themselves, and report it."""
+        """Give no more work to a node. Workers that are busy there finish or fail by themselves, and report it."""
         self.slots = [one for one in self.slots if one != node]
         for worker in [worker for worker in self._free if worker.node == node]:
             self._free.remove(worker)

@@ -1,4 +1,4 @@
-"""The worker of a cluster: scans one chunk after the other with one detector. It knows nothing of the cluster's software."""
+"""The worker of a cluster: scans one chunk after the other with one detector. It does not depend on the cluster's software."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ChunkScanner:
         self._stop.set(reason, signal)
 
     def scan(self, settings: ScanSettings) -> Iterator[list[Sent]]:
-        """Scan a chunk; yields every SEND_EVERY_S what has happened since. An error of vadcli is the last item."""
+        """Scan a chunk. Every SEND_EVERY_S, yield what happened since the last time. An error of vadcli is the last item."""
         said: queue.SimpleQueue[Any] = queue.SimpleQueue()
         handler = QueueHandler(said)
         log.addHandler(handler)
@@ -94,7 +94,7 @@ class ChunkScanner:
 
 
 def check_node(token: Path, word: str, root: Path, version: str) -> str:
-    """Return why this node cannot take part; empty if it can."""
+    """Return the reason why this node can't take part; "" if it can."""
     from vadcli import __version__ as own
 
     if own != version:

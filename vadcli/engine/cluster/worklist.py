@@ -1,4 +1,4 @@
-"""What is left of a plan, as chunks of videos for the workers of a cluster."""
+"""Divides the videos of a plan into chunks for the workers of a cluster, and hands the chunks out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vadcli.engine.runner import ScanSettings
 
 CHUNKS_PER_WORKER = 8
 MOST_VIDEOS = 64
-"""Most videos of a chunk, so that a lost worker costs little. Chunks are larger if there would be more than MOST_CHUNKS."""
+"""A chunk has at most this many videos, so that little work is lost with a worker; more if MOST_CHUNKS would be exceeded."""
 MOST_CHUNKS = 20_000
 
 
@@ -20,11 +20,11 @@ class Chunk:
     """Videos that a worker scans in one call.
 
     Attributes:
-        camera: their camera; "" if the detector fits none.
+        camera: their camera; "" if the detector does not fit cameras.
         units: the videos.
-        opens: the camera is not fitted yet, so the worker gets all its videos.
-        left: the videos without a result so far.
-        moved: True once a clip was scored.
+        opens: True if the camera is not fitted yet. Then the worker gets the list of all its videos.
+        left: the videos that have no result yet.
+        moved: True if a clip was scored.
     """
 
     camera: str
@@ -41,12 +41,12 @@ class Chunk:
 
 
 def size_of(units: Iterable[WorkUnit]) -> int:
-    """Return the size of videos in bytes."""
+    """Return the total size of the videos in bytes."""
     return sum(unit.size for unit in units)
 
 
 class Worklist:
-    """The chunks that are left. A camera without a model has at most one chunk on its way."""
+    """The chunks that are left. While a camera has no model, at most one of its chunks is handed out."""
 
     def __init__(self, settings: ScanSettings, *, by_cameras: bool, workers: int) -> None:
         mine = {unit.video for unit in settings.units}
@@ -74,7 +74,7 @@ class Worklist:
         return heapq.heappop(self._ready)
 
     def give_back(self, camera: str, units: Iterable[WorkUnit]) -> None:
-        """Hand out videos again, each one alone."""
+        """Take videos back, to hand out each of them alone."""
         chunks = [Chunk(camera, (unit,)) for unit in units]
         if camera in self._closed:  # the worker that should have fitted the camera has died
             self._closed[camera] += chunks
@@ -84,19 +84,19 @@ class Worklist:
                 heapq.heappush(self._ready, chunk)
 
     def open(self, camera: str) -> None:
-        """Hand out all chunks of a camera that has a model now."""
+        """Make all chunks of a camera available, because it has a model now."""
         for chunk in self._closed.pop(camera, ()):
             heapq.heappush(self._ready, chunk)
 
     def next_of(self, camera: str) -> None:
-        """Hand out the next chunk of a camera that still has no model."""
+        """Make the next chunk of a camera available that still has no model."""
         waiting = self._closed.get(camera)
         if waiting:
             heapq.heappush(self._ready, replace(waiting.pop(0), opens=True))
 
 
 def _split(units: Sequence[WorkUnit], least: int, most: int) -> Iterator[list[WorkUnit]]:
-    """Yield the videos in parts that have at least `least` bytes or exactly `most` videos; the last part may have less."""
+    """Yield the videos in parts. A part has at least `least` bytes or exactly `most` videos, but the last one may have less."""
     part: list[WorkUnit] = []
     size = 0
     for unit in units:
