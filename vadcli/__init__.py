@@ -5,8 +5,8 @@
     for result in vadcli.scan("./footage", categories=["fight", "fire"], out="results"):
         print(result.video, result.status, result.events)
 
-`scan`, `verify`, `events`, `render`, `report`, `search`, `clips`, `embed`, `learn`, `prune` and `evaluate` do what the commands
-do (docs/library.md). They are loaded when they are first used: importing vadcli loads neither torch nor numpy.
+`scan`, `verify`, `events`, `render`, `report`, `search`, `clips`, `embed`, `learn`, `prune` and `evaluate` do the same as the
+commands (docs/library.md). They are loaded at their first use, so that importing vadcli loads neither torch nor numpy.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m vadcli` is `vadcli`."""
+"""Runs `vadcli` for `python -m vadcli`."""
 
 from vadcli.cli import entry
 

@@ -1,7 +1,7 @@
 """The library: one function per command. After `import vadcli`, call them as `vadcli.scan()` and so on.
 
 Keyword arguments are the options of the command, with underscores (docs/cli.md). Neither vadcli.toml nor the environment is
-read. Errors are those of `vadcli.errors`; an unknown option or a value outside its range raises UsageError.
+read. The errors are those of `vadcli.errors`. An unknown option or a value outside its range raises UsageError.
 """
 
 from __future__ import annotations
@@ -54,16 +54,16 @@ Watch = Callable[[str], AbstractContextManager["OnFrame | None"]]
 def scan(
     paths: PathGiven | Iterable[PathGiven], *, categories: Sequence[str] | str = (), **options: Any
 ) -> Iterator[VideoResult]:
-    """Scan videos; yields the result of each video when it is finished. Results are stored in `out`.
+    """Scan videos. Yields the result of each video when it is finished. Results are stored in `out`.
 
     Args:
         paths: video files, and folders with videos.
         categories: what to look for, in your own words.
-        **options: those of `vadcli scan`, such as `out`, `masks`, `detector`, `alarms_per_hour`.
+        **options: the options of `vadcli scan`, such as `out`, `masks`, `detector`, `alarms_per_hour`.
 
     Raises:
         UsageError, NoVideoFound, DeviceError, WeightsError: at once, before any video is read.
-        OutputError: `out` cannot be written.
+        OutputError: `out` can't be written.
     """
     from vadcli.engine.opening import open_scan
 
@@ -79,12 +79,17 @@ def scan(
 def verify(out: PathGiven = DEFAULT_OUT, **options: Any) -> VerifyResult:
     """Ask a multimodal model about the spans where a scan scored highest, and make the events again from both.
 
-    `options` are those of `vadcli verify`, such as `model`, `share`, `categories`. The result has `videos`, with their numbers
-    of events; `audit`, what the scan misses; and `problems`, one line per video that failed.
+    Args:
+        out: a scan's output folder.
+        **options: the options of `vadcli verify`, such as `model`, `share`, `categories`.
+
+    Returns:
+        `videos`, with their numbers of events; `audit`, an estimate of what the scan misses; and `problems`, one line per video
+        that failed.
 
     Raises:
-        UsageError: the folder does not exist, it has no scores, or an option cannot be used.
-        DeviceError, WeightsError, OutputError: the model cannot be loaded, or the folder cannot be written.
+        UsageError: the folder does not exist, it has no scores, or an option can't be used.
+        DeviceError, WeightsError, OutputError: the model can't be loaded, or the folder can't be written.
     """
     from vadcli.verifying import verify_stored
 
@@ -92,19 +97,19 @@ def verify(out: PathGiven = DEFAULT_OUT, **options: Any) -> VerifyResult:
 
 
 def events(out: PathGiven = DEFAULT_OUT, **options: Any) -> StoredEvents:
-    """Compute the events again from the stored scores, with other thresholds. No video is decoded.
+    """Make the events again from the stored scores, with other thresholds. No video is decoded.
 
     Args:
         out: a scan's output folder.
-        **options: those of `vadcli events`, such as `threshold`, `alarms_per_hour`, `min_duration`, `write`, `review`.
+        **options: the options of `vadcli events`, such as `threshold`, `alarms_per_hour`, `min_duration`, `write`, `review`.
 
     Returns:
         `documents`, one per video, and `problems`, one line per document that could not be read.
 
     Raises:
         UsageError: the folder does not exist.
-        DocumentError: the review file cannot be read.
-        OutputError: a document cannot be written.
+        DocumentError: the review file can't be read.
+        OutputError: a document can't be written.
     """
     from vadcli.engine.recut import recut_all
 
@@ -112,20 +117,20 @@ def events(out: PathGiven = DEFAULT_OUT, **options: Any) -> StoredEvents:
 
 
 def learn(out: PathGiven = DEFAULT_OUT, **options: Any) -> Learned:
-    """Train a head on the labels of a site, test it on videos that it did not see, and write it to the folder `to`.
+    """Train a head on your own labels, test it on videos that it was not trained on, and write it to the folder `to`.
 
     Args:
         out: a scan's output folder with stored vectors.
-        **options: those of `vadcli learn`, such as `review`, `labels`, `to`, `head`, `anyway`.
+        **options: the options of `vadcli learn`, such as `review`, `labels`, `to`, `head`, `anyway`.
 
     Returns:
-        `figures`, the false alarms per hour with and without the head, and `card`, what it was trained on.
+        `figures`, the false alarms per hour with and without the head, and `card`, the data that it was trained on.
 
     Raises:
-        UsageError: there are no vectors, or too few labels.
-        DocumentError: a file of labels or of vectors cannot be read.
+        UsageError: no vectors are stored, or there are too few labels.
+        DocumentError: a file of labels or of vectors can't be read.
         NotBetter: the head is not better than the detector alone, so it is not written.
-        OutputError: the folder cannot be written.
+        OutputError: the folder can't be written.
     """
     from vadcli.learning import train, write
 
@@ -136,15 +141,15 @@ def learn(out: PathGiven = DEFAULT_OUT, **options: Any) -> Learned:
 
 
 def embed(paths: PathGiven | Iterable[PathGiven], **options: Any) -> Iterator[EmbedResult]:
-    """Store a vector per sampled frame, and no scores; yields one result per video.
+    """Store one vector per sampled frame, and no scores. Yields one result per video.
 
     Args:
         paths: video files, and folders with videos.
-        **options: those of `vadcli embed`, such as `out`, `encoder`, `sample_fps`, `npy`.
+        **options: the options of `vadcli embed`, such as `out`, `encoder`, `sample_fps`, `npy`.
 
     Raises:
         UsageError, NoVideoFound, DeviceError, WeightsError: at once, before any video is read.
-        OutputError: a file cannot be written.
+        OutputError: a file can't be written.
     """
     from vadcli.embedding import embed_all
 
@@ -152,15 +157,15 @@ def embed(paths: PathGiven | Iterable[PathGiven], **options: Any) -> Iterator[Em
 
 
 def clips(out: PathGiven = DEFAULT_OUT, **options: Any) -> Iterator[ClipResult]:
-    """Cut events out of their footage without encoding; yields one result per event, and per video that cannot be cut.
+    """Cut events out of their footage without encoding. Yields one result per event, and per video that can't be cut.
 
     Args:
         out: a scan's output folder.
-        **options: those of `vadcli clips`, such as `to`, `before`, `after`, `container`, `camera`, `since`.
+        **options: the options of `vadcli clips`, such as `to`, `before`, `after`, `container`, `camera`, `since`.
 
     Raises:
         UsageError: the folder does not exist.
-        OutputError: a clip cannot be written.
+        OutputError: a clip can't be written.
     """
     from vadcli.clipping import clip_all
 
@@ -172,15 +177,15 @@ def prune(out: PathGiven = DEFAULT_OUT, **options: Any) -> PruneResult:
 
     Args:
         out: a scan's output folder.
-        **options: those of `vadcli prune`, such as `older_than`, `missing`, `dry_run`.
+        **options: the options of `vadcli prune`, such as `older_than`, `missing`, `dry_run`.
 
     Returns:
-        `removed`, one entry per video or file; `size`, the bytes that were freed; and `problems`, one line per result that was
-        kept although its video may be gone.
+        `removed`, one entry per video or file; `size`, the bytes that were freed; and `problems`, lines about results that were
+        kept although their videos may be gone, and about files that could not be read or removed.
 
     Raises:
-        UsageError: the folder does not exist, or its footage cannot be reached.
-        OutputError: the folder cannot be written.
+        UsageError: the folder does not exist, or its footage can't be reached.
+        OutputError: the folder can't be written.
     """
     from vadcli.pruning import prune_all
 
@@ -188,20 +193,20 @@ def prune(out: PathGiven = DEFAULT_OUT, **options: Any) -> PruneResult:
 
 
 def render(paths: PathGiven | Iterable[PathGiven], **options: Any) -> Iterator[RenderResult]:
-    """Render scanned videos with masks, scores and events; yields what was written for each video.
+    """Render scanned videos with masks, scores and events. Yields one result per video, with the written files.
 
     Args:
         paths: the files and folders that were scanned, or some of them.
-        **options: those of `vadcli render`, such as `out`, `events_only`, `pad`, `side_by_side`.
+        **options: the options of `vadcli render`, such as `out`, `events_only`, `pad`, `side_by_side`.
 
     Raises:
-        UsageError: there are no results, or no video.
+        UsageError: `out` has no results, or no video is found.
     """
     return render_all(_paths(paths), from_keywords(RenderOptions, options))
 
 
 def render_all(paths: Sequence[Path], options: RenderOptions, *, watch: Watch | None = None) -> Iterator[RenderResult]:
-    """Render the videos below some paths, as `render` does; `watch` opens the progress display of each video."""
+    """Render the videos below some paths, as `render` does. `watch` opens the progress display of each video."""
     from vadcli.engine.opening import may_be_empty
     from vadcli.engine.plan import make_plan, no_video_text
     from vadcli.engine.roots import OutsideRoot
@@ -211,11 +216,10 @@ def render_all(paths: Sequence[Path], options: RenderOptions, *, watch: Watch | 
 
     layout = OutputLayout(options.out)
     if not layout.has_results:
-        raise UsageError(f"{options.out}: there are no results", hint="scan first, or name the scan's folder with --out")
+        raise UsageError(f"{options.out}: contains no results", hint="scan first, or name the scan's folder with --out")
     roots = list(stored_roots(layout))
-    moved = not any(
-        is_remote(root) or os.path.isdir(root) for root in roots
-    )  # then names are relative to what is given, as in the scan
+    # If the footage has moved, names are relative to the common ancestor of `paths`, as in the first scan.
+    moved = not any(is_remote(root) or os.path.isdir(root) for root in roots)
     try:
         plan = make_plan(paths, options, out=options.out, stored=() if moved else roots)
     except OutsideRoot as error:
@@ -231,7 +235,7 @@ def render_all(paths: Sequence[Path], options: RenderOptions, *, watch: Watch | 
 
 
 def _not_scanned(videos: Sequence[str], options: RenderOptions) -> str:
-    """Return what is wrong with the first of these videos, in words that stand for all of them."""
+    """Return the problem of the first of these videos, in a sentence that also counts the others."""
     return f"not scanned into {options.out}" + (f", nor are {len(videos) - 1} more videos" if len(videos) > 1 else "")
 
 
@@ -263,18 +267,18 @@ def _rendered(
 
 
 def report(out: PathGiven = DEFAULT_OUT, **options: Any) -> WrittenReport:
-    """Write a page or a digest to `to`: what scans found, and which videos they could not read.
+    """Write a page or a digest to `to`, with the events of the scans and the videos that they could not read.
 
     Args:
         out: a scan's output folder.
-        **options: those of `vadcli report`, such as `to`, `format`, `since`, `clips`, `title`.
+        **options: the options of `vadcli report`, such as `to`, `format`, `since`, `clips`, `title`.
 
     Returns:
         `archive` (videos, events, failures), `text`, and `file`, the path of the written file.
 
     Raises:
         UsageError: the folder does not exist.
-        OutputError: the page cannot be written.
+        OutputError: the page can't be written.
     """
     from vadcli.reporting import make_report, read_archive
 
@@ -283,15 +287,15 @@ def report(out: PathGiven = DEFAULT_OUT, **options: Any) -> WrittenReport:
 
 
 def search(out: PathGiven = DEFAULT_OUT, text: str = "", **options: Any) -> list[Moment]:
-    """Find the moments of scanned videos that match a text or an image best, the best first. No video is decoded.
+    """Find the moments of scanned videos that match a text or an image best; the best is first. No video is decoded.
 
     Args:
         out: the output folder of a scan that stored vectors (`detector="concept"`).
         text: what to look for, as a sentence.
-        **options: those of `vadcli search`, such as `image`, `top`, `camera`, `since`.
+        **options: the options of `vadcli search`, such as `image`, `top`, `camera`, `since`.
 
     Raises:
-        UsageError: there are no stored vectors, or text and image are both given or both missing.
+        UsageError: no vectors are stored, or text and image are both given or both missing.
         WeightsError: the encoder that made the vectors is not installed, or its weights have changed.
     """
     from vadcli.reporting.search_page import search_all
@@ -300,14 +304,14 @@ def search(out: PathGiven = DEFAULT_OUT, text: str = "", **options: Any) -> list
 
 
 def evaluate(outs: PathGiven | Iterable[PathGiven] = DEFAULT_OUT, **options: Any) -> list[Evaluation]:
-    """Measure stored scores against ground truth; one result per output folder, compared with the first one.
+    """Compare stored scores with ground truth. Returns one result per output folder; others are compared with the first.
 
     Args:
         outs: output folders of scans.
-        **options: those of `vadcli eval`, such as `dataset`, `root`, `metrics`, `bootstrap`.
+        **options: the options of `vadcli eval`, such as `dataset`, `root`, `metrics`, `bootstrap`.
 
     Raises:
-        UsageError: an option, folder or data set cannot be used.
+        UsageError: an option, folder or data set can't be used.
         DocumentError: an annotation or stored file is damaged.
     """
     from vadcli.evaluation import evaluate_outputs, keep_figures
@@ -319,16 +323,16 @@ def evaluate(outs: PathGiven | Iterable[PathGiven] = DEFAULT_OUT, **options: Any
 
 
 def measure_speed(paths: Sequence[Path], options: BenchOptions, *, scratch: Path) -> BenchReport | Comparison:
-    """Measure the speed and memory of LAVIDA, or of several detectors, on this machine; what `vadcli bench` does.
+    """Measure the speed and memory of LAVIDA, or of several detectors, on this machine, as `vadcli bench` does.
 
     Args:
         paths: videos to read; if empty, a synthetic video is made.
-        options: those of `vadcli bench`.
+        options: the options of `vadcli bench`.
         scratch: an empty folder for temporary files.
 
     Raises:
         UsageError, NoVideoFound, DeviceError, WeightsError: before anything is measured.
-        VideoError: a video cannot be read.
+        VideoError: a video can't be read.
     """
     from vadcli import detectors
     from vadcli.bench import Bench, BenchPlan, Bound, footage_of, need_memory

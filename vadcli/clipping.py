@@ -1,4 +1,4 @@
-"""Cuts events out of their footage, in original quality and with sound: nothing is decoded, drawn or encoded."""
+"""Cuts events out of their footage, in original quality and with sound. No frame is decoded or encoded."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _NEEDS = ClipNeeds(frames=1, overlap=0, rate_hz=1.0, interval=1, size=SizeRule(6
 
 @dataclass(frozen=True)
 class ClipResult:
-    """One event, or one video that cannot be cut.
+    """The result for one event, or for one video that can't be cut.
 
     Attributes:
         video: relative path.
         event: number of the event; None if the problem concerns the whole video.
-        file: the clip; None if there is none.
-        start_s, end_s: the part of the video that the clip has, in seconds from the first frame; None if it is not known.
-        problem: what is wrong, in one line; "" if nothing is.
+        file: the clip; None if no clip was written.
+        start_s, end_s: the part of the video that the clip shows, in seconds from the first frame; None if it is not known.
+        problem: what went wrong, in one line; "" if nothing went wrong.
         skipped: True if the clip was cut earlier.
     """
 
@@ -58,11 +58,11 @@ class ClipResult:
 
 
 def clip_all(out: Path, options: ClipsOptions) -> Iterator[ClipResult]:
-    """Cut the chosen events out of their footage; yields one result per event, and per video that cannot be cut.
+    """Cut the chosen events out of their footage. Yields one result per event, and per video that can't be cut.
 
     Raises:
-        UsageError: the folder does not exist.
-        OutputError: a clip cannot be written.
+        UsageError: the folder does not exist, or has no results of a scan.
+        OutputError: a clip can't be written.
     """
     layout = OutputLayout(out)
     if not out.is_dir() or not layout.has_results:
@@ -95,7 +95,7 @@ def _clip_all(layout: OutputLayout, options: ClipsOptions) -> Iterator[ClipResul
 
 
 def _documents(layout: OutputLayout, options: ClipsOptions) -> tuple[list[EventsDocument], list[ClipResult]]:
-    """Return the documents with only the chosen events, and a result for each one that cannot be read."""
+    """Return the documents with only the chosen events, and a result for each document that can't be read."""
     documents, problems = [], []
     rules = options.time_rules()
     for path in layout.iter_events():
@@ -117,8 +117,8 @@ class _Cutter:
     Args:
         to: the folder of the clips.
         scratch: temporary files in the same folder.
-        loader: opens videos in another process, which may fail.
-        options: those of the command.
+        loader: opens videos in another process, because a damaged video may crash that process.
+        options: the options of the command.
     """
 
     def __init__(self, to: Path, scratch: Scratch, loader: ClipLoader, options: ClipsOptions) -> None:
@@ -132,7 +132,7 @@ class _Cutter:
         return None if self._options.force else next(filter(os.path.exists, files), None)
 
     def clips(self, document: EventsDocument, path: Path, events: Sequence[Event]) -> Iterator[ClipResult]:
-        """Cut events of one video; yields one result per event, or one for the video if it cannot be cut."""
+        """Cut events of one video. Yields one result per event, or one for the video if it can't be cut."""
         video = str(document.video["path"])
         try:
             check_unchanged(document, path)
@@ -151,7 +151,7 @@ class _Cutter:
             yield self._cut(document, info, event, part)
 
     def _cut(self, document: EventsDocument, info: VideoInfo, event: Event, part: Cut) -> ClipResult:
-        """Cut one event. If the container does not hold a codec, use Matroska; if that fails too, leave out the sound."""
+        """Cut one event. If the container can't hold a codec, use Matroska. If that fails, too, leave out the sound."""
         result = ClipResult(str(document.video["path"]), event.id, start_s=round(part.start_s, 3), end_s=round(part.end_s, 3))
         tries = [(suffix, True) for suffix in self._suffixes(info.path.suffix)] + [(".mkv", False)]
         first: VideoError | None = None
@@ -174,7 +174,7 @@ class _Cutter:
         return list(dict.fromkeys([own if self._options.container == "same" else f".{self._options.container}", ".mkv"]))
 
     def _file(self, document: EventsDocument, event: Event, suffix: str) -> Path:
-        """Return the file of a clip. Another event, other footage or other options give another name."""
+        """Return the path of a clip. Its name differs for every event, content of the footage, and length before and after."""
         video = str(document.video["path"])
         content = document.scan.source.get("content") if document.scan else None
         parts = [video, content, event.start_frame, event.end_frame, self._before_s, self._after_s]
@@ -191,7 +191,7 @@ class _Cutter:
         """Return the description of a video file.
 
         Raises:
-            VideoError: it is not a readable video.
+            VideoError: the file is not a readable video.
         """
         request = ClipRequest(video, path, spans=((0, 1),))
         with closing(self._loader.run([request])) as items:  # type: ignore[type-var]

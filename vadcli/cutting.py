@@ -1,6 +1,6 @@
-"""Makes events from scores: applies hysteresis, merges close events, drops short ones, pads the rest.
+"""Makes events from scores: applies hysteresis, merges close events, drops short ones and pads the rest.
 
-It needs only numpy, no files and no detector.
+It needs only numpy, and neither files nor a detector.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from vadcli.types import Box, Event, FloatArray, IndexArray, ScoreTable, Thresholds, TimeArray
 
 TIME_TOLERANCE_S = 1e-6
-"""Times that differ by less count as equal, because decimal thresholds are compared with binary timestamps."""
+"""Times that differ by less than this count as equal, because decimal thresholds are compared with binary timestamps."""
 
 Spans = IndexArray
 """(E, 2) int64: the first frame, and the frame after the last; in order, without overlap."""
@@ -68,9 +68,10 @@ def cut_events(table: ScoreTable, thresholds: Thresholds, *, duration_s: float, 
 
 
 def categorised(events: Sequence[Event], table: ScoreTable) -> list[Event]:
-    """Returns the events with the highest score of each category in their sampled frames, and the category that scores highest.
+    """Returns the events with their category scores and their category, which is the category with the highest score.
 
-    They stay as they are if the table has no scores per category.
+    The score of a category is its highest score in the sampled frames of the event. If the table has no scores per category,
+    the events are unchanged.
     """
     if table.category_scores is None or not len(table):
         return list(events)
@@ -78,7 +79,7 @@ def categorised(events: Sequence[Event], table: ScoreTable) -> list[Event]:
     found = []
     for event in events:
         inside = rows[(rows >= event.start_frame) & (rows < event.end_frame)]
-        # A short event between two sampled frames shows the score of the frame before it, which its own rows repeat.
+        # A short event between two sampled frames has the score of the sampled frame before it, which its own rows repeat.
         peaks = table.category_scores[inside if len(inside) else [event.start_frame]].max(axis=0).astype(np.float64)
         listed = {name: round(float(peak), 6) for name, peak in zip(table.category_names, peaks, strict=True)}
         found.append(replace(event, category=table.category_names[int(np.argmax(peaks))], category_scores=listed))
@@ -93,8 +94,8 @@ def with_categories(new: Sequence[Event], table: ScoreTable, old: Sequence[Event
 def inherit_categories(new: Sequence[Event], old: Sequence[Event]) -> list[Event]:
     """Returns the `new` events with categories from the old events.
 
-    A new event gets the category of the old event that shares the most frames with it; of two that share equally many, it
-    gets that of the earlier one. Both lists are in order and without overlap, as `cut_events` returns them.
+    A new event gets the category of the old event that shares the most frames with it. If two share the same number of frames,
+    the earlier one counts. Both lists must be in order and without overlap, as `cut_events` returns them.
     """
     starts = np.array([event.start_frame for event in old], np.int64)
     ends = np.array([event.end_frame for event in old], np.int64)
@@ -102,9 +103,9 @@ def inherit_categories(new: Sequence[Event], old: Sequence[Event]) -> list[Event
 
 
 def inherit_boxes(new: Sequence[Event], old: Sequence[Event]) -> list[Event]:
-    """Returns the `new` events with the boxes of the old ones: a box encloses those of all old events that the event overlaps.
+    """Returns the `new` events with boxes. A box encloses the boxes of all `old` events that the new event overlaps.
 
-    Both lists are in order and without overlap.
+    Both lists must be in order and without overlap.
     """
     boxed = [event for event in old if event.bbox]
     rows = np.array([event.start_frame for event in boxed], np.int64)
@@ -136,7 +137,7 @@ def _edges(timestamp: TimeArray, duration_s: float) -> TimeArray:
 
 
 def _hysteresis(score: FloatArray, *, high: float, low: float) -> Spans:
-    """Returns the runs of scores >= `low` that contain at least one score >= `high`."""
+    """Returns the longest spans of scores >= `low` that contain at least one score >= `high`."""
     stays = score >= np.float32(low)
     edges = np.diff(stays.astype(np.int8), prepend=0, append=0)
     spans = np.stack([np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)], axis=1).astype(np.int64)
@@ -201,14 +202,14 @@ def _describe(spans: Spans, score: FloatArray, edges: TimeArray, boxes: EventBox
 
 
 def _reduce(operation: np.ufunc, values: NDArray[Any], spans: Spans) -> NDArray[Any]:
-    """Returns (E,) or (E, C): the result of the operation on the values of each span. No span may be empty."""
+    """Returns the result of an operation on the values of each span, as (E,) or (E, C). No span may be empty."""
     padded = np.concatenate([values, values[-1:]])
     reduced: NDArray[Any] = operation.reduceat(padded, spans.ravel(), axis=0)[::2]
     return reduced
 
 
 def _first_highest(spans: Spans, score: FloatArray) -> IndexArray:
-    """Returns (E,): for each event, the first frame with the event's highest score."""
+    """Returns the first frame with the highest score of each event, as (E,)."""
     top = np.repeat(_reduce(np.maximum, score, spans), spans[:, 1] - spans[:, 0])
     rows = np.flatnonzero(_inside(spans, len(score)))
     at_top = rows[score[rows] == top]

@@ -1,4 +1,4 @@
-"""Checks what vadcli needs on this machine, and advises what to do if something is missing."""
+"""Checks whether this machine has what vadcli needs, and advises what to do if something is missing."""
 
 from __future__ import annotations
 

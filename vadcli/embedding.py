@@ -1,4 +1,4 @@
-"""`vadcli embed`: stores a vector per sampled frame, and no scores. Also writes the arrays that published heads read."""
+"""`vadcli embed`: stores one vector per sampled frame, and no scores. It also writes the arrays that published heads read."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ CLIP_FRAMES = 32
 
 @dataclass(frozen=True)
 class EmbedResult:
-    """What was stored for a video.
+    """The result for one video.
 
     Attributes:
-        video: its name.
-        vectors: number of vectors.
-        file: the embeddings file; "" if there is none.
-        skipped: True if the file was there already.
-        problem: why the video could not be read completely; "" if it was.
+        video: the name of the video.
+        vectors: number of stored vectors.
+        file: the embeddings file; "" if no file was written.
+        skipped: True if the file existed already.
+        problem: why the video could not be read completely; "" if it was read completely.
     """
 
     video: str
@@ -65,11 +65,11 @@ class _Collected:
 
 
 def embed_all(paths: Sequence[Path], options: EmbedOptions) -> Iterator[EmbedResult]:
-    """Embed videos; yields one result per video when it is finished.
+    """Embed videos. Yields one result per video when it is finished.
 
     Raises:
         UsageError, NoVideoFound, DeviceError, WeightsError: at once, before any video is read.
-        OutputError: a file cannot be written.
+        OutputError: a file can't be written.
     """
     layout = OutputLayout(options.out)
     stored = stored_roots(layout)
@@ -86,10 +86,10 @@ class _Embedding:
     """A run of `vadcli embed`.
 
     Attributes:
-        options: those of the command.
+        options: the options of the command.
         layout: the output folder.
         encoder: makes the vectors.
-        fingerprint: of the encoder.
+        fingerprint: the fingerprint of the encoder.
     """
 
     options: EmbedOptions
@@ -113,7 +113,7 @@ class _Embedding:
             yield from self._read(requests)
 
     def _known(self, unit: WorkUnit) -> EmbedResult | None:
-        """Return the result of a video that needs no embedding, or cannot be read; else None."""
+        """Return the result of a video that needs no embedding or can't be read; None for any other video."""
         key = hashlib.sha256(json.dumps([self.fingerprint, self.options.sample_fps], sort_keys=True).encode()).hexdigest()
         try:
             content = str(source_of(unit)["content"])
@@ -158,10 +158,10 @@ class _Embedding:
         return EmbedResult(video, self._export(video), str(path), problem=problem)
 
     def _export(self, video: str) -> int:
-        """Write the vectors of a video as .npy if the options ask for it; returns their number.
+        """Write the vectors of a video as .npy if the options ask for it. Returns the number of vectors.
 
-        VadCLIP and heads like it read (S, D) float32; RTFM and heads like it read (S, crops, D), where each crop is another
-        part of the picture. Here the whole picture has one vector, so all crops have the same.
+        VadCLIP and similar heads read (S, D) float32. RTFM and similar heads read (S, crops, D): each crop is another part of
+        the picture. Here the whole picture has one vector, so all crops get the same vector.
         """
         vectors = read_embeddings(self.layout.embeddings(video)).embeddings.vectors()
         if self.options.npy is not None:

@@ -3,30 +3,30 @@
     VadcliError                 1    any fatal error that the user can fix
     ├── UsageError              2    an invalid option or argument
     │   └── NoVideoFound        2    the paths contain no video
-    ├── OutputError             1    the output folder is full, read-only, or not made by vadcli
-    ├── DocumentError           1    a file that vadcli reads is damaged or has the wrong form
+    ├── OutputError             1    the output folder can't be written: it is full or read-only
+    ├── DocumentError           1    a file that vadcli reads is damaged or has the wrong format
     ├── NotBetter               1    a trained head is not better than the detector alone, and was not written
     ├── DeviceError             4    the requested device is not available
     ├── WeightsError            4    weights are missing or untrained
-    └── VideoError              3    one video cannot be used; the scan continues without it
+    └── VideoError              3    one video can't be used; the scan continues without it
         ├── ProbeError          3    not a readable video file
         │   ├── UnsafeContainer 3    a playlist, script or URL that could open other files
         │   └── NoVideoStream   3    only sound or data
-        ├── DecodeError         3    frames cannot be decoded
+        ├── DecodeError         3    frames can't be decoded
         ├── DecoderCrashed      3    the decoder process died
         ├── DecoderHung         3    the decoder made no progress within the time limit
         └── NotFinished         3    the machine failed, not the video; nothing is stored, and the next run tries again
             ├── FileChanged     3    the file grew, shrank or vanished while it was read
-            └── ToolError       4    a program that is needed (ffmpeg) is missing or does not run; ends a scan
+            └── ToolError       4    a program that is needed (ffmpeg) is missing or does not run; the scan ends
 
-A message says what is wrong and where, and shows the value; the hint says how to fix it.
+A message says what is wrong and where, and shows the wrong value. The hint says how to fix it.
 """
 
 from __future__ import annotations
 
 import re
 
-_REMARK = re.compile(r" \([^()]*[a-z][^()]*\)$")  # words in brackets at the end, and not a shape like (128,)
+_REMARK = re.compile(r" \([^()]*[a-z][^()]*\)$")  # words in brackets at the end, but not a shape like (128,)
 
 
 class VadcliError(Exception):
@@ -48,7 +48,7 @@ class VadcliError(Exception):
     def __str__(self) -> str:
         if not self.hint:
             return self.message
-        if _REMARK.search(self.message):  # one bracket with both is easier to read than two in a row
+        if _REMARK.search(self.message):  # one pair of brackets is easier to read than two in a row
             return f"{self.message[:-1]}; {self.hint})"
         return f"{self.message} ({self.hint})"
 
@@ -74,13 +74,13 @@ class NoVideoFound(UsageError):
 
 
 class OutputError(VadcliError):
-    """The output folder cannot be written."""
+    """The output folder can't be written."""
 
     default_hint = "free space or choose another output folder; finished results are kept"
 
 
 class DocumentError(VadcliError):
-    """A file that vadcli reads (scores, events, camera model, annotation …) is damaged or has the wrong form."""
+    """A file that vadcli reads (scores, events, camera model, annotation …) is damaged or has the wrong format."""
 
 
 class NotBetter(VadcliError):
@@ -101,9 +101,9 @@ class WeightsError(VadcliError):
 
 
 class VideoError(VadcliError):
-    """One video cannot be used; the scan records it and continues.
+    """One video can't be used. The scan records this and continues.
 
-    `stage` says at which step: probe, open, decode, score or write.
+    `stage` is the step that failed: probe, open, decode, score, write or machine.
     """
 
     exit_code = 3
@@ -127,7 +127,7 @@ class NoVideoStream(ProbeError):
 
 
 class DecodeError(VideoError):
-    """Frames cannot be decoded."""
+    """Frames can't be decoded."""
 
 
 class DecoderCrashed(VideoError):
@@ -141,7 +141,7 @@ class DecoderHung(VideoError):
 
 
 class NotFinished(VideoError):
-    """The machine, not the video, is the reason why the video could not be read: storage, memory, permissions.
+    """The video could not be read because the machine failed: storage, memory or permissions.
 
     A scan stores nothing about the video, so that the next run tries again.
     """
@@ -151,7 +151,7 @@ class NotFinished(VideoError):
 
 
 class ToolError(NotFinished):
-    """A program that vadcli needs is missing or does not run, so the next video would fail too."""
+    """A program that vadcli needs is missing or does not run, so the next video would fail, too."""
 
     exit_code = 4
 

@@ -1,4 +1,4 @@
-"""`vadcli learn`: a head from the labels of a site, tested on videos that it was not trained on. Reads stored vectors only."""
+"""`vadcli learn`: trains a head on the user's labels and tests it on other videos. It reads only stored vectors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from vadcli.types.media import how_many
 from vadcli.types.text import SAVE_AS, NotText, decode_text
 
 LEAST_TRUE, LEAST_FALSE = 5, 20
-"""From these numbers of verdicts on, the logistic head is the default."""
+"""The logistic head is the default if there are at least this many verdicts of each kind."""
 MOST_CENTRES = 256
 EMBED = "store vectors with `vadcli scan --detector concept`"
 YES, NO = ("abnormal", "1", "true", "yes"), ("normal", "0", "false", "no")
@@ -36,7 +36,7 @@ YES, NO = ("abnormal", "1", "true", "yes"), ("normal", "0", "false", "no")
 
 @dataclass
 class _Collected:
-    """Examples while they are read, one video after the other."""
+    """The examples that were read so far. Videos are read one after the other."""
 
     samples: list[Sample] = field(default_factory=list)
     positive: list[bool] = field(default_factory=list)
@@ -49,13 +49,13 @@ class _Collected:
     without: int = 0
 
     def see(self, found: VideoVectors) -> None:
-        """Take the statistics of a video with labels."""
+        """Add the mean vectors, the camera and the encoders of a video that has labels."""
         self.centres.append(tuple(found.centre(place) for place in range(len(found.vectors))))
         self.cameras[found.camera] = None
         self.encoders[tuple(one.key for one in found.encoders)] = found
 
     def add(self, sample: Sample, positive: bool, video: str, detector: float, category: str = "") -> None:
-        """Take an example."""
+        """Add an example."""
         self.samples.append(sample)
         self.positive.append(positive)
         self.videos.append(video)
@@ -68,11 +68,11 @@ class Learned:
     """A trained head that is not written yet.
 
     Attributes:
-        card: what it was trained on, and its figures; the figures are None if it could not be tested.
+        card: the data that the head was trained on, and its figures. The figures are None if it could not be tested.
         head: the head.
         centres: (V, D) mean vectors of the training videos.
-        notes: one line per thing that a user should know.
-        untested: why it could not be tested; "" if it was.
+        notes: lines that the user should read.
+        untested: why the head could not be tested; "" if it was tested.
     """
 
     card: Card
@@ -88,11 +88,11 @@ class Learned:
 
 
 def train(out: Path, options: LearnOptions) -> Learned:
-    """Return a head that is trained and tested on the labels; nothing is written.
+    """Return a head that is trained and tested on the labels. Nothing is written.
 
     Raises:
-        UsageError: the folder does not exist, there are no vectors, or too few labels.
-        DocumentError: a file of labels or of vectors cannot be read.
+        UsageError: the folder does not exist, no vectors are stored, or there are too few labels.
+        DocumentError: a file of labels or of vectors can't be read.
     """
     if not out.is_dir():
         raise UsageError(f"{out}: the folder does not exist", hint="name the --out folder of a scan")
@@ -118,18 +118,18 @@ def train(out: Path, options: LearnOptions) -> Learned:
     hours = sum(float(one.video["duration_s"] or 0.0) for one in documents.values()) / 3600.0
     detectors = [documents[video].detector for video in found.videos]
     detector = max(sorted(set(detectors)), key=detectors.count)
-    # The products of heads of events are so small that threads only wait for one another.
+    # A head of events multiplies only small matrices. With several threads, it would take longer.
     with threadpool_limits(1 if kind.labels is Labels.EVENTS else None):
         return _trained(name, found, options, hours=max(hours, 1e-9), detector=detector, notes=notes)
 
 
 def write(learned: Learned, options: LearnOptions) -> Path | None:
-    """Write the head to `options.to`; returns the folder, or None if the options name none.
+    """Write the head to `options.to`. Returns this folder, or None if the options name no folder.
 
     Raises:
         NotBetter: the head is not better than the detector alone, or could not be tested, and `anyway` is not set.
-        UsageError: the folder holds something.
-        OutputError: the folder cannot be written.
+        UsageError: the folder is not empty.
+        OutputError: the folder can't be written.
     """
     figures = learned.card.figures
     if not options.anyway and (figures is None or not figures.is_better):
@@ -201,10 +201,10 @@ def _from_labels(folders: Sequence[Path], path: Path, documents: dict[str, Event
 
 
 def read_labels(path: Path) -> Iterator[tuple[str, bool, str]]:
-    """Yield (video, is abnormal, category) of each line of a CSV file with the columns video, label and perhaps category.
+    """Yield (video, is abnormal, category) for each line of a CSV file with the columns video, label and perhaps category.
 
     Raises:
-        DocumentError: the file cannot be read, or a line is not valid.
+        DocumentError: the file can't be read, or a line is not valid.
     """
     try:
         text = decode_text(path.read_bytes())
@@ -229,7 +229,7 @@ def read_labels(path: Path) -> Iterator[tuple[str, bool, str]]:
 
 
 def _check(name: str, kind: type[Head], options: LearnOptions, found: _Collected) -> None:
-    """Raise UsageError if this kind of head cannot learn from these labels or vectors."""
+    """Raise UsageError if this kind of head can't learn from these labels or vectors."""
     given = "--review" if options.review is not None else "--labels"
     wanted = "--review" if kind.labels is Labels.EVENTS else "--labels"
     if given != wanted:
@@ -320,7 +320,7 @@ def _trained(
 
 
 def encode_names(vectors: VideoVectors, names: Sequence[str]) -> FloatArray:
-    """Return (C, D) unit vectors of the categories' names, from which what all texts have in common is subtracted.
+    """Return (C, D) unit vectors of the categories' names, after subtracting the mean vector of all names and a neutral text.
 
     Raises:
         UsageError, WeightsError: the encoder of the stored vectors is not installed, or has other weights.

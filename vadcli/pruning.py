@@ -1,8 +1,8 @@
-"""Removes results that nobody needs any more: of videos that are gone or too old, and files that belong to no video.
+"""Removes the results of videos that are gone or too old, and files that belong to no video.
 
 A share that is not mounted looks like an archive whose videos are gone. So a video counts as gone only if its folder, or the
-closest folder above, holds something else (`FootageFolders.presence`); and results are removed only if some of the footage, or
-a folder of it, is still there.
+closest folder above it, is not empty (`FootageFolders.presence`). And results are removed only if some of the footage, or a
+folder of it, still exists.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vadcli.types import DEFAULT_RULES
 from vadcli.types.media import how_many
 
 KINDS = ("rendered", "masks", "embeddings", "verify", "scores", "events")
-"""The folders of results. Events are removed last: if pruning is interrupted, the next time finds the rest."""
+"""The folders of results. Events are removed last: if pruning is interrupted, the next run finds the rest."""
 SUFFIXES = {
     "rendered": (".mp4",),
     "masks": (".mkv", ".parquet"),
@@ -37,18 +37,18 @@ SUFFIXES = {
     "scores": (".parquet",),
     "events": (".json",),
 }
-_LONGEST_WHOLE_BYTES = 220  # a longer part of a name may be shortened, so the name of the video is not known
+_LONGEST_WHOLE_BYTES = 220  # a longer part of a file name may be a shortened one; then the name of the video is not known
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """Results that were removed, or would be.
+    """Results that were removed, or would be removed without --dry-run.
 
     Attributes:
-        name: the video; or the path in OUT of files that belong to no video.
+        name: the name of the video, or the path in OUT of a file that belongs to no video.
         why: the reason, in words.
-        files: how many files.
-        size: their size in bytes.
+        files: number of files.
+        size: their total size in bytes.
     """
 
     name: str
@@ -63,12 +63,12 @@ class Pruned:
 
 @dataclass(frozen=True)
 class PruneResult:
-    """What `vadcli prune` has done.
+    """The result of `vadcli prune`.
 
     Attributes:
         removed: one entry per video, and per file that belongs to no video.
-        problems: one line per video that was kept although it may be gone, and per file that could not be read or removed.
-        notes: what was left for the next time, one line each.
+        problems: lines about videos that were kept although they may be gone, and about files that can't be read or removed.
+        notes: lines about files that were left for the next run.
     """
 
     removed: tuple[Pruned, ...]
@@ -77,7 +77,7 @@ class PruneResult:
 
     @property
     def size(self) -> int:
-        """The bytes that were freed, or would be."""
+        """Number of bytes that were freed, or would be freed."""
         return sum(item.size for item in self.removed)
 
     def summary(self) -> dict[str, Any]:
@@ -86,16 +86,16 @@ class PruneResult:
 
 
 def prune_all(out: Path, options: PruneOptions) -> PruneResult:
-    """Remove what the options say from an output folder.
+    """Remove the results that the options name from an output folder.
 
     Raises:
-        UsageError: the folder does not exist, or its footage cannot be reached.
-        OutputError: OUT cannot be written.
+        UsageError: the folder does not exist, or its footage can't be reached.
+        OutputError: OUT can't be written.
     """
     layout = OutputLayout(out)
     if not out.is_dir() or not layout.has_results:
         raise UsageError(f"{out}: contains no results of a scan", hint="name the --out folder of a scan")
-    with Scratch(layout.scratch):  # it removes the temporary files of processes that were killed
+    with Scratch(layout.scratch):  # removes the temporary files of killed processes
         return _Pruning(layout, options).run()
 
 
@@ -106,7 +106,7 @@ class _Pruning:
     removed: list[Pruned] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    is_whole: bool = True  # every document could be read
+    is_whole: bool = True  # False if a document can't be read, so that not all videos are known
 
     def run(self) -> PruneResult:
         self.folders = FootageFolders(self.layout, self.options.footage)
@@ -118,13 +118,13 @@ class _Pruning:
             if not self._remove(key, str(documents[key].video["path"]), why):
                 reasons.pop(key)
         if self.is_busy:
-            self.notes.append("a scan is running, so files that belong to no video are left for the next time")
+            self.notes.append("a scan is running, so files that belong to no video are left for the next run")
         elif not self.options.include:
             self._remove_leftovers({key: one for key, one in documents.items() if key not in reasons})
         return PruneResult(tuple(self.removed), tuple(self.problems), tuple(self.notes))
 
     def _documents(self) -> Iterator[tuple[str, EventsDocument]]:
-        """Yield the name of the files of each video, and its document."""
+        """Yield, for each video, the name that its files share, and its document."""
         for path in self.layout.iter_events():
             try:
                 yield _key(path, self.layout.out / "events", ".json"), read_events(path)
@@ -133,10 +133,10 @@ class _Pruning:
                 self.problems.append(str(error))
 
     def _missing(self, documents: dict[str, EventsDocument]) -> dict[str, str]:
-        """Return the videos whose files no longer exist, with the reason.
+        """Return name of the files -> reason, for the videos that no longer exist.
 
         Raises:
-            UsageError: nothing of the footage can be reached.
+            UsageError: no part of the footage can be reached.
         """
         found: dict[str, Presence] = {}
         by_root: dict[str | None, list[str]] = defaultdict(list)
@@ -155,12 +155,12 @@ class _Pruning:
         if unknown:
             self.problems.append(
                 f"{how_many(len(unknown), 'video')} kept: not found, but the folder is empty or can't be read, "
-                f"as if a share is not mounted; the first is {unknown[0]}"
+                f"so perhaps a share is not mounted; the first is {unknown[0]}"
             )
         return {key: "no longer exists" for key, presence in found.items() if presence is Presence.GONE}
 
     def _why_not(self, root: str | None, lost: Sequence[str], keys: Sequence[str], documents: dict[str, EventsDocument]) -> str:
-        """Return why nothing is removed because of this root; "" if its footage can be reached."""
+        """Return the reason why no result of the videos below this root is removed; "" if the footage can be reached."""
         if root is None:
             told = next(iter(self.folders.roots(documents[keys[0]])), "the root of the scans")
             return f"{told}: the folder of the footage can't be reached, so nothing is removed"
@@ -169,10 +169,10 @@ class _Pruning:
         parents = {str(documents[key].video["path"]).rpartition("/")[0] for key in keys} - {""}
         if any(self.folders.presence(parent, documents[keys[0]]) is Presence.HERE for parent in parents):
             return ""
-        return f"{root}: none of its {how_many(len(keys), 'video')} is there, nor a folder of them, so nothing is removed"
+        return f"{root}: neither its {how_many(len(keys), 'video')} nor their folders exist, so nothing is removed"
 
     def _old(self, documents: dict[str, EventsDocument]) -> dict[str, str]:
-        """Return the videos that are older than the options allow, with the reason."""
+        """Return name of the files -> reason, for the videos that are older than the options allow."""
         if self.options.older_than is None:
             return {}
         before = datetime.now(UTC) - timedelta(seconds=parse_duration(self.options.older_than, "older_than"))
@@ -180,20 +180,20 @@ class _Pruning:
         return {key: why for key, document in documents.items() if self._time(key, document) < before}
 
     def _time(self, key: str, document: EventsDocument) -> datetime:
-        """Return when a video started; if this is not known, when it was scanned."""
+        """Return the time when a video started, or when it was scanned if the start is not known."""
         if (start := timed(document, DEFAULT_RULES).start) is not None:
             return start.at(0.0)
         stored = [self.layout.out / "scores" / f"{key}.parquet", self.layout.out / "events" / f"{key}.json"]
         return datetime.fromtimestamp(next(path for path in stored if path.exists()).stat().st_mtime, UTC)
 
     def _remove(self, key: str, video: str, why: str) -> bool:
-        """Remove all results of one video; False if a scan works on it."""
+        """Remove all results of one video. Returns False if this fails or if a scan works on the video."""
         if self.options.dry_run:
             return self._delete(video, why, list(_files_of(self.layout, key)))
         checkpoint = _checkpoint(self.layout, key)
         claim = Claim.acquire(checkpoint)
         if claim is None:
-            self.notes.append(f"{video}: a scan works on it, so it is left for the next time")
+            self.notes.append(f"{video}: a scan works on it, so it is left for the next run")
             return False
         try:
             unfinished = [checkpoint] if checkpoint.stat().st_size else []
@@ -218,15 +218,15 @@ class _Pruning:
         return True
 
     def _remove_empty_folders(self, key: str) -> None:
-        if self.is_busy:  # a scan may just have made one
+        if self.is_busy:  # a scan may just have made a folder in which it will write
             return
         for kind in KINDS:
-            with suppress(OSError):  # until a folder is not empty
+            with suppress(OSError):  # this ends at the first folder that is not empty
                 for folder in list(Path(key).parents)[:-1]:
                     (self.layout.out / kind / folder).rmdir()
 
     def _remove_leftovers(self, kept: dict[str, EventsDocument]) -> None:
-        """Remove files without a video: results without events and scores, old checkpoints, models of cameras that are gone."""
+        """Remove files that belong to no video: other results without events and scores, old checkpoints, old camera models."""
         for kind in ("rendered", "masks", "embeddings", "verify"):
             for path in sorted((self.layout.out / kind).rglob("*")):
                 if (
@@ -285,12 +285,12 @@ def _checkpoint(layout: OutputLayout, key: str) -> Path:
 
 
 def _is_whole_name(key: str) -> bool:
-    """False if a part of a name may be shortened; then the name of the video or camera is not known."""
+    """False if a part of a file name may be shortened. Then the name of the video or camera is not known."""
     return key != "%2E" and all(len(os.fsencode(part)) < _LONGEST_WHOLE_BYTES for part in key.split("/"))
 
 
 def _files_of(layout: OutputLayout, key: str) -> Iterator[Path]:
-    """Yield the files of a video, those of its rendered events included."""
+    """Yield the files of a video, with those of its rendered events."""
     clips = layout.out / "rendered" / f"{key}.mp4"
     with suppress(OSError):
         beginning = f"{clips.stem}.event-"

@@ -1,8 +1,8 @@
-"""The only lists of detectors, exporters, data sets, encoders and heads.
+"""The lists of detectors, runners, exporters, data sets, encoders, heads and second models. No other module has such a list.
 
-An entry is a name and the place of its code, which is imported at first use.
+An entry is a name and the place of its code, which is imported at its first use.
 
-Another package can add an entry to each list, with an entry point in the package's pyproject.toml:
+Another package can add an entry to each list, with an entry point in its pyproject.toml:
 
     [project.entry-points."vadcli.detectors"]
     still = "their_package:make_detector"
@@ -27,16 +27,16 @@ REINSTALL = "reinstall or remove the package that ships it"
 
 @cache
 def _installed() -> Any:
-    return entry_points()  # reads the metadata of every installed package, so it is done once
+    return entry_points()  # cached, because it reads the metadata of every installed package
 
 
 class Registry(Mapping[str, str]):
-    """Names and the places of their code, as "module:attribute"; names from other packages come after vadcli's own names.
+    """Name -> place of its code, as "module:attribute". Names from other packages come after vadcli's own names.
 
     Args:
-        kind: what a name stands for; used in messages.
+        kind: what a name stands for, in words for messages.
         group: the group of the entry points in other packages.
-        own: the names that come with vadcli. Another package cannot replace them.
+        own: the names that come with vadcli. Other packages can't replace them.
     """
 
     def __init__(self, kind: str, group: str, own: Mapping[str, str]) -> None:
@@ -57,10 +57,10 @@ class Registry(Mapping[str, str]):
         return len(self._all)
 
     def load(self, name: str) -> Any:
-        """Import and return what a name stands for.
+        """Import and return the object of a name.
 
         Raises:
-            UsageError: there is no such name, or the package that ships it cannot be imported.
+            UsageError: the name is not known, or the package that ships it can't be imported.
         """
         if name not in self._all:
             raise UsageError(f"no {self.kind} is called {name!r}", hint=f"choose one of {', '.join(self)}")
@@ -71,13 +71,13 @@ class Registry(Mapping[str, str]):
             if name in self.own:
                 raise
             raise UsageError(
-                f"the {self.kind} {name!r} cannot be loaded from {self._all[name]}: {error}", hint=REINSTALL
+                f"the {self.kind} {name!r} can't be loaded from {self._all[name]}: {error}", hint=REINSTALL
             ) from error
 
     def check(self, name: str, *, ok: bool, what: str) -> None:
-        """Raise UsageError if `ok` is False. Then the object that another package ships under this name is wrong.
+        """Raise UsageError if `ok` is False, because another package ships a wrong object under this name.
 
-        `what` says in words what is wrong with it.
+        `what` says in words what is wrong with the object.
         """
         if not ok:
             raise UsageError(f"the {self.kind} {name!r}, from {self._all[name]}, {what}", hint=REINSTALL)
@@ -104,10 +104,10 @@ DETECTOR_OPTIONS = Registry(
         "concept": "vadcli.detectors.concept:ConceptOptions",
     },
 )
-"""The options class of a detector, under the same name; a subclass of `vadcli.options.DetectorOptions` that loads no model.
+"""The options class of a detector, under the detector's name. It is a subclass of `vadcli.options.DetectorOptions`.
 
-If the class has a method `is_ready()`, `--detector auto` may take the detector. It takes the first one in this list that is
-ready.
+Importing it must not load a model. If the class has a method `is_ready()`, `--detector auto` may take the detector: it takes
+the first detector in this list that is ready.
 """
 FALLBACK = "motion"
 """The detector that `--detector auto` takes if no other one is ready."""
@@ -160,9 +160,9 @@ ENCODERS = Registry(
     "vadcli.encoders",
     {"clip": "vadcli.detectors.encoders.clip:ClipEncoder", "siglip": "vadcli.detectors.encoders.siglip:SiglipEncoder"},
 )
-"""Families of image-text encoders, by the `model_type` of transformers (SigLIP 2 with a fixed image size is also "siglip").
+"""Families of image-text encoders, named as `model_type` in transformers (SigLIP 2 with a fixed image size is "siglip", too).
 
-If called with (name, folder, device=…, precision=…), each returns a `vadcli.detectors.encoders.Encoder`.
+Each entry is called with (name, folder, device=…, precision=…), and returns a `vadcli.detectors.encoders.Encoder`.
 """
 
 HEADS = Registry(
@@ -178,10 +178,10 @@ HEADS = Registry(
         "gaussian": "vadcli.heads.gaussian:GaussianHead",
     },
 )
-"""Small models that `vadcli learn` trains on stored embeddings: classes as `vadcli.heads.Head` describes them."""
+"""Small models that `vadcli learn` trains on stored embeddings: classes that implement `vadcli.heads.Head`."""
 
 ASKERS = Registry("multimodal model", "vadcli.askers", {})
-"""Models from other packages for `vadcli verify --model NAME`, beside the names of `vadcli weights list`.
+"""Models from other packages for `vadcli verify --model NAME`, in addition to the names of `vadcli weights list`.
 
-If called like `vadcli.detectors.ask.asker.load_asker`, each returns a `vadcli.detectors.ask.asker.Asker`.
+Each entry is called like `vadcli.detectors.ask.asker.load_asker`, and returns a `vadcli.detectors.ask.asker.Asker`.
 """

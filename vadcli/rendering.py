@@ -1,7 +1,7 @@
 """Renders scanned videos: frames with heat map, score curve, time and captions, as an MP4 that plays anywhere.
 
-Scores, events and masks are read from the output folder; nothing is scored here. Time 0 of a rendered file is its first frame.
-So if a whole video is rendered, the player shows the same times as the events document.
+Scores, events and masks are read from the output folder; no model runs. Time 0 of a rendered file is its first frame. So if a
+whole video is rendered, the player shows the same times as the events document.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class RenderSettings:
     """How a video is rendered.
 
     Attributes:
-        events_only: one file per event, `<video>.event-001.mp4` and so on, instead of the whole video.
+        events_only: True to write one file per event, `<video>.event-001.mp4` and so on, instead of the whole video.
         pad_s: with events_only, seconds shown before and after an event.
         most_s: with events_only, at most this many seconds of an event are shown, around its peak; None shows the whole event.
-        side_by_side: the original frame on the left, the annotated one on the right.
+        side_by_side: True to show the original frame on the left and the annotated frame on the right.
         max_height_px: taller frames are scaled down to this height.
         fps: frame rate of folders of images; None uses the rate of the scan.
         crf: x264's constant quality; lower is better.
@@ -70,9 +70,9 @@ class RenderResult:
     Attributes:
         video: relative path.
         files: the written files; empty if only events were requested and the video has no event.
-        frames: how many frames were written.
-        expected_frames: how many frames these files should have according to the scores.
-        problems: what is missing, one line per problem; empty if nothing is.
+        frames: number of frames that were written.
+        expected_frames: number of frames that these files should have according to the scores.
+        problems: one line per problem, such as missing frames.
         skipped: True if the video was rendered earlier and nothing was written now.
     """
 
@@ -95,13 +95,13 @@ def render_video(
 ) -> RenderResult:
     """Render one scanned video and return the files.
 
-    Frames that cannot be decoded, masks that end early and unreadable sound are named in the result; everything else is
+    Frames that can't be decoded, masks that end early and unreadable sound are named in the result. Everything else is
     rendered. Files of events that no longer exist are removed.
 
     Args:
         source: the video file or folder of images.
         video: its relative path in the scan.
-        layout: the output folder with the scan's results; the rendered files go there too.
+        layout: the output folder with the scan's results; the rendered files are written there, too.
         settings: how to render.
         scratch: temporary files of this process in the same output folder.
         progress: called after every frame.
@@ -109,7 +109,7 @@ def render_video(
     Raises:
         DocumentError: the video was not scanned, or its stored results are damaged.
         VideoError: no frame could be decoded.
-        OutputError: the output cannot be written; files that are already complete are kept.
+        OutputError: the output can't be written; files that are already complete are kept.
     """
     story = _Story.load(layout, video)
     spans = _spans(story, settings, layout.rendered(video))
@@ -149,7 +149,7 @@ def event_clip(rendered: Path, event_id: int) -> Path:
 
 @dataclass(frozen=True)
 class _Story:
-    """What the scan stored about a video."""
+    """The results that the scan stored about a video."""
 
     table: ScoreTable
     metadata: ScoresMetadata
@@ -199,7 +199,7 @@ class _Span:
 
 
 def _spans(story: _Story, settings: RenderSettings, rendered: Path) -> list[_Span]:
-    """Return what to render: the whole video, or one file per event."""
+    """Return the spans to render: the whole video, or one span per event."""
     if not settings.events_only:
         return [_Span(0, len(story.table), rendered)]
     timestamp, pad_s = story.table.timestamp, settings.pad_s
@@ -215,7 +215,7 @@ def _spans(story: _Story, settings: RenderSettings, rendered: Path) -> list[_Spa
 
 
 def shown_seconds(event: Event, most_s: float | None) -> tuple[float, float]:
-    """Return start and end of the part of an event that is shown: all of it, or `most_s` with the peak near the middle."""
+    """Return the start and end of the part of an event that is shown: all of it, or `most_s` with the peak near the middle."""
     if most_s is None or event.end_s - event.start_s <= most_s:
         return event.start_s, event.end_s
     start_s = min(max(event.start_s, event.peak_s - most_s / 2), event.end_s - most_s)
@@ -339,7 +339,7 @@ class _Renderer:
 
 
 def clip_needs(width: int, height: int, settings: RenderSettings) -> ClipNeeds:
-    """Return the clips to request for rendering: every frame, in color, at the largest size that the rendered video allows.
+    """Return the clips to request for rendering: every frame, in colour, at the largest size that the rendered video allows.
 
     If the frames are large, the clips are shorter, so that memory stays limited.
 

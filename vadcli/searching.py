@@ -1,4 +1,4 @@
-"""Search in stored vectors: the moments of an archive that fit a sentence or a picture best. Nothing is decoded.
+"""Searches stored vectors for the moments of an archive that fit a sentence or a picture best. No video is decoded.
 
 A vector's similarity to the query is compared with the usual similarity of its camera. Otherwise a camera that always shows
 something similar would fill the list. One video is in memory at a time.
@@ -34,13 +34,13 @@ T = TypeVar("T")
 
 TEMPLATES = ("{}", "a picture of {}", "a surveillance camera picture of {}")
 NEIGHBOURS_S = 10.0
-"""Moments of one video that are closer together than this number of seconds are one moment."""
+"""Moments of one video that are closer together than this count as one moment."""
 EDGE = 1.0
 """A moment ends where the similarity is this many standard deviations (spreads) below its peak."""
 SPREAD_FLOOR = 0.005
-"""Smallest spread (standard deviation) that is assumed for the cosines of a camera."""
+"""The spread (standard deviation) of the cosines of a camera is assumed to be at least this."""
 CHUNK = 256
-"""Vectors that are compared at a time. They fit into the processor's cache; with 4,096 it takes four times as long."""
+"""Number of vectors that are compared at a time. They fit into the processor's cache; 4,096 would take four times as long."""
 READ_AHEAD = 4
 DAY_S = 86400.0
 
@@ -55,7 +55,7 @@ class Moment:
         peak_frame: the frame that fits best.
         score: how rare this similarity is for the camera, in [0, 1] on the scale of event scores.
         similarity: cosine of the vector of the frame and the query.
-        start_time, end_time: start and end as wall-clock time, ISO 8601; None if it is unknown.
+        start_time, end_time: start and end as wall-clock time, ISO 8601; None if they are unknown.
     """
 
     video: str
@@ -75,17 +75,17 @@ class Moment:
 
 
 def at_times(moment: Moment, start: StartTime | None) -> Moment:
-    """Returns a moment with its wall-clock times, which are known if the start of its video is known."""
+    """Returns a moment with its wall-clock times, or unchanged if the start of its video is unknown."""
     if start is None:
         return moment
     return replace(moment, start_time=start.text_at(moment.start_s), end_time=start.text_at(moment.end_s))
 
 
 def query_vector(encoder: str, key: str, *, device: str, text: str = "", picture: ByteArray | None = None) -> FloatArray:
-    """Returns (D,) the unit vector of a sentence or of a picture. The encoder is in memory only until then.
+    """Returns the unit vector of a sentence or of a picture, as (D,). The encoder is removed from memory afterwards.
 
     Args:
-        encoder: its name or folder.
+        encoder: the name or folder of the encoder.
         key: key of the encoder that made the stored vectors.
         device: as in `load_encoder`.
         text: the sentence.
@@ -96,7 +96,7 @@ def query_vector(encoder: str, key: str, *, device: str, text: str = "", picture
         WeightsError: as in `load_encoder`, or the encoder has another key.
     """
     with ThreadPoolExecutor(1) as pool:
-        # Files without known hashes take a second per GB to hash. Importing torch takes as long, at the same time.
+        # Hashing takes a second per GB if the hashes of the files are not known. Meanwhile, this thread imports torch.
         fingerprint = pool.submit(encoder_fingerprint, encoder)
         loaded = load_encoder(encoder, device=device)
     if encoder_key(fingerprint.result()) != key:
@@ -108,10 +108,10 @@ def query_vector(encoder: str, key: str, *, device: str, text: str = "", picture
 
 
 def text_query(encoder: Encoder, text: str) -> FloatArray:
-    """Returns (D,) the unit vector of a sentence.
+    """Returns the unit vector of a sentence, as (D,).
 
     Raises:
-        UsageError: the sentence is empty, or longer than the encoder reads.
+        UsageError: the sentence is empty, or longer than the encoder can read.
     """
     if not text.strip():
         raise UsageError("the search text is empty", hint='write for example vadcli search OUT "a red car"')
@@ -124,7 +124,7 @@ def text_query(encoder: Encoder, text: str) -> FloatArray:
 
 
 def image_query(encoder: Encoder, picture: ByteArray) -> FloatArray:
-    """Returns (D,) the unit vector of an (H, W, 3) uint8 picture."""
+    """Returns the unit vector of an (H, W, 3) uint8 picture, as (D,)."""
     return _unit(encoder.encode_images(picture[None])[0])
 
 
@@ -143,12 +143,12 @@ def find(
     Args:
         layout: the scan's output folder.
         query: (D,) unit vector.
-        encoder_key: vectors of other encoders are left out.
+        encoder_key: key of the encoder; vectors of other encoders are left out.
         top: number of moments.
         keep: called with video and camera; False leaves a video out.
-        rows: called with video and (S,) timestamps; returns (S,) bool, False for frames at which no moment may have its peak,
-            or None if there are none.
-        problems: gets one line per file that could not be read.
+        rows: called with video and (S,) timestamps. Returns (S,) bool, True for frames at which a moment may have its peak;
+            None if all frames are allowed.
+        problems: one line is added per file that could not be read.
     """
     usual = CameraUsual(layout, query)
     best: list[tuple[float, int, Moment]] = []
@@ -169,7 +169,7 @@ def find(
         for moment in _moments(stored, cosines, usual.of(stored), top=top, allowed=allowed):
             if len(best) == top and moment.score <= best[0][0]:
                 break  # the next moments of this video have no higher score
-            number += 1  # decides between equal scores: moments themselves cannot be compared
+            number += 1  # if scores are equal, the heap compares these numbers, because moments can't be compared
             heapq.heappush(best, (moment.score, -number, moment))
             if len(best) > top:
                 heapq.heappop(best)
@@ -177,10 +177,10 @@ def find(
 
 
 class CameraUsual:
-    """How similar the vectors of each camera usually are to the query.
+    """Measures how similar the vectors of each camera usually are to the query.
 
-    This is measured on the sample of vectors in the camera model. If there is no such model, it is
-    measured on the vectors of the camera's first video that is read.
+    This is measured on the sample of vectors in the camera model. If the camera has no model, it is measured on the vectors of
+    the camera's first video that is read.
 
     Args:
         layout: the output folder.
@@ -223,11 +223,11 @@ def similarities(embeddings: Embeddings, query: FloatArray) -> FloatArray:
 
 
 def rows_in(timestamp: TimeArray, start: StartTime | None, when: When) -> BoolArray | None:
-    """Returns (S,) bool, True for the frames that a choice by wall-clock time has; None if it has all.
+    """Returns (S,) bool, True for the frames that a choice by wall-clock time includes; None if it includes all frames.
 
     Args:
         timestamp: (S,) seconds from the video's start, ascending.
-        start: when the video started. If it is None, only a part of the day leaves frames out: all of them.
+        start: when the video started. If it is None, a choice by part of the day includes no frame, and any other includes all.
         when: the choice.
     """
     if not when or not len(timestamp) or (start is None and when.between is None):
@@ -275,7 +275,7 @@ def _moments(
 
 
 def _run(high: np.ndarray, peak: int) -> tuple[int, int]:
-    """Returns the first and last index of the unbroken run of True values around index `peak`."""
+    """Returns the first and last index of the uninterrupted True values around index `peak`."""
     low = np.flatnonzero(~high)
     place = int(np.searchsorted(low, peak))
     first = int(low[place - 1]) + 1 if place > 0 else 0
@@ -284,7 +284,7 @@ def _run(high: np.ndarray, peak: int) -> tuple[int, int]:
 
 
 def _in_threads(compare: Callable[[Path], T], paths: Iterable[Path], problems: list[str]) -> Iterator[T]:
-    """Yields what `compare` returns for each path, in order. A few files are read ahead in threads."""
+    """Yields the result of `compare` for each path, in order. Threads read a few files ahead."""
 
     def attempt(path: Path) -> T | DocumentError:
         try:
@@ -305,7 +305,7 @@ def _in_threads(compare: Callable[[Path], T], paths: Iterable[Path], problems: l
 
 
 def encoders_in(layout: OutputLayout) -> Sequence[tuple[str, str]]:
-    """Returns (name, key) of the encoders whose vectors are stored, without repeats, in the order of the files."""
+    """Returns (name, key) of each encoder whose vectors are stored, in the order of the files."""
     found: dict[tuple[str, str], None] = {}
     for path in layout.iter_embeddings():
         metadata = read_embeddings_metadata(path)

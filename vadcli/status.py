@@ -1,6 +1,6 @@
-"""Reports which scans are running in an output folder and how the newest run went.
+"""Reports which scans are running in an output folder, and the result of the newest run.
 
-It reads the first part of each run record (without the list of videos) and the progress that running scans write.
+It reads the first part of each run record (without the list of videos), and the live files of running scans.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class RunStatus:
         run: the run record.
         state: "died" if its process is gone but the record has no end.
         seconds: from the start to the end; to now if it is still running; to its last written progress if it died.
-        eta_s: estimated seconds until the end; None if not yet known or if the run has ended.
-        last_videos: of the videos with events, those that finished last; None if only the complete run record names them.
+        eta_s: estimated seconds until the end; None if this is not yet known or if the run has ended.
+        last_videos: the videos with events that finished last; None if only the complete run record names them.
     """
 
     run: StoredRun
@@ -55,7 +55,7 @@ class RunStatus:
 
     @classmethod
     def of(cls, run: StoredRun, now: datetime, said: Mapping[str, Any] | None = None) -> RunStatus:
-        """Return the status at a point in time, from the run record and the progress that a running scan writes."""
+        """Return the status at the time `now`, from the run record and the live file (`said`) of a running scan."""
         if said is not None and run.end is None:
             run = replace(run, totals=said["totals"], progress=said["progress"])
             return replace(cls.of(run, now), last_videos=tuple(said["last_videos"]))
@@ -79,7 +79,7 @@ class RunStatus:
 
     @property
     def planned(self) -> int:
-        """Number of videos of the whole run. If the record does not say, the number of videos that are over."""
+        """Number of videos of the whole run. If the record does not have it, the number of videos that are over."""
         return max(self.over, int((self.run.progress or {}).get("planned_videos", 0)))
 
     def to_json(self) -> dict[str, Any]:
@@ -106,11 +106,11 @@ class RunStatus:
 
 
 def read_status(layout: OutputLayout, *, now: datetime | None = None) -> list[RunStatus]:
-    """Return the newest run, and every other recent run that is still running; oldest first.
+    """Return the newest run, and every other recent run that is still running; the oldest is first.
 
     Raises:
-        UsageError: there is no run record.
-        DocumentError: the newest record cannot be read.
+        UsageError: the folder has no run record.
+        DocumentError: the newest record can't be read.
     """
     paths = sorted(layout.iter_runs())[-RECENT_RUNS:]
     if not paths:
@@ -145,11 +145,11 @@ def _others(paths: list[Path], now: datetime, said: Mapping[str, Mapping[str, An
 
 
 def _head(path: Path) -> StoredRun:
-    """Return a run record without its list of videos; it is read again only if the file has changed."""
+    """Return a run record without its list of videos. It is read again only if the file has changed."""
     try:
         stored = path.stat()
     except OSError as error:
-        raise DocumentError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise DocumentError(f"{path}: can't be read: {error.strerror or error}") from error
     return _read_head(path, stored.st_mtime_ns, stored.st_size, stored.st_ino)
 
 
