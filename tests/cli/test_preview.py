@@ -75,6 +75,6 @@ def test_other_programs_read_it_as_csv_and_json_with_a_row_for_the_threshold_tha
 def test_it_goes_with_nothing_that_writes_and_needs_no_calibration(tmp_path: Path, out: Path) -> None:
     refused = vadcli("events", out, "--preview", "--write")
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "--preview does not go with --write" in refused.stderr
+    assert "--preview can't be used with --write" in refused.stderr
     plain = vadcli("events", write_scan(tmp_path / "out", {"a": waves(0.45)}), "--preview")
     assert plain.stdout.splitlines()[3].split() == ["0.4", "1", "10", "-"]

@@ -1,4 +1,4 @@
-"""The table of commands, and the one place that turns an error into a message and an exit code."""
+"""Lists the commands, and turns every error into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _COMMANDS = {
 
 
 def make_app(names: Iterable[str] = tuple(_COMMANDS)) -> typer.Typer:
-    """Returns the command line with these commands. Their modules are imported now, and no others."""
+    """Returns the command line with these commands. Only their modules are imported."""
     made = typer.Typer(
         name="vadcli",
         no_args_is_help=True,
@@ -67,7 +67,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), "app"]  # typer, which writes the reference, looks for it here
+    return [*globals(), "app"]  # typer looks for `app` here when it writes docs/cli.md
 
 
 def _print_version(wanted: bool) -> None:
@@ -110,8 +110,8 @@ def main() -> None:
 def entry() -> None:
     """Run `main`, then end the process at once with its exit code.
 
-    All results are written by now, and vadcli has closed everything. While Python shuts down, a thread of a third-party
-    library can still abort the process and change its exit code. So the process ends here, without that shutdown.
+    At this point, all results are written and all files are closed. While Python shuts down, a thread of a third-party
+    library could still abort the process and change its exit code. So the process ends here, without that shutdown.
     """
     use_utf8_names()
     code: object = 0

@@ -1,4 +1,4 @@
-"""What all commands share: options, output and signals.
+"""The code that all commands share: options, output and signals.
 
 Data goes to stdout. Everything else goes to stderr: a progress bar if stderr is a terminal, else lines. `with_options` makes
 a Typer option from each field of an option dataclass.
@@ -59,7 +59,7 @@ class _StderrHandler(logging.Handler):
 
 
 def _escaped(record: logging.LogRecord) -> bool:
-    """Write control characters as %XX, so that a path with a line break is one line and cannot steer the terminal."""
+    """Write control characters as %XX, so that a path with a line break stays on one line and can't control the terminal."""
     record.msg, record.args = _CONTROLS.sub(lambda match: f"%{ord(match[0]):02X}", record.getMessage()), ()
     return True
 
@@ -74,7 +74,7 @@ def _painted(record: logging.LogRecord) -> str:
 
 
 def set_up_talk(options: TalkOptions) -> None:
-    """Send the log to stderr and, if the user asked for it, to a rotating file; the file gets all lines, also with --quiet.
+    """Send the log to stderr and, if the user asked for it, to a rotating file. The file gets all lines, even with --quiet.
 
     Raises:
         UsageError: the log file can't be written.
@@ -99,7 +99,7 @@ def set_up_talk(options: TalkOptions) -> None:
 
 
 def say_error(error: VadcliError) -> None:
-    """Print one line that says what went wrong and one that says how to fix it. A log file gets them too."""
+    """Print one line that says what went wrong, and one that says how to fix it. A log file gets them, too."""
     hint = f"  {error.hint}\n" if error.hint else ""
     sys.stderr.write(f"vadcli: error: {error.message}\n{hint}")
     for handler in log.handlers:
@@ -108,17 +108,17 @@ def say_error(error: VadcliError) -> None:
 
 
 def emit_json(document: Mapping[str, Any]) -> None:
-    """Print one JSON object as a line on stdout, and flush it so that a reader sees it at once."""
+    """Print one JSON object as a line on stdout. It is flushed, so that a reader gets it at once."""
     try:
         sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        log.warning("the reader of stdout has stopped; the work continues without it")
+        log.warning("the program that reads stdout has ended; the work continues without it")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class ScanDisplay:
-    """Shows progress over the whole archive: a bar on a terminal; else one line per video and per minute.
+    """Shows the progress of a scan: a bar on a terminal; otherwise one line per video, and one per minute.
 
     Args:
         progress: the counters of the scan.
@@ -144,13 +144,13 @@ class ScanDisplay:
             if now - self._last_shown >= REFRESH_S:
                 self._last_shown = now
                 self._bar.n = min(self.progress.done, self.total)
-                self._bar.set_description_str(self._state())  # draws the bar, also if it did not move
+                self._bar.set_description_str(self._state())  # draws the bar, even if it did not move
         elif now - self._last_beat >= HEARTBEAT_S:
             self._last_beat = now
             log.info("%3.0f%% %s", 100 * min(self.progress.done, self.total) / self.total, self._state())
 
     def result(self, result: VideoResult) -> None:
-        """Report one video in one line; failed videos are reported even with --quiet."""
+        """Report one video in one line. Failed videos are reported even with --quiet."""
         self.move()
         if result.note:
             log.info("%s: %s", result.video, result.note)
@@ -165,7 +165,7 @@ class ScanDisplay:
             log.info("%s: %s, %s, scored in %.1f s%s", result.video, frames, found, result.seconds, moving)
 
     def _lost(self, result: VideoResult) -> None:
-        """Report a video that failed. If OUT is the reason and it is the same for many videos, the others are only counted."""
+        """Report a video that failed. If OUT can't be written, later videos with the same reason are only counted."""
         reason = without_name(result.reason, result.video)
         if result.stage == "write" and reason in self._refused:
             self._refused[reason] += 1
@@ -175,7 +175,7 @@ class ScanDisplay:
         log.error("%s: %s: %s", result.video, result.status, reason)
 
     def summary(self) -> str:
-        """Returns the time and the speed, like `22.1 s, 310 frames/s, 10.3x real time`; only the time if nothing was scored."""
+        """Returns time and speed, like `22.1 s, 310 frames/s, 10.3x real time`; only the time if no frame was scored."""
         spent = f"{self._spent_s():.1f} s"
         return f"{spent}, {self.rates()}" if self.progress.frames else spent
 
@@ -185,7 +185,7 @@ class ScanDisplay:
         return f"{self.progress.frames / spent:.0f} frames/s, {self.progress.footage_s / spent:.1f}x real time"
 
     def close(self) -> None:
-        """Remove the bar, and report how many videos failed for a reason that was reported once."""
+        """Remove the bar, and report how many more videos failed for a reason that was reported only once."""
         self._bar.close()
         for reason, count in self._refused.items():
             if count:
@@ -232,7 +232,7 @@ class RenderDisplay:
 def on_signals(
     handler: Callable[[int], None], numbers: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
 ) -> Iterator[None]:
-    """Call `handler` with the number of each signal that arrives in this block. At its end, the old handlers are restored."""
+    """Call `handler` with the number of each signal that arrives in the `with` block. Then restore the old handlers."""
     before = {number: signal.signal(number, lambda got, _: handler(got)) for number in numbers}
     try:
         yield
@@ -263,7 +263,7 @@ Profile = Annotated[
 
 
 def with_options(kind: type[Any], *, section: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Returns a decorator that gives a command every option of an option set.
+    """Returns a decorator that adds every option of an option set to a command.
 
     The command receives its positional arguments by name, and `options`: an instance of `kind`, filled by `config.resolve`.
 
@@ -292,7 +292,7 @@ def with_options(kind: type[Any], *, section: str) -> Callable[[Callable[..., No
             try:
                 command(**positional, options=options)
                 sys.stdout.flush()
-            except BrokenPipeError:  # as in `vadcli events | head`: the reader has what it wanted
+            except BrokenPipeError:  # as in `vadcli events | head`: the reader needs no more
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -304,7 +304,7 @@ def with_options(kind: type[Any], *, section: str) -> Callable[[Callable[..., No
 
 
 def _name_out(positional: dict[str, Any], options: Any, *, default: Path) -> None:
-    """Fills in the output folders that the command line does not name."""
+    """Fills in the output folders if the command line does not name them."""
     if "outs" in positional:
         positional["outs"] = positional["outs"] or [default]
         return
@@ -315,7 +315,7 @@ def _name_out(positional: dict[str, Any], options: Any, *, default: Path) -> Non
 
 
 def _without_default(item: inspect.Parameter) -> inspect.Parameter:
-    """Returns the parameter of an output folder with None for "not given"; its help still shows the default."""
+    """Returns the parameter of an output folder with the default None ("not given"). Its help still shows the old default."""
     base, shown = typing.get_args(item.annotation)
     shown = copy(shown)
     shown.show_default = str(item.default)

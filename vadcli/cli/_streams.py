@@ -1,7 +1,7 @@
-r"""How text is written to stdout and stderr: in the encoding of each stream, without an error for any name.
+r"""Writes text to stdout and stderr, in the encoding of each stream, so that no name of a video causes an error.
 
 A terminal or a pipe may have an encoding that lacks a character of a video's name, such as cp1252 or ASCII. Such a character
-is written as `\uXXXX`. Non-ASCII characters stand in JSON only inside of strings, so the JSON means the same.
+is written as `\uXXXX`. In JSON, such characters are only inside of strings, so the JSON still means the same.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ codecs.register_error(ESCAPE, _escape)
 
 
 def set_up_streams() -> None:
-    """Makes stdout and stderr able to take any text. A stream that our parent closed leads nowhere."""
+    """Makes stdout and stderr accept any text. If the parent process has closed a stream, its text is thrown away."""
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
@@ -53,6 +53,6 @@ def use_utf8_names() -> None:
 
 
 def put(text: object, *, nl: bool = True) -> None:
-    """Writes text to stdout. `typer.echo` is not used: it writes UTF-8 where stdout has the encoding ASCII."""
+    """Writes text to stdout. `typer.echo` is not used, because it writes UTF-8 even if the encoding of stdout is ASCII."""
     sys.stdout.write(f"{text}\n" if nl else str(text))
     sys.stdout.flush()

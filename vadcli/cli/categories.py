@@ -1,4 +1,4 @@
-"""`vadcli categories`: list the category lists that come with vadcli, show one, and check a user's own file."""
+"""`vadcli categories`: prints the category lists that come with vadcli, shows one list, and checks a user's own file."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def show(*, name: Name, options: TalkOptions) -> None:
 @categories_app.command()
 @with_options(TalkOptions, section="categories-check")
 def check(*, files: Files, options: TalkOptions) -> None:
-    """Check category files: one line per problem. Exits with 3 if there are any.
+    """Check category files, and print one line per problem. Exits with 3 if there is a problem.
 
     \b
     Examples:

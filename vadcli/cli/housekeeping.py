@@ -1,4 +1,4 @@
-"""The commands that keep what matters and remove what does not: `vadcli clips` and `vadcli prune`."""
+"""The commands `vadcli clips`, which keeps events as files, and `vadcli prune`, which removes old results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output fo
 
 @with_options(ClipsOptions, section="clips")
 def clips(*, out: Out = DEFAULT_OUT, options: ClipsOptions) -> None:
-    """Cut every event out of its footage, in original quality and with sound. Nothing is encoded, so it is quick.
+    """Cut every event out of its footage, in original quality and with sound. This is quick, because nothing is encoded.
 
     \b
     Examples:
@@ -45,7 +45,7 @@ def clips(*, out: Out = DEFAULT_OUT, options: ClipsOptions) -> None:
 
 @with_options(PruneOptions, section="prune")
 def prune(*, out: Out = DEFAULT_OUT, options: PruneOptions) -> None:
-    """Remove the results of videos that no longer exist or are too old, and files of no video. No footage is removed.
+    """Remove results of videos that no longer exist or are too old, and files that belong to no video. Keeps all footage.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`vadcli embed` stores vectors; `vadcli learn` trains a head on them, and prints how much better it is."""
+"""The commands `vadcli embed`, which stores vectors, and `vadcli learn`, which trains a head on them and prints its figures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output fo
 
 @with_options(LearnOptions, section="learn")
 def learn(*, out: Out = DEFAULT_OUT, options: LearnOptions) -> None:
-    """Train a head on your own labels, and test it on videos that it did not see. Reads stored vectors; no video is decoded.
+    """Train a head on your own labels, and test it on other videos. Reads stored vectors; no video is decoded.
 
     \b
     Examples:
@@ -42,7 +42,7 @@ def learn(*, out: Out = DEFAULT_OUT, options: LearnOptions) -> None:
         _print(learned, options)
     folder = write(learned, options)
     if folder is None:
-        log.info("it is better than without the head; --to DIR writes the head")
+        log.info("the head is better than the detector alone; --to DIR writes it")
     else:
         log.info("%s: written", folder)
         log.info("next: vadcli events %s --head %s", shlex.quote(str(out)), shlex.quote(str(folder)))
@@ -53,7 +53,7 @@ Paths = Annotated[list[Path] | None, typer.Argument(metavar="PATHS...", readable
 
 @with_options(EmbedOptions, section="embed")
 def embed(*, paths: Paths = None, options: EmbedOptions) -> None:
-    """Store a vector per sampled frame of the videos in PATHS, and no scores: for heads, for search, for your own programs.
+    """Store one vector per sampled frame of the videos in PATHS, for heads, search and your own programs. Stores no scores.
 
     \b
     Examples:

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
 SHARE_OF_TIME = 0.008
-"""Largest share of a core that `status --watch` may use. So long run records are read less often."""
+"""Largest share of a core that `status --watch` may use. Run records that take long to read are read less often."""
 CLEAR = "\x1b[H\x1b[2J"
 
 
 @with_options(StatusOptions, section="status")
 def status(*, out: Out = DEFAULT_OUT, options: StatusOptions) -> None:
-    """Report how far a running scan is: videos, speed, time left, last events. Only reads, so it never disturbs a scan.
+    """Report how far a running scan has come: videos, speed, time left, last events. It never disturbs the scan.
 
     \b
     Examples:
@@ -105,7 +105,7 @@ DoctorOut = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The
 
 @with_options(TalkOptions, section="doctor")
 def doctor(*, out: DoctorOut = DEFAULT_OUT, options: TalkOptions) -> None:
-    """Report what this machine has: decoders, ffmpeg, torch, devices, weights, disk. Exits with 1 if a needed part is missing.
+    """Report what this machine has: decoders, ffmpeg, torch, devices, weights, disk. Exits with 1 if it lacks a needed part.
 
     \b
     Examples:
@@ -136,7 +136,7 @@ Paths = Annotated[
 
 @with_options(BenchOptions, section="bench")
 def bench(*, paths: Paths = None, options: BenchOptions) -> None:
-    """Measure speed and memory on this machine: LAVIDA next to a plain loop, or several detectors. Stores nothing.
+    """Measure speed and memory on this machine: of LAVIDA and a plain loop, or of several detectors. Stores nothing.
 
     \b
     Examples:
@@ -160,8 +160,8 @@ def bench(*, paths: Paths = None, options: BenchOptions) -> None:
 def _scratch() -> Iterator[Path]:
     """Yields a temporary folder that is always removed at the end. SIGINT and SIGTERM end the process at once.
 
-    A signal raises no exception, because nothing needs to be finished, and because an exception could leave a lock held by
-    a running thread. The decoders end with this process.
+    A signal does not raise an exception: no work must be finished, and an exception could leave a lock in the hands of a
+    running thread. The decoders end together with this process.
     """
     with TemporaryDirectory(prefix="vadcli-bench-") as folder:
 

@@ -1,4 +1,4 @@
-"""The commands that work from an output folder: `vadcli events`, `render`, `report` and `eval`."""
+"""The commands that read an output folder: `vadcli events`, `render`, `report`, `search` and `eval`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output fo
 
 @with_options(EventsOptions, section="events")
 def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
-    """Compute the events again from the stored scores and print them. No video is decoded.
+    """Make the events again from the stored scores, and print them. No video is decoded.
 
     \b
     Examples:
@@ -73,7 +73,7 @@ def events(*, out: Out = DEFAULT_OUT, options: EventsOptions) -> None:
 
 
 def failure_text(document: EventsDocument) -> str:
-    """Return the line that names a failed video."""
+    """Return the line that reports a failed video."""
     assert document.failure is not None
     video = str(document.video["path"])
     return f"{video}: failed, so it has no events: {without_name(document.failure.error, video)}"
@@ -105,7 +105,7 @@ def _print_choices(choices: list[ThresholdChoice], options: EventsOptions) -> No
 
 
 def _print_csv(rows: list[dict[str, float | None]]) -> None:
-    """Print numbers as CSV; a missing one is empty, and a truth value is 1 or 0."""
+    """Print numbers as CSV. A missing number is empty, and a truth value is 1 or 0."""
     lines = [",".join("" if value is None else f"{value:.6g}" for value in row.values()) for row in rows]
     put("\n".join([",".join(rows[0]), *lines]))
 
@@ -141,7 +141,7 @@ Paths = Annotated[
 def render(*, paths: Paths = None, options: RenderOptions) -> None:
     """Draw masks, the score curve, the time and event captions into MP4 videos.
 
-    Give the same FOOTAGE as in the scan, or a part of it.
+    FOOTAGE names the files and folders that were scanned, or some of them.
 
     \b
     Examples:
@@ -185,7 +185,7 @@ def _listed(files: list[str]) -> str:
 
 @with_options(ReportOptions, section="report")
 def report(*, out: Out = DEFAULT_OUT, options: ReportOptions) -> None:
-    """Make one HTML page with the events, the score curves and the failures, to review in a browser.
+    """Make one HTML page with the events, the score curves and the failures. Review the events in a browser.
 
     \b
     Examples:
@@ -216,7 +216,7 @@ Text = Annotated[str, typer.Argument(metavar="[TEXT]", help="What to look for, a
 
 @with_options(SearchOptions, section="search")
 def search(*, out: Out = DEFAULT_OUT, text: Text = "", options: SearchOptions) -> None:
-    """Find the moments that fit a sentence or a picture best. Reads the vectors that a scan stored; no video is decoded.
+    """Find the moments that fit a sentence or a picture best. Reads vectors that a scan stored; no video is decoded.
 
     \b
     Examples:
@@ -250,7 +250,7 @@ Outs = Annotated[list[Path] | None, typer.Argument(metavar="[OUT...]", help="Out
 
 @with_options(EvalOptions, section="eval")
 def evaluate(*, outs: Outs = None, options: EvalOptions) -> None:
-    """Measure stored scores against the ground truth of a data set. Runs no model and reads no footage.
+    """Compare stored scores with the ground truth of a data set. No model runs, and no footage is read.
 
     \b
     Examples:

@@ -31,7 +31,7 @@ Paths = Annotated[
 
 @with_options(ScanOptions, section="scan")
 def scan(*, paths: Paths = None, options: ScanOptions) -> None:
-    """Score every frame of the videos in PATHS and make events from the scores.
+    """Score every frame of the videos in PATHS, and make events from the scores.
 
     \b
     Examples:
@@ -67,7 +67,7 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
 
 
 def _verification(options: ScanOptions) -> Callable[[Scan], VerifyResult | None] | None:
-    """Returns what verifies the scan after its end; None if the options do not ask for it."""
+    """Returns the function that verifies the scan after its end; None if the options do not ask for it."""
     if not options.verify:
         return None
     from vadcli.verifying.after_scan import verification_of
@@ -76,7 +76,7 @@ def _verification(options: ScanOptions) -> Callable[[Scan], VerifyResult | None]
 
 
 def _say_verified(run: Scan, result: VerifyResult, options: ScanOptions) -> int:
-    """Print the result of the verification; returns the exit code, for which only confirmed events count."""
+    """Print the result of the verification. Returns the exit code, for which only confirmed events count."""
     from vadcli.cli.verify import show
     from vadcli.verifying.after_scan import verify_options
 
@@ -158,7 +158,7 @@ def _list(run: Scan, options: ScanOptions) -> None:
 
 @contextmanager
 def _signals(stop: Stop) -> Iterator[None]:
-    """The first SIGINT or SIGTERM ends the scan in order; the second one ends it at once."""
+    """After the first SIGINT or SIGTERM, the scan finishes its current clips and ends. The second one ends it at once."""
 
     def ask(number: int) -> None:
         if stop.signal is not None:

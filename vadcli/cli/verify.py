@@ -46,14 +46,14 @@ def verify(*, out: Out = DEFAULT_OUT, options: VerifyOptions) -> None:
 
 
 def exit_code(result: VerifyResult, options: VerifyOptions, stop: Stop) -> int:
-    """Return the exit code: for a signal, else as `ExitOptions.exit_code` says; only confirmed events count as events."""
+    """Return the exit code: 128 + the signal if there was one, else `ExitOptions.exit_code` for the confirmed events."""
     if stop.signal is not None:
         return 128 + stop.signal
     return options.exit_code(lost=bool(result.problems), events=bool(result.confirmed))
 
 
 def show(result: VerifyResult, options: VerifyOptions) -> None:
-    """Print what became of each video, and what the first stage misses."""
+    """Print the result of each video, and an estimate of what the scan misses."""
     for problem in result.problems:
         log.error("%s", problem)
     if options.json:
@@ -78,7 +78,7 @@ def show(result: VerifyResult, options: VerifyOptions) -> None:
 
 
 def audit_text(audit: Audit) -> str:
-    """Returns the sentence that says what the first stage misses."""
+    """Returns the sentence that says how much the scan misses."""
     most = f"{100 * audit.high:.2g} %"
     share = f"between {100 * audit.low:.2g} % and {most}" if audit.confirmed else f"at most {most}"
     missed = clock(audit.high * audit.left_out_s)
@@ -91,7 +91,7 @@ def audit_text(audit: Audit) -> str:
 
 @contextmanager
 def ending(stop: Stop) -> Iterator[None]:
-    """The first SIGINT or SIGTERM ends the run in order; the second one ends it at once."""
+    """After the first SIGINT or SIGTERM, the run finishes its current clips and ends. The second one ends it at once."""
 
     def ask(number: int) -> None:
         if stop.signal is not None:

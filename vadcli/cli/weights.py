@@ -1,4 +1,4 @@
-"""`vadcli weights`: list, fetch, verify, test, find and remove weights, and build LAVIDA folders from them."""
+"""`vadcli weights`: lists, fetches, verifies, tests, finds and removes weights, and builds LAVIDA folders from them."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ def list_weights(*, options: TalkOptions) -> None:
 @weights_app.command()
 @with_options(WeightsPullOptions, section="weights-pull")
 def pull(*, name: Name, options: WeightsPullOptions) -> None:
-    """Fetch public encoders and base models into the hub's cache, and verify every file against the hub's checksum.
+    """Fetch a public encoder or base model into the hub's cache, and compare every file with the hub's checksum.
 
-    For a LAVIDA name, fetches the base models that it is built from. Fetches only safetensors, JSON and text files. Uses
-    HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE.
+    For the name of a LAVIDA model, fetches the base models that it is built from. Fetches only safetensors, JSON and text
+    files. Reads HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE.
 
     \b
     Examples:
@@ -92,7 +92,7 @@ def pull(*, name: Name, options: WeightsPullOptions) -> None:
 @weights_app.command()
 @with_options(TalkOptions, section="weights-verify")
 def verify(*, names: Some = None, options: TalkOptions) -> None:
-    """Hash every file again and list those that are missing, changed or extra. Exits with 4 if there are any.
+    """Hash every file again, and list missing, changed and extra files. Exits with 4 if there is such a file.
 
     \b
     Examples:
@@ -121,7 +121,7 @@ def verify(*, names: Some = None, options: TalkOptions) -> None:
         else:
             _print_verified(name, result)
     if not wanted:
-        log.info("there are no weights to verify")
+        log.info("no weights are installed, so there is nothing to verify")
     if bad:
         raise typer.Exit(4)
 
@@ -131,8 +131,8 @@ def verify(*, names: Some = None, options: TalkOptions) -> None:
 def check(*, names: Testable, options: TalkOptions) -> None:
     """Test weights on this machine with drawn pictures. Exits with 4 if a test fails.
 
-    The pictures show coloured shapes, discs, stripes, words, day and night. For each picture, an encoder must choose the
-    sentence that describes it, out of several. SAM2 must find a disc from a point at its centre. Nothing is fetched.
+    The pictures show coloured shapes, discs, stripes, words, day and night. An encoder gets several sentences, and must choose
+    the one that describes the picture. SAM2 must find a disc from a point at its centre. Nothing is fetched.
 
     \b
     Examples:
@@ -170,7 +170,7 @@ def check(*, names: Testable, options: TalkOptions) -> None:
 def remove(*, names: Names, options: TalkOptions) -> None:
     """Delete models that `vadcli weights pull` fetched from the hub's cache.
 
-    LAVIDA folders, your own folders and files that other programs fetched stay as they are.
+    LAVIDA folders, your own folders, and files that other programs fetched are kept.
 
     \b
     Examples:
@@ -221,7 +221,7 @@ def path(*, name: Named, options: TalkOptions) -> None:
 def import_weights(*, preset: Preset, options: WeightsImportOptions) -> None:
     """Build a LAVIDA folder for `--model` from base models on this machine and trained weights of LAVIDA's own part.
 
-    Base models that are not named are taken from the cache of `vadcli weights pull`. Nothing is fetched.
+    If you do not name a base model, it is taken from the cache of `vadcli weights pull`. Nothing is fetched.
 
     \b
     Examples:
@@ -252,9 +252,9 @@ def import_weights(*, preset: Preset, options: WeightsImportOptions) -> None:
 
 @contextmanager
 def _stopped_at_once() -> Iterator[None]:
-    """SIGINT and SIGTERM end the process at once: the hub's library would first finish its running downloads.
+    """Makes SIGINT and SIGTERM end the process at once. Otherwise the hub's library would first finish its downloads.
 
-    Nothing is lost: the part of a file that was already fetched stays, and vadcli writes its own files whole or not at all.
+    Nothing is lost: the fetched part of a file is kept, and vadcli writes its own files completely or not at all.
     """
 
     def stop(number: int) -> None:
@@ -268,7 +268,7 @@ def _stopped_at_once() -> Iterator[None]:
 
 @contextmanager
 def _tidied_on_sigterm() -> Iterator[None]:
-    """SIGTERM raises SystemExit, so that no half-built folder is left."""
+    """Makes SIGTERM raise SystemExit, so that no half-built folder is left."""
 
     def stop(number: int) -> None:
         sys.exit(128 + number)
@@ -278,7 +278,7 @@ def _tidied_on_sigterm() -> Iterator[None]:
 
 
 def _line(item: WeightsStatus) -> str:
-    """Returns one line with name, state, size, purpose and notes in columns."""
+    """Returns one line with the name, state, size, purpose and notes of a model in columns."""
     entry = item.entry
     size = size_text(item.bytes) if item.bytes is not None else ""
     if not size and entry is not None and entry.download_gb is not None:

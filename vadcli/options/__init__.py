@@ -1,9 +1,9 @@
-"""The options of every command as frozen dataclasses, each option declared once.
+"""The options of every command, as frozen dataclasses. Each option is declared only once.
 
-A field's metadata holds its help text and choices. The command line, the reference page and the run record are made from
-this metadata. `config.resolve` fills an option set from the command line, the environment and TOML files.
+The metadata of a field has its help text and choices. The command line and the reference page are made from this metadata.
+`config.resolve` fills an option set from the command line, the environment and TOML files.
 
-`ScanOptions` also has the special options of each detector in the registry.
+`ScanOptions` also has the options of each detector in the registry.
 """
 
 from typing import TYPE_CHECKING

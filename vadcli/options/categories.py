@@ -1,8 +1,8 @@
-"""What the user looks for: names of categories, and sentences for and against each category.
+"""Reads the categories that the user looks for: their names, and sentences for and against each category.
 
-`--categories` takes parts separated by commas: a word, `@NAME` for a list that comes with vadcli, `@FILE` for a user's own
-list, or a category with its sentences, `fight: two people punching; someone kicked on the ground`. docs/categories.md
-describes the files.
+`--categories` takes parts separated by commas. A part is a word, `@NAME` for a list that comes with vadcli, `@FILE` for the
+user's own list, or a category with its sentences, such as `fight: two people punching; someone kicked on the ground`.
+docs/categories.md describes the files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FORMAT_VERSION = 1
 DEFAULT_LIST = "general"
 FEWEST_NORMAL = 5
 MOST_WORDS = 20
-"""Maximum number of words in a sentence. This many fit into the text encoders, which read 64 to 77 tokens."""
+"""Maximum number of words in a sentence. A sentence of this length fits into the text encoders, which read 64 to 77 tokens."""
 MOST_BYTES = 1_000_000
 """Largest size of a category file. Without this limit, `@video.mp4` would be read to its end."""
 MOST_SHOWN = 80
@@ -50,9 +50,9 @@ class Category:
 
     Attributes:
         name: in the user's words.
-        means: sentences that say what the category looks like.
+        means: sentences that describe what the category looks like.
         looks_like: sentences about harmless things that look similar.
-        verbs: words for the category; no sentence against the category may contain one.
+        verbs: words for the category. No sentence against the category may contain such a word.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Category:
     verbs: tuple[str, ...] = ()
 
     def verb_in(self, sentence: str) -> str:
-        """Returns the first word for this category that the sentence contains as a whole word, or an empty text."""
+        """Returns the first of `verbs` that the sentence contains as a whole word, or an empty text."""
         words = "|".join(re.escape(verb) for verb in self.verbs if verb.strip())
         found = re.search(rf"\b(?:{words})\b", sentence, re.IGNORECASE) if words else None
         return found.group() if found else ""
@@ -75,18 +75,18 @@ class CategoryBook:
     normal: tuple[str, ...]
 
     def normal_for(self, category: Category) -> tuple[str, ...]:
-        """Returns the normal sentences that a category is compared with: those without a word for it.
+        """Returns the normal sentences that a category is compared with: those that contain no word for the category.
 
-        `check_file` makes sure that no normal sentence of a file contains a word for a category of the same file. But a
-        category that was given as a bare word, or together with another list, is compared with the normal sentences of
-        another file, too. These may contain such words.
+        `check_file` makes sure that no normal sentence of a file contains a word for a category of the same file. But if the
+        user gives a category as a word, or together with another list, it is also compared with the normal sentences of another
+        file, which may contain such words.
         """
         return tuple(text for text in self.normal if text not in category.means and not category.verb_in(text))
 
 
 @dataclass(frozen=True)
 class CategoryFile:
-    """A category file. `category` holds the [[category]] tables in TOML."""
+    """The content of a category file. `category` has the [[category]] tables of the TOML file."""
 
     about: str = ""
     normal: tuple[str, ...] = ()
@@ -105,9 +105,9 @@ def parse_categories(text: str) -> tuple[str, ...]:
 def read_categories(text: str) -> CategoryBook:
     """Returns the categories of `a, b: sentence; sentence, @list, @file` with their sentences, in order, without repeats.
 
-    A word that is a category of one of vadcli's lists gets its sentences from there; upper and lower case are equal. Any other
-    word gets TEMPLATES. If a name is given twice, its sentences in `text` are used, else those of the first word or file.
-    The normal sentences come from the files that `text` names, or from the general list if these files have none.
+    A word that is a category of one of vadcli's lists gets the sentences of that list; upper and lower case are equal. Any
+    other word gets TEMPLATES. If a name is given twice, its sentences in `text` are used; if there are none, those of the first
+    word or file. The normal sentences come from the files that `text` names, or from the general list if these files have none.
 
     Raises:
         UsageError: a list or file does not exist, a file is damaged, or a category has no sentence.
@@ -150,7 +150,7 @@ def read_list(name: str) -> CategoryFile:
     if name in lists:
         return _shipped(name)
     path = Path(name)
-    with suppress(RuntimeError):  # raised for ~NAME if there is no such user
+    with suppress(RuntimeError):  # raised for ~NAME if NAME is not a user of this machine
         path = path.expanduser()
     if not name or not os.path.exists(path):
         near = difflib.get_close_matches(name.lower(), lists, n=1)
@@ -165,7 +165,7 @@ def read_text(path: Path) -> str:
     """Returns the text of a user's category file, with Unix line ends and without a byte order mark.
 
     Raises:
-        UsageError: it is not a file, can't be read, is longer than MOST_BYTES, or is not text in UTF-8.
+        UsageError: the path is not a file, or the file can't be read, is longer than MOST_BYTES, or is not text.
     """
     if path.exists() and not path.is_file():  # a pipe could be read only once
         raise UsageError(f"{path}: not a file", hint="give a file of categories, in TOML or with one category per line")
@@ -188,19 +188,19 @@ def read_text(path: Path) -> str:
 def parse_file(text: str, where: str) -> CategoryFile:
     """Returns the content of a category file: TOML, or one category per line.
 
-    It is TOML if the name in `where` ends in .toml, or if a line sets format_version or is [[category]].
+    The text is read as TOML if the name in `where` ends in .toml, or if a line sets format_version or is [[category]].
 
     Raises:
-        UsageError: the file is damaged, has another format version or a wrong field. The message begins with `where`.
+        UsageError: the file is damaged, or has another format version or a wrong field. The message begins with `where`.
     """
     return _parse_toml(text, where) if _is_toml(text, where) else _parse_lines(text, where)
 
 
 def check_file(text: str, where: str) -> list[str]:
-    """Returns what is wrong with a category file, one line per problem.
+    """Returns the problems of a category file, one line per problem.
 
-    The most important rule: no sentence against a category contains a word for it. In the NOVA paper, this rule raised the
-    AUC by three points.
+    The most important rule is that no sentence against a category contains a word for the category. In the NOVA paper, this
+    rule raised the AUC by three points.
     """
     try:
         file = parse_file(text, where)
@@ -256,7 +256,7 @@ def _parse_lines(text: str, where: str) -> CategoryFile:
 
 
 def _is_toml(text: str, where: str) -> bool:
-    """True if the text is TOML. The content counts too: Windows hides the end of a name like `mine.toml.txt`."""
+    """True if the text is TOML. The content is checked, too, because Windows hides the end of a name like `mine.toml.txt`."""
     return (
         where.lower().endswith(".toml")
         or re.search(r"^\s*(format_version\s*=|\[\[category\]\])", text, re.MULTILINE) is not None
@@ -272,7 +272,7 @@ def _problems(file: CategoryFile) -> Iterator[str]:
             yield f"the category {name!r} occurs {count} times"
     for category in file.category:
         if not any(verb.strip() for verb in category.verbs):
-            yield f"{category.name}: has no verbs, so the sentences against it cannot be checked for them"
+            yield f"{category.name}: has no verbs, so the sentences against it can't be checked for them"
         yield from _bad_sentences(category.name, category.means + category.looks_like)
         for sentence in (*category.looks_like, *file.normal):
             if verb := category.verb_in(sentence):
@@ -327,9 +327,9 @@ def _known() -> dict[str, Category]:
 
 @cache
 def _shipped(name: str) -> CategoryFile:
-    """Returns a list that comes with vadcli, with names from its .txt file if it has one.
+    """Returns a list that comes with vadcli. If it has a .txt file, its names come from there.
 
-    Fingerprints of earlier scans contain these names.
+    The fingerprints of earlier scans contain the names in these .txt files.
     """
     text, names = _text(name, ".toml"), _text(name, ".txt")
     file = parse_file(text, f"{name}.toml") if text else CategoryFile()

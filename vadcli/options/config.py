@@ -1,7 +1,7 @@
-"""Fills an option set from its layers.
+"""Fills an option set from several layers.
 
-The first layer that sets an option wins: command line > `VADCLI_*` environment > the tables of the chosen profile > the other
-tables of `./vadcli.toml` (or `--config FILE`) > those of the user's own file > defaults.
+The first layer that sets an option wins: command line, `VADCLI_*` environment, the tables of the chosen profile, the other
+tables of `./vadcli.toml` (or `--config FILE`), those of the user's own file, defaults.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vadcli.types.text import decode_text
 CONFIG_NAME = "vadcli.toml"
 PROFILE = "profile"
 SCAN = "scan"
-"""The table of `vadcli scan`. Its `out` is the output folder of every command that takes one."""
+"""The table of `vadcli scan`. Its `out` is the default for every command that needs an output folder."""
 
 T = TypeVar("T")
 _KINDS: dict[Any, str] = {Path: "a path", int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
@@ -47,7 +47,7 @@ def resolve(
         config: `--config FILE`, which replaces `./vadcli.toml`.
         profile: `--profile NAME`: the tables `[profile.NAME.COMMAND]` win over the tables `[COMMAND]`.
         env: the environment; None means the environment of this process.
-        takes_out: True if the command takes the output folder as an argument, so that its table may have the key `out`.
+        takes_out: True if the output folder is an argument of the command. Then its table may still have the key `out`.
 
     Raises:
         UsageError: a value or key is invalid; the message names its layer.
@@ -77,7 +77,7 @@ def out_folder(
     profile: str | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Path:
-    """Returns the output folder of a command whose command line does not name it, from the same layers as an option.
+    """Returns the output folder for a command line that does not name it, from the same layers as an option.
 
     Args:
         section: the command's table in a TOML file. Its key `out` wins over `out` in the table of `vadcli scan`.
@@ -106,7 +106,7 @@ def from_keywords(kind: type[T], given: Mapping[str, Any]) -> T:
         given: options by name. If an option takes words separated by commas, a list of words may be given instead.
 
     Raises:
-        UsageError: there is no such option, or its value cannot be used.
+        UsageError: an option is not known, or its value can't be used.
     """
     known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
     hints, values = typing.get_type_hints(kind), {}
@@ -153,7 +153,7 @@ def _files(config: Path | None) -> Iterator[Path]:
 
 
 def _tables(config: Path | None, profile: str | None, env: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (where, tables by command) of the TOML files, then of the chosen profile in each of them; a later one wins.
+    """Yields (place, tables by command) for each TOML file, and then for the chosen profile in each of them. The last one wins.
 
     Raises:
         UsageError: a file can't be read, or no file has the profile.

@@ -26,10 +26,12 @@ class EmbedOptions(FindOptions, DecodeOptions, TalkOptions):
         None, "Also write the vectors of each video to this folder, as a NumPy array (frames, D).", panel=OUTPUT, metavar="DIR"
     )
     npy_crops: int = option(
-        0, "With --npy: write (frames, N, D) for heads that read N crops; all have the vector of the whole frame.", panel=OUTPUT
+        0,
+        "With --npy: write (frames, N, D) for heads that read N crops. Each crop gets the whole frame's vector.",
+        panel=OUTPUT,
     )
     workers: int = option(1, "Number of decoder processes.", panel=RUNNING)
-    force: bool = option(False, "Embed again what is stored already.", panel=RUNNING)
+    force: bool = option(False, "Embed videos again whose vectors are already stored.", panel=RUNNING)
 
     def __post_init__(self) -> None:
         FindOptions.__post_init__(self)

@@ -18,7 +18,7 @@ METRIC_GROUPS = ("frame", "pixel", "region", "event", "range", "category", "seve
 
 @dataclass(frozen=True)
 class EvalOptions(TalkOptions):
-    """What is measured, against which ground truth, and how it is shown."""
+    """The options of `vadcli eval`."""
 
     dataset: str = option(
         "csv",
@@ -60,12 +60,12 @@ class EvalOptions(TalkOptions):
     confidence: float = option(0.95, "Confidence level of the intervals.", panel=HOW)
     seed: int = option(0, "Seed of the resamples.", panel=HOW)
     compare: bool = option(
-        False, "Show several OUT side by side, with paired differences from the first; on if you give several.", panel=HOW
+        False, "Show several OUT side by side, with paired differences from the first. On if you name several OUT.", panel=HOW
     )
     init: bool = option(
-        False, "Print the events found as a CSV, and no figures. Correct it by hand to use it as ground truth.", panel=EVENTS
+        False, "Print the found events as CSV, and no figures. Correct the CSV by hand to use it as ground truth.", panel=EVENTS
     )
-    from_frames: bool = option(False, "Print the ground truth of --dataset as a CSV in seconds, and no figures.", panel=EVENTS)
+    from_frames: bool = option(False, "Print the ground truth of --dataset as CSV in seconds, and no figures.", panel=EVENTS)
     format: str = option(
         "table", "Format of the figures.", panel=OUTPUT, choices=("table", "markdown", "latex"), own_variable=True
     )
@@ -86,12 +86,12 @@ class EvalOptions(TalkOptions):
         if not 0.0 < self.confidence < 1.0:
             raise UsageError(f"--confidence {self.confidence:g} must lie between 0 and 1")
         if self.init and self.from_frames:
-            raise UsageError("--init and --from-frames each print another table", hint="give one of them")
+            raise UsageError("--init and --from-frames print different tables", hint="give one of them")
         self.size()
         self.groups()
 
     def size(self) -> tuple[int, int] | None:
-        """Returns (height, width) that masks are resized to; None for the frames' own size.
+        """Returns the (height, width) to which masks are resized; None for the size of the frames.
 
         Raises:
             UsageError: the text is not a size.

@@ -1,4 +1,4 @@
-"""Groups of options that several commands share, and how their texts are read: durations, shards and lists of numbers.
+"""Declares the groups of options that several commands share, and reads durations, shards and lists of numbers.
 
 `option()` declares an option once, as a dataclass field with its help text. The command line, the TOML keys, the
 environment variables and the reference page are made from these fields.
@@ -54,7 +54,7 @@ def parse_numbers(text: str, name: str) -> tuple[float, ...]:
     """Returns the numbers of `1,0.5,0.2` in order, without repeats.
 
     Raises:
-        UsageError: there is no number, or a word is not a finite number.
+        UsageError: the text is empty, or a part of it is not a finite number.
     """
     try:
         found = tuple(dict.fromkeys(float(part) for part in text.split(",")))
@@ -95,7 +95,7 @@ def option(
 
 
 def same(kind: type[Any], name: str) -> Any:
-    """Returns a copy of a field of another option set, so that both commands have the same option."""
+    """Returns a copy of a field of another option set, so that two commands can have the same option."""
     found = next(item for item in fields(kind) if item.name == name)
     return field(default=found.default, metadata=found.metadata)
 
@@ -116,12 +116,12 @@ def effective(options: Any) -> dict[str, Any]:
 
 
 def default_of(item: Field[Any]) -> Any:
-    """Returns a field's default value; None if it has none."""
+    """Returns a field's default value; None if it has no default."""
     return item.default if item.default is not MISSING else None
 
 
 PRESET_MARK = "preset:"
-"""Prefix of a preset's name in `--model`: random weights of its sizes, even if a model with this name exists."""
+"""With this prefix before a preset's name, `--model` means random weights of its sizes, even if such a model exists."""
 DETECTOR_CHOICES = ("auto", *DETECTORS)
 DEFAULT_MODEL = "lavida-7b"
 
@@ -141,7 +141,7 @@ class ThresholdOptions:
     )
     alarms_per_hour: float | None = option(
         None,
-        "Set --threshold so that the camera's normal footage gives this many alarms per hour (calibrated detectors).",
+        "Choose --threshold so that normal footage of the camera gives this many alarms per hour (calibrated detectors).",
         panel=EVENTS,
     )
     min_duration: str | None = option(
@@ -171,8 +171,8 @@ class ThresholdOptions:
         """Returns the thresholds with which events are made from scores.
 
         Args:
-            default: the detector's own.
-            calibration: how its scores translate to alarms per hour; None if they are not calibrated.
+            default: the thresholds for what the user does not give, usually the detector's own.
+            calibration: how the scores translate to alarms per hour; None if they are not calibrated.
 
         Raises:
             UsageError: the scores are not calibrated, or the thresholds contradict each other.
@@ -185,7 +185,7 @@ class ThresholdOptions:
         low = min(default.low, high) if self.low is None else self.low
         if low > high:
             raise UsageError(
-                f"--low {low:g} is above the threshold {high:g}", hint="an event must end at a lower score than it starts at"
+                f"--low {low:g} is above the threshold {high:g}", hint="an event can't end at a higher score than it starts at"
             )
 
         def seconds(name: str) -> float:
@@ -197,11 +197,11 @@ class ThresholdOptions:
 
 @dataclass(frozen=True)
 class TalkOptions:
-    """How much is reported, and where. Data goes to stdout, all messages go to stderr."""
+    """How much is reported, and where. Data goes to stdout, and all messages go to stderr."""
 
     json: bool = option(False, "Print one JSON object per line on stdout.", panel=TALK)
-    quiet: bool = option(False, "Report only errors and failed files.", panel=TALK, short="-q")
-    verbose: bool = option(False, "Report more: each decision, full tracebacks.", panel=TALK, short="-v")
+    quiet: bool = option(False, "Report only warnings, errors and failed files.", panel=TALK, short="-q")
+    verbose: bool = option(False, "Report more, such as each decision and full tracebacks.", panel=TALK, short="-v")
     log_file: Path | None = option(
         None, "Also write the log to this file, which is rotated at 10 MB.", panel=TALK, metavar="FILE"
     )
@@ -209,11 +209,11 @@ class TalkOptions:
 
 @dataclass(frozen=True)
 class ExitOptions:
-    """What the exit code says."""
+    """The meaning of the exit code."""
 
     fail_on_event: bool = option(False, "Exit with code 10 if there are events.", panel=RUNNING)
     events_first: bool = option(
-        False, "With --fail-on-event: exit with code 10 also if some videos failed, instead of with code 3.", panel=RUNNING
+        False, "With --fail-on-event: exit with code 10 even if some videos failed, instead of with code 3.", panel=RUNNING
     )
 
     def exit_code(self, *, lost: bool, events: bool) -> int:
@@ -248,9 +248,9 @@ class FindOptions:
     frames_as_video: bool = option(False, "Treat a folder of numbered images as a video.", panel=FIND)
     fps: float | None = option(None, "Frame rate of folders of images.", panel=FIND, default_text="10")
     min_age: str = option(
-        "0s", "Leave out files that changed more recently than this; they may still be recording.", panel=FIND, metavar="TIME"
+        "0s", "Leave out files that changed less than this time ago; they may still be recording.", panel=FIND, metavar="TIME"
     )
-    allow_empty: bool = option(False, "Exit with code 0 if there is no video.", panel=FIND)
+    allow_empty: bool = option(False, "Exit with code 0 if no video is found.", panel=FIND)
 
     def __post_init__(self) -> None:
         parse_duration(self.min_age, "min_age")
@@ -281,7 +281,7 @@ class DecodeOptions:
 
 @dataclass(frozen=True)
 class DetectorOptions:
-    """Which detector, what it looks for, and how it computes. A detector adds its own options in a subclass."""
+    """The detector, the categories, and how it computes. A detector adds its own options in a subclass."""
 
     categories: str = option(
         "",
@@ -301,7 +301,7 @@ class DetectorOptions:
     model: str = option(
         DEFAULT_MODEL, "Weights of the detector: a folder, or a name of `vadcli weights list`.", panel=HOW, metavar="MODEL"
     )
-    device: str = option("auto", "auto, cpu, cuda (every GPU there is), cuda:N.", panel=HOW)
+    device: str = option("auto", "auto, cpu, cuda (all GPUs) or cuda:N.", panel=HOW)
     precision: str = option(
         "auto", "Number format; auto is fp16 on a GPU and fp32 on a CPU.", panel=HOW, choices=("auto", "fp16", "bf16", "fp32")
     )
@@ -309,7 +309,7 @@ class DetectorOptions:
         None, "Number of clips that are scored together.", panel=HOW, default_text="as memory allows"
     )
     attribute: bool = option(True, "Find the category of each event, with a second pass over its peak.", panel=HOW)
-    compile: bool = option(False, "Compile the model first (torch.compile): slower to start, then faster.", panel=HOW)
+    compile: bool = option(False, "Compile the model first (torch.compile): a slower start, then more speed.", panel=HOW)
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
@@ -317,10 +317,10 @@ class DetectorOptions:
 
 
 def with_detector_options(kind: type[Any]) -> type[Any]:
-    """Returns `kind` with the options of every detector added. If both have an option of one name, that of `kind` is used."""
+    """Returns `kind` with the options of every detector added. If both have the same option, that of `kind` counts."""
     own = []
     for name in DETECTOR_OPTIONS:
-        with suppress(UsageError):  # a broken package: an error is reported when this detector is used
+        with suppress(UsageError):  # the package is broken: the error is reported when this detector is used
             own.append(DETECTOR_OPTIONS.load(name))
 
     def check(self: Any) -> None:

@@ -1,4 +1,4 @@
-"""The options of heads: how a scan uses one, and those of `vadcli learn`."""
+"""The options of heads: those of commands that use a head, and those of `vadcli learn`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class HeadOptions:
         None, "Judge the events by this head, which `vadcli learn` wrote; it reads stored vectors.", panel=EVENTS, metavar="DIR"
     )
     head_threshold: float | None = option(
-        None, "With --head: an event stays if the head's score reaches this value, 0-1.", panel=EVENTS, default_text="0.5"
+        None, "With --head: keep an event if the head's score reaches this value, 0-1.", panel=EVENTS, default_text="0.5"
     )
     embeddings: tuple[str, ...] = option(
         (), "Also read vectors from this output folder, for a head of two encoders; repeatable.", panel=EVENTS, metavar="DIR"
@@ -51,14 +51,14 @@ class LearnOptions(TalkOptions):
         f"Kind of head: {', '.join(HEADS)}.",
         panel=HOW,
         metavar="NAME",
-        default_text="logistic from 5 true and 20 false events on, else retrieval; mil for --labels",
+        default_text="logistic if there are at least 5 true and 20 false events, else retrieval; mil for --labels",
         own_variable=True,
     )
     embeddings: tuple[str, ...] = option(
         (), "Also read vectors from this output folder, for a head of two encoders; repeatable.", panel=HOW, metavar="DIR"
     )
     recall: float = option(
-        0.95, "Share of the true events that must remain; false alarms are compared at this share.", panel=HOW
+        0.95, "Share of the true events that must be kept; false alarms are compared at this share.", panel=HOW
     )
     seed: int = option(0, "Seed of the folds and of the training.", panel=HOW)
     include: tuple[str, ...] = option((), "Only videos matching this glob; repeatable.", panel=FIND, metavar="GLOB")

@@ -1,4 +1,4 @@
-"""The options of what a scan looks at within the picture."""
+"""The options for the parts of the picture, and the sizes of things, that a scan looks at."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from vadcli.options.groups import HOW, option
 
 @dataclass(frozen=True)
 class RegionOptions:
-    """What a scan looks at: parts of the picture, and how large things are."""
+    """The parts of the picture, and the sizes of things, that a scan looks at."""
 
     min_size: float | None = option(
         None,
-        "Leave out things that move and are lower than this, in percent of the picture's height (motion detector).",
+        "Ignore moving things whose height is below this, in percent of the picture's height (motion detector).",
         panel=HOW,
         metavar="PERCENT",
     )
@@ -39,7 +39,7 @@ class RegionOptions:
     )
     only: Path | None = option(
         None,
-        "Hide everything but parts of the picture: polygons per camera (JSON), or a mask image (white is looked at).",
+        "Hide everything except these parts of the picture: polygons per camera (JSON), or a mask image (white is visible).",
         panel=HOW,
         metavar="FILE",
     )

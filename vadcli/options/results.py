@@ -38,7 +38,7 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
     format: str = option("json", "Format of the events.", panel=OUTPUT, choices=tuple(EXPORTERS), own_variable=True)
     to: Path | None = option(
         None,
-        "Write files into this folder instead of printing; formats that describe one video make one file per video.",
+        "Write files into this folder instead of printing. A format that describes one video makes one file per video.",
         panel=OUTPUT,
         metavar="DIR",
         own_variable=True,
@@ -48,7 +48,7 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
     )
     forget: bool = option(
         False,
-        "Forget the thresholds and the review that --write has stored; later scans use their own thresholds.",
+        "Remove the thresholds and the review that --write has stored. Later scans use their own thresholds.",
         panel=OUTPUT,
     )
     validate: bool = option(False, "Only check the events files in OUT against the published schema.", panel=OUTPUT)
@@ -63,12 +63,12 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
     )
     verify: bool = option(
         True,
-        "Use the answers that `vadcli verify` stored; --no-verify gives the events of the scan alone.",
+        "Use the answers that `vadcli verify` stored. With --no-verify, the events are those of the scan alone.",
         panel=OUTPUT,
         own_variable=True,
     )
     init_truth: bool = option(
-        False, "Print the events as a ground truth for `vadcli eval --root`, to correct by hand.", panel=OUTPUT
+        False, "Print the events as ground truth for `vadcli eval --root`. Correct it by hand.", panel=OUTPUT
     )
     calibrate: Path | None = option(
         None,
@@ -82,7 +82,7 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
     include: tuple[str, ...] = option((), "Only videos matching this glob; repeatable.", panel=FIND, metavar="GLOB")
     category: tuple[str, ...] = option(
         (),
-        "Only events of categories matching this glob; repeatable. An event without one is an anomaly.",
+        "Only events of categories matching this glob; repeatable. An event without a category counts as anomaly.",
         panel=FIND,
         metavar="GLOB",
     )
@@ -94,7 +94,7 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
             raise UsageError(f"--since {LAST_RUN}: events are chosen by time", hint="give a time or an age like 24h")
         WhenOptions.__post_init__(self)
         if self.keep_false and (self.write or self.review is not None):
-            raise UsageError("--keep-false goes with neither --write nor --review", hint="--forget removes the stored review")
+            raise UsageError("--keep-false can't be used with --write or --review", hint="--forget removes the stored review")
         if self.calibrate is not None and self.format not in ("json", "csv"):
             raise UsageError(f"--calibrate can't print thresholds as {self.format}", hint="give --format json or csv")
         if self.preview:
@@ -103,7 +103,7 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
     def _check_preview(self) -> None:
         alone = ("to", "write", "forget", "validate", "init_truth", "calibrate", "since", "between", "head")
         if given := [name for name in alone if getattr(self, name)]:
-            raise UsageError(f"--preview does not go with --{given[0].replace('_', '-')}", hint="give one of them")
+            raise UsageError(f"--preview can't be used with --{given[0].replace('_', '-')}", hint="give one of them")
         if self.format not in ("json", "csv"):
             raise UsageError(f"--preview can't print thresholds as {self.format}", hint="give --json or --format csv")
 
@@ -114,8 +114,8 @@ class ReportOptions(DecodeOptions, WhenOptions, ExitOptions, TalkOptions):
 
     since: str | None = option(
         None,
-        "Only what happened at this time or later: a time like 2026-11-27T06:00, or an age like 24h. last-run is what the last "
-        "run scanned.",
+        "Only what happened at this time or later: a time like 2026-11-27T06:00, or an age like 24h. last-run means the videos "
+        "that the last run scanned.",
         panel=FIND,
         metavar="WHEN",
     )
@@ -185,7 +185,7 @@ class RenderOptions(FindOptions, DecodeOptions, TalkOptions):
     )
     side_by_side: bool = option(False, "Show the original frame on the left and the annotated one on the right.", panel=OUTPUT)
     max_height: int | None = option(None, "Scale taller videos down to this height in pixels.", panel=OUTPUT, metavar="PX")
-    force: bool = option(False, "Render again what is already rendered.", panel=RUNNING)
+    force: bool = option(False, "Render videos again that are already rendered.", panel=RUNNING)
 
     def __post_init__(self) -> None:
         FindOptions.__post_init__(self)
@@ -206,15 +206,15 @@ class ClipsOptions(DecodeOptions, WhenOptions, TalkOptions):
     to: Path | None = option(
         None, "Folder for the clips.", panel=OUTPUT, metavar="DIR", default_text="OUT/clips", own_variable=True
     )
-    before: str = option("5s", "Time to include before an event, at least.", panel=OUTPUT, metavar="TIME")
+    before: str = option("5s", "Least time to include before an event.", panel=OUTPUT, metavar="TIME")
     after: str = option("5s", "Time to include after an event.", panel=OUTPUT, metavar="TIME")
     container: str = option(
         "mp4",
-        "Container of the clips; same keeps that of the footage. A clip that the container cannot hold becomes mkv.",
+        "Container of the clips; same means that of the footage. A clip that the container can't hold becomes mkv.",
         panel=OUTPUT,
         choices=CONTAINERS,
     )
-    force: bool = option(False, "Cut again what was cut already.", panel=RUNNING)
+    force: bool = option(False, "Cut clips again that were already cut.", panel=RUNNING)
 
     def __post_init__(self) -> None:
         DecodeOptions.__post_init__(self)
@@ -265,7 +265,7 @@ class PruneOptions(TalkOptions):
     include: tuple[str, ...] = same(EventsOptions, "include")
     missing: bool = option(True, "Remove the results of videos and cameras that no longer exist.", panel=FIND)
     older_than: str | None = option(
-        None, "Also remove the results of videos that started longer ago than this.", panel=FIND, metavar="TIME"
+        None, "Also remove the results of videos that started more than this time ago.", panel=FIND, metavar="TIME"
     )
     footage: Path | None = same(ReportOptions, "footage")
     dry_run: bool = option(False, "Only list what would be removed.", panel=RUNNING)

@@ -51,10 +51,10 @@ class ScanOptions(
 
     root: Path | None = option(
         None,
-        "Folder that the names of videos and cameras are relative to; stored in OUT by the first scan, and then the same.",
+        "Folder that the names of videos and cameras are relative to. The first scan stores it in OUT; later scans keep it.",
         panel=FIND,
         metavar="DIR",
-        default_text="the one of OUT; at first, the common ancestor of PATHS",
+        default_text="that of OUT; in the first scan, the common ancestor of PATHS",
     )
     interval: int | None = option(
         None, "Score every Nth frame.", panel=HOW, metavar="N", default_text="from the detector's rate and the video's fps"
@@ -69,23 +69,25 @@ class ScanOptions(
         choices=get_args(DecodingChoice),
         default_text="auto: reference for motion, else all",
     )
-    camera_from: str = option("folder", "What makes up one camera.", panel=HOW, choices=("folder", "file", "all"))
+    camera_from: str = option(
+        "folder", "What counts as one camera: a folder, a file, or all files.", panel=HOW, choices=("folder", "file", "all")
+    )
     refit: bool | None = option(
         None,
-        "Fit the cameras again, and scan all their videos again; or never do so for a camera that has a model.",
+        "Fit all cameras again and scan their videos again; with --no-refit, fit no camera again that has a model.",
         panel=HOW,
-        default_text="only cameras that were fitted on little footage, when there is twice as much",
+        default_text="fit only cameras again that were fitted on little footage, when there is twice as much",
     )
     seed: int = option(0, "Seed of the sample that a camera is fitted on.", panel=HOW)
     out: Path = option(
         DEFAULT_OUT, "Folder for the results; it is never scanned itself.", panel=OUTPUT, short="-o", metavar="DIR"
     )
     masks: str = option(
-        "none", "Also write pixel scores, as a video, as run lengths or as both.", panel=OUTPUT, choices=MASK_CHOICES
+        "none", "Also write pixel scores: as a video, as run lengths, or both.", panel=OUTPUT, choices=MASK_CHOICES
     )
     propagate_masks: bool = option(
         False,
-        "Propagate masks to the frames between sampled frames with SAM2's memory, instead of repeating the last one; slower.",
+        "Move masks to the frames between sampled frames with SAM2's memory, instead of repeating the last mask; slower.",
         panel=OUTPUT,
     )
     refine_masks: bool = option(
@@ -126,7 +128,7 @@ class ScanOptions(
     )
     dry_run: bool = option(False, "List what would be scanned, and stop.", panel=RUNNING)
     verify: str = option(
-        "", "After the scan, do what `vadcli verify --model MODEL` does.", panel=RUNNING, metavar="MODEL", default_text="no"
+        "", "Run `vadcli verify --model MODEL` after the scan.", panel=RUNNING, metavar="MODEL", default_text="no"
     )
     on_event: str = option(
         "", "Run this shell command once per new event, with the event as JSON on its stdin.", panel=RUNNING, metavar="COMMAND"
@@ -166,7 +168,7 @@ class ScanOptions(
 
 _LAVIDA = DETECTOR_OPTIONS.load("lavida")
 LEAST_FRAME_PX = 28 * 28
-"""Area of one visual token in one frame, in pixels."""
+"""Area of a frame that gives one visual token, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,7 @@ class BenchOptions(TalkOptions):
     sam2: str = same(_LAVIDA, "sam2")
     random_weights: bool = option(
         False,
-        "Use random weights of the model's real sizes if there are none: same speed and memory, but nothing is detected.",
+        "Use random weights of the model's real sizes, unless --model is a folder: same speed and memory, but no detections.",
         panel=HOW,
     )
     ratios: str = option("1,0.5,0.2", "Compression ratios to measure.", panel=HOW, metavar="LIST")
@@ -254,7 +256,7 @@ class BenchOptions(TalkOptions):
         return tuple(int(size) for size in sizes)
 
     def detector_options(self) -> DetectorOptions:
-        """Returns the options that concern the detector."""
+        """Returns the options of the LAVIDA detector."""
         shared = ("categories", "model", "device", "precision", "drop_static", "compile", "sam2")
         values = {name: getattr(self, name) for name in shared}
         if self.random_weights and not Path(self.model).is_dir():

@@ -1,6 +1,6 @@
 """The options of wall-clock time: how the start of a video is found, and which events are chosen by time.
 
-Their texts are read here, so that every command means the same by `--since` and `--between`.
+Their texts are read here, so that `--since` and `--between` mean the same in every command.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class TimeOptions:
     )
     time_from: str = option(
         "",
-        "What says when a video started: a pattern of its path like %Y-%m-%d/%H.%M.%S, or the source to believe first, "
-        "one of container, container-local, name, modified.",
+        "How to find when a video started: a pattern of its path like %Y-%m-%d/%H.%M.%S, or the source to believe first: "
+        "container, container-local, name or modified.",
         panel=EVENTS,
         metavar="PATTERN",
         default_text="container, then name, then modified",
@@ -42,7 +42,7 @@ class TimeOptions:
         self.time_rules()
 
     def time_rules(self) -> TimeRules:
-        """Returns how the start of a video is found.
+        """Returns the rules by which the start of a video is found.
 
         Raises:
             UsageError: the time zone or the pattern can't be read.
@@ -82,7 +82,7 @@ class WhenOptions(TimeOptions):
         self.when()
 
     def when(self) -> When:
-        """Returns the choice by time; `--since last-run` is none, because it is about runs.
+        """Returns the choice by time. `--since last-run` is not part of it, because it chooses by run.
 
         Raises:
             UsageError: a time can't be read.

@@ -55,24 +55,24 @@ class VerifyOptions(DecodeOptions, ExitOptions, TalkOptions):
     )
     categories: str = option(
         "",
-        "What to ask about, in your own words, separated by commas; @NAME is a list of vadcli, @FILE your own list.",
+        "What to ask about, in your own words, separated by commas. @NAME is a list that comes with vadcli, @FILE is your own.",
         panel=HOW,
         short="-c",
         metavar="LIST",
-        default_text="those of the scan; without any, danger, crime, violence, accidents and emergencies",
+        default_text="those of the scan; if it has none: danger, crime, violence, accidents and emergencies",
     )
     share: str = option(
-        "15%", "Show the model this share of each camera's footage: where the scan scored highest.", panel=HOW, metavar="SHARE"
+        "15%", "Ask about this share of each camera's footage, where the scan scored highest.", panel=HOW, metavar="SHARE"
     )
     audit: str = option(
-        "1%", "Also ask about this share of the rest, drawn at random, to find out what is missed.", panel=HOW, metavar="SHARE"
+        "1%", "Also ask about this share of the rest, drawn at random, to estimate what is missed.", panel=HOW, metavar="SHARE"
     )
     seed: int = option(0, "Seed of the random draw.", panel=HOW)
     device: str = same(DetectorOptions, "device")
     precision: str = same(DetectorOptions, "precision")
     batch_size: int | None = same(DetectorOptions, "batch_size")
     compression: float | None = option(
-        None, "Share of the visual tokens that the model reads, above 0 to 1; less is faster.", panel=HOW, default_text="1"
+        None, "Share of the visual tokens that the model reads, above 0 up to 1; less is faster.", panel=HOW, default_text="1"
     )
     include: tuple[str, ...] = same(EventsOptions, "include")
     footage: Path | None = same(ReportOptions, "footage")
@@ -91,13 +91,13 @@ class VerifyOptions(DecodeOptions, ExitOptions, TalkOptions):
     max_runtime: str | None = same(ScanOptions, "max_runtime")
     checkpoint_every: str = option("30s", "At most this much work is lost if a run is killed.", panel=RUNNING, metavar="TIME")
     dry_run: bool = option(
-        False, "Only say how many clips would be asked, and how long it would take; the model is loaded.", panel=RUNNING
+        False, "Only print how many clips would be asked, and how long this would take. Loads the model.", panel=RUNNING
     )
 
     def __post_init__(self) -> None:
         DecodeOptions.__post_init__(self)
         if parse_share(self.share, "share") == 0:
-            raise UsageError(f"--share {self.share} asks nothing", hint="write for example --share 15%")
+            raise UsageError(f"--share {self.share} asks about nothing", hint="write for example --share 15%")
         parse_share(self.audit, "audit")
         for name in ("limit", "batch_size"):
             value = getattr(self, name)
