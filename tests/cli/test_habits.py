@@ -167,7 +167,7 @@ def test_the_output_folder_is_set_once_for_every_command(footage: Path, tmp_path
     assert (out / "report.html").is_file()
     assert (out / "rendered" / "a.avi.mp4").is_file()
     search = vadcli("search", "a red car", cwd=tmp_path, **environment)
-    assert f"{out}: there are no stored vectors" in search.stderr
+    assert f"{out}: contains no stored vectors" in search.stderr
     other = vadcli("events", "nowhere", cwd=tmp_path, **environment)
     assert "nowhere: the folder does not exist" in other.stderr
 

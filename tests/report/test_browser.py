@@ -107,7 +107,7 @@ def test_events_are_filtered_by_each_field(page: Any) -> None:
     page.get_by_label("Time in video from").fill("0:02.5")
     assert scores(page) == [0.95]
     page.get_by_label("Search").fill("no such thing")
-    assert "No event is like that" in rows(page).inner_text()
+    assert "No event matches these filters" in rows(page).inner_text()
 
 
 def test_events_have_a_time_of_day_and_are_filtered_by_it(browser: Any, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_events_have_a_time_of_day_and_are_filtered_by_it(browser: Any, tmp_path
     shown = page.locator("#table tbody td[data-label=Starts]").all_inner_texts()
     # The second event of c.mp4 starts in the next day.
     assert [text.split("\n")[0] for text in shown] == ["2024-11-28 12:00:01", "2024-11-28 23:59:59", "2024-11-29 00:00:01"]
-    assert "Dates and times are from the file's name (2 videos), unknown of 1 video" in page.locator("#events").inner_text()
+    assert "Dates and times are from the file's name (2 videos), unknown for 1 video" in page.locator("#events").inner_text()
     rows(page).first.focus()
     page.keyboard.press("Enter")
     assert "2024-11-28 12:00:01 (from the file's name)" in page.get_by_role("dialog").inner_text()

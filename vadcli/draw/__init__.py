@@ -1,7 +1,7 @@
 """Draws rendered videos: the score curve, the heat map of masks, the overlay of a frame, and the MP4 file.
 
-Every player can play the MP4 file: it is H.264 with 4:2:0 colours and even sides. Each frame keeps its own time, and the index
-is at the start of the file.
+Every player can play the MP4 file: it is H.264 with 4:2:0 colours and even sides. Each frame keeps its own time. The index is
+at the start of the file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Mp4Writer:
         path: the file to write.
         width, height: size of every frame in pixels, even.
         time_base: seconds per unit of the frames' pts.
-        fps: approximate frames per second; affects rate control and the distance between key frames, not the timing.
+        fps: approximate frames per second. It affects rate control and the distance between keyframes, but not the timing.
         crf: x264's constant rate factor; a lower value means better quality.
         preset: x264's preset.
 

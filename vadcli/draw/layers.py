@@ -1,4 +1,4 @@
-"""Draws the score curve, and the heat map of a mask over a picture.
+"""Draws the score curve of a video, and the heat map of a mask over a frame.
 
 The curve is drawn in two ways: as a window around the current time, and as a strip for the whole video.
 """
@@ -22,18 +22,18 @@ GRID: Colour = (42, 50, 62)
 BAR: Colour = (58, 68, 84)
 TEXT: Colour = (238, 241, 246)
 DIM: Colour = (150, 160, 175)
-NORMAL: Colour = (86, 180, 233)  # sky blue and orange look different with every kind of colour vision
+NORMAL: Colour = (86, 180, 233)  # everybody can tell sky blue from orange, with any kind of colour vision
 EVENT: Colour = (240, 164, 30)
 LIMIT: Colour = (196, 204, 216)
 
 WHOLE_UP_TO_S = 45.0  # up to this length, the window shows the whole video
 WINDOW_S = 30.0
 _TRACK, _EVENT, _LIMIT = (np.array(colour, dtype=np.float32) for colour in (TRACK, EVENT, LIMIT))
-_SMOOTH = 3  # for smooth edges, the curve is drawn larger by this factor and then reduced
+_SMOOTH = 3  # the curve is drawn larger by this factor and then reduced, so that its edges are smooth
 
 
 class ScoreCurve:
-    """The score curve of one video. It is drawn in tiles on demand, so memory does not grow with its length.
+    """The score curve of one video. It is drawn in tiles when they are needed, so a long video does not need more memory.
 
     Args:
         table: the scores.
@@ -61,7 +61,7 @@ class ScoreCurve:
         self._tile = lru_cache(maxsize=3)(self._draw_tile)
 
     def window(self, at_s: float) -> tuple[Image.Image, int]:
-        """Returns a picture of the curve around a time, and the column of that time. After it, the curve is dim."""
+        """Returns a picture of the curve around a time, and the column of that time. The curve is dim after this column."""
         column = int(at_s / self.s_per_px)
         last = max(0, round(self.end_s / self.s_per_px) - self.width)
         left = min(max(0, column - self.width // 2), last)
@@ -162,7 +162,7 @@ def column_maxima(timestamp: TimeArray, score: NDArray[np.float32], edges: TimeA
 
 
 def level_y(level: float, height: int) -> float:
-    """Returns the position of a score in pixels from the top. Scores 0 and 1 have a distance from the edges."""
+    """Returns the position of a score in pixels from the top. Scores 0 and 1 are a small distance away from the edges."""
     margin = max(1.0, height * 0.06)
     return margin + (1.0 - level) * (height - 1 - 2 * margin)
 
@@ -192,8 +192,8 @@ def _image(picture: NDArray[np.float32]) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-# The colours go from dark violet through red and orange to pale yellow. Their brightness always rises, so that people with
-# any kind of colour blindness can see the order, and also everybody in a grey print.
+# The colours go from dark violet through red and orange to pale yellow. Their brightness always rises, so that the order can be
+# seen with any kind of colour blindness, and also in a grey print.
 RAMP = ((0.0, (62, 15, 114)), (0.3, (130, 30, 120)), (0.5, (205, 62, 70)), (0.75, (249, 142, 20)), (1.0, (255, 214, 92)))
 FAINT = 0.15  # below this pixel score nothing is drawn
 STRONG = 0.6  # from this pixel score on, the heat map has its highest opacity

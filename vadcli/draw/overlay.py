@@ -1,8 +1,7 @@
 """Draws the frames of a rendered video: the picture with its heat map, and below it a panel with time, caption and curve.
 
-Two things are drawn on the picture itself: the heat map, and a border along its edges during events. All the rest that the
-camera recorded stays visible, such as the camera's own time stamp. `Lettering` handles text in every script for which this
-machine has a font.
+Only two things are drawn on the picture itself: the heat map, and a border along its edges during events. So what the camera
+recorded stays visible, such as its own time stamp. `Lettering` draws text in every script for which this machine has a font.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ from vadcli.types.media import clock_ms
 
 ELLIPSIS = "…"
 
-# Pillow's built-in font has only ASCII. Text in other scripts needs a font of this machine: Pillow looks for these file names
-# in the system's font folders.
+# Pillow's built-in font has only ASCII. Text in other scripts needs a font of this machine. Pillow searches the system's font
+# folders for these file names.
 SYSTEM_FACES = (
     "DejaVuSans.ttf",
     "NotoSans-Regular.ttf",
@@ -78,13 +77,13 @@ class Lettering:
         return math.ceil(self.face_for(text).getlength(text))
 
     def face_for(self, text: str) -> ImageFont.FreeTypeFont:
-        """Returns a font that has every letter of the text; the built-in font if there is no such font."""
+        """Returns a font that has every letter of the text. If no font has them all, returns the built-in font."""
         if covers(self.face, text):
             return self.face
         return next((face for face in _system_faces(self.size_px) if covers(face, text)), self.face)
 
     def readable(self, text: str) -> str:
-        """Returns the text on one line. If no font has all its letters, accents are removed or "?" replaces letters."""
+        """Returns the text on one line. If no font has all its letters, accents are removed and other letters become "?"."""
         line = " ".join(text.split())
         if covers(self.face_for(line), line):
             return line
@@ -92,7 +91,7 @@ class Lettering:
         return "".join(mark if covers(self.face, mark) else "?" for mark in plain)
 
     def fit(self, text: str, room_px: int) -> str:
-        """Returns the text if it fits, otherwise the longest start of it that fits with "…"; "" if none fits."""
+        """Returns the text if it fits; otherwise its longest beginning that fits together with "…"; "" if none fits."""
         if self.width_px(text) <= room_px:
             return text
         low, high = 0, len(text)
@@ -193,7 +192,7 @@ class Geometry:
 
 
 class Overlay:
-    """Draws the frames of one video, with its name between events. What is the same in all frames is prepared only once.
+    """Draws the frames of one video. Between events, its name is shown. The parts that all frames share are drawn only once.
 
     Args:
         table: the video's scores.
@@ -201,7 +200,7 @@ class Overlay:
         thresholds: the thresholds that opened and closed the events.
         geometry: the canvas. If it has two pictures, the left one is the original and the right one is annotated.
         end_s: end of the last frame.
-        mask_level: masks are outlined at this value (0-255); None stands for that of the thresholds.
+        mask_level: masks are outlined at this value (0-255); None stands for the level of the thresholds.
         regions: the parts of the picture that the detector did not see.
         start: when the video started, to show the time of day; None if this is unknown.
     """
@@ -315,7 +314,7 @@ class Overlay:
         return panel
 
     def _label_thresholds(self, draw: ImageDraw.ImageDraw) -> None:
-        """Writes the high threshold in small digits above its line, unless the digits would be too small to read."""
+        """Writes the high threshold in small digits above its line, if the digits are large enough to read."""
         small = self._small
         if small.size_px < MIN_SMALL_PX:
             return
@@ -360,7 +359,7 @@ class Overlay:
             panel.paste(self._plate(caption, ground, ink), (left + gap, top))
 
     def _caption(self, row: int, number: int, room_px: int) -> tuple[str, Colour, Colour]:
-        """Returns (text, background colour, text colour) of the caption; the text is "" if there is none or no room."""
+        """Returns (text, background colour, text colour) of the caption. The text is "" if there is no room for it."""
         ground, ink = (EVENT, _INK) if number >= 0 else (BAR, TEXT)
         if not self._table.decode_ok[row]:
             return self._type.fit("frame lost", room_px), ground, ink

@@ -1,4 +1,4 @@
-"""Writes events in the formats of other tools. Each module holds formats of one kind.
+"""Writes events in the formats of other tools. Each module has formats of one kind.
 
 `vadcli.registry.EXPORTERS` lists the formats under the names that `--format` accepts.
 """
@@ -73,8 +73,8 @@ def export(
         file: an open text file. It is used only if `to` is None.
 
     Raises:
-        UsageError: the format does not exist; or there are several videos for one file, and its format can hold only one.
-        OutputError: a file can't be written; the files written before it are kept.
+        UsageError: the format does not exist, or it can hold only one video and several would go into one file.
+        OutputError: a file can't be written. The files before it are kept.
     """
     exporter = EXPORTERS.load(name)
     EXPORTERS.check(name, ok=isinstance(exporter, Exporter), what="is not an Exporter")

@@ -1,4 +1,4 @@
-"""Events for annotation tools: labels.json of a FiftyOneTemporalDetectionDataset, and Label Studio predictions.
+"""Events for annotation tools: labels.json for a FiftyOneTemporalDetectionDataset, and predictions for Label Studio.
 
 Label Studio needs two files: the tasks to import, and the labelling configuration that shows them.
 """
@@ -20,7 +20,7 @@ from vadcli.types import Box, Event
 
 
 def to_fiftyone(documents: Iterable[EventsDocument]) -> str:
-    """Returns the labels of all videos; import them with the scanned folder as `data_path`.
+    """Returns the labels of all videos. Import them with the scanned folder as `data_path`.
 
     FiftyOne finds a video by its path without the suffix. It counts frames from 1, and the end of a span is its last frame.
 
@@ -62,7 +62,7 @@ def _detection(document: EventsDocument, event: Event) -> dict[str, Any]:
 
 
 LOCAL_FILES = "/data/local-files/?d="
-"""The start of the URLs under which Label Studio serves local files. The path relative to the scanned folder follows."""
+"""Label Studio serves local files under URLs that start with this. The path relative to the scanned folder follows."""
 
 
 def to_label_studio(documents: Iterable[EventsDocument]) -> str:
@@ -85,7 +85,7 @@ def label_studio_config(documents: Iterable[EventsDocument]) -> str:
 
 
 def _label(event: Event) -> str:
-    """Returns the event's label in a form that the configuration, an XML file, can store."""
+    """Returns the event's label in a form that XML allows, because the configuration is an XML file."""
     return legal_in_xml(label(event))
 
 

@@ -78,7 +78,7 @@ def _masks(event: Event, masks: MaskTrack, size: tuple[int, int], level: int) ->
 def runs(mask: BoolArray) -> list[int]:
     """Returns the run lengths of a mask, row by row.
 
-    Runs outside and inside the mask alternate. The first run is outside, and its length may be 0.
+    Runs outside and inside the mask take turns. The first run is outside, and its length may be 0.
     """
     flat = np.concatenate([[False], mask.ravel()])
     changes = np.flatnonzero(flat[1:] != flat[:-1])

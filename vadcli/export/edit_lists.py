@@ -13,7 +13,7 @@ from vadcli.store.events import EventsDocument
 from vadcli.types import Event
 
 _RECORD_START_S = 3600
-"""Timecode at which the edit list starts: by convention, an edited programme starts at one hour."""
+"""The edit list starts at this timecode: by convention, an edited programme starts at one hour."""
 _DEFAULT_FPS = 25.0
 
 

@@ -1,6 +1,6 @@
-"""Events as JSON, CSV and WebVTT. Players show WebVTT as captions or chapters.
+"""Writes events as JSON, CSV and WebVTT. Players show WebVTT as captions or chapters.
 
-This module also makes the labels of events for all other formats.
+This module also makes the labels and captions of events for all other formats.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def label(event: Event) -> str:
 
 
 def caption(event: Event) -> str:
-    """Returns the label of the event, its peak score, the score of the head that judged it, and what the second model says."""
+    """Returns the event's label and peak score; then the head's score and the second model's answer, if it has them."""
     judged = f", head {event.head_score:.2f}" if event.head_score is not None else ""
     said = f", {event.verified}" if event.verified else ""
     return f"{label(event)} {event.peak_score:.2f}{judged}{said}"
@@ -50,7 +50,7 @@ _NOT_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U001
 
 
 def legal_in_xml(text: str) -> str:
-    """Returns the text after replacing every character that XML does not allow, not even in escaped form."""
+    """Returns the text after replacing the characters that XML does not allow, which can't even be escaped."""
     return _NOT_XML.sub("\ufffd", text)
 
 

@@ -1,7 +1,8 @@
-"""Reports of an archive's events and failures: an HTML page, or a digest for a mail or a program.
+"""Makes reports of an archive's events and failures: an HTML page, or a digest for a mail or a program.
 
-`archive` reads what the scans stored, `facts` puts it into words, `pictures` makes curves and thumbnails small enough for a
-page, and `html` writes the page and the digests.
+`archive` reads the results of the scans, `facts` writes sentences about them, `pictures` makes score curves and thumbnails that
+are small enough for a page, `camera_frames` makes one picture per camera, and `html` writes the page and the digests.
+`search_page` writes the results of a search.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class WrittenReport:
     Attributes:
         archive: the events and failures that it shows.
         text: the page or digest.
-        file: where it was written; None if `options.to` is "-"; then the caller prints the text.
+        file: the file that was written. None if the caller must print the text, because it is meant for stdout.
     """
 
     archive: Archive
@@ -50,7 +51,7 @@ class WrittenReport:
 
 
 def read_archive(out: Path, options: ReportOptions) -> Archive:
-    """Return what the scans stored in a folder, limited by the options of time and `options.include`.
+    """Return the results of the scans in a folder, limited by the options of time and by `options.include`.
 
     Raises:
         UsageError: the folder does not exist, or the folder of the footage is missing.
@@ -71,10 +72,10 @@ def check_footage(folder: Path | None) -> None:
 def make_report(archive: Archive, options: ReportOptions) -> WrittenReport:
     """Return the page or digest of an archive, after writing it to `options.to`.
 
-    If making the report fails, an earlier report file is unchanged.
+    If the report can't be made, an earlier report file is unchanged.
 
     Raises:
-        OutputError: the report cannot be written.
+        OutputError: the report can't be written.
     """
     to = options.to or (archive.layout.out / "report.html" if options.format == "html" else STDOUT)
     with ExitStack() as stack:
@@ -89,7 +90,7 @@ def make_report(archive: Archive, options: ReportOptions) -> WrittenReport:
 
 
 def _write(text: str, to: Path, archive: Archive, scratch: Scratch) -> None:
-    if to.exists() and not to.is_file():  # a pipe or a device: write into it, never replace it
+    if to.exists() and not to.is_file():  # a pipe or a device must not be replaced by a file
         with writing(to):
             to.write_text(text, encoding="utf-8")
     elif to.absolute().is_relative_to(archive.layout.out.absolute()):
@@ -144,7 +145,7 @@ def _page(archive: Archive, folder: InFolder | None, scratch: Scratch, options: 
 
 @dataclass(frozen=True)
 class _ClipLayout(OutputLayout):
-    """The layout of a scan's output folder, but the rendered files are in another folder.
+    """The layout of a scan's output folder, except that the rendered files are in another folder.
 
     Attributes:
         elsewhere: the folder for the rendered files.
@@ -164,7 +165,7 @@ def _clips(
     options: ReportOptions,
     problems: list[str],
 ) -> dict[EventKey, bytes]:
-    """Return the data of one MP4 clip per event whose footage is found. Errors are added to `problems`."""
+    """Return event -> MP4 data, for the events whose footage is found. Errors are added to `problems`."""
     layout = _ClipLayout(archive.layout.out, scratch.folder / "clips")
     most_s = parse_duration(options.clip_length, "clip_length")
     decode = loader_options(options)

@@ -1,4 +1,4 @@
-"""Reads what scans stored about an archive: events and failures of each video, and the runs."""
+"""Reads the results of the scans of an archive: the events and failures of each video, and the runs."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class VideoStory:
-    """What is stored about one video.
+    """The stored results of one video.
 
     Attributes:
         video: relative path.
         camera: the camera's name; "" if the video could not be opened.
         status: done, partial or failed.
         reason: why the video is not done; "" if it is done.
-        duration_s: duration that the probe reported; 0 if the probe failed.
+        duration_s: length according to the probe; 0 if the probe failed.
         frames: number of frames with a score.
         lost_frames: number of expected frames that could not be decoded.
         detector: name of the detector that scored the video.
         thresholds: the thresholds that opened and closed its events.
         events: the events in order of time.
         start: when the video started; None if this is unknown.
-        caveats: why its scores deserve less trust than usual, one sentence each.
-        regions: what was hidden of its picture.
+        caveats: sentences that say why its scores deserve less trust than usual.
+        regions: the parts of its picture that were hidden.
     """
 
     video: str
@@ -77,9 +77,9 @@ class Archive:
 
     Attributes:
         layout: the scans' output folder.
-        runs: the runs that started after `since` of `collect`, oldest first.
+        runs: the runs that started at or after `since` of `collect`; the oldest is first.
         videos: the videos, sorted by camera and name.
-        problems: one line per file of the output folder that cannot be read.
+        problems: one line per file of the output folder that can't be read.
     """
 
     layout: OutputLayout
@@ -118,7 +118,7 @@ class Archive:
 
     @property
     def caveats(self) -> list[str]:
-        """One line per caveat of the scores, with the videos that it concerns; that of the most videos is first."""
+        """One line per caveat of the scores, with the videos that it concerns. The caveat of the most videos is first."""
         found: dict[str, list[VideoStory]] = {}
         for video in self.videos:
             for caveat in video.caveats:
@@ -133,9 +133,9 @@ class Archive:
         return self.runs[-1] if self.runs else None
 
     def footage(self, video: str, root: Path | None = None) -> Path | None:
-        """Return the path of a video file, below `root` or where the newest run found it; None if it is not found.
+        """Return the path of a video below `root`, or below the root of a run, the newest first. None if it is not found.
 
-        In stored names, bytes that are not UTF-8 are written as %XX. Therefore each name is tried with and without %XX.
+        In stored names, bytes that are not UTF-8 are written as %XX. So each name is tried as it is, and with %XX decoded.
         """
         told = dict.fromkeys(run.info.root for run in reversed(self.runs))
         roots = [root] if root else [Path(path) for text in told for path in told_paths(text)]
@@ -153,19 +153,19 @@ def collect(
     between: DayWindow | None = None,
     rules: TimeRules = DEFAULT_RULES,
 ) -> Archive:
-    """Return what an output folder stores about its archive.
+    """Return the stored results of an output folder.
 
     Args:
         layout: the folder.
         since: a time like 2026-11-27T06:00, or how long ago ("24h"): keep only events that happened since then, and videos that
-            ended since then. Failed videos, and videos whose start is unknown, are kept if a run worked on them since then.
-            "last-run" keeps the videos that the last run worked on. None keeps all videos.
+            ended since then. Failed and partial videos, and videos whose start is unknown, are kept if a run worked on them
+            since then. "last-run" keeps the videos that the last run worked on. None keeps all videos.
         include: globs of relative paths; empty for all videos.
-        between: keep only events in this part of a day; None keeps all.
+        between: keep only events in this part of a day; None keeps all events.
         rules: how the start of a video is found.
 
     Raises:
-        UsageError: there are no results of a scan, or `since` is not understood.
+        UsageError: the folder has no results of a scan, or `since` is not understood.
     """
     problems: list[str] = []
     runs = list(_read_all(layout.iter_runs(), read_run, problems))
@@ -191,7 +191,7 @@ def collect(
 
 
 def _concerned(videos: Sequence[VideoStory], scored: int) -> str:
-    """Return in words which videos these are; `scored` is the number of all videos with scores."""
+    """Return words that say which videos these are. `scored` is the number of all videos with scores."""
     if len(videos) == scored:
         return "all videos" if scored > 1 else videos[0].video
     cameras = {video.camera for video in videos}
@@ -203,28 +203,28 @@ def _concerned(videos: Sequence[VideoStory], scored: int) -> str:
 
 
 def _is_recent(story: VideoStory, since: datetime | None, worked: Collection[str]) -> bool:
-    """True if a video was recorded since then. A run has worked on it is enough if it failed or its start is unknown."""
+    """True if a video ended at `since` or later, or if a run worked on it and it is not done or its start is unknown."""
     if story.video in worked and (since is None or story.start is None or story.status is not Status.DONE):
         return True
     return since is not None and story.start is not None and story.start.at(story.duration_s) >= since
 
 
 def _chosen(story: VideoStory, when: When) -> tuple[Event, ...]:
-    """Return the chosen events of a video. If its start is unknown, only the part of the day matters."""
+    """Return the chosen events of a video. If its start is unknown, a choice by part of the day takes none; others take all."""
     if story.start is None:
         return () if when.between else story.events
     return tuple(event for event in story.events if when.takes(story.start, event.start_s, event.end_s))
 
 
 def moment(since: str, runs: Sequence[StoredRun], zone: str = "") -> datetime:
-    """Return the time that `--since` means; a time without an offset is in the time zone.
+    """Return the time that `--since` means. A time without an offset is read in the time zone.
 
     Raises:
-        UsageError: `since` is not a time, a duration or "last-run"; or it is "last-run" and there is no run.
+        UsageError: `since` is not a time, a duration or "last-run", or it is "last-run" and no run is stored.
     """
     if since == LAST_RUN:
         if not runs:
-            raise UsageError(f"--since {LAST_RUN}: there is no run record", hint="leave --since out, or scan first")
+            raise UsageError(f"--since {LAST_RUN}: no run record is stored", hint="leave --since out, or scan first")
         return last_run_start(runs)
     return parse_since(since, zone)
 
@@ -246,7 +246,7 @@ def last_run_start(runs: Sequence[StoredRun]) -> datetime:
 
 
 def _parts(run: StoredRun) -> str:
-    """Return the N of a shard K/N; "" for a run without shards."""
+    """Return the N of a shard I/N; "" for a run without shards."""
     return (run.info.shard or "").partition("/")[2]
 
 
@@ -291,7 +291,7 @@ def _story(document: EventsDocument, result: VideoResult | None) -> VideoStory:
 
 
 def _reason(reason: str, status: Status, lost: int) -> str:
-    """Return why a video is not done, with the number of lost frames if the reason does not begin with it; "" if it is done."""
+    """Return why a video is not done, with the number of lost frames unless the reason begins with it. "" if it is done."""
     if status is Status.DONE:
         return ""
     if not reason:

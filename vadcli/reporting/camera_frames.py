@@ -1,4 +1,4 @@
-"""A frame of each camera, on which the page's reader can draw regions."""
+"""Takes one frame of each camera, on which the reader of the page can draw regions."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ QUALITY = 50
 
 
 def camera_frames(archive: Archive, *, most: int, root: Path | None, decode: LoaderOptions) -> dict[str, bytes]:
-    """Return a frame of each camera as WebP data, from the last of its videos whose footage is found and readable.
+    """Return camera -> a frame as WebP data, from the middle of the last of its videos whose footage is found.
 
     Args:
-        archive: the cameras.
-        most: only so many cameras get a frame.
+        archive: the archive with the cameras.
+        most: at most this many cameras get a frame.
         root: the folder that holds the footage now; None if the footage is still where it was scanned.
         decode: options for the decoders.
     """
@@ -44,7 +44,7 @@ def _frame(archive: Archive, loader: ClipLoader, videos: Sequence[VideoStory], r
     video, source = next(((video, source) for video, source in there if source is not None), (None, None))
     if video is None or source is None:
         return None
-    with suppress(DocumentError, VideoError):  # a damaged video is named in another place of the page
+    with suppress(DocumentError, VideoError):  # the page names damaged videos elsewhere
         metadata = read_metadata(archive.layout.scores(video.video))
         fps = float(metadata.video["fps"]) if metadata else 1.0
         feed = FrameFeed(loader, 1, source, video=video.video, frames=video.frames, fps=fps)

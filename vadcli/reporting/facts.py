@@ -1,4 +1,4 @@
-"""Puts what is stored about an archive into words: why there are no events, where the times are from, detector, speed."""
+"""Writes sentences about the stored results: why there are no events, the source of the times, and facts about the run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SOURCES = {
 
 
 def no_events_text(archive: Archive, highest: float | None) -> tuple[str, list[tuple[str, str]]]:
-    """Return a sentence that says why there are no events, and (command, what it does) pairs that may show some.
+    """Return a sentence that says why there are no events, and pairs (command, what it does) that may show some.
 
     Args:
         archive: an archive without events.
@@ -33,7 +33,7 @@ def no_events_text(archive: Archive, highest: float | None) -> tuple[str, list[t
     out = shlex.quote(printable(str(archive.layout.out)))
     preview = (f"vadcli events {out} --preview", "prints how many events and alarms per hour other thresholds give.")
     if highest is None or highest >= min(thresholds):
-        reasons = "did so too briefly, outside the chosen times, or in events that a review calls false"
+        reasons = "did so too briefly, outside the chosen times, or in events that a review marks as false"
         return f"There are no events: the scores that reached the threshold {reasons}.", [preview]
     needed = f"the threshold is {min(thresholds):.2f}{' or more' if len(thresholds) > 1 else ''}"
     lower = f"vadcli events {out} --threshold {max(0.01, int(highest * 20) / 20):.2f} --write"
@@ -42,14 +42,14 @@ def no_events_text(archive: Archive, highest: float | None) -> tuple[str, list[t
 
 
 def time_sources(archive: Archive) -> str:
-    """Return a sentence that says where the dates and times of the videos are from; "" if no video has any."""
+    """Return a sentence about the source of the dates and times of the videos; "" if no video has a date."""
     videos = [video for some in archive.cameras.values() for video in some]
     found = Counter(video.start.source for video in videos if video.start)
     if not found:
         return ""
     parts = [f"{SOURCES[source]} ({counted(number, 'video')})" for source, number in found.most_common()]
     if unknown := len(videos) - found.total():
-        parts.append(f"unknown of {counted(unknown, 'video')}")
+        parts.append(f"unknown for {counted(unknown, 'video')}")
     zones = {video.start.zone for video in videos if video.start}
     zone = f", in the time zone {zones.pop()}" if len(zones) == 1 and "" not in zones else ""
     copied = " The last change of a copied file may be the time of the copy." if TimeSource.MODIFIED in found else ""
@@ -60,7 +60,7 @@ def run_facts(archive: Archive) -> list[tuple[str, str]]:
     """Return facts about the newest run of `archive.runs`, as (name, value) pairs."""
     run = archive.newest
     if run is None:
-        return [("Run", "there is no run record")]
+        return [("Run", "no run record is stored")]
     facts = [
         ("Detector", str(run.info.detector.get("name", "?"))),
         ("Weights", ", ".join(f"{name} {sha[:_SHORT_HASH]}" for name, sha in run.info.weights.items()) or "none"),

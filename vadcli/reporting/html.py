@@ -1,7 +1,7 @@
-"""Writes a report as an HTML page, or as a digest in Markdown, JSON or mail form.
+"""Writes a report as an HTML page, or as a digest in Markdown, in JSON or as a mail.
 
-The page is one file that opens from disk without a network. Its content security policy allows
-only its own scripts, so that no text in the data can run as a script.
+The page is one file that opens from disk without a network. Its content security policy allows only its own scripts, so that no
+text in the data can run as a script.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: S
     Args:
         archive: what the page shows.
         shown: curves, thumbnails and clips.
-        assets: the asset store that takes these curves, thumbnails and clips.
+        assets: the asset store for these curves, thumbnails and clips.
         problems: one line per error that occurred while they were made.
-        title: the heading; if empty, the name of the archive's folder.
+        title: the heading; if it is empty, the name of the archive's folder.
 
     Raises:
-        OutputError: an asset cannot be written.
+        OutputError: an asset can't be written.
     """
     data = _data(archive, shown, assets)
     script = "\n".join(map(asset, SCRIPTS))
@@ -113,7 +113,7 @@ def by_importance(archive: Archive) -> list[tuple[VideoStory, Event]]:
 
 
 def _first(archive: Archive) -> dict[str, Any] | None:
-    """Return the event that is first in the list, its video, and its place among the events of `_data`; None without events."""
+    """Return the first event of the list, its video, and its place in the events of `_data`; None if there are no events."""
     if not archive.events:
         return None
     video, event = by_importance(archive)[0]
@@ -169,12 +169,12 @@ def _camera(
 
 
 def _drawing(videos: Sequence[VideoStory], frame: bytes | None, assets: AssetStore) -> dict[str, Any]:
-    """Return the URL of a camera's frame, None if there is no frame to draw on, and the regions of its last scan."""
+    """Return the URL of a camera's frame, or None if it has no frame, and the regions of its last video."""
     return {"frame": assets.put(frame, "image/webp") if frame else None, "regions": videos[-1].regions.to_json()}
 
 
 def _pictures(video: VideoStory, event: Event, shown: Shown, assets: AssetStore) -> tuple[Any, str | None]:
-    """Return the data of an event's thumbnails, and the URL of its clip. A value is None if it does not exist."""
+    """Return the data of an event's thumbnails, and the URL of its clip. Each of them is None if it does not exist."""
     key = (video.video, event.id)
     strip, clip = shown.strips.get(key), shown.clips.get(key)
     told = None
@@ -211,7 +211,7 @@ def _identity(archive: Archive) -> str:
 
 
 def policy(script: str, style: str, *, beside: bool) -> str:
-    """Return the content security policy. It allows only the page itself, and with `beside` also its asset files."""
+    """Return the content security policy. It allows only the page itself and, if `beside` is true, its asset files."""
     files = " file: 'self'" if beside else ""
     return "; ".join(
         [
@@ -284,7 +284,7 @@ def to_json(archive: Archive) -> dict[str, Any]:
 
 
 def _times(video: VideoStory, event: Event) -> dict[str, str | None]:
-    """Return the wall-clock times of an event; None if they are unknown."""
+    """Return the wall-clock times of an event. They are None if they are unknown."""
     if video.start is None:
         return {"start_time": None, "end_time": None, "time_source": None}
     times = {"start_time": video.start.text_at(event.start_s), "end_time": video.start.text_at(event.end_s)}
@@ -319,9 +319,9 @@ def to_email(archive: Archive, *, sender: str = "", recipients: tuple[str, ...] 
 
     Args:
         archive: what the mail shows.
-        sender: the sender's address; if empty, `vadcli@` and the name of this machine.
+        sender: the sender's address; if it is empty, `vadcli@` and the name of this machine.
         recipients: addresses for To.
-        subject: the subject; if empty, the headline.
+        subject: the subject; if it is empty, the headline.
     """
     message = EmailMessage()
     domain = socket.getfqdn()

@@ -1,7 +1,7 @@
 """Makes a page's score curves and thumbnails, and stores its assets in the page or in a folder.
 
-A curve has one byte per span of a video: the highest score in the span. A thumbnail is a frame of an
-event, with the outline of the frame's mask.
+A curve has one byte per span of a video, for the highest score in the span. A thumbnail is a frame of an event, with the
+outline of the frame's mask.
 """
 
 from __future__ import annotations
@@ -48,25 +48,25 @@ from vadcli.video.pictures import FrameFeed
 SUFFIXES = {"image/webp": "webp", "video/mp4": "mp4", "text/javascript": "js"}
 PAGES = "pages.json"
 _LOCK = ".lock"
-_PLACE_BYTES = 32  # at most this much stands beside the data URL of a picture: its time, a share of its strip's size
+_PLACE_BYTES = 32  # the page stores at most this much in addition to each data URL, such as the time of the picture
 _OURS = re.compile(rb"[0-9a-f]{32}\.(?:webp|mp4|js)")
 
 
 class AssetStore(Protocol):
-    """Takes the files that a page shows (its assets), and returns the URLs by which the page finds them."""
+    """Stores the files that a page shows (its assets), and returns the URLs by which the page finds them."""
 
     beside: bool
-    """True if assets are separate files. Then the page loads curves only when it shows them."""
+    """True if assets are files beside the page. Then the page loads the curves from these files."""
 
     def put(self, data: bytes, media_type: str) -> str | None:
-        """Store a file and return its URL; None if there is no room left.
+        """Store a file and return its URL; None if no room is left.
 
         Args:
             data: the whole file.
             media_type: one of `SUFFIXES`.
 
         Raises:
-            OutputError: the file cannot be written.
+            OutputError: the file can't be written.
         """
         ...
 
@@ -101,9 +101,8 @@ class InPage:
 class InFolder:
     """A context manager that stores assets in a folder. Their URLs are relative.
 
-    The name of a file is the hash of its content. Therefore an earlier page keeps its files while a new
-    page is made, and several pages can share the folder. `pages.json` lists the pages. `settle` removes
-    the files that no page uses.
+    The name of a file is the hash of its content. So an earlier page keeps its files while a new page is made, and several
+    pages can share the folder. `pages.json` lists the pages. `settle` removes the files that no page uses.
 
     Args:
         folder: the folder to store the files in.
@@ -148,12 +147,12 @@ class InFolder:
         return f"{self._base}/{name}"
 
     def settle(self) -> None:
-        """Add the page to `pages.json`, and remove the files that no page uses. Write the page first.
+        """Add the page to `pages.json`, and remove the files that no page uses. Write the page before you call this.
 
         Raises:
-            OutputError: `pages.json` cannot be written.
+            OutputError: `pages.json` can't be written.
         """
-        if not self._page.is_file():  # a page in a pipe can't be read to find which files it uses
+        if not self._page.is_file():  # a page in a pipe can't be read again, so it is not known which files it uses
             return
         ours = Path(os.path.relpath(self._page, self._folder)).as_posix()
         pages = sorted({page for page in self._pages() if (self._folder / page).is_file()} | {ours})
@@ -175,7 +174,7 @@ class InFolder:
         except FileNotFoundError:
             return []
         except (OSError, ValueError) as error:
-            raise OutputError(f"{path}: cannot be read: {error}", hint="choose another folder with --assets") from error
+            raise OutputError(f"{path}: can't be read: {error}", hint="choose another folder with --assets") from error
         if not (isinstance(pages, list) and all(isinstance(page, str) for page in pages)):
             raise OutputError(f"{path}: is not a list of pages", hint="choose another folder with --assets")
         return pages
@@ -208,7 +207,7 @@ def peaks(table: ScoreTable, duration_s: float, points: int) -> FloatArray:
 
 
 def pack(values: FloatArray) -> str:
-    """Return scores in [0, 1] as base64, one byte each: 0 to `LEVELS`, or `NO_SCORE` for NaN."""
+    """Return scores in [0, 1] as base64, with one byte per score: 0 to `LEVELS`, or `NO_SCORE` for NaN."""
     levels = np.where(np.isnan(values), NO_SCORE, np.rint(np.nan_to_num(values) * LEVELS))
     return base64.b64encode(levels.astype(np.uint8).tobytes()).decode()
 
@@ -265,7 +264,7 @@ class Strip:
 
 
 def rows_of(event: Event, count: int) -> list[int]:
-    """Return the rows of an event to show, in order: its peak, and other rows that are spread evenly."""
+    """Return the rows of an event that thumbnails show, in order: its peak, and evenly spread other rows."""
     last = event.end_frame - 1
     spread = np.linspace(event.start_frame, last, count).round().astype(int).tolist()
     if count == 1:
@@ -284,7 +283,7 @@ def strips(
     decode: LoaderOptions,
     problems: list[str],
 ) -> Iterator[tuple[EventKey, Strip]]:
-    """Yields the thumbnails of each event whose footage is found, video by video.
+    """Yield the thumbnails of each event whose footage is found, video by video.
 
     Args:
         archive: the archive from which footage and masks are read.
@@ -292,7 +291,7 @@ def strips(
         count: thumbnails per event.
         root: the folder that holds the footage now; None if the footage is still where it was scanned.
         decode: options for the decoders.
-        problems: gets one line per video that cannot be decoded.
+        problems: one line is added per video that can't be decoded.
     """
     by_video: dict[str, list[tuple[VideoStory, Event]]] = {}
     for story, event in events:
@@ -346,7 +345,7 @@ def _strips_of(
 
 
 def outlined(picture: ByteArray, mask: ByteArray | None, level: int, regions: Regions = NO_REGIONS) -> ByteArray:
-    """Return a copy of a frame, with the outline of its mask and with its hidden parts marked.
+    """Return a copy of a frame with the outline of its mask, and with marks on its hidden parts.
 
     Args:
         picture: (H, W, 3) uint8.
@@ -383,7 +382,7 @@ def read_picture(path: Path) -> ByteArray:
     """Return an image file as (H, W, 3) uint8.
 
     Raises:
-        UsageError: it cannot be read as a picture.
+        UsageError: the file can't be read as a picture.
     """
     try:
         with Image.open(path) as image:

@@ -1,4 +1,4 @@
-"""A search in an archive, and its result: as a table, as CSV, and as one HTML page with a picture of each moment."""
+"""Searches an archive, and writes the result as a table, as CSV, or as one HTML page with a picture of each moment."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Found:
 
 
 def search_all(out: Path, text: str, options: SearchOptions) -> Found:
-    """Return what `search` finds, with the searched archive and the problems.
+    """Return the moments that `vadcli.search` finds, with the searched archive and the problems.
 
     Raises:
         UsageError, WeightsError: as in `vadcli.search`.
@@ -61,7 +61,7 @@ def search_all(out: Path, text: str, options: SearchOptions) -> Found:
     problems: list[str] = []
     stored = encoders_in(layout)
     if not stored:
-        raise UsageError(f"{out}: there are no stored vectors", hint="scan with --detector concept first")
+        raise UsageError(f"{out}: contains no stored vectors", hint="scan with --detector concept first")
     when, rules = options.when(), options.time_rules()
     archive = collect(layout, since=options.since, include=options.include, rules=rules)
     name, key = next(((name, key) for name, key in stored if options.encoder in ("", name)), (options.encoder, ""))
@@ -82,7 +82,7 @@ def search_all(out: Path, text: str, options: SearchOptions) -> Found:
 
 
 def to_table(found: Found) -> str:
-    """Return one line per moment: score, date and time if they are known, times in the video, video."""
+    """Return one line per moment: score, date and time (if they are known), times in the video, and the video's name."""
     lines = [
         "  ".join((f"{one.score:.2f}", *_when(one), f"{clock(one.start_s)}-{clock(one.end_s)}", one.video))
         for one in found.moments
@@ -108,7 +108,7 @@ def to_page(found: Found, *, root: Path | None, decode: LoaderOptions) -> str:
     """Return one HTML file with a picture of each moment whose footage is found.
 
     Args:
-        found: the result; `problems` gets one line per video whose pictures cannot be made.
+        found: the result. One line is added to its `problems` per video whose pictures can't be made.
         root: the folder that holds the footage now; None if the footage is still where it was scanned.
         decode: options for the decoders.
     """

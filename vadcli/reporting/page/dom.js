@@ -1,5 +1,5 @@
 "use strict";
-// Helpers of the page. Text from data only ever becomes textContent or an attribute's value.
+// Helpers of the page. For safety, text from data only becomes textContent or the value of an attribute.
 window.vadcli = {};
 vadcli.data = JSON.parse(document.getElementById("data").textContent);
 vadcli.$ = (id) => document.getElementById(id);
@@ -25,7 +25,7 @@ vadcli.clock = (seconds, tenths = false) => {
 
 vadcli.lasting = (seconds) => (seconds < 60 ? `${seconds.toFixed(1)} s` : vadcli.clock(seconds));
 
-// "90", "1:30" and "0:01:30" are all 90; null where it is no time.
+// "90", "1:30" and "0:01:30" are all 90; null if the text is not a time.
 vadcli.seconds = (text) => {
   const parts = text.trim().split(":");
   if (!text.trim() || parts.length > 3 || !parts.every((part) => /^\d+(\.\d+)?$/.test(part))) return null;
@@ -39,7 +39,7 @@ vadcli.events = vadcli.data.events.map((row) => {
   event.video = video;
   event.camera = camera;
   event.source = source;
-  // Wall-clock time as a player in the camera's time zone would say it; without it, events sort by their time in the video.
+  // Wall-clock time in the camera's time zone. If it is unknown, events are sorted by their time in the video.
   event.when = event.start_time ? event.start_time.slice(0, 19).replace("T", " ") : null;
   event.began = event.start_time ? Date.parse(event.start_time) / 1000 : event.start_s;
   event.day_s = event.when ? vadcli.seconds(event.start_time.slice(11).match(/^[\d:.]*/)[0]) : null;

@@ -12,7 +12,7 @@
   };
   $("theme").addEventListener("click", () => set(NEXT[root.dataset.theme || "system"]));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => timelines.redraw());
-  // On paper everything is open, in light colours, and every curve is drawn. Afterwards the page is as it was.
+  // For printing, every section is opened, colours are light, and every curve is drawn. Afterwards the page is as before.
   let before = null;
   const print = () => {
     if (before) return;

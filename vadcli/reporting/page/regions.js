@@ -6,9 +6,9 @@ vadcli.regions = (() => {
   const STEP = 0.01;
   const WORDS = {ignore: "hidden", only: "looked at"};
   const drawn = data.cameras.map(({regions}) => structuredClone(regions || {ignore: [], only: []}));
-  let camera = null; // the place of the camera that is shown
-  let points = []; // of the polygon that is being drawn
-  let closed = []; // the lists that got the polygons drawn here, the last one at the end
+  let camera = null; // the number of the camera that is shown
+  let points = []; // the points of the polygon that is being drawn
+  let closed = []; // for undo: the list (ignore or only) to which each polygon was added, the newest at the end
   let cursor = [0.5, 0.5];
 
   const shape = (tag, attributes) => {
@@ -94,12 +94,12 @@ vadcli.regions = (() => {
   const dialog = el(
     "dialog", {id: "regions", "aria-labelledby": "regions-heading"},
     el("div", {class: "head"}, heading, button("Close", () => dialog.close())),
-    el("p", {class: "dim", id: "regions-keys"}, "Click the corners of a polygon, then close it. On the keyboard, arrows move the cross (with Shift further), Enter sets a corner, c closes the polygon, Backspace takes the last step back."),
+    el("p", {class: "dim", id: "regions-keys"}, "Click the corners of a polygon, then close it. On the keyboard, arrows move the cross (with Shift faster), Enter sets a corner, c closes the polygon, Backspace undoes the last step."),
     el("div", {class: "tools"}, el("label", {}, kinds[0], " Hide what is inside"), el("label", {}, kinds[1], " Look only at what is inside")),
     pad,
     state,
-    el("div", {class: "tools"}, button("Close polygon", close), button("Undo", undo), button("Remove all of this camera", clear), el("button", {type: "button", onclick: save}, "Save regions.json")),
-    el("p", {class: "dim"}, "The file has the regions of all cameras. They count from the next scan on: vadcli scan … --ignore regions.json"),
+    el("div", {class: "tools"}, button("Close polygon", close), button("Undo", undo), button("Remove all regions of this camera", clear), el("button", {type: "button", onclick: save}, "Save regions.json")),
+    el("p", {class: "dim"}, "The file has the regions of all cameras. Use it in the next scan: vadcli scan … --ignore regions.json"),
   );
   document.body.append(dialog);
 

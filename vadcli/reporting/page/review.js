@@ -1,5 +1,5 @@
 "use strict";
-// What the reader says of events: kept in this browser, saved as JSON or CSV, loaded again.
+// The reader's verdicts on events: stored in this browser, saved as JSON or CSV, and loaded again.
 vadcli.review = (() => {
   const {data, events, $} = vadcli;
   const place = `vadcli-review:${data.archive}`;
@@ -33,7 +33,7 @@ vadcli.review = (() => {
   };
   const tell = () => {
     const count = events.filter((event) => of(event).verdict).length;
-    const where = keeps ? "kept in this browser" : "this browser keeps nothing: save it before you leave";
+    const where = keeps ? "stored in this browser" : "this browser stores nothing: save the review before you leave";
     $("kept").textContent = `${count} of ${events.length} reviewed, ${where}`;
     if ($("learn")) $("learn").hidden = count < ENOUGH_TO_LEARN;
     listeners.forEach((listener) => listener());
@@ -47,7 +47,7 @@ vadcli.review = (() => {
         return Object.fromEntries(COLUMNS.map((name) => [name, {...event, verdict, note: note || "", reviewed_at}[name] ?? null]));
       });
   const asJson = () => JSON.stringify({format_version: 1, generator: data.generator, reviews: rows()}, null, 2) + "\n";
-  // A cell that a spreadsheet would run as a formula gets an apostrophe in front.
+  // A cell that a spreadsheet would run as a formula gets an apostrophe before its text.
   const cell = (value) => {
     let text = value === null ? "" : String(value);
     if (/^'*[=+\-@\t\r]/.test(text)) text = `'${text}`;
@@ -60,13 +60,13 @@ vadcli.review = (() => {
     setTimeout(() => URL.revokeObjectURL(url), 10000);
   };
 
-  // Takes a saved review; says what was wrong with it, or how many of its entries are events of this report.
+  // Loads a saved review. Returns what was wrong with it, or how many of its entries are events of this report.
   const load = (text) => {
     let document_;
     try {
       document_ = JSON.parse(text);
     } catch {
-      return "not JSON: load what “Save review as JSON” wrote";
+      return "not JSON: load a file that “Save review as JSON” wrote";
     }
     if (document_?.format_version !== 1 || !Array.isArray(document_.reviews)) return "not a review of format version 1";
     const known = new Set(events.map(keyOf));

@@ -1,5 +1,5 @@
 "use strict";
-// The list of events: filtered, sorted, a page at a time; and the dialog that shows one.
+// The list of events, filtered, sorted and shown page by page; and the dialog that shows one event.
 vadcli.table = (() => {
   const {events, el, clock, lasting, seconds, review, data, nameOf, $} = vadcli;
   const PAGE = 100;
@@ -119,7 +119,7 @@ vadcli.table = (() => {
     page = Math.min(Math.max(0, page), last);
     rows = new Map(found.slice(page * PAGE, (page + 1) * PAGE).map((event) => [event, row(event)]));
     body.replaceChildren(...rows.values());
-    if (!rows.size) body.append(el("tr", {role: "row"}, el("td", {role: "cell", colspan: "8"}, events.length ? "No event is like that." : "There are no events.")));
+    if (!rows.size) body.append(el("tr", {role: "row"}, el("td", {role: "cell", colspan: "8"}, events.length ? "No event matches these filters." : "There are no events.")));
     else body.firstElementChild.tabIndex = 0;
     $("count").textContent = found.length === events.length ? counted(events.length) : `${found.length.toLocaleString("en")} of ${counted(events.length)}`;
     $("page").textContent = `page ${page + 1} of ${last + 1}`;
@@ -168,7 +168,7 @@ vadcli.table = (() => {
   $("first")?.addEventListener("click", (click) => {
     const event = events[click.target.dataset.event];
     click.preventDefault();
-    form.reset(); // the list is filtered again in a timer
+    form.reset(); // its listener filters the list again, in a timer
     setTimeout(() => {
       page = Math.floor(found.indexOf(event) / PAGE);
       draw();

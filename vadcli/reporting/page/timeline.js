@@ -1,16 +1,16 @@
 "use strict";
-// A camera's footage as one score curve with its events, made when it comes into view or is printed.
+// One score curve per camera, with its events. A curve is made when it comes into view or is printed.
 vadcli.timelines = (() => {
   const {data, events, el, clock, lasting, colour, nameOf, $} = vadcli;
   const NO_SCORE = 255;
   const LEVELS = 254;
   const STEPS_S = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800, 604800];
-  const NAMED = 8; // quiet cameras that are named while they are folded
+  const NAMED = 8; // the heading of the folded cameras names at most this many of them
   const PRINT_PX = 700; // about the width of the text on A4 and on letter paper
   const waiting = new Map();
   const loaded = new Set();
   const made = [];
-  const unmade = new Set(); // what makes a curve that nobody has seen yet
+  const unmade = new Set(); // one function per curve that is not made yet
   vadcli.curves = (place, packed) => waiting.get(place)?.(packed);
 
   const byVideo = new Map();
@@ -19,7 +19,7 @@ vadcli.timelines = (() => {
     byVideo.get(event.place).push(event);
   }
 
-  // [seconds, scores] of a camera's videos, a gap between two.
+  // Returns [seconds, scores] of a camera's videos, with a gap between two videos.
   const unpack = (camera, packed) => {
     const at = [];
     const score = [];
@@ -100,7 +100,7 @@ vadcli.timelines = (() => {
     );
     const whole = [0, Math.max(camera.end_s, 1e-3)];
     let current = -1;
-    let held = null; // the event that keys went to, until the mouse goes elsewhere
+    let held = null; // the event that was chosen by key, until the mouse moves to another place
     const inView = (seconds) => seconds >= chart.scales.x.min && seconds <= chart.scales.x.max;
     const middleOf = ({from, to}) => (from + to) / 2;
     const point = () => {
@@ -169,7 +169,7 @@ vadcli.timelines = (() => {
     };
   };
 
-  // With --assets, curves are files. They are all loaded soon after the page, because printing cannot wait for them.
+  // With --assets, curves are files. All of them are loaded soon after the page, because printing can't wait for them.
   const load = (place) => {
     const {script} = data.cameras[place];
     if (!script || !waiting.has(place) || loaded.has(place)) return;
