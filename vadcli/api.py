@@ -77,7 +77,7 @@ def scan(
 
 
 def verify(out: PathGiven = DEFAULT_OUT, **options: Any) -> VerifyResult:
-    """Ask a multimodal model about the spans where a scan scored highest, and make the events again from both.
+    """Ask a multimodal model about the spans where a scan scored highest, and make the events again from scores and answers.
 
     Args:
         out: a scan's output folder.

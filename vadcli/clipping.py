@@ -174,7 +174,7 @@ class _Cutter:
         return list(dict.fromkeys([own if self._options.container == "same" else f".{self._options.container}", ".mkv"]))
 
     def _file(self, document: EventsDocument, event: Event, suffix: str) -> Path:
-        """Return the path of a clip. Its name differs for every event, content of the footage, and length before and after."""
+        """Return the path of a clip. Its name depends on the event, the content of the footage, and --before and --after."""
         video = str(document.video["path"])
         content = document.scan.source.get("content") if document.scan else None
         parts = [video, content, event.start_frame, event.end_frame, self._before_s, self._after_s]
@@ -204,7 +204,7 @@ class _Cutter:
 
 
 def _part(text: str) -> str:
-    """Return a text as a part of a file name."""
+    """Return a text in a form that is allowed in file names."""
     return _FORBIDDEN.sub("-", text).strip("-._")[:_LONGEST_PART]
 
 

@@ -222,7 +222,7 @@ def read_labels(path: Path) -> Iterator[tuple[str, bool, str]]:
         if label not in (*YES, *NO):
             raise DocumentError(f"{where}: the label {label!r} is not known", hint="write normal or abnormal")
         if not video or video in seen:
-            raise DocumentError(f"{where}: {f'{video} has a label already' if video else 'there is no video'}")
+            raise DocumentError(f"{where}: {f'{video} has a label already' if video else 'the video is missing'}")
         seen.add(video)
         category = (row.get("category") or "").strip()
         yield video, label in YES, category if label in YES else ""
@@ -237,14 +237,14 @@ def _check(name: str, kind: type[Head], options: LearnOptions, found: _Collected
     if len(found.encoders) > 1:
         names = sorted({" and ".join(one.name for one in vectors.encoders) for vectors in found.encoders.values()})
         raise UsageError(
-            f"the stored vectors are of several encoders: {', '.join(names)}",
+            f"the stored vectors come from several encoders: {', '.join(names)}",
             hint="choose videos of one of them with --include",
         )
     count = len(next(iter(found.encoders)))
     if count != kind.encoders:
         raise UsageError(
             f"--head {name} reads the vectors of {how_many(kind.encoders, 'encoder')}, not of {count}",
-            hint="name the output folder with the other encoder's vectors with --embeddings"
+            hint="name the folder that has the other encoder's vectors, with --embeddings"
             if count < kind.encoders
             else "leave --embeddings out",
         )

@@ -86,7 +86,7 @@ class PruneResult:
 
 
 def prune_all(out: Path, options: PruneOptions) -> PruneResult:
-    """Remove the results that the options name from an output folder.
+    """Remove results from an output folder, as the options say.
 
     Raises:
         UsageError: the folder does not exist, or its footage can't be reached.
@@ -133,7 +133,7 @@ class _Pruning:
                 self.problems.append(str(error))
 
     def _missing(self, documents: dict[str, EventsDocument]) -> dict[str, str]:
-        """Return name of the files -> reason, for the videos that no longer exist.
+        """Return name of a video's files -> reason, for the videos that no longer exist.
 
         Raises:
             UsageError: no part of the footage can be reached.
@@ -172,7 +172,7 @@ class _Pruning:
         return f"{root}: neither its {how_many(len(keys), 'video')} nor their folders exist, so nothing is removed"
 
     def _old(self, documents: dict[str, EventsDocument]) -> dict[str, str]:
-        """Return name of the files -> reason, for the videos that are older than the options allow."""
+        """Return name of a video's files -> reason, for the videos that are older than the options allow."""
         if self.options.older_than is None:
             return {}
         before = datetime.now(UTC) - timedelta(seconds=parse_duration(self.options.older_than, "older_than"))

@@ -143,7 +143,7 @@ def _write_all(spans: list[_Span], renderer: _Renderer, scratch: Scratch) -> tup
 
 
 def event_clip(rendered: Path, event_id: int) -> Path:
-    """Return the file for one event, in the folder of the rendered whole video."""
+    """Return the path of the file for one event. It is in the same folder as the rendered whole video."""
     return rendered.with_name(f"{rendered.stem}.event-{event_id:03d}.mp4")
 
 

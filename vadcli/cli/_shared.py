@@ -138,7 +138,7 @@ class ScanDisplay:
         self._bar = tqdm(total=self.total, file=sys.stderr, bar_format=bar_format, disable=not show, leave=False)
 
     def move(self) -> None:
-        """Show how far the scan is."""
+        """Show how far the scan has come."""
         now = time.monotonic()
         if not self._bar.disable:
             if now - self._last_shown >= REFRESH_S:
@@ -355,7 +355,7 @@ def _parameter(item: Field[Any], hint: Any) -> inspect.Parameter:
 
 
 def _plain(hint: Any) -> Any:
-    """Returns the type that a command-line value is converted to: X for `X | None`, str for a Literal."""
+    """Returns the type to which a command-line value is converted: X for `X | None`, str for a Literal."""
     if typing.get_origin(hint) is typing.Literal:
         return str
     parts = [part for part in typing.get_args(hint) if part is not type(None)]

@@ -160,8 +160,8 @@ def bench(*, paths: Paths = None, options: BenchOptions) -> None:
 def _scratch() -> Iterator[Path]:
     """Yields a temporary folder that is always removed at the end. SIGINT and SIGTERM end the process at once.
 
-    A signal does not raise an exception: no work must be finished, and an exception could leave a lock in the hands of a
-    running thread. The decoders end together with this process.
+    A signal does not raise an exception: no work has to be finished, and after an exception a running thread could still hold a
+    lock. The decoders end together with this process.
     """
     with TemporaryDirectory(prefix="vadcli-bench-") as folder:
 

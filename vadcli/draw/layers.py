@@ -204,7 +204,7 @@ OUTLINE_COLOUR = (255, 224, 130)
 class HeatLayer:
     """Draws masks over pictures of one size.
 
-    Between two sampled frames, the same mask is drawn several times. Then only the blending is computed again.
+    Between two sampled frames, the same mask is drawn several times. It is prepared once, and only blended again.
 
     Args:
         width, height: size of the pictures in pixels.

@@ -81,8 +81,8 @@ class Cameras:
         needs: which clips the scan reads: the detector's needs, changed by the sampling options.
         loader_options: how bursts are read.
         seed: seed of the random sample of footage.
-        refit: True fits each camera again, once per run; False fits no camera that has a model; None fits a camera again if its
-            model `is_outgrown`.
+        refit: if True, each camera is fitted again, once per run. If False, no camera that has a model is fitted again. If
+            None, a camera is fitted again if its model `is_outgrown`.
         stopped: called while waiting for another process; True ends the wait.
         told: called with a camera and the number of frames that were just read for its fit.
         regions: the hidden parts of each camera's picture.
@@ -111,7 +111,7 @@ class Cameras:
         return self.detector.fits_camera and camera not in self._fitted and self.stored(camera) is None
 
     def is_outgrown(self, camera: str, whole: Sequence[WorkUnit]) -> bool:
-        """True if the model was fitted on little footage, and the camera's videos (`whole`) now are GROWTH times as much."""
+        """True if the model was fitted on little footage, and the camera's videos (`whole`) are now GROWTH times as large."""
         if self.refit is not None or not self.detector.fits_camera or camera in self._fitted:
             return False
         model = self._read(camera)
@@ -155,7 +155,7 @@ class Cameras:
         return accepts is None or bool(accepts(model))
 
     def fit(self, camera: str, clips: Sequence[Clip], footage: Footage) -> CameraModel | None:
-        """Fit and store a model. If another process has already stored one, return that: equal input gives equal models."""
+        """Fit and store a model. If another process has already stored one, return it: equal footage gives equal models."""
         with self._claim(camera):
             before = None if self.refit else self._read(camera)
             model = before
@@ -175,7 +175,7 @@ class Cameras:
                 return replace(model, footage=footage, regions=self.regions.of(camera).sha256)
         if before is None or before.footage is None:
             return before
-        return replace(before, footage=replace(before.footage, bytes=footage.bytes))  # so the next run does not try again
+        return replace(before, footage=replace(before.footage, bytes=footage.bytes))  # so that the next run does not try again
 
     @contextmanager
     def _claim(self, camera: str) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Makes events from scores, as the options of the scan and the choices in OUT (`vadcli events --write`) ask for it."""
+"""Makes events from scores. The rules come from the options of the scan and the choices in OUT (`vadcli events --write`)."""
 
 from __future__ import annotations
 

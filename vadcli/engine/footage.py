@@ -14,8 +14,8 @@ from vadcli.engine.plan import WorkUnit
 from vadcli.types import CameraModel, Clip, Footage
 from vadcli.types.media import clock
 
-# A model that was fitted on this much footage is only fitted again if the user asks for it. A score stands for a rate per hour,
-# and it takes an hour of footage to see what happens once per hour.
+# A model that was fitted on this much footage is fitted again only if the user asks for it. A score stands for a rate per hour,
+# and only an hour of footage shows what happens once per hour.
 ENOUGH_S = 3600.0
 # A model that was fitted on less is fitted again when there are this many times as many bytes. So there are only few fits:
 # a camera whose first video has ten seconds is fitted again at most nine times before it has an hour.
@@ -62,8 +62,8 @@ def estimated_footage(
 ) -> Footage:
     """Return an estimate of a camera's footage if only bursts of it were read.
 
-    The declared length of a video may be wrong. So only the share of the length counts that equals the share of the video's
-    bursts that could be read.
+    The declared length of a video may be wrong. So if only a share of its bursts could be read, only this share of its length
+    counts.
 
     Args:
         whole: all videos of the camera.

@@ -12,7 +12,7 @@ from vadcli.errors import UsageError
 from vadcli.types.text import NotText, decode_text, text_encoding
 from vadcli.types.urls import is_remote, shown
 
-_URL = re.compile(r"(?:^|/)[A-Za-z][A-Za-z0-9+.-]+:/")  # a path has lost one of the two slashes
+_URL = re.compile(r"(?:^|/)[A-Za-z][A-Za-z0-9+.-]+:/")  # one slash only, because pathlib has removed the other one
 
 
 NO_URL = "this is a URL, and streams are not read"
@@ -29,7 +29,7 @@ def absolute(paths: Iterable[Path]) -> list[Path]:
     if remote and len(remote) < len(found):
         raise UsageError(
             f"{shown(remote[0])}: in an object store, but other footage is on this machine",
-            hint="scan them into two folders OUT",
+            hint="scan the two into different folders with --out",
         )
     return found
 

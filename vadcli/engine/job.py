@@ -1,4 +1,4 @@
-"""Decides whether a video needs scanning and where an interrupted scan continues, from fingerprints.
+"""Decides by fingerprints whether a video needs scanning, and where an interrupted scan continues.
 
 Two scans of a video give equal results if the video's content and every option that changes a score are equal. The fingerprint
 is a hash of both. The content is identified by its size and three samples of 64 KiB. If the size and the modification time have
@@ -97,7 +97,7 @@ def source_of(unit: WorkUnit, known: Mapping[str, Any] | None = None) -> dict[st
 
     Args:
         unit: the video.
-        known: what this function returned for an earlier scan. Its hash is used if size and time have not changed.
+        known: the result of this function in an earlier scan. Its hash is used if size and time have not changed.
 
     Raises:
         NotFinished: the file has vanished or can't be read.
@@ -180,7 +180,7 @@ class ScanJob:
         attribution: finds the categories of events; None if this is not needed.
         propagation: makes a mask for every frame; None if the options do not ask for it.
         refinement: refines the masks in events, if the options ask for it.
-        refined: hash of what refines masks; "" if nothing does.
+        refined: hash of the model that refines masks; "" if masks are not refined.
         times: how the wall-clock start of a video is found.
         regions: the hidden parts of each camera's picture.
     """
@@ -293,7 +293,7 @@ def _is_anothers(stored: Mapping[str, Any], source: Mapping[str, Any], unit: Wor
 
 
 def _has_masks(job: ScanJob, video: str, metadata: ScoresMetadata) -> bool:
-    """True if the mask files that the options ask for are stored, with masks for the right frames, refined or not as asked."""
+    """True if the mask files that the options ask for are stored, for the right frames, and are refined as the options ask."""
     wanted = [job.layout.mask_video(video)] * job.mask_video + [job.layout.mask_rle(video)] * job.mask_rle
     fits = metadata.masks is job.masked_rows and str(metadata.extra.get("refined", "")) == job.refined
     return all(path.exists() for path in wanted) and (fits or not wanted)

@@ -39,7 +39,7 @@ class LocalRunner:
         stop: ends the run early.
 
     Raises:
-        UsageError: the detector cannot do what the options ask for.
+        UsageError: the detector can't do what the options ask for.
         WeightsError: the model that refines masks is missing.
     """
 

@@ -81,7 +81,7 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     def shard(self, part: int, parts: int) -> tuple[WorkUnit, ...]:
-        """Return the units of shard `part` of `parts`. A hash of its name decides a video's shard, so it never changes."""
+        """Return the units of shard `part` of `parts`. The shard of a video depends only on its name, so it never changes."""
         return tuple(unit for unit in self.units if _bucket(unit.video, parts) == part - 1)
 
 
@@ -281,7 +281,7 @@ def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_scan_output(folder: Path) -> bool:
-    """True if the folder is the output of any scan. Its mask videos and rendered videos are not footage."""
+    """True if the folder is the output folder of a scan. Its mask videos and rendered videos are not footage."""
     return os.path.isfile(folder / "run.json") and os.path.isdir(folder / "scores")
 
 

@@ -23,7 +23,7 @@ UNKNOWN = Decision(Need.SCAN, "", {})
 
 
 class ClaimQueue:
-    """Turns videos into tasks, or into results if there is nothing to scan.
+    """Turns each video into a task, or into a result if it needs no scan.
 
     Args:
         job: the scan's settings.

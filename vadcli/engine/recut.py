@@ -42,7 +42,7 @@ class StoredEvents:
     """The events of the videos in an output folder.
 
     Attributes:
-        documents: one per video.
+        documents: one document per video.
         problems: one line per document that could not be read.
     """
 
@@ -86,9 +86,7 @@ def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
     when = options.when()
     unknown = sum(document.start is None and bool(document.events) for document in cut.documents)
     if when and unknown:
-        log.warning(
-            "left out, because nothing says when they started: %d of %d videos with events", unknown, len(cut.documents)
-        )
+        log.warning("%d of %d videos have events but no known start time, so they are left out", unknown, len(cut.documents))
     return StoredEvents(tuple(choose(cut.documents, when, options.category)), tuple(cut.problems))
 
 

@@ -1,4 +1,4 @@
-"""`--refine-masks`: SAM2's outlines replace the blobs of stored masks, in the frames of events.
+"""`--refine-masks`: in the frames of events, replaces the blobs of stored masks by the outlines that SAM2 finds.
 
 The frames of events are read again after a video is scored. One frame and its mask are in memory at a time.
 """

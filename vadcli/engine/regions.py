@@ -17,11 +17,11 @@ MOST_NAMED = 10
 
 
 def warn_if_ignored(options: RegionOptions, detector: Detector) -> None:
-    """Log a warning for each option that the detector cannot use."""
+    """Log a warning for each option that the detector can't use."""
     if options.min_size is not None and not getattr(detector, "uses_min_size", False):
         log.warning("the %s detector can't tell how large things are; it ignores --min-size", detector.name)
     if options.motion_detail != 1 and not getattr(detector, "uses_motion_detail", False):
-        log.warning("the %s detector has a frame size of its own; it ignores --motion-detail", detector.name)
+        log.warning("the %s detector chooses its own frame size; it ignores --motion-detail", detector.name)
     if options.still and not getattr(detector, "uses_still", False):
         log.warning("the %s detector does not look for things that stand still; it ignores --still", detector.name)
 

@@ -45,7 +45,7 @@ def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreT
     """Write the vectors of the sampled frames if the options ask for it; otherwise remove the vectors of an earlier scan.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: the file can't be written.
     """
     path, embedder = job.layout.embeddings(task.unit.video), job.embedder
     if embedder is None or not stored.header.embedding_bytes:

@@ -255,7 +255,7 @@ class Scan:
             yield
         except OutputError as error:
             if not self._record_is_stale:
-                log.error("the run's record is not up to date: %s", error)
+                log.error("the run record is not up to date: %s", error)
             self._record_is_stale = True
 
     @contextmanager

@@ -180,7 +180,7 @@ class MaskSpans:
     Attributes:
         starts: (S,) numbers of the sampled frames.
         ends: (S,) number of the frame after the last frame of each span.
-        propagated: (S,) True if an event touches the span and the span has more than the sampled frame.
+        propagated: (S,) True if an event touches the span, and the span has other frames than the sampled frame.
     """
 
     starts: IndexArray

@@ -1,4 +1,4 @@
-"""Lists which file suffixes are videos, which are images, and which are neither and need no message."""
+"""Lists the file suffixes of videos and of images, and other suffixes that need no message."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class VideoWriter:
             embedding: T vectors or None.
 
         Raises:
-            OutputError: the checkpoint cannot be written.
+            OutputError: the checkpoint can't be written.
         """
         count = len(rows)
         here = np.flatnonzero(clip.valid & (clip.frame_index >= rows.first))
@@ -97,7 +97,7 @@ class VideoWriter:
         kept = None
         if mask is not None:
             pixels = np.rint(mask[here] * 255).astype(np.uint8)
-            if not self.job.keeps_masks:  # else `write_masks` makes the boxes from the masks
+            if not self.job.keeps_masks:  # otherwise `write_masks` makes the boxes from the masks
                 self._box_level = self.job.rules.of_video(self.task.unit.video).mask_level
                 lowest = self.job.detector.mask_scale.lowest(self._box_level)
                 boxes[at] = _boxes(pixels, self.info.width, self.info.height, lowest, self._hidden)

@@ -40,7 +40,7 @@ def one_line(text: str) -> str:
 def recorded_at(document: EventsDocument, event: Event) -> str:
     """Returns the wall-clock time at which the event starts, such as 2026-11-29 14:03:22.
 
-    Returns "" if it is not known, or only from the time of the file's last change.
+    Returns "" if the time is not known, or only known from the time of the file's last change.
     """
     start = document.start
     return f"{start.at(event.start_s):%Y-%m-%d %H:%M:%S}" if start and start.is_recorded else ""
@@ -50,7 +50,7 @@ _NOT_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U001
 
 
 def legal_in_xml(text: str) -> str:
-    """Returns the text after replacing the characters that XML does not allow, which can't even be escaped."""
+    """Returns the text after replacing the characters that XML does not allow, not even in escaped form."""
     return _NOT_XML.sub("\ufffd", text)
 
 
@@ -116,7 +116,7 @@ def _csv_row(document: EventsDocument, event: Event, columns: Sequence[str]) -> 
 
 
 def to_vtt(document: EventsDocument) -> str:
-    """Returns WebVTT captions of one video, with one cue per event. A second line says when it happened, if this is known."""
+    """Returns WebVTT captions of one video, with one cue per event. A second line has its wall-clock time, if this is known."""
     blocks = ["WEBVTT"]
     for event in document.events:
         start_ms = round(event.start_s * 1000)

@@ -89,7 +89,7 @@ class Archive:
 
     @property
     def name(self) -> str:
-        """The output folder's name, with bytes that are not UTF-8 replaced."""
+        """The output folder's name; bytes that are not UTF-8 are written as %XX."""
         return printable(self.layout.out.absolute().name)
 
     @property
@@ -230,7 +230,7 @@ def moment(since: str, runs: Sequence[StoredRun], zone: str = "") -> datetime:
 
 
 def last_run_start(runs: Sequence[StoredRun]) -> datetime:
-    """Return when the last run started. Shards of a scan that started at about the same time are one run.
+    """Return when the last run started. Shards of a scan that started at about the same time count as one run.
 
     Args:
         runs: at least one.

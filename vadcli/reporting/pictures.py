@@ -163,7 +163,7 @@ class InFolder:
                 name = os.fsencode(entry.name)
                 if _OURS.fullmatch(name) and name not in named:
                     entry.unlink()
-        except OSError:  # a page that can't be read may use any file, so all are kept
+        except OSError:  # a page that can't be read may use any file, so all files are kept
             return
 
     def _pages(self) -> list[str]:
@@ -213,7 +213,7 @@ def pack(values: FloatArray) -> str:
 
 
 def highest_score(curves: Iterable[str]) -> float | None:
-    """Return the highest score of packed curves, to within half a level; None if they have no scores."""
+    """Return the highest score of packed curves, with an error of at most half a level; None if they have no scores."""
     levels = np.frombuffer(b"".join(map(base64.b64decode, curves)), np.uint8)
     scores = levels[levels != NO_SCORE]
     return float(scores.max()) / LEVELS if scores.size else None

@@ -224,7 +224,7 @@ class OutputLayout:
         return _files_under(self.runs, ".json")
 
     def rename_old_files(self, videos: Iterable[str], cameras: Iterable[str]) -> None:
-        """Renames the files of these videos and cameras that an earlier version named, so that they have today's names.
+        """Renames the files of these videos and cameras that still have the names of an earlier version.
 
         Other scans may do the same at the same time.
         """

@@ -54,7 +54,7 @@ class FileLock:
                 if not _lock(fd, path):
                     os.close(fd)
                     return None
-                if _is_at(fd, path):  # otherwise its last holder has deleted it meanwhile, and the lock protects nothing
+                if _is_at(fd, path):  # if not, its last holder has deleted it meanwhile, and this lock protects nothing
                     return cls(path, fd)
             except BaseException:
                 os.close(fd)
@@ -186,7 +186,7 @@ class Scratch:
         After an error, the temporary file is removed instead. It has the same suffix as `final`. Missing folders are created.
 
         Raises:
-            OutputError: there is no space or no permission, or the file system is read-only. `final` is unchanged.
+            OutputError: space or permission is missing, or the file system is read-only. `final` is unchanged.
         """
         temporary = self.folder / f"{next(self._numbers)}{final.suffix}"
         try:

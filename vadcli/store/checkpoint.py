@@ -31,7 +31,7 @@ _HEADER_KEY = b"vadcli.checkpoint"
 _FSYNC_EVERY_S = 5.0
 # Speed matters more than size: the masks are compressed while a device waits for clips.
 _MASK_CODEC, _MASK_LEVEL = "zstd", 1
-# If a length in the file is damaged, the reader may request far too much memory; hence the last two errors.
+# If a length in the file is damaged, the reader may request far too much memory. This causes the last two errors.
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError)
 
 
@@ -89,8 +89,8 @@ class CheckpointBlock(RowTable):
         sampled: (R,) bool.
         raw: (R, K) float32. Only sampled rows are stored; the others read back as NaN.
         bbox: (R, 4) int32 x, y, width, height in display pixels; the width is 0 if a row has no box.
-        mask: (R, h, w) uint8, round(255 × pixel score). Only sampled rows are stored; the others read back as 0. None if
-            no masks are stored or the reader did not ask for them.
+        mask: (R, h, w) uint8, round(255 × mask) on the detector's mask scale. Only sampled rows are stored; the others read
+            back as 0. None if no masks are stored or the reader did not ask for them.
         embedding: (R, E) uint8, packed as by `Embeddings.pack`. Only sampled rows are stored; the others read back as 0. None
             if none are stored or the reader did not ask for them.
     """
@@ -195,14 +195,14 @@ class CheckpointWriter:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds: its header, and where its whole blocks end.
+    """The content of a checkpoint file: its header, and the place where its whole blocks end.
 
     Attributes:
         path: the file.
         header: describes the scan that wrote the file.
         rows: number of rows in whole blocks.
-        last_row: frame_index of the last row in whole blocks; -1 if there is none.
-        end: number of bytes up to the end of the last whole block; what follows is a torn block.
+        last_row: frame_index of the last row in whole blocks; -1 if the file has no whole block.
+        end: number of bytes up to the end of the last whole block. The bytes after it are a torn block.
     """
 
     path: Path
@@ -232,7 +232,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:
-    """Reads the checkpoint at `path`. Returns None if there is no file or if its header can't be read.
+    """Reads the checkpoint at `path`. Returns None if the file does not exist or if its header can't be read.
 
     Reading ends at the first torn or damaged block. Only the blocks before it are used.
     """

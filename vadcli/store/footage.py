@@ -18,7 +18,7 @@ _GONE = (errno.ENOENT, errno.ENOTDIR)
 
 
 class Presence(Enum):
-    """Whether footage exists."""
+    """The answer to whether footage exists."""
 
     HERE = "here"
     GONE = "gone"

@@ -58,7 +58,7 @@ class MaskFiles:
             (S, 4) x, y, width, height; the width is 0 if a mask has no such pixel.
 
         Raises:
-            OutputError: a file cannot be written; the files before it are in place.
+            OutputError: a file can't be written; the files before it are in place.
         """
         boxes: list[Box] = []
         last, box = None, NO_BOX

@@ -189,7 +189,7 @@ def rle_threshold(path: Path) -> float:
 
 
 def refined_metadata(path: Path) -> str:
-    """Returns what a file of run lengths says about refined masks, as `refined_tag` does for mask videos."""
+    """Returns the note of a file of run lengths about refined masks, in the same form as `refined_tag`."""
     return _metadata(path).get(b"vadcli.refined", b"").decode()
 
 
@@ -244,8 +244,8 @@ def _batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
 class MaskTrack:
     """Reads the masks of a video by row. One mask is in memory at a time.
 
-    If you ask for an earlier row than before, the file is read from its start again. Masks come from the mask video if there
-    is one, otherwise from the run lengths. If there is neither file, there are no masks.
+    If you ask for an earlier row than before, the file is read from its start again. Masks come from the mask video if it
+    exists, otherwise from the run lengths. If neither file exists, there are no masks.
 
     Args:
         table: the video's scores, which say which rows are sampled.

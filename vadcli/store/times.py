@@ -18,8 +18,8 @@ from vadcli.types.wall_clock import in_zone
 def timed(document: EventsDocument, rules: TimeRules) -> EventsDocument:
     """Returns the document with the start of its video.
 
-    A stored start is kept, unless the user gave rules. If it came from the pattern of an earlier scan, and the rules have no
-    pattern, then only its time zone is changed, because the earlier pattern is not stored.
+    A stored start is kept, unless the user gave rules. If it came from a pattern of an earlier scan, and the rules have no
+    pattern, only its time zone is changed, because the earlier pattern is not stored.
     """
     if document.start is not None:
         if not rules.given:

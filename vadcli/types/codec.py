@@ -138,7 +138,7 @@ def read_document(
         read: returns the bytes of the file, or of the part that is needed.
 
     Raises:
-        DocumentError: the file cannot be read, is not JSON, or has another version.
+        DocumentError: the file can't be read, is not JSON, or has another version.
     """
     try:
         document = json.loads(read(path))

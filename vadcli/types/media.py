@@ -52,7 +52,7 @@ class DecoderName(StrEnum):
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What is known about a video without decoding it.
+    """The facts about a video that are known without decoding it.
 
     Attributes:
         path: the file, or the folder of numbered images.
@@ -78,7 +78,7 @@ class VideoInfo:
         missing: number of frames that the file should have but does not have: it ends early, or another stream takes over.
         missing_reason: a text that says why frames are missing; empty if `missing` is 0.
         note: a text that says what else of the file is left out; empty if nothing is left out.
-        one_frame_per_packet: False if a packet may hold two frames, half a frame, or only the order to repeat a frame.
+        one_frame_per_packet: False if a packet may hold two frames, half a frame, or only a command to repeat a frame.
         reference: (N,) bool, False if no other frame refers to the frame, so that a decoder can skip it. Empty if this is
             not known, or if it is not safe to skip frames of this file.
     """

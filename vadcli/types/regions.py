@@ -151,7 +151,7 @@ class Regions:
         return Regions(tuple(dict.fromkeys(self.ignore + other.ignore)), tuple(dict.fromkeys(self.only + other.only)))
 
     def hidden(self, width: int, height: int) -> BoolArray:
-        """Returns (height, width) bool: True for each pixel of which any part is hidden."""
+        """Returns (height, width) bool: True for each pixel if any part of it is hidden."""
         fine = max(1, min(_SAMPLES_PER_SIDE, _FINE_PX // max(width, height)))
         wide, tall = width * fine, height * fine
         found = ~_union(self.only, wide, tall) if self.only else np.zeros((tall, wide), np.bool_)

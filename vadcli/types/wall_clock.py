@@ -188,7 +188,7 @@ def in_zone(start: StartTime, zone: str) -> StartTime:
 
 
 def _in_zone(moment: datetime, zone: tzinfo | None) -> datetime | None:
-    """Returns a time in a zone; None for the zone stands for this machine's zone. A time without a zone is read in this zone.
+    """Returns a time in a zone, in which a time without a zone is read. If `zone` is None, this machine's zone is used.
 
     Returns None if the result is outside the range of datetime.
     """
@@ -237,7 +237,7 @@ class DayWindow:
         return (_seconds(self.end) - _seconds(self.begin)) % _DAY_S or _DAY_S
 
     def after_begin_s(self, moment: datetime) -> float:
-        """Returns the seconds since the window last began, at the time of day of `moment`; in [0, 86400)."""
+        """Returns the seconds from the last beginning of the window to the time of day of `moment`, in [0, 86400)."""
         return (_seconds(moment.time()) - _seconds(self.begin)) % _DAY_S
 
     def overlaps(self, begin: datetime, end: datetime) -> bool:

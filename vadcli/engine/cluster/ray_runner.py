@@ -62,7 +62,7 @@ class RayRunner:
     def __init__(self, settings: ScanSettings, detector: Detector, *, stop: Stop) -> None:
         self._ray = import_ray()
         self._here = LocalRunner(settings, detector, stop=stop)
-        # With --detector auto, too, every node must use the detector that this machine has chosen.
+        # Every node must use the detector that this machine has chosen, even with --detector auto.
         self.settings = replace(settings, options=replace(settings.options, detector=detector.name))
         self.options, self.stop = self.settings.options, stop
         self._fits = detector.fits_camera
@@ -76,7 +76,7 @@ class RayRunner:
         """See `Runner`.
 
         Raises:
-            UsageError: there is no cluster at the address, or no node can take part.
+            UsageError: no cluster answers at the address, or no node can take part.
         """
         layout = OutputLayout(self.options.out)
         with Scratch(layout.scratch) as scratch, connected(self._ray, self.options):
@@ -311,7 +311,7 @@ class _Workers:
             .options(
                 num_cpus=cpus,
                 num_gpus=self._gpus(node),
-                max_concurrency=2,  # `stop` must be heard while `scan` runs
+                max_concurrency=2,  # so that `stop` can be called while `scan` runs
                 scheduling_strategy=on_node(self._ray, node),
             )
             .remote(replace(self._options, workers=self._options.workers or cpus))

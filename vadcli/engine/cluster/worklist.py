@@ -89,7 +89,7 @@ class Worklist:
             heapq.heappush(self._ready, chunk)
 
     def next_of(self, camera: str) -> None:
-        """Make the next chunk of a camera available that still has no model."""
+        """Make the next chunk of a camera available, because the camera still has no model."""
         waiting = self._closed.get(camera)
         if waiting:
             heapq.heappush(self._ready, replace(waiting.pop(0), opens=True))
