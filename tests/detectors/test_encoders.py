@@ -64,7 +64,7 @@ def unit(vectors: torch.Tensor) -> np.ndarray:
 
 
 def test_vectors_of_pictures_equal_the_librarys(folder: Path) -> None:
-    encoder: Any = load_encoder(str(folder))
+    encoder: Any = load_encoder(str(folder), precision="fp32")
     model, processor = library(folder)
     frames = pictures(11)
     found = encoder.encode_images(frames)
@@ -79,7 +79,7 @@ def test_vectors_of_pictures_equal_the_librarys(folder: Path) -> None:
 
 
 def test_vectors_of_sentences_equal_the_librarys(folder: Path) -> None:
-    encoder, (model, processor) = load_encoder(str(folder)), library(folder)
+    encoder, (model, processor) = load_encoder(str(folder), precision="fp32"), library(folder)
     if folder.name.startswith("clip"):
         inputs = processor(text=TEXTS, padding=True, return_tensors="pt")
     else:
@@ -95,7 +95,7 @@ def test_vectors_of_old_and_other_clip_folders_equal_the_librarys(own_folder: Pa
     document["text_config"] |= {"eos_token_id": 2, "hidden_act": "gelu"}  # 2: the first folders of CLIP; gelu: OpenCLIP's
     document["vision_config"] |= {"hidden_act": "gelu"}
     (own_folder / "config.json").write_text(json.dumps(document))
-    encoder: Any = load_encoder(str(own_folder))
+    encoder: Any = load_encoder(str(own_folder), precision="fp32")
     model = CLIPModel.from_pretrained(own_folder).eval()
     inputs = AutoTokenizer.from_pretrained(own_folder)(TEXTS, padding=True, return_tensors="pt")
     np.testing.assert_allclose(encoder.encode_text(TEXTS), unit(model.get_text_features(**inputs).pooler_output), atol=1e-5)
@@ -240,8 +240,21 @@ def test_half_precision_is_close(folder: Path, precision: str) -> None:
     assert half.encode_images(frames).dtype == np.float32
 
 
+@pytest.mark.parametrize(
+    ("precision", "amx", "expected"),
+    [("auto", True, torch.bfloat16), ("auto", False, torch.float32), ("fp32", True, torch.float32)],
+)
+def test_auto_is_bf16_only_on_a_cpu_with_amx(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, precision: str, amx: bool, expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx}, raising=False)
+    encoder: Any = load_encoder(str(folders["clip"]), device="cpu", precision=precision)
+    assert encoder.vision.visual_projection.weight.dtype == expected
+    assert encoder.encode_images(pictures(2)).dtype == np.float32
+
+
 def test_sclip_equals_twice_the_librarys_attention_if_keys_are_queries(folders: dict[str, Path]) -> None:
-    encoder: Any = load_encoder(str(folders["clip"]))
+    encoder: Any = load_encoder(str(folders["clip"]), precision="fp32")
     block = encoder.vision.vision_model.encoder.layers[-1].self_attn
     tokens = torch.randn(2, 17, WIDTH, generator=torch.Generator().manual_seed(0))
     theirs = library(folders["clip"])[0].vision_model.encoder.layers[-1].self_attn
@@ -288,7 +301,7 @@ def test_patch_map_lights_the_red_square(own_folder: Path) -> None:
 
 
 def test_patch_of_siglip_is_what_its_head_returns_for_that_patch_alone(folders: dict[str, Path]) -> None:
-    encoder: Any = load_encoder(str(folders["siglip"]))
+    encoder: Any = load_encoder(str(folders["siglip"]), precision="fp32")
     frames = pictures(2)
     found = encoder.patch_map(frames)
     pixels = encoder.rules.apply(torch.from_numpy(frames), torch.float32)

@@ -303,7 +303,10 @@ class DetectorOptions:
     )
     device: str = option("auto", "auto, cpu, cuda (all GPUs) or cuda:N.", panel=HOW)
     precision: str = option(
-        "auto", "Number format; auto is fp16 on a GPU and fp32 on a CPU.", panel=HOW, choices=("auto", "fp16", "bf16", "fp32")
+        "auto",
+        "Number format; auto is fp16 on a GPU and fp32 on a CPU (encoders: bf16 on a CPU with AMX).",
+        panel=HOW,
+        choices=("auto", "fp16", "bf16", "fp32"),
     )
     batch_size: int | None = option(
         None, "Number of clips that are scored together.", panel=HOW, default_text="as memory allows"

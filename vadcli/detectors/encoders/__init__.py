@@ -96,7 +96,7 @@ def load_encoder(name: str, *, device: str = "auto", precision: str = "auto") ->
     Args:
         name: a name of the weights manifest, such as `siglip2-b32`, or a transformers folder.
         device: auto, cpu, cuda or cuda:N. Auto takes the first GPU if there is one.
-        precision: auto, fp16, bf16 or fp32. Auto is fp16 on a GPU, else fp32.
+        precision: auto, fp16, bf16 or fp32. Auto is fp16 on a GPU, bf16 on a CPU with AMX, else fp32.
 
     Raises:
         UsageError: the name, the folder, the device or the precision does not exist, or the name is not an encoder.

@@ -55,7 +55,7 @@ class TransformersEncoder(ABC):
     def __init__(self, name: str, folder: Path, *, device: str, precision: str) -> None:
         self.name, self.folder = name, folder
         self.device = devices_for(device)[0]
-        self.dtype = dtype_for(precision, self.device)
+        self.dtype = encoder_dtype(precision, self.device)
         self.chunk = CPU_CHUNK if self.device.type == "cpu" else GPU_CHUNK
         with loading(folder):
             self.config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -169,6 +169,17 @@ class TransformersEncoder(ABC):
                 pixels = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, self.chunk - len(part)))
                 found[start : start + len(part)] = unit(step(pixels))[: len(part)].reshape(len(part), *shape)
         return found
+
+
+def encoder_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Returns the dtype of an encoder; `auto` is fp16 on a GPU, bf16 on a CPU with AMX (bf16 matrix units), otherwise fp32.
+
+    With AMX, a CPU computes four times as fast in bf16 as in fp32; without AMX, bf16 is slower.
+    """
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)  # older versions of torch do not know
+    if precision == "auto" and device.type == "cpu" and capabilities().get("amx_bf16"):
+        return torch.bfloat16
+    return dtype_for(precision, device)
 
 
 def unit(vectors: Tensor) -> FloatArray:
