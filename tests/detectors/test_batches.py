@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vadcli.detectors.batching import SPARES, ClipBatcher
-from vadcli.types import Clip
+from vadcli.detectors.batching import MOST_CAMERAS, SPARES, ClipBatcher, PerCamera
+from vadcli.types import CameraModel, Clip
 
 SIZES = ((2, 3), (3, 2), (4, 4))
 
@@ -82,3 +82,21 @@ def test_dropped_clips_leave_no_gap_and_only_their_batches_are_flushed() -> None
     assert kept.clip_batch().frames[:, 0, 0, 0, 0].tolist() == [0, 2, 4]
     assert [one.frames[0, 0, 0, 0] for one in kept.clips] == [0, 2, 4]
     assert [each.tickets for each in batcher.flush()] == [[9]]
+
+
+@given(st.lists(st.integers(0, MOST_CAMERAS + 5), max_size=200))
+def test_what_is_kept_per_camera_is_that_of_the_camera_and_bounded(order: list[int]) -> None:
+    models = [CameraModel(f"cam{number}", "fake", 1, {}, {}) for number in range(MOST_CAMERAS + 6)]
+    made: list[str] = []
+
+    def make(model: CameraModel | None) -> str:
+        assert model is not None
+        made.append(model.camera)
+        return model.camera
+
+    kept = PerCamera(make)
+    for place, number in enumerate(order):
+        before = len(made)
+        assert kept(models[number]) == f"cam{number}"
+        recent = list(dict.fromkeys(reversed(order[:place])))[:MOST_CAMERAS]
+        assert (len(made) == before) is (number in recent)

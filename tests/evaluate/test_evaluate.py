@@ -337,6 +337,6 @@ def test_contact_sheets_show_the_very_row(tmp_path: Path, suffix: str) -> None:
     out = write_scan(tmp_path / "out", {video: given}, root=frames.parent)
     report, _ = evaluate(out, write_truth(tmp_path / "truth.csv", [f"{video},1.5,2.5,"]))
     assert len(list(draw([report], tmp_path / "plots"))) == 4
-    for name, level in (("lowest-true-events", 100), ("highest-normal-stretches", 180)):
+    for name, level in (("lowest-true-events", 100), ("highest-normal-spans", 180)):
         picture = np.asarray(Image.open(tmp_path / "plots" / f"{name}.png").convert("L")).astype(int)
         assert (np.abs(picture - level) <= 3).sum() > 5000, name

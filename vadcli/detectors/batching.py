@@ -23,8 +23,31 @@ from vadcli.types import ByteArray, CameraModel, Clip, ClipBatch, ClipScores
 
 Ticket = TypeVar("Ticket")
 
+Found = TypeVar("Found")
+
+MOST_CAMERAS = 32
+"""A detector keeps what it computed from this many camera models; of an older one, it computes it again."""
+
 SPARES = 4
 """At most this many pixel arrays are kept for later batches."""
+
+
+class PerCamera(Generic[Found]):
+    """Computes something from a camera model, and keeps it for the models that were used last."""
+
+    def __init__(self, make: Callable[[CameraModel | None], Found]) -> None:
+        self._make = make
+        self._kept: dict[int, tuple[CameraModel | None, Found]] = {}
+
+    def __call__(self, model: CameraModel | None) -> Found:
+        """Returns what `make` returns for this model."""
+        kept = self._kept.pop(id(model), None)
+        if kept is None or kept[0] is not model:  # Python may give the id of a deleted object to a new one
+            kept = model, self._make(model)
+        self._kept[id(model)] = kept
+        while len(self._kept) > MOST_CAMERAS:
+            del self._kept[next(iter(self._kept))]
+        return kept[1]
 
 
 @dataclass

@@ -167,7 +167,7 @@ def _sheets(test: TestSet) -> Iterator[tuple[str, Figure]]:
     """Yields contact sheets, if the videos are still where they were scanned."""
     wanted = SHEET_COLUMNS * SHEET_ROWS
     chosen = {
-        "highest-normal-stretches": moments(test, abnormal=False)[:wanted],
+        "highest-normal-spans": moments(test, abnormal=False)[:wanted],
         "lowest-true-events": moments(test, abnormal=True)[:wanted],
     }
     pictures = _pictures(test, [moment for kind in chosen.values() for moment in kind])

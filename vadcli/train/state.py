@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -140,11 +140,6 @@ def use_single_mask(model: Lavida) -> None:
     sam2 = model.masks.sam2  # type: ignore[attr-defined]
     sam2.mask_decoder.dynamic_multimask_via_stability = False
     sam2.config.mask_decoder_config.dynamic_multimask_via_stability = False
-
-
-def compress_by(model: Lavida, ratio: float) -> None:
-    """Sets the compression ratio that a model is trained and stored with."""
-    model.config = replace(model.config, compression=replace(model.config.compression, ratio=ratio))
 
 
 def checkpoint_activations(model: Lavida) -> None:

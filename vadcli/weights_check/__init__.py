@@ -97,7 +97,8 @@ def check(name: str) -> list[CheckResult]:
     try:
         config = read_json(path)
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{folder}: not a transformers folder: config.json can't be read", hint=str(error)) from error
+        message = f"{folder}: not a transformers folder: config.json can't be read: {error}"
+        raise WeightsError(message, hint="fetch the folder again, or give another one") from error
     if "format_version" in config:
         hint = "test a model that it is built from, such as `vadcli weights check sam2.1-hiera-small`"
         raise WeightsError(f"{name}: a LAVIDA folder has no self-test of its own", hint=hint)

@@ -12,6 +12,7 @@ import numpy as np
 
 from vadcli.detectors.ask import AskOptions
 from vadcli.detectors.ask.asker import Asker, load_asker, questions_for
+from vadcli.detectors.batching import PerCamera
 from vadcli.detectors.calibration import CALIBRATION, CategoryTails
 from vadcli.errors import UsageError
 from vadcli.types import (
@@ -97,7 +98,7 @@ class AskDetector:
         self._asker_state = self.asker.fingerprint()
         # A camera model stores the answers of one model to one list of questions. So each model and list has its own version.
         self.model_version = int(_digest([self._asker_state, self._questions_key])[:12], 16)
-        self._cameras: dict[int, tuple[CameraModel | None, CategoryTails]] = {}
+        self._tails = PerCamera(lambda model: calibrate(model, len(self.questions)))
 
     @property
     def batch_size(self) -> int:
@@ -143,7 +144,7 @@ class AskDetector:
         """Returns the logits of a video, and the score of each category."""
         if not len(track.timestamp):
             return FrameScores(np.zeros(0, np.float32))
-        by_category = self._fitted(track.model).logits(between_clips(track.raw, track.timestamp))
+        by_category = self._tails(track.model).logits(between_clips(track.raw, track.timestamp))
         return FrameScores(by_category.max(axis=1), by_category=by_category)
 
     def fingerprint(self) -> dict[str, object]:
@@ -159,12 +160,6 @@ class AskDetector:
     @property
     def _questions_key(self) -> str:
         return _digest([asdict(question) for question in self.questions])
-
-    def _fitted(self, model: CameraModel | None) -> CategoryTails:
-        kept = self._cameras.get(id(model))
-        if kept is None or kept[0] is not model:  # Python may give the id of a deleted object to a new one
-            kept = self._cameras[id(model)] = model, calibrate(model, len(self.questions))
-        return kept[1]
 
 
 def calibrate(model: CameraModel | None, categories: int) -> CategoryTails:

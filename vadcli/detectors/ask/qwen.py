@@ -148,7 +148,8 @@ class QwenAsker:
         try:
             reader = reader_kind(qwen, tokenizer, compression=CompressionOptions(ratio=self.compression))
         except ValueError as error:
-            raise WeightsError(f"{self.folder}: {error}", hint="use Qwen2-VL-Instruct with its own tokenizer") from error
+            hint = "use an Instruct model of Qwen2-VL or Qwen3-VL with its own tokenizer"
+            raise WeightsError(f"{self.folder}: {error}", hint=hint) from error
         if self._compile:
             for layer in qwen.model.language_model.layers:
                 layer.compile(dynamic=True)

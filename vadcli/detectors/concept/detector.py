@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vadcli.detectors.batching import PerCamera
 from vadcli.detectors.calibration import CALIBRATION
 from vadcli.detectors.concept import ConceptOptions
 from vadcli.detectors.concept.scoring import Bank, Burst, ConceptCamera, Sentences, unlike
@@ -83,7 +84,7 @@ class ConceptDetector:
         self._encoder: Encoder | None = None
         self._bank: Bank | None = None
         self._fitted_on: dict[bytes, Embeddings] = {}
-        self._cameras: dict[int, tuple[CameraModel | None, ConceptCamera]] = {}
+        self._camera = PerCamera(self._fit_camera)
 
     @property
     def weights(self) -> Mapping[str, str]:
@@ -124,6 +125,7 @@ class ConceptDetector:
         Returns None if the sample has no frame.
         """
         parts = []
+        self._fitted_on.clear()  # clips of other cameras that were not scored
         for clip in sample.clips:
             if clip.valid.any():
                 found = self._encode(clip.frames)
@@ -182,10 +184,11 @@ class ConceptDetector:
     def _fitted(self, model: CameraModel | None) -> tuple[Bank, ConceptCamera]:
         self.prepare()
         assert self._bank is not None
-        kept = self._cameras.get(id(model))
-        if kept is None or kept[0] is not model:  # Python may give the id of a deleted object to a new one
-            kept = self._cameras[id(model)] = model, ConceptCamera.fit(self._bank, *_sample_of(model))
-        return self._bank, kept[1]
+        return self._bank, self._camera(model)
+
+    def _fit_camera(self, model: CameraModel | None) -> ConceptCamera:
+        assert self._bank is not None
+        return ConceptCamera.fit(self._bank, *_sample_of(model))
 
     def _encode(self, frames: Any) -> Embeddings:
         self.prepare()

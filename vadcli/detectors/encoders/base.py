@@ -198,7 +198,8 @@ def check_tensors(folder: Path, expected: dict[str, tuple[int, ...]]) -> None:
     missing = [name for name in expected if name not in found]
     wrong = [name for name in expected if name in found and found[name] != expected[name]]
     if missing:
-        raise WeightsError(f"{folder}: {missing[0]} is missing (and {len(missing) - 1} more tensors)", hint=NOT_WHOLE)
+        more = f" ({len(missing)} tensors are missing)" if len(missing) > 1 else ""
+        raise WeightsError(f"{folder}: {missing[0]} is missing{more}", hint=NOT_WHOLE)
     if wrong:
         shapes = f"{found[wrong[0]]}, not {expected[wrong[0]]}"
         raise WeightsError(f"{folder}: {wrong[0]} has shape {shapes}: config.json is of another model", hint=NOT_WHOLE)
