@@ -20,8 +20,6 @@ from vadcli.detectors.ask.asker import Question
 from vadcli.engine.plan import make_plan
 from vadcli.options import ScanOptions
 from vadcli.types import ByteArray, FloatArray, FrameScores, RawTrack, Thresholds
-from vadcli.video.container import seek_row
-from vadcli.video.reader import FrameReader
 
 FPS, SECONDS = 5, 120
 JUMPS_S = (60, 72)
@@ -122,16 +120,3 @@ def scanned(footage: Path, out: Path, **options: object) -> Path:
     for _ in scan.run():
         pass
     return out
-
-
-COUNTED = Path("decoded.log")
-
-
-class CountingReader(FrameReader):
-    """Writes to a file in the working folder which rows are decoded: those before the first one that is asked for too."""
-
-    def __init__(self, info, request, **options) -> None:  # type: ignore[no-untyped-def]
-        super().__init__(info, request, **options)
-        start, end = seek_row(info, request.start) or 0, request.stop or info.frames
-        with COUNTED.open("a") as file:
-            file.write(f"{start} {min(end, info.frames)} {info.frames}\n")

@@ -142,6 +142,22 @@ def test_bursts_and_spans_are_parts_of_the_same_samples(long):
     assert every.keys() != sampled.keys()
 
 
+@pytest.mark.parametrize(("interval", "decoded"), [(30, 3), (15, 27), (7, 85)])
+def test_of_a_span_only_the_frames_that_its_samples_need_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interval: int, decoded: int
+) -> None:
+    """Keyframes alone, references alone, or all: the images are the same."""
+    made = media.make_video(tmp_path / "a.mp4", frames=120, fps=30, gop=30, options=("-bf", "4", "-b_strategy", "0"))
+    counted = replace(FFMPEG, reader="benchmarks.verify:CountingReader")
+    monkeypatch.setenv("VADCLI_DECODED", str(tmp_path / "log"))
+    span = (30 - 30 % interval, 30 - 30 % interval + (60 // interval) * interval + 1)
+    with ClipLoader(replace(NEEDS, frames=1, overlap=0, interval=interval), counted) as loader:
+        found = images(gather(loader.run([ClipRequest("a", made, spans=(span,))]))["a"])
+    assert sorted(found) == list(range(*span, interval))
+    assert same_images(found, whole(made)[0])
+    assert int((tmp_path / "log").read_text()) == decoded
+
+
 def test_after_the_first_damage_everything_is_decoded(long, tmp_path):
     damaged = media.damage(long, tmp_path / "damaged.mp4", start=0.5, length=600)
     every, seen = whole(damaged)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vadcli.types import IndexArray, VideoInfo
+from vadcli.types import BoolArray, IndexArray, VideoInfo
 from vadcli.video.headers import marked_units, sized_units
 
 ReferenceCounter = Callable[[Any], bool | None]
@@ -69,6 +69,20 @@ def sampled_keyframes(info: VideoInfo, interval: int) -> IndexArray | None:
     None if all frames are keyframes, or if the container names none.
     """
     return _thinned(info.keyframes, interval) if 0 < len(info.keyframes) < info.frames else None
+
+
+def needed_for(info: VideoInfo, rows: IndexArray) -> tuple[BoolArray | None, bool]:
+    """Returns which rows a decoder needs for the images of some rows, and True if these are the keyframes.
+
+    They are (N,) bool: the keyframes or the references, if all the rows are such frames and enough other frames can be left
+    out. Otherwise None, and all frames must be decoded.
+    """
+    keys = np.zeros(info.frames, np.bool_)
+    keys[info.keyframes] = True
+    for flags, only_keys in ((keys, True), (info.reference, False)):
+        if len(info.reference) and not info.missing and flags[rows].all() and flags.mean() <= 1 - SKIPPED_SHARE:
+            return flags, only_keys
+    return None, False
 
 
 def _thinned(rows: IndexArray, apart: int) -> IndexArray:

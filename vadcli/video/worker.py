@@ -33,7 +33,7 @@ from vadcli.video.faults import check_machine
 from vadcli.video.ffmpeg import check_ffmpeg
 from vadcli.video.images import ReadRequest
 from vadcli.video.processes import die_with_parent, private_mib
-from vadcli.video.references import can_skip
+from vadcli.video.references import can_skip, needed_for
 from vadcli.video.sampling import ClipAssembler, Rows, SamplingPlan, rows_as_flags
 from vadcli.video.transport import GROUP_SIGNALS, Begun, ClipRequest, Done, Filled, Opened, Ring, Setup, State, read_tail
 
@@ -185,6 +185,13 @@ class _Worker:
             sampled, keys = rows_as_flags(plan.rows, info.frames), rows_as_flags(info.keyframes, info.frames)
             needed = (keys if only_keys else info.reference) if can_skip(info) and not self._damaged else None
             wanted = replace(wanted, sampled=sampled, needed=needed, only_keys=only_keys)
+        elif stop is not None and can_skip(info):
+            # The rows of a part are not reported, so nobody needs to know whether the other frames are sound.
+            rows = np.arange(start, min(stop, info.frames), plan.interval, dtype=np.int64)
+            needed, only_keys = needed_for(info, rows)
+            if needed is not None:
+                sampled = rows_as_flags(rows, info.frames)
+                wanted = replace(wanted, sampled=sampled, needed=needed, only_keys=only_keys)
         decoder = self._decoder or self._setup.options.decoder
         reader = self._open_reader(info, wanted, decoder=decoder, threads=self._setup.threads)
         self._send(Begun(reader.decoder))
