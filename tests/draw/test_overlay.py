@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vadcli.draw.layers import EVENT, NORMAL, WHOLE_UP_TO_S, HeatLayer, ScoreCurve, column_maxima
 from vadcli.draw.overlay import ELLIPSIS, MIN_CANVAS_PX, MIN_TYPE_PX, Geometry, Lettering, Overlay
-from vadcli.types import Event, Regions, ScoreTable, StartTime, Thresholds, TimeSource
+from vadcli.types import Answer, Event, Regions, ScoreTable, StartTime, Thresholds, TimeSource, Verification
 from vadcli.types.regions import Polygon
 
 GREY = 120
@@ -185,6 +185,18 @@ def test_any_category_fits_between_time_and_score(category: str) -> None:
     changed = np.nonzero((one != other).any(axis=(0, 2)))[0]
     assert len(changed)
     assert 5 * named.geometry.type_px < changed.min() < changed.max() < 426 - 2 * named.geometry.type_px
+
+
+@pytest.mark.parametrize("category", ["fight", None])
+def test_the_caption_says_what_a_second_model_says(category: str | None) -> None:
+    """It keeps the number and the score of the event if there is little room."""
+    asked = replace(event(50, 80, category=category), verification=Verification("qwen2-vl-2b", Answer.REJECTED, -1.0))
+    made, bare = (overlay(table(20, high=(5, 8)), [one]) for one in (asked, replace(asked, verification=None)))
+    said = ", ".join(filter(None, [category, "rejected by qwen2-vl-2b"]))
+    assert made._name_event(0, 10_000) == f"Event 1  ·  {said}  ·  peak 0.90"
+    short = made._name_event(0, 200)
+    assert (short[:7], short[-9:]) == ("Event 1", "peak 0.90")
+    assert (made.draw(plain(), 60) != bare.draw(plain(), 60)).any()
 
 
 @given(st.text(max_size=60), st.integers(0, 400))

@@ -24,6 +24,7 @@ from vadcli.engine.runner import Stop, choose_detector
 from vadcli.engine.stream import ClipsScored
 from vadcli.errors import UsageError
 from vadcli.options import ScanOptions
+from vadcli.options.categories import Category
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
 from vadcli.store.scores import read_scores
@@ -75,7 +76,12 @@ def same_scores(one: Path, two: Path) -> None:
 
 def test_what_is_asked_about_is_found_and_named(whole: tuple[Path, int]) -> None:
     layout = OutputLayout(whole[0])
-    (event,) = read_events(layout.events("a/red.mp4")).events
+    document = read_events(layout.events("a/red.mp4"))
+    assert document.own_categories == (
+        Category("something red", ("a red thing",)),
+        Category("something blue", ("a blue thing",)),
+    )
+    (event,) = document.events
     assert event.category == "something red"
     # Clips of 8 s every 4 s: the edges are known to about half a clip.
     assert event.start_s == pytest.approx(RED_S[0], abs=5.0)

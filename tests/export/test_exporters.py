@@ -5,6 +5,7 @@ import io
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from xml.etree import ElementTree
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.store.documents import DOCUMENT, FIGHT, PLAIN, video_of
 from vadcli.export.annotation import to_fiftyone, to_label_studio
+from vadcli.export.cvat import write_cvat
 from vadcli.export.edit_lists import to_edl
 from vadcli.export.text import CSV_COLUMNS, to_csv, to_json, to_vtt
 from vadcli.store.events import HeadMark
@@ -76,6 +78,17 @@ def test_what_a_second_model_says_is_shown():
     assert (found["attributes"]["verification"], found["attributes"]["description"]) == ("confirmed by qwen2-vl-2b", said)
     (task,) = json.loads(to_label_studio([document]))
     assert task["predictions"][0]["result"][0]["meta"] == {"text": ["confirmed by qwen2-vl-2b", said]}
+    file = io.StringIO()
+    write_cvat(document, None, file)
+    read = ElementTree.fromstring(file.getvalue())
+    declared = [item.findtext("name") for item in read.iterfind(".//label[name='fight']/attributes/attribute")]
+    assert declared == ["description", "verification"]
+    (track,) = read.iterfind("track")
+    for box in track.iterfind("box"):
+        assert {item.get("name"): item.text for item in box.iterfind("attribute")} == {
+            "verification": "confirmed by qwen2-vl-2b",
+            "description": said,
+        }
 
 
 def test_the_score_of_the_head_is_shown_where_there_is_one():

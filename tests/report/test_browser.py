@@ -21,8 +21,10 @@ from tests.heads.site import Site, make_site
 from tests.patience import PATIENCE_S
 from tests.report.archives import HOSTILE, make_archive
 from tests.report.test_report import report
+from vadcli.store.atomic import Scratch
 from vadcli.store.events import read_events, write_events
-from vadcli.types import StartTime, TimeSource
+from vadcli.store.verification import Audit, VerificationRun, write_verification
+from vadcli.types import Answer, StartTime, TimeSource, Verification
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
@@ -139,6 +141,33 @@ def test_events_have_a_time_of_day_and_are_filtered_by_it(browser: Any, tmp_path
     begin.fill("")
     end.fill("")
     assert rows(page).count() == 3
+    page.close()
+
+
+def test_a_reader_sees_what_a_second_model_says_and_what_the_audit_found(browser: Any, tmp_path: Path) -> None:
+    layout = make_archive(tmp_path / "out")
+    answers = iter(Answer)
+    for video in ("cam1/a.mp4", "cam2/c.mp4"):
+        document = read_events(layout.events(video))
+        events = [replace(event, verification=Verification("qwen2-vl-2b", next(answers))) for event in document.events]
+        write_events(layout.events(video), replace(document, events=tuple(events), scan_events=document.events))
+    audit = Audit(clips=212, confirmed=0, low=0.0, high=0.01725, left_out_s=339_600.0, found_s=2480.0)
+    counts = {"confirmed": 1, "rejected": 1, "not_asked": 1}
+    began = "2026-11-28T06:00:00+00:00"
+    record = VerificationRun("1", ("vadcli", "verify"), {}, "qwen2-vl-2b", began, began, 0, audit=audit, **counts)  # type: ignore[arg-type]
+    with Scratch(layout.scratch) as scratch:
+        write_verification(layout, scratch, record)
+    assert report(layout.out).returncode == 3
+    page = browser.new_page()
+    page.goto((layout.out / "report.html").as_uri())
+    shown = {row.locator("[data-label=Category]").inner_text() for row in rows(page).all()}
+    said = {"confirmed by qwen2-vl-2b", "rejected by qwen2-vl-2b", "not asked"}
+    assert {line for text in shown for line in text.splitlines()} >= said
+    page.get_by_label("Search").fill("rejected by")
+    assert rows(page).count() == 1
+    text = page.locator("body").inner_text()
+    assert "qwen2-vl-2b, 2026-11-28 06:00 UTC: 1 event confirmed, 1 rejected, 1 not asked" in text
+    assert "0 of 212 random clips outside the proposals confirmed: at most 1.7 % of the 94:20:00" in text
     page.close()
 
 

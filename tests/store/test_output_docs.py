@@ -20,6 +20,7 @@ from vadcli.store.mask_video import MaskVideoWriter
 from vadcli.store.masks import MaskRleWriter
 from vadcli.store.run_log import RunInfo, RunRecord
 from vadcli.store.scores import write_scores
+from vadcli.store.verification import Audit, VerificationRun, read_verification, write_verification
 from vadcli.types import CameraModel, Status, VideoResult
 
 PAGE = (Path(__file__).parents[2] / "docs" / "output-format.md").read_text(encoding="utf-8")
@@ -104,6 +105,16 @@ def test_every_field_of_a_run_and_a_result_is_documented(tmp_path):
     assert set(map(str, Status)) < named("Runs")
 
 
+def test_every_field_of_the_record_of_a_verification_is_documented(tmp_path):
+    run = VerificationRun("0", ("vadcli", "verify"), {"share": "15%"}, "m", "2026-11-29", audit=Audit(1, 0, 0.0, 0.9, 1.0, 0.0))
+    layout = OutputLayout(tmp_path)
+    with Scratch(layout.scratch) as scratch:
+        write_verification(layout, scratch, run)
+    assert read_verification(layout) == run
+    document = json.loads(layout.verification.read_text())
+    assert {*document, *document["audit"]} - named("Verify") == set()
+
+
 def test_every_field_of_a_camera_is_documented():
     document = CameraModel("a", "motion", 1, {"x": np.zeros(3)}, {}).to_json()
     assert {*document, *document["arrays"]["x"]} - named("Cameras") == set()
@@ -157,5 +168,5 @@ def test_the_tree_shows_every_path():
     video = "<video>"
     made = [layout.run_json, layout.camera("<camera>"), layout.scores(video), layout.events(video), layout.mask_video(video)]
     made += [layout.mask_rle(video), layout.rendered(video), layout.embeddings(video), layout.answers(video)]
-    made += [layout.choices, layout.reported]
+    made += [layout.choices, layout.reported, layout.verification]
     assert {str(path.relative_to("OUT")) for path in made} | {"runs/<start>[-<shard>].json"} == shown

@@ -94,7 +94,17 @@ def test_what_other_commands_show(work: Path) -> None:
     assert "confirmed by planted" in text
     assert "rejected by planted" in text
     assert run(work, "report", "out", "--thumbnails", "0")[0] == 0
+    record = json.loads((work / "out" / "verify.json").read_text())
+    assert (record["model"], record["confirmed"], record["rejected"], record["not_asked"]) == ("planted", 1, 1, 0)
+    assert (record["exit_code"], record["audit"]["confirmed"], record["command"][1:3]) == (10, 0, ["verify", "out"])
+    assert record["start"] < record["end"]
+    told = "1 event confirmed, 1 rejected, 0 not asked"
+    assert told in text
+    assert "outside the proposals confirmed: at most" in text
+    digest = json.loads(run(work, "report", "out", "--format", "json")[1])
+    assert digest["verification"]["audit"] == record["audit"]
     page = (work / "out" / "report.html").read_text()
+    assert told in page
     assert "confirmed by planted" in page
     assert "planted says: " in page
 

@@ -17,7 +17,7 @@ from tests.media import SHARED
 from tests.runs import local_scan
 from tests.verify.planted import JUMPS_S, VIDEOS, BrightAsker, make_archive, make_yard, scanned
 from vadcli.detectors.ask import AskOptions
-from vadcli.detectors.ask.asker import SEVERITY
+from vadcli.detectors.ask.asker import SEVERITY, questions_for
 from vadcli.detectors.ask.detector import AskDetector, calibrate
 from vadcli.detectors.calibration import CategoryTails
 from vadcli.engine.plan import make_plan
@@ -25,15 +25,16 @@ from vadcli.engine.recut import validate_all
 from vadcli.engine.verified import VerifiedVideo, tails_to_json
 from vadcli.errors import UsageError
 from vadcli.options import ScanOptions, VerifyOptions
+from vadcli.options.categories import Category
 from vadcli.store import OutputLayout
 from vadcli.store.answers import StoredAnswers, read_answers
 from vadcli.store.atomic import Claim
-from vadcli.store.events import read_events
+from vadcli.store.events import read_events, write_events
 from vadcli.store.masks import MaskTrack
 from vadcli.store.scores import read_scores, shown_s
 from vadcli.types import Answer, CameraModel, Event, Thresholds
 from vadcli.verifying import VerifyResult, verify_all
-from vadcli.verifying.survey import clip_needs
+from vadcli.verifying.survey import Survey, clip_needs
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, LoaderOptions
 
 
@@ -131,6 +132,21 @@ def test_a_second_run_asks_nothing_and_new_categories_only_themselves(out: Path)
     assert events_of(out, "b.mp4")[0].category == "fire"
     other = BrightAsker("another")
     assert verify(out, other, categories="fight").asked == result.asked
+
+
+def test_the_questions_quote_the_sentences_of_the_scan(out: Path) -> None:
+    """Those that the user gave, and those of vadcli's lists."""
+    layout, own = OutputLayout(out), Category("fall", ("a man slips on ice",), ("a child jumps",))
+    for name in VIDEOS:
+        path = layout.events(f"yard/{name}")
+        write_events(path, replace(read_events(path), categories=("fall", "fight"), own_categories=(own,)))
+    assert [error for errors in validate_all(out) for error in errors] == []
+    survey = Survey.of(layout, VerifyOptions(), BrightAsker())
+    fall, fight = survey.questions
+    assert fall.text == "Does this video clip show fall, such as: a man slips on ice?"
+    assert fall.look_alike == "Does this video clip show a child jumps?"
+    assert fight == questions_for("fight")[0]
+    assert Survey.of(layout, VerifyOptions(categories="fire"), BrightAsker()).questions == questions_for("fire")
 
 
 def test_share_100_asks_what_a_loop_over_all_clips_asks(archive: Path, out: Path) -> None:

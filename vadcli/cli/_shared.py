@@ -204,23 +204,29 @@ class ScanDisplay:
         return f"{state}, {self.rates()}, ETA {eta}"
 
 
-class RenderDisplay:
-    """Shows a bar of one video's frames on a terminal, and nothing elsewhere."""
+class Progress:
+    """Shows a bar on a terminal, and nothing elsewhere.
 
-    def __init__(self, video: str, options: TalkOptions) -> None:
-        self._video = video
+    Args:
+        name: what stands before the bar.
+        unit: what is counted, with a space before it.
+        options: --quiet hides the bar.
+    """
+
+    def __init__(self, name: str, unit: str, options: TalkOptions) -> None:
+        self._name, self._unit = name, unit
         self._hidden = options.quiet or not sys.stderr.isatty()
         self._bar: Any = None
 
-    def advance(self, written: int, expected: int) -> None:
-        """Show that `written` of `expected` frames are written."""
+    def advance(self, done: int, expected: int) -> None:
+        """Show that `done` of `expected` are done."""
         if self._hidden:
             return
         if self._bar is None:
             from tqdm import tqdm
 
-            self._bar = tqdm(total=expected, desc=self._video, unit=" frames", file=sys.stderr, leave=False)
-        self._bar.update(written - self._bar.n)
+            self._bar = tqdm(total=expected, desc=self._name, unit=self._unit, file=sys.stderr, leave=False)
+        self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
         """Remove the bar."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vadcli.cli._shared import RenderDisplay, emit_json, log, set_up_talk, with_options
+from vadcli.cli._shared import Progress, emit_json, log, set_up_talk, with_options
 from vadcli.cli._streams import put
 from vadcli.options import DEFAULT_OUT, EvalOptions, EventsOptions, RenderOptions, ReportOptions, SearchOptions
 from vadcli.types.media import how_many, size_text, without_name
@@ -154,7 +154,7 @@ def render(*, paths: Paths = None, options: RenderOptions) -> None:
 
     @contextmanager
     def watch(video: str) -> Iterator[OnFrame]:
-        with closing(RenderDisplay(video, options)) as display:
+        with closing(Progress(video, " frames", options)) as display:
             yield display.advance
 
     incomplete = False

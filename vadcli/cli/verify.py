@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vadcli.cli._shared import counted, emit_json, log, on_signals, set_up_talk, with_options
+from vadcli.cli._shared import Progress, counted, emit_json, log, on_signals, set_up_talk, with_options
 from vadcli.cli._streams import put
 from vadcli.options import DEFAULT_OUT, VerifyOptions
 from vadcli.types.media import clock, how_many
@@ -18,7 +19,6 @@ from vadcli.types.media import clock, how_many
 if TYPE_CHECKING:
     from vadcli.engine.runner import Stop
     from vadcli.verifying import VerifyResult
-    from vadcli.verifying.settling import Audit
 
 Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
 
@@ -39,17 +39,10 @@ def verify(*, out: Out = DEFAULT_OUT, options: VerifyOptions) -> None:
 
     set_up_talk(options)
     stop = Stop(None if options.max_runtime is None else parse_duration(options.max_runtime, "max_runtime"))
-    with ending(stop):
-        result = verify_stored(out, options, stop=stop)
+    with ending(stop), closing(Progress("clips", " clips", options)) as display:
+        result = verify_stored(out, options, stop=stop, told=display.advance, command=["vadcli", *sys.argv[1:]])
     show(result, options)
-    raise typer.Exit(exit_code(result, options, stop))
-
-
-def exit_code(result: VerifyResult, options: VerifyOptions, stop: Stop) -> int:
-    """Return the exit code: 128 + the signal if there was one, else `ExitOptions.exit_code` for the confirmed events."""
-    if stop.signal is not None:
-        return 128 + stop.signal
-    return options.exit_code(lost=bool(result.problems), events=bool(result.confirmed))
+    raise typer.Exit(result.exit_code)
 
 
 def show(result: VerifyResult, options: VerifyOptions) -> None:
@@ -65,28 +58,16 @@ def show(result: VerifyResult, options: VerifyOptions) -> None:
         put(f"{how_many(result.left, 'clip')} to ask{seconds}")
     if options.dry_run:
         return
-    numbers = {name: sum(getattr(one, name) for one in result.videos) for name in ("confirmed", "rejected", "not_asked")}
+    numbers = result.events
     told = f"{counted(numbers['confirmed'], 'event')} confirmed by {result.model}, {numbers['rejected']} rejected"
     log.info("%s, %d not asked; %s asked", told, numbers["not_asked"], how_many(result.asked, "clip"))
     if numbers["not_asked"] and not result.left:
         log.info("to ask about all events, raise --share")
     if result.audit is not None:
-        log.info("%s", audit_text(result.audit))
+        log.info("audit: %s", result.audit.text)
     if result.left:
         why = f"stopped ({result.stopped}): " if result.stopped else ""
         log.warning("%s%s left to ask; the next run continues from here", why, how_many(result.left, "clip"))
-
-
-def audit_text(audit: Audit) -> str:
-    """Returns the sentence that says how much the scan misses."""
-    most = f"{100 * audit.high:.2g} %"
-    share = f"between {100 * audit.low:.2g} % and {most}" if audit.confirmed else f"at most {most}"
-    missed = clock(audit.high * audit.left_out_s)
-    return (
-        f"audit: {audit.confirmed} of {how_many(audit.clips, 'random clip')} outside the proposals confirmed: {share} of the "
-        f"{clock(audit.left_out_s)} that was not proposed (95 % confidence), or up to {missed}; "
-        f"{clock(audit.found_s)} was proposed and confirmed"
-    )
 
 
 @contextmanager

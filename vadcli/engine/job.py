@@ -23,6 +23,7 @@ from vadcli.engine.plan import WorkUnit
 from vadcli.engine.refining import Refinement
 from vadcli.engine.second_pass import Attribution, Propagation
 from vadcli.errors import FileChanged, NotFinished, VideoError
+from vadcli.options.categories import Category
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Claim, Scratch
 from vadcli.store.checkpoint import Checkpoint, read_checkpoint
@@ -172,6 +173,7 @@ class ScanJob:
         identity: the part of the fingerprints that all videos share.
         rules: how the scores of each video become events.
         categories: what the user looks for.
+        own_categories: those of the categories that have sentences of the user's own.
         mask_video, mask_rle: which masks to write.
         masked_rows: the frames that get a mask.
         force: also scan videos that are done.
@@ -193,6 +195,7 @@ class ScanJob:
     identity: ScanIdentity
     rules: EventRules
     categories: tuple[str, ...] = ()
+    own_categories: tuple[Category, ...] = ()
     mask_video: bool = False
     mask_rle: bool = False
     masked_rows: MaskRows = MaskRows.SAMPLED

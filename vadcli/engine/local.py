@@ -21,6 +21,7 @@ from vadcli.engine.second_pass import Attribution, Propagation
 from vadcli.engine.stream import ScanStream, Update
 from vadcli.errors import OutputError, UsageError, VideoError
 from vadcli.options import parse_duration
+from vadcli.options.categories import own_categories
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Claim, Scratch
 from vadcli.store.choices import read_choices
@@ -159,6 +160,7 @@ class LocalRunner:
                 judge=judge_of(options, choices, out=options.out, detector=self.detector.name),
             ),
             categories=categories,
+            own_categories=own_categories(options.categories),
             mask_video=options.masks in ("video", "both"),
             mask_rle=options.masks in ("rle", "both"),
             masked_rows=MaskRows.EVERY if options.propagate_masks else MaskRows.SAMPLED,

@@ -120,6 +120,7 @@ def rescore(job: ScanJob, unit: WorkUnit, decision: Decision, model: CameraModel
         timed(document, job.times),
         detector=job.detector.name,
         categories=job.categories,
+        own_categories=job.own_categories,
         thresholds=thresholds,
         events=tuple(events),
         head=job.rules.head_of(unit.video),

@@ -175,6 +175,7 @@ def _events_document(
         video=describe_video(unit.video, unit.camera, info, frames=frames, moving_camera=result.moving_camera),
         detector=job.detector.name,
         categories=job.categories,
+        own_categories=job.own_categories,
         thresholds=job.rules.of_video(unit.video),
         events=tuple(events),
         failure=Failure(result.stage, result.reason) if result.status is Status.FAILED else None,

@@ -42,12 +42,20 @@ def write_cvat(document: EventsDocument, masks: MaskTrack | None, file: TextIO) 
             _open(xml, "track", id=number, label=label(event), source="auto")
             for attributes in frames:
                 _open(xml, tag, **attributes)
+                for name, said in _said(event).items():
+                    _text(xml, "attribute", said, name=name)
                 xml.endElement(tag)
             xml.endElement("track")
             number += 1
     xml.endElement("annotations")
     xml.endDocument()
     file.write("\n")
+
+
+def _said(event: Event) -> dict[str, str]:
+    """Returns what a second model says about the event, as attributes of its shapes."""
+    said = {"verification": event.verified, "description": event.described}
+    return {name: text for name, text in said.items() if text}
 
 
 _Shape = tuple[str, list[dict[str, object]]]
@@ -106,11 +114,12 @@ def _head(xml: XMLGenerator, document: EventsDocument) -> None:
     _text(xml, "start_frame", 0)
     _text(xml, "stop_frame", max(0, size - 1))
     _open(xml, "labels")
+    said = sorted({name for event in document.events for name in _said(event)})
     for name in sorted({label(event) for event in document.events} | {UNNAMED}):
         _open(xml, "label")
         _text(xml, "name", name)
         _text(xml, "type", "any")
-        _text(xml, "attributes", "")
+        _attributes(xml, said)
         xml.endElement("label")
     xml.endElement("labels")
     _open(xml, "original_size")
@@ -121,8 +130,19 @@ def _head(xml: XMLGenerator, document: EventsDocument) -> None:
     xml.endElement("meta")
 
 
-def _text(xml: XMLGenerator, tag: str, content: object) -> None:
-    _open(xml, tag)
+def _attributes(xml: XMLGenerator, names: Sequence[str]) -> None:
+    """Declares attributes of a label: texts that are the same in all frames of a track."""
+    _open(xml, "attributes")
+    for name in names:
+        _open(xml, "attribute")
+        for tag, content in (("name", name), ("mutable", False), ("input_type", "text"), ("default_value", ""), ("values", "")):
+            _text(xml, tag, content)
+        xml.endElement("attribute")
+    xml.endElement("attributes")
+
+
+def _text(xml: XMLGenerator, tag: str, content: object, **attributes: object) -> None:
+    _open(xml, tag, **attributes)
     xml.characters(legal_in_xml(str(content)))
     xml.endElement(tag)
 

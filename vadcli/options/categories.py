@@ -12,7 +12,7 @@ import os
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -127,6 +127,21 @@ def read_categories(text: str) -> CategoryBook:
             found.setdefault(name, _described(name))
     categories = tuple(_own(name, told[name]) if told.get(name) else category for name, category in found.items())
     return CategoryBook(categories, tuple(normal) or read_list(DEFAULT_LIST).normal)
+
+
+def own_categories(text: str) -> tuple[Category, ...]:
+    """Returns the categories of `--categories` whose sentences do not follow from their names.
+
+    Raises:
+        UsageError: as in `read_categories`.
+    """
+    return tuple(category for category in read_categories(text).categories if category != _described(category.name))
+
+
+def described_categories(names: Iterable[str], own: Iterable[Category]) -> tuple[Category, ...]:
+    """Returns a category for each name, without repeats: one of `own`, or what the name alone means."""
+    told = {category.name: category for category in reversed(tuple(own))}
+    return tuple(told.get(name) or _described(name) for name in dict.fromkeys(names))
 
 
 def template_sentences(name: str) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,6 +14,7 @@ from vadcli.store import OutputLayout, matches, printable, told_paths
 from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.run_log import StoredRun, read_run
 from vadcli.store.times import timed
+from vadcli.store.verification import VerificationRun, read_verification
 from vadcli.types import (
     DEFAULT_RULES,
     NO_REGIONS,
@@ -33,6 +34,7 @@ from vadcli.types.urls import may_exist
 SIDE_BY_SIDE = timedelta(minutes=10)
 """Shards that start within this time of each other count as one run."""
 ROOT_CAMERA = "."
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -80,12 +82,14 @@ class Archive:
         runs: the runs that started at or after `since` of `collect`; the oldest is first.
         videos: the videos, sorted by camera and name.
         problems: one line per file of the output folder that can't be read.
+        verification: the newest run of `vadcli verify`; None if there is none since then.
     """
 
     layout: OutputLayout
     runs: tuple[StoredRun, ...]
     videos: tuple[VideoStory, ...]
     problems: tuple[str, ...]
+    verification: VerificationRun | None = None
 
     @property
     def name(self) -> str:
@@ -185,9 +189,11 @@ def collect(
         for story in stories
         if matches(story.video, include) and (begin is None or _is_recent(story, when.since, worked))
     ]
-    return Archive(
-        layout, tuple(chosen), tuple(sorted(stories, key=lambda story: (story.camera, story.video))), tuple(problems)
-    )
+    stories.sort(key=lambda story: (story.camera, story.video))
+    verification = next(_read_all([layout], read_verification, problems), None)
+    if verification and begin and datetime.fromisoformat(verification.start) < begin:
+        verification = None
+    return Archive(layout, tuple(chosen), tuple(stories), tuple(problems), verification)
 
 
 def _concerned(videos: Sequence[VideoStory], scored: int) -> str:
@@ -250,10 +256,10 @@ def _parts(run: StoredRun) -> str:
     return (run.info.shard or "").partition("/")[2]
 
 
-def _read_all(paths: Iterator[Path], read: Callable[[Path], T], problems: list[str]) -> Iterator[T]:
-    for path in paths:
+def _read_all(sources: Iterable[S], read: Callable[[S], T], problems: list[str]) -> Iterator[T]:
+    for source in sources:
         try:
-            yield read(path)
+            yield read(source)
         except DocumentError as error:
             problems.append(printable(error.message))
 

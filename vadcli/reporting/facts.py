@@ -72,6 +72,9 @@ def run_facts(archive: Archive) -> list[tuple[str, str]]:
     ]
     if looked_for := _looked_for(run):
         facts.insert(2, ("Looked for", looked_for))
+    if verified := archive.verification:
+        facts += [("Verified by", f"{verified.model}, {when(datetime.fromisoformat(verified.start))}: {verified.text}")]
+        facts += [("Audit", verified.audit.text)] if verified.audit else []
     others = len(archive.runs) - 1
     return [*facts, ("Earlier runs", str(others))] if others else facts
 

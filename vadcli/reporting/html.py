@@ -26,6 +26,7 @@ from vadcli import __version__
 from vadcli.reporting.archive import Archive, VideoStory, counted, lasting
 from vadcli.reporting.facts import SOURCES, no_events_text, run_facts, time_sources
 from vadcli.reporting.pictures import AssetStore, EventKey, Strip, highest_score
+from vadcli.store.verification import VerificationRun
 from vadcli.types import Event
 from vadcli.types.media import clock
 
@@ -88,6 +89,7 @@ def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: S
         no_events=None if archive.events else no_events_text(archive, highest_score(shown.curves.values())),
         time_sources=time_sources(archive),
         categories=sorted({event.category for video in archive.videos for event in video.events if event.category}),
+        verified=any(event.verification for video in archive.videos for event in video.events),
         timed=any(video.start for video in archive.videos),
         learn=_learn_command(archive),
         libraries=LIBRARIES,
@@ -263,6 +265,7 @@ def to_json(archive: Archive) -> dict[str, Any]:
         }
         if newest
         else None,
+        "verification": _verification(archive.verification) if archive.verification else None,
         "videos": len(archive.videos),
         "footage_s": round(archive.footage_s, 3),
         "events": [
@@ -281,6 +284,11 @@ def to_json(archive: Archive) -> dict[str, Any]:
         "caveats": archive.caveats,
         "problems": list(archive.problems),
     }
+
+
+def _verification(run: VerificationRun) -> dict[str, Any]:
+    names = ("model", "start", "end", "confirmed", "rejected", "not_asked")
+    return {**{name: getattr(run, name) for name in names}, "audit": vars(run.audit) if run.audit else None}
 
 
 def _times(video: VideoStory, event: Event) -> dict[str, str | None]:

@@ -185,6 +185,11 @@ class OutputLayout:
         return self.out / "run.json"
 
     @property
+    def verification(self) -> Path:
+        """The record of the newest run of `vadcli verify`."""
+        return self.out / "verify.json"
+
+    @property
     def choices(self) -> Path:
         """The thresholds and the review that `vadcli events --write` has stored."""
         return self.out / "choices.json"

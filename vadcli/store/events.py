@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from vadcli import __version__
 from vadcli.errors import DocumentError
+from vadcli.options.categories import Category
 from vadcli.store import printable
 from vadcli.types import (
     EVENTS_FORMAT_VERSION,
@@ -25,6 +26,7 @@ from vadcli.types import (
     Thresholds,
     VideoInfo,
 )
+from vadcli.types.codec import structure
 
 _REWRITE = "write it again with `vadcli scan --force` or `vadcli events`"
 _VIDEO_FIELDS = ("path", "camera", "width", "height", "rotation", "fps", "duration_s", "frames", "moving_camera")
@@ -110,6 +112,7 @@ class EventsDocument:
         caveats: sentences that say why the scores deserve less trust than usual.
         regions: the parts of the picture that were hidden.
         head: the head that judged the events; None if no head judged them.
+        own_categories: those of the categories that have sentences of the user's own.
         scan_events: the events as they were before the video was verified; None if it was not verified.
     """
 
@@ -127,6 +130,7 @@ class EventsDocument:
     regions: Regions = NO_REGIONS
     head: HeadMark | None = None
     scan_events: tuple[Event, ...] | None = None
+    own_categories: tuple[Category, ...] = ()
 
     def __post_init__(self) -> None:
         if tuple(self.video) != _VIDEO_FIELDS:
@@ -142,6 +146,7 @@ class EventsDocument:
             "video": {**self.video, **_start_json(self.start), "creation_time": self.created or None},
             "detector": self.detector,
             "categories": list(self.categories),
+            **({"own_categories": [_category_json(one) for one in self.own_categories]} if self.own_categories else {}),
             "threshold": self.thresholds.to_json(),
             "failure": {"stage": self.failure.stage, "error": self.failure.error} if self.failure else None,
             "scan": _scan_json(self.scan) if self.scan else None,
@@ -176,8 +181,13 @@ class EventsDocument:
             caveats=tuple(document.get("caveats", ())),
             regions=Regions.from_json(document.get("regions")),
             head=HeadMark(**document["head"]) if document.get("head") else None,
+            own_categories=tuple(structure(Category, one) for one in document.get("own_categories", ())),
             scan_events=None if before is None else tuple(Event.from_json(event) for event in before),
         )
+
+
+def _category_json(category: Category) -> dict[str, list[str] | str]:
+    return {"name": category.name, "means": list(category.means), "looks_like": list(category.looks_like)}
 
 
 def _start_json(start: StartTime | None) -> dict[str, str | None]:

@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vadcli import __version__
 from vadcli.detectors import check_device
 from vadcli.detectors.ask.asker import Asker, load_asker
 from vadcli.detectors.refining import Refiner
@@ -27,25 +29,27 @@ from vadcli.engine.runner import Stop
 from vadcli.engine.second_pass import Interrupted
 from vadcli.engine.verified import ClipGrid, cell_of
 from vadcli.errors import DocumentError, UsageError, VideoError
-from vadcli.options import parse_duration
+from vadcli.options import effective, parse_duration
 from vadcli.options.verify import VerifyOptions
 from vadcli.registry import ASKERS
 from vadcli.store.answers import write_answers
 from vadcli.store.atomic import Claim, Scratch
 from vadcli.store.footage import FootageFolders
 from vadcli.store.scores import read_scores, shown_s
+from vadcli.store.verification import Audit, VerificationRun, write_verification
 from vadcli.types import Answer, IndexArray, VideoInfo
 from vadcli.types.media import how_many, without_name
 from vadcli.verifying.asking import Interview, ReadClip, VideoJob, describe, read_clips
 from vadcli.verifying.masks import has_masks, refine_stored, unrefined_rows
 from vadcli.verifying.proposals import Choice
-from vadcli.verifying.settling import ELSEWHERE, Audit, Settled, settle
+from vadcli.verifying.settling import ELSEWHERE, Settled, settle
 from vadcli.verifying.survey import Survey, Surveyed, limited
 from vadcli.video.container import can_seek
 from vadcli.video.loader import ClipLoader, loader_options
 
 log = logging.getLogger("vadcli")
 
+Told = Callable[[int, int], None]
 NO_CLIPS = np.zeros(0, np.int64)
 TRIAL_CLIPS = 2
 """A dry run measures how long the model takes for this many clips of noise."""
@@ -88,6 +92,7 @@ class VerifyResult:
         left: clips that are still to be asked: all of them after a dry run.
         seconds: how long the model took for `asked`; after a dry run, how long it would take for `left`.
         stopped: why the run ended early; "" if it did not.
+        exit_code: that of the command; only confirmed events count as events.
     """
 
     videos: tuple[VerifiedVideo, ...]
@@ -97,6 +102,7 @@ class VerifyResult:
     left: int
     seconds: float
     stopped: str = ""
+    exit_code: int = 0
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -108,6 +114,26 @@ class VerifyResult:
         """The number of confirmed events."""
         return sum(one.confirmed for one in self.videos)
 
+    @property
+    def events(self) -> dict[str, int]:
+        """The numbers of confirmed and rejected events, and of those that were not asked about."""
+        return {name: sum(getattr(one, name) for one in self.videos) for name in ("confirmed", "rejected", "not_asked")}
+
+    def recorded(self, run: VerificationRun) -> VerificationRun:
+        """Returns the record of a run that ends now with this result."""
+        return replace(
+            run,
+            end=datetime.now(UTC).isoformat(),
+            exit_code=self.exit_code,
+            stopped=self.stopped,
+            asked=self.asked,
+            left=self.left,
+            seconds=round(self.seconds, 3),
+            audit=self.audit,
+            problems=self.problems,
+            **self.events,  # type: ignore[arg-type]
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON object that `vadcli verify --json` prints last."""
         return {
@@ -116,18 +142,18 @@ class VerifyResult:
             "asked": self.asked,
             "left": self.left,
             "seconds": round(self.seconds, 3),
-            **{name: sum(getattr(one, name) for one in self.videos) for name in ("confirmed", "rejected", "not_asked")},
+            **self.events,
             "audit": vars(self.audit) if self.audit else None,
             "problems": len(self.problems),
             "stopped": self.stopped or None,
         }
 
 
-def verify_stored(out: Path, options: VerifyOptions, *, stop: Stop | None = None) -> VerifyResult:
-    """Verify with the model that the options name; otherwise like `verify_all`."""
+def verify_stored(out: Path, options: VerifyOptions, **settings: Any) -> VerifyResult:
+    """Verify with the models that the options name; otherwise like `verify_all`, with its other arguments."""
     stored(out)  # an unusable folder is found before the models are
     refiner = refiner_of(options)
-    return verify_all(out, options, asker_of(options), refiner=refiner, stop=stop)
+    return verify_all(out, options, asker_of(options), refiner=refiner, **settings)
 
 
 def asker_of(options: VerifyOptions) -> Asker:
@@ -150,9 +176,16 @@ def asker_of(options: VerifyOptions) -> Asker:
 
 
 def verify_all(
-    out: Path, options: VerifyOptions, asker: Asker, *, refiner: Refiner | None = None, stop: Stop | None = None
+    out: Path,
+    options: VerifyOptions,
+    asker: Asker,
+    *,
+    refiner: Refiner | None = None,
+    stop: Stop | None = None,
+    told: Told = lambda done, expected: None,
+    command: Sequence[str] = ("vadcli.verify",),
 ) -> VerifyResult:
-    """Ask the model about the stored videos, and make their events again.
+    """Ask the model about the stored videos, make their events again, and write the record of the run.
 
     Args:
         out: the output folder of a scan.
@@ -160,6 +193,8 @@ def verify_all(
         asker: the model.
         refiner: refines the masks of confirmed events; None if masks stay as they are.
         stop: ends the run early.
+        told: called after each batch, with the clips that were answered and those to ask in all.
+        command: the command line, for the record.
 
     Raises:
         UsageError: the folder does not exist, no video in it has scores or the masks to refine, or the categories cannot be
@@ -176,29 +211,47 @@ def verify_all(
     if options.dry_run:
         return _estimate(survey, wanted)
     stop = stop or Stop(None if options.max_runtime is None else parse_duration(options.max_runtime, "max_runtime"))
+    run = VerificationRun(__version__, tuple(command), effective(options), asker.name, datetime.now(UTC).isoformat())
     with Scratch(layout.scratch) as scratch:
-        checkpoint_s = parse_duration(options.checkpoint_every, "checkpoint_every")
-        interview = Interview(asker, survey.questions, layout, scratch, checkpoint_s=checkpoint_s)
-        reading = _Reading(survey, options, stop)
-        if to_ask := sum(map(len, wanted)):
-            asker.prepare()
-            log.info("asking %s about %s", asker.name, how_many(to_ask, "clip"))
-            reading.run(wanted, interview.ask)
-        seconds_per_clip = interview.seconds / max(1, interview.clips)
-        settled = settle(survey, scratch, seconds_per_clip=seconds_per_clip)
-        if refiner is not None and reading.refine(refiner, scratch):
-            settled = settle(survey, scratch, seconds_per_clip=seconds_per_clip)
-        if options.describe and (to_describe := _undescribed(survey)) and not stop():
-            asker.prepare()
-            describing = partial(describe, asker)
-            for job in reading.run([to_describe.get(video.video, NO_CLIPS) for video in survey.videos], describing):
-                with scratch.replace(layout.answers(job.video)) as path:
-                    write_answers(path, job.stored)
-            settled = settle(survey, scratch, seconds_per_clip=seconds_per_clip)
-    left = sum(map(len, missing)) - interview.clips
-    return VerifyResult(
-        _videos(survey, settled), asker.name, settled.audit, interview.clips, left, interview.seconds, stop.reason
+        write_verification(layout, scratch, run)
+        result = _verified(_Reading(survey, options, stop), scratch, wanted, refiner=refiner, told=told)
+        result = replace(result, left=sum(map(len, missing)) - result.asked, stopped=stop.reason)
+        code = options.exit_code(lost=bool(result.problems), events=bool(result.confirmed))
+        result = replace(result, exit_code=code if stop.signal is None else 128 + stop.signal)
+        write_verification(layout, scratch, result.recorded(run))
+    return result
+
+
+def _verified(
+    reading: _Reading, scratch: Scratch, wanted: Sequence[IndexArray], *, refiner: Refiner | None, told: Told
+) -> VerifyResult:
+    """Ask about the wanted clips, and make the events; the result does not say what is left."""
+    survey, options, to_ask = reading.survey, reading.options, sum(map(len, wanted))
+    asker, layout = survey.asker, survey.layout
+    interview = Interview(
+        asker,
+        survey.questions,
+        layout,
+        scratch,
+        checkpoint_s=parse_duration(options.checkpoint_every, "checkpoint_every"),
+        told=lambda clips: told(clips, to_ask),
     )
+    if to_ask:
+        asker.prepare()
+        log.info("asking %s about %s", asker.name, how_many(to_ask, "clip"))
+        reading.run(wanted, interview.ask)
+    seconds_per_clip = interview.seconds / max(1, interview.clips)
+    settled = settle(survey, scratch, seconds_per_clip=seconds_per_clip)
+    if refiner is not None and reading.refine(refiner, scratch):
+        settled = settle(survey, scratch, seconds_per_clip=seconds_per_clip)
+    if options.describe and (to_describe := _undescribed(survey)) and not reading.stop():
+        asker.prepare()
+        describing = partial(describe, asker)
+        for job in reading.run([to_describe.get(video.video, NO_CLIPS) for video in survey.videos], describing):
+            with scratch.replace(layout.answers(job.video)) as path:
+                write_answers(path, job.stored)
+        settled = settle(survey, scratch, seconds_per_clip=seconds_per_clip)
+    return VerifyResult(_videos(survey, settled), asker.name, settled.audit, interview.clips, 0, interview.seconds)
 
 
 @dataclass(frozen=True)

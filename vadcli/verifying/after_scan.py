@@ -27,7 +27,11 @@ def verification_of(options: ScanOptions) -> Callable[[Scan], VerifyResult | Non
     asker, refiner = asker_of(chosen), refiner_of(chosen)
 
     def verify(scan: Scan) -> VerifyResult | None:
-        return None if scan.stop() else verify_all(options.out, chosen, asker, refiner=refiner, stop=scan.stop)
+        return (
+            None
+            if scan.stop()
+            else verify_all(options.out, chosen, asker, refiner=refiner, stop=scan.stop, command=scan.settings.command)
+        )
 
     return verify
 

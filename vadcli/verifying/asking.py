@@ -138,6 +138,7 @@ class Interview:
         questions: the current questions, one per category.
         layout, scratch: where the answers are stored.
         checkpoint_s: answers of a video in progress are stored this often.
+        told: called with the number of answered clips after each batch.
 
     Attributes:
         clips: how many clips were answered.
@@ -145,11 +146,18 @@ class Interview:
     """
 
     def __init__(
-        self, asker: Asker, questions: Sequence[Question], layout: OutputLayout, scratch: Scratch, *, checkpoint_s: float
+        self,
+        asker: Asker,
+        questions: Sequence[Question],
+        layout: OutputLayout,
+        scratch: Scratch,
+        *,
+        checkpoint_s: float,
+        told: Callable[[int], None] = lambda clips: None,
     ) -> None:
         self.clips, self.seconds = 0, 0.0
         self._asker, self._questions = asker, tuple(questions)
-        self._layout, self._scratch, self._checkpoint_s = layout, scratch, checkpoint_s
+        self._layout, self._scratch, self._checkpoint_s, self._told = layout, scratch, checkpoint_s, told
         self._held: dict[tuple[object, ...], list[ReadClip]] = {}
         self._running: deque[tuple[list[ReadClip], list[int], Future[tuple[FloatArray, float]]]] = deque()
 
@@ -222,6 +230,7 @@ class Interview:
         batch, places, running = self._running.popleft()
         answers, seconds = running.result()
         self.clips, self.seconds = self.clips + len(batch), self.seconds + seconds
+        self._told(self.clips)
         for (job, clip, _), found in zip(batch, answers, strict=True):
             names = list(job.stored.metadata.questions)
             columns = [names.index(self._questions[place].category) for place in places]

@@ -20,6 +20,7 @@ from vadcli.store.answers import StoredAnswers, write_answers
 from vadcli.store.atomic import Claim, Scratch
 from vadcli.store.choices import read_choices
 from vadcli.store.events import EventsDocument
+from vadcli.store.verification import Audit
 from vadcli.types import Answer, BoolArray, FloatArray, Thresholds
 from vadcli.types.media import without_name
 from vadcli.verifying.proposals import FEWEST, Choice, spread_sample
@@ -28,31 +29,6 @@ from vadcli.verifying.survey import HOP_S, Survey, Surveyed
 SPREAD_FLOOR = 0.25
 """Smallest spread of a camera's log-odds, as in the detector `ask`."""
 ELSEWHERE = "a scan or another run is working on it; run `vadcli verify` again"
-
-
-@dataclass(frozen=True)
-class Audit:
-    """What the first stage misses, estimated from random clips that it did not propose.
-
-    Attributes:
-        clips, confirmed: audited clips, and how many of them the model confirms.
-        low, high: of all clips that were not proposed, the model would confirm a share in this interval (confidence 95 %).
-        left_out_s: footage that was not proposed.
-        found_s: footage that was proposed and confirmed.
-    """
-
-    clips: int
-    confirmed: int
-    low: float
-    high: float
-    left_out_s: float
-    found_s: float
-
-    @classmethod
-    def of(cls, confirmed: int, clips: int, *, left_out_s: float, found_s: float) -> Audit:
-        """Returns the audit with its exact interval (see `share_interval`)."""
-        low, high = share_interval(confirmed, clips)
-        return cls(clips, confirmed, low, high, left_out_s, found_s)
 
 
 @dataclass
@@ -178,14 +154,15 @@ class _Audited:
         self.found_s += float(lengths[proposed & high].sum())
 
     def result(self, survey: Survey) -> Audit | None:
-        """Return the audit; None if no clip was audited."""
+        """Return the audit with its exact interval (see `share_interval`); None if no clip was audited."""
         rest = [
             float(video.candidates.length_s[~choice.proposed].sum())
             for video, choice in zip(survey.videos, survey.choices, strict=True)
         ]
         if not self.clips:
             return None
-        return Audit.of(self.confirmed, self.clips, left_out_s=sum(rest), found_s=self.found_s)
+        low, high = share_interval(self.confirmed, self.clips)
+        return Audit(self.clips, self.confirmed, low, high, left_out_s=sum(rest), found_s=self.found_s)
 
 
 def _logit(thresholds: Thresholds) -> float:

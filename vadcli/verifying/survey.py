@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
-from vadcli.detectors.ask.asker import Asker, Question, questions_for
+from vadcli.detectors.ask.asker import Asker, Question, questions_about, questions_for
 from vadcli.engine.job import digest
 from vadcli.engine.verified import ClipGrid
 from vadcli.errors import DocumentError, UsageError
+from vadcli.options.categories import described_categories
 from vadcli.options.verify import VerifyOptions, parse_share
 from vadcli.store import OutputLayout, matches
 from vadcli.store.answers import Answers, AnswersMetadata, StoredAnswers, answers_or_none
@@ -89,12 +90,18 @@ class Survey:
         if not found.videos:
             first = next((f": {video}: {problem}" for video, problem in found.problems.items()), "")
             raise UsageError(f"{layout.out}: no video has scores{first}", hint="scan first")
-        names = (name for video in found.videos if video.is_included for name in video.document.categories)
-        found.questions = questions_for(options.categories or ",".join(dict.fromkeys(names)))
+        found.questions = questions_for(options.categories) if options.categories else found._questions_of_scan()
         candidates = [video.candidates for video in found.videos]
         share, audit = parse_share(options.share, "share"), parse_share(options.audit, "audit")
         found.choices = choose_clips(candidates, share=share, audit=audit)
         return found
+
+    def _questions_of_scan(self) -> tuple[Question, ...]:
+        """Returns the questions about the categories of the scan, or those that are asked without categories."""
+        documents = [video.document for video in self.videos if video.is_included]
+        names = [name for document in documents for name in document.categories]
+        own = [category for document in documents for category in document.own_categories]
+        return questions_about(described_categories(names, own)) or questions_for("")
 
     @property
     def categories(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -127,9 +127,16 @@ def questions_for(categories: str) -> tuple[Question, ...]:
     Raises:
         UsageError: a list or file of categories does not exist or is damaged, or a text contains a control token.
     """
-    if not categories:
-        return SEVERITY
-    return tuple(_question(category) for category in read_categories(categories).categories)
+    return questions_about(read_categories(categories).categories) if categories else SEVERITY
+
+
+def questions_about(categories: Iterable[Category]) -> tuple[Question, ...]:
+    """Returns one question per category.
+
+    Raises:
+        UsageError: a text contains a control token.
+    """
+    return tuple(map(_question, categories))
 
 
 def load_asker(
