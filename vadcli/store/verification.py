@@ -35,7 +35,7 @@ class Audit:
 
     @property
     def text(self) -> str:
-        """The sentence that says what the first stage misses."""
+        """The sentence that says how much the scan misses."""
         most = f"{100 * self.high:.2g} %"
         share = f"between {100 * self.low:.2g} % and {most}" if self.confirmed else f"at most {most}"
         missed = clock(self.high * self.left_out_s)
