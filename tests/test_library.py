@@ -42,7 +42,7 @@ def test_every_example_of_the_page_runs(
         exec(block, names)
     said = capsys.readouterr().out
     assert "a.mp4 done" in said
-    assert "there is no option 'treshold' (did you mean threshold?)" in said
+    assert "'treshold' is not an option (did you mean threshold?)" in said
     assert (footage.parent / "results" / "report.html").is_file()
     assert (footage.parent / "results" / "rendered").is_dir()
     events = sum(len(document.events) for document in vadcli.events("results").documents)

@@ -113,7 +113,7 @@ def from_keywords(kind: type[T], given: Mapping[str, Any]) -> T:
     for name, value in given.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            raise UsageError(f"there is no option {name!r}", hint=f"did you mean {near[0]}?" if near else "see docs/cli.md")
+            raise UsageError(f"{name!r} is not an option", hint=f"did you mean {near[0]}?" if near else "see docs/cli.md")
         if hints[name] is str and not isinstance(value, str | None) and isinstance(value, Iterable):
             value = ",".join(map(str, value))  # noqa: PLW2901 - categories=["fight", "fire"] reads as "fight,fire"
         if value is not None:
@@ -122,7 +122,7 @@ def from_keywords(kind: type[T], given: Mapping[str, Any]) -> T:
 
 
 def env_name(name: str, command: str = "") -> str:
-    """Returns the name of an option's environment variable; `command` is given if the option has a variable of its own."""
+    """Returns the name of an option's environment variable. Give `command` if the command has its own variable for it."""
     return "_".join(filter(None, ("VADCLI", command.replace("-", "_").upper(), name.upper())))
 
 

@@ -91,7 +91,10 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
         ThresholdOptions.__post_init__(self)
         HeadOptions.__post_init__(self)
         if self.since == LAST_RUN:
-            raise UsageError(f"--since {LAST_RUN}: events are chosen by time", hint="give a time or an age like 24h")
+            raise UsageError(
+                f"--since {LAST_RUN} does not work here, because events are chosen by time",
+                hint="give a time or an age like 24h",
+            )
         WhenOptions.__post_init__(self)
         if self.keep_false and (self.write or self.review is not None):
             raise UsageError("--keep-false can't be used with --write or --review", hint="--forget removes the stored review")
@@ -219,7 +222,10 @@ class ClipsOptions(DecodeOptions, WhenOptions, TalkOptions):
     def __post_init__(self) -> None:
         DecodeOptions.__post_init__(self)
         if self.since == LAST_RUN:
-            raise UsageError(f"--since {LAST_RUN}: events are chosen by time", hint="give a time or an age like 24h")
+            raise UsageError(
+                f"--since {LAST_RUN} does not work here, because events are chosen by time",
+                hint="give a time or an age like 24h",
+            )
         WhenOptions.__post_init__(self)
         for name in ("before", "after"):
             parse_duration(getattr(self, name), name)
