@@ -170,7 +170,7 @@ def test_answers_must_be_single_tokens(tmp_path: Path) -> None:
     asker = load_asker(str(tiny_qwen_folder(tmp_path / "qwen", answers=("yes",))), device="cpu")
     with pytest.raises(WeightsError, match="'no' has 2 tokens in its tokenizer") as error:
         asker.prepare()
-    assert "Qwen2-VL-Instruct" in str(error.value.hint)
+    assert "Instruct model of Qwen2-VL or Qwen3-VL" in str(error.value.hint)
 
 
 def test_a_missing_model_names_the_command_that_pulls_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
