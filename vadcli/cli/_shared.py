@@ -208,8 +208,8 @@ class Progress:
     """Shows a bar on a terminal, and nothing elsewhere.
 
     Args:
-        name: what stands before the bar.
-        unit: what is counted, with a space before it.
+        name: the text before the bar.
+        unit: the things that are counted, with a space before the word.
         options: --quiet hides the bar.
     """
 
@@ -219,7 +219,7 @@ class Progress:
         self._bar: Any = None
 
     def advance(self, done: int, expected: int) -> None:
-        """Show that `done` of `expected` are done."""
+        """Show that `done` of `expected` things are done."""
         if self._hidden:
             return
         if self._bar is None:

@@ -173,7 +173,7 @@ class ScanJob:
         identity: the part of the fingerprints that all videos share.
         rules: how the scores of each video become events.
         categories: what the user looks for.
-        own_categories: those of the categories that have sentences of the user's own.
+        own_categories: the categories that have the user's own sentences.
         mask_video, mask_rle: which masks to write.
         masked_rows: the frames that get a mask.
         force: also scan videos that are done.

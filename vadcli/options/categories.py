@@ -130,7 +130,7 @@ def read_categories(text: str) -> CategoryBook:
 
 
 def own_categories(text: str) -> tuple[Category, ...]:
-    """Returns the categories of `--categories` whose sentences do not follow from their names.
+    """Returns the categories of `--categories` that have other sentences than their names alone would give.
 
     Raises:
         UsageError: as in `read_categories`.
@@ -139,7 +139,7 @@ def own_categories(text: str) -> tuple[Category, ...]:
 
 
 def described_categories(names: Iterable[str], own: Iterable[Category]) -> tuple[Category, ...]:
-    """Returns a category for each name, without repeats: one of `own`, or what the name alone means."""
+    """Returns one category per name, without repeats: the one in `own`, or the category that the name alone stands for."""
     told = {category.name: category for category in reversed(tuple(own))}
     return tuple(told.get(name) or _described(name) for name in dict.fromkeys(names))
 

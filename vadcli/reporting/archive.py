@@ -82,7 +82,7 @@ class Archive:
         runs: the runs that started at or after `since` of `collect`; the oldest is first.
         videos: the videos, sorted by camera and name.
         problems: one line per file of the output folder that can't be read.
-        verification: the newest run of `vadcli verify`; None if there is none since then.
+        verification: the newest run of `vadcli verify`; None if there was no such run at or after `since`.
     """
 
     layout: OutputLayout

@@ -112,7 +112,7 @@ class EventsDocument:
         caveats: sentences that say why the scores deserve less trust than usual.
         regions: the parts of the picture that were hidden.
         head: the head that judged the events; None if no head judged them.
-        own_categories: those of the categories that have sentences of the user's own.
+        own_categories: the categories that have the user's own sentences.
         scan_events: the events as they were before the video was verified; None if it was not verified.
     """
 

@@ -17,11 +17,11 @@ VERIFICATION_FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Audit:
-    """What the first stage misses, estimated from random clips that it did not propose.
+    """An estimate of what the scan misses, from random clips that its scores did not propose.
 
     Attributes:
         clips, confirmed: audited clips, and how many of them the model confirms.
-        low, high: of all clips that were not proposed, the model would confirm a share in this interval (confidence 95 %).
+        low, high: the share of all clips that were not proposed that the model would confirm (95 % confidence interval).
         left_out_s: footage that was not proposed.
         found_s: footage that was proposed and confirmed.
     """
@@ -61,7 +61,7 @@ class VerificationRun:
         asked, left: clips that this run asked about, and clips that are still to be asked.
         seconds: how long the model took.
         confirmed, rejected, not_asked: numbers of events.
-        audit: what the first stage misses; None if nothing was audited.
+        audit: an estimate of what the scan misses; None if no clip was audited.
         problems: one line per video that could not be verified completely.
     """
 
@@ -84,7 +84,7 @@ class VerificationRun:
 
     @property
     def text(self) -> str:
-        """What became of the events, or that the run has not ended."""
+        """A sentence with the results for the events, or that the run has not ended."""
         if self.end is None:
             return "not ended: it is still running, or was killed"
         return f"{how_many(self.confirmed, 'event')} confirmed, {self.rejected} rejected, {self.not_asked} not asked"
@@ -94,17 +94,17 @@ def write_verification(layout: OutputLayout, scratch: Scratch, run: Verification
     """Writes the record.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the record can't be written.
     """
     document = {"format_version": VERIFICATION_FORMAT_VERSION, **asdict(run)}
     scratch.write_text(layout.verification, printable(json.dumps(document, indent=2, ensure_ascii=False)) + "\n")
 
 
 def read_verification(layout: OutputLayout) -> VerificationRun | None:
-    """Returns the record; None if there is none.
+    """Returns the record; None if no record is stored.
 
     Raises:
-        DocumentError: the file is damaged, or of another version.
+        DocumentError: the file is damaged, or has another version.
     """
     path = layout.verification
     if not path.exists():
