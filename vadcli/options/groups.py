@@ -123,7 +123,9 @@ def default_of(item: Field[Any]) -> Any:
 PRESET_MARK = "preset:"
 """With this prefix before a preset's name, `--model` means random weights of its sizes, even if such a model exists."""
 DETECTOR_CHOICES = ("auto", *DETECTORS)
+AUTO_MODEL = "auto"
 DEFAULT_MODEL = "lavida-7b"
+"""The model that `auto` means for the detector `lavida`."""
 
 
 @dataclass(frozen=True)
@@ -299,7 +301,11 @@ class DetectorOptions:
         choices=DETECTOR_CHOICES,
     )
     model: str = option(
-        DEFAULT_MODEL, "Weights of the detector: a folder, or a name of `vadcli weights list`.", panel=HOW, metavar="MODEL"
+        AUTO_MODEL,
+        "Weights of the detector: a folder, or a name of `vadcli weights list`; auto is qwen2-vl-2b for ask, and lavida-7b for "
+        "lavida.",
+        panel=HOW,
+        metavar="MODEL",
     )
     device: str = option("auto", "auto, cpu, cuda (all GPUs) or cuda:N.", panel=HOW)
     precision: str = option(

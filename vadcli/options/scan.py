@@ -8,6 +8,7 @@ from typing import get_args
 
 from vadcli.errors import UsageError
 from vadcli.options.groups import (
+    DEFAULT_MODEL,
     FIND,
     HOW,
     OUTPUT,
@@ -182,7 +183,9 @@ class BenchOptions(TalkOptions):
         metavar="LIST",
     )
     categories: str = same(DetectorOptions, "categories")
-    model: str = same(DetectorOptions, "model")
+    model: str = option(
+        DEFAULT_MODEL, "Weights of LAVIDA: a folder, or a name of `vadcli weights list`.", panel=HOW, metavar="MODEL"
+    )
     device: str = same(DetectorOptions, "device")
     precision: str = same(DetectorOptions, "precision")
     drop_static: bool = same(_LAVIDA, "drop_static")

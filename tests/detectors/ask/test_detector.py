@@ -36,6 +36,13 @@ def no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "home"))
 
 
+def test_the_default_model_is_that_of_the_detector() -> None:
+    assert (AskOptions().ask_model, LavidaOptions().lavida_model) == ("qwen2-vl-2b", "lavida-7b")
+    assert (AskOptions(model="x").ask_model, LavidaOptions(model="x").lavida_model) == ("x", "x")
+    with pytest.raises(UsageError, match="lavida-7b: not a model that `ask` can use"):
+        AskDetector(AskOptions(model="lavida-7b"))
+
+
 @pytest.mark.usefixtures("no_weights")
 def test_auto_chooses_ask_if_its_model_is_named_or_if_it_is_here_with_a_gpu(
     folder: Path, monkeypatch: pytest.MonkeyPatch

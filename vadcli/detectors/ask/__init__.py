@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vadcli.detectors.mllm import CompressionOption, is_mllm
-from vadcli.options.groups import DEFAULT_MODEL
+from vadcli.options.groups import AUTO_MODEL
 
 DEFAULT_ASK_MODEL = "qwen2-vl-2b"
 
@@ -19,8 +19,8 @@ class AskOptions(CompressionOption):
 
     @property
     def ask_model(self) -> str:
-        """The model that answers: --model, or DEFAULT_ASK_MODEL if --model has its default, which is a model of LAVIDA."""
-        return DEFAULT_ASK_MODEL if self.model == DEFAULT_MODEL else self.model
+        """The model that answers: that of --model, or DEFAULT_ASK_MODEL if it is `auto`."""
+        return DEFAULT_ASK_MODEL if self.model == AUTO_MODEL else self.model
 
     def is_ready(self) -> bool:
         """True if the user named a model that can answer, or the default model is installed and the machine has a GPU.
@@ -29,7 +29,7 @@ class AskOptions(CompressionOption):
         """
         from vadcli import weights
 
-        if self.model != DEFAULT_MODEL:
+        if self.model != AUTO_MODEL:
             return is_mllm(self.model)
         if self.device == "cpu" or weights.base_folder(DEFAULT_ASK_MODEL) is None:
             return False

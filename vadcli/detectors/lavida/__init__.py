@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from vadcli.detectors.mllm import CompressionOption, is_mllm
 from vadcli.errors import UsageError, WeightsError
-from vadcli.options.groups import DEFAULT_MODEL, HOW, option
+from vadcli.options.groups import AUTO_MODEL, DEFAULT_MODEL, HOW, option
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,18 @@ class LavidaOptions(CompressionOption):
         if self.sam2 == "package" and getattr(self, "propagate_masks", False):
             raise UsageError("--propagate-masks: not supported with --sam2 package", hint="use --sam2 transformers")
 
+    @property
+    def lavida_model(self) -> str:
+        """The LAVIDA model: that of --model, or DEFAULT_MODEL if it is `auto`."""
+        return DEFAULT_MODEL if self.model == AUTO_MODEL else self.model
+
     def is_ready(self) -> bool:
         """True if the user named a model of LAVIDA or the default model is trained. `--detector auto` then chooses LAVIDA."""
         from vadcli import weights
 
-        if self.model != DEFAULT_MODEL:
+        if self.model != AUTO_MODEL:
             return not is_mllm(self.model)  # such a model is for `ask`
         try:
-            return weights.is_trained(weights.locate(self.model))
+            return weights.is_trained(weights.locate(self.lavida_model))
         except WeightsError:
             return False

@@ -103,10 +103,11 @@ class LavidaDetector:
     def _caveats(self) -> tuple[str, ...]:
         """Returns one sentence if the model was never trained, or was trained on a synthetic world only."""
         if self.folder is None or not self.config.trained:
-            return (f"{self.options.model} was never trained: its scores, masks and categories mean nothing.",)
+            return (f"{self.options.lavida_model} was never trained: its scores, masks and categories mean nothing.",)
         if self.config.data_sets() == {"synthetic"}:
             return (
-                f"{self.options.model} was only trained on a synthetic world of shapes; it is not a detector for real videos.",
+                f"{self.options.lavida_model} was only trained on a synthetic world of shapes; "
+                "it is not a detector for real videos.",
             )
         return ()
 
@@ -314,20 +315,22 @@ def _find(options: LavidaOptions) -> tuple[Path | None, LavidaConfig]:
     from vadcli.detectors.lavida import checkpoint
     from vadcli.detectors.lavida.config import load_preset, preset_names
 
-    if options.model.startswith(PRESET_MARK):
-        name = options.model.removeprefix(PRESET_MARK)
+    model = options.lavida_model
+    if model.startswith(PRESET_MARK):
+        name = model.removeprefix(PRESET_MARK)
         if name not in preset_names():
             raise UsageError(f"no preset is called {name!r}", hint=f"choose from {', '.join(preset_names())}")
         if not options.allow_untrained:
             raise WeightsError(
-                f"{options.model}: a preset has no trained weights", hint="name a trained model, or add --allow-untrained"
+                f"{model}: a preset has no trained weights",
+                hint="name a trained model, or add --allow-untrained",
             )
         return None, load_preset(name)
     try:
-        folder = weights.locate(options.model)
+        folder = weights.locate(model)
     except WeightsError:
-        if options.allow_untrained and options.model in preset_names():
-            return None, load_preset(options.model)
+        if options.allow_untrained and model in preset_names():
+            return None, load_preset(model)
         raise
     return folder, checkpoint.check(folder, allow_untrained=options.allow_untrained)
 
