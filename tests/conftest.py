@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,22 +36,30 @@ def ray_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("site")
 
 
+NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+
+
 @pytest.fixture(scope="session")
-def ray_address(ray_site: Path) -> Iterator[str]:
-    """The address of a Ray cluster of two simulated nodes with one core each."""
+def ray_cluster(ray_site: Path) -> Iterator[Any]:
+    """A Ray cluster of two simulated nodes with one core each."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'vadcli[ray]'")
     from vadcli.engine.cluster.ray_cluster import import_ray
 
     import_ray()
     from ray.cluster_utils import Cluster
 
-    node = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ray_site), str(Path(__file__).parents[1])]))
-        cluster = Cluster(initialize_head=True, head_node_args=node)
-        cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
-    yield cluster.address
+        cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+        cluster.add_node(**NODE)
+        yield cluster
     cluster.shutdown()
+
+
+@pytest.fixture(scope="session")
+def ray_address(ray_cluster: Any) -> str:
+    """The address of that cluster."""
+    return str(ray_cluster.address)
 
 
 @pytest.fixture(scope="session")

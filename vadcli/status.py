@@ -102,6 +102,7 @@ class RunStatus:
             "times_real_time": round(progress["footage_s"] / spent, 2) if progress else None,
             "running": list(progress.get("running", [])) if self.state is RunState.RUNNING else [],
             "fitting": progress.get("fitting") if self.state is RunState.RUNNING else None,
+            "nodes": dict(progress.get("nodes") or {}),
         }
 
 

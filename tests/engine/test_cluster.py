@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile
 from threading import Thread
+from typing import Any
 
 import psutil
 import pytest
@@ -19,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vadcli
+from tests.conftest import NODE
 from tests.media import make_video
 from tests.patience import PATIENCE_S
 from vadcli import __version__
@@ -167,9 +169,18 @@ def killer(dice: random.Random, *, times: int, done: list[bool]) -> None:
             times -= 1
 
 
+@pytest.fixture(scope="module")
+def reference(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The rows of a scan without a cluster."""
+    out = tmp_path_factory.mktemp("reference") / "out"
+    scan(footage, out)
+    return rows_of(out)
+
+
 @pytest.mark.parametrize("seed", [1, 2])
-def test_killed_workers_lose_nothing(footage: Path, tmp_path: Path, ray_address: str, seed: int) -> None:
-    scan(footage, tmp_path / "local")
+def test_killed_workers_lose_nothing(
+    footage: Path, tmp_path: Path, ray_address: str, reference: dict[str, bytes], seed: int
+) -> None:
     done: list[bool] = []
     thread = Thread(target=killer, args=(random.Random(seed),), kwargs={"times": 2, "done": done})
     thread.start()
@@ -180,13 +191,38 @@ def test_killed_workers_lose_nothing(footage: Path, tmp_path: Path, ray_address:
         thread.join()
     assert {result.status for result in found.values()} == {Status.DONE}
     assert len(found) == 6
-    assert rows_of(tmp_path / "out") == rows_of(tmp_path / "local")
+    assert rows_of(tmp_path / "out") == reference
     record = read_run(tmp_path / "out" / "run.json")
     assert record.exit_code == 0
     assert all(file.node for file in record.files)
+    assert record.progress is not None
+    assert sum(record.progress["nodes"].values()) == 6
     assert not workers_of_this_test()
     assert not list((tmp_path / "out").rglob("*.part"))
     assert not (tmp_path / "out" / ".tmp").exists()
+
+
+def test_a_lost_node_costs_no_video(
+    footage: Path, tmp_path: Path, ray_cluster: Any, reference: dict[str, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    node = ray_cluster.add_node(**NODE)
+    ray_cluster.wait_for_nodes()
+
+    def lose() -> None:
+        end = time.monotonic() + PATIENCE_S
+        while len(workers_of_this_test()) < 3 and time.monotonic() < end:
+            time.sleep(0.05)
+        ray_cluster.remove_node(node, allow_graceful=False)
+
+    thread = Thread(target=lose)
+    thread.start()
+    try:
+        found = scan(footage, tmp_path / "out", runner="ray", ray_address=ray_cluster.address, ray_cpus=1)
+    finally:
+        thread.join()
+    assert {result.status for result in found.values()} == {Status.DONE}
+    assert rows_of(tmp_path / "out") == reference
+    assert "is gone" in caplog.text
 
 
 DEADLY = """

@@ -115,11 +115,8 @@ def test_appending_results_does_not_rewrite_the_record_each_time(layout, scratch
     clock = iter(range(10**9))
     monkeypatch.setattr(run_log.time, "monotonic", lambda: next(clock) / 1000)
     written = []
-    monkeypatch.setattr(
-        scratch,
-        "write_text",
-        lambda final, text: (written.append(len(text)), final.parent.mkdir(exist_ok=True), final.write_text(text)),
-    )
+    replace = scratch.replace
+    monkeypatch.setattr(scratch, "replace", lambda final: (written.append(final), replace(final))[1])
     record = RunRecord(layout, scratch, INFO, write_every_s=3.0)
     for number in range(10_000):
         record.add(VideoResult(f"{number}.mp4", Status.DONE))
@@ -127,6 +124,33 @@ def test_appending_results_does_not_rewrite_the_record_each_time(layout, scratch
     assert 2 <= len(written) <= 2 * (seconds / 3 + 2)
     record.close(0)
     assert len(read_run(record.path).files) == 10_000
+
+
+def test_a_second_result_of_a_video_replaces_the_first(layout, scratch):
+    with RunRecord(layout, scratch, INFO) as record:
+        record.add(VideoResult("a.mp4", Status.FAILED, reason="it broke", events=2))
+        record.add(DONE)
+        record.add(VideoResult("a.mp4", Status.DONE, events=3))
+    stored = read_run(record.path)
+    assert [(file.video, file.status, file.events) for file in stored.files] == [
+        (DONE.video, Status.DONE, DONE.events),
+        ("a.mp4", Status.DONE, 3),
+    ]
+    assert (stored.totals["videos"], stored.totals["failed"], stored.totals["lost"]) == (2, 0, 0)
+    assert stored.totals["events"] == 3 + DONE.events
+
+
+def test_many_videos_that_are_done_are_counted_and_not_listed(layout, scratch, monkeypatch):
+    monkeypatch.setattr(run_log, "MOST_SKIPPED", 2)
+    with RunRecord(layout, scratch, INFO) as record:
+        for number in range(3):
+            record.add(VideoResult(f"{number}.mp4", Status.SKIPPED, reason="done", events=1))
+        record.add(VideoResult("lost.mp4", Status.SKIPPED, stage="decode", reason="failed in an earlier run"))
+        record.add(DONE)
+    stored = read_run(record.path)
+    assert [file.video for file in stored.files] == ["lost.mp4", DONE.video]
+    assert (stored.totals["videos"], stored.totals["skipped"], stored.totals["unlisted"]) == (5, 4, 3)
+    assert stored.totals["events"] == 3 + DONE.events
 
 
 def test_of_two_runs_at_once_the_newer_is_the_one_in_run_json(layout, scratch):

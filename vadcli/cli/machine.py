@@ -87,6 +87,8 @@ def _lines(status: RunStatus) -> list[str]:
         f"{first}, {clock(told['seconds'])}{eta}",
         f"  {status.over}/{status.planned} videos: {counts}; {counted(told['events'], 'event')}; {speed}",
     ]
+    if len(told["nodes"]) > 1:
+        lines.append(f"  nodes: {', '.join(f'{node} {count}' for node, count in told['nodes'].items())} videos")
     if told["fitting"]:
         lines.append(
             f"  now: fitting camera {told['fitting']['camera'] or '.'} ({how_many(told['fitting']['frames'], 'frame')} read)"

@@ -28,7 +28,7 @@ from vadcli.store import OutputLayout
 from vadcli.store.atomic import Claim, Scratch
 from vadcli.store.checkpoint import Checkpoint, read_checkpoint
 from vadcli.store.events import EventsDocument, read_unchecked
-from vadcli.store.scores import ScoresMetadata, read_metadata
+from vadcli.store.scores import ScoresMetadata, has_fingerprint, read_metadata
 from vadcli.types import (
     DEFAULT_RULES,
     NO_REGIONS,
@@ -261,9 +261,13 @@ def decide(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Decision:
     Raises:
         NotFinished: the video can't be read.
     """
-    metadata = read_metadata(job.layout.scores(unit.video))
+    scores = job.layout.scores(unit.video)
     document = read_unchecked(job.layout.events(unit.video))
     state = document.scan if document else None
+    # If a video is done, its events document has all that matters. To read the metadata of its scores too would take more time
+    # than everything else, and a later run asks this about every video of the archive.
+    is_sure = bool(state and state.status is Status.DONE and not job.keeps_masks and has_fingerprint(scores, state.fingerprint))
+    metadata = None if is_sure else read_metadata(scores)
     known = metadata.source if metadata else state.source if state else None
     source = source_of(unit, known)
     source["root"] = shown(job.root)
@@ -278,12 +282,13 @@ def decide(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> Decision:
         return Decision(Need.SCAN, fingerprint, source)
     if document.failure:
         return Decision(Need.FAILED_BEFORE, fingerprint, source, Status.FAILED, document.failure.stage, document.failure.error)
-    if metadata is None or metadata.fingerprint != fingerprint or not _has_masks(job, unit.video, metadata):
+    if not is_sure and (metadata is None or metadata.fingerprint != fingerprint or not _has_masks(job, unit.video, metadata)):
         return Decision(Need.SCAN, fingerprint, source)
     judge = job.rules.judge
     same_head = document.head == (judge.mark if judge else None)
     need = Need.NOTHING if same_head and document.thresholds == job.rules.of_video(unit.video) else Need.RECUT
-    stage, reason = str(metadata.extra.get("stage", "")), str(metadata.extra.get("reason", ""))
+    extra = metadata.extra if metadata else {}
+    stage, reason = str(extra.get("stage", "")), str(extra.get("reason", ""))
     return Decision(need, fingerprint, source, state.status, stage, reason, len(document.events))
 
 

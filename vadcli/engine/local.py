@@ -86,11 +86,13 @@ class LocalRunner:
         layout = OutputLayout(self.options.out)
         job = self._job(layout, Scratch(layout.scratch))
         cameras = self._cameras_of(layout, job)
-        outgrown = {camera for camera, whole in by_camera(self.settings.plan.units) if cameras.is_outgrown(camera, whole)}
-        for unit in self.units:
+        for camera, whole in by_camera(self.settings.plan.units):
+            mine = [unit for unit in whole if unit.video in self._mine]
+            needs_fit = cameras.needs_fit(camera)
             # If the camera will be fitted again, the new fingerprint is not known yet. With no model, it differs in any case.
-            model = cameras.stored(unit.camera) if self.detector.fits_camera and unit.camera not in outgrown else None
-            yield unit.video, "scan" if cameras.needs_fit(unit.camera) else _need(job, unit, model)
+            has_model = self.detector.fits_camera and not cameras.is_outgrown(camera, whole)
+            model = cameras.stored(camera) if has_model and mine else None
+            yield from ((unit.video, "scan" if needs_fit else _need(job, unit, model)) for unit in mine)
 
     def is_fitted(self, camera: str) -> bool:
         """True if OUT has a camera model that this detector can use."""

@@ -25,6 +25,7 @@ from vadcli.options.heads import HeadOptions
 from vadcli.options.scan import DEFAULT_OUT
 from vadcli.options.times import LAST_RUN, WhenOptions
 from vadcli.registry import EXPORTERS
+from vadcli.types.urls import is_remote
 
 CONTAINERS = ("mp4", "mkv", "same")
 REPORT_FORMATS = ("html", "markdown", "json", "email")
@@ -229,7 +230,7 @@ class ClipsOptions(DecodeOptions, WhenOptions, TalkOptions):
         WhenOptions.__post_init__(self)
         for name in ("before", "after"):
             parse_duration(getattr(self, name), name)
-        if self.footage is not None and not self.footage.is_dir():
+        if self.footage is not None and not (is_remote(self.footage) or self.footage.is_dir()):
             raise UsageError(f"--footage {self.footage}: the folder does not exist")
 
 
@@ -279,7 +280,7 @@ class PruneOptions(TalkOptions):
     def __post_init__(self) -> None:
         if self.older_than is not None and parse_duration(self.older_than, "older_than") <= 0:
             raise UsageError(f"--older-than {self.older_than} must be above 0")
-        if self.footage is not None and not self.footage.is_dir():
+        if self.footage is not None and not (is_remote(self.footage) or self.footage.is_dir()):
             raise UsageError(f"--footage {self.footage}: the folder does not exist")
 
 

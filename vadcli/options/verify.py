@@ -21,6 +21,7 @@ from vadcli.options.groups import (
 )
 from vadcli.options.results import EventsOptions, ReportOptions
 from vadcli.options.scan import ScanOptions
+from vadcli.types.urls import is_remote
 
 DEFAULT_VERIFIER = "qwen2-vl-2b"
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%", re.ASCII)
@@ -108,5 +109,5 @@ class VerifyOptions(DecodeOptions, ExitOptions, TalkOptions):
         for name in ("max_runtime", "checkpoint_every"):
             if getattr(self, name) is not None:
                 parse_duration(getattr(self, name), name)
-        if self.footage is not None and not self.footage.is_dir():
+        if self.footage is not None and not (is_remote(self.footage) or self.footage.is_dir()):
             raise UsageError(f"--footage {self.footage}: the folder does not exist")

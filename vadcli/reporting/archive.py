@@ -173,9 +173,6 @@ def collect(
     """
     problems: list[str] = []
     runs = list(_read_all(layout.iter_runs(), read_run, problems))
-    documents = list(_read_all(layout.iter_events(), read_events, problems))
-    if not runs and not documents and not problems:
-        raise UsageError(f"{layout.out}: contains no results of a scan", hint="name the --out folder of a scan")
     results = _newest_results(runs)
     chosen = runs
     begin = None if since is None else moment(since, runs, rules.zone)
@@ -183,10 +180,13 @@ def collect(
         chosen = [run for run in runs if run.start >= begin]
     worked = {result.video for run in chosen for result in run.files if _concerns(result)}
     when = When(None if since == LAST_RUN else begin, between)
-    stories = [_story(timed(document, rules), results.get(str(document.video["path"]))) for document in documents]
+    documents = _read_all(layout.iter_events(), read_events, problems)  # one at a time: there may be a million
+    found = [_story(timed(document, rules), results.get(str(document.video["path"]))) for document in documents]
+    if not runs and not found and not problems:
+        raise UsageError(f"{layout.out}: contains no results of a scan", hint="name the --out folder of a scan")
     stories = [
         replace(story, events=_chosen(story, when))
-        for story in stories
+        for story in found
         if matches(story.video, include) and (begin is None or _is_recent(story, when.since, worked))
     ]
     stories.sort(key=lambda story: (story.camera, story.video))

@@ -75,6 +75,8 @@ def run_facts(archive: Archive) -> list[tuple[str, str]]:
     if verified := archive.verification:
         facts += [("Verified by", f"{verified.model}, {when(datetime.fromisoformat(verified.start))}: {verified.text}")]
         facts += [("Audit", verified.audit.text)] if verified.audit else []
+    if len(nodes := (run.progress or {}).get("nodes") or {}) > 1:
+        facts.append(("Nodes", ", ".join(f"{node} ({counted(videos, 'video')})" for node, videos in nodes.items())))
     others = len(archive.runs) - 1
     return [*facts, ("Earlier runs", str(others))] if others else facts
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -68,6 +69,7 @@ class RunProgress:
         self.footage_s = self.worked = self.done = 0.0
         self._running: dict[str, tuple[int, float]] = {}
         self._fitting: dict[str, Any] | None = None
+        self._nodes: Counter[str] = Counter()
 
     def advance(self, video: str, *, frames: int, video_s: float, size: float) -> None:
         """Adds work that was done on a video: rows, seconds of video, and bytes of input."""
@@ -88,9 +90,10 @@ class RunProgress:
         before = self._fitting["frames"] if self._fitting and self._fitting["camera"] == camera else 0
         self._fitting = {"camera": camera, "frames": before + frames}
 
-    def finish(self, video: str) -> None:
-        """Counts a video as finished, with any status."""
+    def finish(self, video: str, node: str = "") -> None:
+        """Counts a video as finished, with any status, on a node of a cluster."""
         self.finished += 1
+        self._nodes.update([node] if node else [])
         self._cameras_left.discard(self._camera_of.get(video, ""))
         _, counted = self._running.pop(video, (0, 0.0))
         self.done += self._sizes.get(video, 0) - counted
@@ -116,6 +119,7 @@ class RunProgress:
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON values that the record stores."""
         fit_s, left = self._spent(_Phase.FIT), len(self._cameras_left)
+        nodes = {"nodes": dict(sorted(self._nodes.items()))} if self._nodes else {}
         return {
             "updated": datetime.now(UTC).isoformat(),
             "host": socket.gethostname(),
@@ -130,4 +134,4 @@ class RunProgress:
             "fitting": self._fitting,
             "setup_s": round(self._spent(_Phase.START) + fit_s, 3),
             "setup_left_s": round(fit_s * left / (self._cameras - left), 3) if left < self._cameras else 0.0,
-        }
+        } | nodes

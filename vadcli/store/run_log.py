@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,8 @@ LAST_VIDEOS = 5
 _WRITE_EVERY_S = 1.0
 _SHARE_OF_TIME = 0.02
 """At most this share of a run's time is spent on rewriting its record. So a long record is rewritten less often."""
+MOST_SKIPPED = 10_000
+"""If a run skips more videos than this because they are done, its record counts them and does not list them."""
 _FILES_BEGIN = b'\n  "files": ['
 _HEAD_BYTES = 16384
 _LIVE_NAME = "live.json"
@@ -99,8 +102,8 @@ class RunRecord:
     """Writes runs/<start>[-shard].json and its copy run.json, and also the live file if progress is counted.
 
     Use it as a context manager. If an error ends the `with` block, the record is closed with the error's exit code, or with 1
-    if the error has no exit code. Each result is turned into JSON text once, when it is added. The record is rewritten every
-    few seconds, each time atomically.
+    if the error has no exit code. Each result is turned into JSON text once, when it is added, and kept in a temporary file. So
+    memory hardly grows with the number of videos. The record is rewritten every few seconds, each time atomically.
 
     Args:
         layout: the output folder.
@@ -124,7 +127,7 @@ class RunRecord:
         self.start = datetime.now(UTC)
         self._layout = layout
         self._scratch = scratch
-        self._files: dict[str, tuple[dict[str, Any], str, bool]] = {}  # video -> result as dict, as text, is lost
+        self._results = _Results(scratch.folder / "results")
         self._totals = _Totals()
         self._write_every_s = write_every_s
         self._due = self._live_due = 0.0
@@ -139,16 +142,14 @@ class RunRecord:
         Raises:
             OutputError: the record can't be written.
         """
-        before = self._files.get(result.video)
+        before = self._results.put(result)
         if before is not None:
-            self._totals.count(before[0], -1, lost=before[2])
-        document = result.to_json()
-        self._totals.count(document, 1, lost=result.is_lost)
-        self._files[result.video] = document, json.dumps(document, ensure_ascii=False, allow_nan=False), result.is_lost
+            self._totals.count(before.to_json(), -1, lost=before.is_lost)
+        self._totals.count(result.to_json(), 1, lost=result.is_lost)
         if result.events:
             self._last_videos.append(result.video)
         if self.progress is not None:
-            self.progress.finish(result.video)
+            self.progress.finish(result.video, result.node)
         self.flush()
 
     def flush(self, *, force: bool = False) -> None:
@@ -186,7 +187,10 @@ class RunRecord:
         if self._closed:
             return
         self._closed = True
-        self._write(end=datetime.now(UTC), exit_code=exit_code)
+        try:
+            self._write(end=datetime.now(UTC), exit_code=exit_code)
+        finally:
+            self._results.close()
 
     def __enter__(self) -> RunRecord:
         return self
@@ -205,26 +209,99 @@ class RunRecord:
 
     def _write(self, *, end: datetime | None, exit_code: int | None) -> None:
         began = time.monotonic()
-        text = self._text(end, exit_code)
-        self._scratch.write_text(self.path, text)
+        with self._scratch.replace(self.path) as temporary, temporary.open("wb") as file:
+            file.write(printable(self._head(end, exit_code)).encode() + _FILES_BEGIN)
+            beginning = b"\n    "
+            for line in self._results.listed():
+                file.write(beginning + line)
+                beginning = b",\n    "
+            file.write(b"\n  ]\n}\n" if self._results.listed_count else b"]\n}\n")
         if max(self._layout.iter_runs()) == self.path:
-            self._scratch.write_text(self._layout.run_json, text)
+            with self._scratch.replace(self._layout.run_json) as temporary:
+                shutil.copyfile(self.path, temporary)
         now = time.monotonic()
         self._due = now + max(self._write_every_s, (now - began) / _SHARE_OF_TIME)
 
-    def _text(self, end: datetime | None, exit_code: int | None) -> str:
+    def _head(self, end: datetime | None, exit_code: int | None) -> str:
+        """Returns the JSON text of the record up to its list of files."""
+        unlisted = {"unlisted": self._results.unlisted_count} if self._results.unlisted_count else {}
         head = {
             "format_version": RUN_FORMAT_VERSION,
             **{name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(self.info).items()},
             "start": self.start.isoformat(),
             "end": end.isoformat() if end else None,
             "exit_code": exit_code,
-            "totals": self._totals.to_json(),
+            "totals": self._totals.to_json() | unlisted,
             "progress": self.progress.to_json() if self.progress else None,
         }
-        opened = json.dumps(head, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
-        files = ",\n    ".join(text for _, text, _ in self._files.values())
-        return printable(f'{opened},\n  "files": [' + (f"\n    {files}\n  " if files else "") + "]\n}\n")
+        return json.dumps(head, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}") + ","
+
+
+class _Results:
+    """The results of a run, as lines of JSON in a temporary file. A new result of a video replaces the earlier one.
+
+    Each line begins with a mark: `-` if the video was skipped because it is done, a space if the result was replaced, else `+`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w+b")
+        self._path, self._size = path, 0
+        self._begins: dict[str, int] = {}
+        self._skipped = 0
+
+    @property
+    def unlisted_count(self) -> int:
+        """How many results `listed` leaves out."""
+        return self._skipped if self._skipped > MOST_SKIPPED else 0
+
+    @property
+    def listed_count(self) -> int:
+        """How many results `listed` yields."""
+        return len(self._begins) - self.unlisted_count
+
+    def put(self, result: VideoResult) -> VideoResult | None:
+        """Adds a result; returns the one that it replaces."""
+        before = self._take(result.video)
+        text = printable(json.dumps(result.to_json(), ensure_ascii=False, allow_nan=False))
+        line = f"{'-' if _is_skipped(result) else '+'}{text}\n".encode()
+        with writing(self._path):
+            self._file.write(line)
+        self._begins[result.video] = self._size
+        self._size += len(line)
+        self._skipped += _is_skipped(result)
+        return before
+
+    def listed(self) -> Iterator[bytes]:
+        """Yields the results as JSON, in the order in which they were added."""
+        with writing(self._path):
+            self._file.flush()
+        hidden = b" -" if self.unlisted_count else b" "
+        with self._path.open("rb") as file:
+            yield from (line[1:-1] for line in file if line[:1] not in hidden)
+
+    def close(self) -> None:
+        """Close the file."""
+        with suppress(OSError):
+            self._file.close()
+
+    def _take(self, video: str) -> VideoResult | None:
+        begin = self._begins.pop(video, None)
+        if begin is None:
+            return None
+        with writing(self._path):
+            self._file.flush()
+            with self._path.open("r+b") as file:
+                file.seek(begin)
+                line = file.readline()
+                file.seek(begin)
+                file.write(b" ")
+        before = _result(json.loads(line[1:]))
+        self._skipped -= _is_skipped(before)
+        return before
+
+
+def _is_skipped(result: VideoResult) -> bool:
+    return result.status is Status.SKIPPED and result.reason == "done"
 
 
 def read_live(layout: OutputLayout) -> dict[str, dict[str, Any]]:

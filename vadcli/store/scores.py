@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -112,6 +113,10 @@ class ScoresMetadata:
         )
 
 
+_END_BYTES = 1 << 16
+_PARQUET_MARK = b"PAR1"
+
+
 class _NoPandas:
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> None:
@@ -193,6 +198,20 @@ def read_metadata(path: Path) -> ScoresMetadata | None:
             return ScoresMetadata.from_keys(_keys(pq.ParquetFile(file)))
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
         return None
+
+
+def has_fingerprint(path: Path, fingerprint: str) -> bool:
+    """True if a scores file is complete and its metadata have this fingerprint; False if it has another, or is not sure.
+
+    Only the end of the file is searched for the fingerprint, which takes a tenth of the time of `read_metadata`.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(-min(_END_BYTES, file.seek(0, os.SEEK_END)), os.SEEK_END)
+            end = file.read(_END_BYTES)
+    except OSError:
+        return False
+    return end.endswith(_PARQUET_MARK) and fingerprint.encode() in end
 
 
 def read_video(path: Path) -> str:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,6 +44,8 @@ PATIENCE_S = 30.0
 """If no worker reports anything for this many seconds, the log says that the run waits for the cluster."""
 END_S = 120.0
 """A worker that was asked to stop has this many seconds to finish its batch and write its checkpoint."""
+MOST_STILLBORN = 3
+"""A node takes no more videos after this many workers that died before they began, for example because it is being lost."""
 KILLS = 2
 """A video fails if it kills this many workers in a row without any progress."""
 
@@ -112,6 +115,7 @@ class RayRunner:
                     yield from self._died(worker, chunk, work, kills, error)
                     workers.replace(worker)
                     continue
+                chunk.begun = True
                 for item in sent:
                     if isinstance(item, DeviceError | WeightsError | ToolError):  # this node can't work, but others may
                         self._give_up(worker, item, workers)
@@ -163,7 +167,7 @@ class RayRunner:
         log.debug("a worker died: %s", error)
         log.warning("node %s: a worker died; %d of its videos are handed out again", worker.node.name, len(chunk.left))
         for video, unit in list(chunk.left.items()):
-            alone = len(chunk.units) == 1
+            alone = len(chunk.units) == 1 and chunk.begun  # else the video is not the cause
             kills[video] = 0 if chunk.moved else kills.get(video, 0) + alone
             if kills[video] >= KILLS:
                 del chunk.left[video]
@@ -208,6 +212,7 @@ class _Workers:
             )
         self._free = [self._made(node) for node in self.slots]
         self._running: dict[Any, _Worker] = {}
+        self._stillborn: Counter[str] = Counter()
         self._stopped = False
         self._since = time.monotonic()
 
@@ -252,11 +257,15 @@ class _Workers:
         if worker.node not in self.slots:
             return
         alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
-        if worker.node.id in alive:
+        assert worker.chunk is not None
+        self._stillborn[worker.node.id] += not worker.chunk.begun
+        if worker.node.id in alive and self._stillborn[worker.node.id] < MOST_STILLBORN:
             self._free.append(self._made(worker.node))
             return
         self.drop(worker.node)
-        log.warning("node %s is gone", worker.node.name)
+        log.warning(
+            "node %s %s", worker.node.name, "takes no more videos: no worker begins" if worker.node.id in alive else "is gone"
+        )
         if not self.slots:
             raise DeviceError("the last node of the cluster is gone", hint="the next run continues from here")
 

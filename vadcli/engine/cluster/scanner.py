@@ -52,7 +52,11 @@ class ChunkScanner:
         self._stop.set(reason, signal)
 
     def scan(self, settings: ScanSettings) -> Iterator[list[Sent]]:
-        """Scan a chunk. Every SEND_EVERY_S, yield what happened since the last time. An error of vadcli is the last item."""
+        """Scan a chunk. Yield an empty list at once, and then what happened, every SEND_EVERY_S.
+
+        An error of vadcli is the last item.
+        """
+        yield []
         said: queue.SimpleQueue[Any] = queue.SimpleQueue()
         handler = QueueHandler(said)
         log.addHandler(handler)

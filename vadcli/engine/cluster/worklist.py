@@ -24,6 +24,7 @@ class Chunk:
         units: the videos.
         opens: True if the camera is not fitted yet. Then the worker gets the list of all its videos.
         left: the videos that have no result yet.
+        begun: True if the worker has sent something.
         moved: True if a clip was scored.
     """
 
@@ -31,6 +32,7 @@ class Chunk:
     units: tuple[WorkUnit, ...]
     opens: bool = False
     left: dict[str, WorkUnit] = field(default_factory=dict)
+    begun: bool = False
     moved: bool = False
 
     def __post_init__(self) -> None:

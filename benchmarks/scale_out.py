@@ -1,0 +1,238 @@
+"""Measure what a Ray cluster costs and gains: overhead, efficiency, and the driver's work for many videos.
+
+    python benchmarks/scale_out.py [--only overhead nodes units]
+
+- overhead: `scan --runner ray` compared with `scan --runner local` on the same cores, in turn, for videos of one minute.
+- nodes: videos that a detector sleeps on, on 1, 2 and 4 simulated nodes with one core each. The efficiency is the time on one
+  node, divided by the time on N nodes with N times as many videos. Decoding is not the limit.
+- units: made work units, handed out to workers that answer at once: the driver's CPU time per update, and its memory. There is
+  no cluster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import resource
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from _measure import VADCLI, WORK, machine, made_video, run
+
+from vadcli.engine.cluster.ray_cluster import Node, import_ray
+from vadcli.engine.cluster.ray_runner import RayRunner
+from vadcli.engine.cluster.worklist import Chunk, Worklist
+from vadcli.engine.plan import Plan, WorkUnit
+from vadcli.engine.runner import Scan, ScanSettings, Stop, choose_detector
+from vadcli.engine.stream import ClipsScored
+from vadcli.options import ScanOptions
+from vadcli.types import Status, VideoResult
+
+FOLDER = WORK / "scale-out"
+SLEEPER = """
+import time
+
+import numpy as np
+
+from vadcli.types import ClipNeeds, ClipScores, FrameScores, MaskScale, PixelFormat, SizeRule, Thresholds
+
+
+def make(options):
+    return SimpleNamespace(
+        name="sleeper", model_version=1, needs=ClipNeeds(8, 0, 1.0, SizeRule(4096), PixelFormat.GRAY), channels=("zero",),
+        thresholds=Thresholds(high=0.5, low=0.4), calibration=None, uses_categories=False, categories=(), weights={},
+        mask_scale=MaskScale.SCORE, batch_size=1, parallel=1, fits_camera=False, prepare=lambda: None, score=score,
+        fit=lambda sample: None, finish=lambda track: FrameScores(track.raw[:, 0] - 5), fingerprint=lambda: {},
+    )
+
+
+def score(batch):
+    time.sleep(1.0)
+    return ClipScores(np.zeros((*batch.frames.shape[:2], 1), np.float32))
+"""
+SLEPT_S = 30
+"""Clips of a second per node."""
+
+
+def fresh(name: str) -> str:
+    """Return an empty output folder."""
+    shutil.rmtree(FOLDER / name, ignore_errors=True)
+    return str(FOLDER / name)
+
+
+def overhead(videos: int, rounds: int) -> None:
+    """Print the ratio of Ray's wall time to the local runner's, round by round."""
+    source = made_video("minute.mp4", seconds=60, size="640x360", fps=25)
+    footage = FOLDER / "footage"
+    footage.mkdir(parents=True, exist_ok=True)
+    for number in range(videos):
+        shutil.copyfile(source, footage / f"{number:02d}.mp4")
+    cores = len(os.sched_getaffinity(0))
+    times: dict[str, list[float]] = {"local": [], "ray": []}
+    for _ in range(rounds):
+        for runner, found in times.items():
+            command = [*VADCLI, "scan", str(footage), "--out", fresh(runner), "--detector", "motion", "--quiet"]
+            extra = ["--runner", "ray", "--ray-cpus", str(cores)] if runner == "ray" else []
+            found.append(run([*command, *extra]).wall_s)
+            print(f"  {runner}: {found[-1]:.1f} s", file=sys.stderr)
+    ratios = [ray / local for ray, local in zip(times["ray"], times["local"], strict=True)]
+    local_s, ray_s = (statistics.median(found) for found in times.values())
+    print(
+        f"| {videos} videos of one minute, {cores} cores | {local_s:.1f} s | {ray_s:.1f} s | {statistics.median(ratios):.3f} |"
+    )
+
+
+def nodes(counts: list[int]) -> None:
+    """Print the time and efficiency on simulated nodes; each node gets the same number of videos."""
+    ray = import_ray()
+    from ray.cluster_utils import Cluster
+
+    plugin = FOLDER / "plugin"
+    info = plugin / "sleeper-1.0.dist-info"
+    info.mkdir(parents=True, exist_ok=True)
+    (plugin / "sleeper.py").write_text(SLEEPER)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sleeper\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[vadcli.detectors]\nsleeper = sleeper:make\n")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(plugin), *filter(None, [os.environ.get("PYTHONPATH")])])
+    source = made_video("clip8.mp4", seconds=8, size="64x48", fps=5)
+    first = 0.0
+    for count in counts:
+        footage = FOLDER / f"nodes-{count}"
+        footage.mkdir(parents=True, exist_ok=True)
+        for number in range(SLEPT_S * count):
+            shutil.copyfile(source, footage / f"{number:04d}.mp4")
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        for _ in range(count - 1):
+            cluster.add_node(num_cpus=1)
+        try:
+            command = [*VADCLI, "scan", str(footage), "--out", fresh("out"), "--detector", "sleeper", "--quiet"]
+            wall_s = run([*command, "--runner", "ray", "--ray-address", cluster.address, "--ray-cpus", "1"]).wall_s
+        finally:
+            cluster.shutdown()
+            ray.shutdown()
+        first = first or wall_s
+        print(f"| {count} | {SLEPT_S * count} | {wall_s:.1f} | {first / wall_s:.3f} |", flush=True)
+
+
+class Instant:
+    """Stands in for a worker of the cluster: each video has one update and one result at once."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.chunk: Chunk | None = None
+        self._sent: Iterator[list[Any]] = iter(())
+
+    def start(self, chunk: Chunk) -> None:
+        """Take a chunk; its videos are sent as a real worker sends them, some at a time."""
+        self.chunk = chunk
+        self._sent = iter([[], *([ClipsScored(u.video, 100, 10.0, float(u.size)), _done(u)] for u in chunk.units)])
+
+    def next(self) -> list[Any]:
+        """Return what the worker sent."""
+        return next(self._sent)
+
+
+def _done(unit: WorkUnit) -> VideoResult:
+    return VideoResult(unit.video, Status.DONE, camera=unit.camera, decoded_frames=100, expected_frames=100, seconds=1.0)
+
+
+class InstantWorkers:
+    """Stands in for `_Workers`: 64 workers, and the settings of each chunk are pickled as for a real one."""
+
+    def __init__(self, count: int = 64) -> None:
+        self._free = [Instant(Node(str(number), f"node{number}", 8, 1)) for number in range(count)]
+        self._running: list[Instant] = []
+        self.sent_bytes = 0
+
+    @property
+    def busy(self) -> bool:
+        """As in `_Workers`."""
+        return bool(self._running)
+
+    @property
+    def has_free(self) -> bool:
+        """As in `_Workers`."""
+        return bool(self._free)
+
+    def start(self, chunk: Chunk, settings: ScanSettings) -> None:
+        """As in `_Workers`."""
+        self.sent_bytes += len(pickle.dumps(settings))
+        worker = self._free.pop()
+        worker.start(chunk)
+        self._running.append(worker)
+
+    def waited(self) -> list[Instant]:
+        """All workers have something to say."""
+        return list(self._running)
+
+    def free(self, worker: Instant) -> None:
+        """As in `_Workers`."""
+        self._running.remove(worker)
+        self._free.append(worker)
+
+
+class MadeRunner:
+    """Drives instant workers with the loop of `RayRunner`."""
+
+    def __init__(self, real: RayRunner, settings: ScanSettings) -> None:
+        self._real, self._settings = real, settings
+        self.workers = InstantWorkers()
+
+    def updates(self, fitting: Any) -> Iterator[Any]:
+        """See `Runner`."""
+        work = Worklist(self._settings, by_cameras=True, workers=64)
+        yield from self._real._drive(work, self.workers, fitting)  # type: ignore[arg-type]
+
+
+def units(count: int) -> None:
+    """Print what the driver needs for made work units: chunks, updates, progress and the run record."""
+    out = Path(fresh("units"))
+    made = tuple(
+        WorkUnit(f"{n // 1000:04d}/{n:07d}.mp4", FOLDER / f"{n // 1000:04d}/{n:07d}.mp4", f"{n // 1000:04d}", 10**7 + n, 1)
+        for n in range(count)
+    )
+    options = ScanOptions(out=out, detector="motion", runner="ray")
+    settings = ScanSettings(Plan(FOLDER, (str(FOLDER),), made), options, ("benchmark",))
+    stop, detector = Stop(), choose_detector(options)
+    before, began = time.process_time(), time.monotonic()
+    real = RayRunner(settings, detector, stop=stop)
+    runner = MadeRunner(real, settings)
+    updates = sum(1 for _ in Scan(settings, detector, runner, stop=stop).run())  # type: ignore[arg-type]
+    cpu_s, wall_s = time.process_time() - before, time.monotonic() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    each, sent = 1e6 * cpu_s / updates, runner.workers.sent_bytes / 2**20
+    print(f"| {count:,} | {updates:,} | {cpu_s:.1f} | {wall_s:.1f} | {each:.0f} | {peak:.0f} | {sent:.0f} |", flush=True)
+    shutil.rmtree(out)
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=("overhead", "nodes", "units"), default=["units", "overhead", "nodes"])
+    parser.add_argument("--videos", type=int, default=6, help="videos of one minute for the overhead")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--units", type=int, nargs="+", default=[100_000])
+    options = parser.parse_args()
+    print(f"\n{machine()}, load {os.getloadavg()[0]:.1f}\n")
+    if "units" in options.only:
+        print("| work units | updates | CPU s | wall s | CPU us per update | peak MiB | sent, MiB |")
+        print("|---|---|---|---|---|---|---|")
+        for count in options.units:
+            units(count)
+    if "overhead" in options.only:
+        print("\n| footage | local | ray | ray / local |\n|---|---|---|---|")
+        overhead(options.videos, options.rounds)
+    if "nodes" in options.only:
+        print("\n| nodes | videos of one clip | wall s | efficiency |\n|---|---|---|---|")
+        nodes([1, 2, 4])
+    shutil.rmtree(FOLDER, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
