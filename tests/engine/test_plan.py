@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 
 from tests.media import make_image_folder
 from vadcli.engine.cameras import burst_positions
+from vadcli.engine.job import ScanIdentity, digest
 from vadcli.engine.plan import Plan, WorkUnit, by_camera, make_plan
 from vadcli.errors import UsageError
 from vadcli.options import FindOptions
+from vadcli.types import CameraModel, Regions
+from vadcli.types.regions import Polygon
 
 
 def touch(*paths: Path) -> None:
@@ -176,3 +179,23 @@ def test_bursts_are_spread_over_the_bytes(sizes: list[int], seed: int, bursts: i
     for unit in units:
         share = max(1, unit.size) / total * bursts
         assert abs(len(found.get(unit.video, ())) - share) <= 2
+
+
+def test_a_fingerprint_is_the_hash_of_all_that_changes_a_score() -> None:
+    regions = Regions(ignore=(Polygon(((0.0, 0.0), (0.5, 0.0), (0.5, 0.5))),))
+    identity = ScanIdentity(
+        "motion", {"b": 1.5, "a": {"d": None, "c": "ü"}}, {"rate_hz": 10.0}, "auto", None, ("fight", "fire")
+    )
+    model = CameraModel("gate", "motion", 3, {}, {"mean": 0.5})
+    shared = {
+        "detector": "motion",
+        "detector_state": {"a": {"c": "ü", "d": None}, "b": 1.5},
+        "needs": {"rate_hz": 10.0},
+        "decoder": "auto",
+        "fps": None,
+        "categories": ["fight", "fire"],
+    }
+    for content, chosen, hidden in (("c1", None, Regions()), ("c2", model, Regions()), ("c3", model, regions)):
+        own = {"content": content, "camera_model": chosen.sha256 if chosen else None}
+        expected = digest(shared | own | ({"regions": hidden.sha256} if hidden else {}))
+        assert identity.fingerprint(content, chosen, hidden) == expected

@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,17 +76,24 @@ class ScanIdentity:
 
     def fingerprint(self, content: str, model: CameraModel | None, regions: Regions = NO_REGIONS) -> str:
         """Return the fingerprint of one video that is scanned with these settings, this camera model and these regions."""
+        own = {"content": content, "camera_model": model.sha256 if model else None}
+        own |= {"regions": regions.sha256} if regions else {}
+        texts = self._texts | {name: json.dumps(value) for name, value in own.items()}
+        text = ", ".join(f'"{name}": {texts[name]}' for name in sorted(texts))  # as `digest` writes all of it
+        return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()
+
+    @cached_property
+    def _texts(self) -> dict[str, str]:
+        """The JSON of each part that is the same for all videos."""
         parts = {
-            "content": content,
             "detector": self.detector,
             "detector_state": dict(self.detector_state),
             "needs": dict(self.needs),
             "decoder": self.decoder,
             "fps": self.fps,
             "categories": list(self.categories),
-            "camera_model": model.sha256 if model else None,
-        } | ({"regions": regions.sha256} if regions else {})
-        return digest(parts)
+        }
+        return {name: json.dumps(value, sort_keys=True) for name, value in parts.items()}
 
 
 def digest(document: object) -> str:

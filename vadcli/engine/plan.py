@@ -348,16 +348,12 @@ def _future_text(videos: Sequence[str]) -> str:
 
 def _name_or_path(path: Path, root: Path) -> str:
     """Return the name of a video or folder. For the root itself, and for paths outside of it, return the whole path."""
-    return encode_name(path) if path == root or not path.is_relative_to(root) else video_name(path, root)
+    text, base = str(path), f"{str(root).rstrip('/')}/"
+    return encode_name(text.removeprefix(base))
 
 
 def _in_order(unit: WorkUnit) -> tuple[str, str]:
     return unit.camera, unit.video
-
-
-def video_name(path: Path, root: Path) -> str:
-    """Return the relative path under which a video's results are stored."""
-    return encode_name(os.path.relpath(path, root))
 
 
 def _camera(video: str, camera_from: str) -> str:
