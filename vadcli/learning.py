@@ -118,8 +118,8 @@ def train(out: Path, options: LearnOptions) -> Learned:
     hours = sum(float(one.video["duration_s"] or 0.0) for one in documents.values()) / 3600.0
     detectors = [documents[video].detector for video in found.videos]
     detector = max(sorted(set(detectors)), key=detectors.count)
-    # A head of events multiplies only small matrices. With several threads, it would take longer.
-    with threadpool_limits(1 if kind.labels is Labels.EVENTS else None):
+    # Heads multiply only small matrices. With several threads, this takes longer: ten times on a busy machine.
+    with threadpool_limits(1):
         return _trained(name, found, options, hours=max(hours, 1e-9), detector=detector, notes=notes)
 
 

@@ -33,6 +33,15 @@ def test_folds_never_share_a_video_and_cover_everything(data: st.DataObject) -> 
         assert not rest.all()
 
 
+@pytest.mark.parametrize("abnormal", [2, 7, 11, 19, 20, 21, 39])
+def test_normal_videos_are_in_several_folds_whatever_the_number_of_abnormal_ones(abnormal: int) -> None:
+    """With 19 abnormal videos and ten folds, one fold has one of them less than the others."""
+    positive = np.arange(abnormal + 12) < abnormal
+    found = folds([f"video {number}" for number in range(len(positive))], positive, seed=0)
+    assert sum((~positive[rows]).any() for rows in found) >= 6
+    assert sum(positive[rows].any() for rows in found) == min(MOST_FOLDS, abnormal)
+
+
 def test_thresholds_keep_the_share() -> None:
     scores = np.array([0.9, 0.8, 0.7, 0.6, 0.5])
     positive = np.array([True, False, True, True, True])

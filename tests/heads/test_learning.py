@@ -14,6 +14,7 @@ import vadcli
 from tests import commands
 from tests.heads.site import Site, make_site, review_of
 from vadcli.errors import DocumentError, NotBetter, UsageError, WeightsError
+from vadcli.heads import exam, networks
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
 
@@ -55,7 +56,7 @@ def test_verdicts_on_five_nights_halve_the_false_alarms_of_the_other_fifteen(
 
 
 def cli(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return commands.vadcli(*arguments, COLUMNS="200", forks=commands.WITH_TORCH)
+    return commands.vadcli(*arguments, COLUMNS="200")
 
 
 def test_without_signal_nothing_is_written(tmp_path: Path) -> None:
@@ -227,10 +228,12 @@ def test_wrong_options_are_one_line(
         vadcli.learn(out, **given)
 
 
-def test_labels_of_videos_make_events_of_the_heads_own_scores(tmp_path: Path) -> None:
+def test_labels_of_videos_make_events_of_the_heads_own_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exam, "MOST_FOLDS", 4)  # each fold is a training
+    monkeypatch.setattr("tests.heads.site.NIGHT_S", 120)
     out = tmp_path / "out"
-    make_site(out, 8, Site(true=1, false=0), seed=1)
-    make_site(out, 8, Site(true=0, false=2), seed=2, first=10)
+    make_site(out, 8, Site(true=1, false=0, signal=1.0), seed=1)
+    make_site(out, 8, Site(true=0, false=2, signal=1.0), seed=2, first=10)
     videos = sorted(str(one.video["path"]) for one in vadcli.events(out).documents)
     rows = [f"{video},{'abnormal' if video < 'gate/night-10' else 'normal'}" for video in videos]
     labels = tmp_path / "videos.csv"
@@ -268,7 +271,10 @@ def test_a_wrong_file_of_labels_is_one_line(
         vadcli.learn(site[0], labels=tmp_path / "videos.csv")
 
 
-def test_a_head_of_two_encoders_needs_both_folders(tmp_path: Path) -> None:
+def test_a_head_of_two_encoders_needs_both_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exam, "MOST_FOLDS", 3)
+    monkeypatch.setattr(networks, "STEPS", 20)
+    monkeypatch.setattr("tests.heads.site.NIGHT_S", 120)
     out, second = tmp_path / "out", tmp_path / "second"
     for folder, encoder in ((out, "planted"), (second, "other")):
         make_site(folder, 4, Site(true=1, false=0, encoder=encoder), seed=1)

@@ -53,8 +53,8 @@ class Comparison:
 def folds(groups: Sequence[str], positive: BoolArray, *, seed: int) -> list[IndexArray]:
     """Return the rows of each fold. All rows of a group are in one fold; there are at most ten folds.
 
-    The groups (videos) with the most positive rows are assigned first, each to the fold with the fewest positive rows, so that
-    no fold has all of them.
+    The groups (videos) with the most positive rows are assigned first, each to the fold with the fewest positive rows. Groups
+    without positive rows come last, each to the fold with the fewest rows. So no fold has all rows of one label if this can be.
 
     Raises:
         UsageError: if one of the folds is left out, the other rows do not have both labels.
@@ -64,7 +64,8 @@ def folds(groups: Sequence[str], positive: BoolArray, *, seed: int) -> list[Inde
     counts = {name: (int(positive[names == name].sum()), int((names == name).sum())) for name in unique}
     dealt: list[list[str]] = [[] for _ in range(min(MOST_FOLDS, len(unique)))]
     for name in sorted(unique, key=lambda name: counts[name], reverse=True):
-        sums = [tuple(sum(counts[one][place] for one in fold) for place in (0, 1)) for fold in dealt]
+        places = (0, 1) if counts[name][0] else (1,)
+        sums = [tuple(sum(counts[one][place] for one in fold) for place in places) for fold in dealt]
         dealt[sums.index(min(sums))].append(name)
     found = [np.flatnonzero(np.isin(names, fold)) for fold in dealt]
     for rows in found:
