@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import vadcli
+from tests.detectors.encoders import tiny_encoder_folder
 from tests.media import make_video
 from tests.patience import PATIENCE_S
 from vadcli.errors import NoVideoFound, UsageError
@@ -35,13 +37,22 @@ def test_every_example_of_the_page_runs(
     footage: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(ASKERS._all, "planted", "tests.verify.planted:load_planted")
+    tiny_encoder_folder(Path("my-encoder"))
+    reviews = [
+        {"video": video, "start_s": 0.2, "end_s": 0.6, "peak_score": score, "verdict": verdict}
+        for video in ("a.mp4", "b.mp4")
+        for score, verdict in ((0.8, "true"), (0.6, "false"))
+    ]
+    Path("review.json").write_text(json.dumps({"format_version": 1, "reviews": reviews}))
     names: dict[str, object] = {}
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text(encoding="utf-8"), re.S)
-    assert len(blocks) == 9
+    assert len(blocks) == 11
     for block in blocks:
         exec(block, names)
     said = capsys.readouterr().out
     assert "a.mp4 done" in said
+    assert re.search(r"^a\.mp4 \d+ $", said, re.M)  # vectors, and no problem
+    assert "the head is not written: it may not be better" in said
     assert "'treshold' is not an option (did you mean threshold?)" in said
     assert (footage.parent / "results" / "report.html").is_file()
     assert (footage.parent / "results" / "rendered").is_dir()
