@@ -38,7 +38,15 @@ class Seen:
     def values(self) -> list[object]:
         """Return everything that must be the same for any number of processes."""
         clips = [
-            (c.index, c.frames.tolist(), c.frame_index.tolist(), c.timestamp.tolist(), c.valid.tolist(), c.interval)
+            (
+                c.index,
+                c.frames.shape,
+                c.frames.tobytes(),
+                c.frame_index.tolist(),
+                c.timestamp.tolist(),
+                c.valid.tolist(),
+                c.interval,
+            )
             for c in self.clips
         ]
         rows = [(r.first, r.pts.tolist(), r.decode_ok.tolist()) for r in self.rows]

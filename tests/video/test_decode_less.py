@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -57,15 +60,30 @@ def make(folder: Path, name: str) -> Path:
     return media.make_video(folder / f"a{suffix}", coder, frames=FRAMES, fps=30, gop=30, options=(*more, *options))
 
 
+@cache
+def loader(needs: ClipNeeds, options: LoaderOptions) -> ClipLoader:
+    """A loader that all tests of this file share."""
+    return LOADERS.enter_context(ClipLoader(needs, options))
+
+
+LOADERS = ExitStack()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def closed_loaders() -> Iterator[None]:
+    yield
+    LOADERS.close()
+    loader.cache_clear()
+
+
 def read(path: Path, decode: Decoding, options: LoaderOptions = FFMPEG, **request: object) -> Seen:
-    with ClipLoader(replace(NEEDS, decode=decode), options) as loader:
-        return gather(loader.run([ClipRequest("a", path, **request)]))["a"]  # type: ignore[arg-type]
+    asked = ClipRequest("a", path, **request)  # type: ignore[arg-type]
+    return gather(loader(replace(NEEDS, decode=decode), options).run([asked]))["a"]
 
 
 def whole(path: Path) -> tuple[dict[int, np.ndarray], Seen]:
     """The image of every row if all frames are decoded, and everything else."""
-    with ClipLoader(replace(NEEDS, interval=1, overlap=0), FFMPEG) as loader:
-        seen = gather(loader.run([ClipRequest("a", path)]))["a"]
+    seen = gather(loader(replace(NEEDS, interval=1, overlap=0), FFMPEG).run([ClipRequest("a", path)]))["a"]
     return images(seen), seen
 
 
