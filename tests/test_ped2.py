@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-import subprocess
-import sys
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,12 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from benchmarks._baselines import difference, smoothed
-from tests.patience import PATIENCE_S
+from tests.commands import vadcli
 from vadcli.store.mask_video import read_masks
 
 CLIPS = ("01", "02", "03", "04", "05", "06")
+FRAME_AUC, PIXEL_AUC = 0.991, 0.995
+TOLERANCE = 0.002
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,8 @@ def scanned(ped2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Test clips 01-06 scanned together as frame folders, with no labels and no training clips."""
     out = tmp_path_factory.mktemp("ped2") / "out"
     options = ["--frames-as-video", "--fps", "10", "--masks", "video", "--out", str(out), "--quiet"]
-    subprocess.run([sys.executable, "-m", "vadcli", "scan", str(ped2 / "test"), *options], check=True, timeout=PATIENCE_S)
+    done = vadcli("scan", ped2 / "test", *options)
+    assert done.returncode == 0, done.stderr
     return out
 
 
@@ -83,3 +85,17 @@ def test_pixel_auc_of_the_mask_videos_as_written(ped2: Path, scanned: Path, caps
     with capsys.disabled():
         print(f"\nPed2 01-06 pixel AUC of the mask videos: {auc:.4f}")
     assert auc >= 0.985
+
+
+@pytest.mark.shared
+def test_the_command_eval_gives_the_figures_of_the_docs(ped2: Path, scanned: Path) -> None:
+    """The figures that docs/motion.md gives."""
+    options = ("--dataset", "ped2", "--root", ped2, "--metrics", "frame,pixel", "--json", "--no-save")
+    done = vadcli("eval", scanned, *options)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    frame, pixel = report["metrics"]["frame"]["auc_micro"], report["metrics"]["pixel"]["auc"]
+    assert (report["videos"], report["frames"]) == (6, 1020)
+    assert (frame["value"], pixel["value"]) == pytest.approx((FRAME_AUC, PIXEL_AUC), abs=TOLERANCE)
+    for metric in (frame, pixel):
+        assert metric["ci_low"] < metric["value"] < metric["ci_high"]

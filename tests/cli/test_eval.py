@@ -19,8 +19,6 @@ from tests.evaluate.outputs import FPS, SIZE, write_scan, write_truth
 ROWS = 60
 ABNORMAL = {"cam/a.mp4": (2.0, 4.0), "cam/b.mp4": (1.0, 2.5)}
 VIDEOS = (*ABNORMAL, "cam/c.mp4")
-PED2_FRAME_AUC, PED2_PIXEL_AUC = 0.991, 0.995
-TOLERANCE = 0.002
 KINDS = (("scores", ".parquet"), ("events", ".json"))
 
 
@@ -221,18 +219,3 @@ def test_a_truth_of_another_cut_names_both_lengths(tmp_path: Path) -> None:
     done = vadcli("eval", out, "--dataset", "ped2", "--root", clips(tmp_path / "ped2"))
     assert done.returncode == 1
     assert f"the truth has {ROWS} frames, but 02 has scores for {ROWS - 1}: one frame apart" in done.stderr
-
-
-@pytest.mark.shared
-def test_ped2_from_the_command_line_alone(shared_data: Path, tmp_path: Path) -> None:
-    """Clips 01-06 scanned together, no labels, no training clips: the figures that docs/motion.md gives."""
-    ped2, out = shared_data / "ucsd_ped2", tmp_path / "out"
-    options = ("--frames-as-video", "--fps", "10", "--masks", "video", "--out", out, "--quiet")
-    assert vadcli("scan", ped2 / "test", *options).returncode == 0
-    options = ("--dataset", "ped2", "--root", ped2, "--metrics", "frame,pixel", "--json")
-    (report,) = figures(vadcli("eval", out, *options))
-    frame, pixel = report["metrics"]["frame"]["auc_micro"], report["metrics"]["pixel"]["auc"]
-    assert (report["videos"], report["frames"]) == (6, 1020)
-    assert (frame["value"], pixel["value"]) == pytest.approx((PED2_FRAME_AUC, PED2_PIXEL_AUC), abs=TOLERANCE)
-    for metric in (frame, pixel):
-        assert metric["ci_low"] < metric["value"] < metric["ci_high"]
