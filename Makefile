@@ -64,7 +64,7 @@ demo-lavida: install $(DEMO)/shapes/ground_truth.csv
 	@echo "Look at:         $(DEMO)/named/rendered/"
 
 test: install
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 style: install
 	$(BIN)/ruff format .

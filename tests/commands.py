@@ -117,12 +117,17 @@ _LIGHT = (
     "jsonschema",
     "cv2",
     "pandas",  # pyarrow loads it if it is there
+    "pydantic.type_adapter",
+    "platformdirs",
+    "PIL.ImageFile",
+    "PIL.ImageOps",
+    "av.subtitles",
 )
 LIGHT = Forks(_LIGHT, fixed=PYTHON)
 """For commands that load no model."""
 WITH_TORCH = Forks(
     (*_LIGHT, "vadcli.bench", "vadcli.train.trainer", "tools.tiny_world.training"),
-    fixed=(*PYTHON, "HF_", "TRANSFORMERS_", "TORCH"),
+    fixed=(*PYTHON, "TRANSFORMERS_", "TORCH"),
 )
 """For commands that load one, and for training."""
 

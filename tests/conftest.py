@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,18 @@ import pytest
 
 # The tests run beside one another and in processes of their own: more threads than cores would wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What one process has compiled, the next one need not compile again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+# What the tests import are millions of objects that stay: the garbage collector need not look at them again and again.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Everything is imported."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -24,8 +37,8 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.fixture(autouse=True)
 def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test sees this machine's settings: an empty user configuration and no VADCLI_ variables but ffmpeg's."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+    """No test sees this machine's settings: no user configuration and no VADCLI_ variables but ffmpeg's."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-config"))
     for name in ("VADCLI_OUT", "VADCLI_CATEGORIES", "VADCLI_WORKERS"):
         monkeypatch.delenv(name, raising=False)
 

@@ -81,6 +81,8 @@ def _become(request: dict[str, Any]) -> None:
     sys.modules["__main__"].__package__ = None  # so the command calls itself by sys.argv[0] and not `python -m`
     os.environ.clear()
     os.environ.update(request["environment"])
+    if constants := sys.modules.get("huggingface_hub.constants"):
+        importlib.reload(constants)  # it reads HF_ variables when it is loaded
     time.tzset()
     tempfile.tempdir = None
     os.chdir(request["cwd"])

@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import save
 
 from tests.cli.test_process import VADCLI, wait_until
-from tests.commands import vadcli
+from tests.commands import LIGHT, WITH_TORCH, vadcli
 from tests.fake_hub import Revision, serve
 from tests.patience import PATIENCE_S
 
@@ -28,7 +28,8 @@ def run(tmp_path: Path) -> Weights:
 
     def call(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
         own = {"VADCLI_WEIGHTS": str(tmp_path / "home"), "HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": "http://127.0.0.1:9"}
-        return vadcli("weights", *arguments, cwd=tmp_path, **{**own, **environment})
+        forks = WITH_TORCH if "--random-weights" in arguments else LIGHT
+        return vadcli("weights", *arguments, cwd=tmp_path, forks=forks, **{**own, **environment})
 
     return call
 
