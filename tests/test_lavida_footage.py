@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests import commands
 from tests.detectors.lavida.models import tiny_folder
-from tests.patience import PATIENCE_S
+from tests.media import remux
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
 from vadcli.store.mask_video import read_masks
@@ -30,26 +28,19 @@ pytestmark = [
 ]
 
 
-def run(*arguments: str | Path, temporary: Path) -> subprocess.CompletedProcess[str]:
-    program = Path(sys.executable).with_name("vadcli")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)}
-    return subprocess.run(
-        [program, *arguments], capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=environment
-    )
-
-
 def test_a_scan_of_real_footage_writes_the_contract_and_renders(tmp_path: Path) -> None:
     model, layout = tiny_folder(tmp_path / "tiny"), OutputLayout(tmp_path / "out")
-    paths = [FOOTAGE / name for name in NAMES]
+    (tmp_path / "footage").mkdir()
+    paths = [remux(FOOTAGE / name, tmp_path / "footage" / name, after=("-t", "2")) for name in NAMES]
     asked = ("--detector", "lavida", "--model", model, "--out", layout.out, "--categories", "fight,fire")
     (temporary := tmp_path / "tmp").mkdir()
-    vadcli = partial(run, temporary=temporary)
-    refused = vadcli("scan", *paths, *asked)
+    vadcli = partial(commands.vadcli, TMPDIR=str(temporary))
+    refused = vadcli("scan", *paths, *asked, forks=commands.WITH_TORCH)
     assert refused.returncode == 4
     assert "never trained" in refused.stderr
     assert not layout.out.exists()
 
-    done = vadcli("scan", *paths, *asked, "--allow-untrained", "--masks", "both", "--json")
+    done = vadcli("scan", *paths, *asked, "--allow-untrained", "--masks", "both", "--json", forks=commands.WITH_TORCH)
     assert done.returncode == 0, done.stderr
     assert "mean nothing" in done.stderr
     *videos, summary = [json.loads(line) for line in done.stdout.splitlines()]
