@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from tests.media import make_video
+from tests.commands import vadcli
+from tests.media import ffmpeg_exe, make_video
 from tests.patience import PATIENCE_S
 from vadcli.cli import app
 from vadcli.errors import UsageError
@@ -194,8 +195,7 @@ def test_the_time_left_does_not_take_learning_for_scoring(monkeypatch: pytest.Mo
 
 
 def status(out: Path) -> dict[str, object] | None:
-    command = [sys.executable, "-m", "vadcli", "status", str(out), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    done = vadcli("status", out, "--json")
     return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
 
 
@@ -203,13 +203,18 @@ def status(out: Path) -> dict[str, object] | None:
 def test_beside_a_real_scan_until_it_is_killed(tmp_path: Path) -> None:
     (tmp_path / "footage").mkdir()
     make_video(tmp_path / "footage" / "a.mp4", frames=30)
-    command = [sys.executable, "-m", "vadcli", "scan", str(tmp_path / "footage"), "--out", str(tmp_path / "out"), "--quiet"]
-    assert subprocess.run(command, timeout=PATIENCE_S, check=False).returncode == 0
+    scan_it = ("scan", tmp_path / "footage", "--out", tmp_path / "out", "--quiet")
+    assert vadcli(*scan_it).returncode == 0
     over = status(tmp_path / "out")
     assert over is not None
     assert (over["state"], over["done"], over["frames"]) == ("ended", 1, 30)
-    make_video(tmp_path / "footage" / "b.mp4", frames=3000, size=(640, 360))
-    scan = subprocess.Popen([*command, "--force"], start_new_session=True)
+    make_video(tmp_path / "footage" / "b.mp4", frames=30)
+    waits = tmp_path / "ffmpeg"  # a decoder that never gets on with b.mp4
+    waits.write_text(f'#!/bin/sh\ncase "$*" in *b.mp4*) exec sleep 600 ;; *) exec "{ffmpeg_exe()}" "$@" ;; esac\n')
+    waits.chmod(0o700)
+    environment = {**os.environ, "VADCLI_FFMPEG": str(waits)}
+    command = [sys.executable, "-m", "vadcli", *map(str, scan_it), "--force", "--decoder", "ffmpeg"]
+    scan = subprocess.Popen(command, start_new_session=True, env=environment)
     try:
         until = time.monotonic() + PATIENCE_S
         while (told := status(tmp_path / "out")) is None or told["state"] != "running":

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+from tests.commands import vadcli
 from tests.media import make_video
-from tests.patience import PATIENCE_S
-
-
-def vadcli(*arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "vadcli", *map(os.fspath, arguments)]
-    return subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False)
 
 
 def test_report_and_render_find_the_footage_of_the_scan(tmp_path: Path) -> None:
@@ -25,7 +18,7 @@ def test_report_and_render_find_the_footage_of_the_scan(tmp_path: Path) -> None:
     assert scanned.returncode == 0, scanned.stderr
     made = vadcli("report", out)
     assert made.returncode == 0, made.stderr
-    assert b"footage of" not in made.stderr  # "can't be found"
+    assert "footage of" not in made.stderr  # "can't be found"
     assert "data:image/webp" in (out / "report.html").read_text()
     drawn = vadcli("render", root / "cam1", "--out", out)
     assert drawn.returncode == 0, drawn.stderr
@@ -39,5 +32,5 @@ def test_a_folder_with_control_characters_stays_one_line_of_the_log(tmp_path: Pa
     scanned = vadcli("scan", root, "--out", tmp_path / "out", "--log-file", tmp_path / "log")
     assert scanned.returncode == 0, scanned.stderr
     first = scanned.stderr.splitlines()[0]
-    assert first.endswith(b"a%0Ab%1B[31m (--root)")
+    assert first.endswith("a%0Ab%1B[31m (--root)")
     assert b"\x1b" not in (tmp_path / "log").read_bytes()

@@ -6,15 +6,14 @@ import errno
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import vadcli
+from tests import commands
 from tests.media import ffmpeg_exe, make_image_folder, make_video
-from tests.patience import PATIENCE_S
 from vadcli.errors import NotFinished, ToolError
 from vadcli.store import OutputLayout
 from vadcli.video.faults import check_machine
@@ -31,21 +30,7 @@ BROKEN = {
 
 
 def scan(folder: Path, out: Path, ffmpeg: Path | str) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "vadcli",
-        "scan",
-        str(folder),
-        "-o",
-        str(out),
-        "--detector",
-        "motion",
-        "--decoder",
-        "ffmpeg",
-    ]
-    environment = {**os.environ, "VADCLI_FFMPEG": str(ffmpeg)}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=PATIENCE_S, check=False)
+    return commands.vadcli("scan", folder, "-o", out, "--detector", "motion", "--decoder", "ffmpeg", VADCLI_FFMPEG=str(ffmpeg))
 
 
 def test_an_ffmpeg_that_does_not_run_ends_the_scan_and_costs_no_video(tmp_path: Path) -> None:
