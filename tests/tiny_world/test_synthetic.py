@@ -491,9 +491,10 @@ def test_the_table_holds_every_name_once() -> None:
 
 def shown(world: SyntheticWorld, count: int = MANY) -> tuple[set[tuple[str, str]], set[str], set[str]]:
     """Pairs and motions that appear, and names that are said."""
-    roles = [role for index in range(count) for role in world.facts(index).roles]
-    names = {name for index in range(count) for name in world.names(index)}
-    names |= {name for index in range(count // 5) for name in world.hard_negatives(index)}
+    roles, names = [], set()
+    for index in range(count):  # one clip after another: a world keeps only the newest
+        roles += world.facts(index).roles
+        names.update(world.names(index), world.hard_negatives(index) if index < count // 5 else ())
     return {role.pair for role in roles}, {role.motion for role in roles}, names
 
 
