@@ -25,6 +25,10 @@ def local_scan(
     return Scan(settings, detector, LocalRunner(settings, detector, stop=stop), stop=stop)
 
 
+_FRESH = get_context("forkserver")  # its processes know nothing of this one, and have imported already what a scan needs
+_FRESH.set_forkserver_preload([__name__, "vadcli.detectors.motion.detector"])
+
+
 class FreshProcessRunner:
     """Scans each video in a process of its own, as a cluster does: only settings go in, only updates come out."""
 
@@ -34,7 +38,7 @@ class FreshProcessRunner:
 
     def updates(self, fitting: Fitting) -> Generator[Update, None, None]:
         """See `Runner`."""
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        with ProcessPoolExecutor(1, mp_context=_FRESH, max_tasks_per_child=1) as pool:
             for unit in self.settings.units:
                 if self.stop():
                     return
