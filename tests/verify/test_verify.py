@@ -22,6 +22,7 @@ from vadcli.detectors.ask.detector import AskDetector, calibrate
 from vadcli.detectors.calibration import CategoryTails
 from vadcli.engine.plan import make_plan
 from vadcli.engine.recut import validate_all
+from vadcli.engine.runner import Stop
 from vadcli.engine.verified import VerifiedVideo, tails_to_json
 from vadcli.errors import UsageError
 from vadcli.options import ScanOptions, VerifyOptions
@@ -401,6 +402,24 @@ def test_masks_of_confirmed_events_are_refined_once(masked: Path, tmp_path: Path
     assert event.bbox is not None
     assert refine() == 0
     vadcli.events(out, verify=False, write=True)
+
+
+def test_a_run_that_is_stopped_while_it_refines_continues(masked: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(masked, tmp_path / "out"))
+    stored = OutputLayout(out).mask_video("yard/b.mp4")
+    before, stop = stored.read_bytes(), Stop()
+
+    class Stopping(Middle):
+        def segment(self, frame, prompts, width, height):  # type: ignore[no-untyped-def]
+            stop.set("test")
+            return super().segment(frame, prompts, width, height)
+
+    options = VerifyOptions(refine_masks=True)
+    result = verify_all(out, options, BrightAsker(), refiner=Stopping(), stop=stop)
+    assert (result.stopped, result.problems, stored.read_bytes()) == ("test", (), before)
+    again = verify_all(out, options, BrightAsker(), refiner=Middle())
+    assert (again.asked, again.stopped) == (0, "")
+    assert stored.read_bytes() != before
 
 
 def test_without_stored_masks_there_is_nothing_to_refine(out: Path) -> None:
