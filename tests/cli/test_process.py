@@ -24,6 +24,7 @@ from tests.patience import PATIENCE_S
 
 VADCLI = [sys.executable, "-m", "vadcli"]
 WAIT_S = PATIENCE_S
+LONG = 1600  # frames of the video that is interrupted
 
 
 def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
@@ -78,7 +79,7 @@ def long_footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A video that takes some seconds to scan, behind a short one."""
     folder = tmp_path_factory.mktemp("long")
     make_video(folder / "a.mp4", frames=20, fps=10)
-    make_video(folder / "long.mp4", frames=2400, fps=10, size=(320, 240))
+    make_video(folder / "long.mp4", frames=LONG, fps=10, size=(320, 240))
     return folder
 
 
@@ -203,7 +204,7 @@ def test_kill_9_costs_at_most_a_checkpoint(long_footage: Path, undisturbed: Path
     done = vadcli("scan", long_footage, "-o", out, "--masks", "video", "--json")
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert lines[-1]["frames"] <= 2400 + 20 - held
+    assert lines[-1]["frames"] <= LONG + 20 - held
     assert {path: path.stat().st_mtime_ns for path in finished} == before
     for video in ("a.mp4", "long.mp4"):
         assert_same_rows(undisturbed, out, video)
