@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 from typer.testing import CliRunner
 
-from tests.cli.test_process import start, wait_until
-from tests.commands import vadcli
+from tests.cli.test_process import wait_until
+from tests.commands import WITH_TORCH, vadcli
 from tests.media import make_video
-from tests.patience import PATIENCE_S
-from vadcli.cli import app
+from vadcli import bench
+from vadcli.cli import app, entry
 from vadcli.errors import DeviceError
 
 RANDOM = ("--model", "lavida-tiny", "--random-weights")
@@ -33,7 +35,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 def test_figures_are_data_and_nothing_is_left(tmp_path: Path, environment: dict[str, str]) -> None:
     video = make_video(tmp_path / "a.mp4", frames=40, fps=10)
-    done = vadcli("bench", video, *TINY, "--clips", "2", "--rounds", "1", "--json", cwd=tmp_path, **environment)
+    done = vadcli(
+        "bench", video, *TINY, "--clips", "2", "--rounds", "1", "--json", cwd=tmp_path, forks=WITH_TORCH, **environment
+    )
     assert done.returncode == 0, done.stderr
     baseline, setting, stages, summary = map(json.loads, done.stdout.splitlines())
     assert (baseline["baseline"], setting["baseline"]) == (True, False)
@@ -49,7 +53,7 @@ def test_figures_are_data_and_nothing_is_left(tmp_path: Path, environment: dict[
 def test_detectors_are_compared_and_one_without_weights_stops_nothing(tmp_path: Path, environment: dict[str, str]) -> None:
     video = make_video(tmp_path / "a.mp4", frames=40, fps=10)
     chosen = ("--detectors", "motion, ask", "--clips", "1", "--rounds", "1", "--workers", "1", "--json")
-    done = vadcli("bench", video, *chosen, cwd=tmp_path, **environment)
+    done = vadcli("bench", video, *chosen, cwd=tmp_path, forks=WITH_TORCH, **environment)
     assert done.returncode == 0, done.stderr
     motion, ask = map(json.loads, done.stdout.splitlines())
     assert (motion["detector"], motion["clips"], motion["weights"], motion["trouble"]) == ("motion", 1, [], None)
@@ -62,7 +66,7 @@ def test_detectors_are_compared_and_one_without_weights_stops_nothing(tmp_path: 
 
 
 def test_without_weights_it_says_how_to_do_without(tmp_path: Path, environment: dict[str, str]) -> None:
-    done = vadcli("bench", "--model", "lavida-2b", cwd=tmp_path, **environment)
+    done = vadcli("bench", "--model", "lavida-2b", cwd=tmp_path, forks=WITH_TORCH, **environment)
     assert done.returncode == 4
     assert done.stdout == ""
     first, second = done.stderr.strip().splitlines()
@@ -94,7 +98,7 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_made(
     ],
 )
 def test_bad_input_is_one_line(tmp_path: Path, environment: dict[str, str], arguments: tuple[str, ...], words: str) -> None:
-    done = vadcli("bench", *RANDOM, *arguments, cwd=tmp_path, **environment)
+    done = vadcli("bench", *RANDOM, *arguments, cwd=tmp_path, forks=WITH_TORCH, **environment)
     assert done.returncode == 2
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 2
@@ -105,16 +109,24 @@ def test_an_interrupted_measurement_takes_its_footage_and_decoders_along(
     tmp_path: Path, environment: dict[str, str], number: signal.Signals, code: int, made: bool
 ) -> None:
     named = [] if made else [make_video(tmp_path / "a.mp4", frames=40, fps=10)]
-    process = start("bench", *named, *TINY, "--seconds", "60", **environment)
+    arguments = ["vadcli", "bench", *map(str, named), *TINY, "--seconds", "60"]
+    given = {**os.environ, **environment}
+    process = WITH_TORCH.start(f"{__name__}:with_short_footage", arguments, cwd=tmp_path, environment=given, stdin=None)
     children: list[psutil.Process] = []
     ready: Callable[[], bool] = lambda: bool(_measuring(tmp_path, process.pid, children))  # noqa: E731
     wait_until(ready)
-    process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == code, stderr
-    assert stdout == ""
+    os.kill(process.pid, number)
+    done = process.wait()
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
     assert list((tmp_path / "tmp").glob("vadcli-*")) == []
     wait_until(lambda: not any(child.is_running() for child in children))
+
+
+def with_short_footage() -> None:
+    """Runs in the process: what it makes takes less time to draw."""
+    bench.footage_of = partial(bench.footage_of, seconds=1)
+    entry()
 
 
 def _measuring(folder: Path, pid: int, children: list[psutil.Process]) -> list[psutil.Process]:
