@@ -21,14 +21,14 @@ from vadcli.train.recipe import Recipe
 from vadcli.train.step import ExposureStep
 
 
-def recipe_of(start: Path, precision: str, *, steps: int) -> Recipe:
+def recipe_of(start: Path, precision: str, *, steps: int, batch: int) -> Recipe:
     return parse_tiny_recipe(
         {
             "name": "small",
             "model": {"folder": str(start), "masks": 3, "compression": 0.5},
             "data": [{"name": "synthetic", "clips": 20, "max_categories": 4}],
             "world": {"size_px": 64},
-            "schedule": {"epochs": 1, "steps": steps, "batch": 2, "accumulation": 2, "rate": 1e-3, "warm_up_steps": 2},
+            "schedule": {"epochs": 1, "steps": steps, "batch": batch, "accumulation": 2, "rate": 1e-3, "warm_up_steps": 2},
             "running": {"checkpoint_every": 2, "precision": precision, "gradient_checkpointing": True},
         }
     )
@@ -49,7 +49,8 @@ def test_a_training_goes_on_after_a_stop(device: torch.device, tmp_path: Path, p
     place = "cpu" if device.type == "cpu" else None
     start = tmp_path / "start"
     checkpoint.save(small_model(), start, trained=False)
-    recipe = recipe_of(start, precision, steps=4 if device.type == "cpu" else 6)
+    steps, batch = (4, 1) if device.type == "cpu" else (6, 2)
+    recipe = recipe_of(start, precision, steps=steps, batch=batch)
     whole = tiny_trainer(recipe, tmp_path / "whole", device=place)
     assert whole.work.module.device.type == device.type
     whole.run()
