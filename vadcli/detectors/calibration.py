@@ -1,7 +1,7 @@
 """Calibration: how often a camera's videos reach a value, and the logit for that rate.
 
-A tail says how rare high values are. It is fitted only to the lower 90 % of a camera's values. So a
-fight in the fitted videos still gets high scores. If there is little video, the result is shrunk
+A tail says how rare high values are. It is fitted only to the bulk of a camera's values: the lower three quarters (motion) or
+90 % (categories). So a fight in the fitted videos still gets high scores. If there is little video, the result is shrunk
 towards a reference from other cameras: it lies between the camera's own value and the reference.
 """
 
@@ -24,8 +24,11 @@ USUAL = 0.25
 It is low, so that a busy incident cannot raise it much.
 """
 
-BULK = 0.9
-"""The tail is fitted to the values up to this quantile."""
+BULK = 0.75
+"""The tail of motion is fitted to the values up to this quantile, so that footage may be odd for a quarter of its time."""
+
+CATEGORY_BULK = 0.9
+"""The same for the rarest category. A category is evidence against few frames, so more of them are bulk."""
 
 FAINT = 6.0
 """The value 0 has a log rarity of -FAINT. A log rarity that is higher by 1 means: rarer by a factor of e."""
@@ -83,8 +86,8 @@ If only seconds of a camera are known, its scale decides what is found. It was s
 USUAL_PRIOR = 3.0
 """The usual value of the reference weighs as much as this many moments of the camera."""
 
-TAIL_PRIOR = 200.0
-"""The tail of the reference weighs as much as this many moments of the camera (400 s).
+TAIL_PRIOR = 60.0
+"""The tail of the reference weighs as much as this many moments of the camera (two minutes).
 
 With a higher weight, a busy camera with a few minutes of video gives many more alarms than promised. With a lower weight,
 events of a camera with one minute of video are not found.
@@ -255,8 +258,8 @@ class CategoryTails:
         tails = tuple(fit_bell_tail(column, seconds=seconds, floor=floor) for column in evidence.T)
         highest = _rarities(tails, categories, evidence).max(axis=1)
         # An exponential through the median and the 90 % quantile. A fight in the sample is above both and so changes little.
-        median, level = (float(value) for value in np.quantile(highest, [0.5, BULK]))
-        rate = np.log(0.5 / (1.0 - BULK)) / max(level - median, 1e-6)
+        median, level = (float(value) for value in np.quantile(highest, [0.5, CATEGORY_BULK]))
+        rate = np.log(0.5 / (1.0 - CATEGORY_BULK)) / max(level - median, 1e-6)
         return cls(tails, categories, level, float(np.clip(rate, *RATES)))
 
     def logits(self, evidence: FloatArray) -> FloatArray:
