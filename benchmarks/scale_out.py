@@ -37,6 +37,7 @@ from vadcli.types import Status, VideoResult
 FOLDER = WORK / "scale-out"
 SLEEPER = """
 import time
+from types import SimpleNamespace
 
 import numpy as np
 

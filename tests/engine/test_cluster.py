@@ -177,7 +177,7 @@ def reference(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return rows_of(out)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", range(int(os.environ.get("VADCLI_TEST_SEEDS", "1"))))
 def test_killed_workers_lose_nothing(
     footage: Path, tmp_path: Path, ray_address: str, reference: dict[str, bytes], seed: int
 ) -> None:
