@@ -282,6 +282,8 @@ def test_random_sam2_gives_masks_of_the_right_shape_whatever_the_batch(random_sa
     assert 0 < masks.mean() < 1
     one_by_one = np.concatenate([refiner.segment(frame, prompt[None], 260, 140) for prompt in prompts])
     assert (masks == one_by_one).mean() > 0.999
+    half = Sam2Refiner(str(random_sam2), device="cpu", precision="fp16")
+    assert (half.segment(frame, prompts, 260, 140) == masks).mean() > 0.95  # as on a GPU
     _, _, runner = refiner._load()
     runner.limit = 2
     assert (refiner.segment(frame, prompts, 260, 140) == masks).mean() > 0.999

@@ -151,14 +151,18 @@ class Sam2Refiner:
         """Returns the model, its dtype and the runner that computes with it."""
         if self._prepared is not None:
             return self._prepared
+        import torch
+
         from vadcli.detectors.lavida.checkpoint import read_model
         from vadcli.detectors.lavida.masks import TransformersMasks
         from vadcli.detectors.running import Runner, devices_for, dtype_for
 
         device = devices_for(self._device)[0]
         precision = dtype_for(self._precision, device)
-        sam2 = read_model("sam2", self.folder, extras_matter=False, dtype=precision)
-        self._prepared = TransformersMasks(sam2).eval().to(device), precision, Runner(device)
+        # Read in float32, because the cast of TransformersMasks keeps the frequencies of position encodings exact.
+        sam2 = read_model("sam2", self.folder, extras_matter=False, dtype=torch.float32)
+        model = TransformersMasks(sam2).eval().to(device=device, dtype=precision)
+        self._prepared = model, precision, Runner(device)
         return self._prepared
 
     def segment(self, frame: ByteArray, prompts: FloatArray, width: int, height: int) -> BoolArray:
