@@ -47,7 +47,7 @@ class ReportedEvents:
             if os.fstat(fd).st_size == 0:
                 lines = [json.dumps({"format_version": REPORTED_FORMAT_VERSION}) + "\n"]
                 lines += [_line(*key, span) for key, span in _stored(layout)]
-                os.write(fd, "".join(lines).encode())
+                _append(fd, "".join(lines))
                 self._read(fd)
 
     def new(self, document: EventsDocument) -> list[Event]:
@@ -69,7 +69,7 @@ class ReportedEvents:
         with self._locked() as fd:
             if not self._is_new(key, event):
                 return False
-            os.write(fd, _line(*key, (event.start_s, event.end_s)).encode())
+            _append(fd, _line(*key, (event.start_s, event.end_s)))
             self._read(fd)
             return True
 
@@ -97,6 +97,20 @@ class ReportedEvents:
                 entry = json.loads(line)
                 span = float(entry["start_s"]), float(entry["end_s"])
                 self._spans.setdefault((entry["video"], entry["content"]), []).append(span)
+
+
+def _append(fd: int, lines: str) -> None:
+    """Adds all of these lines or none. A line that an earlier process did not write completely is ended first."""
+    size = os.fstat(fd).st_size
+    if size and os.pread(fd, 1, size - 1) != b"\n":
+        lines = "\n" + lines
+    left = memoryview(lines.encode())
+    try:
+        while left:  # a disk that becomes full takes a part of them
+            left = left[os.write(fd, left) :]
+    except OSError:
+        os.ftruncate(fd, size)
+        raise
 
 
 def _key(document: EventsDocument) -> tuple[str, str]:
