@@ -26,6 +26,7 @@ from vadcli.store.embeddings import (
     write_embeddings,
 )
 from vadcli.store.roots import stored_roots
+from vadcli.store.scores import read_metadata
 from vadcli.types import ClipNeeds, Embeddings, IndexArray, PixelFormat, SizeRule, TimeArray
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, loader_options
 
@@ -40,7 +41,7 @@ class EmbedResult:
         video: the name of the video.
         vectors: number of stored vectors.
         file: the embeddings file; "" if no file was written.
-        skipped: True if the file existed already.
+        skipped: True if the file existed already, with the same encoder and the same frames per second.
         problem: why the video could not be read completely; "" if it was read completely.
     """
 
@@ -122,18 +123,34 @@ class _Embedding:
         path, encoder = self.layout.embeddings(unit.video), encoder_key(self.fingerprint)
         metadata = EmbeddingsMetadata(unit.video, unit.camera, self.options.encoder, encoder, key, content)
         old = read_embeddings_metadata(path)
-        if old is not None and not self.options.force and (old.encoder_key, old.content) == (encoder, content):
+        if old is not None and not self.options.force and self._is_same(old, metadata):
             return EmbedResult(unit.video, self._export(unit.video), str(path), skipped=True)
         self._told[unit.video] = metadata
         return None
 
+    def _is_same(self, old: EmbeddingsMetadata, metadata: EmbeddingsMetadata) -> bool:
+        """True if the stored vectors are as this command would make them. A scan may have made them, with a key of its own."""
+        if (old.encoder_key, old.content) != (metadata.encoder_key, metadata.content):
+            return False
+        scores = read_metadata(self.layout.scores(old.video))
+        if old.key == metadata.key or scores is None:
+            return old.key == metadata.key
+        steps = np.diff(read_embeddings(self.layout.embeddings(old.video)).frame_index)
+        return bool(len(steps)) and int(steps.min()) == self._needs.interval_for(float(scores.video["fps"]))
+
+    @property
+    def _needs(self) -> ClipNeeds:
+        area_px = encoder_size_px(self.options.encoder) ** 2 * 16 // 9
+        return ClipNeeds(CLIP_FRAMES, 0, self.options.sample_fps, SizeRule(area_px), PixelFormat.RGB)
+
     def _read(self, requests: Sequence[ClipRequest]) -> Iterator[EmbedResult]:
         """Decode and embed videos."""
         options, layout = self.options, self.layout
-        area_px = encoder_size_px(options.encoder) ** 2 * 16 // 9
-        needs = ClipNeeds(CLIP_FRAMES, 0, options.sample_fps, SizeRule(area_px), PixelFormat.RGB)
         reading: dict[str, _Collected] = {}
-        with ClipLoader(needs, loader_options(options, workers=options.workers)) as loader, Scratch(layout.scratch) as scratch:
+        with (
+            ClipLoader(self._needs, loader_options(options, workers=options.workers)) as loader,
+            Scratch(layout.scratch) as scratch,
+        ):
             for item in loader.run(requests):
                 if isinstance(item, ClipReady):
                     clip, found = item.clip, reading.setdefault(item.clip.video, _Collected())

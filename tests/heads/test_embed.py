@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,13 @@ import pytest
 from tests import commands
 from tests.detectors.encoders import VECTOR, tiny_encoder_folder
 from tests.media import make_video
+from tests.store.test_scores import METADATA, table_of
+from vadcli.embedding import embed_all
+from vadcli.options import EmbedOptions
 from vadcli.store import OutputLayout
-from vadcli.store.embeddings import read_embeddings
-from vadcli.store.scores import read_scores
+from vadcli.store.embeddings import read_embeddings, write_embeddings
+from vadcli.store.scores import read_scores, write_scores
+from vadcli.types import ByteArray, FloatArray
 
 
 def vadcli(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -67,6 +72,33 @@ def test_a_scan_with_motion_keeps_the_vectors_and_a_head_judges_its_events(
     stored = read_embeddings(OutputLayout(out).embeddings("a.mp4"))
     table, _ = read_scores(OutputLayout(out).scores("a.mp4"))
     assert stored.frame_index.max() < len(table)
+
+
+class OneNumber:
+    """An encoder whose vectors have one number."""
+
+    def encode_images(self, frames: ByteArray) -> FloatArray:
+        """Returns the vectors of some frames."""
+        return np.ones((len(frames), 1), np.float32)
+
+
+def test_stored_vectors_are_kept_if_the_rate_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vadcli.embedding.load_encoder", lambda *_, **__: OneNumber())
+    monkeypatch.setattr("vadcli.embedding.encoder_fingerprint", lambda *_, **__: {"encoder": "one"})
+    monkeypatch.setattr("vadcli.embedding.encoder_size_px", lambda _: 32)
+    make_video(tmp_path / "a.mp4", frames=60, fps=10)
+    layout = OutputLayout(tmp_path / "out")
+
+    def embed(rate: float) -> tuple[int, bool]:
+        (result,) = embed_all([tmp_path / "a.mp4"], EmbedOptions(out=layout.out, sample_fps=rate))
+        return result.vectors, result.skipped
+
+    assert [embed(rate) for rate in (2, 2, 5, 5)] == [(12, False), (12, True), (30, False), (30, True)]
+    stored = read_embeddings(layout.embeddings("a.mp4"))  # the same vectors, as a scan stores them
+    write_embeddings(layout.embeddings("a.mp4"), replace(stored, metadata=replace(stored.metadata, key="of a scan")))
+    layout.scores("a.mp4").parent.mkdir()
+    write_scores(layout.scores("a.mp4"), table_of(60, "a.mp4"), replace(METADATA, video={**METADATA.video, "fps": 10.0}))
+    assert [embed(rate) for rate in (5, 2, 2)] == [(30, True), (12, False), (12, True)]
 
 
 @pytest.mark.parametrize(
