@@ -104,6 +104,17 @@ def test_patterns_of_the_user() -> None:
     named = r"(?P<day>\d\d)(?P<month>\d\d)(?P<year>\d{4})-(?P<hour>\d\d)(?P<minute>\d\d)_CAM"
     assert read(named, "29112026-1423_CAM1_0001.MP4") == datetime(2026, 11, 29, 14, 23)
     assert read("%Y%m%d%H%M", "gate.mp4") is None
+    assert read("%Y-%m-%d %H.%M", "2026-1-9 7.23.mp4") == datetime(2026, 1, 9, 7, 23)
+    assert read("%Y%m%d_%H%M%S%f", "20261129_142345123.mp4") == datetime(2026, 11, 29, 14, 23, 45, 123000)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [("%Y%m%d_%H.%M", "2026111_14.23.mp4"), ("%Y-%m-%d_%H%M%S", "2026-11-29_92345.mp4"), ("%Y1%m-%d %H.%M", "202611-29 14.23")],
+)
+def test_fields_that_touch_need_all_their_digits(pattern: str, path: str) -> None:
+    """2026111 is 1 November or 11 January: no time is better than a wrong one."""
+    assert time_by_pattern(path, compile_time_pattern(pattern)) is None
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,9 @@ FIELDS = {
 }
 """Field of `--time-from`, named as in strptime -> the regular expression that it stands for."""
 
+_FIXED = {"m": _M, "d": _D, "H": _H, "I": r"(?P<hour12>0[1-9]|1[0-2])", "f": r"(?P<fraction>\d{6})"}
+"""Fields that may have fewer digits -> what they stand for beside other digits. Otherwise, 2026111 has two meanings."""
+
 _NEEDED = (
     ("year", "year2"),
     ("month", "month_name"),
@@ -237,7 +240,8 @@ def _regex_of(text: str) -> str:
         ValueError: the pattern has an unknown field, or the same field twice.
     """
     made, used = "", set()
-    for part in re.findall(r"%.?|\*|[^%*]+", text, re.DOTALL):
+    parts = re.findall(r"%.?|\*|[^%*]+", text, re.DOTALL)
+    for before, part, after in zip(["", *parts], parts, [*parts[1:], ""], strict=False):
         if part == "*":
             made += "[^/]*?"
         elif part[0] != "%":
@@ -248,5 +252,11 @@ def _regex_of(text: str) -> str:
             raise ValueError(f"it has {part} twice")
         else:
             used.add(part if part != "%%" else "")
-            made += FIELDS[part[1:]]
+            touches = _is_digit(after, after[:1]) or (part != "%f" and _is_digit(before, before[-1:]))
+            made += (_FIXED if touches and part[1:] in _FIXED else FIELDS)[part[1:]]
     return rf"(?<!\d)(?:{made})"
+
+
+def _is_digit(part: str, end: str) -> bool:
+    """Returns whether a part of a pattern has a digit at this end."""
+    return part[1:] in {*"YymdHIMSfs"} if part[:1] == "%" else end.isdigit()
