@@ -13,10 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.store.documents import DOCUMENT, FIGHT, PLAIN, video_of
+from vadcli.errors import UsageError
+from vadcli.export import export
 from vadcli.export.annotation import to_fiftyone, to_label_studio
 from vadcli.export.cvat import write_cvat
 from vadcli.export.edit_lists import to_edl
 from vadcli.export.text import CSV_COLUMNS, to_csv, to_json, to_vtt
+from vadcli.store import OutputLayout
 from vadcli.store.events import HeadMark
 from vadcli.types import Answer, Description, Event, StartTime, TimeSource, Verification
 
@@ -129,8 +132,17 @@ def test_edl_lists_the_events_one_after_the_other():
         "* COMMENT: anomaly 0.50\n"
     )
     assert to_edl(QUIET) == "TITLE: quiet.mp4\nFCM: NON-DROP FRAME\n"
-    with pytest.raises(ValueError, match="frame rate"):
-        to_edl(video_of(DOCUMENT, fps=None))
+
+
+def test_a_video_without_frame_rate_has_no_edit_list_and_the_others_have(tmp_path):
+    layout, unknown = OutputLayout(tmp_path / "out"), video_of(DOCUMENT, path="b.mp4", fps=None)
+    problems = export([unknown, DOCUMENT], "edl", layout=layout, to=tmp_path / "to", file=io.StringIO())
+    assert problems == [
+        "b.mp4: an edit list needs the frame rate, which is not known (scan the video again, or choose another --format)"
+    ]
+    assert [path.name for path in (tmp_path / "to").rglob("*.*") if path.is_file()] == ["a.mp4.edl"]
+    with pytest.raises(UsageError, match=r"b\.mp4: an edit list needs the frame rate"):
+        export([unknown], "edl", layout=layout, file=io.StringIO())
 
 
 def test_captions_and_edit_lists_say_when_it_was_recorded():

@@ -63,7 +63,9 @@ def each_video(text: Callable[[EventsDocument], str]) -> Write:
 def export(
     documents: Sequence[EventsDocument], name: str, *, layout: OutputLayout, to: Path | None = None, file: TextIO
 ) -> list[str]:
-    """Writes events in one format to a folder or an open file. Returns one line per problem with stored masks.
+    """Writes events in one format to a folder or an open file. Returns one line per problem.
+
+    Problems are stored masks that can't be read, and videos that the format can't hold: their files are left out.
 
     Args:
         documents: the videos' events.
@@ -73,12 +75,14 @@ def export(
         file: an open text file. It is used only if `to` is None.
 
     Raises:
-        UsageError: the format does not exist, or it can hold only one video and several would go into one file.
+        UsageError: the format does not exist or can't hold these events, or it can hold only one video and several would go
+            into one file.
         OutputError: a file can't be written. The files before it are kept.
     """
     exporter = EXPORTERS.load(name)
     EXPORTERS.check(name, ok=isinstance(exporter, Exporter), what="is not an Exporter")
     opened: list[MaskTrack] = []
+    problems: list[str] = []
 
     def masks(document: EventsDocument) -> MaskTrack | None:
         found = masks_of(layout, document)
@@ -88,11 +92,16 @@ def export(
     if to is not None:
         with Scratch(to / ".tmp") as scratch:
             for relative, write, some in exporter.files(documents):
-                with scratch.replace(to / relative) as temporary, temporary.open("w", encoding="utf-8") as target:
-                    write(some, masks, target)
+                try:
+                    with scratch.replace(to / relative) as temporary, temporary.open("w", encoding="utf-8") as target:
+                        write(some, masks, target)
+                except UsageError as error:
+                    if not exporter.one_video:
+                        raise
+                    problems.append(str(error))
     elif exporter.one_video and len(documents) > 1:
         hint = "name a folder with --to, or one video with --include"
         raise UsageError(f"--format {name} can hold only one video, and there are {len(documents)}", hint=hint)
     elif documents or not exporter.one_video:
         exporter.write(documents, masks, file)
-    return [problem for track in opened for problem in track.problems]
+    return problems + [problem for track in opened for problem in track.problems]

@@ -23,13 +23,14 @@ def to_edl(document: EventsDocument) -> str:
     The format needs a whole number of frames per second: 29.97 becomes 30, as in video editors.
 
     Raises:
-        ValueError: the document has events but no frame rate.
+        UsageError: the document has events but no frame rate.
     """
     lines = [f"TITLE: {one_line(document.video['path'])}", "FCM: NON-DROP FRAME"]
     if document.events:
         fps = document.video["fps"]
         if not fps:
-            raise ValueError(f"{document.video['path']}: an edit list needs the video's frame rate")
+            hint = "scan the video again, or choose another --format"
+            raise UsageError(f"{document.video['path']}: an edit list needs the frame rate, which is not known", hint=hint)
         lines.extend(_edits(document, float(fps)))
     return "\n".join(lines) + "\n"
 
