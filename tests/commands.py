@@ -153,5 +153,13 @@ def vadcli(
         return forks.start("vadcli.cli:entry", ["vadcli", *words], cwd=place, environment=given, stdin=stdin).wait()
     command = [sys.executable, "-m", "vadcli", *words]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=place, input=stdin or "", env=given, check=False
+        command,
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",  # bytes that are not UTF-8, as in a fork
+        timeout=PATIENCE_S,
+        cwd=place,
+        input=stdin or "",
+        env=given,
+        check=False,
     )

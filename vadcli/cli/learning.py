@@ -42,7 +42,9 @@ def learn(*, out: Out = DEFAULT_OUT, options: LearnOptions) -> None:
         _print(learned, options)
     folder = write(learned, options)
     if folder is None:
-        log.info("the head is better than the detector alone; --to DIR writes it")
+        figures = learned.card.figures
+        better = "is" if figures is not None and figures.is_better else "may not be"
+        log.info("the head %s better than the detector alone; --to DIR writes it", better)
     else:
         log.info("%s: written", folder)
         log.info("next: vadcli events %s --head %s", shlex.quote(str(out)), shlex.quote(str(folder)))

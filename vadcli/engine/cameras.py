@@ -27,7 +27,7 @@ from vadcli.engine.footage import estimated_footage, is_outgrown, length_text, s
 from vadcli.engine.plan import WorkUnit
 from vadcli.errors import DocumentError, NotFinished, ToolError
 from vadcli.store import OutputLayout
-from vadcli.store.atomic import FileLock, Scratch
+from vadcli.store.atomic import Claim, Scratch
 from vadcli.types import CameraModel, CameraRegions, CameraSample, Clip, ClipNeeds, Footage, VideoInfo
 from vadcli.types.codec import document_errors, read_document
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, LoaderOptions, Opened
@@ -181,16 +181,15 @@ class Cameras:
     def _claim(self, camera: str) -> Iterator[None]:
         """Let one process at a time fit a camera."""
         path = self.layout.camera(camera).with_suffix(".json.part")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock.acquire(path)
-        while lock is None and not self.stopped():
+        claim = Claim.acquire(path)
+        while claim is None and not self.stopped():
             time.sleep(WAIT_S)
-            lock = FileLock.acquire(path)
+            claim = Claim.acquire(path)
         try:
             yield
         finally:
-            if lock is not None:
-                lock.release(delete=True)
+            if claim is not None:
+                claim.release(delete=True)
 
 
 def fit_on_the_way(

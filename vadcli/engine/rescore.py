@@ -16,6 +16,7 @@ from vadcli.engine.job import Decision, ScanJob, Task
 from vadcli.engine.plan import WorkUnit
 from vadcli.engine.results import category_columns, every_row
 from vadcli.errors import DocumentError
+from vadcli.store.atomic import remove
 from vadcli.store.checkpoint import Checkpoint
 from vadcli.store.embeddings import (
     EmbeddingsMetadata,
@@ -45,13 +46,13 @@ def write_vectors(job: ScanJob, task: Task, *, stored: Checkpoint, table: ScoreT
     """Write the vectors of the sampled frames if the options ask for it; otherwise remove the vectors of an earlier scan.
 
     Raises:
-        OutputError: the file can't be written.
+        OutputError: the file can't be written or removed.
     """
     path, embedder = job.layout.embeddings(task.unit.video), job.embedder
     if embedder is None or not stored.header.embedding_bytes:
         old = read_embeddings_metadata(path)
         if isinstance(job.detector, Embedder) or old is None or old.content != task.decision.source["content"]:
-            path.unlink(missing_ok=True)  # otherwise `vadcli embed` stored them, and they are still right
+            remove(path)  # otherwise `vadcli embed` stored them, and they are still right
         return
     blocks = [block.embedding[block.sampled] for block in stored.blocks(embeddings=True) if block.embedding is not None]
     rows = np.flatnonzero(table.sampled)

@@ -20,6 +20,7 @@ from vadcli.engine.job import ScanJob, Task
 from vadcli.engine.refining import rows_of, spans_of
 from vadcli.engine.second_pass import MaskSpans
 from vadcli.errors import NotFinished, VideoError
+from vadcli.store.atomic import remove
 from vadcli.store.checkpoint import Checkpoint
 from vadcli.store.events import EventsDocument, Failure, ScanState, describe_video, write_events
 from vadcli.store.mask_files import MaskFiles
@@ -208,7 +209,7 @@ def write_failure(
     """Store that a video failed, remove its older results, and release its lock. If the machine failed, store nothing.
 
     Raises:
-        OutputError: the failure can't be written.
+        OutputError: the failure can't be written, or an older file can't be removed.
     """
     if isinstance(error, NotFinished):
         return not_finished(task, error)
@@ -225,7 +226,7 @@ def write_failure(
     with job.scratch.replace(job.layout.events(task.unit.video)) as path:
         write_events(path, _events_document(job, task, info, [], result))
     for old in (job.layout.scores, job.layout.embeddings, job.layout.answers, job.layout.mask_video, job.layout.mask_rle):
-        old(task.unit.video).unlink(missing_ok=True)
+        remove(old(task.unit.video))
     task.claim.release(delete=True)
     return result
 
@@ -349,6 +350,6 @@ def _every_row(
 def _remove_earlier(job: ScanJob, video: str) -> None:
     """Remove the mask files of formats that this scan does not write. They belong to an earlier scan with other scores."""
     if not job.mask_video:
-        job.layout.mask_video(video).unlink(missing_ok=True)
+        remove(job.layout.mask_video(video))
     if not job.mask_rle:
-        job.layout.mask_rle(video).unlink(missing_ok=True)
+        remove(job.layout.mask_rle(video))

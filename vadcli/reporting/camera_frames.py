@@ -21,7 +21,7 @@ QUALITY = 50
 
 
 def camera_frames(archive: Archive, *, most: int, root: Path | None, decode: LoaderOptions) -> dict[str, bytes]:
-    """Return camera -> a frame as WebP data, from the middle of the last of its videos whose footage is found.
+    """Return camera -> a frame as WebP data, from the middle of the last of its videos that is found and can be read.
 
     Args:
         archive: the archive with the cameras.
@@ -40,16 +40,16 @@ def camera_frames(archive: Archive, *, most: int, root: Path | None, decode: Loa
 
 
 def _frame(archive: Archive, loader: ClipLoader, videos: Sequence[VideoStory], root: Path | None) -> bytes | None:
-    there = ((video, archive.footage(video.video, root)) for video in reversed(videos) if video.frames)
-    video, source = next(((video, source) for video, source in there if source is not None), (None, None))
-    if video is None or source is None:
-        return None
-    with suppress(DocumentError, VideoError):  # the page names damaged videos elsewhere
-        metadata = read_metadata(archive.layout.scores(video.video))
-        fps = float(metadata.video["fps"]) if metadata else 1.0
-        feed = FrameFeed(loader, 1, source, video=video.video, frames=video.frames, fps=fps)
-        for _, picture in feed.at_rows([video.frames // 2]):
-            return _webp(picture)
+    for video in reversed(videos):
+        source = archive.footage(video.video, root) if video.frames else None
+        if source is None:
+            continue
+        with suppress(DocumentError, VideoError):  # the page names damaged videos elsewhere
+            metadata = read_metadata(archive.layout.scores(video.video))
+            fps = float(metadata.video["fps"]) if metadata else 1.0
+            feed = FrameFeed(loader, 1, source, video=video.video, frames=video.frames, fps=fps)
+            for _, picture in feed.at_rows([video.frames // 2]):
+                return _webp(picture)
     return None
 
 

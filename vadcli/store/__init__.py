@@ -31,6 +31,7 @@ from pathlib import Path, PurePath
 from urllib.parse import unquote_to_bytes
 
 from vadcli.errors import UsageError
+from vadcli.store.atomic import writing
 from vadcli.types.urls import is_remote, shown
 
 CHECKPOINT_SUFFIX = ".parquet.part"
@@ -242,6 +243,9 @@ class OutputLayout:
         """Renames the files of these videos and cameras that still have the names of an earlier version.
 
         Other scans may do the same at the same time.
+
+        Raises:
+            OutputError: a file can't be renamed.
         """
         kinds = [("masks", ".mkv"), ("masks", ".parquet"), ("rendered", ".mp4"), ("embeddings", ".parquet")]
         kinds += [("events", ".json"), ("scores", ".parquet")]  # the scores last: if they have the new name, all files have it
@@ -251,7 +255,7 @@ class OutputLayout:
             path = self._path(kind, relative, suffix)
             old = self._of(kind, relative, suffix)
             if old != path:
-                with suppress(FileNotFoundError):
+                with writing(path), suppress(FileNotFoundError):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     old.rename(path)
                 with suppress(OSError):  # other files are in the folder

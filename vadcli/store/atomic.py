@@ -142,6 +142,16 @@ def writing(path: Path) -> Iterator[None]:
         raise output_error(path, error) from error
 
 
+def remove(path: Path) -> None:
+    """Removes a file if it exists.
+
+    Raises:
+        OutputError: the file can't be removed.
+    """
+    with writing(path):
+        path.unlink(missing_ok=True)
+
+
 class Scratch:
     """A context manager that makes a locked folder under OUT/.tmp for the temporary files of this process.
 

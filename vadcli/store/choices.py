@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 
 from vadcli.errors import UsageError
 from vadcli.store import OutputLayout, matches, printable
-from vadcli.store.atomic import Scratch, writing
+from vadcli.store.atomic import Scratch, remove
 from vadcli.types import ReviewedEvent, Thresholds
 from vadcli.types.codec import document_errors, read_document, structure
 
@@ -114,8 +114,7 @@ def write_choices(layout: OutputLayout, scratch: Scratch, choices: Choices) -> N
         OutputError: the file can't be written.
     """
     if choices == Choices():
-        with writing(layout.choices):
-            layout.choices.unlink(missing_ok=True)
+        remove(layout.choices)
         return
     document = {"format_version": CHOICES_FORMAT_VERSION, **asdict(choices)}
     scratch.write_text(layout.choices, printable(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)) + "\n")

@@ -201,10 +201,9 @@ def _fetch(found: StoredObject, part: Path, told: Callable[[], None]) -> None:
             if not block:
                 raise NotFinished(f"{shown(found.path)}: the store sent {have} of {found.size} bytes")
             try:
-                file.write(block)
+                have += file.write(block)  # a disk that becomes full may take a part
             except OSError as error:
                 raise NotFinished(f"{shown(found.path)}: can't be copied to {cache_folder()}: {error.strerror}") from error
-            have += len(block)
             told()
 
 

@@ -206,9 +206,11 @@ class _Workers:
         self._wants_gpu = wants_gpu
         self.slots = [node for node in nodes for _ in range(self._count(node))]
         if not self.slots:
+            given = {"--ray-cpus": options.ray_cpus, "--ray-gpus": options.ray_gpus}
+            asked = " and ".join(f"{name} {value:g}" for name, value in given.items() if value is not None)
             raise UsageError(
-                f"no node of the cluster has {options.ray_cpus} cores and {options.ray_gpus} GPUs free for a worker",
-                hint="give smaller --ray-cpus and --ray-gpus",
+                f"no node of the cluster has room for a worker{asked and f' with {asked}'}",
+                hint="give smaller --ray-cpus and --ray-gpus" if asked else "wait until a node has a free core, or add a node",
             )
         self._free = [self._made(node) for node in self.slots]
         self._running: dict[Any, _Worker] = {}
