@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from vadcli.engine.job import check_unchanged
-from vadcli.errors import DocumentError, UsageError, VideoError
+from vadcli.errors import DocumentError, VideoError
 from vadcli.options import ClipsOptions, parse_duration
-from vadcli.store import OutputLayout, matches
+from vadcli.store import OutputLayout, matches, stored_layout
 from vadcli.store.atomic import Scratch
 from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.footage import FootageFolders
@@ -64,9 +64,7 @@ def clip_all(out: Path, options: ClipsOptions) -> Iterator[ClipResult]:
         UsageError: the folder does not exist, or has no results of a scan.
         OutputError: a clip can't be written.
     """
-    layout = OutputLayout(out)
-    if not out.is_dir() or not layout.has_results:
-        raise UsageError(f"{out}: contains no results of a scan", hint="name the --out folder of a scan")
+    layout = stored_layout(out)
     return _clip_all(layout, options)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options import PruneOptions, parse_duration
-from vadcli.store import CHECKPOINT_SUFFIX, OutputLayout, matches
+from vadcli.store import CHECKPOINT_SUFFIX, OutputLayout, matches, stored_layout
 from vadcli.store.atomic import Claim, Scratch, output_error
 from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.footage import FootageFolders, Presence
@@ -92,9 +92,7 @@ def prune_all(out: Path, options: PruneOptions) -> PruneResult:
         UsageError: the folder does not exist, or its footage can't be reached.
         OutputError: OUT can't be written.
     """
-    layout = OutputLayout(out)
-    if not out.is_dir() or not layout.has_results:
-        raise UsageError(f"{out}: contains no results of a scan", hint="name the --out folder of a scan")
+    layout = stored_layout(out)
     with Scratch(layout.scratch):  # removes the temporary files of killed processes
         return _Pruning(layout, options).run()
 

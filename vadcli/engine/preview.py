@@ -8,10 +8,10 @@ from pathlib import Path
 
 from vadcli.cutting import cut_events, with_categories
 from vadcli.engine.event_rules import without_false_alarms
-from vadcli.engine.recut import calibration_of, stored
+from vadcli.engine.recut import calibration_of
 from vadcli.errors import DocumentError
 from vadcli.options import EventsOptions
-from vadcli.store import OutputLayout, matches
+from vadcli.store import OutputLayout, matches, stored_layout
 from vadcli.store.choices import read_choices
 from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.review import read_review
@@ -67,7 +67,7 @@ def preview(out: Path, options: EventsOptions) -> Preview:
         UsageError: the folder does not exist, or the thresholds in `options` do not fit a video.
         DocumentError: the review or the choices of OUT can't be read.
     """
-    layout = stored(out)
+    layout = stored_layout(out)
     problems: dict[str, None] = {}
     present: set[float] = set()
     asked: set[float] = set()

@@ -19,7 +19,7 @@ from vadcli.engine.judging import HIGH, Judge, judge_of
 from vadcli.engine.verified import VerifiedVideo, verified_events
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options import EventsOptions
-from vadcli.store import OutputLayout, matches
+from vadcli.store import OutputLayout, matches, stored_layout
 from vadcli.store.answers import answers_or_none, validate_answers
 from vadcli.store.atomic import Scratch
 from vadcli.store.choices import Choices, read_choices, write_choices
@@ -60,7 +60,7 @@ def recut_all(out: Path, options: EventsOptions) -> StoredEvents:
         DocumentError: the review or the choices of OUT can't be read.
         OutputError: a document can't be written.
     """
-    layout = stored(out)
+    layout = stored_layout(out)
     entries = [one for one in read_review(options.review) if matches(one.video, options.include)] if options.review else []
     with ExitStack() as stack:
         scratch = stack.enter_context(Scratch(layout.scratch)) if options.write or options.forget else None
@@ -159,16 +159,6 @@ class _Cut:
         return choices
 
 
-def stored(out: Path) -> OutputLayout:
-    """Return the layout of a scan's output folder. Raises UsageError if the folder does not exist or has no results."""
-    if not out.is_dir():
-        raise UsageError(f"{out}: the folder does not exist", hint="name the --out folder of a scan")
-    layout = OutputLayout(out)
-    if not layout.has_results:
-        raise UsageError(f"{out}: contains no results of a scan", hint="name the --out folder of a scan")
-    return layout
-
-
 def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[ThresholdChoice], list[str]]:
     """Return the thresholds that the review in `options.calibrate` suggests, and one line per unreadable document.
 
@@ -178,7 +168,7 @@ def thresholds_from_review(out: Path, options: EventsOptions) -> tuple[list[Thre
         DocumentError: the review can't be read.
         UsageError: the folder does not exist, or the review has no verdict on these videos.
     """
-    layout, review = stored(out), options.calibrate
+    layout, review = stored_layout(out), options.calibrate
     entries = () if review is None else read_review(review)
     documents, problems = [], []
     for path in layout.iter_events():
@@ -215,7 +205,7 @@ def validate_all(out: Path) -> Iterator[list[str]]:
     Raises:
         UsageError: the folder does not exist.
     """
-    for path in stored(out).iter_events():
+    for path in stored_layout(out).iter_events():
         try:
             yield validate(load(path), str(path))
         except DocumentError as error:

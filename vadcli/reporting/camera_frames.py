@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from PIL import Image
-
 from vadcli.errors import DocumentError, VideoError
 from vadcli.reporting.archive import Archive, VideoStory
+from vadcli.reporting.pictures import webp
 from vadcli.store.scores import read_metadata
-from vadcli.types import ByteArray, ClipNeeds, PixelFormat, SizeRule
+from vadcli.types import ClipNeeds, PixelFormat, SizeRule
 from vadcli.video.loader import ClipLoader, LoaderOptions
 from vadcli.video.pictures import FrameFeed
 
@@ -49,11 +47,5 @@ def _frame(archive: Archive, loader: ClipLoader, videos: Sequence[VideoStory], r
             fps = float(metadata.video["fps"]) if metadata else 1.0
             feed = FrameFeed(loader, 1, source, video=video.video, frames=video.frames, fps=fps)
             for _, picture in feed.at_rows([video.frames // 2]):
-                return _webp(picture)
+                return webp(picture, QUALITY)
     return None
-
-
-def _webp(picture: ByteArray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "WEBP", quality=QUALITY, method=4)
-    return file.getvalue()

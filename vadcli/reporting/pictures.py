@@ -335,7 +335,7 @@ def _strips_of(
     height = width = 0
     for row, picture in feed.at_rows(sorted({row for each in rows.values() for row in each})):
         height, width = picture.shape[:2]
-        made[row] = _webp(outlined(picture, masks.at(row), level, some[0][0].regions))
+        made[row] = webp(outlined(picture, masks.at(row), level, some[0][0].regions), QUALITY)
     problems.extend(f"{video}: thumbnails: {line}" for line in feed.problems())
     for number, wanted in rows.items():
         seen = [row for row in wanted if row in made]
@@ -372,9 +372,10 @@ def _edge(inside: BoolArray) -> BoolArray:
     return edge
 
 
-def _webp(picture: ByteArray) -> bytes:
+def webp(picture: ByteArray, quality: int) -> bytes:
+    """Return a (H, W, 3) uint8 picture as WebP data. The quality is 0-100."""
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "WEBP", quality=QUALITY, method=4)
+    Image.fromarray(picture).save(file, "WEBP", quality=quality, method=4)
     return file.getvalue()
 
 

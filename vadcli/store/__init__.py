@@ -287,3 +287,13 @@ def _files_under(folder: Path, suffix: str) -> Iterator[Path]:
     for base, folders, names in os.walk(folder):
         folders.sort()
         yield from (Path(base, name) for name in sorted(names) if name.endswith(suffix))
+
+
+def stored_layout(out: Path) -> OutputLayout:
+    """Returns the layout of a scan's output folder. Raises UsageError if the folder does not exist or has no results."""
+    if not out.is_dir():
+        raise UsageError(f"{out}: the folder does not exist", hint="name the --out folder of a scan")
+    layout = OutputLayout(out)
+    if not layout.has_results:
+        raise UsageError(f"{out}: contains no results of a scan", hint="name the --out folder of a scan")
+    return layout

@@ -23,7 +23,6 @@ from vadcli.detectors import check_device
 from vadcli.detectors.ask.asker import Asker, load_asker
 from vadcli.detectors.refining import Refiner
 from vadcli.engine.job import check_unchanged
-from vadcli.engine.recut import stored
 from vadcli.engine.refining import Refinement, refiner_of
 from vadcli.engine.runner import Stop
 from vadcli.engine.second_pass import Interrupted
@@ -32,6 +31,7 @@ from vadcli.errors import DocumentError, UsageError, VideoError
 from vadcli.options import effective, parse_duration
 from vadcli.options.verify import VerifyOptions
 from vadcli.registry import ASKERS
+from vadcli.store import stored_layout
 from vadcli.store.answers import write_answers
 from vadcli.store.atomic import Claim, Scratch
 from vadcli.store.footage import FootageFolders
@@ -151,7 +151,7 @@ class VerifyResult:
 
 def verify_stored(out: Path, options: VerifyOptions, **settings: Any) -> VerifyResult:
     """Verify with the models that the options name; otherwise like `verify_all`, with its other arguments."""
-    stored(out)  # an unusable folder is found before the models are
+    stored_layout(out)  # an unusable folder is found before the models are
     refiner = refiner_of(options)
     return verify_all(out, options, asker_of(options), refiner=refiner, **settings)
 
@@ -202,7 +202,7 @@ def verify_all(
         DeviceError, WeightsError: the model cannot be loaded.
         OutputError: OUT cannot be written.
     """
-    layout = stored(out)
+    layout = stored_layout(out)
     survey = Survey.of(layout, options, asker)
     if refiner and not any(has_masks(layout, one.video) for one in survey.videos):
         raise UsageError(f"--refine-masks: {out} has no masks", hint="scan with --masks video, rle or both")

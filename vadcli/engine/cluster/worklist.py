@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from vadcli.engine.footage import size_of
 from vadcli.engine.plan import WorkUnit, by_camera
 from vadcli.engine.runner import ScanSettings
 
@@ -40,11 +41,6 @@ class Chunk:
 
     def __lt__(self, other: Chunk) -> bool:
         return size_of(self.units) > size_of(other.units)  # the heap hands out the largest chunk first
-
-
-def size_of(units: Iterable[WorkUnit]) -> int:
-    """Return the total size of the videos in bytes."""
-    return sum(unit.size for unit in units)
 
 
 class Worklist:
