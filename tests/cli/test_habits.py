@@ -19,6 +19,7 @@ import pytest
 from tests.commands import vadcli
 from tests.media import make_video
 from tests.patience import PATIENCE_S
+from vadcli.store import OutputLayout
 
 ROOT = Path(__file__).resolve().parents[2]
 VADCLI = [sys.executable, "-m", "vadcli"]
@@ -123,6 +124,22 @@ def test_a_command_that_fails_or_hangs_is_logged_and_stops_nothing(footage: Path
     ]
     pid = int(child.read_text())
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_an_old_file_that_cannot_be_removed_is_one_line(footage: Path, tmp_path: Path) -> None:
+    """The machine has the fault and not the video: nothing is stored, so that the next scan tries again."""
+    (footage / "broken.avi").write_text("not a video")
+    out = tmp_path / "out"
+    layout = OutputLayout(out)
+    kept = [layout.mask_video("a.avi"), layout.embeddings("b.avi"), layout.mask_video("broken.avi")]
+    for path in kept:
+        (path / "full").mkdir(parents=True)
+    done = vadcli("scan", footage, "-o", out, *ALL, "--json", "-q")
+    assert (done.returncode, "Traceback" in done.stderr) == (3, False)
+    results = {line["video"]: line for line in lines(done) if line["type"] == "video"}
+    assert {result["stage"] for result in results.values()} == {"write"}
+    assert all(str(path) in str(results[path.name.rsplit(".", 1)[0]]["reason"]) for path in kept)
+    assert not any(layout.events(video).exists() for video in results)
 
 
 def test_a_stopped_scan_reports_the_remaining_events_later(footage: Path, tmp_path: Path) -> None:

@@ -69,6 +69,8 @@ def test_without_signal_nothing_is_written(tmp_path: Path) -> None:
     learned = vadcli.learn(out, review=review, to=tmp_path / "my-head", anyway=True)
     assert learned.figures is not None
     assert not learned.figures.is_better
+    done = cli("learn", out, "--review", review, "--anyway")
+    assert "the head may not be better than the detector alone; --to DIR writes it" in done.stderr
     assert (tmp_path / "my-head" / "card.json").exists()
 
 

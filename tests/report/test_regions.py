@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.media import make_video
 from tests.report.archives import make_archive
 from tests.report.test_browser import browser, playwright
 from tests.report.test_report import report
+from vadcli.reporting.archive import collect
+from vadcli.reporting.camera_frames import camera_frames
 from vadcli.store.events import read_events, write_events
 from vadcli.store.regions import read_regions
 from vadcli.types import Regions
 from vadcli.types.regions import Polygon
+from vadcli.video.loader import LoaderOptions
 
 __all__ = ["browser"]
 STORED = Polygon(((0.0, 0.0), (0.2, 0.0), (0.2, 0.1)))
@@ -114,3 +119,14 @@ def test_a_page_without_pictures_has_no_frames(out: Path, tmp_path: Path) -> Non
         text = (tmp_path / "page.html").read_text()
         data = json.loads(text.split('id="data">')[1].split("</script>")[0])
         assert [camera["frame"] for camera in data["cameras"]] == [None] * 3
+
+
+def test_the_frame_of_a_camera_comes_from_a_video_that_can_be_read(tmp_path: Path) -> None:
+    root = tmp_path / "footage"
+    (root / "cam1").mkdir(parents=True)
+    make_video(root / "cam1" / "a.mp4", frames=40, fps=10, size=(320, 240))
+    (root / "cam1" / "b.mp4").write_text("damaged since the scan")
+    archive = collect(make_archive(tmp_path / "out", root=root))
+    assert [video.video for video in archive.cameras["cam1"]] == ["cam1/a.mp4", "cam1/b.mp4"]
+    frames = camera_frames(archive, most=1, root=None, decode=LoaderOptions())
+    assert Image.open(io.BytesIO(frames["cam1"])).size == (320, 240)

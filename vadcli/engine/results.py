@@ -27,6 +27,7 @@ from vadcli.store.mask_files import MaskFiles
 from vadcli.store.mask_video import upsample_mask
 from vadcli.store.scores import ScoresMetadata, write_scores
 from vadcli.types import (
+    NOT_FINISHED,
     BoolArray,
     ByteArray,
     Event,
@@ -192,9 +193,8 @@ def _events_document(
 def not_finished(task: Task, error: NotFinished) -> VideoResult:
     """Return the result of a video that the machine failed to read, and release its lock. Nothing is stored."""
     task.claim.release(delete=True)  # the checkpoint is deleted, because its rows may be wrong
-    return VideoResult(
-        task.unit.video, Status.FAILED, stage=error.stage, reason=f"not finished: {error}", camera=task.unit.camera
-    )
+    reason = f"{NOT_FINISHED}: {error}"
+    return VideoResult(task.unit.video, Status.FAILED, stage=error.stage, reason=reason, camera=task.unit.camera)
 
 
 def write_failure(
@@ -206,7 +206,7 @@ def write_failure(
     info: VideoInfo | None = None,
     started: float | None = None,
 ) -> VideoResult:
-    """Store that a video failed, remove its older results, and release its lock. If the machine failed, store nothing.
+    """Remove the older results of a video, store that it failed, and release its lock. If the machine failed, store nothing.
 
     Raises:
         OutputError: the failure can't be written, or an older file can't be removed.
@@ -223,10 +223,10 @@ def write_failure(
         expected_frames=info.frames if info else 0,
         seconds=time.monotonic() - started if started is not None else 0.0,
     )
-    with job.scratch.replace(job.layout.events(task.unit.video)) as path:
-        write_events(path, _events_document(job, task, info, [], result))
     for old in (job.layout.scores, job.layout.embeddings, job.layout.answers, job.layout.mask_video, job.layout.mask_rle):
         remove(old(task.unit.video))
+    with job.scratch.replace(job.layout.events(task.unit.video)) as path:
+        write_events(path, _events_document(job, task, info, [], result))
     task.claim.release(delete=True)
     return result
 
