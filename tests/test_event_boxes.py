@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -168,7 +169,7 @@ def test_rendered_videos_thumbnails_and_cvat_outline_at_the_threshold_of_the_eve
     for high in (0.4, 0.5):
         cut = Thresholds(high=high, low=0.3)
         edges[high] = outlined(grey, mask, masks.level(cut))
-        overlay = Overlay(table, document.events, cut, Geometry.of(96, 64), end_s=2.4)
+        overlay = Overlay(table, replace(document, thresholds=cut), Geometry.of(96, 64), end_s=2.4)
         large = overlay.geometry.enlarge
         above_the_bar = overlay.draw(grey, 10, mask)[8 * large : 13 * large, 35 * large]
         assert (above_the_bar.max() > 200) == (high == 0.4)

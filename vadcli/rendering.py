@@ -298,16 +298,13 @@ class _Renderer:
 
     def _overlay_for(self, picture: ByteArray) -> Overlay:
         if self._overlay is None:
-            story, start = self._story, self._story.document.start
+            story = self._story
             self._overlay = Overlay(
                 story.table,
-                story.document.events,
-                story.document.thresholds,
+                story.document,
                 Geometry.of(picture.shape[1], picture.shape[0], side_by_side=self._settings.side_by_side),
                 end_s=story.end_s,
                 mask_level=self._masks.level(story.document.thresholds),
-                regions=story.document.regions,
-                start=start if start and start.is_recorded else None,
             )
         return self._overlay
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.store.documents import DOCUMENT
 from vadcli.draw.layers import EVENT, NORMAL, WHOLE_UP_TO_S, HeatLayer, ScoreCurve, column_maxima
 from vadcli.draw.overlay import ELLIPSIS, MIN_CANVAS_PX, MIN_TYPE_PX, Geometry, Lettering, Overlay
 from vadcli.types import Answer, Event, Regions, ScoreTable, StartTime, Thresholds, TimeSource, Verification
@@ -34,7 +35,8 @@ def event(start: int, end: int, *, fps: float = 10.0, category: str | None = Non
 
 def overlay(scores: ScoreTable, events: list[Event], *, size: tuple[int, int] = (640, 360), **options: object) -> Overlay:
     place = Geometry.of(*size, side_by_side=bool(options.pop("side_by_side", False)))
-    return Overlay(scores, events, Thresholds(), place, end_s=len(scores) / 10, **options)  # type: ignore[arg-type]
+    document = replace(DOCUMENT, events=tuple(events), thresholds=Thresholds(), **options)  # type: ignore[arg-type]
+    return Overlay(scores, document, place, end_s=len(scores) / 10)
 
 
 def plain(width: int = 640, height: int = 360) -> NDArray[np.uint8]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -32,7 +31,8 @@ from vadcli.draw.layers import (
     level_y,
 )
 from vadcli.errors import OutputError
-from vadcli.types import NO_REGIONS, ByteArray, Event, Regions, ScoreTable, StartTime, Thresholds
+from vadcli.store.events import EventsDocument
+from vadcli.types import ByteArray, ScoreTable
 from vadcli.types.media import clock_ms
 
 ELLIPSIS = "…"
@@ -196,36 +196,26 @@ class Overlay:
 
     Args:
         table: the video's scores.
-        events: the video's events.
-        thresholds: the thresholds that opened and closed the events.
+        document: the video's events, the thresholds that opened and closed them, the hidden parts of the picture, and when the
+            video started.
         geometry: the canvas. If it has two pictures, the left one is the original and the right one is annotated.
         end_s: end of the last frame.
-        mask_level: masks are outlined at this value (0-255); None stands for the level of the thresholds.
-        regions: the parts of the picture that the detector did not see.
-        start: when the video started, to show the time of day; None if this is unknown.
+        mask_level: masks are outlined at this value (0-255); None stands for that of the thresholds.
     """
 
     def __init__(
-        self,
-        table: ScoreTable,
-        events: Sequence[Event],
-        thresholds: Thresholds,
-        geometry: Geometry,
-        *,
-        end_s: float,
-        mask_level: int | None = None,
-        regions: Regions = NO_REGIONS,
-        start: StartTime | None = None,
+        self, table: ScoreTable, document: EventsDocument, geometry: Geometry, *, end_s: float, mask_level: int | None = None
     ) -> None:
         self.geometry = place = geometry
-        self._table, self._events = table, tuple(events)
-        self._thresholds = thresholds
+        self._table, self._events = table, document.events
+        self._thresholds, regions = document.thresholds, document.regions
+        self._start = document.start if document.start and document.start.is_recorded else None
         self._event_of_row = np.full(len(table), -1, dtype=np.int32)
         for number, event in enumerate(self._events):
             self._event_of_row[event.start_frame : event.end_frame] = number
-        self._end_s, self._start = end_s, start
+        self._end_s = end_s
         self._line_px = max(1, round(place.type_px / 9))
-        level = thresholds.mask_level if mask_level is None else mask_level
+        level = document.thresholds.mask_level if mask_level is None else mask_level
         self._heat = HeatLayer(place.picture_width, place.picture_height, line_px=self._line_px, level=level)
         hidden = regions.hidden(place.picture_width, place.picture_height) if regions else None
         self._hidden = None if hidden is None else HiddenLayer(hidden, stripe_px=max(6, place.type_px))
