@@ -47,7 +47,7 @@ def ours(scores: np.ndarray, truth: BoolArray, limits: tuple[float, float], *, b
 def theirs(scores: np.ndarray, truth: BoolArray, limits: tuple[float, float], levels: int) -> tuple[float, FloatArray]:
     """Return the mean AUPIMO of the reference, and its (P, 2) mean PIMO curve."""
     import torch
-    from anomalib.metrics.pimo import functional
+    from anomalib.metrics.pimo import functional  # type: ignore[import-not-found]
 
     maps, masks = torch.from_numpy(scores.astype(np.float32)), torch.from_numpy(truth)
     _, rate, shares, classes, areas, _ = functional.aupimo_scores(maps, masks, levels, limits, force=True)

@@ -115,7 +115,7 @@ def nodes(counts: list[int]) -> None:
             command = [*VADCLI, "scan", str(footage), "--out", fresh("out"), "--detector", "sleeper", "--quiet"]
             wall_s = run([*command, "--runner", "ray", "--ray-address", cluster.address, "--ray-cpus", "1"]).wall_s
         finally:
-            cluster.shutdown()
+            cluster.shutdown()  # type: ignore[no-untyped-call]
             ray.shutdown()
         first = first or wall_s
         print(f"| {count} | {SLEPT_S * count} | {wall_s:.1f} | {first / wall_s:.3f} |", flush=True)
@@ -204,7 +204,7 @@ def units(count: int) -> None:
     before, began = time.process_time(), time.monotonic()
     real = RayRunner(settings, detector, stop=stop)
     runner = MadeRunner(real, settings)
-    updates = sum(1 for _ in Scan(settings, detector, runner, stop=stop).run())  # type: ignore[arg-type]
+    updates = sum(1 for _ in Scan(settings, detector, runner, stop=stop).run())  # type: ignore[arg-type, misc]
     cpu_s, wall_s = time.process_time() - before, time.monotonic() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     each, sent = 1e6 * cpu_s / updates, runner.workers.sent_bytes / 2**20

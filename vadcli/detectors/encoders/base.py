@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -176,8 +176,9 @@ def encoder_dtype(precision: str, device: torch.device) -> torch.dtype:
 
     With AMX, a CPU computes four times as fast in bf16 as in fp32; without AMX, bf16 is slower.
     """
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)  # older versions of torch do not know
-    if precision == "auto" and device.type == "cpu" and capabilities().get("amx_bf16"):
+    # Older versions of torch cannot say what the CPU has.
+    known: Mapping[str, Any] = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    if precision == "auto" and device.type == "cpu" and known.get("amx_bf16"):
         return torch.bfloat16
     return dtype_for(precision, device)
 
