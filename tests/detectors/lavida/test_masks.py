@@ -278,7 +278,7 @@ def test_published_sizes() -> None:
         ({"image_size": 100}, "image_size 100"),
         ({"windows": [12, 4, 4, 2]}, "first window, 12"),
         ({"global_blocks": [2]}, "block 2 is the first of a stage"),
-        ({"global_blocks": [5]}, "beyond 5 blocks"),
+        ({"global_blocks": [5]}, "must be below 5, the number of blocks"),
         ({"windows": [8, 4, 7, 7]}, "7 must be even"),
         ({"blocks": [1, 1, 2]}, "4 each"),
         ({"width": 20}, "width 20"),
