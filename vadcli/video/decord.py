@@ -187,6 +187,10 @@ def _decord_error() -> type[Exception]:
     return error
 
 
+_PLACE = re.compile(r"^\[[\d:]+\]\s+\S+:\d+:\s*(Error:\s*)?")
+"""The time and the place in decord's source with which its messages begin."""
+
+
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return _PLACE.sub("", lines[0]) if lines else type(error).__name__
