@@ -250,6 +250,9 @@ def test_auto_is_bf16_only_on_a_cpu_with_amx(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx}, raising=False)
     encoder: Any = load_encoder(str(folders["clip"]), device="cpu", precision=precision)
     assert encoder.vision.visual_projection.weight.dtype == expected
+    assert (
+        encoder.text.text_projection.weight.dtype == torch.float32
+    )  # not copied, so that large tables of words stay on the disk
     assert encoder.encode_images(pictures(2)).dtype == np.float32
 
 

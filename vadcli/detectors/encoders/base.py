@@ -56,6 +56,8 @@ class TransformersEncoder(ABC):
         self.name, self.folder = name, folder
         self.device = devices_for(device)[0]
         self.dtype = encoder_dtype(precision, self.device)
+        # Sentences are few, and tables of 256,000 words stay mapped from the file if they keep their type.
+        self.text_dtype = dtype_for(precision, self.device)
         self.chunk = CPU_CHUNK if self.device.type == "cpu" else GPU_CHUNK
         with loading(folder):
             self.config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -136,12 +138,12 @@ class TransformersEncoder(ABC):
     @cached_property
     def vision(self) -> Any:
         """The image half."""
-        return self._read(self.make_vision)
+        return self._read(self.make_vision, self.dtype)
 
     @cached_property
     def text(self) -> Any:
         """The text half."""
-        return self._read(self.make_text)
+        return self._read(self.make_text, self.text_dtype)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -149,12 +151,12 @@ class TransformersEncoder(ABC):
         with loading(self.folder):
             return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
 
-    def _read(self, make: Callable[[], nn.Module]) -> nn.Module:
+    def _read(self, make: Callable[[], nn.Module], dtype: torch.dtype) -> nn.Module:
         """Returns a half of the model with its weights, ready to compute."""
         with loading(self.folder), torch.device("meta"):
             half = make()
         with loading(self.folder):
-            half.load_state_dict(read_tensors(self.folder, set(half.state_dict()), self.device, self.dtype), assign=True)
+            half.load_state_dict(read_tensors(self.folder, set(half.state_dict()), self.device, dtype), assign=True)
         return half.requires_grad_(False).eval()
 
     def _for_chunks(self, frames: ByteArray, step: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> FloatArray:
@@ -172,7 +174,7 @@ class TransformersEncoder(ABC):
 
 
 def encoder_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Returns the dtype of an encoder; `auto` is fp16 on a GPU, bf16 on a CPU with AMX (bf16 matrix units), otherwise fp32.
+    """Returns the dtype of the image half; `auto` is fp16 on a GPU, bf16 on a CPU with AMX (bf16 matrix units), otherwise fp32.
 
     With AMX, a CPU computes four times as fast in bf16 as in fp32; without AMX, bf16 is slower.
     """
