@@ -146,7 +146,7 @@ class FrameIntervals:
 
     @property
     def is_normal(self) -> bool:
-        """Whether there is no interval."""
+        """True if there are no intervals: the video is normal."""
         return not self.intervals
 
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
@@ -186,7 +186,7 @@ class TimeIntervals:
 
     @property
     def is_normal(self) -> bool:
-        """Whether there is no interval."""
+        """True if there are no intervals: the video is normal."""
         return not self.intervals
 
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
@@ -236,7 +236,7 @@ class ShareIntervals:
 
     @property
     def is_normal(self) -> bool:
-        """Whether there is no interval."""
+        """True if there are no intervals: the video is normal."""
         return not self.intervals
 
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:

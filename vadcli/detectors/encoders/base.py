@@ -176,7 +176,7 @@ class TransformersEncoder(ABC):
 def encoder_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Returns the dtype of the image half; `auto` is fp16 on a GPU, bf16 on a CPU with AMX (bf16 matrix units), otherwise fp32.
 
-    With AMX, a CPU computes four times as fast in bf16 as in fp32; without AMX, bf16 is slower.
+    With AMX, pictures are encoded 2.5 times as fast in bf16 as in fp32 (benchmarks/results/concept.md).
     """
     # Older versions of torch cannot say what the CPU has.
     known: Mapping[str, Any] = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
