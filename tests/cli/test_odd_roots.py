@@ -34,3 +34,9 @@ def test_a_folder_with_control_characters_stays_one_line_of_the_log(tmp_path: Pa
     first = scanned.stderr.splitlines()[0]
     assert first.endswith("a%0Ab%1B[31m (--root)")
     assert b"\x1b" not in (tmp_path / "log").read_bytes()
+
+
+def test_a_folder_with_control_characters_stays_one_line_of_an_error(tmp_path: Path) -> None:
+    failed = vadcli("report", tmp_path / "a\nb\x1b[31m")
+    assert failed.returncode == 2
+    assert failed.stderr.splitlines()[0] == f"vadcli: error: {tmp_path}/a%0Ab%1B[31m: the folder does not exist"

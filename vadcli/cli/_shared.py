@@ -58,9 +58,13 @@ class _StderrHandler(logging.Handler):
             self.handleError(record)
 
 
-def _escaped(record: logging.LogRecord) -> bool:
+def _one_line(text: str) -> str:
     """Write control characters as %XX, so that a path with a line break stays on one line and can't control the terminal."""
-    record.msg, record.args = _CONTROLS.sub(lambda match: f"%{ord(match[0]):02X}", record.getMessage()), ()
+    return _CONTROLS.sub(lambda match: f"%{ord(match[0]):02X}", text)
+
+
+def _escaped(record: logging.LogRecord) -> bool:
+    record.msg, record.args = _one_line(record.getMessage()), ()
     return True
 
 
@@ -100,11 +104,11 @@ def set_up_talk(options: TalkOptions) -> None:
 
 def say_error(error: VadcliError) -> None:
     """Print one line that says what went wrong, and one that says how to fix it. A log file gets them, too."""
-    hint = f"  {error.hint}\n" if error.hint else ""
-    sys.stderr.write(f"vadcli: error: {error.message}\n{hint}")
+    hint = f"  {_one_line(error.hint)}\n" if error.hint else ""
+    sys.stderr.write(f"vadcli: error: {_one_line(error.message)}\n{hint}")
     for handler in log.handlers:
         if not isinstance(handler, _StderrHandler):
-            handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, str(error), (), None))
+            handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, _one_line(str(error)), (), None))
 
 
 def emit_json(document: Mapping[str, Any]) -> None:

@@ -32,7 +32,7 @@ def read_regions(path: Path, kind: str) -> CameraRegions:
         kind: `ignore` or `only`, the meaning of the white pixels of an image. A JSON file names both kinds itself.
 
     Raises:
-        UsageError: the file can't be read. The message has one line per fault.
+        UsageError: the file can't be read. The message names every fault, up to ten.
     """
     try:
         data = path.read_bytes()
@@ -46,7 +46,7 @@ def read_regions(path: Path, kind: str) -> CameraRegions:
     faults += [f"{_name(name)}: the regions hide the whole picture" for name, one in found.items() if _hides_all(one)]
     if faults:
         more = [f"and {len(faults) - _MOST_FAULTS} more"] if len(faults) > _MOST_FAULTS else []
-        raise UsageError("\n".join([f"{path}: {line}" for line in faults[:_MOST_FAULTS]] + more))
+        raise UsageError(f"{path}: {'; '.join(faults[:_MOST_FAULTS] + more)}")
     return CameraRegions(found)
 
 
