@@ -9,7 +9,7 @@ from tests.store.documents import DOCUMENT, PLAIN
 from vadcli.cli.machine import _event_line
 from vadcli.export.text import to_vtt
 from vadcli.reporting.html import _cells
-from vadcli.types.media import clock, clock_ms
+from vadcli.types.text import clock, clock_ms
 
 
 @pytest.mark.parametrize(

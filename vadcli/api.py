@@ -212,7 +212,7 @@ def render_all(paths: Sequence[Path], options: RenderOptions, *, watch: Watch | 
     from vadcli.engine.roots import OutsideRoot
     from vadcli.store import OutputLayout
     from vadcli.store.roots import stored_roots
-    from vadcli.types.urls import is_remote
+    from vadcli.types.text import is_remote
 
     layout = OutputLayout(options.out)
     if not layout.has_results:

@@ -21,7 +21,7 @@ from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.footage import FootageFolders
 from vadcli.store.times import choose, timed
 from vadcli.types import ClipNeeds, Event, PixelFormat, SizeRule, VideoInfo
-from vadcli.types.media import clock, how_many, without_name
+from vadcli.types.text import clock, how_many, without_name
 from vadcli.video.cut import MUXERS, Cut, cut_file, plan_cut, why_uncuttable
 from vadcli.video.loader import ClipLoader, ClipRequest, Finished, Opened, loader_options
 from vadcli.video.objects import local_copy

@@ -18,7 +18,7 @@ import psutil
 from vadcli import __version__, weights
 from vadcli.detectors.concept import DEFAULT_ENCODER
 from vadcli.errors import VadcliError
-from vadcli.types.media import size_text
+from vadcli.types.text import size_text
 from vadcli.video.ffmpeg import ffmpeg_path, ffmpeg_version
 from vadcli.video.loader import core_count
 

@@ -24,8 +24,7 @@ from vadcli.store.events import EventsDocument, read_unchecked
 from vadcli.store.review import read_review
 from vadcli.store.scores import read_scores
 from vadcli.types import FloatArray, ReviewedEvent, Verdict
-from vadcli.types.media import how_many
-from vadcli.types.text import SAVE_AS, NotText, decode_text
+from vadcli.types.text import SAVE_AS, NotText, decode_text, how_many
 
 LEAST_TRUE, LEAST_FALSE = 5, 20
 """The logistic head is the default if there are at least this many verdicts of each kind."""

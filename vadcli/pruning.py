@@ -25,7 +25,7 @@ from vadcli.store.footage import FootageFolders, Presence
 from vadcli.store.run_log import read_live
 from vadcli.store.times import timed
 from vadcli.types import DEFAULT_RULES
-from vadcli.types.media import how_many
+from vadcli.types.text import how_many
 
 KINDS = ("rendered", "masks", "embeddings", "verify", "scores", "events")
 """The folders of results. Events are removed last: if pruning is interrupted, the next run finds the rest."""

@@ -25,7 +25,7 @@ from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.masks import MaskTrack
 from vadcli.store.scores import ScoresMetadata, read_scores
 from vadcli.types import ByteArray, ClipNeeds, Event, PixelFormat, ScoreTable, SizeRule, VideoInfo
-from vadcli.types.media import without_name
+from vadcli.types.text import without_name
 from vadcli.video.loader import ClipLoader, LoaderOptions, loader_options
 from vadcli.video.pictures import FrameFeed, Sound, add_sound, find_sound
 

@@ -14,7 +14,7 @@ from vadcli.errors import DecodeError, UsageError
 from vadcli.ground_truth import open_ground_truth
 from vadcli.options import ScanOptions
 from vadcli.options.config import from_keywords
-from vadcli.types.media import how_many, without_name
+from vadcli.types.text import how_many, without_name
 
 
 @pytest.fixture(scope="module")

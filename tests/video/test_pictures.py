@@ -14,7 +14,7 @@ from tests import media
 from tests.video.loading import NEEDS, OPTIONS, REAL, request
 from vadcli.errors import VideoError
 from vadcli.types import SizeRule
-from vadcli.types.media import how_many
+from vadcli.types.text import how_many
 from vadcli.video.loader import ClipLoader
 from vadcli.video.pictures import JOINED_ROWS, FrameFeed, join_rows
 

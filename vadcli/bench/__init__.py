@@ -31,7 +31,7 @@ from vadcli.detectors.lavida.detector import LavidaDetector
 from vadcli.detectors.running import dtype_for, untimed
 from vadcli.errors import VideoError
 from vadcli.types import Clip, ClipBatch
-from vadcli.types.media import how_many
+from vadcli.types.text import how_many
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, LoaderOptions, core_count
 
 if TYPE_CHECKING:

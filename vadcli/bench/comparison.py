@@ -19,7 +19,7 @@ from vadcli.detectors import load
 from vadcli.detectors.running import devices_for
 from vadcli.errors import VadcliError
 from vadcli.options import DetectorOptions
-from vadcli.types.media import clock
+from vadcli.types.text import clock
 from vadcli.video.loader import ClipLoader, ClipRequest, Finished, LoaderOptions, core_count
 
 COMPARED_S = 40

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vadcli.bench.rounds import Round
-from vadcli.types.media import how_many
+from vadcli.types.text import how_many
 
 MIB = 2**20
 

@@ -27,7 +27,7 @@ from vadcli.detectors.lavida.config import LavidaConfig, load_preset, preset_nam
 from vadcli.detectors.lavida.detector import LavidaDetector
 from vadcli.detectors.running import devices_for, dtype_for
 from vadcli.errors import DeviceError, VadcliError
-from vadcli.types.media import size_text
+from vadcli.types.text import size_text
 from vadcli.video.ffmpeg import ffmpeg_path
 from vadcli.video.loader import ClipRequest, core_count
 from vadcli.video.processes import process_trees

@@ -31,7 +31,7 @@ from vadcli.errors import UsageError, VadcliError
 from vadcli.options import DEFAULT_OUT, PANELS, TalkOptions, default_of
 from vadcli.options.config import out_folder, resolve
 from vadcli.types import Status, VideoResult
-from vadcli.types.media import clock, how_many, without_name
+from vadcli.types.text import clock, how_many, without_name
 
 if TYPE_CHECKING:
     from vadcli.store.progress import RunProgress
@@ -253,7 +253,7 @@ def on_signals(
 
 def counted(number: int, noun: str) -> str:
     """Returns a number with its noun: `no events`, `1 event`, `2 events`."""
-    return f"no {noun}s" if number == 0 else f"{number} {noun}{'s' if number > 1 else ''}"
+    return f"no {noun}s" if number == 0 else how_many(number, noun)
 
 
 Config = Annotated[

@@ -1,4 +1,4 @@
-"""The commands about this machine and its work: `vadcli status`, `doctor`, `bench` and `train`."""
+"""The commands about this machine and its work: `vadcli status`, `doctor` and `bench`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vadcli.cli._shared import counted, emit_json, log, on_signals, set_up_talk, with_options
+from vadcli.cli._shared import counted, emit_json, on_signals, set_up_talk, with_options
 from vadcli.cli._streams import put
 from vadcli.errors import UsageError
 from vadcli.options import DEFAULT_OUT, BenchOptions, StatusOptions, TalkOptions, parse_duration
 from vadcli.store import OutputLayout
-from vadcli.types.media import clock, how_many
+from vadcli.types.text import clock, how_many
 
 if TYPE_CHECKING:
     from vadcli.status import RunStatus
@@ -173,45 +173,3 @@ def _scratch() -> Iterator[Path]:
 
         with on_signals(end):
             yield Path(folder)
-
-
-def train(
-    recipe: Annotated[Path | None, typer.Option("--recipe", metavar="FILE", help="The recipe: a TOML file.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Log, checkpoints and the model.")] = Path("training"),
-    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and stop.")] = False,
-    config: Annotated[Path | None, typer.Option("--config", hidden=True, help="The old name of --recipe.")] = None,
-) -> None:
-    """Train LAVIDA with a recipe. An interrupted training continues from its newest checkpoint.
-
-    Needs the packages of `pip install "vadcli[train]"`. To use several processes, one per GPU or core, run
-    `torchrun --nproc-per-node N -m vadcli train ...`.
-
-    \b
-    Examples:
-      vadcli train --recipe recipes/lavida-7b.toml --dry-run
-      vadcli train --recipe recipes/lavida-7b.toml --out training
-    """  # noqa: D301
-    from vadcli.train.recipe import Recipe, read_recipes
-
-    set_up_talk(TalkOptions())
-    chosen = recipe or config
-    if chosen is None:
-        raise UsageError("vadcli train needs a recipe", hint="name a TOML file with --recipe")
-    try:
-        recipes = read_recipes(chosen, Recipe)
-    except UsageError as error:
-        if chosen.is_file() and '"synthetic"' in chosen.read_text(encoding="utf-8", errors="replace"):
-            hint = f"this recipe is for the synthetic world: in a checkout, run python -m tools.tiny_world --recipe {chosen}"
-            raise UsageError(error.message, hint=hint) from error
-        raise
-    if dry_run:
-        from vadcli.train.plan import plan_of, plan_text, time_text
-
-        for plan in map(plan_of, recipes):
-            put(plan_text(plan) + time_text(plan))
-        return
-    from vadcli.train import trainer
-
-    folder = trainer.train(recipes, out, device=None if device == "auto" else device)
-    log.info("trained: vadcli scan ./footage --detector lavida --model %s", folder)

@@ -1,4 +1,4 @@
-"""`vadcli scan`: opens the scan, shows its progress and prints its results."""
+"""`vadcli scan` and `vadcli verify`: run a detector or a second model, show the progress and print the results."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vadcli.cli._shared import ScanDisplay, counted, emit_json, log, on_signals, set_up_talk, with_options
+from vadcli.cli._shared import Progress, ScanDisplay, counted, emit_json, log, on_signals, set_up_talk, with_options
 from vadcli.cli._streams import put
-from vadcli.options import ScanOptions
+from vadcli.options import DEFAULT_OUT, ScanOptions, VerifyOptions
 from vadcli.types import Status, VideoResult
+from vadcli.types.text import clock, how_many
 
 if TYPE_CHECKING:
     from vadcli.engine.runner import Scan, Stop
     from vadcli.verifying import VerifyResult
+
 
 Paths = Annotated[
     list[Path] | None,
@@ -60,7 +62,7 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
     if options.dry_run:
         _list(run, options)
         return
-    with _signals(run.stop):
+    with _signals(run.stop, " (send it again to stop now)"):
         _show(run, options)
         result = verify(run) if verify is not None else None
     raise typer.Exit(run.exit_code if result is None else _say_verified(run, result, options))
@@ -77,10 +79,9 @@ def _verification(options: ScanOptions) -> Callable[[Scan], VerifyResult | None]
 
 def _say_verified(run: Scan, result: VerifyResult, options: ScanOptions) -> int:
     """Print the result of the verification. Returns the exit code, for which only confirmed events count."""
-    from vadcli.cli.verify import show
     from vadcli.verifying.after_scan import verify_options
 
-    show(result, verify_options(options))
+    show_verified(result, verify_options(options))
     if run.stop.signal is not None:
         return run.exit_code
     return options.exit_code(lost=bool(run.totals.lost or result.problems), events=bool(result.confirmed))
@@ -157,15 +158,65 @@ def _list(run: Scan, options: ScanOptions) -> None:
 
 
 @contextmanager
-def _signals(stop: Stop) -> Iterator[None]:
-    """After the first SIGINT or SIGTERM, the scan finishes its current clips and ends. The second one ends it at once."""
+def _signals(stop: Stop, advice: str = "") -> Iterator[None]:
+    """After the first SIGINT or SIGTERM, the run finishes its current clips and ends. The second one ends it at once."""
 
     def ask(number: int) -> None:
         if stop.signal is not None:
             raise SystemExit(128 + number)
         name = signal.Signals(number).name
         stop.set(name, number)
-        log.warning("%s: finishing the current clips; the next run continues from there (send it again to stop now)", name)
+        log.warning("%s: finishing the current clips; the next run continues from there%s", name, advice)
 
     with on_signals(ask):
         yield
+
+
+Out = Annotated[Path, typer.Argument(metavar="[OUT]", help="The scan's output folder.")]
+
+
+@with_options(VerifyOptions, section="verify")
+def verify(*, out: Out = DEFAULT_OUT, options: VerifyOptions) -> None:
+    """Ask a multimodal model about the spans where a scan scored highest, and mark each event as confirmed or rejected.
+
+    \b
+    Examples:
+      vadcli verify vadcli-out --dry-run
+      vadcli verify vadcli-out --model qwen2-vl-7b --share 10% --max-runtime 6h
+      vadcli verify vadcli-out --categories "fight,fire" --describe
+    """  # noqa: D301
+    from vadcli.engine.runner import Stop
+    from vadcli.options import parse_duration
+    from vadcli.verifying import verify_stored
+
+    set_up_talk(options)
+    stop = Stop(None if options.max_runtime is None else parse_duration(options.max_runtime, "max_runtime"))
+    with _signals(stop), closing(Progress("clips", " clips", options)) as display:
+        result = verify_stored(out, options, stop=stop, told=display.advance, command=["vadcli", *sys.argv[1:]])
+    show_verified(result, options)
+    raise typer.Exit(result.exit_code)
+
+
+def show_verified(result: VerifyResult, options: VerifyOptions) -> None:
+    """Print the result of each video, and an estimate of what the scan misses."""
+    for problem in result.problems:
+        log.error("%s", problem)
+    if options.json:
+        for one in result.videos:
+            emit_json(one.to_json())
+        emit_json({**result.to_json(), "dry_run": options.dry_run})
+    elif options.dry_run:
+        seconds = f", about {clock(result.seconds)} on this machine" if result.left else ""
+        put(f"{how_many(result.left, 'clip')} to ask{seconds}")
+    if options.dry_run:
+        return
+    numbers = result.events
+    told = f"{counted(numbers['confirmed'], 'event')} confirmed by {result.model}, {numbers['rejected']} rejected"
+    log.info("%s, %d not asked; %s asked", told, numbers["not_asked"], how_many(result.asked, "clip"))
+    if numbers["not_asked"] and not result.left:
+        log.info("to ask about all events, raise --share")
+    if result.audit is not None:
+        log.info("audit: %s", result.audit.text)
+    if result.left:
+        why = f"stopped ({result.stopped}): " if result.stopped else ""
+        log.warning("%s%s left to ask; the next run continues from here", why, how_many(result.left, "clip"))

@@ -16,7 +16,7 @@ from vadcli.cli._shared import emit_json, log, on_signals, say_error, set_up_tal
 from vadcli.cli._streams import put
 from vadcli.errors import WeightsError
 from vadcli.options import TalkOptions, WeightsImportOptions, WeightsPullOptions
-from vadcli.types.media import how_many, size_text
+from vadcli.types.text import how_many, size_text
 
 if TYPE_CHECKING:
     from vadcli.weights import Verified, WeightsStatus

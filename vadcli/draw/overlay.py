@@ -33,7 +33,7 @@ from vadcli.draw.layers import (
 from vadcli.errors import OutputError
 from vadcli.store.events import EventsDocument
 from vadcli.types import ByteArray, ScoreTable
-from vadcli.types.media import clock_ms
+from vadcli.types.text import clock_ms
 
 ELLIPSIS = "…"
 

@@ -11,7 +11,7 @@ from vadcli.engine.judging import Judge
 from vadcli.options import ThresholdOptions
 from vadcli.store.choices import Choices, ChosenThresholds, chosen_for
 from vadcli.types import Calibration, Event, HeadMark, ReviewedEvent, ScoreTable, Thresholds, Verdict
-from vadcli.types.media import how_many
+from vadcli.types.text import how_many
 
 
 @dataclass(frozen=True)

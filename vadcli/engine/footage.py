@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from vadcli.engine.plan import WorkUnit
 from vadcli.types import CameraModel, Clip, Footage
-from vadcli.types.media import clock
+from vadcli.types.text import clock
 
 # A model that was fitted on this much footage is fitted again only if the user asks for it. A score stands for a rate per hour,
 # and only an hour of footage shows what happens once per hour.

@@ -9,8 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vadcli.errors import UsageError
-from vadcli.types.text import NotText, decode_text, text_encoding
-from vadcli.types.urls import is_remote, shown
+from vadcli.types.text import NotText, decode_text, is_remote, shown, text_encoding
 
 _URL = re.compile(r"(?:^|/)[A-Za-z][A-Za-z0-9+.-]+:/")  # one slash only, because pathlib has removed the other one
 

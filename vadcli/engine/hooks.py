@@ -26,8 +26,7 @@ from vadcli.store import OutputLayout, printable
 from vadcli.store.events import EventsDocument, read_unchecked
 from vadcli.store.reported import ReportedEvents
 from vadcli.types import Event, Status, VideoResult
-from vadcli.types.media import clock
-from vadcli.types.urls import shown
+from vadcli.types.text import clock, shown
 
 log = logging.getLogger("vadcli")
 

@@ -41,7 +41,7 @@ from vadcli.types import (
     Status,
     TimeRules,
 )
-from vadcli.types.urls import is_remote, may_exist, shown
+from vadcli.types.text import is_remote, may_exist, shown
 from vadcli.video.objects import object_of
 from vadcli.video.sampling import SamplingPlan
 

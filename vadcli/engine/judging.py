@@ -21,7 +21,7 @@ from vadcli.heads.stored import StoredHead, matching, read_head
 from vadcli.options import HeadOptions
 from vadcli.store.choices import Choices
 from vadcli.types import Event, HeadMark, ScoreTable, Thresholds
-from vadcli.types.media import how_many
+from vadcli.types.text import how_many
 
 log = logging.getLogger("vadcli")
 

@@ -22,7 +22,7 @@ from vadcli.engine.suffixes import IMAGE_SUFFIXES, NO_VIDEO_SUFFIXES, VIDEO_SUFF
 from vadcli.errors import UsageError
 from vadcli.options import FindOptions, parse_duration
 from vadcli.store import encode_name
-from vadcli.types.urls import is_remote, shown
+from vadcli.types.text import is_remote, shown
 from vadcli.video.objects import list_objects
 
 MIN_FRAMES = 2

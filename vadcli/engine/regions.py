@@ -6,7 +6,7 @@ import logging
 
 from vadcli.detectors import Detector
 from vadcli.engine.plan import Plan
-from vadcli.options.regions import RegionOptions
+from vadcli.options.mixins import RegionOptions
 from vadcli.store.regions import read_regions
 from vadcli.types import CameraRegions
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vadcli.engine.given import absolute
 from vadcli.errors import UsageError
-from vadcli.types.urls import is_remote, shown
+from vadcli.types.text import is_remote, shown
 
 
 class OutsideRoot(UsageError):

@@ -28,7 +28,7 @@ from vadcli.store.atomic import Scratch
 from vadcli.store.progress import RunProgress
 from vadcli.store.run_log import RunInfo, RunRecord, read_live
 from vadcli.types import NOT_FINISHED, CameraRegions, ClipNeeds, Status, VideoResult
-from vadcli.types.urls import shown
+from vadcli.types.text import shown
 
 log = logging.getLogger("vadcli")
 

@@ -39,7 +39,7 @@ from vadcli.types import (
     VideoInfo,
     VideoResult,
 )
-from vadcli.types.media import how_many
+from vadcli.types.text import how_many
 from vadcli.video.loader import Finished
 from vadcli.video.sampling import Rows, SamplingPlan
 

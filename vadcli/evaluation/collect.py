@@ -23,7 +23,7 @@ from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.masks import MaskTrack, rle_threshold
 from vadcli.store.scores import ScoresMetadata, is_partial, read_scores, read_video, shown_s
 from vadcli.types import BoolArray, ByteArray, FloatArray, IndexArray, ScoreTable, TimeArray
-from vadcli.types.media import how_many
+from vadcli.types.text import how_many
 
 log = logging.getLogger("vadcli")
 

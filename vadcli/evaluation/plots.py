@@ -23,7 +23,7 @@ from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch, writing
 from vadcli.store.scores import read_metadata, read_scores
 from vadcli.types import ByteArray, ClipNeeds, PixelFormat, ScoreTable, SizeRule
-from vadcli.types.urls import may_exist
+from vadcli.types.text import may_exist
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, LoaderOptions
 
 matplotlib.use("Agg")

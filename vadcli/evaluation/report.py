@@ -20,7 +20,7 @@ from vadcli.evaluation.measure import GROUPS, NEEDS_MASKS, Estimates, Protocol
 from vadcli.metrics import Bootstrap, Estimate, Metric, difference
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
-from vadcli.types.media import how_many
+from vadcli.types.text import how_many
 
 FORMAT_VERSION = 1
 UNLIKE_MASKS = "some runs have mask videos, others only run lengths (two levels): do not compare their pixel and region figures"

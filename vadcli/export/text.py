@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from vadcli.export import Exporter, all_videos, each_video
 from vadcli.store.events import EventsDocument
 from vadcli.types import Event
-from vadcli.types.media import clock_ms
+from vadcli.types.text import clock_ms
 
 UNNAMED = "anomaly"
 """The label of an event without a category."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from vadcli.errors import DocumentError
 from vadcli.types import BoolArray, IndexArray, ScoreTable, TimeArray
-from vadcli.types.media import how_many
+from vadcli.types.text import how_many
 
 TIME_TOLERANCE_S = 1e-6
 """A frame is inside an interval if start_s <= t < end_s, within this tolerance."""

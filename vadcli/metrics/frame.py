@@ -22,7 +22,7 @@ from vadcli.metrics.intervals import (
     roc_auc,
 )
 from vadcli.types import BoolArray, IndexArray
-from vadcli.types.media import how_many
+from vadcli.types.text import how_many
 
 RESAMPLE_BINS = 4096
 """Largest number of bins of a resampled curve.

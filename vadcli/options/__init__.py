@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 
 from vadcli.options import scan
 from vadcli.options.categories import category_list_names, parse_categories
-from vadcli.options.embedding import EmbedOptions
-from vadcli.options.evaluation import METRIC_GROUPS, EvalOptions
 from vadcli.options.groups import (
     DEFAULT_MODEL,
     DETECTOR_CHOICES,
@@ -29,7 +27,8 @@ from vadcli.options.groups import (
     parse_shard,
     with_detector_options,
 )
-from vadcli.options.heads import HeadOptions, LearnOptions
+from vadcli.options.learning import METRIC_GROUPS, EmbedOptions, EvalOptions, LearnOptions
+from vadcli.options.mixins import HeadOptions
 from vadcli.options.results import (
     REPORT_FORMATS,
     ClipsOptions,
@@ -39,9 +38,9 @@ from vadcli.options.results import (
     ReportOptions,
     SearchOptions,
     StatusOptions,
+    VerifyOptions,
 )
 from vadcli.options.scan import DEFAULT_OUT, MASK_CHOICES, BenchOptions, WeightsImportOptions, WeightsPullOptions
-from vadcli.options.verify import VerifyOptions
 
 if TYPE_CHECKING:
     from vadcli.options.scan import ScanOptions

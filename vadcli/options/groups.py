@@ -35,6 +35,29 @@ def parse_duration(text: str, name: str) -> float:
     return float(match["value"]) * UNIT_S[match["unit"]]
 
 
+def check_durations(options: Any, *names: str) -> None:
+    """Raise UsageError if one of these options is given and is not a duration."""
+    for name in names:
+        if getattr(options, name) is not None:
+            parse_duration(getattr(options, name), name)
+
+
+def check_counts(options: Any, *names: str) -> None:
+    """Raise UsageError if one of these options is given and is below 1."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} {value} must be at least 1")
+
+
+def check_above_zero(options: Any, *names: str) -> None:
+    """Raise UsageError if one of these options is given and is not above 0."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            raise UsageError(f"--{name.replace('_', '-')} {value:g} must be above 0")
+
+
 def parse_shard(text: str | None) -> tuple[int, int]:
     """Returns (i, n) of `i/n`, 1 <= i <= n; (1, 1) for None.
 
@@ -163,11 +186,8 @@ class ThresholdOptions:
                 raise UsageError(f"--{name} {value:g} is outside 0-1", hint="scores lie between 0 and 1")
         if self.threshold is not None and self.alarms_per_hour is not None:
             raise UsageError("--threshold and --alarms-per-hour both set the threshold", hint="give one of them")
-        if self.alarms_per_hour is not None and not self.alarms_per_hour > 0:
-            raise UsageError(f"--alarms-per-hour {self.alarms_per_hour:g} must be above 0")
-        for name in ("min_duration", "merge_gap", "pad"):
-            if getattr(self, name) is not None:
-                parse_duration(getattr(self, name), name)
+        check_above_zero(self, "alarms_per_hour")
+        check_durations(self, "min_duration", "merge_gap", "pad")
 
     def thresholds(self, default: Thresholds, calibration: Calibration | None) -> Thresholds:
         """Returns the thresholds with which events are made from scores.
@@ -255,9 +275,8 @@ class FindOptions:
     allow_empty: bool = option(False, "Exit with code 0 if no video is found.", panel=FIND)
 
     def __post_init__(self) -> None:
-        parse_duration(self.min_age, "min_age")
-        if self.fps is not None and not self.fps > 0:
-            raise UsageError(f"--fps {self.fps:g} must be above 0")
+        check_durations(self, "min_age")
+        check_above_zero(self, "fps")
 
 
 @dataclass(frozen=True)
@@ -321,8 +340,7 @@ class DetectorOptions:
     compile: bool = option(False, "Compile the model first (torch.compile): a slower start, then more speed.", panel=HOW)
 
     def __post_init__(self) -> None:
-        if self.batch_size is not None and self.batch_size < 1:
-            raise UsageError(f"--batch-size {self.batch_size} must be at least 1")
+        check_counts(self, "batch_size")
 
 
 def with_detector_options(kind: type[Any]) -> type[Any]:

@@ -1,7 +1,8 @@
-"""The options of the commands that read or change the results in OUT, such as `events`, `report` and `clips`."""
+"""The options of the commands that read or change the results in OUT, such as `events`, `report`, `clips` and `verify`."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,19 +18,32 @@ from vadcli.options.groups import (
     FindOptions,
     TalkOptions,
     ThresholdOptions,
+    check_above_zero,
+    check_counts,
+    check_durations,
     option,
     parse_duration,
     same,
 )
-from vadcli.options.heads import HeadOptions
-from vadcli.options.scan import DEFAULT_OUT
-from vadcli.options.times import LAST_RUN, WhenOptions
+from vadcli.options.mixins import LAST_RUN, HeadOptions, WhenOptions
+from vadcli.options.scan import DEFAULT_OUT, ScanOptions
 from vadcli.registry import EXPORTERS
-from vadcli.types.urls import is_remote
+from vadcli.types.text import is_remote
 
 CONTAINERS = ("mp4", "mkv", "same")
 REPORT_FORMATS = ("html", "markdown", "json", "email")
 SEARCH_FORMATS = ("table", "csv", "html")
+
+
+def _check_footage(folder: Path | None) -> None:
+    if folder is not None and not (is_remote(folder) or folder.is_dir()):
+        raise UsageError(f"--footage {folder}: the folder does not exist")
+
+
+def _check_since(since: str | None) -> None:
+    if since == LAST_RUN:
+        hint = "give a time or an age like 24h"
+        raise UsageError(f"--since {LAST_RUN} does not work here, because events are chosen by time", hint=hint)
 
 
 @dataclass(frozen=True)
@@ -91,11 +105,7 @@ class EventsOptions(ThresholdOptions, HeadOptions, WhenOptions, ExitOptions, Tal
     def __post_init__(self) -> None:
         ThresholdOptions.__post_init__(self)
         HeadOptions.__post_init__(self)
-        if self.since == LAST_RUN:
-            raise UsageError(
-                f"--since {LAST_RUN} does not work here, because events are chosen by time",
-                hint="give a time or an age like 24h",
-            )
+        _check_since(self.since)
         WhenOptions.__post_init__(self)
         if self.keep_false and (self.write or self.review is not None):
             raise UsageError("--keep-false can't be used with --write or --review", hint="--forget removes the stored review")
@@ -165,8 +175,7 @@ class ReportOptions(DecodeOptions, WhenOptions, ExitOptions, TalkOptions):
         for name in ("thumbnails", "pictured"):
             if getattr(self, name) < 0:
                 raise UsageError(f"--{name} {getattr(self, name)} must be at least 0")
-        if not self.max_mb > 0:
-            raise UsageError(f"--max-mb {self.max_mb:g} must be above 0")
+        check_above_zero(self, "max_mb")
         if parse_duration(self.clip_length, "clip_length") <= 0:
             raise UsageError(f"--clip-length {self.clip_length} must be above 0")
         if self.format != "html" and (self.assets is not None or self.clips):
@@ -194,7 +203,7 @@ class RenderOptions(FindOptions, DecodeOptions, TalkOptions):
     def __post_init__(self) -> None:
         FindOptions.__post_init__(self)
         DecodeOptions.__post_init__(self)
-        parse_duration(self.pad, "pad")
+        check_durations(self, "pad")
         if self.max_height is not None and self.max_height < 16:
             raise UsageError(f"--max-height {self.max_height} is too small to be visible", hint="give at least 16")
 
@@ -222,16 +231,10 @@ class ClipsOptions(DecodeOptions, WhenOptions, TalkOptions):
 
     def __post_init__(self) -> None:
         DecodeOptions.__post_init__(self)
-        if self.since == LAST_RUN:
-            raise UsageError(
-                f"--since {LAST_RUN} does not work here, because events are chosen by time",
-                hint="give a time or an age like 24h",
-            )
+        _check_since(self.since)
         WhenOptions.__post_init__(self)
-        for name in ("before", "after"):
-            parse_duration(getattr(self, name), name)
-        if self.footage is not None and not (is_remote(self.footage) or self.footage.is_dir()):
-            raise UsageError(f"--footage {self.footage}: the folder does not exist")
+        check_durations(self, "before", "after")
+        _check_footage(self.footage)
 
 
 @dataclass(frozen=True)
@@ -261,8 +264,7 @@ class SearchOptions(DecodeOptions, WhenOptions, TalkOptions):
     def __post_init__(self) -> None:
         DecodeOptions.__post_init__(self)
         WhenOptions.__post_init__(self)
-        if self.top < 1:
-            raise UsageError(f"--top {self.top} must be at least 1")
+        check_counts(self, "top")
 
 
 @dataclass(frozen=True)
@@ -280,8 +282,7 @@ class PruneOptions(TalkOptions):
     def __post_init__(self) -> None:
         if self.older_than is not None and parse_duration(self.older_than, "older_than") <= 0:
             raise UsageError(f"--older-than {self.older_than} must be above 0")
-        if self.footage is not None and not (is_remote(self.footage) or self.footage.is_dir()):
-            raise UsageError(f"--footage {self.footage}: the folder does not exist")
+        _check_footage(self.footage)
 
 
 @dataclass(frozen=True)
@@ -294,3 +295,87 @@ class StatusOptions(TalkOptions):
     def __post_init__(self) -> None:
         if parse_duration(self.every, "every") <= 0:
             raise UsageError("--every must be above 0")
+
+
+DEFAULT_VERIFIER = "qwen2-vl-2b"
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%", re.ASCII)
+
+
+def parse_share(text: str, name: str) -> float:
+    """Returns the share in [0, 1] of a text such as `15%` or `0.15`.
+
+    Raises:
+        UsageError: the text is not a share.
+    """
+    match = _PERCENT.fullmatch(text.strip())
+    try:
+        share = float(match[1]) / 100 if match else float(text)
+    except ValueError:
+        share = -1.0
+    if not 0.0 <= share <= 1.0:
+        raise UsageError(f"--{name} {text!r} is not a share from 0% to 100%", hint=f"write for example --{name} 15%")
+    return share
+
+
+@dataclass(frozen=True)
+class VerifyOptions(DecodeOptions, ExitOptions, TalkOptions):
+    """The options of `vadcli verify`."""
+
+    model: str = option(
+        DEFAULT_VERIFIER,
+        "Model that is asked: a name of `vadcli weights list`, or a folder.",
+        panel=HOW,
+        metavar="MODEL",
+        own_variable=True,
+    )
+    categories: str = option(
+        "",
+        "What to ask about, in your own words, separated by commas. @NAME is a list that comes with vadcli, @FILE is your own.",
+        panel=HOW,
+        short="-c",
+        metavar="LIST",
+        default_text="those of the scan; if it has none: danger, crime, violence, accidents and emergencies",
+    )
+    share: str = option(
+        "15%", "Ask about this share of each camera's footage, where the scan scored highest.", panel=HOW, metavar="SHARE"
+    )
+    audit: str = option(
+        "1%", "Also ask about this share of the rest, drawn at random, to estimate what is missed.", panel=HOW, metavar="SHARE"
+    )
+    seed: int = option(0, "Seed of the random draw.", panel=HOW)
+    device: str = same(DetectorOptions, "device")
+    precision: str = same(DetectorOptions, "precision")
+    batch_size: int | None = same(DetectorOptions, "batch_size")
+    compression: float | None = option(
+        None, "Share of the visual tokens that the model reads, above 0 up to 1; less is faster.", panel=HOW, default_text="1"
+    )
+    include: tuple[str, ...] = same(EventsOptions, "include")
+    footage: Path | None = same(ReportOptions, "footage")
+    refine_masks: bool = option(
+        False,
+        "Also replace the blobs of stored masks in confirmed events by the outlines that SAM2 finds there "
+        "(sam2.1-hiera-small).",
+        panel=OUTPUT,
+    )
+    describe: bool = option(
+        False, "Also let the model write a sentence about each confirmed event. It may be wrong.", panel=OUTPUT
+    )
+    limit: int | None = option(
+        None, "Ask about at most this many clips; the next run continues.", panel=RUNNING, metavar="N", default_text="no limit"
+    )
+    max_runtime: str | None = same(ScanOptions, "max_runtime")
+    checkpoint_every: str = option("30s", "At most this much work is lost if a run is killed.", panel=RUNNING, metavar="TIME")
+    dry_run: bool = option(
+        False, "Only print how many clips would be asked, and how long this would take. Loads the model.", panel=RUNNING
+    )
+
+    def __post_init__(self) -> None:
+        DecodeOptions.__post_init__(self)
+        if parse_share(self.share, "share") == 0:
+            raise UsageError(f"--share {self.share} asks about nothing", hint="write for example --share 15%")
+        parse_share(self.audit, "audit")
+        check_counts(self, "limit", "batch_size")
+        if self.compression is not None and not 0.0 < self.compression <= 1.0:
+            raise UsageError(f"--compression {self.compression:g} is not above 0 and at most 1")
+        check_durations(self, "max_runtime", "checkpoint_every")
+        _check_footage(self.footage)

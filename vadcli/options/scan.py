@@ -20,15 +20,16 @@ from vadcli.options.groups import (
     FindOptions,
     TalkOptions,
     ThresholdOptions,
+    check_above_zero,
+    check_counts,
+    check_durations,
     option,
     parse_duration,
     parse_numbers,
     parse_shard,
     same,
 )
-from vadcli.options.heads import HeadOptions
-from vadcli.options.regions import RegionOptions
-from vadcli.options.times import TimeOptions
+from vadcli.options.mixins import HeadOptions, RegionOptions, TimeOptions
 from vadcli.registry import DETECTOR_OPTIONS, DETECTORS, RUNNERS
 from vadcli.types import DecodingChoice
 
@@ -141,26 +142,18 @@ class ScanOptions(
     def __post_init__(self) -> None:
         for base in (FindOptions, DecodeOptions, DetectorOptions, RegionOptions, ThresholdOptions, HeadOptions, TimeOptions):
             base.__post_init__(self)
-        for name in ("interval", "workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"--{name.replace('_', '-')} {value} must be at least 1")
-        if self.sample_fps is not None and not self.sample_fps > 0:
-            raise UsageError(f"--sample-fps {self.sample_fps:g} must be above 0")
+        check_counts(self, "interval", "workers", "ray_cpus")
+        check_above_zero(self, "sample_fps")
         if self.interval is not None and self.sample_fps is not None:
             raise UsageError("--interval and --sample-fps both set the sampling", hint="give one of them")
-        if self.propagate_masks and self.masks == "none":
-            raise UsageError("--propagate-masks: no masks are written", hint="add --masks video, rle or both")
-        if self.refine_masks and self.masks == "none":
-            raise UsageError("--refine-masks: no masks are written", hint="add --masks video, rle or both")
-        if self.max_runtime is not None:
-            parse_duration(self.max_runtime, "max_runtime")
-        parse_duration(self.checkpoint_every, "checkpoint_every")
+        for name in ("propagate_masks", "refine_masks"):
+            if getattr(self, name) and self.masks == "none":
+                flag = name.replace("_", "-")
+                raise UsageError(f"--{flag}: no masks are written", hint="add --masks video, rle or both")
+        check_durations(self, "max_runtime", "checkpoint_every")
         if parse_duration(self.on_event_timeout, "on_event_timeout") <= 0:
             raise UsageError(f"--on-event-timeout {self.on_event_timeout} must be above 0")
         parse_shard(self.shard)
-        if self.ray_cpus is not None and self.ray_cpus < 1:
-            raise UsageError(f"--ray-cpus {self.ray_cpus} must be at least 1")
         if self.ray_gpus is not None and not self.ray_gpus >= 0:
             raise UsageError(f"--ray-gpus {self.ray_gpus:g} must be at least 0")
         if self.runner != "ray" and (self.ray_address or self.ray_cpus or self.ray_gpus):
@@ -213,12 +206,8 @@ class BenchOptions(TalkOptions):
     workers: int | None = option(None, "Number of decoder processes.", panel=RUNNING, default_text="one per core")
 
     def __post_init__(self) -> None:
-        for name in ("clips", "rounds", "workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"--{name} {value} must be at least 1")
-        if not self.seconds > 0:
-            raise UsageError(f"--seconds {self.seconds:g} must be above 0")
+        check_counts(self, "clips", "rounds", "workers")
+        check_above_zero(self, "seconds")
         if self.frame_px is not None and self.frame_px < LEAST_FRAME_PX:
             raise UsageError(
                 f"--frame-px {self.frame_px} is less than one visual token", hint=f"give at least {LEAST_FRAME_PX}"

@@ -24,7 +24,7 @@ from vadcli.reporting.pictures import EventKey, InFolder, InPage, Strip, packed_
 from vadcli.store import OutputLayout, printable
 from vadcli.store.atomic import Scratch, writing
 from vadcli.types import Event
-from vadcli.types.media import how_many
+from vadcli.types.text import how_many
 from vadcli.video.loader import loader_options
 
 log = logging.getLogger("vadcli")

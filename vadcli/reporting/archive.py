@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from vadcli.errors import DocumentError, UsageError
-from vadcli.options.times import LAST_RUN, parse_since
+from vadcli.options.mixins import LAST_RUN, parse_since
 from vadcli.store import OutputLayout, matches, printable, told_paths
 from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.run_log import StoredRun, read_run
@@ -28,8 +28,7 @@ from vadcli.types import (
     VideoResult,
     When,
 )
-from vadcli.types.media import clock, without_name
-from vadcli.types.urls import may_exist
+from vadcli.types.text import clock, may_exist, without_name
 
 SIDE_BY_SIDE = timedelta(minutes=10)
 """Shards that start within this time of each other count as one run."""

@@ -28,7 +28,7 @@ from vadcli.reporting.facts import SOURCES, no_events_text, run_facts, time_sour
 from vadcli.reporting.pictures import AssetStore, EventKey, Strip, highest_score
 from vadcli.store.verification import VerificationRun
 from vadcli.types import Event
-from vadcli.types.media import clock
+from vadcli.types.text import clock
 
 SCRIPTS = ("uplot/uPlot.iife.min.js", "dom.js", "review.js", "regions.js", "timeline.js", "table.js", "main.js")
 STYLES = ("uplot/uPlot.min.css", "page.css", "regions.css")

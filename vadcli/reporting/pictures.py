@@ -41,7 +41,7 @@ from vadcli.types import (
     ScoreTable,
     SizeRule,
 )
-from vadcli.types.media import how_many, without_name
+from vadcli.types.text import how_many, without_name
 from vadcli.video.loader import ClipLoader, LoaderOptions
 from vadcli.video.pictures import FrameFeed
 

@@ -21,7 +21,7 @@ from vadcli.reporting.pictures import read_picture, strips
 from vadcli.searching import Moment, at_times, encoders_in, find, query_vector, rows_in
 from vadcli.store import OutputLayout, matches
 from vadcli.types import Event
-from vadcli.types.media import clock
+from vadcli.types.text import clock
 from vadcli.video.loader import LoaderOptions
 
 COLUMNS = ("video", "camera", "start_s", "end_s", "peak_s", "peak_frame", "score", "similarity", "start_time", "end_time")

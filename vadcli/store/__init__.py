@@ -32,7 +32,7 @@ from urllib.parse import unquote_to_bytes
 
 from vadcli.errors import UsageError
 from vadcli.store.atomic import writing
-from vadcli.types.urls import is_remote, shown
+from vadcli.types.text import is_remote, shown
 
 CHECKPOINT_SUFFIX = ".parquet.part"
 _LONGEST_NAME_BYTES = 255

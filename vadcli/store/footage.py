@@ -12,7 +12,7 @@ from pathlib import Path
 from vadcli.store import OutputLayout, told_paths
 from vadcli.store.events import EventsDocument
 from vadcli.store.roots import stored_roots
-from vadcli.types.urls import is_remote, may_exist
+from vadcli.types.text import is_remote, may_exist
 
 _GONE = (errno.ENOENT, errno.ENOTDIR)
 

@@ -10,7 +10,7 @@ from typing import Any
 from vadcli.store import OutputLayout, printable
 from vadcli.store.atomic import Scratch
 from vadcli.types.codec import document_errors, read_document, structure
-from vadcli.types.media import clock, how_many
+from vadcli.types.text import clock, how_many
 
 VERIFICATION_FORMAT_VERSION = 1
 

@@ -24,7 +24,7 @@ from vadcli.train.recipe import Recipe
 from vadcli.train.state import part_of, set_up
 from vadcli.train.trainer import Trainer
 from vadcli.train.training import PaperTraining, configured
-from vadcli.types.media import size_text
+from vadcli.types.text import size_text
 
 SMALL = 50_000_000
 """A model with more parameters than this is not measured; the time of its steps is estimated."""

@@ -1,8 +1,6 @@
 """Array types, a probed video (`VideoInfo`), what a detector needs (`ClipNeeds`), and clips with their times (`Clip`).
 
 In shapes, N is the number of frames of a video, T the frames per clip, and (H, W) the size delivered to the detector.
-All commands print times with `clock` and `clock_ms`, so that an event has the same start time everywhere. They print file sizes
-with `size_text`.
 """
 
 from __future__ import annotations
@@ -257,38 +255,3 @@ class Clip:
     def owned(self) -> Clip:
         """Returns the clip with its own copy of the pixels. The loader reuses the memory of the original for its next item."""
         return replace(self, frames=self.frames.copy())
-
-
-def size_text(count: float) -> str:
-    """Returns a number of bytes as text, like `340 MB` or `15.3 GB` (decimal units)."""
-    for unit in ("B", "kB", "MB"):
-        if count < 999.5:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
-
-
-def how_many(number: int, noun: str) -> str:
-    """Returns a number with its noun: `0 frames`, `1 frame`, `2 frames`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def without_name(reason: str, video: str) -> str:
-    """Returns the reason without the path of the video in it, for a line that already names the video."""
-    at = reason.find(f"{video}: ")
-    start = reason.rfind(": ", 0, max(0, at)) + 2 if ": " in reason[: max(0, at)] else 0
-    folder = reason[start : max(0, at)]
-    if at < 0 or not (folder == "" or (folder.startswith("/") and folder.endswith("/"))):
-        return reason
-    return reason[:start] + reason[at + len(video) + 2 :]
-
-
-def clock(seconds: float) -> str:
-    """Returns seconds as h:mm:ss, like a video player. It is the beginning of what `clock_ms` returns."""
-    return clock_ms(seconds).partition(".")[0]
-
-
-def clock_ms(seconds: float, *, hour_digits: int = 1) -> str:
-    """Returns seconds as h:mm:ss.mmm, rounded to milliseconds; the hours have at least `hour_digits` digits."""
-    whole_s, ms = divmod(round(seconds * 1000), 1000)
-    return f"{whole_s // 3600:0{hour_digits}d}:{whole_s // 60 % 60:02d}:{whole_s % 60:02d}.{ms:03d}"

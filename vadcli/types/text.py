@@ -1,8 +1,72 @@
-"""Decodes the text files of users: UTF-8, and also UTF-8 with a byte order mark and UTF-16, which Windows programs write."""
+"""How messages write times, sizes, numbers and paths, and how the text files of users are decoded.
+
+All commands print times with `clock` and `clock_ms`, so that an event has the same start time everywhere. A path of footage in
+an object store is `Path("s3:/bucket/a.mp4")` for `s3://bucket/a.mp4`, because pathlib drops a slash. Users' files may be in
+UTF-8, and also in UTF-8 with a byte order mark and in UTF-16, which Windows programs write.
+"""
 
 from __future__ import annotations
 
 import codecs
+import os
+import re
+from pathlib import Path
+
+
+def size_text(count: float) -> str:
+    """Returns a number of bytes as text, like `340 MB` or `15.3 GB` (decimal units)."""
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def how_many(number: int, noun: str) -> str:
+    """Returns a number with its noun: `0 frames`, `1 frame`, `2 frames`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def without_name(reason: str, video: str) -> str:
+    """Returns the reason without the path of the video in it, for a line that already names the video."""
+    at = reason.find(f"{video}: ")
+    start = reason.rfind(": ", 0, max(0, at)) + 2 if ": " in reason[: max(0, at)] else 0
+    folder = reason[start : max(0, at)]
+    if at < 0 or not (folder == "" or (folder.startswith("/") and folder.endswith("/"))):
+        return reason
+    return reason[:start] + reason[at + len(video) + 2 :]
+
+
+def clock(seconds: float) -> str:
+    """Returns seconds as h:mm:ss, like a video player. It is the beginning of what `clock_ms` returns."""
+    return clock_ms(seconds).partition(".")[0]
+
+
+def clock_ms(seconds: float, *, hour_digits: int = 1) -> str:
+    """Returns seconds as h:mm:ss.mmm, rounded to milliseconds; the hours have at least `hour_digits` digits."""
+    whole_s, ms = divmod(round(seconds * 1000), 1000)
+    return f"{whole_s // 3600:0{hour_digits}d}:{whole_s // 60 % 60:02d}:{whole_s % 60:02d}.{ms:03d}"
+
+
+STORES = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az"}
+"""Protocol of a URL -> the extra of vadcli that reads it."""
+_REMOTE = re.compile(rf"({'|'.join(STORES)}):/+(?=[^/])")
+
+
+def is_remote(path: Path | str) -> bool:
+    """True if a path or URL is in an object store."""
+    return _REMOTE.match(str(path)) is not None
+
+
+def shown(path: Path) -> str:
+    """Returns a path as messages and run records show it: the URL of an object, or the path itself."""
+    return _REMOTE.sub(r"\1://", str(path), count=1)
+
+
+def may_exist(path: Path) -> bool:
+    """True if a file exists. Also True if it is in an object store, because the store is not asked."""
+    return is_remote(path) or os.path.exists(path)
+
 
 SAVE_AS = "save it as UTF-8"
 """The hint for a file that is not text."""

@@ -29,7 +29,7 @@ from vadcli.engine.second_pass import Interrupted
 from vadcli.engine.verified import ClipGrid, cell_of
 from vadcli.errors import DocumentError, UsageError, VideoError
 from vadcli.options import effective, parse_duration
-from vadcli.options.verify import VerifyOptions
+from vadcli.options.results import VerifyOptions
 from vadcli.registry import ASKERS
 from vadcli.store import stored_layout
 from vadcli.store.answers import write_answers
@@ -38,7 +38,7 @@ from vadcli.store.footage import FootageFolders
 from vadcli.store.scores import read_scores, shown_s
 from vadcli.store.verification import Audit, VerificationRun, write_verification
 from vadcli.types import Answer, IndexArray, VideoInfo
-from vadcli.types.media import how_many, without_name
+from vadcli.types.text import how_many, without_name
 from vadcli.verifying.asking import Interview, ReadClip, VideoJob, describe, read_clips
 from vadcli.verifying.masks import has_masks, refine_stored, unrefined_rows
 from vadcli.verifying.proposals import Choice

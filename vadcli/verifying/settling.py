@@ -22,7 +22,7 @@ from vadcli.store.choices import read_choices
 from vadcli.store.events import EventsDocument
 from vadcli.store.verification import Audit
 from vadcli.types import Answer, BoolArray, FloatArray, Thresholds
-from vadcli.types.media import without_name
+from vadcli.types.text import without_name
 from vadcli.verifying.proposals import FEWEST, Choice, spread_sample
 from vadcli.verifying.survey import HOP_S, Survey, Surveyed
 

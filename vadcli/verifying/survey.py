@@ -12,13 +12,13 @@ from vadcli.engine.job import digest
 from vadcli.engine.verified import ClipGrid
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options.categories import described_categories
-from vadcli.options.verify import VerifyOptions, parse_share
+from vadcli.options.results import VerifyOptions, parse_share
 from vadcli.store import OutputLayout, matches
 from vadcli.store.answers import Answers, AnswersMetadata, StoredAnswers, answers_or_none
 from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.scores import read_scores, shown_s
 from vadcli.types import ClipNeeds, IndexArray, PixelFormat, SizeRule, TimeArray
-from vadcli.types.media import without_name
+from vadcli.types.text import without_name
 from vadcli.verifying.proposals import Candidates, Choice, choose_clips
 from vadcli.video.sampling import SamplingPlan
 

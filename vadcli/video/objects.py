@@ -31,7 +31,7 @@ from typing import Any
 
 from vadcli.errors import FileChanged, NotFinished, UsageError, VadcliError
 from vadcli.options.config import cache_folder as platform_cache
-from vadcli.types.urls import STORES, is_remote, shown
+from vadcli.types.text import STORES, is_remote, shown
 
 log = logging.getLogger("vadcli")
 
@@ -52,7 +52,7 @@ class StoredObject:
     """An object as its store describes it.
 
     Attributes:
-        path: see `vadcli.types.urls`.
+        path: see `vadcli.types.text`.
         size: bytes.
         mtime_ns: time of the last change, in whole seconds, because some listings are more precise than others.
         content: a hash of size and ETag; of size and time if the store has no ETags.

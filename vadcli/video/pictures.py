@@ -18,7 +18,7 @@ from typing import cast
 
 from vadcli.errors import DecodeError, DecoderHung, VideoError
 from vadcli.types import ByteArray, VideoInfo
-from vadcli.types.media import how_many
+from vadcli.types.text import how_many
 from vadcli.video.ffmpeg import ffmpeg_path
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, Opened
 from vadcli.video.parts import clock_shifts, shifting_filter, sound_parts

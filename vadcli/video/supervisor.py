@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 from vadcli.errors import DecoderCrashed, DecoderHung, NotFinished, VadcliError, VideoError
-from vadcli.types.urls import is_remote
+from vadcli.types.text import is_remote
 from vadcli.video.processes import private_mib, process_trees
 from vadcli.video.transport import GROUP_SIGNALS, LoaderOptions, Ring, Setup, State, anonymous_file, read_tail
 

@@ -27,7 +27,7 @@ import psutil
 from vadcli.errors import DecodeError, FileChanged, NotFinished, VideoError
 from vadcli.types import NO_REGIONS, ByteArray, DecoderChoice, DecoderName, VideoInfo
 from vadcli.types.regions import Blanker
-from vadcli.types.urls import is_remote, shown
+from vadcli.types.text import is_remote, shown
 from vadcli.video.container import printable
 from vadcli.video.faults import check_machine
 from vadcli.video.ffmpeg import check_ffmpeg

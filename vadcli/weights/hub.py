@@ -264,7 +264,7 @@ def _download(
     absent = {name: known for name, known in declared.items() if here is None or not _has_size(here / name, known.bytes)}
     missing_bytes = sum(known.bytes or 0 for known in absent.values())
     _need_room(item, missing_bytes)
-    from vadcli.types.media import size_text  # not at the top: it loads numpy, which finding weights does not need
+    from vadcli.types.text import size_text  # not at the top: it loads numpy, which finding weights does not need
 
     say(f"{item.name}: fetching {size_text(missing_bytes)} from {item.repo_id} at {commit[:12]}")
     folder = _snapshot(item, commit, local=False)
@@ -344,7 +344,7 @@ def _is_model(folder: Path) -> bool:
 def _need_room(item: Entry, wanted_bytes: int) -> None:
     from huggingface_hub import constants
 
-    from vadcli.types.media import size_text
+    from vadcli.types.text import size_text
 
     cache = Path(constants.HF_HUB_CACHE).absolute()
     folder = next(parent for parent in (cache, *cache.parents) if parent.exists())

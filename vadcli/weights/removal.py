@@ -73,7 +73,7 @@ def remove(name: str, *, say: Callable[[str], None] = lambda line: None) -> Remo
     for path in lock_paths(item):
         path.unlink(missing_ok=True)
     if kept:
-        from vadcli.types.media import size_text  # not at the top: it loads numpy, which finding weights does not need
+        from vadcli.types.text import size_text  # not at the top: it loads numpy, which finding weights does not need
 
         say(f"{item.name}: other revisions of {item.repo_id} stay in the cache ({size_text(kept)})")
     return Removed(item.name, lock.commit, freed, kept)

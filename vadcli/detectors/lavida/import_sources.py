@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from vadcli import weights
 from vadcli.errors import VadcliError, WeightsError
-from vadcli.types.media import size_text
+from vadcli.types.text import size_text
 
 if TYPE_CHECKING:
     from vadcli.detectors.lavida.config import LavidaConfig

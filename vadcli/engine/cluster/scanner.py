@@ -20,7 +20,7 @@ from vadcli.engine.runner import ScanSettings, Stop, choose_detector
 from vadcli.engine.stream import Update
 from vadcli.errors import OutputError, UsageError, VadcliError
 from vadcli.options import ScanOptions
-from vadcli.types.urls import is_remote, may_exist
+from vadcli.types.text import is_remote, may_exist
 from vadcli.video.objects import check_store
 
 log = logging.getLogger("vadcli")

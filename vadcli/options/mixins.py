@@ -1,18 +1,64 @@
-"""The options of wall-clock time: how the start of a video is found, and which events are chosen by time.
+"""Groups of options that a few commands share: regions of the picture, wall-clock time, and heads.
 
-Their texts are read here, so that `--since` and `--between` mean the same in every command.
+The texts of times are read here, so that `--since` and `--between` mean the same in every command.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from vadcli.errors import UsageError
-from vadcli.options.groups import EVENTS, FIND, option, parse_duration
+from vadcli.options.groups import EVENTS, FIND, HOW, option, parse_duration
 from vadcli.types import DayWindow, TimeRules, TimeSource, When
 from vadcli.types.name_times import compile_time_pattern
 from vadcli.types.wall_clock import zone_named
+
+
+@dataclass(frozen=True)
+class RegionOptions:
+    """The parts of the picture, and the sizes of things, that a scan looks at."""
+
+    min_size: float | None = option(
+        None,
+        "Ignore moving things whose height is below this, in percent of the picture's height (motion detector).",
+        panel=HOW,
+        metavar="PERCENT",
+    )
+    motion_detail: float = option(
+        1.0,
+        "Work on frames that are this many times wider and higher than about 360x240, for small things in large pictures "
+        "(motion detector). 2 takes about four times as long.",
+        panel=HOW,
+        metavar="FACTOR",
+    )
+    still: bool = option(
+        False,
+        "Also find what appears and then stays for 10 seconds or more, such as an abandoned bag (motion detector).",
+        panel=HOW,
+    )
+    ignore: Path | None = option(
+        None,
+        "Hide parts of the picture, such as a clock or a tree: polygons per camera (JSON), or a mask image (white is hidden).",
+        panel=HOW,
+        metavar="FILE",
+    )
+    only: Path | None = option(
+        None,
+        "Hide everything except these parts of the picture: polygons per camera (JSON), or a mask image (white is visible).",
+        panel=HOW,
+        metavar="FILE",
+    )
+
+    def __post_init__(self) -> None:
+        if self.min_size is not None and not 0 < self.min_size < 100:
+            raise UsageError(f"--min-size {self.min_size:g} is outside 0-100", hint="give a share of the height in percent")
+        if not 1 <= self.motion_detail <= 4:
+            raise UsageError(
+                f"--motion-detail {self.motion_detail:g} is outside 1-4", hint="1 is the default; 2 is enough for 1080p"
+            )
+
 
 LAST_RUN = "last-run"
 FIRST_SOURCES = ("container", "container-local", "name", "modified")
@@ -110,3 +156,26 @@ def parse_since(text: str, zone: str = "") -> datetime:
     except (UsageError, OverflowError) as error:
         hint = "give a time like 2026-11-27T06:00, or how long ago, like 24h"
         raise UsageError(f"--since {text!r} is not understood", hint=hint) from error
+
+
+@dataclass(frozen=True)
+class HeadOptions:
+    """The head that judges the events."""
+
+    head: Path | None = option(
+        None, "Judge the events by this head, which `vadcli learn` wrote; it reads stored vectors.", panel=EVENTS, metavar="DIR"
+    )
+    head_threshold: float | None = option(
+        None, "With --head: keep an event if the head's score reaches this value, 0-1.", panel=EVENTS, default_text="0.5"
+    )
+    embeddings: tuple[str, ...] = option(
+        (), "Also read vectors from this output folder, for a head of two encoders; repeatable.", panel=EVENTS, metavar="DIR"
+    )
+
+    def __post_init__(self) -> None:
+        if self.head_threshold is None:
+            return
+        if self.head is None:
+            raise UsageError("--head-threshold needs --head")
+        if not 0.0 <= self.head_threshold <= 1.0:
+            raise UsageError(f"--head-threshold {self.head_threshold:g} is outside 0-1")

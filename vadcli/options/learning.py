@@ -1,4 +1,4 @@
-"""The options of `vadcli eval`."""
+"""The options of the commands that work with vectors and labels: `vadcli embed`, `learn` and `eval`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,101 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vadcli.errors import UsageError
-from vadcli.options.groups import EVENTS, HOW, OUTPUT, RUNNING, TalkOptions, option
-from vadcli.registry import DATA_SETS
+from vadcli.options.groups import (
+    EVENTS,
+    FIND,
+    HOW,
+    OUTPUT,
+    RUNNING,
+    DecodeOptions,
+    DetectorOptions,
+    FindOptions,
+    TalkOptions,
+    check_above_zero,
+    check_counts,
+    option,
+    same,
+)
+from vadcli.options.scan import ScanOptions
+from vadcli.registry import DATA_SETS, DETECTOR_OPTIONS, HEADS
+
+
+@dataclass(frozen=True)
+class EmbedOptions(FindOptions, DecodeOptions, TalkOptions):
+    """The options of `vadcli embed`."""
+
+    root: Path | None = same(ScanOptions, "root")
+    camera_from: str = same(ScanOptions, "camera_from")
+    encoder: str = same(DETECTOR_OPTIONS.load("concept"), "encoder")
+    device: str = same(DetectorOptions, "device")
+    precision: str = same(DetectorOptions, "precision")
+    sample_fps: float = option(2.0, "Embed about this many frames per second.", panel=HOW)
+    out: Path = same(ScanOptions, "out")
+    npy: Path | None = option(
+        None, "Also write the vectors of each video to this folder, as a NumPy array (frames, D).", panel=OUTPUT, metavar="DIR"
+    )
+    npy_crops: int = option(
+        0,
+        "With --npy: write (frames, N, D) for heads that read N crops. Each crop gets the whole frame's vector.",
+        panel=OUTPUT,
+    )
+    workers: int = option(1, "Number of decoder processes.", panel=RUNNING)
+    force: bool = option(False, "Embed videos again whose vectors are already stored.", panel=RUNNING)
+
+    def __post_init__(self) -> None:
+        FindOptions.__post_init__(self)
+        DecodeOptions.__post_init__(self)
+        check_above_zero(self, "sample_fps")
+        check_counts(self, "workers")
+        if self.npy_crops < 0 or (self.npy_crops and self.npy is None):
+            raise UsageError("--npy-crops needs --npy, and a number of at least 1")
+
+
+@dataclass(frozen=True)
+class LearnOptions(TalkOptions):
+    """The options of `vadcli learn`."""
+
+    review: Path | None = option(
+        None, "Learn from the verdicts of this review, which the report page saves.", panel=HOW, metavar="FILE"
+    )
+    labels: Path | None = option(
+        None,
+        "Learn from a CSV file of videos (video,label[,category]); label is normal or abnormal.",
+        panel=HOW,
+        metavar="FILE",
+    )
+    head: str = option(
+        "",
+        f"Kind of head: {', '.join(HEADS)}.",
+        panel=HOW,
+        metavar="NAME",
+        default_text="logistic if there are at least 5 true and 20 false events, else retrieval; mil for --labels",
+        own_variable=True,
+    )
+    embeddings: tuple[str, ...] = option(
+        (), "Also read vectors from this output folder, for a head of two encoders; repeatable.", panel=HOW, metavar="DIR"
+    )
+    recall: float = option(
+        0.95, "Share of the true events that must be kept; false alarms are compared at this share.", panel=HOW
+    )
+    seed: int = option(0, "Seed of the folds and of the training.", panel=HOW)
+    include: tuple[str, ...] = option((), "Only videos matching this glob; repeatable.", panel=FIND, metavar="GLOB")
+    to: Path | None = option(
+        None, "Folder to create for the head.", panel=OUTPUT, metavar="DIR", default_text="only test it", own_variable=True
+    )
+    anyway: bool = option(False, "Write the head even if it is not better than the detector alone.", panel=RUNNING)
+    force: bool = option(False, "Replace a head that is in the folder.", panel=RUNNING)
+
+    def __post_init__(self) -> None:
+        if (self.review is None) == (self.labels is None):
+            raise UsageError("learn needs --review FILE or --labels FILE, and not both")
+        if self.head and self.head not in HEADS:
+            raise UsageError(
+                f"--head {self.head!r}: no head of this kind is installed", hint=f"choose one of {', '.join(HEADS)}"
+            )
+        if not 0.0 < self.recall <= 1.0:
+            raise UsageError(f"--recall {self.recall:g} must be above 0 and at most 1")
+
 
 PIXEL_SIZE = re.compile(r"(\d+)x(\d+)", re.ASCII)
 FEWEST_RESAMPLES = 100
