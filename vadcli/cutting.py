@@ -41,7 +41,7 @@ class EventBoxes:
 
 
 def cut_events(table: ScoreTable, thresholds: Thresholds, *, duration_s: float, boxes: EventBoxes | None = None) -> list[Event]:
-    """Returns the events of one video, in order and without overlap.
+    """Return the events of one video, in order and without overlap.
 
     An event opens when the score reaches `high`. It extends in both directions while the score is at least `low`. Then three
     steps follow. Events with at most `merge_gap_s` between them become one. Events shorter than `min_duration_s` are dropped.
@@ -68,7 +68,7 @@ def cut_events(table: ScoreTable, thresholds: Thresholds, *, duration_s: float, 
 
 
 def categorised(events: Sequence[Event], table: ScoreTable) -> list[Event]:
-    """Returns the events with their category scores and their category, which is the category with the highest score.
+    """Return the events with their category scores and their category, which is the category with the highest score.
 
     The score of a category is its highest score in the sampled frames of the event. If the table has no scores per category,
     the events are unchanged.
@@ -87,12 +87,12 @@ def categorised(events: Sequence[Event], table: ScoreTable) -> list[Event]:
 
 
 def with_categories(new: Sequence[Event], table: ScoreTable, old: Sequence[Event]) -> list[Event]:
-    """Returns the `new` events with categories from the table, or from the `old` events if the table has none."""
+    """Return the `new` events with categories from the table, or from the `old` events if the table has none."""
     return inherit_categories(new, old) if table.category_scores is None else categorised(new, table)
 
 
 def inherit_categories(new: Sequence[Event], old: Sequence[Event]) -> list[Event]:
-    """Returns the `new` events with categories from the old events.
+    """Return the `new` events with categories from the old events.
 
     A new event gets the category of the old event that shares the most frames with it. If two share the same number of frames,
     the earlier one counts. Both lists must be in order and without overlap, as `cut_events` returns them.
@@ -103,7 +103,7 @@ def inherit_categories(new: Sequence[Event], old: Sequence[Event]) -> list[Event
 
 
 def inherit_boxes(new: Sequence[Event], old: Sequence[Event]) -> list[Event]:
-    """Returns the `new` events with boxes. A box encloses the boxes of all `old` events that the new event overlaps.
+    """Return the `new` events with boxes. A box encloses the boxes of all `old` events that the new event overlaps.
 
     Both lists must be in order and without overlap.
     """
@@ -132,12 +132,12 @@ def _inherit(event: Event, old: Sequence[Event], starts: IndexArray, ends: Index
 
 
 def _edges(timestamp: TimeArray, duration_s: float) -> TimeArray:
-    """Returns (N + 1,) seconds: frame i lasts from edge i to edge i + 1."""
+    """Return (N + 1,) seconds: frame i lasts from edge i to edge i + 1."""
     return np.append(timestamp, max(duration_s, float(timestamp[-1])))
 
 
 def _hysteresis(score: FloatArray, *, high: float, low: float) -> Spans:
-    """Returns the longest spans of scores >= `low` that contain at least one score >= `high`."""
+    """Return the longest spans of scores >= `low` that contain at least one score >= `high`."""
     stays = score >= np.float32(low)
     edges = np.diff(stays.astype(np.int8), prepend=0, append=0)
     spans = np.stack([np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)], axis=1).astype(np.int64)
@@ -146,12 +146,12 @@ def _hysteresis(score: FloatArray, *, high: float, low: float) -> Spans:
 
 
 def _gaps_s(spans: Spans, edges: TimeArray) -> TimeArray:
-    """Returns (E - 1,) seconds between the end of each event and the start of the next."""
+    """Return (E - 1,) seconds between the end of each event and the start of the next."""
     return edges[spans[1:, 0]] - edges[spans[:-1, 1]]
 
 
 def _merge(spans: Spans, joins: NDArray[np.bool_]) -> Spans:
-    """Merges event i with event i + 1 if `joins[i]` is true; `joins` is (E - 1,)."""
+    """Merge event i with event i + 1 if `joins[i]` is true; `joins` is (E - 1,)."""
     if len(spans) < 2:
         return spans
     starts = spans[np.append(True, ~joins), 0]
@@ -160,7 +160,7 @@ def _merge(spans: Spans, joins: NDArray[np.bool_]) -> Spans:
 
 
 def _pad(spans: Spans, edges: TimeArray, pad_s: float) -> Spans:
-    """Widens each event to all frames that the padding touches."""
+    """Widen each event to all frames that the padding touches."""
     timestamp = edges[:-1]
     first = np.searchsorted(timestamp, edges[spans[:, 0]] - pad_s + TIME_TOLERANCE_S, "right") - 1
     last = np.searchsorted(timestamp, edges[spans[:, 1]] + pad_s - TIME_TOLERANCE_S, "left")
@@ -202,14 +202,14 @@ def _describe(spans: Spans, score: FloatArray, edges: TimeArray, boxes: EventBox
 
 
 def _reduce(operation: np.ufunc, values: NDArray[Any], spans: Spans) -> NDArray[Any]:
-    """Returns the result of an operation on the values of each span, as (E,) or (E, C). No span may be empty."""
+    """Return the result of an operation on the values of each span, as (E,) or (E, C). No span may be empty."""
     padded = np.concatenate([values, values[-1:]])
     reduced: NDArray[Any] = operation.reduceat(padded, spans.ravel(), axis=0)[::2]
     return reduced
 
 
 def _first_highest(spans: Spans, score: FloatArray) -> IndexArray:
-    """Returns the first frame with the highest score of each event, as (E,)."""
+    """Return the first frame with the highest score of each event, as (E,)."""
     top = np.repeat(_reduce(np.maximum, score, spans), spans[:, 1] - spans[:, 0])
     rows = np.flatnonzero(_inside(spans, len(score)))
     at_top = rows[score[rows] == top]
@@ -218,7 +218,7 @@ def _first_highest(spans: Spans, score: FloatArray) -> IndexArray:
 
 
 def _unions(spans: Spans, boxes: EventBoxes | None) -> list[Box | None]:
-    """Returns the smallest box around all boxes of each event; None for an event without boxes."""
+    """Return the smallest box around all boxes of each event; None for an event without boxes."""
     unions: list[Box | None] = [None] * len(spans)
     if boxes is None or not np.any(boxes.boxes[:, 2] > 0):
         return unions
@@ -239,14 +239,14 @@ def _unions(spans: Spans, boxes: EventBoxes | None) -> list[Box | None]:
 
 
 def _corners(boxes: NDArray[np.int32]) -> IndexArray:
-    """Returns the edges of each box (S, 4): left, top, right, bottom."""
+    """Return the edges of each box (S, 4): left, top, right, bottom."""
     corners = boxes.astype(np.int64)
     corners[:, 2:] += corners[:, :2]
     return corners
 
 
 def _inside(spans: Spans, frames: int) -> NDArray[np.bool_]:
-    """Returns (N,) bool: True for every frame of a span."""
+    """Return (N,) bool: True for every frame of a span."""
     steps = np.zeros(frames + 1, np.int8)
     steps[spans[:, 0]] = 1
     steps[spans[:, 1]] = -1
@@ -254,7 +254,7 @@ def _inside(spans: Spans, frames: int) -> NDArray[np.bool_]:
 
 
 def event_rows(events: Sequence[Event], frames: int) -> NDArray[np.bool_]:
-    """Returns (N,) bool: True for every frame of an event."""
+    """Return (N,) bool: True for every frame of an event."""
     inside = np.zeros(frames, np.bool_)
     for event in events:
         inside[event.start_frame : event.end_frame] = True

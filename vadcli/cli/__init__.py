@@ -40,7 +40,7 @@ _COMMANDS = {
 
 
 def make_app(names: Iterable[str] = tuple(_COMMANDS)) -> typer.Typer:
-    """Returns the command line with these commands. Only their modules are imported."""
+    """Return the command line with these commands. Only their modules are imported."""
     made = typer.Typer(
         name="vadcli",
         no_args_is_help=True,

@@ -179,12 +179,12 @@ class ScanDisplay:
         log.error("%s: %s: %s", result.video, result.status, reason)
 
     def summary(self) -> str:
-        """Returns time and speed, like `22.1 s, 310 frames/s, 10.3x real time`; only the time if no frame was scored."""
+        """Return time and speed, like `22.1 s, 310 frames/s, 10.3x real time`; only the time if no frame was scored."""
         spent = f"{self._spent_s():.1f} s"
         return f"{spent}, {self.rates()}" if self.progress.frames else spent
 
     def rates(self) -> str:
-        """Returns the speed, like `310 frames/s, 10.3x real time`."""
+        """Return the speed, like `310 frames/s, 10.3x real time`."""
         spent = self._spent_s()
         return f"{self.progress.frames / spent:.0f} frames/s, {self.progress.footage_s / spent:.1f}x real time"
 
@@ -252,7 +252,7 @@ def on_signals(
 
 
 def counted(number: int, noun: str) -> str:
-    """Returns a number with its noun: `no events`, `1 event`, `2 events`."""
+    """Return a number with its noun: `no events`, `1 event`, `2 events`."""
     return f"no {noun}s" if number == 0 else how_many(number, noun)
 
 
@@ -273,7 +273,7 @@ Profile = Annotated[
 
 
 def with_options(kind: type[Any], *, section: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Returns a decorator that adds every option of an option set to a command.
+    """Return a decorator that adds every option of an option set to a command.
 
     The command receives its positional arguments by name, and `options`: an instance of `kind`, filled by `config.resolve`.
 
@@ -314,7 +314,7 @@ def with_options(kind: type[Any], *, section: str) -> Callable[[Callable[..., No
 
 
 def _name_out(positional: dict[str, Any], options: Any, *, default: Path) -> None:
-    """Fills in the output folders if the command line does not name them."""
+    """Fill in the output folders if the command line does not name them."""
     if "outs" in positional:
         positional["outs"] = positional["outs"] or [default]
         return
@@ -325,7 +325,7 @@ def _name_out(positional: dict[str, Any], options: Any, *, default: Path) -> Non
 
 
 def _without_default(item: inspect.Parameter) -> inspect.Parameter:
-    """Returns the parameter of an output folder with the default None ("not given"). Its help still shows the old default."""
+    """Return the parameter of an output folder with the default None ("not given"). Its help still shows the old default."""
     base, shown = typing.get_args(item.annotation)
     shown = copy(shown)
     shown.show_default = str(item.default)
@@ -365,7 +365,7 @@ def _parameter(item: Field[Any], hint: Any) -> inspect.Parameter:
 
 
 def _plain(hint: Any) -> Any:
-    """Returns the type to which a command-line value is converted: X for `X | None`, str for a Literal."""
+    """Return the type to which a command-line value is converted: X for `X | None`, str for a Literal."""
     if typing.get_origin(hint) is typing.Literal:
         return str
     parts = [part for part in typing.get_args(hint) if part is not type(None)]

@@ -15,7 +15,7 @@ ESCAPE = "vadcli_escape"
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
-    r"""Writes bytes of a path that are not text as %XX, and any other character as one or two \uXXXX."""
+    r"""Write bytes of a path that are not text as %XX, and any other character as one or two \uXXXX."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     parts = []
@@ -33,7 +33,7 @@ codecs.register_error(ESCAPE, _escape)
 
 
 def set_up_streams() -> None:
-    """Makes stdout and stderr accept any text. If the parent process has closed a stream, its text is thrown away."""
+    """Make stdout and stderr accept any text. If the parent process has closed a stream, its text is thrown away."""
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
@@ -42,7 +42,7 @@ def set_up_streams() -> None:
 
 
 def use_utf8_names() -> None:
-    """Starts this process again in Python's UTF-8 mode if file names have another encoding, such as ASCII or ISO 8859-1.
+    """Start this process again in Python's UTF-8 mode if file names have another encoding, such as ASCII or ISO 8859-1.
 
     The names in an output folder are UTF-8. Without this mode, Python could not open them. stdout keeps its encoding.
     """
@@ -53,6 +53,6 @@ def use_utf8_names() -> None:
 
 
 def put(text: object, *, nl: bool = True) -> None:
-    """Writes text to stdout. `typer.echo` is not used, because it writes UTF-8 even if the encoding of stdout is ASCII."""
+    """Write text to stdout. `typer.echo` is not used, because it writes UTF-8 even if the encoding of stdout is ASCII."""
     sys.stdout.write(f"{text}\n" if nl else str(text))
     sys.stdout.flush()

@@ -160,7 +160,7 @@ def bench(*, paths: Paths = None, options: BenchOptions) -> None:
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    """Yields a temporary folder that is always removed at the end. SIGINT and SIGTERM end the process at once.
+    """Yield a temporary folder that is always removed at the end. SIGINT and SIGTERM end the process at once.
 
     A signal does not raise an exception: no work has to be finished, and after an exception a running thread could still hold a
     lock. The decoders end together with this process.

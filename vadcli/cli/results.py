@@ -189,7 +189,7 @@ def _say_rendered(result: RenderResult, options: RenderOptions) -> None:
 
 
 def _listed(files: list[str]) -> str:
-    """Returns all file names; if there are many, their number, the first and the last."""
+    """Return all file names; if there are many, their number, the first and the last."""
     return ", ".join(files) if len(files) <= MOST_LISTED else f"{len(files)} files, {files[0]} to {Path(files[-1]).name}"
 
 

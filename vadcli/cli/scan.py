@@ -69,7 +69,7 @@ def scan(*, paths: Paths = None, options: ScanOptions) -> None:
 
 
 def _verification(options: ScanOptions) -> Callable[[Scan], VerifyResult | None] | None:
-    """Returns the function that verifies the scan after its end; None if the options do not ask for it."""
+    """Return the function that verifies the scan after its end; None if the options do not ask for it."""
     if not options.verify:
         return None
     from vadcli.verifying.after_scan import verification_of

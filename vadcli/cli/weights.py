@@ -252,7 +252,7 @@ def import_weights(*, preset: Preset, options: WeightsImportOptions) -> None:
 
 @contextmanager
 def _stopped_at_once() -> Iterator[None]:
-    """Makes SIGINT and SIGTERM end the process at once. Otherwise the hub's library would first finish its downloads.
+    """Make SIGINT and SIGTERM end the process at once. Otherwise the hub's library would first finish its downloads.
 
     Nothing is lost: the fetched part of a file is kept, and vadcli writes its own files completely or not at all.
     """
@@ -268,7 +268,7 @@ def _stopped_at_once() -> Iterator[None]:
 
 @contextmanager
 def _tidied_on_sigterm() -> Iterator[None]:
-    """Makes SIGTERM raise SystemExit, so that no half-built folder is left."""
+    """Make SIGTERM raise SystemExit, so that no half-built folder is left."""
 
     def stop(number: int) -> None:
         sys.exit(128 + number)
@@ -278,7 +278,7 @@ def _tidied_on_sigterm() -> Iterator[None]:
 
 
 def _line(item: WeightsStatus) -> str:
-    """Returns one line with the name, state, size, purpose and notes of a model in columns."""
+    """Return one line with the name, state, size, purpose and notes of a model in columns."""
     entry = item.entry
     size = size_text(item.bytes) if item.bytes is not None else ""
     if not size and entry is not None and entry.download_gb is not None:
@@ -291,7 +291,7 @@ def _line(item: WeightsStatus) -> str:
 
 
 def _checked_line(result: CheckResult) -> str:
-    """Returns one line with columns: the test's name, ok or FAILED, its figures, the number needed, and what was tested."""
+    """Return one line with columns: the test's name, ok or FAILED, its figures, the number needed, and what was tested."""
     figures = f"{result.measure} {result.value:+.4f}  {result.right} of {result.count} right, {result.needed} needed"
     return f"{result.name:16} {'ok' if result.ok else 'FAILED':7} {figures}  {result.what}"
 

@@ -70,7 +70,7 @@ class Mp4Writer:
         context.colorspace = context.color_primaries = context.color_trc = _HD_TAG if hd else _SD_TAG
 
     def write(self, picture: ByteArray, pts: int) -> None:
-        """Encodes the next frame.
+        """Encode the next frame.
 
         Args:
             picture: (height, width, 3) uint8 RGB.
@@ -102,5 +102,5 @@ class Mp4Writer:
 
 
 def kept_time_base(time_base: Fraction) -> Fraction:
-    """Returns the time base of the file: the given time base, unless that is too fine for MP4."""
+    """Return the time base of the file: the given time base, unless that is too fine for MP4."""
     return time_base if time_base.denominator <= FINEST_PER_S else FALLBACK_TIME_BASE

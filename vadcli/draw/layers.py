@@ -61,7 +61,7 @@ class ScoreCurve:
         self._tile = lru_cache(maxsize=3)(self._draw_tile)
 
     def window(self, at_s: float) -> tuple[Image.Image, int]:
-        """Returns a picture of the curve around a time, and the column of that time. The curve is dim after this column."""
+        """Return a picture of the curve around a time, and the column of that time. The curve is dim after this column."""
         column = int(at_s / self.s_per_px)
         last = max(0, round(self.end_s / self.s_per_px) - self.width)
         left = min(max(0, column - self.width // 2), last)
@@ -80,7 +80,7 @@ class ScoreCurve:
         return picture, playhead
 
     def strip(self, width: int, height: int) -> Image.Image:
-        """Returns a bar for the whole video, with a mark per event. A mark is at least two pixels wide."""
+        """Return a bar for the whole video, with a mark per event. A mark is at least two pixels wide."""
         bar = Image.new("RGB", (width, height), BAR)
         draw = ImageDraw.Draw(bar)
         for event in self._events:
@@ -90,7 +90,7 @@ class ScoreCurve:
         return bar
 
     def _draw_tile(self, number: int) -> tuple[Image.Image, Image.Image]:
-        """Returns (normal, dimmed) pictures of a tile; tile n starts at column n × width."""
+        """Return (normal, dimmed) pictures of a tile; tile n starts at column n × width."""
         start_s = number * self.width * self.s_per_px
         edges = start_s + np.arange(self.width * _SMOOTH + 1, dtype=np.float64) * (self.s_per_px / _SMOOTH)
         value = column_maxima(self._timestamp, self._score, edges)
@@ -105,7 +105,7 @@ class ScoreCurve:
         return _image(seen), _image(to_come)
 
     def _event_columns(self, start_s: float) -> BoolArray:
-        """Returns (width,) bool: True if an event touches the column."""
+        """Return (width,) bool: True if an event touches the column."""
         columns = np.zeros(self.width, dtype=bool)
         for event in self._events:
             left = int(np.floor((event.start_s - start_s) / self.s_per_px))
@@ -124,7 +124,7 @@ class ScoreCurve:
         return ground
 
     def _mark_thresholds(self, picture: NDArray[np.float32], start_s: float) -> NDArray[np.float32]:
-        """Draws a dashed line at the high threshold and a dotted line at the low threshold. They move with the curve."""
+        """Draw a dashed line at the high threshold and a dotted line at the low threshold. They move with the curve."""
         thick = max(1, self.height // 48)
         column = round(start_s / self.s_per_px) + np.arange(self.width)
         for level, on, off in ((self._thresholds.high, 6, 4), (self._thresholds.low, 2, 6)):
@@ -137,7 +137,7 @@ class ScoreCurve:
 
 
 def column_maxima(timestamp: TimeArray, score: NDArray[np.float32], edges: TimeArray) -> NDArray[np.float32]:
-    """Returns the highest score within each column. The score of a frame lasts until the next frame.
+    """Return the highest score within each column. The score of a frame lasts until the next frame.
 
     Args:
         timestamp: (N,) seconds, ascending.
@@ -162,13 +162,13 @@ def column_maxima(timestamp: TimeArray, score: NDArray[np.float32], edges: TimeA
 
 
 def level_y(level: float, height: int) -> float:
-    """Returns the position of a score in pixels from the top. Scores 0 and 1 are a small distance away from the edges."""
+    """Return the position of a score in pixels from the top. Scores 0 and 1 are a small distance away from the edges."""
     margin = max(1.0, height * 0.06)
     return margin + (1.0 - level) * (height - 1 - 2 * margin)
 
 
 def _strokes(value: NDArray[np.float32], height: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Returns two opacities in [0, 1], for the area under the curve and for its line, each (height, width, 1)."""
+    """Return two opacities in [0, 1], for the area under the curve and for its line, each (height, width, 1)."""
     tall, wide = height * _SMOOTH, len(value)
     zero, one = level_y(0.0, tall), level_y(1.0, tall)
     y = np.where(np.isnan(value), 4.0 * tall, zero + (one - zero) * value)
@@ -221,7 +221,7 @@ class HeatLayer:
         self._layer: tuple[tuple[int, int, int, int], Image.Image, Image.Image] | None = None
 
     def draw(self, picture: ByteArray, mask: ByteArray) -> None:
-        """Blends a mask into a picture.
+        """Blend a mask into a picture.
 
         Args:
             picture: (H, W, 3) uint8, changed in place.
@@ -251,7 +251,7 @@ class HeatLayer:
 
 
 def _paste(picture: ByteArray, box: tuple[int, int, int, int], colour: Image.Image, opacity: Image.Image) -> None:
-    """Blends a colour image into the box (left, top, right, bottom) of a picture, in place."""
+    """Blend a colour image into the box (left, top, right, bottom) of a picture, in place."""
     left, top, right, bottom = box
     patch = Image.fromarray(np.ascontiguousarray(picture[top:bottom, left:right]))
     patch.paste(colour, (0, 0), opacity)
@@ -280,13 +280,13 @@ class HiddenLayer:
         self._layer = box, Image.fromarray(colour), Image.fromarray(opacity)
 
     def draw(self, picture: ByteArray) -> None:
-        """Marks the hidden parts of a (H, W, 3) uint8 picture, in place."""
+        """Mark the hidden parts of a (H, W, 3) uint8 picture, in place."""
         if self._layer is not None:
             _paste(picture, *self._layer)
 
 
 def _outline(grey: ByteArray, line_px: int, level: int) -> ByteArray:
-    """Returns (H, W) uint8: 255 on the inner edge of the area with pixel scores >= `level`, otherwise 0.
+    """Return (H, W) uint8: 255 on the inner edge of the area with pixel scores >= `level`, otherwise 0.
 
     No edge is drawn where the area touches the border of the picture.
     """

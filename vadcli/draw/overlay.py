@@ -69,21 +69,21 @@ class Lettering:
         self.cap_px = -self.face.getbbox("H", anchor="ls")[1]
 
     def centred_baseline(self, height_px: int) -> int:
-        """Returns the position of the baseline that centres capitals and digits in a line of this height."""
+        """Return the position of the baseline that centres capitals and digits in a line of this height."""
         return round((height_px + self.cap_px) / 2)
 
     def width_px(self, text: str) -> int:
-        """Returns the width of the text if it is drawn with `face_for(text)`."""
+        """Return the width of the text if it is drawn with `face_for(text)`."""
         return math.ceil(self.face_for(text).getlength(text))
 
     def face_for(self, text: str) -> ImageFont.FreeTypeFont:
-        """Returns a font that has every letter of the text. If no font has them all, returns the built-in font."""
+        """Return a font that has every letter of the text. If no font has them all, returns the built-in font."""
         if covers(self.face, text):
             return self.face
         return next((face for face in _system_faces(self.size_px) if covers(face, text)), self.face)
 
     def readable(self, text: str) -> str:
-        """Returns the text on one line. If no font has all its letters, accents are removed and other letters become "?"."""
+        """Return the text on one line. If no font has all its letters, accents are removed and other letters become "?"."""
         line = " ".join(text.split())
         if covers(self.face_for(line), line):
             return line
@@ -91,7 +91,7 @@ class Lettering:
         return "".join(mark if covers(self.face, mark) else "?" for mark in plain)
 
     def fit(self, text: str, room_px: int) -> str:
-        """Returns the text if it fits; otherwise its longest beginning that fits together with "…"; "" if none fits."""
+        """Return the text if it fits; otherwise its longest beginning that fits together with "…"; "" if none fits."""
         if self.width_px(text) <= room_px:
             return text
         low, high = 0, len(text)
@@ -170,7 +170,7 @@ class Geometry:
 
     @classmethod
     def of(cls, width: int, height: int, *, side_by_side: bool = False) -> Geometry:
-        """Returns the canvas for pictures of this size."""
+        """Return the canvas for pictures of this size."""
         enlarge = max(1, min(-(-MIN_CANVAS_PX // width), MAX_SIDE_PX // 2 // max(width, height)))
         wide, tall = width * enlarge, height * enlarge
         gap = max(2, wide // 160) if side_by_side else 0
@@ -227,7 +227,7 @@ class Overlay:
         self._fit_title = lru_cache(maxsize=1)(lambda room_px: self._type.fit(self._type.readable(table.video), room_px))
 
     def draw(self, picture: ByteArray, row: int, mask: ByteArray | None = None) -> ByteArray:
-        """Returns one frame of the rendered video.
+        """Return one frame of the rendered video.
 
         Args:
             picture: (H, W, 3) uint8 RGB.
@@ -304,7 +304,7 @@ class Overlay:
         return panel
 
     def _label_thresholds(self, draw: ImageDraw.ImageDraw) -> None:
-        """Writes the high threshold in small digits above its line, if the digits are large enough to read."""
+        """Write the high threshold in small digits above its line, if the digits are large enough to read."""
         small = self._small
         if small.size_px < MIN_SMALL_PX:
             return
@@ -318,7 +318,7 @@ class Overlay:
         )
 
     def _draw_head(self, panel: Image.Image, draw: ImageDraw.ImageDraw, row: int, at_s: float) -> None:
-        """Draws the time on the left, the score on the right, and the event's caption or the title between them."""
+        """Draw the time on the left, the score on the right, and the event's caption or the title between them."""
         place, kind = self.geometry, self._type
         em, face = place.type_px, kind.face
         baseline = self._head_y + kind.centred_baseline(round(_LINE_EM * em))
@@ -349,7 +349,7 @@ class Overlay:
             panel.paste(self._plate(caption, ground, ink), (left + gap, top))
 
     def _caption(self, row: int, number: int, room_px: int) -> tuple[str, Colour, Colour]:
-        """Returns (text, background colour, text colour) of the caption. The text is "" if there is no room for it."""
+        """Return (text, background colour, text colour) of the caption. The text is "" if there is no room for it."""
         ground, ink = (EVENT, _INK) if number >= 0 else (BAR, TEXT)
         if not self._table.decode_ok[row]:
             return self._type.fit("frame lost", room_px), ground, ink
@@ -358,7 +358,7 @@ class Overlay:
         return self._fit_title(room_px), PANEL, DIM
 
     def _name_event(self, number: int, room_px: int) -> str:
-        """Returns the event's number, category and peak score. If there is little room, the category is cut first."""
+        """Return the event's number, category and peak score. If there is little room, the category is cut first."""
         event, kind = self._events[number], self._type
         begin, end = f"Event {event.id}", f"peak {event.peak_score:.2f}"
         dot = "  ·  "
@@ -371,7 +371,7 @@ class Overlay:
         return kind.fit(begin + dot + end, room_px)
 
     def _draw_plate(self, text: str, ground: Colour, ink: Colour) -> Image.Image:
-        """Returns a picture of text on a background with round corners."""
+        """Return a picture of text on a background with round corners."""
         em, kind = self.geometry.type_px, self._type
         inset = round(0.5 * em) if ground != PANEL else 0
         size = (kind.width_px(text) + 2 * inset, round(_LINE_EM * em))

@@ -100,7 +100,7 @@ def _curves(reports: Sequence[Evaluation]) -> Figure:
 
 
 def _pimo(reports: Sequence[Evaluation]) -> Iterator[Figure]:
-    """Yields one figure with the mean PIMO curves, if any run has one. The span between the limits of AUPIMO is shaded."""
+    """Yield one figure with the mean PIMO curves, if any run has one. The span between the limits of AUPIMO is shaded."""
     found = {str(report.test.out): report.metrics.get("pixel", {}).get("aupimo") for report in reports}
     curves = {name: metric for name, metric in found.items() if metric is not None and metric.curve}
     if not curves:
@@ -164,7 +164,7 @@ class _Moment:
 
 
 def _sheets(test: TestSet) -> Iterator[tuple[str, Figure]]:
-    """Yields contact sheets, if the videos are still where they were scanned."""
+    """Yield contact sheets, if the videos are still where they were scanned."""
     wanted = SHEET_COLUMNS * SHEET_ROWS
     chosen = {
         "highest-normal-spans": moments(test, abnormal=False)[:wanted],

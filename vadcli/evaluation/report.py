@@ -195,7 +195,7 @@ def _headline(reports: Sequence[Evaluation]) -> str:
 
 
 def _cells(reports: Sequence[Evaluation], shown: Any) -> Iterator[tuple[str, list[str]]]:
-    """Yields one row per figure that any run has, in the order of the groups."""
+    """Yield one row per figure that any run has, in the order of the groups."""
     groups = [group for group in GROUPS if any(group in report.metrics for report in reports)]
     for group in groups:
         for name in dict.fromkeys(name for report in reports for name in report.metrics.get(group, {})):

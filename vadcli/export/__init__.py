@@ -42,7 +42,7 @@ class Exporter:
     beside: Mapping[str, Write] = field(default_factory=dict)
 
     def files(self, documents: Sequence[EventsDocument]) -> Iterator[ExportedFile]:
-        """Yields every file that an export to a folder consists of."""
+        """Yield every file that an export to a folder consists of."""
         if not self.name:
             yield from ((f"{document.video['path']}{self.suffix}", self.write, [document]) for document in documents)
             return
@@ -51,19 +51,19 @@ class Exporter:
 
 
 def all_videos(text: Callable[[Sequence[EventsDocument]], str]) -> Write:
-    """Returns a function that writes one text for all videos."""
+    """Return a function that writes one text for all videos."""
     return lambda documents, masks, file: print(text(documents), end="", file=file)
 
 
 def each_video(text: Callable[[EventsDocument], str]) -> Write:
-    """Returns a function that writes the texts of the videos one after the other."""
+    """Return a function that writes the texts of the videos one after the other."""
     return lambda documents, masks, file: print(*map(text, documents), sep="", end="", file=file)
 
 
 def export(
     documents: Sequence[EventsDocument], name: str, *, layout: OutputLayout, to: Path | None = None, file: TextIO
 ) -> list[str]:
-    """Writes events in one format to a folder or an open file. Returns one line per problem.
+    """Write events in one format to a folder or an open file. Returns one line per problem.
 
     Problems are stored masks that can't be read, and videos that the format can't hold: their files are left out.
 

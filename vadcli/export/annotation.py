@@ -20,7 +20,7 @@ from vadcli.types import Box, Event
 
 
 def to_fiftyone(documents: Iterable[EventsDocument]) -> str:
-    """Returns the labels of all videos. Import them with the scanned folder as `data_path`.
+    """Return the labels of all videos. Import them with the scanned folder as `data_path`.
 
     FiftyOne finds a video by its path without the suffix. It counts frames from 1, and the end of a span is its last frame.
 
@@ -66,12 +66,12 @@ LOCAL_FILES = "/data/local-files/?d="
 
 
 def to_label_studio(documents: Iterable[EventsDocument]) -> str:
-    """Returns one task per video. A task has one timeline span per event, and the event's box if there is one."""
+    """Return one task per video. A task has one timeline span per event, and the event's box if there is one."""
     return json.dumps([_task(document) for document in documents], indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def label_studio_config(documents: Iterable[EventsDocument]) -> str:
-    """Returns the labelling configuration with the labels of all events."""
+    """Return the labelling configuration with the labels of all events."""
     names = sorted({_label(event) for document in documents for event in document.events} | {UNNAMED})
     labels = "".join(f"\n    <Label value={quoteattr(name)}/>" for name in names)
     return (
@@ -85,7 +85,7 @@ def label_studio_config(documents: Iterable[EventsDocument]) -> str:
 
 
 def _label(event: Event) -> str:
-    """Returns the event's label in a form that XML allows, because the configuration is an XML file."""
+    """Return the event's label in a form that XML allows, because the configuration is an XML file."""
     return legal_in_xml(label(event))
 
 
@@ -113,7 +113,7 @@ def _task(document: EventsDocument) -> dict[str, Any]:
 
 
 def _span(event: Event) -> dict[str, Any]:
-    """Returns the event's span. Label Studio counts frames from 1, and the end of a span is its last frame."""
+    """Return the event's span. Label Studio counts frames from 1, and the end of a span is its last frame."""
     said = [text for text in (event.verified, event.described) if text]
     return {
         **({"meta": {"text": said}} if said else {}),
@@ -127,7 +127,7 @@ def _span(event: Event) -> dict[str, Any]:
 
 
 def _box(event: Event, box: Box, document: EventsDocument) -> dict[str, Any]:
-    """Returns the event's box in percent of the picture's size. It is shown in all frames of the event."""
+    """Return the event's box in percent of the picture's size. It is shown in all frames of the event."""
     video = document.video
     across, down = 100 / video["width"], 100 / video["height"]
     place = {"x": box[0] * across, "y": box[1] * down, "width": box[2] * across, "height": box[3] * down, "rotation": 0}

@@ -19,7 +19,7 @@ from vadcli.types import BoolArray, Event
 
 
 def write_cvat(document: EventsDocument, masks: MaskTrack | None, file: TextIO) -> None:
-    """Writes the events of one video.
+    """Write the events of one video.
 
     CVAT reads only the first mask of a track, so every mask gets its own track.
 
@@ -53,7 +53,7 @@ def write_cvat(document: EventsDocument, masks: MaskTrack | None, file: TextIO) 
 
 
 def _said(event: Event) -> dict[str, str]:
-    """Returns what a second model says about the event, as attributes of its shapes."""
+    """Return what a second model says about the event, as attributes of its shapes."""
     said = {"verification": event.verified, "description": event.described}
     return {name: text for name, text in said.items() if text}
 
@@ -84,7 +84,7 @@ def _masks(event: Event, masks: MaskTrack, size: tuple[int, int], level: int) ->
 
 
 def runs(mask: BoolArray) -> list[int]:
-    """Returns the run lengths of a mask, row by row.
+    """Return the run lengths of a mask, row by row.
 
     Runs outside and inside the mask take turns. The first run is outside, and its length may be 0.
     """
@@ -131,7 +131,7 @@ def _head(xml: XMLGenerator, document: EventsDocument) -> None:
 
 
 def _attributes(xml: XMLGenerator, names: Sequence[str]) -> None:
-    """Declares attributes of a label: texts that are the same in all frames of a track."""
+    """Declare attributes of a label: texts that are the same in all frames of a track."""
     _open(xml, "attributes")
     for name in names:
         _open(xml, "attribute")
@@ -152,7 +152,7 @@ def _open(xml: XMLGenerator, tag: str, **attributes: object) -> None:
 
 
 def write_all(documents: Sequence[EventsDocument], masks: MasksOf, file: TextIO) -> None:
-    """Writes the annotations of every video; see `write_cvat`."""
+    """Write the annotations of every video; see `write_cvat`."""
     for document in documents:
         write_cvat(document, masks(document), file)
 

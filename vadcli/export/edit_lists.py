@@ -18,7 +18,7 @@ _DEFAULT_FPS = 25.0
 
 
 def to_edl(document: EventsDocument) -> str:
-    """Returns a CMX 3600 edit list of one video's events, in non-drop timecode at the video's frame rate.
+    """Return a CMX 3600 edit list of one video's events, in non-drop timecode at the video's frame rate.
 
     The format needs a whole number of frames per second: 29.97 becomes 30, as in video editors.
 
@@ -59,7 +59,7 @@ def _timecode(frames: int, nominal: int) -> str:
 
 
 def to_otio(documents: Iterable[EventsDocument]) -> str:
-    """Returns an OpenTimelineIO timeline with one clip per event, for all videos.
+    """Return an OpenTimelineIO timeline with one clip per event, for all videos.
 
     Each clip has a marker at the event's peak. It refers to its video by the path relative to the scanned folder. Everything
     else about the event is in the clip's metadata.

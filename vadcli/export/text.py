@@ -21,24 +21,24 @@ UNNAMED = "anomaly"
 
 
 def label(event: Event) -> str:
-    """Returns the event's category, or `UNNAMED` if it has none."""
+    """Return the event's category, or `UNNAMED` if it has none."""
     return event.category or UNNAMED
 
 
 def caption(event: Event) -> str:
-    """Returns the event's label and peak score; then the head's score and the second model's answer, if it has them."""
+    """Return the event's label and peak score; then the head's score and the second model's answer, if it has them."""
     judged = f", head {event.head_score:.2f}" if event.head_score is not None else ""
     said = f", {event.verified}" if event.verified else ""
     return f"{label(event)} {event.peak_score:.2f}{judged}{said}"
 
 
 def one_line(text: str) -> str:
-    """Returns the text without line breaks, for formats that are read line by line."""
+    """Return the text without line breaks, for formats that are read line by line."""
     return " ".join(text.split())
 
 
 def recorded_at(document: EventsDocument, event: Event) -> str:
-    """Returns the wall-clock time at which the event starts, such as 2026-11-29 14:03:22.
+    """Return the wall-clock time at which the event starts, such as 2026-11-29 14:03:22.
 
     Returns "" if the time is not known, or only known from the time of the file's last change.
     """
@@ -50,7 +50,7 @@ _NOT_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U001
 
 
 def legal_in_xml(text: str) -> str:
-    """Returns the text after replacing the characters that XML does not allow, not even in escaped form."""
+    """Return the text after replacing the characters that XML does not allow, not even in escaped form."""
     return _NOT_XML.sub("\ufffd", text)
 
 
@@ -81,12 +81,12 @@ CSV_COLUMNS = (
 
 
 def to_json(documents: Iterable[EventsDocument]) -> str:
-    """Returns one JSON array of all documents."""
+    """Return one JSON array of all documents."""
     return json.dumps([document.to_json() for document in documents], indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def to_csv(documents: Iterable[EventsDocument]) -> str:
-    """Returns a header row and one row per event of all videos; a cell without a value is empty.
+    """Return a header row and one row per event of all videos; a cell without a value is empty.
 
     The last column is the head's score, if a head judged the events of a video.
     """
@@ -116,7 +116,7 @@ def _csv_row(document: EventsDocument, event: Event, columns: Sequence[str]) -> 
 
 
 def to_vtt(document: EventsDocument) -> str:
-    """Returns WebVTT captions of one video, with one cue per event. A second line has its wall-clock time, if this is known."""
+    """Return WebVTT captions of one video, with one cue per event. A second line has its wall-clock time, if this is known."""
     blocks = ["WEBVTT"]
     for event in document.events:
         start_ms = round(event.start_s * 1000)

@@ -296,7 +296,7 @@ def histograms(
 
 
 def share_interval(hits: int, draws: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Returns the exact interval of a share of which `hits` of `draws` random draws were seen (Clopper and Pearson, 1934).
+    """Return the exact interval of a share of which `hits` of `draws` random draws were seen (Clopper and Pearson, 1934).
 
     If the draws are made without replacement, the interval is wider than it needs to be.
     """

@@ -61,7 +61,7 @@ class Category:
     verbs: tuple[str, ...] = ()
 
     def verb_in(self, sentence: str) -> str:
-        """Returns the first of `verbs` that the sentence contains as a whole word, or an empty text."""
+        """Return the first of `verbs` that the sentence contains as a whole word, or an empty text."""
         words = "|".join(re.escape(verb) for verb in self.verbs if verb.strip())
         found = re.search(rf"\b(?:{words})\b", sentence, re.IGNORECASE) if words else None
         return found.group() if found else ""
@@ -75,7 +75,7 @@ class CategoryBook:
     normal: tuple[str, ...]
 
     def normal_for(self, category: Category) -> tuple[str, ...]:
-        """Returns the normal sentences that a category is compared with: those that contain no word for the category.
+        """Return the normal sentences that a category is compared with: those that contain no word for the category.
 
         `check_file` makes sure that no normal sentence of a file contains a word for a category of the same file. But if the
         user gives a category as a word, or together with another list, it is also compared with the normal sentences of another
@@ -94,7 +94,7 @@ class CategoryFile:
 
 
 def parse_categories(text: str) -> tuple[str, ...]:
-    """Returns the names of the categories in `a, b, @list, @file`, in order, without repeats.
+    """Return the names of the categories in `a, b, @list, @file`, in order, without repeats.
 
     Raises:
         UsageError: a list or file does not exist.
@@ -103,7 +103,7 @@ def parse_categories(text: str) -> tuple[str, ...]:
 
 
 def read_categories(text: str) -> CategoryBook:
-    """Returns the categories of `a, b: sentence; sentence, @list, @file` with their sentences, in order, without repeats.
+    """Return the categories of `a, b: sentence; sentence, @list, @file` with their sentences, in order, without repeats.
 
     A word that is a category of one of vadcli's lists gets the sentences of that list; upper and lower case are equal. Any
     other word gets TEMPLATES. If a name is given twice, its sentences in `text` are used; if there are none, those of the first
@@ -130,7 +130,7 @@ def read_categories(text: str) -> CategoryBook:
 
 
 def own_categories(text: str) -> tuple[Category, ...]:
-    """Returns the categories of `--categories` that have other sentences than their names alone would give.
+    """Return the categories of `--categories` that have other sentences than their names alone would give.
 
     Raises:
         UsageError: as in `read_categories`.
@@ -139,24 +139,24 @@ def own_categories(text: str) -> tuple[Category, ...]:
 
 
 def described_categories(names: Iterable[str], own: Iterable[Category]) -> tuple[Category, ...]:
-    """Returns one category per name, without repeats: the one in `own`, or the category that the name alone stands for."""
+    """Return one category per name, without repeats: the one in `own`, or the category that the name alone stands for."""
     told = {category.name: category for category in reversed(tuple(own))}
     return tuple(told.get(name) or _described(name) for name in dict.fromkeys(names))
 
 
 def template_sentences(name: str) -> tuple[str, ...]:
-    """Returns the sentences for a category that has only a name."""
+    """Return the sentences for a category that has only a name."""
     return tuple(template.format(name) for template in TEMPLATES)
 
 
 def category_list_names() -> list[str]:
-    """Returns the names of the category lists that come with vadcli."""
+    """Return the names of the category lists that come with vadcli."""
     names = {entry.name.rpartition(".")[0] for entry in _folder().iterdir() if entry.name.endswith((".txt", ".toml"))}
     return sorted(names)
 
 
 def read_list(name: str) -> CategoryFile:
-    """Returns a category list that comes with vadcli by its name, or a user's file by its path.
+    """Return a category list that comes with vadcli by its name, or a user's file by its path.
 
     Raises:
         UsageError: neither exists, or the file is damaged.
@@ -177,7 +177,7 @@ def read_list(name: str) -> CategoryFile:
 
 
 def read_text(path: Path) -> str:
-    """Returns the text of a user's category file, with Unix line ends and without a byte order mark.
+    """Return the text of a user's category file, with Unix line ends and without a byte order mark.
 
     Raises:
         UsageError: the path is not a file, or the file can't be read, is longer than MOST_BYTES, or is not text.
@@ -201,7 +201,7 @@ def read_text(path: Path) -> str:
 
 
 def parse_file(text: str, where: str) -> CategoryFile:
-    """Returns the content of a category file: TOML, or one category per line.
+    """Return the content of a category file: TOML, or one category per line.
 
     The text is read as TOML if the name in `where` ends in .toml, or if a line sets format_version or is [[category]].
 
@@ -212,7 +212,7 @@ def parse_file(text: str, where: str) -> CategoryFile:
 
 
 def check_file(text: str, where: str) -> list[str]:
-    """Returns the problems of a category file, one line per problem.
+    """Return the problems of a category file, one line per problem.
 
     The most important rule is that no sentence against a category contains a word for the category. In the NOVA paper, this
     rule raised the AUC by three points.
@@ -305,7 +305,7 @@ def _bad_sentences(where: str, sentences: tuple[str, ...]) -> Iterator[str]:
 
 
 def _split(part: str, where: str) -> tuple[str, tuple[str, ...]]:
-    """Returns the name and the sentences of `NAME: SENTENCE; SENTENCE`; no sentences for `NAME` alone."""
+    """Return the name and the sentences of `NAME: SENTENCE; SENTENCE`; no sentences for `NAME` alone."""
     name, colon, told = (piece.strip() for piece in part.partition(":"))
     sentences = tuple(piece for piece in (text.strip() for text in told.split(";")) if piece)
     if colon and not (sentences and name):
@@ -331,7 +331,7 @@ def _short(text: str) -> str:
 
 @cache
 def _known() -> dict[str, Category]:
-    """Returns lower-case name -> category for all of vadcli's lists; the general list comes first."""
+    """Return lower-case name -> category for all of vadcli's lists; the general list comes first."""
     found: dict[str, Category] = {}
     for name in (DEFAULT_LIST, *category_list_names()):
         text = _text(name, ".toml")
@@ -342,7 +342,7 @@ def _known() -> dict[str, Category]:
 
 @cache
 def _shipped(name: str) -> CategoryFile:
-    """Returns a list that comes with vadcli. If it has a .txt file, its names come from there.
+    """Return a list that comes with vadcli. If it has a .txt file, its names come from there.
 
     The fingerprints of earlier scans contain the names in these .txt files.
     """

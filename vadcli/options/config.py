@@ -77,7 +77,7 @@ def out_folder(
     profile: str | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Path:
-    """Returns the output folder for a command line that does not name it, from the same layers as an option.
+    """Return the output folder for a command line that does not name it, from the same layers as an option.
 
     Args:
         section: the command's table in a TOML file. Its key `out` wins over `out` in the table of `vadcli scan`.
@@ -122,12 +122,12 @@ def from_keywords(kind: type[T], given: Mapping[str, Any]) -> T:
 
 
 def env_name(name: str, command: str = "") -> str:
-    """Returns the name of an option's environment variable. Give `command` if the command has its own variable for it."""
+    """Return the name of an option's environment variable. Give `command` if the command has its own variable for it."""
     return "_".join(filter(None, ("VADCLI", command.replace("-", "_").upper(), name.upper())))
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Returns the content of a TOML file.
+    """Return the content of a TOML file.
 
     Raises:
         UsageError: the file can't be read or is not TOML.
@@ -141,7 +141,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def _files(config: Path | None) -> Iterator[Path]:
-    """Yields the TOML files to read; a later file wins."""
+    """Yield the TOML files to read; a later file wins."""
     from platformdirs import user_config_path
 
     for path, required in (
@@ -153,7 +153,7 @@ def _files(config: Path | None) -> Iterator[Path]:
 
 
 def _tables(config: Path | None, profile: str | None, env: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (place, tables by command) for each TOML file, and then for the chosen profile in each of them. The last one wins.
+    """Yield (place, tables by command) for each TOML file, and then for the chosen profile in each of them. The last one wins.
 
     Raises:
         UsageError: a file can't be read, or no file has the profile.
@@ -227,7 +227,7 @@ def _truth(text: str) -> bool:
 
 
 def cache_folder() -> Path:
-    """Returns the platform's cache folder, for data that can be fetched or computed again."""
+    """Return the platform's cache folder, for data that can be fetched or computed again."""
     from platformdirs import user_cache_path
 
     return user_cache_path("vadcli")

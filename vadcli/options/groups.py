@@ -23,7 +23,7 @@ UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0
 
 
 def parse_duration(text: str, name: str) -> float:
-    """Returns the seconds of `90`, `90s`, `15m`, `8h`, `2d` or `500ms`.
+    """Return the seconds of `90`, `90s`, `15m`, `8h`, `2d` or `500ms`.
 
     Raises:
         UsageError: the text is not a duration.
@@ -59,7 +59,7 @@ def check_above_zero(options: Any, *names: str) -> None:
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:
-    """Returns (i, n) of `i/n`, 1 <= i <= n; (1, 1) for None.
+    """Return (i, n) of `i/n`, 1 <= i <= n; (1, 1) for None.
 
     Raises:
         UsageError: the text is not a shard.
@@ -74,7 +74,7 @@ def parse_shard(text: str | None) -> tuple[int, int]:
 
 
 def parse_numbers(text: str, name: str) -> tuple[float, ...]:
-    """Returns the numbers of `1,0.5,0.2` in order, without repeats.
+    """Return the numbers of `1,0.5,0.2` in order, without repeats.
 
     Raises:
         UsageError: the text is empty, or a part of it is not a finite number.
@@ -100,7 +100,7 @@ def option(
     default_text: str = "",
     own_variable: bool = False,
 ) -> Any:
-    """Returns a dataclass field that is also a command-line option, a TOML key and an environment variable.
+    """Return a dataclass field that is also a command-line option, a TOML key and an environment variable.
 
     The environment variable of an option `min_age` is `VADCLI_MIN_AGE`. Set `own_variable` if another command has an option of
     the same name that means something else. Then the variable of `vadcli events --format` is `VADCLI_EVENTS_FORMAT`.
@@ -118,7 +118,7 @@ def option(
 
 
 def same(kind: type[Any], name: str) -> Any:
-    """Returns a copy of a field of another option set, so that two commands can have the same option."""
+    """Return a copy of a field of another option set, so that two commands can have the same option."""
     found = next(item for item in fields(kind) if item.name == name)
     return field(default=found.default, metadata=found.metadata)
 
@@ -128,7 +128,7 @@ FIND, HOW, EVENTS, OUTPUT, RUNNING, TALK = PANELS
 
 
 def effective(options: Any) -> dict[str, Any]:
-    """Returns the values of an option set as JSON values, for the run record."""
+    """Return the values of an option set as JSON values, for the run record."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, tuple):
@@ -139,7 +139,7 @@ def effective(options: Any) -> dict[str, Any]:
 
 
 def default_of(item: Field[Any]) -> Any:
-    """Returns a field's default value; None if it has no default."""
+    """Return a field's default value; None if it has no default."""
     return item.default if item.default is not MISSING else None
 
 
@@ -190,7 +190,7 @@ class ThresholdOptions:
         check_durations(self, "min_duration", "merge_gap", "pad")
 
     def thresholds(self, default: Thresholds, calibration: Calibration | None) -> Thresholds:
-        """Returns the thresholds with which events are made from scores.
+        """Return the thresholds with which events are made from scores.
 
         Args:
             default: the thresholds for what the user does not give, usually the detector's own.
@@ -239,7 +239,7 @@ class ExitOptions:
     )
 
     def exit_code(self, *, lost: bool, events: bool) -> int:
-        """Returns the exit code of a command without a fatal error.
+        """Return the exit code of a command without a fatal error.
 
         Args:
             lost: True if some videos failed or are partial.
@@ -344,7 +344,7 @@ class DetectorOptions:
 
 
 def with_detector_options(kind: type[Any]) -> type[Any]:
-    """Returns `kind` with the options of every detector added. If both have the same option, that of `kind` counts."""
+    """Return `kind` with the options of every detector added. If both have the same option, that of `kind` counts."""
     own = []
     for name in DETECTOR_OPTIONS:
         with suppress(UsageError):  # the package is broken: the error is reported when this detector is used

@@ -184,7 +184,7 @@ class EvalOptions(TalkOptions):
         self.groups()
 
     def size(self) -> tuple[int, int] | None:
-        """Returns the (height, width) to which masks are resized; None for the size of the frames.
+        """Return the (height, width) to which masks are resized; None for the size of the frames.
 
         Raises:
             UsageError: the text is not a size.
@@ -202,7 +202,7 @@ class EvalOptions(TalkOptions):
         return height, width
 
     def groups(self) -> tuple[str, ...]:
-        """Returns the chosen groups of metrics; empty for all.
+        """Return the chosen groups of metrics; empty for all.
 
         Raises:
             UsageError: a group does not exist.

@@ -88,7 +88,7 @@ class TimeOptions:
         self.time_rules()
 
     def time_rules(self) -> TimeRules:
-        """Returns the rules by which the start of a video is found.
+        """Return the rules by which the start of a video is found.
 
         Raises:
             UsageError: the time zone or the pattern can't be read.
@@ -128,7 +128,7 @@ class WhenOptions(TimeOptions):
         self.when()
 
     def when(self) -> When:
-        """Returns the choice by time. `--since last-run` is not part of it, because it chooses by run.
+        """Return the choice by time. `--since last-run` is not part of it, because it chooses by run.
 
         Raises:
             UsageError: a time can't be read.
@@ -141,7 +141,7 @@ class WhenOptions(TimeOptions):
 
 
 def parse_since(text: str, zone: str = "") -> datetime:
-    """Returns the time that `--since` means, with its time zone.
+    """Return the time that `--since` means, with its time zone.
 
     Raises:
         UsageError: the text is neither a time nor a duration.

@@ -302,7 +302,7 @@ _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%", re.ASCII)
 
 
 def parse_share(text: str, name: str) -> float:
-    """Returns the share in [0, 1] of a text such as `15%` or `0.15`.
+    """Return the share in [0, 1] of a text such as `15%` or `0.15`.
 
     Raises:
         UsageError: the text is not a share.

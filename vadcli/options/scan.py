@@ -219,12 +219,12 @@ class BenchOptions(TalkOptions):
                 raise UsageError(f"--detectors: no detector is called {name!r}", hint=f"choose from {', '.join(DETECTORS)}")
 
     def compared(self) -> tuple[tuple[str, str], ...]:
-        """Returns the name and the model of each detector to compare; the model is "" for the default."""
+        """Return the name and the model of each detector to compare; the model is "" for the default."""
         parts = [part.strip().partition("=") for part in self.detectors.split(",") if part.strip()]
         return tuple((name.strip(), model.strip()) for name, _, model in parts)
 
     def ratio_list(self) -> tuple[float, ...]:
-        """Returns --ratios as numbers.
+        """Return --ratios as numbers.
 
         Raises:
             UsageError: a ratio is not in (0, 1].
@@ -235,7 +235,7 @@ class BenchOptions(TalkOptions):
         return ratios
 
     def batch_size_list(self) -> tuple[int, ...]:
-        """Returns --batch-sizes as numbers.
+        """Return --batch-sizes as numbers.
 
         Raises:
             UsageError: a batch size is not a whole number of at least 1.
@@ -248,7 +248,7 @@ class BenchOptions(TalkOptions):
         return tuple(int(size) for size in sizes)
 
     def detector_options(self) -> DetectorOptions:
-        """Returns the options of the LAVIDA detector."""
+        """Return the options of the LAVIDA detector."""
         shared = ("categories", "model", "device", "precision", "drop_static", "compile", "sam2")
         values = {name: getattr(self, name) for name in shared}
         if self.random_weights and not Path(self.model).is_dir():
@@ -257,7 +257,7 @@ class BenchOptions(TalkOptions):
         return found
 
     def options_of(self, name: str, model: str) -> DetectorOptions:
-        """Returns the options of one of the detectors to compare."""
+        """Return the options of one of the detectors to compare."""
         kind = DETECTOR_OPTIONS.load(name) if name in DETECTOR_OPTIONS else DetectorOptions
         if kind is _LAVIDA:
             return replace(self, model=model or self.model).detector_options()

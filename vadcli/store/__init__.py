@@ -51,7 +51,7 @@ _UNUSUAL = re.compile("(?:^|/)[_./]|/$|[=%]")
 
 
 def encode_name(relative: str | bytes | PurePath) -> str:
-    """Returns a relative path in the form in which it is stored and shown: UTF-8, `/` separators, no control characters.
+    """Return a relative path in the form in which it is stored and shown: UTF-8, `/` separators, no control characters.
 
     Control characters and bytes that are not UTF-8 become %XX. If a percent sign and the two characters after it look like
     such a code, the percent sign becomes %25, so that two files never get the same name. Any other percent sign is kept, as in
@@ -63,12 +63,12 @@ def encode_name(relative: str | bytes | PurePath) -> str:
 
 
 def printable(text: str) -> str:
-    """Returns the text in a form that can be written as UTF-8: bytes of a path that are not UTF-8 become %XX."""
+    """Return the text in a form that can be written as UTF-8: bytes of a path that are not UTF-8 become %XX."""
     return _NOT_UTF8.sub(lambda match: f"%{ord(match[0]) - 0xDC00:02X}", text)
 
 
 def told_paths(text: str) -> list[str]:
-    """Returns the paths that a stored text may mean: the text itself, and the text with %XX decoded."""
+    """Return the paths that a stored text may mean: the text itself, and the text with %XX decoded."""
     return list(dict.fromkeys((text, os.fsdecode(unquote_to_bytes(text)))))
 
 
@@ -85,7 +85,7 @@ def _encode_character(character: str) -> str:
 
 
 def _file_name(part: str) -> str:
-    """Returns one part of a path as a file name that no reader of Parquet data sets skips or misunderstands."""
+    """Return one part of a path as a file name that no reader of Parquet data sets skips or misunderstands."""
     if part in (".", ".."):
         return part.replace(".", "%2E")
     kept_apart = _LOOKS_PASSED_OVER.sub("%25", part)
@@ -93,12 +93,12 @@ def _file_name(part: str) -> str:
 
 
 def _old_file_name(part: str) -> str:
-    """Returns the file name that earlier versions gave to one part of a path."""
+    """Return the file name that earlier versions gave to one part of a path."""
     return part.replace(".", "%2E") if part in (".", "..") else _cut(part, whole=part)
 
 
 def _cut(name: str, *, whole: str) -> str:
-    """Returns the file name. If it is too long, it is cut and a hash of the whole part is added to keep it unique."""
+    """Return the file name. If it is too long, it is cut and a hash of the whole part is added to keep it unique."""
     raw = name.encode()
     if len(raw) <= _LONGEST_STEM_BYTES:
         return name
@@ -216,31 +216,31 @@ class OutputLayout:
         return self.out / ".tmp"
 
     def iter_scores(self) -> Iterator[Path]:
-        """Yields every scores file, in the order of the names."""
+        """Yield every scores file, in the order of the names."""
         return _files_under(self.out / "scores", ".parquet")
 
     def iter_events(self) -> Iterator[Path]:
-        """Yields every events document, in the order of the names."""
+        """Yield every events document, in the order of the names."""
         return _files_under(self.out / "events", ".json")
 
     def iter_embeddings(self) -> Iterator[Path]:
-        """Yields every embeddings file, in the order of the names."""
+        """Yield every embeddings file, in the order of the names."""
         return _files_under(self.out / "embeddings", ".parquet")
 
     def iter_answers(self) -> Iterator[Path]:
-        """Yields every file of answers, in the order of the names."""
+        """Yield every file of answers, in the order of the names."""
         return _files_under(self.out / "verify", ".parquet")
 
     def iter_checkpoints(self) -> Iterator[Path]:
-        """Yields the checkpoint of every video that is running or was interrupted."""
+        """Yield the checkpoint of every video that is running or was interrupted."""
         return _files_under(self.out / "scores", CHECKPOINT_SUFFIX)
 
     def iter_runs(self) -> Iterator[Path]:
-        """Yields every run record, oldest first."""
+        """Yield every run record, oldest first."""
         return _files_under(self.runs, ".json")
 
     def rename_old_files(self, videos: Iterable[str], cameras: Iterable[str]) -> None:
-        """Renames the files of these videos and cameras that still have the names of an earlier version.
+        """Rename the files of these videos and cameras that still have the names of an earlier version.
 
         Other scans may do the same at the same time.
 
@@ -278,7 +278,7 @@ class OutputLayout:
 
 @lru_cache(maxsize=4096)
 def _path_in(out: Path, kind: str, relative: str, suffix: str, *, hidden: bool, name: Callable[[str], str]) -> Path:
-    """Returns a path. It is cached, because a scan asks for the same few paths again and again, and making a path is slow."""
+    """Return a path. It is cached, because a scan asks for the same few paths again and again, and making a path is slow."""
     path = Path(f"{out}/{kind}/{_mirrored(relative, name)}{suffix}")
     return path.with_name(f".{path.name}") if hidden else path
 
@@ -290,7 +290,7 @@ def _files_under(folder: Path, suffix: str) -> Iterator[Path]:
 
 
 def stored_layout(out: Path) -> OutputLayout:
-    """Returns the layout of a scan's output folder. Raises UsageError if the folder does not exist or has no results."""
+    """Return the layout of a scan's output folder. Raises UsageError if the folder does not exist or has no results."""
     if not out.is_dir():
         raise UsageError(f"{out}: the folder does not exist", hint="name the --out folder of a scan")
     layout = OutputLayout(out)

@@ -86,12 +86,12 @@ class Answers(RowTable):
 
     @classmethod
     def none(cls, categories: int) -> Answers:
-        """Returns a table without rows."""
+        """Return a table without rows."""
         times = np.zeros(0)
         return cls(np.zeros(0, np.int64), times, times, np.zeros(0, np.bool_), np.zeros((0, categories), np.float32))
 
     def joined(self, new: Answers) -> Answers:
-        """Returns these answers together with `new`, by ascending clip. An answer of `new` replaces an older answer."""
+        """Return these answers together with `new`, by ascending clip. An answer of `new` replaces an older answer."""
         rows = {int(clip): row for row, clip in enumerate(self.clip)}
         log_odds, audit = self.log_odds.copy(), self.audit.copy()
         fresh = np.array([int(clip) not in rows for clip in new.clip], np.bool_)
@@ -120,7 +120,7 @@ class StoredAnswers:
     answers: Answers = field(repr=False)
 
     def of(self, categories: tuple[str, ...]) -> FloatArray:
-        """Returns the log-odds of some categories as (A, C) float32; NaN if a clip was not asked about a category."""
+        """Return the log-odds of some categories as (A, C) float32; NaN if a clip was not asked about a category."""
         names = list(self.metadata.questions)
         missing = np.full(len(self.answers), np.nan, np.float32)
         columns = [self.answers.log_odds[:, names.index(name)] if name in names else missing for name in categories]
@@ -128,7 +128,7 @@ class StoredAnswers:
 
 
 def write_answers(path: Path, stored: StoredAnswers) -> None:
-    """Writes a file of answers to `path`, a temporary file that the caller renames.
+    """Write a file of answers to `path`, a temporary file that the caller renames.
 
     Raises:
         OSError: the file can't be written.
@@ -144,7 +144,7 @@ def write_answers(path: Path, stored: StoredAnswers) -> None:
 
 
 def read_answers(path: Path) -> StoredAnswers:
-    """Reads a file of answers.
+    """Read a file of answers.
 
     Raises:
         DocumentError: the file is missing or damaged, or is not a file of answers of this version.
@@ -173,7 +173,7 @@ def _answers(table: pa.Table, names: list[str]) -> Answers:
 
 
 def answers_or_none(path: Path) -> StoredAnswers | None:
-    """Reads a file of answers. Returns None if the file does not exist.
+    """Read a file of answers. Returns None if the file does not exist.
 
     Raises:
         DocumentError: the file is damaged or has another version.
@@ -182,7 +182,7 @@ def answers_or_none(path: Path) -> StoredAnswers | None:
 
 
 def validate_answers(path: Path) -> list[str]:
-    """Returns one line "path: what" per error in a file of answers; an empty list if it is valid."""
+    """Return one line "path: what" per error in a file of answers; an empty list if it is valid."""
     try:
         stored = read_answers(path)
     except DocumentError as error:

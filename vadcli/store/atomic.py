@@ -42,7 +42,7 @@ class FileLock:
 
     @classmethod
     def acquire(cls, path: Path) -> FileLock | None:
-        """Creates the file if needed, and locks it. Returns None if another process holds the lock.
+        """Create the file if needed, and lock it. Returns None if another process holds the lock.
 
         Raises:
             OSError: the file can't be created.
@@ -62,7 +62,7 @@ class FileLock:
             os.close(fd)
 
     def release(self, *, delete: bool = False) -> None:
-        """Releases the lock, and deletes the file if `delete` is true. Calling it again does nothing."""
+        """Release the lock, and delete the file if `delete` is true. Calling it again does nothing."""
         if self.fd < 0:
             return
         try:
@@ -122,7 +122,7 @@ _FSYNC_NOT_OFFERED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
-    """Returns the error that says in one line why `path` can't be written."""
+    """Return the error that says in one line why `path` can't be written."""
     reason = _OUTPUT_ERRORS.get(error.errno or 0) or (error.strerror or str(error)).lower()
     if error.errno in (errno.EACCES, errno.EPERM):
         return OutputError(f"{path}: {reason}", hint="make the folder writable or choose another with --out")
@@ -135,7 +135,7 @@ def output_error(path: Path, error: OSError) -> OutputError:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns an OSError in the `with` block into an OutputError about `path`. The block may write to `path` only."""
+    """Turn an OSError in the `with` block into an OutputError about `path`. The block may write to `path` only."""
     try:
         yield
     except OSError as error:
@@ -143,7 +143,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def remove(path: Path) -> None:
-    """Removes a file if it exists.
+    """Remove a file if it exists.
 
     Raises:
         OutputError: the file can't be removed.
@@ -191,7 +191,7 @@ class Scratch:
 
     @contextmanager
     def replace(self, final: Path) -> Iterator[Path]:
-        """Yields the path of a temporary file, which becomes `final` at the end of the `with` block.
+        """Yield the path of a temporary file, which becomes `final` at the end of the `with` block.
 
         After an error, the temporary file is removed instead. It has the same suffix as `final`. Missing folders are created.
 
@@ -209,12 +209,12 @@ class Scratch:
                 temporary.unlink(missing_ok=True)
 
     def write_bytes(self, final: Path, data: bytes) -> None:
-        """Writes a complete file. If that fails, an earlier file is unchanged."""
+        """Write a complete file. If that fails, an earlier file is unchanged."""
         with self.replace(final) as temporary:
             temporary.write_bytes(data)
 
     def write_text(self, final: Path, text: str) -> None:
-        """Writes a complete UTF-8 file. If that fails, an earlier file is unchanged."""
+        """Write a complete UTF-8 file. If that fails, an earlier file is unchanged."""
         self.write_bytes(final, text.encode())
 
 
@@ -249,7 +249,7 @@ def _fsync(path: Path) -> None:
 
 
 def _own_folder(root: Path) -> tuple[Path, FileLock]:
-    """Returns a new folder and its lock. Tries again if another process removes the folder before it is locked."""
+    """Return a new folder and its lock. Tries again if another process removes the folder before it is locked."""
     while True:
         root.parent.mkdir(parents=True, exist_ok=True)
         folder = root / f"{os.getpid()}-{secrets.token_hex(4)}"
@@ -263,7 +263,7 @@ def _own_folder(root: Path) -> tuple[Path, FileLock]:
 
 
 def remove_abandoned(root: Path) -> None:
-    """Removes the folders of processes that have ended. Keeps folders of running processes and of other users."""
+    """Remove the folders of processes that have ended. Keeps folders of running processes and of other users."""
     try:
         folders = [entry for entry in root.iterdir() if entry.is_dir()]
     except FileNotFoundError:
@@ -276,7 +276,7 @@ def remove_abandoned(root: Path) -> None:
 
 
 def _remove(folder: Path, lock: FileLock) -> None:
-    """Removes a folder whose lock we hold. The lock is deleted last, so that no other process can lock it too early."""
+    """Remove a folder whose lock we hold. The lock is deleted last, so that no other process can lock it too early."""
     for entry in folder.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
@@ -296,7 +296,7 @@ class Claim:
 
     @classmethod
     def acquire(cls, path: Path) -> Claim | None:
-        """Claims the video whose checkpoint is at `path`. Returns None if another process works on the video.
+        """Claim the video whose checkpoint is at `path`. Returns None if another process works on the video.
 
         After you get a claim, check again whether the video is done: another process may just have finished it.
 
@@ -321,7 +321,7 @@ class Claim:
         return self._lock.fd
 
     def release(self, *, delete: bool) -> None:
-        """Lets other processes claim the video. Deletes the checkpoint if `delete` is true or the file is empty."""
+        """Let other processes claim the video. Deletes the checkpoint if `delete` is true or the file is empty."""
         if self.fd < 0:
             return
         with writing(self.path):

@@ -62,12 +62,12 @@ class CheckpointHeader:
             raise ValueError(f"channels ({self.channels}) and interval ({self.interval}) of a checkpoint must be at least 1")
 
     def to_bytes(self) -> bytes:
-        """Returns the JSON that is stored in the stream's metadata."""
+        """Return the JSON that is stored in the stream's metadata."""
         return json.dumps({"version": CHECKPOINT_VERSION, **asdict(self)}, sort_keys=True).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> CheckpointHeader:
-        """Reads what `to_bytes` wrote.
+        """Read what `to_bytes` wrote.
 
         Raises:
             KeyError, TypeError, ValueError: this is not a header, or it has another version.
@@ -146,7 +146,7 @@ class CheckpointWriter:
                 self._write(self._schema.serialize().to_pybytes())
 
     def append(self, block: CheckpointBlock) -> None:
-        """Adds rows after the stored rows. The rows survive the end of this process, and after the next fsync also a power cut.
+        """Add rows after the stored rows. The rows survive the end of this process, and after the next fsync also a power cut.
 
         Raises:
             OutputError: the disk is full or was removed. The rows that were stored before are kept.
@@ -161,7 +161,7 @@ class CheckpointWriter:
         self._last_row = int(block.frame_index[-1])
 
     def flush(self, *, force: bool = False) -> None:
-        """Makes all rows survive a power cut. Without `force`, it does so at most once per `fsync_every_s` seconds."""
+        """Make all rows survive a power cut. Without `force`, it does so at most once per `fsync_every_s` seconds."""
         now = time.monotonic()
         if force or now - self._synced_at >= self._fsync_every_s:
             with writing(self._claim.path):
@@ -181,7 +181,7 @@ class CheckpointWriter:
             raise ValueError(f"{self._claim.path}: embeddings of {size} bytes instead of {self.header.embedding_bytes}")
 
     def _write(self, data: bytes) -> None:
-        """Writes all of the data. If that fails, removes the part that was written."""
+        """Write all of the data. If that fails, remove the part that was written."""
         done = 0
         try:
             while done < len(data):
@@ -212,7 +212,7 @@ class Checkpoint:
     end: int
 
     def blocks(self, *, masks: bool = False, embeddings: bool = False) -> Iterator[CheckpointBlock]:
-        """Yields the stored blocks in order. One block is in memory at a time.
+        """Yield the stored blocks in order. One block is in memory at a time.
 
         Args:
             masks: also read the masks.
@@ -232,7 +232,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:
-    """Reads the checkpoint at `path`. Returns None if the file does not exist or if its header can't be read.
+    """Read the checkpoint at `path`. Returns None if the file does not exist or if its header can't be read.
 
     Reading ends at the first torn or damaged block. Only the blocks before it are used.
     """
@@ -276,7 +276,7 @@ def _schema_of(header: CheckpointHeader) -> pa.Schema:
 
 
 def _header_of(schema: pa.Schema) -> CheckpointHeader:
-    """Reads the header in a stream's schema.
+    """Read the header in a stream's schema.
 
     Raises:
         KeyError, TypeError, ValueError: there is no header, or the columns differ from those that the header asks for.
@@ -288,7 +288,7 @@ def _header_of(schema: pa.Schema) -> CheckpointHeader:
 
 
 def _to_arrow(block: CheckpointBlock, header: CheckpointHeader, schema: pa.Schema) -> pa.RecordBatch:
-    """Returns a block as it is stored: with compressed masks and a checksum in every row."""
+    """Return a block as it is stored: with compressed masks and a checksum in every row."""
     missing = ~block.sampled
     raw = np.ascontiguousarray(block.raw, np.float32).ravel()
     bbox = np.ascontiguousarray(block.bbox, np.int32).ravel()
@@ -317,7 +317,7 @@ def _packed_masks(block: CheckpointBlock) -> list[bytes | None]:
 
 
 def _checksum(columns: list[pa.Array]) -> int:
-    """Returns one CRC-32 over all columns: which values are present, the length of each binary value, and the values."""
+    """Return one CRC-32 over all columns: which values are present, the length of each binary value, and the values."""
     crc = 0
     for column in columns:
         valid = column.is_valid().to_numpy(zero_copy_only=False).tobytes() if column.null_count else bytes([1]) * len(column)
@@ -334,7 +334,7 @@ def _checksum(columns: list[pa.Array]) -> int:
 
 
 def _checked_rows(batch: pa.RecordBatch) -> tuple[int, int]:
-    """Checks a block and returns the frame_index of its first and last row.
+    """Check a block and return the frame_index of its first and last row.
 
     Raises:
         ValueError: the checksum is wrong, or this is not a block.
@@ -347,7 +347,7 @@ def _checked_rows(batch: pa.RecordBatch) -> tuple[int, int]:
 
 
 def _from_arrow(batch: pa.RecordBatch, header: CheckpointHeader, *, masks: bool, embeddings: bool) -> CheckpointBlock:
-    """Reads what `_to_arrow` wrote. Reads masks and embeddings only if these arguments are true."""
+    """Read what `_to_arrow` wrote. Reads masks and embeddings only if these arguments are true."""
     columns = {name: batch.column(name) for name in batch.schema.names}
     sampled = columns["sampled"].to_numpy(zero_copy_only=False)
     raw = np.full((len(batch), header.channels), np.nan, np.float32)

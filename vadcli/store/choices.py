@@ -55,14 +55,14 @@ class Choices:
     embeddings: tuple[str, ...] = ()
 
     def with_reviews(self, entries: Sequence[ReviewedEvent]) -> Choices:
-        """Returns the choices with more verdicts. A new verdict replaces the old verdicts whose spans overlap its span."""
+        """Return the choices with more verdicts. A new verdict replaces the old verdicts whose spans overlap its span."""
         kept = [old for old in self.reviews if not any(_overlap(old, new) for new in entries)]
         return replace(self, reviews=(*kept, *entries))
 
     def with_thresholds(
         self, detector: str, include: tuple[str, ...], new: Thresholds, change: Callable[[Thresholds], Thresholds]
     ) -> Choices:
-        """Returns the choices after events were written with other thresholds.
+        """Return the choices after events were written with other thresholds.
 
         Args:
             detector: the detector of the videos.
@@ -84,7 +84,7 @@ class Choices:
 
 
 def chosen_for(entries: Sequence[ChosenThresholds], video: str) -> Thresholds | None:
-    """Returns the thresholds of the last entry that fits a video; None if no entry fits."""
+    """Return the thresholds of the last entry that fits a video; None if no entry fits."""
     return next((entry.thresholds for entry in reversed(entries) if matches(video, entry.include)), None)
 
 
@@ -94,7 +94,7 @@ def _overlap(old: ReviewedEvent, new: ReviewedEvent) -> bool:
 
 
 def read_choices(layout: OutputLayout) -> Choices:
-    """Reads the choices of an output folder. They are empty if the folder has no file of choices.
+    """Read the choices of an output folder. They are empty if the folder has no file of choices.
 
     Raises:
         DocumentError: the file can't be read or is damaged.
@@ -108,7 +108,7 @@ def read_choices(layout: OutputLayout) -> Choices:
 
 
 def write_choices(layout: OutputLayout, scratch: Scratch, choices: Choices) -> None:
-    """Writes the choices of an output folder, or removes the file if the choices are empty.
+    """Write the choices of an output folder, or remove the file if the choices are empty.
 
     Raises:
         OutputError: the file can't be written.

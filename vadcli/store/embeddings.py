@@ -67,7 +67,7 @@ class StoredEmbeddings:
 
 
 def write_embeddings(path: Path, stored: StoredEmbeddings) -> None:
-    """Writes an embeddings file to `path`, a temporary file that the caller renames.
+    """Write an embeddings file to `path`, a temporary file that the caller renames.
 
     Raises:
         OSError: the file can't be written.
@@ -91,7 +91,7 @@ def write_embeddings(path: Path, stored: StoredEmbeddings) -> None:
 
 
 def read_embeddings_metadata(path: Path) -> EmbeddingsMetadata | None:
-    """Reads only the metadata of an embeddings file; None if the file is missing, damaged or of another version."""
+    """Read only the metadata of an embeddings file; None if the file is missing, damaged or of another version."""
     try:
         with path.open("rb") as file:
             return _metadata(pq.ParquetFile(file).schema_arrow.metadata)
@@ -100,7 +100,7 @@ def read_embeddings_metadata(path: Path) -> EmbeddingsMetadata | None:
 
 
 def read_embeddings(path: Path) -> StoredEmbeddings:
-    """Reads an embeddings file.
+    """Read an embeddings file.
 
     Raises:
         DocumentError: the file is missing or damaged, or is not an embeddings file of this version.

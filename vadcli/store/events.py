@@ -40,7 +40,7 @@ def describe_video(
     frames: int | None = None,
     moving_camera: bool | None = None,
 ) -> dict[str, Any]:
-    """Returns the `video` part of the document. If the probe failed, the values that it would give are null.
+    """Return the `video` part of the document. If the probe failed, the values that it would give are null.
 
     Args:
         path: relative path.
@@ -139,7 +139,7 @@ class EventsDocument:
             raise ValueError(f"{self.video['path']}: a failed video has no events")
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the documented fields in the documented order."""
+        """Return the documented fields in the documented order."""
         return {
             "format_version": EVENTS_FORMAT_VERSION,
             "generator": self.generator,
@@ -158,13 +158,13 @@ class EventsDocument:
         }
 
     def event_json(self, event: Event) -> dict[str, Any]:
-        """Returns the documented fields of one event, with its wall-clock times, which are null if they are unknown."""
+        """Return the documented fields of one event, with its wall-clock times, which are null if they are unknown."""
         times = [self.start.text_at(seconds) if self.start else None for seconds in (event.start_s, event.end_s)]
         return {**event.to_json(), "start_time": times[0], "end_time": times[1]}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> EventsDocument:
-        """Reads what `to_json` wrote. Check the document with `validate` first."""
+        """Read what `to_json` wrote. Check the document with `validate` first."""
         failure, scan, video = document["failure"], document.get("scan"), document["video"]
         before = document.get("scan_events")
         return cls(
@@ -199,12 +199,12 @@ def _scan_json(scan: ScanState) -> dict[str, Any]:
 
 
 def to_text(document: EventsDocument) -> str:
-    """Returns the text of the document as it is stored."""
+    """Return the text of the document as it is stored."""
     return printable(json.dumps(document.to_json(), indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def write_events(path: Path, document: EventsDocument) -> None:
-    """Writes a document to `path`, a temporary file that the caller renames.
+    """Write a document to `path`, a temporary file that the caller renames.
 
     Raises:
         OSError: the file can't be written.
@@ -213,7 +213,7 @@ def write_events(path: Path, document: EventsDocument) -> None:
 
 
 def read_events(path: Path) -> EventsDocument:
-    """Reads and checks a stored document.
+    """Read and check a stored document.
 
     Raises:
         DocumentError: the file is missing or damaged, or is not an events document of this version. The message
@@ -228,7 +228,7 @@ def read_events(path: Path) -> EventsDocument:
 
 
 def read_unchecked(path: Path) -> EventsDocument | None:
-    """Reads a document without the check of its schema, which is slow. Returns None if the document is missing or damaged."""
+    """Read a document without the check of its schema, which is slow. Returns None if the document is missing or damaged."""
     try:
         return EventsDocument.from_json(load(path))
     except (DocumentError, AttributeError, KeyError, TypeError, ValueError):
@@ -236,7 +236,7 @@ def read_unchecked(path: Path) -> EventsDocument | None:
 
 
 def load(path: Path) -> Any:
-    """Reads the JSON value in a file without checking it.
+    """Read the JSON value in a file without checking it.
 
     Raises:
         DocumentError: the file can't be read or is not JSON.
@@ -254,14 +254,14 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def schema() -> dict[str, Any]:
-    """Returns the published JSON Schema of this format version."""
+    """Return the published JSON Schema of this format version."""
     text = resources.files("vadcli.store").joinpath(f"schemas/events-{EVENTS_FORMAT_VERSION}.json").read_text("utf-8")
     loaded: dict[str, Any] = json.loads(text)
     return loaded
 
 
 def validate(document: Any, name: str) -> list[str]:
-    """Returns one line "name: where: what" per error; an empty list if the document is valid.
+    """Return one line "name: where: what" per error; an empty list if the document is valid.
 
     Checks the schema, and also what a schema can't express: rows and times must be in order and inside the video, and events
     must not overlap.
@@ -312,7 +312,7 @@ def _contradictions(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _order_contradictions(
     video: Mapping[str, Any], events: Sequence[Mapping[str, Any]], name: str
 ) -> Iterator[tuple[str, str]]:
-    """Yields what is wrong with the rows, times and numbers of the events in one list."""
+    """Yield what is wrong with the rows, times and numbers of the events in one list."""
     end_frame, end_s = 0, 0.0
     for index, event in enumerate(events):
         yield from ((f"{name}[{index}]", what) for what in _event_contradictions(event, video))
@@ -326,7 +326,7 @@ def _order_contradictions(
 def _time_contradictions(
     video: Mapping[str, Any], events: Sequence[Mapping[str, Any]], listed: str
 ) -> Iterator[tuple[str, str]]:
-    """Yields what is wrong with the wall-clock times. Old documents have no such times."""
+    """Yield what is wrong with the wall-clock times. Old documents have no such times."""
     try:
         start = StartTime.from_json(video)
     except ValueError as error:

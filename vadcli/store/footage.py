@@ -42,22 +42,22 @@ class FootageFolders:
         return [str(root) for root in stored_roots(self._layout)]
 
     def roots(self, document: EventsDocument | None = None) -> list[str]:
-        """Returns the folders to look in: first the root of this video's scan, then the other roots, the newest first."""
+        """Return the folders to look in: first the root of this video's scan, then the other roots, the newest first."""
         if self._moved_to is not None:
             return [str(self._moved_to)]
         own = str(document.scan.source.get("root") or "") if document and document.scan else ""
         return list(dict.fromkeys([*(told_paths(own) if own else []), *self._stored]))
 
     def find(self, document: EventsDocument) -> Path | None:
-        """Returns the path of a video; None if it is not found."""
+        """Return the path of a video; None if it is not found."""
         return next((path for path in _below(self.roots(document), str(document.video["path"])) if may_exist(path)), None)
 
     def judge(self, document: EventsDocument | None = None) -> str | None:
-        """Returns the first root that exists: its content decides whether a video is gone. None if no root exists."""
+        """Return the first root that exists: its content decides whether a video is gone. None if no root exists."""
         return next(filter(os.path.isdir, self.roots(document)), None)
 
     def presence(self, name: str, document: EventsDocument | None = None) -> Presence:
-        """Returns whether a video or a camera folder exists.
+        """Return whether a video or a camera folder exists.
 
         It is gone only if the closest existing folder above it, within the root, can be read and is not empty. If a share is
         not mounted, the folder in which it is usually mounted is empty.
@@ -92,7 +92,7 @@ class FootageFolders:
 
 
 def _below(roots: list[str], name: str) -> Iterator[Path]:
-    """Yields the paths that a stored name may mean. A name that leads out of the root gives no path."""
+    """Yield the paths that a stored name may mean. A name that leads out of the root gives no path."""
     for root in roots:
         for text in told_paths(name):
             if not text.startswith("/") and ".." not in text.split("/") and "\0" not in text:

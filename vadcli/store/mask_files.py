@@ -47,7 +47,7 @@ class MaskFiles:
     refined: Spans = ()
 
     def write(self, masks: Iterable[tuple[int, ByteArray]], table: ScoreTable, *, level: int) -> NDArray[np.int32]:
-        """Writes the masks, and returns the box around the pixels >= `level` of each mask.
+        """Write the masks, and return the box around the pixels >= `level` of each mask.
 
         Args:
             masks: pairs of a row and its mask, (height, width) uint8 pixel scores, in ascending order.
@@ -86,7 +86,7 @@ class MaskFiles:
 
 
 def refined_spans(layout: OutputLayout, video: str) -> Spans:
-    """Returns the spans of events whose stored masks are refined; empty if no masks are refined."""
+    """Return the spans of events whose stored masks are refined; empty if no masks are refined."""
     path = layout.mask_video(video)
     told = refined_tag(path) if path.exists() else refined_metadata(layout.mask_rle(video))
     try:

@@ -23,7 +23,7 @@ _RESCAN = "scan the video again with --masks video --force"
 
 
 def upsample_mask(mask: ByteArray, width: int, height: int) -> ByteArray:
-    """Returns a (h, w) uint8 mask after enlarging it bilinearly to (height, width). The bytes are the same on every machine."""
+    """Return a (h, w) uint8 mask after enlarging it bilinearly to (height, width). The bytes are the same on every machine."""
     if mask.shape == (height, width):
         return mask
     from PIL import Image
@@ -32,7 +32,7 @@ def upsample_mask(mask: ByteArray, width: int, height: int) -> ByteArray:
 
 
 def mask_box(mask: ByteArray, level: int) -> Box | None:
-    """Returns the box around all pixels >= `level` of a (H, W) uint8 mask; None if it has no such pixel."""
+    """Return the box around all pixels >= `level` of a (H, W) uint8 mask; None if it has no such pixel."""
     strong = mask >= level
     rows = np.flatnonzero(strong.any(axis=1))
     if not len(rows):
@@ -43,7 +43,7 @@ def mask_box(mask: ByteArray, level: int) -> Box | None:
 
 
 def enlarged_box(mask: ByteArray, width: int, height: int, level: int) -> Box | None:
-    """Returns the `mask_box` of a (h, w) mask that is enlarged to the display size.
+    """Return the `mask_box` of a (h, w) mask that is enlarged to the display size.
 
     To save time, only the part that may reach `level` is enlarged. Values very close to `level` may be rounded differently than
     in `upsample_mask`. Then a side of the box is a few pixels off.
@@ -112,7 +112,7 @@ class MaskVideoWriter:
             raise
 
     def write(self, frame: ByteArray, timestamp_s: float) -> None:
-        """Adds the mask of the next row.
+        """Add the mask of the next row.
 
         Args:
             frame: (height, width) uint8.
@@ -132,7 +132,7 @@ class MaskVideoWriter:
         self._container.mux(self._stream.encode(picture))
 
     def close(self) -> None:
-        """Finishes the file. Calling it again does nothing.
+        """Finish the file. Calling it again does nothing.
 
         Raises:
             OSError: the file can't be written.
@@ -158,7 +158,7 @@ class MaskVideoWriter:
 
 
 def masked_rows(path: Path) -> MaskRows:
-    """Returns which rows have a mask in a mask video. If the file can't be read, returns the sampled rows."""
+    """Return which rows have a mask in a mask video. If the file can't be read, returns the sampled rows."""
     try:
         return MaskRows(_tag(path, _ROWS_TAG) or MaskRows.SAMPLED)
     except ValueError:
@@ -166,7 +166,7 @@ def masked_rows(path: Path) -> MaskRows:
 
 
 def refined_tag(path: Path) -> str:
-    """Returns the note of a mask video about refined masks: the JSON `[[first row, row after the last], …]`, or ""."""
+    """Return the note of a mask video about refined masks: the JSON `[[first row, row after the last], …]`, or ""."""
     return _tag(path, _REFINED_TAG)
 
 
@@ -181,7 +181,7 @@ def _tag(path: Path, name: str) -> str:
 
 
 def read_masks(path: Path) -> Iterator[ByteArray]:
-    """Yields the masks of a mask video in row order, each as (H, W) uint8. One mask is in memory at a time.
+    """Yield the masks of a mask video in row order, each as (H, W) uint8. One mask is in memory at a time.
 
     Raises:
         DocumentError: the file is missing or damaged, or is not a mask video.

@@ -66,7 +66,7 @@ class MaskRow:
     bbox: Box | None
 
     def decode(self) -> ByteArray:
-        """Returns (H, W) uint8: 1 if the pixel is marked, else 0."""
+        """Return (H, W) uint8: 1 if the pixel is marked, else 0."""
         decoded: ByteArray = coco.decode(self.rle)
         return decoded
 
@@ -113,7 +113,7 @@ class MaskRleWriter:
             raise
 
     def write(self, frame: ByteArray, frame_index: int, pts: int) -> None:
-        """Adds the mask of the next row.
+        """Add the mask of the next row.
 
         Args:
             frame: (height, width) uint8, 0-255 = pixel score 0-1.
@@ -141,7 +141,7 @@ class MaskRleWriter:
             self._write_rows()
 
     def close(self) -> None:
-        """Finishes the file. Calling it again does nothing.
+        """Finish the file. Calling it again does nothing.
 
         Raises:
             OSError: the file can't be written.
@@ -173,7 +173,7 @@ class MaskRleWriter:
 
 
 def rle_rows(path: Path) -> MaskRows:
-    """Returns which rows have a stored mask. If the file can't be read, returns the sampled rows."""
+    """Return which rows have a stored mask. If the file can't be read, returns the sampled rows."""
     try:
         return MaskRows(_metadata(path).get(b"vadcli.masks", b"sampled").decode())
     except ValueError:
@@ -181,7 +181,7 @@ def rle_rows(path: Path) -> MaskRows:
 
 
 def rle_threshold(path: Path) -> float:
-    """Returns the lowest pixel score that is marked in a file of run lengths; 0.5 if the file can't be read."""
+    """Return the lowest pixel score that is marked in a file of run lengths; 0.5 if the file can't be read."""
     try:
         return float(_metadata(path).get(b"vadcli.mask_threshold", _ALWAYS_BEFORE))
     except ValueError:
@@ -189,7 +189,7 @@ def rle_threshold(path: Path) -> float:
 
 
 def refined_metadata(path: Path) -> str:
-    """Returns the note of a file of run lengths about refined masks, in the same form as `refined_tag`."""
+    """Return the note of a file of run lengths about refined masks, in the same form as `refined_tag`."""
     return _metadata(path).get(b"vadcli.refined", b"").decode()
 
 
@@ -202,7 +202,7 @@ def _metadata(path: Path) -> dict[bytes, bytes]:
 
 
 def read_mask_rle(path: Path) -> Iterator[MaskRow]:
-    """Yields the stored masks in row order. About a thousand rows are in memory at a time.
+    """Yield the stored masks in row order. About a thousand rows are in memory at a time.
 
     Raises:
         DocumentError: the file is missing or damaged, or is not a masks file of this version.
@@ -213,7 +213,7 @@ def read_mask_rle(path: Path) -> Iterator[MaskRow]:
 
 
 def read_boxes(path: Path) -> tuple[IndexArray, NDArray[np.int32]]:
-    """Returns the rows (S,) and boxes (S, 4) of the stored masks without decoding the masks.
+    """Return the rows (S,) and boxes (S, 4) of the stored masks without decoding the masks.
 
     A box is x, y, width, height; the width is 0 if a mask is empty.
 
@@ -265,7 +265,7 @@ class MaskTrack:
         self._restart()
 
     def at(self, row: int) -> ByteArray | None:
-        """Returns the mask to show at a row: the mask of this row, or the last mask before it.
+        """Return the mask to show at a row: the mask of this row, or the last mask before it.
 
         Returns:
             (H, W) uint8, 0–255 = pixel score 0–1. The array object stays the same until the mask changes. Masks from run
@@ -281,14 +281,14 @@ class MaskTrack:
         return self._mask
 
     def level(self, thresholds: Thresholds) -> int:
-        """Returns the lowest value of these masks that belongs to the outline of an event with these thresholds.
+        """Return the lowest value of these masks that belongs to the outline of an event with these thresholds.
 
         Run lengths have only the threshold with which they were written.
         """
         return thresholds.mask_level if self._video.exists() else _IN_THE_MIDDLE
 
     def between(self, start: int, end: int) -> Iterator[tuple[int, ByteArray]]:
-        """Yields (row, mask) for each row in [start, end) that has its own mask."""
+        """Yield (row, mask) for each row in [start, end) that has its own mask."""
         if start <= self._row:
             self._restart()
             self._row = -1
@@ -325,7 +325,7 @@ class MaskTrack:
 
 
 def _paired(path: Path, rows: IndexArray, stored: Iterator[tuple[int | None, ByteArray]]) -> Iterator[tuple[int, ByteArray]]:
-    """Yields pairs of a row and its mask: the k-th stored mask belongs to the k-th row that should have a mask.
+    """Yield pairs of a row and its mask: the k-th stored mask belongs to the k-th row that should have a mask.
 
     Args:
         path: the file that the error message names.
@@ -351,7 +351,7 @@ def _paired(path: Path, rows: IndexArray, stored: Iterator[tuple[int | None, Byt
 
 
 def masks_of(layout: OutputLayout, document: EventsDocument) -> MaskTrack | None:
-    """Returns the masks of the video of an events document; None if there are no scores or no stored masks.
+    """Return the masks of the video of an events document; None if there are no scores or no stored masks.
 
     Raises:
         DocumentError: the scores can't be read.

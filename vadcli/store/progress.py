@@ -24,7 +24,7 @@ class _Phase(StrEnum):
 
 
 def eta_s(seconds: float, progress: Mapping[str, Any]) -> float | None:
-    """Returns the estimated seconds until a run ends; None if it is not known yet.
+    """Return the estimated seconds until a run ends; None if it is not known yet.
 
     Args:
         seconds: the time since the start of the run.
@@ -72,7 +72,7 @@ class RunProgress:
         self._nodes: Counter[str] = Counter()
 
     def advance(self, video: str, *, frames: int, video_s: float, size: float) -> None:
-        """Adds work that was done on a video: rows, seconds of video, and bytes of input."""
+        """Add work that was done on a video: rows, seconds of video, and bytes of input."""
         self._fitting = None
         self._enter(_Phase.SCORE)
         self._cameras_left.discard(self._camera_of.get(video, ""))
@@ -104,7 +104,7 @@ class RunProgress:
         return self._fitting
 
     def eta_s(self) -> float | None:
-        """Returns the estimated seconds until the end; None if it is not known yet."""
+        """Return the estimated seconds until the end; None if it is not known yet."""
         known = self._spent(_Phase.SCORE) >= LEAST_SCORED_S
         return eta_s(sum(map(self._spent, _Phase)), self.to_json()) if known else None
 
@@ -117,7 +117,7 @@ class RunProgress:
         return self._spent_s[phase] + (time.monotonic() - self._since if phase is self._phase else 0.0)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the JSON values that the record stores."""
+        """Return the JSON values that the record stores."""
         fit_s, left = self._spent(_Phase.FIT), len(self._cameras_left)
         nodes = {"nodes": dict(sorted(self._nodes.items()))} if self._nodes else {}
         return {

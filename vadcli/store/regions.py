@@ -25,7 +25,7 @@ _MOST_FAULTS = 10
 
 
 def read_regions(path: Path, kind: str) -> CameraRegions:
-    """Returns the regions of a file.
+    """Return the regions of a file.
 
     Args:
         path: a JSON file or an image.
@@ -98,7 +98,7 @@ def _regions(camera: str, kind: str, given: Any, path: Path, faults: list[str]) 
 
 
 def _image(path: Path) -> MaskImage:
-    """Returns the white pixels of an image. Raises ValueError if the image can't be read or has no white pixels."""
+    """Return the white pixels of an image. Raises ValueError if the image can't be read or has no white pixels."""
     try:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened).convert("RGBA")

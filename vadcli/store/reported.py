@@ -51,7 +51,7 @@ class ReportedEvents:
                 self._read(fd)
 
     def new(self, document: EventsDocument) -> list[Event]:
-        """Returns the events of a video that are not in the list.
+        """Return the events of a video that are not in the list.
 
         Raises:
             OutputError: the list can't be read.
@@ -60,7 +60,7 @@ class ReportedEvents:
             return [event for event in document.events if self._is_new(_key(document), event)]
 
     def add(self, document: EventsDocument, event: Event) -> bool:
-        """Adds an event of a video. Returns False if another scan has already added it.
+        """Add an event of a video. Returns False if another scan has already added it.
 
         Raises:
             OutputError: the list can't be written.
@@ -78,7 +78,7 @@ class ReportedEvents:
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
-        """Opens and locks the list, and reads what other processes have added."""
+        """Open and lock the list, and read what other processes have added."""
         with self._threads, writing(self._path):
             fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
@@ -100,7 +100,7 @@ class ReportedEvents:
 
 
 def _append(fd: int, lines: str) -> None:
-    """Adds all of these lines or none. A line that an earlier process did not write completely is ended first."""
+    """Add all of these lines or none. A line that an earlier process did not write completely is ended first."""
     size = os.fstat(fd).st_size
     if size and os.pread(fd, 1, size - 1) != b"\n":
         lines = "\n" + lines

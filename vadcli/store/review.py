@@ -19,7 +19,7 @@ _KEPT_FROM_RUNNING = re.compile(r"'+[=+\-@\t\r]")
 
 
 def read_review(path: Path) -> tuple[ReviewedEvent, ...]:
-    """Reads the entries of a saved review in order. Reads CSV if the file name ends in .csv, otherwise JSON.
+    """Read the entries of a saved review in order. Reads CSV if the file name ends in .csv, otherwise JSON.
 
     Raises:
         DocumentError: the file can't be read, or an entry is not valid.
@@ -44,7 +44,7 @@ def _entries(path: Path, text: str) -> list[Any]:
 
 
 def _rows(text: str) -> list[dict[str, str]]:
-    """Returns the rows of a CSV text, without the apostrophes that keep spreadsheets from running a cell as a formula."""
+    """Return the rows of a CSV text, without the apostrophes that keep spreadsheets from running a cell as a formula."""
     rows = csv.DictReader(io.StringIO(text, newline=""))
     return [
         {

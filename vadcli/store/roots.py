@@ -13,7 +13,7 @@ from vadcli.store.run_log import read_run
 
 
 def stored_roots(layout: OutputLayout) -> Iterator[Path]:
-    """Yields the roots in the run records of an output folder, the newest first, each once.
+    """Yield the roots in the run records of an output folder, the newest first, each once.
 
     Today, an output folder has one root. Older versions took the common ancestor of each scan's paths, so an old folder may
     have several roots. If a folder has no results, the roots of its ended runs are left out. Unreadable records are skipped.

@@ -80,7 +80,7 @@ class _Totals:
         self._seconds = 0.0
 
     def count(self, result: Mapping[str, Any], sign: int, *, lost: bool) -> None:
-        """Adds the numbers in the JSON of a result (sign 1), or subtracts them (sign -1)."""
+        """Add the numbers in the JSON of a result (sign 1), or subtract them (sign -1)."""
         self._lost += sign * lost
         self._statuses[result["status"]] += sign
         for name in self._sums:
@@ -88,7 +88,7 @@ class _Totals:
         self._seconds += sign * result["seconds"]
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the JSON values that the record stores."""
+        """Return the JSON values that the record stores."""
         return {
             "videos": sum(self._statuses.values()),
             **self._statuses,
@@ -137,7 +137,7 @@ class RunRecord:
         self._write(end=None, exit_code=None)
 
     def add(self, result: VideoResult) -> None:
-        """Records the result of a video, which replaces an earlier result. Rewrites the record if that is due.
+        """Record the result of a video, which replaces an earlier result. Rewrites the record if that is due.
 
         Raises:
             OutputError: the record can't be written.
@@ -153,7 +153,7 @@ class RunRecord:
         self.flush()
 
     def flush(self, *, force: bool = False) -> None:
-        """Rewrites the record and the live file if they are due, or both if `force` is true."""
+        """Rewrite the record and the live file if they are due, or both if `force` is true."""
         now = time.monotonic()
         if force or now >= self._live_due:
             self.say()
@@ -161,7 +161,7 @@ class RunRecord:
             self._write(end=None, exit_code=None)
 
     def say(self) -> None:
-        """Writes the current state of the run to the live file. Does nothing if progress is not counted.
+        """Write the current state of the run to the live file. Does nothing if progress is not counted.
 
         Raises:
             OutputError: the live file can't be written.
@@ -183,7 +183,7 @@ class RunRecord:
         self._live_due = time.monotonic() + self._write_every_s
 
     def close(self, exit_code: int) -> None:
-        """Writes how the run ended. Calling it again does nothing."""
+        """Write how the run ended. Calling it again does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -199,7 +199,7 @@ class RunRecord:
         self.close(0 if error is None else getattr(error, "exit_code", 1))
 
     def _free_path(self) -> Path:
-        """Returns an unused path. If another run started in the same microsecond, this run's start is moved by one."""
+        """Return an unused path. If another run started in the same microsecond, this run's start is moved by one."""
         suffix = f"-{self.info.shard.replace('/', 'of')}" if self.info.shard else ""
         while True:
             path = self._layout.runs / f"{self.start:%Y%m%dT%H%M%S.%fZ}{suffix}.json"
@@ -223,7 +223,7 @@ class RunRecord:
         self._due = now + max(self._write_every_s, (now - began) / _SHARE_OF_TIME)
 
     def _head(self, end: datetime | None, exit_code: int | None) -> str:
-        """Returns the JSON text of the record up to its list of files."""
+        """Return the JSON text of the record up to its list of files."""
         unlisted = {"unlisted": self._results.unlisted_count} if self._results.unlisted_count else {}
         head = {
             "format_version": RUN_FORMAT_VERSION,
@@ -260,7 +260,7 @@ class _Results:
         return len(self._begins) - self.unlisted_count
 
     def put(self, result: VideoResult) -> VideoResult | None:
-        """Adds a result; returns the one that it replaces."""
+        """Add a result; return the one that it replaces."""
         before = self._take(result.video)
         text = printable(json.dumps(result.to_json(), ensure_ascii=False, allow_nan=False))
         line = f"{'-' if _is_skipped(result) else '+'}{text}\n".encode()
@@ -272,7 +272,7 @@ class _Results:
         return before
 
     def listed(self) -> Iterator[bytes]:
-        """Yields the results as JSON, in the order in which they were added."""
+        """Yield the results as JSON, in the order in which they were added."""
         with writing(self._path):
             self._file.flush()
         hidden = b" -" if self.unlisted_count else b" "
@@ -305,7 +305,7 @@ def _is_skipped(result: VideoResult) -> bool:
 
 
 def read_live(layout: OutputLayout) -> dict[str, dict[str, Any]]:
-    """Returns name of the run record -> content of the live file, for all scans that are running in an output folder.
+    """Return name of the run record -> content of the live file, for all scans that are running in an output folder.
 
     Damaged files are skipped.
     """
@@ -344,7 +344,7 @@ class StoredRun:
 
 
 def read_run(path: Path, *, head: bool = False) -> StoredRun:
-    """Reads a run record. If `head` is true, the list of files, which may be long, is left out.
+    """Read a run record. If `head` is true, the list of files, which may be long, is left out.
 
     Raises:
         DocumentError: the file is missing or damaged, or is not a run record of this version.
@@ -355,7 +355,7 @@ def read_run(path: Path, *, head: bool = False) -> StoredRun:
 
 
 def _head(path: Path) -> bytes:
-    """Returns the text of a record with an empty list of files; the whole text if it has no such list."""
+    """Return the text of a record with an empty list of files; the whole text if it has no such list."""
     text = b""
     with path.open("rb") as file:
         while (found := text.find(_FILES_BEGIN)) < 0:

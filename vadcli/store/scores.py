@@ -73,7 +73,7 @@ class ScoresMetadata:
     masks: MaskRows = MaskRows.SAMPLED
 
     def to_keys(self) -> dict[str, str]:
-        """Returns the Parquet metadata: key -> text."""
+        """Return the Parquet metadata: key -> text."""
         return {
             "vadcli.schema_version": str(SCORES_SCHEMA_VERSION),
             "vadcli.version": self.version,
@@ -91,7 +91,7 @@ class ScoresMetadata:
 
     @classmethod
     def from_keys(cls, keys: Mapping[str, str]) -> ScoresMetadata:
-        """Reads what `to_keys` wrote.
+        """Read what `to_keys` wrote.
 
         Raises:
             KeyError, TypeError, ValueError: this is not the metadata of a scores file of this version.
@@ -125,7 +125,7 @@ class _NoPandas:
 
 
 def keep_pandas_out() -> None:
-    """Keeps pyarrow from importing pandas, which takes longer than the start of a scan. Nothing in vadcli uses pandas.
+    """Keep pyarrow from importing pandas, which takes longer than the start of a scan. Nothing in vadcli uses pandas.
 
     pyarrow looks for pandas once, when it makes its first array. Call this only in a process that belongs to vadcli alone:
     afterwards, an array made from a pandas series may have NaN in place of null.
@@ -142,7 +142,7 @@ def _json(value: object) -> str:
 
 
 def write_scores(path: Path, table: ScoreTable, metadata: ScoresMetadata) -> None:
-    """Writes a scores file to `path`, a temporary file that the caller renames.
+    """Write a scores file to `path`, a temporary file that the caller renames.
 
     Raises:
         OSError: the file can't be written.
@@ -172,7 +172,7 @@ def write_scores(path: Path, table: ScoreTable, metadata: ScoresMetadata) -> Non
 
 
 def read_scores(path: Path) -> tuple[ScoreTable, ScoresMetadata]:
-    """Reads a scores file with all its rows.
+    """Read a scores file with all its rows.
 
     Raises:
         DocumentError: the file is missing or damaged, or is not a scores file of this version.
@@ -192,7 +192,7 @@ def read_scores(path: Path) -> tuple[ScoreTable, ScoresMetadata]:
 
 
 def read_metadata(path: Path) -> ScoresMetadata | None:
-    """Reads only the metadata of a scores file; None if the file is missing, damaged or of another version."""
+    """Read only the metadata of a scores file; None if the file is missing, damaged or of another version."""
     try:
         with path.open("rb") as file:
             return ScoresMetadata.from_keys(_keys(pq.ParquetFile(file)))
@@ -215,7 +215,7 @@ def has_fingerprint(path: Path, fingerprint: str) -> bool:
 
 
 def read_video(path: Path) -> str:
-    """Reads only the name of the video in a scores file; empty if the file has no rows.
+    """Read only the name of the video in a scores file; empty if the file has no rows.
 
     Raises:
         DocumentError: the file is missing or damaged.
@@ -230,7 +230,7 @@ def read_video(path: Path) -> str:
 
 
 def shown_s(table: ScoreTable, probe: Mapping[str, Any]) -> float:
-    """Returns the seconds from the first pts to the end of the last frame.
+    """Return the seconds from the first pts to the end of the last frame.
 
     If the video is truncated, the last frame is that of its last row.
 

@@ -16,7 +16,7 @@ from vadcli.types.wall_clock import in_zone
 
 
 def timed(document: EventsDocument, rules: TimeRules) -> EventsDocument:
-    """Returns the document with the start of its video.
+    """Return the document with the start of its video.
 
     A stored start is kept, unless the user gave rules. If it came from a pattern of an earlier scan, and the rules have no
     pattern, only its time zone is changed, because the earlier pattern is not stored.
@@ -38,7 +38,7 @@ def timed(document: EventsDocument, rules: TimeRules) -> EventsDocument:
 
 
 def choose(documents: Sequence[EventsDocument], when: When, categories: Collection[str] = ()) -> list[EventsDocument]:
-    """Returns the documents with only the chosen events, which keep their numbers.
+    """Return the documents with only the chosen events, which keep their numbers.
 
     Videos without a chosen event are left out, but failed videos are kept. Without a choice, nothing is left out.
 

@@ -91,7 +91,7 @@ class VerificationRun:
 
 
 def write_verification(layout: OutputLayout, scratch: Scratch, run: VerificationRun) -> None:
-    """Writes the record.
+    """Write the record.
 
     Raises:
         OutputError: the record can't be written.
@@ -101,7 +101,7 @@ def write_verification(layout: OutputLayout, scratch: Scratch, run: Verification
 
 
 def read_verification(layout: OutputLayout) -> VerificationRun | None:
-    """Returns the record; None if no record is stored.
+    """Return the record; None if no record is stored.
 
     Raises:
         DocumentError: the file is damaged, or has another version.

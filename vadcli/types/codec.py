@@ -44,7 +44,7 @@ class FieldError(ValueError):
 
 
 def structure(kind: type[T], values: Any, where: str = "", *, extra: bool = False) -> T:
-    """Returns a dataclass made from the plain values of a JSON or TOML object; missing fields get their defaults.
+    """Return a dataclass made from the plain values of a JSON or TOML object; missing fields get their defaults.
 
     If the field needs it, a list becomes a tuple, a text becomes an enum, and a whole number becomes a float.
 
@@ -81,7 +81,7 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 
 def value_of(hint: Any, value: Any, where: str) -> Any:
-    """Returns a plain value as the type of its annotation; raises FieldError if it has another type."""
+    """Return a plain value as the type of its annotation; raise FieldError if it has another type."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
@@ -128,7 +128,7 @@ def _short(value: Any) -> str:
 def read_document(
     path: Path, *, version: int, what: str, hint: str = "", read: Callable[[Path], bytes] = Path.read_bytes
 ) -> dict[str, Any]:
-    """Returns the object in a JSON file that has a `format_version`.
+    """Return the object in a JSON file that has a `format_version`.
 
     Args:
         path: the file.
@@ -153,7 +153,7 @@ def read_document(
 
 @contextmanager
 def document_errors(path: Path, what: str, hint: str = "") -> Iterator[None]:
-    """Turns an error that a damaged document causes in the `with` block into a DocumentError that names the file."""
+    """Turn an error that a damaged document causes in the `with` block into a DocumentError that names the file."""
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError, zlib.error) as error:

@@ -39,18 +39,18 @@ class Calibration:
     temperature: float
 
     def score_at(self, alarms_per_hour: float) -> float:
-        """Returns the score that normal video of this camera reaches this many times per hour."""
+        """Return the score that normal video of this camera reaches this many times per hour."""
         logit = math.log(self.r0_per_hour / alarms_per_hour) / self.temperature
         return 1.0 / (1.0 + math.exp(-logit))
 
     def rate_at(self, score: float) -> float:
-        """Returns how many times per hour normal video of this camera reaches a score. The score is in [0, 1]."""
+        """Return how many times per hour normal video of this camera reaches a score. The score is in [0, 1]."""
         if not 0.0 < score < 1.0:
             return math.inf if score <= 0.0 else 0.0
         return self.r0_per_hour * math.exp(-self.temperature * math.log(score / (1.0 - score)))
 
     def to_json(self) -> dict[str, float]:
-        """Returns the JSON that is stored with the scores."""
+        """Return the JSON that is stored with the scores."""
         return {"r0_per_hour": self.r0_per_hour, "temperature": self.temperature}
 
 
@@ -70,12 +70,12 @@ class Footage:
     bytes: int
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the JSON that is stored in a camera model."""
+        """Return the JSON that is stored in a camera model."""
         return {"videos": self.videos, "seconds": self.seconds, "bytes": self.bytes}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Footage:
-        """Reads what `to_json` wrote; raises KeyError, TypeError or ValueError if it is something else."""
+        """Read what `to_json` wrote; raise KeyError, TypeError or ValueError if it is something else."""
         return cls(int(document["videos"]), float(document["seconds"]), int(document["bytes"]))
 
 
@@ -102,13 +102,13 @@ class CameraModel:
     regions: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the JSON stored in cameras/; arrays are little-endian, zlib-compressed and base64-encoded."""
+        """Return the JSON stored in cameras/; arrays are little-endian, zlib-compressed and base64-encoded."""
         known = {"footage": self.footage.to_json()} if self.footage else {}
         hidden = {"regions": self.regions} if self.regions else {}
         return {**self._scoring_json(), **known, **hidden}
 
     def _scoring_json(self) -> dict[str, Any]:
-        """Returns the part of the JSON that changes scores."""
+        """Return the part of the JSON that changes scores."""
         arrays = {name: _pack(array) for name, array in sorted(self.arrays.items())}
         return {
             "format_version": 1,
@@ -121,7 +121,7 @@ class CameraModel:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> CameraModel:
-        """Reads what `to_json` wrote.
+        """Read what `to_json` wrote.
 
         Raises:
             KeyError, TypeError, ValueError: the document is not a camera model.
@@ -197,7 +197,7 @@ class ClipBatch:
     def of(
         cls, clips: Sequence[Clip], models: Sequence[CameraModel | None] | None = None, *, frames: ByteArray | None = None
     ) -> ClipBatch:
-        """Returns clips of one size as a batch.
+        """Return clips of one size as a batch.
 
         Args:
             clips: B clips.
@@ -225,7 +225,7 @@ class MaskScale(StrEnum):
     LOGIT = "logit"
 
     def pixel_scores(self) -> ByteArray:
-        """Returns (256,) uint8: the pixel score (0-255) of each stored byte. On both scales, the middle byte means 0.5."""
+        """Return (256,) uint8: the pixel score (0-255) of each stored byte. On both scales, the middle byte means 0.5."""
         bytes_ = np.arange(256)
         if self is MaskScale.SCORE:
             return bytes_.astype(np.uint8)
@@ -233,7 +233,7 @@ class MaskScale(StrEnum):
         return np.rint(255 / (1 + np.exp(-logit))).astype(np.uint8)
 
     def lowest(self, level: int) -> int:
-        """Returns the lowest stored byte on this scale whose pixel score (0-255) is at least `level`."""
+        """Return the lowest stored byte on this scale whose pixel score (0-255) is at least `level`."""
         return int(np.searchsorted(self.pixel_scores(), level))
 
 
@@ -261,7 +261,7 @@ class Embeddings:
 
     @classmethod
     def of(cls, vectors: FloatArray) -> Embeddings:
-        """Converts (..., D) float32 vectors to this form; a vector of zeros stays a vector of zeros."""
+        """Convert (..., D) float32 vectors to this form; a vector of zeros stays a vector of zeros."""
         # Dot products of two such vectors must be exact in float32: see EXACT_FLOAT32.
         levels = min(127, math.isqrt(EXACT_FLOAT32 // vectors.shape[-1]))
         peak = np.abs(vectors).max(axis=-1).astype(np.float32)
@@ -271,17 +271,17 @@ class Embeddings:
 
     @classmethod
     def unpack(cls, packed: ByteArray) -> Embeddings:
-        """Reads what `pack` wrote."""
+        """Read what `pack` wrote."""
         scale = np.ascontiguousarray(packed[..., :4]).view("<f4")[..., 0]
         return cls(np.ascontiguousarray(packed[..., 4:]).view(np.int8), scale.astype(np.float32))
 
     def pack(self) -> ByteArray:
-        """Returns (..., 4 + D) uint8: the scale, little-endian, and the values."""
+        """Return (..., 4 + D) uint8: the scale, little-endian, and the values."""
         scale = np.ascontiguousarray(self.scale, "<f4")[..., None].view(np.uint8)
         return np.concatenate([scale, self.values.view(np.uint8)], axis=-1)
 
     def vectors(self) -> FloatArray:
-        """Returns (..., D) float32 vectors; their length is 1 up to rounding."""
+        """Return (..., D) float32 vectors; their length is 1 up to rounding."""
         return np.asarray(self.values * self.scale[..., None], dtype=np.float32)
 
     def __len__(self) -> int:

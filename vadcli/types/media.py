@@ -122,12 +122,12 @@ class VideoInfo:
         return len(self.pts)
 
     def timestamps(self, pts: IndexArray) -> TimeArray:
-        """Returns seconds from the video's first pts as float64, with the same shape as `pts`."""
+        """Return seconds from the video's first pts as float64, with the same shape as `pts`."""
         first = int(self.pts[0]) if len(self.pts) else 0
         return (pts - first) * np.float64(self.time_base.numerator) / self.time_base.denominator
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the JSON that is stored with the scores. It has no pts, because the scores have a pts column."""
+        """Return the JSON that is stored with the scores. It has no pts, because the scores have a pts column."""
         return {
             "demuxer": self.demuxer,
             "codec": self.codec,
@@ -145,7 +145,7 @@ class VideoInfo:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], path: Path, pts: IndexArray) -> VideoInfo:
-        """Returns a stored probe together with its video's path and the pts of the scores.
+        """Return a stored probe together with its video's path and the pts of the scores.
 
         Raises:
             KeyError, TypeError, ValueError: the document is not a probe.
@@ -168,7 +168,7 @@ class SizeRule:
     max_area_px: int
 
     def apply(self, width: int, height: int) -> tuple[int, int]:
-        """Returns the delivered (width, height) in pixels of a frame with this display size."""
+        """Return the delivered (width, height) in pixels of a frame with this display size."""
         scale = min(1.0, math.sqrt(self.max_area_px / (width * height)))
         return _even(width * scale), _even(height * scale)
 
@@ -212,7 +212,7 @@ class ClipNeeds:
             raise ValueError(f"rate {self.rate_hz} must be positive")
 
     def interval_for(self, fps: float) -> int:
-        """Returns the frames from one sampled frame to the next in a video of this frame rate."""
+        """Return the frames from one sampled frame to the next in a video of this frame rate."""
         return self.interval or max(1, round(fps / self.rate_hz))
 
     @property
@@ -253,5 +253,5 @@ class Clip:
             raise ValueError(f"{self.video}: a clip of {t} frames needs {t} indices, times and flags")
 
     def owned(self) -> Clip:
-        """Returns the clip with its own copy of the pixels. The loader reuses the memory of the original for its next item."""
+        """Return the clip with its own copy of the pixels. The loader reuses the memory of the original for its next item."""
         return replace(self, frames=self.frames.copy())

@@ -123,7 +123,7 @@ PATTERNS: tuple[NamePattern, ...] = (
 
 
 def time_in_path(path: str) -> datetime | None:
-    """Returns the time in the path of a recording, or None if there is none. It has a time zone only if the name has one.
+    """Return the time in the path of a recording, or None if there is none. It has a time zone only if the name has one.
 
     Args:
         path: the path. Its folders are searched, too, because some recorders put the date there.
@@ -142,7 +142,7 @@ def _compiled() -> tuple[tuple[re.Pattern[str], bool], ...]:
 
 
 def time_by_pattern(path: str, pattern: re.Pattern[str]) -> datetime | None:
-    """Returns the time that a pattern of `compile_time_pattern` finds in a path; None if it finds none."""
+    """Return the time that a pattern of `compile_time_pattern` finds in a path; None if it finds none."""
     found = (_moment(match, utc=False) for match in pattern.finditer(path.replace("\\", "/")))
     return next((moment for moment in found if moment is not None), None)
 
@@ -151,7 +151,7 @@ _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct",
 
 
 def _moment(match: re.Match[str], *, utc: bool) -> datetime | None:
-    """Returns the time that the named groups of a match give; None if the day does not exist, such as 31 February."""
+    """Return the time that the named groups of a match give; None if the day does not exist, such as 31 February."""
     part = {name: text for name, text in match.groupdict().items() if text}
     try:
         if epoch := part.get("epoch"):
@@ -170,7 +170,7 @@ def _moment(match: re.Match[str], *, utc: bool) -> datetime | None:
 
 
 def _offset(text: str) -> timezone | None:
-    """Returns the time zone of `Z`, `+01:00`, `+0100` or `+1`; None for an empty text."""
+    """Return the time zone of `Z`, `+01:00`, `+0100` or `+1`; None for an empty text."""
     if not text:
         return None
     if text in "Zz":
@@ -211,7 +211,7 @@ _NEEDED = (
 
 
 def compile_time_pattern(text: str) -> re.Pattern[str]:
-    """Returns the pattern of `--time-from`: fields like `%Y-%m-%d/%H.%M.%S`, or a regular expression with named groups.
+    """Return the pattern of `--time-from`: fields like `%Y-%m-%d/%H.%M.%S`, or a regular expression with named groups.
 
     In a pattern of fields, `*` stands for any characters except `/`. The pattern may match anywhere in the path.
 
@@ -234,7 +234,7 @@ def compile_time_pattern(text: str) -> re.Pattern[str]:
 
 
 def _regex_of(text: str) -> str:
-    """Returns the regular expression of a pattern of fields.
+    """Return the regular expression of a pattern of fields.
 
     Raises:
         ValueError: the pattern has an unknown field, or the same field twice.
@@ -258,5 +258,5 @@ def _regex_of(text: str) -> str:
 
 
 def _is_digit(part: str, end: str) -> bool:
-    """Returns whether a part of a pattern has a digit at this end."""
+    """Return whether a part of a pattern has a digit at this end."""
     return part[1:] in {*"YymdHIMSfs"} if part[:1] == "%" else end.isdigit()

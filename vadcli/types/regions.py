@@ -51,7 +51,7 @@ class Polygon:
                 raise ValueError(f"point [{x:g}, {y:g}] is outside 0-1")
 
     def inside(self, width: int, height: int) -> BoolArray:
-        """Returns (height, width) bool: True if the centre of a pixel is inside."""
+        """Return (height, width) bool: True if the centre of a pixel is inside."""
         x, y = (np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height
         found = np.zeros((height, width), np.bool_)
         for (x0, y0), (x1, y1) in zip(self.points, (*self.points[1:], self.points[0]), strict=True):
@@ -62,7 +62,7 @@ class Polygon:
         return found
 
     def to_json(self) -> list[list[float]]:
-        """Returns the points as JSON."""
+        """Return the points as JSON."""
         return [[x, y] for x, y in self.points]
 
 
@@ -88,11 +88,11 @@ class MaskImage:
 
     @classmethod
     def of(cls, pixels: BoolArray) -> MaskImage:
-        """Makes a region of the pixels (H, W) that are True."""
+        """Make a region of the pixels (H, W) that are True."""
         return cls(pixels.shape[1], pixels.shape[0], np.packbits(pixels).tobytes())
 
     def inside(self, width: int, height: int) -> BoolArray:
-        """Returns (height, width) bool: True if the nearest pixel of the image is inside."""
+        """Return (height, width) bool: True if the nearest pixel of the image is inside."""
         pixels = np.unpackbits(np.frombuffer(self.bits, np.uint8), count=self.width * self.height).astype(np.bool_)
         rows = (np.arange(height) * 2 + 1) * self.height // (2 * height)
         columns = (np.arange(width) * 2 + 1) * self.width // (2 * width)
@@ -100,7 +100,7 @@ class MaskImage:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the size and the compressed pixels as JSON."""
+        """Return the size and the compressed pixels as JSON."""
         return {"size": [self.width, self.height], "bits": base64.b64encode(zlib.compress(self.bits, 9)).decode()}
 
 
@@ -108,7 +108,7 @@ Region = Polygon | MaskImage
 
 
 def region_from_json(value: Any) -> Region:
-    """Reads a region from JSON: a list of points is a polygon, and an object is what `MaskImage.to_json` wrote.
+    """Read a region from JSON: a list of points is a polygon, and an object is what `MaskImage.to_json` wrote.
 
     Raises:
         ValueError: the value is neither of them.
@@ -147,11 +147,11 @@ class Regions:
         return bool(self.ignore or self.only)
 
     def __or__(self, other: Regions) -> Regions:
-        """Returns the regions of both objects, without duplicates."""
+        """Return the regions of both objects, without duplicates."""
         return Regions(tuple(dict.fromkeys(self.ignore + other.ignore)), tuple(dict.fromkeys(self.only + other.only)))
 
     def hidden(self, width: int, height: int) -> BoolArray:
-        """Returns (height, width) bool: True for each pixel if any part of it is hidden."""
+        """Return (height, width) bool: True for each pixel if any part of it is hidden."""
         fine = max(1, min(_SAMPLES_PER_SIDE, _FINE_PX // max(width, height)))
         wide, tall = width * fine, height * fine
         found = ~_union(self.only, wide, tall) if self.only else np.zeros((tall, wide), np.bool_)
@@ -167,14 +167,14 @@ class Regions:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any] | None:
-        """Returns the JSON that is stored with the events; None if there are no regions."""
+        """Return the JSON that is stored with the events; None if there are no regions."""
         if not self:
             return None
         return {"ignore": [region.to_json() for region in self.ignore], "only": [region.to_json() for region in self.only]}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any] | None) -> Regions:
-        """Reads what `to_json` wrote; raises ValueError if it is something else."""
+        """Read what `to_json` wrote; raise ValueError if it is something else."""
         if document is None:
             return NO_REGIONS
         ignore, only = (tuple(map(region_from_json, document.get(name, ()))) for name in ("ignore", "only"))
@@ -202,12 +202,12 @@ class CameraRegions:
     by_name: Mapping[str, Regions] = field(default_factory=dict)
 
     def __or__(self, other: CameraRegions) -> CameraRegions:
-        """Returns the regions of both objects, camera by camera."""
+        """Return the regions of both objects, camera by camera."""
         names = dict.fromkeys([*self.by_name, *other.by_name])
         return CameraRegions({name: self.by_name.get(name, NO_REGIONS) | other.by_name.get(name, NO_REGIONS) for name in names})
 
     def of(self, camera: str) -> Regions:
-        """Returns the regions of all names and globs that match the camera."""
+        """Return the regions of all names and globs that match the camera."""
         found = NO_REGIONS
         for name, regions in self.by_name.items():
             if _fits(name, camera):
@@ -215,7 +215,7 @@ class CameraRegions:
         return found
 
     def unknown(self, cameras: Iterable[str]) -> list[str]:
-        """Returns the names and globs that match none of the cameras."""
+        """Return the names and globs that match none of the cameras."""
         known = tuple(cameras)
         return [name for name in self.by_name if not any(_fits(name, camera) for camera in known)]
 
@@ -241,7 +241,7 @@ class Blanker:
         self._sample = shown[:: max(1, len(shown) // _SHOWN_SAMPLES)]
 
     def blank(self, frames: ByteArray) -> None:
-        """Replaces the hidden pixels of (T, H, W, C) uint8 frames in place."""
+        """Replace the hidden pixels of (T, H, W, C) uint8 frames in place."""
         count, height, width, channels = frames.shape
         fill = np.full((count, 1, 1, channels), 128, np.uint8)
         if len(self._sample):

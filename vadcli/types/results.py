@@ -28,7 +28,7 @@ class RowTable:
     """
 
     def columns(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Returns the columns by name; fields that are not arrays are left out."""
+        """Return the columns by name; fields that are not arrays are left out."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]
         return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
@@ -98,7 +98,7 @@ class MaskRows(StrEnum):
     EVERY = "every row"
 
     def of(self, sampled: BoolArray) -> IndexArray:
-        """Returns the rows in order; the k-th stored mask belongs to the k-th row returned.
+        """Return the rows in order; the k-th stored mask belongs to the k-th row returned.
 
         Args:
             sampled: (N,) bool, True in the sampled rows of the video.
@@ -107,7 +107,7 @@ class MaskRows(StrEnum):
 
 
 def mask_level(score: float) -> int:
-    """Returns the value (0-255, at least 1) that stands for a pixel score in stored masks.
+    """Return the value (0-255, at least 1) that stands for a pixel score in stored masks.
 
     It is computed in the same way as the stored masks. So a pixel that reaches the score never has a lower value.
     """
@@ -144,7 +144,7 @@ class Thresholds:
         return mask_level(self.high)
 
     def to_json(self) -> dict[str, float]:
-        """Returns the JSON that an events document stores."""
+        """Return the JSON that an events document stores."""
         return {
             "high": self.high,
             "low": self.low,
@@ -177,7 +177,7 @@ class Verification:
     log_odds: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the JSON that an events document stores."""
+        """Return the JSON that an events document stores."""
         return {"model": self.model, "answer": str(self.answer), "log_odds": self.log_odds}
 
     @property
@@ -234,7 +234,7 @@ class Event:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the JSON that an events document stores."""
+        """Return the JSON that an events document stores."""
         return {
             "id": self.id,
             "start_frame": self.start_frame,
@@ -265,7 +265,7 @@ class Event:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Event:
-        """Reads what `to_json` wrote, and ignores unknown fields."""
+        """Read what `to_json` wrote, and ignore unknown fields."""
         values = {one.name: document[one.name] for one in fields(cls) if one.name in document}
         values["bbox"] = tuple(values["bbox"]) if values.get("bbox") else None
         if said := values.get("verification"):
@@ -365,7 +365,7 @@ class VideoResult:
         return self.status in (Status.FAILED, Status.PARTIAL) or (self.status is Status.SKIPPED and bool(self.stage))
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the documented fields in the documented order."""
+        """Return the documented fields in the documented order."""
         return {
             "video": self.video,
             "status": str(self.status),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def size_text(count: float) -> str:
-    """Returns a number of bytes as text, like `340 MB` or `15.3 GB` (decimal units)."""
+    """Return a number of bytes as text, like `340 MB` or `15.3 GB` (decimal units)."""
     for unit in ("B", "kB", "MB"):
         if count < 999.5:
             return f"{count:.0f} {unit}"
@@ -23,12 +23,12 @@ def size_text(count: float) -> str:
 
 
 def how_many(number: int, noun: str) -> str:
-    """Returns a number with its noun: `0 frames`, `1 frame`, `2 frames`."""
+    """Return a number with its noun: `0 frames`, `1 frame`, `2 frames`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def without_name(reason: str, video: str) -> str:
-    """Returns the reason without the path of the video in it, for a line that already names the video."""
+    """Return the reason without the path of the video in it, for a line that already names the video."""
     at = reason.find(f"{video}: ")
     start = reason.rfind(": ", 0, max(0, at)) + 2 if ": " in reason[: max(0, at)] else 0
     folder = reason[start : max(0, at)]
@@ -38,12 +38,12 @@ def without_name(reason: str, video: str) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Returns seconds as h:mm:ss, like a video player. It is the beginning of what `clock_ms` returns."""
+    """Return seconds as h:mm:ss, like a video player. It is the beginning of what `clock_ms` returns."""
     return clock_ms(seconds).partition(".")[0]
 
 
 def clock_ms(seconds: float, *, hour_digits: int = 1) -> str:
-    """Returns seconds as h:mm:ss.mmm, rounded to milliseconds; the hours have at least `hour_digits` digits."""
+    """Return seconds as h:mm:ss.mmm, rounded to milliseconds; the hours have at least `hour_digits` digits."""
     whole_s, ms = divmod(round(seconds * 1000), 1000)
     return f"{whole_s // 3600:0{hour_digits}d}:{whole_s // 60 % 60:02d}:{whole_s % 60:02d}.{ms:03d}"
 
@@ -59,7 +59,7 @@ def is_remote(path: Path | str) -> bool:
 
 
 def shown(path: Path) -> str:
-    """Returns a path as messages and run records show it: the URL of an object, or the path itself."""
+    """Return a path as messages and run records show it: the URL of an object, or the path itself."""
     return _REMOTE.sub(r"\1://", str(path), count=1)
 
 
@@ -90,7 +90,7 @@ class NotText(ValueError):
 
 
 def text_encoding(data: bytes) -> str:
-    """Returns the encoding of a text: `utf-8`, `utf-8-sig`, or a form of UTF-16 or UTF-32. Anything else counts as UTF-8.
+    """Return the encoding of a text: `utf-8`, `utf-8-sig`, or a form of UTF-16 or UTF-32. Anything else counts as UTF-8.
 
     UTF-16 without a byte order mark is recognised by its zero bytes: nearly all of them are in odd places, or nearly all are in
     even places. So a list of paths that are separated by NUL still counts as UTF-8.
@@ -118,7 +118,7 @@ def _has_line_end(data: bytes, encoding: str) -> bool:
 
 
 def decode_text(data: bytes) -> str:
-    """Returns the text of a user's file, without a byte order mark.
+    """Return the text of a user's file, without a byte order mark.
 
     Raises:
         NotText: the data is not text in UTF-8, UTF-16 or UTF-32.

@@ -56,20 +56,20 @@ class StartTime:
         return self.source is not TimeSource.MODIFIED
 
     def at(self, seconds: float) -> datetime:
-        """Returns the time this many seconds after the start."""
+        """Return the time this many seconds after the start."""
         return (self.moment.astimezone(UTC) + timedelta(seconds=seconds)).astimezone(self.moment.tzinfo)
 
     def text_at(self, seconds: float) -> str:
-        """Returns the time this many seconds after the start, as ISO 8601 with its offset from UTC; see `iso`."""
+        """Return the time this many seconds after the start, as ISO 8601 with its offset from UTC; see `iso`."""
         return iso(self.at(seconds))
 
     def to_json(self) -> dict[str, str | None]:
-        """Returns the fields that an events document stores about its video."""
+        """Return the fields that an events document stores about its video."""
         return {"start_time": iso(self.moment), "time_source": str(self.source), "time_zone": self.zone or None}
 
     @classmethod
     def from_json(cls, video: Mapping[str, Any]) -> StartTime | None:
-        """Reads what `to_json` wrote; None if the start is unknown.
+        """Read what `to_json` wrote; None if the start is unknown.
 
         Raises:
             ValueError: the time or the source is not valid.
@@ -87,7 +87,7 @@ class StartTime:
 
 
 def iso(moment: datetime) -> str:
-    """Returns a time as ISO 8601, rounded to milliseconds, which are left out if they are 0."""
+    """Return a time as ISO 8601, rounded to milliseconds, which are left out if they are 0."""
     odd = timedelta(microseconds=500 - (moment.microsecond + 500) % 1000)
     # The sum is made in UTC: in local time, it would forget which of the two 02:30 of autumn is meant.
     rounded = (moment.astimezone(UTC) + odd).astimezone(moment.tzinfo)
@@ -95,7 +95,7 @@ def iso(moment: datetime) -> str:
 
 
 def zone_named(name: str) -> tzinfo | None:
-    """Returns the time zone of a name like `Europe/Berlin`, `UTC` or `+01:00`. None for "", which means this machine's zone.
+    """Return the time zone of a name like `Europe/Berlin`, `UTC` or `+01:00`. None for "", which means this machine's zone.
 
     Raises:
         ValueError: the name is not a time zone.
@@ -116,7 +116,7 @@ def zone_named(name: str) -> tzinfo | None:
 
 
 def local_zone_name() -> str:
-    """Returns the name of this machine's time zone, from TZ or /etc/localtime; "" if zoneinfo does not know the name."""
+    """Return the name of this machine's time zone, from TZ or /etc/localtime; "" if zoneinfo does not know the name."""
     linked = os.path.realpath("/etc/localtime").rpartition("/zoneinfo/")[2]
     name = os.environ.get("TZ", linked).lstrip(":")
     try:
@@ -146,7 +146,7 @@ class TimeRules:
     def start_of(
         self, path: str, *, created: str = "", modified_s: float | None = None, duration_s: float | None = None
     ) -> StartTime | None:
-        """Returns the start from the first source that has a believable time; None if no source has such a time.
+        """Return the start from the first source that has a believable time; None if no source has such a time.
 
         Args:
             path: the path of the video, with its folders.
@@ -182,13 +182,13 @@ DEFAULT_RULES = TimeRules()
 
 
 def in_zone(start: StartTime, zone: str) -> StartTime:
-    """Returns the same moment in another time zone. "" stands for this machine's zone."""
+    """Return the same moment in another time zone. "" stands for this machine's zone."""
     name = zone or local_zone_name()
     return StartTime(start.moment.astimezone(zone_named(name)), start.source, name)
 
 
 def _in_zone(moment: datetime, zone: tzinfo | None) -> datetime | None:
-    """Returns a time in a zone, in which a time without a zone is read. If `zone` is None, this machine's zone is used.
+    """Return a time in a zone, in which a time without a zone is read. If `zone` is None, this machine's zone is used.
 
     Returns None if the result is outside the range of datetime.
     """
@@ -201,7 +201,7 @@ def _in_zone(moment: datetime, zone: tzinfo | None) -> datetime | None:
 
 
 def parse_created(text: str) -> datetime | None:
-    """Returns a container's creation time; it has no zone if the text has none. None if the text is not a time."""
+    """Return a container's creation time; it has no zone if the text has none. None if the text is not a time."""
     fixed = re.sub(r"^(\d{4})[:/](\d\d)[:/](\d\d)", r"\1-\2-\3", text.strip())
     try:
         return datetime.fromisoformat(fixed) if len(fixed) > 10 else None
@@ -218,7 +218,7 @@ class DayWindow:
 
     @classmethod
     def parse(cls, text: str) -> DayWindow:
-        """Reads `22:00-06:00` or `22-6`.
+        """Read `22:00-06:00` or `22-6`.
 
         Raises:
             ValueError: the text is not a part of a day.
@@ -237,7 +237,7 @@ class DayWindow:
         return (_seconds(self.end) - _seconds(self.begin)) % _DAY_S or _DAY_S
 
     def after_begin_s(self, moment: datetime) -> float:
-        """Returns the seconds from the last beginning of the window to the time of day of `moment`, in [0, 86400)."""
+        """Return the seconds from the last beginning of the window to the time of day of `moment`, in [0, 86400)."""
         return (_seconds(moment.time()) - _seconds(self.begin)) % _DAY_S
 
     def overlaps(self, begin: datetime, end: datetime) -> bool:

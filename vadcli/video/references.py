@@ -72,7 +72,7 @@ def sampled_keyframes(info: VideoInfo, interval: int) -> IndexArray | None:
 
 
 def needed_for(info: VideoInfo, rows: IndexArray) -> tuple[BoolArray | None, bool]:
-    """Returns which rows a decoder needs for the images of some rows, and True if these are the keyframes.
+    """Return which rows a decoder needs for the images of some rows, and True if these are the keyframes.
 
     They are (N,) bool: the keyframes or the references, if all the rows are such frames and enough other frames can be left
     out. Otherwise None, and all frames must be decoded.

@@ -118,7 +118,7 @@ class WeightsStatus:
         return "untrained" if not self.trained else "toy" if self.is_toy else "trained"
 
     def to_json(self) -> dict[str, Any]:
-        """Returns what `vadcli weights list --json` prints. Without an entry in the manifest, some fields are null or empty."""
+        """Return what `vadcli weights list --json` prints. Without an entry in the manifest, some fields are null or empty."""
         listed = self.entry
         return {
             "name": self.name,
@@ -140,7 +140,7 @@ class WeightsStatus:
 
 
 def locate(model: str) -> Path:
-    """Returns the LAVIDA folder that `--model` names.
+    """Return the LAVIDA folder that `--model` names.
 
     Args:
         model: the path of a folder, or a name. It is a path if it contains a path separator. A name
@@ -162,7 +162,7 @@ def locate(model: str) -> Path:
 
 
 def share(folder: Path) -> None:
-    """Makes the safetensors files of a folder readable for everyone who may read the folder.
+    """Make the safetensors files of a folder readable for everyone who may read the folder.
 
     The safetensors library writes files that only their owner can read. Links, and files with
     several hard links, are not changed, because they may belong to somebody else.
@@ -173,7 +173,7 @@ def share(folder: Path) -> None:
 
 
 def find(name: str) -> Path:
-    """Returns the folder that a path or name means. It may be a base model or encoder. Does not check the contents.
+    """Return the folder that a path or name means. It may be a base model or encoder. Does not check the contents.
 
     Raises:
         WeightsError: the folder is not on this machine, or a base model or encoder is not complete.
@@ -224,7 +224,7 @@ def is_toy(folder: Path) -> bool:
 
 
 def check_folder(folder: Path) -> None:
-    """Checks a LAVIDA folder without loading it: config, parts and all safetensors headers.
+    """Check a LAVIDA folder without loading it: config, parts and all safetensors headers.
 
     Raises:
         WeightsError: something is missing or damaged, or the folder contains a pickle.
@@ -240,7 +240,7 @@ def check_folder(folder: Path) -> None:
 
 
 def status() -> list[WeightsStatus]:
-    """Returns all weights of the manifest, then other folders under `home()`. Does not hash files."""
+    """Return all weights of the manifest, then other folders under `home()`. Does not hash files."""
     found = [_hub_status(item) if item.on_hub else _lavida_status(item.name, item) for item in manifest().values()]
     return [*found, *(_lavida_status(name, None) for name in _own_names())]
 
@@ -263,7 +263,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _candidates(name: str) -> Iterator[Path]:
-    """Yields the paths where a LAVIDA folder with this name can be. The preferred path comes first."""
+    """Yield the paths where a LAVIDA folder with this name can be. The preferred path comes first."""
     yield home() / name
     package = Path(vadcli.__file__).parent
     if (package.parent / "pyproject.toml").is_file():

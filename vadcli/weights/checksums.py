@@ -46,7 +46,7 @@ class FileSum:
             raise ValueError(f"not a SHA-256 and a size: {self.sha256!r}, {self.bytes!r}")
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the file's entry in checksums.json."""
+        """Return the file's entry in checksums.json."""
         return {"sha256": self.sha256, "bytes": self.bytes}
 
 
@@ -74,7 +74,7 @@ class Verified:
         return not (self.missing or self.changed or self.extra)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns what `vadcli weights verify --json` prints."""
+        """Return what `vadcli weights verify --json` prints."""
         return {
             "folder": str(self.folder),
             "ok": self.ok,
@@ -99,7 +99,7 @@ class Header:
 
 
 def write_checksums(folder: Path) -> Path:
-    """Hashes every file of a folder, writes checksums.json atomically and returns its path.
+    """Hash every file of a folder, write checksums.json atomically and return its path.
 
     Raises:
         WeightsError: the folder has a pickle, or a .safetensors file that is not in this format.
@@ -112,7 +112,7 @@ def write_checksums(folder: Path) -> Path:
 
 
 def verify(folder: Path) -> Verified:
-    """Hashes every file of a folder and compares it with checksums.json.
+    """Hash every file of a folder and compare it with checksums.json.
 
     Raises:
         WeightsError: checksums.json is missing or damaged, or it lists a pickle or a .safetensors
@@ -127,7 +127,7 @@ def verify(folder: Path) -> Verified:
 
 
 def compare(folder: Path, listed: Mapping[str, FileSum], *, extras_matter: bool = True) -> Verified:
-    """Compares the files of a folder with their expected hashes and sizes."""
+    """Compare the files of a folder with their expected hashes and sizes."""
     here = set(file_names(folder))
     missing = tuple(name for name in listed if not (folder / name).is_file())
     changed = tuple(name for name, item in listed.items() if name not in missing and not _fits(folder / name, item))
@@ -136,7 +136,7 @@ def compare(folder: Path, listed: Mapping[str, FileSum], *, extras_matter: bool 
 
 
 def fingerprint(folder: Path) -> str:
-    """Returns one SHA-256 over all files of a folder, with or without a checksums.json.
+    """Return one SHA-256 over all files of a folder, with or without a checksums.json.
 
     If all sizes match checksums.json, no file is missing or extra, and no file is newer than that list,
     the listed hashes are used and the files are not read. `verify` always reads every file.
@@ -147,7 +147,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def read_checksums(folder: Path) -> dict[str, FileSum]:
-    """Returns the contents of the folder's checksums.json.
+    """Return the contents of the folder's checksums.json.
 
     Raises:
         WeightsError: the file is missing or damaged.
@@ -163,7 +163,7 @@ def read_checksums(folder: Path) -> dict[str, FileSum]:
 
 
 def parse_sums(document: Mapping[str, Any]) -> dict[str, FileSum]:
-    """Returns checksums from parsed JSON.
+    """Return checksums from parsed JSON.
 
     Raises:
         ValueError: a name points outside the folder, or a hash or size is not valid.
@@ -177,7 +177,7 @@ def parse_sums(document: Mapping[str, Any]) -> dict[str, FileSum]:
 
 
 def read_header(path: Path) -> Header:
-    """Returns the header of a safetensors file. Checks the header and the length of the file, but reads no tensor.
+    """Return the header of a safetensors file. Checks the header and the length of the file, but reads no tensor.
 
     Raises:
         WeightsError: the file is missing, a pickle, a Git LFS pointer, damaged or cut short.
@@ -202,7 +202,7 @@ def read_header(path: Path) -> Header:
 
 
 def refuse_pickles(folder: Path) -> None:
-    """Checks the name of every file, and the header of every .safetensors file.
+    """Check the name of every file, and the header of every .safetensors file.
 
     Raises:
         WeightsError: a file is a pickle, or a .safetensors file is not in this format.
@@ -215,7 +215,7 @@ def refuse_pickles(folder: Path) -> None:
 
 
 def file_names(folder: Path) -> list[str]:
-    """Returns the relative, sorted names of all files except checksums.json and hidden files.
+    """Return the relative, sorted names of all files except checksums.json and hidden files.
 
     Links to folders are followed, except a link to a folder that contains the link.
     """
@@ -236,14 +236,14 @@ def file_names(folder: Path) -> list[str]:
 
 
 def file_sum(path: Path) -> FileSum:
-    """Returns the hash and length of a file."""
+    """Return the hash and length of a file."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
         return FileSum(digest.hexdigest(), file.tell())
 
 
 def git_object_id(path: Path) -> str:
-    """Returns git's object id of a file. The hub declares this id if the file is not in Git LFS."""
+    """Return git's object id of a file. The hub declares this id if the file is not in Git LFS."""
 
     def sha1() -> Any:
         return hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
@@ -254,7 +254,7 @@ def git_object_id(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object from a file.
+    """Read a JSON object from a file.
 
     Raises:
         ValueError: the file is not a JSON object, is too large, or is nested too deeply.
@@ -271,7 +271,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Writes a JSON file atomically."""
+    """Write a JSON file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
         temporary = Path(file.name)
@@ -287,7 +287,7 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def share_file(path: Path, folder: Path) -> None:
-    """Makes a file readable for everyone who may read `folder`. Does nothing if this user is not allowed to."""
+    """Make a file readable for everyone who may read `folder`. Does nothing if this user is not allowed to."""
     with suppress(OSError):
         path.chmod(folder.stat().st_mode & 0o666)
 
@@ -297,7 +297,7 @@ def _fits(path: Path, item: FileSum) -> bool:
 
 
 def _believable(folder: Path) -> dict[str, str] | None:
-    """Returns name -> sha256 from checksums.json, or None if names, sizes or times of the files do not match it."""
+    """Return name -> sha256 from checksums.json, or None if names, sizes or times of the files do not match it."""
     try:
         listed = read_checksums(folder)
         written_ns = (folder / CHECKSUMS_NAME).stat().st_mtime_ns
@@ -312,7 +312,7 @@ def _believable(folder: Path) -> dict[str, str] | None:
 
 
 def _parse_header(document: Any, data_bytes: int) -> Header:
-    """Returns the checked header: each tensor must have its place in the file. Raises ValueError that says what is wrong."""
+    """Return the checked header: each tensor must have its place in the file. Raises ValueError that says what is wrong."""
     if not isinstance(document, dict) or not isinstance(document.get("__metadata__", {}), dict):
         raise TypeError(type(document))
     metadata = document.pop("__metadata__", {})

@@ -71,7 +71,7 @@ class Entry:
 
 
 def home() -> Path:
-    """Returns the folder that contains the LAVIDA folders and the lock files of fetched base models.
+    """Return the folder that contains the LAVIDA folders and the lock files of fetched base models.
 
     It is the value of VADCLI_WEIGHTS if that is set, else a folder in the user's data directory.
     """
@@ -83,13 +83,13 @@ def home() -> Path:
 
 @cache
 def manifest() -> dict[str, Entry]:
-    """Returns all entries of weights.toml by name, in the order of the file."""
+    """Return all entries of weights.toml by name, in the order of the file."""
     document = tomllib.loads(resources.files("vadcli").joinpath("weights.toml").read_text(encoding="utf-8"))
     return parse_manifest(document)
 
 
 def parse_manifest(document: Mapping[str, Any]) -> dict[str, Entry]:
-    """Returns the entries of a parsed manifest by their main names.
+    """Return the entries of a parsed manifest by their main names.
 
     Raises:
         ValueError, TypeError: the document is not a manifest, a part is not on the hub, or two
@@ -117,18 +117,18 @@ def parse_manifest(document: Mapping[str, Any]) -> dict[str, Entry]:
 
 
 def known(name: str) -> Entry | None:
-    """Returns the entry with that name or alias; None if no entry has it."""
+    """Return the entry with that name or alias; None if no entry has it."""
     return next((item for item in manifest().values() if name in item.names), None)
 
 
 def nearest(name: str) -> str | None:
-    """Returns the name in the manifest that is most similar to a misspelt name; None if no name is similar."""
+    """Return the name in the manifest that is most similar to a misspelt name; None if no name is similar."""
     names = [one for item in manifest().values() for one in item.names]
     return next(iter(difflib.get_close_matches(name, names, n=1)), None)
 
 
 def entry(name: str) -> Entry:
-    """Returns the entry with that name or alias.
+    """Return the entry with that name or alias.
 
     Raises:
         WeightsError: no entry has this name.
@@ -145,7 +145,7 @@ DISK_FULL = ("No space left", "os error 28", "Disk quota exceeded")
 
 @contextmanager
 def one_line(item: Entry) -> Iterator[None]:
-    """Turns errors of the `with` block into vadcli's own errors. The block fetches `item`.
+    """Turn errors of the `with` block into vadcli's own errors. The block fetches `item`.
 
     Raises:
         WeightsError: the repository or revision does not exist, or this user has no access to it.

@@ -89,7 +89,7 @@ class Pulled:
     fetched: bool
 
     def to_json(self) -> dict[str, Any]:
-        """Returns what `vadcli weights pull --json` prints."""
+        """Return what `vadcli weights pull --json` prints."""
         return {
             "name": self.name,
             "folder": str(self.folder),
@@ -100,13 +100,13 @@ class Pulled:
 
 
 def _silent(line: str) -> None:
-    """Does nothing."""
+    """Do nothing."""
 
 
 def pull(
     name: str, *, update: bool = False, progress: bool = False, say: Callable[[str], None] = _silent
 ) -> tuple[Pulled, ...]:
-    """Fetches a base model, or every base model that a LAVIDA folder is built from.
+    """Fetch a base model, or every base model that a LAVIDA folder is built from.
 
     Files that are already here are verified, and fetched again only if they are damaged. An
     interrupted download continues where it stopped.
@@ -134,7 +134,7 @@ def pull(
 
 
 def base_folder(name: str) -> Path | None:
-    """Returns the folder of a base model in the hub's cache; None if it is absent or incomplete.
+    """Return the folder of a base model in the hub's cache; None if it is absent or incomplete.
 
     Never uses the network. Also finds a model that another program fetched, if it has safetensors.
     """
@@ -147,7 +147,7 @@ def base_folder(name: str) -> Path | None:
 
 
 def verify_pulled(name: str) -> Verified:
-    """Hashes a fetched base model and compares it with its lock file.
+    """Hash a fetched base model and compare it with its lock file.
 
     Raises:
         WeightsError: the model was never pulled, or its folder does not exist any more.
@@ -161,7 +161,7 @@ def verify_pulled(name: str) -> Verified:
 
 
 def read_lock(item: Entry) -> Lock | None:
-    """Returns the lock of a fetched base model; None if no lock file exists for its repository.
+    """Return the lock of a fetched base model; None if no lock file exists for its repository.
 
     Raises:
         WeightsError: the lock file is damaged.
@@ -194,7 +194,7 @@ def _pull_base(item: Entry, *, update: bool, progress: bool, say: Callable[[str]
 
 
 def _offline(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> Pulled:
-    """Returns the model from the cache. Without a lock file, its files cannot be verified."""
+    """Return the model from the cache. Without a lock file, its files cannot be verified."""
     folder = cached_snapshot(item, lock.commit if lock else item.revision)
     if folder is None or lock is not None:
         what = "the files in the cache are damaged or incomplete" if folder else "it is not in the cache"
@@ -205,7 +205,7 @@ def _offline(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> Pull
 
 
 def _declaration(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> tuple[str, dict[str, Declared]]:
-    """Returns the commit to fetch and the declared files: from the lock if there is one, else from the hub."""
+    """Return the commit to fetch and the declared files: from the lock if there is one, else from the hub."""
     if lock is not None:
         return lock.commit, {file: Declared(known.bytes, known.sha256, None) for file, known in lock.files.items()}
     from huggingface_hub import HfApi
@@ -229,7 +229,7 @@ def _declaration(item: Entry, lock: Lock | None, say: Callable[[str], None]) -> 
 
 
 def _converted(api: Any, item: Entry, original: ModelInfo) -> ModelInfo:
-    """Returns the pull request in which the hub's converter made safetensors from the same pickles.
+    """Return the pull request in which the hub's converter made safetensors from the same pickles.
 
     Raises:
         WeightsError: the converter made no pull request, or the pickles have changed since.
@@ -254,7 +254,7 @@ def _converted(api: Any, item: Entry, original: ModelInfo) -> ModelInfo:
 def _download(
     item: Entry, commit: str, declared: Mapping[str, Declared], *, progress: bool, say: Callable[[str], None]
 ) -> Path:
-    """Fetches all files and checks them. Fetches a file once more if it is not what the hub declares."""
+    """Fetch all files and check them. Fetches a file once more if it is not what the hub declares."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
@@ -294,7 +294,7 @@ def _snapshot(item: Entry, revision: str | None, *, local: bool) -> Path:
 
 
 def cached_snapshot(item: Entry, revision: str | None, *, whole: bool = True) -> Path | None:
-    """Returns a snapshot in the hub's cache, or None.
+    """Return a snapshot in the hub's cache, or None.
 
     With `whole`, the snapshot must have a config and all safetensors that its index lists.
     """
@@ -313,14 +313,14 @@ def cached_snapshot(item: Entry, revision: str | None, *, whole: bool = True) ->
 
 
 def _repo_folder(item: Entry) -> Path:
-    """Returns the folder of a model in the hub's cache, without the imports of huggingface_hub that are slow."""
+    """Return the folder of a model in the hub's cache, without the imports of huggingface_hub that are slow."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE) / constants.REPO_ID_SEPARATOR.join(["models", *item.repo_id.split("/")])
 
 
 def _any_snapshot(item: Entry) -> Path | None:
-    """Returns the newest complete snapshot of a model, or None.
+    """Return the newest complete snapshot of a model, or None.
 
     It may be a snapshot of any revision: if a model was fetched by commit or pull request, the cache has no default branch.
     """
@@ -376,7 +376,7 @@ def _pulled(item: Entry, folder: Path, lock: Lock, *, fetched: bool) -> Pulled:
 
 
 def lock_paths(item: Entry) -> list[Path]:
-    """Returns the possible paths of a model's lock file. The first uses the main name; older versions used an alias."""
+    """Return the possible paths of a model's lock file. The first uses the main name; older versions used an alias."""
     return [home() / ".locks" / f"{name}.json" for name in item.names]
 
 

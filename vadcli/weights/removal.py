@@ -40,12 +40,12 @@ class Removed:
     kept_bytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Returns what `vadcli weights remove --json` prints."""
+        """Return what `vadcli weights remove --json` prints."""
         return {"name": self.name, "commit": self.commit, "freed_bytes": self.freed_bytes, "kept_bytes": self.kept_bytes}
 
 
 def remove(name: str, *, say: Callable[[str], None] = lambda line: None) -> Removed:
-    """Deletes a pulled model from the hub's cache, and deletes its lock file. Does not use the network.
+    """Delete a pulled model from the hub's cache, and delete its lock file. Does not use the network.
 
     Args:
         name: a name or alias of the manifest.
@@ -80,7 +80,7 @@ def remove(name: str, *, say: Callable[[str], None] = lambda line: None) -> Remo
 
 
 def _removable(name: str) -> Entry:
-    """Returns the manifest entry of a name. Raises WeightsError if its files are not kept in the hub's cache."""
+    """Return the manifest entry of a name. Raises WeightsError if its files are not kept in the hub's cache."""
     item = known(name)
     if item is not None and item.on_hub:
         return item
@@ -94,7 +94,7 @@ def _removable(name: str) -> Entry:
 
 
 def _delete_revision(item: Entry, commit: str) -> tuple[int, int]:
-    """Deletes one revision from the hub's cache. Returns how many bytes were freed and how many stay."""
+    """Delete one revision from the hub's cache. Returns how many bytes were freed and how many stay."""
     from huggingface_hub import CacheNotFound, constants, scan_cache_dir
     from huggingface_hub.file_download import repo_folder_name
 
@@ -126,7 +126,7 @@ def _delete_revision(item: Entry, commit: str) -> tuple[int, int]:
 
 @contextmanager
 def _quiet_hub() -> Iterator[None]:
-    """Hides the tracebacks that huggingface_hub prints if it cannot delete a file. vadcli reports this in one line."""
+    """Hide the tracebacks that huggingface_hub prints if it cannot delete a file. vadcli reports this in one line."""
     from huggingface_hub.utils import logging as hub_logging
 
     level = hub_logging.get_verbosity()

@@ -69,7 +69,7 @@ class CheckResult:
         return self.right >= self.needed
 
     def to_json(self) -> dict[str, Any]:
-        """Returns what `vadcli weights check --json` prints about one test."""
+        """Return what `vadcli weights check --json` prints about one test."""
         return {
             "test": self.name,
             "what": self.what,
@@ -84,7 +84,7 @@ class CheckResult:
 
 
 def check(name: str) -> list[CheckResult]:
-    """Returns the results of all tests of some weights on this machine.
+    """Return the results of all tests of some weights on this machine.
 
     Args:
         name: a name of `vadcli weights list`, or a transformers folder.
@@ -109,7 +109,7 @@ def check(name: str) -> list[CheckResult]:
 
 
 def check_encoder(encoder: Encoder) -> list[CheckResult]:
-    """Returns the result of each question, and of two tests that look only at vectors.
+    """Return the result of each question, and of two tests that look only at vectors.
 
     Args:
         encoder: any image-text encoder. It encodes about fifty pictures and a hundred sentences.
@@ -128,7 +128,7 @@ def check_encoder(encoder: Encoder) -> list[CheckResult]:
 
 
 def check_asker(asker: Asker) -> list[CheckResult]:
-    """Returns whether a model says yes to the right question about each clip more clearly than to every other question.
+    """Return whether a model says yes to the right question about each clip more clearly than to every other question.
 
     Args:
         asker: any `Asker`. It answers six questions about each of six clips, and nine about each of nine clips.
@@ -145,7 +145,7 @@ def check_asker(asker: Asker) -> list[CheckResult]:
 
 
 def _ranked(question: Question, cosines: FloatArray, measure: str = "margin") -> CheckResult:
-    """Returns the result of a question from the cosines, or log-odds, of (N pictures, K answers)."""
+    """Return the result of a question from the cosines, or log-odds, of (N pictures, K answers)."""
     rows = np.arange(len(question.answers))
     right = cosines[rows, question.answers]
     wrong = cosines.copy()
@@ -156,7 +156,7 @@ def _ranked(question: Question, cosines: FloatArray, measure: str = "margin") ->
 
 
 def _same_in_capitals(encoder: Encoder, asked: Sequence[Question]) -> CheckResult:
-    """Tests that capitals change nothing: CLIP and SigLIP were trained on lower-case text, so their tokenizers must use it."""
+    """Test that capitals change nothing: CLIP and SigLIP were trained on lower-case text, so their tokenizers must use it."""
     sentences = [wording[0] for question in asked for wording in question.sentences]
     small, capital = (encoder.encode_text(lines) for lines in (sentences, [line.upper() for line in sentences]))
     cosines = (small * capital).sum(axis=1)
@@ -179,7 +179,7 @@ Segment = Callable[[ByteArray, FloatArray], BoolArray]
 
 
 def check_masks(segment: Segment) -> list[CheckResult]:
-    """Tests that the mask at a point is the disc that was drawn there: first a single disc, then one of two discs."""
+    """Test that the mask at a point is the disc that was drawn there: first a single disc, then one of two discs."""
     places = [(192, 192, 90), (120, 150, 60), (250, 230, 80), (150, 260, 50)]  # x, y, radius in pixels
     neighbours = [(340, 340, 35), (300, 300, 45), (90, 90, 45), (280, 90, 45)]
     colours = list(COLOURS.values())
@@ -207,7 +207,7 @@ def _draw_discs(pen: ImageDraw, discs: list[tuple[int, int, int, Colour]]) -> No
 
 
 def sam2_segment(folder: Path) -> Segment:
-    """Returns a function that computes masks from points with a SAM2 model, in float32 on the CPU.
+    """Return a function that computes masks from points with a SAM2 model, in float32 on the CPU.
 
     `--refine-masks` uses the same model and the same code, with a box as a second prompt.
 

@@ -50,12 +50,12 @@ class Question:
 
 
 def questions() -> tuple[Question, ...]:
-    """Returns all questions, with drawn pictures. The pictures are the same every time."""
+    """Return all questions, with drawn pictures. The pictures are the same every time."""
     return (_discs(), _shapes(), _stripes(), _words(), _day_and_night())
 
 
 def clip_questions() -> tuple[Question, ...]:
-    """Returns the questions about clips. Each clip shows one picture all the time, and each sentence is a yes/no question."""
+    """Return the questions about clips. Each clip shows one picture all the time, and each sentence is a yes/no question."""
     shapes = _shapes()
     ask = "Does this video clip show {}?"
     colours = tuple((ask.format(f"a {name} square"),) for name in COLOURS)
@@ -147,7 +147,7 @@ def _day_and_night() -> Question:
 
 
 def _scene(pen: ImageDraw, kind: str, *, night: bool) -> None:
-    """Draws a street, hills or the sea under the sun or the moon."""
+    """Draw a street, hills or the sea under the sun or the moon."""
 
     def lit(colour: Colour) -> Colour:
         return tuple(int(value * 0.18) for value in colour) if night else colour  # type: ignore[return-value]
@@ -181,12 +181,12 @@ def _scene(pen: ImageDraw, kind: str, *, night: bool) -> None:
 
 
 def disc(pen: ImageDraw, x: int, y: int, radius: int, colour: Colour) -> None:
-    """Draws a filled circle around (x, y), in pixels."""
+    """Draw a filled circle around (x, y), in pixels."""
     pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
 
 
 def drawn(draw: Callable[[ImageDraw], object], ground: Colour) -> ByteArray:
-    """Returns the picture that `draw` draws on a plain background, (SIDE_PX, SIDE_PX, 3) uint8."""
+    """Return the picture that `draw` draws on a plain background, (SIDE_PX, SIDE_PX, 3) uint8."""
     from PIL import Image, ImageDraw
 
     image = Image.new("RGB", (SIDE_PX, SIDE_PX), ground)
