@@ -12,9 +12,15 @@ import numpy as np
 from vadcli.detectors.encoders import encoder_fingerprint, encoder_key
 from vadcli.engine.cameras import write_camera
 from vadcli.store import OutputLayout
-from vadcli.store.embeddings import EmbeddingsMetadata, StoredEmbeddings, read_embeddings, write_embeddings
 from vadcli.store.events import EventsDocument, ScanState, write_events
-from vadcli.store.scores import read_scores, write_scores
+from vadcli.store.scores import (
+    EmbeddingsMetadata,
+    StoredEmbeddings,
+    read_embeddings,
+    read_scores,
+    write_embeddings,
+    write_scores,
+)
 from vadcli.types import CameraModel, Embeddings, FloatArray, ScoreTable, Status, Thresholds
 
 HOUR_S = 3600

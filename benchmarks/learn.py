@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from vadcli.store import OutputLayout
-from vadcli.store.embeddings import EmbeddingsMetadata, StoredEmbeddings, write_embeddings
 from vadcli.store.events import EventsDocument, describe_video, write_events
+from vadcli.store.scores import EmbeddingsMetadata, StoredEmbeddings, write_embeddings
 from vadcli.types import Embeddings, Event, Thresholds
 
 RATE_HZ, FPS, EVENT_S, VIDEOS = 2, 10, 20, 50

@@ -14,7 +14,7 @@ from vadcli.errors import VadcliError
 from vadcli.ground_truth import open_ground_truth
 from vadcli.options.categories import read_list as read_categories
 from vadcli.options.config import read_toml
-from vadcli.store.review import read_review
+from vadcli.store.choices import read_review
 from vadcli.train.datasets.base import read_json, read_lines
 
 ENCODINGS: dict[str, Callable[[str], bytes]] = {

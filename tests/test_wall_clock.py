@@ -17,7 +17,7 @@ from vadcli.errors import UsageError
 from vadcli.options.mixins import TimeOptions, WhenOptions, parse_since
 from vadcli.searching import rows_in
 from vadcli.store.events import EventsDocument, ScanState, validate
-from vadcli.store.times import choose, timed
+from vadcli.store.footage import choose, timed
 from vadcli.types import DayWindow, StartTime, Status, TimeRules, TimeSource, When
 from vadcli.types.name_times import PATTERNS, compile_time_pattern, time_by_pattern, time_in_path
 from vadcli.types.wall_clock import iso

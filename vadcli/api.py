@@ -211,7 +211,7 @@ def render_all(paths: Sequence[Path], options: RenderOptions, *, watch: Watch | 
     from vadcli.engine.plan import make_plan, no_video_text
     from vadcli.engine.roots import OutsideRoot
     from vadcli.store import OutputLayout
-    from vadcli.store.roots import stored_roots
+    from vadcli.store.footage import stored_roots
     from vadcli.types.text import is_remote
 
     layout = OutputLayout(options.out)

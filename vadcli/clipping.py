@@ -18,8 +18,7 @@ from vadcli.options import ClipsOptions, parse_duration
 from vadcli.store import OutputLayout, matches, stored_layout
 from vadcli.store.atomic import Scratch
 from vadcli.store.events import EventsDocument, read_events
-from vadcli.store.footage import FootageFolders
-from vadcli.store.times import choose, timed
+from vadcli.store.footage import FootageFolders, choose, timed
 from vadcli.types import ClipNeeds, Event, PixelFormat, SizeRule, VideoInfo
 from vadcli.types.text import clock, how_many, without_name
 from vadcli.video.cut import MUXERS, Cut, cut_file, plan_cut, why_uncuttable

@@ -18,15 +18,15 @@ from vadcli.errors import NoVideoFound, VideoError
 from vadcli.options import EmbedOptions
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch, writing
-from vadcli.store.embeddings import (
+from vadcli.store.footage import stored_roots
+from vadcli.store.scores import (
     EmbeddingsMetadata,
     StoredEmbeddings,
     read_embeddings,
     read_embeddings_metadata,
+    read_metadata,
     write_embeddings,
 )
-from vadcli.store.roots import stored_roots
-from vadcli.store.scores import read_metadata
 from vadcli.types import ClipNeeds, Embeddings, IndexArray, PixelFormat, SizeRule, TimeArray
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, loader_options
 

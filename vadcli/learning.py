@@ -20,8 +20,8 @@ from vadcli.heads.stored import Card, head_kind, reach_of, write_head
 from vadcli.options import LearnOptions
 from vadcli.store import OutputLayout, matches
 from vadcli.store.atomic import writing
+from vadcli.store.choices import read_review
 from vadcli.store.events import EventsDocument, read_unchecked
-from vadcli.store.review import read_review
 from vadcli.store.scores import read_scores
 from vadcli.types import FloatArray, ReviewedEvent, Verdict
 from vadcli.types.text import SAVE_AS, NotText, decode_text, how_many

@@ -21,9 +21,8 @@ from vadcli.options import PruneOptions, parse_duration
 from vadcli.store import CHECKPOINT_SUFFIX, OutputLayout, matches, stored_layout
 from vadcli.store.atomic import Claim, Scratch, output_error
 from vadcli.store.events import EventsDocument, read_events
-from vadcli.store.footage import FootageFolders, Presence
+from vadcli.store.footage import FootageFolders, Presence, timed
 from vadcli.store.run_log import read_live
-from vadcli.store.times import timed
 from vadcli.types import DEFAULT_RULES
 from vadcli.types.text import how_many
 

@@ -22,9 +22,8 @@ from vadcli.engine.runner import Stop
 from vadcli.errors import UsageError, WeightsError
 from vadcli.options import ScanOptions
 from vadcli.store import OutputLayout
-from vadcli.store.embeddings import read_embeddings
 from vadcli.store.events import read_events
-from vadcli.store.scores import read_scores
+from vadcli.store.scores import read_embeddings, read_scores
 from vadcli.types import Status, Thresholds, VideoResult
 
 FPS = 10

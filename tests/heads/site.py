@@ -12,8 +12,8 @@ import numpy as np
 
 from tests.evaluate.outputs import FPS, write_scan
 from vadcli.store import OutputLayout
-from vadcli.store.embeddings import EmbeddingsMetadata, StoredEmbeddings, write_embeddings
 from vadcli.store.events import read_events
+from vadcli.store.scores import EmbeddingsMetadata, StoredEmbeddings, write_embeddings
 from vadcli.types import Embeddings, FloatArray
 
 WIDTH = 32

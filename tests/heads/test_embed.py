@@ -17,8 +17,7 @@ from tests.store.test_scores import METADATA, table_of
 from vadcli.embedding import embed_all
 from vadcli.options import EmbedOptions
 from vadcli.store import OutputLayout
-from vadcli.store.embeddings import read_embeddings, write_embeddings
-from vadcli.store.scores import read_scores, write_scores
+from vadcli.store.scores import read_embeddings, read_scores, write_embeddings, write_scores
 from vadcli.types import ByteArray, FloatArray
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from vadcli.errors import DocumentError
-from vadcli.store.embeddings import (
+from vadcli.store.scores import (
     EmbeddingsMetadata,
     StoredEmbeddings,
     read_embeddings,

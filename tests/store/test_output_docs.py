@@ -12,7 +12,7 @@ from tests.store.documents import DOCUMENT
 from tests.store.test_masks import frames_of
 from tests.store.test_scores import METADATA, table_of
 from vadcli.export.text import CSV_COLUMNS
-from vadcli.store import OutputLayout, answers, scores
+from vadcli.store import OutputLayout, scores, verification
 from vadcli.store import masks as mask_rle
 from vadcli.store.atomic import Scratch
 from vadcli.store.events import schema, validate, write_events
@@ -46,7 +46,7 @@ def blocks(language):
 
 
 @pytest.mark.parametrize(
-    ("section", "arrow"), [("Scores", scores.SCHEMA), ("Verify", answers.SCHEMA), ("Masks", mask_rle.SCHEMA)]
+    ("section", "arrow"), [("Scores", scores.SCHEMA), ("Verify", verification.SCHEMA), ("Masks", mask_rle.SCHEMA)]
 )
 def test_every_column_is_documented_with_its_type(section, arrow):
     words = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vadcli.errors import DocumentError
-from vadcli.store.review import read_review
+from vadcli.store.choices import read_review
 from vadcli.types import ReviewedEvent, Verdict
 
 ENTRY = {"video": "=a.mp4", "start_s": 1.0, "end_s": 2.5, "peak_score": 0.75, "verdict": "false", "note": 'a, "b"'}

@@ -28,11 +28,11 @@ from vadcli.errors import UsageError
 from vadcli.options import ScanOptions, VerifyOptions
 from vadcli.options.categories import Category
 from vadcli.store import OutputLayout
-from vadcli.store.answers import StoredAnswers, read_answers
 from vadcli.store.atomic import Claim
 from vadcli.store.events import read_events, write_events
 from vadcli.store.masks import MaskTrack
 from vadcli.store.scores import read_scores, shown_s
+from vadcli.store.verification import StoredAnswers, read_answers
 from vadcli.types import Answer, CameraModel, Event, Thresholds
 from vadcli.verifying import VerifyResult, verify_all
 from vadcli.verifying.survey import Survey, clip_needs

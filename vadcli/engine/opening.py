@@ -17,7 +17,7 @@ from vadcli.options import FindOptions, ScanOptions, parse_categories, parse_dur
 from vadcli.registry import RUNNERS
 from vadcli.store import OutputLayout
 from vadcli.store.choices import read_choices
-from vadcli.store.roots import stored_roots
+from vadcli.store.footage import stored_roots
 
 
 def open_scan(paths: Sequence[Path], options: ScanOptions, *, command: Sequence[str] = ("vadcli.scan",)) -> Scan:

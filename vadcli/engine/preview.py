@@ -12,11 +12,10 @@ from vadcli.engine.recut import calibration_of
 from vadcli.errors import DocumentError
 from vadcli.options import EventsOptions
 from vadcli.store import OutputLayout, matches, stored_layout
-from vadcli.store.choices import read_choices
+from vadcli.store.choices import read_choices, read_review
 from vadcli.store.events import EventsDocument, read_events
-from vadcli.store.review import read_review
+from vadcli.store.footage import choose
 from vadcli.store.scores import read_scores, shown_s
-from vadcli.store.times import choose
 from vadcli.types import Calibration, ReviewedEvent, When
 
 ROUND_THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

@@ -20,15 +20,14 @@ from vadcli.engine.verified import VerifiedVideo, verified_events
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options import EventsOptions
 from vadcli.store import OutputLayout, matches, stored_layout
-from vadcli.store.answers import answers_or_none, validate_answers
 from vadcli.store.atomic import Scratch
-from vadcli.store.choices import Choices, read_choices, write_choices
+from vadcli.store.choices import Choices, read_choices, read_review, write_choices
 from vadcli.store.events import EventsDocument, load, read_events, validate, write_events
+from vadcli.store.footage import choose, timed
 from vadcli.store.mask_video import mask_box, masked_rows, read_masks
 from vadcli.store.masks import read_boxes, rle_threshold
-from vadcli.store.review import read_review
 from vadcli.store.scores import ScoresMetadata, read_metadata, read_scores, shown_s
-from vadcli.store.times import choose, timed
+from vadcli.store.verification import answers_or_none, validate_answers
 from vadcli.types import DEFAULT_RULES, Calibration, ReviewedEvent, ScoreTable, Thresholds, TimeRules, mask_level
 
 if TYPE_CHECKING:

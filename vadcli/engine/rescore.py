@@ -18,16 +18,19 @@ from vadcli.engine.results import category_columns, every_row
 from vadcli.errors import DocumentError
 from vadcli.store.atomic import remove
 from vadcli.store.checkpoint import Checkpoint
-from vadcli.store.embeddings import (
+from vadcli.store.events import ScanState, read_events, write_events
+from vadcli.store.footage import timed
+from vadcli.store.scores import (
     EmbeddingsMetadata,
+    ScoresMetadata,
     StoredEmbeddings,
     read_embeddings,
     read_embeddings_metadata,
+    read_scores,
+    shown_s,
     write_embeddings,
+    write_scores,
 )
-from vadcli.store.events import ScanState, read_events, write_events
-from vadcli.store.scores import ScoresMetadata, read_scores, shown_s, write_scores
-from vadcli.store.times import timed
 from vadcli.types import (
     NO_REGIONS,
     CameraModel,

@@ -14,7 +14,7 @@ import numpy as np
 
 from vadcli.cutting import EventBoxes, cut_events, inherit_boxes, inherit_categories
 from vadcli.detectors.calibration import BellTail, CategoryTails, sigmoid
-from vadcli.store.answers import StoredAnswers
+from vadcli.store.verification import StoredAnswers
 from vadcli.types import (
     Answer,
     BoolArray,

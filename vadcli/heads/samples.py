@@ -12,7 +12,7 @@ from vadcli.errors import DocumentError
 from vadcli.heads import LOGIT_LIMIT, Sample
 from vadcli.heads.stored import CardEncoder
 from vadcli.store import OutputLayout
-from vadcli.store.embeddings import StoredEmbeddings, read_embeddings
+from vadcli.store.scores import StoredEmbeddings, read_embeddings
 from vadcli.types import Embeddings, FloatArray, IndexArray, ScoreTable, TimeArray
 
 MOST_ROWS = 64

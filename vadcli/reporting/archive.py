@@ -12,8 +12,8 @@ from vadcli.errors import DocumentError, UsageError
 from vadcli.options.mixins import LAST_RUN, parse_since
 from vadcli.store import OutputLayout, matches, printable, told_paths
 from vadcli.store.events import EventsDocument, read_events
+from vadcli.store.footage import timed
 from vadcli.store.run_log import StoredRun, read_run
-from vadcli.store.times import timed
 from vadcli.store.verification import VerificationRun, read_verification
 from vadcli.types import (
     DEFAULT_RULES,

@@ -2,18 +2,15 @@
 
 - atomic: file locks, and writes that leave either a complete file or no file
 - checkpoint: the raw scores of a running video
-- scores: the scores of a finished video, as Parquet
-- embeddings: one vector per sampled frame, as Parquet
-- answers: the answers of a second model about clips of a video, as Parquet
+- scores: the scores of a finished video, and one vector per sampled frame, as Parquet
 - events: the events document of a video
-- times: the wall-clock start of stored videos, and the choice of events by time
-- review: a saved review of events
+- verification: the answers of a second model about clips of a video, and the record of `vadcli verify`
 - regions: the user's file of hidden regions
 - mask_video, masks: the masks of a video, as a gray video or as run lengths; mask_files writes both
-- choices: thresholds and review that `vadcli events --write` stores
+- choices: a saved review of events, and the thresholds and review that `vadcli events --write` stores
 - progress: how far a run has come
 - run_log: the run record, and what a running scan reports every second
-- roots, footage: the folders that names are relative to, and whether a video still exists there
+- footage: where stored videos are, whether they still exist, when they started, and the choice of events by time
 - reported: the events that scans have reported
 """
 

@@ -1,24 +1,88 @@
-"""The thresholds and the verdicts of a review that `vadcli events --write` stores for later scans.
+"""What the user decided about events: the review that the report page saves, and the choices of `vadcli events --write`.
 
-The file is OUT/choices.json. Scans make events with these thresholds, and leave out what the review marks as false.
+A review is JSON or CSV. The choices are in OUT/choices.json. Scans make events with the thresholds in this file, and leave out
+what its review marks as false.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from vadcli.errors import UsageError
+from vadcli.errors import DocumentError, UsageError
 from vadcli.store import OutputLayout, matches, printable
 from vadcli.store.atomic import Scratch, remove
-from vadcli.types import ReviewedEvent, Thresholds
+from vadcli.types import ReviewedEvent, Thresholds, Verdict
 from vadcli.types.codec import document_errors, read_document, structure
+from vadcli.types.text import SAVE_AS, NotText, decode_text
+
+REVIEW_FORMAT_VERSION = 1
+_KEPT_FROM_RUNNING = re.compile(r"'+[=+\-@\t\r]")
+
+
+def read_review(path: Path) -> tuple[ReviewedEvent, ...]:
+    """Read the entries of a saved review in order. Reads CSV if the file name ends in .csv, otherwise JSON.
+
+    Raises:
+        DocumentError: the file can't be read, or an entry is not valid.
+    """
+    try:
+        text = decode_text(path.read_bytes())
+    except OSError as error:
+        raise DocumentError(f"{path}: can't be read: {error.strerror or error}") from error
+    except NotText as error:
+        raise DocumentError(f"{path}: {error}", hint=SAVE_AS) from error
+    entries = _rows(text) if path.suffix.lower() == ".csv" else _entries(path, text)
+    return tuple(_entry(path, number, entry) for number, entry in enumerate(entries, 1))
+
+
+def _entries(path: Path, text: str) -> list[Any]:
+    hint = "give a file that the report page saved"
+    document = read_document(path, version=REVIEW_FORMAT_VERSION, what="a review", hint=hint, read=lambda _: text.encode())
+    entries = document.get("reviews")
+    if not isinstance(entries, list):
+        raise DocumentError(f"{path}: `reviews` is not a list", hint=hint)
+    return entries
+
+
+def _rows(text: str) -> list[dict[str, str]]:
+    """Return the rows of a CSV text, without the apostrophes that keep spreadsheets from running a cell as a formula."""
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    return [
+        {
+            name: cell[1:] if _KEPT_FROM_RUNNING.match(cell) else cell
+            for name, cell in row.items()
+            if name and isinstance(cell, str)
+        }
+        for row in rows
+    ]
+
+
+def _entry(path: Path, number: int, entry: Mapping[str, Any]) -> ReviewedEvent:
+    try:
+        return ReviewedEvent(
+            video=str(entry["video"]),
+            start_s=float(entry["start_s"]),
+            end_s=float(entry["end_s"]),
+            peak_score=float(entry["peak_score"]),
+            verdict=Verdict(str(entry["verdict"])),
+            note=str(entry.get("note") or ""),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise DocumentError(f"{path}: entry {number}: {what}") from error
+
 
 CHOICES_FORMAT_VERSION = 1
-_WHAT = "the choices of `vadcli events --write`"
-_HINT = "forget them with `vadcli events --forget`, and write them again"
+_CHOICES = "the choices of `vadcli events --write`"
+_FORGET = "forget them with `vadcli events --forget`, and write them again"
 
 
 @dataclass(frozen=True)
@@ -102,8 +166,8 @@ def read_choices(layout: OutputLayout) -> Choices:
     path = layout.choices
     if not path.exists():
         return Choices()
-    document = read_document(path, version=CHOICES_FORMAT_VERSION, what=_WHAT, hint=_HINT)
-    with document_errors(path, _WHAT, _HINT):
+    document = read_document(path, version=CHOICES_FORMAT_VERSION, what=_CHOICES, hint=_FORGET)
+    with document_errors(path, _CHOICES, _FORGET):
         return structure(Choices, document, extra=True)
 
 

@@ -1,18 +1,52 @@
-"""Finds the footage of stored results, and decides whether a video that is not found is really gone."""
+"""Finds where the footage of stored results is and when it was recorded, and chooses events by time. No video is opened.
+
+The folders come from the run records. A video that is not found is not always gone: perhaps a share is not mounted. The start
+of a video is that of its document, or it is computed again from stored values. Results of versions that did not store a start
+get it from the name or the modification time.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from enum import Enum
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
-from vadcli.store import OutputLayout, told_paths
+from vadcli.errors import DocumentError
+from vadcli.store import OutputLayout, matches, told_paths
 from vadcli.store.events import EventsDocument
-from vadcli.store.roots import stored_roots
+from vadcli.store.run_log import read_run
+from vadcli.types import TimeRules, TimeSource, When
 from vadcli.types.text import is_remote, may_exist
+from vadcli.types.wall_clock import in_zone
+
+
+def stored_roots(layout: OutputLayout) -> Iterator[Path]:
+    """Yield the roots in the run records of an output folder, the newest first, each once.
+
+    Today, an output folder has one root. Older versions took the common ancestor of each scan's paths, so an old folder may
+    have several roots. If a folder has no results, the roots of its ended runs are left out. Unreadable records are skipped.
+    """
+    has_results = _has_results(layout)
+    seen: set[str] = set()
+    for path in chain([layout.run_json], sorted(layout.iter_runs(), reverse=True)):
+        with suppress(DocumentError):
+            run = read_run(path, head=True)
+            if run.info.root and run.info.root not in seen and (has_results or run.end is None):
+                seen.add(run.info.root)
+                yield from map(Path, told_paths(run.info.root))
+
+
+def _has_results(layout: OutputLayout) -> bool:
+    cameras = layout.camera(".").parent
+    found = (next(files, None) for files in (layout.iter_events(), layout.iter_checkpoints(), cameras.glob("**/*.json")))
+    return any(found)
+
 
 _GONE = (errno.ENOENT, errno.ENOTDIR)
 
@@ -97,3 +131,50 @@ def _below(roots: list[str], name: str) -> Iterator[Path]:
         for text in told_paths(name):
             if not text.startswith("/") and ".." not in text.split("/") and "\0" not in text:
                 yield Path(root, text)
+
+
+def timed(document: EventsDocument, rules: TimeRules) -> EventsDocument:
+    """Return the document with the start of its video.
+
+    A stored start is kept, unless the user gave rules. If it came from a pattern of an earlier scan, and the rules have no
+    pattern, only its time zone is changed, because the earlier pattern is not stored.
+    """
+    if document.start is not None:
+        if not rules.given:
+            return document
+        if document.start.source is TimeSource.OPTION and rules.pattern is None:
+            return replace(document, start=in_zone(document.start, rules.zone))
+    source = document.scan.source if document.scan else {}
+    mtime_ns, duration_s = source.get("mtime_ns"), document.video["duration_s"]
+    start = rules.start_of(
+        f"{source.get('root', '')}/{document.video['path']}",
+        created=document.created,
+        modified_s=mtime_ns / 1e9 if isinstance(mtime_ns, int | float) else None,
+        duration_s=duration_s,
+    )
+    return replace(document, start=start)
+
+
+def choose(documents: Sequence[EventsDocument], when: When, categories: Collection[str] = ()) -> list[EventsDocument]:
+    """Return the documents with only the chosen events, which keep their numbers.
+
+    Videos without a chosen event are left out, but failed videos are kept. Without a choice, nothing is left out.
+
+    Args:
+        documents: the documents, with the start of their videos.
+        when: the choice by time.
+        categories: globs of categories; empty for all events. An event without a category counts as `anomaly`.
+    """
+    if not when and not categories:
+        return list(documents)
+    chosen = []
+    for document in documents:
+        events = tuple(
+            event
+            for event in document.events
+            if matches((event.category or "anomaly").casefold(), [name.casefold() for name in categories])
+            and when.takes(document.start, event.start_s, event.end_s)
+        )
+        if events or document.failure:
+            chosen.append(replace(document, events=events))
+    return chosen

@@ -25,7 +25,7 @@ from vadcli.errors import DocumentError
 from vadcli.store import OutputLayout
 from vadcli.store.events import EventsDocument
 from vadcli.store.mask_video import masked_rows, read_masks
-from vadcli.store.scores import read_scores
+from vadcli.store.scores import parquet_errors, read_scores
 from vadcli.types import Box, ByteArray, IndexArray, MaskRows, ScoreTable, Thresholds, mask_level
 
 MASKS_SCHEMA_VERSION = 1
@@ -228,17 +228,12 @@ def read_boxes(path: Path) -> tuple[IndexArray, NDArray[np.int32]]:
 
 
 def _batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    try:
-        with path.open("rb") as file:
-            parquet = pq.ParquetFile(file)
-            version = (parquet.metadata.metadata or {}).get(b"vadcli.schema_version", b"").decode()
-            if version != str(MASKS_SCHEMA_VERSION) or not parquet.schema_arrow.equals(SCHEMA):
-                raise DocumentError(f"{path}: not a masks file of schema version {MASKS_SCHEMA_VERSION}", hint=_RESCAN)
-            yield from parquet.iter_batches(batch_size=_ROWS_PER_GROUP, columns=columns, use_threads=False)
-    except OSError as error:
-        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=_RESCAN) from error
-    except pa.ArrowException as error:
-        raise DocumentError(f"{path}: not a masks file: {' '.join(str(error).split())}", hint=_RESCAN) from error
+    with parquet_errors(path, "a masks file", _RESCAN), path.open("rb") as file:
+        parquet = pq.ParquetFile(file)
+        version = (parquet.metadata.metadata or {}).get(b"vadcli.schema_version", b"").decode()
+        if version != str(MASKS_SCHEMA_VERSION) or not parquet.schema_arrow.equals(SCHEMA):
+            raise DocumentError(f"{path}: not a masks file of schema version {MASKS_SCHEMA_VERSION}", hint=_RESCAN)
+        yield from parquet.iter_batches(batch_size=_ROWS_PER_GROUP, columns=columns, use_threads=False)
 
 
 class MaskTrack:

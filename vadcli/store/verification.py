@@ -1,14 +1,25 @@
-"""`verify.json`: the record of the newest run of `vadcli verify`, with the result of its audit."""
+"""What `vadcli verify` stores: the answers of a second model about clips of a video, and the record of the newest run.
+
+The answers are Parquet files with one row per clip and category. The record, `verify.json`, has the result of the audit.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vadcli.errors import DocumentError
 from vadcli.store import OutputLayout, printable
 from vadcli.store.atomic import Scratch
+from vadcli.store.scores import parquet_errors
+from vadcli.types import BoolArray, FloatArray, IndexArray, RowTable, TimeArray
 from vadcli.types.codec import document_errors, read_document, structure
 from vadcli.types.text import clock, how_many
 
@@ -112,3 +123,183 @@ def read_verification(layout: OutputLayout) -> VerificationRun | None:
     document = read_document(path, version=VERIFICATION_FORMAT_VERSION, what="a record of vadcli verify")
     with document_errors(path, "a record of vadcli verify"):
         return structure(VerificationRun, document, extra=True)
+
+
+ANSWERS_SCHEMA_VERSION = 1
+SCHEMA = pa.schema(
+    [
+        pa.field("clip", pa.int64(), nullable=False),
+        pa.field("start", pa.float64(), nullable=False),
+        pa.field("end", pa.float64(), nullable=False),
+        pa.field("category", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+        pa.field("log_odds", pa.float32(), nullable=False),
+        pa.field("audit", pa.bool_(), nullable=False),
+    ]
+)
+_KEY = b"vadcli.verify"
+_AGAIN = "remove the file, and run `vadcli verify` again"
+
+
+@dataclass(frozen=True)
+class AnswersMetadata:
+    """The metadata of a file of answers.
+
+    Attributes:
+        video: relative path.
+        camera: the camera's name.
+        model: the model that answered, as the user named it.
+        key: hash of everything that changes an answer except the clip and the question: the model, and how frames are read.
+        content: hash of the video's content, as in the scores file.
+        frames, overlap, interval: how the video is divided into clips, as in `video.sampling.SamplingPlan`.
+        questions: category -> hash of the question that was asked.
+        categories: the categories of the newest run; the events are made from the answers about them.
+        usual: the model's usual answers about `categories` at this camera, as `CategoryTails`; empty until a run has ended.
+        descriptions: clip -> the model's sentence about it.
+        seconds_per_clip: how long the model took for one clip in the newest run; 0 if this is not known.
+        schema_version: the version of the file format.
+    """
+
+    video: str
+    camera: str
+    model: str
+    key: str
+    content: str
+    frames: int
+    overlap: int
+    interval: int
+    questions: Mapping[str, str] = field(default_factory=dict)
+    categories: tuple[str, ...] = ()
+    usual: Mapping[str, Any] = field(default_factory=dict)
+    descriptions: Mapping[str, str] = field(default_factory=dict)
+    seconds_per_clip: float = 0.0
+    schema_version: int = ANSWERS_SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class Answers(RowTable):
+    """The answers about the clips of a video, one row per clip.
+
+    Attributes:
+        clip: (A,) int64, ascending numbers of the clips.
+        start, end: (A,) float64, the span that the clip shows, in seconds from the video's first pts.
+        audit: (A,) bool, True if the clip was not proposed by the scan's scores, but drawn at random.
+        log_odds: (A, C) float32, logit(yes) - logit(no) for each of C categories; NaN if this was not asked.
+    """
+
+    clip: IndexArray
+    start: TimeArray
+    end: TimeArray
+    audit: BoolArray
+    log_odds: FloatArray
+
+    @classmethod
+    def none(cls, categories: int) -> Answers:
+        """Return a table without rows."""
+        times = np.zeros(0)
+        return cls(np.zeros(0, np.int64), times, times, np.zeros(0, np.bool_), np.zeros((0, categories), np.float32))
+
+    def joined(self, new: Answers) -> Answers:
+        """Return these answers together with `new`, by ascending clip. An answer of `new` replaces an older answer."""
+        rows = {int(clip): row for row, clip in enumerate(self.clip)}
+        log_odds, audit = self.log_odds.copy(), self.audit.copy()
+        fresh = np.array([int(clip) not in rows for clip in new.clip], np.bool_)
+        for row in np.flatnonzero(~fresh):
+            place = rows[int(new.clip[row])]
+            log_odds[place] = np.where(np.isnan(new.log_odds[row]), log_odds[place], new.log_odds[row])
+            audit[place] = new.audit[row]
+        parts = [(log_odds, new.log_odds[fresh]), (audit, new.audit[fresh])]
+        odds, flags = (np.concatenate(part) for part in parts)
+        columns = [np.concatenate([getattr(self, name), getattr(new, name)[fresh]]) for name in ("clip", "start", "end")]
+        order = np.argsort(columns[0], kind="stable")
+        clip, start, end = (column[order] for column in columns)
+        return Answers(clip, start, end, flags[order], odds[order])
+
+
+@dataclass(frozen=True)
+class StoredAnswers:
+    """The answers about one video.
+
+    Attributes:
+        metadata: the video, the model and the questions.
+        answers: C columns, in the order of `metadata.questions`.
+    """
+
+    metadata: AnswersMetadata
+    answers: Answers = field(repr=False)
+
+    def of(self, categories: tuple[str, ...]) -> FloatArray:
+        """Return the log-odds of some categories as (A, C) float32; NaN if a clip was not asked about a category."""
+        names = list(self.metadata.questions)
+        missing = np.full(len(self.answers), np.nan, np.float32)
+        columns = [self.answers.log_odds[:, names.index(name)] if name in names else missing for name in categories]
+        return np.stack(columns, axis=1) if columns else np.zeros((len(self.answers), 0), np.float32)
+
+
+def write_answers(path: Path, stored: StoredAnswers) -> None:
+    """Write a file of answers to `path`, a temporary file that the caller renames.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    answers, names = stored.answers, list(stored.metadata.questions)
+    rows, columns = np.nonzero(~np.isnan(answers.log_odds))
+    category = pa.DictionaryArray.from_arrays(pa.array(columns, pa.int32()), pa.array(names, pa.string()))
+    values = [pa.array(column[rows]) for column in (answers.clip, answers.start, answers.end)]
+    values += [category, pa.array(answers.log_odds[rows, columns], pa.float32()), pa.array(answers.audit[rows])]
+    text = printable(json.dumps(asdict(stored.metadata), ensure_ascii=False, allow_nan=False))
+    with path.open("wb") as file:
+        pq.write_table(pa.Table.from_arrays(values, schema=SCHEMA.with_metadata({_KEY: text.encode()})), file)
+
+
+def read_answers(path: Path) -> StoredAnswers:
+    """Read a file of answers.
+
+    Raises:
+        DocumentError: the file is missing or damaged, or is not a file of answers of this version.
+    """
+    with parquet_errors(path, "a file of answers of this version", _AGAIN):
+        table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
+        document: dict[str, Any] = json.loads((table.schema.metadata or {})[_KEY])
+        if document.get("schema_version") != ANSWERS_SCHEMA_VERSION:
+            raise ValueError(f"schema version {document.get('schema_version')!r} instead of {ANSWERS_SCHEMA_VERSION}")
+        metadata = structure(AnswersMetadata, document, extra=True)
+        return StoredAnswers(metadata, _answers(table.select(SCHEMA.names).cast(SCHEMA), list(metadata.questions)))
+
+
+def _answers(table: pa.Table, names: list[str]) -> Answers:
+    clips, first, rows = np.unique(table.column("clip").to_numpy(), return_index=True, return_inverse=True)
+    start, end, audit = (table.column(name).to_numpy()[first] for name in ("start", "end", "audit"))
+    log_odds = np.full((len(clips), len(names)), np.nan, np.float32)
+    places = [names.index(name) for name in table.column("category").to_pylist()]
+    log_odds[rows, places] = table.column("log_odds").to_numpy()
+    return Answers(clips, start, end, audit, log_odds)
+
+
+def answers_or_none(path: Path) -> StoredAnswers | None:
+    """Read a file of answers. Returns None if the file does not exist.
+
+    Raises:
+        DocumentError: the file is damaged or has another version.
+    """
+    return read_answers(path) if path.exists() else None
+
+
+def validate_answers(path: Path) -> list[str]:
+    """Return one line "path: what" per error in a file of answers; an empty list if it is valid."""
+    try:
+        stored = read_answers(path)
+    except DocumentError as error:
+        return [error.message]
+    answers, metadata = stored.answers, stored.metadata
+    stride = metadata.frames - metadata.overlap
+    checks = [
+        (metadata.interval >= 1 and stride >= 1, f"clips of {metadata.frames} frames can't overlap by {metadata.overlap}"),
+        (bool(np.all(answers.clip >= 0)), "a clip has a negative number"),
+        (bool(np.all(answers.start <= answers.end)), "a clip ends before it starts"),
+        (bool(np.all(np.diff(answers.start) >= 0)), "the clips are not in order of time"),
+        (not np.isinf(answers.log_odds).any(), "log-odds are not finite"),
+        (set(metadata.categories) <= set(metadata.questions), "a category was never asked"),
+        (len(metadata.usual.get("tails", metadata.categories)) == len(metadata.categories), "`usual` is for other categories"),
+        ({str(clip) for clip in answers.clip} >= set(metadata.descriptions), "it describes a clip that was not asked about"),
+    ]
+    return [f"{path}: {what}" for holds, what in checks if not holds]

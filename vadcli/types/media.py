@@ -48,6 +48,9 @@ class DecoderName(StrEnum):
     IMAGES = "images"
 
 
+_STREAM_FIELDS = ("demuxer", "codec", "stream_index", "width", "height", "rotation")
+
+
 @dataclass(frozen=True)
 class VideoInfo:
     """The facts about a video that are known without decoding it.
@@ -128,20 +131,8 @@ class VideoInfo:
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON that is stored with the scores. It has no pts, because the scores have a pts column."""
-        return {
-            "demuxer": self.demuxer,
-            "codec": self.codec,
-            "stream_index": self.stream_index,
-            "width": self.width,
-            "height": self.height,
-            "rotation": self.rotation,
-            "time_base": str(self.time_base),
-            "fps": self.fps,
-            "duration_s": self.duration_s,
-            "frames": self.frames,
-            "vfr": self.vfr,
-            "edit_list": self.edit_list,
-        }
+        names = (*_STREAM_FIELDS, "time_base", "fps", "duration_s", "frames", "vfr", "edit_list")
+        return {name: getattr(self, name) for name in names} | {"time_base": str(self.time_base)}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], path: Path, pts: IndexArray) -> VideoInfo:
@@ -150,9 +141,8 @@ class VideoInfo:
         Raises:
             KeyError, TypeError, ValueError: the document is not a probe.
         """
-        kept = {name: document[name] for name in ("demuxer", "codec", "stream_index", "width", "height", "rotation")}
-        numbers = {name: document[name] for name in ("fps", "duration_s", "vfr", "edit_list")}
-        return cls(path=path, time_base=Fraction(document["time_base"]), pts=pts, **kept, **numbers)
+        kept = {name: document[name] for name in (*_STREAM_FIELDS, "fps", "duration_s", "vfr", "edit_list")}
+        return cls(path=path, time_base=Fraction(document["time_base"]), pts=pts, **kept)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Self
 
@@ -145,13 +145,7 @@ class Thresholds:
 
     def to_json(self) -> dict[str, float]:
         """Return the JSON that an events document stores."""
-        return {
-            "high": self.high,
-            "low": self.low,
-            "min_duration_s": self.min_duration_s,
-            "merge_gap_s": self.merge_gap_s,
-            "pad_s": self.pad_s,
-        }
+        return asdict(self)
 
 
 class Answer(StrEnum):

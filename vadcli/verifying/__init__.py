@@ -32,11 +32,10 @@ from vadcli.options import effective, parse_duration
 from vadcli.options.results import VerifyOptions
 from vadcli.registry import ASKERS
 from vadcli.store import stored_layout
-from vadcli.store.answers import write_answers
 from vadcli.store.atomic import Claim, Scratch
 from vadcli.store.footage import FootageFolders
 from vadcli.store.scores import read_scores, shown_s
-from vadcli.store.verification import Audit, VerificationRun, write_verification
+from vadcli.store.verification import Audit, VerificationRun, write_answers, write_verification
 from vadcli.types import Answer, IndexArray, VideoInfo
 from vadcli.types.text import how_many, without_name
 from vadcli.verifying.asking import Interview, ReadClip, VideoJob, describe, read_clips

@@ -20,8 +20,8 @@ import numpy as np
 from vadcli.detectors.ask.asker import Asker, Question
 from vadcli.engine.verified import ClipGrid
 from vadcli.store import OutputLayout
-from vadcli.store.answers import Answers, StoredAnswers, write_answers
 from vadcli.store.atomic import Claim, Scratch
+from vadcli.store.verification import Answers, StoredAnswers, write_answers
 from vadcli.types import NO_REGIONS, BoolArray, ByteArray, FloatArray, IndexArray, Regions
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item
 from vadcli.video.sampling import fill_sources

@@ -16,11 +16,10 @@ from vadcli.engine.verified import tails_to_json
 from vadcli.errors import DocumentError
 from vadcli.metrics.intervals import share_interval
 from vadcli.options import EventsOptions
-from vadcli.store.answers import StoredAnswers, write_answers
 from vadcli.store.atomic import Claim, Scratch
 from vadcli.store.choices import read_choices
 from vadcli.store.events import EventsDocument
-from vadcli.store.verification import Audit
+from vadcli.store.verification import Audit, StoredAnswers, write_answers
 from vadcli.types import Answer, BoolArray, FloatArray, Thresholds
 from vadcli.types.text import without_name
 from vadcli.verifying.proposals import FEWEST, Choice, spread_sample

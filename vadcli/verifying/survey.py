@@ -14,9 +14,9 @@ from vadcli.errors import DocumentError, UsageError
 from vadcli.options.categories import described_categories
 from vadcli.options.results import VerifyOptions, parse_share
 from vadcli.store import OutputLayout, matches
-from vadcli.store.answers import Answers, AnswersMetadata, StoredAnswers, answers_or_none
 from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.scores import read_scores, shown_s
+from vadcli.store.verification import Answers, AnswersMetadata, StoredAnswers, answers_or_none
 from vadcli.types import ClipNeeds, IndexArray, PixelFormat, SizeRule, TimeArray
 from vadcli.types.text import without_name
 from vadcli.verifying.proposals import Candidates, Choice, choose_clips
