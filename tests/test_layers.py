@@ -65,7 +65,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "jinja2": ("reporting/",),
     "fsspec": ("video/objects",),
     "ray": ("engine/cluster/ray_cluster",),
-    "scipy": ("metrics", "ground_truth", "detectors/calibration", "detectors/refining", "heads/logistic", "heads/exam"),
+    "scipy": ("metrics", "ground_truth", "detectors/calibration", "detectors/refining", "heads/event_heads", "heads/exam"),
     "opentimelineio": ("export/edit_lists",),
     "matplotlib": ("evaluation",),
     "threadpoolctl": ("detectors/motion", "learning"),

@@ -15,8 +15,7 @@ from threadpoolctl import threadpool_limits
 from vadcli.errors import DocumentError, NotBetter, UsageError
 from vadcli.heads import HEADS_VERSION, Examples, Head, Labels, Sample, Scale, pooled
 from vadcli.heads.exam import TOO_FEW, Comparison, compare, out_of_fold, threshold_at
-from vadcli.heads.samples import VideoVectors, logit_of_score, read_vectors
-from vadcli.heads.stored import Card, head_kind, reach_of, write_head
+from vadcli.heads.stored import Card, VideoVectors, head_kind, logit_of_score, reach_of, read_vectors, write_head
 from vadcli.options import LearnOptions
 from vadcli.store import OutputLayout, matches
 from vadcli.store.atomic import writing

@@ -130,7 +130,7 @@ EXPORTERS = Registry(
         "otio": "vadcli.export.edit_lists:OTIO",
         "fiftyone": "vadcli.export.annotation:FIFTYONE",
         "label-studio": "vadcli.export.annotation:LABEL_STUDIO",
-        "cvat": "vadcli.export.cvat:CVAT",
+        "cvat": "vadcli.export.annotation:CVAT",
     },
 )
 """Formats of events: `vadcli.export.Exporter` objects."""
@@ -169,13 +169,13 @@ HEADS = Registry(
     "head",
     "vadcli.heads",
     {
-        "logistic": "vadcli.heads.logistic:LogisticHead",
-        "retrieval": "vadcli.heads.retrieval:RetrievalHead",
-        "mil": "vadcli.heads.mil:MilHead",
-        "rtfm": "vadcli.heads.rtfm:RtfmHead",
-        "topk": "vadcli.heads.topk:TopkHead",
-        "dual": "vadcli.heads.dual:DualHead",
-        "gaussian": "vadcli.heads.gaussian:GaussianHead",
+        "logistic": "vadcli.heads.event_heads:LogisticHead",
+        "retrieval": "vadcli.heads.event_heads:RetrievalHead",
+        "mil": "vadcli.heads.video_heads:MilHead",
+        "rtfm": "vadcli.heads.video_heads:RtfmHead",
+        "topk": "vadcli.heads.video_heads:TopkHead",
+        "dual": "vadcli.heads.video_heads:DualHead",
+        "gaussian": "vadcli.heads.video_heads:GaussianHead",
     },
 )
 """Small models that `vadcli learn` trains on stored embeddings: classes that implement `vadcli.heads.Head`."""

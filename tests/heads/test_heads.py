@@ -9,11 +9,11 @@ import pytest
 
 from tests.heads import planted
 from vadcli.heads import Head, Labels, networks, pooled
+from vadcli.heads.event_heads import fit_logistic
 from vadcli.heads.exam import auc
-from vadcli.heads.gaussian import splat
-from vadcli.heads.logistic import fit_logistic
 from vadcli.heads.networks import MOST_SEGMENTS, segments_of
 from vadcli.heads.stored import head_kind
+from vadcli.heads.video_heads import splat
 from vadcli.registry import HEADS
 
 VIDEO_HEADS = [name for name in HEADS if head_kind(name).labels is not Labels.EVENTS]
@@ -135,7 +135,7 @@ def test_a_splat_is_as_wide_as_its_peak() -> None:
 def test_categories_have_their_own_direction() -> None:
     import torch
 
-    from vadcli.heads.dual import DualHead, TwoBranches
+    from vadcli.heads.video_heads import DualHead, TwoBranches
 
     head = DualHead.fit(planted.videos(40, seed=0)[0], seed=0)
     test, _ = planted.videos(20, seed=1)

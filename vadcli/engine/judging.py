@@ -16,8 +16,7 @@ import numpy as np
 from vadcli.cutting import EventBoxes, cut_events
 from vadcli.errors import DocumentError, UsageError
 from vadcli.heads import Labels
-from vadcli.heads.samples import VideoVectors, read_vectors
-from vadcli.heads.stored import StoredHead, matching, read_head
+from vadcli.heads.stored import StoredHead, VideoVectors, matching, read_head, read_vectors
 from vadcli.options import HeadOptions
 from vadcli.store.choices import Choices
 from vadcli.types import Event, HeadMark, ScoreTable, Thresholds

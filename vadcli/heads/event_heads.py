@@ -1,0 +1,178 @@
+"""The heads that learn from a reviewer's verdicts on events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Self
+
+import numpy as np
+
+from vadcli.heads import LOGIT_LIMIT, Examples, Labels, Sample, centred
+from vadcli.types import FloatArray, TimeArray
+
+STRENGTH = 10.0
+"""The weight of the examples compared with that of the L2 penalty; scikit-learn calls it C. Not tuned on any footage."""
+LOGIT_SPREAD = 4.0
+"""The detector's logit is divided by this, so that its usual range is as wide as that of a vector's numbers."""
+
+
+@dataclass(frozen=True)
+class LogisticHead:
+    """Logistic regression on the vectors of events and the detector's own score.
+
+    HiProbe-VAD (Cai et al., "Video Anomaly Detection via Hidden States Probing in Tuning-Free Multimodal LLMs", 2025) and
+    HeadHunt-VAD (Cai et al., "Hunting Robust Anomaly-Sensitive Heads in MLLM for Tuning-Free Video Anomaly Detection", AAAI
+    2026) train such a linear probe on the hidden states of a language model, with a small part of the labels. Left out: their
+    choice of layers and attention heads, since an image-text encoder has one vector per frame; and their temporal localisation,
+    since the detector has found the events.
+
+    L2-regularised logistic regression; both labels count equally, however many examples they have.
+
+    An event's logit is the mean over its frames. The model is linear, so this is the logit of the mean vector, on which it was
+    trained.
+
+    Attributes:
+        weights: (D + 1,) for the vector and the detector's logit.
+        bias: the intercept.
+        mean: (D,) vector that is subtracted first.
+    """
+
+    weights: FloatArray = field(repr=False)
+    bias: float
+    mean: FloatArray = field(repr=False)
+
+    labels: ClassVar[Labels] = Labels.EVENTS
+    encoders: ClassVar[int] = 1
+
+    @classmethod
+    def fit(cls, examples: Examples, *, seed: int) -> Self:
+        """See `Head`. The problem has one minimum, so the seed changes nothing."""
+        mean = examples.mean[0]
+        features = np.stack([_features(sample, mean).mean(axis=0) for sample in examples.samples])
+        weights, bias = fit_logistic(features.astype(np.float64), examples.positive.astype(np.float64), strength=STRENGTH)
+        return cls(weights.astype(np.float32), bias, mean)
+
+    def score(self, sample: Sample) -> FloatArray:
+        """See `Head`."""
+        return np.asarray(_features(sample, self.mean) @ self.weights + np.float32(self.bias), np.float32)
+
+    def state(self) -> dict[str, FloatArray]:
+        """See `Head`."""
+        return {"weights": self.weights, "bias": np.array([self.bias], np.float32), "mean": self.mean}
+
+    @classmethod
+    def of(cls, state: Mapping[str, FloatArray]) -> Self:
+        """See `Head`."""
+        if state["weights"].shape != (len(state["mean"]) + 1,):
+            raise ValueError(f"weights {state['weights'].shape} do not fit a mean {state['mean'].shape}")
+        return cls(state["weights"], float(state["bias"][0]), state["mean"])
+
+
+def scaled_logit(logit: FloatArray) -> FloatArray:
+    """Return the detector's logits on the scale of a vector's numbers, limited so that no single event decides."""
+    return np.asarray(np.clip(logit, -LOGIT_LIMIT, LOGIT_LIMIT) / LOGIT_SPREAD, np.float32)
+
+
+def _features(sample: Sample, mean: FloatArray) -> FloatArray:
+    """Return (S, D + 1)."""
+    return np.column_stack([centred(sample.vectors[0], mean), scaled_logit(sample.logit)])
+
+
+def fit_logistic(features: TimeArray, positive: TimeArray, *, strength: float) -> tuple[TimeArray, float]:
+    """Return weights and intercept of scikit-learn's `LogisticRegression(C=strength, class_weight="balanced")`.
+
+    Args:
+        features: (N, F) float64.
+        positive: (N,) float64, 1 or 0; both must occur.
+        strength: the weight of the examples.
+    """
+    from scipy.optimize import minimize  # a third of a second, which a scan without a head need not wait for
+
+    sign = 2.0 * positive - 1.0
+    count = np.where(positive > 0, positive.sum(), len(positive) - positive.sum())
+    weight = strength * len(positive) / (2.0 * count)
+
+    def loss(parameters: TimeArray) -> tuple[float, TimeArray]:
+        margin = sign * (features @ parameters[:-1] + parameters[-1])
+        pull = -0.5 * weight * sign * (1.0 - np.tanh(0.5 * margin))
+        value = 0.5 * float(parameters[:-1] @ parameters[:-1]) + float(weight @ np.logaddexp(0.0, -margin))
+        return value, np.append(parameters[:-1] + features.T @ pull, pull.sum())
+
+    rules = {"maxiter": 500, "gtol": 1e-6, "ftol": 1e-11}
+    found = minimize(loss, np.zeros(features.shape[1] + 1), jac=True, method="L-BFGS-B", options=rules)
+    return found.x[:-1], float(found.x[-1])
+
+
+SHARPNESS = 5.5
+"""How fast the influence of a labelled event falls with the distance: exp(-SHARPNESS (1 - cosine)), as in Tip-Adapter."""
+SHARE = 4.0
+"""Weight of the similarities. If an event looks like a rejected one, its logit falls by about this much."""
+
+
+@dataclass(frozen=True)
+class RetrievalHead:
+    """Similarity to confirmed events minus similarity to rejected ones, added to the detector's own logit.
+
+    Tip-Adapter (Zhang et al., "Training-free Adaption of CLIP for Few-shot Classification", ECCV 2022) adds the similarity to a
+    cache of labelled vectors to the score that CLIP has without labels. NAGL (Wang et al., "Normal-Abnormal Guided Generalist
+    Anomaly Detection", NeurIPS 2025) compares with normal and with abnormal references. Left out: Tip-Adapter's fine-tuning of
+    the cache and its search for the two constants on labelled data; NAGL's learned attention and its patches, since a frame has
+    one vector here.
+
+    The cache of labelled events. It works from the first verdict on; one of the two sides may be empty.
+
+    An event has one vector, the mean of its frames, so all its frames get the same logit.
+
+    Attributes:
+        confirmed, rejected: (N, D) unit vectors of events.
+        mean: (D,) vector that is subtracted first.
+    """
+
+    confirmed: FloatArray = field(repr=False)
+    rejected: FloatArray = field(repr=False)
+    mean: FloatArray = field(repr=False)
+
+    labels: ClassVar[Labels] = Labels.EVENTS
+    encoders: ClassVar[int] = 1
+
+    @classmethod
+    def fit(cls, examples: Examples, *, seed: int) -> Self:
+        """See `Head`. Nothing is random, so the seed changes nothing."""
+        mean = examples.mean[0]
+        keys = np.stack([_key(sample, mean) for sample in examples.samples])
+        return cls(keys[examples.positive], keys[~examples.positive], mean)
+
+    def score(self, sample: Sample) -> FloatArray:
+        """See `Head`."""
+        key = _key(sample, self.mean)
+        difference = _nearness(key, self.confirmed) - _nearness(key, self.rejected)
+        return np.asarray(np.clip(sample.logit, -LOGIT_LIMIT, LOGIT_LIMIT) + SHARE * difference, np.float32)
+
+    def state(self) -> dict[str, FloatArray]:
+        """See `Head`."""
+        return {"confirmed": self.confirmed, "rejected": self.rejected, "mean": self.mean}
+
+    @classmethod
+    def of(cls, state: Mapping[str, FloatArray]) -> Self:
+        """See `Head`."""
+        confirmed, rejected, mean = (state[name] for name in ("confirmed", "rejected", "mean"))
+        if not confirmed.shape[1] == rejected.shape[1] == len(mean):
+            raise ValueError(f"keys {confirmed.shape} and {rejected.shape} do not fit a mean {mean.shape}")
+        return cls(confirmed, rejected, mean)
+
+
+def _key(sample: Sample, mean: FloatArray) -> FloatArray:
+    """Return (D,) the unit vector of a sample."""
+    key = centred(sample.vectors[0], mean).mean(axis=0)
+    return np.asarray(key / max(float(np.linalg.norm(key)), 1e-6), np.float32)
+
+
+def _nearness(key: FloatArray, keys: FloatArray) -> float:
+    """Return the influence of the nearest keys, in [0, 1]; 0 if there are none.
+
+    Tip-Adapter sums over the keys of a class. Here it is the mean of the three nearest, because reviews have far more false
+    events than true ones.
+    """
+    influence = np.exp(-SHARPNESS * (1.0 - keys @ key))
+    return float(np.sort(influence)[-3:].mean()) if len(keys) else 0.0

@@ -1,0 +1,315 @@
+"""The heads that learn from one label per video. Each is a small network on segments of time (see `networks`)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vadcli.heads import Labels
+from vadcli.heads.networks import STEPS, Bags, NetworkHead, perceptron, smooth_and_sparse, top, top_mean
+from vadcli.types import FloatArray
+
+MIL_REGULARISATION = 8e-5
+"""Weight of smoothness and of sparsity, as in the paper."""
+
+
+class Scorer(nn.Module):
+    """Scores each segment by itself."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = perceptron(width)
+
+    def forward(self, x: Tensor, real: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N) logits."""
+        logit: Tensor = self.layers(x)[..., 0]
+        return logit
+
+
+class MilHead(NetworkHead):
+    """Deep MIL ranking: the highest segment of an abnormal video must score above the highest segment of a normal one.
+
+    Sultani, Chen and Shah, "Real-world Anomaly Detection in Surveillance Videos" (CVPR 2018). Left out: their C3D features,
+    since stored embeddings take their place. Changed: the length of a segment (see `networks`); the first layer has 128 units,
+    not 512.
+    """
+
+    @classmethod
+    def build(cls, widths: tuple[int, ...], texts: FloatArray) -> nn.Module:
+        """See `NetworkHead`."""
+        return Scorer(widths[0])
+
+    @classmethod
+    def loss(cls, network: nn.Module, bags: Bags, step: int) -> Tensor:
+        """See `NetworkHead`."""
+        score = torch.sigmoid(network(bags.x, bags.real))
+        highest = score.masked_fill(~bags.real, 0.0).amax(dim=1)
+        abnormal, normal = highest[bags.positive > 0], highest[bags.positive == 0]
+        ranking = torch.relu(1.0 - abnormal[:, None] + normal[None]).mean()
+        return ranking + MIL_REGULARISATION * smooth_and_sparse(score, bags)
+
+
+RTFM_WIDTH = 128
+MARGIN = 10.0
+MAGNITUDE = 1e-2
+"""Weight of the magnitude loss. The paper has 1e-4 for a margin of 100, which has the same effect at the start of training."""
+RTFM_REGULARISATION = 8e-4
+
+
+class TemporalNetwork(nn.Module):
+    """The multi-scale temporal network, and the scorer on top of it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.narrow = nn.Linear(width, RTFM_WIDTH)
+        self.near = nn.ModuleList(nn.Conv1d(RTFM_WIDTH, RTFM_WIDTH // 4, 3, padding=d, dilation=d) for d in (1, 2, 4))
+        self.query, self.key, self.value = (nn.Linear(RTFM_WIDTH, RTFM_WIDTH // 4) for _ in range(3))
+        self.join = nn.Linear(RTFM_WIDTH, RTFM_WIDTH)
+        self.scorer = perceptron(RTFM_WIDTH)
+
+    def features(self, x: Tensor, real: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, 128)."""
+        x = self.narrow(x) * real[..., None]  # (B, N, 128)
+        near = [F.relu(conv(x.mT)).mT for conv in self.near]  # 3 of (B, N, 32)
+        weight = (self.query(x) @ self.key(x).mT / (RTFM_WIDTH // 4) ** 0.5).masked_fill(~real[:, None], float("-inf"))
+        far = weight.softmax(dim=-1) @ self.value(x)  # (B, N, 32)
+        return F.relu(x + self.join(torch.cat([*near, far], dim=-1))) * real[..., None]
+
+    def forward(self, x: Tensor, real: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N) logits."""
+        logit: Tensor = self.scorer(self.features(x, real))[..., 0]
+        return logit
+
+
+class RtfmHead(NetworkHead):
+    """RTFM: the top segments of abnormal videos must have longer feature vectors than those of normal videos.
+
+    Tian et al., "Weakly-supervised Video Anomaly Detection with Robust Temporal Feature Magnitude Learning" (ICCV 2021). The
+    multi-scale temporal network has three dilated convolutions (1, 2, 4 segments) and, in parallel, a self-attention. Left out:
+    I3D features and their ten crops. Changed: the length of a segment (see `networks`); the widths are 128 and not 2,048 and
+    512; k is an eighth of the segments and not 3 of 32; the margin for long vectors is 10 and not 100.
+    """
+
+    @classmethod
+    def build(cls, widths: tuple[int, ...], texts: FloatArray) -> nn.Module:
+        """See `NetworkHead`."""
+        return TemporalNetwork(widths[0])
+
+    @classmethod
+    def loss(cls, network: nn.Module, bags: Bags, step: int) -> Tensor:
+        """See `NetworkHead`."""
+        assert isinstance(network, TemporalNetwork)
+        features = network.features(bags.x, bags.real)
+        logit = network.scorer(features)[..., 0]
+        length = features.norm(dim=-1)
+        rows, counts = top(length, bags.real)  # the longest vectors choose the segments that are scored
+
+        def mean(values: Tensor) -> Tensor:
+            return (values.gather(1, rows) * counts).sum(dim=1) / counts.sum(dim=1)
+
+        longest = mean(length)
+        abnormal, normal = longest[bags.positive > 0], longest[bags.positive == 0]
+        pull = (torch.relu(MARGIN - abnormal)[:, None] + normal[None]).square().mean()
+        classes = F.binary_cross_entropy(mean(torch.sigmoid(logit)).clamp(0.0, 1.0), bags.positive)
+        return classes + MAGNITUDE * pull + RTFM_REGULARISATION * smooth_and_sparse(torch.sigmoid(logit), bags)
+
+
+TOPK_WIDTH = 64
+
+
+class TwoEncoders(nn.Module):
+    """Projects the vectors of each encoder to the same width, and scores both together."""
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.widths = widths
+        self.project = nn.ModuleList(nn.Sequential(nn.Linear(width, TOPK_WIDTH), nn.LayerNorm(TOPK_WIDTH)) for width in widths)
+        self.scorer = perceptron(TOPK_WIDTH * len(widths))
+
+    def forward(self, x: Tensor, real: Tensor) -> Tensor:
+        """(B, N, D + D') -> (B, N) logits."""
+        parts = torch.split(x, list(self.widths), dim=-1)
+        joined = torch.cat([project(part) for project, part in zip(self.project, parts, strict=True)], dim=-1)
+        logit: Tensor = self.scorer(joined)[..., 0]
+        return logit
+
+
+class TopkHead(NetworkHead):
+    """Scores the vectors of two encoders together. The score of a video is the mean of its top segments.
+
+    Tsfaty et al., "Recognition of Abnormal Events in Surveillance Videos using Weakly Supervised Dual-Encoder Models" (2025),
+    combine a convolutional and a transformer backbone (I3D and TimeSformer). Left out: these two backbones, since any two
+    encoders with stored embeddings take their place. The length of a segment also differs from the paper (see `networks`).
+    """
+
+    encoders: ClassVar[int] = 2
+
+    @classmethod
+    def build(cls, widths: tuple[int, ...], texts: FloatArray) -> nn.Module:
+        """See `NetworkHead`."""
+        return TwoEncoders(widths)
+
+    @classmethod
+    def loss(cls, network: nn.Module, bags: Bags, step: int) -> Tensor:
+        """See `NetworkHead`."""
+        return F.binary_cross_entropy_with_logits(top_mean(network(bags.x, bags.real), bags.real), bags.positive)
+
+
+WARM_UP = STEPS // 4
+"""Steps without pseudo labels, until the peaks mean something."""
+LOWEST_WIDTH = 0.5
+
+
+class GaussianHead(NetworkHead):
+    """Multiple-instance learning (MIL) with pseudo labels: Gaussian kernels around the peaks of the score.
+
+    With these labels, the head learns from more than one segment per video. GS-MoE (D'Amicantonio et al., "Mixture of Experts
+    Guided by Gaussian Splatters Matters: A new Approach to Weakly-Supervised Video Anomaly Detection", ICCV 2025). Left out:
+    the mixture of experts, one per category, and its gate; the UR-DMU encoder on I3D features. This class implements the
+    temporal Gaussian loss on a scorer of single segments.
+    """
+
+    @classmethod
+    def build(cls, widths: tuple[int, ...], texts: FloatArray) -> nn.Module:
+        """See `NetworkHead`."""
+        return Scorer(widths[0])
+
+    @classmethod
+    def loss(cls, network: nn.Module, bags: Bags, step: int) -> Tensor:
+        """See `NetworkHead`."""
+        logit = network(bags.x, bags.real)
+        video = F.binary_cross_entropy_with_logits(top_mean(logit, bags.real), bags.positive)
+        if step < WARM_UP:
+            return video
+        network.eval()
+        with torch.no_grad():
+            score = torch.sigmoid(network(bags.x, bags.real)) * bags.real
+            target = torch.stack([splat(one) for one in score]) * bags.positive[:, None]
+        network.train()
+        each = F.binary_cross_entropy_with_logits(logit, target, reduction="none") * bags.real
+        return video + (each.sum(dim=1) / bags.real.sum(dim=1)).mean()
+
+
+def splat(score: Tensor) -> Tensor:
+    """Return (N,) pseudo labels in [0, 1]: the highest of the Gaussian kernels around the peaks of the score.
+
+    A peak is a local maximum above the mean of the video's mean and its maximum. Its kernel has the height 1 and the width of
+    the run of segments around it that score at least half as high.
+
+    Args:
+        score: (N,) in [0, 1].
+    """
+    padded = F.pad(score, (1, 1), value=-1.0)
+    is_peak = (score >= padded[:-2]) & (score > padded[2:]) & (score >= 0.5 * (score.mean() + score.max())) & (score > 0)
+    place = torch.arange(len(score))
+    label = torch.zeros_like(score)
+    for peak in torch.nonzero(is_peak)[:, 0]:
+        low = torch.nonzero(score < 0.5 * score[peak])[:, 0]
+        left, right = low[low < peak], low[low > peak]
+        first = int(left[-1]) + 1 if len(left) else 0
+        last = int(right[0]) if len(right) else len(score)
+        sigma = max((last - first) / 2.355, LOWEST_WIDTH)  # a kernel is 2.355 sigma wide at half its height
+        label = torch.maximum(label, torch.exp(-0.5 * ((place - peak) / sigma) ** 2))
+    return label
+
+
+DUAL_WIDTH = 128
+TEMPERATURE = 0.07
+HIGH, LOW = 0.7, 0.3
+"""A segment gets a pseudo label if the other branch scores it above HIGH or below LOW."""
+
+
+class TwoBranches(nn.Module):
+    """The two branches on a shared encoder.
+
+    Args:
+        width: D of the segments.
+        texts: (C, D) vectors of the categories.
+    """
+
+    texts: Tensor
+
+    def __init__(self, width: int, texts: FloatArray) -> None:
+        super().__init__()
+        self.register_buffer("texts", torch.from_numpy(texts).float())
+        self.encode = nn.Conv1d(width, DUAL_WIDTH, 3, padding=1)
+        self.binary = perceptron(DUAL_WIDTH)
+        self.project = nn.Linear(DUAL_WIDTH, width)
+        self.normal = nn.Parameter(torch.randn(1, width) / width**0.5)
+
+    def branches(self, x: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N, D) -> (B, N) logits of "abnormal", and (B, N, 1 + C) logits of normal and of the categories."""
+        inside = F.relu(self.encode((x * real[..., None]).mT)).mT  # (B, N, 128)
+        vectors = F.normalize(x + self.project(inside), dim=-1)
+        classes = F.normalize(torch.cat([self.normal, self.texts]), dim=-1)
+        return self.binary(inside)[..., 0], vectors @ classes.T / TEMPERATURE
+
+    def forward(self, x: Tensor, real: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N) logits: the mean of the two branches' logits of "abnormal"."""
+        binary, categories = self.branches(x, real)
+        return 0.5 * (binary + not_normal(categories))
+
+
+def not_normal(categories: Tensor) -> Tensor:
+    """(…, 1 + C) -> (…) the logit of any category against normal."""
+    return categories[..., 1:].logsumexp(dim=-1) - categories[..., 0]
+
+
+class DualHead(NetworkHead):
+    """A binary branch and a category branch that teach each other with pseudo labels of segments.
+
+    CPL-VAD (Lee et al., "Cross Pseudo Labeling for Weakly Supervised Video Anomaly Detection", 2026): the binary branch learns
+    when something happens. The category branch compares segments with the vectors of the categories' names, and learns what
+    happens. After a warm-up, each branch labels segments of abnormal videos for the other one. The binary branch's labels are
+    the video's category or normal; the category branch's labels are abnormal or normal. Left out: the ActionFormer encoder
+    (here a convolution over time), and the consistency-aware refinement of the pseudo labels (here smoothing over three
+    segments).
+    """
+
+    labels: ClassVar[Labels] = Labels.CATEGORIES
+
+    @classmethod
+    def build(cls, widths: tuple[int, ...], texts: FloatArray) -> nn.Module:
+        """See `NetworkHead`."""
+        return TwoBranches(widths[0], texts)
+
+    @classmethod
+    def loss(cls, network: nn.Module, bags: Bags, step: int) -> Tensor:
+        """See `NetworkHead`."""
+        assert isinstance(network, TwoBranches)
+        binary, categories = network.branches(bags.x, bags.real)
+        video = torch.stack([top_mean(part, bags.real) for part in categories.unbind(-1)], dim=-1)  # (B, 1 + C)
+        wanted = torch.where(bags.positive > 0, bags.category + 1, 0)
+        loss = F.binary_cross_entropy_with_logits(top_mean(binary, bags.real), bags.positive)
+        loss = loss + F.cross_entropy(video[wanted > 0], wanted[wanted > 0])
+        quiet = categories[(bags.positive == 0)[:, None] & bags.real]  # (M, 1 + C) all segments of normal videos
+        loss = loss + F.cross_entropy(quiet, torch.zeros(len(quiet), dtype=torch.long))
+        return loss if step < WARM_UP else loss + cls._exchange(network, bags, binary, categories, wanted)
+
+    @classmethod
+    def _exchange(cls, network: TwoBranches, bags: Bags, binary: Tensor, categories: Tensor, wanted: Tensor) -> Tensor:
+        """Return the loss of each branch on the pseudo labels of the other one."""
+        network.eval()
+        with torch.no_grad():
+            said = network.branches(bags.x, bags.real)
+            when, what = (_smooth(torch.sigmoid(one), bags.real) for one in (said[0], not_normal(said[1])))
+        network.train()
+        abnormal = (bags.positive > 0)[:, None] & bags.real
+        sure = abnormal & ((when > HIGH) | (when < LOW))
+        loss = binary.new_zeros(())
+        if sure.any():
+            labels = torch.where(when > HIGH, wanted[:, None], 0)
+            loss = loss + F.cross_entropy(categories[sure], labels[sure])
+        sure = abnormal & ((what > HIGH) | (what < LOW))
+        if sure.any():
+            loss = loss + F.binary_cross_entropy_with_logits(binary[sure], (what[sure] > HIGH).float())
+        return loss
+
+
+def _smooth(score: Tensor, real: Tensor) -> Tensor:
+    """Return (B, N) the mean over three segments."""
+    total = F.avg_pool1d((score * real)[:, None], 3, 1, 1)[:, 0]
+    return total / F.avg_pool1d(real.float()[:, None], 3, 1, 1)[:, 0].clamp(min=1e-6)
