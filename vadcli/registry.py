@@ -139,8 +139,8 @@ DATA_SETS = Registry(
     "data set",
     "vadcli.datasets",
     {
-        "ped1": "vadcli.ground_truth.ucsd:Ped1",
-        "ped2": "vadcli.ground_truth.ucsd:Ped2",
+        "ped1": "vadcli.ground_truth.campus:Ped1",
+        "ped2": "vadcli.ground_truth.campus:Ped2",
         "avenue": "vadcli.ground_truth.campus:Avenue",
         "shanghaitech": "vadcli.ground_truth.campus:ShanghaiTech",
         "ubnormal": "vadcli.ground_truth.ubnormal:UBnormal",

@@ -6,12 +6,15 @@ Nothing here knows a file, a data set or a detector. A value that cannot be comp
 from vadcli.metrics.event import (
     IOU_LEVELS,
     EventSet,
+    SeveritySet,
     ThresholdChoice,
     detection_recall,
     false_alarms_per_hour,
     match_events,
     onset_error,
     segment_f1,
+    severity_kendall,
+    severity_spearman,
     threshold_choices,
     without_false,
 )
@@ -30,7 +33,6 @@ from vadcli.metrics.intervals import Bootstrap, Estimate, Metric, difference
 from vadcli.metrics.pate import pate
 from vadcli.metrics.pixel import PIMO_LIMITS, PixelAccumulator, PixelCounts, aupimo, aupro, mask_iou, pixel_ap, pixel_auc
 from vadcli.metrics.region import Regions, Tracks, mask_regions, rbdc, tbdc
-from vadcli.metrics.severity import SeveritySet, severity_kendall, severity_spearman
 
 __all__ = [
     "IOU_LEVELS",
