@@ -1,26 +1,35 @@
-"""Finds out whether a file ends before the length that it declares, and which of its video streams are left out.
+"""Finds out why a video is not complete: the file is cut short, some of its streams are left out, or the machine is at fault.
 
 Containers declare their length in different ways: as a number of frames (AVI, IVF), as the duration of the video stream (the
 tags of Matroska, fragmented MP4, MXF) or as the duration of the longest stream (Matroska and FLV without tags). Headers are
 often wrong by a few frames, so a file counts as cut short only if much is missing, or if its outermost box is larger than the
 file. The index of an MP4 is more exact than this; see `probe`.
+
+A fault of the machine passes: a network share vanishes, a permission is missing for a moment, memory runs out, a program is
+being updated. Such a video is not finished. Nothing is stored for it, so the next run tries again. Errors in the content of a
+file can look the same: the libraries of ffmpeg report "Input/output error" if a file is cut short, and "Cannot allocate memory"
+if a header asks for too much. So these are believed only if the same trouble appears without ffmpeg.
 """
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
 import re
 import struct
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import av
+import psutil
 
-from vadcli.video.container import open_media
+from vadcli.errors import NotFinished
+from vadcli.video.container import open_media, printable
 
 _PER_STREAM = frozenset({"gxf", "mxf", "wtv", "nsv", "smjpeg", "lxf"})
 _LONGEST_STREAM = frozenset({"matroska", "flv", "live_flv", "rm", "asf", "asf_o"})
@@ -295,3 +304,71 @@ def _asf_s(path: Path) -> float:
             play, _, preroll_ms, flags = struct.unpack_from("<QQQI", properties, 8 + 16 + 8 + 8 + 8)
             return 0.0 if flags & _ASF_LIVE else max(0.0, play / 1e7 - preroll_ms / 1e3)
     return 0.0
+
+
+MACHINE_ERRORS = frozenset(
+    {
+        *(errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.ENOLINK, errno.EREMOTEIO, errno.ENOMEDIUM),
+        *(errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET),
+        *(errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ESHUTDOWN, errno.EBUSY),
+        *(errno.EACCES, errno.EMFILE, errno.ENFILE, errno.EKEYEXPIRED, errno.EKEYREVOKED, errno.EUCLEAN),
+    }
+)
+"""System errors that no content of a file can cause."""
+
+_SAMPLE_BYTES = 1 << 16
+_READ_BYTES = 1 << 22
+_SCARCE_BYTES = 256 << 20
+
+
+def check_machine(path: Path, said: str) -> None:
+    """Do nothing if the video itself is the reason why it could not be read completely.
+
+    Args:
+        path: the file, or the folder of images.
+        said: all messages about the trouble.
+
+    Raises:
+        NotFinished: the machine is the reason.
+    """
+    name = printable(path)
+    for number in sorted(MACHINE_ERRORS):
+        if os.strerror(number) in said:
+            raise NotFinished(f"{name}: can't be read at the moment: {os.strerror(number)}")
+    if os.strerror(errno.ENOMEM) in said or "MemoryError" in said:
+        _check_memory(name)
+    try:
+        for part in _parts_of(path, whole=os.strerror(errno.EIO) in said):
+            with part.open("rb", buffering=0) as file:
+                _read_samples(file.fileno(), whole=os.strerror(errno.EIO) in said)
+    except OSError as error:
+        raise NotFinished(f"{name}: can't be read at the moment: {error.strerror}") from error
+
+
+def _parts_of(path: Path, *, whole: bool) -> Iterator[Path]:
+    if not path.is_dir():
+        yield path
+        return
+    files = sorted(entry for entry in path.iterdir() if entry.is_file())
+    yield from files if whole else files[:1] + files[-1:]
+
+
+def _read_samples(descriptor: int, *, whole: bool) -> None:
+    size = os.fstat(descriptor).st_size
+    if whole:
+        while os.read(descriptor, _READ_BYTES):
+            pass
+    for start in (0, size // 2, max(0, size - _SAMPLE_BYTES)):
+        os.pread(descriptor, _SAMPLE_BYTES, start)
+
+
+def _check_memory(name: str) -> None:
+    """Raise NotFinished if there is little memory even now, without the video."""
+    try:
+        is_scarce = psutil.virtual_memory().available < _SCARCE_BYTES
+        with closing(mmap.mmap(-1, _SCARCE_BYTES)):
+            pass
+    except (OSError, ValueError):
+        is_scarce = True
+    if is_scarce:
+        raise NotFinished(f"{name}: the machine has too little memory at the moment")

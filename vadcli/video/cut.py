@@ -16,8 +16,7 @@ import numpy as np
 from vadcli.errors import DecodeError
 from vadcli.types import VideoInfo
 from vadcli.video.container import can_jump, has_times
-from vadcli.video.parts import clock_shifts
-from vadcli.video.pictures import find_sound, run_ffmpeg, source_arguments
+from vadcli.video.pictures import clock_shifts, find_sound, run_ffmpeg, source_arguments
 
 MUXERS = {
     ".mp4": "mp4",

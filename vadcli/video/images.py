@@ -18,8 +18,8 @@ import numpy as np
 
 from vadcli.errors import NotFinished, NoVideoStream, ProbeError
 from vadcli.types import BoolArray, ByteArray, PixelFormat, VideoInfo
+from vadcli.video.completeness import MACHINE_ERRORS
 from vadcli.video.container import printable
-from vadcli.video.faults import MACHINE_ERRORS
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 `FrameFeed` has an image for every frame; a lost frame gets the image of the frame before it.
 
 `add_sound` adds the sound of the video to the rendered MP4. An ffmpeg process does this, so if the audio track is broken, only
-the sound is missing.
+the sound is missing. If a file was joined from several recordings, its clock restarts at the beginning of each part. The rows
+of the video continue where the clock stopped (see `vadcli.video.timeline`). The sound still has the times in the file, so each
+part of it is moved by as much as the frames.
 """
 
 from __future__ import annotations
@@ -11,18 +13,62 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import av
+import numpy as np
+
 from vadcli.errors import DecodeError, DecoderHung, VideoError
 from vadcli.types import ByteArray, VideoInfo
 from vadcli.types.text import how_many
+from vadcli.video.container import open_media
 from vadcli.video.ffmpeg import ffmpeg_path
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item, Opened
-from vadcli.video.parts import clock_shifts, shifting_filter, sound_parts
 from vadcli.video.processes import die_with_parent
+from vadcli.video.timeline import CLOCK_JUMP_S, LONGEST_GAP_S, MOST_ODD
+
+
+def clock_shifts(info: VideoInfo) -> tuple[float, ...]:
+    """Return, for each part of a video, how many seconds its rows are later than their times in the file.
+
+    Empty if the clock neither restarts nor jumps. A few frames with odd times do not count as a part.
+    """
+    if not len(info.shown_pts):
+        return ()
+    shifts = (info.pts - info.shown_pts) * float(info.time_base)
+    runs = np.split(shifts, np.flatnonzero(np.abs(np.diff(shifts)) > CLOCK_JUMP_S) + 1)
+    found: list[float] = []
+    for run in runs:
+        shift = float(np.median(run))
+        if len(run) > MOST_ODD and (not found or abs(shift - found[-1]) > CLOCK_JUMP_S):
+            found.append(shift)
+    return tuple(found) if len(found) > 1 or any(abs(shift) > CLOCK_JUMP_S for shift in found) else ()
+
+
+def sound_parts(info: VideoInfo) -> int:
+    """Return into how many parts restarts of the clock divide the first audio stream."""
+    count, last = 1, None
+    with suppress(VideoError, av.error.FFmpegError), open_media(info.path) as opened:
+        for packet in opened.demux(opened.streams.audio[0]):
+            if packet.pts is None:
+                continue
+            at = float(packet.pts * packet.time_base)
+            if last is not None and not -CLOCK_JUMP_S <= at - last <= LONGEST_GAP_S:
+                count += 1
+            last = at
+    return count
+
+
+def shifting_filter(shifts: tuple[float, ...]) -> str:
+    """Return the ffmpeg filter that moves each part of the sound; `shifts` is in seconds, one per part."""
+    steps = np.diff(shifts).tolist()
+    restarted = f"gt(N,0)*max(lt(T,ld(1)-{CLOCK_JUMP_S}),gt(T,ld(1)+{LONGEST_GAP_S}))"
+    moved = "".join(f"+gte(ld(0),{part + 1})*{step:.6f}" for part, step in enumerate(steps))
+    return f"asetpts='st(0,ld(0)+{restarted});st(1,T);PTS+({shifts[0]:.6f}{moved})/TB'"
+
 
 JOINED_ROWS = 100
 """If fewer frames than this lie between two requested frames, both are read in one span.

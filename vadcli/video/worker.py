@@ -28,8 +28,8 @@ from vadcli.errors import DecodeError, FileChanged, NotFinished, VideoError
 from vadcli.types import NO_REGIONS, ByteArray, DecoderChoice, DecoderName, VideoInfo
 from vadcli.types.regions import Blanker
 from vadcli.types.text import is_remote, shown
+from vadcli.video.completeness import check_machine
 from vadcli.video.container import printable
-from vadcli.video.faults import check_machine
 from vadcli.video.ffmpeg import check_ffmpeg
 from vadcli.video.images import ReadRequest
 from vadcli.video.processes import die_with_parent, private_mib
