@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from tests.commands import vadcli
 from tests.fake_hub import FakeHub, Revision, serve
 from tests.patience import PATIENCE_S
 from vadcli import weights
+from vadcli.detectors.mllm import MODELS
 from vadcli.errors import VadcliError, WeightsError
 from vadcli.weights.entries import parse_manifest
 
@@ -425,6 +427,22 @@ def test_a_pull_stays_at_its_commit_until_update(hub: FakeHub) -> None:
     (updated,) = weights.pull("sam2.1-hiera-tiny", update=True)
     assert updated.commit == "b" * 40
     assert (updated.folder / "config.json").read_bytes() == b'{"new": 1}'
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_language_models_are_pinned(name: str) -> None:
+    found = weights.entry(name)
+    assert re.fullmatch("[0-9a-f]{40}", found.revision or "")
+    assert found.download_gb == pytest.approx(sum(one.bytes for one in found.files.values()) / 1e9, abs=0.1) or not found.files
+
+
+def test_other_bytes_than_the_pinned_ones_are_refused_and_update_takes_the_newest(hub: FakeHub) -> None:
+    pinned = weights.entry("qwen3-vl-2b")
+    files = {"config.json": b"{}", "model.safetensors": save(TENSORS)}
+    hub.repos[pinned.repo_id] = {"main": Revision("b" * 40, files), "pinned": Revision(str(pinned.revision), files)}
+    with pytest.raises(WeightsError, match="still not what"):
+        weights.pull("qwen3-vl-2b")
+    assert weights.pull("qwen3-vl-2b", update=True)[0].commit == "b" * 40
 
 
 def test_a_damaged_file_is_fetched_again_and_the_others_are_not(hub: FakeHub) -> None:

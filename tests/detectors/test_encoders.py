@@ -21,7 +21,6 @@ from transformers.models.siglip2.tokenization_siglip2 import Siglip2Tokenizer
 
 from tests.detectors.encoders import PATCH_PX, SIDE_PX, WIDTH, pictures, tiny_encoder_folder
 from tests.patience import PATIENCE_S
-from vadcli import weights
 from vadcli.detectors.encoders import encoder_fingerprint, encoder_size_px, load_encoder
 from vadcli.detectors.encoders.clip import correlate
 from vadcli.detectors.encoders.pixels import _in_two_steps, squash
@@ -362,7 +361,7 @@ def test_folder_in_several_files(own_folder: Path) -> None:
 
 def test_names_and_their_errors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folders: dict[str, Path]) -> None:
     monkeypatch.setenv("VADCLI_WEIGHTS", str(tmp_path))
-    monkeypatch.setattr(weights, "base_folder", lambda name: None)
+    monkeypatch.setattr("vadcli.weights.hub.base_folder", lambda name: None)
     with pytest.raises(WeightsError, match=r"siglip2-b32: not on this machine.*run `vadcli weights pull siglip2-b32`"):
         load_encoder("siglip2-b32")
     with pytest.raises(UsageError, match=r"no encoder is called 'siglip-b32' \(did you mean .*siglip2-b32"):
@@ -373,7 +372,7 @@ def test_names_and_their_errors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
         load_encoder("qwen2-vl-2b")
     with pytest.raises(UsageError, match=r"--encoder ./nowhere: the folder does not exist"):
         load_encoder("./nowhere")
-    monkeypatch.setattr(weights, "base_folder", lambda name: folders["clip"])
+    monkeypatch.setattr("vadcli.weights.hub.base_folder", lambda name: folders["clip"])
     assert load_encoder("clip-b32").name == "clip-b32"
 
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from vadcli import weights
 from vadcli.detectors.encoders import model_hashes
-from vadcli.errors import WeightsError
 from vadcli.types import BoolArray, ByteArray, FloatArray
 
 if TYPE_CHECKING:
@@ -131,10 +130,6 @@ class Sam2Refiner:
 
     def __init__(self, model: str = "", *, device: str = "auto", precision: str = "auto") -> None:
         model = model or REFINER_MODEL
-        item = weights.known(model)
-        if item is not None and weights.base_folder(model) is None:
-            hint = f"run `vadcli weights pull {model}` ({item.download_gb:g} GB)"
-            raise WeightsError(f"{model}: not on this machine, or incomplete", hint=hint)
         self.folder = weights.find(model)
         self._model, self._device, self._precision = model, device, precision
         self._prepared: tuple[TransformersMasks, dtype, Runner] | None = None

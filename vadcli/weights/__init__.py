@@ -37,7 +37,7 @@ from vadcli.weights.checksums import (
     write_checksums,
 )
 from vadcli.weights.entries import Entry, entry, home, known, manifest, nearest
-from vadcli.weights.hub import Pulled, base_folder, pull, read_lock, verify_pulled
+from vadcli.weights.hub import Pulled, base_folder, pull, pulled_folder, read_lock, verify_pulled
 from vadcli.weights.removal import Removed, remove
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "locate",
     "manifest",
     "pull",
+    "pulled_folder",
     "read_header",
     "refuse_pickles",
     "remove",
@@ -185,10 +186,7 @@ def find(name: str) -> Path:
         raise WeightsError(f"{name}: the folder does not exist", hint=MAKE_ONE)
     item = known(name)
     if item is not None and item.on_hub:
-        cached = base_folder(name)
-        if cached is None:
-            raise WeightsError(f"{name}: not on this machine, or incomplete", hint=f"run `vadcli weights pull {name}`")
-        return cached
+        return pulled_folder(name)
     found = next((folder for folder in _candidates(name) if folder.is_dir()), None)
     if found is not None:
         return found

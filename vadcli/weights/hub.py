@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,6 +146,19 @@ def base_folder(name: str) -> Path | None:
     return folder if all(_has_size(folder / file, known.bytes) for file, known in lock.files.items()) else None
 
 
+def pulled_folder(name: str) -> Path:
+    """Returns the folder of a base model in the hub's cache.
+
+    Raises:
+        WeightsError: it is absent or incomplete; the hint is the command that fetches it, with the size of the download.
+    """
+    folder, item = base_folder(name), entry(name)
+    if folder is None:
+        size = f" ({item.download_gb:g} GB)" if item.download_gb else ""
+        raise WeightsError(f"{name}: not on this machine, or incomplete", hint=f"run `vadcli weights pull {name}`{size}")
+    return folder
+
+
 def verify_pulled(name: str) -> Verified:
     """Hash a fetched base model and compare it with its lock file.
 
@@ -180,6 +193,8 @@ def read_lock(item: Entry) -> Lock | None:
 def _pull_base(item: Entry, *, update: bool, progress: bool, say: Callable[[str], None]) -> Pulled:
     from huggingface_hub import constants
 
+    if update:
+        item = replace(item, revision=None, files={})
     lock = None if update else read_lock(item)
     if lock and (folder := cached_snapshot(item, lock.commit)) and compare(folder, lock.files, extras_matter=False).ok:
         return _pulled(item, folder, lock, fetched=False)

@@ -135,11 +135,7 @@ def encoder_folder(name: str) -> Path:
         raise UsageError(f"no encoder is called {name!r}", hint=f"did you mean {' or '.join(near)}?" if near else choose)
     if item.kind != "encoder":
         raise UsageError(f"{name} is not an encoder: it is {item.purpose}", hint=choose)
-    folder = weights.base_folder(name)
-    if folder is None:
-        size = f" ({item.download_gb:g} GB)" if item.download_gb else ""
-        raise WeightsError(f"{name}: not on this machine, or incomplete", hint=f"run `vadcli weights pull {name}`{size}")
-    return folder
+    return weights.pulled_folder(name)
 
 
 def encoder_size_px(name: str) -> int:

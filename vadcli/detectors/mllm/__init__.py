@@ -14,7 +14,7 @@ from vadcli.errors import UsageError, WeightsError
 from vadcli.options.groups import HOW, DetectorOptions, option
 from vadcli.weights.checksums import read_json
 
-MODELS = ("qwen2-vl-2b", "qwen2-vl-7b")
+MODELS = ("qwen2-vl-2b", "qwen2-vl-7b", "qwen3-vl-2b")
 """Names of public models in the weights manifest."""
 FAMILIES = ("qwen2_vl", "qwen3_vl")
 """The `model_type` of the config.json of a model that can be used."""
@@ -71,11 +71,6 @@ def mllm_folder(model: str) -> Path:
         return path
     if os.sep in model or model.startswith("~"):
         raise UsageError(f"--model {model}: the folder does not exist", hint=CHOOSE)
-    item = weights.known(model)
-    if item is None or model not in MODELS:
+    if model not in MODELS:
         raise UsageError(f"--model {model}: not a model that `ask` can use", hint=CHOOSE)
-    folder = weights.base_folder(model)
-    if folder is None:
-        size = f" ({item.download_gb:g} GB)" if item.download_gb else ""
-        raise WeightsError(f"{model}: not on this machine, or incomplete", hint=f"run `vadcli weights pull {model}`{size}")
-    return folder
+    return weights.pulled_folder(model)
