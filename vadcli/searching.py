@@ -20,12 +20,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from vadcli.detectors.calibration import BellTail, fit_bell_tail, logit_of, sigmoid
+from vadcli.detectors.calibration import BellTail, fit_bell_tail, logit_of
 from vadcli.detectors.encoders import Encoder, encoder_fingerprint, encoder_key, load_encoder
 from vadcli.errors import DocumentError, UsageError, WeightsError
 from vadcli.store import OutputLayout
 from vadcli.store.scores import StoredEmbeddings, read_embeddings, read_embeddings_metadata
-from vadcli.types import BoolArray, ByteArray, CameraModel, Embeddings, FloatArray, StartTime, TimeArray, When
+from vadcli.types import BoolArray, ByteArray, CameraModel, Embeddings, FloatArray, StartTime, TimeArray, When, sigmoid
 from vadcli.types.codec import read_document
 from vadcli.video.loader import core_count
 

@@ -15,9 +15,9 @@ from vadcli.detectors.calibration import (
     Tail,
     fit_tail,
     logit_of,
-    sigmoid,
     usual_level,
 )
+from vadcli.types import sigmoid
 
 HOURS = FittedTime(sampled_s=100.0, spanned_s=36_000.0)
 SECONDS = FittedTime(sampled_s=10.0, spanned_s=10.0)

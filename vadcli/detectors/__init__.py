@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from vadcli.errors import DeviceError, UsageError
@@ -59,7 +60,7 @@ class Detector(Protocol):
         batch_size: clips that one call of `score` should get; known after `prepare`.
         parallel: how many threads may call `score` at the same time; known after `prepare`.
 
-    A detector that never makes masks says so with `makes_masks = False`.
+    Attributes that a detector may have in addition are those of `Traits`.
     """
 
     name: str
@@ -190,6 +191,35 @@ class Propagator(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What a detector may say about itself: it has an attribute for each field that differs from the default.
+
+    Attributes:
+        makes_masks: False if it never makes masks.
+        uses_min_size, uses_motion_detail, uses_still: True if it uses the option --min-size, --motion-detail or --still.
+    """
+
+    makes_masks: bool = True
+    uses_min_size: bool = False
+    uses_motion_detail: bool = False
+    uses_still: bool = False
+
+    @classmethod
+    def of(cls, detector: Detector) -> Traits:
+        """Returns the traits of a detector, with the defaults for attributes that it lacks."""
+        return cls(**{one.name: getattr(detector, one.name) for one in fields(cls) if hasattr(detector, one.name)})
+
+
+@runtime_checkable
+class ChecksModels(Protocol):
+    """A detector whose options change its camera models."""
+
+    def accepts(self, model: CameraModel) -> bool:
+        """True if the stored model was fitted with these options. Otherwise the engine fits the camera again."""
+        ...
+
+
 @runtime_checkable
 class HasCaveats(Protocol):
     """A detector that knows reasons why its scores deserve less trust than usual, such as untrained weights."""
@@ -224,6 +254,14 @@ def check_device(device: str) -> None:
         raise DeviceError(f"--device {device}: torch {torch.__version__} sees {found} CUDA devices")
 
 
+def keep_compiler_cache() -> None:
+    """Gives torch's compiler a fixed folder. Call it before transformers is imported.
+
+    torch creates the folder then and never removes it. By default it is a temporary folder.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torchinductor"))
+
+
 def make_motion(options: DetectorOptions) -> Detector:
     """Returns the motion detector. Of the options, it uses only --min-size, --motion-detail and --still."""
     from vadcli.detectors.motion import MotionOptions
@@ -249,8 +287,7 @@ def make_concept(options: ConceptOptions) -> Detector:
 
 def make_lavida(options: LavidaOptions) -> Detector:
     """Returns the LAVIDA detector; raises WeightsError if its weights are missing."""
-    # When transformers is imported, torch creates this folder and never removes it. By default it is a temporary folder.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torchinductor"))
+    keep_compiler_cache()
     from vadcli.detectors.lavida.detector import LavidaDetector
 
     return LavidaDetector(options)

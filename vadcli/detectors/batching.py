@@ -10,16 +10,23 @@ Scoring has its own threads, so that devices compute while the caller reads and 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from queue import SimpleQueue
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
 from vadcli.detectors import Detector
 from vadcli.types import ByteArray, CameraModel, Clip, ClipBatch, ClipScores
+
+if TYPE_CHECKING:
+    import torch
+
+    from vadcli.detectors.running import Runner
 
 Ticket = TypeVar("Ticket")
 
@@ -48,6 +55,56 @@ class PerCamera(Generic[Found]):
         while len(self._kept) > MOST_CAMERAS:
             del self._kept[next(iter(self._kept))]
         return kept[1]
+
+
+class Worker(Protocol):
+    """One device with a copy of a model."""
+
+    @property
+    def runner(self) -> Runner:
+        """Runs the model's steps on the device."""
+        ...
+
+
+W = TypeVar("W", bound=Worker)
+
+
+class Workers(Generic[W]):
+    """The workers of a detector, one per device. Lends an idle one to each thread that asks.
+
+    Attributes:
+        all: empty before `start`.
+    """
+
+    def __init__(self) -> None:
+        self.all: tuple[W, ...] = ()
+        self._idle: SimpleQueue[W] = SimpleQueue()
+
+    def start(self, workers: Iterable[W]) -> None:
+        """Takes the workers, and lends them from now on."""
+        self.all = tuple(workers)
+        for worker in self.all:
+            for _ in range(worker.runner.calls):
+                self._idle.put(worker)
+
+    @property
+    def parallel(self) -> int:
+        """The number of threads that can have a worker at the same time; 1 before `start`."""
+        return max(1, sum(worker.runner.calls for worker in self.all))
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """The devices that compute."""
+        return tuple(worker.runner.device for worker in self.all)
+
+    @contextmanager
+    def idle(self) -> Iterator[W]:
+        """Lends a worker for the length of a `with` block; waits until one is idle."""
+        worker = self._idle.get()
+        try:
+            yield worker
+        finally:
+            self._idle.put(worker)
 
 
 @dataclass

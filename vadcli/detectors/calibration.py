@@ -157,11 +157,6 @@ def logit_of(log_rarity: FloatArray) -> FloatArray:
     return np.asarray(rate / CALIBRATION.temperature, dtype=np.float32)
 
 
-def sigmoid(logit: FloatArray) -> FloatArray:
-    """Returns the scores of logits, in [0, 1]."""
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logit)), dtype=np.float32)
-
-
 def _between(reference: float, own: float, trust: float) -> float:
     return float(np.exp((1.0 - trust) * np.log(reference) + trust * np.log(own)))
 

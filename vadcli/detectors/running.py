@@ -51,11 +51,13 @@ class Runner:
     Attributes:
         limit: the largest number of clips that are computed at a time.
         spans: the largest number of spans of frames through which masks are propagated in parallel.
+        calls: how many threads may call it with profit: two for a GPU, because one of them copies frames.
         clock: times the stages `copy` (frames to the device) and `fetch` (results from it).
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.calls = 2 if device.type == "cuda" else 1
         self.limit = MOST_CLIPS
         self.spans = MOST_SPANS
         self.clock: Clock = untimed

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vadcli.detectors import Detector
+from vadcli.detectors import ChecksModels, Detector
 from vadcli.engine.footage import estimated_footage, is_outgrown, length_text, size_of
 from vadcli.engine.plan import WorkUnit
 from vadcli.errors import DocumentError, NotFinished, ToolError
@@ -151,8 +151,7 @@ class Cameras:
     def _is_ours(self, model: CameraModel) -> bool:
         if (model.detector, model.version) != (self.detector.name, self.detector.model_version):
             return False
-        accepts = getattr(self.detector, "accepts", None)  # some detectors have options that change the model
-        return accepts is None or bool(accepts(model))
+        return not isinstance(self.detector, ChecksModels) or self.detector.accepts(model)
 
     def fit(self, camera: str, clips: Sequence[Clip], footage: Footage) -> CameraModel | None:
         """Fit and store a model. If another process has already stored one, return it: equal footage gives equal models."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-from vadcli.detectors import Attributor, Detector, Propagator
+from vadcli.detectors import Attributor, Detector, Propagator, Traits
 from vadcli.engine.cameras import Cameras, fit_again, fit_on_the_way
 from vadcli.engine.event_rules import EventRules
 from vadcli.engine.job import Need, ScanIdentity, ScanJob, Task, decide, digest
@@ -53,7 +53,7 @@ class LocalRunner:
             raise UsageError(
                 f"--refine-masks: the masks of the {detector.name} detector are made by SAM2", hint="omit the option"
             )
-        if settings.options.masks != "none" and not getattr(detector, "makes_masks", True):
+        if settings.options.masks != "none" and not Traits.of(detector).makes_masks:
             raise UsageError(
                 f"--masks: the {detector.name} detector makes no masks", hint="omit the option, or take another --detector"
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from vadcli.detectors import Detector
+from vadcli.detectors import Detector, Traits
 from vadcli.engine.plan import Plan
 from vadcli.options.mixins import RegionOptions
 from vadcli.store.regions import read_regions
@@ -18,11 +18,12 @@ MOST_NAMED = 10
 
 def warn_if_ignored(options: RegionOptions, detector: Detector) -> None:
     """Log a warning for each option that the detector can't use."""
-    if options.min_size is not None and not getattr(detector, "uses_min_size", False):
+    traits = Traits.of(detector)
+    if options.min_size is not None and not traits.uses_min_size:
         log.warning("the %s detector can't tell how large things are; it ignores --min-size", detector.name)
-    if options.motion_detail != 1 and not getattr(detector, "uses_motion_detail", False):
+    if options.motion_detail != 1 and not traits.uses_motion_detail:
         log.warning("the %s detector chooses its own frame size; it ignores --motion-detail", detector.name)
-    if options.still and not getattr(detector, "uses_still", False):
+    if options.still and not traits.uses_still:
         log.warning("the %s detector does not look for things that stand still; it ignores --still", detector.name)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vadcli.cutting import EventBoxes, cut_events, inherit_boxes, inherit_categories
-from vadcli.detectors.calibration import BellTail, CategoryTails, sigmoid
+from vadcli.detectors.calibration import BellTail, CategoryTails
 from vadcli.store.verification import StoredAnswers
 from vadcli.types import (
     Answer,
@@ -26,6 +26,7 @@ from vadcli.types import (
     Thresholds,
     TimeArray,
     Verification,
+    sigmoid,
 )
 from vadcli.video.sampling import SamplingPlan
 

@@ -20,7 +20,7 @@ from vadcli.heads.exam import Comparison
 from vadcli.registry import HEADS
 from vadcli.store import OutputLayout
 from vadcli.store.scores import StoredEmbeddings, read_embeddings
-from vadcli.types import Embeddings, FloatArray, IndexArray, ScoreTable, TimeArray
+from vadcli.types import Embeddings, FloatArray, IndexArray, ScoreTable, TimeArray, sigmoid
 from vadcli.types.codec import document_errors, read_document, structure
 
 CARD_FORMAT_VERSION = 1
@@ -101,11 +101,11 @@ class StoredHead:
 
     def score(self, sample: Sample) -> FloatArray:
         """Return (S,) float32 scores in [0, 1]; 0.5 is the threshold that keeps the true training examples."""
-        return _sigmoid(self.card.scale(self.head.score(sample)) - np.float32(self.card.threshold))
+        return sigmoid(self.card.scale(self.head.score(sample)) - np.float32(self.card.threshold))
 
     def judge(self, sample: Sample) -> float:
         """Return one score for a sample, in [0, 1]."""
-        return float(_sigmoid(self.card.scale(np.array(pooled(self.head, sample))) - np.float32(self.card.threshold)))
+        return float(sigmoid(self.card.scale(np.array(pooled(self.head, sample))) - np.float32(self.card.threshold)))
 
     def strangeness(self, centre: FloatArray) -> float:
         """Return how far a video's mean vector is from the training videos; above 1 it looks new.
@@ -210,10 +210,6 @@ def matching(card: Card, found: Sequence[CardEncoder]) -> str:
     if len(found) < len(card.encoders):
         return f"it reads vectors of {len(card.encoders)} encoders ({', '.join(one.name for one in card.encoders)})"
     return ""
-
-
-def _sigmoid(logit: FloatArray) -> FloatArray:
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logit)), np.float32)
 
 
 MOST_ROWS = 64

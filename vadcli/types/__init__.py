@@ -12,6 +12,7 @@ from vadcli.types.detection import (
     FrameScores,
     MaskScale,
     RawTrack,
+    sigmoid,
 )
 from vadcli.types.media import (
     BoolArray,
@@ -105,4 +106,5 @@ __all__ = [
     "VideoResult",
     "When",
     "mask_level",
+    "sigmoid",
 ]

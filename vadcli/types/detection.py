@@ -334,6 +334,11 @@ class RawTrack:
     model: CameraModel | None
 
 
+def sigmoid(logit: FloatArray) -> FloatArray:
+    """Returns the scores of logits, float32 in [0, 1]."""
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logit)), dtype=np.float32)
+
+
 @dataclass(frozen=True)
 class FrameScores:
     """The final scores of a video: one logit per sampled frame.

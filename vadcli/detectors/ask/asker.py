@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from vadcli.detectors import keep_compiler_cache
 from vadcli.errors import UsageError
 from vadcli.options.categories import Category, read_categories, template_sentences
-from vadcli.options.config import cache_folder
 from vadcli.types import ByteArray, FloatArray
 
 CLIP_FRAMES, CLIP_S = 8, 8.0
@@ -154,8 +153,7 @@ def load_asker(
         UsageError: the name or folder does not exist.
         WeightsError: the model is not on this machine, or it is of another kind.
     """
-    # When transformers is imported, torch creates this folder and never removes it. By default it is a temporary folder.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torchinductor"))
+    keep_compiler_cache()
     from vadcli.detectors.ask.qwen import QwenAsker
 
     return QwenAsker(model, device=device, precision=precision, compression=compression, batch_size=batch_size, compile=compile)

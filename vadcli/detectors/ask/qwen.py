@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from queue import SimpleQueue
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vadcli.detectors.ask.asker import CLIP_FRAMES, CLIP_S, MAX_PX, PROMPT_VERSION, Question
+from vadcli.detectors.batching import Workers
 from vadcli.detectors.encoders import model_hashes
 from vadcli.detectors.mllm import mllm_family, mllm_folder
 from vadcli.errors import UsageError, WeightsError
@@ -61,8 +61,7 @@ class QwenAsker:
         self._device, self._precision, self._compile = device, precision, compile
         self._wanted_batch = batch_size
         self._found_batch = 1
-        self._workers: list[_Worker] = []
-        self._idle: SimpleQueue[_Worker] = SimpleQueue()
+        self._workers: Workers[_Worker] = Workers()
 
     @property
     def batch_size(self) -> int:
@@ -72,29 +71,27 @@ class QwenAsker:
     @property
     def parallel(self) -> int:
         """The number of simultaneous calls: one on a CPU; two per GPU, one of which copies frames."""
-        return max(1, sum(worker.calls for worker in self._workers))
+        return self._workers.parallel
 
     @property
     def devices(self) -> tuple[torch.device, ...]:
         """The devices that compute; empty before `prepare`."""
-        return tuple(worker.runner.device for worker in self._workers)
+        return self._workers.devices
 
     def prepare(self) -> None:
         """Loads the model onto each device and finds how many clips fit. Later calls do nothing."""
-        if self._workers:
+        if self._workers.all:
             return
-        from vadcli.detectors.running import devices_for
+        from vadcli.detectors.running import Runner, devices_for
 
-        self._workers = [_Worker(self.load(device), device) for device in devices_for(self._device)]
-        for worker in self._workers:
-            for _ in range(worker.calls):
-                self._idle.put(worker)
-        self._found_batch = self._wanted_batch or self._workers[0].fitting_batch()
+        self._workers.start(_Worker(self.load(device), Runner(device)) for device in devices_for(self._device))
+        self._found_batch = self._wanted_batch or self._workers.all[0].fitting_batch()
 
     def ask(self, frames: ByteArray, questions: Sequence[Question]) -> FloatArray:
         """Returns (N, Q) float32 log-odds; see `Asker.ask`."""
         found: FloatArray
-        with self._worker() as worker:
+        self.prepare()
+        with self._workers.idle() as worker:
             (found,) = worker.runner.run(lambda clips: (worker.reader.log_odds(clips, questions),), _paired(frames))
         return found
 
@@ -102,7 +99,8 @@ class QwenAsker:
         """Returns one sentence about one clip (T, H, W, 3); see `Asker.describe`."""
         import torch
 
-        with self._worker() as worker, torch.inference_mode():
+        self.prepare()
+        with self._workers.idle() as worker, torch.inference_mode():
             return worker.reader.describe(torch.from_numpy(_paired(frames[None])).to(worker.runner.device))
 
     def fingerprint(self) -> dict[str, object]:
@@ -155,26 +153,13 @@ class QwenAsker:
                 layer.compile(dynamic=True)
         return reader.to(device=device, dtype=dtype).eval()
 
-    @contextmanager
-    def _worker(self) -> Iterator[_Worker]:
-        """Lends an idle device for the length of a `with` block; waits until one is idle."""
-        self.prepare()
-        worker = self._idle.get()
-        try:
-            yield worker
-        finally:
-            self._idle.put(worker)
 
-
+@dataclass(frozen=True)
 class _Worker:
     """One device with its model."""
 
-    def __init__(self, reader: Reader, device: torch.device) -> None:
-        from vadcli.detectors.running import Runner
-
-        self.reader = reader
-        self.runner: Runner = Runner(device)
-        self.calls = 2 if device.type == "cuda" else 1
+    reader: Reader
+    runner: Runner
 
     def fitting_batch(self) -> int:
         side = int(MAX_PX**0.5)

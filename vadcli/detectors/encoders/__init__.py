@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vadcli import weights
-from vadcli.detectors import check_device
+from vadcli.detectors import check_device, keep_compiler_cache
 from vadcli.errors import UsageError, WeightsError
-from vadcli.options.config import cache_folder
 from vadcli.registry import ENCODERS
 from vadcli.types import ByteArray, FloatArray
 from vadcli.weights.checksums import read_json
@@ -109,8 +108,7 @@ def load_encoder(name: str, *, device: str = "auto", precision: str = "auto") ->
     folder = encoder_folder(name)
     family = _family(folder, _config(folder))
     weight_files(folder)
-    # When transformers is imported, torch creates this folder and never removes it. By default it is a temporary folder.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torchinductor"))
+    keep_compiler_cache()
     encoder: Encoder = ENCODERS.load(family)(name, folder, device=device, precision=precision)
     return encoder
 

@@ -6,12 +6,12 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vadcli import weights
+from vadcli.detectors.batching import Workers
 from vadcli.detectors.lavida import LavidaOptions
 from vadcli.detectors.lavida.config import LavidaConfig
 from vadcli.detectors.mllm.pixels import STATIC_DISTANCE
@@ -86,8 +86,7 @@ class LavidaDetector:
         )
         self.thresholds = Thresholds(high=0.5, low=0.4, min_duration_s=0.5, merge_gap_s=2.0)
         self.caveats = self._caveats()
-        self._workers: list[_Worker] = []
-        self._idle: SimpleQueue[_Worker] = SimpleQueue()
+        self._workers: Workers[_Worker] = Workers()
         self._batch_size = 1
 
     @property
@@ -98,7 +97,7 @@ class LavidaDetector:
     @property
     def parallel(self) -> int:
         """The number of simultaneous calls: one on a CPU; two per GPU, one of which copies frames."""
-        return max(1, sum(worker.calls for worker in self._workers))
+        return self._workers.parallel
 
     def _caveats(self) -> tuple[str, ...]:
         """Returns one sentence if the model was never trained, or was trained on a synthetic world only."""
@@ -113,7 +112,7 @@ class LavidaDetector:
 
     def prepare(self) -> None:
         """Loads the model onto each device and finds how many clips fit. Later calls do nothing."""
-        if self._workers:
+        if self._workers.all:
             return
         from vadcli.detectors.running import devices_for
 
@@ -125,39 +124,35 @@ class LavidaDetector:
                 len(self.categories),
                 self.config.prompt.max_categories,
             )
-        for device in devices_for(self.options.device):
-            self._workers.append(_Worker(self, device))
-        for worker in self._workers:
-            for _ in range(worker.calls):
-                self._idle.put(worker)
-        self._batch_size = self.options.batch_size or self._workers[0].fitting_batch()
+        self._workers.start(_Worker(self, device) for device in devices_for(self.options.device))
+        self._batch_size = self.options.batch_size or self._workers.all[0].fitting_batch()
 
     @property
     def devices(self) -> tuple[torch.device, ...]:
         """The devices that compute; empty before `prepare`."""
-        return tuple(worker.runner.device for worker in self._workers)
+        return self._workers.devices
 
     @property
     def largest_step(self) -> int:
         """The largest number of clips that every device can compute at once; it shrinks when memory runs out."""
-        return min(worker.runner.limit for worker in self._workers)
+        return min(worker.runner.limit for worker in self._workers.all)
 
     def reconfigure(self, config: LavidaConfig) -> None:
         """Replaces the config by another for the same model sizes. Must not be called during `score`."""
         self.config = config
-        for worker in self._workers:
+        for worker in self._workers.all:
             worker.model.config = config
             worker.runner.reset_limit()
 
     def time_stages(self, clock: Clock) -> None:
         """Runs each stage of the work inside `clock(name)`, until another clock is set."""
-        for worker in self._workers:
+        for worker in self._workers.all:
             worker.model.clock = worker.runner.clock = clock
 
     def count_tokens(self, batch: ClipBatch) -> tuple[float, float]:
         """Returns (L, M): the mean number of visual tokens per clip of a batch, before and after compression."""
         self.prepare()
-        worker = self._workers[0]
+        worker = self._workers.all[0]
         before, after = worker.runner.run(worker.count_tokens, batch.frames)
         return float(before.mean()), float(after.mean())
 
@@ -168,32 +163,23 @@ class LavidaDetector:
     def score(self, batch: ClipBatch) -> ClipScores:
         """Returns (B, T, 1) object-score logits and (B, T, h, w) masks, on MaskScale.LOGIT."""
         self.prepare()
-        worker = self._idle.get()
-        try:
+        with self._workers.idle() as worker:
             logits, masks = worker.runner.run(worker.score, batch.frames)
-        finally:
-            self._idle.put(worker)
         return ClipScores(logits[..., None], masks)
 
     def attribute(self, batch: ClipBatch) -> FloatArray:
         """Returns (B, T, C) scores, with one prompt per category; the images are encoded once."""
         self.prepare()
-        worker = self._idle.get()
-        try:
+        with self._workers.idle() as worker:
             (scores,) = worker.runner.run(worker.attribute, batch.frames)
-        finally:
-            self._idle.put(worker)
         found: FloatArray = scores
         return found
 
     def propagate(self, frames: ByteArray, known: Mapping[int, FloatArray]) -> FloatArray:
         """Returns masks propagated by SAM2's video memory; see `Propagator`."""
         self.prepare()
-        worker = self._idle.get()
-        try:
+        with self._workers.idle() as worker:
             return worker.propagate(frames, known)
-        finally:
-            self._idle.put(worker)
 
     def finish(self, track: RawTrack) -> FrameScores:
         """Returns the object-score logits as the logits of the frame scores."""
@@ -264,7 +250,6 @@ class _Worker:
 
         self.model = detector.load(device)
         self.runner: Runner = Runner(device)
-        self.calls = 2 if device.type == "cuda" else 1
         self._needs = detector.needs
         self._side = detector.needs.size.max_area_px
         try:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from vadcli.detectors.calibration import CALIBRATION, logit_of, sigmoid
+from vadcli.detectors.calibration import CALIBRATION, logit_of
 from vadcli.detectors.motion import MODEL_VERSION, MotionOptions
 from vadcli.detectors.motion.background import grid_for
 from vadcli.detectors.motion.camera import from_model, to_model
@@ -37,6 +37,7 @@ from vadcli.types import (
     SizeRule,
     Thresholds,
     TimeArray,
+    sigmoid,
 )
 from vadcli.video.loader import core_count
 
