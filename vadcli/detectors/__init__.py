@@ -207,7 +207,7 @@ class Traits:
 
     @classmethod
     def of(cls, detector: Detector) -> Traits:
-        """Returns the traits of a detector, with the defaults for attributes that it lacks."""
+        """Return the traits of a detector, with the defaults for attributes that it lacks."""
         return cls(**{one.name: getattr(detector, one.name) for one in fields(cls) if hasattr(detector, one.name)})
 
 
@@ -255,7 +255,7 @@ def check_device(device: str) -> None:
 
 
 def keep_compiler_cache() -> None:
-    """Gives torch's compiler a fixed folder. Call it before transformers is imported.
+    """Give torch's compiler a fixed folder. Call it before transformers is imported.
 
     torch creates the folder then and never removes it. By default it is a temporary folder.
     """

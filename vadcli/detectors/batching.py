@@ -81,7 +81,7 @@ class Workers(Generic[W]):
         self._idle: SimpleQueue[W] = SimpleQueue()
 
     def start(self, workers: Iterable[W]) -> None:
-        """Takes the workers, and lends them from now on."""
+        """Take the workers, and lend them from now on."""
         self.all = tuple(workers)
         for worker in self.all:
             for _ in range(worker.runner.calls):
@@ -99,7 +99,7 @@ class Workers(Generic[W]):
 
     @contextmanager
     def idle(self) -> Iterator[W]:
-        """Lends a worker for the length of a `with` block; waits until one is idle."""
+        """Lend a worker for the length of a `with` block; wait until one is idle."""
         worker = self._idle.get()
         try:
             yield worker

@@ -335,7 +335,7 @@ class RawTrack:
 
 
 def sigmoid(logit: FloatArray) -> FloatArray:
-    """Returns the scores of logits, float32 in [0, 1]."""
+    """Return the scores of logits, float32 in [0, 1]."""
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logit)), dtype=np.float32)
 
 

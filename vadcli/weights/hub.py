@@ -147,7 +147,7 @@ def base_folder(name: str) -> Path | None:
 
 
 def pulled_folder(name: str) -> Path:
-    """Returns the folder of a base model in the hub's cache.
+    """Return the folder of a base model in the hub's cache.
 
     Raises:
         WeightsError: it is absent or incomplete; the hint is the command that fetches it, with the size of the download.
