@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from tests import media
 from vadcli.draw.overlay import Geometry
 from vadcli.errors import DecodeError, DocumentError, OutputError, VideoError
-from vadcli.rendering import RenderResult, RenderSettings, clip_needs, event_clip, render_video, shown_seconds
-from vadcli.store import OutputLayout
+from vadcli.rendering import RenderResult, RenderSettings, clip_needs, render_video, shown_seconds
+from vadcli.store import OutputLayout, event_clip
 from vadcli.store.atomic import Scratch
 from vadcli.store.events import EventsDocument, describe_video, read_events, write_events
 from vadcli.store.mask_video import MaskVideoWriter

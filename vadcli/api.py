@@ -210,13 +210,11 @@ def render_all(paths: Sequence[Path], options: RenderOptions, *, watch: Watch | 
     from vadcli.engine.opening import may_be_empty
     from vadcli.engine.plan import make_plan, no_video_text
     from vadcli.engine.roots import OutsideRoot
-    from vadcli.store import OutputLayout
+    from vadcli.store import stored_layout
     from vadcli.store.footage import stored_roots
     from vadcli.types.text import is_remote
 
-    layout = OutputLayout(options.out)
-    if not layout.has_results:
-        raise UsageError(f"{options.out}: contains no results", hint="scan first, or name the scan's folder with --out")
+    layout = stored_layout(options.out)
     roots = list(stored_roots(layout))
     # If the footage has moved, names are relative to the common ancestor of `paths`, as in the first scan.
     moved = not any(is_remote(root) or os.path.isdir(root) for root in roots)

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,13 @@ from vadcli.video.ffmpeg import ffmpeg_path, ffmpeg_version
 from vadcli.video.loader import core_count
 
 LOW_DISK_BYTES = 1 << 30
+PACKAGES = (
+    ("decord", "decord", "pip install decord if your platform has a wheel; without it ffmpeg reads all videos", False),
+    ("PyAV", "av", "pip install av", True),
+    ("torch", "torch", "pip install torch; only detectors with weights need it", False),
+    ("transformers", "transformers", "pip install transformers; only the lavida detector needs it", False),
+)
+"""Name of a check, package, what to do if the package is missing, and whether it is required."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +66,7 @@ def examine(out: Path) -> Iterator[Check]:
         _python,
         _machine,
         _ffmpeg,
-        _decord,
-        _pyav,
-        _torch,
-        _transformers,
+        *(partial(_package, *about) for about in PACKAGES),
         _sam2,
         _device,
         _weights,
@@ -97,27 +102,9 @@ def _ffmpeg() -> Check:
     return Check("ffmpeg", major >= 4, f"{number} ({path})", "" if major >= 4 else "install ffmpeg 4 or newer")
 
 
-def _decord() -> Check:
-    found = _version("decord")
-    advice = "" if found else "pip install decord if your platform has a wheel; without it ffmpeg reads all videos"
-    return Check("decord", found is not None, found or "not installed", advice, required=False)
-
-
-def _pyav() -> Check:
-    found = _version("av")
-    return Check("PyAV", found is not None, found or "not installed", "" if found else "pip install av")
-
-
-def _torch() -> Check:
-    found = _version("torch")
-    advice = "" if found else "pip install torch; only detectors with weights need it"
-    return Check("torch", found is not None, found or "not installed", advice, required=False)
-
-
-def _transformers() -> Check:
-    found = _version("transformers")
-    advice = "" if found else "pip install transformers; only the lavida detector needs it"
-    return Check("transformers", found is not None, found or "not installed", advice, required=False)
+def _package(name: str, package: str, advice: str, required: bool) -> Check:
+    found = _version(package)
+    return Check(name, found is not None, found or "not installed", "" if found else advice, required)
 
 
 def _sam2() -> Check:

@@ -18,7 +18,7 @@ from typing import Any
 
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options import PruneOptions, parse_duration
-from vadcli.store import CHECKPOINT_SUFFIX, OutputLayout, matches, stored_layout
+from vadcli.store import CHECKPOINT_SUFFIX, OutputLayout, event_clips, matches, rendered_video, stored_layout
 from vadcli.store.atomic import Claim, Scratch, output_error
 from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.footage import FootageFolders, Presence, timed
@@ -106,6 +106,7 @@ class _Pruning:
     is_whole: bool = True  # False if a document can't be read, so that not all videos are known
 
     def run(self) -> PruneResult:
+        """Remove what the options ask for."""
         self.folders = FootageFolders(self.layout, self.options.footage)
         self.is_busy = bool(read_live(self.layout))
         documents = dict(self._documents())
@@ -271,9 +272,7 @@ def _key(path: Path, folder: Path, suffix: str) -> str:
 
 
 def _result_key(path: Path, layout: OutputLayout, kind: str) -> str:
-    key = _key(path, layout.out / kind, path.suffix)
-    whole, event, number = key.rpartition(".event-")
-    return whole if kind == "rendered" and event and number.isdecimal() else key
+    return _key(rendered_video(path) if kind == "rendered" else path, layout.out / kind, path.suffix)
 
 
 def _checkpoint(layout: OutputLayout, key: str) -> Path:
@@ -288,13 +287,8 @@ def _is_whole_name(key: str) -> bool:
 
 def _files_of(layout: OutputLayout, key: str) -> Iterator[Path]:
     """Yield the files of a video, with those of its rendered events."""
-    clips = layout.out / "rendered" / f"{key}.mp4"
     with suppress(OSError):
-        beginning = f"{clips.stem}.event-"
-        for path in sorted(clips.parent.iterdir()):
-            number = path.name.removeprefix(beginning).removesuffix(".mp4")
-            if path.name == f"{beginning}{number}.mp4" and number.isdecimal():
-                yield path
+        yield from event_clips(layout.out / "rendered" / f"{key}.mp4")
     for kind in KINDS:
         for suffix in SUFFIXES[kind]:
             if os.path.lexists(path := layout.out / kind / f"{key}{suffix}"):

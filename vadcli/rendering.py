@@ -6,7 +6,7 @@ whole video is rendered, the player shows the same times as the events document.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -19,7 +19,7 @@ from vadcli.draw import Mp4Writer
 from vadcli.draw.overlay import Geometry, Overlay
 from vadcli.errors import DocumentError, VideoError
 from vadcli.options import RenderOptions, parse_duration
-from vadcli.store import OutputLayout
+from vadcli.store import OutputLayout, event_clip, event_clips
 from vadcli.store.atomic import Scratch
 from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.masks import MaskTrack
@@ -123,7 +123,11 @@ def render_video(
     if failed and not written:
         raise failed[0]
     if settings.events_only:
-        _remove_clips_but([span.final for span in spans], layout.rendered(video))
+        kept = {span.final for span in spans}
+        with suppress(FileNotFoundError):
+            for path in event_clips(layout.rendered(video)):
+                if path not in kept:
+                    path.unlink()
     problems = (*renderer.problems, *dict.fromkeys(error.message for error in failed))
     return RenderResult(video, tuple(written), renderer.written, expected, problems)
 
@@ -142,11 +146,6 @@ def _write_all(spans: list[_Span], renderer: _Renderer, scratch: Scratch) -> tup
     return written, failed
 
 
-def event_clip(rendered: Path, event_id: int) -> Path:
-    """Return the path of the file for one event. It is in the same folder as the rendered whole video."""
-    return rendered.with_name(f"{rendered.stem}.event-{event_id:03d}.mp4")
-
-
 @dataclass(frozen=True)
 class _Story:
     """The results that the scan stored about a video."""
@@ -157,6 +156,7 @@ class _Story:
 
     @classmethod
     def load(cls, layout: OutputLayout, video: str) -> _Story:
+        """Read the results; raise DocumentError if the video was not scanned, its scan failed, or a file is damaged."""
         if not layout.scores(video).exists():
             if not layout.events(video).exists():
                 raise DocumentError(f"{video}: not scanned into {layout.out}", hint="scan it first")
@@ -174,6 +174,7 @@ class _Story:
         return int(self.metadata.video["width"]), int(self.metadata.video["height"])
 
     def fps(self, settings: RenderSettings) -> float:
+        """Return frames per second: those of the settings, or of the scan."""
         return settings.fps or float(self.metadata.video["fps"])
 
     @property
@@ -220,15 +221,6 @@ def shown_seconds(event: Event, most_s: float | None) -> tuple[float, float]:
         return event.start_s, event.end_s
     start_s = min(max(event.start_s, event.peak_s - most_s / 2), event.end_s - most_s)
     return start_s, start_s + most_s
-
-
-def _remove_clips_but(kept: Collection[Path], rendered: Path) -> None:
-    beginning = f"{rendered.stem}.event-"
-    with suppress(FileNotFoundError):
-        for path in list(rendered.parent.iterdir()):
-            number = path.name.removeprefix(beginning).removesuffix(".mp4")
-            if path.name == f"{beginning}{number}.mp4" and number.isdecimal() and path not in kept:
-                path.unlink()
 
 
 class _Renderer:

@@ -164,7 +164,12 @@ def collect(
         _add_events(got, layout.events(table.video) if events else None, table, metadata, spans)
         got.overhang_frames += video_truth.overhang_frames(table)
         # a normal video has no tracks, but every region found in it is a false alarm
-        wanted = _Wanted(number, pixels and video_truth.has_masks, regional and _has_region_truth(video_truth), pixel_size)
+        wanted = _Wanted(
+            number,
+            pixels and video_truth.has_masks,
+            regional and (video_truth.has_regions or video_truth.is_normal),
+            pixel_size,
+        )
         if wanted.masks or wanted.regions:
             _add_masks(got, layout, table, video_truth, wanted)
     _check_masked(got, layout, allow_missing=allow_missing)
@@ -180,7 +185,7 @@ def collect(
         pixels=counts if counts.names else None,
         detected=_regions(got) if got.tracks else None,
         tracks=_tracks(got) if got.tracks else None,
-        region_frames=_region_frames(got, len(matching.pairs)),
+        region_frames=np.array([got.region_frames.get(number, 0) for number in range(len(matching.pairs))], np.int64),
         unscored=matching.unscored,
         unknown=matching.unknown,
         unmasked=tuple(got.unmasked),
@@ -214,10 +219,6 @@ def _documents(layout: OutputLayout) -> Iterator[EventsDocument]:
     for path in layout.iter_events():
         with contextlib.suppress(DocumentError):
             yield read_events(path)
-
-
-def _has_region_truth(truth: VideoTruth) -> bool:
-    return truth.has_regions or truth.is_normal
 
 
 def _check_masked(got: _Gathered, layout: OutputLayout, *, allow_missing: bool) -> None:
@@ -326,10 +327,6 @@ def _add_masks(got: _Gathered, layout: OutputLayout, table: ScoreTable, truth: V
     if wanted.regions:
         got.tracks.extend((wanted.number, region.frame, region.box, region.track) for region in truth.regions)
         got.region_frames[wanted.number] = len(table)
-
-
-def _region_frames(got: _Gathered, videos: int) -> IndexArray:
-    return np.array([got.region_frames.get(number, 0) for number in range(videos)], np.int64)
 
 
 def _alike(mask: ByteArray, wanted: BoolArray | None, video: str, size: Size | None) -> tuple[ByteArray, BoolArray]:

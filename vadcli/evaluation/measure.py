@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -66,18 +66,8 @@ class Protocol:
     def to_json(self) -> dict[str, Any]:
         """Return the protocol as it is stored with the figures."""
         size = None if self.pixel_size is None else f"{self.pixel_size[0]}x{self.pixel_size[1]}"
-        drawn = self.bootstrap and {
-            "replicates": self.bootstrap.replicates,
-            "confidence": self.bootstrap.confidence,
-            "seed": self.bootstrap.seed,
-        }
-        return {
-            "endpoints": self.endpoints,
-            "only_sampled": self.only_sampled,
-            "pixel_size": size,
-            "groups": list(self.groups),
-            "bootstrap": drawn,
-        }
+        drawn = asdict(self.bootstrap) if self.bootstrap else None
+        return {**vars(self), "pixel_size": size, "groups": list(self.groups), "bootstrap": drawn}
 
 
 def measure(test: TestSet, protocol: Protocol) -> Estimates:

@@ -157,7 +157,7 @@ def _masked_truths(test: TestSet) -> list[str]:
 def to_table(reports: Sequence[Evaluation]) -> str:
     """Return aligned columns for a terminal, one column per run."""
     rows = [("", *(str(report.test.out) for report in reports)) if len(reports) > 1 else ("", "value [interval]")]
-    rows += [(title, *cells) for title, cells in _cells(reports, _shown)]
+    rows += [(title, *cells) for title, cells in _cells(reports)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [_headline(reports)]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -169,7 +169,7 @@ def to_markdown(reports: Sequence[Evaluation]) -> str:
     """Return a Markdown table, followed by the notes."""
     names = [str(report.test.out) for report in reports] if len(reports) > 1 else ["value"]
     lines = [f"| {reports[0].dataset} | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    lines += [f"| {title} | " + " | ".join(cells) + " |" for title, cells in _cells(reports, _shown)]
+    lines += [f"| {title} | " + " | ".join(cells) + " |" for title, cells in _cells(reports)]
     return "\n".join([*lines, "", *(f"{note}  " for note in _notes(reports))]) + "\n"
 
 
@@ -177,7 +177,7 @@ def to_latex(reports: Sequence[Evaluation]) -> str:
     """Return the rows of a LaTeX table, without its environment."""
     return "".join(
         f"{_escaped(title)} & " + " & ".join(_escaped(cell) for cell in cells) + r" \\" + "\n"
-        for title, cells in _cells(reports, _shown)
+        for title, cells in _cells(reports)
     )
 
 
@@ -194,7 +194,7 @@ def _headline(reports: Sequence[Evaluation]) -> str:
     )
 
 
-def _cells(reports: Sequence[Evaluation], shown: Any) -> Iterator[tuple[str, list[str]]]:
+def _cells(reports: Sequence[Evaluation]) -> Iterator[tuple[str, list[str]]]:
     """Yield one row per figure that any run has, in the order of the groups."""
     groups = [group for group in GROUPS if any(group in report.metrics for report in reports)]
     for group in groups:
@@ -203,7 +203,7 @@ def _cells(reports: Sequence[Evaluation], shown: Any) -> Iterator[tuple[str, lis
             for report in reports:
                 metric = report.metrics.get(group, {}).get(name)
                 versus = (report.against or {}).get(group, {}).get(name)
-                cells.append("-" if metric is None else shown(metric, versus))
+                cells.append("-" if metric is None else _shown(metric, versus))
             yield _title(group, name), cells
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from vadcli.errors import DocumentError, UsageError, VideoError
 from vadcli.options import ReportOptions, parse_duration
-from vadcli.rendering import RenderSettings, event_clip, render_video
+from vadcli.rendering import RenderSettings, render_video
 from vadcli.reporting.archive import Archive, VideoStory, collect
 from vadcli.reporting.camera_frames import camera_frames
 from vadcli.reporting.html import Shown, by_importance, make_page, to_email, to_json, to_markdown
 from vadcli.reporting.pictures import EventKey, InFolder, InPage, Strip, packed_curves, strips
-from vadcli.store import OutputLayout, printable
+from vadcli.store import OutputLayout, event_clip, printable
 from vadcli.store.atomic import Scratch, writing
 from vadcli.types import Event
 from vadcli.types.text import how_many

@@ -286,6 +286,30 @@ def _files_under(folder: Path, suffix: str) -> Iterator[Path]:
         yield from (Path(base, name) for name in sorted(names) if name.endswith(suffix))
 
 
+_EVENT_CLIP = re.compile(r"(.+)\.event-\d+")
+
+
+def event_clip(rendered: Path, event_id: int) -> Path:
+    """Return the path of the rendered file of one event. It is beside `rendered`, the path of the rendered whole video."""
+    return rendered.with_name(f"{rendered.stem}.event-{event_id:03d}.mp4")
+
+
+def rendered_video(path: Path) -> Path:
+    """Return the path of the rendered whole video to which a rendered file belongs, which may be the file of one event."""
+    found = _EVENT_CLIP.fullmatch(path.stem)
+    return path.with_stem(found[1]) if found else path
+
+
+def event_clips(rendered: Path) -> list[Path]:
+    """Return the rendered files of the events of one video, in the order of the names.
+
+    Raises:
+        OSError: the folder can't be read.
+    """
+    clips = (path for path in rendered.parent.iterdir() if path.suffix == ".mp4" and path != rendered)
+    return sorted(path for path in clips if rendered_video(path) == rendered)
+
+
 def stored_layout(out: Path) -> OutputLayout:
     """Return the layout of a scan's output folder. Raises UsageError if the folder does not exist or has no results."""
     if not out.is_dir():
