@@ -309,7 +309,7 @@ def test_a_decoder_with_complaints_quotes_them(tmp_path: Path) -> None:
     assert "0x" not in reader.complaints
     with FrameReader(info, ReadRequest(0, 1, *SIZE, PixelFormat.GRAY)) as reader:
         list(reader)
-    assert reader.note.startswith("decord did not read the video whole") or not can_read(info)
+    assert reader.note.startswith("decord did not read the whole video") or not can_read(info)
     assert str(tmp_path) not in reader.note  # a line that shows the note names the file already
 
 

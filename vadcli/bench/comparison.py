@@ -84,7 +84,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All detectors that were compared, and the footage in words."""
+    """The figures of all detectors that were compared. `footage` says in words which videos they scored."""
 
     footage: str
     measured: tuple[Measured, ...]

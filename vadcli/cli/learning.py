@@ -137,4 +137,4 @@ def train(
     from vadcli.train import trainer
 
     folder = trainer.train(recipes, out, device=None if device == "auto" else device)
-    log.info("trained: vadcli scan ./footage --detector lavida --model %s", folder)
+    log.info("trained; next: vadcli scan ./footage --detector lavida --model %s", folder)

@@ -14,7 +14,7 @@ LARGEST_LAG = 500
 
 
 def segments(timestamp: TimeArray, gap_s: float) -> IndexArray:
-    """Returns (S,) the number of the segment of each sample.
+    """Returns the number of the segment of each sample, (S,) int64.
 
     A new segment begins after a gap that is longer than both `gap_s` and 3 usual steps between samples.
     """

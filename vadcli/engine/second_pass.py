@@ -105,7 +105,7 @@ class Attribution:
         return _named(event, self.detector.categories, np.mean(seen, axis=0))
 
     def _read(self, request: ClipRequest) -> dict[int, _ClipCategories]:
-        """Return clip number -> category scores, for the requested clips that can be read."""
+        """Return the category scores of each requested clip that can be read, by clip number."""
         found: dict[int, _ClipCategories] = {}
         for batch in self._batches(request):
             scores = self.detector.attribute(ClipBatch.of(batch))
@@ -356,7 +356,7 @@ class _Pictures:
         self._items.close()
 
     def of(self, rows: range) -> dict[int, ByteArray]:
-        """Return frame number -> (H, W, C) uint8, for the frames of the range that can be decoded.
+        """Return each frame of the range that can be decoded, (H, W, C) uint8, by frame number.
 
         After this call, earlier frames can't be requested any more.
 

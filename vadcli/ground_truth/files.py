@@ -267,5 +267,5 @@ class ArrayMasks:
 
 
 def npy_files(folder: Path) -> Mapping[str, Path]:
-    """Return name without suffix -> path for the .npy files of a folder, in order; hidden files are left out."""
+    """Return the paths of the .npy files of a folder by their names without suffix, in order, without hidden files."""
     return {path.stem: path for path in sorted(folder.glob("*.npy")) if not path.name.startswith(".") and path.is_file()}

@@ -34,7 +34,7 @@ def stem(name: str) -> str:
 
 
 def pair(scored: Iterable[str], truths: Iterable[str], *, stem_alone: bool) -> dict[str, str]:
-    """Return scored video -> truth, for all that can be paired; no video and no truth occurs twice.
+    """Return the truth of each scored video that can be paired. No video and no truth occurs twice.
 
     The first rule that fits decides:
 

@@ -163,7 +163,7 @@ class RetrievalHead:
 
 
 def _key(sample: Sample, mean: FloatArray) -> FloatArray:
-    """Return (D,) the unit vector of a sample."""
+    """Return the unit vector of a sample, (D,) float32."""
     key = centred(sample.vectors[0], mean).mean(axis=0)
     return np.asarray(key / max(float(np.linalg.norm(key)), 1e-6), np.float32)
 

@@ -79,7 +79,7 @@ def folds(groups: Sequence[str], positive: BoolArray, *, seed: int) -> list[Inde
 
 
 def out_of_fold(kind: type[Head], examples: Examples, groups: Sequence[str], *, seed: int) -> TimeArray:
-    """Return (N,) the scaled logit of each example by a head that was trained without the example's video.
+    """Return the scaled logit of each example, (N,), by a head that was trained without the example's video.
 
     Raises:
         UsageError: as in `folds`.
@@ -156,7 +156,7 @@ def threshold_at(scores: TimeArray, positive: BoolArray, recall: float) -> float
 
 
 def false_alarms(scores: TimeArray, positive: BoolArray, weights: TimeArray, recall: float) -> TimeArray:
-    """Return (R,) the false alarms of each resample at the threshold that keeps this share of its true examples.
+    """Return the false alarms of each resample, (R,), at the threshold that keeps the share `recall` of its true examples.
 
     Args:
         scores: (N,).

@@ -145,7 +145,7 @@ def perceptron(width: int, hidden: int = 128) -> nn.Sequential:
 
 
 def top(values: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (B, K) the rows with the highest values in each video, and (B, K) True for those that count.
+    """Return the rows with the highest values in each video, (B, K), and which of them count, (B, K) bool.
 
     Args:
         values: (B, N).
@@ -157,7 +157,7 @@ def top(values: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def top_mean(values: Tensor, real: Tensor) -> Tensor:
-    """Return (B,) the mean of the highest values of each video."""
+    """Return the mean of the highest values of each video, (B,)."""
     rows, counts = top(values, real)
     return (values.gather(1, rows) * counts).sum(dim=1) / counts.sum(dim=1)
 

@@ -225,7 +225,7 @@ class VideoVectors:
         encoders: the encoders of the vectors.
         frame_index: (S,) int64 frames.
         timestamp: (S,) float64 seconds.
-        vectors: S vectors per encoder; those of the second one are the nearest in time.
+        vectors: S vectors per encoder. Those of all encoders but the first are the ones nearest to `timestamp`.
     """
 
     camera: str
@@ -235,7 +235,7 @@ class VideoVectors:
     vectors: tuple[Embeddings, ...] = field(repr=False)
 
     def centre(self, encoder: int = 0) -> FloatArray:
-        """Return (D,) float32 the mean vector of the video."""
+        """Return the mean vector of the video, (D,) float32."""
         return np.asarray(self.vectors[encoder].vectors().mean(axis=0), np.float32)
 
     def of_span(self, start_s: float, end_s: float, peak_score: float) -> Sample:
@@ -292,7 +292,7 @@ def read_vectors(folders: Sequence[Path], video: str) -> VideoVectors | None:
 
 
 def _nearest(stored: StoredEmbeddings, timestamp: TimeArray) -> IndexArray:
-    """Return (S,) the rows that are nearest to each of these times."""
+    """Return the row of `stored` that is nearest to each of S times, (S,) int64."""
     after = np.searchsorted(stored.timestamp, timestamp).clip(1, max(len(stored.timestamp) - 1, 1))
     before, after = after - 1, np.minimum(after, len(stored.timestamp) - 1)
     earlier = np.abs(timestamp - stored.timestamp[before]) <= np.abs(stored.timestamp[after] - timestamp)

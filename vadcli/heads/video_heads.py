@@ -310,6 +310,6 @@ class DualHead(NetworkHead):
 
 
 def _smooth(score: Tensor, real: Tensor) -> Tensor:
-    """Return (B, N) the mean over three segments."""
+    """Return the mean over three segments, (B, N)."""
     total = F.avg_pool1d((score * real)[:, None], 3, 1, 1)[:, 0]
     return total / F.avg_pool1d(real.float()[:, None], 3, 1, 1)[:, 0].clamp(min=1e-6)

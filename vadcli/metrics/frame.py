@@ -212,7 +212,7 @@ def per_category(
     *,
     own_videos: bool = False,
 ) -> dict[str, Estimate]:
-    """Return category name -> the value of `figure` on the frames that `frames_of_category` returns.
+    """Return the value of `figure` for each category, on the frames that `frames_of_category` returns.
 
     Papers on UCF-Crime (Sultani et al., CVPR 2018) and XD-Violence report such values without a common definition. Here the
     normal frames are those of all videos, or with `own_videos` those of the category's videos. Undefined for a category without

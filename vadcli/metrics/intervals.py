@@ -109,7 +109,7 @@ class Estimate:
         statistic: the values for (B, V) weights; called only if an interval is requested.
         note: why the value is undefined, or what a reader must know.
         used: how many videos the value is computed from; None means V.
-        interval: False if there is no interval because one video decides the value.
+        interval: False if there is no interval because the value is computed from fewer than two videos.
         curve: see `Metric`.
     """
 
@@ -124,9 +124,9 @@ class Estimate:
     def metric(self, bootstrap: Bootstrap | None = None) -> Metric:
         """Return the value, with its percentile interval over videos if `bootstrap` is given.
 
-        If the value is undefined, if one video decides it, or if it is undefined in every resample, there is a note instead of
-        an interval. Resamples in which the value is undefined (for example with one class only) are left out and counted in
-        the note.
+        There is a note instead of an interval if the value is undefined, if it is computed from fewer than two videos, or if it
+        is undefined in every resample. Resamples in which the value is undefined (for example with one class only) are left out
+        and counted in the note.
         """
         videos = self.drawn if self.used is None else self.used
         if self.value is None or bootstrap is None:
@@ -180,8 +180,8 @@ def over_all(estimate: Estimate, chosen: NDArray[np.bool_]) -> Estimate:
     videos are used.
 
     Args:
-        estimate: draws from as many videos as are chosen, in the same order.
-        chosen: (V,) bool, True for these videos.
+        estimate: an estimate over the chosen videos only, in the order of all videos.
+        chosen: (V,) bool, True for the videos of `estimate`.
     """
     used = estimate.drawn if estimate.used is None else estimate.used
 
@@ -296,7 +296,7 @@ def histograms(
 
 
 def share_interval(hits: int, draws: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the exact interval of a share of which `hits` of `draws` random draws were seen (Clopper and Pearson, 1934).
+    """Return the exact interval of a share, from the number of hits in random draws (Clopper and Pearson, 1934).
 
     If the draws are made without replacement, the interval is wider than it needs to be.
     """

@@ -190,10 +190,10 @@ def mask_iou(counts: PixelCounts) -> Estimate:
 def aupro(counts: PixelCounts, *, limit: float = PRO_LIMIT) -> Estimate:
     """Return the area under the per-region overlap curve up to a false-positive rate of `limit`, divided by `limit`.
 
-    Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 2021. The curve has one point per threshold: the mean over true
-    regions (8-connected, within one frame) of the share of their pixels that is found, against the share of normal pixels that
-    is found. The line that crosses `limit` is cut there. 1 is perfect. Undefined without a true region or without normal
-    pixels.
+    Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 2021. A pixel is found if its score reaches the threshold. The
+    curve has one point per threshold. x is the share of normal pixels that are found. y is the share of a true region's pixels
+    that are found, as a mean over all true regions (8-connected, within one frame). The curve ends at x = `limit`, if necessary
+    between two points. 1 is perfect. Undefined without a true region or without normal pixels.
     """
     if not 0.0 < limit <= 1.0:
         raise ValueError(f"the limit must lie in (0, 1], not {limit:g}")
@@ -214,18 +214,21 @@ def aupro(counts: PixelCounts, *, limit: float = PRO_LIMIT) -> Estimate:
 
 
 def aupimo(counts: PixelCounts, *, limits: tuple[float, float] = PIMO_LIMITS) -> Estimate:
-    """Return the mean over frames with a true pixel of the area under their PIMO curve, between two false-positive rates.
+    """Return AUPIMO: the area under a frame's PIMO curve, as a mean over the frames with a true pixel.
 
-    Bertoldo et al., AUPIMO: Redefining Anomaly Localization Benchmarks with High Speed and Low Tolerance, BMVC 2024. The PIMO
-    curve of a frame is the share of its true pixels that is found, against the logarithm of the share of pixels that is found
-    in frames without a true pixel (the mean over these frames). The area is divided by the width of the interval, so 1 is
-    perfect. The estimate's `curve` is the mean of the frames' PIMO curves: one (rate, share) per threshold, from the highest
-    threshold to the lowest. If several thresholds give the same point, it is listed once.
+    Bertoldo et al., AUPIMO: Redefining Anomaly Localization Benchmarks with High Speed and Low Tolerance, BMVC 2024. A pixel is
+    found if its score reaches the threshold. A frame's PIMO curve has one point per threshold. y is the share of the frame's
+    true pixels that are found. x is the logarithm of the false-positive rate: the share of pixels that are found in a frame
+    without a true pixel, as a mean over these frames. The area between the two rates in `limits` is divided by its width, so 1
+    is perfect.
 
-    The curve is a staircase here: at a false-positive rate f, it has the height of the lowest threshold whose rate is at most
-    f. Masks with 256 levels often have no threshold between the limits. There, a line between two thresholds would show shares
-    that no threshold reaches. With many levels, the staircase and the line are the same. Undefined without a frame of each
-    kind.
+    The estimate's `curve` is the mean of all PIMO curves: one (rate, share) per threshold, from the highest threshold to the
+    lowest. If several thresholds give the same point, it is listed once.
+
+    The curve is a staircase here: at a false-positive rate f, it has the y of the lowest threshold whose rate is at most f.
+    Masks with 256 levels often have no threshold between the limits. A line between two thresholds would then show shares that
+    no threshold reaches. With many levels, the staircase and the line are the same. Undefined if no frame has a true
+    pixel, or if all frames have one.
     """
     low, high = limits
     if not 0.0 < low < high <= 1.0:
@@ -245,7 +248,7 @@ def aupimo(counts: PixelCounts, *, limits: tuple[float, float] = PIMO_LIMITS) ->
 
 
 def _pimo(counts: PixelCounts, weights: Numbers) -> tuple[Numbers, Numbers]:
-    """Return (B, K) false-positive rates and the mean shares found, by falling threshold; NaN without a frame of each kind."""
+    """Return (B, K) false-positive rates and (B, K) mean shares, by falling threshold; NaN where `aupimo` is undefined."""
     abnormal, normal = (weights @ each.astype(np.float64) for each in (counts.positive_frames, counts.normal_frames))
     defined = (abnormal > 0) & (normal > 0)
     with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 occurs in a resample that is undefined

@@ -126,7 +126,7 @@ def _check_boxes(video: IndexArray, frame: IndexArray, box: Numbers) -> None:
 
 
 def _match(detected: Regions, tracks: Tracks, beta: float) -> tuple[Numbers, NDArray[np.bool_]]:
-    """Return (G,) the highest score that finds each true region, and (D,) True for false detections.
+    """Return the highest score that finds each true region, (G,) float64, and which detections are false, (D,) bool.
 
     The score is -inf if no detection finds the region.
     """

@@ -106,8 +106,8 @@ def read_categories(text: str) -> CategoryBook:
     """Return the categories of `a, b: sentence; sentence, @list, @file` with their sentences, in order, without repeats.
 
     A word that is a category of one of vadcli's lists gets the sentences of that list; upper and lower case are equal. Any
-    other word gets TEMPLATES. If a name is given twice, its sentences in `text` are used; if there are none, those of the first
-    word or file. The normal sentences come from the files that `text` names, or from the general list if these files have none.
+    other word gets TEMPLATES. If a name is given twice, its sentences in `text` are used. If `text` has none for it, the first
+    of the two counts. The normal sentences come from the files that `text` names, or from the general list if these have none.
 
     Raises:
         UsageError: a list or file does not exist, a file is damaged, or a category has no sentence.
@@ -253,7 +253,7 @@ def _parse_toml(text: str, where: str) -> CategoryFile:
                 hint="a name is not empty, contains no comma, colon, @ or line end, and has no space around it",
             )
         if not any(sentence.strip() for sentence in category.means):
-            raise UsageError(f"{where}: the category {_short(name)!r} has no sentence", hint="add some under means")
+            raise UsageError(f"{where}: the category {_short(name)!r} has no sentence", hint="write one in means = [...]")
     return file
 
 
@@ -263,7 +263,7 @@ def _parse_lines(text: str, where: str) -> CategoryFile:
         if line.startswith("@"):
             raise UsageError(
                 f"{where}: {_short(line)!r}: a list can't name another list",
-                hint="name both in --categories, with a comma between",
+                hint="give both lists to --categories, with a comma between them",
             )
         name, sentences = _split(line, where)
         told[name] = told.get(name, ()) + sentences

@@ -165,7 +165,7 @@ def _clips(
     options: ReportOptions,
     problems: list[str],
 ) -> dict[EventKey, bytes]:
-    """Return event -> MP4 data, for the events whose footage is found. Errors are added to `problems`."""
+    """Return the clip of each event whose footage is found, as MP4 data. Errors are added to `problems`."""
     layout = _ClipLayout(archive.layout.out, scratch.folder / "clips")
     most_s = parse_duration(options.clip_length, "clip_length")
     decode = loader_options(options)

@@ -19,7 +19,7 @@ QUALITY = 50
 
 
 def camera_frames(archive: Archive, *, most: int, root: Path | None, decode: LoaderOptions) -> dict[str, bytes]:
-    """Return camera -> a frame as WebP data, from the middle of the last of its videos that is found and can be read.
+    """Return a frame of each camera as WebP data: from the middle of its last video that is found and can be read.
 
     Args:
         archive: the archive with the cameras.

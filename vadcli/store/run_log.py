@@ -305,7 +305,7 @@ def _is_skipped(result: VideoResult) -> bool:
 
 
 def read_live(layout: OutputLayout) -> dict[str, dict[str, Any]]:
-    """Return name of the run record -> content of the live file, for all scans that are running in an output folder.
+    """Return the live file of each scan that is running in an output folder, by the name of its run record.
 
     Damaged files are skipped.
     """

@@ -236,7 +236,7 @@ class AnomalyExposureSampler:
         return chosen
 
     def _rest(self, rng: np.random.Generator, taken: set[str], count: int) -> list[str]:
-        """Draws the names that are missing after `_TRIES` tries, with the probabilities of the tries."""
+        """Draws the names that are still missing after the tries. Frequent names are more probable, as in the tries."""
         left = [item for key, item in self._vocabulary.items() if key not in taken]
         count = min(count, len(left))
         if not count:
@@ -288,7 +288,7 @@ def _words(name: str) -> list[str]:
 
 
 def _no_name(name: str) -> tuple[str, ...]:
-    """Returns an empty tuple; used if no name has a hard negative."""
+    """Returns no hard negatives; used if `hard_share` is 0 and no source of hard negatives is given."""
     return ()
 
 

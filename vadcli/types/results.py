@@ -98,7 +98,7 @@ class MaskRows(StrEnum):
     EVERY = "every row"
 
     def of(self, sampled: BoolArray) -> IndexArray:
-        """Return the rows in order; the k-th stored mask belongs to the k-th row returned.
+        """Return the rows that have a stored mask, in order: the k-th stored mask belongs to the k-th of them.
 
         Args:
             sampled: (N,) bool, True in the sampled rows of the video.

@@ -346,7 +346,7 @@ def _release(job: VideoJob) -> None:
 
 
 def _undescribed(survey: Survey) -> dict[str, IndexArray]:
-    """Return video -> the clip at the peak of each confirmed event without a description."""
+    """Return by video the clips at the peaks of its confirmed events that have no description."""
     found = {}
     for video in survey.videos:
         events = [event for event in video.document.events if event.verification and event.description is None]

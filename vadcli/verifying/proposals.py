@@ -19,11 +19,14 @@ from vadcli.types import BoolArray, FloatArray, ScoreTable, TimeArray
 GROW_S = 5.0
 """A clip is as interesting as the highest score that is this close to its middle."""
 SAMPLE_CLIPS = 8
-"""At least so many random clips of each camera are asked, so that it is known how the model usually answers there …"""
+"""At least this many random clips per camera are asked, to learn how the model usually answers there.
+
+A camera with few proposals needs fewer, so that a short archive is not asked as a whole (see `SAMPLE_PART` and `FEWEST`).
+"""
 SAMPLE_PART = 5
-"""… but at most one for this many proposals, so that a short archive is not asked as a whole, …"""
+"""A camera with few proposals needs only one random clip per this many proposals."""
 FEWEST = 2
-"""… and never less than this."""
+"""Every camera needs at least this many random clips, even if it has few proposals."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Candidates:
         return cls(table.video, camera, score.astype(np.float32), grid.start, grid.end, grid.length_s, draw)
 
     def shown_s(self, clips: BoolArray) -> float:
-        """Returns how many seconds of the video some clips show together; what two of them show counts once."""
+        """Returns how many seconds of the video the given clips show. Seconds that two clips show count once."""
         start, end = self.start[clips], self.end[clips]
         before = np.append(0.0, end[:-1])
         return float((end - np.maximum(start, before)).sum())
@@ -116,9 +119,10 @@ def choose_clips(videos: Sequence[Candidates], *, share: float, audit: float) ->
 
 
 def _highest(videos: Sequence[Candidates], share: float) -> list[BoolArray]:
-    """Return the clips of one camera with the highest scores that show at most a share of its footage, but at least one clip.
+    """Return the proposed clips of one camera: for each video, (C,) bool.
 
-    Of clips with equal scores, those with the lowest draw come first.
+    Clips are taken by falling score, as many as show at most `share` of the camera's footage together, but at least one. Of
+    clips with equal scores, the one with the lowest random number (`draw`) is taken first.
     """
     order = np.lexsort((np.concatenate([video.draw for video in videos]), -np.concatenate([video.score for video in videos])))
     ends = np.cumsum([len(video.score) for video in videos])[:-1]
@@ -138,10 +142,12 @@ def _highest(videos: Sequence[Candidates], share: float) -> list[BoolArray]:
 
 
 def spread_sample(log_odds: FloatArray, proposed: BoolArray, sampled: BoolArray, *, rest: int) -> FloatArray:
-    """Returns (n, C) log-odds that stand for all clips of a camera: each random clip counts for those it was drawn from.
+    """Returns (n, C) log-odds of C categories that stand for all clips of a camera.
+
+    The random clips stand for the clips that were not asked: each is repeated, until they are about `rest` clips together.
 
     Args:
-        log_odds: (A, C) of the clips that were answered.
+        log_odds: (A, C), the answers about A clips.
         proposed: (A,) bool, True if the first stage proposes the clip.
         sampled: (A,) bool, True if the clip was drawn from all others.
         rest: number of clips of the camera that were not proposed.

@@ -104,7 +104,7 @@ def _known(survey: Survey, video: Surveyed, choice: Choice) -> _Known | None:
 
 
 def _calibrated(known: Sequence[_Known], categories: int) -> dict[str, CategoryTails]:
-    """Return camera -> how the model usually answers there.
+    """Return how the model usually answers about each camera.
 
     A camera with fewer random clips than FEWEST is taken to be like all cameras together. If these have too few as well,
     nothing is known about how the model usually answers, and its log-odds count as they are.

@@ -113,7 +113,7 @@ def open_media(path: Path, *, heard: list[tuple[int, str, str]] | None = None) -
 
 
 def longer_look(container: Any) -> dict[str, str]:
-    """Return the options with which a container was opened if 5 MB were not enough to know its streams; else no options."""
+    """Return the options of a container that was opened with `_LONGER_LOOK`; no options if 5 MB were enough."""
     return {name: value for name, value in container.options.items() if name in ("probesize", "analyzeduration")}
 
 
@@ -123,7 +123,7 @@ def _open(path: Path, more: Mapping[str, str] = MappingProxyType({}), *, demuxer
 
 
 def _is_known(container: Any) -> bool:
-    """False if reading more of the file could find a video stream of known size, because no header lists the streams."""
+    """Whether ffmpeg has read enough. If False, reading more of the file may find a video stream or its size."""
     videos = [stream for stream in container.streams if stream.type == "video"]
     if not videos:
         return container.format.name not in _JUMPING and bool(len(container.streams))
@@ -131,7 +131,7 @@ def _is_known(container: Any) -> bool:
 
 
 def _open_after(path: Path, name: str, error: av.error.FFmpegError, heard: Sequence[tuple[int, str, str]]) -> Any:
-    """Open a file that ffmpeg did not know at first. Raises the error that says why if it is not known after all."""
+    """Try again to open a file that ffmpeg did not recognize. If that fails, too, raises an error that says why."""
     heard = list(heard)  # the log of ffmpeg's libraries says more than their error
     refused = [source for _, source, said in heard if "not on whitelist" in said]
     with suppress(av.error.FFmpegError):
@@ -373,9 +373,9 @@ def choose_selection(info: VideoInfo, interval: int, start: int, *, sought: bool
 
 
 def seek_row(info: VideoInfo, start: int) -> int | None:
-    """Return the row of a keyframe at which decoding can begin; this does not change the rows from `start` on.
+    """Return the row of the last keyframe at or before `start`; decoding can begin there.
 
-    None if decoding must begin at the start of the file (see `can_seek`).
+    None if decoding must begin at the start of the file (see `can_seek`). From `start` on, the rows are the same in both cases.
     """
     if not can_seek(info) or start == 0:
         return None
@@ -384,7 +384,7 @@ def seek_row(info: VideoInfo, start: int) -> int | None:
 
 
 def can_seek(info: VideoInfo) -> bool:
-    """True if decoding can begin at a keyframe: there is an index of them, times are in order, and they reset the decoder."""
+    """True if decoding can begin at a keyframe: the file has an index of them, they reset the decoder, and times are exact."""
     is_indexed = info.demuxer in _INDEXED and info.codec in _CLEAN_KEYFRAMES and not info.edit_list
     return is_indexed and len(info.shown_pts) == 0 and not info.guessed_times
 

@@ -35,7 +35,7 @@ class ReadRequest:
         sampled: (N,) bool, the rows that come with an image; if given, it replaces `interval`.
         needed: (N,) bool, the rows that must be decoded. The others may be left out: they then come without an image, and
             count as sound. None if all rows must be decoded.
-        only_keys: True if the needed rows are the keyframes, False if they are the references.
+        only_keys: True if the needed rows are the keyframes, False if they are the reference frames.
     """
 
     start: int
@@ -83,14 +83,14 @@ class Frame:
 
 @dataclass(frozen=True)
 class DecodedFrame:
-    """A frame that a decoder shows, before it is matched with a row.
+    """A frame as it comes from a decoder, before it is matched with a row.
 
     Attributes:
         pts: time that the decoder reports, in the time base of the probe; None if it reports no time.
         ok: False if the decoder concealed damage.
         selected: True if the decoder was asked for the image.
         image: (H, W, C) uint8; None if not selected or not readable.
-        after_error: True if the decoder reported an error since the frame before, so that frames may be lost between them.
+        after_error: True if the decoder reported an error after the previous frame, so frames before this one may be lost.
     """
 
     pts: int | None
@@ -101,7 +101,7 @@ class DecodedFrame:
 
 
 class Backend(Protocol):
-    """One decoder that reads one file. Iterate over it to get the shown frames in order."""
+    """One decoder that reads one file. Iterate over it to get its frames in order."""
 
     complaints: str
     """The decoder's last messages; complete after the last frame."""

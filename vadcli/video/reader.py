@@ -5,8 +5,8 @@ is known to read files of this kind correctly (see `vadcli.video.decord`). It is
 reads everything else: it is as fast or faster on long videos, and it says in which frames it concealed damage.
 
 The rows are the same for every decoder: one row for each frame that a player shows, in presentation order, without gaps. Lost
-frames have rows too. `RowMatcher` finds the row of a decoded frame: it compares the frame's time with the times that the probe
-found, or counts where times are guessed.
+frames have rows too. `RowMatcher` finds the row of a decoded frame. It compares the frame's time with the times that the probe
+found. If the file's times are guessed, it counts frames instead.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class RowMatcher:
 
         Args:
             pts: time of the frame in the probe's time base; None if unknown.
-            after_error: True if the decoder reported an error since the frame before.
+            after_error: True if the decoder reported an error after the previous frame.
 
         Raises:
             SeekMissed: the decoder began after `sought`, or at a time that belongs to no row.
@@ -106,7 +106,7 @@ class RowMatcher:
             self._shift = pts - int(self._expected[0])
 
     def _position(self, pts: int | None, after_error: bool) -> int | None:
-        """Return the next position to which this frame belongs; None if it belongs to no position."""
+        """Return the frame's position among the frames that the probe found, not before `_next`; None if it has none."""
         following = self._next if self._next < len(self._expected) else None
         if following is None or pts is None or (self._guessed and not after_error):
             return following
@@ -117,7 +117,7 @@ class RowMatcher:
         return following + int(later[0]) if len(later) else following
 
     def _nearest(self, wanted: int) -> int | None:
-        """Return the position whose time is nearest, if it differs by less than half a frame and is not yet taken."""
+        """Return the free position with the nearest time; None if this time differs by half a frame or more."""
         if self._expected[self._next] == wanted:
             return self._next
         position = int(np.searchsorted(self._expected, wanted))
@@ -216,7 +216,7 @@ class FrameReader:
             except DecodeError as error:  # the file is damaged or differs from the probe; no frame was yielded yet
                 self.complaints = error.message
                 why = error.message.removeprefix(f"{printable(self._info.path)}: ")  # the caller names the file
-                self.note = f"decord did not read the video whole, so ffmpeg read it: {why}"
+                self.note = f"decord did not read the whole video, so ffmpeg read it: {why}"
                 yield from self._read_ffmpeg(threads=1)
         else:
             yield from self._read_ffmpeg(threads=self._threads)
@@ -297,8 +297,8 @@ class FrameReader:
     def _deliver_needed(self, backend: Backend, matcher: RowMatcher) -> Generator[Frame, None, _Outcome]:
         """Like `_deliver`, for a decoder that leaves out frames: their rows count as sound.
 
-        Ends with UNSAFE before the first row that shows that the file is not sound. Damage is noticed only in exact flags, so
-        this row does not depend on the number of threads.
+        Ends with UNSAFE before the first row that shows that the file is not sound. This row does not depend on the number of
+        threads, because only a decoder with one thread yields frames after damage.
         """
         request, info = self._request, self._info
         assert request.needed is not None

@@ -297,7 +297,7 @@ def _fits(path: Path, item: FileSum) -> bool:
 
 
 def _believable(folder: Path) -> dict[str, str] | None:
-    """Return name -> sha256 from checksums.json, or None if names, sizes or times of the files do not match it."""
+    """Return the SHA-256 of each file from checksums.json; None if names, sizes or times of the files do not match it."""
     try:
         listed = read_checksums(folder)
         written_ns = (folder / CHECKSUMS_NAME).stat().st_mtime_ns

@@ -168,7 +168,7 @@ def test_a_bias_towards_yes_shifts_all_answers_equally(folder: Path) -> None:
 
 def test_answers_must_be_single_tokens(tmp_path: Path) -> None:
     asker = load_asker(str(tiny_qwen_folder(tmp_path / "qwen", answers=("yes",))), device="cpu")
-    with pytest.raises(WeightsError, match="'no' has 2 tokens in its tokenizer") as error:
+    with pytest.raises(WeightsError, match="'no' is 2 tokens in this tokenizer") as error:
         asker.prepare()
     assert "Instruct model of Qwen2-VL or Qwen3-VL" in str(error.value.hint)
 

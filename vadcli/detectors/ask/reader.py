@@ -76,7 +76,11 @@ class Reader(nn.Module):
         return PromptTokens(tuple(ids[:hole]), after, len(after) - 1)
 
     def prefixes(self, frames: Tensor) -> list[Prefix]:
-        """Returns what all questions about (B, T, H, W, 3) uint8 clips share, T even: the system prompt and the clip."""
+        """Returns one prefix per clip: the system prompt and the clip, which all questions about the clip share.
+
+        Args:
+            frames: (B, T, H, W, 3) uint8, T even.
+        """
         return self.lm.prefixes(self.read(frames), self.prompt(DESCRIBE))
 
     def read(self, frames: Tensor) -> list[VisualTokens]:
@@ -120,7 +124,7 @@ def answer_tokens(tokenizer: Any) -> tuple[int, int]:
     for word in ANSWERS:
         ids = tokenizer(word, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
-            raise ValueError(f"{word!r} has {len(ids)} tokens in its tokenizer, so one token cannot be the answer")
+            raise ValueError(f"{word!r} is {len(ids)} tokens in this tokenizer, but an answer must be one token")
         found.append(int(ids[0]))
     return found[0], found[1]
 

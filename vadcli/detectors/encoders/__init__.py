@@ -168,7 +168,7 @@ def encoder_fingerprint(name: str, *, precision: str = "auto") -> dict[str, obje
 
 
 def model_hashes(name: str, folder: Path) -> dict[str, str]:
-    """Returns file name -> SHA-256 of all files of a model that can change its results.
+    """Returns the SHA-256 of each file of a model that can change its results, by file name.
 
     The hashes of pulled weights come from the lock file.
 

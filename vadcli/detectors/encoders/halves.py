@@ -37,7 +37,7 @@ class Attention(nn.Module):
         )
 
     def forward(self, asking: Tensor, tokens: Tensor) -> Tensor:
-        """Returns (N, A, W) if the tokens `asking` (N, A, W) read from all `tokens` (N, T, W)."""
+        """Returns (N, A, W), what the tokens `asking` (N, A, W) read from all `tokens` (N, T, W)."""
         parts = self.q_proj(asking), self.k_proj(tokens), self.v_proj(tokens)
         read = read_values(*(split_heads(part, self.num_heads) for part in parts), causal=self.causal)
         mixed: Tensor = self.out_proj(join_heads(read))

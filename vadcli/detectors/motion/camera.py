@@ -188,7 +188,7 @@ class FittedCamera:
     still: Tail | None = None
 
     def backgrounds(self, height_px: int, width_px: int) -> dict[int, FloatArray]:
-        """Returns scene number -> background, for scenes of this frame size."""
+        """Returns the background of each scene of this frame size, by scene number."""
         size = (height_px, width_px)
         return {n: scene.background for n, scene in enumerate(self.scenes) if (scene.height_px, scene.width_px) == size}
 

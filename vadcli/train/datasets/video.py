@@ -127,7 +127,7 @@ def with_expressions(root: Path, split: str, name: str) -> Iterator[Video]:
 
 
 def videos(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yields (name, "video NAME" for messages, JSON entry) of every video that has frames."""
+    """Yields (name, place, JSON entry) of every video that has frames. The place is "video NAME", for messages."""
     for video, value in entry(path, "the file", read_json(path), "videos", dict).items():
         where = f"video {video}"
         told = expect(path, where, value, dict)
@@ -136,14 +136,14 @@ def videos(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def expressions(path: Path, where: str, told: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields ("expression NUMBER of video NAME" for messages, JSON entry) of each expression of a video."""
+    """Yields (place, JSON entry) of each expression. The place is "expression NUMBER of video NAME", for messages."""
     for number, value in entry(path, where, told, "expressions", dict).items():
         place = f"expression {number} of {where}"
         yield place, expect(path, place, value, dict)
 
 
 def object_id(path: Path, where: str, value: object) -> int:
-    """Return an object's id, 1 to 255; documents have it as text or number.
+    """Return an object's id, 1 to 255. It may be text or a number in the file.
 
     Raises:
         DocumentError: the value is not such a number.
@@ -290,7 +290,7 @@ class MeVis(DiskData):
         super().__init__("mevis", root, self._clips(told, split, rule), rule)
 
     def masks(self, item: ClipEntry, reduction: Reduction) -> dict[Mark, BoolArray]:
-        """Return the union of each expression's annotations; a mark is the tuple of their ids."""
+        """Return the (T, H, W) union of the annotations of each mark. A mark is the tuple of their ids."""
         marks = dict.fromkeys(cast("tuple[str, ...]", mark) for _, mark in item.objects)
         return {ids: np.stack([self._union(ids, place, reduction) for place in item.places]) for ids in marks}
 
