@@ -187,7 +187,7 @@ class MadeRunner:
 
     def updates(self, fitting: Any) -> Iterator[Any]:
         """See `Runner`."""
-        work = Worklist(self._settings, by_cameras=True, workers=64)
+        work = Worklist(self._settings.plan.units, self._settings.units, by_cameras=True, workers=64)
         yield from self._real._drive(work, self.workers, fitting)  # type: ignore[arg-type]
 
 

@@ -86,7 +86,7 @@ def count(footage: Sequence[Path], folder: Path, *, camera_from: str, seed: int 
     out, log = folder / "out", folder / "decoded"
     results = list(vadcli.scan(footage, out=out, detector="motion", camera_from=camera_from))
     counting = LoaderOptions(reader="benchmarks.verify:CountingReader")
-    with patch.dict(os.environ, {LOG: str(log)}), patch("vadcli.verifying.loader_options", lambda options: counting):
+    with patch.dict(os.environ, {LOG: str(log)}), patch("vadcli.verifying.steps.loader_options", lambda options: counting):
         done = verify_all(out, VerifyOptions(seed=seed), Brightness())
     decoded = sum(map(int, log.read_text().split()))
     total = sum(int(document.video["frames"] or 0) for document in vadcli.events(out).documents)

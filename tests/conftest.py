@@ -50,6 +50,8 @@ def ray_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+SOON = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_timeout_ms": 30_000}
+"""A lost node is noticed after seconds, and one that is only slow is not taken for lost."""
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +65,7 @@ def ray_cluster(ray_site: Path) -> Iterator[Any]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ray_site), str(Path(__file__).parents[1])]))
-        cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+        cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False, "_system_config": SOON})
         cluster.add_node(**NODE)
         yield cluster
     cluster.shutdown()

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile
+from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any
 
@@ -24,13 +28,14 @@ from tests.conftest import NODE
 from tests.media import make_video
 from tests.patience import PATIENCE_S
 from vadcli import __version__
-from vadcli.engine.cluster.scanner import check_node
+from vadcli.engine.cluster.worker import check_node
 from vadcli.engine.cluster.worklist import Worklist
 from vadcli.engine.plan import Plan, WorkUnit
 from vadcli.engine.runner import ScanSettings
 from vadcli.errors import UsageError
 from vadcli.options import ScanOptions
 from vadcli.store import OutputLayout
+from vadcli.store.atomic import Claim
 from vadcli.store.run_log import read_run
 from vadcli.store.scores import read_scores
 from vadcli.types import Status, VideoResult
@@ -53,7 +58,8 @@ def test_each_video_is_handed_out_once(
 ) -> None:
     wanted = settings_of(videos)
     only = frozenset(unit.video for unit in wanted.units if dice.random() < 0.7)
-    work = Worklist(replace(wanted, videos=only), by_cameras=by_cameras, workers=workers)
+    mine = replace(wanted, videos=only).units
+    work = Worklist(wanted.units, mine, by_cameras=by_cameras, workers=workers, decoders=dice.randint(1, 8))
     handed: list[str] = []
     unopened: set[str] = set()
     running = []
@@ -78,7 +84,8 @@ def handed_chunks(handed: list[str], wanted: ScanSettings) -> list[WorkUnit]:
 
 
 def test_a_camera_without_a_model_gets_one_chunk_after_the_other() -> None:
-    work = Worklist(settings_of([("a", 100)] * 10), by_cameras=True, workers=1)
+    units = settings_of([("a", 100)] * 10).units
+    work = Worklist(units, units, by_cameras=True, workers=1)
     first = work.take()
     assert (first.opens, len(first.units), bool(work)) == (True, 2, False)
     work.next_of("a")  # it ended, and the camera has no model yet
@@ -96,7 +103,8 @@ def test_a_camera_without_a_model_gets_one_chunk_after_the_other() -> None:
 
 
 def test_the_largest_videos_come_first_and_chunks_are_bounded() -> None:
-    work = Worklist(settings_of([("a", 1)] * 200 + [("a", 10**6)]), by_cameras=False, workers=4)
+    units = settings_of([("a", 1)] * 200 + [("a", 10**6)]).units
+    work = Worklist(units, units, by_cameras=False, workers=4)
     chunks = []
     while work:
         chunks.append(work.take())
@@ -155,7 +163,7 @@ def rows_of(out: Path) -> dict[str, bytes]:
 
 
 def workers_of_this_test() -> list[psutil.Process]:
-    return [one for one in psutil.process_iter(["cmdline"]) if "ray::ChunkScanner" in " ".join(one.info["cmdline"] or [])]
+    return [one for one in psutil.process_iter(["cmdline"]) if "ray::ChunkWorker" in " ".join(one.info["cmdline"] or [])]
 
 
 def killer(dice: random.Random, *, times: int, done: list[bool]) -> None:
@@ -228,6 +236,7 @@ def test_a_lost_node_costs_no_video(
 DEADLY = """
 import os
 
+from tests.planted import PlantedEncoder
 from vadcli.detectors.motion.detector import MotionDetector
 from vadcli.errors import DeviceError
 
@@ -248,6 +257,16 @@ class Broken(MotionDetector):
         raise DeviceError("the GPU is broken", hint="replace it")
 
 
+class Encoder(PlantedEncoder):
+    def encode_images(self, frames):
+        open("encoded.log", "a").close()
+        return super().encode_images(frames)
+
+
+def make_encoder(name, folder, **_):
+    return Encoder()
+
+
 def make_deadly(options):
     return Deadly()
 
@@ -259,13 +278,13 @@ def make_broken(options):
 
 @pytest.fixture(scope="module")
 def plugin(ray_site: Path) -> str:
-    """PYTHONPATH with two detectors that the nodes have too: one kills its process, the other cannot be loaded."""
+    """PYTHONPATH with what the nodes have too: a detector that kills its process, one that cannot be loaded, and an encoder."""
     info = ray_site / "deadly-1.0.dist-info"
     info.mkdir()
     (ray_site / "deadly.py").write_text(DEADLY)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: deadly\nVersion: 1.0\n")
     entries = "[vadcli.detectors]\ndeadly = deadly:make_deadly\nbroken = deadly:make_broken\n"
-    (info / "entry_points.txt").write_text(entries)
+    (info / "entry_points.txt").write_text(f"{entries}[vadcli.encoders]\nplanted = deadly:make_encoder\n")
     return os.pathsep.join([str(ray_site), str(Path(__file__).parents[2])])
 
 
@@ -303,6 +322,95 @@ def test_a_video_that_kills_its_workers_fails_alone(footage: Path, tmp_path: Pat
     assert again.returncode == 0, again.stderr
 
 
+def test_other_categories_are_scored_on_the_nodes_without_decoding(tmp_path: Path, ray_address: str, plugin: str) -> None:
+    """Also with a relative OUT: the workers run in the driver's folder."""
+    (tmp_path / "footage").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        make_video(tmp_path / "footage" / name, frames=40, fps=10)
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "encoder" / "config.json").write_text('{"model_type": "planted", "vision_config": {"image_size": 32}}')
+    (tmp_path / "encoder" / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    red, blue = "red: a red thing", "blue: a blue thing"
+
+    def scan_for(categories: str, out: str, *more: str) -> None:
+        command = ("scan", "footage", "--out", out, "--detector", "concept", "--encoder", "encoder")
+        done = run_vadcli(*command, "--categories", categories, *more, folder=tmp_path, PYTHONPATH=plugin)
+        assert done.returncode == 0, done.stderr
+
+    scan_for(f"{red}, {blue}", "whole")
+    scan_for(red, "again")
+    (tmp_path / "encoded.log").unlink()
+    scan_for(f"{red}, {blue}", "again", "--runner", "ray", "--ray-address", ray_address, "--ray-cpus", "1")
+    assert not (tmp_path / "encoded.log").exists()
+    assert [file.status for file in read_run(tmp_path / "again" / "run.json").files] == [Status.DONE] * 2
+    assert all(file.node for file in read_run(tmp_path / "again" / "run.json").files)
+    assert rows_of(tmp_path / "again") == rows_of(tmp_path / "whole")
+
+
+MARK = "VADCLI_TEST_LEFT_BEHIND"
+
+
+def processes_of(run: Path) -> list[int]:
+    """The processes that a marked run and Ray have started, whoever their parent is now."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(MARK) == str(run) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder for Ray's temporary files. The paths of its sockets must be short."""
+    with TemporaryDirectory(prefix="v", dir="/tmp") as name:
+        yield Path(name)
+
+
+def test_no_end_leaves_anything_behind(footage: Path, tmp_path: Path, short_folder: Path) -> None:
+    """Without an address, Ray starts for this run. kill -9, SIGTERM and the end, one after the other, on one OUT."""
+    pytest.importorskip("ray")
+    command = [sys.executable, "-m", "vadcli", "scan", footage, "--out", tmp_path / "out", "--detector", "motion"]
+    command += ["--runner", "ray", "--ray-cpus", "1", "--checkpoint-every", "0s"]
+    environment = {**os.environ, MARK: str(tmp_path), "TMPDIR": str(short_folder), "PYTHONPATH": str(Path(__file__).parents[2])}
+    for end, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 143), (None, 0)):
+        process = subprocess.Popen(list(map(str, command)), env=environment, stderr=subprocess.PIPE, text=True)
+        done = len(list(OutputLayout(tmp_path / "out").iter_scores()))
+        deadline = time.monotonic() + PATIENCE_S
+        while end and process.poll() is None and len(list(OutputLayout(tmp_path / "out").iter_scores())) == done:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        if end:
+            process.send_signal(end)
+        _, error = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == code, error
+        while processes_of(tmp_path) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not processes_of(tmp_path)
+        if end is not signal.SIGKILL:  # the next run removes the files of a killed one
+            assert not list(short_folder.iterdir())
+            assert not list((tmp_path / "out").rglob(".tmp"))
+    assert not list((tmp_path / "out").rglob("*.part"))
+    assert len(list(OutputLayout(tmp_path / "out").iter_scores())) == 6
+
+
+def test_a_cluster_is_left_clean_by_a_driver_that_is_killed(footage: Path, tmp_path: Path, ray_address: str) -> None:
+    command = ["scan", footage, "--out", tmp_path / "out", "--runner", "ray", "--ray-address", ray_address, "--ray-cpus", "1"]
+    process = subprocess.Popen([sys.executable, "-m", "vadcli", *map(str, command)], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + PATIENCE_S
+    while not workers_of_this_test() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    while workers_of_this_test() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not workers_of_this_test()
+    for path in (tmp_path / "out").rglob("*.part"):
+        claim = Claim.acquire(path)
+        assert claim is not None
+        claim.release(delete=False)
+
+
 def test_an_address_without_a_cluster_is_one_line(footage: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     done = run_vadcli("scan", footage, "--out", tmp_path / "out", "--runner", "ray", "--ray-address", "127.0.0.1:1")
@@ -311,12 +419,13 @@ def test_an_address_without_a_cluster_is_one_line(footage: Path, tmp_path: Path)
     assert "Traceback" not in done.stderr
 
 
-def run_vadcli(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_vadcli(*arguments: object, folder: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "vadcli", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
         check=False,
+        cwd=folder,
         env={**os.environ, **environment},
     )

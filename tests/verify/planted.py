@@ -6,6 +6,7 @@ dark thing that does.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -88,6 +89,25 @@ def load_planted(model: str, **_: object) -> BrightAsker:
 def load_slowly(model: str, **_: object) -> BrightAsker:
     """The same, but slow, and with a log in the working folder."""
     return BrightAsker(model, log=Path("asked.log"), slow_s=0.2)
+
+
+class MortalAsker(BrightAsker):
+    """Kills its process at the third call of all, in a folder with an asked.log."""
+
+    def ask(self, frames: ByteArray, questions: Sequence[Question]) -> FloatArray:
+        """As in BrightAsker."""
+        found = super().ask(frames, questions)
+        calls = Path("calls")
+        calls.mkdir(exist_ok=True)
+        (calls / f"{os.getpid()}-{time.monotonic_ns()}").touch()
+        if len(list(calls.iterdir())) == 3:
+            os._exit(1)
+        return found
+
+
+def load_mortal(model: str, **_: object) -> BrightAsker:
+    """Dies once."""
+    return MortalAsker(model, log=Path("asked.log"))
 
 
 def draw_yard(kind: str, index: int, width: int, height: int) -> np.ndarray:

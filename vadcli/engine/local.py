@@ -20,7 +20,7 @@ from vadcli.engine.runner import Fitting, ScanSettings, Stop, effective_needs
 from vadcli.engine.second_pass import Attribution, Propagation
 from vadcli.engine.stream import ScanStream, Update
 from vadcli.errors import OutputError, UsageError, VideoError
-from vadcli.options import parse_duration
+from vadcli.options import ScanOptions, parse_duration
 from vadcli.options.categories import own_categories
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Claim, Scratch
@@ -38,13 +38,14 @@ class LocalRunner:
         settings: what to scan.
         detector: scores the clips; it is loaded when the first video needs it.
         stop: ends the run early.
+        loader: as `loader_of` returns it, and kept open by the caller; by default, the runner opens its own.
 
     Raises:
         UsageError: the detector can't do what the options ask for.
         WeightsError: the model that refines masks is missing.
     """
 
-    def __init__(self, settings: ScanSettings, detector: Detector, *, stop: Stop) -> None:
+    def __init__(self, settings: ScanSettings, detector: Detector, *, stop: Stop, loader: ClipLoader | None = None) -> None:
         if settings.options.propagate_masks and not isinstance(detector, Propagator):
             raise UsageError(
                 f"--propagate-masks: the {detector.name} detector can't propagate masks", hint="--detector lavida can"
@@ -60,6 +61,7 @@ class LocalRunner:
         self.refiner = refiner_of(settings.options)
         self.settings, self.detector, self.stop = settings, detector, stop
         self.options = settings.options
+        self._loader = loader
         self.units = settings.units
         self._mine = {unit.video for unit in self.units}
 
@@ -76,7 +78,7 @@ class LocalRunner:
                 propagation=self._propagation(stack, loader_options),
                 refinement=self._refinement(stack, loader_options),
             )
-            loader = stack.enter_context(ClipLoader(job.needs, loader_options))
+            loader = self._loader or stack.enter_context(ClipLoader(job.needs, loader_options))
             yield from self._cameras(job, self._cameras_of(layout, job, told=fitting), loader)
             if job.rules.judge:
                 job.rules.judge.say_refused()
@@ -196,6 +198,11 @@ class LocalRunner:
         refinement = Refinement.of(self.refiner, options, self.stop)
         stack.enter_context(refinement.loader)
         return refinement
+
+
+def loader_of(detector: Detector, options: ScanOptions) -> ClipLoader:
+    """Return a loader for scans with these options, of which `workers` is known."""
+    return ClipLoader(effective_needs(detector, options), loader_options(options, workers=options.workers or core_count()))
 
 
 def _need(job: ScanJob, unit: WorkUnit, model: CameraModel | None) -> str:

@@ -26,7 +26,7 @@ from vadcli.options.groups import (
     same,
 )
 from vadcli.options.mixins import LAST_RUN, HeadOptions, WhenOptions
-from vadcli.options.scan import DEFAULT_OUT, ScanOptions
+from vadcli.options.scan import DEFAULT_OUT, ScanOptions, check_cluster
 from vadcli.registry import EXPORTERS
 from vadcli.types.text import is_remote
 
@@ -365,6 +365,10 @@ class VerifyOptions(DecodeOptions, ExitOptions, TalkOptions):
     )
     max_runtime: str | None = same(ScanOptions, "max_runtime")
     checkpoint_every: str = option("30s", "At most this much work is lost if a run is killed.", panel=RUNNING, metavar="TIME")
+    runner: str = same(ScanOptions, "runner")
+    ray_address: str = same(ScanOptions, "ray_address")
+    ray_cpus: int | None = same(ScanOptions, "ray_cpus")
+    ray_gpus: float | None = same(ScanOptions, "ray_gpus")
     dry_run: bool = option(
         False, "Only print how many clips would be asked, and how long this would take. Loads the model.", panel=RUNNING
     )
@@ -378,4 +382,5 @@ class VerifyOptions(DecodeOptions, ExitOptions, TalkOptions):
         if self.compression is not None and not 0.0 < self.compression <= 1.0:
             raise UsageError(f"--compression {self.compression:g} is not above 0 and at most 1")
         check_durations(self, "max_runtime", "checkpoint_every")
+        check_cluster(self)
         _check_footage(self.footage)

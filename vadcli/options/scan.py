@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from vadcli.errors import UsageError
 from vadcli.options.groups import (
@@ -111,13 +111,13 @@ class ScanOptions(
     )
     checkpoint_every: str = option("30s", "At most this much work is lost if a scan is killed.", panel=RUNNING, metavar="TIME")
     runner: str = option(
-        "local", "Where videos are scanned: on this machine, or on a Ray cluster.", panel=RUNNING, choices=tuple(RUNNERS)
+        "local", "Where the work is done: on this machine, or on a Ray cluster.", panel=RUNNING, choices=tuple(RUNNERS)
     )
     ray_address: str = option(
         "",
         "Address of a running Ray cluster, or auto to find the one on this machine.",
         panel=RUNNING,
-        default_text="none: Ray starts on this machine for this scan",
+        default_text="none: Ray starts on this machine for this run",
     )
     ray_cpus: int | None = option(
         None, "Cores per worker of the cluster.", panel=RUNNING, default_text="a node's cores per GPU; 4 without a GPU"
@@ -126,7 +126,7 @@ class ScanOptions(
         None,
         "GPUs per worker of the cluster, such as 0.5.",
         panel=RUNNING,
-        default_text="1 if the node and the detector have one",
+        default_text="1 if the node has one and the model can use it",
     )
     dry_run: bool = option(False, "List what would be scanned, and stop.", panel=RUNNING)
     verify: str = option(
@@ -142,7 +142,7 @@ class ScanOptions(
     def __post_init__(self) -> None:
         for base in (FindOptions, DecodeOptions, DetectorOptions, RegionOptions, ThresholdOptions, HeadOptions, TimeOptions):
             base.__post_init__(self)
-        check_counts(self, "interval", "workers", "ray_cpus")
+        check_counts(self, "interval", "workers")
         check_above_zero(self, "sample_fps")
         if self.interval is not None and self.sample_fps is not None:
             raise UsageError("--interval and --sample-fps both set the sampling", hint="give one of them")
@@ -154,10 +154,16 @@ class ScanOptions(
         if parse_duration(self.on_event_timeout, "on_event_timeout") <= 0:
             raise UsageError(f"--on-event-timeout {self.on_event_timeout} must be above 0")
         parse_shard(self.shard)
-        if self.ray_gpus is not None and not self.ray_gpus >= 0:
-            raise UsageError(f"--ray-gpus {self.ray_gpus:g} must be at least 0")
-        if self.runner != "ray" and (self.ray_address or self.ray_cpus or self.ray_gpus):
-            raise UsageError("--ray-address, --ray-cpus and --ray-gpus need a cluster", hint="add --runner ray")
+        check_cluster(self)
+
+
+def check_cluster(options: Any) -> None:
+    """Raise UsageError if the options of a cluster are out of range, or if no cluster is used."""
+    check_counts(options, "ray_cpus")
+    if options.ray_gpus is not None and not options.ray_gpus >= 0:
+        raise UsageError(f"--ray-gpus {options.ray_gpus:g} must be at least 0")
+    if options.runner != "ray" and (options.ray_address or options.ray_cpus or options.ray_gpus):
+        raise UsageError("--ray-address, --ray-cpus and --ray-gpus need a cluster", hint="add --runner ray")
 
 
 _LAVIDA = DETECTOR_OPTIONS.load("lavida")

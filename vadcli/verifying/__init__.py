@@ -8,48 +8,40 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vadcli import __version__
-from vadcli.detectors import check_device
-from vadcli.detectors.ask.asker import Asker, load_asker
+from vadcli.detectors.ask.asker import Asker
 from vadcli.detectors.refining import Refiner
-from vadcli.engine.job import check_unchanged
-from vadcli.engine.refining import Refinement, refiner_of
+from vadcli.engine.refining import refiner_of
 from vadcli.engine.runner import Stop
-from vadcli.engine.second_pass import Interrupted
-from vadcli.engine.verified import ClipGrid, cell_of
-from vadcli.errors import DocumentError, UsageError, VideoError
+from vadcli.engine.verified import cell_of
+from vadcli.errors import UsageError
 from vadcli.options import effective, parse_duration
 from vadcli.options.results import VerifyOptions
-from vadcli.registry import ASKERS
 from vadcli.store import stored_layout
-from vadcli.store.atomic import Claim, Scratch
-from vadcli.store.footage import FootageFolders
-from vadcli.store.scores import read_scores, shown_s
-from vadcli.store.verification import Audit, VerificationRun, write_answers, write_verification
-from vadcli.types import Answer, IndexArray, VideoInfo
-from vadcli.types.text import how_many, without_name
-from vadcli.verifying.asking import Interview, ReadClip, VideoJob, describe, read_clips
-from vadcli.verifying.masks import has_masks, refine_stored, unrefined_rows
-from vadcli.verifying.proposals import Choice
-from vadcli.verifying.settling import ELSEWHERE, Settled, settle
-from vadcli.verifying.survey import Survey, Surveyed, limited
-from vadcli.video.container import can_seek
-from vadcli.video.loader import ClipLoader, loader_options
+from vadcli.store.atomic import Scratch
+from vadcli.store.verification import Audit, VerificationRun, write_verification
+from vadcli.types import Answer, IndexArray
+from vadcli.types.text import how_many
+from vadcli.verifying.asking import Told, asker_of
+from vadcli.verifying.cluster import ClusterCrew
+from vadcli.verifying.masks import has_masks, unrefined_rows
+from vadcli.verifying.settling import Settled, settle
+from vadcli.verifying.steps import NO_CLIPS, Crew, Here, Step, Wanted
+from vadcli.verifying.survey import Survey, limited
+
+__all__ = ["VerifiedVideo", "VerifyResult", "asker_of", "verify_all", "verify_stored"]
 
 log = logging.getLogger("vadcli")
 
-Told = Callable[[int, int], None]
-NO_CLIPS = np.zeros(0, np.int64)
 TRIAL_CLIPS = 2
 """A dry run measures how long the model takes for this many clips of noise."""
 
@@ -155,25 +147,6 @@ def verify_stored(out: Path, options: VerifyOptions, **settings: Any) -> VerifyR
     return verify_all(out, options, asker_of(options), refiner=refiner, **settings)
 
 
-def asker_of(options: VerifyOptions) -> Asker:
-    """Return the model that `--model` names; another package may have added the name.
-
-    Raises:
-        UsageError: the name or folder does not exist.
-        DeviceError, WeightsError: the device or the weights are missing or unsuitable.
-    """
-    check_device(options.device)
-    load = ASKERS.load(options.model) if options.model in ASKERS else load_asker
-    found: Asker = load(
-        options.model,
-        device=options.device,
-        precision=options.precision,
-        compression=options.compression,
-        batch_size=options.batch_size,
-    )
-    return found
-
-
 def verify_all(
     out: Path,
     options: VerifyOptions,
@@ -181,7 +154,7 @@ def verify_all(
     *,
     refiner: Refiner | None = None,
     stop: Stop | None = None,
-    told: Told = lambda done, expected: None,
+    told: Callable[[int, int], None] = lambda done, expected: None,
     command: Sequence[str] = ("vadcli.verify",),
 ) -> VerifyResult:
     """Ask the model about the stored videos, make their events again, and write the record of the run.
@@ -211,138 +184,85 @@ def verify_all(
         return _estimate(survey, wanted)
     stop = stop or Stop(None if options.max_runtime is None else parse_duration(options.max_runtime, "max_runtime"))
     run = VerificationRun(__version__, tuple(command), effective(options), asker.name, datetime.now(UTC).isoformat())
-    with Scratch(layout.scratch) as scratch:
+    tally = _Tally(told, sum(map(len, wanted)))
+    with (
+        Scratch(layout.scratch) as scratch,
+        _crew(survey, options, refiner=refiner, scratch=scratch, stop=stop, told=tally.add) as crew,
+    ):
         write_verification(layout, scratch, run)
-        result = _verified(_Reading(survey, options, stop), scratch, wanted, refiner=refiner, told=told)
-        result = replace(result, left=sum(map(len, missing)) - result.asked, stopped=stop.reason)
+        settled = _verified(survey, options, crew, scratch=scratch, stop=stop, wanted=wanted, tally=tally)
+        asked = sum(video.asked for video in survey.videos)
+        result = VerifyResult(
+            _videos(survey, settled),
+            asker.name,
+            settled.audit,
+            asked,
+            left=sum(map(len, missing)) - asked,
+            seconds=tally.seconds,
+            stopped=stop.reason,
+        )
         code = options.exit_code(lost=bool(result.problems), events=bool(result.confirmed))
         result = replace(result, exit_code=code if stop.signal is None else 128 + stop.signal)
         write_verification(layout, scratch, result.recorded(run))
     return result
 
 
+@contextmanager
+def _crew(
+    survey: Survey, options: VerifyOptions, *, refiner: Refiner | None, scratch: Scratch, stop: Stop, told: Told
+) -> Iterator[Crew]:
+    """Return who does the steps."""
+    if options.runner == "local":
+        yield Here(survey, options, refiner, scratch, stop, told)
+    elif options.runner == "ray":
+        with closing(ClusterCrew(survey, options, scratch, stop, told)) as crew:
+            yield crew
+    else:
+        raise UsageError(f"--runner {options.runner} can't verify", hint="choose local or ray")
+
+
+@dataclass
+class _Tally:
+    """Counts what was asked, and shows it.
+
+    Attributes:
+        told: called with the clips that were answered and those to ask in all.
+        expected: the clips to ask in all.
+    """
+
+    told: Callable[[int, int], None]
+    expected: int
+    clips: int = 0
+    seconds: float = 0.0
+
+    def add(self, clips: int, seconds: float) -> None:
+        """Count a batch, for which the model took so many seconds."""
+        self.clips, self.seconds = self.clips + clips, self.seconds + seconds
+        self.told(min(self.clips, self.expected), self.expected)
+
+    @property
+    def seconds_per_clip(self) -> float:
+        """The time for one clip; 0 if nothing was asked."""
+        return self.seconds / max(1, self.clips)
+
+
 def _verified(
-    reading: _Reading, scratch: Scratch, wanted: Sequence[IndexArray], *, refiner: Refiner | None, told: Told
-) -> VerifyResult:
-    """Ask about the wanted clips, and make the events; the result does not say what is left."""
-    survey, options, to_ask = reading.survey, reading.options, sum(map(len, wanted))
-    asker, layout = survey.asker, survey.layout
-    interview = Interview(
-        asker,
-        survey.questions,
-        layout,
-        scratch,
-        checkpoint_s=parse_duration(options.checkpoint_every, "checkpoint_every"),
-        told=lambda clips: told(clips, to_ask),
-    )
-    if to_ask:
-        asker.prepare()
-        log.info("asking %s about %s", asker.name, how_many(to_ask, "clip"))
-        reading.run(wanted, interview.ask)
-    seconds_per_clip = interview.seconds / max(1, interview.clips)
-    settled = settle(survey, scratch, seconds_per_clip=seconds_per_clip)
-    if refiner is not None and reading.refine(refiner, scratch):
-        settled = settle(survey, scratch, seconds_per_clip=seconds_per_clip)
-    if options.describe and (to_describe := _undescribed(survey)) and not reading.stop():
-        asker.prepare()
-        describing = partial(describe, asker)
-        for job in reading.run([to_describe.get(video.video, NO_CLIPS) for video in survey.videos], describing):
-            with scratch.replace(layout.answers(job.video)) as path:
-                write_answers(path, job.stored)
-        settled = settle(survey, scratch, seconds_per_clip=seconds_per_clip)
-    return VerifyResult(_videos(survey, settled), asker.name, settled.audit, interview.clips, 0, interview.seconds)
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """Reads clips of the surveyed videos; what goes wrong with a video is noted there."""
-
-    survey: Survey
-    options: VerifyOptions
-    stop: Stop
-
-    def run(
-        self, wanted: Sequence[IndexArray], use: Callable[[Iterator[ReadClip | VideoJob]], Iterator[VideoJob]]
-    ) -> list[VideoJob]:
-        """Read the wanted clips of each video and hand them to `use`; returns the videos that are complete."""
-        known = {video.video: video for video in self.survey.videos}
-        taken: list[VideoJob] = []
-        done = []
-        needs = replace(self.survey.needs, frames=1, overlap=0)  # frames are read one by one, because clips overlap
-        with ClipLoader(needs, loader_options(self.options)) as loader:
-            try:
-                for job in use(read_clips(loader, self._jobs(wanted, taken), stopped=self.stop)):
-                    known[job.video].problem = without_name(job.error, job.video)
-                    log.info("%s: %s read", job.video, how_many(len(job.clips), "clip"))
-                    _release(job)
-                    done.append(job)
-            finally:
-                for job in taken:
-                    known[job.video].asked += job.answered
-                    _release(job)
-        return done
-
-    def refine(self, refiner: Refiner, scratch: Scratch) -> bool:
-        """Refine the masks of confirmed events; returns True if any masks were replaced."""
-        layout, refined = self.survey.layout, False
-        wanted = [unrefined_rows(layout, video) if video.is_included else NO_CLIPS for video in self.survey.videos]
-        known = {video.video: video for video in self.survey.videos}
-        refinement = Refinement.of(refiner, loader_options(self.options), self.stop)
-        with refinement.loader, suppress(Interrupted), closing(self._jobs(wanted, [])) as jobs:
-            for job in jobs:
-                try:
-                    refine_stored(layout, scratch, known[job.video], job, refinement)
-                    refined = True
-                except (DocumentError, VideoError) as error:
-                    known[job.video].problem = without_name(str(error), job.video)
-                finally:
-                    _release(job)
-        return refined
-
-    def _jobs(self, wanted: Sequence[IndexArray], taken: list[VideoJob]) -> Generator[VideoJob, None, None]:
-        """Yield the videos to read, each with its lock; if a video cannot be read, this becomes its problem."""
-        folders = FootageFolders(self.survey.layout, self.options.footage)
-        for video, clips, choice in zip(self.survey.videos, wanted, self.survey.choices, strict=True):
-            if not len(clips):
-                continue
-            claim = Claim.acquire(self.survey.layout.checkpoint(video.video))
-            if claim is None:
-                video.problem = ELSEWHERE
-                continue
-            try:
-                job = self._job(video, clips, choice, folders)
-            except (DocumentError, VideoError) as error:
-                video.problem = without_name(str(error), video.video)
-                claim.release(delete=False)
-                continue
-            job.claim = claim
-            taken.append(job)
-            yield job
-
-    def _job(self, video: Surveyed, clips: IndexArray, choice: Choice, folders: FootageFolders) -> VideoJob:
-        path = folders.find(video.document)
-        if path is None:
-            raise VideoError("not found", hint="if the footage has moved, name its folder with --footage")
-        check_unchanged(video.document, path)
-        table, metadata = read_scores(self.survey.layout.scores(video.video))
-        info = VideoInfo.from_json(metadata.video, path, table.pts)
-        return VideoJob(
-            video=video.video,
-            path=path,
-            grid=ClipGrid.of(video.plan, table.timestamp, shown_s(table, metadata.video)),
-            clips=clips,
-            audited=~choice.proposed,
-            stored=self.survey.usable(video),
-            fps=info.fps if path.is_dir() else None,
-            regions=video.document.regions,
-            may_seek=path.is_dir() or can_seek(info),
-        )
-
-
-def _release(job: VideoJob) -> None:
-    if job.claim is not None:
-        job.claim.release(delete=False)
-        job.claim = None
+    survey: Survey, options: VerifyOptions, crew: Crew, *, scratch: Scratch, stop: Stop, wanted: Wanted, tally: _Tally
+) -> Settled:
+    """Do the steps of a verification, and make the events."""
+    if tally.expected:
+        log.info("asking %s about %s", survey.asker.name, how_many(tally.expected, "clip"))
+        crew.do(Step.ASK, wanted)
+    settled = settle(survey, scratch, seconds_per_clip=tally.seconds_per_clip)
+    if options.refine_masks:
+        rows = [unrefined_rows(survey.layout, video) if video.is_included else NO_CLIPS for video in survey.videos]
+        if any(map(len, rows)):
+            crew.do(Step.REFINE, rows)
+            settled = settle(survey, scratch, seconds_per_clip=tally.seconds_per_clip)
+    if options.describe and (to_describe := _undescribed(survey)) and not stop():
+        crew.do(Step.DESCRIBE, [to_describe.get(video.video, NO_CLIPS) for video in survey.videos])
+        settled = settle(survey, scratch, seconds_per_clip=tally.seconds_per_clip)
+    return settled
 
 
 def _undescribed(survey: Survey) -> dict[str, IndexArray]:

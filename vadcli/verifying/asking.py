@@ -17,14 +17,39 @@ from typing import cast
 
 import numpy as np
 
-from vadcli.detectors.ask.asker import Asker, Question
+from vadcli.detectors import check_device
+from vadcli.detectors.ask.asker import Asker, Question, load_asker
 from vadcli.engine.verified import ClipGrid
+from vadcli.options.results import VerifyOptions
+from vadcli.registry import ASKERS
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Claim, Scratch
 from vadcli.store.verification import Answers, StoredAnswers, write_answers
 from vadcli.types import NO_REGIONS, BoolArray, ByteArray, FloatArray, IndexArray, Regions
 from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Item
 from vadcli.video.sampling import fill_sources
+
+Told = Callable[[int, float], None]
+"""Called with the number of clips that were answered, and the seconds that the model took for them."""
+
+
+def asker_of(options: VerifyOptions) -> Asker:
+    """Return the model that `--model` names; another package may have added the name.
+
+    Raises:
+        UsageError: the name or folder does not exist.
+        DeviceError, WeightsError: the device or the weights are missing or unsuitable.
+    """
+    check_device(options.device)
+    load = ASKERS.load(options.model) if options.model in ASKERS else load_asker
+    found: Asker = load(
+        options.model,
+        device=options.device,
+        precision=options.precision,
+        compression=options.compression,
+        batch_size=options.batch_size,
+    )
+    return found
 
 
 @dataclass
@@ -138,11 +163,7 @@ class Interview:
         questions: the current questions, one per category.
         layout, scratch: where the answers are stored.
         checkpoint_s: answers of a video in progress are stored this often.
-        told: called with the number of answered clips after each batch.
-
-    Attributes:
-        clips: how many clips were answered.
-        seconds: how long the model took for them.
+        told: called after each batch.
     """
 
     def __init__(
@@ -153,9 +174,8 @@ class Interview:
         scratch: Scratch,
         *,
         checkpoint_s: float,
-        told: Callable[[int], None] = lambda clips: None,
+        told: Told,
     ) -> None:
-        self.clips, self.seconds = 0, 0.0
         self._asker, self._questions = asker, tuple(questions)
         self._layout, self._scratch, self._checkpoint_s, self._told = layout, scratch, checkpoint_s, told
         self._held: dict[tuple[object, ...], list[ReadClip]] = {}
@@ -229,8 +249,7 @@ class Interview:
         """Waits for the oldest batch, and gives its answers to the videos."""
         batch, places, running = self._running.popleft()
         answers, seconds = running.result()
-        self.clips, self.seconds = self.clips + len(batch), self.seconds + seconds
-        self._told(self.clips)
+        self._told(len(batch), seconds)
         for (job, clip, _), found in zip(batch, answers, strict=True):
             names = list(job.stored.metadata.questions)
             columns = [names.index(self._questions[place].category) for place in places]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +19,9 @@ from typing import Any
 import psutil
 
 from vadcli import __version__
-from vadcli.engine.cluster.scanner import check_node
-from vadcli.engine.runner import ScanSettings
+from vadcli.engine.cluster.worker import check_node
 from vadcli.errors import UsageError
-from vadcli.options import ScanOptions
+from vadcli.options import ScanOptions, VerifyOptions
 from vadcli.store.atomic import Scratch
 from vadcli.video.loader import core_count
 
@@ -55,13 +56,14 @@ def import_ray() -> Any:
 
 
 @contextmanager
-def connected(ray: Any, options: ScanOptions) -> Iterator[None]:
+def connected(ray: Any, options: ScanOptions | VerifyOptions) -> Iterator[None]:
     """Connect to the cluster. Without an address, start Ray on this machine; at the end, stop it and remove its files."""
     quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if options.ray_address:
         try:
             _reach(options.ray_address)
-            ray.init(address=options.ray_address, **quiet)
+            with _own_signals():
+                ray.init(address=options.ray_address, **quiet)
         except (OSError, RuntimeError, ValueError) as error:
             words = str(error).strip().splitlines() or [type(error).__name__]
             hint = "start one with: ray start --head"
@@ -74,11 +76,23 @@ def connected(ray: Any, options: ScanOptions) -> Iterator[None]:
     _remove_abandoned()
     folder = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{os.getpid()}-"))
     try:
-        ray.init(num_cpus=core_count(), include_dashboard=False, _temp_dir=str(folder), **quiet)
+        with _own_signals():
+            ray.init(num_cpus=core_count(), include_dashboard=False, _temp_dir=str(folder), **quiet)
         yield
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep the handler of SIGTERM. Ray sets its own, which ends the process at once."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():  # in other threads, Ray sets none and nobody can
+            signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
 
 
 def _reach(address: str) -> None:
@@ -96,7 +110,7 @@ def _remove_abandoned() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def usable_nodes(ray: Any, scratch: Scratch, settings: ScanSettings) -> list[Node]:
+def usable_nodes(ray: Any, scratch: Scratch, root: Path | None) -> list[Node]:
     """Return the nodes that see OUT and the footage and have this version of vadcli. Log why other nodes are left out.
 
     Raises:
@@ -105,11 +119,11 @@ def usable_nodes(ray: Any, scratch: Scratch, settings: ScanSettings) -> list[Nod
     word = uuid.uuid4().hex
     token = scratch.folder / "token"
     token.write_text(word, encoding="ascii")
-    nodes = _nodes(ray)
+    nodes = nodes_of(ray)
     check = ray.remote(check_node)
     asked = {
         check.options(num_cpus=0, scheduling_strategy=on_node(ray, node)).remote(
-            token.absolute(), word, settings.plan.root, __version__
+            token.absolute(), word, root, __version__
         ): node
         for node in nodes
     }
@@ -133,7 +147,7 @@ def on_node(ray: Any, node: Node) -> Any:
     return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node.id, soft=False)
 
 
-def _nodes(ray: Any) -> list[Node]:
+def nodes_of(ray: Any) -> list[Node]:
     """Return the nodes that are alive. Nodes on the same host get a number in their name."""
     found: list[Node] = []
     alive = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: node["NodeID"])

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 
 from vadcli.engine.footage import size_of
 from vadcli.engine.plan import WorkUnit, by_camera
-from vadcli.engine.runner import ScanSettings
 
 CHUNKS_PER_WORKER = 8
 MOST_VIDEOS = 64
 """A chunk has at most this many videos, so that little work is lost with a worker; more if MOST_CHUNKS would be exceeded."""
 MOST_CHUNKS = 20_000
+VIDEOS_PER_DECODER = 2
+"""A chunk has at least this many videos per decoder process, so that all of them have work, if there are enough videos."""
 
 
 @dataclass(eq=False)
@@ -44,19 +45,30 @@ class Chunk:
 
 
 class Worklist:
-    """The chunks that are left. While a camera has no model, at most one of its chunks is handed out."""
+    """The chunks that are left. While a camera has no model, at most one of its chunks is handed out.
 
-    def __init__(self, settings: ScanSettings, *, by_cameras: bool, workers: int) -> None:
-        mine = {unit.video for unit in settings.units}
-        groups = by_camera(settings.plan.units) if by_cameras else [("", list(settings.plan.units))]
+    Args:
+        units: all videos.
+        wanted: the videos to hand out.
+        by_cameras: True if a camera must be fitted before its videos are scanned.
+        workers: number of workers that share the chunks.
+        decoders: number of videos that a worker reads at the same time.
+    """
+
+    def __init__(
+        self, units: Sequence[WorkUnit], wanted: Sequence[WorkUnit], *, by_cameras: bool, workers: int, decoders: int = 1
+    ) -> None:
+        mine = {unit.video for unit in wanted}
+        groups = by_camera(units) if by_cameras else [("", list(units))]
         self.whole = {camera: tuple(units) for camera, units in groups}
         self._ready: list[Chunk] = []
         self._closed: dict[str, list[Chunk]] = {}
-        least = max(1, size_of(settings.units) // (workers * CHUNKS_PER_WORKER))
+        least = max(1, size_of(wanted) // (workers * CHUNKS_PER_WORKER))
         most = max(MOST_VIDEOS, len(mine) // MOST_CHUNKS)
-        for camera, units in self.whole.items():
-            wanted = [unit for unit in units if unit.video in mine]
-            chunks = sorted(Chunk(camera, tuple(part)) for part in _split(wanted, least, most))
+        fewest = min(VIDEOS_PER_DECODER * decoders, len(mine) // workers, most)
+        for camera, every in self.whole.items():
+            part = [unit for unit in every if unit.video in mine]
+            chunks = sorted(Chunk(camera, tuple(some)) for some in _split(part, least, fewest, most))
             if not by_cameras:
                 self._ready += chunks
             elif chunks:
@@ -93,14 +105,14 @@ class Worklist:
             heapq.heappush(self._ready, replace(waiting.pop(0), opens=True))
 
 
-def _split(units: Sequence[WorkUnit], least: int, most: int) -> Iterator[list[WorkUnit]]:
-    """Yield the videos in parts. A part has at least `least` bytes or exactly `most` videos, but the last one may have less."""
+def _split(units: Sequence[WorkUnit], least: int, fewest: int, most: int) -> Iterator[list[WorkUnit]]:
+    """Yield the videos in parts of at least `fewest` videos and `least` bytes, or of `most` videos. The last may be smaller."""
     part: list[WorkUnit] = []
     size = 0
     for unit in units:
         part.append(unit)
         size += unit.size
-        if size >= least or len(part) == most:
+        if (size >= least and len(part) >= fewest) or len(part) == most:
             yield part
             part, size = [], 0
     if part:

@@ -1,0 +1,182 @@
+"""The steps of a verification that read videos: ask, refine masks and describe. This file does them on this machine.
+
+What a step finds is written to OUT, and what goes wrong with a video is noted in the survey.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+
+from vadcli.detectors.refining import Refiner
+from vadcli.engine.job import check_unchanged
+from vadcli.engine.refining import Refinement
+from vadcli.engine.runner import Stop
+from vadcli.engine.second_pass import Interrupted
+from vadcli.engine.verified import ClipGrid
+from vadcli.errors import DocumentError, VideoError
+from vadcli.options import parse_duration
+from vadcli.options.results import VerifyOptions
+from vadcli.store.atomic import Claim, Scratch
+from vadcli.store.footage import FootageFolders
+from vadcli.store.scores import read_scores, shown_s
+from vadcli.store.verification import write_answers
+from vadcli.types import IndexArray, VideoInfo
+from vadcli.types.text import how_many, without_name
+from vadcli.verifying.asking import Interview, ReadClip, Told, VideoJob, describe, read_clips
+from vadcli.verifying.masks import refine_stored
+from vadcli.verifying.proposals import Choice
+from vadcli.verifying.settling import ELSEWHERE
+from vadcli.verifying.survey import Survey, Surveyed
+from vadcli.video.container import can_seek
+from vadcli.video.loader import ClipLoader, loader_options
+
+log = logging.getLogger("vadcli")
+
+NO_CLIPS = np.zeros(0, np.int64)
+
+Wanted = Sequence[IndexArray]
+"""What a step is to do: numbers of clips or rows, one array per video of the survey."""
+
+
+class Step(StrEnum):
+    """A step, and what its wanted numbers are."""
+
+    ASK = "ask"  # clips to ask about
+    REFINE = "refine"  # rows whose masks are refined
+    DESCRIBE = "describe"  # clips to describe
+
+
+class Crew(Protocol):
+    """Who does the steps."""
+
+    def do(self, step: Step, wanted: Wanted) -> None:
+        """Do a step.
+
+        Raises:
+            DeviceError, WeightsError: a model can't be loaded.
+            OutputError: OUT can't be written.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Here:
+    """Does the steps on this machine.
+
+    Attributes:
+        survey: the videos, and the model that is asked.
+        options: those of the command.
+        refiner: refines masks; None if that is not asked for.
+        scratch: for temporary files.
+        stop: ends a step early.
+        told: called after each batch of answers.
+    """
+
+    survey: Survey
+    options: VerifyOptions
+    refiner: Refiner | None
+    scratch: Scratch
+    stop: Stop
+    told: Told
+
+    def do(self, step: Step, wanted: Wanted) -> None:
+        """See `Crew`."""
+        survey, layout = self.survey, self.survey.layout
+        if step is Step.REFINE:
+            self._refine(wanted)
+            return
+        survey.asker.prepare()
+        if step is Step.DESCRIBE:
+            for job in self._read(wanted, partial(describe, survey.asker)):
+                with self.scratch.replace(layout.answers(job.video)) as path:
+                    write_answers(path, job.stored)
+            return
+        checkpoint_s = parse_duration(self.options.checkpoint_every, "checkpoint_every")
+        interview = Interview(survey.asker, survey.questions, layout, self.scratch, checkpoint_s=checkpoint_s, told=self.told)
+        self._read(wanted, interview.ask)
+
+    def _read(self, wanted: Wanted, use: Callable[[Iterator[ReadClip | VideoJob]], Iterator[VideoJob]]) -> list[VideoJob]:
+        """Read the wanted clips of each video and hand them to `use`; returns the videos that are complete."""
+        known = {video.video: video for video in self.survey.videos}
+        taken: list[VideoJob] = []
+        done = []
+        needs = replace(self.survey.needs, frames=1, overlap=0)  # frames are read one by one, because clips overlap
+        with ClipLoader(needs, loader_options(self.options)) as loader:
+            try:
+                for job in use(read_clips(loader, self._jobs(wanted, taken), stopped=self.stop)):
+                    known[job.video].problem = without_name(job.error, job.video)
+                    log.info("%s: %s read", job.video, how_many(len(job.clips), "clip"))
+                    _release(job)
+                    done.append(job)
+            finally:
+                for job in taken:
+                    known[job.video].asked += job.answered
+                    _release(job)
+        return done
+
+    def _refine(self, wanted: Wanted) -> None:
+        """Refine the masks of confirmed events."""
+        assert self.refiner is not None
+        known = {video.video: video for video in self.survey.videos}
+        refinement = Refinement.of(self.refiner, loader_options(self.options), self.stop)
+        with refinement.loader, suppress(Interrupted), closing(self._jobs(wanted, [])) as jobs:
+            for job in jobs:
+                try:
+                    refine_stored(self.survey.layout, self.scratch, known[job.video], job, refinement)
+                except (DocumentError, VideoError) as error:
+                    known[job.video].problem = without_name(str(error), job.video)
+                finally:
+                    _release(job)
+
+    def _jobs(self, wanted: Wanted, taken: list[VideoJob]) -> Generator[VideoJob, None, None]:
+        """Yield the videos to read, each with its lock; if a video cannot be read, this becomes its problem."""
+        folders = FootageFolders(self.survey.layout, self.options.footage)
+        for video, clips, choice in zip(self.survey.videos, wanted, self.survey.choices, strict=True):
+            if not len(clips):
+                continue
+            claim = Claim.acquire(self.survey.layout.checkpoint(video.video))
+            if claim is None:
+                video.problem = ELSEWHERE
+                continue
+            try:
+                job = self._job(video, clips, choice, folders)
+            except (DocumentError, VideoError) as error:
+                video.problem = without_name(str(error), video.video)
+                claim.release(delete=False)
+                continue
+            job.claim = claim
+            taken.append(job)
+            yield job
+
+    def _job(self, video: Surveyed, clips: IndexArray, choice: Choice, folders: FootageFolders) -> VideoJob:
+        path = folders.find(video.document)
+        if path is None:
+            raise VideoError("not found", hint="if the footage has moved, name its folder with --footage")
+        check_unchanged(video.document, path)
+        table, metadata = read_scores(self.survey.layout.scores(video.video))
+        info = VideoInfo.from_json(metadata.video, path, table.pts)
+        return VideoJob(
+            video=video.video,
+            path=path,
+            grid=ClipGrid.of(video.plan, table.timestamp, shown_s(table, metadata.video)),
+            clips=clips,
+            audited=~choice.proposed,
+            stored=self.survey.usable(video),
+            fps=info.fps if path.is_dir() else None,
+            regions=video.document.regions,
+            may_seek=path.is_dir() or can_seek(info),
+        )
+
+
+def _release(job: VideoJob) -> None:
+    if job.claim is not None:
+        job.claim.release(delete=False)
+        job.claim = None
