@@ -66,7 +66,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "fsspec": ("video/objects",),
     "ray": ("engine/cluster/ray_cluster",),
     "scipy": ("metrics", "ground_truth", "detectors/calibration", "detectors/refining", "heads/event_heads", "heads/exam"),
-    "opentimelineio": ("export/edit_lists",),
+    "opentimelineio": ("export/text",),
     "matplotlib": ("evaluation",),
     "threadpoolctl": ("detectors/motion", "learning"),
     "torch": ("detectors/", "heads/", "engine/runner", "doctor", "bench", "train/", "weights_check/"),

@@ -156,7 +156,7 @@ class _Cutter:
             file = self._file(document, event, suffix)
             try:
                 with self._scratch.replace(file) as temporary:
-                    tags = _tags(document, part)
+                    tags = {"creation_time": document.start.at(part.start_s).isoformat()} if document.start else {}
                     cut_file(info, temporary, part, sound=sound, tags=tags, timeout_s=self._timeout_s)
                     self._probe(result.video, temporary)
             except VideoError as error:
@@ -203,7 +203,3 @@ class _Cutter:
 def _part(text: str) -> str:
     """Return a text in a form that is allowed in file names."""
     return _FORBIDDEN.sub("-", text).strip("-._")[:_LONGEST_PART]
-
-
-def _tags(document: EventsDocument, part: Cut) -> dict[str, str]:
-    return {} if document.start is None else {"creation_time": document.start.at(part.start_s).isoformat()}

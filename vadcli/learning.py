@@ -23,7 +23,7 @@ from vadcli.store.choices import read_review
 from vadcli.store.events import EventsDocument, read_unchecked
 from vadcli.store.scores import read_scores
 from vadcli.types import FloatArray, ReviewedEvent, Verdict
-from vadcli.types.text import SAVE_AS, NotText, decode_text, how_many
+from vadcli.types.text import how_many, read_text
 
 LEAST_TRUE, LEAST_FALSE = 5, 20
 """The logistic head is the default if there are at least this many verdicts of each kind."""
@@ -94,7 +94,8 @@ def train(out: Path, options: LearnOptions) -> Learned:
     """
     if not out.is_dir():
         raise UsageError(f"{out}: the folder does not exist", hint="name the --out folder of a scan")
-    documents = {str(one.video["path"]): one for one in _documents(OutputLayout(out)) if one.failure is None}
+    stored = filter(None, map(read_unchecked, OutputLayout(out).iter_events()))
+    documents = {str(one.video["path"]): one for one in stored if one.failure is None}
     documents = {video: one for video, one in documents.items() if matches(video, options.include)}
     folders = (out, *map(Path, options.embeddings))
     notes: list[str] = []
@@ -149,13 +150,6 @@ def write(learned: Learned, options: LearnOptions) -> Path | None:
     return to
 
 
-def _documents(layout: OutputLayout) -> Iterator[EventsDocument]:
-    for path in layout.iter_events():
-        document = read_unchecked(path)
-        if document is not None:
-            yield document
-
-
 def _from_review(
     folders: Sequence[Path], entries: Sequence[ReviewedEvent], documents: dict[str, EventsDocument], notes: list[str]
 ) -> _Collected:
@@ -204,13 +198,7 @@ def read_labels(path: Path) -> Iterator[tuple[str, bool, str]]:
     Raises:
         DocumentError: the file can't be read, or a line is not valid.
     """
-    try:
-        text = decode_text(path.read_bytes())
-    except OSError as error:
-        raise DocumentError(f"{path}: can't be read: {error.strerror or error}") from error
-    except NotText as error:
-        raise DocumentError(f"{path}: {error}", hint=SAVE_AS) from error
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
     if not {"video", "label"} <= set(reader.fieldnames or ()):
         raise DocumentError(f"{path}: needs the columns video and label", hint="the first line is video,label[,category]")
     seen: set[str] = set()

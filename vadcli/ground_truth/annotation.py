@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -169,8 +169,24 @@ class FrameIntervals:
         return max(0, max((span.end_frame for span in self.intervals), default=0) - len(table))
 
 
+class _WithoutFrames:
+    """An annotation as intervals, which does not say how many frames the video has."""
+
+    intervals: tuple[Any, ...]
+
+    @property
+    def frames(self) -> int | None:
+        """None, because seconds and shares do not state a number of frames."""
+        return None
+
+    @property
+    def is_normal(self) -> bool:
+        """True if there are no intervals: the video is normal."""
+        return not self.intervals
+
+
 @dataclass(frozen=True)
-class TimeIntervals:
+class TimeIntervals(_WithoutFrames):
     """An annotation as intervals of seconds, for videos of any frame rate.
 
     Attributes:
@@ -178,16 +194,6 @@ class TimeIntervals:
     """
 
     intervals: tuple[TimeInterval, ...]
-
-    @property
-    def frames(self) -> int | None:
-        """None, because seconds do not state a number of frames."""
-        return None
-
-    @property
-    def is_normal(self) -> bool:
-        """True if there are no intervals: the video is normal."""
-        return not self.intervals
 
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
         """Return the frames whose timestamp is inside an interval; every interval must contain a frame."""
@@ -215,7 +221,7 @@ class TimeIntervals:
 
 
 @dataclass(frozen=True)
-class ShareIntervals:
+class ShareIntervals(_WithoutFrames):
     """An annotation as intervals of shares of the video: 0 is its start, 1 its end.
 
     A share s is the frame round(s x number of frames); the end is outside. As in the code of PreVAD's authors, an interval
@@ -228,16 +234,6 @@ class ShareIntervals:
 
     intervals: tuple[tuple[float, float], ...]
     category: str | None = None
-
-    @property
-    def frames(self) -> int | None:
-        """None, because shares do not state a number of frames."""
-        return None
-
-    @property
-    def is_normal(self) -> bool:
-        """True if there are no intervals: the video is normal."""
-        return not self.intervals
 
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
         """Return the frames of each interval that has any."""

@@ -16,8 +16,7 @@ import numpy as np
 
 from vadcli.errors import DocumentError, UsageError
 from vadcli.ground_truth.truth import Region
-from vadcli.types import BoolArray
-from vadcli.types.text import SAVE_AS, NotText, decode_text
+from vadcli.types import BoolArray, text
 
 UNPACK = "unpack the archive again"
 """The hint of most errors: official files are rarely damaged except by an interrupted download or copy."""
@@ -63,11 +62,9 @@ def read_text(path: Path, *, hint: str = UNPACK) -> str:
             raise DocumentError(f"{path}: not a regular file", hint=hint)
         if path.stat().st_size > _MAX_TEXT_BYTES:
             raise DocumentError(f"{path}: {path.stat().st_size} bytes are too many for an annotation", hint=hint)
-        return decode_text(path.read_bytes()).replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=hint) from error
-    except NotText as error:
-        raise DocumentError(f"{path}: {error}", hint=SAVE_AS) from error
+    return text.read_text(path, hint=hint).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -21,7 +21,7 @@ from vadcli.store import OutputLayout, matches, printable
 from vadcli.store.atomic import Scratch, remove
 from vadcli.types import ReviewedEvent, Thresholds, Verdict
 from vadcli.types.codec import document_errors, read_document, structure
-from vadcli.types.text import SAVE_AS, NotText, decode_text
+from vadcli.types.text import read_text
 
 REVIEW_FORMAT_VERSION = 1
 _KEPT_FROM_RUNNING = re.compile(r"'+[=+\-@\t\r]")
@@ -33,12 +33,7 @@ def read_review(path: Path) -> tuple[ReviewedEvent, ...]:
     Raises:
         DocumentError: the file can't be read, or an entry is not valid.
     """
-    try:
-        text = decode_text(path.read_bytes())
-    except OSError as error:
-        raise DocumentError(f"{path}: can't be read: {error.strerror or error}") from error
-    except NotText as error:
-        raise DocumentError(f"{path}: {error}", hint=SAVE_AS) from error
+    text = read_text(path)
     entries = _rows(text) if path.suffix.lower() == ".csv" else _entries(path, text)
     return tuple(_entry(path, number, entry) for number, entry in enumerate(entries, 1))
 

@@ -140,16 +140,20 @@ class EventsDocument:
 
     def to_json(self) -> dict[str, Any]:
         """Return the documented fields in the documented order."""
+        scan, unknown = self.scan, {"start_time": None, "time_source": None, "time_zone": None}
+        own = [{"name": one.name, "means": list(one.means), "looks_like": list(one.looks_like)} for one in self.own_categories]
         return {
             "format_version": EVENTS_FORMAT_VERSION,
             "generator": self.generator,
-            "video": {**self.video, **_start_json(self.start), "creation_time": self.created or None},
+            "video": {**self.video, **(self.start.to_json() if self.start else unknown), "creation_time": self.created or None},
             "detector": self.detector,
             "categories": list(self.categories),
-            **({"own_categories": [_category_json(one) for one in self.own_categories]} if self.own_categories else {}),
+            **({"own_categories": own} if own else {}),
             "threshold": self.thresholds.to_json(),
             "failure": {"stage": self.failure.stage, "error": self.failure.error} if self.failure else None,
-            "scan": _scan_json(self.scan) if self.scan else None,
+            "scan": {"status": str(scan.status), "fingerprint": scan.fingerprint, "source": dict(scan.source)}
+            if scan
+            else None,
             "caveats": list(self.caveats),
             "regions": self.regions.to_json(),
             **({"head": asdict(self.head)} if self.head else {}),
@@ -184,18 +188,6 @@ class EventsDocument:
             own_categories=tuple(structure(Category, one) for one in document.get("own_categories", ())),
             scan_events=None if before is None else tuple(Event.from_json(event) for event in before),
         )
-
-
-def _category_json(category: Category) -> dict[str, list[str] | str]:
-    return {"name": category.name, "means": list(category.means), "looks_like": list(category.looks_like)}
-
-
-def _start_json(start: StartTime | None) -> dict[str, str | None]:
-    return start.to_json() if start else {"start_time": None, "time_source": None, "time_zone": None}
-
-
-def _scan_json(scan: ScanState) -> dict[str, Any]:
-    return {"status": str(scan.status), "fingerprint": scan.fingerprint, "source": dict(scan.source)}
 
 
 def to_text(document: EventsDocument) -> str:

@@ -43,7 +43,11 @@ def read_regions(path: Path, kind: str) -> CameraRegions:
         found = dict(_cameras(_document(path, data), path, faults))
     else:
         found = {EVERY_CAMERA: _of_image(path, kind)}
-    faults += [f"{_name(name)}: the regions hide the whole picture" for name, one in found.items() if _hides_all(one)]
+    faults += [
+        f"{_name(name)}: the regions hide the whole picture"
+        for name, one in found.items()
+        if one and one.hidden(_CHECK_PX, _CHECK_PX).all()
+    ]
     if faults:
         more = [f"and {len(faults) - _MOST_FAULTS} more"] if len(faults) > _MOST_FAULTS else []
         raise UsageError(f"{path}: {'; '.join(faults[:_MOST_FAULTS] + more)}")
@@ -111,10 +115,6 @@ def _image(path: Path) -> MaskImage:
     if not pixels.any():
         raise ValueError("the mask image has no white pixel")
     return MaskImage.of(pixels)
-
-
-def _hides_all(regions: Regions) -> bool:
-    return bool(regions) and bool(regions.hidden(_CHECK_PX, _CHECK_PX).all())
 
 
 def _name(camera: str) -> str:

@@ -12,6 +12,8 @@ import os
 import re
 from pathlib import Path
 
+from vadcli.errors import DocumentError
+
 
 def size_text(count: float) -> str:
     """Return a number of bytes as text, like `340 MB` or `15.3 GB` (decimal units)."""
@@ -130,3 +132,21 @@ def decode_text(data: bytes) -> str:
         name = encoding.upper().removesuffix("-SIG").removesuffix("-LE").removesuffix("-BE")
         raise NotText(f"not text in {name} (byte {error.start})") from error
     return text.removeprefix("\ufeff")
+
+
+def read_text(path: Path, *, hint: str = "") -> str:
+    """Return the text of a user's file, without a byte order mark.
+
+    Args:
+        path: the file.
+        hint: how to fix a file that can't be read; "" for the hint that such errors usually have.
+
+    Raises:
+        DocumentError: the file can't be read, or is not text.
+    """
+    try:
+        return decode_text(path.read_bytes())
+    except OSError as error:
+        raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=hint) from error
+    except NotText as error:
+        raise DocumentError(f"{path}: {error}", hint=SAVE_AS) from error

@@ -99,12 +99,8 @@ class Pulled:
         }
 
 
-def _silent(line: str) -> None:
-    """Do nothing."""
-
-
 def pull(
-    name: str, *, update: bool = False, progress: bool = False, say: Callable[[str], None] = _silent
+    name: str, *, update: bool = False, progress: bool = False, say: Callable[[str], None] = lambda line: None
 ) -> tuple[Pulled, ...]:
     """Fetch a base model, or every base model that a LAVIDA folder is built from.
 
