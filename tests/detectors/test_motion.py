@@ -15,6 +15,7 @@ from vadcli.detectors.motion import detector as motion_detector
 from vadcli.detectors.motion.background import grid_for
 from vadcli.detectors.motion.camera import FittedCamera
 from vadcli.detectors.motion.detector import MotionDetector
+from vadcli.detectors.motion.features import ClipMaps
 from vadcli.detectors.motion.kept import KeptClips
 from vadcli.types import CameraModel, CameraSample, ClipBatch
 
@@ -207,6 +208,27 @@ def test_what_a_fit_measured_is_used_again_and_changes_no_score(threads: int, mo
     assert len(measured) == 2 * len(clips)  # `once` was not measured
 
 
+def test_what_is_prepared_is_used_by_fit_and_score_and_changes_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = clips_of(street(FRAMES, seed=3, runner=range(40, 60)), length=32, overlap=1)
+    prepared, fresh = MotionDetector(), MotionDetector()
+    steps: list[int] = []
+    once = scoring.clip_steps
+    for clip in clips:
+        prepared.prepare_clip(clip)
+    monkeypatch.setattr(scoring, "clip_steps", lambda *given, **named: steps.append(1) or once(*given, **named))
+    model = prepared.fit(CameraSample("c", tuple(clips[1:]), seed=0))  # the first clip is scored, but not in the sample
+    scores = [prepared.score(ClipBatch.of([clip], [model])) for clip in clips]
+    assert not steps
+    same = fresh.fit(CameraSample("c", tuple(clips[1:]), seed=0))
+    assert model is not None
+    assert same is not None
+    assert model.sha256 == same.sha256
+    for clip, found in zip(clips, scores, strict=True):
+        expected = fresh.score(ClipBatch.of([clip], [same]))
+        np.testing.assert_array_equal(found.raw, expected.raw)
+        np.testing.assert_array_equal(found.mask, expected.mask)
+
+
 def test_blas_has_one_thread_in_every_scoring_thread_and_its_own_number_afterwards() -> None:
     def seen() -> list[int]:
         return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
@@ -234,10 +256,11 @@ def test_measurements_that_do_not_fit_into_memory_are_dropped() -> None:
         grid=grid,
         options=MotionOptions(),
     )
-    size = maps.velocity.nbytes + maps.speed.nbytes + maps.disorder.nbytes + maps.speed.nbytes
-    kept = KeptClips(2 * size)
+    size = maps.velocity.nbytes + maps.speed.nbytes + maps.disorder.nbytes
+    assert maps.nbytes == size
+    kept = KeptClips[ClipMaps](2 * size)
     for key in (b"a", b"b", b"c"):
-        kept.put(key, (maps, maps.speed))
+        kept.put(key, maps, size)
     assert [kept.take(key) is None for key in (b"a", b"b", b"c", b"c")] == [True, False, False, True]
 
 

@@ -20,6 +20,7 @@ from vadcli.types import (
     Calibration,
     CameraModel,
     CameraSample,
+    Clip,
     ClipBatch,
     ClipNeeds,
     ClipScores,
@@ -115,6 +116,15 @@ class Detector(Protocol):
 
     def fingerprint(self) -> dict[str, object]:
         """Returns everything that changes the scores, such as options and weights, as JSON."""
+        ...
+
+
+@runtime_checkable
+class Preparer(Protocol):
+    """A detector that can begin the work on a clip before its camera has a model."""
+
+    def prepare_clip(self, clip: Clip) -> None:
+        """Computes a part of what `fit` and `score` need, and keeps it for them. Threads may call it at the same time."""
         ...
 
 

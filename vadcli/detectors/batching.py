@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
-from vadcli.detectors import Detector
+from vadcli.detectors import Detector, Preparer
 from vadcli.types import ByteArray, CameraModel, Clip, ClipBatch, ClipScores
 
 if TYPE_CHECKING:
@@ -228,3 +228,31 @@ class ScoringPool(Generic[Ticket]):
             return ticket, future.result()
         except Exception as error:
             return ticket, error
+
+
+class PreparingPool:
+    """Lets a detector begin the work on clips, in threads, while more clips are read. A context manager.
+
+    It does nothing if the detector is no `Preparer`. An error is not lost: the detector meets it again when it needs the clip.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        self._prepare = detector.prepare_clip if isinstance(detector, Preparer) else None
+        self._threads = ThreadPoolExecutor(detector.parallel, thread_name_prefix="prepare")
+        self._running: list[Future[None]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def add(self, clip: Clip) -> None:
+        """Begins with a clip. Its memory must not be used again before `wait` returns."""
+        if self._prepare is not None:
+            self._running.append(self._threads.submit(self._prepare, clip))
+
+    def wait(self) -> None:
+        """Waits until all these clips are done."""
+        wait(self._running)
+        self._running.clear()

@@ -10,7 +10,6 @@ A camera that was fitted on little footage is fitted again when there is more fo
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
@@ -23,7 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from vadcli.detectors import ChecksModels, Detector
-from vadcli.engine.footage import estimated_footage, is_outgrown, length_text, size_of
+from vadcli.detectors.batching import PreparingPool
+from vadcli.engine.footage import burst_positions, estimated_footage, is_outgrown, length_text, size_of
 from vadcli.engine.plan import WorkUnit
 from vadcli.errors import DocumentError, NotFinished, ToolError
 from vadcli.store import OutputLayout
@@ -65,8 +65,7 @@ def write_camera(path: Path, model: CameraModel) -> None:
 HELD_CLIPS = 40
 # The fit uses at most this many of the clips in memory, evenly spread.
 SAMPLE_CLIPS = 12
-# More footage than that is sampled in this many bursts. A burst has about 1 / BURST_PART of the frames of a clip.
-BURSTS = 20
+# More footage than that is sampled in bursts. A burst has about 1 / BURST_PART of the frames of a clip.
 BURST_PART = 2
 WAIT_S = 0.2
 
@@ -208,19 +207,24 @@ def fit_on_the_way(
         request: makes the loader's request for a video.
 
     Yields:
-        The items. The first item is yielded after the camera is fitted. If the scan is stopped before that, nothing is yielded.
+        The items. The first item is yielded after the camera is fitted. None is yielded after the scan is stopped.
     """
-    held = _Held(cameras.needs)
-    held.take(_watched(items, cameras, camera))
-    if not held.items:
-        return
-    whole_held = held
-    if not held.is_too_long and held.ended != {unit.video for unit in whole}:
-        whole_held = _hold_whole(cameras, camera, whole, request)
-    clips, footage = _sample(cameras, camera, whole, request, whole_held)
-    if not cameras.stopped():
+    with PreparingPool(cameras.detector) as pool:
+        held = _Held(cameras.needs, pool)
+        held.take(_watched(items, cameras, camera))
+        if not held.items:
+            return
+        whole_held = held
+        if not held.is_too_long and held.ended != {unit.video for unit in whole}:
+            whole_held = _hold_whole(cameras, camera, whole, request, pool)
+        clips, footage = _sample(cameras, camera, whole, request, whole_held)
+        if cameras.stopped():
+            return
         cameras.fit(camera, clips, footage)
-        yield from chain(held.items, items)
+    for item in chain(held.items, items):
+        if isinstance(item, ClipReady) and cameras.stopped():  # not before Finished: a video that is read to its end is kept
+            return
+        yield item
 
 
 def fit_again(
@@ -236,7 +240,9 @@ def fit_again(
         scored: how many videos of this run have scores from the earlier model, for the log.
     """
     before = cameras.stored(camera)
-    clips, footage = _sample(cameras, camera, whole, request, _hold_whole(cameras, camera, whole, request))
+    with PreparingPool(cameras.detector) as pool:
+        held = _hold_whole(cameras, camera, whole, request, pool)
+        clips, footage = _sample(cameras, camera, whole, request, held)
     if cameras.stopped():
         return
     model = cameras.fit(camera, clips, footage)
@@ -251,9 +257,15 @@ def fit_again(
         )
 
 
-def _hold_whole(cameras: Cameras, camera: str, whole: Sequence[WorkUnit], request: Callable[[WorkUnit], ClipRequest]) -> _Held:
+def _hold_whole(
+    cameras: Cameras,
+    camera: str,
+    whole: Sequence[WorkUnit],
+    request: Callable[[WorkUnit], ClipRequest],
+    pool: PreparingPool,
+) -> _Held:
     """Read a camera's videos and keep their clips in memory. Stop if the videos are too long for that."""
-    held = _Held(cameras.needs)
+    held = _Held(cameras.needs, pool)
     with ClipLoader(cameras.needs, cameras.loader_options) as loader:
         reading = loader.run((request(unit) for unit in whole), stopped=cameras.stopped)
         held.take(_watched(reading, cameras, camera))
@@ -272,7 +284,8 @@ def _sample(
     `held` must have all videos of the camera, or be too long.
     """
     if held.is_too_long:
-        return _read_bursts(cameras, camera, whole, request)
+        return _read_bursts(cameras, camera, whole, request, held.pool)
+    held.pool.wait()
     clips = sorted(held.clips(), key=lambda clip: (clip.video, clip.index))
     read = sorted({clip.video for clip in clips} - held.hidden)
     seconds = sum(held.infos[video].duration_s for video in read)
@@ -299,8 +312,9 @@ class _Held:
     The videos in `hidden` could not be read because the machine failed; a later run may read them.
     """
 
-    def __init__(self, needs: ClipNeeds) -> None:
+    def __init__(self, needs: ClipNeeds, pool: PreparingPool) -> None:
         self.needs = needs
+        self.pool = pool
         self.items: list[Item] = []
         self.infos: dict[str, VideoInfo] = {}
         self.ended: set[str] = set()
@@ -315,8 +329,10 @@ class _Held:
     def take(self, items: Iterator[Item]) -> None:
         """Keep items until there are no more, or until `is_too_long`."""
         for item in items:
-            self.items.append(_owned(item) if isinstance(item, ClipReady) else item)
-            if isinstance(item, Opened):
+            self.items.append(kept := _owned(item) if isinstance(item, ClipReady) else item)
+            if isinstance(kept, ClipReady):
+                self.pool.add(kept.clip)
+            elif isinstance(item, Opened):
                 self.infos[item.video] = item.info
                 self.total_clips += SamplingPlan.of(self.needs, item.info).clips(item.info.frames)
             elif isinstance(item, Finished):
@@ -343,7 +359,11 @@ def _spread(clips: Sequence[Clip]) -> list[Clip]:
 
 
 def _read_bursts(
-    cameras: Cameras, camera: str, whole: Sequence[WorkUnit], request: Callable[[WorkUnit], ClipRequest]
+    cameras: Cameras,
+    camera: str,
+    whole: Sequence[WorkUnit],
+    request: Callable[[WorkUnit], ClipRequest],
+    pool: PreparingPool,
 ) -> tuple[list[Clip], Footage]:
     wanted = burst_positions(whole, camera=camera, seed=cameras.seed)
     asked = [unit for unit in whole if unit.video in wanted]
@@ -357,35 +377,12 @@ def _read_bursts(
         for item in _watched(loader.run(requests, stopped=cameras.stopped), cameras, camera):
             if isinstance(item, ClipReady):
                 held.append(_owned(item).clip)
+                pool.add(held[-1])
             elif isinstance(item, Opened):
                 lengths_s[item.video] = item.info.duration_s
             elif isinstance(item.error, NotFinished):
                 hidden.add(item.video)
+    pool.wait()
     clips = sorted(held, key=lambda clip: (clip.video, clip.index, float(clip.timestamp[0])))
     whole, asked = ([unit for unit in units if unit.video not in hidden] for units in (whole, asked))
     return clips, estimated_footage(whole, asked, wanted, lengths_s, clips)
-
-
-def burst_positions(units: Sequence[WorkUnit], *, camera: str, seed: int, bursts: int = BURSTS) -> dict[str, tuple[float, ...]]:
-    """Return the positions of a camera's bursts.
-
-    The bytes of all videos are divided into equal shares, and each burst begins at a random place in its own share.
-
-    Args:
-        units: the camera's videos, in plan order.
-        camera, seed: the random places depend on these two.
-        bursts: number of bursts.
-
-    Returns:
-        Video -> positions as fractions [0, 1) of that video, increasing.
-    """
-    digest = hashlib.sha256(f"{seed}:{camera}".encode()).digest()
-    shifts = np.random.default_rng(int.from_bytes(digest[:8], "big")).random(bursts)
-    ends = np.cumsum([max(1, unit.size) for unit in units], dtype=np.float64)
-    points = (np.arange(bursts) + shifts) / bursts * ends[-1]
-    found: dict[str, list[float]] = {}
-    for point, k in zip(points, np.searchsorted(ends, points, side="right"), strict=True):
-        unit, end = units[min(int(k), len(units) - 1)], ends[min(int(k), len(units) - 1)]
-        fraction = (point - (end - max(1, unit.size))) / max(1, unit.size)
-        found.setdefault(unit.video, []).append(float(min(max(fraction, 0.0), 1 - 1e-9)))
-    return {video: tuple(sorted(positions)) for video, positions in found.items()}

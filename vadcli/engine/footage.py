@@ -1,4 +1,4 @@
-"""Decides whether a camera model was fitted on too little footage, and tells users about it.
+"""Decides which bursts of its footage a camera is fitted on, and whether that was too little; tells users about it.
 
 A model that was fitted on less than ENOUGH_S of footage is fitted again when the input list has GROWTH times as much footage.
 The model stores how much footage it was, so every shard and every process decides the same. Bytes are compared, because the
@@ -7,8 +7,11 @@ length of a video is not known before it is opened, and a run does not open vide
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import numpy as np
 
 from vadcli.engine.plan import WorkUnit
 from vadcli.types import CameraModel, Clip, Footage
@@ -20,6 +23,8 @@ ENOUGH_S = 3600.0
 # A model that was fitted on less is fitted again when there are this many times as many bytes. So there are only few fits:
 # a camera whose first video has ten seconds is fitted again at most nine times before it has an hour.
 GROWTH = 2
+# More footage than fits into memory is sampled in this many bursts.
+BURSTS = 20
 
 
 def is_outgrown(model: CameraModel, size: int) -> bool:
@@ -77,3 +82,28 @@ def estimated_footage(
     unread = sum(not found[unit.video] for unit in asked)
     scale = size_of(whole) / max(1, size_of(asked))
     return Footage(len(whole) - unread, round(seconds * scale, 3), size_of(whole))
+
+
+def burst_positions(units: Sequence[WorkUnit], *, camera: str, seed: int, bursts: int = BURSTS) -> dict[str, tuple[float, ...]]:
+    """Return the positions of a camera's bursts.
+
+    The bytes of all videos are divided into equal shares, and each burst begins at a random place in its own share.
+
+    Args:
+        units: the camera's videos, in plan order.
+        camera, seed: the random places depend on these two.
+        bursts: number of bursts.
+
+    Returns:
+        Video -> positions as fractions [0, 1) of that video, increasing.
+    """
+    digest = hashlib.sha256(f"{seed}:{camera}".encode()).digest()
+    shifts = np.random.default_rng(int.from_bytes(digest[:8], "big")).random(bursts)
+    ends = np.cumsum([max(1, unit.size) for unit in units], dtype=np.float64)
+    points = (np.arange(bursts) + shifts) / bursts * ends[-1]
+    found: dict[str, list[float]] = {}
+    for point, k in zip(points, np.searchsorted(ends, points, side="right"), strict=True):
+        unit, end = units[min(int(k), len(units) - 1)], ends[min(int(k), len(units) - 1)]
+        fraction = (point - (end - max(1, unit.size))) / max(1, unit.size)
+        found.setdefault(unit.video, []).append(float(min(max(fraction, 0.0), 1 - 1e-9)))
+    return {video: tuple(sorted(positions)) for video, positions in found.items()}

@@ -25,6 +25,9 @@ SMALLEST_UNIT_PX = 0.2
 FEWEST_SAMPLES = 20
 """With fewer samples than this, rarity is unknown."""
 
+QUERIES = 64
+"""The distances of this many cells are computed together."""
+
 STRIDE = 2
 """Rarity is computed at every second cell in each direction. This is enough, because features are local averages."""
 
@@ -49,6 +52,10 @@ class RaritySamples:
         """Returns the samples of one scene."""
         own = self.scene == scene
         return RaritySamples(self.features[own], self.scene[own], self.video[own], self.time_s[own])
+
+    def near(self, video: int, time_s: float, exclude_s: float) -> BoolArray:
+        """Returns (M,) True for the samples of this video that are at most `exclude_s` seconds from this time."""
+        return np.asarray((self.video == video) & (np.abs(self.time_s - time_s) <= exclude_s))
 
 
 def video_number(video: str) -> int:
@@ -94,17 +101,24 @@ def rarity(query: FloatArray, samples: RaritySamples, *, video: int, time_s: flo
     All values are 0 if there are too few samples. Samples of the same video that are at
     most `exclude_s` from `time_s` do not count, because an object must not make itself usual.
     """
-    near = (samples.video == video) & (np.abs(samples.time_s - time_s) <= options.exclude_s)
-    known = samples.features[~near]
-    if len(known) < FEWEST_SAMPLES or not len(query):
-        return np.zeros(len(query), dtype=np.float32)
+    return kth_distance(query, samples.features[~samples.near(video, time_s, options.exclude_s)], options)
+
+
+def kth_distance(query: FloatArray, known: FloatArray, options: MotionOptions) -> FloatArray:
+    """Returns `rarity` with the samples (M, 4) that count."""
+    found = np.zeros(len(query), dtype=np.float32)
+    if len(known) < FEWEST_SAMPLES:
+        return found
     rank = min(len(known) - 1, round(options.neighbour_share * len(known)))
-    # In place, because new memory for the (Q, M) distances costs as much as their arithmetic.
-    square, twice = np.sum(query**2, axis=1)[:, None] + np.sum(known**2, axis=1)[None, :], query @ known.T
-    twice *= 2.0
-    square -= twice
-    square.partition(rank, axis=1)
-    return np.asarray(np.sqrt(np.maximum(square[:, rank], 0.0)), dtype=np.float32)
+    of_query, of_known = np.sum(query**2, axis=1)[:, None], np.sum(known**2, axis=1)[None, :]
+    twice = 2.0 * known.T
+    for start in range(0, len(query), QUERIES):  # so that the distances stay in the processor's cache
+        part = slice(start, start + QUERIES)
+        square = of_query[part] + of_known
+        square -= query[part] @ twice
+        square.partition(rank, axis=1)
+        found[part] = np.sqrt(np.maximum(square[:, rank], 0.0))
+    return found
 
 
 SPEED_REFERENCE = 8.0

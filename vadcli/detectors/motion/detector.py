@@ -15,17 +15,17 @@ from threadpoolctl import ThreadpoolController
 from vadcli.detectors.calibration import CALIBRATION, logit_of
 from vadcli.detectors.motion import MODEL_VERSION, MotionOptions
 from vadcli.detectors.motion.background import grid_for
-from vadcli.detectors.motion.camera import from_model, to_model
+from vadcli.detectors.motion.camera import FittedCamera, from_model, to_model
+from vadcli.detectors.motion.features import ClipMaps, ClipSteps
 from vadcli.detectors.motion.kept import KeptClips, clip_key
-from vadcli.detectors.motion.scoring import channels_of, fit_camera, measure, peaks, rarities
+from vadcli.detectors.motion.scoring import channels_of, fit_camera, measure, peaks, rarities, seen_in, steps_of_clip
 from vadcli.detectors.motion.still import lasting
 from vadcli.detectors.smoothing import smooth
 from vadcli.types import (
-    BoolArray,
-    ByteArray,
     Calibration,
     CameraModel,
     CameraSample,
+    Clip,
     ClipBatch,
     ClipNeeds,
     ClipScores,
@@ -36,7 +36,6 @@ from vadcli.types import (
     RawTrack,
     SizeRule,
     Thresholds,
-    TimeArray,
     sigmoid,
 )
 from vadcli.video.loader import core_count
@@ -117,7 +116,8 @@ class MotionDetector:
         self.options = options or MotionOptions()
         self.parallel = min(core_count(), MOST_THREADS)
         self.channels: tuple[str, ...] = (*CHANNELS, STILL_CHANNEL) if self.options.still else CHANNELS
-        self._kept = KeptClips()
+        self._steps = KeptClips[ClipSteps]()
+        self._maps = KeptClips[tuple[ClipMaps, FloatArray]]()
         self.needs = ClipNeeds(
             frames=self.options.clip_frames,
             overlap=1,
@@ -131,6 +131,14 @@ class MotionDetector:
     def prepare(self) -> None:
         """Does nothing: there are no weights."""
 
+    def prepare_clip(self, clip: Clip) -> None:
+        """Measures what does not depend on the clip's camera, and keeps it for `fit` and `score`."""
+        key = _key_of(clip)
+        if key not in self._steps:
+            with one_blas_thread():
+                steps = steps_of_clip(clip, self.options)
+            self._steps.put(key, steps, steps.nbytes)
+
     def fit(self, sample: CameraSample) -> CameraModel | None:
         """Returns the backgrounds, usual motion and tail of a camera.
 
@@ -138,14 +146,20 @@ class MotionDetector:
         """
         if all(len(clip.frames) < 2 for clip in sample.clips):
             return None
+        keys: dict[int, bytes] = {}
+
+        def steps_of(clip: Clip) -> ClipSteps:
+            key = keys[id(clip)] = _key_of(clip)
+            known = self._steps.take(key)
+            return steps_of_clip(clip, self.options) if known is None else known
+
         with one_blas_thread():
-            fitted, measured = fit_camera(sample, self.options, threads=self.parallel)
+            fitted, measured = fit_camera(sample, self.options, steps_of=steps_of, threads=self.parallel)
         model = to_model(fitted, sample.camera, self.name)
         model = replace(model, values={**model.values, **self._chosen})
         for one in measured:
             if len(one.clip.frames) == self.needs.frames and one.rare is not None:  # bursts are shorter than clips
-                key = self._key(one.clip.frames[..., 0], one.clip.timestamp, one.clip.valid, one.clip.video, model)
-                self._kept.put(key, (one.maps, one.rare))
+                self._maps.put(keys[id(one.clip)] + _hash_of(model), (one.maps, one.rare), one.maps.nbytes + one.rare.nbytes)
         return model
 
     def accepts(self, model: CameraModel) -> bool:
@@ -198,22 +212,9 @@ class MotionDetector:
         values = {name: getattr(self.options, name) for name in USER_OPTIONS}
         return {name: value for name, value in values.items() if value != getattr(default, name)}
 
-    def _key(self, frames: ByteArray, timestamp: TimeArray, valid: BoolArray, video: str, model: CameraModel | None) -> bytes:
-        return clip_key(frames, timestamp, valid, video=video, model=model.sha256 if model else "")
-
     def _score_row(self, batch: ClipBatch, row: int) -> tuple[FloatArray, FloatArray]:
-        frames, timestamp = batch.frames[row, ..., 0], batch.timestamp[row]
-        grid = grid_for(*frames.shape[1:], self.options.cell_px, self.options.blur_cells)
         fitted = from_model(batch.models[row])
-        seen = batch.valid[row].copy()
-        seen[: self.needs.overlap] = True
-        kept = None
-        if len(self._kept):
-            kept = self._kept.take(self._key(frames, timestamp, batch.valid[row], batch.videos[row], batch.models[row]))
-        if kept is None:
-            maps = measure(frames, timestamp=timestamp, seen=seen, fitted=fitted, grid=grid, options=self.options)
-            kept = maps, rarities(maps, video=batch.videos[row], fitted=fitted, options=self.options)
-        maps, rare = kept
+        maps, rare = self._measured(batch, row, fitted)
         found = channels_of(maps, rare, fitted)
         together = found.together(fitted)
         highest = [peaks(cells) for cells in (maps.speed, maps.disorder, found.rarity, together)]
@@ -224,3 +225,26 @@ class MotionDetector:
             if fitted.still is not None:
                 logit = np.maximum(logit, logit_of(fitted.still.log_rarity(maps.still)))
         return np.stack(columns, axis=-1).astype(np.float32), sigmoid(logit)
+
+    def _measured(self, batch: ClipBatch, row: int, fitted: FittedCamera) -> tuple[ClipMaps, FloatArray]:
+        """Returns the maps of a clip and its rarity (T, h, w). They are measured now if they are not kept."""
+        frames, timestamp, valid = batch.frames[row, ..., 0], batch.timestamp[row], batch.valid[row]
+        steps, video = None, batch.videos[row]
+        if len(self._maps) or len(self._steps):
+            key = clip_key(frames, timestamp, valid, video=video)
+            kept = self._maps.take(key + _hash_of(batch.models[row]))
+            if kept is not None:
+                return kept
+            steps = self._steps.take(key)
+        grid = grid_for(*frames.shape[1:], self.options.cell_px, self.options.blur_cells)
+        seen = seen_in(valid)
+        maps = measure(frames, timestamp=timestamp, seen=seen, fitted=fitted, grid=grid, options=self.options, steps=steps)
+        return maps, rarities(maps, video=video, fitted=fitted, options=self.options)
+
+
+def _key_of(clip: Clip) -> bytes:
+    return clip_key(clip.frames[..., 0], clip.timestamp, clip.valid, video=clip.video)
+
+
+def _hash_of(model: CameraModel | None) -> bytes:
+    return model.sha256.encode() if model else b""

@@ -179,45 +179,95 @@ class ClipMaps:
     scene: IndexArray
     still: FloatArray | None = field(default=None, repr=False)
 
+    @property
+    def nbytes(self) -> int:
+        """The memory of the maps."""
+        parts = (self.velocity, self.speed, self.disorder, self.still)
+        return sum(part.nbytes for part in parts if part is not None)
 
-def map_clip(
-    frames: ByteArray,
-    *,
-    timestamp: TimeArray,
-    seen: BoolArray,
-    scenes: Mapping[int, FloatArray],
-    grid: CellGrid,
-    options: MotionOptions,
-) -> ClipMaps:
-    """Returns the measurements of a clip.
+
+@dataclass(frozen=True)
+class ClipSteps:
+    """What is measured in a clip without its camera. Entry t belongs to the step from the frame before to sampled frame t.
+
+    A step that is not measured has zeros and is not usable.
+
+    Attributes:
+        pooled: (T, h, w) float32, mean gray level of each cell.
+        velocity: (2, T, h, w) float32, move x and y of each cell in pixels per step.
+        change: (T, h, w) float32, change of each cell in gray levels per step.
+        camera_px: (T,) float32, motion of the whole frame in pixels per step.
+        usable: (T,) bool, True for the steps that were measured.
+        cut: (T,) bool, True where a new shot begins.
+    """
+
+    pooled: FloatArray = field(repr=False)
+    velocity: FloatArray = field(repr=False)
+    change: FloatArray = field(repr=False)
+    camera_px: FloatArray
+    usable: BoolArray
+    cut: BoolArray
+
+    @classmethod
+    def empty(cls, pooled: FloatArray) -> ClipSteps:
+        """Returns steps that are not measured yet."""
+        frames = len(pooled)
+        velocity = np.zeros((2, *pooled.shape), dtype=np.float32)
+        camera_px, usable, cut = np.zeros(frames, np.float32), np.zeros(frames, np.bool_), np.zeros(frames, np.bool_)
+        return cls(pooled, velocity, np.zeros_like(pooled), camera_px, usable, cut)
+
+    @property
+    def nbytes(self) -> int:
+        """The memory of the maps."""
+        return self.pooled.nbytes + self.velocity.nbytes + self.change.nbytes
+
+
+def clip_steps(
+    frames: ByteArray, *, timestamp: TimeArray, seen: BoolArray, grid: CellGrid, options: MotionOptions
+) -> ClipSteps:
+    """Returns the steps of a clip, which are most of the work and do not depend on its camera.
 
     Args:
         frames: (T, H, W) uint8.
         timestamp: (T,) seconds; flow is scaled to the sampling rate of the options.
         seen: (T,) bool, False for repeated, padded or lost frames.
-        scenes: scene number -> the camera's background on this grid; may be empty.
         grid: the grid for this frame size.
         options: the detector's options.
     """
     padded = grid.pad(frames)
-    pooled = grid.pool(padded)  # (T, h, w)
-    steps = _Steps(padded, pooled, grid, options)
-    cut = np.zeros(len(frames), dtype=bool)
+    steps = ClipSteps.empty(grid.pool(padded))
+    stepper = _Stepper(padded, steps, grid, options)
     before = 0
     for t in (np.flatnonzero(seen[1:]) + 1).tolist():
-        cut[t] = is_cut(pooled[before], pooled[t])
-        if not cut[t]:
-            steps.measure(before, t, step=(timestamp[t] - timestamp[before]) * options.rate_hz)
+        steps.cut[t] = is_cut(steps.pooled[before], steps.pooled[t])
+        if not steps.cut[t]:
+            stepper.measure(before, t, step=(timestamp[t] - timestamp[before]) * options.rate_hz)
         before = t
     _spread_repeats(steps)
-    gate, scene = np.empty_like(pooled), np.empty(len(frames), dtype=np.int64)
+    return steps
+
+
+def map_clip(
+    steps: ClipSteps, *, timestamp: TimeArray, scenes: Mapping[int, FloatArray], grid: CellGrid, options: MotionOptions
+) -> ClipMaps:
+    """Returns the measurements of a clip.
+
+    Args:
+        steps: its steps.
+        timestamp: (T,) seconds.
+        scenes: scene number -> the camera's background on this grid; may be empty.
+        grid: the grid for this frame size.
+        options: the detector's options.
+    """
+    pooled, shot = steps.pooled, np.cumsum(steps.cut, dtype=np.int64)
+    gate, scene = np.empty_like(pooled), np.empty(len(pooled), dtype=np.int64)
     still = np.zeros_like(pooled) if options.still else None
-    for start, end in shots(cut):
+    for start, end in shots(steps.cut):
         background, scene[start:end] = shown_scene(pooled[start:end], scenes)
         gate[start:end] = foreground(pooled[start:end], background, options)
         if still is not None:
             still[start:end] = grid.blur(still_cells(pooled[start:end], background, options))
-    weights = steadying(timestamp, usable=steps.usable, shot=np.cumsum(cut), sigma_s=options.steadying_s)
+    weights = steadying(timestamp, usable=steps.usable, shot=shot, sigma_s=options.steadying_s)
     changed = np.clip(grid.blur(steps.change) / np.float32(CHANGED_LEVELS), 0.0, 1.0)
     moves = steps.velocity * gate * changed
     speed, x, y = (_mean(cells, weights, grid) for cells in (np.hypot(*moves), *moves))
@@ -229,7 +279,7 @@ def map_clip(
         disorder=np.maximum(speed - np.hypot(x, y) - np.float32(options.disorder_floor_px / options.detail), 0.0),
         camera_px=steps.camera_px,
         usable=steps.usable,
-        shot=np.cumsum(cut),
+        shot=shot,
         scene=scene,
         still=still,
     )
@@ -256,41 +306,40 @@ def steadying(timestamp: TimeArray, *, usable: BoolArray, shot: IndexArray, sigm
     return np.asarray(np.divide(weight, total, out=np.zeros_like(weight), where=total > 0), dtype=np.float32)
 
 
-class _Steps:
-    """The measurements of each step between frames. A step that is not measured has zeros and is not usable."""
+class _Stepper:
+    """Measures the steps of one clip, one by one."""
 
-    def __init__(self, padded: ByteArray, pooled: FloatArray, grid: CellGrid, options: MotionOptions) -> None:
-        self._padded, self._pooled, self._grid, self._options = padded, pooled, grid, options
+    def __init__(self, padded: ByteArray, steps: ClipSteps, grid: CellGrid, options: MotionOptions) -> None:
+        self._padded, self._steps, self._grid, self._options = padded, steps, grid, options
         self._flow = DenseFlow()
-        self.velocity = np.zeros((2, *pooled.shape), dtype=np.float32)  # x and y, (2, T, h, w)
-        self.change = np.zeros_like(pooled)
-        self.camera_px = np.zeros(len(pooled), dtype=np.float32)
-        self.usable = np.zeros(len(pooled), dtype=bool)
 
     def measure(self, before: int, after: int, *, step: float) -> None:
         """Fills entry `after`. `step` is the time between the two frames, as a multiple of the usual step."""
-        self.usable[after] = True
+        steps, pooled = self._steps, self._steps.pooled
+        steps.usable[after] = True
         scale = 1.0 / min(max(step, 0.25), 4.0)
         unit = scale / self._options.detail
-        light = _light(self._pooled[before], self._pooled[after])
+        light = _light(pooled[before], pooled[after])
         # An object that moves twice as far changes more of the frame, but not twice as much: it
         # leaves its own place only once.
-        self.change[after] = self._changed(self._padded[before], self._padded[after], light) * np.sqrt(scale)
-        if not self.change[after].any():
+        steps.change[after] = self._changed(self._padded[before], self._padded[after], light) * np.sqrt(scale)
+        if not steps.change[after].any():
             return
         flow = self._grid.centres(self._flow.between(self._padded[before], self._padded[after]))
-        floor = np.full(flow.shape[:2], self._options.speed_floor_px, dtype=np.float32)
-        shared = camera_flow(flow, self._pooled[before])
+        floor: Any = np.float32(self._options.speed_floor_px)
+        shared = camera_flow(flow, pooled[before])
         if shared is not None:
             common, moves = shared
             flow = flow - common
             shake = np.hypot(common[..., 0], common[..., 1])
-            self.camera_px[after] = moves * float(shake.mean()) * unit
+            steps.camera_px[after] = moves * float(shake.mean()) * unit
             # The subtraction is not exact: the more the camera moves, the more of its motion remains in the flow.
-            floor += np.float32(LEFTOVER_SHARE) * shake
+            floor = floor + np.float32(LEFTOVER_SHARE) * shake
         length = np.hypot(flow[..., 0], flow[..., 1])
         speed = np.clip((length - floor) * unit, 0.0, self._options.speed_cap_px)
-        self.velocity[:, after] = np.moveaxis(flow, -1, 0) * (speed / np.maximum(length, SHORTEST_PX))
+        speed /= np.maximum(length, SHORTEST_PX)
+        for axis in (0, 1):
+            np.multiply(flow[..., axis], speed, out=steps.velocity[axis, after])
 
     def _changed(self, before: ByteArray, after: ByteArray, light: int) -> FloatArray:
         """Returns the change per cell in gray levels, without the change of light and the noise."""
@@ -303,7 +352,7 @@ class _Steps:
         return np.asarray(np.maximum(cells - np.float32(noise), 0.0), dtype=np.float32)
 
 
-def _spread_repeats(steps: _Steps) -> None:
+def _spread_repeats(steps: ClipSteps) -> None:
     """Spreads each camera step over its run of repeated frames."""
     for repeat in repeated_rows(steps.change.sum(axis=(1, 2)), steps.usable):
         rows, share = slice(repeat.start, repeat.end), 1.0 / min(repeat.steps, LONGEST_STEPS)

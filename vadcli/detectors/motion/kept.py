@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from typing import Generic, TypeVar
 
 import numpy as np
 
-from vadcli.detectors.motion.features import ClipMaps
-from vadcli.types import BoolArray, ByteArray, FloatArray, TimeArray
+from vadcli.types import BoolArray, ByteArray, TimeArray
 
-KEPT_BYTES = 256 << 20
+KEPT_BYTES = 128 << 20
 
-Kept = tuple[ClipMaps, FloatArray]
-"""The maps of a clip, and its rarity (T, h, w)."""
+Found = TypeVar("Found")
 
 
-class KeptClips:
+class KeptClips(Generic[Found]):
     """A store of measurements, found by the content of their clips. Threads may share it.
 
     Each measurement can be taken once. If the store is full, the oldest measurements are dropped, and their clips are measured
@@ -25,34 +24,31 @@ class KeptClips:
 
     def __init__(self, most_bytes: int = KEPT_BYTES) -> None:
         self._most = most_bytes
-        self._found: dict[bytes, Kept] = {}
+        self._found: dict[bytes, tuple[int, Found]] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._found)
 
-    def put(self, key: bytes, kept: Kept) -> None:
-        """Stores the measurements of a clip."""
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._found
+
+    def put(self, key: bytes, found: Found, size: int) -> None:
+        """Stores the measurements of a clip, which need `size` bytes."""
         with self._lock:
-            self._found[key] = kept
-            while self._found and sum(map(_bytes_of, self._found.values())) > self._most:
+            self._found[key] = size, found
+            while self._found and sum(size for size, _ in self._found.values()) > self._most:
                 del self._found[next(iter(self._found))]
 
-    def take(self, key: bytes) -> Kept | None:
+    def take(self, key: bytes) -> Found | None:
         """Returns the measurements of a clip and forgets them; None if there are none."""
         with self._lock:
-            return self._found.pop(key, None)
+            return self._found.pop(key, (0, None))[1]
 
 
-def clip_key(frames: ByteArray, timestamp: TimeArray, seen: BoolArray, *, video: str, model: str) -> bytes:
-    """Returns a hash of everything that the measurements of a clip depend on; `model` is the hash of the camera model."""
-    digest = hashlib.blake2b(f"{model} {frames.shape} ".encode() + video.encode("utf-8", "surrogateescape"), digest_size=16)
-    for part in (frames, timestamp, seen):
+def clip_key(frames: ByteArray, timestamp: TimeArray, valid: BoolArray, *, video: str) -> bytes:
+    """Returns a hash of everything in a clip that its measurements depend on."""
+    digest = hashlib.blake2b(f"{frames.shape} ".encode() + video.encode("utf-8", "surrogateescape"), digest_size=16)
+    for part in (frames, timestamp, valid):
         digest.update(np.ascontiguousarray(part).data)
     return digest.digest()
-
-
-def _bytes_of(kept: Kept) -> int:
-    maps, rare = kept
-    parts = (maps.velocity, maps.speed, maps.disorder, maps.still, rare)
-    return sum(part.nbytes for part in parts if part is not None)

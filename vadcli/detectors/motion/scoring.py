@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -30,12 +31,12 @@ from vadcli.detectors.motion.camera import (
     Scene,
     coarse,
     describe,
-    rarity,
+    kth_distance,
     scaled,
     spread_out,
     video_number,
 )
-from vadcli.detectors.motion.features import ClipMaps, is_cut, map_clip, shots
+from vadcli.detectors.motion.features import ClipMaps, ClipSteps, clip_steps, is_cut, map_clip, shots
 from vadcli.detectors.motion.sizes import without_small
 from vadcli.detectors.smoothing import smooth
 from vadcli.types import BoolArray, ByteArray, CameraSample, Clip, FloatArray, IndexArray, TimeArray
@@ -74,14 +75,21 @@ class Channels:
 
 
 def measure(
-    frames: ByteArray, *, timestamp: TimeArray, seen: BoolArray, fitted: FittedCamera, grid: CellGrid, options: MotionOptions
+    frames: ByteArray,
+    *,
+    timestamp: TimeArray,
+    seen: BoolArray,
+    fitted: FittedCamera,
+    grid: CellGrid,
+    options: MotionOptions,
+    steps: ClipSteps | None = None,
 ) -> ClipMaps:
-    """Returns the measurements of a clip (T, H, W), with the camera's backgrounds."""
+    """Returns the measurements of a clip (T, H, W), with the camera's backgrounds; `steps` if they are already known."""
+    if steps is None:
+        steps = clip_steps(frames, timestamp=timestamp, seen=seen, grid=grid, options=options)
     scenes = fitted.backgrounds(grid.height_px, grid.width_px)
-    maps = map_clip(frames, timestamp=timestamp, seen=seen, scenes=scenes, grid=grid, options=options)
-    if options.min_size is None:
-        return maps
-    return without_small(maps, frames, seen=seen, min_size=options.min_size)
+    maps = map_clip(steps, timestamp=timestamp, scenes=scenes, grid=grid, options=options)
+    return maps if options.min_size is None else without_small(maps, frames, seen=seen, min_size=options.min_size)
 
 
 def rarities(maps: ClipMaps, *, video: str, fitted: FittedCamera, options: MotionOptions) -> FloatArray:
@@ -121,11 +129,14 @@ def _rarity(
     query = scaled(describe(maps, moving), np.array([unit], np.float32), options)
     parts = np.split(query, np.cumsum(moving.sum(axis=(1, 2)))[:-1])
     number = video_number(video)
+    near = [samples.near(number, at, options.exclude_s) for at in maps.timestamp.tolist()]
+    # Frames with the same neighbours are done together.
+    starts = [t for t in range(len(near)) if not t or not np.array_equal(near[t], near[t - 1])]
     rare = np.zeros_like(maps.speed)
     rare[moving] = np.concatenate(
         [
-            rarity(part, samples, video=number, time_s=float(at), options=options)
-            for part, at in zip(parts, maps.timestamp, strict=True)
+            kth_distance(np.concatenate(parts[start:end]), samples.features[~near[start]], options)
+            for start, end in pairwise([*starts, len(near)])
         ]
     )
     return spread_out(rare)[rows]
@@ -157,7 +168,9 @@ class Measured:
         return channels_of(self.maps, self.rare, fitted)
 
 
-def fit_camera(sample: CameraSample, options: MotionOptions, *, threads: int = 1) -> tuple[FittedCamera, list[Measured]]:
+def fit_camera(
+    sample: CameraSample, options: MotionOptions, *, steps_of: Callable[[Clip], ClipSteps], threads: int = 1
+) -> tuple[FittedCamera, list[Measured]]:
     """Returns the camera fitted to a sample of its clips, and the measurements of these clips.
 
     The steps fit the scenes, their units, the samples of moving cells, the usual
@@ -166,20 +179,22 @@ def fit_camera(sample: CameraSample, options: MotionOptions, *, threads: int = 1
     Args:
         sample: the clips.
         options: the detector's options.
+        steps_of: returns `clip_steps` of a clip.
         threads: how many threads measure clips; it does not change the result.
     """
     clips = [clip for clip in sample.clips if len(clip.frames) > 1]
     if not clips:
         return FittedCamera(), []
-    fitted = FittedCamera(scenes=_scenes(clips, options))
-    measured = _in_threads(lambda clip: _measured(clip, fitted, options), clips, threads)
+    steps = _in_threads(steps_of, clips, threads=threads)
+    fitted = FittedCamera(scenes=_scenes(clips, steps, options))
+    measured = _in_threads(lambda clip, known: _measured(clip, known, fitted, options), clips, steps, threads=threads)
     united = replace(fitted, scenes=_with_units(fitted.scenes, measured))
     drawn = replace(united, samples=_draw(united, measured, sample.seed, options))
 
     def with_rarity(one: Measured) -> Measured:
         return replace(one, rare=rarities(one.maps, video=one.clip.video, fitted=drawn, options=options))
 
-    measured = _in_threads(with_rarity, measured, threads)
+    measured = _in_threads(with_rarity, measured, threads=threads)
     footage = _footage(clips)
     levelled = _with_usual(drawn, measured, footage)
     # Bursts are too short to show what lasts. So the tail is fitted to all contrasts, also to those that do not last. Alarms
@@ -189,35 +204,51 @@ def fit_camera(sample: CameraSample, options: MotionOptions, *, threads: int = 1
     return replace(levelled, tail=_tail(levelled, measured, footage, options), still=still), measured
 
 
-_In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
 
-def _in_threads(function: Callable[[_In], _Out], items: Iterable[_In], threads: int) -> list[_Out]:
+def _in_threads(function: Callable[..., _Out], *items: Iterable[Any], threads: int) -> list[_Out]:
     with ThreadPoolExecutor(threads, thread_name_prefix="fit") as pool:
-        return list(pool.map(function, items))
+        return list(pool.map(function, *items))
 
 
 def _grid(clip: Clip, options: MotionOptions) -> CellGrid:
     return grid_for(*clip.frames.shape[1:3], options.cell_px, options.blur_cells)
 
 
-def _measured(clip: Clip, fitted: FittedCamera, options: MotionOptions) -> Measured:
-    seen = clip.valid.copy()
-    seen[0] = True
+def steps_of_clip(clip: Clip, options: MotionOptions) -> ClipSteps:
+    """Returns the steps of a clip."""
     grid = _grid(clip, options)
-    maps = measure(clip.frames[..., 0], timestamp=clip.timestamp, seen=seen, fitted=fitted, grid=grid, options=options)
+    return clip_steps(clip.frames[..., 0], timestamp=clip.timestamp, seen=seen_in(clip.valid), grid=grid, options=options)
+
+
+def seen_in(valid: BoolArray) -> BoolArray:
+    """Returns (T,) True for the frames of a clip that can be measured: also the first, which the clip before scores."""
+    seen = valid.copy()
+    seen[:1] = True
+    return seen
+
+
+def _measured(clip: Clip, steps: ClipSteps, fitted: FittedCamera, options: MotionOptions) -> Measured:
+    seen, grid = seen_in(clip.valid), _grid(clip, options)
+    maps = measure(
+        clip.frames[..., 0],
+        timestamp=clip.timestamp,
+        seen=seen,
+        fitted=fitted,
+        grid=grid,
+        options=options,
+        steps=steps,
+    )
     return Measured(clip, maps)
 
 
-def _scenes(clips: Sequence[Clip], options: MotionOptions) -> tuple[Scene, ...]:
+def _scenes(clips: Sequence[Clip], steps: Sequence[ClipSteps], options: MotionOptions) -> tuple[Scene, ...]:
     by_size: dict[tuple[int, int], list[FloatArray]] = {}
-    for clip in clips:
-        grid = _grid(clip, options)
-        pooled = grid.pool(grid.pad(clip.frames[..., 0]))
-        cut = np.array([False, *(is_cut(pooled[t - 1], pooled[t]) for t in range(1, len(pooled)))])
-        parts = [pooled[start:end] for start, end in shots(cut)]
-        by_size.setdefault((grid.height_px, grid.width_px), []).extend(parts)
+    for clip, found in zip(clips, steps, strict=True):
+        cut = np.array([False, *(is_cut(found.pooled[t - 1], found.pooled[t]) for t in range(1, len(found.pooled)))])
+        parts = [found.pooled[start:end] for start, end in shots(cut)]
+        by_size.setdefault(clip.frames.shape[1:3], []).extend(parts)
     scenes: list[Scene] = []
     for (height, width), parts in sorted(by_size.items(), key=lambda item: -sum(map(len, item[1]))):
         scenes += [Scene(height, width, background) for background in learn_scenes(parts, options.max_scenes - len(scenes))]
