@@ -1,7 +1,5 @@
 """Frame metrics: comparison with scikit-learn, invariances, and undefined cases."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,7 +15,6 @@ from vadcli.metrics import (
     frame_auc,
     frame_auc_macro,
     frames_of_category,
-    per_category,
 )
 
 METRICS = {"auc": (frame_auc, roc_auc_score), "ap": (frame_ap, average_precision_score)}
@@ -167,14 +164,14 @@ CODES = np.array([0, NORMAL, NORMAL, 1, NORMAL, NORMAL, NORMAL])
 
 
 def test_a_category_against_all_that_is_normal_or_its_own_videos_alone():
-    found = per_category(frame_auc, CATEGORIES, CODES, ["fire", "fall", "fight"])
-    assert found["fire"].value == 1.0
-    assert found["fall"].value == pytest.approx(3 / 4)
-    assert found["fight"].metric().value is None
-    assert "both classes" in found["fight"].note
-    own = per_category(partial(frame_auc, endpoints=False), CATEGORIES, CODES, ["fire", "fall"], own_videos=True)
-    assert own["fall"].value == 1.0
-    assert own["fall"].metric().videos == 1
+    fire, fall, fight = (frame_auc(frames_of_category(CATEGORIES, CODES, code)) for code in range(3))
+    assert fire.value == 1.0
+    assert fall.value == pytest.approx(3 / 4)
+    assert fight.metric().value is None
+    assert "both classes" in fight.note
+    own = frame_auc(frames_of_category(CATEGORIES, CODES, 1, own_videos=True))
+    assert own.value == 1.0
+    assert own.metric().videos == 1
     assert frames_of_category(CATEGORIES, CODES, 1).scores.tolist() == [0.1, 0.2, 0.3, 0.05, 0.35]
     with pytest.raises(ValueError, match="codes"):
         frames_of_category(CATEGORIES, CODES[:-1], 0)

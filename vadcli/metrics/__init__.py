@@ -27,7 +27,6 @@ from vadcli.metrics.frame import (
     frame_auc,
     frame_auc_macro,
     frames_of_category,
-    per_category,
 )
 from vadcli.metrics.intervals import Bootstrap, Estimate, Metric, difference
 from vadcli.metrics.pate import pate
@@ -65,7 +64,6 @@ __all__ = [
     "match_events",
     "onset_error",
     "pate",
-    "per_category",
     "pixel_ap",
     "pixel_auc",
     "rbdc",

@@ -204,30 +204,6 @@ def frames_of_category(frames: FrameSet, codes: IndexArray, code: int, *, own_vi
     return frames.keep(rows).without_empty()
 
 
-def per_category(
-    figure: Callable[[FrameSet], Estimate],
-    frames: FrameSet,
-    codes: IndexArray,
-    names: Sequence[str],
-    *,
-    own_videos: bool = False,
-) -> dict[str, Estimate]:
-    """Return the value of `figure` for each category, on the frames that `frames_of_category` returns.
-
-    Papers on UCF-Crime (Sultani et al., CVPR 2018) and XD-Violence report such values without a common definition. Here the
-    normal frames are those of all videos, or with `own_videos` those of the category's videos. Undefined for a category without
-    frames.
-
-    Args:
-        figure: a metric such as `frame_auc`; `functools.partial` sets its options.
-        frames: the frames of all videos.
-        codes: (N,) integers, 0 to len(names) - 1, or NORMAL.
-        names: names of the categories, by code.
-        own_videos: see `frames_of_category`.
-    """
-    return {name: figure(frames_of_category(frames, codes, code, own_videos=own_videos)) for code, name in enumerate(names)}
-
-
 def category_auc(frames: FrameSet, codes: IndexArray, code: int, *, within: bool = False, endpoints: bool = False) -> Estimate:
     """Return the ROC-AUC of one category's frames against normal frames, over all videos together or within videos.
 
