@@ -42,8 +42,8 @@ _LOOKS_ENCODED = re.compile(rb"%(?=25|2E|0[0-9A-F]|1[0-9A-F]|7F|[89A-F][0-9A-F])
 # contains such a code, its percent sign becomes %25, so that two videos never get the same file.
 _PASSED_OVER = re.compile("^[_.]|=")
 _LOOKS_PASSED_OVER = re.compile("^%(?=5F)|%(?=3D)")
-# Most paths have none of this, so every version has given them the same file names: the path itself. In an archive of a million
-# videos, it saves minutes to know that at once.
+# Most paths have none of these characters, so every version names their files like the path itself. This quick test saves
+# minutes in an archive of a million videos.
 _UNUSUAL = re.compile("(?:^|/)[_./]|/$|[=%]")
 
 
@@ -104,7 +104,7 @@ def _cut(name: str, *, whole: str) -> str:
 
 
 def _is_plain(relative: str) -> bool:
-    """True if the file names of all versions for a path are its own parts."""
+    """True if all versions name the files of this path like the path itself."""
     return not _UNUSUAL.search(relative) and 0 < 4 * len(relative) <= _LONGEST_STEM_BYTES
 
 
@@ -295,7 +295,7 @@ def event_clip(rendered: Path, event_id: int) -> Path:
 
 
 def rendered_video(path: Path) -> Path:
-    """Return the path of the rendered whole video to which a rendered file belongs, which may be the file of one event."""
+    """Return the path of the rendered whole video; `path` is this file, or the rendered file of one of its events."""
     found = _EVENT_CLIP.fullmatch(path.stem)
     return path.with_stem(found[1]) if found else path
 

@@ -193,7 +193,7 @@ class Scratch:
     def replace(self, final: Path) -> Iterator[Path]:
         """Yield the path of a temporary file, which becomes `final` at the end of the `with` block.
 
-        After an error, the temporary file is removed instead. It has the same suffix as `final`. Missing folders are created.
+        After an error, the temporary file is removed instead. Both files have the same suffix. Missing folders are created.
 
         Raises:
             OutputError: space or permission is missing, or the file system is read-only. `final` is unchanged.

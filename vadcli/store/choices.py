@@ -100,7 +100,7 @@ class Choices:
     """The thresholds and the review of an output folder.
 
     Attributes:
-        thresholds: of the entries that fit a video, the last one counts.
+        thresholds: the entries; if several fit a video, the last of them counts.
         reviews: verdicts on events.
         head: folder of the head that judges events; "" for no head.
         head_threshold: an event is kept if the head gives it at least this score.
@@ -138,7 +138,7 @@ class Choices:
         same = [entry for entry in entries if (entry.detector, entry.include) == (detector, include)]
         others = [entry for entry in entries if entry not in same]
         own = same[-1:] or [ChosenThresholds(detector, new, include)]
-        # The last entry that fits a video counts. So a choice for some videos goes to the end, and one for all to the start.
+        # The last entry that fits a video counts. So entries for some videos go to the end, and entries for all to the start.
         return replace(self, thresholds=(*others, *own) if include else (*own, *others))
 
 

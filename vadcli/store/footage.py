@@ -1,8 +1,8 @@
 """Finds where the footage of stored results is and when it was recorded, and chooses events by time. No video is opened.
 
 The folders come from the run records. A video that is not found is not always gone: perhaps a share is not mounted. The start
-of a video is that of its document, or it is computed again from stored values. Results of versions that did not store a start
-get it from the name or the modification time.
+of a video is stored in its document, or it is computed again from stored values. If an older version stored no start, the name
+or the modification time gives it.
 """
 
 from __future__ import annotations
@@ -87,14 +87,14 @@ class FootageFolders:
         return next((path for path in _below(self.roots(document), str(document.video["path"])) if may_exist(path)), None)
 
     def judge(self, document: EventsDocument | None = None) -> str | None:
-        """Return the first root that exists: its content decides whether a video is gone. None if no root exists."""
+        """Return the first root that exists, for `presence`, which looks there for a missing video. None if no root exists."""
         return next(filter(os.path.isdir, self.roots(document)), None)
 
     def presence(self, name: str, document: EventsDocument | None = None) -> Presence:
         """Return whether a video or a camera folder exists.
 
-        It is gone only if the closest existing folder above it, within the root, can be read and is not empty. If a share is
-        not mounted, the folder in which it is usually mounted is empty.
+        It counts as gone only if the closest existing folder above it, within the root, can be read and is not empty. The
+        reason: if a share is not mounted, the folder in which it is usually mounted is empty.
         """
         for path in _below(self.roots(document), name):
             if is_remote(path):

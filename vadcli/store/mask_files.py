@@ -23,7 +23,7 @@ Spans = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class MaskFiles:
-    """The mask files of a video that are written, and the values that they store.
+    """The mask files to write for a video, and the values that they store.
 
     Attributes:
         layout, scratch: the folders for the files and for temporary files.

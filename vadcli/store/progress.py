@@ -84,14 +84,14 @@ class RunProgress:
         self.done += size
 
     def fit(self, camera: str, *, frames: int) -> None:
-        """Counts frames that were read to fit a camera model. The count is removed when scoring of a video starts."""
+        """Count frames that were read to fit a camera model. The count is removed when the scoring of a video starts."""
         self._enter(_Phase.FIT)
         self._cameras_left.discard(camera)
         before = self._fitting["frames"] if self._fitting and self._fitting["camera"] == camera else 0
         self._fitting = {"camera": camera, "frames": before + frames}
 
     def finish(self, video: str, node: str = "") -> None:
-        """Counts a video as finished, with any status, on a node of a cluster."""
+        """Count a video as finished, with any status. `node` is the machine of a cluster that worked on it."""
         self.finished += 1
         self._nodes.update([node] if node else [])
         self._cameras_left.discard(self._camera_of.get(video, ""))

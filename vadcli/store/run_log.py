@@ -199,7 +199,7 @@ class RunRecord:
         self.close(0 if error is None else getattr(error, "exit_code", 1))
 
     def _free_path(self) -> Path:
-        """Return an unused path. If another run started in the same microsecond, this run's start is moved by one."""
+        """Return an unused path. If another run started in the same microsecond, this run's start is moved to the next."""
         suffix = f"-{self.info.shard.replace('/', 'of')}" if self.info.shard else ""
         while True:
             path = self._layout.runs / f"{self.start:%Y%m%dT%H%M%S.%fZ}{suffix}.json"
@@ -305,7 +305,7 @@ def _is_skipped(result: VideoResult) -> bool:
 
 
 def read_live(layout: OutputLayout) -> dict[str, dict[str, Any]]:
-    """Return the live file of each scan that is running in an output folder, by the name of its run record.
+    """Return {name of the run record: content of the live file} for each scan that is running in an output folder.
 
     Damaged files are skipped.
     """

@@ -218,9 +218,9 @@ def read_metadata(path: Path) -> ScoresMetadata | None:
 
 
 def has_fingerprint(path: Path, fingerprint: str) -> bool:
-    """True if a scores file is complete and its metadata have this fingerprint; False if it has another, or is not sure.
+    """True if a scores file is complete and its last 64 kB contain this fingerprint.
 
-    Only the end of the file is searched for the fingerprint, which takes a tenth of the time of `read_metadata`.
+    This takes a tenth of the time of `read_metadata`. False is not certain: the fingerprint may be before the last 64 kB.
     """
     try:
         with path.open("rb", buffering=0) as file:
@@ -249,7 +249,7 @@ def read_video(path: Path) -> str:
 def shown_s(table: ScoreTable, probe: Mapping[str, Any]) -> float:
     """Return the seconds from the first pts to the end of the last frame.
 
-    If the video is truncated, the last frame is that of its last row.
+    If the table has fewer rows than the video has frames, the frame of the last row counts as the last frame.
 
     Args:
         table: the video's rows, at least one.

@@ -31,10 +31,10 @@ class Audit:
     """An estimate of what the scan misses, from random clips that its scores did not propose.
 
     Attributes:
-        clips, confirmed: audited clips, and how many of them the model confirms.
-        low, high: the share of all clips that were not proposed that the model would confirm (95 % confidence interval).
-        left_out_s: footage that was not proposed.
-        found_s: footage that was proposed and confirmed.
+        clips, confirmed: number of audited clips, and how many of them the model confirms.
+        low, high: 95 % confidence interval of the share that the model would confirm among all clips that were not proposed.
+        left_out_s: seconds of footage that were not proposed.
+        found_s: seconds of footage that were proposed and confirmed.
     """
 
     clips: int
@@ -69,7 +69,7 @@ class VerificationRun:
         start, end: when the run began and ended, in ISO 8601; `end` is None if it is still running or was killed.
         exit_code: None if `end` is None.
         stopped: why the run ended early; "" if it did not.
-        asked, left: clips that this run asked about, and clips that are still to be asked.
+        asked, left: number of clips about which this run asked the model, and of clips about which it must still ask.
         seconds: how long the model took.
         confirmed, rejected, not_asked: numbers of events.
         audit: an estimate of what the scan misses; None if no clip was audited.
@@ -221,7 +221,7 @@ class StoredAnswers:
 
     Attributes:
         metadata: the video, the model and the questions.
-        answers: C columns, in the order of `metadata.questions`.
+        answers: the answers; their C categories are in the order of `metadata.questions`.
     """
 
     metadata: AnswersMetadata

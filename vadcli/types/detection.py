@@ -39,7 +39,7 @@ class Calibration:
     temperature: float
 
     def score_at(self, alarms_per_hour: float) -> float:
-        """Return the score that normal video of this camera reaches this many times per hour."""
+        """Return the score that normal video of this camera reaches `alarms_per_hour` times per hour."""
         logit = math.log(self.r0_per_hour / alarms_per_hour) / self.temperature
         return 1.0 / (1.0 + math.exp(-logit))
 
@@ -85,12 +85,12 @@ class CameraModel:
 
     Attributes:
         camera: the camera's name. This is the relative path of a folder; "." is the root.
-        detector: name of the detector that fitted it.
+        detector: name of the detector that fitted the model.
         version: the detector's model version; a model of another version is fitted again.
         arrays: name -> array.
         values: name -> JSON value.
-        footage: the footage that it was fitted on; the engine fills this in. None in models of older versions.
-        regions: hash of the regions that were hidden in its sample; the engine fills this in. "" if no region was hidden.
+        footage: the footage on which the model was fitted; the engine fills this in. None in models of older versions.
+        regions: hash of the regions that were hidden in the sample; the engine fills this in. "" if no region was hidden.
     """
 
     camera: str
@@ -225,7 +225,7 @@ class MaskScale(StrEnum):
     LOGIT = "logit"
 
     def pixel_scores(self) -> ByteArray:
-        """Return (256,) uint8: the pixel score (0-255) of each stored byte. On both scales, the middle byte means 0.5."""
+        """Return the pixel score (0-255) of each stored byte, (256,) uint8. On both scales, the middle byte means 0.5."""
         bytes_ = np.arange(256)
         if self is MaskScale.SCORE:
             return bytes_.astype(np.uint8)
@@ -261,7 +261,7 @@ class Embeddings:
 
     @classmethod
     def of(cls, vectors: FloatArray) -> Embeddings:
-        """Convert (..., D) float32 vectors to this form; a vector of zeros stays a vector of zeros."""
+        """Return vectors (..., D) float32 in this form; a vector of zeros stays a vector of zeros."""
         # Dot products of two such vectors must be exact in float32: see EXACT_FLOAT32.
         levels = min(127, math.isqrt(EXACT_FLOAT32 // vectors.shape[-1]))
         peak = np.abs(vectors).max(axis=-1).astype(np.float32)
@@ -276,12 +276,12 @@ class Embeddings:
         return cls(np.ascontiguousarray(packed[..., 4:]).view(np.int8), scale.astype(np.float32))
 
     def pack(self) -> ByteArray:
-        """Return (..., 4 + D) uint8: the scale, little-endian, and the values."""
+        """Return the scale (little-endian) and the values of each vector as bytes, (..., 4 + D) uint8."""
         scale = np.ascontiguousarray(self.scale, "<f4")[..., None].view(np.uint8)
         return np.concatenate([scale, self.values.view(np.uint8)], axis=-1)
 
     def vectors(self) -> FloatArray:
-        """Return (..., D) float32 vectors; their length is 1 up to rounding."""
+        """Return the vectors (..., D) float32; their length is 1 up to rounding."""
         return np.asarray(self.values * self.scale[..., None], dtype=np.float32)
 
     def __len__(self) -> int:
@@ -298,7 +298,7 @@ class ClipScores:
     Attributes:
         raw: (B, T, K) float32, the detector's own channels; finite.
         mask: (B, T, h, w) float32 in [0, 1] on the detector's mask scale, where 0.5 means a pixel score of 0.5; None if
-            the detector makes no masks. On the logit scale it is logit / (2 · MASK_LOGIT_LIMIT) + 0.5, cut to [0, 1].
+            the detector makes no masks. On the logit scale, a value is logit / (2 · MASK_LOGIT_LIMIT) + 0.5, cut to [0, 1].
         embedding: (B, T) vectors from which `raw` can be computed again; None if the detector makes no vectors.
     """
 

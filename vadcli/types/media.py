@@ -75,7 +75,7 @@ class VideoInfo:
         keyframes: (K,) int64 rows at which decoding can begin, according to the container.
         created: when the recording was made according to the container, in ISO 8601; "" if the container does not say it.
         guessed_times: True if the container does not store the right time of every frame; then decoders may report other times.
-        look: ffmpeg options that make it read more of the file, if it needs that to find the streams; usually empty.
+        look: options with which ffmpeg reads more of the file, if this is needed to find the streams; usually empty.
         missing: number of frames that the file should have but does not have: it ends early, or another stream takes over.
         missing_reason: a text that says why frames are missing; empty if `missing` is 0.
         note: a text that says what else of the file is left out; empty if nothing is left out.
@@ -136,7 +136,7 @@ class VideoInfo:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], path: Path, pts: IndexArray) -> VideoInfo:
-        """Return a stored probe together with its video's path and the pts of the scores.
+        """Return the `VideoInfo` of a stored probe. The path and the pts, which are not in the document, come from the caller.
 
         Raises:
             KeyError, TypeError, ValueError: the document is not a probe.

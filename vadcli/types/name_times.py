@@ -123,7 +123,9 @@ PATTERNS: tuple[NamePattern, ...] = (
 
 
 def time_in_path(path: str) -> datetime | None:
-    """Return the time in the path of a recording, or None if there is none. It has a time zone only if the name has one.
+    """Return the time in the path of a recording; None if the path has no time.
+
+    The time has a time zone only if the path has one, or if this kind of name is always in UTC.
 
     Args:
         path: the path. Its folders are searched, too, because some recorders put the date there.

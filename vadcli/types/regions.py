@@ -51,7 +51,7 @@ class Polygon:
                 raise ValueError(f"point [{x:g}, {y:g}] is outside 0-1")
 
     def inside(self, width: int, height: int) -> BoolArray:
-        """Return (height, width) bool: True if the centre of a pixel is inside."""
+        """Return which pixels have their centre inside the polygon, (height, width) bool."""
         x, y = (np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height
         found = np.zeros((height, width), np.bool_)
         for (x0, y0), (x1, y1) in zip(self.points, (*self.points[1:], self.points[0]), strict=True):
@@ -92,7 +92,7 @@ class MaskImage:
         return cls(pixels.shape[1], pixels.shape[0], np.packbits(pixels).tobytes())
 
     def inside(self, width: int, height: int) -> BoolArray:
-        """Return (height, width) bool: True if the nearest pixel of the image is inside."""
+        """Return which pixels are inside, (height, width) bool; the nearest pixel of the mask image counts."""
         pixels = np.unpackbits(np.frombuffer(self.bits, np.uint8), count=self.width * self.height).astype(np.bool_)
         rows = (np.arange(height) * 2 + 1) * self.height // (2 * height)
         columns = (np.arange(width) * 2 + 1) * self.width // (2 * width)
@@ -111,7 +111,7 @@ def region_from_json(value: Any) -> Region:
     """Read a region from JSON: a list of points is a polygon, and an object is what `MaskImage.to_json` wrote.
 
     Raises:
-        ValueError: the value is neither of them.
+        ValueError: the value is neither a polygon nor a mask image.
     """
     if isinstance(value, Mapping):
         try:
@@ -151,7 +151,7 @@ class Regions:
         return Regions(tuple(dict.fromkeys(self.ignore + other.ignore)), tuple(dict.fromkeys(self.only + other.only)))
 
     def hidden(self, width: int, height: int) -> BoolArray:
-        """Return (height, width) bool: True for each pixel if any part of it is hidden."""
+        """Return which pixels are hidden, at least in part, (height, width) bool."""
         fine = max(1, min(_SAMPLES_PER_SIDE, _FINE_PX // max(width, height)))
         wide, tall = width * fine, height * fine
         found = ~_union(self.only, wide, tall) if self.only else np.zeros((tall, wide), np.bool_)

@@ -98,7 +98,7 @@ class MaskRows(StrEnum):
     EVERY = "every row"
 
     def of(self, sampled: BoolArray) -> IndexArray:
-        """Return the rows that have a stored mask, in order: the k-th stored mask belongs to the k-th of them.
+        """Return the rows that have a stored mask, in order. The k-th stored mask belongs to the k-th of these rows.
 
         Args:
             sampled: (N,) bool, True in the sampled rows of the video.
@@ -119,11 +119,11 @@ class Thresholds:
     """How scores become events: by hysteresis; then close events are merged, short ones are dropped, and the rest is padded.
 
     Attributes:
-        high: an event opens when the score reaches this, in [0, 1].
-        low: the event closes when the score falls below this; low <= high.
+        high: an event opens when the score reaches this value, in [0, 1].
+        low: the event closes when the score falls below this value; low <= high.
         min_duration_s: shorter events are dropped.
-        merge_gap_s: events with at most this much time between them become one.
-        pad_s: events are extended by this at both ends, but not beyond the video.
+        merge_gap_s: two events are merged if the gap between them is not longer.
+        pad_s: events are extended by this time at both ends, but not beyond the video.
     """
 
     high: float = 0.5
@@ -163,7 +163,7 @@ class Verification:
     Attributes:
         model: the model that was asked.
         answer: confirmed, rejected or not asked.
-        log_odds: its highest log-odds for "yes" in the clips of the event; None if it was not asked.
+        log_odds: the model's highest log-odds for "yes" in the clips of the event; None if it was not asked.
     """
 
     model: str
@@ -299,7 +299,7 @@ class ReviewedEvent:
     Attributes:
         video: relative path.
         start_s, end_s: the event's span when it was reviewed.
-        peak_score: its highest score.
+        peak_score: the highest score of the event.
         verdict: true, false or unsure.
         note: the reviewer's own words.
     """

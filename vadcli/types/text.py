@@ -40,7 +40,7 @@ def without_name(reason: str, video: str) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Return seconds as h:mm:ss, like a video player. It is the beginning of what `clock_ms` returns."""
+    """Return seconds as h:mm:ss, like a video player. The text is the beginning of the text that `clock_ms` returns."""
     return clock_ms(seconds).partition(".")[0]
 
 

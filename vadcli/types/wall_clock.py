@@ -23,7 +23,7 @@ EARLIEST = datetime(2000, 1, 2, 12, tzinfo=UTC)
 At this moment, 1 January 2000 has ended in every time zone.
 """
 CLOCK_ERROR = timedelta(minutes=10)
-"""A time is not believed if it is more than this in the future."""
+"""A time that is further in the future than this is not believed."""
 _OFFSET = re.compile(r"(?:UTC|GMT)?([+-])(\d{1,2}):?(\d\d)?", re.IGNORECASE)
 
 
@@ -188,9 +188,9 @@ def in_zone(start: StartTime, zone: str) -> StartTime:
 
 
 def _in_zone(moment: datetime, zone: tzinfo | None) -> datetime | None:
-    """Return a time in a zone, in which a time without a zone is read. If `zone` is None, this machine's zone is used.
+    """Return a moment in a time zone; a moment without a zone counts as a time in this zone.
 
-    Returns None if the result is outside the range of datetime.
+    If `zone` is None, this machine's zone is used. Returns None if the result is outside the range of datetime.
     """
     try:
         if moment.tzinfo is None and zone is not None:
@@ -241,7 +241,7 @@ class DayWindow:
         return (_seconds(moment.time()) - _seconds(self.begin)) % _DAY_S
 
     def overlaps(self, begin: datetime, end: datetime) -> bool:
-        """True if a span of time touches the window on any day. Both times must be in the time zone of the window."""
+        """True if a span of time touches the window on at least one day. Both times must be in the time zone of the window."""
         begin, end = begin.replace(tzinfo=None), end.replace(tzinfo=None)
         after_s = self.after_begin_s(begin)
         return after_s < self.length_s or _DAY_S - after_s < (end - begin).total_seconds()

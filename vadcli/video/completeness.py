@@ -3,12 +3,12 @@
 Containers declare their length in different ways: as a number of frames (AVI, IVF), as the duration of the video stream (the
 tags of Matroska, fragmented MP4, MXF) or as the duration of the longest stream (Matroska and FLV without tags). Headers are
 often wrong by a few frames, so a file counts as cut short only if much is missing, or if its outermost box is larger than the
-file. The index of an MP4 is more exact than this; see `probe`.
+file. The index of an MP4 is more exact than a declared length; see `probe`.
 
 A fault of the machine passes: a network share vanishes, a permission is missing for a moment, memory runs out, a program is
 being updated. Such a video is not finished. Nothing is stored for it, so the next run tries again. Errors in the content of a
 file can look the same: the libraries of ffmpeg report "Input/output error" if a file is cut short, and "Cannot allocate memory"
-if a header asks for too much. So these are believed only if the same trouble appears without ffmpeg.
+if a header asks for too much. So these two errors count as faults of the machine only if they also appear without ffmpeg.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _SURELY_CUT_FRAMES = 1.5
 _USUAL_ERROR_S = 1.0
 _USUAL_SHARE = 0.01
 _LARGEST_ERROR_S = 10.0
-_TAKES_OVER_S = 1.0  # if a stream continues for longer than this after the other has ended, it was not just cut unevenly
-_HELD_BACK = 3  # packets: the end of a program stream's last packets is only known when the file ends
+_TAKES_OVER_S = 1.0  # if one stream ends so much later than another, the reason is not just an uneven cut
+_HELD_BACK = 3  # packets: ffmpeg delivers the last packets of a program stream only at the end of the file
 _NOTHING: Counter[int] = Counter()
 _HEADER_BYTES = 1 << 16
 _MOST_FRAMES = 1 << 29  # half a year at 30 frames per second
@@ -79,13 +79,13 @@ class OtherStreams:
         self._counts[packet.stream_index] += packet.size > 0
 
     def own(self) -> None:
-        """Note that a packet of the stream that is read comes here."""
+        """Note a packet of the stream that is read. Call `add` and `own` in the order of the packets in the file."""
         if not self._recent:
             self._before = self._counts.copy()
         self._recent.append(self._counts.copy() if self._counts else _NOTHING)
 
     def missing(self, read: Read, *, unlisted: int) -> tuple[int, str]:
-        """Return how many frames of other streams come before the first or after the last frame that is read, and why.
+        """Return how many frames of other streams come before or after the frames that are read, and the reason for messages.
 
         Args:
             read: what was read of the stream.
@@ -117,7 +117,7 @@ def missing_frames(opened: Any, stream: Any, path: Path, read: Read) -> int:
         return _beyond(frames / read.fps, read.packets / read.fps, path, demuxer, read)
     if demuxer == "avi":  # the number of frames includes empty ones, which the index lists too
         if frames > _MOST_FRAMES:
-            return 0  # what a program leaves in the header if it could not return to it at the end
+            return 0  # a placeholder: the recorder could not go back to the header at the end of the recording
         tick_s = float(stream.time_base)
         end_s = max(read.end_s, len(stream.index_entries) * tick_s)
         return _beyond(frames * tick_s, end_s, path, demuxer, read)
@@ -143,7 +143,7 @@ def _beyond(declared_s: float, end_s: float, path: Path, demuxer: str, read: Rea
 
 
 def _declared_s(opened: Any, stream: Any, path: Path, demuxer: str) -> tuple[float, bool]:
-    """Return the declared duration in seconds (0 if the file declares none), and whether it is that of this stream alone."""
+    """Return the declared duration in seconds (0 if none is declared), and True if it is the duration of this stream alone."""
     whole = (opened.duration or 0) / av.time_base
     own = float(stream.duration * stream.time_base) if stream.duration else 0.0
     if demuxer == "matroska":
@@ -151,7 +151,7 @@ def _declared_s(opened: Any, stream: Any, path: Path, demuxer: str) -> tuple[flo
         tagged = [_seconds(text) for name, text in stream.metadata.items() if name.split("-")[0] == "DURATION"]
         return min([whole, *tagged]), bool(tagged)
     if demuxer in ("asf", "asf_o"):
-        return _asf_s(path), False  # ffmpeg does not report it if the file is cut short
+        return _asf_s(path), False  # ffmpeg does not report the duration of a file that is cut short
     if demuxer == "mov":
         is_fragmented = len(stream.index_entries) > (stream.frames or 0)
         return (own if is_fragmented else 0.0), True
@@ -166,7 +166,7 @@ def _seconds(text: str) -> float:
 
 
 def _end_of_all(path: Path) -> float:
-    """Return the largest end time of all streams: the sound may be longer than the video."""
+    """Return the time in seconds at which the last stream ends: the sound may be longer than the video."""
     end_s = 0.0
     with suppress(av.error.FFmpegError, IndexError), open_media(path) as opened:
         for packet in opened.demux():  # from the start, because many files without an end have no index for seeking
@@ -189,7 +189,10 @@ def is_cut(path: Path, demuxer: str) -> bool:
 
 
 def missing_end(path: Path, demuxer: str) -> str:
-    """Say what is missing of a file whose format has no length, but marks its end or numbers its parts; "" if nothing is."""
+    """Return a message about the missing part of a GIF, APNG or Ogg file; "" if nothing is missing, or for other formats.
+
+    These three formats declare no length. But GIF and APNG mark the end of the file, and Ogg numbers its pages.
+    """
     check = _ENDS.get(demuxer)
     if check is None:
         return ""
@@ -200,7 +203,7 @@ def missing_end(path: Path, demuxer: str) -> str:
 
 
 def _gif_end(file: BinaryIO, size: int) -> str:
-    """GIF89a: the blocks of the file, each a chain of parts of up to 255 bytes, end with a trailer."""
+    """GIF89a: a file is a row of blocks and ends with a trailer. A block is a chain of parts of up to 255 bytes."""
     file.seek(10)
     _skip_palette(file, file.read(1)[0])
     file.seek(2, os.SEEK_CUR)
@@ -322,7 +325,7 @@ _SCARCE_BYTES = 256 << 20
 
 
 def check_machine(path: Path, said: str) -> None:
-    """Do nothing if the video itself is the reason why it could not be read completely.
+    """Raise NotFinished if the machine, and not the video, is the reason why a video could not be read completely.
 
     Args:
         path: the file, or the folder of images.

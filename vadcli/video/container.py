@@ -45,10 +45,10 @@ _UNTIMED = frozenset(
 )
 _DECODING_TIMES = frozenset({"avi", "asf", "asf_o"})
 _REORDERING = frozenset({"h264", "hevc", "vc1", "wmv3"})
-_JUMPING = frozenset({"mpegts", "mpeg", "flv", "live_flv", "dhav", "pva", "wtv", "ty"})
+_JUMPING = frozenset({"mpegts", "mpeg", "flv", "live_flv", "dhav", "pva", "wtv", "ty"})  # decoding times show a restart
 
 _LONGER_LOOK = {"probesize": str(256 << 20), "analyzeduration": "3600000000", "formatprobesize": str(16 << 20)}
-"""How far ffmpeg looks if 5 MB are not enough: in bytes, in microseconds, and in bytes until the format is known.
+"""How much ffmpeg reads to find the streams if 5 MB are not enough: bytes, microseconds, and bytes to detect the format.
 
 A recording may be cut in a long group of pictures, or its video may start long after its sound.
 """
@@ -71,10 +71,7 @@ def has_exact_pts(demuxer: str, codec: str) -> bool:
 
 
 def can_jump(demuxer: str) -> bool:
-    """Whether the clock may restart within a file, because files in this format are often cut and joined.
-
-    These formats store decoding times, which show a restart.
-    """
+    """Whether the clock may restart within a file, because files in this format are often cut and joined."""
     return demuxer in _JUMPING
 
 
@@ -84,10 +81,12 @@ def printable(path: Path) -> str:
 
 
 def open_media(path: Path, *, heard: list[tuple[int, str, str]] | None = None) -> Any:
-    """Open a media file as `av.container.InputContainer`; the caller closes it. `heard` gets what `listening` collects.
+    """Return the opened media file, an `av.container.InputContainer` that the caller closes.
+
+    ffmpeg's log messages are appended to `heard`, in the form that `listening` has.
 
     Raises:
-        UnsafeContainer: a playlist, script, manifest, session description or any other format that is not a plain container.
+        UnsafeContainer: the file is not a plain container but, for example, a playlist, script or session description.
         ProbeError: the file is missing, unreadable, empty, not a regular file, or not a media file.
     """
     name = printable(path)
@@ -113,7 +112,7 @@ def open_media(path: Path, *, heard: list[tuple[int, str, str]] | None = None) -
 
 
 def longer_look(container: Any) -> dict[str, str]:
-    """Return the options of a container that was opened with `_LONGER_LOOK`; no options if 5 MB were enough."""
+    """Return the options of `_LONGER_LOOK` that were needed to open a container; empty if 5 MB were enough."""
     return {name: value for name, value in container.options.items() if name in ("probesize", "analyzeduration")}
 
 
@@ -131,7 +130,7 @@ def _is_known(container: Any) -> bool:
 
 
 def _open_after(path: Path, name: str, error: av.error.FFmpegError, heard: Sequence[tuple[int, str, str]]) -> Any:
-    """Try again to open a file that ffmpeg did not recognize. If that fails, too, raises an error that says why."""
+    """Try again to open a file that ffmpeg did not recognize. If this also fails, raise an error with the reason."""
     heard = list(heard)  # the log of ffmpeg's libraries says more than their error
     refused = [source for _, source, said in heard if "not on whitelist" in said]
     with suppress(av.error.FFmpegError):
@@ -264,7 +263,7 @@ _SAFE_ROUNDING = 0.4  # in rows; near 0.5, two machines could round to different
 
 @dataclass(frozen=True)
 class TimeGrid:
-    """Selects by pts, for a constant frame rate.
+    """Selects frames of a video with a constant frame rate by their pts.
 
     A frame's row is computed from its pts, so a lost frame does not shift the rows of other frames.
 
@@ -300,7 +299,7 @@ class TimeGrid:
 
 @dataclass(frozen=True)
 class Count:
-    """Selects by counting frames from the first one shown.
+    """Selects frames by their number, counted from the first frame shown.
 
     Attributes:
         first: frames before this number are not selected.
@@ -322,7 +321,7 @@ class Count:
 
 @dataclass
 class CountSince:
-    """Selects by counting frames from a given time; ffmpeg keeps the count in the expression's first variable.
+    """Selects frames by their number, counted from a given time. The expression keeps the count in its first variable.
 
     Attributes:
         first_pts: frames before this time are neither counted nor selected.
@@ -353,14 +352,14 @@ Selection = TimeGrid | Count | CountSince
 
 
 def choose_selection(info: VideoInfo, interval: int, start: int, *, sought: bool, every_image: bool) -> Selection:
-    """Return how ffmpeg selects the sampled rows.
+    """Return the selection with which ffmpeg delivers the sampled rows.
 
     Args:
         info: the video.
         interval: rows with index % interval == 0 are sampled.
         start: first row wanted.
         sought: True if ffmpeg starts at a keyframe and not at the beginning. Allowed only if `seek_row` returned a row.
-        every_image: True selects all rows from `start` on. Use it if frames turned out to be lost or unexpected.
+        every_image: True selects at least all rows from `start` on. Use it if frames turned out to be lost or unexpected.
     """
     timed = not info.guessed_times and len(info.shown_pts) == 0
     first_pts = int(info.pts[min(start, info.frames - 1)])
@@ -384,13 +383,13 @@ def seek_row(info: VideoInfo, start: int) -> int | None:
 
 
 def can_seek(info: VideoInfo) -> bool:
-    """True if decoding can begin at a keyframe: the file has an index of them, they reset the decoder, and times are exact."""
+    """True if decoding can begin at a keyframe: keyframes are in an index, they reset the decoder, and times are exact."""
     is_indexed = info.demuxer in _INDEXED and info.codec in _CLEAN_KEYFRAMES and not info.edit_list
     return is_indexed and len(info.shown_pts) == 0 and not info.guessed_times
 
 
 def _find_time_grid(pts: IndexArray, interval: int, first_pts: int) -> TimeGrid | None:
-    """Return the grid that fits all these frames; None if their rate varies."""
+    """Return the grid on which the times of all frames lie; None if the frame rate varies."""
     if len(pts) < 2:
         return None
     rows_per_tick = (len(pts) - 1) / (int(pts[-1]) - int(pts[0]))

@@ -47,8 +47,8 @@ class Cut:
     """A part of a video, in seconds from its first frame.
 
     Attributes:
-        start_s: time of the keyframe at which it begins.
-        end_s: where it ends.
+        start_s: time of the keyframe at which the part begins.
+        end_s: time at which the part ends.
     """
 
     start_s: float
@@ -56,7 +56,7 @@ class Cut:
 
 
 def why_uncuttable(info: VideoInfo) -> str:
-    """Return why a video cannot be cut without encoding; "" if it can."""
+    """Return the reason why a video cannot be cut without encoding; "" if it can be cut."""
     if info.images:
         return "a folder of images has no packets to copy"
     if not has_times(info.demuxer):
@@ -65,7 +65,7 @@ def why_uncuttable(info: VideoInfo) -> str:
 
 
 def plan_cut(info: VideoInfo, start_s: float, end_s: float) -> Cut:
-    """Return the part that has all frames from `start_s` to `end_s`, within the video."""
+    """Return the part of the video that contains all frames from `start_s` to `end_s` and begins at a keyframe."""
     times = info.timestamps(info.pts)
     keys = times[info.keyframes]
     before = keys[keys <= max(start_s, 0.0) + 1e-6]
@@ -86,13 +86,13 @@ def cut_file(
     Args:
         info: the probe of the video.
         target: the file to write; its suffix is one of `MUXERS`.
-        part: what to copy.
+        part: the part to copy.
         sound: False leaves out the sound.
-        tags: metadata of the file. Those of the source are left out, because its times would be wrong.
-        timeout_s: the time limit is the length of the part plus this.
+        tags: metadata to write. The metadata of the source is left out, because its times would be wrong.
+        timeout_s: the time limit in seconds, in addition to the length of the part.
 
     Raises:
-        DecodeError: ffmpeg failed, perhaps because the container does not hold the codec; the message is its first line.
+        DecodeError: ffmpeg failed, perhaps because the container cannot hold the codec; the message has ffmpeg's first line.
         DecoderHung: ffmpeg took too long.
     """
     begin, begins_s = _begin(info, part.start_s, timeout_s)
@@ -115,10 +115,10 @@ def cut_file(
 
 
 def _begin(info: VideoInfo, start_s: float, timeout_s: float) -> tuple[list[str], float]:
-    """Return the arguments with which ffmpeg begins at the keyframe at `start_s`, and the time from which it counts."""
+    """Return the arguments that make ffmpeg begin at the keyframe at `start_s`, and the time from which `-t` counts."""
     zero_s = float(info.pts[0] * info.time_base)
     if start_s <= 0:
-        sound = find_sound(info, timeout_s=timeout_s)  # it may begin before the first frame, and is copied too
+        sound = find_sound(info, timeout_s=timeout_s)  # sound before the first frame is copied too
         return [], min(0.0, sound.earliest_s - zero_s) if sound else 0.0
     seek_s = _seek_s(info, start_s)
     return ["-seek_timestamp", "1", "-ss", f"{zero_s + seek_s:.6f}"], seek_s

@@ -253,7 +253,10 @@ class FfmpegFrames:
         return []
 
     def _ticks(self, decoded: re.Match[bytes]) -> int | None:
-        """Return the frame's time in the probe's time base, rounded as by ffmpeg's filters; decoders may use another one."""
+        """Return the frame's time in the probe's time base, rounded as by ffmpeg's filters.
+
+        A decoder may report times in another time base.
+        """
         if decoded[1] == b"NOPTS":
             return None
         pts = int(decoded[1])
@@ -301,10 +304,10 @@ def build_command(
 
 
 def check_ffmpeg() -> None:
-    """Do nothing if ffmpeg decodes a video of two gray frames. Call it if ffmpeg has shown nothing of a video.
+    """Raise ToolError if ffmpeg cannot even decode a video of two gray frames. Call it if a video has given no frame.
 
     Raises:
-        ToolError: ffmpeg is missing or broken, so it is not the video that cannot be decoded.
+        ToolError: ffmpeg is missing or broken, so the video may be sound.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "gray.y4m"
@@ -324,7 +327,7 @@ def check_ffmpeg() -> None:
 
 
 def _widen(pipe: io.RawIOBase) -> None:
-    """Enlarge the pipe to hold a few images, so that the two processes switch less often. It also works if this fails."""
+    """Enlarge the pipe to hold a few images, so that the two processes switch less often. Ignore it if that fails."""
     try:
         import fcntl
 

@@ -1,8 +1,8 @@
 """Reads the headers of coded pictures: which packets show a frame, and which do not.
 
 Not every packet is a frame that a player shows. A codec can store reference pictures that are never shown (VP8, VP9), a frame
-as two fields in two packets (H.264, MPEG-2), or a frame that repeats the one before and says only that (MPEG-4: "not coded").
-`frame_counter` returns a function that takes the packets of a stream in decoding order and says what each of them shows.
+as two fields in two packets (H.264, MPEG-2), or a packet that only says that the frame before stays (MPEG-4: "not coded").
+`frame_counter` returns a function that takes the packets of a stream in decoding order and returns what each of them shows.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ class Shows(enum.Enum):
     """What a packet shows."""
 
     FRAME = enum.auto()
-    FRAME_AND_NEXT = enum.auto()  # a frame, and the one that the next packet shows
+    FRAME_AND_NEXT = enum.auto()  # two frames; the next packet is empty and stands for the second of them
     MORE = enum.auto()  # nothing new: it is the other field of the frame before, or the frame before stays longer
     NOTHING = enum.auto()
 
 
 FrameCounter = Callable[[Any], Shows]
-"""Says what the next packet in decoding order shows."""
+"""Takes the next packet in decoding order and returns what it shows."""
 
 
 def frame_counter(codec: str, extradata: bytes | None) -> FrameCounter | None:
@@ -269,7 +269,7 @@ def _avcc_units(extradata: bytes) -> Iterator[bytes]:
 def begins_intra(packet: Any) -> bool:
     """Whether the first picture of an MPEG-1 or MPEG-2 packet is intra-coded (ITU-T H.262, 6.3.9): a decoder can begin there.
 
-    The container's flag can be wrong in a damaged file: it is that of the last picture that seems to be in the packet.
+    The container's flag can be wrong in a damaged file: it describes the last picture that seems to be in the packet.
     """
     data = bytes(packet)
     at = data.find(b"\0\0\1\0")
@@ -299,8 +299,8 @@ class _Mpeg2:
 class _Mpeg4:
     """MPEG-4 part 2 (ISO/IEC 14496-2, 6.2.3 and 6.2.5): vop_coded = 0 means that the picture before stays.
 
-    DivX packs two pictures into one packet and lets a picture that is not coded follow, so that there are as many packets as
-    pictures. Such a packet shows the second picture of the packet before.
+    DivX packs two pictures into one packet. A packet without a coded picture follows, so that there are as many packets as
+    pictures. This second packet shows the second picture of the first.
     """
 
     def __init__(self, extradata: bytes) -> None:
@@ -335,7 +335,7 @@ class _Mpeg4:
         return bool(bits.u(1))
 
     def _learn(self, data: bytes) -> None:
-        """Read how many bits a time has from the header of the video object layer, if the data contain it."""
+        """Find out how many bits a time has. Do nothing if the data has no header of a video object layer."""
         at = data.find(_MARK)
         while at >= 0 and not (at + 3 < len(data) and 0x20 <= data[at + 3] <= 0x2F):
             at = data.find(_MARK, at + 3)

@@ -1,7 +1,7 @@
 """The types that all decoders share, and the decoder of folders of numbered images.
 
 A decoder (`Backend`) gets a `ReadRequest` and yields each frame that it decodes as a `DecodedFrame`. `FrameReader` matches
-these with the rows of the video and yields each row as a `Frame`. A row is the index of a frame in presentation order.
+these frames with the rows of the video and yields each row as a `Frame`. A row is the index of a frame in presentation order.
 """
 
 from __future__ import annotations

@@ -14,13 +14,13 @@ The contract:
 - Order. The items of a video come in order, and the last item is always exactly one Finished. Items of different videos are
   mixed. The content of a clip depends only on the file, the needs and the options, not on the number of processes.
 - Killing. A supervisor thread kills a decoder process and its children if it makes no progress for `timeout_s` or holds more
-  than `memory_limit_mib`. While it waits for a video, for a free slot or until its messages are read, this counts as progress.
+  than `memory_limit_mib`. To wait for a video, for a free slot or until the messages are read counts as progress.
   So a slow caller never causes a kill. If this process dies, even by kill -9, its decoder processes die too: on Linux by the
   kernel's parent-death signal, elsewhere because their standard input ends. Ctrl-C and signals to the process group of this
   process do not reach them.
 - A second decoder. If decord was chosen by `auto` and its process dies or is killed, ffmpeg reads the video from the beginning,
   once. The clips that the caller already has are not delivered again. `note` of Finished says so.
-- Errors. If a decoder raises an error or its process dies, this is the `error` of the video's Finished; other videos continue.
+- Errors. If a decoder raises an error or its process dies, the video's Finished has the `error`; other videos continue.
   `run` itself raises the errors of `requests`, and VadcliError if no decoder process can be started.
 - Ends. If a run is left early (by an exception, Ctrl-C, `stopped` or close() of the iterator), the decoder processes are
   killed; the next run starts new processes. `close` may be called at any time and more than once. After it, no child

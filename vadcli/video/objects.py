@@ -52,9 +52,9 @@ class StoredObject:
     """An object as its store describes it.
 
     Attributes:
-        path: see `vadcli.types.text`.
+        path: the URL as a path; see `vadcli.types.text`.
         size: bytes.
-        mtime_ns: time of the last change, in whole seconds, because some listings are more precise than others.
+        mtime_ns: time of the last change, cut to whole seconds, because some listings give no more than seconds.
         content: a hash of size and ETag; of size and time if the store has no ETags.
         md5: the MD5 of the content, as hexadecimal digits; "" if it is not known.
     """
@@ -67,7 +67,7 @@ class StoredObject:
 
 
 def cache_folder() -> Path:
-    """Return the folder of the copies."""
+    """Return the folder that holds the copies of objects."""
     named = os.environ.get(FOLDER_VARIABLE)
     return Path(named).expanduser() if named else platform_cache() / "footage"
 
@@ -89,7 +89,7 @@ def cache_bytes() -> int:
 
 
 def list_objects(path: Path) -> tuple[dict[str, StoredObject], bool]:
-    """Return the objects below a path of a store by name, in order, and whether the path is itself an object.
+    """Return {name below `path`: object}, in order of the names, and True if the path is itself an object.
 
     Raises:
         UsageError: the path does not exist or cannot be read, or the store's package is not installed.
@@ -127,7 +127,9 @@ def check_store(path: Path) -> None:
 
 @contextmanager
 def local_copy(path: Path, told: Callable[[], None] = lambda: None) -> Iterator[Path]:
-    """Download an object if it is not in the cache, and keep it there during the `with` block; other paths pass unchanged.
+    """Yield the path of the local copy of an object; a path of this machine is yielded unchanged.
+
+    An object that is not in the cache is downloaded. Its copy stays in the cache during the `with` block.
 
     Args:
         path: a path of this machine, or of an object.
@@ -269,7 +271,7 @@ def _store(path: Path) -> tuple[Any, str]:
 
 @contextmanager
 def _asking(path: Path, kind: type[VadcliError]) -> Iterator[None]:
-    """Turn whatever a store's package raises into an error of one line."""
+    """Turn every error of a store's package into an error of type `kind`, with a message of one line."""
     url = shown(path)
     if _PASSWORD.match(url):
         raise UsageError("a URL of footage must not contain a password", hint="the store takes it from the environment")

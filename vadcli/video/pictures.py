@@ -5,7 +5,7 @@
 `add_sound` adds the sound of the video to the rendered MP4. An ffmpeg process does this, so if the audio track is broken, only
 the sound is missing. If a file was joined from several recordings, its clock restarts at the beginning of each part. The rows
 of the video continue where the clock stopped (see `vadcli.video.timeline`). The sound still has the times in the file, so each
-part of it is moved by as much as the frames.
+part of the sound is moved by as much as its frames.
 """
 
 from __future__ import annotations
@@ -231,9 +231,10 @@ class Sound:
     problem: str = ""
 
     def can_be_copied(self, zero_s: float) -> bool:
-        """Whether the sound can be copied into a file that starts at this time: it is AAC, and almost nothing must be cut off.
+        """Whether the sound can be copied into a file that starts at `zero_s`. Otherwise it must be encoded again.
 
-        A copy still contains the part that is cut off. An edit list hides this part, but some players ignore edit lists.
+        It can be copied if it is AAC, its clock does not restart, and almost nothing must be cut off. A copy still contains
+        the part that is cut off. An edit list hides this part, but some players ignore edit lists.
         """
         return self.codec == "aac" and not self.shifts_s and zero_s - self.earliest_s < _HIDDEN_AT_MOST_S
 
@@ -273,10 +274,10 @@ def add_sound(
         sound: the result of `find_sound`.
         start_s: time of the first frame, measured from the source's first pts.
         duration_s: duration of the silent MP4.
-        timeout_s: the time limit is `duration_s` plus this.
+        timeout_s: the time limit in seconds, in addition to `duration_s`.
 
     Raises:
-        DecodeError: ffmpeg failed; the message is its last line.
+        DecodeError: ffmpeg failed; the message has ffmpeg's last line.
         DecoderHung: ffmpeg took too long.
     """
     zero_s = float(info.pts[0] * info.time_base) + start_s
@@ -313,11 +314,11 @@ def run_ffmpeg(
     """Run ffmpeg on a video until it ends, and return its exit code and messages.
 
     Args:
-        arguments: those after the global ones.
+        arguments: the arguments after the global options.
         info: the video, for messages.
         verbosity: ffmpeg's log level.
         timeout_s: the time limit.
-        what: what ffmpeg has not done if the time is over, for the message.
+        what: for the message if the time is over: what ffmpeg has not done.
 
     Raises:
         DecoderHung: ffmpeg took too long.

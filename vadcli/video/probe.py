@@ -32,8 +32,8 @@ _SKIPPING = frozenset({"matroska", "avi", "asf", "asf_o", "flv", "live_flv", "nu
 """Demuxers that skip damage and log an error. Others (MXF, MOV, MPEG-TS) also log errors about healthy files."""
 _LIVE_ENDS = "ended prematurely"  # a live recording declares no length, and may end anywhere
 _MPEG = frozenset({"mpeg1video", "mpeg2video"})
-_LONGEST_PIXEL = 5.0  # sides of a pixel differ by less in every real format; other aspect ratios are mistakes, as in 1000:1
-_MOST_TRIES = 1 << 20  # to read on after a hole without finding a packet
+_LONGEST_PIXEL = 5.0  # longer side of a pixel / shorter side; larger ratios, such as 1000:1, are mistakes in the file
+_MOST_TRIES = 1 << 20  # calls of the demuxer that find no packet; after so many, a hole counts as the end of the file
 _ROUNDING_S = 0.0011  # if times are in milliseconds, 30 frames per second become steps of 33 and 34
 
 
@@ -139,7 +139,7 @@ def _read_packets(opened: Any, stream: Any, name: str, others: OtherStreams) -> 
                 continue
             if packet.size == 0:
                 packets.empty += packet.dts is not None
-                if packet.dts is not None:  # not the end: a frame that was dropped when the file was recorded
+                if packet.dts is not None:  # a frame that the recorder dropped; at the end of the file, dts is None
                     packets.prolong(packet)
                 continue
             packets.read += 1
@@ -233,7 +233,7 @@ def _describe(path: Path, opened: Any, stream: Any, packets: _Packets) -> VideoI
 
 
 def _with_losses(info: VideoInfo, opened: Any, stream: Any, packets: _Packets, others: OtherStreams) -> VideoInfo:
-    """Return the description with the frames that are missing at the end or in other streams, and with the streams left out."""
+    """Return the description with what was not read: frames after the end, frames of other streams, streams left out."""
     first_s = float(int(info.pts[0]) * info.time_base)
     end_s = first_s + info.duration_s
     stated = np.frombuffer(packets.pts, np.int64)
@@ -242,7 +242,7 @@ def _with_losses(info: VideoInfo, opened: Any, stream: Any, packets: _Packets, o
     longest_s = float(int(np.diff(info.pts).max()) * info.time_base) if info.frames > 1 else 0.0
     read = Read(packets.read, first_s, end_s, info.fps, longest_s)
     missing, reason = others.missing(read, unlisted=media.unlisted_streams(opened) if media.can_jump(info.demuxer) else 0)
-    # A declared length is not the recording's if it contains the years by which the camera's clock was set.
+    # If the camera's clock was set during the recording, the declared length contains this jump and says nothing.
     was_set = len(info.shown_pts) > 1 and float(np.diff(info.shown_pts).max() * info.time_base) > LONGEST_GAP_S
     cut = 0 if was_set else missing_frames(opened, stream, info.path, read)
     if cut:

@@ -15,11 +15,11 @@ from vadcli.types import BoolArray, IndexArray, VideoInfo
 from vadcli.video.headers import marked_units, sized_units
 
 ReferenceCounter = Callable[[Any], bool | None]
-"""Says whether a packet is a reference; None if it is unsafe to leave out frames of this stream."""
+"""Takes a packet and returns True if it is a reference; None if it is unsafe to leave out frames of this stream."""
 
 SKIPPED_SHARE = 0.25
-"""If only a smaller share of the frames can be left out, all are decoded: this costs little more, and samples are then evenly
-spaced."""
+"""If only a smaller share of the frames can be left out, all frames are decoded. This costs little more, and the samples are
+evenly spaced."""
 WIDEST = 2
 """References may be at most this many sampling intervals apart."""
 
@@ -72,10 +72,10 @@ def sampled_keyframes(info: VideoInfo, interval: int) -> IndexArray | None:
 
 
 def needed_for(info: VideoInfo, rows: IndexArray) -> tuple[BoolArray | None, bool]:
-    """Return which rows a decoder needs for the images of some rows, and True if these are the keyframes.
+    """Return flags of the rows that must be decoded for the images of `rows`, and True if they are the keyframes.
 
-    They are (N,) bool: the keyframes or the references, if all the rows are such frames and enough other frames can be left
-    out. Otherwise None, and all frames must be decoded.
+    The flags (N,) bool mark the keyframes if all of `rows` are keyframes, or else the references if all of `rows` are
+    references. None if neither is so, or if too few frames could be left out: then all frames must be decoded.
     """
     keys = np.zeros(info.frames, np.bool_)
     keys[info.keyframes] = True
@@ -97,7 +97,7 @@ def _thinned(rows: IndexArray, apart: int) -> IndexArray:
 
 
 def can_skip(info: VideoInfo) -> bool:
-    """Whether the frames of a decoder that leaves some out can be matched with rows: the times of the file are exact."""
+    """Whether a decoder may leave out frames: the times in the file are exact, so the other frames still find their rows."""
     return not info.guessed_times and not len(info.shown_pts) and info.one_frame_per_packet and not info.edit_list
 
 
@@ -114,7 +114,7 @@ class _H264:
 class _Hevc:
     """HEVC (ITU-T H.265, 7.4.2.2): even types up to 14 are not referred to by pictures of the same sub-layer.
 
-    Pictures of a higher sub-layer may refer to them. So a stream is safe only if they all are in its highest sub-layer.
+    But pictures of a higher sub-layer may refer to them. So all frames that are left out must be in the highest sub-layer.
     """
 
     def __init__(self, extradata: bytes) -> None:
@@ -154,6 +154,6 @@ def _units(packet: Any, length_bytes: int) -> Iterator[bytes]:
 
 
 def _agreed(parts: Any) -> bool | None:
-    """Return what all parts of a packet say; None if they differ. A packet without a picture is kept."""
+    """Return the answer on which all parts of a packet agree; None if they differ. A packet without a picture is kept."""
     said = set(parts)
     return None if len(said) > 1 else said != {False}

@@ -1,7 +1,7 @@
 """Says which frames of a video are sampled and which clips they form, and collects clips frame by frame. Reads no file.
 
-A row is the 0-based index of a frame in presentation order; every `interval`-th row is a sample, or the rows in a list if only
-some frames are decoded; a clip is T samples:
+A row is the 0-based index of a frame in presentation order. Every `interval`-th row is a sample. If only some frames are
+decoded, a list of rows says which are samples. A clip is T samples:
 
     rows      0 1 2 3 4 5 6 7 8 9 ...        interval 2
     samples   0   1   2   3   4   ...
@@ -130,7 +130,7 @@ class SamplingPlan:
 
 
 def rows_as_flags(rows: IndexArray, frames: int) -> BoolArray:
-    """Return (N,) bool, True for these rows."""
+    """Return flags (N,) bool, one per frame of the video; those of `rows` are True."""
     flags = np.zeros(frames, np.bool_)
     flags[rows] = True
     return flags

@@ -183,7 +183,7 @@ def _bytes_read(process: psutil.Process) -> int:
 
 
 def _cause(code: int | None, stderr: str) -> tuple[type[VideoError], str]:
-    """Return why a process ended that was not killed here."""
+    """Return the error type and message for a process that was not killed here."""
     if code is None:
         return NotFinished, "the decoder hangs in a system call and cannot be killed; perhaps a network drive is lost"
     if code in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP):

@@ -156,9 +156,9 @@ def _counted(pts: IndexArray, dts: IndexArray, lasting: IndexArray, timed: bool)
 
 
 def _from_decoding_times(pts: IndexArray, dts: IndexArray, lasting: IndexArray) -> IndexArray | None:
-    """Return times in presentation order for packets of which only some have a time; None if this does not fit the known ones.
+    """Return times in presentation order for packets that do not all have a time; None if they contradict the known times.
 
-    At a constant rate, the frames are shown at the decoding times plus a constant, whatever the order of presentation.
+    At a constant frame rate, the frames are shown at the decoding times plus a constant, whatever the order of presentation.
     """
     # A demuxer may give one time to two packets. It belongs to the second one: the first began before the time was stated.
     doubled = np.append(dts[1:] == dts[:-1], False)
@@ -227,7 +227,7 @@ def _odd_packets(times: IndexArray) -> BoolArray:
 
 
 def _restarts(times: IndexArray) -> list[int]:
-    """Return the packets at which the clock must have restarted: their time is before those of too many earlier packets."""
+    """Return the packets at which the clock must have restarted: their time is before the last `_DEEPEST_REORDER` times."""
     moved = np.abs(np.argsort(times, kind="stable") - np.arange(len(times)))
     if len(times) <= _DEEPEST_REORDER or moved.max() <= _DEEPEST_REORDER:
         return []
@@ -237,7 +237,7 @@ def _restarts(times: IndexArray) -> list[int]:
 
 
 def _restarts_at_keys(times: IndexArray, keyframe: BoolArray) -> list[int]:
-    """Return the keyframes whose time is before that of frames that are decoded earlier: the clock has restarted there."""
+    """Return the keyframes whose time is not after the times of frames decoded earlier: the clock has restarted there."""
     found, begin = [], 0
     for k in np.flatnonzero(keyframe).tolist():
         if np.count_nonzero(times[max(begin, k - _DEEPEST_REORDER) : k] >= times[k]) > _MOST_REPEATS:
@@ -252,7 +252,10 @@ def _far(times: IndexArray) -> int:
 
 
 def _place_of_odd(packet: int, order: IndexArray, times: IndexArray, reorders: bool) -> int:
-    """Return the position in `order` of a packet whose time is wrong: the gap that it leaves, or after the packet before it."""
+    """Return the position in `order` for a packet whose time is wrong.
+
+    It is the widest gap near the packet decoded before it. If there is no clear gap, it is right after that packet.
+    """
     before = int(np.flatnonzero(order == packet - 1)[0])
     if not reorders:
         return before + 1
@@ -321,7 +324,7 @@ def _in_line(shown: Sequence[int], lasting: Sequence[int], longest_gap: int, par
 
 
 def _back_in_line(shown: Sequence[int], i: int, last: int, longest_gap: int, *, long: int) -> int:
-    """Return the first row, from `i` on, whose time is in line with `last`; `i` itself also if no row near it is."""
+    """Return the first row, from `i` on, whose time is in line with `last`; `i` if no row near it is in line."""
     step = shown[i] - last
     if 0 <= step <= min(long, longest_gap):
         return i

@@ -31,7 +31,7 @@ class LoaderOptions:
 
     Attributes:
         workers: number of decoder processes; each has one video open.
-        timeout_s: a decoder that reads no frame for this long counts as hung.
+        timeout_s: a decoder that makes no progress for this long counts as hung.
         memory_limit_mib: how much memory a decoder process and its children may hold, not counting shared memory.
         decoder: which decoder reads the frames.
         threads: threads per decoder; 0 is the number of cores divided by workers.

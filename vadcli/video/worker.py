@@ -3,7 +3,8 @@
 The loader starts it as `python -m vadcli.video.worker PARENT CONNECTION RING` (the process id of the loader and two open
 descriptors). The standard input of the process is a pipe that closes when the loader's process ends. The process leads its own
 session. So Ctrl-C and signals to the loader's process group do not reach it, and it can be killed together with its children.
-Errors of a video are sent to the loader, not raised. If the process dies, the loader notices. It never outlives the loader.
+Errors of a video are sent to the loader, not raised. If the process dies, the loader notices. The process never outlives the
+loader.
 """
 
 from __future__ import annotations
@@ -278,7 +279,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def _check_cause(path: Path, before: tuple[int, int] | None, outcome: _Outcome) -> None:
-    """Raise NotFinished if the file changed, or if the machine and not the file is the reason for what is missing."""
+    """Raise NotFinished if the file changed while it was read, or if frames are missing because of the machine."""
     if isinstance(outcome.error, NotFinished):
         return
     if _identity(path) != before:
