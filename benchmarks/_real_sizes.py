@@ -64,7 +64,7 @@ def real_size_folder(path: Path, name: str) -> Path:
 
 
 def _qwen(path: Path, preset: str) -> None:
-    """Writes a Qwen2-VL in fp16, with a small tokenizer in which yes and no are tokens; drawn on a GPU if there is one."""
+    """Write a Qwen2-VL in bf16 (as published) with a small tokenizer that has yes and no; drawn on a GPU if there is one."""
     sizes = load_preset(preset).parts.mllm
     tokenizer = small_tokenizer(600)
     tokenizer.add_tokens(["yes", "no"])
@@ -76,7 +76,7 @@ def _qwen(path: Path, preset: str) -> None:
         **{**sizes, "text_config": text, **{name: ids[token] for name, token in zip(names, tokens, strict=True)}}
     )
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = Qwen2VLForConditionalGeneration._from_config(config, dtype=torch.float16)
+        model = Qwen2VLForConditionalGeneration._from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import vadcli
 from tests.commands import vadcli as command
@@ -18,6 +26,7 @@ from vadcli.detectors.refining import MOST_BLOBS, Sam2Refiner, refine_mask
 from vadcli.engine.plan import make_plan
 from vadcli.engine.refining import rows_of, spans_of
 from vadcli.engine.runner import Stop
+from vadcli.errors import DeviceError
 from vadcli.options import ScanOptions
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
@@ -174,6 +183,86 @@ def test_a_scan_that_is_stopped_while_it_refines_continues(footage: Path, tmp_pa
     assert str(result.status) == "done"
     for path in (OutputLayout.mask_video, OutputLayout.mask_rle):
         assert path(whole, "a.mp4").read_bytes() == path(stopped, "a.mp4").read_bytes()
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from tests.engine.test_refining import Bright, scan
+
+class Slow(Bright):
+    def segment(self, *given, **named):
+        print("refined", flush=True)
+        time.sleep(0.2)
+        return super().segment(*given, **named)
+
+scan(Path(sys.argv[1]), Path(sys.argv[2]), Slow())
+"""
+
+
+def test_a_scan_that_is_killed_while_it_refines_continues(footage: Path, tmp_path: Path) -> None:
+    whole, killed = OutputLayout(tmp_path / "whole"), OutputLayout(tmp_path / "killed")
+    scan(footage, whole.out, Bright())
+    command = [sys.executable, "-c", KILLED, str(footage), str(killed.out)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert running.stdout is not None
+    assert [running.stdout.readline() for _ in range(3)] == 3 * ["refined\n"]
+    running.kill()
+    running.communicate()
+    assert not killed.mask_video("a.mp4").exists()
+    (result,) = scan(footage, killed.out, Bright())
+    assert str(result.status) == "done"
+    for path in (OutputLayout.mask_video, OutputLayout.mask_rle):
+        assert path(whole, "a.mp4").read_bytes() == path(killed, "a.mp4").read_bytes()
+
+
+class Faulty(Bright):
+    """Raises an error for the first frame that it gets."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def segment(self, frame: np.ndarray, prompts: np.ndarray, width: int, height: int) -> np.ndarray:
+        if not self.prompts:
+            self.prompts.append(prompts)
+            raise self.error
+        return super().segment(frame, prompts, width, height)
+
+
+def test_if_the_model_fails_in_one_video_the_others_are_refined(footage: Path, tmp_path: Path) -> None:
+    shutil.copy(footage / "a.mp4", footage / "b.mp4")
+    first, second = scan(footage, tmp_path / "out", Faulty(RuntimeError("a kernel\nfailed")))
+    assert (str(first.status), str(second.status)) == ("failed", "done"), second.reason
+    assert first.reason.startswith(f"{first.video}: RuntimeError: a kernel failed")
+    assert refined_spans(OutputLayout(tmp_path / "out"), second.video)
+    again = {result.video: str(result.status) for result in scan(footage, tmp_path / "out", Bright(), retry_failed=True)}
+    assert again == {first.video: "done", second.video: "skipped"}
+
+
+def test_if_the_model_cannot_run_at_all_the_scan_ends_and_the_next_one_continues(footage: Path, tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="does not fit"):
+        scan(footage, tmp_path / "out", Faulty(DeviceError("one clip does not fit into memory")))
+    (result,) = scan(footage, tmp_path / "out", Bright())
+    assert str(result.status) == "done"
+
+
+def test_the_reports_thumbnails_show_refined_outlines(footage: Path, tmp_path: Path) -> None:
+    """The footage is grey, so what has a colour is the outline of the mask."""
+    thing_px = np.array([0.09 * SIZE[0], 0.2 * SIZE[1]]) * 2  # width and height
+    for name, refiner in (("plain", None), ("refined", Bright())):
+        scan(footage, tmp_path / name, refiner)
+        page = vadcli.report(tmp_path / name).file.read_text()
+        pictures = [np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) for data in re.findall(WEBP, page)]
+        outlines = [np.argwhere(np.ptp(picture, axis=2) > 60) for picture in pictures]
+        sizes = [(np.ptp(outline, axis=0) + 1)[::-1] for outline in outlines if len(outline)]
+        assert sizes, "each event has a strip of thumbnails"
+        wider = np.array(sizes) - thing_px
+        assert (np.abs(wider) <= 3).all() if name == "refined" else (wider > 8).all(), wider
+
+
+WEBP = r"data:image/webp;base64,([A-Za-z0-9+/=]+)"
 
 
 def test_rendered_videos_show_refined_masks(footage: Path, tmp_path: Path) -> None:

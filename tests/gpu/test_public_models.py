@@ -1,4 +1,4 @@
-"""`ask` and `concept` on a GPU, with random weights: results of a CPU, in any batch, also in fp16; real sizes fit."""
+"""Public models on a GPU, with random weights: results of a CPU, in any batch, also in fp16; real sizes fit."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from benchmarks._real_sizes import real_size_folder
 from tests.detectors.ask.models import tiny_qwen_folder
 from tests.detectors.encoders import pictures, tiny_encoder_folder
 from tests.gpu.models import clips
+from tests.test_weights_check import save_random_sam2
 from vadcli.detectors.ask.asker import Question, load_asker
 from vadcli.detectors.ask.qwen import QwenAsker
 from vadcli.detectors.encoders import load_encoder
+from vadcli.detectors.refining import Sam2Refiner
 
 ASKED = tuple(Question(name, f"Does this video clip show {name}?") for name in ("fight", "fire", "a dog"))
 ACROSS_DEVICES = 1e-3
@@ -68,6 +70,23 @@ def test_a_gpu_encodes_as_a_cpu(device: torch.device, tmp_path: Path, family: st
     np.testing.assert_allclose(here.patch_map(shown), there.patch_map(shown), rtol=0, atol=ACROSS_DEVICES)
     half = load_encoder(encoder, device=str(device), precision="auto").encode_images(shown)
     assert (half * there.encode_images(shown)).sum(axis=1).min() > 0.999
+
+
+def test_a_gpu_refines_masks_as_a_cpu(device: torch.device, tmp_path: Path) -> None:
+    """The real size of the small SAM2; random masks have many pixels close to the threshold, so a few differ."""
+    folder = str(save_random_sam2(tmp_path))
+    (frame,), draw = pictures(1), np.random.default_rng(0)
+    prompts = draw.uniform(0, 90, (5, 3, 2)).astype(np.float32)
+    here, there, half = (
+        Sam2Refiner(folder, device=str(where), precision=precision).segment(frame, prompts, 260, 140)
+        for where, precision in ((device, "fp32"), ("cpu", "fp32"), (device, "fp16"))
+    )
+    assert 0 < there.mean() < 1
+    assert (here == there).mean() > 0.999
+    assert (half == there).mean() > 0.95
+    refiner = Sam2Refiner(folder, device=str(device), precision="fp32")
+    one_by_one = np.concatenate([refiner.segment(frame, prompt[None], 260, 140) for prompt in prompts])
+    assert (one_by_one == here).mean() > 0.999
 
 
 @pytest.mark.cuda_only

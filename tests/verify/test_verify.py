@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +33,7 @@ from vadcli.options.categories import Category
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Claim
 from vadcli.store.events import read_events, write_events
+from vadcli.store.mask_files import refined_spans
 from vadcli.store.masks import MaskTrack
 from vadcli.store.scores import read_scores, shown_s
 from vadcli.store.verification import StoredAnswers, read_answers
@@ -420,6 +424,74 @@ def test_a_run_that_is_stopped_while_it_refines_continues(masked: Path, tmp_path
     again = verify_all(out, options, BrightAsker(), refiner=Middle())
     assert (again.asked, again.stopped) == (0, "")
     assert stored.read_bytes() != before
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from tests.verify.planted import BrightAsker
+from tests.verify.test_verify import Middle
+from vadcli.options import VerifyOptions
+from vadcli.verifying import verify_all
+
+class Slow(Middle):
+    def segment(self, *given, **named):
+        print("refined", flush=True)
+        time.sleep(0.1)
+        return super().segment(*given, **named)
+
+verify_all(Path(sys.argv[1]), VerifyOptions(refine_masks=True), BrightAsker(), refiner=Slow())
+"""
+
+
+def test_a_run_that_is_killed_while_it_refines_continues(masked: Path, tmp_path: Path) -> None:
+    """The scan's masks stay until all are refined; then they are what a run without a break writes."""
+    whole, killed = (OutputLayout(shutil.copytree(masked, tmp_path / name)) for name in ("whole", "killed"))
+    options = VerifyOptions(refine_masks=True)
+    verify_all(whole.out, options, BrightAsker(), refiner=Middle())
+    before = killed.mask_video("yard/b.mp4").read_bytes()
+    running = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(killed.out)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert running.stdout is not None
+    assert [running.stdout.readline() for _ in range(5)] == 5 * ["refined\n"]
+    running.kill()
+    running.communicate()
+    assert killed.mask_video("yard/b.mp4").read_bytes() == before
+    again = verify_all(killed.out, options, BrightAsker(), refiner=Middle())
+    assert (again.asked, again.problems) == (0, ())
+    for path in (OutputLayout.mask_video, OutputLayout.mask_rle):
+        assert path(killed, "yard/b.mp4").read_bytes() == path(whole, "yard/b.mp4").read_bytes()
+
+
+def test_if_the_model_of_masks_fails_in_one_video_the_others_are_refined(masked: Path, tmp_path: Path) -> None:
+    layout = OutputLayout(shutil.copytree(masked, tmp_path / "out"))
+    before = layout.mask_video("yard/b.mp4").read_bytes()
+
+    class DarkToo(BrightAsker):
+        def ask(self, frames, questions):  # type: ignore[no-untyped-def]
+            return super().ask(np.maximum(frames, 220 - frames.astype(np.int16)), questions)
+
+    class Faulty(Middle):
+        def segment(self, frame, prompts, width, height):  # type: ignore[no-untyped-def]
+            if not self.frames:
+                self.frames += 1
+                raise RuntimeError("a kernel\nfailed")
+            return super().segment(frame, prompts, width, height)
+
+    options = VerifyOptions(refine_masks=True)
+    result = verify_all(layout.out, options, DarkToo(), refiner=Faulty())
+    assert result.problems == ("yard/b.mp4: its masks stay as they were: RuntimeError: a kernel failed",)
+    assert (result.exit_code, result.confirmed) == (3, 2)
+    assert layout.mask_video("yard/b.mp4").read_bytes() == before
+    assert refined_spans(layout, "yard/c.mp4")
+    again = Middle()
+    assert verify_all(layout.out, options, DarkToo(), refiner=again).problems == ()
+    assert again.frames > 5
+    assert refined_spans(layout, "yard/b.mp4")
 
 
 def test_without_stored_masks_there_is_nothing_to_refine(out: Path) -> None:

@@ -6,7 +6,7 @@ The frames of events are read again after a video is scored. One frame and its m
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -95,20 +95,22 @@ class Refinement:
         Raises:
             Interrupted: the run must end.
         """
-        pictures = self._pictures(set(rows.tolist()), request) if len(rows) else iter(())
-        ahead = next(pictures, None)
-        for row, mask in masks:
-            while ahead is not None and ahead[0] < row:
-                ahead = next(pictures, None)
-            if ahead is None or ahead[0] != row:
-                yield row, mask
-                continue
-            segment = partial(self.refiner.segment, ahead[1], width=mask.shape[1], height=mask.shape[0])
-            found = refine_mask(mask, level, segment)
-            yield row, found if hidden is None else np.where(hidden, np.uint8(0), found)
+        with closing(self._pictures(set(rows.tolist()), request)) as pictures:
+            ahead = next(pictures, None)
+            for row, mask in masks:
+                while ahead is not None and ahead[0] < row:
+                    ahead = next(pictures, None)
+                if ahead is None or ahead[0] != row:
+                    yield row, mask
+                    continue
+                segment = partial(self.refiner.segment, ahead[1], width=mask.shape[1], height=mask.shape[0])
+                found = refine_mask(mask, level, segment)
+                yield row, found if hidden is None else np.where(hidden, np.uint8(0), found)
 
-    def _pictures(self, rows: set[int], request: ClipRequest) -> Iterator[tuple[int, ByteArray]]:
-        """Yields a row and its frame, (H, W, 3) uint8, for each decodable row. A frame is valid until the next one."""
+    def _pictures(self, rows: set[int], request: ClipRequest) -> Generator[tuple[int, ByteArray], None, None]:
+        """Yield a row and its frame, (H, W, 3) uint8, for each decodable row. A frame is valid until the next one."""
+        if not rows:
+            return
         self.refiner.prepare()
         with closing(self.loader.run([request], stopped=self.stopped)) as items:  # type: ignore[type-var]
             for item in items:

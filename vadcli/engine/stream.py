@@ -194,7 +194,7 @@ class ScanStream:
             if isinstance(item.error, NotFinished):
                 raise item.error
             return writer.finish(item)
-        except (OutputError, Interrupted, ToolError):
+        except (OutputError, Interrupted, ToolError, DeviceError, WeightsError):
             raise
         except VideoError as error:
             return write_failure(self.job, task, error, decoder=item.decoder)

@@ -21,7 +21,7 @@ from vadcli.engine.refining import Refinement
 from vadcli.engine.runner import Stop
 from vadcli.engine.second_pass import Interrupted
 from vadcli.engine.verified import ClipGrid
-from vadcli.errors import DocumentError, VideoError
+from vadcli.errors import DocumentError, VadcliError, VideoError
 from vadcli.options import parse_duration
 from vadcli.options.results import VerifyOptions
 from vadcli.store.atomic import Claim, Scratch
@@ -133,6 +133,12 @@ class Here:
                     refine_stored(self.survey.layout, self.scratch, known[job.video], job, refinement)
                 except (DocumentError, VideoError) as error:
                     known[job.video].problem = without_name(str(error), job.video)
+                except (VadcliError, Interrupted, OSError):  # the video is not the cause: the next one would fail, too
+                    raise
+                except Exception as error:
+                    log.debug("%s: the masks can't be refined", job.video, exc_info=True)
+                    words = " ".join(str(error).split())
+                    known[job.video].problem = f"its masks stay as they were: {type(error).__name__}: {words}"
                 finally:
                     _release(job)
 
