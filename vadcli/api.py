@@ -124,7 +124,7 @@ def learn(out: PathGiven = DEFAULT_OUT, **options: Any) -> Learned:
         **options: the options of `vadcli learn`, such as `review`, `labels`, `to`, `head`, `anyway`.
 
     Returns:
-        `figures`, the false alarms per hour with and without the head, and `card`, the data that it was trained on.
+        `figures`, the false alarms per hour with and without the head, and `card`, the data that the head was trained on.
 
     Raises:
         UsageError: no vectors are stored, or there are too few labels.
@@ -302,7 +302,7 @@ def search(out: PathGiven = DEFAULT_OUT, text: str = "", **options: Any) -> list
 
 
 def evaluate(outs: PathGiven | Iterable[PathGiven] = DEFAULT_OUT, **options: Any) -> list[Evaluation]:
-    """Compare stored scores with ground truth. Returns one result per output folder; others are compared with the first.
+    """Compare stored scores with ground truth. Returns one result per output folder; the first is the baseline of the others.
 
     Args:
         outs: output folders of scans.

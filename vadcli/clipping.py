@@ -113,7 +113,7 @@ class _Cutter:
 
     Args:
         to: the folder of the clips.
-        scratch: temporary files in the same folder.
+        scratch: a folder for temporary files, inside of `to`.
         loader: opens videos in another process, because a damaged video may crash that process.
         options: the options of the command.
     """

@@ -18,12 +18,12 @@ TIME_TOLERANCE_S = 1e-6
 """Times that differ by less than this count as equal, because decimal thresholds are compared with binary timestamps."""
 
 Spans = IndexArray
-"""(E, 2) int64: the first frame, and the frame after the last; in order, without overlap."""
+"""The first frame of each span and the frame after its last, (E, 2) int64; in order, without overlap."""
 
 
 @dataclass(frozen=True)
 class EventBoxes:
-    """The boxes around the mask pixels of each sampled frame that reach the threshold of events.
+    """One box per sampled frame, around those pixels of its mask that reach the threshold of events.
 
     Attributes:
         rows: (S,) int64, ascending numbers of the frames.
@@ -132,7 +132,7 @@ def _inherit(event: Event, old: Sequence[Event], starts: IndexArray, ends: Index
 
 
 def _edges(timestamp: TimeArray, duration_s: float) -> TimeArray:
-    """Return (N + 1,) seconds: frame i lasts from edge i to edge i + 1."""
+    """Return the edges of N frames in seconds, (N + 1,): frame i lasts from edge i to edge i + 1."""
     return np.append(timestamp, max(duration_s, float(timestamp[-1])))
 
 
@@ -146,7 +146,7 @@ def _hysteresis(score: FloatArray, *, high: float, low: float) -> Spans:
 
 
 def _gaps_s(spans: Spans, edges: TimeArray) -> TimeArray:
-    """Return (E - 1,) seconds between the end of each event and the start of the next."""
+    """Return the seconds between the end of each event and the start of the next, (E - 1,)."""
     return edges[spans[1:, 0]] - edges[spans[:-1, 1]]
 
 
@@ -246,7 +246,7 @@ def _corners(boxes: NDArray[np.int32]) -> IndexArray:
 
 
 def _inside(spans: Spans, frames: int) -> NDArray[np.bool_]:
-    """Return (N,) bool: True for every frame of a span."""
+    """Return which of N frames are in a span, (N,) bool."""
     steps = np.zeros(frames + 1, np.int8)
     steps[spans[:, 0]] = 1
     steps[spans[:, 1]] = -1
@@ -254,7 +254,7 @@ def _inside(spans: Spans, frames: int) -> NDArray[np.bool_]:
 
 
 def event_rows(events: Sequence[Event], frames: int) -> NDArray[np.bool_]:
-    """Return (N,) bool: True for every frame of an event."""
+    """Return which of N frames are in an event, (N,) bool."""
     inside = np.zeros(frames, np.bool_)
     for event in events:
         inside[event.start_frame : event.end_frame] = True

@@ -129,7 +129,7 @@ class _Embedding:
         return None
 
     def _is_same(self, old: EmbeddingsMetadata, metadata: EmbeddingsMetadata) -> bool:
-        """True if the stored vectors are as this command would make them. A scan may have made them, with a key of its own."""
+        """True if this command would make the same vectors as the stored ones. A scan stores them with another key."""
         if (old.encoder_key, old.content) != (metadata.encoder_key, metadata.content):
             return False
         scores = read_metadata(self.layout.scores(old.video))

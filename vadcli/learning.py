@@ -68,7 +68,7 @@ class Learned:
     Attributes:
         card: the data that the head was trained on, and its figures. The figures are None if it could not be tested.
         head: the head.
-        centres: (V, D) mean vectors of the training videos.
+        centres: mean vectors (V, D) of the training videos, or of MOST_CENTRES of them.
         notes: lines that the user should read.
         untested: why the head could not be tested; "" if it was tested.
     """
@@ -306,7 +306,9 @@ def _trained(
 
 
 def encode_names(vectors: VideoVectors, names: Sequence[str]) -> FloatArray:
-    """Return (C, D) unit vectors of the categories' names, after subtracting the mean vector of all names and a neutral text.
+    """Return the unit vectors (C, D) of the names of categories.
+
+    Before, the mean vector of all names and of a neutral text is subtracted.
 
     Raises:
         UsageError, WeightsError: the encoder of the stored vectors is not installed, or has other weights.

@@ -131,7 +131,7 @@ class _Pruning:
                 self.problems.append(str(error))
 
     def _missing(self, documents: dict[str, EventsDocument]) -> dict[str, str]:
-        """Return name of a video's files -> reason, for the videos that no longer exist.
+        """Return {name of a video's files: reason} for the videos that no longer exist.
 
         Raises:
             UsageError: no part of the footage can be reached.
@@ -170,7 +170,7 @@ class _Pruning:
         return f"{root}: neither its {how_many(len(keys), 'video')} nor their folders exist, so nothing is removed"
 
     def _old(self, documents: dict[str, EventsDocument]) -> dict[str, str]:
-        """Return name of a video's files -> reason, for the videos that are older than the options allow."""
+        """Return {name of a video's files: reason} for the videos that are older than the options allow."""
         if self.options.older_than is None:
             return {}
         before = datetime.now(UTC) - timedelta(seconds=parse_duration(self.options.older_than, "older_than"))

@@ -70,19 +70,19 @@ class Moment:
     end_time: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the JSON that `vadcli search --json` prints."""
+        """Return the JSON that `vadcli search --json` prints."""
         return {"type": "moment", **vars(self)}
 
 
 def at_times(moment: Moment, start: StartTime | None) -> Moment:
-    """Returns a moment with its wall-clock times, or unchanged if the start of its video is unknown."""
+    """Return a moment with its wall-clock times; unchanged if the start of its video is unknown."""
     if start is None:
         return moment
     return replace(moment, start_time=start.text_at(moment.start_s), end_time=start.text_at(moment.end_s))
 
 
 def query_vector(encoder: str, key: str, *, device: str, text: str = "", picture: ByteArray | None = None) -> FloatArray:
-    """Returns the unit vector of a sentence or of a picture, as (D,). The encoder is removed from memory afterwards.
+    """Return the unit vector (D,) of a sentence or of a picture. The encoder is removed from memory afterwards.
 
     Args:
         encoder: the name or folder of the encoder.
@@ -108,7 +108,7 @@ def query_vector(encoder: str, key: str, *, device: str, text: str = "", picture
 
 
 def text_query(encoder: Encoder, text: str) -> FloatArray:
-    """Returns the unit vector of a sentence, as (D,).
+    """Return the unit vector (D,) of a sentence.
 
     Raises:
         UsageError: the sentence is empty, or longer than the encoder can read.
@@ -124,7 +124,7 @@ def text_query(encoder: Encoder, text: str) -> FloatArray:
 
 
 def image_query(encoder: Encoder, picture: ByteArray) -> FloatArray:
-    """Returns the unit vector of an (H, W, 3) uint8 picture, as (D,)."""
+    """Return the unit vector (D,) of a picture (H, W, 3) uint8."""
     return _unit(encoder.encode_images(picture[None])[0])
 
 
@@ -138,16 +138,16 @@ def find(
     rows: Callable[[str, TimeArray], BoolArray | None] = lambda video, timestamp: None,
     problems: list[str] | None = None,
 ) -> list[Moment]:
-    """Returns the `top` moments with the highest scores, the highest first.
+    """Return the `top` moments with the highest scores, the highest first.
 
     Args:
         layout: the scan's output folder.
         query: (D,) unit vector.
         encoder_key: key of the encoder; vectors of other encoders are left out.
         top: number of moments.
-        keep: called with video and camera; False leaves a video out.
-        rows: called with video and (S,) timestamps. Returns (S,) bool, True for frames at which a moment may have its peak;
-            None if all frames are allowed.
+        keep: called with the names of a video and its camera; False leaves the video out.
+        rows: called with the name of a video and the timestamps (S,) of its frames. Returns which frames may be the peak of a
+            moment, (S,) bool; None if all may be.
         problems: one line is added per file that could not be read.
     """
     usual = CameraUsual(layout, query)
@@ -179,8 +179,8 @@ def find(
 class CameraUsual:
     """Measures how similar the vectors of each camera usually are to the query.
 
-    This is measured on the sample of vectors in the camera model. If the camera has no model, it is measured on the vectors of
-    the camera's first video that is read.
+    The sample of vectors in the camera model is used. If the camera has no such model, the vectors of its first video that is
+    read are used.
 
     Args:
         layout: the output folder.
@@ -192,7 +192,7 @@ class CameraUsual:
         self._known: dict[str, BellTail] = {}
 
     def of(self, stored: StoredEmbeddings) -> BellTail:
-        """Returns the distribution of the similarities to the query for the video's camera."""
+        """Return the distribution of the similarities to the query at the camera of a video."""
         camera = stored.metadata.camera
         if camera not in self._known:
             sample, seconds = self._sample(camera, stored.embeddings.values.shape[1])
@@ -214,7 +214,7 @@ class CameraUsual:
 
 
 def similarities(embeddings: Embeddings, query: FloatArray) -> FloatArray:
-    """Returns (S,) float32 cosines of S vectors and the query."""
+    """Return the cosine of each vector and the query, (S,) float32."""
     found = np.empty(len(embeddings), np.float32)
     for start in range(0, len(embeddings), CHUNK):
         part = slice(start, start + CHUNK)
@@ -223,11 +223,11 @@ def similarities(embeddings: Embeddings, query: FloatArray) -> FloatArray:
 
 
 def rows_in(timestamp: TimeArray, start: StartTime | None, when: When) -> BoolArray | None:
-    """Returns (S,) bool, True for the frames that a choice by wall-clock time includes; None if it includes all frames.
+    """Return which frames a choice by wall-clock time includes, (S,) bool; None if it includes all frames.
 
     Args:
         timestamp: (S,) seconds from the video's start, ascending.
-        start: when the video started. If it is None, a choice by part of the day includes no frame, and any other includes all.
+        start: when the video started. If this is not known, `when.between` includes no frame, and `when.since` alone all.
         when: the choice.
     """
     if not when or not len(timestamp) or (start is None and when.between is None):
@@ -275,7 +275,7 @@ def _moments(
 
 
 def _run(high: np.ndarray, peak: int) -> tuple[int, int]:
-    """Returns the first and last index of the uninterrupted True values around index `peak`."""
+    """Return the first and last index of the uninterrupted True values around index `peak`."""
     low = np.flatnonzero(~high)
     place = int(np.searchsorted(low, peak))
     first = int(low[place - 1]) + 1 if place > 0 else 0
@@ -284,7 +284,7 @@ def _run(high: np.ndarray, peak: int) -> tuple[int, int]:
 
 
 def _in_threads(compare: Callable[[Path], T], paths: Iterable[Path], problems: list[str]) -> Iterator[T]:
-    """Yields the result of `compare` for each path, in order. Threads read a few files ahead."""
+    """Yield the result of `compare` for each path, in order. Threads read a few files ahead."""
 
     def attempt(path: Path) -> T | DocumentError:
         try:
@@ -305,7 +305,7 @@ def _in_threads(compare: Callable[[Path], T], paths: Iterable[Path], problems: l
 
 
 def encoders_in(layout: OutputLayout) -> Sequence[tuple[str, str]]:
-    """Returns (name, key) of each encoder whose vectors are stored, in the order of the files."""
+    """Return (name, key) of each encoder whose vectors are stored, in the order of the files."""
     found: dict[tuple[str, str], None] = {}
     for path in layout.iter_embeddings():
         metadata = read_embeddings_metadata(path)

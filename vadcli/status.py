@@ -42,7 +42,7 @@ class RunStatus:
     Attributes:
         run: the run record.
         state: "died" if its process is gone but the record has no end.
-        seconds: from the start to the end; to now if it is still running; to its last written progress if it died.
+        seconds: from the start to the end of the run, to now if it is still running, or to its last report if it died.
         eta_s: estimated seconds until the end; None if this is not yet known or if the run has ended.
         last_videos: the videos with events that finished last; None if only the complete run record names them.
     """

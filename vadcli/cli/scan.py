@@ -159,7 +159,7 @@ def _list(run: Scan, options: ScanOptions) -> None:
 
 @contextmanager
 def _signals(stop: Stop, advice: str = "") -> Iterator[None]:
-    """After the first SIGINT or SIGTERM, the run finishes its current clips and ends. The second one ends it at once."""
+    """Let the first SIGINT or SIGTERM end the run after its current clips. A second signal ends the process at once."""
 
     def ask(number: int) -> None:
         if stop.signal is not None:

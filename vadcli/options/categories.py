@@ -106,8 +106,8 @@ def read_categories(text: str) -> CategoryBook:
     """Return the categories of `a, b: sentence; sentence, @list, @file` with their sentences, in order, without repeats.
 
     A word that is a category of one of vadcli's lists gets the sentences of that list; upper and lower case are equal. Any
-    other word gets TEMPLATES. If a name is given twice, its sentences in `text` are used. If `text` has none for it, the first
-    of the two counts. The normal sentences come from the files that `text` names, or from the general list if these have none.
+    other word gets TEMPLATES. Sentences in `text` replace those of a list. If a category is in two lists, the first list
+    counts. The normal sentences come from the files that `text` names, or from the general list if these have none.
 
     Raises:
         UsageError: a list or file does not exist, a file is damaged, or a category has no sentence.
@@ -139,7 +139,7 @@ def own_categories(text: str) -> tuple[Category, ...]:
 
 
 def described_categories(names: Iterable[str], own: Iterable[Category]) -> tuple[Category, ...]:
-    """Return one category per name, without repeats: the one in `own`, or the category that the name alone stands for."""
+    """Return one category per name, without repeats. A category in `own` replaces the one for which the name alone stands."""
     told = {category.name: category for category in reversed(tuple(own))}
     return tuple(told.get(name) or _described(name) for name in dict.fromkeys(names))
 

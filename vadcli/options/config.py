@@ -1,7 +1,7 @@
 """Fills an option set from several layers.
 
 The first layer that sets an option wins: command line, `VADCLI_*` environment, the tables of the chosen profile, the other
-tables of `./vadcli.toml` (or `--config FILE`), those of the user's own file, defaults.
+tables of `./vadcli.toml` (or `--config FILE`), the tables of the user's own file, defaults.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def resolve(
         config: `--config FILE`, which replaces `./vadcli.toml`.
         profile: `--profile NAME`: the tables `[profile.NAME.COMMAND]` win over the tables `[COMMAND]`.
         env: the environment; None means the environment of this process.
-        takes_out: True if the output folder is an argument of the command. Then its table may still have the key `out`.
+        takes_out: True if the output folder is an argument of the command. The command's table may still have the key `out`.
 
     Raises:
         UsageError: a value or key is invalid; the message names its layer.

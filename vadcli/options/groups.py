@@ -144,7 +144,7 @@ def default_of(item: Field[Any]) -> Any:
 
 
 PRESET_MARK = "preset:"
-"""With this prefix before a preset's name, `--model` means random weights of its sizes, even if such a model exists."""
+"""`--model preset:NAME` means random weights with the sizes of this preset, even if a model of this name is installed."""
 DETECTOR_CHOICES = ("auto", *DETECTORS)
 AUTO_MODEL = "auto"
 DEFAULT_MODEL = "lavida-7b"
