@@ -85,7 +85,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "accelerate": ("train/",),
     "huggingface_hub": ("weights", "detectors/lavida/checkpoint"),
     "typer": ("cli/",),
-    "tqdm": ("cli/_shared", "train/logs"),
+    "tqdm": ("cli/_talk", "train/logs"),
     "platformdirs": ("options/config", "weights"),
     "psutil": ("video/", "engine/hooks", "engine/cluster/ray_cluster", "doctor", "bench", "status"),
 }

@@ -16,7 +16,7 @@ import pytest
 from tests.media import make_video
 from tests.patience import PATIENCE_S
 from tests.store.documents import DOCUMENT, video_of
-from vadcli.cli._streams import ESCAPE
+from vadcli.cli._talk import ESCAPE
 from vadcli.export import export
 from vadcli.registry import EXPORTERS
 from vadcli.store import OutputLayout

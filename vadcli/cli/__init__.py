@@ -13,8 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from vadcli import __version__
-from vadcli.cli._shared import log, say_error
-from vadcli.cli._streams import put, set_up_streams, use_utf8_names
+from vadcli.cli._talk import log, put, say_error, set_up_streams, use_utf8_names
 from vadcli.errors import VadcliError
 
 _COMMANDS = {

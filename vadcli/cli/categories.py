@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from vadcli.cli._shared import emit_json, log, set_up_talk, with_options
-from vadcli.cli._streams import put
+from vadcli.cli._options import with_options
+from vadcli.cli._talk import emit_json, log, put, set_up_talk
 from vadcli.options import TalkOptions
 from vadcli.options.categories import DEFAULT_LIST, category_list_names, check_file, read_list, read_text
 

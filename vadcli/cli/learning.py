@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vadcli.cli._shared import emit_json, log, set_up_talk, with_options
-from vadcli.cli._streams import put
+from vadcli.cli._options import with_options
+from vadcli.cli._talk import emit_json, log, put, set_up_talk
 from vadcli.errors import UsageError
 from vadcli.options import DEFAULT_OUT, EmbedOptions, LearnOptions, TalkOptions
 from vadcli.types.text import how_many

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vadcli.cli._shared import counted, emit_json, on_signals, set_up_talk, with_options
-from vadcli.cli._streams import put
+from vadcli.cli._options import with_options
+from vadcli.cli._talk import counted, emit_json, on_signals, put, set_up_talk
 from vadcli.errors import UsageError
 from vadcli.options import DEFAULT_OUT, BenchOptions, StatusOptions, TalkOptions, parse_duration
 from vadcli.store import OutputLayout

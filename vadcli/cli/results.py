@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vadcli.cli._shared import Progress, emit_json, log, set_up_talk, with_options
-from vadcli.cli._streams import put
+from vadcli.cli._options import with_options
+from vadcli.cli._talk import Progress, emit_json, log, put, set_up_talk
 from vadcli.options import (
     DEFAULT_OUT,
     ClipsOptions,

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vadcli.cli._shared import Progress, ScanDisplay, counted, emit_json, log, on_signals, set_up_talk, with_options
-from vadcli.cli._streams import put
+from vadcli.cli._options import with_options
+from vadcli.cli._talk import Progress, ScanDisplay, counted, emit_json, log, on_signals, put, set_up_talk
 from vadcli.options import DEFAULT_OUT, ScanOptions, VerifyOptions
 from vadcli.types import Status, VideoResult
 from vadcli.types.text import clock, how_many

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vadcli.cli._shared import emit_json, log, on_signals, say_error, set_up_talk, with_options
-from vadcli.cli._streams import put
+from vadcli.cli._options import with_options
+from vadcli.cli._talk import emit_json, log, on_signals, put, say_error, set_up_talk
 from vadcli.errors import WeightsError
 from vadcli.options import TalkOptions, WeightsImportOptions, WeightsPullOptions
 from vadcli.types.text import how_many, size_text

@@ -1,12 +1,13 @@
-"""The code that all commands share: options, output and signals.
+r"""What all commands print: data on stdout, and the log, errors and progress on stderr. Also: what signals do.
 
-Data goes to stdout. Everything else goes to stderr: a progress bar if stderr is a terminal, else lines. `with_options` makes
-a Typer option from each field of an option dataclass.
+A terminal or a pipe may have an encoding that lacks a character of a video's name, such as cp1252 or ASCII. Such a character
+is written as `\uXXXX`, so that no name of a video causes an error. In JSON, such characters are only inside of strings, so the
+JSON still means the same. On a terminal, stderr has a progress bar; elsewhere it has lines.
 """
 
 from __future__ import annotations
 
-import inspect
+import codecs
 import json
 import logging
 import logging.handlers
@@ -15,26 +16,66 @@ import re
 import signal
 import sys
 import time
-import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from copy import copy
-from dataclasses import Field, fields
-from functools import wraps
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from vadcli.cli._streams import ESCAPE
 from vadcli.errors import UsageError, VadcliError
-from vadcli.options import DEFAULT_OUT, PANELS, TalkOptions, default_of
-from vadcli.options.config import out_folder, resolve
+from vadcli.options import TalkOptions
 from vadcli.types import Status, VideoResult
 from vadcli.types.text import clock, how_many, without_name
 
 if TYPE_CHECKING:
     from vadcli.store.progress import RunProgress
+
+
+ESCAPE = "vadcli_escape"
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    r"""Write bytes of a path that are not text as %XX, and any other character as one or two \uXXXX."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    parts = []
+    for character in error.object[error.start : error.end]:
+        code = ord(character)
+        if 0xDC80 <= code <= 0xDCFF:
+            parts.append(f"%{code - 0xDC00:02X}")
+        else:
+            units = character.encode("utf-16-be", "surrogatepass").hex()
+            parts += [f"\\u{units[k : k + 4]}" for k in range(0, len(units), 4)]
+    return "".join(parts), error.end
+
+
+codecs.register_error(ESCAPE, _escape)
+
+
+def set_up_streams() -> None:
+    """Make stdout and stderr accept any text. If the parent process has closed a stream, its text is thrown away."""
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors=ESCAPE)
+
+
+def use_utf8_names() -> None:
+    """Start this process again in Python's UTF-8 mode if file names have another encoding, such as ASCII or ISO 8859-1.
+
+    The names in an output folder are UTF-8. Without this mode, Python could not open them. stdout keeps its encoding.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1" or sys.stdout is None:
+        return
+    changed = {"PYTHONUTF8": "1", "PYTHONIOENCODING": sys.stdout.encoding}
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **changed})  # noqa: S606
+
+
+def put(text: object, *, nl: bool = True) -> None:
+    """Write text to stdout. `typer.echo` is not used, because it writes UTF-8 even if the encoding of stdout is ASCII."""
+    sys.stdout.write(f"{text}\n" if nl else str(text))
+    sys.stdout.flush()
+
 
 log = logging.getLogger("vadcli")
 
@@ -254,127 +295,3 @@ def on_signals(
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun: `no events`, `1 event`, `2 events`."""
     return f"no {noun}s" if number == 0 else how_many(number, noun)
-
-
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="FILE", help="TOML file to read instead of ./vadcli.toml.", rich_help_panel="Talking"),
-]
-
-Profile = Annotated[
-    str | None,
-    typer.Option(
-        "--profile",
-        metavar="NAME",
-        help="Use the tables [profile.NAME.COMMAND] of the TOML files before the others.",
-        rich_help_panel="Talking",
-    ),
-]
-
-
-def with_options(kind: type[Any], *, section: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that adds every option of an option set to a command.
-
-    The command receives its positional arguments by name, and `options`: an instance of `kind`, filled by `config.resolve`.
-
-    Args:
-        kind: the option dataclass.
-        section: the command's table in a TOML file.
-    """
-
-    def wrap(command: Callable[..., None]) -> Callable[..., None]:
-        own = [item for item in inspect.signature(command, eval_str=True).parameters.values() if item.name != "options"]
-        takes_out = any(item.name in ("out", "outs") for item in own)
-        own = [_without_default(item) if item.name == "out" else item for item in own]
-        made = [_parameter(item, hint) for item, hint in _typed_fields(kind)]
-        config = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Config)
-        profile = inspect.Parameter("profile", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Profile)
-        parameters = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in own] + [*made, config, profile]
-
-        @wraps(command)
-        def run(**given: Any) -> None:
-            files = {"config": given.pop("config"), "profile": given.pop("profile")}
-            positional = {item.name: given.pop(item.name) for item in own}
-            given = {name: value for name, value in given.items() if value != []}
-            options = resolve(kind, section=section, given=given, takes_out=takes_out, **files)
-            if takes_out:
-                _name_out(positional, options, default=out_folder(section=section, default=DEFAULT_OUT, **files))
-            try:
-                command(**positional, options=options)
-                sys.stdout.flush()
-            except BrokenPipeError:  # as in `vadcli events | head`: the reader needs no more
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {item.name: item.annotation for item in parameters}
-        del run.__wrapped__
-        return run
-
-    return wrap
-
-
-def _name_out(positional: dict[str, Any], options: Any, *, default: Path) -> None:
-    """Fill in the output folders if the command line does not name them."""
-    if "outs" in positional:
-        positional["outs"] = positional["outs"] or [default]
-        return
-    out = positional["out"]
-    if positional.get("text") == "" and out is not None and options.image is None and not out.is_dir():
-        positional["text"], out = str(out), None  # the only argument of `vadcli search` is the text
-    positional["out"] = default if out is None else out
-
-
-def _without_default(item: inspect.Parameter) -> inspect.Parameter:
-    """Return the parameter of an output folder with the default None ("not given"). Its help still shows the old default."""
-    base, shown = typing.get_args(item.annotation)
-    shown = copy(shown)
-    shown.show_default = str(item.default)
-    return item.replace(default=None, annotation=Annotated[base | None, shown])
-
-
-def _typed_fields(kind: type[Any]) -> list[tuple[Field[Any], Any]]:
-    hints = typing.get_type_hints(kind)
-    ordered = sorted(fields(kind), key=lambda item: PANELS.index(item.metadata["panel"]))
-    return [(item, hints[item.name]) for item in ordered]
-
-
-def _parameter(item: Field[Any], hint: Any) -> inspect.Parameter:
-    meta = item.metadata
-    flag = item.name.replace("_", "-")
-    is_list = typing.get_origin(hint) is tuple
-    base = _plain(hint)
-    names = [f"--{flag}/--no-{flag}" if base is bool else f"--{flag}", *([meta["short"]] if meta["short"] else [])]
-    default = default_of(item)
-    settings: dict[str, Any] = {
-        "help": meta["help"],
-        "rich_help_panel": meta["panel"],
-        "show_default": _default_text(default, meta["default_text"]),
-    }
-    if meta["choices"]:
-        choices = list(meta["choices"])
-        settings |= {"metavar": "|".join(choices), "autocompletion": lambda: choices}
-    elif meta["metavar"]:
-        settings["metavar"] = meta["metavar"]
-    annotation = list[str] | None if is_list else base | None
-    return inspect.Parameter(
-        item.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[annotation, typer.Option(*names, **settings)],
-    )
-
-
-def _plain(hint: Any) -> Any:
-    """Return the type to which a command-line value is converted: X for `X | None`, str for a Literal."""
-    if typing.get_origin(hint) is typing.Literal:
-        return str
-    parts = [part for part in typing.get_args(hint) if part is not type(None)]
-    return parts[0] if parts and typing.get_origin(hint) is not tuple else hint
-
-
-def _default_text(default: Any, text: str) -> str | bool:
-    if text:
-        return text
-    if default is None or default is False or default in ((), ""):
-        return False
-    return "on" if default is True else str(default)

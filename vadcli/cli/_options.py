@@ -1,0 +1,142 @@
+"""Makes a Typer option from each field of an option dataclass (`with_options`), and fills the dataclass when a command runs."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import typing
+from collections.abc import Callable
+from copy import copy
+from dataclasses import Field, fields
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vadcli.options import DEFAULT_OUT, PANELS, default_of
+from vadcli.options.config import out_folder, resolve
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="TOML file to read instead of ./vadcli.toml.", rich_help_panel="Talking"),
+]
+
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        metavar="NAME",
+        help="Use the tables [profile.NAME.COMMAND] of the TOML files before the others.",
+        rich_help_panel="Talking",
+    ),
+]
+
+
+def with_options(kind: type[Any], *, section: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that adds every option of an option set to a command.
+
+    The command receives its positional arguments by name, and `options`: an instance of `kind`, filled by `config.resolve`.
+
+    Args:
+        kind: the option dataclass.
+        section: the command's table in a TOML file.
+    """
+
+    def wrap(command: Callable[..., None]) -> Callable[..., None]:
+        own = [item for item in inspect.signature(command, eval_str=True).parameters.values() if item.name != "options"]
+        takes_out = any(item.name in ("out", "outs") for item in own)
+        own = [_without_default(item) if item.name == "out" else item for item in own]
+        made = [_parameter(item, hint) for item, hint in _typed_fields(kind)]
+        config = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Config)
+        profile = inspect.Parameter("profile", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Profile)
+        parameters = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in own] + [*made, config, profile]
+
+        @wraps(command)
+        def run(**given: Any) -> None:
+            files = {"config": given.pop("config"), "profile": given.pop("profile")}
+            positional = {item.name: given.pop(item.name) for item in own}
+            given = {name: value for name, value in given.items() if value != []}
+            options = resolve(kind, section=section, given=given, takes_out=takes_out, **files)
+            if takes_out:
+                _name_out(positional, options, default=out_folder(section=section, default=DEFAULT_OUT, **files))
+            try:
+                command(**positional, options=options)
+                sys.stdout.flush()
+            except BrokenPipeError:  # as in `vadcli events | head`: the reader needs no more
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {item.name: item.annotation for item in parameters}
+        del run.__wrapped__
+        return run
+
+    return wrap
+
+
+def _name_out(positional: dict[str, Any], options: Any, *, default: Path) -> None:
+    """Fill in the output folders if the command line does not name them."""
+    if "outs" in positional:
+        positional["outs"] = positional["outs"] or [default]
+        return
+    out = positional["out"]
+    if positional.get("text") == "" and out is not None and options.image is None and not out.is_dir():
+        positional["text"], out = str(out), None  # the only argument of `vadcli search` is the text
+    positional["out"] = default if out is None else out
+
+
+def _without_default(item: inspect.Parameter) -> inspect.Parameter:
+    """Return the parameter of an output folder with the default None ("not given"). Its help still shows the old default."""
+    base, shown = typing.get_args(item.annotation)
+    shown = copy(shown)
+    shown.show_default = str(item.default)
+    return item.replace(default=None, annotation=Annotated[base | None, shown])
+
+
+def _typed_fields(kind: type[Any]) -> list[tuple[Field[Any], Any]]:
+    hints = typing.get_type_hints(kind)
+    ordered = sorted(fields(kind), key=lambda item: PANELS.index(item.metadata["panel"]))
+    return [(item, hints[item.name]) for item in ordered]
+
+
+def _parameter(item: Field[Any], hint: Any) -> inspect.Parameter:
+    meta = item.metadata
+    flag = item.name.replace("_", "-")
+    is_list = typing.get_origin(hint) is tuple
+    base = _plain(hint)
+    names = [f"--{flag}/--no-{flag}" if base is bool else f"--{flag}", *([meta["short"]] if meta["short"] else [])]
+    default = default_of(item)
+    settings: dict[str, Any] = {
+        "help": meta["help"],
+        "rich_help_panel": meta["panel"],
+        "show_default": _default_text(default, meta["default_text"]),
+    }
+    if meta["choices"]:
+        choices = list(meta["choices"])
+        settings |= {"metavar": "|".join(choices), "autocompletion": lambda: choices}
+    elif meta["metavar"]:
+        settings["metavar"] = meta["metavar"]
+    annotation = list[str] | None if is_list else base | None
+    return inspect.Parameter(
+        item.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[annotation, typer.Option(*names, **settings)],
+    )
+
+
+def _plain(hint: Any) -> Any:
+    """Return the type to which a command-line value is converted: X for `X | None`, str for a Literal."""
+    if typing.get_origin(hint) is typing.Literal:
+        return str
+    parts = [part for part in typing.get_args(hint) if part is not type(None)]
+    return parts[0] if parts and typing.get_origin(hint) is not tuple else hint
+
+
+def _default_text(default: Any, text: str) -> str | bool:
+    if text:
+        return text
+    if default is None or default is False or default in ((), ""):
+        return False
+    return "on" if default is True else str(default)
