@@ -55,7 +55,7 @@ class Read:
         packets: all packets, also those that show nothing.
         first_s, end_s: time of the first frame and end of the last frame on the container's clock.
         fps: average frames per second.
-        longest_s: the longest time between two frames.
+        longest_s: the longest time from one frame to the next.
     """
 
     packets: int
@@ -66,7 +66,7 @@ class Read:
 
 
 class OtherStreams:
-    """Counts the packets of video streams that are not read, before and after those of the stream that is read."""
+    """Counts the packets that other video streams have before and after the stream that is read."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -85,11 +85,11 @@ class OtherStreams:
         self._recent.append(self._counts.copy() if self._counts else _NOTHING)
 
     def missing(self, read: Read, *, unlisted: int) -> tuple[int, str]:
-        """Return how many frames of other streams come before or after the frames that are read, and the reason for messages.
+        """Return how many frames of other streams come before or after the frames that are read, and a message about them.
 
         Args:
             read: what was read of the stream.
-            unlisted: number of streams that began in the middle of the file and whose packets are not known.
+            unlisted: number of video streams that begin in the middle of the file and whose packets are not known.
         """
         last = self._recent[0] if self._recent else _NOTHING
         beyond = {index: self._before[index] + count - last[index] for index, count in self._counts.items()}
@@ -176,7 +176,7 @@ def _end_of_all(path: Path) -> float:
 
 
 def is_cut(path: Path, demuxer: str) -> bool:
-    """Whether the outermost box of a Matroska, AVI or FLV file is larger than the file."""
+    """Whether a Matroska, AVI or FLV file is smaller than the size that it declares."""
     declared = _DECLARED_BYTES.get(demuxer)
     if declared is None:
         return False
@@ -299,7 +299,7 @@ _ASF_LIVE = 1
 
 
 def _asf_s(path: Path) -> float:
-    """Return the play duration in an ASF file's header in seconds; 0 if it is live or not given."""
+    """Return the play duration that the header of an ASF file gives, in seconds; 0 if it gives none, or for a live recording."""
     with suppress(OSError, struct.error), path.open("rb") as file:
         _, found, properties = file.read(_HEADER_BYTES).partition(_ASF_FILE_PROPERTIES)
         if found:

@@ -269,7 +269,7 @@ class TimeGrid:
 
     Attributes:
         origin: pts of row 0.
-        rows_per_tick: 1 / frame duration in ticks of the time base.
+        rows_per_tick: 1 / (duration of a frame in ticks of the time base).
         interval: rows with index % interval == 0 are selected.
         first_pts: frames before this time are not selected.
     """
@@ -374,7 +374,7 @@ def choose_selection(info: VideoInfo, interval: int, start: int, *, sought: bool
 def seek_row(info: VideoInfo, start: int) -> int | None:
     """Return the row of the last keyframe at or before `start`; decoding can begin there.
 
-    None if decoding must begin at the start of the file (see `can_seek`). From `start` on, the rows are the same in both cases.
+    None if decoding must begin at the start of the file (see `can_seek`). The rows from `start` on do not depend on this choice.
     """
     if not can_seek(info) or start == 0:
         return None

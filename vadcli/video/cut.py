@@ -125,7 +125,7 @@ def _begin(info: VideoInfo, start_s: float, timeout_s: float) -> tuple[list[str]
 
 
 def _seek_s(info: VideoInfo, start_s: float) -> float:
-    """Return where ffmpeg must seek to begin at the keyframe at `start_s`."""
+    """Return the time to which ffmpeg must seek, so that it begins at the keyframe at `start_s`."""
     if can_jump(info.demuxer) and info.demuxer != "flv":
         return start_s - _DECODED_EARLIER_S
     little_s = 0.25 / info.fps  # times are rounded in some containers

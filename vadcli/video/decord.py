@@ -31,7 +31,7 @@ _SIGNATURES = {
     "matroska": (0, (b"\x1a\x45\xdf\xa3",)),
     "avi": (0, (b"RIFF",)),
 }
-"""Demuxer -> (offset, the bytes that a file of this kind may have there). A playlist cannot have these bytes."""
+"""Demuxer -> (offset in the file, the bytes that may be there). A playlist has other bytes there."""
 _CODECS = frozenset({"h264", "hevc", "mpeg4", "mjpeg"})
 _PTS_SLACK_S = 1e-3  # decord reports times as 32-bit floats
 _COMPLAINT = re.compile(rb"^\[(?:[^\]]* @ 0x[0-9a-f]+|\d\d:\d\d:\d\d)\] (.*)$")

@@ -10,7 +10,7 @@ it decodes. If a file ends too early, ffmpeg still exits with 0; so the caller c
 probe.
 
 Why one thread after damage: with several threads, a frame's damage flag may be copied before the thread that finds the damage
-has set it; and in streams of fields, ffmpeg 5.1 flags frames that are sound. But an error is always logged before its frame is
+has set it; and in streams of fields, ffmpeg 5.1 flags undamaged frames. But an error is always logged before its frame is
 shown. So a decoder with several threads stops at the first error or flag (`DamageFound`). The caller then continues with a
 decoder that has one thread; its flags are exact.
 """
@@ -247,7 +247,7 @@ class FfmpegFrames:
         self._decoded.put(None)
 
     def _stop(self, batch: list[_Decoded]) -> list[_Decoded]:
-        """Hand over the frames before the damage and end the iteration; return a new batch."""
+        """Pass on the frames before the damage, and end the iteration. Return a new, empty batch."""
         self._decoded.put(batch)
         self._decoded.put(DamageFound)
         return []
@@ -307,7 +307,7 @@ def check_ffmpeg() -> None:
     """Raise ToolError if ffmpeg cannot even decode a video of two gray frames. Call it if a video has given no frame.
 
     Raises:
-        ToolError: ffmpeg is missing or broken, so the video may be sound.
+        ToolError: ffmpeg is missing or broken, so the video may be undamaged.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "gray.y4m"
@@ -327,7 +327,7 @@ def check_ffmpeg() -> None:
 
 
 def _widen(pipe: io.RawIOBase) -> None:
-    """Enlarge the pipe to hold a few images, so that the two processes switch less often. Ignore it if that fails."""
+    """Enlarge the pipe to hold a few images, so that the two processes switch less often. A failure is ignored."""
     try:
         import fcntl
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _MARK = b"\0\0\1"
-_HEADER_BYTES = 48  # a header that says what is shown ends earlier
+_HEADER_BYTES = 48  # headers that say what is shown are shorter
 _SPS_BYTES = 512
 
 
@@ -22,7 +22,7 @@ class Shows(enum.Enum):
 
     FRAME = enum.auto()
     FRAME_AND_NEXT = enum.auto()  # two frames; the next packet is empty and stands for the second of them
-    MORE = enum.auto()  # nothing new: it is the other field of the frame before, or the frame before stays longer
+    MORE = enum.auto()  # nothing new, but the other field of the frame before, or a command to show that frame for longer
     NOTHING = enum.auto()
 
 
@@ -82,7 +82,7 @@ def _vp9_frames(data: memoryview) -> list[tuple[int, int]]:
 
 def _vp9_shows(frame: memoryview) -> bool:
     if len(frame) == 0 or frame[0] >> 6 != 0b10:
-        return len(frame) > 0  # not a VP9 frame: let the decoder decide
+        return len(frame) > 0  # not a VP9 frame: it counts as shown, and the decoder reports the damage
     first = frame[0]
     show_existing = 2 if first >> 4 & 3 == 3 else 3  # bit number; in profile 3, a reserved bit comes before it
     return bool(first >> show_existing & 1 or first >> (show_existing - 2) & 1)  # frame_type is between these bits
@@ -182,7 +182,7 @@ class _H264:
             self._pps[bits.ue()] = bits.ue()
 
     def _picture(self, unit: bytes) -> tuple[bool | None, int]:
-        """Return (is it a bottom field, frame_num) of a slice; the first is None for a frame."""
+        """Return (True for a bottom field, frame_num) of a slice; the first value is None for a whole frame."""
         bits = _Bits(_unescaped(unit[1:_HEADER_BYTES]))
         bits.ue()  # first_mb_in_slice
         bits.ue()  # slice_type
@@ -315,7 +315,7 @@ class _Mpeg4:
         coded = 0
         at = data.find(b"\0\0\1\xb6")
         if at < 0:
-            return Shows.FRAME  # not what was expected: the decoder decides
+            return Shows.FRAME  # no MPEG-4 picture: it counts as shown, and the decoder reports the damage
         while at >= 0:
             coded += self._is_coded(data[at + 4 : at + _HEADER_BYTES])
             at = data.find(b"\0\0\1\xb6", at + 4)

@@ -34,7 +34,7 @@ class ReadRequest:
         stop: first row after the wanted ones; None reads to the end.
         sampled: (N,) bool, the rows that come with an image; if given, it replaces `interval`.
         needed: (N,) bool, the rows that must be decoded. The others may be left out: they then come without an image, and
-            count as sound. None if all rows must be decoded.
+            count as undamaged. None if all rows must be decoded.
         only_keys: True if the needed rows are the keyframes, False if they are the reference frames.
     """
 
@@ -120,7 +120,7 @@ _MODES = {PixelFormat.GRAY: "L", PixelFormat.RGB: "RGB"}
 
 
 def _unreadable() -> tuple[type[Exception], ...]:
-    """Return the types of error that Pillow raises for an unreadable image. Most scans need no Pillow: it is imported here."""
+    """Return the types of error that Pillow raises for an unreadable image. Pillow is imported here: few scans need it."""
     from PIL import Image
 
     return OSError, SyntaxError, ValueError, Image.DecompressionBombError

@@ -76,7 +76,7 @@ def cache_bytes() -> int:
     """Return how many bytes all copies together may have.
 
     Raises:
-        UsageError: the environment variable is not a number.
+        UsageError: the value of VADCLI_FOOTAGE_CACHE_GB is not a number.
     """
     text = os.environ.get(SIZE_VARIABLE, "") or str(DEFAULT_GB)
     try:
@@ -108,7 +108,7 @@ def list_objects(path: Path) -> tuple[dict[str, StoredObject], bool]:
 
 
 def object_of(path: Path) -> StoredObject:
-    """Return what the store says about an object.
+    """Return the store's description of an object.
 
     Raises:
         NotFinished: the object cannot be read at the moment.
@@ -120,7 +120,7 @@ def object_of(path: Path) -> StoredObject:
 
 
 def check_store(path: Path) -> None:
-    """Raise UsageError if this machine cannot read a store because its package is not installed."""
+    """Raise UsageError if the package that reads this kind of store is not installed."""
     with _asking(path, UsageError):
         _store(path)
 
@@ -210,7 +210,7 @@ def _fetch(found: StoredObject, part: Path, told: Callable[[], None]) -> None:
 
 
 def _locked(folder: Path, kind: int, told: Callable[[], None]) -> int:
-    """Return a descriptor of a folder that holds a lock on it; the folder exists until the descriptor is closed."""
+    """Lock a folder and return its descriptor. Until it is closed, the lock lasts and the folder is not removed."""
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)

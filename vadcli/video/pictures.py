@@ -49,7 +49,7 @@ def clock_shifts(info: VideoInfo) -> tuple[float, ...]:
 
 
 def sound_parts(info: VideoInfo) -> int:
-    """Return into how many parts restarts of the clock divide the first audio stream."""
+    """Return the number of parts of the first audio stream. A new part begins where the clock restarts."""
     count, last = 1, None
     with suppress(VideoError, av.error.FFmpegError), open_media(info.path) as opened:
         for packet in opened.demux(opened.streams.audio[0]):
@@ -222,7 +222,7 @@ class Sound:
         codec: ffmpeg's name of the codec.
         earliest_s: time of the file's earliest packet; the sound starts there or later.
         shifts_s: if the clock restarts in the file, by how many seconds each part of the sound must be moved.
-        problem: which part of the sound is missing, for people; empty if nothing is.
+        problem: a message if a part of the sound can't be used; else empty.
     """
 
     codec: str

@@ -44,9 +44,9 @@ class SeekMissed(Exception):
 class RowMatcher:
     """Finds the row of each shown frame; give it the frames of one decoder in order.
 
-    A frame is matched by its time: the row with the same time, or with a time that differs by less than half a frame. If the
-    file's times are guessed, repeat or jump back, the frames of a healthy file are matched by order, because a decoder may
-    guess other times. In this case frames are lost only if the decoder reported an error.
+    A frame belongs to the row with the same time, or with a time that differs by less than half a frame. If the times in the
+    file are guessed, repeat or jump back, frames are matched by order instead, because a decoder may guess other times. Then
+    frames count as lost only if the decoder reported an error.
 
     A frame that the probe did not find gets a new row between its neighbours. In damaged files, frames may come out of order:
     if a frame comes after its row was counted as lost, the frame gets no row.
@@ -106,7 +106,7 @@ class RowMatcher:
             self._shift = pts - int(self._expected[0])
 
     def _position(self, pts: int | None, after_error: bool) -> int | None:
-        """Return the frame's position among the frames that the probe found, not before `_next`; None if it has none."""
+        """Return the frame's position in the probe's frames, at or after `_next`; None if the probe did not find the frame."""
         following = self._next if self._next < len(self._expected) else None
         if following is None or pts is None or (self._guessed and not after_error):
             return following
@@ -178,7 +178,7 @@ class FrameReader:
         self._choice = decoder
         self._threads = threads
         if decoder == "decord" or (decoder == "auto" and self._suits_decord()):
-            self.decoder = DecoderName.DECORD  # known before it is used, because it may crash
+            self.decoder = DecoderName.DECORD  # set before decord is used, because decord may crash
         self._due = request.start  # the next row to yield
         self._last_pts: int | None = None
         self._rows = self._read()
@@ -295,10 +295,10 @@ class FrameReader:
             self.complaints = backend.complaints or self.complaints
 
     def _deliver_needed(self, backend: Backend, matcher: RowMatcher) -> Generator[Frame, None, _Outcome]:
-        """Like `_deliver`, for a decoder that leaves out frames: their rows count as sound.
+        """Like `_deliver`, for a decoder that leaves out frames: their rows count as undamaged.
 
-        Ends with UNSAFE before the first row that shows that the file is not sound. This row does not depend on the number of
-        threads, because only a decoder with one thread yields frames after damage.
+        The outcome is UNSAFE if a row shows that the file is damaged; this row is not yielded. It does not depend on the number
+        of threads, because only a decoder with one thread yields frames after damage.
         """
         request, info = self._request, self._info
         assert request.needed is not None

@@ -45,7 +45,7 @@ def reference_counter(codec: str, extradata: bytes | None) -> ReferenceCounter |
 
 
 def sampled_references(info: VideoInfo, interval: int) -> IndexArray | None:
-    """Return the rows to sample if only references are decoded: for each `interval` rows, the nearest reference.
+    """Return the rows to sample if only references are decoded: the reference that is nearest to each `interval`-th row.
 
     Two samples are never closer than half the interval. None if all frames must be decoded: the file may be damaged, few frames
     can be left out, or references are too far apart.
@@ -86,7 +86,7 @@ def needed_for(info: VideoInfo, rows: IndexArray) -> tuple[BoolArray | None, boo
 
 
 def _thinned(rows: IndexArray, apart: int) -> IndexArray:
-    """Leave out rows that are less than `apart` after the one before."""
+    """Return the rows without those that are less than `apart` after the row that was kept before."""
     if len(rows) < 2 or int(np.diff(rows).min()) >= apart:
         return rows
     kept = [int(rows[0])]

@@ -25,7 +25,7 @@ from vadcli.video.references import sampled_keyframes, sampled_references
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """The arithmetic of one video's clips.
+    """Computes which rows of a video are samples, and which samples form each clip.
 
     Attributes:
         frames: T, samples per clip.
@@ -67,7 +67,7 @@ class SamplingPlan:
         return -(-rows // self.interval) if self.rows is None else int(np.searchsorted(self.rows, rows))
 
     def row(self, sample: int) -> int:
-        """The row of a sample; a row after the end of the video if it has fewer samples."""
+        """The row of a sample. If the video has fewer samples, this is a row after its end."""
         if self.rows is None:
             return sample * self.interval
         beyond = sample - len(self.rows) + 1
@@ -114,7 +114,7 @@ class SamplingPlan:
         return whole + (self.samples(rows) > self.first_new_sample(whole))
 
     def clip_samples(self, clip: int, rows: int) -> IndexArray:
-        """Return the (T,) samples of a clip of a video with `rows` rows.
+        """Return the samples (T,) of a clip in a video with `rows` rows.
 
         If the video ends within the clip, the clip is moved back. If the video is shorter than a clip, the last sample is
         repeated.
@@ -124,7 +124,10 @@ class SamplingPlan:
         return np.minimum(np.arange(start, start + self.frames, dtype=np.int64), end - 1)
 
     def burst_row(self, position: float, rows: int) -> int:
-        """Return the first row of a clip at this fraction of a video; the clip is moved back if the video ends within it."""
+        """Return the first row of a clip that starts at `position`, a fraction of the video.
+
+        If the video ends within the clip, the clip is moved back.
+        """
         samples = self.samples(rows)
         return self.row(max(0, min(int(position * samples), samples - self.frames)))
 
@@ -174,7 +177,7 @@ class ClipParts:
 
 
 def fill_sources(lost: BoolArray) -> IndexArray:
-    """Return, for each frame of a clip, the position in the clip of the image that it gets.
+    """Return the position (T,) of the image that each frame of a clip gets.
 
     A frame gets its own image. If this image was lost, it gets the last image before. If the first frames are lost, they get
     the first image of the clip, so that nothing seems to move. A clip never takes an image from another clip, so that a

@@ -24,7 +24,7 @@ from vadcli.types import BoolArray, IndexArray
 NO_TIME = int(np.iinfo(np.int64).min)
 """Marks a time that the container does not state."""
 CLOCK_JUMP_S = 0.25
-"""A larger step back means that the clock has restarted; a smaller one, that the demuxer guessed a time."""
+"""After a larger step back, the clock has restarted. A smaller step back is a mistake of the demuxer, which guessed a time."""
 LONGEST_GAP_S = 86_400.0
 """A longer step forward is not a gap of the recording: the camera's clock was set."""
 MOST_ODD = 8
@@ -47,7 +47,7 @@ class Timeline:
         shown_pts: (N,) int64, the times that a decoder reports, in the same ticks; empty if they equal `pts`.
         keyframes: (K,) int64 rows at which decoding can begin, according to the container.
         last_ticks: duration of the last frame in the same ticks.
-        finer: 1, or into how many ticks a tick was divided because times repeat.
+        finer: number of parts into which a tick was divided because times repeat; else 1.
         guessed: True if the container does not state all times, or states odd ones: decoders may report other times.
         order: (N,) int64, the packet of each row. Rows that the file lists but no longer contains are left out at the end.
     """
@@ -88,7 +88,7 @@ def build_timeline(
     reorders: bool = True,
     cut_off: int = 0,
 ) -> Timeline:
-    """Return the frames of packets in presentation order.
+    """Return the frames of a stream in presentation order.
 
     Args:
         packets: one entry per shown frame.
@@ -186,7 +186,7 @@ def _filled(stated: IndexArray, lasting: IndexArray) -> IndexArray:
 def _presentation_order(
     times: IndexArray, packets: PacketTimes, jump_ticks: int | None, reorders: bool
 ) -> tuple[IndexArray, BoolArray]:
-    """Return the indices in the order of presentation, and for each position whether the clock restarts there.
+    """Return the packets in the order of presentation, and at which positions in it the clock restarts, (P,) bool.
 
     The parts before and after a restart are sorted separately.
     """
@@ -212,7 +212,7 @@ def _presentation_order(
 
 
 def _odd_packets(times: IndexArray) -> BoolArray:
-    """Return True for the packets whose time is far from the times of all packets around them."""
+    """Return which packets have a time that is far from the times of all packets around them, (P,) bool."""
     odd = np.zeros(len(times), np.bool_)
     steps = np.abs(np.diff(times))
     far = _far(times)
@@ -227,7 +227,7 @@ def _odd_packets(times: IndexArray) -> BoolArray:
 
 
 def _restarts(times: IndexArray) -> list[int]:
-    """Return the packets at which the clock must have restarted: their time is before the last `_DEEPEST_REORDER` times."""
+    """Return the packets that are earlier than all of the last `_DEEPEST_REORDER` packets: there, the clock has restarted."""
     moved = np.abs(np.argsort(times, kind="stable") - np.arange(len(times)))
     if len(times) <= _DEEPEST_REORDER or moved.max() <= _DEEPEST_REORDER:
         return []
@@ -237,7 +237,7 @@ def _restarts(times: IndexArray) -> list[int]:
 
 
 def _restarts_at_keys(times: IndexArray, keyframe: BoolArray) -> list[int]:
-    """Return the keyframes whose time is not after the times of frames decoded earlier: the clock has restarted there."""
+    """Return the keyframes at which the clock has restarted: several packets before them have their time or a later one."""
     found, begin = [], 0
     for k in np.flatnonzero(keyframe).tolist():
         if np.count_nonzero(times[max(begin, k - _DEEPEST_REORDER) : k] >= times[k]) > _MOST_REPEATS:
@@ -281,7 +281,7 @@ def _order_of_part(times: IndexArray, reorders: bool) -> IndexArray:
 
 
 def _from_first_key(order: IndexArray, first_key: int) -> IndexArray:
-    """Return the positions in `order` of the frames that are neither decoded nor shown before the first keyframe."""
+    """Return the positions in `order` of the frames that are decoded and shown from the first keyframe on."""
     begin = int(np.flatnonzero(order == first_key)[0])
     return begin + np.flatnonzero(order[begin:] >= first_key)
 

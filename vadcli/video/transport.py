@@ -73,7 +73,7 @@ class ClipRequest:
             `first` must be a sampled row. Each range is cut into clips like a separate video. The index of a clip is then the
             number of its range, and clips have no rows.
         decoder: replaces the loader's choice of decoder for this video; the loader sets it after decord has crashed.
-        regions: what is hidden in the clips.
+        regions: the parts of the picture to hide in the clips.
         damaged: True if there is damage before `start_clip`. All frames are then decoded, as in a scan without interruption.
     """
 

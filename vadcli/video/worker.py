@@ -60,7 +60,7 @@ class _Part:
 def burst_rows(info: VideoInfo, plan: SamplingPlan, bursts: tuple[float, ...], *, exact: bool = False) -> list[int]:
     """Return the sampled row at which each burst starts.
 
-    If `exact` is False, a burst may start before its position: at the first sampled row after the keyframe before it. Decoding
+    If `exact` is False, a burst starts at the last keyframe before its position, or at the first sampled row after it. Decoding
     that starts at a keyframe wastes no frame, and for a fit some seconds make no difference. If another burst already starts at
     this row, the burst starts at its own position, because a fit learns nothing from the same frames twice.
     """
@@ -187,7 +187,7 @@ class _Worker:
             needed = (keys if only_keys else info.reference) if can_skip(info) and not self._damaged else None
             wanted = replace(wanted, sampled=sampled, needed=needed, only_keys=only_keys)
         elif stop is not None and can_skip(info):
-            # The rows of a part are not reported, so nobody needs to know whether the other frames are sound.
+            # The rows of a part are not reported, so nobody needs to know whether the other frames are damaged.
             rows = np.arange(start, min(stop, info.frames), plan.interval, dtype=np.int64)
             needed, only_keys = needed_for(info, rows)
             if needed is not None:
@@ -297,7 +297,7 @@ def _end_with_loader() -> None:
 
 
 def _discard_group_signals() -> None:
-    """Discard signals that came for the loader's process group while this process started; later ones have their effect."""
+    """Discard signals to the loader's process group that came while this process started. Later signals have an effect."""
     for number in GROUP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
