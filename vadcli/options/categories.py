@@ -49,7 +49,7 @@ class Category:
     """A category and the sentences that describe it.
 
     Attributes:
-        name: in the user's words.
+        name: the name, in the user's words.
         means: sentences that describe what the category looks like.
         looks_like: sentences about harmless things that look similar.
         verbs: words for the category. No sentence against the category may contain such a word.
@@ -331,7 +331,7 @@ def _short(text: str) -> str:
 
 @cache
 def _known() -> dict[str, Category]:
-    """Return lower-case name -> category for all of vadcli's lists; the general list comes first."""
+    """Return {lower-case name: category} for all of vadcli's lists; the general list wins over the others."""
     found: dict[str, Category] = {}
     for name in (DEFAULT_LIST, *category_list_names()):
         text = _text(name, ".toml")

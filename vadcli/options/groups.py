@@ -193,7 +193,7 @@ class ThresholdOptions:
         """Return the thresholds with which events are made from scores.
 
         Args:
-            default: the thresholds for what the user does not give, usually the detector's own.
+            default: these values are used if the user does not give a threshold; usually the detector's own.
             calibration: how the scores translate to alarms per hour; None if they are not calibrated.
 
         Raises:

@@ -95,7 +95,7 @@ def _old_file_name(part: str) -> str:
 
 
 def _cut(name: str, *, whole: str) -> str:
-    """Return the file name. If it is too long, it is cut and a hash of the whole part is added to keep it unique."""
+    """Return the file name; a name that is too long is cut, and a hash of `whole` keeps it unique."""
     raw = name.encode()
     if len(raw) <= _LONGEST_STEM_BYTES:
         return name
@@ -275,7 +275,7 @@ class OutputLayout:
 
 @lru_cache(maxsize=4096)
 def _path_in(out: Path, kind: str, relative: str, suffix: str, *, hidden: bool, name: Callable[[str], str]) -> Path:
-    """Return a path. It is cached, because a scan asks for the same few paths again and again, and making a path is slow."""
+    """Return the path of a stored file. It is cached, because making a path is slow, and a scan uses the same paths often."""
     path = Path(f"{out}/{kind}/{_mirrored(relative, name)}{suffix}")
     return path.with_name(f".{path.name}") if hidden else path
 

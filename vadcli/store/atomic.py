@@ -54,7 +54,7 @@ class FileLock:
                 if not _lock(fd, path):
                     os.close(fd)
                     return None
-                if _is_at(fd, path):  # if not, its last holder has deleted it meanwhile, and this lock protects nothing
+                if _is_at(fd, path):  # otherwise the last holder has deleted the file, and this lock protects nothing
                     return cls(path, fd)
             except BaseException:
                 os.close(fd)
@@ -276,7 +276,7 @@ def remove_abandoned(root: Path) -> None:
 
 
 def _remove(folder: Path, lock: FileLock) -> None:
-    """Remove a folder whose lock we hold. The lock is deleted last, so that no other process can lock it too early."""
+    """Remove a folder that this process has locked. The lock file is deleted last, so that nobody can lock it too early."""
     for entry in folder.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)

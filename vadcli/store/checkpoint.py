@@ -37,7 +37,7 @@ _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowErro
 
 @dataclass(frozen=True)
 class CheckpointHeader:
-    """Describes the scan that wrote a checkpoint. Another scan continues it only if it has the same header.
+    """Describes the scan that wrote a checkpoint. Another scan continues the checkpoint only if its header is the same.
 
     Attributes:
         fingerprint: hash of everything that changes scores.
@@ -45,7 +45,7 @@ class CheckpointHeader:
         channels: K, the number of raw values per sampled row, at least 1.
         mask_shape: (h, w) of the stored masks; None if no masks are stored.
         video: the result of the probe, and other values that the next run needs, as JSON values.
-        embedding_bytes: bytes of a packed embedding; 0 if none are stored.
+        embedding_bytes: bytes of a packed embedding; 0 if no embeddings are stored.
         box_level: the lowest pixel score (0-255) inside the stored boxes; 0 if there are no boxes.
     """
 

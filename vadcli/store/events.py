@@ -40,7 +40,7 @@ def describe_video(
     frames: int | None = None,
     moving_camera: bool | None = None,
 ) -> dict[str, Any]:
-    """Return the `video` part of the document. If the probe failed, the values that it would give are null.
+    """Return the `video` part of an events document. If the probe failed, the values from the probe are null.
 
     Args:
         path: relative path.

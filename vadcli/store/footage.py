@@ -52,7 +52,7 @@ _GONE = (errno.ENOENT, errno.ENOTDIR)
 
 
 class Presence(Enum):
-    """The answer to whether footage exists."""
+    """Whether a video or folder of the footage exists."""
 
     HERE = "here"
     GONE = "gone"
@@ -93,8 +93,8 @@ class FootageFolders:
     def presence(self, name: str, document: EventsDocument | None = None) -> Presence:
         """Return whether a video or a camera folder exists.
 
-        It counts as gone only if the closest existing folder above it, within the root, can be read and is not empty. The
-        reason: if a share is not mounted, the folder in which it is usually mounted is empty.
+        A missing video counts as gone only if the closest existing folder above it, within the root, can be read and is not
+        empty. The reason: if a share is not mounted, the folder in which it is usually mounted is empty.
         """
         for path in _below(self.roots(document), name):
             if is_remote(path):
@@ -136,8 +136,8 @@ def _below(roots: list[str], name: str) -> Iterator[Path]:
 def timed(document: EventsDocument, rules: TimeRules) -> EventsDocument:
     """Return the document with the start of its video.
 
-    A stored start is kept, unless the user gave rules. If it came from a pattern of an earlier scan, and the rules have no
-    pattern, only its time zone is changed, because the earlier pattern is not stored.
+    If the user gave no rules, a stored start is kept. If a pattern of an earlier scan gave the stored start, and the rules have
+    no pattern, only its time zone is changed, because the earlier pattern is not stored.
     """
     if document.start is not None:
         if not rules.given:

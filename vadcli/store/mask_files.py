@@ -55,7 +55,7 @@ class MaskFiles:
             level: lowest pixel score inside a box.
 
         Returns:
-            (S, 4) x, y, width, height; the width is 0 if a mask has no such pixel.
+            The boxes (S, 4): x, y, width, height; the width is 0 if a mask has no such pixel.
 
         Raises:
             OutputError: a file can't be written; the files before it are in place.

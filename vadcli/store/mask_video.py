@@ -23,7 +23,7 @@ _RESCAN = "scan the video again with --masks video --force"
 
 
 def upsample_mask(mask: ByteArray, width: int, height: int) -> ByteArray:
-    """Return a (h, w) uint8 mask after enlarging it bilinearly to (height, width). The bytes are the same on every machine."""
+    """Return a mask (h, w) uint8, enlarged bilinearly to (height, width). The bytes are the same on every machine."""
     if mask.shape == (height, width):
         return mask
     from PIL import Image
@@ -32,7 +32,7 @@ def upsample_mask(mask: ByteArray, width: int, height: int) -> ByteArray:
 
 
 def mask_box(mask: ByteArray, level: int) -> Box | None:
-    """Return the box around all pixels >= `level` of a (H, W) uint8 mask; None if it has no such pixel."""
+    """Return the box around all pixels >= `level` of a mask (H, W) uint8; None if the mask has no such pixel."""
     strong = mask >= level
     rows = np.flatnonzero(strong.any(axis=1))
     if not len(rows):
@@ -43,7 +43,7 @@ def mask_box(mask: ByteArray, level: int) -> Box | None:
 
 
 def enlarged_box(mask: ByteArray, width: int, height: int, level: int) -> Box | None:
-    """Return the `mask_box` of a (h, w) mask that is enlarged to the display size.
+    """Return the `mask_box` of a mask (h, w) after it is enlarged to the display size.
 
     To save time, only the part that may reach `level` is enlarged. Values very close to `level` may be rounded differently than
     in `upsample_mask`. Then a side of the box is a few pixels off.

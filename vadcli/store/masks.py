@@ -56,7 +56,7 @@ class MaskRow:
         pts: presentation timestamp in the stream's time base.
         rle: {"size": [height, width], "counts": text}, as pycocotools decodes it.
         area: number of marked pixels.
-        bbox: the box around these pixels; None if there are none.
+        bbox: the box around the marked pixels; None if no pixel is marked.
     """
 
     frame_index: int
@@ -66,7 +66,7 @@ class MaskRow:
     bbox: Box | None
 
     def decode(self) -> ByteArray:
-        """Return (H, W) uint8: 1 if the pixel is marked, else 0."""
+        """Return the mask (H, W) uint8: 1 for marked pixels, else 0."""
         decoded: ByteArray = coco.decode(self.rle)
         return decoded
 
@@ -116,9 +116,9 @@ class MaskRleWriter:
         """Add the mask of the next row.
 
         Args:
-            frame: (height, width) uint8, 0-255 = pixel score 0-1.
-            frame_index: its row in the scores.
-            pts: its presentation timestamp.
+            frame: the mask (height, width) uint8, 0-255 = pixel score 0-1.
+            frame_index: the row of the mask in the scores.
+            pts: presentation timestamp of this row.
 
         Raises:
             OSError: the file can't be written.
@@ -276,9 +276,9 @@ class MaskTrack:
         return self._mask
 
     def level(self, thresholds: Thresholds) -> int:
-        """Return the lowest value of these masks that belongs to the outline of an event with these thresholds.
+        """Return the lowest mask value that is drawn as a part of an event with these thresholds.
 
-        Run lengths have only the threshold with which they were written.
+        For run lengths, the thresholds do not matter, because the pixels were marked when the file was written.
         """
         return thresholds.mask_level if self._video.exists() else _IN_THE_MIDDLE
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 LEAST_SCORED_S = 1.0
-"""A run must have scored videos for this long before its speed says how long it will still take."""
+"""The remaining time is estimated only after a run has scored videos for this many seconds."""
 
 
 class _Phase(StrEnum):

@@ -327,7 +327,7 @@ class StoredRun:
         info: the facts that were known when the run started.
         start: when the run started.
         end: when the run ended; None if it is still running or was killed.
-        exit_code: None if `end` is None.
+        exit_code: the exit code; None if `end` is None.
         totals: number of videos by status; sums of frames, seconds and events.
         files: the result of each video; empty if `read_run` left them out.
         progress: how far the run has come, as `RunProgress.to_json` writes it; None in records of older versions.

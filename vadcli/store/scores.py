@@ -45,7 +45,7 @@ _ENCODINGS = {
     "logit": "PLAIN",
 }
 CATEGORY_COLUMN = "score:"
-"""The name of a column with the scores of one category begins with this; the category's name follows."""
+"""The beginning of the name of a column with the scores of one category; the category's name follows."""
 _RESCAN = "scan the video again with --force"
 
 

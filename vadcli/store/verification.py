@@ -28,7 +28,7 @@ VERIFICATION_FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Audit:
-    """An estimate of what the scan misses, from random clips that its scores did not propose.
+    """An estimate of how much the scan misses, from random clips that its scores did not propose.
 
     Attributes:
         clips, confirmed: number of audited clips, and how many of them the model confirms.
@@ -67,12 +67,12 @@ class VerificationRun:
         config: the effective options, as JSON values.
         model: the model that was asked, as the user named it.
         start, end: when the run began and ended, in ISO 8601; `end` is None if it is still running or was killed.
-        exit_code: None if `end` is None.
+        exit_code: the exit code; None if `end` is None.
         stopped: why the run ended early; "" if it did not.
         asked, left: number of clips about which this run asked the model, and of clips about which it must still ask.
         seconds: how long the model took.
         confirmed, rejected, not_asked: numbers of events.
-        audit: an estimate of what the scan misses; None if no clip was audited.
+        audit: an estimate of how much the scan misses; None if no clip was audited.
         problems: one line per video that could not be verified completely.
     """
 
@@ -182,8 +182,8 @@ class Answers(RowTable):
     Attributes:
         clip: (A,) int64, ascending numbers of the clips.
         start, end: (A,) float64, the span that the clip shows, in seconds from the video's first pts.
-        audit: (A,) bool, True if the clip was not proposed by the scan's scores, but drawn at random.
-        log_odds: (A, C) float32, logit(yes) - logit(no) for each of C categories; NaN if this was not asked.
+        audit: (A,) bool, True if the clip was drawn at random, False if the scan's scores proposed it.
+        log_odds: (A, C) float32, logit(yes) - logit(no) for each of C categories; NaN if the model was not asked.
     """
 
     clip: IndexArray
@@ -228,7 +228,7 @@ class StoredAnswers:
     answers: Answers = field(repr=False)
 
     def of(self, categories: tuple[str, ...]) -> FloatArray:
-        """Return the log-odds of some categories as (A, C) float32; NaN if a clip was not asked about a category."""
+        """Return the log-odds (A, C) float32 of some categories; NaN if the model was not asked about a clip and category."""
         names = list(self.metadata.questions)
         missing = np.full(len(self.answers), np.nan, np.float32)
         columns = [self.answers.log_odds[:, names.index(name)] if name in names else missing for name in categories]

@@ -261,7 +261,7 @@ class Embeddings:
 
     @classmethod
     def of(cls, vectors: FloatArray) -> Embeddings:
-        """Return vectors (..., D) float32 in this form; a vector of zeros stays a vector of zeros."""
+        """Return the vectors (..., D) float32 as whole numbers with scales; a vector of zeros stays a vector of zeros."""
         # Dot products of two such vectors must be exact in float32: see EXACT_FLOAT32.
         levels = min(127, math.isqrt(EXACT_FLOAT32 // vectors.shape[-1]))
         peak = np.abs(vectors).max(axis=-1).astype(np.float32)

@@ -152,7 +152,7 @@ class SizeRule:
     Frames are never enlarged and keep their aspect ratio. Sides over 2 px are made even.
 
     Attributes:
-        max_area_px: the frame is shrunk until width × height is at most this.
+        max_area_px: the largest width × height; larger frames are shrunk to it.
     """
 
     max_area_px: int

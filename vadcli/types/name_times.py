@@ -201,7 +201,10 @@ FIELDS = {
 """Field of `--time-from`, named as in strptime -> the regular expression that it stands for."""
 
 _FIXED = {"m": _M, "d": _D, "H": _H, "I": r"(?P<hour12>0[1-9]|1[0-2])", "f": r"(?P<fraction>\d{6})"}
-"""Fields that may have fewer digits -> what they stand for beside other digits. Otherwise, 2026111 has two meanings."""
+"""Fields that may have fewer digits -> their expression beside other digits, which requires all digits.
+
+Otherwise 2026111 would have two meanings.
+"""
 
 _NEEDED = (
     ("year", "year2"),
@@ -260,5 +263,5 @@ def _regex_of(text: str) -> str:
 
 
 def _is_digit(part: str, end: str) -> bool:
-    """Return whether a part of a pattern has a digit at this end."""
+    """Return True if a part of a pattern is a field of digits, or if the character at its `end` is a digit."""
     return part[1:] in {*"YymdHIMSfs"} if part[:1] == "%" else end.isdigit()

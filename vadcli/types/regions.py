@@ -22,7 +22,7 @@ FEWEST_POINTS = 3
 _SAMPLES_PER_SIDE = 4
 """A pixel is tested at this many places per side, because a region may hide only a part of it."""
 _FINE_PX = 2048
-"""In large pictures, pixels are tested at fewer places, so that the longer side has at most this many."""
+"""In large pictures, pixels are tested at fewer places, so that there are at most this many along the longer side."""
 _SHOWN_SAMPLES = 4096
 """The median brightness of the visible pixels is computed from about this many of them."""
 
@@ -88,7 +88,7 @@ class MaskImage:
 
     @classmethod
     def of(cls, pixels: BoolArray) -> MaskImage:
-        """Make a region of the pixels (H, W) that are True."""
+        """Return the region of those pixels (H, W) that are True."""
         return cls(pixels.shape[1], pixels.shape[0], np.packbits(pixels).tobytes())
 
     def inside(self, width: int, height: int) -> BoolArray:
@@ -108,7 +108,7 @@ Region = Polygon | MaskImage
 
 
 def region_from_json(value: Any) -> Region:
-    """Read a region from JSON: a list of points is a polygon, and an object is what `MaskImage.to_json` wrote.
+    """Return the region of a JSON value: a list of points is a polygon, and an object is a mask image.
 
     Raises:
         ValueError: the value is neither a polygon nor a mask image.

@@ -196,7 +196,7 @@ class Event:
         id: number in its video, from 1.
         start_frame, end_frame: first row, and the row after the last.
         start_s, end_s: seconds from the first pts; end_s is the end of the last frame.
-        peak_frame, peak_s, peak_score: the row with the highest score; the first of them if there are several.
+        peak_frame, peak_s, peak_score: row, time and score of the frame with the highest score; the first if there are several.
         mean_score: the mean score of the event's rows.
         category, category_scores: filled in if the detector reads categories.
         bbox: the box around all mask pixels of the event that reach its high threshold; None if there are no such pixels.

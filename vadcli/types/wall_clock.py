@@ -64,7 +64,7 @@ class StartTime:
         return iso(self.at(seconds))
 
     def to_json(self) -> dict[str, str | None]:
-        """Return the fields that an events document stores about its video."""
+        """Return the start as the fields that an events document stores in `video`."""
         return {"start_time": iso(self.moment), "time_source": str(self.source), "time_zone": self.zone or None}
 
     @classmethod
@@ -89,7 +89,7 @@ class StartTime:
 def iso(moment: datetime) -> str:
     """Return a time as ISO 8601, rounded to milliseconds, which are left out if they are 0."""
     odd = timedelta(microseconds=500 - (moment.microsecond + 500) % 1000)
-    # The sum is made in UTC: in local time, it would forget which of the two 02:30 of autumn is meant.
+    # The sum is made in UTC: in local time, 02:30 comes twice in autumn, and the sum would lose which of them is meant.
     rounded = (moment.astimezone(UTC) + odd).astimezone(moment.tzinfo)
     return rounded.isoformat(timespec="milliseconds" if rounded.microsecond else "seconds")
 

@@ -299,7 +299,7 @@ _ASF_LIVE = 1
 
 
 def _asf_s(path: Path) -> float:
-    """Return the play duration that the header of an ASF file gives, in seconds; 0 if it gives none, or for a live recording."""
+    """Return the play duration in seconds that an ASF file's header gives; 0 if it gives none, or for a live recording."""
     with suppress(OSError, struct.error), path.open("rb") as file:
         _, found, properties = file.read(_HEADER_BYTES).partition(_ASF_FILE_PROPERTIES)
         if found:

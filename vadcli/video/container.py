@@ -374,7 +374,7 @@ def choose_selection(info: VideoInfo, interval: int, start: int, *, sought: bool
 def seek_row(info: VideoInfo, start: int) -> int | None:
     """Return the row of the last keyframe at or before `start`; decoding can begin there.
 
-    None if decoding must begin at the start of the file (see `can_seek`). The rows from `start` on do not depend on this choice.
+    None if decoding must begin at the start of the file (see `can_seek`). The rows from `start` on do not depend on this.
     """
     if not can_seek(info) or start == 0:
         return None
