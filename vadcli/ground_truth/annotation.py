@@ -1,6 +1,6 @@
 """Turns the annotations of one video into spans of frames. Reads no file.
 
-Frames are numbered from 0, as the rows of the video's score table.
+Frames are numbered from 0, like the rows of the video's score table.
 
 Data sets annotate in four ways: one label per frame, intervals of frames, of seconds, or of shares of the video. If an
 annotation does not fit the scored video, an error names both lengths; annotations are not cropped silently.
@@ -72,7 +72,7 @@ class Annotation(Protocol):
 
     @property
     def frames(self) -> int | None:
-        """The number of frames that the annotation was made for; None if the annotation does not say."""
+        """The number of frames that the annotation was made for; None if the annotation does not state it."""
 
     @property
     def is_normal(self) -> bool:
@@ -136,7 +136,7 @@ class FrameIntervals:
 
     Attributes:
         intervals: half-open and 0-based; empty if the video is normal.
-        frames: the number of frames that the annotation was made for; None if the annotation does not say.
+        frames: the number of frames that the annotation was made for; None if the annotation does not state it.
         slack_frames: an interval may end this many frames after the end of the video; see `overhang_frames`.
     """
 
@@ -150,7 +150,7 @@ class FrameIntervals:
         return not self.intervals
 
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
-        """Return the intervals; an interval that ends later than the video, within the slack, is cut."""
+        """Return the intervals; an interval that ends after the video, but within the slack, is cut."""
         if self.frames is not None:
             _same_length(self.frames, table, where)
         rows = len(table)
@@ -222,10 +222,11 @@ class TimeIntervals(_WithoutFrames):
 
 @dataclass(frozen=True)
 class ShareIntervals(_WithoutFrames):
-    """An annotation as intervals of shares of the video: 0 is its start, 1 its end.
+    """An annotation as intervals of shares of the video: 0 is the start of the video, 1 its end.
 
-    A share s is the frame round(s x number of frames); the end is outside. As in the code of PreVAD's authors, an interval
-    that ends after 1 is cut at the end of the video, and an interval that ends before it starts has no frame.
+    The share s stands for the frame round(s x number of frames). The end frame of an interval is outside. As in the code of
+    PreVAD's authors, an interval that ends after 1 is cut at the end of the video, and an interval that ends before it starts
+    has no frame.
 
     Attributes:
         intervals: (start, end) of each, finite.
@@ -250,13 +251,13 @@ class ShareIntervals(_WithoutFrames):
 
 
 def runs(labels: BoolArray) -> IndexArray:
-    """Return (E, 2) int64: the first index of each run of True, and the index after its last."""
+    """Return the first index of each run of True and the index after the run, (E, 2) int64."""
     padded = np.concatenate([[False], labels, [False]])
     return np.flatnonzero(padded[1:] != padded[:-1]).reshape(-1, 2).astype(np.int64)
 
 
 def fill(spans: Sequence[Span], rows: int) -> BoolArray:
-    """Return (rows,) bool, True for the frames inside any span."""
+    """Return one label per frame (rows,) bool, True inside a span."""
     labels = np.zeros(rows, np.bool_)
     for span in spans:
         labels[span.start_frame : span.end_frame] = True
@@ -264,7 +265,7 @@ def fill(spans: Sequence[Span], rows: int) -> BoolArray:
 
 
 def video_end_s(times: TimeArray) -> float:
-    """Return the time at which the last frame ends, if it lasts as long as the median frame; 0 without frames."""
+    """Return the end of the last frame in seconds; it is assumed to last as long as the median frame. 0 without frames."""
     if not len(times):
         return 0.0
     return float(times[-1]) + (float(np.median(np.diff(times))) if len(times) > 1 else 0.0)

@@ -111,7 +111,7 @@ class VolumeCache:
         """Return the masks of an N_label.mat as (frames, H, ceil(W / 8)) uint8 with one bit per pixel, and the width W.
 
         Raises:
-            DocumentError: the file is missing, damaged or something else.
+            DocumentError: the file is missing or damaged, or is not an N_label.mat.
         """
         if path != self._path:
             self._packed, self._width = _read_volume(path)
@@ -159,9 +159,9 @@ def _read_volume(path: Path) -> tuple[ByteArray, int]:
 class ShanghaiTech(GroundTruth):
     """ShanghaiTech Campus.
 
-    `root` is the archive's folder or its testing folder. It may also be a JSON file, or a folder with one, that has one list of
-    labels per clip under the key "SS_CCCC.npy". Tracked boxes are read from annotations/ShanghaiTech/SS_CCCC.txt or tracks/
-    under `root`, if they exist.
+    `root` is the archive's folder or its testing folder. It may also be a JSON file that has one list of labels per clip under
+    the key "SS_CCCC.npy", or a folder with such a file. Tracked boxes are read from SS_CCCC.txt in annotations/ShanghaiTech,
+    testing/tracks or tracks under `root`, if it exists.
     """
 
     name = "shanghaitech"

@@ -1,6 +1,7 @@
-"""Reads the file formats of annotations safely: text lines, .npy, .mat, images, JSON labels. A damaged file is a DocumentError.
+"""Reads the file formats of annotations safely: text lines, .npy, .mat, images, JSON labels.
 
-No path is taken from inside a file, nothing is unpickled, and no number in a file determines the size of an array.
+A damaged file raises a DocumentError. No path is taken from inside a file, nothing is unpickled, and no number in a file
+determines the size of an array.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def read_image(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def read_npy(path: Path, *, dimensions: int) -> np.ndarray[Any, np.dtype[Any]]:
-    """Map an array of numbers into memory, without reading all of it; never unpickles.
+    """Return an array of numbers that is mapped into memory, without reading all of it; pickled objects are refused.
 
     Raises:
         DocumentError: the file is missing or damaged, or the array has another number of dimensions.
@@ -146,7 +147,7 @@ def read_label_array(path: Path) -> BoolArray:
     """Read the labels 0 and 1 of a one-dimensional .npy file as bool.
 
     Raises:
-        DocumentError: as in `read_npy`, or the file has another value; the message names the first one and its index.
+        DocumentError: as in `read_npy`, or the file has another value; the message names the first such value and its index.
     """
     values = read_npy(path, dimensions=1)
     wrong = np.flatnonzero(~np.isin(values, (0, 1)))
@@ -208,9 +209,9 @@ def read_clip_list(path: Path) -> dict[int, BoolArray]:
 def read_tracks(path: Path) -> tuple[Region, ...]:
     """Read tracked boxes, one per line: track, 0-based frame, x_min, y_min, x_max, y_max; both corners belong to the box.
 
-    This is the format of the RBDC and TBDC evaluation code of Georgescu et al. (lilygeorgescu/AED, annotations/ShanghaiTech).
-    Its evaluation/compute_tbdc_rbdc.py counts both corners as inside. Frames count from 0:
-    01_0014.txt starts at frame 154, which is the first abnormal frame of the frame labels only if frames count from 0.
+    The format is from the RBDC and TBDC evaluation code of Georgescu et al. (lilygeorgescu/AED, annotations/ShanghaiTech). In
+    that code, evaluation/compute_tbdc_rbdc.py counts both corners as inside. Frames count from 0: 01_0014.txt starts at frame
+    154, which is the first abnormal frame of the frame labels only if frames count from 0.
 
     Raises:
         DocumentError: a line has another form.
@@ -243,7 +244,7 @@ class ImageMasks:
     images: tuple[Path, ...]
 
     def mask(self, frame_index: int) -> BoolArray | None:
-        """Return the pixels that are brighter than half."""
+        """Return the pixels whose gray value is above 127."""
         if not 0 <= frame_index < len(self.images):
             raise DocumentError(f"frame {frame_index} has no mask: there are only {len(self.images)} masks")
         return read_image(self.images[frame_index]) > 127
@@ -264,5 +265,5 @@ class ArrayMasks:
 
 
 def npy_files(folder: Path) -> Mapping[str, Path]:
-    """Return the paths of the .npy files of a folder by their names without suffix, in order, without hidden files."""
+    """Return the path of each .npy file of a folder by its name without suffix, in order; hidden files are left out."""
     return {path.stem: path for path in sorted(folder.glob("*.npy")) if not path.name.startswith(".") and path.is_file()}

@@ -82,7 +82,7 @@ def template_from_events(events: Iterable[tuple[ScoreTable, Sequence[Event]]]) -
     rows: list[tuple[str, ...]] = []
     for table, found in events:
         for event in found:
-            # A last frame that stays for long ends later than a ground truth may: its length is not in the table.
+            # A long last frame may end later than a ground truth is allowed to, because its length is not in the table.
             end_s = min(event.end_s, _last_end_s(table)) if event.end_frame >= len(table) else event.end_s
             rows.append((table.video, _seconds(event.start_s), _seconds(end_s), event.category or ""))
         if not found:
@@ -258,7 +258,7 @@ class XDViolence(GroundTruth):
                 yield video_truth(file.relative_to(folder).as_posix(), folder, FrameIntervals(()))
 
     def implied(self, scored: str) -> VideoTruth | None:
-        """Return the truth of a normal video if the name has the label A."""
+        """Return the truth of a normal video if its name ends in the label A; otherwise None."""
         return video_truth(scored, self.root, FrameIntervals(())) if stem(scored).endswith("_label_A") else None
 
 

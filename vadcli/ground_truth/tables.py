@@ -1,7 +1,7 @@
 """Ground truth in the tables of four newer benchmarks: MSAD, CUVA, PreVAD and VAU-Bench.
 
-Their repositories say little about their files. Each reader says where its layout comes from, and what is not documented.
-Columns are found by their names; other columns are ignored.
+Their repositories say little about their files. The paragraphs below say where each layout comes from, and what is not
+documented. Columns are found by their names; other columns are ignored.
 
 MSAD (Zhu et al., NeurIPS 2024, Tom-roujiang/MSAD): anomaly_annotation.csv comes with the videos. It has one row per abnormal
 video: `name,scenario,total frames,starting frame of anomaly,ending frame of anomaly`. The repository's list of test videos
@@ -10,18 +10,19 @@ counted is not documented. Here they are counted from 1 and both ends are inside
 total number of frames, and in VAU-Bench, an anomaly that starts at the first frame starts at 0.03 s (1/30 s).
 
 CUVA (Du et al., CVPR 2024, fesvhtr/CUVA): one JSON list. The repository's evaluation (CUVA/mmaEval.py) reads the keys `ID`,
-`visual_input` (the video), `task` and `output` of each item. The output of the task Timestamp is `[mmss, mmss]`, minutes and
-seconds without a colon; that of Classification is a number of Category.txt; that of Detection is 1 if there is an anomaly.
-Whether the second of the end is inside is not documented; here it is outside.
+`visual_input` (the video), `task` and `output` of each item. The task Timestamp has the output `[mmss, mmss]`, minutes and
+seconds without a colon. The task Classification has a number of Category.txt, and the task Detection has 1 if there is an
+anomaly. It is not documented whether the second at which an anomaly ends is inside; here it is outside.
 
 PreVAD (Liu et al., 2025, Kamino666/LaGoVAD-PreVAD): test.csv, or the JSON list with the same keys: `video_path`,
 `class_name` and `anomaly_span`, a list of [start, end] as shares of the video. The README does not describe these files. The
-keys and the arithmetic (`ShareIntervals`) are those of the authors' data loader, which applies it to the features of every
-eighth frame; here it is applied to frames.
+keys and the arithmetic (`ShareIntervals`) are from the authors' data loader. The loader applies the arithmetic to the features
+of every eighth frame; this reader applies it to frames.
 
 VAU-Bench (Zhu et al., 2025, GVCLab/VAU-R1): annotations/test_msad.csv, test_ucf_crime.csv and test_ecva.csv, with the columns
 `Video Name`, `Anomaly Class`, `Start Time` and `End Time` in seconds. In src/evaluation/evaluation_tag.py, a normal video has
-0 and 0. A time of -1 means that it is not known; such a video is left out. A video with several questions has several rows.
+the times 0 and 0. A time of -1 is not known; a row with such a time is left out. A video with several questions has several
+rows.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from vadcli.ground_truth.truth import GroundTruth, VideoTruth, stem, video_truth
 
 Item = Mapping[str, Any]
 Items = Iterator[tuple[int, Item]]
-"""(line or place of the item from 1, the item) for each row of a table."""
+"""The items of a file, each with its line in the table or its position in the list, counted from 1."""
 
 MSAD_LISTS = ("msad-i3d-test.list", "RTFM/list/msad-i3d-test.list", "MGFN/data/msad/msad-i3d-test.list")
 MSAD_FRAMES = ("total frames", "starting frame of anomaly", "ending frame of anomaly")
@@ -67,7 +68,7 @@ CUVA_CATEGORIES = {
 }
 """Number in the repository's Category.txt -> the name in words."""
 MOST_SHARE = 10.0
-"""A share of the video above this is a frame number or a time."""
+"""Shares of the video must be below this limit; a larger number must be a frame number or a time."""
 _NORMAL = "normal"
 _CLOCK = re.compile(r"\[\s*(\d{1,2})([0-5]\d)\s*,\s*(\d{1,2})([0-5]\d)\s*\]")
 
@@ -99,12 +100,12 @@ class Msad(GroundTruth):
             yield video_truth(f"{video}.mp4", path, FrameIntervals(()))
 
     def implied(self, scored: str) -> VideoTruth | None:
-        """Return the truth of a normal video if its name says that it is one."""
+        """Return the truth of a normal video if `is_msad_normal` is True for its name; otherwise None."""
         return video_truth(scored, self.root, FrameIntervals(())) if is_msad_normal(stem(scored)) else None
 
 
 def is_msad_normal(video: str) -> bool:
-    """Whether a video of MSAD is normal, by its name."""
+    """Return whether the name of a video of MSAD marks it as normal."""
     return video.startswith("MSAD_normal")
 
 
@@ -125,7 +126,7 @@ def _msad_video(path: Path, line: int, video: str, row: Item) -> VideoTruth:
 
 
 class Cuva(GroundTruth):
-    """CUVA; `root` is its JSON file, or a folder with this file alone.
+    """CUVA; `root` is its JSON file, or a folder in which it is the only JSON file.
 
     The file is a list, or has one object per line, as `load_dataset("fesvhtr/CUVA", split="test").to_json(FILE)` writes it.
     """
@@ -192,7 +193,10 @@ class PreVad(GroundTruth):
 
 
 def _shares(path: Path, place: int, value: object) -> tuple[tuple[float, float], ...]:
-    """Return the intervals of an `anomaly_span`: a list, its JSON, one interval alone, or nothing. Empty ones are left out."""
+    """Return the intervals of an `anomaly_span`, without empty intervals.
+
+    The value is a list of intervals, one interval, the JSON of either, or nothing.
+    """
     try:
         found: Any = json.loads(value) if isinstance(value, str) and value.strip() else (value or [])
         if len(found) == 2 and not isinstance(found[0], list):
@@ -206,7 +210,7 @@ def _shares(path: Path, place: int, value: object) -> tuple[tuple[float, float],
 
 
 class VauBench(GroundTruth):
-    """VAU-Bench; `root` is one of its tables, or the folder `annotations`, whose test_….csv are then read together."""
+    """VAU-Bench; `root` is one of its tables, or the folder `annotations`: then all its tables test_….csv are read."""
 
     name = "vau-bench"
 
@@ -240,7 +244,7 @@ _VAU_MISSING = {"name": "vau-bench", "wanted": "annotations/test_msad.csv"}
 
 
 def table_rows(path: Path, needed: Sequence[str]) -> Items:
-    """Yield (line, row by column) of a CSV table.
+    """Yield the rows of a CSV table: the line, and the cells by the names of their columns.
 
     Raises:
         DocumentError: the file cannot be read, is not CSV, or lacks a needed column.
@@ -258,7 +262,7 @@ def table_rows(path: Path, needed: Sequence[str]) -> Items:
 
 
 def json_items(path: Path) -> Items:
-    """Yield (place from 1, object) of a JSON list, or of a file with one JSON object per line.
+    """Yield the objects of a JSON list, or of a file with one JSON object per line, each with its position from 1.
 
     Raises:
         DocumentError: the file cannot be read, or has another form.

@@ -29,7 +29,7 @@ _SHOWN = 5  # largest number of names in an error message
 
 
 def stem(name: str) -> str:
-    """Return the last part of a path without the suffix of a video; other dots belong to the name."""
+    """Return the last part of a path; only the suffix of a video is removed, other dots belong to the name."""
     return _parts(name, suffix=False)[-1]
 
 
@@ -76,7 +76,7 @@ def _pair_group(scored: list[str], truths: list[str], *, stem_alone: bool) -> Ma
 
 
 def _edges(scored: Mapping[str, PathParts], truths: Mapping[str, PathParts], *, tails: bool) -> Iterator[tuple[str, str]]:
-    """Return every (scored, truth) with the same path; with `tails`, also those in which one path is the end of the other."""
+    """Return every pair (scored, truth) with the same path; with `tails`, also if one path is the end of the other."""
     whole, ends = defaultdict(list), defaultdict(list)
     for truth, parts in truths.items():
         whole[parts].append(truth)
@@ -118,7 +118,7 @@ class Masks(Protocol):
     """The masks of one video, read one frame at a time."""
 
     def mask(self, frame_index: int) -> BoolArray | None:
-        """Return (H, W) bool of a 0-based frame, True for abnormal pixels; None if the frame is normal and has no mask.
+        """Return the mask (H, W) bool of a 0-based frame, True for abnormal pixels; None if a normal frame has no mask.
 
         Raises:
             DocumentError: the mask is missing or damaged, or the frame is outside the video.
@@ -130,7 +130,7 @@ class Region:
     """An abnormal object in one frame.
 
     Attributes:
-        track: number of the object; its regions in the video share it.
+        track: number of the object, the same for all its regions in the video.
         frame: 0-based.
         box: x, y, width, height in pixels.
     """
@@ -171,7 +171,7 @@ class VideoTruth:
 
     @property
     def frames(self) -> int | None:
-        """The number of frames that the annotation was made for; None if the annotation does not say."""
+        """The number of frames that the annotation was made for; None if the annotation does not state it."""
         return self.annotation.frames
 
     @property
@@ -190,7 +190,7 @@ class VideoTruth:
         return self.read_regions is not None
 
     def labels(self, table: ScoreTable) -> BoolArray:
-        """Return (N,) bool, one label per frame of the table.
+        """Return one label per frame of the table (N,) bool, True if the frame is abnormal.
 
         Raises:
             DocumentError: the annotation was made for another version of the video; nothing is cropped to fit.
@@ -210,7 +210,7 @@ class VideoTruth:
         return self.annotation.overhang_frames(table)
 
     def mask(self, frame_index: int) -> BoolArray | None:
-        """Return (H, W) bool of a 0-based frame; None without masks, or if the frame is normal and has no mask.
+        """Return the mask (H, W) bool of a 0-based frame; None without masks, or if a normal frame has no mask.
 
         Raises:
             DocumentError: the mask is missing or damaged, or the frame is outside the video.
@@ -289,7 +289,7 @@ class GroundTruth(ABC):
         """
 
     def videos(self) -> Mapping[str, VideoTruth]:
-        """Return the data set's name of each video -> its truth, in the data set's order. Files are read once.
+        """Return the truth of each video by the data set's name for it, in the data set's order. Files are read once.
 
         Raises:
             UsageError: the folder `root` does not have the layout of this data set.
@@ -320,8 +320,8 @@ class GroundTruth(ABC):
             allow_missing: leave out truths without scores and scored videos without a truth; otherwise they are errors.
 
         Raises:
-            UsageError: a video could be either of two; or a truth or scores are missing and this is not allowed; or no pair is
-                found.
+            UsageError: a video could be paired with either of two; or no pair is found; or scores or a truth are missing
+                without `allow_missing`.
         """
         names, truths = list(scored), self.videos()
         found = pair(names, truths, stem_alone=self.stem_alone)

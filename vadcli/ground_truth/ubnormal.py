@@ -105,7 +105,7 @@ class ObjectMasks:
         return self._frames[1] + 1
 
     def mask(self, frame_index: int) -> BoolArray | None:
-        """Return the pixels of objects that are abnormal in this frame; None if there are none."""
+        """Return the pixels of the objects that are abnormal in this frame; None if no object is abnormal."""
         numbers = [track.number for track in self.tracks if track.start_frame <= frame_index < track.end_frame]
         return np.isin(self._objects(frame_index), numbers) if numbers else None
 
@@ -156,7 +156,9 @@ class ObjectMasks:
 
 
 def read_object_tracks(path: Path) -> tuple[Track, ...]:
-    """Read the tracks of a <video>_tracks.txt: object, first and last frame, counted from 0, last included.
+    """Return the tracks of a <video>_tracks.txt.
+
+    A line has an object, a first frame and a last frame. Frames are counted from 0, and the last one belongs to the track.
 
     Raises:
         DocumentError: the file is missing, has no track, or a line has another form.
@@ -181,7 +183,7 @@ def _intervals(tracks: tuple[Track, ...], frames: int | None = None) -> FrameInt
 
 
 def _largest_box(mask: BoolArray) -> Box | None:
-    """Return the largest box of a connected part, as x, y, width, height; None without a pixel."""
+    """Return the largest of the boxes of the connected parts, as x, y, width, height; None without a pixel."""
     from scipy.ndimage import find_objects, label
 
     parts = find_objects(label(mask, structure=np.ones((3, 3)))[0])

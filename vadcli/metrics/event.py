@@ -1,11 +1,11 @@
-"""Event metrics: events in seconds, the severity of true events, and what a review of events says about thresholds.
+"""Event metrics: predicted against true events, scores against severities, and thresholds from reviewed events.
 
 The metrics compare predicted with true events: which true events are found, how late the predicted ones start, and how many
 false alarms there are per hour. `threshold_choices` uses reviewed events instead of a ground truth: it returns the precision
 and the alarms per hour of each threshold. The rank correlations between the scores and the severities of true events measure
 whether worse events score higher. Cao et al., Are Anomaly Scores Telling the Whole Story? A Benchmark for Multilevel Anomaly
-Detection (MAD-Bench, 2024), compare scores with levels of severity in this way. There a sample is an image or a row of a table;
-here it is a true event.
+Detection (MAD-Bench, 2024), compare scores with levels of severity in this way. Their samples are images or rows of a table;
+the samples here are true events.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ IOU_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5)
 """The temporal IoUs at which segment F1 is reported."""
 
 TOLERANCE_S = 1e-6
-"""An overlap of at most this many seconds does not count.
+"""Overlaps of this many seconds or less do not count.
 
-It may be a rounding error, because annotations are decimal and timestamps are binary.
+They may be rounding errors, because annotations are decimal and timestamps are binary.
 """
-IOU_TOLERANCE = 1e-9
+IOU_TOLERANCE = 1e-9  # so that a rounding error does not exclude a pair whose IoU is the limit
 
 LEVEL = 0.95
 """Confidence level of the intervals in `ThresholdChoice`."""
@@ -69,13 +69,14 @@ class EventSet:
 
 
 def match_events(predicted: TimeArray, true: TimeArray, iou: float) -> IndexArray:
-    """Match the events of one video one to one; return (M, 2) pairs (predicted, true) with a temporal IoU of at least `iou`.
+    """Return the matched events of one video: pairs (M, 2) of the index of a predicted and of a true event.
 
-    Paired events always overlap. The matching has as many pairs as possible, and among such matchings the highest sum of IoUs.
-    This is the optimal matching of sed_eval (Mesaros et al., Metrics for Polyphonic Sound Event Detection, 2016) and mir_eval.
-    It does not depend on scores or on the order of events. ActivityNet's greedy matching by score gives the same pairs if no
-    event is in two candidate pairs. This is always so if the events of each side do not overlap one another and `iou` is above
-    0.5.
+    Each event is in one pair at most. Paired events overlap, and their temporal IoU is at least `iou`. There are as many pairs
+    as possible. If several choices have that many pairs, the choice with the highest sum of IoUs is returned. This is the
+    optimal matching of sed_eval (Mesaros et al., Metrics for Polyphonic Sound Event Detection, 2016) and mir_eval. It does not
+    depend on scores or on the order of events. ActivityNet's greedy matching by score gives the same pairs if no event is in
+    two candidate pairs. No event is in two candidate pairs if `iou` is above 0.5 and neither the predicted nor the true events
+    overlap one another.
     """
     first, second, shared = _overlaps(predicted, true)
     union = (predicted[first, 1] - predicted[first, 0]) + (true[second, 1] - true[second, 0]) - shared
@@ -100,9 +101,9 @@ def segment_f1(events: EventSet, *, iou: float) -> Estimate:
 def onset_error(events: EventSet, *, iou: float = IOU_LEVELS[0], signed: bool = False) -> Estimate:
     """Return the mean distance in seconds between the starts of a true event and of the predicted event matched with it.
 
-    This project defines it, because papers on video anomaly detection share no definition. The pairs are those of
-    `match_events`; events without a partner do not count, so read this error
-    together with the recall. Undefined if there is no pair.
+    This project defines the onset error, because papers on video anomaly detection share no definition. The pairs are those of
+    `match_events`; events without a partner do not count, so read the error together with the recall. Undefined if there is no
+    pair.
 
     Args:
         events: the events of all videos.
@@ -122,7 +123,7 @@ def onset_error(events: EventSet, *, iou: float = IOU_LEVELS[0], signed: bool = 
 
 
 def false_alarms_per_hour(events: EventSet) -> Estimate:
-    """Return the number of predicted events that overlap no true event, per hour of all videos.
+    """Return the number of predicted events that overlap no true event, per hour of video.
 
     The hours include the abnormal parts of the videos. This is the false-alarm rate of surveillance evaluations (TRECVID event
     detection, NIST 2010) with the most lenient match: any overlap with a true event is enough. Undefined if the videos have no
@@ -137,10 +138,10 @@ def false_alarms_per_hour(events: EventSet) -> Estimate:
 
 
 def detection_recall(events: EventSet) -> Estimate:
-    """Return the share of true events that overlap a predicted event, however little.
+    """Return the share of true events that overlap a predicted event; the smallest overlap is enough.
 
-    This is the existence term of range-based recall (Tatbul et al., Precision and Recall for Time Series, NeurIPS 2018, section
-    4.1). Undefined without true events.
+    The share is the existence term of range-based recall (Tatbul et al., Precision and Recall for Time Series, NeurIPS 2018,
+    section 4.1). Undefined without true events.
     """
     found = [
         len(np.unique(_overlaps(predicted, true)[1])) for predicted, true in zip(events.predicted, events.true, strict=True)
@@ -159,7 +160,7 @@ def _lengths(events: Sequence[TimeArray]) -> list[int]:
 
 
 def _overlaps(predicted: TimeArray, true: TimeArray) -> tuple[IndexArray, IndexArray, Numbers]:
-    """Return all pairs (predicted, true) that overlap, and the overlap of each pair in seconds.
+    """Return the indices of all overlapping pairs (predicted, true), and the overlap of each pair in seconds.
 
     An event of duration 0 overlaps nothing.
     """
@@ -177,9 +178,10 @@ def _overlaps(predicted: TimeArray, true: TimeArray) -> tuple[IndexArray, IndexA
 
 
 def _assign(first: IndexArray, second: IndexArray, ious: Numbers, predicted: int, true: int) -> IndexArray:
-    """Return (M, 2) one-to-one pairs chosen from candidates: as many as possible, then with the highest sum of IoUs.
+    """Return the pairs (M, 2) that `match_events` chooses from candidate pairs.
 
-    Candidates that share no event, directly or through others, are solved separately, so that the assignment stays small.
+    Candidates are divided into groups that have no event in common. Each group is solved separately, so that the matrix of an
+    assignment stays small.
     """
     graph = coo_array((np.ones(len(first)), (first, predicted + second)), shape=(predicted + true,) * 2)
     components = connected_components(graph, directed=False)[1][first] if len(first) else first
@@ -200,7 +202,7 @@ def _assign(first: IndexArray, second: IndexArray, ious: Numbers, predicted: int
 
 @dataclass(frozen=True)
 class ThresholdChoice:
-    """The events that remain at a higher threshold, and how many of them are true by the review.
+    """The events that remain at a higher threshold, and how many of them reviewers called true.
 
     Attributes:
         threshold: an event opens at this score.
@@ -222,7 +224,7 @@ class ThresholdChoice:
 
 
 def threshold_choices(reviewed: Sequence[ReviewedEvent], peaks: Sequence[float], hours: float) -> list[ThresholdChoice]:
-    """Return the thresholds worth choosing from, ascending; each is more precise than all lower ones.
+    """Return the useful thresholds, ascending; each has a higher precision than all lower thresholds.
 
     A higher threshold removes exactly the events whose peak is below it. A threshold below the scan's is not offered, because
     nobody has reviewed the events that it would add.
@@ -265,10 +267,10 @@ def _choice(judged: Sequence[ReviewedEvent], peaks: Sequence[float], hours: floa
 
 
 def without_false(events: Sequence[tuple[float, float]], reviewed: Sequence[ReviewedEvent]) -> list[int]:
-    """Return the indices of those events of one video that no review called false.
+    """Return the indices of one video's events, without the events that a review called false.
 
-    A review applies to the event whose temporal IoU with the reviewed event is above one half. So reviews still apply after
-    other thresholds have changed the starts and ends of events.
+    A review applies to the event whose temporal IoU with the reviewed event is above one half. So a review still applies after
+    other thresholds have changed the start and end of its event.
 
     Args:
         events: (start_s, end_s) of each event.
@@ -288,18 +290,18 @@ def _verdict(span: tuple[float, float], reviewed: Sequence[ReviewedEvent]) -> Ve
     return verdict
 
 
-_ROWS = 512  # pairs are compared in blocks of this many events; limits the memory and changes no result
+_ROWS = 512  # so many events are compared with all events at once; the number limits the memory and changes no result
 
 
 @dataclass(frozen=True)
 class SeveritySet:
-    """The E true events of V videos.
+    """The scores and severities of the E true events of V videos.
 
     Attributes:
         video: (E,) int64, number of the event's video.
         score: (E,) float64, the event's score.
         severity: (E,) float64, higher is worse; NaN if the ground truth does not state it.
-        videos: V.
+        videos: V, the number of videos.
     """
 
     video: IndexArray
@@ -309,9 +311,10 @@ class SeveritySet:
 
 
 def severity_spearman(events: SeveritySet) -> Estimate:
-    """Return Spearman's rank correlation (`scipy.stats.spearmanr`); equal values have the mean of their ranks.
+    """Return Spearman's rank correlation between the scores and the severities of true events.
 
-    Events without a severity do not count. Undefined if fewer than two severities or scores differ.
+    Equal values have the mean of their ranks, as in `scipy.stats.spearmanr`. Events without a severity do not count. Undefined
+    if all severities or all scores are equal.
     """
     stated = _stated(events)
     order = [np.unique(each, return_inverse=True)[1] for each in (stated.score, stated.severity)]
@@ -327,9 +330,10 @@ def severity_spearman(events: SeveritySet) -> Estimate:
 
 
 def severity_kendall(events: SeveritySet) -> Estimate:
-    """Return Kendall's tau-b (`scipy.stats.kendalltau`), which corrects for equal values.
+    """Return Kendall's tau-b between the scores and the severities of true events.
 
-    Events without a severity do not count. Undefined if fewer than two severities or scores differ.
+    Tau-b corrects for equal values, as in `scipy.stats.kendalltau`. Events without a severity do not count. Undefined if all
+    severities or all scores are equal.
     """
     stated = _stated(events)
     videos, pairs = np.unique(stated.video), _pairs(stated)
@@ -362,17 +366,21 @@ def _estimate(
 
 
 def _ranks(drawn: Numbers, places: IndexArray) -> Numbers:
-    """Return (B, E) mean ranks, up to a constant, if each event occurs as often as it was drawn."""
+    """Return the rank (B, E) of each event in each resample, in which it occurs as often as it was drawn.
+
+    Equal values have the mean of their ranks. All ranks are 0.5 too low, which changes no correlation.
+    """
     counts = drawn @ csr_array((np.ones(len(places)), (np.arange(len(places)), places)))
     ranks = np.cumsum(counts, axis=1) - counts / 2.0
     return np.asarray(ranks[:, places], np.float64)
 
 
 def _pairs(events: SeveritySet) -> tuple[Numbers, Numbers, Numbers]:
-    """Return three (U, U) counts of the pairs of events of two videos; U videos have events.
+    """Return three numbers of pairs of events, each as a table (U, U) by the videos of the two events.
 
-    The first: pairs in the same order minus pairs in the opposite order. The second: pairs whose scores differ. The third:
-    pairs whose severities differ.
+    U is the number of videos with events. The first table counts the pairs that have the same order by score and by severity,
+    minus the pairs in the opposite order. The second counts the pairs whose scores differ, the third the pairs whose severities
+    differ.
     """
     count, places = len(events.video), np.unique(events.video, return_inverse=True)[1]
     of_video = csr_array((np.ones(count), (np.arange(count), places)))

@@ -25,11 +25,11 @@ from vadcli.types import BoolArray, IndexArray
 from vadcli.types.text import how_many
 
 RESAMPLE_BINS = 4096
-"""Largest number of bins of a resampled curve.
+"""Largest number of score bins in a resample.
 
-Half of the bins hold equal shares of the positives, the other half equal shares of the negatives.
+Half of the bin edges divide the positives into equal shares, the other half divide the negatives into equal shares.
 """
-RESAMPLE_CELLS = 1 << 25  # limit of videos times bins per float64 table; with very many videos there are fewer bins
+RESAMPLE_CELLS = 1 << 25  # largest number of cells (videos times bins) of a table; with very many videos there are fewer bins
 
 NORMAL = -1
 """The category code of a frame without a category."""
@@ -116,7 +116,7 @@ class FrameSet:
 
     @cached_property
     def tables(self) -> tuple[Numbers, Numbers]:
-        """The numbers of positives (V, K) and negatives (V, K) per video and bin of ascending score, for resampling; cached."""
+        """The numbers of positives (V, K) and negatives (V, K) per video and score bin, for resamples; cached."""
         return _tables(self.scores, self.labels, self.video, self.videos)
 
     def with_endpoints(self) -> FrameSet:
@@ -141,13 +141,13 @@ class FrameSet:
 
 
 def frame_auc(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
-    """Return the ROC-AUC over all frames together; equals `sklearn.metrics.roc_auc_score` of the concatenated test set.
+    """Return the ROC-AUC over all frames together.
 
-    The value is exact. Its interval is exact if positives and negatives each have at most half of RESAMPLE_BINS distinct
-    scores. Otherwise, resamples treat the scores within a bin as ties. A bin holds a share of about 2 / RESAMPLE_BINS of one
-    class (more only if many frames have the same score). The area changes by less than this share, and in practice by far less,
-    because the errors of the bins cancel. Undefined without abnormal or without normal frames, unless `endpoints` adds one of
-    each.
+    The value is exact: it equals `sklearn.metrics.roc_auc_score` of all frames. Its interval is exact if positives and
+    negatives each have at most half of RESAMPLE_BINS distinct scores. Otherwise, resamples treat the scores within a bin as
+    ties. A bin holds a share of about 2 / RESAMPLE_BINS of one class (more only if many frames have the same score). The area
+    changes by less than this share, and in practice by far less, because the errors of the bins cancel. Undefined without
+    abnormal or without normal frames, unless `endpoints` adds one of each.
 
     Args:
         frames: the frames of all videos; call `only_sampled()` first to evaluate only sampled frames.
@@ -158,19 +158,20 @@ def frame_auc(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
 
 
 def frame_ap(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
-    """Return the average precision over all frames; equals `sklearn.metrics.average_precision_score` of the test set.
+    """Return the average precision over all frames together.
 
-    See `frame_auc` for intervals. Here, bins change the value of a resample by at most the change of the precision within a
-    bin. Undefined without abnormal frames, unless `endpoints` adds one.
+    It equals `sklearn.metrics.average_precision_score` of all frames. See `frame_auc` for intervals. Bins change the average
+    precision of a resample by no more than the precision changes within a bin. Undefined without abnormal frames, unless
+    `endpoints` adds one.
     """
     return _micro(frames, average_precision, AP_UNDEFINED, endpoints=endpoints)
 
 
 def frame_auc_macro(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
-    """Return the ROC-AUC within videos: the mean of the ROC-AUCs of the single videos, all with the same weight.
+    """Return the mean of the ROC-AUCs of the single videos, all with the same weight.
 
-    It compares frames only with frames of the same video, so a constant added to all scores of one video changes nothing. In
-    `frame_auc`, most pairs of frames come from two videos. This is the macro-averaged AUC of Georgescu et al. (TPAMI 2021,
+    Frames are compared only with frames of the same video, so a constant added to all scores of one video changes nothing. In
+    `frame_auc`, most pairs of frames come from two videos. The mean is the macro-averaged AUC of Georgescu et al. (TPAMI 2021,
     section 4.2). A video with only one class has no ROC-AUC: it is left out and counted in the note. With `endpoints`, which
     those authors use, every video has a ROC-AUC (1 for a normal video). Undefined if no video has a ROC-AUC. The interval is
     exact.
@@ -205,7 +206,7 @@ def frames_of_category(frames: FrameSet, codes: IndexArray, code: int, *, own_vi
 
 
 def category_auc(frames: FrameSet, codes: IndexArray, code: int, *, within: bool = False, endpoints: bool = False) -> Estimate:
-    """Return the ROC-AUC of one category's frames against normal frames, over all videos together or within videos.
+    """Return the ROC-AUC of one category's frames against normal frames.
 
     Resamples draw from all videos of `frames`, so that two runs can be compared even if they lack frames in different videos.
     Undefined without a frame of the category or without a normal frame. With `within`, undefined if no video has both.

@@ -30,7 +30,7 @@ class Metric:
         ci_low, ci_high: the ends of the interval; both None if there is no interval.
         videos: how many videos the value is computed from.
         note: what a reader must know; never empty if the value is None.
-        curve: (x, y) points of the curve whose area is the value, if the metric is known by its curve.
+        curve: (x, y) points of the curve whose area is the value; empty for most metrics.
     """
 
     value: float | None
@@ -91,7 +91,7 @@ class Bootstrap:
             raise ValueError(f"confidence must lie between 0 and 1, not {self.confidence:g}")
 
     def weights(self, videos: int) -> Iterator[Numbers]:
-        """Yield arrays of at most (CHUNK, V) float64: how often each video was drawn in each resample."""
+        """Yield how often each video was drawn, in arrays (B, V) float64 of at most CHUNK resamples."""
         generator = np.random.default_rng(self.seed)
         shares = np.full(videos, 1.0 / videos)
         for start in range(0, self.replicates, CHUNK):
@@ -138,9 +138,10 @@ class Estimate:
 
 
 def difference(first: Estimate, second: Estimate, bootstrap: Bootstrap) -> Metric:
-    """Return `first` minus `second` with the interval of paired resamples, in which both use the same drawn videos.
+    """Return `first` minus `second` with an interval from paired resamples.
 
-    Undefined if either value is undefined. The caller must make sure that both have the same videos in the same order.
+    In each resample, both values are computed from the same drawn videos. Undefined if either value is undefined. The caller
+    must make sure that both have the same videos in the same order.
 
     Raises:
         ValueError: the numbers of videos differ.
@@ -158,9 +159,9 @@ def difference(first: Estimate, second: Estimate, bootstrap: Bootstrap) -> Metri
 
 
 def ratio(numerator: Numbers, denominator: Numbers, *, undefined: str, note: str = "", used: int | None = None) -> Estimate:
-    """Return sum of (V,) numerators / sum of (V,) denominators.
+    """Return the sum of the numerators (V,) divided by the sum of the denominators (V,).
 
-    If the second sum is 0, the value is None, and the note is `undefined`.
+    If the sum of the denominators is 0, the value is None, and the note is `undefined`.
     """
     above, below = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
 
@@ -174,7 +175,7 @@ def ratio(numerator: Numbers, denominator: Numbers, *, undefined: str, note: str
 
 
 def over_all(estimate: Estimate, chosen: NDArray[np.bool_]) -> Estimate:
-    """Return an estimate with the same value; resamples draw from all videos, not only the used ones.
+    """Return an estimate with the same value, whose resamples draw from all videos and not only from the chosen.
 
     So the estimates of two runs can be paired even if the runs use different videos. There is no interval if fewer than two
     videos are used.
@@ -241,16 +242,16 @@ def average_precision(positives: Counts, negatives: Counts) -> Numbers:
 
 
 def from_top(counts: NDArray[Any]) -> NDArray[Any]:
-    """Return (..., K) running sums: how many entries have the score of column k or a higher one."""
+    """Return running sums (..., K) from the last column: how many entries are in column k or a later column."""
     sums: NDArray[Any] = np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1]
     return sums
 
 
 def area_to_limit(x: Numbers, y: Numbers, limit: float, *, flat: bool) -> Numbers:
-    """Return the (...) areas under piecewise linear (..., K) curves from x = 0 to `limit`; x starts at 0 and never falls.
+    """Return the areas (...) under piecewise linear curves, from x = 0 to `limit`.
 
     Args:
-        x, y: (..., K) points in order.
+        x, y: the points (..., K) of the curves in order; x starts at 0 and never falls.
         limit: where the area ends.
         flat: if True, the curve continues horizontally from the last point within the limit. If False, the line that crosses
             the limit is cut there. A curve that ends before the limit always continues horizontally.
@@ -276,7 +277,8 @@ def bin_edges(groups: list[NDArray[Any]], bins: int) -> NDArray[Any]:
     k (`numpy.searchsorted(edges, values, "right")`), so that ties stay together and the order between bins is kept.
 
     Args:
-        groups: each ascending; one for positives and one for negatives, so that the rarer class gets as many bins.
+        groups: ascending scores, in one group for positives and one for negatives. So the rarer class gets as many bins as the
+            other.
         bins: approximate maximum number of bins.
     """
     edges = []
@@ -290,7 +292,7 @@ def bin_edges(groups: list[NDArray[Any]], bins: int) -> NDArray[Any]:
 def histograms(
     rows: NDArray[np.int64], bins: NDArray[np.int64], shape: tuple[int, int], weights: Numbers | None = None
 ) -> Numbers:
-    """Return (V, K) float64: the number (or the total weight) of entries with row v and bin k."""
+    """Return the number (or total weight) of the entries per row and bin, (V, K) float64."""
     flat = np.bincount(rows * shape[1] + bins, weights, minlength=shape[0] * shape[1])
     return flat.reshape(shape).astype(np.float64, copy=False)
 

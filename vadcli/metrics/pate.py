@@ -19,7 +19,7 @@ CELLS = 1 << 24  # largest number of (threshold, frame of one anomaly) pairs tha
 
 @dataclass(frozen=True)
 class _Runs:
-    """The A anomalies in order: (A,) the video, the first frame and the last frame of each.
+    """The video (A,), the first frame (A,) and the last frame (A,) of each of the A anomalies, in order.
 
     Frames are numbered through all videos.
     """
@@ -99,7 +99,7 @@ def _anomalies(frames: FrameSet) -> _Runs:
 
 
 def _thresholds(frames: FrameSet, limit: int | None) -> Numbers:
-    """Return the thresholds, (T,) float64 ascending."""
+    """Return the thresholds (T,) float64, ascending."""
     scores = frames.scores
     if limit is None:
         return np.unique(scores).astype(np.float64)
@@ -111,17 +111,17 @@ def _thresholds(frames: FrameSet, limit: int | None) -> Numbers:
         ends = ends[np.concatenate([[True], turns, [True]])]
     sampled = np.percentile(
         scores[order][ends], np.linspace(100, 0, limit)
-    )  # descending, so that rounding is that of the package
+    )  # descending, so that quantiles are rounded as in the authors' package
     return np.sort(sampled.astype(np.float64))
 
 
 def _reached(video: IndexArray, level: IndexArray, shape: tuple[int, int], weights: Numbers | None = None) -> Numbers:
-    """Return (V, T): the number (or weight) of frames of each video that reach each threshold."""
+    """Return the number (or total weight) of frames of each video that reach each threshold, (V, T)."""
     return from_top(histograms(video, level, shape, weights))[:, 1:]
 
 
 def _true(frames: FrameSet, runs: _Runs, level: IndexArray, buffers: tuple[int, int], shape: tuple[int, int]) -> Numbers:
-    """Return (V, T): the sum of the weights of true alarms, for one pair of buffer sizes."""
+    """Return the total weight of true alarms per video and threshold (V, T), for one pair of buffer sizes."""
     early, late = buffers
     starts, ends = frames.offsets[runs.video], frames.offsets[runs.video + 1]
     alone = np.append(True, runs.video[1:] != runs.video[:-1])
@@ -150,7 +150,7 @@ def _rows(starts: IndexArray, ends: IndexArray) -> tuple[IndexArray, IndexArray]
 
 
 def _missed(scores: Numbers, runs: _Runs, thresholds: Numbers, shape: tuple[int, int]) -> Numbers:
-    """Return (V, T): the sum of the weights of missed frames."""
+    """Return the total weight of missed frames per video and threshold (V, T)."""
     missed = np.zeros((shape[0], len(thresholds)))
     for video, first, last in zip(runs.video.tolist(), runs.first.tolist(), runs.last.tolist(), strict=True):
         step = max(CELLS // (last - first + 1), 1)
@@ -161,7 +161,7 @@ def _missed(scores: Numbers, runs: _Runs, thresholds: Numbers, shape: tuple[int,
 
 
 def _missed_of_one(hit: BoolArray) -> Numbers:
-    """Return (T,): the sum of the weights of missed frames of one anomaly, from `hit` (T, L) by threshold and frame."""
+    """Return the total weight (T,) of one anomaly's missed frames; `hit` (T, L) is True if a frame reaches a threshold."""
     length = hit.shape[1]
     index = np.arange(length)
     onset = hit.argmax(axis=1)
@@ -176,9 +176,9 @@ def _missed_of_one(hit: BoolArray) -> Numbers:
 
 
 def _area(true: Numbers, found: Numbers, lost: Numbers) -> Numbers:
-    """Return (B,) areas under curves of (B, T) points, which are given by ascending threshold.
+    """Return the areas (B,) under B precision-recall curves, from weights (B, T) by ascending threshold.
 
-    Lines join the points of a curve, which starts at recall 0 and precision 1.
+    A curve starts at recall 0 and precision 1. Straight lines join its points.
     """
 
     def from_highest(values: Numbers) -> Numbers:

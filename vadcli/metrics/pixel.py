@@ -162,27 +162,29 @@ class _Video:
 
 
 def pixel_auc(counts: PixelCounts) -> Estimate:
-    """Return the ROC-AUC over all pixels of all frames; equals `sklearn.metrics.roc_auc_score` of all pixels.
+    """Return the ROC-AUC over all pixels of all frames, as `sklearn.metrics.roc_auc_score` computes it.
 
-    This is the pixel-level AUC of recent papers on Ped2, not the 40 % criterion of Mahadevan et al. (CVPR 2010). Exact for
+    It is the pixel-level AUC of recent papers on Ped2, not the 40 % criterion of Mahadevan et al. (CVPR 2010). Exact for
     bytes; for floats, scores in one bin count as ties. Undefined without abnormal or without normal pixels.
     """
     return _by_curve(counts, roc_auc, "pixel ROC-AUC needs pixels of both classes")
 
 
 def pixel_ap(counts: PixelCounts) -> Estimate:
-    """Return the average precision over all pixels of all frames; equals `sklearn.metrics.average_precision_score`.
+    """Return the average precision over all pixels of all frames.
 
-    Exact for bytes; for floats, scores in one bin count as ties. Undefined without abnormal pixels.
+    It equals `sklearn.metrics.average_precision_score` of all pixels. Exact for bytes; for floats, scores in one bin count as
+    ties. Undefined without abnormal pixels.
     """
     return _by_curve(counts, average_precision, "pixel average precision needs an abnormal pixel")
 
 
 def mask_iou(counts: PixelCounts) -> Estimate:
-    """Return the mean IoU of predicted and true mask over frames with a true pixel (`sklearn.metrics.jaccard_score` per frame).
+    """Return the mean IoU of the predicted and the true mask, over the frames with a true pixel.
 
-    The predicted mask has the pixels that score at least the accumulator's `mask_at`. Frames without a true pixel are left out,
-    whatever is predicted there. Undefined if no frame has a true pixel.
+    The IoU of a frame is its `sklearn.metrics.jaccard_score`. The predicted mask has the pixels that score at least the
+    accumulator's `mask_at`. Frames without a true pixel are left out, even if their predicted mask has pixels. Undefined if no
+    frame has a true pixel.
     """
     return ratio(counts.iou_sum, counts.positive_frames.astype(np.float64), undefined="mask IoU needs a frame with a true mask")
 
@@ -248,7 +250,10 @@ def aupimo(counts: PixelCounts, *, limits: tuple[float, float] = PIMO_LIMITS) ->
 
 
 def _pimo(counts: PixelCounts, weights: Numbers) -> tuple[Numbers, Numbers]:
-    """Return (B, K) false-positive rates and (B, K) mean shares, by falling threshold; NaN where `aupimo` is undefined."""
+    """Return x and y of the mean PIMO curves, each (B, K) by falling threshold; NaN if AUPIMO is undefined.
+
+    x are false-positive rates, not their logarithms. y are shares of true pixels.
+    """
     abnormal, normal = (weights @ each.astype(np.float64) for each in (counts.positive_frames, counts.normal_frames))
     defined = (abnormal > 0) & (normal > 0)
     with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 occurs in a resample that is undefined

@@ -65,16 +65,15 @@ class Tracks:
 
 
 def rbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, beta: float = BETA) -> Estimate:
-    """Return the region-based detection criterion: the mean share of found true regions at 0 to 1 false regions per frame.
+    """Return the region-based detection criterion (RBDC): an area under a curve of found against false regions.
 
-    It is the area under the curve of that share against the false regions per frame.
-
-    Ramachandra and Jones, Street Scene: A New Dataset and Evaluation Protocol for Video Anomaly Detection, WACV 2020. A true
-    region is found by a detected region of its frame with an IoU of at least `beta`. A detected region with a lower IoU with
-    every true region of its frame is false. As in the evaluator of UBnormal and Georgescu et al. (TPAMI 2021), the curve starts
-    at (0, 0) and continues horizontally from its last point at or below 1 false region per frame. Unlike in that
-    evaluator, regions of equal score are added together, so that their order does not matter. Undefined without true
-    regions or without frames.
+    Ramachandra and Jones, Street Scene: A New Dataset and Evaluation Protocol for Video Anomaly Detection, WACV 2020. The curve
+    has one point per threshold. x is the number of false regions per frame; the area ends at x = 1. y is the share of true
+    regions that are found. A true region is found if a detected region of its frame has an IoU of at least `beta` with it. A
+    detected region is false if its IoU with every true region of its frame is lower than `beta`. As in the evaluator of
+    UBnormal and Georgescu et al. (TPAMI 2021), the curve starts at (0, 0) and continues horizontally from its last point at or
+    below 1 false region per frame. Unlike in that evaluator, regions of equal score are added together, so that their order
+    does not matter. Undefined without true regions or without frames.
 
     Args:
         detected: regions of all videos.
@@ -88,10 +87,10 @@ def rbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, beta: float =
 
 
 def tbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, alpha: float = ALPHA, beta: float = BETA) -> Estimate:
-    """Return the track-based detection criterion: like `rbdc`, but with the share of found true tracks.
+    """Return the track-based detection criterion (TBDC): like `rbdc`, but y is the share of true tracks that are found.
 
-    From the same paper: a track is found if at least the share `alpha` of its regions is found. Undefined without true tracks
-    or without frames.
+    It is from the same paper. A track is found if at least the share `alpha` of its regions is found. Undefined without true
+    tracks or without frames.
     """
     _check_share("alpha", alpha)
     _check_share("beta", beta)
@@ -101,7 +100,9 @@ def tbdc(detected: Regions, tracks: Tracks, frames: IndexArray, *, alpha: float 
 
 
 def mask_regions(mask: ByteArray, *, at: float = 0.5) -> tuple[NDArray[np.int64], Numbers]:
-    """Return the boxes (R, 4) x, y, width, height of a mask's 8-connected regions, and the highest score (R,) of each.
+    """Return the box (R, 4) and the highest score (R,) of each of a mask's 8-connected regions.
+
+    A box is x, y, width and height in pixels.
 
     Args:
         mask: (H, W) uint8.
@@ -126,7 +127,7 @@ def _check_boxes(video: IndexArray, frame: IndexArray, box: Numbers) -> None:
 
 
 def _match(detected: Regions, tracks: Tracks, beta: float) -> tuple[Numbers, NDArray[np.bool_]]:
-    """Return the highest score that finds each true region, (G,) float64, and which detections are false, (D,) bool.
+    """Return the highest score (G,) of the detections that find each true region, and which detections (D,) are false.
 
     The score is -inf if no detection finds the region.
     """
@@ -140,7 +141,7 @@ def _match(detected: Regions, tracks: Tracks, beta: float) -> tuple[Numbers, NDA
 
 
 def _same_frame(detected: Regions, tracks: Tracks) -> tuple[IndexArray, IndexArray]:
-    """Return all pairs (detected, true) of regions that share a frame."""
+    """Return the indices of all pairs (detected, true) of regions in the same frame."""
     span = 1 + max(detected.frame.max(initial=0), tracks.frame.max(initial=0))
     keys = tracks.video * span + tracks.frame
     order = np.argsort(keys, kind="stable")
@@ -153,7 +154,7 @@ def _same_frame(detected: Regions, tracks: Tracks) -> tuple[IndexArray, IndexArr
 
 
 def _iou(first: Numbers, second: Numbers) -> Numbers:
-    """Return the (M,) IoUs of (M, 4) boxes with a width and a height."""
+    """Return the IoUs (M,) of pairs of boxes (M, 4) whose widths and heights are above 0."""
     near = np.maximum(first[:, :2], second[:, :2])
     far = np.minimum(first[:, :2] + first[:, 2:], second[:, :2] + second[:, 2:])
     shared = np.maximum(far - near, 0.0).prod(axis=1)
@@ -162,7 +163,7 @@ def _iou(first: Numbers, second: Numbers) -> Numbers:
 
 
 def _tracks_found_at(tracks: Tracks, best: Numbers, alpha: float) -> tuple[IndexArray, Numbers]:
-    """Return (T,) each track's video, and (T,) the highest threshold at which the share `alpha` of its regions is found."""
+    """Return each track's video (T,), and the highest threshold (T,) at which the share `alpha` of its regions is found."""
     order = np.lexsort((-best, tracks.track, tracks.video))
     video, track = tracks.video[order], tracks.track[order]
     if not len(order):
@@ -182,7 +183,7 @@ def _criterion(
     frames: IndexArray,
     undefined: str,
 ) -> Estimate:
-    """Return the area for T true regions or tracks, given their videos and the highest threshold at which each is found."""
+    """Return RBDC or TBDC from the video of each true region or track and the highest threshold that finds it."""
     videos = len(frames)
     beyond = max(video.max(initial=-1), detected.video.max(initial=-1))
     if beyond >= videos:
@@ -217,7 +218,7 @@ def _criterion(
 
 
 def _area(hits: Numbers, alarms: Numbers, totals: Numbers, frames: Numbers) -> Numbers:
-    """Return (B,) areas from (B, K) counts by ascending score; NaN without true regions or without frames."""
+    """Return areas (B,) from counts (B, K) by ascending score; NaN without true regions or without frames."""
     start = np.zeros((len(hits), 1))
     rate = divide(from_top(hits)[:, ::-1], np.broadcast_to(totals[:, None], hits.shape))
     false = divide(from_top(alarms)[:, ::-1], np.broadcast_to(frames[:, None], alarms.shape))
