@@ -51,7 +51,7 @@ WHOLE = 1.0
 
 @dataclass(frozen=True)
 class BenchPlan:
-    """What to measure.
+    """The settings of a benchmark, and how long each of them is measured.
 
     Attributes:
         ratios: compression ratios, each the share of visual tokens that is kept.
@@ -196,7 +196,7 @@ class Bench:
             return 1000 * (time.perf_counter() - started) / clips
 
     def _sample(self, loader: ClipLoader) -> tuple[list[Clip], str]:
-        """Return at least one clip to score, all of one frame size, and a description of the sampling."""
+        """Return one or more clips of the same frame size to score, and a description of the sampling."""
         wanted = max(self.plan.batch_sizes)
         clips: list[Clip] = []
         once = islice(self.footage.requests(), len(self.footage.videos))

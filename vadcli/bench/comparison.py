@@ -44,13 +44,13 @@ class Measured:
     """The figures of one detector.
 
     Attributes:
-        detector: its name.
-        weights: the names of the weights that it loaded; empty if it needs none.
-        rounds: one or several rounds; empty if it could not be measured.
+        detector: the detector's name.
+        weights: the names of the weights that the detector loaded; empty if it needs no weights.
+        rounds: the results of all rounds; empty if the detector could not be measured.
         host_bytes: peak resident memory of all processes.
         device_bytes: peak memory on a GPU, with the weights; None without a GPU.
         machine: the devices, the processor and the versions.
-        trouble: why it could not be measured, and what to do; "" if it was measured.
+        trouble: why the detector could not be measured, and what to do; "" if it was measured.
     """
 
     detector: str
@@ -67,7 +67,7 @@ class Measured:
         return statistics.median(one.video_s / one.seconds for one in self.rounds)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns what `vadcli bench --detectors --json` prints."""
+        """Return what `vadcli bench --detectors --json` prints."""
         return {
             "type": "detector",
             "detector": self.detector,
@@ -84,18 +84,18 @@ class Measured:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The figures of all detectors that were compared. `footage` says in words which videos they scored."""
+    """The figures of all detectors that were compared. `footage` is a description of the videos that they scored."""
 
     footage: str
     measured: tuple[Measured, ...]
 
     def json_lines(self) -> Iterator[dict[str, Any]]:
-        """Yields one object per detector."""
+        """Yield one object per detector."""
         for one in self.measured:
             yield {**one.to_json(), "footage": self.footage}
 
     def text(self) -> str:
-        """Returns a Markdown table, and below it one line per detector that could not be measured."""
+        """Return a Markdown table, and below it one line per detector that could not be measured."""
         where = next((one.machine for one in self.measured if one.machine), machine([]))
         on_gpu = any(one.device_bytes is not None for one in self.measured)
         head = ["detector", "weights", "x real time", "machine time per hour of footage", "host MiB"]
@@ -113,7 +113,7 @@ class Comparison:
 def compare(
     candidates: Sequence[Candidate], footage: BenchVideos, *, bound: Bound, rounds: int, workers: int | None
 ) -> Comparison:
-    """Returns the speed and memory of detectors. If one cannot be measured, this is reported, and the others are measured.
+    """Return the speed and memory of detectors. If a detector cannot be measured, its entry has the reason.
 
     Args:
         candidates: the detectors, measured in this order.
@@ -130,7 +130,7 @@ def compare(
 
 
 def measure(candidate: Candidate, footage: BenchVideos, *, bound: Bound, rounds: int, workers: int | None) -> Measured:
-    """Returns the speed and memory of one detector, measured in this process."""
+    """Return the speed and memory of one detector, measured in this process."""
     try:
         return _measured(candidate, footage, bound=bound, rounds=rounds, workers=workers or core_count())
     except VadcliError as error:

@@ -15,7 +15,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Setting:
-    """One way of scanning.
+    """A compression ratio and a batch size that are measured together.
 
     Attributes:
         ratio: share of the visual tokens that is kept.
@@ -86,7 +86,7 @@ class Throughput:
         )
 
     def of(self, other: Throughput) -> float:
-        """Divide this speed by the other's speed in each round; return the median of these quotients."""
+        """Return the ratio of this speed to the speed of `other`: the median of the ratios in the single rounds."""
         return statistics.median(mine / its for mine, its in zip(self.rates(), other.rates(), strict=True))
 
 
@@ -146,8 +146,8 @@ class BenchReport:
     Attributes:
         model: name, weights and number format.
         machine: devices, processor and versions.
-        footage: the videos, in words.
-        sampling: which frames were sampled, in words.
+        footage: a description of the videos.
+        sampling: a description of how frames were sampled.
         weights_bytes: device memory that the weights take; None without a GPU.
         found_batch: clips per batch that a scan would choose.
         baseline: the straightforward loop's rounds.
@@ -166,7 +166,7 @@ class BenchReport:
     stages: Sequence[Stages]
 
     def json_lines(self) -> Iterator[dict[str, Any]]:
-        """Yields one object per setting, one per ratio, then the summary."""
+        """Yield one object per setting, one per ratio, then the summary."""
         for each in (self.baseline, *self.settings):
             yield each.to_json(self.baseline)
         for stages in self.stages:

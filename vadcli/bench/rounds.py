@@ -29,10 +29,10 @@ NAIVE_FPS = 25.0
 
 
 def naive_clips(video: str, path: Path, needs: ClipNeeds) -> Iterator[tuple[Clip, float]]:
-    """Yields each clip of a video with the video's frame rate; clips do not overlap.
+    """Yield each clip of a video with the video's frame rate; clips do not overlap.
 
     The last clip repeats its last frame until it is full. Only sampled frames are converted and
-    scaled, with the decoder's own library. So the baseline is faster than most such loops.
+    scaled, by the library that decodes them. So the baseline is faster than most such loops.
 
     Raises:
         DecodeError: the video cannot be read.
@@ -71,8 +71,8 @@ class Bound:
     """When a round ends: after a number of clips or seconds, whichever comes first.
 
     Attributes:
-        seconds: no clip is taken after this.
-        clips: no more clips than this are taken; None for no limit.
+        seconds: no clip is taken after this time.
+        clips: the largest number of clips that are taken; None for no limit.
     """
 
     seconds: float
@@ -143,7 +143,7 @@ class ScoreStore:
         self._claim.release(delete=True)
 
     def add(self, scores: ClipScores) -> None:
-        """Append one row per frame of a batch of clips."""
+        """Append the scores and masks of a batch of clips, with one row per frame."""
         for row, raw in enumerate(scores.raw):
             self._append(raw, None if scores.mask is None else np.rint(scores.mask[row] * 255).astype(np.uint8))
 
@@ -218,7 +218,7 @@ def naive_round(detector: Detector, footage: BenchVideos, *, bound: Bound, store
 def _batches(
     items: Iterable[Item], tally: _Tally, batcher: ClipBatcher[None], *, is_over: Callable[[], bool]
 ) -> Iterator[GatheredBatch[None]]:
-    """Yields full batches of clips of one frame size; at the end also incomplete batches."""
+    """Yield full batches of clips of one frame size; the last batches may be incomplete."""
     fps: dict[str, float] = {}
     for item in items:
         if isinstance(item, Opened):

@@ -56,7 +56,7 @@ class BenchVideos:
     words: str
 
     def requests(self) -> Iterator[ClipRequest]:
-        """Yields the videos again and again without end, with a new name each time."""
+        """Yield the videos again and again without end, with a new name each time."""
         turn = 0
         while True:
             for name, path in self.videos:
@@ -67,10 +67,10 @@ class BenchVideos:
 def footage_of(
     videos: Sequence[tuple[str, Path]], scratch: Path, *, size: tuple[int, int] = MADE_SIZE, seconds: int = MADE_S
 ) -> BenchVideos:
-    """Return the given videos. If none are given, returns test videos of `size` and `seconds`, made in `scratch`.
+    """Return the given videos; without any, return test videos of `size` and `seconds` that are made in `scratch`.
 
     Raises:
-        VadcliError: ffmpeg cannot make them.
+        VadcliError: ffmpeg cannot make the test videos.
     """
     warm_up = scratch / "warm-up.mp4"
     make_video(warm_up, size=(64, 64), seconds=1, hue=0)
@@ -88,7 +88,7 @@ def make_video(path: Path, *, size: tuple[int, int], seconds: int, hue: int) -> 
     """Write a noisy test video with moving content.
 
     Raises:
-        VadcliError: ffmpeg cannot make it.
+        VadcliError: ffmpeg cannot make the video.
     """
     source = f"testsrc2=size={size[0]}x{size[1]}:rate={MADE_FPS}:duration={seconds},noise=alls=6:allf=t,hue=h={hue}"
     codec = ["-c:v", "libx264", "-preset", "ultrafast", "-g", "60", "-pix_fmt", "yuv420p"]
@@ -134,7 +134,7 @@ def weights_bytes(config: LavidaConfig, dtype: torch.dtype) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the free memory of a device; for a CPU, at most what the container's limit leaves."""
+    """Return the free memory of a device; for a CPU, the container's memory limit counts too."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = int(psutil.virtual_memory().available)

@@ -105,7 +105,7 @@ class ScoreCurve:
         return _image(seen), _image(to_come)
 
     def _event_columns(self, start_s: float) -> BoolArray:
-        """Return (width,) bool: True if an event touches the column."""
+        """Return which columns (width,) an event touches."""
         columns = np.zeros(self.width, dtype=bool)
         for event in self._events:
             left = int(np.floor((event.start_s - start_s) / self.s_per_px))
@@ -124,7 +124,7 @@ class ScoreCurve:
         return ground
 
     def _mark_thresholds(self, picture: NDArray[np.float32], start_s: float) -> NDArray[np.float32]:
-        """Draw a dashed line at the high threshold and a dotted line at the low threshold. They move with the curve."""
+        """Draw a dashed line at the high threshold and a dotted line at the low threshold; the dashes move with the curve."""
         thick = max(1, self.height // 48)
         column = round(start_s / self.s_per_px) + np.arange(self.width)
         for level, on, off in ((self._thresholds.high, 6, 4), (self._thresholds.low, 2, 6)):
@@ -168,7 +168,7 @@ def level_y(level: float, height: int) -> float:
 
 
 def _strokes(value: NDArray[np.float32], height: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return two opacities in [0, 1], for the area under the curve and for its line, each (height, width, 1)."""
+    """Return the opacities of the area under the curve and of its line, each (height, width, 1) in [0, 1]."""
     tall, wide = height * _SMOOTH, len(value)
     zero, one = level_y(0.0, tall), level_y(1.0, tall)
     y = np.where(np.isnan(value), 4.0 * tall, zero + (one - zero) * value)
@@ -286,7 +286,7 @@ class HiddenLayer:
 
 
 def _outline(grey: ByteArray, line_px: int, level: int) -> ByteArray:
-    """Return (H, W) uint8: 255 on the inner edge of the area with pixel scores >= `level`, otherwise 0.
+    """Return a picture (H, W) uint8 with 255 on the inner edge of the area whose pixel scores are >= `level`, otherwise 0.
 
     No edge is drawn where the area touches the border of the picture.
     """

@@ -192,7 +192,7 @@ class Geometry:
 
 
 class Overlay:
-    """Draws the frames of one video. Between events, its name is shown. The parts that all frames share are drawn only once.
+    """Draws the frames of one video. The parts that all frames share are drawn only once.
 
     Args:
         table: the video's scores.
@@ -200,7 +200,7 @@ class Overlay:
             video started.
         geometry: the canvas. If it has two pictures, the left one is the original and the right one is annotated.
         end_s: end of the last frame.
-        mask_level: masks are outlined at this value (0-255); None stands for that of the thresholds.
+        mask_level: masks are outlined at this value (0-255); None means the mask level of the document's thresholds.
     """
 
     def __init__(

@@ -81,7 +81,7 @@ def keep_figures(reports: Sequence[Evaluation], options: EvalOptions) -> None:
 
 
 def events_as_truth(outs: Sequence[Path]) -> str:
-    """Return a ground truth to correct by hand, as CSV, from the events of one scan."""
+    """Return the events of one scan as a ground truth in CSV, which the user corrects by hand."""
     layout = OutputLayout(_single(outs, "--init"))
     documents = [read_events(path) for path in layout.iter_events()]
     if not documents:
@@ -90,7 +90,9 @@ def events_as_truth(outs: Sequence[Path]) -> str:
 
 
 def truth_of(layout: OutputLayout, documents: Sequence[EventsDocument]) -> str:
-    """Return a ground truth to correct by hand, as CSV, from the events of some videos; failed videos have no scores to check.
+    """Return the events of some videos as a ground truth in CSV, which the user corrects by hand.
+
+    Videos whose scan failed are left out, because they have no scores.
 
     Raises:
         DocumentError: stored scores are missing or damaged.
@@ -102,7 +104,7 @@ def truth_of(layout: OutputLayout, documents: Sequence[EventsDocument]) -> str:
 
 
 def truth_in_seconds(outs: Sequence[Path], options: EvalOptions) -> str:
-    """Return a data set's frame labels as a CSV in seconds, with the timestamps of one scan."""
+    """Return a data set's frame labels as intervals in seconds (CSV), with the timestamps of one scan."""
     truth = open_ground_truth(options.dataset, _root(options))
     layout = OutputLayout(_single(outs, "--from-frames"))
     tables = {table.video: table for table, _ in (read_scores(path) for path in layout.iter_scores())}

@@ -202,7 +202,7 @@ def collect(
 
 
 def _matched(truth: GroundTruth, stored: Mapping[str, Path], layout: OutputLayout, *, allow_missing: bool) -> Matching:
-    """Return the result of `truth.match`; the error for a missing video also says why its scan failed."""
+    """Return the result of `truth.match`; if a video's scan failed, the error for its missing scores gives the reason."""
     try:
         return truth.match(stored, allow_missing=allow_missing)
     except UsageError as error:

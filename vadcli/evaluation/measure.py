@@ -116,7 +116,7 @@ def _region(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate]]
 
 
 def _of_levels(estimate: Estimate, test: TestSet) -> Estimate:
-    """Add a note if masks are run lengths: made with one threshold, they cannot rank regions."""
+    """Return the estimate; it has a note if masks are run lengths, because masks at one threshold cannot rank regions."""
     if not test.two_level:
         return estimate
     some = "" if len(test.two_level) == len(test.masked) else f" in {len(test.two_level)} of {len(test.masked)} videos"
@@ -148,7 +148,7 @@ def _category(test: TestSet, protocol: Protocol) -> Iterator[tuple[str, Estimate
             own = replace(frames, scores=test.category_scores[name][rows])
             found[OWN] = category_auc(own, codes, 0, endpoints=endpoints)
             found[OWN + WITHIN] = category_auc(own, codes, 0, within=True, endpoints=endpoints)
-        # If a truth has the categories "fight" and "fight, within videos", the name of the second stands for its own figure.
+        # A truth may have the categories "fight" and "fight, within videos". The second name then means the second category.
         yield from ((name + what, each) for what, each in found.items() if not what or name + what not in test.categories)
 
 
@@ -172,7 +172,7 @@ PIXEL: dict[str, Callable[..., Estimate]] = {
     "aupimo": aupimo,
 }
 WITHIN, OWN = ", within videos", ", own score"
-"""A figure's name is the category's name and one of these endings; the figure over all frames has no ending."""
+"""A category's name gets these endings for figures within videos, and for figures of the category's own score."""
 NEEDS_MASKS = ("pixel", "region")
 TWO_LEVELS = "two levels"
 GROUPS: dict[str, Callable[[TestSet, Protocol], Iterator[tuple[str, Estimate]]]] = {

@@ -43,7 +43,7 @@ def draw(reports: Sequence[Evaluation], folder: Path) -> Iterator[Path]:
     """Draw all figures of an evaluation into a folder, one PNG per figure.
 
     Args:
-        reports: one or more runs on the same videos; timelines and sheets show the first.
+        reports: one or more runs on the same videos; timelines and sheets show only the first run.
         folder: is created if it is missing.
 
     Yields:

@@ -66,7 +66,7 @@ class Evaluation:
 
     @classmethod
     def of(cls, dataset: str, test: TestSet, protocol: Protocol, estimates: Estimates) -> Evaluation:
-        """Return a report; computes the bootstrap intervals."""
+        """Return the report with the values of the estimates and, if the protocol has a bootstrap, their intervals."""
         metrics = {
             group: {name: estimate.metric(protocol.bootstrap) for name, estimate in figures.items()}
             for group, figures in estimates.items()
@@ -102,7 +102,7 @@ class Evaluation:
 
 
 def compared(reports: Sequence[Evaluation], estimates: Sequence[Estimates]) -> list[Evaluation]:
-    """Return the reports, all but the first with paired bootstrap differences from the first.
+    """Return the reports; each report after the first gets its paired differences from the first.
 
     Raises:
         UsageError: the runs have different videos, or masks of different videos.
@@ -352,7 +352,7 @@ def _same(earlier: dict[str, Any], document: dict[str, Any]) -> bool:
 
 
 def _earlier(path: Path) -> dict[str, Any] | None:
-    """Return the stored document; None if there is none or its keys are not the expected ones."""
+    """Return the stored document; None if it does not exist, cannot be read or lacks a key."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

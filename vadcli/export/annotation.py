@@ -200,7 +200,7 @@ def write_cvat(document: EventsDocument, masks: MaskTrack | None, file: TextIO) 
 
 
 def _said(event: Event) -> dict[str, str]:
-    """Return what a second model says about the event, as attributes of its shapes."""
+    """Return the second models' answers about the event, as attributes of its shapes."""
     said = {"verification": event.verified, "description": event.described}
     return {name: text for name, text in said.items() if text}
 

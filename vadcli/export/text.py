@@ -120,7 +120,10 @@ def _csv_row(document: EventsDocument, event: Event, columns: Sequence[str]) -> 
 
 
 def to_vtt(document: EventsDocument) -> str:
-    """Return WebVTT captions of one video, with one cue per event. A second line has its wall-clock time, if this is known."""
+    """Return WebVTT captions of one video, with one cue per event.
+
+    The second line of a cue is the wall-clock time at which the event starts, if this time is known.
+    """
     blocks = ["WEBVTT"]
     for event in document.events:
         start_ms = round(event.start_s * 1000)
@@ -189,8 +192,8 @@ def _timecode(frames: int, nominal: int) -> str:
 def to_otio(documents: Iterable[EventsDocument]) -> str:
     """Return an OpenTimelineIO timeline with one clip per event, for all videos.
 
-    Each clip has a marker at the event's peak. It refers to its video by the path relative to the scanned folder. Everything
-    else about the event is in the clip's metadata.
+    Each clip has a marker at the event's peak. The clip refers to its video by the path relative to the scanned folder.
+    Everything else about the event is in the clip's metadata.
 
     Raises:
         UsageError: the opentimelineio package is not installed.

@@ -19,15 +19,15 @@ import numpy as np
 from vadcli.types import BoolArray, FloatArray, IndexArray, TimeArray
 
 STRETCH = 4.0
-"""The scaled logit of the median abnormal training video; that of the median normal one is -STRETCH."""
+"""The logit of the median abnormal training video after scaling; the median normal video has -STRETCH."""
 LOGIT_LIMIT = 12.0
-"""The detector's logits count up to this, so that no single event decides."""
+"""The detector's logits are clipped to this distance from 0, so that one event cannot outweigh all others."""
 HEADS_VERSION = 1
 """Increase this if a stored head of an earlier version would give other scores."""
 
 
 class Labels(StrEnum):
-    """What a head learns from."""
+    """The kinds of labels that a head can learn from."""
 
     EVENTS = "events"
     VIDEOS = "videos"
@@ -36,11 +36,11 @@ class Labels(StrEnum):
 
 @dataclass(frozen=True)
 class Sample:
-    """What a head scores: a whole video, or the span of one event.
+    """The vectors and logits that a head scores, of a whole video or of the span of one event.
 
     Attributes:
         vectors: one (S, D) float32 array of unit vectors per encoder; S >= 1.
-        logit: (S,) float32, the detector's logits; for an event, its highest logit in every row.
+        logit: (S,) float32, the detector's logits; for an event, every row has the event's highest logit.
         timestamp: (S,) float64 seconds.
     """
 
@@ -61,7 +61,7 @@ class Examples:
     Attributes:
         samples: N samples.
         positive: (N,) bool, True if something happens in the sample.
-        mean: one (D,) vector per encoder: the mean of the vectors of the footage.
+        mean: per encoder, the mean (D,) of all vectors of the training footage.
         category: for each sample the number of its category; -1 if nothing happens in it, or the category is unknown.
         texts: (C, D) unit vectors of the categories' names; (0, 0) if the head needs none.
     """
@@ -76,7 +76,7 @@ class Examples:
         return len(self.samples)
 
     def pick(self, rows: IndexArray) -> Examples:
-        """Return some of the examples."""
+        """Return the examples with these indices."""
         category = self.category[rows] if len(self.category) else self.category
         return Examples([self.samples[row] for row in rows], self.positive[rows], self.mean, category, self.texts)
 
@@ -86,8 +86,8 @@ class Head(Protocol):
     """A trained head. The same examples and seed give the same head.
 
     Attributes:
-        labels: what it learns from.
-        encoders: the number of encoders whose vectors it reads.
+        labels: what the head learns from.
+        encoders: the number of encoders whose vectors the head reads.
     """
 
     labels: ClassVar[Labels]
@@ -95,11 +95,11 @@ class Head(Protocol):
 
     @classmethod
     def fit(cls, examples: Examples, *, seed: int) -> Self:
-        """Return a head that is trained on the examples; both labels must occur in them, unless the head says otherwise."""
+        """Return a head that is trained on the examples; both labels must occur, unless the head needs only one."""
         ...
 
     def score(self, sample: Sample) -> FloatArray:
-        """Return (S,) float32 logits; a higher one means more likely true."""
+        """Return the logits (S,) float32 of the frames; a higher logit means that an anomaly is more likely."""
         ...
 
     def state(self) -> dict[str, FloatArray]:
@@ -108,12 +108,12 @@ class Head(Protocol):
 
     @classmethod
     def of(cls, state: Mapping[str, FloatArray]) -> Self:
-        """Return the head that `state` describes; raises KeyError or ValueError if it does not fit."""
+        """Return the head that has these arrays; raises KeyError or ValueError if the arrays do not fit."""
         ...
 
 
 def pooled(head: Head, sample: Sample) -> float:
-    """Return one logit for a sample: the mean over an event, or the highest one in a video."""
+    """Return one logit for a sample: the mean logit of an event, or the highest logit of a video."""
     logit = head.score(sample)
     return float(logit.mean() if head.labels is Labels.EVENTS else logit.max())
 
@@ -148,10 +148,10 @@ class Scale:
 
 
 def centred(vectors: FloatArray, mean: FloatArray) -> FloatArray:
-    """Return (S, D) float32 unit vectors of the differences from a mean.
+    """Return the differences of vectors from a mean as unit vectors, (S, D) float32.
 
-    The vectors of an image-text encoder all point roughly the same way. What is specific to a frame is the difference from this
-    common direction.
+    The vectors of an image-text encoder all have roughly the same direction. Only the difference from this common direction is
+    specific to a frame.
     """
     difference = np.asarray(vectors, np.float32) - mean
     length = np.linalg.norm(difference, axis=-1, keepdims=True)

@@ -27,10 +27,10 @@ class LogisticHead:
     choice of layers and attention heads, since an image-text encoder has one vector per frame; and their temporal localisation,
     since the detector has found the events.
 
-    L2-regularised logistic regression; both labels count equally, however many examples they have.
+    The regression is L2-regularised. Both labels have the same total weight, even if one label has more examples.
 
-    An event's logit is the mean over its frames. The model is linear, so this is the logit of the mean vector, on which it was
-    trained.
+    An event's logit is the mean of its frames' logits. The model is linear, so the logit of the mean vector is the same. The
+    model was trained on mean vectors.
 
     Attributes:
         weights: (D + 1,) for the vector and the detector's logit.
@@ -70,12 +70,12 @@ class LogisticHead:
 
 
 def scaled_logit(logit: FloatArray) -> FloatArray:
-    """Return the detector's logits on the scale of a vector's numbers, limited so that no single event decides."""
+    """Return the detector's logits, clipped to LOGIT_LIMIT and brought to the scale of a vector's numbers."""
     return np.asarray(np.clip(logit, -LOGIT_LIMIT, LOGIT_LIMIT) / LOGIT_SPREAD, np.float32)
 
 
 def _features(sample: Sample, mean: FloatArray) -> FloatArray:
-    """Return (S, D + 1)."""
+    """Return the centred vector and the scaled detector's logit of each frame side by side, (S, D + 1)."""
     return np.column_stack([centred(sample.vectors[0], mean), scaled_logit(sample.logit)])
 
 
@@ -87,7 +87,7 @@ def fit_logistic(features: TimeArray, positive: TimeArray, *, strength: float) -
         positive: (N,) float64, 1 or 0; both must occur.
         strength: the weight of the examples.
     """
-    from scipy.optimize import minimize  # a third of a second, which a scan without a head need not wait for
+    from scipy.optimize import minimize  # the import takes a third of a second, and a scan without a head does not need it
 
     sign = 2.0 * positive - 1.0
     count = np.where(positive > 0, positive.sum(), len(positive) - positive.sum())
@@ -120,9 +120,9 @@ class RetrievalHead:
     the cache and its search for the two constants on labelled data; NAGL's learned attention and its patches, since a frame has
     one vector here.
 
-    The cache of labelled events. It works from the first verdict on; one of the two sides may be empty.
+    The head works from the first verdict on, because it does not need both confirmed and rejected events.
 
-    An event has one vector, the mean of its frames, so all its frames get the same logit.
+    An event has one vector, the mean of its frames' vectors, so all its frames get the same logit.
 
     Attributes:
         confirmed, rejected: (N, D) unit vectors of events.
@@ -169,10 +169,10 @@ def _key(sample: Sample, mean: FloatArray) -> FloatArray:
 
 
 def _nearness(key: FloatArray, keys: FloatArray) -> float:
-    """Return the influence of the nearest keys, in [0, 1]; 0 if there are none.
+    """Return the influence of the nearest keys, in [0, 1]; 0 without keys.
 
-    Tip-Adapter sums over the keys of a class. Here it is the mean of the three nearest, because reviews have far more false
-    events than true ones.
+    Tip-Adapter sums the influences of all keys of a class. This function takes the mean of the three nearest, because reviews
+    have far more false events than true ones.
     """
     influence = np.exp(-SHARPNESS * (1.0 - keys @ key))
     return float(np.sort(influence)[-3:].mean()) if len(keys) else 0.0

@@ -26,12 +26,12 @@ class Comparison:
     """A comparison of a head with the detector alone, on examples that the head was not trained on.
 
     Attributes:
-        recall: the share of true examples that both keep, at least.
+        recall: both keep at least this share of the true examples.
         detector_per_hour, head_per_hour: false alarms per hour.
-        change_per_hour: head minus detector.
+        change_per_hour: the head's false alarms per hour minus the detector's.
         low, high: 95 % interval of the change.
         detector_auc, head_auc: how often a true example has a higher score than a false one.
-        threshold: the logit of the head at which it keeps this share.
+        threshold: the head's logit that keeps the share `recall`.
     """
 
     recall: float
@@ -54,7 +54,7 @@ def folds(groups: Sequence[str], positive: BoolArray, *, seed: int) -> list[Inde
     """Return the rows of each fold. All rows of a group are in one fold; there are at most ten folds.
 
     The groups (videos) with the most positive rows are assigned first, each to the fold with the fewest positive rows. Groups
-    without positive rows come last, each to the fold with the fewest rows. So no fold has all rows of one label if this can be.
+    without positive rows come last, each to the fold with the fewest rows. So no fold has all rows of one label, if possible.
 
     Raises:
         UsageError: if one of the folds is left out, the other rows do not have both labels.
@@ -79,7 +79,7 @@ def folds(groups: Sequence[str], positive: BoolArray, *, seed: int) -> list[Inde
 
 
 def out_of_fold(kind: type[Head], examples: Examples, groups: Sequence[str], *, seed: int) -> TimeArray:
-    """Return the scaled logit of each example, (N,), by a head that was trained without the example's video.
+    """Return the scaled logits (N,) of the examples, each by a head that was trained without the example's video.
 
     Raises:
         UsageError: as in `folds`.
@@ -156,7 +156,9 @@ def threshold_at(scores: TimeArray, positive: BoolArray, recall: float) -> float
 
 
 def false_alarms(scores: TimeArray, positive: BoolArray, weights: TimeArray, recall: float) -> TimeArray:
-    """Return the false alarms of each resample, (R,), at the threshold that keeps the share `recall` of its true examples.
+    """Return the number of false alarms (R,) in each resample.
+
+    The threshold of a resample keeps the share `recall` of its true examples.
 
     Args:
         scores: (N,).

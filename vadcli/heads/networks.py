@@ -21,10 +21,10 @@ from vadcli.types import FloatArray, IndexArray
 
 SEGMENT_S = 2.0
 MOST_SEGMENTS = 256
-"""A longer video gets longer segments."""
+"""The segments of a video become longer if it would have more of them than this."""
 STEPS = 200
 VIDEOS_PER_STEP = 16
-"""At most half of them abnormal and half of them normal."""
+"""Half of them are abnormal and half normal; a training set with fewer of one kind gives fewer."""
 LEARNING_RATE = 1e-3
 WEIGHT_DECAY = 1e-3
 TOP_SHARE = 8
@@ -49,7 +49,7 @@ class Bags:
 
 
 class NetworkHead(ABC):
-    """A base for heads that are networks. A subclass says what the network is, and what its loss is.
+    """A base for heads that are networks. A subclass defines the network and its loss.
 
     Args:
         network: maps (B, N, D) segments and the (B, N) mask of real segments to (B, N) logits.
@@ -127,7 +127,7 @@ class NetworkHead(ABC):
 
 
 def segments_of(sample: Sample, mean: tuple[FloatArray, ...]) -> tuple[FloatArray, IndexArray]:
-    """Return (N, D) segments, and for each of the S frames the number of its segment. The encoders stand side by side."""
+    """Return the segments (N, D) of a sample, and the segment (S,) of each frame; D is the sum of the encoders' widths."""
     vectors = np.concatenate([centred(one, centre) for one, centre in zip(sample.vectors, mean, strict=True)], axis=1)
     place = (sample.timestamp - sample.timestamp[0]) / SEGMENT_S
     place = place * min(1.0, (MOST_SEGMENTS - 1) / max(float(place[-1]), 1.0))
@@ -145,7 +145,9 @@ def perceptron(width: int, hidden: int = 128) -> nn.Sequential:
 
 
 def top(values: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows with the highest values in each video, (B, K), and which of them count, (B, K) bool.
+    """Return the segments (B, K) with the highest values of each video, and which of them count (B, K) bool.
+
+    K fits the longest video, so fewer segments count in shorter videos.
 
     Args:
         values: (B, N).
@@ -157,7 +159,7 @@ def top(values: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def top_mean(values: Tensor, real: Tensor) -> Tensor:
-    """Return the mean of the highest values of each video, (B,)."""
+    """Return the mean (B,) of the highest values of each video; see `top`."""
     rows, counts = top(values, real)
     return (values.gather(1, rows) * counts).sum(dim=1) / counts.sum(dim=1)
 

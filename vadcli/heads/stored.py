@@ -1,6 +1,6 @@
 """What heads read and write: samples of stored vectors, and the folder of a head with its arrays and its card.
 
-The arrays are safetensors. The card is JSON, and says what the head was trained on and how good it is.
+The arrays are safetensors. The card is JSON; it records the training data of the head and how good the head is.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ class Card:
 
     Attributes:
         kind: name in the registry of heads.
-        heads_version: `HEADS_VERSION` when it was trained.
+        heads_version: `HEADS_VERSION` when the head was trained.
         seed: seed of the training and of the folds.
-        labels: what it learned from.
-        detector: the detector whose events it judges.
-        encoders: the encoders whose vectors it reads, in order.
+        labels: what the head learned from.
+        detector: the detector whose events the head judges.
+        encoders: the encoders whose vectors the head reads, in order.
         cameras: the cameras of the training videos.
         videos: number of training videos.
         true, false: number of training examples.
         hours: length of the footage that the figures refer to.
-        figures: the cross-validated figures; None if it could not be tested.
+        figures: the cross-validated figures; None if the head could not be tested.
         scale: brings the logits of the head to the scale of the threshold.
         threshold: the scaled logit that becomes the score 0.5.
-        categories: names, if it learned from categories.
-        reach: largest distance of a training video from the nearest other one; 0 if there is only one.
+        categories: names of the categories, if the head learned from categories.
+        reach: the largest distance of a training video from its nearest neighbour; see `reach_of`.
         generator: the program that wrote the folder.
     """
 
@@ -89,7 +89,7 @@ class StoredHead:
         name: the name of its folder.
         card: what is known about it.
         head: the head itself.
-        centres: (V, D) the mean vector of each training video, for the first encoder.
+        centres: the mean vector (V, D) of each training video, by the first encoder.
         key: hash of card and arrays.
     """
 
@@ -100,25 +100,25 @@ class StoredHead:
     key: str = ""
 
     def score(self, sample: Sample) -> FloatArray:
-        """Return (S,) float32 scores in [0, 1]; 0.5 is the threshold that keeps the true training examples."""
+        """Return the scores (S,) float32 of the frames in [0, 1]; the card's threshold becomes 0.5."""
         return sigmoid(self.card.scale(self.head.score(sample)) - np.float32(self.card.threshold))
 
     def judge(self, sample: Sample) -> float:
-        """Return one score for a sample, in [0, 1]."""
+        """Return one score in [0, 1] for the whole sample."""
         return float(sigmoid(self.card.scale(np.array(pooled(self.head, sample))) - np.float32(self.card.threshold)))
 
     def strangeness(self, centre: FloatArray) -> float:
-        """Return how far a video's mean vector is from the training videos; above 1 it looks new.
+        """Return how far a video's mean vector is from the training videos; above 1, the video looks new.
 
         Args:
-            centre: (D,) mean vector of the video, for the first encoder.
+            centre: (D,) mean vector of the video, by the first encoder.
         """
         distance = float(np.linalg.norm(self.centres - centre, axis=1).min())
         return distance / (ROOM * self.card.reach) if self.card.reach > 0 else 0.0
 
 
 def reach_of(centres: FloatArray) -> float:
-    """Return the largest distance of a training video from the nearest other one; 0 if there is only one.
+    """Return the largest distance of a training video from its nearest neighbour; 0 if there is only one video.
 
     Args:
         centres: (V, D) mean vectors.
@@ -225,7 +225,8 @@ class VideoVectors:
         encoders: the encoders of the vectors.
         frame_index: (S,) int64 frames.
         timestamp: (S,) float64 seconds.
-        vectors: S vectors per encoder. Those of all encoders but the first are the ones nearest to `timestamp`.
+        vectors: S vectors per encoder. The times are those of the first encoder; from every other encoder, each row has the
+            vector that is nearest in time.
     """
 
     camera: str
@@ -292,7 +293,7 @@ def read_vectors(folders: Sequence[Path], video: str) -> VideoVectors | None:
 
 
 def _nearest(stored: StoredEmbeddings, timestamp: TimeArray) -> IndexArray:
-    """Return the row of `stored` that is nearest to each of S times, (S,) int64."""
+    """Return the row (S,) int64 of `stored` that is nearest to each of S times."""
     after = np.searchsorted(stored.timestamp, timestamp).clip(1, max(len(stored.timestamp) - 1, 1))
     before, after = after - 1, np.minimum(after, len(stored.timestamp) - 1)
     earlier = np.abs(timestamp - stored.timestamp[before]) <= np.abs(stored.timestamp[after] - timestamp)

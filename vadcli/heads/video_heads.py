@@ -194,10 +194,10 @@ class GaussianHead(NetworkHead):
 
 
 def splat(score: Tensor) -> Tensor:
-    """Return (N,) pseudo labels in [0, 1]: the highest of the Gaussian kernels around the peaks of the score.
+    """Return pseudo labels (N,) in [0, 1]: the highest of the Gaussian kernels around the peaks of the score.
 
-    A peak is a local maximum above the mean of the video's mean and its maximum. Its kernel has the height 1 and the width of
-    the run of segments around it that score at least half as high.
+    A peak is a local maximum that is at least halfway from the video's mean score to its highest. The kernel of a peak has the
+    height 1. It is as wide as the run of segments around the peak that score at least half as high.
 
     Args:
         score: (N,) in [0, 1].
@@ -310,6 +310,6 @@ class DualHead(NetworkHead):
 
 
 def _smooth(score: Tensor, real: Tensor) -> Tensor:
-    """Return the mean over three segments, (B, N)."""
+    """Return the mean score (B, N) of each segment and its two neighbours."""
     total = F.avg_pool1d((score * real)[:, None], 3, 1, 1)[:, 0]
     return total / F.avg_pool1d(real.float()[:, None], 3, 1, 1)[:, 0].clamp(min=1e-6)

@@ -136,9 +136,10 @@ class Archive:
         return self.runs[-1] if self.runs else None
 
     def footage(self, video: str, root: Path | None = None) -> Path | None:
-        """Return the path of a video below `root`, or below the root of a run, the newest first. None if it is not found.
+        """Return the path of a video's file; None if it is not found.
 
-        In stored names, bytes that are not UTF-8 are written as %XX. So each name is tried as it is, and with %XX decoded.
+        The file is searched below `root`, or, without `root`, below the root of each run, the newest run first. In stored
+        names, bytes that are not UTF-8 are written as %XX. So each name is tried as it is, and with %XX decoded.
         """
         told = dict.fromkeys(run.info.root for run in reversed(self.runs))
         roots = [root] if root else [Path(path) for text in told for path in told_paths(text)]
@@ -196,7 +197,10 @@ def collect(
 
 
 def _concerned(videos: Sequence[VideoStory], scored: int) -> str:
-    """Return words that say which videos these are. `scored` is the number of all videos with scores."""
+    """Return a short description of the videos: all, some of a camera, or some of several cameras.
+
+    `scored` is the number of all videos with scores.
+    """
     if len(videos) == scored:
         return "all videos" if scored > 1 else videos[0].video
     cameras = {video.camera for video in videos}
@@ -208,14 +212,20 @@ def _concerned(videos: Sequence[VideoStory], scored: int) -> str:
 
 
 def _is_recent(story: VideoStory, since: datetime | None, worked: Collection[str]) -> bool:
-    """True if a video ended at `since` or later, or if a run worked on it and it is not done or its start is unknown."""
+    """True if a video ended at `since` or later.
+
+    A video on which a run worked is also recent if `since` is None, its start is unknown, or it is not done.
+    """
     if story.video in worked and (since is None or story.start is None or story.status is not Status.DONE):
         return True
     return since is not None and story.start is not None and story.start.at(story.duration_s) >= since
 
 
 def _chosen(story: VideoStory, when: When) -> tuple[Event, ...]:
-    """Return the chosen events of a video. If its start is unknown, a choice by part of the day takes none; others take all."""
+    """Return the chosen events of a video.
+
+    If the video's start is unknown, these are all events, or no events if a part of the day is chosen.
+    """
     if story.start is None:
         return () if when.between else story.events
     return tuple(event for event in story.events if when.takes(story.start, event.start_s, event.end_s))
@@ -296,7 +306,7 @@ def _story(document: EventsDocument, result: VideoResult | None) -> VideoStory:
 
 
 def _reason(reason: str, status: Status, lost: int) -> str:
-    """Return why a video is not done, with the number of lost frames unless the reason begins with it. "" if it is done."""
+    """Return why a video is not done; "" if it is done. The number of lost frames is added if the reason lacks it."""
     if status is Status.DONE:
         return ""
     if not reason:

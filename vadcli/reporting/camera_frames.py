@@ -23,7 +23,7 @@ def camera_frames(archive: Archive, *, most: int, root: Path | None, decode: Loa
 
     Args:
         archive: the archive with the cameras.
-        most: at most this many cameras get a frame.
+        most: largest number of cameras that get a frame.
         root: the folder that holds the footage now; None if the footage is still where it was scanned.
         decode: options for the decoders.
     """

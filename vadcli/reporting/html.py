@@ -101,7 +101,10 @@ def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: S
 
 
 def _learn_command(archive: Archive) -> str:
-    """Return the command that learns from a review of these events, in any folder; "" if no vectors are stored."""
+    """Return the command that learns from a review of these events; "" if no vectors are stored.
+
+    The path in the command is absolute, so that the command can be run in any folder.
+    """
     layout = archive.layout
     if next(layout.iter_embeddings(), None) is None:
         return ""
@@ -176,7 +179,7 @@ def _drawing(videos: Sequence[VideoStory], frame: bytes | None, assets: AssetSto
 
 
 def _pictures(video: VideoStory, event: Event, shown: Shown, assets: AssetStore) -> tuple[Any, str | None]:
-    """Return the data of an event's thumbnails, and the URL of its clip. Each of them is None if it does not exist."""
+    """Return the data of an event's thumbnails (None without thumbnails), and the URL of its clip (None without a clip)."""
     key = (video.video, event.id)
     strip, clip = shown.strips.get(key), shown.clips.get(key)
     told = None

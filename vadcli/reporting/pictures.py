@@ -188,7 +188,7 @@ LEVELS = 254
 def points_for(durations_s: Sequence[float], budget: int) -> list[int]:
     """Return the number of curve points of each video.
 
-    It is in proportion to the video's length, but at least `FEWEST_POINTS`.
+    The number is in proportion to the video's length, but at least `FEWEST_POINTS`.
     """
     total = sum(durations_s)
     shares = [budget * duration / total if total > 0 else 0.0 for duration in durations_s]
@@ -373,14 +373,14 @@ def _edge(inside: BoolArray) -> BoolArray:
 
 
 def webp(picture: ByteArray, quality: int) -> bytes:
-    """Return a (H, W, 3) uint8 picture as WebP data. The quality is 0-100."""
+    """Return a picture (H, W, 3) uint8 as WebP data. The quality is 0-100."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "WEBP", quality=quality, method=4)
     return file.getvalue()
 
 
 def read_picture(path: Path) -> ByteArray:
-    """Return an image file as (H, W, 3) uint8.
+    """Return the RGB picture (H, W, 3) uint8 of an image file.
 
     Raises:
         UsageError: the file can't be read as a picture.

@@ -50,7 +50,7 @@ def search_all(out: Path, text: str, options: SearchOptions) -> Found:
     Raises:
         UsageError, WeightsError: as in `vadcli.search`.
     """
-    from vadcli.reporting import check_footage  # which imports this module
+    from vadcli.reporting import check_footage
 
     if bool(text) == (options.image is not None):
         raise UsageError("search needs a text or --image FILE", hint='for example: vadcli search OUT "a red car"')
@@ -91,7 +91,7 @@ def to_table(found: Found) -> str:
 
 
 def _when(moment: Moment) -> list[str]:
-    """Return the date and the time of a moment in the time zone of its camera; empty if it is unknown."""
+    """Return the date and the time of a moment in the time zone of its camera; empty if the time is unknown."""
     return [moment.start_time[:19].replace("T", " ")] if moment.start_time else []
 
 

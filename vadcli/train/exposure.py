@@ -76,12 +76,12 @@ class ExposureOptions:
 
 
 def paper_options(data_name: str) -> ExposureOptions:
-    """Returns the paper's options for a data set: N = 30, but 20 for Mapillary and 6 for Cityscapes."""
+    """Return the paper's options for a data set: N = 30, but 20 for Mapillary and 6 for Cityscapes."""
     return ExposureOptions(max_categories=CATEGORY_LIMITS.get(data_name, ExposureOptions.max_categories))
 
 
 def same_name(name: str) -> str:
-    """Returns a name in lower case, without extra spaces and without a full stop at the end; used to compare names."""
+    """Return a name in lower case, without extra spaces and without a full stop at the end; used to compare names."""
     return " ".join(name.casefold().split()).rstrip(". ")
 
 
@@ -139,7 +139,7 @@ class AnomalyExposureSampler:
         self._hard = hard or (shared_words(self.vocabulary) if options.hard_share else _no_name)
 
     def __len__(self) -> int:
-        """Returns the number of usable samples."""
+        """Return the number of usable samples."""
         return len(self.usable)
 
     @property
@@ -148,12 +148,12 @@ class AnomalyExposureSampler:
         return tuple(spelling for spelling, _ in self._vocabulary.values())
 
     def plan(self, epoch: int) -> IndexArray:
-        """Returns the indices of the usable samples, each once, shuffled for an epoch: (len(self),) int64."""
+        """Return the indices of the usable samples, each once, shuffled for an epoch: (len(self),) int64."""
         shuffled = np.random.default_rng([self.seed, crc32(self.data.name.encode()), epoch]).permutation(len(self))
         return np.asarray(self.usable, np.int64)[shuffled]
 
     def listing(self, index: int, epoch: int) -> Listing:
-        """Returns the names of a sample; reads no pixels.
+        """Return the names of a sample without reading pixels.
 
         Raises:
             LookupError: the sample is not usable.
@@ -171,11 +171,11 @@ class AnomalyExposureSampler:
         return Listing(tuple(listed[place] for place in rng.permutation(len(listed))), tuple(true))
 
     def sample(self, index: int, epoch: int) -> ExposureSample:
-        """Returns the training sample that clip `index` gives in an epoch.
+        """Return the training sample that is made from clip `index` in an epoch.
 
         Raises:
             LookupError: the sample is not usable.
-            DocumentError: the data set cannot read it.
+            DocumentError: the data set cannot read the clip.
         """
         listing = self.listing(index, epoch)
         clip = self.data[index]
@@ -186,21 +186,21 @@ class AnomalyExposureSampler:
         return ExposureSample(clip.key, clip.frames, listing.categories, masks, labels, listing.anomalous, listing.true)
 
     def fingerprint(self) -> str:
-        """Returns a hash that changes with the data, the options and the seed, but not with `hard`."""
+        """Return a hash that changes with the data, the options and the seed, but not with `hard`."""
         options = self.options
         held_out = sorted(self._held_out)
         numbers = (options.probability, options.max_categories, options.max_true, options.min_irrelevant, options.hard_share)
         return hashlib.sha256(repr((self.data.fingerprint(), numbers, held_out, self.seed)).encode()).hexdigest()
 
     def _allowed(self, names: Iterable[str]) -> dict[str, str]:
-        """Returns the names that are not held out: `same_name(name)` -> first spelling of this name."""
+        """Return the names that are not held out: `same_name(name)` -> first spelling of this name."""
         found: dict[str, str] = {}
         for name in names:
             found.setdefault(same_name(name), name)
         return {key: name for key, name in found.items() if key not in self._held_out}
 
     def _sizes(self, rng: np.random.Generator, own: int, spare: int) -> tuple[int, int]:
-        """Draws the number of true names and the list's length, in the same way for anomalies and normal samples."""
+        """Draw the number of true names and the list's length, in the same way for anomalies and normal samples."""
         options = self.options
         longest = min(options.max_categories, spare)  # the list of a normal sample cannot be longer
         room = max(1, longest - options.min_irrelevant)
@@ -209,7 +209,7 @@ class AnomalyExposureSampler:
         return shown, int(rng.integers(shortest, max(longest, shortest) + 1))
 
     def _irrelevant(self, rng: np.random.Generator, own: Mapping[str, str], count: int) -> list[str]:
-        """Draws `count` names that no object of the sample has; hard negatives come first."""
+        """Draw `count` names that no object of the sample has; hard negatives come first."""
         taken = set(own)
         hard = int(rng.binomial(count, self.options.hard_share))
         chosen = self._hard_names(rng, own, taken, hard) if hard else []
@@ -224,7 +224,7 @@ class AnomalyExposureSampler:
         return chosen + self._rest(rng, taken, count - len(chosen))
 
     def _hard_names(self, rng: np.random.Generator, own: Mapping[str, str], taken: set[str], count: int) -> list[str]:
-        """Draws up to `count` names similar to the sample's own; adds them to `taken`."""
+        """Draw up to `count` names that are similar to the sample's own, and add them to `taken`."""
         alike = _Joined([self._hard(mine) for mine in own.values()])
         chosen: list[str] = []
         for place in rng.choice(len(alike), size=min(len(alike), _TRIES * count), replace=False) if len(alike) else ():
@@ -236,7 +236,7 @@ class AnomalyExposureSampler:
         return chosen
 
     def _rest(self, rng: np.random.Generator, taken: set[str], count: int) -> list[str]:
-        """Draws the names that are still missing after the tries. Frequent names are more probable, as in the tries."""
+        """Draw the names that are still missing after the tries. Frequent names are more probable, as in the tries."""
         left = [item for key, item in self._vocabulary.items() if key not in taken]
         count = min(count, len(left))
         if not count:
@@ -247,9 +247,9 @@ class AnomalyExposureSampler:
 
 
 def shared_words(names: Iterable[str]) -> HardNegatives:
-    """Returns a function from a name to its hard negatives: the `names` that share a word with the name.
+    """Return a function from a name to its hard negatives: the `names` that share a word with the name.
 
-    They include the name itself. Articles and other common words do not count.
+    The hard negatives include the name itself. Articles and other common words do not count.
     """
     by_word: dict[str, list[str]] = {}
     for name in names:
@@ -282,23 +282,23 @@ class _Joined(Sequence[str]):
 
 
 def _words(name: str) -> list[str]:
-    """Returns the words of a name, each once; single letters and common words are left out."""
+    """Return the words of a name, each once; single letters and common words are left out."""
     words = dict.fromkeys(re.findall(r"\w{2,}", name.casefold()))
     return [word for word in words if word not in _COMMON_WORDS]
 
 
 def _no_name(name: str) -> tuple[str, ...]:
-    """Returns no hard negatives; used if `hard_share` is 0 and no source of hard negatives is given."""
+    """Return no hard negatives; used if `hard_share` is 0 and no source of hard negatives is given."""
     return ()
 
 
 def _some(rng: np.random.Generator, items: list[str], count: int) -> list[str]:
-    """Draws up to `count` items, uniformly, in random order."""
+    """Draw up to `count` items, uniformly, in random order."""
     return [items[place] for place in rng.permutation(len(items))[:count]]
 
 
 def _weigh(samples: Iterable[Mapping[str, str]]) -> dict[str, tuple[str, float]]:
-    """Returns the spelling and the weight of each name.
+    """Return the spelling and the weight of each name.
 
     The weight is a sum over all samples with this name: each adds 1 / (number of names in the sample).
     """
@@ -311,7 +311,7 @@ def _weigh(samples: Iterable[Mapping[str, str]]) -> dict[str, tuple[str, float]]
 
 
 def _union(clip: Segmentation, names: Iterable[str]) -> BoolArray:
-    """Returns the union of the masks of all objects with one of the names: (T, H, W) bool."""
+    """Return the union of the masks of all objects with one of the names: (T, H, W) bool."""
     shown = set(map(same_name, names))
     masks = np.zeros(clip.frames.shape[:3], np.bool_)
     for item in clip.objects:

@@ -45,9 +45,9 @@ class Validated:
 
 
 def validate(step: ExposureStep, samples: Sequence[ExposureSample], *, batch: int) -> Validated:
-    """Scores all samples as in a scan; leaves the model in evaluation mode.
+    """Return the frame AUC and the mask IoU of samples that are scored as in a scan.
 
-    Draws no random numbers, so that validation does not change the training.
+    Leaves the model in evaluation mode. Draws no random numbers, so that validation does not change the training.
 
     Args:
         step: holds the model.
@@ -70,7 +70,7 @@ def validate(step: ExposureStep, samples: Sequence[ExposureSample], *, batch: in
 
 
 def _ious(mask: torch.Tensor, sample: ExposureSample) -> list[float]:
-    """Returns the IoU of each frame labelled True; the mask logits (T, h, w) are resized to the frame."""
+    """Return the IoU of each frame labelled True; the mask logits (T, h, w) are resized to the frame."""
     size = sample.masks.shape[1:]
     wide = F.interpolate(mask[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0]
     found, there = (wide > 0).cpu().numpy(), sample.masks
@@ -117,7 +117,7 @@ class TrainingLog:
                 self._board.close()
 
     def step(self, step: int, losses: Mapping[str, float], rate: float, seconds: float) -> None:
-        """Logs one optimiser step."""
+        """Log one optimiser step."""
         if not self.main:
             return
         _append(self._steps, [str(step), *(repr(losses[name]) for name in self.names), repr(rate), f"{seconds:.4f}"])
@@ -126,7 +126,7 @@ class TrainingLog:
         self._tell(step, {**{f"loss/{name}": losses[name] for name in self.names}, "rate": rate})
 
     def validation(self, step: int, found: Validated) -> None:
-        """Logs one validation; the cell of a measure that cannot be computed stays empty."""
+        """Log one validation; the cell of a measure that cannot be computed stays empty."""
         if not self.main:
             return
         figures = {"frame_auc": found.frame_auc, "mask_iou": found.mask_iou}
@@ -143,7 +143,7 @@ class TrainingLog:
 
 
 def _begin(path: Path, columns: Sequence[str], start: int) -> None:
-    """Replaces a CSV file by a new one with the header and the old rows up to step `start`."""
+    """Replace a CSV file by a new one with the header and the old rows up to step `start`."""
     rows: list[list[str]] = []
     if start and path.is_file():
         with path.open(encoding="utf-8", newline="") as file:

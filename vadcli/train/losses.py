@@ -56,7 +56,7 @@ class Losses:
     total: Tensor
 
     def numbers(self) -> dict[str, float]:
-        """Returns the losses as floats for a log; waits for the device."""
+        """Return the losses as floats for a log, after waiting for the device."""
         return {item.name: float(getattr(self, item.name).detach()) for item in fields(self)}
 
 
@@ -77,7 +77,7 @@ class MaskLosses:
 
 
 def focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = FOCAL_ALPHA, gamma: float = FOCAL_GAMMA) -> Tensor:
-    """Returns the binary focal loss: the mean of α_t (1 − p_t)^γ · cross-entropy over the pixels of a mask.
+    """Return the binary focal loss: the mean of α_t (1 − p_t)^γ · cross-entropy over the pixels of a mask.
 
     Args:
         logits: (…, h, w).
@@ -97,7 +97,7 @@ def focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = FOCAL_ALPHA, g
 
 
 def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Returns the Dice loss: 1 − (2 Σ p·t + 1) / (Σ p + Σ t + 1) over the pixels, p = sigmoid(logits).
+    """Return the Dice loss: 1 − (2 Σ p·t + 1) / (Σ p + Σ t + 1) over the pixels, p = sigmoid(logits).
 
     Args:
         logits: (…, h, w).
@@ -113,7 +113,7 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def mask_iou(logits: Tensor, targets: Tensor) -> Tensor:
-    """Returns the IoU of the prediction (logit > 0) and the target (value > 0), without a gradient.
+    """Return the IoU of the prediction (logit > 0) and the target (value > 0), without a gradient.
 
     Returns:
         (…,) float32, 0 if both are empty.
@@ -125,33 +125,33 @@ def mask_iou(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def iou_loss(predicted: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-    """Returns the IoU loss: |predicted − actual IoU|; trains only the IoU head, not the mask.
+    """Return the IoU loss: |predicted − actual IoU|; trains only the IoU head, not the mask.
 
     Args:
         predicted: (…,) the estimate of the head, 0 to 1.
         logits, targets: (…, h, w) the masks whose IoU the head estimates.
 
     Returns:
-        (…,).
+        (…,), one value per mask.
     """
     return (_exact(predicted) - mask_iou(logits, targets)).abs()
 
 
 def score_loss(logits: Tensor, present: Tensor) -> Tensor:
-    """Returns the binary cross-entropy of the object score of each frame.
+    """Return the binary cross-entropy of the object score of each frame.
 
     Args:
         logits: (N,) object-score logits.
         present: (N,) bool, whether the frame shows an anomaly.
 
     Returns:
-        (N,).
+        (N,), one value per frame.
     """
     return F.binary_cross_entropy_with_logits(_exact(logits), _exact(present), reduction="none")
 
 
 def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Returns the cross-entropy of the language model, the mean over the answer tokens of each clip.
+    """Return the cross-entropy of the language model, the mean over the answer tokens of each clip.
 
     Only the logits of the answer are converted to float32: the logits of a whole prompt, over the
     full vocabulary, would not fit into memory.
@@ -171,9 +171,9 @@ def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def names_loss(logits: Sequence[Tensor], truth: Sequence[Sequence[bool]]) -> Tensor:
-    """Returns the binary cross-entropy of predicting which names of its list a clip shows.
+    """Return the binary cross-entropy of predicting which of the listed names a clip shows.
 
-    It is the mean over all names of all lists.
+    The value is the mean over all names of all lists.
 
     Args:
         logits: one (C,) tensor per list, with one logit per name.
@@ -184,7 +184,7 @@ def names_loss(logits: Sequence[Tensor], truth: Sequence[Sequence[bool]]) -> Ten
 
 
 def mask_losses(logits: Tensor, iou: Tensor, targets: Tensor, *, weights: LossWeights | None = None) -> MaskLosses:
-    """Returns the mask terms of frames that all show an object.
+    """Return the mask terms of frames that all show an object.
 
     Only one of the M masks is trained: the mask with the lowest weighted sum of focal and Dice loss
     (the first one if several are equal). All IoU heads are trained.
@@ -213,7 +213,7 @@ def anomaly_loss(
     answer: Tensor | None = None,
     weights: LossWeights | None = None,
 ) -> Losses:
-    """Returns all parts of the loss of a batch and their weighted sum.
+    """Return all parts of the loss of a batch and their weighted sum.
 
     Args:
         mask_logits: (N, M, h, w), without the mask gate.

@@ -47,7 +47,7 @@ class Draw:
     Attributes:
         part: index of the data set in the mixture.
         index: index of the sample in the data set.
-        reading: number of complete passes over the data set before this one. The sampler uses it
+        reading: number of earlier complete passes over the data set. The sampler uses this number
             as the epoch, so that every pass differs.
     """
 
@@ -84,21 +84,21 @@ class Mixture:
                 raise ValueError(f"{name}: its weight gives it none of {draws} samples; raise it or remove the data set")
 
     def plan(self, epoch: int) -> tuple[Draw, ...]:
-        """Returns the samples of an epoch in order; every call returns the same samples."""
+        """Return the samples of an epoch in order; every call returns the same samples."""
         drawn = [draw for part in range(len(self.samplers)) for draw in self._from_part(part, epoch)]
         order = np.random.default_rng([self.seed, epoch]).permutation(len(drawn))
         return tuple(drawn[place] for place in order)
 
     def sample(self, draw: Draw) -> ExposureSample:
-        """Reads one sample of a plan.
+        """Return one sample of a plan.
 
         Raises:
-            DocumentError: the data set cannot read it.
+            DocumentError: the data set cannot read the sample.
         """
         return self.samplers[draw.part].sample(draw.index, draw.reading)
 
     def fingerprint(self) -> str:
-        """Returns a hexadecimal hash that changes when the plan of any epoch changes."""
+        """Return a hexadecimal hash that changes when the plan of any epoch changes."""
         parts = [(sampler.fingerprint(), quota) for sampler, quota in zip(self.samplers, self.quotas, strict=True)]
         return hashlib.sha256(repr((parts, self.draws, self.seed)).encode()).hexdigest()
 
@@ -114,7 +114,7 @@ class Mixture:
 
 
 def _quotas(weights: Sequence[float], draws: int) -> tuple[int, ...]:
-    """Splits `draws` by weight into whole numbers.
+    """Return the number of samples of each data set: `draws` divided by weight into whole numbers.
 
     All shares are rounded down. The samples that are left go to the shares with the largest
     remainders; of two equal remainders, the first in the list comes first.
@@ -130,13 +130,13 @@ def _quotas(weights: Sequence[float], draws: int) -> tuple[int, ...]:
 
 
 def open_choice(item: DataChoice, frames: int) -> SegmentationData:
-    """Opens a data set that the paper trains on, with `frames` frames per clip."""
+    """Open a data set that the paper trains on, with `frames` frames per clip."""
     root = Path(item.root).expanduser()
     return open_data(item.name, root, split=item.split, rule=ClipRule(frames=frames), cache=cache_folder() / "training")
 
 
 def mixture_of(recipe: Recipe, *, frames: int, processes: int = 1, opened: Open = open_choice) -> Mixture:
-    """Returns the training mixture; an epoch has as many samples as its steps need.
+    """Return the training mixture; an epoch has as many samples as its steps need.
 
     Args:
         recipe: names the data sets, and how clips become pseudo-anomalies.
@@ -172,14 +172,14 @@ class ValidationSet(Sequence[ExposureSample]):
         return self._sampler.sample(self._indices[place], 0)
 
     def fingerprint(self) -> str:
-        """Returns a hexadecimal hash that changes when the samples change."""
+        """Return a hexadecimal hash that changes when the samples change."""
         return hashlib.sha256(repr((self._sampler.fingerprint(), self._indices)).encode()).hexdigest()
 
 
 class PlannedSamples(Sequence[ExposureSample]):
     """All samples of a training in their order: sample n belongs to epoch n // draws.
 
-    It knows neither processes nor batches, so reader processes may take samples in any order.
+    A sample depends only on its number, so reader processes may take samples in any order.
     """
 
     def __init__(self, mixture: Mixture, epochs: int) -> None:
@@ -187,7 +187,7 @@ class PlannedSamples(Sequence[ExposureSample]):
         self._plan = lru_cache(maxsize=2)(mixture.plan)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Leaves the cached plans out of the pickle; each worker process makes the plans again."""
+        """Leave the cached plans out of the pickle; each worker process makes the plans again."""
         return (PlannedSamples, (self.mixture, self.epochs))
 
     def __len__(self) -> int:
@@ -199,7 +199,7 @@ class PlannedSamples(Sequence[ExposureSample]):
 
 
 class StepOrder:
-    """Yields the sample numbers of one process for each step, from step `first` on.
+    """The sample numbers of one process for each step, from step `first` on.
 
     The samples of a step are consecutive, and each process takes its share of them.
     """

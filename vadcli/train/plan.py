@@ -28,13 +28,13 @@ from vadcli.types.text import size_text
 
 SMALL = 50_000_000
 """A model with more parameters than this is not measured; the time of its steps is estimated."""
-TRIED = 2  # steps that are run to measure the time of one
+TRIED = 2  # number of steps that are run to measure the time of a step
 RATE = 1e14
 """Operations per second that one data-centre GPU can sustain in bf16; for large models."""
 
 
 def time_text(plan: TrainingPlan, training: PaperTraining | None = None) -> str:
-    """Returns the time of all steps as text for a person."""
+    """Return the time of all steps as text for a person."""
     recipe = plan.recipe
     steps = recipe.schedule.total_steps
     training = training or PaperTraining()
@@ -48,7 +48,7 @@ def time_text(plan: TrainingPlan, training: PaperTraining | None = None) -> str:
 
 
 def step_seconds(brief: Recipe, training: PaperTraining) -> float:
-    """Returns the seconds of one optimiser step of this process: the fastest of a few measured steps.
+    """Return the seconds of one optimiser step of this process: the fastest of a few measured steps.
 
     Raises:
         UsageError: as `Trainer`.
@@ -66,12 +66,12 @@ def step_seconds(brief: Recipe, training: PaperTraining) -> float:
 
 
 def step_operations(recipe: Recipe, training: PaperTraining) -> float:
-    """Estimates the floating-point operations of one optimiser step of one process.
+    """Return an estimate of the floating-point operations of one optimiser step of one process.
 
     The operations of the image encoder are counted. For the language model and the vision tower,
-    a forward pass is estimated as two operations per weight and token. For the language model, each
-    of these needs as many operations again: the gradients of activations, the gradients of trained
-    weights, and the second forward pass of gradient checkpointing.
+    a forward pass is estimated as two operations per weight and token. In the language model, three
+    other parts of a step need as many operations as a forward pass: the gradients of activations,
+    the gradients of trained weights, and the second forward pass of gradient checkpointing.
     """
     model = laid_out(recipe, training).to("meta")
     frames, side = model.config.sampling.frames, model.masks.image_size
@@ -91,7 +91,7 @@ def _weights(model: Lavida, start: str) -> int:
 
 
 def _long(seconds: float) -> str:
-    """Returns a duration as text for a person."""
+    """Return a duration as text for a person."""
     if seconds < 5400:
         return f"{max(1, round(seconds / 60))} min"
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
@@ -131,7 +131,7 @@ class TrainingPlan:
 
 
 def plan_of(recipe: Recipe, training: PaperTraining | None = None) -> TrainingPlan:
-    """Returns the sizes of a recipe's training.
+    """Return the sizes of a recipe's training.
 
     A model with the sizes of a preset takes no memory. Other models are read from disk.
 
@@ -153,7 +153,7 @@ def plan_of(recipe: Recipe, training: PaperTraining | None = None) -> TrainingPl
 
 
 def plan_text(plan: TrainingPlan, mixture: Mixture | None = None) -> str:
-    """Returns the plan as text for a person, one line per item; lists the data if `mixture` is given."""
+    """Return the plan as text for a person, one line per item; lists the data if `mixture` is given."""
     recipe, schedule = plan.recipe, plan.recipe.schedule
     steps, samples = schedule.total_steps, schedule.batch * schedule.accumulation
     lines = [
@@ -176,7 +176,7 @@ def plan_text(plan: TrainingPlan, mixture: Mixture | None = None) -> str:
 
 
 def laid_out(recipe: Recipe, training: PaperTraining) -> Lavida:
-    """Returns the recipe's model; it takes no memory if it has the sizes of a preset."""
+    """Return the recipe's model; it takes no memory if it has the sizes of a preset."""
     name = recipe.model.preset
     if recipe.model.folder:
         name = checkpoint.read_config(Path(recipe.model.folder).expanduser()).name
@@ -187,10 +187,11 @@ def laid_out(recipe: Recipe, training: PaperTraining) -> Lavida:
 
 
 def _activations(model: Lavida, recipe: Recipe, narrow: int) -> int:
-    """Estimates the bytes of the activations that the language model keeps per batch.
+    """Return an estimate of the bytes of the activations that the language model keeps per batch.
 
     Per layer, each token needs about 16 vectors of the model's width and 3 of its inner width. With
-    gradient checkpointing, these vectors are kept for one layer only, and the input of every layer.
+    gradient checkpointing, these vectors are kept for one layer only, together with the input of
+    every layer.
     """
     config = model.mllm.qwen.config.text_config
     pairs = (model.config.sampling.frames + 1) // 2

@@ -29,7 +29,7 @@ class ModelChoice:
         preset: name of a preset; training starts from random weights with its sizes.
         folder: LAVIDA folder; training starts from its weights. Set either preset or folder.
         train: names of the parts to train, as in `vadcli.train.state`; by default those of the paper.
-        freeze: dotted names of modules in these parts that stay frozen: `projector.frame_semantics`.
+        freeze: dotted names of modules in these parts that stay frozen, such as `projector.frame_semantics`.
         masks: 3 trains the decoder's three masks, as in the paper; 1 trains its single mask, as
             a decoder with random weights needs.
         compression: compression ratio to train with; it is stored in the model. The authors train
@@ -93,7 +93,7 @@ class DataChoice:
         check(self.weight > 0, f"data {self.name!r}: weight is {self.weight}; it must be above 0")
 
     def check_root(self) -> None:
-        """Raises UsageError if `root` does not fit the data set."""
+        """Raise UsageError if `root` does not fit the data set."""
         check(bool(self.root), f"data {self.name!r}: root is empty: give the folder of the data set")
 
 
@@ -125,7 +125,7 @@ class ScheduleChoice:
         accumulation: batches per step.
         rate: AdamW's learning rate after the warm-up.
         betas, decay: AdamW's betas and weight decay. The authors' settings file has 0.9/0.95 and
-            1e-5, but their code ignores that. They trained with the values that are the defaults here.
+            1e-5, but their code ignores these values and uses the values that are the defaults here.
         warm_up_steps: steps in which the rate rises from 0; after them it falls linearly to 0.
         clip: largest norm of the gradient of a step; a longer gradient is scaled down to it.
     """
@@ -152,7 +152,7 @@ class ScheduleChoice:
         return self.epochs * self.steps
 
     def rate_at(self, step: int) -> float:
-        """Returns the learning rate of a step; the first step has number 0."""
+        """Return the learning rate of a step; the first step has number 0."""
         if step < self.warm_up_steps:
             return self.rate * (step + 1) / self.warm_up_steps
         return self.rate * (self.total_steps - step) / max(1, self.total_steps - self.warm_up_steps)
@@ -203,7 +203,7 @@ class ValidationChoice:
         check(self.every >= 0 and self.patience >= 0, "[validation] every and patience must not be negative")
 
     def check_root(self) -> None:
-        """Raises UsageError if `root` does not fit the data set."""
+        """Raise UsageError if `root` does not fit the data set."""
         check(bool(self.root) or not self.every, f"[validation] {self.name!r}: root is empty: give the folder of the data set")
 
 
@@ -265,12 +265,12 @@ class Recipe:
             check(not item.split.startswith("test"), f"data {item.name!r}: split is {item.split!r}: do not train on a test set")
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the whole recipe as JSON, as it is stored next to the checkpoints."""
+        """Return the whole recipe as JSON, as it is stored next to the checkpoints."""
         document: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return document
 
     def told(self) -> dict[str, Any]:
-        """Returns the recipe without paths, as it is stored in the trained model."""
+        """Return the recipe without paths, as it is stored in the trained model."""
         document = self.to_json()
         for item in (*document["data"], document["validation"]):
             del item["root"]
@@ -278,14 +278,14 @@ class Recipe:
         return document
 
     def fingerprint(self) -> str:
-        """Returns a hexadecimal hash that changes with everything that affects the result, but not with paths."""
+        """Return a hexadecimal hash that changes with everything that affects the result, but not with paths."""
         document = self.told()
         del document["running"]["keep"], document["running"]["workers"]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def check(holds: bool, message: str) -> None:
-    """Raises UsageError with the message if `holds` is False."""
+    """Raise UsageError with the message if `holds` is False."""
     if not holds:
         raise UsageError(message)
 
@@ -294,14 +294,14 @@ R = TypeVar("R", bound=Recipe)
 
 
 def read_recipe(path: Path, kind: type[R]) -> R:
-    """Reads the recipe of a training with one stage; see `read_recipes`."""
+    """Return the recipe of a training with one stage; see `read_recipes`."""
     recipes = read_recipes(path, kind)
     check(len(recipes) == 1, f"{path}: has {len(recipes)} stages; only one is allowed here")
     return recipes[0]
 
 
 def read_recipes(path: Path, kind: type[R]) -> tuple[R, ...]:
-    """Reads the stages of a training from its file; a file without [[stage]] has one stage.
+    """Return the stages of a training from its file; a file without [[stage]] has one stage.
 
     Args:
         path: a TOML file.
@@ -318,10 +318,10 @@ def read_recipes(path: Path, kind: type[R]) -> tuple[R, ...]:
 
 
 def parse_stages(document: Mapping[str, Any], kind: type[R]) -> tuple[R, ...]:
-    """Returns one recipe per [[stage]]: the values of the stage replace the values of the document.
+    """Return one recipe per [[stage]]: the values of the stage replace the values of the document.
 
-    Each stage starts from the result of the stage before it. So only the `model` of the first stage
-    says where to start.
+    Each stage starts from the result of the stage before it. So the preset or folder to start from
+    is read only from the first stage.
 
     Raises:
         UsageError: a key or value is not valid.
@@ -333,7 +333,7 @@ def parse_stages(document: Mapping[str, Any], kind: type[R]) -> tuple[R, ...]:
 
 
 def _over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Merges two tables and the tables inside them; values of `over` replace values of `under`."""
+    """Return two tables merged, with the tables inside them; values of `over` replace values of `under`."""
     merged = dict(under)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -342,7 +342,7 @@ def _over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_recipe(document: Mapping[str, Any], kind: type[R]) -> R:
-    """Makes a recipe from its tables.
+    """Return the recipe that the tables of a document describe.
 
     Raises:
         UsageError: a key or value is not valid.

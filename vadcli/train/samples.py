@@ -76,16 +76,16 @@ class SegmentationData(Protocol):
         """The data set's name, such as `mevis`."""
 
     def __len__(self) -> int:
-        """Returns the number of clips."""
+        """Return the number of clips."""
 
     def __getitem__(self, index: int) -> Segmentation:
-        """Returns clip `index`, 0 ≤ index < len; raises IndexError past the end."""
+        """Return clip `index`, 0 ≤ index < len; raises IndexError past the end."""
 
     def names(self, index: int) -> tuple[str, ...]:
-        """Returns the same as `data[index].names`, without reading pixels."""
+        """Return the same as `data[index].names`, without reading pixels."""
 
     def fingerprint(self) -> str:
-        """Returns a hexadecimal hash that changes when the clips, their order or their names change."""
+        """Return a hexadecimal hash that changes when the clips, their order or their names change."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +157,7 @@ class Reduction:
 
     @classmethod
     def to_side(cls, height: int, width: int, max_side: int) -> Reduction:
-        """Reduces the longer side to at most `max_side`; each side keeps at least one pixel."""
+        """Return the reduction that makes the longer side at most `max_side` pixels; no side becomes 0."""
         scale = min(1.0, max_side / max(height, width))
         return cls(height, width, _middles(height, scale), _middles(width, scale))
 
@@ -167,16 +167,16 @@ class Reduction:
         return len(self.rows), len(self.columns)
 
     def labels(self, values: ByteArray) -> ByteArray:
-        """Reduces (height, width) values to (H, W) by taking the nearest values."""
+        """Return values (height, width) reduced to (H, W); each is the nearest value."""
         return values[np.ix_(self.rows, self.columns)]
 
     def mask(self, mask: BoolArray) -> BoolArray:
-        """Reduces a (height, width) mask to (H, W) by taking the nearest pixels."""
+        """Return a mask (height, width) reduced to (H, W); each pixel is the nearest pixel."""
         return mask[np.ix_(self.rows, self.columns)]
 
 
 def read_frame(path: Path, *, max_side: int) -> tuple[ByteArray, Reduction]:
-    """Returns an image as (H, W, 3) uint8 RGB, and how it was reduced.
+    """Return an image (H, W, 3) uint8 RGB at the size for training, and how it was reduced.
 
     EXIF rotation is ignored, because the masks are not rotated either.
 
@@ -197,7 +197,7 @@ def read_frame(path: Path, *, max_side: int) -> tuple[ByteArray, Reduction]:
 
 
 def read_labels(path: Path) -> ByteArray:
-    """Returns a label map as (height, width) uint8: palette indices or grey values.
+    """Return a label map (height, width) uint8 of palette indices or grey values, in its size on disk.
 
     Raises:
         DocumentError: the file is missing, damaged, too large, or has colours instead of numbers.

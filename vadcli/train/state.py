@@ -65,14 +65,14 @@ REST = "rest"
 
 
 def part_of(name: str) -> str:
-    """Returns the part that a parameter of Lavida belongs to."""
+    """Return the part that a parameter of Lavida belongs to."""
     if ".lora_" in name:
         return LORA
     return next((part for part, starts in PARTS.items() if name.startswith(starts)), REST)
 
 
 def set_up(model: Lavida, trained: Collection[str], *, masks: int, freeze: Collection[str] = ()) -> None:
-    """Prepares a model for training: adds adapters, and freezes everything that is not trained.
+    """Prepare a model for training: add adapters, and freeze everything that is not trained.
 
     Frozen encoders record nothing for the backward pass, since their parameters need no gradients.
     Trained parameters that work on the encoders' output still get gradients, for example the mask
@@ -107,14 +107,14 @@ def set_up(model: Lavida, trained: Collection[str], *, masks: int, freeze: Colle
 
 
 def set_precision(model: Lavida, dtype: torch.dtype) -> None:
-    """Converts trained parameters to fp32, and all other parameters that scoring uses to `dtype`."""
+    """Convert trained parameters to fp32, and all other parameters that scoring uses to `dtype`."""
     for name, value in model.named_parameters():
         if value.requires_grad or part_of(name) != REST:
             value.data = value.data.to(torch.float32 if value.requires_grad else dtype)
 
 
 def add_adapters(model: Lavida) -> None:
-    """Adds low-rank adapters to the language model, as set in `model.config.lora`.
+    """Add low-rank adapters to the language model, as set in `model.config.lora`.
 
     Their weights are drawn from torch's current generator.
 
@@ -136,14 +136,14 @@ def add_adapters(model: Lavida) -> None:
 
 
 def use_single_mask(model: Lavida) -> None:
-    """Makes the decoder always use its single mask, because its other three masks were never trained."""
+    """Make the decoder always use its single mask, because its other three masks were never trained."""
     sam2 = model.masks.sam2  # type: ignore[attr-defined]
     sam2.mask_decoder.dynamic_multimask_via_stability = False
     sam2.config.mask_decoder_config.dynamic_multimask_via_stability = False
 
 
 def checkpoint_activations(model: Lavida) -> None:
-    """Makes the language model compute activations again in the backward pass, to save memory."""
+    """Make the language model compute activations again in the backward pass, to save memory."""
     qwen, how = model.mllm.qwen, {"use_reentrant": False}
     if hasattr(qwen, "activation_checkpointing_enable"):  # the method has this name since transformers 5.23
         qwen.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
@@ -152,7 +152,7 @@ def checkpoint_activations(model: Lavida) -> None:
 
 
 def trained_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yields trained parameters in the model's order; a shared parameter comes once, under its first name."""
+    """Yield the name and value of each trained parameter, in the model's order; a shared one comes once."""
     yield from ((name, value) for name, value in model.named_parameters() if value.requires_grad)
 
 
@@ -180,7 +180,7 @@ class TrainerState:
 
 
 def save_trained(model: Lavida, folder: Path) -> None:
-    """Writes the trained weights only: `lavida.safetensors`, and lora/ if there are adapters.
+    """Write the trained weights only: `lavida.safetensors`, and lora/ if there are adapters.
 
     The parts that no base model has are always written, because a LAVIDA folder needs them.
     """
@@ -198,7 +198,7 @@ def save_trained(model: Lavida, folder: Path) -> None:
 
 @torch.no_grad()
 def load_trained(model: Lavida, folder: Path) -> None:
-    """Loads weights from `save_trained` into a model that is prepared for the same training.
+    """Load weights from `save_trained` into a model that is prepared for the same training.
 
     Raises:
         DocumentError: the files are damaged or belong to another training.
@@ -217,7 +217,7 @@ def load_trained(model: Lavida, folder: Path) -> None:
 
 
 def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
-    """Calls `write` to fill a folder; the folder appears under its name only when it is complete.
+    """Call `write` to fill a folder; the folder appears under its name only when it is complete.
 
     An existing folder of that name is replaced.
 
@@ -252,11 +252,11 @@ class Checkpoints:
         self.folder, self.keep, self.identity = folder, keep, dict(identity)
 
     def all(self) -> list[Path]:
-        """Returns the complete checkpoints, newest last."""
+        """Return the complete checkpoints, newest last."""
         return sorted(path for path in self.folder.glob("step-*") if (path / STATE).is_file())
 
     def save(self, model: Lavida, optimizer: Any, *, progress: TrainerState, random: Tensor, scaler: Mapping[str, Any]) -> None:
-        """Writes a checkpoint, and removes old ones.
+        """Write a checkpoint, and remove old ones.
 
         Args:
             model: its trained parameters are written.
@@ -278,7 +278,7 @@ class Checkpoints:
             shutil.rmtree(old, ignore_errors=True)
 
     def load(self, model: Lavida, optimizer: Any) -> tuple[TrainerState, Tensor, dict[str, Any]] | None:
-        """Loads the newest checkpoint into model and optimizer; None if there is no checkpoint.
+        """Load the newest checkpoint into model and optimizer; return None if no checkpoint exists.
 
         Returns:
             The progress, the states of the generators, and the state of the loss scaler.
@@ -305,7 +305,7 @@ class Checkpoints:
 
 
 def random_state(device: torch.device) -> Tensor:
-    """Returns the states of torch's generators (CPU, and GPU if used) in this process as (N,) uint8."""
+    """Return the states of torch's generators (CPU, and GPU if used) in this process as (N,) uint8."""
     parts = [torch.get_rng_state()]
     if device.type == "cuda":
         parts.append(torch.cuda.get_rng_state(device))
@@ -313,7 +313,7 @@ def random_state(device: torch.device) -> Tensor:
 
 
 def set_random_state(state: Tensor, device: torch.device) -> None:
-    """Sets the generators to a state from `random_state`."""
+    """Set the generators to a state from `random_state`."""
     own = len(torch.get_rng_state())
     torch.set_rng_state(state[:own].clone())
     if device.type == "cuda":
@@ -321,7 +321,7 @@ def set_random_state(state: Tensor, device: torch.device) -> None:
 
 
 def _trained(model: Lavida) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Returns the tensors to store: those of the model by state-dict name, and those of the adapters by peft's name."""
+    """Return two groups of tensors to store: the model's by state-dict name, and the adapters' by peft's name."""
     own: dict[str, Tensor] = {}
     adapters: dict[str, Tensor] = {}
     for name, value in model.named_parameters():
@@ -369,14 +369,14 @@ def _load(path: Path) -> dict[str, Tensor]:
 
 
 def _plain(value: Any) -> Any:
-    """Returns the JSON value of a peft option; sets are sorted, so that equal adapters give equal bytes."""
+    """Return the JSON value of a peft option; sets are sorted, so that equal adapters give equal bytes."""
     if isinstance(value, set | frozenset):
         return sorted(value)
     return value if isinstance(value, str | int | float | bool | list | dict | None) else str(value)
 
 
 def _sync(folder: Path) -> None:
-    """Forces all files of a folder to disk, so that its final name never shows partial data."""
+    """Force all files of a folder to disk, so that its final name never shows partial data."""
     for path in [*folder.rglob("*"), folder]:
         fd = os.open(path, os.O_RDONLY)
         try:

@@ -39,8 +39,8 @@ PROJECTIONS = ("masks.sam2.mask_decoder.conv_s0.", "masks.sam2.mask_decoder.conv
 class FeatureMemory:
     """Features of a frozen image encoder by clip key, so that each clip is encoded once.
 
-    They are kept in half precision. Each clip is encoded by itself, and its features are rounded
-    before their first use. So the result depends neither on the batch nor on what is in memory.
+    The features are kept in half precision. Each clip is encoded by itself, and its features are
+    rounded before their first use. So the result depends neither on the batch nor on what is in memory.
 
     Args:
         model: holds the image encoder. The projections of its high-resolution features are frozen,
@@ -64,14 +64,18 @@ class FeatureMemory:
         self._position: Tensor | None = None
 
     def recall(self, clips: Sequence[tuple[str, ByteArray]]) -> ImageFeatures:
-        """Returns the features of (key, frames (T, H, W, 3) uint8) pairs, concatenated in their order."""
+        """Return the image features of `clips`, concatenated in their order.
+
+        Args:
+            clips: key and frames (T, H, W, 3) uint8 of each clip.
+        """
         found = [self._of(key, frames) for key, frames in clips]
         embedding, fine, middle = (torch.cat([part.float() for part in parts]) for parts in zip(*found, strict=True))
         assert self._position is not None
         return ImageFeatures(embedding, self._position, (fine, middle))
 
     def read(self, keys: Sequence[str], image: ImageFeatures, frames: int) -> list[VisualTokens]:
-        """Returns the compressed visual tokens of clips of T frames, from the result of `recall`.
+        """Return the compressed visual tokens of clips of T frames, from the result of `recall`.
 
         The shared sight is the part that makes visual tokens from SAM2's image features. If it is
         frozen, the tokens are kept too.
@@ -138,7 +142,7 @@ class ExposureStep(nn.Module):
         self.without_seg = without_seg
 
     def forward(self, samples: Sequence[ExposureSample]) -> dict[str, Tensor]:
-        """Returns the losses of a batch: each part and `total`, with the names of `losses.Losses`.
+        """Return the losses of a batch: each part and `total`, with the names of `losses.Losses`.
 
         Args:
             samples: all with the same number of frames; the frame sizes may differ.
@@ -147,7 +151,7 @@ class ExposureStep(nn.Module):
         return {name: getattr(losses, name) for name in LOSS_NAMES}
 
     def losses(self, samples: Sequence[ExposureSample]) -> Losses:
-        """Returns the losses of a batch as `Losses`; see `forward`."""
+        """Return the losses of a batch as `Losses`; see `forward`."""
         encoded = self._encode(samples, training=True)
         prompts, answer, names = self._read(encoded, samples)
         output = self.model.answer(encoded, prompts, multimask=self.masks == 3)
@@ -167,7 +171,7 @@ class ExposureStep(nn.Module):
 
     @torch.no_grad()
     def judge(self, samples: Sequence[ExposureSample], *, seg: Seg = "own") -> LavidaOutput:
-        """Returns the scores and masks of each sample with its own list of categories, without the mask gate.
+        """Return the scores and masks of each sample with its own list of categories, without the mask gate.
 
         Frames have the same size as in a scan, and each has a single mask as in a scan.
 
@@ -196,7 +200,7 @@ class ExposureStep(nn.Module):
         return tuple(ids)
 
     def _encode(self, samples: Sequence[ExposureSample], *, training: bool) -> EncodedClips:
-        """Runs the vision encoders; clips whose frames have the same size share a batch."""
+        """Return the encoded clips; clips whose frames have the same size are encoded in one batch."""
         counts = {len(sample.frames) for sample in samples}
         if len(counts) != 1:
             raise ValueError(f"samples of {sorted(counts)} frames cannot share a batch")
@@ -218,7 +222,7 @@ class ExposureStep(nn.Module):
     def _read(
         self, encoded: EncodedClips, samples: Sequence[ExposureSample], *, seg: Seg = "own"
     ) -> tuple[Prompts, Tensor, Tensor]:
-        """Returns the prompts of the mask decoder, the loss (B,) of the answer, and the loss of the names."""
+        """Return the prompts of the mask decoder, the loss (B,) of the answer, and the loss of the names."""
         asked = [self._prompt(sample) for sample in samples]
         read = self.model.mllm.answers(encoded.visual, asked, len(self.answer))
         labels = torch.tensor([[IGNORED, *self.answer]] * len(samples), device=self.device)
@@ -239,7 +243,7 @@ class ExposureStep(nn.Module):
 
 
 def texts_of(encoder: TextEncoder, lists: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
-    """Returns zero-padded text features (B, C, D) of the lists, and a mask (B, C), False for padding."""
+    """Return the zero-padded text features (B, C, D) of B lists of names, and a mask (B, C), False for padding."""
     names = list(dict.fromkeys(name for listed in lists for name in listed))
     features = encoder.pooled(names)  # each name once
     place = {name: row for row, name in enumerate(names)}
@@ -248,8 +252,8 @@ def texts_of(encoder: TextEncoder, lists: Sequence[Sequence[str]]) -> tuple[Tens
     index = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=features.device)
     lengths = torch.tensor([len(row) for row in rows], device=features.device)
     counts = torch.arange(longest, device=features.device) < lengths[:, None]
-    # A product with a one-hot matrix instead of indexing: on a GPU its gradient is summed in the
-    # same order in every run.
+    # A product with a one-hot matrix is used instead of indexing, because on a GPU the gradient of
+    # the product is summed in the same order in every run.
     chosen = F.one_hot(index, len(names)).to(features.dtype) * counts[..., None]
     return chosen @ features, counts
 
@@ -258,7 +262,7 @@ LOSS_NAMES = ("focal", "dice", "iou", "score", "lm", "names", "total")
 
 
 def decoder_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Returns masks at the size of the mask decoder: a pixel is True if at least half of it is covered.
+    """Return masks at the size of the mask decoder: a pixel is True if at least half of it is covered.
 
     If a mask is too thin or small for that, its most covered pixels are True, so that every labelled
     frame has a target.
@@ -278,7 +282,7 @@ def decoder_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _in_order(parts: list[EncodedClips], rows: list[int]) -> EncodedClips:
-    """Joins parts into one batch; clip i of the joined parts gets the position `rows[i]`."""
+    """Return the parts joined into one batch; clip i of the joined parts gets the position `rows[i]`."""
     frames = parts[0].frames
     order = sorted(range(len(rows)), key=rows.__getitem__)
     visual = [clip for part in parts for clip in part.visual]

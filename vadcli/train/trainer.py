@@ -87,7 +87,7 @@ class Trainer:
         torch.manual_seed(recipe.seed + self.process)
 
     def run(self) -> Path:
-        """Trains to the end, or until validation stops it; returns the LAVIDA folder.
+        """Train to the end, or until validation stops the training; return the LAVIDA folder.
 
         Raises:
             VadcliError: the loss is not a finite number.
@@ -123,7 +123,7 @@ class Trainer:
         write_model(self.model, self.recipe, folder, sources, start=self.training.start_model)
 
     def try_step(self, samples: Sequence[Any]) -> dict[str, float]:
-        """Runs one optimiser step on any samples, to measure its time; returns the losses by name."""
+        """Run one optimiser step on any samples, to measure its time; return the losses by name."""
         return self._train(samples, self.recipe.schedule.rate_at(0))
 
     @property
@@ -138,7 +138,7 @@ class Trainer:
         return {"steps": progress.best_step, "validation_frame_auc": progress.best}
 
     def _train(self, samples: Sequence[Any], rate: float) -> dict[str, float]:
-        """Runs one optimiser step; returns the mean losses, where every sample counts the same."""
+        """Run one optimiser step; return the mean losses, in which every sample has the same weight."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         parts = list(_batches(samples, self.recipe.schedule.batch, self.work.kind))
@@ -161,7 +161,7 @@ class Trainer:
         return found
 
     def _samples(self) -> Iterator[list[Any]]:
-        """Yields the samples of this process for each step that is left."""
+        """Yield the samples of this process for each step that is left."""
         schedule = self.recipe.schedule
         order = StepOrder(
             first=self.progress.step,
@@ -172,7 +172,7 @@ class Trainer:
         )
         if self._stopped:
             return
-        # Its own generator: otherwise the loader draws a seed from torch's generator, which would
+        # The loader needs its own generator. Otherwise it would draw a seed from torch's generator and
         # change the random numbers of a training that continues from a checkpoint.
         yield from DataLoader(
             self.work.samples,  # type: ignore[arg-type]
@@ -183,7 +183,7 @@ class Trainer:
         )
 
     def _validate(self, log: TrainingLog) -> None:
-        """Validates if this step is due, and stores the weights if they are the best so far."""
+        """Validate if a validation is due at this step, and store the weights if they are the best so far."""
         chosen, progress = self.recipe.validation, self.progress
         if self.work.validate is None or progress.step % chosen.every:
             return
@@ -201,7 +201,7 @@ class Trainer:
             self.progress = replace(progress, waited=progress.waited + 1)
 
     def _agreed(self, found: Validated) -> Validated:
-        """Gives the main process's results to all processes, so that they stop at the same step."""
+        """Return the main process's results in all processes, so that they stop at the same step."""
         from accelerate.utils import broadcast_object_list
 
         (agreed,) = broadcast_object_list([found])
@@ -229,7 +229,7 @@ class Trainer:
 
 
 def _batches(samples: Sequence[Any], batch: int, kind: Callable[[Any], int]) -> Iterator[list[Any]]:
-    """Yields batches of at most `batch` consecutive samples; images and clips never share a batch."""
+    """Yield batches of at most `batch` consecutive samples; images and clips never share a batch."""
     for start in range(0, len(samples), batch):
         groups: dict[int, list[Any]] = {}
         for sample in samples[start : start + batch]:
@@ -238,7 +238,7 @@ def _batches(samples: Sequence[Any], batch: int, kind: Callable[[Any], int]) -> 
 
 
 def _forget_precision() -> None:
-    """Resets accelerate, which would keep the precision of an earlier training in this process."""
+    """Reset accelerate, which would keep the precision of an earlier training in this process."""
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state()
@@ -263,7 +263,7 @@ def _accelerator(recipe: Recipe, device: str | None) -> Any:
 
 
 def train(recipes: Sequence[Recipe], out: Path, *, device: str | None = None, training: PaperTraining | None = None) -> Path:
-    """Trains all stages; returns the LAVIDA folder.
+    """Train all stages; return the LAVIDA folder.
 
     Stages that are done are skipped, so an interrupted training continues where it stopped.
 
@@ -300,5 +300,5 @@ def _copy(source: Path, folder: Path) -> None:
 
 
 def behind(recipe: R, made: Path) -> R:
-    """Returns the recipe, changed to start from the folder `made`."""
+    """Return the same recipe, but with the model in the folder `made` as its starting point."""
     return replace(recipe, model=replace(recipe.model, preset="", folder=str(made)))

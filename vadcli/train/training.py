@@ -59,7 +59,7 @@ class PaperTraining:
     """Anomaly exposure on segmentation data sets (paper 3.3)."""
 
     def start_model(self, recipe: Recipe) -> Lavida:
-        """Returns the model to train, on the CPU in fp32, configured by the recipe.
+        """Return the model to train, on the CPU in fp32, configured by the recipe.
 
         Raises:
             UsageError: the preset does not exist.
@@ -70,7 +70,7 @@ class PaperTraining:
         return configured(model, recipe)
 
     def open_data(self, recipe: Recipe, item: DataChoice, frames: int) -> SegmentationData:
-        """Opens one data set of a recipe, with `frames` frames per clip.
+        """Open one data set of a recipe, with `frames` frames per clip.
 
         Raises:
             UsageError: the folder does not hold this data set.
@@ -79,13 +79,13 @@ class PaperTraining:
         return open_choice(item, frames)
 
     def held_data(self, recipe: Recipe) -> DataChoice:
-        """Returns the data set to validate on."""
+        """Return the data set to validate on."""
         chosen = recipe.validation
         most = next((item.max_categories for item in recipe.data if item.name == chosen.name), 0)
         return DataChoice(chosen.name, chosen.root, chosen.split, max_categories=most)
 
     def work(self, recipe: Recipe, model: Lavida, *, processes: int) -> Work:
-        """Returns what a training with this recipe computes; the model must be prepared by `state.set_up`.
+        """Return what a training with this recipe computes; the model must be prepared by `state.set_up`.
 
         Raises:
             UsageError: a folder does not hold its data set, or the model lacks a part to train.
@@ -111,20 +111,20 @@ class PaperTraining:
         return Work(step, samples, LOSS_NAMES, mixture.fingerprint(), lambda sample: len(sample.frames), held, check)
 
     def sample_recipe(self, recipe: Recipe) -> Recipe | None:
-        """Returns a short recipe with which steps can be timed; None if opening its data takes long."""
+        """Return a short recipe with which steps can be timed; None if opening its data takes long."""
         return None
 
 
 def weights_of(recipe: Recipe) -> LossWeights:
-    """Returns the weights of the losses of masks, IoU, score and answer."""
+    """Return the weights of the losses of masks, IoU, score and answer."""
     loss = recipe.loss
     return LossWeights(loss.focal, loss.dice, loss.iou, loss.score, loss.lm)
 
 
 def first_model(recipe: Recipe) -> Lavida:
-    """Returns the model of the recipe's folder, or of its preset with random weights.
+    """Return the model of the recipe's folder, or of its preset with random weights.
 
-    It is on the CPU in fp32. Random weights are drawn from the recipe's seed.
+    The model is on the CPU in fp32. Random weights are drawn from the recipe's seed.
 
     Raises:
         UsageError: the preset does not exist.
@@ -150,13 +150,13 @@ def first_model(recipe: Recipe) -> Lavida:
 
 
 def projector_options(model: Lavida, recipe: Recipe) -> ProjectorOptions:
-    """Returns the model's projector options, with the recipe's kind and queries if they are set."""
+    """Return the model's projector options; the recipe's kind and number of queries replace them if they are set."""
     chosen, options = recipe.model, model.config.projector
     return replace(options, kind=chosen.projector or options.kind, queries=chosen.queries or options.queries)
 
 
 def with_projector(model: Lavida, recipe: Recipe, wanted: ProjectorOptions) -> Lavida:
-    """Returns the model, with a projector that has these options.
+    """Return the model, with a projector that has these options.
 
     If the recipe sets a kind or a number of queries, the weights are drawn from the recipe's seed.
     Otherwise the weights of the old projector are kept as far as they fit.
@@ -177,7 +177,7 @@ def with_projector(model: Lavida, recipe: Recipe, wanted: ProjectorOptions) -> L
 
 
 def configured(model: Lavida, recipe: Recipe) -> Lavida:
-    """Puts the recipe's name, compression, adapters and frame areas into the model's config."""
+    """Put the recipe's name, compression, adapters and frame areas into the model's config."""
     chosen, config, lora = recipe.model, model.config, recipe.lora
     low, high = chosen.train_px or (config.pixels.train_min_px, config.pixels.train_max_px)
     model.config = replace(
@@ -193,7 +193,7 @@ def configured(model: Lavida, recipe: Recipe) -> Lavida:
 def write_model(
     model: Lavida, recipe: Recipe, folder: Path, sources: Mapping[str, Any], *, start: Callable[[Recipe], Lavida]
 ) -> None:
-    """Writes the LAVIDA folder of a trained model; the same training gives the same bytes.
+    """Write the LAVIDA folder of a trained model; the same training gives the same bytes.
 
     For a model with adapters, the base parts of the starting model are copied, and the trained
     weights are written over them. A model without adapters is written as a whole.
@@ -226,7 +226,7 @@ def write_model(
 
 
 def _keep_choice_of_mask(model: Lavida, path: Path) -> None:
-    """Stores in SAM2's config whether the decoder always uses its single mask."""
+    """Store in SAM2's config whether the decoder always uses its single mask."""
     chosen = model.masks.sam2.config.mask_decoder_config.dynamic_multimask_via_stability  # type: ignore[attr-defined]
     document = json.loads(path.read_text(encoding="utf-8"))
     document.setdefault("mask_decoder_config", {})["dynamic_multimask_via_stability"] = chosen

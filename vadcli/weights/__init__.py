@@ -90,7 +90,7 @@ class WeightsStatus:
         kind: base, encoder or lavida.
         folder: the folder of the weights; None if they are not on this machine.
         trained: whether a LAVIDA folder on this machine is trained; None in all other cases.
-        is_toy: True if it was only trained on a synthetic world.
+        is_toy: True if a LAVIDA folder was trained only on the synthetic world.
         bytes: size on this machine; None if the weights are not here.
         commit: the commit of a base model that was pulled.
         entry: the entry in the manifest, if there is one.
@@ -174,7 +174,7 @@ def share(folder: Path) -> None:
 
 
 def find(name: str) -> Path:
-    """Return the folder that a path or name means. It may be a base model or encoder. Does not check the contents.
+    """Return the folder that a path or name means, which may be a base model or encoder. Does not check the contents.
 
     Raises:
         WeightsError: the folder is not on this machine, or a base model or encoder is not complete.
@@ -198,7 +198,7 @@ def find(name: str) -> Path:
 
 
 def is_trained(folder: Path) -> bool:
-    """True if both config.json and lavida.safetensors of the folder say that it was trained.
+    """True if both config.json and lavida.safetensors of the folder state that the weights are trained.
 
     Raises:
         WeightsError: config.json cannot be read, or the header of lavida.safetensors is damaged.

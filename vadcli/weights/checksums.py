@@ -34,8 +34,8 @@ class FileSum:
     """The expected hash and length of a file.
 
     Attributes:
-        sha256: the hash of its contents, as 64 lower-case hex digits.
-        bytes: its length.
+        sha256: the hash of the file's contents, as 64 lower-case hex digits.
+        bytes: the length of the file.
     """
 
     sha256: str
@@ -287,7 +287,7 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def share_file(path: Path, folder: Path) -> None:
-    """Make a file readable for everyone who may read `folder`. Does nothing if this user is not allowed to."""
+    """Make a file readable for everyone who may read `folder`, if this user is allowed to change it."""
     with suppress(OSError):
         path.chmod(folder.stat().st_mode & 0o666)
 
@@ -312,7 +312,7 @@ def _believable(folder: Path) -> dict[str, str] | None:
 
 
 def _parse_header(document: Any, data_bytes: int) -> Header:
-    """Return the checked header: each tensor must have its place in the file. Raises ValueError that says what is wrong."""
+    """Return the header if its tensors fill the file without gaps; raises ValueError, KeyError or TypeError otherwise."""
     if not isinstance(document, dict) or not isinstance(document.get("__metadata__", {}), dict):
         raise TypeError(type(document))
     metadata = document.pop("__metadata__", {})

@@ -28,9 +28,9 @@ class Entry:
     """One entry of the manifest.
 
     Attributes:
-        name: its name in `weights pull` and `--model`.
+        name: the main name in `weights pull` and `--model`.
         kind: a public base model, an image-text encoder (for the detector `concept`), or a LAVIDA folder.
-        purpose: what it is for.
+        purpose: what the weights are for.
         licence: the licence of the weights.
         repo_id: repository on the hub; empty for a LAVIDA folder.
         revision: branch, tag or commit in this repository; None means its default branch.
@@ -61,7 +61,7 @@ class Entry:
 
     @property
     def on_hub(self) -> bool:
-        """True if `weights pull` fetches its files from one repository of the hub."""
+        """True if `weights pull` fetches the entry's files from one repository of the hub."""
         return bool(self.repo_id)
 
     @property
@@ -73,7 +73,7 @@ class Entry:
 def home() -> Path:
     """Return the folder that contains the LAVIDA folders and the lock files of fetched base models.
 
-    It is the value of VADCLI_WEIGHTS if that is set, else a folder in the user's data directory.
+    The environment variable VADCLI_WEIGHTS names it. Without the variable, it is in the user's data directory.
     """
     from platformdirs import user_data_path
 

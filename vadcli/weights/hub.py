@@ -75,10 +75,10 @@ class Pulled:
     """A base model that is on this machine after a pull.
 
     Attributes:
-        name: its name in the manifest.
+        name: the model's name in the manifest.
         folder: the folder of its files in the hub's cache.
         commit: the commit of the files.
-        bytes: their total size.
+        bytes: the total size of the files.
         fetched: False if all files were already here.
     """
 
@@ -146,7 +146,7 @@ def pulled_folder(name: str) -> Path:
     """Return the folder of a base model in the hub's cache.
 
     Raises:
-        WeightsError: it is absent or incomplete; the hint is the command that fetches it, with the size of the download.
+        WeightsError: the model is absent or incomplete; the hint names the command that fetches it and the download's size.
     """
     folder, item = base_folder(name), entry(name)
     if folder is None:
@@ -305,7 +305,7 @@ def _snapshot(item: Entry, revision: str | None, *, local: bool) -> Path:
 
 
 def cached_snapshot(item: Entry, revision: str | None, *, whole: bool = True) -> Path | None:
-    """Return a snapshot in the hub's cache, or None.
+    """Return the folder of a model's snapshot in the hub's cache; None if no such snapshot is there.
 
     With `whole`, the snapshot must have a config and all safetensors that its index lists.
     """
@@ -331,9 +331,9 @@ def _repo_folder(item: Entry) -> Path:
 
 
 def _any_snapshot(item: Entry) -> Path | None:
-    """Return the newest complete snapshot of a model, or None.
+    """Return the newest complete snapshot of any revision of a model; None if no snapshot is complete.
 
-    It may be a snapshot of any revision: if a model was fetched by commit or pull request, the cache has no default branch.
+    If a model was fetched by commit or pull request, the cache has no default branch.
     """
     found = [folder for folder in (_repo_folder(item) / "snapshots").glob("*") if _is_model(folder)]
     return max(found, key=lambda folder: folder.stat().st_mtime_ns, default=None)

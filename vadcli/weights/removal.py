@@ -27,7 +27,7 @@ class Removed:
     """A model that is no longer on this machine.
 
     Attributes:
-        name: its main name in the manifest.
+        name: the model's main name in the manifest.
         commit: the commit whose files were deleted.
         freed_bytes: how much disk space the removal freed. If a LAVIDA folder shares a file by a hard
             link, deleting the file in the cache frees no space.
@@ -49,7 +49,7 @@ def remove(name: str, *, say: Callable[[str], None] = lambda line: None) -> Remo
 
     Args:
         name: a name or alias of the manifest.
-        say: is called with one line for each other name or LAVIDA folder that this concerns.
+        say: is called with one line per fact that the user should know, such as other names of the same files.
 
     Raises:
         WeightsError: the name is unknown, is a folder, or was not fetched by vadcli.

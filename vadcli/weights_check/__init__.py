@@ -84,7 +84,7 @@ class CheckResult:
 
 
 def check(name: str) -> list[CheckResult]:
-    """Return the results of all tests of some weights on this machine.
+    """Return the results of all tests of the weights with this name.
 
     Args:
         name: a name of `vadcli weights list`, or a transformers folder.
@@ -128,7 +128,7 @@ def check_encoder(encoder: Encoder) -> list[CheckResult]:
 
 
 def check_asker(asker: Asker) -> list[CheckResult]:
-    """Return whether a model says yes to the right question about each clip more clearly than to every other question.
+    """Return the results of yes/no questions about clips: the right question must have the highest log-odds of "yes".
 
     Args:
         asker: any `Asker`. It answers six questions about each of six clips, and nine about each of nine clips.
@@ -145,7 +145,7 @@ def check_asker(asker: Asker) -> list[CheckResult]:
 
 
 def _ranked(question: Question, cosines: FloatArray, measure: str = "margin") -> CheckResult:
-    """Return the result of a question from the cosines, or log-odds, of (N pictures, K answers)."""
+    """Return the result of a question from the cosines or log-odds (N, K) of N pictures and K answers."""
     rows = np.arange(len(question.answers))
     right = cosines[rows, question.answers]
     wrong = cosines.copy()

@@ -58,10 +58,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_lines(path: Path, *, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
-    """Yields (line number from 1, text) of every line that is not blank.
+    """Yield the number (from 1) and the text of every line that is not blank.
 
     Args:
-        path: the file, in `encoding`, or in UTF-8, UTF-16 or UTF-32 (with or without a mark) if an editor saved it again.
+        path: the file. If an editor saved it again, it may also be in UTF-8, UTF-16 or UTF-32.
         encoding: the encoding of the official file.
 
     Raises:
@@ -178,7 +178,7 @@ _FARTHEST = 10**5
 
 
 def decoded(path: Path, where: str, code: object, shape: Sequence[int]) -> BoolArray:
-    """Return the (height, width) bool mask of a run length code or a list of polygons.
+    """Return the mask (height, width) bool of a run length code or a list of polygons.
 
     Args:
         path: the document, for the error message.
@@ -223,9 +223,9 @@ def _runs(code: object, height: int, width: int) -> list[int]:
 def _spelled(text: str) -> list[int]:
     """Return the lengths of the runs that COCO's text form holds.
 
-    The code of each character, minus 48, holds five bits of a number (lowest first); its bit 32 says that the number continues.
-    Numbers are in two's complement; from the fourth run on they are differences from the run two places before. pycocotools
-    reads this form too, but it leaves pixels unset if the runs are too short.
+    The code of each character, minus 48, holds five bits of a number, lowest first. Its bit 32 is set if the number continues
+    in the next character. Numbers are in two's complement. From the fourth run on, they are differences from the run two places
+    before. pycocotools reads this form too, but it leaves pixels unset if the runs are too short.
     """
     runs: list[int] = []
     value = shift = 0
@@ -245,7 +245,7 @@ def _spelled(text: str) -> list[int]:
 
 
 def _filled(runs: list[int], height: int, width: int) -> BoolArray:
-    """Return the (height, width) mask of alternating False and True runs, column by column."""
+    """Return the mask (height, width) of alternating False and True runs, column by column."""
     if any(run < 0 for run in runs) or sum(runs) != height * width:
         raise ValueError("its runs do not fill the image")
     turns = np.arange(len(runs)) % 2 == 1
@@ -253,7 +253,7 @@ def _filled(runs: list[int], height: int, width: int) -> BoolArray:
 
 
 Mark = Hashable
-"""What identifies an object in a clip's annotations: a label number or annotation ids."""
+"""The identity of an object in a clip's annotations: a label number or annotation ids."""
 
 
 @dataclass(frozen=True)

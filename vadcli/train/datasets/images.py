@@ -42,7 +42,7 @@ _VERSION = 1
 _READERS = 4
 
 Known = dict[str, tuple[int, int, tuple[int, ...]]]
-"""Label map (relative to the root) -> its size in bytes, its modification time in ns, the numbers in it."""
+"""Path of a label map, relative to the root -> its size in bytes, modification time in ns, and the numbers in the map."""
 
 
 class SemanticData(LabelMapData):
@@ -87,7 +87,7 @@ def map_numbers(root: Path, maps: Sequence[str], *, file: Path | None = None) ->
 
     Args:
         root: the data set's folder.
-        maps: the label maps, relative to it.
+        maps: paths of the label maps, relative to `root`.
         file: cache of the numbers. A map is read again if its size or time changed; a damaged cache is written again.
     """
     known = _load(file) if file else {}
@@ -344,7 +344,7 @@ class RefCoco(DiskData):
         super().__init__("refcoco", root, clips, rule or ClipRule())
 
     def masks(self, item: ClipEntry, reduction: Reduction) -> dict[Mark, BoolArray]:
-        """Return the mask of each annotation; a mark is (set, annotation id)."""
+        """Return the mask (1, H, W) of each annotation; a mark is the pair (set, annotation id)."""
         found: dict[Mark, BoolArray] = {}
         for _, mark in item.objects:
             if mark not in found:

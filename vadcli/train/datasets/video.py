@@ -41,7 +41,7 @@ class Video:
     Attributes:
         name: name of its folder.
         frames: names of its images without suffix, in order.
-        objects: (name, id) pairs.
+        objects: name and id of each object; an object with several names occurs several times.
         shown: id -> the frames that show the object; an id is missing if its frames are not known.
     """
 
@@ -51,7 +51,7 @@ class Video:
     shown: dict[int, frozenset[str]]
 
     def clips(self, split: str, rule: ClipRule, *, every: int) -> Iterator[ClipEntry]:
-        """Yields the clips, each with the objects that it shows."""
+        """Yield the clips of the video, each with the objects that are shown in the clip."""
         for places in rule.cut(len(self.frames), every):
             frames = tuple(self.frames[place] for place in places)
             seen = {number for number, shown in self.shown.items() if not shown.isdisjoint(frames)}
@@ -106,7 +106,7 @@ class RefYouTubeVos(LabelMapData):
 
 
 def with_expressions(root: Path, split: str, name: str) -> Iterator[Video]:
-    """Yields the videos of a data set whose objects are named by expressions.
+    """Yield the videos of a data set whose objects are named by expressions.
 
     Raises:
         UsageError: a file of the layout is missing.
@@ -127,7 +127,7 @@ def with_expressions(root: Path, split: str, name: str) -> Iterator[Video]:
 
 
 def videos(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yields (name, place, JSON entry) of every video that has frames. The place is "video NAME", for messages."""
+    """Yield the name, place and JSON entry of every video that has frames. Messages use the place, "video NAME"."""
     for video, value in entry(path, "the file", read_json(path), "videos", dict).items():
         where = f"video {video}"
         told = expect(path, where, value, dict)
@@ -136,7 +136,7 @@ def videos(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def expressions(path: Path, where: str, told: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (place, JSON entry) of each expression. The place is "expression NUMBER of video NAME", for messages."""
+    """Yield the place and JSON entry of each expression. Messages use the place, "expression NUMBER of video NAME"."""
     for number, value in entry(path, where, told, "expressions", dict).items():
         place = f"expression {number} of {where}"
         yield place, expect(path, place, value, dict)
@@ -290,7 +290,7 @@ class MeVis(DiskData):
         super().__init__("mevis", root, self._clips(told, split, rule), rule)
 
     def masks(self, item: ClipEntry, reduction: Reduction) -> dict[Mark, BoolArray]:
-        """Return the (T, H, W) union of the annotations of each mark. A mark is the tuple of their ids."""
+        """Return the union (T, H, W) of each mark's annotations. A mark is the tuple of the annotations' ids."""
         marks = dict.fromkeys(cast("tuple[str, ...]", mark) for _, mark in item.objects)
         return {ids: np.stack([self._union(ids, place, reduction) for place in item.places]) for ids in marks}
 
@@ -316,7 +316,7 @@ class MeVis(DiskData):
                 )
 
     def _named(self, path: Path, where: str, told: dict[str, Any], length: int) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Yields (expression, annotation ids); expressions without annotations are left out."""
+        """Yield each expression with its annotation ids; expressions without annotations are left out."""
         for place, said in expressions(path, where, told):
             ids = tuple(str(number) for number in entry(path, place, said, "anno_id", list))
             for number in ids:
