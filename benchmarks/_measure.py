@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,19 +33,38 @@ class Run:
     peak_mib: float
 
 
-def run(command: list[str], *, memory: bool = False) -> Run:
-    """Run a command to its end. Its memory is the sum over all its processes, sampled ten times per second."""
+def run(command: list[str], *, memory: bool = False, family: bool = False) -> Run:
+    """Run a command to its end. Its memory is the sum over all its processes, sampled ten times per second.
+
+    With `family`, its CPU time is sampled too. So it includes processes for which nobody waits, such as those of Ray.
+    """
     before, started = os.times(), time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     peak = 0.0
-    while memory and process.poll() is None:
-        peak = max(peak, family_mib(process.pid))
+    spent: dict[int, float] = {}
+    while (memory or family) and process.poll() is None:
+        if memory:
+            peak = max(peak, family_mib(process.pid))
+        if family:
+            spent |= family_cpu_s(process.pid)
         time.sleep(0.1)
     _, said = process.communicate()
     wall_s, after = time.monotonic() - started, os.times()
     if process.returncode != 0:
         raise SystemExit(f"{' '.join(command)} failed with {process.returncode}:\n{said.decode(errors='replace')[-2000:]}")
-    return Run(wall_s, after.children_user + after.children_system - before.children_user - before.children_system, peak)
+    waited_s = after.children_user + after.children_system - before.children_user - before.children_system
+    return Run(wall_s, sum(spent.values()) if family else waited_s, peak)
+
+
+def family_cpu_s(pid: int) -> dict[int, float]:
+    """Return the CPU seconds so far of a process and of each of its descendants, by process id."""
+    found = {}
+    with suppress(psutil.Error):
+        for member in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+            with suppress(psutil.Error):
+                times = member.cpu_times()
+                found[member.pid] = times.user + times.system
+    return found
 
 
 def family_mib(pid: int) -> float:

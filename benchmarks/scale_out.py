@@ -7,6 +7,9 @@
   node, divided by the time on N nodes with N times as many videos. Decoding is not the limit.
 - units: made work units, handed out to workers that answer at once: the driver's CPU time per update, and its memory. There is
   no cluster.
+
+The start is the time of a second run, which starts Ray and its workers, and finds every video done. The CPU time is that of all
+processes of a run, sampled; unlike the wall time, it does not depend on what else runs on the machine.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from _measure import VADCLI, WORK, machine, made_video, run
+from _measure import VADCLI, WORK, Run, machine, made_video, median_ratio, run
 
 from vadcli.engine.cluster.ray_cluster import Node, import_ray
 from vadcli.engine.cluster.ray_runner import RayRunner
@@ -57,8 +60,8 @@ def score(batch):
     time.sleep(1.0)
     return ClipScores(np.zeros((*batch.frames.shape[:2], 1), np.float32))
 """
-SLEPT_S = 30
-"""Clips of a second per node."""
+SLEPT_CLIPS = 10
+"""Clips per video of the sleeping detector, which sleeps for a second per clip."""
 
 
 def fresh(name: str) -> str:
@@ -68,28 +71,28 @@ def fresh(name: str) -> str:
 
 
 def overhead(videos: int, rounds: int) -> None:
-    """Print the ratio of Ray's wall time to the local runner's, round by round."""
+    """Print the times of both runners, and Ray's compared with those of the local one."""
     source = made_video("minute.mp4", seconds=60, size="640x360", fps=25)
     footage = FOLDER / "footage"
     footage.mkdir(parents=True, exist_ok=True)
     for number in range(videos):
         shutil.copyfile(source, footage / f"{number:02d}.mp4")
     cores = len(os.sched_getaffinity(0))
-    times: dict[str, list[float]] = {"local": [], "ray": []}
+    found: dict[str, list[Run]] = {"local": [], "ray": [], "start of local": [], "start of ray": []}
     for _ in range(rounds):
-        for runner, found in times.items():
+        for runner in ("local", "ray"):
             command = [*VADCLI, "scan", str(footage), "--out", fresh(runner), "--detector", "motion", "--quiet"]
-            extra = ["--runner", "ray", "--ray-cpus", str(cores)] if runner == "ray" else []
-            found.append(run([*command, *extra]).wall_s)
-            print(f"  {runner}: {found[-1]:.1f} s", file=sys.stderr)
-    ratios = [ray / local for ray, local in zip(times["ray"], times["local"], strict=True)]
-    local_s, ray_s = (statistics.median(found) for found in times.values())
-    print(
-        f"| {videos} videos of one minute, {cores} cores | {local_s:.1f} s | {ray_s:.1f} s | {statistics.median(ratios):.3f} |"
-    )
+            command += ["--runner", "ray", "--ray-cpus", str(cores)] if runner == "ray" else []
+            for name in (runner, f"start of {runner}"):
+                found[name].append(run(command, family=True))
+                print(f"  {name}: {found[name][-1].wall_s:.1f} s, {found[name][-1].cpu_s:.1f} s of CPU time", file=sys.stderr)
+    for kind in ("wall_s", "cpu_s"):
+        local, ray, *starts = ([getattr(one, kind) for one in runs] for runs in found.values())
+        ratio, said = median_ratio(ray, local), [f"{statistics.median(times):.1f} s" for times in (local, ray, *starts)]
+        print(f"| {videos} videos of one minute, {cores} cores, {kind[:-2]} | {' | '.join(said)} | {ratio:.3f} |")
 
 
-def nodes(counts: list[int]) -> None:
+def nodes(counts: list[int], videos: int) -> None:
     """Print the time and efficiency on simulated nodes; each node gets the same number of videos."""
     ray = import_ray()
     from ray.cluster_utils import Cluster
@@ -101,24 +104,27 @@ def nodes(counts: list[int]) -> None:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sleeper\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[vadcli.detectors]\nsleeper = sleeper:make\n")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(plugin), *filter(None, [os.environ.get("PYTHONPATH")])])
-    source = made_video("clip8.mp4", seconds=8, size="64x48", fps=5)
-    first = 0.0
+    source = made_video("clips.mp4", seconds=8 * SLEPT_CLIPS, size="64x48", fps=5)
+    first, first_worked = 0.0, 0.0
     for count in counts:
         footage = FOLDER / f"nodes-{count}"
         footage.mkdir(parents=True, exist_ok=True)
-        for number in range(SLEPT_S * count):
+        for number in range(videos * count):
             shutil.copyfile(source, footage / f"{number:04d}.mp4")
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
         for _ in range(count - 1):
             cluster.add_node(num_cpus=1)
         try:
             command = [*VADCLI, "scan", str(footage), "--out", fresh("out"), "--detector", "sleeper", "--quiet"]
-            wall_s = run([*command, "--runner", "ray", "--ray-address", cluster.address, "--ray-cpus", "1"]).wall_s
+            command += ["--runner", "ray", "--ray-address", cluster.address, "--ray-cpus", "1"]
+            wall_s, start_s = run(command).wall_s, run(command).wall_s
         finally:
             cluster.shutdown()  # type: ignore[no-untyped-call]
             ray.shutdown()
-        first = first or wall_s
-        print(f"| {count} | {SLEPT_S * count} | {wall_s:.1f} | {first / wall_s:.3f} |", flush=True)
+        worked = wall_s - start_s
+        first, first_worked = first or wall_s, first_worked or worked
+        ratios = f"{first / wall_s:.3f} | {first_worked / worked:.3f}"
+        print(f"| {count} | {videos * count} | {wall_s:.1f} | {start_s:.1f} | {ratios} |", flush=True)
 
 
 class Instant:
@@ -216,7 +222,8 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=("overhead", "nodes", "units"), default=["units", "overhead", "nodes"])
-    parser.add_argument("--videos", type=int, default=6, help="videos of one minute for the overhead")
+    parser.add_argument("--videos", type=int, default=24, help="videos of one minute for the overhead")
+    parser.add_argument("--slept", type=int, default=12, help=f"videos per node for the efficiency, each of {SLEPT_CLIPS} s")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--units", type=int, nargs="+", default=[100_000])
     options = parser.parse_args()
@@ -227,11 +234,11 @@ def main() -> None:
         for count in options.units:
             units(count)
     if "overhead" in options.only:
-        print("\n| footage | local | ray | ray / local |\n|---|---|---|---|")
+        print("\n| footage | local | ray | start of local | start of ray | ray / local |\n|---|---|---|---|---|---|")
         overhead(options.videos, options.rounds)
     if "nodes" in options.only:
-        print("\n| nodes | videos of one clip | wall s | efficiency |\n|---|---|---|---|")
-        nodes([1, 2, 4])
+        print("\n| nodes | videos | wall s | start s | efficiency | without the start |\n|---|---|---|---|---|---|")
+        nodes([1, 2, 4], options.slept)
     shutil.rmtree(FOLDER, ignore_errors=True)
 
 

@@ -166,15 +166,17 @@ def workers_of_this_test() -> list[psutil.Process]:
     return [one for one in psutil.process_iter(["cmdline"]) if "ray::ChunkWorker" in " ".join(one.info["cmdline"] or [])]
 
 
-def killer(dice: random.Random, *, times: int, done: list[bool]) -> None:
-    """Kill a worker at a random moment, several times; a worker must have lived for a moment."""
+def killer(dice: random.Random, *, times: int, killed: list[int], done: list[bool]) -> None:
+    """Kill a worker at a random moment of its life, several times."""
     end = time.monotonic() + PATIENCE_S
-    while times and not done and time.monotonic() < end:
-        time.sleep(dice.uniform(0.2, 3.0))
-        there = workers_of_this_test()
-        if there and not done:
-            dice.choice(there).kill()
-            times -= 1
+    while len(killed) < times and not done and time.monotonic() < end:
+        if there := workers_of_this_test():
+            time.sleep(dice.uniform(0.0, 2.0))
+            chosen = dice.choice(there)
+            with suppress(psutil.NoSuchProcess):
+                chosen.kill()
+                killed.append(chosen.pid)
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -187,16 +189,18 @@ def reference(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("VADCLI_TEST_SEEDS", "1"))))
 def test_killed_workers_lose_nothing(
-    footage: Path, tmp_path: Path, ray_address: str, reference: dict[str, bytes], seed: int
+    footage: Path, tmp_path: Path, ray_address: str, reference: dict[str, bytes], caplog: pytest.LogCaptureFixture, seed: int
 ) -> None:
     done: list[bool] = []
-    thread = Thread(target=killer, args=(random.Random(seed),), kwargs={"times": 2, "done": done})
+    killed: list[int] = []
+    thread = Thread(target=killer, args=(random.Random(seed),), kwargs={"times": 2, "killed": killed, "done": done})
     thread.start()
     try:
         found = scan(footage, tmp_path / "out", runner="ray", ray_address=ray_address, ray_cpus=1, checkpoint_every="0s")
     finally:
         done.append(True)
         thread.join()
+    print(f"{len(killed)} workers killed, {caplog.text.count('a worker died')} of them with a chunk")
     assert {result.status for result in found.values()} == {Status.DONE}
     assert len(found) == 6
     assert rows_of(tmp_path / "out") == reference
