@@ -30,6 +30,8 @@ log = logging.getLogger("vadcli")
 CHECK_S = 120.0
 """A node must answer within this many seconds that it can take part."""
 CONNECT_S = 20.0
+LONGEST_FOLDER = 15
+"""Bytes. The path of a socket has at most 107, of which up to 92 are for Ray's own folders."""
 _TEMPORARY = "vadcli-ray-"
 
 
@@ -74,7 +76,7 @@ def connected(ray: Any, options: ScanOptions | VerifyOptions) -> Iterator[None]:
             ray.shutdown()
         return
     _remove_abandoned()
-    folder = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{os.getpid()}-"))
+    folder = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{os.getpid()}-", dir=_temporary()))
     try:
         with _own_signals():
             ray.init(num_cpus=core_count(), include_dashboard=False, _temp_dir=str(folder), **quiet)
@@ -102,9 +104,15 @@ def _reach(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
 
 
+def _temporary() -> str:
+    """Return the folder for temporary files, or /tmp if its path is too long for the sockets that Ray makes in it."""
+    folder = tempfile.gettempdir()
+    return folder if len(os.fsencode(folder)) <= LONGEST_FOLDER else "/tmp"  # noqa: S108 - a new folder is made in it
+
+
 def _remove_abandoned() -> None:
     """Remove the files of Ray that a killed run has left behind."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*-*"):
+    for folder in Path(_temporary()).glob(f"{_TEMPORARY}*-*"):
         pid = folder.name.removeprefix(_TEMPORARY).partition("-")[0]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
