@@ -26,6 +26,7 @@ from vadcli.store.events import (
     write_events,
 )
 from vadcli.types import Answer, Description, Status, Thresholds, Verification, VideoInfo
+from vadcli.types.codec import schema_check
 
 FAILED = EventsDocument(
     video=describe_video("b.mp4", "."),
@@ -205,3 +206,71 @@ def test_a_raw_path_in_an_error_is_written_as_utf8():
     text = to_text(replace(FAILED, failure=Failure("open", f"{raw}: vanished")))
     assert "caf%E9.mp4: vanished" in text
     text.encode()
+
+
+ODD = (
+    None,
+    True,
+    0,
+    -1,
+    1,
+    0.5,
+    1e9 + 0.5,
+    "",
+    "done",
+    [],
+    [0, 0, 1, 1],
+    [0, 0, 1],
+    [0, 0, 1, 0],
+    [[0, 0], [1, 0], [1, 2]],
+    {},
+    {"a": 1},
+)
+
+
+def places(value, path=()):
+    """Every place in a JSON value, as a path of keys."""
+    yield path
+    for key, part in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from places(part, (*path, key))
+
+
+def spoilt(document):
+    """The document with one odd value, without one key, or with one key more."""
+    for *above, last in list(places(document))[1:]:
+        for odd in (*ODD, "remove"):
+            made = copy.deepcopy(document)
+            part = made
+            for key in above:
+                part = part[key]
+            if odd == "remove":
+                del part[last]
+            else:
+                part[last] = odd
+            yield made
+        if isinstance(part, dict):
+            part["unknown"] = 1
+            yield made
+
+
+def test_quick_check_agrees_with_jsonschema() -> None:
+    judged = replace(
+        FIGHT, verification=Verification("qwen", Answer.CONFIRMED, 1.5), description=Description("qwen", "a"), head_score=0.5
+    )
+    full = replace(DOCUMENT, events=(judged,), caveats=("few",)).to_json()
+    full |= {
+        "regions": {"ignore": [[[0, 0], [0, 1], [1, 1]], {"size": [8, 1], "bits": ""}], "only": []},
+        "head": {"name": "a", "kind": "logistic", "key": "b"},
+        "own_categories": [{"name": "fight", "means": ["x"], "looks_like": []}],
+        "failure": {"stage": "open", "error": "no"},
+    }
+    check, validator = schema_check(schema()), jsonschema.Draft202012Validator(schema())
+    assert check(full)
+    found = [(check(one), validator.is_valid(one)) for one in spoilt(full)]
+    assert all(quick == slow for quick, slow in found)
+    assert {slow for _, slow in found} == {True, False}
+
+
+def test_quick_check_refuses_a_keyword_that_it_does_not_know() -> None:
+    with pytest.raises(ValueError, match="pattern"):
+        schema_check({"type": "string", "pattern": "x"})
