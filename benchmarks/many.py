@@ -36,9 +36,8 @@ from vadcli.engine.runner import choose_detector, effective_needs
 from vadcli.options import ScanOptions
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
-from vadcli.store.embeddings import EmbeddingsMetadata, StoredEmbeddings, write_embeddings
 from vadcli.store.events import read_events
-from vadcli.store.scores import read_scores, write_scores
+from vadcli.store.scores import EmbeddingsMetadata, StoredEmbeddings, read_scores, write_embeddings, write_scores
 from vadcli.types import Footage
 
 FOOTAGE, OUT = WORK / "many", WORK / "many-out"

@@ -23,7 +23,8 @@ from _measure import VADCLI, WORK, machine
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
 from vadcli.store.progress import RunProgress
-from vadcli.store.run_log import RunInfo, RunRecord
+from vadcli.store.run_log import RunRecord
+from vadcli.store.stored_run import RunInfo
 from vadcli.types import Status, VideoResult
 
 OUT = WORK / "status"

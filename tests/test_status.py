@@ -30,7 +30,8 @@ from vadcli.status import SILENT_S, RunState, read_status
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
 from vadcli.store.progress import RunProgress
-from vadcli.store.run_log import RunInfo, RunRecord, read_live
+from vadcli.store.run_log import RunRecord, read_live
+from vadcli.store.stored_run import RunInfo
 from vadcli.types import Status, VideoResult
 
 INFO = RunInfo("0", ("vadcli", "scan", "x"), {}, {"name": "fake"})

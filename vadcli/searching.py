@@ -10,7 +10,7 @@ import heapq
 import logging
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC
@@ -147,7 +147,7 @@ def find(
         top: number of moments.
         keep: called with the names of a video and its camera; False leaves the video out.
         rows: called with the name of a video and the timestamps (S,) of its frames. Returns which frames may be the peak of a
-            moment, (S,) bool; None if all may be.
+            moment, (S,) bool; None if all may be. It is called only for videos that may have one of the best moments.
         problems: one line is added per file that could not be read.
     """
     usual = CameraUsual(layout, query)
@@ -165,8 +165,10 @@ def find(
         if found is None:
             continue
         stored, cosines = found
-        allowed = rows(stored.metadata.video, stored.timestamp)
-        for moment in _moments(stored, cosines, usual.of(stored), top=top, allowed=allowed):
+        tail = usual.of(stored)
+        if len(best) == top and _score(tail, cosines.max()) <= best[0][0]:
+            continue  # no moment of this video has a higher score
+        for moment in _moments(stored, cosines, tail, top=top, allowed=rows(stored.metadata.video, stored.timestamp)):
             if len(best) == top and moment.score <= best[0][0]:
                 break  # the next moments of this video have no higher score
             number += 1  # if scores are equal, the heap compares these numbers, because moments can't be compared
@@ -257,7 +259,6 @@ def _moments(
         peak = int(free.argmax())
         if free[peak] == -np.inf:
             return
-        score = sigmoid(logit_of(usual.log_rarity(cosines[peak : peak + 1])))[0]
         high = cosines >= cosines[peak] - EDGE * usual.spread
         first, last = _run(high, peak)
         yield Moment(
@@ -267,11 +268,15 @@ def _moments(
             end_s=round(float(timestamp[min(last + 1, len(timestamp) - 1)]), 3),
             peak_s=round(float(timestamp[peak]), 3),
             peak_frame=int(stored.frame_index[peak]),
-            score=round(float(score), 6),
+            score=_score(usual, cosines[peak]),
             similarity=round(float(cosines[peak]), 6),
         )
         free[np.abs(timestamp - timestamp[peak]) <= NEIGHBOURS_S] = -np.inf
         free[first : last + 1] = -np.inf
+
+
+def _score(usual: BellTail, cosine: np.float32) -> float:
+    return round(float(sigmoid(logit_of(usual.log_rarity(np.array([cosine]))))[0]), 6)
 
 
 def _run(high: np.ndarray, peak: int) -> tuple[int, int]:
@@ -304,14 +309,14 @@ def _in_threads(compare: Callable[[Path], T], paths: Iterable[Path], problems: l
                 yield found
 
 
-def encoders_in(layout: OutputLayout) -> Sequence[tuple[str, str]]:
-    """Return (name, key) of each encoder whose vectors are stored, in the order of the files."""
-    found: dict[tuple[str, str], None] = {}
+def encoders_in(layout: OutputLayout) -> Iterator[tuple[str, str]]:
+    """Yield (name, key) of each encoder whose vectors are stored, once, in the order of the files."""
+    found: set[tuple[str, str]] = set()
     for path in layout.iter_embeddings():
         metadata = read_embeddings_metadata(path)
-        if metadata is not None:
-            found.setdefault((metadata.encoder, metadata.encoder_key))
-    return list(found)
+        if metadata is not None and (one := (metadata.encoder, metadata.encoder_key)) not in found:
+            found.add(one)
+            yield one
 
 
 def _unit(vector: FloatArray) -> FloatArray:

@@ -6,6 +6,7 @@ It reads the first part of each run record (without the list of videos), and the
 from __future__ import annotations
 
 import socket
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,7 +21,9 @@ from vadcli.errors import DocumentError, UsageError
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
 from vadcli.store.progress import eta_s
-from vadcli.store.run_log import LAST_VIDEOS, StoredRun, read_live, read_run
+from vadcli.store.run_log import LAST_VIDEOS, read_live
+from vadcli.store.stored_run import StoredRun, read_run, result_lines, result_of
+from vadcli.types.codec import document_errors
 
 SILENT_S = 120.0
 """A scan on another machine counts as dead if it has not written its progress for this many seconds."""
@@ -126,7 +129,10 @@ def last_events(layout: OutputLayout, status: RunStatus) -> list[dict[str, Any]]
     """Return the events of the videos that finished last. Each is a JSON object with the path of its video."""
     found = status.last_videos
     if found is None:
-        found = tuple(result.video for result in read_run(status.run.path).files if result.events)[-LAST_VIDEOS:]
+        path = status.run.path
+        lines = deque((line for line in result_lines(path) if b'"events": 0,' not in line), LAST_VIDEOS)
+        with document_errors(path, "a run record"):
+            found = tuple(result.video for result in map(result_of, lines) if result.events)
     events: list[dict[str, Any]] = []
     for video in found:
         try:

@@ -21,6 +21,7 @@ from tests.heads.site import Site, make_site
 from tests.patience import PATIENCE_S
 from tests.report.archives import HOSTILE, make_archive
 from tests.report.test_report import report
+from vadcli.reporting import archive as archive_module
 from vadcli.store.atomic import Scratch
 from vadcli.store.events import read_events, write_events
 from vadcli.store.verification import Audit, VerificationRun, write_verification
@@ -253,6 +254,25 @@ def test_after_ten_verdicts_the_page_shows_a_command_that_learns_as_it_stands(br
     page.close()
     assert shown
     assert all(re.fullmatch(r"0\.\d{3}\s+head [01]\.\d{3}", text) for text in shown)
+
+
+def test_a_page_about_very_many_videos_has_a_table_of_cameras(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive_module, "MOST_VIDEOS", 3)
+    layout = make_archive(tmp_path / "out")
+    vadcli.report(layout.out, thumbnails=0)
+    page = browser.new_page()
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto((layout.out / "report.html").as_uri())
+    assert page.locator(".camera").count() == 0
+    assert page.locator("section[aria-labelledby=timelines-heading] tbody tr").count() == 2
+    page.locator("#filters [name=camera]").select_option(label="cam2")
+    assert rows(page).count() == 2
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.close()
+    assert wrong == []
 
 
 def test_timelines_zoom_and_lead_to_events(page: Any) -> None:

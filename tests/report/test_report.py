@@ -25,15 +25,20 @@ from tests.media import make_video
 from tests.patience import PATIENCE_S
 from tests.report.archives import GONE, HOSTILE, QUIET, add_run, age_run, make_archive
 from vadcli.errors import UsageError
-from vadcli.reporting.archive import collect, moment
+from vadcli.options import ReportOptions
+from vadcli.reporting import archive as archive_module
+from vadcli.reporting import make_report
+from vadcli.reporting.archive import Counts, collect
 from vadcli.reporting.facts import no_events_text
 from vadcli.reporting.html import to_json, to_markdown
 from vadcli.reporting.pictures import LEVELS, NO_SCORE, InPage, outlined, pack, peaks, points_for, rows_of
+from vadcli.reporting.stories import moment
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import Scratch
 from vadcli.store.events import ScanState, read_events, write_events
-from vadcli.store.run_log import RunInfo, RunRecord
+from vadcli.store.run_log import RunRecord
 from vadcli.store.scores import read_scores
+from vadcli.store.stored_run import RunInfo
 from vadcli.types import Event, Status, VideoResult
 
 
@@ -81,7 +86,10 @@ class TestArchive:
         assert f"vadcli events '{out}' --threshold 0.05 --write" in page
         archive = replace(collect(OutputLayout(out)), runs=())
         assert "outside the chosen times" in no_events_text(archive, 0.7)[0]
-        assert no_events_text(replace(archive, videos=()), None) == ("There are no events, because no video has scores.", [])
+        assert no_events_text(replace(archive, counts=Counts()), None) == (
+            "There are no events, because no video has scores.",
+            [],
+        )
 
     def test_since_last_run_leaves_out_what_it_did_not_work_on(self, layout: OutputLayout) -> None:
         age_run(layout)
@@ -183,6 +191,56 @@ class TestPictures:
         assert assets.put(b"x" * 40, "image/webp") is not None
         assert assets.put(b"x" * 40, "image/webp") is None
         assert assets.refused == 1
+
+
+class TestLargeArchive:
+    """An archive of more than `MOST_VIDEOS` videos."""
+
+    @pytest.fixture(autouse=True)
+    def bounds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, value in {"MOST_VIDEOS": 3, "MOST_EVENTS": 2, "MOST_FAILURES": 1, "MOST_CAMERAS": 1}.items():
+            monkeypatch.setattr(archive_module, name, value)
+
+    def test_lists_the_events_with_the_highest_scores_and_counts_all(self, layout: OutputLayout) -> None:
+        archive = collect(layout)
+        assert not archive.is_whole
+        listed = [(video.video, event.id, round(event.peak_score, 2)) for video in archive.videos for event in video.events]
+        assert listed == [("cam1/a.mp4", 1, 0.9), ("cam2/c.mp4", 2, 0.95)]
+        assert (archive.events, archive.counts.total.videos, archive.counts.total.scored) == (3, 4, 3)
+        assert archive.unlisted == {"events": 1, "failures": 0}
+        assert [video.video for video in archive.failures] == [GONE]
+        assert [(name, one.videos, one.events, one.lost) for name, one in archive.busiest] == [("cam2", 2, 2, 1)]
+        assert archive.scored_cameras == 2
+
+    def test_events_of_later_videos_count_too(self, tmp_path: Path) -> None:
+        names = [f"cam3/{number:02d}.mp4" for number in range(12)]
+        layout = make_archive(tmp_path / "out", extra=names)
+        for number, name in enumerate(names):
+            path = layout.events(name)
+            document = read_events(path)
+            peaks = tuple(replace(event, peak_score=number / 20, mean_score=0.0) for event in document.events)
+            write_events(path, replace(document, events=peaks))
+        archive = collect(layout)
+        assert sorted(event.peak_score for video in archive.videos for event in video.events) == [
+            pytest.approx(0.9, abs=0.01),
+            pytest.approx(0.95, abs=0.01),
+        ]
+        assert archive.unlisted["events"] == 13
+
+    def test_the_page_and_the_digest_say_what_they_leave_out(self, layout: OutputLayout) -> None:
+        text = html.unescape(make_report(collect(layout), ReportOptions(thumbnails=0)).text)
+        assert "These are the 2 events with the highest scores, of 3." in text
+        assert f"vadcli events {layout.out} --format csv" in text
+        assert "These are the 1 cameras with the most events, of 2." in text
+        assert "has no score curves" in text
+        assert to_json(collect(layout))["unlisted"] == {"events": 1, "failures": 0}
+        assert "3 events in" in to_markdown(collect(layout))
+
+    def test_a_small_archive_says_nothing_of_it(self, layout: OutputLayout) -> None:
+        archive = collect(layout, include=("cam1/*",))
+        assert archive.is_whole
+        assert "unlisted" not in to_json(archive)
+        assert "These are" not in make_report(archive, ReportOptions(thumbnails=0)).text
 
 
 class TestDigest:

@@ -8,7 +8,8 @@ import pytest
 from vadcli.errors import DocumentError, UsageError
 from vadcli.store import OutputLayout, run_log
 from vadcli.store.atomic import Scratch
-from vadcli.store.run_log import RunInfo, RunRecord, read_run
+from vadcli.store.run_log import RunRecord
+from vadcli.store.stored_run import RunInfo, read_run, result_lines, result_of
 from vadcli.types import Status, VideoResult
 
 INFO = RunInfo(
@@ -183,3 +184,28 @@ def test_a_damaged_record_is_named(tmp_path, data, what):
     assert what in caught.value.message
     with pytest.raises(DocumentError, match="can't be read"):
         read_run(tmp_path / "missing.json")
+
+
+def test_results_are_read_one_at_a_time(tmp_path):
+    path = tmp_path / "record.json"
+
+    def read():
+        return list(map(result_of, result_lines(path)))
+
+    with Scratch(tmp_path / "out" / ".tmp") as scratch, RunRecord(OutputLayout(tmp_path / "out"), scratch, INFO) as record:
+        path.write_bytes(record.path.read_bytes())
+        assert read() == []
+        for name in ("a [1].mp4", "b, }.mp4", "c.mp4"):
+            record.add(VideoResult(name, Status.PARTIAL, "decode", "}", expected_frames=2, decoded_frames=1))
+        record.close(3)
+    text = record.path.read_text()
+    path.write_text(text)
+    found = read()
+    assert found == list(read_run(path).files)
+    assert len(found) == 3
+    for other in (json.dumps(json.loads(text)), json.dumps(json.loads(text), indent=2), text.replace("\n", "\r\n")):
+        path.write_text(other, newline="")
+        assert read() == found
+    path.write_text(text[: text.index("c.mp4") - 20])
+    with pytest.raises(DocumentError, match="ends early"):
+        list(result_lines(path))

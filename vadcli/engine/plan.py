@@ -28,7 +28,7 @@ from vadcli.video.objects import list_objects
 MIN_FRAMES = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # slots, because there may be a million
 class WorkUnit:
     """One video to scan.
 
@@ -82,6 +82,8 @@ class Plan:
 
     def shard(self, part: int, parts: int) -> tuple[WorkUnit, ...]:
         """Return the units of shard `part` of `parts`. The shard of a video depends only on its name, so it never changes."""
+        if parts == 1:
+            return self.units
         return tuple(unit for unit in self.units if _bucket(unit.video, parts) == part - 1)
 
 
@@ -132,7 +134,7 @@ def make_plan(
     return replace(plan, notes=(f"names of videos and cameras are relative to {shown(plan.root)} (--root)", *plan.notes))
 
 
-@dataclass
+@dataclass(slots=True)
 class _Found:
     path: Path
     size: int

@@ -1,8 +1,8 @@
 """Makes reports of an archive's events and failures: an HTML page, or a digest for a mail or a program.
 
-`archive` reads the results of the scans, `facts` writes sentences about them, `pictures` makes score curves and thumbnails that
-are small enough for a page, `camera_frames` makes one picture per camera, and `html` writes the page and the digests.
-`search_page` writes the results of a search.
+`stories` reads the results of the scans, `archive` counts them and chooses what a report lists, `facts` writes sentences
+about them, `pictures` makes score curves and thumbnails that are small enough for a page, `camera_frames` makes one picture per
+camera, and `html` writes the page and the digests. `search_page` writes the results of a search.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from pathlib import Path
 from vadcli.errors import DocumentError, UsageError, VideoError
 from vadcli.options import ReportOptions, parse_duration
 from vadcli.rendering import RenderSettings, render_video
-from vadcli.reporting.archive import Archive, VideoStory, collect
+from vadcli.reporting.archive import Archive, collect
 from vadcli.reporting.camera_frames import camera_frames
 from vadcli.reporting.html import Shown, by_importance, make_page, to_email, to_json, to_markdown
 from vadcli.reporting.pictures import EventKey, InFolder, InPage, Strip, packed_curves, strips
+from vadcli.reporting.stories import VideoStory
 from vadcli.store import OutputLayout, event_clip, printable
 from vadcli.store.atomic import Scratch, writing
 from vadcli.types import Event
@@ -115,7 +116,8 @@ def _page(archive: Archive, folder: InFolder | None, scratch: Scratch, options: 
     problems: list[str] = []
     room = int(options.max_mb * 1e6)
     points = int(room * CURVE_SHARE * 3 / 4) if folder is None else POINTS_BESIDE
-    curves = packed_curves(archive.layout, archive.cameras, budget=points, problems=problems)
+    scored = archive.cameras if archive.is_whole else {}
+    curves = packed_curves(archive.layout, scored, budget=points, problems=problems)
     pictured = by_importance(archive)[: options.pictured]
     found: dict[EventKey, Strip] = {}
     if options.thumbnails:
@@ -123,7 +125,9 @@ def _page(archive: Archive, folder: InFolder | None, scratch: Scratch, options: 
             strips(archive, pictured, count=options.thumbnails, root=options.footage, decode=decode, problems=problems)
         )
     clips = _clips(archive, pictured, scratch=scratch, options=options, problems=problems) if options.clips else {}
-    frames = camera_frames(archive, most=options.pictured, root=options.footage, decode=decode) if options.thumbnails else {}
+    frames = {}
+    if options.thumbnails and archive.is_whole:
+        frames = camera_frames(archive, most=options.pictured, root=options.footage, decode=decode)
     shown = Shown(curves, found, clips, frames)
     problems = [printable(line) for line in problems]
     title = printable(options.title)

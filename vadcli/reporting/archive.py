@@ -1,75 +1,108 @@
-"""Reads the results of the scans of an archive: the events and failures of each video, and the runs."""
+"""Gathers what a report shows. Of a large archive, it keeps counts, the events with the highest scores, and some failures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
 
-from vadcli.errors import DocumentError, UsageError
-from vadcli.options.mixins import LAST_RUN, parse_since
-from vadcli.store import OutputLayout, matches, printable, told_paths
-from vadcli.store.events import EventsDocument, read_events
-from vadcli.store.footage import timed
-from vadcli.store.run_log import StoredRun, read_run
+from vadcli.errors import UsageError
+from vadcli.reporting.stories import Stories, VideoStory, counted, read_all
+from vadcli.store import OutputLayout, printable, told_paths
+from vadcli.store.events import read_events
+from vadcli.store.stored_run import StoredRun
 from vadcli.store.verification import VerificationRun, read_verification
-from vadcli.types import (
-    DEFAULT_RULES,
-    NO_REGIONS,
-    DayWindow,
-    Event,
-    Regions,
-    StartTime,
-    Status,
-    Thresholds,
-    TimeRules,
-    VideoResult,
-    When,
-)
-from vadcli.types.text import clock, may_exist, without_name
+from vadcli.types import DEFAULT_RULES, DayWindow, Status, TimeRules, TimeSource
+from vadcli.types.text import may_exist
 
-SIDE_BY_SIDE = timedelta(minutes=10)
-"""Shards that start within this time of each other count as one run."""
+MOST_VIDEOS = 10_000
+"""A report lists all events, failures and score curves if it is about this many videos at most."""
+MOST_EVENTS = 10_000
+"""A report of more videos lists this many events, those with the highest scores,"""
+MOST_FAILURES = 1_000
+"""and this many videos that failed or are partial."""
+MOST_CAMERAS = 1_000
+"""The table of cameras, which such a report has in place of score curves, has at most this many rows."""
 ROOT_CAMERA = "."
-S = TypeVar("S")
-T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class VideoStory:
-    """The stored results of one video.
+@dataclass
+class Numbers:
+    """Numbers of some videos.
 
     Attributes:
-        video: relative path.
-        camera: the camera's name; "" if the video could not be opened.
-        status: done, partial or failed.
-        reason: why the video is not done; "" if it is done.
-        duration_s: length according to the probe; 0 if the probe failed.
-        frames: number of frames with a score.
-        lost_frames: number of expected frames that could not be decoded.
-        detector: name of the detector that scored the video.
-        thresholds: the thresholds that opened and closed its events.
-        events: the events in order of time.
-        start: when the video started; None if this is unknown.
-        caveats: sentences that say why its scores deserve less trust than usual.
-        regions: the parts of its picture that were hidden.
+        videos, scored, lost: how many videos there are, how many have scores, and how many failed or are partial.
+        events: how many events they have.
+        footage_s: seconds of footage in the videos with scores.
+        highest: the highest peak score of the events; 0 if there are no events.
     """
 
-    video: str
-    camera: str
-    status: Status
-    reason: str
-    duration_s: float
-    frames: int
-    lost_frames: int
-    detector: str
-    thresholds: Thresholds
-    events: tuple[Event, ...]
-    start: StartTime | None = None
-    caveats: tuple[str, ...] = ()
-    regions: Regions = NO_REGIONS
+    videos: int = 0
+    scored: int = 0
+    lost: int = 0
+    events: int = 0
+    footage_s: float = 0.0
+    highest: float = 0.0
+
+    def add(self, story: VideoStory) -> None:
+        """Count a video."""
+        self.videos += 1
+        self.scored += story.status is not Status.FAILED
+        self.lost += story.status is not Status.DONE
+        self.events += len(story.events)
+        self.footage_s += story.duration_s
+        self.highest = max((self.highest, *(event.peak_score for event in story.events)))
+
+
+@dataclass
+class Share:
+    """The videos that a caveat concerns: how many, their cameras, and (camera, name) of the first of them."""
+
+    videos: int
+    cameras: set[str]
+    first: tuple[str, str]
+
+
+@dataclass
+class Counts:
+    """Numbers of all videos of a report. Memory grows with the number of cameras, but not with the number of videos.
+
+    Attributes:
+        total: the numbers of all videos.
+        cameras: camera -> its numbers; "" stands for failed videos without a camera.
+        caveats: caveat of the scores -> the videos that it concerns.
+        thresholds: the thresholds that opened events.
+        sources: source of the date and time -> number of videos with scores.
+        zones: the time zones of these videos.
+        is_timed: True if the start of a video is known.
+    """
+
+    total: Numbers = field(default_factory=Numbers)
+    cameras: dict[str, Numbers] = field(default_factory=dict)
+    caveats: dict[str, Share] = field(default_factory=dict)
+    thresholds: set[float] = field(default_factory=set)
+    sources: Counter[TimeSource] = field(default_factory=Counter)
+    zones: set[str] = field(default_factory=set)
+    is_timed: bool = False
+
+    def add(self, story: VideoStory) -> None:
+        """Count a video."""
+        self.total.add(story)
+        self.cameras.setdefault(story.camera, Numbers()).add(story)
+        place = _in_order(story)
+        for caveat in story.caveats:
+            share = self.caveats.setdefault(caveat, Share(0, set(), place))
+            share.videos += 1
+            share.cameras.add(story.camera)
+            share.first = min(share.first, place)
+        self.is_timed |= story.start is not None
+        if story.status is not Status.FAILED:
+            self.thresholds.add(story.thresholds.high)
+            if story.start:
+                self.sources[story.start.source] += 1
+                self.zones.add(story.start.zone)
 
 
 @dataclass(frozen=True)
@@ -79,7 +112,9 @@ class Archive:
     Attributes:
         layout: the scans' output folder.
         runs: the runs that started at or after `since` of `collect`; the oldest is first.
-        videos: the videos, sorted by camera and name.
+        videos: the videos, sorted by camera and name. If there are more than `MOST_VIDEOS`, only those that the report lists,
+            with the events that it lists.
+        counts: numbers of all videos.
         problems: one line per file of the output folder that can't be read.
         verification: the newest run of `vadcli verify`; None if there was no such run at or after `since`.
     """
@@ -87,6 +122,7 @@ class Archive:
     layout: OutputLayout
     runs: tuple[StoredRun, ...]
     videos: tuple[VideoStory, ...]
+    counts: Counts
     problems: tuple[str, ...]
     verification: VerificationRun | None = None
 
@@ -96,23 +132,33 @@ class Archive:
         return printable(self.layout.out.absolute().name)
 
     @property
+    def is_whole(self) -> bool:
+        """True if `videos` has all videos and events."""
+        return self.counts.total.videos <= MOST_VIDEOS
+
+    @property
     def failures(self) -> tuple[VideoStory, ...]:
-        """The videos that failed or are partial."""
+        """The listed videos that failed or are partial."""
         return tuple(video for video in self.videos if video.status is not Status.DONE)
 
     @property
-    def events(self) -> int:
-        """The number of events."""
+    def listed_events(self) -> int:
+        """The number of events in `videos`."""
         return sum(len(video.events) for video in self.videos)
+
+    @property
+    def events(self) -> int:
+        """The number of all events."""
+        return self.counts.total.events
 
     @property
     def footage_s(self) -> float:
         """Seconds of footage in videos that have scores."""
-        return sum(video.duration_s for video in self.videos)
+        return self.counts.total.footage_s
 
     @property
     def cameras(self) -> dict[str, list[VideoStory]]:
-        """The videos that have scores, in order and grouped by camera."""
+        """The listed videos that have scores, in order and grouped by camera."""
         found: dict[str, list[VideoStory]] = {}
         for video in self.videos:
             if video.status is not Status.FAILED:
@@ -120,15 +166,27 @@ class Archive:
         return found
 
     @property
+    def unlisted(self) -> dict[str, int]:
+        """The numbers of events and of failures that are not listed."""
+        total = self.counts.total
+        return {"events": total.events - self.listed_events, "failures": total.lost - len(self.failures)}
+
+    @property
+    def busiest(self) -> list[tuple[str, Numbers]]:
+        """The cameras with the most events, at most `MOST_CAMERAS` of them, and their numbers."""
+        cameras = sorted(self.counts.cameras.items(), key=lambda item: (-item[1].events, -item[1].highest, item[0]))
+        return cameras[:MOST_CAMERAS]
+
+    @property
+    def scored_cameras(self) -> int:
+        """The number of cameras that have a video with scores."""
+        return sum(numbers.scored > 0 for numbers in self.counts.cameras.values())
+
+    @property
     def caveats(self) -> list[str]:
         """One line per caveat of the scores, with the videos that it concerns. The caveat of the most videos is first."""
-        found: dict[str, list[VideoStory]] = {}
-        for video in self.videos:
-            for caveat in video.caveats:
-                found.setdefault(caveat, []).append(video)
-        scored = sum(len(videos) for videos in self.cameras.values())
-        ordered = sorted(found.items(), key=lambda item: -len(item[1]))
-        return [f"{caveat} ({_concerned(videos, scored)})" for caveat, videos in ordered]
+        found = sorted(self.counts.caveats.items(), key=lambda item: (-item[1].videos, item[1].first))
+        return [f"{caveat} ({_concerned(share, self.counts.total.scored)})" for caveat, share in found]
 
     @property
     def newest(self) -> StoredRun | None:
@@ -172,153 +230,70 @@ def collect(
         UsageError: the folder has no results of a scan, or `since` is not understood.
     """
     problems: list[str] = []
-    runs = list(_read_all(layout.iter_runs(), read_run, problems))
-    results = _newest_results(runs)
-    chosen = runs
-    begin = None if since is None else moment(since, runs, rules.zone)
-    if begin is not None:
-        chosen = [run for run in runs if run.start >= begin]
-    worked = {result.video for run in chosen for result in run.files if _concerns(result)}
-    when = When(None if since == LAST_RUN else begin, between)
-    documents = _read_all(layout.iter_events(), read_events, problems)  # one at a time: there may be a million
-    found = [_story(timed(document, rules), results.get(str(document.video["path"]))) for document in documents]
-    if not runs and not found and not problems:
+    stories = Stories(layout, since=since, include=include, between=between, rules=rules, problems=problems)
+    gathered, has_documents = _Gathered(), False
+    for document in read_all(layout.iter_events(), read_events, problems):  # one at a time: there may be a million
+        has_documents = True
+        story = stories.of(document)
+        if story is not None:
+            gathered.add(story)
+    if not stories.has_runs and not has_documents and not problems:
         raise UsageError(f"{layout.out}: contains no results of a scan", hint="name the --out folder of a scan")
-    stories = [
-        replace(story, events=_chosen(story, when))
-        for story in found
-        if matches(story.video, include) and (begin is None or _is_recent(story, when.since, worked))
-    ]
-    stories.sort(key=lambda story: (story.camera, story.video))
-    verification = next(_read_all([layout], read_verification, problems), None)
-    if verification and begin and datetime.fromisoformat(verification.start) < begin:
+    verification = next(read_all([layout], read_verification, problems), None)
+    if verification and stories.begin and datetime.fromisoformat(verification.start) < stories.begin:
         verification = None
-    return Archive(layout, tuple(chosen), tuple(stories), tuple(problems), verification)
+    return Archive(layout, stories.runs, gathered.listed(), gathered.counts, tuple(problems), verification)
 
 
-def _concerned(videos: Sequence[VideoStory], scored: int) -> str:
-    """Return a short description of the videos: all, some of a camera, or some of several cameras.
+class _Gathered:
+    """Counts stories, and keeps those that a report lists. Its memory has a bound, except for counts per camera."""
 
-    `scored` is the number of all videos with scores.
-    """
-    if len(videos) == scored:
-        return "all videos" if scored > 1 else videos[0].video
-    cameras = {video.camera for video in videos}
-    count = counted(len(videos), "video")
-    if len(cameras) > 1:
-        return f"{count} of {len(cameras)} cameras"
-    camera = cameras.pop()
+    def __init__(self) -> None:
+        self.counts = Counts()
+        self._all: list[VideoStory] = []
+        self._events: list[tuple[float, str, int, VideoStory]] = []
+        self._failures: list[VideoStory] = []
+
+    def add(self, story: VideoStory) -> None:
+        self.counts.add(story)
+        if self.counts.total.videos <= MOST_VIDEOS:
+            self._all.append(story)
+            return
+        for one in (*self._all, story):
+            self._events += [(-event.peak_score, one.video, event.id, one) for event in one.events]
+            self._failures += [one] if one.status is not Status.DONE else []
+        self._all.clear()
+        if len(self._events) > 2 * MOST_EVENTS:
+            self._events = sorted(self._events, key=lambda item: item[:3])[:MOST_EVENTS]
+        if len(self._failures) > 2 * MOST_FAILURES:
+            self._failures = sorted(self._failures, key=_in_order)[:MOST_FAILURES]
+
+    def listed(self) -> tuple[VideoStory, ...]:
+        """Return the stories to list, sorted by camera and name."""
+        if self.counts.total.videos <= MOST_VIDEOS:
+            return tuple(sorted(self._all, key=_in_order))
+        chosen = {one.video: replace(one, events=()) for one in sorted(self._failures, key=_in_order)[:MOST_FAILURES]}
+        ids: dict[str, set[int]] = {}
+        for _, video, number, story in sorted(self._events, key=lambda item: item[:3])[:MOST_EVENTS]:
+            ids.setdefault(video, set()).add(number)
+            chosen[video] = story
+        kept = (
+            replace(one, events=tuple(event for event in one.events if event.id in ids.get(one.video, ())))
+            for one in chosen.values()
+        )
+        return tuple(sorted(kept, key=_in_order))
+
+
+def _in_order(story: VideoStory) -> tuple[str, str]:
+    return story.camera, story.video
+
+
+def _concerned(share: Share, scored: int) -> str:
+    """Return words that say which videos these are. `scored` is the number of all videos with scores."""
+    if share.videos == scored:
+        return "all videos" if scored > 1 else share.first[1]
+    count = counted(share.videos, "video")
+    if len(share.cameras) > 1:
+        return f"{count} of {len(share.cameras)} cameras"
+    (camera,) = share.cameras
     return f"{count} in the root folder" if camera == ROOT_CAMERA else f"camera {camera}, {count}"
-
-
-def _is_recent(story: VideoStory, since: datetime | None, worked: Collection[str]) -> bool:
-    """True if a video ended at `since` or later.
-
-    A video on which a run worked is also recent if `since` is None, its start is unknown, or it is not done.
-    """
-    if story.video in worked and (since is None or story.start is None or story.status is not Status.DONE):
-        return True
-    return since is not None and story.start is not None and story.start.at(story.duration_s) >= since
-
-
-def _chosen(story: VideoStory, when: When) -> tuple[Event, ...]:
-    """Return the chosen events of a video.
-
-    If the video's start is unknown, these are all events, or no events if a part of the day is chosen.
-    """
-    if story.start is None:
-        return () if when.between else story.events
-    return tuple(event for event in story.events if when.takes(story.start, event.start_s, event.end_s))
-
-
-def moment(since: str, runs: Sequence[StoredRun], zone: str = "") -> datetime:
-    """Return the time that `--since` means. A time without an offset is read in the time zone.
-
-    Raises:
-        UsageError: `since` is not a time, a duration or "last-run", or it is "last-run" and no run is stored.
-    """
-    if since == LAST_RUN:
-        if not runs:
-            raise UsageError(f"--since {LAST_RUN}: no run record is stored", hint="leave --since out, or scan first")
-        return last_run_start(runs)
-    return parse_since(since, zone)
-
-
-def last_run_start(runs: Sequence[StoredRun]) -> datetime:
-    """Return when the last run started. Shards of a scan that started at about the same time count as one run.
-
-    Args:
-        runs: at least one.
-    """
-    newest, *earlier = sorted(runs, key=lambda run: run.start, reverse=True)
-    start, seen = newest.start, {newest.info.shard}
-    for run in earlier:
-        if start - run.start > SIDE_BY_SIDE or run.info.shard in seen or _parts(run) != _parts(newest):
-            break
-        start = run.start
-        seen.add(run.info.shard)
-    return start
-
-
-def _parts(run: StoredRun) -> str:
-    """Return the N of a shard I/N; "" for a run without shards."""
-    return (run.info.shard or "").partition("/")[2]
-
-
-def _read_all(sources: Iterable[S], read: Callable[[S], T], problems: list[str]) -> Iterator[T]:
-    for source in sources:
-        try:
-            yield read(source)
-        except DocumentError as error:
-            problems.append(printable(error.message))
-
-
-def _newest_results(runs: Sequence[StoredRun]) -> dict[str, VideoResult]:
-    """Return each video's result from the newest run that worked on it."""
-    return {result.video: result for run in runs for result in run.files if result.status is not Status.SKIPPED}
-
-
-def _concerns(result: VideoResult) -> bool:
-    """True if a run worked on the video, or reported it as still failed or partial."""
-    return result.is_lost or result.status is Status.DONE
-
-
-def _story(document: EventsDocument, result: VideoResult | None) -> VideoStory:
-    video = document.video
-    status = document.scan.status if document.scan else Status.FAILED if document.failure else Status.DONE
-    lost = max(0, result.expected_frames - result.decoded_frames) if result and status is Status.PARTIAL else 0
-    reason = document.failure.error if document.failure else result.reason if result and status is not Status.DONE else ""
-    return VideoStory(
-        video=str(video["path"]),
-        camera=str(video["camera"] or ""),
-        status=status,
-        reason=_reason(without_name(reason, str(video["path"])), status, lost),
-        duration_s=float(video["duration_s"] or 0.0),
-        frames=int(video["frames"] or 0),
-        lost_frames=lost,
-        detector=document.detector,
-        thresholds=document.thresholds,
-        events=document.events,
-        start=document.start,
-        caveats=document.caveats,
-        regions=document.regions,
-    )
-
-
-def _reason(reason: str, status: Status, lost: int) -> str:
-    """Return why a video is not done; "" if it is done. The number of lost frames is added if the reason lacks it."""
-    if status is Status.DONE:
-        return ""
-    if not reason:
-        return "frames are missing; the run record with the reason was deleted"
-    return f"{reason}; {counted(lost, 'frame')} lost" if lost and not reason.startswith(f"{lost} of ") else reason
-
-
-def lasting(seconds: float) -> str:
-    """Return text like `2.7 s` for less than one minute, otherwise what `clock` returns."""
-    return f"{seconds:.1f} s" if seconds < 60 else clock(seconds)
-
-
-def counted(number: int, noun: str) -> str:
-    """Return text like `no events`, `1 event` or `1,204 events`."""
-    return f"no {noun}s" if number == 0 else f"{number:,} {noun}{'s' if number > 1 else ''}"

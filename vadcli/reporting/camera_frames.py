@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from vadcli.errors import DocumentError, VideoError
-from vadcli.reporting.archive import Archive, VideoStory
+from vadcli.reporting.archive import Archive
 from vadcli.reporting.pictures import webp
+from vadcli.reporting.stories import VideoStory
 from vadcli.store.scores import read_metadata
 from vadcli.types import ClipNeeds, PixelFormat, SizeRule
 from vadcli.video.loader import ClipLoader, LoaderOptions
@@ -16,6 +18,7 @@ from vadcli.video.pictures import FrameFeed
 
 AREA_PX = 640 * 360
 QUALITY = 50
+TRIES = 5  # of a camera's videos; if none of them can be read, the next ones most likely can't be read either
 
 
 def camera_frames(archive: Archive, *, most: int, root: Path | None, decode: LoaderOptions) -> dict[str, bytes]:
@@ -38,10 +41,8 @@ def camera_frames(archive: Archive, *, most: int, root: Path | None, decode: Loa
 
 
 def _frame(archive: Archive, loader: ClipLoader, videos: Sequence[VideoStory], root: Path | None) -> bytes | None:
-    for video in reversed(videos):
-        source = archive.footage(video.video, root) if video.frames else None
-        if source is None:
-            continue
+    paths = ((video, archive.footage(video.video, root)) for video in reversed(videos) if video.frames)
+    for video, source in islice(((video, path) for video, path in paths if path is not None), TRIES):
         with suppress(DocumentError, VideoError):  # the page names damaged videos elsewhere
             metadata = read_metadata(archive.layout.scores(video.video))
             fps = float(metadata.video["fps"]) if metadata else 1.0

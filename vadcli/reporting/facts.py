@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
 from datetime import datetime
 
-from vadcli.reporting.archive import Archive, counted, lasting
+from vadcli.reporting.archive import Archive
+from vadcli.reporting.stories import counted, lasting
 from vadcli.store import printable
-from vadcli.store.run_log import StoredRun
+from vadcli.store.stored_run import StoredRun
 from vadcli.types import TimeSource
 
 _SHORT_HASH = 12
@@ -27,11 +27,13 @@ def no_events_text(archive: Archive, highest: float | None) -> tuple[str, list[t
         archive: an archive without events.
         highest: the highest score of its videos; None if there are no scores.
     """
-    if not archive.cameras:
+    thresholds = archive.counts.thresholds
+    if not archive.counts.total.scored:
         return "There are no events, because no video has scores.", []
-    thresholds = {video.thresholds.high for videos in archive.cameras.values() for video in videos}
     out = shlex.quote(printable(str(archive.layout.out)))
     preview = (f"vadcli events {out} --preview", "prints how many events and alarms per hour other thresholds give.")
+    if not archive.is_whole:
+        return "There are no events.", [preview]
     if highest is None or highest >= min(thresholds):
         reasons = "did so too briefly, outside the chosen times, or in events that a review marks as false"
         return f"There are no events: the scores that reached the threshold {reasons}.", [preview]
@@ -43,15 +45,13 @@ def no_events_text(archive: Archive, highest: float | None) -> tuple[str, list[t
 
 def time_sources(archive: Archive) -> str:
     """Return a sentence about the source of the dates and times of the videos; "" if no video has a date."""
-    videos = [video for some in archive.cameras.values() for video in some]
-    found = Counter(video.start.source for video in videos if video.start)
+    found, zones = archive.counts.sources, archive.counts.zones
     if not found:
         return ""
     parts = [f"{SOURCES[source]} ({counted(number, 'video')})" for source, number in found.most_common()]
-    if unknown := len(videos) - found.total():
+    if unknown := archive.counts.total.scored - found.total():
         parts.append(f"unknown for {counted(unknown, 'video')}")
-    zones = {video.start.zone for video in videos if video.start}
-    zone = f", in the time zone {zones.pop()}" if len(zones) == 1 and "" not in zones else ""
+    zone = f", in the time zone {next(iter(zones))}" if len(zones) == 1 and "" not in zones else ""
     copied = " The last change of a copied file may be the time of the copy." if TimeSource.MODIFIED in found else ""
     return f"Dates and times are from {', '.join(parts)}{zone}.{copied}"
 

@@ -23,9 +23,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vadcli import __version__
-from vadcli.reporting.archive import Archive, VideoStory, counted, lasting
+from vadcli.reporting.archive import MOST_VIDEOS, Archive
 from vadcli.reporting.facts import SOURCES, no_events_text, run_facts, time_sources
 from vadcli.reporting.pictures import AssetStore, EventKey, Strip, highest_score
+from vadcli.reporting.stories import VideoStory, counted, lasting
+from vadcli.store import printable
 from vadcli.store.verification import VerificationRun
 from vadcli.types import Event
 from vadcli.types.text import clock
@@ -90,7 +92,9 @@ def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: S
         time_sources=time_sources(archive),
         categories=sorted({event.category for video in archive.videos for event in video.events if event.category}),
         verified=any(event.verification for video in archive.videos for event in video.events),
-        timed=any(video.start for video in archive.videos),
+        most_videos=MOST_VIDEOS,
+        cameras=None if archive.is_whole else archive.busiest,
+        out=shlex.quote(printable(str(archive.layout.out))),
         learn=_learn_command(archive),
         libraries=LIBRARIES,
         policy=policy(script, style, beside=assets.beside),
@@ -119,7 +123,7 @@ def by_importance(archive: Archive) -> list[tuple[VideoStory, Event]]:
 
 def _first(archive: Archive) -> dict[str, Any] | None:
     """Return the first event of the list, its video, and its place in the events of `_data`; None if there are no events."""
-    if not archive.events:
+    if not archive.listed_events:
         return None
     video, event = by_importance(archive)[0]
     places = [(other.video, its.id) for other in archive.videos for its in other.events]
@@ -134,6 +138,7 @@ def _data(archive: Archive, shown: Shown, assets: AssetStore) -> dict[str, Any]:
         "generator": f"vadcli {__version__}",
         "videos": [[video.video, video.camera, video.start and video.start.source] for video in archive.videos],
         "time_sources": SOURCES,
+        **({} if archive.is_whole else {"no_curves": True}),
         "cameras": [
             _camera(place, name, videos, number=number, curves=shown.curves, assets=assets)
             | _drawing(videos, shown.frames.get(name), assets)
@@ -250,12 +255,12 @@ _MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_[]
 def headline(archive: Archive) -> str:
     """Return one line: the number of events, the length of the footage, and the failures."""
     text = f"{counted(archive.events, 'event')} in {lasting(archive.footage_s)} of footage"
-    failed = len(archive.failures)
+    failed = archive.counts.total.lost
     return f"{text}, {counted(failed, 'video')} failed or partial" if failed else text
 
 
 def to_json(archive: Archive) -> dict[str, Any]:
-    """Return every event and failure as JSON values. The event with the highest peak score is first."""
+    """Return the events and failures as JSON values: all, or those listed of a large archive. The highest score is first."""
     newest = archive.newest
     return {
         "format_version": DIGEST_FORMAT_VERSION,
@@ -269,12 +274,13 @@ def to_json(archive: Archive) -> dict[str, Any]:
         if newest
         else None,
         "verification": _verification(archive.verification) if archive.verification else None,
-        "videos": len(archive.videos),
+        "videos": archive.counts.total.videos,
         "footage_s": round(archive.footage_s, 3),
         "events": [
             {"video": video.video, "camera": video.camera, **event.to_json(), **_times(video, event)}
             for video, event in by_importance(archive)
         ],
+        **({} if archive.is_whole else {"unlisted": archive.unlisted}),
         "failures": [
             {
                 "video": video.video,
@@ -315,7 +321,7 @@ def to_markdown(archive: Archive) -> str:
         lines += [
             f"- {_plain(video.video)}: {video.status}: {_plain(video.reason)}" for video in archive.failures[:MOST_FAILURES]
         ]
-        lines += ["", *_more(len(archive.failures) - MOST_FAILURES, "video")]
+        lines += ["", *_more(archive.counts.total.lost - MOST_FAILURES, "video")]
     if archive.caveats:
         lines += ["## How far to trust the scores", ""]
         lines += [f"- {_plain(line)}" for line in archive.caveats[:MOST_CAVEATS]]
@@ -352,7 +358,7 @@ def to_email(archive: Archive, *, sender: str = "", recipients: tuple[str, ...] 
         events=[_cells(video, event) for video, event in shown],
         more=" ".join(_more(archive.events - len(shown), "event")),
         failures=archive.failures[:MOST_FAILURES],
-        more_failures=" ".join(_more(len(archive.failures) - MOST_FAILURES, "video")),
+        more_failures=" ".join(_more(archive.counts.total.lost - MOST_FAILURES, "video")),
         caveats=archive.caveats[:MOST_CAVEATS],
         more_caveats=" ".join(_more(len(archive.caveats) - MOST_CAVEATS, "caveat")),
         problems=archive.problems,
@@ -372,7 +378,7 @@ def _text(archive: Archive) -> str:
     if archive.failures:
         lines.append("Failed or partial:")
         lines += [f"  {video.video}: {video.status}: {video.reason}" for video in archive.failures[:MOST_FAILURES]]
-        lines += ["", *_more(len(archive.failures) - MOST_FAILURES, "video")]
+        lines += ["", *_more(archive.counts.total.lost - MOST_FAILURES, "video")]
     if archive.caveats:
         lines += ["How far to trust the scores:", *(f"  {line}" for line in archive.caveats[:MOST_CAVEATS])]
         lines += ["", *_more(len(archive.caveats) - MOST_CAVEATS, "caveat")]

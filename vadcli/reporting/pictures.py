@@ -24,7 +24,8 @@ from PIL import Image
 
 from vadcli.draw.layers import EVENT, HiddenLayer, column_maxima
 from vadcli.errors import DocumentError, OutputError, UsageError, VideoError
-from vadcli.reporting.archive import Archive, VideoStory
+from vadcli.reporting.archive import Archive
+from vadcli.reporting.stories import VideoStory
 from vadcli.store import OutputLayout
 from vadcli.store.atomic import FileLock, Scratch, writing
 from vadcli.store.masks import MaskTrack

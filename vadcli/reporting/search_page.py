@@ -6,21 +6,27 @@ import base64
 import csv
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vadcli import __version__
-from vadcli.errors import UsageError
+from vadcli.errors import DocumentError, UsageError
 from vadcli.options import SearchOptions
-from vadcli.reporting.archive import Archive, VideoStory, collect
+from vadcli.reporting.archive import Archive, Counts
 from vadcli.reporting.html import asset, policy
 from vadcli.reporting.pictures import read_picture, strips
+from vadcli.reporting.stories import Stories, VideoStory
 from vadcli.searching import Moment, at_times, encoders_in, find, query_vector, rows_in
 from vadcli.store import OutputLayout, matches
-from vadcli.types import Event
+from vadcli.store.events import read_events
+from vadcli.types import BoolArray, Event, TimeArray, When
 from vadcli.types.text import clock
 from vadcli.video.loader import LoaderOptions
 
@@ -33,7 +39,7 @@ class Found:
 
     Attributes:
         query: the text, or the name of the picture.
-        archive: the archive that was searched.
+        archive: the archive that was searched, with the videos in which moments were found.
         moments: the moments that were found, the best first.
         problems: one line per file that could not be read.
     """
@@ -60,25 +66,42 @@ def search_all(out: Path, text: str, options: SearchOptions) -> Found:
     layout = OutputLayout(out)
     problems: list[str] = []
     stored = encoders_in(layout)
-    if not stored:
+    first = next(stored, None)
+    if first is None:
         raise UsageError(f"{out}: contains no stored vectors", hint="scan with --detector concept first")
-    when, rules = options.when(), options.time_rules()
-    archive = collect(layout, since=options.since, include=options.include, rules=rules)
-    name, key = next(((name, key) for name, key in stored if options.encoder in ("", name)), (options.encoder, ""))
+    if not layout.has_results:
+        raise UsageError(f"{out}: contains no results of a scan", hint="name the --out folder of a scan")
+    chooser = Stories(layout, since=options.since, include=options.include, rules=options.time_rules(), problems=[])
+    when = options.when()
+
+    @lru_cache(maxsize=options.top)
+    def story_of(video: str) -> VideoStory | None:
+        with suppress(DocumentError):
+            return chooser.of(read_events(layout.events(video)))
+        return None
+
+    asked = ((name, key) for name, key in chain([first], stored) if options.encoder in ("", name))
+    name, key = next(asked, (options.encoder, ""))
     picture = None if options.image is None else read_picture(options.image)
     query = query_vector(name, key, device=options.device, text=text, picture=picture)
-    starts = {story.video: story.start for story in archive.videos}
     moments = find(
         layout,
         query,
         encoder_key=key,
         top=options.top,
-        keep=lambda video, camera: video in starts and matches(camera, options.camera),
-        rows=lambda video, timestamp: rows_in(timestamp, starts[video], when),
+        keep=lambda video, camera: matches(video, options.include) and matches(camera, options.camera),
+        rows=lambda video, timestamp: _rows(story_of(video), timestamp, when),
         problems=problems,
     )
-    moments = [at_times(moment, starts[moment.video]) for moment in moments]
+    found = {one.video: story for one in moments if (story := story_of(one.video))}
+    moments = [at_times(one, found[one.video].start) for one in moments]
+    archive = Archive(layout, chooser.runs, tuple(found.values()), Counts(), ())
     return Found(text or str(options.image), archive, moments, problems)
+
+
+def _rows(story: VideoStory | None, timestamp: TimeArray, when: When) -> BoolArray | None:
+    """Return the frames of a video that `when` chooses; none if the video is not chosen or its document can't be read."""
+    return np.zeros(len(timestamp), np.bool_) if story is None else rows_in(timestamp, story.start, when)
 
 
 def to_table(found: Found) -> str:

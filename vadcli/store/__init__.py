@@ -9,7 +9,8 @@
 - mask_video, masks: the masks of a video, as a gray video or as run lengths; mask_files writes both
 - choices: a saved review of events, and the thresholds and review that `vadcli events --write` stores
 - progress: how far a run has come
-- run_log: the run record, and what a running scan reports every second
+- run_log: writes the run record, and what a running scan reports every second
+- stored_run: reads run records
 - footage: where stored videos are, whether they still exist, when they started, and the choice of events by time
 - reported: the events that scans have reported
 """

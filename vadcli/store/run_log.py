@@ -2,6 +2,8 @@
 
 The run record is `runs/<start>.json`; `run.json` is a copy of it. Because a record may be long, a running scan also writes a
 short live file every second, in its folder for temporary files. `vadcli status` reads the live file.
+
+`stored_run` reads the records.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -22,10 +23,9 @@ from typing import Any
 from vadcli.store import OutputLayout, printable
 from vadcli.store.atomic import Scratch, writing
 from vadcli.store.progress import RunProgress
+from vadcli.store.stored_run import FILES_BEGIN, RUN_FORMAT_VERSION, RunInfo, result_of
 from vadcli.types import Status, VideoResult
-from vadcli.types.codec import document_errors, read_document, structure
 
-RUN_FORMAT_VERSION = 1
 LAST_VIDEOS = 5
 """The live file names this many videos: those with events that finished last."""
 _WRITE_EVERY_S = 1.0
@@ -33,41 +33,8 @@ _SHARE_OF_TIME = 0.02
 """At most this share of a run's time is spent on rewriting its record. So a long record is rewritten less often."""
 MOST_SKIPPED = 10_000
 """If a run skips more videos than this because they are done, its record counts them and does not list them."""
-_FILES_BEGIN = b'\n  "files": ['
-_HEAD_BYTES = 16384
 _LIVE_NAME = "live.json"
 _LIVE_PARTS = ("totals", "progress", "last_videos")
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """The facts about a run that are known when it starts.
-
-    Attributes:
-        version: the version of vadcli.
-        command: the command line.
-        config: the effective options, as JSON values.
-        detector: the detector's name and fingerprint, as JSON values.
-        weights: name -> sha256; empty if the detector has no weights.
-        roots: the absolute paths that the user gave.
-        root: the folder that contains all `roots`. Relative paths start there.
-        shard: the shard, such as "1/4"; None if the run is not sharded.
-        passed_over: suffix -> number of files with this unknown suffix, which were found and not scanned.
-        looked_for: the categories that the detector looks for; empty if it reads no categories, None in older records.
-        caveats: sentences of the detector that say why its scores deserve less trust than usual.
-    """
-
-    version: str
-    command: tuple[str, ...]
-    config: Mapping[str, Any]
-    detector: Mapping[str, Any]
-    weights: Mapping[str, str] = field(default_factory=dict)
-    roots: tuple[str, ...] = ()
-    root: str = ""
-    shard: str | None = None
-    passed_over: Mapping[str, int] = field(default_factory=dict)
-    looked_for: tuple[str, ...] | None = None
-    caveats: tuple[str, ...] = ()
 
 
 class _Totals:
@@ -210,7 +177,7 @@ class RunRecord:
     def _write(self, *, end: datetime | None, exit_code: int | None) -> None:
         began = time.monotonic()
         with self._scratch.replace(self.path) as temporary, temporary.open("wb") as file:
-            file.write(printable(self._head(end, exit_code)).encode() + _FILES_BEGIN)
+            file.write(printable(self._head(end, exit_code)).encode() + FILES_BEGIN)
             beginning = b"\n    "
             for line in self._results.listed():
                 file.write(beginning + line)
@@ -295,7 +262,7 @@ class _Results:
                 line = file.readline()
                 file.seek(begin)
                 file.write(b" ")
-        before = _result(json.loads(line[1:]))
+        before = result_of(line[1:])
         self._skipped -= _is_skipped(before)
         return before
 
@@ -316,70 +283,3 @@ def read_live(layout: OutputLayout) -> dict[str, dict[str, Any]]:
             document = json.loads(path.read_bytes())
             said[str(document["run"])] = {part: document[part] for part in _LIVE_PARTS}
     return said
-
-
-@dataclass(frozen=True)
-class StoredRun:
-    """A run record that was read from its file.
-
-    Attributes:
-        path: the file.
-        info: the facts that were known when the run started.
-        start: when the run started.
-        end: when the run ended; None if it is still running or was killed.
-        exit_code: the exit code; None if `end` is None.
-        totals: number of videos by status; sums of frames, seconds and events.
-        files: the result of each video; empty if `read_run` left them out.
-        progress: how far the run has come, as `RunProgress.to_json` writes it; None in records of older versions.
-    """
-
-    path: Path
-    info: RunInfo
-    start: datetime
-    end: datetime | None
-    exit_code: int | None
-    totals: Mapping[str, Any]
-    files: tuple[VideoResult, ...]
-    progress: Mapping[str, Any] | None = None
-
-
-def read_run(path: Path, *, head: bool = False) -> StoredRun:
-    """Read a run record. If `head` is true, the list of files, which may be long, is left out.
-
-    Raises:
-        DocumentError: the file is missing or damaged, or is not a run record of this version.
-    """
-    document = read_document(path, version=RUN_FORMAT_VERSION, what="a run record", read=_head if head else Path.read_bytes)
-    with document_errors(path, "a run record"):
-        return _stored(path, document)
-
-
-def _head(path: Path) -> bytes:
-    """Return the text of a record with an empty list of files; the whole text if it has no such list."""
-    text = b""
-    with path.open("rb") as file:
-        while (found := text.find(_FILES_BEGIN)) < 0:
-            read = file.read(_HEAD_BYTES)
-            if not read:
-                return text
-            text += read
-    return text[:found] + _FILES_BEGIN + b"]}"
-
-
-def _stored(path: Path, document: Mapping[str, Any]) -> StoredRun:
-    info = structure(RunInfo, document, extra=True)
-    end = document["end"]
-    return StoredRun(
-        path=path,
-        info=info,
-        start=datetime.fromisoformat(document["start"]),
-        end=datetime.fromisoformat(end) if end else None,
-        exit_code=document["exit_code"],
-        totals=document["totals"],
-        files=tuple(_result(entry) for entry in document["files"]),
-        progress=document.get("progress"),
-    )
-
-
-def _result(entry: Mapping[str, Any]) -> VideoResult:
-    return structure(VideoResult, {key: value for key, value in entry.items() if value is not None}, "files", extra=True)

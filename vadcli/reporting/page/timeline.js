@@ -221,20 +221,21 @@ vadcli.timelines = (() => {
   };
 
   // Cameras without events are folded, unless there is nothing else to show.
-  const sections = data.cameras.map(section);
+  const cameras = data.no_curves ? [] : data.cameras; // a page about very many videos has no curves
+  const sections = cameras.map(section);
   const isQuiet = (camera) => !marksOf(camera).length;
-  const quiet = data.cameras.filter(isQuiet);
-  $("timelines").append(...sections.filter((_, place) => !isQuiet(data.cameras[place])));
+  const quiet = cameras.filter(isQuiet);
+  $("timelines").append(...sections.filter((_, place) => !isQuiet(cameras[place])));
   if (quiet.length) {
     const named = quiet.slice(0, NAMED).map((camera) => nameOf(camera.name)).join(", ");
     const [summary, inside] = $("quiet").children;
     summary.append(`${quiet.length} camera${quiet.length > 1 ? "s" : ""} without events: `, el("bdi", {}, named), quiet.length > NAMED ? ", …" : "");
-    inside.append(...sections.filter((_, place) => isQuiet(data.cameras[place])));
+    inside.append(...sections.filter((_, place) => isQuiet(cameras[place])));
     $("quiet").hidden = false;
-    $("quiet").open = quiet.length === data.cameras.length;
+    $("quiet").open = quiet.length === cameras.length;
   }
-  if (!data.cameras.length) $("timelines").append(el("p", {}, "No video has scores."));
-  addEventListener("load", () => data.cameras.forEach((_, place) => load(place)));
+  if (!cameras.length) $("timelines").append(el("p", {}, "No video has scores."));
+  addEventListener("load", () => cameras.forEach((_, place) => load(place)));
 
   const redraw = () => made.forEach((chart) => chart.redraw(false, true));
   const resize = (width) => made.forEach((chart) => chart.setSize({width: width || chart.root.parentNode.clientWidth || PRINT_PX, height: chart.height}));

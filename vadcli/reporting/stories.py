@@ -1,0 +1,241 @@
+"""Turns stored documents into the stories of the videos that a report or a search is about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from vadcli.errors import DocumentError, UsageError
+from vadcli.options.mixins import LAST_RUN, parse_since
+from vadcli.store import OutputLayout, matches, printable
+from vadcli.store.events import EventsDocument
+from vadcli.store.footage import timed
+from vadcli.store.stored_run import StoredRun, read_run, result_lines, result_of
+from vadcli.types import (
+    DEFAULT_RULES,
+    NO_REGIONS,
+    DayWindow,
+    Event,
+    Regions,
+    StartTime,
+    Status,
+    Thresholds,
+    TimeRules,
+    VideoResult,
+    When,
+)
+from vadcli.types.codec import document_errors
+from vadcli.types.text import clock, without_name
+
+SIDE_BY_SIDE = timedelta(minutes=10)
+"""Shards that start within this time of each other count as one run."""
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class VideoStory:
+    """The stored results of one video.
+
+    Attributes:
+        video: relative path.
+        camera: the camera's name; "" if the video could not be opened.
+        status: done, partial or failed.
+        reason: why the video is not done; "" if it is done.
+        duration_s: length according to the probe; 0 if the probe failed.
+        frames: number of frames with a score.
+        lost_frames: number of expected frames that could not be decoded.
+        detector: name of the detector that scored the video.
+        thresholds: the thresholds that opened and closed its events.
+        events: the events in order of time.
+        start: when the video started; None if this is unknown.
+        caveats: sentences that say why its scores deserve less trust than usual.
+        regions: the parts of its picture that were hidden.
+    """
+
+    video: str
+    camera: str
+    status: Status
+    reason: str
+    duration_s: float
+    frames: int
+    lost_frames: int
+    detector: str
+    thresholds: Thresholds
+    events: tuple[Event, ...]
+    start: StartTime | None = None
+    caveats: tuple[str, ...] = ()
+    regions: Regions = NO_REGIONS
+
+
+class Stories:
+    """Makes the stories of chosen videos from their documents, one at a time.
+
+    Args:
+        layout: the folder.
+        since: a time like 2026-11-27T06:00, or how long ago ("24h"): keep only events that happened since then, and videos that
+            ended since then. Failed and partial videos, and videos whose start is unknown, are kept if a run worked on them
+            since then. "last-run" keeps the videos that the last run worked on. None keeps all videos.
+        include: globs of relative paths; empty for all videos.
+        between: keep only events in this part of a day; None keeps all events.
+        rules: how the start of a video is found.
+        problems: one line is added per run record that can't be read.
+
+    Attributes:
+        runs: the runs that started at or after `since`, without their results; the oldest is first.
+        begin: the time that `since` means; None if it is None.
+
+    Raises:
+        UsageError: `since` is not understood.
+    """
+
+    def __init__(
+        self,
+        layout: OutputLayout,
+        *,
+        since: str | None = None,
+        include: Collection[str] = (),
+        between: DayWindow | None = None,
+        rules: TimeRules = DEFAULT_RULES,
+        problems: list[str],
+    ) -> None:
+        self._include, self._rules = include, rules
+        runs = list(read_all(layout.iter_runs(), lambda path: read_run(path, head=True), problems))
+        self.has_runs = bool(runs)
+        self.begin = None if since is None else moment(since, runs, rules.zone)
+        self._when = When(None if since == LAST_RUN else self.begin, between)
+        self.runs = tuple(run for run in runs if self.begin is None or run.start >= self.begin)
+        self._partial: dict[str, VideoResult] = {}
+        self._worked: set[str] = set()
+        for _ in read_all(runs, self._read_results, problems):
+            pass
+
+    def of(self, document: EventsDocument) -> VideoStory | None:
+        """Return the story of a video with its chosen events; None if the video is not chosen."""
+        if not matches(str(document.video["path"]), self._include):
+            return None
+        document = timed(document, self._rules)
+        story = _story(document, self._partial.get(str(document.video["path"])))
+        if self.begin is not None and not _is_recent(story, self._when.since, self._worked):
+            return None
+        return replace(story, events=_chosen(story, self._when)) if self._when else story
+
+    def _read_results(self, run: StoredRun) -> None:
+        """Keep of a record only the results of partial videos, and the names of the videos that a chosen run worked on."""
+        chosen = self.begin is not None and run.start >= self.begin
+        with document_errors(run.path, "a run record"):
+            for line in result_lines(run.path):
+                if chosen and _concerns(entry := json.loads(line)):
+                    self._worked.add(entry["video"])
+                if b'"status": "partial"' in line:
+                    result = result_of(line)
+                    self._partial[result.video] = result
+
+
+def _is_recent(story: VideoStory, since: datetime | None, worked: Collection[str]) -> bool:
+    """True if a video ended at `since` or later, or if a run worked on it and it is not done or its start is unknown."""
+    if story.video in worked and (since is None or story.start is None or story.status is not Status.DONE):
+        return True
+    return since is not None and story.start is not None and story.start.at(story.duration_s) >= since
+
+
+def _chosen(story: VideoStory, when: When) -> tuple[Event, ...]:
+    """Return the chosen events of a video.
+
+    If the video's start is unknown, these are all events, or no events if a part of the day is chosen.
+    """
+    if story.start is None:
+        return () if when.between else story.events
+    return tuple(event for event in story.events if when.takes(story.start, event.start_s, event.end_s))
+
+
+def moment(since: str, runs: Sequence[StoredRun], zone: str = "") -> datetime:
+    """Return the time that `--since` means. A time without an offset is read in the time zone.
+
+    Raises:
+        UsageError: `since` is not a time, a duration or "last-run", or it is "last-run" and no run is stored.
+    """
+    if since == LAST_RUN:
+        if not runs:
+            raise UsageError(f"--since {LAST_RUN}: no run record is stored", hint="leave --since out, or scan first")
+        return last_run_start(runs)
+    return parse_since(since, zone)
+
+
+def last_run_start(runs: Sequence[StoredRun]) -> datetime:
+    """Return when the last run started. Shards of a scan that started at about the same time count as one run.
+
+    Args:
+        runs: at least one.
+    """
+    newest, *earlier = sorted(runs, key=lambda run: run.start, reverse=True)
+    start, seen = newest.start, {newest.info.shard}
+    for run in earlier:
+        if start - run.start > SIDE_BY_SIDE or run.info.shard in seen or _parts(run) != _parts(newest):
+            break
+        start = run.start
+        seen.add(run.info.shard)
+    return start
+
+
+def _parts(run: StoredRun) -> str:
+    """Return the N of a shard I/N; "" for a run without shards."""
+    return (run.info.shard or "").partition("/")[2]
+
+
+def read_all(sources: Iterable[S], read: Callable[[S], T], problems: list[str]) -> Iterator[T]:
+    """Return each video's result from the newest run that worked on it."""
+    for source in sources:
+        try:
+            yield read(source)
+        except DocumentError as error:
+            problems.append(printable(error.message))
+
+
+def _concerns(result: Mapping[str, Any]) -> bool:
+    """True if a run worked on the video, or reported it as still failed or partial."""
+    return result["status"] != Status.SKIPPED or bool(result["stage"])
+
+
+def _story(document: EventsDocument, result: VideoResult | None) -> VideoStory:
+    video = document.video
+    status = document.scan.status if document.scan else Status.FAILED if document.failure else Status.DONE
+    lost = max(0, result.expected_frames - result.decoded_frames) if result and status is Status.PARTIAL else 0
+    reason = document.failure.error if document.failure else result.reason if result and status is not Status.DONE else ""
+    return VideoStory(
+        video=str(video["path"]),
+        camera=str(video["camera"] or ""),
+        status=status,
+        reason=_reason(without_name(reason, str(video["path"])), status, lost),
+        duration_s=float(video["duration_s"] or 0.0),
+        frames=int(video["frames"] or 0),
+        lost_frames=lost,
+        detector=document.detector,
+        thresholds=document.thresholds,
+        events=document.events,
+        start=document.start,
+        caveats=document.caveats,
+        regions=document.regions,
+    )
+
+
+def _reason(reason: str, status: Status, lost: int) -> str:
+    """Return why a video is not done, with the number of lost frames unless the reason begins with it. "" if it is done."""
+    if status is Status.DONE:
+        return ""
+    if not reason:
+        return "frames are missing; the run record with the reason was deleted"
+    return f"{reason}; {counted(lost, 'frame')} lost" if lost and not reason.startswith(f"{lost} of ") else reason
+
+
+def lasting(seconds: float) -> str:
+    """Return text like `2.7 s` for less than one minute, otherwise what `clock` returns."""
+    return f"{seconds:.1f} s" if seconds < 60 else clock(seconds)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return text like `no events`, `1 event` or `1,204 events`."""
+    return f"no {noun}s" if number == 0 else f"{number:,} {noun}{'s' if number > 1 else ''}"
