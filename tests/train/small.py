@@ -13,10 +13,24 @@ from vadcli.detectors.lavida.config import LavidaConfig, PartSizes, PixelOptions
 from vadcli.detectors.lavida.model import Lavida
 from vadcli.detectors.lavida.projector import ProjectorOptions
 from vadcli.train.samples import ExposureSample
+from vadcli.train.state import OPTIONAL_PARTS, PARTS
 
 torch.set_num_threads(1)
 
 PX = 28 * 28
+WHOLE = tuple(part for part in PARTS if part not in OPTIONAL_PARTS)
+"""All parts of the paper's model that scoring uses."""
+PAPER_MIX = {
+    "youtube-vos": 0.05,
+    "ref-youtube-vos": 0.20,
+    "mevis": 0.25,
+    "ref-davis": 0.20,
+    "cityscapes": 0.05,
+    "refcoco": 0.10,
+    "ade20k": 0.10,
+    "mapillary": 0.05,
+}
+"""The paper's training mix, by the names of the data sets."""
 
 
 def small_config() -> LavidaConfig:

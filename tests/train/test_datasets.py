@@ -17,12 +17,13 @@ from pycocotools import mask as coco
 
 from tests.train import miniatures
 from tests.train.miniatures import HEIGHT, MINIATURES, WIDTH, label_map, moving, write_json, write_map, write_picture
+from tests.train.small import PAPER_MIX
 from vadcli.errors import DocumentError, UsageError, VadcliError
 from vadcli.train.datasets import DATA_SETS, ClipRule, DiskData, open_data
 from vadcli.train.datasets.base import decoded
 from vadcli.train.datasets.images import RefCoco
 from vadcli.train.exposure import AnomalyExposureSampler, ExposureOptions
-from vadcli.train.materials import LAVIDA_MIX, Mixture
+from vadcli.train.materials import Mixture
 from vadcli.train.samples import MAX_PIXELS, Reduction, Segmentation, read_frame, read_labels
 
 
@@ -61,7 +62,7 @@ def test_every_data_set_keeps_the_protocol(name: str, tmp_path: Path) -> None:
 
 
 def test_the_papers_mix_names_every_data_set() -> None:
-    assert set(LAVIDA_MIX) == set(DATA_SETS) == set(MINIATURES)
+    assert set(PAPER_MIX) == set(DATA_SETS) == set(MINIATURES)
 
 
 def test_youtube_vos_by_categories(tmp_path: Path) -> None:
@@ -248,7 +249,7 @@ def test_a_rule_checks_itself() -> None:
 def test_every_data_set_in_one_mixture_of_exposures(tmp_path: Path) -> None:
     options = ExposureOptions(max_categories=4)
     parts = []
-    for name, weight in LAVIDA_MIX.items():
+    for name, weight in PAPER_MIX.items():
         parts.append((AnomalyExposureSampler(opened(name, tmp_path / name, max_side=20), options, 3), weight))
     mixture = Mixture(parts, 60, 3)
     samples = [mixture.sample(draw) for draw in mixture.plan(0)]

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tests.patience import PATIENCE_S
+from tests.train.small import PAPER_MIX
 from vadcli.train.exposure import AnomalyExposureSampler, ExposureOptions, paper_options, same_name, shared_words
-from vadcli.train.materials import LAVIDA_MIX, Mixture
+from vadcli.train.materials import Mixture
 from vadcli.train.samples import Segmentation, SegmentedObject
 
 UNLIKELY = 1e-4
@@ -220,11 +221,11 @@ def test_drawing_samples_needs_no_torch() -> None:
 
 
 def test_the_papers_caps() -> None:
-    caps = {name: paper_options(name).max_categories for name in LAVIDA_MIX}
+    caps = {name: paper_options(name).max_categories for name in PAPER_MIX}
     assert caps.pop("mapillary") == 20
     assert caps.pop("cityscapes") == 6
     assert set(caps.values()) == {30}
-    assert sum(LAVIDA_MIX.values()) == pytest.approx(1)
+    assert sum(PAPER_MIX.values()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from tests.train.small import PAPER_MIX, WHOLE
 from tools.tiny_world.recipe import parse_tiny_recipe, parse_tiny_stages, read_tiny_recipes
 from vadcli.errors import UsageError
-from vadcli.train.materials import LAVIDA_MIX
 from vadcli.train.plan import plan_of, plan_text
-from vadcli.train.recipe import PAPER_PARTS, Recipe, ScheduleChoice, read_recipe
-from vadcli.train.state import OPTIONAL_PARTS, PAPER, WHOLE
+from vadcli.train.recipe import PAPER_PARTS, Recipe, ScheduleChoice, read_recipes
+from vadcli.train.state import OPTIONAL_PARTS
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
@@ -26,9 +26,9 @@ def document(**more: Any) -> dict[str, Any]:
 
 
 def test_the_7b_recipe_is_the_papers() -> None:
-    recipe = read_recipe(RECIPES / "lavida-7b.toml", Recipe)
-    assert {item.name: item.weight for item in recipe.data} == dict(LAVIDA_MIX)
-    assert recipe.model.train == PAPER == PAPER_PARTS
+    recipe = read_recipes(RECIPES / "lavida-7b.toml", Recipe)[0]
+    assert {item.name: item.weight for item in recipe.data} == PAPER_MIX
+    assert recipe.model.train == PAPER_PARTS
     schedule = recipe.schedule
     assert (schedule.total_steps, schedule.batch, schedule.accumulation) == (16_000, 2, 2)
     assert (schedule.rate, schedule.betas, schedule.decay, schedule.clip) == (1e-5, (0.9, 0.999), 0.01, 1.0)
@@ -94,7 +94,7 @@ def test_an_error_names_the_file(tmp_path: Path, text: str) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(text)
     with pytest.raises(UsageError, match=r"mine\.toml"):
-        read_recipe(path, Recipe)
+        read_recipes(path, Recipe)
 
 
 def test_a_recipe_survives_its_json() -> None:
@@ -132,18 +132,18 @@ def test_reading_a_recipe_loads_no_torch() -> None:
 
 
 def test_the_plan_of_the_7b_recipe_needs_no_memory_and_no_data() -> None:
-    recipe = read_recipe(RECIPES / "lavida-7b.toml", Recipe)
+    recipe = read_recipes(RECIPES / "lavida-7b.toml", Recipe)[0]
     recipe = replace(recipe, model=replace(recipe.model, folder="", preset="lavida-7b"))
     plan = plan_of(recipe)
     trained = {size.name: size.trained for size in plan.sizes if size.trained}
-    assert set(trained) == set(PAPER)
+    assert set(trained) == set(PAPER_PARTS)
     # r · (in + out) of q (3584 -> 3584) and v (3584 -> 512), in 28 layers.
     assert trained["lora"] == 28 * 8 * ((3584 + 3584) + (3584 + 512))
     assert trained["tokens"] == trained["lm_head"] >= 152064 * 3584
     assert plan.weights_bytes > 16 * sum(trained.values())
     text = plan_text(plan)
     assert "16,000 steps of 4 samples" in text
-    for name in PAPER:
+    for name in PAPER_PARTS:
         assert name in text
 
 

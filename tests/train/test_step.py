@@ -11,14 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.train.small import sample, small_model
+from tests.train.small import WHOLE, sample, small_model
 from vadcli.errors import UsageError
 from vadcli.train import state as parts
 from vadcli.train.losses import Losses, LossWeights
+from vadcli.train.recipe import PAPER_PARTS
 from vadcli.train.step import LOSS_NAMES, ExposureStep, decoder_masks
 
 
-def made(trained: Collection[str] = parts.WHOLE, *, masks: int = 1, seed: int = 0) -> ExposureStep:
+def made(trained: Collection[str] = WHOLE, *, masks: int = 1, seed: int = 0) -> ExposureStep:
     torch.manual_seed(seed)
     model = small_model(seed=seed)
     parts.set_up(model, trained, masks=masks)
@@ -31,24 +32,24 @@ def moved(step: ExposureStep) -> dict[str, bool]:
 
 
 def test_the_papers_training_reaches_what_it_should_and_nothing_else() -> None:
-    step = made(parts.PAPER, masks=3)
+    step = made(PAPER_PARTS, masks=3)
     before = {name: value.detach().clone() for name, value in step.model.named_parameters()}
     losses = step([sample(), sample("smoke", "fire", "a car", anomalous=False, seed=1)])
     losses["total"].backward()
     got = moved(step)
     reached = {parts.part_of(name) for name, yes in got.items() if yes}
     # This model's lm_head is its token embeddings.
-    assert reached == {*parts.PAPER} - {"lm_head"}
+    assert reached == {*PAPER_PARTS} - {"lm_head"}
     for name, value in step.model.named_parameters():
         part = parts.part_of(name)
-        assert value.requires_grad == (part in parts.PAPER), name
+        assert value.requires_grad == (part in PAPER_PARTS), name
         assert (value.grad is not None) == value.requires_grad, f"{name}: what is trained takes part in every step"
     # Nothing but a B matrix, which starts at zero, keeps an A matrix from its gradient.
     assert all(yes for name, yes in got.items() if "lora_B" in name)
     assert any(yes for name, yes in got.items() if "mask_decoder.conv_s0" in name)
     torch.optim.SGD([value for _, value in parts.trained_parameters(step)], lr=0.1).step()
     for name, value in step.model.named_parameters():
-        if parts.part_of(name) not in parts.PAPER:
+        if parts.part_of(name) not in PAPER_PARTS:
             assert torch.equal(value, before[name]), name
 
 
@@ -56,7 +57,7 @@ def test_a_model_made_from_nothing_trains_whole() -> None:
     step = made()
     step([sample(), sample("smoke", anomalous=False, seed=1)])["total"].backward()
     got = moved(step)
-    for part in set(parts.WHOLE) - {"lm_head"}:
+    for part in set(WHOLE) - {"lm_head"}:
         assert any(yes for name, yes in got.items() if parts.part_of(name) == part), part
     assert not any(yes for name, yes in got.items() if parts.part_of(name) == parts.REST)
 
@@ -160,7 +161,7 @@ def test_losses_are_named_as_they_are() -> None:
 
 @pytest.mark.parametrize("precision", [torch.bfloat16])
 def test_frozen_parts_are_kept_narrow_and_what_is_trained_wide(precision: torch.dtype) -> None:
-    step = made(parts.PAPER, masks=3)
+    step = made(PAPER_PARTS, masks=3)
     parts.set_precision(step.model, precision)
     with torch.autocast("cpu", precision):
         losses = step([sample(), sample("smoke", anomalous=False, seed=1)])
@@ -171,7 +172,7 @@ def test_frozen_parts_are_kept_narrow_and_what_is_trained_wide(precision: torch.
             assert torch.isfinite(value.grad).all(), name
         elif parts.part_of(name) != parts.REST:
             assert value.dtype == precision
-    exact = made(parts.PAPER, masks=3)([sample(), sample("smoke", anomalous=False, seed=1)])
+    exact = made(PAPER_PARTS, masks=3)([sample(), sample("smoke", anomalous=False, seed=1)])
     torch.testing.assert_close(losses["total"], exact["total"], rtol=0.1, atol=0.1)
 
 
@@ -179,7 +180,7 @@ def test_activations_computed_again_give_the_same_gradients() -> None:
     found: list[dict[str, torch.Tensor | None]] = []
     calls: list[int] = []
     for again in (False, True):
-        step = made(parts.PAPER, masks=3)
+        step = made(PAPER_PARTS, masks=3)
         if again:
             parts.checkpoint_activations(step.model)
         torch.manual_seed(3)

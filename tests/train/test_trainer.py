@@ -18,15 +18,13 @@ from accelerate.state import AcceleratorState
 from tests.patience import PATIENCE_S
 from tests.train import miniatures
 from tests.train.processes import train, train_together
-from tests.train.small import small_model
+from tests.train.small import PAPER_MIX, WHOLE, small_model
 from tools.tiny_world.recipe import parse_tiny_recipe, read_tiny_recipes
 from tools.tiny_world.training import tiny_trainer
 from vadcli.detectors.lavida import checkpoint
 from vadcli.errors import DocumentError, UsageError, VadcliError
-from vadcli.train import state as parts
 from vadcli.train.logs import validate
-from vadcli.train.materials import LAVIDA_MIX
-from vadcli.train.recipe import Recipe, read_recipe
+from vadcli.train.recipe import PAPER_PARTS, Recipe, read_recipes
 from vadcli.train.state import TrainerState
 from vadcli.train.step import LOSS_NAMES
 from vadcli.train.trainer import Trainer
@@ -55,7 +53,7 @@ def recipe_of(start: Path, *, steps: int = 6, lora: bool = False, every: int = 0
             "seed": seed,
             "model": {
                 "folder": str(start),
-                "train": list(parts.PAPER if lora else parts.WHOLE),
+                "train": list(PAPER_PARTS if lora else WHOLE),
                 "masks": 3 if lora else 1,
                 "compression": 0.5,
             },
@@ -269,7 +267,7 @@ def test_accumulated_batches_are_the_whole_batch(start: Path, tmp_path: Path) ->
 
 
 def test_the_7b_recipe_trains_a_small_model_on_every_data_set(start: Path, tmp_path: Path) -> None:
-    recipe = read_recipe(RECIPES / "lavida-7b.toml", Recipe)
+    recipe = read_recipes(RECIPES / "lavida-7b.toml", Recipe)[0]
     data = tuple(
         replace(item, root=str(miniature(tmp_path / name)))
         for item in recipe.data
@@ -289,7 +287,7 @@ def test_the_7b_recipe_trains_a_small_model_on_every_data_set(start: Path, tmp_p
     # Weights that make a data set miss an epoch of 20 samples would be refused: the paper's least is 1 in 20.
     assert dict(
         zip((one.data.name for one in trainer.work.samples.mixture.samplers), trainer.work.samples.mixture.quotas, strict=True)
-    ) == {name: round(20 * weight) for name, weight in LAVIDA_MIX.items()}
+    ) == {name: round(20 * weight) for name, weight in PAPER_MIX.items()}
     folder = trainer.run()
     assert len(losses_of(tmp_path / "out")) == 1 + 5
     assert checkpoint.load(folder).config.trained

@@ -13,7 +13,7 @@ frame, (h, w) the output size of the mask decoder. Two rules hold for every part
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -54,10 +54,6 @@ class Losses:
     lm: Tensor
     names: Tensor
     total: Tensor
-
-    def numbers(self) -> dict[str, float]:
-        """Return the losses as floats for a log, after waiting for the device."""
-        return {item.name: float(getattr(self, item.name).detach()) for item in fields(self)}
 
 
 @dataclass(frozen=True)

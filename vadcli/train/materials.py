@@ -7,11 +7,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 
@@ -24,20 +23,6 @@ from vadcli.train.samples import ExposureSample, SegmentationData
 
 Open = Callable[[DataChoice, int], SegmentationData]
 """Opens a data set: (choice, frames per clip) -> data set."""
-
-LAVIDA_MIX: Mapping[str, float] = MappingProxyType(
-    {
-        "youtube-vos": 0.05,
-        "ref-youtube-vos": 0.20,
-        "mevis": 0.25,
-        "ref-davis": 0.20,
-        "cityscapes": 0.05,
-        "refcoco": 0.10,
-        "ade20k": 0.10,
-        "mapillary": 0.05,
-    }
-)
-"""The paper's training mix, by the names of the data sets."""
 
 
 @dataclass(frozen=True)

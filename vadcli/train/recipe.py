@@ -293,13 +293,6 @@ def check(holds: bool, message: str) -> None:
 R = TypeVar("R", bound=Recipe)
 
 
-def read_recipe(path: Path, kind: type[R]) -> R:
-    """Return the recipe of a training with one stage; see `read_recipes`."""
-    recipes = read_recipes(path, kind)
-    check(len(recipes) == 1, f"{path}: has {len(recipes)} stages; only one is allowed here")
-    return recipes[0]
-
-
 def read_recipes(path: Path, kind: type[R]) -> tuple[R, ...]:
     """Return the stages of a training from its file; a file without [[stage]] has one stage.
 

@@ -54,12 +54,8 @@ PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Prefixes of the parameter names of each part; the first match counts. Adapters (`lora`) have no entry here."""
-PAPER = (LORA, "tokens", "lm_head", "projector", "mask_decoder", "prompt_encoder")
-"""Parts that the paper trains (section 3.9)."""
 OPTIONAL_PARTS = ("sight", "pooling")
 """Parts that only a model trained from random weights may have."""
-WHOLE = tuple(part for part in PARTS if part not in OPTIONAL_PARTS)
-"""All parts of the paper's model that scoring uses."""
 REST = "rest"
 """Stands for parameters that belong to no part: SAM2's video memory, and those SAM2 prompts that LAVIDA does not use."""
 

@@ -19,7 +19,6 @@ from vadcli.detectors.mllm.compress import (
     CompressionOptions,
     assign,
     compress,
-    compress_clips,
     densities,
     kept_count,
     merge,
@@ -251,14 +250,6 @@ def test_chunk_changes_nothing() -> None:
         assert torch.equal(part.kept, whole.kept)
         assert torch.equal(part.owner, whole.owner)
         assert torch.allclose(part.tokens, whole.tokens, atol=1e-6)
-
-
-def test_clips_do_not_see_their_neighbours() -> None:
-    clips = torch.stack([random_tokens(90, 8, seed) for seed in range(3)])
-    for clip, together in zip(clips, compress_clips(clips, CompressionOptions()), strict=True):
-        alone = compress(clip, CompressionOptions())
-        assert torch.equal(alone.tokens, together.tokens)
-        assert torch.equal(alone.kept, together.kept)
 
 
 def test_autocast_does_not_reach_inside() -> None:

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import Sam2VideoConfig, Sam2VideoModel
 
 from vadcli.detectors.lavida.config import MaskGate
 from vadcli.detectors.lavida.sam2_sizes import STRIDE_PX, Sam2Sizes, sam2_config
@@ -140,11 +139,6 @@ class TransformersMasks(nn.Module):
         with torch.no_grad():
             sam2.prompt_encoder.shared_embedding.positional_embedding.copy_(sam2.shared_image_embedding.positional_embedding)
         self.train(self.training)
-
-    @classmethod
-    def from_config(cls, config: Sam2VideoConfig) -> TransformersMasks:
-        """Returns a model with random weights, drawn from torch's current generator."""
-        return cls(Sam2VideoModel(config))
 
     def train(self, mode: bool = True) -> TransformersMasks:
         """Sets the mode as usual, but keeps the mask decoder in evaluation mode.

@@ -131,19 +131,6 @@ def to_package(name: str) -> tuple[str, ...]:
     return (_translate(name, 0),)
 
 
-def to_transformers(name: str) -> tuple[str, ...]:
-    """Returns the names that a parameter of the sam2 package has in Sam2VideoModel: 1, or 2 for the position matrix.
-
-    Raises:
-        ValueError: SAM2 has no parameter with this name.
-    """
-    if name == PACKAGE_MATRIX:
-        return MATRICES
-    if name in PACKAGE_POINTS:
-        return (POINTS,)
-    return (_translate(name, 1),)
-
-
 def package_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Renames all tensors of `state`, from Sam2VideoModel's names to those of the sam2 package; copies no tensors.
 

@@ -113,11 +113,6 @@ def _chosen(tokens: Tensor, count: int, options: CompressionOptions) -> Tensor:
     return references(-density if options.method == "least_dense" else density, count)
 
 
-def compress_clips(tokens: Tensor, options: CompressionOptions) -> list[Compressed]:
-    """Compresses B clips of the same length, (B, L, D), independently of one another."""
-    return [compress(clip, options) for clip in tokens]
-
-
 def kept_count(length: int, ratio: float) -> int:
     """Returns M = max(1, ⌊ratio · length⌋), exact for the ratio's decimal digits.
 
