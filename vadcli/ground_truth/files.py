@@ -123,7 +123,7 @@ def read_image(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
         with Image.open(path) as image:
             return np.array(image.convert("L"), np.uint8)
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
-        raise DocumentError(f"{path}: not a readable image: {_one_line(error)}", hint=UNPACK) from error
+        raise DocumentError(f"{path}: not a readable image: {text.error_text(error)[:200]}", hint=UNPACK) from error
 
 
 def read_npy(path: Path, *, dimensions: int) -> np.ndarray[Any, np.dtype[Any]]:
@@ -135,7 +135,7 @@ def read_npy(path: Path, *, dimensions: int) -> np.ndarray[Any, np.dtype[Any]]:
     try:
         array: np.ndarray[Any, np.dtype[Any]] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError, SyntaxError, OverflowError) as error:
-        raise DocumentError(f"{path}: not a readable .npy file: {_one_line(error)}", hint=UNPACK) from error
+        raise DocumentError(f"{path}: not a readable .npy file: {text.error_text(error)[:200]}", hint=UNPACK) from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "buif":
         raise DocumentError(f"{path}: is not an array of numbers", hint=UNPACK)
     if array.ndim != dimensions:
@@ -170,7 +170,7 @@ def read_mat(path: Path, variable: str) -> Any:
     except KeyError as error:
         raise DocumentError(f"{path}: has no variable {variable}", hint=UNPACK) from error
     except Exception as error:  # on a damaged file, scipy may raise almost anything
-        raise DocumentError(f"{path}: not a readable .mat file: {_one_line(error)}", hint=UNPACK) from error
+        raise DocumentError(f"{path}: not a readable .mat file: {text.error_text(error)[:200]}", hint=UNPACK) from error
 
 
 def read_json_labels(path: Path) -> dict[str, BoolArray]:
@@ -182,7 +182,7 @@ def read_json_labels(path: Path) -> dict[str, BoolArray]:
     try:
         document = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
-        raise DocumentError(f"{path}: not JSON: {_one_line(error)}", hint=UNPACK) from error
+        raise DocumentError(f"{path}: not JSON: {text.error_text(error)[:200]}", hint=UNPACK) from error
     if not isinstance(document, dict) or not document:
         raise DocumentError(f"{path}: must be an object with one list of labels per clip", hint=UNPACK)
     labels = {}
@@ -226,11 +226,6 @@ def read_tracks(path: Path) -> tuple[Region, ...]:
             raise bad_line(path, number, f"{line[:80]!r} has a negative number, or its corners are swapped")
         regions.append(Region(track, frame, (left, top, right - left + 1, bottom - top + 1)))
     return tuple(sorted(regions, key=lambda region: (region.track, region.frame)))
-
-
-def _one_line(error: BaseException) -> str:
-    """Return the error's text in one line, or its type if it has no text."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vadcli.heads import Examples, Labels, Sample, centred
 from vadcli.types import FloatArray, IndexArray
+from vadcli.types.text import error_text
 
 SEGMENT_S = 2.0
 MOST_SEGMENTS = 256
@@ -122,7 +123,7 @@ class NetworkHead(ABC):
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:
-            raise ValueError(" ".join(str(error).split())) from error
+            raise ValueError(error_text(error)) from error
         return cls(network, mean)
 
 

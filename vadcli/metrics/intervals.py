@@ -52,13 +52,7 @@ class Metric:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields in full precision, as printed by `--json`; `curve` only if there is one."""
-        fields: dict[str, Any] = {
-            "value": self.value,
-            "ci_low": self.ci_low,
-            "ci_high": self.ci_high,
-            "videos": self.videos,
-            "note": self.note,
-        }
+        fields = {name: value for name, value in vars(self).items() if name != "curve"}
         return {**fields, "curve": [list(point) for point in self.curve]} if self.curve else fields
 
 

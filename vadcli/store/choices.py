@@ -21,7 +21,7 @@ from vadcli.store import OutputLayout, matches, printable
 from vadcli.store.atomic import Scratch, remove
 from vadcli.types import ReviewedEvent, Thresholds, Verdict
 from vadcli.types.codec import document_errors, read_document, structure
-from vadcli.types.text import read_text
+from vadcli.types.text import error_text, read_text
 
 REVIEW_FORMAT_VERSION = 1
 _KEPT_FROM_RUNNING = re.compile(r"'+[=+\-@\t\r]")
@@ -71,8 +71,7 @@ def _entry(path: Path, number: int, entry: Mapping[str, Any]) -> ReviewedEvent:
             note=str(entry.get("note") or ""),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise DocumentError(f"{path}: entry {number}: {what}") from error
+        raise DocumentError(f"{path}: entry {number}: {error_text(error)}") from error
 
 
 CHOICES_FORMAT_VERSION = 1

@@ -24,6 +24,7 @@ from vadcli.errors import DocumentError
 from vadcli.store import printable
 from vadcli.types import SCORES_SCHEMA_VERSION, Embeddings, IndexArray, MaskRows, ScoreTable, TimeArray
 from vadcli.types.codec import structure
+from vadcli.types.text import error_text
 
 SCHEMA = pa.schema(
     [
@@ -63,7 +64,7 @@ def parquet_errors(path: Path, what: str, hint: str) -> Iterator[None]:
     except OSError as error:
         raise DocumentError(f"{path}: can't be read: {error.strerror or error}", hint=hint) from error
     except (pa.ArrowException, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DocumentError(f"{path}: not {what}: {_one_line(error)}", hint=hint) from error
+        raise DocumentError(f"{path}: not {what}: {error_text(error)}", hint=hint) from error
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,7 @@ def read_video(path: Path) -> str:
             names = parquet.read_row_group(0, columns=["video"]).column(0).unique() if parquet.num_row_groups else []
         return str(names[0]) if len(names) else ""
     except (OSError, pa.ArrowException, KeyError) as error:
-        raise DocumentError(f"{path}: not a scores file of this version: {_one_line(error)}", hint=_RESCAN) from error
+        raise DocumentError(f"{path}: not a scores file of this version: {error_text(error)}", hint=_RESCAN) from error
 
 
 def shown_s(table: ScoreTable, probe: Mapping[str, Any]) -> float:
@@ -280,11 +281,6 @@ def _table(arrow: pa.Table) -> ScoreTable:
         columns["category_scores"] = np.stack([column.to_numpy() for column in own.columns], axis=1).astype(np.float32)
     categories = tuple(name.removeprefix(CATEGORY_COLUMN) for name in own.column_names)
     return ScoreTable(video=videos[0] if videos else "", category_names=categories, **columns)
-
-
-def _one_line(error: Exception) -> str:
-    text = f"no {error}" if isinstance(error, KeyError) else str(error)
-    return " ".join(text.split())
 
 
 EMBEDDINGS_SCHEMA_VERSION = 1

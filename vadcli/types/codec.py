@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from vadcli.errors import DocumentError
+from vadcli.types.text import error_text
 
 T = TypeVar("T")
 Check = Callable[[Any], bool]
@@ -158,8 +159,7 @@ def document_errors(path: Path, what: str, hint: str = "") -> Iterator[None]:
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError, zlib.error) as error:
-        detail = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise DocumentError(f"{path}: not {what}: {detail}", hint=hint) from error
+        raise DocumentError(f"{path}: not {what}: {error_text(error)}", hint=hint) from error
 
 
 _JSON_TYPES: dict[str, tuple[type, ...]] = {

@@ -29,6 +29,12 @@ def how_many(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def error_text(error: BaseException) -> str:
+    """Return the text of an error in one line: `no KEY` for a KeyError, and the error's type if it has no text."""
+    text = f"no {error}" if isinstance(error, KeyError) else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
 def without_name(reason: str, video: str) -> str:
     """Return the reason without the path of the video in it, for a line that already names the video."""
     at = reason.find(f"{video}: ")

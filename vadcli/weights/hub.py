@@ -90,13 +90,7 @@ class Pulled:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `vadcli weights pull --json` prints."""
-        return {
-            "name": self.name,
-            "folder": str(self.folder),
-            "commit": self.commit,
-            "bytes": self.bytes,
-            "fetched": self.fetched,
-        }
+        return {**vars(self), "folder": str(self.folder)}
 
 
 def pull(
