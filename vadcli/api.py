@@ -214,7 +214,7 @@ def render_all(paths: Sequence[Path], options: RenderOptions, *, watch: Watch | 
     from vadcli.store.footage import stored_roots
     from vadcli.types.text import is_remote
 
-    layout = stored_layout(options.out)
+    layout = stored_layout(options.out, hint="scan first, or name the scan's folder with --out")
     roots = list(stored_roots(layout))
     # If the footage has moved, names are relative to the common ancestor of `paths`, as in the first scan.
     moved = not any(is_remote(root) or os.path.isdir(root) for root in roots)

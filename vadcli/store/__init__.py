@@ -311,11 +311,11 @@ def event_clips(rendered: Path) -> list[Path]:
     return sorted(path for path in clips if rendered_video(path) == rendered)
 
 
-def stored_layout(out: Path) -> OutputLayout:
+def stored_layout(out: Path, *, hint: str = "name the --out folder of a scan") -> OutputLayout:
     """Return the layout of a scan's output folder. Raises UsageError if the folder does not exist or has no results."""
     if not out.is_dir():
-        raise UsageError(f"{out}: the folder does not exist", hint="name the --out folder of a scan")
+        raise UsageError(f"{out}: the folder does not exist", hint=hint)
     layout = OutputLayout(out)
     if not layout.has_results:
-        raise UsageError(f"{out}: contains no results of a scan", hint="name the --out folder of a scan")
+        raise UsageError(f"{out}: contains no results of a scan", hint=hint)
     return layout
