@@ -84,8 +84,8 @@ def verify(out: PathGiven = DEFAULT_OUT, **options: Any) -> VerifyResult:
         **options: the options of `vadcli verify`, such as `model`, `share`, `categories`.
 
     Returns:
-        `videos`, with their numbers of events; `audit`, an estimate of what the scan misses; and `problems`, one line per video
-        that failed.
+        `videos`, with their numbers of events; `audit`, an estimate of how much the scan misses; and `problems`, one line per
+        video that failed.
 
     Raises:
         UsageError: the folder does not exist, it has no scores, or an option can't be used.
@@ -233,7 +233,7 @@ def render_all(paths: Sequence[Path], options: RenderOptions, *, watch: Watch | 
 
 
 def _not_scanned(videos: Sequence[str], options: RenderOptions) -> str:
-    """Return the problem of the first of these videos, in a sentence that also counts the others."""
+    """Return a message that the first of these videos was not scanned, with the number of the others."""
     return f"not scanned into {options.out}" + (f", nor are {len(videos) - 1} more videos" if len(videos) > 1 else "")
 
 
@@ -265,7 +265,7 @@ def _rendered(
 
 
 def report(out: PathGiven = DEFAULT_OUT, **options: Any) -> WrittenReport:
-    """Write a page or a digest to `to`, with the events of the scans and the videos that they could not read.
+    """Write a page or a digest of the results to `to`: the events, and the videos that could not be read.
 
     Args:
         out: a scan's output folder.

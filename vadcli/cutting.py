@@ -50,7 +50,7 @@ def cut_events(table: ScoreTable, thresholds: Thresholds, *, duration_s: float, 
 
     Args:
         table: one row per frame; frames that are not sampled repeat the score of the last sampled frame.
-        thresholds: on the scale of the scores.
+        thresholds: how scores become events.
         duration_s: end of the last frame, in seconds from the first pts.
         boxes: mask boxes, from which the bounding boxes of events are made; a box is valid until the next sampled frame.
     """
@@ -68,7 +68,7 @@ def cut_events(table: ScoreTable, thresholds: Thresholds, *, duration_s: float, 
 
 
 def categorised(events: Sequence[Event], table: ScoreTable) -> list[Event]:
-    """Return the events with their category scores and their category, which is the category with the highest score.
+    """Return the events with their scores per category, and with the category that has the highest score.
 
     The score of a category is its highest score in the sampled frames of the event. If the table has no scores per category,
     the events are unchanged.
@@ -239,7 +239,7 @@ def _unions(spans: Spans, boxes: EventBoxes | None) -> list[Box | None]:
 
 
 def _corners(boxes: NDArray[np.int32]) -> IndexArray:
-    """Return the edges of each box (S, 4): left, top, right, bottom."""
+    """Return the left, top, right and bottom edge of each box, (S, 4)."""
     corners = boxes.astype(np.int64)
     corners[:, 2:] += corners[:, :2]
     return corners

@@ -193,7 +193,9 @@ def _from_labels(folders: Sequence[Path], path: Path, documents: dict[str, Event
 
 
 def read_labels(path: Path) -> Iterator[tuple[str, bool, str]]:
-    """Yield (video, is abnormal, category) for each line of a CSV file with the columns video, label and perhaps category.
+    """Yield (video, True if it is abnormal, category) for each line of a CSV file of labels.
+
+    The file has the columns video, label and perhaps category.
 
     Raises:
         DocumentError: the file can't be read, or a line is not valid.
@@ -308,7 +310,7 @@ def _trained(
 def encode_names(vectors: VideoVectors, names: Sequence[str]) -> FloatArray:
     """Return the unit vectors (C, D) of the names of categories.
 
-    Before, the mean vector of all names and of a neutral text is subtracted.
+    The mean vector of all names and of a neutral text is subtracted from the vector of each name.
 
     Raises:
         UsageError, WeightsError: the encoder of the stored vectors is not installed, or has other weights.

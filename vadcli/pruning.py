@@ -122,7 +122,7 @@ class _Pruning:
         return PruneResult(tuple(self.removed), tuple(self.problems), tuple(self.notes))
 
     def _documents(self) -> Iterator[tuple[str, EventsDocument]]:
-        """Yield, for each video, the name that its files share, and its document."""
+        """Yield (name of the video's files, its document) for each video."""
         for path in self.layout.iter_events():
             try:
                 yield _key(path, self.layout.out / "events", ".json"), read_events(path)

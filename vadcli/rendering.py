@@ -179,7 +179,7 @@ class _Story:
 
     @property
     def end_s(self) -> float:
-        """The time at which the last frame ends."""
+        """The time in seconds at which the last frame ends."""
         return max(float(self.metadata.video["duration_s"]), float(self.table.timestamp[-1]))
 
     def end_of(self, row: int) -> float:

@@ -229,7 +229,8 @@ def rows_in(timestamp: TimeArray, start: StartTime | None, when: When) -> BoolAr
 
     Args:
         timestamp: (S,) seconds from the video's start, ascending.
-        start: when the video started. If this is not known, `when.between` includes no frame, and `when.since` alone all.
+        start: when the video started. If this is not known, `when.between` includes no frame, but `when.since` alone includes
+            all.
         when: the choice.
     """
     if not when or not len(timestamp) or (start is None and when.between is None):

@@ -168,7 +168,7 @@ def test_a_reader_sees_what_a_second_model_says_and_what_the_audit_found(browser
     assert rows(page).count() == 1
     text = page.locator("body").inner_text()
     assert "qwen2-vl-2b, 2026-11-28 06:00 UTC: 1 event confirmed, 1 rejected, 1 not asked" in text
-    assert "0 of 212 random clips outside the proposals confirmed: at most 1.7 % of the 94:20:00" in text
+    assert "the model confirmed 0 of 212 random clips that the scan did not propose. So it would confirm at most 1.7 %" in text
     page.close()
 
 

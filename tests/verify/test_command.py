@@ -83,7 +83,7 @@ def test_what_other_commands_show(work: Path) -> None:
     code, _, error = run(work, "verify", "out", "--model", "planted", "--describe", "--fail-on-event")
     assert code == 10
     assert "1 event confirmed by planted, 1 rejected, 0 not asked" in error
-    assert "audit: 0 of" in error
+    assert "audit: the model confirmed 0 of" in error
     rows = run(work, "events", "out", "--format", "csv")[1].splitlines()
     assert rows[0].endswith("verification,verified_by,description")
     assert [row.split(",")[19] for row in rows[1:]] == ["confirmed", "rejected"]
@@ -100,7 +100,7 @@ def test_what_other_commands_show(work: Path) -> None:
     assert record["start"] < record["end"]
     told = "1 event confirmed, 1 rejected, 0 not asked"
     assert told in text
-    assert "outside the proposals confirmed: at most" in text
+    assert "of the footage that was not proposed: at most" in text
     digest = json.loads(run(work, "report", "out", "--format", "json")[1])
     assert digest["verification"]["audit"] == record["audit"]
     page = (work / "out" / "report.html").read_text()

@@ -198,7 +198,7 @@ def verify(*, out: Out = DEFAULT_OUT, options: VerifyOptions) -> None:
 
 
 def show_verified(result: VerifyResult, options: VerifyOptions) -> None:
-    """Print the result of each video, and an estimate of what the scan misses."""
+    """Print the result of each video, and an estimate of how much the scan misses."""
     for problem in result.problems:
         log.error("%s", problem)
     if options.json:

@@ -46,14 +46,14 @@ class Audit:
 
     @property
     def text(self) -> str:
-        """The sentence that says how much the scan misses."""
+        """A text for people that says how much the scan misses."""
         most = f"{100 * self.high:.2g} %"
         share = f"between {100 * self.low:.2g} % and {most}" if self.confirmed else f"at most {most}"
         missed = clock(self.high * self.left_out_s)
         return (
-            f"{self.confirmed} of {how_many(self.clips, 'random clip')} outside the proposals confirmed: {share} of the "
-            f"{clock(self.left_out_s)} that was not proposed (95 % confidence), or up to {missed}; "
-            f"{clock(self.found_s)} was proposed and confirmed"
+            f"the model confirmed {self.confirmed} of {how_many(self.clips, 'random clip')} that the scan did not propose. "
+            f"So it would confirm {share} of the footage that was not proposed: at most {missed} of {clock(self.left_out_s)} "
+            f"(95 % confidence). Proposed and confirmed: {clock(self.found_s)}"
         )
 
 
