@@ -27,7 +27,7 @@ from vadcli.errors import DecodeError, ToolError
 from vadcli.types import DecoderChoice, DecoderName, PixelFormat, SizeRule, VideoInfo
 from vadcli.video import ffmpeg as tool
 from vadcli.video.container import CountSince, choose_selection, seek_row
-from vadcli.video.decord import can_read
+from vadcli.video.decord import can_read, luma
 from vadcli.video.ffmpeg import FfmpegFrames
 from vadcli.video.probe import probe
 from vadcli.video.reader import Frame, FrameReader, ReadRequest, Row, RowMatcher
@@ -195,6 +195,12 @@ def test_decoders_are_named(clips: dict[str, VideoInfo]) -> None:
         assert name_of(clips["h264"], "decord") is DecoderName.DECORD
         assert name_of(clips["h264"], "auto") is DecoderName.DECORD
         assert name_of(clips["h264"], "auto", PixelFormat.RGB) is DecoderName.FFMPEG
+
+
+def test_gray_levels_are_those_of_pillow() -> None:
+    every = np.arange(0, 1 << 24, 7, dtype=np.uint32)
+    rgb = np.stack([every >> 16, every >> 8 & 255, every & 255], axis=-1).astype(np.uint8)[None]
+    np.testing.assert_array_equal(luma(rgb), np.asarray(Image.fromarray(rgb).convert("L")))
 
 
 @pytest.mark.parametrize("name", ["av1", "edit list", "vp8"])

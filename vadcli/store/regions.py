@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from vadcli.errors import UsageError
 from vadcli.types.regions import CameraRegions, MaskImage, Region, Regions, region_from_json
@@ -103,6 +102,8 @@ def _regions(camera: str, kind: str, given: Any, path: Path, faults: list[str]) 
 
 def _image(path: Path) -> MaskImage:
     """Return the white pixels of an image. Raises ValueError if the image can't be read or has no white pixels."""
+    from PIL import Image, ImageOps  # here, because every scan imports this file, and few have mask images
+
     try:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened).convert("RGBA")

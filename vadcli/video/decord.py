@@ -145,9 +145,21 @@ def _delivered(picture: Any, request: ReadRequest) -> ByteArray:
         raise DecodeError(f"decord cannot deliver images {request.width} px wide")
     if request.pixel_format is PixelFormat.RGB:
         return rgb
-    from PIL import Image
+    return luma(rgb).reshape(request.shape)
 
-    return np.asarray(Image.fromarray(rgb).convert("L")).reshape(request.shape)
+
+_LUMA = np.array([19595, 38470, 7471], np.float32)
+
+
+def luma(rgb: ByteArray) -> ByteArray:
+    """Return the gray levels (H, W) of an image (H, W, 3), exactly as Pillow computes them.
+
+    Pillow computes (R * 19595 + G * 38470 + B * 7471 + 32768) >> 16. In float32 these sums are exact.
+    """
+    sums = rgb.reshape(-1, 3).astype(np.float32) @ _LUMA
+    sums += 32768
+    sums *= 2.0**-16
+    return sums.astype(np.uint8).reshape(rgb.shape[:2])
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def sampled_references(info: VideoInfo, interval: int) -> IndexArray | None:
     after = np.clip(np.searchsorted(kept, places), 1, len(kept) - 1) if len(kept) > 1 else np.zeros(len(places), np.int64)
     before = np.maximum(after - 1, 0)
     nearest = np.where(kept[after] - places < places - kept[before], kept[after], kept[before])
-    return _thinned(np.unique(nearest), -(-interval // 2))
+    return _thinned(nearest[np.diff(nearest, prepend=-1) > 0], -(-interval // 2))  # each once; they are in order
 
 
 def sampled_keyframes(info: VideoInfo, interval: int) -> IndexArray | None:
