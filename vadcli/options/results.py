@@ -159,7 +159,7 @@ class ReportOptions(DecodeOptions, WhenOptions, ExitOptions, TalkOptions):
     pictured: int = option(
         200, "Show pictures of at most this many events, the highest scores first.", panel=OUTPUT, metavar="N"
     )
-    clips: bool = option(False, "Also include a video clip of each of these events.", panel=OUTPUT, own_variable=True)
+    clips: bool = option(False, "Also include a video clip of each event with pictures.", panel=OUTPUT, own_variable=True)
     clip_length: str = option(
         "60s", "Maximum length of a clip; it is cut around the highest score.", panel=OUTPUT, metavar="TIME"
     )
@@ -219,7 +219,9 @@ class ClipsOptions(DecodeOptions, WhenOptions, TalkOptions):
     to: Path | None = option(
         None, "Folder for the clips.", panel=OUTPUT, metavar="DIR", default_text="OUT/clips", own_variable=True
     )
-    before: str = option("5s", "Least time to include before an event.", panel=OUTPUT, metavar="TIME")
+    before: str = option(
+        "5s", "Time to include before an event; a clip may begin earlier, at a keyframe.", panel=OUTPUT, metavar="TIME"
+    )
     after: str = option("5s", "Time to include after an event.", panel=OUTPUT, metavar="TIME")
     container: str = option(
         "mp4",

@@ -293,11 +293,11 @@ class WeightsImportOptions(TalkOptions):
         "Folder of SAM2.1 in the layout of transformers, or Meta's .pt file.",
         panel=HOW,
         metavar="PATH",
-        default_text="the same",
+        default_text="what was pulled",
         own_variable=True,
     )
     clip: Path | None = option(
-        None, "Folder of CLIP in the layout of transformers.", panel=HOW, metavar="DIR", default_text="the same"
+        None, "Folder of CLIP in the layout of transformers.", panel=HOW, metavar="DIR", default_text="what was pulled"
     )
     own: Path | None = option(None, "Trained weights of LAVIDA's own part: a .safetensors file.", panel=HOW, metavar="FILE")
     lora: Path | None = option(None, "PEFT adapters of the language model.", panel=HOW, metavar="DIR")

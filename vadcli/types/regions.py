@@ -22,7 +22,7 @@ FEWEST_POINTS = 3
 _SAMPLES_PER_SIDE = 4
 """A pixel is tested at this many places per side, because a region may hide only a part of it."""
 _FINE_PX = 2048
-"""In large pictures, pixels are tested at fewer places, so that there are at most this many along the longer side."""
+"""In large pictures, pixels are tested at fewer places (at least one), so that about this many are along the longer side."""
 _SHOWN_SAMPLES = 4096
 """The median brightness of the visible pixels is computed from about this many of them."""
 

@@ -21,7 +21,7 @@ class Shows(enum.Enum):
     """What a packet shows."""
 
     FRAME = enum.auto()
-    FRAME_AND_NEXT = enum.auto()  # two frames; the next packet is empty and stands for the second of them
+    FRAME_AND_NEXT = enum.auto()  # two frames; the second counts as the frame of the next packet
     MORE = enum.auto()  # nothing new, but the other field of the frame before, or a command to show that frame for longer
     NOTHING = enum.auto()
 
