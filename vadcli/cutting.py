@@ -1,6 +1,6 @@
 """Makes events from scores: applies hysteresis, merges close events, drops short ones and pads the rest.
 
-It needs only numpy, and neither files nor a detector.
+This needs only numpy: no files and no detector.
 """
 
 from __future__ import annotations

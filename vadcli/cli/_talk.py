@@ -1,4 +1,4 @@
-r"""What all commands print: data on stdout, and the log, errors and progress on stderr. Also: what signals do.
+r"""Prints for all commands: data on stdout, and the log, errors and progress on stderr. It also handles signals.
 
 A terminal or a pipe may have an encoding that lacks a character of a video's name, such as cp1252 or ASCII. Such a character
 is written as `\uXXXX`, so that no name of a video causes an error. In JSON, such characters are only inside of strings, so the
@@ -144,7 +144,7 @@ def set_up_talk(options: TalkOptions) -> None:
 
 
 def say_error(error: VadcliError) -> None:
-    """Print one line that says what went wrong, and one that says how to fix it. A log file gets them, too."""
+    """Print one line with the error, and a second line with its hint. A log file gets both lines, too."""
     hint = f"  {_one_line(error.hint)}\n" if error.hint else ""
     sys.stderr.write(f"vadcli: error: {_one_line(error.message)}\n{hint}")
     for handler in log.handlers:

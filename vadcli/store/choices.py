@@ -1,7 +1,7 @@
 """What the user decided about events: the review that the report page saves, and the choices of `vadcli events --write`.
 
 A review is JSON or CSV. The choices are in OUT/choices.json. Scans make events with the thresholds in this file, and leave out
-what its review marks as false.
+the events that its review marks as false.
 """
 
 from __future__ import annotations

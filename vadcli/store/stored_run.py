@@ -114,7 +114,7 @@ def _stored(path: Path, document: Mapping[str, Any]) -> StoredRun:
 
 
 def result_lines(path: Path) -> Iterator[bytes]:
-    """Yield the JSON text of each result in a run record. One of them is in memory at a time.
+    """Yield the JSON text of each result in a run record. One result is in memory at a time.
 
     Raises:
         DocumentError: the file can't be read, or ends early.
@@ -141,7 +141,7 @@ def result_lines(path: Path) -> Iterator[bytes]:
 
 
 def result_of(line: bytes) -> VideoResult:
-    """Read what `result_lines` yields. Raises ValueError if it is not a result."""
+    """Return the result in a line of `result_lines`. Raises ValueError if the line is not a result."""
     return _result(json.loads(line))
 
 

@@ -24,7 +24,7 @@ The contract:
   `run` itself raises the errors of `requests`, and VadcliError if no decoder process can be started.
 - Ends. If a run is left early (by an exception, Ctrl-C, `stopped` or close() of the iterator), the decoder processes are
   killed; the next run starts new processes. `close` may be called at any time and more than once. After it, no child
-  process and no thread is left, and only the shared memory of clips that are still in use.
+  process and no thread is left; only the shared memory of clips that are still in use is kept.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Reads the frames of a video in order: with decord, with ffmpeg, or from a folder of images (`FrameReader`).
 
 How the decoder choice `auto` works: decord reads a short video if gray frames are wanted, the file is not damaged, and decord
-is known to read files of this kind correctly (see `vadcli.video.decord`). It is chosen because it needs no process. ffmpeg
-reads everything else: it is as fast or faster on long videos, and it says in which frames it concealed damage.
+is known to read files of this kind correctly (see `vadcli.video.decord`). The reason: decord needs no process. ffmpeg reads
+everything else: it is as fast or faster on long videos, and it says in which frames it concealed damage.
 
 The rows are the same for every decoder: one row for each frame that a player shows, in presentation order, without gaps. Lost
 frames have rows too. `RowMatcher` finds the row of a decoded frame. It compares the frame's time with the times that the probe
