@@ -176,21 +176,24 @@ class _Walk:
 
     def _folder(self, base: Path) -> None:
         """Add the videos in a folder. Open folders are kept in a list, because a tree may be deeper than Python's stack."""
-        opened = [self._entries(base, base)]
+        opened = [(os.path.realpath(base), self._entries(base, base))]
+        above = f"{str(base).rstrip(os.sep)}{os.sep}"
         while opened:
-            entry = next(opened[-1], None)
+            real, entries = opened[-1]
+            entry = next(entries, None)
             if entry is None:
                 opened.pop()
                 continue
-            path = Path(entry.path)
-            relative = path.relative_to(base).as_posix()
+            relative = entry.path.removeprefix(above).replace(os.sep, "/")
             if entry.name.startswith(".") or _matches(entry.name, relative, self.options.exclude):
                 continue
             if _leads_to_folder(entry):
                 if self.options.recursive and (self.options.follow_links or not entry.is_symlink()):
-                    opened.append(self._entries(path, base))
+                    folder = Path(entry.path)
+                    opened.append((os.path.realpath(folder), self._entries(folder, base)))
             elif self._wanted(entry.name, relative):
-                self._file(path)
+                # To find the real path of a million files, each from the root, would take longer than all the rest.
+                self._file(Path(entry.path), real=None if entry.is_symlink() else os.path.join(real, entry.name))
 
     def _entries(self, folder: Path, base: Path) -> Iterator[os.DirEntry[str]]:
         """Return the entries of a folder, without the images of a video; no entries if the folder was already visited."""
@@ -234,9 +237,9 @@ class _Walk:
             self.passed_over[suffix] += 1
         return suffix in VIDEO_SUFFIXES
 
-    def _file(self, path: Path) -> bool:
-        """Add a file. Returns False if the file does not exist."""
-        real = os.path.realpath(path)
+    def _file(self, path: Path, *, real: str | None = None) -> bool:
+        """Add a file. Returns False if the file does not exist. `real` is its real path, if that is known."""
+        real = real or os.path.realpath(path)
         if real in self._seen:
             return True
         self._seen.add(real)

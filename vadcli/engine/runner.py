@@ -179,7 +179,7 @@ class Scan:
                 found: list[NewEvent] = []
                 with self._noting():
                     found = news.of(update) if isinstance(update, VideoResult) else []
-                counted = replace(update, new_events=len(found)) if isinstance(update, VideoResult) else update
+                counted = replace(update, new_events=len(found)) if found and isinstance(update, VideoResult) else update
                 with self._noting():
                     self._note(record, counted)
                 self._say_caveats(counted)

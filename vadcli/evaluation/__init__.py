@@ -18,7 +18,7 @@ from vadcli.metrics import Bootstrap
 from vadcli.options import EvalOptions
 from vadcli.store import OutputLayout
 from vadcli.store.events import EventsDocument, read_events
-from vadcli.store.scores import read_scores
+from vadcli.store.scores import read_scores, read_video
 
 __all__ = [
     "GROUPS",
@@ -97,9 +97,9 @@ def truth_of(layout: OutputLayout, documents: Sequence[EventsDocument]) -> str:
     Raises:
         DocumentError: stored scores are missing or damaged.
     """
-    found = [
+    found = (  # one table at a time
         (read_scores(layout.scores(str(each.video["path"])))[0], each.events) for each in documents if each.failure is None
-    ]
+    )
     return template_from_events(found)
 
 
@@ -107,11 +107,12 @@ def truth_in_seconds(outs: Sequence[Path], options: EvalOptions) -> str:
     """Return a data set's frame labels as intervals in seconds (CSV), with the timestamps of one scan."""
     truth = open_ground_truth(options.dataset, _root(options))
     layout = OutputLayout(_single(outs, "--from-frames"))
-    tables = {table.video: table for table, _ in (read_scores(path) for path in layout.iter_scores())}
-    if not tables:
+    paths = {read_video(path): path for path in layout.iter_scores()}
+    if not paths:
         raise UsageError(f"{layout.out}: holds no scores", hint="name the --out folder of a scan")
-    matching = truth.match(tables, allow_missing=options.allow_missing)
-    return template_from_labels((tables[video], each.labels(tables[video])) for video, each in matching.pairs.items())
+    matching = truth.match(paths, allow_missing=options.allow_missing)
+    tables = ((read_scores(paths[video])[0], each) for video, each in matching.pairs.items())  # one at a time
+    return template_from_labels((table, each.labels(table)) for table, each in tables)
 
 
 def _root(options: EvalOptions) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
@@ -75,7 +76,7 @@ class Failure:
     error: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ScanState:
     """The state of the last scan. The next scan reads it to decide whether it skips the video.
 
@@ -94,7 +95,7 @@ class ScanState:
             raise ValueError(f"the status of a stored scan must be done, partial or failed, not {self.status}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class EventsDocument:
     """The events of one video, or the reason why it has no scores.
 
@@ -172,22 +173,41 @@ class EventsDocument:
         failure, scan, video = document["failure"], document.get("scan"), document["video"]
         before = document.get("scan_events")
         return cls(
-            video={name: video[name] for name in _VIDEO_FIELDS},
-            detector=document["detector"],
-            categories=tuple(document["categories"]),
-            thresholds=Thresholds(**document["threshold"]),
+            video={name: video[name] for name in _VIDEO_FIELDS} | {"camera": _shared(video["camera"])},
+            detector=sys.intern(document["detector"]),
+            categories=_texts(*document["categories"]),
+            thresholds=_thresholds(json.dumps(document["threshold"])),
             events=tuple(Event.from_json(event) for event in document["events"]),
             failure=Failure(failure["stage"], failure["error"]) if failure else None,
-            scan=ScanState(Status(scan["status"]), scan["fingerprint"], scan["source"]) if scan else None,
-            generator=document["generator"],
+            scan=ScanState(Status(scan["status"]), scan["fingerprint"], _source(scan["source"])) if scan else None,
+            generator=sys.intern(document["generator"]),
             start=StartTime.from_json(video),
             created=str(video.get("creation_time") or ""),
-            caveats=tuple(document.get("caveats", ())),
+            caveats=_texts(*document.get("caveats", ())),
             regions=Regions.from_json(document.get("regions")),
             head=HeadMark(**document["head"]) if document.get("head") else None,
             own_categories=tuple(structure(Category, one) for one in document.get("own_categories", ())),
             scan_events=None if before is None else tuple(Event.from_json(event) for event in before),
         )
+
+
+# A command may keep the documents of a million videos, and most of them have the same values here. So they share the objects.
+@functools.lru_cache(maxsize=1024)
+def _thresholds(text: str) -> Thresholds:
+    return Thresholds(**json.loads(text))
+
+
+@functools.lru_cache(maxsize=1024)
+def _texts(*texts: str) -> tuple[str, ...]:
+    return texts
+
+
+def _source(stored: Mapping[str, Any]) -> dict[str, Any]:
+    return {sys.intern(name): _shared(value) if name == "root" else value for name, value in stored.items()}
+
+
+def _shared(value: Any) -> Any:
+    return sys.intern(value) if type(value) is str else value
 
 
 def to_text(document: EventsDocument) -> str:
