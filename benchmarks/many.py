@@ -195,7 +195,7 @@ COMMANDS = {
     "plan": ["scan", str(FOOTAGE), "--out", str(OUT), "--detector", "motion", "--dry-run"],
     "resume": ["scan", str(FOOTAGE), "--out", str(OUT), "--detector", "motion", "--quiet", "--max-runtime", "30m"],
     "status": ["status", str(OUT)],
-    "report": ["report", str(OUT), "--to", str(WORK / "many.html")],
+    "report": ["report", str(OUT), "--to", str(WORK / "many.html"), "--thumbnails", "0"],
     "search": ["search", str(OUT), "a red car", "--device", "cpu"],
     "events": ["events", str(OUT), "--format", "csv"],
     "prune": ["prune", str(OUT), "--dry-run"],
