@@ -129,7 +129,7 @@ class _Cutter:
         return None if self._options.force else next(filter(os.path.exists, files), None)
 
     def clips(self, document: EventsDocument, path: Path, events: Sequence[Event]) -> Iterator[ClipResult]:
-        """Cut events of one video. Yields one result per event, or one for the video if it can't be cut."""
+        """Cut events of one video. Yields one result per event, or a single result if the video can't be cut."""
         video = str(document.video["path"])
         try:
             check_unchanged(document, path)

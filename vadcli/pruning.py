@@ -286,7 +286,7 @@ def _is_whole_name(key: str) -> bool:
 
 
 def _files_of(layout: OutputLayout, key: str) -> Iterator[Path]:
-    """Yield the files of a video, with those of its rendered events."""
+    """Yield the files of a video, also the files of its rendered events."""
     with suppress(OSError):
         yield from event_clips(layout.out / "rendered" / f"{key}.mp4")
     for kind in KINDS:

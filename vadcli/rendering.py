@@ -174,7 +174,7 @@ class _Story:
         return int(self.metadata.video["width"]), int(self.metadata.video["height"])
 
     def fps(self, settings: RenderSettings) -> float:
-        """Return frames per second: those of the settings, or of the scan."""
+        """Return the frames per second that the settings give; if they give none, those of the scan."""
         return settings.fps or float(self.metadata.video["fps"])
 
     @property

@@ -34,7 +34,7 @@ ESCAPE = "vadcli_escape"
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
-    r"""Write bytes of a path that are not text as %XX, and any other character as one or two \uXXXX."""
+    r"""Return the text for characters that a stream can't encode: %XX for bytes of a path that are not text, else \uXXXX."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     parts = []

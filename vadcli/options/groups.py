@@ -302,7 +302,7 @@ class DecodeOptions:
 
 @dataclass(frozen=True)
 class DetectorOptions:
-    """The detector, the categories, and how it computes. A detector adds its own options in a subclass."""
+    """The detector, its categories, and how it computes. A detector adds its own options in a subclass."""
 
     categories: str = option(
         "",

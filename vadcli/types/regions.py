@@ -241,7 +241,7 @@ class Blanker:
         self._sample = shown[:: max(1, len(shown) // _SHOWN_SAMPLES)]
 
     def blank(self, frames: ByteArray) -> None:
-        """Replace the hidden pixels of (T, H, W, C) uint8 frames in place."""
+        """Replace the hidden pixels of the frames (T, H, W, C) uint8 in place."""
         count, height, width, channels = frames.shape
         fill = np.full((count, 1, 1, channels), 128, np.uint8)
         if len(self._sample):

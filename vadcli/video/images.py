@@ -220,7 +220,7 @@ class ImageFrames:
 
 
 def read_image(path: Path, width: int, height: int, pixel_format: PixelFormat) -> ByteArray:
-    """Read one image as (H, W, C) uint8 in display orientation.
+    """Return the pixels (H, W, C) uint8 of an image file, in display orientation.
 
     Raises:
         OSError, SyntaxError, ValueError: Pillow cannot read it.

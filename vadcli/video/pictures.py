@@ -32,7 +32,7 @@ from vadcli.video.timeline import CLOCK_JUMP_S, LONGEST_GAP_S, MOST_ODD
 
 
 def clock_shifts(info: VideoInfo) -> tuple[float, ...]:
-    """Return, for each part of a video, how many seconds its rows are later than their times in the file.
+    """Return by how many seconds the rows of each part of a video are later than their times in the file.
 
     Empty if the clock neither restarts nor jumps. A few frames with odd times do not count as a part.
     """
@@ -113,7 +113,7 @@ class FrameFeed:
         return lost + self._ends
 
     def pictures(self, first: int, last: int) -> Generator[tuple[int, ByteArray], None, None]:
-        """Yield each frame number in [first, last) with its (H, W, 3) image; fewer if the video ends early.
+        """Yield each frame number in [first, last) with its image (H, W, 3); fewer frames if the video ends early.
 
         An image is valid until the next one is requested. A lost frame gets the image of the frame before it.
 
@@ -154,7 +154,7 @@ class FrameFeed:
             self._ends.append(self._early_end(known, end.error))
 
     def at_rows(self, rows: Sequence[int]) -> Generator[tuple[int, ByteArray], None, None]:
-        """Yield these frame numbers in order, each with its (H, W, 3) image; lost frames are left out.
+        """Yield these frame numbers in order, each with its image (H, W, 3); lost frames are left out.
 
         An image is valid until the next one is requested.
 

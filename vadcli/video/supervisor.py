@@ -148,7 +148,7 @@ class DecoderProcess:
             os.killpg(self._popen.pid, signal.SIGKILL)
 
     def reap(self) -> tuple[VideoError, str]:
-        """Kill the process and its children and free its memory; return why it ended and the last part of its stderr.
+        """Kill the process and its children and free its memory. Return the reason of its end, and the end of its stderr.
 
         Before this call, the supervisor's thread must have stopped watching the process. Slots that are still in use stay
         readable.
