@@ -114,7 +114,7 @@ _LIGHT = (
     "vadcli.reporting",
     "vadcli.status",
     "vadcli.export",
-    "jsonschema",
+    "jsonschema_rs",
     "cv2",
     "pandas",  # pyarrow loads it if it is there
     "pydantic.type_adapter",

@@ -59,7 +59,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "av": ("video/", "store/mask_video", "draw/__init__", "bench/rounds"),
     "pyarrow": ("store/",),
     "pycocotools": ("store/masks", "train/datasets/"),
-    "jsonschema": ("store/events",),
+    "jsonschema_rs": ("store/events",),
     "cv2": ("detectors/motion",),
     "PIL": ("store/", "draw/", "video/", "ground_truth/", "evaluation", "train/", "reporting/", "weights_check/"),
     "jinja2": ("reporting/",),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
-import jsonschema
+import jsonschema_rs
 import numpy as np
 import pytest
 
@@ -26,7 +26,6 @@ from vadcli.store.events import (
     write_events,
 )
 from vadcli.types import Answer, Description, Status, Thresholds, Verification, VideoInfo
-from vadcli.types.codec import schema_check
 
 FAILED = EventsDocument(
     video=describe_video("b.mp4", "."),
@@ -73,7 +72,7 @@ def test_a_document_is_valid_and_reads_back_as_it_was(tmp_path, document):
 
 
 def test_the_schema_itself_is_a_schema_and_closed():
-    jsonschema.Draft202012Validator.check_schema(schema())
+    jsonschema_rs.meta.validate(schema())
     objects = [schema(), *schema()["$defs"].values()]
     closed = [part for part in objects if "properties" in part]
     assert len(closed) == 11
@@ -116,20 +115,20 @@ def changed(*path_and_value):
     [
         (changed("format_version", 2), "format_version", "1 was expected"),
         (changed("note", "x"), "document", "'note' was unexpected"),
-        (changed("detector", KeyError), "document", "'detector' is a required property"),
+        (changed("detector", KeyError), "document", '"detector" is a required property'),
         (changed("video", "codec", "h264"), "video", "'codec' was unexpected"),
         (changed("video", "rotation", 45), "video.rotation", "45 is not one of"),
         (changed("video", "fps", 0), "video.fps", "less than or equal to the minimum"),
         (changed("threshold", "high", 1.5), "threshold.high", "greater than the maximum"),
         (changed("threshold", "low", 0.6), "threshold", "low (0.6) is above high (0.5)"),
-        (changed("failure", {"stage": "probe"}), "failure", "'error' is a required property"),
+        (changed("failure", {"stage": "probe"}), "failure", '"error" is a required property'),
         (changed("failure", {"stage": "probe", "error": "x"}), "events", "a failed video has no events"),
-        (changed("scan", "status", "running"), "scan.status", "'running' is not one of"),
+        (changed("scan", "status", "running"), "scan.status", '"running" is not one of'),
         (changed("events", 0, "start_frame", -1), "events[0].start_frame", "less than the minimum"),
-        (changed("events", 0, "start_frame", 1.5), "events[0].start_frame", "not of type 'integer'"),
+        (changed("events", 0, "start_frame", 1.5), "events[0].start_frame", 'not of type "integer"'),
         (changed("events", 0, "peak_score", 1.01), "events[0].peak_score", "greater than the maximum"),
-        (changed("events", 0, "bbox", [1, 2, 3]), "events[0].bbox", "too short"),
-        (changed("events", 0, "bbox", [1, 2, 3, 4, 5]), "events[0].bbox", "Expected at most 4"),
+        (changed("events", 0, "bbox", [1, 2, 3]), "events[0].bbox", "less than 4 items"),
+        (changed("events", 0, "bbox", [1, 2, 3, 4, 5]), "events[0].bbox", "more than 4 items"),
         (changed("events", 0, "bbox", [1, 2, 0, 4]), "events[0].bbox[2]", "less than the minimum"),
         (changed("events", 0, "bbox", [600, 0, 41, 4]), "events[0]", "bbox reaches 641, 4 in a video of 640 x 360"),
         (changed("events", 1, "id", 3), "events[1].id", "3 instead of 2"),
@@ -143,11 +142,15 @@ def changed(*path_and_value):
         (
             changed("events", 0, "verification", {"model": "m", "answer": "yes", "log_odds": 1}),
             "events[0].verification.answer",
-            "'yes' is",
+            '"yes" is',
         ),
-        (changed("events", 0, "description", {"model": "m", "text": ""}), "events[0].description.text", "non-empty"),
+        (
+            changed("events", 0, "description", {"model": "m", "text": ""}),
+            "events[0].description.text",
+            "shorter than 1 character",
+        ),
         (changed("scan_events", [{**PLAIN.to_json(), "id": 2}]), "scan_events[0].id", "2 instead of 1"),
-        ([], "document", "is not of type 'object'"),
+        ([], "document", 'is not of type "object"'),
     ],
 )
 def test_each_error_is_one_line_that_says_file_where_and_what(document, where, what):
@@ -206,71 +209,3 @@ def test_a_raw_path_in_an_error_is_written_as_utf8():
     text = to_text(replace(FAILED, failure=Failure("open", f"{raw}: vanished")))
     assert "caf%E9.mp4: vanished" in text
     text.encode()
-
-
-ODD = (
-    None,
-    True,
-    0,
-    -1,
-    1,
-    0.5,
-    1e9 + 0.5,
-    "",
-    "done",
-    [],
-    [0, 0, 1, 1],
-    [0, 0, 1],
-    [0, 0, 1, 0],
-    [[0, 0], [1, 0], [1, 2]],
-    {},
-    {"a": 1},
-)
-
-
-def places(value, path=()):
-    """Every place in a JSON value, as a path of keys."""
-    yield path
-    for key, part in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        yield from places(part, (*path, key))
-
-
-def spoilt(document):
-    """The document with one odd value, without one key, or with one key more."""
-    for *above, last in list(places(document))[1:]:
-        for odd in (*ODD, "remove"):
-            made = copy.deepcopy(document)
-            part = made
-            for key in above:
-                part = part[key]
-            if odd == "remove":
-                del part[last]
-            else:
-                part[last] = odd
-            yield made
-        if isinstance(part, dict):
-            part["unknown"] = 1
-            yield made
-
-
-def test_quick_check_agrees_with_jsonschema() -> None:
-    judged = replace(
-        FIGHT, verification=Verification("qwen", Answer.CONFIRMED, 1.5), description=Description("qwen", "a"), head_score=0.5
-    )
-    full = replace(DOCUMENT, events=(judged,), caveats=("few",)).to_json()
-    full |= {
-        "regions": {"ignore": [[[0, 0], [0, 1], [1, 1]], {"size": [8, 1], "bits": ""}], "only": []},
-        "head": {"name": "a", "kind": "logistic", "key": "b"},
-        "own_categories": [{"name": "fight", "means": ["x"], "looks_like": []}],
-        "failure": {"stage": "open", "error": "no"},
-    }
-    check, validator = schema_check(schema()), jsonschema.Draft202012Validator(schema())
-    assert check(full)
-    found = [(check(one), validator.is_valid(one)) for one in spoilt(full)]
-    assert all(quick == slow for quick, slow in found)
-    assert {slow for _, slow in found} == {True, False}
-
-
-def test_quick_check_refuses_a_keyword_that_it_does_not_know() -> None:
-    with pytest.raises(ValueError, match="pattern"):
-        schema_check({"type": "string", "pattern": "x"})

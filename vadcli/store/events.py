@@ -27,7 +27,7 @@ from vadcli.types import (
     Thresholds,
     VideoInfo,
 )
-from vadcli.types.codec import Check, schema_check, structure
+from vadcli.types.codec import structure
 
 _REWRITE = "write it again with `vadcli scan --force` or `vadcli events`"
 _VIDEO_FIELDS = ("path", "camera", "width", "height", "rotation", "fps", "duration_s", "frames", "moving_camera")
@@ -282,24 +282,19 @@ def validate(document: Any, name: str) -> list[str]:
         document: a JSON value.
         name: the document's name in the messages, such as its path.
     """
-    if not _quick_check()(document):  # jsonschema takes a millisecond, which matters if there are many documents
-        found = _validator().iter_errors(document)
-        errors = sorted(found, key=lambda error: (list(map(str, error.absolute_path)), error.message))
-        if errors:
-            return [f"{name}: {_where(error.absolute_path)}: {_shortened(error.message)}" for error in errors]
+    if not _validator().is_valid(document):
+        errors = sorted(
+            _validator().iter_errors(document), key=lambda error: (list(map(str, error.instance_path)), error.message)
+        )
+        return [f"{name}: {_where(error.instance_path)}: {_shortened(error.message)}" for error in errors]
     return [f"{name}: {where}: {what}" for where, what in _contradictions(document)]
 
 
 @functools.cache
-def _quick_check() -> Check:
-    return schema_check(schema())
-
-
-@functools.cache
 def _validator() -> Any:
-    import jsonschema
+    import jsonschema_rs
 
-    return jsonschema.Draft202012Validator(schema())
+    return jsonschema_rs.validator_for(schema())
 
 
 def _where(path: Any) -> str:
