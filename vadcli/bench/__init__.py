@@ -126,7 +126,7 @@ class Bench:
     def _throughput(
         self, loader: ClipLoader, workers: int, sample: list[Clip], held: dict[torch.device, int]
     ) -> list[Throughput]:
-        """Return the throughput of the baseline and of all settings; each round runs every one of them."""
+        """Return the throughput of the baseline and of all settings; each round runs all of them."""
         found = [Throughput(Setting(WHOLE, 1, is_baseline=True)), *map(Throughput, self.plan.settings)]
         for number in range(self.plan.rounds):
             for each in found:

@@ -31,8 +31,8 @@ class Candidate:
     """A detector to measure.
 
     Attributes:
-        name: a name of the registry.
-        options: its options.
+        name: the detector's name in the registry.
+        options: the detector's options.
     """
 
     name: str

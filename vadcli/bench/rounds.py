@@ -90,7 +90,7 @@ class Bound:
 
 @dataclass(frozen=True)
 class Round:
-    """What one round scored, and how long it took.
+    """The amount of footage that one round scored, and the time that it took.
 
     Attributes:
         clips: number of clips scored and stored.

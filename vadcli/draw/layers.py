@@ -90,7 +90,7 @@ class ScoreCurve:
         return bar
 
     def _draw_tile(self, number: int) -> tuple[Image.Image, Image.Image]:
-        """Return (normal, dimmed) pictures of a tile; tile n starts at column n × width."""
+        """Return a normal and a dimmed picture of a tile; tile n starts at column n × width."""
         start_s = number * self.width * self.s_per_px
         edges = start_s + np.arange(self.width * _SMOOTH + 1, dtype=np.float64) * (self.s_per_px / _SMOOTH)
         value = column_maxima(self._timestamp, self._score, edges)

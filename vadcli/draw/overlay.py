@@ -194,6 +194,8 @@ class Geometry:
 class Overlay:
     """Draws the frames of one video. The parts that all frames share are drawn only once.
 
+    Below the picture is the caption of the event, or, between events, the name of the video.
+
     Args:
         table: the video's scores.
         document: the video's events, the thresholds that opened and closed them, the hidden parts of the picture, and when the

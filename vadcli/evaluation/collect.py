@@ -90,7 +90,7 @@ class TestSet:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What to read from one video's masks."""
+    """The masks and regions of one video that are read, and the size to which they are resized."""
 
     number: int
     masks: bool
@@ -298,7 +298,7 @@ def _severity(got: _Gathered) -> SeveritySet | None:
 
 
 def _category_scores(got: _Gathered) -> dict[str, FloatArray]:
-    """Return (N,) scores per category of the truth; a category is left out if a video has no score for it."""
+    """Return the scores (N,) of each category of the truth; a category is left out if a video has no score for it."""
     found = {name: got.category_scores.get(name.casefold(), []) for name in got.categories}
     return {name: np.concatenate(parts) for name, parts in found.items() if len(parts) == len(got.scores)}
 

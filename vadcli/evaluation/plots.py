@@ -67,9 +67,9 @@ def draw(reports: Sequence[Evaluation], folder: Path) -> Iterator[Path]:
 
 
 def curve(frames: FrameSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return false-positive rate, true-positive rate and precision by falling score.
+    """Return the false-positive rates, the true-positive rates and the precisions, by falling score.
 
-    At most `CURVE_POINTS` of the distinct scores are kept. Empty if all frames are of one class.
+    At most `CURVE_POINTS` of the distinct scores are kept. The arrays are empty if all frames are of one class.
     """
     order = np.argsort(-frames.scores, kind="stable")
     scores, labels = frames.scores[order], frames.labels[order]

@@ -136,7 +136,7 @@ def _versus(theirs: Estimate, mine: Estimate, bootstrap: Bootstrap) -> Metric:
 
 
 def _noted(metric: Metric, *, unlike: bool) -> Metric:
-    """Add a note to a difference if one run has mask videos and the other run lengths."""
+    """Return the difference, with a note if the two runs stored their masks in different ways."""
     return replace(metric, note="; ".join(part for part in (metric.note, UNLIKE_MASKS) if part)) if unlike else metric
 
 

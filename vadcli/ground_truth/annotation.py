@@ -117,7 +117,7 @@ class FrameLabels:
 
     @property
     def is_normal(self) -> bool:
-        """Whether no label is True."""
+        """True if all labels are False: the video is normal."""
         return not self.labels.any()
 
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
@@ -170,7 +170,7 @@ class FrameIntervals:
 
 
 class _WithoutFrames:
-    """An annotation as intervals, which does not say how many frames the video has."""
+    """An annotation as intervals that does not state the number of frames of the video."""
 
     intervals: tuple[Any, ...]
 
@@ -196,7 +196,7 @@ class TimeIntervals(_WithoutFrames):
     intervals: tuple[TimeInterval, ...]
 
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
-        """Return the frames whose timestamp is inside an interval; every interval must contain a frame."""
+        """Return one span per interval: the frames with a timestamp inside it. Every interval must contain a frame."""
         times, end_s = table.timestamp, video_end_s(table.timestamp)
         found = []
         for interval in self.intervals:
@@ -237,7 +237,7 @@ class ShareIntervals(_WithoutFrames):
     category: str | None = None
 
     def spans(self, table: ScoreTable, where: str) -> tuple[Span, ...]:
-        """Return the frames of each interval that has any."""
+        """Return one span of frames per interval; intervals without a frame are left out."""
         rows = len(table)
         cut = (tuple(min(max(edge, 0), rows) for edge in edges) for edges in self._edges(rows))
         return tuple(Span(start, end, self.category) for start, end in sorted(cut) if start < end)

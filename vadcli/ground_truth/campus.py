@@ -132,7 +132,7 @@ class VolumeMasks:
         self._cache = cache
 
     def mask(self, frame_index: int) -> BoolArray | None:
-        """Return the pixels whose label is not 0."""
+        """Return the mask of a frame: True for the pixels whose label is not 0."""
         packed, width = self._cache.volume(self.path)
         if not 0 <= frame_index < len(packed):
             raise DocumentError(f"{self.path}: has no mask for frame {frame_index}, only {len(packed)} masks")
@@ -297,7 +297,9 @@ def read_ranges(script: Path) -> list[tuple[Span, ...]]:
 
 
 def read_label_table(path: Path) -> dict[str, FrameLabels]:
-    """Return the labels of each clip from a table with one row per frame, in order: clip, 0-based frame, label.
+    """Return the labels of each clip from a table with the columns clip, 0-based frame and label.
+
+    The table has one row per frame. The frames of a clip are in order.
 
     Raises:
         DocumentError: the header or a row has another form, or a frame is missing.

@@ -53,7 +53,7 @@ def find_existing(root: Path, candidates: Iterable[str]) -> Path | None:
 
 
 def read_text(path: Path, *, hint: str = UNPACK) -> str:
-    """Read a text in UTF-8 or UTF-16, with Unix line ends and without a byte order mark.
+    """Return the text of a file in UTF-8 or UTF-16, with Unix line ends and without a byte order mark.
 
     Raises:
         DocumentError: the file cannot be read, is not text, or is too large for an annotation.
@@ -69,7 +69,7 @@ def read_text(path: Path, *, hint: str = UNPACK) -> str:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, text) of every line that is not blank.
+    """Yield the number (from 1) and the text of every line that is not blank.
 
     Raises:
         DocumentError: as in `read_text`.
@@ -80,7 +80,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def whole(text: str) -> int:
-    """Read a whole number such as a frame number, also if it was saved as a float ("12.0000e+00").
+    """Return a whole number such as a frame number, even if it was saved as a float ("12.0000e+00").
 
     Raises:
         ValueError: the text is not a whole number, or the number is larger than the number of frames of any video.
@@ -112,7 +112,7 @@ def numbered_images(folder: Path) -> list[Path]:
 
 
 def read_image(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Read an image as (H, W) uint8 gray values; a black-and-white image has 0 and 255, a color image its luminance.
+    """Return the gray values (H, W) uint8 of an image: 0 and 255 if it is black and white, its luminance if it has colors.
 
     Raises:
         DocumentError: the image is missing, damaged, or has far too many pixels.
@@ -144,7 +144,7 @@ def read_npy(path: Path, *, dimensions: int) -> np.ndarray[Any, np.dtype[Any]]:
 
 
 def read_label_array(path: Path) -> BoolArray:
-    """Read the labels 0 and 1 of a one-dimensional .npy file as bool.
+    """Return the labels of a one-dimensional .npy file as bool; the file has only 0 and 1.
 
     Raises:
         DocumentError: as in `read_npy`, or the file has another value; the message names the first such value and its index.
@@ -158,7 +158,7 @@ def read_label_array(path: Path) -> BoolArray:
 
 
 def read_mat(path: Path, variable: str) -> Any:
-    """Read one variable of a MATLAB file up to version 7.
+    """Return one variable of a MATLAB file up to version 7.
 
     Raises:
         DocumentError: the file is missing, damaged or of version 7.3, or does not have the variable.
@@ -174,7 +174,7 @@ def read_mat(path: Path, variable: str) -> Any:
 
 
 def read_json_labels(path: Path) -> dict[str, BoolArray]:
-    """Read one list of labels per clip: {"clip": [0, 0, 1, …], …}.
+    """Return the labels of each clip from a JSON file such as {"clip": [0, 0, 1, …], …}.
 
     Raises:
         DocumentError: the document has another form.
@@ -194,7 +194,9 @@ def read_json_labels(path: Path) -> dict[str, BoolArray]:
 
 
 def read_clip_list(path: Path) -> dict[int, BoolArray]:
-    """Read a JSON object of labels whose keys "0", "1", … number the clips in the order of their names.
+    """Return the labels of each clip by its number, from a JSON file with the keys "0", "1" and so on.
+
+    The keys number the clips in the order of their names.
 
     Raises:
         DocumentError: the document has another form, or a clip is missing.
@@ -207,7 +209,9 @@ def read_clip_list(path: Path) -> dict[int, BoolArray]:
 
 
 def read_tracks(path: Path) -> tuple[Region, ...]:
-    """Read tracked boxes, one per line: track, 0-based frame, x_min, y_min, x_max, y_max; both corners belong to the box.
+    """Return the tracked boxes of a text file.
+
+    A line is track, 0-based frame, x_min, y_min, x_max, y_max. Both corners belong to the box.
 
     The format is from the RBDC and TBDC evaluation code of Georgescu et al. (lilygeorgescu/AED, annotations/ShanghaiTech). In
     that code, evaluation/compute_tbdc_rbdc.py counts both corners as inside. Frames count from 0: 01_0014.txt starts at frame
@@ -239,7 +243,7 @@ class ImageMasks:
     images: tuple[Path, ...]
 
     def mask(self, frame_index: int) -> BoolArray | None:
-        """Return the pixels whose gray value is above 127."""
+        """Return the mask of a frame: True for the pixels whose gray value is above 127."""
         if not 0 <= frame_index < len(self.images):
             raise DocumentError(f"frame {frame_index} has no mask: there are only {len(self.images)} masks")
         return read_image(self.images[frame_index]) > 127
@@ -252,7 +256,7 @@ class ArrayMasks:
     path: Path
 
     def mask(self, frame_index: int) -> BoolArray | None:
-        """Return the pixels that are not 0."""
+        """Return the mask of a frame: True for the pixels that are not 0."""
         array = read_npy(self.path, dimensions=3)
         if not 0 <= frame_index < len(array):
             raise DocumentError(f"{self.path}: has no mask for frame {frame_index}, only {len(array)} masks")

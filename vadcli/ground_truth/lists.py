@@ -60,7 +60,7 @@ class CsvTruth(GroundTruth):
             intervals = videos.setdefault(video, [])
             if video in normal or (interval is None and known):
                 raise bad_line(
-                    path, line, f"{video!r} has several rows, but one with empty times says that it is normal", own=True
+                    path, line, f"{video!r} has several rows, but one with empty times, which marks a normal video", own=True
                 )
             if interval is None:
                 normal.add(video)
@@ -77,7 +77,7 @@ def template_from_events(events: Iterable[tuple[ScoreTable, Sequence[Event]]]) -
     Reading the table gives the frames of the events if timestamps are at least two microseconds apart.
 
     Args:
-        events: scored videos, each with its events; an empty list if it has none.
+        events: scored videos, each with the list of its events; the list may be empty.
     """
     rows: list[tuple[str, ...]] = []
     for table, found in events:

@@ -68,7 +68,7 @@ CUVA_CATEGORIES = {
 }
 """Number in the repository's Category.txt -> the name in words."""
 MOST_SHARE = 10.0
-"""Shares of the video must be below this limit; a larger number must be a frame number or a time."""
+"""A share of the video must be below this limit; a larger number is probably a frame number or a time."""
 _NORMAL = "normal"
 _CLOCK = re.compile(r"\[\s*(\d{1,2})([0-5]\d)\s*,\s*(\d{1,2})([0-5]\d)\s*\]")
 

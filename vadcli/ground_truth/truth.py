@@ -131,7 +131,7 @@ class Region:
 
     Attributes:
         track: number of the object, the same for all its regions in the video.
-        frame: 0-based.
+        frame: number of the frame, from 0.
         box: x, y, width, height in pixels.
     """
 

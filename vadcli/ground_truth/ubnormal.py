@@ -101,7 +101,7 @@ class ObjectMasks:
 
     @property
     def frames(self) -> int:
-        """The number of frames that the truth was made for: one per image, numbered from 0; 0 without images."""
+        """The number of frames that the truth was made for: one more than the highest image number; 0 without images."""
         return self._frames[1] + 1
 
     def mask(self, frame_index: int) -> BoolArray | None:

@@ -150,7 +150,7 @@ def widening(videos: int) -> float:
 
 
 def threshold_at(scores: TimeArray, positive: BoolArray, recall: float) -> float:
-    """Return the highest threshold that keeps this share of the true examples, or more."""
+    """Return the highest threshold that keeps at least the share `recall` of the true examples."""
     true = np.sort(scores[positive])[::-1]
     return float(true[int(np.ceil(recall * len(true) - 1e-9)) - 1])
 

@@ -27,7 +27,7 @@ CARD_FORMAT_VERSION = 1
 _WHAT = "a head's card"
 _AGAIN = "train it again with `vadcli learn`"
 ROOM = 1.5
-"""A video looks new if it is this many times as far from the training videos as they are from one another."""
+"""A video looks new if its distance from the training videos is larger than this number times `Card.reach`."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def read_head(folder: Path) -> StoredHead:
     document = read_document(path, version=CARD_FORMAT_VERSION, what=_WHAT, hint=_AGAIN)
     if document.get("heads_version") != HEADS_VERSION:
         raise WeightsError(
-            f"{folder}: a head of version {document.get('heads_version')}; this vadcli has {HEADS_VERSION}", hint=_AGAIN
+            f"{folder}: a head of version {document.get('heads_version')}; this vadcli reads {HEADS_VERSION}", hint=_AGAIN
         )
     with document_errors(path, _WHAT, _AGAIN):
         card = structure(Card, document, extra=True)

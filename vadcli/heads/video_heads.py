@@ -24,7 +24,7 @@ class Scorer(nn.Module):
         self.layers = perceptron(width)
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
-        """(B, N, D) -> (B, N) logits."""
+        """Return the logits (B, N) of segments (B, N, D)."""
         logit: Tensor = self.layers(x)[..., 0]
         return logit
 
@@ -71,7 +71,7 @@ class TemporalNetwork(nn.Module):
         self.scorer = perceptron(RTFM_WIDTH)
 
     def features(self, x: Tensor, real: Tensor) -> Tensor:
-        """(B, N, D) -> (B, N, 128)."""
+        """Return the features (B, N, 128) of segments (B, N, D)."""
         x = self.narrow(x) * real[..., None]  # (B, N, 128)
         near = [F.relu(conv(x.mT)).mT for conv in self.near]  # 3 of (B, N, 32)
         weight = (self.query(x) @ self.key(x).mT / (RTFM_WIDTH // 4) ** 0.5).masked_fill(~real[:, None], float("-inf"))
@@ -79,7 +79,7 @@ class TemporalNetwork(nn.Module):
         return F.relu(x + self.join(torch.cat([*near, far], dim=-1))) * real[..., None]
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
-        """(B, N, D) -> (B, N) logits."""
+        """Return the logits (B, N) of segments (B, N, D)."""
         logit: Tensor = self.scorer(self.features(x, real))[..., 0]
         return logit
 
@@ -130,7 +130,7 @@ class TwoEncoders(nn.Module):
         self.scorer = perceptron(TOPK_WIDTH * len(widths))
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
-        """(B, N, D + D') -> (B, N) logits."""
+        """Return the logits (B, N) of segments (B, N, D + D'), which have the vectors of both encoders."""
         parts = torch.split(x, list(self.widths), dim=-1)
         joined = torch.cat([project(part) for project, part in zip(self.project, parts, strict=True)], dim=-1)
         logit: Tensor = self.scorer(joined)[..., 0]
@@ -159,7 +159,7 @@ class TopkHead(NetworkHead):
 
 
 WARM_UP = STEPS // 4
-"""Steps without pseudo labels, until the peaks mean something."""
+"""Number of steps at the start without pseudo labels, because early peaks of the score mean little."""
 LOWEST_WIDTH = 0.5
 
 
@@ -241,20 +241,20 @@ class TwoBranches(nn.Module):
         self.normal = nn.Parameter(torch.randn(1, width) / width**0.5)
 
     def branches(self, x: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N, D) -> (B, N) logits of "abnormal", and (B, N, 1 + C) logits of normal and of the categories."""
+        """Return the logits (B, N) of "abnormal", and the logits (B, N, 1 + C) of normal and of the categories."""
         inside = F.relu(self.encode((x * real[..., None]).mT)).mT  # (B, N, 128)
         vectors = F.normalize(x + self.project(inside), dim=-1)
         classes = F.normalize(torch.cat([self.normal, self.texts]), dim=-1)
         return self.binary(inside)[..., 0], vectors @ classes.T / TEMPERATURE
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
-        """(B, N, D) -> (B, N) logits: the mean of the two branches' logits of "abnormal"."""
+        """Return the mean (B, N) of the two branches' logits of "abnormal", for segments (B, N, D)."""
         binary, categories = self.branches(x, real)
         return 0.5 * (binary + not_normal(categories))
 
 
 def not_normal(categories: Tensor) -> Tensor:
-    """(…, 1 + C) -> (…) the logit of any category against normal."""
+    """Return the logits (…) of any category against normal, from logits (…, 1 + C) of normal and of the categories."""
     return categories[..., 1:].logsumexp(dim=-1) - categories[..., 0]
 
 

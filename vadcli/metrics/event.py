@@ -69,7 +69,7 @@ class EventSet:
 
 
 def match_events(predicted: TimeArray, true: TimeArray, iou: float) -> IndexArray:
-    """Return the matched events of one video: pairs (M, 2) of the index of a predicted and of a true event.
+    """Return the matched events of one video as pairs of indices (M, 2): predicted event, true event.
 
     Each event is in one pair at most. Paired events overlap, and their temporal IoU is at least `iou`. There are as many pairs
     as possible. If several choices have that many pairs, the choice with the highest sum of IoUs is returned. This is the
@@ -99,7 +99,7 @@ def segment_f1(events: EventSet, *, iou: float) -> Estimate:
 
 
 def onset_error(events: EventSet, *, iou: float = IOU_LEVELS[0], signed: bool = False) -> Estimate:
-    """Return the mean distance in seconds between the starts of a true event and of the predicted event matched with it.
+    """Return the mean distance in seconds between the starts of a true event and of its matched prediction.
 
     This project defines the onset error, because papers on video anomaly detection share no definition. The pairs are those of
     `match_events`; events without a partner do not count, so read the error together with the recall. Undefined if there is no
@@ -230,7 +230,7 @@ def threshold_choices(reviewed: Sequence[ReviewedEvent], peaks: Sequence[float],
     nobody has reviewed the events that it would add.
 
     Args:
-        reviewed: events with a verdict; unsure ones do not count.
+        reviewed: events with a verdict; events with an unsure verdict do not count.
         peaks: peak scores of all stored events.
         hours: total duration of the videos with these events.
 
@@ -290,7 +290,7 @@ def _verdict(span: tuple[float, float], reviewed: Sequence[ReviewedEvent]) -> Ve
     return verdict
 
 
-_ROWS = 512  # so many events are compared with all events at once; the number limits the memory and changes no result
+_ROWS = 512  # events that are compared with all events at once; a smaller number needs less memory and gives the same result
 
 
 @dataclass(frozen=True)
@@ -376,7 +376,7 @@ def _ranks(drawn: Numbers, places: IndexArray) -> Numbers:
 
 
 def _pairs(events: SeveritySet) -> tuple[Numbers, Numbers, Numbers]:
-    """Return three numbers of pairs of events, each as a table (U, U) by the videos of the two events.
+    """Return three tables (U, U) that count pairs of events by the videos of the two events.
 
     U is the number of videos with events. The first table counts the pairs that have the same order by score and by severity,
     minus the pairs in the opposite order. The second counts the pairs whose scores differ, the third the pairs whose severities

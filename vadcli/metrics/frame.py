@@ -64,7 +64,7 @@ class FrameSet:
         if self.labels.dtype != np.bool_:
             raise ValueError(f"labels must be bool, not {self.labels.dtype}")
         if np.isnan(self.scores).any():
-            raise ValueError(f"score {int(np.isnan(self.scores).argmax())} is not a number")
+            raise ValueError(f"the score of frame {int(np.isnan(self.scores).argmax())} is not a number")
         if not len(self.offsets) or self.offsets[0] != 0 or self.offsets[-1] != n or np.any(np.diff(self.offsets) < 0):
             raise ValueError(f"offsets must ascend from 0 to {n}")
 
@@ -72,7 +72,7 @@ class FrameSet:
     def of(
         cls, scores: Sequence[ArrayLike], labels: Sequence[ArrayLike], sampled: Sequence[ArrayLike] | None = None
     ) -> FrameSet:
-        """Build from one array per video; raises ValueError if the arrays of a video differ in length."""
+        """Build the set from one array per video; raises ValueError if the arrays of a video differ in length."""
         videos = [np.asarray(part) for part in scores]
         truth = [np.asarray(part, np.bool_) for part in labels]
         lengths = [len(part) for part in videos]
@@ -89,7 +89,7 @@ class FrameSet:
 
     @property
     def video(self) -> IndexArray:
-        """(N,) int64, the video of each frame."""
+        """The number of each frame's video, (N,) int64."""
         return np.repeat(np.arange(self.videos), np.diff(self.offsets))
 
     def keep(self, rows: BoolArray) -> FrameSet:
@@ -188,7 +188,7 @@ def frame_ap_macro(frames: FrameSet, *, endpoints: bool = False) -> Estimate:
 
 
 def frames_of_category(frames: FrameSet, codes: IndexArray, code: int, *, own_videos: bool = False) -> FrameSet:
-    """Return the frames that evaluate one category: its abnormal frames, and normal frames.
+    """Return the frames that evaluate one category: its abnormal frames and the normal frames.
 
     Args:
         frames: the frames of all videos.
@@ -264,7 +264,7 @@ def _appended(scores: NDArray[Any], labels: BoolArray) -> tuple[NDArray[Any], Bo
 
 
 def _counts(scores: NDArray[Any], labels: BoolArray) -> tuple[IndexArray, IndexArray]:
-    """Return (K,) positives and (K,) negatives at each distinct score, ascending; K is 1 if there are no frames."""
+    """Return the numbers of positives (K,) and negatives (K,) at each distinct score, ascending; K is 1 without frames."""
     if not len(scores):
         return np.zeros(1, np.int64), np.zeros(1, np.int64)
     classes = [_distinct(np.sort(scores[labels])), _distinct(np.sort(scores[~labels]))]  # much faster than an argsort of all

@@ -58,9 +58,9 @@ class Metric:
 
 Numbers = NDArray[np.float64]
 Statistic = Callable[[Numbers], Numbers]
-"""Maps (B, V) weights (how often each video counts in each resample) to (B,) values, NaN if undefined."""
+"""Maps weights (B, V), how often each video counts in each resample, to values (B,); NaN if undefined."""
 
-CHUNK = 64  # resamples that are computed together; limits the memory and changes no result
+CHUNK = 64  # resamples that are computed together; a smaller number needs less memory and gives the same result
 NEED_TWO = "an interval needs two videos or more"
 
 
@@ -100,7 +100,7 @@ class Estimate:
     Attributes:
         value: the exact value over all videos; None if undefined.
         drawn: V, the number of videos that a resample draws from.
-        statistic: the values for (B, V) weights; called only if an interval is requested.
+        statistic: returns the values for weights (B, V); called only if an interval is requested.
         note: why the value is undefined, or what a reader must know.
         used: how many videos the value is computed from; None means V.
         interval: False if there is no interval because the value is computed from fewer than two videos.
@@ -169,7 +169,7 @@ def ratio(numerator: Numbers, denominator: Numbers, *, undefined: str, note: str
 
 
 def over_all(estimate: Estimate, chosen: NDArray[np.bool_]) -> Estimate:
-    """Return an estimate with the same value, whose resamples draw from all videos and not only from the chosen.
+    """Return the same estimate with resamples that draw from all videos, not only from the chosen videos.
 
     So the estimates of two runs can be paired even if the runs use different videos. There is no interval if fewer than two
     videos are used.

@@ -41,7 +41,7 @@ class WrittenReport:
     """A report that was made.
 
     Attributes:
-        archive: the events and failures that it shows.
+        archive: the events and failures that the report shows.
         text: the page or digest.
         file: the file that was written. None if the caller must print the text, because it is meant for stdout.
     """
@@ -52,7 +52,7 @@ class WrittenReport:
 
 
 def read_archive(out: Path, options: ReportOptions) -> Archive:
-    """Return the results of the scans in a folder, limited by the options of time and by `options.include`.
+    """Return the results of the scans in a folder, limited to the times and videos that the options choose.
 
     Raises:
         UsageError: the folder does not exist, or the folder of the footage is missing.

@@ -1,4 +1,4 @@
-"""Gathers what a report shows. Of a large archive, it keeps counts, the events with the highest scores, and some failures."""
+"""Collects the results that a report shows. Of a large archive, it keeps counts, the highest events, and some failures."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from vadcli.types import DEFAULT_RULES, DayWindow, Status, TimeRules, TimeSource
 from vadcli.types.text import may_exist
 
 MOST_VIDEOS = 10_000
-"""A report lists all events, failures and score curves if it is about this many videos at most."""
+"""A report about more videos than this lists only some events and failures, and has a table of cameras and no score curves."""
 MOST_EVENTS = 10_000
-"""A report of more videos lists this many events, those with the highest scores,"""
+"""Such a report lists this many events: those with the highest peak scores."""
 MOST_FAILURES = 1_000
-"""and this many videos that failed or are partial."""
+"""Such a report lists this many videos that failed or are partial."""
 MOST_CAMERAS = 1_000
-"""The table of cameras, which such a report has in place of score curves, has at most this many rows."""
+"""Largest number of rows in the table of cameras."""
 ROOT_CAMERA = "."
 
 
 @dataclass
 class Numbers:
-    """Numbers of some videos.
+    """Numbers about a group of videos.
 
     Attributes:
         videos, scored, lost: how many videos there are, how many have scores, and how many failed or are partial.
@@ -75,8 +75,8 @@ class Counts:
         caveats: caveat of the scores -> the videos that it concerns.
         thresholds: the thresholds that opened events.
         sources: source of the date and time -> number of videos with scores.
-        zones: the time zones of these videos.
-        is_timed: True if the start of a video is known.
+        zones: the time zones of the videos with scores.
+        is_timed: True if the start of at least one video is known.
     """
 
     total: Numbers = field(default_factory=Numbers)
@@ -246,7 +246,7 @@ def collect(
 
 
 class _Gathered:
-    """Counts stories, and keeps those that a report lists. Its memory has a bound, except for counts per camera."""
+    """Counts stories, and keeps those that a report lists. Its memory is limited, except for the counts per camera."""
 
     def __init__(self) -> None:
         self.counts = Counts()
@@ -289,7 +289,10 @@ def _in_order(story: VideoStory) -> tuple[str, str]:
 
 
 def _concerned(share: Share, scored: int) -> str:
-    """Return words that say which videos these are. `scored` is the number of all videos with scores."""
+    """Return a short description of a caveat's videos: all, some of a camera, or some of several cameras.
+
+    `scored` is the number of all videos with scores.
+    """
     if share.videos == scored:
         return "all videos" if scored > 1 else share.first[1]
     count = counted(share.videos, "video")

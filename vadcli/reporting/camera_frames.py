@@ -18,7 +18,7 @@ from vadcli.video.pictures import FrameFeed
 
 AREA_PX = 640 * 360
 QUALITY = 50
-TRIES = 5  # of a camera's videos; if none of them can be read, the next ones most likely can't be read either
+TRIES = 5  # number of a camera's videos that are tried; if none of them can be read, the others most likely can't either
 
 
 def camera_frames(archive: Archive, *, most: int, root: Path | None, decode: LoaderOptions) -> dict[str, bytes]:

@@ -105,10 +105,7 @@ def make_page(archive: Archive, shown: Shown, assets: AssetStore, *, problems: S
 
 
 def _learn_command(archive: Archive) -> str:
-    """Return the command that learns from a review of these events; "" if no vectors are stored.
-
-    The path in the command is absolute, so that the command can be run in any folder.
-    """
+    """Return the command, for any folder, that learns from a review of these events; "" if no vectors are stored."""
     layout = archive.layout
     if next(layout.iter_embeddings(), None) is None:
         return ""
@@ -260,7 +257,7 @@ def headline(archive: Archive) -> str:
 
 
 def to_json(archive: Archive) -> dict[str, Any]:
-    """Return the events and failures as JSON values: all, or those listed of a large archive. The highest score is first."""
+    """Return the listed events and failures as JSON values. The event with the highest peak score is first."""
     newest = archive.newest
     return {
         "format_version": DIGEST_FORMAT_VERSION,

@@ -265,7 +265,7 @@ class Strip:
 
 
 def rows_of(event: Event, count: int) -> list[int]:
-    """Return the rows of an event that thumbnails show, in order: its peak, and evenly spread other rows."""
+    """Return the rows of an event that its thumbnails show, in order: evenly spread rows, one of which is the peak."""
     last = event.end_frame - 1
     spread = np.linspace(event.start_frame, last, count).round().astype(int).tolist()
     if count == 1:

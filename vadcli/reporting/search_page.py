@@ -100,7 +100,10 @@ def search_all(out: Path, text: str, options: SearchOptions) -> Found:
 
 
 def _rows(story: VideoStory | None, timestamp: TimeArray, when: When) -> BoolArray | None:
-    """Return the frames of a video that `when` chooses; none if the video is not chosen or its document can't be read."""
+    """Return which frames (N,) of a video `when` chooses.
+
+    No frame is chosen if `story` is None, because the video is not chosen or its document can't be read.
+    """
     return np.zeros(len(timestamp), np.bool_) if story is None else rows_in(timestamp, story.start, when)
 
 

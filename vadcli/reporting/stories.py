@@ -1,4 +1,4 @@
-"""Turns stored documents into the stories of the videos that a report or a search is about."""
+"""Turns the events documents of a scan into one `VideoStory` per video, for reports and searches."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Stories:
     """Makes the stories of chosen videos from their documents, one at a time.
 
     Args:
-        layout: the folder.
+        layout: the output folder.
         since: a time like 2026-11-27T06:00, or how long ago ("24h"): keep only events that happened since then, and videos that
             ended since then. Failed and partial videos, and videos whose start is unknown, are kept if a run worked on them
             since then. "last-run" keeps the videos that the last run worked on. None keeps all videos.
@@ -86,7 +86,7 @@ class Stories:
 
     Attributes:
         runs: the runs that started at or after `since`, without their results; the oldest is first.
-        begin: the time that `since` means; None if it is None.
+        begin: the time that `since` means; None without `since`.
 
     Raises:
         UsageError: `since` is not understood.
@@ -124,7 +124,7 @@ class Stories:
         return replace(story, events=_chosen(story, self._when)) if self._when else story
 
     def _read_results(self, run: StoredRun) -> None:
-        """Keep of a record only the results of partial videos, and the names of the videos that a chosen run worked on."""
+        """Read a run record, and keep the results of partial videos and, of a chosen run, the videos that it worked on."""
         chosen = self.begin is not None and run.start >= self.begin
         with document_errors(run.path, "a run record"):
             for line in result_lines(run.path):
@@ -136,7 +136,10 @@ class Stories:
 
 
 def _is_recent(story: VideoStory, since: datetime | None, worked: Collection[str]) -> bool:
-    """True if a video ended at `since` or later, or if a run worked on it and it is not done or its start is unknown."""
+    """True if a video ended at `since` or later.
+
+    A video on which a run worked is also recent if `since` is None, its start is unknown, or it is not done.
+    """
     if story.video in worked and (since is None or story.start is None or story.status is not Status.DONE):
         return True
     return since is not None and story.start is not None and story.start.at(story.duration_s) >= since
@@ -187,7 +190,7 @@ def _parts(run: StoredRun) -> str:
 
 
 def read_all(sources: Iterable[S], read: Callable[[S], T], problems: list[str]) -> Iterator[T]:
-    """Return each video's result from the newest run that worked on it."""
+    """Yield the result of `read` for each source. A source that can't be read adds a line to `problems` instead."""
     for source in sources:
         try:
             yield read(source)
@@ -223,7 +226,7 @@ def _story(document: EventsDocument, result: VideoResult | None) -> VideoStory:
 
 
 def _reason(reason: str, status: Status, lost: int) -> str:
-    """Return why a video is not done, with the number of lost frames unless the reason begins with it. "" if it is done."""
+    """Return why a video is not done; "" if it is done. The number of lost frames is added if the reason lacks it."""
     if status is Status.DONE:
         return ""
     if not reason:

@@ -27,7 +27,7 @@ from vadcli.train.samples import ExposureSample, Segmentation, SegmentationData
 from vadcli.types import BoolArray, IndexArray
 
 HardNegatives = Callable[[str], Sequence[str]]
-"""Maps a name to similar names in a fixed order. These may include other names of the same sample."""
+"""Maps a name to similar names in a fixed order. The similar names may include other names of the same sample."""
 
 CATEGORY_LIMITS: Mapping[str, int] = MappingProxyType({"cityscapes": 6, "mapillary": 20})
 """The paper's N (largest length of a list) for data sets with few categories; elsewhere N is 30."""
@@ -87,7 +87,7 @@ def same_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Listing:
-    """The names of one sample, before any pixel is read.
+    """The names in the list of one sample; they are drawn without reading pixels.
 
     Attributes:
         categories: the list for the prompt, shuffled.

@@ -34,7 +34,7 @@ class Validated:
 
     Attributes:
         frame_auc: ROC-AUC over all frames; None if all frames are of one class.
-        mask_iou: mean IoU over the frames that show an anomaly, whatever their score is. Masks are
+        mask_iou: mean IoU over the frames that show an anomaly, even if their scores are low. Masks are
             compared at the size of the frame. None if no frame shows an anomaly.
         frames: number of frames.
     """

@@ -66,7 +66,7 @@ class Mixture:
         self.quotas = _quotas([weight for _, weight in parts], draws)
         for name, quota in zip(names, self.quotas, strict=True):
             if not quota:
-                raise ValueError(f"{name}: its weight gives it none of {draws} samples; raise it or remove the data set")
+                raise ValueError(f"{name}: its weight gives it none of {draws} samples; raise the weight or remove {name}")
 
     def plan(self, epoch: int) -> tuple[Draw, ...]:
         """Return the samples of an epoch in order; every call returns the same samples."""

@@ -22,7 +22,7 @@ class SegmentedObject:
     """One object of a clip, or one expression that refers to it.
 
     If two expressions refer to one object, there are two `SegmentedObject`s with the same masks. If
-    a clip has two objects of one category, there are two with the same name.
+    a clip has two objects of one category, there are two `SegmentedObject`s with the same name.
 
     Attributes:
         name: category or referring expression, as it is written in the prompt; never empty.
@@ -67,7 +67,7 @@ class Segmentation:
 class SegmentationData(Protocol):
     """A segmentation data set: numbered clips, the same in every run and in every worker.
 
-    `data[index]` reads pixels and depends on nothing but the index. `names(index)` is quick and
+    `data[index]` reads pixels and depends only on the index. `names(index)` is quick, because it
     reads no pixels.
     """
 
@@ -146,8 +146,8 @@ class Reduction:
 
     Attributes:
         height, width: size on disk in pixels.
-        rows, columns: (H,) and (W,) int64: for each row and column of the reduced image, the row and
-            the column of the original image at its centre.
+        rows: (H,) int64, for each row of the reduced image, the original row at its centre.
+        columns: (W,) int64, for each column of the reduced image, the original column at its centre.
     """
 
     height: int
@@ -163,7 +163,7 @@ class Reduction:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(H, W), the size of the reduced image."""
+        """The size (H, W) of the reduced image."""
         return len(self.rows), len(self.columns)
 
     def labels(self, values: ByteArray) -> ByteArray:

@@ -57,7 +57,7 @@ PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 OPTIONAL_PARTS = ("sight", "pooling")
 """Parts that only a model trained from random weights may have."""
 REST = "rest"
-"""Stands for parameters that belong to no part: SAM2's video memory, and those SAM2 prompts that LAVIDA does not use."""
+"""The name for parameters of no part: SAM2's video memory, and the parts of its prompt encoder that LAVIDA does not use."""
 
 
 def part_of(name: str) -> str:

@@ -222,7 +222,7 @@ class Trainer:
             return
         self.progress, random, scaler = found
         if len(random) != self.processes:
-            raise UsageError(f"{self.out}: was started with {len(random)} processes, not {self.processes}")
+            raise UsageError(f"{self.out}: was started with {len(random)} processes, not {self.processes}; use {len(random)}")
         set_random_state(random[self.process], self.accelerator.device)
         if scaler:
             self.accelerator.scaler.load_state_dict(scaler)

@@ -112,7 +112,7 @@ def write_checksums(folder: Path) -> Path:
 
 
 def verify(folder: Path) -> Verified:
-    """Hash every file of a folder and compare it with checksums.json.
+    """Return how the files of a folder differ from checksums.json; every file is hashed.
 
     Raises:
         WeightsError: checksums.json is missing or damaged, or it lists a pickle or a .safetensors
@@ -127,7 +127,7 @@ def verify(folder: Path) -> Verified:
 
 
 def compare(folder: Path, listed: Mapping[str, FileSum], *, extras_matter: bool = True) -> Verified:
-    """Compare the files of a folder with their expected hashes and sizes."""
+    """Return how the files of a folder differ from their expected hashes and sizes."""
     here = set(file_names(folder))
     missing = tuple(name for name in listed if not (folder / name).is_file())
     changed = tuple(name for name, item in listed.items() if name not in missing and not _fits(folder / name, item))

@@ -61,7 +61,7 @@ class Lock:
 
     Attributes:
         repo_id: repository on the hub.
-        commit: the commit of its files.
+        commit: the commit of the fetched files.
         files: name -> hash and size of every fetched file.
     """
 
@@ -150,7 +150,7 @@ def pulled_folder(name: str) -> Path:
 
 
 def verify_pulled(name: str) -> Verified:
-    """Hash a fetched base model and compare it with its lock file.
+    """Return how the files of a fetched base model differ from its lock file; every file is hashed.
 
     Raises:
         WeightsError: the model was never pulled, or its folder does not exist any more.

@@ -167,7 +167,7 @@ def _same_in_capitals(encoder: Encoder, asked: Sequence[Question]) -> CheckResul
 def _unit_length(lengths: FloatArray) -> CheckResult:
     right = int((np.abs(lengths - 1) < 0.01).sum())
     worst = lengths[np.argmax(np.abs(np.nan_to_num(lengths) - 1))]
-    return CheckResult("unit length", "all vectors are finite", "length", _finite(worst), right, len(lengths), len(lengths))
+    return CheckResult("unit length", "all vectors have length 1", "length", _finite(worst), right, len(lengths), len(lengths))
 
 
 def _finite(value: Any) -> float:

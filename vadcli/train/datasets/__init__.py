@@ -30,7 +30,7 @@ def open_data(
 
     Args:
         name: one of `DATA_SETS`.
-        root: its folder, with the layout of the unpacked official archives.
+        root: folder of the data set, with the layout of the unpacked official archives.
         split: `train`, or another split of the data set.
         rule: how videos are cut into clips, and to what size images are reduced.
         cache: folder to cache the label numbers of each map in; only data sets of images use it.

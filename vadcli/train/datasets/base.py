@@ -80,7 +80,7 @@ def read_lines(path: Path, *, encoding: str = "utf-8") -> Iterator[tuple[int, st
 
 
 def read_pickle(path: Path) -> object:
-    """Return the plain values in a pickle: numbers, texts, lists, dicts. Never runs its code.
+    """Return the plain values in a pickle: numbers, texts, lists, dicts. Code in the pickle is not run.
 
     Raises:
         DocumentError: the file cannot be read, is damaged or holds other types.
@@ -120,7 +120,7 @@ def entry(path: Path, where: str, holder: dict[str, Any], key: str, kind: type[K
 
 
 def plain(path: Path, where: str, name: object) -> str:
-    """Return a name from a document that is safe as a file or folder name.
+    """Return a name from a document, after checking that it is safe as a file or folder name.
 
     Raises:
         DocumentError: the name is empty or leads to another folder.
@@ -278,8 +278,8 @@ class ClipRule:
     def cut(self, length: int, every: int) -> list[tuple[int, ...]]:
         """Return the frame numbers of each clip of a video with `length` frames.
 
-        Clips do not overlap, except that the last one is moved back to end with the video. A video
-        that is shorter than a clip repeats its last frame.
+        Clips do not overlap, except that the last clip is moved back so that it ends with the video.
+        A video that is shorter than a clip repeats its last frame.
         """
         every = self.every or every
         span = (self.frames - 1) * every + 1
@@ -313,8 +313,8 @@ class DiskData(ABC):
 
     Args:
         name: name of the data set.
-        root: its folder.
-        entries: its clips; clips without an object are left out.
+        root: folder of the data set.
+        entries: clips of the data set; clips without an object are left out.
         rule: to what size images are reduced.
 
     Raises:
@@ -332,7 +332,7 @@ class DiskData(ABC):
         return len(self.entries)
 
     def names(self, index: int) -> tuple[str, ...]:
-        """Return the names of a clip's objects, without repetition; reads no pixels."""
+        """Return the names of a clip's objects, each once, without reading pixels."""
         return tuple(dict.fromkeys(name for name, _ in self.entries[index].objects))
 
     def __getitem__(self, index: int) -> Segmentation:
@@ -355,7 +355,7 @@ class DiskData(ABC):
 
     @abstractmethod
     def masks(self, item: ClipEntry, reduction: Reduction) -> dict[Mark, BoolArray]:
-        """Return the (T, H, W) masks of each mark in `item.objects`, at the reduced size.
+        """Return the masks (T, H, W) of each mark in `item.objects`, at the reduced size.
 
         Raises:
             DocumentError: an annotation is missing, damaged or of another size than its image.

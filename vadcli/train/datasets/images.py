@@ -52,7 +52,7 @@ class SemanticData(LabelMapData):
 
     Args:
         name: name of the data set.
-        root: its folder.
+        root: folder of the data set.
         pairs: (image, map), both relative to the root; an image's path is its key.
         labels: category of each number; other numbers are ignored.
         rule: to what size images are reduced.
