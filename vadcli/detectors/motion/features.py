@@ -363,9 +363,10 @@ def _spread_repeats(steps: ClipSteps) -> None:
 
 def is_cut(before: FloatArray, after: FloatArray) -> bool:
     """Returns True if two pooled frames (h, w) in sequence differ by more than a change of light explains."""
-    if float(np.mean(np.abs(after - before) > CUT_LEVELS)) <= CUT_SHARE:
+    most = CUT_SHARE * before.size
+    if np.count_nonzero(np.abs(after - before) > CUT_LEVELS) <= most:
         return False
-    return float(np.mean(np.abs(after - match_light(before, after)) > CUT_LEVELS)) > CUT_SHARE
+    return bool(np.count_nonzero(np.abs(after - match_light(before, after)) > CUT_LEVELS) > most)
 
 
 def _light(before: FloatArray, after: FloatArray) -> int:
