@@ -117,7 +117,7 @@ def events(out: PathGiven = DEFAULT_OUT, **options: Any) -> StoredEvents:
 
 
 def learn(out: PathGiven = DEFAULT_OUT, **options: Any) -> Learned:
-    """Train a head on your own labels, test it on videos that it was not trained on, and write it to the folder `to`.
+    """Train a head on your own labels, test it on videos that it was not trained on, and write it to the folder `to` if given.
 
     Args:
         out: a scan's output folder with stored vectors.
@@ -129,7 +129,7 @@ def learn(out: PathGiven = DEFAULT_OUT, **options: Any) -> Learned:
     Raises:
         UsageError: no vectors are stored, or there are too few labels.
         DocumentError: a file of labels or of vectors can't be read.
-        NotBetter: the head is not better than the detector alone, so it is not written.
+        NotBetter: `to` is given, but the head is not better than the detector alone, so it is not written.
         OutputError: the folder can't be written.
     """
     from vadcli.learning import train, write

@@ -130,13 +130,13 @@ def write(learned: Learned, options: LearnOptions) -> Path | None:
         UsageError: the folder is not empty.
         OutputError: the folder can't be written.
     """
+    to = options.to
+    if to is None:
+        return None
     figures = learned.card.figures
     if not options.anyway and (figures is None or not figures.is_better):
         why = learned.untested or "it may not be better than the detector alone: the interval of the change reaches 0"
         raise NotBetter(f"the head is not written: {why}", hint="review more events, or write it with --anyway")
-    to = options.to
-    if to is None:
-        return None
     old = to / "card.json"
     if to.exists() and not (options.force and old.exists()) and (not to.is_dir() or any(to.iterdir())):
         raise UsageError(f"--to {to}: exists already", hint="name a new folder, or replace a head with --force")

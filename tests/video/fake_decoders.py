@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,7 @@ def act(what: str, path: Path) -> None:
 
 def _hang_with_a_child() -> None:
     sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
-    subprocess.Popen(sleep, preexec_fn=die_with_parent)  # noqa: PLW1509 - as decoders start ffmpeg
+    subprocess.Popen(sleep, preexec_fn=partial(die_with_parent, os.getpid()))  # noqa: PLW1509 - as decoders start ffmpeg
     time.sleep(600)
 
 

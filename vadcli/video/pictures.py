@@ -10,11 +10,13 @@ part of the sound is moved by as much as its frames.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -333,7 +335,7 @@ def run_ffmpeg(
             errors="replace",
             timeout=timeout_s,
             check=False,
-            preexec_fn=die_with_parent,
+            preexec_fn=partial(die_with_parent, os.getpid()),
         )
     except subprocess.TimeoutExpired as error:
         raise DecoderHung(f"{info.path}: ffmpeg {what} within {timeout_s:.0f} s") from error

@@ -16,7 +16,7 @@ _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
-def die_with_parent(parent: int | None = None) -> None:
+def die_with_parent(parent: int) -> None:
     """Ask the kernel to kill this process when its parent dies, even if SIGKILL ends the parent. Call it first in the child.
 
     The function can be a `preexec_fn`, because it takes no lock and imports nothing. Outside Linux it does nothing; there, a
@@ -24,12 +24,12 @@ def die_with_parent(parent: int | None = None) -> None:
     thread that lives as long as the children are needed.
 
     Args:
-        parent: process id of the parent. If it is given, this process also ends if the parent died before this call.
+        parent: process id of the parent. If the parent died before this call, this process ends at once.
     """
     if _LIBC is None:
         return
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if parent is not None and os.getppid() != parent:  # the parent died before the call, so no signal will come
+    if os.getppid() != parent:  # the parent died before the call, so no signal will come
         os._exit(1)
 
 
