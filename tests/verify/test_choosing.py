@@ -8,6 +8,7 @@ import pytest
 from tests.store.test_scores import table_of
 from vadcli.engine.verified import ClipGrid
 from vadcli.metrics.intervals import share_interval
+from vadcli.store.verification import Audit
 from vadcli.types import ScoreTable
 from vadcli.verifying.proposals import SAMPLE_CLIPS, Candidates, choose_clips, spread_sample
 from vadcli.video.sampling import SamplingPlan
@@ -105,6 +106,18 @@ def test_the_interval_of_a_share_is_that_of_clopper_and_pearson() -> None:
     assert share_interval(10, 100) == pytest.approx((0.0490047, 0.1762226), abs=1e-6)
     assert share_interval(100, 100) == pytest.approx((0.9637833, 1.0), abs=1e-6)
     assert share_interval(0, 0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("confirmed", "clips", "words"),
+    [
+        (0, 212, "at most 1.7 % of the footage"),
+        (1, 1, "between 2.5 % and 100 % of the footage"),
+        (3, 20000, "between 0.0031 % and 0.044 % of the footage"),
+    ],
+)
+def test_shares_are_said_in_plain_numbers(confirmed: int, clips: int, words: str) -> None:
+    assert words in Audit(clips, confirmed, *share_interval(confirmed, clips), left_out_s=3600.0, found_s=0.0).text
 
 
 @pytest.mark.parametrize("missed", [0.0, 0.01, 0.05])

@@ -47,8 +47,8 @@ class Audit:
     @property
     def text(self) -> str:
         """A text for people that says how much the scan misses."""
-        most = f"{100 * self.high:.2g} %"
-        share = f"between {100 * self.low:.2g} % and {most}" if self.confirmed else f"at most {most}"
+        low, high = (f"{float(f'{100 * share:.2g}'):g} %" for share in (self.low, self.high))  # 100 and not 1e+02
+        share = f"between {low} and {high}" if self.confirmed else f"at most {high}"
         missed = clock(self.high * self.left_out_s)
         return (
             f"the model confirmed {self.confirmed} of {how_many(self.clips, 'random clip')} that the scan did not propose. "
