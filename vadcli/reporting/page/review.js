@@ -4,7 +4,7 @@ vadcli.review = (() => {
   const {data, events, $} = vadcli;
   const place = `vadcli-review:${data.archive}`;
   const COLUMNS = ["video", "start_frame", "end_frame", "start_s", "end_s", "peak_score", "category", "verdict", "note", "reviewed_at"];
-  const ENOUGH_TO_LEARN = 10; // verdicts
+  const ENOUGH_TO_LEARN = 10; // with this many verdicts, the page shows the command that learns from them
   const VERDICTS = ["true", "false", "unsure"];
   const keyOf = (event) => JSON.stringify([event.video, event.start_frame, event.end_frame]);
   const listeners = [];
@@ -60,7 +60,7 @@ vadcli.review = (() => {
     setTimeout(() => URL.revokeObjectURL(url), 10000);
   };
 
-  // Loads a saved review. Returns what was wrong with it, or how many of its entries are events of this report.
+  // Loads a saved review. Returns a message: why it can't be loaded, or how many of its entries are events of this report.
   const load = (text) => {
     let document_;
     try {
