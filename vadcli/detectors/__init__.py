@@ -49,19 +49,19 @@ class Detector(Protocol):
         model_version: version of the camera models that it fits. If a stored model has another
             version, the engine replaces it with a newly fitted one.
         needs: what the loader must deliver, such as the clip length and the frame size.
-        channels: K names of the raw scores.
+        channels: names of the K raw scores that each frame gets.
         thresholds: default thresholds for events.
         calibration: how scores become events per hour; None if the scores are not calibrated.
         uses_categories: True if the scores depend on the user's categories.
         categories: what the detector looks for; empty if it uses no categories.
-        weights: name -> SHA-256 of the weights that it loads; empty if it loads none.
+        weights: SHA-256 of the weights that it loads, by their name; empty if it loads none.
         fits_camera: True if `fit` returns a model; the engine then first reads a sample of each
             camera's videos.
         mask_scale: how the values of its masks become pixel scores.
         batch_size: clips that one call of `score` should get; known after `prepare`.
         parallel: how many threads may call `score` at the same time; known after `prepare`.
 
-    Attributes that a detector may have in addition are those of `Traits`.
+    A detector may also have the attributes of `Traits`.
     """
 
     name: str
@@ -107,7 +107,7 @@ class Detector(Protocol):
         ...
 
     def score(self, batch: ClipBatch) -> ClipScores:
-        """Returns raw scores (B, T, K) and masks. Deterministic; each clip is independent."""
+        """Returns the raw scores (B, T, K) and the masks of a batch. Deterministic; no clip changes the result of another."""
         ...
 
     def finish(self, track: RawTrack) -> FrameScores:
@@ -143,13 +143,13 @@ class Attributor(Protocol):
         ...
 
     def attribute(self, batch: ClipBatch) -> FloatArray:
-        """Returns (B, T, C) float32 in [0, 1]: one score per category, independent of the other categories."""
+        """Returns scores (B, T, C) float32 in [0, 1], one per frame and category. No category changes the score of another."""
         ...
 
 
 @runtime_checkable
 class Embedder(Protocol):
-    """A detector whose raw scores follow from one stored vector per sampled frame.
+    """A detector that can compute its raw scores from one stored vector per sampled frame.
 
     The engine stores the vectors if the options ask for it. If only the categories change later, the engine scores the video
     from the stored vectors and does not decode it again.
@@ -176,7 +176,7 @@ class Embedder(Protocol):
         ...
 
     def score_embeddings(self, embeddings: Embeddings, model: CameraModel | None) -> FloatArray:
-        """Returns raw scores (S, K) of S vectors, equal to those of `score` bit for bit."""
+        """Returns the raw scores (S, K) of S vectors. They equal those of `score` bit for bit."""
         ...
 
 
@@ -203,7 +203,7 @@ class Propagator(Protocol):
 
 @dataclass(frozen=True)
 class Traits:
-    """What a detector may say about itself: it has an attribute for each field that differs from the default.
+    """Facts about a detector. A detector has an attribute for each of these fields whose value is not the default.
 
     Attributes:
         makes_masks: False if it never makes masks.
@@ -267,7 +267,7 @@ def check_device(device: str) -> None:
 def keep_compiler_cache() -> None:
     """Give torch's compiler a fixed folder. Call it before transformers is imported.
 
-    torch creates the folder then and never removes it. By default it is a temporary folder.
+    During that import, torch creates the folder, and it never removes it. Without this call, the folder is a temporary one.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torchinductor"))
 
@@ -304,7 +304,7 @@ def make_lavida(options: LavidaOptions) -> Detector:
 
 
 def load(name: str, options: DetectorOptions | None = None) -> Detector:
-    """Returns the detector with a name.
+    """Returns the detector of a name, made with its options.
 
     Args:
         name: a name in `registry.DETECTORS`.

@@ -33,14 +33,14 @@ Ticket = TypeVar("Ticket")
 Found = TypeVar("Found")
 
 MOST_CAMERAS = 32
-"""A detector keeps what it computed from this many camera models; of an older one, it computes it again."""
+"""A detector keeps the results that it computed from this many camera models, those that were used last."""
 
 SPARES = 4
 """At most this many pixel arrays are kept for later batches."""
 
 
 class PerCamera(Generic[Found]):
-    """Computes something from a camera model, and keeps it for the models that were used last."""
+    """Computes a result from a camera model, and keeps the results of the models that were used last."""
 
     def __init__(self, make: Callable[[CameraModel | None], Found]) -> None:
         self._make = make
@@ -132,7 +132,7 @@ class GatheredBatch(Generic[Ticket]):
         self.tickets.append(ticket)
 
     def without(self, dropped: Callable[[Clip], bool]) -> GatheredBatch[Ticket]:
-        """Returns a batch of the clips that stay, in the same memory. Do not use the old batch again."""
+        """Returns a batch without the clips for which `dropped` is True. It uses this batch's memory, so this batch is lost."""
         kept = GatheredBatch[Ticket](self.pixels, [], [])
         for clip, ticket in zip(self.clips, self.tickets, strict=True):
             if not dropped(clip):
@@ -140,7 +140,7 @@ class GatheredBatch(Generic[Ticket]):
         return kept
 
     def clip_batch(self, models: Callable[[Clip], CameraModel | None] = lambda clip: None) -> ClipBatch:
-        """Returns the batch for a detector, without a copy of the pixels."""
+        """Returns the batch in the form that a detector takes. The pixels are not copied."""
         return ClipBatch.of(self.clips, [models(clip) for clip in self.clips], frames=self.pixels[: len(self.clips)])
 
 
@@ -168,7 +168,7 @@ class ClipBatcher(Generic[Ticket]):
         return self._waiting.pop(shape) if len(self._waiting[shape]) >= self.batch_size else None
 
     def flush(self, video: str | None = None) -> list[GatheredBatch[Ticket]]:
-        """Returns and forgets the unfinished batches that contain clips of `video`, or all if `video` is None."""
+        """Returns and forgets the unfinished batches that contain clips of `video`; all of them if `video` is None."""
         wanted = [
             shape for shape, batch in self._waiting.items() if video is None or any(clip.video == video for clip in batch.clips)
         ]
@@ -233,7 +233,7 @@ class ScoringPool(Generic[Ticket]):
 class PreparingPool:
     """Lets a detector begin the work on clips, in threads, while more clips are read. A context manager.
 
-    It does nothing if the detector is no `Preparer`. An error is not lost: the detector meets it again when it needs the clip.
+    It does nothing if the detector is not a `Preparer`. An error is not lost: it occurs again when the detector needs the clip.
     """
 
     def __init__(self, detector: Detector) -> None:
@@ -253,6 +253,6 @@ class PreparingPool:
             self._running.append(self._threads.submit(self._prepare, clip))
 
     def wait(self) -> None:
-        """Waits until all these clips are done."""
+        """Waits until all added clips are done."""
         wait(self._running)
         self._running.clear()

@@ -28,21 +28,21 @@ BULK = 0.75
 """The tail of motion is fitted to the values up to this quantile, so that footage may be odd for a quarter of its time."""
 
 CATEGORY_BULK = 0.9
-"""The same for the rarest category. A category is evidence against few frames, so more of them are bulk."""
+"""The same quantile for the values of the rarest category. It is higher, because a category fits fewer frames."""
 
 FAINT = 6.0
 """The value 0 has a log rarity of -FAINT. A log rarity that is higher by 1 means: rarer by a factor of e."""
 
 CALIBRATION = Calibration(r0_per_hour=1.0, temperature=3.0)
-"""With these settings, the pixel AUC of an 8-bit mask differs by at most .001 from that of the float mask.
+"""How a log rarity becomes a logit. The value 0 (nothing moves) gets a score of .011.
 
-The value 0 (nothing moves) gets a score of .011.
+With these settings, the pixel AUC of an 8-bit mask differs by at most .001 from the pixel AUC of the float mask.
 """
 
 
 @dataclass(frozen=True)
 class Tail:
-    """The share of moments that reach a value or exceed it.
+    """Says, for any value, in which share of the moments the camera has this value or a higher one.
 
     Above the usual value, the share is active x 0.75 x exp(-(value - usual) / scale).
 
@@ -59,7 +59,7 @@ class Tail:
     def log_rarity(self, value: FloatArray) -> FloatArray:
         """Returns -ln of the share of moments that reach each value, in the same shape.
 
-        The result rises with the value. No share can be estimated below the usual value. There the
+        The result rises with the value. Below the usual value, no share can be estimated. There the
         result rises from -FAINT, so that an 8-bit mask still separates faint motion.
         """
         at_usual = -np.log((1.0 - USUAL) * self.active)
@@ -80,7 +80,8 @@ class Tail:
 REFERENCE = Tail(active=0.5, usual=1.0, scale=0.4)
 """The tail for a usual value of 1.
 
-If only seconds of a camera are known, its scale decides what is found. It was set on the clips of docs/incidents.md.
+If only seconds of a camera are known, the scale of this tail decides what is found. The scale was set on the clips of
+docs/incidents.md.
 """
 
 USUAL_PRIOR = 3.0
@@ -163,7 +164,7 @@ def _between(reference: float, own: float, trust: float) -> float:
 
 @dataclass(frozen=True)
 class BellTail:
-    """The share of moments with a value or a higher one, if values spread to both sides of the median.
+    """Like `Tail`, for values that spread to both sides of their median.
 
     Up to BEND spreads above the median, the share is that of a normal distribution. Above that, it falls by a factor of e
     whenever the value rises by spread / hazard, because rare values are more frequent than in a normal distribution.
@@ -183,7 +184,7 @@ class BellTail:
     """For a normal distribution at BEND: the density divided by the share of the values above."""
 
     def log_rarity(self, value: FloatArray) -> FloatArray:
-        """Returns, for each value, -ln of the share of moments with this value or a higher one."""
+        """Returns -ln of the share of moments that reach each value, in the same shape."""
         from scipy.special import log_ndtr  # a fifth of a second, which other detectors need not wait for
 
         place = (np.asarray(value, dtype=np.float64) - self.median) / self.spread
@@ -236,7 +237,7 @@ class CategoryTails:
 
     @classmethod
     def unknown(cls, categories: int, kinds: int = 1) -> CategoryTails:
-        """Returns a reference in which nothing about the camera is known."""
+        """Returns the tails of a camera about which nothing is known."""
         tail = BellTail(0.0, 1.0, BellTail.HAZARD)
         return cls((tail,) * (kinds * categories), categories, float(np.log(10.0)), 1.0)
 
@@ -258,12 +259,12 @@ class CategoryTails:
         return cls(tails, categories, level, float(np.clip(rate, *RATES)))
 
     def logits(self, evidence: FloatArray) -> FloatArray:
-        """Returns (S, C) logits of the scores of each category from (S, K) evidence."""
+        """Returns the logits (S, C) of the scores of each category, from the evidence (S, K)."""
         rarities = _rarities(self.tails, self.categories, evidence)
         return logit_of(np.asarray(np.log(10.0) + self.rate * (rarities - self.level), dtype=np.float32))
 
 
 def _rarities(tails: Sequence[BellTail], categories: int, evidence: FloatArray) -> FloatArray:
-    """(S, K) -> (S, C): per category, the log rarity of its least rare kind of evidence."""
+    """Returns the log rarity (S, C) of each category's least rare kind of evidence, from the evidence (S, K)."""
     each = np.stack([tail.log_rarity(column) for tail, column in zip(tails, evidence.T, strict=True)], axis=1)
     return np.asarray(each.reshape(len(each), len(tails) // categories, categories).min(axis=1))

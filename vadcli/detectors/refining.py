@@ -31,7 +31,7 @@ Segment = Callable[[FloatArray], BoolArray]
 
 
 class Refiner(Protocol):
-    """A model that finds the outline of what a point and a box show.
+    """A model that finds the outline of a thing that a point, or a point and a box, marks.
 
     Attributes:
         max_area_px: largest useful area of a frame in pixels; the model makes larger frames smaller.
@@ -51,7 +51,7 @@ class Refiner(Protocol):
         ...
 
     def segment(self, frame: ByteArray, prompts: FloatArray, width: int, height: int) -> BoolArray:
-        """Returns one mask per prompt, (K, height, width) bool. Deterministic.
+        """Returns one mask per prompt (K, height, width) bool. Deterministic.
 
         Args:
             frame: (H, W, 3) uint8, of any size.
@@ -102,7 +102,7 @@ def refine_mask(pixels: ByteArray, level: int, segment: Segment) -> ByteArray:
 
 
 def _prompt(pixels: ByteArray, own: BoolArray, peak: int, box: tuple[slice, slice]) -> FloatArray:
-    """Returns (3, 2) x, y: the point with the highest score, and two corners of the box.
+    """Returns x and y (3, 2) of three points: the pixel with the highest score, and two corners of the box.
 
     If several pixels have the highest score, the point is the one that is nearest to their middle.
     """
@@ -161,7 +161,7 @@ class Sam2Refiner:
         return self._prepared
 
     def segment(self, frame: ByteArray, prompts: FloatArray, width: int, height: int) -> BoolArray:
-        """Returns (K, height, width) bool; see `Refiner.segment`."""
+        """Returns one mask per prompt (K, height, width) bool; see `Refiner.segment`."""
         import torch
         from torch.nn.functional import interpolate
 

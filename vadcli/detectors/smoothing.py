@@ -25,9 +25,9 @@ def segments(timestamp: TimeArray, gap_s: float) -> IndexArray:
 
 
 def smooth(values: FloatArray, *, timestamp: TimeArray, usable: BoolArray, sigma_s: float, gap_s: float) -> FloatArray:
-    """Returns (S,) Gaussian means over time of the usable ones of (S,) values, within each segment.
+    """Returns Gaussian means (S,) over time of the usable values within each segment.
 
-    If no usable value is close enough, the result is the nearest smoothed value of the segment, or 0 if there is none.
+    A sample with no usable value close to it gets the nearest mean of its segment, or 0 if the segment has no usable value.
     """
     count = len(values)
     part = segments(timestamp, gap_s)

@@ -19,7 +19,7 @@ class AskOptions(CompressionOption):
 
     @property
     def ask_model(self) -> str:
-        """The model that answers: that of --model, or DEFAULT_ASK_MODEL if it is `auto`."""
+        """The name of the model that answers: the value of --model, or DEFAULT_ASK_MODEL if that value is `auto`."""
         return DEFAULT_ASK_MODEL if self.model == AUTO_MODEL else self.model
 
     def is_ready(self) -> bool:

@@ -28,7 +28,7 @@ class Question:
     """A question about one category. The asker adds the instruction how to answer.
 
     Attributes:
-        category: its name.
+        category: the name of the category.
         text: a question about what the user looks for. Yes means that the clip shows it.
         look_alike: a question about harmless things that look similar; "" if none are known.
     """
@@ -101,7 +101,7 @@ class Asker(Protocol):
         ...
 
     def ask(self, frames: ByteArray, questions: Sequence[Question]) -> FloatArray:
-        """Returns (N, Q) float32: logit(yes) - logit(no) of each question about each of N clips of one size.
+        """Returns the log-odds (N, Q) float32, logit(yes) - logit(no), of each question about each of N clips of one size.
 
         If the answer to the question about look-alikes leans to yes, its log-odds are subtracted.
 
@@ -112,7 +112,7 @@ class Asker(Protocol):
         ...
 
     def describe(self, frames: ByteArray) -> str:
-        """Returns one sentence in the model's own words about one clip, (T, H, W, 3) uint8. Deterministic."""
+        """Returns the model's own sentence about one clip (T, H, W, 3) uint8. Deterministic."""
         ...
 
     def fingerprint(self) -> dict[str, object]:
@@ -147,7 +147,7 @@ def load_asker(
     batch_size: int | None = None,
     compile: bool = False,
 ) -> Asker:
-    """Returns the model with a name, or in a transformers folder. `prepare` reads its weights.
+    """Returns the model of a name or of a transformers folder. `prepare` reads its weights.
 
     Raises:
         UsageError: the name or folder does not exist.

@@ -49,8 +49,8 @@ SAME_CLIP_S = 1e-3
 class AskDetector:
     """Asks a multimodal language model one question per category about each clip. `Detector` describes the attributes.
 
-    The score of a category says how rarely this camera has log-odds as high as these. Between the middles of two clips, the
-    log-odds change linearly with time. This detector makes no masks.
+    The score of a category says how rarely this camera has log-odds as high as those of the frame. Between the middles of two
+    clips, the log-odds change linearly with time. This detector makes no masks.
 
     Args:
         options: model, categories, device and how to compute.
@@ -133,7 +133,7 @@ class AskDetector:
         return CameraModel(sample.camera, self.name, self.model_version, arrays, {"seconds": seconds})
 
     def score(self, batch: ClipBatch) -> ClipScores:
-        """Returns (B, T, C + 1): the log-odds of the clip, the same for all its frames, and the time to its middle."""
+        """Returns raw scores (B, T, C + 1): the log-odds of the frame's clip, and the seconds to the middle of the clip."""
         answers = self.asker.ask(batch.frames, self.questions)  # (B, C)
         frames = batch.frames.shape[1]
         middle = (batch.timestamp[:, :1] + batch.timestamp[:, -1:]) / 2  # (B, 1)
@@ -163,19 +163,19 @@ class AskDetector:
 
 
 def calibrate(model: CameraModel | None, categories: int) -> CategoryTails:
-    """Returns how rare log-odds are for a camera, from the model of `AskDetector.fit`. Without a model, nothing is known."""
+    """Returns tails that say how rare log-odds are for a camera. Without a model of `AskDetector.fit`, nothing is known."""
     if model is None:
         return CategoryTails.unknown(categories)
     return CategoryTails.fit(model.arrays["values"], categories, seconds=float(model.values["seconds"]), floor=SPREAD_FLOOR)
 
 
 def between_clips(raw: FloatArray, timestamp: TimeArray) -> FloatArray:
-    """Returns (S, C) log-odds that change linearly in time between the middles of clips.
+    """Returns log-odds (S, C) that change linearly in time between the middles of clips.
 
     Before the first middle and after the last one, they are constant.
 
     Args:
-        raw: (S, C + 1), as `AskDetector.score` returns it.
+        raw: (S, C + 1) raw scores of the sampled frames, as `AskDetector.score` returns them.
         timestamp: (S,) seconds, increasing.
     """
     middle = timestamp + raw[:, -1]  # (S,)

@@ -88,7 +88,7 @@ class QwenAsker:
         self._found_batch = self._wanted_batch or self._workers.all[0].fitting_batch()
 
     def ask(self, frames: ByteArray, questions: Sequence[Question]) -> FloatArray:
-        """Returns (N, Q) float32 log-odds; see `Asker.ask`."""
+        """Returns log-odds (N, Q) float32; see `Asker.ask`."""
         found: FloatArray
         self.prepare()
         with self._workers.idle() as worker:
@@ -172,5 +172,5 @@ _TYPICAL = (Question("", "Does this video clip show something? " + "It may look 
 
 
 def _paired(frames: ByteArray) -> ByteArray:
-    """Returns (N, T, H, W, 3) with T even, because Qwen2-VL reads frames in pairs: an odd last frame is repeated."""
+    """Returns clips (N, T, H, W, 3) with an even T: Qwen2-VL reads frames in pairs. If T is odd, the last frame is repeated."""
     return np.concatenate([frames, frames[:, -1:]], axis=1) if frames.shape[1] % 2 else frames

@@ -1,7 +1,7 @@
 """Qwen2-VL reads a clip once and answers any number of questions about it.
 
 The answer to a question is not a text. It is the difference of two logits, those of "yes" and "no" as the next token. So a
-clip costs one prefill, and each question costs the few tokens of its own text, which continue the shared prefix:
+clip costs one prefill. Each question costs only the few tokens of its own text, which continue the shared prefix:
 
     system turn, <|vision_start|>, M visual tokens ─┬─ <|vision_end|>, question 1, start of the answer ─ logits of yes and no
                                                     ├─ <|vision_end|>, question 2, start of the answer ─ logits of yes and no
@@ -84,7 +84,7 @@ class Reader(nn.Module):
         return self.lm.prefixes(self.read(frames), self.prompt(DESCRIBE))
 
     def read(self, frames: Tensor) -> list[VisualTokens]:
-        """Returns the visual tokens of (B, T, H, W, 3) uint8 clips, T even."""
+        """Returns the visual tokens of clips (B, T, H, W, 3) uint8. T is even."""
         dtype = next(self.lm.parameters()).dtype
         patches, grid = qwen_patches(
             frames, min_px=MIN_PX, max_px=MAX_PX, patch_px=self.lm.patch_px, merge=self.lm.merge, dtype=dtype
@@ -92,7 +92,7 @@ class Reader(nn.Module):
         return [self.lm.compressed(clip, grid, self.compression) for clip in self.lm.encode_patches(patches, grid)]
 
     def log_odds(self, frames: Tensor, questions: Sequence[Question]) -> Tensor:
-        """Returns (B, Q) float32; see `Asker.ask`."""
+        """Returns log-odds (B, Q) float32; see `Asker.ask`."""
         texts = dict.fromkeys(text for question in questions for text in (question.text, question.look_alike) if text)
         prefixes = self.prefixes(frames)
         found = {text: self._yes_over_no(self.lm.hidden_after(prefixes, self.prompt(text))) for text in texts}

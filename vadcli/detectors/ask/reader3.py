@@ -18,7 +18,7 @@ from vadcli.detectors.mllm.qwen import CACHE, VIDEO, Prefix, PromptTokens
 
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 HALF = (0.5, 0.5, 0.5)
-"""Mean, and also standard deviation, of the RGB channels, for pixel values of 0 to 1."""
+"""Mean of the RGB channels, for pixel values of 0 to 1. It is also their standard deviation."""
 FRAME_S = CLIP_S / CLIP_FRAMES
 
 
@@ -26,7 +26,7 @@ class Qwen3Reader(Reader):
     """One Qwen3-VL with its tokenizer; see `Reader`."""
 
     def prefixes(self, frames: Tensor) -> list[Prefix]:
-        """Returns what all questions about (B, T, H, W, 3) uint8 clips share, T even."""
+        """Returns one prefix per clip (B, T, H, W, 3) uint8, which all questions about the clip share. T is even."""
         model, dtype = self.lm.qwen.model, next(self.lm.parameters()).dtype
         size = {"min_px": MIN_PX, "max_px": MAX_PX, "patch_px": self.lm.patch_px, "merge": self.lm.merge}
         patches, grid = qwen_patches(frames, **size, mean=HALF, std=HALF, dtype=dtype)
@@ -48,7 +48,7 @@ class Qwen3Reader(Reader):
         return [Prefix(list(range(len(frames))), cache, ids.shape[1], int(positions.max()) + 1)]
 
     def before(self, pairs: int, tokens: int) -> list[int]:
-        """Returns the ids up to the end of the video, with `tokens` visual tokens for each pair of frames."""
+        """Returns the token ids of a prompt up to the end of its video, with `tokens` visual tokens per pair of frames."""
         times_s = ((2 * pair + 0.5) * FRAME_S for pair in range(pairs))  # the middle of each pair
         shown = "".join(f"<{time_s:.1f} seconds>{VISION_START}{VIDEO * tokens}{VISION_END}" for time_s in times_s)
         text = chat_text(self.tokenizer, DESCRIBE).partition(VISION_START)[0]
@@ -56,6 +56,6 @@ class Qwen3Reader(Reader):
         return ids
 
     def branch(self, text: str) -> PromptTokens:
-        """Returns the ids of a question. It begins after <|vision_end|>, which is a part of the prefix here."""
+        """Returns the token ids of a question. They begin after <|vision_end|>, which is a part of the prefix here."""
         whole = super().branch(text)
         return PromptTokens(whole.before, whole.after[1:], whole.seg - 1)

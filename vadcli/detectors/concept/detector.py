@@ -146,7 +146,7 @@ class ConceptDetector:
         return CameraModel(sample.camera, self.name, self.model_version, arrays, values)
 
     def score(self, batch: ClipBatch) -> ClipScores:
-        """Returns evidence (B, T, 2C), vectors (B, T), and masks (B, T, h, w) if the scan stores masks."""
+        """Returns evidence (B, T, 2C), one vector per frame, and masks (B, T, h, w) if the scan stores masks."""
         raw, vectors, masks = [], [], []
         for frames, model in zip(batch.frames, batch.models, strict=True):
             known = self._fitted_on.pop(_content(frames), None) if self._fitted_on else None
@@ -159,7 +159,7 @@ class ConceptDetector:
         return ClipScores(np.stack(raw), np.stack(masks) if masks else None, embedding)
 
     def score_embeddings(self, embeddings: Embeddings, model: CameraModel | None) -> FloatArray:
-        """Returns evidence (S, 2C); see `Bank.evidence`."""
+        """Returns the evidence (S, 2C) of S vectors; see `Bank.evidence`."""
         bank, camera = self._fitted(model)
         return bank.evidence(embeddings, camera.anchor)
 
@@ -196,7 +196,7 @@ class ConceptDetector:
         return Embeddings.of(self._encoder.encode_images(frames))
 
     def _masks(self, frames: Any, model: CameraModel | None) -> FloatArray:
-        """Returns (T, h, w) pixel scores of one clip."""
+        """Returns the pixel scores (T, h, w) of one clip."""
         assert self._encoder is not None
         bank, camera = self._fitted(model)
         patches = self._encoder.patch_map(frames)  # (T, h, w, D)

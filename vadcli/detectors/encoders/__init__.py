@@ -28,7 +28,7 @@ PREPROCESSING_VERSION = 1
 """Increase this if a change of the code gives the same picture or sentence another vector."""
 PRECISIONS = ("auto", "fp16", "bf16", "fp32")
 DEFAULT_SIZE_PX = 224
-"""The picture size of both families in transformers if config.json does not contain one, as in Google's folders."""
+"""The picture size if config.json contains none, as in Google's folders. transformers has this default for both families."""
 SMALL_FILES = (
     "config.json",
     "preprocessor_config.json",
@@ -71,15 +71,18 @@ class Encoder(Protocol):
     max_tokens: int
 
     def encode_images(self, frames: ByteArray) -> FloatArray:
-        """Returns (N, D) float32 for (N, H, W, 3) uint8. Pictures are squashed (stretched to a square S × S), not cropped."""
+        """Returns the vectors (N, D) float32 of pictures (N, H, W, 3) uint8.
+
+        Pictures are squashed (stretched to a square S × S), not cropped.
+        """
         ...
 
     def encode_text(self, texts: Sequence[str]) -> FloatArray:
-        """Returns (M, D) float32; raises UsageError if a sentence has more than `max_tokens` tokens."""
+        """Returns the vectors (M, D) float32 of M sentences; raises UsageError if one has more than `max_tokens` tokens."""
         ...
 
     def patch_map(self, frames: ByteArray) -> FloatArray:
-        """Returns (N, h, w, D) float32 for (N, H, W, 3) uint8: one vector per patch of the squashed picture."""
+        """Returns one vector per patch (N, h, w, D) float32 of squashed pictures; `frames` are (N, H, W, 3) uint8."""
         ...
 
     def text_tokens(self, text: str) -> int:
@@ -88,7 +91,7 @@ class Encoder(Protocol):
 
 
 def load_encoder(name: str, *, device: str = "auto", precision: str = "auto") -> Encoder:
-    """Returns the encoder with a name, or in a folder.
+    """Returns the encoder of a name or of a transformers folder.
 
     Its image half and its text half are each read from the disk when they are first used.
 

@@ -50,7 +50,7 @@ class TransformersEncoder(ABC):
     width: int
     defaults: ClassVar[PixelRules]
     text_step: ClassVar[int]
-    """Sentences are padded to a multiple of this number of tokens, or to `max_tokens` if it is 0."""
+    """Sentences are padded to a multiple of this number of tokens, or to `max_tokens` if this number is 0."""
 
     def __init__(self, name: str, folder: Path, *, device: str, precision: str) -> None:
         self.name, self.folder = name, folder
@@ -71,15 +71,15 @@ class TransformersEncoder(ABC):
         self.rules = read_rules(folder, PixelRules(self.size_px, self.defaults.mode, self.defaults.mean, self.defaults.std))
 
     def encode_images(self, frames: ByteArray) -> FloatArray:
-        """Returns (N, D) float32 of unit length for (N, H, W, 3) uint8."""
+        """Returns the vectors (N, D) float32 of pictures (N, H, W, 3) uint8, of unit length."""
         return self._for_chunks(frames, self.image_vectors, (self.width,))
 
     def patch_map(self, frames: ByteArray) -> FloatArray:
-        """Returns (N, h, w, D) float32 of unit length for (N, H, W, 3) uint8."""
+        """Returns the patch vectors (N, h, w, D) float32 of pictures (N, H, W, 3) uint8, of unit length."""
         return self._for_chunks(frames, self.patch_vectors, (*self.grid, self.width))
 
     def encode_text(self, texts: Sequence[str]) -> FloatArray:
-        """Returns (M, D) float32 of unit length.
+        """Returns the vectors (M, D) float32 of M sentences, of unit length.
 
         Raises:
             UsageError: a sentence has more than `max_tokens` tokens.
@@ -117,15 +117,15 @@ class TransformersEncoder(ABC):
 
     @abstractmethod
     def image_vectors(self, pixels: Tensor) -> Tensor:
-        """Returns (N, D) for (N, 3, S, S)."""
+        """Returns the vectors (N, D) of pixels (N, 3, S, S)."""
 
     @abstractmethod
     def patch_vectors(self, pixels: Tensor) -> Tensor:
-        """Returns (N, h·w, D) for (N, 3, S, S)."""
+        """Returns the patch vectors (N, h·w, D) of pixels (N, 3, S, S)."""
 
     @abstractmethod
     def text_vectors(self, ids: Tensor) -> Tensor:
-        """Returns (M, D) for (M, L) token ids on the CPU."""
+        """Returns the vectors (M, D) of token ids (M, L) on the CPU."""
 
     @abstractmethod
     def make_vision(self) -> nn.Module:
@@ -160,7 +160,7 @@ class TransformersEncoder(ABC):
         return half.requires_grad_(False).eval()
 
     def _for_chunks(self, frames: ByteArray, step: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> FloatArray:
-        """Returns the results of `step` for the frames, (N, *shape). They are computed in chunks of one size."""
+        """Returns the results (N, *shape) of `step` for the frames. They are computed in chunks of one size."""
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
             raise ValueError(f"frames are {frames.dtype} of shape {frames.shape}; give (N, H, W, 3) uint8")
         found = np.empty((len(frames), *shape), np.float32)
@@ -192,7 +192,7 @@ def unit(vectors: Tensor) -> FloatArray:
 
 
 def check_tensors(folder: Path, expected: dict[str, tuple[int, ...]]) -> None:
-    """Compares the headers of a folder's safetensors with the expected shapes (name -> shape). Reads no tensor.
+    """Compares the headers of a folder's safetensors with the expected shape of each name. Reads no tensor.
 
     Raises:
         WeightsError: a tensor is missing or has another shape.

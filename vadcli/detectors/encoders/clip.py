@@ -42,7 +42,7 @@ class ClipEncoder(TransformersEncoder):
         self.width = int(self.config.projection_dim)
 
     def image_vectors(self, pixels: Tensor) -> Tensor:
-        """Returns (N, D) for (N, 3, S, S)."""
+        """Returns the vectors (N, D) of pixels (N, 3, S, S)."""
         tokens, last = self._before_last(pixels)
         # After the last block only the first token is used, so the last block computes only this token.
         normed = last.layer_norm1(tokens)
@@ -50,16 +50,16 @@ class ClipEncoder(TransformersEncoder):
         return self._project(first)[:, 0]
 
     def patch_vectors(self, pixels: Tensor) -> Tensor:
-        """Returns (N, h·w, D) for (N, 3, S, S). The last block uses the attention of SCLIP (section 3.2 of its paper)."""
+        """Returns the patch vectors (N, h·w, D) of pixels (N, 3, S, S). The last block has SCLIP's attention (section 3.2)."""
         tokens, last = self._before_last(pixels)
         tokens = tokens + correlate(last.self_attn, last.layer_norm1(tokens))
         return self._project(last.add_mlp(tokens)[:, 1:])
 
     def text_vectors(self, ids: Tensor) -> Tensor:
-        """Returns (M, D) for (M, L) token ids on the CPU."""
+        """Returns the vectors (M, D) of token ids (M, L) on the CPU."""
         tokens = self.text.text_model(ids)  # (M, L, W)
         end = self.config.text_config.eos_token_id
-        # The configs of the first CLIP folders have a wrong 2 here. In these folders, the end token has the highest number.
+        # The configs of the first CLIP folders wrongly have a 2 here. In these folders, the end token has the highest number.
         places = (ids if end == 2 else (ids == end).int()).argmax(dim=-1)
         vectors: Tensor = self.text.text_projection(tokens[torch.arange(len(ids)), places])
         return vectors
@@ -125,7 +125,7 @@ class VisionEmbeddings(nn.Module):
         self.position_embedding = table((sizes.image_size // sizes.patch_size) ** 2 + 1, sizes.hidden_size)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Returns (N, T, W) for (N, 3, S, S)."""
+        """Returns the tokens (N, T, W) of pixels (N, 3, S, S)."""
         patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)  # (N, h·w, W)
         return torch.cat([self.class_embedding.expand(len(pixels), 1, -1), patches], dim=1) + self.position_embedding.weight
 

@@ -37,7 +37,7 @@ class Attention(nn.Module):
         )
 
     def forward(self, asking: Tensor, tokens: Tensor) -> Tensor:
-        """Returns (N, A, W), what the tokens `asking` (N, A, W) read from all `tokens` (N, T, W)."""
+        """Returns the result (N, A, W) of attention from the tokens `asking` (N, A, W) to all `tokens` (N, T, W)."""
         parts = self.q_proj(asking), self.k_proj(tokens), self.v_proj(tokens)
         read = read_values(*(split_heads(part, self.num_heads) for part in parts), causal=self.causal)
         mixed: Tensor = self.out_proj(join_heads(read))
@@ -56,7 +56,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(sizes.intermediate_size, sizes.hidden_size)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Returns (N, T, W) for tokens of this shape."""
+        """Returns new tokens in the shape (N, T, W) of `tokens`."""
         found: Tensor = self.fc2(self.activation(self.fc1(tokens)))
         return found
 
@@ -71,7 +71,7 @@ class Block(nn.Module):
         self.mlp = Mlp(sizes)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Returns (N, T, W) for tokens of this shape."""
+        """Returns new tokens in the shape (N, T, W) of `tokens`."""
         normed = self.layer_norm1(tokens)
         return self.add_mlp(tokens + self.self_attn(normed, normed))
 
@@ -89,7 +89,7 @@ class Blocks(nn.Module):
         self.layers = nn.ModuleList(Block(sizes, causal=causal) for _ in range(sizes.num_hidden_layers))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Returns (N, T, W) for tokens of this shape."""
+        """Returns new tokens in the shape (N, T, W) of `tokens`."""
         for block in self.layers:
             tokens = block(tokens)
         return tokens
@@ -104,7 +104,7 @@ class TextEmbeddings(nn.Module):
         self.position_embedding = table(sizes.max_position_embeddings, sizes.hidden_size)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Returns (M, L, W) for (M, L) token ids on the CPU, where the token table is."""
+        """Returns the vectors (M, L, W) of token ids (M, L). These are on the CPU, because the token table is there."""
         places = self.position_embedding.weight[: ids.shape[1]]
         found: Tensor = self.token_embedding(ids).to(places) + places
         return found
@@ -120,7 +120,7 @@ class TextModel(nn.Module):
         self.final_layer_norm = layer_norm(sizes)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Returns (M, L, W) for (M, L) token ids on the CPU."""
+        """Returns the vectors (M, L, W) of token ids (M, L) on the CPU."""
         found: Tensor = self.final_layer_norm(self.encoder(self.embeddings(ids)))
         return found
 
@@ -153,10 +153,10 @@ def read_values(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = Fal
 
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:
-    """Splits (N, T, W) into (N, heads, T, W / heads)."""
+    """Splits the width of tokens (N, T, W) into heads: (N, heads, T, W / heads)."""
     return tokens.view(*tokens.shape[:2], heads, -1).transpose(1, 2)
 
 
 def join_heads(read: Tensor) -> Tensor:
-    """Joins (N, heads, T, W / heads) to (N, T, W)."""
+    """Joins the heads of (N, heads, T, W / heads) to tokens (N, T, W)."""
     return read.transpose(1, 2).flatten(2)

@@ -50,7 +50,7 @@ class SiglipEncoder(TransformersEncoder):
             raise WeightsError(f"{folder}: not an encoder: {what}", hint=NOT_WHOLE)
 
     def image_vectors(self, pixels: Tensor) -> Tensor:
-        """Returns (N, D) for (N, 3, S, S). The pooling head has one query, which reads from all patches."""
+        """Returns the vectors (N, D) of pixels (N, 3, S, S). The pooling head has one query, which reads from all patches."""
         head = self.vision.vision_model.head
         pooling = head.attention
         weight, bias = pooling.in_proj_weight, pooling.in_proj_bias  # of queries, keys and values
@@ -61,8 +61,7 @@ class SiglipEncoder(TransformersEncoder):
         return self._after_pooling(join_heads(read_values(*parts)))[:, 0]
 
     def patch_vectors(self, pixels: Tensor) -> Tensor:
-        """Returns (N, P, D) for (N, 3, S, S): what the pooling head would return if it read only this one patch.
-
+        """Returns one vector per patch (N, P, D) of pixels (N, 3, S, S): the pooling head's result if it reads only this patch.
         With a single patch, the only attention weight is 1. So only the values of the head are computed; queries and keys are
         not needed.
         """
@@ -84,7 +83,7 @@ class SiglipEncoder(TransformersEncoder):
         return vectors
 
     def text_vectors(self, ids: Tensor) -> Tensor:
-        """Returns (M, D) for (M, L) token ids on the CPU."""
+        """Returns the vectors (M, D) of token ids (M, L) on the CPU."""
         half = self.text.text_model
         vectors: Tensor = half.head(half(ids)[:, -1])
         return vectors
@@ -132,7 +131,7 @@ class VisionEmbeddings(nn.Module):
         self.position_embedding = table((sizes.image_size // sizes.patch_size) ** 2, sizes.hidden_size)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Returns (N, P, D) for (N, 3, S, S)."""
+        """Returns the patches (N, P, D) of pixels (N, 3, S, S)."""
         found: Tensor = self.patch_embedding(pixels).flatten(2).transpose(1, 2) + self.position_embedding.weight
         return found
 

@@ -43,7 +43,7 @@ class LavidaOptions(CompressionOption):
 
     @property
     def lavida_model(self) -> str:
-        """The LAVIDA model: that of --model, or DEFAULT_MODEL if it is `auto`."""
+        """The name of the LAVIDA model: the value of --model, or DEFAULT_MODEL if that value is `auto`."""
         return DEFAULT_MODEL if self.model == AUTO_MODEL else self.model
 
     def is_ready(self) -> bool:

@@ -270,7 +270,7 @@ def _save_sam2(masks: Any, folder: Path) -> None:
 
 @torch.no_grad()
 def _draw(model: Lavida, gain: float) -> None:
-    """Replaces the weights of all layers with random ones from torch's current generator."""
+    """Replaces the weights of all layers with random ones of this gain, from torch's current generator."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d):
             nn.init.xavier_normal_(module.weight, gain=gain)

@@ -68,8 +68,8 @@ class PixelOptions:
     Attributes:
         min_px, max_px: limits of a frame's area for Qwen2-VL at inference; its sides become multiples of 28.
         train_min_px, train_max_px: the same limits in training.
-        static_threshold: if the mean cosine distance of patches to the first frames of the clip is below this value,
-            these patches are dropped before the vision tower's blocks (see `moving_groups`). None keeps all patches.
+        static_threshold: patches are dropped before the vision tower's blocks if their mean cosine distance to the same
+            patches of the clip's first frames is below this value (see `moving_groups`). None keeps all patches.
     """
 
     min_px: int = 160 * QWEN_PX**2

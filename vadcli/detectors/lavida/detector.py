@@ -49,7 +49,7 @@ DEFAULT_CATEGORIES = "@general"
 
 
 class LavidaDetector:
-    """Scores how well frames show the user's categories, and marks where.
+    """Scores how well frames show the user's categories, and marks their pixels in masks.
 
     Creating a detector only reads the folder's config.json; `prepare` loads the weights.
 
@@ -150,7 +150,7 @@ class LavidaDetector:
             worker.model.clock = worker.runner.clock = clock
 
     def count_tokens(self, batch: ClipBatch) -> tuple[float, float]:
-        """Returns (L, M): the mean number of visual tokens per clip of a batch, before and after compression."""
+        """Returns the mean number of visual tokens per clip of a batch before compression, L, and after it, M."""
         self.prepare()
         worker = self._workers.all[0]
         before, after = worker.runner.run(worker.count_tokens, batch.frames)
@@ -161,14 +161,14 @@ class LavidaDetector:
         return None
 
     def score(self, batch: ClipBatch) -> ClipScores:
-        """Returns (B, T, 1) object-score logits and (B, T, h, w) masks, on MaskScale.LOGIT."""
+        """Returns object-score logits (B, T, 1) and masks (B, T, h, w) on MaskScale.LOGIT."""
         self.prepare()
         with self._workers.idle() as worker:
             logits, masks = worker.runner.run(worker.score, batch.frames)
         return ClipScores(logits[..., None], masks)
 
     def attribute(self, batch: ClipBatch) -> FloatArray:
-        """Returns (B, T, C) scores, with one prompt per category; the images are encoded once."""
+        """Returns scores (B, T, C), from one prompt per category. The images are encoded once."""
         self.prepare()
         with self._workers.idle() as worker:
             (scores,) = worker.runner.run(worker.attribute, batch.frames)

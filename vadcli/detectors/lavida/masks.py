@@ -70,7 +70,7 @@ class ImageFeatures:
 
 @dataclass(frozen=True)
 class MaskOutput:
-    """The decoder's output for N frames in float32; M is 1 mask, or 3 with `multimask`.
+    """The decoder's output for N frames in float32. M is the number of masks per frame: 1, or 3 with `multimask`.
 
     Attributes:
         object_logit: (N,), above 0 if the frame has something to segment.
@@ -251,7 +251,7 @@ class SinePosition(nn.Module):
         self.finest = finest
 
     def forward(self, shape: torch.Size, device: torch.device, dtype: torch.dtype, mask: None = None) -> Tensor:
-        """Returns (N, width, h, w) for features of `shape` (N, C, h, w), the same for every frame.
+        """Returns the encoding (N, width, h, w) for features of `shape` (N, C, h, w). It is the same for every frame.
 
         `mask` is part of the interface of transformers and is ignored.
         """

@@ -127,7 +127,7 @@ class Lavida(nn.Module):
             ]
 
     def encode(self, frames: Tensor, *, training: bool = False) -> EncodedClips:
-        """Encodes (B, T, H, W, 3) uint8 frames (paper 3.4 and 3.6).
+        """Encodes frames (B, T, H, W, 3) uint8 (paper 3.4 and 3.6).
 
         Args:
             frames: T = 1 for an image. Qwen2-VL needs pairs of frames, so if T is odd, it gets the
@@ -157,7 +157,7 @@ class Lavida(nn.Module):
         return EncodedClips(visual, image, frames.shape[1])
 
     def encode_images(self, frames: Tensor) -> ImageFeatures:
-        """Encodes (B, T, H, W, 3) uint8 frames with SAM2's encoder; returns B·T features."""
+        """Encodes frames (B, T, H, W, 3) uint8 with SAM2's encoder; returns the features of B·T frames."""
         with self.clock("pixels"):
             squares = sam_pixels(frames.flatten(0, 1), self.masks.image_size, self.dtype)
         with self.clock("sam2 encoder"):
@@ -182,7 +182,7 @@ class Lavida(nn.Module):
             return [self.mllm.compressed((clip, everything), placed, self.config.compression) for clip in tokens]
 
     def forward(self, frames: Tensor, questions: Sequence[Question]) -> LavidaOutput:
-        """Scores (B, T, H, W, 3) uint8 frames for one list of categories, with masks."""
+        """Returns the scores and masks of frames (B, T, H, W, 3) uint8 for one list of categories."""
         encoded = self.encode(frames)
         if len(questions) == 1:
             with self.clock("llm"):
@@ -197,7 +197,7 @@ class Lavida(nn.Module):
         return [self.judge(encoded, question, self._hidden(prefixes, question)) for question in questions]
 
     def judge(self, encoded: EncodedClips, question: Question, hidden: Tensor) -> LavidaOutput:
-        """Makes one mask prompt per frame from `hidden` and decodes it (paper 3.7 and 3.8)."""
+        """Returns scores and masks: makes one mask prompt per frame from `hidden` and decodes it (paper 3.7 and 3.8)."""
         output = self.decode(encoded, question, hidden)
         mask = gate(output, self.config.mask_gate)[:, 0]  # (B·T, h, w)
         b, t = len(encoded.visual), encoded.frames

@@ -192,7 +192,7 @@ class FrameSemantics(nn.Module):
         self.null = nn.Parameter(NULL_STD * torch.randn(1, 1, width)) if options.null_key else None
 
     def forward(self, text: Tensor, image: Tensor, position: Tensor) -> Tensor:
-        """Returns E: (B, C, D_txt), (B, T, C_img, h, w), (1, C_img, h, w) -> (N, C, d)."""
+        """Returns E (N, C, d) of `text` (B, C, D_txt), `image` (B, T, C_img, h, w) and `position` (1, C_img, h, w)."""
         queries, values = self._sides(text, image, position)
         semantics: Tensor = self.out(self.norm(queries + self.attention(queries, values, values)))
         return semantics
@@ -297,7 +297,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(inside, width)
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Takes (N, Q, d), (N, K, d), (N, K, d); returns (N, Q, d).
+        """Returns the result (N, Q, d) of attention from `queries` (N, Q, d) to `keys` and `values` (N, K, d).
 
         `mask` is (N, 1, 1, K) bool, True for keys that count.
         """
@@ -307,7 +307,7 @@ class Attention(nn.Module):
         return out
 
     def logits(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Returns the input of the softmax: (N, Q, d), (N, K, d) -> (N, heads, Q, K)."""
+        """Returns the input of the softmax (N, heads, Q, K) for `queries` (N, Q, d) and `keys` (N, K, d)."""
         q, k = self._split(self.q(queries)), self._split(self.k(keys))
         found: Tensor = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
         return found
@@ -326,7 +326,7 @@ def anywhere(where: Tensor) -> Tensor:
 
 
 def _likeliest(odds: Tensor, absent: Tensor | None) -> Tensor:
-    """Returns the highest log odds over the categories, (N, C, …) -> (N, …).
+    """Returns the log odds (N, …) of the likeliest category, from the log odds (N, C, …) of all categories.
 
     `absent` (N, C) is True for categories that do not count.
     """
@@ -337,6 +337,6 @@ def _likeliest(odds: Tensor, absent: Tensor | None) -> Tensor:
 
 
 def _key_mask(text_mask: Tensor, frames: int) -> Tensor:
-    """Returns the mask of the keys: (B, C) -> (N, 1, 1, 1 + C); the first key always counts."""
+    """Returns the mask of the keys (N, 1, 1, 1 + C) from that of the categories (B, C). The first key always counts."""
     counts = torch.cat([text_mask.new_ones(len(text_mask), 1), text_mask], dim=1)
     return counts.repeat_interleave(frames, dim=0)[:, None, None]

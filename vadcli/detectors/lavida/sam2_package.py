@@ -119,7 +119,7 @@ RULES: tuple[tuple[str, str], ...] = (
 
 
 def to_package(name: str) -> tuple[str, ...]:
-    """Returns the names that a Sam2VideoModel parameter has in the sam2 package: 1, or 4 for the point embeddings.
+    """Returns the names of a Sam2VideoModel parameter in the sam2 package: one name, or four for the point embeddings.
 
     Raises:
         ValueError: SAM2 has no parameter with this name.

@@ -303,7 +303,7 @@ def _by_distance(rows: Tensor, columns: Tensor, candidates: Tensor, count: int, 
 
 
 def _search_all(rows: Tensor, columns: Tensor, count: int, itself: Tensor | None) -> Tensor:
-    """Returns the (R, count) nearest of all columns; distances are exact. Slow; see _nearest."""
+    """Returns the indices (R, count) of the nearest columns, after measuring all columns exactly. Slow; see _nearest."""
     distance = torch.cdist(rows.double(), columns.double(), compute_mode="donot_use_mm_for_euclid_dist")  # (R, C)
     if itself is not None:
         distance.scatter_(1, itself[:, None], math.inf)
@@ -335,7 +335,7 @@ class SharedSight(nn.Module):
         self.token = nn.Linear(image_width + motion_width + 6 * WAVES, llm_width)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Returns the visual tokens: (B, T, C_img, h, w) -> (B, T · h · w, D)."""
+        """Returns the visual tokens (B, T · h · w, D) of SAM2's embedding (B, T, C_img, h, w)."""
         pixels = self.norm(image.movedim(2, -1))  # (B, T, h, w, C_img)
         frames, rows, columns = pixels.shape[1:4]
         place = _waves(frames, rows, columns, image.device).to(pixels.dtype).expand(len(pixels), -1, -1, -1, -1)
@@ -343,7 +343,7 @@ class SharedSight(nn.Module):
         return tokens.flatten(1, 3)
 
     def motion(self, pixels: Tensor) -> Tensor:
-        """Returns how each cell changes: normalised (B, T, h, w, C_img) -> (B, T, h, w, motion_width)."""
+        """Returns how each cell changes (B, T, h, w, motion_width), from normalised pixels (B, T, h, w, C_img)."""
         states = self.narrow(pixels).movedim(-1, 1)  # (B, m, T, h, w)
         for convolution in self.changes:
             states = states + nn.functional.gelu(convolution(states))

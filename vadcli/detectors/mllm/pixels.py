@@ -51,7 +51,7 @@ def moving_groups(patches: Tensor, threshold: float = STATIC_DISTANCE) -> Tensor
         threshold: mean cosine distance, in [0, 2]; 0 keeps everything.
 
     Returns:
-        (T, G) bool, True where a group is kept.
+        (T, G) bool, True if the group is kept.
 
     Raises:
         ValueError: the threshold is outside [0, 2], or `patches` has another shape.
@@ -165,7 +165,7 @@ def sam_pixels(frames: Tensor, size: int, dtype: torch.dtype = torch.float32) ->
 
 
 def resize(frames: Tensor, height: int, width: int, *, mode: str) -> Tensor:
-    """Resizes (N, H, W, 3) uint8 to (N, 3, height, width) float32, whole numbers in 0-255.
+    """Resizes frames (N, H, W, 3) uint8 to (N, 3, height, width) float32. The values are whole numbers in 0-255.
 
     Shrinking is antialiased, as in PIL.
     """
@@ -177,7 +177,7 @@ def resize(frames: Tensor, height: int, width: int, *, mode: str) -> Tensor:
 
 
 def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Scales (…, 3, H, W) from 0-255 to 0-1, subtracts `mean` and divides by `std` per channel."""
+    """Scales pixels (…, 3, H, W) from 0-255 to 0-1, subtracts `mean` and divides by `std` per channel."""
     shift = torch.tensor(mean, device=pixels.device)[:, None, None]
     scale = torch.tensor(std, device=pixels.device)[:, None, None]
     return (pixels / 255 - shift) / scale

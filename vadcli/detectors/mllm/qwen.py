@@ -153,7 +153,7 @@ class MultimodalLM(nn.Module):
         return [self._encode_moving(clip, grid, moving_groups(clip, static_threshold)) for clip in embedded]
 
     def _encode_moving(self, embedded: Tensor, grid: PatchGrid, moving: Tensor) -> tuple[Tensor, Tensor]:
-        """Encodes only the `moving` (pairs, G) groups of one clip's patches (pairs, G, 4, E)."""
+        """Encodes the patches (pairs, G, 4, E) of one clip, only the groups that are True in `moving` (pairs, G)."""
         cos, sin = (part.view(moving.shape[1], grid.merge**2, -1) for part in self._angles(grid))
         steps = []
         for step, wanted in zip(embedded, moving, strict=True):
@@ -175,7 +175,7 @@ class MultimodalLM(nn.Module):
         return VisualTokens(found.tokens, positions, max(rows, columns), len(tokens))
 
     def hidden_at_seg(self, clips: list[VisualTokens], prompt: PromptTokens) -> Tensor:
-        """Runs one prefill per clip; returns the hidden states at `<SEG>` after the norm, (B, D).
+        """Runs one prefill per clip; returns the hidden states (B, D) at `<SEG>`, after the norm.
 
         The tokens after `<SEG>` are not computed: under causal attention they cannot change
         the state at `<SEG>`.
@@ -294,7 +294,7 @@ class MultimodalLM(nn.Module):
         return cos, sin
 
     def _tower(self, hidden: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-        """Runs the tower's blocks and merger on (N, n, E) patches; returns (N, n / 4, D).
+        """Runs the tower's blocks and merger on patches (N, n, E); returns visual tokens (N, n / 4, D).
 
         There is no attention between the N pairs of frames. The result equals that of the forward
         pass in transformers, which processes one pair after another.
@@ -365,7 +365,7 @@ def _next_position(clips: list[VisualTokens], prompt: PromptTokens) -> int:
 
 
 def _equal_lengths(clips: list[VisualTokens]) -> Iterator[tuple[list[int], list[VisualTokens]]]:
-    """Yields groups of clips of equal length, which need no padding: their batch positions, and the clips."""
+    """Yields groups of clips of equal length, which need no padding: the clips' indices in the batch, and the clips."""
     groups: dict[tuple[int, int], list[int]] = {}
     for row, clip in enumerate(clips):
         groups.setdefault((len(clip.tokens), clip.extent), []).append(row)

@@ -22,13 +22,13 @@ class MotionOptions:
         rate_hz: sampled frames per second.
         max_area_px: largest area of a frame if `detail` is 1; larger frames are reduced to it.
         detail: width and height of a frame are this many times larger. Cells keep their size, so they show smaller things.
-            Speeds stay those of the small frame; floors, which are noise of the flow, become smaller.
+            Speeds are still in pixels of the small frame. Their floors are divided by `detail`, as the noise of the flow is.
         cell_px: side of a grid cell.
         blur_cells: standard deviation of the Gaussian that smooths the maps over space, in cells.
         steadying_s: standard deviation of the Gaussian that smooths each cell (and so the masks)
             over time. Maps are smoothed before the highest cell is taken, so that noise does not compete with motion.
         smoothing_s: standard deviation of the Gaussian that smooths the frame values over time.
-        gap_s: no mean over time crosses a gap that is longer than both this and 3 usual steps.
+        gap_s: no mean over time crosses a gap that is longer than `gap_s` and also longer than 3 usual steps.
         change_floor: gray levels of change that are subtracted as noise.
         noise_factor: the median change of a pair of frames, multiplied by this, is also subtracted.
         speed_floor_px: speed that is subtracted as noise, in pixels per pair of frames.
@@ -43,8 +43,8 @@ class MotionOptions:
         position_weight: a distance of one frame width counts as this many feature units.
         moving_px: the camera moves in a sample if its motion is more than this, in pixels per sample.
         moving_share: a video has a moving camera if it moves in more than this share of samples.
-        still: also look for what appears and then stays.
-        still_s: what stays for less than this does not count.
+        still: True if the detector also looks for things that appear and then stay.
+        still_s: things that stay for fewer seconds do not count.
         min_size: lowest height of things whose motion counts, in percent of the frame's height; None counts all.
     """
 

@@ -69,7 +69,7 @@ class CellGrid:
         return np.asarray(pictures[y].take(x, axis=1), dtype=np.float32)
 
     def blur(self, cells: FloatArray) -> FloatArray:
-        """(..., h, w) -> (..., h, w): Gaussian means over space; at the edge, only cells inside the frame count."""
+        """Returns Gaussian means over space, in the shape (..., h, w) of `cells`. Only cells inside the frame count."""
         return np.asarray(self.blur_rows @ cells @ self.blur_columns, dtype=np.float32)
 
     def positions(self) -> FloatArray:
@@ -211,7 +211,7 @@ def shown_scene(shot: FloatArray, scenes: Mapping[int, FloatArray]) -> tuple[Flo
 
 
 def foreground(shot: FloatArray, background: FloatArray, options: MotionOptions) -> FloatArray:
-    """Returns (T, h, w) in [0, 1]: from 0 (like the background) to 1 (foreground) for each cell of a shot (T, h, w)."""
+    """Returns the foreground weights (T, h, w) of a shot (T, h, w): from 0 (like the background) to 1 (foreground)."""
     distance = shot - background
     light = distance.mean(axis=(1, 2))
     for t in np.flatnonzero(np.abs(light - np.median(light)) > FLICKER_LEVELS):
@@ -296,7 +296,7 @@ def _textured(picture: FloatArray) -> BoolArray:
 
 @lru_cache(maxsize=32)
 def _where(h: int, w: int) -> TimeArray:
-    """Returns (h, w, 3): 1, x and y of each cell. x and y are frame widths from the middle of the frame."""
+    """Returns the terms (h, w, 3) of an affine field: 1, x and y of each cell, in frame widths from the middle of the frame."""
     y, x = np.mgrid[:h, :w].astype(np.float64)
     return np.stack([np.ones((h, w)), (x - (w - 1) / 2) / w, (y - (h - 1) / 2) / w], axis=-1)
 

@@ -54,7 +54,7 @@ class RaritySamples:
         return RaritySamples(self.features[own], self.scene[own], self.video[own], self.time_s[own])
 
     def near(self, video: int, time_s: float, exclude_s: float) -> BoolArray:
-        """Returns (M,) True for the samples of this video that are at most `exclude_s` seconds from this time."""
+        """Returns flags (M,), True for the samples of this video that are at most `exclude_s` seconds from this time."""
         return np.asarray((self.video == video) & (np.abs(self.time_s - time_s) <= exclude_s))
 
 
@@ -96,7 +96,7 @@ def scaled(features: FloatArray, unit: FloatArray, options: MotionOptions) -> Fl
 
 
 def rarity(query: FloatArray, samples: RaritySamples, *, video: int, time_s: float, options: MotionOptions) -> FloatArray:
-    """Returns (Q,) float32: the distance from scaled features (Q, 4) to the k-th nearest sample.
+    """Returns the distance (Q,) float32 of each cell to its k-th nearest sample; `query` has scaled features (Q, 4).
 
     All values are 0 if there are too few samples. Samples of the same video that are at
     most `exclude_s` from `time_s` do not count, because an object must not make itself usual.
@@ -105,7 +105,7 @@ def rarity(query: FloatArray, samples: RaritySamples, *, video: int, time_s: flo
 
 
 def kth_distance(query: FloatArray, known: FloatArray, options: MotionOptions) -> FloatArray:
-    """Returns `rarity` with the samples (M, 4) that count."""
+    """Returns the distance (Q,) of each cell to its k-th nearest sample; all samples in `known` (M, 4) count."""
     found = np.zeros(len(query), dtype=np.float32)
     if len(known) < FEWEST_SAMPLES:
         return found
@@ -132,7 +132,7 @@ camera that is not known.
 
 SPEED_FLOOR = 0.42
 DISORDER_FLOOR = 0.1
-"""The highest cell of a frame counts for what is usual if it is above this, in the same unit."""
+"""Frames whose highest cell is above this count for what is usual, in the same unit."""
 
 LEVEL_PRIOR = 10.0
 """The reference of speed and disorder weighs as much as this many moments of the camera (20 seconds)."""

@@ -75,7 +75,7 @@ class _OneBlasThread:
                     self._take_control()
 
     def _take_control(self) -> None:
-        """threadpoolctl 3.8 ignores the limits of all threads but the first one that set a limit, until this is called."""
+        """Makes threadpoolctl 3.8 accept a limit from any thread, not only from the first thread that has set one."""
         for library in self._blas.lib_controllers:
             clear = getattr(library, "clear_controlling_thread", None)
             if clear is not None:
@@ -85,7 +85,7 @@ class _OneBlasThread:
 one_blas_thread = _OneBlasThread()
 
 USER_OPTIONS = ("min_size", "detail", "still")
-"""The options that users set. A camera model fits only the values that it was fitted with."""
+"""The options that users set. A camera model can be used only with the values with which it was fitted."""
 
 CHANNELS = ("speed", "disorder", "rarity", "together", "camera_px", "usable")
 STILL_CHANNEL = "still"

@@ -181,7 +181,7 @@ class ClipMaps:
 
     @property
     def nbytes(self) -> int:
-        """The memory of the maps."""
+        """The memory of the maps, in bytes."""
         parts = (self.velocity, self.speed, self.disorder, self.still)
         return sum(part.nbytes for part in parts if part is not None)
 
@@ -198,7 +198,7 @@ class ClipSteps:
         change: (T, h, w) float32, change of each cell in gray levels per step.
         camera_px: (T,) float32, motion of the whole frame in pixels per step.
         usable: (T,) bool, True for the steps that were measured.
-        cut: (T,) bool, True where a new shot begins.
+        cut: (T,) bool, True for the frames with which a new shot begins.
     """
 
     pooled: FloatArray = field(repr=False)
@@ -218,7 +218,7 @@ class ClipSteps:
 
     @property
     def nbytes(self) -> int:
-        """The memory of the maps."""
+        """The memory of the maps, in bytes."""
         return self.pooled.nbytes + self.velocity.nbytes + self.change.nbytes
 
 
@@ -286,12 +286,12 @@ def map_clip(
 
 
 def _mean(cells: FloatArray, weights: FloatArray, grid: CellGrid) -> FloatArray:
-    """(T, h, w) -> (T, h, w): Gaussian means over time, with the weights (T, T), and over space."""
+    """Returns Gaussian means of `cells` (T, h, w) over time, with the weights (T, T), and over space."""
     return grid.blur(np.tensordot(weights, cells, axes=1))
 
 
 def steadying(timestamp: TimeArray, *, usable: BoolArray, shot: IndexArray, sigma_s: float) -> FloatArray:
-    """Returns (T, T) float32 weights for Gaussian means over time of a clip's usable frames.
+    """Returns the weights (T, T) float32 for Gaussian means over time of a clip's usable frames.
 
     A frame that is not usable, such as the first frame of a shot, gets the values of the nearest
     usable frames. If no frame of its shot is usable, its weights are 0.
@@ -382,6 +382,6 @@ def _median(values: FloatArray) -> float:
 
 
 def shots(cut: BoolArray) -> list[tuple[int, int]]:
-    """Returns the (start, end) of each shot; `cut` (T,) is True where a new shot begins."""
+    """Returns the (start, end) of each shot; `cut` (T,) is True for the frames with which a new shot begins."""
     starts = [0, *np.flatnonzero(cut).tolist()]
     return list(zip(starts, [*starts[1:], len(cut)], strict=True))

@@ -45,7 +45,7 @@ MOVING_PX = 0.15
 """A cell that is faster than this moves; only moving cells have a rarity."""
 
 RARITY_POWER = 0.5
-"""Motion that is four times as rare as usual counts twice, if there is enough footage to know what is rare."""
+"""Motion that is four times as rare as usual counts twice as much, if there is enough footage to know what is rare."""
 
 RARITY_PRIOR = 100.0
 """If a camera has footage of this many moments (200 seconds), the power of rarity is half of RARITY_POWER.
@@ -70,7 +70,7 @@ class Channels:
     rarity: FloatArray = field(repr=False)
 
     def together(self, fitted: FittedCamera) -> FloatArray:
-        """Returns (T, h, w) float32: motion, raised where it is rare for the camera. Usual motion is never lowered."""
+        """Returns the motion (T, h, w) float32. It is raised in cells in which it is rare for the camera, and never lowered."""
         return np.asarray(self.motion * np.maximum(self.rarity, 1.0) ** np.float32(fitted.rarity_power), dtype=np.float32)
 
 
@@ -84,7 +84,7 @@ def measure(
     options: MotionOptions,
     steps: ClipSteps | None = None,
 ) -> ClipMaps:
-    """Returns the measurements of a clip (T, H, W), with the camera's backgrounds; `steps` if they are already known."""
+    """Returns the measurements of a clip (T, H, W) with its camera's backgrounds. `steps` are the clip's, if already known."""
     if steps is None:
         steps = clip_steps(frames, timestamp=timestamp, seen=seen, grid=grid, options=options)
     scenes = fitted.backgrounds(grid.height_px, grid.width_px)
@@ -93,7 +93,7 @@ def measure(
 
 
 def rarities(maps: ClipMaps, *, video: str, fitted: FittedCamera, options: MotionOptions) -> FloatArray:
-    """Returns (T, h, w) float32: the distance to the usual moving cells of the scene, in scaled units.
+    """Returns each cell's distance (T, h, w) float32 to the usual moving cells of the scene, in scaled units.
 
     It depends on the camera's backgrounds, units and samples, but not on its levels.
     """
@@ -117,14 +117,14 @@ def channels_of(maps: ClipMaps, rare: FloatArray, fitted: FittedCamera) -> Chann
 
 
 def peaks(cells: FloatArray) -> FloatArray:
-    """(T, h, w) -> (T,): the highest cell of each frame."""
+    """Returns the highest cell (T,) of each frame of `cells` (T, h, w)."""
     return np.asarray(cells.reshape(len(cells), -1).max(axis=1), dtype=np.float32)
 
 
 def _rarity(
     maps: ClipMaps, rows: BoolArray, samples: RaritySamples, *, video: str, unit: float, options: MotionOptions
 ) -> FloatArray:
-    """Returns (R, h, w) float32: rarity in the R frames that show the samples' scene."""
+    """Returns the rarity (R, h, w) float32 in the R frames that show the samples' scene; `rows` (T,) marks these frames."""
     moving = coarse(maps.speed > MOVING_PX) & rows[:, None, None]
     query = scaled(describe(maps, moving), np.array([unit], np.float32), options)
     parts = np.split(query, np.cumsum(moving.sum(axis=(1, 2)))[:-1])
@@ -223,7 +223,7 @@ def steps_of_clip(clip: Clip, options: MotionOptions) -> ClipSteps:
 
 
 def seen_in(valid: BoolArray) -> BoolArray:
-    """Returns (T,) True for the frames of a clip that can be measured: also the first, which the clip before scores."""
+    """Returns flags (T,), True for the frames to measure. The first frame is one of them, though the clip before scores it."""
     seen = valid.copy()
     seen[:1] = True
     return seen

@@ -59,7 +59,7 @@ def without_small(maps: ClipMaps, frames: ByteArray, *, seen: BoolArray, min_siz
 
 
 def _changed(grid: CellGrid, frames: ByteArray, seen: BoolArray) -> BoolArray:
-    """Returns (T, h, w): the cells that changed since the frame seen before."""
+    """Returns flags (T, h, w), True for the cells that changed since the previous seen frame."""
     padded = grid.pad(frames)
     found = np.zeros((len(frames), *grid.shape), np.bool_)
     rows = np.flatnonzero(seen).tolist()
@@ -70,6 +70,6 @@ def _changed(grid: CellGrid, frames: ByteArray, seen: BoolArray) -> BoolArray:
 
 
 def _tallest(rows: BoolArray) -> int:
-    """Returns the largest number of cells from the first to the last True of a row of (T, h); 0 if all are False."""
+    """Returns the largest number of cells from the first True to the last True in a row of `rows` (T, h); 0 without a True."""
     first, last = rows.argmax(axis=1), rows.shape[1] - rows[:, ::-1].argmax(axis=1)
     return int(np.where(rows.any(axis=1), last - first, 0).max(initial=0))

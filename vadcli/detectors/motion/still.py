@@ -16,14 +16,14 @@ from vadcli.detectors.smoothing import segments
 from vadcli.types import FloatArray, TimeArray
 
 CONTRAST_CAP = 4.0
-"""A higher contrast says no more: a dark coat is not more of an event than a gray one."""
+"""Higher contrasts are cut to this, because a dark coat is not more of an event than a gray one."""
 
 SAME_TIME_S = 1e-6
 """Times that differ by less are the same: sums of decimal fractions are not exact."""
 
 
 def still_cells(shot: FloatArray, background: FloatArray, options: MotionOptions) -> FloatArray:
-    """Returns (h, w) float32: how much each cell differs from the background in the same way in the whole shot.
+    """Returns the contrast (h, w) float32 of each cell: how much it differs from the background in the whole shot.
 
     Args:
         shot: (T, h, w) pooled frames.
@@ -31,9 +31,9 @@ def still_cells(shot: FloatArray, background: FloatArray, options: MotionOptions
         options: the detector's options.
 
     Returns:
-        0 where the shot differs by `foreground_low` or less, 1 at `foreground_high`, at most CONTRAST_CAP; multiplied by the
-        share of frames in which the cell does not move. If a neighbouring cell of the background explains the difference,
-        because the camera shook, it does not count.
+        0 if the shot's median differs by `foreground_low` or less, 1 at `foreground_high`, at most CONTRAST_CAP. The number is
+        multiplied by the share of frames in which the cell does not move. A difference does not count if a neighbouring cell
+        of the background explains it, because the camera shook.
     """
     median = shot_median(shot)
     differs = _least_difference(median, background)
@@ -43,7 +43,7 @@ def still_cells(shot: FloatArray, background: FloatArray, options: MotionOptions
 
 
 def _least_difference(median: FloatArray, background: FloatArray) -> FloatArray:
-    """(h, w) -> (h, w): difference from the range of values that a cell and its eight neighbours have in the background."""
+    """Returns how far each cell (h, w) is outside the range of values that it and its neighbours have in the background."""
     h, w = background.shape
     around = np.pad(background, 1, mode="edge")
     shifted = [around[y : y + h, x : x + w] for y in range(3) for x in range(3)]
@@ -52,10 +52,10 @@ def _least_difference(median: FloatArray, background: FloatArray) -> FloatArray:
 
 
 def lasting(values: FloatArray, *, timestamp: TimeArray, still_s: float, gap_s: float) -> FloatArray:
-    """(S,) -> (S,): the largest value that holds for at least `still_s` around each frame, without a break.
+    """Returns the largest value (S,) that holds without a break for at least `still_s` seconds that include each frame.
 
-    This is a morphological opening over time: what is there for less than `still_s` seconds disappears; what stays longer keeps
-    its value from its first frame to its last. Nothing lasts across a gap of more than `gap_s` seconds.
+    This is a morphological opening over time: a value that holds for less than `still_s` seconds disappears; a value that holds
+    longer is kept from its first frame to its last. Nothing lasts across a gap that separates two `segments`.
     """
     result = np.zeros_like(values)
     part = segments(timestamp, gap_s)
