@@ -11,14 +11,14 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options import PruneOptions, parse_duration
-from vadcli.store import CHECKPOINT_SUFFIX, OutputLayout, event_clips, matches, rendered_video, stored_layout
+from vadcli.store import CHECKPOINT_SUFFIX, OutputLayout, event_clips, files_under, matches, rendered_video, stored_layout
 from vadcli.store.atomic import Claim, Scratch, output_error
 from vadcli.store.events import EventsDocument, read_events
 from vadcli.store.footage import FootageFolders, Presence, timed
@@ -125,7 +125,9 @@ class _Pruning:
         """Yield (name of the video's files, its document) for each video."""
         for path in self.layout.iter_events():
             try:
-                yield _key(path, self.layout.out / "events", ".json"), read_events(path)
+                # All documents are kept, of perhaps a million videos, so what is not needed is left out.
+                document = replace(read_events(path), events=(), scan_events=None, caveats=())
+                yield _key(path, self.layout.out / "events", ".json"), document
             except DocumentError as error:
                 self.is_whole = False
                 self.problems.append(str(error))
@@ -226,12 +228,8 @@ class _Pruning:
     def _remove_leftovers(self, kept: dict[str, EventsDocument]) -> None:
         """Remove files that belong to no video: other results without events and scores, old checkpoints, old camera models."""
         for kind in ("rendered", "masks", "embeddings", "verify"):
-            for path in sorted((self.layout.out / kind).rglob("*")):
-                if (
-                    path.suffix in SUFFIXES[kind]
-                    and path.is_file()
-                    and not self._is_known(_result_key(path, self.layout, kind))
-                ):
+            for path in files_under(self.layout.out / kind, SUFFIXES[kind]):
+                if path.is_file() and not self._is_known(_result_key(path, self.layout, kind)):
                     self._delete_file(path, "belongs to no video")
         if not self.options.missing or not self.is_whole:
             return

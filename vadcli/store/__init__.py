@@ -215,27 +215,27 @@ class OutputLayout:
 
     def iter_scores(self) -> Iterator[Path]:
         """Yield every scores file, in the order of the names."""
-        return _files_under(self.out / "scores", ".parquet")
+        return files_under(self.out / "scores", ".parquet")
 
     def iter_events(self) -> Iterator[Path]:
         """Yield every events document, in the order of the names."""
-        return _files_under(self.out / "events", ".json")
+        return files_under(self.out / "events", ".json")
 
     def iter_embeddings(self) -> Iterator[Path]:
         """Yield every embeddings file, in the order of the names."""
-        return _files_under(self.out / "embeddings", ".parquet")
+        return files_under(self.out / "embeddings", ".parquet")
 
     def iter_answers(self) -> Iterator[Path]:
         """Yield every file of answers, in the order of the names."""
-        return _files_under(self.out / "verify", ".parquet")
+        return files_under(self.out / "verify", ".parquet")
 
     def iter_checkpoints(self) -> Iterator[Path]:
         """Yield the checkpoint of every video that is running or was interrupted."""
-        return _files_under(self.out / "scores", CHECKPOINT_SUFFIX)
+        return files_under(self.out / "scores", CHECKPOINT_SUFFIX)
 
     def iter_runs(self) -> Iterator[Path]:
         """Yield every run record, oldest first."""
-        return _files_under(self.runs, ".json")
+        return files_under(self.runs, ".json")
 
     def rename_old_files(self, videos: Iterable[str], cameras: Iterable[str]) -> None:
         """Rename the files of these videos and cameras that still have the names of an earlier version.
@@ -281,7 +281,8 @@ def _path_in(out: Path, kind: str, relative: str, suffix: str, *, hidden: bool, 
     return path.with_name(f".{path.name}") if hidden else path
 
 
-def _files_under(folder: Path, suffix: str) -> Iterator[Path]:
+def files_under(folder: Path, suffix: str | tuple[str, ...]) -> Iterator[Path]:
+    """Yield the files in a folder and below it whose names end with a suffix, folder by folder. Few are in memory at a time."""
     for base, folders, names in os.walk(folder):
         folders.sort()
         yield from (Path(base, name) for name in sorted(names) if name.endswith(suffix))
