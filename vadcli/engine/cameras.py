@@ -1,4 +1,4 @@
-"""Fits camera models and stores them as JSON files in cameras/. A model is fitted on a seeded sample of the camera's footage.
+"""Fits camera models and stores them as JSON files in cameras/. A model is fitted on a seeded sample of its camera's footage.
 
 The sample comes from the whole input list, before sharding, and does not depend on what is already done. So every shard, every
 resumed scan and every other process fits the same model. A camera with little footage is fitted on all of it. Its clips stay in
@@ -50,7 +50,7 @@ def read_camera(path: Path) -> CameraModel:
 
 
 def write_camera(path: Path, model: CameraModel) -> None:
-    """Write a camera model to `path`, a temporary file that the caller renames.
+    """Write a camera model to `path`. This is a temporary file, which the caller renames.
 
     Raises:
         OSError: the file can't be written.
@@ -65,7 +65,7 @@ def write_camera(path: Path, model: CameraModel) -> None:
 HELD_CLIPS = 40
 # The fit uses at most this many of the clips in memory, evenly spread.
 SAMPLE_CLIPS = 12
-# More footage than that is sampled in bursts. A burst has about 1 / BURST_PART of the frames of a clip.
+# Footage of more than HELD_CLIPS clips is sampled in bursts. A burst has about 1 / BURST_PART of the frames of a clip.
 BURST_PART = 2
 WAIT_S = 0.2
 
@@ -100,7 +100,7 @@ class Cameras:
     _fitted: dict[str, CameraModel | None] = field(default_factory=dict)
 
     def stored(self, camera: str) -> CameraModel | None:
-        """Return the model to use; None if it must be fitted first."""
+        """Return the camera's model that this run uses; None if the camera must be fitted first."""
         if camera in self._fitted or not self.refit:
             return self._fitted.get(camera) or self._read(camera)
         return None
@@ -110,7 +110,7 @@ class Cameras:
         return self.detector.fits_camera and camera not in self._fitted and self.stored(camera) is None
 
     def is_outgrown(self, camera: str, whole: Sequence[WorkUnit]) -> bool:
-        """True if the model was fitted on little footage, and the camera's videos (`whole`) are now GROWTH times as large."""
+        """True if the model was fitted on little footage, and the camera's videos (`whole`) are GROWTH times as large now."""
         if self.refit is not None or not self.detector.fits_camera or camera in self._fitted:
             return False
         model = self._read(camera)
@@ -153,7 +153,7 @@ class Cameras:
         return not isinstance(self.detector, ChecksModels) or self.detector.accepts(model)
 
     def fit(self, camera: str, clips: Sequence[Clip], footage: Footage) -> CameraModel | None:
-        """Fit and store a model. If another process has already stored one, return it: equal footage gives equal models."""
+        """Fit, store and return a model. If another process has stored one, return that: equal footage gives equal models."""
         with self._claim(camera):
             before = None if self.refit else self._read(camera)
             model = before
@@ -307,7 +307,7 @@ def _watched(items: Iterator[Item], cameras: Cameras, camera: str) -> Iterator[I
 
 
 class _Held:
-    """Keeps items in memory until the total length of their videos is above HELD_CLIPS.
+    """Keeps items in memory until their videos have more than HELD_CLIPS clips.
 
     The videos in `hidden` could not be read because the machine failed; a later run may read them.
     """
@@ -323,7 +323,7 @@ class _Held:
 
     @property
     def is_too_long(self) -> bool:
-        """True if the total length is above the limit. The order of the videos does not matter."""
+        """True if the videos have more than HELD_CLIPS clips. The order of the videos does not matter."""
         return self.total_clips > HELD_CLIPS
 
     def take(self, items: Iterator[Item]) -> None:

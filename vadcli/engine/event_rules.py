@@ -20,7 +20,7 @@ class EventRules:
 
     Attributes:
         thresholds: the thresholds of videos for which OUT has no choice.
-        chosen: the choices of OUT for the detector of the scan, changed by the options of the scan.
+        chosen: the thresholds that OUT has for the scan's detector, changed by the options of the scan.
         reviews: verdicts on events.
         judge: the head that judges events; None if there is no head.
     """
@@ -95,7 +95,7 @@ def make_events(
 
 
 def without_false_alarms(events: Sequence[Event], reviews: Sequence[ReviewedEvent]) -> list[Event]:
-    """Return the events of one video without the events that a review marks as false. The others are numbered again."""
+    """Return the events of one video that no review marks as false, numbered again."""
     if not any(entry.verdict is Verdict.FALSE for entry in reviews):
         return list(events)
     from vadcli.metrics import without_false  # importing it takes a second, which a scan without a review can save

@@ -1,8 +1,8 @@
-"""Decides which bursts of its footage a camera is fitted on, and whether that was too little; tells users about it.
+"""Chooses the bursts that a camera is fitted on, decides whether its footage was too little, and tells users about it.
 
 A model that was fitted on less than ENOUGH_S of footage is fitted again when the input list has GROWTH times as much footage.
-The model stores how much footage it was, so every shard and every process decides the same. Bytes are compared, because the
-length of a video is not known before it is opened, and a run does not open videos that are done.
+The model stores the length and bytes of its footage, so every shard and every process decides the same. Bytes are compared,
+because the length of a video is not known before it is opened, and a run does not open videos that are done.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from vadcli.types.text import clock
 # A model that was fitted on this much footage is fitted again only if the user asks for it. A score stands for a rate per hour,
 # and only an hour of footage shows what happens once per hour.
 ENOUGH_S = 3600.0
-# A model that was fitted on less is fitted again when there are this many times as many bytes. So there are only few fits:
-# a camera whose first video has ten seconds is fitted again at most nine times before it has an hour.
+# A model that was fitted on less is fitted again when the footage has this many times as many bytes. So there are few fits:
+# a camera whose first video has ten seconds is fitted again at most nine times before it has an hour of footage.
 GROWTH = 2
 # More footage than fits into memory is sampled in this many bursts.
 BURSTS = 20
@@ -73,8 +73,8 @@ def estimated_footage(
     Args:
         whole: all videos of the camera.
         asked: the videos that have bursts.
-        wanted: video -> the positions of its bursts.
-        lengths_s: video -> its declared length.
+        wanted: the positions of the bursts of each of these videos, by video.
+        lengths_s: the declared length of each video that could be opened, by video.
         clips: the bursts that could be read.
     """
     found = Counter(clip.video for clip in clips)
@@ -95,7 +95,7 @@ def burst_positions(units: Sequence[WorkUnit], *, camera: str, seed: int, bursts
         bursts: number of bursts.
 
     Returns:
-        Video -> positions as fractions [0, 1) of that video, increasing.
+        For each video with bursts, their increasing positions as fractions [0, 1) of the video.
     """
     digest = hashlib.sha256(f"{seed}:{camera}".encode()).digest()
     shifts = np.random.default_rng(int.from_bytes(digest[:8], "big")).random(bursts)

@@ -18,7 +18,7 @@ NO_URL = "this is a URL, and streams are not read"
 
 
 def absolute(paths: Iterable[Path]) -> list[Path]:
-    """Return the paths after making paths of this machine absolute. Paths of object stores stay as they are.
+    """Return the paths: those on this machine as absolute paths, those in an object store unchanged.
 
     Raises:
         UsageError: some paths are on this machine, and others are in an object store.
@@ -79,5 +79,5 @@ def read_list(source: Path) -> list[Path]:
 
 
 def list_name(source: Path) -> str:
-    """Return the name of a list of files in messages."""
+    """Return the name that messages use for a list of files."""
     return "the list on stdin" if str(source) == "-" else f"the list {source}"

@@ -50,7 +50,7 @@ class NewEvent:
 
     @property
     def title(self) -> str:
-        """The event's name in messages."""
+        """The name that messages use for the event."""
         return f"{self.document.video['path']}, event at {clock(self.event.start_s)}"
 
     def to_json(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class EventHook:
         self._waiting.add(self._threads.submit(self._run, found))
 
     def close(self, stopped: Callable[[], bool]) -> None:
-        """Wait until all commands have ended. Once `stopped` is true, commands that have not started are dropped."""
+        """Wait until all commands have ended. When `stopped` returns True, commands that have not started are dropped."""
         if any(not future.done() for future in self._waiting):
             log.info("waiting for commands of --on-event")
         try:
@@ -148,7 +148,7 @@ class NewEvents:
 
     Args:
         layout: the output folder.
-        paths: video -> its file or folder.
+        paths: the file or folder of each video, by video.
         command, timeout_s: as in `EventHook`; no command runs if `command` is empty.
         alone: True if no other scan runs in the output folder. Then events that an interrupted scan stored but did not report
             are new, too. Otherwise the other scan may be about to report them.

@@ -84,7 +84,7 @@ class ScanIdentity:
 
     @cached_property
     def _texts(self) -> dict[str, str]:
-        """The JSON of each part that is the same for all videos."""
+        """The JSON of each part of the fingerprint that is the same for all videos, by the name of the part."""
         parts = {
             "detector": self.detector,
             "detector_state": dict(self.detector_state),
@@ -249,7 +249,7 @@ class Decision:
     Attributes:
         need: what the run must do.
         fingerprint: the fingerprint of the scan that is needed; empty if the camera must be fitted first.
-        source: size, time and content of the input.
+        source: size, modification time and content hash of the input, as `source_of` returns them.
         status, stage, reason: how an earlier scan of the same input ended.
         events: number of events that the earlier scan found.
     """

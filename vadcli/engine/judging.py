@@ -27,7 +27,7 @@ log = logging.getLogger("vadcli")
 HIGH, LOW = 0.5, 0.4
 """An event is kept if its head score is at least HIGH. A head that scores frames opens events at HIGH and closes them at LOW.
 
-If the user gives another value for HIGH that is below LOW, events close at that value.
+The user can replace HIGH by another value. If this value is below LOW, events also close at it.
 """
 
 

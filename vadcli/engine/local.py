@@ -38,7 +38,7 @@ class LocalRunner:
         settings: what to scan.
         detector: scores the clips; it is loaded when the first video needs it.
         stop: ends the run early.
-        loader: as `loader_of` returns it, and kept open by the caller; by default, the runner opens its own.
+        loader: a loader of `loader_of`, which the caller closes; None means that the runner opens its own.
 
     Raises:
         UsageError: the detector can't do what the options ask for.
@@ -265,7 +265,7 @@ class _Work:
                 yield queue.request_of(found)
 
     def _fit_first(self, mine: list[WorkUnit], queue: ClaimQueue, stream: ScanStream) -> Iterator[Item]:
-        """Claim and read the videos before the camera has a model. When it has one, decide what each video needs."""
+        """Claim and read the videos before the camera has a model. When the camera has one, decide what each video needs."""
         claimed: dict[str, tuple[WorkUnit, Claim]] = {}
 
         def requests() -> Iterator[ClipRequest]:

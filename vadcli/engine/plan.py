@@ -69,7 +69,7 @@ class Plan:
         roots: the absolute paths that the user gave.
         units: every video, in order of camera and name.
         unusable: the paths that can't be read or are left out of this run.
-        passed_over: suffix -> number of files with this unknown suffix, which are not scanned; "" stands for no suffix.
+        passed_over: number of files per unknown suffix, which are not scanned; "" stands for files without a suffix.
         notes: lines that the user should read.
     """
 
@@ -192,7 +192,7 @@ class _Walk:
                     folder = Path(entry.path)
                     opened.append((os.path.realpath(folder), self._entries(folder, base)))
             elif self._wanted(entry.name, relative):
-                # To find the real path of a million files, each from the root, would take longer than all the rest.
+                # The real path of a file is its folder's real path and its name. To resolve each path would take very long.
                 self._file(Path(entry.path), real=None if entry.is_symlink() else os.path.join(real, entry.name))
 
     def _entries(self, folder: Path, base: Path) -> Iterator[os.DirEntry[str]]:
@@ -263,7 +263,7 @@ class _Walk:
             return False
 
     def _take_frames(self, folder: Path, entries: Iterable[os.DirEntry[str]], base: Path) -> bool:
-        """Add the folder as a video if it has numbered images. Returns True if it has; raises OSError if they can't be read."""
+        """Add the folder as a video if it has numbered images; returns whether it has. Raises OSError if they can't be read."""
         images = [entry for entry in entries if _is_numbered_image(entry.name) and entry.is_file()]
         if len(images) < MIN_FRAMES:
             return False

@@ -37,7 +37,7 @@ class ClaimQueue:
         self.stopped = stopped
 
     def sift(self, units: Iterable[WorkUnit], model: CameraModel | None) -> Iterator[WorkUnit | VideoResult]:
-        """Yield each video that needs scanning, and the result of every other video. Events are made again if needed."""
+        """Yield each video that needs scanning, and a result for every other video. Makes events again if this is needed."""
         for unit in units:
             if self.stopped():
                 return
@@ -50,7 +50,7 @@ class ClaimQueue:
             yield unit if result is None else result
 
     def claim(self, unit: WorkUnit) -> Claim | VideoResult:
-        """Return the lock on a video's files. If another process has the lock or OUT can't be written, return a result."""
+        """Return the lock on a video's files, or a result if another process has the lock or OUT can't be written."""
         try:
             claim = Claim.acquire(self.job.layout.checkpoint(unit.video))
         except OutputError as error:

@@ -128,11 +128,11 @@ class Refinement:
 
 
 def rows_of(masked: IndexArray, spans: Spans, frames: int) -> IndexArray:
-    """Returns the rows whose masks are shown in some spans. A mask is shown until the next row that has one.
+    """Returns the rows whose masks are shown in some spans. A mask is shown until the next row that has a mask.
 
     Args:
         masked: (S,) the rows that have a mask, in ascending order.
-        spans: the first row of each span, and the row after its last.
+        spans: the first row of each span, and the row after its last row.
         frames: number of frames of the video.
     """
     inside = np.zeros(frames + 1, np.int64)

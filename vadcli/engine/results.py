@@ -72,14 +72,14 @@ class Columns:
 
 
 def every_row(logit: FloatArray, sampled: BoolArray) -> tuple[FloatArray, FloatArray]:
-    """Return (N,) scores and logits of all rows from the (S,) logits of the sampled rows."""
+    """Return the scores (N,) and logits (N,) of all rows, from the logits (S,) of the sampled rows."""
     spread = carry_forward(logit.astype(np.float32), sampled)
     score = (1.0 / (1.0 + np.exp(-spread.astype(np.float64)))).astype(np.float32)
     return score, spread
 
 
 def category_columns(scores: FrameScores, names: Sequence[str], sampled: BoolArray) -> dict[str, Any]:
-    """Return the fields of `ScoreTable` for the scores of each category, which are empty if the detector gives none.
+    """Return the fields of `ScoreTable` that have scores per category. They are empty if the detector gives no such scores.
 
     Args:
         scores: the scores of the sampled frames.
@@ -93,7 +93,7 @@ def category_columns(scores: FrameScores, names: Sequence[str], sampled: BoolArr
 
 
 def carry_forward(values: FloatArray, sampled: NDArray[np.bool_]) -> FloatArray:
-    """Carry (S,) values of the sampled rows forward to all N rows. Rows before the first sampled row get the value of that row.
+    """Carry the values (S,) of the sampled rows forward to all N rows. Rows before the first sampled row get its value.
 
     A video without a sampled row gets zeros.
     """
@@ -293,7 +293,7 @@ def write_masks(
 
 
 class _Enlarger:
-    """Turns masks on a detector's scale into (height, width) uint8 pixel scores of the video's display size.
+    """Turns masks on a detector's scale into pixel scores (height, width) uint8 at the video's display size.
 
     Hidden pixels get the score 0. If the same array comes twice in a row, the same result is returned.
     """
@@ -321,13 +321,13 @@ def _request(job: ScanJob, task: Task, info: VideoInfo, spans: tuple[tuple[int, 
 
 
 def hidden_pixels(job: ScanJob, task: Task, info: VideoInfo) -> BoolArray | None:
-    """Return (height, width) bool, True for the hidden pixels of the video at display size; None if there are no regions."""
+    """Return flags (height, width), True for hidden pixels at display size; None if there are no regions."""
     regions = job.regions.of(task.unit.camera)
     return regions.hidden(info.width, info.height) if regions else None
 
 
 def _sampled_masks(stored: Checkpoint) -> Iterator[ByteArray]:
-    """Yield the (h, w) masks of the sampled rows, on the detector's scale. One block is in memory at a time."""
+    """Yield the masks (h, w) of the sampled rows, on the detector's scale. One block is in memory at a time."""
     for block in stored.blocks(masks=True):
         assert block.mask is not None
         yield from (block.mask[row] for row in np.flatnonzero(block.sampled))

@@ -85,7 +85,7 @@ class Runner(Protocol):
         ...
 
     def preview(self) -> Iterator[tuple[str, str]]:
-        """Yield (video, need): what the run would do with each video. Nothing is done or written."""
+        """Yield each video with what the run would do with it (a `Need` or "rescore"). Nothing is done or written."""
         ...
 
 
@@ -113,7 +113,7 @@ class Totals:
     """Counts of a run.
 
     Attributes:
-        by_status: status -> number of videos.
+        by_status: number of videos per status.
         unfinished: number of skipped videos that the run did not finish because it was stopped.
         lost: number of videos that failed or are partial, now or in an earlier run with the same input.
         events: number of events in all videos of the run.
@@ -197,7 +197,7 @@ class Scan:
         return exit_code(self.totals, stop=self.stop, fail_on_event=options.fail_on_event, events_first=options.events_first)
 
     def preview(self) -> Iterator[tuple[str, str]]:
-        """Yield (video, need): what the run would do with each video. Nothing is done or written."""
+        """Yield each video with what the run would do with it (a `Need` or "rescore"). Nothing is done or written."""
         for item in self.settings.plan.unusable:
             yield item.video, "failed" if item.failed else "skip"
         yield from self.runner.preview()

@@ -48,7 +48,7 @@ PEAK_CLIPS = 2
 
 @dataclass(frozen=True)
 class Attribution:
-    """Fills in the categories of events.
+    """Finds the categories of events.
 
     Attributes:
         detector: scores each category alone.
@@ -69,7 +69,7 @@ class Attribution:
         fps: float | None,
         regions: Regions = NO_REGIONS,
     ) -> list[Event]:
-        """Return the events of one video with `category` and `category_scores`. An event with an unreadable peak is unchanged.
+        """Return the events of one video with their categories. An event is unchanged if its peak can't be read.
 
         Args:
             events: in order, without overlap.
@@ -136,7 +136,7 @@ class _ClipCategories:
     scores: FloatArray
 
     def within(self, event: Event) -> FloatArray | None:
-        """Return the highest score of each category in the sampled frames of the event, as (C,); None if there are none.
+        """Return each category's highest score (C,) in the event's sampled frames; None if the clip has none of them.
 
         The last sampled frame before the event counts, too, because its score is carried forward into the event.
         """
@@ -210,7 +210,7 @@ class MaskSpans:
 
 @dataclass(frozen=True)
 class _Span:
-    """Frames [first, end), and the stored (h, w) mask of frame `first`."""
+    """Frames [first, end), and the stored mask (h, w) of frame `first`."""
 
     first: int
     end: int
@@ -253,13 +253,13 @@ class Propagation:
         fps: float | None,
         regions: Regions = NO_REGIONS,
     ) -> Iterator[tuple[int, ByteArray]]:
-        """Yield the number and the (h, w) uint8 mask of each frame from the first sampled frame on.
+        """Yield the number and the mask (h, w) uint8 of each frame from the first sampled frame on.
 
         Outside events, and if frames can't be read again, a frame has the mask of the previous frame, as the same array.
 
         Args:
             mask_spans: the spans of the video.
-            masks: (h, w) uint8 of the sampled frames, on the detector's scale. They are read one by one, when they are needed.
+            masks: the masks (h, w) uint8 of the sampled frames, on the detector's scale. Each is read when it is needed.
             path, fps: the path of the video, and its frame rate if it is a folder of images.
             regions: the hidden parts of the picture.
 
@@ -356,7 +356,7 @@ class _Pictures:
         self._items.close()
 
     def of(self, rows: range) -> dict[int, ByteArray]:
-        """Return each frame of the range that can be decoded, (H, W, C) uint8, by frame number.
+        """Return each frame (H, W, C) uint8 of the range that can be decoded, by frame number.
 
         After this call, earlier frames can't be requested any more.
 

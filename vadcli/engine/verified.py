@@ -75,26 +75,26 @@ class ClipGrid:
 
     @property
     def length_s(self) -> TimeArray:
-        """(C,) float64, the length of each cell."""
+        """The length (C,) float64 of each cell, in seconds."""
         return np.diff(self.edges)
 
     @property
     def middle(self) -> TimeArray:
-        """(C,) float64 seconds, the middle of the span that each clip shows."""
+        """The middle (C,) float64 of the span that each clip shows, in seconds."""
         return (self.start + self.end) / 2
 
     def middle_of_frames(self, timestamp: TimeArray) -> TimeArray:
-        """Returns (C,) seconds, the middle between the first and last frame of each clip, rounded as in the detector `ask`."""
+        """Returns the middle (C,) between the first and last frame of each clip, in seconds, rounded as by `ask`."""
         middle, first = (timestamp[self.rows[:, 0]] + timestamp[self.rows[:, -1]]) / 2, timestamp[self.first]
         return np.asarray(first + (middle - first).astype(np.float32))
 
     def cell_of(self, timestamp: TimeArray) -> IndexArray:
-        """Returns the number of the cell of each timestamp."""
+        """Returns the number of the cell that contains each timestamp."""
         return cell_of(self.edges, timestamp)
 
 
 def cell_of(edges: TimeArray, timestamp: TimeArray) -> IndexArray:
-    """Returns the number of the cell of each timestamp. `edges` is as in `ClipGrid`."""
+    """Returns the number of the cell that contains each timestamp. `edges` is as in `ClipGrid`."""
     return np.asarray(np.searchsorted(edges[1:-1], timestamp, "right"), dtype=np.int64)
 
 
@@ -110,7 +110,7 @@ def tails_from_json(document: Mapping[str, Any]) -> CategoryTails:
 
 
 def between_clips(log_odds: FloatArray, clips: IndexArray, grid: ClipGrid, timestamp: TimeArray) -> FloatArray:
-    """Returns the log-odds of every frame as (N, C) float32, interpolated linearly between the middles of consecutive clips.
+    """Returns the log-odds (N, C) float32 of every frame, interpolated linearly between the middles of consecutive clips.
 
     They are computed for sampled frames and carried forward to the other frames, as in a scan. Frames in the cells of clips
     that were not asked are NaN.
@@ -144,7 +144,7 @@ class VerifiedVideo:
         stored: the answers.
         grid: the clips.
         logits: (A, C) float32, the model's logits for the clips that were asked about all present categories.
-        rows: (A,) int64, the places of these clips in `stored.answers`.
+        rows: (A,) int64, the indices of these clips in `stored.answers`.
     """
 
     table: ScoreTable
@@ -177,7 +177,7 @@ class VerifiedVideo:
         return cls(joint, asked, model, stored, grid, tails.logits(log_odds[rows]), rows)
 
     def clips_of(self, event: Event) -> IndexArray:
-        """Returns the places in `rows` of the clips whose cells the event touches."""
+        """Returns the indices in `rows` of the clips whose cells the event touches."""
         edges = self.grid.edges
         clips = self.stored.answers.clip[self.rows]
         return np.flatnonzero((edges[clips + 1] > event.start_s) & (edges[clips] < event.end_s))

@@ -80,8 +80,8 @@ class VideoWriter:
             clip: (T,) frames; only the valid ones are stored.
             rows: every row since the previous clip.
             raw: (T, K) raw scores.
-            mask: (T, h, w) pixel scores or None.
-            embedding: T vectors or None.
+            mask: (T, h, w) pixel scores; None if the detector makes no masks.
+            embedding: T vectors; None if the detector makes no vectors.
 
         Raises:
             OutputError: the checkpoint can't be written.
@@ -238,7 +238,7 @@ def _unsampled(rows: Rows, header: CheckpointHeader) -> CheckpointBlock:
 
 
 def _boxes(masks: ByteArray, width: int, height: int, lowest: int, hidden: BoolArray | None) -> NDArray[np.int32]:
-    """Return (S, 4) x, y, width, height around all pixels >= `lowest`, at display size; the width is 0 if there are none."""
+    """Return boxes (S, 4) around all pixels >= `lowest`: x, y, width, height at display size; all 0 if there are no pixels."""
     boxes = np.zeros((len(masks), 4), np.int32)
     for row in np.flatnonzero((masks >= lowest).any(axis=(1, 2))):
         if hidden is None:

@@ -28,10 +28,10 @@ from vadcli.video.loader import core_count
 log = logging.getLogger("vadcli")
 
 CHECK_S = 120.0
-"""A node must answer within this many seconds that it can take part."""
+"""A node must say within this many seconds whether it can take part."""
 CONNECT_S = 20.0
 LONGEST_FOLDER = 15
-"""Bytes. The path of a socket has at most 107, of which up to 92 are for Ray's own folders."""
+"""Longest path of a temporary folder, in bytes. A socket's path has at most 107 bytes, and Ray's own folders need up to 92."""
 _TEMPORARY = "vadcli-ray-"
 
 
@@ -93,7 +93,7 @@ def _own_signals() -> Iterator[None]:
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread():  # in other threads, Ray sets none and nobody can
+        if threading.current_thread() is threading.main_thread():  # only the main thread can set a handler
             signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
 
 

@@ -105,9 +105,9 @@ class RayRunner:
         )
 
     def _ended(self, work: Worklist, chunk: Chunk) -> None:
-        """Hand out the next chunks of the camera, if the chunk ended without a scored clip: all its videos are done or broken.
+        """Hand out the next chunks of a camera if its first chunk ended without a scored clip.
 
-        The camera may have a model then, or not.
+        All videos of the chunk are then done or broken, and the camera may have a model or not.
         """
         if chunk.opens and not chunk.moved:
             if self._here.is_fitted(chunk.camera):

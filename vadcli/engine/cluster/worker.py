@@ -33,7 +33,7 @@ class Work(Protocol):
     """What a worker does with each chunk. It can be pickled: a worker makes its models itself, and keeps them."""
 
     def do(self, order: Any, stop: Stop, say: Callable[[object], None]) -> None:
-        """Work through a chunk. Whatever is said can be pickled, and goes to the driver in order.
+        """Work through a chunk. Everything that is passed to `say` can be pickled, and goes to the driver in order.
 
         Args:
             order: what the driver made of the chunk.
@@ -53,7 +53,7 @@ class Fitted:
 
 @dataclass
 class ScanWork:
-    """Scans chunks: an order is the settings of a scan of these videos alone.
+    """Scans chunks. An order has the settings of a scan of only the chunk's videos.
 
     Attributes:
         options: the options of the scan; its `workers` is known.
@@ -64,7 +64,7 @@ class ScanWork:
     _loader: ClipLoader | None = None  # its decoder processes take longer to start than some videos take to scan
 
     def do(self, order: ScanSettings, stop: Stop, say: Callable[[object], None]) -> None:
-        """See `Work`. Says the updates of the runner."""
+        """See `Work`. Passes the updates of the runner to `say`."""
         if self._detector is None or self._loader is None:
             self._detector = choose_detector(self.options)
             self._loader = loader_of(self._detector, self.options)
@@ -93,9 +93,9 @@ class ChunkWorker:
         self._stop.set(reason, signal)
 
     def run(self, order: Any) -> Iterator[list[object]]:
-        """Work through a chunk. Yield an empty list at once, and then what was said and logged, every SEND_EVERY_S.
+        """Work through a chunk. Yield an empty list at once, and then lists of updates and log records, every SEND_EVERY_S.
 
-        An error of vadcli is the last item.
+        If an error of vadcli ends the work, it is the last item.
         """
         yield []
         said: queue.SimpleQueue[Any] = queue.SimpleQueue()

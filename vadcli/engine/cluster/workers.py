@@ -39,12 +39,12 @@ PATIENCE_S = 30.0
 END_S = 120.0
 """A worker that was asked to stop has this many seconds to finish its batch and write its checkpoint."""
 MOST_STILLBORN = 3
-"""A node takes no more videos after this many workers that died before they began, for example because it is being lost."""
+"""A node takes no more videos if this many of its workers died before they began, for example because the node shuts down."""
 KILLS = 2
 """A video is given up if it kills this many workers in a row without any progress."""
 
 MakeWork = Callable[[int], Work]
-"""Called with the cores of a worker; returns its work."""
+"""Called with the number of cores of a worker; returns the work that the worker does."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ def hired(
 
     Args:
         options: those of the command.
-        scratch: shows the nodes a file in OUT.
+        scratch: makes a file in OUT, which each node must see.
         root: the footage, which the nodes must see; None to omit this check.
         work: makes what the workers do.
-        wants_gpu: True if a worker needs a GPU where the node has one.
+        wants_gpu: True if a worker needs a GPU on each node that has one.
         stop: why and how the run ends.
 
     Raises:
@@ -77,7 +77,7 @@ def hired(
     """
     ray = import_ray()
     with connected(ray, options):
-        # Without an address, this machine is the cluster. It sees what it sees.
+        # Without an address, this machine is the cluster, so there is nothing to check.
         nodes = usable_nodes(ray, scratch, root) if options.ray_address else nodes_of(ray)
         workers = Workers(ray, options, nodes, work, wants_gpu=wants_gpu)
         try:
@@ -93,7 +93,7 @@ def drive(
     order_of: Callable[[Chunk], Any],
     ended: Callable[[Chunk], None] = lambda _: None,
 ) -> Iterator[tuple[Any, Chunk, Node]]:
-    """Hand out all chunks. Yield what their workers say, and a `Killer` for each video that is given up.
+    """Hand out all chunks. Yield what the workers report, and a `Killer` for each video that is given up.
 
     The caller removes a video from `left` of its chunk when it has a result, and sets `moved` at other progress.
 
@@ -147,7 +147,7 @@ def drive(
 
 
 def _killers(chunk: Chunk, kills: dict[str, int]) -> Iterator[Killer]:
-    """Count a death of a worker; yield and remove the videos that are given up."""
+    """Count the death of a chunk's worker; remove and yield the videos that are given up."""
     for video, unit in list(chunk.left.items()):
         alone = len(chunk.units) == 1 and chunk.begun  # else the video is not the cause
         kills[video] = 0 if chunk.moved else kills.get(video, 0) + alone
@@ -217,7 +217,7 @@ class Workers:
         return bool(self._free)
 
     def start(self, chunk: Chunk, order: Any) -> None:
-        """Hand a chunk to a free worker."""
+        """Hand a chunk to a free worker, with the order that the worker gets for it."""
         worker = self._free.pop()
         worker.chunk, worker.sending = chunk, worker.actor.run.remote(order)
         self._running[worker.sending] = worker

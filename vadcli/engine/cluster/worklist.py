@@ -11,10 +11,10 @@ from vadcli.engine.plan import WorkUnit, by_camera
 
 CHUNKS_PER_WORKER = 8
 MOST_VIDEOS = 64
-"""A chunk has at most this many videos, so that little work is lost with a worker; more if MOST_CHUNKS would be exceeded."""
+"""A chunk has at most this many videos, so that little work is lost with a worker. It has more if there are too many chunks."""
 MOST_CHUNKS = 20_000
 VIDEOS_PER_DECODER = 2
-"""A chunk has at least this many videos per decoder process, so that all of them have work, if there are enough videos."""
+"""A chunk has at least this many videos per decoder process, if there are enough videos, so that each process has work."""
 
 
 @dataclass(eq=False)
@@ -22,9 +22,9 @@ class Chunk:
     """Videos that a worker scans in one call.
 
     Attributes:
-        camera: their camera; "" if the detector does not fit cameras.
+        camera: the camera of these videos; "" if the detector does not fit cameras.
         units: the videos.
-        opens: True if the camera is not fitted yet. Then the worker gets the list of all its videos.
+        opens: True if the camera is not fitted yet. Then the worker gets the list of all videos of the camera.
         left: the videos that have no result yet.
         begun: True if the worker has sent something.
         moved: True if a clip was scored.
@@ -84,7 +84,7 @@ class Worklist:
         return heapq.heappop(self._ready)
 
     def give_back(self, camera: str, units: Iterable[WorkUnit]) -> None:
-        """Take videos back, to hand out each of them alone."""
+        """Take back the videos of a chunk, and put each of them into a chunk of its own."""
         chunks = [Chunk(camera, (unit,)) for unit in units]
         if camera in self._closed:  # the worker that should have fitted the camera has died
             self._closed[camera] += chunks
