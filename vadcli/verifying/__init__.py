@@ -1,7 +1,7 @@
-"""`vadcli verify`: a second, slower model looks only where a scan scored high, and the events are made from both.
+"""`vadcli verify`: a second, slower model judges the clips that a scan scored high. Events are made from both.
 
-A run has three parts: choose clips from all stored scores, ask about those that were not answered yet, and then calibrate the
-model for each camera and make the events of every video again.
+A run has three parts. It chooses clips by all stored scores. It asks about the chosen clips that have no answer yet. Then it
+calibrates the model for each camera, and makes the events of every video again.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ TRIAL_CLIPS = 2
 
 @dataclass(frozen=True)
 class VerifiedVideo:
-    """What became of one video.
+    """The result of a verification for one video.
 
     Attributes:
         video: relative path.
@@ -73,17 +73,17 @@ class VerifiedVideo:
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """What `vadcli verify` has done.
+    """The result of a run of `vadcli verify`.
 
     Attributes:
-        videos: one entry per video that can be verified, and per video whose results cannot be read.
+        videos: one entry for each video that can be verified, and for each video whose results cannot be read.
         model: the model that was asked.
         audit: what the first stage misses; None if nothing was audited.
         asked: clips that this run asked about.
         left: clips that are still to be asked: all of them after a dry run.
-        seconds: how long the model took for `asked`; after a dry run, how long it would take for `left`.
+        seconds: how long the model took for the clips of `asked`; after a dry run, how long it would take for those of `left`.
         stopped: why the run ended early; "" if it did not.
-        exit_code: that of the command; only confirmed events count as events.
+        exit_code: the exit code of the command; only confirmed events count as events.
     """
 
     videos: tuple[VerifiedVideo, ...]
@@ -107,7 +107,7 @@ class VerifyResult:
 
     @property
     def events(self) -> dict[str, int]:
-        """The numbers of confirmed and rejected events, and of those that were not asked about."""
+        """The numbers of confirmed events, rejected events, and events about which the model was not asked, by answer."""
         return {name: sum(getattr(one, name) for one in self.videos) for name in ("confirmed", "rejected", "not_asked")}
 
     def recorded(self, run: VerificationRun) -> VerificationRun:
@@ -141,7 +141,7 @@ class VerifyResult:
 
 
 def verify_stored(out: Path, options: VerifyOptions, **settings: Any) -> VerifyResult:
-    """Verify with the models that the options name; otherwise like `verify_all`, with its other arguments."""
+    """Verify with the models that the options name. The other arguments and the result are those of `verify_all`."""
     stored_layout(out)  # an unusable folder is found before the models are
     refiner = refiner_of(options)
     return verify_all(out, options, asker_of(options), refiner=refiner, **settings)
@@ -165,7 +165,7 @@ def verify_all(
         asker: the model.
         refiner: refines the masks of confirmed events; None if masks stay as they are.
         stop: ends the run early.
-        told: called after each batch, with the clips that were answered and those to ask in all.
+        told: called after each batch with two numbers: the clips that were answered, and all clips to ask.
         command: the command line, for the record.
 
     Raises:
@@ -211,7 +211,7 @@ def verify_all(
 def _crew(
     survey: Survey, options: VerifyOptions, *, refiner: Refiner | None, scratch: Scratch, stop: Stop, told: Told
 ) -> Iterator[Crew]:
-    """Return who does the steps."""
+    """Return the crew that does the steps: on this machine, or on a Ray cluster."""
     if options.runner == "local":
         yield Here(survey, options, refiner, scratch, stop, told)
     elif options.runner == "ray":
@@ -226,8 +226,9 @@ class _Tally:
     """Counts what was asked, and shows it.
 
     Attributes:
-        told: called with the clips that were answered and those to ask in all.
-        expected: the clips to ask in all.
+        told: called with the number of clips that were answered, and with `expected`.
+        expected: the number of all clips to ask.
+        clips, seconds: the number of clips that were answered, and the seconds that the model took for them.
     """
 
     told: Callable[[int, int], None]
@@ -242,7 +243,7 @@ class _Tally:
 
     @property
     def seconds_per_clip(self) -> float:
-        """The time for one clip; 0 if nothing was asked."""
+        """The seconds that the model took per clip; 0 if nothing was asked."""
         return self.seconds / max(1, self.clips)
 
 
@@ -266,7 +267,7 @@ def _verified(
 
 
 def _undescribed(survey: Survey) -> dict[str, IndexArray]:
-    """Return by video the clips at the peaks of its confirmed events that have no description."""
+    """Return for each video the clips to describe: those at the peaks of its confirmed events without a description."""
     found = {}
     for video in survey.videos:
         events = [event for event in video.document.events if event.verification and event.description is None]
@@ -277,7 +278,7 @@ def _undescribed(survey: Survey) -> dict[str, IndexArray]:
 
 
 def _estimate(survey: Survey, wanted: Sequence[IndexArray]) -> VerifyResult:
-    """Measure how long the model takes for a few clips of noise, and return how long it would take for the wanted clips."""
+    """Measure how long the model takes for a few clips of noise; return the result of a dry run for the wanted clips."""
     asker, left, seconds = survey.asker, sum(map(len, wanted)), 0.0
     if left:
         asker.prepare()

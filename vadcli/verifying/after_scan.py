@@ -13,12 +13,12 @@ from vadcli.verifying import VerifyResult, asker_of, verify_all
 
 
 def verification_of(options: ScanOptions) -> Callable[[Scan], VerifyResult | None] | None:
-    """Returns what verifies a scan after its end; None if the options do not ask for it.
+    """Returns a function that verifies a scan after its end; None if the options do not ask for a verification.
 
-    It returns None if the scan was stopped, because the next run continues the scan first.
+    The function returns None if the scan was stopped, because the next run continues the scan first.
 
     Raises:
-        UsageError: there is no such model.
+        UsageError: the model of --verify does not exist.
         DeviceError, WeightsError: the device or the weights are missing.
     """
     if not options.verify:
@@ -37,7 +37,7 @@ def verification_of(options: ScanOptions) -> Callable[[Scan], VerifyResult | Non
 
 
 def verify_options(options: ScanOptions) -> VerifyOptions:
-    """Returns the options of the verification: those that both commands have, as in the scan."""
+    """Returns the options of the verification. Options that both commands have are copied from the scan."""
     own = {"model": options.verify, "categories": options.categories}
     shared = (
         "device",

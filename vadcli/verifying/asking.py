@@ -58,13 +58,13 @@ class VideoJob:
 
     Attributes:
         video: relative path.
-        path, fps: where to read it; its frame rate if it is a folder of images.
+        path, fps: the path of the video, and its frame rate if it is a folder of images.
         grid: all clips of the video.
         clips: (W,) int64, ascending numbers of the clips to read.
         audited: (C,) bool, True for the clips that the first stage does not propose.
         stored: the answers so far.
         claim: the lock on the video; None until it is read.
-        regions: what is hidden of the picture.
+        regions: the hidden parts of the picture.
         may_seek: False if every part is decoded from the start of the file. Then the video is read in one go.
         error: why clips are missing; "" if none are.
         answered: how many of the clips were answered.
@@ -108,14 +108,14 @@ ReadClip = tuple[VideoJob, int, ByteArray]
 def read_clips(
     loader: ClipLoader, jobs: Iterable[VideoJob], *, stopped: Callable[[], bool] = lambda: False
 ) -> Iterator[ReadClip | VideoJob]:
-    """Yields the clips of each job in order, and then the job; clips of different videos are mixed.
+    """Yields the clips of each job in order, and then the job. Several jobs are read at a time, so their clips are mixed.
 
     A lost frame is replaced as in a scan. A clip without any frame is left out.
 
     Args:
         loader: delivers single frames.
         jobs: a job is requested when a decoder process is idle.
-        stopped: returns True once reading is to end; jobs that are not complete are then not yielded.
+        stopped: returns True when reading must end. Jobs whose clips are not all read are then not yielded.
     """
     open_jobs: dict[str, tuple[VideoJob, deque[int], dict[int, ByteArray]]] = {}
 
@@ -143,7 +143,7 @@ def read_clips(
 
 
 def _ready(job: VideoJob, waiting: deque[int], frames: dict[int, ByteArray], *, before: int) -> Iterator[ReadClip]:
-    """Yields the clips whose frames are all before a row, and forgets the frames that no later clip has."""
+    """Yields the waiting clips that end before a row, and removes the frames that no later clip needs."""
     while waiting and job.grid.rows[waiting[0], -1] < before:
         clip = waiting.popleft()
         rows = job.grid.rows[clip].tolist()
@@ -182,7 +182,7 @@ class Interview:
         self._running: deque[tuple[list[ReadClip], list[int], Future[tuple[FloatArray, float]]]] = deque()
 
     def ask(self, read: Iterator[ReadClip | VideoJob]) -> Iterator[VideoJob]:
-        """Asks about each clip, in batches over all videos; yields each video when all its answers are stored.
+        """Asks about each clip, in batches that mix videos. Yields each video when all its answers are stored.
 
         Raises:
             OutputError: answers cannot be written.
@@ -220,7 +220,7 @@ class Interview:
             write_answers(path, job.stored)
 
     def missing(self, job: VideoJob, clip: int) -> list[int]:
-        """Returns the places of the questions that were not answered about a clip."""
+        """Returns the indices of the questions that were not answered about a clip."""
         places = np.flatnonzero(job.stored.answers.clip == clip)
         known = job.stored.of(tuple(question.category for question in self._questions))[places]
         return [place for place in range(len(self._questions)) if not len(known) or np.isnan(known[0, place])]
@@ -268,7 +268,7 @@ class Interview:
 
 
 def describe(asker: Asker, read: Iterator[ReadClip | VideoJob]) -> Iterator[VideoJob]:
-    """Lets the model write a sentence about each clip; yields each video when its sentences are in `stored`."""
+    """Lets the model write a sentence about each clip. Yields each video when its sentences are in its `stored` answers."""
     for item in read:
         if isinstance(item, VideoJob):
             yield item

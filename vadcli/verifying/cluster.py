@@ -36,7 +36,7 @@ from vadcli.verifying.survey import Survey, Surveyed, clip_needs
 
 
 class VideoPart(NamedTuple):
-    """One video of a chunk: its place in the survey, and the numbers of its clips or rows."""
+    """One video of a chunk: the video, its chosen clips, and the numbers of the clips or rows that the step needs."""
 
     video: Surveyed
     choice: Choice
@@ -45,7 +45,7 @@ class VideoPart(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """What a worker gets for a chunk."""
+    """The order that a worker gets for a chunk."""
 
     step: Step
     layout: OutputLayout
@@ -61,7 +61,7 @@ class Answered(NamedTuple):
 
 
 class Looked(NamedTuple):
-    """The end of a step for one video: the clips that were asked, and what went wrong."""
+    """The end of a step for one video: the number of clips that were asked about, and what went wrong."""
 
     video: str
     asked: int
@@ -76,13 +76,13 @@ class VerifyWork:
     _models: tuple[Asker, Refiner | None] | None = None
 
     def do(self, order: Part, stop: Stop, say: Callable[[object], None]) -> None:
-        """See `Work`. Says `Answered` per batch and `Looked` per video."""
+        """See `Work`. Passes one `Answered` per batch and one `Looked` per video to `say`."""
         if self._models is None:
             self._models = asker_of(self.options), refiner_of(self.options)
         asker, refiner = self._models
         videos, choices = [part.video for part in order.videos], [part.choice for part in order.videos]
         survey = Survey(order.layout, asker, clip_needs(asker), order.questions, videos, choices)
-        # A worker that has died may have done a part of it.
+        # A worker that has died may have done a part of the chunk.
         left = [_left(survey, order.step, part) for part in order.videos]
         with Scratch(order.layout.scratch) as scratch:
             crew = Here(survey, self.options, refiner, scratch, stop, lambda clips, seconds: say(Answered(clips, seconds)))
@@ -93,7 +93,7 @@ class VerifyWork:
 
 
 def _left(survey: Survey, step: Step, part: VideoPart) -> IndexArray:
-    """Return what is not done yet of the wanted clips; rows of masks are counted again when they are refined."""
+    """Return the wanted clips that are not done yet, or all wanted rows, because `refine_stored` omits refined rows itself."""
     if step is Step.REFINE:
         return part.wanted
     with suppress(DocumentError):  # the answers can't be read: whoever needs them says so

@@ -36,11 +36,11 @@ def unrefined_rows(layout: OutputLayout, video: Surveyed) -> IndexArray:
 
 
 def refine_stored(layout: OutputLayout, scratch: Scratch, video: Surveyed, job: VideoJob, refinement: Refinement) -> None:
-    """Replaces the masks that `unrefined_rows` names; the caller holds the lock of the video.
+    """Replaces the masks of `unrefined_rows` by refined masks. The caller must hold the lock of the video.
 
     Raises:
         DocumentError: the stored masks cannot be read.
-        Interrupted: the run is to end; the stored masks stay as they are.
+        Interrupted: the run must end; the stored masks stay as they are.
         OutputError: a file cannot be written.
     """
     table, metadata = read_scores(layout.scores(video.video))
@@ -82,13 +82,13 @@ def _confirmed(video: Surveyed) -> Spans:
 
 
 def _rows(layout: OutputLayout, video: str) -> MaskRows:
-    """Returns which rows have a stored mask."""
+    """Returns the rows that have a stored mask."""
     path = layout.mask_video(video)
     return masked_rows(path) if path.exists() else rle_rows(layout.mask_rle(video))
 
 
 def _stored(track: MaskTrack, frames: int, *, binary: bool) -> Iterator[tuple[int, ByteArray]]:
-    """Yields row and mask; marked pixels of run lengths get the highest value, so that they reach every threshold."""
+    """Yields each row with its mask. In masks of run lengths (`binary`), marked pixels get 255, to reach every threshold."""
     for row, mask in track.between(0, frames):
         yield row, (np.minimum(mask, 1) * np.uint8(255) if binary else mask)
     for problem in track.problems:

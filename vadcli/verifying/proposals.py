@@ -17,7 +17,7 @@ from vadcli.engine.verified import ClipGrid
 from vadcli.types import BoolArray, FloatArray, ScoreTable, TimeArray
 
 GROW_S = 5.0
-"""A clip is as interesting as the highest score that is this close to its middle."""
+"""The score of a clip is the highest score within this many seconds of its middle, or in its cell if that is longer."""
 SAMPLE_CLIPS = 8
 """At least this many random clips per camera are asked, to learn how the model usually answers there.
 
@@ -37,9 +37,9 @@ class Candidates:
         video: relative path.
         camera: the camera's name.
         score: (C,) float32, the highest logit of the first stage close to each clip.
-        start, end: (C,) float64 seconds, what each clip shows.
-        length_s: (C,) float64 seconds that each clip stands for.
-        draw: (C,) float64 in [0, 1), random numbers; the lowest are drawn first.
+        start, end: (C,) float64 seconds, the span that each clip shows.
+        length_s: (C,) float64 seconds, the length of the cell for which each clip stands.
+        draw: (C,) float64 in [0, 1), a random number per clip; clips with the lowest numbers are drawn first.
     """
 
     video: str
@@ -75,7 +75,7 @@ class Choice:
     Attributes:
         proposed: the first stage proposes the clip.
         audited: it was drawn from all other clips of all cameras.
-        sampled: it was drawn from all other clips of its camera; this includes all that are audited.
+        sampled: it was drawn from all other clips of its camera; all audited clips are sampled, too.
     """
 
     proposed: BoolArray
@@ -84,7 +84,7 @@ class Choice:
 
     @property
     def asked(self) -> BoolArray:
-        """(C,) bool, True for every clip to ask."""
+        """Flags (C,), True for every clip to ask about."""
         return self.proposed | self.sampled
 
 
@@ -119,10 +119,10 @@ def choose_clips(videos: Sequence[Candidates], *, share: float, audit: float) ->
 
 
 def _highest(videos: Sequence[Candidates], share: float) -> list[BoolArray]:
-    """Return the proposed clips of one camera: for each video, (C,) bool.
+    """Return flags (C,) for the clips of each video of one camera, True for those that are proposed.
 
-    Clips are taken by falling score, as many as show at most `share` of the camera's footage together, but at least one. Of
-    clips with equal scores, the one with the lowest random number (`draw`) is taken first.
+    Clips are taken by falling score until the next clip would make them show more than `share` of the camera's footage. At
+    least one clip is taken. Of clips with equal scores, the one with the lowest random number (`draw`) is taken first.
     """
     order = np.lexsort((np.concatenate([video.draw for video in videos]), -np.concatenate([video.score for video in videos])))
     ends = np.cumsum([len(video.score) for video in videos])[:-1]
@@ -142,9 +142,9 @@ def _highest(videos: Sequence[Candidates], share: float) -> list[BoolArray]:
 
 
 def spread_sample(log_odds: FloatArray, proposed: BoolArray, sampled: BoolArray, *, rest: int) -> FloatArray:
-    """Returns (n, C) log-odds of C categories that stand for all clips of a camera.
+    """Returns log-odds (n, C) of C categories that stand for all clips of a camera.
 
-    The random clips stand for the clips that were not asked: each is repeated, until they are about `rest` clips together.
+    The random clips stand for all clips that were not proposed. So each is repeated until there are about `rest` of them.
 
     Args:
         log_odds: (A, C), the answers about A clips.

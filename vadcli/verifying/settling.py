@@ -1,4 +1,4 @@
-"""The end of a run: how the model usually answers at each camera, the events of every video, and the result of the audit."""
+"""The end of a run: calibrates the model for each camera, makes the events of every video, and counts the audit."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ ELSEWHERE = "a scan or another run is working on it; run `vadcli verify` again"
 
 @dataclass
 class Settled:
-    """What the end of a run has found.
+    """The results of the end of a run.
 
     Attributes:
-        audit: None if no clip was audited.
-        answered: video -> number of clips with an answer.
-        events: video -> number of events per answer.
+        audit: the result of the audit; None if no clip was audited.
+        answered: number of clips with an answer, by video.
+        events: number of events per answer, by video.
     """
 
     audit: Audit | None = None
@@ -47,7 +47,7 @@ class Settled:
 
 @dataclass(frozen=True)
 class _Known:
-    """The answers about one video that count: those about all current categories."""
+    """The answers about one video that count: those of clips that were asked about all current categories."""
 
     video: Surveyed
     choice: Choice
@@ -56,7 +56,7 @@ class _Known:
     log_odds: FloatArray
 
     def flags(self, which: BoolArray) -> BoolArray:
-        """Returns (A,) bool from (C,) bool: the flags of the clips that were answered."""
+        """Returns the flags (A,) of the clips with an answer that counts, from the flags (C,) of all clips."""
         return np.asarray(which[self.stored.answers.clip[self.rows]])
 
 
@@ -92,7 +92,7 @@ def settle(survey: Survey, scratch: Scratch, *, seconds_per_clip: float) -> Sett
 
 
 def _known(survey: Survey, video: Surveyed, choice: Choice) -> _Known | None:
-    """Return the answers about a video, which may be none; None if they cannot be read."""
+    """Return the answers about a video. There may be no answers. Returns None if they cannot be read."""
     try:
         stored = survey.usable(video)
     except DocumentError as error:
@@ -104,10 +104,10 @@ def _known(survey: Survey, video: Surveyed, choice: Choice) -> _Known | None:
 
 
 def _calibrated(known: Sequence[_Known], categories: int) -> dict[str, CategoryTails]:
-    """Return how the model usually answers about each camera.
+    """Return tails for each camera, which say how the model usually answers about it.
 
-    A camera with fewer random clips than FEWEST is taken to be like all cameras together. If these have too few as well,
-    nothing is known about how the model usually answers, and its log-odds count as they are.
+    A camera with fewer random clips than FEWEST gets the tails of all cameras together. If all cameras together have too few
+    random clips, too, nothing is known about how the model usually answers, and its log-odds count as they are.
     """
     cameras: dict[str, list[_Known]] = {}
     for one in known:
@@ -126,7 +126,7 @@ def _calibrated(known: Sequence[_Known], categories: int) -> dict[str, CategoryT
 
 
 def _sample(own: Sequence[_Known]) -> FloatArray | None:
-    """Return (n, C) log-odds that stand for all footage of some videos; None if too few random clips are among them."""
+    """Return log-odds (n, C) that stand for all footage of some videos; None if too few of their clips are random clips."""
     rest = sum(int((~one.choice.proposed).sum()) for one in own)
     sampled = [one.flags(one.choice.sampled) for one in own]
     if sum(int(flags.sum()) for flags in sampled) < min(FEWEST, rest) or not own:
@@ -137,7 +137,7 @@ def _sample(own: Sequence[_Known]) -> FloatArray | None:
 
 
 class _Audited:
-    """Counts what the model says about proposed and about audited clips."""
+    """Counts the audited clips, and adds up the length of the proposed clips that the model confirms."""
 
     def __init__(self) -> None:
         self.clips = self.confirmed = 0

@@ -1,6 +1,6 @@
 """The steps of a verification that read videos: ask, refine masks and describe. This file does them on this machine.
 
-What a step finds is written to OUT, and what goes wrong with a video is noted in the survey.
+Each step writes its results to OUT, and notes the problems of a video in the survey.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ log = logging.getLogger("vadcli")
 NO_CLIPS = np.zeros(0, np.int64)
 
 Wanted = Sequence[IndexArray]
-"""What a step is to do: numbers of clips or rows, one array per video of the survey."""
+"""The work of a step: the numbers of the clips or rows that it must read, one array per video of the survey."""
 
 
 class Step(StrEnum):
-    """A step, and what its wanted numbers are."""
+    """A step. The comments say which numbers its `Wanted` contains."""
 
     ASK = "ask"  # clips to ask about
     REFINE = "refine"  # rows whose masks are refined
@@ -55,7 +55,7 @@ class Step(StrEnum):
 
 
 class Crew(Protocol):
-    """Who does the steps."""
+    """Does the steps, on this machine or on a cluster."""
 
     def do(self, step: Step, wanted: Wanted) -> None:
         """Do a step.
@@ -73,9 +73,9 @@ class Here:
 
     Attributes:
         survey: the videos, and the model that is asked.
-        options: those of the command.
-        refiner: refines masks; None if that is not asked for.
-        scratch: for temporary files.
+        options: the options of the command.
+        refiner: refines masks; None if the options do not ask for it.
+        scratch: the folder for temporary files.
         stop: ends a step early.
         told: called after each batch of answers.
     """
@@ -143,7 +143,7 @@ class Here:
                     _release(job)
 
     def _jobs(self, wanted: Wanted, taken: list[VideoJob]) -> Generator[VideoJob, None, None]:
-        """Yield the videos to read, each with its lock; if a video cannot be read, this becomes its problem."""
+        """Yield the videos to read, each with its lock. If a video cannot be read, the reason becomes its `problem`."""
         folders = FootageFolders(self.survey.layout, self.options.footage)
         for video, clips, choice in zip(self.survey.videos, wanted, self.survey.choices, strict=True):
             if not len(clips):

@@ -1,4 +1,4 @@
-"""What there is to ask: the videos of an output folder, the questions, and the answers that earlier runs have stored."""
+"""Collects what a run can ask: the videos of an output folder, the questions, and the stored answers of earlier runs."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Surveyed:
     """A video with scores.
 
     Attributes:
-        document: its events.
-        candidates: the clips that can be asked.
-        plan: how frames form clips.
-        edges: those of the cells of the clips, as in `ClipGrid`.
+        document: its events document.
+        candidates: the clips that can be asked about.
+        plan: which frames form each clip.
+        edges: the edges of the cells of the clips, as in `ClipGrid`.
         content: hash of the video's content.
         is_included: False if the options leave the video out; its scores still count for its camera.
-        asked: clips that this run has asked about.
-        problem: why it cannot be verified completely; "" if nothing is wrong.
+        asked: number of clips that this run has asked about.
+        problem: why the video cannot be verified completely; "" if nothing is wrong.
     """
 
     document: EventsDocument
@@ -52,7 +52,7 @@ class Surveyed:
 
     @property
     def video(self) -> str:
-        """Relative path."""
+        """The relative path of the video."""
         return self.candidates.video
 
 
@@ -63,11 +63,11 @@ class Survey:
     Attributes:
         layout: the output folder.
         asker: the model.
-        needs: the clips that it is asked about.
+        needs: the length, rate and frame size of the clips that the model is asked about.
         questions: one per category.
         videos: the videos with scores.
-        choices: the clips to ask, one choice per video.
-        problems: video -> why its results cannot be read.
+        choices: the clips to ask about, one choice per video.
+        problems: why the results of a video cannot be read, by video.
     """
 
     layout: OutputLayout
@@ -97,7 +97,7 @@ class Survey:
         return found
 
     def _questions_of_scan(self) -> tuple[Question, ...]:
-        """Returns the questions about the categories of the scan, or those that are asked without categories."""
+        """Returns the questions about the categories of the scan. If it has none, returns the default questions."""
         documents = [video.document for video in self.videos if video.is_included]
         names = [name for document in documents for name in document.categories]
         own = [category for document in documents for category in document.own_categories]
@@ -182,7 +182,7 @@ class Survey:
 
 
 def clip_needs(asker: Asker) -> ClipNeeds:
-    """Returns the clips that a model is asked about; they are those of the detector `ask`."""
+    """Returns the needs for the clips that a model is asked about. The clips are the same as those of the detector `ask`."""
     rate_hz = asker.clip_frames / asker.clip_s
     return ClipNeeds(
         frames=asker.clip_frames,
@@ -194,7 +194,7 @@ def clip_needs(asker: Asker) -> ClipNeeds:
 
 
 def limited(survey: Survey, wanted: Sequence[IndexArray], limit: int | None) -> list[IndexArray]:
-    """Returns at most `limit` of the wanted clips: first the random ones, then those with the highest scores."""
+    """Returns at most `limit` of the wanted clips: first the random clips, then the clips with the highest scores."""
     total = sum(map(len, wanted))
     if limit is None or limit >= total:
         return list(wanted)
