@@ -73,7 +73,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "transformers": (
         "detectors/lavida/",
         "detectors/ask/qwen",
-        "detectors/ask/reader3",
+        "detectors/ask/reader",
         "detectors/mllm/",
         "detectors/encoders/",
         "detectors/loading",

@@ -70,7 +70,7 @@ def scan(
     chosen = from_keywords(ScanOptions, {"categories": categories, **options})
     if not chosen.verify:
         return (update for update in open_scan(_paths(paths), chosen).run() if isinstance(update, VideoResult))
-    from vadcli.verifying.after_scan import results_of, verification_of
+    from vadcli.verifying import results_of, verification_of
 
     verify = verification_of(chosen)
     return results_of(open_scan(_paths(paths), chosen), verify)

@@ -72,14 +72,14 @@ def _verification(options: ScanOptions) -> Callable[[Scan], VerifyResult | None]
     """Return the function that verifies the scan after its end; None if the options do not ask for it."""
     if not options.verify:
         return None
-    from vadcli.verifying.after_scan import verification_of
+    from vadcli.verifying import verification_of
 
     return verification_of(options)
 
 
 def _say_verified(run: Scan, result: VerifyResult, options: ScanOptions) -> int:
     """Print the result of the verification. Returns the exit code, for which only confirmed events count."""
-    from vadcli.verifying.after_scan import verify_options
+    from vadcli.verifying import verify_options
 
     show_verified(result, verify_options(options))
     if run.stop.signal is not None:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -290,13 +291,9 @@ def train(recipes: Sequence[Recipe], out: Path, *, device: str | None = None, tr
     last, model = made, out / "model"
     processes = PartialState(cpu=not torch.cuda.is_available())
     if processes.is_main_process and not model.is_dir():
-        write_whole(model, lambda folder: _copy(last, folder))
+        write_whole(model, partial(shutil.copytree, last, dirs_exist_ok=True))
     processes.wait_for_everyone()
     return model
-
-
-def _copy(source: Path, folder: Path) -> None:
-    shutil.copytree(source, folder, dirs_exist_ok=True)
 
 
 def behind(recipe: R, made: Path) -> R:

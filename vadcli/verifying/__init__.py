@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,14 @@ from vadcli import __version__
 from vadcli.detectors.ask.asker import Asker
 from vadcli.detectors.refining import Refiner
 from vadcli.engine.refining import refiner_of
-from vadcli.engine.runner import Stop
+from vadcli.engine.runner import Scan, Stop
 from vadcli.engine.verified import cell_of
 from vadcli.errors import UsageError
-from vadcli.options import effective, parse_duration
-from vadcli.options.results import VerifyOptions
+from vadcli.options import ScanOptions, VerifyOptions, effective, parse_duration
 from vadcli.store import stored_layout
 from vadcli.store.atomic import Scratch
 from vadcli.store.verification import Audit, VerificationRun, write_verification
-from vadcli.types import Answer, IndexArray
+from vadcli.types import Answer, IndexArray, VideoResult
 from vadcli.types.text import how_many
 from vadcli.verifying.asking import Told, asker_of
 from vadcli.verifying.cluster import ClusterCrew
@@ -38,7 +37,16 @@ from vadcli.verifying.settling import Settled, settle
 from vadcli.verifying.steps import NO_CLIPS, Crew, Here, Step, Wanted
 from vadcli.verifying.survey import Survey, limited
 
-__all__ = ["VerifiedVideo", "VerifyResult", "asker_of", "verify_all", "verify_stored"]
+__all__ = [
+    "VerifiedVideo",
+    "VerifyResult",
+    "asker_of",
+    "results_of",
+    "verification_of",
+    "verify_all",
+    "verify_options",
+    "verify_stored",
+]
 
 log = logging.getLogger("vadcli")
 
@@ -306,3 +314,58 @@ def _videos(survey: Survey, settled: Settled) -> tuple[VerifiedVideo, ...]:
                 VerifiedVideo(one.video, one.asked, settled.answered.get(one.video, 0), **events, problem=one.problem)
             )
     return (*problems, *videos)
+
+
+# After a scan
+
+
+def verification_of(options: ScanOptions) -> Callable[[Scan], VerifyResult | None] | None:
+    """Return a function that verifies a scan after its end; None if the options do not ask for a verification.
+
+    The function returns None if the scan was stopped, because the next run continues the scan first.
+
+    Raises:
+        UsageError: the model of --verify does not exist.
+        DeviceError, WeightsError: the device or the weights are missing.
+    """
+    if not options.verify:
+        return None
+    chosen = verify_options(options)
+    asker, refiner = asker_of(chosen), refiner_of(chosen)
+
+    def verify(scan: Scan) -> VerifyResult | None:
+        if scan.stop():
+            return None
+        return verify_all(options.out, chosen, asker, refiner=refiner, stop=scan.stop, command=scan.settings.command)
+
+    return verify
+
+
+def verify_options(options: ScanOptions) -> VerifyOptions:
+    """Return the options of the verification. Options that both commands have are copied from the scan."""
+    own = {"model": options.verify, "categories": options.categories}
+    shared = (
+        "device",
+        "precision",
+        "decoder",
+        "decode_timeout",
+        "decode_memory",
+        "checkpoint_every",
+        "runner",
+        "ray_address",
+        "ray_cpus",
+        "ray_gpus",
+        "refine_masks",
+        "json",
+        "quiet",
+        "verbose",
+    )
+    known = {item.name for item in fields(VerifyOptions)}
+    return VerifyOptions(**own, **{name: getattr(options, name) for name in shared if name in known})  # type: ignore[arg-type]
+
+
+def results_of(scan: Scan, verify: Callable[[Scan], VerifyResult | None] | None) -> Iterator[VideoResult]:
+    """Yield the results of a scan, and verify its output folder at the end."""
+    yield from (update for update in scan.run() if isinstance(update, VideoResult))
+    if verify is not None:
+        verify(scan)

@@ -12,7 +12,7 @@ from tests.detectors.ask.models import tiny_qwen_folder
 from tests.detectors.lavida.models import films
 from vadcli.detectors.ask.asker import MAX_PX, MIN_PX, load_asker, questions_for
 from vadcli.detectors.ask.qwen import QwenAsker
-from vadcli.detectors.ask.reader3 import Qwen3Reader
+from vadcli.detectors.ask.reader import Qwen3Reader
 from vadcli.detectors.mllm.pixels import qwen_patches
 from vadcli.detectors.mllm.qwen import VIDEO
 from vadcli.errors import UsageError

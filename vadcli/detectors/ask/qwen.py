@@ -122,8 +122,7 @@ class QwenAsker:
         import torch
         from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration, Qwen3VLForConditionalGeneration
 
-        from vadcli.detectors.ask.reader import Reader
-        from vadcli.detectors.ask.reader3 import Qwen3Reader
+        from vadcli.detectors.ask.reader import Qwen3Reader, Reader
         from vadcli.detectors.loading import as_weights_error, attention_for, quiet, read_whole
         from vadcli.detectors.mllm.compress import CompressionOptions
         from vadcli.detectors.running import dtype_for

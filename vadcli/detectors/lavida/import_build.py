@@ -189,7 +189,8 @@ def _build(
             place(sources.lora / name, folder / "lora" / name, result)
     names = {part: str(source) if source else f"random, seed {seed}" for part, source in found.items()}
     names |= {"own": str(sources.own)} if sources.own else {}
-    _write_config(replace(config, trained=result.trained, seed=seed, sources=names), folder)
+    document = {**replace(config, trained=result.trained, seed=seed, sources=names).to_json(), "parts": {}}
+    (folder / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 def _check_whole(part: str, source: Path, folder: Path) -> None:
@@ -200,11 +201,6 @@ def _check_whole(part: str, source: Path, folder: Path) -> None:
         check_model(part, folder)
     except WeightsError as error:
         raise WeightsError(error.message.replace(str(folder), str(source)), hint=error.hint) from error
-
-
-def _write_config(config: LavidaConfig, folder: Path) -> None:
-    document = {**config.to_json(), "parts": {}}
-    (folder / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 def _build_text(source: Path, folder: Path, result: Imported) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -177,12 +177,8 @@ def _translate(name: str, side: int) -> str:
 
 @cache
 def _patterns(side: int) -> tuple[tuple[re.Pattern[str], str], ...]:
-    return tuple((_pattern(rule[side]), rule[1 - side]) for rule in RULES)
-
-
-def _pattern(template: str) -> re.Pattern[str]:
-    parts: Iterable[str] = (re.escape(part) for part in template.split("{}"))
-    return re.compile(r"([^.]+)".join(parts))
+    joined = (r"([^.]+)".join(map(re.escape, rule[side].split("{}"))) for rule in RULES)
+    return tuple((re.compile(pattern), rule[1 - side]) for pattern, rule in zip(joined, RULES, strict=True))
 
 
 class PackageMasks(nn.Module):

@@ -201,7 +201,9 @@ def sam2_config(**sizes: Any) -> Sam2VideoConfig:
     grid = size.image_size // STRIDE_PX
     return Sam2VideoConfig(
         vision_config={
-            "backbone_config": _hiera_config(size, dims) if size.trunk == "hiera" else _conv_config(size, dims),
+            "backbone_config": _hiera_config(size, dims)
+            if size.trunk == "hiera"
+            else ConvTrunkConfig(widths=tuple(dims), depths=size.blocks, image_size=[size.image_size] * 2),
             "backbone_channel_list": dims[::-1],
             "backbone_feature_sizes": [[4 * grid] * 2, [2 * grid] * 2, [grid] * 2],
             "fpn_hidden_size": size.width,
@@ -239,10 +241,6 @@ def _hiera_config(size: Sam2Sizes, dims: list[int]) -> dict[str, Any]:
         "window_positional_embedding_background_size": list(size.background),
         "global_attention_blocks": list(size.global_blocks),
     }
-
-
-def _conv_config(size: Sam2Sizes, dims: list[int]) -> ConvTrunkConfig:
-    return ConvTrunkConfig(widths=tuple(dims), depths=size.blocks, image_size=[size.image_size] * 2)
 
 
 def _require(holds: bool, message: str) -> None:

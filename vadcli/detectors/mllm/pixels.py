@@ -137,7 +137,8 @@ def qwen_patches(
     """
     b, t, height, width, _ = frames.shape
     factor = patch_px * merge
-    tall, wide = _bounded_aspect(height, width)
+    # `smart_resize` refuses an aspect ratio over 200, so the shorter side of such a frame is enlarged.
+    tall, wide = max(height, -(-width // LONGEST_ASPECT)), max(width, -(-height // LONGEST_ASPECT))
     new_h, new_w = smart_resize(tall, wide, factor=factor, min_pixels=min_px, max_pixels=max_px)
     pixels = resize(frames.flatten(0, 1), new_h, new_w, mode="bicubic")  # (B·T, 3, h·p, w·p), 0-255
     pixels = normalise(pixels, mean, std).to(dtype)
@@ -181,8 +182,3 @@ def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     shift = torch.tensor(mean, device=pixels.device)[:, None, None]
     scale = torch.tensor(std, device=pixels.device)[:, None, None]
     return (pixels / 255 - shift) / scale
-
-
-def _bounded_aspect(height: int, width: int) -> tuple[int, int]:
-    """Enlarges the shorter side if the aspect ratio is over 200, because `smart_resize` refuses such frames."""
-    return max(height, -(-width // LONGEST_ASPECT)), max(width, -(-height // LONGEST_ASPECT))
