@@ -1,6 +1,6 @@
-"""What a detector must offer to the scan engine, and how to load one: arrays in, arrays out.
+"""The attributes and methods that a detector offers to the scan engine, and functions that load a detector.
 
-A detector never opens a video or another media file; the scan engine contains no model.
+A detector gets arrays and returns arrays. It never opens a video or another media file; the scan engine contains no model.
 `vadcli.registry` lists the detectors by name.
 """
 
@@ -103,7 +103,7 @@ class Detector(Protocol):
         ...
 
     def fit(self, sample: CameraSample) -> CameraModel | None:
-        """Returns a model of what is usual for one camera, or None. Deterministic."""
+        """Returns a model of one camera's usual footage; None if the detector can't fit one. Deterministic."""
         ...
 
     def score(self, batch: ClipBatch) -> ClipScores:
@@ -192,8 +192,8 @@ class Propagator(Protocol):
         Args:
             frames: (N, H, W, C) uint8 in time order, in the size that `needs` asks for. They may
                 come from several spans of a video if each span begins with a known frame.
-            known: index in `frames` -> mask (h, w) float32 on the detector's mask scale, as
-                `score` returns it. It must contain index 0.
+            known: the known masks (h, w) float32 on the detector's mask scale, as `score` returns them,
+                by their index in `frames`. It must contain index 0.
 
         Returns:
             (N, h, w) float32 on the same scale.

@@ -18,7 +18,7 @@ from vadcli.types import CameraModel, Clip, Footage
 from vadcli.types.text import clock
 
 # A model that was fitted on this much footage is fitted again only if the user asks for it. A score stands for a rate per hour,
-# and only an hour of footage shows what happens once per hour.
+# and only an hour of footage shows events that happen once per hour.
 ENOUGH_S = 3600.0
 # A model that was fitted on less is fitted again when the footage has this many times as many bytes. So there are few fits:
 # a camera whose first video has ten seconds is fitted again at most nine times before it has an hour of footage.

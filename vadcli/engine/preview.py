@@ -58,7 +58,9 @@ class Preview:
 
 
 def preview(out: Path, options: EventsOptions) -> Preview:
-    """Return what several thresholds would find: round ones, those in use, and the one in `options`. Nothing is written.
+    """Return the events that several thresholds would find: round thresholds, those in use, and that of `options`.
+
+    Nothing is written.
 
     Each row has as many events as `vadcli events --threshold` finds if the other options are the same.
 

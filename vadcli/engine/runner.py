@@ -65,7 +65,7 @@ class ScanSettings:
         return units if self.videos is None else tuple(unit for unit in units if unit.video in self.videos)
 
     def categories_of(self, detector: Detector) -> tuple[str, ...]:
-        """Return the categories to store: those of the detector, or those that the user gave if the detector reads none."""
+        """Return the categories to store: the detector's, or the user's if the detector reads no categories."""
         return detector.categories or parse_categories(self.options.categories)
 
 

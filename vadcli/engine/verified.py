@@ -104,7 +104,7 @@ def tails_to_json(tails: CategoryTails) -> dict[str, Any]:
 
 
 def tails_from_json(document: Mapping[str, Any]) -> CategoryTails:
-    """Reads what `tails_to_json` returned."""
+    """Returns the tails that `tails_to_json` stored."""
     tails = tuple(BellTail(**values) for values in document["tails"])
     return CategoryTails(tails, int(document["categories"]), float(document["level"]), float(document["rate"]))
 

@@ -86,7 +86,7 @@ class VerifyResult:
     Attributes:
         videos: one entry for each video that can be verified, and for each video whose results cannot be read.
         model: the model that was asked.
-        audit: what the first stage misses; None if nothing was audited.
+        audit: how much the first stage misses; None if nothing was audited.
         asked: clips that this run asked about.
         left: clips that are still to be asked: all of them after a dry run.
         seconds: how long the model took for the clips of `asked`; after a dry run, how long it would take for those of `left`.
@@ -169,7 +169,7 @@ def verify_all(
 
     Args:
         out: the output folder of a scan.
-        options: those of the command.
+        options: the options of the command.
         asker: the model.
         refiner: refines the masks of confirmed events; None if masks stay as they are.
         stop: ends the run early.
@@ -231,7 +231,7 @@ def _crew(
 
 @dataclass
 class _Tally:
-    """Counts what was asked, and shows it.
+    """Counts the clips that were answered, and reports the progress.
 
     Attributes:
         told: called with the number of clips that were answered, and with `expected`.

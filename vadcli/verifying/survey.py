@@ -58,7 +58,7 @@ class Surveyed:
 
 @dataclass
 class Survey:
-    """The videos of an output folder, and what is asked about them.
+    """The videos of an output folder, and the questions and clips to ask about them.
 
     Attributes:
         layout: the output folder.

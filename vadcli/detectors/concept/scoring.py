@@ -148,10 +148,10 @@ class Burst:
 
 @dataclass(frozen=True)
 class ConceptCamera:
-    """What is usual for one camera and one list of categories.
+    """The usual vector and the usual evidence of one camera, for one list of categories.
 
     Attributes:
-        anchor: what the camera usually shows, as a vector.
+        anchor: a vector of what the camera usually shows.
         tails: how rare the smoothed evidence is, with two kinds of evidence per category.
     """
 
@@ -160,7 +160,7 @@ class ConceptCamera:
 
     @classmethod
     def fit(cls, bank: Bank, bursts: Sequence[Burst], seconds: float) -> ConceptCamera:
-        """Returns what is usual for the camera of a sample. Without bursts, nothing about the camera is known.
+        """Returns the anchor and the tails of the camera of a sample. Without bursts, nothing about the camera is known.
 
         Args:
             bank: the sentences.

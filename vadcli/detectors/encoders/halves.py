@@ -76,7 +76,7 @@ class Block(nn.Module):
         return self.add_mlp(tokens + self.self_attn(normed, normed))
 
     def add_mlp(self, tokens: Tensor) -> Tensor:
-        """Returns the second half of the block: the tokens plus what the MLP makes of them."""
+        """Returns the output of the block's second half: the tokens plus the output of the MLP for them."""
         found: Tensor = tokens + self.mlp(self.layer_norm2(tokens))
         return found
 

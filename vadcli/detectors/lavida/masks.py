@@ -199,7 +199,8 @@ class TransformersMasks(nn.Module):
         """Runs the decoder alone, in the model's dtype.
 
         Args:
-            embedding: (N, 256, h, w), F, to which the caller has already added what the decoder needs.
+            embedding: F (N, 256, h, w), possibly after the caller has added the no-memory embedding or
+                attention to memories.
             high: F_s0 and F_s1.
             sparse: prompt tokens, (N, P, 256).
             dense: mask prompt, (N or 1, 256, h or 1, w or 1).

@@ -82,7 +82,7 @@ class Lavida(nn.Module):
     Args:
         config: the settings that the weights do not contain.
         mllm, text, masks, projector: the parts in the figure above.
-        tokenizer: that of the language model, with `<SEG>`.
+        tokenizer: the tokenizer of the language model, with `<SEG>`.
     """
 
     def __init__(
@@ -240,8 +240,8 @@ class Lavida(nn.Module):
 
         Args:
             frames: (N, H, W, 3) uint8, in order of time.
-            known: frame number -> mask logits (h, w). It must contain frame 0. Each known frame starts
-                a new span.
+            known: the known mask logits (h, w), by frame number. It must contain frame 0. Each known
+                frame starts a new span.
             batch: number of spans processed in parallel; it does not change the result.
 
         Returns:

@@ -68,8 +68,8 @@ def propagate(model: TransformersMasks, pixels: Tensor, known: Mapping[int, Tens
     Args:
         model: must be in evaluation mode, because SAM2's memory has dropout.
         pixels: (N, 3, S, S) normalised, in order of time.
-        known: frame number -> mask logits (H, W) of any size, above 0 on the object. Frame 0 must
-            be among them.
+        known: the known mask logits (H, W) of any size, by frame number. Logits are above 0 on the
+            object. It must contain frame 0.
         batch: spans processed in parallel; it changes memory use, not the result.
 
     Returns:

@@ -42,7 +42,7 @@ class CellGrid:
         return len(self.blur_rows), len(self.blur_columns)
 
     def pad(self, pictures: ByteArray) -> ByteArray:
-        """Repeats the pixels at the border to fill whole cells: (..., H, W) -> (..., h * cell, w * cell)."""
+        """Returns pictures (..., h * cell, w * cell) with whole cells: repeats the border pixels of pictures (..., H, W)."""
         h, w = self.shape
         short = (h * self.cell_px - self.height_px, w * self.cell_px - self.width_px)
         if not any(short):
@@ -50,7 +50,7 @@ class CellGrid:
         return np.pad(pictures, [*[(0, 0)] * (pictures.ndim - 2), (0, short[0]), (0, short[1])], mode="edge")
 
     def pool(self, padded: ByteArray) -> FloatArray:
-        """Returns the mean of each cell: (..., h * cell, w * cell) uint8 -> (..., h, w) float32."""
+        """Returns the mean (..., h, w) float32 of each cell, from padded pictures (..., h * cell, w * cell) uint8."""
         h, w = self.shape
         rows = padded.reshape(*padded.shape[:-2], h, self.cell_px, w * self.cell_px).sum(axis=-2, dtype=np.uint16)
         total = rows[..., 0 :: self.cell_px].copy()
@@ -59,7 +59,7 @@ class CellGrid:
         return np.asarray(total * np.float32(1.0 / self.cell_px**2), dtype=np.float32)
 
     def centres(self, pictures: FloatArray) -> FloatArray:
-        """Returns the value at the middle of each cell: (H, W, ...) -> (h, w, ...); a view if possible."""
+        """Returns the value (h, w, ...) at the middle of each cell of `pictures` (H, W, ...); a view if possible."""
         h, w = self.shape
         middle = self.cell_px // 2
         if self.height_px > (h - 1) * self.cell_px + middle and self.width_px > (w - 1) * self.cell_px + middle:
@@ -73,7 +73,7 @@ class CellGrid:
         return np.asarray(self.blur_rows @ cells @ self.blur_columns, dtype=np.float32)
 
     def positions(self) -> FloatArray:
-        """Returns (h, w, 2) float32: x and y of the centre of each cell, in frame widths."""
+        """Returns the positions (h, w, 2) float32 of the centres of the cells: x and y in frame widths."""
         h, w = self.shape
         y = (np.arange(h, dtype=np.float32) + 0.5) / w
         x = (np.arange(w, dtype=np.float32) + 0.5) / w
@@ -267,8 +267,8 @@ def camera_flow(flow: FloatArray, picture: FloatArray) -> tuple[FloatArray, bool
         picture: (h, w) gray levels; only the flow of cells with texture counts.
 
     Returns:
-        The shared flow, (h, w, 2) pixels; and True if it explains most of the flow, or False if it is
-        not more than noise. None if the frame stands still, has too little texture or has no shared flow.
+        The shared flow (h, w, 2) in pixels; and True if it explains most of the flow, or False if it may
+        be noise. None if the frame stands still, has too little texture or has no shared flow.
     """
     solid = _textured(picture)[::STRIDE, ::STRIDE]
     seen = flow[::STRIDE, ::STRIDE][solid].astype(np.float64)  # (n, 2)

@@ -82,7 +82,7 @@ def coarse(moving: BoolArray) -> BoolArray:
 
 
 def spread_out(thin: FloatArray) -> FloatArray:
-    """Copies the value of each `coarse` cell to the cells beside it: (T, h, w) -> (T, h, w)."""
+    """Returns `thin` (T, h, w) after copying the value of each `coarse` cell to the cells next to it."""
     _, h, w = thin.shape
     return np.repeat(np.repeat(thin[:, ::STRIDE, ::STRIDE], STRIDE, axis=1), STRIDE, axis=2)[:, :h, :w]
 
@@ -126,8 +126,8 @@ DISORDER_REFERENCE = 1.2
 """Usual speed and disorder of something that moves, in pixels per step.
 
 If a camera has only seconds of footage, these references count more than its own values. The reason: if an incident fills the
-whole clip, the clip does not show what is usual. The speed is that of a car on a road, because a high speed means little in a
-camera that is not known.
+whole clip, the clip does not show usual motion. The reference is as fast as a car on a road, because a high speed means little
+if the camera is not known.
 """
 
 SPEED_FLOOR = 0.42
@@ -143,7 +143,7 @@ RARITY_REFERENCE = 1.0
 
 @dataclass(frozen=True)
 class Levels:
-    """What is usual in one scene.
+    """The usual values of one scene.
 
     Attributes:
         speed, disorder, rarity: usual value of the highest cell of a frame in which something moves.
@@ -172,7 +172,7 @@ class Scene:
     Attributes:
         height_px, width_px: frame size.
         background: (h, w) float32, gray levels on the grid.
-        levels: what is usual in this scene.
+        levels: the usual values of this scene.
     """
 
     height_px: int
@@ -187,11 +187,11 @@ class FittedCamera:
 
     Attributes:
         scenes: the camera's scenes; a scene's number is its index.
-        elsewhere: what is usual in a view that matches none of the scenes.
+        elsewhere: the usual values of a view that matches none of the scenes.
         samples: moving cells from which rarity is computed; None if nothing moved or there was no video.
         rarity_power: how much rarity counts, from 0 (too little footage to know what is rare) to RARITY_POWER.
         tail: the tail of the smoothed frame values.
-        still: the tail of the contrast of what stands still; None if the camera was fitted without it.
+        still: the tail of the contrast of things that stand still; None if the camera was fitted without --still.
     """
 
     scenes: tuple[Scene, ...] = ()
@@ -207,7 +207,7 @@ class FittedCamera:
         return {n: scene.background for n, scene in enumerate(self.scenes) if (scene.height_px, scene.width_px) == size}
 
     def levels(self, scene: int) -> Levels:
-        """Returns what is usual in a scene. The number -1 means a view that matches none of the scenes."""
+        """Returns the usual values of a scene. The number -1 means a view that matches none of the scenes."""
         return self.scenes[scene].levels if scene >= 0 else self.elsewhere
 
 

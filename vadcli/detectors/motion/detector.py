@@ -132,7 +132,7 @@ class MotionDetector:
         """Does nothing: there are no weights."""
 
     def prepare_clip(self, clip: Clip) -> None:
-        """Measures what does not depend on the clip's camera, and keeps it for `fit` and `score`."""
+        """Makes the measurements of a clip that do not depend on its camera, and keeps them for `fit` and `score`."""
         key = _key_of(clip)
         if key not in self._steps:
             with one_blas_thread():

@@ -1,4 +1,4 @@
-"""Measures the speed and the disorder of what moves in a clip, per grid cell.
+"""Measures the speed and the disorder of the motion in a clip, per grid cell.
 
 Speed comes from OpenCV's dense optical flow. Some videos repeat frames, for example if a camera
 delivers 4 frames per second and the file has 30. A camera step is the step from one frame of the
@@ -48,7 +48,7 @@ class DenseFlow:
         self._flow.setVariationalRefinementIterations(0)
 
     def between(self, before: ByteArray, after: ByteArray) -> FloatArray:
-        """Returns (H, W, 2) float32: the move (x, y) of each pixel of `before`, in pixels.
+        """Returns the move (H, W, 2) float32 of each pixel of `before`: x and y, in pixels.
 
         Both frames are (H, W) uint8.
         """
@@ -149,7 +149,7 @@ SAME_LIGHT_LEVELS = 0.5
 
 @dataclass(frozen=True)
 class ClipMaps:
-    """The measurements of one clip. Entry t belongs to the step from the frame before to sampled frame t.
+    """The measurements of one clip. Entry t belongs to the step from sampled frame t - 1 to sampled frame t.
 
     The maps are Gaussian means over space and time. They leave out the motion of the camera itself and the background.
 
@@ -164,8 +164,8 @@ class ClipMaps:
         usable: (T,) bool, False for the first frame, at cuts, and for frames not measured.
         shot: (T,) int64, number of the frame's shot in the clip.
         scene: (T,) int64, number of the scene that the shot shows; -1 if it shows no known scene.
-        still: (T, h, w) float32, contrast of what stands still and is not part of the background, mean over space; None if the
-            options do not ask for it.
+        still: (T, h, w) float32, contrast of things that stand still and are not part of the background, mean over space; None
+            if the options do not ask for it.
     """
 
     grid: CellGrid
@@ -188,7 +188,7 @@ class ClipMaps:
 
 @dataclass(frozen=True)
 class ClipSteps:
-    """What is measured in a clip without its camera. Entry t belongs to the step from the frame before to sampled frame t.
+    """Measurements of a clip that do not depend on its camera. Entry t belongs to the step from frame t - 1 to frame t.
 
     A step that is not measured has zeros and is not usable.
 
@@ -255,7 +255,7 @@ def map_clip(
     Args:
         steps: its steps.
         timestamp: (T,) seconds.
-        scenes: scene number -> the camera's background on this grid; may be empty.
+        scenes: the camera's backgrounds on this grid, by scene number; may be empty.
         grid: the grid for this frame size.
         options: the detector's options.
     """

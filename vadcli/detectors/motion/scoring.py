@@ -60,10 +60,10 @@ class Channels:
     """How much the cells of one clip move, and how rare this motion is.
 
     Attributes:
-        motion: (T, h, w) float32, speed and disorder, each divided by what is usual in the scene: the root of the sum of
-            their squares.
-        rarity: (T, h, w) float32, distance to the usual moving cells of the scene, divided by what is usual; 0 where
-            nothing moves or the camera has too few samples.
+        motion: (T, h, w) float32, the root of the sum of the squares of speed and disorder, after each is divided by its
+            usual value in the scene.
+        rarity: (T, h, w) float32, distance to the usual moving cells of the scene, divided by its usual value; 0 if the
+            cell does not move or the camera has too few samples.
     """
 
     motion: FloatArray = field(repr=False)
@@ -197,8 +197,8 @@ def fit_camera(
     measured = _in_threads(with_rarity, measured, threads=threads)
     footage = _footage(clips)
     levelled = _with_usual(drawn, measured, footage)
-    # Bursts are too short to show what lasts. So the tail is fitted to all contrasts, also to those that do not last. Alarms
-    # then become rarer, not more frequent.
+    # Bursts are too short to show which contrasts last. So the tail is fitted to all contrasts, also to those that do not last.
+    # This makes alarms rarer, not more frequent.
     contrasts = [peaks(one.maps.still) for one in measured if one.maps.still is not None]
     still = fit_tail(np.concatenate(contrasts), footage=footage) if contrasts else None
     return replace(levelled, tail=_tail(levelled, measured, footage, options), still=still), measured

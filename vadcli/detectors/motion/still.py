@@ -1,9 +1,9 @@
-"""Finds what appears and then stays: an abandoned bag, a person who lies on the ground, a vehicle that stopped (--still).
+"""Finds things that appear and then stay: an abandoned bag, a person who lies on the ground, a vehicle that stopped (--still).
 
-The background of the camera is what its footage usually shows. The median of a clip, about three seconds, is what stands there
-now. Where the two differ although nothing moves, something was put down or taken away. This is the rule of two backgrounds, a
-slow one and a fast one, by which stationary objects are found (Porikli et al. 2008, "Robust abandoned object detection using
-dual foregrounds"). Their second background follows each frame; here it is the median, because clips are independent.
+The background of the camera shows its usual scene. The median of a clip, about three seconds, shows the scene of this moment.
+If the two differ in a cell in which nothing moves, something was put down or taken away. Stationary objects are found in this
+way, with a slow and a fast background, by Porikli et al. (2008, "Robust abandoned object detection using dual foregrounds").
+Their fast background follows each frame. Here it is the median of a clip, because clips are independent.
 """
 
 from __future__ import annotations

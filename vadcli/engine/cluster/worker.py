@@ -30,13 +30,13 @@ SEND_EVERY_S = 0.5
 
 
 class Work(Protocol):
-    """What a worker does with each chunk. It can be pickled: a worker makes its models itself, and keeps them."""
+    """The work that a worker does with each chunk. It can be pickled: a worker makes its models itself, and keeps them."""
 
     def do(self, order: Any, stop: Stop, say: Callable[[object], None]) -> None:
         """Work through a chunk. Everything that is passed to `say` can be pickled, and goes to the driver in order.
 
         Args:
-            order: what the driver made of the chunk.
+            order: the chunk as the driver describes it for this work.
             stop: ends the work early.
             say: tells the driver something.
         """
@@ -78,7 +78,7 @@ class ChunkWorker:
     """The worker: an actor that does its work with one chunk after the other.
 
     Args:
-        work: what it does.
+        work: the work that it does with each chunk.
         folder: the driver's working folder, so that relative paths mean the same here; it need not exist on every node.
     """
 

@@ -65,10 +65,10 @@ def hired(
     """Connect to the cluster and start the workers. At the end, no worker is left.
 
     Args:
-        options: those of the command.
+        options: the options of the command.
         scratch: makes a file in OUT, which each node must see.
         root: the footage, which the nodes must see; None to omit this check.
-        work: makes what the workers do.
+        work: makes the work that a worker does with each chunk.
         wants_gpu: True if a worker needs a GPU on each node that has one.
         stop: why and how the run ends.
 
@@ -101,7 +101,7 @@ def drive(
         work: the chunks.
         workers: they get the chunks.
         stop: ends the run early, on all nodes.
-        order_of: returns what a worker gets for a chunk.
+        order_of: returns the order that a worker gets for a chunk.
         ended: called when a worker has ended a chunk.
 
     Raises:
@@ -167,7 +167,7 @@ class Worker:
     sending: Any = None
 
     def next(self) -> list[Any]:
-        """Return what the worker sent.
+        """Return the items that the worker sent.
 
         Raises:
             StopIteration: the chunk has ended.
