@@ -27,7 +27,6 @@ from vadcli.bench.usage import (
     need_memory,
     peak_over,
 )
-from vadcli.detectors.lavida.detector import LavidaDetector
 from vadcli.detectors.running import dtype_for, untimed
 from vadcli.errors import VideoError
 from vadcli.types import Clip, ClipBatch
@@ -36,6 +35,8 @@ from vadcli.video.loader import ClipLoader, ClipReady, ClipRequest, Finished, Lo
 
 if TYPE_CHECKING:
     import torch
+
+    from vadcli.detectors.lavida.detector import LavidaDetector
 
 __all__ = ["Bench", "BenchPlan", "BenchReport", "BenchVideos", "Bound", "footage_of", "need_memory"]
 

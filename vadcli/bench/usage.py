@@ -17,20 +17,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
 
-from vadcli.detectors.lavida.checkpoint import random_model
-from vadcli.detectors.lavida.config import LavidaConfig, load_preset, preset_names
-from vadcli.detectors.lavida.detector import LavidaDetector
 from vadcli.detectors.running import devices_for, dtype_for
 from vadcli.errors import DeviceError, VadcliError
 from vadcli.types.text import size_text
 from vadcli.video.ffmpeg import ffmpeg_path
 from vadcli.video.loader import ClipRequest, core_count
 from vadcli.video.processes import process_trees
+
+if TYPE_CHECKING:
+    from vadcli.detectors.lavida.config import LavidaConfig
+    from vadcli.detectors.lavida.detector import LavidaDetector
 
 MADE_FILES = 4
 MADE_S = 10
@@ -129,6 +130,8 @@ def need_memory(detector: LavidaDetector) -> None:
 
 def weights_bytes(config: LavidaConfig, dtype: torch.dtype) -> int:
     """Return the size of a preset's parameters and buffers, without allocating them."""
+    from vadcli.detectors.lavida.checkpoint import random_model  # imports transformers, which other detectors do not need
+
     model = random_model(config, device="meta", dtype=dtype)
     return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
 
@@ -146,6 +149,8 @@ def free_bytes(device: torch.device) -> int:
 
 def _what_fits(config: LavidaConfig, dtype: torch.dtype, free: int) -> str:
     """Return a hint that lists half precision and the smaller presets that fit, largest first."""
+    from vadcli.detectors.lavida.config import load_preset, preset_names
+
     fitting = []
     half = weights_bytes(config, torch.bfloat16)
     if dtype not in HALVES and half <= free:
