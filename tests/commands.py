@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import pkgutil
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.patience import PATIENCE_S
+from vadcli import cli
 
 
 class Forks:
@@ -40,7 +42,7 @@ class Forks:
     def fits(self, environment: Mapping[str, str]) -> bool:
         """Returns whether a fork behaves as a process that starts with these variables."""
         given = self._given if self._server else os.environ
-        names = {name for name in {*given, *environment} if name.startswith(self.fixed)}
+        names = {name for name in {*given, *environment} if name.startswith(self.fixed)} - {"PYTHONPATH"}  # a fork follows it
         return all(given.get(name) == environment.get(name) for name in names)
 
     def start(self, call: str, arguments: list[str], *, cwd: Path, environment: Mapping[str, str], stdin: str | None) -> Fork:
@@ -104,10 +106,13 @@ class Fork:
 
 PYTHON = ("PYTHON", "LANG", "LC_", "LD_")
 _LIGHT = (
-    "vadcli.cli",
+    *(f"vadcli.cli.{module.name}" for module in pkgutil.iter_modules(cli.__path__)),
     "vadcli.api",
+    "vadcli.clipping",
     "vadcli.engine.local",
-    "vadcli.detectors.motion",
+    "vadcli.detectors.motion.detector",
+    "vadcli.pruning",
+    "vadcli.verifying",
     "vadcli.searching",
     "vadcli.evaluation",
     "vadcli.rendering",
@@ -117,7 +122,11 @@ _LIGHT = (
     "jsonschema_rs",
     "cv2",
     "pandas",  # pyarrow loads it if it is there
+    "multiprocessing.synchronize",
+    "pyarrow.pandas_compat",
     "pydantic.type_adapter",
+    "tqdm",
+    "typer._adapters",
     "platformdirs",
     "PIL.ImageFile",
     "PIL.ImageOps",
@@ -126,7 +135,7 @@ _LIGHT = (
 LIGHT = Forks(_LIGHT, fixed=PYTHON)
 """For commands that load no model."""
 WITH_TORCH = Forks(
-    (*_LIGHT, "vadcli.bench", "vadcli.train.trainer", "tools.tiny_world.training"),
+    (*_LIGHT, "vadcli.bench", "vadcli.detectors.lavida.detector", "vadcli.train.trainer", "tools.tiny_world.training"),
     fixed=(*PYTHON, "TRANSFORMERS_", "TORCH"),
 )
 """For commands that load one, and for training."""

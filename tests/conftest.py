@@ -8,10 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import imageio_ffmpeg
 import pytest
 
-# The tests run beside one another and in processes of their own: more threads than cores would wait for one another.
+from tests import decoder_forks
+
+# The tests run beside one another and in processes of their own: more threads than cores would wait for one another, and each
+# decoder process costs 0.3 s before it reads a frame.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["VADCLI_WORKERS"] = "1"
+# A distribution's ffmpeg loads 200 libraries at each start and takes five times as long. tests/video uses the machine's.
+os.environ["VADCLI_FFMPEG"] = imageio_ffmpeg.get_ffmpeg_exe()
 # What one process has compiled, the next one need not compile again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
@@ -35,11 +42,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+@pytest.fixture(autouse=True, scope="session")
+def decoders() -> None:
+    """Loaders get their decoder processes from a server. Take away its variable to let them start processes of their own."""
+    os.environ[decoder_forks.SERVER] = decoder_forks.start_server()
+    decoder_forks.install()
+
+
 @pytest.fixture(autouse=True)
 def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test sees this machine's settings: no user configuration and no VADCLI_ variables but ffmpeg's."""
+    """No test sees this machine's settings: no user configuration and no VADCLI_ variables but those above."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-config"))
-    for name in ("VADCLI_OUT", "VADCLI_CATEGORIES", "VADCLI_WORKERS"):
+    for name in ("VADCLI_OUT", "VADCLI_CATEGORIES"):
         monkeypatch.delenv(name, raising=False)
 
 

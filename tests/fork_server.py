@@ -16,11 +16,17 @@ import time
 import traceback
 from typing import Any
 
+from PIL import Image
+
+from tests import decoder_forks
+
 
 def main(modules: list[str]) -> None:
     """Answer requests until stdin ends: `call` starts a process, `ended` asks about one, `wait` waits for its end."""
     for name in modules:
         importlib.import_module(name)
+    decoder_forks.install()
+    Image.init()
     gc.freeze()  # a fork would copy the memory of whatever its collector looks at
     while line := sys.stdin.readline():
         request = json.loads(line)
@@ -81,6 +87,9 @@ def _become(request: dict[str, Any]) -> None:
     sys.modules["__main__"].__package__ = None  # so the command calls itself by sys.argv[0] and not `python -m`
     os.environ.clear()
     os.environ.update(request["environment"])
+    more = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[1:1] = [entry for entry in more if entry and entry not in sys.path]
+    sys.modules["vadcli.registry"]._installed.cache_clear()  # another path has other packages
     if constants := sys.modules.get("huggingface_hub.constants"):
         importlib.reload(constants)  # it reads HF_ variables when it is loaded
     time.tzset()

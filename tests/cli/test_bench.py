@@ -13,6 +13,7 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
+from tests import decoder_forks
 from tests.cli.test_process import wait_until
 from tests.commands import WITH_TORCH, vadcli
 from tests.media import make_video
@@ -111,6 +112,7 @@ def test_an_interrupted_measurement_takes_its_footage_and_decoders_along(
     named = [] if made else [make_video(tmp_path / "a.mp4", frames=40, fps=10)]
     arguments = ["vadcli", "bench", *map(str, named), *TINY, "--seconds", "60"]
     given = {**os.environ, **environment}
+    del given[decoder_forks.SERVER]  # its decoders shall be its children
     process = WITH_TORCH.start(f"{__name__}:with_short_footage", arguments, cwd=tmp_path, environment=given, stdin=None)
     children: list[psutil.Process] = []
     ready: Callable[[], bool] = lambda: bool(_measuring(tmp_path, process.pid, children))  # noqa: E731

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests import media
+from tests import decoder_forks, media
 from tests.patience import PATIENCE_S
 from tests.video.loading import NEEDS, OPTIONS, QUICK, REAL, gather, load, request
 from vadcli.errors import DecodeError, DecoderCrashed, DecoderHung, NotFinished, VadcliError, VideoError
@@ -47,7 +47,8 @@ def wait_until(condition, limit_s: float = PATIENCE_S) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left_behind() -> Iterator[None]:
+def nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv(decoder_forks.SERVER)  # the decoders are processes of their own, as for users
     threads, descriptors = set(threading.enumerate()), open_descriptors()
     _before.clear()
     _before.update(psutil.Process().children(recursive=True))

@@ -1,0 +1,24 @@
+"""The decoders are tested with the ffmpeg that vadcli finds on the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from vadcli.video import ffmpeg
+
+
+@pytest.fixture(autouse=True, scope="package")
+def found_ffmpeg() -> Iterator[None]:
+    """`ffmpeg_path()` as it is without VADCLI_FFMPEG."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("VADCLI_FFMPEG")
+        _forget()
+        yield
+    _forget()
+
+
+def _forget() -> None:
+    ffmpeg.ffmpeg_path.cache_clear()
+    ffmpeg.ffmpeg_version.cache_clear()
