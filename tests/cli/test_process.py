@@ -24,7 +24,7 @@ from tests.patience import PATIENCE_S
 
 VADCLI = [sys.executable, "-m", "vadcli"]
 WAIT_S = PATIENCE_S
-LONG = 1600  # frames of the video that is interrupted
+LONG = 800  # frames of the video that is interrupted
 
 
 def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
@@ -302,10 +302,10 @@ def test_a_misbehaving_decoder_costs_that_file_alone(footage: Path, tmp_path: Pa
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 600 kB, where this user may make one."""
+    """A file system of 300 kB, where this user may make one."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(disk)], capture_output=True, check=False)
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)], capture_output=True, check=False)
     if made.returncode:
         pytest.skip("this user can't mount a small disk")
     yield disk

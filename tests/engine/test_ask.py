@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -118,9 +119,10 @@ def test_a_stopped_scan_continues_where_it_was(
     same_scores(out, tmp_path / "out")
 
 
-def test_a_second_scan_asks_nothing_again_and_other_questions_ask(footage: Path, tmp_path: Path, planted: PlantedAsker) -> None:
-    scan(footage, tmp_path / "out")
-    planted.asked = 0
+def test_a_second_scan_asks_nothing_again_and_other_questions_ask(
+    footage: Path, tmp_path: Path, planted: PlantedAsker, whole: tuple[Path, int]
+) -> None:
+    shutil.copytree(whole[0], tmp_path / "out")
     assert {result.status for result in scan(footage, tmp_path / "out").values()} == {Status.SKIPPED}
     assert planted.asked == 0
     scan(footage, tmp_path / "out", BLUE)
@@ -188,13 +190,12 @@ class LeansToYes(PlantedAsker):
 
 
 def test_a_model_that_leans_to_yes_gives_the_same_scores(
-    footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: tuple[Path, int]
 ) -> None:
-    scan(footage, tmp_path / "no")
     monkeypatch.setattr(ask, "load_asker", lambda model, **_: LeansToYes())
     scan(footage, tmp_path / "yes")
     for video in ("a/red.mp4", "b/still.mp4"):
-        first, second = (read_scores(OutputLayout(tmp_path / name).scores(video))[0] for name in ("no", "yes"))
+        first, second = (read_scores(OutputLayout(out).scores(video))[0] for out in (whole[0], tmp_path / "yes"))
         np.testing.assert_allclose(first.score, second.score, rtol=0, atol=1e-4)
 
 

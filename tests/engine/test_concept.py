@@ -26,7 +26,7 @@ from vadcli.store.events import read_events
 from vadcli.store.scores import read_embeddings, read_scores
 from vadcli.types import Status, Thresholds, VideoResult
 
-FPS = 10
+FPS = 4
 RED = "something red: a red thing; the colour red in the picture"
 BLUE = "something blue: a blue thing; the colour blue in the picture"
 RED_S = (60.0, 70.0)
@@ -59,6 +59,10 @@ def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+
+
+def plant(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = PlantedEncoder()
     monkeypatch.setattr(concept, "load_encoder", lambda name, **_: encoder)
     monkeypatch.setattr(concept, "encoder_fingerprint", lambda name, **_: {"encoder": name})
@@ -70,6 +74,22 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
 def scan(footage: Path, out: Path, categories: str, **options: object) -> dict[str, VideoResult]:
     given = {"out": out, "detector": "concept", "encoder": "planted", "categories": categories, "workers": 1, **options}
     return {result.video: result for result in vadcli.scan(footage, **given)}
+
+
+@pytest.fixture(scope="module")
+def red(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a scan for RED."""
+    out = tmp_path_factory.mktemp("red") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        plant(patch)
+        scan(footage, out, RED)
+    return out
+
+
+@pytest.fixture
+def out(red: Path, tmp_path: Path) -> Path:
+    """A copy of that folder."""
+    return Path(shutil.copytree(red, tmp_path / "out"))
 
 
 def test_what_is_described_is_found_and_named(footage: Path, tmp_path: Path) -> None:
@@ -105,10 +125,11 @@ def test_what_is_absent_is_not_found(footage: Path, tmp_path: Path) -> None:
     assert [read_events(path).events for path in layout.iter_events()] == [(), (), ()]
 
 
-def test_other_categories_are_scored_without_decoding(footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, again = tmp_path / "whole", tmp_path / "again"
+def test_other_categories_are_scored_without_decoding(
+    footage: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, again = tmp_path / "whole", out
     scan(footage, whole, f"{RED}, {BLUE}")
-    scan(footage, again, RED)
     options = ScanOptions(out=again, detector="concept", encoder="planted", categories=f"{RED}, {BLUE}")  # type: ignore[call-arg]
     preview = local_scan(make_plan([footage], options, out=again), options, concept.ConceptDetector(options)).preview()
     assert {need for _, need in preview} == {"rescore"}
@@ -125,50 +146,46 @@ def test_other_categories_are_scored_without_decoding(footage: Path, tmp_path: P
     assert {result.status for result in scan(footage, again, f"{RED}, {BLUE}").values()} == {Status.SKIPPED}
 
 
-def test_vectors_are_stored_per_sampled_frame_or_not_at_all(footage: Path, tmp_path: Path) -> None:
-    scan(footage, tmp_path / "out", RED)
-    layout = OutputLayout(tmp_path / "out")
+def test_vectors_are_stored_per_sampled_frame_or_not_at_all(footage: Path, out: Path, tmp_path: Path) -> None:
+    layout = OutputLayout(out)
     stored = read_embeddings(layout.embeddings("a/a-red.mp4"))
     table, metadata = read_scores(layout.scores("a/a-red.mp4"))
     np.testing.assert_array_equal(stored.frame_index, table.frame_index[table.sampled])
     assert len(stored.embeddings) == 240  # two per second
     assert (stored.metadata.encoder, stored.metadata.content) == ("planted", metadata.source["content"])
-    scan(footage, tmp_path / "none", RED, keep_embeddings=False)
+    scan(footage / "c", tmp_path / "none", RED, keep_embeddings=False)
     assert not (tmp_path / "none" / "embeddings").exists()
 
 
-def test_a_damaged_vectors_file_means_a_new_scan(footage: Path, tmp_path: Path) -> None:
-    scan(footage, tmp_path / "out", RED)
-    path = OutputLayout(tmp_path / "out").embeddings("a/a-red.mp4")
+def test_a_damaged_vectors_file_means_a_new_scan(footage: Path, out: Path) -> None:
+    path = OutputLayout(out).embeddings("a/a-red.mp4")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert {result.status for result in scan(footage, tmp_path / "out", BLUE).values()} == {Status.DONE}
+    assert {result.status for result in scan(footage, out, BLUE).values()} == {Status.DONE}
     assert len(read_embeddings(path).embeddings) == 240
 
 
-def test_another_encoder_or_rate_is_scanned_again(footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scan(footage, tmp_path / "out", RED)
+def test_another_encoder_or_rate_is_scanned_again(footage: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     encode = PlantedEncoder.encode_images
     monkeypatch.setattr(PlantedEncoder, "encode_images", lambda self, frames: seen.append(len(frames)) or encode(self, frames))
-    scan(footage, tmp_path / "out", RED, sample_fps=1.0)
+    scan(footage, out, RED, sample_fps=1.0)
     assert seen
     seen.clear()
-    scan(footage, tmp_path / "out", RED, sample_fps=1.0, encoder="other")
+    scan(footage, out, RED, sample_fps=1.0, encoder="other")
     assert seen
 
 
-def test_a_search_finds_the_moment(footage: Path, tmp_path: Path) -> None:
-    scan(footage, tmp_path / "out", "something green: a green thing")
-    found = vadcli.search(tmp_path / "out", "a red thing", top=3)
+def test_a_search_finds_the_moment(footage: Path, out: Path, tmp_path: Path) -> None:
+    found = vadcli.search(out, "a red thing", top=3)
     assert found[0].video == "a/a-red.mp4"
     assert RED_S[0] <= found[0].peak_s < RED_S[1]
     assert found[0].start_s == pytest.approx(RED_S[0], abs=1.0)
     assert found[0].end_s == pytest.approx(RED_S[1], abs=1.0)
     assert found[0].score > 0.5 > found[1].score
-    assert {one.video for one in vadcli.search(tmp_path / "out", "a red thing", camera=("b",), top=50)} == {"b/b-blue.mp4"}
+    assert {one.video for one in vadcli.search(out, "a red thing", camera=("b",), top=50)} == {"b/b-blue.mp4"}
     picture = tmp_path / "blue.png"
     run_ffmpeg("-ss", "65", "-i", str(footage / "b" / "b-blue.mp4"), "-frames:v", "1", str(picture))
-    assert vadcli.search(tmp_path / "out", image=picture, top=1)[0].video == "b/b-blue.mp4"
+    assert vadcli.search(out, image=picture, top=1)[0].video == "b/b-blue.mp4"
 
 
 def test_what_cannot_be_searched_is_one_line(footage: Path, tmp_path: Path) -> None:
@@ -200,7 +217,7 @@ def test_an_interrupted_scan_gives_the_same_vectors_and_scores(footage: Path, tm
     stop = Stop()
     run = local_scan(make_plan([footage / "a"], options, out=options.out), options, concept.ConceptDetector(options), stop=stop)
     for update in run.run():
-        if not isinstance(update, VideoResult) and run.totals.frames > 300:
+        if not isinstance(update, VideoResult) and run.totals.frames > 30 * FPS:
             stop.set("test", 2)
     layout = OutputLayout(tmp_path / "out")
     assert not layout.scores("a-red.mp4").exists()

@@ -34,13 +34,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_a_gpu_answers_as_a_cpu(device: torch.device, folder: str) -> None:
-    frames = clips(3)
+    frames = clips(3 if device.type == "cuda" else 1)
     here, there = (load_asker(folder, device=str(where), precision="fp32").ask(frames, ASKED) for where in (device, "cpu"))
     np.testing.assert_allclose(here, there, rtol=0, atol=ACROSS_DEVICES)
 
 
 def test_half_precision_answers_as_single_precision(device: torch.device, folder: str) -> None:
-    frames = clips(3)
+    frames = clips(3 if device.type == "cuda" else 1)
     half = "fp16" if device.type == "cuda" else "bf16"
     found, wanted = (load_asker(folder, device=str(device), precision=each).ask(frames, ASKED) for each in (half, "fp32"))
     assert np.isfinite(found).all()
@@ -52,12 +52,13 @@ def test_answers_depend_neither_on_the_batch_nor_on_calls_at_the_same_time(
     device: torch.device, folder: str, compression: float
 ) -> None:
     asker = load_asker(folder, device=str(device), precision="fp32", compression=compression)
-    frames = clips(6)
+    count = 6 if device.type == "cuda" else 3
+    frames = clips(count)
     whole = asker.ask(frames, ASKED)
-    parts = np.concatenate([asker.ask(frames[start : start + 4], ASKED) for start in (0, 4)])
+    parts = np.concatenate([asker.ask(part, ASKED) for part in (frames[: count - 2], frames[count - 2 :])])
     np.testing.assert_allclose(parts, whole, rtol=0, atol=ACROSS_BATCHES)
     with ThreadPoolExecutor(max(2, asker.parallel)) as threads:
-        together = list(threads.map(lambda row: asker.ask(frames[row : row + 1], ASKED), range(6)))
+        together = list(threads.map(lambda row: asker.ask(frames[row : row + 1], ASKED), range(count)))
     np.testing.assert_allclose(np.concatenate(together), whole, rtol=0, atol=ACROSS_BATCHES)
 
 

@@ -49,7 +49,7 @@ def test_a_training_goes_on_after_a_stop(device: torch.device, tmp_path: Path, p
     place = "cpu" if device.type == "cpu" else None
     start = tmp_path / "start"
     checkpoint.save(small_model(), start, trained=False)
-    steps, batch = (4, 1) if device.type == "cpu" else (6, 2)
+    steps, done_first, batch = (3, 2, 1) if device.type == "cpu" else (6, 3, 2)
     recipe = recipe_of(start, precision, steps=steps, batch=batch)
     whole = tiny_trainer(recipe, tmp_path / "whole", device=place)
     assert whole.work.module.device.type == device.type
@@ -58,7 +58,7 @@ def test_a_training_goes_on_after_a_stop(device: torch.device, tmp_path: Path, p
     train, done = broken._train, []
 
     def stop(samples: object, rate: float) -> dict[str, float]:
-        if len(done) == 3:
+        if len(done) == done_first:
             raise KeyboardInterrupt
         done.append(1)
         return train(samples, rate)  # type: ignore[arg-type]

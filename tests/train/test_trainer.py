@@ -46,7 +46,16 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def recipe_of(start: Path, *, steps: int = 6, lora: bool = False, every: int = 0, patience: int = 0, seed: int = 0) -> Recipe:
+def recipe_of(
+    start: Path,
+    *,
+    steps: int = 6,
+    accumulation: int = 1,
+    lora: bool = False,
+    every: int = 0,
+    patience: int = 0,
+    seed: int = 0,
+) -> Recipe:
     return parse_tiny_recipe(
         {
             "name": "small",
@@ -59,7 +68,14 @@ def recipe_of(start: Path, *, steps: int = 6, lora: bool = False, every: int = 0
             },
             "data": [{"name": "synthetic", "clips": 20, "max_categories": 4}],
             "world": {"size_px": 64},
-            "schedule": {"epochs": 2, "steps": steps // 2, "batch": 1, "accumulation": 2, "rate": 1e-3, "warm_up_steps": 2},
+            "schedule": {
+                "epochs": 2,
+                "steps": steps // 2,
+                "batch": 1,
+                "accumulation": accumulation,
+                "rate": 1e-3,
+                "warm_up_steps": 2,
+            },
             "validation": {"clips": 4, "every": every, "patience": patience},
             "running": {"checkpoint_every": 2},
         }
@@ -99,7 +115,7 @@ def killed_after(step: int) -> Callable[[Trainer], None]:
 
 @pytest.mark.parametrize("lora", [False, True])
 def test_a_killed_training_ends_with_the_same_bytes_as_an_undisturbed_one(start: Path, tmp_path: Path, lora: bool) -> None:
-    recipe = recipe_of(start, lora=lora, every=3)
+    recipe = recipe_of(start, lora=lora, every=3, accumulation=2)
     whole = tiny_trainer(recipe, tmp_path / "whole", device="cpu").run()
     rng = np.random.default_rng(1 + lora)
     first = int(rng.integers(2, 5))
@@ -256,14 +272,13 @@ def test_reading_in_other_processes_changes_nothing(start: Path, tmp_path: Path)
 
 def test_accumulated_batches_are_the_whole_batch(start: Path, tmp_path: Path) -> None:
     found = []
-    for batch, accumulation in ((4, 1), (2, 2), (1, 4)):
-        recipe = recipe_of(start, steps=2)
-        schedule = replace(recipe.schedule, batch=batch, accumulation=accumulation)
+    for batch, accumulation in ((3, 1), (1, 3)):
+        recipe = recipe_of(start, steps=2, accumulation=accumulation)
+        schedule = replace(recipe.schedule, batch=batch)
         out = tmp_path / str(batch)
         tiny_trainer(replace(recipe, schedule=schedule), out, device="cpu").run()
         found.append([[float(value) for value in row] for row in losses_of(out)[1:]])
     np.testing.assert_allclose(found[0], found[1], rtol=2e-3, atol=1e-4)
-    np.testing.assert_allclose(found[0], found[2], rtol=2e-3, atol=1e-4)
 
 
 def test_the_7b_recipe_trains_a_small_model_on_every_data_set(start: Path, tmp_path: Path) -> None:

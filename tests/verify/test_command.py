@@ -1,4 +1,4 @@
-"""The command in processes of its own: a model from another package, kill -9, exit codes, and what other commands show."""
+"""The command as a shell sees it: a model from another package, kill -9, exit codes, and what other commands show."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import vadcli
 from tests.patience import PATIENCE_S
 from tests.verify.planted import VIDEOS, make_archive, scanned
 
@@ -40,24 +41,22 @@ def work(archive: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(work: Path, *arguments: str) -> subprocess.Popen[str]:
-    path = os.pathsep.join([str(work / "site"), str(ROOT)])
-    command = [sys.executable, "-m", "vadcli", *arguments]
-    return subprocess.Popen(
-        command, cwd=work, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def path_of(work: Path) -> str:
+    return os.pathsep.join([str(work / "site"), str(ROOT)])
 
 
 def run(work: Path, *arguments: str) -> tuple[int, str, str]:
-    process = start(work, *arguments)
-    out, error = process.communicate(timeout=PATIENCE_S)
-    return process.returncode, out, error
+    done = vadcli(*arguments, cwd=work, PYTHONPATH=path_of(work))
+    return done.returncode, done.stdout, done.stderr
 
 
 def test_a_run_that_is_killed_continues(work: Path) -> None:
     """No answer that was stored is asked again."""
     arguments = ("verify", "out", "--model", "slow", "--categories", "fight", "--checkpoint-every", "0s", "--share", "60%")
-    process = start(work, *arguments)
+    command = [sys.executable, "-m", "vadcli", *arguments]
+    process = subprocess.Popen(
+        command, cwd=work, env={**os.environ, "PYTHONPATH": path_of(work)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     stored = work / "out" / "verify" / "yard" / "a.mp4.parquet"
     deadline = time.monotonic() + PATIENCE_S
     while not stored.exists() and time.monotonic() < deadline:
