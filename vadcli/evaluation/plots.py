@@ -33,7 +33,7 @@ log = logging.getLogger("vadcli")
 
 CURVE_POINTS = 2000
 TIMELINE_POINTS = 4000
-TIMELINES_A_PAGE = 12
+TIMELINES_PER_PAGE = 12
 SHEET_COLUMNS, SHEET_ROWS = 4, 3
 PICTURE_PX = 320 * 240
 TRUTH, SCORE, SECOND = "#e8590c", "#1864ab", "#868e96"
@@ -129,8 +129,8 @@ def _dress(axes: Axes, title: str, x: str, y: str) -> None:
 
 def _timelines(test: TestSet) -> Iterator[Figure]:
     layout = OutputLayout(test.out)
-    for start in range(0, len(test.videos), TIMELINES_A_PAGE):
-        names = test.videos[start : start + TIMELINES_A_PAGE]
+    for start in range(0, len(test.videos), TIMELINES_PER_PAGE):
+        names = test.videos[start : start + TIMELINES_PER_PAGE]
         figure = Figure(figsize=(11, 1.3 * len(names) + 0.6), layout="constrained")
         rows = figure.subplots(len(names), 1, squeeze=False)[:, 0]
         for number, (axes, video) in enumerate(zip(rows, names, strict=True), start):

@@ -59,8 +59,9 @@ class FrameSet:
 
     def __post_init__(self) -> None:
         n = len(self.scores)
-        if len(self.labels) != n or (self.sampled is not None and len(self.sampled) != n):
-            raise ValueError(f"{n} scores need as many labels and sampled flags, not {len(self.labels)}")
+        for name, flags in (("labels", self.labels), ("sampled flags", self.sampled)):
+            if flags is not None and len(flags) != n:
+                raise ValueError(f"{n} scores need as many {name}, not {len(flags)}")
         if self.labels.dtype != np.bool_:
             raise ValueError(f"labels must be bool, not {self.labels.dtype}")
         if np.isnan(self.scores).any():
