@@ -16,11 +16,11 @@ from tests.verify.test_command import run
 from tests.verify.test_verify import Middle
 from vadcli.engine.runner import Stop
 from vadcli.errors import UsageError
-from vadcli.options import VerifyOptions
+from vadcli.options import ScanOptions, VerifyOptions
 from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
 from vadcli.store.verification import read_answers, read_verification
-from vadcli.verifying import VerifyResult, cluster, verify_all
+from vadcli.verifying import VerifyResult, cluster, verify_all, verify_options
 from vadcli.verifying.cluster import Looked, Part, VerifyWork, VideoPart
 from vadcli.verifying.masks import unrefined_rows
 from vadcli.verifying.steps import Step
@@ -121,3 +121,5 @@ def test_other_runners_are_refused(archive: Path, monkeypatch: pytest.MonkeyPatc
         verify_all(archive / "out", VerifyOptions(runner="slurm"), BrightAsker())
     with pytest.raises(UsageError, match="add --runner ray"):
         VerifyOptions(ray_cpus=2)
+    chosen = verify_options(ScanOptions(verify="planted", runner="slurm"))
+    assert chosen.runner == "local"

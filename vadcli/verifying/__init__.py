@@ -351,17 +351,15 @@ def verify_options(options: ScanOptions) -> VerifyOptions:
         "decode_timeout",
         "decode_memory",
         "checkpoint_every",
-        "runner",
-        "ray_address",
-        "ray_cpus",
-        "ray_gpus",
         "refine_masks",
         "json",
         "quiet",
         "verbose",
     )
+    # A runner of another package can't verify, so this machine does.
+    cluster = ("runner", "ray_address", "ray_cpus", "ray_gpus") if options.runner == "ray" else ()
     known = {item.name for item in fields(VerifyOptions)}
-    return VerifyOptions(**own, **{name: getattr(options, name) for name in shared if name in known})  # type: ignore[arg-type]
+    return VerifyOptions(**own, **{name: getattr(options, name) for name in (*shared, *cluster) if name in known})  # type: ignore[arg-type]
 
 
 def results_of(scan: Scan, verify: Callable[[Scan], VerifyResult | None] | None) -> Iterator[VideoResult]:
