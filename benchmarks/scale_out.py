@@ -111,7 +111,8 @@ def nodes(counts: list[int], videos: int) -> None:
         footage.mkdir(parents=True, exist_ok=True)
         for number in range(videos * count):
             shutil.copyfile(source, footage / f"{number:04d}.mp4")
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        head = {"num_cpus": 1, "include_dashboard": False, "_system_config": {"worker_niceness": 0}}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
         for _ in range(count - 1):
             cluster.add_node(num_cpus=1)
         try:

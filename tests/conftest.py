@@ -64,8 +64,13 @@ def ray_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
-SOON = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_timeout_ms": 30_000}
-"""A lost node is noticed after seconds, and one that is only slow is not taken for lost."""
+SOON = {
+    "health_check_initial_delay_ms": 1000,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 30_000,
+    "worker_niceness": 0,
+}
+"""A lost node is noticed after seconds, and one that is only slow is not taken for lost. Workers are as fast as other tests."""
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ import psutil
 
 from vadcli import __version__
 from vadcli.engine.cluster.worker import check_node
-from vadcli.errors import UsageError
+from vadcli.errors import ToolError, UsageError
 from vadcli.options import ScanOptions, VerifyOptions
 from vadcli.store.atomic import Scratch
 from vadcli.video.loader import core_count
@@ -79,11 +79,28 @@ def connected(ray: Any, options: ScanOptions | VerifyOptions) -> Iterator[None]:
     folder = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{os.getpid()}-", dir=_temporary()))
     try:
         with _own_signals():
-            ray.init(num_cpus=core_count(), include_dashboard=False, _temp_dir=str(folder), **quiet)
+            _start(
+                ray,
+                num_cpus=core_count(),
+                include_dashboard=False,
+                _temp_dir=str(folder),
+                _system_config={"worker_niceness": 0},  # by default 15: other programs would go first
+                **quiet,
+            )
         yield
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(ray: Any, **settings: Any) -> None:
+    """Start Ray on this machine; raises ToolError if it does not start. Ray gives itself 30 seconds."""
+    try:
+        ray.init(**settings)
+    except Exception as error:  # Ray has no class of its own for this
+        words = str(error).strip().splitlines() or [type(error).__name__]
+        hint = "try again when the machine is less busy, or name a cluster with --ray-address"
+        raise ToolError(f"--runner ray: Ray does not start on this machine: {words[0]}", hint=hint) from error
 
 
 @contextmanager
