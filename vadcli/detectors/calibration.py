@@ -185,7 +185,7 @@ class BellTail:
 
     def log_rarity(self, value: FloatArray) -> FloatArray:
         """Returns -ln of the share of moments that reach each value, in the same shape."""
-        from scipy.special import log_ndtr  # a fifth of a second, which other detectors need not wait for
+        from scipy.special import log_ndtr  # takes a fifth of a second, which other detectors save
 
         place = (np.asarray(value, dtype=np.float64) - self.median) / self.spread
         inner = -log_ndtr(-np.minimum(place, self.BEND))
@@ -205,7 +205,7 @@ def fit_bell_tail(values: FloatArray, *, seconds: float, floor: float) -> BellTa
         floor: smallest spread that the tail can have.
     """
     low, median, high, most, extreme = (float(value) for value in np.quantile(values, [0.25, 0.5, 0.75, 0.9, 0.95]))
-    # Anomalies of this category only raise values. So the lower half has none, and the result is at least its spread.
+    # Anomalies only raise values, so the lower half of the values has none. The spread is at least that of the lower half.
     spread = max((high - low) / 1.349, (median - low) / 0.6745, floor)
     own = np.log(2.0) * spread / max(extreme - most, 0.05 * spread)
     moments = seconds / MOMENT_S
@@ -220,7 +220,7 @@ RATES = (0.5, 2.0)
 
 @dataclass(frozen=True)
 class CategoryTails:
-    """How rare evidence for C categories is for one camera. For each category, there are one or several kinds of evidence.
+    """Says how rare evidence for C categories is for one camera. Each category has one or several kinds of evidence.
 
     Attributes:
         tails: K tails, one per column of the evidence: the first kind for each category, then the second kind for each, ...

@@ -168,7 +168,7 @@ class Sam2Refiner:
         from vadcli.detectors.mllm.pixels import sam_pixels
 
         model, precision, runner = self._load()
-        encoded: list[ImageFeatures] = []  # the frame is encoded once, also if its prompts are split
+        encoded: list[ImageFeatures] = []  # the frame is encoded once, even if its prompts are split
 
         def step(points: Tensor) -> tuple[Tensor]:  # (k, P, 2) -> (k, height, width)
             if not encoded:

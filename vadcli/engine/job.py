@@ -309,7 +309,7 @@ def _is_anothers(stored: Mapping[str, Any], source: Mapping[str, Any], unit: Wor
 
 
 def _has_masks(job: ScanJob, video: str, metadata: ScoresMetadata) -> bool:
-    """True if the mask files that the options ask for are stored, for the right frames, and are refined as the options ask."""
+    """True if all mask files that the options ask for are stored, for the right frames and refined as the options ask."""
     wanted = [job.layout.mask_video(video)] * job.mask_video + [job.layout.mask_rle(video)] * job.mask_rle
     fits = metadata.masks is job.masked_rows and str(metadata.extra.get("refined", "")) == job.refined
     return all(path.exists() for path in wanted) and (fits or not wanted)

@@ -166,7 +166,7 @@ def judge_of(options: HeadOptions, choices: Choices, *, out: Path, detector: str
         names = ", ".join(one.name for one in head.card.encoders)
         raise UsageError(
             f"--head {folder}: reads the vectors of {names}, and {how_many(len(others) + 1, 'folder')} with vectors is given",
-            hint="name the folders of all but the first with --embeddings",
+            hint="name one folder with --embeddings for each of these encoders except the first",
         )
     if detector and detector != head.card.detector and head.card.labels is Labels.EVENTS:
         log.warning(

@@ -91,7 +91,7 @@ class LocalRunner:
         for camera, whole in by_camera(self.settings.plan.units):
             mine = [unit for unit in whole if unit.video in self._mine]
             needs_fit = cameras.needs_fit(camera)
-            # If the camera will be fitted again, the new fingerprint is not known yet. With no model, it differs in any case.
+            # If the camera will be fitted again, the stored fingerprints will not fit. Without a model, they do not fit either.
             has_model = self.detector.fits_camera and not cameras.is_outgrown(camera, whole)
             model = cameras.stored(camera) if has_model and mine else None
             yield from ((unit.video, "scan" if needs_fit else _need(job, unit, model)) for unit in mine)

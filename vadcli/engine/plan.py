@@ -28,7 +28,7 @@ from vadcli.video.objects import list_objects
 MIN_FRAMES = 2
 
 
-@dataclass(frozen=True, slots=True)  # slots, because there may be a million
+@dataclass(frozen=True, slots=True)  # slots, because there may be a million units
 class WorkUnit:
     """One video to scan.
 
@@ -192,7 +192,7 @@ class _Walk:
                     folder = Path(entry.path)
                     opened.append((os.path.realpath(folder), self._entries(folder, base)))
             elif self._wanted(entry.name, relative):
-                # The real path of a file is its folder's real path and its name. To resolve each path would take very long.
+                # The real path of a file is its folder's real path and its name. Resolving a million paths would take too long.
                 self._file(Path(entry.path), real=None if entry.is_symlink() else os.path.join(real, entry.name))
 
     def _entries(self, folder: Path, base: Path) -> Iterator[os.DirEntry[str]]:

@@ -123,7 +123,7 @@ class _Cut:
                 return
             thresholds = old.thresholds
             if old.failure is None:
-                asked = self.options.alarms_per_hour is not None  # reading it takes as long as reading the scores
+                asked = self.options.alarms_per_hour is not None  # reading a calibration takes as long as reading the scores
                 calibration = self._calibrations[old.detector] = calibration_of(self.layout, video) if asked else None
                 thresholds = self.options.thresholds(thresholds, calibration)
             times = self.options.time_rules()

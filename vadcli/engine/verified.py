@@ -33,7 +33,7 @@ from vadcli.video.sampling import SamplingPlan
 
 @dataclass(frozen=True)
 class ClipGrid:
-    """The clips of a video about which the model can be asked. They are the clips of a scan with the detector `ask`.
+    """All clips of a video that the model can be asked about. They are the clips of a scan with the detector `ask`.
 
     A clip stands for its cell: the frames that are closer to the middle of this clip than to the middle of any other clip.
 

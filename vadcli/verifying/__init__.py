@@ -150,7 +150,7 @@ class VerifyResult:
 
 def verify_stored(out: Path, options: VerifyOptions, **settings: Any) -> VerifyResult:
     """Verify with the models that the options name. The other arguments and the result are those of `verify_all`."""
-    stored_layout(out)  # an unusable folder is found before the models are
+    stored_layout(out)  # an unusable folder is refused before the models are loaded
     refiner = refiner_of(options)
     return verify_all(out, options, asker_of(options), refiner=refiner, **settings)
 

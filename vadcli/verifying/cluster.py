@@ -96,7 +96,7 @@ def _left(survey: Survey, step: Step, part: VideoPart) -> IndexArray:
     """Return the wanted clips that are not done yet, or all wanted rows, because `refine_stored` omits refined rows itself."""
     if step is Step.REFINE:
         return part.wanted
-    with suppress(DocumentError):  # the answers can't be read: whoever needs them says so
+    with suppress(DocumentError):  # the step reports answers that can't be read
         if step is Step.ASK:
             return np.intersect1d(part.wanted, survey.missing(part.video, part.choice))
         described = survey.usable(part.video).metadata.descriptions

@@ -15,7 +15,7 @@ DEFAULT_ASK_MODEL = "qwen2-vl-2b"
 
 @dataclass(frozen=True)
 class AskOptions(CompressionOption):
-    """The options of the detector `ask`. Other detectors have all of them too."""
+    """The options of the detector `ask`. It has no options of its own, but shares --compression with LAVIDA."""
 
     @property
     def ask_model(self) -> str:

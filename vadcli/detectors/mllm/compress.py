@@ -25,7 +25,7 @@ Positions = Literal["mrope", "sequential"]
 Method = Literal["reverse_attention", "mean", "densest", "least_dense", "random"]
 
 EPSILON = 1e-10  # keeps the density of equal tokens finite
-SPARE = 8  # columns measured per row in addition to `count`; if this is higher, fewer rows need all columns
+SPARE = 8  # columns measured per row in addition to `count`; with more of them, fewer rows need all columns
 DEPTH = 512  # coordinates converted to float64 at a time
 
 
@@ -216,8 +216,8 @@ def _without_surplus_copies(tokens: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Keeps only the first `most` copies of each distinct token.
 
     Returns:
-        (L',) the indices of the kept tokens, ascending.
-        (L,) for each token, its position among the kept tokens. A surplus copy has the position of the last kept copy.
+        The indices (L',) of the kept tokens, ascending; and the position (L,) of each token among the kept tokens. A surplus
+        copy has the position of the last kept copy.
     """
     bits = tokens.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tokens.element_size()])
     group = torch.unique(bits, dim=0, return_inverse=True)[1]  # (L,)
@@ -262,7 +262,7 @@ def _nearest(rows: Tensor, columns: Tensor, count: int, *, chunk: int, but_self:
         distances.append(squared)
         doubtful.append(~(squared[:, -1] < bound[:, -1]))  # ~(a < b), not a >= b: NaN must count as doubtful
     index, squared = torch.cat(indices), torch.cat(distances)
-    if count + SPARE < len(columns):  # if not, all columns are measured already
+    if count + SPARE < len(columns):  # otherwise all columns are already measured
         unproven = torch.cat(doubtful).nonzero()[:, 0]
         for part in _slices(len(unproven), chunk):
             some = unproven[part]

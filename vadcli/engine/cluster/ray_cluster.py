@@ -122,7 +122,7 @@ def _reach(address: str) -> None:
 
 
 def _temporary() -> str:
-    """Return the folder for temporary files, or /tmp if its path is too long for the sockets that Ray makes in it."""
+    """Return the folder for temporary files; /tmp if the path of that folder is too long for Ray's sockets."""
     folder = tempfile.gettempdir()
     return folder if len(os.fsencode(folder)) <= LONGEST_FOLDER else "/tmp"  # noqa: S108 - a new folder is made in it
 

@@ -134,7 +134,7 @@ class ChunkWorker:
 
 
 def check_node(token: Path, word: str, root: Path | None, version: str) -> str:
-    """Return the reason why this node can't take part; "" if it can. Without `root`, the footage is not looked for."""
+    """Return the reason why this node can't take part; "" if it can. If `root` is None, the footage is not checked."""
     from vadcli import __version__ as own
 
     if own != version:
