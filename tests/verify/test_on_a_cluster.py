@@ -21,7 +21,7 @@ from vadcli.store import OutputLayout
 from vadcli.store.events import read_events
 from vadcli.store.verification import read_answers, read_verification
 from vadcli.verifying import VerifyResult, cluster, verify_all, verify_options
-from vadcli.verifying.cluster import Looked, Part, VerifyWork, VideoPart
+from vadcli.verifying.cluster import Part, VerifyWork, VideoAsked, VideoPart
 from vadcli.verifying.masks import unrefined_rows
 from vadcli.verifying.steps import Step
 from vadcli.verifying.survey import Survey
@@ -111,7 +111,7 @@ def test_a_worker_refines_masks(archive: Path, tmp_path: Path, monkeypatch: pyte
     order = pickle.loads(pickle.dumps(Part(Step.REFINE, layout, survey.questions, parts)))
     said: list[object] = []
     VerifyWork(options).do(order, Stop(), said.append)
-    assert said == [Looked("yard/b.mp4", 0, "")]
+    assert said == [VideoAsked("yard/b.mp4", 0, "")]
     assert refiner.frames > 20
     assert not len(unrefined_rows(layout, survey.videos[1]))
 

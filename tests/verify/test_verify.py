@@ -26,7 +26,7 @@ from vadcli.detectors.calibration import CategoryTails
 from vadcli.engine.plan import make_plan
 from vadcli.engine.recut import validate_all
 from vadcli.engine.runner import Stop
-from vadcli.engine.verified import VerifiedVideo, tails_to_json
+from vadcli.engine.verified import VerifiedScores, tails_to_json
 from vadcli.errors import UsageError
 from vadcli.options import ScanOptions, VerifyOptions
 from vadcli.options.categories import Category
@@ -189,7 +189,7 @@ def test_share_100_scores_as_the_detector_ask_does(archive: Path, out: Path, tmp
         table, metadata = read_scores(OutputLayout(out).scores(video))
         stored = read_answers(OutputLayout(out).answers(video))
         same = replace(stored, metadata=replace(stored.metadata, usual=tails_to_json(tails)))
-        found = VerifiedVideo.of(table, same, Thresholds(), shown_s(table, metadata.video))
+        found = VerifiedScores.of(table, same, Thresholds(), shown_s(table, metadata.video))
         assert found is not None
         assert found.asked.all()
         np.testing.assert_array_equal(found.model, wanted.logit)
@@ -211,7 +211,7 @@ def test_frames_that_were_not_asked_open_no_event(out: Path) -> None:
     layout, video = OutputLayout(out), "yard/b.mp4"
     table, metadata = read_scores(layout.scores(video))
     thresholds = read_events(layout.events(video)).thresholds
-    found = VerifiedVideo.of(table, read_answers(layout.answers(video)), thresholds, shown_s(table, metadata.video))
+    found = VerifiedScores.of(table, read_answers(layout.answers(video)), thresholds, shown_s(table, metadata.video))
     assert found is not None
     assert 0 < found.asked.sum() < len(table)
     np.testing.assert_array_equal(found.table.logit[~found.asked], table.logit[~found.asked])

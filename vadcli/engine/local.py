@@ -48,7 +48,8 @@ class LocalRunner:
     def __init__(self, settings: ScanSettings, detector: Detector, *, stop: Stop, loader: ClipLoader | None = None) -> None:
         if settings.options.propagate_masks and not isinstance(detector, Propagator):
             raise UsageError(
-                f"--propagate-masks: the {detector.name} detector can't propagate masks", hint="--detector lavida can"
+                f"--propagate-masks: the {detector.name} detector can't propagate masks",
+                hint="omit the option, or use --detector lavida",
             )
         if settings.options.refine_masks and isinstance(detector, Propagator):
             raise UsageError(

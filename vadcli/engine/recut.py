@@ -16,7 +16,7 @@ import numpy as np
 from vadcli.cutting import EventBoxes, inherit_boxes, with_categories
 from vadcli.engine.event_rules import given_thresholds, make_events, without_false_alarms
 from vadcli.engine.judging import HIGH, Judge, judge_of
-from vadcli.engine.verified import VerifiedVideo, verified_events
+from vadcli.engine.verified import VerifiedScores, verified_events
 from vadcli.errors import DocumentError, UsageError
 from vadcli.options import EventsOptions
 from vadcli.store import OutputLayout, matches, stored_layout
@@ -274,7 +274,7 @@ def _verified(
     answers = answers_or_none(layout.answers(video))
     if answers is None or answers.metadata.content != str(metadata.source.get("content")):
         return document
-    found = VerifiedVideo.of(table, answers, thresholds, duration_s)
+    found = VerifiedScores.of(table, answers, thresholds, duration_s)
     if found is None:
         return document
     events = verified_events(found, document.events, thresholds, duration_s=duration_s, boxes=boxes)

@@ -134,7 +134,7 @@ def between_clips(log_odds: FloatArray, clips: IndexArray, grid: ClipGrid, times
 
 
 @dataclass(frozen=True)
-class VerifiedVideo:
+class VerifiedScores:
     """A video's scores together with the answers about it.
 
     Attributes:
@@ -156,8 +156,8 @@ class VerifiedVideo:
     rows: IndexArray
 
     @classmethod
-    def of(cls, table: ScoreTable, stored: StoredAnswers, thresholds: Thresholds, duration_s: float) -> VerifiedVideo | None:
-        """Returns the verified video; None if no answer can be used."""
+    def of(cls, table: ScoreTable, stored: StoredAnswers, thresholds: Thresholds, duration_s: float) -> VerifiedScores | None:
+        """Return the scores of a verified video; None if no answer can be used."""
         metadata = stored.metadata
         plan = SamplingPlan(metadata.frames, metadata.overlap, metadata.interval)
         if not len(table) or not metadata.usual:
@@ -225,7 +225,7 @@ class VerifiedVideo:
 
 
 def verified_events(
-    video: VerifiedVideo, before: Sequence[Event], thresholds: Thresholds, *, duration_s: float, boxes: EventBoxes | None
+    video: VerifiedScores, before: Sequence[Event], thresholds: Thresholds, *, duration_s: float, boxes: EventBoxes | None
 ) -> list[Event]:
     """Returns the events of a verified video, in order and without overlap.
 

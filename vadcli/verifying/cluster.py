@@ -60,7 +60,7 @@ class Answered(NamedTuple):
     seconds: float
 
 
-class Looked(NamedTuple):
+class VideoAsked(NamedTuple):
     """The end of a step for one video: the number of clips that were asked about, and what went wrong."""
 
     video: str
@@ -76,7 +76,7 @@ class VerifyWork:
     _models: tuple[Asker, Refiner | None] | None = None
 
     def do(self, order: Part, stop: Stop, say: Callable[[object], None]) -> None:
-        """See `Work`. Passes one `Answered` per batch and one `Looked` per video to `say`."""
+        """See `Work`. Passes one `Answered` per batch and one `VideoAsked` per video to `say`."""
         if self._models is None:
             self._models = asker_of(self.options), refiner_of(self.options)
         asker, refiner = self._models
@@ -89,7 +89,7 @@ class VerifyWork:
             crew.do(order.step, left)
         for part in order.videos:
             asked = len(part.wanted) - len(_left(survey, order.step, part)) if order.step is Step.ASK else 0
-            say(Looked(part.video.video, asked, part.video.problem))
+            say(VideoAsked(part.video.video, asked, part.video.problem))
 
 
 def _left(survey: Survey, step: Step, part: VideoPart) -> IndexArray:
@@ -139,12 +139,12 @@ class ClusterCrew:
             if isinstance(item, Answered):
                 chunk.moved = True
                 self.told(*item)
-            elif isinstance(item, Looked):
+            elif isinstance(item, VideoAsked):
                 chunk.left.pop(item.video, None)
                 video = parts[item.video].video
                 video.asked, video.problem = video.asked + item.asked, item.problem
             elif isinstance(item, Killer):
-                reason = f"{KILLS} workers died while they looked at this video, the last one on node {node.name}"
+                reason = f"{KILLS} workers died while they asked about this video, the last one on node {node.name}"
                 parts[item.unit.video].video.problem = reason
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from vadcli.types import BoolArray, FloatArray, ScoreTable, TimeArray
 GROW_S = 5.0
 """The score of a clip is the highest score within this many seconds of its middle, or in its cell if that is longer."""
 SAMPLE_CLIPS = 8
-"""At least this many random clips per camera are asked, to learn how the model usually answers there.
+"""Up to this many random clips per camera are asked in any case, to learn how the model usually answers there.
 
 A camera with few proposals needs fewer, so that a short archive is not asked as a whole (see `SAMPLE_PART` and `FEWEST`).
 """
