@@ -133,7 +133,7 @@ class _Pruning:
                 self.problems.append(str(error))
 
     def _missing(self, documents: dict[str, EventsDocument]) -> dict[str, str]:
-        """Return {name of a video's files: reason} for the videos that no longer exist.
+        """Return why to remove each video that no longer exists, by the name of its files in OUT.
 
         Raises:
             UsageError: no part of the footage can be reached.
@@ -172,7 +172,7 @@ class _Pruning:
         return f"{root}: neither its {how_many(len(keys), 'video')} nor their folders exist, so nothing is removed"
 
     def _old(self, documents: dict[str, EventsDocument]) -> dict[str, str]:
-        """Return {name of a video's files: reason} for the videos that are older than the options allow."""
+        """Return why to remove each video that is too old for the options, by the name of its files in OUT."""
         if self.options.older_than is None:
             return {}
         before = datetime.now(UTC) - timedelta(seconds=parse_duration(self.options.older_than, "older_than"))

@@ -207,7 +207,9 @@ class ScoringPool(Generic[Ticket]):
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def submit(self, ticket: Ticket, batch: ClipBatch) -> Iterator[tuple[Ticket, ClipScores | Exception]]:
-        """Submits a batch; yields the results of older batches, and waits if there are too many.
+        """Submits a batch; yields the results that are ready, in the order in which the batches were submitted.
+
+        If more than 2 × `detector.parallel` batches are still without a yielded result, it waits for the oldest one.
 
         A result is a ticket and its scores. If scoring raised an exception, the result has the
         exception instead of the scores. This method is a generator: nothing is submitted before the

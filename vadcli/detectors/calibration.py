@@ -57,7 +57,7 @@ class Tail:
     scale: float
 
     def log_rarity(self, value: FloatArray) -> FloatArray:
-        """Returns -ln of the share of moments that reach each value, in the same shape.
+        """Returns -ln of the share of moments (MOMENT_S seconds each) that reach each value; the same shape.
 
         The result rises with the value. Below the usual value, no share can be estimated. There the
         result rises from -FAINT, so that an 8-bit mask still separates faint motion.
@@ -184,7 +184,7 @@ class BellTail:
     """For a normal distribution at BEND: the density divided by the share of the values above."""
 
     def log_rarity(self, value: FloatArray) -> FloatArray:
-        """Returns -ln of the share of moments that reach each value, in the same shape."""
+        """Returns -ln of the share of moments (MOMENT_S seconds each) that reach each value; the same shape."""
         from scipy.special import log_ndtr  # takes a fifth of a second, which other detectors save
 
         place = (np.asarray(value, dtype=np.float64) - self.median) / self.spread

@@ -230,7 +230,9 @@ def fit_on_the_way(
 def fit_again(
     cameras: Cameras, camera: str, whole: Sequence[WorkUnit], request: Callable[[WorkUnit], ClipRequest], *, scored: int
 ) -> None:
-    """Fit a camera that `is_outgrown` again, before any of its videos is scored, and log that.
+    """Fit a camera again because its model `is_outgrown`. Log this if the new model differs.
+
+    Call this before any video of the camera is scored.
 
     Args:
         cameras: stores the model.

@@ -227,7 +227,11 @@ def _odd_packets(times: IndexArray) -> BoolArray:
 
 
 def _restarts(times: IndexArray) -> list[int]:
-    """Return the packets that are earlier than all of the last `_DEEPEST_REORDER` packets: there, the clock has restarted."""
+    """Return the packets at which the clock has restarted.
+
+    The time of such a packet is earlier than the times of all `_DEEPEST_REORDER` packets right before it.
+    Packet 1 counts too if packet 0 has a far later time than the packets after it.
+    """
     moved = np.abs(np.argsort(times, kind="stable") - np.arange(len(times)))
     if len(times) <= _DEEPEST_REORDER or moved.max() <= _DEEPEST_REORDER:
         return []

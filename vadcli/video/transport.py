@@ -90,7 +90,7 @@ class ClipRequest:
 
     def __post_init__(self) -> None:
         if self.start_clip < 0 or (self.start_clip and self.bursts):
-            raise ValueError(f"{self.video}: cannot start at clip {self.start_clip} with {len(self.bursts)} bursts")
+            raise ValueError(f"{self.video}: start_clip {self.start_clip} must be at least 0, and 0 if bursts are given")
         if not all(0 <= position < 1 for position in self.bursts):
             raise ValueError(f"{self.video}: burst positions {self.bursts} must be in [0, 1)")
         if self.spans and (self.start_clip or self.bursts):

@@ -159,7 +159,9 @@ def verify_pulled(name: str) -> Verified:
     lock = read_lock(item)
     folder = cached_snapshot(item, lock.commit) if lock else None
     if lock is None or folder is None:
-        raise WeightsError(f"{name}: not fetched by vadcli", hint=f"run `vadcli weights pull {name}`")
+        raise WeightsError(
+            f"{name}: vadcli has not fetched it, or its files are gone", hint=f"run `vadcli weights pull {name}`"
+        )
     return compare(folder, lock.files, extras_matter=False)
 
 

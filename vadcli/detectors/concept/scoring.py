@@ -69,7 +69,7 @@ class Bank:
     Attributes:
         names: C categories.
         sentences: M different sentences.
-        positive, negative: indices of the sentences for a category, and of those against it, for each category.
+        positive, negative: for each category, the indices of the sentences for it, and of those against it.
         temperature: the number by which differences of cosines are divided.
     """
 

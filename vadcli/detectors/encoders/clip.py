@@ -87,7 +87,7 @@ class ClipEncoder(TransformersEncoder):
 
 
 class ClipText(nn.Module):
-    """The text half with its projection. `ClipEncoder` calls the parts."""
+    """The layers of the text half and its projection. It has no `forward`: `ClipEncoder` calls the layers."""
 
     def __init__(self, sizes: Any, width: int) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class ClipText(nn.Module):
 
 
 class ClipVision(nn.Module):
-    """The image half with its projection. `ClipEncoder` calls the parts."""
+    """The layers of the image half and its projection. It has no `forward`: `ClipEncoder` calls the layers."""
 
     def __init__(self, sizes: Any, width: int) -> None:
         super().__init__()

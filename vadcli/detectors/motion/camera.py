@@ -1,6 +1,6 @@
 """The model that the motion detector stores for one camera, and how rare a moving cell is for that camera.
 
-Rarity is the distance from a cell to its neighbours among the stored moving cells of the camera.
+Rarity is the distance in feature space from a cell to the most similar stored moving cells of the camera.
 `to_model` and `from_model` convert between a FittedCamera and a CameraModel.
 """
 

@@ -90,8 +90,8 @@ def repeated_rows(activity: FloatArray, usable: BoolArray) -> list[RepeatedRows]
         usable: (T,) True for frames that could be measured; a run contains no others.
 
     Returns:
-        The runs of more than one frame. If a still scene begins to move, the frames before it look like
-        repeated frames too: the first step of the motion is then spread over them.
+        The runs of more than one frame. The still frames right before a motion begins look like repeated
+        frames too, so the first step of the motion is spread over them.
     """
     found: list[RepeatedRows] = []
     row = len(activity) - 1

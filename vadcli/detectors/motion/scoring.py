@@ -217,7 +217,7 @@ def _grid(clip: Clip, options: MotionOptions) -> CellGrid:
 
 
 def steps_of_clip(clip: Clip, options: MotionOptions) -> ClipSteps:
-    """Returns the steps of a clip."""
+    """Returns how each cell of a clip moves and changes from frame to frame. No camera model is used."""
     grid = _grid(clip, options)
     return clip_steps(clip.frames[..., 0], timestamp=clip.timestamp, seen=seen_in(clip.valid), grid=grid, options=options)
 

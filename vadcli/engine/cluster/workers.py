@@ -62,7 +62,7 @@ class WorkerDied(Exception):
 def hired(
     options: ScanOptions | VerifyOptions, scratch: Scratch, root: Path | None, work: MakeWork, *, wants_gpu: bool, stop: Stop
 ) -> Iterator[Workers]:
-    """Connect to the cluster and start the workers. At the end, no worker is left.
+    """Connect to the cluster and start the workers. A context manager: at exit, it ends all workers.
 
     Args:
         options: the options of the command.

@@ -1,7 +1,7 @@
 """Data sets of still images: ADE20K, Cityscapes, Mapillary Vistas and RefCOCO; each image is a clip.
 
-The first three have one label map per image. Reading all maps takes minutes, so the numbers in each map can be cached in a
-file. RefCOCO has expressions for single objects. The docstring of each class shows its files.
+The first three have one label map per image. Reading all maps takes minutes, so a file can cache which label numbers each
+map contains. RefCOCO has expressions for single objects. The docstring of each class shows its files.
 """
 
 from __future__ import annotations
