@@ -238,7 +238,7 @@ def _check_sam2_folder(folder: Path) -> list[CheckResult]:
 
 
 def _check_asker_folder(folder: Path) -> list[CheckResult]:
-    from vadcli.detectors.ask.asker import load_asker
+    from vadcli.detectors.ask import load_asker
 
     return check_asker(load_asker(str(folder)))
 

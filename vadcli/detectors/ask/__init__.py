@@ -1,14 +1,18 @@
 """The detector `ask`: a public multimodal language model answers yes or no to one question per category.
 
-This file holds the detector's options, which the command line shows without loading a model.
+This file holds the detector's options, which the command line shows without loading a model, and the function that loads one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from vadcli.detectors.mllm import CompressionOption, is_mllm
 from vadcli.options.groups import AUTO_MODEL
+
+if TYPE_CHECKING:
+    from vadcli.detectors.ask.asker import Asker
 
 DEFAULT_ASK_MODEL = "qwen2-vl-2b"
 
@@ -36,3 +40,26 @@ class AskOptions(CompressionOption):
         import torch
 
         return torch.cuda.is_available()
+
+
+def load_asker(
+    model: str,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    compression: float | None = None,
+    batch_size: int | None = None,
+    compile: bool = False,
+) -> Asker:
+    """Returns the model of a name or of a transformers folder. `prepare` reads its weights.
+
+    Raises:
+        UsageError: the name or folder does not exist.
+        WeightsError: the model is not on this machine, or it is of another kind.
+    """
+    from vadcli.detectors import keep_compiler_cache
+
+    keep_compiler_cache()
+    from vadcli.detectors.ask.qwen import QwenAsker
+
+    return QwenAsker(model, device=device, precision=precision, compression=compression, batch_size=batch_size, compile=compile)

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from vadcli.detectors import keep_compiler_cache
 from vadcli.errors import UsageError
 from vadcli.options.categories import Category, read_categories, template_sentences
 from vadcli.types import ByteArray, FloatArray
@@ -136,27 +135,6 @@ def questions_about(categories: Iterable[Category]) -> tuple[Question, ...]:
         UsageError: a text contains a control token.
     """
     return tuple(map(_question, categories))
-
-
-def load_asker(
-    model: str,
-    *,
-    device: str = "auto",
-    precision: str = "auto",
-    compression: float | None = None,
-    batch_size: int | None = None,
-    compile: bool = False,
-) -> Asker:
-    """Returns the model of a name or of a transformers folder. `prepare` reads its weights.
-
-    Raises:
-        UsageError: the name or folder does not exist.
-        WeightsError: the model is not on this machine, or it is of another kind.
-    """
-    keep_compiler_cache()
-    from vadcli.detectors.ask.qwen import QwenAsker
-
-    return QwenAsker(model, device=device, precision=precision, compression=compression, batch_size=batch_size, compile=compile)
 
 
 def _question(category: Category) -> Question:
